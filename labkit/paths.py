@@ -1,0 +1,19 @@
+"""Where the files that come with labkit are."""
+
+import sys
+from pathlib import Path
+
+from labkit.errors import LabError
+
+
+def data_folder() -> Path:
+    """The ``data/`` folder: of the checkout when there is one, else what the wheel installed.
+
+    Raises LabError when neither holds ``world/``.
+    """
+    places = (Path(__file__).resolve().parents[1] / "data", Path(sys.prefix) / "share" / "labkit" / "data")
+    for place in places:
+        if (place / "world").is_dir():
+            return place
+    looked = " or ".join(str(place) for place in places)
+    raise LabError(f"labkit's data/world folder is not in {looked}; reinstall labkit, or run from a checkout.")

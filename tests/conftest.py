@@ -1,0 +1,58 @@
+"""What every test shares: one thread, fixed seeds, and the folder of real text when it is there."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure() -> None:
+    """Child processes of the tests keep to one thread too, and never reach for the network."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def deterministic() -> Iterator[None]:
+    """One thread and seed 0 for torch, if the test (or what it imports) has loaded torch."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real text: the one that LABKIT_CORPORA names, else a small stand-in with the same files."""
+    if os.environ.get("LABKIT_CORPORA"):
+        return Path(os.environ["LABKIT_CORPORA"]).resolve()
+    folder = tmp_path_factory.mktemp("corpora")
+    (folder / "tinyshakespeare.txt").write_text(_play(scenes=400), encoding="utf-8")
+    (folder / "instructions.json").write_text(json.dumps(_instructions(rows=120)), encoding="utf-8")
+    return folder
+
+
+def _play(scenes: int) -> str:
+    """Lines of a play in the layout of the real file: a speaker in capitals, what is said, an empty line."""
+    said = ("Speak, speak.", "What news from the city?", "We are all resolved.", "Let us hear him first.")
+    speakers = ("FIRST CITIZEN", "ALL", "MENENIUS", "BRUTUS", "SICINIUS")
+    lines = [f"{speakers[i % 5]}:\n{said[i % 4]} {said[(i // 4) % 4]}\n" for i in range(scenes)]
+    return "\n".join(lines)
+
+
+def _instructions(rows: int) -> list[dict[str, str]]:
+    """Instruction rows with the real file's columns; every second one has an input."""
+    return [
+        {
+            "instruction": "Add the two numbers." if i % 2 else f"Which number comes after {i}?",
+            "input": f"{i} and {i + 1}" if i % 2 else "",
+            "output": f"The sum is {2 * i + 1}." if i % 2 else f"After {i} comes {i + 1}.",
+        }
+        for i in range(rows)
+    ]
