@@ -1,0 +1,50 @@
+"""Batch: what a model is trained and measured on, the same three tensors everywhere. Only `labkit.text`
+makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Rows already shifted: `labels[b, t]` is the token that follows `inputs[b, t]`.
+
+    inputs [B, T] int64, labels [B, T] int64, mask [B, T] bool: True where a label counts.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(self.inputs.to(device), self.labels.to(device), self.mask.to(device))
+
+    @property
+    def tokens(self) -> int:
+        """How many labels count."""
+        return int(self.mask.sum())
+
+
+def shift(rows: Sequence[Sequence[int]], counts: Sequence[Sequence[bool]], length: int, pad: int) -> Batch:
+    """Rows of up to length + 1 ids -> Batch of width `length`, padded on the right.
+
+    `counts[b][t]` says whether id t of row b counts as a label. Padding never does.
+
+        shift([[7, 8, 9]], [[False, True, True]], 4, pad=0) ->
+        inputs [[7, 8, 0, 0]]   labels [[8, 9, 0, 0]]   mask [[True, True, False, False]]
+    """
+    inputs = np.full((len(rows), length), pad, dtype=np.int64)
+    labels = np.full((len(rows), length), pad, dtype=np.int64)
+    mask = np.zeros((len(rows), length), dtype=bool)
+    for row, (ids, count) in enumerate(zip(rows, counts, strict=True)):
+        width = max(0, len(ids) - 1)
+        inputs[row, :width] = ids[:-1]
+        labels[row, :width] = ids[1:]
+        mask[row, :width] = count[1:]
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), torch.from_numpy(mask))

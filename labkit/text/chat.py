@@ -1,0 +1,112 @@
+"""The chat form: how a document, a conversation or a prompt becomes one row of token ids.
+
+    <|bos|> Tom went to the park.<|end|><|user|> Where is Tom?<|end|><|assistant|> Tom is in the park.<|end|>
+
+A text (a story, a paragraph) comes first, if there is one; then the turns. Each piece is written with one
+space after the special token before it, so that a word has the same token at the start of a piece as inside
+it; `<|end|>` closes each piece, so that one token stops every generation. The form is written here once,
+and as the Jinja template that `labkit.text.tokenizer` saves for transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from labkit.errors import LabError
+from labkit.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from labkit.world import Document, Message
+
+Row = tuple[list[int], list[bool]]
+"""Token ids, and beside each whether it belongs to an answer: its words and the `<|end|>` that closes it."""
+
+
+def encode_document(tokenizer: Tokenizer, document: Document, length: int) -> Row:
+    """One document as one row of at most `length` ids -> (ids, answer_mask).
+
+    The text comes first, then as many whole exchanges (the turns up to and with an assistant's) as fit.
+    Turns after the last answer have nothing to teach and are left out. Only a text, or a first exchange
+    without a text, that is longer than the row by itself is cut.
+    """
+    return encode_documents(tokenizer, [document], length)[0]
+
+
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document], length: int) -> list[Row]:
+    """`encode_document` for many documents, with one call to the tokenizer."""
+    pieces = [list(document_texts(document)) for document in documents]
+    ends = list(accumulate(map(len, pieces), initial=0))
+    encoded = tokenizer.encode_batch([piece for group in pieces for piece in group])
+    return [
+        _row(tokenizer, document, encoded[start:end], length)
+        for document, start, end in zip(documents, ends, ends[1:], strict=False)
+    ]
+
+
+def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], text: str = "") -> list[int]:
+    """Messages -> the ids after which the assistant answers: bos, (text), turns, `<|assistant|>`."""
+    return [*encode_messages(tokenizer, messages, text), tokenizer.assistant]
+
+
+def encode_messages(tokenizer: Tokenizer, messages: Sequence[Message], text: str = "") -> list[int]:
+    """A conversation, whole and uncut -> ids. The same ids as transformers' `apply_chat_template` when text
+    is ''.
+    """
+    ids = [tokenizer.bos]
+    if text:
+        ids += [*tokenizer.encode(" " + text), tokenizer.end]
+    for message in messages:
+        ids += [_role(tokenizer, message), *tokenizer.encode(" " + message.content), tokenizer.end]
+    return ids
+
+
+def encode_opening(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The beginning of a text, to be written on -> bos and its ids; bos alone for ''."""
+    return [tokenizer.bos, *(tokenizer.encode(" " + text) if text else [])]
+
+
+def decode_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Generated ids -> the words without the space that every piece begins with."""
+    return tokenizer.decode(ids).removeprefix(" ")
+
+
+def document_texts(document: Document) -> Iterator[str]:
+    """The pieces of a document exactly as they are encoded (with their space): what to train a tokenizer
+    on.
+    """
+    if document.text:
+        yield " " + document.text
+    for message in document.messages:
+        yield " " + message.content
+
+
+def _row(tokenizer: Tokenizer, document: Document, encoded: list[list[int]], length: int) -> Row:
+    ids, answer = [tokenizer.bos], [False]
+    if document.text:
+        ids += [*encoded[0], tokenizer.end]
+        answer += [False] * (len(encoded[0]) + 1)
+        encoded = encoded[1:]
+    exchange_ids: list[int] = []
+    exchange_answer: list[bool] = []
+    for message, content in zip(document.messages, encoded, strict=True):
+        is_answer = message.role == "assistant"
+        exchange_ids += [_role(tokenizer, message), *content, tokenizer.end]
+        exchange_answer += [False] + [is_answer] * (len(content) + 1)
+        if is_answer:
+            if len(ids) > 1 and len(ids) + len(exchange_ids) > length:
+                break
+            ids, answer = ids + exchange_ids, answer + exchange_answer
+            exchange_ids, exchange_answer = [], []
+    return ids[:length], answer[:length]
+
+
+def _role(tokenizer: Tokenizer, message: Message) -> int:
+    if message.role == "assistant":
+        return tokenizer.assistant
+    if message.role == "user":
+        return tokenizer.user
+    if message.role == "system":
+        return tokenizer.system
+    raise LabError(f"A message has the role {message.role!r}; the roles are system, user and assistant.")

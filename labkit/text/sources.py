@@ -1,0 +1,264 @@
+"""Sources of training batches: `next_batch(model, step) -> Batch`.
+
+Every source here is a pure function of (seed, step). It holds no state, so a run resumed at step n reads
+what it would have read. In a run of several processes each takes `rows[rank::world_size]` of the batch that
+one process would take.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from labkit.errors import LabError
+from labkit.text.batch import Batch, shift
+from labkit.text.chat import Row, encode_documents
+from labkit.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from labkit.world import Document
+
+LossOn = Literal["all", "answers"]
+
+
+class Source(Protocol):
+    """What `fit` reads from. `model` is for sources that sample from it; the ones here do not look at it."""
+
+    def next_batch(self, model: Any, step: int) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Stateless:
+    """The state of a source that derives everything from (seed, step): none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise LabError(
+                f"{type(self).__name__} keeps no state, but was given {sorted(state)}: another run's?"
+            )
+
+
+class Documents(Stateless):
+    """One document a row, padded on the right: B rows of T labels.
+
+    `read(index)` makes document `index`. Without `size` the documents never end, and step s reads the
+    indices s*B … s*B + B - 1. With `size` there are that many, and each pass over them is shuffled anew by
+    (seed, pass). `loss_on="answers"` counts the assistant's words and closing `<|end|>` alone.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        read: Callable[[int], Document],
+        rows: int,
+        length: int,
+        loss_on: LossOn = "all",
+        seed: int = 0,
+        *,
+        size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.tokenizer, self.read, self.length, self.loss_on = tokenizer, read, length, loss_on
+        self.order = Order(rows, seed, size, rank, world_size)
+
+    def next_batch(self, model: Any, step: int) -> Batch:
+        documents = [self.read(index) for index in self.order.at(step)]
+        return document_batch(self.tokenizer, documents, self.length, self.loss_on)
+
+
+class Packed(Stateless):
+    """A list of short documents, several to a row, each pass over the rows shuffled anew by (seed, pass).
+
+    Documents in a row see those before them; each begins with bos, which a model soon learns to read as a
+    fresh start.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        documents: Sequence[Document],
+        rows: int,
+        length: int,
+        loss_on: LossOn = "all",
+        seed: int = 0,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if not documents:
+            raise LabError("There are no documents to train on.")
+        self.length, self.pad, self.loss_on = length, tokenizer.pad, loss_on
+        self.packed = pack(encode_documents(tokenizer, documents, length + 1), length + 1)
+        self.order = Order(rows, seed, len(self.packed), rank, world_size)
+
+    def next_batch(self, model: Any, step: int) -> Batch:
+        chosen = [self.packed[index] for index in self.order.at(step)]
+        return _rows_batch(chosen, self.length, self.pad, self.loss_on)
+
+
+class Crops(Stateless):
+    """Random crops of plain text: B rows of T labels from ids [N], starts drawn from (seed, step).
+
+    With `bos` each row begins with that token, then T tokens of text follow as its labels: the model learns
+    to start from bos, anywhere. Without, a row is T + 1 tokens of text.
+    """
+
+    def __init__(
+        self,
+        ids: NDArray[Any],
+        rows: int,
+        length: int,
+        seed: int = 0,
+        *,
+        bos: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        _check_shards(rows, world_size)
+        self.needed = length + (bos is None)
+        if len(ids) < self.needed:
+            raise LabError(
+                f"The text is too short: {len(ids)} tokens, but a context of {length} needs at least "
+                f"{self.needed}. Give more text or a shorter context."
+            )
+        self.ids, self.rows, self.length, self.seed, self.bos = ids, rows, length, seed, bos
+        self.rank, self.world_size = rank, world_size
+
+    def next_batch(self, model: Any, step: int) -> Batch:
+        starts = np.random.default_rng([self.seed, step]).integers(
+            0, len(self.ids) - self.needed + 1, size=self.rows
+        )[self.rank :: self.world_size]
+        crops = np.stack([self.ids[start : start + self.needed] for start in starts]).astype(np.int64)
+        if self.bos is not None:
+            crops = np.pad(crops, ((0, 0), (1, 0)), constant_values=self.bos)
+        rows = torch.from_numpy(crops)
+        labels = rows[:, 1:].contiguous()
+        return Batch(rows[:, :-1].contiguous(), labels, torch.ones_like(labels, dtype=torch.bool))
+
+
+class Order:
+    """Which indices step s reads: the counting numbers, or a new shuffle of 0 … size-1 for each pass."""
+
+    def __init__(self, rows: int, seed: int, size: int | None, rank: int = 0, world_size: int = 1):
+        _check_shards(rows, world_size)
+        if size is not None and size < 1:
+            raise LabError("There are no documents to train on.")
+        self.rows, self.size, self.rank, self.world_size = rows, size, rank, world_size
+        self._shuffled = lru_cache(maxsize=2)(
+            lambda turn: np.random.default_rng([seed, turn]).permutation(size or 0)
+        )
+
+    def at(self, step: int) -> list[int]:
+        indices = range(step * self.rows, (step + 1) * self.rows)[self.rank :: self.world_size]
+        if self.size is None:
+            return list(indices)
+        return [int(self._shuffled(index // self.size)[index % self.size]) for index in indices]
+
+
+def document_batch(
+    tokenizer: Tokenizer, documents: Sequence[Document], length: int, loss_on: LossOn = "all"
+) -> Batch:
+    """Documents, one a row -> Batch [B, T] with T = length."""
+    rows = encode_documents(tokenizer, documents, length + 1)
+    return _rows_batch(rows, length, tokenizer.pad, loss_on)
+
+
+def pack(rows: Iterable[Row], length: int) -> list[Row]:
+    """Join rows into as few of at most `length` ids as first-fit, longest first, finds. Deterministic.
+
+    pack([[1, 2], [3], [4, 5, 6]], 4) -> [[4, 5, 6, 3], [1, 2]]   (ids alone)
+    """
+    bins: list[Row] = []
+    room: list[int] = []
+    for ids, answer in sorted(rows, key=lambda row: -len(row[0])):
+        place = next((index for index, free in enumerate(room) if free >= len(ids)), None)
+        if place is None:
+            bins.append(([], []))
+            room.append(length)
+            place = len(bins) - 1
+        bins[place][0].extend(ids)
+        bins[place][1].extend(answer)
+        room[place] -= len(ids)
+    return bins
+
+
+def windows(
+    ids: NDArray[Any], rows: int, length: int, *, stride: int | None = None, bos: int
+) -> Iterator[Batch]:
+    """Held-out text, in order, each of its N tokens a counting label exactly once: batches of at most
+    `rows` rows.
+
+    Each window is bos and then `length` - 1 tokens or fewer as inputs. It counts `stride` new labels and
+    shows the tokens before them as context, which does not count; a stride of half the length (the default)
+    gives every label at least half a context, except at the very start. `stride=length` is plain,
+    non-overlapping evaluation.
+    """
+    stride = stride or max(1, length // 2)
+    if not 1 <= stride <= length:
+        raise LabError(
+            f"The stride of evaluation is {stride}; it must lie between 1 and the context, {length}."
+        )
+    window_rows: list[list[int]] = []
+    counts: list[list[bool]] = []
+    for first in range(0, len(ids), stride):
+        last = min(first + stride, len(ids))
+        start = max(0, last - length)
+        window_rows.append([bos, *ids[start:last].tolist()])
+        counts.append([position >= first for position in range(start - 1, last)])
+        if len(window_rows) == rows or last == len(ids):
+            yield shift(window_rows, counts, length, pad=0)
+            window_rows, counts = [], []
+
+
+def encode_corpus(tokenizer: Tokenizer, texts: Sequence[str], path: str | Path | None = None) -> NDArray[Any]:
+    """Texts -> one array of ids [N], each text closed by `<|end|>` when there are several.
+
+    uint16 while the vocabulary allows, else uint32. With a path the ids are written there and
+    memory-mapped, so that a corpus larger than memory trains as well. Raises LabError when there is no
+    text.
+    """
+    dtype = np.uint16 if tokenizer.size <= 2**16 else np.uint32
+    closing = [tokenizer.end] if len(texts) > 1 else []
+    if not any(texts):
+        raise LabError("There is no text to train on.")
+    parts = (np.array(ids + closing, dtype=dtype) for ids in _encode_chunks(tokenizer, texts))
+    if path is None:
+        return np.concatenate(list(parts))
+    partial = f"{path}.partial"
+    with open(partial, "wb") as file:
+        for part in parts:
+            part.tofile(file)
+    os.replace(partial, path)
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _encode_chunks(tokenizer: Tokenizer, texts: Sequence[str], chunk: int = 1024) -> Iterator[list[int]]:
+    for start in range(0, len(texts), chunk):
+        yield from tokenizer.encode_batch(texts[start : start + chunk])
+
+
+def _rows_batch(rows: Sequence[Row], length: int, pad: int, loss_on: LossOn) -> Batch:
+    ids = [row for row, _ in rows]
+    counts = [answer if loss_on == "answers" else [True] * len(row) for row, answer in rows]
+    return shift(ids, counts, length, pad)
+
+
+def _check_shards(rows: int, world_size: int) -> None:
+    if rows < world_size:
+        raise LabError(
+            f"A batch of {rows} rows cannot be shared by {world_size} processes: each needs a row."
+        )

@@ -1,0 +1,196 @@
+"""Text to token ids and back: byte-level byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909; bytes
+as in GPT-2).
+
+    >>> tokenizer = Tokenizer.train(["Tom is in the park.", "Tom is happy."])
+    >>> tokenizer.decode(tokenizer.encode("Tom is in the park."))
+    'Tom is in the park.'
+
+All 256 bytes are tokens, so every text has a code and comes back exactly. Six special tokens mark
+documents and turns; they are never read out of text: the user who types `<|end|>` has typed seven
+characters, not ended the turn.
+
+**How large is the vocabulary?** Asked for a number, the tokenizer has exactly that many tokens. Left open,
+it is a pure function of the text: merges go on while the pair merged occurs at least `MIN_PAIR_COUNT`
+times, up to `MAX_DEFAULT_VOCABULARY`. A token seen less often than that gives its embedding too few
+gradients to be worth its row, and each row costs time in the output layer at every step. On a small grammar
+this saturates by itself at one token a word (about 900); 1.1 MB of Shakespeare gives about 2,300. Unused
+special tokens `<|reserved_0|>`, … then fill the vocabulary up to a multiple of 64, which is what matrix
+products like; they also leave room for later stages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from labkit.errors import LabError
+
+SPECIAL_TOKENS = ("<|bos|>", "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+MIN_PAIR_COUNT = 30
+MAX_DEFAULT_VOCABULARY = 8192
+MULTIPLE = 64
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|> ' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""The chat form of `labkit.text.chat`, for transformers. (Transformers reads special tokens out of the
+rendered text; we encode each content by itself, so the two differ only for a content that spells a special
+token.)"""
+
+
+class Tokenizer:
+    """Byte-level BPE with the special tokens of the chat form. Make one with `train` or `load`.
+
+    `bos`, `pad`, `end`, `system`, `user` and `assistant` are the ids of the special tokens; `size` counts
+    every id.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        special = {token.content: index for index, token in backend.get_added_tokens_decoder().items()}
+        missing = [token for token in SPECIAL_TOKENS if token not in special]
+        if missing:
+            raise LabError(f"This tokenizer has no {', '.join(missing)}: it is not labkit's. Train one.")
+        backend.encode_special_tokens = True  # text is text: not kept in the JSON, so set here
+        self.backend = backend
+        self.bos, self.pad, self.end, self.system, self.user, self.assistant = (
+            special[token] for token in SPECIAL_TOKENS
+        )
+        self.size: int = backend.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocabulary: int | None = None) -> Tokenizer:
+        """Learn the merges from texts.
+
+        `vocabulary` counts all tokens: 6 special ones, 256 bytes, and the merges. None takes the rule
+        above. Raises LabError when it is too small to hold every byte, or larger than the pairs in the text
+        can fill.
+        """
+        if vocabulary is None:
+            backend = _train(texts, MAX_DEFAULT_VOCABULARY, MIN_PAIR_COUNT)
+            _fill_up(backend)
+            return cls(backend)
+        if vocabulary < SMALLEST_VOCABULARY:
+            raise LabError(
+                f"A vocabulary of {vocabulary} is too small: byte-level BPE needs {SMALLEST_VOCABULARY} tokens "
+                f"or more (256 bytes and {len(SPECIAL_TOKENS)} special tokens)."
+            )
+        backend = _train(texts, vocabulary, 2)
+        possible = backend.get_vocab_size()
+        if possible < vocabulary:
+            raise LabError(
+                f"The text cannot give a vocabulary of {vocabulary}: its repeated pairs end at {possible}. "
+                f"Ask for at most {possible}, leave the size open, or give more text."
+            )
+        return cls(backend)
+
+    def encode(self, text: str) -> list[int]:
+        """'Tom ran' -> [352, 417]. Special tokens are never parsed out of the text."""
+        return self.backend.encode(_encodable(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same as [encode(text) for text in texts], with one call for all."""
+        checked = [_encodable(text) for text in texts]
+        return [
+            encoding.ids for encoding in self.backend.encode_batch_fast(checked, add_special_tokens=False)
+        ]
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """[352, 417] -> 'Tom ran'. Special tokens are left out, unless `special`. A cut character becomes
+        U+FFFD.
+        """
+        return self.backend.decode(list(ids), skip_special_tokens=not special)
+
+    def token(self, index: int) -> str:
+        """The text of one token, special ones included, for tables and figures."""
+        return self.decode([index], special=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json` into a folder (or beside the named
+        tokenizer.json).
+
+        The folder opens with transformers' AutoTokenizer, chat template included.
+        """
+        file = _json_file(Path(path))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, self.backend.to_str(pretty=True))
+        _write(file.with_name("tokenizer_config.json"), json.dumps(self._transformers_config(), indent=2))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Read what `save` wrote, from the folder or the file. Raises LabError when it is missing or is no
+        tokenizer.
+        """
+        file = _json_file(Path(path))
+        if not file.is_file():
+            raise LabError(f"There is no tokenizer at {file}.")
+        try:
+            backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        except Exception as error:  # the binding raises bare Exception for any malformed file
+            raise LabError(f"{file} is not a tokenizer file: {error}") from error
+        return cls(backend)
+
+    def _transformers_config(self) -> dict[str, object]:
+        bos, pad, end = SPECIAL_TOKENS[:3]
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": bos,
+            "eos_token": end,
+            "pad_token": pad,
+            "chat_template": CHAT_TEMPLATE,
+            "clean_up_tokenization_spaces": False,
+        }
+
+
+def _train(texts: Iterable[str], vocabulary: int, min_pair_count: int) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=min_pair_count,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, so that nothing is unknown
+        show_progress=False,
+    )
+    backend.train_from_iterator(map(_encodable, texts), trainer)
+    return backend
+
+
+def _fill_up(backend: tokenizers.Tokenizer) -> None:
+    """Add unused special tokens until the size is a multiple of 64."""
+    missing = -backend.get_vocab_size() % MULTIPLE
+    backend.add_special_tokens([f"<|reserved_{index}|>" for index in range(missing)])
+
+
+def _encodable(text: str) -> str:
+    """Refuse half characters (lone surrogates), which no encoding of Unicode can hold."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            where = error.start
+            raise LabError(
+                f"The text holds half a character (a lone surrogate) at position {where}."
+            ) from error
+    return text
+
+
+def _json_file(path: Path) -> Path:
+    return path if path.suffix == ".json" else path / "tokenizer.json"
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all: a run killed here keeps the tokenizer it had."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
