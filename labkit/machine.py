@@ -1,0 +1,115 @@
+"""What this machine can do, measured: its matrix peak, memory, bf16, and whether torch can compile here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import time
+from functools import cache
+from pathlib import Path
+
+import psutil
+import torch
+
+
+def matrix_peak(dtype: torch.dtype | None = None, *, seconds: float = 0.25, size: int | None = None) -> float:
+    """FLOP/s of the best of several products of two [size, size] matrices; 2 size**3 FLOPs each.
+
+    ``dtype=None`` measures bf16 (where the processor has it) and fp32 and returns the larger. Uses the GPU when there
+    is one (with larger matrices, which it needs to be busy) and as many threads as torch is set to. Takes ``seconds``
+    for each type measured.
+    """
+    if dtype is None:
+        types = [torch.bfloat16, torch.float32] if has_bf16() else [torch.float32]
+        return max(matrix_peak(each, seconds=seconds, size=size) for each in types)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = size or (8192 if device == "cuda" else 1024)
+    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    out = torch.empty_like(a)
+    best, end = float("inf"), time.perf_counter() + seconds
+    torch.mm(a, b, out=out)
+    while True:
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now >= end:
+            return 2 * size**3 / best
+
+
+@cache
+def has_bf16() -> bool:
+    """True where bf16 matrix products are made by the hardware: AVX512-BF16, AMX or SVE bf16, or a GPU with them."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+@cache
+def has_compiler() -> bool:
+    """True where torch.compile can build its kernels: a C++ compiler and Python's headers are installed."""
+    named = os.environ.get("CXX")
+    compilers = [named] if named else ["g++", "clang++", "c++", "cl"]
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.is_file() and any(shutil.which(name) for name in compilers)
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held, in MB of 10**6 bytes: on the GPU if it was used, else resident.
+
+    Counts from the start of the process, or from the last ``reset_peak_memory``.
+    """
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    if status.is_file():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024 / 1e6
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource  # which Windows does not have
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6
+
+
+def reset_peak_memory() -> bool:
+    """Let ``peak_memory_mb`` count from now on; False where the system cannot (all but Linux, without a GPU)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def describe() -> dict[str, str | int | float | bool]:
+    """What a report says about the machine it was made on. Measures nothing; see ``matrix_peak`` for that."""
+    described: dict[str, str | int | float | bool] = {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "bf16": has_bf16(),
+        "compiler": has_compiler(),
+    }
+    if torch.cuda.is_available():
+        described["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return described
+
+
+def _processor() -> str:
+    """The processor's name, with the instruction set that torch uses when the name alone says little."""
+    name = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
