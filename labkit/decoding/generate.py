@@ -1,0 +1,116 @@
+"""Write on from many prompts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from labkit.decoding.filters import Filter
+from labkit.errors import LabError
+from labkit.model.transformer import Transformer
+
+
+@torch.no_grad()
+def generate(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    steps: Sequence[Filter] = (),
+    max_new_tokens: int,
+    stop_ids: Collection[int] = (),
+    generator: torch.Generator | None = None,
+    rows: int = 64,
+) -> list[list[int]]:
+    """The new tokens of each prompt, in the prompts' order, ending before its stop token.
+
+    steps: filters, applied in their order to the logits; none samples from the model as it is,
+    ``[Temperature(0)]`` is greedy. A row also ends after max_new_tokens, and when the model's context is
+    full. generator: where randomness comes from (torch's own when None); each row has its own draws, so what
+    it writes depends neither on ``rows``, how many are written at a time, nor on the rows beside it. Raises
+    LabError for a prompt that is empty or leaves no room in the context.
+    """
+    context = model.config.context
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise LabError(f"Prompt {i} is empty; begin it with at least one token.")
+        if len(prompt) >= context:
+            raise LabError(f"Prompt {i} has {len(prompt)} tokens and leaves no room in a context of {context}.")
+    draws = torch.rand(len(prompts), max_new_tokens, generator=generator)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    written: list[list[int]] = [[] for _ in prompts]
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(order), rows):
+        chunk = order[start : start + rows]
+        answers = _write(model, [prompts[i] for i in chunk], steps, draws[chunk], list(stop_ids))
+        for i, answer in zip(chunk, answers, strict=True):
+            written[i] = answer
+    model.train(was_training)
+    return written
+
+
+def _write(
+    model: Transformer,
+    prompts: list[Sequence[int]],
+    steps: Sequence[Filter],
+    draws: Tensor,
+    stop_ids: list[int],
+) -> list[list[int]]:
+    """Write on from prompts that fit in one batch; draws [B, N] in [0, 1) are their rows' randomness."""
+    tokens, positions, mask = left_pad(prompts)
+    device = model.embedding.weight.device
+    tokens, positions, mask, draws = (t.to(device) for t in (tokens, positions, mask, draws))
+    room = model.config.context - mask.sum(-1)  # [B]
+    stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
+    state = model.new_state(len(prompts), tokens.shape[1] + draws.shape[1])
+    new = torch.zeros(draws.shape, dtype=torch.int64, device=device)  # [B, N]
+    lengths = torch.zeros_like(room)  # how many tokens of each row count
+    rows = torch.arange(len(prompts), device=device)  # which rows are still in the batch
+    writing = torch.ones_like(rows, dtype=torch.bool)  # and which of these have not ended
+    x = model.hidden(tokens, positions, mask, state)[:, -1:]
+    positions = positions[:, -1:]
+    for step in range(draws.shape[1]):
+        logits = model.logits(x).squeeze(1).float()  # [B, V]
+        for filter_ in steps:
+            logits = filter_(logits)
+        token = draw(logits, draws[rows, step])
+        new[rows, step] = token
+        writing = writing & ~torch.isin(token, stops)
+        lengths[rows] += writing
+        writing = writing & (lengths[rows] < room[rows])
+        if not writing.any():
+            break
+        if 2 * writing.sum() <= len(rows):
+            keep = writing.nonzero().squeeze(-1)
+            rows, token, positions, writing = rows[keep], token[keep], positions[keep], writing[keep]
+            state = state.select(keep)
+        # A row that has ended but is still here stays within the context; what it writes is not read.
+        positions = (positions + 1).clamp(max=model.config.context - 1)
+        x = model.hidden(token.unsqueeze(-1), positions, None, state)
+    return [row[:length] for row, length in zip(new.tolist(), lengths.tolist(), strict=True)]
+
+
+def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts as tokens, positions and mask, each [B, T], padded on the left so that all end in the last
+    column.
+
+    Each prompt's own positions start at 0; the mask is True for its tokens and False for the padding before
+    them.
+    """
+    T = max(len(prompt) for prompt in prompts)
+    tokens = torch.tensor([[0] * (T - len(prompt)) + list(prompt) for prompt in prompts])
+    columns = torch.arange(T)
+    padding = torch.tensor([[T - len(prompt)] for prompt in prompts])
+    return tokens, (columns - padding).clamp(min=0), columns >= padding
+
+
+def draw(logits: Tensor, u: Tensor) -> Tensor:
+    """The token [B] at which the running sum of softmax(logits [B, V]) first passes u [B], a number in [0,
+    1).
+
+    In double precision, so that a token of probability 0 is never drawn by rounding.
+    """
+    passed = logits.double().softmax(-1).cumsum(-1)
+    return torch.searchsorted(passed, u.double().unsqueeze(-1) * passed[:, -1:], right=True).squeeze(-1)

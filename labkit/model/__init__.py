@@ -1,0 +1,7 @@
+"""The model: positions, mixers and feed-forwards, put together into a Transformer."""
+
+from labkit.model.feedforward import Gated
+from labkit.model.positions import Rotary
+from labkit.model.transformer import ModelConfig, State, Transformer
+
+__all__ = ["Gated", "ModelConfig", "Rotary", "State", "Transformer"]
