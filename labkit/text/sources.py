@@ -46,9 +46,7 @@ class Stateless:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
-            raise LabError(
-                f"{type(self).__name__} keeps no state, but was given {sorted(state)}: another run's?"
-            )
+            raise LabError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}: another run's?")
 
 
 class Documents(Stateless):
@@ -139,9 +137,9 @@ class Crops(Stateless):
         self.rank, self.world_size = rank, world_size
 
     def next_batch(self, model: Any, step: int) -> Batch:
-        starts = np.random.default_rng([self.seed, step]).integers(
-            0, len(self.ids) - self.needed + 1, size=self.rows
-        )[self.rank :: self.world_size]
+        starts = np.random.default_rng([self.seed, step]).integers(0, len(self.ids) - self.needed + 1, size=self.rows)[
+            self.rank :: self.world_size
+        ]
         crops = np.stack([self.ids[start : start + self.needed] for start in starts]).astype(np.int64)
         if self.bos is not None:
             crops = np.pad(crops, ((0, 0), (1, 0)), constant_values=self.bos)
@@ -158,9 +156,7 @@ class Order:
         if size is not None and size < 1:
             raise LabError("There are no documents to train on.")
         self.rows, self.size, self.rank, self.world_size = rows, size, rank, world_size
-        self._shuffled = lru_cache(maxsize=2)(
-            lambda turn: np.random.default_rng([seed, turn]).permutation(size or 0)
-        )
+        self._shuffled = lru_cache(maxsize=2)(lambda turn: np.random.default_rng([seed, turn]).permutation(size or 0))
 
     def at(self, step: int) -> list[int]:
         indices = range(step * self.rows, (step + 1) * self.rows)[self.rank :: self.world_size]
@@ -169,9 +165,7 @@ class Order:
         return [int(self._shuffled(index // self.size)[index % self.size]) for index in indices]
 
 
-def document_batch(
-    tokenizer: Tokenizer, documents: Sequence[Document], length: int, loss_on: LossOn = "all"
-) -> Batch:
+def document_batch(tokenizer: Tokenizer, documents: Sequence[Document], length: int, loss_on: LossOn = "all") -> Batch:
     """Documents, one a row -> Batch [B, T] with T = length."""
     rows = encode_documents(tokenizer, documents, length + 1)
     return _rows_batch(rows, length, tokenizer.pad, loss_on)
@@ -196,9 +190,7 @@ def pack(rows: Iterable[Row], length: int) -> list[Row]:
     return bins
 
 
-def windows(
-    ids: NDArray[Any], rows: int, length: int, *, stride: int | None = None, bos: int
-) -> Iterator[Batch]:
+def windows(ids: NDArray[Any], rows: int, length: int, *, stride: int | None = None, bos: int) -> Iterator[Batch]:
     """Held-out text, in order, each of its N tokens a counting label exactly once: batches of at most
     `rows` rows.
 
@@ -209,9 +201,7 @@ def windows(
     """
     stride = stride or max(1, length // 2)
     if not 1 <= stride <= length:
-        raise LabError(
-            f"The stride of evaluation is {stride}; it must lie between 1 and the context, {length}."
-        )
+        raise LabError(f"The stride of evaluation is {stride}; it must lie between 1 and the context, {length}.")
     window_rows: list[list[int]] = []
     counts: list[list[bool]] = []
     for first in range(0, len(ids), stride):
@@ -259,6 +249,4 @@ def _rows_batch(rows: Sequence[Row], length: int, pad: int, loss_on: LossOn) -> 
 
 def _check_shards(rows: int, world_size: int) -> None:
     if rows < world_size:
-        raise LabError(
-            f"A batch of {rows} rows cannot be shared by {world_size} processes: each needs a row."
-        )
+        raise LabError(f"A batch of {rows} rows cannot be shared by {world_size} processes: each needs a row.")

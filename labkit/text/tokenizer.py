@@ -81,7 +81,7 @@ class Tokenizer:
             return cls(backend)
         if vocabulary < SMALLEST_VOCABULARY:
             raise LabError(
-                f"A vocabulary of {vocabulary} is too small: byte-level BPE needs {SMALLEST_VOCABULARY} tokens "
+                f"A vocabulary of {vocabulary} is too small: BPE of bytes needs {SMALLEST_VOCABULARY} tokens "
                 f"or more (256 bytes and {len(SPECIAL_TOKENS)} special tokens)."
             )
         backend = _train(texts, vocabulary, 2)
@@ -100,9 +100,7 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The same as [encode(text) for text in texts], with one call for all."""
         checked = [_encodable(text) for text in texts]
-        return [
-            encoding.ids for encoding in self.backend.encode_batch_fast(checked, add_special_tokens=False)
-        ]
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(checked, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """[352, 417] -> 'Tom ran'. Special tokens are left out, unless `special`. A cut character becomes
@@ -179,9 +177,7 @@ def _encodable(text: str) -> str:
             text.encode()
         except UnicodeEncodeError as error:
             where = error.start
-            raise LabError(
-                f"The text holds half a character (a lone surrogate) at position {where}."
-            ) from error
+            raise LabError(f"The text holds half a character (a lone surrogate) at position {where}.") from error
     return text
 
 

@@ -1,0 +1,215 @@
+"""Loading: every ending, every column layout, every refusal; the corpora folder, or files of its shape."""
+
+import json
+
+import datasets
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from labkit.errors import LabError
+from labkit.text.clean import clean_text
+from labkit.text.load import hold_out, read_conversations, read_texts
+from labkit.text.sources import Crops, encode_corpus
+from labkit.text.tokenizer import Tokenizer
+
+ROWS = [{"text": f"Story {index}: {index * 37} birds sat on {index * 91} trees."} for index in range(30)]
+TURNS = [{"instruction": f"Add {n} and one, {n}.", "input": "", "output": f"It is {n + 1}, {n}."} for n in range(20)]
+
+
+def write(path, rows):
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    else:
+        path.write_text(json.dumps(rows))
+    return path
+
+
+def test_one_text_is_split_by_character(corpora):
+    raw = (corpora / "tinyshakespeare.txt").read_text()
+    texts = read_texts(corpora / "tinyshakespeare.txt")
+    whole = clean_text(raw)
+    assert texts.train == [whole[: int(len(whole) * 0.9)]]
+    assert texts.train[0] + texts.validation[0] == whole
+    assert abs(texts.removed.characters) == len(raw) - len(whole)
+
+
+def test_real_text_reaches_a_batch_and_comes_back(corpora):
+    texts = read_texts(corpora / "tinyshakespeare.txt")
+    tokenizer = Tokenizer.train(texts.train)
+    ids = encode_corpus(tokenizer, texts.validation)
+    assert tokenizer.decode(ids.tolist()) == texts.validation[0]
+    assert 320 <= tokenizer.size <= 4096 and tokenizer.size % 64 == 0
+    batch = Crops(ids, 4, 32, bos=tokenizer.bos).next_batch(None, 0)
+    assert tokenizer.decode(batch.labels[0].tolist()) in texts.validation[0]
+
+
+def test_instructions(corpora):
+    conversations = read_conversations(corpora / "instructions.json")
+    rows = json.loads((corpora / "instructions.json").read_text())
+    read = len(conversations.train) + len(conversations.validation)
+    assert read + conversations.removed.exact + conversations.removed.near + conversations.removed.empty == len(rows)
+    assert read > 0.9 * len(rows)
+    assert abs(len(conversations.validation) - 0.1 * read) < 1
+    row = next(row for row in rows if row["input"])
+    wanted = f"{row['instruction']}\n\n{row['input']}"
+    found = [d for d in conversations.train + conversations.validation if d.messages[0].content == wanted]
+    assert [message.role for message in found[0].messages] == ["user", "assistant"]
+    assert found[0].messages[1].content == row["output"]
+
+
+def test_other_columns_of_a_table_do_not_matter(corpora):
+    assert len(read_conversations(corpora / "instruction-preferences.json").train) > 900
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".parquet"])
+def test_tables_of_text_and_of_conversations(tmp_path, ending):
+    texts = read_texts(write(tmp_path / f"rows{ending}", ROWS))
+    assert sorted(texts.train + texts.validation) == sorted(row["text"] for row in ROWS)
+    assert (len(texts.train), len(texts.validation)) == (27, 3)
+    conversations = read_conversations(write(tmp_path / f"turns{ending}", TURNS))
+    assert (len(conversations.train), len(conversations.validation)) == (18, 2)
+
+
+def test_a_json_list_of_strings_and_a_wrapped_list(tmp_path):
+    plain = [row["text"] for row in ROWS]
+    (tmp_path / "plain.json").write_text(json.dumps(plain))
+    (tmp_path / "wrapped.json").write_text(json.dumps({"version": 1, "data": ROWS}))
+    assert read_texts(tmp_path / "plain.json") == read_texts(tmp_path / "wrapped.json")
+
+
+def test_a_folder_is_all_its_files(tmp_path):
+    write(tmp_path / "a.jsonl", ROWS[:10])
+    (tmp_path / "deeper").mkdir()
+    write(tmp_path / "deeper" / "b.parquet", ROWS[10:])
+    (tmp_path / "c.txt").write_text("A text of its own.")
+    (tmp_path / "notes.md").write_text("not read")
+    texts = read_texts(tmp_path)
+    assert sorted(texts.train + texts.validation) == sorted([*(row["text"] for row in ROWS), "A text of its own."])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "Hi {}?"}, {"role": "assistant", "content": "Yes {}."}]},
+        {"conversations": [{"from": "human", "value": "Hi {}?"}, {"from": "gpt", "value": "Yes {}."}]},
+        {"prompt": "Hi {}?", "completion": "Yes {}."},
+        {"prompt": "Hi {}?", "response": "Yes {}."},
+        {"question": "Hi {}?", "answer": "Yes {}.", "id": 7},
+        {"instruction": "Hi {}?", "context": "", "response": "Yes {}."},
+    ],
+)
+def test_every_column_layout_gives_the_same_conversations(tmp_path, row):
+    rows = [json.loads(json.dumps(row).replace("{}?", f"{n}?").replace("{}.", f"{n}.")) for n in range(5)]
+    conversations = read_conversations(write(tmp_path / "rows.jsonl", rows))
+    contents = sorted(
+        [message.content for message in document.messages]
+        for document in conversations.train + conversations.validation
+    )
+    assert contents == [[f"Hi {n}?", f"Yes {n}."] for n in range(5)]
+
+
+def test_unanswered_and_repeated_conversations_are_dropped_and_counted(tmp_path):
+    rows = [*TURNS, TURNS[0], {"instruction": "Why?", "input": None, "output": " "}]
+    rows.append({"instruction": "add 3 and one 3", "input": "", "output": "it is 4 3"})
+    conversations = read_conversations(write(tmp_path / "rows.json", rows))
+    assert conversations.removed._asdict() == {"empty": 1, "exact": 1, "near": 1, "characters": 0}
+    assert len(conversations.train) + len(conversations.validation) == 20
+
+
+def test_what_is_held_out_does_not_depend_on_the_order():
+    items = [f"item {index}" for index in range(50)]
+    train, validation = hold_out(items, 0.1, key=str)
+    train_again, validation_again = hold_out(items[::-1], 0.1, key=str)
+    assert len(validation) == 5 and not set(train) & set(validation)
+    assert set(validation) == set(validation_again) and train == train_again[::-1]
+    assert [len(part) for part in hold_out(items[:2], 0.01, key=str)] == [1, 1]
+
+
+def test_a_hub_data_set_by_name(monkeypatch):
+    asked = []
+
+    def load_dataset(path, config, split):
+        asked.append((path, config, split))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert len(read_texts("someone/stories:small").train) == 27
+    assert len(read_texts("stories").train) == 27
+    assert asked == [("someone/stories", "small", "train"), ("stories", None, "train")]
+
+
+def test_a_hub_that_gives_nothing_is_said_so(monkeypatch):
+    def load_dataset(path, config, split):
+        raise FileNotFoundError("Couldn't reach the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(LabError, match="someone/stories is no file here, .* Couldn't reach the hub"):
+        read_texts("someone/stories")
+
+
+REFUSED = [
+    ("empty.txt", b"", "empty.txt is empty"),
+    ("blank.txt", b" \n\n ", "blank.txt is empty"),
+    ("one.txt", b"x", "too short to hold a part out: 1 characters"),
+    ("zeros.txt", b"PK\x03\x04\x00\x00rest", "zeros.txt is a binary file"),
+    ("latin.txt", "déjà vu".encode("latin-1"), "not text in UTF-8: byte 0xe9 at position 1"),
+    ("story.pdf", b"%PDF", r"unknown ending; known are \.txt, \.jsonl, \.json, \.parquet"),
+    ("rows.json", b"[1, 2", "rows.json is not JSON"),
+    ("none.json", b"[]", "none.json is empty"),
+    ("number.json", b"3", "holds no list of rows"),
+    ("mixed.json", b"[1, 2]", "holds int where a row with named columns is needed"),
+    ("rows.jsonl", b'{"text": "a"}\n{"text": ', "rows.jsonl, line 2, is not JSON"),
+    ("titles.jsonl", b'{"title": "a", "n": 1}', "has the columns title, n; plain text needs one of text, content"),
+    ("void.parquet", b"", "void.parquet is empty"),
+    ("fake.parquet", b"not parquet at all", "fake.parquet is not a parquet file"),
+]
+
+
+@pytest.mark.parametrize("name, content, message", REFUSED, ids=[case[0] for case in REFUSED])
+def test_bad_text_is_refused_in_words(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(LabError, match=message):
+        read_texts(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "no/such/folder", "./missing", "/nowhere", "a b"])
+def test_a_missing_file_is_named(name):
+    with pytest.raises(LabError, match="There is no file or folder"):
+        read_texts(name)
+
+
+def test_a_folder_without_text_is_refused(tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    with pytest.raises(LabError, match="holds no .txt, .jsonl, .json, .parquet file"):
+        read_texts(tmp_path)
+
+
+def test_conversations_name_the_columns_found_and_those_needed(tmp_path):
+    path = write(tmp_path / "rows.json", [{"instruction": "Hi", "reply": "Yes"}])
+    with pytest.raises(LabError) as caught:
+        read_conversations(path)
+    assert "has the columns instruction, reply; conversations need messages or" in str(caught.value)
+    assert "instruction and output or" in str(caught.value) and "question and answer" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([{"messages": [{"role": "robot", "content": "x"}]}], "role 'robot'"),
+        ([{"messages": ["x"]}], "no object with role and content: 'x'"),
+        (TURNS[:1], "holds 1 different conversations; at least 2"),
+        (["x"], "holds str where a row"),
+    ],
+)
+def test_bad_conversations_are_refused_in_words(tmp_path, rows, message):
+    with pytest.raises(LabError, match=message):
+        read_conversations(write(tmp_path / "rows.json", rows))
+
+
+def test_plain_text_is_no_conversation(tmp_path):
+    (tmp_path / "a.txt").write_text("Hello.")
+    with pytest.raises(LabError, match="is plain text; conversations are read from"):
+        read_conversations(tmp_path / "a.txt")
