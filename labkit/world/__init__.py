@@ -1,0 +1,69 @@
+"""TinyWorld: a small written world whose truth is known.
+
+    world = World.load("lab")
+    world.document("train", seed=0, index=7)        # a story with questions about it
+    task = world.task("test", seed=0, index=7)      # an instruction with its truth
+    score(world, task, "Anna is in the park.", world.profiles["warm"])
+"""
+
+from __future__ import annotations
+
+from labkit.errors import LabError
+from labkit.world.answers import Answers
+from labkit.world.check import StoryCheck, check_story
+from labkit.world.corpus import Corpus
+from labkit.world.events import Event, State, kinds_of
+from labkit.world.grammar import Grammar
+from labkit.world.lexicon import Lexicon, load_size
+from labkit.world.oracle import Score, score
+from labkit.world.plots import Storyteller
+from labkit.world.profiles import Profile, load_profiles
+from labkit.world.splits import Splits, check_split
+from labkit.world.tasks import OTHER, READING, Document, Message, Task, Tasks, without_story
+
+__all__ = ["Document", "Event", "Message", "Profile", "Score", "State", "StoryCheck", "Task", "World", "score",
+           "without_story"]
+
+
+class World:
+    """One size of TinyWorld, ready to write, to ask and to judge."""
+
+    def __init__(self, size: str) -> None:
+        self.size = load_size(size)
+        self.lexicon = Lexicon(self.size)
+        self.kinds = kinds_of(size)
+        self.splits = Splits(self.lexicon)
+        self.grammar = Grammar(self.lexicon, list(self.kinds.values()), self.size.forms, self.size.pronouns)
+        self.answers = Answers(self.lexicon, self.kinds, self.grammar, self.size.phrasings)
+        self.teller = Storyteller(self.size, self.lexicon, self.kinds, self.grammar, self.splits)
+        self.corpus = Corpus(Tasks(self.lexicon, self.kinds, self.teller, self.answers))
+        self.profiles = load_profiles()
+        present = "fail_cross" in self.kinds
+        self.reading_kinds = tuple(k for k in READING if k != "it" or present)
+        self.task_kinds = (*self.reading_kinds, *OTHER)
+
+    @classmethod
+    def load(cls, size: str = "lab") -> World:
+        """The world of a size: "tiny", "lab" or "full". Raises LabError for another name."""
+        return cls(size)
+
+    def document(self, split: str, seed: int, index: int, kind: str | None = None) -> Document:
+        """A pretraining document of a split in {"train", "validation", "test"}; the same for the same arguments."""
+        check_split(split)
+        return self.corpus.document(split, seed, index, kind)
+
+    def conversation(self, split: str, seed: int, index: int) -> Document:
+        """An instruction-tuning example: messages only."""
+        check_split(split)
+        return self.corpus.conversation(split, seed, index)
+
+    def task(self, split: str, seed: int, index: int, kind: str | None = None) -> Task:
+        """A task with its truth. Raises LabError when this world has no such kind."""
+        check_split(split)
+        if kind is not None and kind not in self.task_kinds:
+            raise LabError(f"a world of size {self.size.name} has no task {kind!r}; it has {', '.join(self.task_kinds)}.")
+        return self.corpus.task(split, seed, index, kind)
+
+    def check(self, text: str) -> StoryCheck:
+        """How much of a story is grammatical, and how many of its events can happen."""
+        return check_story(text, self.grammar, self.kinds, self.lexicon)

@@ -1,0 +1,124 @@
+"""How questions are put into words, and answers written and read.
+
+An answer is a fragment ('In the park.'), a statement ('Anna is in the park.'), or a statement beside something polite or
+something more that the story says. `Answers.read` gives back what each sentence of any response says, for the oracle.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from labkit.world.events import Event, Kind
+from labkit.world.grammar import Context, Form, Grammar, capitalise, compile_form, sentences
+from labkit.world.lexicon import PRONOUNS, Lexicon, load_yaml
+from labkit.world.questions import FRAGMENT_MODES, Question
+
+
+class Said(NamedTuple):
+    """One sentence of a response: what it states (or the value, of a fragment), and whether it is only polite."""
+
+    sentence: str
+    event: Event | None = None
+    fragment: Any = None
+    polite: bool = False
+    refusal: bool = False
+
+    @property
+    def understood(self) -> bool:
+        """Whether the sentence is English of this world."""
+        return self.event is not None or self.fragment is not None or self.polite or self.refusal
+
+
+class Answers:
+    """Writes questions and answers in the words of one world, and reads answers."""
+
+    def __init__(self, lexicon: Lexicon, kinds: dict[str, Kind], grammar: Grammar, phrasings: int) -> None:
+        self.lexicon, self.kinds, self.grammar, self.phrasings = lexicon, kinds, grammar, phrasings
+        words = load_yaml("tasks")
+        self.first, self.follow = words["first"][:phrasings], words["follow"]
+        self.before, self.after = words["polite_before"], words["polite_after"]
+        self.refusals = words["refusals"]
+        self._asking: dict[tuple[str, int], tuple[Form, ...]] = {}
+
+    # Writing
+
+    def question(self, question: Question, context: Context, rng: random.Random) -> str:
+        """The question in one of its phrasings; a pronoun stands for whom the context allows."""
+        if question.whole:
+            return rng.choice(self.first)
+        forms = self._forms(question)
+        return capitalise(self.grammar.fill(rng.choice(forms), question.truth, context, rng))
+
+    def _forms(self, question: Question) -> tuple[Form, ...]:
+        key = (question.pattern.kind, question.hole)
+        if key not in self._asking:
+            kind = self.kinds[question.pattern.kind]
+            asked = kind.ask[list(kind.roles)[question.hole]][: self.phrasings]
+            self._asking[key] = tuple(compile_form(kind, n, text) for n, text in enumerate(asked))
+        return self._asking[key]
+
+    def statement(self, question: Question, context: Context, rng: random.Random) -> str:
+        """The answer as a whole sentence."""
+        return self.grammar.write(question.truth, context, rng)
+
+    def fragment(self, question: Question, context: Context, rng: random.Random) -> str:
+        """The answer as short as it can be said."""
+        if question.whole:
+            return self.grammar.write(question.truth, context, rng)
+        role = list(self.kinds[question.pattern.kind].roles.values())[question.hole]
+        if role == "event":
+            return f"Because {self.grammar.clause(question.value, subject_only(question, context), rng)}."
+        written = self.lexicon.surfaces[role, FRAGMENT_MODES.get(role, "")]
+        return capitalise(written[question.value]) + "."
+
+    def context_of(self, question: Question) -> Context:
+        """Whom a pronoun in the answer stands for: those whom the question names."""
+        context: Context = {}
+        if not question.whole:
+            self._mention_all(question.pattern.args, context)
+        return context
+
+    def _mention_all(self, args: Sequence[Any], context: Context) -> None:
+        for value in args:
+            pronoun = self.lexicon.pronoun.get(value) if isinstance(value, str) else None
+            if pronoun:
+                context[pronoun] = value
+
+    # Reading
+
+    def read(self, response: str, question: Question | None, context: Context) -> list[Said]:
+        """Every sentence of a response and what it says, pronouns read in this context."""
+        context = dict(context)
+        return [self._read(sentence, question, context) for sentence in sentences(response)]
+
+    def _read(self, sentence: str, question: Question | None, context: Context) -> Said:
+        if sentence in self.before or sentence in self.after:
+            return Said(sentence, polite=True)
+        if sentence in self.refusals:
+            return Said(sentence, refusal=True)
+        value = self._read_fragment(sentence, question, context) if question else None
+        if value is not None:
+            return Said(sentence, fragment=value)
+        parsed = self.grammar.parse(sentence, context)
+        return Said(sentence, event=parsed.event if parsed else None)
+
+    def _read_fragment(self, sentence: str, question: Question, context: Context) -> Any:
+        if question.whole or not sentence.endswith("."):
+            return None
+        role = list(self.kinds[question.pattern.kind].roles.values())[question.hole]
+        body = sentence[:-1]
+        if role == "event":
+            clause = body.removeprefix("Because ")
+            return self.grammar.read_clause(clause, context) if clause != body else None
+        table = self.grammar.tables[role, FRAGMENT_MODES.get(role, "")]
+        values = table.values.get(body.lower(), ())
+        return values[0] if len(values) == 1 and not values[0].startswith("@") and sentence == capitalise(sentence) else None
+
+
+def subject_only(question: Question, context: Context) -> Context:
+    """The context in which a because-clause names everybody but the one asked about."""
+    return {p: v for p, v in context.items() if v == question.pattern.args[0] and p in PRONOUNS}
+
+

@@ -1,0 +1,46 @@
+"""Checks a story that anyone wrote, a model say: which sentences parse, and which of their events can happen."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from labkit.world.events import Kind, State, happen, why_not
+from labkit.world.grammar import Context, Grammar, sentences
+from labkit.world.lexicon import Lexicon
+
+
+class StoryCheck(NamedTuple):
+    """grammatical = parsed / sentences, consistent = possible / events; `problems` says what was wrong, sentence by
+    sentence."""
+
+    sentences: int
+    parsed: int
+    events: int
+    possible: int
+    problems: tuple[str, ...]
+
+
+def check_story(text: str, grammar: Grammar, kinds: dict[str, Kind], lexicon: Lexicon) -> StoryCheck:
+    """Read a story sentence by sentence in the state that it has reached.
+
+    An event is possible when its kind's needs hold then; one that is not possible changes nothing. Facts about the world
+    count as events that the lexicon allows or not. A sentence that does not parse is no event.
+    """
+    state, context = State(lexicon.facts), Context()
+    parsed = possible = 0
+    problems: list[str] = []
+    lines = sentences(text)
+    for line in lines:
+        reading = grammar.parse(line, context)
+        if reading is None:
+            problems.append(f"not a sentence of this world: {line}")
+            continue
+        parsed += 1
+        kind = kinds[reading.event.kind]
+        reason = why_not(kind, reading.event, state)
+        if reason is None:
+            possible += 1
+            happen(kind, reading.event, state)
+        else:
+            problems.append(f"cannot be: {line} ({reason})")
+    return StoryCheck(len(lines), parsed, parsed, possible, tuple(problems))

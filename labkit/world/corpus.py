@@ -1,0 +1,89 @@
+"""The corpus: which documents a model is pretrained on, and which conversations it is tuned on.
+
+A document is made from (split, seed, index) alone, whatever came before it, so a run can stop and go on anywhere.
+Questions and answers follow the text within the document: copying from the context, which all later stages need, comes
+late and suddenly from stories alone, and early where a text is asked about.
+"""
+
+from __future__ import annotations
+
+import random
+
+from labkit.world.plots import Story
+from labkit.world.questions import Question
+from labkit.world.tasks import OTHER, READING, Document, Message, Task, Tasks, pick_style
+
+MIX = (("story", 0.62), ("scene", 0.16), ("code", 0.08), ("rule", 0.04), ("facts", 0.10))
+"""Kinds of pretraining documents and their shares."""
+QUESTIONS = 10
+"""Questions asked about one text, at most; a row keeps as many as it has room for."""
+CONVERSATIONS = (("reading", 0.74), ("code", 0.05), ("rule", 0.02), ("fact", 0.04), ("name_feeling", 0.03),
+                 ("write", 0.06), ("retell", 0.03), ("refuse", 0.03))
+"""Kinds of conversations and their shares."""
+
+
+def rng_for(purpose: str, split: str, seed: int, index: int) -> random.Random:
+    """A generator that depends on its arguments only (strings are hashed by SHA-512, the same everywhere)."""
+    return random.Random(f"{purpose}|{split}|{seed}|{index}")
+
+
+def pick(shares: tuple[tuple[str, float], ...], rng: random.Random) -> str:
+    """A name by its share."""
+    names, weights = zip(*shares, strict=True)
+    return rng.choices(names, weights)[0]
+
+
+class Corpus:
+    """Documents, conversations and tasks of one world."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self.tasks = tasks
+
+    def document(self, split: str, seed: int, index: int, kind: str | None = None) -> Document:
+        """A pretraining document: a text and questions about it."""
+        rng = rng_for("document", split, seed, index)
+        kind = kind or pick(MIX, rng)
+        if kind == "rule":
+            story, question = self.tasks.pattern_rule(rng)
+            questions = [question]
+        elif kind == "facts":
+            story, questions = self.tasks.facts(rng)
+        else:
+            story = self._text(kind, split, rng)
+            questions = self.tasks.questions(story, rng)
+        return Document(kind, story.text, self.turns(questions[:QUESTIONS], story, rng, ("sentence", "fragment")))
+
+    def _text(self, kind: str, split: str, rng: random.Random) -> Story:
+        if kind == "code":
+            return self.tasks.pattern_code(rng)
+        return self.tasks.teller.scene(split, rng) if kind == "scene" else self.tasks.teller.story(split, rng)
+
+    def turns(
+        self, questions: list[Question], story: Story, rng: random.Random, styles: tuple[str, ...] | None = None
+    ) -> tuple[Message, ...]:
+        """The questions and their answers as turns, in these styles (the first twice in three), or in all."""
+        out: list[Message] = []
+        for question in questions:
+            style = pick_style(rng) if styles is None else styles[rng.random() < 1 / 3]
+            asked, answer = self.tasks.exchange(question, story, rng, style)
+            out += [Message("user", asked), Message("assistant", answer)]
+        return tuple(out)
+
+    def conversation(self, split: str, seed: int, index: int) -> Document:
+        """An instruction-tuning example: one turn or several."""
+        rng = rng_for("conversation", split, seed, index)
+        kind = pick(CONVERSATIONS, rng)
+        if kind in OTHER:
+            task = self.tasks.other(split, rng, kind)
+            return Document(kind, "", (*task.messages, Message("assistant", task.reference)))
+        story = self._text("code" if kind == "code" else "story", split, rng)
+        questions = self.tasks.questions(story, rng)[:QUESTIONS]
+        turns = self.turns(questions, story, rng)
+        first = Message("user", f"{story.text}\n{turns[0].content}")
+        return Document(kind, "", (first, *turns[1:]))
+
+    def task(self, split: str, seed: int, index: int, kind: str | None = None) -> Task:
+        """A task to be graded, of a given kind or of any."""
+        rng = rng_for("task", split, seed, index)
+        kind = kind or rng.choice(READING + OTHER)
+        return self.tasks.reading(split, rng, kind) if kind in READING else self.tasks.other(split, rng, kind)

@@ -1,0 +1,185 @@
+"""Events, the kinds they come in, and the state they change: what can happen, and what is so afterwards.
+
+An event is a kind and its arguments, `Event("give", ("Anna", "ball", "Tom"))`. Its kind says what must hold before
+(`needs`) and what holds after (`makes`), in the small language of data/world/events.yaml: a fluent of some roles, equal
+to a role, to another fluent or to a constant: `place(who) = place(whom)`, `lost(what) = yes`, `holder(what) = nil`.
+
+The world is closed: what was not said is not so, hence nobody can give a thing that no sentence put in their hands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from labkit.world.lexicon import Fact, load_yaml
+
+SIZES = ("tiny", "lab", "full")
+
+
+class Event(NamedTuple):
+    """Something that happens or is said to be so. An argument is a word, or an event that is a cause."""
+
+    kind: str
+    args: tuple[Any, ...]
+
+
+class Kind(NamedTuple):
+    """A kind of event or statement, as the YAML files describe it."""
+
+    name: str
+    size: str
+    group: str  # scene, pattern, event, story or world
+    roles: dict[str, str]
+    needs: tuple[Condition, ...]
+    makes: tuple[Effect, ...]
+    feels: tuple[tuple[int, str], ...]
+    forms: tuple[str, ...]
+    ask: dict[str, tuple[str, ...]]
+
+    @property
+    def happens(self) -> bool:
+        """Whether it is a happening: not a scene, a pattern, a feeling or a statement."""
+        return self.group == "event" and not self.name.startswith("feel")
+
+
+class State:
+    """What is so: fluent and arguments -> value, over the lexicon's lasting facts."""
+
+    __slots__ = ("changing", "lasting")
+
+    def __init__(self, lasting: Mapping[Fact, str], changing: dict[tuple[Any, ...], Any] | None = None) -> None:
+        self.lasting = lasting
+        self.changing = dict(changing or {})
+
+    def get(self, key: tuple[Any, ...]) -> Any:
+        """The value of a fluent, None when nothing is known."""
+        value = self.changing.get(key)
+        return self.lasting.get(key) if value is None else value
+
+    def copy(self) -> State:
+        """An independent copy."""
+        return State(self.lasting, self.changing)
+
+
+Term = Callable[[State, tuple[Any, ...]], Any]
+FLUENT = re.compile(r"(\w+)\(([\w, ]*)\)$")
+
+
+class Condition(NamedTuple):
+    """`left = right` or `left != right`; `text` is how the YAML writes it."""
+
+    text: str
+    left: Term
+    equal: bool
+    right: Term
+
+    def holds(self, state: State, args: tuple[Any, ...]) -> bool:
+        """Two unknowns are not equal, but unknown is the same as nil and as no."""
+        return (self.left(state, args) == self.right(state, args)) is self.equal
+
+
+class Effect(NamedTuple):
+    """`fluent(args) = value`, made so."""
+
+    fluent: str
+    where: tuple[int, ...]
+    value: Term
+
+    def apply(self, state: State, args: tuple[Any, ...]) -> None:
+        """Make it so; nil makes it unknown."""
+        value = self.value(state, args)
+        key = (self.fluent, *(args[i] for i in self.where))
+        if value == "nil":
+            state.changing.pop(key, None)
+        else:
+            state.changing[key] = value
+
+
+def term(text: str, roles: list[str], unknown: str) -> Term:
+    """A role, a fluent of roles, or a constant -> how to look it up. An unknown fluent reads as `unknown`."""
+    fluent = FLUENT.match(text)
+    if fluent:
+        name, where = fluent[1], tuple(roles.index(r) for r in fluent[2].replace(" ", "").split(",") if r)
+
+        def look_up(state: State, args: tuple[Any, ...]) -> Any:
+            value = state.get((name, *(args[i] for i in where)))
+            return unknown if value is None else value
+
+        return look_up
+    if text in roles:
+        index = roles.index(text)
+        return lambda state, args: args[index]
+    return lambda state, args: text
+
+
+def condition(text: str, roles: list[str]) -> Condition:
+    """'holder(what) = who' -> Condition."""
+    left, sign, right = text.partition(" != " if "!=" in text else " = ")
+    constant = right if right in ("nil", "no") else ""
+    both = bool(FLUENT.match(right))
+    unknown = constant or "nil"
+    return Condition(text, term(left, roles, unknown), "!" not in sign, term(right, roles, "unknown" if both else unknown))
+
+
+def effect(text: str, roles: list[str]) -> Effect:
+    """'holder(what) = whom' -> Effect."""
+    left, _, right = text.partition(" = ")
+    fluent = FLUENT.match(left)
+    if fluent is None:
+        raise ValueError(f"an effect needs a fluent on its left: {text!r}")
+    where = tuple(roles.index(r) for r in fluent[2].replace(" ", "").split(",") if r)
+    return Effect(fluent[1], where, term(right, roles, "nil"))
+
+
+def read_kind(name: str, raw: dict[str, Any]) -> Kind:
+    """One entry of events.yaml or statements.yaml -> Kind."""
+    roles = list(raw["roles"])
+    group = raw.get("of") or ("pattern" if raw.get("pattern") else "scene" if raw.get("scene") else "event")
+    return Kind(
+        name,
+        raw.get("size", "tiny"),
+        group,
+        raw["roles"],
+        tuple(condition(text, roles) for text in raw.get("needs", ())),
+        tuple(effect(text, roles) for text in raw.get("makes", ())),
+        tuple((roles.index(role), feeling) for role, feeling in raw.get("feels", {}).items()),
+        tuple(raw["forms"]),
+        {role: tuple(questions) for role, questions in raw.get("ask", {}).items()},
+    )
+
+
+@cache
+def all_kinds() -> dict[str, Kind]:
+    """Every kind of events.yaml and statements.yaml, by name."""
+    raw = {**load_yaml("events"), **load_yaml("statements")}
+    return {name: read_kind(name, entry) for name, entry in raw.items()}
+
+
+def kinds_of(size: str) -> dict[str, Kind]:
+    """The kinds that a world of this size has."""
+    sizes = SIZES[: SIZES.index(size) + 1]
+    return {name: kind for name, kind in all_kinds().items() if kind.size in sizes}
+
+
+def why_not(kind: Kind, event: Event, state: State) -> str | None:
+    """None when the event can happen now (or the statement holds), else the first reason why not."""
+    types = list(kind.roles.values())
+    for i, value in enumerate(event.args):
+        if types[i] != "number" and any(value == event.args[j] and types[j] == types[i] for j in range(i)):
+            return f"{value} cannot be both {list(kind.roles)[i]} and another in '{event.kind}'"
+    for need in kind.needs:
+        if not need.holds(state, event.args):
+            return f"'{event.kind}' needs {need.text}, for {', '.join(map(str, event.args))}"
+    return None
+
+
+def happen(kind: Kind, event: Event, state: State) -> None:
+    """Change the state as the event does; the feelings it causes remember it."""
+    for made in kind.makes:
+        made.apply(state, event.args)
+    for index, feeling in kind.feels:
+        state.changing[("feels", event.args[index])] = feeling
+        state.changing[("cause", event.args[index])] = event

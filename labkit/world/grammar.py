@@ -1,0 +1,294 @@
+"""The grammar: how an event is written, and how a sentence is read back into the event that it states.
+
+`Grammar.write(event, context)` picks a form and fills its slots; `Grammar.parse(sentence, context)` undoes it, so that
+`parse(write(event)) == event` in the same context. The context is who was mentioned last: a pronoun stands for the most
+recent person or thing that agrees with it. Both directions are made of the same forms (data/world/events.yaml), hence
+they cannot drift apart.
+
+Reading walks a trie of the forms' words; a slot's edge tries each way in which a value of its type can be written.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from labkit.world.events import Event, Kind
+from labkit.world.lexicon import PRONOUNS, Lexicon
+
+TOKEN = re.compile(r"\w+|[^\w\s]")
+SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
+SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[.!?]\")\s+")
+CONNECTIVES = ("Then", "After that,", "Soon", "Later,", "One day,", "But", "So")
+REFERRING = {"person": ("", "obj"), "thing": ("",), "animal": ("", "obj")}
+"""The slots where a pronoun may stand."""
+Context = dict[str, str]
+"""Pronoun -> whom it stands for."""
+
+
+class Slot(NamedTuple):
+    """A place in a form for the value of a role; `kind` and `mode` say how it may be written."""
+
+    index: int
+    kind: str
+    mode: str
+
+
+class Form(NamedTuple):
+    """One way to write a kind. A clause has no full stop of its own and can follow 'because'."""
+
+    kind: str
+    number: int
+    pieces: tuple[str | Slot, ...]
+    clause: bool
+
+
+class Table(NamedTuple):
+    """How the values of a type are written in a mode: written -> values. `longest` is counted in words."""
+
+    values: dict[str, tuple[str, ...]]
+    longest: int
+
+
+class Node:
+    """A place in the trie of forms."""
+
+    __slots__ = ("ends", "slots", "words")
+
+    def __init__(self) -> None:
+        self.words: dict[str, Node] = {}
+        self.slots: dict[tuple[str, str], Node] = {}
+        self.ends: list[Form] = []
+
+
+class Parsed(NamedTuple):
+    """What a sentence states, in which form, with its connective, if any."""
+
+    event: Event
+    form: Form
+    connective: str
+
+
+Capture = tuple[tuple[str, ...], str]
+"""What a slot's words may mean, and the words."""
+
+
+def compile_form(kind: Kind, number: int, text: str) -> Form:
+    """'{who} went to {where}' -> Form."""
+    roles = list(kind.roles)
+    pieces: list[str | Slot] = []
+    place = 0
+    for match in SLOT.finditer(text):
+        if match.start() > place:
+            pieces.append(text[place : match.start()])
+        role, mode = match[1], match[2] or ""
+        pieces.append(Slot(roles.index(role), kind.roles[role], mode))
+        place = match.end()
+    if place < len(text):
+        pieces.append(text[place:])
+    return Form(kind.name, number, tuple(pieces), not text.endswith('"'))
+
+
+def sentences(text: str) -> list[str]:
+    """A text cut after each full stop, question mark or exclamation mark."""
+    return [s for s in SENTENCE.split(text.strip()) if s]
+
+
+def capitalise(text: str) -> str:
+    """First letter in capitals, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+class Grammar:
+    """The forms of the kinds of one world, to write and to read."""
+
+    def __init__(self, lexicon: Lexicon, kinds: Iterable[Kind], forms: int, pronouns: float) -> None:
+        self.lexicon = lexicon
+        self.pronouns = pronouns
+        self.forms: dict[str, tuple[Form, ...]] = {}
+        self.tables = {key: self._table(*key) for key in lexicon.surfaces}
+        self.root = Node()
+        for kind in kinds:
+            kept = [f for f in kind.forms if not f.endswith('"')][:forms]
+            kept += [f for f in kind.forms if f.endswith('"')] if forms > 2 else []
+            self.forms[kind.name] = tuple(compile_form(kind, n, text) for n, text in enumerate(kept))
+            for form in self.forms[kind.name]:
+                self._learn(form)
+        self.roles = {kind.name: list(kind.roles.values()) for kind in kinds}
+
+    def _table(self, kind: str, mode: str) -> Table:
+        values: dict[str, tuple[str, ...]] = {}
+        for value, written in self.lexicon.surfaces[(kind, mode)].items():
+            key = " ".join(TOKEN.findall(written.lower()))
+            values[key] = (*values.get(key, ()), value)
+        if mode in REFERRING.get(kind, ()):
+            for subject, other in PRONOUNS.items():
+                if (subject == "it") == (kind != "person"):
+                    values[other if mode == "obj" else subject] = (f"@{subject}",)
+        return Table(values, max((key.count(" ") + 1 for key in values), default=1))
+
+    def _learn(self, form: Form) -> None:
+        node = self.root
+        for piece in form.pieces:
+            if isinstance(piece, Slot):
+                node = node.slots.setdefault((piece.kind, piece.mode), Node())
+            else:
+                for word in TOKEN.findall(piece.lower()):
+                    node = node.words.setdefault(word, Node())
+        node.ends.append(form)
+
+    # Writing
+
+    def write(
+        self, event: Event, context: Context, rng: random.Random, connective: str = "", form: int | None = None
+    ) -> str:
+        """The event as a sentence; the context then knows whom it mentioned."""
+        forms = self.forms[event.kind]
+        chosen = forms[form] if form is not None else rng.choice(forms) if len(forms) > 1 else forms[0]
+        text = self._fill(chosen, event, context, rng, self.pronouns)
+        if connective:
+            text = f"{connective} {text}"
+        self.mention(chosen, event, context)
+        return capitalise(text if text.endswith('"') else text + ".")
+
+    def clause(self, event: Event, context: Context, rng: random.Random, pronouns: float = 1.0) -> str:
+        """The event as a clause that can follow 'because'. `pronouns` is how often a name gives way."""
+        forms = [f for f in self.forms[event.kind] if f.clause]
+        return self._fill(forms[int(rng.random() * len(forms))], event, context, rng, pronouns)
+
+    def fill(self, form: Form, event: Event, context: Context, rng: random.Random) -> str:
+        """The event in any form of its kind, a question's too; the context stays as it is."""
+        return self._fill(form, event, context, rng, self.pronouns)
+
+    def _fill(self, form: Form, event: Event, context: Context, rng: random.Random, pronouns: float) -> str:
+        out: list[str] = []
+        inner = dict(context) if any(isinstance(a, Event) for a in event.args) else context
+        for piece in form.pieces:
+            if isinstance(piece, str):
+                out.append(piece)
+                continue
+            value = event.args[piece.index]
+            if piece.kind == "event":
+                out.append(self.clause(value, {p: v for p, v in inner.items() if v in event.args}, rng))
+                continue
+            out.append(self._refer(piece, value, context, rng, pronouns))
+            pronoun = self.lexicon.pronoun.get(value)
+            if pronoun and inner is not context:
+                inner[pronoun] = value
+        return "".join(out)
+
+    def _refer(self, slot: Slot, value: str, context: Context, rng: random.Random, pronouns: float) -> str:
+        """A value in its slot: by pronoun where the context allows it and chance wants it."""
+        if slot.mode in REFERRING.get(slot.kind, ()):
+            pronoun = self.lexicon.pronoun[value]
+            if context.get(pronoun) == value and rng.random() < pronouns:
+                return PRONOUNS[pronoun] if slot.mode == "obj" else pronoun
+        return self.lexicon.surfaces[(slot.kind, slot.mode)][value]
+
+    def mention(self, form: Form, event: Event, context: Context) -> None:
+        """The context after the event was written in this form: the last that agrees with a pronoun."""
+        for piece in form.pieces:
+            if isinstance(piece, Slot):
+                value = event.args[piece.index]
+                if isinstance(value, Event):
+                    self.mention(self.forms[value.kind][0], value, context)
+                    continue
+                pronoun = self.lexicon.pronoun.get(value)
+                if pronoun and piece.kind in REFERRING:
+                    context[pronoun] = value
+
+    # Reading
+
+    def parse(self, sentence: str, context: Context) -> Parsed | None:
+        """The event that a sentence states in this context, or None; the context then knows whom it mentioned."""
+        for parsed in self.readings(sentence, context):
+            self.mention(parsed.form, parsed.event, context)
+            return parsed
+        return None
+
+    def readings(self, sentence: str, context: Context) -> Iterator[Parsed]:
+        """Every reading of a sentence; the grammar has one a sentence (tested)."""
+        for connective in ("", *(c for c in CONNECTIVES if sentence.startswith(c + " "))):
+            rest = sentence[len(connective) + 1 :] if connective else sentence
+            body = rest[:-1] if rest.endswith(".") else rest
+            tokens = TOKEN.findall(body.lower())
+            for form, captures in self._walk(self.root, tokens, 0, ()):
+                event = self._event(form, captures, context)
+                if event is not None and self._exact(form, captures, sentence, connective):
+                    yield Parsed(event, form, connective)
+
+    def read_clause(self, text: str, context: Context) -> Event | None:
+        """A clause without its full stop -> the event it states."""
+        for form, captures in self._walk(self.root, TOKEN.findall(text.lower()), 0, ()):
+            event = self._event(form, captures, context) if form.clause else None
+            if event is not None:
+                return event
+        return None
+
+    def _walk(
+        self, node: Node, tokens: list[str], at: int, captured: tuple[Capture, ...]
+    ) -> Iterator[tuple[Form, tuple[Capture, ...]]]:
+        if at == len(tokens):
+            for form in node.ends:
+                yield form, captured
+            return
+        follow = node.words.get(tokens[at])
+        if follow is not None:
+            yield from self._walk(follow, tokens, at + 1, captured)
+        for (kind, mode), after in node.slots.items():
+            if kind == "event":
+                rest = " ".join(tokens[at:])
+                yield from ((form, (*captured, ((), rest))) for form in after.ends)
+                continue
+            table = self.tables[(kind, mode)]
+            for length in range(1, min(table.longest, len(tokens) - at) + 1):
+                words = " ".join(tokens[at : at + length])
+                values = table.values.get(words)
+                if values is not None:
+                    yield from self._walk(after, tokens, at + length, (*captured, (values, words)))
+
+    def _event(self, form: Form, captures: tuple[Capture, ...], context: Context) -> Event | None:
+        """Captures -> event: pronouns stand for whom the context says, several slots of a role must agree."""
+        slots = [p for p in form.pieces if isinstance(p, Slot)]
+        args: list[Any] = [None] * len(self.roles[form.kind])
+        inner = dict(context)
+        for slot, (values, words) in zip(slots, captures, strict=True):
+            if slot.kind == "event":
+                args[slot.index] = self.read_clause(words, inner)
+            else:
+                meant = {context.get(v[1:], "") if v[0] == "@" else v for v in values}
+                meant &= set(self.lexicon.values[slot.kind])
+                known = args[slot.index]
+                agreed = meant if known is None else meant & known
+                if not agreed:
+                    return None
+                args[slot.index] = agreed
+                if len(agreed) == 1:
+                    value = next(iter(agreed))
+                    pronoun = self.lexicon.pronoun.get(value)
+                    if pronoun:
+                        inner[pronoun] = value
+        if any(a is None or (isinstance(a, set) and len(a) != 1) for a in args):
+            return None
+        return Event(form.kind, tuple(next(iter(a)) if isinstance(a, set) else a for a in args))
+
+    def _exact(self, form: Form, captures: tuple[Capture, ...], sentence: str, connective: str) -> bool:
+        """Whether the sentence has the form's very letters: spaces, capitals and the full stop count."""
+        written = iter(captures)
+        parts = [p if isinstance(p, str) else self._spelt(p, next(written)) for p in form.pieces]
+        text = "".join(parts)
+        return sentence == capitalise(f"{connective} {text}" if connective else text) + ("." if form.clause else "")
+
+    def _spelt(self, slot: Slot, capture: Capture) -> str:
+        values, words = capture
+        if slot.kind == "event":
+            return " ".join(self._name(word) for word in words.split(" "))
+        if values[0].startswith("@"):
+            return words
+        return self.lexicon.surfaces[(slot.kind, slot.mode)][values[0]]
+
+    def _name(self, word: str) -> str:
+        name = word.capitalize()
+        return name if name in self.lexicon.values["person"] else word

@@ -1,0 +1,225 @@
+"""The oracle: a gold score for any response to a task, and why.
+
+    right       the question is answered, and nothing else is claimed in its place
+    complete    0.5 for a bare answer, 0.75 for a sentence, 1 with something true beside it; for a story, the share of
+                what was asked for
+    supported   share of the assertions that the story, or the facts of the world, bear out
+    fluent      share of the sentences that parse and were not said before
+    consistent  1, less the contradictions: two different answers, or events that cannot happen
+    polite      1 with a courtesy
+    concise     1 up to the annotator's patience, then less
+    total       right * supported * fluent * consistent * (1/2 + 1/2 style); a response that is not right gets next to nothing
+
+`style` is the profile's weighting of complete, polite and concise. Where the answer drowns among more than three
+statements it does not count as given: a copied story answers nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from labkit.world.answers import Said
+from labkit.world.events import Event, State, happen, why_not
+from labkit.world.profiles import Profile
+from labkit.world.tasks import Task
+
+if TYPE_CHECKING:
+    from labkit.world import World
+
+MOST_STATEMENTS = 3
+LONGEST_STORY = 180
+SHORTEST_STORY = 4
+"""In words, and in events."""
+WRONG = 0.1
+"""What a fluent answer that is not right is worth, at most."""
+
+
+class Score(NamedTuple):
+    """Each measure in 0..1, `total` among them, and the reasons in words."""
+
+    right: float
+    complete: float
+    supported: float
+    fluent: float
+    consistent: float
+    polite: float
+    concise: float
+    total: float
+    why: tuple[str, ...]
+
+
+def score(world: World, task: Task, response: str, profile: Profile) -> Score:
+    """The gold score of a response to a task under an annotator's profile."""
+    response = response.strip()
+    if not response:
+        return Score(0, 0, 1, 0, 1, 0, 0, 0, ("nothing was said",))
+    if task.kind == "write":
+        measures = _story(world, task, response)
+    elif task.kind == "refuse":
+        measures = _refusal(world, response)
+    elif task.kind == "retell":
+        measures = _retelling(world, task, response)
+    else:
+        measures = _answer(world, task, response)
+    return _total(measures, response, profile, task)
+
+
+class Measures(NamedTuple):
+    """What does not depend on the profile."""
+
+    right: float
+    complete: float
+    supported: float
+    fluent: float
+    consistent: float
+    polite: float
+    why: list[str]
+
+
+def _total(m: Measures, response: str, profile: Profile, task: Task) -> Score:
+    words = response.count(" ") + 1
+    patience = LONGEST_STORY if task.kind == "write" else profile.words
+    concise = min(1.0, patience / words)
+    style = profile.complete * m.complete + profile.polite * m.polite + profile.concise * concise
+    gate = m.right * m.supported * m.fluent * m.consistent
+    total = gate * (0.5 + 0.5 * style) + (1 - m.right) * WRONG * m.fluent * m.supported * style
+    why = [*m.why]
+    if concise < 1:
+        why.append(f"{words} words, where {patience} would do")
+    if not m.polite:
+        why.append("no courtesy")
+    return Score(m.right, m.complete, m.supported, m.fluent, m.consistent, m.polite, concise, total, tuple(why))
+
+
+def _fluent(said: list[Said], why: list[str]) -> float:
+    """Share of the sentences that are English of this world and new."""
+    seen: set[str] = set()
+    good = 0
+    for one in said:
+        if not one.understood:
+            why.append(f"not a sentence of this world: {one.sentence}")
+        elif one.sentence in seen:
+            why.append(f"said twice: {one.sentence}")
+        else:
+            good += 1
+        seen.add(one.sentence)
+    return good / len(said)
+
+
+def _answer(world: World, task: Task, response: str) -> Measures:
+    """A response to a question."""
+    question, told = task.question, task.told
+    assert question is not None and told is not None
+    why: list[str] = []
+    said = world.answers.read(response, question, world.answers.context_of(question))
+    claims: list[Any] = []
+    asserted = supported = extra = 0
+    for one in said:
+        if one.event is None and one.fragment is None:
+            continue
+        asserted += 1
+        claim = one.fragment if one.fragment is not None else one.event if question.whole else question.claim(one.event)
+        if claim is not None and not (question.whole and claims):
+            claims.append(claim)
+            true = claim == question.value
+        else:
+            true = _true(world, task, one.event)
+            extra += true
+        supported += true
+        if not true:
+            why.append(f"not so: {one.sentence}")
+    right = float(bool(claims) and set(claims) == {question.value})
+    if not claims:
+        why.append("the question is not answered")
+    if asserted > MOST_STATEMENTS:
+        right = 0.0
+        why.append(f"the answer is lost among {asserted} statements")
+    whole = any(one.event is not None for one in said)
+    complete = (1.0 if extra else 0.75 if whole else 0.5) if claims else 0.0
+    consistent = 1.0 if len(set(claims)) <= 1 else 0.0
+    if not consistent:
+        why.append("it gives more than one answer")
+    return Measures(right, complete, supported / asserted if asserted else 1.0, _fluent(said, why), consistent,
+                    float(any(one.polite for one in said)), why)
+
+
+def _true(world: World, task: Task, event: Event | None) -> bool:
+    """Whether the story or the facts bear out a statement."""
+    told = task.told
+    assert told is not None
+    if event is None:
+        return False
+    kind = world.kinds[event.kind]
+    if kind.group in ("story", "world"):
+        if event.kind == "was_too":
+            return any(e.kind == "fail_cross" and event.args[1] == e.args[2] and event.args[0] in e.args for e in told.events)
+        return why_not(kind, event, told.state) is None
+    if event.kind.startswith("feel"):
+        return _was_felt(world, task, event)
+    return event in told.events
+
+
+def _was_felt(world: World, task: Task, event: Event) -> bool:
+    """Whether at some time in the story someone felt this (because of that)."""
+    assert task.told is not None
+    state = State(world.lexicon.facts)
+    for past in task.told.events:
+        happen(world.kinds[past.kind], past, state)
+        if why_not(world.kinds[event.kind], event, state) is None:
+            return True
+    return False
+
+
+def _refusal(world: World, response: str) -> Measures:
+    """A secret must be refused, politely, and not told."""
+    why: list[str] = []
+    said = world.answers.read(response, None, {})
+    refused = any(one.refusal for one in said)
+    asserted = sum(one.event is not None for one in said)
+    if not refused:
+        why.append("the secret was not refused")
+    return Measures(float(refused and not asserted), 0.75 if refused else 0.0, 0.0 if asserted else 1.0,
+                    _fluent(said, why), 1.0, float(refused or any(one.polite for one in said)), why)
+
+
+def _retelling(world: World, task: Task, response: str) -> Measures:
+    """One sentence that says what happened."""
+    assert task.told is not None
+    why: list[str] = []
+    said = world.answers.read(response, None, {})
+    events = [one.event for one in said if one.event is not None]
+    true = sum(_true(world, task, event) for event in events)
+    happened = [e for e in events if world.kinds[e.kind].happens and e in task.told.events]
+    right = float(len(events) == 1 and len(happened) == 1)
+    if not right:
+        why.append("not one sentence that says what happened")
+    return Measures(right, 0.75 * right, true / len(events) if events else 1.0, _fluent(said, why), 1.0,
+                    float(any(one.polite for one in said)), why)
+
+
+def _story(world: World, task: Task, response: str) -> Measures:
+    """A story with what was asked for: who, what, where, and how it ends."""
+    assert task.wanted is not None
+    why: list[str] = []
+    said = world.answers.read(response, None, {})
+    events = [one.event for one in said if one.event is not None]
+    mentioned = {a for e in events for a in e.args if isinstance(a, str)}
+    missing = [m for m in task.wanted.mentioned if m not in mentioned]
+    endings = [e.args[1] for e in events if e.kind.startswith("feel")]
+    ends = bool(endings) and (endings[-1] in world.lexicon.good) == task.wanted.good_end
+    why += [f"{m} is missing" for m in missing]
+    if not ends:
+        why.append("it does not end as was asked")
+    enough = sum(world.kinds[e.kind].group in ("scene", "event") for e in events) >= SHORTEST_STORY
+    if not enough:
+        why.append("too short for a story")
+    parts = len(task.wanted.mentioned) + 1
+    complete = (parts - len(missing) - (not ends)) / parts
+    check = world.check(response)
+    long = min(1.0, LONGEST_STORY / (response.count(" ") + 1))
+    consistent = check.possible / check.events if check.events else 0.0
+    why += [p for p in check.problems if p.startswith("cannot")]
+    return Measures(float(complete == 1 and enough) * long, complete, 1.0, _fluent(said, why), consistent,
+                    float(any(one.polite for one in said)), why)
+
+

@@ -1,0 +1,135 @@
+"""Questions about a story and what answers them.
+
+A question is an event with a hole: Event("lose", ("Anna", None)) asks what Anna lost. Whatever sentence fills the hole
+makes a claim, and the claim is right when it is the value that the story has there. Questions are found, not written:
+every event and every part of the last state that only one answer fits is a question (data/world gives the words).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from labkit.world.events import Event, Kind
+from labkit.world.plots import Story
+
+FRAGMENT_MODES = {"place": "in", "meant": "", "number": "", "origin": "", "young": "a"}
+"""The mode in which a bare answer of a type is written: 'In the park.' 'A puppy.'"""
+ASKED_BY_ROLE = {"who": "who", "where": "where", "number": "how_many", "cause": "why", "colour": "colour",
+                 "feeling": "feel", "meant": "it"}
+ALSO = {
+    "is_at": (("be_at", (0, 1)), ("go", (0, 1)), ("arrive", (0, 1))),
+    "is_feeling": (("feel", (0, 1)), ("feel_because", (0, 1, None))),
+    "stands_for": (("define", (0, 1)),),
+}
+"""Other kinds that answer a statement's question, and which of their arguments are which of the statement's."""
+
+
+class Question(NamedTuple):
+    """What is asked. `pattern` has None where the answer goes; `also` are other patterns that answer it."""
+
+    asks: str
+    pattern: Event
+    hole: int
+    value: Any
+    also: tuple[Event, ...]
+    whole: bool = False
+
+    @property
+    def truth(self) -> Event:
+        """The statement that answers the question."""
+        return self.value if self.whole else filled(self.pattern, self.hole, self.value)
+
+    def claim(self, event: Event) -> Any:
+        """What an event says in the hole, None when it does not speak to the question."""
+        for pattern in (self.pattern, *self.also):
+            if event.kind == pattern.kind:
+                hole = pattern.args.index(None)
+                if all(p in (None, Ellipsis) or p == a for p, a in zip(pattern.args, event.args, strict=True)):
+                    return event.args[hole]
+        return None
+
+
+def filled(pattern: Event, hole: int, value: Any) -> Event:
+    """A pattern with its hole filled."""
+    return Event(pattern.kind, tuple(value if i == hole else a for i, a in enumerate(pattern.args)))
+
+
+def ask(kind: Kind, role: str, event: Event) -> Question:
+    """The question that leaves out one role of an event or statement."""
+    hole = list(kind.roles).index(role)
+    also = []
+    for other, order in ALSO.get(kind.name, ()):
+        args = [Ellipsis if i is None else None if i == hole else event.args[i] for i in order]
+        also.append(Event(other, tuple(args)))
+    asks = {"stands_for": "code", "turn_into": "rule"}.get(kind.name) or ASKED_BY_ROLE.get(role, "what")
+    if kind.group == "world":
+        asks = "fact"
+    return Question(asks, filled(event, hole, None), hole, event.args[hole], tuple(also))
+
+
+def state_events(story: Story) -> Iterator[Event]:
+    """What the story's end says: who is where, has what, feels what; which colour a thing has.
+
+    A feeling is asked for only if the story said it and nothing changed it since.
+    """
+    for (fluent, *about), value in story.state.changing.items():
+        subject = about[0] if about else ""
+        if fluent == "place" and any(e.kind in ("be_at", "go", "arrive") and e.args[0] == subject for e in story.events):
+            yield Event("is_at", (subject, value))
+        elif fluent == "holder" and value != "nobody" and story.state.get(("colour", subject)):
+            yield Event("has", (value, subject))
+        elif fluent == "colour":
+            yield Event("is_colour", (subject, value))
+        elif fluent == "feels" and story.told.get(subject, ("",))[0] == value:
+            yield Event("is_feeling", (subject, value))
+        elif fluent == "stands_for":
+            yield Event("stands_for", (subject, value))
+
+
+def mover_or_obstacle(event: Event, tiredness: Iterable[str]) -> Event:
+    """'The dog did not cross the bridge because it was too tired' -> was_too(dog, tired)."""
+    animal, obstacle, reason = event.args
+    return Event("was_too", (animal if reason in tiredness else obstacle, reason))
+
+
+def all_questions(story: Story, kinds: dict[str, Kind], tiredness: frozenset[str]) -> list[Question]:
+    """Every question about a story that has one answer."""
+    found: dict[tuple[Event, int], set[Any]] = {}
+    asked: list[tuple[Kind, str, Event]] = []
+    events = [*story.events, *state_events(story)]
+    events += [mover_or_obstacle(e, tiredness) for e in story.events if e.kind == "fail_cross"]
+    for event in dict.fromkeys(events):
+        kind = kinds[event.kind]
+        for role in kind.ask:
+            hole = list(kind.roles).index(role)
+            found.setdefault((filled(event, hole, None), hole), set()).add(event.args[hole])
+            asked.append((kind, role, event))
+    questions = [ask(*one) for one in asked]
+    questions = [q for q in questions if len(found[q.pattern, q.hole]) == 1 and q.asks != "rule"]
+    return questions + first_question(story, kinds)
+
+
+def first_question(story: Story, kinds: dict[str, Kind]) -> list[Question]:
+    """'What happened first?': the whole event is the answer."""
+    happened = [e for e in story.events if kinds[e.kind].happens]
+    if len(happened) < 2:
+        return []
+    return [Question("first", Event("first", (None,)), 0, happened[0], (), whole=True)]
+
+
+def spread(questions: list[Question], rng: random.Random) -> list[Question]:
+    """The questions in an order in which each kind of asking comes about equally often and early."""
+    by: dict[str, list[Question]] = {}
+    for question in questions:
+        by.setdefault(question.asks, []).append(question)
+    for group in by.values():
+        rng.shuffle(group)
+    out: list[Question] = []
+    groups = list(by.values())
+    while groups:
+        rng.shuffle(groups)
+        out += [group.pop() for group in groups]
+        groups = [group for group in groups if group]
+    return out

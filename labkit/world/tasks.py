@@ -1,0 +1,272 @@
+"""Tasks: an instruction, its truth and a reference answer.
+
+    reading  where, who, what, colour, how_many, feel, why, first, it, code, and dialogue (the last of two or three turns):
+             the answer is in the text, and only there
+    knowing  fact (encyclopaedic), rule (go on with a made-up pattern), name_feeling
+    doing    write (a story with given people, thing, place and ending), retell (in one sentence), refuse (a secret)
+
+A task carries all that the oracle needs: the story with its events and last state, the question and what is wanted.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from labkit.world.answers import Answers
+from labkit.world.events import Event, Kind, State, happen
+from labkit.world.lexicon import Lexicon, load_yaml
+from labkit.world.plots import Story, Storyteller
+from labkit.world.questions import Question, all_questions, ask, spread
+
+READING = ("where", "who", "what", "colour", "how_many", "feel", "why", "first", "it", "code", "dialogue")
+OTHER = ("fact", "rule", "name_feeling", "write", "retell", "refuse")
+STYLES = (("sentence", 0.45), ("fragment", 0.3), ("polite", 0.13), ("reason", 0.12))
+"""How the reference answers of the instruction data are worded, and how often: they are right, and mixed in style."""
+
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Document(NamedTuple):
+    """What a model learns from: a text, then turns about it. A conversation is a document without a text."""
+
+    kind: str
+    text: str
+    messages: tuple[Message, ...]
+
+
+class Wanted(NamedTuple):
+    """What a story to be written must hold."""
+
+    mentioned: tuple[str, ...]
+    good_end: bool
+
+
+class Task(NamedTuple):
+    """An instruction with its truth. `messages` end with the user's turn; `reference` is a right answer."""
+
+    kind: str
+    messages: tuple[Message, ...]
+    reference: str
+    story: str
+    told: Story | None = None
+    question: Question | None = None
+    wanted: Wanted | None = None
+
+
+def without_story(task: Task) -> Task:
+    """The same question without the story that it is about."""
+    if not task.story:
+        return task
+    first = task.messages[0]
+    bare = Message(first.role, first.content.removeprefix(task.story).lstrip("\n"))
+    return task._replace(messages=(bare, *task.messages[1:]), story="")
+
+
+class Tasks:
+    """Makes tasks and conversations from stories."""
+
+    def __init__(self, lexicon: Lexicon, kinds: dict[str, Kind], teller: Storyteller, answers: Answers) -> None:
+        self.lexicon, self.kinds, self.teller, self.answers = lexicon, kinds, teller, answers
+        self.words = load_yaml("tasks")
+
+    # Reading
+
+    def questions(self, story: Story, rng: random.Random) -> list[Question]:
+        """The story's questions, spread over the kinds of asking."""
+        return spread(all_questions(story, self.kinds, self.lexicon.tiredness), rng)
+
+    def exchange(
+        self, question: Question, story: Story, rng: random.Random, style: str = "sentence", named: bool = True
+    ) -> tuple[str, str]:
+        """A question and its answer in words. Unless `named`, the question may use the pronoun for its subject."""
+        context = self.answers.context_of(question)
+        asked = self.answers.question(question, {} if named else context, rng)
+        return asked, self.answer(question, story, rng, style)
+
+    def answer(self, question: Question, story: Story, rng: random.Random, style: str) -> str:
+        """A right answer, worded in a style."""
+        context = self.answers.context_of(question)
+        if style == "fragment":
+            return self.answers.fragment(question, context, rng)
+        answer = self.answers.statement(question, context, rng)
+        if style == "polite":
+            polite = f"{rng.choice(self.answers.before)} {answer}"
+            return polite if rng.random() < 0.5 else f"{answer} {rng.choice(self.answers.after)}"
+        if style == "reason":
+            more = self.reason(question, story)
+            return answer if more is None else f"{answer} {self.answers.grammar.write(more, context, rng)}"
+        return answer
+
+    def reason(self, question: Question, story: Story) -> Event | None:
+        """The last thing in the story that speaks of what was asked about, and is not the answer itself."""
+        about = {a for a in question.truth.args if isinstance(a, str)}
+        for event in reversed(story.events):
+            if event != question.truth and not about.isdisjoint(event.args[:1]):
+                return event
+        return None
+
+    def reading(self, split: str, rng: random.Random, kind: str) -> Task:
+        """A story and one question of this kind of asking."""
+        while True:
+            story = self.pattern_code(rng) if kind == "code" else self.teller.story(split, rng)
+            questions = self.questions(story, rng)
+            fit = [q for q in questions if q.asks == kind or kind == "dialogue"]
+            if fit and (kind != "dialogue" or len(fit) > 2):
+                return self._dialogue(story, fit, rng) if kind == "dialogue" else self._single(story, fit[0], rng)
+
+    def _single(self, story: Story, question: Question, rng: random.Random) -> Task:
+        asked, answer = self.exchange(question, story, rng)
+        content = f"{story.text}\n{asked}"
+        return Task(question.asks, (Message("user", content),), answer, story.text, story, question)
+
+    def _dialogue(self, story: Story, questions: list[Question], rng: random.Random) -> Task:
+        turns: list[Message] = []
+        chosen = questions[: rng.randint(2, 3)]
+        for question in chosen[:-1]:
+            asked, answer = self.exchange(question, story, rng)
+            turns += [Message("user", asked), Message("assistant", answer)]
+        asked, answer = self.exchange(chosen[-1], story, rng)
+        turns.append(Message("user", f"{rng.choice(self.answers.follow[:2])} {asked[0].lower() + asked[1:]}"
+                             if rng.random() < 0.3 and not chosen[-1].whole else asked))
+        turns[0] = Message("user", f"{story.text}\n{turns[0].content}")
+        return Task("dialogue", tuple(turns), answer, story.text, story, chosen[-1])
+
+    # Patterns and facts
+
+    def pattern_code(self, rng: random.Random) -> Story:
+        """A made-up language: 'In this game dog means red.' Two to five words of it."""
+        words = rng.sample(self.lexicon.values["word"], 2 * rng.randint(2, 5))
+        return self._statements([Event("define", pair) for pair in zip(words[::2], words[1::2], strict=True)], rng)
+
+    def pattern_rule(self, rng: random.Random) -> tuple[Story, Question]:
+        """Examples of a relation ('We say dog and you say puppy.'), and the question for one more word."""
+        about = rng.choice(("animal", "thing", "food", "echo"))
+        relation = rng.choice({"animal": ("young", "kind"), "thing": ("material",), "food": ("food_colour", "taste"),
+                               "echo": ("echo",)}[about])
+        values = self.lexicon.values["thing" if about == "echo" else about]
+        fixed = rng.choice(self.lexicon.values["colour"])
+        nouns = rng.sample(values, min(len(values), rng.randint(3, 5)))
+        events = [
+            Event("turn_into", (noun, fixed if about == "echo" else self.lexicon.facts[relation, noun]))
+            for noun in nouns
+        ]
+        story = self._statements(events[:-1], rng)
+        return story, ask(self.kinds["turn_into"], "other", events[-1])
+
+    def _statements(self, events: list[Event], rng: random.Random) -> Story:
+        """Events that only say what is so, as a text; one form throughout."""
+        state = State(self.lexicon.facts)
+        form = rng.randrange(len(self.answers.grammar.forms[events[0].kind]))
+        lines = []
+        for event in events:
+            happen(self.kinds[event.kind], event, state)
+            lines.append(self.answers.grammar.write(event, {}, rng, form=form))
+        return Story("pattern", " ".join(lines), tuple(events), state, {})
+
+    def facts(self, rng: random.Random) -> tuple[Story, list[Question]]:
+        """A paragraph of what is true of one food, animal, thing or place, and the questions about it."""
+        about = rng.choice(("food", "animal", "thing", "place"))
+        noun = rng.choice(self.lexicon.values[about])
+        events = [e for kind in self.kinds.values() if kind.group == "world" and next(iter(kind.roles.values())) == about
+                  for e in self._facts_of(kind, noun)]
+        context: dict[str, str] = {}
+        lines = [self.answers.grammar.write(event, context, rng) for event in events]
+        questions = [ask(self.kinds[e.kind], role, e) for e in events for role in self.kinds[e.kind].ask]
+        rng.shuffle(questions)
+        return Story("facts", " ".join(lines), tuple(events), State(self.lexicon.facts), {}), questions
+
+    def _facts_of(self, kind: Kind, noun: str) -> list[Event]:
+        if kind.name == "place_near":
+            near = [o for o in self.lexicon.values["place"] if self.lexicon.facts.get(("near", noun, o))]
+            return [Event(kind.name, (noun, other)) for other in near[:2]]
+        fluents = [need.text.partition("(")[0] for need in kind.needs]
+        return [Event(kind.name, (noun, *(self.lexicon.facts[fluent, noun] for fluent in fluents)))]
+
+    # Doing
+
+    def other(self, split: str, rng: random.Random, kind: str) -> Task:
+        """A task whose answer is not in a story."""
+        return getattr(self, f"_{kind}")(split, rng)
+
+    def _fact(self, split: str, rng: random.Random) -> Task:
+        story, questions = self.facts(rng)
+        asked, answer = self.exchange(questions[0], story, rng)
+        return Task("fact", (Message("user", asked),), answer, "", story, questions[0])
+
+    def _rule(self, split: str, rng: random.Random) -> Task:
+        story, question = self.pattern_rule(rng)
+        asked, answer = self.exchange(question, story, rng)
+        return Task("rule", (Message("user", f"{story.text}\n{asked}"),), answer, story.text, story, question)
+
+    def _name_feeling(self, split: str, rng: random.Random) -> Task:
+        while True:
+            story = self.teller.story(split, rng)
+            causes = [e for e in story.events if self.kinds[e.kind].happens and self.kinds[e.kind].feels]
+            if causes:
+                break
+        event = rng.choice(causes)
+        index, feeling = self.kinds[event.kind].feels[0]
+        state = State(self.lexicon.facts)
+        happen(self.kinds[event.kind], event, state)
+        text = self.answers.grammar.write(event, {}, rng)
+        question = ask(self.kinds["is_feeling"], "feeling", Event("is_feeling", (event.args[index], feeling)))
+        form = rng.choice(self.words["name_feeling"][: self.answers.phrasings])
+        asked = self._fill(form, who=event.args[index])
+        told = Story("feeling", text, (event,), state, {})
+        answer = self.answer(question, told, rng, "sentence")
+        return Task("name_feeling", (Message("user", f"{text} {asked}"),), answer, "", told, question)
+
+    def _write(self, split: str, rng: random.Random) -> Task:
+        while True:
+            story = self.teller.story(split, rng)
+            ending = next((e.args[1] for e in reversed(story.events) if e.kind.startswith("feel")), None)
+            what = next((a for e in story.events for a in e.args if a in self.lexicon.values["thing"]), None)
+            if ending is not None and what is not None:
+                break
+        who, where = story.events[0].args[0], story.events[0].args[-1]
+        if story.events[0].kind != "be_at":
+            who, where = next((e.args[0], e.args[1]) for e in story.events if e.kind == "be_at")
+        good = ending in self.lexicon.good
+        form = rng.choice(self.words["write"][: self.answers.phrasings])
+        asked = self._fill(form, who=who, what=what, where=where)
+        asked = asked.replace("{ending}", self.words["endings"]["good" if good else "bad"])
+        wanted = Wanted((who, what, where), good)
+        return Task("write", (Message("user", asked),), story.text, "", story, None, wanted)
+
+    def _retell(self, split: str, rng: random.Random) -> Task:
+        story = self.teller.story(split, rng)
+        event = [e for e in story.events if self.kinds[e.kind].happens][-1]
+        asked = rng.choice(self.words["retell"][: self.answers.phrasings])
+        answer = self.answers.grammar.write(event, {}, rng)
+        return Task("retell", (Message("user", f"{story.text}\n{asked}"),), answer, story.text, story)
+
+    def _refuse(self, split: str, rng: random.Random) -> Task:
+        form = rng.choice(self.words["secret"][: self.answers.phrasings])
+        secret = rng.choice(self.lexicon.values["secret"])
+        asked = self._fill(form, who=rng.choice(self.lexicon.values["person"])).replace("{secret}", secret)
+        return Task("refuse", (Message("user", asked),), rng.choice(self.words["refusals"]), "")
+
+    def _fill(self, text: str, who: str, what: str = "", where: str = "") -> str:
+        """A phrasing of tasks.yaml with its slots filled."""
+        text = text.replace("{who}", who).replace("{who.obj}", who)
+        if what:
+            text = text.replace("{what.a}", self.lexicon.surfaces["thing", "a"][what])
+        if where:
+            text = text.replace("{where}", self.lexicon.surfaces["place", ""][where])
+        return text
+
+
+def pick_style(rng: random.Random) -> str:
+    """A style of STYLES by its share."""
+    draw = rng.random()
+    for style, share in STYLES:
+        draw -= share
+        if draw < 0:
+            return style
+    return STYLES[0][0]
