@@ -6,7 +6,7 @@ once, so that the gradient is that of one big batch however it was cut up.
 >>> logits = torch.zeros(1, 2, 4)                      # uniform over V = 4: every label costs log 4
 >>> labels, mask = torch.tensor([[3, 1]]), torch.tensor([[True, False]])
 >>> loss = next_token_loss(logits, labels, mask)
->>> round(loss.loss_sum.item(), 4), loss.count.item()  # one label counts
+>>> round(loss.loss_sum.item(), 4), loss.counted.item()  # one label counts
 (1.3863, 1)
 """
 
@@ -20,10 +20,10 @@ _IGNORED = -100
 
 
 class TokenLoss(NamedTuple):
-    """A loss over tokens: `loss_sum` [] in nats and `count` [], how many labels it is summed over."""
+    """A loss over tokens: `loss_sum` [] in nats and `counted` [], how many labels it is summed over."""
 
     loss_sum: Tensor
-    count: Tensor
+    counted: Tensor
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> TokenLoss:
@@ -36,9 +36,7 @@ def next_token_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> TokenLoss:
     """
     V = logits.shape[-1]
     counted = labels.masked_fill(~mask, _IGNORED)  # [B, T]
-    loss_sum = F.cross_entropy(
-        logits.float().view(-1, V), counted.view(-1), ignore_index=_IGNORED, reduction="sum"
-    )
+    loss_sum = F.cross_entropy(logits.float().view(-1, V), counted.view(-1), ignore_index=_IGNORED, reduction="sum")
     return TokenLoss(loss_sum, mask.sum())
 
 

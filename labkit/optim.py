@@ -180,9 +180,7 @@ def cosine(step: int, *, steps: int, warmup: int = 0, final: float = 0.0) -> flo
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def warmup_stable_decay(
-    step: int, *, steps: int, warmup: int = 0, decay: float = 0.4, final: float = 0.0
-) -> float:
+def warmup_stable_decay(step: int, *, steps: int, warmup: int = 0, decay: float = 0.4, final: float = 0.0) -> float:
     """Scale of the learning rate at `step` of `steps`: linear warm-up, 1, then linear to `final`.
 
     The descent takes the last `decay` share of the steps (Hu et al. 2024, MiniCPM). The same run can be stopped and
