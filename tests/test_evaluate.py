@@ -59,9 +59,9 @@ def recite_answers(monkeypatch, answer):
     monkeypatch.setattr(evaluate, "answer_tasks", lambda model, tokenizer, tasks, *rest: list(map(answer, tasks)))
 
 
-def test_a_model_that_knows_the_truth_has_full_marks(monkeypatch):
+def test_a_model_that_knows_the_truth_has_full_marks(monkeypatch, model):
     recite_answers(monkeypatch, lambda task: task.reference)
-    metrics = answer_metrics(None, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
     for name, value in metrics.items():
         if name.startswith("accuracy") and "error" not in name:
             assert value == 1, name
@@ -71,26 +71,26 @@ def test_a_model_that_knows_the_truth_has_full_marks(monkeypatch):
     assert all(value > 0.5 for name, value in metrics.items() if name.startswith("gold/"))
 
 
-def test_a_model_that_says_nothing_has_none(monkeypatch):
+def test_a_model_that_says_nothing_has_none(monkeypatch, model):
     recite_answers(monkeypatch, lambda task: "")
-    metrics = answer_metrics(None, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
     assert metrics["accuracy"] == 0 and metrics["gold/warm"] == 0 and metrics["unsupported"] == 0
 
 
-def test_half_right_by_hand(monkeypatch):
+def test_half_right_by_hand(monkeypatch, model):
     """Right in every second of n tasks: the standard error is sqrt(1/2 · 1/2 / n)."""
     turn = iter(range(10_000))
     recite_answers(monkeypatch, lambda task: task.reference if next(turn) % 2 else "")
-    metrics = answer_metrics(None, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
     assert metrics["accuracy"] == 0.5
     assert metrics["accuracy_standard_error"] == pytest.approx((0.25 / metrics["tasks"]) ** 0.5)
     assert metrics["accuracy/where"] == 0.5
 
 
-def test_without_the_story_a_reader_knows_what_it_can_guess(monkeypatch):
+def test_without_the_story_a_reader_knows_what_it_can_guess(monkeypatch, model):
     """A model that answers right only while it sees the story has of the question alone what frequency gives."""
     recite_answers(monkeypatch, lambda task: task.reference if task.story else "")
-    metrics = answer_metrics(None, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
     reading = [task for task in held_out_tasks(WORLD, 0, 4) if task.kind in WORLD.reading_kinds]
     frequent = frequent_accuracy(WORLD, reading, 0, 60)
     assert {f"question_only/{kind}" for kind in WORLD.reading_kinds} == {
@@ -102,23 +102,24 @@ def test_without_the_story_a_reader_knows_what_it_can_guess(monkeypatch):
     assert sum(frequent.values()) / len(frequent) < 0.7
 
 
-def test_a_model_that_guesses_right_without_the_story_is_found_out(monkeypatch):
+def test_a_model_that_guesses_right_without_the_story_is_found_out(monkeypatch, model):
     recite_answers(monkeypatch, lambda task: task.reference)
-    metrics = answer_metrics(None, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
     assert all(value == 1 for name, value in metrics.items() if name.startswith("question_only"))
 
 
 def test_the_most_frequent_answer_counted_by_hand():
     tasks = [WORLD.task("test", 0, index, "where") for index in range(40)]
+    asked = [task.question for task in tasks if task.question]
     examples = [WORLD.task("train", 0, index, "where").question for index in range(60)]
 
     def best(fits):
-        values = [example.value for example in examples if fits(example)]
+        values = [example.value for example in examples if example and fits(example)]
         return max(dict.fromkeys(values), key=values.count) if values else None
 
-    same = [best(lambda e, t=task: e.pattern == t.question.pattern) == task.question.value for task in tasks]
-    form = [best(lambda e, t=task: e.pattern.kind == t.question.pattern.kind) == task.question.value for task in tasks]
-    kind = [best(lambda e: True) == task.question.value for task in tasks]
+    same = [best(lambda e, q=question: e.pattern == q.pattern) == question.value for question in asked]
+    form = [best(lambda e, q=question: e.pattern.kind == q.pattern.kind) == question.value for question in asked]
+    kind = [best(lambda e: True) == question.value for question in asked]
     expected = max(sum(hits) for hits in (same, form, kind)) / 40
     assert frequent_accuracy(WORLD, tasks, 0, 60) == {"where": pytest.approx(expected)}
 
@@ -233,10 +234,15 @@ def test_samples_of_real_text(model):
 
 
 def test_a_prompt_longer_than_the_context_loses_its_beginning(model, monkeypatch):
-    prompts = []
-    monkeypatch.setattr(evaluate, "generate", lambda model, given, **rest: prompts.extend(given) or [[]])
+    seen: list[list[int]] = []
+
+    def generate(model, prompts, **rest):
+        seen.extend(prompts)
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr(evaluate, "generate", generate)
     assert evaluate.reply(model, TOKENIZER, [[7, *range(1000)]], 8, 4) == [""]
-    assert prompts == [[7, *range(625, 1000)]]
+    assert seen == [[7, *range(625, 1000)]]
 
 
 def test_the_first_characters_of_many_texts():

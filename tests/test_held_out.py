@@ -80,17 +80,19 @@ def test_measuring_leaves_the_model_as_it_was():
 
 
 def test_answers_after_the_question_of_another(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "labkit.held_out.document_loss",
-        lambda model, tokenizer, documents, *rest: seen.extend(documents) or {"validation_loss": 2.5},
-    )
-    three = [conversation(number) for number in (1, 2, 3)]
+    seen: list[Document] = []
+
+    def loss(model, tokenizer, documents, *rest):
+        seen.extend(documents)
+        return {"validation_loss": 2.5}
+
+    monkeypatch.setattr("labkit.held_out.document_loss", loss)
+    made, three = model(), [conversation(number) for number in (1, 2, 3)]
     longer = three[0]._replace(messages=three[0].messages * 2)
-    assert mismatched_loss(None, TOKENIZER, [three[0], longer], 64, 2) == {}
-    assert mismatched_loss(None, TOKENIZER, [*three[:2], longer, three[2]], 64, 2) == {"mismatched_question_loss": 2.5}
-    asked = [[message.content for message in document.messages] for document in seen]
-    assert asked == [
+    assert mismatched_loss(made, TOKENIZER, [three[0], longer], 64, 2) == {}
+    mixed = [*three[:2], longer, three[2]]
+    assert mismatched_loss(made, TOKENIZER, mixed, 64, 2) == {"mismatched_question_loss": 2.5}
+    assert [[message.content for message in document.messages] for document in seen] == [
         ["What has 2?", "Tom has 1."],
         ["What has 3?", "Tom has 2."],
         ["What has 1?", "Tom has 3."],

@@ -1,7 +1,5 @@
 """The chat form, by rows written out and by agreement with transformers."""
 
-from typing import NamedTuple
-
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -16,18 +14,7 @@ from labkit.text.chat import (
     encode_prompt,
 )
 from labkit.text.tokenizer import Tokenizer
-
-
-class Message(NamedTuple):
-    role: str
-    content: str
-
-
-class Document(NamedTuple):
-    kind: str
-    text: str
-    messages: tuple[Message, ...]
-
+from labkit.world import Document, Message
 
 STORY = "Tom went to the park. He was happy."
 TURNS = (

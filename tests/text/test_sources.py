@@ -4,7 +4,6 @@ once.
 
 from collections import Counter
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,17 +13,7 @@ from labkit.errors import LabError
 from labkit.text.chat import encode_documents
 from labkit.text.sources import Crops, Documents, Order, Packed, encode_corpus, pack, windows
 from labkit.text.tokenizer import Tokenizer
-
-
-class Message(NamedTuple):
-    role: str
-    content: str
-
-
-class Document(NamedTuple):
-    kind: str
-    text: str
-    messages: tuple[Message, ...]
+from labkit.world import Document, Message
 
 
 def read(index):
@@ -79,7 +68,12 @@ def test_fewer_rows_than_processes_is_refused():
 
 def test_endless_documents_are_read_in_order():
     seen = []
-    source = Documents(TOKENIZER, lambda index: seen.append(index) or read(index), rows=4, length=16)
+
+    def noted(index):
+        seen.append(index)
+        return read(index)
+
+    source = Documents(TOKENIZER, noted, rows=4, length=16)
     source.next_batch(None, 0)
     source.next_batch(None, 2)
     assert seen == [0, 1, 2, 3, 8, 9, 10, 11]
