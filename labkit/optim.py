@@ -88,7 +88,7 @@ class Optimizer(torch.optim.Optimizer):
     def _muon(self, params: list[Tensor], group: dict) -> None:
         """M <- mu M + (1 - mu) G; p <- p - lr max(1, rows / columns)^(1/2) orthogonalize((1 - mu) G + mu M)."""
         mu, lr = group["momentum"], group["lr"]
-        gradients = [p.grad for p in params]
+        gradients = [p.grad for p in params if p.grad is not None]
         momenta = [self.state[p]["momentum"] for p in params]
         torch._foreach_lerp_(momenta, gradients, 1 - mu)
         nesterov = torch._foreach_lerp(gradients, momenta, mu)
@@ -110,7 +110,7 @@ class Optimizer(torch.optim.Optimizer):
         states = [self.state[p] for p in params]
         adamw(
             params,
-            [p.grad for p in params],
+            [p.grad for p in params if p.grad is not None],
             [state["mean"] for state in states],
             [state["square"] for state in states],
             [],

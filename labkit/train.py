@@ -359,8 +359,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig, dtype: torch.dtype = 
 
 
 def fingerprint(config: Any) -> str:
-    """A short hash of a config dataclass: equal for equal configs, on every machine."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
+    """A short hash of a config (a dataclass, or its dictionary): equal for equal configs, on every machine."""
+    plain = config if isinstance(config, dict) else to_dict(config)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,231 @@
+"""The whole recipe as one generator of events: tokenizer, then each stage trained and measured, then the report.
+
+    for event in run(make_recipe("smoke"), "runs/first"):
+        print(event.stage, event.phase, event.done, event.total)
+
+Command line, app, notebooks and tests read the same events. Stopping is `break`; going on is `resume=True`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from labkit import machine
+from labkit.checkpoints import read_lines
+from labkit.errors import LabError
+from labkit.evaluate import samples
+from labkit.model.transformer import Transformer
+from labkit.recipe import Recipe
+from labkit.runs import Run, StageFolder
+from labkit.stages import FineTune, Materials, Pretrain
+from labkit.text.chat import document_texts
+from labkit.text.load import read_conversations, read_texts
+from labkit.text.tokenizer import Tokenizer
+from labkit.train import Record, accelerator, fit
+from labkit.world import World
+
+
+class Progress(NamedTuple):
+    """One event of a run.
+
+    stage: "tokenizer" or a stage's name. phase: "prepare", "train" (one event a step, with its `record`), "evaluate"
+    (before it begins), "finished" (with the stage's `result`, its entry in the report) or "skipped" (it was finished
+    before). done, total: steps.
+    """
+
+    stage: str
+    phase: Literal["prepare", "train", "evaluate", "finished", "skipped"]
+    done: int = 0
+    total: int = 0
+    record: Record | None = None
+    result: dict[str, Any] | None = None
+
+
+def run(
+    recipe: Recipe, path: str | Path, stages: Sequence[str] | None = None, resume: bool = False
+) -> Iterator[Progress]:
+    """Make `recipe` in the folder `path`: all of its stages, or those named.
+
+    resume: go on with the run in the folder, from its last checkpoint; finished stages are kept. A folder without a
+    run is begun anew. Raises LabError for a folder in use (without `resume`) or of another recipe, for a stage that
+    the recipe has not or whose forerunner is missing, and all that the stages raise.
+    """
+    path = Path(path)
+    chosen = _chosen(recipe, stages)
+    processes = accelerator()
+    if resume and (path / "recipe.json").is_file():
+        opened = Run.open(path)
+        opened.check(recipe)
+        torch.set_num_threads(opened.threads)
+    elif processes.is_main_process:
+        opened = Run.create(path, recipe)
+    processes.wait_for_everyone()
+    opened = Run.open(path)
+    start = time.perf_counter()
+    yield Progress("tokenizer", "prepare")
+    materials = prepare(opened)
+    spent = time.perf_counter() - start
+    for name in chosen:
+        folder = opened.stage(name)
+        if folder.finished:
+            yield Progress(name, "skipped", result=folder.result)
+            continue
+        yield from _stage(opened, recipe.stages[name], materials, spent)
+        spent = 0.0
+
+
+def redo(path: str | Path, stage: str, config: Pretrain | FineTune | None = None) -> Iterator[Progress]:
+    """Make one stage of a run again, with another config when one is given, and drop the stages after it."""
+    opened = Run.open(path)
+    first = list(opened.recipe.stages).index(opened.stage(stage).name)
+    if config is not None:
+        change: dict[str, Any] = {stage: config}
+        opened.recipe = dataclasses.replace(opened.recipe, **change)
+        opened.save_recipe()
+    for later in opened.stages[first:]:
+        shutil.rmtree(later.path, ignore_errors=True)
+    yield from run(opened.recipe, path, [stage], resume=True)
+
+
+def prepare(run: Run) -> Materials:
+    """Read what the recipe reads, and train the tokenizer unless the run has one."""
+    recipe, processes = run.recipe, accelerator()
+    world = World.load(recipe.world_size)
+    texts = read_texts(recipe.text) if recipe.text else None
+    conversations = read_conversations(recipe.instructions) if recipe.instructions else None
+    if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
+        pieces = _pieces(recipe, world, texts, conversations)
+        Tokenizer.train(pieces, recipe.tokenizer.vocabulary).save(run.path)
+    processes.wait_for_everyone()
+    share = {"rank": processes.process_index, "world_size": processes.num_processes}
+    return Materials(run.tokenizer(), world, recipe.seed, texts, conversations, **share)
+
+
+def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
+    """The texts that the tokenizer learns from: of the training set, in the form in which they are encoded."""
+    if texts is not None:
+        yield from texts.train
+    else:
+        for index in range(recipe.tokenizer.documents):
+            yield from document_texts(world.document("train", recipe.seed, index))
+    if conversations is not None:
+        for document in conversations.train:
+            yield from document_texts(document)
+    elif texts is None:
+        for index in range(recipe.tokenizer.documents // 4):
+            yield from document_texts(world.conversation("train", recipe.seed, index))
+
+
+def _chosen(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
+    unknown = [name for name in stages or [] if name not in recipe.stages]
+    if unknown:
+        reason = " (real text without --instructions has nothing to fine-tune on)" if unknown == ["sft"] else ""
+        raise LabError(f"This recipe has no stage {', '.join(unknown)}; it has {', '.join(recipe.stages)}{reason}.")
+    return [name for name in recipe.stages if stages is None or name in stages]
+
+
+def _stage(run: Run, stage: Pretrain | FineTune, materials: Materials, preparation: float) -> Iterator[Progress]:
+    """Train and measure one stage. preparation: seconds, counted as part of it."""
+    name, steps, folder = stage.name, stage.train.steps, run.stage(stage.name)
+    machine.reset_peak_memory()
+    clock = _Clock(preparation)
+    yield Progress(name, "prepare", 0, steps)
+    with clock:
+        model = _initial(run, name, materials)
+        untrained = stage.loss(model, materials, run.recipe.evaluation)
+    for record in _train(run, stage, model, materials):
+        yield Progress(name, "train", record.step, steps, record)
+    yield Progress(name, "evaluate", steps, steps)
+    if accelerator().is_main_process:
+        with clock:
+            folder.save_model(model)
+            measured = _measure(run, stage, model, materials)
+        training = _training_seconds(folder)
+        measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
+        result = {"stage": name, "seconds": round(clock.seconds + training, 2), **_cost(stage, model, training)}
+        folder.finish(result | measured)
+        run.write_report(machine.describe() | {"matrix_peak": _peak()})
+    accelerator().wait_for_everyone()
+    yield Progress(name, "finished", steps, steps, result=folder.result)
+
+
+def _initial(run: Run, name: str, materials: Materials) -> Transformer:
+    """The model that a stage begins with: a new one, or the one that the stage before it made."""
+    names = list(run.recipe.stages)
+    if name != names[0]:
+        return run.model(names[names.index(name) - 1])
+    with torch.random.fork_rng():
+        torch.manual_seed(run.recipe.seed)
+        return Transformer(dataclasses.replace(run.recipe.model, vocabulary=materials.tokenizer.size))
+
+
+def _train(run: Run, stage: Pretrain | FineTune, model: Transformer, materials: Materials) -> Iterator[Record]:
+    """`fit` with all that the run knows."""
+
+    def validate(trained: Any, step: int) -> dict[str, float]:
+        return {"validation_loss": stage.loss(trained, materials, run.recipe.evaluation)}
+
+    config = dataclasses.replace(stage.train, seed=run.recipe.seed)
+    return fit(
+        model,
+        stage.source(materials),
+        stage.objective,
+        config,
+        folder=run.stage(stage.name).path,
+        evaluate=validate if config.evaluate_every else None,
+        recipe=run.recipe.fingerprint(stage.name),
+    )
+
+
+def _measure(run: Run, stage: Pretrain | FineTune, model: Transformer, materials: Materials) -> dict[str, Any]:
+    """The stage's metrics, and its answers to the five prompts that every stage of the run is asked."""
+    evaluation, last = run.recipe.evaluation, list(run.recipe.stages.values())[-1]
+    metrics = stage.evaluate(model, materials, evaluation)
+    answers = samples(model, materials.tokenizer, last.data(materials), evaluation, stage.chat)
+    return {"metrics": metrics, "samples": [answer._asdict() for answer in answers]}
+
+
+def _cost(stage: Pretrain | FineTune, model: Transformer, seconds: float) -> dict[str, Any]:
+    """What training took. mfu: share of the machine's measured matrix peak while training (PaLM, appendix B)."""
+    tokens = stage.train.tokens
+    flops = tokens * model.flops_per_token(stage.train.length)
+    return {
+        "training_seconds": round(seconds, 2),
+        "tokens": tokens,
+        "flops": flops,
+        "mfu": flops / max(seconds, 1e-9) / (_peak() * accelerator().num_processes),
+        "peak_memory_mb": round(machine.peak_memory_mb(), 1),
+        "parameters": model.parameter_count,
+    }
+
+
+@functools.cache
+def _peak() -> float:
+    return machine.matrix_peak()
+
+
+def _training_seconds(folder: StageFolder) -> float:
+    """Seconds in the stage's optimization steps, before a stop and after it."""
+    lines = list(read_lines(folder.path / "metrics.jsonl"))
+    return lines[-1]["seconds"] if lines else 0.0
+
+
+class _Clock:
+    """Adds up the seconds inside its `with` blocks, so that what a consumer does with events does not count."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self.start

@@ -1,0 +1,165 @@
+"""Recipe: all that decides what a run becomes, and the presets. The same recipe gives the same weights.
+
+Everything there is to tune is in `PRESETS` and `REAL_TEXT`, at the end of this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.configs import from_dict, to_dict
+from labkit.errors import LabError
+from labkit.evaluate import EvaluationConfig
+from labkit.model.feedforward import Gated
+from labkit.model.transformer import ModelConfig
+from labkit.stages.pretrain import Pretrain
+from labkit.stages.sft import FineTune
+from labkit.train import TrainConfig, fingerprint
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """vocabulary: how many tokens; None lets the text decide. documents: of the world, to learn the merges from."""
+
+    vocabulary: int | None = None
+    documents: int = 4000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run.
+
+    Attributes:
+        preset: what it was made from, for the reader.
+        seed: of everything that is drawn.
+        world_size: tiny, lab or full.
+        tokenizer: how the tokenizer is trained.
+        model: the model's shape; its vocabulary becomes the tokenizer's.
+        pretrain: the first stage.
+        sft: the second stage.
+        evaluation: how much is measured after each stage.
+        text: a file, folder or hub data set to pretrain on, instead of the world's documents.
+        instructions: the same for fine-tuning, instead of the world's conversations.
+    """
+
+    preset: str = "lab"
+    seed: int = 0
+    world_size: str = "lab"
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig(vocabulary=1)
+    pretrain: Pretrain = Pretrain()
+    sft: FineTune = FineTune()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    text: str | None = None
+    instructions: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, stage in self.stages.items():
+            if stage.train.length > self.model.context:
+                raise LabError(
+                    f"Recipe: rows of {name} have {stage.train.length} tokens, but the model's context is "
+                    f"{self.model.context}. Shorten {name}.train.length or widen model.context."
+                )
+
+    @property
+    def stages(self) -> dict[str, Pretrain | FineTune]:
+        """The stages that this recipe has, in order, by name.
+
+        Real text without instructions is pretrained on only: the world's questions say nothing about it.
+        """
+        stages: dict[str, Pretrain | FineTune] = {"pretrain": self.pretrain}
+        if self.text is None or self.instructions is not None:
+            stages["sft"] = self.sft
+        return stages
+
+    def fingerprint(self, stage: str | None = None) -> str:
+        """A short hash of all that decides the weights after `stage` (of the whole recipe when None).
+
+        What is measured, and the stages after it, do not count.
+        """
+        if stage is None:
+            return fingerprint(self)
+        plain = to_dict(self)
+        names = list(self.stages)
+        before = names[: names.index(stage) + 1]
+        shared = ("seed", "world_size", "tokenizer", "model", "text", "instructions")
+        return fingerprint({name: plain[name] for name in (*shared, *before)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Recipe:
+        """What `to_dict` gave. Raises LabError that names a field which does not exist."""
+        return from_dict(cls, data)
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Where two recipes differ: ["pretrain.train.steps: 2000, not 1000", ...]; other's value last."""
+        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        return [f"{name}: {mine.get(name)!r}, not {theirs.get(name)!r}" for name in names]
+
+
+def make_recipe(
+    preset: str = "lab", *, seed: int = 0, text: str | None = None, instructions: str | None = None
+) -> Recipe:
+    """The recipe of a preset. With `text` or `instructions` its settings for real text. Raises LabError for another."""
+    if preset not in PRESETS:
+        raise LabError(f"There is no preset {preset!r}; the presets are {', '.join(PRESETS)}.")
+    recipe = (PRESETS if text is None else REAL_TEXT)[preset]
+    return dataclasses.replace(recipe, preset=preset, seed=seed, text=text, instructions=instructions)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix.removesuffix("."): value}
+    return {name: inner for key, item in value.items() for name, inner in _flat(item, f"{prefix}{key}.").items()}
+
+
+_SMALL = ModelConfig(vocabulary=1, context=192, width=64, depth=2, heads=1, key_heads=1, feed_forward=Gated(192))
+_LAB = ModelConfig(vocabulary=1, context=256, width=128, depth=4, heads=2, key_heads=2, feed_forward=Gated(352))
+_FULL = ModelConfig(vocabulary=1, context=512, width=256, depth=6, heads=4, key_heads=4, feed_forward=Gated(704))
+
+PRESETS: dict[str, Recipe] = {
+    # A check that everything works: under a minute, too short to compile.
+    "smoke": Recipe(
+        world_size="tiny",
+        tokenizer=TokenizerConfig(documents=500),
+        model=_SMALL,
+        pretrain=Pretrain(TrainConfig(steps=250, rows=8, length=160, lr=2e-2, adam_lr=1e-2)),
+        sft=FineTune(TrainConfig(steps=80, rows=8, length=160, lr=1e-2, adam_lr=5e-3)),
+        evaluation=EvaluationConfig(documents=64, stories=24, tasks=8, examples=100, compared=500),
+    ),
+    # The run that the README's table is of: six minutes on two cores.
+    "lab": Recipe(
+        world_size="lab",
+        model=_LAB,
+        pretrain=Pretrain(TrainConfig(steps=2800, rows=8, length=192, compile=True)),
+        sft=FineTune(TrainConfig(steps=400, rows=8, length=192, lr=4e-3, adam_lr=2e-3, compile=True)),
+    ),
+    # The whole world, for a machine with more time or a GPU.
+    "full": Recipe(
+        world_size="full",
+        tokenizer=TokenizerConfig(documents=20_000),
+        model=_FULL,
+        pretrain=Pretrain(TrainConfig(steps=20_000, rows=32, length=256, warmup=100, compile=True)),
+        sft=FineTune(TrainConfig(steps=2000, rows=32, length=256, lr=4e-3, adam_lr=2e-3, compile=True)),
+    ),
+}
+
+REAL_TEXT: dict[str, Recipe] = {
+    "smoke": dataclasses.replace(
+        PRESETS["smoke"],
+        pretrain=Pretrain(TrainConfig(steps=60, rows=8, length=128, lr=2e-2, adam_lr=1e-2)),
+        sft=FineTune(TrainConfig(steps=30, rows=8, length=128, lr=1e-2, adam_lr=5e-3)),
+    ),
+    "lab": dataclasses.replace(
+        PRESETS["lab"],
+        pretrain=Pretrain(TrainConfig(steps=2000, rows=8, length=256, weight_decay=0.1, compile=True)),
+        sft=FineTune(TrainConfig(steps=300, rows=8, length=256, lr=4e-3, adam_lr=2e-3, compile=True)),
+    ),
+    "full": PRESETS["full"],
+}

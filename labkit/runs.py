@@ -1,0 +1,188 @@
+"""A run's folder: everything that a run is, made and measured.
+
+runs/NAME/
+    recipe.json       the recipe, what it read (hashes of files), and the number of threads
+    tokenizer.json    (and tokenizer_config.json)
+    pretrain/         one folder a stage:
+        metrics.jsonl     one record a step, written as it happens
+        checkpoints/      to resume from; gone once the stage is finished
+        model.safetensors, config.json, result.json
+    report.json, report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+
+from labkit.checkpoints import Checkpoints, write_json, write_model
+from labkit.configs import from_dict, to_dict
+from labkit.errors import LabError
+from labkit.model.transformer import ModelConfig, Transformer
+from labkit.recipe import Recipe
+from labkit.text.tokenizer import Tokenizer
+
+
+class StageFolder:
+    """One stage of a run, in `path`."""
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, path.name
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The stage's entry in the report, None until it is finished."""
+        return read_json(self.path / "result.json") if self.finished else None
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "result.json").is_file()
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights are there; a stage may be trained and not yet measured."""
+        return (self.path / "model.safetensors").is_file()
+
+    @property
+    def begun(self) -> bool:
+        return self.path.is_dir()
+
+    def save_model(self, model: Transformer) -> None:
+        """Keep the stage's final weights; config.json first, so that weights never stand without it."""
+        write_json(self.path / "config.json", to_dict(model.config))
+        write_model(self.path / "model.safetensors", model)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Keep the stage's result and drop what was only there to resume."""
+        write_json(self.path / "result.json", result)
+        Checkpoints(self.path / "checkpoints").clear()
+
+    def model(self) -> Transformer:
+        """The model after this stage, in eval mode. Raises LabError when it is not there or damaged."""
+        if not self.trained:
+            raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
+        model = Transformer(from_dict(ModelConfig, read_json(self.path / "config.json")))
+        weights = self.path / "model.safetensors"
+        try:
+            load_model(model, str(weights))
+        except (SafetensorError, RuntimeError) as error:
+            raise LabError(f"{weights} is damaged, or of another model than config.json says: {error}") from error
+        return model.eval()
+
+
+class Run:
+    """A run in its folder. Make one with `Run.create`, find one with `Run.open`."""
+
+    def __init__(self, path: Path, recipe: Recipe, inputs: dict[str, str], threads: int):
+        self.path, self.recipe, self.inputs, self.threads = path, recipe, inputs, threads
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: Recipe) -> Run:
+        """Begin a run in a new or empty folder. Raises LabError when the folder holds anything."""
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if (path / "recipe.json").is_file():
+                raise LabError(f"{path} already holds a run. Go on with it (--resume), or choose another folder.")
+            raise LabError(f"{path} is not empty and holds no run. Choose another folder.")
+        run = cls(path, recipe, input_hashes(recipe), torch.get_num_threads())
+        run.save_recipe()
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """The run in a folder. Raises LabError when there is none."""
+        file = Path(path) / "recipe.json"
+        if not file.is_file():
+            raise LabError(f"{path} holds no run (no recipe.json). Make one: labkit run --out {path}")
+        saved = read_json(file)
+        try:
+            recipe = Recipe.from_dict(saved["recipe"])
+            return cls(Path(path), recipe, saved["inputs"], saved["threads"])
+        except (KeyError, TypeError) as error:
+            raise LabError(f"{file} is not a recipe of labkit: {error}") from error
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises LabError when this run was begun with another recipe, or its input files have changed since."""
+        differences = self.recipe.differences(recipe)
+        if differences:
+            raise LabError(
+                f"{self.path} holds a run of another recipe ({'; '.join(differences[:5])}). Choose another folder, or "
+                f"resume with the recipe that it was begun with."
+            )
+        changed = [name for name, digest in input_hashes(recipe).items() if self.inputs.get(name) != digest]
+        if changed:
+            raise LabError(
+                f"{', '.join(changed)} has changed since {self.path} was begun, so it cannot be gone on with. Put the "
+                f"old file back, or begin a new run in another folder."
+            )
+
+    def save_recipe(self) -> None:
+        value = {"recipe": self.recipe.to_dict(), "inputs": self.inputs, "threads": self.threads}
+        write_json(self.path / "recipe.json", value)
+
+    def stage(self, name: str) -> StageFolder:
+        """The folder of a stage, which may not be there yet. Raises LabError for a stage not in the recipe."""
+        if name not in self.recipe.stages:
+            raise LabError(f"{self.path} has no stage {name!r}; it has {', '.join(self.recipe.stages)}.")
+        return StageFolder(self.path / name)
+
+    @property
+    def stages(self) -> list[StageFolder]:
+        """All stages of the recipe, in order."""
+        return [self.stage(name) for name in self.recipe.stages]
+
+    def latest(self) -> StageFolder:
+        """The last stage that has a model. Raises LabError when none has."""
+        trained = [stage for stage in self.stages if stage.trained]
+        if not trained:
+            raise LabError(f"{self.path} has no model yet. Resume the run: labkit run --out {self.path} --resume")
+        return trained[-1]
+
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer. Raises LabError when it is not there yet."""
+        return Tokenizer.load(self.path)
+
+    def model(self, stage: str | None = None) -> Transformer:
+        """The model after `stage`; after the last finished one when None."""
+        return (self.stage(stage) if stage else self.latest()).model()
+
+    def report(self) -> dict[str, Any]:
+        """report.json. Raises LabError when no stage is finished."""
+        file = self.path / "report.json"
+        if not file.is_file():
+            raise LabError(f"{self.path} has no report yet: no stage of it is finished.")
+        return read_json(file)
+
+    def write_report(self, machine: dict[str, Any]) -> dict[str, Any]:
+        """Gather the results of the finished stages into report.json."""
+        results = [stage.result for stage in self.stages if stage.finished]
+        report = {"recipe": self.recipe.to_dict(), "stages": results, "machine": machine}
+        write_json(self.path / "report.json", report)
+        return report
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises LabError when it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path} cannot be read: {error}") from error
+
+
+def input_hashes(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of each file or folder that a recipe reads; hub data sets have none."""
+    hashes = {}
+    for name in (recipe.text, recipe.instructions):
+        path = Path(name) if name else None
+        if name and path and path.exists():
+            digest = hashlib.sha256()
+            for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+            hashes[name] = digest.hexdigest()
+    return hashes

@@ -1,0 +1,70 @@
+"""Pretraining: predict every next token of documents.
+
+In the world each row is one document: a story (or facts, or a pattern) and questions about it with their answers. A
+row that holds a whole story with its questions teaches a small model to look things up in its context many times
+sooner than crops that cut through them. Real text is read in crops, from anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from labkit.stages.materials import Materials, next_token_objective
+from labkit.train import Source, TrainConfig
+
+if TYPE_CHECKING:
+    from labkit.evaluate import EvaluationConfig, TextData, WorldData
+    from labkit.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train from random weights on documents, loss on every token."""
+
+    train: TrainConfig = TrainConfig()
+
+    name: ClassVar[str] = "pretrain"
+    chat: ClassVar[bool] = False
+    objective = staticmethod(next_token_objective)
+
+    def source(self, materials: Materials) -> Source:
+        """Crops of the real text, or the world's documents, one a row, which never end."""
+        from labkit.text.sources import Crops, Documents
+
+        rows, length = self.train.rows, self.train.length
+        if materials.texts is not None:
+            bos = materials.tokenizer.bos
+            return Crops(materials.corpus, rows, length, bos=bos, **materials.shared())
+        world, seed = materials.world, materials.seed
+        return Documents(
+            materials.tokenizer,
+            lambda index: world.document("train", seed, index),
+            rows,
+            length,
+            "all",
+            **materials.shared(),
+        )
+
+    def data(self, materials: Materials) -> WorldData | TextData:
+        from labkit.evaluate import TextData, WorldData
+
+        if materials.texts is not None:
+            return TextData(materials.texts.validation, (), self.train.length)
+        trained = self.train.steps * self.train.accumulate * self.train.rows
+        return WorldData(materials.world, self.train.length, materials.seed, trained)
+
+    def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
+        from labkit.evaluate import first_characters
+        from labkit.held_out import document_loss, text_loss
+
+        if materials.texts is not None:
+            texts = first_characters(materials.texts.validation, config.characters // 10)
+            return text_loss(model, materials.tokenizer, texts, self.train.length, config.rows)["validation_loss"]
+        documents = [materials.world.document("validation", materials.seed, i) for i in range(config.documents // 2)]
+        return document_loss(model, materials.tokenizer, documents, self.train.length, config.rows)["validation_loss"]
+
+    def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+        from labkit.evaluate import evaluate_base
+
+        return evaluate_base(model, materials.tokenizer, self.data(materials), config)

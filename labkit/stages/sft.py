@@ -1,0 +1,69 @@
+"""Supervised fine-tuning: predict the assistant's words in conversations, and only those.
+
+The question is read but not learnt, so that the model spends what it has on answering (Ouyang et al. 2022,
+https://arxiv.org/abs/2203.02155, without their mix of pretraining text).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from labkit.stages.materials import Materials, next_token_objective
+from labkit.train import Source, TrainConfig
+
+if TYPE_CHECKING:
+    from labkit.evaluate import EvaluationConfig, TextData, WorldData
+    from labkit.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Train the pretrained model on conversations, loss on the answers."""
+
+    train: TrainConfig = TrainConfig()
+
+    name: ClassVar[str] = "sft"
+    chat: ClassVar[bool] = True
+    objective = staticmethod(next_token_objective)
+
+    def source(self, materials: Materials) -> Source:
+        """The instruction file's conversations, several to a row and shuffled each pass; or the world's, one a row."""
+        from labkit.text.sources import Documents, Packed
+
+        rows, length = self.train.rows, self.train.length
+        if materials.conversations is not None:
+            conversations = materials.conversations.train
+            return Packed(materials.tokenizer, conversations, rows, length, "answers", **materials.shared())
+        world, seed = materials.world, materials.seed
+        return Documents(
+            materials.tokenizer,
+            lambda index: world.conversation("train", seed, index),
+            rows,
+            length,
+            "answers",
+            **materials.shared(),
+        )
+
+    def data(self, materials: Materials) -> WorldData | TextData:
+        from labkit.evaluate import TextData, WorldData
+
+        if materials.conversations is not None:
+            return TextData((), materials.conversations.validation, self.train.length)
+        return WorldData(materials.world, self.train.length, materials.seed)
+
+    def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
+        from labkit.held_out import document_loss
+
+        count = config.documents // 2
+        if materials.conversations is not None:
+            documents = materials.conversations.validation[:count]
+        else:
+            documents = [materials.world.conversation("validation", materials.seed, i) for i in range(count)]
+        measured = document_loss(model, materials.tokenizer, documents, self.train.length, config.rows, "answers")
+        return measured["validation_loss"]
+
+    def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+        from labkit.evaluate import evaluate_chat
+
+        return evaluate_chat(model, materials.tokenizer, self.data(materials), config)
