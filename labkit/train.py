@@ -337,7 +337,8 @@ def accelerator() -> Accelerator:
 
     Precision is the recipe's, not the launcher's. Raises LabError for launchers that take the weights apart.
     """
-    processes = Accelerator(mixed_precision="no")
+    # Without cpu=True accelerate would see two processes on a machine without a GPU as two of one process each.
+    processes = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
     if processes.distributed_type.value in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "TP"):
         raise LabError(
             f"labkit trains on several processes that each hold the whole model; {processes.distributed_type.value} "

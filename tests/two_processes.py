@@ -1,0 +1,22 @@
+"""Run by `accelerate launch` in test_processes.py: train the tiny model, write what happened as JSON."""
+
+import json
+import sys
+
+from labkit.train import accelerator, fit
+from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
+
+
+def main() -> None:
+    folder, compiled = sys.argv[1], sys.argv[2] == "compiled"
+    processes = accelerator()
+    source = Counting(rows=8, rank=processes.process_index, world_size=processes.num_processes)
+    # Each process begins elsewhere: fit must start all of them from the weights of the first.
+    model = TinyModel(seed=processes.process_index)
+    config = tiny_config(rows=8, accumulate=2, compile=compiled)
+    records = [record.to_dict() for record in fit(model, source, tiny_objective, config, folder=folder)]
+    print("RESULT" + json.dumps({"rank": processes.process_index, "hash": weights_hash(model), "records": records}))
+
+
+if __name__ == "__main__":
+    main()
