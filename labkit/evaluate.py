@@ -44,8 +44,8 @@ class EvaluationConfig:
     documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from
     its start. stories: generated from bos. tasks: answered of each kind. examples: training tasks of each
     kind behind the most frequent answer. compared: training documents that stories are compared with (see
-    `novelty`). story_tokens, answer_tokens: where generation is cut. rows: batch. seed: which tasks, and
-    the draws of the stories.
+    `novelty`). story_tokens, answer_tokens: where generation is cut. rows, loss_rows: how many at a time.
+    seed: which tasks, and the draws of the stories.
     """
 
     documents: int = 200
@@ -57,6 +57,7 @@ class EvaluationConfig:
     story_tokens: int = 200
     answer_tokens: int = 32
     rows: int = 100
+    loss_rows: int = 32
     seed: int = 0
 
 
@@ -97,10 +98,10 @@ def evaluate_base(
     """
     if isinstance(data, TextData):
         texts = first_characters(data.texts, config.characters)
-        return text_loss(model, tokenizer, texts, data.length, config.rows)
+        return text_loss(model, tokenizer, texts, data.length, config.loss_rows)
     documents = [data.world.document("validation", data.seed, index) for index in range(config.documents)]
     return {
-        **document_loss(model, tokenizer, documents, data.length, config.rows),
+        **document_loss(model, tokenizer, documents, data.length, config.loss_rows),
         **story_metrics(model, tokenizer, data, config),
         **answer_metrics(model, tokenizer, data, config, chat=False),
     }
@@ -115,12 +116,12 @@ def evaluate_chat(
     if isinstance(data, TextData):
         conversations = list(data.conversations)[: config.documents]
         return {
-            **document_loss(model, tokenizer, conversations, data.length, config.rows, "answers"),
-            **mismatched_loss(model, tokenizer, conversations, data.length, config.rows),
+            **document_loss(model, tokenizer, conversations, data.length, config.loss_rows, "answers"),
+            **mismatched_loss(model, tokenizer, conversations, data.length, config.loss_rows),
         }
     documents = [data.world.conversation("validation", data.seed, index) for index in range(config.documents)]
     return {
-        **document_loss(model, tokenizer, documents, data.length, config.rows, "answers"),
+        **document_loss(model, tokenizer, documents, data.length, config.loss_rows, "answers"),
         **answer_metrics(model, tokenizer, data, config, chat=True),
     }
 

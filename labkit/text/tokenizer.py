@@ -13,9 +13,10 @@ characters, not ended the turn.
 it is a pure function of the text: merges go on while the pair merged occurs at least `MIN_PAIR_COUNT`
 times, up to `MAX_DEFAULT_VOCABULARY`. A token seen less often than that gives its embedding too few
 gradients to be worth its row, and each row costs time in the output layer at every step. On a small grammar
-this saturates by itself at one token a word (about 900); 1.1 MB of Shakespeare gives about 2,300. Unused
-special tokens `<|reserved_0|>`, … then fill the vocabulary up to a multiple of 64, which is what matrix
-products like; they also leave room for later stages.
+this levels off by itself (2,000 documents and as many conversations of the lab world: 1,017, and one token
+for 99.6 % of the words written); 1.1 MB of Shakespeare gives 2,300. Unused special tokens
+`<|reserved_0|>`, … then fill the vocabulary up to a multiple of 64, which is what matrix products like; they
+also leave room for later stages.
 """
 
 from __future__ import annotations
