@@ -54,19 +54,19 @@ def run(
 ) -> Iterator[Progress]:
     """Make `recipe` in the folder `path`: all of its stages, or those named.
 
-    resume: go on with the run in the folder, from its last checkpoint; finished stages are kept. A folder without a
-    run is begun anew. Raises LabError for a folder in use (without `resume`) or of another recipe, for a stage that
+    resume: go on with the run in the folder, from its last checkpoint; finished stages are kept. An empty folder, or
+    none, is begun anew. Raises LabError for a folder in use (without `resume`) or of another recipe, for a stage that
     the recipe has not or whose forerunner is missing, and all that the stages raise.
     """
     path = Path(path)
     chosen = _chosen(recipe, stages)
     processes = accelerator()
-    if resume and (path / "recipe.json").is_file():
+    if resume and path.exists() and not Run.untouched(path):
         opened = Run.open(path)
         opened.check(recipe)
         torch.set_num_threads(opened.threads)
     elif processes.is_main_process:
-        opened = Run.create(path, recipe)
+        Run.create(path, recipe)
     processes.wait_for_everyone()
     opened = Run.open(path)
     start = time.perf_counter()

@@ -84,12 +84,17 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe) -> Run:
-        """Begin a run in a new or empty folder. Raises LabError when the folder holds anything."""
+        """Begin a run in a new or empty folder, or in place of one that was never trained a step.
+
+        Raises LabError when the folder holds anything else.
+        """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not cls.untouched(path):
             if (path / "recipe.json").is_file():
                 raise LabError(f"{path} already holds a run. Go on with it (--resume), or choose another folder.")
             raise LabError(f"{path} is not empty and holds no run. Choose another folder.")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (path / name).unlink(missing_ok=True)
         run = cls(path, recipe, input_hashes(recipe), torch.get_num_threads())
         run.save_recipe()
         return run
@@ -106,6 +111,12 @@ class Run:
             return cls(Path(path), recipe, saved["inputs"], saved["threads"])
         except (KeyError, TypeError) as error:
             raise LabError(f"{file} is not a recipe of labkit: {error}") from error
+
+    @staticmethod
+    def untouched(path: Path) -> bool:
+        """Whether a folder holds nothing, or no more than the preparations for a run."""
+        prepared = {"recipe.json", "tokenizer.json", "tokenizer_config.json"}
+        return path.is_dir() and {file.name for file in path.iterdir()} <= prepared
 
     def check(self, recipe: Recipe) -> None:
         """Raises LabError when this run was begun with another recipe, or its input files have changed since."""

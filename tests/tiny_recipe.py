@@ -1,0 +1,29 @@
+"""A whole run that takes seconds."""
+
+from dataclasses import replace
+from typing import Any
+
+from labkit.evaluate import EvaluationConfig
+from labkit.model.feedforward import Gated
+from labkit.model.transformer import ModelConfig
+from labkit.recipe import Recipe, TokenizerConfig
+from labkit.stages import FineTune, Pretrain
+from labkit.train import TrainConfig
+
+TRAIN = TrainConfig(steps=6, rows=4, length=96, checkpoint_every=2, warmup=2, precision="fp32")
+
+
+def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
+    model = ModelConfig(vocabulary=1, context=128, width=32, depth=1, heads=1, key_heads=1, feed_forward=Gated(64))
+    recipe = Recipe(
+        preset="test",
+        world_size="tiny",
+        tokenizer=TokenizerConfig(documents=100),
+        model=model,
+        pretrain=Pretrain(train),
+        sft=FineTune(train),
+        evaluation=EvaluationConfig(
+            documents=8, characters=2000, stories=3, tasks=1, examples=5, compared=20, story_tokens=20, answer_tokens=8
+        ),
+    )
+    return replace(recipe, **changes)
