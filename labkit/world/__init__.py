@@ -62,7 +62,7 @@ class World:
         check_split(split)
         if kind is not None and kind not in self.task_kinds:
             raise LabError(f"a world of size {self.size.name} has no task {kind!r}; it has {', '.join(self.task_kinds)}.")
-        return self.corpus.task(split, seed, index, kind)
+        return self.corpus.task(split, seed, index, (kind,) if kind else self.task_kinds)
 
     def check(self, text: str) -> StoryCheck:
         """How much of a story is grammatical, and how many of its events can happen."""

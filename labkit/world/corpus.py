@@ -82,8 +82,8 @@ class Corpus:
         first = Message("user", f"{story.text}\n{turns[0].content}")
         return Document(kind, "", (first, *turns[1:]))
 
-    def task(self, split: str, seed: int, index: int, kind: str | None = None) -> Task:
-        """A task to be graded, of a given kind or of any."""
+    def task(self, split: str, seed: int, index: int, kinds: tuple[str, ...]) -> Task:
+        """A task to be graded, of any of these kinds."""
         rng = rng_for("task", split, seed, index)
-        kind = kind or rng.choice(READING + OTHER)
+        kind = rng.choice(kinds)
         return self.tasks.reading(split, rng, kind) if kind in READING else self.tasks.other(split, rng, kind)

@@ -16,11 +16,13 @@ statements it does not count as given: a copied story answers nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labkit.world.answers import Said
 from labkit.world.events import Event, State, happen, why_not
 from labkit.world.profiles import Profile
+from labkit.world.questions import Question
 from labkit.world.tasks import Task
 
 if TYPE_CHECKING:
@@ -91,18 +93,18 @@ def _total(m: Measures, response: str, profile: Profile, task: Task) -> Score:
     return Score(m.right, m.complete, m.supported, m.fluent, m.consistent, m.polite, concise, total, tuple(why))
 
 
-def _fluent(said: list[Said], why: list[str]) -> float:
-    """Share of the sentences that are English of this world and new."""
-    seen: set[str] = set()
+def _fluent(said: list[Said], why: list[str], often: int = 1) -> float:
+    """Share of the sentences that are English of this world and were not said `often` times before."""
+    seen: Counter[str] = Counter()
     good = 0
     for one in said:
         if not one.understood:
             why.append(f"not a sentence of this world: {one.sentence}")
-        elif one.sentence in seen:
-            why.append(f"said twice: {one.sentence}")
+        elif seen[one.sentence] >= often:
+            why.append(f"said again: {one.sentence}")
         else:
             good += 1
-        seen.add(one.sentence)
+        seen[one.sentence] += 1
     return good / len(said)
 
 
@@ -123,11 +125,11 @@ def _answer(world: World, task: Task, response: str) -> Measures:
             claims.append(claim)
             true = claim == question.value
         else:
-            true = _true(world, task, one.event)
+            true = _true(world, task, one.event) and _to_the_point(question, one.event)
             extra += true
         supported += true
         if not true:
-            why.append(f"not so: {one.sentence}")
+            why.append(f"not so, or beside the point: {one.sentence}")
     right = float(bool(claims) and set(claims) == {question.value})
     if not claims:
         why.append("the question is not answered")
@@ -141,6 +143,11 @@ def _answer(world: World, task: Task, response: str) -> Measures:
         why.append("it gives more than one answer")
     return Measures(right, complete, supported / asserted if asserted else 1.0, _fluent(said, why), consistent,
                     float(any(one.polite for one in said)), why)
+
+
+def _to_the_point(question: Question, event: Event | None) -> bool:
+    """Whether a statement speaks of anyone or anything that the answer speaks of."""
+    return event is not None and not set(question.truth.args).isdisjoint(event.args)
 
 
 def _true(world: World, task: Task, event: Event | None) -> bool:
@@ -219,7 +226,7 @@ def _story(world: World, task: Task, response: str) -> Measures:
     long = min(1.0, LONGEST_STORY / (response.count(" ") + 1))
     consistent = check.possible / check.events if check.events else 0.0
     why += [p for p in check.problems if p.startswith("cannot")]
-    return Measures(float(complete == 1 and enough) * long, complete, 1.0, _fluent(said, why), consistent,
+    return Measures(float(complete == 1 and enough) * long, complete, 1.0, _fluent(said, why, often=2), consistent,
                     float(any(one.polite for one in said)), why)
 
 
