@@ -107,9 +107,7 @@ class Attention(nn.Module):
             state = state.append(k, v)
             k, v = (part.to(q.dtype) for part in state.in_use())
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        with torch.autocast(x.device.type, enabled=False):
-            y = self.attend(q, k, v, mask, places, tap)
-        return self.out(y), state
+        return self.out(self.attend(q, k, v, mask, places, tap)), state
 
     def project(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> queries [B, H, T, E], keys and values [B, K, T, E]."""
@@ -117,7 +115,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_width))  # [B, T, H + 2K, E]
         q, k, v = qkv.split((H, K, K), dim=2)
         q, k = places.rotate(self.query_norm(q), self.key_norm(k))
-        return q.transpose(1, 2), k.transpose(1, 2), v.to(q.dtype).transpose(1, 2)
+        return q.to(v.dtype).transpose(1, 2), k.to(v.dtype).transpose(1, 2), v.transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: Places, tap: Tap) -> Tensor:
         """softmax(q kᵀ / √E + bias) v: q [B, H, T, E], k and v [B, K, S, E] -> [B, T, H·E]."""
@@ -128,8 +126,7 @@ class Attention(nn.Module):
         bias = places.bias(q)
         if bias is not None:
             scores = scores + bias
-        # A finite lowest score keeps a row that sees nothing (padding) from becoming NaN.
-        scores = scores.masked_fill(~mask.unsqueeze(-3), torch.finfo(scores.dtype).min)
+        scores = scores + mask.unsqueeze(-3).to(scores.dtype)
         weights = tap(f"{self.name}.weights", F.softmax(scores, dim=-1))
         y = (weights.view(B, K, -1, S) @ v).view(B, H, T, E)
         term = places.value_term(weights)

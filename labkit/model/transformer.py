@@ -228,4 +228,5 @@ def causal_mask(queries: int, keys: int, mask: Tensor | None, device: torch.devi
     The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are.
     """
     causal = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    return causal if mask is None else causal & mask.unsqueeze(-2)
+    visible = causal if mask is None else causal & mask.unsqueeze(-2)
+    return torch.zeros(visible.shape, device=device).masked_fill(~visible, -1e30)
