@@ -21,7 +21,6 @@ ASKED_BY_ROLE = {"who": "who", "where": "where", "number": "how_many", "cause": 
 ALSO = {
     "is_at": (("be_at", (0, 1)), ("go", (0, 1)), ("arrive", (0, 1))),
     "is_feeling": (("feel", (0, 1)), ("feel_because", (0, 1, None))),
-    "stands_for": (("define", (0, 1)),),
 }
 """Other kinds that answer a statement's question, and which of their arguments are which of the statement's."""
 
@@ -63,7 +62,7 @@ def ask(kind: Kind, role: str, event: Event) -> Question:
     for other, order in ALSO.get(kind.name, ()):
         args = [Ellipsis if i is None else None if i == hole else event.args[i] for i in order]
         also.append(Event(other, tuple(args)))
-    asks = {"stands_for": "code", "turn_into": "rule"}.get(kind.name) or ASKED_BY_ROLE.get(role, "what")
+    asks = {"define": "code", "turn_into": "rule"}.get(kind.name) or ASKED_BY_ROLE.get(role, "what")
     if kind.group == "world":
         asks = "fact"
     return Question(asks, filled(event, hole, None), hole, event.args[hole], tuple(also))
@@ -84,8 +83,6 @@ def state_events(story: Story) -> Iterator[Event]:
             yield Event("is_colour", (subject, value))
         elif fluent == "feels" and story.told.get(subject, ("",))[0] == value:
             yield Event("is_feeling", (subject, value))
-        elif fluent == "stands_for":
-            yield Event("stands_for", (subject, value))
 
 
 def mover_or_obstacle(event: Event, tiredness: Iterable[str]) -> Event:
