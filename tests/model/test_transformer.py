@@ -1,11 +1,11 @@
 """The Transformer against transformers' models, against itself with a cache, and its config."""
 
 import json
-from typing import Any
 
 import pytest
 import torch
 
+from labkit.bench.llama import as_transformers
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Rotary, Transformer
@@ -32,66 +32,6 @@ def build(config: ModelConfig = SMALL, seed: int = 0) -> Transformer:
     return model.eval()
 
 
-def as_transformers(model: Transformer) -> Any:
-    """The same weights in transformers' Llama, or Qwen3 when queries and keys are normalised."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
-
-    c = model.config
-    classes: tuple[Any, Any] = (Qwen3Config, Qwen3ForCausalLM) if c.qk_norm else (LlamaConfig, LlamaForCausalLM)
-    config_class, model_class = classes
-    theirs = model_class(
-        config_class(
-            vocab_size=c.vocabulary,
-            hidden_size=c.width,
-            intermediate_size=c.feed_forward.hidden,
-            num_hidden_layers=c.depth,
-            num_attention_heads=c.heads,
-            num_key_value_heads=c.key_heads,
-            head_dim=c.head_size,
-            max_position_embeddings=c.context,
-            rms_norm_eps=c.norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": c.position.base},
-            tie_word_embeddings=c.tied,
-        )
-    )
-    ours, weights = model.state_dict(), {}
-    for name in theirs.state_dict():
-        weights[name] = ours_for(name, ours, c)
-    theirs.load_state_dict(weights)
-    return theirs.eval()
-
-
-def ours_for(name: str, ours: dict, c: ModelConfig) -> torch.Tensor:
-    """Our tensor for one of transformers' names."""
-    if name == "model.embed_tokens.weight":
-        return ours["embedding.weight"]
-    if name == "lm_head.weight":
-        return ours["embedding.weight" if c.tied else "head.weight"]
-    if name == "model.norm.weight":
-        return ours["norm.weight"]
-    _, _, layer, *rest = name.split(".")
-    block, part = f"blocks.{layer}.", ".".join(rest[:-1])
-    E = c.head_size
-    q, k, v = ours[block + "mixer.qkv.weight"].split((c.heads * E, c.key_heads * E, c.key_heads * E))
-    gate, up = ours[block + "feed_forward.gate_up.weight"].chunk(2)
-    fused = {
-        "self_attn.q_proj": q,
-        "self_attn.k_proj": k,
-        "self_attn.v_proj": v,
-        "mlp.gate_proj": gate,
-        "mlp.up_proj": up,
-    }
-    plain = {
-        "self_attn.o_proj": "mixer.out",
-        "self_attn.q_norm": "mixer.query_norm",
-        "self_attn.k_norm": "mixer.key_norm",
-        "mlp.down_proj": "feed_forward.down",
-        "input_layernorm": "mixer_norm",
-        "post_attention_layernorm": "feed_forward_norm",
-    }
-    return fused[part] if part in fused else ours[block + plain[part] + ".weight"]
-
-
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("key_heads,tied,head_width", [(2, True, None), (4, False, None), (1, True, 16)])
 def test_equals_transformers(qk_norm, key_heads, tied, head_width):
@@ -111,7 +51,7 @@ def test_equals_transformers(qk_norm, key_heads, tied, head_width):
     model = build(config)
     tokens = torch.randint(0, 61, (3, 20))
     with torch.no_grad():
-        theirs = as_transformers(model)(tokens).logits
+        theirs = as_transformers(model).eval()(tokens).logits
         torch.testing.assert_close(model(tokens), theirs, atol=1e-4, rtol=1e-4)
 
 

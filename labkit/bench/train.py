@@ -1,0 +1,298 @@
+"""The training step beside transformers' LlamaForCausalLM: same shape, same weights, same batch, one run.
+
+A step is forward, loss, backward and AdamW. Each side runs at its best: precisions, attention kernels and
+forms of AdamW are tried first, shortly, and the fastest of each side then take turns, block by block, so that
+whatever else the machine does slows both alike; the ratios of their medians are what counts. The losses of
+both, in fp32 from the same weights on the same batches, must be the same curve.
+
+labkit bench train --json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from labkit.errors import LabError
+
+Step = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model to time, tokens in rows of ``length``."""
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+    key_heads: int
+    hidden: int
+    vocabulary: int = 904
+    length: int = 192
+
+
+SHAPES = (
+    Shape("1M", width=128, depth=4, heads=2, key_heads=2, hidden=352),
+    Shape("3M", width=192, depth=6, heads=3, key_heads=3, hidden=512),
+)
+
+
+@dataclass(frozen=True)
+class TrainBench:
+    """What to time. rows: of a batch. blocks: how often the sides take turns, ``steps`` at a time. trial:
+    steps of each first try. curve: steps of the loss curves. compiled: time torch.compile too, where there is
+    a C++ compiler. threads: of torch (its own choice when None).
+    """
+
+    shapes: tuple[Shape, ...] = SHAPES
+    rows: int = 8
+    blocks: int = 9
+    steps: int = 6
+    trial: int = 4
+    curve: int = 200
+    compiled: bool = True
+    threads: int | None = None
+
+
+class Variant(NamedTuple):
+    """One way to run a step. side: "ours" or "theirs"; attention: transformers' kernel; adamw: torch's form
+    of it.
+    """
+
+    side: str
+    precision: str
+    attention: str
+    adamw: str
+    compiled: bool
+
+    @property
+    def name(self) -> str:
+        words = [self.side, "compiled" if self.compiled else "eager", self.precision]
+        return " ".join([*words, *([f"{self.attention} attention"] if self.side == "theirs" else []), self.adamw])
+
+
+def run(config: TrainBench | None = None, progress: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """All timings and loss curves, as what JSON can write; ``progress`` is told what is being done.
+
+    Seconds are of one step, medians over the blocks. ``ratios`` are theirs / ours: eager, compiled, and
+    compiled_to_eager, ours compiled against their best eager; above 1 ours is faster.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise LabError("labkit bench train compares with transformers: pip install 'labkit[bench]'.") from error
+    import torch
+
+    from labkit.machine import has_bf16, has_compiler
+
+    config = config or TrainBench()
+    compiled = config.compiled and has_compiler()
+    precisions = ("fp32", "bf16") if has_bf16() else ("fp32",)
+    with _threads(config.threads):
+        shapes = [_time(shape, config, precisions, compiled, progress) for shape in config.shapes]
+        progress("loss curves")
+        curve = loss_curves(config.shapes[0], config.rows, config.curve)
+        threads = torch.get_num_threads()
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": threads,
+        "bf16": has_bf16(),
+        "compiled": compiled,
+        "rows": config.rows,
+        "shapes": shapes,
+        "loss_curve": curve,
+    }
+
+
+def main(config: TrainBench | None = None, *, json: bool = False) -> dict[str, Any]:
+    """Run, with progress on standard error, and print the report: one JSON document, or a few lines to read."""
+    import json as writer
+    import sys
+
+    report = run(config, lambda line: print(f"bench train: {line} ...", file=sys.stderr))
+    print(writer.dumps(report, indent=2) if json else table(report))
+    return report
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report in a few lines."""
+    lines = []
+    for shape in report["shapes"]:
+        lines.append(f"{shape['name']}: {shape['parameters']:,} parameters, {shape['tokens']:,} tokens a step")
+        for name, timing in shape["timings"].items():
+            lines.append(f"  {name:45} {timing['seconds'] * 1e3:8.1f} ms {timing['tokens_per_second']:10,.0f} tokens/s")
+        lines += [f"  {name:45} {ratio:8.2f} times as fast" for name, ratio in shape["ratios"].items()]
+    curve = report["loss_curve"]
+    lines.append(
+        f"loss over {curve['steps']} steps: {curve['ours'][0]:.3f} to {curve['ours'][-1]:.3f}; "
+        f"the curves differ by at most {curve['max_difference']:.1e}"
+    )
+    return "\n".join(lines)
+
+
+def _time(
+    shape: Shape, config: TrainBench, precisions: tuple[str, ...], compiled: bool, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """The report of one shape."""
+    model = _model(shape)
+    tokens = config.rows * shape.length
+    variants = candidates(precisions)
+    progress(f"{shape.name}: trying {len(variants)} variants")
+    trials = _interleave({v: _step(v, shape, config.rows) for v in variants}, blocks=2, steps=config.trial)
+    best = {side: sorted((v for v in trials if v.side == side), key=trials.__getitem__) for side in ("ours", "theirs")}
+    finalists = [best["ours"][0], *best["theirs"][:2]]
+    if compiled:
+        attentions = dict.fromkeys(v.attention for v in best["theirs"])
+        finalists.append(best["ours"][0]._replace(compiled=True))
+        finalists += [best["theirs"][0]._replace(compiled=True, attention=kernel) for kernel in attentions]
+    progress(f"{shape.name}: timing {', '.join(v.name for v in finalists)}")
+    steps = {v: _step(v, shape, config.rows) for v in finalists}
+    seconds = _interleave(steps, blocks=config.blocks, steps=config.steps)
+    return {
+        "name": shape.name,
+        "parameters": model.parameter_count,
+        "tokens": tokens,
+        "length": shape.length,
+        "timings": {v.name: {"seconds": s, "tokens_per_second": tokens / s} for v, s in seconds.items()},
+        "trials": {v.name: s for v, s in trials.items()},
+        "ratios": _ratios(seconds),
+    }
+
+
+def candidates(precisions: tuple[str, ...]) -> list[Variant]:
+    """Every eager variant: ours, and theirs with each attention kernel, with each form of AdamW."""
+    kernels = [("ours", "own"), ("theirs", "sdpa"), ("theirs", "eager")]
+    return [
+        Variant(side, precision, attention, adamw, False)
+        for side, attention in kernels
+        for precision in precisions
+        for adamw in ("fused", "foreach")
+    ]
+
+
+def _ratios(seconds: dict[Variant, float]) -> dict[str, float]:
+    def best(side: str, compiled: bool) -> float:
+        return min((s for v, s in seconds.items() if (v.side, v.compiled) == (side, compiled)), default=float("nan"))
+
+    ratios = {"eager": best("theirs", False) / best("ours", False)}
+    if any(v.compiled for v in seconds):
+        ratios["compiled"] = best("theirs", True) / best("ours", True)
+        ratios["compiled_to_eager"] = best("theirs", False) / best("ours", True)
+    return ratios
+
+
+def _interleave(runs: dict[Variant, Step], *, blocks: int, steps: int) -> dict[Variant, float]:
+    """Median seconds of a step of each, taking turns; the first steps, which compile and allocate, do not
+    count.
+    """
+    for step in runs.values():
+        step(), step()
+    taken: dict[Variant, list[float]] = {variant: [] for variant in runs}
+    for _ in range(blocks):
+        for variant, step in runs.items():
+            start = time.perf_counter()
+            for _ in range(steps):
+                step()
+            taken[variant].append((time.perf_counter() - start) / steps)
+    return {variant: statistics.median(seconds) for variant, seconds in taken.items()}
+
+
+def _model(shape: Shape) -> Any:
+    """Our model of the shape, its weights from a fixed seed."""
+    import torch
+
+    from labkit.model import Gated, ModelConfig, Transformer
+
+    config = ModelConfig(
+        vocabulary=shape.vocabulary,
+        context=shape.length,
+        width=shape.width,
+        depth=shape.depth,
+        heads=shape.heads,
+        key_heads=shape.key_heads,
+        feed_forward=Gated(shape.hidden),
+        qk_norm=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Transformer(config)
+
+
+def _step(variant: Variant, shape: Shape, rows: int) -> Step:
+    """A training step of the variant, from the shape's own weights; each call takes the next batch, returns
+    its loss.
+    """
+    import torch
+
+    from labkit.bench.llama import as_transformers
+    from labkit.losses import next_token_loss
+
+    model = _model(shape)
+    if variant.side == "theirs":
+        model = as_transformers(model, variant.attention)
+    fused = variant.adamw == "fused"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused, foreach=not fused)
+
+    def loss_of(inputs: Any, labels: Any, mask: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=variant.precision == "bf16"):
+            logits = model(inputs) if variant.side == "ours" else model(input_ids=inputs).logits
+        loss = next_token_loss(logits, labels, mask)
+        return loss.loss_sum / loss.counted
+
+    compute = torch.compile(loss_of, dynamic=False) if variant.compiled else loss_of
+    stream = batches(shape, rows)
+
+    def step() -> float:
+        loss = compute(*next(stream))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def batches(shape: Shape, rows: int) -> Iterator[tuple[Any, Any, Any]]:
+    """Endless batches with something to learn: from one token to the next is a fixed step, one time in four a
+    chance one.
+
+    inputs, labels [B, T] int64, mask [B, T] bool, all True.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    shape_of = (rows, shape.length + 1)
+    mask = torch.ones(rows, shape.length, dtype=torch.bool)
+    while True:
+        start = torch.randint(shape.vocabulary, (rows, 1), generator=generator)
+        chance = torch.randint(shape.vocabulary, shape_of, generator=generator)
+        moves = torch.where(torch.rand(shape_of, generator=generator) < 0.25, chance, 7)
+        tokens = (start + moves.cumsum(1)) % shape.vocabulary
+        yield tokens[:, :-1], tokens[:, 1:], mask
+
+
+def loss_curves(shape: Shape, rows: int, steps: int) -> dict[str, Any]:
+    """The losses of both sides in fp32, nats a token, and the largest difference between them."""
+    ours, theirs = (_step(Variant(side, "fp32", "eager", "fused", False), shape, rows) for side in ("ours", "theirs"))
+    curves = [[step() for _ in range(steps)] for step in (ours, theirs)]
+    difference = max(abs(a - b) for a, b in zip(*curves, strict=True))
+    return {"steps": steps, "max_difference": difference, "ours": curves[0], "theirs": curves[1]}
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """torch's threads for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
