@@ -25,6 +25,7 @@ from labkit.checkpoints import Checkpoints, write_json, write_model
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.model.transformer import ModelConfig, Transformer
+from labkit.paths import data_folder
 from labkit.recipe import Recipe
 from labkit.text.tokenizer import Tokenizer
 
@@ -187,13 +188,18 @@ def read_json(path: Path) -> Any:
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of each file or folder that a recipe reads; hub data sets have none."""
-    hashes = {}
-    for name in (recipe.text, recipe.instructions):
-        path = Path(name) if name else None
-        if name and path and path.exists():
-            digest = hashlib.sha256()
-            for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
-            hashes[name] = digest.hexdigest()
-    return hashes
+    """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none."""
+    given = [Path(name) for name in (recipe.text, recipe.instructions) if name]
+    world = [] if len(given) == 2 else [data_folder() / "world"]
+    return {_label(path): _hash(path) for path in [*given, *world] if path.exists()}
+
+
+def _label(path: Path) -> str:
+    return "data/world" if path == data_folder() / "world" else str(path)
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

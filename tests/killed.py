@@ -1,0 +1,109 @@
+"""Run by test_resume.py: make a run that is killed again and again, and one that is not; print both as JSON.
+
+Each attempt is a process of its own, forked from this one, which has imported everything but computed nothing: so an
+attempt compiles its graph anew (from the cache on disk), as a new process would, without the seconds of imports.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch._inductor.compile_fx  # what compiling imports, so that the attempts need not
+
+from labkit.pipeline import run
+from labkit.runs import Run
+from labkit.train import TrainConfig
+from tests.tiny import weights_hash
+from tests.tiny_recipe import tiny_recipe
+
+STEPS, KILLS = 40, 11
+TRAIN = TrainConfig(steps=STEPS, rows=4, length=128, checkpoint_every=3, warmup=2, compile=True)
+RECIPE = tiny_recipe(TRAIN)
+
+
+def attempt(folder: Path, stage: str) -> int:
+    """Begin or go on with the run in a new process; its id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        torch.set_num_threads(1)
+        for _ in run(RECIPE, folder, [stage], resume=True):
+            pass
+        os._exit(0)
+    except BaseException as error:  # a forked child must never go on into its parent's code
+        print(f"the attempt failed: {error!r}", file=sys.stderr)
+        os._exit(1)
+
+
+def steps_done(folder: Path) -> int:
+    file = folder / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def kill_when(child: int, ready: Callable[[], bool]) -> bool:
+    """Kill the child once `ready`; False when it ended before."""
+    while not ready():
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return False
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    return True
+
+
+def killed_stage(folder: Path, stage: str, rng: random.Random) -> list[str]:
+    """Kill the stage at points spread over its length, every third one while a checkpoint is being written."""
+    inside, kills = folder / stage, []
+    for number in range(KILLS):
+        target = steps_done(inside) + (0 if number == 0 else rng.randint(1, STEPS // KILLS))
+        child = attempt(folder, stage)
+        if number % 3 == 1:
+            writing = lambda: any((inside / "checkpoints").glob("*.partial"))  # noqa: E731
+            killed = kill_when(child, lambda: steps_done(inside) >= target and writing())
+            where = "in a checkpoint"
+        else:
+            moment = time.monotonic() + rng.random() * 1.5  # number 0: before the first step, while it compiles
+            delay = rng.random() * 0.01
+            ready = (lambda: time.monotonic() > moment) if number == 0 else (lambda: steps_done(inside) >= target)
+            killed = kill_when(child, lambda: ready() and (time.sleep(delay) or True))
+            where = "compiling" if number == 0 else "in a step"
+        if not killed:
+            break
+        kills.append(f"{where}, after step {steps_done(inside)}")
+    finish(folder, stage)
+    return kills
+
+
+def finish(folder: Path, stage: str) -> None:
+    _, status = os.waitpid(attempt(folder, stage), 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+    rng, result = random.Random(seed), {}
+    for stage in ("pretrain", "sft"):
+        finish(folder / "straight", stage)
+        kills = killed_stage(folder / "killed", stage, rng)
+        hashes = [weights_hash(Run.open(folder / name).model(stage)) for name in ("straight", "killed")]
+        losses = [
+            [json.loads(line)["loss"] for line in (folder / name / stage / "metrics.jsonl").read_text().splitlines()]
+            for name in ("straight", "killed")
+        ]
+        result[stage] = {"kills": kills, "hashes": hashes, "losses": losses}
+    print("RESULT" + json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""SIGKILL at any moment, compile on, then resume: the weights of a run that was never stopped, bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_killed_many_times_ends_with_the_same_weights(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "tests.killed", str(tmp_path), "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.split("RESULT")[1])
+    for stage in ("pretrain", "sft"):
+        kills, (straight, killed), losses = (result[stage][name] for name in ("kills", "hashes", "losses"))
+        assert len(kills) >= 10, kills
+        assert sum(kill.startswith("in a checkpoint") for kill in kills) >= 3, kills
+        assert len(set(kills)) >= 8, kills  # spread over the stage
+        assert straight == killed
+        assert losses[0] == losses[1] and len(losses[0]) == 40  # the record shows no seam either
