@@ -61,23 +61,30 @@ def kill_when(child: int, ready: Callable[[], bool]) -> bool:
     return True
 
 
+def in_a_checkpoint(folder: Path, step: int) -> Callable[[], bool]:
+    return lambda: steps_done(folder) >= step and any((folder / "checkpoints").glob("*.partial"))
+
+
+def in_a_step(folder: Path, step: int, delay: float) -> Callable[[], bool]:
+    return lambda: steps_done(folder) >= step and (time.sleep(delay) or True)
+
+
+def compiling(moment: float) -> Callable[[], bool]:
+    return lambda: time.monotonic() > moment
+
+
 def killed_stage(folder: Path, stage: str, rng: random.Random) -> list[str]:
     """Kill the stage at points spread over its length, every third one while a checkpoint is being written."""
     inside, kills = folder / stage, []
     for number in range(KILLS):
-        target = steps_done(inside) + (0 if number == 0 else rng.randint(1, STEPS // KILLS))
-        child = attempt(folder, stage)
-        if number % 3 == 1:
-            writing = lambda: any((inside / "checkpoints").glob("*.partial"))  # noqa: E731
-            killed = kill_when(child, lambda: steps_done(inside) >= target and writing())
-            where = "in a checkpoint"
+        step = steps_done(inside) + rng.randint(1, STEPS // KILLS)
+        if number == 0:
+            where, ready = "compiling", compiling(time.monotonic() + 1.5 * rng.random())
+        elif number % 3 == 1:
+            where, ready = "in a checkpoint", in_a_checkpoint(inside, step)
         else:
-            moment = time.monotonic() + rng.random() * 1.5  # number 0: before the first step, while it compiles
-            delay = rng.random() * 0.01
-            ready = (lambda: time.monotonic() > moment) if number == 0 else (lambda: steps_done(inside) >= target)
-            killed = kill_when(child, lambda: ready() and (time.sleep(delay) or True))
-            where = "compiling" if number == 0 else "in a step"
-        if not killed:
+            where, ready = "in a step", in_a_step(inside, step, 0.01 * rng.random())
+        if not kill_when(attempt(folder, stage), ready):
             break
         kills.append(f"{where}, after step {steps_done(inside)}")
     finish(folder, stage)

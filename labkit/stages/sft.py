@@ -60,7 +60,7 @@ class FineTune:
             documents = materials.conversations.validation[:count]
         else:
             documents = [materials.world.conversation("validation", materials.seed, i) for i in range(count)]
-        measured = document_loss(model, materials.tokenizer, documents, self.train.length, config.rows, "answers")
+        measured = document_loss(model, materials.tokenizer, documents, self.train.length, config.loss_rows, "answers")
         return measured["validation_loss"]
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:

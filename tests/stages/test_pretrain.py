@@ -1,0 +1,82 @@
+import dataclasses
+
+import pytest
+import torch
+
+from labkit.errors import LabError
+from labkit.evaluate import TextData, WorldData
+from labkit.model.transformer import Transformer
+from labkit.stages import Materials, Pretrain
+from labkit.text.chat import document_texts
+from labkit.text.clean import Removed
+from labkit.text.load import Texts
+from labkit.text.sources import document_batch
+from labkit.text.tokenizer import Tokenizer
+from labkit.train import TrainConfig, fit
+from labkit.world import World
+from tests.tiny_recipe import tiny_recipe
+
+STAGE = Pretrain(TrainConfig(steps=20, rows=4, length=64, lr=0.02, adam_lr=0.02, warmup=2, precision="fp32"))
+
+
+@pytest.fixture(scope="module")
+def materials():
+    world = World.load("tiny")
+    documents = [world.document("train", 0, index) for index in range(60)]
+    tokenizer = Tokenizer.train([piece for document in documents for piece in document_texts(document)])
+    return Materials(tokenizer, world, seed=2)
+
+
+@pytest.fixture
+def real(materials):
+    texts = Texts(["to be or not to be, that is the question. " * 40], ["that is the question: not to be, or to be. " * 20], Removed())
+    return dataclasses.replace(materials, texts=texts)
+
+
+def new_model(materials):
+    torch.manual_seed(0)
+    return Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=materials.tokenizer.size))
+
+
+def test_each_row_is_one_document_of_the_training_split(materials):
+    batch = STAGE.source(materials).next_batch(None, 3)
+    documents = [materials.world.document("train", 2, index) for index in range(12, 16)]
+    expected = document_batch(materials.tokenizer, documents, 64)
+    assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+
+
+def test_processes_share_a_batch(materials):
+    whole = STAGE.source(materials).next_batch(None, 1)
+    parts = [
+        STAGE.source(dataclasses.replace(materials, rank=rank, world_size=2)).next_batch(None, 1) for rank in (0, 1)
+    ]
+    assert torch.equal(whole.inputs[0::2], parts[0].inputs) and torch.equal(whole.inputs[1::2], parts[1].inputs)
+
+
+def test_real_text_is_read_in_crops(real):
+    batch = STAGE.source(real).next_batch(None, 0)
+    assert batch.inputs.shape == (4, 64) and batch.mask.all()
+    assert (batch.inputs[:, 0] == real.tokenizer.bos).all()
+    assert real.tokenizer.decode(batch.labels[0].tolist()) in real.texts.train[0]
+
+
+def test_text_shorter_than_a_row(materials):
+    short = dataclasses.replace(materials, texts=Texts(["too short"], ["x"], Removed()))
+    with pytest.raises(LabError, match="too short: .* tokens, but a context of 64 needs at least"):
+        STAGE.source(short)
+
+
+def test_what_it_is_measured_on(materials, real):
+    data = STAGE.data(materials)
+    assert isinstance(data, WorldData) and data.trained == 80 and data.seed == 2
+    data = STAGE.data(real)
+    assert isinstance(data, TextData) and data.texts == real.texts.validation
+
+
+@pytest.mark.parametrize("which", ["world", "text"])
+def test_training_lowers_the_held_out_loss(materials, real, which):
+    chosen = materials if which == "world" else real
+    model, evaluation = new_model(materials), tiny_recipe().evaluation
+    before = STAGE.loss(model, chosen, evaluation)
+    list(fit(model, STAGE.source(chosen), STAGE.objective, STAGE.train))
+    assert STAGE.loss(model, chosen, evaluation) < before - 0.5

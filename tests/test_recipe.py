@@ -1,0 +1,56 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from labkit.errors import LabError
+from labkit.recipe import PRESETS, REAL_TEXT, Recipe, make_recipe
+from labkit.stages import FineTune
+from labkit.train import TrainConfig
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("text", [None, "a.txt"])
+def test_presets_come_back_from_json(preset, text):
+    recipe = make_recipe(preset, seed=3, text=text, instructions="b.json")
+    again = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert again == recipe and again.fingerprint() == recipe.fingerprint()
+    assert (recipe.preset, recipe.seed, recipe.text, recipe.instructions) == (preset, 3, text, "b.json")
+
+
+def test_every_preset_has_its_settings_for_real_text():
+    assert list(PRESETS) == list(REAL_TEXT) == ["smoke", "lab", "full"]
+
+
+def test_an_unknown_preset():
+    with pytest.raises(LabError, match="no preset 'large'; the presets are smoke, lab, full"):
+        make_recipe("large")
+
+
+def test_rows_longer_than_the_context():
+    with pytest.raises(LabError, match="rows of sft have 999 tokens, but the model's context is"):
+        replace(make_recipe("smoke"), sft=FineTune(TrainConfig(length=999)))
+
+
+def test_stages():
+    assert list(make_recipe("smoke").stages) == ["pretrain", "sft"]
+    assert list(make_recipe("smoke", text="a.txt").stages) == ["pretrain"]
+    assert list(make_recipe("smoke", text="a.txt", instructions="b.json").stages) == ["pretrain", "sft"]
+
+
+def test_fingerprints_change_with_what_decides_the_weights_and_no_more():
+    recipe = make_recipe("smoke")
+    shorter = replace(recipe, sft=FineTune(TrainConfig(steps=1)))
+    assert recipe.fingerprint("pretrain") == shorter.fingerprint("pretrain")
+    assert recipe.fingerprint("sft") != shorter.fingerprint("sft")
+    measured = replace(recipe, evaluation=replace(recipe.evaluation, stories=1))
+    assert recipe.fingerprint("sft") == measured.fingerprint("sft") and recipe.fingerprint() != measured.fingerprint()
+    assert recipe.fingerprint("pretrain") != make_recipe("smoke", seed=1).fingerprint("pretrain")
+
+
+def test_differences_name_the_field_and_both_values():
+    recipe = make_recipe("smoke")
+    steps = recipe.sft.train.steps
+    other = replace(recipe, seed=1, sft=FineTune(replace(recipe.sft.train, steps=7)))
+    assert recipe.differences(other) == ["seed: 0, not 1", f"sft.train.steps: {steps}, not 7"]
+    assert recipe.differences(recipe) == []
