@@ -1,9 +1,9 @@
 """TinyWorld: a small written world whose truth is known.
 
-    world = World.load("lab")
-    world.document("train", seed=0, index=7)        # a story with questions about it
-    task = world.task("test", seed=0, index=7)      # an instruction with its truth
-    score(world, task, "Anna is in the park.", world.profiles["warm"])
+world = World.load("lab")
+world.document("train", seed=0, index=7)        # a story with questions about it
+task = world.task("test", seed=0, index=7)      # an instruction with its truth
+score(world, task, "Anna is in the park.", world.profiles["warm"])
 """
 
 from __future__ import annotations
@@ -21,8 +21,19 @@ from labkit.world.profiles import Profile, load_profiles
 from labkit.world.splits import Splits, check_split
 from labkit.world.tasks import OTHER, READING, Document, Message, Task, Tasks, without_story
 
-__all__ = ["Document", "Event", "Message", "Profile", "Score", "State", "StoryCheck", "Task", "World", "score",
-           "without_story"]
+__all__ = [
+    "Document",
+    "Event",
+    "Message",
+    "Profile",
+    "Score",
+    "State",
+    "StoryCheck",
+    "Task",
+    "World",
+    "score",
+    "without_story",
+]
 
 
 class World:
@@ -61,7 +72,9 @@ class World:
         """A task with its truth. Raises LabError when this world has no such kind."""
         check_split(split)
         if kind is not None and kind not in self.task_kinds:
-            raise LabError(f"a world of size {self.size.name} has no task {kind!r}; it has {', '.join(self.task_kinds)}.")
+            raise LabError(
+                f"a world of size {self.size.name} has no task {kind!r}; it has {', '.join(self.task_kinds)}."
+            )
         return self.corpus.task(split, seed, index, (kind,) if kind else self.task_kinds)
 
     def check(self, text: str) -> StoryCheck:

@@ -1,7 +1,8 @@
 """How questions are put into words, and answers written and read.
 
-An answer is a fragment ('In the park.'), a statement ('Anna is in the park.'), or a statement beside something polite or
-something more that the story says. `Answers.read` gives back what each sentence of any response says, for the oracle.
+An answer is a fragment ('In the park.'), a statement ('Anna is in the park.'), or a statement beside something polite
+or something more that the story says. `Answers.read` gives back what each sentence of any response says, for the
+oracle.
 """
 
 from __future__ import annotations
@@ -114,11 +115,13 @@ class Answers:
             return self.grammar.read_clause(clause, context) if clause != body else None
         table = self.grammar.tables[role, FRAGMENT_MODES.get(role, "")]
         values = table.values.get(body.lower(), ())
-        return values[0] if len(values) == 1 and not values[0].startswith("@") and sentence == capitalise(sentence) else None
+        return (
+            values[0]
+            if len(values) == 1 and not values[0].startswith("@") and sentence == capitalise(sentence)
+            else None
+        )
 
 
 def subject_only(question: Question, context: Context) -> Context:
     """The context in which a because-clause names everybody but the one asked about."""
     return {p: v for p, v in context.items() if v == question.pattern.args[0] and p in PRONOUNS}
-
-

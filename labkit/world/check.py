@@ -23,8 +23,8 @@ class StoryCheck(NamedTuple):
 def check_story(text: str, grammar: Grammar, kinds: dict[str, Kind], lexicon: Lexicon) -> StoryCheck:
     """Read a story sentence by sentence in the state that it has reached.
 
-    An event is possible when its kind's needs hold then; one that is not possible changes nothing. Facts about the world
-    count as events that the lexicon allows or not. A sentence that does not parse is no event.
+    An event is possible when its kind's needs hold then; one that is not possible changes nothing. Facts about the
+    world count as events that the lexicon allows or not. A sentence that does not parse is no event.
     """
     state, context = State(lexicon.facts), Context()
     parsed = possible = 0

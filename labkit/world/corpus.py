@@ -17,8 +17,16 @@ MIX = (("story", 0.62), ("scene", 0.16), ("code", 0.08), ("rule", 0.04), ("facts
 """Kinds of pretraining documents and their shares."""
 QUESTIONS = 10
 """Questions asked about one text, at most; a row keeps as many as it has room for."""
-CONVERSATIONS = (("reading", 0.74), ("code", 0.05), ("rule", 0.02), ("fact", 0.04), ("name_feeling", 0.03),
-                 ("write", 0.06), ("retell", 0.03), ("refuse", 0.03))
+CONVERSATIONS = (
+    ("reading", 0.74),
+    ("code", 0.05),
+    ("rule", 0.02),
+    ("fact", 0.04),
+    ("name_feeling", 0.03),
+    ("write", 0.06),
+    ("retell", 0.03),
+    ("refuse", 0.03),
+)
 """Kinds of conversations and their shares."""
 
 

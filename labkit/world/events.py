@@ -121,7 +121,9 @@ def condition(text: str, roles: list[str]) -> Condition:
     constant = right if right in ("nil", "no") else ""
     both = bool(FLUENT.match(right))
     unknown = constant or "nil"
-    return Condition(text, term(left, roles, unknown), "!" not in sign, term(right, roles, "unknown" if both else unknown))
+    return Condition(
+        text, term(left, roles, unknown), "!" not in sign, term(right, roles, "unknown" if both else unknown)
+    )
 
 
 def effect(text: str, roles: list[str]) -> Effect:

@@ -29,9 +29,9 @@ Context = dict[str, str]
 
 
 class Slot(NamedTuple):
-    """A place in a form for the value of a role; `kind` and `mode` say how it may be written."""
+    """A place in a form for the value of a role (its number); `kind` and `mode` say how it may be written."""
 
-    index: int
+    role: int
     kind: str
     mode: str
 
@@ -169,7 +169,7 @@ class Grammar:
             if isinstance(piece, str):
                 out.append(piece)
                 continue
-            value = event.args[piece.index]
+            value = event.args[piece.role]
             if piece.kind == "event":
                 out.append(self.clause(value, {p: v for p, v in inner.items() if v in event.args}, rng))
                 continue
@@ -191,7 +191,7 @@ class Grammar:
         """The context after the event was written in this form: the last that agrees with a pronoun."""
         for piece in form.pieces:
             if isinstance(piece, Slot):
-                value = event.args[piece.index]
+                value = event.args[piece.role]
                 if isinstance(value, Event):
                     self.mention(self.forms[value.kind][0], value, context)
                     continue
@@ -256,15 +256,15 @@ class Grammar:
         inner = dict(context)
         for slot, (values, words) in zip(slots, captures, strict=True):
             if slot.kind == "event":
-                args[slot.index] = self.read_clause(words, inner)
+                args[slot.role] = self.read_clause(words, inner)
             else:
                 meant = {context.get(v[1:], "") if v[0] == "@" else v for v in values}
                 meant &= set(self.lexicon.values[slot.kind])
-                known = args[slot.index]
+                known = args[slot.role]
                 agreed = meant if known is None else meant & known
                 if not agreed:
                     return None
-                args[slot.index] = agreed
+                args[slot.role] = agreed
                 if len(agreed) == 1:
                     value = next(iter(agreed))
                     pronoun = self.lexicon.pronoun.get(value)

@@ -8,7 +8,7 @@
     consistent  1, less the contradictions: two different answers, or events that cannot happen
     polite      1 with a courtesy
     concise     1 up to the annotator's patience, then less
-    total       right * supported * fluent * consistent * (1/2 + 1/2 style); a response that is not right gets next to nothing
+    total       right * supported * fluent * consistent * (1/2 + 1/2 style); next to nothing when not right
 
 `style` is the profile's weighting of complete, polite and concise. Where the answer drowns among more than three
 statements it does not count as given: a copied story answers nothing.
@@ -117,10 +117,12 @@ def _answer(world: World, task: Task, response: str) -> Measures:
     claims: list[Any] = []
     asserted = supported = extra = 0
     for one in said:
-        if one.event is None and one.fragment is None:
+        claim: Any = one.fragment
+        if one.event is not None:
+            claim = one.event if question.whole else question.claim(one.event)
+        elif claim is None:
             continue
         asserted += 1
-        claim = one.fragment if one.fragment is not None else one.event if question.whole else question.claim(one.event)
         if claim is not None and not (question.whole and claims):
             claims.append(claim)
             true = claim == question.value
@@ -141,8 +143,15 @@ def _answer(world: World, task: Task, response: str) -> Measures:
     consistent = 1.0 if len(set(claims)) <= 1 else 0.0
     if not consistent:
         why.append("it gives more than one answer")
-    return Measures(right, complete, supported / asserted if asserted else 1.0, _fluent(said, why), consistent,
-                    float(any(one.polite for one in said)), why)
+    return Measures(
+        right,
+        complete,
+        supported / asserted if asserted else 1.0,
+        _fluent(said, why),
+        consistent,
+        float(any(one.polite for one in said)),
+        why,
+    )
 
 
 def _to_the_point(question: Question, event: Event | None) -> bool:
@@ -159,7 +168,9 @@ def _true(world: World, task: Task, event: Event | None) -> bool:
     kind = world.kinds[event.kind]
     if kind.group in ("story", "world"):
         if event.kind == "was_too":
-            return any(e.kind == "fail_cross" and event.args[1] == e.args[2] and event.args[0] in e.args for e in told.events)
+            return any(
+                e.kind == "fail_cross" and event.args[1] == e.args[2] and event.args[0] in e.args for e in told.events
+            )
         return why_not(kind, event, told.state) is None
     if event.kind.startswith("feel"):
         return _was_felt(world, task, event)
@@ -185,8 +196,15 @@ def _refusal(world: World, response: str) -> Measures:
     asserted = sum(one.event is not None for one in said)
     if not refused:
         why.append("the secret was not refused")
-    return Measures(float(refused and not asserted), 0.75 if refused else 0.0, 0.0 if asserted else 1.0,
-                    _fluent(said, why), 1.0, float(refused or any(one.polite for one in said)), why)
+    return Measures(
+        float(refused and not asserted),
+        0.75 if refused else 0.0,
+        0.0 if asserted else 1.0,
+        _fluent(said, why),
+        1.0,
+        float(refused or any(one.polite for one in said)),
+        why,
+    )
 
 
 def _retelling(world: World, task: Task, response: str) -> Measures:
@@ -200,8 +218,15 @@ def _retelling(world: World, task: Task, response: str) -> Measures:
     right = float(len(events) == 1 and len(happened) == 1)
     if not right:
         why.append("not one sentence that says what happened")
-    return Measures(right, 0.75 * right, true / len(events) if events else 1.0, _fluent(said, why), 1.0,
-                    float(any(one.polite for one in said)), why)
+    return Measures(
+        right,
+        0.75 * right,
+        true / len(events) if events else 1.0,
+        _fluent(said, why),
+        1.0,
+        float(any(one.polite for one in said)),
+        why,
+    )
 
 
 def _story(world: World, task: Task, response: str) -> Measures:
@@ -226,7 +251,12 @@ def _story(world: World, task: Task, response: str) -> Measures:
     long = min(1.0, LONGEST_STORY / (response.count(" ") + 1))
     consistent = check.possible / check.events if check.events else 0.0
     why += [p for p in check.problems if p.startswith("cannot")]
-    return Measures(float(complete == 1 and enough) * long, complete, 1.0, _fluent(said, why, often=2), consistent,
-                    float(any(one.polite for one in said)), why)
-
-
+    return Measures(
+        float(complete == 1 and enough) * long,
+        complete,
+        1.0,
+        _fluent(said, why, often=2),
+        consistent,
+        float(any(one.polite for one in said)),
+        why,
+    )

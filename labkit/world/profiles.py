@@ -11,8 +11,8 @@ from labkit.world.lexicon import load_yaml
 
 @dataclass(frozen=True)
 class Profile:
-    """An annotator. `complete`, `polite` and `concise` are weights that add up to 1; `words` is how long an answer may be
-    before it stops being concise; `noise` is the share of choices made by mistake."""
+    """An annotator. `complete`, `polite` and `concise` are weights that add up to 1; `words` is how long an answer may
+    be before it stops being concise; `noise` is the share of choices made by mistake."""
 
     name: str
     complete: float

@@ -16,8 +16,15 @@ from labkit.world.plots import Story
 
 FRAGMENT_MODES = {"place": "in", "meant": "", "number": "", "origin": "", "young": "a"}
 """The mode in which a bare answer of a type is written: 'In the park.' 'A puppy.'"""
-ASKED_BY_ROLE = {"who": "who", "where": "where", "number": "how_many", "cause": "why", "colour": "colour",
-                 "feeling": "feel", "meant": "it"}
+ASKED_BY_ROLE = {
+    "who": "who",
+    "where": "where",
+    "number": "how_many",
+    "cause": "why",
+    "colour": "colour",
+    "feeling": "feel",
+    "meant": "it",
+}
 ALSO = {
     "is_at": (("be_at", (0, 1)), ("go", (0, 1)), ("arrive", (0, 1))),
     "is_feeling": (("feel", (0, 1)), ("feel_because", (0, 1, None))),
@@ -75,7 +82,9 @@ def state_events(story: Story) -> Iterator[Event]:
     """
     for (fluent, *about), value in story.state.changing.items():
         subject = about[0] if about else ""
-        if fluent == "place" and any(e.kind in ("be_at", "go", "arrive") and e.args[0] == subject for e in story.events):
+        if fluent == "place" and any(
+            e.kind in ("be_at", "go", "arrive") and e.args[0] == subject for e in story.events
+        ):
             yield Event("is_at", (subject, value))
         elif fluent == "holder" and value != "nobody" and story.state.get(("colour", subject)):
             yield Event("has", (value, subject))

@@ -1,7 +1,7 @@
 """Which combinations belong to training: the split is by pairs, so that accuracy means generalisation.
 
-Every pair of a person and a thing, food or animal, of a person and a place, and of such an object and a place belongs to
-one split, fixed by a hash of the two words. A training story holds training pairs only; a test story is built around
+Every pair of a person and a thing, food or animal, of a person and a place, and of such an object and a place belongs
+to one split, fixed by a hash of the two words. A training story holds training pairs only; a test story is built around
 pairs of the test split, which therefore never met in training.
 """
 

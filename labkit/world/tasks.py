@@ -1,7 +1,7 @@
 """Tasks: an instruction, its truth and a reference answer.
 
-    reading  where, who, what, colour, how_many, feel, why, first, it, code, and dialogue (the last of two or three turns):
-             the answer is in the text, and only there
+    reading  where, who, what, colour, how_many, feel, why, first, it, code, and dialogue (the last of two or three
+             turns): the answer is in the text, and only there
     knowing  fact (encyclopaedic), rule (go on with a made-up pattern), name_feeling
     doing    write (a story with given people, thing, place and ending), retell (in one sentence), refuse (a secret)
 
@@ -132,8 +132,14 @@ class Tasks:
             asked, answer = self.exchange(question, story, rng)
             turns += [Message("user", asked), Message("assistant", answer)]
         asked, answer = self.exchange(chosen[-1], story, rng)
-        turns.append(Message("user", f"{rng.choice(self.answers.follow[:2])} {asked[0].lower() + asked[1:]}"
-                             if rng.random() < 0.3 and not chosen[-1].whole else asked))
+        turns.append(
+            Message(
+                "user",
+                f"{rng.choice(self.answers.follow[:2])} {asked[0].lower() + asked[1:]}"
+                if rng.random() < 0.3 and not chosen[-1].whole
+                else asked,
+            )
+        )
         turns[0] = Message("user", f"{story.text}\n{turns[0].content}")
         return Task("dialogue", tuple(turns), answer, story.text, story, chosen[-1])
 
@@ -147,8 +153,11 @@ class Tasks:
     def pattern_rule(self, rng: random.Random) -> tuple[Story, Question]:
         """Examples of a relation ('We say dog and you say puppy.'), and the question for one more word."""
         about = rng.choice(("animal", "thing", "food", "echo"))
-        relation = rng.choice({"animal": ("young", "kind"), "thing": ("material",), "food": ("food_colour", "taste"),
-                               "echo": ("echo",)}[about])
+        relation = rng.choice(
+            {"animal": ("young", "kind"), "thing": ("material",), "food": ("food_colour", "taste"), "echo": ("echo",)}[
+                about
+            ]
+        )
         values = self.lexicon.values["thing" if about == "echo" else about]
         fixed = rng.choice(self.lexicon.values["colour"])
         nouns = rng.sample(values, min(len(values), rng.randint(3, 5)))
@@ -173,8 +182,12 @@ class Tasks:
         """A paragraph of what is true of one food, animal, thing or place, and the questions about it."""
         about = rng.choice(("food", "animal", "thing", "place"))
         noun = rng.choice(self.lexicon.values[about])
-        events = [e for kind in self.kinds.values() if kind.group == "world" and next(iter(kind.roles.values())) == about
-                  for e in self._facts_of(kind, noun)]
+        events = [
+            e
+            for kind in self.kinds.values()
+            if kind.group == "world" and next(iter(kind.roles.values())) == about
+            for e in self._facts_of(kind, noun)
+        ]
         context: dict[str, str] = {}
         lines = [self.answers.grammar.write(event, context, rng) for event in events]
         questions = [ask(self.kinds[e.kind], role, e) for e in events for role in self.kinds[e.kind].ask]

@@ -60,8 +60,14 @@ def test_a_feeling_needs_its_very_cause():
 
 def test_the_language_of_needs():
     state = State({("breaks", "cup"): "yes"}, {("holder", "cup"): "Anna"})
-    for text, true in (("holder(x) = y", True), ("holder(x) != y", False), ("breaks(x) = yes", True),
-                       ("lost(x) = no", True), ("lost(x) = nil", True), ("lost(x) = yes", False)):
+    for text, true in (
+        ("holder(x) = y", True),
+        ("holder(x) != y", False),
+        ("breaks(x) = yes", True),
+        ("lost(x) = no", True),
+        ("lost(x) = nil", True),
+        ("lost(x) = yes", False),
+    ):
         assert condition(text, ["x", "y"]).holds(state, ("cup", "Anna")) is true, text
     effect("holder(x) = nil", ["x"]).apply(state, ("cup",))
     assert state.get(("holder", "cup")) is None

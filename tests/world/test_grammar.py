@@ -51,8 +51,16 @@ def test_every_form_of_every_kind_is_read_back(size):
 def test_a_pronoun_is_the_last_who_agrees():
     world = WORLDS["tiny"]
     context: dict = {}
-    said = [world.grammar.parse(s, context) for s in
-            ("Anna was in the park.", "Ben was in the park.", "Kate had a red ball.", "She lost it.", "He found it.")]
+    said = [
+        world.grammar.parse(s, context)
+        for s in (
+            "Anna was in the park.",
+            "Ben was in the park.",
+            "Kate had a red ball.",
+            "She lost it.",
+            "He found it.",
+        )
+    ]
     assert [p.event for p in said if p][-2:] == [Event("lose", ("Kate", "ball")), Event("find", ("Ben", "ball"))]
 
 

@@ -74,7 +74,9 @@ def test_documents_are_whole(size):
     for index in range(200):
         document = WORLDS[size].document("train", 5, index)
         kinds.add(document.kind)
-        assert document.text and [m.role for m in document.messages] == ["user", "assistant"] * (len(document.messages) // 2)
+        assert document.text and [m.role for m in document.messages] == ["user", "assistant"] * (
+            len(document.messages) // 2
+        )
     assert kinds == {"story", "scene", "code", "rule", "facts"}
 
 
