@@ -1,0 +1,1 @@
+"""The report's style sheet and script."""

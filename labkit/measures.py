@@ -1,0 +1,109 @@
+"""What each number of a report means: its name in words, its unit, which way is better, and one line why it matters."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Measure(NamedTuple):
+    """label: the measure's name. unit: "share" (0 to 1, shown as %), "score" (0 to 1) or words. better: "higher",
+    "lower", or "" where neither is. meaning: one line for someone who meets it for the first time."""
+
+    label: str
+    unit: str
+    better: str
+    meaning: str
+
+    def show(self, value: float) -> str:
+        """A value as a reader sees it: 0.975 of a share -> '97.5 %', 1.23456 nats -> '1.235'."""
+        if value != value:
+            return "not defined"
+        if self.unit == "share":
+            return f"{100 * value:.1f} %"
+        return f"{value:.2f}" if self.unit == "score" else f"{value:.3f}"
+
+
+MEASURES = {
+    "untrained_loss": Measure(
+        "loss before training",
+        "nats a token",
+        "",
+        "The same loss of the model as it was before this stage: what the stage starts from.",
+    ),
+    "validation_loss": Measure(
+        "validation loss",
+        "nats a token",
+        "lower",
+        "How surprised the model is by each next token of text that it was not trained on.",
+    ),
+    "bits_per_byte": Measure(
+        "bits per byte",
+        "bits",
+        "lower",
+        "The same surprise counted per byte of text, so that models with different tokenizers can be compared.",
+    ),
+    "nats_per_character": Measure(
+        "nats per character",
+        "nats",
+        "lower",
+        "The same surprise counted per character, as character-level models report it.",
+    ),
+    "grammatical": Measure(
+        "grammatical", "share", "higher", "Share of the sentences in freely written stories that the grammar can parse."
+    ),
+    "consistent": Measure(
+        "consistent",
+        "share",
+        "higher",
+        "Share of the events in those stories that can happen, given all that happened before them.",
+    ),
+    "novel": Measure(
+        "novel", "share", "higher", "Share of those stories that are not in the training text word for word."
+    ),
+    "accuracy": Measure(
+        "answers right",
+        "share",
+        "higher",
+        "Share of questions answered right, about combinations that never occur together in training.",
+    ),
+    "question_only": Measure(
+        "right without the story",
+        "share",
+        "",
+        "What the question alone gives: the story is dropped, or the most common answer is always given. "
+        "Only what lies above it was read in the story.",
+    ),
+    "gold": Measure(
+        "gold score",
+        "score",
+        "higher",
+        "How much one kind of annotator would like the answers: right, complete, fluent, polite, concise.",
+    ),
+    "unsupported": Measure(
+        "unsupported",
+        "share",
+        "lower",
+        "Share of answers that assert what neither the story nor the facts say (hallucination).",
+    ),
+}
+
+NOT_FOR_REAL_TEXT = {
+    "grammatical": "needs the grammar that wrote the text, and real text has no such grammar",
+    "consistent": "needs a simulator that knows what can happen in the story",
+    "accuracy": "needs the true answer to each question; real instructions only show one of many good answers",
+    "question_only": "needs the same true answers",
+    "gold": "needs annotators whose taste is known",
+    "unsupported": "needs to know everything that the text says and does not say",
+}
+
+
+def measure(name: str) -> Measure:
+    """The measure of a metric's name; "accuracy/where" is accuracy, told apart by its label "answers right: where".
+
+    A name that is not listed is shown as it is, with no direction.
+    """
+    base, _, part = name.partition("/")
+    known = MEASURES.get(name) or MEASURES.get(base)
+    if known is None:
+        return Measure(name.replace("_", " "), "", "", "")
+    return known._replace(label=f"{known.label}: {part.replace('_', ' ')}") if part else known

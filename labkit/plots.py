@@ -1,0 +1,135 @@
+"""Records and reports -> plotly figures, all in one look.
+
+The colours are Okabe and Ito's, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/). Every
+axis names its unit. A figure is a plain ``go.Figure``: show it in a notebook, hand it to the app, or embed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+SKY, RED, YELLOW, GREY = "#56B4E9", "#D55E00", "#F0E442", "#8C8C8C"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW)
+
+LOOK = go.layout.Template(
+    layout={
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#24292f"},
+        "colorway": list(COLOURS),
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 60, "r": 16, "t": 16, "b": 48},
+        "height": 300,
+        "hovermode": "x unified",
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}},
+        "xaxis": {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False, "automargin": True},
+        "yaxis": {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False, "automargin": True},
+    }
+)
+
+Record = Mapping[str, Any]
+
+
+def loss_curves(records: Iterable[Record]) -> go.Figure:
+    """Training and validation loss over the steps of one stage.
+
+    A record is a line of ``metrics.jsonl``: {"step": 10, "loss": 2.3, ...}, and {"step": 100, "validation_loss": 2.1}
+    where the stage was evaluated. The training loss is drawn as it is, pale, and smoothed over a fiftieth of the run.
+    """
+    records = list(records)
+    steps, losses = series(records, "loss")
+    figure = _figure("step", "loss (nats a token)")
+    figure.add_scatter(
+        x=steps, y=losses, name="each step", line={"color": SKY, "width": 1}, opacity=0.45, hoverinfo="skip"
+    )
+    smooth = smoothed(losses, window=len(losses) // 50)
+    figure.add_scatter(x=steps, y=smooth, name="training", line={"color": BLUE, "width": 2.5})
+    checked, validation = series(records, "validation_loss")
+    if checked:
+        marker = {"size": 8, "symbol": "diamond"}
+        figure.add_scatter(
+            x=checked, y=validation, name="validation", mode="lines+markers", line={"color": RED}, marker=marker
+        )
+    return figure.update_yaxes(rangemode="tozero", hoverformat=".3f")
+
+
+def learning_rate(records: Iterable[Record]) -> go.Figure:
+    """The learning rate at each step of one stage."""
+    steps, rates = series(records, "lr")
+    figure = _figure("step", "learning rate")
+    figure.add_scatter(x=steps, y=rates, name="learning rate", line={"color": GREEN, "width": 2.5})
+    return figure.update_yaxes(rangemode="tozero", exponentformat="power")
+
+
+def accuracy_by_kind(stages: Mapping[str, Mapping[str, float]]) -> go.Figure:
+    """Share of questions right, by question type: what the question alone gives beside each stage's model.
+
+    ``stages`` maps a stage's name to its metrics, of which ``accuracy/KIND`` and ``question_only/KIND`` are drawn; the
+    question-only bar is the last stage's. The types are ordered by what the last stage gains.
+    """
+    last = list(stages.values())[-1] if stages else {}
+    alone = by_kind(last, "question_only")
+    gained = {kind: right - alone.get(kind, 0.0) for kind, right in by_kind(last, "accuracy").items()}
+    kinds = sorted(gained, key=lambda kind: -gained[kind])
+    figure = _figure("question type", "answered right (%)")
+    _bars(figure, kinds, alone, "the question alone", GREY)
+    for colour, (stage, metrics) in zip(COLOURS, stages.items(), strict=False):
+        _bars(figure, kinds, by_kind(metrics, "accuracy"), f"after {stage}", colour)
+    return figure.update_layout(barmode="group", bargap=0.25).update_yaxes(range=[0, 100])
+
+
+def cost(stages: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Seconds of each stage as bars, with its tokens and FLOPs beside them; ``stages`` is that list of report.json."""
+    figure = _figure("seconds", "").update_layout(height=80 + 48 * max(1, len(stages)), hovermode="closest")
+    names = [stage["stage"] for stage in stages]
+    texts = [f"{count(stage.get('tokens', 0))} tokens, {count(stage.get('flops', 0))} FLOPs" for stage in stages]
+    seconds = [stage.get("seconds", 0.0) for stage in stages]
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(stages))]
+    figure.add_bar(
+        x=seconds, y=names, text=texts, orientation="h", marker={"color": colours}, textposition="auto", width=0.6
+    )
+    figure.update_traces(hovertemplate="%{y}: %{x:.0f} s<br>%{text}<extra></extra>")
+    return figure.update_yaxes(autorange="reversed", showgrid=False)
+
+
+def series(records: Iterable[Record], name: str) -> tuple[list[float], list[float]]:
+    """The steps at which records hold ``name``, and its values there."""
+    pairs = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def smoothed(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and up to ``window - 1`` before it: smoothed([1, 3, 5], 2) -> [1, 2, 4]."""
+    window = max(1, window)
+    means, total = [], 0.0
+    for i, value in enumerate(values):
+        total += value - (values[i - window] if i >= window else 0.0)
+        means.append(total / min(i + 1, window))
+    return means
+
+
+def by_kind(metrics: Mapping[str, float], measure: str) -> dict[str, float]:
+    """by_kind({"accuracy/where": 0.9, "accuracy": 0.8}, "accuracy") -> {"where": 0.9}"""
+    prefix = measure + "/"
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def count(number: float) -> str:
+    """A large number in three digits: 1234 -> '1.23k', 2.5e12 -> '2.5T'."""
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def _figure(x: str, y: str) -> go.Figure:
+    return go.Figure(layout={"template": LOOK, "xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}})
+
+
+def _bars(figure: go.Figure, kinds: list[str], shares: Mapping[str, float], name: str, colour: str) -> None:
+    percent = [None if shares.get(kind) is None else 100 * shares[kind] for kind in kinds]
+    labels = [kind.replace("_", " ") for kind in kinds]
+    figure.add_bar(x=labels, y=percent, name=name, marker={"color": colour}, hovertemplate="%{y:.0f} %")

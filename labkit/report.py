@@ -1,0 +1,332 @@
+"""report.json and the metrics of a run -> report.html: one page that opens without a network.
+
+Every piece of text goes into the page through ``tag``, which escapes it, and every figure as JSON in which "<" cannot
+occur. So a prompt, a response or a file name can hold anything and is shown as text.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from labkit import plots
+from labkit.errors import LabError
+from labkit.measures import MEASURES, NOT_FOR_REAL_TEXT, measure
+
+STAGES = {
+    "pretrain": (
+        "Pretraining",
+        "The model reads documents and learns to predict each next token. What comes out continues a text; it has "
+        "been shown questions with answers among its documents, but nobody asked it to be an assistant.",
+    ),
+    "sft": (
+        "Supervised fine-tuning",
+        "The model sees conversations and learns from the assistant's words alone. What comes out answers instead "
+        "of continuing, in the form that the conversations have.",
+    ),
+}
+
+TILES = ("accuracy", "grammatical", "consistent", "unsupported", "bits_per_byte", "validation_loss")
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+
+def tag(name: str, *children: str | Iterable[str], **attributes: str) -> Markup:
+    """tag("p", "1 < 2", class_="soft") -> <p class="soft">1 &lt; 2</p>
+
+    Children are strings or lists of them, escaped unless they are Markup; "_" in a name of an attribute becomes "-".
+    """
+    inside = "".join(
+        child if isinstance(child, Markup) else html.escape(child) if isinstance(child, str) else "".join(map(_safe, child))
+        for child in children
+    )
+    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"' for key, value in attributes.items())
+    return Markup(f"<{name}{given}>{inside}</{name}>")
+
+
+def _safe(text: str) -> str:
+    return text if isinstance(text, Markup) else html.escape(text)
+
+
+def write(folder: Path) -> Path:
+    """Read ``report.json`` and each stage's ``metrics.jsonl`` in a run's folder and write ``report.html`` beside them.
+
+    Raises LabError when the folder holds no report or one that cannot be read.
+    """
+    path = folder / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        stages = report["stages"]
+    except FileNotFoundError:
+        raise LabError(f"{folder} holds no report.json; finish its run first: labkit run --out {folder} --resume") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise LabError(f"{path} is not a report of labkit ({error}); run its last stage again.") from error
+    records = {stage["stage"]: read_records(folder / stage["stage"] / "metrics.jsonl") for stage in stages}
+    target = folder / "report.html"
+    target.write_text(page(report, records, folder.resolve().name), encoding="utf-8")
+    return target
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.jsonl``; none when there is no such file, and without a last line cut short."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def page(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
+    """The whole page of a report whose stages' records are given by stage."""
+    stages = report["stages"]
+    figures: dict[str, go.Figure] = {}
+    body = [_header(report, name)]
+    for number, stage in enumerate(stages, 1):
+        before = stages[number - 2] if number > 1 else None
+        body.append(_stage(number, stage, before, records.get(stage["stage"], []), figures))
+    body += [_kinds(stages, figures), _samples(stages), _cost(stages, figures), _missing(report), _machine(report)]
+    assets = files("labkit.assets")
+    parts = [
+        tag("style", Markup(assets.joinpath("report.css").read_text(encoding="utf-8"))),
+        tag("main", body),
+        tag("script", Markup(_json({key: figure.to_plotly_json() for key, figure in figures.items()})),
+            type="application/json", id="figures"),
+        tag("script", Markup(get_plotlyjs())),
+        tag("script", Markup(assets.joinpath("report.js").read_text(encoding="utf-8"))),
+    ]
+    head = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    )
+    title = tag("title", f"{name} – labkit report")
+    return f"{head}{title}{parts[0]}</head>\n<body>{''.join(parts[1:])}</body></html>\n"
+
+
+def is_real(report: Mapping[str, Any]) -> bool:
+    """True when the run read real text or real instructions, so that nobody knows the truth about them."""
+    recipe = report.get("recipe") or {}
+    return bool(recipe.get("text") or recipe.get("instructions"))
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand inside a script element: it holds no "<", so nothing in it can end the element."""
+    import plotly.utils
+
+    return json.dumps(value, cls=plotly.utils.PlotlyJSONEncoder).replace("<", "\\u003c")
+
+
+def _header(report: Mapping[str, Any], name: str) -> Markup:
+    recipe, stages = report.get("recipe") or {}, report["stages"]
+    source = "real text" if is_real(report) else "TinyWorld, a small written world whose truth is known"
+    facts = [f"preset {recipe['preset']}"] if recipe.get("preset") else []
+    facts += [f"seed {recipe['seed']}"] if "seed" in recipe else []
+    line = f"A language model made from {source}" + (f" ({', '.join(facts)})." if facts else ".")
+    tiles = [_tile(minutes(sum(stage.get("seconds", 0) for stage in stages)), "in all")]
+    if stages:
+        last, first = stages[-1]["metrics"], stages[0]["metrics"]
+        tiles += [
+            _tile(measure(key).show(last[key]), measure(key).label + _was(key, first, stages))
+            for key in TILES
+            if key in last
+        ][:5]
+    return tag("header", tag("h1", name), tag("p", line, class_="soft"), tag("div", tiles, class_="tiles"))
+
+
+def _tile(value: str, label: str) -> Markup:
+    return tag("div", tag("b", value), tag("span", label), class_="tile")
+
+
+def _was(key: str, first: Mapping[str, float], stages: Sequence[Mapping[str, Any]]) -> str:
+    if len(stages) < 2 or key not in first:
+        return ""
+    return f"; {measure(key).show(first[key])} after {title(stages[0]['stage']).lower()}"
+
+
+def title(stage: str) -> str:
+    """title("sft") -> "Supervised fine-tuning"; the name itself for a stage without a title."""
+    return STAGES.get(stage, (stage.replace("_", " ").capitalize(), ""))[0]
+
+
+def minutes(seconds: float) -> str:
+    """minutes(75.2) -> "1 min 15 s"; minutes(8.31) -> "8.3 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{round(seconds) // 60} min {round(seconds) % 60} s"
+
+
+def _stage(
+    number: int,
+    stage: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    records: Sequence[Mapping[str, Any]],
+    figures: dict[str, go.Figure],
+) -> Markup:
+    name = stage["stage"]
+    curves = []
+    if any("loss" in record for record in records):
+        figures[f"{name}-loss"] = plots.loss_curves(records)
+        curves.append(_figure(f"{name}-loss", "Loss"))
+    if any("lr" in record for record in records):
+        figures[f"{name}-lr"] = plots.learning_rate(records)
+        curves.append(_figure(f"{name}-lr", "Learning rate"))
+    parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", title(name)), tag("p", STAGES.get(name, ("", ""))[1])]
+    if curves:
+        parts.append(tag("div", curves, class_="card figures"))
+    return tag("section", parts, _measures(stage, before), id=name)
+
+
+def _figure(key: str, heading: str) -> Markup:
+    return tag("div", tag("h3", heading), tag("div", "", class_="figure", data_figure=key))
+
+
+def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Markup:
+    """One row a measure; those of single question types have their own figure."""
+    earlier = before["metrics"] if before else {}
+    names = [name for name in stage["metrics"] if not name.startswith(("accuracy/", "question_only/"))]
+    if not names:
+        return Markup()
+    heads = [tag("th", "measure"), tag("th", "value", class_="number")]
+    heads += [tag("th", f"after {title(before['stage']).lower()}", class_="number")] if before else []
+    heads += [tag("th", "better"), tag("th", "what it is")]
+    rows = [_row(name, stage["metrics"][name], earlier, bool(before)) for name in names]
+    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="measures")
+    return tag("div", table, class_="card scroll")
+
+
+def _row(name: str, value: float, earlier: Mapping[str, float], compare: bool) -> Markup:
+    known = measure(name)
+    unit = f" {known.unit}" if known.unit not in ("share", "score", "") else ""
+    cells = [tag("th", known.label), tag("td", tag("b", known.show(value)), unit, class_="number " + _change(name, value, earlier))]
+    if compare:
+        cells.append(tag("td", known.show(earlier[name]) if name in earlier else "", class_="number before soft"))
+    arrow = {"higher": "↑ higher", "lower": "↓ lower"}.get(known.better, "")
+    return tag("tr", cells, tag("td", arrow, class_="direction soft"), tag("td", known.meaning, class_="meaning"))
+
+
+def _change(name: str, value: float, earlier: Mapping[str, float]) -> str:
+    """The class that colours a value: better or worse than before, or neither."""
+    direction = {"higher": 1, "lower": -1}.get(measure(name).better, 0)
+    gain = direction * (value - earlier.get(name, value))
+    return "better" if gain > 0 else "worse" if gain < 0 else ""
+
+
+def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
+    """Accuracy by question type after each stage, beside what the question alone gives."""
+    measured = {stage["stage"]: stage["metrics"] for stage in stages if plots.by_kind(stage["metrics"], "accuracy")}
+    if not measured:
+        return Markup()
+    figures["kinds"] = plots.accuracy_by_kind({title(name).lower(): metrics for name, metrics in measured.items()})
+    last = list(measured.values())[-1]
+    alone = plots.by_kind(last, "question_only")
+    right = plots.by_kind(last, "accuracy")
+    heads = [tag("th", "question type"), *(tag("th", title(name).lower(), class_="number") for name in measured)]
+    heads += [tag("th", "the question alone", class_="number"), tag("th", "gain, points", class_="number")]
+    rows = []
+    for kind in sorted(right, key=lambda kind: alone.get(kind, 0.0) - right[kind]):
+        shares = [metrics.get(f"accuracy/{kind}") for metrics in measured.values()] + [alone.get(kind)]
+        cells = [tag("td", "" if share is None else f"{100 * share:.0f} %", class_="number") for share in shares]
+        gain = f"{100 * (right[kind] - alone[kind]):+.0f}" if kind in alone else ""
+        rows.append(tag("tr", tag("th", kind.replace("_", " ")), cells, tag("td", tag("b", gain), class_="number")))
+    text = (
+        "Each type on its own, about combinations that were never together in training. The grey bar is what can be "
+        "had without reading the story: a model that stays near it has learned the habit of the question, not to read."
+    )
+    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows))
+    figure = tag("div", _figure("kinds", "Answered right, in percent"), class_="card")
+    details = tag("details", tag("summary", "The same as a table"), tag("div", table, class_="card scroll"))
+    return tag("section", tag("h2", "What it can answer"), tag("p", text), figure, details, id="kinds")
+
+
+def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
+    """The same prompts answered after each stage, side by side."""
+    answers: dict[str, list[tuple[str, str]]] = {}
+    for stage in stages:
+        for sample in stage.get("samples") or []:
+            answers.setdefault(sample["prompt"], []).append((stage["stage"], sample["response"]))
+    if not answers:
+        return Markup()
+    cards = []
+    for prompt, given in answers.items():
+        sides = [
+            tag("div", tag("h3", f"after {title(name).lower()}"),
+                tag("p", text.strip() or "(nothing)", class_="answer" if text.strip() else "answer empty"))
+            for name, text in given
+        ]  # fmt: skip
+        cards.append(tag("div", tag("div", prompt.strip(), class_="prompt"), tag("div", sides, class_="answers"), class_="card"))
+    heading = tag("h2", "The same prompts after each stage")
+    return tag("section", heading, tag("p", "Nothing is chosen or edited here."), tag("div", cards, class_="samples"), id="samples")
+
+
+def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
+    if not stages:
+        return Markup()
+    figures["cost"] = plots.cost([{**stage, "stage": title(stage["stage"])} for stage in stages])
+    names = ("stage", "time", "tokens", "tokens/s", "FLOPs", "share of peak", "peak memory")
+    heads = [tag("th", name, class_="number" if i else "") for i, name in enumerate(names)]
+    rows = [tag("tr", tag("th", title(stage["stage"])), [tag("td", cell, class_="number") for cell in _costs(stage)]) for stage in stages]
+    text = (
+        "Time is everything that the stage took, compilation, checks and samples included. FLOPs are the arithmetic "
+        "that the training steps need; the share of peak compares them, over the stage's time in training, with the "
+        "fastest matrix product measured on the same machine."
+    )
+    table = tag("div", tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows)), class_="scroll")
+    return tag("section", tag("h2", "What it cost"), tag("p", text), tag("div", _figure("cost", "Seconds"), table, class_="card"), id="cost")
+
+
+def _costs(stage: Mapping[str, Any]) -> list[str]:
+    seconds, tokens = stage.get("seconds") or 0.0, stage.get("tokens") or 0
+    mfu, memory = stage.get("mfu"), stage.get("peak_memory_mb")
+    return [
+        minutes(seconds),
+        plots.count(tokens),
+        plots.count(tokens / seconds) if seconds else "",
+        plots.count(stage.get("flops") or 0),
+        "" if mfu is None else f"{100 * mfu:.1f} %",
+        "" if memory is None else f"{memory:,.0f} MB",
+    ]
+
+
+def _missing(report: Mapping[str, Any]) -> Markup:
+    """Which measures a run on real text cannot have, and why."""
+    if not is_real(report):
+        return Markup()
+    text = (
+        "In TinyWorld the truth of every sentence is known, so it can be counted. Real text has no such judge. "
+        "These measures do not exist for this run:"
+    )
+    items = [tag("li", tag("b", MEASURES[name].label), f" – {why}.") for name, why in NOT_FOR_REAL_TEXT.items()]
+    return tag("section", tag("h2", "What is not measured here"), tag("p", text), tag("ul", items), id="missing")
+
+
+def _machine(report: Mapping[str, Any]) -> Markup:
+    machine = report.get("machine")
+    facts = machine.items() if isinstance(machine, Mapping) else [("machine", machine)] if machine else []
+    rows = [(tag("dt", str(key).replace("_", " ")), tag("dd", _fact(key, value))) for key, value in facts]
+    recipe = tag("pre", json.dumps(report.get("recipe"), indent=2, ensure_ascii=False))
+    return tag(
+        "section",
+        tag("h2", "How to make it again"),
+        tag("p", "The same recipe and seed on the same machine give the same weights."),
+        tag("div", tag("dl", [part for row in rows for part in row]), class_="card"),
+        tag("details", tag("summary", "The whole recipe"), recipe),
+        id="machine",
+    )
+
+
+def _fact(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{plots.count(value)}FLOP/s" if isinstance(value, float) and "peak" in key else str(value)

@@ -1,0 +1,78 @@
+"""The figures: what is drawn where, by numbers a reader can check."""
+
+import json
+
+import plotly.graph_objects as go
+import pytest
+
+from labkit import plots
+
+RECORDS = [
+    {"step": 1, "loss": 4.0, "lr": 0.1},
+    {"step": 2, "loss": 2.0, "lr": 0.2, "validation_loss": 3.0},
+    {"step": 3, "loss": 3.0, "lr": 0.1},
+]
+
+
+def traces(figure: go.Figure) -> dict[str, tuple[list, list]]:
+    return {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
+
+
+def test_smoothed_is_the_mean_of_the_last_values():
+    """Window 2: 1, (1 + 3) / 2 = 2, (3 + 5) / 2 = 4. Window 1 and less change nothing."""
+    assert plots.smoothed([1, 3, 5], 2) == [1, 2, 4]
+    assert plots.smoothed([1, 3, 5], 1) == plots.smoothed([1, 3, 5], 0) == [1, 3, 5]
+    assert plots.smoothed([], 3) == []
+
+
+def test_loss_curves_draw_training_at_each_step_and_validation_where_it_was_measured():
+    drawn = traces(plots.loss_curves(RECORDS))
+    assert drawn["training"] == ([1, 2, 3], [4.0, 2.0, 3.0])
+    assert drawn["validation"] == ([2], [3.0])
+
+
+def test_loss_curves_without_validation_have_no_such_line():
+    assert "validation" not in traces(plots.loss_curves([{"step": 1, "loss": 4.0}]))
+
+
+def test_learning_rate_is_drawn_over_the_steps():
+    assert traces(plots.learning_rate(RECORDS)) == {"learning rate": ([1, 2, 3], [0.1, 0.2, 0.1])}
+
+
+def test_accuracy_is_in_percent_beside_the_question_alone_and_ordered_by_gain():
+    """Gains after sft: where 0.9 - 0.5 = 0.4, who 0.9 - 0.2 = 0.7, so who comes first."""
+    base = {"accuracy/where": 0.6, "accuracy/who": 0.3, "accuracy": 0.45}
+    chat = {"accuracy/where": 0.9, "accuracy/who": 0.9, "question_only/where": 0.5, "question_only/who": 0.2}
+    drawn = traces(plots.accuracy_by_kind({"pretrain": base, "sft": chat}))
+    assert drawn["the question alone"] == (["who", "where"], pytest.approx([20, 50]))
+    assert drawn["after pretrain"] == (["who", "where"], pytest.approx([30, 60]))
+    assert drawn["after sft"] == (["who", "where"], pytest.approx([90, 90]))
+
+
+def test_a_kind_that_a_stage_did_not_measure_leaves_a_gap():
+    drawn = traces(plots.accuracy_by_kind({"pretrain": {}, "sft": {"accuracy/who": 0.5}}))
+    assert drawn["after pretrain"] == (["who"], [None])
+
+
+def test_cost_shows_seconds_and_names_tokens_and_flops():
+    figure = plots.cost([{"stage": "pretrain", "seconds": 90, "tokens": 1_500_000, "flops": 2.5e12}])
+    assert list(figure.data[0].x) == [90]
+    assert list(figure.data[0].text) == ["1.5M tokens, 2.5T FLOPs"]
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0, "0"), (7, "7"), (1234, "1.23k"), (2.5e12, "2.5T"), (3e15, "3P"), (4e18, "4E")]
+)
+def test_count_gives_three_digits(number, shown):
+    assert plots.count(number) == shown
+
+
+@pytest.mark.parametrize("empty", [plots.loss_curves([]), plots.learning_rate([]), plots.accuracy_by_kind({})])
+def test_nothing_to_draw_is_an_empty_figure(empty):
+    json.loads(empty.to_json())
+
+
+def test_every_axis_with_numbers_names_its_unit():
+    assert plots.loss_curves(RECORDS).layout.yaxis.title.text == "loss (nats a token)"
+    assert plots.accuracy_by_kind({}).layout.yaxis.title.text == "answered right (%)"
+    assert plots.cost([]).layout.xaxis.title.text == "seconds"
