@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,8 +33,12 @@ class KeyValues(NamedTuple):
 
     @staticmethod
     def empty(rows: int, heads: int, length: int, head_width: int, like: Tensor) -> KeyValues:
-        """Space for ``length`` tokens, of the type and on the device of ``like``."""
-        keys, values = (like.new_zeros(rows, heads, length, head_width) for _ in range(2))
+        """Space for ``length`` tokens on the device of ``like``, of its type, or of autocast's where that is
+        on.
+        """
+        device = like.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+        keys, values = (like.new_zeros(rows, heads, length, head_width, dtype=dtype) for _ in range(2))
         return KeyValues(keys, values, 0)
 
     def append(self, keys: Tensor, values: Tensor) -> KeyValues:
@@ -81,8 +86,10 @@ class Attention(nn.Module):
         self.heads, self.key_heads, self.head_width, self.name = heads, key_heads, head_width, name
         self.qkv = nn.Linear(width, (heads + 2 * key_heads) * head_width, bias=False)
         self.out = nn.Linear(heads * head_width, width, bias=False)
-        self.query_norm = nn.RMSNorm(head_width, norm_eps) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(head_width, norm_eps) if qk_norm else nn.Identity()
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.query_norm = nn.RMSNorm(head_width, norm_eps)
+            self.key_norm = nn.RMSNorm(head_width, norm_eps)
 
     def new_state(self, rows: int, length: int) -> KeyValues:
         return KeyValues.empty(rows, self.key_heads, length, self.head_width, self.out.weight)
@@ -113,7 +120,10 @@ class Attention(nn.Module):
         H, K = self.heads, self.key_heads
         qkv = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_width))  # [B, T, H + 2K, E]
         q, k, v = qkv.split((H, K, K), dim=2)
-        q, k = places.rotate(self.query_norm(q), self.key_norm(k))
+        if self.qk_norm:
+            dtype = self.query_norm.weight.dtype  # as every norm, in full precision even under autocast
+            q, k = self.query_norm(q.to(dtype)), self.key_norm(k.to(dtype))
+        q, k = places.rotate(q, k)
         return q.to(v.dtype).transpose(1, 2), k.to(v.dtype).transpose(1, 2), v.transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: Places, tap: Tap) -> Tensor:

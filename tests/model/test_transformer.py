@@ -1,6 +1,7 @@
 """The Transformer against transformers' models, against itself with a cache, and its config."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -144,3 +145,21 @@ def test_config_round_trip():
 def test_shapes_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(LabError, match=message):
         Transformer(ModelConfig(**{"vocabulary": 10, **changes}))
+
+
+def test_half_precision_is_close_and_caches_in_its_own_type():
+    model, tokens = build(), torch.randint(0, 61, (2, 12))
+    full = model(tokens)
+    with warnings.catch_warnings(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        warnings.simplefilter("error")
+        state = model.new_state(2, 12)
+        half = torch.cat([model(piece, state=state) for piece in tokens.split([8, 4], dim=1)], dim=1)
+    assert state.blocks[0].keys.dtype == half.dtype == torch.bfloat16
+    assert (half.float() - full).abs().max() < 0.05 * full.abs().max()
+
+
+def test_gradients_reach_every_weight_through_every_row():
+    model, tokens = build(), torch.randint(0, 61, (2, 12))
+    model(tokens).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
