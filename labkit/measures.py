@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 
 class Measure(NamedTuple):
-    """label: the measure's name. unit: "share" (0 to 1, shown as %), "score" (0 to 1) or words. better: "higher",
-    "lower", or "" where neither is. meaning: one line for someone who meets it for the first time."""
+    """label: the measure's name. unit: "share" (0 to 1, shown as %), "score" (0 to 1), "number" or words. better:
+    "higher", "lower", or "" where neither is. meaning: one line for someone who meets it for the first time.
+    """
 
     label: str
     unit: str
@@ -20,12 +21,14 @@ class Measure(NamedTuple):
             return "not defined"
         if self.unit == "share":
             return f"{100 * value:.1f} %"
+        if self.unit == "number":
+            return f"{value:,.0f}"
         return f"{value:.2f}" if self.unit == "score" else f"{value:.3f}"
 
 
 MEASURES = {
     "untrained_loss": Measure(
-        "loss before training",
+        "loss before this stage",
         "nats a token",
         "",
         "The same loss of the model as it was before this stage: what the stage starts from.",
@@ -48,6 +51,14 @@ MEASURES = {
         "lower",
         "The same surprise counted per character, as character-level models report it.",
     ),
+    "mismatched_question_loss": Measure(
+        "loss after another question",
+        "nats a token",
+        "",
+        "The loss on the same answers, each after the question of another. As large as the validation loss, the model "
+        "would be answering without reading; the gap is what it reads.",
+    ),
+    "validation_tokens": Measure("tokens measured", "number", "", "How many tokens the validation loss is a mean of."),
     "grammatical": Measure(
         "grammatical", "share", "higher", "Share of the sentences in freely written stories that the grammar can parse."
     ),
@@ -60,12 +71,21 @@ MEASURES = {
     "novel": Measure(
         "novel", "share", "higher", "Share of those stories that are not in the training text word for word."
     ),
+    "stories": Measure("stories measured", "number", "", "How many stories the model wrote for these shares."),
+    "story_sentences": Measure("their sentences", "number", "", "How many sentences those stories have."),
     "accuracy": Measure(
         "answers right",
         "share",
         "higher",
         "Share of questions answered right, about combinations that never occur together in training.",
     ),
+    "accuracy_standard_error": Measure(
+        "its standard error",
+        "share",
+        "",
+        "How far the share of right answers would move by chance with other questions; twice this is a difference.",
+    ),
+    "tasks": Measure("questions asked", "number", "", "How many questions that share is of."),
     "question_only": Measure(
         "right without the story",
         "share",
@@ -86,6 +106,9 @@ MEASURES = {
         "Share of answers that assert what neither the story nor the facts say (hallucination).",
     ),
 }
+
+HEADLINES = ("accuracy", "grammatical", "consistent", "nats_per_character", "bits_per_byte", "validation_loss")
+"""What is said of a stage first, as far as it was measured."""
 
 NOT_FOR_REAL_TEXT = {
     "grammatical": "needs the grammar that wrote the text, and real text has no such grammar",

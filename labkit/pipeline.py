@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -51,7 +51,7 @@ class Progress(NamedTuple):
 
 def run(
     recipe: Recipe, path: str | Path, stages: Sequence[str] | None = None, resume: bool = False
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Make `recipe` in the folder `path`: all of its stages, or those named.
 
     resume: go on with the run in the folder, from its last checkpoint; finished stages are kept. An empty folder, or
@@ -82,7 +82,7 @@ def run(
         spent = 0.0
 
 
-def redo(path: str | Path, stage: str, config: Pretrain | FineTune | None = None) -> Iterator[Progress]:
+def redo(path: str | Path, stage: str, config: Pretrain | FineTune | None = None) -> Generator[Progress, None, None]:
     """Make one stage of a run again, with another config when one is given, and drop the stages after it."""
     opened = Run.open(path)
     first = list(opened.recipe.stages).index(opened.stage(stage).name)

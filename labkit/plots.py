@@ -49,19 +49,19 @@ def loss_curves(records: Iterable[Record]) -> go.Figure:
     figure.add_scatter(x=steps, y=smooth, name="training", line={"color": BLUE, "width": 2.5})
     checked, validation = series(records, "validation_loss")
     if checked:
-        marker = {"size": 8, "symbol": "diamond"}
-        figure.add_scatter(
-            x=checked, y=validation, name="validation", mode="lines+markers", line={"color": RED}, marker=marker
-        )
+        mode = "lines+markers" if len(checked) > 2 else "markers"
+        marker = {"size": 9, "symbol": "diamond", "color": RED}
+        figure.add_scatter(x=checked, y=validation, name="validation", mode=mode, line={"color": RED}, marker=marker)
     return figure.update_yaxes(rangemode="tozero", hoverformat=".3f")
 
 
 def learning_rate(records: Iterable[Record]) -> go.Figure:
-    """The learning rate at each step of one stage."""
+    """The learning rate at each step of one stage, in percent of its highest."""
     steps, rates = series(records, "lr")
-    figure = _figure("step", "learning rate")
-    figure.add_scatter(x=steps, y=rates, name="learning rate", line={"color": GREEN, "width": 2.5})
-    return figure.update_yaxes(rangemode="tozero", exponentformat="power")
+    figure = _figure("step", "learning rate (% of the highest)")
+    percent = [100 * rate for rate in rates]
+    figure.add_scatter(x=steps, y=percent, name="learning rate", line={"color": GREEN, "width": 2.5})
+    return figure.update_yaxes(rangemode="tozero", hoverformat=".0f")
 
 
 def accuracy_by_kind(stages: Mapping[str, Mapping[str, float]]) -> go.Figure:

@@ -15,10 +15,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
 
 from labkit import plots
 from labkit.errors import LabError
-from labkit.measures import MEASURES, NOT_FOR_REAL_TEXT, measure
+from labkit.measures import HEADLINES, MEASURES, NOT_FOR_REAL_TEXT, measure
 
 STAGES = {
     "pretrain": (
@@ -33,8 +34,6 @@ STAGES = {
     ),
 }
 
-TILES = ("accuracy", "grammatical", "consistent", "unsupported", "bits_per_byte", "validation_loss")
-
 
 class Markup(str):
     """Text that is HTML already."""
@@ -46,7 +45,11 @@ def tag(name: str, *children: str | Iterable[str], **attributes: str) -> Markup:
     Children are strings or lists of them, escaped unless they are Markup; "_" in a name of an attribute becomes "-".
     """
     inside = "".join(
-        child if isinstance(child, Markup) else html.escape(child) if isinstance(child, str) else "".join(map(_safe, child))
+        child
+        if isinstance(child, Markup)
+        else html.escape(child)
+        if isinstance(child, str)
+        else "".join(map(_safe, child))
         for child in children
     )
     given = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"' for key, value in attributes.items())
@@ -67,7 +70,9 @@ def write(folder: Path) -> Path:
         report = json.loads(path.read_text(encoding="utf-8"))
         stages = report["stages"]
     except FileNotFoundError:
-        raise LabError(f"{folder} holds no report.json; finish its run first: labkit run --out {folder} --resume") from None
+        raise LabError(
+            f"{folder} holds no report.json; finish its run first: labkit run --out {folder} --resume"
+        ) from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise LabError(f"{path} is not a report of labkit ({error}); run its last stage again.") from error
     records = {stage["stage"]: read_records(folder / stage["stage"] / "metrics.jsonl") for stage in stages}
@@ -102,8 +107,12 @@ def page(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, 
     parts = [
         tag("style", Markup(assets.joinpath("report.css").read_text(encoding="utf-8"))),
         tag("main", body),
-        tag("script", Markup(_json({key: figure.to_plotly_json() for key, figure in figures.items()})),
-            type="application/json", id="figures"),
+        tag(
+            "script",
+            Markup(_json({key: figure.to_plotly_json() for key, figure in figures.items()})),
+            type="application/json",
+            id="figures",
+        ),
         tag("script", Markup(get_plotlyjs())),
         tag("script", Markup(assets.joinpath("report.js").read_text(encoding="utf-8"))),
     ]
@@ -123,9 +132,7 @@ def is_real(report: Mapping[str, Any]) -> bool:
 
 def _json(value: Any) -> str:
     """JSON that can stand inside a script element: it holds no "<", so nothing in it can end the element."""
-    import plotly.utils
-
-    return json.dumps(value, cls=plotly.utils.PlotlyJSONEncoder).replace("<", "\\u003c")
+    return json.dumps(value, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
 
 
 def _header(report: Mapping[str, Any], name: str) -> Markup:
@@ -133,26 +140,27 @@ def _header(report: Mapping[str, Any], name: str) -> Markup:
     source = "real text" if is_real(report) else "TinyWorld, a small written world whose truth is known"
     facts = [f"preset {recipe['preset']}"] if recipe.get("preset") else []
     facts += [f"seed {recipe['seed']}"] if "seed" in recipe else []
+    facts += [f"{plots.count(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
     line = f"A language model made from {source}" + (f" ({', '.join(facts)})." if facts else ".")
     tiles = [_tile(minutes(sum(stage.get("seconds", 0) for stage in stages)), "in all")]
-    if stages:
-        last, first = stages[-1]["metrics"], stages[0]["metrics"]
-        tiles += [
-            _tile(measure(key).show(last[key]), measure(key).label + _was(key, first, stages))
-            for key in TILES
-            if key in last
-        ][:5]
+    tiles += [_tile(*tile) for tile in (_latest(key, stages) for key in HEADLINES) if tile]
     return tag("header", tag("h1", name), tag("p", line, class_="soft"), tag("div", tiles, class_="tiles"))
+
+
+def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """A measure's value after the last stage that measured it, and its name with the value before."""
+    measured = [stage for stage in stages if key in stage["metrics"]]
+    if not measured:
+        return None
+    known, last = measure(key), measured[-1]
+    label = f"{known.label} after {title(last['stage']).lower()}"
+    if len(measured) > 1 and known.unit == "share":  # a loss on answers is not one on documents
+        label += f"; {known.show(measured[0]['metrics'][key])} after {title(measured[0]['stage']).lower()}"
+    return known.show(last["metrics"][key]), label
 
 
 def _tile(value: str, label: str) -> Markup:
     return tag("div", tag("b", value), tag("span", label), class_="tile")
-
-
-def _was(key: str, first: Mapping[str, float], stages: Sequence[Mapping[str, Any]]) -> str:
-    if len(stages) < 2 or key not in first:
-        return ""
-    return f"; {measure(key).show(first[key])} after {title(stages[0]['stage']).lower()}"
 
 
 def title(stage: str) -> str:
@@ -177,15 +185,23 @@ def _stage(
     name = stage["stage"]
     curves = []
     if any("loss" in record for record in records):
-        figures[f"{name}-loss"] = plots.loss_curves(records)
+        figures[f"{name}-loss"] = plots.loss_curves(_with_ends(records, stage["metrics"]))
         curves.append(_figure(f"{name}-loss", "Loss"))
     if any("lr" in record for record in records):
         figures[f"{name}-lr"] = plots.learning_rate(records)
         curves.append(_figure(f"{name}-lr", "Learning rate"))
-    parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", title(name)), tag("p", STAGES.get(name, ("", ""))[1])]
+    parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", title(name))]
+    parts += [tag("p", STAGES[name][1])] if name in STAGES else []
     if curves:
         parts.append(tag("div", curves, class_="card figures"))
     return tag("section", parts, _measures(stage, before), id=name)
+
+
+def _with_ends(records: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> list[Mapping[str, Any]]:
+    """The records, and the validation loss before the first step and after the last, where it was measured."""
+    ends = [(0, "untrained_loss"), (records[-1]["step"], "validation_loss")]
+    first, last = [{"step": step, "validation_loss": metrics[n]} if n in metrics else {} for step, n in ends]
+    return [record for record in (first, *records, last) if record]
 
 
 def _figure(key: str, heading: str) -> Markup:
@@ -201,23 +217,30 @@ def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mar
     heads = [tag("th", "measure"), tag("th", "value", class_="number")]
     heads += [tag("th", f"after {title(before['stage']).lower()}", class_="number")] if before else []
     heads += [tag("th", "better"), tag("th", "what it is")]
-    rows = [_row(name, stage["metrics"][name], earlier, bool(before)) for name in names]
+    rows = [
+        _row(name, stage["metrics"][name], earlier, bool(before), last)
+        for name, last in zip(names, ["", *names], strict=False)
+    ]
     table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="measures")
     return tag("div", table, class_="card scroll")
 
 
-def _row(name: str, value: float, earlier: Mapping[str, float], compare: bool) -> Markup:
+def _row(name: str, value: float, earlier: Mapping[str, float], compare: bool, last: str) -> Markup:
     known = measure(name)
-    unit = f" {known.unit}" if known.unit not in ("share", "score", "") else ""
-    cells = [tag("th", known.label), tag("td", tag("b", known.show(value)), unit, class_="number " + _change(name, value, earlier))]
+    unit = "" if known.unit in ("share", "score", "number", "") else f" {known.unit}"
+    shown = [tag("b", known.show(value)), tag("span", unit, class_="soft")]
+    cells = [tag("th", known.label), tag("td", shown, class_="number " + _change(name, value, earlier))]
     if compare:
         cells.append(tag("td", known.show(earlier[name]) if name in earlier else "", class_="number before soft"))
     arrow = {"higher": "↑ higher", "lower": "↓ lower"}.get(known.better, "")
-    return tag("tr", cells, tag("td", arrow, class_="direction soft"), tag("td", known.meaning, class_="meaning"))
+    meaning = known.meaning if name.partition("/")[0] != last.partition("/")[0] else ""  # said in the row above
+    return tag("tr", cells, tag("td", arrow, class_="direction soft"), tag("td", meaning, class_="meaning"))
 
 
 def _change(name: str, value: float, earlier: Mapping[str, float]) -> str:
     """The class that colours a value: better or worse than before, or neither."""
+    if measure(name).unit not in ("share", "score"):  # losses of two stages are of different texts
+        return ""
     direction = {"higher": 1, "lower": -1}.get(measure(name).better, 0)
     gain = direction * (value - earlier.get(name, value))
     return "better" if gain > 0 else "worse" if gain < 0 else ""
@@ -255,44 +278,71 @@ def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
     answers: dict[str, list[tuple[str, str]]] = {}
     for stage in stages:
         for sample in stage.get("samples") or []:
-            answers.setdefault(sample["prompt"], []).append((stage["stage"], sample["response"]))
+            given = answers.setdefault(sample["prompt"], [])
+            given.append((f"after {title(stage['stage']).lower()}", sample["response"]))
+    for sample in (stages[-1].get("samples") or []) if stages else []:
+        if sample.get("reference"):
+            answers[sample["prompt"]].append(("one right answer", sample["reference"]))
     if not answers:
         return Markup()
-    cards = []
-    for prompt, given in answers.items():
-        sides = [
-            tag("div", tag("h3", f"after {title(name).lower()}"),
-                tag("p", text.strip() or "(nothing)", class_="answer" if text.strip() else "answer empty"))
-            for name, text in given
-        ]  # fmt: skip
-        cards.append(tag("div", tag("div", prompt.strip(), class_="prompt"), tag("div", sides, class_="answers"), class_="card"))
-    heading = tag("h2", "The same prompts after each stage")
-    return tag("section", heading, tag("p", "Nothing is chosen or edited here."), tag("div", cards, class_="samples"), id="samples")
+    cards = [
+        tag(
+            "div",
+            tag("div", prompt.strip(), class_="prompt"),
+            tag("div", map(_answer, given), class_="answers"),
+            class_="card",
+        )
+        for prompt, given in answers.items()
+    ]
+    return tag(
+        "section",
+        tag("h2", "The same prompts after each stage"),
+        tag("p", "Always the same prompts, held out from training; nothing is chosen or edited."),
+        tag("div", cards, class_="samples"),
+        id="samples",
+    )
+
+
+def _answer(given: tuple[str, str]) -> Markup:
+    heading, text = given
+    said = tag("p", text.strip(), class_="answer") if text.strip() else tag("p", "(nothing)", class_="answer empty")
+    return tag("div", tag("h3", heading), said)
 
 
 def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
     if not stages:
         return Markup()
     figures["cost"] = plots.cost([{**stage, "stage": title(stage["stage"])} for stage in stages])
-    names = ("stage", "time", "tokens", "tokens/s", "FLOPs", "share of peak", "peak memory")
+    names = ("stage", "time", "in training", "tokens", "tokens/s", "FLOPs", "share of peak", "peak memory")
     heads = [tag("th", name, class_="number" if i else "") for i, name in enumerate(names)]
-    rows = [tag("tr", tag("th", title(stage["stage"])), [tag("td", cell, class_="number") for cell in _costs(stage)]) for stage in stages]
+    rows = [
+        tag("tr", tag("th", title(stage["stage"])), [tag("td", cell, class_="number") for cell in _costs(stage)])
+        for stage in stages
+    ]
     text = (
-        "Time is everything that the stage took, compilation, checks and samples included. FLOPs are the arithmetic "
-        "that the training steps need; the share of peak compares them, over the stage's time in training, with the "
-        "fastest matrix product measured on the same machine."
+        "Time is everything that the stage took, compiling and measuring included; tokens a second count the time in "
+        "training alone. FLOPs are the arithmetic that training needs; the share of peak compares them, over the time "
+        "in training, with the fastest matrix product measured on the same machine."
     )
     table = tag("div", tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows)), class_="scroll")
-    return tag("section", tag("h2", "What it cost"), tag("p", text), tag("div", _figure("cost", "Seconds"), table, class_="card"), id="cost")
+    return tag(
+        "section",
+        tag("h2", "What it cost"),
+        tag("p", text),
+        tag("div", _figure("cost", "Seconds"), table, class_="card"),
+        id="cost",
+    )
 
 
 def _costs(stage: Mapping[str, Any]) -> list[str]:
     seconds, tokens = stage.get("seconds") or 0.0, stage.get("tokens") or 0
+    training = stage.get("training_seconds") or seconds
     mfu, memory = stage.get("mfu"), stage.get("peak_memory_mb")
     return [
         minutes(seconds),
+        minutes(training),
         plots.count(tokens),
-        plots.count(tokens / seconds) if seconds else "",
+        plots.count(tokens / training) if training else "",
         plots.count(stage.get("flops") or 0),
         "" if mfu is None else f"{100 * mfu:.1f} %",
         "" if memory is None else f"{memory:,.0f} MB",
@@ -307,7 +357,9 @@ def _missing(report: Mapping[str, Any]) -> Markup:
         "In TinyWorld the truth of every sentence is known, so it can be counted. Real text has no such judge. "
         "These measures do not exist for this run:"
     )
-    items = [tag("li", tag("b", MEASURES[name].label), f" – {why}.") for name, why in NOT_FOR_REAL_TEXT.items()]
+    measured = {name for stage in report["stages"] for name in stage["metrics"]}
+    missing = {name: why for name, why in NOT_FOR_REAL_TEXT.items() if name not in measured}
+    items = [tag("li", tag("b", MEASURES[name].label), f" – {why}.") for name, why in missing.items()]
     return tag("section", tag("h2", "What is not measured here"), tag("p", text), tag("ul", items), id="missing")
 
 
@@ -329,4 +381,4 @@ def _machine(report: Mapping[str, Any]) -> Markup:
 def _fact(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{plots.count(value)}FLOP/s" if isinstance(value, float) and "peak" in key else str(value)
+    return f"{plots.count(value)} FLOP/s" if isinstance(value, float) and "peak" in key else str(value)

@@ -1,0 +1,128 @@
+"""The whole run, for several seeds: the medians behind the README's table.
+
+Each run is a process of its own with an empty compile cache, so its time is what a newcomer waits: start, tokenizer,
+compilation, training, measuring, report.
+
+labkit bench run --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.measures import measure
+
+COSTS = ("seconds", "tokens", "flops", "mfu", "peak_memory_mb")
+
+
+@dataclass(frozen=True)
+class RunBench:
+    """One run of the preset for each of the seeds, in folders under out."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    preset: str = "lab"
+    out: Path = Path("runs/bench")
+
+
+def run(config: RunBench) -> dict[str, Any]:
+    """Make the runs that are not there yet; their medians, lowest and highest values, as what JSON can write.
+
+    {"preset", "seeds", "wall_seconds": {"median", "lowest", "highest"}, "stages": {STAGE: {NAME: the same}}, "machine"}.
+    Raises LabError when a run fails.
+    """
+    if not config.seeds:
+        raise LabError("bench run needs at least one seed: --seeds 0 1 2")
+    reports = [_report(config, seed) for seed in config.seeds]
+    result = {
+        "preset": config.preset,
+        "seeds": list(config.seeds),
+        "wall_seconds": _spread([report["wall_seconds"] for report in reports]),
+        "stages": stages([report["stages"] for report in reports]),
+        "machine": reports[0]["machine"],
+    }
+    (config.out / f"{config.preset}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (config.out / f"{config.preset}.md").write_text(table(result) + "\n", encoding="utf-8")
+    return result
+
+
+def stages(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """The stages of several reports -> {stage: {name: {"median", "lowest", "highest"}}} of measures and costs."""
+    gathered: dict[str, dict[str, list[float]]] = {}
+    for run_stages in runs:
+        for stage in run_stages:
+            names = gathered.setdefault(stage["stage"], {})
+            for name, value in {**stage["metrics"], **{cost: stage[cost] for cost in COSTS if cost in stage}}.items():
+                names.setdefault(name, []).append(value)
+    return {stage: {name: _spread(values) for name, values in names.items()} for stage, names in gathered.items()}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The medians as a Markdown table, a column a stage; in brackets the lowest and highest where they differ."""
+    by_stage = result["stages"]
+    names = list(dict.fromkeys(name for values in by_stage.values() for name in values if "/" not in name))
+    lines = [f"| | {' | '.join(by_stage)} |", f"|---|{'---:|' * len(by_stage)}"]
+    for name in names:
+        cells = [_cell(name, values[name]) if name in values else "" for values in by_stage.values()]
+        lines.append(f"| {measure(name).label} | {' | '.join(cells)} |")
+    gains = [_smallest_gain(values) for values in by_stage.values()]
+    lines.append(f"| smallest gain of a question type over the question alone | {' | '.join(gains)} |")
+    wall, seeds = result["wall_seconds"], len(result["seeds"])
+    lines += ["", f"Medians of {seeds} seeds (lowest–highest); {_minutes(wall)} in all, from start to report."]
+    return "\n".join(lines)
+
+
+def _smallest_gain(values: dict[str, dict[str, float]]) -> str:
+    """The question type that is least above what its question alone gives, by medians: "where +31 points"."""
+    gains = {
+        name.partition("/")[2]: values[name.replace("question_only/", "accuracy/")]["median"] - alone["median"]
+        for name, alone in values.items()
+        if name.startswith("question_only/")
+    }
+    if not gains:
+        return ""
+    kind = min(gains, key=lambda each: gains[each])
+    return f"{kind} {100 * gains[kind]:+.0f} points"
+
+
+def _cell(name: str, spread: dict[str, float]) -> str:
+    show = measure(name).show
+    lowest, middle, highest = show(spread["lowest"]), show(spread["median"]), show(spread["highest"])
+    return middle if lowest == highest else f"{middle} ({lowest}–{highest})"
+
+
+def _minutes(spread: dict[str, float]) -> str:
+    lowest, middle, highest = (f"{spread[name] / 60:.1f}" for name in ("lowest", "median", "highest"))
+    return f"{middle} min ({lowest}–{highest})"
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "lowest": min(values), "highest": max(values)}
+
+
+def _report(config: RunBench, seed: int) -> dict[str, Any]:
+    """The report of one seed's run, made now unless it is there; with the seconds from start to report."""
+    folder = config.out / f"{config.preset}-{seed}"
+    clock = folder / "wall_seconds.json"
+    if not clock.is_file():
+        print(f"bench run: {folder} ...", file=sys.stderr)
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as cache:
+            command = [sys.executable, "-m", "labkit", "run", "--preset", config.preset, "--seed", str(seed)]
+            environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+            made = subprocess.run([*command, "--out", str(folder)], env=environment, stdout=subprocess.DEVNULL)
+        if made.returncode:
+            raise LabError(f"the run in {folder} ended with exit code {made.returncode}; see above.")
+        clock.write_text(json.dumps(round(time.perf_counter() - start, 1)), encoding="utf-8")
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {**report, "wall_seconds": json.loads(clock.read_text(encoding="utf-8"))}

@@ -1,0 +1,334 @@
+"""The command line: ``labkit COMMAND …``.
+
+Each command is a dataclass of options, which tyro turns into flags, and a function that does the work. torch is
+imported inside the functions, so that ``--help`` answers at once. Where a command takes a recipe's own fields
+(``labkit run --model.width 256``), tyro builds those flags from the recipe's dataclasses, once torch is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from labkit.errors import LabError
+from labkit.show import WorldOptions
+from labkit.talk import ChatOptions, GenerateOptions
+
+if TYPE_CHECKING:
+    from labkit.recipe import Recipe
+
+T = TypeVar("T")
+Preset = Literal["smoke", "lab", "full"]
+RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint="")]
+Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
+Source = Annotated[str | None, arg(metavar="SOURCE", help_behavior_hint="")]
+Names = Annotated[tuple[str, ...], arg(metavar="STAGE …", help_behavior_hint="")]
+Switch = Annotated[bool, arg(help_behavior_hint="")]
+
+FIELDS = ("world_size", "tokenizer", "model", "pretrain", "sft", "evaluation")
+"""The fields of a recipe that have flags of their own; the others are options of ``labkit run``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 bad input (said in a line), 130 stopped by ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _dispatch(given)
+        sys.stdout.flush()
+        return code
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if given[0] == "--version":
+        from labkit import __version__
+
+        print(f"labkit {__version__}")
+        return 0
+    if given[0] not in COMMANDS:
+        raise LabError(f"there is no command {given[0]!r}; the commands are {', '.join(COMMANDS)}.")
+    command, _ = COMMANDS[given[0]]
+    return command(given[1:])
+
+
+def usage() -> str:
+    """What ``labkit --help`` prints."""
+    lines = "\n".join(f"  {name:10} {line}" for name, (_, line) in COMMANDS.items())
+    return f"""usage: labkit COMMAND …
+
+The whole recipe behind a chat model, built, run, measured and looked at on one laptop.
+
+{lines}
+
+labkit COMMAND --help says more. To begin: labkit run --preset smoke"""
+
+
+def _parse(options: type[T], command: str, arguments: list[str]) -> T:
+    return tyro.cli(options, prog=f"labkit {command}", args=arguments, config=(FlagCreatePairsOff,))
+
+
+def _parse_some(options: type[T], command: str, arguments: list[str], default: T | None = None) -> tuple[T, list[str]]:
+    """The options, and the arguments that are not theirs: fields of a recipe, for ``_override``."""
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    prog, config = f"labkit {command}", (FlagCreatePairsOff,)
+    return tyro.cli(options, prog=prog, args=arguments, config=config, return_unknown_args=True, **settings)
+
+
+def _default_preset() -> Preset:
+    name = os.environ.get("LABKIT_PRESET", "lab")
+    presets: dict[str, Preset] = {"smoke": "smoke", "lab": "lab", "full": "full"}
+    if name not in presets:
+        raise LabError(f"LABKIT_PRESET is {name!r}; the presets are {', '.join(presets)}.")
+    return presets[name]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Make a whole run: clean text, tokenizer, every stage trained and measured, and a report of it all.
+
+    Every field of the recipe can be set too, as --model.width 256 or --pretrain.train.steps 500; `labkit recipe`
+    lists them with their values.
+    """
+
+    preset: Preset = dataclasses.field(default_factory=_default_preset)
+    """How much: smoke (under a minute), lab (minutes on two cores), full (hours, or a GPU). The environment variable
+    LABKIT_PRESET changes the default."""
+    out: Folder = None
+    """The run's folder; runs/PRESET when not given."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    stages: Names = ()
+    """Make these stages only, as --stages pretrain; all when not given."""
+    resume: Switch = False
+    """Go on with the run in the folder, with the recipe that it was begun with."""
+    text: Source = None
+    """Pretrain on this instead of TinyWorld: a .txt, .jsonl, .json or .parquet file, a folder of them, or the name
+    of a data set on the Hugging Face hub."""
+    instructions: Source = None
+    """Fine-tune on this instead: a .json, .jsonl or .parquet file, a folder of them, or a hub data set."""
+
+
+def _run(arguments: list[str]) -> int:
+    options, rest = _parse_some(RunOptions, "run", arguments)
+    from labkit.pipeline import run
+    from labkit.runs import Run
+    from labkit.terminal import watch
+
+    out = options.out or Path("runs") / options.preset
+    saved = Run.open(out).recipe if options.resume and (out / "recipe.json").is_file() else None
+    if saved is not None:  # what is not asked for stays as it was
+        known = {name: getattr(saved, name) for name in ("preset", "seed", "text", "instructions")}
+        options, rest = _parse_some(RunOptions, "run", arguments, dataclasses.replace(options, **known))
+    recipe = _recipe(options, saved)
+    recipe = _override(recipe, FIELDS, rest, "run") if rest else recipe
+    return watch(run(recipe, out, options.stages or None, options.resume), out, f"labkit run --out {out} --resume")
+
+
+def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
+    """The saved recipe where the options agree with it, else the preset's."""
+    from labkit.recipe import make_recipe
+
+    asked = (options.preset, options.text, options.instructions)
+    if saved is not None and asked == (saved.preset, saved.text, saved.instructions):
+        return dataclasses.replace(saved, seed=options.seed)
+    return make_recipe(options.preset, seed=options.seed, text=options.text, instructions=options.instructions)
+
+
+def _override(config: Any, names: Sequence[str], rest: list[str], command: str) -> Any:
+    """``config`` with those of its fields ``names`` that the flags in ``rest`` set."""
+    now = {name: getattr(config, name) for name in names}
+    fields = [(name, type(value), dataclasses.field(default=value)) for name, value in now.items()]
+    flags = dataclasses.make_dataclass("Fields", fields, frozen=True)
+    parsed: Any = tyro.cli(flags, prog=f"labkit {command}", args=rest, description="The fields of the recipe.")
+    return dataclasses.replace(config, **{name: getattr(parsed, name) for name in names})
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Make this one stage of a run: begin it, go on with it, or make it again.
+
+    Every field of the stage can be set too, as --train.steps 500; with a RUN, --help lists them.
+    """
+
+    run: RunFolder
+    """The run's folder. A new one begins with the preset that LABKIT_PRESET names, lab if none."""
+    again: Switch = False
+    """Throw away what this stage, and those after it, have made, and make this stage again."""
+
+
+def _stage(name: str, arguments: list[str]) -> int:
+    folder, *after = arguments or ["--help"]
+    if folder.startswith("-"):
+        _parse(StageOptions, name, arguments)
+        raise LabError(f"name the run's folder first: labkit {name} RUN …")
+    from labkit.pipeline import redo, run
+    from labkit.recipe import make_recipe
+    from labkit.runs import Run
+    from labkit.terminal import watch
+
+    path, command = Path(folder), f"labkit {name} {folder}"
+    fresh = not path.exists() or Run.untouched(path)
+    recipe = make_recipe(_default_preset()) if fresh else Run.open(path).recipe
+    if name not in recipe.stages:
+        raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")
+    rest = [argument for argument in after if argument != "--again"]
+    before = recipe.stages[name]
+    config = _override(before, ("train",), rest, f"{name} {folder}") if rest else before
+    if fresh:
+        changes: dict[str, Any] = {name: config}
+        return watch(run(dataclasses.replace(recipe, **changes), path, [name]), path, command)
+    stage = Run.open(path).stage(name)
+    if "--again" in after or (config != before and not stage.begun):
+        return watch(redo(path, name, config), path, command)
+    if stage.finished:
+        raise LabError(f"{stage.path} is finished. To make it again and drop what came after it: {command} --again")
+    if config != before:
+        raise LabError(f"{stage.path} was begun with other settings. To begin it again with these, add --again.")
+    return watch(run(recipe, path, [name], resume=True), path, command)
+
+
+def _chat(arguments: list[str]) -> int:
+    options = _parse(ChatOptions, "chat", arguments)
+    from labkit.talk import chat
+
+    return chat(options)
+
+
+def _generate(arguments: list[str]) -> int:
+    options = _parse(GenerateOptions, "generate", arguments)
+    from labkit.talk import write
+
+    return write(options)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write a run's report.html again and print its measures."""
+
+    run: RunFolder
+    """The run's folder."""
+
+
+def _report(arguments: list[str]) -> int:
+    options = _parse(ReportOptions, "report", arguments)
+    from labkit.report import write
+    from labkit.terminal import summary
+
+    page = write(options.run)
+    print(summary(options.run))
+    print(f"\nThe whole report: {page}")
+    return 0
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Print a recipe: every field that `labkit run` can set, with its value."""
+
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
+    """The recipe that this run was made with, instead of a preset's."""
+    preset: Preset = dataclasses.field(default_factory=_default_preset)
+    """Whose recipe."""
+
+
+def _print_recipe(arguments: list[str]) -> int:
+    options = _parse(RecipeOptions, "recipe", arguments)
+    from labkit.recipe import make_recipe
+    from labkit.runs import Run
+
+    recipe = Run.open(options.run).recipe if options.run else make_recipe(options.preset)
+    for name in FIELDS:
+        _print_fields(f"--{name}", getattr(recipe, name))
+    return 0
+
+
+def _print_fields(flag: str, value: Any) -> None:
+    """One line a field, as the flag that sets it."""
+    if not dataclasses.is_dataclass(value):
+        print(flag.replace("_", "-"), value)
+        return
+    for field in dataclasses.fields(value):
+        _print_fields(f"{flag}.{field.name}", getattr(value, field.name))
+
+
+def _world(arguments: list[str]) -> int:
+    options = _parse(WorldOptions, "world", arguments)
+    from labkit.show import show_world
+
+    return show_world(options)
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure one thing.
+
+    train: our training step beside transformers', at its best. world: how fast the world writes. run: the whole run
+    for several seeds, each in a process of its own with nothing compiled before, and the medians of its measures.
+    """
+
+    what: Annotated[Positional[Literal["train", "world", "run"]], arg(metavar="{train,world,run}")]
+    """What to measure."""
+    json: Switch = False
+    """Print everything that was measured, as JSON."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """For run: one run for each."""
+    preset: Preset = dataclasses.field(default_factory=_default_preset)
+    """For run: how much."""
+    out: Path = Path("runs/bench")
+    """For run: the folder of the runs. Finished ones found there are not made again."""
+
+
+def _bench(arguments: list[str]) -> int:
+    options = _parse(BenchOptions, "bench", arguments)
+    import json
+
+    if options.what == "train":
+        from labkit.bench import train
+
+        train.main(json=options.json)
+        return 0
+    result: dict[str, Any]
+    if options.what == "world":
+        from labkit.bench import world
+
+        result = world.run(world.WorldBench())
+        text = "\n".join(f"{name:26} {value}" for name, value in result.items())
+    else:
+        from labkit.bench import run
+
+        result = run.run(run.RunBench(options.seeds, options.preset, options.out))
+        text = run.table(result)
+    print(json.dumps(result, indent=2) if options.json else text)
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "run": (_run, "make a whole run: tokenizer, every stage, report"),
+    "pretrain": (partial(_stage, "pretrain"), "make one stage of a run: learn from documents"),
+    "sft": (partial(_stage, "sft"), "make one stage of a run: learn to answer"),
+    "chat": (_chat, "talk to the model of a run"),
+    "generate": (_generate, "let the model of a run write"),
+    "report": (_report, "write a run's report again and print its measures"),
+    "recipe": (_print_recipe, "print a recipe: every field that can be set"),
+    "world": (_world, "look into TinyWorld: stories, tasks, scored answers"),
+    "bench": (_bench, "measure: the training step, the world, whole runs"),
+}

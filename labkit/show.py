@@ -1,0 +1,72 @@
+"""TinyWorld in the terminal: what the model reads, what it is asked, and how answers are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from labkit.world import Document, Task, World
+
+
+@dataclass(frozen=True)
+class WorldOptions:
+    """Look into TinyWorld: documents as the model reads them, and tasks with scored answers."""
+
+    size: Literal["tiny", "lab", "full"] = "lab"
+    """Of the world."""
+    seed: int = 0
+    """Another one gives other stories."""
+    kind: str | None = None
+    """Tasks of this kind only, as where or why."""
+    count: int = 1
+    """How many documents, and how many tasks of each kind."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which combinations of people, things and places: test ones never occur together in training."""
+
+
+def show_world(options: WorldOptions) -> int:
+    """Print documents and tasks of a world. Raises LabError for a kind that the world does not have."""
+    from labkit.world import World
+
+    world = World.load(options.size)
+    kinds = (options.kind,) if options.kind else world.task_kinds
+    tasks = [world.task(options.split, options.seed, i, kind) for kind in kinds for i in range(options.count)]
+    if not options.kind:
+        for i in range(options.count):
+            print("\n".join(_document(world.document(options.split, options.seed, i))), end="\n\n")
+    for task in tasks:
+        print("\n".join(_task(world, task)), end="\n\n")
+    return 0
+
+
+def _document(document: Document) -> Iterator[str]:
+    yield f"── a document: {document.kind}"
+    yield from [document.text] if document.text else []
+    for message in document.messages:
+        yield f"   {message.role + ':':10} {message.content}"
+
+
+def _task(world: World, task: Task) -> Iterator[str]:
+    yield f"── a task: {task.kind}"
+    for message in task.messages:
+        yield f"   {message.role + ':':10} " + message.content.replace("\n", "\n" + 14 * " ")
+    for name, response in (("a right answer", task.reference), ("a wrong one", _wrong(world, task))):
+        yield f"   {name}: {response}"
+        yield from _scores(world, task, response)
+
+
+def _wrong(world: World, task: Task) -> str:
+    """The answer to another task of the same kind."""
+    others = (world.task("train", 1, index, task.kind).reference for index in range(50))
+    return next((other for other in others if other != task.reference), "")
+
+
+def _scores(world: World, task: Task, response: str) -> Iterator[str]:
+    """How each annotator would score a response, and why."""
+    from labkit.world import score
+
+    for name, profile in world.profiles.items():
+        given = score(world, task, response, profile)
+        yield f"      {name:9} {given.total:.2f}  {'; '.join(given.why)}"

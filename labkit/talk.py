@@ -1,0 +1,230 @@
+"""Talking to a run's model in the terminal: a conversation, word by word, and texts written on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from labkit.decoding import Filter
+    from labkit.model.transformer import Transformer
+    from labkit.text.tokenizer import Tokenizer
+    from labkit.world import Message
+
+RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint="")]
+Stage = Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="")]
+
+HELP = """Type a message and press enter; \\n stands for a new line. Other things to type:
+  /story   a new story of the world, for your next questions to be about
+  /new     forget the conversation
+  /quit    leave (or ctrl-D)"""
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """Talk to the model of a run.
+
+    Reads messages from the terminal, or one a line from a pipe.
+    """
+
+    run: RunFolder
+    """The run's folder."""
+    stage: Stage = None
+    """The model after this stage; after the last when not given."""
+    temperature: float = 0.0
+    """0 always says the likeliest; 1 draws as the model thinks."""
+    top_k: int = 0
+    """Draw among so many likeliest tokens; 0 among all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    max_tokens: int = 150
+    """The longest reply."""
+    seed: int = 0
+    """Of the draws."""
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Let the model of a run write on from a beginning."""
+
+    run: RunFolder
+    """The run's folder."""
+    prompt: str = ""
+    """The beginning; without one the model begins a text itself."""
+    chat: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Take the prompt as a message, and write the reply to it."""
+    count: int = 1
+    """How many to write."""
+    stage: Stage = None
+    """The model after this stage; when not given, after the last with --chat, else after the first."""
+    temperature: float = 1.0
+    """0 always says the likeliest; 1 draws as the model thinks."""
+    top_k: int = 0
+    """Draw among so many likeliest tokens; 0 among all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    max_tokens: int = 200
+    """The longest text."""
+    seed: int = 0
+    """Of the draws."""
+
+
+def filters(temperature: float, top_k: int, top_p: float) -> list[Filter]:
+    """filters(0.8, 40, 1.0) -> [Temperature(0.8), TopK(40)]: what changes nothing is left out."""
+    from labkit.decoding import Temperature, TopK, TopP
+
+    chosen: list[Filter] = [Temperature(temperature)] if temperature != 1 else []
+    chosen += [TopK(top_k)] if top_k else []
+    return chosen + ([TopP(top_p)] if top_p != 1 else [])
+
+
+def write(options: GenerateOptions) -> int:
+    """Print ``count`` texts, with an empty line between them."""
+    import torch
+
+    from labkit.decoding import generate
+    from labkit.runs import Run
+    from labkit.text.chat import decode_reply, encode_opening, encode_prompt
+    from labkit.world import Message
+
+    run = Run.open(options.run)
+    tokenizer = run.tokenizer()
+    model = run.model(options.stage or (None if options.chat else next(iter(run.recipe.stages))))
+    message = unescape(options.prompt)
+    prompt = (
+        encode_prompt(tokenizer, [Message("user", message)]) if options.chat else encode_opening(tokenizer, message)
+    )
+    written = generate(
+        model,
+        [prompt] * options.count,
+        steps=filters(options.temperature, options.top_k, options.top_p),
+        max_new_tokens=options.max_tokens,
+        stop_ids=_stops(tokenizer),
+        generator=torch.Generator().manual_seed(options.seed),
+    )
+    replies = [decode_reply(tokenizer, ids) for ids in written]
+    print("\n\n".join(reply if options.chat or not message else message + _on(tokenizer, ids)
+                      for reply, ids in zip(replies, written, strict=True)))  # fmt: skip
+    return 0
+
+
+def _on(tokenizer: Tokenizer, ids: list[int]) -> str:
+    return tokenizer.decode(ids)
+
+
+def chat(options: ChatOptions) -> int:
+    """Read messages from standard input and print the replies as they are made, until it ends."""
+    from labkit.runs import Run
+
+    run = Run.open(options.run)
+    talk = Conversation(run.model(options.stage), run.tokenizer(), options)
+    story = _stories(run.recipe.world_size, options.seed) if run.recipe.text is None else None
+    terminal = sys.stdin.isatty()
+    if terminal:
+        print(f"The model of {options.run}. /help says what can be typed.", file=sys.stderr)
+    while True:
+        line = _read("> " if terminal else "")
+        if line is None or line == "/quit":
+            return 0
+        if line == "/help":
+            print(HELP)
+        elif line == "/new":
+            talk.forget()
+        elif line == "/story":
+            print(
+                talk.tell(next(story)) if story else "This run has read real text; there are no stories of the world."
+            )
+        elif line:
+            for piece in talk.answer(unescape(line)):
+                print(piece, end="", flush=True)
+            print(flush=True)
+
+
+def _read(prompt: str) -> str | None:
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        return None
+
+
+def unescape(line: str) -> str:
+    r"""A line typed, with a new line for each \n in it."""
+    return line.replace("\\n", "\n")
+
+
+def _stories(size: str, seed: int) -> Iterator[str]:
+    """Stories that no run has been trained on."""
+    from labkit.world import World
+
+    world, index = World.load(size), 0
+    while True:
+        yield world.document("test", seed, index, "story").text
+        index += 1
+
+
+class Conversation:
+    """The turns so far, and the model that makes the next one."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, options: ChatOptions):
+        import torch
+
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.messages: list[Message] = []
+        self.story = ""
+
+    def tell(self, story: str) -> str:
+        """Begin anew with a story that the next message is about; returns it."""
+        self.forget()
+        self.story = story
+        return story
+
+    def answer(self, message: str) -> Iterator[str]:
+        """The reply to a message, in pieces as they come. What no longer fits in the context is forgotten first."""
+        from labkit.decoding import stream
+        from labkit.world import Message
+
+        self.messages.append(Message("user", f"{self.story}\n{message}" if self.story else message))
+        self.story = ""
+        options, ids = self.options, []
+        tokens = stream(
+            self.model,
+            self._prompt(),
+            steps=filters(options.temperature, options.top_k, options.top_p),
+            max_new_tokens=options.max_tokens,
+            stop_ids=_stops(self.tokenizer),
+            generator=self.generator,
+        )
+        shown = ""
+        for token in tokens:
+            ids.append(token)
+            text = self.tokenizer.decode(ids).removeprefix(" ")
+            if not text.endswith("\ufffd"):  # the rest of a character is still to come
+                yield text.removeprefix(shown)
+                shown = text
+        self.messages.append(Message("assistant", self.tokenizer.decode(ids).strip()))
+
+    def _prompt(self) -> list[int]:
+        """The conversation as ids with room for half a reply; the oldest exchanges go first, then the beginning."""
+        from labkit.text.chat import encode_prompt
+
+        room = self.model.config.context - min(self.options.max_tokens, self.model.config.context // 2)
+        ids = encode_prompt(self.tokenizer, self.messages)
+        while len(ids) > room and len(self.messages) > 1:
+            self.messages = self.messages[2:]
+            ids = encode_prompt(self.tokenizer, self.messages)
+        return ids if len(ids) <= room else [ids[0], *ids[1 - room :]]
+
+
+def _stops(tokenizer: Tokenizer) -> list[int]:
+    """Every special token ends a text or a reply."""
+    return [tokenizer.end, tokenizer.bos, tokenizer.pad, tokenizer.system, tokenizer.user, tokenizer.assistant]

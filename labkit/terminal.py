@@ -1,0 +1,152 @@
+"""A run as seen from a terminal: progress with the time left, a line for each finished stage, and a way out."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from labkit.measures import HEADLINES, measure
+
+if TYPE_CHECKING:
+    from labkit.pipeline import Progress
+
+
+class Stop:
+    """Set by the first ctrl-C while steps are taken, so that the run ends between two of them; see ``stoppable``."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.stepping = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked or not self.stepping:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Let ctrl-C set a Stop; the way it was handled before comes back afterwards. Only the main thread can do it."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def watch(events: Generator[Progress, None, None], folder: Path, go_on: str) -> int:
+    """Follow a run to its end and write its report; returns the exit code.
+
+    ctrl-C leaves a run that can be gone on with, says that ``go_on`` does so, and gives 130. When there are several
+    processes, only the main one speaks.
+    """
+    from labkit.report import write
+    from labkit.train import accelerator
+
+    speaks = accelerator().is_main_process
+    with stoppable() as stop:
+        try:
+            stopped = _follow(events, stop, speaks)
+        except KeyboardInterrupt:
+            stopped = True
+    if stopped:
+        if speaks:
+            print(f"Stopped. To go on: {go_on}", file=sys.stderr)
+        return 130
+    if speaks and (folder / "report.json").is_file():
+        print(f"\n{summary(folder)}\n\nThe whole report: {write(folder)}\nTo talk to it: labkit chat {folder}")
+    return 0
+
+
+def _follow(events: Generator[Progress, None, None], stop: Stop, speaks: bool) -> bool:
+    """Show events until they end, or until the user stops them: then True."""
+    bar: tqdm | None = None
+    try:
+        for event in events:
+            stop.stepping = event.phase == "train" and event.done < event.total
+            if event.phase == "train" and event.record is not None:
+                bar = bar or _bar(event, speaks)
+                bar.set_postfix_str(f"loss {event.record.loss:.3f}", refresh=False)
+                bar.update(event.done - bar.n)
+            else:
+                _close(bar)
+                bar = None
+                _say(event, speaks)
+            if stop.asked:
+                events.close()  # lets fit save a checkpoint of this step
+                return True
+    finally:
+        _close(bar)
+    return False
+
+
+def _bar(event: Progress, speaks: bool) -> tqdm:
+    shape = "{desc} {percentage:3.0f} % |{bar:24}| step {n_fmt} of {total_fmt}, {postfix}, {remaining} left"
+    return tqdm(
+        total=event.total,
+        initial=event.done - 1,
+        desc=f"{event.stage:9}",
+        bar_format=shape,
+        disable=not speaks,
+        mininterval=0.2,
+        file=sys.stderr,
+    )
+
+
+def _close(bar: tqdm | None) -> None:
+    if bar is not None:
+        bar.close()
+
+
+def _say(event: Progress, speaks: bool) -> None:
+    """One line for what is no step."""
+    if not speaks:
+        return
+    text = ""
+    if event.stage == "tokenizer":
+        text = "reading the text"
+    elif event.phase == "prepare":
+        text = f"{event.total} steps"
+    elif event.phase == "evaluate":
+        text = "measuring"
+    elif event.phase == "skipped":
+        text = "finished before"
+    elif event.result is not None:
+        text = headline(event.result)
+    print(f"{event.stage:9} {text}", file=sys.stderr)
+
+
+def headline(result: dict[str, Any]) -> str:
+    """A stage's result in a line: "answers right 78.0 %, validation loss 0.812, 61 s"."""
+    metrics = result["metrics"]
+    shown = [f"{measure(name).label} {measure(name).show(metrics[name])}" for name in HEADLINES if name in metrics]
+    return ", ".join([*shown, f"{result['seconds']:.0f} s"])
+
+
+def summary(folder: Path) -> str:
+    """The measures of a run's stages as a table, one column a stage. Raises LabError when there is no report."""
+    from labkit.runs import Run
+
+    stages = Run.open(folder).report()["stages"]
+    names = list(dict.fromkeys(name for stage in stages for name in stage["metrics"]))
+    rows = [["", *(stage["stage"] for stage in stages)]]
+    for name in names:
+        shown = [measure(name).show(s["metrics"][name]) if name in s["metrics"] else "" for s in stages]
+        rows.append([measure(name).label, *shown])
+    rows.append(["seconds", *(f"{stage['seconds']:.1f}" for stage in stages)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return "\n".join("  ".join(line) for line in lines)
