@@ -23,8 +23,9 @@ class StoryCheck(NamedTuple):
 def check_story(text: str, grammar: Grammar, kinds: dict[str, Kind], lexicon: Lexicon) -> StoryCheck:
     """Read a story sentence by sentence in the state that it has reached.
 
-    An event is possible when its kind's needs hold then; one that is not possible changes nothing. Facts about the
-    world count as events that the lexicon allows or not. A sentence that does not parse is no event.
+    An event is possible when its kind's needs hold then. One that is not is counted, once, and taken at its word: the
+    story goes on from what it says. Facts about the world count as events that the lexicon allows or not. A sentence
+    that does not parse is no event.
     """
     state, context = State(lexicon.facts), Context()
     parsed = possible = 0
@@ -38,9 +39,9 @@ def check_story(text: str, grammar: Grammar, kinds: dict[str, Kind], lexicon: Le
         parsed += 1
         kind = kinds[reading.event.kind]
         reason = why_not(kind, reading.event, state)
+        happen(kind, reading.event, state)
         if reason is None:
             possible += 1
-            happen(kind, reading.event, state)
         else:
             problems.append(f"cannot be: {line} ({reason})")
     return StoryCheck(len(lines), parsed, parsed, possible, tuple(problems))

@@ -174,6 +174,6 @@ class Lexicon:
 
     def _words(self) -> None:
         """The words that made-up mappings are made of: every noun, colour and young animal."""
-        kinds = ("animal", "thing", "food", "place", "colour", "young", "material", "taste", "kind")
+        kinds = ("animal", "thing", "food", "colour", "young", "material", "taste", "kind")
         words = list(dict.fromkeys(w for kind in kinds for w in self.values[kind]))
         self._add("word", words, plain=words)
