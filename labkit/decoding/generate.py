@@ -80,7 +80,7 @@ def _write(
         writing = writing & ~torch.isin(token, stops)
         lengths[rows] += writing
         writing = writing & (lengths[rows] < room[rows])
-        if not writing.any():
+        if step + 1 == draws.shape[1] or not writing.any():
             break
         if 2 * writing.sum() <= len(rows):
             keep = writing.nonzero().squeeze(-1)

@@ -223,9 +223,11 @@ class Transformer(nn.Module):
 
 
 def causal_mask(queries: int, keys: int, mask: Tensor | None, device: torch.device) -> Tensor:
-    """[T, S] or [B, T, S], True where a query may look at a key: one that is real, and not after it.
+    """What to add to scores, [T, S] or [B, T, S]: 0 where a query may look at a key, one that is real and not
+    after it, and -1e30 elsewhere.
 
-    The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are.
+    The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are. The number
+    is finite so that a row that sees nothing (padding) does not become NaN.
     """
     causal = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     visible = causal if mask is None else causal & mask.unsqueeze(-2)
