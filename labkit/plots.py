@@ -15,6 +15,12 @@ BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, RED, YELLOW, GREY = "#56B4E9", "#D55E00", "#F0E442", "#8C8C8C"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW)
 
+AXIS = {
+    "gridcolor": "rgba(128,128,128,0.2)",
+    "zeroline": False,
+    "automargin": True,
+    "title": {"font": {"size": 12}, "standoff": 8},
+}
 LOOK = go.layout.Template(
     layout={
         "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#24292f"},
@@ -25,8 +31,8 @@ LOOK = go.layout.Template(
         "height": 300,
         "hovermode": "x unified",
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}},
-        "xaxis": {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False, "automargin": True},
-        "yaxis": {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False, "automargin": True},
+        "xaxis": AXIS,
+        "yaxis": AXIS,
     }
 )
 
@@ -82,16 +88,15 @@ def accuracy_by_kind(stages: Mapping[str, Mapping[str, float]]) -> go.Figure:
 
 
 def cost(stages: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Seconds of each stage as bars, with its tokens and FLOPs beside them; ``stages`` is that list of report.json."""
-    figure = _figure("seconds", "").update_layout(height=80 + 48 * max(1, len(stages)), hovermode="closest")
+    """Seconds of each stage: in training, and in reading and measuring; ``stages`` is that list of report.json."""
+    figure = _figure("seconds", "").update_layout(height=130 + 40 * max(1, len(stages)), barmode="stack")
     names = [stage["stage"] for stage in stages]
-    texts = [f"{count(stage.get('tokens', 0))} tokens, {count(stage.get('flops', 0))} FLOPs" for stage in stages]
-    seconds = [stage.get("seconds", 0.0) for stage in stages]
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(stages))]
-    figure.add_bar(
-        x=seconds, y=names, text=texts, orientation="h", marker={"color": colours}, textposition="auto", width=0.6
-    )
-    figure.update_traces(hovertemplate="%{y}: %{x:.0f} s<br>%{text}<extra></extra>")
+    whole = [stage.get("seconds", 0.0) for stage in stages]
+    training = [stage.get("training_seconds", all_of_it) for stage, all_of_it in zip(stages, whole, strict=True)]
+    rest = [max(0.0, all_of_it - part) for all_of_it, part in zip(whole, training, strict=True)]
+    for seconds, name, colour in ((training, "training", BLUE), (rest, "reading and measuring", ORANGE)):
+        figure.add_bar(x=seconds, y=names, name=name, orientation="h", marker={"color": colour}, width=0.6)
+    figure.update_traces(hovertemplate="%{x:.0f} s").update_layout(hovermode="y unified")
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 

@@ -24,11 +24,13 @@ from labkit.measures import HEADLINES, MEASURES, NOT_FOR_REAL_TEXT, measure
 STAGES = {
     "pretrain": (
         "Pretraining",
+        "pretraining",
         "The model reads documents and learns to predict each next token. What comes out continues a text; it has "
         "been shown questions with answers among its documents, but nobody asked it to be an assistant.",
     ),
     "sft": (
         "Supervised fine-tuning",
+        "fine-tuning",
         "The model sees conversations and learns from the assistant's words alone. What comes out answers instead "
         "of continuing, in the form that the conversations have.",
     ),
@@ -153,9 +155,9 @@ def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | 
     if not measured:
         return None
     known, last = measure(key), measured[-1]
-    label = f"{known.label} after {title(last['stage']).lower()}"
+    label = f"{known.label} after {short(last['stage'])}"
     if len(measured) > 1 and known.unit == "share":  # a loss on answers is not one on documents
-        label += f"; {known.show(measured[0]['metrics'][key])} after {title(measured[0]['stage']).lower()}"
+        label += f"; {known.show(measured[0]['metrics'][key])} after {short(measured[0]['stage'])}"
     return known.show(last["metrics"][key]), label
 
 
@@ -165,7 +167,12 @@ def _tile(value: str, label: str) -> Markup:
 
 def title(stage: str) -> str:
     """title("sft") -> "Supervised fine-tuning"; the name itself for a stage without a title."""
-    return STAGES.get(stage, (stage.replace("_", " ").capitalize(), ""))[0]
+    return STAGES.get(stage, (stage.replace("_", " ").capitalize(),))[0]
+
+
+def short(stage: str) -> str:
+    """short("sft") -> "fine-tuning", for the middle of a sentence."""
+    return STAGES[stage][1] if stage in STAGES else stage.replace("_", " ")
 
 
 def minutes(seconds: float) -> str:
@@ -191,7 +198,7 @@ def _stage(
         figures[f"{name}-lr"] = plots.learning_rate(records)
         curves.append(_figure(f"{name}-lr", "Learning rate"))
     parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", title(name))]
-    parts += [tag("p", STAGES[name][1])] if name in STAGES else []
+    parts += [tag("p", STAGES[name][2])] if name in STAGES else []
     if curves:
         parts.append(tag("div", curves, class_="card figures"))
     return tag("section", parts, _measures(stage, before), id=name)
@@ -215,7 +222,7 @@ def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mar
     if not names:
         return Markup()
     heads = [tag("th", "measure"), tag("th", "value", class_="number")]
-    heads += [tag("th", f"after {title(before['stage']).lower()}", class_="number")] if before else []
+    heads += [tag("th", f"after {short(before['stage'])}", class_="number")] if before else []
     heads += [tag("th", "better"), tag("th", "what it is")]
     rows = [
         _row(name, stage["metrics"][name], earlier, bool(before), last)
@@ -251,11 +258,11 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
     measured = {stage["stage"]: stage["metrics"] for stage in stages if plots.by_kind(stage["metrics"], "accuracy")}
     if not measured:
         return Markup()
-    figures["kinds"] = plots.accuracy_by_kind({title(name).lower(): metrics for name, metrics in measured.items()})
+    figures["kinds"] = plots.accuracy_by_kind({short(name): metrics for name, metrics in measured.items()})
     last = list(measured.values())[-1]
     alone = plots.by_kind(last, "question_only")
     right = plots.by_kind(last, "accuracy")
-    heads = [tag("th", "question type"), *(tag("th", title(name).lower(), class_="number") for name in measured)]
+    heads = [tag("th", "question type"), *(tag("th", short(name), class_="number") for name in measured)]
     heads += [tag("th", "the question alone", class_="number"), tag("th", "gain, points", class_="number")]
     rows = []
     for kind in sorted(right, key=lambda kind: alone.get(kind, 0.0) - right[kind]):
@@ -279,7 +286,7 @@ def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
     for stage in stages:
         for sample in stage.get("samples") or []:
             given = answers.setdefault(sample["prompt"], [])
-            given.append((f"after {title(stage['stage']).lower()}", sample["response"]))
+            given.append((f"after {short(stage['stage'])}", sample["response"]))
     for sample in (stages[-1].get("samples") or []) if stages else []:
         if sample.get("reference"):
             answers[sample["prompt"]].append(("one right answer", sample["reference"]))

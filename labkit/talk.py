@@ -95,10 +95,13 @@ def write(options: GenerateOptions) -> int:
     run = Run.open(options.run)
     tokenizer = run.tokenizer()
     model = run.model(options.stage or (None if options.chat else next(iter(run.recipe.stages))))
-    message = unescape(options.prompt)
-    prompt = (
-        encode_prompt(tokenizer, [Message("user", message)]) if options.chat else encode_opening(tokenizer, message)
-    )
+    begun = unescape(options.prompt)
+    if options.chat:
+        prompt = encode_prompt(tokenizer, [Message("user", begun)])
+    elif run.recipe.text is None:
+        prompt = encode_opening(tokenizer, begun)
+    else:  # real text is read as it is, without a space before it
+        prompt = [tokenizer.bos, *tokenizer.encode(begun)]
     written = generate(
         model,
         [prompt] * options.count,
@@ -107,14 +110,11 @@ def write(options: GenerateOptions) -> int:
         stop_ids=_stops(tokenizer),
         generator=torch.Generator().manual_seed(options.seed),
     )
-    replies = [decode_reply(tokenizer, ids) for ids in written]
-    print("\n\n".join(reply if options.chat or not message else message + _on(tokenizer, ids)
-                      for reply, ids in zip(replies, written, strict=True)))  # fmt: skip
+    if options.chat or not begun:
+        print("\n\n".join(decode_reply(tokenizer, ids) for ids in written))
+    else:
+        print("\n\n".join(begun + tokenizer.decode(ids) for ids in written))
     return 0
-
-
-def _on(tokenizer: Tokenizer, ids: list[int]) -> str:
-    return tokenizer.decode(ids)
 
 
 def chat(options: ChatOptions) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -94,14 +94,14 @@ def _follow(events: Generator[Progress, None, None], stop: Stop, speaks: bool) -
 
 
 def _bar(event: Progress, speaks: bool) -> tqdm:
-    shape = "{desc} {percentage:3.0f} % |{bar:24}| step {n_fmt} of {total_fmt}, {postfix}, {remaining} left"
+    shape = "{desc} {percentage:3.0f} % |{bar:24}| step {n_fmt} of {total_fmt}{postfix}, {remaining} left"
     return tqdm(
         total=event.total,
         initial=event.done - 1,
         desc=f"{event.stage:9}",
         bar_format=shape,
         disable=not speaks,
-        mininterval=0.2,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
         file=sys.stderr,
     )
 
@@ -137,16 +137,42 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def summary(folder: Path) -> str:
-    """The measures of a run's stages as a table, one column a stage. Raises LabError when there is no report."""
+    """The measures of a run's stages as two tables, a column a stage: all together, and by question type.
+
+    Raises LabError when there is no report.
+    """
     from labkit.runs import Run
 
     stages = Run.open(folder).report()["stages"]
     names = list(dict.fromkeys(name for stage in stages for name in stage["metrics"]))
-    rows = [["", *(stage["stage"] for stage in stages)]]
-    for name in names:
-        shown = [measure(name).show(s["metrics"][name]) if name in s["metrics"] else "" for s in stages]
-        rows.append([measure(name).label, *shown])
+    heads = [stage["stage"] for stage in stages]
+    rows = [["", *heads], *(_measured(name, stages) for name in names if not name.startswith(BY_KIND))]
     rows.append(["seconds", *(f"{stage['seconds']:.1f}" for stage in stages)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    kinds = [name.partition("/")[2] for name in names if name.startswith("accuracy/")]
+    if not kinds:
+        return _aligned(rows)
+    by_kind = [["answers right, by question type", *heads, "the question alone"]]
+    by_kind += [[kind.replace("_", " "), *_of_kind(kind, stages)] for kind in kinds]
+    return f"{_aligned(rows)}\n\n{_aligned(by_kind)}"
+
+
+BY_KIND = ("accuracy/", "question_only/")
+
+
+def _measured(name: str, stages: Sequence[dict[str, Any]]) -> list[str]:
+    known = measure(name)
+    values = (stage["metrics"].get(name) for stage in stages)
+    return [known.label, *("" if value is None else known.show(value) for value in values)]
+
+
+def _of_kind(kind: str, stages: Sequence[dict[str, Any]]) -> list[str]:
+    shares = [stage["metrics"].get(f"accuracy/{kind}") for stage in stages]
+    shares.append(stages[-1]["metrics"].get(f"question_only/{kind}"))
+    return ["" if share is None else f"{100 * share:.0f} %" for share in shares]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    return "\n".join("  ".join(line) for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in lines)

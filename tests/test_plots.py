@@ -31,12 +31,20 @@ def test_loss_curves_draw_training_at_each_step_and_validation_where_it_was_meas
     assert drawn["validation"] == ([2], [3.0])
 
 
+def test_two_measured_losses_are_points_and_three_a_line():
+    def mode(count):
+        records = [{"step": step, "loss": 1.0, "validation_loss": 1.0} for step in range(count)]
+        return next(trace.mode for trace in plots.loss_curves(records).data if trace.name == "validation")
+
+    assert (mode(2), mode(3)) == ("markers", "lines+markers")
+
+
 def test_loss_curves_without_validation_have_no_such_line():
     assert "validation" not in traces(plots.loss_curves([{"step": 1, "loss": 4.0}]))
 
 
-def test_learning_rate_is_drawn_over_the_steps():
-    assert traces(plots.learning_rate(RECORDS)) == {"learning rate": ([1, 2, 3], [0.1, 0.2, 0.1])}
+def test_learning_rate_is_drawn_in_percent_of_its_highest():
+    assert traces(plots.learning_rate(RECORDS)) == {"learning rate": ([1, 2, 3], [10, 20, 10])}
 
 
 def test_accuracy_is_in_percent_beside_the_question_alone_and_ordered_by_gain():
@@ -54,10 +62,11 @@ def test_a_kind_that_a_stage_did_not_measure_leaves_a_gap():
     assert drawn["after pretrain"] == (["who"], [None])
 
 
-def test_cost_shows_seconds_and_names_tokens_and_flops():
-    figure = plots.cost([{"stage": "pretrain", "seconds": 90, "tokens": 1_500_000, "flops": 2.5e12}])
-    assert list(figure.data[0].x) == [90]
-    assert list(figure.data[0].text) == ["1.5M tokens, 2.5T FLOPs"]
+def test_cost_splits_the_seconds_of_a_stage():
+    """Of 90 s, 70 in training: 20 are left for reading and measuring."""
+    bars = plots.cost([{"stage": "pretrain", "seconds": 90.0, "training_seconds": 70.0}]).data
+    assert {bar.name: list(bar.x) for bar in bars} == {"training": [70.0], "reading and measuring": [20.0]}
+    assert all(list(bar.y) == ["pretrain"] for bar in bars)
 
 
 @pytest.mark.parametrize(

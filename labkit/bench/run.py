@@ -38,8 +38,8 @@ class RunBench:
 def run(config: RunBench) -> dict[str, Any]:
     """Make the runs that are not there yet; their medians, lowest and highest values, as what JSON can write.
 
-    {"preset", "seeds", "wall_seconds": {"median", "lowest", "highest"}, "stages": {STAGE: {NAME: the same}}, "machine"}.
-    Raises LabError when a run fails.
+    {"preset", "seeds", "wall_seconds": {"median", "lowest", "highest"}, "stages": {STAGE: {NAME: the same}},
+    "machine"}. Raises LabError when a run fails.
     """
     if not config.seeds:
         raise LabError("bench run needs at least one seed: --seeds 0 1 2")
