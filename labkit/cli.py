@@ -137,7 +137,8 @@ def _run(arguments: list[str]) -> int:
     out = options.out or Path("runs") / options.preset
     saved = Run.open(out).recipe if options.resume and (out / "recipe.json").is_file() else None
     if saved is not None:  # what is not asked for stays as it was
-        known = {name: getattr(saved, name) for name in ("preset", "seed", "text", "instructions")}
+        known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", "text", "instructions")}
+        known["resume"] = False  # a switch that is on already would not be known as a flag
         options, rest = _parse_some(RunOptions, "run", arguments, dataclasses.replace(options, **known))
     recipe = _recipe(options, saved)
     recipe = _override(recipe, FIELDS, rest, "run") if rest else recipe

@@ -18,7 +18,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -113,13 +113,17 @@ class TrainConfig:
             return cosine(step, steps=self.steps, warmup=self.warmup)
         return warmup_stable_decay(step, steps=self.steps, warmup=self.warmup, decay=self.decay)
 
+    def lr_at(self, step: int) -> float:
+        """The main learning rate at `step`: Muon's, or AdamW's where it is alone."""
+        return self.scale(step) * (self.lr if self.optimizer == "muon" else self.adam_lr)
+
 
 class Record(NamedTuple):
     """One optimizer step, as `fit` yields it and metrics.jsonl keeps it.
 
-    step: steps done, from 1; loss: nats a label; counted: labels in the step; lr: scale of the learning rates;
-    gradient_norm: before clipping; seconds: since the start, stops not counted; metrics: the objective's own, per
-    label, and `evaluate`'s.
+    step: steps done, from 1; loss: nats a label; counted: labels in the step; lr: Muon's learning rate
+    (AdamW's where it is alone); gradient_norm: before clipping; seconds: since the start, stops not counted; metrics:
+    the objective's own, per label, and `evaluate`'s.
     """
 
     step: int
@@ -146,7 +150,7 @@ def fit(
     folder: str | Path | None = None,
     evaluate: Evaluate | None = None,
     recipe: str = "",
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Train `model` in place; yields a Record after each optimizer step.
 
     The gradient of a step is that of sum(loss_sum) / sum(count) over its `accumulate` batches and all processes: of
@@ -230,7 +234,7 @@ class _Loop:
         self.step = step + 1
         self.seconds += time.perf_counter() - start
         metrics = {name: total / count for name, total in sums.items()}
-        return Record(self.step, loss, int(count), self.config.scale(step), norm, round(self.seconds, 4), metrics)
+        return Record(self.step, loss, int(count), self.config.lr_at(step), norm, round(self.seconds, 4), metrics)
 
     def _gradients(self, step: int) -> dict[str, float]:
         """Add up the gradients and sums of a step's batches, over all processes."""

@@ -29,7 +29,8 @@ def materials():
 
 @pytest.fixture
 def real(materials):
-    texts = Texts(["to be or not to be, that is the question. " * 40], ["that is the question: not to be, or to be. " * 20], Removed())
+    held_out = "that is the question: not to be, or to be. " * 20
+    texts = Texts(["to be or not to be, that is the question. " * 40], [held_out], Removed())
     return dataclasses.replace(materials, texts=texts)
 
 
