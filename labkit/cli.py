@@ -179,8 +179,9 @@ class StageOptions:
 
 def _stage(name: str, arguments: list[str]) -> int:
     folder, *after = arguments or ["--help"]
+    if folder in ("-h", "--help"):
+        _parse(StageOptions, name, ["--help"])
     if folder.startswith("-"):
-        _parse(StageOptions, name, arguments)
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
     from labkit.pipeline import redo, run
     from labkit.recipe import make_recipe

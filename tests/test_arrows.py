@@ -1,0 +1,113 @@
+"""The arrows between the rooms point one way, and a few habits that no file may have."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "labkit").rglob("*.py")) + [path for path in [ROOT / "app.py"] if path.exists()]
+
+LAYERS = [
+    ["labkit.model.positions", "labkit.model.mixers", "labkit.model.feedforward", "labkit.model.heads"],
+    ["labkit.model.transformer"],
+    ["labkit.stages"],
+    ["labkit.cli", "labkit.ui", "app"],
+]
+"""What a layer's modules are made of stands above them; they import nothing from below."""
+
+
+def module(path: Path) -> str:
+    """labkit/text/chat.py -> labkit.text.chat; a package's __init__.py is the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports anywhere in it, but for types alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {id(inside) for node in ast.walk(tree) if is_for_types(node) for inside in ast.walk(node)}
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports by dots; write the whole name"
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def within(name: str, packages: list[str]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_follow_the_arrows(path):
+    height = next((i for i, layer in enumerate(LAYERS) if within(module(path), layer)), None)
+    if height is not None:
+        below = [name for layer in LAYERS[height + 1 :] for name in layer]
+        assert not [name for name in imported(path) if within(name, below)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_nothing_imports_the_ways_in(path):
+    own = [name for name in ("labkit.cli", "labkit.ui", "app") if within(module(path), [name])]
+    if module(path) not in ("labkit.__main__", "app"):
+        ways_in = [name for name in ("labkit.cli", "labkit.ui", "app") if name not in own]
+        assert not [name for name in imported(path) if within(name, ways_in)]
+
+
+@pytest.mark.parametrize("name", ["losses", "advantages"])
+def test_objectives_import_torch_alone(name):
+    path = ROOT / "labkit" / f"{name}.py"
+    if path.exists():
+        others = [n for n in imported(path) if n.split(".")[0] not in {*sys.stdlib_module_names, "torch"}]
+        assert not others
+
+
+def test_the_world_imports_no_torch():
+    inside = [name for path in FILES if within(module(path), ["labkit.world"]) for name in imported(path)]
+    allowed = {*sys.stdlib_module_names, "yaml", "labkit"}
+    assert {name.split(".")[0] for name in inside} <= allowed
+    assert {n for n in inside if within(n, ["labkit"]) and not within(n, ["labkit.world"])} <= {
+        "labkit.errors", "labkit.errors.LabError", "labkit.paths", "labkit.paths.data_folder",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["labkit", "labkit.world", "labkit.cli"])
+def test_light_modules_load_without_torch(name):
+    code = f"import sys, {name}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_weights_are_never_pickles(path):
+    assert not {"pickle", "dill", "cloudpickle", "joblib", "shelve"} & {name.split(".")[0] for name in imported(path)}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+            assert node.attr not in ("load", "save"), f"{path}:{node.lineno} reads or writes a pickle"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_html_components_take_no_formatted_text(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("gr.HTML", "gradio.HTML"):
+            formatted = [inside for inside in ast.walk(node) if isinstance(inside, ast.JoinedStr)]
+            assert not formatted, f"{path}:{node.lineno} puts text into a template; hand it over as value"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_nothing_is_left_open_or_silenced(path):
+    left = re.findall(
+        r"\b(TODO|FIXME|XXX|NotImplementedError)\b|# (noqa|type: ignore)", path.read_text(encoding="utf-8")
+    )
+    assert not left

@@ -1,0 +1,285 @@
+"""The command line as a user meets it: what it prints, its exit codes, and what it leaves on disk."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from labkit import cli
+from labkit.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = (
+    "--preset smoke --tokenizer.documents 60 --model.width 32 --model.depth 1 "
+    "--pretrain.train.steps 6 --pretrain.train.rows 2 --sft.train.steps 4 --sft.train.rows 2 "
+    "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks 1 --evaluation.examples 4 "
+    "--evaluation.compared 10 --evaluation.story-tokens 12 --evaluation.answer-tokens 4"
+).split()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A whole run, made by the command."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    assert main(["run", "--out", str(folder), *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """The same run, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+def labkit(*arguments: str, **more) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "labkit", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def test_help_of_every_command_needs_no_torch():
+    code = f"""
+import sys
+from labkit.cli import COMMANDS, main
+assert main(["--help"]) == 0
+for command in COMMANDS:
+    try:
+        main([command, "--help"])
+    except SystemExit as ended:
+        assert ended.code == 0, command
+heavy = {{"torch", "plotly", "transformers", "datasets", "gradio"}} & sys.modules.keys()
+sys.exit(f"{{heavy}} was loaded" if heavy else 0)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert all(command in ended.stdout for command in cli.COMMANDS)
+
+
+def test_no_command_prints_the_commands(capsys):
+    assert main([]) == 0
+    assert "labkit run --preset smoke" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "there is no command 'fly'; the commands are run, pretrain"),
+        (["chat", "nowhere"], "nowhere holds no run"),
+        (["report", "nowhere"], "nowhere holds no report.json"),
+        (["generate", "nowhere"], "nowhere holds no run"),
+        (["world", "--kind", "magic"], "has no task 'magic'; it has where"),
+        (["run", "--out", "new", "--stages", "ppo"], "no stage ppo; it has pretrain, sft"),
+        (["run", "--out", "new", "--text", "missing.txt"], "missing.txt"),
+        (["pretrain", "--again"], "name the run's folder first"),
+        (["bench", "run", "--seeds"], "at least one seed"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.splitlines()[-1].startswith("labkit: ") and "Traceback" not in said
+
+
+def test_an_unknown_flag_is_refused(capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--out", str(tmp_path / "new"), "--sed", "3"])
+    assert ended.value.code == 2
+    assert "--sed" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_shape_that_makes_no_sense_is_refused_in_words(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["run", "--preset", "smoke", "--out", str(tmp_path / "new"), "--model.heads", "3"])
+    assert "cannot be split into 3" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_environment_names_the_preset(monkeypatch, capsys):
+    monkeypatch.setenv("LABKIT_PRESET", "full")
+    assert main(["recipe"]) == 0
+    assert "--world-size full" in capsys.readouterr().out
+    monkeypatch.setenv("LABKIT_PRESET", "huge")
+    assert main(["recipe"]) == 2
+    assert "LABKIT_PRESET is 'huge'; the presets are smoke, lab, full." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["smoke", "lab", "full"])
+def test_every_flag_that_recipe_prints_is_understood(preset, capsys):
+    """Printed, read back and applied to another preset, the flags give the first one's recipe."""
+    from labkit.recipe import make_recipe
+
+    main(["recipe", "--preset", preset])
+    words = [word for line in capsys.readouterr().out.splitlines() for word in line.split()]
+    switches = {"True": True, "False": False}
+    flags: list[str] = []
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        head, _, last = flag.rpartition(".")
+        if value in switches:
+            flags.append(flag if switches[value] else f"{head}.no-{last}")
+        else:
+            flags += [flag, value]
+    other = make_recipe("lab" if preset == "smoke" else "smoke")
+    made = cli._override(other, cli.FIELDS, flags, "run")
+    wanted = make_recipe(preset)
+    assert [getattr(made, name) for name in cli.FIELDS] == [getattr(wanted, name) for name in cli.FIELDS]
+
+
+def test_a_whole_run_leaves_models_and_a_report(finished):
+    report = json.loads((finished / "report.json").read_text())
+    assert [stage["stage"] for stage in report["stages"]] == ["pretrain", "sft"]
+    assert {"seconds", "tokens", "flops", "mfu", "peak_memory_mb", "metrics"} <= report["stages"][0].keys()
+    assert len(report["stages"][1]["samples"]) == 5
+    assert (finished / "sft" / "model.safetensors").is_file()
+    assert (finished / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_folder_in_use_is_refused_and_resuming_it_keeps_what_is_there(finished, capsys):
+    before = (finished / "sft" / "model.safetensors").stat().st_mtime_ns
+    assert main(["run", "--out", str(finished), *SMALL]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main(["run", "--out", str(finished), "--resume"]) == 0
+    assert "finished before" in capsys.readouterr().err
+    assert (finished / "sft" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_resuming_with_another_recipe_names_the_difference(finished, capsys):
+    assert main(["run", "--out", str(finished), "--resume", "--seed", "7"]) == 2
+    assert "seed: 0, not 7" in capsys.readouterr().err
+    assert main(["run", "--out", str(finished), "--resume", "--model.depth", "2"]) == 2
+    assert "model.depth: 1, not 2" in capsys.readouterr().err
+
+
+def test_stages_can_be_made_one_by_one(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    assert main(["run", "--out", folder, "--stages", "pretrain", *SMALL]) == 0
+    assert main(["chat", folder, "--stage", "sft"]) == 2
+    assert "not finished" in capsys.readouterr().err
+    assert main(["sft", folder, "--train.steps", "3"]) == 0
+    assert "sft       3 steps" in capsys.readouterr().err
+    assert main(["sft", folder]) == 2
+    assert f"labkit sft {folder} --again" in capsys.readouterr().err
+    assert main(["pretrain", folder, "--again"]) == 0
+    assert (tmp_path / "run" / "pretrain" / "result.json").is_file()
+    assert not (tmp_path / "run" / "sft").exists()
+
+
+def test_report_prints_measures_by_stage_and_by_question_type(finished, capsys):
+    assert main(["report", str(finished)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["pretrain", "sft"]
+    assert any(line.startswith("answers right  ") for line in lines)
+    assert any(line.startswith("answers right, by question type") and "the question alone" in line for line in lines)
+
+
+def test_generate_is_the_same_for_the_same_seed(finished, capsys):
+    def written(*more: str) -> str:
+        assert main(["generate", str(finished), "--max-tokens", "8", *more]) == 0
+        return capsys.readouterr().out
+
+    assert written("--seed", "1") == written("--seed", "1") != written("--seed", "2")
+    assert written("--prompt", "Tom went").startswith("Tom went")
+    assert len(written("--count", "3", "--top-k", "5", "--top-p", "0.9").strip("\n").split("\n\n")) <= 3
+    assert written("--chat", "--prompt", "Where is Tom?", "--temperature", "0")
+
+
+def test_chat_answers_what_comes_through_a_pipe(finished, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "stdin", io.StringIO("/help\n/story\nWhere is Tom?\n\n/new\nHello\\nthere\n/quit\nnever read\n")
+    )
+    assert main(["chat", str(finished), "--max-tokens", "5"]) == 0
+    said = capsys.readouterr().out
+    assert "/story" in said and "." in said
+    assert "never read" not in said
+
+
+def test_a_bad_sampling_setting_is_said_in_words(finished, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+    assert main(["chat", str(finished), "--top-p", "2"]) == 2
+    assert "TopP must be above 0" in capsys.readouterr().err
+
+
+def test_world_shows_a_document_and_scored_answers(capsys):
+    assert main(["world", "--size", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert "── a document" in said and "a right answer" in said and "thorough" in said
+    assert main(["world", "--size", "tiny", "--kind", "where", "--count", "2"]) == 0
+    assert capsys.readouterr().out.count("── a task: where") == 2
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    process = labkit("world", "--count", "20")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    process = labkit("run", "--out", str(folder), *SMALL, "--pretrain.train.steps", "100000")
+    metrics = folder / "pretrain" / "metrics.jsonl"
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert f"To go on: labkit run --out {folder} --resume" in said and "Traceback" not in said
+    steps = len(metrics.read_text().splitlines())
+    assert (folder / "pretrain" / "checkpoints" / f"step-{steps:08d}").is_dir()
+
+
+def test_resuming_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    """The first ctrl-C comes at step 3 and is only noted; the run stops between two steps, with a checkpoint."""
+    from labkit import terminal
+
+    folder = tmp_path / "run"
+    bar = terminal.tqdm.update
+
+    def update(self, n):
+        bar(self, n)
+        if self.n == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(terminal.tqdm, "update", update)
+    assert main(["run", "--out", str(folder), *SMALL]) == 130
+    assert "Stopping after this step" in capsys.readouterr().err
+    assert (folder / "pretrain" / "checkpoints" / "step-00000003").is_dir()
+    monkeypatch.setattr(terminal.tqdm, "update", bar)
+    assert main(["run", "--out", str(folder), "--resume"]) == 0
+    lines = (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_ctrl_c_outside_of_steps_or_twice_stops_at_once():
+    from labkit.terminal import stoppable
+
+    with stoppable() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stop.stepping = True
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_real_text_goes_through_the_same_stages(corpora, tmp_path, capsys):
+    given = ["--text", str(corpora / "tinyshakespeare.txt"), "--instructions", str(corpora / "instructions.json")]
+    rows = "--evaluation.characters 2000 --pretrain.train.length 64 --sft.train.length 128".split()
+    assert main(["run", "--out", str(tmp_path / "real"), *given, *SMALL, *rows, "--tokenizer.vocabulary", "400"]) == 0
+    said = capsys.readouterr().out
+    assert "bits per byte" in said and "grammatical" not in said
+    assert "What is not measured here" in (tmp_path / "real" / "report.html").read_text()
+    assert main(["generate", str(tmp_path / "real"), "--prompt", "KING", "--max-tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("KING")
