@@ -3,6 +3,7 @@
 A loss returns sums and counts, never a mean: sums can be added over micro-batches and over processes, and divided
 once, so that the gradient is that of one big batch however it was cut up.
 
+>>> import torch
 >>> logits = torch.zeros(1, 2, 4)                      # uniform over V = 4: every label costs log 4
 >>> labels, mask = torch.tensor([[3, 1]]), torch.tensor([[True, False]])
 >>> loss = next_token_loss(logits, labels, mask)
@@ -12,7 +13,6 @@ once, so that the gradient is that of one big batch however it was cut up.
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -86,12 +85,15 @@ def redo(path: str | Path, stage: str, config: Pretrain | FineTune | None = None
     """Make one stage of a run again, with another config when one is given, and drop the stages after it."""
     opened = Run.open(path)
     first = list(opened.recipe.stages).index(opened.stage(stage).name)
-    if config is not None:
-        change: dict[str, Any] = {stage: config}
-        opened.recipe = dataclasses.replace(opened.recipe, **change)
-        opened.save_recipe()
-    for later in opened.stages[first:]:
-        shutil.rmtree(later.path, ignore_errors=True)
+    if accelerator().is_main_process:
+        for later in opened.stages[first:]:
+            later.drop()
+        if config is not None:
+            change: dict[str, Any] = {stage: config}
+            opened.recipe = dataclasses.replace(opened.recipe, **change)
+            opened.save_recipe()
+    accelerator().wait_for_everyone()
+    opened = Run.open(path)
     yield from run(opened.recipe, path, [stage], resume=True)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ class StageFolder:
         """Keep the stage's result and drop what was only there to resume."""
         write_json(self.path / "result.json", result)
         Checkpoints(self.path / "checkpoints").clear()
+
+    def drop(self) -> None:
+        """Throw the stage away: at once, so that a kill leaves all of it or nothing."""
+        dropped = self.path.with_name(f"{self.name}.dropped")
+        shutil.rmtree(dropped, ignore_errors=True)
+        if self.begun:
+            self.path.rename(dropped)
+            shutil.rmtree(dropped)
 
     def model(self) -> Transformer:
         """The model after this stage, in eval mode. Raises LabError when it is not there or damaged."""

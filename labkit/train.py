@@ -43,7 +43,7 @@ Evaluate = Callable[[nn.Module, int], dict[str, float]]
 class Source(Protocol):
     """Where batches come from. Offline sources derive everything from (seed, step) and hold no state."""
 
-    def next_batch(self, model: nn.Module, step: int) -> Any: ...
+    def next_batch(self, model: Any, step: int) -> Any: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -201,6 +201,7 @@ class _Loop:
         self.device = self.processes.device
         model.to(self.device)
         self.bf16 = config.precision == "bf16" and _has_bf16()
+        self.compiled = config.compile and _has_compiler()
         self.optimizer = build_optimizer(model, config, torch.bfloat16 if self.bf16 else torch.float32)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.step, self.saved_step, self.seconds = 0, -1, 0.0
@@ -209,7 +210,8 @@ class _Loop:
         if self.processes.num_processes > 1:
             for p in model.parameters():
                 broadcast(p.data)
-        self.objective = _compiled(objective) if config.compile else objective
+        self.optimizer.zero_grad()  # whatever was left from before
+        self.objective = _compiled(objective) if self.compiled else objective
 
     def take(self, step: int) -> Record:
         """One optimizer step. Raises LabError, with the weights untouched, when loss or gradient is no number."""
@@ -312,6 +314,7 @@ class _Loop:
             "torch": torch.__version__,
             "processor": torch.backends.cpu.get_cpu_capability(),
             "bf16": self.bf16,
+            "compiled": self.compiled,
         }
 
     def _resume(self) -> None:
@@ -388,10 +391,7 @@ def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iter
 
 
 def _compiled(objective: Objective) -> Objective:
-    """The objective as one compiled graph; as it is, and that said, where there is no C++ compiler."""
-    if not has_compiler():
-        _say("No C++ compiler (or no Python headers) here: training goes on without torch.compile, slower.")
-        return objective
+    """The objective as one compiled graph; as it is, and that said, where the compiler fails."""
     from torch._dynamo import config as dynamo  # these take a second, which only a compiled run should pay
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor.exc import InductorError
@@ -416,6 +416,12 @@ def _has_bf16() -> bool:
     if not has_bf16():
         _say("This processor has no bf16: training goes on in fp32, slower.")
     return has_bf16()
+
+
+def _has_compiler() -> bool:
+    if not has_compiler():
+        _say("No C++ compiler (or no Python headers) here: training goes on without torch.compile, slower.")
+    return has_compiler()
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from labkit.train import TrainConfig
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 
-STEPS, KILLS = 40, 11
+STEPS, KILLS = 40, 10
 TRAIN = TrainConfig(steps=STEPS, rows=4, length=128, checkpoint_every=3, warmup=2, compile=True)
 RECIPE = tiny_recipe(TRAIN)
 
@@ -66,7 +66,13 @@ def in_a_checkpoint(folder: Path, step: int) -> Callable[[], bool]:
 
 
 def in_a_step(folder: Path, step: int, delay: float) -> Callable[[], bool]:
-    return lambda: steps_done(folder) >= step and (time.sleep(delay) or True)
+    def ready() -> bool:
+        if steps_done(folder) < step:
+            return False
+        time.sleep(delay)
+        return True
+
+    return ready
 
 
 def compiling(moment: float) -> Callable[[], bool]:
@@ -77,7 +83,7 @@ def killed_stage(folder: Path, stage: str, rng: random.Random) -> list[str]:
     """Kill the stage at points spread over its length, every third one while a checkpoint is being written."""
     inside, kills = folder / stage, []
     for number in range(KILLS):
-        step = steps_done(inside) + rng.randint(1, STEPS // KILLS)
+        step = steps_done(inside) + rng.randint(1, 3)
         if number == 0:
             where, ready = "compiling", compiling(time.monotonic() + 1.5 * rng.random())
         elif number % 3 == 1:

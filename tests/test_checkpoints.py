@@ -53,6 +53,7 @@ def test_shared_weights_are_written_once_and_come_back_shared(tmp_path):
     write_model(tmp_path / "model.safetensors", first)
     Checkpoints(tmp_path / "c").save(1, first, {}, {"step": 1})
     saved = Checkpoints(tmp_path / "c").latest()
+    assert saved is not None
     saved.load_model(second)
     assert torch.equal(first.head.weight, second.head.weight) and second.head.weight is second.embedding.weight
 

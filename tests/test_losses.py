@@ -34,6 +34,7 @@ def test_labels_that_do_not_count_change_nothing_and_get_no_gradient():
     other = next_token_loss(logits, labels.masked_fill(~mask, 6), mask)
     assert loss.loss_sum.item() == other.loss_sum.item() and loss.counted.item() == 4
     loss.loss_sum.backward()
+    assert logits.grad is not None
     assert logits.grad[~mask].abs().max() == 0 and logits.grad[mask].abs().min(-1).values.max() > 0
 
 

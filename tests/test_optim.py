@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -53,7 +55,7 @@ def test_batching_matrices_changes_nothing():
     alone.load_state_dict(together.state_dict())
     give_gradients(together)
     give_gradients(alone)
-    options = {"lr": 0.1, "adam_lr": 0.01, "weight_decay": 0.1, "dtype": torch.float32}
+    options: dict[str, Any] = {"lr": 0.1, "adam_lr": 0.01, "weight_decay": 0.1, "dtype": torch.float32}
     names = hidden_matrices(together)
     Optimizer(together.named_parameters(), names, **options).step()
     for name, p in alone.named_parameters():
@@ -76,7 +78,7 @@ def test_muon_by_hand():
 def test_adamw_is_torchs_own():
     ours, theirs = Tiny(), Tiny()
     theirs.load_state_dict(ours.state_dict())
-    options = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
+    options: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
     matrices = [p for p in theirs.parameters() if p.ndim > 1]
     vectors = [p for p in theirs.parameters() if p.ndim <= 1]
     reference = torch.optim.AdamW(

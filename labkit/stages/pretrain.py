@@ -62,7 +62,9 @@ class Pretrain:
             texts = first_characters(materials.texts.validation, config.characters // 10)
             return text_loss(model, materials.tokenizer, texts, self.train.length, config.loss_rows)["validation_loss"]
         documents = [materials.world.document("validation", materials.seed, i) for i in range(config.documents // 2)]
-        return document_loss(model, materials.tokenizer, documents, self.train.length, config.loss_rows)["validation_loss"]
+        return document_loss(model, materials.tokenizer, documents, self.train.length, config.loss_rows)[
+            "validation_loss"
+        ]
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluate import evaluate_base

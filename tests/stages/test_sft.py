@@ -9,6 +9,7 @@ from labkit.stages import FineTune, Materials
 from labkit.text.chat import document_texts
 from labkit.text.clean import Removed
 from labkit.text.load import Conversations
+from labkit.text.sources import Packed
 from labkit.text.tokenizer import Tokenizer
 from labkit.train import TrainConfig, fit
 from labkit.world import Document, Message, World
@@ -57,6 +58,7 @@ def test_the_labels_that_do_not_count_do_not_change_the_loss(materials):
 
 def test_instruction_files_are_packed_and_every_answer_comes_once_a_pass(real):
     tokenizer, source = real.tokenizer, STAGE.source(real)
+    assert isinstance(source, Packed)
     turns = len(source.packed)
     assert turns < 25  # several conversations to a row
     labels = [
