@@ -158,7 +158,7 @@ def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | 
     label = f"{known.label} after {short(last['stage'])}"
     if len(measured) > 1 and known.unit == "share":  # a loss on answers is not one on documents
         label += f"; {known.show(measured[0]['metrics'][key])} after {short(measured[0]['stage'])}"
-    return known.show(last["metrics"][key]), label
+    return known.show(last["metrics"][key]), label.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _tile(value: str, label: str) -> Markup:
