@@ -54,7 +54,7 @@ def kill_when(child: int, ready: Callable[[], bool]) -> bool:
         if ended:
             assert os.waitstatus_to_exitcode(status) == 0
             return False
-        time.sleep(0.0005)
+        time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
