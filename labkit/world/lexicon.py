@@ -173,7 +173,9 @@ class Lexicon:
         self.good = frozenset(f["name"] for f in raw["feelings"] if f["good"])
 
     def _words(self) -> None:
-        """The words that made-up mappings are made of: every noun, colour and young animal."""
-        kinds = ("animal", "thing", "food", "colour", "young", "material", "taste", "kind")
-        words = list(dict.fromkeys(w for kind in kinds for w in self.values[kind]))
+        """The words that made-up mappings are made of: nouns and colours; a rule also leads to their attributes."""
+        nouns = [word for kind in ("animal", "thing", "food", "colour") for word in self.values[kind]]
+        attributes = [word for kind in ("young", "material", "taste", "kind") for word in self.values[kind]]
+        self.code_words = tuple(dict.fromkeys(nouns))
+        words = list(dict.fromkeys((*nouns, *attributes)))
         self._add("word", words, plain=words)
