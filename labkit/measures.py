@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+def count(number: float) -> str:
+    """A large number in three digits: 1234 -> '1.23k', 2.5e12 -> '2.5T'."""
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
 class Measure(NamedTuple):
-    """label: the measure's name. unit: "share" (0 to 1, shown as %), "score" (0 to 1), "number" or words. better:
+    """label: the measure's name. unit: "share" (0 to 1, shown as %), "score" (0 to 1), "number", "count" (in three
+    digits), "megabytes", or words. better:
     "higher", "lower", or "" where neither is. meaning: one line for someone who meets it for the first time.
     """
 
@@ -21,6 +30,10 @@ class Measure(NamedTuple):
             return "not defined"
         if self.unit == "share":
             return f"{100 * value:.1f} %"
+        if self.unit == "count":
+            return count(value)
+        if self.unit == "megabytes":
+            return f"{value:,.0f} MB"
         if self.unit == "number":
             return f"{value:,.0f}"
         return f"{value:.2f}" if self.unit == "score" else f"{value:.3f}"
@@ -107,6 +120,17 @@ MEASURES = {
     ),
 }
 
+COSTS = {
+    "seconds": Measure("seconds", "number", "", "Everything that the stage took, compiling and measuring included."),
+    "tokens": Measure("tokens", "count", "", "How many tokens it read."),
+    "flops": Measure("FLOPs", "count", "", "The arithmetic that its training needs."),
+    "mfu": Measure(
+        "share of matrix peak", "share", "higher", "FLOPs a second, over the fastest product measured here."
+    ),
+    "peak_memory_mb": Measure("peak memory", "megabytes", "lower", "The most memory that it held."),
+}
+"""What a stage cost, by its name in report.json."""
+
 HEADLINES = ("accuracy", "grammatical", "consistent", "nats_per_character", "bits_per_byte", "validation_loss")
 """What is said of a stage first, as far as it was measured."""
 
@@ -126,7 +150,7 @@ def measure(name: str) -> Measure:
     A name that is not listed is shown as it is, with no direction.
     """
     base, _, part = name.partition("/")
-    known = MEASURES.get(name) or MEASURES.get(base)
+    known = MEASURES.get(name) or COSTS.get(name) or MEASURES.get(base)
     if known is None:
         return Measure(name.replace("_", " "), "", "", "")
     return known._replace(label=f"{known.label}: {part.replace('_', ' ')}") if part else known

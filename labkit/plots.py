@@ -122,14 +122,6 @@ def by_kind(metrics: Mapping[str, float], measure: str) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
-def count(number: float) -> str:
-    """A large number in three digits: 1234 -> '1.23k', 2.5e12 -> '2.5T'."""
-    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
-
-
 def _figure(x: str, y: str) -> go.Figure:
     return go.Figure(layout={"template": LOOK, "xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}})
 

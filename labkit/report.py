@@ -19,7 +19,7 @@ from plotly.utils import PlotlyJSONEncoder
 
 from labkit import plots
 from labkit.errors import LabError
-from labkit.measures import HEADLINES, MEASURES, NOT_FOR_REAL_TEXT, measure
+from labkit.measures import HEADLINES, MEASURES, NOT_FOR_REAL_TEXT, count, measure
 
 STAGES = {
     "pretrain": (
@@ -142,7 +142,7 @@ def _header(report: Mapping[str, Any], name: str) -> Markup:
     source = "real text" if is_real(report) else "TinyWorld, a small written world whose truth is known"
     facts = [f"preset {recipe['preset']}"] if recipe.get("preset") else []
     facts += [f"seed {recipe['seed']}"] if "seed" in recipe else []
-    facts += [f"{plots.count(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
+    facts += [f"{count(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
     line = f"A language model made from {source}" + (f" ({', '.join(facts)})." if facts else ".")
     tiles = [_tile(minutes(sum(stage.get("seconds", 0) for stage in stages)), "in all")]
     tiles += [_tile(*tile) for tile in (_latest(key, stages) for key in HEADLINES) if tile]
@@ -234,7 +234,7 @@ def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mar
 
 def _row(name: str, value: float, earlier: Mapping[str, float], compare: bool, last: str) -> Markup:
     known = measure(name)
-    unit = "" if known.unit in ("share", "score", "number", "") else f" {known.unit}"
+    unit = "" if known.unit in ("share", "score", "number", "count", "megabytes", "") else f" {known.unit}"
     shown = [tag("b", known.show(value)), tag("span", unit, class_="soft")]
     cells = [tag("th", known.label), tag("td", shown, class_="number " + _change(name, value, earlier))]
     if compare:
@@ -348,9 +348,9 @@ def _costs(stage: Mapping[str, Any]) -> list[str]:
     return [
         minutes(seconds),
         minutes(training),
-        plots.count(tokens),
-        plots.count(tokens / training) if training else "",
-        plots.count(stage.get("flops") or 0),
+        count(tokens),
+        count(tokens / training) if training else "",
+        count(stage.get("flops") or 0),
         "" if mfu is None else f"{100 * mfu:.1f} %",
         "" if memory is None else f"{memory:,.0f} MB",
     ]
@@ -388,4 +388,4 @@ def _machine(report: Mapping[str, Any]) -> Markup:
 def _fact(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{plots.count(value)} FLOP/s" if isinstance(value, float) and "peak" in key else str(value)
+    return f"{count(value)} FLOP/s" if isinstance(value, float) and "peak" in key else str(value)

@@ -204,13 +204,14 @@ class Conversation:
             stop_ids=_stops(self.tokenizer),
             generator=self.generator,
         )
-        shown = ""
+        shown = text = ""
         for token in tokens:
             ids.append(token)
             text = self.tokenizer.decode(ids).removeprefix(" ")
             if not text.endswith("\ufffd"):  # the rest of a character is still to come
                 yield text.removeprefix(shown)
                 shown = text
+        yield text.removeprefix(shown)
         self.messages.append(Message("assistant", self.tokenizer.decode(ids).strip()))
 
     def _prompt(self) -> list[int]:

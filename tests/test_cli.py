@@ -45,7 +45,7 @@ def labkit(*arguments: str, **more) -> subprocess.Popen:
 
 
 def test_help_of_every_command_needs_no_torch():
-    code = f"""
+    code = """
 import sys
 from labkit.cli import COMMANDS, main
 assert main(["--help"]) == 0
@@ -54,8 +54,8 @@ for command in COMMANDS:
         main([command, "--help"])
     except SystemExit as ended:
         assert ended.code == 0, command
-heavy = {{"torch", "plotly", "transformers", "datasets", "gradio"}} & sys.modules.keys()
-sys.exit(f"{{heavy}} was loaded" if heavy else 0)
+heavy = {"torch", "plotly", "transformers", "datasets", "gradio"} & sys.modules.keys()
+sys.exit(f"{heavy} was loaded" if heavy else 0)
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -69,13 +69,6 @@ def test_cost_splits_the_seconds_of_a_stage():
     assert all(list(bar.y) == ["pretrain"] for bar in bars)
 
 
-@pytest.mark.parametrize(
-    ("number", "shown"), [(0, "0"), (7, "7"), (1234, "1.23k"), (2.5e12, "2.5T"), (3e15, "3P"), (4e18, "4E")]
-)
-def test_count_gives_three_digits(number, shown):
-    assert plots.count(number) == shown
-
-
 @pytest.mark.parametrize("empty", [plots.loss_curves([]), plots.learning_rate([]), plots.accuracy_by_kind({})])
 def test_nothing_to_draw_is_an_empty_figure(empty):
     json.loads(empty.to_json())

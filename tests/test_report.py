@@ -8,7 +8,7 @@ import pytest
 
 from labkit import report
 from labkit.errors import LabError
-from labkit.measures import MEASURES, NOT_FOR_REAL_TEXT, measure
+from labkit.measures import MEASURES, NOT_FOR_REAL_TEXT, count, measure
 
 HOSTILE = "</script><script>alert(1)</script> {{7*7}} ${1+1} <img src=x onerror=alert(2)> \"' & \ufffd"
 
@@ -201,3 +201,10 @@ def test_labels_of_parts_name_both():
     assert measure("accuracy/how_many").label == "answers right: how many"
     assert measure("something_new").label == "something new"
     assert measure("accuracy_standard_error").label == "its standard error"
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0, "0"), (7, "7"), (1234, "1.23k"), (2.5e12, "2.5T"), (3e15, "3P"), (4e18, "4E")]
+)
+def test_count_gives_three_digits(number, shown):
+    assert count(number) == shown

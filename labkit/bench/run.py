@@ -21,9 +21,7 @@ from statistics import median
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.measures import measure
-
-COSTS = ("seconds", "tokens", "flops", "mfu", "peak_memory_mb")
+from labkit.measures import COSTS, measure
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""A conversation in pieces: what is sent to the model, what is forgotten, and that pieces add up."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from labkit.decoding import Temperature, TopK, TopP
+from labkit.model import Gated, ModelConfig, Transformer
+from labkit.talk import ChatOptions, Conversation, filters, unescape
+from labkit.text.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def talk() -> Conversation:
+    tokenizer = Tokenizer.train(["Tom is in the park. Where is Tom? Grüße! " * 20])
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocabulary=tokenizer.size, context=48, width=16, depth=1, heads=1, key_heads=1, feed_forward=Gated(16)
+    )
+    options = ChatOptions(Path("somewhere"), temperature=1.0, max_tokens=10)
+    return Conversation(Transformer(config).eval(), tokenizer, options)
+
+
+def test_filters_leave_out_what_changes_nothing():
+    assert filters(1.0, 0, 1.0) == []
+    assert filters(0.8, 40, 0.9) == [Temperature(0.8), TopK(40), TopP(0.9)]
+    assert filters(0.0, 0, 1.0) == [Temperature(0.0)]
+
+
+def test_a_typed_new_line_is_one():
+    assert unescape(r"Tom is here.\nWhere is Tom?") == "Tom is here.\nWhere is Tom?"
+
+
+def test_the_pieces_of_a_reply_add_up_to_it(talk):
+    talk.forget()
+    for question in ("Where is Tom?", "Grüße!", "Tom?"):
+        said = "".join(talk.answer(question))
+        assert talk.messages[-1].role == "assistant"
+        assert said.strip() == talk.messages[-1].content
+
+
+def test_a_story_opens_the_next_message_and_only_that(talk):
+    talk.tell("Tom is here.")
+    list(talk.answer("Where?"))
+    assert talk.messages[0].content == "Tom is here.\nWhere?"
+    list(talk.answer("And now?"))
+    assert talk.messages[-2].content == "And now?"
+
+
+def test_the_oldest_exchange_is_forgotten_when_the_context_is_full(talk):
+    talk.forget()
+    for _ in range(8):
+        list(talk.answer("Where is Tom?"))
+        assert talk.messages[0].role == "user"
+    assert len(talk.messages) < 16
+
+
+def test_a_message_longer_than_the_context_keeps_its_end(talk):
+    talk.forget()
+    list(talk.answer("Tom is in the park. " * 40))
+    talk.messages.pop()
+    prompt = talk._prompt()
+    assert len(prompt) == 48 - 10
+    assert prompt[0] == talk.tokenizer.bos and prompt[-1] == talk.tokenizer.assistant
