@@ -62,12 +62,11 @@ def loss_curves(records: Iterable[Record]) -> go.Figure:
 
 
 def learning_rate(records: Iterable[Record]) -> go.Figure:
-    """The learning rate at each step of one stage, in percent of its highest."""
+    """The learning rate at each step of one stage."""
     steps, rates = series(records, "lr")
-    figure = _figure("step", "learning rate (% of the highest)")
-    percent = [100 * rate for rate in rates]
-    figure.add_scatter(x=steps, y=percent, name="learning rate", line={"color": GREEN, "width": 2.5})
-    return figure.update_yaxes(rangemode="tozero", hoverformat=".0f")
+    figure = _figure("step", "learning rate")
+    figure.add_scatter(x=steps, y=rates, name="learning rate", line={"color": GREEN, "width": 2.5})
+    return figure.update_yaxes(rangemode="tozero", hoverformat=".2g")
 
 
 def accuracy_by_kind(stages: Mapping[str, Mapping[str, float]]) -> go.Figure:

@@ -43,8 +43,8 @@ def test_loss_curves_without_validation_have_no_such_line():
     assert "validation" not in traces(plots.loss_curves([{"step": 1, "loss": 4.0}]))
 
 
-def test_learning_rate_is_drawn_in_percent_of_its_highest():
-    assert traces(plots.learning_rate(RECORDS)) == {"learning rate": ([1, 2, 3], [10, 20, 10])}
+def test_learning_rate_is_drawn_over_the_steps():
+    assert traces(plots.learning_rate(RECORDS)) == {"learning rate": ([1, 2, 3], [0.1, 0.2, 0.1])}
 
 
 def test_accuracy_is_in_percent_beside_the_question_alone_and_ordered_by_gain():

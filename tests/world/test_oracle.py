@@ -32,6 +32,7 @@ def test_every_reference_answer_is_right(kind, seed, world):
 @given(st.integers(0, 10**6), st.sampled_from(["sentence", "fragment", "polite", "reason"]))
 def test_every_style_of_answer_is_right(seed, style):
     task = WORLD.task("test", seed, 0, random.Random(seed).choice(READING))
+    assert task.question and task.told
     answer = WORLD.corpus.tasks.answer(task.question, task.told, random.Random(seed), style)
     got = score(WORLD, task, answer, PROFILES["warm"])
     assert (got.right, got.supported, got.fluent) == (1, 1, 1), (task.messages, answer, got.why)
@@ -68,6 +69,7 @@ def test_gaming_scores_low(kind, profile):
 
 def test_two_answers_are_no_answer():
     task = WORLD.task("test", 0, 0, "where")
+    assert task.question
     true = WORLD.lexicon.surfaces["place", "in"][task.question.value]
     other = next(s for p, s in WORLD.lexicon.surfaces["place", "in"].items() if p != task.question.value)
     both = f"{true[0].upper() + true[1:]}. {other[0].upper() + other[1:]}."
@@ -85,6 +87,7 @@ def test_what_the_story_does_not_say_is_unsupported():
 
 def test_profiles_disagree():
     task = WORLD.task("test", 3, 0, "where")
+    assert task.question and task.told
     rng = random.Random(0)
     tasks = WORLD.corpus.tasks
     answers = {style: tasks.answer(task.question, task.told, rng, style) for style in ("fragment", "polite", "reason")}
