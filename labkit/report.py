@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from labkit import plots
+from labkit.checkpoints import read_lines
 from labkit.errors import LabError
 from labkit.measures import HEADLINES, MEASURES, NOT_FOR_REAL_TEXT, count, measure
 
@@ -46,20 +47,14 @@ def tag(name: str, *children: str | Iterable[str], **attributes: str) -> Markup:
 
     Children are strings or lists of them, escaped unless they are Markup; "_" in a name of an attribute becomes "-".
     """
-    inside = "".join(
-        child
-        if isinstance(child, Markup)
-        else html.escape(child)
-        if isinstance(child, str)
-        else "".join(map(_safe, child))
-        for child in children
-    )
     given = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"' for key, value in attributes.items())
-    return Markup(f"<{name}{given}>{inside}</{name}>")
+    return Markup(f"<{name}{given}>{''.join(map(_html, children))}</{name}>")
 
 
-def _safe(text: str) -> str:
-    return text if isinstance(text, Markup) else html.escape(text)
+def _html(child: str | Iterable[str]) -> str:
+    if isinstance(child, Markup):
+        return child
+    return html.escape(child) if isinstance(child, str) else "".join(map(_html, child))
 
 
 def write(folder: Path) -> Path:
@@ -77,23 +72,10 @@ def write(folder: Path) -> Path:
         ) from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise LabError(f"{path} is not a report of labkit ({error}); run its last stage again.") from error
-    records = {stage["stage"]: read_records(folder / stage["stage"] / "metrics.jsonl") for stage in stages}
+    records = {stage["stage"]: list(read_lines(folder / stage["stage"] / "metrics.jsonl")) for stage in stages}
     target = folder / "report.html"
     target.write_text(page(report, records, folder.resolve().name), encoding="utf-8")
     return target
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; none when there is no such file, and without a last line cut short."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
 
 
 def page(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
