@@ -73,12 +73,10 @@ def accuracy_by_kind(stages: Mapping[str, Mapping[str, float]]) -> go.Figure:
     """Share of questions right, by question type: what the question alone gives beside each stage's model.
 
     ``stages`` maps a stage's name to its metrics, of which ``accuracy/KIND`` and ``question_only/KIND`` are drawn; the
-    question-only bar is the last stage's. The types are ordered by what the last stage gains.
+    question-only bar is the last stage's, and the types are in the order of ``ordered_kinds``.
     """
     last = list(stages.values())[-1] if stages else {}
-    alone = by_kind(last, "question_only")
-    gained = {kind: right - alone.get(kind, 0.0) for kind, right in by_kind(last, "accuracy").items()}
-    kinds = sorted(gained, key=lambda kind: -gained[kind])
+    alone, kinds = by_kind(last, "question_only"), ordered_kinds(last)
     figure = _figure("question type", "answered right (%)")
     _bars(figure, kinds, alone, "the question alone", GREY)
     for colour, (stage, metrics) in zip(COLOURS, stages.items(), strict=False):
@@ -119,6 +117,12 @@ def by_kind(metrics: Mapping[str, float], measure: str) -> dict[str, float]:
     """by_kind({"accuracy/where": 0.9, "accuracy": 0.8}, "accuracy") -> {"where": 0.9}"""
     prefix = measure + "/"
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def ordered_kinds(metrics: Mapping[str, float]) -> list[str]:
+    """The question types by how far accuracy is above the question alone; those without such a figure come last."""
+    right, alone = by_kind(metrics, "accuracy"), by_kind(metrics, "question_only")
+    return sorted(right, key=lambda kind: (kind not in alone, alone.get(kind, 0.0) - right[kind]))
 
 
 def _figure(x: str, y: str) -> go.Figure:

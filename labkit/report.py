@@ -247,14 +247,15 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
     heads = [tag("th", "question type"), *(tag("th", short(name), class_="number") for name in measured)]
     heads += [tag("th", "the question alone", class_="number"), tag("th", "gain, points", class_="number")]
     rows = []
-    for kind in sorted(right, key=lambda kind: alone.get(kind, 0.0) - right[kind]):
+    for kind in plots.ordered_kinds(last):
         shares = [metrics.get(f"accuracy/{kind}") for metrics in measured.values()] + [alone.get(kind)]
         cells = [tag("td", "" if share is None else f"{100 * share:.0f} %", class_="number") for share in shares]
         gain = f"{100 * (right[kind] - alone[kind]):+.0f}" if kind in alone else ""
         rows.append(tag("tr", tag("th", kind.replace("_", " ")), cells, tag("td", tag("b", gain), class_="number")))
     text = (
         "Each type on its own, about combinations that were never together in training. The grey bar is what can be "
-        "had without reading the story: a model that stays near it has learned the habit of the question, not to read."
+        "had without reading the story: a model that stays near it has learned the habit of the question, not to read. "
+        "Types without a grey bar have no story to read."
     )
     table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows))
     figure = tag("div", _figure("kinds", "Answered right, in percent"), class_="card")

@@ -57,6 +57,16 @@ def test_accuracy_is_in_percent_beside_the_question_alone_and_ordered_by_gain():
     assert drawn["after sft"] == (["who", "where"], pytest.approx([90, 90]))
 
 
+def test_kinds_that_need_no_story_come_last():
+    """Gains: why 0.9 - 0.5 = 0.4, who 0.7 - 0.2 = 0.5; a fact is asked without a story."""
+    measured = {"accuracy/fact": 1.0, "accuracy/why": 0.9, "accuracy/who": 0.7}
+    assert plots.ordered_kinds({**measured, "question_only/why": 0.5, "question_only/who": 0.2}) == [
+        "who",
+        "why",
+        "fact",
+    ]
+
+
 def test_a_kind_that_a_stage_did_not_measure_leaves_a_gap():
     drawn = traces(plots.accuracy_by_kind({"pretrain": {}, "sft": {"accuracy/who": 0.5}}))
     assert drawn["after pretrain"] == (["who"], [None])
