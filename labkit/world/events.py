@@ -69,16 +69,17 @@ FLUENT = re.compile(r"(\w+)\(([\w, ]*)\)$")
 
 
 class Condition(NamedTuple):
-    """`left = right` or `left != right`; `text` is how the YAML writes it."""
+    """`left = right`, `left != right`, or `left = one or other`; `text` is how the YAML writes it."""
 
     text: str
     left: Term
     equal: bool
-    right: Term
+    rights: tuple[Term, ...]
 
     def holds(self, state: State, args: tuple[Any, ...]) -> bool:
         """Two unknowns are not equal, but unknown is the same as nil and as no."""
-        return (self.left(state, args) == self.right(state, args)) is self.equal
+        left = self.left(state, args)
+        return any(left == right(state, args) for right in self.rights) is self.equal
 
 
 class Effect(NamedTuple):
@@ -118,12 +119,10 @@ def term(text: str, roles: list[str], unknown: str) -> Term:
 def condition(text: str, roles: list[str]) -> Condition:
     """'holder(what) = who' -> Condition."""
     left, sign, right = text.partition(" != " if "!=" in text else " = ")
-    constant = right if right in ("nil", "no") else ""
-    both = bool(FLUENT.match(right))
-    unknown = constant or "nil"
-    return Condition(
-        text, term(left, roles, unknown), "!" not in sign, term(right, roles, "unknown" if both else unknown)
-    )
+    values = right.split(" or ")
+    unknown = values[0] if values[0] in ("nil", "no") else "nil"
+    rights = tuple(term(value, roles, "unknown" if FLUENT.match(value) else unknown) for value in values)
+    return Condition(text, term(left, roles, unknown), "!" not in sign, rights)
 
 
 def effect(text: str, roles: list[str]) -> Effect:

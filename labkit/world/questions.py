@@ -25,6 +25,8 @@ ASKED_BY_ROLE = {
     "feeling": "feel",
     "meant": "it",
 }
+RARE = ("how_many", "it")
+"""What only some stories can be asked."""
 ALSO = {
     "is_at": (("be_at", (0, 1)), ("go", (0, 1)), ("arrive", (0, 1))),
     "is_feeling": (("feel", (0, 1)), ("feel_because", (0, 1, None))),
@@ -126,7 +128,8 @@ def first_question(story: Story, kinds: dict[str, Kind]) -> list[Question]:
 
 
 def spread(questions: list[Question], rng: random.Random) -> list[Question]:
-    """The questions in an order in which each kind of asking comes about equally often and early."""
+    """The questions in an order in which each kind of asking comes about equally often and early; those that few
+    stories allow come first, for a row has room for some only."""
     by: dict[str, list[Question]] = {}
     for question in questions:
         by.setdefault(question.asks, []).append(question)
@@ -136,6 +139,7 @@ def spread(questions: list[Question], rng: random.Random) -> list[Question]:
     groups = list(by.values())
     while groups:
         rng.shuffle(groups)
+        groups.sort(key=lambda group: group[0].asks not in RARE)
         out += [group.pop() for group in groups]
         groups = [group for group in groups if group]
     return out
