@@ -134,6 +134,9 @@ COSTS = {
 HEADLINES = ("accuracy", "grammatical", "consistent", "nats_per_character", "bits_per_byte", "validation_loss")
 """What is said of a stage first, as far as it was measured."""
 
+BY_KIND = ("accuracy/", "question_only/")
+"""How the names of measures begin that are of one question type each."""
+
 NOT_FOR_REAL_TEXT = {
     "grammatical": "needs the grammar that wrote the text, and real text has no such grammar",
     "consistent": "needs a simulator that knows what can happen in the story",

@@ -20,7 +20,7 @@ from plotly.utils import PlotlyJSONEncoder
 from labkit import plots
 from labkit.checkpoints import read_lines
 from labkit.errors import LabError
-from labkit.measures import HEADLINES, MEASURES, NOT_FOR_REAL_TEXT, count, measure
+from labkit.measures import BY_KIND, HEADLINES, MEASURES, NOT_FOR_REAL_TEXT, count, measure
 
 STAGES = {
     "pretrain": (
@@ -200,7 +200,7 @@ def _figure(key: str, heading: str) -> Markup:
 def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Markup:
     """One row a measure; those of single question types have their own figure."""
     earlier = before["metrics"] if before else {}
-    names = [name for name in stage["metrics"] if not name.startswith(("accuracy/", "question_only/"))]
+    names = [name for name in stage["metrics"] if not name.startswith(BY_KIND)]
     if not names:
         return Markup()
     heads = [tag("th", "measure"), tag("th", "value", class_="number")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from labkit.measures import HEADLINES, measure
+from labkit.measures import BY_KIND, HEADLINES, measure
 
 if TYPE_CHECKING:
     from labkit.pipeline import Progress
@@ -154,9 +154,6 @@ def summary(folder: Path) -> str:
     by_kind = [["answers right, by question type", *heads, "the question alone"]]
     by_kind += [[kind.replace("_", " "), *_of_kind(kind, stages)] for kind in kinds]
     return f"{_aligned(rows)}\n\n{_aligned(by_kind)}"
-
-
-BY_KIND = ("accuracy/", "question_only/")
 
 
 def _measured(name: str, stages: Sequence[dict[str, Any]]) -> list[str]:

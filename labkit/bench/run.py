@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.measures import COSTS, measure
+from labkit.measures import BY_KIND, COSTS, measure
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,45 @@ def stages(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, dict
 
 
 def table(result: dict[str, Any]) -> str:
-    """The medians as a Markdown table, a column a stage; in brackets the lowest and highest where they differ."""
+    """The medians as Markdown tables, a column a stage; in brackets the lowest and highest where they differ.
+
+    First all measures and costs, then the share of right answers by question type.
+    """
     by_stage = result["stages"]
-    names = list(dict.fromkeys(name for values in by_stage.values() for name in values if "/" not in name))
-    lines = [f"| | {' | '.join(by_stage)} |", f"|---|{'---:|' * len(by_stage)}"]
-    for name in names:
-        cells = [_cell(name, values[name]) if name in values else "" for values in by_stage.values()]
-        lines.append(f"| {measure(name).label} | {' | '.join(cells)} |")
+    names = dict.fromkeys(name for values in by_stage.values() for name in values)
+    rows = [[measure(name).label, *_cells(name, by_stage)] for name in names if not name.startswith(BY_KIND)]
     gains = [_smallest_gain(values) for values in by_stage.values()]
-    lines.append(f"| smallest gain of a question type over the question alone | {' | '.join(gains)} |")
-    wall, seeds = result["wall_seconds"], len(result["seeds"])
-    lines += ["", f"Medians of {seeds} seeds (lowest–highest); {_minutes(wall)} in all, from start to report."]
-    return "\n".join(lines)
+    rows.append(["smallest gain of a question type over the question alone", *gains])
+    kinds = [name for name in names if name.startswith("accuracy/")]
+    last = [*by_stage.values()][-1:]
+    by_kind = [[_kind(name), *_cells(name, by_stage), *(_alone(name, values) for values in last)] for name in kinds]
+    wall, seeds = result["wall_seconds"], result["seeds"]
+    return "\n\n".join(
+        [
+            _markdown(["", *by_stage], rows),
+            _markdown(["answers right, by question type", *by_stage, "the question alone"], by_kind),
+            f"Medians over seeds {', '.join(map(str, seeds))} (lowest–highest); "
+            f"{_minutes(wall)} in all, from start to report.",
+        ]
+    )
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(name: str, by_stage: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    return [_cell(name, values[name]) if name in values else "" for values in by_stage.values()]
+
+
+def _kind(name: str) -> str:
+    return name.partition("/")[2].replace("_", " ")
+
+
+def _alone(name: str, values: dict[str, dict[str, float]]) -> str:
+    alone = name.replace("accuracy/", "question_only/")
+    return _cell(alone, values[alone]) if alone in values else ""
 
 
 def _smallest_gain(values: dict[str, dict[str, float]]) -> str:

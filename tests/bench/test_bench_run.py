@@ -9,7 +9,7 @@ from labkit.errors import LabError
 
 
 def report(accuracy: float, seconds: float) -> list[dict]:
-    metrics = {"accuracy": accuracy, "accuracy/where": accuracy, "question_only/where": 0.2}
+    metrics = {"accuracy": accuracy, "accuracy/where": accuracy, "question_only/where": 0.2, "gold/warm": 0.4}
     return [{"stage": "sft", "seconds": seconds, "tokens": 1000, "metrics": metrics, "samples": []}]
 
 
@@ -35,6 +35,9 @@ def test_finished_runs_are_gathered_and_the_table_written(tmp_path):
     table = (tmp_path / "lab.md").read_text()
     assert "| answers right | 70.0 % (50.0 %–90.0 %) |" in table
     assert "where +50 points" in table  # 0.7 - 0.2
+    assert "| where | 70.0 % (50.0 %–90.0 %) | 20.0 % |" in table
+    assert "| gold score: warm | 0.40 |" in table
+    assert "over seeds 0, 1, 2" in table
     assert "5.5 min (5.0–6.0)" in table
 
 
