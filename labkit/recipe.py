@@ -129,9 +129,9 @@ PRESETS: dict[str, Recipe] = {
         world_size="tiny",
         tokenizer=TokenizerConfig(documents=500),
         model=_SMALL,
-        pretrain=Pretrain(TrainConfig(steps=250, rows=8, length=160, lr=2e-2, adam_lr=1e-2)),
-        sft=FineTune(TrainConfig(steps=80, rows=8, length=160, lr=1e-2, adam_lr=5e-3)),
-        evaluation=EvaluationConfig(documents=64, stories=24, tasks=8, examples=100, compared=500),
+        pretrain=Pretrain(TrainConfig(steps=400, rows=8, length=128, lr=2e-2, adam_lr=1e-2)),
+        sft=FineTune(TrainConfig(steps=250, rows=8, length=128, lr=1e-2, adam_lr=5e-3)),
+        evaluation=EvaluationConfig(documents=64, stories=24, tasks=16, examples=100, compared=500),
     ),
     # The run that the README's table is of: six minutes on two cores.
     "lab": Recipe(

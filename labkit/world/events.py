@@ -59,10 +59,6 @@ class State:
         value = self.changing.get(key)
         return self.lasting.get(key) if value is None else value
 
-    def copy(self) -> State:
-        """An independent copy."""
-        return State(self.lasting, self.changing)
-
 
 Term = Callable[[State, tuple[Any, ...]], Any]
 FLUENT = re.compile(r"(\w+)\(([\w, ]*)\)$")

@@ -8,7 +8,7 @@ pairs of the test split, which therefore never met in training.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from labkit.errors import LabError
 from labkit.world.lexicon import Lexicon
@@ -58,7 +58,3 @@ class Splits:
             words = self._lexicon.values[kind]
             self._partners[key] = frozenset(w for w in words if self._split.get((one, w), splits[0]) in splits)
         return self._partners[key]
-
-    def table(self) -> Mapping[tuple[str, str], str]:
-        """Every pair, both ways round, and its split."""
-        return self._split

@@ -82,12 +82,10 @@ class Tasks:
         return spread(all_questions(story, self.kinds, self.lexicon.tiredness), rng)
 
     def exchange(
-        self, question: Question, story: Story, rng: random.Random, style: str = "sentence", named: bool = True
+        self, question: Question, story: Story, rng: random.Random, style: str = "sentence"
     ) -> tuple[str, str]:
-        """A question and its answer in words. Unless `named`, the question may use the pronoun for its subject."""
-        context = self.answers.context_of(question)
-        asked = self.answers.question(question, {} if named else context, rng)
-        return asked, self.answer(question, story, rng, style)
+        """A question and its answer in words."""
+        return self.answers.question(question, {}, rng), self.answer(question, story, rng, style)
 
     def answer(self, question: Question, story: Story, rng: random.Random, style: str) -> str:
         """A right answer, worded in a style."""
