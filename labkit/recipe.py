@@ -120,7 +120,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 _SMALL = ModelConfig(vocabulary=1, context=192, width=64, depth=2, heads=1, key_heads=1, feed_forward=Gated(192))
-_LAB = ModelConfig(vocabulary=1, context=256, width=128, depth=4, heads=2, key_heads=2, feed_forward=Gated(352))
+_LAB = ModelConfig(vocabulary=1, context=256, width=128, depth=4, heads=4, key_heads=4, feed_forward=Gated(352))
 _FULL = ModelConfig(vocabulary=1, context=512, width=256, depth=6, heads=4, key_heads=4, feed_forward=Gated(704))
 
 PRESETS: dict[str, Recipe] = {
