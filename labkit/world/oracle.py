@@ -124,8 +124,10 @@ def _answer(world: World, task: Task, response: str) -> Measures:
             continue
         asserted += 1
         if claim is not None and not (question.whole and claims):
-            claims.append(claim)
             true = claim == question.value
+            # 'She went to the park.' beside 'She is in the park.' tells how it came about.
+            extra += bool(true and claims and one.event and one.event.kind != question.pattern.kind)
+            claims.append(claim)
         else:
             true = _true(world, task, one.event) and _to_the_point(question, one.event)
             extra += true
