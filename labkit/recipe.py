@@ -120,7 +120,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 _SMALL = ModelConfig(vocabulary=1, context=192, width=64, depth=2, heads=1, key_heads=1, feed_forward=Gated(192))
-_LAB = ModelConfig(vocabulary=1, context=256, width=128, depth=4, heads=4, key_heads=4, feed_forward=Gated(352))
+_LAB = ModelConfig(vocabulary=1, context=256, width=128, depth=4, heads=2, key_heads=2, feed_forward=Gated(352))
 _FULL = ModelConfig(vocabulary=1, context=512, width=256, depth=6, heads=4, key_heads=4, feed_forward=Gated(704))
 
 PRESETS: dict[str, Recipe] = {
@@ -137,8 +137,8 @@ PRESETS: dict[str, Recipe] = {
     "lab": Recipe(
         world_size="lab",
         model=_LAB,
-        pretrain=Pretrain(TrainConfig(steps=3000, rows=12, length=128, compile=True)),
-        sft=FineTune(TrainConfig(steps=450, rows=12, length=128, lr=4e-3, adam_lr=2e-3, compile=True)),
+        pretrain=Pretrain(TrainConfig(steps=3100, rows=10, length=144, compile=True)),
+        sft=FineTune(TrainConfig(steps=450, rows=10, length=144, lr=4e-3, adam_lr=2e-3, compile=True)),
     ),
     # The whole world, for a machine with more time or a GPU.
     "full": Recipe(
@@ -159,7 +159,7 @@ REAL_TEXT: dict[str, Recipe] = {
     "lab": dataclasses.replace(
         PRESETS["lab"],
         pretrain=Pretrain(TrainConfig(steps=2000, rows=8, length=256, weight_decay=0.1, compile=True)),
-        sft=FineTune(TrainConfig(steps=300, rows=8, length=256, lr=4e-3, adam_lr=2e-3, compile=True)),
+        sft=FineTune(TrainConfig(steps=90, rows=8, length=256, lr=4e-3, adam_lr=2e-3, compile=True)),
     ),
     "full": PRESETS["full"],
 }
