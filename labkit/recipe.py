@@ -137,7 +137,7 @@ PRESETS: dict[str, Recipe] = {
     "lab": Recipe(
         world_size="lab",
         model=_LAB,
-        pretrain=Pretrain(TrainConfig(steps=3100, rows=10, length=144, compile=True)),
+        pretrain=Pretrain(TrainConfig(steps=3200, rows=10, length=144, compile=True)),
         sft=FineTune(TrainConfig(steps=450, rows=10, length=144, lr=4e-3, adam_lr=2e-3, compile=True)),
     ),
     # The whole world, for a machine with more time or a GPU.

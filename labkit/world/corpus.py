@@ -13,12 +13,8 @@ from labkit.world.plots import Story
 from labkit.world.questions import Question
 from labkit.world.tasks import OTHER, READING, Document, Message, Task, Tasks, pick_style
 
-MIX = (("story", 0.70), ("scene", 0.06), ("code", 0.16), ("rule", 0.03), ("facts", 0.05))
+MIX = (("story", 0.70), ("scene", 0.08), ("code", 0.12), ("rule", 0.04), ("facts", 0.06))
 """Kinds of pretraining documents and their shares."""
-EARLY_MIX = (("story", 0.35), ("scene", 0.05), ("code", 0.55), ("rule", 0.03), ("facts", 0.02))
-EARLY = 8000
-"""The first documents are mostly patterns: they teach to copy from the context, which stories alone teach late, and
-what is learned there serves the stories too."""
 QUESTIONS = 6
 """Questions asked about one text, at most; a row keeps as many as it has room for."""
 CONVERSATIONS = (
@@ -54,7 +50,7 @@ class Corpus:
     def document(self, split: str, seed: int, index: int, kind: str | None = None) -> Document:
         """A pretraining document: a text and questions about it."""
         rng = rng_for("document", split, seed, index)
-        kind = kind or pick(EARLY_MIX if split == "train" and index < EARLY else MIX, rng)
+        kind = kind or pick(MIX, rng)
         if kind == "rule":
             story, question = self.tasks.pattern_rule(rng)
             questions = [question]

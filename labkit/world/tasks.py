@@ -144,7 +144,7 @@ class Tasks:
     # Patterns and facts
 
     def pattern_code(self, rng: random.Random) -> Story:
-        """A made-up language: 'We call dog red.' Three to five words of it."""
+        """A made-up language: 'In this game we call dog red.' Three to five words of it."""
         words = rng.sample(self.lexicon.code_words, 2 * rng.randint(3, 5))
         return self._statements([Event("define", pair) for pair in zip(words[::2], words[1::2], strict=True)], rng)
 
