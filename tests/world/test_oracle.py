@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.world import Message, World, score
+from labkit.world import Message, Task, World, score
 from labkit.world.profiles import Profile
 from labkit.world.tasks import OTHER, READING
 
@@ -85,18 +85,26 @@ def test_what_the_story_does_not_say_is_unsupported():
     assert "not so, or beside the point: Felix was sad." in made_up.why
 
 
+def total(task: Task, answer: str, profile: Profile) -> float:
+    return score(WORLD, task, answer, profile).total
+
+
 def test_profiles_disagree():
-    tasks = WORLD.corpus.tasks
-    told = [t for seed in range(30) for t in [WORLD.task("test", seed, 0, "where")] if tasks.reason(t.question, t.told)]
-    assert len(told) > 10
-    for task in told:
-        styles = ("fragment", "polite", "reason")
-        answers = {style: tasks.answer(task.question, task.told, random.Random(0), style) for style in styles}
-        best = {
-            name: max(styles, key=lambda style, p=profile: score(WORLD, task, answers[style], p).total)
-            for name, profile in PROFILES.items()
-        }
-        assert best == {"concise": "fragment", "warm": "polite", "thorough": "reason"}
+    tasks, compared = WORLD.corpus.tasks, 0
+    for seed in range(30):
+        task = WORLD.task("test", seed, 0, "where")
+        assert task.question and task.told
+        if tasks.reason(task.question, task.told) is None:
+            continue
+        answers = [
+            tasks.answer(task.question, task.told, random.Random(0), style)
+            for style in ("fragment", "polite", "reason")
+        ]
+        for chosen, name in enumerate(("concise", "warm", "thorough")):
+            totals = [total(task, answer, PROFILES[name]) for answer in answers]
+            assert totals.index(max(totals)) == chosen
+        compared += 1
+    assert compared > 10
 
 
 def test_a_secret_is_refused_and_not_told():
