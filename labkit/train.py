@@ -79,8 +79,8 @@ class TrainConfig:
     length: int = 192
     accumulate: int = 1
     optimizer: Literal["muon", "adamw"] = "muon"
-    lr: float = 8e-3
-    adam_lr: float = 4e-3
+    lr: float = 3e-3
+    adam_lr: float = 3e-3
     weight_decay: float = 0.0
     schedule: Literal["wsd", "cosine"] = "wsd"
     warmup: int = 20

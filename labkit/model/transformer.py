@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from labkit.errors import LabError
 from labkit.model.feedforward import Gated
 from labkit.model.heads import TokenHead
+from labkit.model.initial import draw_weights, look_back
 from labkit.model.mixers import Attention, KeyValues, Tap, no_tap
 from labkit.model.positions import Places, Rotary
 
@@ -20,8 +21,9 @@ class ModelConfig:
 
     context: the longest row of tokens. width: D. depth: blocks. heads: H, of ``head_width`` E each (width /
     heads when not given). key_heads: K, how many key and value heads the H query heads share. tied: the head
-    uses the token embedding. norm_eps: what keeps RMSNorm from dividing by zero. Raises LabError for a shape
-    that makes no sense.
+    uses the token embedding. norm_eps: what keeps RMSNorm from dividing by zero. look_back: how many tokens back
+    the first block's heads look before any training, see `initial.look_back`; 0 lets chance decide. Raises
+    LabError for a shape that makes no sense.
     """
 
     vocabulary: int
@@ -36,11 +38,17 @@ class ModelConfig:
     qk_norm: bool = True
     tied: bool = True
     norm_eps: float = 1e-6
+    look_back: int = 0
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "context", "width", "depth", "heads", "key_heads"):
             if getattr(self, name) < 1:
                 raise LabError(f"ModelConfig: {name} must be at least 1, not {getattr(self, name)}.")
+        if not 0 <= self.look_back < self.context:
+            raise LabError(
+                f"ModelConfig: look_back must be a number of tokens from 0 to below the context of {self.context}, "
+                f"not {self.look_back}."
+            )
         if self.heads % self.key_heads:
             raise LabError(
                 f"ModelConfig: {self.heads} query heads cannot share {self.key_heads} key heads evenly; "
@@ -136,16 +144,9 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, f"blocks.{i}") for i in range(config.depth))
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
         self.head = TokenHead(config.width, config.vocabulary, config.tied)
-        self.reset_parameters()
-
-    def reset_parameters(self, std: float = 0.02) -> None:
-        """Draw matrices from N(0, std²), those that write to the residual stream from N(0, std² / 2 depth),
-        as in GPT-2 (Language Models are Unsupervised Multitask Learners, 2.3); norms start at one.
-        """
-        for name, parameter in self.named_parameters():
-            if parameter.dim() > 1:
-                writes = name.endswith(("mixer.out.weight", "feed_forward.down.weight"))
-                nn.init.normal_(parameter, std=std / (2 * self.config.depth) ** 0.5 if writes else std)
+        draw_weights(self)
+        if config.look_back:
+            look_back(self, config.look_back)
 
     def forward(
         self,

@@ -13,9 +13,9 @@ from labkit.world.plots import Story
 from labkit.world.questions import Question
 from labkit.world.tasks import OTHER, READING, Document, Message, Task, Tasks, pick_style
 
-MIX = (("story", 0.70), ("scene", 0.08), ("code", 0.12), ("rule", 0.04), ("facts", 0.06))
+MIX = (("story", 0.78), ("scene", 0.06), ("code", 0.06), ("rule", 0.04), ("facts", 0.06))
 """Kinds of pretraining documents and their shares."""
-QUESTIONS = 6
+QUESTIONS = 4
 """Questions asked about one text, at most; a row keeps as many as it has room for."""
 CONVERSATIONS = (
     ("reading", 0.74),
