@@ -150,7 +150,7 @@ PRESETS: dict[str, Recipe] = {
     "lab": Recipe(
         world_size="lab",
         model=_LAB,
-        pretrain=Pretrain(TrainConfig(steps=3300, rows=12, length=128, compile=True)),
+        pretrain=Pretrain(TrainConfig(steps=3000, rows=12, length=128, compile=True)),
         sft=FineTune(TrainConfig(steps=450, rows=12, length=128, lr=1.5e-3, adam_lr=2e-3, compile=True)),
     ),
     # The whole world, for a machine with more time or a GPU.

@@ -188,7 +188,9 @@ class Telling:
                 self.step("have_many", (who, self.rng.choice(self.lexicon.counts), food))
 
     def step(self, kind: str, args: tuple[str, ...]) -> None:
-        """Let it happen and write it, if it can."""
+        """Let it happen and write it, if it can. Whoever is met when the story has begun appears."""
+        if kind == "be_at" and any(event.kind == "be_at" for event in self.events):
+            kind = "appear"
         if kind == "feel":
             self.feel(args[0])
         elif kind in self.teller.kinds:

@@ -28,7 +28,7 @@ ASKED_BY_ROLE = {
 RARE = ("how_many", "it")
 """What only some stories can be asked."""
 ALSO = {
-    "is_at": (("be_at", (0, 1)), ("go", (0, 1)), ("arrive", (0, 1))),
+    "is_at": (("be_at", (0, 1)), ("appear", (0, 1)), ("go", (0, 1)), ("arrive", (0, 1))),
     "is_feeling": (("feel", (0, 1)), ("feel_because", (0, 1, None))),
 }
 """Other kinds that answer a statement's question, and which of their arguments are which of the statement's."""
@@ -85,7 +85,7 @@ def state_events(story: Story) -> Iterator[Event]:
     for (fluent, *about), value in story.state.changing.items():
         subject = about[0] if about else ""
         if fluent == "place" and any(
-            e.kind in ("be_at", "go", "arrive") and e.args[0] == subject for e in story.events
+            e.kind in ("be_at", "appear", "go", "arrive") and e.args[0] == subject for e in story.events
         ):
             yield Event("is_at", (subject, value))
         elif fluent == "holder" and value != "nobody" and story.state.get(("colour", subject)):
