@@ -34,8 +34,11 @@ Source = Annotated[str | None, arg(metavar="SOURCE", help_behavior_hint="")]
 Names = Annotated[tuple[str, ...], arg(metavar="STAGE …", help_behavior_hint="")]
 Switch = Annotated[bool, arg(help_behavior_hint="")]
 
-FIELDS = ("world_size", "tokenizer", "model", "pretrain", "sft", "evaluation")
+FIELDS = ("world_size", "tokenizer", "model", "pretrain", "sft", "annotation", "reward", "ppo", "dpo", "evaluation")
 """The fields of a recipe that have flags of their own; the others are options of ``labkit run``."""
+
+INPUTS = ("text", "instructions", "preferences")
+"""What a run can be given to read."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,6 +129,8 @@ class RunOptions:
     of a data set on the Hugging Face hub."""
     instructions: Source = None
     """Fine-tune on this instead: a .json, .jsonl or .parquet file, a folder of them, or a hub data set."""
+    preferences: Source = None
+    """Align with these instead: the same kinds of file, with the columns prompt (or instruction), chosen, rejected."""
 
 
 def _run(arguments: list[str]) -> int:
@@ -137,7 +142,7 @@ def _run(arguments: list[str]) -> int:
     out = options.out or Path("runs") / options.preset
     saved = Run.open(out).recipe if options.resume and (out / "recipe.json").is_file() else None
     if saved is not None:  # what is not asked for stays as it was
-        known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", "text", "instructions")}
+        known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", *INPUTS)}
         known["resume"] = False  # a switch that is on already would not be known as a flag
         options, rest = _parse_some(RunOptions, "run", arguments, dataclasses.replace(options, **known))
     recipe = _recipe(options, saved)
@@ -149,10 +154,13 @@ def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
     """The saved recipe where the options agree with it, else the preset's."""
     from labkit.recipe import make_recipe
 
-    asked = (options.preset, options.text, options.instructions)
-    if saved is not None and asked == (saved.preset, saved.text, saved.instructions):
+    inputs = {name: getattr(options, name) for name in INPUTS}
+    if saved is not None and (options.preset, inputs) == (
+        saved.preset,
+        {name: getattr(saved, name) for name in INPUTS},
+    ):
         return dataclasses.replace(saved, seed=options.seed)
-    return make_recipe(options.preset, seed=options.seed, text=options.text, instructions=options.instructions)
+    return make_recipe(options.preset, seed=options.seed, **inputs)
 
 
 def _override(config: Any, names: Sequence[str], rest: list[str], command: str) -> Any:
@@ -174,7 +182,7 @@ class StageOptions:
     run: RunFolder
     """The run's folder. A new one begins with the preset that LABKIT_PRESET names, lab if none."""
     again: Switch = False
-    """Throw away what this stage, and those after it, have made, and make this stage again."""
+    """Throw away what this stage, and those that build on it, have made, and make this stage again."""
 
 
 def _stage(name: str, arguments: list[str]) -> int:
@@ -194,8 +202,9 @@ def _stage(name: str, arguments: list[str]) -> int:
     if name not in recipe.stages:
         raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")
     rest = [argument for argument in after if argument != "--again"]
-    before = recipe.stages[name]
-    config = _override(before, ("train",), rest, f"{name} {folder}") if rest else before
+    before: Any = recipe.stages[name]
+    fields = [field.name for field in dataclasses.fields(before)]
+    config = _override(before, fields, rest, f"{name} {folder}") if rest else before
     if fresh:
         changes: dict[str, Any] = {name: config}
         return watch(run(dataclasses.replace(recipe, **changes), path, [name]), path, command)
@@ -327,6 +336,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "make a whole run: tokenizer, every stage, report"),
     "pretrain": (partial(_stage, "pretrain"), "make one stage of a run: learn from documents"),
     "sft": (partial(_stage, "sft"), "make one stage of a run: learn to answer"),
+    "reward": (partial(_stage, "reward"), "make one stage of a run: learn what is preferred"),
+    "ppo": (partial(_stage, "ppo"), "make one stage of a run: write for reward"),
+    "dpo": (partial(_stage, "dpo"), "make one stage of a run: learn from choices directly"),
     "chat": (_chat, "talk to the model of a run"),
     "generate": (_generate, "let the model of a run write"),
     "report": (_report, "write a run's report again and print its measures"),

@@ -45,7 +45,8 @@ class EvaluationConfig:
     its start. stories: generated from bos. tasks: answered of each kind. examples: training tasks of each
     kind behind the most frequent answer. compared: training documents that stories are compared with (see
     `novelty`). story_tokens, answer_tokens: where generation is cut. rows, loss_rows: how many at a time.
-    seed: which tasks, and the draws of the stories.
+    prompts: held-out ones on which a policy is compared with the model before it. seed: which tasks, and the draws of
+    the stories.
     """
 
     documents: int = 200
@@ -58,6 +59,7 @@ class EvaluationConfig:
     answer_tokens: int = 32
     rows: int = 100
     loss_rows: int = 32
+    prompts: int = 500
     seed: int = 0
 
 

@@ -118,6 +118,135 @@ MEASURES = {
         "lower",
         "Share of answers that assert what neither the story nor the facts say (hallucination).",
     ),
+    "pair_accuracy": Measure(
+        "pairs ranked right",
+        "share",
+        "higher",
+        "Share of held-out pairs of answers that the model ranks as the annotator chose.",
+    ),
+    "length_accuracy": Measure(
+        "ranked by length alone",
+        "share",
+        "",
+        "The same when the longer answer always wins, or always the shorter one: what needs no model at all.",
+    ),
+    "noise_ceiling": Measure(
+        "choices that gold agrees with",
+        "share",
+        "",
+        "How often the annotator chose what their own taste holds better: nobody can foresee the choices more "
+        "often than that.",
+    ),
+    "gold_accuracy": Measure(
+        "pairs ranked as gold ranks them",
+        "share",
+        "higher",
+        "The same pairs against the annotator's taste itself, without the mistakes that annotators make.",
+    ),
+    "gold_length_accuracy": Measure(
+        "by length alone, against gold",
+        "share",
+        "",
+        "How far length alone would come against the annotator's taste.",
+    ),
+    "pairs": Measure(
+        "pairs measured",
+        "number",
+        "",
+        "How many held-out pairs these shares are of.",
+    ),
+    "right": Measure(
+        "right",
+        "share",
+        "higher",
+        "Share of answers to the same held-out prompts that are right.",
+    ),
+    "polite": Measure(
+        "polite",
+        "share",
+        "higher",
+        "Share of answers with a courtesy.",
+    ),
+    "gold_gain": Measure(
+        "gold gained",
+        "score",
+        "higher",
+        "How much higher the annotator's gold score of the answers is than that of the fine-tuned model's, "
+        "prompt by prompt.",
+    ),
+    "gold_gain_standard_error": Measure(
+        "its standard error",
+        "score",
+        "",
+        "How far the gain would move by chance with other prompts; three times this is no chance.",
+    ),
+    "win_rate": Measure(
+        "wins over the fine-tuned model",
+        "share",
+        "higher",
+        "Share of prompts on which the annotator likes this model's answer better; a tie is half a win.",
+    ),
+    "win_low": Measure(
+        "at least",
+        "share",
+        "",
+        "The lower end of the win rate's 95 % interval.",
+    ),
+    "win_high": Measure(
+        "at most",
+        "share",
+        "",
+        "The upper end of the win rate's 95 % interval.",
+    ),
+    "prompts": Measure(
+        "prompts measured",
+        "number",
+        "",
+        "How many held-out prompts both models answered.",
+    ),
+    "reward": Measure(
+        "reward",
+        "",
+        "",
+        "What the reward model says of the answers to held-out prompts. It has no unit: only differences count.",
+    ),
+    "reward_win_rate": Measure(
+        "wins by the reward model",
+        "share",
+        "",
+        "Share of prompts on which the reward model prefers this answer to the fine-tuned model's. It says "
+        "that the reward went up, not that the answers are better.",
+    ),
+    "gold_before": Measure(
+        "gold of the fine-tuned model",
+        "score",
+        "",
+        "The same measure of the model before this stage, on the same prompts.",
+    ),
+    "right_before": Measure(
+        "right, of the fine-tuned model",
+        "share",
+        "",
+        "The same measure of the model before this stage, on the same prompts.",
+    ),
+    "unsupported_before": Measure(
+        "unsupported, of the fine-tuned model",
+        "share",
+        "",
+        "The same measure of the model before this stage, on the same prompts.",
+    ),
+    "polite_before": Measure(
+        "polite, of the fine-tuned model",
+        "share",
+        "",
+        "The same measure of the model before this stage, on the same prompts.",
+    ),
+    "reward_before": Measure(
+        "reward of the fine-tuned model",
+        "",
+        "",
+        "The same measure of the model before this stage, on the same prompts.",
+    ),
 }
 
 COSTS = {
@@ -131,7 +260,17 @@ COSTS = {
 }
 """What a stage cost, by its name in report.json."""
 
-HEADLINES = ("accuracy", "grammatical", "consistent", "nats_per_character", "bits_per_byte", "validation_loss")
+HEADLINES = (
+    "accuracy",
+    "win_rate",
+    "gold_gain",
+    "pair_accuracy",
+    "grammatical",
+    "consistent",
+    "nats_per_character",
+    "bits_per_byte",
+    "validation_loss",
+)
 """What is said of a stage first, as far as it was measured."""
 
 BY_KIND = ("accuracy/", "question_only/")

@@ -10,25 +10,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import nn
 
 from labkit import machine
 from labkit.checkpoints import read_lines
 from labkit.errors import LabError
 from labkit.evaluate import samples
+from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
+from labkit.preferences.annotate import annotate, read_choices, write_choices
 from labkit.recipe import Recipe
 from labkit.runs import Run, StageFolder
-from labkit.stages import FineTune, Materials, Pretrain
+from labkit.stages import Compared, FineTune, Materials, Pretrain, StageConfig
 from labkit.text.chat import document_texts
-from labkit.text.load import read_conversations, read_texts
+from labkit.text.load import Preferences, read_conversations, read_preferences, read_texts
 from labkit.text.tokenizer import Tokenizer
-from labkit.train import Record, accelerator, fit
+from labkit.train import Record, Source, accelerator, fit
 from labkit.world import World
 
 
@@ -81,13 +85,15 @@ def run(
         spent = 0.0
 
 
-def redo(path: str | Path, stage: str, config: Pretrain | FineTune | None = None) -> Generator[Progress, None, None]:
-    """Make one stage of a run again, with another config when one is given, and drop the stages after it."""
+def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Generator[Progress, None, None]:
+    """Make one stage of a run again, with another config when one is given, and drop the stages that build on it."""
     opened = Run.open(path)
-    first = list(opened.recipe.stages).index(opened.stage(stage).name)
+    again = opened.stage(stage)
     if accelerator().is_main_process:
-        for later in opened.stages[first:]:
-            later.drop()
+        for folder in [*map(opened.stage, opened.recipe.descendants(stage)), again]:
+            folder.drop()
+        if "reward" in opened.recipe.descendants(stage):
+            shutil.rmtree(opened.path / "preferences", ignore_errors=True)
         if config is not None:
             change: dict[str, Any] = {stage: config}
             opened.recipe = dataclasses.replace(opened.recipe, **change)
@@ -107,8 +113,42 @@ def prepare(run: Run) -> Materials:
         pieces = _pieces(recipe, world, texts, conversations)
         Tokenizer.train(pieces, recipe.tokenizer.vocabulary).save(run.path)
     processes.wait_for_everyone()
-    share = {"rank": processes.process_index, "world_size": processes.num_processes}
-    return Materials(run.tokenizer(), world, recipe.seed, texts, conversations, **share)
+    preferences = read_preferences(recipe.preferences) if recipe.preferences else None
+    tokenizer = run.tokenizer()
+    return Materials(
+        tokenizer,
+        world,
+        recipe.seed,
+        texts,
+        conversations,
+        preferences,
+        shape=recipe.model,
+        annotator=recipe.annotation.annotator,
+        model_of=run.model,
+        scorer_of=lambda name: run.stage(name).scorer(),
+        comparisons=functools.partial(compared, run, tokenizer, world, preferences),
+        rank=processes.process_index,
+        world_size=processes.num_processes,
+    )
+
+
+def compared(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferences | None) -> Compared:
+    """The given preference pairs; else what the world's annotator chooses between answers of the fine-tuned model.
+
+    Choices are made once and kept in the run's folder.
+    """
+    if preferences is not None:
+        return Compared(preferences.train, preferences.validation)
+    config, seed = run.recipe.annotation, run.recipe.seed
+    chosen = []
+    for split, count in (("train", config.prompts), ("validation", config.held_out)):
+        file = run.path / "preferences" / f"{split}.jsonl"
+        if accelerator().is_main_process and not file.is_file():
+            write_choices(file, annotate(run.model("sft"), tokenizer, world, config, split, count, seed))
+        accelerator().wait_for_everyone()
+        chosen.append(read_choices(file))
+    train, held_out = chosen
+    return Compared([choice.pair for choice in train], [choice.pair for choice in held_out], held_out)
 
 
 def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
@@ -134,24 +174,27 @@ def _chosen(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
     return [name for name in recipe.stages if stages is None or name in stages]
 
 
-def _stage(run: Run, stage: Pretrain | FineTune, materials: Materials, preparation: float) -> Iterator[Progress]:
+def _stage(run: Run, stage: StageConfig, materials: Materials, preparation: float) -> Iterator[Progress]:
     """Train and measure one stage. preparation: seconds, counted as part of it."""
     name, steps, folder = stage.name, stage.train.steps, run.stage(stage.name)
     machine.reset_peak_memory()
     clock = _Clock(preparation)
     yield Progress(name, "prepare", 0, steps)
     with clock:
-        model = _initial(run, name, materials)
+        model = stage.begin(materials)
+        source = stage.source(materials, model)
         untrained = stage.loss(model, materials, run.recipe.evaluation)
-    for record in _train(run, stage, model, materials):
+    for record in _train(run, stage, model, source, materials):
         yield Progress(name, "train", record.step, steps, record)
     yield Progress(name, "evaluate", steps, steps)
     if accelerator().is_main_process:
         with clock:
-            folder.save_model(model)
-            measured = _measure(run, stage, model, materials)
+            made = stage.made(model)
+            folder.save_model(made)
+            measured = _measure(run, stage, made, materials)
         training = _training_seconds(folder)
-        measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
+        if untrained is not None:
+            measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
         result = {"stage": name, "seconds": round(clock.seconds + training, 2), **_cost(stage, model, training)}
         folder.finish(result | measured)
         run.write_report(machine.describe() | {"matrix_peak": _peak()})
@@ -159,26 +202,17 @@ def _stage(run: Run, stage: Pretrain | FineTune, materials: Materials, preparati
     yield Progress(name, "finished", steps, steps, result=folder.result)
 
 
-def _initial(run: Run, name: str, materials: Materials) -> Transformer:
-    """The model that a stage begins with: a new one, or the one that the stage before it made."""
-    names = list(run.recipe.stages)
-    if name != names[0]:
-        return run.model(names[names.index(name) - 1])
-    with torch.random.fork_rng():
-        torch.manual_seed(run.recipe.seed)
-        return Transformer(dataclasses.replace(run.recipe.model, vocabulary=materials.tokenizer.size))
-
-
-def _train(run: Run, stage: Pretrain | FineTune, model: Transformer, materials: Materials) -> Iterator[Record]:
+def _train(run: Run, stage: StageConfig, model: nn.Module, source: Source, materials: Materials) -> Iterator[Record]:
     """`fit` with all that the run knows."""
 
     def validate(trained: Any, step: int) -> dict[str, float]:
-        return {"validation_loss": stage.loss(trained, materials, run.recipe.evaluation)}
+        loss = stage.loss(trained, materials, run.recipe.evaluation)
+        return {} if loss is None else {"validation_loss": loss}
 
     config = dataclasses.replace(stage.train, seed=run.recipe.seed)
     return fit(
         model,
-        stage.source(materials),
+        source,
         stage.objective,
         config,
         folder=run.stage(stage.name).path,
@@ -187,25 +221,30 @@ def _train(run: Run, stage: Pretrain | FineTune, model: Transformer, materials: 
     )
 
 
-def _measure(run: Run, stage: Pretrain | FineTune, model: Transformer, materials: Materials) -> dict[str, Any]:
+def _measure(run: Run, stage: StageConfig, made: Transformer | Scorer, materials: Materials) -> dict[str, Any]:
     """The stage's metrics, and its answers to the five prompts that every stage of the run is asked."""
-    evaluation, last = run.recipe.evaluation, list(run.recipe.stages.values())[-1]
-    metrics = stage.evaluate(model, materials, evaluation)
-    answers = samples(model, materials.tokenizer, last.data(materials), evaluation, stage.chat)
+    evaluation, stages = run.recipe.evaluation, run.recipe.stages
+    metrics = stage.evaluate(made, materials, evaluation)
+    if isinstance(made, Scorer):
+        return {"metrics": metrics}
+    asked = stages.get("sft", stages["pretrain"])
+    assert isinstance(asked, (Pretrain, FineTune))
+    chat = stage.name != "pretrain"
+    answers = samples(made, materials.tokenizer, asked.data(materials), evaluation, chat)
     return {"metrics": metrics, "samples": [answer._asdict() for answer in answers]}
 
 
-def _cost(stage: Pretrain | FineTune, model: Transformer, seconds: float) -> dict[str, Any]:
+def _cost(stage: StageConfig, model: nn.Module, seconds: float) -> dict[str, Any]:
     """What training took. mfu: share of the machine's measured matrix peak while training (PaLM, appendix B)."""
     tokens = stage.train.tokens
-    flops = tokens * model.flops_per_token(stage.train.length)
+    flops = stage.flops(model)
     return {
         "training_seconds": round(seconds, 2),
         "tokens": tokens,
         "flops": flops,
         "mfu": flops / max(seconds, 1e-9) / (_peak() * accelerator().num_processes),
         "peak_memory_mb": round(machine.peak_memory_mb(), 1),
-        "parameters": model.parameter_count,
+        "parameters": sum(p.numel() for p in model.parameters()),
     }
 
 

@@ -15,8 +15,8 @@ from labkit.evaluate import EvaluationConfig
 from labkit.model.feedforward import Gated
 from labkit.model.positions import Rotary
 from labkit.model.transformer import ModelConfig
-from labkit.stages.pretrain import Pretrain
-from labkit.stages.sft import FineTune
+from labkit.preferences.annotate import AnnotationConfig
+from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain, StageConfig
 from labkit.train import TrainConfig, fingerprint
 
 
@@ -40,9 +40,12 @@ class Recipe:
         model: the model's shape; its vocabulary becomes the tokenizer's.
         pretrain: the first stage.
         sft: the second stage.
+        annotation: who chooses between which answers of the fine-tuned model.
+        reward, ppo, dpo: the stages that learn from these choices.
         evaluation: how much is measured after each stage.
         text: a file, folder or hub data set to pretrain on, instead of the world's documents.
         instructions: the same for fine-tuning, instead of the world's conversations.
+        preferences: the same for reward, ppo and dpo, instead of the choices of the world's annotator.
     """
 
     preset: str = "lab"
@@ -52,9 +55,14 @@ class Recipe:
     model: ModelConfig = ModelConfig(vocabulary=1)
     pretrain: Pretrain = Pretrain()
     sft: FineTune = FineTune()
+    annotation: AnnotationConfig = AnnotationConfig()
+    reward: FitReward = FitReward()
+    ppo: PPO = PPO()
+    dpo: DPO = DPO()
     evaluation: EvaluationConfig = EvaluationConfig()
     text: str | None = None
     instructions: str | None = None
+    preferences: str | None = None
 
     def __post_init__(self) -> None:
         for name, stage in self.stages.items():
@@ -65,28 +73,42 @@ class Recipe:
                 )
 
     @property
-    def stages(self) -> dict[str, Pretrain | FineTune]:
+    def stages(self) -> dict[str, StageConfig]:
         """The stages that this recipe has, in order, by name.
 
-        Real text without instructions is pretrained on only: the world's questions say nothing about it.
+        Real text without instructions is pretrained on only: the world's questions say nothing about it. Nor
+        would its annotators know what to say of answers to other instructions than theirs.
         """
-        stages: dict[str, Pretrain | FineTune] = {"pretrain": self.pretrain}
+        names = ["pretrain"]
         if self.text is None or self.instructions is not None:
-            stages["sft"] = self.sft
-        return stages
+            names += ["sft"]
+            if (self.text is None and self.instructions is None) or self.preferences is not None:
+                names += ["reward", "ppo", "dpo"]
+        return {name: getattr(self, name) for name in names}
+
+    def ancestors(self, stage: str) -> list[str]:
+        """The stages that a stage builds on, directly or not, in order."""
+        found = set(self.stages[stage].needs)
+        for need in self.stages[stage].needs:
+            found.update(self.ancestors(need))
+        return [name for name in self.stages if name in found]
+
+    def descendants(self, stage: str) -> list[str]:
+        """The stages that build on a stage, directly or not, in order."""
+        return [name for name in self.stages if stage in self.ancestors(name)]
 
     def fingerprint(self, stage: str | None = None) -> str:
         """A short hash of all that decides the weights after `stage` (of the whole recipe when None).
 
-        What is measured, and the stages after it, do not count.
+        What is measured, and the stages that it does not build on, do not count.
         """
         if stage is None:
             return fingerprint(self)
         plain = to_dict(self)
-        names = list(self.stages)
-        before = names[: names.index(stage) + 1]
-        shared = ("seed", "world_size", "tokenizer", "model", "text", "instructions")
-        return fingerprint({name: plain[name] for name in (*shared, *before)})
+        names = ["seed", "world_size", "tokenizer", "model", "text", "instructions"]
+        if "sft" in self.ancestors(stage):
+            names += ["annotation", "preferences"]
+        return fingerprint({name: plain[name] for name in (*names, *self.ancestors(stage), stage)})
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -105,19 +127,38 @@ class Recipe:
 
 
 def make_recipe(
-    preset: str = "lab", *, seed: int = 0, text: str | None = None, instructions: str | None = None
+    preset: str = "lab",
+    *,
+    seed: int = 0,
+    text: str | None = None,
+    instructions: str | None = None,
+    preferences: str | None = None,
 ) -> Recipe:
-    """The recipe of a preset. With `text` or `instructions` its settings for real text. Raises LabError for another."""
+    """The recipe of a preset, with its settings for real text when there is `text`.
+
+    Raises LabError for another preset, and for preferences without a model that was fine-tuned to answer.
+    """
     if preset not in PRESETS:
         raise LabError(f"There is no preset {preset!r}; the presets are {', '.join(PRESETS)}.")
+    if preferences is not None and text is not None and instructions is None:
+        raise LabError("--preferences are between answers: give --instructions, too, to fine-tune the model on.")
     recipe = (PRESETS if text is None else REAL_TEXT)[preset]
-    return dataclasses.replace(recipe, preset=preset, seed=seed, text=text, instructions=instructions)
+    return dataclasses.replace(
+        recipe, preset=preset, seed=seed, text=text, instructions=instructions, preferences=preferences
+    )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix.removesuffix("."): value}
     return {name: inner for key, item in value.items() for name, inner in _flat(item, f"{prefix}{key}.").items()}
+
+
+def _adamw(steps: int, rows: int, length: int, lr: float) -> TrainConfig:
+    """For the stages that move a model a little: AdamW alone, in a learning rate that warms up and comes down."""
+    return TrainConfig(
+        steps=steps, rows=rows, length=length, optimizer="adamw", adam_lr=lr, warmup=steps // 10, checkpoint_every=50
+    )
 
 
 # In a context of a few hundred tokens the usual base of 10,000 leaves half of a head's pairs without a turn to tell.
@@ -144,14 +185,21 @@ PRESETS: dict[str, Recipe] = {
         model=_SMALL,
         pretrain=Pretrain(TrainConfig(steps=400, rows=8, length=128, lr=2e-2, adam_lr=1e-2)),
         sft=FineTune(TrainConfig(steps=250, rows=8, length=128, lr=1e-2, adam_lr=5e-3)),
-        evaluation=EvaluationConfig(documents=64, stories=24, tasks=16, examples=100, compared=500),
+        annotation=AnnotationConfig(prompts=150, held_out=60),
+        reward=FitReward(_adamw(steps=60, rows=8, length=160, lr=2e-3)),
+        ppo=PPO(_adamw(steps=24, rows=32, length=192, lr=1e-3)),
+        dpo=DPO(_adamw(steps=60, rows=8, length=160, lr=5e-4)),
+        evaluation=EvaluationConfig(documents=64, stories=24, tasks=16, examples=100, compared=500, prompts=120),
     ),
     # The run that the README's table is of: six minutes on two cores.
     "lab": Recipe(
         world_size="lab",
         model=_LAB,
-        pretrain=Pretrain(TrainConfig(steps=3000, rows=12, length=128, compile=True)),
-        sft=FineTune(TrainConfig(steps=450, rows=12, length=128, lr=1.5e-3, adam_lr=2e-3, compile=True)),
+        pretrain=Pretrain(TrainConfig(steps=3200, rows=12, length=128, decay=0.5, compile=True)),
+        sft=FineTune(TrainConfig(steps=350, rows=12, length=128, lr=1.5e-3, adam_lr=2e-3, compile=True)),
+        reward=FitReward(_adamw(steps=150, rows=16, length=192, lr=1e-3)),
+        ppo=PPO(_adamw(steps=100, rows=64, length=192, lr=3e-4)),
+        dpo=DPO(_adamw(steps=150, rows=16, length=192, lr=1e-4)),
     ),
     # The whole world, for a machine with more time or a GPU.
     "full": Recipe(
@@ -160,6 +208,10 @@ PRESETS: dict[str, Recipe] = {
         model=_FULL,
         pretrain=Pretrain(TrainConfig(steps=20_000, rows=32, length=256, warmup=100, compile=True)),
         sft=FineTune(TrainConfig(steps=2000, rows=32, length=256, lr=1.5e-3, adam_lr=2e-3, compile=True)),
+        annotation=AnnotationConfig(prompts=8000, held_out=1000),
+        reward=FitReward(_adamw(steps=1000, rows=32, length=448, lr=3e-4)),
+        ppo=PPO(_adamw(steps=600, rows=128, length=448, lr=1e-4)),
+        dpo=DPO(_adamw(steps=1000, rows=32, length=448, lr=3e-5)),
     ),
 }
 

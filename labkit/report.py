@@ -35,6 +35,24 @@ STAGES = {
         "The model sees conversations and learns from the assistant's words alone. What comes out answers instead "
         "of continuing, in the form that the conversations have.",
     ),
+    "reward": (
+        "Reward model",
+        "the reward model",
+        "An annotator has chosen between two answers of the fine-tuned model, prompt by prompt. A copy of that "
+        "model, with one number in place of words, learns to give the chosen answer the higher score.",
+    ),
+    "ppo": (
+        "Proximal policy optimisation",
+        "PPO",
+        "The fine-tuned model writes answers, the reward model scores them, and what scored better than a critic "
+        "expected becomes likelier, at a price for every step away from where it began.",
+    ),
+    "dpo": (
+        "Direct preference optimisation",
+        "DPO",
+        "The fine-tuned model learns from the annotator's choices directly: the chosen answer becomes likelier than "
+        "the rejected one, each compared with how likely it was before. No reward model, no sampling.",
+    ),
 }
 
 

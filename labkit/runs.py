@@ -7,6 +7,7 @@ runs/NAME/
         metrics.jsonl     one record a step, written as it happens
         checkpoints/      to resume from; gone once the stage is finished
         model.safetensors, config.json, result.json
+    preferences/      what the world's annotator chose, train.jsonl and validation.jsonl
     report.json, report.html
 """
 
@@ -16,7 +17,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,10 +26,13 @@ from safetensors.torch import load_model
 from labkit.checkpoints import Checkpoints, write_json, write_model
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
+from labkit.model.scorer import Scorer
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.paths import data_folder
 from labkit.recipe import Recipe
 from labkit.text.tokenizer import Tokenizer
+
+M = TypeVar("M", Transformer, Scorer)
 
 
 class StageFolder:
@@ -55,7 +59,12 @@ class StageFolder:
     def begun(self) -> bool:
         return self.path.is_dir()
 
-    def save_model(self, model: Transformer) -> None:
+    @property
+    def writes(self) -> bool:
+        """Whether the stage made a model that writes; the reward model does not."""
+        return self.name != "reward"
+
+    def save_model(self, model: Transformer | Scorer) -> None:
         """Keep the stage's final weights; config.json first, so that weights never stand without it."""
         write_json(self.path / "config.json", to_dict(model.config))
         write_model(self.path / "model.safetensors", model)
@@ -74,16 +83,27 @@ class StageFolder:
             shutil.rmtree(dropped)
 
     def model(self) -> Transformer:
-        """The model after this stage, in eval mode. Raises LabError when it is not there or damaged."""
+        """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
+        if not self.writes:
+            raise LabError(f"{self.path} holds a reward model, which scores answers and writes none.")
+        return self._load(Transformer(self._config())).eval()
+
+    def scorer(self) -> Scorer:
+        """The reward model of this stage, in eval mode. Raises LabError when it is not there or damaged."""
+        return self._load(Scorer(Transformer(self._config()))).eval()
+
+    def _config(self) -> ModelConfig:
         if not self.trained:
             raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
-        model = Transformer(from_dict(ModelConfig, read_json(self.path / "config.json")))
+        return from_dict(ModelConfig, read_json(self.path / "config.json"))
+
+    def _load(self, model: M) -> M:
         weights = self.path / "model.safetensors"
         try:
             load_model(model, str(weights))
         except (SafetensorError, RuntimeError) as error:
             raise LabError(f"{weights} is damaged, or of another model than config.json says: {error}") from error
-        return model.eval()
+        return model
 
 
 class Run:
@@ -159,8 +179,8 @@ class Run:
         return [self.stage(name) for name in self.recipe.stages]
 
     def latest(self) -> StageFolder:
-        """The last stage that has a model. Raises LabError when none has."""
-        trained = [stage for stage in self.stages if stage.trained]
+        """The last stage that has a model that writes. Raises LabError when none has."""
+        trained = [stage for stage in self.stages if stage.trained and stage.writes]
         if not trained:
             raise LabError(f"{self.path} has no model yet. Resume the run: labkit run --out {self.path} --resume")
         return trained[-1]
@@ -198,8 +218,8 @@ def read_json(path: Path) -> Any:
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
     """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none."""
-    given = [Path(name) for name in (recipe.text, recipe.instructions) if name]
-    world = [] if len(given) == 2 else [data_folder() / "world"]
+    given = [Path(name) for name in (recipe.text, recipe.instructions, recipe.preferences) if name]
+    world = [] if recipe.text and recipe.instructions else [data_folder() / "world"]
     return {_label(path): _hash(path) for path in [*given, *world] if path.exists()}
 
 

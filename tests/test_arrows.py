@@ -12,7 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "labkit").rglob("*.py")) + [path for path in [ROOT / "app.py"] if path.exists()]
 
 LAYERS = [
-    ["labkit.model.positions", "labkit.model.mixers", "labkit.model.feedforward", "labkit.model.heads"],
+    [
+        "labkit.model.positions",
+        "labkit.model.mixers",
+        "labkit.model.feedforward",
+        "labkit.model.heads",
+        "labkit.model.initial",
+    ],
     ["labkit.model.transformer"],
     ["labkit.stages"],
     ["labkit.cli", "labkit.ui", "app"],

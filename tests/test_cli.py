@@ -20,7 +20,9 @@ SMALL = (
     "--preset smoke --tokenizer.documents 60 --model.width 32 --model.depth 1 "
     "--pretrain.train.steps 6 --pretrain.train.rows 2 --sft.train.steps 4 --sft.train.rows 2 "
     "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks 1 --evaluation.examples 4 "
-    "--evaluation.compared 10 --evaluation.story-tokens 12 --evaluation.answer-tokens 4"
+    "--evaluation.compared 10 --evaluation.story-tokens 12 --evaluation.answer-tokens 4 --evaluation.prompts 4 "
+    "--annotation.prompts 12 --annotation.held-out 6 --annotation.answer-tokens 6 --reward.train.steps 3 "
+    "--ppo.train.steps 2 --ppo.train.rows 8 --ppo.answer-tokens 6 --dpo.train.steps 3"
 ).split()
 
 
@@ -75,7 +77,7 @@ def test_no_command_prints_the_commands(capsys):
         (["report", "nowhere"], "nowhere holds no report.json"),
         (["generate", "nowhere"], "nowhere holds no run"),
         (["world", "--kind", "magic"], "has no task 'magic'; it has where"),
-        (["run", "--out", "new", "--stages", "ppo"], "no stage ppo; it has pretrain, sft"),
+        (["run", "--out", "new", "--stages", "grpo"], "no stage grpo; it has pretrain, sft"),
         (["run", "--out", "new", "--text", "missing.txt"], "missing.txt"),
         (["pretrain", "--again"], "name the run's folder first"),
         (["bench", "run", "--seeds"], "at least one seed"),
@@ -134,7 +136,7 @@ def test_every_flag_that_recipe_prints_is_understood(preset, capsys):
 
 def test_a_whole_run_leaves_models_and_a_report(finished):
     report = json.loads((finished / "report.json").read_text())
-    assert [stage["stage"] for stage in report["stages"]] == ["pretrain", "sft"]
+    assert [stage["stage"] for stage in report["stages"]] == ["pretrain", "sft", "reward", "ppo", "dpo"]
     assert {"seconds", "tokens", "flops", "mfu", "peak_memory_mb", "metrics"} <= report["stages"][0].keys()
     assert len(report["stages"][1]["samples"]) == 5
     assert (finished / "sft" / "model.safetensors").is_file()
@@ -174,7 +176,7 @@ def test_stages_can_be_made_one_by_one(tmp_path, capsys):
 def test_report_prints_measures_by_stage_and_by_question_type(finished, capsys):
     assert main(["report", str(finished)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["pretrain", "sft"]
+    assert lines[0].split() == ["pretrain", "sft", "reward", "ppo", "dpo"]
     assert any(line.startswith("answers right  ") for line in lines)
     assert any(line.startswith("answers right, by question type") and "the question alone" in line for line in lines)
 

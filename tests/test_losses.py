@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
-from labkit.losses import mean_logprobs, next_token_loss, sum_logprobs
+from labkit.losses import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    dpo_loss,
+    entropy,
+    mean_logprobs,
+    next_token_loss,
+    pairwise_loss,
+    sum_logprobs,
+)
 
 
 def logits_for(*probabilities):
@@ -71,3 +80,94 @@ def test_logprobs_are_the_same_loss_row_by_row():
 def test_mean_of_an_empty_row_is_zero():
     nothing = torch.zeros(1, 2).bool()
     assert mean_logprobs(torch.randn(1, 2, 3), torch.zeros(1, 2, dtype=torch.long), nothing).item() == 0
+
+
+def test_pairwise_loss_by_hand():
+    # sigmoid(log 3) = 3/4, so scores log 3 apart cost log 4/3, or log 4 the other way round
+    loss = pairwise_loss(torch.tensor([math.log(3), 0.0, 5.0]), torch.tensor([0.0, math.log(3), 5.0]))
+    assert loss.loss.tolist() == pytest.approx([math.log(4 / 3), math.log(4), math.log(2)], abs=1e-6)
+    assert loss.right.tolist() == [True, False, False]
+
+
+def test_pairwise_loss_knows_differences_only():
+    chosen, rejected = torch.randn(2, 9)
+    torch.testing.assert_close(pairwise_loss(chosen + 7, rejected + 7).loss, pairwise_loss(chosen, rejected).loss)
+
+
+def test_dpo_loss_by_hand():
+    # rewards 0.5 (-1 + 2) = 0.5 and 0.5 (-3 + 2) = -0.5: the loss is -log sigmoid(1) = log(1 + 1/e)
+    loss = dpo_loss(*(torch.tensor([x]) for x in (-1.0, -3.0, -2.0, -2.0)), beta=0.5)
+    assert loss.chosen_reward.item() == 0.5 and loss.rejected_reward.item() == -0.5
+    assert loss.loss.item() == pytest.approx(math.log(1 + math.exp(-1)), abs=1e-6)
+
+
+def test_dpo_of_the_reference_itself_is_log_2():
+    chosen, rejected = torch.randn(2, 6)
+    loss = dpo_loss(chosen, rejected, chosen, rejected, beta=0.3)
+    assert loss.loss.tolist() == pytest.approx([math.log(2)] * 6)
+
+
+def test_dpo_gradient_lifts_the_chosen_answer_and_lowers_the_rejected():
+    policy = torch.zeros(2, 1, requires_grad=True)
+    dpo_loss(policy[0], policy[1], torch.zeros(1), torch.zeros(1), beta=0.4).loss.sum().backward()
+    assert policy.grad is not None
+    assert policy.grad.flatten().tolist() == pytest.approx([-0.2, 0.2])  # beta times sigmoid(0)
+
+
+def test_dpo_reads_shifted_labels_of_the_answer_alone():
+    # ids 1 2 | 3 0: the answer "3 0" is predicted at the inputs 2 and 3, with 1/2 and 1/4: log 1/8 in all
+    logits = logits_for([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.2, 0.5], [0.25, 0.25, 0.25, 0.25])
+    labels, mask = torch.tensor([[2, 3, 0]]), torch.tensor([[False, True, True]])
+    assert sum_logprobs(logits, labels, mask).item() == pytest.approx(math.log(1 / 8), abs=1e-6)
+
+
+def one_row(*values):
+    return torch.tensor([values], dtype=torch.float32)
+
+
+def test_clipped_policy_loss_by_hand():
+    # ratios 1.5, 0.5, 1.5, 0.5 with advantages 1, 1, -1, -1 and clip 0.2:
+    # min(1.5, 1.2), min(0.5, 0.8), min(-1.5, -1.2), min(-0.5, -0.8) = 1.2, 0.5, -1.5, -0.8
+    logprobs, old = one_row(1.5, 0.5, 1.5, 0.5).log(), torch.zeros(1, 4)
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    loss = clipped_policy_loss(logprobs, old, one_row(1, 1, -1, -1), mask, clip=0.2)
+    assert loss.loss_sum.item() == pytest.approx(-(1.2 + 0.5 - 1.5 - 0.8), abs=1e-6)
+    assert loss.clipped_sum.item() == 2
+
+
+def test_where_nothing_moved_the_clipped_gradient_is_the_policy_gradient():
+    logprobs = torch.randn(2, 3, requires_grad=True)
+    advantages, mask = torch.randn(2, 3), torch.tensor([[True, True, False], [True, True, True]])
+    loss = clipped_policy_loss(logprobs, logprobs.detach(), advantages, mask, clip=0.2)
+    loss.loss_sum.backward()
+    torch.testing.assert_close(logprobs.grad, -advantages * mask)
+    assert loss.clipped_sum.item() == 0
+
+
+def test_a_clipped_token_has_no_gradient():
+    logprobs = one_row(0.5, -0.5).requires_grad_()
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    clipped_policy_loss(logprobs, torch.zeros(1, 2), one_row(1, -1), mask, clip=0.2).loss_sum.backward()
+    assert logprobs.grad is not None and logprobs.grad.abs().max() == 0
+
+
+def test_clipped_value_loss_by_hand():
+    # old 0, clip 0.2. Value 1 and return 2: max(1, (0.2 - 2)^2 = 3.24); value 0.1 and return 1: 0.81, held the same
+    loss = clipped_value_loss(
+        one_row(1, 0.1, 9), torch.zeros(1, 3), one_row(2, 1, 0), torch.tensor([[True, True, False]]), clip=0.2
+    )
+    assert loss.loss_sum.item() == pytest.approx((3.24 + 0.81) / 2, abs=1e-6)
+    assert loss.clipped_sum.item() == 1
+
+
+def test_with_a_wide_clip_the_value_loss_is_half_the_squared_error():
+    values, old, returns = torch.randn(3, 2, 5)
+    mask = torch.rand(2, 5) < 0.5
+    loss = clipped_value_loss(values, old, returns, mask, clip=100.0)
+    torch.testing.assert_close(loss.loss_sum, 0.5 * ((values - returns) ** 2)[mask].sum())
+
+
+def test_entropy_by_hand():
+    # 1/2, 1/4, 1/4: half a log 2 and twice a quarter of log 4
+    assert entropy(logits_for([0.5, 0.25, 0.25])).item() == pytest.approx(1.5 * math.log(2), abs=1e-6)
+    assert entropy(torch.zeros(1, 1, 11)).item() == pytest.approx(math.log(11), abs=1e-6)

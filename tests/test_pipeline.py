@@ -1,15 +1,27 @@
 import json
+import math
 from dataclasses import replace
 
+import datasets
 import pytest
 import torch
 
 from labkit import pipeline
 from labkit.errors import LabError
 from labkit.pipeline import prepare, redo, run
+from labkit.preferences.annotate import read_choices
+from labkit.recipe import make_recipe
 from labkit.runs import Run
 from tests.tiny import weights_hash
 from tests.tiny_recipe import TRAIN, tiny_recipe
+
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
+
+
+def hash_of(path, stage):
+    """The weights that a stage left, a reward model's too."""
+    folder = Run.open(path).stage(stage)
+    return weights_hash(folder.model() if folder.writes else folder.scorer())
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +36,7 @@ def test_events_tell_the_whole_story(made):
     _, events = made
     phases = [(event.stage, event.phase) for event in events]
     each = ["prepare", *["train"] * 6, "evaluate", "finished"]
-    assert phases == [("tokenizer", "prepare"), *[("pretrain", p) for p in each], *[("sft", p) for p in each]]
+    assert phases == [("tokenizer", "prepare"), *[(stage, p) for stage in STAGES for p in each]]
     trained = [event for event in events if event.phase == "train" and event.stage == "sft"]
     assert [(event.done, event.total, event.record.step) for event in trained] == [(i, 6, i) for i in range(1, 7)]
 
@@ -32,23 +44,30 @@ def test_events_tell_the_whole_story(made):
 def test_the_report(made):
     path, events = made
     report = json.loads((path / "report.json").read_text())
-    assert [stage["stage"] for stage in report["stages"]] == ["pretrain", "sft"]
-    assert report["stages"][1] == events[-1].result
+    assert [stage["stage"] for stage in report["stages"]] == list(STAGES)
+    assert report["stages"][-1] == events[-1].result
     assert report["recipe"] == tiny_recipe().to_dict() and report["machine"]["matrix_peak"] > 0
     for stage in report["stages"]:
+        assert 0 < stage["mfu"] < 1 and stage["peak_memory_mb"] > 10
+        assert stage["seconds"] > stage["training_seconds"] > 0
+    for stage in report["stages"][:2]:
         model = Run.open(path).model(stage["stage"])
         assert stage["tokens"] == 6 * 4 * 96
         assert stage["flops"] == stage["tokens"] * model.flops_per_token(96)
-        assert 0 < stage["mfu"] < 1 and stage["peak_memory_mb"] > 10
-        assert stage["seconds"] > stage["training_seconds"] > 0
         assert {"untrained_loss", "validation_loss", "bits_per_byte", "accuracy"} <= set(stage["metrics"])
-    prompts = [[sample["prompt"] for sample in stage["samples"]] for stage in report["stages"]]
-    assert prompts[0] == prompts[1] and len(prompts[0]) == 5
+    reward, ppo, dpo = (stage["metrics"] for stage in report["stages"][2:])
+    assert {"untrained_loss", "validation_loss", "pair_accuracy", "length_accuracy", "noise_ceiling"} <= set(reward)
+    assert {"gold_gain", "gold_gain_standard_error", "win_rate", "right", "unsupported", "polite"} <= set(ppo) & set(
+        dpo
+    )
+    assert reward["untrained_loss"] == dpo["untrained_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    prompts = [[sample["prompt"] for sample in stage["samples"]] for stage in report["stages"] if "samples" in stage]
+    assert len(prompts) == 4 and len(prompts[0]) == 5 and all(given == prompts[0] for given in prompts)
 
 
 def test_it_learns(made):
     path, _ = made
-    for stage in Run.open(path).report()["stages"]:
+    for stage in Run.open(path).report()["stages"][:2]:
         assert stage["metrics"]["validation_loss"] < stage["metrics"]["untrained_loss"]
 
 
@@ -63,8 +82,8 @@ def test_sft_begins_where_pretraining_ended(made):
 def test_the_same_recipe_gives_the_same_weights(made, tmp_path):
     path, _ = made
     list(run(tiny_recipe(), tmp_path / "again"))
-    for stage in ("pretrain", "sft"):
-        assert weights_hash(Run.open(path).model(stage)) == weights_hash(Run.open(tmp_path / "again").model(stage))
+    for stage in STAGES:
+        assert hash_of(path, stage) == hash_of(tmp_path / "again", stage)
 
 
 def test_another_seed_gives_others(made, tmp_path):
@@ -76,18 +95,19 @@ def test_another_seed_gives_others(made, tmp_path):
 
 
 def test_stopped_anywhere_and_resumed(made, tmp_path):
-    """`break` after every fourth event, until there is nothing left to do: the weights and the metrics of one go."""
+    """`break` after every fifth event that is no skip, to the end: the weights and the metrics of one go."""
     path, events = made
     for _ in range(len(events)):
-        finished = False
-        for count, event in enumerate(run(tiny_recipe(), tmp_path / "run", resume=True)):
-            finished = event.stage == "sft" and event.phase in ("finished", "skipped")
-            if count == 4 and not finished:
+        finished, count = False, 0
+        for event in run(tiny_recipe(), tmp_path / "run", resume=True):
+            finished = event.stage == "dpo" and event.phase in ("finished", "skipped")
+            count += event.phase != "skipped"
+            if count == 5 and not finished:
                 break
         if finished:
             break
-    for stage in ("pretrain", "sft"):
-        assert weights_hash(Run.open(tmp_path / "run").model(stage)) == weights_hash(Run.open(path).model(stage))
+    for stage in STAGES:
+        assert hash_of(tmp_path / "run", stage) == hash_of(path, stage)
     theirs, ours = (Run.open(p).report()["stages"] for p in (path, tmp_path / "run"))
     assert [stage["metrics"] for stage in ours] == [stage["metrics"] for stage in theirs]
 
@@ -96,17 +116,18 @@ def test_a_finished_run_is_left_as_it_is(made):
     path, _ = made
     before = (path / "report.json").read_text()
     again = list(run(tiny_recipe(), path, resume=True))
-    assert [(e.stage, e.phase) for e in again[1:]] == [("pretrain", "skipped"), ("sft", "skipped")]
+    assert [(e.stage, e.phase) for e in again[1:]] == [(stage, "skipped") for stage in STAGES]
     assert (path / "report.json").read_text() == before
 
 
 def test_redo_one_stage_with_another_config(tmp_path):
-    list(run(tiny_recipe(), tmp_path))
+    list(run(tiny_recipe(), tmp_path, stages=["pretrain", "sft", "reward"]))
     base = weights_hash(Run.open(tmp_path).model("pretrain"))
     shorter = replace(tiny_recipe().sft, train=replace(TRAIN, steps=2))
     events = list(redo(tmp_path, "sft", shorter))
     assert [e.phase for e in events if e.stage == "sft"] == ["prepare", "train", "train", "evaluate", "finished"]
     opened = Run.open(tmp_path)
+    assert not (tmp_path / "reward").exists() and not (tmp_path / "preferences").exists()
     assert opened.recipe.sft == shorter and weights_hash(opened.model("pretrain")) == base
     list(redo(tmp_path, "pretrain"))
     assert not (tmp_path / "sft").exists() and weights_hash(Run.open(tmp_path).model()) == base
@@ -119,6 +140,36 @@ def test_real_text_and_instructions(tmp_path, corpora):
     assert {"bits_per_byte", "nats_per_character"} <= set(base["metrics"])
     assert "accuracy" not in base["metrics"] and "accuracy" not in chat["metrics"]
     assert [s["prompt"] for s in base["samples"]] == [s["prompt"].rstrip() + "\n" for s in chat["samples"]]
+
+
+def test_real_preferences(tmp_path, corpora):
+    text, instructions, preferences = (
+        str(corpora / name) for name in ("tinyshakespeare.txt", "instructions.json", "instruction-preferences.json")
+    )
+    list(run(tiny_recipe(text=text, instructions=instructions, preferences=preferences), tmp_path / "run"))
+    _, _, reward, ppo, dpo = (stage["metrics"] for stage in Run.open(tmp_path / "run").report()["stages"])
+    assert {"pair_accuracy", "length_accuracy"} <= set(reward) & set(dpo) and "gold_accuracy" not in reward
+    assert {"reward", "reward_before", "reward_win_rate"} <= set(ppo) and "gold_gain" not in {**ppo, **dpo}
+
+
+def test_preferences_without_a_model_that_answers(corpora):
+    with pytest.raises(LabError, match="--preferences are between answers: give --instructions, too"):
+        make_recipe("smoke", text="a.txt", preferences="c.json")
+
+
+def test_choices_are_kept_and_datasets_reads_them(made):
+    path, _ = made
+    rows = datasets.load_dataset("json", data_files=str(path / "preferences" / "train.jsonl"), split="train")
+    assert len(rows) > 5 and rows[0]["prompt"][-1]["role"] == "user" and rows[0]["chosen"][0]["role"] == "assistant"
+    choices = read_choices(path / "preferences" / "train.jsonl")
+    assert [choice.pair.chosen for choice in choices] == [row["chosen"][0]["content"] for row in rows]
+
+
+def test_a_reward_model_does_not_write(made):
+    path, _ = made
+    assert Run.open(path).latest().name == "dpo"
+    with pytest.raises(LabError, match="holds a reward model, which scores answers and writes none"):
+        Run.open(path).model("reward")
 
 
 def test_real_text_alone_is_pretrained_on_alone(tmp_path, corpora):
@@ -188,6 +239,6 @@ def test_an_input_that_changed(tmp_path, corpora):
 def test_the_preparation_is_part_of_the_first_stages_cost(made, monkeypatch, tmp_path):
     clock = iter(range(0, 10_000_000, 100))
     monkeypatch.setattr(pipeline.time, "perf_counter", lambda: float(next(clock)))
-    events = list(run(tiny_recipe(replace(TRAIN, steps=1)), tmp_path / "run"))
+    events = list(run(tiny_recipe(replace(TRAIN, steps=1)), tmp_path / "run", stages=["pretrain", "sft"]))
     first, second = (event.result for event in events if event.phase == "finished" and event.result)
     assert first["seconds"] >= second["seconds"] + 100

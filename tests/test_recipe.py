@@ -33,9 +33,25 @@ def test_rows_longer_than_the_context():
 
 
 def test_stages():
-    assert list(make_recipe("smoke").stages) == ["pretrain", "sft"]
+    assert list(make_recipe("smoke").stages) == ["pretrain", "sft", "reward", "ppo", "dpo"]
     assert list(make_recipe("smoke", text="a.txt").stages) == ["pretrain"]
     assert list(make_recipe("smoke", text="a.txt", instructions="b.json").stages) == ["pretrain", "sft"]
+    aligned = make_recipe("smoke", text="a.txt", instructions="b.json", preferences="c.json")
+    assert list(aligned.stages) == ["pretrain", "sft", "reward", "ppo", "dpo"]
+
+
+def test_what_a_stage_builds_on():
+    recipe = make_recipe("smoke")
+    assert recipe.ancestors("pretrain") == [] and recipe.ancestors("dpo") == ["pretrain", "sft"]
+    assert recipe.ancestors("ppo") == ["pretrain", "sft", "reward"]
+    assert recipe.descendants("reward") == ["ppo"] and recipe.descendants("sft") == ["reward", "ppo", "dpo"]
+    other = replace(recipe, ppo=replace(recipe.ppo, kl=0.5))
+    assert recipe.fingerprint("dpo") == other.fingerprint("dpo") and recipe.fingerprint("ppo") != other.fingerprint(
+        "ppo"
+    )
+    choosing = replace(recipe, annotation=replace(recipe.annotation, annotator="concise"))
+    assert recipe.fingerprint("sft") == choosing.fingerprint("sft")
+    assert recipe.fingerprint("dpo") != choosing.fingerprint("dpo")
 
 
 def test_fingerprints_change_with_what_decides_the_weights_and_no_more():

@@ -58,7 +58,7 @@ def test_a_folder_prepared_but_never_trained_is_free(made):
     ("ask", "words"),
     [
         (lambda run: Run.open(run.path / "none"), "none holds no run"),
-        (lambda run: run.stage("ppo"), "no stage 'ppo'; it has pretrain, sft"),
+        (lambda run: run.stage("grpo"), "no stage 'grpo'; it has pretrain, sft"),
         (lambda run: run.model("sft"), "its stage sft is not finished"),
         (lambda run: run.model(), "has no model yet"),
         (lambda run: run.report(), "has no report yet"),

@@ -6,8 +6,9 @@ from typing import Any
 from labkit.evaluate import EvaluationConfig
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig
+from labkit.preferences.annotate import AnnotationConfig
 from labkit.recipe import Recipe, TokenizerConfig
-from labkit.stages import FineTune, Pretrain
+from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain
 from labkit.train import TrainConfig
 
 TRAIN = TrainConfig(steps=6, rows=4, length=96, checkpoint_every=2, warmup=2, precision="fp32")
@@ -22,8 +23,20 @@ def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
         model=model,
         pretrain=Pretrain(train),
         sft=FineTune(train),
+        annotation=AnnotationConfig(prompts=24, held_out=12, answer_tokens=8),
+        reward=FitReward(replace(train, optimizer="adamw", length=128)),
+        ppo=PPO(replace(train, optimizer="adamw", length=128), answer_tokens=8),
+        dpo=DPO(replace(train, optimizer="adamw", length=128)),
         evaluation=EvaluationConfig(
-            documents=8, characters=2000, stories=3, tasks=1, examples=5, compared=20, story_tokens=20, answer_tokens=8
+            documents=8,
+            characters=2000,
+            stories=3,
+            tasks=1,
+            examples=5,
+            compared=20,
+            story_tokens=20,
+            answer_tokens=8,
+            prompts=8,
         ),
     )
     return replace(recipe, **changes)

@@ -22,8 +22,11 @@ def generate(
     stop_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
     rows: int = 64,
+    samples: int = 1,
 ) -> list[list[int]]:
     """The new tokens of each prompt, in the prompts' order, ending before its stop token.
+
+    samples: how many answers to each prompt, one after another in the result; the prompt is read once for all.
 
     steps: filters, applied in their order to the logits; none samples from the model as it is,
     ``[Temperature(0)]`` is greedy. A row also ends after max_new_tokens, and when the model's context is
@@ -37,18 +40,19 @@ def generate(
             raise LabError(f"Prompt {i} is empty; begin it with at least one token.")
         if len(prompt) >= context:
             raise LabError(f"Prompt {i} has {len(prompt)} tokens and leaves no room in a context of {context}.")
-    draws = torch.rand(len(prompts), max_new_tokens, generator=generator)
+    draws = torch.rand(len(prompts), samples, max_new_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    written: list[list[int]] = [[] for _ in prompts]
+    written: list[list[list[int]]] = [[] for _ in prompts]
+    together = max(1, rows // samples)
     was_training = model.training
     model.eval()
-    for start in range(0, len(order), rows):
-        chunk = order[start : start + rows]
+    for start in range(0, len(order), together):
+        chunk = order[start : start + together]
         answers = _write(model, [prompts[i] for i in chunk], steps, draws[chunk], list(stop_ids))
-        for i, answer in zip(chunk, answers, strict=True):
-            written[i] = answer
+        for place, i in enumerate(chunk):
+            written[i] = answers[place * samples : (place + 1) * samples]
     model.train(was_training)
-    return written
+    return [answer for answers in written for answer in answers]
 
 
 def _write(
@@ -58,19 +62,23 @@ def _write(
     draws: Tensor,
     stop_ids: list[int],
 ) -> list[list[int]]:
-    """Write on from prompts that fit in one batch; draws [B, N] in [0, 1) are their rows' randomness."""
+    """Write on from P prompts, S samples each; draws [P, S, N] in [0, 1) are their randomness -> B = P S rows."""
     tokens, positions, mask = left_pad(prompts)
     device = model.embedding.weight.device
     tokens, positions, mask, draws = (t.to(device) for t in (tokens, positions, mask, draws))
-    room = model.config.context - mask.sum(-1)  # [B]
     stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
-    state = model.new_state(len(prompts), tokens.shape[1] + draws.shape[1])
+    state = model.new_state(len(prompts), tokens.shape[1] + draws.shape[2])
+    x = model.hidden(tokens, positions, mask, state)[:, -1:]
+    samples, draws = draws.shape[1], draws.flatten(0, 1)  # [B, N]
+    if samples > 1:
+        prompt = torch.arange(len(prompts), device=device).repeat_interleave(samples)
+        state, x, positions, mask = state.select(prompt), x[prompt], positions[prompt], mask[prompt]
+    positions = positions[:, -1:]
+    room = model.config.context - mask.sum(-1)  # [B]
     new = torch.zeros(draws.shape, dtype=torch.int64, device=device)  # [B, N]
     lengths = torch.zeros_like(room)  # how many tokens of each row count
-    rows = torch.arange(len(prompts), device=device)  # which rows are still in the batch
+    rows = torch.arange(len(draws), device=device)  # which rows are still in the batch
     writing = torch.ones_like(rows, dtype=torch.bool)  # and which of these have not ended
-    x = model.hidden(tokens, positions, mask, state)[:, -1:]
-    positions = positions[:, -1:]
     for step in range(draws.shape[1]):
         logits = model.logits(x).squeeze(1).float()  # [B, V]
         for filter_ in steps:

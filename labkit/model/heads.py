@@ -20,3 +20,15 @@ class TokenHead(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return F.linear(x, embedding if self.weight is None else self.weight)
+
+
+class ScalarHead(nn.Module):
+    """x [B, T, D] -> one number a token, [B, T], in fp32; zero everywhere before training."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, width))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias).squeeze(-1)

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from labkit.errors import LabError
 from labkit.losses import next_token_loss
 from labkit.train import Source, TrainConfig
 
 if TYPE_CHECKING:
-    from labkit.evaluate import EvaluationConfig, TextData, WorldData
-    from labkit.model.transformer import Transformer
+    from labkit.evaluate import EvaluationConfig
+    from labkit.model.scorer import Scorer
+    from labkit.model.transformer import ModelConfig, Transformer
+    from labkit.preferences.annotate import Choice
+    from labkit.preferences.prompts import Prompts
     from labkit.text.batch import Batch
-    from labkit.text.load import Conversations, Texts
+    from labkit.text.load import Conversations, Preferences, Texts
+    from labkit.text.pairs import Pair
     from labkit.text.tokenizer import Tokenizer
     from labkit.world import World
+
+PROMPT_SEED = 1000
+"""Added to the run's seed for the prompts that a policy is trained on: others than were annotated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Preference pairs to train on, and held out; `choices`: the held-out ones with gold, of the world's annotator."""
+
+    train: Sequence[Pair]
+    validation: Sequence[Pair]
+    choices: Sequence[Choice] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Materials:
     """What a run reads.
 
-    texts, conversations: real ones, or None where the world's take their place. rank, world_size: this process among
-    all; each reads its share of a batch.
+    texts, conversations, preferences: real ones, or None where the world's take their place. shape: of a new model, its
+    vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name -> the language
+    model that it made; scorer_of: the same for reward models. comparisons: gives the pairs, once the fine-tuned model
+    is there to be chosen from. rank, world_size: this process among all; each reads its share of a batch.
     """
 
     tokenizer: Tokenizer
@@ -35,6 +56,12 @@ class Materials:
     seed: int = 0
     texts: Texts | None = None
     conversations: Conversations | None = None
+    preferences: Preferences | None = None
+    shape: ModelConfig | None = None
+    annotator: str = "warm"
+    model_of: Callable[[str], Transformer] | None = None
+    scorer_of: Callable[[str], Scorer] | None = None
+    comparisons: Callable[[], Compared] | None = None
     rank: int = 0
     world_size: int = 1
 
@@ -45,7 +72,64 @@ class Materials:
 
         return encode_corpus(self.tokenizer, self.texts.train if self.texts else [])
 
-    def shared(self) -> dict[str, int]:
+    def new_model(self) -> Transformer:
+        """A model whose weights are drawn from the run's seed."""
+        from labkit.model.transformer import Transformer
+
+        assert self.shape is not None
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return Transformer(dataclasses.replace(self.shape, vocabulary=self.tokenizer.size))
+
+    def model(self, stage: str) -> Transformer:
+        """A fresh copy of the language model after a stage."""
+        assert self.model_of is not None
+        return self.model_of(stage)
+
+    def scorer(self) -> Scorer:
+        """A fresh copy of the reward model."""
+        assert self.scorer_of is not None
+        return self.scorer_of("reward")
+
+    @cached_property
+    def compared(self) -> Compared:
+        """All preference pairs."""
+        assert self.comparisons is not None
+        return self.comparisons()
+
+    def pairs(self, length: int) -> list[Pair]:
+        """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""
+        return self._fitting(self.compared.train, length, "preference pairs")
+
+    def _fitting(self, given: Sequence[Pair], length: int, what: str) -> list[Pair]:
+        from labkit.text.pairs import fitting
+
+        pairs = fitting(self.tokenizer, given, length)
+        if not pairs:
+            raise LabError(
+                f"None of {len(given)} {what} fits, with its prompt, in a row of {length} "
+                f"tokens. Give longer rows (train.length, up to model.context), or shorter prompts."
+            )
+        return pairs
+
+    def held_out_pairs(self, length: int) -> list[Pair]:
+        """The held-out pairs that fit in rows of `length` tokens. Raises LabError when none does."""
+        return self._fitting(self.compared.validation, length, "held-out preference pairs")
+
+    def held_out_choices(self, length: int) -> list[Choice]:
+        """The held-out choices of the world's annotator that fit; none with real preferences."""
+        fit = set(self.held_out_pairs(length))
+        return [choice for choice in self.compared.choices if choice.pair in fit]
+
+    def prompts(self, room: int) -> Prompts:
+        """What a policy is asked while it trains, in at most `room` tokens."""
+        from labkit.preferences.prompts import GivenPrompts, WorldPrompts
+
+        if self.preferences is not None:
+            return GivenPrompts(self.tokenizer, self.preferences.train, room)
+        return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)
+
+    def shared(self) -> dict[str, Any]:
         """What a source needs to know to share batches and to draw its own."""
         return {"seed": self.seed, "rank": self.rank, "world_size": self.world_size}
 
@@ -54,24 +138,31 @@ class StageConfig(Protocol):
     """What `labkit.pipeline` asks of a stage."""
 
     name: ClassVar[str]
-    chat: ClassVar[bool]
-    """Whether the model answers in the chat form after this stage."""
-
-    objective: ClassVar[Callable[[nn.Module, Any], tuple[Tensor, Tensor, dict[str, Tensor]]]]
+    needs: ClassVar[tuple[str, ...]]
+    """The stages that it builds on; it begins with the weights of the first."""
 
     @property
     def train(self) -> TrainConfig: ...
 
-    def source(self, materials: Materials) -> Source:
-        """The training batches."""
+    def begin(self, materials: Materials) -> nn.Module:
+        """What is trained, before the first step."""
 
-    def data(self, materials: Materials) -> WorldData | TextData:
-        """What the stage is measured on."""
+    def source(self, materials: Materials, model: Any) -> Source:
+        """The training batches; `model` is as the stage begins with it."""
 
-    def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
-        """Nats a label on held-out data: the one measure cheap enough to take while training."""
+    def objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """See `labkit.train.Objective`."""
 
-    def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+    def made(self, model: Any) -> Transformer | Scorer:
+        """What the stage leaves behind, of what was trained."""
+
+    def flops(self, model: Any) -> float:
+        """Floating-point operations of the whole stage, sampling included."""
+
+    def loss(self, model: Any, materials: Materials, config: EvaluationConfig) -> float | None:
+        """Nats a label on held-out data: the one measure cheap enough to take while training; None without one."""
+
+    def evaluate(self, model: Any, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         """All that can be measured after the stage."""
 
 

@@ -25,10 +25,13 @@ class Pretrain:
     train: TrainConfig = TrainConfig()
 
     name: ClassVar[str] = "pretrain"
-    chat: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
     objective = staticmethod(next_token_objective)
 
-    def source(self, materials: Materials) -> Source:
+    def begin(self, materials: Materials) -> Transformer:
+        return materials.new_model()
+
+    def source(self, materials: Materials, model: object) -> Source:
         """Crops of the real text, or the world's documents, one a row, which never end."""
         from labkit.text.sources import Crops, Documents
 
@@ -45,6 +48,12 @@ class Pretrain:
             "all",
             **materials.shared(),
         )
+
+    def made(self, model: Transformer) -> Transformer:
+        return model
+
+    def flops(self, model: Transformer) -> float:
+        return self.train.tokens * model.flops_per_token(self.train.length)
 
     def data(self, materials: Materials) -> WorldData | TextData:
         from labkit.evaluate import TextData, WorldData

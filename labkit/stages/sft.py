@@ -24,10 +24,13 @@ class FineTune:
     train: TrainConfig = TrainConfig()
 
     name: ClassVar[str] = "sft"
-    chat: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("pretrain",)
     objective = staticmethod(next_token_objective)
 
-    def source(self, materials: Materials) -> Source:
+    def begin(self, materials: Materials) -> Transformer:
+        return materials.model("pretrain")
+
+    def source(self, materials: Materials, model: object) -> Source:
         """The instruction file's conversations, several to a row and shuffled each pass; or the world's, one a row."""
         from labkit.text.sources import Documents, Packed
 
@@ -44,6 +47,12 @@ class FineTune:
             "answers",
             **materials.shared(),
         )
+
+    def made(self, model: Transformer) -> Transformer:
+        return model
+
+    def flops(self, model: Transformer) -> float:
+        return self.train.tokens * model.flops_per_token(self.train.length)
 
     def data(self, materials: Materials) -> WorldData | TextData:
         from labkit.evaluate import TextData, WorldData

@@ -4,12 +4,15 @@ makes them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from labkit.errors import LabError
 
 
 class Batch(NamedTuple):
@@ -48,3 +51,18 @@ def shift(rows: Sequence[Sequence[int]], counts: Sequence[Sequence[bool]], lengt
         labels[row, :width] = ids[1:]
         mask[row, :width] = count[1:]
     return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), torch.from_numpy(mask))
+
+
+def whole_rows(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int, pad: int) -> tuple[Batch, Tensor]:
+    """Rows of up to `length` ids -> Batch of which every id is an input, and where each row ends: [B] int64.
+
+    For what reads a whole row, its last token included, and gives one number. The batch is as wide as its longest row
+    needs, in steps of 16, so that few shapes occur and little is computed on padding. Raises LabError for a row longer
+    than `length`.
+    """
+    longest = max(len(ids) for ids, _ in rows)
+    if longest > length:
+        raise LabError(f"A prompt and its answer have {longest} tokens together; a row has room for {length}.")
+    width = min(length, math.ceil(longest / 16) * 16)
+    batch = shift([[*ids, pad] for ids, _ in rows], [[*counts, False] for _, counts in rows], width, pad)
+    return batch, torch.tensor([len(ids) - 1 for ids, _ in rows])

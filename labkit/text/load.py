@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from labkit.errors import LabError
 from labkit.text.clean import Removed, clean_text, clean_texts, distinct
+from labkit.text.pairs import Pair
 from labkit.world import Document, Message
 
 TableRow = Mapping[str, Any]
@@ -32,6 +33,7 @@ TURN_COLUMNS = (
     ("question", "answer"),
 )
 INPUT_COLUMNS = ("input", "context")
+PROMPT_COLUMNS = ("prompt", "instruction", "question")
 MESSAGE_COLUMNS = ("messages", "conversations")
 ROLES = {"human": "user", "gpt": "assistant"}
 
@@ -86,6 +88,36 @@ def read_conversations(source: str | Path, held_out: float = 0.1) -> Conversatio
         raise LabError(f"{source} holds {len(keep)} different conversations; at least 2 are needed, one held out.")
     removed = Removed(len(documents) - len(filled), exact, near)
     return Conversations(*hold_out([filled[index] for index in keep], held_out, key=_key), removed)
+
+
+class Preferences(NamedTuple):
+    """The same for preference pairs; `removed.empty` counts those that lack an answer or whose answers are equal."""
+
+    train: list[Pair]
+    validation: list[Pair]
+    removed: Removed
+
+
+def read_preferences(source: str | Path, held_out: float = 0.1) -> Preferences:
+    """Preference pairs from `source`, cleaned and split by prompts, so that no held-out prompt was trained on.
+
+    The columns are prompt (or instruction, with an optional input; or question), chosen and rejected; each is text or
+    a list of messages. Raises LabError as `read_conversations` does, and when no two answers differ.
+    """
+    rows = [_pair(row, name) for name, row in _rows(source)]
+    pairs = list(dict.fromkeys(pair for pair in rows if pair.chosen and pair.rejected and pair.chosen != pair.rejected))
+    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
+    if len(prompts) < 2:
+        raise LabError(
+            f"{source} holds {len(prompts)} prompts with a chosen and a rejected answer that differ; at least 2 are "
+            f"needed, one held out."
+        )
+    _, validation = hold_out(prompts, held_out, key=str)
+    apart = set(validation)
+    train = [pair for pair in pairs if pair.prompt not in apart]
+    different = sum(pair.chosen != pair.rejected and bool(pair.chosen and pair.rejected) for pair in rows)
+    removed = Removed(len(rows) - different, different - len(pairs), 0)
+    return Preferences(train, [pair for pair in pairs if pair.prompt in apart], removed)
 
 
 def hold_out(items: Sequence[T], share: float, key: Callable[[T], str]) -> tuple[list[T], list[T]]:
@@ -241,6 +273,32 @@ def _messages(row: TableRow, name: str) -> tuple[Message, ...]:
             return (Message("user", user), Message("assistant", clean_text(_string(row[answer])).strip()))
     needed = " or ".join([*MESSAGE_COLUMNS[:1], *(" and ".join(pair) for pair in TURN_COLUMNS)])
     raise LabError(f"{name} has the columns {_names(row)}; conversations need {needed}.")
+
+
+def _pair(row: TableRow, name: str) -> Pair:
+    """One row -> a pair, its answers perhaps empty or equal."""
+    column = next((column for column in PROMPT_COLUMNS if row.get(column)), None)
+    if column is None or "chosen" not in row or "rejected" not in row:
+        raise LabError(
+            f"{name} has the columns {_names(row)}; preferences need chosen, rejected and one of "
+            f"{', '.join(PROMPT_COLUMNS)}."
+        )
+    if isinstance(row[column], str):
+        asked = [row[column], *(row[more] for more in INPUT_COLUMNS if row.get(more))]
+        prompt: tuple[Message, ...] = (
+            Message("user", "\n\n".join(clean_text(_string(part)).strip() for part in asked)),
+        )
+    else:
+        prompt = tuple(_message(turn, name) for turn in row[column])
+    return Pair(prompt, _answer(row["chosen"], name), _answer(row["rejected"], name))
+
+
+def _answer(value: Any, name: str) -> str:
+    """An answer as it stands, or the last of a list of messages."""
+    if isinstance(value, str) or value is None:
+        return clean_text(_string(value)).strip()
+    messages = [_message(turn, name) for turn in value]
+    return messages[-1].content if messages else ""
 
 
 def _message(turn: Any, name: str) -> Message:

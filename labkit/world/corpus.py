@@ -13,7 +13,7 @@ from labkit.world.plots import Story
 from labkit.world.questions import Question
 from labkit.world.tasks import OTHER, READING, Document, Message, Task, Tasks, pick_style
 
-MIX = (("story", 0.78), ("scene", 0.06), ("code", 0.06), ("rule", 0.04), ("facts", 0.06))
+MIX = (("story", 0.81), ("scene", 0.06), ("code", 0.05), ("rule", 0.03), ("facts", 0.05))
 """Kinds of pretraining documents and their shares."""
 QUESTIONS = 4
 """Questions asked about one text, at most; a row keeps as many as it has room for."""

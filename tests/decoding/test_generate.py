@@ -60,6 +60,15 @@ def test_samples_depend_on_neither_batch_nor_neighbours(model):
     assert other != free
 
 
+@pytest.mark.parametrize("rows", [1, 4, 64])
+def test_several_samples_of_a_prompt_are_those_of_the_prompt_repeated(model, rows):
+    def sample(prompts, **options):
+        generator = torch.Generator().manual_seed(5)
+        return generate(model, prompts, max_new_tokens=9, stop_ids=[3, 4], generator=generator, rows=rows, **options)
+
+    assert sample(PROMPTS, samples=3) == sample([prompt for prompt in PROMPTS for _ in range(3)])
+
+
 def test_a_row_ends_when_the_context_is_full(model):
     prompts = [[1] * 20, [2] * 3]
     written = generate(model, prompts, steps=[Temperature(0)], max_new_tokens=10)

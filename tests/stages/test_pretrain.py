@@ -40,22 +40,23 @@ def new_model(materials):
 
 
 def test_each_row_is_one_document_of_the_training_split(materials):
-    batch = STAGE.source(materials).next_batch(None, 3)
+    batch = STAGE.source(materials, None).next_batch(None, 3)
     documents = [materials.world.document("train", 2, index) for index in range(12, 16)]
     expected = document_batch(materials.tokenizer, documents, 64)
     assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
 
 
 def test_processes_share_a_batch(materials):
-    whole = STAGE.source(materials).next_batch(None, 1)
+    whole = STAGE.source(materials, None).next_batch(None, 1)
     parts = [
-        STAGE.source(dataclasses.replace(materials, rank=rank, world_size=2)).next_batch(None, 1) for rank in (0, 1)
+        STAGE.source(dataclasses.replace(materials, rank=rank, world_size=2), None).next_batch(None, 1)
+        for rank in (0, 1)
     ]
     assert torch.equal(whole.inputs[0::2], parts[0].inputs) and torch.equal(whole.inputs[1::2], parts[1].inputs)
 
 
 def test_real_text_is_read_in_crops(real):
-    batch = STAGE.source(real).next_batch(None, 0)
+    batch = STAGE.source(real, None).next_batch(None, 0)
     assert batch.inputs.shape == (4, 64) and batch.mask.all()
     assert (batch.inputs[:, 0] == real.tokenizer.bos).all()
     assert real.tokenizer.decode(batch.labels[0].tolist()) in real.texts.train[0]
@@ -64,7 +65,7 @@ def test_real_text_is_read_in_crops(real):
 def test_text_shorter_than_a_row(materials):
     short = dataclasses.replace(materials, texts=Texts(["too short"], ["x"], Removed()))
     with pytest.raises(LabError, match="too short: .* tokens, but a context of 64 needs at least"):
-        STAGE.source(short)
+        STAGE.source(short, None)
 
 
 def test_what_it_is_measured_on(materials, real):
@@ -79,5 +80,5 @@ def test_training_lowers_the_held_out_loss(materials, real, which):
     chosen = materials if which == "world" else real
     model, evaluation = new_model(materials), tiny_recipe().evaluation
     before = STAGE.loss(model, chosen, evaluation)
-    list(fit(model, STAGE.source(chosen), STAGE.objective, STAGE.train))
+    list(fit(model, STAGE.source(chosen, None), STAGE.objective, STAGE.train))
     assert STAGE.loss(model, chosen, evaluation) < before - 0.5

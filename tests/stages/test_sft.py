@@ -39,7 +39,7 @@ def real(materials):
 
 def test_only_the_assistants_words_count(materials):
     tokenizer = materials.tokenizer
-    batch = STAGE.source(materials).next_batch(None, 0)
+    batch = STAGE.source(materials, None).next_batch(None, 0)
     conversation = materials.world.conversation("train", 2, 0)
     counted = tokenizer.decode(batch.labels[0][batch.mask[0]].tolist(), special=True)
     answers = [f" {m.content}<|end|>" for m in conversation.messages if m.role == "assistant"]
@@ -50,14 +50,14 @@ def test_only_the_assistants_words_count(materials):
 def test_the_labels_that_do_not_count_do_not_change_the_loss(materials):
     torch.manual_seed(0)
     model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=materials.tokenizer.size))
-    batch = STAGE.source(materials).next_batch(None, 0)
+    batch = STAGE.source(materials, None).next_batch(None, 0)
     other = batch._replace(labels=batch.labels.masked_fill(~batch.mask, 7))
     losses = [STAGE.objective(model, b)[0].item() for b in (batch, other)]
     assert losses[0] == losses[1]
 
 
 def test_instruction_files_are_packed_and_every_answer_comes_once_a_pass(real):
-    tokenizer, source = real.tokenizer, STAGE.source(real)
+    tokenizer, source = real.tokenizer, STAGE.source(real, None)
     assert isinstance(source, Packed)
     turns = len(source.packed)
     assert turns < 25  # several conversations to a row
@@ -82,5 +82,5 @@ def test_training_lowers_the_loss_on_held_out_answers(materials, real, which):
     torch.manual_seed(0)
     model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=materials.tokenizer.size))
     before = STAGE.loss(model, chosen, tiny_recipe().evaluation)
-    list(fit(model, STAGE.source(chosen), STAGE.objective, STAGE.train))
+    list(fit(model, STAGE.source(chosen, None), STAGE.objective, STAGE.train))
     assert STAGE.loss(model, chosen, tiny_recipe().evaluation) < before - 1

@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from labkit.errors import LabError
 from labkit.text.clean import clean_text
-from labkit.text.load import hold_out, read_conversations, read_texts
+from labkit.text.load import hold_out, read_conversations, read_preferences, read_texts
 from labkit.text.sources import Crops, encode_corpus
 from labkit.text.tokenizer import Tokenizer
 
@@ -213,3 +213,58 @@ def test_plain_text_is_no_conversation(tmp_path):
     (tmp_path / "a.txt").write_text("Hello.")
     with pytest.raises(LabError, match="is plain text; conversations are read from"):
         read_conversations(tmp_path / "a.txt")
+
+
+# Preferences
+
+PAIRS = [{"prompt": f"Add {n} and one.", "chosen": f"It is {n + 1}.", "rejected": "No."} for n in range(20)]
+
+
+def test_preferences(corpora):
+    found = read_preferences(corpora / "instruction-preferences.json")
+    rows = json.loads((corpora / "instruction-preferences.json").read_text())
+    pairs = found.train + found.validation
+    assert len(pairs) + found.removed.exact + found.removed.empty == len(rows) and len(pairs) > 0.9 * len(rows)
+    row = next(row for row in rows if row["input"] and row["chosen"] != row["rejected"])
+    wanted = f"{row['instruction']}\n\n{row['input']}"
+    pair = next(pair for pair in pairs if pair.prompt[0].content == wanted)
+    assert (pair.chosen, pair.rejected) == (row["chosen"], row["rejected"])
+
+
+@pytest.mark.parametrize("name", ["p.json", "p.jsonl", "p.parquet"])
+def test_preferences_as_text_or_as_messages(tmp_path, name):
+    said = [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            **{side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")},
+        }
+        for row in PAIRS
+    ]
+    plain = read_preferences(write(tmp_path / name, PAIRS))
+    assert plain == read_preferences(write(tmp_path / f"messages-{name}", said))
+    assert len(plain.train) == 18 and len(plain.validation) == 2
+
+
+def test_a_held_out_prompt_is_in_no_training_pair(tmp_path):
+    again = [row | {"rejected": f"No, {n}."} for row in PAIRS for n in range(3)]
+    found = read_preferences(write(tmp_path / "p.json", again))
+    assert not {pair.prompt for pair in found.train} & {pair.prompt for pair in found.validation}
+    assert len(found.train) == 54 and len(found.validation) == 6
+
+
+def test_equal_and_empty_answers_are_left_out(tmp_path):
+    rows = [*PAIRS, PAIRS[0], PAIRS[1] | {"rejected": PAIRS[1]["chosen"]}, PAIRS[2] | {"rejected": ""}]
+    found = read_preferences(write(tmp_path / "p.json", rows))
+    assert len(found.train) + len(found.validation) == 20
+    assert (found.removed.empty, found.removed.exact) == (2, 1)
+
+
+def test_preferences_without_a_pair(tmp_path):
+    rows = [row | {"rejected": row["chosen"]} for row in PAIRS]
+    with pytest.raises(LabError, match="holds 0 prompts with a chosen and a rejected answer that differ"):
+        read_preferences(write(tmp_path / "p.json", rows))
+
+
+def test_preferences_with_other_columns(tmp_path):
+    with pytest.raises(LabError, match="the columns instruction, input, output; preferences need chosen, rejected and"):
+        read_preferences(write(tmp_path / "p.json", TURNS))

@@ -1,0 +1,75 @@
+"""From a score of a whole answer to what each of its tokens was worth.
+
+Everything is [B, T]: a row is a prompt and its answer, `mask` is True on the answer's tokens, which stand together.
+What is not counted is zero in every result.
+
+>>> import torch
+>>> mask = torch.tensor([[True, True, True]])
+>>> rewards = torch.tensor([[0.0, 0.0, 1.0]])
+>>> discounted_returns(rewards, mask, gamma=0.5)
+tensor([[0.2500, 0.5000, 1.0000]])
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def last_counted(mask: Tensor) -> Tensor:
+    """True at the last True of each row: [B, T] bool -> [B, T] bool. An empty row stays empty."""
+    after = mask.flip(-1).cumsum(-1).flip(-1)  # how many are counted from here on
+    return mask & (after == 1)
+
+
+def shaped_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, *, kl: float) -> Tensor:
+    """What each token earns: the answer's score on its last token, less what leaving the reference costs.
+
+        reward[t] = - kl (logprobs[t] - reference[t]) + [t is the last] score
+
+    scores [B]; logprobs, reference [B, T] of the tokens that were drawn, mask [B, T] -> [B, T]. The mean of logprobs -
+    reference over draws of the policy is the KL divergence between the two. Ouyang et al. 2022,
+    https://arxiv.org/abs/2203.02155, equation 2; Ziegler et al. 2019, https://arxiv.org/abs/1909.08593.
+    """
+    penalty = torch.where(mask, -kl * (logprobs - reference), 0.0)
+    return penalty + scores.unsqueeze(-1) * last_counted(mask)
+
+
+def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """The rewards still to come, a step later worth gamma less: returns[t] = rewards[t] + gamma returns[t + 1]."""
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma=gamma, lam=1.0).returns
+
+
+class Advantages(NamedTuple):
+    """`advantages` [B, T], how much better a token was than expected, and `returns` [B, T] = advantages + values."""
+
+    advantages: Tensor
+    returns: Tensor
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> Advantages:
+    """Generalised advantage estimation: rewards, values, mask [B, T].
+
+        error[t] = rewards[t] + gamma values[t + 1] - values[t]       (values are 0 after the last token)
+        advantages[t] = error[t] + gamma lam advantages[t + 1]
+
+    lam = 0 trusts the critic and looks one token ahead, lam = 1 trusts the rewards alone. Schulman et al. 2016,
+    https://arxiv.org/abs/1506.02438, equations 11 and 16.
+    """
+    counted = mask.to(rewards.dtype)
+    rewards, values = rewards * counted, values * counted
+    advantages = torch.zeros_like(rewards)
+    later_value = later_advantage = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        error = rewards[:, t] + gamma * later_value - values[:, t]
+        advantages[:, t] = counted[:, t] * (error + gamma * lam * later_advantage)
+        later_value, later_advantage = values[:, t], advantages[:, t]
+    return Advantages(advantages, advantages + values)
+
+
+def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """x [B, T] with mean 0 and variance 1 over all tokens that count: a learning rate then fits any scale of reward."""
+    count = mask.sum().clamp(min=1)
+    mean = (x * mask).sum() / count
+    variance = (((x - mean) ** 2) * mask).sum() / count
+    return (x - mean) * torch.rsqrt(variance + eps) * mask

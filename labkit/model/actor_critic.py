@@ -1,0 +1,20 @@
+"""The two models of PPO as one module, for one optimizer and one checkpoint."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from labkit.model.scorer import Scorer
+from labkit.model.transformer import Transformer
+
+
+class ActorCritic(nn.Module):
+    """The actor writes; the critic says at every token what the answer will earn."""
+
+    def __init__(self, actor: Transformer, critic: Scorer):
+        super().__init__()
+        self.actor, self.critic = actor, critic
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens [B, T] -> the actor's logits [B, T, V] and the critic's values [B, T]."""
+        return self.actor(tokens), self.critic(tokens)

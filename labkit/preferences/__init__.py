@@ -1,0 +1,1 @@
+"""Preferences: who chooses between two answers, and what their choices are worth."""

@@ -1,0 +1,133 @@
+"""Annotators of the world: a model answers, a profile chooses between two of its answers, sometimes by mistake.
+
+What comes out is what people's votes would be, but for one thing: the gold score of both answers is known, and so how
+far a reward model that was fitted to the choices is right.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from labkit.checkpoints import replacing
+from labkit.decoding import Temperature, generate
+from labkit.errors import LabError
+from labkit.model.transformer import Transformer
+from labkit.text.chat import decode_reply, encode_prompt
+from labkit.text.pairs import Pair, pair_columns
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import Message, Task, World, score
+
+
+@dataclass(frozen=True)
+class AnnotationConfig:
+    """Who chooses, and between what.
+
+    annotator: a profile of the world. prompts, held_out: how many prompts are answered, to train on and not. samples:
+    answers to each, of which two at a time are compared, equal ones never. temperature: at which they are drawn.
+    answer_tokens: where they are cut.
+    """
+
+    annotator: str = "warm"
+    prompts: int = 1200
+    held_out: int = 300
+    samples: int = 4
+    temperature: float = 1.0
+    answer_tokens: int = 40
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise LabError(
+                f"AnnotationConfig: two answers are compared, so samples must be 2 or more, not {self.samples}."
+            )
+
+
+class Choice(NamedTuple):
+    """A pair, as the annotator chose, with the gold score of either answer under that annotator's profile."""
+
+    pair: Pair
+    chosen_gold: float
+    rejected_gold: float
+
+
+def annotate(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    world: World,
+    config: AnnotationConfig,
+    split: str,
+    count: int,
+    seed: int = 0,
+) -> list[Choice]:
+    """Choices between answers of `model` to `count` tasks of a split; the same for the same weights and arguments.
+
+    Raises LabError for an annotator that the world has not.
+    """
+    if config.annotator not in world.profiles:
+        raise LabError(f"There is no annotator {config.annotator!r}; there are {', '.join(world.profiles)}.")
+    tasks = [preference_task(world, split, seed, index) for index in range(count)]
+    answers = generate(
+        model,
+        [encode_prompt(tokenizer, task.messages) for task in tasks],
+        steps=[Temperature(config.temperature)],
+        max_new_tokens=config.answer_tokens,
+        stop_ids=[tokenizer.end],
+        generator=torch.Generator().manual_seed(seed),
+        samples=config.samples,
+        rows=128,
+    )
+    texts = [decode_reply(tokenizer, ids).strip() for ids in answers]
+    rng = random.Random(f"{split} {seed}")
+    choices: list[Choice] = []
+    for index, task in enumerate(tasks):
+        said = texts[index * config.samples : (index + 1) * config.samples]
+        choices += _choices(world, task, said, config.annotator, rng)
+    return choices
+
+
+def preference_task(world: World, split: str, seed: int, index: int) -> Task:
+    """A task of any kind but stories to be written, whose length would drown all else."""
+    kinds = [kind for kind in world.task_kinds if kind != "write"]
+    return world.task(split, seed, index, kinds[index % len(kinds)])
+
+
+def _choices(world: World, task: Task, said: Sequence[str], annotator: str, rng: random.Random) -> Iterator[Choice]:
+    """The different, non-empty answers, two by two; between two that please alike there is nothing to choose."""
+    profile = world.profiles[annotator]
+    different = [text for text in dict.fromkeys(said) if text]
+    rng.shuffle(different)
+    for first, second in zip(different[::2], different[1::2], strict=False):
+        golds = [score(world, task, text, profile).total for text in (first, second)]
+        if golds[0] == golds[1]:
+            continue
+        swap = not profile.chooses_first(golds[0], golds[1], rng)
+        chosen, rejected = (second, first) if swap else (first, second)
+        yield Choice(Pair(task.messages, chosen, rejected), golds[swap], golds[not swap])
+
+
+def write_choices(path: str | Path, choices: Sequence[Choice]) -> None:
+    """Choices as one JSON object a line, for `datasets` and TRL too; whole or not at all."""
+    with replacing(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
+        for choice in choices:
+            gold = {"chosen_gold": choice.chosen_gold, "rejected_gold": choice.rejected_gold}
+            file.write(json.dumps(pair_columns(choice.pair) | gold, ensure_ascii=False) + "\n")
+
+
+def read_choices(path: str | Path) -> list[Choice]:
+    """What `write_choices` wrote. Raises LabError when the file is not there or is none of its kind."""
+    choices = []
+    try:
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            prompt = tuple(Message(**turn) for turn in row["prompt"])
+            pair = Pair(prompt, row["chosen"][0]["content"], row["rejected"][0]["content"])
+            choices.append(Choice(pair, row["chosen_gold"], row["rejected_gold"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{path} cannot be read as choices of the world's annotators: {error}") from error
+    return choices

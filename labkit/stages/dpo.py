@@ -1,0 +1,108 @@
+"""Direct preference optimisation: learn from choices without a reward model and without sampling.
+
+The log-probability of a whole answer, against that of the model before, is the reward that the policy implies; the
+same loss that fits a reward model is put on it (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from labkit.losses import dpo_loss, sum_logprobs
+from labkit.model.transformer import Transformer
+from labkit.stages.materials import Materials
+from labkit.text.pairs import Comparison, Comparisons, comparison, encode_pair
+from labkit.train import Source, TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from labkit.evaluate import EvaluationConfig
+    from labkit.text.pairs import Pair
+    from labkit.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Train the fine-tuned model on preference pairs. beta: how dearly it pays for leaving what it was."""
+
+    train: TrainConfig = TrainConfig()
+    beta: float = 0.3
+
+    name: ClassVar[str] = "dpo"
+    needs: ClassVar[tuple[str, ...]] = ("sft",)
+
+    def begin(self, materials: Materials) -> Transformer:
+        return materials.model("sft")
+
+    def source(self, materials: Materials, model: Transformer) -> Source:
+        """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
+        rows, length = self.train.rows, self.train.length
+        pairs = materials.pairs(length)
+        reference = reference_logprobs(model, materials.tokenizer, pairs, length)
+        return Comparisons(materials.tokenizer, pairs, rows, length, reference=reference, **materials.shared())
+
+    def objective(self, model: Transformer, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(summed loss, how many pairs, sums of what the policy implies of them)."""
+        policy = sum_logprobs(model(batch.inputs), batch.labels, batch.mask)
+        (chosen, rejected), (chosen_before, rejected_before) = policy.chunk(2), batch.reference.chunk(2)
+        loss, better, worse = dpo_loss(chosen, rejected, chosen_before, rejected_before, beta=self.beta)
+        metrics = {"accuracy": (better > worse).sum(), "chosen_reward": better.sum(), "rejected_reward": worse.sum()}
+        return loss.sum(), torch.tensor(len(loss), device=loss.device), metrics
+
+    def made(self, model: Transformer) -> Transformer:
+        return model
+
+    def flops(self, model: Transformer) -> float:
+        """Two answers a pair; the reference's one forward pass over the data is left out."""
+        return 2 * self.train.tokens * model.flops_per_token(self.train.length)
+
+    def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
+        return self._held_out(model, materials)["validation_loss"]
+
+    def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+        from labkit.preferences.measure import policy_metrics
+
+        policy = policy_metrics(model, materials, config.prompts, self.train.length, config.answer_tokens)
+        return self._held_out(model, materials) | policy
+
+    def _held_out(self, model: Transformer, materials: Materials) -> dict[str, float]:
+        """Loss and accuracy on held-out pairs, and the accuracy of length alone."""
+        from labkit.preferences.measure import agreement, length_accuracy
+
+        tokenizer, length = materials.tokenizer, self.train.length
+        pairs = materials.held_out_pairs(length)
+        before = reference_logprobs(materials.model("sft"), tokenizer, pairs, length)
+        after = reference_logprobs(model, tokenizer, pairs, length)
+        moved = torch.from_numpy(after - before)
+        chosen, rejected = moved.unbind(1)
+        loss = dpo_loss(chosen, rejected, torch.zeros_like(chosen), torch.zeros_like(rejected), beta=self.beta)
+        return {
+            "validation_loss": float(loss.loss.mean()),
+            "pair_accuracy": agreement(chosen - rejected),
+            "length_accuracy": length_accuracy(pairs),
+            "pairs": len(pairs),
+        }
+
+
+@torch.no_grad()
+def reference_logprobs(
+    model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int, rows: int = 32
+) -> NDArray:
+    """log-probability of each pair's chosen and rejected answer to `model`: [N, 2] nats."""
+    encoded = [encode_pair(tokenizer, pair) for pair in pairs]
+    was_training = model.training
+    model.eval()
+    found = []
+    for start in range(0, len(encoded), rows):
+        batch = comparison(encoded[start : start + rows], length, tokenizer.pad)
+        sums = sum_logprobs(model(batch.inputs), batch.labels, batch.mask)
+        found.append(sums.view(2, -1).T)
+    model.train(was_training)
+    return torch.cat(found).numpy()

@@ -1,0 +1,104 @@
+"""Proximal policy optimisation: write answers, have them scored, and make what scored better than expected likelier.
+
+The reward model that was fitted to choices scores each answer; leaving the fine-tuned model costs, token by token; a
+critic learns what to expect (Schulman et al. 2017, https://arxiv.org/abs/1707.06347; for language models Ouyang et al.
+2022, https://arxiv.org/abs/2203.02155). In the world the oracle's gold is measured beside the reward: where the two
+part, the policy has learnt the reward model's mistakes.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, token_logprobs
+from labkit.model.actor_critic import ActorCritic
+from labkit.stages.materials import Materials
+from labkit.stages.rollouts import Rollout, Rollouts
+from labkit.train import TrainConfig
+
+if TYPE_CHECKING:
+    from labkit.evaluate import EvaluationConfig
+    from labkit.model.transformer import Transformer
+    from labkit.train import Source
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Train the fine-tuned model against the reward model.
+
+    train.rows: answers of one rollout, `samples` to each prompt. epochs: steps taken on each rollout. kl: what a nat
+    away from the fine-tuned model costs. clip, value_clip: how far a step may move a probability (as a ratio) and a
+    value. value_weight, entropy_weight: of the critic's loss, and of keeping the distribution wide. gamma, lam: see
+    `advantages.gae`. temperature, answer_tokens: how answers are drawn, and where they are cut.
+    """
+
+    train: TrainConfig = TrainConfig()
+    samples: int = 2
+    epochs: int = 2
+    kl: float = 0.05
+    clip: float = 0.2
+    value_clip: float = 0.5
+    value_weight: float = 0.5
+    entropy_weight: float = 0.0
+    gamma: float = 1.0
+    lam: float = 0.95
+    temperature: float = 1.0
+    answer_tokens: int = 40
+
+    name: ClassVar[str] = "ppo"
+    needs: ClassVar[tuple[str, ...]] = ("sft", "reward")
+
+    def begin(self, materials: Materials) -> ActorCritic:
+        """The fine-tuned model as actor, and a copy of the reward model as critic."""
+        return ActorCritic(materials.model("sft"), materials.scorer())
+
+    def source(self, materials: Materials, model: ActorCritic) -> Source:
+        return Rollouts(
+            materials.tokenizer,
+            materials.prompts(self.train.length - self.answer_tokens),
+            materials.scorer(),
+            copy.deepcopy(model.actor),
+            rows=self.train.rows,
+            samples=self.samples,
+            length=self.train.length,
+            answer_tokens=self.answer_tokens,
+            epochs=self.epochs,
+            temperature=self.temperature,
+            kl=self.kl,
+            gamma=self.gamma,
+            lam=self.lam,
+            bf16=self.train.precision == "bf16",
+            **materials.shared(),
+        )
+
+    def objective(self, model: ActorCritic, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(policy loss + value_weight value loss - entropy_weight entropy, how many tokens, what to watch)."""
+        logits, values = model(batch.inputs)
+        logprobs, count = token_logprobs(logits, batch.labels), batch.mask.sum()
+        policy, clipped = clipped_policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask, clip=self.clip)
+        value, _ = clipped_value_loss(values, batch.values, batch.returns, batch.mask, clip=self.value_clip)
+        spread = (entropy(logits) * batch.mask).sum()
+        loss = policy + self.value_weight * value - self.entropy_weight * spread
+        watched = {"clip_fraction": clipped, "entropy": spread, "value_loss": value}
+        means = ("reward", "gold", "kl", "length", "explained_variance")
+        return loss, count, watched | {name: getattr(batch, name) * count for name in means}
+
+    def made(self, model: ActorCritic) -> Transformer:
+        return model.actor
+
+    def flops(self, model: ActorCritic) -> float:
+        """Actor and critic are trained; a rollout is five forward passes: writing, both of them, reward, reference."""
+        tokens = self.train.tokens
+        return tokens * model.actor.flops_per_token(self.train.length) * (2 + 5 / 3 / self.epochs)
+
+    def loss(self, model: ActorCritic, materials: Materials, config: EvaluationConfig) -> None:
+        """There is none to compare: every rollout is another problem. The reward is what is watched."""
+
+    def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+        from labkit.preferences.measure import policy_metrics
+
+        return policy_metrics(model, materials, config.prompts, self.train.length, self.answer_tokens)

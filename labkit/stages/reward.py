@@ -1,0 +1,67 @@
+"""The reward model: a scalar head on the fine-tuned model, fitted to choices between two answers.
+
+An answer's score is read where it ends. Of two answers to a prompt the chosen one should score higher, by as much as
+the choice is sure: Bradley and Terry's model (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from labkit.losses import pairwise_loss
+from labkit.model.scorer import Scorer
+from labkit.stages.materials import Materials
+from labkit.text.pairs import Comparison, Comparisons
+from labkit.train import Source, TrainConfig
+
+if TYPE_CHECKING:
+    from labkit.evaluate import EvaluationConfig
+
+
+def reward_objective(model: Scorer, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """(summed loss, how many pairs, how many of them are ranked as chosen)."""
+    chosen, rejected = model.last(batch.inputs, batch.ends).chunk(2)
+    loss, right = pairwise_loss(chosen, rejected)
+    return loss.sum(), torch.tensor(len(loss), device=loss.device), {"accuracy": right.sum()}
+
+
+@dataclass(frozen=True)
+class FitReward:
+    """Fit a reward model to preference pairs."""
+
+    train: TrainConfig = TrainConfig()
+
+    name: ClassVar[str] = "reward"
+    needs: ClassVar[tuple[str, ...]] = ("sft",)
+    objective = staticmethod(reward_objective)
+
+    def begin(self, materials: Materials) -> Scorer:
+        """The fine-tuned model with a head that scores everything zero."""
+        return Scorer(materials.model("sft"))
+
+    def source(self, materials: Materials, model: Scorer) -> Source:
+        rows, length = self.train.rows, self.train.length
+        return Comparisons(materials.tokenizer, materials.pairs(length), rows, length, **materials.shared())
+
+    def made(self, model: Scorer) -> Scorer:
+        return model
+
+    def flops(self, model: Scorer) -> float:
+        """Two answers a pair."""
+        return 2 * self.train.tokens * model.body.flops_per_token(self.train.length)
+
+    def loss(self, model: Scorer, materials: Materials, config: EvaluationConfig) -> float:
+        return self.evaluate(model, materials, config)["validation_loss"]
+
+    def evaluate(self, model: Scorer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+        """Held-out pairs ranked; in the world also against gold."""
+        from labkit.preferences.measure import gold_metrics, ranking_metrics
+
+        length, tokenizer = self.train.length, materials.tokenizer
+        ranked = ranking_metrics(model, tokenizer, materials.held_out_pairs(length), length)
+        choices = materials.held_out_choices(length)
+        return ranked | (gold_metrics(model, tokenizer, choices, length) if choices else {})

@@ -1,0 +1,156 @@
+"""Rollouts: batches that the model in training writes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labkit.advantages import gae, shaped_rewards, whiten
+from labkit.decoding import Temperature, generate
+from labkit.errors import LabError
+from labkit.losses import token_logprobs
+from labkit.model.actor_critic import ActorCritic
+from labkit.model.scorer import Scorer
+from labkit.model.transformer import Transformer
+from labkit.preferences.prompts import Prompts
+from labkit.text.batch import whole_rows
+from labkit.text.tokenizer import Tokenizer
+
+
+class Rollout(NamedTuple):
+    """B answers and what they were worth.
+
+    inputs, labels, mask [B, T] as in Batch, mask True on the answers; logprobs, values [B, T] of the model that wrote
+    them; advantages (whitened), returns [B, T]. Means over the answers, each []: reward of the reward model, gold of
+    the oracle (0 where there is none), kl in nats an answer, length in tokens, and explained variance: how much of the
+    returns' variance the critic foresaw.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    mask: Tensor
+    logprobs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    reward: Tensor
+    gold: Tensor
+    kl: Tensor
+    length: Tensor
+    explained_variance: Tensor
+
+
+class Rollouts:
+    """A source for `fit`: every `epochs` steps the model answers new prompts, and learns from them so many times.
+
+    Iteration i reads the indices i P … i P + P - 1 with P = rows / samples, and
+    draws from (seed, i), so that what is written depends on the weights alone. What a stop would lose is the rollout
+    between its first use and its last: that is the state.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompts: Prompts,
+        reward: Scorer,
+        reference: Transformer,
+        *,
+        rows: int,
+        samples: int,
+        length: int,
+        answer_tokens: int,
+        epochs: int,
+        temperature: float,
+        kl: float,
+        gamma: float,
+        lam: float,
+        bf16: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if rows % (samples * world_size):
+            raise LabError(
+                f"{rows} answers cannot be {samples} to each prompt on {world_size} processes; let rows be a multiple "
+                f"of {samples * world_size}."
+            )
+        self.tokenizer, self.prompts, self.reward, self.reference = (
+            tokenizer, prompts, reward.eval(), reference.eval(),
+        )  # fmt: skip
+        self.rows, self.samples, self.length, self.answer_tokens = rows, samples, length, answer_tokens
+        self.epochs, self.temperature, self.kl, self.gamma, self.lam = epochs, temperature, kl, gamma, lam
+        self.bf16, self.seed, self.rank, self.world_size = bf16, seed, rank, world_size
+        self.last: Rollout | None = None
+
+    def next_batch(self, model: ActorCritic, step: int) -> Rollout:
+        if step % self.epochs == 0:
+            self.last = self.write(model, step // self.epochs)
+        if self.last is None:
+            raise LabError(f"Step {step} goes on with a rollout that was not kept.")
+        return self.last
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.last is None else self.last._asdict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.last = Rollout(**state) if state else None
+
+    @torch.no_grad()
+    def write(self, model: ActorCritic, iteration: int) -> Rollout:
+        """Answer the prompts of one iteration and work out what every token was worth."""
+        device = model.actor.embedding.weight.device
+        count = self.rows // self.samples
+        indices = list(range(iteration * count, (iteration + 1) * count))[self.rank :: self.world_size]
+        prompts = [self.prompts.ids(index) for index in indices]
+        # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            answers = generate(
+                model.actor,
+                prompts,
+                steps=[Temperature(self.temperature)],
+                max_new_tokens=self.answer_tokens,
+                stop_ids=[self.tokenizer.end],
+                generator=self._generator(iteration),
+                samples=self.samples,
+                rows=self.rows,
+            )
+            asked = [prompt for prompt in prompts for _ in range(self.samples)]
+            batch, ends = self._rows(asked, answers)
+            inputs, labels, mask = batch.to(device)
+            logits, values = model(inputs)
+            logprobs = token_logprobs(logits, labels)
+            reference = token_logprobs(self.reference(inputs), labels)
+            scores = self.reward.last(inputs, ends.to(device))
+        rewards = shaped_rewards(scores, logprobs, reference, mask, kl=self.kl)
+        advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
+        gold = self.prompts.gold([i for i in indices for _ in range(self.samples)], answers)
+        return Rollout(
+            inputs,
+            labels,
+            mask,
+            logprobs,
+            values,
+            whiten(advantages, mask),
+            returns,
+            scores.mean(),
+            torch.tensor(float(np.mean(gold)) if gold else 0.0, device=device),
+            ((logprobs - reference) * mask).sum(-1).mean(),
+            mask.sum(-1).float().mean(),
+            1 - (returns - values)[mask].var() / returns[mask].var().clamp(min=1e-8),
+        )
+
+    def _rows(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Any:
+        """Prompts and answers as whole rows; an answer that was not cut off is closed by `<|end|>`."""
+        rows = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            closed = [*answer, self.tokenizer.end] if len(answer) < self.answer_tokens else answer
+            rows.append(([*prompt, *closed], [False] * len(prompt) + [True] * len(closed)))
+        return whole_rows(rows, self.length, self.tokenizer.pad)
+
+    def _generator(self, iteration: int) -> torch.Generator:
+        drawn = np.random.default_rng([self.seed, iteration, self.rank]).integers(2**62)
+        return torch.Generator().manual_seed(int(drawn))

@@ -1,0 +1,105 @@
+"""Preference pairs: a prompt, the answer that someone chose, and the one that they did not.
+
+    {"prompt": [{"role": "user", "content": …}], "chosen": [{"role": "assistant", "content": …}], "rejected": [ … ]}
+
+One such object a line is what `datasets` loads as json and what TRL trains on. Read from elsewhere are also plain
+strings in these columns, and `instruction` (with an optional `input`) in place of `prompt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labkit.text.batch import whole_rows
+from labkit.text.chat import Row, encode_prompt
+from labkit.text.sources import Order, Stateless
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import Message
+
+
+class Pair(NamedTuple):
+    """`prompt` ends with the user's turn; both answers are the assistant's words alone."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+
+
+class Comparison(NamedTuple):
+    """B pairs as 2B rows: the chosen answers, then the rejected ones.
+
+    inputs, labels, mask [2B, T] as in Batch: True where a label belongs to the answer or is the `<|end|>` that closes
+    it. ends [2B]: where in the inputs that `<|end|>` stands, the place at which the whole answer has been read.
+    reference [2B]: log-probability of each answer to another model, 0 where that was not asked for.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    mask: Tensor
+    ends: Tensor
+    reference: Tensor
+
+
+class Comparisons(Stateless):
+    """B = `rows` pairs a step in rows of T = `length`, every pass shuffled anew by (seed, pass).
+
+    reference [N, 2]: of each pair's chosen and rejected answer. Raises LabError where there is no pair, or one
+    that does not fit in a row; `fitting` finds those that do.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        pairs: Sequence[Pair],
+        rows: int,
+        length: int,
+        seed: int = 0,
+        *,
+        reference: NDArray[Any] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.encoded = [encode_pair(tokenizer, pair) for pair in pairs]
+        self.length, self.pad, self.reference = length, tokenizer.pad, reference
+        self.order = Order(rows, seed, len(pairs), rank, world_size)
+
+    def next_batch(self, model: Any, step: int) -> Comparison:
+        chosen = self.order.at(step)
+        reference = None if self.reference is None else self.reference[chosen]
+        return comparison([self.encoded[i] for i in chosen], self.length, self.pad, reference)
+
+
+def encode_pair(tokenizer: Tokenizer, pair: Pair) -> tuple[Row, Row]:
+    """A pair -> its two rows, whole: the ids of prompt and answer, and which belong to the answer."""
+    prompt = encode_prompt(tokenizer, pair.prompt)
+    rows = []
+    for answer in (pair.chosen, pair.rejected):
+        ids = [*tokenizer.encode(" " + answer), tokenizer.end]
+        rows.append(([*prompt, *ids], [False] * len(prompt) + [True] * len(ids)))
+    return rows[0], rows[1]
+
+
+def comparison(
+    encoded: Sequence[tuple[Row, Row]], length: int, pad: int, reference: NDArray[Any] | None = None
+) -> Comparison:
+    """Encoded pairs -> rows of T = `length`, which must have room for the longest. reference [B, 2]."""
+    batch, ends = whole_rows([pair[side] for side in (0, 1) for pair in encoded], length, pad)
+    known = np.zeros((len(encoded), 2)) if reference is None else reference
+    return Comparison(*batch, ends, torch.from_numpy(known.T.reshape(-1).astype(np.float32)))
+
+
+def fitting(tokenizer: Tokenizer, pairs: Sequence[Pair], length: int) -> list[Pair]:
+    """The pairs of which both answers fit, with their prompt, in a row of `length` tokens."""
+    return [pair for pair in pairs if max(len(ids) for ids, _ in encode_pair(tokenizer, pair)) <= length]
+
+
+def pair_columns(pair: Pair) -> dict[str, Any]:
+    """A pair as a row of the file described above."""
+    turn = {name: [{"role": "assistant", "content": getattr(pair, name)}] for name in ("chosen", "rejected")}
+    return {"prompt": [message._asdict() for message in pair.prompt], **turn}

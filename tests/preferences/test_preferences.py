@@ -1,0 +1,152 @@
+"""The world's annotators, and the measures of what is learnt from them."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from labkit.errors import LabError
+from labkit.model import Gated, ModelConfig, Transformer
+from labkit.model.scorer import Scorer
+from labkit.preferences.annotate import (
+    AnnotationConfig,
+    Choice,
+    annotate,
+    preference_task,
+    read_choices,
+    write_choices,
+)
+from labkit.preferences.measure import Judged, agreement, gold_metrics, length_accuracy, paired_metrics, ranking_metrics
+from labkit.preferences.prompts import GivenPrompts, WorldPrompts
+from labkit.text.chat import document_texts
+from labkit.text.pairs import Pair
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import Message, World, score
+
+SMALL = AnnotationConfig(annotator="warm", samples=4, answer_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def lab():
+    world = World.load("tiny")
+    tokenizer = Tokenizer.train(
+        [piece for i in range(60) for piece in document_texts(world.conversation("train", 0, i))]
+    )
+    torch.manual_seed(0)
+    shape = ModelConfig(tokenizer.size, 256, width=32, depth=1, heads=1, key_heads=1, feed_forward=Gated(48))
+    return world, tokenizer, Transformer(shape)
+
+
+def test_choices_are_between_two_different_answers_and_scored(lab):
+    world, tokenizer, model = lab
+    choices = annotate(model, tokenizer, world, SMALL, "train", 12)
+    assert 2 <= len(choices) <= 24 and all(choice.chosen_gold != choice.rejected_gold for choice in choices)
+    asked = {preference_task(world, "train", 0, i).messages: preference_task(world, "train", 0, i) for i in range(12)}
+    for choice in choices:
+        task, profile = asked[choice.pair.prompt], world.profiles["warm"]
+        assert choice.pair.chosen != choice.pair.rejected
+        assert choice.chosen_gold == score(world, task, choice.pair.chosen, profile).total
+        assert choice.rejected_gold == score(world, task, choice.pair.rejected, profile).total
+    assert choices == annotate(model, tokenizer, world, SMALL, "train", 12)
+    assert choices != annotate(model, tokenizer, world, SMALL, "train", 12, seed=1)
+
+
+def test_a_choice_without_noise_is_golds(lab):
+    world, tokenizer, model = lab
+    quiet = dataclasses.replace(world.profiles["warm"], noise=0.0)
+    sure = copy.copy(world)
+    sure.profiles = {"warm": quiet}
+    choices = annotate(model, tokenizer, sure, SMALL, "train", 12)
+    assert choices and all(choice.chosen_gold > choice.rejected_gold for choice in choices)
+
+
+def test_an_unknown_annotator(lab):
+    world, tokenizer, model = lab
+    with pytest.raises(LabError, match="no annotator 'grumpy'; there are concise, warm, thorough"):
+        annotate(model, tokenizer, world, AnnotationConfig(annotator="grumpy"), "train", 1)
+
+
+def test_one_answer_cannot_be_compared():
+    with pytest.raises(LabError, match="samples must be 2 or more, not 1"):
+        AnnotationConfig(samples=1)
+
+
+def test_choices_come_back_from_disk(lab, tmp_path):
+    world, tokenizer, model = lab
+    choices = annotate(model, tokenizer, world, SMALL, "train", 6)
+    write_choices(tmp_path / "train.jsonl", choices)
+    assert read_choices(tmp_path / "train.jsonl") == choices
+    (tmp_path / "torn.jsonl").write_text('{"prompt": [')
+    with pytest.raises(LabError, match="torn.jsonl cannot be read as choices"):
+        read_choices(tmp_path / "torn.jsonl")
+
+
+def pair(chosen: str, rejected: str) -> Pair:
+    return Pair((Message("user", "Who?"),), chosen, rejected)
+
+
+def test_length_is_the_better_of_longer_and_shorter():
+    longer = [pair("Tom is.", "Tom."), pair("It is Anna.", "Anna."), pair("I know it.", "No.")]
+    assert length_accuracy(longer) == 1
+    assert length_accuracy([*longer, pair("No.", "I do not know.")]) == 0.75
+    assert length_accuracy([Pair(p.prompt, p.rejected, p.chosen) for p in longer]) == 1
+    assert length_accuracy([pair("Tom.", "Ann.")]) == 0.5
+
+
+def test_a_margin_of_zero_is_half():
+    assert agreement(torch.tensor([1.0, -1.0, 0.0, 2.0])) == 0.625
+
+
+def test_an_untrained_reward_model_ranks_nothing(lab):
+    world, tokenizer, model = lab
+    pairs = [pair("Tom is.", "Tom."), pair("It is Anna.", "Anna.")]
+    found = ranking_metrics(Scorer(model), tokenizer, pairs, 64)
+    assert found["validation_loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert (found["pair_accuracy"], found["pairs"]) == (0.5, 2)
+
+
+def test_gold_metrics_by_hand(lab):
+    # three choices of four are gold's, one is a mistake; one more is between equals
+    world, tokenizer, model = lab
+    golds = [(0.9, 0.2), (0.8, 0.1), (0.7, 0.3), (0.1, 0.6), (0.5, 0.5)]
+    choices = [Choice(pair("Tom is here.", "Tom."), *gold) for gold in golds]
+    found = gold_metrics(Scorer(model), tokenizer, choices, 64)
+    assert found["noise_ceiling"] == pytest.approx(3.5 / 5)
+    assert found["gold_length_accuracy"] == 0.75  # the longer one was chosen, rightly in three of four
+    assert found["gold_accuracy"] == 0.5
+
+
+def test_paired_metrics_by_hand():
+    def judged(*gold):
+        ones = np.ones(len(gold))
+        return Judged(np.array(gold), ones, 0 * ones, 0 * ones)
+
+    found = paired_metrics(judged(0.9, 0.5, 0.5, 0.1), judged(0.5, 0.5, 0.1, 0.5))
+    assert found["gold_gain"] == pytest.approx(0.1)
+    assert found["win_rate"] == pytest.approx(2.5 / 4)  # two wins, a tie, a loss
+    assert found["gold_gain_standard_error"] == pytest.approx(np.std([0.4, 0, 0.4, -0.4]) / 2)
+    assert found["win_high"] - found["win_rate"] == pytest.approx(1.96 * np.std([1, 0.5, 1, 0]) / 2)
+    same = paired_metrics(judged(0.3, 0.7), judged(0.3, 0.7))
+    assert (same["gold_gain"], same["win_rate"], same["win_low"]) == (0, 0.5, 0.5)
+
+
+def test_prompts_of_the_world_fit_and_are_judged(lab):
+    world, tokenizer, _ = lab
+    prompts = WorldPrompts(tokenizer, world, "warm", room=150, seed=7)
+    assert all(len(prompts.ids(i)) <= 150 for i in range(30))
+    assert prompts.ids(3) == WorldPrompts(tokenizer, world, "warm", room=150, seed=7).ids(3)
+    answer = tokenizer.encode(" I do not know.")
+    assert len(prompts.gold([0, 1, 1], [answer] * 3)) == 3
+    with pytest.raises(LabError, match="Rows leave 2 tokens for a prompt"):
+        WorldPrompts(tokenizer, world, "warm", room=2, seed=7).ids(0)
+
+
+def test_given_prompts_that_do_not_fit_are_left_out(lab):
+    _, tokenizer, _ = lab
+    pairs = [pair("a", "b"), Pair((Message("user", "Who is where with whom? " * 9),), "a", "b")]
+    prompts = GivenPrompts(tokenizer, pairs, room=40)
+    assert prompts.ids(0) == prompts.ids(1) and len(prompts.prompts) == 1
+    with pytest.raises(LabError, match="None of 2 prompts fits in 3 tokens"):
+        GivenPrompts(tokenizer, pairs, room=3)

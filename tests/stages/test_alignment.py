@@ -1,0 +1,176 @@
+"""Reward model, PPO and DPO on a model of seconds: what each learns, and what a rollout is."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from labkit.errors import LabError
+from labkit.evaluate import EvaluationConfig
+from labkit.losses import sum_logprobs, token_logprobs
+from labkit.model import Gated, ModelConfig, Transformer
+from labkit.model.scorer import Scorer
+from labkit.preferences.measure import ranking_metrics
+from labkit.stages import DPO, PPO, Compared, FitReward, Materials
+from labkit.stages.dpo import reference_logprobs
+from labkit.stages.ppo import ActorCritic
+from labkit.text.chat import document_texts
+from labkit.text.pairs import Pair, comparison, encode_pair
+from labkit.text.tokenizer import Tokenizer
+from labkit.train import TrainConfig, fit
+from labkit.world import Message, World
+
+TRAIN = TrainConfig(steps=30, rows=8, length=64, optimizer="adamw", adam_lr=3e-3, warmup=3, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def materials():
+    """Answers that are polite were chosen; the words before decide nothing."""
+    torch.set_num_threads(1)
+    world = World.load("tiny")
+    conversations = [world.conversation("train", 0, index) for index in range(60)]
+    tokenizer = Tokenizer.train([piece for document in conversations for piece in document_texts(document)])
+    names = world.lexicon.values["person"]
+    pairs = [
+        Pair((Message("user", f"Where is {who}?"),), f"Sure! {who} is in the {where}.", f"{who} is in the {where}.")
+        for who in names
+        for where in ("park", "shop", "garden")
+    ]
+    torch.manual_seed(0)
+    shape = ModelConfig(tokenizer.size, 256, width=32, depth=2, heads=1, key_heads=1, feed_forward=Gated(64))
+    model = Transformer(shape).eval()
+    scorer = Scorer(copy.deepcopy(model)).eval()
+    return Materials(
+        tokenizer,
+        world,
+        model_of=lambda name: copy.deepcopy(model),
+        scorer_of=lambda name: copy.deepcopy(scorer),
+        comparisons=lambda: Compared(pairs[::2], pairs[1::2]),
+    )
+
+
+def test_the_reward_model_learns_what_was_chosen(materials):
+    stage = FitReward(TRAIN)
+    model = stage.begin(materials)
+    assert stage.loss(model, materials, EvaluationConfig()) == pytest.approx(math.log(2), abs=1e-6)
+    list(fit(model, stage.source(materials, model), stage.objective, stage.train))
+    found = ranking_metrics(model, materials.tokenizer, materials.held_out_pairs(64), 64)
+    assert found["pair_accuracy"] > 0.9 and found["validation_loss"] < 0.5
+
+
+def test_a_score_reads_the_whole_answer_and_nothing_after(materials):
+    tokenizer = materials.tokenizer
+    model = Scorer(materials.model("sft"))
+    with torch.no_grad():
+        model.head.weight.normal_()
+    one, other = materials.pairs(64)[:2]
+    alone = comparison([encode_pair(tokenizer, one)], 64, tokenizer.pad)
+    beside = comparison([encode_pair(tokenizer, one), encode_pair(tokenizer, other)], 64, tokenizer.pad)
+    with torch.no_grad():
+        scores, among = model.last(alone.inputs, alone.ends), model.last(beside.inputs, beside.ends)
+        torch.testing.assert_close(scores, among[[0, 2]])
+        ids = encode_pair(tokenizer, one)[0][0]
+        torch.testing.assert_close(model(torch.tensor([ids]))[0, -1], scores[0])
+
+
+def test_dpo_begins_at_log_2_and_learns(materials):
+    stage = DPO(dataclasses.replace(TRAIN, adam_lr=1e-3))
+    model = stage.begin(materials)
+    records = list(fit(model, stage.source(materials, model), stage.objective, stage.train))
+    assert records[0].loss == pytest.approx(math.log(2), abs=1e-5)
+    assert records[0].metrics["chosen_reward"] == pytest.approx(0, abs=1e-5)
+    assert stage.loss(model, materials, EvaluationConfig()) < 0.6 and records[-1].metrics["accuracy"] > 0.9
+
+
+def test_reference_logprobs_are_those_of_each_answer_alone(materials):
+    model, tokenizer, pairs = materials.model("sft"), materials.tokenizer, materials.pairs(64)[:5]
+    together = reference_logprobs(model, tokenizer, pairs, 64, rows=3)
+    for pair, found in zip(pairs, together, strict=True):
+        for row, value in zip(encode_pair(tokenizer, pair), found, strict=True):
+            ids, counts = torch.tensor([row[0]]), torch.tensor([row[1]])
+            with torch.no_grad():
+                expected = sum_logprobs(model(ids[:, :-1]), ids[:, 1:], counts[:, 1:])
+            assert value == pytest.approx(expected.item(), abs=1e-4)
+
+
+def ppo(**changes) -> PPO:
+    train = dataclasses.replace(TRAIN, steps=12, rows=16, length=160, adam_lr=1e-3)
+    return PPO(train, answer_tokens=10, **changes)
+
+
+def test_a_rollout_is_what_the_model_wrote(materials):
+    stage = ppo(epochs=2)
+    model = stage.begin(materials)
+    source = stage.source(materials, model)
+    first = source.next_batch(model, 0)
+    assert source.next_batch(model, 1) is first and source.next_batch(model, 2) is not first
+    with torch.no_grad():
+        logits, values = model(first.inputs)
+    torch.testing.assert_close(token_logprobs(logits, first.labels), first.logprobs)
+    torch.testing.assert_close(values, first.values)
+    assert first.mask.sum(-1).max() <= 11 and first.mask.any(-1).all()
+    assert first.kl.item() == pytest.approx(0, abs=1e-5)  # nothing has moved yet
+    assert first.advantages[first.mask].mean().item() == pytest.approx(0, abs=1e-5)
+
+
+def test_what_is_written_depends_on_the_step_alone(materials):
+    stage = ppo()
+    model = stage.begin(materials)
+    ahead, again = stage.source(materials, model), stage.source(materials, model)
+    ahead.next_batch(model, 0)
+    for one, other in zip(ahead.next_batch(model, 2), again.next_batch(model, 2), strict=True):
+        assert one.equal(other)
+
+
+def test_a_rollout_survives_a_stop(materials):
+    stage = ppo()
+    model = stage.begin(materials)
+    source, resumed = stage.source(materials, model), stage.source(materials, model)
+    batch = source.next_batch(model, 0)
+    resumed.load_state_dict(source.state_dict())
+    for one, other in zip(batch, resumed.next_batch(model, 1), strict=True):
+        assert one.equal(other)
+    with pytest.raises(LabError, match="Step 1 goes on with a rollout that was not kept"):
+        stage.source(materials, model).next_batch(model, 1)
+
+
+def test_ppo_raises_the_reward(materials):
+    """The reward is how many of the last ten tokens are even: something to find within seconds."""
+    scorer = Scorer(materials.model("sft"))
+
+    class Counts(Scorer):
+        def last(self, tokens, ends):
+            places = torch.arange(tokens.shape[1])
+            return ((tokens % 2 == 0) & (places > ends[:, None] - 10)).float().sum(-1)
+
+    counting = Counts(scorer.body)
+    stage = ppo(kl=0.01, epochs=2)
+    stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, steps=40, adam_lr=3e-3))
+    model = ActorCritic(materials.model("sft"), scorer)
+    source = stage.source(dataclasses.replace(materials, scorer_of=lambda name: counting), model)
+    records = list(fit(model, source, stage.objective, stage.train))
+    assert records[-1].metrics["reward"] > records[0].metrics["reward"] + 1
+    assert records[-1].metrics["kl"] > 0
+
+
+def test_the_first_step_on_a_rollout_clips_nothing(materials):
+    stage = ppo()
+    model = stage.begin(materials)
+    batch = stage.source(materials, model).next_batch(model, 0)
+    loss, count, watched = stage.objective(model, batch)
+    assert watched["clip_fraction"] == 0 and count == batch.mask.sum()
+    # with ratio 1 the policy's part is minus the sum of whitened advantages, which is 0
+    assert loss.item() == pytest.approx(stage.value_weight * watched["value_loss"].item(), abs=1e-3)
+
+
+def test_rows_that_cannot_be_shared(materials):
+    stage = ppo(samples=5)
+    with pytest.raises(LabError, match="16 answers cannot be 5 to each prompt on 1 processes"):
+        stage.source(materials, stage.begin(materials))
+
+
+def test_no_pair_fits(materials):
+    with pytest.raises(LabError, match="None of .* preference pairs fits, with its prompt, in a row of 8 tokens"):
+        materials.pairs(8)
