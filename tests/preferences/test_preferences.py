@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from labkit.decoding import generate
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.scorer import Scorer
+from labkit.preferences import annotate as annotations
 from labkit.preferences.annotate import (
     AnnotationConfig,
     Choice,
@@ -39,10 +41,20 @@ def lab():
     return world, tokenizer, Transformer(shape)
 
 
-def test_choices_are_between_two_different_answers_and_scored(lab):
+@pytest.fixture
+def answered(lab, monkeypatch):
+    """In place of the model: to each prompt a right answer, the same with a courtesy, again the first, and nothing."""
+    world, tokenizer, _ = lab
+    references = [preference_task(world, "train", 0, i).reference for i in range(12)]
+    said = [text for reference in references for text in (reference, f"Sure! {reference}", reference, "")]
+    written = [tokenizer.encode(" " + text) for text in said]
+    monkeypatch.setattr(annotations, "generate", lambda *given, **options: written)
+
+
+def test_choices_are_between_two_different_answers_and_scored(lab, answered):
     world, tokenizer, model = lab
     choices = annotate(model, tokenizer, world, SMALL, "train", 12)
-    assert 2 <= len(choices) <= 24 and all(choice.chosen_gold != choice.rejected_gold for choice in choices)
+    assert 6 <= len(choices) <= 12 and all(choice.chosen_gold != choice.rejected_gold for choice in choices)
     asked = {preference_task(world, "train", 0, i).messages: preference_task(world, "train", 0, i) for i in range(12)}
     for choice in choices:
         task, profile = asked[choice.pair.prompt], world.profiles["warm"]
@@ -50,10 +62,24 @@ def test_choices_are_between_two_different_answers_and_scored(lab):
         assert choice.chosen_gold == score(world, task, choice.pair.chosen, profile).total
         assert choice.rejected_gold == score(world, task, choice.pair.rejected, profile).total
     assert choices == annotate(model, tokenizer, world, SMALL, "train", 12)
-    assert choices != annotate(model, tokenizer, world, SMALL, "train", 12, seed=1)
 
 
-def test_a_choice_without_noise_is_golds(lab):
+def test_what_is_answered_depends_on_the_arguments_alone(lab):
+    world, tokenizer, model = lab
+    told = []
+
+    def listen(*given, **options):
+        told.append(generate(*given, **options))
+        return told[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(annotations, "generate", listen)
+        for seed in (0, 0, 1):
+            annotate(model, tokenizer, world, SMALL, "train", 4, seed)
+    assert told[0] == told[1] != told[2] and len(told[0]) == 16
+
+
+def test_a_choice_without_noise_is_golds(lab, answered):
     world, tokenizer, model = lab
     quiet = dataclasses.replace(world.profiles["warm"], noise=0.0)
     sure = copy.copy(world)
@@ -73,9 +99,9 @@ def test_one_answer_cannot_be_compared():
         AnnotationConfig(samples=1)
 
 
-def test_choices_come_back_from_disk(lab, tmp_path):
+def test_choices_come_back_from_disk(lab, answered, tmp_path):
     world, tokenizer, model = lab
-    choices = annotate(model, tokenizer, world, SMALL, "train", 6)
+    choices = annotate(model, tokenizer, world, SMALL, "train", 12)
     write_choices(tmp_path / "train.jsonl", choices)
     assert read_choices(tmp_path / "train.jsonl") == choices
     (tmp_path / "torn.jsonl").write_text('{"prompt": [')
