@@ -197,8 +197,9 @@ PRESETS: dict[str, Recipe] = {
         model=_LAB,
         pretrain=Pretrain(TrainConfig(steps=3200, rows=12, length=128, decay=0.5, compile=True)),
         sft=FineTune(TrainConfig(steps=350, rows=12, length=128, lr=1.5e-3, adam_lr=2e-3, compile=True)),
-        reward=FitReward(_adamw(steps=150, rows=16, length=192, lr=1e-3)),
-        ppo=PPO(_adamw(steps=100, rows=64, length=192, lr=3e-4)),
+        annotation=AnnotationConfig(samples=8),
+        reward=FitReward(_adamw(steps=150, rows=16, length=192, lr=5e-4)),
+        ppo=PPO(_adamw(steps=60, rows=64, length=192, lr=1.5e-4), kl=0.2),
         dpo=DPO(_adamw(steps=150, rows=16, length=192, lr=1e-4)),
     ),
     # The whole world, for a machine with more time or a GPU.
