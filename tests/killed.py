@@ -25,6 +25,7 @@ from tests.tiny_recipe import tiny_recipe
 STEPS, KILLS = 40, 10
 TRAIN = TrainConfig(steps=STEPS, rows=4, length=128, checkpoint_every=3, warmup=2, compile=True)
 RECIPE = tiny_recipe(TRAIN)
+STAGES = tuple(RECIPE.stages)
 
 
 def attempt(folder: Path, stage: str) -> int:
@@ -106,10 +107,11 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     rng, result = random.Random(seed), {}
-    for stage in ("pretrain", "sft"):
+    for stage in STAGES:
         finish(folder / "straight", stage)
         kills = killed_stage(folder / "killed", stage, rng)
-        hashes = [weights_hash(Run.open(folder / name).model(stage)) for name in ("straight", "killed")]
+        made = [Run.open(folder / name).stage(stage) for name in ("straight", "killed")]
+        hashes = [weights_hash(one.model() if one.writes else one.scorer()) for one in made]
         losses = [
             [json.loads(line)["loss"] for line in (folder / name / stage / "metrics.jsonl").read_text().splitlines()]
             for name in ("straight", "killed")

@@ -21,8 +21,8 @@ SMALL = (
     "--pretrain.train.steps 6 --pretrain.train.rows 2 --sft.train.steps 4 --sft.train.rows 2 "
     "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks 1 --evaluation.examples 4 "
     "--evaluation.compared 10 --evaluation.story-tokens 12 --evaluation.answer-tokens 4 --evaluation.prompts 4 "
-    "--annotation.prompts 12 --annotation.held-out 6 --annotation.answer-tokens 6 --reward.train.steps 3 "
-    "--ppo.train.steps 2 --ppo.train.rows 8 --ppo.answer-tokens 6 --dpo.train.steps 3"
+    "--annotation.prompts 12 --annotation.held-out 6 --annotation.answer-tokens 6 --annotation.ties "
+    "--reward.train.steps 3 --ppo.train.steps 2 --ppo.train.rows 8 --ppo.answer-tokens 6 --dpo.train.steps 3"
 ).split()
 
 

@@ -15,7 +15,8 @@ def test_killed_many_times_ends_with_the_same_weights(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.split("RESULT")[1])
-    for stage in ("pretrain", "sft"):
+    assert list(result) == ["pretrain", "sft", "reward", "ppo", "dpo"]
+    for stage in result:
         kills, (straight, killed), losses = (result[stage][name] for name in ("kills", "hashes", "losses"))
         assert len(kills) >= 10, kills
         assert sum(kill.startswith("in a checkpoint") for kill in kills) >= 3, kills

@@ -31,7 +31,8 @@ class AnnotationConfig:
 
     annotator: a profile of the world. prompts, held_out: how many prompts are answered, to train on and not. samples:
     answers to each, of which two at a time are compared, equal ones never. temperature: at which they are drawn.
-    answer_tokens: where they are cut.
+    answer_tokens: where they are cut. ties: whether a choice is asked for, too, where the annotator likes both answers
+    alike; a coin then makes it, and half of those choices are noise.
     """
 
     annotator: str = "warm"
@@ -40,6 +41,7 @@ class AnnotationConfig:
     samples: int = 4
     temperature: float = 1.0
     answer_tokens: int = 40
+    ties: bool = False
 
     def __post_init__(self) -> None:
         if self.samples < 2:
@@ -67,7 +69,7 @@ def annotate(
 ) -> list[Choice]:
     """Choices between answers of `model` to `count` tasks of a split; the same for the same weights and arguments.
 
-    Raises LabError for an annotator that the world has not.
+    Raises LabError for an annotator that the world has not, and when there is nothing to choose between.
     """
     if config.annotator not in world.profiles:
         raise LabError(f"There is no annotator {config.annotator!r}; there are {', '.join(world.profiles)}.")
@@ -87,7 +89,12 @@ def annotate(
     choices: list[Choice] = []
     for index, task in enumerate(tasks):
         said = texts[index * config.samples : (index + 1) * config.samples]
-        choices += _choices(world, task, said, config.annotator, rng)
+        choices += _choices(world, task, said, config, rng)
+    if not choices:
+        raise LabError(
+            f"The annotator {config.annotator} likes all answers to {count} prompts alike, so there is nothing to "
+            f"learn from. Fine-tune for longer, or raise annotation.prompts or annotation.temperature."
+        )
     return choices
 
 
@@ -97,14 +104,16 @@ def preference_task(world: World, split: str, seed: int, index: int) -> Task:
     return world.task(split, seed, index, kinds[index % len(kinds)])
 
 
-def _choices(world: World, task: Task, said: Sequence[str], annotator: str, rng: random.Random) -> Iterator[Choice]:
-    """The different, non-empty answers, two by two; between two that please alike there is nothing to choose."""
-    profile = world.profiles[annotator]
+def _choices(
+    world: World, task: Task, said: Sequence[str], config: AnnotationConfig, rng: random.Random
+) -> Iterator[Choice]:
+    """The different, non-empty answers, two by two."""
+    profile = world.profiles[config.annotator]
     different = [text for text in dict.fromkeys(said) if text]
     rng.shuffle(different)
     for first, second in zip(different[::2], different[1::2], strict=False):
         golds = [score(world, task, text, profile).total for text in (first, second)]
-        if golds[0] == golds[1]:
+        if golds[0] == golds[1] and not config.ties:
             continue
         swap = not profile.chooses_first(golds[0], golds[1], rng)
         chosen, rejected = (second, first) if swap else (first, second)

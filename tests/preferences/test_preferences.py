@@ -75,7 +75,7 @@ def test_what_is_answered_depends_on_the_arguments_alone(lab):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(annotations, "generate", listen)
         for seed in (0, 0, 1):
-            annotate(model, tokenizer, world, SMALL, "train", 4, seed)
+            annotate(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 4, seed)
     assert told[0] == told[1] != told[2] and len(told[0]) == 16
 
 
@@ -86,6 +86,21 @@ def test_a_choice_without_noise_is_golds(lab, answered):
     sure.profiles = {"warm": quiet}
     choices = annotate(model, tokenizer, sure, SMALL, "train", 12)
     assert choices and all(choice.chosen_gold > choice.rejected_gold for choice in choices)
+
+
+def test_ties_are_left_out_unless_asked_for(lab, answered):
+    world, tokenizer, model = lab
+    without = annotate(model, tokenizer, world, SMALL, "train", 12)
+    everything = annotate(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 12)
+    assert len(without) < len(everything) == 12
+    assert {c.pair.prompt for c in without} <= {c.pair.prompt for c in everything}
+
+
+def test_nothing_to_choose_between(lab, monkeypatch):
+    world, tokenizer, model = lab
+    monkeypatch.setattr(annotations, "generate", lambda *given, **options: [tokenizer.encode(" ?")] * 16)
+    with pytest.raises(LabError, match="warm likes all answers to 4 prompts alike, .* Fine-tune for longer"):
+        annotate(model, tokenizer, world, SMALL, "train", 4)
 
 
 def test_an_unknown_annotator(lab):
