@@ -88,12 +88,14 @@ def test_a_choice_without_noise_is_golds(lab, answered):
     assert choices and all(choice.chosen_gold > choice.rejected_gold for choice in choices)
 
 
-def test_ties_are_left_out_unless_asked_for(lab, answered):
+def test_ties_are_left_out_unless_asked_for(lab, monkeypatch):
     world, tokenizer, model = lab
-    without = annotate(model, tokenizer, world, SMALL, "train", 12)
-    everything = annotate(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 12)
-    assert len(without) < len(everything) == 12
-    assert {c.pair.prompt for c in without} <= {c.pair.prompt for c in everything}
+    good = preference_task(world, "train", 0, 0).reference
+    said = [good, "Um", good, "Um", *["Um", "Er", "Um", "Er"] * 3]  # right or not to the first prompt, else never
+    monkeypatch.setattr(annotations, "generate", lambda *given, **options: [tokenizer.encode(" " + x) for x in said])
+    everything = annotate(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 4)
+    assert [choice.chosen_gold == choice.rejected_gold for choice in everything] == [False, True, True, True]
+    assert annotate(model, tokenizer, world, SMALL, "train", 4) == everything[:1]
 
 
 def test_nothing_to_choose_between(lab, monkeypatch):
