@@ -90,10 +90,10 @@ def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Gen
     opened = Run.open(path)
     again = opened.stage(stage)
     if accelerator().is_main_process:
+        if "reward" in opened.recipe.descendants(stage):  # first: a kill must not leave choices between others' answers
+            shutil.rmtree(opened.path / "preferences", ignore_errors=True)
         for folder in [*map(opened.stage, opened.recipe.descendants(stage)), again]:
             folder.drop()
-        if "reward" in opened.recipe.descendants(stage):
-            shutil.rmtree(opened.path / "preferences", ignore_errors=True)
         if config is not None:
             change: dict[str, Any] = {stage: config}
             opened.recipe = dataclasses.replace(opened.recipe, **change)

@@ -34,7 +34,10 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(os.environ["LABKIT_CORPORA"]).resolve()
     folder = tmp_path_factory.mktemp("corpora")
     (folder / "tinyshakespeare.txt").write_text(_play(scenes=400), encoding="utf-8")
-    (folder / "instructions.json").write_text(json.dumps(_instructions(rows=120)), encoding="utf-8")
+    rows = _instructions(rows=120)
+    pairs = [row | {"chosen": row["output"], "rejected": f"How dull. {row['output']}"} for row in rows]
+    (folder / "instructions.json").write_text(json.dumps(rows), encoding="utf-8")
+    (folder / "instruction-preferences.json").write_text(json.dumps(pairs), encoding="utf-8")
     return folder
 
 

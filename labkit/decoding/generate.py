@@ -27,7 +27,6 @@ def generate(
     """The new tokens of each prompt, in the prompts' order, ending before its stop token.
 
     samples: how many answers to each prompt, one after another in the result; the prompt is read once for all.
-
     steps: filters, applied in their order to the logits; none samples from the model as it is,
     ``[Temperature(0)]`` is greedy. A row also ends after max_new_tokens, and when the model's context is
     full. generator: where randomness comes from (torch's own when None); each row has its own draws, so what

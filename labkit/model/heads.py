@@ -23,7 +23,7 @@ class TokenHead(nn.Module):
 
 
 class ScalarHead(nn.Module):
-    """x [B, T, D] -> one number a token, [B, T], in fp32; zero everywhere before training."""
+    """x [B, T, D] -> one number a token, [B, T]; zero everywhere before training."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -57,6 +57,7 @@ class PPO:
         return ActorCritic(materials.model("sft"), materials.scorer())
 
     def source(self, materials: Materials, model: ActorCritic) -> Source:
+        """Rollouts of the actor; the reference is a copy of it as it is before the first step."""
         return Rollouts(
             materials.tokenizer,
             materials.prompts(self.train.length - self.answer_tokens),
