@@ -252,6 +252,29 @@ def _report(arguments: list[str]) -> int:
 
 
 @dataclass(frozen=True)
+class CompareOptions:
+    """Two runs side by side: where their recipes differ, and every measure of either."""
+
+    first: Annotated[Positional[Path], arg(metavar="RUN_A", help_behavior_hint="")]
+    """The folder of one run."""
+    second: Annotated[Positional[Path], arg(metavar="RUN_B", help_behavior_hint="")]
+    """The folder of another; differences are counted from the first to it."""
+    json: Switch = False
+    """Print it as JSON."""
+
+
+def _compare(arguments: list[str]) -> int:
+    options = _parse(CompareOptions, "compare", arguments)
+    import json
+
+    from labkit.compare import compare, table
+
+    result = compare(options.first, options.second)
+    print(json.dumps(result, indent=2) if options.json else table(result))
+    return 0
+
+
+@dataclass(frozen=True)
 class RecipeOptions:
     """Print a recipe: every field that `labkit run` can set, with its value."""
 
@@ -342,6 +365,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "chat": (_chat, "talk to the model of a run"),
     "generate": (_generate, "let the model of a run write"),
     "report": (_report, "write a run's report again and print its measures"),
+    "compare": (_compare, "two runs side by side"),
     "recipe": (_print_recipe, "print a recipe: every field that can be set"),
     "world": (_world, "look into TinyWorld: stories, tasks, scored answers"),
     "bench": (_bench, "measure: the training step, the world, whole runs"),

@@ -217,36 +217,6 @@ MEASURES = {
         "Share of prompts on which the reward model prefers this answer to the fine-tuned model's. It says "
         "that the reward went up, not that the answers are better.",
     ),
-    "gold_before": Measure(
-        "gold of the fine-tuned model",
-        "score",
-        "",
-        "The same measure of the model before this stage, on the same prompts.",
-    ),
-    "right_before": Measure(
-        "right, of the fine-tuned model",
-        "share",
-        "",
-        "The same measure of the model before this stage, on the same prompts.",
-    ),
-    "unsupported_before": Measure(
-        "unsupported, of the fine-tuned model",
-        "share",
-        "",
-        "The same measure of the model before this stage, on the same prompts.",
-    ),
-    "polite_before": Measure(
-        "polite, of the fine-tuned model",
-        "share",
-        "",
-        "The same measure of the model before this stage, on the same prompts.",
-    ),
-    "reward_before": Measure(
-        "reward of the fine-tuned model",
-        "",
-        "",
-        "The same measure of the model before this stage, on the same prompts.",
-    ),
 }
 
 COSTS = {
@@ -259,6 +229,40 @@ COSTS = {
     "peak_memory_mb": Measure("peak memory", "megabytes", "lower", "The most memory that it held."),
 }
 """What a stage cost, by its name in report.json."""
+
+OF_PAIRS = {
+    "untrained_loss": Measure(
+        "loss before this stage", "nats a pair", "", "That of a coin: log 2 = 0.693. Nothing is preferred yet."
+    ),
+    "validation_loss": Measure(
+        "loss on held-out pairs",
+        "nats a pair",
+        "lower",
+        "How surprised the model is by what the annotator chose, pair by pair.",
+    ),
+}
+"""What is said otherwise of the stages that learn from pairs."""
+
+PAIRED = ("reward", "dpo")
+"""These stages."""
+
+LOSS_UNITS = {"pretrain": "nats a token", "sft": "nats a token", "reward": "nats a pair", "dpo": "nats a pair"}
+"""What a stage's training loss is counted in; PPO's has no unit."""
+
+WATCHED = {
+    "accuracy": ("Pairs ranked as chosen", "share of the batch", ("accuracy",)),
+    "chosen_reward": (
+        "What the policy implies of the two answers",
+        "implied reward (nats)",
+        ("chosen_reward", "rejected_reward"),
+    ),
+    "kl": ("Distance from the fine-tuned model", "KL (nats an answer)", ("kl",)),
+    "entropy": ("Entropy", "nats a token", ("entropy",)),
+    "clip_fraction": ("Clipped tokens", "share of the tokens", ("clip_fraction",)),
+    "explained_variance": ("What the critic foresaw", "share of the returns' variance", ("explained_variance",)),
+    "length": ("Length of the answers", "tokens", ("length",)),
+}
+"""What objectives watch, by the key in metrics.jsonl that says that it is there: (heading, unit, keys)."""
 
 HEADLINES = (
     "accuracy",
@@ -273,6 +277,9 @@ HEADLINES = (
 )
 """What is said of a stage first, as far as it was measured."""
 
+BEFORE = "_before"
+"""How the names of measures end that a stage took of the fine-tuned model, on the same prompts as its own."""
+
 BY_KIND = ("accuracy/", "question_only/")
 """How the names of measures begin that are of one question type each."""
 
@@ -286,11 +293,17 @@ NOT_FOR_REAL_TEXT = {
 }
 
 
-def measure(name: str) -> Measure:
-    """The measure of a metric's name; "accuracy/where" is accuracy, told apart by its label "answers right: where".
+def measure(name: str, stage: str = "") -> Measure:
+    """The measure of a metric's name, where it says something else of some stages: of this one.
 
-    A name that is not listed is shown as it is, with no direction.
+    "accuracy/where" is accuracy, told apart by its label "answers right: where"; "right_before" is right, before the
+    stage. A name that is not listed is shown as it is, with no direction.
     """
+    if stage in PAIRED and name in OF_PAIRS:
+        return OF_PAIRS[name]
+    if name.endswith(BEFORE):
+        after = measure(name.removesuffix(BEFORE), stage)
+        return after._replace(label=f"{after.label}, before this stage", better="")
     base, _, part = name.partition("/")
     known = MEASURES.get(name) or COSTS.get(name) or MEASURES.get(base)
     if known is None:

@@ -39,7 +39,7 @@ LOOK = go.layout.Template(
 Record = Mapping[str, Any]
 
 
-def loss_curves(records: Iterable[Record]) -> go.Figure:
+def loss_curves(records: Iterable[Record], unit: str = "nats a token") -> go.Figure:
     """Training and validation loss over the steps of one stage.
 
     A record is a line of ``metrics.jsonl``: {"step": 10, "loss": 2.3, ...}, and {"step": 100, "validation_loss": 2.1}
@@ -47,18 +47,44 @@ def loss_curves(records: Iterable[Record]) -> go.Figure:
     """
     records = list(records)
     steps, losses = series(records, "loss")
-    figure = _figure("step", "loss (nats a token)")
-    figure.add_scatter(
-        x=steps, y=losses, name="each step", line={"color": SKY, "width": 1}, opacity=0.45, hoverinfo="skip"
-    )
-    smooth = smoothed(losses, window=len(losses) // 50)
-    figure.add_scatter(x=steps, y=smooth, name="training", line={"color": BLUE, "width": 2.5})
+    figure = _figure("step", f"loss ({unit})" if unit else "loss")
+    _noisy(figure, steps, losses, "training")
     checked, validation = series(records, "validation_loss")
     if checked:
         mode = "lines+markers" if len(checked) > 2 else "markers"
         marker = {"size": 9, "symbol": "diamond", "color": RED}
         figure.add_scatter(x=checked, y=validation, name="validation", mode=mode, line={"color": RED}, marker=marker)
-    return figure.update_yaxes(rangemode="tozero", hoverformat=".3f")
+    if unit:  # a loss of surprises, which has a zero to be compared with
+        figure.update_yaxes(rangemode="tozero")
+    return figure.update_yaxes(hoverformat=".3f")
+
+
+def watched(records: Iterable[Record], names: Sequence[str], unit: str) -> go.Figure:
+    """What an objective watches over the steps of one stage, each smoothed over a fiftieth of the run.
+
+    ``names`` are keys of the records; those in one figure share its unit.
+    """
+    records = list(records)
+    figure = _figure("step", unit)
+    for name, colours in zip(names, ((BLUE, SKY), (RED, ORANGE)), strict=False):
+        steps, values = series(records, name)
+        _noisy(figure, steps, values, name.replace("_", " "), *colours)
+    return figure.update_yaxes(hoverformat=".3g").update_layout(showlegend=len(names) > 1)
+
+
+def reward_and_gold(records: Iterable[Record]) -> go.Figure:
+    """The reward that a policy is trained on, and beside it the gold score that it never sees, on axes of their own.
+
+    Where the first goes on rising and the second does not, the policy has learnt the reward model's mistakes (Gao et
+    al. 2022, https://arxiv.org/abs/2210.10760).
+    """
+    records = list(records)
+    figure = _figure("step", "reward")
+    for axis, (name, colours) in zip(("y", "y2"), (("reward", (BLUE, SKY)), ("gold", (RED, ORANGE))), strict=True):
+        steps, values = series(records, name)
+        _noisy(figure, steps, values, name, *colours, yaxis=axis)
+    second = {**AXIS, "overlaying": "y", "side": "right", "showgrid": False, "hoverformat": ".2f"}
+    return figure.update_layout(yaxis2={**second, "title": {"text": "gold score"}}, yaxis={"hoverformat": ".2f"})
 
 
 def learning_rate(records: Iterable[Record]) -> go.Figure:
@@ -127,6 +153,23 @@ def ordered_kinds(metrics: Mapping[str, float]) -> list[str]:
 
 def _figure(x: str, y: str) -> go.Figure:
     return go.Figure(layout={"template": LOOK, "xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}})
+
+
+def _noisy(
+    figure: go.Figure,
+    steps: Sequence[float],
+    values: Sequence[float],
+    name: str,
+    dark: str = BLUE,
+    pale: str = SKY,
+    yaxis: str = "y",
+) -> None:
+    """A series as it is, pale, and smoothed over a fiftieth of its length."""
+    thin, thick = {"color": pale, "width": 1}, {"color": dark, "width": 2.5}
+    figure.add_scatter(
+        x=steps, y=values, line=thin, opacity=0.45, hoverinfo="skip", showlegend=False, name=name, yaxis=yaxis
+    )
+    figure.add_scatter(x=steps, y=smoothed(values, len(values) // 50), name=name, line=thick, yaxis=yaxis)
 
 
 def _bars(figure: go.Figure, kinds: list[str], shares: Mapping[str, float], name: str, colour: str) -> None:

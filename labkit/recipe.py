@@ -119,11 +119,11 @@ class Recipe:
         """What `to_dict` gave. Raises LabError that names a field which does not exist."""
         return from_dict(cls, data)
 
-    def differences(self, other: Recipe) -> list[str]:
-        """Where two recipes differ: ["pretrain.train.steps: 2000, not 1000", ...]; other's value last."""
+    def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """Where two recipes differ: {"pretrain.train.steps": (2000, 1000), ...}; other's value last."""
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-        return [f"{name}: {mine.get(name)!r}, not {theirs.get(name)!r}" for name in names]
+        return {name: (mine.get(name), theirs.get(name)) for name in names}
 
 
 def make_recipe(

@@ -20,7 +20,17 @@ from plotly.utils import PlotlyJSONEncoder
 from labkit import plots
 from labkit.checkpoints import read_lines
 from labkit.errors import LabError
-from labkit.measures import BY_KIND, HEADLINES, MEASURES, NOT_FOR_REAL_TEXT, count, measure
+from labkit.measures import (
+    BEFORE,
+    BY_KIND,
+    HEADLINES,
+    LOSS_UNITS,
+    MEASURES,
+    NOT_FOR_REAL_TEXT,
+    WATCHED,
+    count,
+    measure,
+)
 
 STAGES = {
     "pretrain": (
@@ -151,10 +161,11 @@ def _header(report: Mapping[str, Any], name: str) -> Markup:
 
 def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """A measure's value after the last stage that measured it, and its name with the value before."""
-    measured = [stage for stage in stages if key in stage["metrics"]]
+    known = measure(key)
+    measured = [stage for stage in stages if key in stage["metrics"] and measure(key, stage["stage"]) == known]
     if not measured:
         return None
-    known, last = measure(key), measured[-1]
+    last = measured[-1]
     label = f"{known.label} after {short(last['stage'])}"
     if len(measured) > 1 and known.unit == "share":  # a loss on answers is not one on documents
         label += f"; {known.show(measured[0]['metrics'][key])} after {short(measured[0]['stage'])}"
@@ -191,17 +202,35 @@ def _stage(
 ) -> Markup:
     name = stage["stage"]
     curves = []
-    if any("loss" in record for record in records):
-        figures[f"{name}-loss"] = plots.loss_curves(_with_ends(records, stage["metrics"]))
-        curves.append(_figure(f"{name}-loss", "Loss"))
-    if any("lr" in record for record in records):
-        figures[f"{name}-lr"] = plots.learning_rate(records)
-        curves.append(_figure(f"{name}-lr", "Learning rate"))
+    for key, (heading, figure) in _curves(name, stage["metrics"], records).items():
+        figures[f"{name}-{key}"] = figure
+        curves.append(_figure(f"{name}-{key}", heading))
     parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", title(name))]
     parts += [tag("p", STAGES[name][2])] if name in STAGES else []
     if curves:
         parts.append(tag("div", curves, class_="card figures"))
     return tag("section", parts, _measures(stage, before), id=name)
+
+
+def _curves(
+    stage: str, metrics: Mapping[str, float], records: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[str, go.Figure]]:
+    """Heading and figure of all that was recorded step by step, by name; the reward, where there is one, first."""
+    known = {name for record in records for name in record}
+    found: dict[str, tuple[str, go.Figure]] = {}
+    if "reward" in known:
+        gold = any(record.get("gold") for record in records)  # zero all along where there is no oracle
+        figure = plots.reward_and_gold(records) if gold else plots.watched(records, ["reward"], "reward")
+        found["reward"] = ("Reward, and the gold that it stands for" if gold else "Reward", figure)
+    if "loss" in known:
+        figure = plots.loss_curves(_with_ends(records, metrics), LOSS_UNITS.get(stage, ""))
+        found["loss"] = ("Loss", figure)
+    for name, (heading, unit, keys) in WATCHED.items():
+        if name in known:
+            found[name] = (heading, plots.watched(records, keys, unit))
+    if "lr" in known:
+        found["lr"] = ("Learning rate", plots.learning_rate(records))
+    return found
 
 
 def _with_ends(records: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> list[Mapping[str, Any]]:
@@ -216,24 +245,37 @@ def _figure(key: str, heading: str) -> Markup:
 
 
 def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Markup:
-    """One row a measure; those of single question types have their own figure."""
-    earlier = before["metrics"] if before else {}
-    names = [name for name in stage["metrics"] if not name.startswith(BY_KIND)]
+    """One row a measure, with its value before the stage where that was measured; those of single question types have
+    their own figure."""
+    metrics = stage["metrics"]
+    names = [name for name in metrics if not name.startswith(BY_KIND) and not name.endswith(BEFORE)]
     if not names:
         return Markup()
+    earlier, heading = _earlier(metrics, before)
     heads = [tag("th", "measure"), tag("th", "value", class_="number")]
-    heads += [tag("th", f"after {short(before['stage'])}", class_="number")] if before else []
+    heads += [tag("th", heading, class_="number")] if heading else []
     heads += [tag("th", "better"), tag("th", "what it is")]
     rows = [
-        _row(name, stage["metrics"][name], earlier, bool(before), last)
+        _row(name, stage["stage"], metrics[name], earlier, bool(heading), last)
         for name, last in zip(names, ["", *names], strict=False)
     ]
     table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="measures")
     return tag("div", table, class_="card scroll")
 
 
-def _row(name: str, value: float, earlier: Mapping[str, float], compare: bool, last: str) -> Markup:
-    known = measure(name)
+def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> tuple[Mapping[str, float], str]:
+    """What a stage's measures are compared with, and what that is called: what it measured of the fine-tuned model
+    itself, else those of the stage before, when that is a model of the same kind; nothing and "" otherwise."""
+    own = {name.removesuffix(BEFORE): value for name, value in metrics.items() if name.endswith(BEFORE)}
+    if own:
+        return own, f"after {short('sft')}"
+    if before is not None and "pair_accuracy" not in metrics:
+        return before["metrics"], f"after {short(before['stage'])}"
+    return {}, ""
+
+
+def _row(name: str, stage: str, value: float, earlier: Mapping[str, float], compare: bool, last: str) -> Markup:
+    known = measure(name, stage)
     unit = "" if known.unit in ("share", "score", "number", "count", "megabytes", "") else f" {known.unit}"
     shown = [tag("b", known.show(value)), tag("span", unit, class_="soft")]
     cells = [tag("th", known.label), tag("td", shown, class_="number " + _change(name, value, earlier))]

@@ -152,8 +152,9 @@ class Run:
         """Raises LabError when this run was begun with another recipe, or its input files have changed since."""
         differences = self.recipe.differences(recipe)
         if differences:
+            named = [f"{name}: {mine!r}, not {other!r}" for name, (mine, other) in differences.items()]
             raise LabError(
-                f"{self.path} holds a run of another recipe ({'; '.join(differences[:5])}). Choose another folder, or "
+                f"{self.path} holds a run of another recipe ({'; '.join(named[:5])}). Choose another folder, or "
                 f"resume with the recipe that it was begun with."
             )
         changed = [name for name, digest in input_hashes(recipe).items() if self.inputs.get(name) != digest]

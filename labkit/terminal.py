@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from labkit.measures import BY_KIND, HEADLINES, measure
+from labkit.measures import BY_KIND, HEADLINES, Measure, measure
 
 if TYPE_CHECKING:
     from labkit.pipeline import Progress
@@ -132,7 +132,8 @@ def _say(event: Progress, speaks: bool) -> None:
 def headline(result: dict[str, Any]) -> str:
     """A stage's result in a line: "answers right 78.0 %, validation loss 0.812, 61 s"."""
     metrics = result["metrics"]
-    shown = [f"{measure(name).label} {measure(name).show(metrics[name])}" for name in HEADLINES if name in metrics]
+    named = {name: measure(name, result["stage"]) for name in HEADLINES if name in metrics}
+    shown = [f"{known.label} {known.show(metrics[name])}" for name, known in named.items()]
     return ", ".join([*shown, f"{result['seconds']:.0f} s"])
 
 
@@ -146,20 +147,29 @@ def summary(folder: Path) -> str:
     stages = Run.open(folder).report()["stages"]
     names = list(dict.fromkeys(name for stage in stages for name in stage["metrics"]))
     heads = [stage["stage"] for stage in stages]
-    rows = [["", *heads], *(_measured(name, stages) for name in names if not name.startswith(BY_KIND))]
+    rows = [["", *heads], *(row for name in names if not name.startswith(BY_KIND) for row in _measured(name, stages))]
     rows.append(["seconds", *(f"{stage['seconds']:.1f}" for stage in stages)])
     kinds = [name.partition("/")[2] for name in names if name.startswith("accuracy/")]
     if not kinds:
-        return _aligned(rows)
+        return aligned(rows)
     by_kind = [["answers right, by question type", *heads, "the question alone"]]
     by_kind += [[kind.replace("_", " "), *_of_kind(kind, stages)] for kind in kinds]
-    return f"{_aligned(rows)}\n\n{_aligned(by_kind)}"
+    return f"{aligned(rows)}\n\n{aligned(by_kind)}"
 
 
-def _measured(name: str, stages: Sequence[dict[str, Any]]) -> list[str]:
-    known = measure(name)
-    values = (stage["metrics"].get(name) for stage in stages)
-    return [known.label, *("" if value is None else known.show(value) for value in values)]
+def _measured(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The values of one name, in a row for each thing that it stands for: a loss of tokens is no loss of pairs."""
+    known = [measure(name, stage["stage"]) for stage in stages]
+    values = [stage["metrics"].get(name) for stage in stages]
+    labels = dict.fromkeys(one.label for one, value in zip(known, values, strict=True) if value is not None)
+    return [
+        [label, *(_shown(one, value) if one.label == label else "" for one, value in zip(known, values, strict=True))]
+        for label in labels
+    ]
+
+
+def _shown(known: Measure, value: float | None) -> str:
+    return "" if value is None else known.show(value)
 
 
 def _of_kind(kind: str, stages: Sequence[dict[str, Any]]) -> list[str]:
@@ -168,7 +178,7 @@ def _of_kind(kind: str, stages: Sequence[dict[str, Any]]) -> list[str]:
     return ["" if share is None else f"{100 * share:.0f} %" for share in shares]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]

@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, send_to_device
+from accelerate.utils import broadcast, gather_object, send_to_device
 from torch import Tensor, nn
 
 from labkit.checkpoints import Checkpoints, journal
@@ -177,7 +177,7 @@ def fit(
                     loop.save()
                 yield record
     except GeneratorExit:  # `break`: between two steps, so the weights are whole
-        loop.save()
+        loop.save(together=False)
         raise
     finally:
         model.eval()
@@ -290,21 +290,35 @@ class _Loop:
             return contextlib.nullcontext(lambda record: None)
         return journal(self.folder / "metrics.jsonl", self.step)
 
-    def save(self) -> None:
-        """Write a checkpoint of the step just taken, unless there is one."""
-        if self.checkpoints is None or self.saved_step == self.step or not self.processes.is_main_process:
+    def save(self, together: bool = True) -> None:
+        """Write a checkpoint of the step just taken, unless there is one.
+
+        together: whether every process has come here. Where they may not have, the state of the others' sources is
+        out of reach; a source that has one is then not saved, and the checkpoint before stays the last.
+        """
+        if self.checkpoints is None or self.saved_step == self.step:
             return
-        source = self.source.state_dict()
-        tensors = {name: value for name, value in source.items() if isinstance(value, Tensor)}
-        plain = {name: value for name, value in source.items() if name not in tensors}
-        state = {"step": self.step, "seconds": self.seconds, "recipe": self.recipe, "source": plain}
+        sources = [self.source.state_dict()]
+        if self.processes.num_processes > 1:
+            if not together and sources[0]:
+                return
+            sources = gather_object(sources) if together else [{}] * self.processes.num_processes
+        if self.processes.is_main_process:
+            self._write(sources)
+        self.saved_step = self.step
+
+    def _write(self, sources: list[dict[str, Any]]) -> None:
+        """The checkpoint; sources: the state of each process's."""
+        assert self.checkpoints is not None
+        plain = [{name: value for name, value in own.items() if not isinstance(value, Tensor)} for own in sources]
+        tensors = {f"source-{rank}": _tensors(own) for rank, own in enumerate(sources)}
+        state = {"step": self.step, "seconds": self.seconds, "recipe": self.recipe, "sources": plain}
         self.checkpoints.save(
             self.step,
             self.model,
-            {"optimizer": self.optimizer.tensors(), "source": tensors},
+            {"optimizer": self.optimizer.tensors(), **tensors},
             {**state, "arithmetic": self._arithmetic()},
         )
-        self.saved_step = self.step
 
     def _arithmetic(self) -> dict[str, Any]:
         """What the last bits of the weights depend on beside the recipe."""
@@ -334,7 +348,9 @@ class _Loop:
             _say(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
         saved.load_model(self.model)
         self.optimizer.load_tensors(saved.tensors("optimizer"))
-        self.source.load_state_dict({**state["source"], **saved.tensors("source")})
+        if len(state["sources"]) == self.processes.num_processes:
+            rank = self.processes.process_index
+            self.source.load_state_dict({**state["sources"][rank], **saved.tensors(f"source-{rank}")})
         self.step, self.saved_step, self.seconds = state["step"], state["step"], state["seconds"]
 
 
@@ -352,6 +368,10 @@ def accelerator() -> Accelerator:
             f"splits it. Launch without it: accelerate launch --multi_gpu, or --cpu."
         )
     return processes
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, dtype: torch.dtype = torch.bfloat16) -> Optimizer:

@@ -75,6 +75,7 @@ def test_no_command_prints_the_commands(capsys):
         (["fly"], "there is no command 'fly'; the commands are run, pretrain"),
         (["chat", "nowhere"], "nowhere holds no run"),
         (["report", "nowhere"], "nowhere holds no report.json"),
+        (["compare", "nowhere", "here"], "nowhere holds no run"),
         (["generate", "nowhere"], "nowhere holds no run"),
         (["world", "--kind", "magic"], "has no task 'magic'; it has where"),
         (["run", "--out", "new", "--stages", "grpo"], "no stage grpo; it has pretrain, sft"),

@@ -68,5 +68,5 @@ def test_differences_name_the_field_and_both_values():
     recipe = make_recipe("smoke")
     steps = recipe.sft.train.steps
     other = replace(recipe, seed=1, sft=FineTune(replace(recipe.sft.train, steps=7)))
-    assert recipe.differences(other) == ["seed: 0, not 1", f"sft.train.steps: {steps}, not 7"]
-    assert recipe.differences(recipe) == []
+    assert recipe.differences(other) == {"seed": (0, 1), "sft.train.steps": (steps, 7)}
+    assert recipe.differences(recipe) == {}

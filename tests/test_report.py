@@ -109,6 +109,56 @@ def test_gains_are_points_above_the_question_alone():
     assert "where 50 % 75 % 25 % +50" in Reader(report.page(a_report(), RECORDS, "run")).text
 
 
+ALIGNED = {
+    "reward": [{"step": i, "loss": 0.7, "lr": 0.1, "accuracy": 0.5 + 0.1 * i} for i in (1, 2)],
+    "dpo": [{"step": i, "loss": 0.7, "lr": 0.1, "chosen_reward": 0.1, "rejected_reward": -0.1} for i in (1, 2)],
+    "ppo": [
+        {
+            "step": i, "loss": 0.1, "lr": 0.1, "reward": 1.0 * i, "gold": 0.5, "kl": 0.1, "entropy": 0.3, "length": 9,
+            "clip_fraction": 0.05, "explained_variance": 0.4,
+        }
+        for i in (1, 2)
+    ],
+}  # fmt: skip
+
+
+def aligned_report() -> dict:
+    made = a_report()
+    for name in ("reward", "ppo", "dpo"):
+        policy = {"gold_gain": 0.25, "right": 0.9, "right_before": 0.91}
+        ranked = {"validation_loss": 0.6, "pair_accuracy": 0.7}
+        metrics = {"reward": ranked, "ppo": policy, "dpo": ranked | policy}[name]
+        made["stages"].append(stage(name, 0.5, "Sure!") | {"metrics": metrics})
+    return made
+
+
+def test_what_an_objective_watches_is_drawn():
+    figures = json.loads(Reader(report.page(aligned_report(), ALIGNED, "run")).scripts[0])
+    watched = ("reward", "kl", "entropy", "clip_fraction", "explained_variance", "length", "loss", "lr")
+    assert {name for name in figures if name.startswith("ppo-")} == {f"ppo-{name}" for name in watched}
+    drawn = [(line["name"], line["y"]) for line in figures["ppo-reward"]["data"]]
+    assert ("reward", [1.0, 2.0]) in drawn and ("gold", [0.5, 0.5]) in drawn
+    assert figures["ppo-reward"]["layout"]["yaxis2"]["title"]["text"] == "gold score"
+    assert figures["ppo-loss"]["layout"]["yaxis"]["title"]["text"] == "loss"
+    assert figures["dpo-loss"]["layout"]["yaxis"]["title"]["text"] == "loss (nats a pair)"
+    assert "reward-accuracy" in figures and "dpo-chosen_reward" in figures
+
+
+def test_gold_is_not_drawn_where_there_is_none():
+    records = {"ppo": [record | {"gold": 0.0} for record in ALIGNED["ppo"]]}
+    figures = json.loads(Reader(report.page(aligned_report(), records, "run")).scripts[0])
+    assert {line["name"] for line in figures["ppo-reward"]["data"]} == {"reward"}
+
+
+def test_a_policy_is_compared_with_the_fine_tuned_model_and_a_reward_model_with_nothing():
+    text = Reader(report.page(aligned_report(), ALIGNED, "run")).text
+    stages = text.split("Stage ")
+    assert "right 90.0 % 91.0 %" in stages[4] and "after fine-tuning" in stages[4]
+    assert "right_before" not in text and "after the reward model" not in "".join(stages[1:5])
+    assert "after fine-tuning" not in stages[3] and "0.800 validation loss after fine-tuning" in stages[0]
+    assert "loss on held-out pairs 0.600 nats a pair" in stages[3] and "validation loss" not in stages[3]
+
+
 def test_hostile_text_is_text():
     made = a_report(preset=HOSTILE, text=HOSTILE)
     made["stages"].append(stage(HOSTILE, 0.5, HOSTILE))

@@ -23,7 +23,10 @@ class TokenHead(nn.Module):
 
 
 class ScalarHead(nn.Module):
-    """x [B, T, D] -> one number a token, [B, T]; zero everywhere before training."""
+    """x [B, T, D] -> one number a token, [B, T]; zero everywhere before training.
+
+    Worked out in fp32 under autocast too: what is learnt from are small differences of such numbers.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -31,4 +34,4 @@ class ScalarHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias).squeeze(-1)
+        return (x.float() * self.weight.float()).sum(-1) + self.bias.float()

@@ -1,6 +1,5 @@
 """Reward model, PPO and DPO on a model of seconds: what each learns, and what a rollout is."""
 
-import copy
 import dataclasses
 import math
 
@@ -10,45 +9,20 @@ import torch
 from labkit.errors import LabError
 from labkit.evaluate import EvaluationConfig
 from labkit.losses import sum_logprobs, token_logprobs
-from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.scorer import Scorer
 from labkit.preferences.measure import ranking_metrics
-from labkit.stages import DPO, PPO, Compared, FitReward, Materials
+from labkit.stages import DPO, PPO, FitReward
 from labkit.stages.dpo import reference_logprobs
 from labkit.stages.ppo import ActorCritic
-from labkit.text.chat import document_texts
-from labkit.text.pairs import Pair, comparison, encode_pair
-from labkit.text.tokenizer import Tokenizer
-from labkit.train import TrainConfig, fit
-from labkit.world import Message, World
-
-TRAIN = TrainConfig(steps=30, rows=8, length=64, optimizer="adamw", adam_lr=3e-3, warmup=3, precision="fp32")
+from labkit.text.pairs import comparison, encode_pair
+from labkit.train import fit
+from tests.tiny_alignment import TRAIN, tiny_materials
 
 
 @pytest.fixture(scope="module")
 def materials():
-    """Answers that are polite were chosen; the words before decide nothing."""
     torch.set_num_threads(1)
-    world = World.load("tiny")
-    conversations = [world.conversation("train", 0, index) for index in range(60)]
-    tokenizer = Tokenizer.train([piece for document in conversations for piece in document_texts(document)])
-    names = world.lexicon.values["person"]
-    pairs = [
-        Pair((Message("user", f"Where is {who}?"),), f"Sure! {who} is in the {where}.", f"{who} is in the {where}.")
-        for who in names
-        for where in ("park", "shop", "garden")
-    ]
-    torch.manual_seed(0)
-    shape = ModelConfig(tokenizer.size, 256, width=32, depth=2, heads=1, key_heads=1, feed_forward=Gated(64))
-    model = Transformer(shape).eval()
-    scorer = Scorer(copy.deepcopy(model)).eval()
-    return Materials(
-        tokenizer,
-        world,
-        model_of=lambda name: copy.deepcopy(model),
-        scorer_of=lambda name: copy.deepcopy(scorer),
-        comparisons=lambda: Compared(pairs[::2], pairs[1::2]),
-    )
+    return tiny_materials()
 
 
 def test_the_reward_model_learns_what_was_chosen(materials):

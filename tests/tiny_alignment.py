@@ -1,0 +1,42 @@
+"""A model of seconds and preference pairs about it, for the stages that learn from choices."""
+
+import copy
+from typing import Any
+
+import torch
+
+from labkit.model import Gated, ModelConfig, Transformer
+from labkit.model.scorer import Scorer
+from labkit.stages import Compared, Materials
+from labkit.text.chat import document_texts
+from labkit.text.pairs import Pair
+from labkit.text.tokenizer import Tokenizer
+from labkit.train import TrainConfig
+from labkit.world import Message, World
+
+TRAIN = TrainConfig(steps=30, rows=8, length=64, optimizer="adamw", adam_lr=3e-3, warmup=3, precision="fp32")
+
+
+def tiny_materials(**shared: Any) -> Materials:
+    """Answers that are polite were chosen; the words before decide nothing. The model is untrained."""
+    world = World.load("tiny")
+    conversations = [world.conversation("train", 0, index) for index in range(60)]
+    tokenizer = Tokenizer.train([piece for document in conversations for piece in document_texts(document)])
+    names = world.lexicon.values["person"]
+    pairs = [
+        Pair((Message("user", f"Where is {who}?"),), f"Sure! {who} is in the {where}.", f"{who} is in the {where}.")
+        for who in names
+        for where in ("park", "shop", "garden")
+    ]
+    torch.manual_seed(0)
+    shape = ModelConfig(tokenizer.size, 256, width=32, depth=2, heads=1, key_heads=1, feed_forward=Gated(64))
+    model = Transformer(shape).eval()
+    scorer = Scorer(copy.deepcopy(model)).eval()
+    return Materials(
+        tokenizer,
+        world,
+        model_of=lambda name: copy.deepcopy(model),
+        scorer_of=lambda name: copy.deepcopy(scorer),
+        comparisons=lambda: Compared(pairs[::2], pairs[1::2]),
+        **shared,
+    )
