@@ -198,6 +198,18 @@ MEASURES = {
         "",
         "The upper end of the win rate's 95 % interval.",
     ),
+    "control_gold_gain": Measure(
+        "gold gained by more fine-tuning",
+        "score",
+        "",
+        "What the seconds that this stage took would have brought as supervised fine-tuning: the control.",
+    ),
+    "control_right": Measure(
+        "right, after more fine-tuning",
+        "share",
+        "",
+        "Share of right answers of that control.",
+    ),
     "prompts": Measure(
         "prompts measured",
         "number",

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from labkit import machine
-from labkit.checkpoints import read_lines
 from labkit.errors import LabError
 from labkit.evaluate import samples
 from labkit.model.scorer import Scorer
@@ -255,8 +254,8 @@ def _peak() -> float:
 
 def _training_seconds(folder: StageFolder) -> float:
     """Seconds in the stage's optimization steps, before a stop and after it."""
-    lines = list(read_lines(folder.path / "metrics.jsonl"))
-    return lines[-1]["seconds"] if lines else 0.0
+    records = folder.records
+    return records[-1]["seconds"] if records else 0.0
 
 
 class _Clock:

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
-from labkit.checkpoints import Checkpoints, write_json, write_model
+from labkit.checkpoints import Checkpoints, read_lines, write_json, write_model
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.model.scorer import Scorer
@@ -45,6 +45,11 @@ class StageFolder:
     def result(self) -> dict[str, Any] | None:
         """The stage's entry in the report, None until it is finished."""
         return read_json(self.path / "result.json") if self.finished else None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What training said of each step so far: the lines of metrics.jsonl."""
+        return list(read_lines(self.path / "metrics.jsonl"))
 
     @property
     def finished(self) -> bool:

@@ -1,7 +1,7 @@
 """The whole run, for several seeds: the medians behind the README's table.
 
 Each run is a process of its own with an empty compile cache, so its time is what a newcomer waits: start, tokenizer,
-compilation, training, measuring, report.
+compilation, training, measuring, report. The controls of PPO and DPO, made afterwards, do not count.
 
 labkit bench run --seeds 0 1 2
 """
@@ -150,4 +150,17 @@ def _report(config: RunBench, seed: int) -> dict[str, Any]:
             raise LabError(f"the run in {folder} ended with exit code {made.returncode}; see above.")
         clock.write_text(json.dumps(round(time.perf_counter() - start, 1)), encoding="utf-8")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    for name, metrics in _control(folder).items():
+        stage = next(stage for stage in report["stages"] if stage["stage"] == name)
+        stage["metrics"] |= {f"control_{key}": metrics[key] for key in ("gold_gain", "right")}
     return {**report, "wall_seconds": json.loads(clock.read_text(encoding="utf-8"))}
+
+
+def _control(folder: Path) -> dict[str, dict[str, float]]:
+    """See `labkit.bench.control`; made once, and kept in the run's folder."""
+    from labkit.bench.control import control
+
+    kept = folder / "control.json"
+    if not kept.is_file():
+        kept.write_text(json.dumps(control(folder)), encoding="utf-8")
+    return json.loads(kept.read_text(encoding="utf-8"))

@@ -15,6 +15,6 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.actor, self.critic = actor, critic
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [B, T] -> the actor's logits [B, T, V] and the critic's values [B, T]."""
-        return self.actor(tokens), self.critic(tokens)
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens [B, T], mask [B, T] as in Batch -> the actor's logits [B, T, V] and the critic's values [B, T]."""
+        return self.actor(tokens), self.critic(tokens, mask)

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from labkit.losses import token_logprobs
 from labkit.model.heads import ScalarHead
 from labkit.model.transformer import ModelConfig, Transformer
 
 
 class Scorer(nn.Module):
-    """The Transformer `body` with a scalar head in place of its token head.
+    """The Transformer `body` with a scalar head beside its token head.
 
     As a reward model it is read at an answer's last token (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5);
-    as a critic at every token.
+    as a critic at every token. To the head's number comes `likelihood`, a weight that is learnt too and begins at 1,
+    times the mean log-probability that the body's own token head gives the answer so far: the reward that a policy
+    implies by length (SimPO, Meng et al. 2024, https://arxiv.org/abs/2405.14734, equation 3). A small model that
+    answers well cannot say from its last hidden vector alone whether an answer is right; how likely it would have been
+    to give that answer itself says most of it.
     """
 
     def __init__(self, body: Transformer):
         super().__init__()
         self.body, self.head = body, ScalarHead(body.config.width)
+        self.likelihood = nn.Parameter(torch.ones(()))
 
     @property
     def config(self) -> ModelConfig:
         """The body's shape."""
         return self.body.config
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] -> numbers [B, T], each knowing the tokens up to its own."""
-        return self.head(self.body.hidden(tokens))
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """tokens [B, T], mask [B, T] True where the *next* token belongs to the answer, as in Batch -> numbers [B, T].
 
-    def last(self, tokens: Tensor, ends: Tensor) -> Tensor:
-        """The number at one token of each row: tokens [B, T], ends [B], the places of these tokens -> [B]."""
-        return self(tokens).gather(1, ends.unsqueeze(1)).squeeze(1)
+        Each knows the tokens up to its own.
+        """
+        x = self.body.hidden(tokens)
+        own = token_logprobs(self.body.logits(x)[:, :-1], tokens[:, 1:]) * mask[:, :-1]  # [B, T - 1]
+        means = own.cumsum(-1) / mask[:, :-1].cumsum(-1).clamp(min=1)
+        return self.head(x) + self.likelihood * F.pad(means, (1, 0))
+
+    def last(self, tokens: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+        """The number at one token of each row: tokens, mask [B, T], ends [B], the places of these tokens -> [B]."""
+        return self(tokens, mask).gather(1, ends.unsqueeze(1)).squeeze(1)

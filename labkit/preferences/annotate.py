@@ -11,13 +11,14 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from labkit.checkpoints import replacing
 from labkit.decoding import Temperature, generate
 from labkit.errors import LabError
+from labkit.machine import has_bf16
 from labkit.model.transformer import Transformer
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import Pair, pair_columns
@@ -32,7 +33,8 @@ class AnnotationConfig:
     annotator: a profile of the world. prompts, held_out: how many prompts are answered, to train on and not. samples:
     answers to each, of which two at a time are compared, equal ones never. temperature: at which they are drawn.
     answer_tokens: where they are cut. ties: whether a choice is asked for, too, where the annotator likes both answers
-    alike; a coin then makes it, and half of those choices are noise.
+    alike; a coin then makes it, and half of those choices are noise. precision: bf16 draws the answers in bf16, where
+    the processor can; or fp32.
     """
 
     annotator: str = "warm"
@@ -42,6 +44,7 @@ class AnnotationConfig:
     temperature: float = 1.0
     answer_tokens: int = 40
     ties: bool = False
+    precision: Literal["bf16", "fp32"] = "bf16"
 
     def __post_init__(self) -> None:
         if self.samples < 2:
@@ -74,16 +77,18 @@ def annotate(
     if config.annotator not in world.profiles:
         raise LabError(f"There is no annotator {config.annotator!r}; there are {', '.join(world.profiles)}.")
     tasks = [preference_task(world, split, seed, index) for index in range(count)]
-    answers = generate(
-        model,
-        [encode_prompt(tokenizer, task.messages) for task in tasks],
-        steps=[Temperature(config.temperature)],
-        max_new_tokens=config.answer_tokens,
-        stop_ids=[tokenizer.end],
-        generator=torch.Generator().manual_seed(seed),
-        samples=config.samples,
-        rows=128,
-    )
+    device = model.embedding.weight.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and has_bf16()):
+        answers = generate(
+            model,
+            [encode_prompt(tokenizer, task.messages) for task in tasks],
+            steps=[Temperature(config.temperature)],
+            max_new_tokens=config.answer_tokens,
+            stop_ids=[tokenizer.end],
+            generator=torch.Generator().manual_seed(seed),
+            samples=config.samples,
+            rows=256,
+        )
     texts = [decode_reply(tokenizer, ids).strip() for ids in answers]
     rng = random.Random(f"{split} {seed}")
     choices: list[Choice] = []

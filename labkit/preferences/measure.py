@@ -37,7 +37,7 @@ def score_pairs(
     found = []
     for start in range(0, len(encoded), rows):
         batch = comparison(encoded[start : start + rows], length, tokenizer.pad)
-        found.append(scorer.last(batch.inputs, batch.ends).view(2, -1).T)
+        found.append(scorer.last(batch.inputs, batch.mask, batch.ends).view(2, -1).T)
     scorer.train(was_training)
     return torch.cat(found)
 
@@ -200,8 +200,8 @@ def rewards_of(
         model, ids, steps=[Temperature(0)], max_new_tokens=answer_tokens, stop_ids=[tokenizer.end], rows=64
     )
     rows = [
-        ([*prompt, *answer, tokenizer.end], [False] * (len(prompt) + len(answer) + 1))
+        ([*prompt, *answer, tokenizer.end], [False] * len(prompt) + [True] * (len(answer) + 1))
         for prompt, answer in zip(ids, answers, strict=True)
     ]
     batch, ends = whole_rows(rows, length, tokenizer.pad)
-    return scorer.eval().last(batch.inputs, ends).numpy()
+    return scorer.eval().last(batch.inputs, batch.mask, ends).numpy()

@@ -39,7 +39,7 @@ class PPO:
     train: TrainConfig = TrainConfig()
     samples: int = 2
     epochs: int = 2
-    kl: float = 0.05
+    kl: float = 0.1
     clip: float = 0.2
     value_clip: float = 0.5
     value_weight: float = 0.5
@@ -53,8 +53,13 @@ class PPO:
     needs: ClassVar[tuple[str, ...]] = ("sft", "reward")
 
     def begin(self, materials: Materials) -> ActorCritic:
-        """The fine-tuned model as actor, and a copy of the reward model as critic."""
-        return ActorCritic(materials.model("sft"), materials.scorer())
+        """The fine-tuned model as actor, and a copy of the reward model as critic.
+
+        Of an answer that has only begun, its likelihood so far says little: the critic goes by its head alone.
+        """
+        critic = materials.scorer()
+        critic.likelihood.data.zero_()
+        return ActorCritic(materials.model("sft"), critic)
 
     def source(self, materials: Materials, model: ActorCritic) -> Source:
         """Rollouts of the actor; the reference is a copy of it as it is before the first step."""
@@ -78,7 +83,7 @@ class PPO:
 
     def objective(self, model: ActorCritic, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(policy loss + value_weight value loss - entropy_weight entropy, how many tokens, what to watch)."""
-        logits, values = model(batch.inputs)
+        logits, values = model(batch.inputs, batch.mask)
         logprobs, count = token_logprobs(logits, batch.labels), batch.mask.sum()
         policy, clipped = clipped_policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask, clip=self.clip)
         value, _ = clipped_value_loss(values, batch.values, batch.returns, batch.mask, clip=self.value_clip)

@@ -1,7 +1,8 @@
 """The reward model: a scalar head on the fine-tuned model, fitted to choices between two answers.
 
-An answer's score is read where it ends. Of two answers to a prompt the chosen one should score higher, by as much as
-the choice is sure: Bradley and Terry's model (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5).
+An answer's score is read where it ends, and begins as the fine-tuned model's own opinion of it (see `Scorer`). Of two
+answers to a prompt the chosen one should score higher, by as much as the choice is sure: Bradley and Terry's model
+(Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def reward_objective(model: Scorer, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(summed loss, how many pairs, how many of them are ranked as chosen)."""
-    chosen, rejected = model.last(batch.inputs, batch.ends).chunk(2)
+    chosen, rejected = model.last(batch.inputs, batch.mask, batch.ends).chunk(2)
     loss, right = pairwise_loss(chosen, rejected)
     return loss.sum(), torch.tensor(len(loss), device=loss.device), {"accuracy": right.sum()}
 
@@ -40,7 +41,7 @@ class FitReward:
     objective = staticmethod(reward_objective)
 
     def begin(self, materials: Materials) -> Scorer:
-        """The fine-tuned model with a head that scores everything zero."""
+        """The fine-tuned model with a head that says nothing yet: an answer scores its mean log-probability."""
         return Scorer(materials.model("sft"))
 
     def source(self, materials: Materials, model: Scorer) -> Source:

@@ -121,10 +121,10 @@ class Rollouts:
             asked = [prompt for prompt in prompts for _ in range(self.samples)]
             batch, ends = self._rows(asked, answers)
             inputs, labels, mask = batch.to(device)
-            logits, values = model(inputs)
+            logits, values = model(inputs, mask)
             logprobs = token_logprobs(logits, labels)
             reference = token_logprobs(self.reference(inputs), labels)
-            scores = self.reward.last(inputs, ends.to(device))
+            scores = self.reward.last(inputs, mask, ends.to(device))
         rewards = shaped_rewards(scores, logprobs, reference, mask, kl=self.kl)
         advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
         gold = self.prompts.gold([i for i in indices for _ in range(self.samples)], answers)

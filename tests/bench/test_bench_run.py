@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from labkit import pipeline
 from labkit.bench import run as bench
+from labkit.bench.control import control
 from labkit.errors import LabError
+from labkit.runs import Run
+from tests.tiny_recipe import tiny_recipe
 
 
 def report(accuracy: float, seconds: float) -> list[dict]:
@@ -13,10 +17,11 @@ def report(accuracy: float, seconds: float) -> list[dict]:
     return [{"stage": "sft", "seconds": seconds, "tokens": 1000, "metrics": metrics, "samples": []}]
 
 
-def saved(folder, seconds: float, stages: list[dict]) -> None:
+def saved(folder, seconds: float, stages: list[dict], control: dict | None = None) -> None:
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps({"stages": stages, "machine": {"cores": 2}, "recipe": {}}))
     (folder / "wall_seconds.json").write_text(json.dumps(seconds))
+    (folder / "control.json").write_text(json.dumps(control or {}))
 
 
 def test_stages_are_medians_with_their_range():
@@ -47,6 +52,25 @@ def test_costs_are_shown_in_their_units(tmp_path):
     table = bench.table(bench.run(bench.RunBench(seeds=(0,), out=tmp_path)))
     assert "| seconds | 10 |" in table and "| tokens | 1.5M |" in table and "| FLOPs | 2.5T |" in table
     assert "| share of matrix peak | 25.0 % |" in table and "| peak memory | 900 MB |" in table
+
+
+def test_the_control_stands_beside_its_stage(tmp_path):
+    stages = [report(0.5, 10)[0] | {"stage": "ppo", "metrics": {"gold_gain": 0.25, "right": 0.9}}]
+    saved(tmp_path / "lab-0", 60.0, stages, {"ppo": {"gold_gain": 0.01, "right": 0.92, "steps": 7}})
+    table = bench.table(bench.run(bench.RunBench(seeds=(0,), out=tmp_path)))
+    assert "| gold gained | 0.25 |" in table and "| gold gained by more fine-tuning | 0.01 |" in table
+    assert "| right, after more fine-tuning | 92.0 % |" in table
+
+
+def test_the_control_is_fine_tuned_for_as_long_and_compared_with_the_same_model(tmp_path):
+    for _ in pipeline.run(tiny_recipe(), tmp_path / "run"):
+        pass
+    found = control(tmp_path / "run")
+    assert list(found) == ["ppo", "dpo"]
+    measured = {stage["stage"]: stage["metrics"] for stage in Run.open(tmp_path / "run").report()["stages"]}
+    for name, metrics in found.items():
+        assert metrics["steps"] >= 1 and metrics["prompts"] == 8
+        assert metrics["gold_before"] == measured[name]["gold_before"]
 
 
 def test_a_run_that_fails_is_said_in_words(tmp_path):

@@ -142,10 +142,17 @@ def test_a_margin_of_zero_is_half():
     assert agreement(torch.tensor([1.0, -1.0, 0.0, 2.0])) == 0.625
 
 
-def test_an_untrained_reward_model_ranks_nothing(lab):
+def indifferent(model) -> Scorer:
+    """Scores everything zero."""
+    scorer = Scorer(model)
+    scorer.likelihood.data.fill_(0.0)
+    return scorer
+
+
+def test_a_reward_model_that_scores_nothing_ranks_nothing(lab):
     world, tokenizer, model = lab
     pairs = [pair("Tom is.", "Tom."), pair("It is Anna.", "Anna.")]
-    found = ranking_metrics(Scorer(model), tokenizer, pairs, 64)
+    found = ranking_metrics(indifferent(model), tokenizer, pairs, 64)
     assert found["validation_loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert (found["pair_accuracy"], found["pairs"]) == (0.5, 2)
 
@@ -155,7 +162,7 @@ def test_gold_metrics_by_hand(lab):
     world, tokenizer, model = lab
     golds = [(0.9, 0.2), (0.8, 0.1), (0.7, 0.3), (0.1, 0.6), (0.5, 0.5)]
     choices = [Choice(pair("Tom is here.", "Tom."), *gold) for gold in golds]
-    found = gold_metrics(Scorer(model), tokenizer, choices, 64)
+    found = gold_metrics(indifferent(model), tokenizer, choices, 64)
     assert found["noise_ceiling"] == pytest.approx(3.5 / 5)
     assert found["gold_length_accuracy"] == 0.75  # the longer one was chosen, rightly in three of four
     assert found["gold_accuracy"] == 0.5
