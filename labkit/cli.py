@@ -114,7 +114,7 @@ class RunOptions:
     """
 
     preset: Preset = dataclasses.field(default_factory=_default_preset)
-    """How much: smoke (under a minute), lab (minutes on two cores), full (hours, or a GPU). The environment variable
+    """How much: smoke (about a minute), lab (minutes on two cores), full (hours, or a GPU). The environment variable
     LABKIT_PRESET changes the default."""
     out: Folder = None
     """The run's folder; runs/PRESET when not given."""

@@ -124,7 +124,7 @@ def prepare(run: Run) -> Materials:
         shape=recipe.model,
         annotator=recipe.annotation.annotator,
         model_of=run.model,
-        scorer_of=lambda name: run.stage(name).scorer(),
+        scorer_of=lambda name: run.stage(name).scorer() if run.stage(name).trained else None,
         comparisons=functools.partial(compared, run, tokenizer, world, preferences),
         rank=processes.process_index,
         world_size=processes.num_processes,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from labkit.text.batch import whole_rows
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import Pair, comparison, encode_pair
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Message, World, score
+from labkit.world import Task, World, score
 
 if TYPE_CHECKING:
     from labkit.stages.materials import Materials
@@ -99,29 +98,13 @@ class Judged(NamedTuple):
     polite: np.ndarray
 
 
-def judged_answers(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    world: World,
-    annotator: str,
-    count: int,
-    seed: int,
-    answer_tokens: int = 40,
+def judged(
+    world: World, annotator: str, tokenizer: Tokenizer, tasks: Sequence[Task], answers: Sequence[Sequence[int]]
 ) -> Judged:
-    """Greedy answers to `count` held-out tasks, of combinations that training never shows, judged by the oracle."""
-    tasks = [preference_task(world, "test", seed, index) for index in range(count)]
-    answers = generate(
-        model,
-        [encode_prompt(tokenizer, task.messages) for task in tasks],
-        steps=[Temperature(0)],
-        max_new_tokens=answer_tokens,
-        stop_ids=[tokenizer.end],
-        rows=128,
-    )
+    """The oracle's opinion of answers, as ids, to the tasks, under the annotator's profile."""
+    texts = [decode_reply(tokenizer, ids) for ids in answers]
     profile = world.profiles[annotator]
-    scores = [
-        score(world, task, decode_reply(tokenizer, ids), profile) for task, ids in zip(tasks, answers, strict=True)
-    ]
+    scores = [score(world, task, text, profile) for task, text in zip(tasks, texts, strict=True)]
     columns = zip(*((s.total, s.right, float(s.supported < 1), s.polite) for s in scores), strict=True)
     return Judged(*(np.array(column) for column in columns))
 
@@ -148,60 +131,70 @@ def paired_metrics(after: Judged, before: Judged) -> Metrics:
         "win_rate": float(wins.mean()),
         "win_low": float(wins.mean() - 1.96 * error),
         "win_high": float(wins.mean() + 1.96 * error),
-        "prompts": len(gain),
+    }
+
+
+def reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
+    """The reward model's opinion of both models' answers to the same prompts; a tie is half a win."""
+    gain = after - before
+    return {
+        "reward": float(after.mean()),
+        "reward_before": float(before.mean()),
+        "reward_win_rate": float(((gain > 0) + 0.5 * (gain == 0)).mean()),
     }
 
 
 def policy_metrics(model: Transformer, materials: Materials, prompts: int, length: int, answer_tokens: int) -> Metrics:
-    """The policy beside the fine-tuned model on the same held-out prompts: by the oracle where there is one, else by
-    the reward model, which then says how well it is pleased and not whether that is good.
+    """The policy beside the fine-tuned model on the same held-out prompts, of combinations that training never shows:
+    by the oracle where there is one, and by the reward model where the run has made one, which says how well it is
+    pleased and not whether that is good.
     """
-    before = materials.model("sft")
+    tokenizer, tasks = materials.tokenizer, []
     if materials.preferences is None:
-        world, annotator, seed = materials.world, materials.annotator, materials.seed
-        judge = partial(
-            judged_answers,
-            tokenizer=materials.tokenizer,
-            world=world,
-            annotator=annotator,
-            count=prompts,
-            seed=seed,
-            answer_tokens=answer_tokens,
-        )
-        return paired_metrics(judge(model), judge(before))
-    asked = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
-    rewards = [
-        rewards_of(materials.scorer(), materials.tokenizer, policy, asked, length, answer_tokens)
-        for policy in (model, before)
-    ]
-    gain = rewards[0] - rewards[1]
-    wins = (gain > 0) + 0.5 * (gain == 0)
-    return {
-        "reward": float(rewards[0].mean()),
-        "reward_before": float(rewards[1].mean()),
-        "reward_win_rate": float(wins.mean()),
-        "prompts": len(gain),
-    }
+        tasks = [preference_task(materials.world, "test", materials.seed, index) for index in range(prompts)]
+        asked = [encode_prompt(tokenizer, task.messages) for task in tasks]
+    else:
+        different = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
+        asked = [encode_prompt(tokenizer, prompt) for prompt in different]
+        asked = [ids for ids in asked if len(ids) + answer_tokens < length]
+    answers = [greedy_answers(policy, tokenizer, asked, answer_tokens) for policy in (model, materials.model("sft"))]
+    metrics: Metrics = {}
+    if tasks:
+        after, before = (judged(materials.world, materials.annotator, tokenizer, tasks, given) for given in answers)
+        metrics |= paired_metrics(after, before)
+    scorer = materials.judge()
+    if scorer is not None:
+        liked, liked_before = (rewards(scorer, tokenizer, asked, given) for given in answers)
+        metrics |= reward_metrics(liked, liked_before)
+    return metrics | {"prompts": len(asked)}
+
+
+def greedy_answers(
+    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], answer_tokens: int
+) -> list[list[int]]:
+    """The likeliest answer, token by token, to each prompt: ids, cut after `answer_tokens`."""
+    return generate(
+        model, prompts, steps=[Temperature(0)], max_new_tokens=answer_tokens, stop_ids=[tokenizer.end], rows=128
+    )
 
 
 @torch.no_grad()
-def rewards_of(
+def rewards(
     scorer: Scorer,
     tokenizer: Tokenizer,
-    model: Transformer,
-    prompts: Sequence[tuple[Message, ...]],
-    length: int,
-    answer_tokens: int,
+    prompts: Sequence[list[int]],
+    answers: Sequence[list[int]],
+    rows: int = 64,
 ) -> np.ndarray:
-    """The reward model's scores of the model's greedy answers to the prompts that leave room for one: [N]."""
-    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    ids = [prompt for prompt in ids if len(prompt) + answer_tokens < length]
-    answers = generate(
-        model, ids, steps=[Temperature(0)], max_new_tokens=answer_tokens, stop_ids=[tokenizer.end], rows=64
-    )
-    rows = [
-        ([*prompt, *answer, tokenizer.end], [False] * len(prompt) + [True] * (len(answer) + 1))
-        for prompt, answer in zip(ids, answers, strict=True)
-    ]
-    batch, ends = whole_rows(rows, length, tokenizer.pad)
-    return scorer.eval().last(batch.inputs, batch.mask, ends).numpy()
+    """The reward model's scores of answers, as ids, to the prompts: [N]."""
+    room = scorer.config.context
+    made = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids, counts = [*prompt, *answer, tokenizer.end], [False] * len(prompt) + [True] * (len(answer) + 1)
+        made.append((ids[:room], counts[:room]))  # an answer that filled the context leaves no room for its end
+    found = []
+    for start in range(0, len(made), rows):
+        chunk = made[start : start + rows]
+        batch, ends = whole_rows(chunk, max(len(ids) for ids, _ in chunk), tokenizer.pad)
+        found.append(scorer.eval().last(batch.inputs, batch.mask, ends))
+    return torch.cat(found).numpy()

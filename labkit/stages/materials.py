@@ -47,8 +47,9 @@ class Materials:
 
     texts, conversations, preferences: real ones, or None where the world's take their place. shape: of a new model, its
     vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name -> the language
-    model that it made; scorer_of: the same for reward models. comparisons: gives the pairs, once the fine-tuned model
-    is there to be chosen from. rank, world_size: this process among all; each reads its share of a batch.
+    model that it made; scorer_of: the same for reward models, None where none was made. comparisons: gives the pairs,
+    once the fine-tuned model is there to be chosen from. rank, world_size: this process among all; each reads its share
+    of a batch.
     """
 
     tokenizer: Tokenizer
@@ -60,7 +61,7 @@ class Materials:
     shape: ModelConfig | None = None
     annotator: str = "warm"
     model_of: Callable[[str], Transformer] | None = None
-    scorer_of: Callable[[str], Scorer] | None = None
+    scorer_of: Callable[[str], Scorer | None] | None = None
     comparisons: Callable[[], Compared] | None = None
     rank: int = 0
     world_size: int = 1
@@ -87,9 +88,15 @@ class Materials:
         return self.model_of(stage)
 
     def scorer(self) -> Scorer:
-        """A fresh copy of the reward model."""
-        assert self.scorer_of is not None
-        return self.scorer_of("reward")
+        """A fresh copy of the reward model. Raises LabError when the run has made none."""
+        scorer = self.judge()
+        if scorer is None:
+            raise LabError("There is no reward model yet to learn from: make the stage reward first.")
+        return scorer
+
+    def judge(self) -> Scorer | None:
+        """A fresh copy of the reward model, where the run has made one."""
+        return self.scorer_of("reward") if self.scorer_of is not None else None
 
     @cached_property
     def compared(self) -> Compared:
