@@ -10,8 +10,12 @@ import sysconfig
 import time
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    import torch
 import torch
 
 
@@ -40,6 +44,13 @@ def matrix_peak(dtype: torch.dtype | None = None, *, seconds: float = 0.25, size
         best = min(best, now - start)
         if now >= end:
             return 2 * size**3 / best
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """What computes in bf16 where `precision` says so and the processor can, else in fp32."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and has_bf16())
 
 
 @cache

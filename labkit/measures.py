@@ -155,6 +155,12 @@ MEASURES = {
         "",
         "How many held-out pairs these shares are of.",
     ),
+    "left_out": Measure(
+        "pairs left out",
+        "number",
+        "",
+        "How many training pairs were too long, with their prompt, for a row, and so were not learnt from.",
+    ),
     "right": Measure(
         "right",
         "share",

@@ -191,11 +191,10 @@ def _stage(run: Run, stage: StageConfig, materials: Materials, preparation: floa
             made = stage.made(model)
             folder.save_model(made)
             measured = _measure(run, stage, made, materials)
-        training = _training_seconds(folder)
         if untrained is not None:
             measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
-        result = {"stage": name, "seconds": round(clock.seconds + training, 2), **_cost(stage, model, training)}
-        folder.finish(result | measured)
+        result = {"stage": name, "seconds": round(clock.seconds + _training_seconds(folder), 2)}
+        folder.finish(result | _cost(stage, model, folder) | measured)
         run.write_report(machine.describe() | {"matrix_peak": _peak()})
     accelerator().wait_for_everyone()
     yield Progress(name, "finished", steps, steps, result=folder.result)
@@ -233,10 +232,12 @@ def _measure(run: Run, stage: StageConfig, made: Transformer | Scorer, materials
     return {"metrics": metrics, "samples": [answer._asdict() for answer in answers]}
 
 
-def _cost(stage: StageConfig, model: nn.Module, seconds: float) -> dict[str, Any]:
+def _cost(stage: StageConfig, model: nn.Module, folder: StageFolder) -> dict[str, Any]:
     """What training took. mfu: share of the machine's measured matrix peak while training (PaLM, appendix B)."""
-    tokens = stage.train.tokens
-    flops = stage.flops(model)
+    seconds, records = _training_seconds(folder), folder.records
+    known = "tokens" in records[-1]  # a step's, as a mean of what it counts
+    tokens = round(sum(r["tokens"] * r["counted"] for r in records)) if known else stage.train.tokens
+    flops = stage.flops(model, tokens)
     return {
         "training_seconds": round(seconds, 2),
         "tokens": tokens,

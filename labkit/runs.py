@@ -75,8 +75,8 @@ class StageFolder:
         write_model(self.path / "model.safetensors", model)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Keep the stage's result and drop what was only there to resume."""
-        write_json(self.path / "result.json", result)
+        """Keep the stage's result, with what its words were split by, and drop what was only there to resume."""
+        write_json(self.path / "result.json", {**result, "tokenizer": self._tokenizer()})
         Checkpoints(self.path / "checkpoints").clear()
 
     def drop(self) -> None:
@@ -100,7 +100,18 @@ class StageFolder:
     def _config(self) -> ModelConfig:
         if not self.trained:
             raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
+        now = self._tokenizer()
+        if self.result and self.result.get("tokenizer", now) != now:
+            raise LabError(
+                f"{self.path} was trained with another tokenizer than the run's, so it would read other words. Make "
+                f"the stage again: labkit {self.name} {self.path.parent} --again"
+            )
         return from_dict(ModelConfig, read_json(self.path / "config.json"))
+
+    def _tokenizer(self) -> str | None:
+        """A short hash of the run's tokenizer, None where there is none."""
+        file = self.path.parent / "tokenizer.json"
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
 
     def _load(self, model: M) -> M:
         weights = self.path / "model.safetensors"

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import datasets
@@ -171,6 +172,17 @@ def test_a_reward_model_does_not_write(made):
     assert Run.open(path).latest().name == "dpo"
     with pytest.raises(LabError, match="holds a reward model, which scores answers and writes none"):
         Run.open(path).model("reward")
+
+
+def test_a_reward_model_of_another_tokenizer_is_refused(made, tmp_path):
+    path, _ = made
+    shutil.copytree(path, tmp_path / "copy")
+    other = tmp_path / "copy" / "tokenizer.json"
+    other.write_text(other.read_text() + " ")
+    for name in ("reward", "sft"):
+        stage = Run.open(tmp_path / "copy").stage(name)
+        with pytest.raises(LabError, match=f"another tokenizer than the run's.*labkit {name} .*--again"):
+            stage.model() if stage.writes else stage.scorer()
 
 
 def test_real_text_alone_is_pretrained_on_alone(tmp_path, corpora):

@@ -43,7 +43,7 @@ def test_a_stage_finishes(made):
     trained(made)
     (folder.path / "checkpoints" / "step-00000001").mkdir(parents=True)
     folder.finish({"stage": "pretrain", "seconds": 1.5})
-    assert folder.finished and folder.result == {"stage": "pretrain", "seconds": 1.5}
+    assert folder.finished and folder.result == {"stage": "pretrain", "seconds": 1.5, "tokenizer": None}
     assert not (folder.path / "checkpoints").exists()
     report = made.write_report({"cores": 2})
     assert report["stages"] == [folder.result] and made.report() == report

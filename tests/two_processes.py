@@ -16,6 +16,7 @@ def main() -> None:
     config = tiny_config(rows=8, accumulate=2, compile=compiled)
     records = [record.to_dict() for record in fit(model, source, tiny_objective, config, folder=folder)]
     print("RESULT" + json.dumps({"rank": processes.process_index, "hash": weights_hash(model), "records": records}))
+    processes.end_training()  # a process that only exits may abort while the other still listens
 
 
 if __name__ == "__main__":

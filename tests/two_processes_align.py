@@ -42,6 +42,7 @@ def main() -> None:
     processes.wait_for_everyone()
     found["ppo resumed"] = trained(STAGES["ppo"], materials, folder)
     print("RESULT" + json.dumps({"rank": processes.process_index, "stages": found}))
+    processes.end_training()  # a process that only exits may abort while the other still listens
 
 
 if __name__ == "__main__":

@@ -16,5 +16,5 @@ class ActorCritic(nn.Module):
         self.actor, self.critic = actor, critic
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [B, T], mask [B, T] as in Batch -> the actor's logits [B, T, V] and the critic's values [B, T]."""
-        return self.actor(tokens), self.critic(tokens, mask)
+        """tokens, mask [B, T] as in Batch -> what the actor's head reads [B, T, D], and the critic's values [B, T]."""
+        return self.actor.hidden(tokens), self.critic(tokens, mask)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.losses import token_logprobs
 from labkit.model.heads import ScalarHead
 from labkit.model.transformer import ModelConfig, Transformer
 
@@ -38,7 +37,7 @@ class Scorer(nn.Module):
         Each knows the tokens up to its own.
         """
         x = self.body.hidden(tokens)
-        own = token_logprobs(self.body.logits(x)[:, :-1], tokens[:, 1:]) * mask[:, :-1]  # [B, T - 1]
+        own = self.body.logprobs(x[:, :-1], tokens[:, 1:], mask[:, :-1])  # [B, T - 1]
         means = own.cumsum(-1) / mask[:, :-1].cumsum(-1).clamp(min=1)
         return self.head(x) + self.likelihood * F.pad(means, (1, 0))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.errors import LabError
+from labkit.losses import token_logprobs
 from labkit.model.feedforward import Gated
 from labkit.model.heads import TokenHead
 from labkit.model.initial import draw_weights, look_back
@@ -164,6 +165,14 @@ class Transformer(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """The head alone: x [B, T, D] -> logits [B, T, V]."""
         return self.head(x, self.embedding.weight)
+
+    def logprobs(self, x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Log-probability of each label: x [B, T, D], labels [B, T], mask [B, T] -> [B, T] nats in fp32.
+
+        0 where the mask is False: there the head, the larger part of the work on short answers, is not asked at all.
+        """
+        found = token_logprobs(self.logits(x[mask]).unsqueeze(0), labels[mask].unsqueeze(0))
+        return found.new_zeros(labels.shape).masked_scatter(mask, found)
 
     def hidden(
         self,

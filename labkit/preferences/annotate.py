@@ -18,7 +18,7 @@ import torch
 from labkit.checkpoints import replacing
 from labkit.decoding import Temperature, generate
 from labkit.errors import LabError
-from labkit.machine import has_bf16
+from labkit.machine import autocast
 from labkit.model.transformer import Transformer
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import Pair, pair_columns
@@ -77,8 +77,7 @@ def annotate(
     if config.annotator not in world.profiles:
         raise LabError(f"There is no annotator {config.annotator!r}; there are {', '.join(world.profiles)}.")
     tasks = [preference_task(world, split, seed, index) for index in range(count)]
-    device = model.embedding.weight.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and has_bf16()):
+    with autocast(model.embedding.weight.device, config.precision):
         answers = generate(
             model,
             [encode_prompt(tokenizer, task.messages) for task in tasks],

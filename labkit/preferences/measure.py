@@ -12,12 +12,13 @@ import torch
 from labkit.decoding import Temperature, generate
 from labkit.held_out import Metrics
 from labkit.losses import pairwise_loss
+from labkit.machine import autocast
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import Choice, preference_task
 from labkit.text.batch import whole_rows
 from labkit.text.chat import decode_reply, encode_prompt
-from labkit.text.pairs import Pair, comparison, encode_pair
+from labkit.text.pairs import Pair, by_length, comparison, encode_pair
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World, score
 
@@ -27,23 +28,31 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def score_pairs(
-    scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int, rows: int = 64
+    scorer: Scorer,
+    tokenizer: Tokenizer,
+    pairs: Sequence[Pair],
+    length: int,
+    precision: str = "fp32",
+    rows: int = 32,
 ) -> torch.Tensor:
     """The reward model's scores of each pair's chosen and rejected answer: [N, 2]."""
     encoded = [encode_pair(tokenizer, pair) for pair in pairs]
     was_training = scorer.training
     scorer.eval()
-    found = []
-    for start in range(0, len(encoded), rows):
-        batch = comparison(encoded[start : start + rows], length, tokenizer.pad)
-        found.append(scorer.last(batch.inputs, batch.mask, batch.ends).view(2, -1).T)
+    found = torch.zeros(len(encoded), 2)
+    with autocast(scorer.head.weight.device, precision):
+        for chosen in by_length(encoded, rows):
+            batch = comparison([encoded[i] for i in chosen], length, tokenizer.pad)
+            found[chosen] = scorer.last(batch.inputs, batch.mask, batch.ends).view(2, -1).T
     scorer.train(was_training)
-    return torch.cat(found)
+    return found
 
 
-def ranking_metrics(scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int) -> Metrics:
+def ranking_metrics(
+    scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int, precision: str = "fp32"
+) -> Metrics:
     """On held-out pairs that fit in a row: the loss, the share ranked as chosen, and what length alone gives."""
-    scores = score_pairs(scorer, tokenizer, pairs, length)
+    scores = score_pairs(scorer, tokenizer, pairs, length, precision)
     chosen, rejected = scores.unbind(1)
     return {
         "validation_loss": float(pairwise_loss(chosen, rejected).loss.mean()),
@@ -53,7 +62,9 @@ def ranking_metrics(scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[Pair],
     }
 
 
-def gold_metrics(scorer: Scorer, tokenizer: Tokenizer, choices: Sequence[Choice], length: int) -> Metrics:
+def gold_metrics(
+    scorer: Scorer, tokenizer: Tokenizer, choices: Sequence[Choice], length: int, precision: str = "fp32"
+) -> Metrics:
     """On held-out choices of a world's annotator: how often the ranking is that of gold.
 
     noise_ceiling: how often the choices themselves are gold's, which no model of gold can pass when it is judged by
@@ -65,7 +76,7 @@ def gold_metrics(scorer: Scorer, tokenizer: Tokenizer, choices: Sequence[Choice]
     if not known:
         return ceiling
     sign = np.array([np.sign(choice.chosen_gold - choice.rejected_gold) for choice in known])
-    scores = score_pairs(scorer, tokenizer, [choice.pair for choice in known], length)
+    scores = score_pairs(scorer, tokenizer, [choice.pair for choice in known], length, precision)
     better = [c.pair if c.chosen_gold > c.rejected_gold else _turned(c.pair) for c in known]
     return {
         "gold_accuracy": agreement((scores[:, 0] - scores[:, 1]) * torch.from_numpy(sign)),

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from labkit.losses import dpo_loss, sum_logprobs
+from labkit.losses import dpo_loss
+from labkit.machine import autocast
 from labkit.model.transformer import Transformer
-from labkit.stages.materials import Materials
-from labkit.text.pairs import Comparison, Comparisons, comparison, encode_pair
+from labkit.stages.materials import Materials, read
+from labkit.text.pairs import Comparison, Comparisons, by_length, comparison, encode_pair
 from labkit.train import Source, TrainConfig
 
 if TYPE_CHECKING:
@@ -45,23 +46,23 @@ class DPO:
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
         rows, length = self.train.rows, self.train.length
         pairs = materials.pairs(length)
-        reference = reference_logprobs(model, materials.tokenizer, pairs, length)
+        reference = reference_logprobs(model, materials.tokenizer, pairs, length, self.train.precision)
         return Comparisons(materials.tokenizer, pairs, rows, length, reference=reference, **materials.shared())
 
     def objective(self, model: Transformer, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(summed loss, how many pairs, sums of what the policy implies of them)."""
-        policy = sum_logprobs(model(batch.inputs), batch.labels, batch.mask)
+        policy = model.logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
         (chosen, rejected), (chosen_before, rejected_before) = policy.chunk(2), batch.reference.chunk(2)
         loss, better, worse = dpo_loss(chosen, rejected, chosen_before, rejected_before, beta=self.beta)
         metrics = {"accuracy": (better > worse).sum(), "chosen_reward": better.sum(), "rejected_reward": worse.sum()}
-        return loss.sum(), torch.tensor(len(loss), device=loss.device), metrics
+        return loss.sum(), torch.tensor(len(loss), device=loss.device), metrics | read(batch.inputs)
 
     def made(self, model: Transformer) -> Transformer:
         return model
 
-    def flops(self, model: Transformer) -> float:
-        """Two answers a pair; the reference's one forward pass over the data is left out."""
-        return 2 * self.train.tokens * model.flops_per_token(self.train.length)
+    def flops(self, model: Transformer, tokens: float) -> float:
+        """The reference's one forward pass over the data is left out."""
+        return tokens * model.flops_per_token(self.train.length)
 
     def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
         return self._held_out(model, materials)["validation_loss"]
@@ -78,8 +79,10 @@ class DPO:
 
         tokenizer, length = materials.tokenizer, self.train.length
         pairs = materials.held_out_pairs(length)
-        before = reference_logprobs(materials.model("sft"), tokenizer, pairs, length)
-        after = reference_logprobs(model, tokenizer, pairs, length)
+        before, after = (
+            reference_logprobs(one, tokenizer, pairs, length, self.train.precision)
+            for one in (materials.model("sft"), model)
+        )
         moved = torch.from_numpy(after - before)
         chosen, rejected = moved.unbind(1)
         loss = dpo_loss(chosen, rejected, torch.zeros_like(chosen), torch.zeros_like(rejected), beta=self.beta)
@@ -88,21 +91,26 @@ class DPO:
             "pair_accuracy": agreement(chosen - rejected),
             "length_accuracy": length_accuracy(pairs),
             "pairs": len(pairs),
+            "left_out": materials.left_out(length),
         }
 
 
 @torch.no_grad()
 def reference_logprobs(
-    model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int, rows: int = 32
+    model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int, precision: str, rows: int = 32
 ) -> NDArray:
-    """log-probability of each pair's chosen and rejected answer to `model`: [N, 2] nats."""
+    """log-probability of each pair's chosen and rejected answer to `model`: [N, 2] nats.
+
+    precision: training's, so that before the first step policy and reference agree.
+    """
     encoded = [encode_pair(tokenizer, pair) for pair in pairs]
     was_training = model.training
     model.eval()
-    found = []
-    for start in range(0, len(encoded), rows):
-        batch = comparison(encoded[start : start + rows], length, tokenizer.pad)
-        sums = sum_logprobs(model(batch.inputs), batch.labels, batch.mask)
-        found.append(sums.view(2, -1).T)
+    found = torch.zeros(len(encoded), 2)
+    with autocast(model.embedding.weight.device, precision):
+        for chosen in by_length(encoded, rows):
+            batch = comparison([encoded[i] for i in chosen], length, tokenizer.pad)
+            sums = model.logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
+            found[chosen] = sums.view(2, -1).T
     model.train(was_training)
-    return torch.cat(found).numpy()
+    return found.numpy()

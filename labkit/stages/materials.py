@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,6 +113,12 @@ class Materials:
         from labkit.text.pairs import fitting
 
         pairs = fitting(self.tokenizer, given, length)
+        if 0 < len(pairs) < len(given):
+            warnings.warn(
+                f"{len(given) - len(pairs)} of {len(given)} {what} are longer, with their prompt, than a row of "
+                f"{length} tokens, and left out. Longer rows (train.length, up to model.context) would hold them.",
+                stacklevel=2,
+            )
         if not pairs:
             raise LabError(
                 f"None of {len(given)} {what} fits, with its prompt, in a row of {length} "
@@ -122,6 +129,10 @@ class Materials:
     def held_out_pairs(self, length: int) -> list[Pair]:
         """The held-out pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.compared.validation, length, "held-out preference pairs")
+
+    def left_out(self, length: int) -> int:
+        """How many training pairs do not fit in rows of `length` tokens."""
+        return len(self.compared.train) - len(self.pairs(length))
 
     def held_out_choices(self, length: int) -> list[Choice]:
         """The held-out choices of the world's annotator that fit; none with real preferences."""
@@ -163,14 +174,19 @@ class StageConfig(Protocol):
     def made(self, model: Any) -> Transformer | Scorer:
         """What the stage leaves behind, of what was trained."""
 
-    def flops(self, model: Any) -> float:
-        """Floating-point operations of the whole stage, sampling included."""
+    def flops(self, model: Any, tokens: float) -> float:
+        """Floating-point operations of the whole stage, which read so many tokens, sampling included."""
 
     def loss(self, model: Any, materials: Materials, config: EvaluationConfig) -> float | None:
         """Nats a label on held-out data: the one measure cheap enough to take while training; None without one."""
 
     def evaluate(self, model: Any, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         """All that can be measured after the stage."""
+
+
+def read(inputs: Tensor) -> dict[str, Tensor]:
+    """For an objective's metrics: how many tokens were read, padding included, where that differs from step to step."""
+    return {"tokens": torch.tensor(inputs.numel(), device=inputs.device)}
 
 
 def next_token_objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

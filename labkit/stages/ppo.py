@@ -12,11 +12,12 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
 from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, token_logprobs
 from labkit.model.actor_critic import ActorCritic
-from labkit.stages.materials import Materials
+from labkit.stages.materials import Materials, read
 from labkit.stages.rollouts import Rollout, Rollouts
 from labkit.train import TrainConfig
 
@@ -83,22 +84,25 @@ class PPO:
 
     def objective(self, model: ActorCritic, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(policy loss + value_weight value loss - entropy_weight entropy, how many tokens, what to watch)."""
-        logits, values = model(batch.inputs, batch.mask)
-        logprobs, count = token_logprobs(logits, batch.labels), batch.mask.sum()
-        policy, clipped = clipped_policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask, clip=self.clip)
-        value, _ = clipped_value_loss(values, batch.values, batch.returns, batch.mask, clip=self.value_clip)
-        spread = (entropy(logits) * batch.mask).sum()
+        mask, count = batch.mask, batch.mask.sum()
+        x, values = model(batch.inputs, mask)
+        logits = model.actor.logits(x[mask]).unsqueeze(0)  # [1, N, V] of the N tokens of answers
+        logprobs = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
+        before, advantages = batch.logprobs[mask].unsqueeze(0), batch.advantages[mask].unsqueeze(0)
+        every = torch.ones_like(logprobs, dtype=torch.bool)
+        policy, clipped = clipped_policy_loss(logprobs, before, advantages, every, clip=self.clip)
+        value, _ = clipped_value_loss(values, batch.values, batch.returns, mask, clip=self.value_clip)
+        spread = entropy(logits).sum()
         loss = policy + self.value_weight * value - self.entropy_weight * spread
-        watched = {"clip_fraction": clipped, "entropy": spread, "value_loss": value}
+        watched = {"clip_fraction": clipped, "entropy": spread, "value_loss": value} | read(batch.inputs)
         means = ("reward", "gold", "kl", "length", "explained_variance")
         return loss, count, watched | {name: getattr(batch, name) * count for name in means}
 
     def made(self, model: ActorCritic) -> Transformer:
         return model.actor
 
-    def flops(self, model: ActorCritic) -> float:
+    def flops(self, model: ActorCritic, tokens: float) -> float:
         """Actor and critic are trained; a rollout is five forward passes: writing, both of them, reward, reference."""
-        tokens = self.train.tokens
         return tokens * model.actor.flops_per_token(self.train.length) * (2 + 5 / 3 / self.epochs)
 
     def loss(self, model: ActorCritic, materials: Materials, config: EvaluationConfig) -> None:

@@ -52,8 +52,8 @@ class Pretrain:
     def made(self, model: Transformer) -> Transformer:
         return model
 
-    def flops(self, model: Transformer) -> float:
-        return self.train.tokens * model.flops_per_token(self.train.length)
+    def flops(self, model: Transformer, tokens: float) -> float:
+        return tokens * model.flops_per_token(self.train.length)
 
     def data(self, materials: Materials) -> WorldData | TextData:
         from labkit.evaluate import TextData, WorldData

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from labkit.losses import pairwise_loss
 from labkit.model.scorer import Scorer
-from labkit.stages.materials import Materials
+from labkit.stages.materials import Materials, read
 from labkit.text.pairs import Comparison, Comparisons
 from labkit.train import Source, TrainConfig
 
@@ -27,7 +27,7 @@ def reward_objective(model: Scorer, batch: Comparison) -> tuple[Tensor, Tensor, 
     """(summed loss, how many pairs, how many of them are ranked as chosen)."""
     chosen, rejected = model.last(batch.inputs, batch.mask, batch.ends).chunk(2)
     loss, right = pairwise_loss(chosen, rejected)
-    return loss.sum(), torch.tensor(len(loss), device=loss.device), {"accuracy": right.sum()}
+    return loss.sum(), torch.tensor(len(loss), device=loss.device), {"accuracy": right.sum()} | read(batch.inputs)
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,8 @@ class FitReward:
     def made(self, model: Scorer) -> Scorer:
         return model
 
-    def flops(self, model: Scorer) -> float:
-        """Two answers a pair."""
-        return 2 * self.train.tokens * model.body.flops_per_token(self.train.length)
+    def flops(self, model: Scorer, tokens: float) -> float:
+        return tokens * model.body.flops_per_token(self.train.length)
 
     def loss(self, model: Scorer, materials: Materials, config: EvaluationConfig) -> float:
         return self.evaluate(model, materials, config)["validation_loss"]
@@ -62,7 +61,8 @@ class FitReward:
         """Held-out pairs ranked; in the world also against gold."""
         from labkit.preferences.measure import gold_metrics, ranking_metrics
 
-        length, tokenizer = self.train.length, materials.tokenizer
-        ranked = ranking_metrics(model, tokenizer, materials.held_out_pairs(length), length)
+        length, tokenizer, precision = self.train.length, materials.tokenizer, self.train.precision
+        ranked = ranking_metrics(model, tokenizer, materials.held_out_pairs(length), length, precision)
         choices = materials.held_out_choices(length)
-        return ranked | (gold_metrics(model, tokenizer, choices, length) if choices else {})
+        ranked["left_out"] = materials.left_out(length)
+        return ranked | (gold_metrics(model, tokenizer, choices, length, precision) if choices else {})

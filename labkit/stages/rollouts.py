@@ -12,7 +12,6 @@ from torch import Tensor
 from labkit.advantages import gae, shaped_rewards, whiten
 from labkit.decoding import Temperature, generate
 from labkit.errors import LabError
-from labkit.losses import token_logprobs
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
@@ -121,9 +120,9 @@ class Rollouts:
             asked = [prompt for prompt in prompts for _ in range(self.samples)]
             batch, ends = self._rows(asked, answers)
             inputs, labels, mask = batch.to(device)
-            logits, values = model(inputs, mask)
-            logprobs = token_logprobs(logits, labels)
-            reference = token_logprobs(self.reference(inputs), labels)
+            x, values = model(inputs, mask)
+            logprobs = model.actor.logprobs(x, labels, mask)
+            reference = self.reference.logprobs(self.reference.hidden(inputs), labels, mask)
             scores = self.reward.last(inputs, mask, ends.to(device))
         rewards = shaped_rewards(scores, logprobs, reference, mask, kl=self.kl)
         advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
@@ -138,7 +137,7 @@ class Rollouts:
             returns,
             scores.mean(),
             torch.tensor(float(np.mean(gold)) if gold else 0.0, device=device),
-            ((logprobs - reference) * mask).sum(-1).mean(),
+            (logprobs - reference).sum(-1).mean(),
             mask.sum(-1).float().mean(),
             1 - (returns - values)[mask].var() / returns[mask].var().clamp(min=1e-8),
         )

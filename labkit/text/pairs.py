@@ -8,7 +8,7 @@ strings in these columns, and `instruction` (with an optional `input`) in place 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +92,13 @@ def comparison(
     batch, ends = whole_rows([pair[side] for side in (0, 1) for pair in encoded], length, pad)
     known = np.zeros((len(encoded), 2)) if reference is None else reference
     return Comparison(*batch, ends, torch.from_numpy(known.T.reshape(-1).astype(np.float32)))
+
+
+def by_length(encoded: Sequence[tuple[Row, Row]], rows: int) -> Iterator[list[int]]:
+    """The places of encoded pairs, `rows` at a time, short ones first, so that little is computed on padding."""
+    order = sorted(range(len(encoded)), key=lambda i: max(len(ids) for ids, _ in encoded[i]))
+    for start in range(0, len(order), rows):
+        yield order[start : start + rows]
 
 
 def fitting(tokenizer: Tokenizer, pairs: Sequence[Pair], length: int) -> list[Pair]:

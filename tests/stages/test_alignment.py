@@ -82,7 +82,7 @@ def test_dpo_begins_at_log_2_and_learns(materials):
 
 def test_reference_logprobs_are_those_of_each_answer_alone(materials):
     model, tokenizer, pairs = materials.model("sft"), materials.tokenizer, materials.pairs(64)[:5]
-    together = reference_logprobs(model, tokenizer, pairs, 64, rows=3)
+    together = reference_logprobs(model, tokenizer, pairs, 64, "fp32", rows=3)
     for pair, found in zip(pairs, together, strict=True):
         for row, value in zip(encode_pair(tokenizer, pair), found, strict=True):
             ids, counts = torch.tensor([row[0]]), torch.tensor([row[1]])
@@ -103,8 +103,9 @@ def test_a_rollout_is_what_the_model_wrote(materials):
     first = source.next_batch(model, 0)
     assert source.next_batch(model, 1) is first and source.next_batch(model, 2) is not first
     with torch.no_grad():
-        logits, values = model(first.inputs, first.mask)
-    torch.testing.assert_close(token_logprobs(logits, first.labels), first.logprobs)
+        x, values = model(first.inputs, first.mask)
+    expected = token_logprobs(model.actor.logits(x), first.labels) * first.mask
+    torch.testing.assert_close(expected, first.logprobs)
     torch.testing.assert_close(values, first.values)
     assert first.mask.sum(-1).max() <= 11 and first.mask.any(-1).all()
     assert first.kl.item() == pytest.approx(0, abs=1e-5)  # nothing has moved yet
@@ -166,6 +167,18 @@ def test_rows_that_cannot_be_shared(materials):
     stage = ppo(samples=5)
     with pytest.raises(LabError, match="16 answers cannot be 5 to each prompt on 1 processes"):
         stage.source(materials, stage.begin(materials))
+
+
+def test_pairs_that_are_too_long_are_counted_and_said(materials):
+    lengths = [max(len(ids) for ids, _ in encode_pair(materials.tokenizer, pair)) for pair in materials.pairs(64)]
+    between = max(lengths) - 1
+    fit_there = sum(length <= between for length in lengths)
+    with pytest.warns(UserWarning, match=f"{len(lengths) - fit_there} of {len(lengths)} preference pairs are longer"):
+        assert materials.left_out(between) == len(lengths) - fit_there > 0
+    found = FitReward(dataclasses.replace(TRAIN, length=between)).evaluate(
+        Scorer(materials.model("sft")), materials, EvaluationConfig()
+    )
+    assert found["left_out"] == len(lengths) - fit_there
 
 
 def test_no_pair_fits(materials):

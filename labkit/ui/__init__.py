@@ -1,0 +1,1 @@
+"""The app's tabs and the viewers that it shares with the notebooks."""

@@ -1,0 +1,164 @@
+"""The store of votes: one vote a pair and annotator, none lost, none made up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from labkit.errors import LabError
+from labkit.preferences.store import CHOICES, Answer, Standing, Store, preference_pairs, standings
+from labkit.text.load import read_preferences
+from labkit.text.pairs import pair_columns
+from labkit.world import Message
+
+PROMPT = (Message("user", "Where is Tom?"),)
+LEFT, RIGHT = Answer("Tom is here.", "a"), Answer("Sure! Tom is here.", "b")
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "votes" / "votes.db")
+
+
+def test_a_vote_comes_back_with_its_pair(store):
+    pair = store.show(PROMPT, LEFT, RIGHT)
+    store.vote(pair, "ada", "right")
+    (vote,) = store.votes()
+    assert (vote.pair, vote.annotator, vote.choice) == (pair, "ada", "right")
+    assert (vote.prompt, vote.left, vote.right, vote.chosen) == (PROMPT, LEFT, RIGHT, RIGHT)
+    assert vote.given.endswith("+00:00")
+
+
+def test_text_of_any_script_comes_back_as_it_was(store):
+    prompt = (Message("user", "汤姆在哪里？ <b>'; DROP TABLE votes; --"),)
+    store.vote(store.show(prompt, Answer("\u202e🙂", "x"), RIGHT), "ädä", "left")
+    (vote,) = store.votes("ädä")
+    assert vote.prompt == prompt and vote.left.text == "\u202e🙂"
+
+
+def test_a_second_vote_is_refused_and_another_annotator_may(store):
+    pair = store.show(PROMPT, LEFT, RIGHT)
+    store.vote(pair, "ada", "left")
+    with pytest.raises(LabError, match="ada has voted on this pair already. Undo that vote to change it"):
+        store.vote(pair, "ada", "right")
+    store.vote(pair, "bob", "tie")
+    assert [vote.choice for vote in store.votes()] == ["left", "tie"]
+
+
+def test_undo_takes_back_the_last_vote_of_that_annotator(store):
+    pairs = [store.show(PROMPT, LEFT, RIGHT) for _ in range(2)]
+    for pair in pairs:
+        store.vote(pair, "ada", "left")
+    store.vote(pairs[0], "bob", "right")
+    assert store.undo("ada") == pairs[1]
+    assert [(vote.pair, vote.annotator) for vote in store.votes()] == [(pairs[0], "ada"), (pairs[0], "bob")]
+    store.vote(pairs[1], "ada", "both_bad")  # the pair is free again
+    assert store.votes("ada")[-1].choice == "both_bad"
+    assert store.undo("nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("annotator", "choice", "message"),
+    [("ada", "up", "'up' is no choice; choose left, right"), (" ", "left", "A vote needs an annotator")],
+)
+def test_bad_votes_are_refused_in_words(store, annotator, choice, message):
+    pair = store.show(PROMPT, LEFT, RIGHT)
+    with pytest.raises(LabError, match=message):
+        store.vote(pair, annotator, choice)
+    assert store.votes() == []
+
+
+def test_a_pair_that_was_never_shown(store):
+    with pytest.raises(LabError, match="never shown"):
+        store.vote("made up", "ada", "left")
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / "votes.db").write_text("not a database, and long enough to be looked at " * 40)
+    with pytest.raises(LabError, match="votes.db cannot be used to keep votes"):
+        Store(tmp_path / "votes.db")
+
+
+def test_what_is_preferred_becomes_pairs_that_can_be_trained_on(store, tmp_path):
+    same = Answer(LEFT.text + " ", "b")
+    for choice, left, right in [
+        ("left", LEFT, RIGHT), ("right", LEFT, RIGHT), ("tie", LEFT, RIGHT), ("both_bad", LEFT, RIGHT),
+        ("skip", LEFT, RIGHT), ("left", LEFT, same),
+    ]:  # fmt: skip
+        store.vote(store.show(PROMPT, left, right), "ada", choice)
+    pairs = preference_pairs(store.votes())
+    assert [(pair.chosen, pair.rejected) for pair in pairs] == [(LEFT.text, RIGHT.text), (RIGHT.text, LEFT.text)]
+    file = tmp_path / "votes.jsonl"
+    rows = [pair_columns(pair._replace(prompt=(Message("user", f"{i}?"),))) for i, pair in enumerate(pairs * 20)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    read = read_preferences(str(file))
+    assert len(read.train) + len(read.validation) == 40
+
+
+def test_standings_by_hand(store):
+    """a against b: won, lost, tied: 1.5 of 3. c beat a: a has 1.5 of 4. Skips and both bad do not count."""
+    other = Answer("No.", "c")
+    for choice in ("left", "right", "tie", "skip", "both_bad"):
+        store.vote(store.show(PROMPT, LEFT, RIGHT), "ada", choice)
+    store.vote(store.show(PROMPT, other, LEFT), "ada", "left")
+    store.vote(store.show(PROMPT, LEFT, LEFT), "ada", "left")  # of one source: says nothing
+    found = standings(store.votes())
+    assert found == {"c": Standing(1, 1.0), "b": Standing(3, 0.5), "a": Standing(4, 0.375)}
+    assert list(found) == ["c", "b", "a"]
+
+
+def test_many_at_once_lose_nothing_and_count_nothing_twice(store):
+    pairs = [store.show(PROMPT, LEFT, RIGHT) for _ in range(8)]
+    refused = []
+
+    def vote_on_all(annotator: str) -> None:
+        for pair in pairs:
+            try:
+                store.vote(pair, annotator, "left")
+            except LabError:
+                refused.append(annotator)
+
+    voters = [threading.Thread(target=vote_on_all, args=(name,)) for name in ("ada", "ada", "bob", "cleo")]
+    for voter in voters:
+        voter.start()
+    for voter in voters:
+        voter.join()
+    assert refused == ["ada"] * 8 and len(store.votes()) == 24
+    assert len({(vote.pair, vote.annotator) for vote in store.votes()}) == 24
+
+
+def test_a_vote_survives_a_kill_straight_after_it_was_acknowledged(tmp_path):
+    code = """
+import sys
+from labkit.preferences.store import Answer, Store
+from labkit.world import Message
+store = Store(sys.argv[1])
+for number in range(1000):
+    pair = store.show((Message("user", str(number)),), Answer("a", "x"), Answer("b", "y"))
+    store.vote(pair, "ada", "left")
+    print(number, flush=True)
+"""
+    file, root = tmp_path / "votes.db", Path(__file__).resolve().parents[2]
+    for kill in range(3):
+        before = len(Store(file).votes())
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ}
+        )
+        assert child.stdout is not None
+        acknowledged = 0
+        while acknowledged < 5 + 3 * kill:
+            acknowledged = int(child.stdout.readline()) + 1
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert len(Store(file).votes()) >= before + acknowledged
+
+
+def test_every_choice_can_be_made(store):
+    for choice in CHOICES:
+        store.vote(store.show(PROMPT, LEFT, RIGHT), "ada", choice)
+    assert [vote.choice for vote in store.votes()] == list(CHOICES)
