@@ -55,14 +55,19 @@ class FitReward:
         return tokens * model.body.flops_per_token(self.train.length)
 
     def loss(self, model: Scorer, materials: Materials, config: EvaluationConfig) -> float:
-        return self.evaluate(model, materials, config)["validation_loss"]
+        return self._ranked(model, materials)["validation_loss"]
+
+    def _ranked(self, model: Scorer, materials: Materials) -> dict[str, float]:
+        from labkit.preferences.measure import ranking_metrics
+
+        pairs = materials.held_out_pairs(self.train.length)
+        return ranking_metrics(model, materials.tokenizer, pairs, self.train.length, self.train.precision)
 
     def evaluate(self, model: Scorer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         """Held-out pairs ranked; in the world also against gold."""
-        from labkit.preferences.measure import gold_metrics, ranking_metrics
+        from labkit.preferences.measure import gold_metrics
 
         length, tokenizer, precision = self.train.length, materials.tokenizer, self.train.precision
-        ranked = ranking_metrics(model, tokenizer, materials.held_out_pairs(length), length, precision)
         choices = materials.held_out_choices(length)
-        ranked["left_out"] = materials.left_out(length)
+        ranked = self._ranked(model, materials) | {"left_out": materials.left_out(length)}
         return ranked | (gold_metrics(model, tokenizer, choices, length, precision) if choices else {})
