@@ -49,6 +49,15 @@ def table(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def rows(result: dict[str, Any]) -> list[list[str]]:
+    """What `compare` found as rows of [stage, measure, first, second, difference]; recipes have no difference."""
+    found = [["recipe", name, *map(str, both), ""] for name, both in result["recipe"].items()]
+    for stage, values in result["stages"].items():
+        shown = [name for name in values if not name.startswith(BY_KIND) or name.startswith("accuracy/")]
+        found += [[stage, *_row(name, stage, *values[name])] for name in shown]
+    return found
+
+
 def _row(name: str, stage: str, first: float | None, second: float | None) -> list[str]:
     known = measure(name, stage)
     shown = ["" if value is None else known.show(value) for value in (first, second)]

@@ -199,7 +199,7 @@ PRESETS: dict[str, Recipe] = {
         sft=FineTune(TrainConfig(steps=350, rows=12, length=128, lr=1.5e-3, adam_lr=2e-3, compile=True)),
         annotation=AnnotationConfig(prompts=2400, held_out=600, samples=8),
         reward=FitReward(TrainConfig(steps=150, rows=16, length=192, lr=2.5e-4, adam_lr=5e-4, checkpoint_every=50)),
-        ppo=PPO(_adamw(steps=50, rows=64, length=192, lr=2e-4)),
+        ppo=PPO(_adamw(steps=40, rows=64, length=192, lr=2e-4), kl=0.15),
         dpo=DPO(_adamw(steps=150, rows=16, length=192, lr=1e-4)),
     ),
     # The whole world, for a machine with more time or a GPU.

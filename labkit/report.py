@@ -201,18 +201,18 @@ def _stage(
     figures: dict[str, go.Figure],
 ) -> Markup:
     name = stage["stage"]
-    curves = []
-    for key, (heading, figure) in _curves(name, stage["metrics"], records).items():
+    places = []
+    for key, (heading, figure) in curves(name, stage["metrics"], records).items():
         figures[f"{name}-{key}"] = figure
-        curves.append(_figure(f"{name}-{key}", heading))
+        places.append(_figure(f"{name}-{key}", heading))
     parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", title(name))]
     parts += [tag("p", STAGES[name][2])] if name in STAGES else []
-    if curves:
-        parts.append(tag("div", curves, class_="card figures"))
+    if places:
+        parts.append(tag("div", places, class_="card figures"))
     return tag("section", parts, _measures(stage, before), id=name)
 
 
-def _curves(
+def curves(
     stage: str, metrics: Mapping[str, float], records: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[str, go.Figure]]:
     """Heading and figure of all that was recorded step by step, by name; the reward, where there is one, first."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,6 +145,21 @@ class Run:
         run = cls(path, recipe, input_hashes(recipe), torch.get_num_threads())
         run.save_recipe()
         return run
+
+    def branch(self, path: str | Path, recipe: Recipe, stages: Sequence[str]) -> Run:
+        """A new run of `recipe` in `path` that begins with these finished stages of this one, copied.
+
+        Raises LabError when one is not finished, or the folder is not free.
+        """
+        missing = [name for name in stages if not self.stage(name).finished]
+        if missing:
+            raise LabError(f"{self.path} has not finished {', '.join(missing)}. Resume the run first.")
+        branched = Run.create(path, recipe)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(self.path / name, branched.path / name)
+        for name in stages:
+            shutil.copytree(self.path / name, branched.path / name)
+        return branched
 
     @classmethod
     def open(cls, path: str | Path) -> Run:

@@ -2,6 +2,6 @@
 
 from labkit.decoding.filters import Filter, Temperature, TopK, TopP
 from labkit.decoding.generate import generate
-from labkit.decoding.stream import stream
+from labkit.decoding.stream import Candidate, Step, stream, trace
 
-__all__ = ["Filter", "Temperature", "TopK", "TopP", "generate", "stream"]
+__all__ = ["Candidate", "Filter", "Step", "Temperature", "TopK", "TopP", "generate", "stream", "trace"]

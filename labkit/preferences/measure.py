@@ -39,11 +39,11 @@ def score_pairs(
     encoded = [encode_pair(tokenizer, pair) for pair in pairs]
     was_training = scorer.training
     scorer.eval()
-    found = torch.zeros(len(encoded), 2)
-    with autocast(scorer.head.weight.device, precision):
+    found, device = torch.zeros(len(encoded), 2), scorer.head.weight.device
+    with autocast(device, precision):
         for chosen in by_length(encoded, rows):
-            batch = comparison([encoded[i] for i in chosen], length, tokenizer.pad)
-            found[chosen] = scorer.last(batch.inputs, batch.mask, batch.ends).view(2, -1).T
+            batch = comparison([encoded[i] for i in chosen], length, tokenizer.pad).to(device)
+            found[chosen] = scorer.last(batch.inputs, batch.mask, batch.ends).view(2, -1).T.cpu()
     scorer.train(was_training)
     return found
 
@@ -168,7 +168,13 @@ def policy_metrics(model: Transformer, materials: Materials, prompts: int, lengt
         different = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
         asked = [encode_prompt(tokenizer, prompt) for prompt in different]
         asked = [ids for ids in asked if len(ids) + answer_tokens < length]
-    answers = [greedy_answers(policy, tokenizer, asked, answer_tokens) for policy in (model, materials.model("sft"))]
+    answers = [
+        greedy_answers(model, tokenizer, asked, answer_tokens),
+        materials.once(
+            ("answers", prompts, length, answer_tokens),
+            lambda: greedy_answers(materials.model("sft"), tokenizer, asked, answer_tokens),
+        ),
+    ]
     metrics: Metrics = {}
     if tasks:
         after, before = (judged(materials.world, materials.annotator, tokenizer, tasks, given) for given in answers)
@@ -203,9 +209,10 @@ def rewards(
     for prompt, answer in zip(prompts, answers, strict=True):
         ids, counts = [*prompt, *answer, tokenizer.end], [False] * len(prompt) + [True] * (len(answer) + 1)
         made.append((ids[:room], counts[:room]))  # an answer that filled the context leaves no room for its end
-    found = []
+    found, device = [], scorer.head.weight.device
     for start in range(0, len(made), rows):
         chunk = made[start : start + rows]
         batch, ends = whole_rows(chunk, max(len(ids) for ids, _ in chunk), tokenizer.pad)
-        found.append(scorer.eval().last(batch.inputs, batch.mask, ends))
+        inputs, _, mask = batch.to(device)
+        found.append(scorer.eval().last(inputs, mask, ends.to(device)).cpu())
     return torch.cat(found).numpy()

@@ -70,6 +70,14 @@ class Answer(NamedTuple):
     source: str
 
 
+class Shown(NamedTuple):
+    """Two answers to a prompt, side by side."""
+
+    prompt: tuple[Message, ...]
+    left: Answer
+    right: Answer
+
+
 class Vote(NamedTuple):
     """A vote that stands, with the pair that it is about. `given`: when, in UTC, as ISO 8601."""
 
@@ -139,6 +147,14 @@ class Store:
         except IntegrityError:
             raise LabError(f"{annotator} has voted on this pair already. Undo that vote to change it.") from None
 
+    def pair(self, pair: str) -> Shown:
+        """A pair as it was shown. Raises LabError for one that never was."""
+        with self._transaction() as connection:
+            row = connection.execute(sql.select(PAIRS).where(PAIRS.c.id == pair)).first()
+        if row is None:
+            raise LabError("This pair was never shown. Ask for a new one.")
+        return _shown(row)
+
     def undo(self, annotator: str) -> str | None:
         """Take an annotator's last standing vote back; its pair, or None when there is none."""
         last = sql.select(VOTES.c.id, VOTES.c.pair).where(VOTES.c.annotator == annotator, STANDS)
@@ -177,10 +193,13 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _vote(row: Any) -> Vote:
+def _shown(row: Any) -> Shown:
     prompt = tuple(Message(**turn) for turn in json.loads(row.prompt))
-    left, right = Answer(row.left_text, row.left_source), Answer(row.right_text, row.right_source)
-    return Vote(row.pair, row.annotator, row.choice, row.given, prompt, left, right)
+    return Shown(prompt, Answer(row.left_text, row.left_source), Answer(row.right_text, row.right_source))
+
+
+def _vote(row: Any) -> Vote:
+    return Vote(row.pair, row.annotator, row.choice, row.given, *_shown(row))
 
 
 def preference_pairs(votes: list[Vote]) -> list[Pair]:

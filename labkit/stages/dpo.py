@@ -79,10 +79,12 @@ class DPO:
 
         tokenizer, length = materials.tokenizer, self.train.length
         pairs = materials.held_out_pairs(length)
-        before, after = (
-            reference_logprobs(one, tokenizer, pairs, length, self.train.precision)
-            for one in (materials.model("sft"), model)
-        )
+
+        def found(one: Transformer) -> NDArray:
+            return reference_logprobs(one, tokenizer, pairs, length, self.train.precision)
+
+        after = found(model)
+        before = materials.once(("dpo held out", length), lambda: found(materials.model("sft")))
         moved = torch.from_numpy(after - before)
         chosen, rejected = moved.unbind(1)
         loss = dpo_loss(chosen, rejected, torch.zeros_like(chosen), torch.zeros_like(rejected), beta=self.beta)
@@ -106,11 +108,11 @@ def reference_logprobs(
     encoded = [encode_pair(tokenizer, pair) for pair in pairs]
     was_training = model.training
     model.eval()
-    found = torch.zeros(len(encoded), 2)
-    with autocast(model.embedding.weight.device, precision):
+    found, device = torch.zeros(len(encoded), 2), model.embedding.weight.device
+    with autocast(device, precision):
         for chosen in by_length(encoded, rows):
-            batch = comparison([encoded[i] for i in chosen], length, tokenizer.pad)
+            batch = comparison([encoded[i] for i in chosen], length, tokenizer.pad).to(device)
             sums = model.logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
-            found[chosen] = sums.view(2, -1).T
+            found[chosen] = sums.view(2, -1).T.cpu()
     model.train(was_training)
     return found.numpy()

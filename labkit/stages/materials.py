@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from labkit.text.pairs import Pair
     from labkit.text.tokenizer import Tokenizer
     from labkit.world import World
+
+T = TypeVar("T")
 
 PROMPT_SEED = 1000
 """Added to the run's seed for the prompts that a policy is trained on: others than were annotated."""
@@ -104,6 +106,17 @@ class Materials:
         """All preference pairs."""
         assert self.comparisons is not None
         return self.comparisons()
+
+    @cached_property
+    def known(self) -> dict[Hashable, Any]:
+        """What `once` has made."""
+        return {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once: for what two stages ask of the fine-tuned model, which does not change."""
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
     def pairs(self, length: int) -> list[Pair]:
         """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""

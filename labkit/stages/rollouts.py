@@ -102,6 +102,7 @@ class Rollouts:
     def write(self, model: ActorCritic, iteration: int) -> Rollout:
         """Answer the prompts of one iteration and work out what every token was worth."""
         device = model.actor.embedding.weight.device
+        reward, reference_model = self.reward.to(device), self.reference.to(device)
         count = self.rows // self.samples
         indices = list(range(iteration * count, (iteration + 1) * count))[self.rank :: self.world_size]
         prompts = [self.prompts.ids(index) for index in indices]
@@ -122,8 +123,8 @@ class Rollouts:
             inputs, labels, mask = batch.to(device)
             x, values = model(inputs, mask)
             logprobs = model.actor.logprobs(x, labels, mask)
-            reference = self.reference.logprobs(self.reference.hidden(inputs), labels, mask)
-            scores = self.reward.last(inputs, mask, ends.to(device))
+            reference = reference_model.logprobs(reference_model.hidden(inputs), labels, mask)
+            scores = reward.last(inputs, mask, ends.to(device))
         rewards = shaped_rewards(scores, logprobs, reference, mask, kl=self.kl)
         advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
         gold = self.prompts.gold([i for i in indices for _ in range(self.samples)], answers)

@@ -45,6 +45,9 @@ class Comparison(NamedTuple):
     ends: Tensor
     reference: Tensor
 
+    def to(self, device: torch.device) -> Comparison:
+        return Comparison(*(tensor.to(device) for tensor in self))
+
 
 class Comparisons(Stateless):
     """B = `rows` pairs a step in rows of T = `length`, every pass shuffled anew by (seed, pass).

@@ -70,6 +70,7 @@ class Tokenizer:
         self.bos, self.pad, self.end, self.system, self.user, self.assistant = (
             special[token] for token in SPECIAL_TOKENS
         )
+        self.specials = [self.bos, self.pad, self.end, self.system, self.user, self.assistant]
         self.size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod

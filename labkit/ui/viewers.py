@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SOURCE = files("labkit.ui").joinpath("viewers.js").read_text(encoding="utf-8")
 IN_GRADIO = """
-const show = () => { element.querySelector("labkit-attention").data = props.value; };
+const show = () => { element.querySelector("labkit-attention, labkit-texts").data = props.value; };
 show();
 watch("value", show);
 """
@@ -39,6 +39,13 @@ def attention_panel(data: dict[str, Any] | None = None, **options: Any) -> gradi
 
     template = "<labkit-attention></labkit-attention>"
     return gradio.HTML(data, html_template=template, js_on_load=SOURCE + IN_GRADIO, **options)
+
+
+def texts_panel(data: dict[str, Any] | None = None, **options: Any) -> gradio.HTML:
+    """Texts side by side, token by token, with the candidates of a chosen one; handed over in the same way."""
+    import gradio
+
+    return gradio.HTML(data, html_template="<labkit-texts></labkit-texts>", js_on_load=SOURCE + IN_GRADIO, **options)
 
 
 class AttentionViewer(anywidget.AnyWidget):

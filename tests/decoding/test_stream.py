@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from labkit.decoding import Temperature, TopK, generate, stream
+from labkit.decoding import Temperature, TopK, generate, stream, trace
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 
@@ -38,3 +38,39 @@ def test_stops_before_a_stop_token(model):
 def test_a_prompt_without_room_is_said_in_words(model, length):
     with pytest.raises(LabError, match="needs at least one, and fewer than 24"):
         list(stream(model, [1] * length, max_new_tokens=1))
+
+
+def test_a_trace_holds_what_was_weighed(model):
+    seeded = torch.Generator().manual_seed(1)
+    first, *rest = trace(
+        model, [5, 6, 7], steps=[Temperature(0.8), TopK(2)], max_new_tokens=5, leading=4, generator=seeded
+    )
+    with torch.no_grad():
+        logits = model(torch.tensor([[5, 6, 7]]))[0, -1]
+    best = logits.topk(4).indices.tolist()
+    assert [candidate.token for candidate in first.candidates][:4] == best
+    assert first.candidates[0].probability == pytest.approx(logits.softmax(-1)[best[0]].item())
+    # of two tokens at temperature 0.8, by hand; the others are removed
+    two = (logits[best[:2]] / 0.8).softmax(-1)
+    assert [candidate.kept for candidate in first.candidates[:4]] == pytest.approx([*two.tolist(), 0, 0], abs=1e-6)
+    assert first.token == sorted(best[:2])[int(first.drawn >= two[0 if best[0] < best[1] else 1].item())]
+    assert len(rest) == 4 and not rest[-1].ended
+
+
+def test_a_trace_says_what_ended_it(model):
+    free = list(stream(model, [1], steps=[Temperature(0)], max_new_tokens=10))
+    *steps, last = trace(model, [1], steps=[Temperature(0)], max_new_tokens=10, stop_ids=[free[3]])
+    assert last.ended and last.token == free[3] and [step.token for step in steps] == free[: free.index(free[3])]
+
+
+def test_one_seed_gives_every_strategy_the_same_numbers(model):
+    drawn = [
+        [step.drawn for step in trace(model, [1], steps=steps, max_new_tokens=6, generator=seeded)]
+        for steps, seeded in (([], torch.Generator().manual_seed(2)), ([TopK(1)], torch.Generator().manual_seed(2)))
+    ]
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 6
+
+
+def test_what_is_drawn_is_among_the_candidates(model):
+    for step in trace(model, [1], max_new_tokens=20, generator=torch.Generator().manual_seed(3), leading=1):
+        assert step.token in [candidate.token for candidate in step.candidates]

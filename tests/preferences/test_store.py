@@ -32,6 +32,7 @@ def test_a_vote_comes_back_with_its_pair(store):
     assert (vote.pair, vote.annotator, vote.choice) == (pair, "ada", "right")
     assert (vote.prompt, vote.left, vote.right, vote.chosen) == (PROMPT, LEFT, RIGHT, RIGHT)
     assert vote.given.endswith("+00:00")
+    assert store.pair(pair) == (PROMPT, LEFT, RIGHT)
 
 
 def test_text_of_any_script_comes_back_as_it_was(store):
@@ -76,6 +77,8 @@ def test_bad_votes_are_refused_in_words(store, annotator, choice, message):
 def test_a_pair_that_was_never_shown(store):
     with pytest.raises(LabError, match="never shown"):
         store.vote("made up", "ada", "left")
+    with pytest.raises(LabError, match="never shown"):
+        store.pair("made up")
 
 
 def test_a_file_that_is_no_database(tmp_path):
