@@ -250,7 +250,7 @@ COSTS = {
 
 OF_PAIRS = {
     "untrained_loss": Measure(
-        "loss before this stage", "nats a pair", "", "That of a coin: log 2 = 0.693. Nothing is preferred yet."
+        "loss before this stage", "nats a pair", "", "The same before the first step. A coin's would be log 2 = 0.693."
     ),
     "validation_loss": Measure(
         "loss on held-out pairs",

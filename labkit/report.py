@@ -49,7 +49,8 @@ STAGES = {
         "Reward model",
         "the reward model",
         "An annotator has chosen between two answers of the fine-tuned model, prompt by prompt. A copy of that "
-        "model, with one number in place of words, learns to give the chosen answer the higher score.",
+        "model learns to give the chosen answer the higher score, beginning with how likely it would have been to "
+        "give either itself.",
     ),
     "ppo": (
         "Proximal policy optimisation",
