@@ -1,0 +1,78 @@
+"""What every tab of the app works on: the runs on disk, their stages, and models, loaded when first asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from labkit.errors import LabError
+from labkit.model.transformer import Transformer
+from labkit.runs import Run
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import World
+
+T = TypeVar("T")
+KEPT = 6
+"""How many models stay in memory: a few megabytes each at the default size."""
+
+
+class Lab:
+    """The runs in a folder. Names are the folders' names; stages are those that made a model that writes."""
+
+    def __init__(self, folder: str | Path = "runs"):
+        self.folder = Path(folder)
+        self.lock = threading.Lock()
+        self.kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    def names(self) -> list[str]:
+        """The runs that have a model, newest first."""
+        return [name for name in self.all_names() if self.stages(name)]
+
+    def all_names(self) -> list[str]:
+        """All runs, those without a model too, newest first."""
+        files = self.folder.glob("*/recipe.json") if self.folder.is_dir() else []
+        return [file.parent.name for file in sorted(files, key=lambda file: -file.parent.stat().st_mtime)]
+
+    def run(self, name: str) -> Run:
+        """A run by its name. Raises LabError for one that is not there; a path is not a name."""
+        if not name or Path(name).name != name:
+            raise LabError(f"There is no run {name!r} in {self.folder}.")
+        return Run.open(self.folder / name)
+
+    def stages(self, name: str) -> list[str]:
+        """The stages of a run that have a model that writes, in order."""
+        return [stage.name for stage in self.run(name).stages if stage.trained and stage.writes]
+
+    def tokenizer(self, name: str) -> Tokenizer:
+        """A run's tokenizer."""
+        return self._keep(self.folder / name / "tokenizer.json", lambda: self.run(name).tokenizer())
+
+    def model(self, name: str, stage: str) -> Transformer:
+        """The model after a stage of a run. Raises LabError when it is not there."""
+        folder = self.run(name).stage(stage)
+        return self._keep(folder.path / "model.safetensors", folder.model)
+
+    def example(self, name: str) -> str:
+        """Something to ask a run's model: of its world, a story to write; of real text, nothing."""
+        recipe = self.run(name).recipe
+        if recipe.text is not None or recipe.instructions is not None:
+            return ""
+        return self.world(name).task("test", 0, 0, "write").messages[-1].content
+
+    def world(self, name: str) -> World:
+        """The world of a run."""
+        return self._keep(self.folder / name / "recipe.json", lambda: World.load(self.run(name).recipe.world_size))
+
+    def _keep(self, file: Path, load: Callable[[], T]) -> T:
+        """What `load` gives, loaded once for each state of the file that it reads."""
+        key = (file, file.stat().st_mtime_ns if file.is_file() else 0)
+        with self.lock:
+            if key not in self.kept:
+                self.kept[key] = load()
+            self.kept.move_to_end(key)
+            while len(self.kept) > KEPT:
+                self.kept.popitem(last=False)
+            return self.kept[key]

@@ -1,0 +1,189 @@
+"""The Preferences tab: two answers, nobody says whose, and a vote that is kept."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+import torch
+
+from labkit.decoding import generate
+from labkit.errors import LabError
+from labkit.preferences.annotate import preference_task
+from labkit.preferences.store import Answer, Choice, Store, preference_pairs, standings
+from labkit.talk import filters
+from labkit.text.chat import decode_reply, encode_prompt
+from labkit.text.pairs import pair_columns
+from labkit.ui.lab import Lab
+from labkit.ui.shell import MODEL_WORK, on_load, pick_run, problem_box, words
+from labkit.world import Message
+
+ANSWER_TOKENS = 60
+ATTEMPTS = 8
+KEYS: dict[Choice, str] = {"left": "←", "right": "→", "tie": "t", "both_bad": "b", "skip": "s"}
+PRESS = """
+const buttons = {ArrowLeft: "left", ArrowRight: "right", t: "tie", b: "both_bad", s: "skip", u: "undo"};
+document.addEventListener("keydown", (event) => {
+  const here = document.querySelector("#vote-left");
+  const typing = event.composedPath()[0];
+  if (!here || here.offsetParent === null || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (typing.matches && typing.matches("input, textarea, select, [role=listbox], [role=slider]")) return;
+  const name = buttons[event.key];
+  if (!name) return;
+  event.preventDefault();
+  document.querySelector(`#vote-${name}`).click();
+});
+"""
+
+
+class Source(NamedTuple):
+    """Who answers: the model after a stage of a run, drawing at a temperature."""
+
+    name: str
+    stage: str
+    temperature: float
+
+    def __str__(self) -> str:
+        return f"{self.name} / {self.stage}, temperature {self.temperature:g}"
+
+
+def new_pair(lab: Lab, store: Store, sources: Sequence[Source], text: str = "") -> str:
+    """Let two sources answer the same prompt, keep both answers on sides drawn by chance; the pair's id.
+
+    text: what they are asked; a task of the first run's world when empty. Raises LabError when they say the same,
+    whatever is drawn.
+    """
+    for _ in range(ATTEMPTS):
+        seed = secrets.randbelow(2**31)
+        prompt = (Message("user", text.strip()),) if text.strip() else _task(lab, sources, seed)
+        answers = [Answer(_answer(lab, source, prompt, seed + i), str(source)) for i, source in enumerate(sources)]
+        if answers[0].text != answers[1].text and all(answer.text for answer in answers):
+            first = secrets.randbelow(2)
+            return store.show(prompt, answers[first], answers[1 - first])
+    raise LabError(f"Both said the same {ATTEMPTS} times. Give one a higher temperature, or choose another model.")
+
+
+def _task(lab: Lab, sources: Sequence[Source], seed: int) -> tuple[Message, ...]:
+    """A task of the first source's world that leaves both models room to answer."""
+    name, recipe = sources[0].name, lab.run(sources[0].name).recipe
+    if recipe.text is not None or recipe.instructions is not None:
+        raise LabError(f"{name} has read real text, about which no questions are known. Type what to ask.")
+    models = [(lab.tokenizer(one.name), lab.model(one.name, one.stage).config.context) for one in sources]
+    for attempt in range(100):
+        messages = preference_task(lab.world(name), "train", seed + attempt, secrets.randbelow(2**20)).messages
+        if all(len(encode_prompt(tokenizer, messages)) + ANSWER_TOKENS // 2 < room for tokenizer, room in models):
+            return messages
+    raise LabError(f"The tasks of {name} leave its model no room to answer. Type something shorter to ask.")
+
+
+def _answer(lab: Lab, source: Source, prompt: tuple[Message, ...], seed: int) -> str:
+    tokenizer = lab.tokenizer(source.name)
+    ids = generate(
+        lab.model(source.name, source.stage),
+        [encode_prompt(tokenizer, prompt)],
+        steps=filters(source.temperature, 0, 1.0),
+        max_new_tokens=ANSWER_TOKENS,
+        stop_ids=tokenizer.specials,
+        generator=torch.Generator().manual_seed(seed),
+    )[0]
+    return decode_reply(tokenizer, ids).strip()
+
+
+def table(store: Store) -> list[list[str]]:
+    """How each source does against all others."""
+    found = standings(store.votes())
+    return [[source, str(one.votes), f"{100 * one.win_rate:.0f} %"] for source, one in found.items()]
+
+
+def export(store: Store, folder: str | Path) -> Path:
+    """The votes that prefer one answer as a file to train on: one JSON object a line, as `datasets` and TRL read it.
+
+    Raises LabError when there is none.
+    """
+    pairs = preference_pairs(store.votes())
+    if not pairs:
+        raise LabError("No vote prefers one answer to another yet; there is nothing to train on.")
+    file = Path(folder) / "votes.jsonl"
+    file.write_text("".join(json.dumps(pair_columns(pair), ensure_ascii=False) + "\n" for pair in pairs), "utf-8")
+    return file
+
+
+def build(lab: Lab, store: Store) -> None:
+    """The tab's components, in the Blocks that is open."""
+    gr.Markdown(words("preferences_hint"))
+    sources = []
+    with gr.Row():
+        for side, temperature in (("first", 0.7), ("second", 1.0)):
+            with gr.Group():
+                gr.Markdown(words(f"{side}_source"))
+                sources += [*pick_run(lab), gr.Slider(0, 2, value=temperature, step=0.05, label=words("temperature"))]
+    with gr.Row(equal_height=True):
+        text = gr.Textbox(label=words("own_prompt"), lines=1, scale=4)
+        annotator = gr.Textbox("me", label=words("annotator"), scale=1)
+        another = gr.Button(words("new_pair"), variant="primary", scale=1, elem_id="pair-new")
+    problem = problem_box("pair-problem")
+    pair = gr.State("")
+    prompt = gr.Textbox(label=words("prompt"), interactive=False, lines=3, elem_id="pair-prompt")
+    with gr.Row():
+        left = gr.Textbox(label=words("left"), interactive=False, lines=3, elem_id="pair-left")
+        right = gr.Textbox(label=words("right"), interactive=False, lines=3, elem_id="pair-right")
+    with gr.Row():
+        votes = {choice: gr.Button(words(f"vote_{choice}"), elem_id=f"vote-{choice}") for choice in KEYS}
+        undo = gr.Button(words("vote_undo"), elem_id="vote-undo")
+    said = gr.Textbox(show_label=False, interactive=False, elem_id="vote-said")
+    with gr.Row():
+        standing = gr.Dataframe(
+            headers=["source", "votes", "wins"], datatype="str", interactive=False, elem_id="standings", scale=3
+        )
+        with gr.Column(scale=1):
+            write = gr.Button(words("export"), elem_id="votes-export")
+            file = gr.File(visible=False, label=words("export"))
+    gr.HTML("", js_on_load=PRESS, visible="hidden")
+
+    shown = [pair, prompt, left, right, problem]
+
+    def show(pair: str) -> tuple[Any, ...]:
+        asked, one, other = store.pair(pair)
+        return pair, asked[-1].content, one.text, other.text, gr.update(visible=False)
+
+    def fresh(text: str, *values: Any) -> tuple[Any, ...]:
+        try:
+            both = [Source(*values[:3]), Source(*values[3:])]
+            return show(new_pair(lab, store, both, text))
+        except LabError as error:
+            return "", "", "", "", gr.update(value=str(error), visible=True)
+
+    def vote(choice: Choice, pair: str, annotator: str) -> tuple[Any, ...]:
+        try:
+            store.vote(pair, annotator, choice)
+        except LabError as error:
+            return gr.skip(), gr.skip(), gr.update(value=str(error), visible=True)
+        _, one, other = store.pair(pair)
+        count = len(store.votes(annotator))
+        return f"{count} · ← {one.source}   → {other.source}", table(store), gr.update(visible=False)
+
+    def save() -> tuple[Any, Any]:
+        try:
+            return gr.update(value=str(export(store, tempfile.mkdtemp())), visible=True), gr.update(visible=False)
+        except LabError as error:
+            return gr.skip(), gr.update(value=str(error), visible=True)
+
+    def take_back(annotator: str) -> tuple[Any, ...]:
+        taken = store.undo(annotator)
+        if taken is None:
+            return (gr.skip(),) * 7
+        return *show(taken), "↶", table(store)
+
+    ask = {"fn": fresh, "inputs": [text, *sources], "outputs": shown, "concurrency_id": MODEL_WORK}
+    gr.on([another.click, text.submit], **ask, show_progress="minimal")
+    for choice, button in votes.items():
+        button.click(partial(vote, choice), [pair, annotator], [said, standing, problem]).then(**ask)
+    undo.click(take_back, [annotator], [*shown, said, standing])
+    write.click(save, None, [file, problem])
+    on_load(lambda: table(store), None, standing)

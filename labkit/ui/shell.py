@@ -1,0 +1,80 @@
+"""What holds the tabs together: the page, its look, its words, and how it is served."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from labkit.ui.lab import Lab
+from labkit.ui.words import TRANSLATIONS
+
+MODEL_WORK = "model"
+"""The queue of everything that asks a model: each waits for the one before, whichever tab it is from."""
+
+words = gr.I18n(**TRANSLATIONS)
+
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.labkit-head h1 { margin-bottom: 0; }
+"""
+
+
+def on_load(fn: Callable[..., Any], inputs: Any, outputs: Any) -> None:
+    """Call `fn` whenever the page that is being built is opened."""
+    assert Context.root_block is not None
+    Context.root_block.load(fn, inputs, outputs, show_progress="hidden")
+
+
+def pick_run(lab: Lab) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """Two menus: a run, and the model after which of its stages. They are filled when the page opens."""
+    name = gr.Dropdown([], label=words("run"), allow_custom_value=True)
+    stage = gr.Dropdown([], label=words("stage"), allow_custom_value=True)
+
+    def stages_of(name: str | None) -> Any:
+        stages = lab.stages(name) if name else []
+        return gr.update(choices=stages, value=stages[-1] if stages else None)
+
+    def fill() -> tuple[Any, Any]:
+        names = lab.names()
+        first = names[0] if names else None
+        return gr.update(choices=names, value=first), stages_of(first)
+
+    name.input(stages_of, name, stage)
+    on_load(fill, None, [name, stage])
+    return name, stage
+
+
+def problem_box(elem_id: str) -> gr.Textbox:
+    """Where a tab says what went wrong, as text; hidden until then."""
+    return gr.Textbox(visible=False, show_label=False, interactive=False, elem_id=elem_id)
+
+
+def page(lab: Lab, tabs: dict[str, Callable[[Lab], None]]) -> gr.Blocks:
+    """The whole page; tabs: the key of each tab's name in `words`, and what builds it."""
+    with gr.Blocks(title="labkit", analytics_enabled=False) as blocks:
+        gr.Markdown("# labkit", elem_classes="labkit-head")
+        gr.Markdown(words("subtitle"))
+        with gr.Tabs():
+            for key, build in tabs.items():
+                with gr.Tab(words(key)):
+                    build(lab)
+    return blocks
+
+
+def serve(blocks: gr.Blocks, **options: Any) -> Any:
+    """Open the page for browsers on this machine; nothing leaves it."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    return blocks.queue(default_concurrency_limit=1).launch(
+        theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]),
+        css=CSS,
+        i18n=words,
+        share=False,
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=[],
+        **options,
+    )

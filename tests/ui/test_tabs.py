@@ -1,0 +1,172 @@
+"""What stands behind the tabs, without a browser."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from labkit.errors import LabError
+from labkit.jobs import Jobs
+from labkit.pipeline import run
+from labkit.preferences.store import Store
+from labkit.runs import Run
+from labkit.ui import attention, decoding, preferences, runs
+from labkit.ui.lab import Lab
+from labkit.ui.words import CHINESE, ENGLISH
+from tests.tiny_recipe import tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Lab:
+    """A lab with one finished run, `tiny`."""
+    folder = tmp_path_factory.mktemp("runs")
+    for _ in run(tiny_recipe(), folder / "tiny"):
+        pass
+    return Lab(folder)
+
+
+def test_the_lab_knows_runs_and_stages_that_write(lab):
+    assert lab.names() == ["tiny"] == lab.all_names()
+    assert lab.stages("tiny") == ["pretrain", "sft", "ppo", "dpo"]
+    assert Lab(lab.folder / "nowhere").names() == []
+    for name in ("", "../tiny", "tiny/pretrain", "other"):
+        with pytest.raises(LabError, match="no run"):
+            lab.run(name)
+
+
+def test_models_are_loaded_once_and_again_when_they_change(lab):
+    first = lab.model("tiny", "sft")
+    assert lab.model("tiny", "sft") is first
+    weights = lab.folder / "tiny" / "sft" / "model.safetensors"
+    weights.touch()
+    assert lab.model("tiny", "sft") is not first
+    with pytest.raises(LabError, match="reward model"):
+        lab.model("tiny", "reward")
+
+
+def test_attention_of_a_text(lab):
+    data = attention.look(lab, "tiny", "sft", attention.OPENING)
+    assert "".join(data["tokens"]).endswith("too tired.") and (data["layers"], data["heads"]) == (1, 1)
+    with pytest.raises(LabError, match="cannot be looked at"):
+        attention.look(lab, "tiny", "sft", "tired " * 200)
+
+
+def test_settings_are_compared_on_the_same_numbers(lab):
+    settings = [decoding.Setting(0.0), decoding.Setting(0.0), decoding.Setting(1.5)]
+    *_, last = decoding.compare(lab, "tiny", "sft", "Where is Tom?", settings, seed=1, new_tokens=12)
+    columns = last["columns"]
+    assert [column["label"] for column in columns] == ["greedy", "greedy", "temperature 1.5"]
+    assert columns[0]["tokens"] == columns[1]["tokens"] and all(column["done"] for column in columns)
+    part = last["parts"]
+    assert part is not None
+    texts = [[token["text"] for token in column["tokens"]] for column in columns]
+    assert texts[0][:part] == texts[2][:part] and texts[0][part : part + 1] != texts[2][part : part + 1]
+    for token in columns[2]["tokens"]:
+        assert sum(drawn for *_, drawn in token["candidates"]) == 1
+
+
+def test_the_same_seed_gives_the_same_texts(lab):
+    arguments = (lab, "tiny", "pretrain", "", [decoding.Setting(1.0)], 3, 8)
+    first, second = ([*decoding.compare(*arguments)][-1]["columns"] for _ in range(2))
+    assert first == second
+
+
+def test_where_texts_first_differ():
+    assert decoding.first_difference([[5, 6], [5, 7]]) == 1
+    assert decoding.first_difference([[5, 6], [5]]) is None  # the second still writes
+    assert decoding.first_difference([[5, 6], [5]], ended=True) == 1
+    assert decoding.first_difference([[5], [5]], ended=True) is None
+
+
+def test_pairs_are_blind_and_sides_are_drawn(lab, tmp_path):
+    store = Store(tmp_path / "votes.db")
+    both = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "pretrain", 1.5)]
+    shown = [store.pair(preferences.new_pair(lab, store, both)) for _ in range(12)]
+    for pair in shown:
+        assert {pair.left.source, pair.right.source} == set(map(str, both)) and pair.left.text != pair.right.text
+    assert {pair.left.source for pair in shown} == set(map(str, both))  # by chance alone: 1 in 2,048
+    own = store.pair(preferences.new_pair(lab, store, both, "Who are you? <b>"))
+    assert own.prompt[0].content == "Who are you? <b>"
+
+
+def test_two_that_always_say_the_same_are_no_pair(lab, tmp_path):
+    same = preferences.Source("tiny", "sft", 0.0)
+    with pytest.raises(LabError, match="Both said the same"):
+        preferences.new_pair(lab, Store(tmp_path / "votes.db"), [same, same], "Where is Tom?")
+
+
+def voted(lab: Lab, store: Store, count: int) -> None:
+    both = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "ppo", 1.5)]
+    for _ in range(count):
+        store.vote(preferences.new_pair(lab, store, both), "ada", "left")
+
+
+def test_votes_are_exported_and_counted(lab, tmp_path):
+    store = Store(tmp_path / "votes.db")
+    with pytest.raises(LabError, match="nothing to train on"):
+        preferences.export(store, tmp_path)
+    voted(lab, store, 3)
+    lines = preferences.export(store, tmp_path).read_text().splitlines()
+    assert len(lines) == 3 and set(json.loads(lines[0])) == {"prompt", "chosen", "rejected"}
+    assert sum(int(row[1]) for row in preferences.table(store)) == 6  # each vote is about two sources
+
+
+def test_progress_and_card_of_a_run(lab):
+    made = lab.run("tiny")
+    rows = runs.progress(made, running=False)
+    assert [row[:3] for row in rows] == [[s, "finished", "6 of 6"] for s in ("pretrain", "sft", "reward", "ppo", "dpo")]
+    table = runs.card(made)
+    assert table["headers"] == ["measure", "pretrain", "sft", "reward", "ppo", "dpo"]
+    assert all(len(row) == 6 for row in table["data"])
+    assert list(runs.drawn(made.stage("ppo")))[0] == "reward"
+
+
+class Started(Jobs):
+    """Starts nothing, and remembers what it was asked to."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.asked: list[tuple] = []
+
+    def start(self, name, arguments):
+        self.asked.append((name, list(arguments)))
+
+
+def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab):
+    jobs = Started(lab.folder)
+    assert runs.begin(lab, jobs, " new ", "smoke", 3, "--model.width 32 --out 'a; rm -rf b'") == "new"
+    (name, arguments) = jobs.asked[0]
+    assert name == "new" and arguments[:5] == ["run", "--preset", "smoke", "--seed", "3"]
+    assert arguments[-4:] == ["--model.width", "32", "--out", "a; rm -rf b"]
+    for bad, message in (("../x", "no name for a run"), ("", "no name"), ("tiny", "a run tiny already")):
+        with pytest.raises(LabError, match=message):
+            runs.begin(lab, jobs, bad, "smoke", 0, "")
+    with pytest.raises(LabError, match="cannot be read"):
+        runs.begin(lab, jobs, "other", "smoke", 0, "'open")
+
+
+def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
+    store, jobs = Store(tmp_path / "votes.db"), Started(lab.folder)
+    with pytest.raises(LabError, match="nothing to train on"):
+        runs.train_on_votes(lab, jobs, store, "tiny")
+    voted(lab, store, 4)
+    new = runs.train_on_votes(lab, jobs, store, "tiny")
+    assert new == "tiny-votes-1" and jobs.asked[-1][1][-2:] == ["--stages", "dpo"]
+    branched = Run.open(lab.folder / new)
+    assert branched.stage("sft").finished and not branched.stage("dpo").begun
+    for _ in run(branched.recipe, branched.path, ["dpo"], resume=True):
+        pass
+    assert branched.stage("dpo").finished
+    assert lab.stages(new) == ["pretrain", "sft", "dpo"]
+
+
+def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
+    made = lab.run("tiny")
+    unfinished = Run.create(tmp_path / "fresh", made.recipe)
+    with pytest.raises(LabError, match="has not finished pretrain, sft"):
+        unfinished.branch(tmp_path / "other", replace(made.recipe, seed=1), ["pretrain", "sft"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_both_languages_have_the_same_words():
+    assert ENGLISH.keys() == CHINESE.keys() and all(CHINESE.values())
