@@ -34,16 +34,22 @@ def build(lab: Lab) -> None:
     panel = attention_panel(elem_id="attention-view")
 
     def show(name: str, stage: str, text: str) -> tuple[Any, Any]:
+        if not name or not stage:
+            return gr.skip(), gr.skip()
         try:
             return look(lab, name, stage, text), gr.update(visible=False)
         except LabError as error:
             return gr.skip(), gr.update(value=str(error), visible=True)
 
-    settings: dict[str, Any] = {"concurrency_id": MODEL_WORK, "show_progress": "minimal"}
     gr.on(
-        [button.click, text.submit, stage.change],
+        [
+            button.click,
+            text.submit,
+            stage.change,
+        ],  # the stage is set when the page opens, so something is there at once
         show,
         [name, stage, text],
         [panel, problem],
-        **settings,
+        concurrency_id=MODEL_WORK,
+        show_progress="minimal",
     )

@@ -21,6 +21,8 @@ from labkit.ui.viewers import texts_panel
 from labkit.world import Message
 
 MOST = 4
+TOGETHER = 4
+"""Tokens that are shown at once: all that is written is sent each time."""
 
 
 class Setting(NamedTuple):
@@ -50,7 +52,7 @@ def prompt_ids(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
 def compare(
     lab: Lab, name: str, stage: str, text: str, settings: Sequence[Setting], seed: int, new_tokens: int
 ) -> Iterator[dict[str, Any]]:
-    """What the viewer shows, again after each token: all texts as far as they are written, and where they part.
+    """What the viewer shows, again after every few tokens: all texts as far as they are written, and where they part.
 
     Every setting sees the same random number at the same step. Raises LabError for what cannot be written on from.
     """
@@ -70,14 +72,15 @@ def compare(
     key = uuid.uuid4().hex  # tells the viewer that another comparison has begun
     columns: list[dict[str, Any]] = [{"label": str(setting), "tokens": [], "done": False} for setting in settings]
     written: list[list[int]] = [[] for _ in settings]
-    for steps in zip_longest(*traces):
+    for number, steps in enumerate(zip_longest(*traces)):
         for column, ids, step in zip(columns, written, steps, strict=True):
             if step is None:
                 column["done"] = True
             else:
                 ids.append(step.token)
                 column["tokens"].append(_shown(tokenizer, step))
-        yield {"key": key, "columns": columns, "parts": first_difference(written)}
+        if number % TOGETHER == 0:
+            yield {"key": key, "columns": columns, "parts": first_difference(written)}
     yield {
         "key": key,
         "columns": [column | {"done": True} for column in columns],

@@ -119,10 +119,13 @@ def build(lab: Lab, store: Store) -> None:
     gr.Markdown(words("preferences_hint"))
     sources = []
     with gr.Row():
-        for side, temperature in (("first", 0.7), ("second", 1.0)):
+        for side, place, temperature in (("first", -1, 1.0), ("second", -3, 1.0)):
             with gr.Group():
-                gr.Markdown(words(f"{side}_source"))
-                sources += [*pick_run(lab), gr.Slider(0, 2, value=temperature, step=0.05, label=words("temperature"))]
+                gr.Markdown(words(f"{side}_source"), padding=True)
+                sources += [
+                    *pick_run(lab, place),
+                    gr.Slider(0, 2, value=temperature, step=0.05, label=words("temperature")),
+                ]
     with gr.Row(equal_height=True):
         text = gr.Textbox(label=words("own_prompt"), lines=1, scale=4)
         annotator = gr.Textbox("me", label=words("annotator"), scale=1)
@@ -134,8 +137,8 @@ def build(lab: Lab, store: Store) -> None:
         left = gr.Textbox(label=words("left"), interactive=False, lines=3, elem_id="pair-left")
         right = gr.Textbox(label=words("right"), interactive=False, lines=3, elem_id="pair-right")
     with gr.Row():
-        votes = {choice: gr.Button(words(f"vote_{choice}"), elem_id=f"vote-{choice}") for choice in KEYS}
-        undo = gr.Button(words("vote_undo"), elem_id="vote-undo")
+        votes = {choice: gr.Button(words(f"vote_{choice}"), elem_id=f"vote-{choice}", min_width=120) for choice in KEYS}
+        undo = gr.Button(words("vote_undo"), elem_id="vote-undo", min_width=100)
     said = gr.Textbox(show_label=False, interactive=False, elem_id="vote-said")
     with gr.Row():
         standing = gr.Dataframe(

@@ -20,6 +20,7 @@ words = gr.I18n(**TRANSLATIONS)
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 .labkit-head h1 { margin-bottom: 0; }
+.gradio-container table { font-family: var(--font) !important; font-size: 14px; }
 """
 
 
@@ -29,14 +30,18 @@ def on_load(fn: Callable[..., Any], inputs: Any, outputs: Any) -> None:
     Context.root_block.load(fn, inputs, outputs, show_progress="hidden")
 
 
-def pick_run(lab: Lab) -> tuple[gr.Dropdown, gr.Dropdown]:
-    """Two menus: a run, and the model after which of its stages. They are filled when the page opens."""
+def pick_run(lab: Lab, place: int = -1) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """Two menus: a run, and the model after which of its stages. They are filled when the page opens.
+
+    place: which stage is chosen at first, counted as in a list; the first where there are not so many.
+    """
     name = gr.Dropdown([], label=words("run"), allow_custom_value=True)
     stage = gr.Dropdown([], label=words("stage"), allow_custom_value=True)
 
     def stages_of(name: str | None) -> Any:
         stages = lab.stages(name) if name else []
-        return gr.update(choices=stages, value=stages[-1] if stages else None)
+        first = stages[place] if len(stages) >= abs(place) else next(iter(stages), None)
+        return gr.update(choices=stages, value=first)
 
     def fill() -> tuple[Any, Any]:
         names = lab.names()

@@ -97,8 +97,8 @@ def test_two_that_always_say_the_same_are_no_pair(lab, tmp_path):
 
 def voted(lab: Lab, store: Store, count: int) -> None:
     both = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "ppo", 1.5)]
-    for _ in range(count):
-        store.vote(preferences.new_pair(lab, store, both), "ada", "left")
+    for number in range(count):  # short prompts, each another, so that one can be held out and all fit in a row
+        store.vote(preferences.new_pair(lab, store, both, f"Where is Tom? {number}"), "ada", "left")
 
 
 def test_votes_are_exported_and_counted(lab, tmp_path):
