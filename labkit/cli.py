@@ -124,6 +124,8 @@ class RunOptions:
     """Make these stages only, as --stages pretrain; all when not given."""
     resume: Switch = False
     """Go on with the run in the folder, with the recipe that it was begun with."""
+    build_on: Folder = None
+    """Begin with what another run has made: its recipe, and the stages before those named by --stages, copied."""
     text: Source = None
     """Pretrain on this instead of TinyWorld: a .txt, .jsonl, .json or .parquet file, a folder of them, or the name
     of a data set on the Hugging Face hub."""
@@ -140,26 +142,39 @@ def _run(arguments: list[str]) -> int:
     from labkit.terminal import watch
 
     out = options.out or Path("runs") / options.preset
-    saved = Run.open(out).recipe if options.resume and (out / "recipe.json").is_file() else None
+    before = options.build_on if not options.resume else out if (out / "recipe.json").is_file() else None
+    saved = Run.open(before).recipe if before else None
     if saved is not None:  # what is not asked for stays as it was
         known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", *INPUTS)}
         known["resume"] = False  # a switch that is on already would not be known as a flag
         options, rest = _parse_some(RunOptions, "run", arguments, dataclasses.replace(options, **known))
     recipe = _recipe(options, saved)
     recipe = _override(recipe, FIELDS, rest, "run") if rest else recipe
-    return watch(run(recipe, out, options.stages or None, options.resume), out, f"labkit run --out {out} --resume")
+    if options.build_on and not options.resume:
+        _build_on(options.build_on, out, recipe, options.stages)
+    events = run(recipe, out, options.stages or None, options.resume or options.build_on is not None)
+    return watch(events, out, f"labkit run --out {out} --resume")
+
+
+def _build_on(source: Path, out: Path, recipe: Recipe, stages: Sequence[str]) -> None:
+    """Begin the run `out` with those stages of another that come before the first of `stages`."""
+    from labkit.runs import Run
+
+    unknown = [name for name in stages if name not in recipe.stages]
+    if unknown or not stages:
+        names = ", ".join(recipe.stages)
+        raise LabError(f"--build-on {source} needs the stages to make: --stages, and one or more of {names}.")
+    needed = {name for stage in stages for name in recipe.ancestors(stage)} - set(stages)
+    Run.open(source).branch(out, recipe, [name for name in recipe.stages if name in needed])
 
 
 def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
-    """The saved recipe where the options agree with it, else the preset's."""
+    """The saved recipe with the options' seed and inputs, while it is of their preset; else the preset's."""
     from labkit.recipe import make_recipe
 
     inputs = {name: getattr(options, name) for name in INPUTS}
-    if saved is not None and (options.preset, inputs) == (
-        saved.preset,
-        {name: getattr(saved, name) for name in INPUTS},
-    ):
-        return dataclasses.replace(saved, seed=options.seed)
+    if saved is not None and saved.preset == options.preset:
+        return dataclasses.replace(saved, seed=options.seed, **inputs)
     return make_recipe(options.preset, seed=options.seed, **inputs)
 
 
@@ -304,6 +319,37 @@ def _print_fields(flag: str, value: Any) -> None:
         _print_fields(f"{flag}.{field.name}", getattr(value, field.name))
 
 
+@dataclass(frozen=True)
+class DemoOptions:
+    """Make data/demo again, the finished run that the app opens on: a run of the default recipe, made small.
+
+    About ten minutes; the run itself stays where it was made.
+    """
+
+    run: Folder = Path("runs/demo")
+    """The run to make it from; made, or gone on with, unless it is finished."""
+    out: Folder = None
+    """Where to write it, instead of data/demo."""
+
+
+def _demo(arguments: list[str]) -> int:
+    options = _parse(DemoOptions, "demo", arguments)
+    from labkit.demo import ship
+    from labkit.paths import demo_folder
+    from labkit.pipeline import run
+    from labkit.recipe import make_recipe
+    from labkit.terminal import watch
+
+    assert options.run is not None
+    again = "labkit demo" if options.run == DemoOptions.run else f"labkit demo --run {options.run}"
+    stopped = watch(run(make_recipe("lab"), options.run, resume=True), options.run, again)
+    if stopped:
+        return stopped
+    made = ship(options.run, options.out or demo_folder())
+    print(f"The run to look at is in {made.path}.")
+    return 0
+
+
 def _world(arguments: list[str]) -> int:
     options = _parse(WorldOptions, "world", arguments)
     from labkit.show import show_world
@@ -367,6 +413,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "report": (_report, "write a run's report again and print its measures"),
     "compare": (_compare, "two runs side by side"),
     "recipe": (_print_recipe, "print a recipe: every field that can be set"),
+    "demo": (_demo, "make the run again that comes with labkit"),
     "world": (_world, "look into TinyWorld: stories, tasks, scored answers"),
     "bench": (_bench, "measure: the training step, the world, whole runs"),
 }

@@ -17,3 +17,8 @@ def data_folder() -> Path:
             return place
     looked = " or ".join(str(place) for place in places)
     raise LabError(f"labkit's data/world folder is not in {looked}; reinstall labkit, or run from a checkout.")
+
+
+def demo_folder() -> Path:
+    """The folder of the finished run that comes with labkit; see `labkit.demo`."""
+    return data_folder() / "demo"

@@ -102,6 +102,15 @@ def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Gen
     yield from run(opened.recipe, path, [stage], resume=True)
 
 
+def measure_again(run: Run, stage: str, materials: Materials) -> dict[str, Any]:
+    """The metrics and samples of a finished stage, taken of the weights that are in its folder now."""
+    folder = run.stage(stage)
+    assert folder.result is not None
+    found = _measure(run, run.recipe.stages[stage], folder.model() if folder.writes else folder.scorer(), materials)
+    known = {name: folder.result["metrics"][name] for name in ("untrained_loss",) if name in folder.result["metrics"]}
+    return {**found, "metrics": known | found["metrics"]}
+
+
 def prepare(run: Run) -> Materials:
     """Read what the recipe reads, and train the tokenizer unless the run has one."""
     recipe, processes = run.recipe, accelerator()

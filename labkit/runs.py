@@ -136,10 +136,7 @@ class Run:
         Raises LabError when the folder holds anything else.
         """
         path = Path(path)
-        if path.exists() and not cls.untouched(path):
-            if (path / "recipe.json").is_file():
-                raise LabError(f"{path} already holds a run. Go on with it (--resume), or choose another folder.")
-            raise LabError(f"{path} is not empty and holds no run. Choose another folder.")
+        cls._refuse_used(path)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (path / name).unlink(missing_ok=True)
         run = cls(path, recipe, input_hashes(recipe), torch.get_num_threads())
@@ -149,17 +146,27 @@ class Run:
     def branch(self, path: str | Path, recipe: Recipe, stages: Sequence[str]) -> Run:
         """A new run of `recipe` in `path` that begins with these finished stages of this one, copied.
 
-        Raises LabError when one is not finished, or the folder is not free.
+        Raises LabError when one is not finished or would be another under `recipe`, or the folder is not free.
         """
         missing = [name for name in stages if not self.stage(name).finished]
         if missing:
             raise LabError(f"{self.path} has not finished {', '.join(missing)}. Resume the run first.")
-        branched = Run.create(path, recipe)
+        other = [name for name in stages if self.recipe.fingerprint(name) != recipe.fingerprint(name)]
+        if other:
+            changed = ", ".join(self.recipe.differences(recipe))
+            raise LabError(f"{', '.join(other)} of {self.path} would be another model with another {changed}.")
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self._refuse_used(path)
+        Run.create(partial, recipe)
         for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(self.path / name, branched.path / name)
+            shutil.copy(self.path / name, partial / name)
         for name in stages:
-            shutil.copytree(self.path / name, branched.path / name)
-        return branched
+            shutil.copytree(self.path / name, partial / name)
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+        return Run.open(path)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -179,6 +186,14 @@ class Run:
         """Whether a folder holds nothing, or no more than the preparations for a run."""
         prepared = {"recipe.json", "tokenizer.json", "tokenizer_config.json"}
         return path.is_dir() and {file.name for file in path.iterdir()} <= prepared
+
+    @classmethod
+    def _refuse_used(cls, path: Path) -> None:
+        """Raises LabError for a folder that holds more than preparations."""
+        if path.exists() and not cls.untouched(path):
+            if (path / "recipe.json").is_file():
+                raise LabError(f"{path} already holds a run. Go on with it (--resume), or choose another folder.")
+            raise LabError(f"{path} is not empty and holds no run. Choose another folder.")
 
     def check(self, recipe: Recipe) -> None:
         """Raises LabError when this run was begun with another recipe, or its input files have changed since."""

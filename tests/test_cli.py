@@ -160,6 +160,19 @@ def test_resuming_with_another_recipe_names_the_difference(finished, capsys):
     assert "model.depth: 1, not 2" in capsys.readouterr().err
 
 
+def test_a_stage_built_on_another_run(finished, tmp_path, capsys):
+    out = tmp_path / "other"
+    ask = ["run", "--out", str(out), "--build-on", str(finished)]
+    assert main(ask) == 2 and "needs the stages to make" in capsys.readouterr().err
+    assert main([*ask, "--stages", "dpo", "--model.depth", "2"]) == 2
+    assert "would be another model with another model.depth" in capsys.readouterr().err and not out.exists()
+    assert main([*ask, "--stages", "dpo", "--dpo.beta", "0.5"]) == 0
+    made = json.loads((out / "report.json").read_text())
+    assert [stage["stage"] for stage in made["stages"]] == ["pretrain", "sft", "dpo"]
+    assert made["recipe"]["dpo"]["beta"] == 0.5 and made["recipe"]["model"]["width"] == 32
+    assert main([*ask, "--stages", "dpo"]) == 2 and "already holds a run" in capsys.readouterr().err
+
+
 def test_stages_can_be_made_one_by_one(tmp_path, capsys):
     folder = str(tmp_path / "run")
     assert main(["run", "--out", folder, "--stages", "pretrain", *SMALL]) == 0

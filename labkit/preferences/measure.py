@@ -161,10 +161,11 @@ def policy_metrics(model: Transformer, materials: Materials, prompts: int, lengt
     pleased and not whether that is good.
     """
     tokenizer, tasks = materials.tokenizer, []
-    if materials.preferences is None:
+    if materials.of_the_world:
         tasks = [preference_task(materials.world, "test", materials.seed, index) for index in range(prompts)]
         asked = [encode_prompt(tokenizer, task.messages) for task in tasks]
     else:
+        assert materials.preferences is not None
         different = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
         asked = [encode_prompt(tokenizer, prompt) for prompt in different]
         asked = [ids for ids in asked if len(ids) + answer_tokens < length]

@@ -69,6 +69,11 @@ class Materials:
     rank: int = 0
     world_size: int = 1
 
+    @property
+    def of_the_world(self) -> bool:
+        """Whether all that the model has read is of the world, so that the oracle knows what is true of it."""
+        return self.texts is None and self.conversations is None
+
     @cached_property
     def corpus(self) -> NDArray[Any]:
         """The real training texts as one array of token ids [N]."""

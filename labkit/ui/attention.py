@@ -51,5 +51,6 @@ def build(lab: Lab) -> None:
         [name, stage, text],
         [panel, problem],
         concurrency_id=MODEL_WORK,
+        api_name="attention",
         show_progress="minimal",
     )

@@ -19,11 +19,19 @@ KEPT = 6
 """How many models stay in memory: a few megabytes each at the default size."""
 
 
-class Lab:
-    """The runs in a folder. Names are the folders' names; stages are those that made a model that writes."""
+DEMO = "demo"
+"""The name of the run that comes with labkit."""
 
-    def __init__(self, folder: str | Path = "runs"):
-        self.folder = Path(folder)
+
+class Lab:
+    """The runs in a folder, and the one that comes with labkit.
+
+    Names are the folders' names; stages are those that made a model that writes.
+    """
+
+    def __init__(self, folder: str | Path = "runs", demo: Path | None = None):
+        """demo: the folder of a finished run that is always there, called "demo"; none when not given."""
+        self.folder, self.demo = Path(folder), demo
         self.lock = threading.Lock()
         self.kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
@@ -32,15 +40,23 @@ class Lab:
         return [name for name in self.all_names() if self.stages(name)]
 
     def all_names(self) -> list[str]:
-        """All runs, those without a model too, newest first."""
+        """All runs, those without a model too, newest first; the one that comes with labkit is the last."""
         files = self.folder.glob("*/recipe.json") if self.folder.is_dir() else []
-        return [file.parent.name for file in sorted(files, key=lambda file: -file.parent.stat().st_mtime)]
+        newest = sorted((file.parent for file in files), key=lambda path: -path.stat().st_mtime)
+        names = [path.name for path in newest if not path.name.startswith(".")]
+        shipped = self.demo is not None and (self.demo / "recipe.json").is_file() and DEMO not in names
+        return [*names, DEMO] if shipped else names
+
+    def path(self, name: str) -> Path:
+        """A run's folder. Raises LabError for one that is not there; a path is not a name."""
+        if name not in self.all_names():
+            raise LabError(f"There is no run {name!r} in {self.folder}.")
+        mine = self.folder / name
+        return mine if self.demo is None or (mine / "recipe.json").is_file() else self.demo
 
     def run(self, name: str) -> Run:
-        """A run by its name. Raises LabError for one that is not there; a path is not a name."""
-        if not name or Path(name).name != name:
-            raise LabError(f"There is no run {name!r} in {self.folder}.")
-        return Run.open(self.folder / name)
+        """A run by its name. Raises LabError for one that is not there."""
+        return Run.open(self.path(name))
 
     def stages(self, name: str) -> list[str]:
         """The stages of a run that have a model that writes, in order."""
@@ -48,7 +64,7 @@ class Lab:
 
     def tokenizer(self, name: str) -> Tokenizer:
         """A run's tokenizer."""
-        return self._keep(self.folder / name / "tokenizer.json", lambda: self.run(name).tokenizer())
+        return self._keep(self.path(name) / "tokenizer.json", lambda: self.run(name).tokenizer())
 
     def model(self, name: str, stage: str) -> Transformer:
         """The model after a stage of a run. Raises LabError when it is not there."""
@@ -64,7 +80,7 @@ class Lab:
 
     def world(self, name: str) -> World:
         """The world of a run."""
-        return self._keep(self.folder / name / "recipe.json", lambda: World.load(self.run(name).recipe.world_size))
+        return self._keep(self.path(name) / "recipe.json", lambda: World.load(self.run(name).recipe.world_size))
 
     def _keep(self, file: Path, load: Callable[[], T]) -> T:
         """What `load` gives, loaded once for each state of the file that it reads."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,24 +114,33 @@ def export(store: Store, folder: str | Path) -> Path:
     return file
 
 
+class Board(NamedTuple):
+    """The tab's components that change."""
+
+    pair: gr.State
+    prompt: gr.Textbox
+    left: gr.Textbox
+    right: gr.Textbox
+    problem: gr.Textbox
+    said: gr.Textbox
+    standings: gr.Dataframe
+    kept: gr.State
+
+    @property
+    def shown(self) -> list[Any]:
+        """What a new pair fills."""
+        return [self.pair, self.prompt, self.left, self.right, self.problem]
+
+
 def build(lab: Lab, store: Store) -> None:
     """The tab's components, in the Blocks that is open."""
     gr.Markdown(words("preferences_hint"))
-    sources = []
-    with gr.Row():
-        for side, place, temperature in (("first", -1, 1.0), ("second", -3, 1.0)):
-            with gr.Group():
-                gr.Markdown(words(f"{side}_source"), padding=True)
-                sources += [
-                    *pick_run(lab, place),
-                    gr.Slider(0, 2, value=temperature, step=0.05, label=words("temperature")),
-                ]
+    sources = _sources(lab)
     with gr.Row(equal_height=True):
-        text = gr.Textbox(label=words("own_prompt"), lines=1, scale=4)
-        annotator = gr.Textbox("me", label=words("annotator"), scale=1)
+        text = gr.Textbox(label=words("own_prompt"), lines=1, scale=4, elem_id="pair-text")
+        annotator = gr.Textbox("me", label=words("annotator"), scale=1, elem_id="pair-annotator")
         another = gr.Button(words("new_pair"), variant="primary", scale=1, elem_id="pair-new")
     problem = problem_box("pair-problem")
-    pair = gr.State("")
     prompt = gr.Textbox(label=words("prompt"), interactive=False, lines=3, elem_id="pair-prompt")
     with gr.Row():
         left = gr.Textbox(label=words("left"), interactive=False, lines=3, elem_id="pair-left")
@@ -141,52 +150,84 @@ def build(lab: Lab, store: Store) -> None:
         undo = gr.Button(words("vote_undo"), elem_id="vote-undo", min_width=100)
     said = gr.Textbox(show_label=False, interactive=False, elem_id="vote-said")
     with gr.Row():
-        standing = gr.Dataframe(
-            headers=["source", "votes", "wins"], datatype="str", interactive=False, elem_id="standings", scale=3
-        )
+        heads = ["source", "votes", "wins"]
+        standing = gr.Dataframe(headers=heads, datatype="str", interactive=False, elem_id="standings", scale=3)
         with gr.Column(scale=1):
             write = gr.Button(words("export"), elem_id="votes-export")
-            file = gr.File(visible=False, label=words("export"))
+            file = gr.File(visible=False, label=words("export"), elem_id="votes-file")
     gr.HTML("", js_on_load=PRESS, visible="hidden")
+    board = Board(gr.State(""), prompt, left, right, problem, said, standing, gr.State(False))
+    then_ask = _asks(lab, store, board, [another.click, text.submit], [text, *sources])
+    _votes(store, board, votes, undo, annotator, then_ask)
+    write.click(partial(_save, store), None, [file, problem])
+    on_load(partial(table, store), None, standing)
 
-    shown = [pair, prompt, left, right, problem]
 
-    def show(pair: str) -> tuple[Any, ...]:
-        asked, one, other = store.pair(pair)
-        return pair, asked[-1].content, one.text, other.text, gr.update(visible=False)
+def _sources(lab: Lab) -> list[Any]:
+    """The menus for who answers: run, stage and temperature, twice."""
+    found: list[Any] = []
+    with gr.Row():
+        for side, place in (("first", -1), ("second", -3)):
+            with gr.Group():
+                gr.Markdown(words(f"{side}_source"), padding=True)
+                found += [*pick_run(lab, place), gr.Slider(0, 2, value=1.0, step=0.05, label=words("temperature"))]
+    return found
+
+
+def _shown(store: Store, pair: str) -> tuple[Any, ...]:
+    asked, one, other = store.pair(pair)
+    return pair, asked[-1].content, one.text, other.text, gr.update(visible=False)
+
+
+def _asks(lab: Lab, store: Store, board: Board, events: list[Any], inputs: list[Any]) -> Callable[[Any], None]:
+    """Let `events` ask for a new pair; returns what lets a vote ask for one when it has been kept."""
 
     def fresh(text: str, *values: Any) -> tuple[Any, ...]:
         try:
-            both = [Source(*values[:3]), Source(*values[3:])]
-            return show(new_pair(lab, store, both, text))
+            return _shown(store, new_pair(lab, store, [Source(*values[:3]), Source(*values[3:])], text))
         except LabError as error:
             return "", "", "", "", gr.update(value=str(error), visible=True)
+
+    def after(kept: bool, *given: Any) -> tuple[Any, ...]:
+        return fresh(*given) if kept else (gr.skip(),) * len(board.shown)
+
+    gr.on(events, fresh, inputs, board.shown, concurrency_id=MODEL_WORK, show_progress="minimal")
+    return lambda voted: voted.then(after, [board.kept, *inputs], board.shown, concurrency_id=MODEL_WORK)
+
+
+def _votes(
+    store: Store,
+    board: Board,
+    buttons: dict[Choice, gr.Button],
+    undo: gr.Button,
+    annotator: gr.Textbox,
+    then_ask: Callable[[Any], None],
+) -> None:
+    """Let the buttons vote, show then who was who, and ask for the next pair; let undo bring the last one back."""
 
     def vote(choice: Choice, pair: str, annotator: str) -> tuple[Any, ...]:
         try:
             store.vote(pair, annotator, choice)
         except LabError as error:
-            return gr.skip(), gr.skip(), gr.update(value=str(error), visible=True)
+            return gr.skip(), gr.skip(), gr.update(value=str(error), visible=True), False
         _, one, other = store.pair(pair)
         count = len(store.votes(annotator))
-        return f"{count} · ← {one.source}   → {other.source}", table(store), gr.update(visible=False)
-
-    def save() -> tuple[Any, Any]:
-        try:
-            return gr.update(value=str(export(store, tempfile.mkdtemp())), visible=True), gr.update(visible=False)
-        except LabError as error:
-            return gr.skip(), gr.update(value=str(error), visible=True)
+        return f"{count} · ← {one.source}   → {other.source}", table(store), gr.update(visible=False), True
 
     def take_back(annotator: str) -> tuple[Any, ...]:
         taken = store.undo(annotator)
         if taken is None:
-            return (gr.skip(),) * 7
-        return *show(taken), "↶", table(store)
+            return (gr.skip(),) * (len(board.shown) + 2)
+        return *_shown(store, taken), "↶", table(store)
 
-    ask = {"fn": fresh, "inputs": [text, *sources], "outputs": shown, "concurrency_id": MODEL_WORK}
-    gr.on([another.click, text.submit], **ask, show_progress="minimal")
-    for choice, button in votes.items():
-        button.click(partial(vote, choice), [pair, annotator], [said, standing, problem]).then(**ask)
-    undo.click(take_back, [annotator], [*shown, said, standing])
-    write.click(save, None, [file, problem])
-    on_load(lambda: table(store), None, standing)
+    told = [board.said, board.standings, board.problem, board.kept]
+    for choice, button in buttons.items():
+        then_ask(button.click(partial(vote, choice), [board.pair, annotator], told))
+    undo.click(take_back, [annotator], [*board.shown, board.said, board.standings])
+
+
+def _save(store: Store) -> tuple[Any, Any]:
+    try:
+        return gr.update(value=str(export(store, tempfile.mkdtemp())), visible=True), gr.update(visible=False)
+    except LabError as error:
+        return gr.skip(), gr.update(value=str(error), visible=True)

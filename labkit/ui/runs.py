@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import gradio as gr
 import plotly.graph_objects as go
@@ -15,6 +16,7 @@ from labkit.errors import LabError
 from labkit.jobs import Jobs
 from labkit.measures import BY_KIND, measure
 from labkit.preferences.store import Store
+from labkit.recipe import PRESETS, Recipe
 from labkit.report import curves, minutes
 from labkit.runs import Run, StageFolder
 from labkit.ui.lab import Lab
@@ -61,28 +63,39 @@ def drawn(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
     return curves(stage.name, result["metrics"] if result else {}, stage.records)
 
 
-def begin(lab: Lab, jobs: Jobs, name: str, preset: str, seed: int, more: str) -> str:
-    """Begin a run of a preset in a process of its own; its name. more: flags as on the command line.
+def begin(
+    lab: Lab, jobs: Jobs, name: str, source: str, stages: Sequence[str] = (), seed: int = 0, more: str = ""
+) -> str:
+    """Begin a run in a process of its own; its name.
 
-    Raises LabError for a name that is no plain folder name, or is taken.
+    source: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on. stages: to
+    make; empty for all. seed: of a preset's run. more: flags as on the command line. Raises LabError for a name that is
+    no plain folder name, or is taken, and for a run as source without stages.
     """
     name = name.strip()
     if not NAME.fullmatch(name):
         raise LabError(f"{name!r} is no name for a run: letters, digits, '-', '_' and '.', at most 61 of them.")
-    path = lab.folder / name
-    if path.exists():
+    if name in lab.all_names() or (lab.folder / name).exists():
         raise LabError(f"There is a run {name} already. Choose another name, or go on with that one.")
+    if source not in PRESETS and not stages:
+        raise LabError(f"Choose the stages to make anew; {name} takes what comes before them from {source}.")
     try:
         flags = shlex.split(more)
     except ValueError as error:
         raise LabError(f"The settings cannot be read: {error}.") from error
-    jobs.start(name, ["run", "--preset", preset, "--seed", str(int(seed)), "--out", str(path), *flags])
+    preset = ["--preset", source, "--seed", str(int(seed))]
+    what = preset if source in PRESETS else ["--build-on", str(lab.path(source))]
+    chosen = ["--stages", *stages] if stages else []
+    jobs.start(name, ["run", "--out", str(lab.folder / name), *what, *chosen, *flags])
     return name
 
 
 def resume(lab: Lab, jobs: Jobs, name: str) -> str:
-    """Go on with a run that was stopped; its name."""
-    jobs.start(name, ["run", "--out", str(lab.run(name).path), "--resume"])
+    """Go on with a run that was stopped; its name. Raises LabError when nothing is left to make."""
+    run = lab.run(name)
+    if all(stage.finished for stage in run.stages):
+        raise LabError(f"{name} is finished. To make a stage of it anew, begin a new run that builds on it.")
+    jobs.start(name, ["run", "--out", str(run.path), "--resume"])
     return name
 
 
@@ -92,20 +105,40 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> str:
     Raises LabError when no vote prefers one answer, or the run has no fine-tuned model.
     """
     base = lab.run(name)
-    number = 1 + sum(other.startswith(f"{name}-votes-") for other in (path.name for path in lab.folder.glob("*")))
+    if "sft" not in base.recipe.stages or not base.stage("sft").finished:
+        raise LabError(f"{name} has no fine-tuned model yet to learn from votes. Choose another run.")
+    number = 1 + sum(path.name.startswith(f"{name}-votes-") for path in lab.folder.glob("*"))
     new = f"{name}-votes-{number}"
     folder = lab.folder / ".votes" / new
     folder.mkdir(parents=True, exist_ok=True)
     votes = export(store, folder)
     pairs = sum(1 for _ in votes.open(encoding="utf-8"))
     train = base.recipe.dpo.train
-    few = dataclasses.replace(train, rows=min(train.rows, max(2, pairs // 2)), checkpoint_every=10)
-    few = dataclasses.replace(few, steps=max(20, min(train.steps, 6 * pairs // few.rows)))
-    dpo = dataclasses.replace(base.recipe.dpo, train=few)
-    recipe = dataclasses.replace(base.recipe, preferences=str(votes), dpo=dpo)
+    rows = min(train.rows, max(2, pairs // 2))
+    few = dataclasses.replace(train, rows=rows, steps=max(20, min(train.steps, 6 * pairs // rows)), checkpoint_every=10)
+    recipe = dataclasses.replace(
+        base.recipe, preferences=str(votes), dpo=dataclasses.replace(base.recipe.dpo, train=few)
+    )
     branched = base.branch(lab.folder / new, recipe, ["pretrain", "sft"])
     jobs.start(new, ["run", "--out", str(branched.path), "--resume", "--stages", "dpo"])
     return new
+
+
+class Shown(NamedTuple):
+    """The tab's components that change."""
+
+    name: gr.Dropdown
+    other: gr.Dropdown
+    stop: gr.Button
+    go_on: gr.Button
+    problem: gr.Textbox
+    stages: gr.Dataframe
+    stage: gr.Dropdown
+    curve: gr.Dropdown
+    plot: gr.Plot
+    card: gr.Dataframe
+    beside: gr.Dataframe
+    log: gr.Textbox
 
 
 def build(lab: Lab, jobs: Jobs, store: Store) -> None:
@@ -113,7 +146,8 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
     with gr.Row(equal_height=True):
         name = gr.Dropdown([], label=words("run"), allow_custom_value=True, scale=3, elem_id="runs-name")
         other = gr.Dropdown([], label=words("other_run"), allow_custom_value=True, scale=2, elem_id="runs-other")
-        stop, go_on = gr.Button(words("stop"), scale=1), gr.Button(words("go_on"), scale=1)
+        stop = gr.Button(words("stop"), interactive=False, elem_id="runs-stop")
+        go_on = gr.Button(words("go_on"), interactive=False, elem_id="runs-go-on")
         votes = gr.Button(words("train_on_votes"), variant="primary", scale=2, elem_id="runs-votes")
     problem = problem_box("runs-problem")
     heads = ["stage", "state", "steps", "time"]
@@ -127,14 +161,49 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
     with gr.Accordion(words("side_by_side"), open=False):
         heads = ["stage", "measure", "this run", "the other", "difference"]
         beside = gr.Dataframe(headers=heads, datatype="str", interactive=False, elem_id="runs-beside")
+    with gr.Accordion(words("log"), open=False):
+        log = gr.Textbox(show_label=False, interactive=False, lines=6, elem_id="runs-log")
+    shown = Shown(name, other, stop, go_on, problem, stages, stage, curve, plot, report, beside, log)
+    _watch(lab, jobs, shown)
+    stop.click(lambda name: jobs.stop(name), name, None)
+    _starts(lab, shown, go_on.click, lambda name: resume(lab, jobs, name), [name])
+    _starts(lab, shown, votes.click, lambda name: train_on_votes(lab, jobs, store, name), [name])
     with gr.Accordion(words("new_run"), open=False):
-        with gr.Row():
-            new_name = gr.Textbox(label=words("name"))
-            preset = gr.Dropdown(["smoke", "lab", "full"], value="smoke", label=words("preset"))
-            seed = gr.Number(0, label=words("seed"), precision=0)
-        more = gr.Textbox(label=words("more_settings"), placeholder="--model.width 256 --pretrain.train.steps 500")
-        start = gr.Button(words("begin"), variant="primary", elem_id="runs-begin")
+        _new_run(lab, jobs, shown)
+
+
+def _new_run(lab: Lab, jobs: Jobs, shown: Shown) -> None:
+    """The form that begins a run."""
+    with gr.Row():
+        name = gr.Textbox(label=words("name"), elem_id="new-name")
+        source = gr.Dropdown([*PRESETS], value="smoke", label=words("preset_or_run"), elem_id="new-source")
+        stages = gr.Dropdown([*Recipe().stages], multiselect=True, label=words("stages_to_make"), elem_id="new-stages")
+        seed = gr.Number(0, label=words("seed"), precision=0)
+    more = gr.Textbox(label=words("more_settings"), placeholder="--model.width 256 --pretrain.train.steps 500")
+    start = gr.Button(words("begin"), variant="primary", elem_id="runs-begin")
+    on_load(lambda: gr.update(choices=[*PRESETS, *lab.names()]), None, source)
+    _starts(lab, shown, start.click, lambda *given: begin(lab, jobs, *given), [name, source, stages, seed, more])
+
+
+def _starts(lab: Lab, shown: Shown, event: Any, action: Callable[..., str], inputs: list[Any]) -> None:
+    """On `event`, do what begins a process, and show the run that it gives the name of; or say why not."""
+
+    def tried(*given: Any) -> tuple[Any, Any]:
+        try:
+            made = action(*given)
+        except LabError as error:
+            return gr.skip(), gr.update(value=str(error), visible=True)
+        choices = dict.fromkeys([made, *lab.all_names()])  # a run that just begins has no folder yet
+        return gr.update(choices=[*choices], value=made), gr.update(visible=False)
+
+    event(tried, inputs, [shown.name, shown.problem])
+
+
+def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
+    """Keep what is shown true: when the page opens, when something is chosen, and while a process is at work."""
     timer, at_work = gr.Timer(2), gr.State(False)
+    chosen = [shown.name, shown.stage, shown.curve]
+    seen = [shown.stages, shown.stage, shown.curve, shown.plot, shown.stop, shown.go_on, shown.log]
 
     def fill() -> tuple[Any, Any]:
         names = lab.all_names()
@@ -142,51 +211,43 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
 
     def look(name: str | None, stage: str | None, curve: str | None) -> tuple[Any, ...]:
         if not name:
-            return (gr.skip(),) * 4
+            return (gr.skip(),) * len(seen)
+        running, log = jobs.running(name), jobs.log(name)
+        if name not in lab.all_names():  # it has just been begun, or could not be
+            rows = [["", "begins" if running else "did not begin: see what it said", "", ""]]
+            return rows, gr.skip(), gr.skip(), None, gr.update(interactive=running), gr.update(interactive=False), log
         run = lab.run(name)
-        begun = [one.name for one in run.stages if one.begun]
-        if not begun:
-            return progress(run, jobs.running(name)), gr.update(choices=[]), gr.update(choices=[]), gr.skip()
-        shown = stage if stage in begun else begun[-1]
-        figures = drawn(run.stage(shown))
-        chosen = curve if curve in figures else next(iter(figures), None)
-        return (
-            progress(run, jobs.running(name)),
-            gr.update(choices=begun, value=shown),
-            gr.update(choices=[(heading, key) for key, (heading, _) in figures.items()], value=chosen),
-            figures[chosen][1] if chosen else gr.skip(),
-        )
+        left = not running and not all(stage.finished for stage in run.stages)
+        buttons = gr.update(interactive=running), gr.update(interactive=left)
+        return progress(run, running), *_curves(run, stage, curve), *buttons, log
 
     def follow(name: str | None, stage: str | None, curve: str | None, before: bool) -> tuple[Any, ...]:
         """`look` while a process is at work, and once after it."""
         now = bool(name) and jobs.running(name or "")
-        return (*(look(name, stage, curve) if now or before else (gr.skip(),) * 4), now)
+        return (*(look(name, stage, curve) if now or before else (gr.skip(),) * len(seen)), now)
 
     def measures(name: str | None, other: str | None) -> tuple[Any, Any]:
         try:
-            both = rows(compare(lab.folder / name, lab.folder / other)) if name and other else []
+            both = rows(compare(lab.path(name), lab.path(other))) if name and other else []
             return card(lab.run(name)) if name else gr.skip(), both
         except LabError as error:
             return gr.skip(), [["", str(error), "", "", ""]]
 
-    def tried(action: Any, *arguments: Any) -> tuple[Any, Any]:
-        try:
-            made = action(*arguments)
-        except LabError as error:
-            return gr.skip(), gr.update(value=str(error), visible=True)
-        names = lab.all_names()
-        return gr.update(choices=names, value=made), gr.update(visible=False)
+    on_load(fill, None, [shown.name, shown.other])
+    gr.on([shown.name.change, shown.stage.input, shown.curve.input], look, chosen, seen, show_progress="hidden")
+    timer.tick(follow, [*chosen, at_work], [*seen, at_work], show_progress="hidden")
+    both = [shown.name, shown.other]
+    gr.on([one.change for one in both], measures, both, [shown.card, shown.beside], show_progress="hidden")
 
-    inputs, outputs = [name, stage, curve], [stages, stage, curve, plot]
-    on_load(fill, None, [name, other])
-    gr.on([name.change, stage.input, curve.input], look, inputs, outputs, show_progress="hidden")
-    timer.tick(follow, [*inputs, at_work], [*outputs, at_work], show_progress="hidden")
-    gr.on([name.change, other.change], measures, [name, other], [report, beside], show_progress="hidden")
-    stop.click(lambda name: jobs.stop(name), name, None)
-    go_on.click(lambda name: tried(resume, lab, jobs, name), name, [name, problem])
-    votes.click(lambda name: tried(train_on_votes, lab, jobs, store, name), name, [name, problem])
-    start.click(
-        lambda name, preset, seed, more: tried(begin, lab, jobs, name, preset, seed, more),
-        [new_name, preset, seed, more],
-        [name, problem],
-    )
+
+def _curves(run: Run, stage: str | None, curve: str | None) -> tuple[Any, Any, Any]:
+    """The menus of stages and curves, with what was chosen of them where it is still there, and the figure."""
+    begun = [one.name for one in run.stages if one.begun]
+    if not begun:
+        return gr.update(choices=[], value=None), gr.update(choices=[], value=None), None
+    shown = stage if stage in begun else begun[-1]
+    figures = drawn(run.stage(shown))
+    chosen = curve if curve in figures else next(iter(figures), None)
+    names = [(heading, key) for key, (heading, _) in figures.items()]
+    figure = figures[chosen][1] if chosen else None
+    return gr.update(choices=begun, value=shown), gr.update(choices=names, value=chosen), figure

@@ -4,7 +4,13 @@
 (() => {
   if (customElements.get("labkit-attention")) return;
 
-  const WORDS = {
+  // The app's words are in words.py; these are the viewers' own, and notebooks see them too.
+  const chinese = navigator.language.toLowerCase().startsWith("zh");
+  const WORDS = chinese ? {
+    heads: "所有层与头", layer: "层", head: "头", lines: "连线", matrix: "矩阵", table: "表格",
+    looks: "看向", from: "词元", to: "看向", share: "比例", empty: "还没有可显示的内容。",
+    hint: "用鼠标或方向键选择一个头；指向一个词元，只看它的连线。",
+  } : {
     heads: "All layers and heads", layer: "layer", head: "head", lines: "lines", matrix: "matrix", table: "as a table",
     looks: "looks at", from: "token", to: "looks at", share: "share", empty: "Nothing to show yet.",
     hint: "Choose a head with the mouse or the arrow keys; point at a token to see only its lines.",
@@ -59,7 +65,7 @@
   const visible = (token) => token.replace(/\n/g, "⏎") || "∅";
   const percent = (byte) => `${Math.round((100 * byte) / 255)} %`;
 
-  // data = {tokens: [T strings], layers: L, heads: H, weights: base64 of L * H * T * T bytes, words?: {…}}
+  // data = {tokens: [T strings], layers: L, heads: H, weights: base64 of L * H * T * T bytes}
   class LabkitAttention extends HTMLElement {
     constructor() {
       super();
@@ -82,7 +88,7 @@
 
     get data() { return this._data; }
 
-    word(name) { return (this._data && this._data.words && this._data.words[name]) || WORDS[name]; }
+    word(name) { return WORDS[name]; }
 
     row(layer, head, from) {
       const T = this._data.tokens.length, start = ((layer * this._data.heads + head) * T + from) * T;
@@ -258,14 +264,18 @@
     tr.drawn td { font-weight: 700; }
     .measure { display: inline-block; height: 9px; background: rgb(var(--ink)); border-radius: 2px; }
   `;
-  const TEXTS_WORDS = {
+  const TEXTS_WORDS = chinese ? {
+    parts: "带下划线的词元是第一个不同之处。", same: "到目前为止完全相同。",
+    token: "候选", probability: "模型", kept: "过滤之后", waiting: "…", removed: "已去除",
+    hint: "选择一个词元，看看还可能出现什么。", end: "⏹ 结束",
+  } : {
     parts: "The underlined token is the first that differs.", same: "All are the same so far.",
     token: "candidate", probability: "the model", kept: "after the filters", waiting: "…", removed: "removed",
     hint: "Choose a token to see what else could have come.", end: "⏹ end",
   };
 
   // data = {columns: [{label, done, tokens: [{text, ended, candidates: [[text, probability, kept, drawn], …]}, …]}, …],
-  //         parts: index or null, words?: {…}}
+  //         parts: index or null}
   class LabkitTexts extends HTMLElement {
     constructor() {
       super();
@@ -282,7 +292,7 @@
 
     get data() { return this._data; }
 
-    word(name) { return (this._data && this._data.words && this._data.words[name]) || TEXTS_WORDS[name]; }
+    word(name) { return TEXTS_WORDS[name]; }
 
     render() {
       const focused = this.shadowRoot.activeElement && this.shadowRoot.activeElement.dataset.place;

@@ -20,7 +20,7 @@ watch("value", show);
 IN_NOTEBOOK = """
 export default {
   render({ model, el }) {
-    const view = document.createElement("labkit-attention");
+    const view = document.createElement("%s");
     const show = () => { view.data = model.get("data"); };
     show();
     model.on("change:data", show);
@@ -51,5 +51,12 @@ def texts_panel(data: dict[str, Any] | None = None, **options: Any) -> gradio.HT
 class AttentionViewer(anywidget.AnyWidget):
     """The same in a notebook: AttentionViewer(data=for_viewer(found)). Setting `data` shows something else."""
 
-    _esm = SOURCE + IN_NOTEBOOK
+    _esm = SOURCE + IN_NOTEBOOK % "labkit-attention"
+    data = traitlets.Dict().tag(sync=True)
+
+
+class TextsViewer(anywidget.AnyWidget):
+    """Texts side by side in a notebook: TextsViewer(data=…) of what `labkit.ui.decoding.compare` gives."""
+
+    _esm = SOURCE + IN_NOTEBOOK % "labkit-texts"
     data = traitlets.Dict().tag(sync=True)

@@ -134,15 +134,50 @@ class Started(Jobs):
 
 def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab):
     jobs = Started(lab.folder)
-    assert runs.begin(lab, jobs, " new ", "smoke", 3, "--model.width 32 --out 'a; rm -rf b'") == "new"
+    assert runs.begin(lab, jobs, " new ", "smoke", (), 3, "--model.width 32 --out 'a; rm -rf b'") == "new"
     (name, arguments) = jobs.asked[0]
-    assert name == "new" and arguments[:5] == ["run", "--preset", "smoke", "--seed", "3"]
+    assert name == "new" and arguments[:7] == [
+        "run",
+        "--out",
+        str(lab.folder / "new"),
+        "--preset",
+        "smoke",
+        "--seed",
+        "3",
+    ]
     assert arguments[-4:] == ["--model.width", "32", "--out", "a; rm -rf b"]
     for bad, message in (("../x", "no name for a run"), ("", "no name"), ("tiny", "a run tiny already")):
         with pytest.raises(LabError, match=message):
-            runs.begin(lab, jobs, bad, "smoke", 0, "")
+            runs.begin(lab, jobs, bad, "smoke")
     with pytest.raises(LabError, match="cannot be read"):
-        runs.begin(lab, jobs, "other", "smoke", 0, "'open")
+        runs.begin(lab, jobs, "other", "smoke", more="'open")
+
+
+def test_a_stage_is_made_anew_beside_the_run_it_builds_on(lab):
+    jobs = Started(lab.folder)
+    with pytest.raises(LabError, match="Choose the stages"):
+        runs.begin(lab, jobs, "other", "tiny")
+    runs.begin(lab, jobs, "other", "tiny", ["dpo"], more="--dpo.beta 0.5")
+    assert jobs.asked[0][1][3:] == ["--build-on", str(lab.folder / "tiny"), "--stages", "dpo", "--dpo.beta", "0.5"]
+
+
+def test_what_is_finished_is_not_gone_on_with(lab):
+    with pytest.raises(LabError, match="tiny is finished"):
+        runs.resume(lab, Started(lab.folder), "tiny")
+
+
+def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
+    with_demo = Lab(tmp_path / "mine", demo=lab.folder / "tiny")
+    assert with_demo.names() == ["demo"] and with_demo.stages("demo") == lab.stages("tiny")
+    assert with_demo.path("demo") == lab.folder / "tiny"
+    with pytest.raises(LabError, match="a run demo already"):
+        runs.begin(with_demo, Started(with_demo.folder), "demo", "smoke")
+    store = Store(tmp_path / "votes.db")
+    both = [preferences.Source("demo", "sft", 1.0), preferences.Source("demo", "ppo", 1.5)]
+    for number in range(4):
+        store.vote(preferences.new_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right")
+    assert runs.train_on_votes(with_demo, Started(with_demo.folder), store, "demo") == "demo-votes-1"
+    assert with_demo.names() == ["demo-votes-1", "demo"]
 
 
 def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):

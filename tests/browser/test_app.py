@@ -1,0 +1,242 @@
+"""Each job of the app as a person does it."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from playwright.sync_api import Page, expect
+
+from labkit.paths import demo_folder
+from labkit.preferences.store import Store
+from tests.browser.conftest import App, Opened
+
+HOSTILE = (
+    "<script>window.hacked=1</script><img src=x onerror=window.hacked=1> ${window.hacked=1} {{7*7}} \u202eabc\u202c"
+)
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def value(page: Page, box: str) -> str:
+    return page.locator(f"#{box} textarea").input_value()
+
+
+def says(page: Page, box: str, part: str) -> None:
+    """Wait until the text of a box has `part` in it."""
+    page.wait_for_function(
+        "([box, part]) => document.querySelector(`#${box} textarea`)?.value.includes(part)", arg=[box, part]
+    )
+
+
+def filled(page: Page, box: str, other_than: str = "") -> str:
+    """The text of a box, once it is neither empty nor `other_than`."""
+    unwanted = json.dumps(["", other_than])
+    page.wait_for_function(f"!{unwanted}.includes(document.querySelector('#{box} textarea').value)")
+    return value(page, box)
+
+
+def test_it_opens_alive_and_shows_what_a_head_looks_at(app: App, opened: Opened):
+    page = opened(app.url)
+    heads = page.locator("labkit-attention .grid button")
+    expect(heads).to_have_count(8)  # of the run that comes with labkit, and nothing was pressed
+    page.locator("#attention-text textarea").fill("The bird did not cross the lake because it was too wide.")
+    page.locator("#attention-look").click()
+    tokens = page.locator("labkit-attention .column.left .token")
+    expect(tokens.filter(has_text="wide")).to_have_count(1)
+    heads.nth(3).click()
+    expect(heads.nth(3)).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("ArrowDown")
+    expect(heads.nth(5)).to_have_attribute("aria-pressed", "true")
+    tokens.filter(has_text="wide").hover()
+    expect(page.locator("labkit-attention .says")).to_contain_text("wide")
+    page.locator("labkit-attention .bar button", has_text="as a table").click()
+    expect(page.locator("labkit-attention table tbody tr")).to_have_count(tokens.count() or 17)
+
+
+def test_two_strategies_are_compared(app: App, opened: Opened):
+    page = opened(app.url)
+    tab(page, "Decoding")
+    page.get_by_role("radio", name="2").check()
+    page.locator("#decoding-compare").click()
+    columns = page.locator('labkit-texts .column[data-done="true"]')
+    expect(columns).to_have_count(2)
+    assert columns.nth(0).inner_text() != columns.nth(1).inner_text()
+    expect(page.locator("labkit-texts .token.parts")).to_have_count(2)  # the first that differs, in both
+    page.locator("labkit-texts .token.parts").nth(1).click()
+    rows = page.locator("labkit-texts .more tbody tr")
+    expect(rows.first).to_be_visible()
+    expect(page.locator("labkit-texts .more tr.drawn")).to_have_count(1)
+
+
+def test_votes_train_the_next_model(app: App, opened: Opened):
+    page = opened(app.url)
+    tab(page, "Preferences")
+    page.locator("#pair-annotator input, #pair-annotator textarea").first.fill("ada")
+    page.locator("#pair-new").click()
+    keys = ["ArrowLeft", "ArrowRight", "t", "b", "s", "ArrowLeft", "ArrowLeft", "ArrowRight", "ArrowLeft", "ArrowRight"]
+    asked = filled(page, "pair-prompt")
+    for number, key in enumerate(keys, 1):
+        page.locator("#pair-left").click()
+        page.keyboard.press("Escape")
+        page.locator("body").press(key)
+        says(page, "vote-said", f"{number} ·")
+        if number < len(keys):
+            asked = filled(page, "pair-prompt", other_than=asked)
+    store = Store(app.runs / "votes.db")
+    assert [vote.choice for vote in store.votes("ada")] == [
+        {"ArrowLeft": "left", "ArrowRight": "right", "t": "tie", "b": "both_bad", "s": "skip"}[key] for key in keys
+    ]
+    page.locator("#vote-undo").click()
+    says(page, "vote-said", "↶")
+    assert len(store.votes("ada")) == 9
+    tab(page, "Runs")
+    page.locator("#runs-votes").click()
+    name = page.locator("#runs-name input")
+    expect(name).to_have_value("demo-votes-1")
+    expect(page.locator("#runs-stages")).to_contain_text("at work", timeout=60_000)
+    expect(page.locator("#runs-plot .main-svg").first).to_be_visible()
+    page.reload()
+    tab(page, "Runs")
+    expect(name).to_have_value("demo-votes-1")
+    expect(page.locator("#runs-stages")).to_contain_text("dpo")
+    expect(page.locator("#runs-stages tbody tr", has_text="dpo")).to_contain_text("finished", timeout=120_000)
+    page.reload()
+    expect(page.locator("labkit-attention .grid button").first).to_be_visible()
+    chosen = page.get_by_label("Run", exact=True).first
+    expect(chosen).to_have_value("demo-votes-1")
+    expect(page.get_by_label("Model after").first).to_have_value("dpo")
+
+
+def test_text_is_never_markup(app: App, opened: Opened):
+    page = opened(app.url)
+    expect(page.locator("labkit-attention .grid button")).to_have_count(8)
+    page.locator("#attention-text textarea").fill(HOSTILE)
+    page.locator("#attention-look").click()
+    expect(page.locator("labkit-attention .column.left")).to_contain_text("script")
+    page.locator("#attention-text textarea").fill("long " * 20_000)
+    page.locator("#attention-look").click()
+    page.wait_for_function(
+        "document.querySelector('#attention-problem textarea')?.value.includes('cannot be looked at')"
+    )
+    tab(page, "Decoding")
+    page.locator("#decoding-prompt textarea").fill(HOSTILE)
+    page.locator("#decoding-compare").click()
+    expect(page.locator('labkit-texts .column[data-done="true"]').first).to_be_visible()
+    page.locator("#decoding-prompt textarea").fill("long " * 20_000)
+    page.locator("#decoding-compare").click()
+    says(page, "decoding-problem", "tokens")
+    tab(page, "Preferences")
+    page.locator("#pair-annotator input, #pair-annotator textarea").first.fill(HOSTILE)
+    page.locator("#pair-text input, #pair-text textarea").first.fill(HOSTILE)
+    page.locator("#pair-new").click()
+    assert filled(page, "pair-prompt") == HOSTILE
+    page.locator("#vote-left").click()
+    assert filled(page, "vote-said").startswith("1 ·")
+    assert [vote.annotator for vote in Store(app.runs / "votes.db").votes(HOSTILE)] == [HOSTILE]
+    tab(page, "Runs")
+    page.get_by_text("A new run").click()
+    page.locator("#new-name input, #new-name textarea").first.fill(HOSTILE)
+    page.locator("#runs-begin").click()
+    says(page, "runs-problem", "is no name for a run")
+    assert page.evaluate("window.hacked") is None
+
+
+def test_two_people_do_not_mix(app: App, opened: Opened):
+    pages = [opened(app.url), opened(app.url)]
+    for page, word in zip(pages, ("garden", "market"), strict=True):
+        expect(page.locator("labkit-attention .grid button")).to_have_count(8)
+        page.locator("#attention-text textarea").fill(f"The {word} was quiet.")
+    for page in pages:
+        page.locator("#attention-look").click()
+    for page, word in zip(pages, ("garden", "market"), strict=True):
+        expect(page.locator("labkit-attention .column.left")).to_contain_text(word)
+    for page in pages:
+        tab(page, "Preferences")
+        page.locator("#pair-new").click()
+    prompts = [(filled(page, "pair-prompt"), filled(page, "pair-left")) for page in pages]
+    for page, before in zip(pages, prompts, strict=True):
+        assert (value(page, "pair-prompt"), value(page, "pair-left")) == before
+
+
+def test_twenty_at_once_are_all_served(app: App):
+    def ask(number: int) -> str:
+        client = Client(app.url, verbose=False)
+        shown, _ = client.predict("demo", "sft", f"{number} birds", api_name="/attention")
+        return "".join(shown["tokens"])
+
+    with ThreadPoolExecutor(20) as people:
+        answers = list(people.map(ask, range(20)))
+    assert [number for number, text in enumerate(answers) if f"{number} birds" not in text] == []
+
+
+def test_what_is_private_cannot_be_downloaded(app: App):
+    (app.runs / "votes.db").touch()
+    private = [
+        app.runs / "votes.db",
+        demo_folder() / "sft" / "model.safetensors",
+        Path.home() / ".bashrc",
+        "/etc/passwd",
+    ]
+    for path in private:
+        for root in ("gradio_api/file=", "file="):
+            address = f"{app.url}/{root}{urllib.parse.quote(str(path))}"
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(address)
+            assert refused.value.code in (403, 404), address
+
+
+def test_it_speaks_the_language_of_the_browser(app: App, opened: Opened):
+    page = opened(app.url, locale="zh-CN")
+    expect(page.get_by_role("tab", name="注意力")).to_be_visible()
+    expect(page.locator("labkit-attention")).to_contain_text("所有层与头")
+    expect(page.get_by_role("button", name="查看")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_telephone(app: App, opened: Opened, scheme: str):
+    page = opened(app.url, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    expect(page.locator("labkit-attention .grid button")).to_have_count(8)
+    for name in ("Attention", "Decoding", "Preferences", "Runs"):
+        chosen = page.get_by_role("tab", name=name)
+        if not chosen.is_visible():  # behind the button for what has no room
+            page.locator(".overflow-menu button").first.click()
+            chosen = page.locator(".overflow-dropdown").get_by_text(name)
+        chosen.click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    assert ink != paper
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[App]:
+    """An app that a test may kill."""
+    (tmp_path / "runs").mkdir()
+    started = App(tmp_path / "runs")
+    started.wait()
+    yield started
+    started.stop()
+
+
+def test_a_vote_survives_the_plug_being_pulled(fresh: App, opened: Opened):
+    page = opened(fresh.url)
+    tab(page, "Preferences")
+    page.locator("#pair-new").click()
+    filled(page, "pair-prompt")
+    page.locator("#vote-right").click()
+    says(page, "vote-said", "1 ·")
+    fresh.kill()
+    (vote,) = Store(fresh.runs / "votes.db").votes("me")
+    assert vote.choice == "right"

@@ -1,0 +1,42 @@
+"""The viewers in a notebook, in a JupyterLab that runs on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import ROOT, Opened, Server, free_port
+
+NOTEBOOK = "12_look_compare_choose.ipynb"
+
+
+@pytest.fixture
+def jupyter(tmp_path: Path) -> Iterator[Server]:
+    """JupyterLab in a folder that holds a copy of the notebook."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    shutil.copy(ROOT / "notebooks" / NOTEBOOK, folder)
+    port = free_port()
+    options = ["--no-browser", "--allow-root", f"--port={port}", f"--ServerApp.root_dir={folder}"]
+    options += ["--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True", "--LabApp.news_url="]
+    started = Server([sys.executable, "-m", "jupyterlab", *options], port, tmp_path / "jupyter.log")
+    yield started.wait("/lab")
+    started.stop()
+
+
+@pytest.mark.slow
+def test_the_viewers_show_in_jupyterlab(jupyter: Server, opened: Opened):
+    page = opened(f"{jupyter.url}/lab/tree/{NOTEBOOK}?reset")
+    page.get_by_text("Look, compare, choose").first.wait_for()
+    page.get_by_text("Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    heads = page.locator("labkit-attention .grid button")
+    expect(heads).to_have_count(8, timeout=120_000)
+    heads.nth(2).click()
+    expect(heads.nth(2)).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("labkit-texts .column")).to_have_count(3, timeout=120_000)
