@@ -224,7 +224,7 @@ REAL_TEXT: dict[str, Recipe] = {
     ),
     "lab": dataclasses.replace(
         PRESETS["lab"],
-        pretrain=Pretrain(TrainConfig(steps=2000, rows=8, length=256, weight_decay=0.1, compile=True)),
+        pretrain=Pretrain(TrainConfig(steps=1000, rows=8, length=256, weight_decay=0.1, compile=True)),
         sft=FineTune(TrainConfig(steps=90, rows=8, length=256, lr=4e-3, adam_lr=2e-3, compile=True)),
         dpo=DPO(_adamw(steps=150, rows=16, length=192, lr=1e-4)),
     ),
