@@ -362,10 +362,11 @@ class BenchOptions:
     """Measure one thing.
 
     train: our training step beside transformers', at its best. world: how fast the world writes. run: the whole run
-    for several seeds, each in a process of its own with nothing compiled before, and the medians of its measures.
+    for several seeds, each in a process of its own with nothing compiled before, and the medians of its measures. app:
+    how long the app lets its user wait.
     """
 
-    what: Annotated[Positional[Literal["train", "world", "run"]], arg(metavar="{train,world,run}")]
+    what: Annotated[Positional[Literal["train", "world", "run", "app"]], arg(metavar="{train,world,run,app}")]
     """What to measure."""
     json: Switch = False
     """Print everything that was measured, as JSON."""
@@ -387,10 +388,10 @@ def _bench(arguments: list[str]) -> int:
         train.main(json=options.json)
         return 0
     result: dict[str, Any]
-    if options.what == "world":
-        from labkit.bench import world
+    if options.what in ("world", "app"):
+        from labkit.bench import app, world
 
-        result = world.run(world.WorldBench())
+        result = world.run(world.WorldBench()) if options.what == "world" else app.run()
         text = "\n".join(f"{name:26} {value}" for name, value in result.items())
     else:
         from labkit.bench import run
