@@ -70,16 +70,24 @@ def page(lab: Lab, tabs: dict[str, Callable[[Lab], None]]) -> gr.Blocks:
     return blocks
 
 
-def serve(blocks: gr.Blocks, **options: Any) -> Any:
-    """Open the page for browsers on this machine; nothing leaves it."""
+def serve(blocks: gr.Blocks, **options: Any) -> None:
+    """Open the page for browsers on this machine until ctrl-C; nothing leaves it."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    return blocks.queue(default_concurrency_limit=1).launch(
-        theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]),
+    _, address, _ = blocks.queue(default_concurrency_limit=1).launch(
+        theme=gr.themes.Default(
+            primary_hue="blue",
+            font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+        ),
         css=CSS,
         i18n=words,
         share=False,
+        quiet=True,
         run_history=False,
         enable_monitoring=False,
         footer_links=[],
+        prevent_thread_lock=True,
         **options,
     )
+    print(f"The lab is open at {address} (ctrl-C closes it).", flush=True)
+    blocks.block_thread()
