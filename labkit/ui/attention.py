@@ -27,7 +27,7 @@ def build(lab: Lab) -> None:
     gr.Markdown(words("look_hint"))
     with gr.Row():
         name, stage = pick_run(lab)
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="labkit-bar"):
         text = gr.Textbox(OPENING, label=words("text"), lines=2, scale=4, elem_id="attention-text")
         button = gr.Button(words("look"), variant="primary", scale=1, elem_id="attention-look")
     problem = problem_box("attention-problem")

@@ -123,8 +123,8 @@ def build(lab: Lab) -> None:
                     gr.Slider(0.05, 1, value=setting.top_p, step=0.05, label=words("top_p")),
                 ]
             columns.append(column)
-    with gr.Row(equal_height=True):
-        text = gr.Textbox(label=words("prompt"), lines=3, scale=4, elem_id="decoding-prompt")
+    with gr.Row(elem_classes="labkit-bar"):
+        text = gr.Textbox(label=words("prompt"), lines=3, scale=4, min_width=260, elem_id="decoding-prompt")
         with gr.Column(scale=1, min_width=120):
             button = gr.Button(words("compare"), variant="primary", elem_id="decoding-compare")
             stop = gr.Button(words("stop"))

@@ -136,7 +136,7 @@ def build(lab: Lab, store: Store) -> None:
     """The tab's components, in the Blocks that is open."""
     gr.Markdown(words("preferences_hint"))
     sources = _sources(lab)
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="labkit-bar"):
         text = gr.Textbox(label=words("own_prompt"), lines=1, scale=4, elem_id="pair-text")
         annotator = gr.Textbox("me", label=words("annotator"), scale=1, elem_id="pair-annotator")
         another = gr.Button(words("new_pair"), variant="primary", scale=1, elem_id="pair-new")
@@ -145,9 +145,9 @@ def build(lab: Lab, store: Store) -> None:
     with gr.Row():
         left = gr.Textbox(label=words("left"), interactive=False, lines=3, elem_id="pair-left")
         right = gr.Textbox(label=words("right"), interactive=False, lines=3, elem_id="pair-right")
-    with gr.Row():
-        votes = {choice: gr.Button(words(f"vote_{choice}"), elem_id=f"vote-{choice}", min_width=120) for choice in KEYS}
-        undo = gr.Button(words("vote_undo"), elem_id="vote-undo", min_width=100)
+    with gr.Row(elem_classes="labkit-votes"):
+        votes = {choice: gr.Button(words(f"vote_{choice}"), elem_id=f"vote-{choice}", min_width=140) for choice in KEYS}
+        undo = gr.Button(words("vote_undo"), elem_id="vote-undo", min_width=140)
     said = gr.Textbox(show_label=False, interactive=False, elem_id="vote-said")
     with gr.Row():
         heads = ["source", "votes", "wins"]

@@ -23,6 +23,8 @@ from labkit.ui.lab import Lab
 from labkit.ui.preferences import export
 from labkit.ui.shell import on_load, problem_box, words
 
+INK = "#808890"
+"""Of the words in figures: readable on a light page and on a dark one."""
 NAME = re.compile(r"[\w][\w.-]{0,60}")
 
 
@@ -60,7 +62,10 @@ def card(run: Run) -> dict[str, Any]:
 def drawn(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
     """The stage's curves as they are now, by name: (heading, figure)."""
     result = stage.result
-    return curves(stage.name, result["metrics"] if result else {}, stage.records)
+    figures = curves(stage.name, result["metrics"] if result else {}, stage.records)
+    for _, figure in figures.values():
+        figure.update_layout(font_color=INK)
+    return figures
 
 
 def begin(
@@ -143,7 +148,7 @@ class Shown(NamedTuple):
 
 def build(lab: Lab, jobs: Jobs, store: Store) -> None:
     """The tab's components, in the Blocks that is open."""
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="labkit-bar"):
         name = gr.Dropdown([], label=words("run"), allow_custom_value=True, scale=3, elem_id="runs-name")
         other = gr.Dropdown([], label=words("other_run"), allow_custom_value=True, scale=2, elem_id="runs-other")
         stop = gr.Button(words("stop"), interactive=False, elem_id="runs-stop")

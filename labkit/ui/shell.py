@@ -18,9 +18,18 @@ MODEL_WORK = "model"
 words = gr.I18n(**TRANSLATIONS)
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-.labkit-head h1 { margin-bottom: 0; }
-.gradio-container table { font-family: var(--font) !important; font-size: 14px; }
+.gradio-container { max-width: 1180px !important; width: 100% !important; margin: 0 auto !important; }
+.gradio-container main, .gradio-container .wrap { width: 100%; }
+.labkit-head { align-items: baseline !important; border-bottom: 3px solid #0072b2; padding-bottom: 8px; }
+.labkit-head > :first-child { flex: 0 0 auto !important; min-width: 0 !important; }
+.labkit-head h1 { margin: 0; letter-spacing: -.02em; }
+.labkit-head p { margin: 0; opacity: .75; }
+.labkit-bar { align-items: flex-end !important; }
+.labkit-bar > button { flex: 0 0 auto !important; width: auto !important; }
+.labkit-bar > .column { flex: 0 0 auto !important; width: 150px !important; }
+.labkit-votes button { white-space: nowrap; }
+.gradio-container table, .gradio-container table td, .gradio-container table th {
+  font-family: var(--font) !important; font-size: 14px; }
 """
 
 
@@ -61,8 +70,9 @@ def problem_box(elem_id: str) -> gr.Textbox:
 def page(lab: Lab, tabs: dict[str, Callable[[Lab], None]]) -> gr.Blocks:
     """The whole page; tabs: the key of each tab's name in `words`, and what builds it."""
     with gr.Blocks(title="labkit", analytics_enabled=False) as blocks:
-        gr.Markdown("# labkit", elem_classes="labkit-head")
-        gr.Markdown(words("subtitle"))
+        with gr.Row(elem_classes="labkit-head"):
+            gr.Markdown("# labkit")
+            gr.Markdown(words("subtitle"))
         with gr.Tabs():
             for key, build in tabs.items():
                 with gr.Tab(words(key)):

@@ -256,7 +256,7 @@
     .token.parts { box-shadow: inset 0 -3px #d55e00; font-weight: 600; }
     .token:focus-visible { outline: 3px solid #e69f00; outline-offset: 1px; }
     .soft { opacity: .7; }
-    .more { margin-top: 12px; }
+    .more { margin-top: 12px; overflow-x: auto; }
     table { border-collapse: collapse; font-size: 13px; margin-top: 4px; }
     td, th { padding: 2px 14px 2px 0; text-align: left; border-bottom: 1px solid var(--line); }
     td.number { text-align: right; font-variant-numeric: tabular-nums; }

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS = 90
@@ -28,6 +28,7 @@ def browser() -> Iterator[Browser]:
         message = "there is no Chromium here: apt-get install chromium"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=options)
         yield started

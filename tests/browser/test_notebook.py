@@ -32,7 +32,7 @@ def jupyter(tmp_path: Path) -> Iterator[Server]:
 @pytest.mark.slow
 def test_the_viewers_show_in_jupyterlab(jupyter: Server, opened: Opened):
     page = opened(f"{jupyter.url}/lab/tree/{NOTEBOOK}?reset")
-    page.get_by_text("Look, compare, choose").first.wait_for()
+    page.get_by_role("heading", name="Look, compare, choose").wait_for()
     page.get_by_text("Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     heads = page.locator("labkit-attention .grid button")
