@@ -206,9 +206,9 @@ def _starts(lab: Lab, shown: Shown, event: Any, action: Callable[..., str], inpu
 
 def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
     """Keep what is shown true: when the page opens, when something is chosen, and while a process is at work."""
-    timer, at_work = gr.Timer(2), gr.State(False)
+    timer, at_work, newest = gr.Timer(2), gr.State(False), gr.State(True)
     chosen = [shown.name, shown.stage, shown.curve]
-    seen = [shown.stages, shown.stage, shown.curve, shown.plot, shown.stop, shown.go_on, shown.log]
+    seen = [shown.stages, shown.stage, shown.curve, shown.plot, shown.card, shown.stop, shown.go_on, shown.log]
 
     def fill() -> tuple[Any, Any]:
         names = lab.all_names()
@@ -220,33 +220,55 @@ def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
         running, log = jobs.running(name), jobs.log(name)
         if name not in lab.all_names():  # it has just been begun, or could not be
             rows = [["", "begins" if running else "did not begin: see what it said", "", ""]]
-            return rows, gr.skip(), gr.skip(), None, gr.update(interactive=running), gr.update(interactive=False), log
+            nothing, no_card = gr.update(choices=[], value=None), {"headers": ["measure"], "data": []}
+            return (
+                rows,
+                nothing,
+                nothing,
+                None,
+                no_card,
+                gr.update(interactive=running),
+                gr.update(interactive=False),
+                log,
+            )
         run = lab.run(name)
-        left = not running and not all(stage.finished for stage in run.stages)
+        left = not running and not all(one.finished for one in run.stages)
         buttons = gr.update(interactive=running), gr.update(interactive=left)
-        return progress(run, running), *_curves(run, stage, curve), *buttons, log
+        return progress(run, running), *_curves(run, stage, curve), card(run), *buttons, log
 
-    def follow(name: str | None, stage: str | None, curve: str | None, before: bool) -> tuple[Any, ...]:
-        """`look` while a process is at work, and once after it."""
+    def begin_to_look(name: str | None, curve: str | None) -> tuple[Any, ...]:
+        return *look(name, None, curve), True
+
+    def choose(name: str | None, stage: str | None, curve: str | None) -> tuple[Any, ...]:
+        begun = [one.name for one in lab.run(name).stages if one.begun] if name in lab.all_names() else []
+        return *look(name, stage, curve), begun[-1:] == [stage]
+
+    def follow(name: str | None, stage: str | None, curve: str | None, newest: bool, before: bool) -> tuple[Any, ...]:
+        """`look` while a process is at work, and once after it; at its newest stage unless another was chosen."""
         now = bool(name) and jobs.running(name or "")
-        return (*(look(name, stage, curve) if now or before else (gr.skip(),) * len(seen)), now)
+        found = look(name, None if newest else stage, curve) if now or before else (gr.skip(),) * len(seen)
+        return *found, now
 
-    def measures(name: str | None, other: str | None) -> tuple[Any, Any]:
+    def both(name: str | None, other: str | None) -> Any:
         try:
-            both = rows(compare(lab.path(name), lab.path(other))) if name and other else []
-            return card(lab.run(name)) if name else gr.skip(), both
+            return rows(compare(lab.path(name), lab.path(other))) if name and other else []
         except LabError as error:
-            return gr.skip(), [["", str(error), "", "", ""]]
+            return [["", str(error), "", "", ""]]
 
+    quiet: dict[str, Any] = {"show_progress": "hidden"}
     on_load(fill, None, [shown.name, shown.other])
-    gr.on([shown.name.change, shown.stage.input, shown.curve.input], look, chosen, seen, show_progress="hidden")
-    timer.tick(follow, [*chosen, at_work], [*seen, at_work], show_progress="hidden")
-    both = [shown.name, shown.other]
-    gr.on([one.change for one in both], measures, both, [shown.card, shown.beside], show_progress="hidden")
+    shown.name.change(begin_to_look, [shown.name, shown.curve], [*seen, newest], **quiet)
+    gr.on([shown.stage.input, shown.curve.input], choose, chosen, [*seen, newest], **quiet)
+    timer.tick(follow, [*chosen, newest, at_work], [*seen, at_work], **quiet)
+    names = [shown.name, shown.other]
+    gr.on([one.change for one in names], both, names, shown.beside, **quiet)
 
 
 def _curves(run: Run, stage: str | None, curve: str | None) -> tuple[Any, Any, Any]:
-    """The menus of stages and curves, with what was chosen of them where it is still there, and the figure."""
+    """The menus of stages and curves, with what was chosen of them where it is still there, and the figure.
+
+    stage: the newest when None.
+    """
     begun = [one.name for one in run.stages if one.begun]
     if not begun:
         return gr.update(choices=[], value=None), gr.update(choices=[], value=None), None

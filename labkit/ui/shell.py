@@ -28,6 +28,7 @@ CSS = """
 .labkit-bar > button { flex: 0 0 auto !important; width: auto !important; }
 .labkit-bar > .column { flex: 0 0 auto !important; width: 150px !important; }
 .labkit-votes button { white-space: nowrap; }
+#runs-log textarea { font-family: var(--font-mono); font-size: 12px; }
 .gradio-container table, .gradio-container table td, .gradio-container table th {
   font-family: var(--font) !important; font-size: 14px; }
 """
