@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from labkit.ui.shell import on_load, problem_box, words
 
 INK = "#808890"
 """Of the words in figures: readable on a light page and on a dark one."""
+CHOSEN = ("--out", "--preset", "--seed", "--build-on", "--stages", "--resume")
+"""The flags of `labkit run` that the form gives itself."""
 NAME = re.compile(r"[\w][\w.-]{0,60}")
 
 
@@ -75,7 +78,7 @@ def begin(
 
     source: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on. stages: to
     make; empty for all. seed: of a preset's run. more: flags as on the command line. Raises LabError for a name that is
-    no plain folder name, or is taken, and for a run as source without stages.
+    no plain folder name, or is taken, for a run as source without stages, and for flags that the others are.
     """
     name = name.strip()
     if not NAME.fullmatch(name):
@@ -88,6 +91,9 @@ def begin(
         flags = shlex.split(more)
     except ValueError as error:
         raise LabError(f"The settings cannot be read: {error}.") from error
+    twice = [flag for flag in flags if flag.partition("=")[0] in CHOSEN]
+    if twice:
+        raise LabError(f"{', '.join(twice)} is chosen by the fields above; leave it out of the further settings.")
     preset = ["--preset", source, "--seed", str(int(seed))]
     what = preset if source in PRESETS else ["--build-on", str(lab.path(source))]
     chosen = ["--stages", *stages] if stages else []
@@ -112,8 +118,8 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> str:
     base = lab.run(name)
     if "sft" not in base.recipe.stages or not base.stage("sft").finished:
         raise LabError(f"{name} has no fine-tuned model yet to learn from votes. Choose another run.")
-    number = 1 + sum(path.name.startswith(f"{name}-votes-") for path in lab.folder.glob("*"))
-    new = f"{name}-votes-{number}"
+    names = (f"{name}-votes-{number}" for number in itertools.count(1))
+    new = next(free for free in names if not (lab.folder / free).exists())
     folder = lab.folder / ".votes" / new
     folder.mkdir(parents=True, exist_ok=True)
     votes = export(store, folder)

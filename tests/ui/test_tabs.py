@@ -134,7 +134,7 @@ class Started(Jobs):
 
 def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab):
     jobs = Started(lab.folder)
-    assert runs.begin(lab, jobs, " new ", "smoke", (), 3, "--model.width 32 --out 'a; rm -rf b'") == "new"
+    assert runs.begin(lab, jobs, " new ", "smoke", (), 3, "--model.width 32 --text 'a; rm -rf b'") == "new"
     (name, arguments) = jobs.asked[0]
     assert name == "new" and arguments[:7] == [
         "run",
@@ -145,12 +145,14 @@ def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab):
         "--seed",
         "3",
     ]
-    assert arguments[-4:] == ["--model.width", "32", "--out", "a; rm -rf b"]
+    assert arguments[-4:] == ["--model.width", "32", "--text", "a; rm -rf b"]
     for bad, message in (("../x", "no name for a run"), ("", "no name"), ("tiny", "a run tiny already")):
         with pytest.raises(LabError, match=message):
             runs.begin(lab, jobs, bad, "smoke")
     with pytest.raises(LabError, match="cannot be read"):
         runs.begin(lab, jobs, "other", "smoke", more="'open")
+    with pytest.raises(LabError, match="--out=/tmp/x is chosen by the fields above"):
+        runs.begin(lab, jobs, "other", "smoke", more="--model.width 32 --out=/tmp/x")
 
 
 def test_a_stage_is_made_anew_beside_the_run_it_builds_on(lab):
