@@ -2,41 +2,155 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labkit.errors import LabError
+from labkit.model.taps import Tap, no_tap
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's: https://arxiv.org/abs/1606.08415
+    "relu": F.relu,
+}
 
 
 @dataclass(frozen=True)
 class Gated:
-    """The gated feed-forward SwiGLU: GLU Variants Improve Transformer, https://arxiv.org/abs/2002.05202.
+    """The gated feed-forward: GLU Variants Improve Transformer, https://arxiv.org/abs/2002.05202. With "silu" it is
+    SwiGLU, with "gelu" GEGLU.
 
     ``hidden`` is the number of gated units; 8/3 of the width gives as many parameters as a plain one of four
     widths.
     """
 
     hidden: int
+    activation: Activation = "silu"
 
-    def build(self, width: int) -> GatedFeedForward:
-        if self.hidden < 1:
-            raise LabError(f"Gated needs at least one hidden unit, not {self.hidden}.")
-        return GatedFeedForward(width, self.hidden)
+    def build(self, width: int, bias: bool = False, name: str = "") -> GatedFeedForward:
+        _check(self)
+        return GatedFeedForward(self, width, bias)
 
 
 class GatedFeedForward(nn.Module):
-    """x [B, T, D] -> W_down (silu(W_gate x) * W_up x) [B, T, D].
+    """x [B, T, D] -> W_down (f(W_gate x) * W_up x) [B, T, D].
 
     W_gate and W_up are one matrix, gate first: one large product is faster than two small ones.
     """
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, config: Gated, width: int, bias: bool):
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.activation = ACTIVATIONS[config.activation]
+        self.gate_up = nn.Linear(width, 2 * config.hidden, bias=bias)
+        self.down = nn.Linear(config.hidden, width, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(self.activation(gate) * up)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Two matrices with an activation between them: Attention Is All You Need, 3.3,
+    https://arxiv.org/abs/1706.03762.
+    """
+
+    hidden: int
+    activation: Activation = "gelu"
+
+    def build(self, width: int, bias: bool = False, name: str = "") -> PlainFeedForward:
+        _check(self)
+        return PlainFeedForward(self, width, bias)
+
+
+class PlainFeedForward(nn.Module):
+    """x [B, T, D] -> W_down f(W_up x) [B, T, D]."""
+
+    def __init__(self, config: Plain, width: int, bias: bool):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.up = nn.Linear(width, config.hidden, bias=bias)
+        self.down = nn.Linear(config.hidden, width, bias=bias)
+
+    def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+@dataclass(frozen=True)
+class MoE:
+    """Each token goes to a few of several experts: Mixtral, https://arxiv.org/abs/2401.04088; with ``top_k=1`` and
+    ``renormalise=False`` Switch Transformers, https://arxiv.org/abs/2101.03961.
+
+    expert: what each of them is. renormalise: let the weights of a token's experts add up to 1. capacity: an expert
+    takes at most this many times its even share of a row's tokens, the first that come, and the others pass by; None
+    drops no token.
+    """
+
+    expert: Gated | Plain
+    experts: int = 8
+    top_k: int = 2
+    renormalise: bool = True
+    capacity: float | None = None
+
+    @property
+    def hidden(self) -> int:
+        """Of one expert."""
+        return self.expert.hidden
+
+    def build(self, width: int, bias: bool = False, name: str = "") -> MixtureOfExperts:
+        if not 1 <= self.top_k <= self.experts:
+            raise LabError(f"MoE: top_k must be from 1 to the {self.experts} experts, not {self.top_k}.")
+        if self.capacity is not None and self.capacity <= 0:
+            raise LabError(f"MoE: capacity must be above 0, or None to drop no token, not {self.capacity}.")
+        return MixtureOfExperts(self, width, bias, name)
+
+
+class MixtureOfExperts(nn.Module):
+    """x [B, T, D] -> sum over a token's experts e of weight_e · expert_e(x) [B, T, D]."""
+
+    def __init__(self, config: MoE, width: int, bias: bool, name: str):
+        super().__init__()
+        self.config, self.name = config, name
+        self.router = nn.Linear(width, config.experts, bias=False)
+        self.experts = nn.ModuleList(config.expert.build(width, bias) for _ in range(config.experts))
+
+    def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
+        logits = F.linear(x.float(), self.router.weight.float())  # a close choice is not left to rounding
+        shares = tap(f"{self.name}.router", logits.softmax(-1))  # [B, T, experts]
+        weights, chosen = shares.topk(self.config.top_k, dim=-1)
+        if self.config.renormalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        taken = self._taken(chosen)  # [B, T, experts]
+        by_expert = torch.zeros_like(shares).scatter(-1, chosen, weights) * taken
+        y = torch.zeros_like(x)
+        for e, expert in enumerate(self.experts):
+            where = taken[..., e]
+            y[where] = y[where] + (expert(x[where]) * by_expert[..., e][where].unsqueeze(-1)).to(y.dtype)
+        return y
+
+    def _taken(self, chosen: Tensor) -> Tensor:
+        """Which expert takes which token: chosen [B, T, top_k] -> [B, T, experts] bool."""
+        wanted = F.one_hot(chosen, self.config.experts).sum(-2)  # [B, T, experts], 0 or 1
+        if self.config.capacity is None:
+            return wanted.bool()
+        room = int(self.config.capacity * chosen.shape[1] * self.config.top_k / self.config.experts)
+        return (wanted * (wanted.cumsum(1) <= max(room, 1))).bool()
+
+
+FeedForward = Gated | Plain | MoE
+
+
+def _check(config: Gated | Plain) -> None:
+    kind = type(config).__name__
+    if config.hidden < 1:
+        raise LabError(f"{kind} needs at least one hidden unit, not {config.hidden}.")
+    if config.activation not in ACTIVATIONS:
+        raise LabError(f"{kind} has no activation {config.activation!r}; there are {', '.join(ACTIVATIONS)}.")

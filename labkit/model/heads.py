@@ -14,12 +14,43 @@ class TokenHead(nn.Module):
     Improve Language Models, https://arxiv.org/abs/1608.05859.
     """
 
-    def __init__(self, width: int, vocabulary: int, tied: bool):
+    def __init__(self, width: int, vocabulary: int, tied: bool, norm_eps: float = 1e-6):
         super().__init__()
         self.weight = None if tied else nn.Parameter(torch.empty(vocabulary, width))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return F.linear(x, embedding if self.weight is None else self.weight)
+
+
+class MaskedHead(TokenHead):
+    """The same with a layer before it and a bias, for tokens that were hidden: BERT's masked language model,
+    https://arxiv.org/abs/1810.04805, 3.1.
+    """
+
+    def __init__(self, width: int, vocabulary: int, tied: bool, norm_eps: float = 1e-6):
+        super().__init__(width, vocabulary, tied)
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, norm_eps)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return super().forward(self.norm(F.gelu(self.dense(x))), embedding) + self.bias
+
+
+class ClassHead(nn.Module):
+    """What a whole row is, by its first token's vector: x [B, T, D] -> [B, classes].
+
+    tanh(W x + b), then a matrix: BERT's pooler; with two classes its next-sentence head
+    (https://arxiv.org/abs/1810.04805, 3.1).
+    """
+
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.out = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.dense(x[:, 0])))
 
 
 class ScalarHead(nn.Module):

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 def draw_weights(model: Transformer, std: float = 0.02) -> None:
     """Draw matrices from N(0, std²), those that write to the residual stream from N(0, std² / 2 depth), as in
-    GPT-2 (Language Models are Unsupervised Multitask Learners, 2.3); norms start at one.
+    GPT-2 (Language Models are Unsupervised Multitask Learners, 2.3); norms start at one, biases at zero.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             writes = name.endswith(("mixer.out.weight", "feed_forward.down.weight"))
             nn.init.normal_(parameter, std=std / (2 * model.config.depth) ** 0.5 if writes else std)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,15 +10,7 @@ from torch import Tensor, nn
 
 from labkit.errors import LabError
 from labkit.model.positions import Places
-
-Tap = Callable[[str, Tensor], Tensor]
-
-
-def no_tap(name: str, x: Tensor) -> Tensor:
-    """The tap that looks at nothing. A tap is called as ``x = tap(name, x)`` where x is made: it may keep x,
-    or return another tensor in its place.
-    """
-    return x
+from labkit.model.taps import Tap, no_tap
 
 
 class KeyValues(NamedTuple):
@@ -62,8 +53,24 @@ class KeyValues(NamedTuple):
         return KeyValues(self.keys[rows], self.values[rows], self.filled)
 
 
+class Heads(NamedTuple):
+    """The shape of an attention: H query heads, K key and value heads that they share, each E wide; bias: of its
+    matrices; scale: of the scores, 1/√E when None.
+    """
+
+    queries: int
+    keys: int
+    width: int
+    bias: bool = False
+    scale: float | None = None
+
+    @property
+    def factor(self) -> float:
+        return self.width**-0.5 if self.scale is None else self.scale
+
+
 class Attention(nn.Module):
-    """Causal self-attention, several query heads sharing a key and value head.
+    """Self-attention, several query heads sharing a key and value head; causal or not as the mask says.
 
     Attention Is All You Need, https://arxiv.org/abs/1706.03762; grouped queries,
     https://arxiv.org/abs/2305.13245; queries and keys normalised (``qk_norm``) as in Qwen3,
@@ -71,25 +78,16 @@ class Attention(nn.Module):
     large product is faster than three small ones.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        key_heads: int,
-        head_width: int,
-        *,
-        qk_norm: bool,
-        norm_eps: float,
-        name: str,
-    ):
+    def __init__(self, width: int, heads: Heads, *, qk_norm: bool, norm_eps: float, name: str):
         super().__init__()
-        self.heads, self.key_heads, self.head_width, self.name = heads, key_heads, head_width, name
-        self.qkv = nn.Linear(width, (heads + 2 * key_heads) * head_width, bias=False)
-        self.out = nn.Linear(heads * head_width, width, bias=False)
+        self.heads, self.key_heads, self.head_width = heads.queries, heads.keys, heads.width
+        self.scale, self.name = heads.factor, name
+        self.qkv = nn.Linear(width, (heads.queries + 2 * heads.keys) * heads.width, bias=heads.bias)
+        self.out = nn.Linear(heads.queries * heads.width, width, bias=heads.bias)
         self.qk_norm = qk_norm
         if qk_norm:
-            self.query_norm = nn.RMSNorm(head_width, norm_eps)
-            self.key_norm = nn.RMSNorm(head_width, norm_eps)
+            self.query_norm = nn.RMSNorm(heads.width, norm_eps)
+            self.key_norm = nn.RMSNorm(heads.width, norm_eps)
 
     def new_state(self, rows: int, length: int) -> KeyValues:
         return KeyValues.empty(rows, self.key_heads, length, self.head_width, self.out.weight)
@@ -113,7 +111,7 @@ class Attention(nn.Module):
             state = state.append(k, v)
             k, v = (part.to(q.dtype) for part in state.in_use())
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        return self.out(self.attend(q, k, v, mask, places, tap)), state
+        return self.out(attend(q * self.scale, k, v, mask, places, tap, self.name)), state
 
     def project(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> queries [B, H, T, E], keys and values [B, K, T, E]."""
@@ -126,22 +124,50 @@ class Attention(nn.Module):
         q, k = places.rotate(q, k)
         return q.to(v.dtype).transpose(1, 2), k.to(v.dtype).transpose(1, 2), v.transpose(1, 2)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: Places, tap: Tap) -> Tensor:
-        """softmax(q kᵀ / √E + bias) v: q [B, H, T, E], k and v [B, K, S, E] -> [B, T, H·E].
 
-        Written out, not torch's fused kernel: on a CPU in bf16 forward and backward together take half the time,
-        and the softmax sums in fp32 in both. Every weight is there for the tap.
-        """
-        B, H, T, E = q.shape
-        K, S = k.shape[1], k.shape[2]
-        # The queries that share a key head are stacked, so that no key is copied.
-        scores = (q.reshape(B, K, -1, E) * E**-0.5 @ k.transpose(-1, -2)).view(B, H, T, S)
-        bias = places.bias(q)
-        if bias is not None:
-            scores = scores + bias
-        scores = scores + mask.unsqueeze(-3).to(scores.dtype)
-        weights = tap(f"{self.name}.weights", F.softmax(scores, dim=-1))
-        y = (weights.view(B, K, -1, S) @ v).view(B, H, T, E)
-        term = places.value_term(weights)
-        y = y if term is None else y + term
-        return y.transpose(1, 2).reshape(B, T, H * E)
+class Memory(NamedTuple):
+    """What an encoder made, for a decoder to look at: x [B, S, D], and what to add to scores, [B, 1, S]."""
+
+    x: Tensor
+    mask: Tensor
+
+
+class CrossAttention(nn.Module):
+    """Attention of a decoder's tokens to what the encoder made: Attention Is All You Need, 3.2.3."""
+
+    def __init__(self, width: int, heads: Heads, *, name: str):
+        super().__init__()
+        self.heads, self.key_heads, self.head_width = heads.queries, heads.keys, heads.width
+        self.scale, self.name = heads.factor, name
+        self.query = nn.Linear(width, heads.queries * heads.width, bias=heads.bias)
+        self.key_value = nn.Linear(width, 2 * heads.keys * heads.width, bias=heads.bias)
+        self.out = nn.Linear(heads.queries * heads.width, width, bias=heads.bias)
+
+    def forward(self, x: Tensor, memory: Memory, tap: Tap = no_tap) -> Tensor:
+        """x [B, T, D] -> [B, T, D]."""
+        q = self.query(x).unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)  # [B, H, T, E]
+        both = self.key_value(memory.x).unflatten(-1, (2 * self.key_heads, self.head_width))  # [B, S, 2K, E]
+        k, v = both.transpose(1, 2).chunk(2, dim=1)
+        q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
+        return self.out(attend(q * self.scale, k, v, memory.mask, None, tap, self.name))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: Places | None, tap: Tap, name: str) -> Tensor:
+    """softmax(q kᵀ + bias) v: q [B, H, T, E], scaled, k and v [B, K, S, E] -> [B, T, H·E].
+
+    Written out, not torch's fused kernel: on a CPU in bf16 forward and backward together take half the time,
+    and the softmax sums in fp32 in both. Every weight is there for the tap.
+    """
+    B, H, T, E = q.shape
+    K, S = k.shape[1], k.shape[2]
+    # The queries that share a key head are stacked, so that no key is copied.
+    scores = (q.reshape(B, K, -1, E) @ k.transpose(-1, -2)).view(B, H, T, S)
+    bias = None if places is None else places.bias(q)
+    if bias is not None:
+        scores = scores + bias
+    scores = scores + mask.unsqueeze(-3).to(scores.dtype)
+    weights = tap(f"{name}.weights", F.softmax(scores, dim=-1))
+    y = (weights.view(B, K, -1, S) @ v).view(B, H, T, E)
+    term = None if places is None else places.value_term(weights)
+    y = y if term is None else y + term
+    return y.transpose(1, 2).reshape(B, T, H * E)

@@ -7,6 +7,7 @@ rows of unequal length (padded on the left) and packed rows work alike.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +17,18 @@ from torch import Tensor, nn
 from labkit.errors import LabError
 
 
+class Sizes(NamedTuple):
+    """What an encoding needs to know of its model. causal: no token sees a later one. head_width: E."""
+
+    context: int
+    width: int
+    heads: int
+    head_width: int
+    causal: bool = True
+
+
 class PositionEncoding(nn.Module):
-    """The hooks that a position encoding may override."""
+    """The hooks that a position encoding may override; as it is, the encoding of a model that knows no order."""
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         """Change the embedded tokens x [B, T, D], once, before the first block."""
@@ -30,7 +41,9 @@ class PositionEncoding(nn.Module):
         return q, k
 
     def bias(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
-        """What to add to the attention scores, broadcast to [B, H, T, S], or None."""
+        """What to add to the attention scores, broadcast to [B, H, T, S], or None. q [B, H, T, E] is scaled as
+        the scores are.
+        """
         return None
 
     def value_term(self, weights: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
@@ -57,18 +70,135 @@ class Places(NamedTuple):
         return self.encoding.value_term(weights, self.queries, self.keys)
 
 
+def distances(query_positions: Tensor, key_positions: Tensor) -> Tensor:
+    """How far each key stands after each query, negative for one before it: [(B,) T], [(B,) S] -> [(B,) T, S]."""
+    return key_positions.unsqueeze(-2) - query_positions.unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class NoPosition:
+    """No encoding at all: a causal model can still tell how much came before (https://arxiv.org/abs/2203.16634)."""
+
+    def build(self, sizes: Sizes) -> PositionEncoding:
+        return PositionEncoding()
+
+
+# Added to the embedding
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A vector for each position, learnt: as in GPT-2 and BERT."""
+
+    def build(self, sizes: Sizes) -> LearnedEncoding:
+        return LearnedEncoding(sizes.context, sizes.width)
+
+
+class LearnedEncoding(PositionEncoding):
+    """x + table[position]."""
+
+    def __init__(self, context: int, width: int):
+        super().__init__()
+        self.table = nn.Embedding(context, width)
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + self.table(positions)
+
+
+@dataclass(frozen=True)
+class Sinusoidal:
+    """Sines and cosines of fixed wavelengths: Attention Is All You Need, 3.5, https://arxiv.org/abs/1706.03762."""
+
+    def build(self, sizes: Sizes) -> SinusoidalEncoding:
+        if sizes.width % 2:
+            raise LabError(f"Sinusoidal fills pairs of numbers, so the width must be even, not {sizes.width}.")
+        return SinusoidalEncoding(sizes.context, sizes.width)
+
+
+class SinusoidalEncoding(PositionEncoding):
+    """x + table[position], with table[p, 2i] = sin(p / 10000^(2i/D)) and table[p, 2i + 1] the cosine of it."""
+
+    table: Tensor
+
+    def __init__(self, context: int, width: int):
+        super().__init__()
+        angles = _angles(10_000.0, context, width)
+        self.register_buffer("table", torch.stack((angles.sin(), angles.cos()), -1).flatten(1), persistent=False)
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + self.table[positions]
+
+
+# Turning queries and keys
+
+
+@dataclass(frozen=True)
+class Linear:
+    """All positions closer together by `factor`: position interpolation, https://arxiv.org/abs/2306.15595."""
+
+    factor: float
+
+    def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
+        return frequencies / self.factor, 1.0
+
+
+@dataclass(frozen=True)
+class Llama3:
+    """Slow turns slower by `factor`, fast ones as they were, those between in part: Llama 3.1's way.
+
+    https://arxiv.org/abs/2407.21783 and Meta's reference code. original: the context that was trained.
+    """
+
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+
+    def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
+        turns = self.original * frequencies / (2 * math.pi)  # over the context that was trained
+        kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return frequencies * (kept + (1 - kept) / self.factor), 1.0
+
+
+@dataclass(frozen=True)
+class YaRN:
+    """As `Llama3`, with a ramp over the pairs' numbers and sharper scores: https://arxiv.org/abs/2309.00071."""
+
+    factor: float
+    original: int
+    fast: float = 32.0
+    slow: float = 1.0
+
+    def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
+        half = len(frequencies)
+
+        def pair(turns: float) -> float:
+            """Which pair turns so often over the context that was trained."""
+            return half * math.log(self.original / (turns * 2 * math.pi)) / math.log(base)
+
+        low, high = max(math.floor(pair(self.fast)), 0), min(math.ceil(pair(self.slow)), 2 * half - 1)
+        slowed = ((torch.arange(half) - low) / max(high - low, 1e-3)).clamp(0, 1)
+        return frequencies * (1 - slowed + slowed / self.factor), 0.1 * math.log(self.factor) + 1
+
+
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary position embedding: RoFormer, https://arxiv.org/abs/2104.09864."""
+    """Rotary position embedding: RoFormer, https://arxiv.org/abs/2104.09864.
+
+    scaling: how a model is used beyond the context that it was trained with; None as it was trained.
+    """
 
     base: float = 10_000.0
+    scaling: Linear | Llama3 | YaRN | None = None
 
-    def build(self, context: int, head_width: int) -> RotaryEncoding:
+    def build(self, sizes: Sizes) -> RotaryEncoding:
         if self.base <= 1:
             raise LabError(f"Rotary needs a base above 1, not {self.base}; 10000 is usual.")
-        if head_width % 2:
-            raise LabError(f"Rotary turns pairs of numbers, so the head width must be even, not {head_width}.")
-        return RotaryEncoding(self.base, context, head_width)
+        if sizes.head_width % 2:
+            raise LabError(f"Rotary turns pairs of numbers, so the head width must be even, not {sizes.head_width}.")
+        if self.scaling is not None and self.scaling.factor < 1:
+            raise LabError(f"Rotary: a scaling's factor must be at least 1, not {self.scaling.factor}.")
+        return RotaryEncoding(self, sizes.context, sizes.head_width)
 
 
 class RotaryEncoding(PositionEncoding):
@@ -82,12 +212,14 @@ class RotaryEncoding(PositionEncoding):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, base: float, context: int, head_width: int):
+    def __init__(self, config: Rotary, context: int, head_width: int):
         super().__init__()
-        frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+        frequencies, sharper = _frequencies(config.base, head_width), 1.0
+        if config.scaling is not None:
+            frequencies, sharper = config.scaling.apply(frequencies, config.base)
         angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)  # [context, E/2]
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        self.register_buffer("cos", angles.cos() * sharper, persistent=False)
+        self.register_buffer("sin", angles.sin() * sharper, persistent=False)
 
     def rotate(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)  # [(B,) T, 1, E/2]
@@ -98,3 +230,135 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair of x [B, T, H, E]: (a, b) -> (a cos - b sin, b cos + a sin)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def _frequencies(base: float, width: int) -> Tensor:
+    """base^(-2i/width) for each pair i: [width / 2]."""
+    return base ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
+
+
+def _angles(base: float, context: int, width: int) -> Tensor:
+    """The angle of each position and pair: [context, width / 2]."""
+    return torch.outer(torch.arange(context, dtype=torch.float32), _frequencies(base, width))
+
+
+# Added to the scores
+
+
+@dataclass(frozen=True)
+class ALiBi:
+    """Scores fall with the distance, each head at its own rate: Train Short, Test Long,
+    https://arxiv.org/abs/2108.12409.
+    """
+
+    def build(self, sizes: Sizes) -> ALiBiEncoding:
+        return ALiBiEncoding(sizes.heads)
+
+
+class ALiBiEncoding(PositionEncoding):
+    """score - m_h · distance, with m_h a geometric sequence that ends at 2^-8."""
+
+    slopes: Tensor
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.register_buffer("slopes", torch.tensor(_slopes(heads)).view(-1, 1, 1), persistent=False)
+
+    def bias(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        distance = distances(query_positions, key_positions).abs().unsqueeze(-3)  # [(B,) 1, T, S]
+        return (-self.slopes * distance).to(q.dtype)
+
+
+def _slopes(heads: int) -> list[float]:
+    """The paper's rates, and its authors' code's where the heads are no power of two: those of the power below, and
+    between them every other one of the power above.
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    return slopes + [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
+
+
+@dataclass(frozen=True)
+class T5Buckets:
+    """A learnt number for each head and range of distances: T5, https://arxiv.org/abs/1910.10683, 2.1.
+
+    buckets: how many ranges; near distances have one each, those up to `furthest` share the rest, evenly in their
+    logarithm.
+    """
+
+    buckets: int = 32
+    furthest: int = 128
+
+    def build(self, sizes: Sizes) -> T5BucketsEncoding:
+        if self.buckets < 4 or self.buckets % 4:
+            raise LabError(f"T5Buckets: buckets must be a multiple of 4, not {self.buckets}.")
+        return T5BucketsEncoding(self, sizes.heads, sizes.causal)
+
+
+class T5BucketsEncoding(PositionEncoding):
+    """score + table[bucket(distance), h], the same table in every layer."""
+
+    def __init__(self, config: T5Buckets, heads: int, causal: bool):
+        super().__init__()
+        self.config, self.causal = config, causal
+        self.table = nn.Embedding(config.buckets, heads)
+
+    def bias(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        bucket = self.bucket(distances(query_positions, key_positions))  # [(B,) T, S]
+        return self.table(bucket).movedim(-1, -3).to(q.dtype)
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """The range of each distance; a causal model has none after the query, any other one half for them."""
+        buckets, after = self.config.buckets, torch.zeros_like(distance)
+        if self.causal:
+            away = (-distance).clamp(min=0)
+        else:
+            buckets //= 2
+            after, away = (distance > 0) * buckets, distance.abs()
+        near = buckets // 2
+        share = torch.log(away.float().clamp(min=1) / near) / math.log(self.config.furthest / near)
+        far = (near + (share * (buckets - near)).long()).clamp(max=buckets - 1)
+        return after + torch.where(away < near, away, far)
+
+
+@dataclass(frozen=True)
+class Shaw:
+    """A learnt vector for each distance up to `furthest`, beside keys and values: Self-Attention with Relative
+    Position Representations, https://arxiv.org/abs/1803.02155.
+    """
+
+    furthest: int = 16
+
+    def build(self, sizes: Sizes) -> ShawEncoding:
+        if self.furthest < 1:
+            raise LabError(f"Shaw: furthest must be at least 1, not {self.furthest}.")
+        return ShawEncoding(self.furthest, sizes.head_width)
+
+
+class ShawEncoding(PositionEncoding):
+    """score + q · keys[clip(distance)] and output + sum of weight · values[clip(distance)], the same vectors in every
+    head and layer.
+    """
+
+    def __init__(self, furthest: int, head_width: int):
+        super().__init__()
+        self.furthest = furthest
+        self.keys = nn.Embedding(2 * furthest + 1, head_width)
+        self.values = nn.Embedding(2 * furthest + 1, head_width)
+
+    def _index(self, query_positions: Tensor, key_positions: Tensor, like: Tensor) -> Tensor:
+        """Which vector belongs to each pair, [B, H, T, S]; like: [B, H, …]."""
+        index = distances(query_positions, key_positions).clamp(-self.furthest, self.furthest) + self.furthest
+        return index.expand(like.shape[0], *index.shape[-2:]).unsqueeze(1).expand(-1, like.shape[1], -1, -1)
+
+    def bias(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        by_distance = q @ self.keys.weight.to(q.dtype).T  # [B, H, T, 2 furthest + 1]
+        return by_distance.gather(-1, self._index(query_positions, key_positions, q))
+
+    def value_term(self, weights: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        index = self._index(query_positions, key_positions, weights)
+        by_distance = weights.new_zeros(*weights.shape[:-1], 2 * self.furthest + 1).scatter_add(-1, index, weights)
+        return by_distance @ self.values.weight.to(weights.dtype)
+
+
+Position = Rotary | NoPosition | Learned | Sinusoidal | ALiBi | T5Buckets | Shaw

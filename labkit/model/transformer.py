@@ -1,19 +1,28 @@
-"""The Transformer: a stack of blocks between a token embedding and a head."""
+"""The Transformer: stacks of blocks between a token embedding and a head.
+
+Decoder-only, encoder-only (``causal=False``) and encoder-decoder (``encoder=DEPTH``) are one module: what differs is
+what a token may look at.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from labkit.errors import LabError
 from labkit.losses import token_logprobs
-from labkit.model.feedforward import Gated
-from labkit.model.heads import TokenHead
+from labkit.model.feedforward import FeedForward, Gated, MoE
+from labkit.model.heads import MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, look_back
-from labkit.model.mixers import Attention, KeyValues, Tap, no_tap
-from labkit.model.positions import Places, Rotary
+from labkit.model.mixers import Attention, CrossAttention, Heads, KeyValues, Memory
+from labkit.model.positions import Places, Position, Rotary, Sizes
+from labkit.model.taps import Tap, no_tap
+
+HIDDEN = -1e30
+"""Added to the score of what may not be looked at. Finite, so that a row that sees nothing (padding) is no NaN."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +31,17 @@ class ModelConfig:
 
     context: the longest row of tokens. width: D. depth: blocks. heads: H, of ``head_width`` E each (width /
     heads when not given). key_heads: K, how many key and value heads the H query heads share. tied: the head
-    uses the token embedding. norm_eps: what keeps RMSNorm from dividing by zero. look_back: how many tokens back
-    the first block's heads look before any training, see `initial.look_back`; 0 lets chance decide. Raises
-    LabError for a shape that makes no sense.
+    uses the token embedding. norm_eps: what keeps a norm from dividing by zero. look_back: how many tokens back
+    the first block's heads look before any training, see `initial.look_back`; 0 lets chance decide.
+
+    norm: RMSNorm (https://arxiv.org/abs/1910.07467) or LayerNorm (https://arxiv.org/abs/1607.06450). order: whether
+    a block normalises what its parts read, or what they leave (https://arxiv.org/abs/2002.04745). bias: of all
+    matrices, and of LayerNorm. causal: no token sees a later one. encoder: depth of an encoder that the blocks look
+    at; 0 for none. token_types: kinds of token that are told apart by a vector of their own; 0 for one kind.
+    embedding_norm: normalise the embeddings. logit_scale: what the head's input is multiplied by. attention_scale: of
+    the scores; 1/√E when None. head: "token", or BERT's "masked" with a layer of its own.
+
+    Raises LabError for a shape that makes no sense.
     """
 
     vocabulary: int
@@ -34,12 +51,22 @@ class ModelConfig:
     heads: int = 2
     key_heads: int = 2
     head_width: int | None = None
-    feed_forward: Gated = Gated(hidden=352)
-    position: Rotary = Rotary()
+    feed_forward: FeedForward = Gated(hidden=352)
+    position: Position = Rotary()
     qk_norm: bool = True
     tied: bool = True
     norm_eps: float = 1e-6
     look_back: int = 0
+    norm: Literal["rms", "layer"] = "rms"
+    order: Literal["pre", "post"] = "pre"
+    bias: bool = False
+    causal: bool = True
+    encoder: int = 0
+    token_types: int = 0
+    embedding_norm: bool = False
+    logit_scale: float = 1.0
+    attention_scale: float | None = None
+    head: Literal["token", "masked"] = "token"
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "context", "width", "depth", "heads", "key_heads"):
@@ -50,6 +77,8 @@ class ModelConfig:
                 f"ModelConfig: look_back must be a number of tokens from 0 to below the context of {self.context}, "
                 f"not {self.look_back}."
             )
+        if self.look_back and not isinstance(self.position, Rotary):
+            raise LabError("ModelConfig: look_back turns queries and keys, so it needs position=Rotary().")
         if self.heads % self.key_heads:
             raise LabError(
                 f"ModelConfig: {self.heads} query heads cannot share {self.key_heads} key heads evenly; "
@@ -60,11 +89,26 @@ class ModelConfig:
                 f"ModelConfig: a width of {self.width} cannot be split into {self.heads} heads; "
                 f"let heads divide width, or set head_width."
             )
+        if self.encoder < 0 or self.token_types < 0:
+            raise LabError("ModelConfig: encoder and token_types count blocks and kinds of token, from 0 on.")
+        if self.encoder and not self.causal:
+            raise LabError("ModelConfig: what looks at an encoder writes word by word; give it causal=True.")
 
     @property
     def head_size(self) -> int:
         """E, the width of one head."""
         return self.head_width if self.head_width is not None else self.width // self.heads
+
+    @property
+    def attention(self) -> Heads:
+        """The shape of its attentions."""
+        return Heads(self.heads, self.key_heads, self.head_size, self.bias, self.attention_scale)
+
+    def new_norm(self) -> nn.Module:
+        """A norm of its kind."""
+        if self.norm == "rms":
+            return nn.RMSNorm(self.width, self.norm_eps)
+        return nn.LayerNorm(self.width, self.norm_eps, bias=self.bias)
 
 
 @dataclass
@@ -96,23 +140,23 @@ class State:
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + feed_forward(norm(x)), with RMSNorm (https://arxiv.org/abs/1910.07467)."""
+    """A mixer, attention to an encoder where there is one, and a feed-forward, each added to what it has read."""
 
-    def __init__(self, config: ModelConfig, name: str):
+    def __init__(self, config: ModelConfig, name: str, cross: bool):
         super().__init__()
-        self.name = name
-        self.mixer_norm = nn.RMSNorm(config.width, config.norm_eps)
+        self.name, self.post = name, config.order == "post"
+        self.mixer_norm = config.new_norm()
         self.mixer = Attention(
             config.width,
-            config.heads,
-            config.key_heads,
-            config.head_size,
+            config.attention,
             qk_norm=config.qk_norm,
             norm_eps=config.norm_eps,
             name=f"{name}.attention",
         )
-        self.feed_forward_norm = nn.RMSNorm(config.width, config.norm_eps)
-        self.feed_forward = config.feed_forward.build(config.width)
+        self.cross = CrossAttention(config.width, config.attention, name=f"{name}.cross") if cross else None
+        self.cross_norm = config.new_norm() if cross else None
+        self.feed_forward_norm = config.new_norm()
+        self.feed_forward = config.feed_forward.build(config.width, config.bias, f"{name}.feed_forward")
 
     def new_state(self, rows: int, length: int) -> KeyValues:
         """The mixer's empty state."""
@@ -123,28 +167,74 @@ class Block(nn.Module):
         x: Tensor,
         state: KeyValues | None,
         mask: Tensor,
-        memory: None,
+        memory: Memory | None,
         places: Places,
         tap: Tap = no_tap,
     ) -> tuple[Tensor, KeyValues | None]:
         """x [B, T, D] -> [B, T, D], and the mixer's new state; the arguments are the mixer's."""
-        mixed, state = self.mixer(self.mixer_norm(x), state, mask, memory, places, tap)
-        x = x + tap(f"{self.name}.attention.output", mixed)
-        x = x + tap(f"{self.name}.feed_forward.output", self.feed_forward(self.feed_forward_norm(x)))
+        mixed, state = self.mixer(self._read(x, self.mixer_norm), state, mask, None, places, tap)
+        x = self._left(x + tap(f"{self.name}.attention.output", mixed), self.mixer_norm)
+        if self.cross is not None and self.cross_norm is not None:
+            assert memory is not None
+            crossed = self.cross(self._read(x, self.cross_norm), memory, tap)
+            x = self._left(x + tap(f"{self.name}.cross.output", crossed), self.cross_norm)
+        made = self.feed_forward(self._read(x, self.feed_forward_norm), tap)
+        x = self._left(x + tap(f"{self.name}.feed_forward.output", made), self.feed_forward_norm)
         return tap(f"{self.name}.output", x), state
 
+    def _read(self, x: Tensor, norm: nn.Module) -> Tensor:
+        return x if self.post else norm(x)
 
-class Transformer(nn.Module):
-    """The decoder-only family: Llama's shape, or Qwen3's with ``qk_norm``."""
+    def _left(self, x: Tensor, norm: nn.Module) -> Tensor:
+        return norm(x) if self.post else x
+
+
+class Stack(nn.Module):
+    """Blocks one after the other, the encoding of positions that they share, and a norm of what they leave."""
+
+    def __init__(self, config: ModelConfig, depth: int, *, causal: bool, cross: bool, name: str = ""):
+        super().__init__()
+        self.add_blocks(config, depth, causal, cross, name)
+
+    def add_blocks(self, config: ModelConfig, depth: int, causal: bool, cross: bool, name: str = "") -> None:
+        """What `__init__` does, for a stack that has other parts before these."""
+        self.causal = causal
+        sizes = Sizes(config.context, config.width, config.heads, config.head_size, causal)
+        self.position = config.position.build(sizes)
+        self.blocks = nn.ModuleList(Block(config, f"{name}blocks.{i}", cross) for i in range(depth))
+        self.norm = config.new_norm() if config.order == "pre" else nn.Identity()
+
+    def run(
+        self, x: Tensor, places: Places, mask: Tensor | None, memory: Memory | None, state: State | None, tap: Tap
+    ) -> Tensor:
+        """Embedded tokens x [B, T, D] -> what the last block leaves, normalised [B, T, D].
+
+        mask [B, S]: True for real keys, None when all are.
+        """
+        visible = visible_mask(x.shape[1], places.keys.shape[-1], mask, x.device, self.causal)
+        for i, block in enumerate(self.blocks):
+            if state is None:
+                x, _ = block(x, None, visible, memory, places, tap)
+            else:
+                x, state.blocks[i] = block(x, state.blocks[i], visible, memory, places, tap)
+        return self.norm(x)
+
+
+class Transformer(Stack):
+    """Any of the families: GPT-2, Llama, Qwen3, Mixtral, BLOOM, BERT and T5 are values of its config."""
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
+        nn.Module.__init__(self)
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
-        self.position = config.position.build(config.context, config.head_size)
-        self.blocks = nn.ModuleList(Block(config, f"blocks.{i}") for i in range(config.depth))
-        self.norm = nn.RMSNorm(config.width, config.norm_eps)
-        self.head = TokenHead(config.width, config.vocabulary, config.tied)
+        self.add_blocks(config, config.depth, config.causal, config.encoder > 0)
+        self.types = nn.Embedding(config.token_types, config.width) if config.token_types else None
+        self.embedding_norm = config.new_norm() if config.embedding_norm else nn.Identity()
+        self.encoder = (
+            Stack(config, config.encoder, causal=False, cross=False, name="encoder.") if config.encoder else None
+        )
+        kind = {"token": TokenHead, "masked": MaskedHead}[config.head]
+        self.head = kind(config.width, config.vocabulary, config.tied, config.norm_eps)
         draw_weights(self)
         if config.look_back:
             look_back(self, config.look_back)
@@ -156,15 +246,18 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         state: State | None = None,
         tap: Tap = no_tap,
+        memory: Memory | None = None,
+        types: Tensor | None = None,
     ) -> Tensor:
-        """tokens [B, T] -> logits [B, T, V] of the token after each; the other arguments are those of
-        ``hidden``.
+        """tokens [B, T] -> logits [B, T, V] of the token after each (of each, where no token is hidden from another);
+        the other arguments are those of ``hidden``.
         """
-        return self.logits(self.hidden(tokens, positions, mask, state, tap))
+        return self.logits(self.hidden(tokens, positions, mask, state, tap, memory, types))
 
     def logits(self, x: Tensor) -> Tensor:
         """The head alone: x [B, T, D] -> logits [B, T, V]."""
-        return self.head(x, self.embedding.weight)
+        scale = self.config.logit_scale
+        return self.head(x if scale == 1 else x * scale, self.embedding.weight)
 
     def logprobs(self, x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Log-probability of each label: x [B, T, D], labels [B, T], mask [B, T] -> [B, T] nats in fp32.
@@ -174,6 +267,19 @@ class Transformer(nn.Module):
         found = token_logprobs(self.logits(x[mask]).unsqueeze(0), labels[mask].unsqueeze(0))
         return found.new_zeros(labels.shape).masked_scatter(mask, found)
 
+    def encode(self, source: Tensor, mask: Tensor | None = None, tap: Tap = no_tap) -> Memory:
+        """What the encoder makes of source [B, S], for ``memory``; mask [B, S] is False for padding.
+
+        Raises LabError when the model has no encoder, or the source is longer than the context.
+        """
+        if self.encoder is None:
+            raise LabError("This model has no encoder: it reads what comes before, and nothing beside it.")
+        self._fits(source.shape[1])
+        positions = torch.arange(source.shape[1], device=source.device)
+        x = tap("encoder.embedding", self._embedded(source, positions, self.encoder, None))
+        x = self.encoder.run(x, Places(self.encoder.position, positions, positions), mask, None, None, tap)
+        return Memory(tap("encoder.hidden", x), visible_mask(1, source.shape[1], mask, source.device, causal=False))
+
     def hidden(
         self,
         tokens: Tensor,
@@ -181,37 +287,49 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         state: State | None = None,
         tap: Tap = no_tap,
+        memory: Memory | None = None,
+        types: Tensor | None = None,
     ) -> Tensor:
         """tokens [B, T] -> the normalised vectors [B, T, D] that the head reads.
 
         positions [T] or [B, T] count from 0 (default: on from what the state holds). mask [B, T] is True for
-        real tokens and False for padding, which no later token looks at; padding on the right needs no mask.
-        With a state the tokens continue what it holds, and it takes them in. Raises LabError for more tokens
-        than the context when positions are not given; given ones must be below it.
+        real tokens and False for padding, which no later token looks at; padding on the right of a causal model needs
+        no mask. With a state the tokens continue what it holds, and it takes them in. memory: what the model's encoder
+        made. types [B, T]: each token's kind, 0 when not given. Raises LabError for more tokens than the context when
+        positions are not given (given ones must be below it), and for a memory that is missing or of no use.
         """
+        if (memory is None) != (self.encoder is None):
+            what = "needs the memory of its encoder" if memory is None else "has no encoder, and takes no memory"
+            raise LabError(f"This model {what}: model(tokens, memory=model.encode(source)).")
         filled = 0 if state is None else state.filled
         T = tokens.shape[1]
         if positions is None:
-            if filled + T > self.config.context:
-                raise LabError(f"{filled + T} tokens do not fit in the model's context of {self.config.context}.")
+            self._fits(filled + T)
             positions = torch.arange(filled, filled + T, device=tokens.device)
         if state is not None:
             state.remember(mask, positions, T)
             mask, key_positions = state.mask[:, : state.filled], state.positions[:, : state.filled]
         else:
             key_positions = positions
-        places = Places(self.position, positions, key_positions)
-        x = tap("embedding", self.position.embed(self.embedding(tokens), positions))
-        visible = causal_mask(T, filled + T, mask, tokens.device)
-        for i, block in enumerate(self.blocks):
-            if state is None:
-                x, _ = block(x, None, visible, None, places, tap)
-            else:
-                x, state.blocks[i] = block(x, state.blocks[i], visible, None, places, tap)
-        return tap("hidden", self.norm(x))
+        x = tap("embedding", self._embedded(tokens, positions, self, types))
+        return tap("hidden", self.run(x, Places(self.position, positions, key_positions), mask, memory, state, tap))
+
+    def _fits(self, length: int) -> None:
+        if length > self.config.context:
+            raise LabError(f"{length} tokens do not fit in the model's context of {self.config.context}.")
+
+    def _embedded(self, tokens: Tensor, positions: Tensor, stack: Stack, types: Tensor | None) -> Tensor:
+        x = self.embedding(tokens)
+        if self.types is not None:
+            x = x + self.types(torch.zeros_like(tokens) if types is None else types)
+        return self.embedding_norm(stack.position.embed(x, positions))
 
     def new_state(self, rows: int, length: int) -> State:
-        """An empty state for ``rows`` rows of at most ``length`` tokens."""
+        """An empty state for ``rows`` rows of at most ``length`` tokens. Raises LabError where tokens see later ones,
+        so that nothing can be kept.
+        """
+        if not self.causal:
+            raise LabError("A model whose tokens see later ones keeps no state: let it read the whole row at once.")
         places = torch.zeros(rows, length, dtype=torch.int64, device=self.embedding.weight.device)
         blocks = [block.new_state(rows, length) for block in self.blocks if isinstance(block, Block)]
         return State(blocks, places.bool(), places)
@@ -224,21 +342,32 @@ class Transformer(nn.Module):
         """Floating-point operations to train on one token in rows of ``length``: 6 N + 12 · depth · H · E ·
         T.
 
-        PaLM, https://arxiv.org/abs/2204.02311, appendix B. N counts the weights of matrix products: the head
-        does, the embedding's look-up does not. Attention is counted in full, as if nothing were masked.
+        PaLM, https://arxiv.org/abs/2204.02311, appendix B. N counts the weights of matrix products that a token takes
+        part in: the head does, the embedding's look-up does not, nor do the experts that it is not sent to. Attention
+        is counted in full, as if nothing were masked.
         """
         config = self.config
-        matrices = sum(p.numel() for p in self.blocks.parameters() if p.dim() > 1) + config.vocabulary * config.width
-        return 6.0 * matrices + 12.0 * config.depth * config.heads * config.head_size * length
+        matrices = config.vocabulary * config.width + sum(self._used(stack) for stack in (self, self.encoder) if stack)
+        depth = config.depth + config.encoder
+        return 6.0 * matrices + 12.0 * depth * config.heads * config.head_size * length
+
+    def _used(self, stack: Stack) -> float:
+        """Weights of matrices in the blocks, an expert's as far as tokens are sent to it."""
+        moe = self.config.feed_forward
+        share = moe.top_k / moe.experts if isinstance(moe, MoE) else 1.0
+        named = ((name, p) for name, p in stack.blocks.named_parameters() if p.dim() > 1)
+        return sum(p.numel() * (share if ".experts." in name else 1.0) for name, p in named)
 
 
-def causal_mask(queries: int, keys: int, mask: Tensor | None, device: torch.device) -> Tensor:
-    """What to add to scores, [T, S] or [B, T, S]: 0 where a query may look at a key, one that is real and not
-    after it, and -1e30 elsewhere.
+def visible_mask(queries: int, keys: int, mask: Tensor | None, device: torch.device, causal: bool) -> Tensor:
+    """What to add to scores, [T, S] or [B, T, S]: 0 where a query may look at a key, one that is real and, if causal,
+    not after it; `HIDDEN` elsewhere.
 
-    The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are. The number
-    is finite so that a row that sees nothing (padding) does not become NaN.
+    The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are.
     """
-    causal = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    visible = causal if mask is None else causal & mask.unsqueeze(-2)
-    return torch.zeros(visible.shape, device=device).masked_fill(~visible, -1e30)
+    visible = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    if causal:
+        visible = visible.tril(keys - queries)
+    if mask is not None:
+        visible = visible & mask.unsqueeze(-2)
+    return torch.zeros(visible.shape, device=device).masked_fill(~visible, HIDDEN)

@@ -7,7 +7,7 @@ import torch
 
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Rotary, Transformer
-from labkit.model.transformer import no_tap
+from labkit.model.taps import no_tap
 
 SHAPE = ModelConfig(
     vocabulary=300,
@@ -56,7 +56,7 @@ def test_matrices_that_write_are_drawn_smaller():
         0.02 / 4**0.5, rel=0.1
     )
     assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.1)
-    assert model.norm.weight.eq(1).all()
+    assert model.get_parameter("norm.weight").eq(1).all()
 
 
 def test_a_distance_outside_the_context_is_refused():

@@ -4,13 +4,13 @@ import math
 
 import torch
 
-from labkit.model.positions import PositionEncoding, Rotary
+from labkit.model.positions import PositionEncoding, Rotary, Sizes
 
 
 def test_a_turn_by_hand():
     """E = 4, base 100: the pair (x0, x2) turns by p, the pair (x1, x3) by p / 10. At p = 1, (1, 0) becomes
     (cos 1, sin 1) and (0, 1) becomes (-sin 0.1, cos 0.1)."""
-    encoding = Rotary(base=100.0).build(context=3, head_width=4)
+    encoding = Rotary(base=100.0).build(Sizes(context=3, width=2 * 4, heads=2, head_width=4))
     x = torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 1, 1, 4)
     q, k = encoding.rotate(x, x, torch.tensor([1]))
     expected = torch.tensor([math.cos(1), -math.sin(0.1), math.sin(1), math.cos(0.1)])
@@ -19,14 +19,14 @@ def test_a_turn_by_hand():
 
 
 def test_nothing_turns_at_position_zero_and_lengths_stay():
-    encoding, x = Rotary().build(context=9, head_width=8), torch.randn(2, 9, 3, 8)
+    encoding, x = Rotary().build(Sizes(context=9, width=2 * 8, heads=2, head_width=8)), torch.randn(2, 9, 3, 8)
     q, _ = encoding.rotate(x, x, torch.arange(9))
     torch.testing.assert_close(q[:, 0], x[:, 0])
     torch.testing.assert_close(q.norm(dim=-1), x.norm(dim=-1))
 
 
 def test_scores_depend_on_distance_alone():
-    encoding = Rotary(base=50.0).build(context=40, head_width=8)
+    encoding = Rotary(base=50.0).build(Sizes(context=40, width=2 * 8, heads=2, head_width=8))
     q, k = torch.randn(2, 1, 1, 8), torch.randn(2, 1, 1, 8)
 
     def score(query_position, key_position):
@@ -38,7 +38,7 @@ def test_scores_depend_on_distance_alone():
 
 
 def test_each_row_may_have_its_own_positions():
-    encoding, x = Rotary().build(context=9, head_width=8), torch.randn(2, 3, 1, 8)
+    encoding, x = Rotary().build(Sizes(context=9, width=2 * 8, heads=2, head_width=8)), torch.randn(2, 3, 1, 8)
     rows = torch.tensor([[0, 1, 2], [4, 5, 6]])
     together, _ = encoding.rotate(x, x, rows)
     for row in range(2):

@@ -127,7 +127,7 @@ def test_flops_by_hand():
 def test_config_round_trip():
     config = ModelConfig(vocabulary=61, position=Rotary(base=123.0), feed_forward=Gated(hidden=7), tied=False)
     written = json.loads(json.dumps(to_dict(config)))
-    assert written["feed_forward"] == {"kind": "Gated", "hidden": 7}
+    assert written["feed_forward"] == {"kind": "Gated", "hidden": 7, "activation": "silu"}
     assert from_dict(ModelConfig, written) == config
 
 

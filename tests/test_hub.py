@@ -1,0 +1,200 @@
+"""Each family beside transformers' own class, both ways, from files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from labkit.errors import LabError
+from labkit.hub import from_pretrained, save_pretrained
+from labkit.hub.families import FAMILIES
+from labkit.model.feedforward import Plain
+from labkit.model.positions import NoPosition
+from labkit.model.transformer import ModelConfig, Transformer
+
+V, T = 61, 13
+LLAMA = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+GPT2 = {"vocab_size": V, "n_positions": 64, "n_embd": 32, "n_layer": 3, "n_head": 4}
+BLOOM = {"vocab_size": V, "hidden_size": 32, "n_layer": 3}
+BERT = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+T5 = {"vocab_size": V, "d_model": 32, "d_kv": 12, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
+
+
+def rope(kind: str, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 500.0, **more}}
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", LLAMA | rope("default")),
+    "llama-tied": ("Llama", LLAMA | {"tie_word_embeddings": True, "head_dim": 16}),
+    "llama-linear": ("Llama", LLAMA | rope("linear", factor=4.0)),
+    "llama-3": (
+        "Llama",
+        LLAMA
+        | rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
+    ),
+    "llama-yarn": ("Llama", LLAMA | rope("yarn", factor=4.0, original_max_position_embeddings=16)),
+    "qwen3": ("Qwen3", LLAMA | {"head_dim": 16}),
+    "mixtral": ("Mixtral", LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gpt2": ("GPT2", GPT2),
+    "gpt2-inner": ("GPT2", GPT2 | {"n_inner": 40, "activation_function": "relu"}),
+    "bloom": ("Bloom", BLOOM | {"n_head": 4}),
+    "bloom-heads": ("Bloom", BLOOM | {"hidden_size": 36, "n_head": 6}),
+    "bert": ("Bert", BERT),
+    "t5": ("T5", T5),
+    "t5-gated": ("T5", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+}
+CLASSES = {"Bert": "BertForMaskedLM", "T5": "T5ForConditionalGeneration", "GPT2": "GPT2LMHeadModel"}
+
+
+def theirs(case: str) -> Any:
+    """transformers' model, every weight drawn at random so that none is at rest."""
+    name, options = CASES[case]
+    special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    config = getattr(transformers, f"{name}Config")(**options, **special)
+    if name == "T5":
+        config.decoder_start_token_id = 0
+    config._attn_implementation = "eager"
+    model = getattr(transformers, CLASSES.get(name, f"{name}ForCausalLM"))(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def tokens(rows: int = 3, seed: int = 1) -> torch.Tensor:
+    return torch.randint(1, V, (rows, T), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def their_logits(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    if model.config.is_encoder_decoder:
+        return model(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=ids.flip(1)).logits
+    return model(input_ids=ids, attention_mask=mask.long()).logits
+
+
+@torch.no_grad()
+def our_logits(model: Transformer, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    if model.encoder is not None:
+        return model(ids.flip(1), memory=model.encode(ids, mask))
+    return model(ids, mask=mask)
+
+
+def padded() -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens of rows that end early, and their mask."""
+    mask = torch.ones(3, T, dtype=torch.bool)
+    mask[1, 9:] = mask[2, 4:] = False
+    return tokens().masked_fill(~mask, 0), mask
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_theirs_with_padding_and_back_again(case, tmp_path):
+    published = theirs(case)
+    published.save_pretrained(tmp_path / "in")
+    ours = from_pretrained(tmp_path / "in")
+    ids, mask = padded()
+    expected = their_logits(published, ids, mask)
+    counts = mask if ours.encoder is None else torch.ones_like(mask)  # what pads a decoder's row is read here
+    torch.testing.assert_close(our_logits(ours, ids, mask)[counts], expected[counts], atol=1e-4, rtol=0)
+    save_pretrained(ours, tmp_path / "out")
+    again = type(published).from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
+    torch.testing.assert_close(their_logits(again, ids, mask)[counts], expected[counts], atol=1e-5, rtol=0)
+    assert from_pretrained(tmp_path / "out").config == ours.config
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name != "bert"])
+def test_with_a_cache_the_same(case, tmp_path):
+    theirs(case).save_pretrained(tmp_path)
+    model, ids = from_pretrained(tmp_path), tokens()
+    with torch.no_grad():
+        memory = None if model.encoder is None else model.encode(tokens(seed=2))
+        whole, state = model(ids, memory=memory), model.new_state(3, T)
+        pieces = [model(ids[:, a:b], state=state, memory=memory) for a, b in ((0, 5), (5, 6), (6, T))]
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["t5", "t5-gated"])
+def test_an_encoder_decoder_writes_the_same(case, tmp_path):
+    published = theirs(case)
+    published.save_pretrained(tmp_path)
+    model, source = from_pretrained(tmp_path), tokens()
+    expected = published.generate(source, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+    with torch.no_grad():
+        memory, written = model.encode(source), torch.zeros(3, 1, dtype=torch.int64)
+        for _ in range(12):
+            best = model(written, memory=memory)[:, -1].argmax(-1, keepdim=True)
+            written = torch.cat((written, best), 1)
+    assert torch.equal(written, expected)
+
+
+def test_a_checkpoint_in_several_files(tmp_path):
+    published = theirs("llama")
+    published.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    ids, mask = padded()
+    expected = their_logits(published, ids, mask)
+    torch.testing.assert_close(
+        our_logits(from_pretrained(tmp_path), ids, mask)[mask], expected[mask], atol=1e-4, rtol=0
+    )
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(LabError) as error:
+        from_pretrained(folder)
+    return str(error.value)
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
+    theirs("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "no model's id" in refused(tmp_path / "nowhere" / "at" / "all")
+
+    def changed(**values: Any) -> str:
+        (tmp_path / "config.json").write_text(json.dumps(config | values))
+        return refused(tmp_path)
+
+    assert "family 'mamba'; those known are llama" in changed(model_type="mamba")
+    assert "biases in some matrices" in changed(attention_bias=True)
+    assert "scaling 'longrope'" in changed(rope_parameters={"rope_type": "longrope"})
+    assert "do not belong together" in changed(intermediate_size=50)
+    assert "lacks 9 tensors" in changed(num_hidden_layers=4)
+    assert "activation 'swish2'" in changed(hidden_act="swish2")
+    del config["vocab_size"]
+    assert "has no 'vocab_size'" in changed()
+    (tmp_path / "config.json").write_text("{")
+    assert "cannot be read" in refused(tmp_path)
+
+
+def test_pickles_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **LLAMA, "rms_norm_eps": 1e-6}))
+    assert "holds no weights" in refused(tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    assert "as pickles (pytorch_model.bin)" in refused(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"none")
+    assert "cannot be read" in refused(tmp_path)
+
+
+def test_a_shape_that_nobody_has(tmp_path):
+    odd = Transformer(ModelConfig(vocabulary=9, position=NoPosition(), feed_forward=Plain(8)))
+    with pytest.raises(LabError, match="No family of transformers has this shape: NoPosition positions"):
+        save_pretrained(odd, tmp_path / "odd")
+    assert not (tmp_path / "odd").exists()
+
+
+def test_no_family_is_named_in_the_model():
+    """The model room is general: what is particular is in the config, and in the table of the families."""
+    for name in ("transformer", "mixers", "positions", "feedforward"):
+        text = (Path(__file__).parents[1] / "labkit" / "model" / f"{name}.py").read_text()
+        code = [line.split("#")[0] for line in text.split('"""')[::2] for line in line.splitlines()]
+        assert not [line for line in code if any(f'"{family}"' in line.lower() for family in FAMILIES)], name
