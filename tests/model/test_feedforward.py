@@ -1,10 +1,11 @@
-"""SwiGLU by hand."""
+"""SwiGLU and a mixture of experts by hand."""
 
 import math
 
+import pytest
 import torch
 
-from labkit.model import Gated
+from labkit.model.feedforward import Gated, MoE, Plain, PlainFeedForward
 
 
 def test_swiglu_by_hand():
@@ -17,3 +18,37 @@ def test_swiglu_by_hand():
         layer.down.weight.fill_(5.0)
     expected = 2 / (1 + math.exp(-2)) * 3 * 5
     torch.testing.assert_close(layer(torch.ones(1, 1)), torch.full((1, 1), expected))
+
+
+def routed(config: MoE, x: torch.Tensor) -> torch.Tensor:
+    """Experts that multiply by 1, 10 and 100 (x is positive), and a router that reads the shares off x's last place."""
+    layer = config.build(2)
+    layer.router.weight.data = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    for factor, expert in zip((1.0, 10.0, 100.0), layer.experts, strict=True):
+        assert isinstance(expert, PlainFeedForward)
+        expert.up.weight.data, expert.down.weight.data = torch.eye(2), factor * torch.eye(2)
+    return layer(x)
+
+
+def test_a_token_goes_to_its_experts_by_hand():
+    """Logits 0, 1, 2 of x = (5, 1): the shares of the two best are e and e² of e + e², so .269 and .731; the token
+    becomes x times .269 · 10 + .731 · 100 = 75.80.
+    """
+    made = routed(MoE(Plain(2, "relu"), 3, 2), torch.tensor([[[5.0, 1.0]]]))
+    factor = (10 * math.e + 100 * math.e**2) / (math.e + math.e**2)
+    torch.testing.assert_close(made.flatten(), factor * torch.tensor([5.0, 1.0]))
+    assert factor == pytest.approx(75.80, abs=0.005)
+
+
+def test_one_expert_keeps_its_share_of_all_by_hand():
+    """As Switch: only the best, times its share of all three, e² / (1 + e + e²) = .665."""
+    made = routed(MoE(Plain(2, "relu"), 3, 1, renormalise=False), torch.tensor([[[5.0, 1.0]]]))
+    share = math.e**2 / (1 + math.e + math.e**2)
+    torch.testing.assert_close(made.flatten(), 100 * share * torch.tensor([5.0, 1.0]))
+
+
+def test_an_expert_that_is_full_lets_tokens_pass():
+    """Four tokens, all for the third expert; capacity 1.5 of an even share of 4 / 3 is room for two."""
+    x = torch.tensor([[[5.0, 1.0]] * 4])
+    made = routed(MoE(Plain(2, "relu"), 3, 1, capacity=1.5), x)
+    torch.testing.assert_close(made, 100 * x * torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 4, 1))
