@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from labkit.errors import LabError
 from labkit.show import WorldOptions
@@ -180,11 +180,34 @@ def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
 
 def _override(config: Any, names: Sequence[str], rest: list[str], command: str) -> Any:
     """``config`` with those of its fields ``names`` that the flags in ``rest`` set."""
+    config, rest = _choose(config, names, rest)
     now = {name: getattr(config, name) for name in names}
     fields = [(name, type(value), dataclasses.field(default=value)) for name, value in now.items()]
     flags = dataclasses.make_dataclass("Fields", fields, frozen=True)
-    parsed: Any = tyro.cli(flags, prog=f"labkit {command}", args=rest, description="The fields of the recipe.")
+    settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
+    parsed: Any = tyro.cli(flags, prog=f"labkit {command}", args=rest, **settings)
     return dataclasses.replace(config, **{name: getattr(parsed, name) for name in names})
+
+
+def _choose(config: Any, names: Sequence[str], rest: list[str]) -> tuple[Any, list[str]]:
+    """Take the flags that name a kind of part, as --model.position ALiBi, out of ``rest`` and into ``config``."""
+    from labkit.configs import another, choices
+
+    left = list(rest)
+    for name in names:
+        for field, kinds in choices(type(getattr(config, name))).items():
+            flag = f"--{name}.{field}".replace("_", "-")
+            if flag not in left:
+                continue
+            at = left.index(flag)
+            kind = left[at + 1] if at + 1 < len(left) else ""
+            if kind not in kinds:
+                raise LabError(f"{flag} can be {', '.join(kinds)}, not {kind!r}.")
+            part = getattr(config, name)
+            changed: dict[str, Any] = {field: another(kinds[kind], getattr(part, field))}
+            config = dataclasses.replace(config, **{name: dataclasses.replace(part, **changed)})
+            del left[at : at + 2]
+    return config, left
 
 
 @dataclass(frozen=True)
@@ -315,8 +338,15 @@ def _print_fields(flag: str, value: Any) -> None:
     if not dataclasses.is_dataclass(value):
         print(flag.replace("_", "-"), value)
         return
+    from labkit.configs import choices
+
     for field in dataclasses.fields(value):
-        _print_fields(f"{flag}.{field.name}", getattr(value, field.name))
+        name, inside = f"{flag}.{field.name}", getattr(value, field.name)
+        if field.name in choices(type(value)):
+            if inside is None:  # nothing that a flag could set
+                continue
+            print(name.replace("_", "-"), type(inside).__name__)
+        _print_fields(name, inside)
 
 
 @dataclass(frozen=True)
@@ -347,6 +377,32 @@ def _demo(arguments: list[str]) -> int:
         return stopped
     made = ship(options.run, options.out or demo_folder())
     print(f"The run to look at is in {made.path}.")
+    return 0
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Take a run's model away, with its tokenizer and chat template: for transformers or for llama.cpp."""
+
+    run: RunFolder
+    """The run's folder."""
+    out: Annotated[Positional[Path], arg(metavar="FOLDER", help_behavior_hint="")]
+    """Where to write it; a new or empty folder."""
+    stage: Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="")] = None
+    """The model after this stage; after the last one when not given."""
+    format: Literal["transformers", "gguf"] = "transformers"
+    """transformers: config.json and model.safetensors. gguf: one file."""
+    kind: Literal["f32", "f16", "q8_0"] = "f16"
+    """For gguf: how the matrices are kept."""
+
+
+def _export(arguments: list[str]) -> int:
+    options = _parse(ExportOptions, "export", arguments)
+    from labkit.hub.export import export
+    from labkit.runs import Run
+
+    made = export(Run.open(options.run), options.out, options.stage, options.format, options.kind)
+    print(f"Written: {made}")
     return 0
 
 
@@ -414,6 +470,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "report": (_report, "write a run's report again and print its measures"),
     "compare": (_compare, "two runs side by side"),
     "recipe": (_print_recipe, "print a recipe: every field that can be set"),
+    "export": (_export, "take a run's model away: for transformers or llama.cpp"),
     "demo": (_demo, "make the run again that comes with labkit"),
     "world": (_world, "look into TinyWorld: stories, tasks, scored answers"),
     "bench": (_bench, "measure: the training step, the world, whole runs"),

@@ -38,6 +38,31 @@ def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
     return cls(**{name: _value(f"{cls.__name__}.{name}", hints[name], data[name]) for name in fields if name in data})
 
 
+def choices(cls: type) -> dict[str, dict[str, type]]:
+    """The fields of a dataclass that can hold one of several dataclasses: {field: {class name: class}}."""
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    hints = {name: typing.get_args(hint) for name, hint in typing.get_type_hints(cls).items()}
+    kinds = {name: [one for one in options if _is_config(one)] for name, options in hints.items()}
+    return {name: {one.__name__: one for one in found} for name, found in kinds.items() if len(found) > 1}
+
+
+def another(cls: type[C], current: Any) -> C:
+    """A `cls` in place of `current`, with the values of the fields that both have; a field without a default takes
+    `current` itself.
+    """
+    if type(current) is cls:
+        return current
+    fields = dataclasses.fields(typing.cast(Any, cls))
+    shared = {field.name: getattr(current, field.name) for field in fields if hasattr(current, field.name)}
+    needed = {field.name: current for field in fields if _required(field) and field.name not in shared}
+    return cls(**shared | needed)
+
+
+def _is_config(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
 def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 

@@ -160,6 +160,18 @@ def test_resuming_with_another_recipe_names_the_difference(finished, capsys):
     assert "model.depth: 1, not 2" in capsys.readouterr().err
 
 
+def test_another_architecture_is_one_value(tmp_path, capsys):
+    out = tmp_path / "alibi"
+    parts = "--model.position ALiBi --model.feed-forward MoE --model.feed-forward.experts 3 --model.norm layer".split()
+    assert main(["run", "--out", str(out), "--stages", "pretrain", *SMALL, *parts]) == 0
+    model = json.loads((out / "recipe.json").read_text())["recipe"]["model"]
+    assert model["position"] == {"kind": "ALiBi"} and model["norm"] == "layer"
+    assert model["feed_forward"]["kind"] == "MoE" and model["feed_forward"]["experts"] == 3
+    assert model["feed_forward"]["expert"] == {"kind": "Gated", "hidden": 192, "activation": "silu"}
+    assert main(["run", "--out", str(tmp_path / "x"), "--model.position", "Alibi"]) == 2
+    assert "--model.position can be Rotary, NoPosition, Learned" in capsys.readouterr().err
+
+
 def test_a_stage_built_on_another_run(finished, tmp_path, capsys):
     out = tmp_path / "other"
     ask = ["run", "--out", str(out), "--build-on", str(finished)]

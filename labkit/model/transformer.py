@@ -32,7 +32,8 @@ class ModelConfig:
     context: the longest row of tokens. width: D. depth: blocks. heads: H, of ``head_width`` E each (width /
     heads when not given). key_heads: K, how many key and value heads the H query heads share. tied: the head
     uses the token embedding. norm_eps: what keeps a norm from dividing by zero. look_back: how many tokens back
-    the first block's heads look before any training, see `initial.look_back`; 0 lets chance decide.
+    the first block's heads look before any training, see `initial.look_back`; 0, or another position than Rotary, lets
+    chance decide.
 
     norm: RMSNorm (https://arxiv.org/abs/1910.07467) or LayerNorm (https://arxiv.org/abs/1607.06450). order: whether
     a block normalises what its parts read, or what they leave (https://arxiv.org/abs/2002.04745). bias: of all
@@ -77,8 +78,6 @@ class ModelConfig:
                 f"ModelConfig: look_back must be a number of tokens from 0 to below the context of {self.context}, "
                 f"not {self.look_back}."
             )
-        if self.look_back and not isinstance(self.position, Rotary):
-            raise LabError("ModelConfig: look_back turns queries and keys, so it needs position=Rotary().")
         if self.heads % self.key_heads:
             raise LabError(
                 f"ModelConfig: {self.heads} query heads cannot share {self.key_heads} key heads evenly; "
@@ -236,7 +235,7 @@ class Transformer(Stack):
         kind = {"token": TokenHead, "masked": MaskedHead}[config.head]
         self.head = kind(config.width, config.vocabulary, config.tied, config.norm_eps)
         draw_weights(self)
-        if config.look_back:
+        if config.look_back and isinstance(config.position, Rotary):
             look_back(self, config.look_back)
 
     def forward(

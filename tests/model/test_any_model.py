@@ -171,7 +171,6 @@ def test_token_types_tell_tokens_apart():
     [
         ({"causal": False, "encoder": 1}, "give it causal=True"),
         ({"encoder": -1}, "count blocks"),
-        ({"look_back": 1, "position": ALiBi()}, "needs position=Rotary"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, message):

@@ -1,0 +1,38 @@
+"""A run's model, taken away: to transformers or to llama.cpp, with its tokenizer and chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from labkit.checkpoints import write_json
+from labkit.errors import LabError
+from labkit.hub import save_pretrained
+from labkit.hub.gguf import Kind, save_gguf
+from labkit.runs import Run
+
+Format = Literal["transformers", "gguf"]
+
+
+def export(
+    run: Run, target: str | Path, stage: str | None = None, form: Format = "transformers", kind: Kind = "f16"
+) -> Path:
+    """Write the model after `stage` (the last that writes when None) into the folder `target`; what was written.
+
+    form: "transformers", a folder for AutoModelForCausalLM and AutoTokenizer, or "gguf", a file in it whose matrices
+    are of `kind`. Raises LabError when there is no such model, or the folder holds something already.
+    """
+    target, tokenizer = Path(target), run.tokenizer()
+    folder = run.stage(stage) if stage else run.latest()
+    model = folder.model()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise LabError(f"{target} holds something already. Choose another folder.")
+    if form == "gguf":
+        file = target / f"{run.path.resolve().name}-{folder.name}.{kind.upper()}.gguf"
+        save_gguf(model, tokenizer, file, kind)
+        return file
+    save_pretrained(model, target)
+    tokenizer.save(target)
+    ends = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
+    write_json(target / "generation_config.json", ends)
+    return target
