@@ -56,6 +56,19 @@ def mean_logprobs(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     return sum_logprobs(logits, labels, mask) / mask.sum(-1).clamp(min=1)
 
 
+def load_balancing_loss(shares: Tensor, chosen: Tensor) -> Tensor:
+    """How unevenly a router spreads tokens: 1 when evenly, up to E when all go to one of E experts.
+
+        loss = E / K * sum over experts e of (share of tokens sent to e) * (mean share that the router gives e)
+
+    shares: [..., E], the router's, that add up to 1; chosen: [..., K], the experts of each token. Switch Transformers,
+    https://arxiv.org/abs/2101.03961, equation 4; over K experts a token as in Mixtral's code.
+    """
+    E, K = shares.shape[-1], chosen.shape[-1]
+    sent = F.one_hot(chosen, E).float().sum(-2).flatten(0, -2).mean(0)  # [E], adds up to K
+    return E / K * (sent * shares.float().flatten(0, -2).mean(0)).sum()
+
+
 class PairLoss(NamedTuple):
     """A loss over pairs: `loss` [B] in nats, and `right` [B] bool, whether the chosen one scores higher."""
 

@@ -8,6 +8,7 @@ from labkit.losses import (
     clipped_value_loss,
     dpo_loss,
     entropy,
+    load_balancing_loss,
     mean_logprobs,
     next_token_loss,
     pairwise_loss,
@@ -171,3 +172,18 @@ def test_entropy_by_hand():
     # 1/2, 1/4, 1/4: half a log 2 and twice a quarter of log 4
     assert entropy(logits_for([0.5, 0.25, 0.25])).item() == pytest.approx(1.5 * math.log(2), abs=1e-6)
     assert entropy(torch.zeros(1, 1, 11)).item() == pytest.approx(math.log(11), abs=1e-6)
+
+
+def test_load_balance_by_hand():
+    """Two experts, four tokens: three go to the first (.75), whose mean share is .7; one to the second (.25, .3).
+    2 · (.75 · .7 + .25 · .3) = 1.2. Evenly it is 1, all on one 2.
+    """
+    shares = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
+    chosen = torch.tensor([[0], [0], [0], [1]])
+    torch.testing.assert_close(load_balancing_loss(shares, chosen), torch.tensor(1.2))
+    even = torch.full((4, 2), 0.5)
+    torch.testing.assert_close(load_balancing_loss(even, torch.tensor([[0], [1], [0], [1]])), torch.tensor(1.0))
+    one = torch.tensor([[1.0, 0.0]] * 4)
+    torch.testing.assert_close(load_balancing_loss(one, torch.zeros(4, 1, dtype=torch.int64)), torch.tensor(2.0))
+    both = torch.tensor([[0, 1]] * 4)  # every token to both: even, however the router leans
+    torch.testing.assert_close(load_balancing_loss(shares, both), torch.tensor(1.0))

@@ -164,7 +164,7 @@ def _numbers(tensor: Any, path: Path) -> Tensor:
 
     try:
         return torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
-    except NotImplementedError as error:
+    except RuntimeError as error:  # its own error for a type that it cannot read is one
         raise LabError(
             f"{path}: {tensor.name} is kept as {tensor.tensor_type.name}, which is not known here."
         ) from error

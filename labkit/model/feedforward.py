@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labkit.errors import LabError
+from labkit.losses import load_balancing_loss
 from labkit.model.taps import Tap, no_tap
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -91,7 +92,7 @@ class MoE:
 
     expert: what each of them is. renormalise: let the weights of a token's experts add up to 1. capacity: an expert
     takes at most this many times its even share of a row's tokens, the first that come, and the others pass by; None
-    drops no token.
+    drops no token. balance: the weight of `losses.load_balancing_loss` in training.
     """
 
     expert: Gated | Plain
@@ -99,6 +100,7 @@ class MoE:
     top_k: int = 2
     renormalise: bool = True
     capacity: float | None = None
+    balance: float = 0.01
 
     @property
     def hidden(self) -> int:
@@ -119,13 +121,17 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: MoE, width: int, bias: bool, name: str):
         super().__init__()
         self.config, self.name = config, name
+        self.unevenness = torch.zeros(())
+        """`load_balancing_loss` of the tokens that were last read."""
         self.router = nn.Linear(width, config.experts, bias=False)
         self.experts = nn.ModuleList(config.expert.build(width, bias) for _ in range(config.experts))
 
+    @torch.compiler.disable  # which tokens go where is known only then, so each step would be compiled anew
     def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
         logits = F.linear(x.float(), self.router.weight.float())  # a close choice is not left to rounding
         shares = tap(f"{self.name}.router", logits.softmax(-1))  # [B, T, experts]
         weights, chosen = shares.topk(self.config.top_k, dim=-1)
+        self.unevenness = load_balancing_loss(shares, chosen)
         if self.config.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
         taken = self._taken(chosen)  # [B, T, experts]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from labkit.errors import LabError
 from labkit.losses import token_logprobs
-from labkit.model.feedforward import FeedForward, Gated, MoE
+from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.heads import MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, look_back
 from labkit.model.mixers import Attention, CrossAttention, Heads, KeyValues, Memory
@@ -332,6 +332,18 @@ class Transformer(Stack):
         places = torch.zeros(rows, length, dtype=torch.int64, device=self.embedding.weight.device)
         blocks = [block.new_state(rows, length) for block in self.blocks if isinstance(block, Block)]
         return State(blocks, places.bool(), places)
+
+    @property
+    def mixture(self) -> bool:
+        """Whether its feed-forwards are mixtures of experts."""
+        return isinstance(self.config.feed_forward, MoE)
+
+    def unbalanced(self) -> Tensor:
+        """What training adds to the loss of a label for experts that were used unevenly, summed over layers: []."""
+        moe = self.config.feed_forward
+        assert isinstance(moe, MoE)
+        layers = [layer for layer in self.modules() if isinstance(layer, MixtureOfExperts)]
+        return moe.balance * torch.stack([layer.unevenness for layer in layers]).sum()
 
     @property
     def parameter_count(self) -> int:

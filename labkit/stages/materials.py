@@ -207,7 +207,11 @@ def read(inputs: Tensor) -> dict[str, Tensor]:
     return {"tokens": torch.tensor(inputs.numel(), device=inputs.device)}
 
 
-def next_token_objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """(summed loss, how many labels, nothing more) of the next token, over the batch's labels that count."""
+def next_token_objective(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """(summed loss, how many labels, nothing more) of the next token, over the batch's labels that count; where there
+    are experts, with what keeps them all in use.
+    """
     loss_sum, counted = next_token_loss(model(batch.inputs), batch.labels, batch.mask)
+    if model.mixture:
+        loss_sum = loss_sum + counted * model.unbalanced()
     return loss_sum, counted, {}

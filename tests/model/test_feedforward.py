@@ -5,7 +5,11 @@ import math
 import pytest
 import torch
 
-from labkit.model.feedforward import Gated, MoE, Plain, PlainFeedForward
+from labkit.losses import next_token_loss
+from labkit.model.feedforward import Gated, MixtureOfExperts, MoE, Plain, PlainFeedForward
+from labkit.model.transformer import ModelConfig, Transformer
+from labkit.stages import next_token_objective
+from labkit.text.batch import Batch
 
 
 def test_swiglu_by_hand():
@@ -52,3 +56,47 @@ def test_an_expert_that_is_full_lets_tokens_pass():
     x = torch.tensor([[[5.0, 1.0]] * 4])
     made = routed(MoE(Plain(2, "relu"), 3, 1, capacity=1.5), x)
     torch.testing.assert_close(made, 100 * x * torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 4, 1))
+
+
+def test_training_pays_for_experts_that_lie_idle():
+    """The objective's loss is the labels' loss and, for each label, the layers' unevenness times `balance`; the router
+    learns from it.
+    """
+    torch.manual_seed(0)
+    mixture = MoE(Gated(8), experts=4, top_k=2, balance=0.5)
+    model = Transformer(ModelConfig(vocabulary=9, width=8, depth=2, feed_forward=mixture))
+    inputs, labels = torch.randint(9, (2, 6)), torch.randint(9, (2, 6))
+    batch = Batch(inputs, labels, torch.ones(2, 6, dtype=torch.bool))
+    loss, counted, _ = next_token_objective(model, batch)
+    layers = [layer for layer in model.modules() if isinstance(layer, MixtureOfExperts)]
+    assert len(layers) == 2 and all(1 <= layer.unevenness <= 4 for layer in layers)
+    expected = next_token_loss(model(inputs), labels, batch.mask).loss_sum
+    torch.testing.assert_close(loss - expected, counted * 0.5 * sum(layer.unevenness for layer in layers))
+    model.unbalanced().backward()
+    assert layers[0].router.weight.grad is not None and layers[0].router.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_a_mixture_learns_compiled_too():
+    from labkit.train import TrainConfig, fit
+
+    class Always:
+        def next_batch(self, model, step):
+            tokens = torch.arange(13).repeat(2, 1)
+            return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(2, 12, dtype=torch.bool))
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    losses = {}
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        mixture = MoE(Gated(16), experts=4, top_k=1, renormalise=False)
+        model = Transformer(ModelConfig(vocabulary=16, width=16, depth=1, feed_forward=mixture))
+        config = TrainConfig(30, 2, 12, lr=2e-2, adam_lr=2e-2, warmup=2, precision="fp32", compile=compiled)
+        losses[compiled] = [record.loss for record in fit(model, Always(), next_token_objective, config)]
+    assert losses[False][-1] < losses[False][0] / 2
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
