@@ -63,7 +63,10 @@ class Jobs:
         if not file.is_file():
             return ""
         with file.open("rb") as log:
-            log.seek(max(0, file.stat().st_size - LOG_BYTES))
+            skipped = max(0, file.stat().st_size - LOG_BYTES)
+            log.seek(skipped)
+            if skipped:
+                log.readline()  # what is left of a line, perhaps of a character
             text = log.read().decode("utf-8", "replace")
         return "\n".join(line.rpartition("\r")[2] for line in text.splitlines())
 

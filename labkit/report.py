@@ -87,7 +87,14 @@ def _html(child: str | Iterable[str]) -> str:
 
 
 def write(folder: Path) -> Path:
-    """Read ``report.json`` and each stage's ``metrics.jsonl`` in a run's folder and write ``report.html`` beside them.
+    """Write ``report.html`` into a run's folder; see `report_page`."""
+    target = folder / "report.html"
+    target.write_text(report_page(folder), encoding="utf-8")
+    return target
+
+
+def report_page(folder: Path) -> str:
+    """The page of the ``report.json`` and each stage's ``metrics.jsonl`` in a run's folder.
 
     Raises LabError when the folder holds no report or one that cannot be read.
     """
@@ -102,9 +109,7 @@ def write(folder: Path) -> Path:
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise LabError(f"{path} is not a report of labkit ({error}); run its last stage again.") from error
     records = {stage["stage"]: list(read_lines(folder / stage["stage"] / "metrics.jsonl")) for stage in stages}
-    target = folder / "report.html"
-    target.write_text(page(report, records, folder.resolve().name), encoding="utf-8")
-    return target
+    return page(report, records, folder.resolve().name)
 
 
 def page(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:

@@ -35,10 +35,11 @@ def generate(
     """
     context = model.config.context
     for i, prompt in enumerate(prompts):
+        which = f"Prompt {i}" if len(prompts) > 1 else "The prompt"
         if not prompt:
-            raise LabError(f"Prompt {i} is empty; begin it with at least one token.")
+            raise LabError(f"{which} is empty; begin it with at least one token.")
         if len(prompt) >= context:
-            raise LabError(f"Prompt {i} has {len(prompt)} tokens and leaves no room in a context of {context}.")
+            raise LabError(f"{which} has {len(prompt)} tokens and leaves no room in a context of {context}.")
     draws = torch.rand(len(prompts), samples, max_new_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     written: list[list[list[int]]] = [[] for _ in prompts]

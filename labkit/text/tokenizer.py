@@ -53,6 +53,16 @@ rendered text; we encode each content by itself, so the two differ only for a co
 token.)"""
 
 
+def _bytes() -> dict[str, int]:
+    """Which byte each sign of a byte-level token stands for: itself where it can be printed, else one from 256 on."""
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+BYTES = _bytes()
+
+
 class Tokenizer:
     """Byte-level BPE with the special tokens of the chat form. Make one with `train` or `load`.
 
@@ -115,8 +125,13 @@ class Tokenizer:
         return self.backend.decode(list(ids), skip_special_tokens=not special)
 
     def token(self, index: int) -> str:
-        """The text of one token, special ones included, for tables and figures."""
-        return self.decode([index], special=True)
+        """The text of one token, special ones included, for tables and figures; bytes that are no whole character as
+        <E4>.
+        """
+        text = self.decode([index], special=True)
+        if "\ufffd" not in text:
+            return text
+        return "".join(f"<{BYTES[sign]:02X}>" for sign in self.backend.id_to_token(index) or "")
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into a folder (or beside the named

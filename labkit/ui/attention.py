@@ -18,6 +18,8 @@ OPENING = "The animal did not cross the street because it was too tired."
 
 def look(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
     """What the viewer shows of a text read by a model. Raises LabError for what cannot be read."""
+    if not text.strip():
+        raise LabError("There is nothing to look at: type a text.")
     tokenizer = lab.tokenizer(name)
     return for_viewer(attention(lab.model(name, stage), tokenizer, encode_opening(tokenizer, text.strip())))
 
@@ -39,7 +41,7 @@ def build(lab: Lab) -> None:
         try:
             return look(lab, name, stage, text), gr.update(visible=False)
         except LabError as error:
-            return gr.skip(), gr.update(value=str(error), visible=True)
+            return None, gr.update(value=str(error), visible=True)
 
     gr.on(
         [

@@ -21,6 +21,7 @@ from labkit.ui.viewers import texts_panel
 from labkit.world import Message
 
 MOST = 4
+SEEDS = 2**32
 TOGETHER = 4
 """Tokens that are shown at once: all that is written is sent each time."""
 
@@ -56,6 +57,8 @@ def compare(
 
     Every setting sees the same random number at the same step. Raises LabError for what cannot be written on from.
     """
+    if not 0 <= seed < SEEDS:
+        raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {seed}.")
     tokenizer, model = lab.tokenizer(name), lab.model(name, stage)
     prompt, stops = prompt_ids(tokenizer, stage, text), tokenizer.specials
     traces = [
@@ -88,6 +91,11 @@ def compare(
     }
 
 
+def stopped(data: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the viewer shows when the texts that it has will not be written on."""
+    return data and data | {"columns": [column | {"done": True} for column in data["columns"]]}
+
+
 def first_difference(written: Sequence[Sequence[int]], ended: bool = False) -> int | None:
     """Where token ids first differ: first_difference([[5, 6], [5, 7]]) -> 1; None where they do not.
 
@@ -111,8 +119,8 @@ def build(lab: Lab) -> None:
     with gr.Row():
         name, stage = pick_run(lab)
         how_many = gr.Radio([2, 3, 4], value=3, label=words("how_many"))
-        seed = gr.Number(0, label=words("seed"), precision=0, minimum=0, maximum=2**31)
-        new_tokens = gr.Slider(10, 200, value=60, step=10, label=words("new_tokens"))
+        seed = gr.Number(0, label=words("seed"), precision=0)
+        new_tokens = gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"))
     columns, knobs = [], []
     with gr.Row():
         for number, setting in enumerate(DEFAULTS):
@@ -138,7 +146,7 @@ def build(lab: Lab) -> None:
             for data in compare(lab, name, stage, text, chosen, int(seed or 0), int(tokens)):
                 yield data, gr.skip()
         except LabError as error:
-            yield gr.skip(), gr.update(value=str(error), visible=True)
+            yield None, gr.update(value=str(error), visible=True)
 
     how_many.change(lambda many: [gr.update(visible=i < many) for i in range(MOST)], how_many, columns)
     gr.on([name.change], lambda name: lab.example(name) if name else "", name, text)
@@ -150,4 +158,4 @@ def build(lab: Lab) -> None:
         concurrency_id=MODEL_WORK,
         show_progress="minimal",
     )
-    stop.click(None, cancels=[going])
+    stop.click(stopped, panel, panel, cancels=[going])

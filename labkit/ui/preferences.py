@@ -155,11 +155,12 @@ def build(lab: Lab, store: Store) -> None:
         with gr.Column(scale=1):
             write = gr.Button(words("export"), elem_id="votes-export")
             file = gr.File(visible=False, label=words("export"), elem_id="votes-file")
+            why_not = problem_box("votes-problem")
     gr.HTML("", js_on_load=PRESS, visible="hidden")
     board = Board(gr.State(""), prompt, left, right, problem, said, standing, gr.State(False))
     then_ask = _asks(lab, store, board, [another.click, text.submit], [text, *sources])
     _votes(store, board, votes, undo, annotator, then_ask)
-    write.click(partial(_save, store), None, [file, problem])
+    write.click(partial(_save, store), None, [file, why_not])
     on_load(partial(table, store), None, standing)
 
 
@@ -212,13 +213,18 @@ def _votes(
             return gr.skip(), gr.skip(), gr.update(value=str(error), visible=True), False
         _, one, other = store.pair(pair)
         count = len(store.votes(annotator))
-        return f"{count} · ← {one.source}   → {other.source}", table(store), gr.update(visible=False), True
+        return (
+            f"{count} · the last pair: ← {one.source}   → {other.source}",
+            table(store),
+            gr.update(visible=False),
+            True,
+        )
 
     def take_back(annotator: str) -> tuple[Any, ...]:
         taken = store.undo(annotator)
         if taken is None:
-            return (gr.skip(),) * (len(board.shown) + 2)
-        return *_shown(store, taken), "↶", table(store)
+            return *(gr.skip(),) * len(board.shown), "There is no vote to take back.", gr.skip()
+        return *_shown(store, taken), "↶ The last vote is taken back.", table(store)
 
     told = [board.said, board.standings, board.problem, board.kept]
     for choice, button in buttons.items():

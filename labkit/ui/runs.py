@@ -6,7 +6,10 @@ import dataclasses
 import itertools
 import re
 import shlex
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -18,7 +21,7 @@ from labkit.jobs import Jobs
 from labkit.measures import BY_KIND, measure
 from labkit.preferences.store import Store
 from labkit.recipe import PRESETS, Recipe
-from labkit.report import curves, minutes
+from labkit.report import curves, minutes, report_page
 from labkit.runs import Run, StageFolder
 from labkit.ui.lab import Lab
 from labkit.ui.preferences import export
@@ -26,6 +29,8 @@ from labkit.ui.shell import on_load, problem_box, words
 
 INK = "#808890"
 """Of the words in figures: readable on a light page and on a dark one."""
+ENOUGH = 50
+"""Votes from which on DPO's measures begin to mean something."""
 CHOSEN = ("--out", "--preset", "--seed", "--build-on", "--stages", "--resume")
 """The flags of `labkit run` that the form gives itself."""
 NAME = re.compile(r"[\w][\w.-]{0,60}")
@@ -60,6 +65,16 @@ def card(run: Run) -> dict[str, Any]:
         values = [result["metrics"].get(name) for result in results]
         table.append([known.label, *("" if value is None else known.show(value) for value in values)])
     return {"headers": ["measure", *(stage.name for stage in finished)], "data": table}
+
+
+def beside(lab: Lab, name: str | None, other: str | None) -> list[list[str]]:
+    """Two runs side by side, a row a measure; or a row that says why not."""
+    if not name or not other:
+        return []
+    try:
+        return rows(compare(lab.path(name), lab.path(other)))
+    except LabError as error:
+        return [["", str(error), "", "", ""]]
 
 
 def drawn(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
@@ -110,8 +125,8 @@ def resume(lab: Lab, jobs: Jobs, name: str) -> str:
     return name
 
 
-def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> str:
-    """Begin DPO on the votes, from a run's fine-tuned model, as a new run; its name.
+def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, str]:
+    """Begin DPO on the votes, from a run's fine-tuned model, as a new run; its name, and what to know of it.
 
     Raises LabError when no vote prefers one answer, or the run has no fine-tuned model.
     """
@@ -132,7 +147,8 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> str:
     )
     branched = base.branch(lab.folder / new, recipe, ["pretrain", "sft"])
     jobs.start(new, ["run", "--out", str(branched.path), "--resume", "--stages", "dpo"])
-    return new
+    few_words = f" So few are soon known by heart: ask for {ENOUGH} or more before you believe the measures."
+    return new, f"{new} learns from {pairs} votes.{few_words if pairs < ENOUGH else ''}"
 
 
 class Shown(NamedTuple):
@@ -150,6 +166,7 @@ class Shown(NamedTuple):
     card: gr.Dataframe
     beside: gr.Dataframe
     log: gr.Textbox
+    said: gr.Accordion
 
 
 def build(lab: Lab, jobs: Jobs, store: Store) -> None:
@@ -169,16 +186,18 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
     plot = gr.Plot(show_label=False, elem_id="runs-plot")
     with gr.Accordion(words("card"), open=False):
         report = gr.Dataframe(datatype="str", interactive=False, elem_id="runs-card")
+        page, file = gr.Button(words("write_report"), elem_id="runs-report"), gr.File(visible=False, show_label=False)
     with gr.Accordion(words("side_by_side"), open=False):
         heads = ["stage", "measure", "this run", "the other", "difference"]
-        beside = gr.Dataframe(headers=heads, datatype="str", interactive=False, elem_id="runs-beside")
-    with gr.Accordion(words("log"), open=False):
+        both = gr.Dataframe(headers=heads, datatype="str", interactive=False, elem_id="runs-beside")
+    with gr.Accordion(words("log"), open=False) as said:
         log = gr.Textbox(show_label=False, interactive=False, lines=6, elem_id="runs-log")
-    shown = Shown(name, other, stop, go_on, problem, stages, stage, curve, plot, report, beside, log)
+    shown = Shown(name, other, stop, go_on, problem, stages, stage, curve, plot, report, both, log, said)
     _watch(lab, jobs, shown)
+    page.click(lambda name: _page(lab, name), name, [file, problem])
     stop.click(lambda name: jobs.stop(name), name, None)
-    _starts(lab, shown, go_on.click, lambda name: resume(lab, jobs, name), [name])
-    _starts(lab, shown, votes.click, lambda name: train_on_votes(lab, jobs, store, name), [name])
+    _starts(lab, name, problem, go_on.click, lambda name: (resume(lab, jobs, name), ""), [name])
+    _starts(lab, name, problem, votes.click, lambda name: train_on_votes(lab, jobs, store, name), [name])
     with gr.Accordion(words("new_run"), open=False):
         _new_run(lab, jobs, shown)
 
@@ -192,82 +211,94 @@ def _new_run(lab: Lab, jobs: Jobs, shown: Shown) -> None:
         seed = gr.Number(0, label=words("seed"), precision=0)
     more = gr.Textbox(label=words("more_settings"), placeholder="--model.width 256 --pretrain.train.steps 500")
     start = gr.Button(words("begin"), variant="primary", elem_id="runs-begin")
+    problem = problem_box("new-problem")
     on_load(lambda: gr.update(choices=[*PRESETS, *lab.names()]), None, source)
-    _starts(lab, shown, start.click, lambda *given: begin(lab, jobs, *given), [name, source, stages, seed, more])
+    inputs = [name, source, stages, seed, more]
+    _starts(lab, shown.name, problem, start.click, lambda *given: (begin(lab, jobs, *given), ""), inputs)
 
 
-def _starts(lab: Lab, shown: Shown, event: Any, action: Callable[..., str], inputs: list[Any]) -> None:
-    """On `event`, do what begins a process, and show the run that it gives the name of; or say why not."""
+def _starts(
+    lab: Lab,
+    name: gr.Dropdown,
+    problem: gr.Textbox,
+    event: Any,
+    action: Callable[..., tuple[str, str]],
+    inputs: list[Any],
+) -> None:
+    """On `event`, do what begins a process, and show the run that it gives the name of, and what it says of it; or say
+    in `problem` why not.
+    """
 
     def tried(*given: Any) -> tuple[Any, Any]:
         try:
-            made = action(*given)
+            made, note = action(*given)
         except LabError as error:
             return gr.skip(), gr.update(value=str(error), visible=True)
         choices = dict.fromkeys([made, *lab.all_names()])  # a run that just begins has no folder yet
-        return gr.update(choices=[*choices], value=made), gr.update(visible=False)
+        return gr.update(choices=[*choices], value=made), gr.update(value=note, visible=bool(note))
 
-    event(tried, inputs, [shown.name, shown.problem])
+    event(tried, inputs, [name, problem])
+
+
+def _page(lab: Lab, name: str) -> tuple[Any, Any]:
+    """The report as a file, written apart from the run, which may not be ours to write to."""
+    try:
+        file = Path(tempfile.mkdtemp()) / f"{name}-report.html"
+        file.write_text(report_page(lab.path(name)), encoding="utf-8")
+        return gr.update(value=str(file), visible=True), gr.update(visible=False)
+    except LabError as error:
+        return gr.skip(), gr.update(value=str(error), visible=True)
 
 
 def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
     """Keep what is shown true: when the page opens, when something is chosen, and while a process is at work."""
     timer, at_work, newest = gr.Timer(2), gr.State(False), gr.State(True)
-    chosen = [shown.name, shown.stage, shown.curve]
-    seen = [shown.stages, shown.stage, shown.curve, shown.plot, shown.card, shown.stop, shown.go_on, shown.log]
+    chosen = [shown.name, shown.other, shown.stage, shown.curve]
+    seen: list[Any] = [shown.stages, shown.stage, shown.curve, shown.plot, shown.card, shown.beside]
+    seen += [shown.stop, shown.go_on, shown.log, shown.said]
 
     def fill() -> tuple[Any, Any]:
         names = lab.all_names()
         return gr.update(choices=names, value=names[0] if names else None), gr.update(choices=names)
 
-    def look(name: str | None, stage: str | None, curve: str | None) -> tuple[Any, ...]:
+    def look(name: str | None, other: str | None, stage: str | None, curve: str | None) -> tuple[Any, ...]:
         if not name:
             return (gr.skip(),) * len(seen)
         running, log = jobs.running(name), jobs.log(name)
         if name not in lab.all_names():  # it has just been begun, or could not be
-            rows = [["", "begins" if running else "did not begin: see what it said", "", ""]]
+            rows = [["", "begins" if running else "did not begin; its process said why", "", ""]]
             nothing, no_card = gr.update(choices=[], value=None), {"headers": ["measure"], "data": []}
-            return (
-                rows,
-                nothing,
-                nothing,
-                None,
-                no_card,
-                gr.update(interactive=running),
-                gr.update(interactive=False),
-                log,
-            )
+            buttons = gr.update(interactive=running), gr.update(interactive=False)
+            return rows, nothing, nothing, None, no_card, [], *buttons, log, gr.update(open=not running)
         run = lab.run(name)
         left = not running and not all(one.finished for one in run.stages)
         buttons = gr.update(interactive=running), gr.update(interactive=left)
-        return progress(run, running), *_curves(run, stage, curve), card(run), *buttons, log
+        tables = card(run), beside(lab, name, other)
+        return progress(run, running), *_curves(run, stage, curve), *tables, *buttons, log, gr.skip()
 
-    def begin_to_look(name: str | None, curve: str | None) -> tuple[Any, ...]:
-        return *look(name, None, curve), True
+    def begin_to_look(name: str | None, other: str | None, curve: str | None) -> tuple[Any, ...]:
+        return *look(name, other, None, curve), True
 
-    def choose(name: str | None, stage: str | None, curve: str | None) -> tuple[Any, ...]:
+    def choose(name: str | None, other: str | None, stage: str | None, curve: str | None) -> tuple[Any, ...]:
         begun = [one.name for one in lab.run(name).stages if one.begun] if name in lab.all_names() else []
-        return *look(name, stage, curve), begun[-1:] == [stage]
+        return *look(name, other, stage, curve), begun[-1:] == [stage]
 
-    def follow(name: str | None, stage: str | None, curve: str | None, newest: bool, before: bool) -> tuple[Any, ...]:
+    def follow(
+        name: str | None, other: str | None, stage: str | None, curve: str | None, newest: bool, before: bool
+    ) -> tuple[Any, ...]:
         """`look` while a process is at work, and once after it; at its newest stage unless another was chosen."""
         now = bool(name) and jobs.running(name or "")
-        found = look(name, None if newest else stage, curve) if now or before else (gr.skip(),) * len(seen)
-        return *found, now
-
-    def both(name: str | None, other: str | None) -> Any:
-        try:
-            return rows(compare(lab.path(name), lab.path(other))) if name and other else []
-        except LabError as error:
-            return [["", str(error), "", "", ""]]
+        stage = None if newest else stage
+        return *(look(name, other, stage, curve) if now or before else (gr.skip(),) * len(seen)), now
 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
     on_load(fill, None, [shown.name, shown.other])
-    shown.name.change(begin_to_look, [shown.name, shown.curve], [*seen, newest], **quiet)
+    for menu in (shown.name, shown.other):
+        menu.focus(lambda: gr.update(choices=lab.all_names()), None, menu, **quiet)
+    shown.name.change(begin_to_look, [shown.name, shown.other, shown.curve], [*seen, newest], **quiet)
     gr.on([shown.stage.input, shown.curve.input], choose, chosen, [*seen, newest], **quiet)
     timer.tick(follow, [*chosen, newest, at_work], [*seen, at_work], **quiet)
-    names = [shown.name, shown.other]
-    gr.on([one.change for one in names], both, names, shown.beside, **quiet)
+    shown.other.change(partial(beside, lab), [shown.name, shown.other], shown.beside, **quiet)
 
 
 def _curves(run: Run, stage: str | None, curve: str | None) -> tuple[Any, Any, Any]:

@@ -59,13 +59,16 @@ def pick_run(lab: Lab, place: int = -1) -> tuple[gr.Dropdown, gr.Dropdown]:
         return gr.update(choices=names, value=first), stages_of(first)
 
     name.input(stages_of, name, stage)
+    name.focus(lambda: gr.update(choices=lab.names()), None, name, show_progress="hidden")  # new ones may be there
     on_load(fill, None, [name, stage])
     return name, stage
 
 
 def problem_box(elem_id: str) -> gr.Textbox:
     """Where a tab says what went wrong, as text; hidden until then."""
-    return gr.Textbox(visible=False, show_label=False, interactive=False, elem_id=elem_id)
+    return gr.Textbox(
+        visible=False, label=words("message"), show_label=False, interactive=False, elem_id=elem_id, container=False
+    )
 
 
 def page(lab: Lab, tabs: dict[str, Callable[[Lab], None]]) -> gr.Blocks:

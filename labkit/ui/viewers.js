@@ -62,7 +62,7 @@
     return node;
   };
 
-  const visible = (token) => token.replace(/\n/g, "⏎") || "∅";
+  const visible = (token) => (/^ +$/.test(token) ? "␣".repeat(token.length) : token.replace(/\n/g, "⏎")) || "∅";
   const percent = (byte) => `${Math.round((100 * byte) / 255)} %`;
 
   // data = {tokens: [T strings], layers: L, heads: H, weights: base64 of L * H * T * T bytes}
@@ -235,7 +235,7 @@
     table() {
       const { tokens } = this._data, head = make("tr", {}, ...["from", "to", "share"].map((name) => make("th", { scope: "col" }, this.word(name))));
       const rows = tokens.map((token, i) => {
-        const row = this.row(this.layer, this.head, i), best = [...row.keys()].sort((a, b) => row[b] - row[a]).slice(0, 3);
+        const row = this.row(this.layer, this.head, i), best = [...row.keys()].filter((j) => row[j] > 0).sort((a, b) => row[b] - row[a]).slice(0, 3);
         return make("tr", {}, make("td", {}, `${i + 1} ${visible(token)}`), make("td", {}, best.map((j) => visible(tokens[j]).trim()).join(" · ")), make("td", {}, best.map((j) => percent(row[j])).join(" · ")));
       });
       return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
@@ -266,11 +266,11 @@
   `;
   const TEXTS_WORDS = chinese ? {
     parts: "带下划线的词元是第一个不同之处。", same: "到目前为止完全相同。",
-    token: "候选", probability: "模型", kept: "过滤之后", waiting: "…", removed: "已去除",
+    token: "候选", probability: "模型", kept: "过滤之后", waiting: "…", cut: " ✂ 未完", removed: "已去除",
     hint: "选择一个词元，看看还可能出现什么。", end: "⏹ 结束",
   } : {
     parts: "The underlined token is the first that differs.", same: "All are the same so far.",
-    token: "candidate", probability: "the model", kept: "after the filters", waiting: "…", removed: "removed",
+    token: "candidate", probability: "the model", kept: "after the filters", waiting: "…", cut: " ✂ not ended", removed: "removed",
     hint: "Choose a token to see what else could have come.", end: "⏹ end",
   };
 
@@ -318,7 +318,9 @@
         });
         text.append(button);
       });
+      const last = column.tokens[column.tokens.length - 1];
       if (!column.done) text.append(make("span", { class: "soft" }, this.word("waiting")));
+      else if (last && !last.ended) text.append(make("span", { class: "soft" }, this.word("cut")));
       return make("div", { class: "column", "data-done": String(Boolean(column.done)) }, make("h3", {}, column.label), text);
     }
 

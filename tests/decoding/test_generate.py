@@ -104,7 +104,7 @@ def test_draw_at_the_edges():
 
 @pytest.mark.parametrize(
     "prompts,message",
-    [([[1], []], "Prompt 1 is empty"), ([[1] * 24], "Prompt 0 has 24 tokens and leaves no room")],
+    [([[1], []], "Prompt 1 is empty"), ([[1] * 24], "The prompt has 24 tokens and leaves no room")],
 )
 def test_prompts_that_cannot_be_continued_are_refused(model, prompts, message):
     with pytest.raises(LabError, match=message):

@@ -95,3 +95,8 @@ def test_a_missing_broken_or_foreign_tokenizer_is_refused_in_words(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(LabError, match=r"has no <\|user\|>"):
         Tokenizer.load(tmp_path)
+
+
+def test_bytes_of_a_character_are_shown_as_bytes():
+    tokenizer = Tokenizer.train(["Tom is in the park."])
+    assert [tokenizer.token(index) for index in tokenizer.encode("ä ")] == ["<C3>", "<A4>", " "]

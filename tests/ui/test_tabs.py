@@ -71,6 +71,20 @@ def test_the_same_seed_gives_the_same_texts(lab):
     assert first == second
 
 
+def test_what_cannot_be_looked_at_or_compared_is_said(lab):
+    with pytest.raises(LabError, match="type a text"):
+        attention.look(lab, "tiny", "sft", "  ")
+    for seed in (-5, 10**23):
+        with pytest.raises(LabError, match=f"A seed is a whole number from 0 to 4294967295, not {seed}"):
+            next(decoding.compare(lab, "tiny", "sft", "Where?", [decoding.Setting(0.0)], seed, 4))
+
+
+def test_texts_that_were_stopped_are_over():
+    column = {"label": "greedy", "tokens": [1], "done": False}
+    assert decoding.stopped({"columns": [column], "parts": 3}) == {"columns": [column | {"done": True}], "parts": 3}
+    assert decoding.stopped(None) is None
+
+
 def test_where_texts_first_differ():
     assert decoding.first_difference([[5, 6], [5, 7]]) == 1
     assert decoding.first_difference([[5, 6], [5]]) is None  # the second still writes
@@ -178,7 +192,7 @@ def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
     both = [preferences.Source("demo", "sft", 1.0), preferences.Source("demo", "ppo", 1.5)]
     for number in range(4):
         store.vote(preferences.new_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right")
-    assert runs.train_on_votes(with_demo, Started(with_demo.folder), store, "demo") == "demo-votes-1"
+    assert runs.train_on_votes(with_demo, Started(with_demo.folder), store, "demo")[0] == "demo-votes-1"
     assert with_demo.names() == ["demo-votes-1", "demo"]
 
 
@@ -187,7 +201,8 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
     with pytest.raises(LabError, match="nothing to train on"):
         runs.train_on_votes(lab, jobs, store, "tiny")
     voted(lab, store, 4)
-    new = runs.train_on_votes(lab, jobs, store, "tiny")
+    new, note = runs.train_on_votes(lab, jobs, store, "tiny")
+    assert note.startswith("tiny-votes-1 learns from 4 votes. So few are soon known by heart")
     assert new == "tiny-votes-1" and jobs.asked[-1][1][-2:] == ["--stages", "dpo"]
     branched = Run.open(lab.folder / new)
     assert branched.stage("sft").finished and not branched.stage("dpo").begun
@@ -203,6 +218,13 @@ def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
     with pytest.raises(LabError, match="has not finished pretrain, sft"):
         unfinished.branch(tmp_path / "other", replace(made.recipe, seed=1), ["pretrain", "sft"])
     assert not (tmp_path / "other").exists()
+
+
+def test_two_runs_side_by_side(lab):
+    assert runs.beside(lab, "tiny", None) == []
+    table = runs.beside(lab, "tiny", "tiny")
+    assert table and all(len(row) == 5 for row in table)
+    assert runs.beside(lab, "tiny", "other")[0][1].startswith("There is no run 'other'")
 
 
 def test_both_languages_have_the_same_words():
