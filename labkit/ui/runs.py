@@ -25,7 +25,7 @@ from labkit.report import curves, minutes, report_page
 from labkit.runs import Run, StageFolder
 from labkit.ui.lab import Lab
 from labkit.ui.preferences import export
-from labkit.ui.shell import on_load, problem_box, words
+from labkit.ui.shell import on_load, on_tab, problem_box, words
 
 INK = "#808890"
 """Of the words in figures: readable on a light page and on a dark one."""
@@ -293,8 +293,7 @@ def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden"}
     on_load(fill, None, [shown.name, shown.other])
-    for menu in (shown.name, shown.other):
-        menu.focus(lambda: gr.update(choices=lab.all_names()), None, menu, **quiet)
+    on_tab(lambda: [gr.update(choices=lab.all_names())] * 2, [shown.name, shown.other])
     shown.name.change(begin_to_look, [shown.name, shown.other, shown.curve], [*seen, newest], **quiet)
     gr.on([shown.stage.input, shown.curve.input], choose, chosen, [*seen, newest], **quiet)
     timer.tick(follow, [*chosen, newest, at_work], [*seen, at_work], **quiet)

@@ -40,6 +40,15 @@ def on_load(fn: Callable[..., Any], inputs: Any, outputs: Any) -> None:
     Context.root_block.load(fn, inputs, outputs, show_progress="hidden")
 
 
+def on_tab(fn: Callable[[], Any], outputs: Any) -> None:
+    """Call `fn` whenever the tab that is being built is chosen: what there is to choose from may have changed."""
+    block = Context.block
+    while block is not None and not isinstance(block, gr.Tab):
+        block = block.parent
+    assert isinstance(block, gr.Tab)
+    block.select(fn, None, outputs, show_progress="hidden")
+
+
 def pick_run(lab: Lab, place: int = -1) -> tuple[gr.Dropdown, gr.Dropdown]:
     """Two menus: a run, and the model after which of its stages. They are filled when the page opens.
 
@@ -59,7 +68,7 @@ def pick_run(lab: Lab, place: int = -1) -> tuple[gr.Dropdown, gr.Dropdown]:
         return gr.update(choices=names, value=first), stages_of(first)
 
     name.input(stages_of, name, stage)
-    name.focus(lambda: gr.update(choices=lab.names()), None, name, show_progress="hidden")  # new ones may be there
+    on_tab(lambda: gr.update(choices=lab.names()), name)
     on_load(fill, None, [name, stage])
     return name, stage
 
