@@ -381,6 +381,37 @@ def _demo(arguments: list[str]) -> int:
 
 
 @dataclass(frozen=True)
+class ImportOptions:
+    """Begin a run with a published checkpoint: its later stages, labkit chat and the app then work on it."""
+
+    source: Annotated[Positional[str], arg(metavar="SOURCE", help_behavior_hint="")]
+    """A folder in transformers' form, a model's id on the Hugging Face hub, or a .gguf file."""
+    run: RunFolder
+    """The new run's folder."""
+    preset: Preset = dataclasses.field(default_factory=_default_preset)
+    """Whose settings the later stages have."""
+    text: Source = None
+    """As for labkit run, for the later stages."""
+    instructions: Source = None
+    """As for labkit run."""
+    preferences: Source = None
+    """As for labkit run."""
+
+
+def _import(arguments: list[str]) -> int:
+    options, rest = _parse_some(ImportOptions, "import", arguments)
+    from labkit.hub.importing import import_checkpoint
+    from labkit.recipe import make_recipe
+
+    inputs = {name: getattr(options, name) for name in INPUTS}
+    recipe = make_recipe(options.preset, **inputs)
+    recipe = _override(recipe, FIELDS, rest, "import") if rest else recipe
+    run = import_checkpoint(options.source, options.run, recipe)
+    print(f"{run.path} begins with {options.source}. To talk to it: labkit chat {run.path}")
+    return 0
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """Take a run's model away, with its tokenizer and chat template: for transformers or for llama.cpp."""
 
@@ -470,6 +501,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "report": (_report, "write a run's report again and print its measures"),
     "compare": (_compare, "two runs side by side"),
     "recipe": (_print_recipe, "print a recipe: every field that can be set"),
+    "import": (_import, "begin a run with a published checkpoint"),
     "export": (_export, "take a run's model away: for transformers or llama.cpp"),
     "demo": (_demo, "make the run again that comes with labkit"),
     "world": (_world, "look into TinyWorld: stories, tasks, scored answers"),

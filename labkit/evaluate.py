@@ -164,7 +164,7 @@ def write_stories(model: Transformer, tokenizer: Tokenizer, world: World, config
             model,
             [encode_opening(tokenizer, "")] * math.ceil(1.5 * missing),
             max_new_tokens=min(config.story_tokens, model.config.context - 1),
-            stop_ids=_stops(tokenizer),
+            stop_ids=tokenizer.specials,
             generator=generator,
             rows=config.rows,
         )
@@ -308,7 +308,7 @@ def reply(
         [_fit(prompt, room) for prompt in prompts],
         steps=[Temperature(0)],
         max_new_tokens=new_tokens,
-        stop_ids=_stops(tokenizer),
+        stop_ids=tokenizer.specials,
         rows=rows,
     )
     return [decode_reply(tokenizer, ids) for ids in replies]
@@ -352,11 +352,6 @@ def _most_frequent(counts: dict[Hashable, Counter[Hashable]], key: Hashable) -> 
 def _fit(ids: list[int], room: int) -> list[int]:
     """Keep bos and the end of a prompt that is too long."""
     return ids if len(ids) <= room else [ids[0], *ids[len(ids) - room + 1 :]]
-
-
-def _stops(tokenizer: Tokenizer) -> list[int]:
-    """Every special token ends a text or a reply."""
-    return [tokenizer.end, tokenizer.bos, tokenizer.pad, tokenizer.system, tokenizer.user, tokenizer.assistant]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -417,7 +412,7 @@ def _write_on(
         [_fit(ids, model.config.context // 2) for ids in opened],
         steps=[WRITTEN_ON],
         max_new_tokens=2 * config.answer_tokens,
-        stop_ids=_stops(tokenizer),
+        stop_ids=tokenizer.specials,
         generator=torch.Generator().manual_seed(config.seed),
         rows=config.rows,
     )

@@ -98,7 +98,8 @@ def _bytes(tokenizer: Tokenizer, batch: Batch) -> int:
     a piece.
     """
     size = 0
-    openers = (tokenizer.system, tokenizer.user, tokenizer.assistant, tokenizer.bos)
+    form = tokenizer.form
+    openers = [*form.start, *(ids[-1] for ids in form.opening.values())] if form.lead else []
     for inputs, labels, mask in zip(*(tensor.numpy() for tensor in batch), strict=True):
         size += len(tokenizer.decode(labels[mask].tolist()).encode())
         opened = mask & np.isin(inputs, openers) & ~np.isin(labels, openers)

@@ -107,7 +107,7 @@ def write(options: GenerateOptions) -> int:
         [prompt] * options.count,
         steps=filters(options.temperature, options.top_k, options.top_p),
         max_new_tokens=options.max_tokens,
-        stop_ids=_stops(tokenizer),
+        stop_ids=tokenizer.specials,
         generator=torch.Generator().manual_seed(options.seed),
     )
     if options.chat or not begun:
@@ -201,7 +201,7 @@ class Conversation:
             self._prompt(),
             steps=filters(options.temperature, options.top_k, options.top_p),
             max_new_tokens=options.max_tokens,
-            stop_ids=_stops(self.tokenizer),
+            stop_ids=self.tokenizer.specials,
             generator=self.generator,
         )
         shown = text = ""
@@ -224,8 +224,3 @@ class Conversation:
             self.messages = self.messages[2:]
             ids = encode_prompt(self.tokenizer, self.messages)
         return ids if len(ids) <= room else [ids[0], *ids[1 - room :]]
-
-
-def _stops(tokenizer: Tokenizer) -> list[int]:
-    """Every special token ends a text or a reply."""
-    return [tokenizer.end, tokenizer.bos, tokenizer.pad, tokenizer.system, tokenizer.user, tokenizer.assistant]

@@ -92,7 +92,7 @@ def requantize(file, kind: str) -> None:
     reader, chosen = gguf.GGUFReader(file), gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(file.with_suffix(".other"), reader.fields["general.architecture"].contents())
     for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
+        if name.startswith("GGUF.") or name in ("general.architecture", "llama.vocab_size"):  # which not all files say
             continue
         kinds = field.types
         writer.add_key_value(name, field.contents(), kinds[0], kinds[-1] if len(kinds) > 1 else None)

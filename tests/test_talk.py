@@ -62,4 +62,4 @@ def test_a_message_longer_than_the_context_keeps_its_end(talk):
     talk.messages.pop()
     prompt = talk._prompt()
     assert len(prompt) == 48 - 10
-    assert prompt[0] == talk.tokenizer.bos and prompt[-1] == talk.tokenizer.assistant
+    assert prompt[0] == talk.tokenizer.bos and prompt[-1:] == talk.tokenizer.form.opening["assistant"]

@@ -36,7 +36,7 @@ def from_pretrained(source: str | Path) -> Transformer:
     Raises LabError for a folder without weights or with pickles alone, for an unknown family, for a config that cannot
     be built, and for tensors that are missing or of another shape.
     """
-    folder = _folder(source)
+    folder = local_folder(source)
     config = _config(folder)
     family = _family(config, folder)
     try:
@@ -86,8 +86,8 @@ def family_of(config: ModelConfig) -> str:
     )
 
 
-def _folder(source: str | Path) -> Path:
-    """The folder of a checkpoint, fetched from the hub when it is not one."""
+def local_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint, fetched from the hub when `source` is none. Raises LabError when there is neither."""
     folder = Path(source)
     if folder.is_dir():
         return folder

@@ -7,12 +7,14 @@ package `gguf` knows; written for the same in F32, F16 and Q8_0.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import tokenizers
 import torch
+from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
 from labkit.checkpoints import replacing
@@ -21,13 +23,22 @@ from labkit.hub.families import Part, qkv_rows
 from labkit.model.feedforward import Gated
 from labkit.model.positions import Rotary
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.text.tokenizer import CHAT_TEMPLATE, Tokenizer
+from labkit.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter
 
 Kind = Literal["f32", "f16", "q8_0"]
 ARCHITECTURES = ("llama", "qwen3")
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+CUTS: dict[str, Callable[[], list[Any]]] = {
+    "gpt-2": list,
+    "smollm": lambda: [pre_tokenizers.Digits(individual_digits=True)],
+}
+"""How a text is cut before its bytes are merged, by llama.cpp's names."""
+NORMAL, CONTROL = 1, 3
+"""Types of tokens: those that text spells, and those that it never does."""
+ENDS = (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"))
 
 
 def load_gguf(path: str | Path) -> Transformer:
@@ -38,7 +49,7 @@ def load_gguf(path: str | Path) -> Transformer:
     """
     path = Path(path)
     fields = _fields(reader := _reader(path))
-    config = _config(fields, {tensor.name for tensor in reader.tensors}, path)
+    config = _config(fields, {tensor.name: tuple(tensor.shape) for tensor in reader.tensors}, path)
     tensors = {tensor.name: _numbers(tensor, path) for tensor in reader.tensors}
     model, turned = Transformer(config), fields["general.architecture"] == "llama"
     try:
@@ -49,6 +60,36 @@ def load_gguf(path: str | Path) -> Transformer:
     except (KeyError, RuntimeError) as error:
         raise LabError(f"{path}: its tensors are not those of the shape that it names: {error}") from error
     return model.eval()
+
+
+def load_gguf_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in a GGUF file, with its chat template.
+
+    Raises LabError for one that is no byte-level BPE, or cuts text in a way that is not known.
+    """
+    path = Path(path)
+    reader = _reader(path)
+    fields = {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
+    kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "gpt-2")
+    if kind != "gpt2" or cut not in CUTS:
+        raise LabError(
+            f"{path} has a tokenizer of the kind {kind!r} ({cut}); those known are gpt2 ({', '.join(CUTS)})."
+        )
+    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    merges = [tuple(pair.split(" ")) for pair in fields["tokenizer.ggml.merges"]]
+    backend = tokenizers.Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*CUTS[cut](), BYTES])
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL])
+    ends = {
+        name: tokens[fields[f"tokenizer.ggml.{key}_token_id"]]
+        for name, key in ENDS
+        if f"tokenizer.ggml.{key}_token_id" in fields
+    }
+    return Tokenizer(
+        backend,
+        {**ends, "chat_template": fields.get("tokenizer.chat_template"), "tokenizer_class": "PreTrainedTokenizerFast"},
+    )
 
 
 def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: Kind = "f16") -> None:
@@ -128,11 +169,12 @@ def _fields(reader: GGUFReader) -> dict[str, Any]:
     return {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
 
 
-def _config(fields: dict[str, Any], names: set[str], path: Path) -> ModelConfig:
+def _config(fields: dict[str, Any], shapes: dict[str, tuple[int, ...]], path: Path) -> ModelConfig:
+    """shapes: of the tensors, the other way round than ours."""
     architecture = fields.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise LabError(f"{path} holds a model of the architecture {architecture!r}; those known are llama, qwen3.")
-    if fields.get(f"{architecture}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in names:
+    if fields.get(f"{architecture}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in shapes:
         raise LabError(f"{path} scales its rotary positions, which is not read from GGUF; use transformers' files.")
 
     def given(name: str, default: Any = None) -> Any:
@@ -141,9 +183,11 @@ def _config(fields: dict[str, Any], names: set[str], path: Path) -> ModelConfig:
             raise LabError(f"{path} does not say {architecture}.{name}, without which its shape is not known.")
         return value
 
+    if "token_embd.weight" not in shapes:
+        raise LabError(f"{path} has no token embedding (token_embd.weight): it is not a whole model.")
     heads = given("attention.head_count")
     return ModelConfig(
-        vocabulary=given("vocab_size"),
+        vocabulary=int(shapes["token_embd.weight"][1]),
         context=given("context_length"),
         width=given("embedding_length"),
         depth=given("block_count"),
@@ -153,7 +197,7 @@ def _config(fields: dict[str, Any], names: set[str], path: Path) -> ModelConfig:
         feed_forward=Gated(given("feed_forward_length")),
         position=Rotary(float(given("rope.freq_base", 10_000.0))),
         qk_norm=architecture == "qwen3",
-        tied="output.weight" not in names,
+        tied="output.weight" not in shapes,
         norm_eps=given("attention.layer_norm_rms_epsilon"),
     )
 
@@ -187,22 +231,19 @@ def _describe(writer: GGUFWriter, c: ModelConfig) -> None:
 
 
 def _describe_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer) -> None:
-    from gguf import TokenType
-
     kept = json.loads(tokenizer.backend.to_str())
     ids = tokenizer.backend.get_vocab(with_added_tokens=True)
     special = {token["id"] for token in kept["added_tokens"]}
-    control, normal = int(TokenType.CONTROL), int(TokenType.NORMAL)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(sorted(ids, key=ids.__getitem__))
-    writer.add_token_types([control if index in special else normal for index in range(len(ids))])
+    writer.add_token_types([CONTROL if index in special else NORMAL for index in range(len(ids))])
     writer.add_token_merges([" ".join(pair) for pair in kept["model"]["merges"]])
     writer.add_bos_token_id(tokenizer.bos)
     writer.add_eos_token_id(tokenizer.end)
     writer.add_pad_token_id(tokenizer.pad)
     writer.add_add_bos_token(False)  # the chat template begins with it
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(tokenizer.config["chat_template"])
 
 
 def _add_tensors(writer: GGUFWriter, model: Transformer, kind: Kind, llama: bool) -> None:

@@ -83,7 +83,7 @@ def encode_pair(tokenizer: Tokenizer, pair: Pair) -> tuple[Row, Row]:
     prompt = encode_prompt(tokenizer, pair.prompt)
     rows = []
     for answer in (pair.chosen, pair.rejected):
-        ids = [*tokenizer.encode(" " + answer), tokenizer.end]
+        ids = [*tokenizer.encode(tokenizer.form.lead + answer), *tokenizer.form.closing[:1]]
         rows.append(([*prompt, *ids], [False] * len(prompt) + [True] * len(ids)))
     return rows[0], rows[1]
 

@@ -23,13 +23,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.errors import LabError
+from labkit.text.form import form_of
 
 # One thread encodes 750,000 tokens a second, thirty times what training reads on two cores; more threads would
 # only take the cores from the model, and give a warning at every fork.
@@ -53,6 +55,24 @@ rendered text; we encode each content by itself, so the two differ only for a co
 token.)"""
 
 
+OWN: dict[str, Any] = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": SPECIAL_TOKENS[0],
+    "eos_token": SPECIAL_TOKENS[2],
+    "pad_token": SPECIAL_TOKENS[1],
+    "chat_template": CHAT_TEMPLATE,
+    "clean_up_tokenization_spaces": False,
+}
+"""tokenizer_config.json of a tokenizer that labkit trained."""
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'] + ': ' + message['content'] + eos_token }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+"""The form of a tokenizer that comes without one: a base model's, which has yet to learn any."""
+
+
 def _bytes() -> dict[str, int]:
     """Which byte each sign of a byte-level token stands for: itself where it can be printed, else one from 256 on."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -66,22 +86,48 @@ BYTES = _bytes()
 class Tokenizer:
     """Byte-level BPE with the special tokens of the chat form. Make one with `train` or `load`.
 
-    `bos`, `pad`, `end`, `system`, `user` and `assistant` are the ids of the special tokens; `size` counts
-    every id.
+    `bos`, `pad` and `end` are ids of special tokens, `specials` all of them, `form` how turns are written with them;
+    `size` counts every id.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer):
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any] | None = None):
+        """config: what tokenizer_config.json says of a tokenizer that labkit did not train: eos_token, chat_template,
+        and bos_token and pad_token, which eos_token stands in for.
+        """
         special = {token.content: index for index, token in backend.get_added_tokens_decoder().items()}
-        missing = [token for token in SPECIAL_TOKENS if token not in special]
-        if missing:
-            raise LabError(f"This tokenizer has no {', '.join(missing)}: it is not labkit's. Train one.")
+        if all(token in special for token in SPECIAL_TOKENS):
+            config = OWN
+        elif config is None or not config.get("eos_token"):
+            missing = [token for token in SPECIAL_TOKENS if token not in special]
+            raise LabError(
+                f"This tokenizer has no {', '.join(missing)}, so labkit did not train it, and no tokenizer_config.json "
+                f"that names its eos_token."
+            )
         backend.encode_special_tokens = True  # text is text: not kept in the JSON, so set here
-        self.backend = backend
-        self.bos, self.pad, self.end, self.system, self.user, self.assistant = (
-            special[token] for token in SPECIAL_TOKENS
-        )
-        self.specials = [self.bos, self.pad, self.end, self.system, self.user, self.assistant]
+        self.backend, self.config = backend, dict(config)
+        names = {
+            name: _content(config.get(name) or config["eos_token"]) for name in ("bos_token", "eos_token", "pad_token")
+        }
+        self.bos, self.end, self.pad = (self._special(name) for name in names.values())
+        template = config.get("chat_template")
+        if not isinstance(template, str):
+            template = PLAIN_TEMPLATE
+        self.form = form_of(template, self._parse, names)
+        self.specials = sorted({index for token, index in special.items() if not token.startswith("<|reserved_")})
         self.size: int = backend.get_vocab_size(with_added_tokens=True)
+
+    def _special(self, token: str) -> int:
+        index = self.backend.token_to_id(token)
+        if index is None:
+            raise LabError(f"This tokenizer's tokenizer_config.json names {token!r}, which it has not.")
+        return index
+
+    def _parse(self, text: str) -> list[int]:
+        """Text in which special tokens are read: for what a chat template writes, never for what somebody says."""
+        self.backend.encode_special_tokens = False
+        ids = self.backend.encode(text, add_special_tokens=False).ids
+        self.backend.encode_special_tokens = True
+        return ids
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int | None = None) -> Tokenizer:
@@ -142,7 +188,7 @@ class Tokenizer:
         file = _json_file(Path(path))
         file.parent.mkdir(parents=True, exist_ok=True)
         _write(file, self.backend.to_str(pretty=True))
-        _write(file.with_name("tokenizer_config.json"), json.dumps(self._transformers_config(), indent=2))
+        _write(file.with_name("tokenizer_config.json"), json.dumps(self.config, indent=2))
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -156,18 +202,24 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # the binding raises bare Exception for any malformed file
             raise LabError(f"{file} is not a tokenizer file: {error}") from error
-        return cls(backend)
+        return cls(backend, _beside(file.with_name("tokenizer_config.json")))
 
-    def _transformers_config(self) -> dict[str, object]:
-        bos, pad, end = SPECIAL_TOKENS[:3]
-        return {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": bos,
-            "eos_token": end,
-            "pad_token": pad,
-            "chat_template": CHAT_TEMPLATE,
-            "clean_up_tokenization_spaces": False,
-        }
+
+def _beside(file: Path) -> dict[str, Any] | None:
+    """tokenizer_config.json with the template beside it, where that has a file of its own."""
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LabError(f"{file} cannot be read: {error}") from error
+    template = file.with_name("chat_template.jinja")
+    return config | {"chat_template": template.read_text(encoding="utf-8")} if template.is_file() else config
+
+
+def _content(token: str | Mapping[str, Any]) -> str:
+    """A special token's text; files also write it with how it is stripped."""
+    return token if isinstance(token, str) else token["content"]
 
 
 def _train(texts: Iterable[str], vocabulary: int, min_pair_count: int) -> tokenizers.Tokenizer:

@@ -77,7 +77,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     TOKENIZER.save(tmp_path)
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         loaded = Tokenizer.load(path)
-        assert loaded.size == TOKENIZER.size and loaded.assistant == TOKENIZER.assistant
+        assert loaded.size == TOKENIZER.size and loaded.form == TOKENIZER.form
         assert loaded.encode("Tom<|end|> saw") == TOKENIZER.encode("Tom<|end|> saw")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
 
@@ -93,6 +93,7 @@ def test_a_missing_broken_or_foreign_tokenizer_is_refused_in_words(tmp_path):
     data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] != "<|user|>"]
     del data["model"]["vocab"]["<|user|>"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(LabError, match=r"has no <\|user\|>"):
         Tokenizer.load(tmp_path)
 
