@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -64,7 +65,7 @@ FORMS = {
 @pytest.mark.parametrize("name", FORMS)
 def test_a_template_is_followed_to_the_token(name, tmp_path):
     ours = foreign(tmp_path, *FORMS[name])
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    theirs: Any = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for turns in (TALK, TALK[:1], [Message("system", "Be brief."), *TALK]):
         plain = [message._asdict() for message in turns]
         ids = theirs.apply_chat_template(plain, add_generation_prompt=True, return_dict=True)["input_ids"]
