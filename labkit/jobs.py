@@ -63,12 +63,9 @@ class Jobs:
         if not file.is_file():
             return ""
         with file.open("rb") as log:
-            skipped = max(0, file.stat().st_size - LOG_BYTES)
-            log.seek(skipped)
-            if skipped:
-                log.readline()  # what is left of a line, perhaps of a character
-            text = log.read().decode("utf-8", "replace")
-        return "\n".join(line.rpartition("\r")[2] for line in text.splitlines())
+            log.seek(max(0, file.stat().st_size - LOG_BYTES))
+            text = log.read().decode("utf-8", "ignore")  # a character may be cut where it begins
+        return "\n".join(line.rpartition("\r")[2] for line in text.rstrip("\n").split("\n"))
 
     def _process(self, name: str) -> psutil.Process | None:
         file = self._file(name, "json")

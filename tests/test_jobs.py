@@ -56,3 +56,14 @@ def test_another_process_with_the_same_number_is_not_ours(tmp_path):
     (tmp_path / ".jobs" / "old.json").write_text(json.dumps({"pid": os.getpid(), "created": 0.0, "arguments": []}))
     assert not jobs.running("old")
     jobs.stop("old")
+
+
+def test_the_newest_state_of_a_long_bar_is_there_and_no_half_character(tmp_path):
+    jobs = Jobs(tmp_path)
+    (tmp_path / ".jobs").mkdir()
+    bar = "".join(f"\rstep {step} ▏" for step in range(3000))
+    (tmp_path / ".jobs" / "mine.log").write_text(f"begun\n{bar}", encoding="utf-8")
+    assert jobs.log("mine") == "step 2999 ▏"
+    for skipped in range(3):  # wherever in a character the last bytes begin
+        (tmp_path / ".jobs" / "mine.log").write_bytes(("▏" * 3000).encode() + b"x" * skipped)
+        assert "\ufffd" not in jobs.log("mine") and "▏" in jobs.log("mine")

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -43,9 +42,7 @@ def from_pretrained(source: str | Path) -> Transformer:
         shape = family.read(config)
     except KeyError as error:
         raise LabError(f"{folder}/config.json has no {error}, which a {config['model_type']} needs.") from error
-    with torch.device("meta"):
-        model = Transformer(shape)
-    return _filled(model, family, _tensors(folder), folder).eval()
+    return _filled(Transformer(shape), family, _tensors(folder), folder).eval()
 
 
 def save_pretrained(model: Transformer, target: str | Path) -> None:
@@ -150,12 +147,11 @@ def _filled(model: Transformer, family: Family, tensors: dict[str, Tensor], fold
     missing = sorted(wanted - tensors.keys())
     if missing:
         raise LabError(f"{folder} lacks {len(missing)} tensors that its config.json asks for, {missing[0]} the first.")
-    state = {part.ours: part.join(tensors, model.config).float().clone() for part in parts}
+    state = {part.ours: part.join(tensors, model.config) for part in parts}
     expected = {name: x.shape for name, x in model.state_dict().items()}
     wrong = [name for name, x in state.items() if x.shape != expected[name]]
     if wrong:
         shapes = f"{tuple(state[wrong[0]].shape)}, not {tuple(expected[wrong[0]])}"
         raise LabError(f"{folder}: {wrong[0]} would be {shapes} by its config.json; the two do not belong together.")
-    fresh = Transformer(model.config)
-    fresh.load_state_dict(state)
-    return fresh
+    model.load_state_dict(state)  # which copies, into fp32
+    return model

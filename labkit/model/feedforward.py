@@ -128,6 +128,7 @@ class MixtureOfExperts(nn.Module):
 
     @torch.compiler.disable  # which tokens go where is known only then, so each step would be compiled anew
     def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; `unevenness` is then of these tokens."""
         logits = F.linear(x.float(), self.router.weight.float())  # a close choice is not left to rounding
         shares = tap(f"{self.name}.router", logits.softmax(-1))  # [B, T, experts]
         weights, chosen = shares.topk(self.config.top_k, dim=-1)

@@ -207,6 +207,7 @@ def _votes(
     """Let the buttons vote, show then who was who, and ask for the next pair; let undo bring the last one back."""
 
     def vote(choice: Choice, pair: str, annotator: str) -> tuple[Any, ...]:
+        """Keep the vote, and then only say who was who; or say why it was not kept."""
         try:
             store.vote(pair, annotator, choice)
         except LabError as error:

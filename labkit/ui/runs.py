@@ -262,6 +262,7 @@ def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
         return gr.update(choices=names, value=names[0] if names else None), gr.update(choices=names)
 
     def look(name: str | None, other: str | None, stage: str | None, curve: str | None) -> tuple[Any, ...]:
+        """What `seen` is to show of a run; stage: the newest when None."""
         if not name:
             return (gr.skip(),) * len(seen)
         running, log = jobs.running(name), jobs.log(name)

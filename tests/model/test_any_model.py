@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ POSITIONS = [
     Shaw(3),
 ]
 LAYERS: list[Gated | Plain] = [Gated(12), Gated(12, "gelu"), Plain(12), Plain(12, "relu")]
+UNKNOWN: Any = "swish"
 MIXED = [MoE(LAYERS[0], 3, 2), MoE(LAYERS[3], 4, 1, renormalise=False)]
 
 
@@ -187,7 +189,7 @@ def test_what_makes_no_sense_is_refused(changes, message):
         ({"position": Shaw(0)}, "furthest must be at least 1"),
         ({"feed_forward": MoE(Gated(4), 2, 3)}, "top_k must be from 1 to the 2 experts"),
         ({"feed_forward": MoE(Gated(4), capacity=0.0)}, "capacity must be above 0"),
-        ({"feed_forward": Plain(4, "swish")}, "no activation 'swish'"),  # type: ignore[arg-type]
+        ({"feed_forward": Plain(4, UNKNOWN)}, "no activation 'swish'"),
         ({"feed_forward": Gated(0)}, "at least one hidden unit"),
     ],
 )
