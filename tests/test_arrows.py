@@ -14,7 +14,10 @@ FILES = sorted((ROOT / "labkit").rglob("*.py")) + [path for path in [ROOT / "app
 LAYERS = [
     [
         "labkit.model.positions",
+        "labkit.model.reading",
         "labkit.model.mixers",
+        "labkit.model.rwkv",
+        "labkit.model.gru",
         "labkit.model.feedforward",
         "labkit.model.heads",
         "labkit.model.initial",

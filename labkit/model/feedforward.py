@@ -15,12 +15,13 @@ from labkit.errors import LabError
 from labkit.losses import load_balancing_loss
 from labkit.model.taps import Tap, no_tap
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's: https://arxiv.org/abs/1606.08415
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),  # Primer, https://arxiv.org/abs/2109.08668
 }
 
 
@@ -35,6 +36,10 @@ class Gated:
 
     hidden: int
     activation: Activation = "silu"
+
+    def of_block(self, index: int) -> Gated:
+        """The feed-forward of the block of this number, from 0 on."""
+        return self
 
     def build(self, width: int, bias: bool = False, name: str = "") -> GatedFeedForward:
         _check(self)
@@ -67,6 +72,10 @@ class Plain:
     hidden: int
     activation: Activation = "gelu"
 
+    def of_block(self, index: int) -> Plain:
+        """The feed-forward of the block of this number, from 0 on."""
+        return self
+
     def build(self, width: int, bias: bool = False, name: str = "") -> PlainFeedForward:
         _check(self)
         return PlainFeedForward(self, width, bias)
@@ -90,9 +99,11 @@ class MoE:
     """Each token goes to a few of several experts: Mixtral, https://arxiv.org/abs/2401.04088; with ``top_k=1`` and
     ``renormalise=False`` Switch Transformers, https://arxiv.org/abs/2101.03961.
 
-    expert: what each of them is. renormalise: let the weights of a token's experts add up to 1. capacity: an expert
-    takes at most this many times its even share of a row's tokens, the first that come, and the others pass by; None
-    drops no token. balance: the weight of `losses.load_balancing_loss` in training.
+    expert: what each of them is. renormalise: let the weights of a token's experts add up to 1. capacity: in training
+    an expert takes at most this many times its even share of a row's tokens, the first that come, and the others pass
+    by; None drops no token, and evaluation never does. every: only every so manyth block has experts, the second the
+    first of them (all when 1), and the others one `expert` for all tokens. balance: the weight of
+    `losses.load_balancing_loss` in training.
     """
 
     expert: Gated | Plain
@@ -100,12 +111,17 @@ class MoE:
     top_k: int = 2
     renormalise: bool = True
     capacity: float | None = None
+    every: int = 1
     balance: float = 0.01
 
     @property
     def hidden(self) -> int:
         """Of one expert."""
         return self.expert.hidden
+
+    def of_block(self, index: int) -> FeedForward:
+        """The feed-forward of the block of this number, from 0 on."""
+        return self if index % self.every == 1 % self.every else self.expert
 
     def build(self, width: int, bias: bool = False, name: str = "") -> MixtureOfExperts:
         if not 1 <= self.top_k <= self.experts:
@@ -146,9 +162,9 @@ class MixtureOfExperts(nn.Module):
     def _taken(self, chosen: Tensor) -> Tensor:
         """Which expert takes which token: chosen [B, T, top_k] -> [B, T, experts] bool."""
         wanted = F.one_hot(chosen, self.config.experts).sum(-2)  # [B, T, experts], 0 or 1
-        if self.config.capacity is None:
+        if self.config.capacity is None or not self.training:
             return wanted.bool()
-        room = int(self.config.capacity * chosen.shape[1] * self.config.top_k / self.config.experts)
+        room = round(self.config.capacity * chosen.shape[1] * self.config.top_k / self.config.experts)
         return (wanted * (wanted.cumsum(1) <= max(room, 1))).bool()
 
 

@@ -20,7 +20,7 @@ def draw_weights(model: Transformer, std: float = 0.02) -> None:
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
-            writes = name.endswith(("mixer.out.weight", "feed_forward.down.weight"))
+            writes = name.endswith(".out.weight") or (".feed_forward." in name and name.endswith(".down.weight"))
             nn.init.normal_(parameter, std=std / (2 * model.config.depth) ** 0.5 if writes else std)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)

@@ -1,7 +1,8 @@
-"""What lets tokens see each other: x, state = mixer(x, state, mask, memory, ...)."""
+"""What lets tokens see each other, x, state = mixer(x, state, reading): attention, to a row and to an encoder."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from labkit.errors import LabError
 from labkit.model.positions import Places
-from labkit.model.taps import Tap, no_tap
+from labkit.model.reading import Memory, Reading
+from labkit.model.taps import Tap
 
 
 class KeyValues(NamedTuple):
@@ -54,8 +56,8 @@ class KeyValues(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """The shape of an attention: H query heads, K key and value heads that they share, each E wide; bias: of its
-    matrices; scale: of the scores, 1/√E when None.
+    """The shape of a mixer: H query heads, K key and value heads that they share, each E wide; bias: of its
+    matrices; scale: of the scores, 1/√E when None; qk_norm: normalise queries and keys, with norm_eps.
     """
 
     queries: int
@@ -63,10 +65,20 @@ class Heads(NamedTuple):
     width: int
     bias: bool = False
     scale: float | None = None
+    qk_norm: bool = False
+    norm_eps: float = 1e-6
 
     @property
     def factor(self) -> float:
         return self.width**-0.5 if self.scale is None else self.scale
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """Every token looks at those before it (at all, where the model is not causal)."""
+
+    def build(self, width: int, heads: Heads, index: int, name: str) -> Attention:
+        return Attention(width, heads, name=name)
 
 
 class Attention(nn.Module):
@@ -78,40 +90,29 @@ class Attention(nn.Module):
     large product is faster than three small ones.
     """
 
-    def __init__(self, width: int, heads: Heads, *, qk_norm: bool, norm_eps: float, name: str):
+    def __init__(self, width: int, heads: Heads, *, name: str):
         super().__init__()
         self.heads, self.key_heads, self.head_width = heads.queries, heads.keys, heads.width
         self.scale, self.name = heads.factor, name
         self.qkv = nn.Linear(width, (heads.queries + 2 * heads.keys) * heads.width, bias=heads.bias)
         self.out = nn.Linear(heads.queries * heads.width, width, bias=heads.bias)
-        self.qk_norm = qk_norm
-        if qk_norm:
-            self.query_norm = nn.RMSNorm(heads.width, norm_eps)
-            self.key_norm = nn.RMSNorm(heads.width, norm_eps)
+        self.qk_norm = heads.qk_norm
+        if heads.qk_norm:
+            self.query_norm = nn.RMSNorm(heads.width, heads.norm_eps)
+            self.key_norm = nn.RMSNorm(heads.width, heads.norm_eps)
 
     def new_state(self, rows: int, length: int) -> KeyValues:
         return KeyValues.empty(rows, self.key_heads, length, self.head_width, self.out.weight)
 
-    def forward(
-        self,
-        x: Tensor,
-        state: KeyValues | None,
-        mask: Tensor,
-        memory: None,
-        places: Places,
-        tap: Tap = no_tap,
-    ) -> tuple[Tensor, KeyValues | None]:
-        """x [B, T, D] -> [B, T, D], and the state with the T new keys and values in it.
-
-        mask, broadcast to [B, T, S], is added to the scores: 0 where a query may look at a key, very low where
-        not; S counts the keys in the state and the new ones. ``memory`` is for cross-attention, unused here.
-        """
+    def forward(self, x: Tensor, state: KeyValues | None, reading: Reading) -> tuple[Tensor, KeyValues | None]:
+        """x [B, T, D] -> [B, T, D], and the state with the T new keys and values in it."""
+        places, tap = reading.places, reading.tap
         q, k, v = self.project(x, places)
         if state is not None:
             state = state.append(k, v)
             k, v = (part.to(q.dtype) for part in state.in_use())
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        return self.out(attend(q * self.scale, k, v, mask, places, tap, self.name)), state
+        return self.out(attend(q * self.scale, k, v, reading.visible, places, tap, self.name)), state
 
     def project(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> queries [B, H, T, E], keys and values [B, K, T, E]."""
@@ -125,13 +126,6 @@ class Attention(nn.Module):
         return q.to(v.dtype).transpose(1, 2), k.to(v.dtype).transpose(1, 2), v.transpose(1, 2)
 
 
-class Memory(NamedTuple):
-    """What an encoder made, for a decoder to look at: x [B, S, D], and what to add to scores, [B, 1, S]."""
-
-    x: Tensor
-    mask: Tensor
-
-
 class CrossAttention(nn.Module):
     """Attention of a decoder's tokens to what the encoder made: Attention Is All You Need, 3.2.3."""
 
@@ -143,7 +137,7 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * heads.keys * heads.width, bias=heads.bias)
         self.out = nn.Linear(heads.queries * heads.width, width, bias=heads.bias)
 
-    def forward(self, x: Tensor, memory: Memory, tap: Tap = no_tap) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory, tap: Tap) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         q = self.query(x).unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)  # [B, H, T, E]
         both = self.key_value(memory.x).unflatten(-1, (2 * self.key_heads, self.head_width))  # [B, S, 2K, E]

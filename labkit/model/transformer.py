@@ -7,22 +7,28 @@ what a token may look at.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labkit.errors import LabError
 from labkit.losses import token_logprobs
 from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
+from labkit.model.gru import GRU
 from labkit.model.heads import MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, look_back
-from labkit.model.mixers import Attention, CrossAttention, Heads, KeyValues, Memory
-from labkit.model.positions import Places, Position, Rotary, Sizes
+from labkit.model.mixers import CrossAttention, Heads, SelfAttention
+from labkit.model.positions import Learned, NoPosition, Places, Position, Rotary, Sinusoidal, Sizes
+from labkit.model.reading import Memory, MixerState, Reading, previous
+from labkit.model.rwkv import RWKV, TokenShift
 from labkit.model.taps import Tap, no_tap
 
 HIDDEN = -1e30
 """Added to the score of what may not be looked at. Finite, so that a row that sees nothing (padding) is no NaN."""
+
+Mixer = SelfAttention | RWKV | GRU
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,15 @@ class ModelConfig:
     heads when not given). key_heads: K, how many key and value heads the H query heads share. tied: the head
     uses the token embedding. norm_eps: what keeps a norm from dividing by zero. look_back: how many tokens back
     the first block's heads look before any training, see `initial.look_back`; 0, or another position than Rotary, lets
-    chance decide.
+    chance decide. mixer: what lets tokens see each other. RWKV and GRU know the order by themselves, and go with
+    NoPosition, Learned or Sinusoidal; key_heads and qk_norm are attention's.
 
     norm: RMSNorm (https://arxiv.org/abs/1910.07467) or LayerNorm (https://arxiv.org/abs/1607.06450). order: whether
     a block normalises what its parts read, or what they leave (https://arxiv.org/abs/2002.04745). bias: of all
-    matrices, and of LayerNorm. causal: no token sees a later one. encoder: depth of an encoder that the blocks look
-    at; 0 for none. token_types: kinds of token that are told apart by a vector of their own; 0 for one kind.
-    embedding_norm: normalise the embeddings. logit_scale: what the head's input is multiplied by. attention_scale: of
+    matrices, RWKV's and GRU's own apart. causal: no token sees a later one. encoder: depth of an encoder that the
+    blocks look at; 0 for none. token_types: kinds of token that are told apart by a vector of their own; 0 for one
+    kind. embedding_norm: normalise the embeddings. token_shift: the feed-forward reads a learnt mix of each token and
+    the one before, as RWKV's channel mixing. logit_scale: what the head's input is multiplied by. attention_scale: of
     the scores; 1/√E when None. head: "token", or BERT's "masked" with a layer of its own.
 
     Raises LabError for a shape that makes no sense.
@@ -53,6 +61,7 @@ class ModelConfig:
     key_heads: int = 2
     head_width: int | None = None
     feed_forward: FeedForward = Gated(hidden=352)
+    mixer: Mixer = SelfAttention()
     position: Position = Rotary()
     qk_norm: bool = True
     tied: bool = True
@@ -65,6 +74,7 @@ class ModelConfig:
     encoder: int = 0
     token_types: int = 0
     embedding_norm: bool = False
+    token_shift: bool = False
     logit_scale: float = 1.0
     attention_scale: float | None = None
     head: Literal["token", "masked"] = "token"
@@ -90,8 +100,21 @@ class ModelConfig:
             )
         if self.encoder < 0 or self.token_types < 0:
             raise LabError("ModelConfig: encoder and token_types count blocks and kinds of token, from 0 on.")
+        if isinstance(self.feed_forward, MoE) and not 1 <= self.feed_forward.every <= self.depth:
+            raise LabError(f"MoE: every must be from 1 to the {self.depth} blocks, not {self.feed_forward.every}.")
+        if not isinstance(self.mixer, SelfAttention):
+            self._check_recurrent(type(self.mixer).__name__)
         if self.encoder and not self.causal:
             raise LabError("ModelConfig: what looks at an encoder writes word by word; give it causal=True.")
+
+    def _check_recurrent(self, mixer: str) -> None:
+        if not self.causal or self.encoder:
+            raise LabError(f"ModelConfig: {mixer} reads forwards only; what sees later tokens needs SelfAttention.")
+        if not isinstance(self.position, NoPosition | Learned | Sinusoidal):
+            raise LabError(
+                f"ModelConfig: {type(self.position).__name__} works inside attention, which {mixer} has none of; give "
+                f"it position=NoPosition()."
+            )
 
     @property
     def head_size(self) -> int:
@@ -101,24 +124,36 @@ class ModelConfig:
     @property
     def attention(self) -> Heads:
         """The shape of its attentions."""
-        return Heads(self.heads, self.key_heads, self.head_size, self.bias, self.attention_scale)
+        scale = self.attention_scale
+        return Heads(self.heads, self.key_heads, self.head_size, self.bias, scale, self.qk_norm, self.norm_eps)
 
     def new_norm(self) -> nn.Module:
         """A norm of its kind."""
         if self.norm == "rms":
             return nn.RMSNorm(self.width, self.norm_eps)
-        return nn.LayerNorm(self.width, self.norm_eps, bias=self.bias)
+        return nn.LayerNorm(self.width, self.norm_eps)
+
+
+class BlockState(NamedTuple):
+    """What a block remembers: its mixer's state, and the vector before, `last` [B, D], for its token shift."""
+
+    mixer: MixerState
+    last: Tensor | None = None
+
+    def select(self, rows: Tensor) -> BlockState:
+        """Keep the given rows only (a copy); rows [B'] of int64."""
+        return BlockState(self.mixer.select(rows), None if self.last is None else self.last[rows])
 
 
 @dataclass
 class State:
     """What a model remembers of the tokens so far, changed in place as tokens come.
 
-    blocks: one mixer state a block; mask [B, L]: True where the remembered token is real, not padding;
+    blocks: one state a block; mask [B, L]: True where the remembered token is real, not padding;
     positions [B, L]; filled: how many of the L places are in use.
     """
 
-    blocks: list[KeyValues]
+    blocks: list[BlockState]
     mask: Tensor
     positions: Tensor
     filled: int = 0
@@ -141,45 +176,41 @@ class State:
 class Block(nn.Module):
     """A mixer, attention to an encoder where there is one, and a feed-forward, each added to what it has read."""
 
-    def __init__(self, config: ModelConfig, name: str, cross: bool):
+    def __init__(self, config: ModelConfig, index: int, name: str, cross: bool):
         super().__init__()
         self.name, self.post = name, config.order == "post"
         self.mixer_norm = config.new_norm()
-        self.mixer = Attention(
-            config.width,
-            config.attention,
-            qk_norm=config.qk_norm,
-            norm_eps=config.norm_eps,
-            name=f"{name}.attention",
-        )
+        self.mixer = config.mixer.build(config.width, config.attention, index, f"{name}.attention")
         self.cross = CrossAttention(config.width, config.attention, name=f"{name}.cross") if cross else None
         self.cross_norm = config.new_norm() if cross else None
         self.feed_forward_norm = config.new_norm()
-        self.feed_forward = config.feed_forward.build(config.width, config.bias, f"{name}.feed_forward")
+        self.shift = TokenShift(config.width) if config.token_shift else None
+        feed_forward = config.feed_forward.of_block(index)
+        self.feed_forward = feed_forward.build(config.width, config.bias, f"{name}.feed_forward")
 
-    def new_state(self, rows: int, length: int) -> KeyValues:
-        """The mixer's empty state."""
-        return self.mixer.new_state(rows, length)
+    def new_state(self, rows: int, length: int) -> BlockState:
+        """An empty state for rows of at most ``length`` tokens."""
+        last = None if self.shift is None else self.shift.share.new_zeros(rows, len(self.shift.share))
+        return BlockState(self.mixer.new_state(rows, length), last)
 
-    def forward(
-        self,
-        x: Tensor,
-        state: KeyValues | None,
-        mask: Tensor,
-        memory: Memory | None,
-        places: Places,
-        tap: Tap = no_tap,
-    ) -> tuple[Tensor, KeyValues | None]:
-        """x [B, T, D] -> [B, T, D], and the mixer's new state; the arguments are the mixer's."""
-        mixed, state = self.mixer(self._read(x, self.mixer_norm), state, mask, None, places, tap)
+    def forward(self, x: Tensor, state: BlockState | None, reading: Reading) -> tuple[Tensor, BlockState | None]:
+        """x [B, T, D] -> [B, T, D], and the state with these tokens."""
+        tap, mixer_state, last = reading.tap, None, None
+        if state is not None:
+            mixer_state, last = state
+        mixed, mixer_state = self.mixer(self._read(x, self.mixer_norm), mixer_state, reading)
         x = self._left(x + tap(f"{self.name}.attention.output", mixed), self.mixer_norm)
         if self.cross is not None and self.cross_norm is not None:
-            assert memory is not None
-            crossed = self.cross(self._read(x, self.cross_norm), memory, tap)
+            assert reading.memory is not None
+            crossed = self.cross(self._read(x, self.cross_norm), reading.memory, tap)
             x = self._left(x + tap(f"{self.name}.cross.output", crossed), self.cross_norm)
-        made = self.feed_forward(self._read(x, self.feed_forward_norm), tap)
+        read = self._read(x, self.feed_forward_norm)
+        if self.shift is not None:
+            before, last = previous(read, read.new_zeros(len(read), read.shape[-1]) if last is None else last, reading)
+            read = self.shift(read, before)
+        made = self.feed_forward(read, tap)
         x = self._left(x + tap(f"{self.name}.feed_forward.output", made), self.feed_forward_norm)
-        return tap(f"{self.name}.output", x), state
+        return tap(f"{self.name}.output", x), None if mixer_state is None else BlockState(mixer_state, last)
 
     def _read(self, x: Tensor, norm: nn.Module) -> Tensor:
         return x if self.post else norm(x)
@@ -200,22 +231,16 @@ class Stack(nn.Module):
         self.causal = causal
         sizes = Sizes(config.context, config.width, config.heads, config.head_size, causal)
         self.position = config.position.build(sizes)
-        self.blocks = nn.ModuleList(Block(config, f"{name}blocks.{i}", cross) for i in range(depth))
+        self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.order == "pre" else nn.Identity()
 
-    def run(
-        self, x: Tensor, places: Places, mask: Tensor | None, memory: Memory | None, state: State | None, tap: Tap
-    ) -> Tensor:
-        """Embedded tokens x [B, T, D] -> what the last block leaves, normalised [B, T, D].
-
-        mask [B, S]: True for real keys, None when all are.
-        """
-        visible = visible_mask(x.shape[1], places.keys.shape[-1], mask, x.device, self.causal)
+    def run(self, x: Tensor, state: State | None, reading: Reading) -> Tensor:
+        """Embedded tokens x [B, T, D] -> what the last block leaves, normalised [B, T, D]."""
         for i, block in enumerate(self.blocks):
             if state is None:
-                x, _ = block(x, None, visible, memory, places, tap)
+                x, _ = block(x, None, reading)
             else:
-                x, state.blocks[i] = block(x, state.blocks[i], visible, memory, places, tap)
+                x, state.blocks[i] = block(x, state.blocks[i], reading)
         return self.norm(x)
 
 
@@ -235,7 +260,7 @@ class Transformer(Stack):
         kind = {"token": TokenHead, "masked": MaskedHead}[config.head]
         self.head = kind(config.width, config.vocabulary, config.tied, config.norm_eps)
         draw_weights(self)
-        if config.look_back and isinstance(config.position, Rotary):
+        if config.look_back and isinstance(config.position, Rotary):  # which goes with attention alone
             look_back(self, config.look_back)
 
     def forward(
@@ -247,11 +272,12 @@ class Transformer(Stack):
         tap: Tap = no_tap,
         memory: Memory | None = None,
         types: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """tokens [B, T] -> logits [B, T, V] of the token after each (of each, where no token is hidden from another);
         the other arguments are those of ``hidden``.
         """
-        return self.logits(self.hidden(tokens, positions, mask, state, tap, memory, types))
+        return self.logits(self.hidden(tokens, positions, mask, state, tap, memory, types, documents))
 
     def logits(self, x: Tensor) -> Tensor:
         """The head alone: x [B, T, D] -> logits [B, T, V]."""
@@ -276,8 +302,10 @@ class Transformer(Stack):
         self._fits(source.shape[1])
         positions = torch.arange(source.shape[1], device=source.device)
         x = tap("encoder.embedding", self._embedded(source, positions, self.encoder, None))
-        x = self.encoder.run(x, Places(self.encoder.position, positions, positions), mask, None, None, tap)
-        return Memory(tap("encoder.hidden", x), visible_mask(1, source.shape[1], mask, source.device, causal=False))
+        visible = visible_mask(1, source.shape[1], mask, source.device, causal=False)
+        places = Places(self.encoder.position, positions, positions)
+        x = self.encoder.run(x, None, Reading(places, visible, real=mask, tap=tap))
+        return Memory(tap("encoder.hidden", x), visible)
 
     def hidden(
         self,
@@ -288,30 +316,40 @@ class Transformer(Stack):
         tap: Tap = no_tap,
         memory: Memory | None = None,
         types: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """tokens [B, T] -> the normalised vectors [B, T, D] that the head reads.
 
-        positions [T] or [B, T] count from 0 (default: on from what the state holds). mask [B, T] is True for
-        real tokens and False for padding, which no later token looks at; padding on the right of a causal model needs
-        no mask. With a state the tokens continue what it holds, and it takes them in. memory: what the model's encoder
-        made. types [B, T]: each token's kind, 0 when not given. Raises LabError for more tokens than the context when
-        positions are not given (given ones must be below it), and for a memory that is missing or of no use.
+        positions [T] or [B, T] count from 0 (default: on from what the state holds, in each document anew). mask [B, T]
+        is True for real tokens and False for padding, which no later token looks at; padding on the right of a causal
+        model needs no mask. With a state the tokens continue what it holds, and it takes them in. memory: what the
+        model's encoder made. types [B, T]: each token's kind, 0 when not given. documents [B, T]: numbers that change
+        where another of the documents packed into one row begins; none sees another. Raises LabError for more tokens
+        than the context when positions are not given (given ones must be below it), for a memory that is missing or of no
+        use, and for documents with a state.
         """
         if (memory is None) != (self.encoder is None):
             what = "needs the memory of its encoder" if memory is None else "has no encoder, and takes no memory"
             raise LabError(f"This model {what}: model(tokens, memory=model.encode(source)).")
         filled = 0 if state is None else state.filled
         T = tokens.shape[1]
+        fresh = None if documents is None else F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
         if positions is None:
             self._fits(filled + T)
             positions = torch.arange(filled, filled + T, device=tokens.device)
+            if fresh is not None:
+                positions = positions - (positions * fresh).cummax(1).values
+        keys, key_positions = mask, positions
         if state is not None:
+            if documents is not None:
+                raise LabError("Packed documents are read in one go; a state goes on with one document a row.")
             state.remember(mask, positions, T)
-            mask, key_positions = state.mask[:, : state.filled], state.positions[:, : state.filled]
-        else:
-            key_positions = positions
+            keys, key_positions = state.mask[:, : state.filled], state.positions[:, : state.filled]
+        document = None if fresh is None else fresh.cumsum(1)
+        visible = visible_mask(T, key_positions.shape[-1], keys, tokens.device, self.causal, document)
+        places = Places(self.position, positions, key_positions)
         x = tap("embedding", self._embedded(tokens, positions, self, types))
-        return tap("hidden", self.run(x, Places(self.position, positions, key_positions), mask, memory, state, tap))
+        return tap("hidden", self.run(x, state, Reading(places, visible, mask, fresh, memory, tap)))
 
     def _fits(self, length: int) -> None:
         if length > self.config.context:
@@ -355,12 +393,13 @@ class Transformer(Stack):
 
         PaLM, https://arxiv.org/abs/2204.02311, appendix B. N counts the weights of matrix products that a token takes
         part in: the head does, the embedding's look-up does not, nor do the experts that it is not sent to. Attention
-        is counted in full, as if nothing were masked.
+        is counted in full, as if nothing were masked. RWKV has in its place four products with a head's matrix of E²
+        numbers, whatever T is; a GRU has none.
         """
         config = self.config
         matrices = config.vocabulary * config.width + sum(self._used(stack) for stack in (self, self.encoder) if stack)
-        depth = config.depth + config.encoder
-        return 6.0 * matrices + 12.0 * depth * config.heads * config.head_size * length
+        each = {SelfAttention: 12.0 * length, RWKV: 24.0 * config.head_size, GRU: 0.0}[type(config.mixer)]
+        return 6.0 * matrices + each * (config.depth + config.encoder) * config.heads * config.head_size
 
     def _used(self, stack: Stack) -> float:
         """Weights of matrices in the blocks, an expert's as far as tokens are sent to it."""
@@ -370,15 +409,25 @@ class Transformer(Stack):
         return sum(p.numel() * (share if ".experts." in name else 1.0) for name, p in named)
 
 
-def visible_mask(queries: int, keys: int, mask: Tensor | None, device: torch.device, causal: bool) -> Tensor:
+def visible_mask(
+    queries: int,
+    keys: int,
+    mask: Tensor | None,
+    device: torch.device,
+    causal: bool,
+    documents: Tensor | None = None,
+) -> Tensor:
     """What to add to scores, [T, S] or [B, T, S]: 0 where a query may look at a key, one that is real and, if causal,
     not after it; `HIDDEN` elsewhere.
 
-    The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are.
+    The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are; documents [B, S]
+    number the documents of a packed row, which do not see each other.
     """
     visible = torch.ones(queries, keys, dtype=torch.bool, device=device)
     if causal:
         visible = visible.tril(keys - queries)
     if mask is not None:
         visible = visible & mask.unsqueeze(-2)
+    if documents is not None:
+        visible = visible & (documents.unsqueeze(-1) == documents.unsqueeze(-2))
     return torch.zeros(visible.shape, device=device).masked_fill(~visible, HIDDEN)

@@ -1,4 +1,6 @@
-"""Whatever valid config is drawn: shapes, nothing from the future, padding that changes nothing, cached = uncached."""
+"""Whatever valid config is drawn: shapes, nothing from the future, padding that changes nothing, cached = uncached,
+packed = one by one.
+"""
 
 import json
 from dataclasses import replace
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.model.feedforward import Gated, MoE, Plain
+from labkit.model.gru import GRU
 from labkit.model.positions import ALiBi, Learned, Linear, Llama3, NoPosition, Rotary, Shaw, Sinusoidal, T5Buckets, YaRN
+from labkit.model.rwkv import RWKV
 from labkit.model.transformer import ModelConfig, Transformer
 
 V, CONTEXT, T = 17, 16, 7
@@ -30,12 +34,13 @@ POSITIONS = [
 ]
 LAYERS: list[Gated | Plain] = [Gated(12), Gated(12, "gelu"), Plain(12), Plain(12, "relu")]
 UNKNOWN: Any = "swish"
-MIXED = [MoE(LAYERS[0], 3, 2), MoE(LAYERS[3], 4, 1, renormalise=False)]
+MIXED = [MoE(LAYERS[0], 3, 2), MoE(LAYERS[3], 4, 1, renormalise=False), MoE(LAYERS[0], 3, 1, every=2)]
 
 
 @st.composite
 def configs(draw: st.DrawFn, **fixed: object) -> ModelConfig:
     heads, shared = draw(st.sampled_from([(2, 2), (4, 2), (4, 1), (3, 3)]))
+    recurrent = not fixed and draw(st.sampled_from([None, None, None, RWKV((3, 3, 2, 4)), GRU()]))
     drawn: dict = {
         "vocabulary": V,
         "context": CONTEXT,
@@ -52,11 +57,17 @@ def configs(draw: st.DrawFn, **fixed: object) -> ModelConfig:
         "order": draw(st.sampled_from(["pre", "post"])),
         "bias": draw(st.booleans()),
         "encoder": draw(st.sampled_from([0, 0, 1])),
+        "token_shift": draw(st.booleans()),
         "token_types": draw(st.sampled_from([0, 2])),
         "embedding_norm": draw(st.booleans()),
         "attention_scale": draw(st.sampled_from([None, 1.0])),
         "head": draw(st.sampled_from(["token", "masked"])),
     }
+    if recurrent:
+        drawn |= {"mixer": recurrent, "heads": 3, "key_heads": 3, "head_width": drawn["width"] // 3, "encoder": 0}
+        drawn["position"] = draw(st.sampled_from([NoPosition(), Learned(), Sinusoidal()]))
+    if drawn["feed_forward"] == MIXED[2]:
+        drawn["depth"] = 2
     return ModelConfig(**drawn | fixed)
 
 
@@ -121,6 +132,7 @@ def test_padding_changes_nothing(config, causal):
     """On the left with positions that count from the first real token, as generation pads; where tokens see later ones
     on the right too. An encoder's padding, likewise.
     """
+    causal = causal or isinstance(config.mixer, RWKV | GRU)
     if not causal:
         config = replace(config, causal=False, encoder=0)
     model, real = build(config), tokens(1)
@@ -150,6 +162,26 @@ def test_cached_is_uncached(config, first, second):
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=2e-5, rtol=1e-5)
 
 
+@quick
+@given(configs(), st.lists(st.integers(1, T), min_size=2, max_size=4))
+@torch.no_grad()
+def test_packed_documents_do_not_see_each_other(config, lengths):
+    lengths = [length for i, length in enumerate(lengths) if sum(lengths[: i + 1]) <= CONTEXT]
+    model = build(config)
+    rows = [tokens(1, seed=i)[:, :length] for i, length in enumerate(lengths)]
+    numbers = torch.cat([torch.full((1, length), i % 2) for i, length in enumerate(lengths)], 1)
+    memory = memory_of(model, 1)
+    packed = model(torch.cat(rows, 1), memory=memory, documents=numbers)
+    alone = torch.cat([model(row, memory=memory) for row in rows], 1)
+    torch.testing.assert_close(packed, alone, atol=2e-5, rtol=1e-5)
+
+
+def test_packed_documents_are_read_in_one_go():
+    model = build(ModelConfig(V, CONTEXT))
+    with pytest.raises(LabError, match="read in one go"):
+        model(tokens(), state=model.new_state(2, T), documents=torch.zeros(2, T))
+
+
 @pytest.mark.parametrize("position", [p for p in POSITIONS if not isinstance(p, NoPosition)], ids=str)
 @torch.no_grad()
 def test_each_encoding_tells_an_order_and_only_distance_where_it_is_relative(position):
@@ -173,6 +205,10 @@ def test_token_types_tell_tokens_apart():
     [
         ({"causal": False, "encoder": 1}, "give it causal=True"),
         ({"encoder": -1}, "count blocks"),
+        ({"mixer": RWKV()}, "Rotary works inside attention, which RWKV has none of"),
+        ({"mixer": GRU(), "position": NoPosition(), "causal": False}, "GRU reads forwards only"),
+        ({"mixer": RWKV(), "position": NoPosition(), "encoder": 1}, "RWKV reads forwards only"),
+        ({"feed_forward": MoE(Gated(4), every=5)}, "every must be from 1 to the 4 blocks, not 5"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, message):
@@ -191,6 +227,8 @@ def test_what_makes_no_sense_is_refused(changes, message):
         ({"feed_forward": MoE(Gated(4), capacity=0.0)}, "capacity must be above 0"),
         ({"feed_forward": Plain(4, UNKNOWN)}, "no activation 'swish'"),
         ({"feed_forward": Gated(0)}, "at least one hidden unit"),
+        ({"mixer": RWKV(), "position": NoPosition(), "key_heads": 1}, "each with a key of its own"),
+        ({"mixer": RWKV((0, 1, 1, 1)), "position": NoPosition()}, "ranks must be at least 1"),
     ],
 )
 def test_a_part_that_cannot_be_built_is_refused(part, message):

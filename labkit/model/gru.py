@@ -1,0 +1,72 @@
+"""A plain recurrent mixer, to compare attention with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from labkit.model.mixers import Heads
+from labkit.model.reading import Reading
+
+
+@dataclass(frozen=True)
+class GRU:
+    """The gated recurrent unit: Learning Phrase Representations using RNN Encoder-Decoder,
+    https://arxiv.org/abs/1406.1078.
+    """
+
+    def build(self, width: int, heads: Heads, index: int, name: str) -> GRUMixer:
+        return GRUMixer(width, name)
+
+
+class GRUState(NamedTuple):
+    """hidden [B, D]: what it remembers of all tokens before."""
+
+    hidden: Tensor
+
+    def select(self, rows: Tensor) -> GRUState:
+        return GRUState(self.hidden[rows])
+
+
+class GRUMixer(nn.Module):
+    """h_t = (1 - z) n + z h_{t-1}, with z = σ(W_z x + U_z h), r = σ(W_r x + U_r h), n = tanh(W_n x + r U_n h).
+
+    As in torch.nn.GRU, r is applied after the product, and the rows of both matrices are those of r, z and n.
+    """
+
+    def __init__(self, width: int, name: str):
+        super().__init__()
+        self.width, self.name = width, name
+        self.input = nn.Linear(width, 3 * width)
+        self.hidden = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def new_state(self, rows: int, length: int) -> GRUState:
+        return GRUState(self.out.weight.new_zeros(rows, self.width))
+
+    def forward(self, x: Tensor, state: GRUState | None, reading: Reading) -> tuple[Tensor, GRUState | None]:
+        """x [B, T, D] -> [B, T, D], and the state after the T tokens."""
+        hidden = (self.new_state(len(x), 0) if state is None else state).hidden
+        with torch.autocast(x.device.type, enabled=False):  # many small steps: casting would cost more than it saves
+            hiddens = self._run(self.input(x.float()), hidden.float(), reading.real, reading.fresh)
+        y = self.out(reading.tap(f"{self.name}.hidden", hiddens.to(x.dtype)))
+        return y, None if state is None else GRUState(hiddens[:, -1])
+
+    @torch.compiler.disable  # a loop over all tokens, which would be unrolled
+    def _run(self, gates: Tensor, h: Tensor, real: Tensor | None, fresh: Tensor | None) -> Tensor:
+        """W x of all tokens [B, T, 3 D], h [B, D] -> every h [B, T, D]."""
+        hiddens = []
+        for t in range(gates.shape[1]):
+            if fresh is not None:
+                h = h.masked_fill(fresh[:, t, None], 0)
+            x_rz, x_n = gates[:, t].split((2 * self.width, self.width), dim=-1)
+            h_rz, h_n = self.hidden(h).split((2 * self.width, self.width), dim=-1)
+            r, z = (x_rz + h_rz).sigmoid().chunk(2, dim=-1)
+            n = torch.tanh(x_n + r * h_n)
+            new = torch.lerp(n, h, z)
+            h = new if real is None else torch.where(real[:, t, None], new, h)
+            hiddens.append(h)
+        return torch.stack(hiddens, 1)

@@ -1,0 +1,64 @@
+"""What all blocks share while a model reads some tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from labkit.model.positions import Places
+from labkit.model.taps import Tap, no_tap
+
+
+class Memory(NamedTuple):
+    """What an encoder made, for a decoder to look at: x [B, S, D], and what to add to scores, [B, 1, S]."""
+
+    x: Tensor
+    mask: Tensor
+
+
+@dataclass
+class Reading:
+    """places: the tokens' positions, and what encodes them. visible: what to add to scores, [T, S] or [B, T, S], S
+    counting the tokens in the state too. real [B, T]: False for padding, None when there is none. fresh [B, T]: True
+    where a token begins another document than the one before it in its row, None for one document a row. memory: an
+    encoder's. values: what the first block leaves for later ones, where its mixer does.
+    """
+
+    places: Places
+    visible: Tensor
+    real: Tensor | None = None
+    fresh: Tensor | None = None
+    memory: Memory | None = None
+    tap: Tap = no_tap
+    values: Tensor | None = None
+
+
+S = TypeVar("S", bound="MixerState")
+
+
+class MixerState(Protocol):
+    """What a mixer remembers of the tokens so far."""
+
+    def select(self: S, rows: Tensor) -> S:
+        """Keep the given rows only (a copy); rows [B'] of int64."""
+        ...
+
+
+def previous(x: Tensor, last: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+    """The real token before each: x [B, T, D] and what came before all, last [B, D] -> [B, T, D], and the `last` of the
+    next call. Zeros at the beginning of a document.
+    """
+    together = torch.cat((last.to(x.dtype).unsqueeze(1), x), 1)  # [B, 1 + T, D]
+    if reading.real is None:
+        before, last = together[:, :-1], x[:, -1]
+    else:
+        place = torch.arange(1, x.shape[1] + 1, device=x.device) * reading.real  # where the real ones stand
+        latest = torch.cat((place.new_zeros(len(x), 1), place.cummax(1).values), 1)  # [B, 1 + T]
+        found = together.gather(1, latest.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        before, last = found[:, :-1], found[:, -1]
+    if reading.fresh is not None:
+        before = before.masked_fill(reading.fresh.unsqueeze(-1), 0)
+    return before, last

@@ -1,0 +1,231 @@
+"""RWKV-7: a mixer with a state of fixed size, and so a cost a token that does not grow with the text.
+
+RWKV-7 "Goose" with Expressive Dynamic State Evolution, https://arxiv.org/abs/2503.14456. Each head keeps a matrix S
+[N, N] from keys to values, and with each token forgets a little (w), takes out what was stored under a key (a, b) and
+stores a value under a key:
+
+    S_t = S_{t-1} diag(w_t) + (S_{t-1} a_t) b_tᵀ + v_t k_tᵀ        o_t = S_t r_t
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labkit.errors import LabError
+from labkit.model.mixers import Heads
+from labkit.model.reading import Reading, previous
+
+CHUNK = 32
+"""Tokens that `in_chunks` takes at once: no w is below exp(-1/√e), so their product stays far within fp32."""
+
+
+@dataclass(frozen=True)
+class RWKV:
+    """ranks: how wide the layers are that work out decay, rate, value and gate, which are products of two thin
+    matrices; by the width, as in the authors' code, when None.
+    """
+
+    ranks: tuple[int, int, int, int] | None = None
+
+    def build(self, width: int, heads: Heads, index: int, name: str) -> RWKVMixer:
+        if heads.queries * heads.width != width or heads.keys != heads.queries:
+            raise LabError(
+                f"RWKV: its heads make up the width, each with a key of its own; {heads.queries} heads of "
+                f"{heads.width} with {heads.keys} keys do not make {width}."
+            )
+        if self.ranks is not None and min(self.ranks) < 1:
+            raise LabError(f"RWKV: ranks must be at least 1 each, not {self.ranks}.")
+        return RWKVMixer(width, heads.queries, self.ranks or usual_ranks(width), index, name)
+
+
+def usual_ranks(width: int) -> tuple[int, int, int, int]:
+    """The authors' choice (github.com/BlinkDL/RWKV-LM, RWKV-v7): multiples of 32 that grow with the width."""
+
+    def near(size: float) -> int:
+        return max(32, 32 * round(size / 32))
+
+    root = math.sqrt(width)
+    return near(1.8 * root), near(1.8 * root), near(1.3 * root), near(0.6 * width**0.8)
+
+
+class RWKVState(NamedTuple):
+    """last [B, D]: the vector of the token before; matrix [B, H, N, N]: each head's S, in fp32."""
+
+    last: Tensor
+    matrix: Tensor
+
+    def select(self, rows: Tensor) -> RWKVState:
+        return RWKVState(self.last[rows], self.matrix[rows])
+
+
+class TokenShift(nn.Module):
+    """x + (before - x) · share: a mix of each token and the one before it, learnt for each number."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.share = nn.Parameter(torch.full((width,), 0.5))
+
+    def forward(self, x: Tensor, before: Tensor) -> Tensor:
+        return x + (before - x) * self.share
+
+
+class LowRank(nn.Module):
+    """start + up f(down x): a product of two thin matrices."""
+
+    def __init__(self, width: int, rank: int, f: Callable[[Tensor], Tensor], start: Tensor | None):
+        super().__init__()
+        self.f = f
+        self.down = nn.Linear(width, rank, bias=False)
+        self.up = nn.Linear(rank, width, bias=False)
+        self.start = None if start is None else nn.Parameter(start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(self.f(self.down(x)))
+        return y if self.start is None else y + self.start
+
+
+class RWKVMixer(nn.Module):
+    """RWKV-7's time mixing; section 4 of the paper. Its channel mixing is `ModelConfig.token_shift` before a `Plain`
+    feed-forward with "relu2".
+
+    index: of its block; all but the first mix their values with the first's.
+    """
+
+    def __init__(self, width: int, heads: int, ranks: tuple[int, int, int, int], index: int, name: str):
+        super().__init__()
+        self.heads, self.head_width, self.name = heads, width // heads, name
+        decay, rate, value, gate = ranks
+        self.shifts = nn.ModuleDict({part: TokenShift(width) for part in ("r", "w", "k", "v", "a", "g")})
+        self.receptance = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        # Decays begin spread out over the numbers of each head, from long to short memory.
+        self.decay = LowRank(width, decay, torch.tanh, torch.linspace(-6, 1, self.head_width).repeat(heads))
+        self.rate = LowRank(width, rate, nn.Identity(), torch.zeros(width))
+        self.gate = LowRank(width, gate, torch.sigmoid, None)
+        self.mix_values = LowRank(width, value, nn.Identity(), torch.zeros(width)) if index else None
+        self.removal = nn.Parameter(torch.full((width,), 0.7))
+        self.replacement = nn.Parameter(torch.ones(width))
+        self.bonus = nn.Parameter(torch.zeros(width))
+        self.norm = nn.GroupNorm(heads, width, eps=64e-5)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def new_state(self, rows: int, length: int) -> RWKVState:
+        like, N = self.out.weight, self.head_width
+        matrix = like.new_zeros(rows, self.heads, N, N, dtype=torch.float32)
+        return RWKVState(like.new_zeros(rows, self.heads * N), matrix)
+
+    def forward(self, x: Tensor, state: RWKVState | None, reading: Reading) -> tuple[Tensor, RWKVState | None]:
+        """x [B, T, D] -> [B, T, D], and the state after the T tokens."""
+        last, matrix = self.new_state(len(x), 0) if state is None else state
+        before, last = previous(x, last, reading)
+        xs = {part: shift(x, before) for part, shift in self.shifts.items()}
+        r, k, v = self.receptance(xs["r"]), self.key(xs["k"]), self.value(xs["v"])
+        rate = torch.sigmoid(self.rate(xs["a"]).float())
+        removed = F.normalize(self._split(k.float() * self.removal), dim=-1)
+        k = k.float() * (1 + (rate - 1) * self.replacement)
+        if self.mix_values is None:
+            reading.values = v
+        else:
+            assert reading.values is not None
+            v = v + (reading.values - v) * torch.sigmoid(self.mix_values(xs["v"]))
+        log_w = -math.exp(-0.5) * torch.sigmoid(self.decay(xs["w"]).float())
+        r, log_w, k, v = (self._split(t.float()) for t in (r, log_w, k, v))
+        moves = Moves(r, log_w, k, v, -removed, removed * self._split(rate))
+        y, matrix = mix(moves, matrix, reading.real, reading.fresh)
+        y = reading.tap(f"{self.name}.read", y)
+        y = F.group_norm(y.flatten(0, 1).flatten(1), self.heads, self.norm.weight, self.norm.bias, self.norm.eps)
+        extra = (r * k * self._split(self.bonus)).sum(-1, keepdim=True) * v  # [B, T, H, N]
+        y = (y.view(x.shape) + extra.flatten(2)).to(x.dtype)
+        return self.out(y * self.gate(xs["g"])), None if state is None else RWKVState(last, matrix)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., H, N]."""
+        return x.unflatten(-1, (self.heads, self.head_width))
+
+
+class Moves(NamedTuple):
+    """What each token does to a head's matrix, and asks of it: [B, T, H, N] each, in fp32. log_w: w's logarithm."""
+
+    r: Tensor
+    log_w: Tensor
+    k: Tensor
+    v: Tensor
+    a: Tensor
+    b: Tensor
+
+
+def mix(moves: Moves, state: Tensor, real: Tensor | None = None, fresh: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What each token reads [B, T, H, N], and the state [B, H, N, N] after them all.
+
+    real [B, T]: what is not changes nothing. fresh [B, T]: the state is empty before such a token. In fp32, whatever
+    autocast says.
+    """
+    if real is not None:
+        log_w, k, b = (t * real[..., None, None] for t in (moves.log_w, moves.k, moves.b))
+        moves = moves._replace(log_w=log_w, k=k, b=b)
+    form = step_by_step if moves.r.shape[1] == 1 else in_chunks
+    with torch.autocast(state.device.type, enabled=False):
+        return form(moves, state, fresh)
+
+
+def step_by_step(moves: Moves, state: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`mix` as its equation says it, a token at a time."""
+    r, log_w, k, v, a, b = moves
+    read = []
+    for t in range(r.shape[1]):
+        if fresh is not None:
+            state = state.masked_fill(fresh[:, t, None, None, None], 0)
+        removed = state @ a[:, t].unsqueeze(-1)  # [B, H, N, 1]
+        state = state * log_w[:, t].exp().unsqueeze(-2)
+        state = state + removed * b[:, t].unsqueeze(-2) + v[:, t].unsqueeze(-1) * k[:, t].unsqueeze(-2)
+        read.append((state @ r[:, t].unsqueeze(-1)).squeeze(-1))
+    return torch.stack(read, 1), state
+
+
+def in_chunks(moves: Moves, state: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`mix` of `CHUNK` tokens at a time, by products of matrices.
+
+    With P_t the product of the decays up to t, what is removed at t is u_t = S_{t-1} a_t, which is
+    S_0 (P_{t-1} a_t) + Σ_{i<t} u_i (b_i/P_i · P_{t-1} a_t) + v_i (k_i/P_i · P_{t-1} a_t): a triangular system of
+    equations for all u of the chunk at once. What is read follows, and the state after it.
+    """
+    read = []
+    pieces = [t.transpose(1, 2).split(CHUNK, dim=2) for t in moves]  # of [B, H, C, N]
+    begun = None if fresh is None else fresh.split(CHUNK, dim=1)
+    for i, chunk in enumerate(zip(*pieces, strict=True)):
+        y, state = _chunk(Moves(*chunk), state, None if begun is None else begun[i])
+        read.append(y)
+    return torch.cat(read, 2).transpose(1, 2), state
+
+
+def _chunk(moves: Moves, state: Tensor, begins: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Moves of [B, H, C, N], state [B, H, N, N] -> what is read [B, H, C, N], and the state after."""
+    r, log_w, k, v, a, b = moves
+    C = r.shape[2]
+    total = log_w.cumsum(2)
+    up, down = total.exp(), (-total).exp()
+    r, a, k, b = r * up, a * (total - log_w).exp(), k * down, b * down
+    kept, carried = up[:, :, -1:], torch.ones((), device=r.device)
+    sees = torch.ones(C, C, dtype=torch.bool, device=r.device).tril()
+    if begins is not None:
+        document = begins.cumsum(1)  # [B, C], 0 for the one that the state is of
+        sees = (sees & (document.unsqueeze(2) == document.unsqueeze(1))).unsqueeze(1)  # [B, 1, C, C]
+        carried = (document == 0)[:, None, :, None]
+    earlier = sees & ~torch.eye(C, dtype=torch.bool, device=r.device)
+    removed = (a @ state.transpose(-1, -2)) * carried + (a @ k.transpose(-1, -2) * earlier) @ v
+    system = torch.eye(C, device=r.device) - a @ b.transpose(-1, -2) * earlier
+    u = torch.linalg.solve_triangular(system, removed, upper=False, unitriangular=True)
+    y = (r @ state.transpose(-1, -2)) * carried
+    y = y + (r @ b.transpose(-1, -2) * sees) @ u + (r @ k.transpose(-1, -2) * sees) @ v
+    if begins is not None:
+        latest = sees[:, :, -1].unsqueeze(-1)  # [B, 1, C, 1]: of the last token's document
+        u, v, state = u * latest, v * latest, state * carried[:, :, -1:]
+    return y, state * kept + u.transpose(-1, -2) @ (b * kept) + v.transpose(-1, -2) @ (k * kept)
