@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from labkit.errors import LabError
 from labkit.hub import from_pretrained, save_pretrained
 from labkit.hub.families import FAMILIES
 from labkit.model.feedforward import Plain
 from labkit.model.positions import NoPosition
+from labkit.model.rwkv import RWKV
 from labkit.model.transformer import ModelConfig, Transformer
 
 V, T = 61, 13
@@ -29,6 +31,9 @@ GPT2 = {"vocab_size": V, "n_positions": 64, "n_embd": 32, "n_layer": 3, "n_head"
 BLOOM = {"vocab_size": V, "hidden_size": 32, "n_layer": 3}
 BERT = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 T5 = {"vocab_size": V, "d_model": 32, "d_kv": 12, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
+
+
+SWITCH = T5 | {"num_layers": 4, "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 1, "num_experts": 3}
 
 
 def rope(kind: str, **more: Any) -> dict[str, Any]:
@@ -53,9 +58,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom-heads": ("Bloom", BLOOM | {"hidden_size": 36, "n_head": 6}),
     "bert": ("Bert", BERT),
     "t5": ("T5", T5),
+    "bert-pairs": ("Bert", BERT),
+    "switch": ("SwitchTransformers", SWITCH),
     "t5-gated": ("T5", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
 }
-CLASSES = {"Bert": "BertForMaskedLM", "T5": "T5ForConditionalGeneration", "GPT2": "GPT2LMHeadModel"}
+CLASSES = {
+    "bert": "BertForMaskedLM",
+    "bert-pairs": "BertForPreTraining",
+    "switch": "SwitchTransformersForConditionalGeneration",
+}
 
 
 def theirs(case: str) -> Any:
@@ -63,10 +74,11 @@ def theirs(case: str) -> Any:
     name, options = CASES[case]
     special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
     config = getattr(transformers, f"{name}Config")(**options, **special)
-    if name == "T5":
+    if name in ("T5", "SwitchTransformers"):
         config.decoder_start_token_id = 0
     config._attn_implementation = "eager"
-    model = getattr(transformers, CLASSES.get(name, f"{name}ForCausalLM"))(config).eval()
+    kind = {"T5": "T5ForConditionalGeneration", "GPT2": "GPT2LMHeadModel"}.get(name, f"{name}ForCausalLM")
+    model = getattr(transformers, CLASSES.get(case, kind))(config).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -81,7 +93,8 @@ def tokens(rows: int = 3, seed: int = 1) -> torch.Tensor:
 def their_logits(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     if model.config.is_encoder_decoder:
         return model(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=ids.flip(1)).logits
-    return model(input_ids=ids, attention_mask=mask.long()).logits
+    found = model(input_ids=ids, attention_mask=mask.long())
+    return found.prediction_logits if "prediction_logits" in found else found.logits
 
 
 @torch.no_grad()
@@ -113,7 +126,7 @@ def test_logits_are_theirs_with_padding_and_back_again(case, tmp_path):
     assert from_pretrained(tmp_path / "out").config == ours.config
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name != "bert"])
+@pytest.mark.parametrize("case", [name for name in CASES if "bert" not in name])
 def test_with_a_cache_the_same(case, tmp_path):
     theirs(case).save_pretrained(tmp_path)
     model, ids = from_pretrained(tmp_path), tokens()
@@ -124,7 +137,82 @@ def test_with_a_cache_the_same(case, tmp_path):
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize("case", ["t5", "t5-gated"])
+def test_bert_tells_if_one_sentence_follows_another(tmp_path):
+    published = theirs("bert-pairs")
+    published.save_pretrained(tmp_path)
+    model, (ids, mask) = from_pretrained(tmp_path), padded()
+    types = (torch.arange(T) > 5).long().expand(3, T)
+    with torch.no_grad():
+        expected = published(input_ids=ids, attention_mask=mask.long(), token_type_ids=types).seq_relationship_logits
+        found = model.classify(model.hidden(ids, mask=mask, types=types))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    with pytest.raises(LabError, match="tells no classes"):
+        Transformer(ModelConfig(9)).classify(torch.zeros(1, 1, 128))
+
+
+@torch.no_grad()
+def test_switch_drops_the_tokens_that_it_drops_and_none_in_evaluation(tmp_path):
+    """Ours counts an expert's room by a row's length, theirs is a number: the same for rows as long as the context."""
+    published = theirs("switch")
+    published.config.n_positions = T
+    for room in (2, T):
+        for module in published.modules():
+            if hasattr(module, "expert_capacity"):
+                module.expert_capacity = room
+        published.config.expert_capacity = room
+        published.save_pretrained(tmp_path)
+        model, ids = from_pretrained(tmp_path), tokens()
+        everyone = torch.ones(3, T, dtype=torch.bool)
+        expected = their_logits(published, ids, everyone)
+        torch.testing.assert_close(our_logits(model.train(), ids, everyone), expected, atol=1e-4, rtol=0)
+        evaluated = our_logits(model.eval(), ids, everyone)
+        assert torch.allclose(evaluated, expected, atol=1e-4) == (room == T)
+
+
+def authors_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A published RWKV-7's tensors as its authors' own package names and turns them."""
+    renamed = {"model.embeddings.": "emb.", "model.norm.": "ln_out.", "lm_head.": "head.", "model.layers.": "blocks."}
+    renamed |= {".pre_norm.": ".ln0.", ".attn_norm.": ".ln1.", ".ffn_norm.": ".ln2.", ".attn.": ".att."}
+    renamed |= {".r_proj.": ".receptance.", ".k_proj.": ".key.", ".v_proj.": ".value.", ".o_proj.": ".output."}
+    renamed |= {".g_norm.": ".ln_x.", "_lora.lora.0.weight": "1", "_lora.lora.2.weight": "2", "_lora.lora.2.bias": "0"}
+    found = {}
+    for name, tensor in tensors.items():
+        for theirs_, authors in renamed.items():
+            name = name.replace(theirs_, authors)
+        found[name] = tensor.T.contiguous() if name[-2:] in {f"{a}{i}" for a in "wavg" for i in "12"} else tensor
+    return found
+
+
+@torch.no_grad()
+def test_rwkv_is_its_authors(tmp_path, monkeypatch):
+    """Their package beside ours, on the same weights: a text at once, and on from its state."""
+    monkeypatch.setenv("RWKV_V7_ON", "1")
+    from rwkv.model import RWKV as Authors
+
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"norm": "layer", "norm_eps": 1e-5, "embedding_norm": True, "token_shift": True}
+    shape |= {"position": NoPosition(), "qk_norm": False, "tied": False}
+    mixer, layer = RWKV((9, 8, 7, 10)), Plain(200, "relu2")
+    model = Transformer(ModelConfig(V, 64, 128, 3, 2, 2, feed_forward=layer, mixer=mixer, **shape)).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    save_pretrained(model, tmp_path)
+    again = from_pretrained(tmp_path)
+    assert again.config == model.config
+    tensors = authors_names(load_file(tmp_path / "model.safetensors"))
+    torch.save(tensors, tmp_path / "authors.pth")
+    authors = Authors(model=str(tmp_path / "authors"), strategy="cpu fp32")
+    ids = tokens(1)
+    expected, state = authors.forward(ids[0].tolist(), None, full_output=True)
+    torch.testing.assert_close(again(ids)[0], expected, atol=1e-4, rtol=0)
+    kept = again.new_state(1, T + 2)
+    again(ids, state=kept)
+    for token in (3, 5):
+        expected, state = authors.forward(token, state)
+        torch.testing.assert_close(again(torch.tensor([[token]]), state=kept)[0, 0], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["t5", "t5-gated", "switch"])
 def test_an_encoder_decoder_writes_the_same(case, tmp_path):
     published = theirs(case)
     published.save_pretrained(tmp_path)
@@ -194,7 +282,7 @@ def test_a_shape_that_nobody_has(tmp_path):
 
 def test_no_family_is_named_in_the_model():
     """The model room is general: what is particular is in the config, and in the table of the families."""
-    for name in ("transformer", "mixers", "positions", "feedforward"):
+    for name in ("transformer", "mixers", "reading", "positions", "feedforward", "heads", "initial"):
         text = (Path(__file__).parents[1] / "labkit" / "model" / f"{name}.py").read_text()
         code = [line.split("#")[0] for line in text.split('"""')[::2] for line in line.splitlines()]
         assert not [line for line in code if any(f'"{family}"' in line.lower() for family in FAMILIES)], name

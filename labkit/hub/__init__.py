@@ -19,9 +19,11 @@ from torch import Tensor
 
 from labkit.checkpoints import disk_errors, replacing, write_json
 from labkit.errors import LabError
-from labkit.hub.families import FAMILIES, Family
+from labkit.hub.families import FAMILIES
+from labkit.hub.parts import Family
 from labkit.model.feedforward import MoE
-from labkit.model.positions import ALiBi, Learned, Rotary, T5Buckets
+from labkit.model.positions import ALiBi, Learned, NoPosition, Rotary, T5Buckets
+from labkit.model.rwkv import RWKV
 from labkit.model.transformer import ModelConfig, Transformer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -75,7 +77,9 @@ def family_of(config: ModelConfig) -> str:
         case ALiBi() if config.norm == "layer" and config.bias and config.embedding_norm:
             return "bloom"
         case T5Buckets() if config.encoder:
-            return "t5"
+            return "switch_transformers" if isinstance(config.feed_forward, MoE) else "t5"
+        case NoPosition() if isinstance(config.mixer, RWKV) and config.embedding_norm and config.token_shift:
+            return "rwkv7"
     raise LabError(
         f"No family of transformers has this shape: {type(config.position).__name__} positions, {config.norm} norm, "
         f"{config.order}-normalised, {type(config.feed_forward).__name__} feed-forward. Those known: "

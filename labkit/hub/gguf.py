@@ -19,7 +19,7 @@ from torch import Tensor
 
 from labkit.checkpoints import replacing
 from labkit.errors import LabError
-from labkit.hub.families import Part, qkv_rows
+from labkit.hub.parts import Part, qkv_rows
 from labkit.model.feedforward import Gated
 from labkit.model.positions import Rotary
 from labkit.model.transformer import ModelConfig, Transformer

@@ -42,7 +42,11 @@ class RWKV:
             )
         if self.ranks is not None and min(self.ranks) < 1:
             raise LabError(f"RWKV: ranks must be at least 1 each, not {self.ranks}.")
-        return RWKVMixer(width, heads.queries, self.ranks or usual_ranks(width), index, name)
+        return RWKVMixer(width, heads, self.ranks_for(width), index, name)
+
+    def ranks_for(self, width: int) -> tuple[int, int, int, int]:
+        """Its own, or those that are usual for the width."""
+        return self.ranks or usual_ranks(width)
 
 
 def usual_ranks(width: int) -> tuple[int, int, int, int]:
@@ -98,23 +102,23 @@ class RWKVMixer(nn.Module):
     index: of its block; all but the first mix their values with the first's.
     """
 
-    def __init__(self, width: int, heads: int, ranks: tuple[int, int, int, int], index: int, name: str):
+    def __init__(self, width: int, heads: Heads, ranks: tuple[int, int, int, int], index: int, name: str):
         super().__init__()
-        self.heads, self.head_width, self.name = heads, width // heads, name
+        self.heads, self.head_width, self.name = heads.queries, heads.width, name
         decay, rate, value, gate = ranks
         self.shifts = nn.ModuleDict({part: TokenShift(width) for part in ("r", "w", "k", "v", "a", "g")})
         self.receptance = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         # Decays begin spread out over the numbers of each head, from long to short memory.
-        self.decay = LowRank(width, decay, torch.tanh, torch.linspace(-6, 1, self.head_width).repeat(heads))
+        self.decay = LowRank(width, decay, torch.tanh, torch.linspace(-6, 1, self.head_width).repeat(self.heads))
         self.rate = LowRank(width, rate, nn.Identity(), torch.zeros(width))
         self.gate = LowRank(width, gate, torch.sigmoid, None)
         self.mix_values = LowRank(width, value, nn.Identity(), torch.zeros(width)) if index else None
         self.removal = nn.Parameter(torch.full((width,), 0.7))
         self.replacement = nn.Parameter(torch.ones(width))
         self.bonus = nn.Parameter(torch.zeros(width))
-        self.norm = nn.GroupNorm(heads, width, eps=64e-5)
+        self.norm = nn.GroupNorm(self.heads, width, eps=heads.width * heads.norm_eps)
         self.out = nn.Linear(width, width, bias=False)
 
     def new_state(self, rows: int, length: int) -> RWKVState:

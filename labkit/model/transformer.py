@@ -17,7 +17,7 @@ from labkit.errors import LabError
 from labkit.losses import token_logprobs
 from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
-from labkit.model.heads import MaskedHead, TokenHead
+from labkit.model.heads import ClassHead, MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, look_back
 from labkit.model.mixers import CrossAttention, Heads, SelfAttention
 from labkit.model.positions import Learned, NoPosition, Places, Position, Rotary, Sinusoidal, Sizes
@@ -48,7 +48,8 @@ class ModelConfig:
     blocks look at; 0 for none. token_types: kinds of token that are told apart by a vector of their own; 0 for one
     kind. embedding_norm: normalise the embeddings. token_shift: the feed-forward reads a learnt mix of each token and
     the one before, as RWKV's channel mixing. logit_scale: what the head's input is multiplied by. attention_scale: of
-    the scores; 1/√E when None. head: "token", or BERT's "masked" with a layer of its own.
+    the scores; 1/√E when None. head: "token", or BERT's "masked" with a layer of its own. classes: kinds of row that
+    `classify` tells apart; 0 for none.
 
     Raises LabError for a shape that makes no sense.
     """
@@ -78,6 +79,7 @@ class ModelConfig:
     logit_scale: float = 1.0
     attention_scale: float | None = None
     head: Literal["token", "masked"] = "token"
+    classes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "context", "width", "depth", "heads", "key_heads"):
@@ -98,8 +100,8 @@ class ModelConfig:
                 f"ModelConfig: a width of {self.width} cannot be split into {self.heads} heads; "
                 f"let heads divide width, or set head_width."
             )
-        if self.encoder < 0 or self.token_types < 0:
-            raise LabError("ModelConfig: encoder and token_types count blocks and kinds of token, from 0 on.")
+        if min(self.encoder, self.token_types, self.classes) < 0:
+            raise LabError("ModelConfig: encoder, token_types and classes are counts, from 0 on.")
         if isinstance(self.feed_forward, MoE) and not 1 <= self.feed_forward.every <= self.depth:
             raise LabError(f"MoE: every must be from 1 to the {self.depth} blocks, not {self.feed_forward.every}.")
         if not isinstance(self.mixer, SelfAttention):
@@ -259,6 +261,7 @@ class Transformer(Stack):
         )
         kind = {"token": TokenHead, "masked": MaskedHead}[config.head]
         self.head = kind(config.width, config.vocabulary, config.tied, config.norm_eps)
+        self.row_head = ClassHead(config.width, config.classes) if config.classes else None
         draw_weights(self)
         if config.look_back and isinstance(config.position, Rotary):  # which goes with attention alone
             look_back(self, config.look_back)
@@ -291,6 +294,12 @@ class Transformer(Stack):
         """
         found = token_logprobs(self.logits(x[mask]).unsqueeze(0), labels[mask].unsqueeze(0))
         return found.new_zeros(labels.shape).masked_scatter(mask, found)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """What each row is: x [B, T, D] of `hidden` -> logits [B, classes]. Raises LabError for a model without."""
+        if self.row_head is None:
+            raise LabError("This model tells no classes of rows apart: give its config a number of classes.")
+        return self.row_head(x)
 
     def encode(self, source: Tensor, mask: Tensor | None = None, tap: Tap = no_tap) -> Memory:
         """What the encoder makes of source [B, S], for ``memory``; mask [B, S] is False for padding.
@@ -325,8 +334,8 @@ class Transformer(Stack):
         model needs no mask. With a state the tokens continue what it holds, and it takes them in. memory: what the
         model's encoder made. types [B, T]: each token's kind, 0 when not given. documents [B, T]: numbers that change
         where another of the documents packed into one row begins; none sees another. Raises LabError for more tokens
-        than the context when positions are not given (given ones must be below it), for a memory that is missing or of no
-        use, and for documents with a state.
+        than the context when positions are not given (given ones must be below it), for a memory that is missing or of
+        no use, and for documents with a state.
         """
         if (memory is None) != (self.encoder is None):
             what = "needs the memory of its encoder" if memory is None else "has no encoder, and takes no memory"

@@ -1,0 +1,222 @@
+"""Families that read a text whole: BERT, and the encoder-decoders T5 and Switch Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.hub.parts import Family, Json, Part, activation, both, qkv_rows, their_activation
+from labkit.model.feedforward import Gated, MoE, Plain
+from labkit.model.positions import Learned, T5Buckets
+from labkit.model.transformer import ModelConfig
+
+# BERT
+
+
+def _read_bert(config: Json) -> ModelConfig:
+    return ModelConfig(
+        vocabulary=config["vocab_size"],
+        context=config["max_position_embeddings"],
+        width=config["hidden_size"],
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        key_heads=config["num_attention_heads"],
+        feed_forward=Plain(config["intermediate_size"], activation(config["hidden_act"])),
+        position=Learned(),
+        qk_norm=False,
+        norm="layer",
+        norm_eps=config["layer_norm_eps"],
+        order="post",
+        bias=True,
+        causal=False,
+        token_types=config["type_vocab_size"],
+        embedding_norm=True,
+        head="masked",
+        classes=2 if _next_sentence(config) else 0,
+    )
+
+
+def _next_sentence(config: Json) -> bool:
+    """Whether it can tell if one sentence follows another."""
+    return "BertForPreTraining" in config.get("architectures", [])
+
+
+def _write_bert(c: ModelConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": c.vocabulary,
+        "max_position_embeddings": c.context,
+        "hidden_size": c.width,
+        "num_hidden_layers": c.depth,
+        "num_attention_heads": c.heads,
+        "intermediate_size": c.feed_forward.hidden,
+        "hidden_act": their_activation(c),
+        "layer_norm_eps": c.norm_eps,
+        "type_vocab_size": c.token_types,
+        **({"architectures": ["BertForPreTraining"]} if c.classes else {}),
+    }
+
+
+def _bert_parts(c: ModelConfig) -> Iterator[Part]:
+    embeddings = "bert.embeddings"
+    yield Part("embedding.weight", (f"{embeddings}.word_embeddings.weight",))
+    yield Part("position.table.weight", (f"{embeddings}.position_embeddings.weight",))
+    yield Part("types.weight", (f"{embeddings}.token_type_embeddings.weight",))
+    yield from both("embedding_norm", f"{embeddings}.LayerNorm", c)
+    for i in range(c.depth):
+        ours, theirs = f"blocks.{i}", f"bert.encoder.layer.{i}"
+        for kind in ("weight", "bias"):
+            names = tuple(f"{theirs}.attention.self.{part}.{kind}" for part in ("query", "key", "value"))
+            yield Part(f"{ours}.mixer.qkv.{kind}", names, rows=qkv_rows(c))
+        yield from both(f"{ours}.mixer.out", f"{theirs}.attention.output.dense", c)
+        yield from both(f"{ours}.mixer_norm", f"{theirs}.attention.output.LayerNorm", c)
+        yield from both(f"{ours}.feed_forward.up", f"{theirs}.intermediate.dense", c)
+        yield from both(f"{ours}.feed_forward.down", f"{theirs}.output.dense", c)
+        yield from both(f"{ours}.feed_forward_norm", f"{theirs}.output.LayerNorm", c)
+    yield from both("head.dense", "cls.predictions.transform.dense", c)
+    yield from both("head.norm", "cls.predictions.transform.LayerNorm", c)
+    yield Part("head.bias", ("cls.predictions.bias",))
+    if c.classes:
+        yield from both("row_head.dense", "bert.pooler.dense", c)
+        yield from both("row_head.out", "cls.seq_relationship", c)
+
+
+# T5, Switch Transformers
+
+
+def _read_t5(config: Json) -> ModelConfig:
+    name = config["feed_forward_proj"].removeprefix("gated-")
+    gated = name != config["feed_forward_proj"]
+    # What is "gelu" there is, where it is gated, the one by tanh.
+    kind: Any = "gelu_tanh" if gated and name == "gelu" else activation(name)
+    return _encoder_decoder(config, (Gated if gated else Plain)(config["d_ff"], kind))
+
+
+def _read_switch(config: Json) -> ModelConfig:
+    if config.get("router_bias"):
+        raise LabError("This Switch Transformer has routers with a bias, which is not known here.")
+    depths = config["num_layers"], config.get("num_decoder_layers") or config["num_layers"]
+    sparse = config["num_sparse_encoder_layers"], config["num_sparse_decoder_layers"]
+    steps = {depth // experts if experts else depth for depth, experts in zip(depths, sparse, strict=True)}
+    if len(steps) > 1:
+        raise LabError("This Switch Transformer has experts in other blocks of its encoder than of its decoder.")
+    experts, context = config["num_experts"], config.get("n_positions", 512)
+    expert = Plain(config["d_ff"], activation(config.get("dense_act_fn", "relu")))
+    capacity = config["expert_capacity"] * experts / context
+    return _encoder_decoder(config, MoE(expert, experts, 1, False, capacity, every=steps.pop()))
+
+
+def _encoder_decoder(config: Json, feed_forward: Gated | Plain | MoE) -> ModelConfig:
+    tied = config.get("tie_word_embeddings", True)
+    return ModelConfig(
+        vocabulary=config["vocab_size"],
+        context=config.get("n_positions", 512),
+        width=config["d_model"],
+        depth=config.get("num_decoder_layers") or config["num_layers"],
+        encoder=config["num_layers"],
+        heads=config["num_heads"],
+        key_heads=config["num_heads"],
+        head_width=config["d_kv"],
+        feed_forward=feed_forward,
+        position=T5Buckets(
+            config["relative_attention_num_buckets"], config.get("relative_attention_max_distance", 128)
+        ),
+        qk_norm=False,
+        tied=tied,
+        norm_eps=config["layer_norm_epsilon"],
+        logit_scale=config["d_model"] ** -0.5 if config.get("scale_decoder_outputs", tied) else 1.0,
+        attention_scale=1.0,
+    )
+
+
+def _write_t5(c: ModelConfig) -> dict[str, Any]:
+    gated = "gated-gelu" if isinstance(c.feed_forward, Gated) else their_activation(c)
+    return _write_encoder_decoder(c) | {"feed_forward_proj": gated, "scale_decoder_outputs": c.logit_scale != 1}
+
+
+def _write_switch(c: ModelConfig) -> dict[str, Any]:
+    moe = c.feed_forward
+    assert isinstance(moe, MoE)
+    if moe.top_k != 1 or moe.renormalise or not isinstance(moe.expert, Plain):
+        raise LabError("A Switch Transformer sends a token to one plain expert, and weighs what it makes.")
+    no_limit = c.context  # tokens of a row that one expert may take
+    return _write_encoder_decoder(c) | {
+        "num_experts": moe.experts,
+        "num_sparse_encoder_layers": c.encoder // moe.every,
+        "num_sparse_decoder_layers": c.depth // moe.every,
+        "expert_capacity": no_limit if moe.capacity is None else round(moe.capacity * c.context / moe.experts),
+        "dense_act_fn": their_activation(c),
+    }
+
+
+def _write_encoder_decoder(c: ModelConfig) -> dict[str, Any]:
+    assert isinstance(c.position, T5Buckets)
+    return {
+        "vocab_size": c.vocabulary,
+        "n_positions": c.context,
+        "d_model": c.width,
+        "d_kv": c.head_size,
+        "d_ff": c.feed_forward.hidden,
+        "num_layers": c.encoder,
+        "num_decoder_layers": c.depth,
+        "num_heads": c.heads,
+        "relative_attention_num_buckets": c.position.buckets,
+        "relative_attention_max_distance": c.position.furthest,
+        "layer_norm_epsilon": c.norm_eps,
+        "tie_word_embeddings": c.tied,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+    }
+
+
+def _t5_parts(c: ModelConfig, feed_forward: str = "DenseReluDense") -> Iterator[Part]:
+    yield Part("embedding.weight", ("shared.weight",))
+    for stack, prefix, depth in (("encoder", "encoder.", c.encoder), ("decoder", "", c.depth)):
+        relative = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        yield Part(f"{prefix}position.table.weight", (relative,))
+        for i in range(depth):
+            ours, theirs = f"{prefix}blocks.{i}", f"{stack}.block.{i}.layer"
+            last = 2 if stack == "decoder" else 1
+            names = tuple(f"{theirs}.0.SelfAttention.{part}.weight" for part in "qkv")
+            yield Part(f"{ours}.mixer.qkv.weight", names, rows=qkv_rows(c))
+            yield Part(f"{ours}.mixer.out.weight", (f"{theirs}.0.SelfAttention.o.weight",))
+            yield Part(f"{ours}.mixer_norm.weight", (f"{theirs}.0.layer_norm.weight",))
+            if stack == "decoder":
+                yield from _cross_parts(c, ours, f"{theirs}.1")
+            layer = c.feed_forward.of_block(i)
+            yield from _feed_forward_parts(layer, f"{ours}.feed_forward", f"{theirs}.{last}.{feed_forward}")
+            yield Part(f"{ours}.feed_forward_norm.weight", (f"{theirs}.{last}.layer_norm.weight",))
+        yield Part(f"{prefix}norm.weight", (f"{stack}.final_layer_norm.weight",))
+    if not c.tied:
+        yield Part("head.weight", ("lm_head.weight",))
+
+
+def _cross_parts(c: ModelConfig, ours: str, theirs: str) -> Iterator[Part]:
+    cross = f"{theirs}.EncDecAttention"
+    yield Part(f"{ours}.cross.query.weight", (f"{cross}.q.weight",))
+    both_of_it = (f"{cross}.k.weight", f"{cross}.v.weight")
+    yield Part(f"{ours}.cross.key_value.weight", both_of_it, rows=qkv_rows(c)[1:])
+    yield Part(f"{ours}.cross.out.weight", (f"{cross}.o.weight",))
+    yield Part(f"{ours}.cross_norm.weight", (f"{theirs}.layer_norm.weight",))
+
+
+def _feed_forward_parts(layer: Gated | Plain | MoE, ours: str, theirs: str) -> Iterator[Part]:
+    match layer:
+        case MoE():
+            yield Part(f"{ours}.router.weight", (f"{theirs}.router.classifier.weight",))
+            for e in range(layer.experts):
+                yield from _feed_forward_parts(layer.expert, f"{ours}.experts.{e}", f"{theirs}.experts.expert_{e}")
+            return
+        case Gated():
+            names = (f"{theirs}.wi_0.weight", f"{theirs}.wi_1.weight")
+            yield Part(f"{ours}.gate_up.weight", names, rows=(layer.hidden, layer.hidden))
+        case Plain():
+            yield Part(f"{ours}.up.weight", (f"{theirs}.wi.weight",))
+    yield Part(f"{ours}.down.weight", (f"{theirs}.wo.weight",))
+
+
+BERT = Family("BertForMaskedLM", _read_bert, _write_bert, _bert_parts)
+T5 = Family("T5ForConditionalGeneration", _read_t5, _write_t5, _t5_parts)
+SWITCH = Family(
+    "SwitchTransformersForConditionalGeneration", _read_switch, _write_switch, lambda c: _t5_parts(c, "mlp")
+)

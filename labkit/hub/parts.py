@@ -1,0 +1,101 @@
+"""What a published family is: which of its files' words and tensors are which of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabError
+from labkit.model.feedforward import MoE
+from labkit.model.transformer import ModelConfig
+
+Json = Mapping[str, Any]
+Layout = Literal["rows", "turned", "heads", "flat"]
+
+
+class Part(NamedTuple):
+    """One of our tensors, and what it is made of in a file.
+
+    layout: "rows", theirs one below the other, of so many `rows` each; "turned", theirs transposed; "heads", queries,
+    keys and values of each head together, where ours have all queries first; "flat", ours is a vector, theirs has the
+    shape `rows`.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    layout: Layout = "rows"
+    rows: tuple[int, ...] = ()
+
+    def join(self, tensors: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
+        """Ours, of theirs."""
+        found = [tensors[name] for name in self.theirs]
+        if self.layout == "turned":
+            return found[0].T
+        if self.layout == "flat":
+            return found[0].flatten()
+        if self.layout == "heads":
+            return found[0].unflatten(0, (config.heads, 3, config.head_size)).transpose(0, 1).flatten(0, 2)
+        return torch.cat(found) if len(found) > 1 else found[0]
+
+    def split(self, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
+        """Theirs, of ours."""
+        if self.layout == "turned":
+            found = [tensor.T]
+        elif self.layout == "flat":
+            found = [tensor.view(self.rows)]
+        elif self.layout == "heads":
+            found = [tensor.unflatten(0, (3, config.heads, config.head_size)).transpose(0, 1).flatten(0, 2)]
+        else:
+            found = list(tensor.split(self.rows)) if self.rows else [tensor]
+        return {name: part.contiguous() for name, part in zip(self.theirs, found, strict=True)}
+
+
+class Family(NamedTuple):
+    """architecture: the class that is made of it. read: config.json -> our config; write: the other way. parts: all
+    tensors of a model.
+    """
+
+    architecture: str
+    read: Callable[[Json], ModelConfig]
+    write: Callable[[ModelConfig], dict[str, Any]]
+    parts: Callable[[ModelConfig], Iterator[Part]]
+
+
+def both(ours: str, theirs: str, config: ModelConfig, layout: Layout = "rows") -> Iterator[Part]:
+    """A matrix and its bias, where there is one. A bias has nothing to be turned."""
+    yield Part(f"{ours}.weight", (f"{theirs}.weight",), layout)
+    if config.bias:
+        yield Part(f"{ours}.bias", (f"{theirs}.bias",), "rows" if layout == "turned" else layout)
+
+
+def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:
+    """How many rows of the matrix of queries, keys and values are whose."""
+    E = config.head_size
+    return config.heads * E, config.key_heads * E, config.key_heads * E
+
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "sqrelu": "relu2",
+}
+"""Their names of activations, and ours."""
+
+
+def activation(name: str) -> Any:
+    """Ours, of theirs. Raises LabError for one that is not known here."""
+    if name not in ACTIVATIONS:
+        raise LabError(f"The activation {name!r} is not known here; there are {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+def their_activation(config: ModelConfig) -> str:
+    """Theirs, of the one that the feed-forward has."""
+    layer = config.feed_forward.expert if isinstance(config.feed_forward, MoE) else config.feed_forward
+    return {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[layer.activation]

@@ -1,0 +1,100 @@
+"""RWKV-7, in the form in which its checkpoints are published as safetensors.
+
+The names are those of flash-linear-attention (PyPI, fla/models/rwkv7); the weights are the authors' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.hub.parts import Family, Json, Part, activation, both, their_activation
+from labkit.model.feedforward import Plain
+from labkit.model.positions import NoPosition
+from labkit.model.rwkv import RWKV
+from labkit.model.transformer import ModelConfig
+
+RANKS = ("decay_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim", "gate_low_rank_dim")
+
+
+def _read(config: Json) -> ModelConfig:
+    width, depth = config["hidden_size"], config["num_hidden_layers"]
+    if config.get("attn") or set(config.get("value_dim") or [width]) != {width} or not config.get("norm_first", True):
+        raise LabError("This RWKV-7 mixes in attention, or values of another width, which is not known here.")
+    heads = width // config.get("head_dim", 64)
+    decay, rate, value, gate = (config[name] for name in RANKS)
+    return ModelConfig(
+        vocabulary=config["vocab_size"],
+        context=config["max_position_embeddings"],
+        width=width,
+        depth=depth,
+        heads=heads,
+        key_heads=heads,
+        feed_forward=Plain(config.get("intermediate_size") or 4 * width, activation(config["hidden_act"])),
+        mixer=RWKV((decay, rate, value, gate)),
+        position=NoPosition(),
+        qk_norm=False,
+        tied=config.get("tie_word_embeddings", False),
+        norm="layer",
+        norm_eps=config["norm_eps"],
+        embedding_norm=True,
+        token_shift=True,
+    )
+
+
+def _write(c: ModelConfig) -> dict[str, Any]:
+    assert isinstance(c.mixer, RWKV)
+    return {
+        "vocab_size": c.vocabulary,
+        "max_position_embeddings": c.context,
+        "hidden_size": c.width,
+        "intermediate_size": c.feed_forward.hidden,
+        "num_hidden_layers": c.depth,
+        "num_heads": c.heads,
+        "head_dim": c.head_size,
+        "hidden_act": their_activation(c),
+        "norm_eps": c.norm_eps,
+        "tie_word_embeddings": c.tied,
+        **dict(zip(RANKS, c.mixer.ranks_for(c.width), strict=True)),
+    }
+
+
+def _parts(c: ModelConfig) -> Iterator[Part]:
+    yield Part("embedding.weight", ("model.embeddings.weight",))
+    yield from _norm("embedding_norm", "model.layers.0.pre_norm")
+    for i in range(c.depth):
+        ours, theirs = f"blocks.{i}", f"model.layers.{i}"
+        yield from _norm(f"{ours}.mixer_norm", f"{theirs}.attn_norm")
+        yield from _mixer_parts(c, f"{ours}.mixer", f"{theirs}.attn", first=i == 0)
+        yield from _norm(f"{ours}.feed_forward_norm", f"{theirs}.ffn_norm")
+        yield Part(f"{ours}.shift.share", (f"{theirs}.ffn.x_k",))
+        yield from both(f"{ours}.feed_forward.up", f"{theirs}.ffn.key", c)
+        yield from both(f"{ours}.feed_forward.down", f"{theirs}.ffn.value", c)
+    yield from _norm("norm", "model.norm")
+    if not c.tied:
+        yield Part("head.weight", ("lm_head.weight",))
+
+
+def _mixer_parts(c: ModelConfig, ours: str, theirs: str, first: bool) -> Iterator[Part]:
+    for part in "rwkvag":
+        yield Part(f"{ours}.shifts.{part}.share", (f"{theirs}.x_{part}",), "flat", (1, 1, c.width))
+    for name, letter in (("receptance", "r"), ("key", "k"), ("value", "v"), ("out", "o")):
+        yield Part(f"{ours}.{name}.weight", (f"{theirs}.{letter}_proj.weight",))
+    for name, letter in (("decay", "w"), ("rate", "a"), ("gate", "g"), *([] if first else [("mix_values", "v")])):
+        yield Part(f"{ours}.{name}.down.weight", (f"{theirs}.{letter}_lora.lora.0.weight",))
+        yield Part(f"{ours}.{name}.up.weight", (f"{theirs}.{letter}_lora.lora.2.weight",))
+        if name != "gate":
+            yield Part(f"{ours}.{name}.start", (f"{theirs}.{letter}_lora.lora.2.bias",))
+    yield Part(f"{ours}.removal", (f"{theirs}.k_k",))
+    yield Part(f"{ours}.replacement", (f"{theirs}.k_a",))
+    yield Part(f"{ours}.bonus", (f"{theirs}.r_k",), "flat", (c.heads, c.head_size))
+    yield from _norm(f"{ours}.norm", f"{theirs}.g_norm")
+
+
+def _norm(ours: str, theirs: str) -> Iterator[Part]:
+    for kind in ("weight", "bias"):
+        yield Part(f"{ours}.{kind}", (f"{theirs}.{kind}",))
+
+
+RWKV7 = Family("RWKV7ForCausalLM", _read, _write, _parts)
