@@ -60,6 +60,26 @@ def test_gguf_comes_back(run, tmp_path, kind, apart):
         assert greedy(after, run.tokenizer(), ASKED[1]) == greedy(before, run.tokenizer(), ASKED[1])
 
 
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+def test_llama_cpp_says_the_same_words(run, tmp_path, kind):
+    """llama.cpp itself, given our tokens and, by the template in the file, given our turns."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(export(run, tmp_path / kind, "dpo", "gguf", kind))
+    params.n_ctx, params.cpuparams.n_threads, params.warmup = 256, 2, False
+    server, tokenizer = xllamacpp.Server(params), run.tokenizer()
+    options = {"max_tokens": 40, "temperature": 0}
+    for asked in ASKED:
+        ours = tokenizer.decode(greedy(run.model("dpo"), tokenizer, asked))
+        prompt = encode_prompt(tokenizer, [Message("user", asked)])
+        theirs = server.handle_completions({"prompt": prompt, **options})
+        assert theirs["choices"][0]["text"] == ours and ours
+        chatted = server.handle_chat_completions({"messages": [{"role": "user", "content": asked}], **options})
+        assert chatted["choices"][0]["message"]["content"] == ours
+        assert chatted["usage"]["prompt_tokens"] == len(prompt)
+
+
 @pytest.fixture(scope="module")
 def llama(run) -> Transformer:
     """Of Llama's shape, whose queries and keys lie otherwise in the file."""
