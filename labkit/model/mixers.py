@@ -159,9 +159,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: Places | None,
     bias = None if places is None else places.bias(q)
     if bias is not None:
         scores = scores + bias
-    scores = scores + mask.unsqueeze(-3).to(scores.dtype)
+    scores = tap(f"{name}.scores", scores) + mask.unsqueeze(-3).to(scores.dtype)
     weights = tap(f"{name}.weights", F.softmax(scores, dim=-1))
     y = (weights.view(B, K, -1, S) @ v).view(B, H, T, E)
     term = None if places is None else places.value_term(weights)
-    y = y if term is None else y + term
+    y = tap(f"{name}.heads", y if term is None else y + term)
     return y.transpose(1, 2).reshape(B, T, H * E)

@@ -17,7 +17,7 @@ from labkit.text.chat import encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.lab import Lab
 from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, words
-from labkit.ui.viewers import texts_panel
+from labkit.ui.viewers import panel
 from labkit.world import Message
 
 MOST = 4
@@ -137,7 +137,7 @@ def build(lab: Lab) -> None:
             button = gr.Button(words("compare"), variant="primary", elem_id="decoding-compare")
             stop = gr.Button(words("stop"))
     problem = problem_box("decoding-problem")
-    panel = texts_panel(elem_id="decoding-view")
+    view = panel("labkit-texts", elem_id="decoding-view")
 
     def show(name: str, stage: str, text: str, many: int, seed: int, tokens: int, *values: float) -> Iterator[Any]:
         chosen = [Setting(values[3 * i], int(values[3 * i + 1]), values[3 * i + 2]) for i in range(int(many))]
@@ -154,8 +154,8 @@ def build(lab: Lab) -> None:
         [button.click, text.submit],
         show,
         [name, stage, text, how_many, seed, new_tokens, *knobs],
-        [panel, problem],
+        [view, problem],
         concurrency_id=MODEL_WORK,
         show_progress="minimal",
     )
-    stop.click(stopped, panel, panel, cancels=[going])
+    stop.click(stopped, view, view, cancels=[going])

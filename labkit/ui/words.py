@@ -9,6 +9,18 @@ ENGLISH = {
     "text": "Text",
     "look": "Look",
     "look_hint": "What does each token look at while the model reads? Colour is how much a head takes from where.",
+    "find_heads": "Find the heads",
+    "find_heads_hint": "Heads by what they do: how much of their attention goes to the token before; in a random text "
+    "that is repeated, to what followed last time; from “it”, and from where the answer names it, to the right one "
+    "more than to the wrong. The last column is cause, not colour: by how many nats the odds of the right answer fall "
+    "without the head.",
+    "patching": "Patch one text into another",
+    "patching_hint": "Two prompts of as many tokens that call for different answers. The second is read with one "
+    "vector of the first put in its place: where that brings the first answer back is what makes the difference.",
+    "first_text": "First prompt",
+    "second_text": "Second prompt",
+    "answer_begins": "The answer begins with",
+    "patch": "Patch",
     "decoding": "Decoding",
     "decoding_hint": "The same prompt under several settings, which see the same random numbers: where the texts part, "
     "it is the strategy that differs.",
@@ -65,6 +77,17 @@ CHINESE = {
     "text": "文本",
     "look": "查看",
     "look_hint": "模型阅读时，每个词元在看哪里？颜色表示权重：一个注意力头从何处取了多少。",
+    "find_heads": "寻找注意力头",
+    "find_heads_hint": "按作用排列的注意力头：看向前一个词元的比例；在重复的随机文本中看向上次之后的词元；"
+    "从代词、以及从回答处，看向正确者比看向错误者多多少。"
+    "最后一列是因果而不是颜色：去掉该头后，正确回答的几率下降多少纳特。",
+    "patching": "把一段文本补到另一段中",
+    "patching_hint": "两个词元数相同、答案不同的提示。"
+    "读第二个时，把第一个的一个向量放到同一位置：若答案随之恢复，差别就在那里。",
+    "first_text": "第一个提示",
+    "second_text": "第二个提示",
+    "answer_begins": "回答的开头",
+    "patch": "替换",
     "decoding": "解码",
     "decoding_hint": "同一个提示，多种设置，相同的随机数：文本从哪里分开，哪里就是策略的差别。",
     "how_many": "设置数量",

@@ -61,7 +61,33 @@ def test_it_opens_alive_and_shows_what_a_head_looks_at(app: App, opened: Opened)
     tokens.filter(has_text="kite").hover()
     expect(page.locator("labkit-attention .says")).to_contain_text("kite")
     page.locator("labkit-attention summary", has_text="as a table").click()
-    expect(page.locator("labkit-attention table tbody tr")).to_have_count(tokens.count())
+    expect(page.locator("labkit-attention details tbody tr")).to_have_count(tokens.count())
+
+
+def test_a_head_is_ablated_stages_slide_and_heads_are_found(app: App, opened: Opened):
+    page = opened(app.url)
+    expect(page.locator("labkit-attention .grid button")).to_have_count(8)
+    without = page.locator("labkit-attention [data-panel=without]")
+    expect(without).to_contain_text("nats")
+    says(page, "attention-about", "chance is 50 %")  # of the opening example
+    page.locator("labkit-attention [data-measure]").click()
+    expect(page.locator("labkit-attention .effect")).to_have_count(8)
+    first = without.inner_text()
+    page.locator("labkit-attention .top input").focus()
+    page.keyboard.press("Home")
+    expect(page.locator("labkit-attention .stage")).to_have_text("pretrain")
+    expect(without).not_to_have_text(first)
+    expect(page.locator("labkit-attention [data-panel=lens] tbody tr")).to_have_count(5)
+    page.locator("#heads").get_by_text("Find the heads").first.click()
+    page.locator("#heads-find").click()
+    says(page, "heads-said", "48 texts")
+    expect(page.locator("#heads-table")).to_contain_text("carried")
+    page.locator("#patching").get_by_text("Patch one text into another").click()
+    page.locator("#patching-go").click()
+    expect(page.locator("labkit-grid tbody tr")).to_have_count(5)
+    page.locator("#patching-second textarea").fill("Where?")
+    page.locator("#patching-go").click()
+    says(page, "patching-problem", "must have as many")
 
 
 def test_two_strategies_are_compared(app: App, opened: Opened):

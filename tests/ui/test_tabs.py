@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from labkit.errors import LabError
 from labkit.jobs import Jobs
+from labkit.paths import demo_folder
 from labkit.pipeline import run
 from labkit.preferences.store import Store
 from labkit.runs import Run
@@ -46,9 +48,32 @@ def test_models_are_loaded_once_and_again_when_they_change(lab):
 
 def test_attention_of_a_text(lab):
     data = attention.look(lab, "tiny", "sft", attention.OPENING)
-    assert "".join(data["tokens"]).endswith("too tired.") and (data["layers"], data["heads"]) == (1, 1)
+    (map_,) = data["maps"]
+    assert "".join(map_["rows"]).endswith("too tired.") and (map_["layers"], map_["heads"]) == (1, 1)
+    assert (
+        data["stages"] == ["pretrain", "sft", "ppo", "dpo"] and data["stage"] == "sft" and data["focus"][:2] == [0, 0]
+    )
+    assert "focus" not in attention.look(lab, "tiny", "sft", "Where is Tom?")
+    question = {**data["subject"], "stage": "dpo", "what": "without", "map": 0, "layer": 0, "head": 0, "kind": "mean"}
+    assert attention.answer(lab, question)["nats"] >= 0
+    wrong: dict[str, Any] = {"run": "none", "text": " ", "head": 1}
+    for (name, value), message in zip(wrong.items(), ["no run 'none'", "type a text", "no head 1"], strict=True):
+        assert message in attention.answer(lab, {**question, name: value})["error"]
+    assert "no run" in attention.answer(lab, {})["error"]
     with pytest.raises(LabError, match="cannot be looked at"):
         attention.look(lab, "tiny", "sft", "tired " * 200)
+
+
+def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
+    demo = Lab(lab.folder, demo_folder())
+    said, rows = attention.heads_found(demo, "demo", "sft")
+    assert said.startswith("TinyWorld, 48 texts: whom “it” stands for is told right in 100%") and len(rows) == 8
+    assert "everyday English" in attention.about_opening(demo, "demo", "sft")
+    grid = attention.patched(demo, "demo", "sft", *attention.PATCHED, "The")
+    assert len(grid["rows"]) == 5 and grid["rows"][0] == "layer 4" and grid["values"][0][-1] == 1
+    assert "horse" in grid["note"] and any("→" in label for label in grid["columns"])
+    with pytest.raises(LabError, match="must have as many"):
+        attention.patched(demo, "demo", "sft", "Where is Tom?", "Where?", "")
 
 
 def test_settings_are_compared_on_the_same_numbers(lab):

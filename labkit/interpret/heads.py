@@ -1,0 +1,138 @@
+"""What each head does, measured on texts made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from labkit.decoding.generate import left_pad
+from labkit.errors import LabError
+from labkit.interpret.look import ROWS
+from labkit.interpret.probes import Probe
+from labkit.interpret.taps import Ablate, OneHead, Recorder
+from labkit.model.mixers import SelfAttention
+from labkit.model.transformer import Transformer
+from labkit.text.tokenizer import Tokenizer
+
+REPEATED = 20
+"""Tokens of a random text that is then repeated."""
+TEXTS = 8
+"""Random texts."""
+
+
+class HeadScore(NamedTuple):
+    """previous: how much of its attention goes to the token before. induction: in a random text that is repeated, how
+    much goes to the token after the same token's first time. pronoun: how much more goes from a pronoun to whom it
+    stands for than to the other; a causal model reads the pronoun before it knows. answer: likewise from the token
+    after which that one is named. carried: by how many nats the odds of the right answer over the wrong fall when the
+    head is taken out; None where it was not measured.
+    """
+
+    layer: int
+    head: int
+    previous: float
+    induction: float
+    pronoun: float
+    answer: float
+    carried: float | None = None
+
+
+class Findings(NamedTuple):
+    """heads: all, those first that carry most of the right answer. accuracy: share of the probes in which the right
+    answer is likelier than the wrong; error: its standard error; probes: how many. odds: the right answer's mean
+    log-odds over the wrong, in nats.
+    """
+
+    heads: list[HeadScore]
+    accuracy: float
+    error: float
+    probes: int
+    odds: float
+
+
+@torch.no_grad()
+def find_heads(model: Transformer, tokenizer: Tokenizer, probes: Sequence[Probe], causes: int = 16) -> Findings:
+    """All heads by where they look; of the `causes` that look most from the answer to the right one, what they cause.
+
+    Previous-token and induction heads: In-context Learning and Induction Heads,
+    https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads. Raises LabError for a model with an
+    encoder or without attention, and for probes that do not fit in its context.
+    """
+    if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):
+        raise LabError("Heads are found in models of attention without an encoder.")
+    longest = max(len(probe.ids) + max(len(probe.right), len(probe.wrong)) for probe in probes)
+    if longest > model.config.context:
+        raise LabError(f"The probes have up to {longest} tokens, more than the context of {model.config.context}.")
+    model.eval()
+    scores = torch.stack((*_repeated(model, tokenizer), *_looks(model, probes)), -1)  # [L, H, 4]
+    odds = log_odds(model, probes)
+    heads = []
+    for rank, index in enumerate(scores[..., -1].flatten().argsort(descending=True).tolist()):
+        layer, head = divmod(index, model.config.heads)
+        carried = None
+        if rank < causes:
+            without = log_odds(model, probes, OneHead(f"blocks.{layer}.attention", head))
+            carried = float((odds - without).mean())
+        previous, induction, pronoun, answer = scores[layer, head].tolist()
+        heads.append(HeadScore(layer, head, previous, induction, pronoun, answer, carried))
+    heads.sort(key=lambda found: -float("inf") if found.carried is None else found.carried, reverse=True)
+    return Findings(heads, *accuracy(odds), len(probes), float(odds.mean()))
+
+
+def accuracy(odds: Tensor) -> tuple[float, float]:
+    """Log-odds of the right answers [N] -> how many are above 0, and the standard error."""
+    share = float((odds > 0).float().mean())
+    return share, (share * (1 - share) / len(odds)) ** 0.5
+
+
+@torch.no_grad()
+def log_odds(model: Transformer, probes: Sequence[Probe], without: OneHead | None = None) -> Tensor:
+    """log P(right answer) - log P(wrong answer) of each probe, in nats [N]; without a head, where one is given."""
+    texts = [(probe.ids, answer) for probe in probes for answer in (probe.right, probe.wrong)]
+    found = []
+    for start in range(0, len(texts), ROWS):
+        chunk = texts[start : start + ROWS]
+        rows = [[*ids, *answer] for ids, answer in chunk]
+        tokens, positions, mask = (t.to(model.embedding.weight.device) for t in left_pad(rows))
+        tap = Ablate([without] * len(chunk))
+        logprobs = model(tokens, positions, mask, tap=tap).float().log_softmax(-1)
+        said = logprobs[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1)  # [B, T - 1]
+        found += [float(said[i, -len(answer) :].sum()) for i, (_, answer) in enumerate(chunk)]
+    both = torch.tensor(found).view(-1, 2)
+    return both[:, 0] - both[:, 1]
+
+
+def _repeated(model: Transformer, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """Previous-token and induction scores, [L, H] each."""
+    n = min(REPEATED, (model.config.context - 1) // 2)
+    generator = torch.Generator().manual_seed(0)
+    special = set(tokenizer.specials)
+    usual = torch.tensor([token for token in range(tokenizer.size) if token not in special])
+    once = usual[torch.randint(len(usual), (TEXTS, n), generator=generator)]
+    begin = torch.full((TEXTS, 1), tokenizer.bos)
+    weights = _weights(model, torch.cat((begin, once, once), 1))  # [L, B, H, T, T]
+    row = torch.arange(1, 2 * n + 1)
+    second = torch.arange(n + 1, 2 * n + 1)
+    previous = weights[..., row, row - 1].mean((1, 3))
+    return previous, weights[..., second, second - n + 1].mean((1, 3))
+
+
+def _looks(model: Transformer, probes: Sequence[Probe]) -> tuple[Tensor, Tensor]:
+    """Attention to the right minus to the wrong one, from the pronoun and from before the answer: [L, H] each."""
+    total = torch.zeros(2, model.config.depth, model.config.heads)
+    for probe in probes:
+        same = [a for a, b in zip(probe.right, probe.wrong, strict=False) if a == b]  # " The", before the name
+        rows = _weights(model, torch.tensor([[*probe.ids, *same]]))[:, 0]  # [L, H, T, T]
+        apart = rows[..., probe.right_place] - rows[..., probe.wrong_place]
+        total += torch.stack((apart[..., probe.pronoun], apart[..., -1]))
+    return total[0] / len(probes), total[1] / len(probes)
+
+
+def _weights(model: Transformer, ids: Tensor) -> Tensor:
+    """Attention weights of a batch: [L, B, H, T, T]."""
+    recorder = Recorder(".weights")
+    model.hidden(ids.to(model.embedding.weight.device), tap=recorder)
+    return torch.stack(list(recorder.kept.values()))

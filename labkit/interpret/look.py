@@ -1,0 +1,215 @@
+"""One text as one model reads it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabError
+from labkit.interpret.taps import Ablate, Kind, OneHead, Recorder
+from labkit.model.mixers import SelfAttention
+from labkit.model.taps import Tap, no_tap
+from labkit.model.transformer import Transformer
+from labkit.text.tokenizer import Tokenizer
+
+ROWS = 32
+"""Copies of a text that are read at once, each without another head."""
+
+
+class Map(NamedTuple):
+    """One kind of attention in a model. kind: "causal", "bidirectional" or "cross". where: how its layers are named,
+    "{}" standing for the number. rows, columns: the pieces of text that look, and that are looked at. weights
+    [L, H, T, S]: in fp32; row i says how much token i takes from each, and adds up to 1. key_heads: K, shared by the H.
+    """
+
+    kind: Literal["causal", "bidirectional", "cross"]
+    where: str
+    rows: list[str]
+    columns: list[str]
+    weights: Tensor
+    key_heads: int
+
+
+class Cell(NamedTuple):
+    """Where one weight comes from: score = dot · scale + position, weight = e^score / Σ e^score over what the token
+    sees. leading: of that row the largest (column, score, weight, length of the value). width: numbers in q and k.
+    """
+
+    dot: float
+    scale: float
+    position: float
+    score: float
+    weight: float
+    width: int
+    leading: list[tuple[int, float, float, float]]
+
+
+class Change(NamedTuple):
+    """How a distribution of the next token changes: nats of Kullback-Leibler divergence from before to after, and the
+    leading tokens as (text, before, after).
+    """
+
+    nats: float
+    leading: list[tuple[str, float, float]]
+
+
+class Look:
+    """What a model does while it reads a text; it is the same model afterwards.
+
+    ids: the text; of an encoder-decoder, what is written, with `source` the text that its encoder reads. Raises
+    LabError for no token, more than its context, and a model without attention.
+    """
+
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], source: Sequence[int] | None = None
+    ):
+        context = model.config.context
+        for given in (ids, source):
+            if given is not None and not 0 < len(given) <= context:
+                raise LabError(f"A text of {len(given)} tokens cannot be looked at: give 1 to {context}.")
+        if not isinstance(model.config.mixer, SelfAttention):
+            raise LabError(f"This model has no attention to look at: it mixes by {type(model.config.mixer).__name__}.")
+        self.model, self.tokenizer, self.ids, self.source = model, tokenizer, list(ids), source
+        recorder = Recorder((".weights", ".scores", ".query", ".key", ".value", "embedding", ".output"))
+        self.logits = self._read([None], recorder)[0]
+        self.kept = recorder.kept
+        self.maps = list(self._maps())
+
+    @torch.no_grad()
+    def _read(self, without: Sequence[OneHead | None], tap: Tap, kind: Kind = "zero", last: bool = False) -> Tensor:
+        """Logits [B, T, V] (of the last token alone: [B, 1, V]) of as many copies of the text, each without a head."""
+        ablate, model = Ablate(without, kind), self.model
+        device, rows = model.embedding.weight.device, len(without)
+
+        def both(name: str, x: Tensor) -> Tensor:
+            return tap(name, ablate(name, x))
+
+        was_training = model.training
+        model.eval()
+        memory = None
+        if self.source is not None:
+            memory = model.encode(torch.tensor([list(self.source)], device=device).expand(rows, -1), tap=both)
+        x = model.hidden(torch.tensor([self.ids], device=device).expand(rows, -1), tap=both, memory=memory)
+        logits = model.logits(x[:, -1:] if last else x).float()
+        model.train(was_training)
+        return logits
+
+    def _maps(self) -> Any:
+        K, tokens = self.model.config.key_heads, self.pieces(self.ids)
+        source = [] if self.source is None else self.pieces(self.source)
+        if self.source is not None:
+            yield Map("bidirectional", "encoder.blocks.{}.attention", source, source, self._stack("encoder."), K)
+        kind: Literal["causal", "bidirectional"] = "causal" if self.model.causal else "bidirectional"
+        yield Map(kind, "blocks.{}.attention", tokens, tokens, self._stack("blocks.", ".attention"), K)
+        if self.source is not None:
+            yield Map("cross", "blocks.{}.cross", tokens, source, self._stack("blocks.", ".cross"), K)
+
+    def _stack(self, start: str, end: str = "") -> Tensor:
+        found = [x for name, x in self.kept.items() if name.startswith(start) and name.endswith(f"{end}.weights")]
+        return torch.cat(found)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Each token as it is written."""
+        return [self.tokenizer.token(token) for token in ids]
+
+    def head(self, map_: int, layer: int, head: int) -> OneHead:
+        """A head by its numbers. Raises LabError for one that is not there."""
+        if not 0 <= map_ < len(self.maps):
+            raise LabError(f"There is no attention number {map_}: this model has {len(self.maps)}.")
+        L, H = self.maps[map_].weights.shape[:2]
+        if not (0 <= layer < L and 0 <= head < H):
+            raise LabError(f"There is no head {head} in layer {layer}: there are {L} layers of {H} heads, from 0 on.")
+        return OneHead(self.maps[map_].where.format(layer), head)
+
+    def cell(self, map_: int, layer: int, head: int, row: int, column: int, leading: int = 6) -> Cell:
+        """The arithmetic of the weight with which token `row` looks at token `column`. Raises LabError for a head or
+        token that is not there.
+        """
+        where, _ = self.head(map_, layer, head)
+        weights = self.maps[map_].weights[layer, head]
+        if not (0 <= row < weights.shape[0] and 0 <= column < weights.shape[1]):
+            raise LabError(f"There is no pair of tokens ({row}, {column}) among {tuple(weights.shape)}.")
+        scale = self.model.config.attention.factor
+        shared = head * self.maps[map_].key_heads // self.model.config.heads
+        q, k, v = (self.kept[f"{where}.{part}"][0] for part in ("query", "key", "value"))
+        dot = float(q[head, row] @ k[shared, column])
+        scores, lengths = self.kept[f"{where}.scores"][0, head, row], v[shared].norm(dim=-1)
+        score = float(scores[column])
+        most = weights[row].topk(min(leading, weights.shape[1])).indices.tolist()
+        listed = [(j, float(scores[j]), float(weights[row, j]), float(lengths[j])) for j in most if weights[row, j] > 0]
+        return Cell(dot, scale, score - dot * scale, score, float(weights[row, column]), q.shape[-1], listed)
+
+    def without(self, map_: int, layer: int, head: int, kind: Kind = "zero", leading: int = 6) -> Change:
+        """What the last token's prediction is without a head. Raises LabError for a head that is not there."""
+        if kind not in ("zero", "mean"):
+            raise LabError(f"A head can be ablated by zero or mean, not {kind!r}.")
+        after = self._read([self.head(map_, layer, head)], no_tap, kind, last=True)[0, -1]
+        return self.change(after, leading)
+
+    def change(self, after: Tensor, leading: int = 6) -> Change:
+        """From the prediction of the last token to other logits [V]."""
+        before, after = self.logits[-1].log_softmax(-1).cpu(), after.log_softmax(-1).cpu()
+        most = before.topk(min(leading, len(before))).indices.tolist()
+        most += [token for token in after.topk(min(leading // 2, len(after))).indices.tolist() if token not in most]
+        p, q = before.exp(), after.exp()
+        listed = [(self.tokenizer.token(token), float(p[token]), float(q[token])) for token in most]
+        return Change(float(divergence(before, after)), listed)
+
+    def effects(self, map_: int, kind: Kind = "zero") -> Tensor:
+        """How much the last token's prediction changes without each head, in nats: [L, H]."""
+        L, H = self.maps[map_].weights.shape[:2]
+        heads = [self.head(map_, layer, head) for layer in range(L) for head in range(H)]
+        before = self.logits[-1].log_softmax(-1)
+        found = []
+        for start in range(0, len(heads), ROWS):
+            after = self._read(heads[start : start + ROWS], no_tap, kind, last=True)[:, -1].log_softmax(-1)
+            found.append(divergence(before, after))
+        return torch.cat(found).view(L, H).cpu()
+
+    @torch.no_grad()
+    def lens(self, leading: int = 3) -> list[list[list[tuple[str, float]]]]:
+        """What the model would say if it ended after each layer: [1 + L][T][leading] of (text, probability), the first
+        of the embeddings alone.
+
+        The logit lens: https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens
+        """
+        names = ["embedding", *(f"blocks.{i}.output" for i in range(self.model.config.depth))]
+        device = self.model.embedding.weight.device
+        found = []
+        for name in names:
+            x = self.model.norm(self.kept[name].to(device))
+            shares, tokens = self.model.logits(x)[0].float().softmax(-1).topk(leading)
+            rows = zip(tokens.tolist(), shares.tolist(), strict=True)
+            found.append([[(self.tokenizer.token(t), p) for t, p in zip(*row, strict=True)] for row in rows])
+        return found
+
+    def for_viewer(self) -> dict[str, Any]:
+        """What the viewer reads: {"maps": [{"kind", "rows", "columns", "layers", "heads", "key_heads", "weights"}]},
+        the weights as bytes (0 to 255) in base64.
+
+        Bytes are a fortieth of the same numbers as JSON, and finer than an eye can tell.
+        """
+        return {"maps": [_packed(map_) for map_ in self.maps]}
+
+
+def divergence(before: Tensor, after: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of log-probabilities [..., V], in nats: [...]."""
+    return (before.exp() * (before - after)).sum(-1).clamp(min=0)
+
+
+def _packed(map_: Map) -> dict[str, Any]:
+    layers, heads = map_.weights.shape[:2]
+    data = (map_.weights * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
+    return {
+        "kind": map_.kind,
+        "rows": map_.rows,
+        "columns": map_.columns,
+        "layers": layers,
+        "heads": heads,
+        "key_heads": map_.key_heads,
+        "weights": base64.b64encode(data).decode("ascii"),
+    }

@@ -1,0 +1,84 @@
+"""Which of a text's inner numbers make the difference to another text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabError
+from labkit.interpret.look import ROWS
+from labkit.interpret.taps import Recorder, Restore
+from labkit.model.mixers import SelfAttention
+from labkit.model.transformer import Transformer
+
+
+class Patching(NamedTuple):
+    """stream [1 + L, T]: how much of the difference comes back when the vector of one token after one layer (0: the
+    embeddings) is the first text's, in the second; heads [L, H]: likewise of what one head gives to all tokens. 0:
+    nothing, 1: all of it. answers: the tokens whose log-odds are measured, the first text's and the second's. odds:
+    these log-odds in nats, in the first text and in the second.
+    """
+
+    stream: Tensor
+    heads: Tensor
+    answers: tuple[int, int]
+    odds: tuple[float, float]
+
+
+@torch.no_grad()
+def patching(
+    model: Transformer, first: Sequence[int], second: Sequence[int], answers: tuple[int, int] | None = None
+) -> Patching:
+    """Read the second text with single numbers of the first put in, and see what the last token then predicts.
+
+    answers: by default the likeliest next token of each text; where that is the same one, those two whose
+    log-probabilities change most. Activation patching, as in Interpretability in the Wild,
+    https://arxiv.org/abs/2211.00593. Raises LabError for texts of different length, that are the same, or predict the
+    same, and for a model with an encoder or without attention.
+    """
+    if len(first) != len(second):
+        raise LabError(
+            f"The texts have {len(first)} and {len(second)} tokens; what stands in one place is put in the same place "
+            f"of the other, so they must have as many. Change words for others of as many tokens."
+        )
+    if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):
+        raise LabError("Patching works on models of attention without an encoder.")
+    if not 0 < len(first) <= model.config.context:
+        raise LabError(f"A text of {len(first)} tokens cannot be looked at: give 1 to {model.config.context}.")
+    device = model.embedding.weight.device
+    recorder = Recorder(("embedding", ".output", ".heads"))
+    one, other = (torch.tensor([list(text)], device=device) for text in (first, second))
+    model.eval()
+    before = model(one, tap=recorder)[0, -1].float().log_softmax(-1)
+    after = model(other)[0, -1].float().log_softmax(-1)
+    a, b = answers or _answers(before, after)
+    clean, corrupted = float(before[a] - before[b]), float(after[a] - after[b])
+    if abs(clean - corrupted) < 1e-6:
+        raise LabError("Both texts make the same prediction, so there is no difference to find the cause of.")
+    L, H, T = model.config.depth, model.config.heads, len(first)
+    layers = ["embedding", *(f"blocks.{i}.output" for i in range(L))]
+    places = [(name, t) for name in layers for t in range(T)]
+    places += [(f"blocks.{i}.attention.heads", h) for i in range(L) for h in range(H)]
+    found = []
+    for start in range(0, len(places), ROWS):
+        chunk = places[start : start + ROWS]
+        x = model.hidden(other.expand(len(chunk), -1), tap=Restore(recorder.kept, chunk))[:, -1:]
+        logits = model.logits(x)[:, 0].float()
+        found.append(((logits[:, a] - logits[:, b]) - corrupted) / (clean - corrupted))
+    stream, heads = torch.cat(found).cpu().split(((1 + L) * T, L * H))
+    return Patching(stream.view(1 + L, T), heads.view(L, H), (a, b), (clean, corrupted))
+
+
+def _answers(before: Tensor, after: Tensor) -> tuple[int, int]:
+    """The likeliest tokens by log-probabilities [V]; where they are one, those whose odds change most, among the
+    likely.
+    """
+    a, b = int(before.argmax()), int(after.argmax())
+    if a != b:
+        return a, b
+    likely = torch.maximum(before, after) > -7.0  # a probability of one in a thousand
+    change = torch.where(likely, before - after, torch.nan)
+    return int(change.nan_to_num(nan=-torch.inf).argmax()), int(change.nan_to_num(nan=torch.inf).argmin())

@@ -1,0 +1,102 @@
+"""Texts in which it is known whom a pronoun stands for."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import NamedTuple
+
+from labkit.errors import LabError
+from labkit.text.chat import encode_opening, encode_prompt
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import World
+
+SEED = 20_000
+"""Of the tasks that probes are made of: no stage measures itself on these."""
+
+FRAMES = (
+    ("The {a} did not cross the {b} because it was too {why}.", ("animal", "dog", "cat"), ("street", "river", "road")),
+    ("The {a} could not climb the {b} because it was too {why}.", ("goat", "boy", "man"), ("wall", "hill", "tower")),
+    ("The {a} would not jump over the {b} because it was too {why}.", ("horse", "sheep", "fox"), ("fence", "gate")),
+    ("The {a} could not pull the {b} because it was too {why}.", ("donkey", "pony"), ("cart", "wagon", "boat")),
+)
+"""Sentences, who can do it, and what it is done to."""
+REASONS = (
+    (("tired", "weak", "scared"), ("wide", "busy", "long")),
+    (("tired", "small", "weak"), ("high", "steep", "tall")),
+    (("tired", "old", "scared"), ("high", "tall", "wide")),
+    (("tired", "small", "weak"), ("heavy", "big", "large")),
+)
+"""For each sentence what fits the first, and what fits the second."""
+
+
+class Probe(NamedTuple):
+    """ids: a text that ends where it is to be said whom its pronoun stands for. right, wrong: the ids of the two
+    possible answers. pronoun, right_places, wrong_places: which tokens of the text are the pronoun, the one it stands
+    for, and the other, the last of each name. text: as a person reads it.
+    """
+
+    ids: list[int]
+    right: list[int]
+    wrong: list[int]
+    pronoun: int
+    right_place: int
+    wrong_place: int
+    text: str
+
+
+def world_probes(world: World, tokenizer: Tokenizer, count: int = 48) -> list[Probe]:
+    """Stories of the world in which an animal could not pass something because "it" was too tired, or too high, with
+    the question what was; of the test split. Raises LabError for a world without such.
+    """
+    if "it" not in world.task_kinds:
+        raise LabError(f"In a world of size {world.size.name} nothing is called it; the lab world has such stories.")
+    found = []
+    for index in range(count):
+        task = world.task("test", SEED, index, "it")
+        assert task.told is not None and task.question is not None
+        animal, obstacle, _ = (str(a) for a in next(e for e in task.told.events if e.kind == "fail_cross").args)
+        right, wrong = (animal, obstacle) if task.question.value == animal else (obstacle, animal)
+        ids = encode_prompt(tokenizer, task.messages)
+        options = [tokenizer.encode(f"{tokenizer.form.lead}The {name}") for name in (right, wrong)]
+        found.append(_probe(tokenizer, ids, options, right, wrong))
+    return found
+
+
+def schema_probes(tokenizer: Tokenizer, count: int = 48) -> list[Probe]:
+    """Sentences in everyday English of the same kind, each with either reason: The Winograd Schema Challenge, Levesque,
+    Davis and Morgenstern, 2012.
+    """
+    all_of_them = []
+    for (frame, firsts, seconds), reasons in zip(FRAMES, REASONS, strict=True):
+        for a, b, whose in itertools.product(firsts, seconds, (0, 1)):
+            for why in reasons[whose]:
+                sentence = frame.format(a=a, b=b, why=why)
+                all_of_them.append((sentence, why, *((a, b) if whose == 0 else (b, a))))
+    random.Random(0).shuffle(all_of_them)
+    found = []
+    for sentence, why, right, wrong in all_of_them[:count]:
+        found.append(schema_probe(tokenizer, sentence, why, right, wrong))
+    return found
+
+
+def schema_probe(tokenizer: Tokenizer, sentence: str, why: str, right: str = "animal", wrong: str = "street") -> Probe:
+    """One sentence of this kind, and the question what was too `why`."""
+    ids = encode_opening(tokenizer, f"{sentence} What was too {why}? The")
+    return _probe(tokenizer, ids, [tokenizer.encode(f" {name}") for name in (right, wrong)], right, wrong)
+
+
+def _probe(tokenizer: Tokenizer, ids: list[int], options: list[list[int]], right: str, wrong: str) -> Probe:
+    pieces = [tokenizer.token(token) for token in ids]
+    text = "".join(pieces)
+    cause = text.rindex(" because it was too ")
+    start = max(text.rfind(sign, 0, cause) for sign in (".", "\n", ">")) + 1  # of the sentence
+    pronoun = token_at(pieces, cause + len(" because it") - 1)
+    places = [token_at(pieces, text.index(f" {name}", start) + len(name)) for name in (right, wrong)]
+    return Probe(ids, options[0], options[1], pronoun, places[0], places[1], text)
+
+
+def token_at(pieces: list[str], place: int) -> int:
+    """The token that holds the character at this place of the joined pieces."""
+    ends = itertools.accumulate(len(piece) for piece in pieces)
+    return next(i for i, end in enumerate(ends) if place < end)

@@ -1,0 +1,68 @@
+"""Taps that keep what passes, take heads out, or put other numbers in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Kind = Literal["zero", "mean"]
+
+
+class Recorder:
+    """A tap that keeps what it is shown, by name, and changes nothing. wanted: how the names end, one or several."""
+
+    def __init__(self, wanted: str | tuple[str, ...]):
+        self.wanted = wanted
+        self.kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if name.endswith(self.wanted):
+            self.kept[name] = x.detach().float().cpu()
+        return x
+
+
+class OneHead(NamedTuple):
+    """A head of an attention, as taps name it: ("blocks.3.attention", 1)."""
+
+    attention: str
+    head: int
+
+
+class Ablate:
+    """A tap that takes heads out: row b of the batch does without heads[b], where that is not None.
+
+    "zero": the head gives nothing. "mean": it gives each token the mean of what it gives to the row's tokens, so that
+    what it always says stays, and what it says of this token goes.
+    """
+
+    def __init__(self, heads: Sequence[OneHead | None], kind: Kind = "zero"):
+        self.heads, self.kind = heads, kind
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        if not name.endswith(".heads"):
+            return x
+        here = [(row, head.head) for row, head in enumerate(self.heads) if head and f"{head.attention}.heads" == name]
+        if here:
+            x = x.clone()  # [B, H, T, E]
+        for row, head in here:
+            x[row, head] = x[row, head].mean(0) if self.kind == "mean" else 0
+        return x
+
+
+class Restore:
+    """A tap that puts what was recorded of another text in the place of what passes: row b of the batch gets
+    places[b] = (name, index into one row of what passes there) of `kept`, whose tensors have a single row.
+    """
+
+    def __init__(self, kept: Mapping[str, Tensor], places: Sequence[tuple[str, int]]):
+        self.kept, self.places = kept, places
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        here = [(row, index) for row, (where, index) in enumerate(self.places) if where == name]
+        if here:
+            x = x.clone()
+        for row, index in here:
+            x[row, index] = self.kept[name][0, index].to(x)
+        return x

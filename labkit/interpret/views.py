@@ -1,0 +1,68 @@
+"""The same text as several checkpoints read it, and what a viewer asks about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.interpret.look import Look
+
+MOST = 120
+"""Tokens of a lens that are read out at most: beyond, a table of words is no longer looked at."""
+
+
+class Views:
+    """names: of the checkpoints, in order. read: a name -> the text as that checkpoint reads it; asked once for each.
+
+    view = views.view("sft") is what the viewer shows, and views.answer(question) what it asks for later.
+    """
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Look]):
+        if not names:
+            raise LabError("There is nothing to look at: give at least one checkpoint.")
+        self.names, self.read = list(names), read
+        self.looks: dict[str, Look] = {}
+
+    def look(self, name: str) -> Look:
+        """The text as one checkpoint reads it. Raises LabError for one that is not there."""
+        if name not in self.names:
+            raise LabError(f"There is no checkpoint {name!r} here; there are {', '.join(self.names)}.")
+        if name not in self.looks:
+            self.looks[name] = self.read(name)
+        return self.looks[name]
+
+    def view(self, name: str) -> dict[str, Any]:
+        """`Look.for_viewer`, with the checkpoints that there are and the one shown."""
+        return self.look(name).for_viewer() | {"stages": self.names, "stage": name}
+
+    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """What a viewer wants to know of a stage: {"what": "view" | "cell" | "without" | "effects" | "lens"}, with the
+        numbers of the map, layer, head, row and column where these matter.
+
+        What goes wrong is an answer too: {"error": in words}.
+        """
+        try:
+            return self._answer(question)
+        except LabError as error:
+            return {"error": str(error)}
+        except (KeyError, TypeError, ValueError) as error:
+            return {"error": f"This is no question about a text: {error}."}
+
+    def _answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        name = str(question["stage"])
+        what = question["what"]
+        if what == "view":
+            return self.view(name)
+        look = self.look(name)
+        if what == "lens":
+            return {"lens": [layer[-MOST:] for layer in look.lens()]}
+        map_ = int(question["map"])
+        if what == "effects":
+            return {"effects": look.effects(map_, question["kind"]).tolist()}
+        layer, head = int(question["layer"]), int(question["head"])
+        if what == "without":
+            return look.without(map_, layer, head, question["kind"])._asdict()
+        if what == "cell":
+            return look.cell(map_, layer, head, int(question["row"]), int(question["column"]))._asdict()
+        raise LabError(f"A viewer can ask for view, cell, without, effects or lens, not {what!r}.")
