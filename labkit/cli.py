@@ -195,7 +195,8 @@ def _choose(config: Any, names: Sequence[str], rest: list[str]) -> tuple[Any, li
 
     left = list(rest)
     for name in names:
-        for field, kinds in choices(type(getattr(config, name))).items():
+        part, changed = getattr(config, name), dict[str, Any]()
+        for field, kinds in choices(type(part)).items():
             flag = f"--{name}.{field}".replace("_", "-")
             if flag not in left:
                 continue
@@ -203,10 +204,10 @@ def _choose(config: Any, names: Sequence[str], rest: list[str]) -> tuple[Any, li
             kind = left[at + 1] if at + 1 < len(left) else ""
             if kind not in kinds:
                 raise LabError(f"{flag} can be {', '.join(kinds)}, not {kind!r}.")
-            part = getattr(config, name)
-            changed: dict[str, Any] = {field: another(kinds[kind], getattr(part, field))}
-            config = dataclasses.replace(config, **{name: dataclasses.replace(part, **changed)})
+            changed[field] = another(kinds[kind], getattr(part, field))
             del left[at : at + 2]
+        if changed:  # all at once, since not every kind goes with every other
+            config = dataclasses.replace(config, **{name: dataclasses.replace(part, **changed)})
     return config, left
 
 

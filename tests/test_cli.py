@@ -14,6 +14,8 @@ import pytest
 
 from labkit import cli
 from labkit.cli import main
+from labkit.model.rwkv import RWKV
+from labkit.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -168,6 +170,11 @@ def test_another_architecture_is_one_value(tmp_path, capsys):
     assert model["position"] == {"kind": "ALiBi"} and model["norm"] == "layer"
     assert model["feed_forward"]["kind"] == "MoE" and model["feed_forward"]["experts"] == 3
     assert model["feed_forward"]["expert"] == {"kind": "Gated", "hidden": 192, "activation": "silu"}
+    recurrent = "--model.mixer RWKV --model.position NoPosition --model.token-shift".split()
+    assert main(["run", "--out", str(tmp_path / "rwkv"), "--stages", "pretrain", "sft", *SMALL, *recurrent]) == 0
+    assert Run.open(tmp_path / "rwkv").model("sft").config.mixer == RWKV()
+    assert main(["run", "--out", str(tmp_path / "x"), "--model.mixer", "RWKV"]) == 2
+    assert "give it position=NoPosition()" in capsys.readouterr().err
     assert main(["run", "--out", str(tmp_path / "x"), "--model.position", "Alibi"]) == 2
     assert "--model.position can be Rotary, NoPosition, Learned" in capsys.readouterr().err
 

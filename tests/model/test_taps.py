@@ -19,7 +19,13 @@ def test_every_activation_has_a_name_of_its_own():
     source = torch.zeros(1, 3, dtype=torch.int64)
     model(source, memory=model.encode(source, tap=tap), tap=tap)
     assert len(set(names)) == len(names)
-    for name in ("embedding", "encoder.blocks.0.attention.weights", "blocks.1.cross.heads", "blocks.1.output", "hidden"):
+    for name in (
+        "embedding",
+        "encoder.blocks.0.attention.weights",
+        "blocks.1.cross.heads",
+        "blocks.1.output",
+        "hidden",
+    ):
         assert name in names
 
 
