@@ -1,20 +1,55 @@
 """What changes a distribution before a token is drawn from it.
 
-A filter is a frozen dataclass called on logits [B, V] that returns logits [B, V]; what it forbids becomes
--inf. Filters are applied in the order of the list: ``[Temperature(0.8), TopK(40), TopP(0.9)]``.
+A filter is a frozen dataclass called on logits [B, V], and on what was written so far, that returns logits [B, V]; what
+it forbids becomes -inf. Filters are applied in the order of the list: ``[Temperature(0.8), TopK(40), TopP(0.9)]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.errors import LabError
 
-Filter = Callable[[Tensor], Tensor]
+
+class History(NamedTuple):
+    """tokens [B, T]: each row's prompt and what was written after it, -1 where there is no token; the last column is
+    the latest. prompt: how many of the columns are prompt.
+    """
+
+    tokens: Tensor
+    prompt: int
+
+    def counts(self, vocabulary: int, written_only: bool = False) -> Tensor:
+        """How often each token stands in each row: [B, V]."""
+        tokens = self.tokens[:, self.prompt :] if written_only else self.tokens
+        counts = tokens.new_zeros(len(tokens), vocabulary + 1)
+        return counts.scatter_add(1, tokens.where(tokens >= 0, vocabulary), torch.ones_like(tokens))[:, :vocabulary]
+
+
+class Filter(Protocol):
+    """remembers: whether it asks what was written; such a one is refused without a History."""
+
+    remembers: ClassVar[bool]
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor: ...
+
+
+def apply(filters: Sequence[Filter], logits: Tensor, history: History | None = None) -> Tensor:
+    """Logits [B, V] after all filters, in their order."""
+    for one in filters:
+        logits = one(logits, history)
+    return logits
+
+
+def remember(filters: Sequence[Filter]) -> bool:
+    """Whether one of them asks what was written."""
+    return any(one.remembers for one in filters)
 
 
 @dataclass(frozen=True)
@@ -24,12 +59,13 @@ class Temperature:
     """
 
     value: float
+    remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.value >= 0:
             raise LabError(f"Temperature must be 0 (greedy) or more, not {self.value}.")
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         if self.value == 0:
             return _keep_only(logits, logits.argmax(-1, keepdim=True))
         return logits / self.value
@@ -42,12 +78,13 @@ class TopK:
     """
 
     k: int
+    remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise LabError(f"TopK must keep at least one token, not {self.k}.")
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         if self.k >= logits.shape[-1]:
             return logits
         return _keep_only(logits, logits.topk(self.k, dim=-1).indices)
@@ -60,12 +97,13 @@ class TopP:
     """
 
     p: float
+    remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.p <= 1:
             raise LabError(f"TopP must be above 0 and at most 1, not {self.p}.")
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         ordered, tokens = logits.sort(dim=-1, descending=True, stable=True)
         probabilities = ordered.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities  # of all likelier tokens together
@@ -73,6 +111,178 @@ class TopP:
         return torch.empty_like(logits).scatter_(-1, tokens, ordered)
 
 
+@dataclass(frozen=True)
+class MinP:
+    """Keep the tokens at least ``p`` times as probable as the likeliest: Turning Up the Heat,
+    https://arxiv.org/abs/2407.01082.
+    """
+
+    p: float
+    remembers: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p <= 1:
+            raise LabError(f"MinP must be above 0 and at most 1, not {self.p}.")
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        shares = logits.softmax(-1)
+        return logits.masked_fill(shares < self.p * shares.amax(-1, keepdim=True), -torch.inf)
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Keep the tokens whose information is nearest to what is expected of the distribution, until they reach ``mass``:
+    Locally Typical Sampling, https://arxiv.org/abs/2202.00666.
+    """
+
+    mass: float
+    remembers: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mass <= 1:
+            raise LabError(f"Typical must be above 0 and at most 1, not {self.mass}.")
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        logprobs = logits.log_softmax(-1)
+        shares = logprobs.exp()
+        entropy = -(shares * logprobs.nan_to_num(neginf=0.0)).sum(-1, keepdim=True)
+        _, nearest = (-logprobs - entropy).abs().sort(dim=-1, stable=True)
+        ordered = shares.gather(-1, nearest)
+        removed = ordered.cumsum(-1) - ordered >= self.mass  # the nearer ones reach it already
+        return logits.masked_fill(torch.empty_like(removed).scatter_(-1, nearest, removed), -torch.inf)
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """Keep the tokens of a probability of at least ``cutoff``, and the likeliest anyway: Truncation Sampling as
+    Language Model Desmoothing, https://arxiv.org/abs/2210.15191.
+    """
+
+    cutoff: float
+    remembers: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cutoff < 1:
+            raise LabError(f"Epsilon must be above 0 and below 1, not {self.cutoff}.")
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        shares = logits.softmax(-1)
+        return logits.masked_fill((shares < self.cutoff) & (logits < logits.amax(-1, keepdim=True)), -torch.inf)
+
+
+# What asks for what was written
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty:
+    """Divide the positive logits of all tokens read or written so far by ``penalty``, and multiply the negative ones:
+    CTRL, https://arxiv.org/abs/1909.05858, 4.1.
+    """
+
+    penalty: float
+    remembers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.penalty > 0:
+            raise LabError(f"RepetitionPenalty must be above 0 (1 changes nothing), not {self.penalty}.")
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        seen = _needed(self, history).counts(logits.shape[-1]) > 0
+        return torch.where(seen, torch.where(logits < 0, logits * self.penalty, logits / self.penalty), logits)
+
+
+@dataclass(frozen=True)
+class PresencePenalty:
+    """Subtract ``penalty`` from the logits of all tokens that were written, the prompt's not counted:
+    https://platform.openai.com/docs/api-reference/chat/create.
+    """
+
+    penalty: float
+    remembers: ClassVar[bool] = True
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        written = _needed(self, history).counts(logits.shape[-1], written_only=True)
+        return logits - self.penalty * (written > 0)
+
+
+@dataclass(frozen=True)
+class FrequencyPenalty:
+    """Subtract ``penalty`` for each time that a token was written, the prompt's not counted; the same page."""
+
+    penalty: float
+    remembers: ClassVar[bool] = True
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        return logits - self.penalty * _needed(self, history).counts(logits.shape[-1], written_only=True)
+
+
+@dataclass(frozen=True)
+class NoRepeat:
+    """Forbid what would write ``n`` tokens in a row a second time: A Deep Reinforced Model for Abstractive
+    Summarization, https://arxiv.org/abs/1705.04304, 2.5.
+    """
+
+    n: int
+    remembers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise LabError(f"NoRepeat counts tokens in a row, at least one, not {self.n}.")
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        tokens = _needed(self, history).tokens
+        if tokens.shape[1] < self.n:
+            return logits
+        windows = tokens.unfold(1, self.n, 1)  # [B, W, n]
+        latest = tokens[:, tokens.shape[1] - self.n + 1 :].unsqueeze(1)  # [B, 1, n - 1]
+        again = (windows[..., :-1] == latest).all(-1) & (windows >= 0).all(-1)  # [B, W]
+        ends = windows[..., -1].where(again, logits.shape[-1])
+        forbidden = F.pad(torch.zeros_like(logits), (0, 1)).scatter(1, ends, 1.0)[:, :-1]
+        return logits.masked_fill(forbidden > 0, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Banned:
+    """Forbid these tokens."""
+
+    tokens: tuple[int, ...]
+    remembers: ClassVar[bool] = False
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        return logits.index_fill(-1, _tokens(self, self.tokens, logits), -torch.inf)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Forbid all but these tokens."""
+
+    tokens: tuple[int, ...]
+    remembers: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            raise LabError("Allowed must name at least one token.")
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        return _keep_only(logits, _tokens(self, self.tokens, logits).expand(len(logits), -1))
+
+
 def _keep_only(logits: Tensor, tokens: Tensor) -> Tensor:
     """Forbid all but the given tokens [B, n]."""
     return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, logits.gather(-1, tokens))
+
+
+def _needed(filter_: object, history: History | None) -> History:
+    if history is None:
+        raise LabError(f"{type(filter_).__name__} must be told what was written so far.")
+    return history
+
+
+def _tokens(filter_: object, tokens: tuple[int, ...], logits: Tensor) -> Tensor:
+    """Raises LabError for a token outside the vocabulary."""
+    outside = [token for token in tokens if not 0 <= token < logits.shape[-1]]
+    if outside:
+        raise LabError(
+            f"{type(filter_).__name__}: there is no token {outside[0]} in a vocabulary of {logits.shape[-1]}."
+        )
+    return torch.tensor(sorted(set(tokens)), dtype=torch.int64, device=logits.device)

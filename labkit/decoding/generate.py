@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter
-from labkit.errors import LabError
+from labkit.decoding.filters import Filter, History, apply, remember
+from labkit.decoding.prompts import check_prompt
 from labkit.model.transformer import Transformer
 
 
@@ -33,13 +33,8 @@ def generate(
     it writes depends neither on ``rows``, how many are written at a time, nor on the rows beside it. Raises
     LabError for a prompt that is empty or leaves no room in the context.
     """
-    context = model.config.context
     for i, prompt in enumerate(prompts):
-        which = f"Prompt {i}" if len(prompts) > 1 else "The prompt"
-        if not prompt:
-            raise LabError(f"{which} is empty; begin it with at least one token.")
-        if len(prompt) >= context:
-            raise LabError(f"{which} has {len(prompt)} tokens and leaves no room in a context of {context}.")
+        check_prompt(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
     draws = torch.rand(len(prompts), samples, max_new_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     written: list[list[list[int]]] = [[] for _ in prompts]
@@ -66,6 +61,7 @@ def _write(
     tokens, positions, mask = left_pad(prompts)
     device = model.embedding.weight.device
     tokens, positions, mask, draws = (t.to(device) for t in (tokens, positions, mask, draws))
+    read = tokens.where(mask, -1)  # [P, T]
     stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
     state = model.new_state(len(prompts), tokens.shape[1] + draws.shape[2])
     x = model.hidden(tokens, positions, mask, state)[:, -1:]
@@ -73,6 +69,7 @@ def _write(
     if samples > 1:
         prompt = torch.arange(len(prompts), device=device).repeat_interleave(samples)
         state, x, positions, mask = state.select(prompt), x[prompt], positions[prompt], mask[prompt]
+        read = read[prompt]
     positions = positions[:, -1:]
     room = model.config.context - mask.sum(-1)  # [B]
     new = torch.zeros(draws.shape, dtype=torch.int64, device=device)  # [B, N]
@@ -80,9 +77,8 @@ def _write(
     rows = torch.arange(len(draws), device=device)  # which rows are still in the batch
     writing = torch.ones_like(rows, dtype=torch.bool)  # and which of these have not ended
     for step in range(draws.shape[1]):
-        logits = model.logits(x).squeeze(1).float()  # [B, V]
-        for filter_ in steps:
-            logits = filter_(logits)
+        history = History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if remember(steps) else None
+        logits = apply(steps, model.logits(x).squeeze(1).float(), history)  # [B, V]
         token = draw(logits, draws[rows, step])
         new[rows, step] = token
         writing = writing & ~torch.isin(token, stops)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter
+from labkit.decoding.filters import Filter, History, apply
 from labkit.decoding.generate import draw
-from labkit.errors import LabError
+from labkit.decoding.prompts import check_prompt
 from labkit.model.transformer import Transformer
 
 
@@ -75,26 +75,23 @@ def trace(
 
     Two traces from generators of one seed see the same number at the same step: where they part, the filters differ.
     """
-    context = model.config.context
-    if not 0 < len(prompt) < context:
-        raise LabError(f"The prompt has {len(prompt)} tokens; it needs at least one, and fewer than {context}.")
+    check_prompt(model, prompt)
     device = model.embedding.weight.device
     draws = torch.rand(1, max_new_tokens, generator=generator).to(device)  # [1, N]
-    room = min(max_new_tokens, context - len(prompt))
+    room = min(max_new_tokens, model.config.context - len(prompt))
     tokens = torch.tensor([list(prompt)], device=device)  # [1, T]
-    state = model.new_state(1, len(prompt) + room)
+    state, written = model.new_state(1, len(prompt) + room), tokens
     model.eval()
     for place in range(room):
         raw = model.logits(model.hidden(tokens, state=state)[:, -1:]).squeeze(1).float()  # [1, V]
-        logits = raw
-        for filter_ in steps:
-            logits = filter_(logits)
+        logits = apply(steps, raw, History(written, len(prompt)))
         token = draw(logits, draws[:, place])
         ended = int(token) in stop_ids
         yield Step(int(token), float(draws[0, place]), _candidates(raw[0], logits[0], int(token), leading), ended)
         if ended:
             return
         tokens = token.unsqueeze(-1)
+        written = torch.cat((written, tokens), 1)
 
 
 def _candidates(raw: Tensor, filtered: Tensor, drawn: int, leading: int) -> list[Candidate]:

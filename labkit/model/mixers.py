@@ -54,6 +54,10 @@ class KeyValues(NamedTuple):
         """Keep the given rows only (a copy); rows [B'] of int64."""
         return KeyValues(self.keys[rows], self.values[rows], self.filled)
 
+    def take_back(self, filled: int) -> KeyValues:
+        """What it was when it held so many tokens."""
+        return self._replace(filled=filled)
+
 
 class Heads(NamedTuple):
     """The shape of a mixer: H query heads, K key and value heads that they share, each E wide; bias: of its

@@ -19,7 +19,7 @@ from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
 from labkit.model.heads import ClassHead, MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, look_back
-from labkit.model.mixers import CrossAttention, Heads, SelfAttention
+from labkit.model.mixers import CrossAttention, Heads, KeyValues, SelfAttention
 from labkit.model.positions import Learned, NoPosition, Places, Position, Rotary, Sinusoidal, Sizes
 from labkit.model.reading import Memory, MixerState, Reading, previous
 from labkit.model.rwkv import RWKV, TokenShift
@@ -146,6 +146,12 @@ class BlockState(NamedTuple):
         """Keep the given rows only (a copy); rows [B'] of int64."""
         return BlockState(self.mixer.select(rows), None if self.last is None else self.last[rows])
 
+    def take_back(self, filled: int) -> BlockState:
+        """What it was when it held so many tokens. Raises LabError where only what came of them is kept."""
+        if not isinstance(self.mixer, KeyValues) or self.last is not None:
+            raise LabError("This model keeps only what came of its tokens, so none can be taken back.")
+        return BlockState(self.mixer.take_back(filled))
+
 
 @dataclass
 class State:
@@ -168,6 +174,11 @@ class State:
         self.mask[:, self.filled : end] = True if mask is None else mask
         self.positions[:, self.filled : end] = positions
         self.filled = end
+
+    def take_back(self, filled: int) -> None:
+        """Be again what it was with so many tokens. Raises LabError for a mixer that cannot."""
+        self.blocks = [block.take_back(filled) for block in self.blocks]
+        self.filled = filled
 
     def select(self, rows: Tensor) -> State:
         """Keep the given rows only (a copy); rows [B'] of int64."""

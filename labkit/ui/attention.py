@@ -12,6 +12,7 @@ from labkit.errors import LabError
 from labkit.interpret import (
     Findings,
     Look,
+    Probe,
     Views,
     accuracy,
     find_heads,
@@ -67,16 +68,21 @@ def look(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
     return data
 
 
+def probe_sets(lab: Lab, name: str) -> dict[str, list[Probe]]:
+    """Texts with a pronoun, by where they are from: the run's own world, where "it" is said there, and English."""
+    recipe, tokenizer = lab.run(name).recipe, lab.tokenizer(name)
+    sets = {"everyday English": schema_probes(tokenizer, PROBES)}
+    if recipe.text is None and recipe.instructions is None and "it" in lab.world(name).task_kinds:
+        return {"TinyWorld": world_probes(lab.world(name), tokenizer, PROBES)} | sets
+    return sets
+
+
 def about_opening(lab: Lab, name: str, stage: str) -> str:
     """What is measured about the opening example: whether the model tells whom "it" stands for, in its own world's
     words and in everyday English, and what another reason changes.
     """
     model, tokenizer, said = lab.model(name, stage), lab.tokenizer(name), []
-    recipe = lab.run(name).recipe
-    sets = {"everyday English": schema_probes(tokenizer, PROBES)}
-    if recipe.text is None and recipe.instructions is None:
-        sets = {"TinyWorld's own words": world_probes(lab.world(name), tokenizer, PROBES)} | sets
-    for where, probes in sets.items():
+    for where, probes in probe_sets(lab, name).items():
         right, error = accuracy(log_odds(model, probes))
         said.append(f"in {where} {right:.0%} (± {error:.0%}, {len(probes)} texts)")
     tired, wide = log_odds(model, [schema_probe(tokenizer, OPENING.replace("tired", why), why) for why in WHY]).tolist()
@@ -97,18 +103,16 @@ def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def found(lab: Lab, name: str, stage: str) -> tuple[Findings, str]:
-    """A model's heads by what they do, on texts of its own world where it has one, and where the texts are from."""
-    recipe, tokenizer, model = lab.run(name).recipe, lab.tokenizer(name), lab.model(name, stage)
-    if recipe.text is None and recipe.instructions is None:
-        return find_heads(model, tokenizer, world_probes(lab.world(name), tokenizer, PROBES)), "TinyWorld"
-    return find_heads(model, tokenizer, schema_probes(tokenizer, PROBES)), "Winograd schemas"
+    """A model's heads by what they do, on the first of its `probe_sets`, and where those texts are from."""
+    where, probes = next(iter(probe_sets(lab, name).items()))
+    return find_heads(lab.model(name, stage), lab.tokenizer(name), probes), where
 
 
 def heads_found(lab: Lab, name: str, stage: str) -> tuple[str, list[list[Any]]]:
     """`found` as a sentence and the rows of a table. Raises LabError as `find_heads` does."""
     findings, source = found(lab, name, stage)
     said = (
-        f"{source}, {findings.probes} texts: whom “it” stands for is told right in {findings.accuracy:.0%} "
+        f"{findings.probes} texts of {source}: whom “it” stands for is told right in {findings.accuracy:.0%} "
         f"(± {findings.error:.0%}; chance is 50 %), by {findings.odds:+.2f} nats."
     )
     rows = [

@@ -67,7 +67,7 @@ def test_attention_of_a_text(lab):
 def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
     demo = Lab(lab.folder, demo_folder())
     said, rows = attention.heads_found(demo, "demo", "sft")
-    assert said.startswith("TinyWorld, 48 texts: whom “it” stands for is told right in 100%") and len(rows) == 8
+    assert said.startswith("48 texts of TinyWorld: whom “it” stands for is told right in 100%") and len(rows) == 8
     assert "everyday English" in attention.about_opening(demo, "demo", "sft")
     grid = attention.patched(demo, "demo", "sft", *attention.PATCHED, "The")
     assert len(grid["rows"]) == 5 and grid["rows"][0] == "layer 4" and grid["values"][0][-1] == 1

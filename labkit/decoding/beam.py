@@ -1,0 +1,183 @@
+"""Beam search: the most probable texts, looked for with several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from labkit.decoding.filters import Filter, History, apply
+from labkit.decoding.prompts import check_prompt
+from labkit.errors import LabError
+from labkit.model.reading import Memory
+from labkit.model.transformer import Transformer
+
+Ending = Literal["settled", "full", "never"]
+Fate = Literal["kept", "ended", "pruned"]
+
+
+class Node(NamedTuple):
+    """A step of one beam: the node that it goes on from (-1: the prompt), the token, the log-probability of all so far,
+    how far along it stands, and what became of it.
+    """
+
+    parent: int
+    token: int
+    logprob: float
+    step: int
+    fate: Fate
+
+
+class Beam(NamedTuple):
+    """A text that was found: its new tokens (without the one that ends it), its log-probability in nats, that divided
+    by length^length_penalty, and whether it was ended by a stop token.
+    """
+
+    tokens: list[int]
+    logprob: float
+    score: float
+    ended: bool
+
+
+class Beams(NamedTuple):
+    """The texts, best first, and every step that was weighed on the way."""
+
+    found: list[Beam]
+    tree: list[Node]
+
+
+@torch.no_grad()
+def beam_search(
+    model: Transformer,
+    prompt: Sequence[int],
+    *,
+    beams: int,
+    max_new_tokens: int,
+    stop_ids: Collection[int] = (),
+    length_penalty: float = 1.0,
+    ending: Ending = "settled",
+    groups: int = 1,
+    diversity: float = 0.0,
+    steps: Sequence[Filter] = (),
+    memory: Memory | None = None,
+) -> Beams:
+    """The `beams` best texts by log-probability / length^length_penalty, the stop token counted.
+
+    ending: "full" ends when as many texts have ended as there are beams; "settled" when no beam, were it to end now,
+    could beat the worst of these; "never" takes into account that a longer text can gain by its length. groups,
+    diversity: Diverse Beam Search, https://arxiv.org/abs/1610.02424: the beams go in so many groups one after another,
+    and each is held back by `diversity` nats for every earlier group's beam that took the same token. steps: filters of
+    each beam's log-probabilities. memory: what the encoder made, of one row. Raises LabError for settings that make no
+    sense, and for a prompt that is empty or leaves no room in the context.
+    """
+    _check(beams, groups, diversity, max_new_tokens)
+    check_prompt(model, prompt)
+    room = min(max_new_tokens, model.config.context - len(prompt))
+    width, device = beams // groups, model.embedding.weight.device
+    pools = [_Pool(width, length_penalty, ending, room) for _ in range(groups)]
+    tree: list[Node] = []
+    was_training = model.training
+    model.eval()
+    state = model.new_state(1, len(prompt) + room)
+    x = model.hidden(torch.tensor([list(prompt)], device=device), state=state, memory=memory)[:, -1:]
+    first = torch.zeros(beams, dtype=torch.int64, device=device)
+    state, x = state.select(first), x[first]
+    wide = None if memory is None else Memory(memory.x.expand(beams, -1, -1), memory.mask.expand(beams, -1, -1))
+    for step in range(room):
+        written = torch.tensor([[*prompt, *beam.tokens] for pool in pools for beam in pool.running], device=device)
+        logprobs = model.logits(x).squeeze(1).float().log_softmax(-1)
+        logprobs = apply(steps, logprobs, History(written, len(prompt))).cpu()
+        taken = torch.zeros(logprobs.shape[-1])
+        for g, pool in enumerate(pools):
+            if pool.open:
+                own = logprobs[g * width : (g + 1) * width]
+                pool.advance(own, own - diversity * taken, set(stop_ids), step, tree, last=step + 1 == room)
+            for beam in pool.running:
+                taken[beam.tokens[-1]] += 1
+        if not any(pool.open for pool in pools):
+            break
+        rows = torch.tensor([g * width + beam.row for g, pool in enumerate(pools) for beam in pool.running])
+        state = state.select(rows.to(device))
+        tokens = torch.tensor([[beam.tokens[-1]] for pool in pools for beam in pool.running], device=device)
+        x = model.hidden(tokens, state=state, memory=wide)
+    model.train(was_training)
+    found = sorted((beam for pool in pools for beam in pool.finished), key=lambda beam: -beam.score)
+    return Beams(found, tree)
+
+
+class _Running(NamedTuple):
+    """A beam that is still written: the row of its state, its tokens, its log-probability, the same less what diversity
+    takes, and its node in the tree.
+    """
+
+    row: int
+    tokens: list[int]
+    logprob: float
+    held: float
+    node: int
+
+
+class _Pool:
+    """The beams of one group, those that are written and those that have ended."""
+
+    def __init__(self, width: int, length_penalty: float, ending: Ending, room: int):
+        self.width, self.length_penalty, self.ending, self.room = width, length_penalty, ending, room
+        # All begin as the same prompt: only the first may be gone on from, or all beams would be one.
+        self.running = [_Running(i, [], 0.0 if i == 0 else -1e9, 0.0 if i == 0 else -1e9, -1) for i in range(width)]
+        self.finished: list[Beam] = []
+        self.open = True
+
+    def advance(self, own: Tensor, held: Tensor, stops: set[int], step: int, tree: list[Node], last: bool) -> None:
+        """Take the best next tokens of all beams: own [width, V] are log-probabilities, held the same less what
+        diversity takes, by which they are ranked.
+        """
+        V = own.shape[-1]
+        so_far = torch.tensor([beam.held for beam in self.running]).unsqueeze(-1)
+        wanted = min(max(2, 1 + len(stops)) * self.width, self.width * V)
+        values, places = (so_far + held).flatten().topk(wanted)
+        running: list[_Running] = []
+        ended: list[Beam] = []
+        for rank, (value, place) in enumerate(zip(values.tolist(), places.tolist(), strict=True)):
+            if value < -1e8:
+                break
+            row, token = divmod(place, V)
+            before = self.running[row]
+            logprob, stops_here = before.logprob + float(own[row, token]), token in stops
+            fate: Fate = "pruned"
+            if (stops_here or last) and rank < self.width:
+                score = value / (step + 1) ** self.length_penalty
+                tokens = before.tokens if stops_here else [*before.tokens, token]
+                ended.append(Beam(tokens, logprob, score, stops_here))
+                fate = "ended"
+            elif not (stops_here or last) and len(running) < self.width:
+                running.append(_Running(row, [*before.tokens, token], logprob, value, len(tree)))
+                fate = "kept"
+            tree.append(Node(before.node, token, logprob, step, fate))
+        if not (self.ending == "full" and len(self.finished) == self.width):
+            self.finished = sorted([*self.finished, *ended], key=lambda beam: -beam.score)[: self.width]
+        self.running = running
+        self.open = bool(running) and not self._settled(step + 1)
+        while self.open and len(self.running) < self.width:  # fewer than beams are possible
+            self.running.append(self.running[-1]._replace(held=-1e9))
+
+    def _settled(self, length: int) -> bool:
+        """Whether no beam can any more displace one that has ended."""
+        if len(self.finished) < self.width:
+            return False
+        if self.ending == "full":
+            return True
+        hoped = self.room if self.ending == "never" and self.length_penalty > 0 else length
+        return self.running[0].held / hoped**self.length_penalty <= self.finished[-1].score
+
+
+def _check(beams: int, groups: int, diversity: float, max_new_tokens: int) -> None:
+    if beams < 1:
+        raise LabError(f"Beam search needs at least one beam, not {beams}.")
+    if groups < 1 or beams % groups:
+        raise LabError(f"{beams} beams cannot go in {groups} groups of equal size.")
+    if diversity < 0:
+        raise LabError(f"Diversity holds groups apart by 0 nats or more, not {diversity}.")
+    if max_new_tokens < 1:
+        raise LabError(f"A text needs at least one new token, not {max_new_tokens}.")

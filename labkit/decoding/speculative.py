@@ -1,0 +1,114 @@
+"""Speculative decoding: a small model guesses ahead, the large one checks all guesses in one reading."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from labkit.decoding.filters import Filter, apply, remember
+from labkit.decoding.generate import draw
+from labkit.decoding.prompts import check_prompt
+from labkit.errors import LabError
+from labkit.model.transformer import State, Transformer
+
+
+class Accepted(NamedTuple):
+    """tokens: what was written. guessed, kept: how many tokens the draft guessed, and how many of them were kept.
+    readings: how often the large model read.
+    """
+
+    tokens: list[int]
+    guessed: int
+    kept: int
+    readings: int
+
+
+@torch.no_grad()
+def speculative(
+    model: Transformer,
+    draft: Transformer,
+    prompt: Sequence[int],
+    *,
+    ahead: int = 4,
+    steps: Sequence[Filter] = (),
+    max_new_tokens: int,
+    stop_ids: Collection[int] = (),
+    generator: torch.Generator | None = None,
+) -> Accepted:
+    """New tokens with the distribution of `model` under the filters `steps`, exactly; greedy ones are its own greedy
+    tokens. The draft writes `ahead` tokens; each is kept with probability min(1, p / q), and at the first that is not,
+    one is drawn from what p has over q: Fast Inference from Transformers via Speculative Decoding,
+    https://arxiv.org/abs/2211.17192.
+
+    Raises LabError for models of different vocabularies, a state that cannot be taken back (RWKV, GRU), filters that
+    ask what was written, and as `check_prompt`.
+    """
+    if draft.config.vocabulary != model.config.vocabulary:
+        raise LabError(
+            f"The draft has a vocabulary of {draft.config.vocabulary}, the model of {model.config.vocabulary}: they "
+            f"must read the same tokens."
+        )
+    if ahead < 1:
+        raise LabError(f"The draft guesses at least one token ahead, not {ahead}.")
+    if remember(steps):
+        raise LabError("Speculative decoding takes no filters that ask what was written.")
+    context = min(model.config.context, draft.config.context)
+    for one in (model, draft):
+        check_prompt(one, prompt)
+        one.eval()
+    room = min(max_new_tokens, context - len(prompt))
+    device = model.embedding.weight.device
+    states = [one.new_state(1, len(prompt) + room + ahead) for one in (model, draft)]
+    for state in states:
+        state.take_back(0)  # refused at once where it cannot be done later
+    written, guessed, kept, readings = list(prompt), 0, 0, 0
+    while (left := room - (len(written) - len(prompt))) > 0:
+        count = min(ahead, left - 1)
+        guesses, q = _guess(draft, states[1], written, count, steps, generator)
+        # The last token that was kept has not been read yet; with the guesses after it one reading judges all.
+        unread = [*written[states[0].filled :], *guesses]
+        logits = model(torch.tensor([unread], device=device), state=states[0])[0].float()[-count - 1 :]
+        readings, guessed = readings + 1, guessed + count
+        p = apply(steps, logits, None).double().softmax(-1)  # [count + 1, V]
+        new = _judge(guesses, p, q, generator)
+        kept += len(new) - 1
+        for token in new:
+            if token in stop_ids:
+                return Accepted(written[len(prompt) :], guessed, kept, readings)
+            written.append(token)
+        for state in states:
+            state.take_back(min(state.filled, len(written) - 1))
+    return Accepted(written[len(prompt) :], guessed, kept, readings)
+
+
+def _guess(
+    draft: Transformer,
+    state: State,
+    written: list[int],
+    count: int,
+    steps: Sequence[Filter],
+    generator: torch.Generator | None,
+) -> tuple[list[int], Tensor]:
+    """The draft's next `count` tokens, and the distributions [count, V] that they are drawn from."""
+    device = draft.embedding.weight.device
+    guesses: list[int] = []
+    shares = [torch.zeros(0, draft.config.vocabulary, dtype=torch.float64, device=device)]
+    for _ in range(count):
+        unread = [*written, *guesses][state.filled :]
+        logits = apply(steps, draft(torch.tensor([unread], device=device), state=state)[:, -1].float(), None)
+        shares.append(logits.double().softmax(-1))
+        guesses.append(int(draw(logits, torch.rand(1, generator=generator).to(device))))
+    return guesses, torch.cat(shares)
+
+
+def _judge(guesses: list[int], p: Tensor, q: Tensor, generator: torch.Generator | None) -> list[int]:
+    """The guesses that are kept, and the one token more that the large model says: p [N + 1, V], q [N, V]."""
+    chances = torch.rand(len(guesses) + 1, 2, generator=generator).to(p.device)
+    for i, guess in enumerate(guesses):
+        if float(chances[i, 0]) * float(q[i, guess]) >= float(p[i, guess]):
+            more = (p[i] - q[i]).clamp(min=0)
+            return [*guesses[:i], int(draw(more.log().unsqueeze(0), chances[i, 1:]))]
+    return [*guesses, int(draw(p[-1:].log(), chances[-1, 1:]))]
