@@ -123,17 +123,9 @@ def test_diverse_groups_part_at_once_and_without_diversity_are_alike():
 
 
 def test_an_encoder_decoder_is_searched_too(tmp_path):
-    config = transformers.T5Config(
-        vocab_size=V,
-        d_model=24,
-        d_kv=12,
-        d_ff=32,
-        num_layers=2,
-        num_heads=2,
-        decoder_start_token_id=0,
-        pad_token_id=0,
-        eos_token_id=END,
-    )
+    sizes: dict[str, Any] = {"d_model": 24, "d_kv": 12, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    sizes |= {"vocab_size": V, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": END}
+    config = transformers.T5Config(**sizes)
     torch.manual_seed(0)
     published: Any = transformers.T5ForConditionalGeneration(config).eval()
     for parameter in published.parameters():
