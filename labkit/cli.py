@@ -451,10 +451,12 @@ class BenchOptions:
 
     train: our training step beside transformers', at its best. world: how fast the world writes. run: the whole run
     for several seeds, each in a process of its own with nothing compiled before, and the medians of its measures. app:
-    how long the app lets its user wait.
+    how long the app lets its user wait. generate: writing beside transformers, and llama.cpp where it is installed.
     """
 
-    what: Annotated[Positional[Literal["train", "world", "run", "app"]], arg(metavar="{train,world,run,app}")]
+    what: Annotated[
+        Positional[Literal["train", "generate", "world", "run", "app"]], arg(metavar="{train,generate,world,run,app}")
+    ]
     """What to measure."""
     json: Switch = False
     """Print everything that was measured, as JSON."""
@@ -464,6 +466,8 @@ class BenchOptions:
     """For run: how much."""
     out: Path = Path("runs/bench")
     """For run: the folder of the runs. Finished ones found there are not made again."""
+    model: Path | None = None
+    """For generate: a GGUF file of a model to write with, in place of the default shapes."""
 
 
 def _bench(arguments: list[str]) -> int:
@@ -476,7 +480,13 @@ def _bench(arguments: list[str]) -> int:
         train.main(json=options.json)
         return 0
     result: dict[str, Any]
-    if options.what in ("world", "app"):
+    if options.what == "generate":
+        from labkit.bench import generate
+
+        config = generate.GenerateBench(file=options.model)
+        result = generate.run(config, lambda line: print(f"bench generate: {line} ...", file=sys.stderr))
+        text = generate.table(result)
+    elif options.what in ("world", "app"):
         from labkit.bench import app, world
 
         result = world.run(world.WorldBench()) if options.what == "world" else app.run()

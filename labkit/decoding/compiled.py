@@ -1,0 +1,192 @@
+"""Writing fast: reading a token, the filters and the draw as one compiled graph of fixed shapes.
+
+Each number of rows and each length of the cache is a graph of its own, 10 to 20 seconds to compile on a CPU: for
+thousands of tokens, not for one answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from labkit.decoding.filters import Filter, apply, remember
+from labkit.decoding.generate import draw, left_pad
+from labkit.decoding.prompts import check_prompt
+from labkit.errors import LabError
+from labkit.machine import has_compiler
+from labkit.model.mixers import KeyValues, SelfAttention
+from labkit.model.transformer import BlockState, State, Transformer
+
+BUCKET = 64
+"""The cache is looked at up to a multiple of so many tokens: attention costs what is filled, not all that has room."""
+
+
+class FixedKeyValues(NamedTuple):
+    """`KeyValues` whose next place is a tensor, so that one graph serves every place: [B, K, L, E] each. slot [1]:
+    where the next token goes. seen: how many of the L places are looked at.
+    """
+
+    keys: Tensor
+    values: Tensor
+    slot: Tensor
+    seen: int
+
+    def append(self, keys: Tensor, values: Tensor) -> FixedKeyValues:
+        self.keys.index_copy_(2, self.slot, keys.to(self.keys.dtype))
+        self.values.index_copy_(2, self.slot, values.to(self.values.dtype))
+        return self
+
+    def in_use(self) -> tuple[Tensor, Tensor]:
+        return self.keys[:, :, : self.seen], self.values[:, :, : self.seen]
+
+    def select(self, rows: Tensor) -> FixedKeyValues:
+        return FixedKeyValues(self.keys[rows], self.values[rows], self.slot, self.seen)
+
+
+@dataclass
+class FixedState(State):
+    """A State of such blocks; what is not filled yet is hidden by its mask."""
+
+    slot: Tensor = torch.zeros(1, dtype=torch.int64)
+
+    def remember(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
+        self.mask.index_fill_(1, self.slot, True)
+        self.positions.index_copy_(1, self.slot, positions)
+
+
+class Writer:
+    """Writes what `generate` writes, from the same draws, for a fixed number of rows at a time.
+
+    length: tokens that the cache has room for, prompt and all; by default twice the context, since a short prompt is
+    padded to the longest and has its own room after it. bf16: with a copy of the weights in bf16; else the model's own
+    are used, and may go on being trained between calls.
+    Raises LabError for a model with an encoder or without attention, and for filters that ask what was written.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        rows: int,
+        length: int | None = None,
+        steps: Sequence[Filter] = (),
+        bf16: bool = False,
+    ):
+        if not isinstance(model.config.mixer, SelfAttention) or model.encoder is not None:
+            raise LabError("Only models of attention without an encoder are compiled for writing; use generate.")
+        if remember(steps):
+            raise LabError("Filters that ask what was written are not compiled; use generate.")
+        if rows < 1:
+            raise LabError(f"Rows are written at least one at a time, not {rows}.")
+        self.model, self.rows, self.steps = _in_bf16(model) if bf16 else model, rows, tuple(steps)
+        config, like = model.config, self.model.embedding.weight
+        self.length = 2 * config.context if length is None else length
+        shape = (rows, config.key_heads, self.length, config.head_size)
+        self.caches = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.depth)]
+        self.mask = torch.zeros(rows, self.length, dtype=torch.bool, device=like.device)
+        self.positions = torch.zeros(rows, self.length, dtype=torch.int64, device=like.device)
+        self.slot = torch.zeros(1, dtype=torch.int64, device=like.device)
+        self.graphs: dict[int, Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
+
+    @torch.no_grad()
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop_ids: Collection[int] = (),
+        generator: torch.Generator | None = None,
+    ) -> list[list[int]]:
+        """The new tokens of each prompt, as `generate` gives them with the same generator; it raises what that does."""
+        for i, prompt in enumerate(prompts):
+            check_prompt(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
+        draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)[:, 0]
+        written: list[list[int]] = []
+        was_training = self.model.training
+        self.model.eval()
+        for start in range(0, len(prompts), self.rows):
+            chunk = slice(start, start + self.rows)
+            written += self._write(prompts[chunk], draws[chunk], list(stop_ids))
+        self.model.train(was_training)
+        return written
+
+    def _write(self, prompts: Sequence[Sequence[int]], draws: Tensor, stop_ids: list[int]) -> list[list[int]]:
+        """Up to `rows` prompts; the rows that are not needed write the first prompt's text again."""
+        device, missing = self.slot.device, self.rows - len(prompts)
+        tokens, positions, mask = (t.to(device) for t in left_pad([*prompts, *[prompts[0]] * missing]))
+        draws = torch.cat((draws, draws[:1].expand(missing, -1))).to(device)
+        T, context = tokens.shape[1], self.model.config.context
+        rooms = [min(draws.shape[1], context - len(prompt)) for prompt in prompts]
+        if T + max(rooms) > self.length:
+            raise LabError(f"The cache has room for {self.length} tokens; these texts may have {T + max(rooms)}.")
+        state = self.model.new_state(self.rows, T)
+        logits = self.model.logits(self.model.hidden(tokens, positions, mask, state)[:, -1])
+        self._take(state, T)
+        stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
+        token = draw(apply(self.steps, logits.float()), draws[:, 0])
+        new, writing = [token], ~torch.isin(token, stops)
+        for step in range(1, max(rooms)):
+            if not writing.any():
+                break
+            self.slot.fill_(T + step - 1)
+            position = (positions[:, -1:] + step).clamp(max=context - 1)  # what is written beyond is not read
+            token = self._graph(T + step)(token.unsqueeze(-1), position, draws[:, step])
+            new.append(token)
+            if stop_ids:
+                writing &= ~torch.isin(token, stops)
+        rows = torch.stack(new, 1).tolist()[: len(prompts)]
+        ends = [next((i for i, token in enumerate(row) if token in stop_ids), len(row)) for row in rows]
+        return [row[: min(end, room)] for row, end, room in zip(rows, ends, rooms, strict=True)]
+
+    def _take(self, state: State, length: int) -> None:
+        """Copy what the prompts left into the fixed caches."""
+        for (keys, values), block in zip(self.caches, state.blocks, strict=True):
+            assert isinstance(block.mixer, KeyValues)
+            keys[:, :, :length], values[:, :, :length] = block.mixer.keys, block.mixer.values
+        self.mask.zero_()
+        self.mask[:, :length], self.positions[:, :length] = state.mask, state.positions
+
+    def _graph(self, filled: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The step that looks at no more of the cache than `filled` tokens need."""
+        seen = min(-(-filled // BUCKET) * BUCKET, self.length)
+        if seen not in self.graphs:
+            self.graphs[seen] = _compiled(functools.partial(self._step, seen))
+        return self.graphs[seen]
+
+    def _step(self, seen: int, token: Tensor, position: Tensor, u: Tensor) -> Tensor:
+        """token, position [B, 1], u [B] in [0, 1) -> the next token [B]."""
+        blocks = [BlockState(FixedKeyValues(keys, values, self.slot, seen)) for keys, values in self.caches]
+        state = FixedState(blocks, self.mask, self.positions, seen, self.slot)
+        logits = self.model.logits(self.model.hidden(token, position, None, state))[:, -1].float()
+        return draw(apply(self.steps, logits), u)
+
+
+def _in_bf16(model: Transformer) -> Transformer:
+    """A copy with its parameters in bf16; what is worked out of positions stays as it is."""
+    made = copy.deepcopy(model)
+    for parameter in made.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return made
+
+
+def _compiled(step: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    if not has_compiler():
+        _say("No C++ compiler (or no Python headers) here: writing goes on without torch.compile, slower.")
+        return step
+    from torch._dynamo import config as dynamo
+
+    dynamo.recompile_limit = max(64, dynamo.recompile_limit)  # every model, batch and length is a graph of its own
+    return torch.compile(step, dynamic=False, fullgraph=True, options={"cpp_wrapper": True})
+
+
+@functools.cache
+def _say(words: str) -> None:
+    """Warn, once."""
+    warnings.warn(words, stacklevel=3)

@@ -1,0 +1,86 @@
+"""The compiled writer writes what generate writes."""
+
+import pytest
+import torch
+
+from labkit.decoding import NoRepeat, Temperature, TopK, generate
+from labkit.decoding import compiled as module
+from labkit.decoding.compiled import Writer
+from labkit.errors import LabError
+from labkit.model import Gated, ModelConfig, Transformer
+from labkit.model.positions import NoPosition
+from labkit.model.rwkv import RWKV
+
+PROMPTS = [[5, 6, 7, 8, 9, 10], [1], [2, 3, 4], [11, 12], [7, 7, 7, 7]]
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(29, 96, 32, 2, 2, 1, feed_forward=Gated(32)))
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize("steps", [[Temperature(0)], [Temperature(1.2), TopK(9)]])
+def test_the_steps_are_generates(model, steps, monkeypatch):
+    """Without the compiler, over the edge of a bucket, with more prompts than rows, and with rows that end."""
+    monkeypatch.setattr(module, "has_compiler", lambda: False)
+
+    def seeded() -> torch.Generator:
+        return torch.Generator().manual_seed(3)
+
+    with pytest.warns(UserWarning, match="without torch.compile, slower") if steps[0].value == 0 else _nothing():
+        writer = Writer(model, rows=2, steps=steps)
+        free = writer.write(PROMPTS, max_new_tokens=80, generator=seeded())
+    assert free == generate(model, PROMPTS, steps=steps, max_new_tokens=80, generator=seeded())
+    assert sorted(writer.graphs) == [64, 128]
+    stops = [free[0][3], free[2][1]]
+    expected = generate(model, PROMPTS, steps=steps, max_new_tokens=80, stop_ids=stops, generator=seeded())
+    assert writer.write(PROMPTS, max_new_tokens=80, stop_ids=stops, generator=seeded()) == expected
+    unequal = [[4] * 90, [1]]
+    long = writer.write(unequal, max_new_tokens=100, generator=seeded())
+    assert long == generate(model, unequal, steps=steps, max_new_tokens=100, generator=seeded())
+    assert [len(row) for row in long] == [6, 95]  # what the context has room for
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.slow
+def test_compiled_it_writes_the_same(model):
+    writer = Writer(model, rows=3, steps=[Temperature(1.2), TopK(9)])
+    found = writer.write(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
+    plain = generate(model, PROMPTS, steps=writer.steps, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
+    assert found == plain
+    for parameter in model.parameters():  # trained on between two calls
+        parameter.data *= 1.1
+    assert writer.write(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3)) == generate(
+        model, PROMPTS, steps=writer.steps, max_new_tokens=20, generator=torch.Generator().manual_seed(3)
+    )
+
+
+def test_half_the_bytes_say_nearly_the_same(model, monkeypatch):
+    monkeypatch.setattr(module, "has_compiler", lambda: False)
+    writer = Writer(model, rows=1, steps=[Temperature(0)], bf16=True)
+    assert writer.model.embedding.weight.dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
+    with torch.no_grad():
+        half, full = writer.model(torch.tensor([PROMPTS[0]])).float(), model(torch.tensor([PROMPTS[0]]))
+    assert (half - full).norm() / full.norm() < 0.05
+    assert len(writer.write([PROMPTS[0]], max_new_tokens=5)[0]) == 5
+
+
+def test_what_is_not_compiled_is_said(model):
+    mixed = Transformer(ModelConfig(29, 96, 32, 2, 2, 2, mixer=RWKV((2, 2, 2, 2)), position=NoPosition()))
+    for make, message in [
+        (lambda: Writer(mixed, rows=1), "Only models of attention"),
+        (lambda: Writer(model, rows=1, steps=[NoRepeat(2)]), "that ask what was written"),
+        (lambda: Writer(model, rows=0), "not 0"),
+        (lambda: Writer(model, rows=1).write([[]], max_new_tokens=3), "prompt is empty"),
+        (lambda: Writer(model, rows=1, length=9).write([[1, 2]], max_new_tokens=8), "room for 9 .* may have 10"),
+    ]:
+        with pytest.raises(LabError, match=message):
+            make()
