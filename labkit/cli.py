@@ -264,6 +264,12 @@ def _chat(arguments: list[str]) -> int:
     return chat(options)
 
 
+def _decode_compare(arguments: list[str]) -> int:
+    from labkit import decode_compare
+
+    return decode_compare.main(_parse(decode_compare.CompareOptions, "decode-compare", arguments))
+
+
 def _generate(arguments: list[str]) -> int:
     options = _parse(GenerateOptions, "generate", arguments)
     from labkit.talk import write
@@ -509,6 +515,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "dpo": (partial(_stage, "dpo"), "make one stage of a run: learn from choices directly"),
     "chat": (_chat, "talk to the model of a run"),
     "generate": (_generate, "let the model of a run write"),
+    "decode-compare": (_decode_compare, "let it write under several strategies, side by side"),
     "report": (_report, "write a run's report again and print its measures"),
     "compare": (_compare, "two runs side by side"),
     "recipe": (_print_recipe, "print a recipe: every field that can be set"),

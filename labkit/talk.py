@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -68,6 +68,9 @@ class GenerateOptions:
     """Draw among so many likeliest tokens; 0 among all."""
     top_p: float = 1.0
     """Draw among the likeliest tokens that together have this probability."""
+    strategy: Annotated[str | None, arg(metavar="LINE", help_behavior_hint="")] = None
+    """In place of the three before: a line in quotes, as "beam beams=4" or "repetition=1.2 temperature=0.8 min-p=0.1";
+    filters work in the order in which they stand."""
     max_tokens: int = 200
     """The longest text."""
     seed: int = 0
@@ -88,6 +91,7 @@ def write(options: GenerateOptions) -> int:
     import torch
 
     from labkit.decoding import generate
+    from labkit.decoding.strategies import parse
     from labkit.runs import Run
     from labkit.text.chat import decode_reply, encode_opening, encode_prompt
     from labkit.world import Message
@@ -102,14 +106,19 @@ def write(options: GenerateOptions) -> int:
         prompt = encode_opening(tokenizer, begun)
     else:  # real text is read as it is, without a space before it
         prompt = [tokenizer.bos, *tokenizer.encode(begun)]
-    written = generate(
-        model,
-        [prompt] * options.count,
-        steps=filters(options.temperature, options.top_k, options.top_p),
-        max_new_tokens=options.max_tokens,
-        stop_ids=tokenizer.specials,
-        generator=torch.Generator().manual_seed(options.seed),
-    )
+    if options.strategy is not None:
+        seeds = range(options.seed, options.seed + options.count)
+        limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.specials}
+        written = parse(options.strategy).write(model, prompt, seeds=seeds, **limits)
+    else:
+        written = generate(
+            model,
+            [prompt] * options.count,
+            steps=filters(options.temperature, options.top_k, options.top_p),
+            max_new_tokens=options.max_tokens,
+            stop_ids=tokenizer.specials,
+            generator=torch.Generator().manual_seed(options.seed),
+        )
     if options.chat or not begun:
         print("\n\n".join(decode_reply(tokenizer, ids) for ids in written))
     else:

@@ -1,0 +1,71 @@
+"""What can be said of texts without asking anybody: how likely, how repetitive, how different from each other."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from labkit.model.transformer import Transformer
+
+Tokens = Sequence[int]
+
+
+@torch.no_grad()
+def log_likelihood(model: Transformer, prompt: Tokens, written: Tokens) -> float:
+    """Mean log-probability of the written tokens after the prompt, in nats a token; NaN for no token."""
+    if not written:
+        return math.nan
+    ids = torch.tensor([[*prompt, *written]], device=model.embedding.weight.device)
+    logprobs = model(ids)[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+    return float(logprobs.gather(-1, ids[0, len(prompt) :, None]).mean())
+
+
+def repetition(written: Tokens, n: int = 4) -> float:
+    """Share of a text's runs of n tokens that stood in it before: seq-rep-n of Neural Text Generation with Unlikelihood
+    Training, https://arxiv.org/abs/1908.04319. 0 for a shorter text.
+    """
+    runs = _runs(written, n)
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def distinct(texts: Sequence[Tokens], n: int = 2) -> float:
+    """Different runs of n tokens of all texts together, for each run: A Diversity-Promoting Objective Function for
+    Neural Conversation Models, https://arxiv.org/abs/1510.03055. 0 for no run.
+    """
+    runs = [run for text in texts for run in _runs(text, n)]
+    return len(set(runs)) / len(runs) if runs else 0.0
+
+
+def self_bleu(texts: Sequence[Tokens], n: int = 4) -> float:
+    """How well the other texts foretell each, 0 to 1: mean BLEU of each against all others (Texygen,
+    https://arxiv.org/abs/1802.01886), of runs of up to n tokens; 1 when all are alike. NaN for fewer than two texts.
+
+    BLEU (https://aclanthology.org/P02-1040): the geometric mean of the shares of runs that the others have too, each
+    counted as often as one of them has it at most, times exp(1 - r / c) where the text (c) is shorter than the nearest
+    other in length (r). A length of which no run is found counts as half a run.
+    """
+    if len(texts) < 2:
+        return math.nan
+    return sum(_bleu(text, [*texts[:i], *texts[i + 1 :]], n) for i, text in enumerate(texts)) / len(texts)
+
+
+def _bleu(text: Tokens, others: Sequence[Tokens], n: int) -> float:
+    if not text:
+        return 0.0
+    logs = []
+    for size in range(1, min(n, len(text)) + 1):
+        runs = Counter(_runs(text, size))
+        most: Counter[tuple[int, ...]] = Counter()
+        for other in others:
+            most |= Counter(_runs(other, size))
+        found = sum((runs & most).values())
+        logs.append(math.log(max(found, 0.5) / sum(runs.values())))
+    nearest = min((abs(len(other) - len(text)), len(other)) for other in others)[1]
+    return min(1.0, math.exp(1 - nearest / len(text))) * math.exp(sum(logs) / len(logs))
+
+
+def _runs(tokens: Tokens, n: int) -> list[tuple[int, ...]]:
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

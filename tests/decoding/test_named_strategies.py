@@ -1,0 +1,115 @@
+"""Strategies as lines of text, their scores by hand, and the command that compares them."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labkit.cli import main
+from labkit.decoding import MinP, NoRepeat, RepetitionPenalty, Temperature, TopK, TopP, beam_search, generate
+from labkit.decoding.scores import distinct, log_likelihood, repetition, self_bleu
+from labkit.decoding.strategies import FILTERS, WHOLE, parse
+from labkit.errors import LabError
+from labkit.model import Gated, ModelConfig, Transformer
+from labkit.paths import demo_folder
+
+PROMPT = [5, 7, 1]
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(19, 48, 24, 2, 2, 1, feed_forward=Gated(32))).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+def test_a_line_is_filters_in_their_order():
+    line = "repetition=1.2 temperature=0.8 no-repeat=3 top-k=40 top-p=0.9 min-p=0.05"
+    assert parse(line).steps() == [
+        RepetitionPenalty(1.2), Temperature(0.8), NoRepeat(3), TopK(40), TopP(0.9), MinP(0.05)
+    ]  # fmt: skip
+    assert parse("top-k=5 temperature=2").steps() == [TopK(5), Temperature(2.0)]
+    assert parse("greedy").steps() == [Temperature(0)] and parse("").steps() == [] == parse("sample").steps()
+    assert [parse(line).draws for line in ("", "temperature=0", "greedy", "beam", "contrastive")] == [True] + [
+        False
+    ] * 4
+
+
+@given(st.lists(st.sampled_from(sorted(FILTERS)), unique=True), st.sampled_from(["sample", "greedy", "beam beams=3"]))
+def test_a_line_comes_back(names, kind):
+    line = " ".join([kind, *(f"{name}={3 if name in WHOLE else 0.25}" for name in names)])
+    assert parse(str(parse(line))) == parse(line)
+
+
+def test_each_kind_writes_what_its_function_does(model):
+    options: dict[str, Any] = {"max_new_tokens": 8, "stop_ids": [3]}
+    two = parse("temperature=0.9 top-k=6").write(model, PROMPT, seeds=[4, 9], **options)
+    for seed, text in zip((4, 9), two, strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        assert text == generate(model, [PROMPT], steps=[Temperature(0.9), TopK(6)], generator=generator, **options)[0]
+    greedy = generate(model, [PROMPT], steps=[Temperature(0)], **options)[0]
+    assert parse("greedy").write(model, PROMPT, seeds=[0, 1], **options) == [greedy, greedy]
+    assert parse("contrastive k=4 alpha=0").write(model, PROMPT, **options) == [greedy]
+    best = beam_search(model, PROMPT, beams=3, length_penalty=0.5, steps=[NoRepeat(2)], **options).found[0]
+    assert parse("beam beams=3 length-penalty=0.5 no-repeat=2").write(model, PROMPT, **options) == [best.tokens]
+
+
+@pytest.mark.parametrize(
+    "line,message",
+    [
+        ("beem beams=3", "no strategy 'beem'; there are sample, greedy, beam, contrastive"),
+        ("beam beans=3", "beam: 'beans=3' is nothing that it can be told.*beams, length-penalty"),
+        ("temperature", "no strategy 'temperature'"),
+        ("top-k=4.5", "top-k is a whole number, not '4.5'"),
+        ("top-p=high", "top-p is a number, not 'high'"),
+        ("top-p=0", "TopP must be above 0"),
+        ("temperature=-1", "Temperature must be 0"),
+        ("beam ending=soon", "settled, full or never, not 'soon'"),
+        ("contrastive top-k=3", "takes no filters"),
+    ],
+)
+def test_what_is_no_strategy_is_said_in_words(line, message):
+    with pytest.raises(LabError, match=message):
+        parse(line)
+    assert main(["generate", str(demo_folder()), "--strategy", line]) == 2
+
+
+def test_scores_by_hand(model):
+    """1 2 1 2 1 has the pairs 12 21 12 21: two of four came before. With 1 2 3 there are six, three of them different."""
+    assert repetition([1, 2, 1, 2, 1], n=2) == 0.5 and repetition([1, 2], n=4) == 0.0
+    assert distinct([[1, 2, 1, 2, 1], [1, 2, 3]], n=2) == 3 / 6 and distinct([[1]], n=2) == 0.0
+    assert self_bleu([[1, 2, 3, 4, 5]] * 3) == pytest.approx(1.0) and math.isnan(self_bleu([[1, 2]]))
+    # One token of three and none of two pairs (half a run): each way √(1/3 · 0.5/2), and the lengths are equal.
+    assert self_bleu([[1, 2, 3], [1, 5, 6]], n=2) == pytest.approx((1 / 3 * 0.25) ** 0.5)
+    # 1 2 against 1 2 3 4: both tokens and the pair are there, but it is half as long: e^(1 - 4/2).
+    there, back = math.exp(-1), (2 / 4 * 1 / 3) ** 0.5
+    assert self_bleu([[1, 2], [1, 2, 3, 4]], n=2) == pytest.approx((there + back) / 2)
+    with torch.no_grad():
+        logprobs = model(torch.tensor([[*PROMPT, 4, 2]]))[0].log_softmax(-1)
+    assert log_likelihood(model, PROMPT, [4, 2]) == pytest.approx(float(logprobs[2, 4] + logprobs[3, 2]) / 2, abs=1e-5)
+    assert math.isnan(log_likelihood(model, PROMPT, []))
+
+
+def test_strategies_side_by_side(capsys):
+    lines = ["greedy", "temperature=1.5", "beam beams=2"]
+    command = ["decode-compare", str(demo_folder()), "--seeds", "3", "--max-tokens", "20", "--strategies", *lines]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in lines) and "±" in shown and "self-BLEU" in shown
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["strategies"]
+    assert found[0]["parts"] == -1 and found[1]["parts"] >= 0 and found[1]["errors"]["tokens"] >= 0
+    assert found[2]["scores"]["nats a token"] > found[1]["scores"]["nats a token"]
+    assert main([*command[:-1], "beam beams=0"]) == 2
+    assert "at least one beam, not 0" in capsys.readouterr().err
+    assert (
+        main(["generate", str(demo_folder()), "--prompt", "One day", "--strategy", "beam beams=2", "--max-tokens", "9"])
+        == 0
+    )
+    assert capsys.readouterr().out.startswith("One day")
