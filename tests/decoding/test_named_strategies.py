@@ -81,7 +81,7 @@ def test_what_is_no_strategy_is_said_in_words(line, message):
 
 
 def test_scores_by_hand(model):
-    """1 2 1 2 1 has the pairs 12 21 12 21: two of four came before. With 1 2 3 there are six, three of them different."""
+    """1 2 1 2 1 has the pairs 12 21 12 21: two of four came before. With 1 2 3 it is six, three of them different."""
     assert repetition([1, 2, 1, 2, 1], n=2) == 0.5 and repetition([1, 2], n=4) == 0.0
     assert distinct([[1, 2, 1, 2, 1], [1, 2, 3]], n=2) == 3 / 6 and distinct([[1]], n=2) == 0.0
     assert self_bleu([[1, 2, 3, 4, 5]] * 3) == pytest.approx(1.0) and math.isnan(self_bleu([[1, 2]]))
