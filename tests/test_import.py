@@ -163,7 +163,8 @@ def test_the_stages_the_decoder_and_the_app_work_on_it(checkpoint, tmp_path, cor
     lab = Lab(run.parent)
     assert lab.stages("mine") == ["pretrain", "sft"]
     data = attention.look(lab, "mine", "sft", "Tom is in the park.")
-    assert (data["layers"], data["heads"]) == (2, 2) and "".join(data["tokens"]) == "Tom is in the park."
+    (map_,) = data["maps"]
+    assert (map_["layers"], map_["heads"]) == (2, 2) and "".join(map_["rows"]) == "Tom is in the park."
 
 
 def test_what_cannot_become_a_run_is_said(checkpoint, tmp_path, capsys):

@@ -202,7 +202,7 @@ def test_twenty_at_once_are_all_served(app: App):
     def ask(number: int) -> str:
         client = Client(app.url, verbose=False)
         shown, _ = client.predict("demo", "sft", f"{number} birds", api_name="/attention")
-        return "".join(shown["tokens"])
+        return "".join(shown["maps"][0]["rows"])
 
     with ThreadPoolExecutor(20) as people:
         answers = list(people.map(ask, range(20)))
