@@ -1,7 +1,8 @@
 """Writing beside transformers' `generate` on the same weights, and beside llama.cpp, in one run.
 
-Each side writes in fp32 and in bf16 (llama.cpp in F16 and Q8_0); they take turns, round by round, and the ratio of the
-best medians is what counts. Every side writes the same number of tokens after the same prompt and does not stop before.
+Each side writes in fp32 and in bf16; they take turns, round by round, and the ratio of the best medians is what counts.
+llama.cpp, whose threads would keep the processor busy between its turns, comes after them, in F16 and Q8_0. Every side
+writes the same number of tokens after the same prompt and does not stop before.
 
 labkit bench generate --json
 """
@@ -57,8 +58,12 @@ def run(config: GenerateBench | None = None, progress: Callable[[str], None] = l
             for batch in (1,) if config.file else config.batches:
                 for mode in config.modes:
                     progress(f"{name}, {mode}, {batch} at a time")
-                    sides = _sides(model, batch, mode, config, Path(folder) / name)
-                    found.append({"model": name, "batch": batch, "mode": mode, **_race(sides, batch, config)})
+                    generator = torch.Generator().manual_seed(0)
+                    prompts = torch.randint(model.config.vocabulary, (batch, config.prompt), generator=generator)
+                    speeds = _race(_sides(model, prompts, mode, config), batch, config)
+                    if batch == 1:
+                        speeds |= _llama_cpp(model, prompts[0].tolist(), mode, config, Path(folder) / name)
+                    found.append({"model": name, "batch": batch, "mode": mode, **_compared(speeds)})
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     return versions | {"threads": torch.get_num_threads(), "new": config.new, "prompt": config.prompt, "timings": found}
 
@@ -97,21 +102,15 @@ def _tokenizer() -> Any:
     return Tokenizer.load(demo_folder())
 
 
-def _sides(model: Any, batch: int, mode: str, config: GenerateBench, folder: Path) -> dict[str, Side]:
+def _sides(model: Any, prompts: Any, mode: str, config: GenerateBench) -> dict[str, Side]:
     """What writes, by its name; the first word says whose it is."""
-    import torch
-
     from labkit.machine import has_bf16
 
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(model.config.vocabulary, (batch, config.prompt), generator=generator)
     sides: dict[str, Side] = {}
     for half in (False, True) if has_bf16() else (False,):
         precision = "bf16" if half else "fp32"
         sides[f"ours {precision}"] = _ours(model, prompts, mode, half, config)
         sides[f"transformers {precision}"] = _theirs(model, prompts, mode, half, config)
-    if batch == 1:
-        sides |= _llama_cpp(model, prompts[0].tolist(), mode, config, folder)
     return sides
 
 
@@ -147,8 +146,8 @@ def _theirs(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBen
     return write
 
 
-def _llama_cpp(model: Any, prompt: list[int], mode: str, config: GenerateBench, folder: Path) -> dict[str, Side]:
-    """llama.cpp's own server, without the network between; none where xllamacpp is not installed."""
+def _llama_cpp(model: Any, prompt: list[int], mode: str, config: GenerateBench, folder: Path) -> dict[str, float]:
+    """Tokens a second of llama.cpp's own server, without the network between; nothing where xllamacpp is missing."""
     try:
         import xllamacpp
     except ImportError:
@@ -164,7 +163,7 @@ def _llama_cpp(model: Any, prompt: list[int], mode: str, config: GenerateBench, 
             save_gguf(model, _tokenizer(), files[kind], kind)
     options: dict[str, Any] = {"max_tokens": config.new, "ignore_eos": True, "cache_prompt": False}
     options |= {"temperature": 0} if mode == "greedy" else {"temperature": 0.8, "top_k": 40, "top_p": 1.0, "min_p": 0.0}
-    sides: dict[str, Side] = {}
+    speeds: dict[str, float] = {}
     for kind, file in files.items():
         params = xllamacpp.CommonParams()
         params.model.path, params.n_ctx, params.warmup, params.verbosity = str(file), 256, False, -1
@@ -175,12 +174,13 @@ def _llama_cpp(model: Any, prompt: list[int], mode: str, config: GenerateBench, 
             written = server.handle_completions({"prompt": prompt, **options})
             assert written["usage"]["completion_tokens"] == config.new
 
-        sides[f"llama.cpp {kind}"] = write
-    return sides
+        speeds |= _race({f"llama.cpp {kind}": write}, 1, config)
+        del write, server  # and with them its threads
+    return speeds
 
 
-def _race(sides: dict[str, Side], batch: int, config: GenerateBench) -> dict[str, Any]:
-    """Seconds of each side in turns, the first round (which compiles and allocates) not counted."""
+def _race(sides: dict[str, Side], batch: int, config: GenerateBench) -> dict[str, float]:
+    """Tokens a second of each side in turns, the first round (which compiles and allocates) not counted."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(config.rounds + 1):
         for name, write in sides.items():
@@ -188,8 +188,10 @@ def _race(sides: dict[str, Side], batch: int, config: GenerateBench) -> dict[str
             write()
             if round_:
                 taken[name].append(time.perf_counter() - start)
-    speeds = {name: batch * config.new / statistics.median(seconds) for name, seconds in taken.items()}
+    return {name: batch * config.new / statistics.median(seconds) for name, seconds in taken.items()}
 
+
+def _compared(speeds: dict[str, float]) -> dict[str, Any]:
     def best(side: str) -> float:
         return max(speed for name, speed in speeds.items() if name.startswith(side))
 

@@ -258,7 +258,7 @@ class Stack(nn.Module):
 
 
 class Transformer(Stack):
-    """Any of the families: GPT-2, Llama, Qwen3, Mixtral, BLOOM, BERT and T5 are values of its config."""
+    """GPT-2, Llama, Qwen3, Mixtral, BLOOM, BERT, T5, Switch Transformers and RWKV-7 are values of its config."""
 
     def __init__(self, config: ModelConfig):
         nn.Module.__init__(self)
