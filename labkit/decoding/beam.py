@@ -157,8 +157,9 @@ class _Pool:
             tree.append(Node(before.node, token, logprob, step, fate))
         if not (self.ending == "full" and len(self.finished) == self.width):
             self.finished = sorted([*self.finished, *ended], key=lambda beam: -beam.score)[: self.width]
-        self.running = running
-        self.open = bool(running) and not self._settled(step + 1)
+        self.open = bool(running)
+        self.running = running or self.running  # whose rows stay in the batch, so that the other groups' do
+        self.open = self.open and not self._settled(step + 1)
         while self.open and len(self.running) < self.width:  # fewer than beams are possible
             self.running.append(self.running[-1]._replace(held=-1e9))
 

@@ -82,9 +82,10 @@ class LabkitAttention extends HTMLElement {
     this.render();
   }
 
-  // A text: forget what was asked of another one.
+  // Another text: forget what was asked of the one before.
   set data(data) {
     this.answers = new Map();
+    this.wanted = false;
     this.show(data);
   }
 

@@ -122,6 +122,18 @@ def test_diverse_groups_part_at_once_and_without_diversity_are_alike():
     assert len({beam.tokens[0] for beam in diverse}) == 3
 
 
+def test_a_group_that_can_only_end_leaves_the_others_in_their_rows():
+    """Where greedy is all that is left, the first group ends with its text while the second, held apart, goes on."""
+    model = build()
+    greedy = generate(model, [PROMPT], steps=[Temperature(0)], max_new_tokens=8)[0]
+    options: dict[str, Any] = {"max_new_tokens": 8, "stop_ids": [greedy[2]]}
+    alone = beam_search(model, PROMPT, beams=1, steps=[Temperature(0)], **options).found
+    both = beam_search(model, PROMPT, beams=2, groups=2, steps=[Temperature(0)], **options).found
+    assert [beam.tokens for beam in both] == [alone[0].tokens] * 2 == [greedy[: greedy.index(greedy[2])]] * 2
+    apart = beam_search(model, PROMPT, beams=2, groups=2, diversity=1.0, steps=[TopK(2)], **options).found
+    assert len(apart) == 2 and apart[0].tokens != apart[1].tokens
+
+
 def test_an_encoder_decoder_is_searched_too(tmp_path):
     sizes: dict[str, Any] = {"d_model": 24, "d_kv": 12, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     sizes |= {"vocab_size": V, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": END}
