@@ -188,7 +188,7 @@ class LabkitAttention extends HTMLElement {
     if (!this.answers.get(key)) {
       if (!this.ask) { this.problem.textContent = this.word("nobody"); return; }
       this.problem.textContent = this.word("waiting");
-      this.answers.set(key, await this.ask({ ...this._data.subject, ...question }));
+      this.answers.set(key, await this.ask({ ...this._data.subject, ...question }) || { error: this.word("nobody") });
     }
     const answer = this.answers.get(key);
     if (answer.error) { this.problem.textContent = answer.error; this.answers.delete(key); return; }

@@ -39,8 +39,10 @@ export default {
     let last = 0;
     view.ask = (question) => new Promise((resolve) => {
       last += 1;
-      waiting.set(last, resolve);
-      model.send({ id: last, question });
+      const id = last;
+      waiting.set(id, resolve);
+      setTimeout(() => { if (waiting.delete(id)) resolve(null); }, 60000); // nobody answers a saved page
+      model.send({ id, question });
     });
     model.on("msg:custom", ({ id, answer }) => { if (waiting.has(id)) waiting.get(id)(answer); waiting.delete(id); });
     const show = () => { view.data = model.get("data"); };
