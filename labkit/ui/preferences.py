@@ -21,7 +21,7 @@ from labkit.talk import filters
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import pair_columns
 from labkit.ui.lab import Lab
-from labkit.ui.shell import MODEL_WORK, on_load, pick_run, problem_box, words
+from labkit.ui.shell import MODEL_WORK, first_stage, on_load, pick_run, problem_box, words
 from labkit.world import Message
 
 ANSWER_TOKENS = 60
@@ -164,11 +164,21 @@ def build(lab: Lab, store: Store) -> None:
     on_load(partial(table, store), None, standing)
 
 
+PLACES = (-1, -3)
+"""Which stages are compared at first: the last, and the one two before it."""
+
+
+def _source(lab: Lab, place: int, name: str | None, stage: str | None, temperature: float) -> Source:
+    """What the menus say; what they will say first, where they are not filled yet."""
+    name = name or next(iter(lab.names()), "")
+    return Source(name, stage or first_stage(lab, name, place) or "", temperature)
+
+
 def _sources(lab: Lab) -> list[Any]:
     """The menus for who answers: run, stage and temperature, twice."""
     found: list[Any] = []
     with gr.Row():
-        for side, place in (("first", -1), ("second", -3)):
+        for side, place in zip(("first", "second"), PLACES, strict=True):
             with gr.Group():
                 gr.Markdown(words(f"{side}_source"), padding=True)
                 found += [*pick_run(lab, place), gr.Slider(0, 2, value=1.0, step=0.05, label=words("temperature"))]
@@ -185,7 +195,8 @@ def _asks(lab: Lab, store: Store, board: Board, events: list[Any], inputs: list[
 
     def fresh(text: str, *values: Any) -> tuple[Any, ...]:
         try:
-            return _shown(store, new_pair(lab, store, [Source(*values[:3]), Source(*values[3:])], text))
+            sources = [_source(lab, PLACES[0], *values[:3]), _source(lab, PLACES[1], *values[3:])]
+            return _shown(store, new_pair(lab, store, sources, text))
         except LabError as error:
             return "", "", "", "", gr.update(value=str(error), visible=True)
 

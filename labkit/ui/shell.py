@@ -58,9 +58,7 @@ def pick_run(lab: Lab, place: int = -1) -> tuple[gr.Dropdown, gr.Dropdown]:
     stage = gr.Dropdown([], label=words("stage"), allow_custom_value=True)
 
     def stages_of(name: str | None) -> Any:
-        stages = lab.stages(name) if name else []
-        first = stages[place] if len(stages) >= abs(place) else next(iter(stages), None)
-        return gr.update(choices=stages, value=first)
+        return gr.update(choices=lab.stages(name) if name else [], value=first_stage(lab, name, place))
 
     def fill() -> tuple[Any, Any]:
         names = lab.names()
@@ -71,6 +69,12 @@ def pick_run(lab: Lab, place: int = -1) -> tuple[gr.Dropdown, gr.Dropdown]:
     on_tab(lambda: gr.update(choices=lab.names()), name)
     on_load(fill, None, [name, stage])
     return name, stage
+
+
+def first_stage(lab: Lab, name: str | None, place: int) -> str | None:
+    """The stage of a run that is chosen at first: the one in this place, or the first of all; None without a run."""
+    stages = lab.stages(name) if name else []
+    return stages[place] if len(stages) >= abs(place) else next(iter(stages), None)
 
 
 def problem_box(elem_id: str) -> gr.Textbox:
