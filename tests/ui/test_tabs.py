@@ -1,6 +1,7 @@
 """What stands behind the tabs, without a browser."""
 
 import json
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -256,8 +257,10 @@ def test_both_languages_have_the_same_words():
     assert ENGLISH.keys() == CHINESE.keys() and all(CHINESE.values())
 
 
-def test_menus_that_are_not_filled_yet_stand_for_what_they_will_say_first(lab):
+def test_menus_that_are_not_filled_yet_stand_for_what_they_will_say_first(lab, tmp_path):
     """A page is there before its menus are; whoever is quick asks the same pair as one who waits."""
+    shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
+    lab = Lab(tmp_path)
     quick = [preferences._source(lab, place, None, None, 1.0) for place in preferences.PLACES]
     assert quick == [preferences.Source("tiny", "dpo", 1.0), preferences.Source("tiny", "sft", 1.0)]
     assert preferences._source(lab, -1, "tiny", "ppo", 0.5) == preferences.Source("tiny", "ppo", 0.5)
