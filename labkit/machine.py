@@ -8,15 +8,20 @@ import shutil
 import sys
 import sysconfig
 import time
+import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import psutil
 
 if TYPE_CHECKING:
     import torch
 import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def matrix_peak(dtype: torch.dtype | None = None, *, seconds: float = 0.25, size: int | None = None) -> float:
@@ -69,6 +74,40 @@ def has_compiler() -> bool:
     compilers = [named] if named else ["g++", "clang++", "c++", "cl"]
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     return headers.is_file() and any(shutil.which(name) for name in compilers)
+
+
+def compiled(run: Callable[P, R], doing: str, **options: Any) -> Callable[P, R]:
+    """`run` by torch.compile with these options; as it is, and that said once, where there is no compiler or it fails.
+
+    doing: what goes on slower then, as "training".
+    """
+    if not has_compiler():
+        say_once(f"No C++ compiler (or no Python headers) here: {doing} goes on without torch.compile, slower.")
+        return run
+    from torch._dynamo import config as dynamo  # these take a second, which only what compiles should pay
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import InductorError
+
+    # Every model and shape is a graph of its own; the default limit of 8 would end in silent eager execution.
+    dynamo.recompile_limit = max(64, dynamo.recompile_limit)
+    best: Callable[P, R] = torch.compile(run, dynamic=False, **options)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        nonlocal best
+        try:
+            return best(*args, **kwargs)
+        except (BackendCompilerFailed, InductorError) as error:
+            say_once(f"torch.compile failed, so {doing} goes on without it, slower: {str(error)[:300]}")
+            best = run
+            return run(*args, **kwargs)
+
+    return call
+
+
+@cache
+def say_once(words: str) -> None:
+    """Warn, the first time that these words are said."""
+    warnings.warn(words, stacklevel=3)
 
 
 def peak_memory_mb() -> float:

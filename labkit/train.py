@@ -12,13 +12,12 @@ split, is kept with the checkpoint.
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from labkit.checkpoints import Checkpoints, journal
 from labkit.configs import to_dict
 from labkit.errors import LabError
-from labkit.machine import has_bf16, has_compiler
+from labkit.machine import compiled, has_bf16, say_once
 from labkit.optim import Optimizer, cosine, hidden_matrices, warmup_stable_decay
 
 Objective = Callable[[Any, Any], tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -201,7 +200,8 @@ class _Loop:
         self.device = self.processes.device
         model.to(self.device)
         self.bf16 = config.precision == "bf16" and _has_bf16()
-        self.compiled = config.compile and _has_compiler()
+        self.objective = compiled(objective, "training") if config.compile else objective
+        self.compiled = self.objective is not objective
         self.optimizer = build_optimizer(model, config, torch.bfloat16 if self.bf16 else torch.float32)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.step, self.saved_step, self.seconds = 0, -1, 0.0
@@ -211,7 +211,6 @@ class _Loop:
             for p in model.parameters():
                 broadcast(p.data)
         self.optimizer.zero_grad()  # whatever was left from before
-        self.objective = _compiled(objective) if self.compiled else objective
 
     def take(self, step: int) -> Record:
         """One optimizer step. Raises LabError, with the weights untouched, when loss or gradient is no number."""
@@ -345,7 +344,7 @@ class _Loop:
         torch.set_num_threads(state["arithmetic"]["threads"])  # sums are split by threads
         differing = [name for name, value in self._arithmetic().items() if state["arithmetic"].get(name) != value]
         if differing:
-            _say(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
+            say_once(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
         saved.load_model(self.model)
         self.optimizer.load_tensors(saved.tensors("optimizer"))
         if len(state["sources"]) == self.processes.num_processes:
@@ -354,7 +353,7 @@ class _Loop:
         self.step, self.saved_step, self.seconds = state["step"], state["step"], state["seconds"]
 
 
-@functools.cache
+@cache
 def accelerator() -> Accelerator:
     """The one Accelerator: device and processes, as `accelerate launch` set them; on its own, one process.
 
@@ -410,47 +409,13 @@ def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iter
         deterministic.fill_uninitialized_memory = filled
 
 
-def _compiled(objective: Objective) -> Objective:
-    """The objective as one compiled graph; as it is, and that said, where the compiler fails."""
-    from torch._dynamo import config as dynamo  # these take a second, which only a compiled run should pay
-    from torch._dynamo.exc import BackendCompilerFailed
-    from torch._inductor.exc import InductorError
-
-    # Every model and shape is a graph of its own; the default limit of 8 would end in silent eager execution.
-    dynamo.recompile_limit = max(64, dynamo.recompile_limit)
-    run = torch.compile(objective, dynamic=False)
-
-    def compute(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        nonlocal run
-        try:
-            return run(model, batch)
-        except (BackendCompilerFailed, InductorError) as error:
-            _say(f"torch.compile failed, so training goes on without it, slower: {str(error)[:300]}")
-            run = objective
-            return run(model, batch)
-
-    return compute
-
-
 def _has_bf16() -> bool:
     if not has_bf16():
-        _say("This processor has no bf16: training goes on in fp32, slower.")
+        say_once("This processor has no bf16: training goes on in fp32, slower.")
     return has_bf16()
-
-
-def _has_compiler() -> bool:
-    if not has_compiler():
-        _say("No C++ compiler (or no Python headers) here: training goes on without torch.compile, slower.")
-    return has_compiler()
 
 
 @torch.no_grad()
 def _evaluated(evaluate: Evaluate, model: nn.Module, step: int) -> dict[str, float]:
     model.eval()
     return evaluate(model, step)
-
-
-@functools.cache
-def _say(words: str) -> None:
-    """Warn, once."""
-    warnings.warn(words, stacklevel=3)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from labkit import train
+from labkit import machine, train
 from labkit.errors import LabError
 from labkit.train import Record, TrainConfig, fingerprint, fit
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
@@ -15,7 +15,7 @@ from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights
 @pytest.fixture(autouse=True)
 def fresh():
     """What was said once may be said again."""
-    train._say.cache_clear()
+    machine.say_once.cache_clear()
 
 
 def train_tiny(config, folder=None, model=None, source=None, **options):
@@ -283,7 +283,7 @@ def test_a_config_that_makes_no_sense(change, words):
 
 
 def test_no_compiler_is_said_once_and_training_goes_on(monkeypatch):
-    monkeypatch.setattr(train, "has_compiler", lambda: False)
+    monkeypatch.setattr(machine, "has_compiler", lambda: False)
     with pytest.warns(UserWarning, match="No C\\+\\+ compiler") as caught:
         model, _ = train_tiny(tiny_config(compile=True))
         train_tiny(tiny_config(compile=True))

@@ -87,7 +87,7 @@ class TopK:
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         if self.k >= logits.shape[-1]:
             return logits
-        return _keep_only(logits, logits.topk(self.k, dim=-1).indices)
+        return _keep_only(logits, logits.topk(self.k, dim=-1, sorted=False).indices)
 
 
 @dataclass(frozen=True)

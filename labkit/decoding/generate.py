@@ -114,7 +114,7 @@ def draw(logits: Tensor, u: Tensor) -> Tensor:
     """The token [B] at which the running sum of softmax(logits [B, V]) first passes u [B], a number in [0,
     1).
 
-    In double precision, so that a token of probability 0 is never drawn by rounding.
+    Summed in double precision, so that a token of probability 0 is never drawn by rounding.
     """
-    passed = logits.double().softmax(-1).cumsum(-1)
+    passed = logits.softmax(-1).double().cumsum(-1)
     return torch.searchsorted(passed, u.double().unsqueeze(-1) * passed[:, -1:], right=True).squeeze(-1)

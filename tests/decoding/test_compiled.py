@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from labkit import machine
 from labkit.decoding import NoRepeat, Temperature, TopK, generate
-from labkit.decoding import compiled as module
-from labkit.decoding.compiled import Writer
+from labkit.decoding.compiled import Writer, _one_row
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.positions import NoPosition
@@ -26,8 +26,8 @@ def model() -> Transformer:
 @pytest.mark.parametrize("steps", [[Temperature(0)], [Temperature(1.2), TopK(9)]])
 def test_the_steps_are_generates(model, steps, monkeypatch):
     """Without the compiler, over the edge of a bucket, with more prompts than rows, and with rows that end."""
-    monkeypatch.setattr(module, "has_compiler", lambda: False)
-    module._say.cache_clear()  # it is said once a process
+    monkeypatch.setattr(machine, "has_compiler", lambda: False)
+    machine.say_once.cache_clear()  # it is said once a process
 
     def seeded() -> torch.Generator:
         return torch.Generator().manual_seed(3)
@@ -47,8 +47,9 @@ def test_the_steps_are_generates(model, steps, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_it_writes_the_same(model):
-    writer = Writer(model, rows=3, steps=[Temperature(1.2), TopK(9)])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_compiled_it_writes_the_same(model, rows):
+    writer = Writer(model, rows=rows, steps=[Temperature(1.2), TopK(9)])
     found = writer.write(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
     plain = generate(model, PROMPTS, steps=writer.steps, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
     assert found == plain
@@ -60,7 +61,7 @@ def test_compiled_it_writes_the_same(model):
 
 
 def test_half_the_bytes_say_nearly_the_same(model, monkeypatch):
-    monkeypatch.setattr(module, "has_compiler", lambda: False)
+    monkeypatch.setattr(machine, "has_compiler", lambda: False)
     writer = Writer(model, rows=1, steps=[Temperature(0)], bf16=True)
     assert writer.model.embedding.weight.dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
     with torch.no_grad():
@@ -80,3 +81,12 @@ def test_what_is_not_compiled_is_said(model):
     ]:
         with pytest.raises(LabError, match=message):
             make()
+
+
+def test_one_row_is_a_sum_of_products():
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(48, 33), torch.randn(1, 1, 48)
+    assert torch.allclose(_one_row(x, layer.weight, layer.bias), layer(x), atol=1e-6)
+    assert torch.allclose(_one_row(x, layer.weight), layer(x) - layer.bias, atol=1e-6)
+    half = _one_row(x.bfloat16(), layer.weight.bfloat16())
+    assert half.shape == (1, 1, 33) and half.dtype == torch.bfloat16
