@@ -489,7 +489,7 @@ def _bench(arguments: list[str]) -> int:
     if options.what == "generate":
         from labkit.bench import generate
 
-        config = generate.GenerateBench(new=48, file=options.model)
+        config = generate.GenerateBench(new=48, file=options.model) if options.model else generate.GenerateBench()
         result = generate.run(config, lambda line: print(f"bench generate: {line} ...", file=sys.stderr))
         text = generate.table(result)
     elif options.what in ("world", "app"):
