@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Literal, NamedTuple
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from labkit.decoding.filters import Filter, History, apply
 from labkit.decoding.prompts import check_prompt
+from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
 from labkit.model.reading import Memory
 from labkit.model.transformer import Transformer
@@ -48,43 +50,49 @@ class Beams(NamedTuple):
     tree: list[Node]
 
 
+def beam_search(model: Transformer, prompt: Sequence[int], **options: Any) -> Beams:
+    """The last of `beam_steps`, which takes the same arguments: the texts that were found."""
+    return deque(beam_steps(model, prompt, **options), maxlen=1).pop()
+
+
 @torch.no_grad()
-def beam_search(
+def beam_steps(
     model: Transformer,
     prompt: Sequence[int],
     *,
     beams: int,
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
+    stop: StopTexts | None = None,
     length_penalty: float = 1.0,
     ending: Ending = "settled",
     groups: int = 1,
     diversity: float = 0.0,
     steps: Sequence[Filter] = (),
     memory: Memory | None = None,
-) -> Beams:
+) -> Iterator[Beams]:
     """The `beams` best texts by log-probability / length^length_penalty, the stop token counted.
 
     ending: "full" ends when as many texts have ended as there are beams; "settled" when no beam, were it to end now,
     could beat the worst of these; "never" takes into account that a longer text can gain by its length. groups,
     diversity: Diverse Beam Search, https://arxiv.org/abs/1610.02424: the beams go in so many groups one after another,
     and each is held back by `diversity` nats for every earlier group's beam that took the same token. steps: filters of
-    each beam's log-probabilities. memory: what the encoder made, of one row. Raises LabError for settings that make no
-    sense, and for a prompt that is empty or leaves no room in the context.
+    each beam's log-probabilities. memory: what the encoder made, of one row. What stands is yielded after each step:
+    the beams that are still written as long as none has ended. Raises LabError for settings that make no sense, and for
+    a prompt that is empty or leaves no room in the context.
     """
     _check(beams, groups, diversity, max_new_tokens)
     check_prompt(model, prompt)
     room = min(max_new_tokens, model.config.context - len(prompt))
     width, device = beams // groups, model.embedding.weight.device
-    pools = [_Pool(width, length_penalty, ending, room) for _ in range(groups)]
+    pools = [_Pool(width, length_penalty, ending, room, stop) for _ in range(groups)]
     tree: list[Node] = []
-    was_training = model.training
     model.eval()
     state = model.new_state(1, len(prompt) + room)
     x = model.hidden(torch.tensor([list(prompt)], device=device), state=state, memory=memory)[:, -1:]
     first = torch.zeros(beams, dtype=torch.int64, device=device)
     state, x = state.select(first), x[first]
-    wide = None if memory is None else Memory(memory.x.expand(beams, -1, -1), memory.mask.expand(beams, -1, -1))
+    wide = memory and Memory(memory.x.expand(beams, -1, -1), memory.mask.expand(beams, -1, -1))
     for step in range(room):
         written = torch.tensor([[*prompt, *beam.tokens] for pool in pools for beam in pool.running], device=device)
         logprobs = model.logits(x).squeeze(1).float().log_softmax(-1)
@@ -98,13 +106,19 @@ def beam_search(
                 taken[beam.tokens[-1]] += 1
         if not any(pool.open for pool in pools):
             break
+        yield _standing(pools, tree)
         rows = torch.tensor([g * width + beam.row for g, pool in enumerate(pools) for beam in pool.running])
         state = state.select(rows.to(device))
         tokens = torch.tensor([[beam.tokens[-1]] for pool in pools for beam in pool.running], device=device)
         x = model.hidden(tokens, state=state, memory=wide)
-    model.train(was_training)
-    found = sorted((beam for pool in pools for beam in pool.finished), key=lambda beam: -beam.score)
-    return Beams(found, tree)
+    yield _standing(pools, tree)
+
+
+def _standing(pools: Sequence[_Pool], tree: list[Node]) -> Beams:
+    found = [beam for pool in pools for beam in pool.finished]
+    if not found:
+        found = [Beam(b.tokens, b.logprob, b.held, False) for pool in pools for b in pool.running]
+    return Beams(sorted(found, key=lambda beam: -beam.score), tree)
 
 
 class _Running(NamedTuple):
@@ -122,8 +136,8 @@ class _Running(NamedTuple):
 class _Pool:
     """The beams of one group, those that are written and those that have ended."""
 
-    def __init__(self, width: int, length_penalty: float, ending: Ending, room: int):
-        self.width, self.length_penalty, self.ending, self.room = width, length_penalty, ending, room
+    def __init__(self, width: int, length_penalty: float, ending: Ending, room: int, stop: StopTexts | None):
+        self.width, self.length_penalty, self.ending, self.room, self.stop = width, length_penalty, ending, room, stop
         # All begin as the same prompt: only the first may be gone on from, or all beams would be one.
         self.running = [_Running(i, [], 0.0 if i == 0 else -1e9, 0.0 if i == 0 else -1e9, -1) for i in range(width)]
         self.finished: list[Beam] = []
@@ -135,7 +149,7 @@ class _Pool:
         """
         V = own.shape[-1]
         so_far = torch.tensor([beam.held for beam in self.running]).unsqueeze(-1)
-        wanted = min(max(2, 1 + len(stops)) * self.width, self.width * V)
+        wanted = min(max(2, 1 + len(stops)) * self.width, self.width * V)  # enough to go on when all others end
         values, places = (so_far + held).flatten().topk(wanted)
         running: list[_Running] = []
         ended: list[Beam] = []
@@ -144,15 +158,17 @@ class _Pool:
                 break
             row, token = divmod(place, V)
             before = self.running[row]
-            logprob, stops_here = before.logprob + float(own[row, token]), token in stops
+            logprob, tokens = before.logprob + float(own[row, token]), [*before.tokens, token]
+            said = self.stop is not None and self.stop.ended(tokens)
+            stops_here = said or token in stops
             fate: Fate = "pruned"
             if (stops_here or last) and rank < self.width:
                 score = value / (step + 1) ** self.length_penalty
-                tokens = before.tokens if stops_here else [*before.tokens, token]
+                tokens = self.stop.cut(tokens) if self.stop and said else before.tokens if stops_here else tokens
                 ended.append(Beam(tokens, logprob, score, stops_here))
                 fate = "ended"
             elif not (stops_here or last) and len(running) < self.width:
-                running.append(_Running(row, [*before.tokens, token], logprob, value, len(tree)))
+                running.append(_Running(row, tokens, logprob, value, len(tree)))
                 fate = "kept"
             tree.append(Node(before.node, token, logprob, step, fate))
         if not (self.ending == "full" and len(self.finished) == self.width):

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from labkit.decoding.filters import Filter, History, apply, remember
-from labkit.decoding.prompts import check_prompt
+from labkit.decoding.prompts import check_prompt, remembered
+from labkit.decoding.stops import StopTexts
+from labkit.model.reading import Memory
 from labkit.model.transformer import Transformer
 
 
@@ -20,22 +22,28 @@ def generate(
     steps: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
+    stop: StopTexts | None = None,
     generator: torch.Generator | None = None,
+    draws: Tensor | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
     rows: int = 64,
     samples: int = 1,
 ) -> list[list[int]]:
-    """The new tokens of each prompt, in the prompts' order, ending before its stop token.
+    """The new tokens of each prompt, in the prompts' order, ending before its stop token or stop text.
 
     samples: how many answers to each prompt, one after another in the result; the prompt is read once for all.
+    sources: what an encoder reads, one for each prompt; the prompt is then how the decoder begins. draws [P, samples,
+    max_new_tokens]: numbers in [0, 1) to use in place of the generator's.
     steps: filters, applied in their order to the logits; none samples from the model as it is,
     ``[Temperature(0)]`` is greedy. A row also ends after max_new_tokens, and when the model's context is
     full. generator: where randomness comes from (torch's own when None); each row has its own draws, so what
     it writes depends neither on ``rows``, how many are written at a time, nor on the rows beside it. Raises
-    LabError for a prompt that is empty or leaves no room in the context.
+    LabError for a prompt that is empty or leaves no room in the context, and for an encoder without a source.
     """
     for i, prompt in enumerate(prompts):
         check_prompt(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
-    draws = torch.rand(len(prompts), samples, max_new_tokens, generator=generator)
+    if draws is None:
+        draws = torch.rand(len(prompts), samples, max_new_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     written: list[list[list[int]]] = [[] for _ in prompts]
     together = max(1, rows // samples)
@@ -43,7 +51,8 @@ def generate(
     model.eval()
     for start in range(0, len(order), together):
         chunk = order[start : start + together]
-        answers = _write(model, [prompts[i] for i in chunk], steps, draws[chunk], list(stop_ids))
+        memory = remembered(model, None if sources is None else [sources[i] for i in chunk])
+        answers = _write(model, [prompts[i] for i in chunk], steps, draws[chunk], list(stop_ids), stop, memory)
         for place, i in enumerate(chunk):
             written[i] = answers[place * samples : (place + 1) * samples]
     model.train(was_training)
@@ -56,6 +65,8 @@ def _write(
     steps: Sequence[Filter],
     draws: Tensor,
     stop_ids: list[int],
+    stop: StopTexts | None,
+    memory: Memory | None,
 ) -> list[list[int]]:
     """Write on from P prompts, S samples each; draws [P, S, N] in [0, 1) are their randomness -> B = P S rows."""
     tokens, positions, mask = left_pad(prompts)
@@ -64,12 +75,12 @@ def _write(
     read = tokens.where(mask, -1)  # [P, T]
     stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
     state = model.new_state(len(prompts), tokens.shape[1] + draws.shape[2])
-    x = model.hidden(tokens, positions, mask, state)[:, -1:]
+    x = model.hidden(tokens, positions, mask, state, memory=memory)[:, -1:]
     samples, draws = draws.shape[1], draws.flatten(0, 1)  # [B, N]
     if samples > 1:
         prompt = torch.arange(len(prompts), device=device).repeat_interleave(samples)
         state, x, positions, mask = state.select(prompt), x[prompt], positions[prompt], mask[prompt]
-        read = read[prompt]
+        read, memory = read[prompt], memory and memory.select(prompt)
     positions = positions[:, -1:]
     room = model.config.context - mask.sum(-1)  # [B]
     new = torch.zeros(draws.shape, dtype=torch.int64, device=device)  # [B, N]
@@ -84,16 +95,20 @@ def _write(
         writing = writing & ~torch.isin(token, stops)
         lengths[rows] += writing
         writing = writing & (lengths[rows] < room[rows])
+        if stop is not None:
+            ended = [stop.ended(row) for row in new[rows, : step + 1].tolist()]
+            writing = writing & ~torch.tensor(ended, device=device)
         if step + 1 == draws.shape[1] or not writing.any():
             break
         if 2 * writing.sum() <= len(rows):
             keep = writing.nonzero().squeeze(-1)
             rows, token, positions, writing = rows[keep], token[keep], positions[keep], writing[keep]
-            state = state.select(keep)
+            state, memory = state.select(keep), memory and memory.select(keep)
         # A row that has ended but is still here stays within the context; what it writes is not read.
         positions = (positions + 1).clamp(max=model.config.context - 1)
-        x = model.hidden(token.unsqueeze(-1), positions, None, state)
-    return [row[:length] for row, length in zip(new.tolist(), lengths.tolist(), strict=True)]
+        x = model.hidden(token.unsqueeze(-1), positions, None, state, memory=memory)
+    written = [row[:length] for row, length in zip(new.tolist(), lengths.tolist(), strict=True)]
+    return written if stop is None else [stop.cut(row) for row in written]
 
 
 def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:

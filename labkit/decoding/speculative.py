@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from labkit.decoding.filters import Filter, apply, remember
 from labkit.decoding.generate import draw
 from labkit.decoding.prompts import check_prompt
+from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
 from labkit.model.transformer import State, Transformer
 
@@ -26,8 +28,13 @@ class Accepted(NamedTuple):
     readings: int
 
 
+def speculative(model: Transformer, draft: Transformer, prompt: Sequence[int], **options: Any) -> Accepted:
+    """The last of `speculative_steps`, which takes the same arguments: the whole text."""
+    return deque(speculative_steps(model, draft, prompt, **options), maxlen=1).pop()
+
+
 @torch.no_grad()
-def speculative(
+def speculative_steps(
     model: Transformer,
     draft: Transformer,
     prompt: Sequence[int],
@@ -36,25 +43,18 @@ def speculative(
     steps: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
+    stop: StopTexts | None = None,
     generator: torch.Generator | None = None,
-) -> Accepted:
+) -> Iterator[Accepted]:
     """New tokens with the distribution of `model` under the filters `steps`, exactly; greedy ones are its own greedy
     tokens. The draft writes `ahead` tokens; each is kept with probability min(1, p / q), and at the first that is not,
     one is drawn from what p has over q: Fast Inference from Transformers via Speculative Decoding,
-    https://arxiv.org/abs/2211.17192.
+    https://arxiv.org/abs/2211.17192. What stands is yielded after each of the large model's readings.
 
     Raises LabError for models of different vocabularies, a state that cannot be taken back (RWKV, GRU), filters that
     ask what was written, and as `check_prompt`.
     """
-    if draft.config.vocabulary != model.config.vocabulary:
-        raise LabError(
-            f"The draft has a vocabulary of {draft.config.vocabulary}, the model of {model.config.vocabulary}: they "
-            f"must read the same tokens."
-        )
-    if ahead < 1:
-        raise LabError(f"The draft guesses at least one token ahead, not {ahead}.")
-    if remember(steps):
-        raise LabError("Speculative decoding takes no filters that ask what was written.")
+    _check(model, draft, ahead, steps)
     context = min(model.config.context, draft.config.context)
     for one in (model, draft):
         check_prompt(one, prompt)
@@ -64,8 +64,9 @@ def speculative(
     states = [one.new_state(1, len(prompt) + room + ahead) for one in (model, draft)]
     for state in states:
         state.take_back(0)  # refused at once where it cannot be done later
-    written, guessed, kept, readings = list(prompt), 0, 0, 0
-    while (left := room - (len(written) - len(prompt))) > 0:
+    written, new, guessed, kept, readings = list(prompt), list[int](), 0, 0, 0
+    yield Accepted([], 0, 0, 0)
+    while (left := room - len(new)) > 0:
         count = min(ahead, left - 1)
         guesses, q = _guess(draft, states[1], written, count, steps, generator)
         # The last token that was kept has not been read yet; with the guesses after it one reading judges all.
@@ -73,15 +74,30 @@ def speculative(
         logits = model(torch.tensor([unread], device=device), state=states[0])[0].float()[-count - 1 :]
         readings, guessed = readings + 1, guessed + count
         p = apply(steps, logits, None).double().softmax(-1)  # [count + 1, V]
-        new = _judge(guesses, p, q, generator)
-        kept += len(new) - 1
-        for token in new:
-            if token in stop_ids:
-                return Accepted(written[len(prompt) :], guessed, kept, readings)
-            written.append(token)
+        judged = _judge(guesses, p, q, generator)
+        kept += len(judged) - 1
+        for token in judged:
+            over = token in stop_ids
+            new = new if over else [*new, token]
+            if over or (stop is not None and stop.ended(new)):
+                yield Accepted(new if stop is None else stop.cut(new), guessed, kept, readings)
+                return
+        written = [*prompt, *new]
         for state in states:
             state.take_back(min(state.filled, len(written) - 1))
-    return Accepted(written[len(prompt) :], guessed, kept, readings)
+        yield Accepted(new, guessed, kept, readings)
+
+
+def _check(model: Transformer, draft: Transformer, ahead: int, steps: Sequence[Filter]) -> None:
+    if draft.config.vocabulary != model.config.vocabulary:
+        raise LabError(
+            f"The draft has a vocabulary of {draft.config.vocabulary}, the model of {model.config.vocabulary}: they "
+            f"must read the same tokens."
+        )
+    if ahead < 1:
+        raise LabError(f"The draft guesses at least one token ahead, not {ahead}.")
+    if remember(steps):
+        raise LabError("Speculative decoding takes no filters that ask what was written.")
 
 
 def _guess(

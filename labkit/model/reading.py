@@ -18,6 +18,10 @@ class Memory(NamedTuple):
     x: Tensor
     mask: Tensor
 
+    def select(self, rows: Tensor) -> Memory:
+        """Keep the given rows only (a copy); rows [B'] of int64."""
+        return Memory(self.x[rows], self.mask[rows])
+
 
 @dataclass
 class Reading:
