@@ -1,24 +1,28 @@
-"""The same prompt under several strategies, in the terminal: the texts, where they part, and their scores."""
+"""The same prompts under several strategies: the texts, where they part, and their scores over seeds or prompts."""
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from tyro.conf import arg
 
-from labkit.talk import RunFolder, Stage
+from labkit.talk import RunFolder, Stage, Stops
 
 if TYPE_CHECKING:
-    from labkit.decoding.strategies import Strategy
+    from labkit.decoding.scores import Score
+    from labkit.decoding.strategies import Beside, Strategy
     from labkit.model.transformer import Transformer
+    from labkit.runs import Run
     from labkit.text.tokenizer import Tokenizer
+    from labkit.world import Task, World
 
 DEFAULT = ("greedy", "temperature=1", "temperature=0.8 top-p=0.9", "beam beams=4")
+ANNOTATOR = "warm"
+Switch = Annotated[bool, arg(help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -29,65 +33,125 @@ class CompareOptions:
     """The run's folder."""
     prompt: str = ""
     """A message to reply to; without one, a task of the run's world."""
+    tasks: int = 0
+    """In place of one prompt: so many tasks of the world, of all kinds in turn. The intervals are then over tasks."""
     strategies: Annotated[tuple[str, ...], arg(metavar="LINE [LINE ...]", help_behavior_hint="")] = DEFAULT
-    """Each a line in quotes, as greedy, "temperature=0.8 top-k=40 top-p=0.9", "beam beams=4 length-penalty=0.8" or
-    "contrastive k=5 alpha=0.6". Filters work in the order in which they stand."""
+    """Each a line in quotes, as greedy, "temperature=0.8 top-k=40 top-p=0.9", "beam beams=4 length-penalty=0.8",
+    "contrastive k=5 alpha=0.6", "best n=8" or "speculative ahead=4". Filters work in the order in which they stand."""
     seeds: int = 8
     """How many texts each strategy of chance writes for its scores."""
     stage: Stage = None
     """The model after this stage; after the last when not given."""
+    draft: Path | None = None
+    """For speculative: the folder of the draft's run, which must have the same tokenizer."""
+    stop: Stops = ()
+    """Texts at which writing ends."""
     max_tokens: int = 100
     """The longest text."""
-    json: Annotated[bool, arg(help_behavior_hint="")] = False
+    json: Switch = False
     """Print everything as JSON."""
+
+
+class Asked(NamedTuple):
+    """A prompt: its text, its tokens, and the task that it is, if it is one of the world's."""
+
+    text: str
+    ids: list[int]
+    task: Task | None = None
 
 
 @dataclass(frozen=True)
 class Compared:
-    """strategy: as a line. text: of the first seed. parts: its first word that differs from the first strategy's text,
-    -1 when none does. scores: means over the seeds; errors: their standard errors, 0 where chance has no part.
+    """strategy: as a line. text: of the first prompt and seed. parts: its first word that differs from the first
+    strategy's text, -1 when none does. scores: by name, over the prompts, or over the seeds where there is one prompt.
     """
 
     strategy: str
     text: str
     parts: int
-    scores: dict[str, float]
-    errors: dict[str, float]
+    scores: dict[str, Score]
 
 
 def compare(
     model: Transformer,
     tokenizer: Tokenizer,
-    prompt: Sequence[int],
+    asked: Sequence[Asked],
     strategies: Sequence[Strategy],
     *,
     seeds: int,
     max_new_tokens: int,
+    world: World | None = None,
+    beside: Beside | None = None,
 ) -> list[Compared]:
-    """All strategies on one prompt; the same seed gives each of them the same draws."""
-    from labkit.decoding.scores import distinct, log_likelihood, repetition, self_bleu
+    """All strategies on the same prompts; the same seed gives each of them the same draws.
 
+    world: whose grammar and truth the texts are held against. Raises LabError as `Strategy.write`.
+    """
+    from labkit.decoding.strategies import Beside
+
+    beside = beside or Beside(tokenizer)
     found: list[Compared] = []
     first: list[str] = []
     for strategy in strategies:
         many = range(seeds) if strategy.draws else range(1)
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokenizer.specials}
-        texts = strategy.write(model, prompt, seeds=many, **options)
-        by_text = {
-            "nats a token": [log_likelihood(model, prompt, text) for text in texts if text],
-            "repetition": [repetition(text) for text in texts],
-            "tokens": [float(len(text)) for text in texts],
-        }
-        scores = {name: statistics.mean(values) if values else float("nan") for name, values in by_text.items()}
-        scores |= {"distinct-2": distinct(texts), "self-BLEU": self_bleu(texts)}
-        errors = {name: statistics.stdev(x) / len(x) ** 0.5 if len(x) > 1 else 0.0 for name, x in by_text.items()}
-        words = tokenizer.decode(texts[0]).split()
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokenizer.specials, "beside": beside}
+        texts = strategy.write_all(model, [one.ids for one in asked], seeds=many, **options)
+        words = tokenizer.decode(texts[0][0]).split()
         first = first or words
-        parts = next((i for i, (a, b) in enumerate(zip(first, words, strict=False)) if a != b), -1)
-        if parts < 0 and len(first) != len(words):
-            parts = min(len(first), len(words))
-        found.append(Compared(str(strategy), " ".join(words), parts, scores, errors))
+        scores = scored(model, tokenizer, asked, texts, world)
+        found.append(Compared(str(strategy), " ".join(words), first_difference(first, words), scores))
     return found
+
+
+def scored(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    asked: Sequence[Asked],
+    texts: Sequence[Sequence[Sequence[int]]],
+    world: World | None,
+) -> dict[str, Score]:
+    """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
+    from labkit.decoding.scores import distinct, jackknife, log_likelihood, mean_score, repetition, self_bleu
+
+    def each(prompt: Asked, text: Sequence[int]) -> dict[str, float]:
+        common = {
+            "nats a token": log_likelihood(model, prompt.ids, text),
+            "repetition": repetition(text),
+            "tokens": float(len(text)),
+        }
+        return common | ({} if world is None else _truth(world, prompt.task, tokenizer.decode(text).strip()))
+
+    rows = [[each(prompt, text) for text in group] for prompt, group in zip(asked, texts, strict=True)]
+    scores: dict[str, Score] = {}
+    for name in rows[0][0]:
+        by_prompt = [[row[name] for row in group] for group in rows]
+        scores[name] = mean_score(by_prompt[0] if len(rows) == 1 else [mean_score(group).mean for group in by_prompt])
+    together: dict[str, Callable[[Any], float]] = {"distinct-2": distinct, "self-BLEU": self_bleu}
+    for name, measure in together.items():
+        one = jackknife(measure, texts[0])
+        scores[name] = one if len(rows) == 1 else mean_score([measure(group) for group in texts])
+    return scores
+
+
+def _truth(world: World, task: Task | None, text: str) -> dict[str, float]:
+    """What the world says of a text: how much is its English, and can happen; of a task's answer, what it is worth."""
+    from labkit.world.oracle import score
+
+    check = world.check(text)
+    as_story = check.parsed / check.sentences if check.sentences else 0.0
+    if task is None:
+        return {"grammatical": as_story, "consistent": check.possible / check.events if check.events else float("nan")}
+    gold = score(world, task, text, world.profiles[ANNOTATOR])
+    truth = {"gold": gold.total, "right": gold.right, "supported": gold.supported, "consistent": gold.consistent}
+    return truth | {"grammatical": as_story if task.kind == "write" else gold.fluent}
+
+
+def first_difference(first: Sequence[Any], other: Sequence[Any]) -> int:
+    """Where two sequences first differ: first_difference("ab", "ac") -> 1; -1 where they do not."""
+    if list(first) == list(other):
+        return -1
+    same = (i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b)
+    return next(same, min(len(first), len(other)))
 
 
 def table(found: Sequence[Compared]) -> str:
@@ -102,15 +166,15 @@ def table(found: Sequence[Compared]) -> str:
     width = max(len(one.strategy) for one in found)
     lines += ["", f"{'':{width}}" + "".join(f"{name:>18}" for name in names)]
     for one in found:
-        cells = [_cell(one.scores[name], one.errors.get(name, 0.0)) for name in names]
-        lines.append(f"{one.strategy:{width}}" + "".join(f"{cell:>18}" for cell in cells))
+        lines.append(f"{one.strategy:{width}}" + "".join(f"{shown(one.scores[name]):>18}" for name in names))
     return "\n".join(lines)
 
 
-def _cell(value: float, error: float) -> str:
-    if value != value:
+def shown(score: Score) -> str:
+    """0.812 ± 0.034; a dash where there is no number."""
+    if score.mean != score.mean:
         return "-"
-    return f"{value:.3f}" + (f" ± {error:.3f}" if error else "")
+    return f"{score.mean:.3f}" + (f" ± {score.half:.3f}" if score.half else "")
 
 
 def main(options: CompareOptions) -> int:
@@ -119,29 +183,64 @@ def main(options: CompareOptions) -> int:
 
     from labkit.decoding.strategies import parse
     from labkit.runs import Run
-    from labkit.talk import unescape
-    from labkit.text.chat import encode_prompt
-    from labkit.world import Message
+    from labkit.talk import beside_of, unescape
 
     strategies = [parse(line) for line in options.strategies]
     run = Run.open(Path(options.run))
-    tokenizer, model = run.tokenizer(), run.model(options.stage)
-    asked = unescape(options.prompt) or _task(run)
-    prompt = encode_prompt(tokenizer, [Message("user", asked)])
+    model = run.model(options.stage)
+    world, asked = asked_of(run, unescape(options.prompt), options.tasks)
+    beside = beside_of(run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task})
     limits: dict[str, Any] = {"seeds": options.seeds, "max_new_tokens": options.max_tokens}
-    found = compare(model, tokenizer, prompt, strategies, **limits)
+    found = compare(model, run.tokenizer(), asked, strategies, world=world, beside=beside, **limits)
     if options.json:
-        rows = [dataclasses.asdict(one) for one in found]
-        print(json.dumps({"prompt": asked, "seeds": options.seeds, "strategies": rows}, indent=2))
+        rows = [dataclasses.asdict(one) | {"scores": _by_name(one)} for one in found]
+        prompts = [one.text for one in asked]
+        print(json.dumps({"prompts": prompts, "seeds": options.seeds, "strategies": rows}, indent=2))
     else:
-        print(f"{asked}\n\n{table(found)}")
+        print(f"{asked[0].text}\n\n{table(found)}")
     return 0
 
 
-def _task(run: Any) -> str:
-    from labkit.errors import LabError
-    from labkit.world import World
+def _by_name(one: Compared) -> dict[str, dict[str, float | None]]:
+    """JSON has no word for what is no number."""
+    return {
+        name: {"mean": None if score.mean != score.mean else score.mean, "half": score.half}
+        for name, score in one.scores.items()
+    }
 
-    if run.recipe.text is not None or run.recipe.instructions is not None:
+
+def asked_of(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[Asked]]:
+    """A run's world (None where it learnt from real text), and the prompts: this text, or tasks of the world.
+
+    Raises LabError where there is neither.
+    """
+    from labkit.errors import LabError
+    from labkit.text.chat import encode_prompt
+    from labkit.world import Message, World
+
+    tokenizer = run.tokenizer()
+    real = run.recipe.text is not None or run.recipe.instructions is not None
+    if real and (tasks or not text):
         raise LabError("This run has no world to take a task from: say what to reply to, with --prompt.")
-    return World.load(run.recipe.world_size).task("test", 0, 0, "write").messages[-1].content
+    world = None if real else World.load(run.recipe.world_size)
+    if world is None or text:
+        task = None if world is None else task_of(world, text)
+        return world, [Asked(text, encode_prompt(tokenizer, [Message("user", text)]), task)]
+    kinds = world.task_kinds
+    chosen = [world.task("test", 0, i // len(kinds), kinds[i % len(kinds)]) for i in range(tasks)]
+    chosen = chosen or [world.task("test", 0, 0, "write")]
+    return world, [Asked(one.messages[-1].content, encode_prompt(tokenizer, one.messages), one) for one in chosen]
+
+
+FIRST = 24
+"""Of each kind, the world's tasks that are known again by their words."""
+
+
+def task_of(world: World, text: str) -> Task | None:
+    """The held-out task that asks exactly this, among the first of each kind; None where there is none."""
+    for kind in world.task_kinds:
+        for index in range(FIRST):
+            task = world.task("test", 0, index, kind)
+            if len(task.messages) == 1 and task.messages[0].content == text:
+                return task
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +12,15 @@ from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from labkit.decoding import Filter
+    from labkit.decoding.strategies import Beside
     from labkit.model.transformer import Transformer
+    from labkit.runs import Run
     from labkit.text.tokenizer import Tokenizer
-    from labkit.world import Message
+    from labkit.world import Message, Task, World
 
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint="")]
 Stage = Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="")]
+Stops = Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]", help_behavior_hint="")]
 
 HELP = """Type a message and press enter; \\n stands for a new line. Other things to type:
   /story   a new story of the world, for your next questions to be about
@@ -69,8 +72,13 @@ class GenerateOptions:
     top_p: float = 1.0
     """Draw among the likeliest tokens that together have this probability."""
     strategy: Annotated[str | None, arg(metavar="LINE", help_behavior_hint="")] = None
-    """In place of the three before: a line in quotes, as "beam beams=4" or "repetition=1.2 temperature=0.8 min-p=0.1";
-    filters work in the order in which they stand."""
+    """In place of the three before: a line in quotes, as "beam beams=4", "contrastive k=5 alpha=0.6", "best n=8" (the
+    one that the run's reward model likes most), "speculative ahead=4" (with --draft) or "repetition=1.2 temperature=0.8
+    min-p=0.1 ban=dog"; filters work in the order in which they stand."""
+    stop: Stops = ()
+    """Texts at which writing ends."""
+    draft: Path | None = None
+    """For speculative: the folder of the draft's run, which must have the same tokenizer."""
     max_tokens: int = 200
     """The longest text."""
     seed: int = 0
@@ -106,24 +114,52 @@ def write(options: GenerateOptions) -> int:
         prompt = encode_opening(tokenizer, begun)
     else:  # real text is read as it is, without a space before it
         prompt = [tokenizer.bos, *tokenizer.encode(begun)]
+    beside = beside_of(run, options.stop, options.draft)
+    limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.specials}
     if options.strategy is not None:
         seeds = range(options.seed, options.seed + options.count)
-        limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.specials}
-        written = parse(options.strategy).write(model, prompt, seeds=seeds, **limits)
+        written = parse(options.strategy).write(model, prompt, seeds=seeds, beside=beside, **limits)
     else:
+        steps, generator = (
+            filters(options.temperature, options.top_k, options.top_p),
+            torch.Generator().manual_seed(options.seed),
+        )
         written = generate(
-            model,
-            [prompt] * options.count,
-            steps=filters(options.temperature, options.top_k, options.top_p),
-            max_new_tokens=options.max_tokens,
-            stop_ids=tokenizer.specials,
-            generator=torch.Generator().manual_seed(options.seed),
+            model, [prompt] * options.count, steps=steps, stop=beside.stops(), generator=generator, **limits
         )
     if options.chat or not begun:
         print("\n\n".join(decode_reply(tokenizer, ids) for ids in written))
     else:
         print("\n\n".join(begun + tokenizer.decode(ids) for ids in written))
     return 0
+
+
+def beside_of(
+    run: Run,
+    stop: Sequence[str] = (),
+    draft: Path | None = None,
+    world: World | None = None,
+    tasks: Mapping[tuple[int, ...], Task] | None = None,
+) -> Beside:
+    """What strategies need beside a run's model: its tokenizer, a draft's model, and as judge the run's reward model,
+    or else the oracle of these tasks. Raises LabError for a draft that reads other tokens.
+    """
+    from labkit.decoding.strategies import Beside
+    from labkit.errors import LabError
+    from labkit.judges import by_oracle, by_reward
+    from labkit.runs import Run
+
+    tokenizer, smaller, judge = run.tokenizer(), None, None
+    if draft is not None:
+        other = Run.open(draft)
+        smaller = other.model()
+        if other.tokenizer().backend.to_str() != tokenizer.backend.to_str():
+            raise LabError(f"{draft} has another tokenizer than {run.path}: a draft must read the same tokens.")
+    if any(stage.name == "reward" and stage.trained for stage in run.stages):
+        judge = by_reward(run.stage("reward").scorer(), tokenizer)
+    elif world is not None and tasks:
+        judge = by_oracle(world, tasks, next(iter(world.profiles)), tokenizer)
+    return Beside(tokenizer, tuple(unescape(text) for text in stop), smaller, judge)
 
 
 def chat(options: ChatOptions) -> int:

@@ -1,6 +1,7 @@
 """Decoding: filters of the next token's distribution, and strategies of writing on from a prompt."""
 
 from labkit.decoding.beam import Beam, beam_search
+from labkit.decoding.best import Best, Judge, best_of
 from labkit.decoding.contrastive import contrastive_search
 from labkit.decoding.filters import (
     Allowed,
@@ -21,31 +22,38 @@ from labkit.decoding.filters import (
 )
 from labkit.decoding.generate import generate
 from labkit.decoding.speculative import Accepted, speculative
-from labkit.decoding.stream import Candidate, Step, stream, trace
+from labkit.decoding.stops import StopTexts
+from labkit.decoding.stream import Candidate, Effect, Step, read_back, stream, trace
 
 __all__ = [
     "Accepted",
     "Allowed",
     "Banned",
     "Beam",
+    "Best",
     "Candidate",
+    "Effect",
     "Epsilon",
     "Filter",
     "FrequencyPenalty",
     "History",
+    "Judge",
     "MinP",
     "NoRepeat",
     "PresencePenalty",
     "RepetitionPenalty",
     "Step",
+    "StopTexts",
     "Temperature",
     "TopK",
     "TopP",
     "Typical",
     "apply",
     "beam_search",
+    "best_of",
     "contrastive_search",
     "generate",
+    "read_back",
     "speculative",
     "stream",
     "trace",

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from labkit.model.transformer import Transformer
 
 Tokens = Sequence[int]
+SURE = 1.96
+"""Standard errors to either side in which the truth lies in 95 % of cases."""
+
+
+class Score(NamedTuple):
+    """A mean, and half the width of its 95 % interval: 0 where there is one value only."""
+
+    mean: float
+    half: float
+
+
+def mean_score(values: Sequence[float]) -> Score:
+    """The mean of independent values, those that are no number left out; its interval is the normal distribution's."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return Score(math.nan, 0.0)
+    error = statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else 0.0
+    return Score(statistics.fmean(known), SURE * error)
+
+
+def jackknife(measure: Callable[[Sequence[Tokens]], float], texts: Sequence[Tokens]) -> Score:
+    """A measure of texts together; its interval from what it would be without each of them (Efron and Stein, The
+    Jackknife Estimate of Variance, 1981).
+    """
+    n = len(texts)
+    without = [measure([*texts[:i], *texts[i + 1 :]]) for i in range(n)] if n > 2 else []
+    middle = statistics.fmean(without) if without else 0.0
+    variance = (n - 1) / n * sum((value - middle) ** 2 for value in without) if without else 0.0
+    return Score(measure(texts), SURE * variance**0.5)
 
 
 @torch.no_grad()

@@ -4,19 +4,25 @@ greedy
 temperature=0.8 top-k=40 top-p=0.9                   # sampling; the filters work in the order in which they stand
 beam beams=4 length-penalty=0.8 no-repeat=3
 contrastive k=5 alpha=0.6
+speculative ahead=4 temperature=0.8                  # with a smaller draft model
+best n=8 temperature=1                               # the one of eight that a judge likes most
+temperature=1 ban=dog,#17                            # words that are one token, and tokens by their number
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from labkit.decoding.beam import beam_search
-from labkit.decoding.contrastive import contrastive_search
+from labkit.decoding.beam import beam_steps
+from labkit.decoding.best import Judge, best_of
+from labkit.decoding.contrastive import contrastive_steps
 from labkit.decoding.filters import (
+    Allowed,
+    Banned,
     Epsilon,
     Filter,
     FrequencyPenalty,
@@ -30,8 +36,15 @@ from labkit.decoding.filters import (
     Typical,
 )
 from labkit.decoding.generate import generate
+from labkit.decoding.prompts import remembered
+from labkit.decoding.speculative import speculative_steps
+from labkit.decoding.stops import StopTexts
+from labkit.decoding.stream import trace
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from labkit.text.tokenizer import Tokenizer
 
 FILTERS: dict[str, Callable[[Any], Filter]] = {
     "temperature": Temperature,
@@ -50,23 +63,51 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "beam": {"beams": 4, "length-penalty": 1.0, "ending": "settled", "groups": 1, "diversity": 0.0},
     "contrastive": {"k": 5, "alpha": 0.6},
+    "speculative": {"ahead": 4},
+    "best": {"n": 8},
 }
 """What each kind can be told, and what it takes when it is not."""
-WHOLE = ("top-k", "no-repeat", "beams", "groups", "k")
+WHOLE = ("top-k", "no-repeat", "beams", "groups", "k", "ahead", "n")
+TOKENS: dict[str, Callable[[tuple[int, ...]], Filter]] = {"ban": Banned, "allow": Allowed}
+"""Filters whose value is words, with commas between them."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What some strategies need beside the model. tokenizer: to know banned or allowed words, and stop texts. stop: the
+    texts at which writing ends. draft: the smaller model of "speculative". judge: who chooses for "best".
+    """
+
+    tokenizer: Tokenizer | None = None
+    stop: Sequence[str] = ()
+    draft: Transformer | None = None
+    judge: Judge | None = None
+
+    def stops(self) -> StopTexts | None:
+        if not self.stop:
+            return None
+        if self.tokenizer is None:
+            raise LabError("Stop texts are looked for in words: a tokenizer is needed.")
+        return StopTexts(self.tokenizer.decode, self.stop)
+
+
+ALONE = Beside()
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """kind: of OPTIONS. filters: (name, value) of FILTERS, in their order. options: (name, value) of its kind's."""
+    """kind: of OPTIONS. filters: (name, value) of FILTERS and TOKENS, in their order. options: (name, value) of its
+    kind's.
+    """
 
     kind: str
-    filters: tuple[tuple[str, float], ...] = ()
+    filters: tuple[tuple[str, float | str], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def draws(self) -> bool:
         """Whether chance has a part in it, so that another seed writes another text."""
-        return self.kind == "sample" and dict(self.filters).get("temperature") != 0
+        return self.kind in ("sample", "speculative", "best") and dict(self.filters).get("temperature") != 0
 
     def __str__(self) -> str:
         """The line that `parse` reads it from."""
@@ -76,10 +117,17 @@ class Strategy:
     def _all(self) -> tuple[tuple[str, Any], ...]:
         return (*self.options, *self.filters)
 
-    def steps(self) -> list[Filter]:
+    def told(self, name: str) -> Any:
+        """One of its kind's options."""
+        return (OPTIONS[self.kind] | dict(self.options))[name]
+
+    def steps(self, tokenizer: Tokenizer | None = None) -> list[Filter]:
         """Its filters, in their order. Raises LabError for a value that makes no sense."""
-        chosen = [FILTERS[name](value) for name, value in self.filters]
+        chosen = [self._filter(name, value, tokenizer) for name, value in self.filters]
         return [*chosen, Temperature(0)] if self.kind == "greedy" else chosen
+
+    def _filter(self, name: str, value: Any, tokenizer: Tokenizer | None) -> Filter:
+        return TOKENS[name](_tokens_of(name, value, tokenizer)) if name in TOKENS else FILTERS[name](value)
 
     def write(
         self,
@@ -89,23 +137,99 @@ class Strategy:
         max_new_tokens: int,
         stop_ids: Collection[int] = (),
         seeds: Sequence[int] = (0,),
+        source: Sequence[int] | None = None,
+        beside: Beside = ALONE,
     ) -> list[list[int]]:
         """A text for each seed; where chance has no part, one text for all. The same seed gives every strategy the same
-        draws. Raises LabError for a prompt or a setting that the strategy cannot work with.
+        draws (speculative takes as many as it needs). source: what an encoder reads. Raises LabError for a prompt or a
+        setting that the strategy cannot work with.
         """
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "beside": beside}
+        if self.kind in ("sample", "greedy"):
+            return self.write_all(
+                model, [prompt], seeds=seeds, sources=None if source is None else [source], **options
+            )[0]
+        if self.draws:
+            return [list(self.stream(model, prompt, seed=seed, source=source, **options))[-1] for seed in seeds]
+        return [list(self.stream(model, prompt, source=source, **options))[-1]] * len(seeds)
+
+    def write_all(
+        self,
+        model: Transformer,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop_ids: Collection[int] = (),
+        seeds: Sequence[int] = (0,),
+        sources: Sequence[Sequence[int]] | None = None,
+        beside: Beside = ALONE,
+    ) -> list[list[list[int]]]:
+        """`write` for many prompts: texts[prompt][seed]. Samples and greedy texts are written together."""
         common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
-        told = OPTIONS[self.kind] | dict(self.options)
+        if self.kind not in ("sample", "greedy"):
+            each: Sequence[Sequence[int] | None] = sources or [None] * len(prompts)
+            return [
+                self.write(model, prompt, seeds=seeds, source=source, beside=beside, **common)
+                for prompt, source in zip(prompts, each, strict=True)
+            ]
+        samples = len(seeds) if self.draws else 1
+        chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds[:samples]]
+        draws = torch.stack(chosen).expand(len(prompts), -1, -1)  # [P, S, N]
+        steps, stop = self.steps(beside.tokenizer), beside.stops()
+        texts = generate(
+            model, prompts, steps=steps, stop=stop, draws=draws, samples=samples, sources=sources, **common
+        )
+        rows = [texts[i * samples : (i + 1) * samples] for i in range(len(prompts))]
+        return rows if self.draws else [row * len(seeds) for row in rows]
+
+    def stream(
+        self,
+        model: Transformer,
+        prompt: Sequence[int],
+        *,
+        max_new_tokens: int,
+        stop_ids: Collection[int] = (),
+        seed: int = 0,
+        source: Sequence[int] | None = None,
+        beside: Beside = ALONE,
+    ) -> Iterator[list[int]]:
+        """The new tokens so far, again and again as they change; the last are the text. Raises LabError as `write`."""
+        sources = None if source is None else [source]
+        common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": beside.stops()}
+        common |= {} if self.kind == "contrastive" else {"steps": self.steps(beside.tokenizer)}
+        if self.kind in ("beam", "contrastive"):
+            yield from self._searched(model, prompt, common | {"memory": remembered(model, sources)})
+            return
+        common["generator"] = torch.Generator().manual_seed(seed)
+        if self.kind == "speculative":
+            if beside.draft is None or sources is not None:
+                raise LabError("speculative: a smaller draft model is needed, and a model without an encoder.")
+            for accepted in speculative_steps(model, beside.draft, prompt, ahead=self.told("ahead"), **common):
+                yield accepted.tokens
+        elif self.kind == "best":
+            if beside.judge is None:
+                raise LabError(
+                    "best: somebody must judge the answers: a reward model, or the oracle of a world's task."
+                )
+            best = best_of(model, prompt, beside.judge, n=self.told("n"), sources=sources, **common)
+            yield best.answers[best.best]
+        else:
+            yield from self._drawn(model, prompt, common | {"memory": remembered(model, sources)})
+
+    def _searched(self, model: Transformer, prompt: Sequence[int], common: dict[str, Any]) -> Iterator[list[int]]:
+        told = {name.replace("-", "_"): self.told(name) for name in OPTIONS[self.kind]}
         if self.kind == "contrastive":
-            text = contrastive_search(model, prompt, k=told["k"], alpha=told["alpha"], **common)
-            return [text] * len(seeds)
-        if self.kind == "beam":
-            settings = {name.replace("-", "_"): value for name, value in told.items()}
-            found = beam_search(model, prompt, steps=self.steps(), **settings, **common).found
-            return [found[0].tokens] * len(seeds)
-        if not self.draws:
-            return generate(model, [prompt], steps=self.steps(), **common) * len(seeds)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return [generate(model, [prompt], steps=self.steps(), generator=one, **common)[0] for one in generators]
+            yield from contrastive_steps(model, prompt, **told, **common)
+        else:
+            for beams in beam_steps(model, prompt, **told, **common):
+                yield beams.found[0].tokens
+
+    def _drawn(self, model: Transformer, prompt: Sequence[int], common: dict[str, Any]) -> Iterator[list[int]]:
+        written: list[int] = []
+        yield written
+        for step in trace(model, prompt, leading=0, **common):
+            written = written if step.token in common["stop_ids"] else [*written, step.token]
+            yield common["stop"].cut(written) if step.ended and common["stop"] else written
 
 
 def parse(line: str) -> Strategy:
@@ -114,22 +238,28 @@ def parse(line: str) -> Strategy:
     kind = words.pop(0) if words and "=" not in words[0] else "sample"
     if kind not in OPTIONS:
         raise LabError(f"There is no strategy {kind!r}; there are {', '.join(OPTIONS)}.")
-    filters: list[tuple[str, float]] = []
+    filters: list[tuple[str, float | str]] = []
     options: list[tuple[str, Any]] = []
+    known = [*OPTIONS[kind], *([] if kind == "contrastive" else [*FILTERS, *TOKENS])]
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals or name not in {**FILTERS, **OPTIONS[kind]}:
-            known = ", ".join([*OPTIONS[kind], *([] if kind == "contrastive" else FILTERS)])
-            raise LabError(f"{kind}: {word!r} is nothing that it can be told; write NAME=VALUE, of {known}.")
-        if name in FILTERS and kind == "contrastive":
+        if kind == "contrastive" and name in {**FILTERS, **TOKENS}:
             raise LabError("contrastive: it chooses among the likeliest tokens by itself, and takes no filters.")
-        (filters if name in FILTERS else options).append((name, _value(kind, name, value)))
+        if not equals or name not in known:
+            raise LabError(f"{kind}: {word!r} is nothing that it can be told; write NAME=VALUE, of {', '.join(known)}.")
+        (options if name in OPTIONS[kind] else filters).append((name, _value(kind, name, value)))
     strategy = Strategy(kind, tuple(filters), tuple(options))
-    strategy.steps()
+    for name, told in filters:
+        if name not in TOKENS:
+            FILTERS[name](told)
     return strategy
 
 
 def _value(kind: str, name: str, text: str) -> Any:
+    if name in TOKENS:
+        if not all(text.split(",")):
+            raise LabError(f"{kind}: {name} is words with commas between them, not {text!r}.")
+        return text
     if name == "ending":
         if text not in ("settled", "full", "never"):
             raise LabError(f"{kind}: ending can be settled, full or never, not {text!r}.")
@@ -139,3 +269,23 @@ def _value(kind: str, name: str, text: str) -> Any:
     except ValueError:
         kind_of = "a whole number" if name in WHOLE else "a number"
         raise LabError(f"{kind}: {name} is {kind_of}, not {text!r}.") from None
+
+
+def _tokens_of(name: str, value: str, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """The tokens of "dog,#17": each word's with a space before it and without, and those that are named by number."""
+    found: list[int] = []
+    for word in value.split(","):
+        if word.startswith("#") and word[1:].isdecimal():
+            found.append(int(word[1:]))
+            continue
+        if tokenizer is None:
+            raise LabError(f"{name}: {word!r} is a word, which takes a tokenizer; name its token as #17.")
+        spelt = [tokenizer.encode(text) for text in (word, f" {word}")]
+        single = [ids[0] for ids in spelt if len(ids) == 1]
+        if not single:
+            pieces = " ".join(tokenizer.token(token) for token in spelt[0])
+            raise LabError(
+                f"{name}: {word!r} is no single token but {len(spelt[0])} ({pieces}); name tokens one by one."
+            )
+        found += single
+    return tuple(found)

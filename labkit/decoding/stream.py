@@ -8,29 +8,49 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, apply
+from labkit.decoding.filters import Filter, History
 from labkit.decoding.generate import draw
 from labkit.decoding.prompts import check_prompt
+from labkit.decoding.stops import StopTexts
+from labkit.model.reading import Memory
 from labkit.model.transformer import Transformer
 
 
 class Candidate(NamedTuple):
-    """A token that could have come: how probable the model holds it, and what was left of that after the filters."""
+    """A token that could have come: how probable the model holds it, and how probable it is after each filter."""
 
     token: int
     probability: float
-    kept: float
+    after: tuple[float, ...]
+
+    @property
+    def kept(self) -> float:
+        """What is left of it after all filters; 0 where one of them removed it."""
+        return self.after[-1] if self.after else self.probability
+
+
+class Effect(NamedTuple):
+    """What a filter did: the share of the probability that it removed, of what reached it; how much probability changed
+    hands in all (total variation); and how many tokens can still come.
+    """
+
+    removed: float
+    moved: float
+    left: int
 
 
 class Step(NamedTuple):
-    """One step of a Trace: the token that was drawn, by which number in [0, 1), and the likeliest `candidates`, the
-    drawn one always among them. ended: the token ends the text, and is no part of it.
+    """One step of a Trace: the token, the number in [0, 1) by which it was drawn (None where it was not), and the
+    likeliest `candidates`, this token always among them. ended: the token ends the text, and is no part of it.
+    effects: of each filter. entropy: of the model's distribution, and of what the filters left, in nats.
     """
 
     token: int
-    drawn: float
+    drawn: float | None
     candidates: list[Candidate]
     ended: bool
+    effects: list[Effect]
+    entropy: tuple[float, float]
 
 
 def stream(
@@ -68,12 +88,17 @@ def trace(
     steps: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
+    stop: StopTexts | None = None,
     generator: torch.Generator | None = None,
+    begins: Sequence[int] = (),
     leading: int = 8,
+    memory: Memory | None = None,
 ) -> Iterator[Step]:
     """`stream`, with the `leading` likeliest candidates of each step; the last step may be the one that ends the text.
 
     Two traces from generators of one seed see the same number at the same step: where they part, the filters differ.
+    begins: tokens that are written whatever is drawn; after them it goes on with the numbers of their later places.
+    Nothing is weighed for leading=0.
     """
     check_prompt(model, prompt)
     device = model.embedding.weight.device
@@ -83,22 +108,68 @@ def trace(
     state, written = model.new_state(1, len(prompt) + room), tokens
     model.eval()
     for place in range(room):
-        raw = model.logits(model.hidden(tokens, state=state)[:, -1:]).squeeze(1).float()  # [1, V]
-        logits = apply(steps, raw, History(written, len(prompt)))
-        token = draw(logits, draws[:, place])
-        ended = int(token) in stop_ids
-        yield Step(int(token), float(draws[0, place]), _candidates(raw[0], logits[0], int(token), leading), ended)
-        if ended:
-            return
+        raw = model.logits(model.hidden(tokens, state=state, memory=memory)[:, -1:]).squeeze(1).float()  # [1, V]
+        seen = filtered(steps, raw, History(written, len(prompt)))
+        drawn = draw(seen[-1], draws[:, place])
+        token = drawn if place >= len(begins) else torch.tensor([begins[place]], device=device)
         tokens = token.unsqueeze(-1)
         written = torch.cat((written, tokens), 1)
+        ended = int(token) in stop_ids or (stop is not None and stop.ended(written[0, len(prompt) :].tolist()))
+        chance = float(draws[0, place]) if place >= len(begins) else None
+        yield weighed(seen, int(token), chance, ended, leading)
+        if ended:
+            return
 
 
-def _candidates(raw: Tensor, filtered: Tensor, drawn: int, leading: int) -> list[Candidate]:
-    """The likeliest tokens by raw logits [V], and the drawn one where it is not among them."""
-    if not leading:
+@torch.no_grad()
+def read_back(
+    model: Transformer,
+    prompt: Sequence[int],
+    written: Sequence[int],
+    *,
+    steps: Sequence[Filter] = (),
+    leading: int = 8,
+    memory: Memory | None = None,
+) -> list[Step]:
+    """The Trace of a text that came some other way, as beam search: what would have been weighed at each token."""
+    if not written:
         return []
-    probabilities, kept = raw.softmax(-1), filtered.softmax(-1)
-    chosen = probabilities.topk(min(leading, len(raw))).indices.tolist()
-    chosen += [] if drawn in chosen else [drawn]
-    return [Candidate(token, float(probabilities[token]), float(kept[token])) for token in chosen]
+    ids = torch.tensor([[*prompt, *written]], device=model.embedding.weight.device)
+    model.eval()
+    logits = model(ids[:, :-1], memory=memory)[:, len(prompt) - 1 :].float()  # [1, N, V]
+    traced = []
+    for place, token in enumerate(written):
+        end = len(prompt) + place
+        seen = filtered(steps, logits[:, place], History(ids[:, :end], len(prompt)))
+        traced.append(weighed(seen, token, None, False, leading))
+    return traced
+
+
+def filtered(steps: Sequence[Filter], raw: Tensor, history: History) -> list[Tensor]:
+    """Logits [1, V] as they are, and after each filter."""
+    seen = [raw]
+    for one in steps:
+        seen.append(one(seen[-1], history))
+    return seen
+
+
+def weighed(seen: Sequence[Tensor], token: int, drawn: float | None, ended: bool, leading: int) -> Step:
+    """A Step of `filtered` logits; without leading candidates nothing is worked out."""
+    if not leading:
+        return Step(token, drawn, [], ended, [], (0.0, 0.0))
+    shares = [logits[0].softmax(-1) for logits in seen]
+    chosen = shares[0].topk(min(leading, len(shares[0]))).indices.tolist()
+    chosen += [] if token in chosen else [token]
+    table = torch.stack(shares)[:, chosen].T.tolist()  # [candidate, filter]
+    candidates = [Candidate(one, row[0], tuple(row[1:])) for one, row in zip(chosen, table, strict=True)]
+    effects = [_effect(before, after) for before, after in zip(shares, shares[1:], strict=False)]
+    return Step(token, drawn, candidates, ended, effects, (_entropy(shares[0]), _entropy(shares[-1])))
+
+
+def _effect(before: Tensor, after: Tensor) -> Effect:
+    left = after > 0
+    return Effect(float(before[~left].sum()), float((after - before).abs().sum()) / 2, int(left.sum()))
+
+
+def _entropy(shares: Tensor) -> float:
+    return float(torch.special.entr(shares).sum())

@@ -1,10 +1,13 @@
 """Batched generation against the plainest loop, and where it stops."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from labkit.decoding import Temperature, TopK, generate
+from labkit.decoding import Temperature, TopK, beam_search, generate
 from labkit.decoding.generate import draw
+from labkit.decoding.strategies import parse
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 
@@ -109,3 +112,31 @@ def test_draw_at_the_edges():
 def test_prompts_that_cannot_be_continued_are_refused(model, prompts, message):
     with pytest.raises(LabError, match=message):
         generate(model, prompts, max_new_tokens=4)
+
+
+def test_an_encoder_reads_a_source_for_each_prompt():
+    """Of unequal lengths, together and one by one, and as beam search of one beam writes."""
+    torch.manual_seed(0)
+    shape = ModelConfig(23, 40, 24, 2, 2, 2, feed_forward=Gated(32), encoder=2)
+    model = Transformer(shape).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    sources, prompts = [[5, 6, 7, 8, 9], [4], [11, 12, 13]], [[1], [1, 2, 3], [1]]
+    options: dict[str, Any] = {"max_new_tokens": 12, "stop_ids": [2]}
+    together = generate(model, prompts, sources=sources, steps=[Temperature(0)], **options)
+    for prompt, source, text in zip(prompts, sources, together, strict=True):
+        assert generate(model, [prompt], sources=[source], steps=[Temperature(0)], **options) == [text]
+        memory = model.encode(torch.tensor([source]))
+        assert beam_search(model, prompt, beams=1, memory=memory, **options).found[0].tokens == text
+        for line in ("greedy", "contrastive k=3 alpha=0"):
+            assert parse(line).write(model, prompt, source=source, **options) == [text]
+            assert list(parse(line).stream(model, prompt, source=source, **options))[-1] == text
+    twice = generate(model, prompts, sources=sources, steps=[Temperature(0)], samples=2, rows=2, **options)
+    assert twice == [text for text in together for _ in range(2)]
+    other = generate(model, prompts, sources=[[3, 3], *sources[1:]], steps=[Temperature(0)], **options)
+    assert other[0] != together[0] and other[1:] == together[1:]
+    with pytest.raises(LabError, match="has an encoder: give it a source"):
+        generate(model, prompts, **options)
+    with pytest.raises(LabError, match="has no encoder"):
+        plain = Transformer(ModelConfig(23, 40, 24, 2, 2, 2))
+        generate(plain, prompts, sources=sources, **options)

@@ -2,6 +2,10 @@
 
 import json
 import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.cli import main
-from labkit.decoding import MinP, NoRepeat, RepetitionPenalty, Temperature, TopK, TopP, beam_search, generate
-from labkit.decoding.scores import distinct, log_likelihood, repetition, self_bleu
-from labkit.decoding.strategies import FILTERS, WHOLE, parse
+from labkit.decoding import (
+    Banned,
+    MinP,
+    NoRepeat,
+    RepetitionPenalty,
+    Temperature,
+    TopK,
+    TopP,
+    beam_search,
+    best_of,
+    generate,
+)
+from labkit.decoding.scores import distinct, jackknife, log_likelihood, mean_score, repetition, self_bleu
+from labkit.decoding.stops import StopTexts
+from labkit.decoding.strategies import FILTERS, WHOLE, Beside, parse
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
@@ -58,12 +74,79 @@ def test_each_kind_writes_what_its_function_does(model):
     assert parse("contrastive k=4 alpha=0").write(model, PROMPT, **options) == [greedy]
     best = beam_search(model, PROMPT, beams=3, length_penalty=0.5, steps=[NoRepeat(2)], **options).found[0]
     assert parse("beam beams=3 length-penalty=0.5 no-repeat=2").write(model, PROMPT, **options) == [best.tokens]
+    banned = parse("greedy ban=#5,#9")
+    assert banned.write(model, PROMPT, **options) == generate(
+        model, [PROMPT], steps=[Banned((5, 9)), Temperature(0)], **options
+    )
+    allowed = parse("temperature=1 allow=#5,#9").write(model, PROMPT, seeds=range(5), **options)
+    assert {token for text in allowed for token in text} == {5, 9}
+
+
+def test_many_prompts_at_once_are_each_by_itself(model):
+    """And every strategy, streamed, ends with what it writes."""
+    prompts: list[list[int]] = [[5, 7, 1], [2], [9, 9, 4, 6]]
+    beside = Beside(draft=model, judge=lambda prompt, answers: [sum(answer) for answer in answers])
+    options: dict[str, Any] = {"max_new_tokens": 9, "stop_ids": [3], "beside": beside}
+    for line in ["greedy", "temperature=1.3", "beam beams=3", "contrastive", "best n=3 temperature=2", "speculative"]:
+        strategy = parse(line)
+        together = strategy.write_all(model, prompts, seeds=[1, 2], **options)
+        assert together == [strategy.write(model, prompt, seeds=[1, 2], **options) for prompt in prompts]
+        assert [list(strategy.stream(model, prompts[0], seed=seed, **options))[-1] for seed in (1, 2)] == together[0]
+
+
+def test_the_best_of_n_is_the_judges(model):
+    """The largest sum of tokens, by hand; the first of the n is the plain sample of the same seed."""
+
+    def judge(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+        return [float(sum(answer)) for answer in answers]
+
+    found = best_of(model, PROMPT, judge, n=5, max_new_tokens=6, generator=torch.Generator().manual_seed(7))
+    assert found.worth == [sum(answer) for answer in found.answers] and found.worth[found.best] == max(found.worth)
+    assert found.answers[0] == parse("").write(model, PROMPT, max_new_tokens=6, seeds=[7])[0]
+    beside = Beside(judge=judge)
+    assert parse("best n=5").write(model, PROMPT, max_new_tokens=6, seeds=[7], beside=beside)[0] == max(
+        found.answers, key=sum
+    )
+    with pytest.raises(LabError, match="somebody must judge"):
+        parse("best").write(model, PROMPT, max_new_tokens=6)
+
+
+def letters(ids: Sequence[int]) -> str:
+    return "".join(chr(97 + token) for token in ids)
+
+
+@pytest.mark.parametrize(
+    "line", ["greedy", "temperature=1.3", "beam beams=3", "contrastive", "speculative", "best n=1"]
+)
+def test_a_stop_text_ends_every_strategy(model, line):
+    """Tokens stand for letters; the text ends before the two that it would have had in fourth and fifth place."""
+    beside = Beside(draft=model, judge=lambda prompt, answers: [0.0 for _ in answers])
+    options: dict[str, Any] = {"max_new_tokens": 12, "seeds": [5]}
+    free = letters(parse(line).write(model, PROMPT, beside=beside, **options)[0])
+    stop = free[3:5]
+    tokenizer: Any = SimpleNamespace(decode=letters)
+    stopping = replace(beside, tokenizer=tokenizer, stop=[stop])
+    [text] = parse(line).write(model, PROMPT, beside=stopping, **options)
+    assert stop not in letters(text)
+    if not line.startswith("beam"):  # whose best text is another when some end early
+        assert letters(text) == free[: free.index(stop)]
+    assert list(parse(line).stream(model, PROMPT, beside=stopping, max_new_tokens=12, seed=5))[-1] == text
+
+
+def test_a_stop_text_across_tokens_is_cut():
+    pieces = ["ab", "c", "de", "f"]
+    stops = StopTexts(lambda ids: "".join(pieces[i] for i in ids), ["cd"])
+    assert stops.ended([0, 1, 2]) and not stops.ended([0, 1]) and stops.ended([0, 1, 2, 3])
+    assert stops.cut([0, 1, 2, 3]) == [0] and stops.cut([0, 1]) == [0, 1]
+    assert StopTexts(stops.decode, ["b"]).cut([0, 1]) == []  # its token holds what stands before it too
+    with pytest.raises(LabError, match="at least one character"):
+        StopTexts(stops.decode, [""])
 
 
 @pytest.mark.parametrize(
     "line,message",
     [
-        ("beem beams=3", "no strategy 'beem'; there are sample, greedy, beam, contrastive"),
+        ("beem beams=3", "no strategy 'beem'; there are sample, greedy, beam, contrastive, speculative, best"),
         ("beam beans=3", "beam: 'beans=3' is nothing that it can be told.*beams, length-penalty"),
         ("temperature", "no strategy 'temperature'"),
         ("top-k=4.5", "top-k is a whole number, not '4.5'"),
@@ -72,12 +155,28 @@ def test_each_kind_writes_what_its_function_does(model):
         ("temperature=-1", "Temperature must be 0"),
         ("beam ending=soon", "settled, full or never, not 'soon'"),
         ("contrastive top-k=3", "takes no filters"),
+        ("ban=,", "ban is words with commas between them, not ','"),
+        ("ban=exoplanetary", "'exoplanetary' is no single token but"),
+        ("allow=#99999", "no token 99999 in a vocabulary of"),
+        ("best n=0", "at least one answer, not 0"),
+        ("speculative ahead=3", "a smaller draft model is needed"),
     ],
 )
-def test_what_is_no_strategy_is_said_in_words(line, message):
-    with pytest.raises(LabError, match=message):
-        parse(line)
-    assert main(["generate", str(demo_folder()), "--strategy", line]) == 2
+def test_what_is_no_strategy_is_said_in_words(line, message, capsys):
+    assert main(["generate", str(demo_folder()), "--strategy", line, "--max-tokens", "4"]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_intervals_by_hand():
+    """Of 1, 2, 6: mean 3, variance (4 + 1 + 9) / 2 = 7, so the half width is 1.96 √(7/3). The jackknife of a mean is
+    the same; of what is the same without each text, 0.
+    """
+    assert mean_score([1, 2, 6, math.nan]) == pytest.approx((3, 1.96 * (7 / 3) ** 0.5))
+    assert mean_score([2]) == (2, 0) and math.isnan(mean_score([]).mean)
+    texts = [[1], [1, 1], [1] * 6]
+    of_means = jackknife(lambda some: sum(map(len, some)) / len(some), texts)
+    assert of_means == pytest.approx(mean_score([1, 2, 6]))
+    assert jackknife(lambda some: 4.0, texts) == (4, 0)
 
 
 def test_scores_by_hand(model):
@@ -104,8 +203,11 @@ def test_strategies_side_by_side(capsys):
     assert all(line in shown for line in lines) and "±" in shown and "self-BLEU" in shown
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["strategies"]
-    assert found[0]["parts"] == -1 and found[1]["parts"] >= 0 and found[1]["errors"]["tokens"] >= 0
-    assert found[2]["scores"]["nats a token"] > found[1]["scores"]["nats a token"]
+    assert found[0]["parts"] == -1 and found[1]["parts"] >= 0
+    scores = [one["scores"] for one in found]
+    assert scores[1]["tokens"]["half"] >= 0 and scores[0]["tokens"]["half"] == 0
+    assert scores[2]["nats a token"]["mean"] > scores[1]["nats a token"]["mean"]
+    assert {"gold", "right", "supported", "grammatical", "consistent"} <= scores[0].keys()
     assert main([*command[:-1], "beam beams=0"]) == 2
     assert "at least one beam, not 0" in capsys.readouterr().err
     assert (

@@ -1,9 +1,11 @@
 """Streaming gives what generate gives, one token at a time."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from labkit.decoding import Temperature, TopK, generate, stream, trace
+from labkit.decoding import Filter, NoRepeat, Temperature, TopK, TopP, generate, read_back, stream, trace
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 
@@ -55,6 +57,41 @@ def test_a_trace_holds_what_was_weighed(model):
     assert [candidate.kept for candidate in first.candidates[:4]] == pytest.approx([*two.tolist(), 0, 0], abs=1e-6)
     assert first.token == sorted(best[:2])[int(first.drawn >= two[0 if best[0] < best[1] else 1].item())]
     assert len(rest) == 4 and not rest[-1].ended
+    # Temperature removes nothing and moves what the sharper distribution gained; TopK removes all but two.
+    whole, sharper = logits.softmax(-1), (logits / 0.8).softmax(-1)
+    temperature, top_k = first.effects
+    assert (temperature.removed, temperature.left, top_k.left) == (0, 29, 2)
+    assert temperature.moved == pytest.approx((sharper - whole).clamp(min=0).sum().item(), abs=1e-5)
+    assert top_k.removed == pytest.approx(1 - sharper[best[:2]].sum().item(), abs=1e-5)
+    assert top_k.moved == pytest.approx(top_k.removed, abs=1e-5)
+    assert first.candidates[0].after[0] == pytest.approx(sharper[best[0]].item())
+    entropies = [-(p * p.clamp(min=1e-30).log()).sum().item() for p in (whole, two)]
+    assert first.entropy == pytest.approx(entropies, abs=1e-5)
+
+
+def test_a_branch_begins_as_told_and_goes_on_with_the_numbers_of_its_places(model):
+    def traced(begins: list[int]) -> list[Any]:
+        seeded = torch.Generator().manual_seed(1)
+        return list(trace(model, [5, 6], steps=[TopK(9)], max_new_tokens=8, generator=seeded, begins=begins))
+
+    free = traced([])
+    same = traced([step.token for step in free[:3]])
+    assert [step.token for step in same] == [step.token for step in free]
+    assert [step.drawn for step in same] == [None] * 3 + [step.drawn for step in free[3:]]
+    other = (free[2].token + 1) % 29
+    assert [step.token for step in traced([*(step.token for step in free[:2]), other])][:3][-1] == other
+
+
+def test_a_text_is_read_back_as_it_was_traced(model):
+    steps: list[Filter] = [Temperature(0.9), NoRepeat(2), TopP(0.8)]
+    free = list(trace(model, [5, 6], steps=steps, max_new_tokens=8, generator=torch.Generator().manual_seed(1)))
+    back = read_back(model, [5, 6], [step.token for step in free], steps=steps)
+    for one, other in zip(free, back, strict=True):
+        assert other.drawn is None and one.token == other.token
+        assert [c.token for c in one.candidates] == [c.token for c in other.candidates]
+        assert [c.kept for c in one.candidates] == pytest.approx([c.kept for c in other.candidates], abs=1e-5)
+        assert one.entropy == pytest.approx(other.entropy, abs=1e-4)
+    assert read_back(model, [5], []) == []
 
 
 def test_a_trace_says_what_ended_it(model):

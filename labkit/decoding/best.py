@@ -1,0 +1,59 @@
+"""Best of n: several answers are drawn, and a judge chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import torch
+
+from labkit.decoding.filters import Filter
+from labkit.decoding.generate import generate
+from labkit.decoding.stops import StopTexts
+from labkit.errors import LabError
+from labkit.model.transformer import Transformer
+
+Judge = Callable[[Sequence[int], Sequence[Sequence[int]]], Sequence[float]]
+"""What answers to a prompt are worth: judge(prompt, answers), all of them token ids, a number for each answer."""
+
+
+class Best(NamedTuple):
+    """Answers in the order in which they were drawn, what the judge gave each, and the place of the best one."""
+
+    answers: list[list[int]]
+    worth: list[float]
+    best: int
+
+
+def best_of(
+    model: Transformer,
+    prompt: Sequence[int],
+    judge: Judge,
+    *,
+    n: int,
+    steps: Sequence[Filter] = (),
+    max_new_tokens: int,
+    stop_ids: Collection[int] = (),
+    stop: StopTexts | None = None,
+    generator: torch.Generator | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
+) -> Best:
+    """Draw `n` answers and ask the judge: WebGPT, https://arxiv.org/abs/2112.09332, 3.2. The first is what `generate`
+    draws from the same generator by itself. Raises LabError for n below 1, and as `generate`.
+    """
+    if n < 1:
+        raise LabError(f"The best is chosen of at least one answer, not {n}.")
+    draws = torch.rand(1, n, max_new_tokens, generator=generator)
+    answers = generate(
+        model,
+        [prompt],
+        steps=steps,
+        max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids,
+        stop=stop,
+        draws=draws,
+        sources=sources,
+        samples=n,
+    )
+    worth = [float(x) for x in judge(prompt, answers)]
+    return Best(answers, worth, max(range(n), key=lambda i: worth[i]))

@@ -1,0 +1,48 @@
+"""Who says what an answer is worth: a reward model, or the oracle of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from labkit.decoding import Judge
+from labkit.errors import LabError
+from labkit.model.scorer import Scorer
+from labkit.text.batch import whole_rows
+from labkit.text.chat import decode_reply
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import Task, World
+from labkit.world.oracle import score
+
+
+def by_reward(scorer: Scorer, tokenizer: Tokenizer) -> Judge:
+    """The reward model's number at each answer's `<|end|>`."""
+
+    @torch.no_grad()
+    def judge(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+        context = scorer.config.context
+        rows = [[*prompt, *answer, tokenizer.end][:context] for answer in answers]
+        marked = [(row, [i >= len(prompt) for i in range(len(row))]) for row in rows]
+        (inputs, _, mask), ends = whole_rows(marked, context, tokenizer.pad)
+        device = scorer.body.embedding.weight.device
+        return scorer.eval().last(inputs.to(device), mask.to(device), ends.to(device)).tolist()
+
+    return judge
+
+
+def by_oracle(world: World, tasks: Mapping[tuple[int, ...], Task], annotator: str, tokenizer: Tokenizer) -> Judge:
+    """The gold score under an annotator's profile; tasks: what each prompt asks. Raises LabError for an annotator that
+    the world has not, and for a prompt that is none of the tasks.
+    """
+    if annotator not in world.profiles:
+        raise LabError(f"There is no annotator {annotator!r}; there are {', '.join(world.profiles)}.")
+    profile = world.profiles[annotator]
+
+    def judge(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+        task = tasks.get(tuple(prompt))
+        if task is None:
+            raise LabError("The oracle judges answers to the world's own tasks; this prompt is none of them.")
+        return [score(world, task, decode_reply(tokenizer, answer).strip(), profile).total for answer in answers]
+
+    return judge

@@ -1,0 +1,62 @@
+"""Judges give an answer the number that its source would."""
+
+import pytest
+import torch
+
+from labkit.decode_compare import asked_of, first_difference, task_of
+from labkit.errors import LabError
+from labkit.judges import by_oracle, by_reward
+from labkit.paths import demo_folder
+from labkit.runs import Run
+from labkit.text.chat import encode_prompt
+from labkit.text.pairs import Pair, comparison, encode_pair
+from labkit.world.oracle import score
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return Run.open(demo_folder())
+
+
+def test_the_reward_model_reads_answers_as_in_training(run):
+    tokenizer, scorer = run.tokenizer(), run.stage("reward").scorer()
+    _, [one] = asked_of(run, "", 1)
+    assert one.task is not None
+    answers = [one.task.reference, "The dog."]
+    pair = Pair(one.task.messages, answers[0], answers[1])
+    batch = comparison([encode_pair(tokenizer, pair)], 256, tokenizer.pad)
+    with torch.no_grad():
+        expected = scorer.last(batch.inputs, batch.mask, batch.ends)
+    ids = [tokenizer.encode(tokenizer.form.lead + answer) for answer in answers]
+    assert by_reward(scorer, tokenizer)(one.ids, ids) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_the_oracle_judges_its_own_tasks(run):
+    tokenizer = run.tokenizer()
+    world, [one] = asked_of(run, "", 1)
+    assert world is not None and one.task is not None
+    judge = by_oracle(world, {tuple(one.ids): one.task}, "warm", tokenizer)
+    ids = [tokenizer.encode(" " + text) for text in (one.task.reference, "No.")]
+    golds = [score(world, one.task, text, world.profiles["warm"]).total for text in (one.task.reference, "No.")]
+    assert judge(one.ids, ids) == golds and golds[0] > golds[1]
+    with pytest.raises(LabError, match="none of them"):
+        judge([1, 2], ids)
+    with pytest.raises(LabError, match="no annotator 'nobody'; there are"):
+        by_oracle(world, {}, "nobody", tokenizer)
+
+
+def test_a_task_is_known_by_its_words(run):
+    world, asked = asked_of(run, "", 30)
+    assert world is not None
+    for one in asked:
+        assert one.task is not None
+        if len(one.task.messages) > 1:  # a conversation is more than its last words
+            continue
+        known = task_of(world, one.text)
+        assert known is not None and known.messages == one.task.messages
+        assert asked_of(run, one.text)[1][0].ids == one.ids == encode_prompt(run.tokenizer(), known.messages)
+    assert task_of(world, "What is the capital of France?") is None
+
+
+def test_where_two_sequences_part():
+    assert [first_difference("ab", other) for other in ("ab", "ac", "abc", "a", "")] == [-1, 1, 2, 1, 0]
