@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,8 +37,6 @@ PATCHED = (
 HEADINGS = ["layer.head", "token before", "induction", "from the pronoun", "from the answer", "carried (nats)"]
 PROBES = 48
 """Texts with a pronoun that heads are measured on."""
-ANSWERING = threading.Lock()
-"""Held while a viewer's question is answered, so that those of fifty pupils come one after another."""
 
 
 def views(lab: Lab, name: str, text: str) -> Views:
@@ -96,7 +93,7 @@ def about_opening(lab: Lab, name: str, stage: str) -> str:
 def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
     """What a viewer wants to know of what it shows; what goes wrong is an answer too: {"error": in words}."""
     try:
-        with ANSWERING:
+        with lab.answering:
             return views(lab, str(question.get("run")), str(question.get("text"))).answer(question)
     except LabError as error:
         return {"error": str(error)}

@@ -1,161 +1,175 @@
-"""The Decoding tab: the same prompt under several settings at once, with the same random numbers."""
+"""The Decoding tab: the same prompt under several strategies at once, with the same random numbers."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
-import torch
 
-from labkit.decoding import Step, trace
+from labkit.decode_compare import shown
 from labkit.errors import LabError
-from labkit.talk import filters
-from labkit.text.chat import encode_opening, encode_prompt
-from labkit.text.tokenizer import Tokenizer
+from labkit.ui import writing
 from labkit.ui.lab import Lab
-from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, words
+from labkit.ui.shell import LINK, MODEL_WORK, first_stage, on_load, pick_run, problem_box, words
 from labkit.ui.viewers import panel
-from labkit.world import Message
+from labkit.ui.writing import Column, Settings
 
 MOST = 4
-SEEDS = 2**32
-TOGETHER = 4
-"""Tokens that are shown at once: all that is written is sent each time."""
+EXAMPLES = (
+    "greedy",
+    "temperature=0.8",
+    "temperature=1 top-p=0.9",
+    "temperature=1.5",
+    "temperature=1.5 min-p=0.1",
+    "temperature=0.8 top-k=40 top-p=0.9",
+    "repetition=1.3 temperature=0.8 typical=0.9",
+    "greedy no-repeat=3",
+    "beam beams=4",
+    "beam beams=4 length-penalty=2 no-repeat=3",
+    "beam beams=4 groups=2 diversity=1",
+    "contrastive k=5 alpha=0.6",
+    "best n=8 temperature=1",
+    "speculative ahead=4 temperature=0.8",
+)
+DEFAULTS = ("greedy", "temperature=1 top-p=0.9", "beam beams=4", "temperature=1.5")
+ADDED = "The weights of “{stage}” of {run} are others than when this link was made: the texts may differ."
 
 
-class Setting(NamedTuple):
-    """temperature: 0 is greedy; top_k: 0 keeps all; top_p: 1 keeps all."""
-
-    temperature: float
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __str__(self) -> str:
-        parts = ["greedy" if self.temperature == 0 else f"temperature {self.temperature:g}"]
-        parts += [f"top-k {self.top_k}"] if self.top_k else []
-        parts += [f"top-p {self.top_p:g}"] if self.top_p < 1 else []
-        return ", ".join(parts)
+def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
+    """What a link asks for, and what must be said of it. Raises LabError for one that cannot be followed."""
+    settings = Settings.of_link(text)
+    if settings.run not in lab.names() or settings.stage not in lab.stages(settings.run):
+        raise LabError(f"This link is to the model after {settings.stage!r} of a run {settings.run!r}, not found here.")
+    changed = settings.checkpoint and settings.checkpoint != writing.checkpoint(lab, settings)
+    return settings, ADDED.format(stage=settings.stage, run=settings.run) if changed else ""
 
 
-DEFAULTS = (Setting(0.0), Setting(0.8), Setting(1.0, top_p=0.9), Setting(1.5))
-
-
-def prompt_ids(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
-    """What a model of that stage is given: a beginning for a base model, a message for one that was tuned to answer."""
-    if stage == "pretrain":
-        return encode_opening(tokenizer, text.strip())
-    return encode_prompt(tokenizer, [Message("user", text.strip())])
-
-
-def compare(
-    lab: Lab, name: str, stage: str, text: str, settings: Sequence[Setting], seed: int, new_tokens: int
-) -> Iterator[dict[str, Any]]:
-    """What the viewer shows, again after every few tokens: all texts as far as they are written, and where they part.
-
-    Every setting sees the same random number at the same step. Raises LabError for what cannot be written on from.
-    """
-    if not 0 <= seed < SEEDS:
-        raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {seed}.")
-    tokenizer, model = lab.tokenizer(name), lab.model(name, stage)
-    prompt, stops = prompt_ids(tokenizer, stage, text), tokenizer.specials
-    traces = [
-        trace(
-            model,
-            prompt,
-            steps=filters(*setting),
-            max_new_tokens=new_tokens,
-            stop_ids=stops,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for setting in settings
-    ]
-    key = uuid.uuid4().hex  # tells the viewer that another comparison has begun
-    columns: list[dict[str, Any]] = [{"label": str(setting), "tokens": [], "done": False} for setting in settings]
-    written: list[list[int]] = [[] for _ in settings]
-    for number, steps in enumerate(zip_longest(*traces)):
-        for column, ids, step in zip(columns, written, steps, strict=True):
-            if step is None:
-                column["done"] = True
-            else:
-                ids.append(step.token)
-                column["tokens"].append(_shown(tokenizer, step))
-        if number % TOGETHER == 0:
-            yield {"key": key, "columns": columns, "parts": first_difference(written)}
-    yield {
-        "key": key,
-        "columns": [column | {"done": True} for column in columns],
-        "parts": first_difference(written, ended=True),
-    }
-
-
-def stopped(data: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the viewer shows when the texts that it has will not be written on."""
-    return data and data | {"columns": [column | {"done": True} for column in data["columns"]]}
-
-
-def first_difference(written: Sequence[Sequence[int]], ended: bool = False) -> int | None:
-    """Where token ids first differ: first_difference([[5, 6], [5, 7]]) -> 1; None where they do not.
-
-    ended: no text goes on, so that one which is over differs from one that is not.
-    """
-    for place, tokens in enumerate(zip_longest(*written)):
-        known = set(tokens) if ended else set(tokens) - {None}
-        if len(known) > 1:
-            return place
-    return None
-
-
-def _shown(tokenizer: Tokenizer, step: Step) -> dict[str, Any]:
-    candidates = [[tokenizer.token(c.token), c.probability, c.kept, c.token == step.token] for c in step.candidates]
-    return {"text": tokenizer.token(step.token), "ended": step.ended, "candidates": candidates}
+def score_table(lab: Lab, settings: Settings, seeds: int) -> tuple[list[str], list[list[str]]]:
+    """Column heads and rows: every strategy's scores with their 95 % intervals."""
+    found = writing.scores(lab, settings, seeds)
+    names = list(found[0][1])
+    return ["strategy", *names], [[line, *(shown(scores[name]) for name in names)] for line, scores in found]
 
 
 def build(lab: Lab) -> None:
     """The tab's components, in the Blocks that is open."""
     gr.Markdown(words("decoding_hint"))
     with gr.Row():
-        name, stage = pick_run(lab)
-        how_many = gr.Radio([2, 3, 4], value=3, label=words("how_many"))
-        seed = gr.Number(0, label=words("seed"), precision=0)
-        new_tokens = gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"))
-    columns, knobs = [], []
+        name, stage = pick_run(lab, fill=False)
+        how_many = gr.Radio([1, 2, 3, 4], value=3, label=words("how_many"), min_width=240)
+        seed = gr.Number(0, label=words("seed"), precision=0, elem_id="decoding-seed")
+        tokens = gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"), elem_id="decoding-tokens")
+    lines, columns = [], []
     with gr.Row():
-        for number, setting in enumerate(DEFAULTS):
+        for number, line in enumerate(DEFAULTS):
             with gr.Column(visible=number < 3, min_width=180) as column:
-                knobs += [
-                    gr.Slider(0, 2, value=setting.temperature, step=0.05, label=words("temperature")),
-                    gr.Slider(0, 100, value=setting.top_k, step=1, label=words("top_k")),
-                    gr.Slider(0.05, 1, value=setting.top_p, step=0.05, label=words("top_p")),
-                ]
+                box = gr.Textbox(line, label=words("strategy"), elem_id=f"decoding-strategy-{number + 1}")
+                example_of = gr.Dropdown(
+                    list(EXAMPLES), value=None, label=words("examples"), elem_id=f"decoding-example-{number + 1}"
+                )
+                example_of.input(lambda line: (line, None), example_of, [box, example_of], show_progress="hidden")
+            lines.append(box)
             columns.append(column)
     with gr.Row(elem_classes="labkit-bar"):
         text = gr.Textbox(label=words("prompt"), lines=3, scale=4, min_width=260, elem_id="decoding-prompt")
         with gr.Column(scale=1, min_width=120):
             button = gr.Button(words("compare"), variant="primary", elem_id="decoding-compare")
-            stop = gr.Button(words("stop"))
+            stop = gr.Button(words("stop"), elem_id="decoding-stop")
+    with gr.Accordion(words("more"), open=False, elem_id="decoding-more"):
+        gr.Markdown(words("strategies_hint"))
+        with gr.Row():
+            ends = gr.Textbox(label=words("stop_texts"), lines=2, elem_id="decoding-ends")
+            draft = gr.Dropdown([], label=words("draft"), allow_custom_value=True, elem_id="decoding-draft")
     problem = problem_box("decoding-problem")
-    view = panel("labkit-texts", elem_id="decoding-view")
+    view = panel("labkit-texts", answer=lambda question: writing.answer(lab, question), elem_id="decoding-view")
+    with gr.Accordion(words("scores"), open=False, elem_id="decoding-scores"):
+        gr.Markdown(words("scores_hint"))
+        with gr.Row(elem_classes="labkit-bar"):
+            seeds = gr.Slider(2, 64, value=16, step=1, label=words("seeds"), elem_id="decoding-seeds")
+            measure = gr.Button(words("measure"), elem_id="decoding-measure")
+        table = gr.Dataframe(interactive=False, elem_id="decoding-table")
 
-    def show(name: str, stage: str, text: str, many: int, seed: int, tokens: int, *values: float) -> Iterator[Any]:
-        chosen = [Setting(values[3 * i], int(values[3 * i + 1]), values[3 * i + 2]) for i in range(int(many))]
+    def read(values: tuple[Any, ...]) -> Settings:
+        name, stage, text, many, seed, tokens, ends, draft, *chosen = values
+        return Settings(
+            str(name or ""),
+            str(stage or ""),
+            str(text or ""),
+            tuple(Column(str(line or "")) for line in chosen[: int(many)]),
+            int(seed or 0),
+            int(tokens),
+            tuple(line for line in str(ends or "").splitlines() if line),
+            str(draft or ""),
+        )
+
+    def show(*values: Any) -> Iterator[Any]:
         yield gr.skip(), gr.update(visible=False)
         try:
-            for data in compare(lab, name, stage, text, chosen, int(seed or 0), int(tokens)):
+            for data in writing.compare(lab, read(values)):
                 yield data, gr.skip()
         except LabError as error:
             yield None, gr.update(value=str(error), visible=True)
 
+    def score(many_seeds: int, *values: Any) -> Iterator[Any]:
+        try:
+            heads, rows = score_table(lab, read(values), int(many_seeds))
+            yield gr.update(headers=heads, value=rows), gr.update(visible=False)
+        except LabError as error:
+            yield gr.skip(), gr.update(value=str(error), visible=True)
+
+    def fill(request: gr.Request) -> Iterator[Any]:
+        """The first run, or what a link asks for, which is then written."""
+        names = lab.names()
+        settings, said = None, ""
+        try:
+            if LINK in request.query_params:
+                settings, said = from_link(lab, request.query_params[LINK])
+        except LabError as error:
+            said = str(error)
+        run = settings.run if settings else names[0] if names else None
+        stages = lab.stages(run) if run else []
+        own = [column.strategy for column in settings.columns if not column.begins] if settings else list(DEFAULTS[:3])
+        shown_lines = [*own[:MOST], *DEFAULTS[len(own[:MOST]) :]]
+        controls = [
+            gr.update(choices=names, value=run),
+            gr.update(choices=stages, value=settings.stage if settings else first_stage(lab, run, -1)),
+            (settings.prompt if settings else lab.example(run) if run else ""),
+            len(own[:MOST]) or 1,
+            settings.seed if settings else 0,
+            settings.tokens if settings else 80,
+            "\n".join(settings.stop) if settings else "",
+            gr.update(choices=stages, value=(settings.draft if settings else "") or first_stage(lab, run, 0)),
+            *shown_lines,
+            *(gr.update(visible=i < max(1, len(own))) for i in range(MOST)),
+        ]
+        yield [*controls, gr.skip(), gr.update(value=said, visible=bool(said))]
+        try:
+            for data in writing.compare(lab, settings) if settings else ():
+                yield [*(gr.skip() for _ in controls), data, gr.skip()]
+        except LabError as error:
+            yield [*(gr.skip() for _ in controls), None, gr.update(value=str(error), visible=True)]
+
+    def example(name: str | None, text: str) -> str:
+        """Another run's example in place of an example; what somebody typed stays."""
+        examples = {lab.example(one) for one in lab.names()}
+        return lab.example(name) if name and text in {"", *examples} else text
+
+    def stages_of(name: str | None) -> Any:
+        return gr.update(choices=lab.stages(name) if name else [], value=first_stage(lab, name, 0))
+
+    controls = [name, stage, text, how_many, seed, tokens, ends, draft, *lines]
+    on_load(fill, None, [*controls, *columns, view, problem], concurrency_id=MODEL_WORK)
     how_many.change(lambda many: [gr.update(visible=i < many) for i in range(MOST)], how_many, columns)
-    gr.on([name.change], lambda name: lab.example(name) if name else "", name, text)
+    name.input(example, [name, text], text)
+    name.input(stages_of, name, draft)
     going = gr.on(
-        [button.click, text.submit],
+        [button.click, text.submit, *(line.submit for line in lines)],
         show,
-        [name, stage, text, how_many, seed, new_tokens, *knobs],
+        controls,
         [view, problem],
         concurrency_id=MODEL_WORK,
         show_progress="minimal",
     )
-    stop.click(stopped, view, view, cancels=[going])
+    stop.click(writing.stopped, view, view, cancels=[going])
+    measure.click(score, [seeds, *controls], [table, problem], concurrency_id=MODEL_WORK, show_progress="minimal")

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labkit.errors import LabError
+from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.runs import Run
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
 
 T = TypeVar("T")
-KEPT = 6
+KEPT = 16
 """How many models stay in memory: a few megabytes each at the default size."""
 
 
@@ -26,13 +27,15 @@ DEMO = "demo"
 class Lab:
     """The runs in a folder, and the one that comes with labkit.
 
-    Names are the folders' names; stages are those that made a model that writes.
+    Names are the folders' names; stages are those that made a model that writes. `answering` is held while a viewer's
+    question is answered, so that those of fifty pupils come one after another.
     """
 
     def __init__(self, folder: str | Path = "runs", demo: Path | None = None):
         """demo: the folder of a finished run that is always there, called "demo"; none when not given."""
         self.folder, self.demo = Path(folder), demo
         self.lock = threading.Lock()
+        self.answering = threading.Lock()
         self.kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def names(self) -> list[str]:
@@ -64,12 +67,17 @@ class Lab:
 
     def tokenizer(self, name: str) -> Tokenizer:
         """A run's tokenizer."""
-        return self._keep(self.path(name) / "tokenizer.json", lambda: self.run(name).tokenizer())
+        return self.keep(self.path(name) / "tokenizer.json", lambda: self.run(name).tokenizer())
 
     def model(self, name: str, stage: str) -> Transformer:
         """The model after a stage of a run. Raises LabError when it is not there."""
         folder = self.run(name).stage(stage)
-        return self._keep(folder.path / "model.safetensors", folder.model)
+        return self.keep(folder.path / "model.safetensors", folder.model)
+
+    def scorer(self, name: str) -> Scorer | None:
+        """The reward model of a run; None where it has none."""
+        folder = next((stage for stage in self.run(name).stages if stage.name == "reward" and stage.trained), None)
+        return None if folder is None else self.keep(folder.path / "model.safetensors", folder.scorer)
 
     def example(self, name: str) -> str:
         """Something to ask a run's model: of its world, a story to write; of real text, nothing."""
@@ -80,11 +88,11 @@ class Lab:
 
     def world(self, name: str) -> World:
         """The world of a run."""
-        return self._keep(self.path(name) / "recipe.json", lambda: World.load(self.run(name).recipe.world_size))
+        return self.keep(self.path(name) / "recipe.json", lambda: World.load(self.run(name).recipe.world_size))
 
-    def _keep(self, file: Path, load: Callable[[], T]) -> T:
-        """What `load` gives, loaded once for each state of the file that it reads."""
-        key = (file, file.stat().st_mtime_ns if file.is_file() else 0)
+    def keep(self, file: Path, load: Callable[[], T], what: str = "") -> T:
+        """What `load` gives, loaded once for each state of the file that it reads; `what` tells two of them apart."""
+        key = (file, what, file.stat().st_mtime_ns if file.is_file() else 0)
         with self.lock:
             if key not in self.kept:
                 self.kept[key] = load()

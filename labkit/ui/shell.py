@@ -15,6 +15,9 @@ from labkit.ui.words import TRANSLATIONS
 MODEL_WORK = "model"
 """The queue of everything that asks a model: each waits for the one before, whichever tab it is from."""
 
+LINK = "decoding"
+"""The part of the address in which a link to the Decoding tab holds its settings."""
+
 words = gr.I18n(**TRANSLATIONS)
 
 CSS = """
@@ -34,10 +37,10 @@ CSS = """
 """
 
 
-def on_load(fn: Callable[..., Any], inputs: Any, outputs: Any) -> None:
+def on_load(fn: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> None:
     """Call `fn` whenever the page that is being built is opened."""
     assert Context.root_block is not None
-    Context.root_block.load(fn, inputs, outputs, show_progress="hidden")
+    Context.root_block.load(fn, inputs, outputs, show_progress="hidden", **options)
 
 
 def on_tab(fn: Callable[[], Any], outputs: Any) -> None:
@@ -49,8 +52,9 @@ def on_tab(fn: Callable[[], Any], outputs: Any) -> None:
     block.select(fn, None, outputs, show_progress="hidden")
 
 
-def pick_run(lab: Lab, place: int = -1) -> tuple[gr.Dropdown, gr.Dropdown]:
-    """Two menus: a run, and the model after which of its stages. They are filled when the page opens.
+def pick_run(lab: Lab, place: int = -1, fill: bool = True) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """Two menus: a run, and the model after which of its stages. They are filled when the page opens, unless the tab
+    does that itself.
 
     place: which stage is chosen at first, counted as in a list; the first where there are not so many.
     """
@@ -60,14 +64,15 @@ def pick_run(lab: Lab, place: int = -1) -> tuple[gr.Dropdown, gr.Dropdown]:
     def stages_of(name: str | None) -> Any:
         return gr.update(choices=lab.stages(name) if name else [], value=first_stage(lab, name, place))
 
-    def fill() -> tuple[Any, Any]:
+    def first() -> tuple[Any, Any]:
         names = lab.names()
-        first = names[0] if names else None
-        return gr.update(choices=names, value=first), stages_of(first)
+        newest = names[0] if names else None
+        return gr.update(choices=names, value=newest), stages_of(newest)
 
     name.input(stages_of, name, stage)
     on_tab(lambda: gr.update(choices=lab.names()), name)
-    on_load(fill, None, [name, stage])
+    if fill:
+        on_load(first, None, [name, stage])
     return name, stage
 
 
@@ -90,10 +95,15 @@ def page(lab: Lab, tabs: dict[str, Callable[[Lab], None]]) -> gr.Blocks:
         with gr.Row(elem_classes="labkit-head"):
             gr.Markdown("# labkit")
             gr.Markdown(words("subtitle"))
-        with gr.Tabs():
+        with gr.Tabs() as all_tabs:
             for key, build in tabs.items():
-                with gr.Tab(words(key)):
+                with gr.Tab(words(key), id=key):
                     build(lab)
+
+        def open_linked(request: gr.Request) -> Any:
+            return gr.Tabs(selected=LINK) if LINK in request.query_params else gr.skip()
+
+        on_load(open_linked, None, all_tabs)
     return blocks
 
 

@@ -1,49 +1,104 @@
-// <labkit-texts>: texts side by side, token by token, with the candidates of a chosen one.
+// <labkit-texts>: texts side by side, token by token; of a chosen token its candidates, what each filter did to them, and
+// how it would have gone on; of beam search its tree; and a link that writes the same texts again.
 
 const TEXTS_STYLE = `
   :host { display: block; color: inherit; font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-    --ink: 0, 114, 178; --line: rgba(128, 128, 128, .35); --soft: rgba(128, 128, 128, .12); }
+    --ink: 0, 114, 178; --warm: 213, 94, 0; --line: rgba(128, 128, 128, .35); --soft: rgba(128, 128, 128, .12); }
   .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 14px; }
   .column { border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; min-width: 0; }
-  h3 { font-size: 13px; margin: 0 0 6px; font-weight: 600; opacity: .8; }
+  .column.branch { border-style: dashed; }
+  .name { display: flex; gap: 8px; align-items: baseline; margin: 0 0 6px; }
+  h3 { font-size: 13px; margin: 0; font-weight: 600; opacity: .85; flex: 1; overflow-wrap: anywhere; }
+  h4 { font-size: 13px; margin: 14px 0 4px; }
   .text { white-space: pre-wrap; overflow-wrap: anywhere; min-height: 1.5em; }
   .token { font: inherit; color: inherit; background: none; border: 0; padding: 0; margin: 0; cursor: pointer;
     white-space: pre-wrap; border-radius: 3px; text-align: left; }
   .token:hover { background: var(--soft); }
   .token[aria-pressed="true"] { background: rgba(var(--ink), .25); }
-  .token.parts { box-shadow: inset 0 -3px #d55e00; font-weight: 600; }
-  .token:focus-visible { outline: 3px solid #e69f00; outline-offset: 1px; }
+  .token.parts { box-shadow: inset 0 -3px rgb(var(--warm)); font-weight: 600; }
+  .token.begun { opacity: .65; }
+  button:focus-visible, input:focus-visible, select:focus-visible { outline: 3px solid #e69f00; outline-offset: 1px; }
+  .small { font: inherit; font-size: 12px; color: inherit; background: var(--soft); border: 1px solid var(--line);
+    border-radius: 5px; padding: 1px 8px; cursor: pointer; }
+  .small:disabled { opacity: .35; cursor: default; }
   .soft { opacity: .7; }
-  .more { margin-top: 12px; overflow-x: auto; }
+  .entropy { display: block; width: 100%; height: 34px; margin-top: 8px; }
+  .more { margin-top: 12px; display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 6px 28px; }
+  .more > * { min-width: 0; overflow-x: auto; }
   table { border-collapse: collapse; font-size: 13px; margin-top: 4px; }
-  td, th { padding: 2px 14px 2px 0; text-align: left; border-bottom: 1px solid var(--line); }
-  td.number { text-align: right; font-variant-numeric: tabular-nums; }
+  td, th { padding: 2px 10px 2px 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+  td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
   td.piece { font-family: ui-monospace, Menlo, Consolas, monospace; white-space: pre; }
-  tr.drawn td { font-weight: 700; }
-  .measure { display: inline-block; height: 9px; background: rgb(var(--ink)); border-radius: 2px; }
+  tr.chosen td { font-weight: 700; }
+  td .gone { color: rgb(var(--warm)); }
+  .filter { display: grid; grid-template-columns: 1.6em 1.6em minmax(90px, 120px) 74px 1fr 1.8em; gap: 6px; align-items: center;
+    padding: 3px 0; font-size: 13px; }
+  .filter input, .add select, .link input, .link textarea { font: inherit; font-size: 13px; color: inherit; background: transparent;
+    border: 1px solid var(--line); border-radius: 5px; padding: 1px 6px; width: 100%; box-sizing: border-box; }
+  .add select option { color: #222; background: #fff; }
+  .bar { position: relative; height: 20px; background: var(--soft); border-radius: 4px; overflow: hidden; }
+  .bar i { position: absolute; inset: 0 auto 0 0; background: rgba(var(--ink), .45); }
+  .bar b { position: absolute; inset: 0 0 0 auto; background: rgba(var(--warm), .75); }
+  .bar span { position: absolute; inset: 0 6px; font-size: 12px; line-height: 20px; white-space: nowrap; }
+  @media (max-width: 560px) {
+    .filter { grid-template-columns: 1.6em 1.6em 1fr 74px 1.8em; }
+    .filter .bar { grid-column: 1 / -1; order: 1; }
+  }
+  .add { display: flex; gap: 8px; margin: 8px 0; flex-wrap: wrap; align-items: center; }
+  .add select { width: auto; }
+  .line { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 12px; overflow-wrap: anywhere; }
+  .problem { color: #b00020; font-weight: 600; }
+  @media (prefers-color-scheme: dark) { .problem { color: #ff8a80; } }
+  .tree { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; margin-top: 6px; }
+  .tree text { font-size: 11px; fill: currentColor; font-family: ui-monospace, Menlo, Consolas, monospace; }
+  .tree .pruned { opacity: .4; }
+  .tree .ended { fill: #009e73; font-weight: 700; }
+  .tree .best { fill: rgb(var(--warm)); font-weight: 700; }
+  .tree path { fill: none; stroke: currentColor; opacity: .3; }
+  .tree path.best { stroke: rgb(var(--warm)); stroke-width: 2; opacity: 1; }
+  .controls { display: flex; gap: 16px; align-items: center; flex-wrap: wrap; font-size: 13px; }
+  .link { margin-top: 12px; font-size: 13px; }
+  .link textarea { height: 90px; font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 12px; margin-top: 6px; }
+  .pair { display: flex; gap: 8px; margin-top: 6px; }
 `;
 const TEXTS_WORDS = chinese ? {
-  parts: "带下划线的词元是第一个不同之处。", same: "到目前为止完全相同。",
-  token: "候选", probability: "模型", kept: "过滤之后", waiting: "…", cut: " ✂ 未完", removed: "已去除",
-  hint: "选择一个词元，看看还可能出现什么。", end: "⏹ 结束",
+  parts: "带下划线的词元是第一个不同之处。", same: "到目前为止完全相同。", token: "候选", model: "模型", waiting: "…", cut: " ✂ 未完",
+  removed: "已去除", hint: "选择一个词元：看候选、每个过滤器的作用，并从那里分支。", end: "■ 结束", branch: "分支", close: "关闭",
+  filters: "过滤器，按顺序", none: "此策略没有过滤器。", removes: "去除", moves: "移动", left: "个剩余", up: "上移", down: "下移",
+  remove: "移除过滤器", add: "添加过滤器…", reset: "恢复原样", go: "从这里按这些过滤器写下去", entropy: "熵（纳特）：模型 / 过滤之后",
+  tree: "束树", penalty: "长度惩罚", pruned: "显示被剪去的", link: "链接与 JSON", copy: "复制", copied: "已复制", asking: "…",
+  best: "最佳", score: "得分", nobody: "没有回答：页面已断开。", strategy: "策略",
 } : {
-  parts: "The underlined token is the first that differs.", same: "All are the same so far.",
-  token: "candidate", probability: "the model", kept: "after the filters", waiting: "…", cut: " ✂ not ended", removed: "removed",
-  hint: "Choose a token to see what else could have come.", end: "⏹ end",
+  parts: "The underlined token is the first that differs.", same: "All are the same so far.", token: "candidate", model: "the model",
+  waiting: "…", cut: " ✂ not ended", removed: "removed", end: "■ end", branch: "branch", close: "close",
+  hint: "Choose a token to see its candidates, what each filter did, and to branch from it.",
+  filters: "The filters, in their order", none: "This strategy has no filters.", removes: "removes", moves: "moves", left: "left",
+  up: "earlier", down: "later", remove: "remove this filter", add: "add a filter …", reset: "as it was",
+  go: "Write on from here with these", entropy: "entropy in nats: the model's / after the filters", tree: "beam tree",
+  penalty: "length penalty", pruned: "show what was pruned", link: "Link and JSON", copy: "Copy", copied: "Copied", asking: "…",
+  best: "best", score: "score", nobody: "Nobody answers: the page is not connected.", strategy: "strategy",
 };
+const MORE_FILTERS = { temperature: "0.8", "top-k": "40", "top-p": "0.9", "min-p": "0.1", typical: "0.9", epsilon: "0.01", repetition: "1.2",
+  presence: "0.5", frequency: "0.5", "no-repeat": "3", ban: "dog", allow: "dog" };
 
-// data = {columns: [{label, done, tokens: [{text, ended, candidates: [[text, probability, kept, drawn], …]}, …]}, …],
-//         parts: index or null}
+// data = {key, settings, columns: [{strategy, kind, head, filters: [[name, value]], begins: [ids], done,
+//         tokens: [{id, text, ended, entropy: [model's, left]}]}], parts: index or null}
 class LabkitTexts extends HTMLElement {
   constructor() {
     super();
     this.attachShadow({ mode: "open" });
-    this.chosen = null;
+    this.forget();
     this.render();
   }
 
+  forget() {
+    this.chosen = this.step = this.filters = this.tree = this.trouble = null;
+    this.branches = [];
+    this.asked = 0;
+  }
+
   set data(data) {
-    if (!data || !this._data || data.key !== this._data.key) this.chosen = null;
+    if (!data || !this._data || data.key !== this._data.key) this.forget();
     this._data = data;
     this.render();
   }
@@ -52,23 +107,85 @@ class LabkitTexts extends HTMLElement {
 
   word(name) { return TEXTS_WORDS[name]; }
 
+  columns() { return [...this._data.columns, ...this.branches]; }
+
+  // Asks, and shows what went wrong; null when nobody answered or another question came in between.
+  async question(what, column) {
+    const mine = (this.asked += 1);
+    const answer = this.ask ? await this.ask({ what, settings: this._data.settings, column }) : null;
+    if (mine !== this.asked) return null;
+    this.trouble = answer ? answer.error || null : this.word("nobody");
+    if (this.trouble) this.render();
+    return this.trouble ? null : answer;
+  }
+
+  // The tokens of a column up to and with the one in this place.
+  upTo(column, place) { return column.tokens.slice(0, place + 1).map((token) => token.id); }
+
+  line(column, filters) { return [column.head, ...filters.map(([name, value]) => `${name}=${value}`)].filter(Boolean).join(" ") || "sample"; }
+
+  async choose(c, t) {
+    const column = this.columns()[c];
+    this.chosen = [c, t];
+    this.step = null;
+    this.filters = column.filters.map((one) => [...one]);
+    this.render();
+    await this.weigh();
+  }
+
+  async weigh() {
+    const [c, t] = this.chosen, column = this.columns()[c];
+    if (column.tokens[t].id < 0) return;
+    const found = await this.question("step", { strategy: this.line(column, this.filters), begins: this.upTo(column, t) });
+    if (found) { this.step = found; this.render(); }
+  }
+
+  async branch(strategy, begins) {
+    const found = await this.question("branch", { strategy, begins });
+    if (!found) return;
+    this.branches.push(found);
+    this.render();
+    const all = this.shadowRoot.querySelectorAll(".column");
+    all[all.length - 1].scrollIntoView({ block: "nearest" });
+  }
+
+  async openTree(c, strategy) {
+    const column = this.columns()[c];
+    const found = await this.question("tree", { strategy: strategy || column.strategy, begins: column.begins });
+    if (found) { this.tree = { ...found, c, pruned: this.tree ? this.tree.pruned : true, shown: found.penalty }; this.render(); }
+  }
+
   render() {
     const focused = this.shadowRoot.activeElement && this.shadowRoot.activeElement.dataset.place;
+    const scrolled = (this.shadowRoot.querySelector(".tree") || {}).scrollLeft || 0;
     this.shadowRoot.replaceChildren(make("style", {}, TEXTS_STYLE));
     if (!this._data) return;
-    const { columns, parts } = this._data;
-    const root = make("div", { class: "columns" }, ...columns.map((column, c) => this.column(column, c, parts)));
+    const { parts } = this._data, columns = this.columns();
+    const most = Math.max(1, ...columns.flatMap((column) => column.tokens.map((token) => (token.entropy || [0])[0])));
+    const root = make("div", { class: "columns" }, ...columns.map((column, c) => this.column(column, c, parts, most)));
     const note = make("p", { class: "soft" }, parts === null ? this.word("same") : this.word("parts"));
-    this.shadowRoot.append(root, ...(columns.length > 1 ? [note] : []), this.more());
+    this.shadowRoot.append(root, ...(this._data.columns.length > 1 ? [note] : []), this.more());
+    if (this.trouble) this.shadowRoot.append(make("p", { class: "problem", role: "alert" }, this.trouble));
+    if (this.tree) this.shadowRoot.append(this.treeView());
+    if (columns.every((column) => column.done)) this.shadowRoot.append(this.link());
+    const tree = this.shadowRoot.querySelector(".tree");
+    if (tree) tree.scrollLeft = scrolled;
     if (focused) { const node = this.shadowRoot.querySelector(`[data-place="${focused}"]`); if (node) node.focus(); }
   }
 
-  column(column, c, parts) {
-    const text = make("div", { class: "text" });
+  button(text, act, attributes = {}) {
+    const button = make("button", { type: "button", class: "small", ...attributes }, text);
+    button.addEventListener("click", act);
+    return button;
+  }
+
+  column(column, c, parts, most) {
+    const text = make("div", { class: "text" }), own = c >= this._data.columns.length;
     column.tokens.forEach((token, t) => {
-      const button = make("button", { type: "button", class: t === parts ? "token parts" : "token", "data-place": `${c}-${t}`,
+      const names = ["token", ...(!own && t === parts ? ["parts"] : []), ...(t < column.begins.length ? ["begun"] : [])];
+      const button = make("button", { type: "button", class: names.join(" "), "data-place": `${c}-${t}`,
         "aria-pressed": String(Boolean(this.chosen && this.chosen[0] === c && this.chosen[1] === t)) }, token.ended ? this.word("end") : token.text);
-      button.addEventListener("click", () => { this.chosen = [c, t]; this.render(); });
+      button.addEventListener("click", () => this.choose(c, t));
       button.addEventListener("keydown", (event) => {
         const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
         const next = step && this.shadowRoot.querySelector(`[data-place="${c}-${t + step}"]`);
@@ -79,25 +196,154 @@ class LabkitTexts extends HTMLElement {
     const last = column.tokens[column.tokens.length - 1];
     if (!column.done) text.append(make("span", { class: "soft" }, this.word("waiting")));
     else if (last && !last.ended) text.append(make("span", { class: "soft" }, this.word("cut")));
-    return make("div", { class: "column", "data-done": String(Boolean(column.done)) }, make("h3", {}, column.label), text);
+    const name = make("div", { class: "name" }, make("h3", {}, column.strategy));
+    if (column.kind === "beam" && column.done) name.append(this.button(this.word("tree"), () => this.openTree(c), { "data-tree": "" }));
+    if (own) name.append(this.button("✕", () => { this.branches.splice(c - this._data.columns.length, 1); this.chosen = null; this.render(); },
+      { "aria-label": this.word("close") }));
+    return make("div", { class: own ? "column branch" : "column", "data-done": String(Boolean(column.done)) }, name, text, this.entropy(column, most));
+  }
+
+  // Bars: the model's entropy at each token, pale, and in front what the filters left of it.
+  entropy(column, most) {
+    const known = column.tokens.filter((token) => token.entropy);
+    const view = svg("svg", { class: "entropy", viewBox: `0 0 ${Math.max(40, column.tokens.length)} 34`, preserveAspectRatio: "none", role: "img" });
+    const title = svg("title", {});
+    title.textContent = this.word("entropy");
+    view.append(title);
+    if (!known.length) return view;
+    column.tokens.forEach((token, t) => {
+      (token.entropy || []).forEach((nats, k) => {
+        const height = (32 * nats) / most;
+        view.append(svg("rect", { x: t + 0.1, y: 34 - height, width: 0.8, height, fill: k ? "rgb(0, 114, 178)" : "rgba(128, 128, 128, .45)" }));
+      });
+    });
+    return view;
   }
 
   more() {
     const box = make("div", { class: "more", "aria-live": "polite" });
-    const token = this.chosen && (this._data.columns[this.chosen[0]] || { tokens: [] }).tokens[this.chosen[1]];
+    const column = this.chosen && this.columns()[this.chosen[0]];
+    const token = column && column.tokens[this.chosen[1]];
     if (!token) { box.append(make("span", { class: "soft" }, this.word("hint"))); return box; }
-    const head = make("tr", {}, ...["token", "probability", "kept"].map((name) => make("th", { scope: "col" }, this.word(name))), make("th", {}));
-    const rows = token.candidates.map(([text, probability, kept, drawn]) => {
-      const measure = make("span", { class: "measure" });
-      measure.style.width = `${Math.round(120 * probability)}px`;
-      return make("tr", drawn ? { class: "drawn" } : {},
-        make("td", { class: "piece" }, `${drawn ? "▸" : " "}${visible(text)}`),
-        make("td", { class: "number" }, `${(100 * probability).toFixed(1)} %`),
-        make("td", { class: "number" }, kept > 0 ? `${(100 * kept).toFixed(1)} %` : this.word("removed")),
-        make("td", {}, measure));
-    });
-    box.append(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
+    if (token.id < 0) return box;
+    if (!this.step) { box.append(make("span", { class: "soft" }, this.word("asking"))); return box; }
+    box.append(this.candidates(column, token), this.waterfall(column));
     return box;
+  }
+
+  candidates(column, token) {
+    const { names, candidates, entropy } = this.step, before = this.upTo(column, this.chosen[1]).slice(0, -1);
+    const heads = [this.word("token"), this.word("model"), ...names];
+    const head = make("tr", {}, ...heads.map((name, i) => make("th", { scope: "col", class: i ? "number" : "" }, name)), make("th", {}));
+    const rows = candidates.map(([id, text, probability, after]) => make("tr", id === token.id ? { class: "chosen" } : {},
+      make("td", { class: "piece" }, `${id === token.id ? "▸" : " "}${visible(text)}`),
+      make("td", { class: "number" }, share(probability)),
+      ...after.map((p) => make("td", { class: "number" }, p > 0 ? share(p) : make("span", { class: "gone" }, this.word("removed")))),
+      make("td", {}, this.button(this.word("branch"), () => this.branch(this.line(column, this.filters), [...before, id]), { "data-branch": id }))));
+    const nats = `${this.word("entropy")}: ${entropy.map((x) => x.toFixed(2)).join(" / ")}`;
+    return make("div", {}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)), make("p", { class: "soft" }, nats));
+  }
+
+  // The filters in their order, each with what it does to what reaches it; to be moved, changed, removed and added.
+  waterfall(column) {
+    if (column.kind === "contrastive") return make("p", { class: "soft" }, this.word("none"));
+    const change = (act) => () => { act(); this.weigh(); };
+    const swap = (i, j) => { [this.filters[i], this.filters[j]] = [this.filters[j], this.filters[i]]; };
+    const rows = this.filters.map(([name, value], i) => {
+      const input = make("input", { value, "aria-label": name, "data-filter": name });
+      input.addEventListener("change", change(() => { this.filters[i][1] = input.value.trim(); }));
+      const up = this.button("↑", change(() => swap(i, i - 1)), { "aria-label": `${name}: ${this.word("up")}`, "data-up": i });
+      const down = this.button("↓", change(() => swap(i, i + 1)), { "aria-label": `${name}: ${this.word("down")}`, "data-down": i });
+      up.disabled = i === 0;
+      down.disabled = i + 1 === this.filters.length;
+      const away = this.button("✕", change(() => this.filters.splice(i, 1)), { "aria-label": `${name}: ${this.word("remove")}` });
+      return make("div", { class: "filter" }, up, down, make("span", {}, name), input, this.effect(this.step.effects[i]), away);
+    });
+    if (column.kind === "greedy") rows.push(make("div", { class: "filter" }, "", "", make("span", {}, "greedy"), "", this.effect(this.step.effects[this.filters.length])));
+    const select = make("select", { "aria-label": this.word("add") }, make("option", { value: "" }, this.word("add")),
+      ...Object.keys(MORE_FILTERS).map((name) => make("option", { value: name }, name)));
+    select.addEventListener("change", change(() => this.filters.push([select.value, MORE_FILTERS[select.value]])));
+    const line = this.line(column, this.filters), before = this.upTo(column, this.chosen[1]).slice(0, -1);
+    const go = this.button(this.word("go"), () => this.branch(line, before), { "data-go": "" });
+    const reset = this.button(this.word("reset"), change(() => { this.filters = column.filters.map((one) => [...one]); }));
+    return make("div", {}, make("h4", {}, this.word("filters")), ...rows, make("div", { class: "add" }, select, go, reset), make("div", { class: "line" }, line));
+  }
+
+  effect(effect) {
+    if (!effect) return make("div", { class: "bar" });
+    const [removed, moved, left] = effect, kept = make("i"), gone = make("b");
+    kept.style.width = `${100 * (1 - removed)}%`;
+    gone.style.width = `${100 * removed}%`;
+    const said = removed > 0.00005 ? `${this.word("removes")} ${share(removed)}` : `${this.word("moves")} ${share(moved)}`;
+    return make("div", { class: "bar", title: `${said} · ${left} ${this.word("left")}` }, kept, gone, make("span", {}, `${said} · ${left} ${this.word("left")}`));
+  }
+
+  // The score of a text that ended, as beam search ranks it: log-probability over length to the power of the penalty.
+  scoreOf([, , logprob, step], penalty) { return logprob / (step + 1) ** penalty; }
+
+  treeView() {
+    const { nodes, beams, shown, pruned, c } = this.tree, box = make("div", { "data-view": "tree" }, make("h4", {}, `${this.word("tree")}: ${this.tree.strategy}`));
+    const ended = nodes.map((node, i) => i).filter((i) => nodes[i][4] === "ended").sort((i, j) => this.scoreOf(nodes[j], shown) - this.scoreOf(nodes[i], shown));
+    const best = new Set();
+    for (let i = ended.length ? ended[0] : -1; i >= 0; i = nodes[i][0]) best.add(i);
+    const range = make("input", { type: "range", min: "-1", max: "3", step: "0.1", value: String(shown), "aria-label": this.word("penalty"), "data-place": "penalty" });
+    range.addEventListener("input", () => { this.tree.shown = Number(range.value); this.render(); });
+    range.addEventListener("change", () => this.openTree(c, this.columns()[c].strategy.replace(/ length-penalty=\S+/, "").replace(/^beam/, `beam length-penalty=${range.value}`)));
+    const check = make("input", { type: "checkbox", "data-place": "pruned" });
+    check.checked = pruned;
+    check.addEventListener("change", () => { this.tree.pruned = check.checked; this.render(); });
+    box.append(make("div", { class: "controls" }, make("label", {}, `${this.word("penalty")} ${shown.toFixed(1)} `, range), make("label", {}, check, ` ${this.word("pruned")}`),
+      this.button("✕", () => { this.tree = null; this.render(); }, { "aria-label": this.word("close") })));
+    box.append(this.treePicture(nodes, best, pruned ? beams : 0));
+    const path = (i) => (i < 0 ? "" : path(nodes[i][0]) + nodes[i][1]);
+    const rows = ended.slice(0, beams).map((i, rank) => make("tr", rank ? {} : { class: "chosen" }, make("td", { class: "number" }, this.scoreOf(nodes[i], shown).toFixed(3)),
+      make("td", { class: "number" }, nodes[i][2].toFixed(2)), make("td", { class: "number" }, String(nodes[i][3] + 1)), make("td", { style: "white-space: normal" }, path(i))));
+    const head = make("tr", {}, ...[this.word("score"), "log p", "n", ""].map((name) => make("th", { scope: "col", class: "number" }, name)));
+    box.append(make("table", { "data-found": "" }, make("thead", {}, head), make("tbody", {}, ...rows)));
+    return box;
+  }
+
+  // One column a step: the beams that went on, those that ended, and of those that were pruned the `most` best.
+  treePicture(nodes, best, most) {
+    const steps = [], at = {}, wide = 92, high = 19, rank = { kept: 0, ended: 1, pruned: 2 };
+    const short = (text) => { const said = visible(text).trim() || visible(text); return said.length > 9 ? `${said.slice(0, 8)}…` : said; };
+    nodes.forEach((node, i) => (steps[node[3]] = steps[node[3]] || []).push(i));
+    let tall = 1;
+    steps.forEach((group, s) => {
+      group.sort((i, j) => rank[nodes[i][4]] - rank[nodes[j][4]] || nodes[j][2] - nodes[i][2]);
+      const drawn = group.filter((i) => nodes[i][4] !== "pruned"), pruned = group.filter((i) => nodes[i][4] === "pruned").slice(0, most);
+      [...drawn, ...pruned].forEach((i, y) => { at[i] = [30 + s * wide, 18 + y * high]; });
+      tall = Math.max(tall, drawn.length + pruned.length);
+    });
+    const view = svg("svg", { width: 60 + steps.length * wide, height: tall * high + 14, role: "img" });
+    const labels = [];
+    nodes.forEach(([parent, text, logprob, , fate], i) => {
+      if (!at[i]) return;
+      const [x, y] = at[i], [px, py] = parent < 0 ? [0, 18] : [at[parent][0] + 6.7 * short(nodes[parent][1]).length + 3, at[parent][1]];
+      const class_ = best.has(i) ? "best" : fate;
+      view.append(svg("path", { d: `M${px},${py - 4} C${(px + x) / 2},${py - 4} ${(px + x) / 2},${y - 4} ${x - 3},${y - 4}`, class: class_ }));
+      const label = svg("text", { x, y, class: class_ }), title = svg("title", {});
+      label.textContent = short(text);
+      title.textContent = `${visible(text)}: ${logprob.toFixed(2)} nats, ${fate}`;
+      label.append(title);
+      labels.push(label);
+    });
+    view.append(...labels);
+    return make("div", { class: "tree", tabindex: "0" }, view);
+  }
+
+  // All settings, branches too, as a link to this page and as JSON.
+  link() {
+    const { settings } = this._data, branches = this.branches.map(({ strategy, begins }) => ({ strategy, begins }));
+    const json = JSON.stringify({ ...settings, columns: [...settings.columns, ...branches] });
+    const address = `${location.origin}${location.pathname}?decoding=${encodeURIComponent(json)}`;
+    const input = make("input", { readonly: "", value: address, "aria-label": this.word("link"), "data-link": "" });
+    const area = make("textarea", { readonly: "", "aria-label": "JSON", "data-json": "" }, json);
+    const copy = this.button(this.word("copy"), () => {
+      input.select();
+      if (navigator.clipboard) navigator.clipboard.writeText(address).then(() => { copy.textContent = this.word("copied"); }, () => {});
+    });
+    return make("details", { class: "link" }, make("summary", {}, this.word("link")), make("div", { class: "pair" }, input, copy), area);
   }
 }
 

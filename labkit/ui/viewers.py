@@ -101,10 +101,22 @@ class AttentionViewer(anywidget.AnyWidget):
 
 
 class TextsViewer(anywidget.AnyWidget):
-    """Texts side by side in a notebook: TextsViewer(data=…) of what `labkit.ui.decoding.compare` gives."""
+    """Texts side by side in a notebook: TextsViewer(data=…) of what `labkit.ui.writing.compare` gives.
+
+    answer: `labkit.ui.writing.answer` of the same lab, for what is asked of a token; without it, nothing is.
+    """
 
     _esm = SOURCE + IN_NOTEBOOK % "labkit-texts"
     data = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, data: dict[str, Any], answer: Answer | None = None):
+        super().__init__(data=data)
+        self.answer = answer
+        self.on_msg(self._asked)
+
+    def _asked(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
+        asked = message.get("question", {})
+        self.send({"id": message.get("id"), "answer": self.answer(asked) if self.answer else None})
 
 
 class GridViewer(anywidget.AnyWidget):

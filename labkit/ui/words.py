@@ -22,14 +22,29 @@ ENGLISH = {
     "answer_begins": "The answer begins with",
     "patch": "Patch",
     "decoding": "Decoding",
-    "decoding_hint": "The same prompt under several settings, which see the same random numbers: where the texts part, "
-    "it is the strategy that differs.",
-    "how_many": "Settings",
+    "decoding_hint": "The same prompt under several strategies, which see the same random numbers: where the texts "
+    "part, it is the strategy that differs. Take examples, or type your own, as `temperature=0.9 top-k=20`.",
+    "how_many": "Strategies",
+    "strategy": "Strategy",
+    "examples": "Take an example",
+    "more": "What can be typed, and more settings",
+    "strategies_hint": "A strategy is a line: what it is (`greedy`, `beam`, `contrastive`, `best`, `speculative`; "
+    "nothing for sampling), then NAME=VALUE.\n\n"
+    "- Filters, which work in the order in which they stand: `temperature` `top-k` `top-p` `min-p` `typical` `epsilon` "
+    "`repetition` `presence` `frequency` `no-repeat`, and `ban=dog,key` or `allow=#17,#18` for words that are one "
+    "token and tokens by number.\n"
+    "- `beam` takes `beams` `length-penalty` `ending` (settled, full, never) `groups` `diversity`; `contrastive` takes "
+    "`k` `alpha`; `best` draws `n` answers, of which the run's reward model chooses; `speculative` lets the draft "
+    "guess `ahead`.",
+    "stop_texts": "Texts at which writing ends, one a line",
+    "draft": "Draft model, for speculative",
+    "scores": "Scores over many seeds",
+    "scores_hint": "Means over so many texts, with 95 % intervals. Of a task of the world, the oracle knows what is "
+    "right; of any other prompt, only the world's English is judged.",
+    "seeds": "Seeds",
+    "measure": "Measure",
     "seed": "Seed",
     "new_tokens": "New tokens",
-    "temperature": "Temperature (0 is greedy)",
-    "top_k": "Top-k (0 keeps all)",
-    "top_p": "Top-p (1 keeps all)",
     "prompt": "Prompt",
     "compare": "Compare",
     "stop": "Stop",
@@ -89,13 +104,26 @@ CHINESE = {
     "answer_begins": "回答的开头",
     "patch": "替换",
     "decoding": "解码",
-    "decoding_hint": "同一个提示，多种设置，相同的随机数：文本从哪里分开，哪里就是策略的差别。",
-    "how_many": "设置数量",
+    "decoding_hint": "同一个提示，多种策略，相同的随机数：文本从哪里分开，哪里就是策略的差别。"
+    "可以选择，也可以自己输入，如 `temperature=0.9 top-k=20`。",
+    "how_many": "策略数量",
+    "strategy": "策略",
+    "examples": "选择一个例子",
+    "more": "可以输入什么，以及更多设置",
+    "strategies_hint": "策略是一行文字："
+    "先写种类（`greedy`、`beam`、`contrastive`、`best`、`speculative`；采样则不写），再写 NAME=VALUE。\n\n"
+    "- 过滤器按书写顺序起作用：`temperature` `top-k` `top-p` `min-p` `typical` `epsilon` `repetition` `presence` "
+    "`frequency` `no-repeat`；`ban=dog,key` 或 `allow=#17,#18` 指定单个词元。\n"
+    "- `beam` 可用 `beams` `length-penalty` `ending`（settled、full、never）`groups` `diversity`；"
+    "`contrastive` 可用 `k` `alpha`；`best` 写出 `n` 个回答，由奖励模型挑选；`speculative` 让草稿模型先猜 `ahead` 个。",
+    "stop_texts": "遇到即停止的文本，每行一个",
+    "draft": "草稿模型（用于 speculative）",
+    "scores": "多个种子的得分",
+    "scores_hint": "多篇文本的均值与 95 % 区间。世界中的任务由神谕判断对错；其他提示只判断语法。",
+    "seeds": "种子数",
+    "measure": "测量",
     "seed": "随机种子",
     "new_tokens": "新词元数",
-    "temperature": "温度（0 为贪心）",
-    "top_k": "Top-k（0 保留全部）",
-    "top_p": "Top-p（1 保留全部）",
     "prompt": "提示",
     "compare": "比较",
     "stop": "停止",

@@ -90,19 +90,109 @@ def test_a_head_is_ablated_stages_slide_and_heads_are_found(app: App, opened: Op
     says(page, "patching-problem", "must have as many")
 
 
-def test_two_strategies_are_compared(app: App, opened: Opened):
+def chosen(page: Page, number: int, line: str) -> None:
+    """Type a strategy into one of the boxes."""
+    page.locator(f"#decoding-strategy-{number} :is(input, textarea)").fill(line)
+
+
+def written(page: Page) -> list[str]:
+    return [column.inner_text() for column in page.locator("labkit-texts .column .text").all()]
+
+
+def test_strategies_are_compared_looked_into_branched_and_linked(app: App, opened: Opened):
     page = opened(app.url)
     tab(page, "Decoding")
-    page.get_by_role("radio", name="2").check()
+    page.locator("#decoding-example-1 input").click()
+    page.get_by_role("option", name="greedy no-repeat=3").click()
+    expect(page.locator("#decoding-strategy-1 :is(input, textarea)")).to_have_value("greedy no-repeat=3")
+    chosen(page, 2, "temperature=1.5 top-p=0.9")
     page.locator("#decoding-compare").click()
     columns = page.locator('labkit-texts .column[data-done="true"]')
-    expect(columns).to_have_count(2)
-    assert columns.nth(0).inner_text() != columns.nth(1).inner_text()
-    expect(page.locator("labkit-texts .token.parts")).to_have_count(2)  # the first that differs, in both
+    expect(columns).to_have_count(3)
+    assert len(set(written(page))) == 3
+    expect(page.locator("labkit-texts .token.parts")).to_have_count(3)  # the first that differs, in all three
     page.locator("labkit-texts .token.parts").nth(1).click()
-    rows = page.locator("labkit-texts .more tbody tr")
-    expect(rows.first).to_be_visible()
-    expect(page.locator("labkit-texts .more tr.drawn")).to_have_count(1)
+    expect(page.locator("labkit-texts .more tr.chosen")).to_have_count(1)
+    bars = page.locator("labkit-texts .filter .bar span")
+    expect(bars).to_have_count(2)
+    expect(bars.nth(0)).to_contain_text("moves")  # what the temperature does
+    before = bars.all_inner_texts()
+    page.locator("labkit-texts [data-down='0']").click()
+    expect(bars.nth(0)).to_contain_text("removes")
+    assert bars.all_inner_texts() != before
+    expect(page.locator("labkit-texts .line")).to_have_text("top-p=0.9 temperature=1.5")
+    page.locator("labkit-texts [data-filter=top-p]").fill("0")
+    page.keyboard.press("Tab")
+    expect(page.locator("labkit-texts [role=alert]")).to_contain_text("TopP must be above 0")
+    page.locator("labkit-texts [data-filter=top-p]").fill("0.5")
+    page.keyboard.press("Tab")
+    expect(page.locator("labkit-texts [role=alert]")).to_have_count(0)
+    page.locator("labkit-texts [data-branch]").nth(1).click()
+    expect(page.locator("labkit-texts .column.branch h3")).to_have_text("top-p=0.5 temperature=1.5")
+    page.locator("labkit-texts [data-tree]").click()
+    found = page.locator("labkit-texts [data-found] tbody tr")
+    expect(found).to_have_count(4)
+    assert page.locator("labkit-texts .tree text.pruned").count() > 20
+    scores = found.all_inner_texts()
+    page.locator("labkit-texts [type=range]").focus()
+    page.keyboard.press("End")  # as long as it gets
+    expect(page.locator("labkit-texts [data-view=tree] h4")).to_contain_text("length-penalty=3")
+    assert found.all_inner_texts() != scores
+    page.locator("labkit-texts .link summary").click()
+    link, texts = page.locator("labkit-texts [data-link]").input_value(), written(page)
+    again = opened(link)
+    expect(again.locator('labkit-texts .column[data-done="true"]')).to_have_count(4)
+    assert written(again) == texts
+    expect(again.locator("#decoding-strategy-2 :is(input, textarea)")).to_have_value("temperature=1.5 top-p=0.9")
+    broken = opened(f"{app.url}/?decoding=%7B%22run")
+    says(broken, "decoding-problem", "no settings that can be read")
+
+
+def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, opened: Opened):
+    page = opened(app.url)
+    tab(page, "Decoding")
+    filled(page, "decoding-prompt")
+    page.locator("#decoding-scores").get_by_text("Scores over many seeds").click()
+    page.locator("#decoding-measure").click()
+    table = page.locator("#decoding-table")
+    expect(table).to_contain_text("self-BLEU")
+    expect(table).to_contain_text("±")
+    for line, message in [
+        ("top-p=0", "TopP must be above 0"),
+        ("temperature=-1", "Temperature must be 0"),
+        ("beam beams=0", "at least one beam"),
+        ("ban=exoplanetary", "no single token"),
+        ("sing", "There is no strategy 'sing'"),
+    ]:
+        chosen(page, 1, line)
+        page.locator("#decoding-compare").click()
+        says(page, "decoding-problem", message)
+
+
+def test_writing_is_stopped(app: App, opened: Opened):
+    """In the middle of a long text; what was written stays, nothing is called an error, and the next one is written."""
+    page = opened(app.url)
+    tab(page, "Decoding")
+    prompt = filled(page, "decoding-prompt")
+    for number in (1, 2, 3):
+        chosen(page, number, "beam beams=32 ending=never")
+    page.locator("#decoding-tokens input[type=number]").fill("200")
+    page.locator("#decoding-tokens input[type=number]").press("Enter")
+    page.locator("#decoding-compare").click()
+    tokens = page.locator("labkit-texts .column").first.locator(".token")
+    expect(tokens.nth(3)).to_be_visible()
+    page.locator("#decoding-stop").click()
+    expect(page.locator('labkit-texts .column[data-done="true"]')).to_have_count(3)
+    count = tokens.count()
+    page.wait_for_timeout(1500)
+    assert tokens.count() == count < 190
+    assert page.locator(".error, [data-testid=toast-body]").count() == 0
+    for number in (1, 2, 3):
+        chosen(page, number, "greedy")
+    page.locator("#decoding-compare").click()
+    expect(page.locator("labkit-texts h3").first).to_have_text("greedy")
+    expect(page.locator('labkit-texts .column[data-done="true"]')).to_have_count(3)
+    assert value(page, "decoding-prompt") == prompt
 
 
 def test_votes_train_the_next_model(app: App, opened: Opened):
@@ -190,6 +280,15 @@ def test_two_people_do_not_mix(app: App, opened: Opened):
         page.locator("#attention-look").click()
     for page, word in zip(pages, ("garden", "market"), strict=True):
         expect(page.locator("labkit-attention .column.left")).to_contain_text(word)
+    for number, page in enumerate(pages):
+        tab(page, "Decoding")
+        filled(page, "decoding-prompt")
+        chosen(page, 1, f"temperature={number + 1}")
+        page.locator("#decoding-compare").click()
+    for number, page in enumerate(pages):
+        expect(page.locator('labkit-texts .column[data-done="true"]')).to_have_count(3)
+        expect(page.locator("labkit-texts h3").first).to_have_text(f"temperature={number + 1}")
+    assert written(pages[0])[0] != written(pages[1])[0] and written(pages[0])[1:] == written(pages[1])[1:]
     for page in pages:
         tab(page, "Preferences")
         page.locator("#pair-new").click()

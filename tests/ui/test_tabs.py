@@ -13,9 +13,10 @@ from labkit.paths import demo_folder
 from labkit.pipeline import run
 from labkit.preferences.store import Store
 from labkit.runs import Run
-from labkit.ui import attention, decoding, preferences, runs
+from labkit.ui import attention, decoding, preferences, runs, writing
 from labkit.ui.lab import Lab
 from labkit.ui.words import CHINESE, ENGLISH
+from labkit.ui.writing import Column, Settings
 from tests.tiny_recipe import tiny_recipe
 
 
@@ -77,45 +78,151 @@ def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
         attention.patched(demo, "demo", "sft", "Where is Tom?", "Where?", "")
 
 
-def test_settings_are_compared_on_the_same_numbers(lab):
-    settings = [decoding.Setting(0.0), decoding.Setting(0.0), decoding.Setting(1.5)]
-    *_, last = decoding.compare(lab, "tiny", "sft", "Where is Tom?", settings, seed=1, new_tokens=12)
-    columns = last["columns"]
-    assert [column["label"] for column in columns] == ["greedy", "greedy", "temperature 1.5"]
+def asked(*lines: str, **options: Any) -> Settings:
+    given: dict[str, Any] = {"run": "tiny", "stage": "sft", "prompt": "Where is Tom?", "tokens": 12} | options
+    return Settings(columns=tuple(Column(line) for line in lines), **given)
+
+
+def last(lab: Lab, settings: Settings) -> dict[str, Any]:
+    *_, final = writing.compare(lab, settings)
+    return final
+
+
+def test_strategies_are_compared_on_the_same_numbers(lab):
+    found = last(lab, asked("greedy", "greedy", "temperature=1.5", seed=1))
+    columns = found["columns"]
+    assert [column["strategy"] for column in columns] == ["greedy", "greedy", "temperature=1.5"]
     assert columns[0]["tokens"] == columns[1]["tokens"] and all(column["done"] for column in columns)
-    part = last["parts"]
+    part = found["parts"]
     assert part is not None
-    texts = [[token["text"] for token in column["tokens"]] for column in columns]
+    texts = [[token["id"] for token in column["tokens"]] for column in columns]
     assert texts[0][:part] == texts[2][:part] and texts[0][part : part + 1] != texts[2][part : part + 1]
-    for token in columns[2]["tokens"]:
-        assert sum(drawn for *_, drawn in token["candidates"]) == 1
 
 
-def test_the_same_seed_gives_the_same_texts(lab):
-    arguments = (lab, "tiny", "pretrain", "", [decoding.Setting(1.0)], 3, 8)
-    first, second = ([*decoding.compare(*arguments)][-1]["columns"] for _ in range(2))
-    assert first == second
+@pytest.mark.parametrize(
+    "line", ["temperature=1.3", "beam beams=3", "contrastive", "best n=3", "speculative ahead=2", "greedy no-repeat=2"]
+)
+def test_what_a_link_holds_writes_the_same_text(lab, line):
+    """Of every strategy, through the JSON of a link; and so does its branch at the third token."""
+    first = last(lab, asked(line, seed=3))
+    link = json.dumps(first["settings"])
+    again = last(lab, Settings.of_link(link))
+    assert again["columns"] == first["columns"] and again["settings"] == first["settings"]
+    ids = [token["id"] for token in first["columns"][0]["tokens"]]
+    begins = [*ids[: len(ids) // 2], 17]
+    column = {"strategy": line, "begins": begins}
+    branch = writing.answer(lab, {"what": "branch", "settings": first["settings"], "column": column})
+    assert [token["id"] for token in branch["tokens"]][: len(begins)] == begins
+    with_branch = {**first["settings"], "columns": [*first["settings"]["columns"], column]}
+    both = last(lab, Settings.of_link(json.dumps(with_branch)))["columns"]
+    assert both[0]["tokens"] == first["columns"][0]["tokens"] and both[1]["tokens"] == branch["tokens"]
+
+
+def test_a_token_is_looked_at_and_filters_change_places(lab):
+    """What is removed at a step depends on the order; the draw's own token is among the candidates."""
+    first = last(lab, asked("temperature=2 top-p=0.5", seed=1))
+    ids = [token["id"] for token in first["columns"][0]["tokens"]]
+
+    def step(line: str) -> dict[str, Any]:
+        column = {"strategy": line, "begins": ids[:4]}
+        return writing.answer(lab, {"what": "step", "settings": first["settings"], "column": column})
+
+    one, other = step("temperature=2 top-p=0.5"), step("top-p=0.5 temperature=2")
+    assert one["names"] == ["temperature=2", "top-p=0.5"] and other["names"] == one["names"][::-1]
+    assert one["effects"][0][0] == 0 and one["effects"][1][0] > 0.3
+    assert other["effects"][0][2] < one["effects"][1][2]  # the nucleus of the sharper distribution is smaller
+    assert ids[3] in [token for token, *_ in one["candidates"]]
+    assert step("top-p=0")["error"].startswith("TopP must be above 0")
+
+
+def test_the_tree_of_beams_ends_in_the_text(lab):
+    first = last(lab, asked("beam beams=3"))
+    tree = writing.answer(
+        lab, {"what": "tree", "settings": first["settings"], "column": {"strategy": "beam beams=3", "begins": []}}
+    )
+    ended = [node for node in tree["nodes"] if node[4] == "ended"]
+    best = max(ended, key=lambda node: node[2] / (node[3] + 1) ** tree["penalty"])
+    path, node = [], best
+    while True:
+        path.append(node[1])
+        if node[0] < 0:
+            break
+        node = tree["nodes"][node[0]]
+    shown = [token["text"] for token in first["columns"][0]["tokens"] if not token["ended"]]
+    assert [text for text in path[::-1] if text != "■"] == shown
+    refused = writing.answer(
+        lab, {"what": "tree", "settings": first["settings"], "column": {"strategy": "greedy", "begins": []}}
+    )
+    assert "Only beam search" in refused["error"]
+
+
+def test_strategies_are_scored_over_seeds(lab):
+    heads, rows = decoding.score_table(lab, asked("greedy", "temperature=1.5"), 3)
+    assert heads[:3] == ["strategy", "nats a token", "repetition"] and "self-BLEU" in heads and "grammatical" in heads
+    assert [row[0] for row in rows] == ["greedy", "temperature=1.5"] and "±" in " ".join(rows[1])
+    with pytest.raises(LabError, match="1 to 256 seeds, not 0"):
+        decoding.score_table(lab, asked("greedy"), 0)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"seed": -5}, "A seed is a whole number from 0 to 4294967295, not -5"),
+        ({"seed": 10**23}, "A seed is a whole number"),
+        ({"tokens": 0}, "from 1 to 1000 new tokens, not 0"),
+        ({"columns": []}, "From 1 to 12 strategies are compared, not 0"),
+        ({"columns": [{"strategy": "greedy"}]}, "no settings of a comparison: KeyError 'begins'"),
+        ({"columns": [{"strategy": "greedy", "begins": [10**9]}]}, "no token 1000000000 in this model's vocabulary"),
+        ({"columns": [{"strategy": "top-p=0", "begins": []}]}, "TopP must be above 0"),
+        ({"columns": [{"strategy": "temperature=-1", "begins": []}]}, "Temperature must be 0"),
+        ({"columns": [{"strategy": "beam beams=0", "begins": []}]}, "at least one beam, not 0"),
+        ({"columns": [{"strategy": "warm", "begins": []}]}, "There is no strategy 'warm'"),
+        ({"run": "none"}, "no run 'none'"),
+        ({"stage": "none"}, "none"),
+        ({"prompt": "word " * 900}, "no room in a context"),
+        ({"stop": [1]}, None),
+    ],
+)
+def test_what_cannot_be_written_is_said(lab, change, message):
+    raw = {**asked("greedy").json(), **change}
+    if message is None:
+        last(lab, Settings.read(raw))
+        return
+    with pytest.raises(LabError, match=message):
+        last(lab, Settings.read(raw))
+    column = (raw["columns"] or [{"strategy": "greedy"}])[0]
+    assert "error" in writing.answer(lab, {"what": "branch", "settings": raw, "column": column})
+
+
+def test_a_link_that_cannot_be_followed_is_said(lab):
+    good = json.dumps(asked("greedy").json())
+    settings, said = decoding.from_link(lab, good)
+    assert settings == asked("greedy") and said == ""
+    _, said = decoding.from_link(lab, json.dumps(asked("greedy", checkpoint="0" * 12).json()))
+    assert "others than when this link was made" in said
+    for text, message in [(good[:-9], "no settings that can be read"), ("[]", "no settings of a comparison")]:
+        with pytest.raises(LabError, match=message):
+            decoding.from_link(lab, text)
+    with pytest.raises(LabError, match="of a run 'gone', not found here"):
+        decoding.from_link(lab, json.dumps(asked("greedy", run="gone").json()))
 
 
 def test_what_cannot_be_looked_at_or_compared_is_said(lab):
     with pytest.raises(LabError, match="type a text"):
         attention.look(lab, "tiny", "sft", "  ")
-    for seed in (-5, 10**23):
-        with pytest.raises(LabError, match=f"A seed is a whole number from 0 to 4294967295, not {seed}"):
-            next(decoding.compare(lab, "tiny", "sft", "Where?", [decoding.Setting(0.0)], seed, 4))
 
 
 def test_texts_that_were_stopped_are_over():
     column = {"label": "greedy", "tokens": [1], "done": False}
-    assert decoding.stopped({"columns": [column], "parts": 3}) == {"columns": [column | {"done": True}], "parts": 3}
-    assert decoding.stopped(None) is None
+    assert writing.stopped({"columns": [column], "parts": 3}) == {"columns": [column | {"done": True}], "parts": 3}
+    assert writing.stopped(None) is None
 
 
 def test_where_texts_first_differ():
-    assert decoding.first_difference([[5, 6], [5, 7]]) == 1
-    assert decoding.first_difference([[5, 6], [5]]) is None  # the second still writes
-    assert decoding.first_difference([[5, 6], [5]], ended=True) == 1
-    assert decoding.first_difference([[5], [5]], ended=True) is None
+    assert writing.first_difference([[5, 6], [5, 7]]) == 1
+    assert writing.first_difference([[5, 6], [5]]) is None  # the second still writes
+    assert writing.first_difference([[5, 6], [5]], ended=True) == 1
+    assert writing.first_difference([[5], [5]], ended=True) is None
 
 
 def test_pairs_are_blind_and_sides_are_drawn(lab, tmp_path):
