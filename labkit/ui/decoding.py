@@ -103,11 +103,22 @@ def build(lab: Lab) -> None:
             str(draft or ""),
         )
 
-    def show(*values: Any) -> Iterator[Any]:
-        yield gr.skip(), gr.update(visible=False)
+    stopping: set[str | None] = set()  # pages whose writing is to end: Gradio's own cancelling calls that an error
+
+    def begin(request: gr.Request) -> Any:
+        stopping.discard(request.session_hash)
+        return gr.update(visible=False)
+
+    def end(request: gr.Request) -> None:
+        stopping.add(request.session_hash)
+
+    def show(request: gr.Request, *values: Any) -> Iterator[Any]:
         try:
             for data in writing.compare(lab, read(values)):
-                yield data, gr.skip()
+                stop_now = request.session_hash in stopping
+                yield writing.stopped(data) if stop_now else data, gr.skip()
+                if stop_now:
+                    return
         except LabError as error:
             yield None, gr.update(value=str(error), visible=True)
 
@@ -163,13 +174,7 @@ def build(lab: Lab) -> None:
     how_many.change(lambda many: [gr.update(visible=i < many) for i in range(MOST)], how_many, columns)
     name.input(example, [name, text], text)
     name.input(stages_of, name, draft)
-    going = gr.on(
-        [button.click, text.submit, *(line.submit for line in lines)],
-        show,
-        controls,
-        [view, problem],
-        concurrency_id=MODEL_WORK,
-        show_progress="minimal",
-    )
-    stop.click(writing.stopped, view, view, cancels=[going])
+    asked = gr.on([button.click, text.submit, *(line.submit for line in lines)], begin, None, problem)
+    asked.then(show, controls, [view, problem], concurrency_id=MODEL_WORK, show_progress="minimal")
+    stop.click(end, None, None)
     measure.click(score, [seeds, *controls], [table, problem], concurrency_id=MODEL_WORK, show_progress="minimal")
