@@ -81,7 +81,7 @@ class Writer:
         steps: Sequence[Filter] = (),
         bf16: bool = False,
     ):
-        if not isinstance(model.config.mixer, SelfAttention) or model.encoder is not None:
+        if not can_compile(model):
             raise LabError("Only models of attention without an encoder are compiled for writing; use generate.")
         if remember(steps):
             raise LabError("Filters that ask what was written are not compiled; use generate.")
@@ -176,6 +176,11 @@ class Writer:
         logits = self.model.logits(self.model.hidden(token.unsqueeze(-1), position, None, state))[:, -1].float()
         self.slot += 1
         return draw(apply(self.steps, logits), u)
+
+
+def can_compile(model: Transformer) -> bool:
+    """Whether a `Writer` can write with this model: one of attention, without an encoder."""
+    return isinstance(model.config.mixer, SelfAttention) and model.encoder is None
 
 
 def _in_bf16(model: Transformer) -> Transformer:

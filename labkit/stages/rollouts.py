@@ -11,6 +11,7 @@ from torch import Tensor
 
 from labkit.advantages import gae, shaped_rewards, whiten
 from labkit.decoding import Temperature, generate
+from labkit.decoding.compiled import Writer, can_compile
 from labkit.errors import LabError
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.scorer import Scorer
@@ -68,6 +69,7 @@ class Rollouts:
         gamma: float,
         lam: float,
         bf16: bool,
+        compile: bool = False,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -83,6 +85,8 @@ class Rollouts:
         self.rows, self.samples, self.length, self.answer_tokens = rows, samples, length, answer_tokens
         self.epochs, self.temperature, self.kl, self.gamma, self.lam = epochs, temperature, kl, gamma, lam
         self.bf16, self.seed, self.rank, self.world_size = bf16, seed, rank, world_size
+        self.compile = compile
+        self.writer: Writer | None = None
         self.last: Rollout | None = None
 
     def next_batch(self, model: ActorCritic, step: int) -> Rollout:
@@ -108,17 +112,8 @@ class Rollouts:
         prompts = [self.prompts.ids(index) for index in indices]
         # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            answers = generate(
-                model.actor,
-                prompts,
-                steps=[Temperature(self.temperature)],
-                max_new_tokens=self.answer_tokens,
-                stop_ids=[self.tokenizer.end],
-                generator=self._generator(iteration),
-                samples=self.samples,
-                rows=self.rows,
-            )
             asked = [prompt for prompt in prompts for _ in range(self.samples)]
+            answers = self._answers(model.actor, asked, self._generator(iteration))
             batch, ends = self._rows(asked, answers)
             inputs, labels, mask = batch.to(device)
             x, values = model(inputs, mask)
@@ -142,6 +137,20 @@ class Rollouts:
             mask.sum(-1).float().mean(),
             1 - (returns - values)[mask].var() / returns[mask].var().clamp(min=1e-8),
         )
+
+    def _answers(self, actor: Transformer, prompts: Sequence[list[int]], generator: torch.Generator) -> list[list[int]]:
+        """An answer to each prompt; by the compiled writer, which writes the same, where the stage compiles."""
+        steps = [Temperature(self.temperature)]
+        options: dict[str, Any] = {
+            "max_new_tokens": self.answer_tokens,
+            "stop_ids": [self.tokenizer.end],
+            "generator": generator,
+        }
+        if not (self.compile and can_compile(actor)):
+            return generate(actor, prompts, steps=steps, rows=self.rows, **options)
+        if self.writer is None or self.writer.model is not actor:
+            self.writer = Writer(actor, rows=len(prompts), length=self.length, steps=steps)
+        return self.writer.write(prompts, **options)
 
     def _rows(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Any:
         """Prompts and answers as whole rows; an answer that was not cut off is closed by `<|end|>`."""

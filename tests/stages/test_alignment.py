@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from labkit import machine
 from labkit.errors import LabError
 from labkit.evaluate import EvaluationConfig
 from labkit.losses import mean_logprobs, sum_logprobs, token_logprobs
@@ -14,6 +15,7 @@ from labkit.preferences.measure import ranking_metrics
 from labkit.stages import DPO, PPO, FitReward
 from labkit.stages.dpo import reference_logprobs
 from labkit.stages.ppo import ActorCritic
+from labkit.stages.rollouts import Rollouts
 from labkit.text.pairs import comparison, encode_pair
 from labkit.train import fit
 from tests.tiny_alignment import TRAIN, tiny_materials
@@ -119,6 +121,18 @@ def test_what_is_written_depends_on_the_step_alone(materials):
     ahead.next_batch(model, 0)
     for one, other in zip(ahead.next_batch(model, 2), again.next_batch(model, 2), strict=True):
         assert one.equal(other)
+
+
+def test_rollouts_by_the_compiled_writer_are_the_same(materials, monkeypatch):
+    """Its step without the compiler, whose rounding would differ in the last bits."""
+    monkeypatch.setattr(machine, "has_compiler", lambda: False)
+    model = ppo().begin(materials)
+    fast = ppo(compile_rollouts=True).source(materials, model)
+    plain = ppo().source(materials, model)
+    assert isinstance(fast, Rollouts) and isinstance(plain, Rollouts)
+    for one, other in zip(plain.write(model, 0), fast.write(model, 0), strict=True):
+        assert one.equal(other)
+    assert fast.writer is not None and fast.writer.model is model.actor
 
 
 def test_a_rollout_survives_a_stop(materials):
