@@ -57,9 +57,9 @@ def build(lab: Lab) -> None:
     gr.Markdown(words("decoding_hint"))
     with gr.Row():
         name, stage = pick_run(lab, fill=False)
-        how_many = gr.Radio([1, 2, 3, 4], value=3, label=words("how_many"), min_width=240)
         seed = gr.Number(0, label=words("seed"), precision=0, elem_id="decoding-seed")
         tokens = gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"), elem_id="decoding-tokens")
+    how_many = gr.Radio([1, 2, 3, 4], value=3, label=words("how_many"), elem_id="decoding-many")
     lines, columns = [], []
     with gr.Row():
         for number, line in enumerate(DEFAULTS):
