@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -63,12 +64,12 @@ class Asked(NamedTuple):
 @dataclass(frozen=True)
 class Compared:
     """strategy: as a line. text: of the first prompt and seed. parts: its first word that differs from the first
-    strategy's text, -1 when none does. scores: by name, over the prompts, or over the seeds where there is one prompt.
+    strategy's text, None when none does. scores: by name, over the prompts, or over the seeds of one prompt.
     """
 
     strategy: str
     text: str
-    parts: int
+    parts: int | None
     scores: dict[str, Score]
 
 
@@ -99,7 +100,7 @@ def compare(
         words = tokenizer.decode(texts[0][0]).split()
         first = first or words
         scores = scored(model, tokenizer, asked, texts, world)
-        found.append(Compared(str(strategy), " ".join(words), first_difference(first, words), scores))
+        found.append(Compared(str(strategy), " ".join(words), first_difference([first, words], ended=True), scores))
     return found
 
 
@@ -146,12 +147,16 @@ def _truth(world: World, task: Task | None, text: str) -> dict[str, float]:
     return truth | {"grammatical": as_story if task.kind == "write" else gold.fluent}
 
 
-def first_difference(first: Sequence[Any], other: Sequence[Any]) -> int:
-    """Where two sequences first differ: first_difference("ab", "ac") -> 1; -1 where they do not."""
-    if list(first) == list(other):
-        return -1
-    same = (i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b)
-    return next(same, min(len(first), len(other)))
+def first_difference(texts: Sequence[Sequence[Any]], ended: bool = False) -> int | None:
+    """Where texts first differ: first_difference([[5, 6], [5, 7]]) -> 1; None where they do not.
+
+    ended: no text goes on, so that one which is over differs from one that is not.
+    """
+    for place, here in enumerate(zip_longest(*texts)):
+        known = set(here) if ended else set(here) - {None}
+        if len(known) > 1:
+            return place
+    return None
 
 
 def table(found: Sequence[Compared]) -> str:
@@ -159,7 +164,7 @@ def table(found: Sequence[Compared]) -> str:
     lines = []
     for one in found:
         words = one.text.split(" ")
-        if 0 <= one.parts < len(words):
+        if one.parts is not None and one.parts < len(words):
             words[one.parts] = f"[{words[one.parts]}]"
         lines += [one.strategy, f"    {' '.join(words)}"]
     names = list(found[0].scores)

@@ -184,7 +184,7 @@ class LabkitTexts extends HTMLElement {
     column.tokens.forEach((token, t) => {
       const names = ["token", ...(!own && t === parts ? ["parts"] : []), ...(t < column.begins.length ? ["begun"] : [])];
       const button = make("button", { type: "button", class: names.join(" "), "data-place": `${c}-${t}`,
-        "aria-pressed": String(Boolean(this.chosen && this.chosen[0] === c && this.chosen[1] === t)) }, token.ended ? this.word("end") : token.text);
+        "aria-pressed": String(Boolean(this.chosen && this.chosen[0] === c && this.chosen[1] === t)) }, token.ended ? this.word("end") : t ? token.text : token.text.trimStart());
       button.addEventListener("click", () => this.choose(c, t));
       button.addEventListener("keydown", (event) => {
         const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from labkit.decode_compare import Asked, task_of
+from labkit.decode_compare import Asked, first_difference, task_of
 from labkit.decode_compare import compare as compare_scores
 from labkit.decoding import History, Step, beam_search, read_back, trace
 from labkit.decoding.scores import Score
@@ -184,18 +184,6 @@ def parting(columns: Sequence[Mapping[str, Any]]) -> int | None:
     """Where the texts first differ; None where they do not, as far as they are written."""
     ids = [[token["id"] for token in column["tokens"]] for column in columns]
     return first_difference(ids, ended=all(column["done"] for column in columns))
-
-
-def first_difference(written: Sequence[Sequence[int]], ended: bool = False) -> int | None:
-    """Where token ids first differ: first_difference([[5, 6], [5, 7]]) -> 1; None where they do not.
-
-    ended: no text goes on, so that one which is over differs from one that is not.
-    """
-    for place, tokens in enumerate(zip_longest(*written)):
-        known = set(tokens) if ended else set(tokens) - {None}
-        if len(known) > 1:
-            return place
-    return None
 
 
 def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) -> Iterator[list[dict[str, Any]]]:

@@ -218,13 +218,6 @@ def test_texts_that_were_stopped_are_over():
     assert writing.stopped(None) is None
 
 
-def test_where_texts_first_differ():
-    assert writing.first_difference([[5, 6], [5, 7]]) == 1
-    assert writing.first_difference([[5, 6], [5]]) is None  # the second still writes
-    assert writing.first_difference([[5, 6], [5]], ended=True) == 1
-    assert writing.first_difference([[5], [5]], ended=True) is None
-
-
 def test_pairs_are_blind_and_sides_are_drawn(lab, tmp_path):
     store = Store(tmp_path / "votes.db")
     both = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "pretrain", 1.5)]

@@ -1,4 +1,4 @@
-"""Judges give an answer the number that its source would."""
+"""Prompts that are tasks, judges that give an answer the number that its source would, and where texts part."""
 
 import pytest
 import torch
@@ -58,5 +58,8 @@ def test_a_task_is_known_by_its_words(run):
     assert task_of(world, "What is the capital of France?") is None
 
 
-def test_where_two_sequences_part():
-    assert [first_difference("ab", other) for other in ("ab", "ac", "abc", "a", "")] == [-1, 1, 2, 1, 0]
+def test_where_texts_first_differ():
+    assert first_difference([[5, 6], [5, 7]]) == 1
+    assert first_difference([[5, 6], [5]]) is None  # the second still writes
+    assert first_difference([[5, 6], [5]], ended=True) == 1
+    assert first_difference([[5], [5]], ended=True) is None
