@@ -84,7 +84,8 @@ def compare(
     world: World | None = None,
     beside: Beside | None = None,
 ) -> list[Compared]:
-    """All strategies on the same prompts; the same seed gives each of them the same draws.
+    """All strategies on the same prompts; the same seed gives each of them the same draws. Each prompt has seeds of its
+    own, so that what is drawn for one says nothing of another.
 
     world: whose grammar and truth the texts are held against. Raises LabError as `Strategy.write`.
     """
@@ -94,9 +95,10 @@ def compare(
     found: list[Compared] = []
     first: list[str] = []
     for strategy in strategies:
-        many = range(seeds) if strategy.draws else range(1)
+        many = seeds if strategy.draws else 1
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokenizer.specials, "beside": beside}
-        texts = strategy.write_all(model, [one.ids for one in asked], seeds=many, **options)
+        seeds_of = [range(i * many, (i + 1) * many) for i in range(len(asked))]
+        texts = strategy.write_all(model, [one.ids for one in asked], seeds=seeds_of, **options)
         words = tokenizer.decode(texts[0][0]).split()
         first = first or words
         scores = scored(model, tokenizer, asked, texts, world)
@@ -112,25 +114,28 @@ def scored(
     world: World | None,
 ) -> dict[str, Score]:
     """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
-    from labkit.decoding.scores import distinct, jackknife, log_likelihood, mean_score, repetition, self_bleu
+    from labkit.decoding.scores import distinct, jackknife, log_likelihoods, mean_score, repetition, self_bleu
 
-    def each(prompt: Asked, text: Sequence[int]) -> dict[str, float]:
-        common = {
-            "nats a token": log_likelihood(model, prompt.ids, text),
-            "repetition": repetition(text),
-            "tokens": float(len(text)),
-        }
-        return common | ({} if world is None else _truth(world, prompt.task, tokenizer.decode(text).strip()))
+    def each(prompt: Asked, group: Sequence[Sequence[int]]) -> list[dict[str, float]]:
+        likelihoods = log_likelihoods(model, prompt.ids, group)
+        found = [
+            {"nats a token": likelihood, "repetition": repetition(text), "tokens": float(len(text))}
+            for text, likelihood in zip(group, likelihoods, strict=True)
+        ]
+        if world is None:
+            return found
+        truths = [_truth(world, prompt.task, tokenizer.decode(text).strip()) for text in group]
+        return [one | truth for one, truth in zip(found, truths, strict=True)]
 
-    rows = [[each(prompt, text) for text in group] for prompt, group in zip(asked, texts, strict=True)]
+    rows = [each(prompt, group) for prompt, group in zip(asked, texts, strict=True)]
     scores: dict[str, Score] = {}
     for name in rows[0][0]:
         by_prompt = [[row[name] for row in group] for group in rows]
         scores[name] = mean_score(by_prompt[0] if len(rows) == 1 else [mean_score(group).mean for group in by_prompt])
     together: dict[str, Callable[[Any], float]] = {"distinct-2": distinct, "self-BLEU": self_bleu}
     for name, measure in together.items():
-        one = jackknife(measure, texts[0])
-        scores[name] = one if len(rows) == 1 else mean_score([measure(group) for group in texts])
+        by_texts = [measure(group) for group in texts]
+        scores[name] = jackknife(measure, texts[0]) if len(rows) == 1 else mean_score(by_texts)
     return scores
 
 

@@ -44,14 +44,24 @@ def jackknife(measure: Callable[[Sequence[Tokens]], float], texts: Sequence[Toke
     return Score(measure(texts), SURE * variance**0.5)
 
 
-@torch.no_grad()
 def log_likelihood(model: Transformer, prompt: Tokens, written: Tokens) -> float:
-    """Mean log-probability of the written tokens after the prompt, in nats a token; NaN for no token."""
-    if not written:
-        return math.nan
-    ids = torch.tensor([[*prompt, *written]], device=model.embedding.weight.device)
-    logprobs = model(ids)[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-    return float(logprobs.gather(-1, ids[0, len(prompt) :, None]).mean())
+    """Mean log-probability of the written tokens after the prompt, in nats a token; the one that ended them is not
+    counted. NaN for no token.
+    """
+    return log_likelihoods(model, prompt, [written])[0]
+
+
+@torch.no_grad()
+def log_likelihoods(model: Transformer, prompt: Tokens, texts: Sequence[Tokens]) -> list[float]:
+    """`log_likelihood` of several texts after one prompt, read together."""
+    longest = max(map(len, texts), default=0)
+    if not longest:
+        return [math.nan] * len(texts)
+    rows = [[*prompt, *text, *[0] * (longest - len(text))] for text in texts]  # what comes later, none looks at
+    ids = torch.tensor(rows, device=model.embedding.weight.device)
+    logprobs = model(ids[:, :-1])[:, len(prompt) - 1 :].float().log_softmax(-1)
+    own = logprobs.gather(-1, ids[:, len(prompt) :, None]).squeeze(-1)  # [B, N]
+    return [float(row[: len(text)].mean()) if text else math.nan for row, text in zip(own, texts, strict=True)]
 
 
 def repetition(written: Tokens, n: int = 4) -> float:

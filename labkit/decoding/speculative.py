@@ -18,8 +18,9 @@ from labkit.model.transformer import State, Transformer
 
 
 class Accepted(NamedTuple):
-    """tokens: what was written. guessed, kept: how many tokens the draft guessed, and how many of them were kept.
-    readings: how often the large model read.
+    """tokens: what was written. guessed, kept: how many tokens the draft guessed, and how many of them were kept; after
+    the first that is not, a reading's other guesses are in vain, so that kept / guessed is below the rate at which one
+    guess is accepted. readings: how often the large model read.
     """
 
     tokens: list[int]
@@ -75,10 +76,10 @@ def speculative_steps(
         readings, guessed = readings + 1, guessed + count
         p = apply(steps, logits, None).double().softmax(-1)  # [count + 1, V]
         judged = _judge(guesses, p, q, generator)
-        kept += len(judged) - 1
-        for token in judged:
+        for place, token in enumerate(judged):
             over = token in stop_ids
             new = new if over else [*new, token]
+            kept += place < len(judged) - 1  # the last is the large model's own
             if over or (stop is not None and stop.ended(new)):
                 yield Accepted(new if stop is None else stop.cut(new), guessed, kept, readings)
                 return

@@ -146,9 +146,8 @@ class Strategy:
         """
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "beside": beside}
         if self.kind in ("sample", "greedy"):
-            return self.write_all(
-                model, [prompt], seeds=seeds, sources=None if source is None else [source], **options
-            )[0]
+            sources = None if source is None else [source]
+            return self.write_all(model, [prompt], seeds=[seeds], sources=sources, **options)[0]
         if self.draws:
             return [list(self.stream(model, prompt, seed=seed, source=source, **options))[-1] for seed in seeds]
         return [list(self.stream(model, prompt, source=source, **options))[-1]] * len(seeds)
@@ -160,27 +159,30 @@ class Strategy:
         *,
         max_new_tokens: int,
         stop_ids: Collection[int] = (),
-        seeds: Sequence[int] = (0,),
+        seeds: Sequence[Sequence[int]],
         sources: Sequence[Sequence[int]] | None = None,
         beside: Beside = ALONE,
     ) -> list[list[list[int]]]:
-        """`write` for many prompts: texts[prompt][seed]. Samples and greedy texts are written together."""
+        """`write` for many prompts, each with as many seeds: texts[prompt][seed]. Samples and greedy texts are written
+        together.
+        """
         common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
         if self.kind not in ("sample", "greedy"):
             each: Sequence[Sequence[int] | None] = sources or [None] * len(prompts)
             return [
-                self.write(model, prompt, seeds=seeds, source=source, beside=beside, **common)
-                for prompt, source in zip(prompts, each, strict=True)
+                self.write(model, prompt, seeds=own, source=source, beside=beside, **common)
+                for prompt, own, source in zip(prompts, seeds, each, strict=True)
             ]
-        samples = len(seeds) if self.draws else 1
-        chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds[:samples]]
-        draws = torch.stack(chosen).expand(len(prompts), -1, -1)  # [P, S, N]
+        count = len(seeds[0])
+        samples = count if self.draws else 1
+        chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for own in seeds for s in own]
+        draws = torch.stack(chosen).unflatten(0, (len(prompts), count))[:, :samples]  # [P, S, N]
         steps, stop = self.steps(beside.tokenizer), beside.stops()
         texts = generate(
             model, prompts, steps=steps, stop=stop, draws=draws, samples=samples, sources=sources, **common
         )
         rows = [texts[i * samples : (i + 1) * samples] for i in range(len(prompts))]
-        return rows if self.draws else [row * len(seeds) for row in rows]
+        return rows if self.draws else [row * count for row in rows]
 
     def stream(
         self,

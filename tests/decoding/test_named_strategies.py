@@ -26,7 +26,15 @@ from labkit.decoding import (
     best_of,
     generate,
 )
-from labkit.decoding.scores import distinct, jackknife, log_likelihood, mean_score, repetition, self_bleu
+from labkit.decoding.scores import (
+    distinct,
+    jackknife,
+    log_likelihood,
+    log_likelihoods,
+    mean_score,
+    repetition,
+    self_bleu,
+)
 from labkit.decoding.stops import StopTexts
 from labkit.decoding.strategies import FILTERS, WHOLE, Beside, parse
 from labkit.errors import LabError
@@ -89,8 +97,11 @@ def test_many_prompts_at_once_are_each_by_itself(model):
     options: dict[str, Any] = {"max_new_tokens": 9, "stop_ids": [3], "beside": beside}
     for line in ["greedy", "temperature=1.3", "beam beams=3", "contrastive", "best n=3 temperature=2", "speculative"]:
         strategy = parse(line)
-        together = strategy.write_all(model, prompts, seeds=[1, 2], **options)
-        assert together == [strategy.write(model, prompt, seeds=[1, 2], **options) for prompt in prompts]
+        seeds = [[1, 2], [3, 4], [1, 5]]
+        together = strategy.write_all(model, prompts, seeds=seeds, **options)
+        assert together == [
+            strategy.write(model, prompt, seeds=own, **options) for prompt, own in zip(prompts, seeds, strict=True)
+        ]
         assert [list(strategy.stream(model, prompts[0], seed=seed, **options))[-1] for seed in (1, 2)] == together[0]
 
 
@@ -193,6 +204,9 @@ def test_scores_by_hand(model):
         logprobs = model(torch.tensor([[*PROMPT, 4, 2]]))[0].log_softmax(-1)
     assert log_likelihood(model, PROMPT, [4, 2]) == pytest.approx(float(logprobs[2, 4] + logprobs[3, 2]) / 2, abs=1e-5)
     assert math.isnan(log_likelihood(model, PROMPT, []))
+    texts = [[4, 2], [], [7, 7, 7, 1, 2]]
+    alone = [log_likelihood(model, PROMPT, text) for text in texts]
+    assert log_likelihoods(model, PROMPT, texts) == pytest.approx(alone, abs=1e-5, nan_ok=True)
 
 
 def test_strategies_side_by_side(capsys):
