@@ -100,6 +100,7 @@ def write(options: GenerateOptions) -> int:
 
     from labkit.decoding import generate
     from labkit.decoding.strategies import parse
+    from labkit.errors import LabError
     from labkit.runs import Run
     from labkit.text.chat import decode_reply, encode_opening, encode_prompt
     from labkit.world import Message
@@ -108,6 +109,8 @@ def write(options: GenerateOptions) -> int:
     tokenizer = run.tokenizer()
     model = run.model(options.stage or (None if options.chat else next(iter(run.recipe.stages))))
     begun = unescape(options.prompt)
+    if options.chat and not begun.strip():
+        raise LabError("There is nothing to reply to: say it with --prompt.")
     if options.chat:
         prompt = encode_prompt(tokenizer, [Message("user", begun)])
     elif run.recipe.text is None:

@@ -96,7 +96,7 @@ class Writer:
         self.positions = torch.zeros(rows, self.length, dtype=torch.int64, device=like.device)
         self.slot = torch.zeros(1, dtype=torch.int64, device=like.device)
         self.padding = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
-        self.graphs: dict[int, Graph] = {}
+        self.graphs: dict[tuple[int, bool], Graph] = {}
         self.parameters = list(self.model.parameters())
 
     @torch.no_grad()
@@ -113,7 +113,7 @@ class Writer:
             check_prompt(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
         draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)[:, 0]
         parameters = list(self.model.parameters())
-        if any(now is not before for now, before in zip(parameters, self.parameters, strict=True)):
+        if list(map(id, parameters)) != list(map(id, self.parameters)):  # others than those in the graphs
             self.graphs, self.parameters = {}, parameters
         written: list[list[int]] = []
         was_training = self.model.training
@@ -163,9 +163,10 @@ class Writer:
     def _graph(self, filled: int) -> Graph:
         """The step that looks at no more of the cache than `filled` tokens need."""
         seen = min(-(-filled // BUCKET) * BUCKET, self.length)
-        if seen not in self.graphs:
-            self.graphs[seen] = Graph(functools.partial(self._step, seen))
-        return self.graphs[seen]
+        key = seen, torch.is_autocast_enabled(self.slot.device.type)
+        if key not in self.graphs:
+            self.graphs[key] = Graph(functools.partial(self._step, seen))
+        return self.graphs[key]
 
     def _step(self, seen: int, token: Tensor, u: Tensor) -> Tensor:
         """token [B], u [B] in [0, 1) -> the next token [B]."""

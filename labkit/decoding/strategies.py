@@ -111,11 +111,8 @@ class Strategy:
 
     def __str__(self) -> str:
         """The line that `parse` reads it from."""
-        words = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self._all()]
+        words = [f"{name}={said(value)}" for name, value in (*self.options, *self.filters)]
         return " ".join([self.kind, *words] if self.kind != "sample" or not words else words)
-
-    def _all(self) -> tuple[tuple[str, Any], ...]:
-        return (*self.options, *self.filters)
 
     def told(self, name: str) -> Any:
         """One of its kind's options."""
@@ -232,6 +229,11 @@ class Strategy:
         for step in trace(model, prompt, leading=0, **common):
             written = written if step.token in common["stop_ids"] else [*written, step.token]
             yield common["stop"].cut(written) if step.ended and common["stop"] else written
+
+
+def said(value: Any) -> str:
+    """A value as it stands in a line: said(0.80) -> "0.8"."""
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def parse(line: str) -> Strategy:

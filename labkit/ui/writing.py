@@ -20,7 +20,7 @@ from labkit.decode_compare import Asked, first_difference, task_of
 from labkit.decode_compare import compare as compare_scores
 from labkit.decoding import History, Step, beam_search, read_back, trace
 from labkit.decoding.scores import Score
-from labkit.decoding.strategies import Beside, Strategy, parse
+from labkit.decoding.strategies import Beside, Strategy, parse, said
 from labkit.decoding.stream import filtered, weighed
 from labkit.errors import LabError
 from labkit.judges import by_oracle, by_reward
@@ -119,9 +119,13 @@ class Desk(NamedTuple):
 
 
 def prompt_ids(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
-    """What a model of that stage is given: a beginning for a base model, a message for one that was tuned to answer."""
+    """What a model of that stage is given: a beginning for a base model (for no text, it begins one itself), a message
+    for one that was tuned to answer. Raises LabError for no message.
+    """
     if stage == "pretrain":
         return encode_opening(tokenizer, text.strip())
+    if not text.strip():
+        raise LabError("There is nothing to reply to: type a prompt.")
     return encode_prompt(tokenizer, [Message("user", text.strip())])
 
 
@@ -240,7 +244,7 @@ def _head(strategy: Strategy, column: Column) -> dict[str, Any]:
         "strategy": str(strategy),
         "kind": strategy.kind,
         "head": "" if kind == "sample" else kind,
-        "filters": [[name, f"{value:g}" if isinstance(value, float) else value] for name, value in strategy.filters],
+        "filters": [[name, said(value)] for name, value in strategy.filters],
         "begins": list(column.begins),
         "tokens": [],
         "done": False,
@@ -288,7 +292,7 @@ def _step(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
         raw = at.model(ids)[:, -1].float()
     step = weighed(filtered(steps, raw, History(ids, len(at.prompt))), token, None, False, 10)
     rows = [[one.token, at.tokenizer.token(one.token), one.probability, list(one.after)] for one in step.candidates]
-    names = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in strategy.filters]
+    names = [f"{name}={said(value)}" for name, value in strategy.filters]
     names += ["greedy"] if strategy.kind == "greedy" else []
     return {
         "candidates": rows,

@@ -58,6 +58,7 @@ def test_a_line_is_filters_in_their_order():
     assert parse(line).steps() == [
         RepetitionPenalty(1.2), Temperature(0.8), NoRepeat(3), TopK(40), TopP(0.9), MinP(0.05)
     ]  # fmt: skip
+    assert str(parse("temperature=0.123456789 top-p=0.80")) == "temperature=0.123456789 top-p=0.8"
     assert parse("top-k=5 temperature=2").steps() == [TopK(5), Temperature(2.0)]
     assert parse("greedy").steps() == [Temperature(0)] and parse("").steps() == [] == parse("sample").steps()
     assert [parse(line).draws for line in ("", "temperature=0", "greedy", "beam", "contrastive")] == [True] + [

@@ -180,6 +180,7 @@ def test_strategies_are_scored_over_seeds(lab):
         ({"run": "none"}, "no run 'none'"),
         ({"stage": "none"}, "none"),
         ({"prompt": "word " * 900}, "no room in a context"),
+        ({"prompt": " "}, "nothing to reply to: type a prompt"),
         ({"stop": [1]}, None),
     ],
 )
