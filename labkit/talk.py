@@ -105,6 +105,8 @@ def write(options: GenerateOptions) -> int:
     from labkit.text.chat import decode_reply, encode_opening, encode_prompt
     from labkit.world import Message
 
+    if options.strategy is not None and filters(options.temperature, options.top_k, options.top_p):
+        raise LabError("--strategy takes the place of --temperature, --top-k and --top-p: write them into its line.")
     run = Run.open(options.run)
     tokenizer = run.tokenizer()
     model = run.model(options.stage or (None if options.chat else next(iter(run.recipe.stages))))

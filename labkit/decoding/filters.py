@@ -63,7 +63,7 @@ class Temperature:
 
     def __post_init__(self) -> None:
         if not self.value >= 0:
-            raise LabError(f"Temperature must be 0 (greedy) or more, not {self.value}.")
+            raise LabError(f"Temperature must be 0 (greedy) or more, not {self.value:g}.")
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         if self.value == 0:
@@ -101,7 +101,7 @@ class TopP:
 
     def __post_init__(self) -> None:
         if not 0 < self.p <= 1:
-            raise LabError(f"TopP must be above 0 and at most 1, not {self.p}.")
+            raise LabError(f"TopP must be above 0 and at most 1, not {self.p:g}.")
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         ordered, tokens = logits.sort(dim=-1, descending=True, stable=True)
@@ -122,7 +122,7 @@ class MinP:
 
     def __post_init__(self) -> None:
         if not 0 < self.p <= 1:
-            raise LabError(f"MinP must be above 0 and at most 1, not {self.p}.")
+            raise LabError(f"MinP must be above 0 and at most 1, not {self.p:g}.")
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         shares = logits.softmax(-1)
@@ -140,7 +140,7 @@ class Typical:
 
     def __post_init__(self) -> None:
         if not 0 < self.mass <= 1:
-            raise LabError(f"Typical must be above 0 and at most 1, not {self.mass}.")
+            raise LabError(f"Typical must be above 0 and at most 1, not {self.mass:g}.")
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         logprobs = logits.log_softmax(-1)
@@ -163,7 +163,7 @@ class Epsilon:
 
     def __post_init__(self) -> None:
         if not 0 < self.cutoff < 1:
-            raise LabError(f"Epsilon must be above 0 and below 1, not {self.cutoff}.")
+            raise LabError(f"Epsilon must be above 0 and below 1, not {self.cutoff:g}.")
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         shares = logits.softmax(-1)
@@ -184,7 +184,7 @@ class RepetitionPenalty:
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
-            raise LabError(f"RepetitionPenalty must be above 0 (1 changes nothing), not {self.penalty}.")
+            raise LabError(f"RepetitionPenalty must be above 0 (1 changes nothing), not {self.penalty:g}.")
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         seen = _needed(self, history).counts(logits.shape[-1]) > 0

@@ -201,8 +201,10 @@ class Strategy:
             return
         common["generator"] = torch.Generator().manual_seed(seed)
         if self.kind == "speculative":
-            if beside.draft is None or sources is not None:
-                raise LabError("speculative: a smaller draft model is needed, and a model without an encoder.")
+            if sources is not None:
+                raise LabError("speculative: a model with an encoder has no draft to guess for it.")
+            if beside.draft is None:
+                raise LabError("speculative: a smaller draft model is needed (on the command line, --draft RUN).")
             for accepted in speculative_steps(model, beside.draft, prompt, ahead=self.told("ahead"), **common):
                 yield accepted.tokens
         elif self.kind == "best":

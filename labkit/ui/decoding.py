@@ -88,7 +88,8 @@ def build(lab: Lab) -> None:
         with gr.Row(elem_classes="labkit-bar"):
             seeds = gr.Slider(2, 64, value=16, step=1, label=words("seeds"), elem_id="decoding-seeds")
             measure = gr.Button(words("measure"), elem_id="decoding-measure")
-        table = gr.Dataframe(interactive=False, elem_id="decoding-table")
+        unscored = problem_box("scores-problem")
+        table = gr.Dataframe(interactive=False, visible=False, elem_id="decoding-table")
 
     def read(values: tuple[Any, ...]) -> Settings:
         name, stage, text, many, seed, tokens, ends, draft, *chosen = values
@@ -125,9 +126,9 @@ def build(lab: Lab) -> None:
     def score(many_seeds: int, *values: Any) -> Iterator[Any]:
         try:
             heads, rows = score_table(lab, read(values), int(many_seeds))
-            yield gr.update(headers=heads, value=rows), gr.update(visible=False)
+            yield gr.update(headers=heads, value=rows, visible=True), gr.update(visible=False)
         except LabError as error:
-            yield gr.skip(), gr.update(value=str(error), visible=True)
+            yield gr.update(visible=False), gr.update(value=str(error), visible=True)
 
     def fill(request: gr.Request) -> Iterator[Any]:
         """The first run, or what a link asks for, which is then written."""
@@ -177,4 +178,4 @@ def build(lab: Lab) -> None:
     asked = gr.on([button.click, text.submit, *(line.submit for line in lines)], begin, None, problem)
     asked.then(show, controls, [view, problem], concurrency_id=MODEL_WORK, show_progress="minimal")
     stop.click(end, None, None)
-    measure.click(score, [seeds, *controls], [table, problem], concurrency_id=MODEL_WORK, show_progress="minimal")
+    measure.click(score, [seeds, *controls], [table, unscored], concurrency_id=MODEL_WORK, show_progress="minimal")

@@ -31,6 +31,8 @@ CSS = """
 .labkit-bar > button { flex: 0 0 auto !important; width: auto !important; }
 .labkit-bar > .column { flex: 0 0 auto !important; width: 150px !important; }
 .labkit-votes button { white-space: nowrap; }
+[id$="-problem"] textarea { color: #b00020 !important; -webkit-text-fill-color: #b00020 !important; }
+.dark [id$="-problem"] textarea { color: #ff8a80 !important; -webkit-text-fill-color: #ff8a80 !important; }
 #runs-log textarea { font-family: var(--font-mono); font-size: 12px; }
 .gradio-container table, .gradio-container table td, .gradio-container table th {
   font-family: var(--font) !important; font-size: 14px; }

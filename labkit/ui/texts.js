@@ -11,13 +11,12 @@ const TEXTS_STYLE = `
   h3 { font-size: 13px; margin: 0; font-weight: 600; opacity: .85; flex: 1; overflow-wrap: anywhere; }
   h4 { font-size: 13px; margin: 14px 0 4px; }
   .text { white-space: pre-wrap; overflow-wrap: anywhere; min-height: 1.5em; }
-  .token { font: inherit; color: inherit; background: none; border: 0; padding: 0; margin: 0; cursor: pointer;
-    white-space: pre-wrap; border-radius: 3px; text-align: left; }
+  .token { cursor: pointer; white-space: pre-wrap; border-radius: 3px; }
   .token:hover { background: var(--soft); }
   .token[aria-pressed="true"] { background: rgba(var(--ink), .25); }
   .token.parts { box-shadow: inset 0 -3px rgb(var(--warm)); font-weight: 600; }
   .token.begun { opacity: .65; }
-  button:focus-visible, input:focus-visible, select:focus-visible { outline: 3px solid #e69f00; outline-offset: 1px; }
+  .token:focus-visible, button:focus-visible, input:focus-visible, select:focus-visible { outline: 3px solid #e69f00; outline-offset: 1px; }
   .small { font: inherit; font-size: 12px; color: inherit; background: var(--soft); border: 1px solid var(--line);
     border-radius: 5px; padding: 1px 8px; cursor: pointer; }
   .small:disabled { opacity: .35; cursor: default; }
@@ -67,7 +66,8 @@ const TEXTS_WORDS = chinese ? {
   filters: "过滤器，按顺序", none: "此策略没有过滤器。", removes: "去除", moves: "移动", left: "个剩余", up: "上移", down: "下移",
   remove: "移除过滤器", add: "添加过滤器…", reset: "恢复原样", go: "从这里按这些过滤器写下去", entropy: "熵（纳特）：模型 / 过滤之后",
   tree: "束树", penalty: "长度惩罚", pruned: "显示被剪去的", link: "链接与 JSON", copy: "复制", copied: "已复制", asking: "…",
-  best: "最佳", score: "得分", nobody: "没有回答：页面已断开。", strategy: "策略",
+  equal: "完全相同。", bars: "条形为每个词元的熵（纳特）：浅色为模型，蓝色为过滤之后。", stopText: "■ 停止文本", stopped: " ✂ 已停止",
+  nothing: "没有改变", length: "词元数（含结束）", score: "得分", nobody: "没有回答：页面已断开。",
 } : {
   parts: "The underlined token is the first that differs.", same: "All are the same so far.", token: "candidate", model: "the model",
   waiting: "…", cut: " ✂ not ended", removed: "removed", end: "■ end", branch: "branch", close: "close",
@@ -76,7 +76,8 @@ const TEXTS_WORDS = chinese ? {
   up: "earlier", down: "later", remove: "remove this filter", add: "add a filter …", reset: "as it was",
   go: "Write on from here with these", entropy: "entropy in nats: the model's / after the filters", tree: "beam tree",
   penalty: "length penalty", pruned: "show what was pruned", link: "Link and JSON", copy: "Copy", copied: "Copied", asking: "…",
-  best: "best", score: "score", nobody: "Nobody answers: the page is not connected.", strategy: "strategy",
+  equal: "All are the same.", bars: "The bars are each token's entropy: pale the model's, blue after the filters.",
+  stopText: "■ end or stop text", stopped: " ✂ stopped", nothing: "changes nothing", length: "tokens, with the end", score: "score", nobody: "Nobody answers: the page is not connected.",
 };
 const MORE_FILTERS = { temperature: "0.8", "top-k": "40", "top-p": "0.9", "min-p": "0.1", typical: "0.9", epsilon: "0.01", repetition: "1.2",
   presence: "0.5", frequency: "0.5", "no-repeat": "3", ban: "dog", allow: "dog" };
@@ -137,7 +138,9 @@ class LabkitTexts extends HTMLElement {
     const [c, t] = this.chosen, column = this.columns()[c];
     if (column.tokens[t].id < 0) return;
     const found = await this.question("step", { strategy: this.line(column, this.filters), begins: this.upTo(column, t) });
-    if (found) { this.step = found; this.render(); }
+    if (found) this.step = found;
+    else if (this.trouble && this.step) this.step.effects = [];
+    this.render();
   }
 
   async branch(strategy, begins) {
@@ -163,9 +166,11 @@ class LabkitTexts extends HTMLElement {
     const { parts } = this._data, columns = this.columns();
     const most = Math.max(1, ...columns.flatMap((column) => column.tokens.map((token) => (token.entropy || [0])[0])));
     const root = make("div", { class: "columns" }, ...columns.map((column, c) => this.column(column, c, parts, most)));
-    const note = make("p", { class: "soft" }, parts === null ? this.word("same") : this.word("parts"));
-    this.shadowRoot.append(root, ...(this._data.columns.length > 1 ? [note] : []), this.more());
-    if (this.trouble) this.shadowRoot.append(make("p", { class: "problem", role: "alert" }, this.trouble));
+    const over = columns.every((column) => column.done && !column.stopped);
+    const said = parts !== null ? "parts" : over ? "equal" : "same";
+    const note = make("p", { class: "soft" }, `${this._data.columns.length > 1 ? this.word(said) : ""} ${this.word("bars")}`);
+    this.shadowRoot.append(root, note, this.more());
+    if (this.trouble && !this.step) this.shadowRoot.append(make("p", { class: "problem", role: "alert" }, this.trouble));
     if (this.tree) this.shadowRoot.append(this.treeView());
     if (columns.every((column) => column.done)) this.shadowRoot.append(this.link());
     const tree = this.shadowRoot.querySelector(".tree");
@@ -183,10 +188,11 @@ class LabkitTexts extends HTMLElement {
     const text = make("div", { class: "text" }), own = c >= this._data.columns.length;
     column.tokens.forEach((token, t) => {
       const names = ["token", ...(!own && t === parts ? ["parts"] : []), ...(t < column.begins.length ? ["begun"] : [])];
-      const button = make("button", { type: "button", class: names.join(" "), "data-place": `${c}-${t}`,
-        "aria-pressed": String(Boolean(this.chosen && this.chosen[0] === c && this.chosen[1] === t)) }, token.ended ? this.word("end") : t ? token.text : token.text.trimStart());
+      const button = make("span", { role: "button", tabindex: "0", class: names.join(" "), "data-place": `${c}-${t}`,
+        "aria-pressed": String(Boolean(this.chosen && this.chosen[0] === c && this.chosen[1] === t)) }, token.ended ? this.word(token.stop ? "stopText" : "end") : t ? token.text : token.text.trimStart());
       button.addEventListener("click", () => this.choose(c, t));
       button.addEventListener("keydown", (event) => {
+        if (event.key === "Enter" || event.key === " ") { event.preventDefault(); this.choose(c, t); }
         const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
         const next = step && this.shadowRoot.querySelector(`[data-place="${c}-${t + step}"]`);
         if (next) { event.preventDefault(); next.focus(); }
@@ -195,12 +201,13 @@ class LabkitTexts extends HTMLElement {
     });
     const last = column.tokens[column.tokens.length - 1];
     if (!column.done) text.append(make("span", { class: "soft" }, this.word("waiting")));
+    else if (column.stopped) text.append(make("span", { class: "soft" }, this.word("stopped")));
     else if (last && !last.ended) text.append(make("span", { class: "soft" }, this.word("cut")));
     const name = make("div", { class: "name" }, make("h3", {}, column.strategy));
     if (column.kind === "beam" && column.done) name.append(this.button(this.word("tree"), () => this.openTree(c), { "data-tree": "" }));
     if (own) name.append(this.button("✕", () => { this.branches.splice(c - this._data.columns.length, 1); this.chosen = null; this.render(); },
       { "aria-label": this.word("close") }));
-    return make("div", { class: own ? "column branch" : "column", "data-done": String(Boolean(column.done)) }, name, text, this.entropy(column, most));
+    return make("div", { class: column.begins.length ? "column branch" : "column", "data-done": String(Boolean(column.done)) }, name, text, this.entropy(column, most));
   }
 
   // Bars: the model's entropy at each token, pale, and in front what the filters left of it.
@@ -266,7 +273,8 @@ class LabkitTexts extends HTMLElement {
     const line = this.line(column, this.filters), before = this.upTo(column, this.chosen[1]).slice(0, -1);
     const go = this.button(this.word("go"), () => this.branch(line, before), { "data-go": "" });
     const reset = this.button(this.word("reset"), change(() => { this.filters = column.filters.map((one) => [...one]); }));
-    return make("div", {}, make("h4", {}, this.word("filters")), ...rows, make("div", { class: "add" }, select, go, reset), make("div", { class: "line" }, line));
+    return make("div", {}, make("h4", {}, this.word("filters")), ...rows, ...(this.trouble ? [make("p", { class: "problem", role: "alert" }, this.trouble)] : []),
+      make("div", { class: "add" }, select, go, reset), make("div", { class: "line" }, line));
   }
 
   effect(effect) {
@@ -274,7 +282,7 @@ class LabkitTexts extends HTMLElement {
     const [removed, moved, left] = effect, kept = make("i"), gone = make("b");
     kept.style.width = `${100 * (1 - removed)}%`;
     gone.style.width = `${100 * removed}%`;
-    const said = removed > 0.00005 ? `${this.word("removes")} ${share(removed)}` : `${this.word("moves")} ${share(moved)}`;
+    const said = removed > 0.00005 ? `${this.word("removes")} ${share(removed)}` : moved > 0.00005 ? `${this.word("moves")} ${share(moved)}` : this.word("nothing");
     return make("div", { class: "bar", title: `${said} · ${left} ${this.word("left")}` }, kept, gone, make("span", {}, `${said} · ${left} ${this.word("left")}`));
   }
 
@@ -296,9 +304,9 @@ class LabkitTexts extends HTMLElement {
       this.button("✕", () => { this.tree = null; this.render(); }, { "aria-label": this.word("close") })));
     box.append(this.treePicture(nodes, best, pruned ? beams : 0));
     const path = (i) => (i < 0 ? "" : path(nodes[i][0]) + nodes[i][1]);
-    const rows = ended.slice(0, beams).map((i, rank) => make("tr", rank ? {} : { class: "chosen" }, make("td", { class: "number" }, this.scoreOf(nodes[i], shown).toFixed(3)),
+    const rows = ended.slice(0, beams).map((i, rank) => make("tr", rank ? {} : { class: "chosen" }, make("td", { class: "number" }, this.scoreOf(nodes[i], shown).toPrecision(3)),
       make("td", { class: "number" }, nodes[i][2].toFixed(2)), make("td", { class: "number" }, String(nodes[i][3] + 1)), make("td", { style: "white-space: normal" }, path(i))));
-    const head = make("tr", {}, ...[this.word("score"), "log p", "n", ""].map((name) => make("th", { scope: "col", class: "number" }, name)));
+    const head = make("tr", {}, ...[this.word("score"), "log p", this.word("length"), ""].map((name) => make("th", { scope: "col", class: "number" }, name)));
     box.append(make("table", { "data-found": "" }, make("thead", {}, head), make("tbody", {}, ...rows)));
     return box;
   }

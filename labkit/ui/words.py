@@ -35,12 +35,14 @@ ENGLISH = {
     "token and tokens by number.\n"
     "- `beam` takes `beams` `length-penalty` `ending` (settled, full, never) `groups` `diversity`; `contrastive` takes "
     "`k` `alpha`; `best` draws `n` answers, of which the run's reward model chooses; `speculative` lets the draft "
-    "guess `ahead`.",
+    "guess `ahead`.\n"
+    "- After the stage `pretrain` the prompt is a beginning that is written on, after all others a message.",
     "stop_texts": "Texts at which writing ends, one a line",
     "draft": "Draft model, for speculative",
     "scores": "Scores over many seeds",
     "scores_hint": "Means over so many texts, with 95 % intervals. Of a task of the world, the oracle knows what is "
-    "right; of any other prompt, only the world's English is judged.",
+    "right; of any other prompt, only the world's English is judged. Nats a token: nearer to 0 is likelier. Repetition "
+    "and self-BLEU: lower is more varied. Gold to grammatical: from 0 to 1, higher is better.",
     "seeds": "Seeds",
     "measure": "Measure",
     "seed": "Seed",
@@ -115,11 +117,14 @@ CHINESE = {
     "- 过滤器按书写顺序起作用：`temperature` `top-k` `top-p` `min-p` `typical` `epsilon` `repetition` `presence` "
     "`frequency` `no-repeat`；`ban=dog,key` 或 `allow=#17,#18` 指定单个词元。\n"
     "- `beam` 可用 `beams` `length-penalty` `ending`（settled、full、never）`groups` `diversity`；"
-    "`contrastive` 可用 `k` `alpha`；`best` 写出 `n` 个回答，由奖励模型挑选；`speculative` 让草稿模型先猜 `ahead` 个。",
+    "`contrastive` 可用 `k` `alpha`；`best` 写出 `n` 个回答，由奖励模型挑选；"
+    "`speculative` 让草稿模型先猜 `ahead` 个。\n"
+    "- 在 `pretrain` 阶段之后，提示是要续写的开头；在其他阶段之后，它是一条消息。",
     "stop_texts": "遇到即停止的文本，每行一个",
     "draft": "草稿模型（用于 speculative）",
     "scores": "多个种子的得分",
-    "scores_hint": "多篇文本的均值与 95 % 区间。世界中的任务由神谕判断对错；其他提示只判断语法。",
+    "scores_hint": "多篇文本的均值与 95 % 区间。世界中的任务由神谕判断对错；其他提示只判断语法。"
+    "每词元纳特越接近 0 越可能；重复与 self-BLEU 越低越多样；gold 到 grammatical 为 0 到 1，越高越好。",
     "seeds": "种子数",
     "measure": "测量",
     "seed": "随机种子",

@@ -164,7 +164,7 @@ def compare(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     """
     at = desk(lab, settings)
     settings = Settings(**(vars(settings) | {"checkpoint": checkpoint(lab, settings)}))
-    strategies = [parse(column.strategy) for column in settings.columns]
+    strategies = [_understood(number, column.strategy, at) for number, column in enumerate(settings.columns, 1)]
     texts = [
         written(at, strategy, column, settings) for strategy, column in zip(strategies, settings.columns, strict=True)
     ]
@@ -179,14 +179,26 @@ def compare(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     yield {**shared, "columns": columns, "parts": parting(columns)}
 
 
+def _understood(number: int, line: str, at: Desk) -> Strategy:
+    """A line as a strategy; what is wrong with it names the place where it stands."""
+    try:
+        strategy = parse(line)
+        strategy.steps(at.tokenizer)
+    except LabError as error:
+        raise LabError(f"Strategy {number}, {line}: {error}") from None
+    return strategy
+
+
 def stopped(data: dict[str, Any] | None) -> dict[str, Any] | None:
     """What the viewer shows when the texts that it has will not be written on."""
-    return data and data | {"columns": [column | {"done": True} for column in data["columns"]]}
+    if data is None:
+        return None
+    return data | {"columns": [column | {"done": True, "stopped": not column["done"]} for column in data["columns"]]}
 
 
 def parting(columns: Sequence[Mapping[str, Any]]) -> int | None:
     """Where the texts first differ; None where they do not, as far as they are written."""
-    ids = [[token["id"] for token in column["tokens"]] for column in columns]
+    ids = [[-1 if token["ended"] else token["id"] for token in column["tokens"]] for column in columns]
     return first_difference(ids, ended=all(column["done"] for column in columns))
 
 
@@ -202,6 +214,8 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
         generator = torch.Generator().manual_seed(settings.seed)
         for step in trace(at.model, at.prompt, steps=steps, generator=generator, **common):
             shown.append(_token(tokenizer, step))
+            if step.ended and not shown[-1]["ended"]:  # by a stop text, which stays to be seen
+                shown.append({"id": -1, "text": "", "ended": True, "stop": True})
             yield list(shown)
         return
     text: list[int] = []
@@ -211,10 +225,12 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
     )
     for text in streamed:
         yield [{"id": one, "text": tokenizer.token(one), "ended": False} for one in [*begins, *text]]
-    final = [_token(tokenizer, step) for step in read_back(at.model, at.prompt, [*begins, *text], steps=steps)]
-    room = min(left, at.model.config.context - len(prompt))
-    ended = len(text) < room
-    yield [*final, {"id": -1, "text": "", "ended": True}] if ended else final
+    ended = len(text) < min(left, at.model.config.context - len(prompt))
+    whole = [*begins, *text, *([tokenizer.end] if ended else [])]
+    final = [_token(tokenizer, step) for step in read_back(at.model, at.prompt, whole, steps=steps)]
+    if ended:  # which of the two it was, if there are stop texts, is not known
+        final[-1] |= {"text": "", "ended": True, "stop": bool(settings.stop)}
+    yield final
 
 
 def _behind(at: Desk, begins: Sequence[int]) -> Beside:

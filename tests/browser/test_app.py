@@ -167,6 +167,7 @@ def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, opened: Opene
         chosen(page, 1, line)
         page.locator("#decoding-compare").click()
         says(page, "decoding-problem", message)
+        assert value(page, "decoding-problem").startswith(f"Strategy 1, {line}: ") or "beams=0" in line
 
 
 def test_writing_is_stopped(app: App, opened: Opened):

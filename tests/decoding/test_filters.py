@@ -52,9 +52,9 @@ def test_filters_see_each_row_by_itself():
 @pytest.mark.parametrize(
     "make,message",
     [
-        (lambda: Temperature(-1.0), "Temperature must be 0 .* not -1.0"),
+        (lambda: Temperature(-1.0), "Temperature must be 0 .* not -1"),
         (lambda: TopK(0), "TopK must keep at least one token, not 0"),
-        (lambda: TopP(0.0), "TopP must be above 0 and at most 1, not 0.0"),
+        (lambda: TopP(0.0), "TopP must be above 0 and at most 1, not 0"),
         (lambda: TopP(1.5), "not 1.5"),
     ],
 )

@@ -179,6 +179,13 @@ def test_what_is_no_strategy_is_said_in_words(line, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_two_ways_to_say_the_filters_are_refused(capsys):
+    assert main(["generate", str(demo_folder()), "--temperature", "0.5", "--strategy", "top-p=0.9"]) == 2
+    assert "--strategy takes the place of --temperature" in capsys.readouterr().err
+    assert main(["generate", str(demo_folder()), "--chat"]) == 2
+    assert "nothing to reply to" in capsys.readouterr().err
+
+
 def test_intervals_by_hand():
     """Of 1, 2, 6: mean 3, variance (4 + 1 + 9) / 2 = 7, so the half width is 1.96 √(7/3). The jackknife of a mean is
     the same; of what is the same without each text, 0.

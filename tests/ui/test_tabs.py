@@ -214,9 +214,32 @@ def test_what_cannot_be_looked_at_or_compared_is_said(lab):
 
 
 def test_texts_that_were_stopped_are_over():
-    column = {"label": "greedy", "tokens": [1], "done": False}
-    assert writing.stopped({"columns": [column], "parts": 3}) == {"columns": [column | {"done": True}], "parts": 3}
+    columns: list[dict[str, Any]] = [{"tokens": [1], "done": False}, {"tokens": [2], "done": True}]
+    found = writing.stopped({"columns": columns, "parts": 3})
+    assert found is not None and found["parts"] == 3
+    assert [(column["done"], column["stopped"]) for column in found["columns"]] == [(True, True), (True, False)]
     assert writing.stopped(None) is None
+
+
+def test_where_texts_end_alike_they_do_not_part(lab):
+    """An end that was drawn, and one that another strategy came to, are the same end; both can be looked at."""
+    found = last(lab, asked("greedy", "contrastive k=1 alpha=0", tokens=60))
+    one, other = found["columns"]
+    assert [token["text"] for token in one["tokens"]] == [token["text"] for token in other["tokens"]]
+    assert one["tokens"][-1]["ended"] and other["tokens"][-1]["ended"] and found["parts"] is None
+    ids = [token["id"] for token in other["tokens"]]
+    column = {"strategy": "greedy", "begins": ids}
+    end = writing.answer(lab, {"what": "step", "settings": found["settings"], "column": column})
+    assert ids[-1] in [token for token, *_ in end["candidates"]]
+
+
+def test_a_stop_text_is_shown_as_one(lab):
+    story = {"stage": "pretrain", "prompt": "One day"}
+    for line in ("greedy", "contrastive k=1 alpha=0"):
+        free = last(lab, asked(line, **story))["columns"][0]["tokens"]
+        text = free[2]["text"]
+        tokens = last(lab, asked(line, stop=(text,), **story))["columns"][0]["tokens"]
+        assert tokens[-1]["ended"] and tokens[-1]["stop"] and len(tokens) <= 4
 
 
 def test_pairs_are_blind_and_sides_are_drawn(lab, tmp_path):
