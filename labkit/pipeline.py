@@ -29,7 +29,7 @@ from labkit.recipe import Recipe
 from labkit.runs import Run, StageFolder
 from labkit.stages import Compared, FineTune, Materials, Pretrain, StageConfig
 from labkit.text.chat import document_texts
-from labkit.text.load import Preferences, read_conversations, read_preferences, read_texts
+from labkit.text.reading import Preferences, read_conversations, read_preferences, read_texts
 from labkit.text.tokenizer import Tokenizer
 from labkit.train import Record, Source, accelerator, fit
 from labkit.world import World

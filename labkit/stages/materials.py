@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from labkit.preferences.annotate import Choice
     from labkit.preferences.prompts import Prompts
     from labkit.text.batch import Batch
-    from labkit.text.load import Conversations, Preferences, Texts
     from labkit.text.pairs import Pair
+    from labkit.text.reading import Conversations, Preferences, Texts
     from labkit.text.tokenizer import Tokenizer
     from labkit.world import World
 

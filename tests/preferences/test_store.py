@@ -12,8 +12,8 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.preferences.store import CHOICES, Answer, Standing, Store, preference_pairs, standings
-from labkit.text.load import read_preferences
 from labkit.text.pairs import pair_columns
+from labkit.text.reading import read_preferences
 from labkit.world import Message
 
 PROMPT = (Message("user", "Where is Tom?"),)

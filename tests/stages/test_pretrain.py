@@ -9,7 +9,7 @@ from labkit.model.transformer import Transformer
 from labkit.stages import Materials, Pretrain
 from labkit.text.chat import document_texts
 from labkit.text.clean import Removed
-from labkit.text.load import Texts
+from labkit.text.reading import Texts
 from labkit.text.sources import document_batch
 from labkit.text.tokenizer import Tokenizer
 from labkit.train import TrainConfig, fit

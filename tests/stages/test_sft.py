@@ -8,7 +8,7 @@ from labkit.model.transformer import Transformer
 from labkit.stages import FineTune, Materials
 from labkit.text.chat import document_texts
 from labkit.text.clean import Removed
-from labkit.text.load import Conversations
+from labkit.text.reading import Conversations
 from labkit.text.sources import Packed
 from labkit.text.tokenizer import Tokenizer
 from labkit.train import TrainConfig, fit

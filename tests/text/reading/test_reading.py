@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from labkit.errors import LabError
 from labkit.text.clean import clean_text
-from labkit.text.load import hold_out, read_conversations, read_preferences, read_texts
+from labkit.text.reading import hold_out, read_conversations, read_preferences, read_texts
 from labkit.text.sources import Crops, encode_corpus
 from labkit.text.tokenizer import Tokenizer
 
