@@ -10,6 +10,7 @@ find_heads(model, tokenizer, probes)               # heads by what they do
 """
 
 from labkit.interpret.heads import Findings, HeadScore, accuracy, find_heads, log_odds
+from labkit.interpret.limits import attention_bytes, check_attention
 from labkit.interpret.look import Cell, Change, Look, Map
 from labkit.interpret.patching import Patching, patching
 from labkit.interpret.probes import Probe, schema_probe, schema_probes, token_at, world_probes
@@ -30,6 +31,8 @@ __all__ = [
     "Restore",
     "Views",
     "accuracy",
+    "attention_bytes",
+    "check_attention",
     "find_heads",
     "log_odds",
     "patching",

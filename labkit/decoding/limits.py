@@ -1,0 +1,70 @@
+"""What a strategy costs, before anything is written: for those who serve several people from one machine."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from labkit.decoding.strategies import Strategy
+from labkit.errors import LabError
+from labkit.model.mixers import SelfAttention
+from labkit.model.transformer import Transformer
+
+WIDTH = {"beam": "beams", "contrastive": "k", "best": "n"}
+"""The option that says how many rows a kind writes at once; the others write one."""
+
+
+class Cost(NamedTuple):
+    """rows: texts that are written at once. tokens: that models read, in all rows. flops: floating-point operations of
+    these readings. memory: bytes of the keys and values of all rows.
+    """
+
+    rows: int
+    tokens: int
+    flops: float
+    memory: float
+
+
+PAGE = Cost(rows=64, tokens=40_000, flops=4e12, memory=1e9)
+"""What one visitor of a page may ask for: under half a minute of two cores."""
+
+
+def cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer) -> Cost:
+    """Of one text of at most `new_tokens` after a prompt of `prompt_tokens`, if nothing ends it earlier.
+
+    For "best" the judge's reading is counted as if it were done by `model`, for "speculative" every guess as if it were
+    read by the large model alone.
+    """
+    config = model.config
+    new = max(0, min(new_tokens, config.context - prompt_tokens))
+    rows = strategy.told(WIDTH[strategy.kind]) if strategy.kind in WIDTH else 1
+    read = rows * new
+    if strategy.kind == "best":
+        read += rows * (prompt_tokens + new)
+    if strategy.kind == "speculative":
+        read = new * (1 + strategy.told("ahead"))
+    length = prompt_tokens + new
+    tokens = prompt_tokens + read
+    attended = length if isinstance(config.mixer, SelfAttention) else 1
+    memory = 8.0 * rows * attended * config.depth * config.attention.keys * config.head_size  # keys and values in fp32
+    return Cost(rows, tokens, tokens * model.flops_per_token(length) / 3, memory)  # a forward pass is a third
+
+
+def check_cost(
+    strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer, ceiling: Cost = PAGE
+) -> Cost:
+    """The cost. Raises LabError where it is above the ceiling in any of its numbers, and says which and what to take
+    less of.
+    """
+    found = cost(strategy, prompt_tokens, new_tokens, model)
+    said = {
+        "rows": f"{found.rows:,} texts at once; here at most {ceiling.rows:,}",
+        "tokens": f"{found.tokens:,} tokens to read; here at most {ceiling.tokens:,}",
+        "flops": f"{found.flops / 1e12:,.1f} TFLOP; here at most {ceiling.flops / 1e12:,.1f}",
+        "memory": f"{found.memory / 1e9:,.1f} GB of keys and values; here at most {ceiling.memory / 1e9:,.1f}",
+    }
+    for name, words in said.items():
+        if getattr(found, name) > getattr(ceiling, name):
+            option = WIDTH.get(strategy.kind)
+            less = f"a smaller {option}=" if name == "rows" else f"a smaller {option}= or fewer tokens"
+            raise LabError(f"{strategy} is {words}. Take {less if option else 'fewer tokens'}.")
+    return found

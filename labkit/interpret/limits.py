@@ -1,0 +1,39 @@
+"""What it costs to look at a text's attention, before it is read: attention maps grow with the square of its length."""
+
+from __future__ import annotations
+
+import math
+
+from labkit.errors import LabError
+from labkit.interpret.look import ROWS
+from labkit.model.transformer import Transformer
+
+PAGE = 1e9
+"""Bytes that one visitor of a page may ask for."""
+
+
+def attention_bytes(model: Transformer, tokens: int, source: int = 0) -> float:
+    """Memory of a `Look` at so many tokens (and at the `source` tokens that an encoder reads), and of its `effects`:
+
+        4 heads (2 layers T^2 + rows T^2)
+
+    The scores and the weights of every layer are kept; for `effects` one layer's weights are there for as many copies
+    of the text as are read at once.
+    """
+    config = model.config
+    squares = tokens**2 * config.depth
+    if config.encoder:
+        squares += source**2 * config.encoder + tokens * source * config.depth
+    return 4.0 * config.heads * (2 * squares + ROWS * max(tokens, source) ** 2)
+
+
+def check_attention(model: Transformer, tokens: int, source: int = 0, ceiling: float = PAGE) -> float:
+    """The bytes. Raises LabError above the ceiling, and says how long a text may be."""
+    found = attention_bytes(model, tokens, source)
+    if found > ceiling:
+        longest = math.floor(max(tokens, source) * math.sqrt(ceiling / found))
+        raise LabError(
+            f"The attention of a text of {max(tokens, source):,} tokens takes {found / 1e9:,.1f} GB; here at most "
+            f"{ceiling / 1e9:,.1f}. Take a text of at most {longest:,} tokens."
+        )
+    return found
