@@ -24,7 +24,7 @@ class Cost(NamedTuple):
     memory: float
 
 
-PAGE = Cost(rows=64, tokens=40_000, flops=4e12, memory=1e9)
+PAGE = Cost(rows=32, tokens=20_000, flops=4e12, memory=1e9)
 """What one visitor of a page may ask for: under half a minute of two cores."""
 
 

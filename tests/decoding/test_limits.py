@@ -44,7 +44,7 @@ def test_what_the_context_cuts_off_costs_nothing(model):
 
 
 def test_what_is_above_a_ceiling_is_refused_in_words(model):
-    with pytest.raises(LabError, match=r"beam beams=1000 is 1,000 texts at once; here at most 64\. Take a smaller bea"):
+    with pytest.raises(LabError, match=r"beam beams=1000 is 1,000 texts at once; here at most 32\. Take a smaller bea"):
         check_cost(parse("beam beams=1000"), 10, 20, model)
     small = Cost(rows=64, tokens=100, flops=1e12, memory=1e9)
     with pytest.raises(LabError, match=r"best n=8 is 410 tokens to read; here at most 100\. Take a smaller n= or few"):
