@@ -7,73 +7,32 @@ written last and holds the SHA-256 of the other files, so that a damaged checkpo
 one before it is used: two are kept.
 """
 
-import errno
 import hashlib
 import json
-import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from labkit.errors import LabError
+from labkit.files import (
+    OLD,
+    PARTIAL,
+    disk_errors,
+    read_lines,
+    replacing,
+    replacing_folder,
+    settle_folder,
+    sync,
+    write_lines,
+)
 
 KEPT = 2
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Say in words what hindered writing to `path`: raises LabError for a full disk or one that refuses."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
-        text = str(error)
-        if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "No space left" in text:
-            raise LabError(
-                f"The disk is full: {path} could not be written. What was saved before is whole; free some space "
-                f"and resume the run."
-            ) from error
-        raise LabError(f"{path} could not be written: {text}") from error
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or a folder's list of names, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was written there takes the place of `path` at the end, at once.
-
-    Nothing is left behind when writing fails. Raises LabError as `disk_errors` does.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield partial
-            sync(partial)
-            os.replace(partial, path)
-            sync(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path`, whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_model(path: Path, model: nn.Module) -> None:
@@ -82,31 +41,53 @@ def write_model(path: Path, model: nn.Module) -> None:
         save_model(model, str(partial))
 
 
-@contextmanager
-def journal(path: Path, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Append records to `path`, one JSON line each, as they come.
+def open_to_append(path: Path) -> RawIOBase:
+    """Without a buffer, in which what a full disk refused would wait to be refused again."""
+    return path.open("ab", buffering=0)
 
-    Lines after `step` are dropped first: a run that was stopped there makes them again.
+
+class Journal:
+    """metrics.jsonl while it is written: one record a line, as it comes."""
+
+    def __init__(self, path: Path, file: RawIOBase):
+        self.path, self.file = path, file
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Raises LabError when the disk is full."""
+        left = f"{json.dumps(record)}\n".encode()
+        with disk_errors(self.path):
+            while left:  # a disk that is nearly full takes a part of a line
+                left = left[self.file.write(left) or 0 :]
+
+    def sync(self) -> None:
+        """Bring what was written to the disk: a checkpoint of a step relies on the records up to it."""
+        if not self.file.closed:
+            with disk_errors(self.path):
+                sync(self.path)
+
+
+@contextmanager
+def journal(path: Path, step: int) -> Iterator[Journal]:
+    """Append records to `path`.
+
+    Lines after `step` are dropped first: a run that was stopped there makes them again. Lines up to it that are not
+    there are missed aloud.
     """
     kept = [line for line in read_lines(path) if line["step"] <= step]
-    with replacing(path) as partial:
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    with path.open("a", encoding="utf-8") as file:
-
-        def write(record: dict[str, Any]) -> None:
-            with disk_errors(path):
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-
-        yield write
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a .jsonl file; a last line that a kill tore is left out."""
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(json.JSONDecodeError):
-                yield json.loads(line)
+    missing = set(range(1, step + 1)) - {line["step"] for line in kept}
+    if missing:
+        warnings.warn(
+            f"{path} lacks {len(missing)} of the {step} steps before this one (step {min(missing)} the first): its "
+            f"curves have a gap, and the stage's tokens and seconds are counted too low.",
+            stacklevel=3,
+        )
+    write_lines(path, kept)
+    with open_to_append(path) as file:
+        written = Journal(path, file)
+        try:
+            yield written
+        finally:
+            written.sync()
 
 
 class Checkpoint:
@@ -144,35 +125,17 @@ class Checkpoints:
         Raises LabError when the disk is full; the checkpoints before it are then still there.
         """
         final = self.at(step)
-        partial = final.with_suffix(".partial")
+        with replacing_folder(final) as partial:
+            save_model(model, str(partial / "model.safetensors"))
+            for name, named in tensors.items():
+                if named:
+                    save_file(dict(named), str(partial / f"{name}.safetensors"))
+            files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+            text = json.dumps({**state, "files": files}, indent=2)
+            (partial / "state.json").write_text(text, encoding="utf-8")
         with disk_errors(final):
-            try:
-                self._write(partial, model, tensors, state)
-                if final.exists():  # damaged, or it would have been resumed from
-                    shutil.rmtree(final)
-                os.replace(partial, final)
-                sync(self.folder)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
             for old in self._folders()[:-KEPT]:
                 shutil.rmtree(old)
-
-    def _write(self, folder: Path, model: nn.Module, tensors: Mapping, state: dict[str, Any]) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        save_model(model, str(folder / "model.safetensors"))
-        for name, named in tensors.items():
-            if named:
-                save_file(dict(named), str(folder / f"{name}.safetensors"))
-        written = sorted(folder.iterdir())
-        for path in written:
-            sync(path)
-        files = {path.name: _digest(path) for path in written}
-        text = json.dumps({**state, "files": files}, indent=2)
-        (folder / "state.json").write_text(text, encoding="utf-8")
-        sync(folder / "state.json")
-        sync(folder)
 
     def at(self, step: int) -> Path:
         """The folder of the checkpoint of `step`."""
@@ -183,8 +146,8 @@ class Checkpoints:
 
         Leftovers of a kill while writing are removed.
         """
-        for leftover in self.folder.glob("*.partial"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in [*self.folder.glob(f"*{PARTIAL}"), *self.folder.glob(f"*{OLD}")]:
+            settle_folder(leftover.with_suffix(""))
         for folder in reversed(self._folders()):
             try:
                 return Checkpoint(folder)
@@ -199,7 +162,7 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".partial")
+        return sorted(path for path in self.folder.glob("step-*") if not path.suffix)
 
 
 def _digest(path: Path) -> str:

@@ -7,15 +7,15 @@ and all that its report says of them was measured again as they lie there. What 
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from labkit.checkpoints import disk_errors, write_json, write_model
+from labkit.checkpoints import write_model
 from labkit.errors import LabError
+from labkit.files import disk_errors, write_json, write_lines
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.pipeline import measure_again, prepare
@@ -54,8 +54,8 @@ def _shrink(stage: StageFolder, small: StageFolder) -> None:
     shutil.copy(stage.path / "config.json", small.path)
     write_model(small.path / "model.safetensors", copy.deepcopy(model).to(torch.bfloat16))
     write_json(small.path / "result.json", stage.result)
-    lines = (json.dumps({name: _short(value) for name, value in record.items()}) for record in stage.records)
-    (small.path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    shortened = ({name: _short(value) for name, value in record.items()} for record in stage.records)
+    write_lines(small.path / "metrics.jsonl", shortened)
 
 
 def _short(value: Any) -> Any:

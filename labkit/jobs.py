@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from labkit.checkpoints import write_json
 from labkit.errors import LabError
+from labkit.files import write_json
 
 LOG_BYTES = 4000
 

@@ -18,8 +18,8 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from labkit import plots
-from labkit.checkpoints import read_lines
 from labkit.errors import LabError
+from labkit.files import read_lines, write_text
 from labkit.measures import (
     BEFORE,
     BY_KIND,
@@ -89,7 +89,7 @@ def _html(child: str | Iterable[str]) -> str:
 def write(folder: Path) -> Path:
     """Write ``report.html`` into a run's folder; see `report_page`."""
     target = folder / "report.html"
-    target.write_text(report_page(folder), encoding="utf-8")
+    write_text(target, report_page(folder))
     return target
 
 

@@ -14,7 +14,6 @@ runs/NAME/
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +23,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
-from labkit.checkpoints import Checkpoints, read_lines, write_json, write_model
+from labkit.checkpoints import Checkpoints, write_model
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
+from labkit.files import read_json, read_lines, reading, write_json
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.paths import data_folder
@@ -50,7 +50,7 @@ class StageFolder:
     @property
     def records(self) -> list[dict[str, Any]]:
         """What training said of each step so far: the lines of metrics.jsonl."""
-        return list(read_lines(self.path / "metrics.jsonl"))
+        return read_lines(self.path / "metrics.jsonl")
 
     @property
     def finished(self) -> bool:
@@ -116,6 +116,8 @@ class StageFolder:
 
     def _load(self, model: M) -> M:
         weights = self.path / "model.safetensors"
+        with reading(weights):
+            weights.open("rb").close()  # safetensors takes a file that it may not read for one that is not there
         try:
             load_model(model, str(weights))
         except (SafetensorError, RuntimeError) as error:
@@ -256,14 +258,6 @@ class Run:
         return report
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises LabError when it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} cannot be read: {error}") from error
-
-
 def input_hashes(recipe: Recipe) -> dict[str, str]:
     """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none."""
     given = [Path(name) for name in (recipe.text, recipe.instructions, recipe.preferences) if name]
@@ -278,5 +272,6 @@ def _label(path: Path) -> str:
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        with reading(file), file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()

@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, send_to_device
 from torch import Tensor, nn
 
-from labkit.checkpoints import Checkpoints, journal
+from labkit.checkpoints import Checkpoints, Journal, journal
 from labkit.configs import to_dict
 from labkit.errors import LabError
 from labkit.machine import compiled, has_bf16, say_once
@@ -165,13 +165,13 @@ def fit(
     loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe)
     model.train()
     try:
-        with loop.journal() as write:
+        with loop.journal():
             for step in range(loop.step, config.steps):
                 record = loop.take(step)
                 last = loop.step == config.steps
                 if evaluate and (last or (config.evaluate_every and loop.step % config.evaluate_every == 0)):
                     record.metrics.update(_evaluated(evaluate, model, loop.step))
-                write(record.to_dict())
+                loop.record(record)
                 if last or (config.checkpoint_every and loop.step % config.checkpoint_every == 0):
                     loop.save()
                 yield record
@@ -206,6 +206,7 @@ class _Loop:
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.step, self.saved_step, self.seconds = 0, -1, 0.0
         self.checkpoints = Checkpoints(folder / "checkpoints") if folder else None
+        self.written: Journal | None = None
         self._resume()
         if self.processes.num_processes > 1:
             for p in model.parameters():
@@ -283,11 +284,19 @@ class _Loop:
             kept = f"The weights of step {self.saved_step} are kept in {self.checkpoints.at(self.saved_step)}."
         return f"The {what} at step {step + 1}, so training stopped. {kept} Try a smaller learning rate."
 
-    def journal(self) -> contextlib.AbstractContextManager[Callable[[dict], None]]:
-        """Writes records to metrics.jsonl, one a line, as they happen; without a folder, nowhere."""
+    @contextlib.contextmanager
+    def journal(self) -> Iterator[None]:
+        """Keeps metrics.jsonl open for `record`; without a folder there is none."""
         if self.folder is None or not self.processes.is_main_process:
-            return contextlib.nullcontext(lambda record: None)
-        return journal(self.folder / "metrics.jsonl", self.step)
+            yield
+            return
+        with journal(self.folder / "metrics.jsonl", self.step) as self.written:
+            yield
+
+    def record(self, record: Record) -> None:
+        """Write a record to metrics.jsonl."""
+        if self.written is not None:
+            self.written.write(record.to_dict())
 
     def save(self, together: bool = True) -> None:
         """Write a checkpoint of the step just taken, unless there is one.
@@ -309,6 +318,8 @@ class _Loop:
     def _write(self, sources: list[dict[str, Any]]) -> None:
         """The checkpoint; sources: the state of each process's."""
         assert self.checkpoints is not None
+        if self.written is not None:
+            self.written.sync()
         plain = [{name: value for name, value in own.items() if not isinstance(value, Tensor)} for own in sources]
         tensors = {f"source-{rank}": _tensors(own) for rank, own in enumerate(sources)}
         state = {"step": self.step, "seconds": self.seconds, "recipe": self.recipe, "sources": plain}

@@ -1,44 +1,22 @@
 import errno
-import json
+import io
+import os
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from labkit import checkpoints
-from labkit.checkpoints import Checkpoints, disk_errors, journal, read_lines, write_json, write_model
+from labkit.checkpoints import Checkpoints, journal, write_model
 from labkit.errors import LabError
+from labkit.files import read_lines
 from labkit.train import fit
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
 
 
 def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_write_json_is_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "a.json"
-    write_json(path, {"a": "é"})
-    monkeypatch.setattr(checkpoints, "sync", full_disk)
-    with pytest.raises(LabError, match="The disk is full: .*a.json could not be written"):
-        write_json(path, {"a": 2})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"a": "é"}
-    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
-
-
-def test_errors_of_safetensors_are_said_in_words_too(tmp_path):
-    """What safetensors raises for a full disk is an exception of its own."""
-    with pytest.raises(LabError, match="The disk is full"), disk_errors(tmp_path / "model.safetensors"):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    with pytest.raises(LabError, match="b could not be written: .*Permission denied"), disk_errors(tmp_path / "b"):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-
-def test_a_folder_that_is_a_file(tmp_path):
-    (tmp_path / "run").write_text("")
-    with pytest.raises(LabError, match="could not be written"):
-        write_json(tmp_path / "run" / "recipe.json", {})
 
 
 def test_shared_weights_are_written_once_and_come_back_shared(tmp_path):
@@ -58,14 +36,16 @@ def test_shared_weights_are_written_once_and_come_back_shared(tmp_path):
     assert torch.equal(first.head.weight, second.head.weight) and second.head.weight is second.embedding.weight
 
 
-@pytest.mark.parametrize("hindered", ["save_model", "save_file", "sync", "_digest"])
+@pytest.mark.parametrize(
+    "hindered", ["checkpoints.save_model", "checkpoints.save_file", "files.sync", "files.os.rename"]
+)
 def test_disk_full_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypatch, hindered):
     """The run stops in words; the checkpoint before is whole; with room again it ends with the same weights."""
     config, model = tiny_config(), TinyModel()
     with pytest.raises(LabError, match="The disk is full: .*step-00000004 could not be written"):
         for record in fit(model, Counting(), tiny_objective, config, folder=tmp_path):
             if record.step == 3:
-                monkeypatch.setattr(checkpoints, hindered, full_disk)
+                monkeypatch.setattr(f"labkit.{hindered}", full_disk)
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     resumed = TinyModel(seed=4)
@@ -75,16 +55,59 @@ def test_disk_full_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeyp
     assert weights_hash(resumed) == weights_hash(straight)
 
 
-def test_disk_full_in_the_journal(tmp_path):
-    class Full:
-        def __init__(self, file):
-            self.file = file
+class NearlyFull(io.FileIO):
+    """A file on a disk that takes `room` bytes more."""
 
-        def write(self, text):
+    room = 0
+
+    def write(self, data):
+        if not NearlyFull.room:
             full_disk()
+        taken = min(len(data), NearlyFull.room)
+        NearlyFull.room -= taken
+        return super().write(data[:taken])
 
-    with pytest.raises(LabError, match="The disk is full: .*metrics.jsonl"), disk_errors(tmp_path / "metrics.jsonl"):
-        Full(None).write("x")
+
+def test_disk_full_in_the_journal(tmp_path, monkeypatch):
+    """The run stops in words, in the middle of a line, and goes on from the step before it."""
+    monkeypatch.setattr(checkpoints, "open_to_append", lambda path: NearlyFull(path, "ab"))
+    NearlyFull.room, config = 10_000, tiny_config(checkpoint_every=1)
+    with pytest.raises(LabError, match="The disk is full: .*metrics.jsonl could not be written"):
+        for record in fit(TinyModel(), Counting(), tiny_objective, config, folder=tmp_path):
+            if record.step == 3:
+                NearlyFull.room = 20
+    monkeypatch.undo()
+    torn = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")
+    assert len(torn) == 4 and len(torn[-1]) == 20
+    assert [r.step for r in fit(TinyModel(), Counting(), tiny_objective, config, folder=tmp_path)] == [4, 5, 6]
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_stands_on_records_that_are_on_the_disk(tmp_path, monkeypatch):
+    """Every record up to a checkpoint's step is brought to the disk before the checkpoint has its name."""
+    synced: list[str] = []
+    monkeypatch.setattr(checkpoints, "sync", lambda path: synced.append(f"{len(read_lines(path))} records"))
+    rename = os.rename
+
+    def named(old, new):
+        synced.append(Path(new).name)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", named)
+    list(fit(TinyModel(), Counting(), tiny_objective, tiny_config(), folder=tmp_path))
+    assert synced[:6] == [
+        "2 records", "step-00000002", "4 records", "step-00000004", "6 records", "step-00000006"
+    ]  # fmt: skip
+
+
+def test_records_that_a_power_cut_took_are_missed_aloud(tmp_path):
+    config = tiny_config()
+    next(record for record in fit(TinyModel(), Counting(), tiny_objective, config, folder=tmp_path) if record.step == 5)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]) + b"\0" * 40)
+    with pytest.warns(UserWarning, match="metrics.jsonl lacks 2 of the 5 steps .* .step 4 the first"):
+        list(fit(TinyModel(), Counting(), tiny_objective, config, folder=tmp_path))
 
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):
@@ -110,16 +133,12 @@ def test_none_is_whole(tmp_path):
 
 def test_journal_drops_what_is_made_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with journal(path, 0) as write:
+    with journal(path, 0) as log:
         for step in (1, 2, 3):
-            write({"step": step})
+            log.write({"step": step})
         assert len(list(read_lines(path))) == 3  # at once, not at the end
     with path.open("a") as file:
         file.write('{"step": 4')
-    with journal(path, 2) as write:
-        write({"step": 3, "again": True})
+    with journal(path, 2) as log:
+        log.write({"step": 3, "again": True})
     assert list(read_lines(path)) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
-
-
-def test_no_journal_no_lines(tmp_path):
-    assert list(read_lines(tmp_path / "none.jsonl")) == []

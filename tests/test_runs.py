@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from labkit.errors import LabError
+from labkit.files import read_json
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.runs import Run, StageFolder, input_hashes, read_json
+from labkit.runs import Run, StageFolder, input_hashes
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from labkit.checkpoints import disk_errors, replacing, write_json
 from labkit.errors import LabError
+from labkit.files import disk_errors, replacing, write_json
 from labkit.hub.families import FAMILIES
 from labkit.hub.parts import Family
 from labkit.model.feedforward import MoE

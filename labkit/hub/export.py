@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from labkit.checkpoints import write_json
 from labkit.errors import LabError
+from labkit.files import write_json
 from labkit.hub import save_pretrained
 from labkit.hub.gguf import Kind, save_gguf
 from labkit.runs import Run

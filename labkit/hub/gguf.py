@@ -17,8 +17,8 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
-from labkit.checkpoints import replacing
 from labkit.errors import LabError
+from labkit.files import replacing
 from labkit.hub.parts import Part, qkv_rows
 from labkit.model.feedforward import Gated
 from labkit.model.positions import Rotary

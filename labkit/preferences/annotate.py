@@ -6,7 +6,6 @@ far a reward model that was fitted to the choices is right.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from labkit.checkpoints import replacing
 from labkit.decoding import Temperature, generate
 from labkit.errors import LabError
+from labkit.files import read_lines, write_lines
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
 from labkit.text.chat import decode_reply, encode_prompt
@@ -126,21 +125,20 @@ def _choices(
 
 def write_choices(path: str | Path, choices: Sequence[Choice]) -> None:
     """Choices as one JSON object a line, for `datasets` and TRL too; whole or not at all."""
-    with replacing(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
-        for choice in choices:
-            gold = {"chosen_gold": choice.chosen_gold, "rejected_gold": choice.rejected_gold}
-            file.write(json.dumps(pair_columns(choice.pair) | gold, ensure_ascii=False) + "\n")
+    golds = ({"chosen_gold": choice.chosen_gold, "rejected_gold": choice.rejected_gold} for choice in choices)
+    write_lines(Path(path), (pair_columns(one.pair) | gold for one, gold in zip(choices, golds, strict=True)))
 
 
 def read_choices(path: str | Path) -> list[Choice]:
     """What `write_choices` wrote. Raises LabError when the file is not there or is none of its kind."""
-    choices = []
+    path, choices = Path(path), []
+    if not path.is_file():
+        raise LabError(f"{path} is not there, so there are no choices of the world's annotators to read.")
     try:
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for row in read_lines(path, whole=True):
             prompt = tuple(Message(**turn) for turn in row["prompt"])
             pair = Pair(prompt, row["chosen"][0]["content"], row["rejected"][0]["content"])
             choices.append(Choice(pair, row["chosen_gold"], row["rejected_gold"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise LabError(f"{path} cannot be read as choices of the world's annotators: {error}") from error
     return choices

@@ -122,7 +122,7 @@ def test_choices_come_back_from_disk(lab, answered, tmp_path):
     write_choices(tmp_path / "train.jsonl", choices)
     assert read_choices(tmp_path / "train.jsonl") == choices
     (tmp_path / "torn.jsonl").write_text('{"prompt": [')
-    with pytest.raises(LabError, match="torn.jsonl cannot be read as choices"):
+    with pytest.raises(LabError, match="torn.jsonl, line 1, is not JSON"):
         read_choices(tmp_path / "torn.jsonl")
 
 

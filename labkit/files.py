@@ -1,0 +1,188 @@
+"""Files and folders that are either whole or not there, whatever kills the process or fills the disk.
+
+    write_json(path, value)                      # what was there before stays until the new is whole
+    with replacing(path) as partial: ...         # the same for a file that somebody else writes
+    with replacing_folder(path) as partial: ...  # and for a folder of files
+    for record in read_lines(path): ...          # JSON, one value a line
+
+What is written goes to a temporary place beside, is brought to the disk (fsync), and takes its place by one rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from labkit.errors import LabError
+
+PARTIAL, OLD = ".partial", ".old"
+"""Endings of what is being written, and of a folder whose successor takes its place."""
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say in words what hindered writing to `path`: raises LabError for a full disk or one that refuses."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        text = str(error)
+        if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "No space left" in text:
+            raise LabError(
+                f"The disk is full: {path} could not be written. What was saved before is whole; free some space "
+                f"and resume the run."
+            ) from error
+        raise LabError(f"{path} could not be written: {text}") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say in words why `path` cannot be read: raises LabError that names it, for a missing right first of all."""
+    try:
+        yield
+    except PermissionError as error:
+        raise LabError(f"{path} cannot be read: you lack the permission. Ask its owner for it.") from error
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what was written there takes the place of `path` at the end, at once.
+
+    The file gets the mode that the umask gives, whoever wrote it. Nothing is left behind when writing fails. Raises
+    LabError as `disk_errors` does.
+    """
+    partial = path.with_name(f"{path.name}{PARTIAL}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.unlink(missing_ok=True)
+            partial.touch()
+            mode = partial.stat().st_mode & 0o777
+            yield partial
+            partial.chmod(mode)  # safetensors makes files that only their owner can read
+            sync(partial)
+            os.replace(partial, path)
+            sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder beside `path`, which takes its place at the end; `path` may be a link to one.
+
+    A kill between the two renames leaves what was there before as NAME.old, which `settle_folder` puts back. Raises
+    LabError as `disk_errors` does.
+    """
+    path = Path(os.path.realpath(path))
+    partial, old = path.with_name(f"{path.name}{PARTIAL}"), path.with_name(f"{path.name}{OLD}")
+    with disk_errors(path):
+        settle_folder(path)
+        try:
+            partial.mkdir(parents=True)
+            mode = partial.stat().st_mode & 0o666
+            yield partial
+            for file in sorted(partial.rglob("*"), reverse=True):
+                if file.is_file():
+                    file.chmod(mode)
+                sync(file)
+            sync(partial)
+            if path.exists():
+                os.rename(path, old)
+            os.rename(partial, path)
+            sync(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            settle_folder(path)
+            raise
+
+
+def settle_folder(path: Path) -> None:
+    """Remove what a killed `replacing_folder` left beside `path`, and put back what it had set aside."""
+    partial, old = path.with_name(f"{path.name}{PARTIAL}"), path.with_name(f"{path.name}{OLD}")
+    if old.exists() and not path.exists():
+        os.rename(old, path)
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path`, whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if any("\ud800" <= sign <= "\udfff" for sign in text):  # a file's name that is no text, say; JSON can spell it
+        text = json.dumps(value, indent=2)
+    write_text(path, text + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises LabError, which names it, when it cannot be read."""
+    try:
+        with reading(path):
+            return json.loads(path.read_text(encoding="utf-8"))
+    except LabError:
+        raise
+    except ValueError as error:
+        state = "is empty" if not path.stat().st_size else f"is not JSON: {error}"
+        raise LabError(f"{path} cannot be read: it {state}") from error
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Write values as JSON, one a line, whole or not at all."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        for value in values:
+            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path, whole: bool = False) -> list[Any]:
+    """The values of a file of JSON lines; [] when there is none. Only a line feed ends a line.
+
+    A last line without an end, which a kill tore, is left out; a line in the middle that is not JSON is left out with
+    a warning that names it. With `whole`, as for what `write_lines` wrote, either is refused. Raises LabError when the
+    file cannot be read.
+    """
+    with reading(path):
+        if not path.exists():
+            return []
+        lines = path.read_bytes().split(b"\n")
+    values, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except ValueError:
+                damaged.append(number)
+    if damaged and whole:
+        raise LabError(f"{path}, line {damaged[0]}, is not JSON: the file is damaged.")
+    if damaged and damaged != [len(lines)]:
+        named = ", ".join(map(str, damaged[:5])) + (", …" if len(damaged) > 5 else "")
+        warnings.warn(
+            f"{path}: damaged lines are left out (line {named}); what is counted over its lines is too low.",
+            stacklevel=2,
+        )
+    return values

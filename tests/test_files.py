@@ -1,0 +1,154 @@
+"""Files that are whole or not there: a full disk, a kill between two renames, signs that end no line, and rights."""
+
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from labkit import files
+from labkit.checkpoints import Checkpoints, write_model
+from labkit.errors import LabError
+from labkit.files import disk_errors, read_json, read_lines, replacing_folder, settle_folder, write_json, write_lines
+from labkit.model.transformer import ModelConfig, Transformer
+from labkit.runs import Run
+from tests.tiny_recipe import tiny_recipe
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_write_json_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "a.json"
+    write_json(path, {"a": "é"})
+    monkeypatch.setattr(files, "sync", full_disk)
+    with pytest.raises(LabError, match="The disk is full: .*a.json could not be written"):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": "é"}
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_errors_of_safetensors_are_said_in_words_too(tmp_path):
+    """What safetensors raises for a full disk is an exception of its own."""
+    with pytest.raises(LabError, match="The disk is full"), disk_errors(tmp_path / "model.safetensors"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(LabError, match="b could not be written: .*Permission denied"), disk_errors(tmp_path / "b"):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(LabError, match="could not be written"):
+        write_json(tmp_path / "run" / "recipe.json", {})
+
+
+def test_a_name_that_is_no_text_comes_back(tmp_path):
+    """What a console without UTF-8 makes of a file's name holds half characters."""
+    write_json(tmp_path / "a.json", {"text": "\udce4.txt", "other": "é"})
+    assert read_json(tmp_path / "a.json") == {"text": "\udce4.txt", "other": "é"}
+
+
+@pytest.mark.parametrize("text,words", [("", "it is empty"), ('{"a": ', "it is not JSON")])
+def test_a_file_that_is_no_json_is_named(tmp_path, text, words):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(LabError, match=f"a.json cannot be read: {words}"):
+        read_json(tmp_path / "a.json")
+
+
+# Lines
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    """Signs that Python's splitlines takes for line ends, and JSON leaves as they are."""
+    rows = [{"text": f"a{sign}b"} for sign in ("\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r")]
+    write_lines(tmp_path / "a.jsonl", rows)
+    assert read_lines(tmp_path / "a.jsonl", whole=True) == rows
+
+
+def test_no_file_no_lines(tmp_path):
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_a_torn_last_line_is_left_out_and_a_torn_middle_line_is_said(tmp_path, recwarn):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_lines(path) == [{"step": 1}, {"step": 2}] and not recwarn.list
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.warns(UserWarning, match=r"a.jsonl: damaged lines are left out \(line 2\)"):
+        assert read_lines(path) == [{"step": 1}, {"step": 3}]
+    with pytest.raises(LabError, match="a.jsonl, line 2, is not JSON"):
+        read_lines(path, whole=True)
+
+
+# Folders
+
+
+def written(path: Path, text: str) -> None:
+    with replacing_folder(path) as partial:
+        (partial / "a.txt").write_text(text)
+
+
+def test_a_folder_takes_the_place_of_another_at_once(tmp_path, monkeypatch):
+    written(tmp_path / "f", "old")
+    with pytest.raises(LabError, match="The disk is full"), replacing_folder(tmp_path / "f") as partial:
+        (partial / "a.txt").write_text("half")
+        full_disk()
+    assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f" / "a.txt").read_text() == "old"
+    written(tmp_path / "f", "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f" / "a.txt").read_text() == "new"
+
+
+def test_a_kill_between_the_two_renames_leaves_the_old(tmp_path):
+    written(tmp_path / "f", "old")
+    (tmp_path / "f").rename(tmp_path / "f.old")
+    (tmp_path / "f.partial").mkdir()
+    settle_folder(tmp_path / "f")
+    assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f" / "a.txt").read_text() == "old"
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    written(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "a.txt").read_text() == "new"
+
+
+# Rights
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_weights_have_the_mode_of_their_neighbours(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "config.json", {})
+        write_model(tmp_path / "model.safetensors", nn.Linear(2, 2))
+        Checkpoints(tmp_path / "c").save(1, nn.Linear(2, 2), {"optimizer": {"a": torch.zeros(1)}}, {"step": 1})
+    finally:
+        os.umask(before)
+    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in tmp_path.rglob("*") if p.is_file()}
+    assert len(modes) == 4 and set(modes.values()) == {oct(0o666 & ~umask)}
+
+
+def test_weights_that_may_not_be_read_are_said_to_be():
+    """Root reads everything: then the test is somebody else for a moment."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run.create(Path(folder) / "run", tiny_recipe())
+        model = Transformer(ModelConfig(vocabulary=16, context=8, width=8, depth=1, heads=1, key_heads=1))
+        run.stage("pretrain").save_model(model)
+        (run.path / "pretrain" / "model.safetensors").chmod(0o000)
+        Path(folder).chmod(0o755)
+        root = os.geteuid() == 0
+        try:
+            if root:
+                os.seteuid(65534)
+            with pytest.raises(LabError, match="model.safetensors cannot be read: you lack the permission"):
+                run.model("pretrain")
+        finally:
+            if root:
+                os.seteuid(0)
