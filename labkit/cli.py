@@ -114,7 +114,7 @@ class RunOptions:
     """
 
     preset: Preset = dataclasses.field(default_factory=_default_preset)
-    """How much: smoke (about a minute), lab (minutes on two cores), full (hours, or a GPU). The environment variable
+    """How much: smoke (a minute or two), lab (minutes on two cores), full (hours, or a GPU). The environment variable
     LABKIT_PRESET changes the default."""
     out: Folder = None
     """The run's folder; runs/PRESET when not given."""
@@ -458,20 +458,28 @@ class BenchOptions:
     train: our training step beside transformers', at its best. world: how fast the world writes. run: the whole run
     for several seeds, each in a process of its own with nothing compiled before, and the medians of its measures. app:
     how long the app lets its user wait. generate: writing beside transformers, and llama.cpp where it is installed.
+    claims: whether every stage beats its baseline, over --seeds, --precisions and --threads; exit code 1 where one does
+    not.
     """
 
     what: Annotated[
-        Positional[Literal["train", "generate", "world", "run", "app"]], arg(metavar="{train,generate,world,run,app}")
+        Positional[Literal["train", "generate", "world", "run", "app", "claims"]],
+        arg(metavar="{train,generate,world,run,app,claims}"),
     ]
     """What to measure."""
     json: Switch = False
     """Print everything that was measured, as JSON."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """For run: one run for each."""
+    """For run and claims: one run for each."""
     preset: Preset = dataclasses.field(default_factory=_default_preset)
-    """For run: how much."""
-    out: Path = Path("runs/bench")
-    """For run: the folder of the runs. Finished ones found there are not made again."""
+    """For run and claims: how much."""
+    precisions: tuple[Literal["bf16", "fp32"], ...] = ("bf16", "fp32")
+    """For claims: one run for each that the processor has."""
+    threads: tuple[int, ...] = (1, 2)
+    """For claims: one run for each number of threads."""
+    out: Folder = None
+    """For run and claims: the folder of the runs, runs/bench or runs/claims when not given. Finished ones found there
+    are not made again."""
     model: Path | None = None
     """For generate: a GGUF file of a model to write with, in place of the default shapes."""
 
@@ -486,6 +494,7 @@ def _bench(arguments: list[str]) -> int:
         train.main(json=options.json)
         return 0
     result: dict[str, Any]
+    code = 0
     if options.what == "generate":
         from labkit.bench import generate
 
@@ -497,13 +506,21 @@ def _bench(arguments: list[str]) -> int:
 
         result = world.run(world.WorldBench()) if options.what == "world" else app.run()
         text = "\n".join(f"{name:26} {value}" for name, value in result.items())
+    elif options.what == "claims":
+        from labkit.bench import claims
+
+        out = options.out or claims.ClaimsBench.out
+        asked = claims.ClaimsBench(options.seeds, options.preset, options.precisions, options.threads, out)
+        result = claims.run(asked, lambda line: print(f"bench claims: {line}", file=sys.stderr))
+        text = claims.table(result)
+        code = 1 if claims.failed(result) else 0
     else:
         from labkit.bench import run
 
-        result = run.run(run.RunBench(options.seeds, options.preset, options.out))
+        result = run.run(run.RunBench(options.seeds, options.preset, options.out or run.RunBench.out))
         text = run.table(result)
     print(json.dumps(result, indent=2) if options.json else text)
-    return 0
+    return code
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {

@@ -150,11 +150,21 @@ def summary(folder: Path) -> str:
     rows = [["", *heads], *(row for name in names if not name.startswith(BY_KIND) for row in _measured(name, stages))]
     rows.append(["seconds", *(f"{stage['seconds']:.1f}" for stage in stages)])
     kinds = [name.partition("/")[2] for name in names if name.startswith("accuracy/")]
+    said = claims(stages)
     if not kinds:
-        return aligned(rows)
+        return f"{aligned(rows)}\n\n{said}"
     by_kind = [["answers right, by question type", *heads, "the question alone"]]
     by_kind += [[kind.replace("_", " "), *_of_kind(kind, stages)] for kind in kinds]
-    return f"{aligned(rows)}\n\n{aligned(by_kind)}"
+    return f"{aligned(rows)}\n\n{aligned(by_kind)}\n\n{said}"
+
+
+def claims(stages: Sequence[dict[str, Any]]) -> str:
+    """What each stage had to beat, a line each, and what became of gold."""
+    from labkit.stages import gold_verdict, stage_claims
+
+    lines = [str(claim) for claim in stage_claims(stages)]
+    gold = {stage["stage"]: gold_verdict(stage["metrics"]) for stage in stages}
+    return "\n".join([*lines, *(f"{name}: {words}" for name, words in gold.items() if words)])
 
 
 def _measured(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:

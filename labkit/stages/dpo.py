@@ -6,6 +6,7 @@ same loss that fits a reward model is put on it (Rafailov et al. 2023, https://a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,12 +16,13 @@ from torch import Tensor
 from labkit.losses import dpo_loss
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
+from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, read
 from labkit.text.pairs import Comparison, Comparisons, by_length, comparison, encode_pair
 from labkit.train import Source, TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -66,6 +68,12 @@ class DPO:
 
     def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
         return self._held_out(model, materials)["validation_loss"]
+
+    @classmethod
+    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+        """It foresees held-out choices better than a coin, whose loss is log 2."""
+        loss = results[cls.name]["validation_loss"]
+        return Claim(cls.name, "loss on held-out pairs", loss, math.log(2), "log 2 =", "lower")
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         from labkit.preferences.measure import policy_metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from labkit.model.transformer import ModelConfig, Transformer
     from labkit.preferences.annotate import Choice
     from labkit.preferences.prompts import Prompts
+    from labkit.stages.claims import Claim, Metrics
     from labkit.text.batch import Batch
     from labkit.text.pairs import Pair
     from labkit.text.reading import Conversations, Preferences, Texts
@@ -200,6 +201,12 @@ class StageConfig(Protocol):
 
     def evaluate(self, model: Any, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         """All that can be measured after the stage."""
+
+    @classmethod
+    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+        """What the stage must beat, from the metrics of the run's finished stages, by name; None where nothing was
+        measured.
+        """
 
 
 def read(inputs: Tensor) -> dict[str, Tensor]:

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, token_logprobs
 from labkit.model.actor_critic import ActorCritic
+from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, read
 from labkit.stages.rollouts import Rollout, Rollouts
 from labkit.train import TrainConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from labkit.evaluate import EvaluationConfig
     from labkit.model.transformer import Transformer
     from labkit.train import Source
@@ -110,6 +113,14 @@ class PPO:
 
     def loss(self, model: ActorCritic, materials: Materials, config: EvaluationConfig) -> None:
         """There is none to compare: every rollout is another problem. The reward is what is watched."""
+
+    @classmethod
+    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+        """Its answers to held-out prompts are rewarded more than the fine-tuned model's."""
+        own = results[cls.name]
+        if "reward" not in own:
+            return None
+        return Claim(cls.name, "reward", own["reward"], own["reward_before"], "the fine-tuned model's", "higher")
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         from labkit.preferences.measure import policy_metrics

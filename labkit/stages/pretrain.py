@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, next_token_objective
 from labkit.train import Source, TrainConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from labkit.evaluate import EvaluationConfig, TextData, WorldData
     from labkit.model.transformer import Transformer
 
@@ -74,6 +77,14 @@ class Pretrain:
         return document_loss(model, materials.tokenizer, documents, self.train.length, config.loss_rows)[
             "validation_loss"
         ]
+
+    @classmethod
+    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+        """It foresees held-out text better than the untrained model."""
+        own = results[cls.name]
+        if "untrained_loss" not in own:
+            return None
+        return Claim(cls.name, "held-out loss", own["validation_loss"], own["untrained_loss"], "the untrained", "lower")
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluate import evaluate_base

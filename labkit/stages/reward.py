@@ -15,11 +15,14 @@ from torch import Tensor
 
 from labkit.losses import pairwise_loss
 from labkit.model.scorer import Scorer
+from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, read
 from labkit.text.pairs import Comparison, Comparisons
 from labkit.train import Source, TrainConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from labkit.evaluate import EvaluationConfig
 
 
@@ -62,6 +65,13 @@ class FitReward:
 
         pairs = materials.held_out_pairs(self.train.length)
         return ranking_metrics(model, materials.tokenizer, pairs, self.train.length, self.train.precision)
+
+    @classmethod
+    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+        """It ranks more held-out pairs as they were chosen than a coin does."""
+        if "pair_accuracy" not in results[cls.name]:
+            return None
+        return Claim(cls.name, "pairs ranked right", results[cls.name]["pair_accuracy"], 0.5, "a coin's", "higher")
 
     def evaluate(self, model: Scorer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         """Held-out pairs ranked; in the world also against gold."""

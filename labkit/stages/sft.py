@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, next_token_objective
 from labkit.train import Source, TrainConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from labkit.evaluate import EvaluationConfig, TextData, WorldData
     from labkit.model.transformer import Transformer
 
@@ -71,6 +74,19 @@ class FineTune:
             documents = [materials.world.conversation("validation", materials.seed, i) for i in range(count)]
         measured = document_loss(model, materials.tokenizer, documents, self.train.length, config.loss_rows, "answers")
         return measured["validation_loss"]
+
+    @classmethod
+    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+        """It answers more held-out questions right than the base model; where nobody knows what is right, it foresees
+        held-out answers better.
+        """
+        own, base = results[cls.name], results.get("pretrain", {})
+        if "accuracy" in own and "accuracy" in base:
+            return Claim(cls.name, "answers right", own["accuracy"], base["accuracy"], "the base model's", "higher")
+        if "untrained_loss" not in own:
+            return None
+        before = own["untrained_loss"]
+        return Claim(cls.name, "held-out loss", own["validation_loss"], before, "the base model's", "lower")
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluate import evaluate_chat

@@ -1,0 +1,127 @@
+"""Whether every stage beats its baseline: over seeds, in bf16 and in fp32, with one thread and with two.
+
+One seed on one machine is no claim: another processor has other kernels, these have other last bits, and so the same
+seed gives another model there. Each combination is a run in a process of its own.
+
+labkit bench claims --preset smoke --seeds 0 1 2 3 4
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+from labkit.errors import LabError
+from labkit.recipe import make_recipe
+from labkit.stages.claims import gold_verdict
+from labkit.stages.registry import stage_claims
+
+Precision = Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class ClaimsBench:
+    """One run of the preset for each seed, precision and number of threads, in folders under out."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    preset: str = "smoke"
+    precisions: tuple[Precision, ...] = ("bf16", "fp32")
+    threads: tuple[int, ...] = (1, 2)
+    out: Path = Path("runs/claims")
+
+
+class Combination(NamedTuple):
+    """What one run is made with."""
+
+    seed: int
+    precision: Precision
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"seed {self.seed}, {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+def run(config: ClaimsBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Make the runs that are not there yet and gather their claims, as what JSON can write.
+
+    {"preset", "processor", "runs": [{"seed", "precision", "threads", "claims": [{"stage", "measure", "value",
+    "baseline", "margin", "holds"}], "gold": {STAGE: words}}], "left_out": [words]}. A precision that the processor has
+    not is left out, and said. Raises LabError when a run fails, or when nothing is left to run.
+    """
+    from labkit.machine import describe, has_bf16
+
+    possible = [name for name in config.precisions if name == "fp32" or has_bf16()]
+    left_out = [] if len(possible) == len(config.precisions) else ["bf16: this processor has no bf16 arithmetic"]
+    combinations = [Combination(*each) for each in itertools.product(config.seeds, possible, config.threads)]
+    if not combinations:
+        raise LabError("bench claims has nothing to run: give --seeds, --precisions that the processor has, --threads.")
+    runs = [combination._asdict() | _gathered(_report(config, combination, say)) for combination in combinations]
+    return {"preset": config.preset, "processor": describe()["processor"], "runs": runs, "left_out": left_out}
+
+
+def failed(result: dict[str, Any]) -> list[str]:
+    """The claims that do not hold, in words."""
+    return [
+        f"{Combination(each['seed'], each['precision'], each['threads']).name}: {claim['stage']}"
+        for each in result["runs"]
+        for claim in each["claims"]
+        if not claim["holds"]
+    ]
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: for each stage its claim, in how many runs it holds, and the smallest and median margin."""
+    lines = ["| stage | claim | holds | smallest margin | median |", "| --- | --- | ---: | ---: | ---: |"]
+    by_stage: dict[str, list[dict[str, Any]]] = {}
+    for each in result["runs"]:
+        for claim in each["claims"]:
+            by_stage.setdefault(claim["stage"], []).append(claim)
+    for stage, claims in by_stage.items():
+        margins = [claim["margin"] for claim in claims]
+        side = "above" if claims[0]["better"] == "higher" else "below"
+        holds = f"{sum(claim['holds'] for claim in claims)} of {len(claims)}"
+        says = f"{claims[0]['measure']}, {side} {claims[0]['of'].removesuffix(' =')}"
+        lines.append(f"| {stage} | {says} | {holds} | {min(margins):.3f} | {median(margins):.3f} |")
+    gold = [f"{_label(each)}: {name} {words}" for each in result["runs"] for name, words in each["gold"].items()]
+    left = [f"Left out: {words}." for words in result["left_out"]]
+    head = f"{len(result['runs'])} runs of the preset {result['preset']} on {result['processor']}."
+    return "\n".join([head, *left, "", *lines, "", *gold])
+
+
+def _gathered(report: dict[str, Any]) -> dict[str, Any]:
+    """What one run has to show: its claims, and what became of gold in the stages that were measured by it."""
+    found = stage_claims(report["stages"])
+    claims = [claim._asdict() | {"margin": claim.margin, "holds": claim.holds} for claim in found]
+    gold = {stage["stage"]: gold_verdict(stage["metrics"]) for stage in report["stages"]}
+    return {"claims": claims, "gold": {name: words for name, words in gold.items() if words}}
+
+
+def _label(each: dict[str, Any]) -> str:
+    return Combination(each["seed"], each["precision"], each["threads"]).name
+
+
+def _report(config: ClaimsBench, combination: Combination, say: Callable[[str], None]) -> dict[str, Any]:
+    """The report of one combination's run, which is made, or resumed, unless it is finished."""
+    name = f"{config.preset}-{combination.seed}-{combination.precision}-{combination.threads}"
+    folder = config.out / name
+    say(f"{folder} ...")
+    settings = [f"--{stage}.train.precision" for stage in make_recipe(config.preset).stages]
+    flags = [part for flag in (*settings, "--annotation.precision") for part in (flag, combination.precision)]
+    command = [sys.executable, "-m", "labkit", "run", "--preset", config.preset, "--seed", str(combination.seed)]
+    resume = ["--resume"] if (folder / "recipe.json").is_file() else []
+    environment = {**os.environ, "OMP_NUM_THREADS": str(combination.threads)}
+    made = subprocess.run(
+        [*command, "--out", str(folder), *resume, *flags], env=environment, capture_output=True, text=True
+    )
+    if made.returncode:
+        raise LabError(f"the run in {folder} ended with exit code {made.returncode}: {made.stderr[-2000:]}")
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))

@@ -1,0 +1,58 @@
+"""What a stage must beat to have learned anything, and what became of gold: numbers beside their baselines, in words.
+
+Each stage's page says what its own claim is; see `labkit.stages.registry` for those of a whole run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+Metrics = Mapping[str, float]
+
+
+class Claim(NamedTuple):
+    """One number beside its baseline.
+
+    stage: whose claim. measure: the number's name in words. of: whose number the baseline is, in words. better: the
+    side on which the value must lie.
+    """
+
+    stage: str
+    measure: str
+    value: float
+    baseline: float
+    of: str
+    better: Literal["higher", "lower"]
+
+    @property
+    def margin(self) -> float:
+        """By how much the value is better than the baseline; below zero it is worse, in the measure's unit."""
+        return self.value - self.baseline if self.better == "higher" else self.baseline - self.value
+
+    @property
+    def holds(self) -> bool:
+        return self.margin > 0
+
+    def __str__(self) -> str:
+        side = "above" if self.better == "higher" else "below"
+        verdict = "holds" if self.holds else "DOES NOT HOLD"
+        return f"{self.stage}: {self.measure} {self.value:.3f}, {side} {self.of} {self.baseline:.3f}: {verdict}"
+
+
+def gold_verdict(metrics: Metrics) -> str:
+    """What became of the gold score, in words, by its standard error: "gold rose by 0.14 (± 0.03)".
+
+    Less than two standard errors is no change. Empty where there is no gold, as on real text.
+    """
+    if "gold_gain" not in metrics:
+        return ""
+    gain, error = metrics["gold_gain"], metrics["gold_gain_standard_error"]
+    if abs(gain) < 2 * error:
+        return f"gold did not move beyond chance: {gain:+.3f} (± {error:.3f})"
+    if gain > 0:
+        return f"gold rose by {gain:.3f} (± {error:.3f})"
+    return (
+        f"gold FELL by {-gain:.3f} (± {error:.3f}): the answers please what was optimised and the annotator less "
+        f"(over-optimisation)"
+    )

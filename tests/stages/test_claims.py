@@ -1,0 +1,64 @@
+"""What each stage must beat, by numbers a reader can check."""
+
+import math
+
+from labkit.stages import STAGES, gold_verdict, stage_claims
+from labkit.terminal import claims as claim_lines
+
+
+def entry(stage: str, **metrics: float) -> dict:
+    return {"stage": stage, "metrics": metrics}
+
+
+def run_of(*, accuracy: float = 0.7, dpo_loss: float = 0.6, reward: float = 0.5) -> list[dict]:
+    return [
+        entry("pretrain", untrained_loss=6.4, validation_loss=0.4, accuracy=0.5),
+        entry("sft", untrained_loss=2.0, validation_loss=0.5, accuracy=accuracy),
+        entry("reward", pair_accuracy=0.7, length_accuracy=0.6),
+        entry("ppo", reward_before=-0.5, reward=reward, gold_gain=0.12, gold_gain_standard_error=0.03),
+        entry("dpo", validation_loss=dpo_loss, gold_gain=-0.12, gold_gain_standard_error=0.03),
+    ]
+
+
+def test_every_stage_has_one_claim_that_holds_or_not():
+    claims = {claim.stage: claim for claim in stage_claims(run_of())}
+    assert list(claims) == list(STAGES) and all(claim.holds for claim in claims.values())
+    assert math.isclose(claims["pretrain"].margin, 6.0)  # 6.4 - 0.4
+    assert math.isclose(claims["sft"].margin, 0.2)  # 0.7 - 0.5
+    assert math.isclose(claims["reward"].margin, 0.2)  # 0.7 - a half
+    assert math.isclose(claims["ppo"].margin, 1.0)  # 0.5 - (-0.5)
+    assert math.isclose(claims["dpo"].margin, math.log(2) - 0.6)
+    broken = stage_claims(run_of(accuracy=0.5, dpo_loss=0.6932, reward=-0.6))
+    assert [claim.stage for claim in broken if not claim.holds] == ["sft", "ppo", "dpo"], "as good is not better"
+
+
+def test_a_number_that_is_none_holds_nothing():
+    assert not stage_claims([entry("dpo", validation_loss=math.nan)])[0].holds
+
+
+def test_where_nobody_knows_what_is_right_fine_tuning_is_held_against_its_loss():
+    stages = [
+        entry("pretrain", untrained_loss=6.0, validation_loss=3.0),
+        entry("sft", untrained_loss=4.0, validation_loss=1.5),
+    ]
+    assert [claim.margin for claim in stage_claims(stages)] == [3.0, 2.5]
+
+
+def test_what_was_not_measured_claims_nothing():
+    assert stage_claims([entry("pretrain"), entry("ppo"), entry("reward")]) == []
+
+
+def test_gold_is_said_whichever_way_it_went():
+    """Two standard errors are a change: 0.06 is none of 0.03 and one of 0.02."""
+    said = {gain: gold_verdict({"gold_gain": gain, "gold_gain_standard_error": 0.02}) for gain in (0.06, 0.03, -0.06)}
+    assert said[0.06] == "gold rose by 0.060 (± 0.020)"
+    assert said[0.03] == "gold did not move beyond chance: +0.030 (± 0.020)"
+    assert said[-0.06].startswith("gold FELL by 0.060 (± 0.020)")
+    assert gold_verdict({"reward": 1.0}) == ""
+
+
+def test_the_terminal_says_them():
+    lines = claim_lines(run_of(dpo_loss=0.7)).splitlines()
+    assert "sft: answers right 0.700, above the base model's 0.500: holds" in lines
+    assert "dpo: loss on held-out pairs 0.700, below log 2 = 0.693: DOES NOT HOLD" in lines
+    assert any(line.startswith("dpo: gold FELL by 0.120") for line in lines)
