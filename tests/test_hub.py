@@ -9,11 +9,12 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from labkit.decoding.generate import left_pad
 from labkit.errors import LabError
 from labkit.hub import from_pretrained, save_pretrained
 from labkit.hub.families import FAMILIES
 from labkit.model.feedforward import Plain
-from labkit.model.positions import NoPosition
+from labkit.model.positions import Learned, NoPosition
 from labkit.model.rwkv import RWKV
 from labkit.model.transformer import ModelConfig, Transformer
 
@@ -27,6 +28,7 @@ LLAMA = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
+WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}
 GPT2 = {"vocab_size": V, "n_positions": 64, "n_embd": 32, "n_layer": 3, "n_head": 4}
 BLOOM = {"vocab_size": V, "hidden_size": 32, "n_layer": 3}
 BERT = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -50,7 +52,28 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
     ),
     "llama-yarn": ("Llama", LLAMA | rope("yarn", factor=4.0, original_max_position_embeddings=16)),
+    "llama-yarn-told": (
+        "Llama",
+        LLAMA
+        | {"original_max_position_embeddings": 32}
+        | rope("yarn", factor=4.0, original_max_position_embeddings=16, attention_factor=1.3)
+        | {"max_position_embeddings": 96},
+    ),
+    "llama-yarn-ramp": (
+        "Llama",
+        LLAMA
+        | rope("yarn", factor=4.0, original_max_position_embeddings=32, beta_fast=4.0, beta_slow=0.5, truncate=False),
+    ),
+    "llama-yarn-mscale": (
+        "Llama",
+        LLAMA | rope("yarn", factor=8.0, original_max_position_embeddings=32, mscale=0.7, mscale_all_dim=1.2),
+    ),
+    "mistral": ("Mistral", LLAMA | {"head_dim": 8, "sliding_window": None}),
+    "mistral-window": ("Mistral", LLAMA | {"head_dim": 8, "sliding_window": 5}),
+    "qwen2": ("Qwen2", LLAMA | {"tie_word_embeddings": True}),
+    "qwen2-window": ("Qwen2", LLAMA | WINDOW),
     "qwen3": ("Qwen3", LLAMA | {"head_dim": 16}),
+    "qwen3-window": ("Qwen3", LLAMA | WINDOW),
     "mixtral": ("Mixtral", LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gpt2": ("GPT2", GPT2),
     "gpt2-inner": ("GPT2", GPT2 | {"n_inner": 40, "activation_function": "relu"}),
@@ -135,6 +158,25 @@ def test_with_a_cache_the_same(case, tmp_path):
         whole, state = model(ids, memory=memory), model.new_state(3, T)
         pieces = [model(ids[:, a:b], state=state, memory=memory) for a, b in ((0, 5), (5, 6), (6, T))]
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=5e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_window_counts_a_text_that_begins_later_alike():
+    """Padding on the left, and several texts in one row: a token sees the same five up to itself."""
+    shape: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "key_heads": 1, "feed_forward": Plain(16)}
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(V, 64, **shape, window=5)).eval()
+    one, other = tokens(1, seed=1)[:, :9], tokens(1, seed=2)
+    expected = model(one)[0, -1], model(other)[0, -1]
+    assert not torch.allclose(Transformer(ModelConfig(V, 64, **shape)).eval()(one)[0, -1], expected[0])
+    batch, positions, mask = left_pad([one[0].tolist(), other[0].tolist()])
+    torch.testing.assert_close(model(batch, positions, mask)[:, -1], torch.stack(expected), atol=1e-5, rtol=0)
+    packed = model(torch.cat((one, other), 1), documents=torch.tensor([[0] * 9 + [1] * T]))
+    torch.testing.assert_close(packed[0, [8, 8 + T]], torch.stack(expected), atol=1e-5, rtol=0)
+    far = one.clone()
+    far[0, :4] = 3  # what the last of nine does not see
+    shallow = Transformer(ModelConfig(V, 64, **shape | {"depth": 1}, window=5)).eval()
+    torch.testing.assert_close(shallow(far)[0, -1], shallow(one)[0, -1])
 
 
 def test_bert_tells_if_one_sentence_follows_another(tmp_path):
@@ -253,7 +295,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
         return refused(tmp_path)
 
     assert "family 'mamba'; those known are llama" in changed(model_type="mamba")
-    assert "biases in some matrices" in changed(attention_bias=True)
+    assert "attention_bias = True, which is not known here, only False" in changed(attention_bias=True)
     assert "scaling 'longrope'" in changed(rope_parameters={"rope_type": "longrope"})
     assert "do not belong together" in changed(intermediate_size=50)
     assert "lacks 9 tensors" in changed(num_hidden_layers=4)
@@ -277,6 +319,18 @@ def test_a_shape_that_nobody_has(tmp_path):
     odd = Transformer(ModelConfig(vocabulary=9, position=NoPosition(), feed_forward=Plain(8)))
     with pytest.raises(LabError, match="No family of transformers has this shape: NoPosition positions"):
         save_pretrained(odd, tmp_path / "odd")
+    shapes: list[tuple[dict[str, Any], str]] = [
+        ({"qkv_bias": True}, "at most one in each"),
+        ({"qk_norm": False, "attention_scale": 0.5}, "a llama cannot have attention_scale = 0.5"),
+        ({"embedding_norm": True}, "a qwen3 cannot have embedding_norm = True"),
+        (
+            {"position": Learned(), "norm": "layer", "bias": True, "feed_forward": Plain(8)},
+            "cannot have qk_norm = True",
+        ),
+    ]
+    for change, message in shapes:
+        with pytest.raises(LabError, match=message):
+            save_pretrained(Transformer(ModelConfig(9, **change)), tmp_path / "odd")
     assert not (tmp_path / "odd").exists()
 
 

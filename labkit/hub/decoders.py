@@ -1,36 +1,68 @@
-"""Families that write on from what came before: Llama, Qwen3, Mixtral, GPT-2 and BLOOM."""
+"""Families that write on from what came before: Llama, Mistral, Mixtral, Qwen2, Qwen3, GPT-2 and BLOOM."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from labkit.errors import LabError
 from labkit.hub.parts import Family, Json, Part, activation, both, qkv_rows, their_activation
+from labkit.hub.switches import Switches
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import ALiBi, Learned, Linear, Llama3, Rotary, YaRN
 from labkit.model.transformer import ModelConfig
 
-# Llama, Qwen3, Mixtral
+# Llama, Mistral, Qwen2, Qwen3, Mixtral
+
+ROPE = {
+    "default": "",
+    "linear": "factor",
+    "llama3": "factor low_freq_factor high_freq_factor original_max_position_embeddings",
+    "yarn": "factor original_max_position_embeddings beta_fast beta_slow attention_factor mscale mscale_all_dim "
+    "truncate",
+}
+"""The rotary scalings that are known here, and what each is made of."""
+_ORIGINAL = "original_max_position_embeddings"
 
 
 def _rotary(config: Json) -> Rotary:
     """Both of transformers' ways to write it: rope_parameters, and before it rope_theta beside rope_scaling."""
-    given: dict[str, Any] = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    all_of_it: dict[str, Any] = {"rope_theta": 10_000.0, "max_position_embeddings": 0} | dict(config) | given
-    base = float(all_of_it["rope_theta"])
-    kind = given.get("rope_type", given.get("type", "default"))
-    original = all_of_it.get("original_max_position_embeddings", all_of_it["max_position_embeddings"])
-    if kind == "default":
-        return Rotary(base)
+    new, old = config.get("rope_parameters"), config.get("rope_scaling")
+    if new and old and new != old:
+        raise LabError(f"rope_parameters ({new}) and rope_scaling ({old}) differ: it is not known which of them holds.")
+    given: dict[str, Any] = dict(new or old or {})
+    kind = given.pop("rope_type", None) or given.get("type", "default")
+    given.pop("type", None)
+    base = float(given.pop("rope_theta", None) or config["rope_theta"])
+    if kind not in ROPE:
+        raise LabError(f"The rotary scaling {kind!r} is not known here; there are {', '.join(ROPE)}.")
+    share = given.pop("partial_rotary_factor", None) or config.get("partial_rotary_factor") or 1.0
+    unknown = [name for name, value in given.items() if name not in ROPE[kind].split() and value is not None]
+    if share != 1 or unknown:
+        what = f"of a share of {share} of each head" if share != 1 else f"with {', '.join(unknown)}"
+        raise LabError(f"Rotary positions ({kind}) {what} are not known here.")
+    context = config["max_position_embeddings"]
+    original = next((one[_ORIGINAL] for one in (config, given) if one.get(_ORIGINAL)), context)
     if kind == "linear":
         return Rotary(base, Linear(given["factor"]))
     if kind == "llama3":
-        low, high = given["low_freq_factor"], given["high_freq_factor"]
-        return Rotary(base, Llama3(given["factor"], low, high, original))
+        return Rotary(base, Llama3(given["factor"], given["low_freq_factor"], given["high_freq_factor"], original))
     if kind == "yarn":
-        return Rotary(base, YaRN(given["factor"], original, given.get("beta_fast", 32.0), given.get("beta_slow", 1.0)))
-    raise LabError(f"The rotary scaling {kind!r} is not known here; there are default, linear, llama3, yarn.")
+        return Rotary(base, _yarn(given, context, original))
+    return Rotary(base)
+
+
+def _yarn(given: Json, context: int, original: int) -> YaRN:
+    """As transformers' _compute_yarn_parameters: mscale and mscale_all_dim, where both are given, are two factors of
+    attention whose quotient is taken.
+    """
+    factor = given.get("factor") or context / original
+    attention, mscale, all_dim = (given.get(name) for name in ("attention_factor", "mscale", "mscale_all_dim"))
+    if attention is None and mscale and all_dim and factor > 1:
+        attention = (0.1 * mscale * math.log(factor) + 1) / (0.1 * all_dim * math.log(factor) + 1)
+    fast, slow = given.get("beta_fast") or 32.0, given.get("beta_slow") or 1.0
+    return YaRN(factor, original, fast, slow, attention, given.get("truncate", True))
 
 
 def _rope_parameters(position: Rotary) -> dict[str, Any]:
@@ -45,15 +77,40 @@ def _rope_parameters(position: Rotary) -> dict[str, Any]:
         case YaRN():
             fast_slow = {"beta_fast": scaling.fast, "beta_slow": scaling.slow}
             original = {"original_max_position_embeddings": scaling.original}
-            return theta | {"rope_type": "yarn", "factor": scaling.factor} | fast_slow | original
+            rest = {"attention_factor": scaling.attention_factor, "truncate": scaling.truncate}
+            return theta | {"rope_type": "yarn", "factor": scaling.factor} | fast_slow | original | rest
     return theta | {"rope_type": "default"}
 
 
-def _read_llama(config: Json, qk_norm: bool = False) -> ModelConfig:
-    if config.get("attention_bias") or config.get("mlp_bias"):
-        raise LabError("This checkpoint has biases in some matrices only, which is not known here.")
+def _window(config: Json, sliding: Sequence[bool]) -> int:
+    """How many tokens each one sees, 0 for all before it. sliding: which layers have a window."""
+    window, context = config.get("sliding_window"), config["max_position_embeddings"]
+    if window is None or window >= context or not any(sliding):
+        return 0
+    if not all(sliding):
+        raise LabError(
+            f"A window of {window} tokens (sliding_window) in some layers only is not known here. With "
+            f"max_position_embeddings of at most {window} in config.json it is read, for rows of that length."
+        )
+    return window
+
+
+def _sliding_layers(config: Json) -> list[bool]:
+    """Which layers of a Qwen have a window."""
+    depth = config["num_hidden_layers"]
+    kinds = config.get("layer_types") or ["sliding_attention"] * depth
+    if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
+        raise LabError(f"Layers of the kind {sorted(unknown)[0]!r} (layer_types) are not known here.")
+    if not config.get("use_sliding_window"):
+        return [False] * depth
+    if config.get("layer_types"):
+        return [kind == "sliding_attention" for kind in kinds]
+    return [i >= config["max_window_layers"] for i in range(depth)]
+
+
+def _read_llama(config: Json, qk_norm: bool = False, qkv_bias: bool = False, window: int = 0) -> ModelConfig:
     heads = config["num_attention_heads"]
-    dense = Gated(config["intermediate_size"], activation(config.get("hidden_act", "silu")))
+    dense = Gated(config["intermediate_size"], activation(config["hidden_act"]))
     experts = config.get("num_local_experts")
     return ModelConfig(
         vocabulary=config["vocab_size"],
@@ -66,9 +123,23 @@ def _read_llama(config: Json, qk_norm: bool = False) -> ModelConfig:
         feed_forward=MoE(dense, experts, config["num_experts_per_tok"]) if experts else dense,
         position=_rotary(config),
         qk_norm=qk_norm,
-        tied=config.get("tie_word_embeddings", False),
+        tied=bool(config["tie_word_embeddings"]),
         norm_eps=config["rms_norm_eps"],
+        qkv_bias=qkv_bias,
+        window=window,
     )
+
+
+def _read_mistral(config: Json) -> ModelConfig:
+    return _read_llama(config, window=_window(config, [True]))
+
+
+def _read_qwen2(config: Json) -> ModelConfig:
+    return _read_llama(config, qkv_bias=True, window=_window(config, _sliding_layers(config)))
+
+
+def _read_qwen3(config: Json) -> ModelConfig:
+    return _read_llama(config, qk_norm=True, window=_window(config, _sliding_layers(config)))
 
 
 def _write_llama(c: ModelConfig) -> dict[str, Any]:
@@ -89,9 +160,17 @@ def _write_llama(c: ModelConfig) -> dict[str, Any]:
         "rope_parameters": _rope_parameters(c.position),
         "rope_theta": c.position.base,
         "tie_word_embeddings": c.tied,
-        "attention_bias": False,
         **experts,
     }
+
+
+def _write_mistral(c: ModelConfig) -> dict[str, Any]:
+    return _write_llama(c) | {"sliding_window": c.window or None}
+
+
+def _write_qwen(c: ModelConfig) -> dict[str, Any]:
+    window = {"use_sliding_window": c.window > 0, "sliding_window": c.window or None, "max_window_layers": 0}
+    return _write_llama(c) | (window if c.window else {})
 
 
 def _llama_parts(c: ModelConfig) -> Iterator[Part]:
@@ -101,6 +180,9 @@ def _llama_parts(c: ModelConfig) -> Iterator[Part]:
         yield Part(f"{ours}.mixer_norm.weight", (f"{theirs}.input_layernorm.weight",))
         names = tuple(f"{theirs}.self_attn.{part}_proj.weight" for part in "qkv")
         yield Part(f"{ours}.mixer.qkv.weight", names, rows=qkv_rows(c))
+        if c.qkv_bias:
+            names = tuple(f"{theirs}.self_attn.{part}_proj.bias" for part in "qkv")
+            yield Part(f"{ours}.mixer.qkv.bias", names, rows=qkv_rows(c))
         yield Part(f"{ours}.mixer.out.weight", (f"{theirs}.self_attn.o_proj.weight",))
         if c.qk_norm:
             yield Part(f"{ours}.mixer.query_norm.weight", (f"{theirs}.self_attn.q_norm.weight",))
@@ -131,8 +213,6 @@ def _llama_feed_forward(c: ModelConfig, ours: str, theirs: str) -> Iterator[Part
 
 
 def _read_gpt2(config: Json) -> ModelConfig:
-    if config.get("scale_attn_by_inverse_layer_idx") or not config.get("scale_attn_weights", True):
-        raise LabError("This GPT-2 scales its attention in a way that is not known here.")
     width = config["n_embd"]
     return ModelConfig(
         vocabulary=config["vocab_size"],
@@ -144,7 +224,7 @@ def _read_gpt2(config: Json) -> ModelConfig:
         feed_forward=Plain(config.get("n_inner") or 4 * width, activation(config["activation_function"])),
         position=Learned(),
         qk_norm=False,
-        tied=config.get("tie_word_embeddings", True),
+        tied=bool(config["tie_word_embeddings"]),
         norm="layer",
         norm_eps=config["layer_norm_epsilon"],
         bias=True,
@@ -185,12 +265,10 @@ def _gpt2_parts(c: ModelConfig) -> Iterator[Part]:
 
 
 def _read_bloom(config: Json) -> ModelConfig:
-    if config.get("apply_residual_connection_post_layernorm"):
-        raise LabError("This BLOOM adds its residuals after the norms, which is not known here.")
     width = config["hidden_size"]
     return ModelConfig(
         vocabulary=config["vocab_size"],
-        context=config.get("seq_length", 2048),
+        context=config["seq_length"],
         width=width,
         depth=config["n_layer"],
         heads=config["n_head"],
@@ -198,7 +276,7 @@ def _read_bloom(config: Json) -> ModelConfig:
         feed_forward=Plain(4 * width, "gelu_tanh"),
         position=ALiBi(),
         qk_norm=False,
-        tied=config.get("tie_word_embeddings", True),
+        tied=bool(config["tie_word_embeddings"]),
         norm="layer",
         norm_eps=config["layer_norm_epsilon"],
         bias=True,
@@ -236,8 +314,72 @@ def _bloom_parts(c: ModelConfig) -> Iterator[Part]:
         yield Part("head.weight", ("lm_head.weight",))
 
 
-LLAMA = Family("LlamaForCausalLM", _read_llama, _write_llama, _llama_parts)
-QWEN3 = Family("Qwen3ForCausalLM", lambda config: _read_llama(config, qk_norm=True), _write_llama, _llama_parts)
-MIXTRAL = Family("MixtralForCausalLM", _read_llama, _write_llama, _llama_parts)
-GPT2 = Family("GPT2LMHeadModel", _read_gpt2, _write_gpt2, _gpt2_parts)
-BLOOM = Family("BloomForCausalLM", _read_bloom, _write_bloom, _bloom_parts)
+_LLAMA = Switches(
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+    "hidden_act max_position_embeddings rms_norm_eps tie_word_embeddings rope_theta rope_scaling rope_parameters "
+    "partial_rotary_factor original_max_position_embeddings",
+    {"attention_bias": (False,), "mlp_bias": (False,), "is_encoder_decoder": (False,)},
+    defaults={
+        "hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10_000.0,
+        "max_position_embeddings": 2048,
+    },
+)  # fmt: skip
+_MISTRAL = _LLAMA._replace(
+    read=f"{_LLAMA.read} sliding_window",
+    fixed={"is_encoder_decoder": (False,)},
+    defaults={**_LLAMA.defaults, "sliding_window": 4096, "num_key_value_heads": 8, "max_position_embeddings": 131_072},
+)
+_MIXTRAL = _MISTRAL._replace(
+    read=f"{_MISTRAL.read} num_local_experts num_experts_per_tok",
+    idle="output_router_logits router_aux_loss_coef router_jitter_noise",
+    defaults={
+        **_MISTRAL.defaults, "sliding_window": None, "rope_theta": 1e6, "rms_norm_eps": 1e-5,
+        "num_local_experts": 8, "num_experts_per_tok": 2,
+    },
+)  # fmt: skip
+_QWEN2 = _LLAMA._replace(
+    read=f"{_LLAMA.read} sliding_window use_sliding_window max_window_layers layer_types",
+    fixed={"is_encoder_decoder": (False,), "attention_bias": (True,)},
+    defaults={**_LLAMA.defaults, "max_position_embeddings": 32_768, "max_window_layers": 28, "num_key_value_heads": 32},
+)
+_QWEN3 = _QWEN2._replace(
+    fixed={"is_encoder_decoder": (False,), "attention_bias": (False,)}, defaults={**_QWEN2.defaults, "head_dim": 128}
+)
+_GPT2 = Switches(
+    "vocab_size n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon tie_word_embeddings",
+    {
+        "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "is_encoder_decoder": (False,),
+    },
+    "resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj summary_activation summary_proj_to_labels "
+    "summary_first_dropout reorder_and_upcast_attn n_ctx",
+    {
+        "n_positions": 1024, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+    },
+)  # fmt: skip
+_BLOOM = Switches(
+    "vocab_size hidden_size n_layer n_head seq_length layer_norm_epsilon tie_word_embeddings",
+    {"apply_residual_connection_post_layernorm": (False,), "is_encoder_decoder": (False,)},
+    "hidden_dropout slow_but_exact offset_alibi skip_bias_add skip_bias_add_qkv attention_softmax_in_fp32 "
+    "bias_dropout_fusion masked_softmax_fusion unk_token_id",
+    {"seq_length": 2048, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+)
+_HEAD = {"lm_head.weight": "model.embed_tokens.weight"}
+
+
+def _of_llama(name: str, read: Callable[[Json], ModelConfig], write: Any, switches: Switches) -> Family:
+    return Family(f"{name}ForCausalLM", read, write, _llama_parts, switches, "model.", _HEAD)
+
+
+LLAMA = _of_llama("Llama", _read_llama, _write_llama, _LLAMA)
+MISTRAL = _of_llama("Mistral", _read_mistral, _write_mistral, _MISTRAL)
+MIXTRAL = _of_llama("Mixtral", _read_mistral, _write_mistral, _MIXTRAL)
+QWEN2 = _of_llama("Qwen2", _read_qwen2, _write_qwen, _QWEN2)
+QWEN3 = _of_llama("Qwen3", _read_qwen3, _write_qwen, _QWEN3)
+GPT2 = Family(
+    "GPT2LMHeadModel", _read_gpt2, _write_gpt2, _gpt2_parts, _GPT2, "transformer.",
+    {"lm_head.weight": "transformer.wte.weight"}, r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",
+)  # fmt: skip
+BLOOM = Family(
+    "BloomForCausalLM", _read_bloom, _write_bloom, _bloom_parts, _BLOOM, "transformer.",
+    {"lm_head.weight": "transformer.word_embeddings.weight"},
+)  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 from labkit.errors import LabError
 from labkit.hub.parts import Family, Json, Part, activation, both, qkv_rows, their_activation
+from labkit.hub.switches import Switches
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import Learned, T5Buckets
 from labkit.model.transformer import ModelConfig
@@ -39,7 +40,7 @@ def _read_bert(config: Json) -> ModelConfig:
 
 def _next_sentence(config: Json) -> bool:
     """Whether it can tell if one sentence follows another."""
-    return "BertForPreTraining" in config.get("architectures", [])
+    return "BertForPreTraining" in (config.get("architectures") or [])
 
 
 def _write_bert(c: ModelConfig) -> dict[str, Any]:
@@ -93,24 +94,22 @@ def _read_t5(config: Json) -> ModelConfig:
 
 
 def _read_switch(config: Json) -> ModelConfig:
-    if config.get("router_bias"):
-        raise LabError("This Switch Transformer has routers with a bias, which is not known here.")
     depths = config["num_layers"], config.get("num_decoder_layers") or config["num_layers"]
     sparse = config["num_sparse_encoder_layers"], config["num_sparse_decoder_layers"]
     steps = {depth // experts if experts else depth for depth, experts in zip(depths, sparse, strict=True)}
     if len(steps) > 1:
         raise LabError("This Switch Transformer has experts in other blocks of its encoder than of its decoder.")
-    experts, context = config["num_experts"], config.get("n_positions", 512)
-    expert = Plain(config["d_ff"], activation(config.get("dense_act_fn", "relu")))
+    experts, context = config["num_experts"], config["n_positions"]
+    expert = Plain(config["d_ff"], activation(config["dense_act_fn"]))
     capacity = config["expert_capacity"] * experts / context
     return _encoder_decoder(config, MoE(expert, experts, 1, False, capacity, every=steps.pop()))
 
 
 def _encoder_decoder(config: Json, feed_forward: Gated | Plain | MoE) -> ModelConfig:
-    tied = config.get("tie_word_embeddings", True)
+    tied = bool(config["tie_word_embeddings"])
     return ModelConfig(
         vocabulary=config["vocab_size"],
-        context=config.get("n_positions", 512),
+        context=config["n_positions"],
         width=config["d_model"],
         depth=config.get("num_decoder_layers") or config["num_layers"],
         encoder=config["num_layers"],
@@ -118,9 +117,7 @@ def _encoder_decoder(config: Json, feed_forward: Gated | Plain | MoE) -> ModelCo
         key_heads=config["num_heads"],
         head_width=config["d_kv"],
         feed_forward=feed_forward,
-        position=T5Buckets(
-            config["relative_attention_num_buckets"], config.get("relative_attention_max_distance", 128)
-        ),
+        position=T5Buckets(config["relative_attention_num_buckets"], config["relative_attention_max_distance"]),
         qk_norm=False,
         tied=tied,
         norm_eps=config["layer_norm_epsilon"],
@@ -130,8 +127,10 @@ def _encoder_decoder(config: Json, feed_forward: Gated | Plain | MoE) -> ModelCo
 
 
 def _write_t5(c: ModelConfig) -> dict[str, Any]:
-    gated = "gated-gelu" if isinstance(c.feed_forward, Gated) else their_activation(c)
-    return _write_encoder_decoder(c) | {"feed_forward_proj": gated, "scale_decoder_outputs": c.logit_scale != 1}
+    name = their_activation(c)
+    if isinstance(c.feed_forward, Gated):
+        name = f"gated-{'gelu' if c.feed_forward.activation == 'gelu_tanh' else name}"
+    return _write_encoder_decoder(c) | {"feed_forward_proj": name, "scale_decoder_outputs": c.logit_scale != 1}
 
 
 def _write_switch(c: ModelConfig) -> dict[str, Any]:
@@ -215,8 +214,51 @@ def _feed_forward_parts(layer: Gated | Plain | MoE, ours: str, theirs: str) -> I
     yield Part(f"{ours}.down.weight", (f"{theirs}.wo.weight",))
 
 
-BERT = Family("BertForMaskedLM", _read_bert, _write_bert, _bert_parts)
-T5 = Family("T5ForConditionalGeneration", _read_t5, _write_t5, _t5_parts)
+_BERT = Switches(
+    "vocab_size max_position_embeddings hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+    "layer_norm_eps type_vocab_size architectures",
+    {"tie_word_embeddings": (True,), "position_embedding_type": ("absolute",), "is_encoder_decoder": (False,)},
+    "hidden_dropout_prob attention_probs_dropout_prob directionality pooler_fc_size pooler_num_attention_heads "
+    "pooler_num_fc_layers pooler_size_per_head pooler_type",
+    {
+        "max_position_embeddings": 512, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2,
+    },
+)  # fmt: skip
+_T5 = Switches(
+    "vocab_size d_model d_kv d_ff num_layers num_decoder_layers num_heads n_positions relative_attention_num_buckets "
+    "relative_attention_max_distance layer_norm_epsilon tie_word_embeddings feed_forward_proj scale_decoder_outputs",
+    {"is_encoder_decoder": (True,)},
+    "dropout_rate initializer_factor dense_act_fn is_gated_act",  # the last two are of feed_forward_proj
+    {
+        "n_positions": 512, "feed_forward_proj": "relu", "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6, "tie_word_embeddings": True,
+    },
+)  # fmt: skip
+_SWITCH = Switches(
+    f"{_T5.read} num_experts num_sparse_encoder_layers num_sparse_decoder_layers expert_capacity dense_act_fn",
+    {
+        "router_bias": (False,), "router_dtype": ("float32",), "router_ignore_padding_tokens": (False,),
+        "is_encoder_decoder": (True,), "feed_forward_proj": ("relu",), "is_gated_act": (False,),
+    },
+    "dropout_rate initializer_factor router_jitter_noise router_z_loss_coef router_aux_loss_coef router_type "
+    "add_router_probs encoder_sparse_step decoder_sparse_step",  # the last two are of the counts of sparse layers
+    {**_T5.defaults, "dense_act_fn": "relu", "expert_capacity": 64, "num_experts": 8},
+)  # fmt: skip
+_T5_TWINS = {
+    name: "shared.weight" for name in ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+}
+_T5_SPARE = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+
+BERT = Family(
+    "BertForMaskedLM", _read_bert, _write_bert, _bert_parts, _BERT, "bert.",
+    {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    r"bert\.pooler\..*|cls\.seq_relationship\..*",  # of BertForPreTraining; bert-base's own files keep them
+)  # fmt: skip
+T5 = Family("T5ForConditionalGeneration", _read_t5, _write_t5, _t5_parts, _T5, "", _T5_TWINS, _T5_SPARE)
 SWITCH = Family(
-    "SwitchTransformersForConditionalGeneration", _read_switch, _write_switch, lambda c: _t5_parts(c, "mlp")
-)
+    "SwitchTransformersForConditionalGeneration", _read_switch, _write_switch, lambda c: _t5_parts(c, "mlp"),
+    _SWITCH, "", _T5_TWINS, _T5_SPARE,
+)  # fmt: skip

@@ -9,8 +9,10 @@ from labkit.hub.parts import Family
 
 FAMILIES: dict[str, Family] = {
     "llama": decoders.LLAMA,
-    "qwen3": decoders.QWEN3,
+    "mistral": decoders.MISTRAL,
     "mixtral": decoders.MIXTRAL,
+    "qwen2": decoders.QWEN2,
+    "qwen3": decoders.QWEN3,
     "gpt2": decoders.GPT2,
     "bloom": decoders.BLOOM,
     "bert": encoders.BERT,

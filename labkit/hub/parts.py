@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
+from labkit.hub.switches import Switches
 from labkit.model.feedforward import MoE
 from labkit.model.transformer import ModelConfig
 
@@ -55,13 +56,19 @@ class Part(NamedTuple):
 
 class Family(NamedTuple):
     """architecture: the class that is made of it. read: config.json -> our config; write: the other way. parts: all
-    tensors of a model.
+    tensors of a model. switches: what each key of config.json means. prefix: of the tensors' names, which a model saved
+    without its head lacks. twins: second names of tensors, as of a head that is tied to the embedding. spare: a pattern
+    of names of tensors that say nothing.
     """
 
     architecture: str
     read: Callable[[Json], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
     parts: Callable[[ModelConfig], Iterator[Part]]
+    switches: Switches
+    prefix: str = ""
+    twins: Mapping[str, str] = {}
+    spare: str = ""
 
 
 def both(ours: str, theirs: str, config: ModelConfig, layout: Layout = "rows") -> Iterator[Part]:

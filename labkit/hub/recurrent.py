@@ -10,6 +10,7 @@ from typing import Any
 
 from labkit.errors import LabError
 from labkit.hub.parts import Family, Json, Part, activation, both, their_activation
+from labkit.hub.switches import Switches
 from labkit.model.feedforward import Plain
 from labkit.model.positions import NoPosition
 from labkit.model.rwkv import RWKV
@@ -20,9 +21,9 @@ RANKS = ("decay_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim", "gate_low_ran
 
 def _read(config: Json) -> ModelConfig:
     width, depth = config["hidden_size"], config["num_hidden_layers"]
-    if config.get("attn") or set(config.get("value_dim") or [width]) != {width} or not config.get("norm_first", True):
-        raise LabError("This RWKV-7 mixes in attention, or values of another width, which is not known here.")
-    heads = width // config.get("head_dim", 64)
+    if set(config.get("value_dim") or [width]) != {width}:
+        raise LabError("This RWKV-7 has values of another width than its own (value_dim), which is not known here.")
+    heads = width // (config["head_dim"] or 64)
     decay, rate, value, gate = (config[name] for name in RANKS)
     return ModelConfig(
         vocabulary=config["vocab_size"],
@@ -97,4 +98,14 @@ def _norm(ours: str, theirs: str) -> Iterator[Part]:
         yield Part(f"{ours}.{kind}", (f"{theirs}.{kind}",))
 
 
-RWKV7 = Family("RWKV7ForCausalLM", _read, _write, _parts)
+_SWITCHES = Switches(
+    "vocab_size max_position_embeddings hidden_size num_hidden_layers head_dim intermediate_size hidden_act norm_eps "
+    f"tie_word_embeddings value_dim num_heads hidden_ratio {' '.join(RANKS)}",
+    {
+        "attn": (None,), "norm_first": (True,), "norm_bias": (True,), "is_encoder_decoder": (False,),
+        "attn_mode": ("chunk", "fused_recurrent"),
+    },
+    "fuse_norm fuse_cross_entropy fuse_linear_cross_entropy use_l2warp auto_map",
+    {"head_dim": 64, "max_position_embeddings": 2048, "hidden_act": "sqrelu", "norm_eps": 1e-5},
+)  # fmt: skip
+RWKV7 = Family("RWKV7ForCausalLM", _read, _write, _parts, _SWITCHES, "model.")

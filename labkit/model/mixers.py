@@ -61,7 +61,8 @@ class KeyValues(NamedTuple):
 
 class Heads(NamedTuple):
     """The shape of a mixer: H query heads, K key and value heads that they share, each E wide; bias: of its
-    matrices; scale: of the scores, 1/√E when None; qk_norm: normalise queries and keys, with norm_eps.
+    matrices; scale: of the scores, 1/√E when None; qk_norm: normalise queries and keys, with norm_eps; qkv_bias: of
+    queries, keys and values alone.
     """
 
     queries: int
@@ -71,6 +72,7 @@ class Heads(NamedTuple):
     scale: float | None = None
     qk_norm: bool = False
     norm_eps: float = 1e-6
+    qkv_bias: bool = False
 
     @property
     def factor(self) -> float:
@@ -98,7 +100,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.key_heads, self.head_width = heads.queries, heads.keys, heads.width
         self.scale, self.name = heads.factor, name
-        self.qkv = nn.Linear(width, (heads.queries + 2 * heads.keys) * heads.width, bias=heads.bias)
+        self.qkv = nn.Linear(width, (heads.queries + 2 * heads.keys) * heads.width, bias=heads.bias or heads.qkv_bias)
         self.out = nn.Linear(heads.queries * heads.width, width, bias=heads.bias)
         self.qk_norm = heads.qk_norm
         if heads.qk_norm:
@@ -137,8 +139,8 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads, self.key_heads, self.head_width = heads.queries, heads.keys, heads.width
         self.scale, self.name = heads.factor, name
-        self.query = nn.Linear(width, heads.queries * heads.width, bias=heads.bias)
-        self.key_value = nn.Linear(width, 2 * heads.keys * heads.width, bias=heads.bias)
+        self.query = nn.Linear(width, heads.queries * heads.width, bias=heads.bias or heads.qkv_bias)
+        self.key_value = nn.Linear(width, 2 * heads.keys * heads.width, bias=heads.bias or heads.qkv_bias)
         self.out = nn.Linear(heads.queries * heads.width, width, bias=heads.bias)
 
     def forward(self, x: Tensor, memory: Memory, tap: Tap) -> Tensor:

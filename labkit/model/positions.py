@@ -162,12 +162,19 @@ class Llama3:
 
 @dataclass(frozen=True)
 class YaRN:
-    """As `Llama3`, with a ramp over the pairs' numbers and sharper scores: https://arxiv.org/abs/2309.00071."""
+    """As `Llama3`, with a ramp over the pairs' numbers and sharper scores: https://arxiv.org/abs/2309.00071.
+
+    fast, slow: the turns over the context that was trained between which the ramp stands. attention_factor: what
+    queries and keys are multiplied by, the paper's 0.1 ln(factor) + 1 when None. truncate: the ramp begins and ends at
+    whole pairs.
+    """
 
     factor: float
     original: int
     fast: float = 32.0
     slow: float = 1.0
+    attention_factor: float | None = None
+    truncate: bool = True
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
         half = len(frequencies)
@@ -176,9 +183,13 @@ class YaRN:
             """Which pair turns so often over the context that was trained."""
             return half * math.log(self.original / (turns * 2 * math.pi)) / math.log(base)
 
-        low, high = max(math.floor(pair(self.fast)), 0), min(math.ceil(pair(self.slow)), 2 * half - 1)
-        slowed = ((torch.arange(half) - low) / max(high - low, 1e-3)).clamp(0, 1)
-        return frequencies * (1 - slowed + slowed / self.factor), 0.1 * math.log(self.factor) + 1
+        low, high = pair(self.fast), pair(self.slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * half - 1)
+        slowed = ((torch.arange(half) - low) / (high - low if high != low else 1e-3)).clamp(0, 1)
+        sharper = 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
+        return frequencies * (1 - slowed + slowed / self.factor), sharper
 
 
 @dataclass(frozen=True)
@@ -196,9 +207,22 @@ class Rotary:
             raise LabError(f"Rotary needs a base above 1, not {self.base}; 10000 is usual.")
         if sizes.head_width % 2:
             raise LabError(f"Rotary turns pairs of numbers, so the head width must be even, not {sizes.head_width}.")
-        if self.scaling is not None and self.scaling.factor < 1:
-            raise LabError(f"Rotary: a scaling's factor must be at least 1, not {self.scaling.factor}.")
+        if self.scaling is not None:
+            _check_scaling(self.scaling)
         return RotaryEncoding(self, sizes.context, sizes.head_width)
+
+
+def _check_scaling(scaling: Linear | Llama3 | YaRN) -> None:
+    if scaling.factor < 1:
+        raise LabError(f"Rotary: a scaling's factor must be at least 1, not {scaling.factor}.")
+    if isinstance(scaling, Linear):
+        return
+    if scaling.original < 1:
+        raise LabError(f"Rotary: original counts tokens, from 1 on, not {scaling.original}.")
+    ends = (scaling.low, scaling.high) if isinstance(scaling, Llama3) else (scaling.slow, scaling.fast)
+    if not 0 < ends[0] < ends[1]:
+        kind, names = type(scaling).__name__, "low and high" if isinstance(scaling, Llama3) else "slow and fast"
+        raise LabError(f"{kind}: {names} must be numbers above 0, the second larger, not {ends[0]} and {ends[1]}.")
 
 
 class RotaryEncoding(PositionEncoding):

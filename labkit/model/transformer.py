@@ -20,7 +20,7 @@ from labkit.model.gru import GRU
 from labkit.model.heads import ClassHead, MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, look_back
 from labkit.model.mixers import CrossAttention, Heads, KeyValues, SelfAttention
-from labkit.model.positions import Learned, NoPosition, Places, Position, Rotary, Sinusoidal, Sizes
+from labkit.model.positions import Learned, NoPosition, Places, Position, Rotary, Sinusoidal, Sizes, distances
 from labkit.model.reading import Memory, MixerState, Reading, previous
 from labkit.model.rwkv import RWKV, TokenShift
 from labkit.model.taps import Tap, no_tap
@@ -49,7 +49,9 @@ class ModelConfig:
     kind. embedding_norm: normalise the embeddings. token_shift: the feed-forward reads a learnt mix of each token and
     the one before, as RWKV's channel mixing. logit_scale: what the head's input is multiplied by. attention_scale: of
     the scores; 1/√E when None. head: "token", or BERT's "masked" with a layer of its own. classes: kinds of row that
-    `classify` tells apart; 0 for none.
+    `classify` tells apart; 0 for none. qkv_bias: of attention's queries, keys and values alone, as in Qwen2
+    (https://arxiv.org/abs/2407.10671). window: how many tokens a token sees up to itself, in every layer, as in Mistral
+    (https://arxiv.org/abs/2310.06825); 0 for all.
 
     Raises LabError for a shape that makes no sense.
     """
@@ -80,6 +82,8 @@ class ModelConfig:
     attention_scale: float | None = None
     head: Literal["token", "masked"] = "token"
     classes: int = 0
+    qkv_bias: bool = False
+    window: int = 0
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "context", "width", "depth", "heads", "key_heads"):
@@ -100,12 +104,14 @@ class ModelConfig:
                 f"ModelConfig: a width of {self.width} cannot be split into {self.heads} heads; "
                 f"let heads divide width, or set head_width."
             )
-        if min(self.encoder, self.token_types, self.classes) < 0:
-            raise LabError("ModelConfig: encoder, token_types and classes are counts, from 0 on.")
+        if min(self.encoder, self.token_types, self.classes, self.window) < 0:
+            raise LabError("ModelConfig: encoder, token_types, classes and window are counts, from 0 on.")
         if isinstance(self.feed_forward, MoE) and not 1 <= self.feed_forward.every <= self.depth:
             raise LabError(f"MoE: every must be from 1 to the {self.depth} blocks, not {self.feed_forward.every}.")
         if not isinstance(self.mixer, SelfAttention):
             self._check_recurrent(type(self.mixer).__name__)
+        if self.window and (not self.causal or self.encoder or not isinstance(self.mixer, SelfAttention)):
+            raise LabError("ModelConfig: window is of attention to what came before, without an encoder.")
         if self.encoder and not self.causal:
             raise LabError("ModelConfig: what looks at an encoder writes word by word; give it causal=True.")
 
@@ -126,8 +132,8 @@ class ModelConfig:
     @property
     def attention(self) -> Heads:
         """The shape of its attentions."""
-        scale = self.attention_scale
-        return Heads(self.heads, self.key_heads, self.head_size, self.bias, scale, self.qk_norm, self.norm_eps)
+        scale, norm = self.attention_scale, (self.qk_norm, self.norm_eps)
+        return Heads(self.heads, self.key_heads, self.head_size, self.bias, scale, *norm, self.qkv_bias)
 
     def new_norm(self) -> nn.Module:
         """A norm of its kind."""
@@ -258,7 +264,9 @@ class Stack(nn.Module):
 
 
 class Transformer(Stack):
-    """GPT-2, Llama, Qwen3, Mixtral, BLOOM, BERT, T5, Switch Transformers and RWKV-7 are values of its config."""
+    """GPT-2, Llama, Mistral, Mixtral, Qwen2, Qwen3, BLOOM, BERT, T5, Switch Transformers and RWKV-7 are values of its
+    config.
+    """
 
     def __init__(self, config: ModelConfig):
         nn.Module.__init__(self)
@@ -367,6 +375,8 @@ class Transformer(Stack):
             keys, key_positions = state.mask[:, : state.filled], state.positions[:, : state.filled]
         document = None if fresh is None else fresh.cumsum(1)
         visible = visible_mask(T, key_positions.shape[-1], keys, tokens.device, self.causal, document)
+        if self.config.window:
+            visible = visible + outside_window(positions, key_positions, self.config.window)
         places = Places(self.position, positions, key_positions)
         x = tap("embedding", self._embedded(tokens, positions, self, types))
         return tap("hidden", self.run(x, state, Reading(places, visible, mask, fresh, memory, tap)))
@@ -451,3 +461,9 @@ def visible_mask(
     if documents is not None:
         visible = visible & (documents.unsqueeze(-1) == documents.unsqueeze(-2))
     return torch.zeros(visible.shape, device=device).masked_fill(~visible, HIDDEN)
+
+
+def outside_window(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
+    """What to add to scores, [(B,) T, S]: 0 for the `window` keys up to a query's own, `HIDDEN` for those before."""
+    before = distances(query_positions, key_positions) <= -window
+    return torch.zeros(before.shape, device=before.device).masked_fill(before, HIDDEN)

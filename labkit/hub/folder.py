@@ -1,0 +1,134 @@
+"""The folder of a published checkpoint: its config.json and what its safetensors files hold.
+
+What is in the files is known from their headers, so that a checkpoint is refused before its weights are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from labkit.errors import LabError
+
+WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies: its file, the type of its numbers in safetensors' words, and its shape."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def local_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint, fetched from the hub when `source` is none. Raises LabError when there is neither."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+        raise LabError(f"{source} is no folder with a checkpoint, and no model's id like OWNER/NAME.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise LabError(f"{source} is no folder here, and could not be fetched from the hub: {error}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. Raises LabError when it is missing or no object, and for an adapter, which is no whole model."""
+    if (folder / ADAPTER).is_file():
+        base = _json(folder / ADAPTER).get("base_model_name_or_path") or "another model"
+        raise LabError(
+            f"{folder} holds an adapter (LoRA) of {base}, not a whole model. Merge the two first "
+            f"(peft: merge_and_unload, then save_pretrained) and import what comes of it."
+        )
+    return _json(folder / "config.json")
+
+
+def read_entries(folder: Path) -> dict[str, Entry]:
+    """All tensors of a checkpoint, of one file or of several with an index, by the names in the files.
+
+    Raises LabError for weights that are missing, cut off, pickles, or no plain floating-point numbers.
+    """
+    entries: dict[str, Entry] = {}
+    for file in _files(folder):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():
+                    found = opened.get_slice(name)
+                    entries[name] = Entry(file, found.get_dtype(), tuple(found.get_shape()))
+        except (OSError, SafetensorError) as error:
+            raise LabError(f"{file} cannot be read, or is cut off: {error}") from error
+    return entries
+
+
+def check_floats(entries: Mapping[str, Entry], folder: Path) -> None:
+    """Raises LabError for weights that mean nothing without the scales of a quantization."""
+    odd = sorted(name for name, entry in entries.items() if entry.dtype not in FLOATS)
+    if odd:
+        kinds = ", ".join(sorted({entries[name].dtype for name in odd}))
+        raise LabError(
+            f"{folder} holds {len(odd)} tensors of {kinds}, {odd[0]} the first: quantized weights, which are not read "
+            f"here without their scales. Take the original weights; those known are {', '.join(FLOATS)}."
+        )
+
+
+def read_tensors(entries: Mapping[str, Entry], names: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of these names. Raises LabError for a file that cannot be read."""
+    tensors: dict[str, Tensor] = {}
+    for file in sorted({entries[name].file for name in names}):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                tensors |= {name: opened.get_tensor(name) for name in names if entries[name].file == file}
+        except (OSError, SafetensorError) as error:
+            raise LabError(f"{file} cannot be read: {error}") from error
+    return tensors
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that hold the weights; as in transformers, one whole file is preferred to an index."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+        if pickles:
+            raise LabError(
+                f"{folder} holds its weights as pickles ({', '.join(pickles)}), which can run code when they are "
+                f"loaded. Get or convert them as safetensors."
+            )
+        raise LabError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}.")
+    shards = _json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise LabError(f"{folder / INDEX} has no weight_map from tensors to files.")
+    names = sorted(set(shards.values()))
+    outside = [name for name in names if name != Path(name).name or "\\" in name or not name.endswith(".safetensors")]
+    if outside:
+        raise LabError(f"{folder / INDEX} names {outside[0]!r}, which is no safetensors file in the same folder.")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise LabError(
+            f"{folder} lacks {len(missing)} of the {len(names)} files that its {INDEX} names, {missing[0]} the first: "
+            f"the checkpoint is not whole. Fetch it again."
+        )
+    return [folder / name for name in names]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """An object of JSON."""
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LabError(f"{file} cannot be read, so it is not known what its weights are: {error}") from error
+    if not isinstance(read, dict):
+        raise LabError(f"{file} holds no object of JSON ({{…}}), so it is not known what its weights are.")
+    return read

@@ -1,0 +1,124 @@
+"""Which of a file's tensors is which of a family's: none is left over without a word.
+
+A tensor is one that the model has, or known by its name to say nothing, or the checkpoint is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabError
+from labkit.hub.folder import Entry, check_floats, read_tensors
+from labkit.hub.parts import Family, Part
+from labkit.model.transformer import ModelConfig, Transformer
+
+SPARE = r"(.*\.)?(rotary_emb\.inv_freq|position_ids)"
+"""Buffers that any family may have saved, and that its config says already."""
+MOST_TOKENS = 2**24
+"""No model reads longer rows; a config that says so is damaged."""
+
+
+def find_tensors(family: Family, config: ModelConfig, entries: Mapping[str, Entry], folder: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by the family's names. Raises LabError for those that are missing, of another shape,
+    or left over.
+    """
+    if max(config.depth, config.encoder) > len(entries) or config.context > MOST_TOKENS:
+        raise LabError(
+            f"{folder}/config.json speaks of {config.depth} layers and {config.context} tokens of context, but the "
+            f"checkpoint holds {len(entries)} tensors: the two do not belong together."
+        )
+    parts = list(family.parts(config))
+    wanted = {name for part in parts for name in part.theirs}
+    found, left = _by_family_names(family, wanted, entries, folder)
+    check_floats({name: entries[name] for name in (*found.values(), *left.values())}, folder)
+    twins = _twins(family, found, left)
+    if left:
+        first = next(iter(left.values()))
+        raise LabError(
+            f"{folder} holds {len(left)} tensors that a model of its config.json does not have, {first} the first. "
+            f"Without them it would be another model, so it is not read."
+        )
+    missing = sorted(wanted - found.keys())
+    if missing:
+        raise LabError(_missing(missing, family, folder))
+    _check_shapes(parts, config, {name: entries[found[name]].shape for name in wanted}, folder)
+    tensors = read_tensors(entries, {*found.values(), *twins})
+    for other, name in twins.items():
+        if not torch.equal(tensors[other], tensors[found[name]]):
+            raise LabError(
+                f"{folder}: its config.json says that {other} is {name} (tie_word_embeddings), but the file holds two "
+                f"that differ. With tie_word_embeddings false in config.json both are read."
+            )
+    return {name: tensors[found[name]] for name in wanted}
+
+
+def _by_family_names(
+    family: Family, wanted: set[str], entries: Mapping[str, Entry], folder: Path
+) -> tuple[dict[str, str], dict[str, str]]:
+    """{the family's name: the file's} of the tensors that the model has, and the same of those that it has not."""
+    found: dict[str, str] = {}
+    left: dict[str, str] = {}
+    spare = re.compile(f"{SPARE}|{family.spare}" if family.spare else SPARE)
+    for given in entries:
+        name = _plain(given)
+        if name not in wanted and f"{family.prefix}{name}" in wanted | family.twins.keys():
+            name = f"{family.prefix}{name}"  # of the model without its head
+        if name not in wanted and (spare.fullmatch(name) or spare.fullmatch(f"{family.prefix}{name}")):
+            continue
+        where = found if name in wanted else left
+        if name in where:
+            raise LabError(f"{folder} holds {name} twice, as {where[name]} and as {given}.")
+        where[name] = given
+    return found, left
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without what torch.compile, data parallelism and TensorFlow's BERT add to it."""
+    name = name.replace("_orig_mod.", "").removeprefix("module.")
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{_RENAMED[m[1]]}", name)
+
+
+_RENAMED = {"gamma": "weight", "beta": "bias"}
+
+
+def _twins(family: Family, found: dict[str, str], left: dict[str, str]) -> dict[str, str]:
+    """Take tensors that are another one by a second name from `left`: {the file's name: what it must equal}. Where the
+    first name is missing, the second stands in for it.
+    """
+    twins = {}
+    for other, name in family.twins.items():
+        if other in left:
+            given = left.pop(other)
+            if found.setdefault(name, given) != given:
+                twins[given] = name
+    return twins
+
+
+def _missing(missing: list[str], family: Family, folder: Path) -> str:
+    if set(missing) <= family.twins.keys():
+        return (
+            f"{folder} has no head: {missing[0]} is not in its files, and its config.json does not tie it to the "
+            f"embedding (tie_word_embeddings). It is a model without a head, or not whole."
+        )
+    return f"{folder} lacks {len(missing)} tensors that its config.json asks for, {missing[0]} the first."
+
+
+def _check_shapes(parts: list[Part], config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raises LabError where the files' tensors do not make a model of this config; needs no memory for it."""
+    with torch.device("meta"):
+        expected = {name: x.shape for name, x in Transformer(config).state_dict().items()}
+        for part in parts:
+            try:
+                found = part.join({name: torch.empty(shapes[name]) for name in part.theirs}, config).shape
+            except (RuntimeError, IndexError):
+                found = torch.Size(shapes[part.theirs[0]])
+            if found != expected[part.ours]:
+                raise LabError(
+                    f"{folder}: {part.theirs[0]} would be {tuple(found)}, not {tuple(expected[part.ours])} by its "
+                    f"config.json; the two do not belong together."
+                )

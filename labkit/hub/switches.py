@@ -1,0 +1,81 @@
+"""What each key of a published config.json means here: read, without effect, or known at one value alone.
+
+A key that changes what the model computes is never passed over in silence: transformers' own config classes know the
+keys that are listed here, family by family, and what they do not know is said.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from labkit.errors import LabError
+
+IDLE = frozenset(
+    "_attn_implementation_autoset _commit_hash _name_or_path architectures attention_dropout attn_implementation "
+    "bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout "
+    "decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id "
+    "exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing "
+    "id2label initializer_range label2id length_penalty max_length max_new_tokens min_length model_type "
+    "no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states "
+    "output_past output_scores pad_token_id prefix pretraining_tp problem_type remove_invalid_values "
+    "repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params "
+    "temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p "
+    "unsloth_fixed unsloth_version use_bfloat16 use_cache vocab_size_multiple".split()
+)
+"""Keys of any family that only training, generation or book-keeping ask for."""
+FIXED: Mapping[str, tuple[Any, ...]] = {
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "is_decoder": (False,),
+    "pruned_heads": ({},),
+    "tie_encoder_decoder": (False,),
+}
+"""Keys of any family that are known at these values alone."""
+QUANTIZED = ("quantization_config", "compression_config")
+
+
+class Switches(NamedTuple):
+    """read: the keys that our config is made of, as words. fixed: what a key must be where it is given. idle: keys
+    without effect on what the model computes, as words. defaults: transformers' own, for keys that may be missing.
+    """
+
+    read: str
+    fixed: Mapping[str, tuple[Any, ...]] = {}
+    idle: str = ""
+    defaults: Mapping[str, Any] = {}
+
+    def known(self) -> frozenset[str]:
+        """All keys that mean something here."""
+        return IDLE | FIXED.keys() | self.fixed.keys() | set(self.read.split()) | set(self.idle.split())
+
+    def check(self, config: Mapping[str, Any], where: str) -> None:
+        """Raises LabError for a key at a value that would be another model; warns of keys that nobody knows."""
+        for key in QUANTIZED:
+            if config.get(key):
+                raise LabError(
+                    f"{where}: the weights are quantized ({_method(config[key])}), which is not read. {_MEND}"
+                )
+        for key, allowed in {**FIXED, **self.fixed}.items():
+            value = config.get(key, allowed[0])
+            if value not in allowed and not (value is None and not any(allowed)):
+                known = " or ".join(str(one) for one in allowed)
+                raise LabError(f"{where} says {key} = {value!r}, which is not known here, only {known}.")
+        unknown = sorted(key for key, value in config.items() if value and key not in self.known())
+        if unknown:
+            warnings.warn(
+                f"{where} says {', '.join(unknown)}, which no {config['model_type']} of transformers knows: passed "
+                f"over.",
+                stacklevel=2,
+            )
+
+
+_MEND = "Take the original weights, or dequantize them first; GGUF files are read with their quantization."
+
+
+def _method(config: Any) -> str:
+    """What a quantization calls itself: gptq, awq, bitsandbytes, compressed-tensors, fp8 and others."""
+    if not isinstance(config, Mapping):
+        return str(config)
+    return str(config.get("quant_method") or ("bitsandbytes" if config.get("load_in_4bit") else "of an unknown kind"))
