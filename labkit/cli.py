@@ -488,14 +488,16 @@ def _bench(arguments: list[str]) -> int:
     options = _parse(BenchOptions, "bench", arguments)
     import json
 
+    from labkit.machine import describe
+
+    result: dict[str, Any]
+    code = 0
     if options.what == "train":
         from labkit.bench import train
 
-        train.main(json=options.json)
-        return 0
-    result: dict[str, Any]
-    code = 0
-    if options.what == "generate":
+        result = train.run(train.TrainBench(), lambda line: print(f"bench train: {line} ...", file=sys.stderr))
+        text = train.table(result)
+    elif options.what == "generate":
         from labkit.bench import generate
 
         config = generate.GenerateBench(new=48, file=options.model) if options.model else generate.GenerateBench()
@@ -519,6 +521,8 @@ def _bench(arguments: list[str]) -> int:
 
         result = run.run(run.RunBench(options.seeds, options.preset, options.out or run.RunBench.out))
         text = run.table(result)
+    machine = result.setdefault("machine", describe())
+    text = f"{text}\n\nMeasured on {machine['processor']}, {machine['cores']} cores."
     print(json.dumps(result, indent=2) if options.json else text)
     return code
 

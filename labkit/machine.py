@@ -63,6 +63,10 @@ def has_bf16() -> bool:
     """True where bf16 matrix products are made by the hardware: AVX512-BF16, AMX or SVE bf16, or a GPU with them."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    return _cpu_has_bf16()
+
+
+def _cpu_has_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
@@ -160,6 +164,6 @@ def describe() -> dict[str, str | int | float | bool]:
 
 
 def _processor() -> str:
-    """The processor's name, with the instruction set that torch uses when the name alone says little."""
+    """The processor's name, with the instruction set that torch uses, since the name alone often says little."""
     name = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}, {'bf16' if _cpu_has_bf16() else 'no bf16'})"

@@ -110,16 +110,6 @@ def run(config: TrainBench | None = None, progress: Callable[[str], None] = lamb
     }
 
 
-def main(config: TrainBench | None = None, *, json: bool = False) -> dict[str, Any]:
-    """Run, with progress on standard error, and print the report: one JSON document, or a few lines to read."""
-    import json as writer
-    import sys
-
-    report = run(config, lambda line: print(f"bench train: {line} ...", file=sys.stderr))
-    print(writer.dumps(report, indent=2) if json else table(report))
-    return report
-
-
 def table(report: dict[str, Any]) -> str:
     """The report in a few lines."""
     lines = []

@@ -60,7 +60,8 @@ def test_the_command_fails_where_a_claim_does(runs, capsys):
     flags = ["bench", "claims", "--preset", "smoke", "--precisions", "fp32", "--threads", "1", "--out", str(runs)]
     assert cli.main([*flags, "--seeds", "0"]) == 0
     assert cli.main([*flags, "--seeds", "1"]) == 1
-    assert "| dpo |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| dpo |" in said and f"Measured on {machine.describe()['processor']}" in said
 
 
 def test_a_precision_that_the_processor_has_not_is_left_out_and_said(runs, monkeypatch):

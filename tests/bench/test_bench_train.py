@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from labkit.bench.train import Shape, TrainBench, Variant, _ratios, _step, batches, candidates, main, run, table
+from labkit.bench.train import Shape, TrainBench, Variant, _ratios, _step, batches, candidates, run, table
 
 TINY = Shape("tiny", width=32, depth=2, heads=2, key_heads=1, hidden=48, vocabulary=40, length=16)
 QUICK = TrainBench(shapes=(TINY,), rows=4, blocks=3, steps=1, trial=1, curve=200, compiled=False, threads=1)
@@ -49,11 +49,6 @@ def test_batches_are_shifted_by_one_and_come_again():
     first, again = (next(batches(TINY, 3)) for _ in range(2))
     assert (first[0][:, 1:] == first[1][:, :-1]).all()
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
-
-
-def test_main_prints_json(capsys):
-    main(TrainBench(shapes=(TINY,), rows=2, blocks=1, steps=1, trial=1, curve=2, compiled=False), json=True)
-    assert json.loads(capsys.readouterr().out)["rows"] == 2
 
 
 def test_ratios_take_the_best_of_each_side():
