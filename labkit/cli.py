@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
+from labkit.commands.read import ReadOptions, read_command
 from labkit.errors import LabError
 from labkit.show import WorldOptions
 from labkit.talk import ChatOptions, GenerateOptions
@@ -127,10 +128,10 @@ class RunOptions:
     build_on: Folder = None
     """Begin with what another run has made: its recipe, and the stages before those named by --stages, copied."""
     text: Source = None
-    """Pretrain on this instead of TinyWorld: a .txt, .jsonl, .json or .parquet file, a folder of them, or the name
-    of a data set on the Hugging Face hub."""
+    """Pretrain on this instead of TinyWorld: a file of text or a table (.txt, .md, .jsonl, .json, .csv, .parquet), a
+    folder of them, or the name of a data set on the Hugging Face hub. `labkit read` shows what is made of it."""
     instructions: Source = None
-    """Fine-tune on this instead: a .json, .jsonl or .parquet file, a folder of them, or a hub data set."""
+    """Fine-tune on this instead: a .json, .jsonl, .csv or .parquet file, a folder of them, or a hub data set."""
     preferences: Source = None
     """Align with these instead: the same kinds of file, with the columns prompt (or instruction), chosen, rejected."""
 
@@ -444,6 +445,10 @@ def _export(arguments: list[str]) -> int:
     return 0
 
 
+def _read(arguments: list[str]) -> int:
+    return read_command(_parse(ReadOptions, "read", arguments))
+
+
 def _world(arguments: list[str]) -> int:
     options = _parse(WorldOptions, "world", arguments)
     from labkit.show import show_world
@@ -540,6 +545,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "report": (_report, "write a run's report again and print its measures"),
     "compare": (_compare, "two runs side by side"),
     "recipe": (_print_recipe, "print a recipe: every field that can be set"),
+    "read": (_read, "show what is understood of a file, before anything is trained"),
     "import": (_import, "begin a run with a published checkpoint"),
     "export": (_export, "take a run's model away: for transformers or llama.cpp"),
     "demo": (_demo, "make the run again that comes with labkit"),

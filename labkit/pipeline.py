@@ -38,13 +38,14 @@ from labkit.world import World
 class Progress(NamedTuple):
     """One event of a run.
 
-    stage: "tokenizer" or a stage's name. phase: "prepare", "train" (one event a step, with its `record`), "evaluate"
+    stage: "tokenizer", a stage's name, or what was read (text, instructions, preferences). phase: "read" (with the
+    record of the reading as `result`), "prepare", "train" (one event a step, with its `record`), "evaluate"
     (before it begins), "finished" (with the stage's `result`, its entry in the report) or "skipped" (it was finished
     before). done, total: steps.
     """
 
     stage: str
-    phase: Literal["prepare", "train", "evaluate", "finished", "skipped"]
+    phase: Literal["read", "prepare", "train", "evaluate", "finished", "skipped"]
     done: int = 0
     total: int = 0
     record: Record | None = None
@@ -74,6 +75,8 @@ def run(
     start = time.perf_counter()
     yield Progress("tokenizer", "prepare")
     materials = prepare(opened)
+    for name, record in opened.reading.items():
+        yield Progress(name, "read", result=record)
     spent = time.perf_counter() - start
     for name in chosen:
         folder = opened.stage(name)
@@ -122,6 +125,8 @@ def prepare(run: Run) -> Materials:
         Tokenizer.train(pieces, recipe.tokenizer.vocabulary).save(run.path)
     processes.wait_for_everyone()
     preferences = read_preferences(recipe.preferences) if recipe.preferences else None
+    given = {"text": texts, "instructions": conversations, "preferences": preferences}
+    run.reading = {name: part.reading.record() for name, part in given.items() if part is not None}
     tokenizer = run.tokenizer()
     return Materials(
         tokenizer,

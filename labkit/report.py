@@ -31,6 +31,7 @@ from labkit.measures import (
     count,
     measure,
 )
+from labkit.text.reading.report import summary
 
 STAGES = {
     "pretrain": (
@@ -116,7 +117,7 @@ def page(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, 
     """The whole page of a report whose stages' records are given by stage."""
     stages = report["stages"]
     figures: dict[str, go.Figure] = {}
-    body = [_header(report, name)]
+    body = [_header(report, name), _reading(report)]
     for number, stage in enumerate(stages, 1):
         before = stages[number - 2] if number > 1 else None
         body.append(_stage(number, stage, before, records.get(stage["stage"], []), figures))
@@ -163,6 +164,19 @@ def _header(report: Mapping[str, Any], name: str) -> Markup:
     tiles = [_tile(minutes(sum(stage.get("seconds", 0) for stage in stages)), "in all")]
     tiles += [_tile(*tile) for tile in (_latest(key, stages) for key in HEADLINES) if tile]
     return tag("header", tag("h1", name), tag("p", line, class_="soft"), tag("div", tiles, class_="tiles"))
+
+
+def _reading(report: Mapping[str, Any]) -> Markup:
+    """What was made of each source that the run was given to read, and what was left out of it."""
+    records = report.get("reading") or {}
+    if not records:
+        return Markup()
+    parts: list[Markup] = []
+    for name, record in records.items():
+        parts += [tag("h3", name.capitalize()), tag("p", summary(record))]
+        if record["warnings"]:
+            parts.append(tag("ul", [tag("li", warning) for warning in record["warnings"]]))
+    return tag("section", tag("h2", "What was read"), *parts, id="reading")
 
 
 def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:

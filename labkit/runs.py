@@ -130,6 +130,8 @@ class Run:
 
     def __init__(self, path: Path, recipe: Recipe, inputs: dict[str, str], threads: int):
         self.path, self.recipe, self.inputs, self.threads = path, recipe, inputs, threads
+        self.reading: dict[str, Any] = {}
+        """What was made of each source that the run was given to read, as `labkit.text.reading.Reading` says it."""
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe) -> Run:
@@ -254,6 +256,8 @@ class Run:
         """Gather the results of the finished stages into report.json."""
         results = [stage.result for stage in self.stages if stage.finished]
         report = {"recipe": self.recipe.to_dict(), "stages": results, "machine": machine}
+        if self.reading:
+            report["reading"] = self.reading
         write_json(self.path / "report.json", report)
         return report
 

@@ -116,7 +116,11 @@ def _say(event: Progress, speaks: bool) -> None:
     if not speaks:
         return
     text = ""
-    if event.stage == "tokenizer":
+    if event.phase == "read" and event.result is not None:
+        from labkit.text.reading.report import reading_lines
+
+        text = f"\n{' ':10}".join(reading_lines(event.result))
+    elif event.stage == "tokenizer":
         text = "reading the text"
     elif event.phase == "prepare":
         text = f"{event.total} steps"

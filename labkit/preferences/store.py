@@ -118,7 +118,7 @@ class Store:
         row = {
             "id": pair,
             "shown": _now(),
-            "prompt": json.dumps([message._asdict() for message in prompt], ensure_ascii=False),
+            "prompt": json.dumps([message.to_dict() for message in prompt], ensure_ascii=False),
             "left_text": left.text,
             "left_source": left.source,
             "right_text": right.text,

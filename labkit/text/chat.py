@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from labkit.world import Document, Message
 
 Row = tuple[list[int], list[bool]]
-"""Token ids, and beside each whether it belongs to an answer: its words and the `<|end|>` that closes it."""
+"""Token ids, and beside each whether it is learned: the words of an answer of weight 1 and the `<|end|>` after them."""
 
 
 def encode_document(tokenizer: Tokenizer, document: Document, length: int) -> Row:
@@ -117,7 +117,8 @@ def _row(tokenizer: Tokenizer, document: Document, encoded: list[list[int]], len
     for message, content in zip(document.messages, encoded, strict=True):
         is_answer, opening = message.role == "assistant", _opening(tokenizer, message)
         exchange_ids += [*opening, *content, *form.closing]
-        exchange_answer += [False] * len(opening) + [is_answer] * (len(content) + len(end))
+        learned = is_answer and message.weight > 0
+        exchange_answer += [False] * len(opening) + [learned] * (len(content) + len(end))
         exchange_answer += [False] * (len(form.closing) - len(end))
         if is_answer:
             first = len(ids) == began and not document.text

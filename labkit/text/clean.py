@@ -10,64 +10,45 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 SHINGLE_WORDS = 5
+_WITHOUT_SPACES = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+    "\U00020000-\U0003ffff"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Han characters: scripts whose words no space parts."""
+_WORD = re.compile(rf"[{_WITHOUT_SPACES}]|[^\W{_WITHOUT_SPACES}]+")
 BANDS, BAND_ROWS = 16, 8
 SIMILAR = 0.8
 _PRIME = np.uint64(2**61 - 1)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
+_BREAK = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff\ud800-\udfff]")
 _LINE_END = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
-
-
-class Removed(NamedTuple):
-    """How many documents cleaning removed, and how many characters it removed inside the others."""
-
-    empty: int = 0
-    exact: int = 0
-    near: int = 0
-    characters: int = 0
-
-    def __str__(self) -> str:
-        return (
-            f"{self.empty} empty, {self.exact} exact and {self.near} near duplicates, "
-            f"{self.characters} characters inside the rest"
-        )
 
 
 def clean_text(text: str) -> str:
     """One document, cleaned.
 
-    Unicode NFC (an accented letter is one character), line ends as '\\n', no control characters but newline
-    and tab, no byte order marks, no half characters, no blanks at line ends, at most one blank line in a
-    row.
+    Unicode NFC (an accented letter is one character), whatever ends a line or page as '\\n' (form feeds, U+2028,
+    separators of files, groups and records), the separator of units as a blank, no other control characters but tab,
+    no byte order marks, no half characters, no blanks at line ends, at most one blank line in a row.
 
         'Cafe\\u0301 \\r\\n\\n\\n\\nbar\\x07' -> 'Café\\n\\nbar'
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _BREAK.sub("\n", text).replace("\x1f", " ")
     text = unicodedata.normalize("NFC", _CONTROL.sub("", text))
     return _BLANK_LINES.sub("\n\n", _LINE_END.sub("", text))
-
-
-def clean_texts(texts: Sequence[str]) -> tuple[list[str], Removed]:
-    """Clean each text, then drop the empty ones and duplicates; order is kept, the first of its kind stays."""
-    cleaned = [clean_text(text) for text in texts]
-    characters = sum(map(len, texts)) - sum(map(len, cleaned))
-    filled = [text for text in cleaned if text.strip()]
-    keep, exact, near = distinct(filled) if len(filled) > 1 else (list(range(len(filled))), 0, 0)
-    removed = Removed(len(cleaned) - len(filled), exact, near, max(0, characters))
-    return [filled[index] for index in keep], removed
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[int], int, int]:
     """Which texts to keep -> (their indices, exact duplicates dropped, near duplicates dropped).
 
-    Near: the sets of runs of five words (case and punctuation aside) overlap by a Jaccard index of 0.8 or
-    more with a text kept before. Candidates are found by MinHash (Broder 1997) in 16 bands of 8 hashes,
+    Near: the sets of runs of five words (see `shingle`) overlap by a Jaccard index of 0.8 or more with a text kept
+    before. Candidates are found by MinHash (Broder 1997) in 16 bands of 8 hashes,
     which meets a pair of Jaccard 0.8 with probability 1 - (1 - 0.8^8)^16 = 0.95; each is then checked on
     the full sets.
     """
@@ -95,8 +76,11 @@ def distinct(texts: Sequence[str]) -> tuple[list[int], int, int]:
 
 
 def shingle(text: str) -> set[int]:
-    """A text -> the 32-bit hashes of its runs of five words; a shorter text is one run."""
-    words = re.findall(r"\w+", text.lower()) or [text]
+    """A text -> the 32-bit hashes of its runs of five words, case and punctuation aside; a shorter text is one run.
+
+    In scripts that put no space between words, each character is one.
+    """
+    words = _WORD.findall(text.lower()) or [text]
     runs = range(max(1, len(words) - SHINGLE_WORDS + 1))
     return {zlib.crc32(" ".join(words[start : start + SHINGLE_WORDS]).encode()) for start in runs}
 

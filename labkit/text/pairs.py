@@ -112,4 +112,4 @@ def fitting(tokenizer: Tokenizer, pairs: Sequence[Pair], length: int) -> list[Pa
 def pair_columns(pair: Pair) -> dict[str, Any]:
     """A pair as a row of the file described above."""
     turn = {name: [{"role": "assistant", "content": getattr(pair, name)}] for name in ("chosen", "rejected")}
-    return {"prompt": [message._asdict() for message in pair.prompt], **turn}
+    return {"prompt": [message.to_dict() for message in pair.prompt], **turn}

@@ -11,7 +11,7 @@ A task carries all that the oracle needs: the story with its events and last sta
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from labkit.world.answers import Answers
 from labkit.world.events import Event, Kind, State, happen
@@ -26,10 +26,15 @@ STYLES = (("sentence", 0.45), ("fragment", 0.3), ("polite", 0.13), ("reason", 0.
 
 
 class Message(NamedTuple):
-    """One turn of a conversation."""
+    """One turn of a conversation. weight: 0 for an answer that is not to be learned, as in OpenAI's files."""
 
     role: str
     content: str
+    weight: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Role and content, and the weight where it is not 1."""
+        return {"role": self.role, "content": self.content} | ({} if self.weight == 1 else {"weight": self.weight})
 
 
 class Document(NamedTuple):

@@ -8,8 +8,7 @@ from labkit.evaluate import TextData, WorldData
 from labkit.model.transformer import Transformer
 from labkit.stages import Materials, Pretrain
 from labkit.text.chat import document_texts
-from labkit.text.clean import Removed
-from labkit.text.reading import Texts
+from labkit.text.reading import Reading, Texts
 from labkit.text.sources import document_batch
 from labkit.text.tokenizer import Tokenizer
 from labkit.train import TrainConfig, fit
@@ -30,7 +29,7 @@ def materials():
 @pytest.fixture
 def real(materials):
     held_out = "that is the question: not to be, or to be. " * 20
-    texts = Texts(["to be or not to be, that is the question. " * 40], [held_out], Removed())
+    texts = Texts(["to be or not to be, that is the question. " * 40], [held_out], Reading("rows"))
     return dataclasses.replace(materials, texts=texts)
 
 
@@ -63,7 +62,7 @@ def test_real_text_is_read_in_crops(real):
 
 
 def test_text_shorter_than_a_row(materials):
-    short = dataclasses.replace(materials, texts=Texts(["too short"], ["x"], Removed()))
+    short = dataclasses.replace(materials, texts=Texts(["too short"], ["x"], Reading("rows")))
     with pytest.raises(LabError, match="too short: .* tokens, but a context of 64 needs at least"):
         STAGE.source(short, None)
 

@@ -7,8 +7,7 @@ from labkit.evaluate import TextData, WorldData
 from labkit.model.transformer import Transformer
 from labkit.stages import FineTune, Materials
 from labkit.text.chat import document_texts
-from labkit.text.clean import Removed
-from labkit.text.reading import Conversations
+from labkit.text.reading import Conversations, Reading
 from labkit.text.sources import Packed
 from labkit.text.tokenizer import Tokenizer
 from labkit.train import TrainConfig, fit
@@ -34,7 +33,7 @@ def real(materials):
         )
         for i in range(30)
     ]
-    return dataclasses.replace(materials, conversations=Conversations(asked[:25], asked[25:], Removed()))
+    return dataclasses.replace(materials, conversations=Conversations(asked[:25], asked[25:], Reading("rows")))
 
 
 def test_only_the_assistants_words_count(materials):

@@ -43,6 +43,14 @@ def test_a_document_is_its_text_and_then_its_turns():
     )
 
 
+def test_an_answer_of_weight_0_is_context_and_not_learned():
+    wrong, *more = TURNS[1:]
+    unlearned = DOCUMENT._replace(messages=(TURNS[0], wrong._replace(weight=0), *more))
+    ids, answer = encode_document(TOKENIZER, unlearned, 200)
+    assert ids == encode_document(TOKENIZER, DOCUMENT, 200)[0]
+    assert show([index for index, counts in zip(ids, answer, strict=True) if counts]) == " He is happy.<|end|>"
+
+
 def test_only_whole_exchanges_that_fit_are_taken():
     whole, _ = encode_document(TOKENIZER, DOCUMENT, 200)
     one, _ = encode_document(TOKENIZER, DOCUMENT._replace(messages=TURNS[:2]), 200)

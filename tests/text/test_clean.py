@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.text.clean import Removed, clean_text, clean_texts, distinct, jaccard, min_hashes, shingle
+from labkit.text.clean import clean_text, distinct, jaccard, min_hashes, shingle
 
 WORDS = [f"word{index}" for index in range(5000)]
 
@@ -23,6 +23,8 @@ def essay(seed, length=200):
         ("a \t\nb\tc  d\n", "a\nb\tc  d\n"),
         ("half \ud800 a character", "half  a character"),
         ("\u200bkept 数 🙂", "\u200bkept 数 🙂"),
+        ("the end.\x0cChapter 2", "the end.\nChapter 2"),
+        ("one\x0btwo\x1cthree\x85four\u2028five\u2029six\x1fseven", "one\ntwo\nthree\nfour\nfive\nsix seven"),
         ("", ""),
     ],
 )
@@ -42,12 +44,19 @@ def test_a_long_run_of_blanks_takes_no_long_time():
     assert clean_text(" " * 300_000 + "x") == " " * 300_000 + "x"
 
 
-def test_empty_texts_and_duplicates_are_dropped_and_counted():
-    texts = ["one fish", " ", "two fish\r\n", "one fish", "two fish\n", "", "ONE fish!", "three fish"]
-    kept, removed = clean_texts(texts)
-    assert kept == ["one fish", "two fish\n", "three fish"]
-    assert removed == Removed(empty=2, exact=2, near=1, characters=2)
-    assert "2 exact and 1 near duplicates" in str(removed)
+def test_duplicates_are_counted_exact_and_near():
+    assert distinct(["one fish", "two fish", "one fish", "ONE fish!", "three fish"]) == ([0, 1, 4], 1, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_text_without_spaces_is_compared_by_characters(seed):
+    """One clause of a hundred characters is changed in one place or all over: a near duplicate, or none."""
+    draw = random.Random(seed)
+    clause = [chr(draw.randrange(0x4E00, 0x5000)) for _ in range(100)]
+    changed = [*clause[:50], "变", *clause[51:]]
+    scattered = [sign if index % 4 else "变" for index, sign in enumerate(clause)]
+    texts = ["".join(signs) + "。" for signs in (clause, changed, scattered)]
+    assert distinct(texts) == ([0, 2], 0, 1)
 
 
 def test_near_duplicates_are_those_whose_shingles_overlap_by_four_fifths():

@@ -1,19 +1,26 @@
-"""Real text and real conversations: a file, a folder, or a data set of the hub, cleaned and split.
+"""Real text, conversations and preferences: a file, a folder, or a data set of the hub -> what is learned from.
 
-`.txt` is one document; `.jsonl`, `.json` and `.parquet` are tables with one document a row; a folder is all
-such files in it. A name that is no path ("owner/name", "owner/name:config") is loaded by the `datasets`
-library. What is held out depends on the content alone, not on the order of the rows, so it stays the same
-when a run is repeated.
+    files.py       a source -> its files
+    encodings.py   bytes -> text
+    containers.py  a file -> its rows, with wrappers.py where JSON is wrapped around them
+    columns.py     the names of columns, and values.py what stands in them
+    texts.py, conversations.py, preferences.py   rows -> what is learned from
+    held_out.py    which part of it is held out: by content alone, so it stays the same when a run is repeated
+    report.py      the record of what was read, dropped and why
+
+A name that is no path ("owner/name", "owner/name:config") is loaded by the `datasets` library.
 """
 
 from labkit.text.reading.conversations import Conversations, read_conversations
 from labkit.text.reading.held_out import hold_out
 from labkit.text.reading.preferences import Preferences, read_preferences
+from labkit.text.reading.report import Reading
 from labkit.text.reading.texts import Texts, read_texts
 
 __all__ = [
     "Conversations",
     "Preferences",
+    "Reading",
     "Texts",
     "hold_out",
     "read_conversations",

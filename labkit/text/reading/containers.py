@@ -1,102 +1,224 @@
-"""Files -> rows: JSON, JSON lines, parquet, and data sets of the hub; and a file of plain text -> its text."""
+"""A file -> its rows: JSON, JSON lines, CSV, TSV, parquet; each packed with gzip too.
+
+What a file is, is seen from what stands in it: the ending of its name is asked only where that leaves a doubt.
+"""
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.reading.files import ENDINGS, find_files
+from labkit.text.reading.encodings import decode
+from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, ending
+from labkit.text.reading.report import RowError
+from labkit.text.reading.wrappers import find_rows
 
-TableRow = Mapping[str, Any]
-
-
-def named_rows(source: str | Path) -> Iterator[tuple[str, TableRow]]:
-    for file in find_files(source):
-        if isinstance(file, Path) and file.suffix.lower() == ".txt":
-            raise LabError(f"{file} is plain text; conversations are read from {', '.join(ENDINGS[1:])}.")
-        for row in table_rows(file):
-            yield str(file), as_row(row, str(file))
+csv.field_size_limit(2**31 - 1)
 
 
-def table_rows(file: Path | str) -> Iterable[Any]:
-    """The rows of one table."""
-    if isinstance(file, str):
-        return _hub_rows(file)
-    if file.suffix.lower() == ".parquet":
-        return _parquet_rows(file)
-    text = read_text(file)
-    return _jsonl_rows(text, file) if file.suffix.lower() == ".jsonl" else _json_rows(text, file)
+class Row(NamedTuple):
+    """One row. value: an object, a list or a text; a RowError where it could not be read. place: file and row.
+    split: train, validation, test or ''.
+    """
+
+    value: Any
+    place: str
+    split: str = ""
 
 
-def read_text(file: Path) -> str:
-    data = file.read_bytes()
+class Table(NamedTuple):
+    """What a file turned out to be. format: json, jsonl, csv, tsv, parquet or text (then there is one row, the text).
+    warnings: what was odd. unused: parts that are no rows.
+    """
+
+    format: str
+    encoding: str | None
+    rows: Iterable[Row]
+    warnings: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+
+class NoRows(LabError):
+    """A file that is in order, and holds no rows: in a folder of others it is passed over. kind: what it is instead."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+def open_table(file: File) -> Table:
+    """Look into a file and read it. Raises LabError for what is empty, binary, damaged or of no known kind."""
+    data = read_bytes(file)
+    if data.startswith(b"PAR1"):
+        return Table("parquet", None, _parquet_rows(data, file))
+    if ending(file.path) == ".parquet":
+        raise LabError(f"{file.name} is not a parquet file: it does not begin as one. Is the download complete?")
+    text, encoding, warning = decode(data, file.name)
+    warnings = (warning,) if warning else ()
+    if ending(file.path) in (".csv", ".tsv"):
+        delimiter, format = _delimiter(text)
+        return Table(format, encoding, _csv_rows(text, delimiter, file), warnings)
+    if looks_like_rows(text) or ending(file.path) in (".json", ".jsonl", ".ndjson"):
+        return _json_table(text, encoding, warnings, file)
+    if ending(file.path) not in TEXT_ENDINGS and file.path.suffix:
+        raise LabError(f"{file.name} has an unknown ending; known are {', '.join(ENDINGS)}, and each with .gz.")
+    return Table("text", encoding, _documents(text, file), warnings)
+
+
+def split_documents(text: str) -> list[str]:
+    """A file of plain text -> its documents: parted by lines that hold <|endoftext|> alone, as TinyStories' are."""
+    return re.split(r"(?:^|\n)[ \t]*<\|endoftext\|>[ \t]*\r?(?=\n|$)", text)
+
+
+def _documents(text: str, file: File) -> list[Row]:
+    documents = split_documents(text)
+    if len(documents) == 1:
+        return [Row(text, file.name, file.split)]
+    places = [f"{file.name}, document {number}" for number in range(1, len(documents) + 1)]
+    return [Row(text, place, file.split) for text, place in zip(documents, places, strict=True) if text.strip()]
+
+
+def read_bytes(file: File) -> bytes:
+    """A file's bytes, unpacked where they are gzip. Raises LabError where there are none, or they cannot be read."""
+    try:
+        data = file.path.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise LabError(f"{file.name} cannot be unpacked: {error}. Is the download complete?") from error
+    except OSError as error:
+        raise LabError(f"{file.name} cannot be read: {error.strerror or error}.") from error
     if not data.strip():
-        raise LabError(f"{file} is empty.")
-    if b"\0" in data[:65536]:
-        raise LabError(f"{file} is a binary file, not text (it holds zero bytes).")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabError(
-            f"{file} is not text in UTF-8: byte {data[error.start]:#04x} at position {error.start}. "
-            "Convert it first, or is it a binary file?"
-        ) from error
-
-
-def _json_rows(text: str, file: Path) -> list[Any]:
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise LabError(f"{file} is not JSON: {error}.") from error
-    if isinstance(data, dict):  # {"data": [rows]}, as many files are wrapped
-        data = next((value for value in data.values() if isinstance(value, list)), None)
-    if not isinstance(data, list):
-        raise LabError(f"{file} holds no list of rows.")
-    if not data:
-        raise LabError(f"{file} is empty.")
+        raise LabError(f"{file.name} is empty.")
     return data
 
 
-def _jsonl_rows(text: str, file: Path) -> Iterator[Any]:
+def looks_like_rows(text: str) -> bool:
+    """Whether a text begins as JSON rows do: with an object of named values, in lists or not."""
+    return re.match(r'\ufeff?\s*(\[\s*)*\{\s*"', text[:10_000]) is not None
+
+
+def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: File) -> Table:
+    """JSON, or a JSON value a line, whatever the file is called."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if _is_lines(text):
+            return Table("jsonl", encoding, _jsonl_rows(text, file), warnings)
+        raise LabError(
+            f"{file.name} is not JSON: {error}. Is the file complete? JSON lines have one whole object a line."
+        ) from error
+    try:
+        found = find_rows(value)
+    except LabError as error:
+        raise LabError(f"{file.name} {error}") from error
+    if found is None and ending(file.path) in (".jsonl", ".ndjson"):
+        return Table("jsonl", encoding, [Row(value, f"{file.name}, line 1", file.split)], warnings)
+    if found is None:
+        raise NoRows("no rows", f"{file.name} holds no list of rows.")
+    if not any(part.rows for part in found.parts):
+        raise LabError(f"{file.name} is empty: it holds no row.")
+    rows = [
+        Row(row, f"{file.name}, {f'{part.name} ' if part.name else ''}row {number}", part.split or file.split)
+        for part in found.parts
+        for number, row in enumerate(part.rows, start=1)
+    ]
+    return Table("json", encoding, rows, warnings, tuple(f"{name} of {file.name}" for name in found.unused))
+
+
+def _is_lines(text: str) -> bool:
+    """Whether the first line, or most of the first lines, are JSON by themselves."""
+    lines = list(itertools.islice(filter(str.strip, text.split("\n")), 100))
+    whole = [isinstance(_json(line), dict | list) for line in lines]
+    return whole[0] or 2 * sum(whole) >= len(whole)
+
+
+def _jsonl_rows(text: str, file: File) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise LabError(f"{file}, line {number}, is not JSON: {error}.") from error
+            yield Row(_json(line), f"{file.name}, line {number}", file.split)
 
 
-def _parquet_rows(file: Path) -> Iterator[TableRow]:
+def _json(line: str) -> Any:
+    """The value in a line, or a RowError."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return RowError("broken line", f"is not JSON: {error}.")
+
+
+def _delimiter(text: str) -> tuple[str, str]:
+    """What stands between the names of the first line, and the name of that format."""
+    first = text.lstrip().partition("\n")[0]
+    best = max(",\t;|", key=first.count)
+    return (best, "tsv" if best == "\t" else "csv")
+
+
+def _csv_rows(text: str, delimiter: str, file: File) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    number = 0
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Row(RowError("broken line", f"is not CSV: {error}."), f"{file.name}, line {reader.line_num}")
+            return
+        if not any(map(str.strip, values)):
+            continue
+        if names is None:
+            names = values
+            continue
+        number += 1
+        place = f"{file.name}, row {number}"
+        if len(values) == len(names):
+            yield Row(dict(zip(names, values, strict=True)), place, file.split)
+        else:
+            yield Row(RowError("broken line", f"has {len(values)} of {len(names)} columns."), place, file.split)
+
+
+def _parquet_rows(data: bytes, file: File) -> Iterator[Row]:
     from pyarrow import ArrowException, parquet
 
-    if not file.stat().st_size:
-        raise LabError(f"{file} is empty.")
     try:
-        with parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches():
-                yield from batch.to_pylist()
-    except ArrowException as error:
-        raise LabError(f"{file} is not a parquet file: {error}") from error
+        with parquet.ParquetFile(io.BytesIO(data)) as table:
+            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in table.iter_batches())
+            for number, row in enumerate(rows, start=1):
+                yield Row(row, f"{file.name}, row {number}", file.split)
+    except (ArrowException, OSError) as error:
+        raise LabError(f"{file.name} is not a parquet file, or damaged: {error}") from error
 
 
-def _hub_rows(name: str) -> Iterable[TableRow]:
+def hub_rows(name: str) -> list[Row]:
+    """The rows of a data set on the Hugging Face hub, all its splits. Raises LabError when there is none."""
     import datasets
+
+    from labkit.text.reading.files import split_of
 
     path, _, config = name.partition(":")
     try:
-        return datasets.load_dataset(path, config or None, split="train")
-    except Exception as error:  # whatever the library raises: no such name, no network, no train split
+        loaded = datasets.load_dataset(path, config or None)
+    except Exception as error:  # whatever the library raises: no such name, no network
         raise LabError(f"{name} is no file here, and the hub gave no data set of that name: {error}") from error
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    return [
+        Row(row, f"{name}, {split} row {number}", split_of(split))
+        for split, rows in splits.items()
+        for number, row in enumerate(rows, start=1)
+    ]
 
 
-def as_row(row: Any, name: str) -> TableRow:
-    if not isinstance(row, Mapping):
-        raise LabError(f"{name} holds {type(row).__name__} where a row with named columns is needed.")
-    return row
-
-
-def column_names(row: TableRow) -> str:
-    return ", ".join(map(str, row)) or "none"
+def open_path(path: str | Path) -> Table:
+    """`open_table` of a file by its path."""
+    return open_table(File(Path(path), Path(path).name))

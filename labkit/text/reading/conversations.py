@@ -1,73 +1,189 @@
-"""Conversations to learn from."""
+"""Conversations to fine-tune on: rows of messages, or of a question and its answer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.clean import Removed, clean_text, distinct
-from labkit.text.reading.containers import TableRow, column_names, named_rows
-from labkit.text.reading.held_out import hold_out
-from labkit.text.reading.values import INPUT_COLUMNS, as_text, read_message
-from labkit.world import Document, Message
-
-TURN_COLUMNS = (
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("prompt", "response"),
-    ("prompt", "completion"),
-    ("question", "answer"),
+from labkit.text.reading.columns import (
+    ANSWERS,
+    CHOSEN,
+    HISTORIES,
+    INPUTS,
+    LABELS,
+    QUESTIONS,
+    SYSTEMS,
+    TEXTS,
+    TURNS,
+    WEIGHTS,
+    Columns,
+    is_empty,
 )
-MESSAGE_COLUMNS = ("messages", "conversations")
+from labkit.text.reading.held_out import given_split, hold_out
+from labkit.text.reading.report import Reading, RowError
+from labkit.text.reading.rows import Items, as_columns, read_items
+from labkit.text.reading.values import as_messages, clean, transcript, turns
+from labkit.world import Document, Message
 
 
 class Conversations(NamedTuple):
-    """The same for conversations; `removed.empty` counts those without a question or an answer."""
+    """Conversations to train on, conversations held out, and what was made of their source."""
 
     train: list[Document]
     validation: list[Document]
-    removed: Removed
+    reading: Reading
 
 
 def read_conversations(source: str | Path, held_out: float = 0.1) -> Conversations:
     """Conversations from `source`, cleaned and split by whole conversations.
 
-    The columns are `messages` (a list of role and content), or instruction (with an optional input) and
-    output, or prompt and response or completion, or question and answer. Raises LabError as `read_texts`
-    does, and when the columns are none of these: it names those found and those needed.
+    Raises LabError as `conversation_rows` does, and when fewer than two are left, one of them to hold out.
     """
-    documents = [_conversation(row, name) for name, row in named_rows(source)]
-    filled = [document for document in documents if document is not None]
-    keep, exact, near = distinct([_key(document) for document in filled])
-    if len(keep) < 2:
-        raise LabError(f"{source} holds {len(keep)} different conversations; at least 2 are needed, one held out.")
-    removed = Removed(len(documents) - len(filled), exact, near)
-    return Conversations(*hold_out([filled[index] for index in keep], held_out, key=_key), removed)
+    return split_conversations(conversation_rows(source), held_out)
 
 
-def _conversation(row: TableRow, name: str) -> Document | None:
-    """One row -> a conversation, or None where a question or an answer is empty."""
-    messages = _messages(row, name)
-    if any(not message.content.strip() for message in messages):
-        return None
+def split_conversations(items: Items[Document], held_out: float = 0.1) -> Conversations:
+    """Conversations parted as their source has it, else by content. Raises LabError where there is one only."""
+    if len(items.values) < 2:
+        raise LabError(f"{items.reading.source} holds one conversation; 2 different ones are needed, one to hold out.")
+    apart = given_split(items.splits, items.reading)
+    if apart is None:
+        return Conversations(*hold_out(items.values, held_out, key=_key), items.reading)
+    return Conversations(*items.parted(apart), items.reading)
+
+
+def conversation_rows(source: str | Path) -> Items[Document]:
+    """All conversations of `source`, in its order, cleaned; equal ones once.
+
+    A row is a list of messages, or has columns: `messages` (or conversations), a list of role and content (or from and
+    value); or a question (instruction, prompt, question, query; with input or context) and its answer (output,
+    response, completion, answer), each a text or messages; or a `text` that is a transcript. Also read are system,
+    history, label (false: no good answer, dropped) and weight. Raises LabError for a source without such rows, or when
+    most of them cannot be used.
+    """
+    items = read_items(source, _conversation)
+    seen: set[str] = set()
+    keep = []
+    for index, document in enumerate(items.values):
+        key = _key(document)
+        if key in seen:
+            items.reading.drop("duplicate")
+        else:
+            keep.append(index)
+        seen.add(key)
+    items = items.only(keep)
+    items.reading.finish(len(keep))
+    return items
+
+
+def question(columns: Columns, name: str) -> tuple[Message, ...]:
+    """The turns that the column `name` asks with: system, history, then what stands there, with its input.
+
+    Raises RowError where the question is empty.
+    """
+    value = columns.get([name])
+    messages = as_messages(value) or transcript(value)
+    if messages is None:
+        asked = [clean(value), *(clean(columns.get([more])) for more in INPUTS if more != name)]
+        asked = [part for part in asked if part]
+        if not asked:
+            raise RowError("empty question", f"has nothing in its column {name}.")
+        messages = (Message("user", "\n\n".join(asked)),)
+    return with_system(columns, (*history(columns), *messages))
+
+
+def history(columns: Columns) -> tuple[Message, ...]:
+    """Earlier turns from a column history: messages, or [question, answer] pairs. Raises RowError for anything else."""
+    value = columns.get(HISTORIES)
+    if is_empty(value):
+        return ()
+    messages = as_messages(value)
+    if messages is not None:
+        return messages
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise RowError("unknown history", "has a history that is neither messages nor [question, answer] pairs.")
+    return tuple(
+        Message(role, clean(said)) for pair in value for role, said in zip(("user", "assistant"), pair, strict=True)
+    )
+
+
+def with_system(columns: Columns, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Messages, led by what stands in a column system, unless they begin with a system message of their own."""
+    if messages and messages[0].role == "system":
+        return messages
+    said = clean(columns.get(SYSTEMS))
+    return (Message("system", said), *messages) if said else messages
+
+
+def _conversation(row: Any, reading: Reading) -> tuple[Document, Columns | None]:
+    """One row -> a conversation. Raises RowError where it is none, or has nothing to learn."""
+    columns = None if isinstance(row, list) else as_columns(row)
+    messages = turns(row) if columns is None else _messages(columns)
+    if columns is not None:
+        _check_worth(columns)
     if not any(message.role == "assistant" for message in messages):
-        return None
-    return Document("conversation", "", messages)
+        raise RowError("conversation without an answer", "has no message of an assistant to learn.")
+    for message in messages:
+        if not message.content:
+            what = "answer" if message.role == "assistant" else "question"
+            raise RowError(f"empty {what}", f"has an empty {what}.")
+    if not any(message.role == "assistant" and message.weight for message in messages):
+        raise RowError("weight 0", "has no answer of a weight above 0.")
+    return Document("conversation", "", messages), columns
 
 
-def _messages(row: TableRow, name: str) -> tuple[Message, ...]:
-    for column in MESSAGE_COLUMNS:
-        if row.get(column) is not None:
-            return tuple(read_message(turn, name) for turn in row[column])
-    for question, answer in TURN_COLUMNS:
-        if question in row and answer in row:
-            asked = [row[question], *(row[column] for column in INPUT_COLUMNS if row.get(column))]
-            user = "\n\n".join(clean_text(as_text(part)).strip() for part in asked)
-            return (Message("user", user), Message("assistant", clean_text(as_text(row[answer])).strip()))
-    needed = " or ".join([*MESSAGE_COLUMNS[:1], *(" and ".join(pair) for pair in TURN_COLUMNS)])
-    raise LabError(f"{name} has the columns {column_names(row)}; conversations need {needed}.")
+def _messages(columns: Columns) -> tuple[Message, ...]:
+    name = columns.name(TURNS)
+    if name is not None and not is_empty(columns.values[name]):
+        return with_system(columns, turns(columns.get(TURNS)))
+    asked, answered = columns.name(QUESTIONS), columns.name(ANSWERS)
+    if asked is None and columns.has(["input"]) and columns.has(["output"]):
+        asked = "input"
+    if asked is not None and answered is not None:
+        return _exchange(question(columns, asked), columns.get(ANSWERS))
+    spoken = columns.name(TEXTS)
+    said = transcript(columns.values[spoken]) if spoken else None
+    if said is not None:
+        columns.used.add(str(spoken))
+        return with_system(columns, said)
+    hint = " Pairs of answers are given as preferences." if columns.has(CHOSEN) else ""
+    raise RowError(
+        "unknown columns",
+        f"has the columns {columns}; conversations need messages, or a question ({', '.join(QUESTIONS)}) and "
+        f"its answer ({', '.join(ANSWERS)}).{hint}",
+    )
+
+
+def _exchange(asked: tuple[Message, ...], answer: Any) -> tuple[Message, ...]:
+    """A question and its answer, which may be messages, with the question before them once more."""
+    said = as_messages(answer)
+    if said is None:
+        return (*asked, Message("assistant", clean(answer)))
+    return said if said[: len(asked)] == asked else (*asked, *said)
+
+
+def _check_worth(columns: Columns) -> None:
+    """Raises RowError for a row that its columns label and weight call no example to learn."""
+    name = columns.name(LABELS)
+    label = str(columns.values[name]).strip().lower() if name else ""
+    if label in ("true", "false"):
+        columns.get(LABELS)
+    if label == "false":
+        raise RowError("label false", "is labelled as no good answer.")
+    weight = columns.get(WEIGHTS)
+    if not is_empty(weight) and str(weight).strip() not in ("0", "1", "0.0", "1.0"):
+        raise RowError("weight", f"has the weight {weight!r}; a row is learned (1) or not (0).")
+    if not is_empty(weight) and float(weight) == 0:
+        raise RowError("weight 0", "has the weight 0.")
 
 
 def _key(document: Document) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in document.messages)
+
+
+def repeats(questions: Sequence[str], answers: Sequence[str]) -> bool:
+    """Whether nearly all answers begin with their whole question, as some tools write them."""
+    count = sum(answer.startswith(asked) and answer != asked for asked, answer in zip(questions, answers, strict=True))
+    return len(questions) > 1 and count > 0.9 * len(questions)

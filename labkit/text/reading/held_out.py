@@ -1,10 +1,13 @@
-"""Which part of what was read is held out."""
+"""Which part of what was read is held out: what the source itself calls so, else a tenth, chosen by content."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+from labkit.errors import LabError
+from labkit.text.reading.report import Reading
 
 T = TypeVar("T")
 
@@ -16,8 +19,58 @@ def hold_out(items: Sequence[T], share: float, key: Callable[[T], str]) -> tuple
     At least one is held out and at least one left. Order is kept; the split does not depend on it.
     """
     count = min(max(1, round(len(items) * share)), len(items) - 1)
-    digests = [hashlib.blake2b(key(item).encode(), digest_size=16).digest() for item in items]
-    chosen = set(sorted(range(len(items)), key=digests.__getitem__)[:count])
+    chosen = set(sorted(range(len(items)), key=_digests(items, key).__getitem__)[:count])
+    return _parted(items, chosen)
+
+
+def hold_out_texts(texts: Sequence[str], share: float) -> tuple[list[str], list[str]]:
+    """Split texts into (train, validation) by size: about `share` of their characters is held out.
+
+    Texts are held out whole, lowest hash of the content first. One that is more than twice the share of all is split
+    inside: its end is held out. Raises LabError when there are too few characters to hold any out.
+    """
+    large = 2 * share * sum(map(len, texts))
+    small = [index for index, text in enumerate(texts) if len(text) <= large]
+    digests = _digests(texts, str)
+    held: set[int] = set()
+    room = share * sum(len(texts[index]) for index in small)
+    for index in sorted(small, key=digests.__getitem__):
+        if len(texts[index]) > 2 * room:  # more than half of it would be too much
+            break
+        held.add(index)
+        room -= len(texts[index])
+    train, validation = [], []
+    for index, text in enumerate(texts):
+        cut = int(len(text) * (1 - share)) if len(text) > large else 0 if index in held else len(text)
+        train.append(text[:cut])
+        validation.append(text[cut:])
+    train, validation = list(filter(None, train)), list(filter(None, validation))
+    if not train or not validation:
+        raise LabError(f"The text is too short to hold a part out: {sum(map(len, texts))} characters.")
+    return train, validation
+
+
+def given_split(splits: Sequence[str], reading: Reading) -> list[str] | None:
+    """The split of each row as its file names it -> train, validation or '' (not used) for each; None where the
+    source has not both rows to train on and others to hold out.
+
+    What is called validation is held out; without it, what is called test.
+    """
+    names = set(splits)
+    apart = "validation" if "validation" in names else "test"
+    if apart not in names or not names & {"train", ""}:
+        return None
+    reading.warnings.append(f"The split {apart} ({splits.count(apart):,} rows) is held out, as the source has it.")
+    if apart == "validation" and "test" in names:
+        reading.unused.append(f"split test ({splits.count('test'):,} rows)")
+    return ["validation" if split == apart else "" if split == "test" else "train" for split in splits]
+
+
+def _digests(items: Sequence[T], key: Callable[[T], str]) -> list[bytes]:
+    return [hashlib.blake2b(key(item).encode("utf-8", "replace"), digest_size=16).digest() for item in items]
+
+
+def _parted(items: Sequence[T], chosen: set[int]) -> tuple[list[T], list[T]]:
     return (
         [item for index, item in enumerate(items) if index not in chosen],
         [item for index, item in enumerate(items) if index in chosen],

@@ -1,4 +1,4 @@
-"""Preference pairs to learn from."""
+"""Preference pairs: a prompt, the answer that someone chose, and the one that they did not."""
 
 from __future__ import annotations
 
@@ -6,67 +6,156 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.clean import Removed, clean_text
 from labkit.text.pairs import Pair
-from labkit.text.reading.containers import TableRow, column_names, named_rows
-from labkit.text.reading.held_out import hold_out
-from labkit.text.reading.values import INPUT_COLUMNS, as_text, read_message
+from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, Columns, is_empty
+from labkit.text.reading.conversations import history, question, repeats, with_system
+from labkit.text.reading.held_out import given_split, hold_out
+from labkit.text.reading.report import Reading, RowError
+from labkit.text.reading.rows import Items, as_columns, read_items
+from labkit.text.reading.values import as_messages, clean, transcript, turns
 from labkit.world import Message
 
-PROMPT_COLUMNS = ("prompt", "instruction", "question")
+Turns = tuple[Message, ...]
 
 
 class Preferences(NamedTuple):
-    """The same for preference pairs; `removed.empty` counts those that lack an answer or whose answers are equal."""
+    """Pairs to train on, pairs held out, and what was made of their source."""
 
     train: list[Pair]
     validation: list[Pair]
-    removed: Removed
+    reading: Reading
 
 
 def read_preferences(source: str | Path, held_out: float = 0.1) -> Preferences:
     """Preference pairs from `source`, cleaned and split by prompts, so that no held-out prompt was trained on.
 
-    The columns are prompt (or instruction, with an optional input; or question), chosen and rejected; each is text or
-    a list of messages. Raises LabError as `read_conversations` does, and when no two answers differ.
+    Raises LabError as `preference_rows` does, and when there is one prompt only.
     """
-    rows = [_pair(row, name) for name, row in named_rows(source)]
-    pairs = list(dict.fromkeys(pair for pair in rows if pair.chosen and pair.rejected and pair.chosen != pair.rejected))
-    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
+    return split_preferences(preference_rows(source), held_out)
+
+
+def split_preferences(items: Items[Pair], held_out: float = 0.1) -> Preferences:
+    """Pairs parted by prompts, as their source has it, else by content. Raises LabError where there is one prompt."""
+    source = items.reading.source
+    prompts = list(dict.fromkeys(pair.prompt for pair in items.values))
     if len(prompts) < 2:
         raise LabError(
-            f"{source} holds {len(prompts)} prompts with a chosen and a rejected answer that differ; at least 2 are "
-            f"needed, one held out."
+            f"{source}: all {len(items.values)} pairs have the same prompt, so none can be held out whose prompt was "
+            f"not trained on; at least 2 prompts are needed."
         )
-    _, validation = hold_out(prompts, held_out, key=str)
-    apart = set(validation)
-    train = [pair for pair in pairs if pair.prompt not in apart]
-    different = sum(pair.chosen != pair.rejected and bool(pair.chosen and pair.rejected) for pair in rows)
-    removed = Removed(len(rows) - different, different - len(pairs), 0)
-    return Preferences(train, [pair for pair in pairs if pair.prompt in apart], removed)
+    apart = given_split(items.splits, items.reading)
+    if apart is None:
+        _, chosen = hold_out(prompts, held_out, key=str)
+        held = set(chosen)
+        return Preferences(
+            *items.parted(["validation" if p.prompt in held else "train" for p in items.values]), items.reading
+        )
+    held = {pair.prompt for pair, part in zip(items.values, apart, strict=True) if part == "validation"}
+    train, validation = items.parted(apart)
+    free = [pair for pair in train if pair.prompt not in held]
+    if len(free) < len(train):
+        items.reading.warnings.append(
+            f"{len(train) - len(free)} training pairs have a prompt that is held out, and are not trained on."
+        )
+    if not free:
+        raise LabError(f"{source}: every training pair has a prompt that is held out. Give other prompts to hold out.")
+    return Preferences(free, validation, items.reading)
 
 
-def _pair(row: TableRow, name: str) -> Pair:
-    """One row -> a pair, its answers perhaps empty or equal."""
-    column = next((column for column in PROMPT_COLUMNS if row.get(column)), None)
-    if column is None or "chosen" not in row or "rejected" not in row:
-        raise LabError(
-            f"{name} has the columns {column_names(row)}; preferences need chosen, rejected and one of "
-            f"{', '.join(PROMPT_COLUMNS)}."
-        )
-    if isinstance(row[column], str):
-        asked = [row[column], *(row[more] for more in INPUT_COLUMNS if row.get(more))]
-        prompt: tuple[Message, ...] = (
-            Message("user", "\n\n".join(clean_text(as_text(part)).strip() for part in asked)),
-        )
+def preference_rows(source: str | Path) -> Items[Pair]:
+    """All pairs of `source`, in its order, cleaned. A pair that stands there again is another vote, and stays; so does
+    its reverse.
+
+    A row has the columns chosen and rejected (or preferred_output and non_preferred_output) and one of prompt,
+    instruction, question, query or messages; each is a text, a message or messages. Without a prompt column it is what
+    both answers begin with, as messages or as a transcript of Human: and Assistant:. Raises LabError for a source
+    without such rows, or when most of them cannot be used.
+    """
+    items = read_items(source, _pair)
+    items.reading.finish(len(items.values))
+    asked = [pair.prompt[-1].content for pair in items.values]
+    both = [[getattr(pair, side) for pair in items.values] for side in ("chosen", "rejected")]
+    if not all(repeats(asked, answers) for answers in both):
+        return items
+    items.reading.warnings.append("The answers begin with the prompt once more, which is left out.")
+    pairs = [
+        Pair(pair.prompt, *(answer.removeprefix(text).strip() for answer in (pair.chosen, pair.rejected)))
+        for pair, text in zip(items.values, asked, strict=True)
+    ]
+    return Items(pairs, items.splits, items.reading)
+
+
+def _pair(row: Any, reading: Reading) -> tuple[Pair, Columns]:
+    """One row -> a pair. Raises RowError where it is none, or its answers are empty or equal."""
+    columns = as_columns(row)
+    if not columns.has(CHOSEN) or not columns.has(REJECTED):
+        raise RowError("unknown columns", f"has the columns {columns}; {_mend(columns)}")
+    asked = _prompt(columns)
+    chosen, rejected = _answer(columns.get(CHOSEN)), _answer(columns.get(REJECTED))
+    if not isinstance(chosen, str) and not isinstance(rejected, str):
+        asked, chosen, rejected = _parted(with_system(columns, asked), chosen, rejected)
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        raise RowError("unlike answers", "has a text on one side and messages on the other.")
+    if not asked:
+        raise RowError("empty prompt", "has an empty prompt.")
+    if asked[-1].role != "user" or any(not message.content for message in asked):
+        raise RowError("prompt without a question", "has a prompt that does not end with what a user says.")
+    if not chosen or not rejected:
+        raise RowError("empty answer", "has an empty answer.")
+    if chosen == rejected:
+        raise RowError("equal answers", "has the same answer chosen and rejected.")
+    return Pair(asked, chosen, rejected), columns
+
+
+def _prompt(columns: Columns) -> Turns:
+    """The turns before the answers, as far as columns of their own give them; empty where they do not."""
+    name = columns.name((*QUESTIONS, *TURNS, "input"))
+    if name is None:
+        return ()
+    value = columns.values[name]
+    if name == "input" and isinstance(value, dict):  # as OpenAI has it
+        columns.used.add(name)
+        value = value.get("messages")
+    if name in TURNS or name == "input" and isinstance(value, list):
+        columns.used.add(name)
+        return with_system(columns, (*history(columns), *turns(value)))
+    if is_empty(value):
+        raise RowError("empty prompt", "has an empty prompt.")
+    return question(columns, name)
+
+
+def _answer(value: Any) -> str | Turns:
+    """One side: its text, or its messages."""
+    messages = as_messages(value) or transcript(value)
+    return clean(value) if messages is None else messages
+
+
+def _parted(asked: Turns, chosen: Turns, rejected: Turns) -> tuple[Turns, str, str]:
+    """(prompt, chosen answer, rejected answer) of answers given as messages, with or without the prompt before them."""
+    if len(chosen) != len(rejected) or chosen[:-1] != rejected[:-1]:
+        raise RowError("answers to two prompts", "has answers that do not follow the same turns.")
+    if chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
+        raise RowError("answer of a user", "has an answer that the assistant does not say.")
+    shared = chosen[:-1]
+    spoken = tuple(message for message in asked if message.role != "system")
+    if shared and shared[-len(spoken) :] == spoken or not spoken:
+        prompt = shared if not asked or shared[:1] == asked[:1] else (*_systems(asked, shared), *shared)
+    elif not shared:
+        prompt = asked
     else:
-        prompt = tuple(read_message(turn, name) for turn in row[column])
-    return Pair(prompt, _answer(row["chosen"], name), _answer(row["rejected"], name))
+        raise RowError("answers to another prompt", "has answers that begin with other turns than its prompt.")
+    return prompt, chosen[-1].content, rejected[-1].content
 
 
-def _answer(value: Any, name: str) -> str:
-    """An answer as it stands, or the last of a list of messages."""
-    if isinstance(value, str) or value is None:
-        return clean_text(as_text(value)).strip()
-    messages = [read_message(turn, name) for turn in value]
-    return messages[-1].content if messages else ""
+def _systems(asked: Turns, shared: Turns) -> Turns:
+    """The prompt's system messages that the turns before the answers do not begin with themselves."""
+    return tuple(message for message in asked if message.role == "system" and message not in shared)
+
+
+def _mend(columns: Columns) -> str:
+    needed = "preferences need chosen and rejected, and a prompt"
+    if columns.has(LABELS) and columns.has(ANSWERS):
+        return f"labels of single answers (as for KTO) are unpaired and cannot be paired: {needed}."
+    if columns.has(ANSWERS):
+        return f"{needed}. Of answers with a score or a rank, write the better as chosen and the other as rejected."
+    return f"{needed} ({', '.join(QUESTIONS)})."

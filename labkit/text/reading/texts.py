@@ -1,65 +1,74 @@
-"""Plain text to learn from."""
+"""Plain text to pretrain on: whole files of text, and tables with a column of text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labkit.errors import LabError
-from labkit.text.clean import Removed, clean_texts
-from labkit.text.reading.containers import as_row, column_names, read_text, table_rows
-from labkit.text.reading.files import find_files
-from labkit.text.reading.held_out import hold_out
-
-TEXT_COLUMNS = ("text", "content", "story", "document")
+from labkit.text.clean import clean_text, distinct
+from labkit.text.reading.columns import QUESTIONS, TEXTS, TURNS, Columns
+from labkit.text.reading.held_out import given_split, hold_out_texts
+from labkit.text.reading.report import Reading, RowError
+from labkit.text.reading.rows import Items, as_columns, read_items
+from labkit.text.reading.values import as_text
 
 
 class Texts(NamedTuple):
-    """Documents to train on, documents held out, and what cleaning took away."""
+    """Documents to train on, documents held out, and what was made of their source."""
 
     train: list[str]
     validation: list[str]
-    removed: Removed
+    reading: Reading
 
 
 def read_texts(source: str | Path, held_out: float = 0.1) -> Texts:
-    """Plain text from `source`, cleaned and split.
+    """Plain text from `source`, cleaned and split: about a tenth of its characters is held out.
 
-    One text is split by characters, its last tenth held out; several are split by whole documents. Raises
-    LabError for a missing, empty, binary or unreadable file, an unknown ending, or a table without a column
-    of text.
+    Raises LabError as `text_rows` does, and when there is too little to hold out.
     """
-    raw = list(_texts(source))
-    cleaned, removed = clean_texts(raw)
-    if not cleaned:
-        raise LabError(f"{source} holds no text.")
-    if len(cleaned) == 1:
-        cut = int(len(cleaned[0]) * (1 - held_out))
-        train, validation = [cleaned[0][:cut]], [cleaned[0][cut:]]
-        if not train[0] or not validation[0]:
-            raise LabError(f"{source} is too short to hold a part out: {len(cleaned[0])} characters.")
-        return Texts(train, validation, removed)
-    return Texts(*hold_out(cleaned, held_out, key=str), removed)
+    return split_texts(text_rows(source), held_out)
 
 
-def _texts(source: str | Path) -> Iterator[str]:
-    for file in find_files(source):
-        if isinstance(file, Path) and file.suffix.lower() == ".txt":
-            yield read_text(file)
-        else:
-            yield from _column_of_text(table_rows(file), str(file))
+def split_texts(items: Items[str], held_out: float = 0.1) -> Texts:
+    """Documents parted as their source has it, else by size. Raises LabError where they are too short."""
+    apart = given_split(items.splits, items.reading)
+    if apart is None:
+        return Texts(*hold_out_texts(items.values, held_out), items.reading)
+    return Texts(*items.parted(apart), items.reading)
 
 
-def _column_of_text(rows: Iterable[Any], name: str) -> Iterator[str]:
-    for row in rows:
-        if isinstance(row, str):
-            yield row
-            continue
-        row = as_row(row, name)
-        column = next((column for column in TEXT_COLUMNS if isinstance(row.get(column), str)), None)
-        if column is None:
-            raise LabError(
-                f"{name} has the columns {column_names(row)}; plain text needs one of {', '.join(TEXT_COLUMNS)}."
-            )
-        yield row[column]
+def text_rows(source: str | Path) -> Items[str]:
+    """All documents of `source`, in its order, cleaned, without duplicates and near-duplicates.
+
+    A file of plain text is one document, or several between lines of <|endoftext|>; a row of a table is one: a text by
+    itself, or what stands in its column text, content, story or document. Raises LabError for a source without text,
+    or when most of its rows cannot be used.
+    """
+    items = read_items(source, _text, plain=True)
+    keep, exact, near = distinct(items.values) if len(items.values) > 1 else (list(range(len(items.values))), 0, 0)
+    for reason, count in (("duplicate", exact), ("near duplicate", near)):
+        if count:
+            items.reading.drop(reason, count=count)
+    items.reading.finish(len(keep))
+    return items.only(keep)
+
+
+def _text(row: Any, reading: Reading) -> tuple[str, Columns | None]:
+    """One row -> its text, cleaned. Raises RowError where it has none."""
+    columns = as_columns(row) if isinstance(row, Mapping) else None
+    raw = as_text(row) if columns is None else as_text(_column(columns))
+    text = clean_text(raw)
+    if not text.strip():
+        raise RowError("empty text", "has no text.")
+    reading.characters += max(0, len(raw) - len(text))
+    return text, columns
+
+
+def _column(columns: Columns) -> Any:
+    if not columns.has(TEXTS):
+        hint = " Conversations are given as instructions." if columns.has((*TURNS, *QUESTIONS)) else ""
+        raise RowError(
+            "unknown columns", f"has the columns {columns}; plain text needs one of {', '.join(TEXTS)}.{hint}"
+        )
+    return columns.get(TEXTS)

@@ -1,28 +1,182 @@
-"""What stands in a row -> text and messages."""
+"""What stands in a field of a row -> text, or messages: one converter for all readers.
+
+What it does not know it refuses, never writes out as Python would.
+"""
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from labkit.errors import LabError
 from labkit.text.clean import clean_text
+from labkit.text.reading.columns import is_empty
+from labkit.text.reading.report import RowError
+from labkit.text.reading.wrappers import is_turn, is_turns
 from labkit.world import Message
 
-INPUT_COLUMNS = ("input", "context")
-ROLES = {"human": "user", "gpt": "assistant"}
-
-
-def read_message(turn: Any, name: str) -> Message:
-    if not isinstance(turn, Mapping):
-        raise LabError(f"{name} has a message that is no object with role and content: {turn!r}.")
-    role = turn.get("role", turn.get("from"))
-    content = turn.get("content", turn.get("value"))
-    role = ROLES.get(str(role), role)
-    if role not in ("system", "user", "assistant"):
-        raise LabError(f"{name} has a message with the role {role!r}; roles are system, user and assistant.")
-    return Message(role, clean_text(as_text(content)).strip())
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+}
+TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
+"""Roles of turns that are said to or by a tool."""
+CALLS = ("tool_calls", "function_call")
+TEXT_PARTS = ("text", "input_text", "output_text")
+SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "instruction": "user",
+    "assistant": "assistant",
+    "response": "assistant",
+}
+"""Who speaks in a transcript; instruction and response after ### alone."""
 
 
 def as_text(value: Any) -> str:
-    return "" if value is None else str(value)
+    """One field -> its text. Numbers are written out, None and NaN are empty, parts of text are joined.
+
+    Raises RowError for anything else: a list of several texts, an object, a picture, true and false.
+    """
+    if isinstance(value, str):
+        return value
+    if is_empty(value):
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, list) and all(map(_is_part, value)):
+        return "".join(map(_part, value))
+    shown = repr(value)
+    raise RowError(
+        f"{_kind(value)} for a text",
+        f"has {_kind(value)} where a text is needed: {shown[:60]}{'…' * (len(shown) > 60)}. Give one text.",
+    )
+
+
+def clean(value: Any) -> str:
+    """One field -> its text, cleaned, without blanks at its ends."""
+    return clean_text(as_text(value)).strip()
+
+
+def as_messages(value: Any) -> tuple[Message, ...] | None:
+    """A field that holds messages -> those that are not empty system messages; None for a field that holds a text.
+
+    Read are a list of messages and one message, as they are or as JSON (or Python) writes them. Raises RowError for a
+    message that is not understood.
+    """
+    if isinstance(value, str):
+        value = _parsed(value)
+    if is_turn(value):
+        value = [value]
+    if not isinstance(value, list) or not value or not any(map(_is_message, value)):
+        return None
+    read = map(_message, value)
+    return tuple(message for message in read if message.content or message.role != "system")
+
+
+def transcript(text: Any) -> tuple[Message, ...] | None:
+    """'\\n\\nHuman: Hi.\\n\\nAssistant: Hello.' -> two messages; None for what does not begin so, or nobody answers in.
+
+    Turns begin with Human:, User: or Assistant:, after an empty line where any does, else on a line of their own; or
+    with ### before these, and Instruction: or Response: too. An answer that is still to come is left out.
+    """
+    if not isinstance(text, str):
+        return None
+    names = "Human|User|Assistant"
+    blank = re.search(r"\n[ \t]*\n[ \t]*Assistant:", text)
+    mark = rf"(?:^|\n[ \t]*\n)\s*({names}):" if blank else rf"(?:^|\n)\s*({names}):"
+    if re.match(r"\s*###", text):
+        mark = rf"###[ \t]*({names}|Instruction|Response):"
+    marks = list(re.finditer(mark, text))
+    if not marks or text[: marks[0].start()].strip():
+        return None
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    messages = [
+        Message(SPEAKERS[mark.group(1).lower()], clean(text[mark.end() : end]))
+        for mark, end in zip(marks, ends, strict=True)
+    ]
+    if not any(message.role == "assistant" for message in messages):
+        return None
+    if messages[-1].role == "assistant" and not messages[-1].content:
+        messages.pop()
+    return tuple(messages)
+
+
+def turns(value: Any) -> tuple[Message, ...]:
+    """A field that must hold messages -> them. Raises RowError where it holds something else."""
+    messages = as_messages(value)
+    if messages is None:
+        kind = _kind(value)
+        raise RowError(
+            "messages that are none",
+            f"has {kind} where a list of messages, each with role and content, is needed: {repr(value)[:60]}.",
+        )
+    return messages
+
+
+def _message(turn: Any) -> Message:
+    if not isinstance(turn, Mapping):
+        raise RowError(
+            "messages that are none", f"has a message that is no object with role and content: {repr(turn)[:60]}."
+        )
+    name = turn.get("role", turn.get("from"))
+    role = ROLES.get(str(name).strip().lower())
+    if str(name).strip().lower() in TOOLS or any(not is_empty(turn.get(call)) for call in CALLS):
+        raise RowError("tool turn", f"has a turn of a tool (role {name!r}), which is not learned here. Leave it out.")
+    if role is None:
+        raise RowError("unknown role", f"has a message with the role {name!r}; roles are system, user and assistant.")
+    content = next((turn[key] for key in ("content", "value", "text", "parts") if not is_empty(turn.get(key))), "")
+    return Message(role, clean(content), _weight(turn))
+
+
+def _weight(turn: Mapping[str, Any]) -> int:
+    """Whether an answer is learned: its weight (as OpenAI has it), or train; 1 where neither is given."""
+    given = next((turn[key] for key in ("weight", "train") if turn.get(key) is not None), 1)
+    if given not in (0, 1):
+        raise RowError("weight", f"has a message of weight {given!r}; a turn is learned (1) or not (0).")
+    return int(given)
+
+
+def _parsed(text: str) -> Any:
+    """Messages that were kept as text, as CSV files do -> the list of them; any other text as it stands."""
+    if not re.match(r"\s*\[?\s*\{\s*['\"]", text) or not re.search(r"['\"](role|from)['\"]\s*:", text):
+        return text
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if is_turn(value) or is_turns(value):
+            return value
+    return text
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool({"role", "from"} & value.keys())
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and ("type" in value or value.keys() == {"text"})
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    kind = part.get("type", "text")
+    if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
+        raise RowError(f"{kind} part", f"has a part of type {kind!r} in a message; only text is read. Leave it out.")
+    return part["text"]
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", dict: "an object", bool: "true or false", bytes: "bytes"}
+    return next((name for kind, name in names.items() if isinstance(value, kind)), f"a {type(value).__name__}")

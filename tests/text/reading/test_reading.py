@@ -33,7 +33,7 @@ def test_one_text_is_split_by_character(corpora):
     whole = clean_text(raw)
     assert texts.train == [whole[: int(len(whole) * 0.9)]]
     assert texts.train[0] + texts.validation[0] == whole
-    assert abs(texts.removed.characters) == len(raw) - len(whole)
+    assert texts.reading.characters == len(raw) - len(whole)
 
 
 def test_real_text_reaches_a_batch_and_comes_back(corpora):
@@ -50,7 +50,8 @@ def test_instructions(corpora):
     conversations = read_conversations(corpora / "instructions.json")
     rows = json.loads((corpora / "instructions.json").read_text())
     read = len(conversations.train) + len(conversations.validation)
-    assert read + conversations.removed.exact + conversations.removed.near + conversations.removed.empty == len(rows)
+    record = conversations.reading
+    assert read == record.kept and read + record.dropped.total() == record.read == len(rows)
     assert read > 0.9 * len(rows)
     assert abs(len(conversations.validation) - 0.1 * read) < 1
     row = next(row for row in rows if row["input"])
@@ -77,7 +78,7 @@ def test_a_json_list_of_strings_and_a_wrapped_list(tmp_path):
     plain = [row["text"] for row in ROWS]
     (tmp_path / "plain.json").write_text(json.dumps(plain))
     (tmp_path / "wrapped.json").write_text(json.dumps({"version": 1, "data": ROWS}))
-    assert read_texts(tmp_path / "plain.json") == read_texts(tmp_path / "wrapped.json")
+    assert read_texts(tmp_path / "plain.json")[:2] == read_texts(tmp_path / "wrapped.json")[:2]
 
 
 def test_a_folder_is_all_its_files(tmp_path):
@@ -85,9 +86,24 @@ def test_a_folder_is_all_its_files(tmp_path):
     (tmp_path / "deeper").mkdir()
     write(tmp_path / "deeper" / "b.parquet", ROWS[10:])
     (tmp_path / "c.txt").write_text("A text of its own.")
-    (tmp_path / "notes.md").write_text("not read")
+    (tmp_path / "notes.md").write_text("# Notes are text")
+    (tmp_path / "table.csv").write_text("text,n\nA cell of text.,1\n")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "index.txt").write_text("hidden")
+    (tmp_path / "._c.txt").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "empty.txt").write_text("")
     texts = read_texts(tmp_path)
-    assert sorted(texts.train + texts.validation) == sorted([*(row["text"] for row in ROWS), "A text of its own."])
+    more = ["A text of its own.", "# Notes are text", "A cell of text."]
+    assert sorted(texts.train + texts.validation) == sorted([*(row["text"] for row in ROWS), *more])
+    assert texts.reading.unused == [
+        "file ._c.txt (hidden)",
+        "file .git/index.txt (hidden)",
+        "file picture.png (not a kind that is read)",
+        "file empty.txt",
+        "column n",
+    ]
+    assert "Not read: empty.txt is empty." in texts.reading.warnings
 
 
 @pytest.mark.parametrize(
@@ -115,8 +131,9 @@ def test_unanswered_and_repeated_conversations_are_dropped_and_counted(tmp_path)
     rows = [*TURNS, TURNS[0], {"instruction": "Why?", "input": None, "output": " "}]
     rows.append({"instruction": "add 3 and one 3", "input": "", "output": "it is 4 3"})
     conversations = read_conversations(write(tmp_path / "rows.json", rows))
-    assert conversations.removed._asdict() == {"empty": 1, "exact": 1, "near": 1, "characters": 0}
-    assert len(conversations.train) + len(conversations.validation) == 20
+    assert conversations.reading.dropped == {"empty answer": 1, "duplicate": 1}
+    assert "empty answer: rows.json, row 22" in conversations.reading.warnings
+    assert len(conversations.train) + len(conversations.validation) == 21  # one that is only like another stays
 
 
 def test_what_is_held_out_does_not_depend_on_the_order():
@@ -131,18 +148,28 @@ def test_what_is_held_out_does_not_depend_on_the_order():
 def test_a_hub_data_set_by_name(monkeypatch):
     asked = []
 
-    def load_dataset(path, config, split):
-        asked.append((path, config, split))
-        return datasets.Dataset.from_list(ROWS)
+    def load_dataset(path, config):
+        asked.append((path, config))
+        return datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert len(read_texts("someone/stories:small").train) == 27
     assert len(read_texts("stories").train) == 27
-    assert asked == [("someone/stories", "small", "train"), ("stories", None, "train")]
+    assert asked == [("someone/stories", "small"), ("stories", None)]
+
+
+def test_the_splits_of_a_hub_data_set_are_kept(monkeypatch):
+    parts = {"train": ROWS[:20], "validation": ROWS[20:25], "test": ROWS[25:]}
+    loaded = datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in parts.items()})
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config: loaded)
+    texts = read_texts("someone/stories")
+    assert texts.train == [row["text"] for row in ROWS[:20]]
+    assert texts.validation == [row["text"] for row in ROWS[20:25]]
+    assert texts.reading.unused == ["split test (5 rows)"]
 
 
 def test_a_hub_that_gives_nothing_is_said_so(monkeypatch):
-    def load_dataset(path, config, split):
+    def load_dataset(path, config):
         raise FileNotFoundError("Couldn't reach the hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -154,14 +181,16 @@ REFUSED = [
     ("empty.txt", b"", "empty.txt is empty"),
     ("blank.txt", b" \n\n ", "blank.txt is empty"),
     ("one.txt", b"x", "too short to hold a part out: 1 characters"),
-    ("zeros.txt", b"PK\x03\x04\x00\x00rest", "zeros.txt is a binary file"),
-    ("latin.txt", "déjà vu".encode("latin-1"), "not text in UTF-8: byte 0xe9 at position 1"),
-    ("story.pdf", b"%PDF", r"unknown ending; known are \.txt, \.jsonl, \.json, \.parquet"),
+    ("zeros.txt", b"rest\x04\x00\x00rest!", "zeros.txt is a binary file, not text .it holds zero bytes"),
+    ("bytes.txt", bytes(range(1, 256)), "bytes.txt is in no encoding that is known here, or a binary file"),
+    ("story.pdf", b"%PDF", "story.pdf is a PDF: a binary file, not text. To use it, save it as text"),
+    ("story.docx", b"word", r"unknown ending; known are \.txt, \.text, \.md"),
+    ("rows.gz", b"\x1f\x8b\x08cut", "rows.gz cannot be unpacked: .* Is the download complete"),
     ("rows.json", b"[1, 2", "rows.json is not JSON"),
-    ("none.json", b"[]", "none.json is empty"),
+    ("none.json", b"[]", "none.json is empty: it holds no row"),
     ("number.json", b"3", "holds no list of rows"),
-    ("mixed.json", b"[1, 2]", "holds int where a row with named columns is needed"),
-    ("rows.jsonl", b'{"text": "a"}\n{"text": ', "rows.jsonl, line 2, is not JSON"),
+    ("mixed.json", b'[true, {"a": 1}]', "mixed.json, row 1 has true or false where a text is needed"),
+    ("rows.jsonl", b'{"text": "a"}\n{"text": \n{"t', "rows.jsonl, line 2 is not JSON: .*2 of 3 rows cannot be used"),
     ("titles.jsonl", b'{"title": "a", "n": 1}', "has the columns title, n; plain text needs one of text, content"),
     ("void.parquet", b"", "void.parquet is empty"),
     ("fake.parquet", b"not parquet at all", "fake.parquet is not a parquet file"),
@@ -183,7 +212,7 @@ def test_a_missing_file_is_named(name):
 
 def test_a_folder_without_text_is_refused(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    with pytest.raises(LabError, match="holds no .txt, .jsonl, .json, .parquet file"):
+    with pytest.raises(LabError, match="holds no .txt, .text, .md, .markdown, .jsonl"):
         read_texts(tmp_path)
 
 
@@ -191,17 +220,17 @@ def test_conversations_name_the_columns_found_and_those_needed(tmp_path):
     path = write(tmp_path / "rows.json", [{"instruction": "Hi", "reply": "Yes"}])
     with pytest.raises(LabError) as caught:
         read_conversations(path)
-    assert "has the columns instruction, reply; conversations need messages or" in str(caught.value)
-    assert "instruction and output or" in str(caught.value) and "question and answer" in str(caught.value)
+    assert "rows.json, row 1 has the columns instruction, reply; conversations need messages, or a" in str(caught.value)
+    assert "question" in str(caught.value) and "response" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "rows, message",
     [
         ([{"messages": [{"role": "robot", "content": "x"}]}], "role 'robot'"),
-        ([{"messages": ["x"]}], "no object with role and content: 'x'"),
-        (TURNS[:1], "holds 1 different conversations; at least 2"),
-        (["x"], "holds str where a row"),
+        ([{"messages": ["x"]}], "rows.json, row 1 has a list where a list of messages"),
+        (TURNS[:1], "holds one conversation; 2 different ones are needed"),
+        (["x"], "rows.json, row 1 is text where a row with named columns is needed"),
     ],
 )
 def test_bad_conversations_are_refused_in_words(tmp_path, rows, message):
@@ -211,7 +240,7 @@ def test_bad_conversations_are_refused_in_words(tmp_path, rows, message):
 
 def test_plain_text_is_no_conversation(tmp_path):
     (tmp_path / "a.txt").write_text("Hello.")
-    with pytest.raises(LabError, match="is plain text; conversations are read from"):
+    with pytest.raises(LabError, match="is plain text; what is asked for is read from .jsonl"):
         read_conversations(tmp_path / "a.txt")
 
 
@@ -224,7 +253,7 @@ def test_preferences(corpora):
     found = read_preferences(corpora / "instruction-preferences.json")
     rows = json.loads((corpora / "instruction-preferences.json").read_text())
     pairs = found.train + found.validation
-    assert len(pairs) + found.removed.exact + found.removed.empty == len(rows) and len(pairs) > 0.9 * len(rows)
+    assert len(pairs) == found.reading.kept and found.reading.read == len(rows) and len(pairs) > 0.9 * len(rows)
     row = next(row for row in rows if row["input"] and row["chosen"] != row["rejected"])
     wanted = f"{row['instruction']}\n\n{row['input']}"
     pair = next(pair for pair in pairs if pair.prompt[0].content == wanted)
@@ -241,7 +270,7 @@ def test_preferences_as_text_or_as_messages(tmp_path, name):
         for row in PAIRS
     ]
     plain = read_preferences(write(tmp_path / name, PAIRS))
-    assert plain == read_preferences(write(tmp_path / f"messages-{name}", said))
+    assert plain[:2] == read_preferences(write(tmp_path / f"messages-{name}", said))[:2]
     assert len(plain.train) == 18 and len(plain.validation) == 2
 
 
@@ -255,16 +284,27 @@ def test_a_held_out_prompt_is_in_no_training_pair(tmp_path):
 def test_equal_and_empty_answers_are_left_out(tmp_path):
     rows = [*PAIRS, PAIRS[0], PAIRS[1] | {"rejected": PAIRS[1]["chosen"]}, PAIRS[2] | {"rejected": ""}]
     found = read_preferences(write(tmp_path / "p.json", rows))
-    assert len(found.train) + len(found.validation) == 20
-    assert (found.removed.empty, found.removed.exact) == (2, 1)
+    assert len(found.train) + len(found.validation) == 21
+    assert found.reading.dropped == {"equal answers": 1, "empty answer": 1}
+    assert found.reading.warnings == ["equal answers: p.json, row 22", "empty answer: p.json, row 23"]
+
+
+def test_votes_stay_as_many_as_they_are_and_may_disagree(tmp_path):
+    again = [PAIRS[0]] * 9 + [PAIRS[0] | {"chosen": PAIRS[0]["rejected"], "rejected": PAIRS[0]["chosen"]}]
+    found = read_preferences(write(tmp_path / "p.jsonl", [*again, *PAIRS[1:]]))
+    mine = [pair for pair in found.train + found.validation if pair.prompt[0].content == PAIRS[0]["prompt"]]
+    assert [pair.rejected for pair in mine] == ["No."] * 9 + ["It is 1."]
+    assert not found.reading.dropped
 
 
 def test_preferences_without_a_pair(tmp_path):
     rows = [row | {"rejected": row["chosen"]} for row in PAIRS]
-    with pytest.raises(LabError, match="holds 0 prompts with a chosen and a rejected answer that differ"):
+    with pytest.raises(LabError, match="p.json, row 1 has the same answer chosen and rejected.*20 of 20 rows"):
         read_preferences(write(tmp_path / "p.json", rows))
 
 
 def test_preferences_with_other_columns(tmp_path):
-    with pytest.raises(LabError, match="the columns instruction, input, output; preferences need chosen, rejected and"):
+    with pytest.raises(
+        LabError, match="row 1 has the columns instruction, input, output; preferences need chosen and rejected"
+    ):
         read_preferences(write(tmp_path / "p.json", TURNS))

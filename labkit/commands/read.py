@@ -1,0 +1,85 @@
+"""``labkit read SOURCE --as KIND``: what is understood of a file, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from labkit.text.reading.report import Reading
+
+Kind = Literal["text", "instructions", "preferences"]
+KINDS: tuple[Kind, ...] = ("text", "instructions", "preferences")
+SHOWN = 3
+"""Rows that are shown to a reader at a terminal."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Show what is understood of a source, before anything is trained: files, encodings, rows, what is dropped and why.
+
+    Nothing is written. A source that would not be trained on is refused with the same words as `labkit run` has.
+    """
+
+    source: Annotated[Positional[str], arg(metavar="SOURCE", help_behavior_hint="")]
+    """A file, a folder, or the name of a data set on the Hugging Face hub."""
+    kind: Annotated[Kind, arg(name="as", help_behavior_hint="")]
+    """What to read it as: text to pretrain on, instructions to fine-tune on, preferences to align with."""
+    rows: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many rows to show: 3 when not given; with --json all of them."""
+    json: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Print it as JSON."""
+
+
+def read_command(options: ReadOptions) -> int:
+    """Print what a source is understood as. Raises LabError where `labkit run` would."""
+    rows, reading = understood(options.source, options.kind)
+    if options.json:
+        shown = rows if options.rows is None else rows[: max(0, options.rows)]
+        print(json.dumps(reading.to_dict() | {"rows": shown}))
+        return 0
+    from labkit.text.reading.report import reading_lines
+
+    print("\n".join(reading_lines(reading.record())))
+    for row in rows[: SHOWN if options.rows is None else max(0, options.rows)]:
+        print("\n" + as_lines(row))
+    return 0
+
+
+def understood(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading]:
+    """A source -> its rows as they are understood, in its order, and the record of the reading.
+
+    Rows: {"text"}, {"messages": [{"role", "content"}]} or {"prompt": [messages], "chosen", "rejected"}.
+    """
+    if kind == "text":
+        from labkit.text.reading.texts import split_texts, text_rows
+
+        texts = text_rows(source)
+        split_texts(texts)
+        return [{"text": text} for text in texts.values], texts.reading
+    if kind == "instructions":
+        from labkit.text.reading.conversations import conversation_rows, split_conversations
+
+        talks = conversation_rows(source)
+        split_conversations(talks)
+        return [{"messages": [m.to_dict() for m in talk.messages]} for talk in talks.values], talks.reading
+    from labkit.text.reading.preferences import preference_rows, split_preferences
+
+    pairs = preference_rows(source)
+    split_preferences(pairs)
+    rows = [
+        {"prompt": [m.to_dict() for m in pair.prompt], "chosen": pair.chosen, "rejected": pair.rejected}
+        for pair in pairs.values
+    ]
+    return rows, pairs.reading
+
+
+def as_lines(row: dict[str, Any], longest: int = 400) -> str:
+    """One row for a reader: who says what, each cut after so many characters, which is said."""
+    said = [(m["role"], m["content"]) for m in row.get("messages", row.get("prompt", []))]
+    said += [(name, row[name]) for name in ("text", "chosen", "rejected") if name in row]
+    more = [f" … ({len(text) - longest:,} characters more)" if len(text) > longest else "" for _, text in said]
+    return "\n".join(f"{name}: {text[:longest]}{rest}" for (name, text), rest in zip(said, more, strict=True))

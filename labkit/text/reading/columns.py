@@ -1,0 +1,60 @@
+"""The names that columns have, compared without regard to case, and a row that knows which of them were read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+TEXTS = ("text", "content", "story", "document")
+TURNS = ("messages", "conversations", "conversation")
+QUESTIONS = ("instruction", "prompt", "question", "query")
+INPUTS = ("input", "context")
+ANSWERS = ("output", "response", "completion", "answer")
+SYSTEMS = ("system", "system_prompt")
+HISTORIES = ("history",)
+CHOSEN = ("chosen", "preferred_output")
+REJECTED = ("rejected", "non_preferred_output")
+LABELS = ("label",)
+WEIGHTS = ("weight",)
+KNOWN = {*TEXTS, *TURNS, *QUESTIONS, *INPUTS, *ANSWERS, *CHOSEN, *REJECTED}
+
+
+class Columns:
+    """One row with named columns. `used` collects the names that were asked for and are there."""
+
+    def __init__(self, row: Mapping[Any, Any]):
+        self.values = {str(name).strip().lower(): value for name, value in row.items()}
+        self.names = [str(name).strip() for name in row]
+        self.used: set[str] = set()
+
+    def name(self, names: Iterable[str]) -> str | None:
+        """The first of these names that has a value, or at least a column; None where there is no such column."""
+        there = [name for name in names if name in self.values]
+        return next((name for name in there if not is_empty(self.values[name])), there[0] if there else None)
+
+    def get(self, names: Iterable[str]) -> Any:
+        """What stands in the first of these columns that has a value; None without one."""
+        name = self.name(names)
+        if name is None:
+            return None
+        self.used.add(name)
+        return self.values[name]
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether there is a column of one of these names, empty or not."""
+        return self.name(names) is not None
+
+    @property
+    def unused(self) -> list[str]:
+        """The columns that nobody asked for, as the file spells them."""
+        return [name for name in self.names if name.lower() not in self.used]
+
+    def __str__(self) -> str:
+        return ", ".join(self.names) or "none"
+
+
+def is_empty(value: Any) -> bool:
+    """None, NaN (pandas' empty cell), blanks, or a list or object of nothing."""
+    if value is None or value != value:
+        return True
+    return isinstance(value, str | list | tuple | Mapping) and not (value.strip() if isinstance(value, str) else value)

@@ -1,0 +1,120 @@
+"""A JSON value -> the lists of rows in it: a list, an object around lists, columns, or what pandas writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from labkit.errors import LabError
+from labkit.text.reading.columns import HISTORIES, KNOWN
+from labkit.text.reading.files import split_of
+
+DEPTH = 3
+"""Objects around objects that are looked into."""
+
+
+class Part(NamedTuple):
+    """A list of rows. name: what it is called, '' when it has no name; split: train, validation, test or ''."""
+
+    rows: list[Any]
+    name: str = ""
+    split: str = ""
+
+
+class Wrapped(NamedTuple):
+    """The lists of rows in a value, and the names of those of its parts that are none."""
+
+    parts: list[Part]
+    unused: list[str]
+
+
+def find_rows(value: Any) -> Wrapped | None:
+    """The rows in a JSON value; None where there are none. Raises LabError where several lists could be meant."""
+    if is_turns(value):
+        return Wrapped([Part([value])], [])
+    if isinstance(value, list):
+        return Wrapped([Part(value)], [])
+    found = _objects(value, DEPTH) if isinstance(value, Mapping) else None
+    if found is not None or not isinstance(value, Mapping):
+        return found
+    fields = {str(name).lower(): field for name, field in value.items()}
+    if any(name in KNOWN and isinstance(field, str) or is_turns(field) for name, field in fields.items()):
+        return Wrapped([Part([value])], [])
+    return _named({name: inside for name, inside in value.items() if isinstance(inside, list)}, value)
+
+
+def is_turns(value: Any) -> bool:
+    """Whether a value is one conversation: a list of messages."""
+    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
+
+
+def is_turn(value: Any) -> bool:
+    """Whether a value is a message: who says it, and what."""
+    if not isinstance(value, Mapping):
+        return False
+    return bool({"role", "from"} & value.keys()) and bool({"content", "value", "text", "parts"} & value.keys())
+
+
+def _objects(value: Mapping[str, Any], depth: int) -> Wrapped | None:
+    """The rows that are objects or conversations, here or in an object inside."""
+    columns = _from_columns(value)
+    if columns is not None:
+        return Wrapped([Part(columns)], [])
+    lists = {name: inside for name, inside in value.items() if _is_rows(inside) and name.lower() not in HISTORIES}
+    if lists:
+        return _named(lists, value)
+    inside = {name: _objects(box, depth - 1) for name, box in value.items() if isinstance(box, Mapping) and depth}
+    found = {name: wrapped for name, wrapped in inside.items() if wrapped is not None}
+    if len(found) != 1:
+        return None
+    ((name, wrapped),) = found.items()
+    return Wrapped(wrapped.parts, [*wrapped.unused, *(f"part {other}" for other in value if other != name)])
+
+
+def _is_rows(value: Any) -> bool:
+    if not isinstance(value, list) or is_turns(value):
+        return False
+    return any(isinstance(row, Mapping) or is_turns(row) for row in value)
+
+
+def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> Wrapped | None:
+    """The only list of rows, or the lists that are named as splits are."""
+    if not lists:
+        return None
+    if len(lists) > 1 and not all(map(split_of, lists)):
+        names = ", ".join(lists)
+        raise LabError(f"holds several lists, {names}; which is meant? Keep one, or make a file of each.")
+    parts = [Part(rows, name if len(lists) > 1 else "", split_of(name)) for name, rows in lists.items()]
+    return Wrapped(parts, [f"part {name}" for name in value if name not in lists])
+
+
+def _from_columns(value: Mapping[str, Any]) -> list[Any] | None:
+    """Rows from an object of equally long columns: {"a": [1, 2], "b": [3, 4]} -> [{"a": 1, "b": 3}, …].
+
+    Also as pandas writes it: {"a": {"0": 1, "1": 2}, …}, {"0": {"a": 1, …}, …}, {"columns": […], "data": [[…], …]}.
+    """
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list):
+        if all(isinstance(row, list) and len(row) == len(columns) for row in data):
+            return [dict(zip(columns, row, strict=True)) for row in data]
+    inside = list(value.values())
+    if len(inside) > 1 and all(map(_is_column, inside)) and not any(map(split_of, value)):
+        if len(set(map(len, inside))) == 1:
+            return [dict(zip(value, row, strict=True)) for row in zip(*inside, strict=True)]
+    if inside and all(isinstance(column, Mapping) and column for column in inside):
+        keys = inside[0].keys()
+        if all(_numbered(column) and column.keys() == keys for column in inside):
+            return [{name: column[key] for name, column in value.items()} for key in keys]
+        if _numbered(value):
+            return inside
+    return None
+
+
+def _is_column(value: Any) -> bool:
+    if not isinstance(value, list) or is_turns(value):
+        return False
+    return not _is_rows(value) or all(map(is_turns, value))
+
+
+def _numbered(value: Mapping[str, Any]) -> bool:
+    return all(str(key).isdigit() for key in value)

@@ -1,0 +1,117 @@
+"""Readers given rows of any nesting give rows and counts, or words: never a raw error.
+
+LABKIT_FUZZ sets how many files are tried: LABKIT_FUZZ=10000 python -m pytest tests/text/reading/test_fuzz.py
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from labkit.commands.read import KINDS, understood
+from labkit.errors import LabError
+
+TRIES = int(os.environ.get("LABKIT_FUZZ", "100"))
+
+words = st.sampled_from(
+    ["Hi?", "Yes.", "", " ", "数えて", "\n\nHuman: Hi\n\nAssistant: Yes", "<|end|>", "[", '{"role": 1}', "\x0c"]
+)
+scalars = st.one_of(words, st.text(max_size=6), st.none(), st.booleans(), st.integers(), st.floats(), st.just(10**400))
+values = st.recursive(
+    scalars,
+    lambda inside: st.one_of(st.lists(inside, max_size=3), st.dictionaries(words, inside, max_size=3)),
+    max_leaves=6,
+)
+fields = st.one_of(words, values)
+roles = st.one_of(st.sampled_from(["user", "assistant", "system", "Human", "gpt", "tool", "x"]), values)
+parts = st.lists(st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url"]), "text": fields}), max_size=2)
+turns = st.one_of(
+    st.fixed_dictionaries({"role": roles, "content": st.one_of(fields, parts)}, optional={"weight": values}),
+    st.fixed_dictionaries({"from": roles, "value": fields}, optional={"tool_calls": values}),
+    values,
+)
+talks = st.one_of(
+    st.lists(turns, max_size=4),
+    st.lists(turns, max_size=2).map(json.dumps),
+    st.lists(turns, max_size=2).map(str),
+    fields,
+)
+
+
+def rows_with(*names, **optional):
+    return st.fixed_dictionaries(dict.fromkeys(names, talks), optional=optional)
+
+
+extra = {"system": fields, "history": talks, "label": values, "weight": values, "input": fields}
+SHAPES = [
+    rows_with("messages", **extra),
+    rows_with("conversations", **extra),
+    rows_with("instruction", "output", **extra),
+    rows_with("prompt", "completion", **extra),
+    rows_with("question", "answer", context=fields),
+    rows_with("text", title=values),
+    rows_with("prompt", "chosen", "rejected", **extra),
+    rows_with("chosen", "rejected", score=values),
+    st.fixed_dictionaries(
+        {"input": st.fixed_dictionaries({"messages": talks}), "preferred_output": talks, "non_preferred_output": talks}
+    ),
+    st.lists(turns, max_size=4),
+]
+"""The ten shapes of rows that are used most."""
+
+
+def as_csv(rows):
+    file = io.StringIO()
+    table = [row for row in rows if isinstance(row, dict)] or [{"text": 1}]
+    writer = csv.DictWriter(file, list(table[0]), extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(table)
+    return file.getvalue()
+
+
+CONTAINERS = {
+    "list.json": json.dumps,
+    "lines.jsonl": lambda rows: "\n".join(map(json.dumps, rows)),
+    "lines.json": lambda rows: "\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
+    "wrapped.json": lambda rows: json.dumps({"tags": ["a"], "data": rows}),
+    "splits.json": lambda rows: json.dumps({"train": rows, "test": rows[:2]}),
+    "columns.json": lambda rows: json.dumps({name: list(range(len(rows))) for name in "ab"} | {"text": rows}),
+    "numbered.json": lambda rows: json.dumps({str(index): row for index, row in enumerate(rows)}),
+    "cut.json": lambda rows: json.dumps(rows)[:-2],
+    "table.csv": as_csv,
+    "rows.txt": lambda rows: json.dumps(rows),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    rows=st.one_of(
+        *(st.lists(shape, max_size=6) for shape in SHAPES), st.lists(st.one_of(*SHAPES, values), max_size=6)
+    ),
+    good=st.integers(0, 8),
+    name=st.sampled_from(sorted(CONTAINERS)),
+    packed=st.booleans(),
+    encoding=st.sampled_from(["utf-8", "utf-16", "gb18030", "cp1252"]),
+)
+def test_any_rows_give_rows_and_counts_or_words(tmp_path_factory, kind, rows, good, name, packed, encoding):
+    sound = {"prompt": "Hi {}?", "completion": "Yes {}.", "chosen": "Yes {}.", "rejected": "No.", "text": "Text {}"}
+    first = [{key: text.format(n) for key, text in sound.items()} for n in range(good)]
+    data = CONTAINERS[name]([*first, *rows]).encode(encoding, "replace")
+    path = tmp_path_factory.getbasetemp() / f"{kind}-{name}"
+    path.write_bytes(gzip.compress(data, 1) if packed else data)
+    try:
+        found, reading = understood(str(path), kind)
+    except LabError as error:
+        assert str(error).strip()
+        return
+    assert found and reading.read == reading.kept + reading.dropped.total() and reading.kept == len(found)
+    assert json.dumps(reading.record() | {"rows": found})
+    said = [message["content"] for row in found for message in row.get("messages", row.get("prompt", []))]
+    said += [row[name] for row in found for name in ("text", "chosen", "rejected") if name in row]
+    assert all(isinstance(text, str) for text in said)

@@ -1,0 +1,79 @@
+"""What is held out: by size where sizes differ, by content where they do not, and as the source says where it does."""
+
+import json
+
+import pytest
+
+from labkit.errors import LabError
+from labkit.text.reading import hold_out, read_conversations, read_preferences, read_texts
+from labkit.text.reading.held_out import hold_out_texts
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_note_beside_a_book_is_not_all_that_is_trained_on(seed):
+    note, book = f"A note of forty-five characters, number {seed}....", f"{seed} birds sat on a tree. " * 20_000
+    train, validation = hold_out_texts([note, book], 0.1)
+    assert book[: int(len(book) * 0.9)] in train
+    assert 0.09 < sum(map(len, validation)) / len(note + book) < 0.11
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 10, 100])
+def test_about_a_tenth_of_the_characters_is_held_out_of_texts_of_any_size(count):
+    texts = [f"text {index} " * (1 + index**2 % 37) for index in range(count)]
+    train, validation = hold_out_texts(texts, 0.1)
+    share = sum(map(len, validation)) / sum(map(len, texts))
+    assert 0.05 < share < 0.2
+    assert sum(map(len, train)) + sum(map(len, validation)) == sum(map(len, texts))
+
+
+def test_equal_texts_are_held_out_whole_and_by_content_alone():
+    texts = [f"A story, number {index:03}." for index in range(50)]
+    train, validation = hold_out_texts(texts, 0.1)
+    assert (train, validation) == hold_out(texts, 0.1, key=str)
+    assert set(hold_out_texts(texts[::-1], 0.1)[1]) == set(validation) and len(validation) == 5
+
+
+def test_too_little_to_hold_out_is_said():
+    with pytest.raises(LabError, match="too short to hold a part out: 2 characters"):
+        hold_out_texts(["x", "y"], 0.1)
+
+
+def lines(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_files_named_as_splits_are_what_they_say(tmp_path):
+    texts = [{"text": f"Story {index} of {index * 7} birds."} for index in range(30)]
+    lines(tmp_path / "data" / "train-00000-of-00002.jsonl", texts[:10])
+    lines(tmp_path / "data" / "train-00001-of-00002.jsonl", texts[10:20])
+    lines(tmp_path / "data" / "valid.jsonl", texts[20:25])
+    lines(tmp_path / "test" / "rows.jsonl", texts[25:])
+    found = read_texts(tmp_path)
+    assert [len(found.train), len(found.validation)] == [20, 5]
+    assert found.validation == [row["text"] for row in texts[20:25]]
+    assert found.reading.warnings == ["The split validation (5 rows) is held out, as the source has it."]
+    assert found.reading.unused == ["split test (5 rows)"]
+
+
+def test_a_file_called_test_among_others_is_a_file_like_any_other(tmp_path):
+    lines(tmp_path / "test.jsonl", [{"text": f"Test {index}"} for index in range(10)])
+    lines(tmp_path / "more.jsonl", [{"text": f"More {index}"} for index in range(10)])
+    found = read_texts(tmp_path)
+    assert len(found.train) == 18 and not found.reading.warnings
+
+
+def test_the_splits_inside_one_file(tmp_path):
+    rows = [{"prompt": f"Add {n}.", "completion": f"It is {n}."} for n in range(20)]
+    (tmp_path / "rows.json").write_text(json.dumps({"test": rows[:3], "train": rows[3:]}))
+    found = read_conversations(tmp_path / "rows.json")
+    assert [m.content for m in found.validation[0].messages] == ["Add 0.", "It is 0."]
+    assert [len(found.train), len(found.validation)] == [17, 3]
+
+
+def test_a_prompt_that_the_source_holds_out_is_not_trained_on(tmp_path):
+    rows = [{"prompt": f"Add {n}.", "chosen": f"It is {n}.", "rejected": "No."} for n in range(10)]
+    (tmp_path / "rows.json").write_text(json.dumps({"train": rows, "validation": rows[:2]}))
+    found = read_preferences(tmp_path / "rows.json")
+    assert [len(found.train), len(found.validation)] == [8, 2]
+    assert "2 training pairs have a prompt that is held out, and are not trained on." in found.reading.warnings

@@ -1,0 +1,247 @@
+"""The same rows in the spellings that people have them in, and what is refused rather than guessed."""
+
+import csv
+import gzip
+import json
+
+import pandas
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from labkit.commands.read import understood
+from labkit.errors import LabError
+from labkit.text.reading import read_conversations
+from labkit.text.reading.values import as_messages, as_text, transcript
+from labkit.world import Message
+
+ROWS = [{"instruction": f"Add {n} and 1, {n}.", "output": f"It is {n + 1}."} for n in range(6)]
+TALKS = [[("user", row["instruction"]), ("assistant", row["output"])] for row in ROWS]
+
+
+def talks(path):
+    rows, reading = understood(str(path), "instructions")
+    return [[(m["role"], m["content"]) for m in row["messages"]] for row in rows], reading
+
+
+def pairs(path):
+    rows, reading = understood(str(path), "preferences")
+    return [
+        ([(m["role"], m["content"]) for m in row["prompt"]], row["chosen"], row["rejected"]) for row in rows
+    ], reading
+
+
+def jsonl(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def as_csv(path, delimiter):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["instruction", "output"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+WRITERS = {
+    "list.json": lambda path: path.write_text(json.dumps(ROWS)),
+    "lines.json": lambda path: jsonl(path, ROWS),
+    "list.jsonl": lambda path: path.write_text(json.dumps(ROWS, indent=1)),
+    "rows.ndjson": lambda path: jsonl(path, ROWS),
+    "rows.txt": lambda path: jsonl(path, ROWS),
+    "data-key.json": lambda path: path.write_text(json.dumps({"version": 2, "tags": ["a", "b"], "data": ROWS})),
+    "deeper.json": lambda path: path.write_text(json.dumps({"meta": {"by": "me"}, "set": {"rows": ROWS}})),
+    "columns.json": lambda path: pandas.DataFrame(ROWS).to_json(path),
+    "index.json": lambda path: pandas.DataFrame(ROWS).to_json(path, orient="index"),
+    "split.json": lambda path: pandas.DataFrame(ROWS).to_json(path, orient="split"),
+    "table.json": lambda path: pandas.DataFrame(ROWS).to_json(path, orient="table"),
+    "lists.json": lambda path: path.write_text(json.dumps(pandas.DataFrame(ROWS).to_dict("list"))),
+    "commas.csv": lambda path: as_csv(path, ","),
+    "semicolons.csv": lambda path: as_csv(path, ";"),
+    "tabs.tsv": lambda path: as_csv(path, "\t"),
+    "tabs.csv": lambda path: as_csv(path, "\t"),
+    "rows.parquet": lambda path: parquet.write_table(pyarrow.Table.from_pylist(ROWS), path),
+    "rows.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
+    "packed.jsonl": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
+    "wide.csv": lambda path: path.write_text(pandas.DataFrame(ROWS).to_csv(index=False), encoding="utf-16"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_container_is_known_by_what_stands_in_it(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    assert talks(tmp_path / name)[0] == TALKS
+
+
+TURNS = [{"role": "user", "content": "Hi {}?"}, {"role": "assistant", "content": "Yes {}."}]
+SPOKEN = [("user", "Hi {}?"), ("assistant", "Yes {}.")]
+
+
+@pytest.mark.parametrize(
+    "row, wanted",
+    [
+        ({"messages": TURNS}, SPOKEN),
+        ({"Conversations": [{"from": "Human", "value": "Hi {}?"}, {"from": "GPT", "value": "Yes {}."}]}, SPOKEN),
+        ({"messages": json.dumps(TURNS)}, SPOKEN),
+        ({"messages": str(TURNS)}, SPOKEN),
+        ({"messages": [{"role": "system", "content": " "}, *TURNS]}, SPOKEN),
+        ({"messages": [{"role": "model", "parts": [{"text": "Hello."}]}, *TURNS]}, [("assistant", "Hello."), *SPOKEN]),
+        ({"messages": TURNS, "system_prompt": "Be brief."}, [("system", "Be brief."), *SPOKEN]),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "text", "text": "Yes "},
+                                                                 {"type": "text", "text": "{}."}]}]}, SPOKEN),
+        ({"prompt": "Hi {}?", "completion": "Yes {}."}, SPOKEN),
+        ({"prompt": TURNS[:1], "completion": TURNS[1:]}, SPOKEN),
+        ({"prompt": TURNS[:1], "completion": TURNS}, SPOKEN),
+        ({"query": "Hi {}?", "ANSWER": "Yes {}."}, SPOKEN),
+        ({"input": "Hi {}?", "output": "Yes {}."}, SPOKEN),
+        ({"instruction": "Hi {}?", "input": float("nan"), "output": "Yes {}."}, SPOKEN),
+        ({"instruction": "Hi", "input": "{}?", "output": "Yes {}."}, [("user", "Hi\n\n{}?"), SPOKEN[1]]),
+        ({"instruction": "Hi {}?", "output": "Yes {}.", "history": [["Who?", "I."]]},
+         [("user", "Who?"), ("assistant", "I."), *SPOKEN]),
+        ({"text": "\n\nHuman: Hi {}?\n\nAssistant: Yes {}."}, SPOKEN),
+        ({"text": "### Human: Hi {}?### Assistant: Yes {}."}, SPOKEN),
+        ({"text": "### Instruction:\nHi {}?\n\n### Response:\nYes {}."}, SPOKEN),
+    ],
+)  # fmt: skip
+def test_a_row_says_the_same_in_every_spelling(tmp_path, row, wanted):
+    rows = [json.loads(json.dumps(row).replace("{}", str(n))) for n in range(4)]
+    wanted = [[(role, said.replace("{}", str(n))) for role, said in wanted] for n in range(4)]
+    assert talks(jsonl(tmp_path / "rows.jsonl", rows))[0] == wanted
+
+
+PAIR = {"chosen": "Yes {}.", "rejected": "No."}
+SIDES = [TURNS, [TURNS[0], {"role": "assistant", "content": "No."}]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hi {}?", **PAIR},
+        {"Prompt": TURNS[:1], **PAIR},
+        {"prompt": TURNS[:1], "chosen": SIDES[0], "rejected": SIDES[1]},
+        {"prompt": "Hi {}?", "chosen": TURNS[1], "rejected": SIDES[1][1]},
+        {"conversations": [{"from": "human", "value": "Hi {}?"}], "chosen": {"from": "gpt", "value": "Yes {}."},
+         "rejected": {"from": "gpt", "value": "No."}},
+        {"chosen": json.dumps(SIDES[0]), "rejected": json.dumps(SIDES[1])},
+        {"chosen": "Human: Hi {}?\nAssistant: Yes {}.", "rejected": "Human: Hi {}?\nAssistant: No."},
+        {"prompt": "\n\nHuman: Hi {}?\n\nAssistant:", "chosen": " Yes {}.", "rejected": " No."},
+        {"prompt": "Hi {}?", "chosen": "Hi {}? Yes {}.", "rejected": "Hi {}? No."},
+    ],
+)  # fmt: skip
+def test_a_pair_is_the_same_in_every_spelling(tmp_path, row):
+    rows = [json.loads(json.dumps(row).replace("{}", str(n))) for n in range(4)]
+    wanted = [([("user", f"Hi {n}?")], f"Yes {n}.", "No.") for n in range(4)]
+    assert pairs(jsonl(tmp_path / "rows.jsonl", rows))[0] == wanted
+
+
+def test_the_system_turn_of_a_pair_is_part_of_its_prompt(tmp_path):
+    row = {"prompt": TURNS[:1], "system": "Be brief.", "chosen": SIDES[0], "rejected": SIDES[1]}
+    found, _ = pairs(jsonl(tmp_path / "rows.jsonl", [json.loads(json.dumps(row).replace("{}", "1")), *[
+        {"prompt": "Why?", "system": "Be brief.", **PAIR}]]))  # fmt: skip
+    assert [prompt for prompt, _, _ in found] == [
+        [("system", "Be brief."), ("user", "Hi 1?")],
+        [("system", "Be brief."), ("user", "Why?")],
+    ]
+
+
+@pytest.mark.parametrize(
+    "pair, reason",
+    [
+        ({"prompt": "Other?", "chosen": SIDES[0], "rejected": SIDES[1]}, "answers to another prompt"),
+        ({"chosen": TURNS, "rejected": [{"role": "user", "content": "Ho?"}, TURNS[1]]}, "answers to two prompts"),
+        ({"prompt": "Hi?", "chosen": "Yes.", "rejected": TURNS[1]}, "unlike answers"),
+        ({"prompt": "Hi?", "chosen": TURNS[:1], "rejected": TURNS[:1]}, "answer of a user"),
+        ({"prompt": TURNS, "chosen": "Yes.", "rejected": "No."}, "prompt without a question"),
+        ({"prompt": "Hi?", "chosen": ["Yes."], "rejected": "No."}, "a list for a text"),
+        ({"prompt": "Hi?", "chosen": None, "rejected": "No."}, "empty answer"),
+        ({"chosen": "Yes.", "rejected": "No."}, "empty prompt"),
+    ],
+)
+def test_a_pair_that_is_none_is_counted_with_its_row(tmp_path, pair, reason):
+    good = [{"prompt": f"Hi {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
+    _, reading = pairs(jsonl(tmp_path / "rows.jsonl", [*good, pair]))
+    assert reading.dropped == {reason: 1} and reading.warnings == [f"{reason}: rows.jsonl, line 5"]
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ({"instruction": "Hi", "output": "Yes.", "label": False}, "label false"),
+        ({"instruction": "Hi", "output": "Yes.", "weight": 0}, "weight 0"),
+        ({"instruction": "Hi", "output": "Yes.", "weight": 0.5}, "weight"),
+        ({"instruction": "Hi", "output": "Yes.", "history": "once"}, "unknown history"),
+        ({"instruction": "Hi", "output": True}, "true or false for a text"),
+        ({"instruction": "Hi", "output": {"text": "Yes."}}, "an object for a text"),
+        ({"instruction": " ", "output": "Yes."}, "empty question"),
+        ({"instruction": "Hi", "output": None}, "empty answer"),
+        ({"messages": TURNS[:1]}, "conversation without an answer"),
+        ({"messages": [TURNS[0], {**TURNS[1], "weight": 0}]}, "weight 0"),
+        ({"messages": [TURNS[0], {**TURNS[1], "weight": 2}]}, "weight"),
+        ({"messages": [*TURNS, {"role": "narrator", "content": "So."}]}, "unknown role"),
+        ({"messages": [*TURNS, {"role": "tool", "content": "7"}]}, "tool turn"),
+        ({"messages": "no messages"}, "messages that are none"),
+        ({"title": "Hi"}, "unknown columns"),
+        ("text", "row without columns"),
+    ],
+)
+def test_a_row_that_is_none_is_counted_with_its_row(tmp_path, row, reason):
+    _, reading = talks(jsonl(tmp_path / "rows.jsonl", [*ROWS, row]))
+    assert reading.dropped == {reason: 1} and reading.warnings == [f"{reason}: rows.jsonl, line 7"]
+
+
+def test_most_rows_gone_is_an_error_that_counts_them(tmp_path):
+    rows = [*ROWS[:2], *({"instruction": "Hi", "output": ""} for _ in range(3))]
+    with pytest.raises(LabError, match="rows.jsonl, line 3 has an empty answer.* 3 of 5 rows cannot be used"):
+        talks(jsonl(tmp_path / "rows.jsonl", rows))
+
+
+def test_repeated_conversations_are_one_and_no_error(tmp_path):
+    rows, reading = talks(jsonl(tmp_path / "rows.jsonl", ROWS * 3))
+    assert rows == TALKS and reading.dropped == {"duplicate": 12}
+
+
+def test_several_lists_of_rows_are_not_guessed_among(tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps({"old": ROWS, "new": ROWS}))
+    with pytest.raises(LabError, match="rows.json holds several lists, old, new; which is meant"):
+        talks(tmp_path / "rows.json")
+
+
+def test_a_table_with_a_broken_row(tmp_path):
+    (tmp_path / "rows.csv").write_text("instruction,output\nHi 1,Yes\nHi 2,Yes\nHi, 3,Yes\n\nHi 4,Yes\n")
+    rows, reading = talks(tmp_path / "rows.csv")
+    assert len(rows) == 3 and reading.warnings == ["broken line: rows.csv, row 3"]
+
+
+def test_a_damaged_file_among_good_ones_is_said_and_most_damaged_is_an_error(tmp_path):
+    for name in ("a", "b"):
+        jsonl(tmp_path / f"{name}.jsonl", ROWS)
+    (tmp_path / "c.json").write_text('{"instruction": "cut o')
+    _, reading = talks(tmp_path)
+    assert "file c.json" in reading.unused and "Not read: c.json is not JSON" in " ".join(reading.warnings)
+    (tmp_path / "d.json").write_text("[")
+    (tmp_path / "e.json").write_text("")
+    with pytest.raises(LabError, match="e.json is empty"):
+        talks(tmp_path)
+
+
+def test_a_note_of_plain_text_beside_tables_is_said(tmp_path):
+    jsonl(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "notes.txt").write_text("Made in May.")
+    (tmp_path / "settings.json").write_text('{"width": 3}')
+    rows, reading = talks(tmp_path)
+    assert rows == TALKS and reading.unused == ["file notes.txt (plain text)", "file settings.json (no rows)"]
+
+
+def test_an_answer_of_weight_0_stays_in_the_conversation(tmp_path):
+    turns = [TURNS[0], {**TURNS[1], "weight": 0}, {"role": "user", "content": "Sure?"}, {**TURNS[1], "content": "Yes!"}]
+    path = jsonl(tmp_path / "rows.jsonl", [{"messages": turns}, {"messages": TURNS}])
+    (document,) = [d for part in read_conversations(path)[:2] for d in part if len(d.messages) == 4]
+    assert [message.weight for message in document.messages] == [1, 0, 1, 1]
+
+
+def test_values():
+    assert [as_text(value) for value in ("a", 3, 2.5, None, float("nan"), [])] == ["a", "3", "2.5", "", "", ""]
+    assert as_messages('[{"role": "user", "content": "Hi"}]') == (Message("user", "Hi"),)
+    assert as_messages('{"role": "user"}') is None and as_messages("[1, 2]") is None
+    assert transcript("Assistant: is a word.") == (Message("assistant", "is a word."),)
+    assert transcript("The Human: said no") is None and transcript("Human: alone") is None
