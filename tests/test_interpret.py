@@ -4,6 +4,7 @@ import base64
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -160,12 +161,35 @@ def test_an_encoder_looks_both_ways(tokenizer):
     assert [map_.kind for map_ in read.maps] == ["bidirectional"] and read.maps[0].weights.min() > 0
 
 
-def test_the_viewer_gets_bytes_in_the_order_of_the_weights(look):
+def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, tokenizer):
+    """Of causal attention rows of 1, 2, … T numbers one after the other; of an encoder whole rows; to 1/65535."""
     (data,) = look.for_viewer()["maps"]
     T = len(look.ids)
-    read = torch.frombuffer(bytearray(base64.b64decode(data["weights"])), dtype=torch.uint8)
-    read = read.view(data["layers"], data["heads"], T, T)
-    assert data["key_heads"] == 2 and (read.float() / 255 - look.maps[0].weights).abs().max() <= 0.5 / 255 + 1e-6
+    read = torch.from_numpy(np.frombuffer(base64.b64decode(data["weights"]), "<u2").astype("float32")) / 65535
+    rows = iter(read.split([i + 1 for _ in range(12) for i in range(T)]))
+    for layer in range(3):
+        for head in range(4):
+            for i in range(T):
+                expected = look.maps[0].weights[layer, head, i, : i + 1]
+                torch.testing.assert_close(next(rows), expected, atol=0.5 / 65535 + 1e-7, rtol=0)
+    assert data["key_heads"] == 2 and next(rows, None) is None
+    (both_ways,) = Look(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).for_viewer()["maps"]
+    assert len(base64.b64decode(both_ways["weights"])) == 2 * 12 * 9
+
+
+def test_a_head_s_effect_is_measured_after_the_token_that_is_chosen(look):
+    """The prediction after a token does not know what comes later: of a shorter text it is the same."""
+    shorter = Look(look.model, look.tokenizer, look.ids[:4])
+    assert look.without(0, 1, 2, place=3).nats == pytest.approx(shorter.without(0, 1, 2).nats, abs=1e-5)
+    torch.testing.assert_close(look.effects(0, place=3), shorter.effects(0), atol=1e-5, rtol=1e-4)
+    assert look.without(0, 1, 2, place=3).nats != pytest.approx(look.without(0, 1, 2).nats, abs=1e-4)
+    for place in (-1, len(look.ids)):
+        with pytest.raises(LabError, match=f"no token {place} in this text"):
+            look.effects(0, place=place)
+    for some, whole in zip(look.lens(most=2), look.lens(), strict=True):
+        assert [[text for text, _ in token] for token in some] == [[text for text, _ in token] for token in whole[-2:]]
+    with pytest.raises(LabError, match="Token 1 cannot look at token 3"):
+        look.cell(0, 1, 2, 1, 3)
 
 
 def test_texts_that_cannot_be_looked_at(look, tokenizer):
@@ -193,6 +217,8 @@ def test_what_a_viewer_asks(look, tokenizer):
     assert views.answer({**here, "what": "cell", "row": 3, "column": 1}) == look.cell(0, 1, 2, 3, 1)._asdict()
     assert len(views.answer({"what": "lens", "stage": "one"})["lens"]) == 4
     assert len(views.answer({**here, "what": "effects", "kind": "mean"})["effects"]) == 3
+    after = views.answer({**here, "what": "without", "kind": "zero", "place": 2})
+    assert after["nats"] == look.without(0, 1, 2, place=2).nats
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"stage": "three"}, "no checkpoint 'three'"),
         ({"what": "all"}, "view, cell, without, effects or lens"),
@@ -201,6 +227,12 @@ def test_what_a_viewer_asks(look, tokenizer):
         ({"kind": "none"}, "by zero or mean"),
         ({"what": "cell", "row": 99, "column": 0}, "no pair of tokens"),
         ({"layer": "x"}, "no question"),
+        ({"layer": float("inf")}, "no question"),
+        ({"place": 99}, "no token 99"),
+        ({"place": []}, "no question"),
+        ({"kind": ["zero"]}, "by zero or mean"),
+        ({"what": "effects", "map": 7}, "no attention number 7"),
+        ({"stage": "\ud83d"}, "no checkpoint"),
         ({"what": "cell"}, "no question"),
     ]
     for changes, message in wrong:
@@ -220,6 +252,10 @@ def test_patching_all_of_a_text_brings_all_of_it_back(demo):
     assert found.stream[:, :differs].abs().max() < 1e-4  # before it both texts are the same
     assert found.stream[-1, :-1].abs().max() < 1e-4  # after the last block no other token is looked at
     assert found.heads.shape == (4, 2) and found.odds[0] > found.odds[1]
+    done: list[tuple[int, int]] = []
+    patching(model, first, second, progress=lambda *at: done.append(at))
+    readings = 1 + 3 * (len(first) - differs) + 8  # one word differs; before it nothing can, and 8 heads
+    assert done == [(readings, readings)]
     with pytest.raises(LabError, match="The texts have 3 and 2 tokens"):
         patching(model, [1, 2, 3], [1, 2])
     with pytest.raises(LabError, match="same prediction"):

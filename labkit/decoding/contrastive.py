@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from labkit.decoding.prompts import check_prompt
 from labkit.decoding.stops import StopTexts
@@ -19,6 +20,35 @@ from labkit.model.transformer import Transformer
 def contrastive_search(model: Transformer, prompt: Sequence[int], **options: Any) -> list[int]:
     """The last of `contrastive_steps`, which takes the same arguments: the whole text."""
     return deque(contrastive_steps(model, prompt, **options), maxlen=1).pop()
+
+
+class Contrasted(NamedTuple):
+    """A candidate: its probability, the largest cosine between its vector and those of all tokens before, and the score
+    by which it is ranked, (1 - alpha) · probability - alpha · similarity.
+    """
+
+    token: int
+    probability: float
+    similarity: float
+    score: float
+
+
+@torch.no_grad()
+def contrastive_candidates(model: Transformer, before: Sequence[int], *, k: int, alpha: float) -> list[Contrasted]:
+    """What `contrastive_steps` weighs after these tokens, the one that it chooses first. Raises LabError as it does."""
+    _check(k, alpha)
+    check_prompt(model, before)
+    device = model.embedding.weight.device
+    model.eval()
+    state = model.new_state(1, len(before) + 1)
+    vectors = model.hidden(torch.tensor([list(before)], device=device), state=state)[0]  # [T, D]
+    shares, tokens = model.logits(vectors[-1:])[0].float().softmax(-1).topk(min(k, model.config.vocabulary))
+    tried = state.select(torch.zeros(len(tokens), dtype=torch.int64, device=device))
+    new = model.hidden(tokens.unsqueeze(-1), state=tried)[:, 0]  # [k, D]
+    alike = _similarity(new, vectors)
+    scores = (1 - alpha) * shares - alpha * alike
+    columns = (column.tolist() for column in (tokens, shares, alike, scores))
+    return sorted((Contrasted(*one) for one in zip(*columns, strict=True)), key=lambda one: -one.score)
 
 
 @torch.no_grad()
@@ -40,8 +70,7 @@ def contrastive_steps(
     head reads. memory: what the encoder made, of one row. Raises LabError for k below 1, alpha outside 0 to 1, and as
     `check_prompt`.
     """
-    if k < 1 or not 0 <= alpha <= 1:
-        raise LabError(f"Contrastive search takes k of 1 or more and alpha from 0 to 1, not {k} and {alpha}.")
+    _check(k, alpha)
     check_prompt(model, prompt)
     device = model.embedding.weight.device
     room = min(max_new_tokens, model.config.context - len(prompt))
@@ -56,8 +85,7 @@ def contrastive_steps(
         rows = torch.zeros(len(tokens), dtype=torch.int64, device=device)
         tried = state.select(rows)
         new = model.hidden(tokens.unsqueeze(-1), state=tried, memory=memory and memory.select(rows))[:, 0]  # [k, D]
-        alike = F.normalize(new.float(), dim=-1) @ F.normalize(vectors.float(), dim=-1).T  # [k, T]
-        best = int(((1 - alpha) * shares - alpha * alike.amax(-1)).argmax())
+        best = int(((1 - alpha) * shares - alpha * _similarity(new, vectors)).argmax())
         if int(tokens[best]) in stop_ids:
             break
         written = [*written, int(tokens[best])]
@@ -66,3 +94,13 @@ def contrastive_steps(
             return
         yield written
         state, vectors = tried.select(torch.tensor([best], device=device)), torch.cat((vectors, new[best : best + 1]))
+
+
+def _check(k: int, alpha: float) -> None:
+    if k < 1 or not 0 <= alpha <= 1:
+        raise LabError(f"Contrastive search takes k of 1 or more and alpha from 0 to 1, not {k} and {alpha}.")
+
+
+def _similarity(new: Tensor, before: Tensor) -> Tensor:
+    """The largest cosine between each of the vectors [k, D] and those before [T, D]: [k]."""
+    return (F.normalize(new.float(), dim=-1) @ F.normalize(before.float(), dim=-1).T).amax(-1)

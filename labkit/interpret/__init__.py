@@ -10,7 +10,7 @@ find_heads(model, tokenizer, probes)               # heads by what they do
 """
 
 from labkit.interpret.heads import Findings, HeadScore, accuracy, find_heads, log_odds
-from labkit.interpret.limits import attention_bytes, check_attention
+from labkit.interpret.limits import attention_bytes, check_attention, check_patching
 from labkit.interpret.look import Cell, Change, Look, Map
 from labkit.interpret.patching import Patching, patching
 from labkit.interpret.probes import Probe, schema_probe, schema_probes, token_at, world_probes
@@ -33,6 +33,7 @@ __all__ = [
     "accuracy",
     "attention_bytes",
     "check_attention",
+    "check_patching",
     "find_heads",
     "log_odds",
     "patching",

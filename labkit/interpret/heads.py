@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -90,19 +91,34 @@ def accuracy(odds: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def log_odds(model: Transformer, probes: Sequence[Probe], without: OneHead | None = None) -> Tensor:
-    """log P(right answer) - log P(wrong answer) of each probe, in nats [N]; without a head, where one is given."""
-    texts = [(probe.ids, answer) for probe in probes for answer in (probe.right, probe.wrong)]
-    found = []
+    """log P(right answer) - log P(wrong answer) of each probe, in nats [N]; without a head, where one is given.
+
+    What both answers begin with is as likely before either, so it is only read; where they then differ in one token,
+    one reading serves both.
+    """
+    readings: dict[tuple[int, ...], list[tuple[int, int, list[int]]]] = {}  # text -> (probe, sign, its last tokens)
+    for i, probe in enumerate(probes):
+        same = len(_shared(probe))
+        for sign, answer in ((1, probe.right), (-1, probe.wrong)):
+            readings.setdefault((*probe.ids, *answer[:-1]), []).append((i, sign, answer[same:]))
+    texts = sorted(readings, key=len)  # little padding
+    odds = torch.zeros(len(probes))
     for start in range(0, len(texts), ROWS):
         chunk = texts[start : start + ROWS]
-        rows = [[*ids, *answer] for ids, answer in chunk]
-        tokens, positions, mask = (t.to(model.embedding.weight.device) for t in left_pad(rows))
-        tap = Ablate([without] * len(chunk))
-        logprobs = model(tokens, positions, mask, tap=tap).float().log_softmax(-1)
-        said = logprobs[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1)  # [B, T - 1]
-        found += [float(said[i, -len(answer) :].sum()) for i, (_, answer) in enumerate(chunk)]
-    both = torch.tensor(found).view(-1, 2)
-    return both[:, 0] - both[:, 1]
+        last = max(len(rest) for text in chunk for _, _, rest in readings[text])
+        tokens, positions, mask = (t.to(model.embedding.weight.device) for t in left_pad(chunk))
+        x = model.hidden(tokens, positions, mask, tap=Ablate([without] * len(chunk)))[:, -last:]
+        logprobs = model.logits(x).float().log_softmax(-1)  # [B, last, V]
+        for row, text in enumerate(chunk):
+            for i, sign, rest in readings[text]:
+                odds[i] += sign * sum(float(logprobs[row, j - len(rest), token]) for j, token in enumerate(rest))
+    return odds
+
+
+def _shared(probe: Probe) -> list[int]:
+    """The tokens with which both answers begin, as " The" before a name."""
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(probe.right, probe.wrong, strict=False))
+    return [token for token, _ in alike]
 
 
 def _repeated(model: Transformer, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
@@ -124,8 +140,7 @@ def _looks(model: Transformer, probes: Sequence[Probe]) -> tuple[Tensor, Tensor]
     """Attention to the right minus to the wrong one, from the pronoun and from before the answer: [L, H] each."""
     total = torch.zeros(2, model.config.depth, model.config.heads)
     for probe in probes:
-        same = [a for a, b in zip(probe.right, probe.wrong, strict=False) if a == b]  # " The", before the name
-        rows = _weights(model, torch.tensor([[*probe.ids, *same]]))[:, 0]  # [L, H, T, T]
+        rows = _weights(model, torch.tensor([[*probe.ids, *_shared(probe)]]))[:, 0]  # [L, H, T, T]
         apart = rows[..., probe.right_place] - rows[..., probe.wrong_place]
         total += torch.stack((apart[..., probe.pronoun], apart[..., -1]))
     return total[0] / len(probes), total[1] / len(probes)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from labkit.errors import LabError
 from labkit.interpret.look import ROWS
+from labkit.interpret.patching import patched_places
 from labkit.model.transformer import Transformer
 
 PAGE = 1e9
 """Bytes that one visitor of a page may ask for."""
+READINGS = 4e12
+"""Floating-point operations that one visitor may ask for."""
 
 
 def attention_bytes(model: Transformer, tokens: int, source: int = 0) -> float:
@@ -35,5 +39,17 @@ def check_attention(model: Transformer, tokens: int, source: int = 0, ceiling: f
         raise LabError(
             f"The attention of a text of {max(tokens, source):,} tokens takes {found / 1e9:,.1f} GB; here at most "
             f"{ceiling / 1e9:,.1f}. Take a text of at most {longest:,} tokens."
+        )
+    return found
+
+
+def check_patching(model: Transformer, first: Sequence[int], second: Sequence[int], ceiling: float = READINGS) -> float:
+    """The floating-point operations of `patching` two texts. Raises LabError above the ceiling."""
+    readings = len(patched_places(model, first, second)) + model.config.depth * model.config.heads
+    found = readings * len(second) * model.flops_per_token(len(second)) / 3  # a forward pass is a third
+    if found > ceiling:
+        raise LabError(
+            f"Patching these texts takes {readings:,} readings of {len(second):,} tokens, {found / 1e12:,.1f} TFLOP; "
+            f"here at most {ceiling / 1e12:,.1f}. Take shorter texts, that differ only near their end."
         )
     return found

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,8 +81,10 @@ class Look:
         self.maps = list(self._maps())
 
     @torch.no_grad()
-    def _read(self, without: Sequence[OneHead | None], tap: Tap, kind: Kind = "zero", last: bool = False) -> Tensor:
-        """Logits [B, T, V] (of the last token alone: [B, 1, V]) of as many copies of the text, each without a head."""
+    def _read(
+        self, without: Sequence[OneHead | None], tap: Tap, kind: Kind = "zero", place: int | None = None
+    ) -> Tensor:
+        """Logits [B, T, V] (after one token alone: [B, 1, V]) of as many copies of the text, each without a head."""
         ablate, model = Ablate(without, kind), self.model
         device, rows = model.embedding.weight.device, len(without)
 
@@ -94,7 +97,7 @@ class Look:
         if self.source is not None:
             memory = model.encode(torch.tensor([list(self.source)], device=device).expand(rows, -1), tap=both)
         x = model.hidden(torch.tensor([self.ids], device=device).expand(rows, -1), tap=both, memory=memory)
-        logits = model.logits(x[:, -1:] if last else x).float()
+        logits = model.logits(x if place is None else x[:, place, None]).float()
         model.train(was_training)
         return logits
 
@@ -133,6 +136,8 @@ class Look:
         weights = self.maps[map_].weights[layer, head]
         if not (0 <= row < weights.shape[0] and 0 <= column < weights.shape[1]):
             raise LabError(f"There is no pair of tokens ({row}, {column}) among {tuple(weights.shape)}.")
+        if self.maps[map_].kind == "causal" and column > row:
+            raise LabError(f"Token {row} cannot look at token {column}: in causal attention none sees a later one.")
         scale = self.model.config.attention.factor
         shared = head * self.maps[map_].key_heads // self.model.config.heads
         q, k, v = (self.kept[f"{where}.{part}"][0] for part in ("query", "key", "value"))
@@ -143,37 +148,52 @@ class Look:
         listed = [(j, float(scores[j]), float(weights[row, j]), float(lengths[j])) for j in most if weights[row, j] > 0]
         return Cell(dot, scale, score - dot * scale, score, float(weights[row, column]), q.shape[-1], listed)
 
-    def without(self, map_: int, layer: int, head: int, kind: Kind = "zero", leading: int = 6) -> Change:
-        """What the last token's prediction is without a head. Raises LabError for a head that is not there."""
-        if kind not in ("zero", "mean"):
-            raise LabError(f"A head can be ablated by zero or mean, not {kind!r}.")
-        after = self._read([self.head(map_, layer, head)], no_tap, kind, last=True)[0, -1]
-        return self.change(after, leading)
+    def without(
+        self, map_: int, layer: int, head: int, kind: Kind = "zero", leading: int = 6, place: int | None = None
+    ) -> Change:
+        """What is predicted after the token in this place (the last when not given) without a head. Raises LabError for
+        a head or a token that is not there.
+        """
+        place = self._place(place)
+        _check_kind(kind)
+        after = self._read([self.head(map_, layer, head)], no_tap, kind, place)[0, -1]
+        return self.change(after, leading, place)
 
-    def change(self, after: Tensor, leading: int = 6) -> Change:
-        """From the prediction of the last token to other logits [V]."""
-        before, after = self.logits[-1].log_softmax(-1).cpu(), after.log_softmax(-1).cpu()
+    def _place(self, place: int | None) -> int:
+        last = len(self.ids) - 1
+        if place is not None and not 0 <= place <= last:
+            raise LabError(f"There is no token {place} in this text: there are {last + 1}, from 0 on.")
+        return last if place is None else place
+
+    def change(self, after: Tensor, leading: int = 6, place: int = -1) -> Change:
+        """From the prediction after the token in this place to other logits [V]."""
+        before, after = self.logits[place].log_softmax(-1).cpu(), after.log_softmax(-1).cpu()
         most = before.topk(min(leading, len(before))).indices.tolist()
         most += [token for token in after.topk(min(leading // 2, len(after))).indices.tolist() if token not in most]
         p, q = before.exp(), after.exp()
         listed = [(self.tokenizer.token(token), float(p[token]), float(q[token])) for token in most]
         return Change(float(divergence(before, after)), listed)
 
-    def effects(self, map_: int, kind: Kind = "zero") -> Tensor:
-        """How much the last token's prediction changes without each head, in nats: [L, H]."""
+    def effects(self, map_: int, kind: Kind = "zero", place: int | None = None) -> Tensor:
+        """How much the prediction after the token in this place (the last when not given) changes without each head, in
+        nats: [L, H]. Raises LabError for an attention or a token that is not there.
+        """
+        self.head(map_, 0, 0)
+        place = self._place(place)
+        _check_kind(kind)
         L, H = self.maps[map_].weights.shape[:2]
         heads = [self.head(map_, layer, head) for layer in range(L) for head in range(H)]
-        before = self.logits[-1].log_softmax(-1)
+        before = self.logits[place].log_softmax(-1)
         found = []
         for start in range(0, len(heads), ROWS):
-            after = self._read(heads[start : start + ROWS], no_tap, kind, last=True)[:, -1].log_softmax(-1)
+            after = self._read(heads[start : start + ROWS], no_tap, kind, place)[:, -1].log_softmax(-1)
             found.append(divergence(before, after))
         return torch.cat(found).view(L, H).cpu()
 
     @torch.no_grad()
-    def lens(self, leading: int = 3) -> list[list[list[tuple[str, float]]]]:
+    def lens(self, leading: int = 3, most: int | None = None) -> list[list[list[tuple[str, float]]]]:
         """What the model would say if it ended after each layer: [1 + L][T][leading] of (text, probability), the first
-        of the embeddings alone.
+        of the embeddings alone. most: of so many tokens at the end; of all when not given.
 
         The logit lens: https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens
         """
@@ -181,7 +201,7 @@ class Look:
         device = self.model.embedding.weight.device
         found = []
         for name in names:
-            x = self.model.norm(self.kept[name].to(device))
+            x = self.model.norm(self.kept[name][:, -most if most else 0 :].to(device))
             shares, tokens = self.model.logits(x)[0].float().softmax(-1).topk(leading)
             rows = zip(tokens.tolist(), shares.tolist(), strict=True)
             found.append([[(self.tokenizer.token(t), p) for t, p in zip(*row, strict=True)] for row in rows])
@@ -189,9 +209,10 @@ class Look:
 
     def for_viewer(self) -> dict[str, Any]:
         """What the viewer reads: {"maps": [{"kind", "rows", "columns", "layers", "heads", "key_heads", "weights"}]},
-        the weights as bytes (0 to 255) in base64.
+        the weights of all layers and heads as 16-bit numbers (0 to 65535, the low byte first) in base64; of causal
+        attention only what a token can see, 1 + 2 + … + T numbers a head.
 
-        Bytes are a fortieth of the same numbers as JSON, and finer than an eye can tell.
+        That is a tenth of the same numbers as JSON, and every percentage that a page shows is made of them.
         """
         return {"maps": [_packed(map_) for map_ in self.maps]}
 
@@ -201,9 +222,16 @@ def divergence(before: Tensor, after: Tensor) -> Tensor:
     return (before.exp() * (before - after)).sum(-1).clamp(min=0)
 
 
+def _check_kind(kind: str) -> None:
+    if kind not in ("zero", "mean"):
+        raise LabError(f"A head can be ablated by zero or mean, not {kind!r}.")
+
+
 def _packed(map_: Map) -> dict[str, Any]:
     layers, heads = map_.weights.shape[:2]
-    data = (map_.weights * 255).round().to(torch.uint8).contiguous().numpy().tobytes()
+    numbers = (map_.weights * 65_535).round().numpy().astype("<u2")
+    seen = numbers[:, :, *np.tril_indices(numbers.shape[-1])] if map_.kind == "causal" else numbers
+    data = np.ascontiguousarray(seen).tobytes()
     return {
         "kind": map_.kind,
         "rows": map_.rows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,9 +28,17 @@ class Patching(NamedTuple):
     odds: tuple[float, float]
 
 
+Progress = Callable[[int, int], None]
+"""Told how many of how many readings are done."""
+
+
 @torch.no_grad()
 def patching(
-    model: Transformer, first: Sequence[int], second: Sequence[int], answers: tuple[int, int] | None = None
+    model: Transformer,
+    first: Sequence[int],
+    second: Sequence[int],
+    answers: tuple[int, int] | None = None,
+    progress: Progress | None = None,
 ) -> Patching:
     """Read the second text with single numbers of the first put in, and see what the last token then predicts.
 
@@ -42,7 +50,7 @@ def patching(
     if len(first) != len(second):
         raise LabError(
             f"The texts have {len(first)} and {len(second)} tokens; what stands in one place is put in the same place "
-            f"of the other, so they must have as many. Change words for others of as many tokens."
+            f"of the other, so they must be of equal token length. Change words for others of as many tokens."
         )
     if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):
         raise LabError("Patching works on models of attention without an encoder.")
@@ -59,8 +67,9 @@ def patching(
     if abs(clean - corrupted) < 1e-6:
         raise LabError("Both texts make the same prediction, so there is no difference to find the cause of.")
     L, H, T = model.config.depth, model.config.heads, len(first)
+    stream = [(layer, t) for layer, t in patched_places(model, first, second) if (layer, t) != (L, T - 1)]
     layers = ["embedding", *(f"blocks.{i}.output" for i in range(L))]
-    places = [(name, t) for name in layers for t in range(T)]
+    places = [(layers[layer], t) for layer, t in stream]
     places += [(f"blocks.{i}.attention.heads", h) for i in range(L) for h in range(H)]
     found = []
     for start in range(0, len(places), ROWS):
@@ -68,8 +77,26 @@ def patching(
         x = model.hidden(other.expand(len(chunk), -1), tap=Restore(recorder.kept, chunk))[:, -1:]
         logits = model.logits(x)[:, 0].float()
         found.append(((logits[:, a] - logits[:, b]) - corrupted) / (clean - corrupted))
-    stream, heads = torch.cat(found).cpu().split(((1 + L) * T, L * H))
-    return Patching(stream.view(1 + L, T), heads.view(L, H), (a, b), (clean, corrupted))
+        if progress is not None:
+            progress(min(start + ROWS, len(places)), len(places))
+    values, heads = torch.cat(found).cpu().split((len(stream), L * H))
+    grid = torch.zeros(1 + L, T)
+    if stream:
+        grid[tuple(torch.tensor(stream).T)] = values
+    grid[L, T - 1] = 1.0  # the first text's last vector is its whole prediction
+    return Patching(grid, heads.view(L, H), (a, b), (clean, corrupted))
+
+
+def patched_places(model: Transformer, first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
+    """The (layer, token) of `Patching.stream` whose vector can differ between two texts of equal length and matter: the
+    embeddings of tokens that differ; in a causal model nothing before the first of them; and of the last layer, which
+    no other token reads, only the last.
+    """
+    L, T = model.config.depth, len(first)
+    differ = [t for t in range(T) if first[t] != second[t]]
+    start = differ[0] if differ and model.causal else 0
+    between = [(layer, t) for layer in range(1, L) for t in range(start, T)]
+    return [*((0, t) for t in differ), *between, (L, T - 1)]
 
 
 def _answers(before: Tensor, after: Tensor) -> tuple[int, int]:

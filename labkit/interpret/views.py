@@ -38,7 +38,8 @@ class Views:
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """What a viewer wants to know of a stage: {"what": "view" | "cell" | "without" | "effects" | "lens"}, with the
-        numbers of the map, layer, head, row and column where these matter.
+        numbers of the map, layer, head, row and column where these matter; of "without" and "effects", "place" is the
+        token after which is predicted, the last when not given.
 
         What goes wrong is an answer too: {"error": in words}.
         """
@@ -46,8 +47,8 @@ class Views:
             return self._answer(question)
         except LabError as error:
             return {"error": str(error)}
-        except (KeyError, TypeError, ValueError) as error:
-            return {"error": f"This is no question about a text: {error}."}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            return {"error": f"This is no question about a text: {type(error).__name__} {error!s}."}
 
     def _answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         name = str(question["stage"])
@@ -56,13 +57,14 @@ class Views:
             return self.view(name)
         look = self.look(name)
         if what == "lens":
-            return {"lens": [layer[-MOST:] for layer in look.lens()]}
+            return {"lens": look.lens(most=MOST)}
         map_ = int(question["map"])
+        place = None if question.get("place") is None else int(question["place"])
         if what == "effects":
-            return {"effects": look.effects(map_, question["kind"]).tolist()}
+            return {"effects": look.effects(map_, question["kind"], place).tolist()}
         layer, head = int(question["layer"]), int(question["head"])
         if what == "without":
-            return look.without(map_, layer, head, question["kind"])._asdict()
+            return look.without(map_, layer, head, question["kind"], place=place)._asdict()
         if what == "cell":
             return look.cell(map_, layer, head, int(question["row"]), int(question["column"]))._asdict()
         raise LabError(f"A viewer can ask for view, cell, without, effects or lens, not {what!r}.")
