@@ -81,7 +81,7 @@ def test_its_attention_is_looked_at(imported):
     data = attention.look(lab, "smol", "sft", attention.OPENING)
     (map_,) = data["maps"]
     assert (map_["layers"], map_["heads"], map_["key_heads"]) == (30, 9, 3) and data["focus"]
-    assert "street" in attention.about_opening(lab, "smol", "sft")
+    assert attention.about_opening(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
 
 
 def test_twenty_steps_of_fine_tuning_teach_it(imported):

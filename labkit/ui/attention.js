@@ -1,18 +1,20 @@
 // <labkit-attention>: the heads of a model over a text, where a weight comes from, what a head causes, and what each
 // layer would say; the same text through several checkpoints.
 //
-// data = {maps: [{kind, rows: [T], columns: [S], layers: L, heads: H, key_heads: K, weights: base64 of L*H*T*S bytes}],
-//         stages: [names], stage: name, focus: [layer, head, row]}
-// ask(question) -> a promise of what labkit.interpret.Views.answer gives.
+// data = {maps: [{kind, rows: [T], columns: [S], layers: L, heads: H, key_heads: K, weights: base64 of 16-bit numbers,
+//         of causal attention only what each token sees}], stages: [names], stage: name, focus: [layer, head, row],
+//         subject: what every question says besides}
+// ask(question) -> a promise of what labkit.interpret.Views.answer gives. chooseCheckpoint(name): shows another checkpoint by
+// handing over other data; without it the viewer asks for them by itself.
 
 const ATTENTION_WORDS = chinese ? {
   heads: "所有层与头", layer: "层", head: "头", key: "键头", lines: "连线", matrix: "矩阵", table: "表格", looks: "看向",
   from: "词元", to: "看向", share: "比例", empty: "还没有可显示的内容。", stage: "检查点",
   hint: "用鼠标或方向键选择一个头；选择左边的词元只看它的连线，再选右边的词元看这个数字从何而来。",
   causal: "自注意力（因果）", bidirectional: "编码器（双向）", cross: "交叉注意力", without: "去掉这个头", zero: "置零", mean: "均值",
-  next: "下一个词元", before: "之前", after: "之后", nats: "纳特", measure: "测量所有头", effects: "条形：去掉该头后预测的变化",
+  next: "下一个词元", before: "之前", after: "之后", nats: "纳特", measure: "测量所有头",
   lens: "每一层会说什么", embedding: "嵌入", cell: "这个数字从何而来", dot: "点积", scale: "缩放", position: "位置项", score: "得分",
-  value: "值的长度", inside: "位置已在 q 与 k 中", waiting: "…", nobody: "需要运行中的内核。", at: "于",
+  value: "值向量的范数", inside: "位置已在 q 与 k 中", waiting: "…", at: "在其后：", bars: "条形：去掉该头后，其后预测的变化：",
 } : {
   heads: "All layers and heads", layer: "layer", head: "head", key: "key head", lines: "lines", matrix: "matrix",
   table: "as a table", looks: "looks at", from: "token", to: "looks at", share: "share", empty: "Nothing to show yet.",
@@ -20,25 +22,25 @@ const ATTENTION_WORDS = chinese ? {
   hint: "Choose a head with the mouse or the arrow keys. Choose a token on the left to see only its lines, then one on the right to see where that number comes from.",
   causal: "self-attention, causal", bidirectional: "encoder, both ways", cross: "cross-attention",
   without: "Without this head", zero: "zero", mean: "mean", next: "next token", before: "before", after: "after", nats: "nats",
-  measure: "Measure all heads", effects: "Bars: how much the prediction changes without the head.",
+  measure: "Measure all heads", bars: "Bars: how much the prediction changes without the head,",
   lens: "What each layer would say", embedding: "embedding", cell: "Where this number comes from", dot: "dot product",
-  scale: "scale", position: "position term", score: "score", value: "length of the value",
-  inside: "the position is inside q and k", waiting: "…", nobody: "This needs the running kernel.", at: "after",
+  scale: "scale", position: "position term", score: "score", value: "norm of the value vector",
+  inside: "the position is inside q and k", waiting: "…", at: "after",
 };
 
 // Okabe and Ito's colours, told apart by the colour-blind too. Heads that share a key head share its colour.
 const COLOURS = [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [128, 128, 128]];
 
 const ATTENTION_STYLE = `
-  :host { display: block; color: inherit; font: 14px/1.4 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  :host { font: 14px/1.4 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
     --ink: 0, 114, 178; --line: rgba(128, 128, 128, .35); --soft: rgba(128, 128, 128, .12); }
   .top { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: center; margin-bottom: 12px; }
   .top label { display: flex; gap: 10px; align-items: center; }
   .top input { width: 180px; accent-color: rgb(0, 114, 178); }
   .all { display: flex; flex-wrap: wrap; gap: 24px; align-items: flex-start; }
-  .overview { flex: 0 1 auto; max-width: 100%; }
+  .overview { flex: 0 1 auto; max-width: 100%; min-width: 0; }
   .overview p { max-width: 220px; margin: 8px 0 0; }
-  .grid { display: grid; gap: 6px; margin-top: 6px; overflow-x: auto; max-width: 100%; padding: 3px; }
+  .grid { display: grid; gap: 6px; margin-top: 6px; padding: 3px; width: max-content; }
   .grid button { padding: 2px; border: 2px solid transparent; border-radius: 6px; background: var(--soft);
     cursor: pointer; line-height: 0; }
   .grid button[aria-pressed="true"] { border-color: rgb(var(--ink)); }
@@ -52,7 +54,7 @@ const ATTENTION_STYLE = `
   button:focus-visible, .token:focus-visible, canvas:focus-visible { outline: 3px solid #e69f00; outline-offset: 1px; }
   canvas.square:focus-visible { outline-offset: -3px; }
   h3 { font-size: 14px; margin: 0; font-weight: 600; }
-  .scroll { overflow: auto; max-height: 560px; margin-top: 8px; }
+  .scroll { overflow-y: auto; max-height: 560px; margin-top: 8px; }
   .pair { position: relative; display: flex; justify-content: space-between; min-width: 260px; max-width: 560px; }
   .column { display: flex; flex-direction: column; z-index: 1; width: 30%; overflow: hidden; }
   .column.left { text-align: right; }
@@ -66,27 +68,30 @@ const ATTENTION_STYLE = `
   .says { min-height: 1.4em; margin-top: 8px; overflow-wrap: anywhere; }
   .soft { opacity: .75; }
   .panels { display: flex; flex-wrap: wrap; gap: 16px 28px; margin-top: 14px; align-items: flex-start; }
-  .panels > section { flex: 0 1 auto; min-width: 0; max-width: 100%; overflow-x: auto; }
+  .panels > section { flex: 0 1 auto; min-width: 0; max-width: 100%; }
   table { border-collapse: collapse; margin-top: 6px; font-size: 13px; }
   td, th { text-align: left; padding: 2px 12px 2px 0; border-bottom: 1px solid var(--line); white-space: pre-wrap; font-weight: 400; }
   thead th { opacity: .75; }
   td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-  td.piece { font-family: ui-monospace, Menlo, Consolas, monospace; }
+  td.piece { font-family: ui-monospace, Menlo, Consolas, monospace; white-space: pre; }
 `;
 
-class LabkitAttention extends HTMLElement {
+const FULL = 65535; // a weight of 1
+const SEEN = 0.02; // of a weight that is drawn as a line
+
+class LabkitAttention extends Viewer {
   constructor() {
     super();
-    this.attachShadow({ mode: "open" });
     Object.assign(this, { map: 0, layer: 0, head: 0, row: null, column: null, view: "lines", kind: "zero", answers: new Map() });
     this.render();
   }
 
-  // Another text: forget what was asked of the one before.
+  // Another text: forget what was asked of the one before. Another checkpoint: keep what is chosen.
   set data(data) {
-    this.answers = new Map();
-    this.wanted = false;
-    this.show(data);
+    const subject = (shown) => JSON.stringify(shown && shown.subject);
+    const same = Boolean(data && this._data && data.subject && subject(data) === subject(this._data));
+    if (!same) { this.answers = new Map(); this.measured = null; }
+    this.show(same ? { ...data, focus: null } : data);
   }
 
   get data() { return this._data; }
@@ -94,7 +99,7 @@ class LabkitAttention extends HTMLElement {
   show(data) {
     this._data = data && data.maps && data.maps.length ? data : null;
     if (this._data) {
-      this.weights = data.maps.map((map) => Uint8Array.from(atob(map.weights), (c) => c.charCodeAt(0)));
+      this.weights = data.maps.map((map) => new Uint16Array(Uint8Array.from(atob(map.weights), (c) => c.charCodeAt(0)).buffer));
       this.map = Math.min(this.map, data.maps.length - 1);
       if (data.focus) [this.layer, this.head, this.row] = data.focus;
       this.fit();
@@ -115,16 +120,18 @@ class LabkitAttention extends HTMLElement {
 
   word(name) { return ATTENTION_WORDS[name]; }
 
+  // What a token takes from each that it sees: of causal attention from those up to itself.
   line(layer, head, row) {
-    const { rows, columns, heads } = this.shown, S = columns.length, start = ((layer * heads + head) * rows.length + row) * S;
-    return this.weights[this.map].subarray(start, start + S);
+    const { rows, columns, heads, kind } = this.shown, T = rows.length, S = columns.length, before = layer * heads + head;
+    const [start, length] = kind === "causal" ? [(before * T * (T + 1) + row * (row + 1)) / 2, row + 1] : [(before * T + row) * S, S];
+    return Array.from(this.weights[this.map].subarray(start, start + length), (x) => x / FULL);
   }
 
   sees(row, column) { return this.shown.kind !== "causal" || column <= row; }
 
   keyHead(head) { return Math.floor((head * this.shown.key_heads) / this.shown.heads); }
 
-  colour(head) { return this.shown.key_heads < this.shown.heads ? COLOURS[this.keyHead(head) % COLOURS.length] : COLOURS[0]; }
+  colour(head) { return this.shade(this.shown.key_heads < this.shown.heads ? COLOURS[this.keyHead(head) % COLOURS.length] : COLOURS[0]); }
 
   name(layer, head) {
     const shared = this.shown.key_heads < this.shown.heads ? ` · ${this.word("key")} ${this.keyHead(head) + 1}` : "";
@@ -137,23 +144,33 @@ class LabkitAttention extends HTMLElement {
     if (this.answers.has(key)) return this.answers.get(key);
     this.answers.set(key, null);
     const answers = this.answers;
-    const put = (answer) => { answers.set(key, answer || { error: this.word("nobody") }); if (answers === this.answers) this.panels(); };
-    if (!this.ask) { answers.set(key, { error: this.word("nobody") }); return answers.get(key); }
+    const put = (answer) => { answers.set(key, answer || { error: WAITING.nobody }); if (answers === this.answers) this.panels(); };
+    if (!this.ask) { answers.set(key, { error: WAITING.gone }); return answers.get(key); }
     this.ask({ ...this._data.subject, ...question }).then(put, (error) => put({ error: String(error && error.message || error) }));
     return null;
   }
 
   question(what, more = {}) { return { what, stage: this._data.stage, map: this.map, ...more }; }
 
+  // The token after which it is said what comes next, in a head's effect as in the layers' words: null for the last.
+  place() { return this.row === null || this.shown.kind === "bidirectional" ? null : this.row; }
+
+  after() {
+    const { rows } = this._data.maps.find((map) => map.kind !== "cross" && map.kind !== "bidirectional") || this.shown, place = this.place();
+    return `${this.word("at")} ${quoted(rows[place === null ? rows.length - 1 : place])}`;
+  }
+
   render() {
+    const sliding = this.shadowRoot.activeElement && this.shadowRoot.activeElement.matches(".top input");
     const root = make("div", {});
-    this.shadowRoot.replaceChildren(make("style", {}, ATTENTION_STYLE), root);
+    this.shadowRoot.replaceChildren(make("style", {}, COMMON_STYLE + ATTENTION_STYLE), this.noticeLine(), root);
     if (!this._data) { root.append(make("p", { class: "soft" }, this.word("empty"))); return; }
     this.grid = make("div", { class: "overview" });
     this.big = make("div", { class: "large" });
     root.append(this.top(), make("div", { class: "all" }, this.grid, this.big));
     this.drawGrid();
     this.drawBig();
+    if (sliding) this.shadowRoot.querySelector(".top input").focus();
   }
 
   button(text, pressed, press, attributes = {}) {
@@ -185,16 +202,15 @@ class LabkitAttention extends HTMLElement {
   // The same text through another checkpoint, with the same head and tokens chosen.
   async slide(stage) {
     const question = { what: "view", stage }, key = JSON.stringify(question);
+    if (this.chooseCheckpoint) { this.problem.textContent = this.word("waiting"); this.chooseCheckpoint(stage); return; }
     if (!this.answers.get(key)) {
-      if (!this.ask) { this.problem.textContent = this.word("nobody"); return; }
+      if (!this.ask) { this.problem.textContent = WAITING.gone; return; }
       this.problem.textContent = this.word("waiting");
-      this.answers.set(key, await this.ask({ ...this._data.subject, ...question }) || { error: this.word("nobody") });
+      this.answers.set(key, await this.ask({ ...this._data.subject, ...question }) || { error: WAITING.nobody });
     }
     const answer = this.answers.get(key);
     if (answer.error) { this.problem.textContent = answer.error; this.answers.delete(key); return; }
     this.show({ ...answer, subject: this._data.subject });
-    const slider = this.shadowRoot.querySelector(".top input");
-    if (slider) slider.focus();
   }
 
   drawGrid() {
@@ -217,10 +233,10 @@ class LabkitAttention extends HTMLElement {
       this.select((this.layer + step[0] + layers) % layers, (this.head + step[1] + heads) % heads);
     });
     this.below = make("p", { class: "soft", role: "status" });
-    const measure = this.button(this.word("measure"), false, () => { this.wanted = true; this.effects(); }, { "data-measure": "" });
-    this.grid.replaceChildren(make("h3", {}, this.word("heads")), grid, make("p", {}, measure), this.below);
+    const measure = this.button(this.word("measure"), false, () => { this.measured = { place: this.place() }; this.effects(); }, { "data-measure": "" });
+    this.grid.replaceChildren(make("h3", {}, this.word("heads")), sideways(this.word("heads"), grid), make("p", {}, measure), this.below);
     this.press();
-    if (this.wanted) this.effects();
+    this.effects();
   }
 
   press() {
@@ -239,14 +255,18 @@ class LabkitAttention extends HTMLElement {
     this.dispatchEvent(new CustomEvent("head", { detail: { layer, head }, bubbles: true, composed: true }));
   }
 
-  // A bar under each head: how much the prediction changes without it.
+  // A bar under each head, once they were measured: how much the prediction changes without it, after the token that was
+  // chosen then; after another they are measured when asked for again.
   effects() {
-    const answer = this.asked(this.question("effects", { kind: this.kind }));
-    this.below.textContent = answer === null ? this.word("waiting") : answer.error || this.word("effects");
+    this.grid.querySelectorAll(".effect").forEach((bar) => bar.remove());
+    this.below.textContent = "";
+    if (!this.measured || this.measured.place !== this.place()) return;
+    const answer = this.asked(this.question("effects", { kind: this.kind, place: this.place() }));
+    this.below.textContent = answer === null ? this.word("waiting") : answer.error || `${this.word("bars")} ${this.after()}`;
     if (!answer || answer.error) return;
     const most = Math.max(...answer.effects.flat(), 1e-9);
     answer.effects.forEach((row, layer) => row.forEach((nats, head) => {
-      const button = this.grid.querySelector(`[data-head="${layer}-${head}"]`), bar = button.querySelector(".effect") || make("span", { class: "effect" });
+      const button = this.grid.querySelector(`[data-head="${layer}-${head}"]`), bar = make("span", { class: "effect" });
       bar.style.width = `${(100 * nats) / most}%`;
       button.append(bar);
       button.title = `${this.name(layer, head)}: ${nats.toFixed(3)} ${this.word("nats")}`;
@@ -259,7 +279,7 @@ class LabkitAttention extends HTMLElement {
     const context = canvas.getContext("2d"), image = context.createImageData(S, T), [r, g, b] = this.colour(head);
     for (let i = 0; i < T; i++) {
       const row = this.line(layer, head, i);
-      for (let j = 0; j < S; j++) image.data.set(this.sees(i, j) ? [r, g, b, Math.round(255 * Math.sqrt(row[j] / 255))] : [128, 128, 128, 28], 4 * (i * S + j));
+      for (let j = 0; j < S; j++) image.data.set(this.sees(i, j) ? [r, g, b, Math.round(255 * Math.sqrt(row[j]))] : [128, 128, 128, 28], 4 * (i * S + j));
     }
     context.putImageData(image, 0, 0);
     return canvas;
@@ -271,7 +291,7 @@ class LabkitAttention extends HTMLElement {
       this.button(this.word(view), view === this.view, () => { this.view = view; this.drawBig(); }, { "data-view": view }), " "]));
     const bar = make("div", { class: "bar" }, make("h3", { class: "which" }, this.name(this.layer, this.head)), choices);
     this.says = make("div", { class: "says", "aria-live": "polite" });
-    const scroll = make("div", { class: "scroll" }, this.view === "lines" ? this.lines() : this.matrix());
+    const scroll = make("div", { class: "scroll" }, sideways(this.name(this.layer, this.head), this.view === "lines" ? this.lines() : this.matrix()));
     const table = make("details", {}, make("summary", {}, this.word("table")));
     table.addEventListener("toggle", () => { if (table.open && table.childElementCount === 1) table.append(this.table()); });
     this.below_ = make("div", { class: "panels", "aria-live": "polite" });
@@ -291,8 +311,8 @@ class LabkitAttention extends HTMLElement {
     this.says.classList.toggle("soft", row === null);
     if (row === null) { this.says.textContent = this.word("hint"); return; }
     const { rows, columns } = this.shown, line = this.line(this.layer, this.head, row);
-    const best = [...line.keys()].filter((j) => line[j] > 12).sort((a, b) => line[b] - line[a]).slice(0, 4);
-    this.says.textContent = `${quoted(rows[row])} ${this.word("looks")} ${best.map((j) => `${quoted(columns[j])} ${whole(line[j])}`).join(", ")}`;
+    const best = [...line.keys()].filter((j) => line[j] > 0.05).sort((a, b) => line[b] - line[a]).slice(0, 4);
+    this.says.textContent = `${quoted(rows[row])} ${this.word("looks")} ${best.map((j) => `${quoted(columns[j])} ${share(line[j])}`).join(", ")}`;
   }
 
   lines() {
@@ -305,13 +325,13 @@ class LabkitAttention extends HTMLElement {
       rows.forEach((_, i) => {
         if (only !== null && i !== only) return;
         const line = this.line(this.layer, this.head, i);
-        for (let j = 0; j < columns.length; j++) if (line[j] > 5)
-          drawing.append(svg("line", { x1: 30, x2: 70, y1: (i + .5) * height, y2: (j + .5) * height, "stroke-opacity": line[j] / 255, "vector-effect": "non-scaling-stroke" }));
+        line.forEach((weight, j) => { if (weight > SEEN)
+          drawing.append(svg("line", { x1: 30, x2: 70, y1: (i + .5) * height, y2: (j + .5) * height, "stroke-opacity": Math.sqrt(weight).toFixed(3), "vector-effect": "non-scaling-stroke" })); });
       });
       const line = only === null ? null : this.line(this.layer, this.head, only);
       sides[0].childNodes.forEach((node, i) => node.classList.toggle("chosen", i === only));
       sides[1].childNodes.forEach((node, j) => {
-        node.style.background = line ? `rgba(var(--ink), ${line[j] / 300})` : "";
+        node.style.background = line ? `rgba(var(--ink), ${0.85 * (line[j] || 0)})` : "";
         node.classList.toggle("picked", this.row !== null && this.column === j);
       });
       this.say(only);
@@ -343,13 +363,15 @@ class LabkitAttention extends HTMLElement {
 
   // The matrix with its axes; the arrow keys move from cell to cell.
   matrix() {
-    const { rows, columns } = this.shown, T = rows.length, S = columns.length, cell = Math.max(9, Math.min(24, Math.floor(480 / Math.max(T, S))));
-    const letters = Math.min(13, cell), left = 90, top = 90, ratio = window.devicePixelRatio || 1;
+    const { rows, columns } = this.shown, T = rows.length, S = columns.length;
+    const narrow = (this.clientWidth || 900) < 560, left = narrow ? 70 : 90, top = left, room = Math.min(480, (this.clientWidth || 900) - left - 12);
+    const cell = Math.max(9, Math.min(24, Math.floor(room / S), Math.floor(480 / T)));
+    const letters = Math.max(9, Math.min(13, cell)), ratio = window.devicePixelRatio || 1;
     const canvas = make("canvas", { class: "square", width: Math.round((left + S * cell) * ratio), height: Math.round((top + T * cell) * ratio), tabindex: "0", role: "img", "aria-label": `${this.name(this.layer, this.head)}: ${this.word("matrix")}` });
     canvas.style.width = `${left + S * cell}px`;
     canvas.style.height = `${top + T * cell}px`;
     const small = this.square(this.layer, this.head), ink = getComputedStyle(this).color;
-    const short = (token) => { const text = visible(token).trim() || visible(token); return text.length > 12 ? `${text.slice(0, 11)}…` : text; };
+    const short = (token) => { const text = visible(token).trim() || visible(token); return text.length > left / 8 ? `${text.slice(0, Math.floor(left / 8) - 1)}…` : text; };
     const draw = () => {
       const context = canvas.getContext("2d");
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -371,7 +393,7 @@ class LabkitAttention extends HTMLElement {
       const i = Math.floor((event.clientY - box.top - top) / cell), j = Math.floor((event.clientX - box.left - left) / cell);
       return i >= 0 && j >= 0 && i < T && j < S && this.sees(i, j) ? [i, j] : null;
     };
-    const tell = ([i, j]) => { this.says.textContent = `${quoted(rows[i])} ${this.word("looks")} ${quoted(columns[j])}: ${whole(this.line(this.layer, this.head, i)[j])}`; };
+    const tell = ([i, j]) => { this.says.textContent = `${quoted(rows[i])} ${this.word("looks")} ${quoted(columns[j])}: ${share(this.line(this.layer, this.head, i)[j])}`; };
     const choose = (at) => { this.pick(...at); tell(at); draw(); };
     canvas.addEventListener("mousemove", (event) => { const at = place(event); if (at) tell(at); });
     canvas.addEventListener("mouseleave", () => this.say(this.row));
@@ -393,14 +415,14 @@ class LabkitAttention extends HTMLElement {
     const { rows, columns } = this.shown;
     return this.listing(["from", "to", "share"].map((name) => this.word(name)), rows.map((token, i) => {
       const line = this.line(this.layer, this.head, i), best = [...line.keys()].filter((j) => line[j] > 0).sort((a, b) => line[b] - line[a]).slice(0, 3);
-      return [`${i + 1} ${visible(token)}`, best.map((j) => visible(columns[j]).trim()).join(" · "), best.map((j) => whole(line[j])).join(" · ")];
+      return [`${i + 1} ${visible(token)}`, best.map((j) => visible(columns[j]).trim()).join(" · "), best.map((j) => share(line[j])).join(" · ")];
     }));
   }
 
   listing(names, rows) {
     const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name)));
     const body = rows.map((row) => make("tr", {}, ...row.map((cell, i) => make("td", { class: i === 0 ? "piece" : typeof cell === "number" ? "number" : "" }, typeof cell === "number" ? cell.toFixed(3) : cell))));
-    return make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
+    return sideways(names.join(" "), make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
   }
 
   // What was asked for: the head's effect, the layers' words, and a cell's arithmetic.
@@ -411,7 +433,7 @@ class LabkitAttention extends HTMLElement {
     const inside = this.shadowRoot.activeElement, again = inside && inside.dataset.kind;
     this.below_.replaceChildren(...sections);
     if (again) this.below_.querySelector(`[data-kind="${again}"]`).focus();
-    if (this.wanted && this.grid.isConnected) this.effects();
+    if (this.grid.isConnected) this.effects();
   }
 
   section(name, title, answer, fill) {
@@ -423,9 +445,9 @@ class LabkitAttention extends HTMLElement {
   }
 
   without() {
-    const answer = this.asked(this.question("without", { layer: this.layer, head: this.head, kind: this.kind }));
+    const answer = this.asked(this.question("without", { layer: this.layer, head: this.head, kind: this.kind, place: this.place() }));
     const kinds = make("span", {}, ...["zero", "mean"].flatMap((kind) => [this.button(this.word(kind), kind === this.kind, () => { this.kind = kind; this.panels(); }, { "data-kind": kind }), " "]));
-    const box = this.section("without", this.word("without"), answer, (box, { nats, leading }) => box.append(
+    const box = this.section("without", `${this.word("without")} (${this.after()})`, answer, (box, { nats, leading }) => box.append(
       make("p", {}, `${nats.toFixed(3)} ${this.word("nats")}`),
       this.listing(["next", "before", "after"].map((name) => this.word(name)), leading.map(([text, before, after]) => [visible(text), share(before), share(after)]))));
     box.firstChild.after(kinds);
@@ -433,10 +455,9 @@ class LabkitAttention extends HTMLElement {
   }
 
   lens() {
-    const at = this.row === null || this._data.maps[this.map].kind === "bidirectional" ? null : this.row;
+    const at = this.place();
     const { rows } = this._data.maps.find((map) => map.kind !== "cross" && map.kind !== "bidirectional") || this.shown;
-    const token = at === null ? rows[rows.length - 1] : rows[at];
-    return this.section("lens", `${this.word("lens")} (${this.word("at")} ${quoted(token)})`, this.asked({ what: "lens", stage: this._data.stage }), (box, { lens }) => {
+    return this.section("lens", `${this.word("lens")} (${this.after()})`, this.asked({ what: "lens", stage: this._data.stage }), (box, { lens }) => {
       const cut = rows.length - lens[0].length, place = at === null ? lens[0].length - 1 : at - cut;
       if (place < 0) { box.append(make("p", { class: "soft" }, "–")); return; }
       box.append(this.listing([this.word("layer"), "", ""], lens.map((layer, i) => [i === 0 ? this.word("embedding") : String(i),
@@ -449,9 +470,10 @@ class LabkitAttention extends HTMLElement {
     const title = `${this.word("cell")}: ${quoted(rows[this.row])} → ${quoted(columns[this.column])}`;
     return this.section("cell", title, this.asked(this.question("cell", where)), (box, cell) => {
       const position = Math.abs(cell.position) < 5e-4 * (1 + Math.abs(cell.score)) ? this.word("inside") : cell.position.toFixed(3);
+      const line = this.line(this.layer, this.head, this.row); // one number, one percentage, wherever it stands
       box.append(
-        this.listing(["", ""], [[`q·k (${cell.width})`, cell.dot], [`× ${this.word("scale")}`, cell.scale], [`+ ${this.word("position")}`, position], [`= ${this.word("score")}`, cell.score], ["softmax", share(cell.weight)]]),
-        this.listing([this.word("to"), this.word("score"), this.word("share"), this.word("value")], cell.leading.map(([j, score, weight, length]) => [visible(columns[j]), score, share(weight), length])));
+        this.listing(["", ""], [[`q·k (${cell.width})`, cell.dot], [`× ${this.word("scale")}`, cell.scale], [`+ ${this.word("position")}`, position], [`= ${this.word("score")}`, cell.score], ["softmax", share(line[this.column])]]),
+        this.listing([this.word("to"), this.word("score"), this.word("share"), this.word("value")], cell.leading.map(([j, score, , length]) => [visible(columns[j]), score, share(line[j]), length])));
     });
   }
 }

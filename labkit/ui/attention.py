@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,9 +11,12 @@ from labkit.errors import LabError
 from labkit.interpret import (
     Findings,
     Look,
+    Patching,
     Probe,
     Views,
     accuracy,
+    check_attention,
+    check_patching,
     find_heads,
     log_odds,
     patching,
@@ -22,7 +25,11 @@ from labkit.interpret import (
     token_at,
     world_probes,
 )
+from labkit.interpret.patching import Progress
+from labkit.model.transformer import Transformer
 from labkit.text.chat import encode_opening, encode_prompt
+from labkit.text.tokenizer import Tokenizer
+from labkit.ui.checks import plain_text
 from labkit.ui.lab import Lab
 from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, words
 from labkit.ui.viewers import panel
@@ -34,18 +41,43 @@ PATCHED = (
     "The horse did not climb the wall because it was too tired.\nWhat was too tired?",
     "The horse did not climb the wall because it was too high.\nWhat was too high?",
 )
-HEADINGS = ["layer.head", "token before", "induction", "from the pronoun", "from the answer", "carried (nats)"]
+HEADINGS = ["layer.head", "previous", "induction", "pronoun", "answer", "carried"]
+"""Of the table of heads, as <labkit-table> knows them in words."""
 PROBES = 48
 """Texts with a pronoun that heads are measured on."""
+NUMBERS = 4_000_000
+"""Attention weights that are sent to a page at most, of all heads together."""
 
 
 def views(lab: Lab, name: str, text: str) -> Views:
-    """A text as the models after all stages of a run read it. Raises LabError for no text."""
-    if not text.strip():
+    """A text as the models after all stages of a run read it. Raises LabError for no text, and for one whose attention
+    is more than a page shows.
+    """
+    tokenizer = lab.tokenizer(plain_text(name, "The run"))
+    text = plain_text(text, "The text").strip()
+    if not text:
         raise LabError("There is nothing to look at: type a text.")
-    tokenizer = lab.tokenizer(name)
-    ids = encode_opening(tokenizer, text.strip())
-    return Views(lab.stages(name), lambda stage: Look(lab.model(name, stage), tokenizer, ids))
+    ids = encode_opening(tokenizer, text)
+
+    def read(stage: str) -> Look:
+        model = lab.model(name, stage)
+        check_shown(model, len(ids))
+        return lab.looks.get((lab.version(name, stage), text), lambda: Look(model, tokenizer, ids))
+
+    return Views(lab.stages(name), read)
+
+
+def check_shown(model: Transformer, tokens: int) -> None:
+    """Raises LabError for a text whose attention cannot be looked at in a page, and says how long one may be."""
+    if tokens > model.config.context:
+        return  # that is said in words by who reads it
+    check_attention(model, tokens)
+    heads = model.config.depth * model.config.heads
+    if heads * tokens**2 > NUMBERS:
+        raise LabError(
+            f"The attention of {heads} heads over {tokens:,} tokens is {heads * tokens**2:,} numbers; a page shows at "
+            f"most {NUMBERS:,}. Take a text of at most {int((NUMBERS / heads) ** 0.5)} tokens."
+        )
 
 
 def look(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
@@ -74,77 +106,96 @@ def probe_sets(lab: Lab, name: str) -> dict[str, list[Probe]]:
     return sets
 
 
-def about_opening(lab: Lab, name: str, stage: str) -> str:
-    """What is measured about the opening example: whether the model tells whom "it" stands for, in its own world's
-    words and in everyday English, and what another reason changes.
+def about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+    """What is measured about the opening example, as <labkit-table> says it: whether the model tells whom "it" stands
+    for, in its own world's words and in everyday English, and what another reason changes.
     """
-    model, tokenizer, said = lab.model(name, stage), lab.tokenizer(name), []
+    stage = plain_text(stage, "The checkpoint")
+    return lab.results.get((lab.version(name, stage), "about"), lambda: _about_opening(lab, name, stage))
+
+
+def _about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+    model, tokenizer, sets = lab.model(name, stage), lab.tokenizer(name), []
     for where, probes in probe_sets(lab, name).items():
         right, error = accuracy(log_odds(model, probes))
-        said.append(f"in {where} {right:.0%} (± {error:.0%}, {len(probes)} texts)")
+        sets.append({"where": where, "right": right, "error": error, "count": len(probes)})
     tired, wide = log_odds(model, [schema_probe(tokenizer, OPENING.replace("tired", why), why) for why in WHY]).tolist()
-    return (
-        f"Whom “it” stands for, this checkpoint tells right {' and '.join(said)}; chance is 50 %. Up to “too”, nothing "
-        f"changes when “tired” becomes “wide”: a causal model reads “it” before it can know. Asked after the sentence, "
-        f"its odds of “animal” over “street” are {tired:+.2f} nats, and {wide:+.2f} with “wide”."
-    )
+    return {"note": ["about", {"stage": stage, "sets": sets, "tired": tired, "wide": wide}]}
 
 
 def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
     """What a viewer wants to know of what it shows; what goes wrong is an answer too: {"error": in words}."""
     try:
+        if not isinstance(question, Mapping):
+            raise LabError("This is no question about a text.")
         with lab.answering:
-            return views(lab, str(question.get("run")), str(question.get("text"))).answer(question)
+            return views(lab, plain_text(question.get("run"), "The run"), question.get("text") or "").answer(question)
     except LabError as error:
         return {"error": str(error)}
 
 
 def found(lab: Lab, name: str, stage: str) -> tuple[Findings, str]:
     """A model's heads by what they do, on the first of its `probe_sets`, and where those texts are from."""
-    where, probes = next(iter(probe_sets(lab, name).items()))
-    return find_heads(lab.model(name, stage), lab.tokenizer(name), probes), where
+
+    def find() -> tuple[Findings, str]:
+        where, probes = next(iter(probe_sets(lab, name).items()))
+        return find_heads(lab.model(name, stage), lab.tokenizer(name), probes), where
+
+    stage = plain_text(stage, "The checkpoint")
+    return lab.results.get((lab.version(name, stage), "heads"), find)
 
 
-def heads_found(lab: Lab, name: str, stage: str) -> tuple[str, list[list[Any]]]:
-    """`found` as a sentence and the rows of a table. Raises LabError as `find_heads` does."""
+def heads_found(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+    """`found` as <labkit-table> shows it: a sentence, and a row a head. Raises LabError as `find_heads` does."""
     findings, source = found(lab, name, stage)
-    said = (
-        f"{findings.probes} texts of {source}: whom “it” stands for is told right in {findings.accuracy:.0%} "
-        f"(± {findings.error:.0%}; chance is 50 %), by {findings.odds:+.2f} nats."
-    )
     rows = [
         [f"{head.layer + 1}.{head.head + 1}", *(f"{x:.3f}" for x in head[2:6]), _signed(head.carried)]
         for head in findings.heads
     ]
-    return said, rows
+    said = {"where": source, "right": findings.accuracy, "error": findings.error, "odds": findings.odds}
+    return {"heads": HEADINGS, "rows": rows, "note": ["heads", said | {"count": findings.probes, "stage": stage}]}
 
 
 def _signed(x: float | None) -> str:
     return "" if x is None else f"{x:+.2f}"
 
 
-def patched(lab: Lab, name: str, stage: str, first: str, second: str, begins: str) -> dict[str, Any]:
-    """What of one prompt, put into another, changes its answer: a grid of layers and tokens.
+def patched(
+    lab: Lab, name: str, stage: str, first: str, second: str, begins: str, progress: Progress | None = None
+) -> dict[str, Any]:
+    """What of one prompt, put into another, changes its answer: a grid of layers and tokens, as <labkit-grid> shows it.
 
-    begins: how the answer begins; the next token is what is measured. Raises LabError as `patching` does.
+    begins: how the answer begins; the next token is what is measured. Raises LabError as `patching` does, and for texts
+    that are more than a page reads.
     """
+    first, second = plain_text(first, "The first prompt"), plain_text(second, "The second prompt")
+    begins, stage = plain_text(begins, "The answer's beginning").strip(), plain_text(stage, "The checkpoint")
     tokenizer, model = lab.tokenizer(name), lab.model(name, stage)
-    start = tokenizer.encode(tokenizer.form.lead + begins.strip()) if begins.strip() else []
+    start = tokenizer.encode(tokenizer.form.lead + begins) if begins else []
     one, other = ([*encode_prompt(tokenizer, [Message("user", text)]), *start] for text in (first, second))
-    result = patching(model, one, other)
-    a, b = (tokenizer.token(token).strip() for token in result.answers)
-    note = (
-        f"1 = all of the difference comes back. Odds of “{a}” over “{b}”: {result.odds[0]:+.2f} nats in the first "
-        f"text, {result.odds[1]:+.2f} in the second, which is read here with one vector of the first put in."
-    )
-    layers = ["embedding", *(f"layer {i + 1}" for i in range(model.config.depth))]
+    if len(one) == len(other) <= model.config.context:
+        check_patching(model, one, other)
+    result = patching(model, one, other, progress=progress)
+    layers = ["embedding", *(str(i + 1) for i in range(model.config.depth))]
     pieces = [
         tokenizer.token(i) if i == j else f"{tokenizer.token(i)}→{tokenizer.token(j)}"
         for i, j in zip(one, other, strict=True)
     ]
     order = range(len(layers) - 1, -1, -1)  # the last layer on top
     values = [[round(float(x), 3) for x in result.stream[layer]] for layer in order]
-    return {"rows": [layers[layer] for layer in order], "columns": pieces, "values": values, "note": note}
+    note = _shown_by(tokenizer, result, [(t, pieces[t]) for t in range(len(one)) if one[t] != other[t]])
+    if (first, second) == PATCHED:
+        note["example"] = True
+    return {"rows": [layers[i] for i in order], "columns": pieces, "values": values, "note": ["patched", note]}
+
+
+def _shown_by(tokenizer: Tokenizer, result: Patching, differing: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    """What a grid shows, in numbers: the two answers and their odds, and how much each word that differs brings back by
+    itself.
+    """
+    a, b = (tokenizer.token(token).strip() for token in result.answers)
+    alone = [[t + 1, piece, float(result.stream[0, t])] for t, piece in differing]
+    return {"answers": [a, b], "odds": list(result.odds), "alone": alone}
 
 
 def build(lab: Lab) -> None:
@@ -153,7 +204,7 @@ def build(lab: Lab) -> None:
     with gr.Row():
         name, stage = pick_run(lab)
     with gr.Row(elem_classes="labkit-bar"):
-        text = gr.Textbox(OPENING, label=words("text"), lines=2, scale=4, elem_id="attention-text")
+        text = gr.Textbox(OPENING, label=words("text"), lines=2, max_lines=6, scale=4, elem_id="attention-text")
         button = gr.Button(words("look"), variant="primary", scale=1, elem_id="attention-look")
     problem = problem_box("attention-problem")
     view = panel("labkit-attention", answer=lambda question: answer(lab, question), elem_id="attention-view")
@@ -167,12 +218,12 @@ def build(lab: Lab) -> None:
             return None, gr.update(value=str(error), visible=True)
 
     def about(name: str, stage: str, text: str) -> Any:
-        if not name or not stage or text.strip() != OPENING:
-            return gr.update(visible=False)
+        if not name or not stage or not isinstance(text, str) or text.strip() != OPENING:
+            return None
         try:
-            return gr.update(value=about_opening(lab, name, stage), visible=True)
+            return about_opening(lab, name, stage)
         except LabError:  # of what is shown, `show` has said it
-            return gr.update(visible=False)
+            return None
 
     shown = gr.on(
         [button.click, text.submit, stage.change],  # the stage is set when the page opens
@@ -182,48 +233,83 @@ def build(lab: Lab) -> None:
         concurrency_id=MODEL_WORK,
         api_name="attention",
         show_progress="minimal",
+        trigger_mode="always_last",  # a click during work is done after it
     )
-    note = problem_box("attention-about")
-    shown.then(about, [name, stage, text], note, concurrency_id=MODEL_WORK, show_progress="hidden", api_name=False)
+    note = panel("labkit-table", elem_id="attention-about")
+    shown.then(
+        about,
+        [name, stage, text],
+        note,
+        concurrency_id=MODEL_WORK,
+        show_progress="hidden",
+        api_name=False,
+        trigger_mode="always_last",
+    )
+    chosen_on(view, name, stage)
     _build_heads(lab, name, stage)
     _build_patching(lab, name, stage)
+
+
+def chosen_on(view: gr.HTML, name: gr.Dropdown, stage: gr.Dropdown) -> None:
+    """The viewer's slider chooses in the menu, which alone says what is shown."""
+
+    def choose(name: str, event: gr.EventData) -> Any:
+        chosen = event.checkpoint if isinstance(event.checkpoint, str) else ""
+        return gr.update(value=chosen) if chosen and event.run == name else gr.skip()
+
+    view.checkpoint(choose, name, stage, show_progress="hidden", api_name=False, trigger_mode="always_last")
 
 
 def _build_heads(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
     with gr.Accordion(words("find_heads"), open=False, elem_id="heads"):
         gr.Markdown(words("find_heads_hint"))
         button = gr.Button(words("find_heads"), elem_id="heads-find")
-        said = gr.Textbox(
-            label=words("message"), show_label=False, interactive=False, elem_id="heads-said", container=False
-        )
-        table = gr.Dataframe(headers=HEADINGS, interactive=False, elem_id="heads-table")
+        problem = problem_box("heads-problem")
+        table = panel("labkit-table", elem_id="heads-table")
 
-    def find(name: str, stage: str) -> tuple[str, Any]:
+    def find(name: str, stage: str) -> tuple[Any, Any]:
         try:
-            return heads_found(lab, name, stage)
+            return heads_found(lab, name, stage), gr.update(visible=False)
         except LabError as error:
-            return str(error), []
+            return None, gr.update(value=str(error), visible=True)
 
-    button.click(find, [name, stage], [said, table], concurrency_id=MODEL_WORK, api_name="heads")
+    button.click(
+        find,
+        [name, stage],
+        [table, problem],
+        concurrency_id=MODEL_WORK,
+        api_name="heads",
+        show_progress="minimal",
+        trigger_mode="always_last",
+    )
 
 
 def _build_patching(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
     with gr.Accordion(words("patching"), open=False, elem_id="patching"):
         gr.Markdown(words("patching_hint"))
         with gr.Row():
-            first = gr.Textbox(PATCHED[0], label=words("first_text"), lines=3, elem_id="patching-first")
-            second = gr.Textbox(PATCHED[1], label=words("second_text"), lines=3, elem_id="patching-second")
+            first = gr.Textbox(PATCHED[0], label=words("first_text"), lines=3, max_lines=6, elem_id="patching-first")
+            second = gr.Textbox(PATCHED[1], label=words("second_text"), lines=3, max_lines=6, elem_id="patching-second")
         with gr.Row(elem_classes="labkit-bar"):
             begins = gr.Textbox("The", label=words("answer_begins"), elem_id="patching-begins")
             button = gr.Button(words("patch"), elem_id="patching-go")
         problem = problem_box("patching-problem")
         grid = panel("labkit-grid", elem_id="patching-grid")
 
-    def patch(name: str, stage: str, first: str, second: str, begins: str) -> tuple[Any, Any]:
+    bar = gr.Progress()
+
+    def patch(name: str, stage: str, first: str, second: str, begins: str, progress: gr.Progress = bar) -> Any:
         try:
-            return patched(lab, name, stage, first, second, begins), gr.update(visible=False)
+            done = patched(lab, name, stage, first, second, begins, lambda done, total: progress((done, total)))
+            return done, gr.update(visible=False)
         except LabError as error:
             return None, gr.update(value=str(error), visible=True)
 
-    inputs = [name, stage, first, second, begins]
-    button.click(patch, inputs, [grid, problem], concurrency_id=MODEL_WORK, api_name="patching")
+    button.click(
+        patch,
+        [name, stage, first, second, begins],
+        [grid, problem],
+        concurrency_id=MODEL_WORK,
+        api_name="patching",
+        trigger_mode="always_last",
+    )

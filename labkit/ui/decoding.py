@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from labkit.decode_compare import shown
 from labkit.errors import LabError
 from labkit.ui import writing
+from labkit.ui.checks import plain_text, whole_number
 from labkit.ui.lab import Lab
 from labkit.ui.shell import LINK, MODEL_WORK, first_stage, on_load, pick_run, problem_box, words
 from labkit.ui.viewers import panel
 from labkit.ui.writing import Column, Settings
 
 MOST = 4
+"""Strategies that can be typed side by side."""
 EXAMPLES = (
     "greedy",
     "temperature=0.8",
@@ -33,7 +35,7 @@ EXAMPLES = (
     "speculative ahead=4 temperature=0.8",
 )
 DEFAULTS = ("greedy", "temperature=1 top-p=0.9", "beam beams=4", "temperature=1.5")
-ADDED = "The weights of “{stage}” of {run} are others than when this link was made: the texts may differ."
+CHANGED = "The weights of “{stage}” of {run} have changed since this link was made: the texts may differ."
 
 
 def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
@@ -42,14 +44,73 @@ def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
     if settings.run not in lab.names() or settings.stage not in lab.stages(settings.run):
         raise LabError(f"This link is to the model after {settings.stage!r} of a run {settings.run!r}, not found here.")
     changed = settings.checkpoint and settings.checkpoint != writing.checkpoint(lab, settings)
-    return settings, ADDED.format(stage=settings.stage, run=settings.run) if changed else ""
+    return settings, CHANGED.format(stage=settings.stage, run=settings.run) if changed else ""
 
 
-def score_table(lab: Lab, settings: Settings, seeds: int) -> tuple[list[str], list[list[str]]]:
-    """Column heads and rows: every strategy's scores with their 95 % intervals."""
-    found = writing.scores(lab, settings, seeds)
-    names = list(found[0][1])
-    return ["strategy", *names], [[line, *(shown(scores[name]) for name in names)] for line, scores in found]
+def score_table(scored: writing.Scored) -> dict[str, Any]:
+    """What <labkit-table> shows: a row a strategy, its scores with their 95 % intervals, and how far it is."""
+    names = list(scored.found[0][1]) if scored.found else []
+    rows = [[line, *(shown(scores[name]) for name in names)] for line, scores in scored.found]
+    note = None if scored.done == scored.total else ["scoring", {"done": scored.done, "total": scored.total}]
+    return {"heads": ["strategy", *names] if rows else [], "rows": rows, "note": note}
+
+
+class Controls(NamedTuple):
+    """The components that say what is compared, in the order in which a handler gets their values."""
+
+    run: gr.Dropdown
+    stage: gr.Dropdown
+    prompt: gr.Textbox
+    many: gr.Radio
+    seed: gr.Number
+    tokens: gr.Slider
+    ends: gr.Textbox
+    draft: gr.Dropdown
+
+
+def read(values: tuple[Any, ...]) -> Settings:
+    """The values of all controls and lines as settings. Raises LabError for what they cannot be."""
+    name, stage, text, many, seed, tokens, ends, draft, *chosen = values
+    many = whole_number(many, "The number of strategies", 1, MOST)
+    lines = [plain_text(line, f"Strategy {number}") for number, line in enumerate(chosen[:many], 1)]
+    return Settings(
+        plain_text(name, "The run"),
+        plain_text(stage, "The checkpoint"),
+        plain_text(text, "The prompt"),
+        tuple(map(Column, lines)),
+        whole_number(seed or 0, "A seed", 0, writing.SEEDS - 1),
+        whole_number(tokens, "The number of new tokens", 1, writing.LONGEST),
+        tuple(line for line in plain_text(ends, "The stop texts").splitlines() if line),
+        plain_text(draft, "The draft"),
+    )
+
+
+class Requests:
+    """Whose texts are wanted: of each page the newest request counts, and those before it end at their next step.
+
+    Gradio's own way to cancel shows an error.
+    """
+
+    def __init__(self) -> None:
+        self.latest: dict[str | None, int] = {}
+        self.over: dict[str | None, int] = {}
+
+    def ask(self, page: str | None) -> None:
+        self.latest[page] = self.latest.get(page, 0) + 1
+
+    def stopper(self) -> Callable[[gr.Request], None]:
+        """What a Stop button does."""
+
+        def stop(request: gr.Request) -> None:
+            self.over[request.session_hash] = self.number(request.session_hash)
+
+        return stop
+
+    def number(self, page: str | None) -> int:
+        return self.latest.get(page, 0)
+
+    def wanted(self, page: str | None, number: int) -> bool:
+        return number == self.latest.get(page, 0) and number > self.over.get(page, -1)
 
 
 def build(lab: Lab) -> None:
@@ -59,91 +120,98 @@ def build(lab: Lab) -> None:
         name, stage = pick_run(lab, fill=False)
         seed = gr.Number(0, label=words("seed"), precision=0, elem_id="decoding-seed")
         tokens = gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"), elem_id="decoding-tokens")
-    how_many = gr.Radio([1, 2, 3, 4], value=3, label=words("how_many"), elem_id="decoding-many")
-    lines, columns = [], []
-    with gr.Row():
-        for number, line in enumerate(DEFAULTS):
-            with gr.Column(visible=number < 3, min_width=180) as column:
-                box = gr.Textbox(line, label=words("strategy"), elem_id=f"decoding-strategy-{number + 1}")
-                example_of = gr.Dropdown(
-                    list(EXAMPLES), value=None, label=words("examples"), elem_id=f"decoding-example-{number + 1}"
-                )
-                example_of.input(lambda line: (line, None), example_of, [box, example_of], show_progress="hidden")
-            lines.append(box)
-            columns.append(column)
+    many, lines, columns = _build_lines()
     with gr.Row(elem_classes="labkit-bar"):
-        text = gr.Textbox(label=words("prompt"), lines=3, scale=4, min_width=260, elem_id="decoding-prompt")
+        text = gr.Textbox(
+            label=words("prompt"), lines=3, max_lines=6, scale=4, min_width=260, elem_id="decoding-prompt"
+        )
         with gr.Column(scale=1, min_width=120):
             button = gr.Button(words("compare"), variant="primary", elem_id="decoding-compare")
             stop = gr.Button(words("stop"), elem_id="decoding-stop")
     with gr.Accordion(words("more"), open=False, elem_id="decoding-more"):
         gr.Markdown(words("strategies_hint"))
         with gr.Row():
-            ends = gr.Textbox(label=words("stop_texts"), lines=2, elem_id="decoding-ends")
+            ends = gr.Textbox(label=words("stop_texts"), lines=2, max_lines=6, elem_id="decoding-ends")
             draft = gr.Dropdown([], label=words("draft"), allow_custom_value=True, elem_id="decoding-draft")
     problem = problem_box("decoding-problem")
+    advice = problem_box("decoding-advice")
     view = panel("labkit-texts", answer=lambda question: writing.answer(lab, question), elem_id="decoding-view")
-    with gr.Accordion(words("scores"), open=False, elem_id="decoding-scores"):
-        gr.Markdown(words("scores_hint"))
-        with gr.Row(elem_classes="labkit-bar"):
-            seeds = gr.Slider(2, 64, value=16, step=1, label=words("seeds"), elem_id="decoding-seeds")
-            measure = gr.Button(words("measure"), elem_id="decoding-measure")
-        unscored = problem_box("scores-problem")
-        table = gr.Dataframe(interactive=False, visible=False, elem_id="decoding-table")
-
-    def read(values: tuple[Any, ...]) -> Settings:
-        name, stage, text, many, seed, tokens, ends, draft, *chosen = values
-        return Settings(
-            str(name or ""),
-            str(stage or ""),
-            str(text or ""),
-            tuple(Column(str(line or "")) for line in chosen[: int(many)]),
-            int(seed or 0),
-            int(tokens),
-            tuple(line for line in str(ends or "").splitlines() if line),
-            str(draft or ""),
-        )
-
-    stopping: set[str | None] = set()  # pages whose writing is to end: Gradio's own cancelling calls that an error
+    controls = Controls(name, stage, text, many, seed, tokens, ends, draft)
+    asked = Requests()
 
     def begin(request: gr.Request) -> Any:
-        stopping.discard(request.session_hash)
+        asked.ask(request.session_hash)
         return gr.update(visible=False)
 
-    def end(request: gr.Request) -> None:
-        stopping.add(request.session_hash)
-
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
+        page, number = request.session_hash, asked.number(request.session_hash)
         try:
             for data in writing.compare(lab, read(values)):
-                stop_now = request.session_hash in stopping
-                yield writing.stopped(data) if stop_now else data, gr.skip()
-                if stop_now:
+                wanted = asked.wanted(page, number)
+                yield data if wanted else writing.stopped(data), gr.skip()
+                if not wanted:
                     return
         except LabError as error:
             yield None, gr.update(value=str(error), visible=True)
 
-    def score(many_seeds: int, *values: Any) -> Iterator[Any]:
-        try:
-            heads, rows = score_table(lab, read(values), int(many_seeds))
-            yield gr.update(headers=heads, value=rows, visible=True), gr.update(visible=False)
-        except LabError as error:
-            yield gr.update(visible=False), gr.update(value=str(error), visible=True)
+    boxes = [*controls, *lines]
+    begun = gr.on([button.click, text.submit, *(line.submit for line in lines)], begin, None, problem)
+    # A click while texts are generated ends them, and is answered next.
+    begun.then(
+        show,
+        boxes,
+        [view, problem],
+        concurrency_id=MODEL_WORK,
+        show_progress="minimal",
+        trigger_mode="always_last",
+    )
+    stop.click(asked.stopper(), None, None)
+    _fill(lab, controls, lines, columns, view, problem, advice)
+    _build_scores(lab, boxes)
+
+
+def _build_lines() -> tuple[gr.Radio, list[gr.Textbox], list[gr.Column]]:
+    """How many strategies, their boxes, and the columns that these are in."""
+    many = gr.Radio([1, 2, 3, 4], value=3, label=words("how_many"), elem_id="decoding-many")
+    lines, columns = [], []
+    with gr.Row():
+        for number, line in enumerate(DEFAULTS):
+            with gr.Column(visible=number < 3, min_width=180) as column:
+                box = gr.Textbox(line, label=words("strategy"), max_lines=3, elem_id=f"decoding-strategy-{number + 1}")
+                example_of = gr.Dropdown(
+                    list(EXAMPLES), value=None, label=words("examples"), elem_id=f"decoding-example-{number + 1}"
+                )
+                example_of.input(lambda line: (line, None), example_of, [box, example_of], show_progress="hidden")
+            lines.append(box)
+            columns.append(column)
+    many.change(lambda chosen: [gr.update(visible=i < chosen) for i in range(MOST)], many, columns)
+    return many, lines, columns
+
+
+def _fill(
+    lab: Lab,
+    controls: Controls,
+    lines: list[gr.Textbox],
+    columns: list[gr.Column],
+    view: gr.HTML,
+    problem: gr.Textbox,
+    advice: gr.Textbox,
+) -> None:
+    """What the controls say when the page opens, and when another run is chosen."""
 
     def fill(request: gr.Request) -> Iterator[Any]:
-        """The first run, or what a link asks for, which is then written."""
+        """The first run, or what a link asks for, whose texts are then generated."""
         names = lab.names()
-        settings, said = None, ""
+        settings, said, wrong = None, "", ""
         try:
             if LINK in request.query_params:
                 settings, said = from_link(lab, request.query_params[LINK])
         except LabError as error:
-            said = str(error)
+            wrong = str(error)
         run = settings.run if settings else names[0] if names else None
         stages = lab.stages(run) if run else []
         own = [column.strategy for column in settings.columns if not column.begins] if settings else list(DEFAULTS[:3])
-        shown_lines = [*own[:MOST], *DEFAULTS[len(own[:MOST]) :]]
-        controls = [
+        values = [
             gr.update(choices=names, value=run),
             gr.update(choices=stages, value=settings.stage if settings else first_stage(lab, run, -1)),
             (settings.prompt if settings else lab.example(run) if run else ""),
@@ -152,30 +220,65 @@ def build(lab: Lab) -> None:
             settings.tokens if settings else 80,
             "\n".join(settings.stop) if settings else "",
             gr.update(choices=stages, value=(settings.draft if settings else "") or first_stage(lab, run, 0)),
-            *shown_lines,
+            *own[:MOST],
+            *DEFAULTS[len(own[:MOST]) :],
             *(gr.update(visible=i < max(1, len(own))) for i in range(MOST)),
         ]
-        yield [*controls, gr.skip(), gr.update(value=said, visible=bool(said))]
+        unchanged = [gr.skip() for _ in values]
+        told = [gr.update(value=wrong, visible=bool(wrong)), gr.update(value=said, visible=bool(said))]
+        yield [*values, gr.skip(), *told]
         try:
             for data in writing.compare(lab, settings) if settings else ():
-                yield [*(gr.skip() for _ in controls), data, gr.skip()]
+                yield [*unchanged, data, gr.skip(), gr.skip()]
         except LabError as error:
-            yield [*(gr.skip() for _ in controls), None, gr.update(value=str(error), visible=True)]
+            yield [*unchanged, None, gr.update(value=str(error), visible=True), gr.skip()]
 
     def example(name: str | None, text: str) -> str:
         """Another run's example in place of an example; what somebody typed stays."""
         examples = {lab.example(one) for one in lab.names()}
-        return lab.example(name) if name and text in {"", *examples} else text
+        return lab.example(name) if name in lab.names() and text in {"", *examples} else text
 
     def stages_of(name: str | None) -> Any:
-        return gr.update(choices=lab.stages(name) if name else [], value=first_stage(lab, name, 0))
+        known = name in lab.names()
+        return gr.update(choices=lab.stages(name) if known else [], value=first_stage(lab, name if known else None, 0))
 
-    controls = [name, stage, text, how_many, seed, tokens, ends, draft, *lines]
-    on_load(fill, None, [*controls, *columns, view, problem], concurrency_id=MODEL_WORK)
-    how_many.change(lambda many: [gr.update(visible=i < many) for i in range(MOST)], how_many, columns)
-    name.input(example, [name, text], text)
-    name.input(stages_of, name, draft)
-    asked = gr.on([button.click, text.submit, *(line.submit for line in lines)], begin, None, problem)
-    asked.then(show, controls, [view, problem], concurrency_id=MODEL_WORK, show_progress="minimal")
-    stop.click(end, None, None)
-    measure.click(score, [seeds, *controls], [table, unscored], concurrency_id=MODEL_WORK, show_progress="minimal")
+    on_load(fill, None, [*controls, *lines, *columns, view, problem, advice], concurrency_id=MODEL_WORK)
+    controls.run.input(example, [controls.run, controls.prompt], controls.prompt)
+    controls.run.input(stages_of, controls.run, controls.draft)
+
+
+def _build_scores(lab: Lab, boxes: list[Any]) -> None:
+    with gr.Accordion(words("scores"), open=False, elem_id="decoding-scores"):
+        gr.Markdown(words("scores_hint"))
+        with gr.Row(elem_classes="labkit-bar"):
+            seeds = gr.Slider(2, 64, value=16, step=1, label=words("seeds"), elem_id="decoding-seeds")
+            measure = gr.Button(words("measure"), elem_id="decoding-measure")
+            stop = gr.Button(words("stop"), elem_id="decoding-measure-stop")
+        problem = problem_box("scores-problem")
+        table = panel("labkit-table", elem_id="decoding-table")
+    asked = Requests()
+
+    def score(request: gr.Request, many_seeds: Any, *values: Any) -> Iterator[Any]:
+        page, number = request.session_hash, asked.number(request.session_hash)
+        try:
+            for scored in writing.scores(lab, read(values), many_seeds):
+                yield score_table(scored), gr.update(visible=False)
+                if not asked.wanted(page, number):
+                    yield score_table(scored) | {"note": ["stopped", {}]}, gr.skip()
+                    return
+        except LabError as error:
+            yield None, gr.update(value=str(error), visible=True)
+
+    def begin(request: gr.Request) -> None:
+        asked.ask(request.session_hash)
+
+    begun = measure.click(begin, None, None, show_progress="hidden")
+    begun.then(
+        score,
+        [seeds, *boxes],
+        [table, problem],
+        concurrency_id=MODEL_WORK,
+        show_progress="minimal",
+        trigger_mode="always_last",
+    )
+    stop.click(asked.stopper(), None, None)

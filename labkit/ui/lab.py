@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +19,47 @@ T = TypeVar("T")
 KEPT = 16
 """How many models stay in memory: a few megabytes each at the default size."""
 
-
+LOOKS = 6
+"""How many texts that were looked at: each some tens of megabytes at most."""
+RESULTS = 64
+"""How much that was measured or searched for, as heads and trees of beams."""
 DEMO = "demo"
 """The name of the run that comes with labkit."""
+
+
+class Recent:
+    """What was made last, `size` things at most, by a key; others may ask for other things while one is made."""
+
+    def __init__(self, size: int):
+        self.size, self.lock = size, threading.Lock()
+        self.kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self.making: dict[Hashable, threading.Lock] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The thing of this key, made once however many ask for it."""
+        with self.lock:
+            if key in self.kept:
+                self.kept.move_to_end(key)
+                return self.kept[key]
+            making = self.making.setdefault(key, threading.Lock())
+        with making:
+            with self.lock:
+                if key in self.kept:
+                    return self.kept[key]
+            try:
+                made = make()
+                self.put(key, made)
+                return made
+            finally:
+                with self.lock:
+                    self.making.pop(key, None)
+
+    def put(self, key: Hashable, thing: Any) -> None:
+        with self.lock:
+            self.kept[key] = thing
+            self.kept.move_to_end(key)
+            while len(self.kept) > self.size:
+                self.kept.popitem(last=False)
 
 
 class Lab:
@@ -34,9 +72,8 @@ class Lab:
     def __init__(self, folder: str | Path = "runs", demo: Path | None = None):
         """demo: the folder of a finished run that is always there, called "demo"; none when not given."""
         self.folder, self.demo = Path(folder), demo
-        self.lock = threading.Lock()
         self.answering = threading.Lock()
-        self.kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self.models, self.looks, self.results = Recent(KEPT), Recent(LOOKS), Recent(RESULTS)
 
     def names(self) -> list[str]:
         """The runs that have a model, newest first."""
@@ -92,11 +129,10 @@ class Lab:
 
     def keep(self, file: Path, load: Callable[[], T], what: str = "") -> T:
         """What `load` gives, loaded once for each state of the file that it reads; `what` tells two of them apart."""
-        key = (file, what, file.stat().st_mtime_ns if file.is_file() else 0)
-        with self.lock:
-            if key not in self.kept:
-                self.kept[key] = load()
-            self.kept.move_to_end(key)
-            while len(self.kept) > KEPT:
-                self.kept.popitem(last=False)
-            return self.kept[key]
+        return self.models.get((file, what, file.stat().st_mtime_ns if file.is_file() else 0), load)
+
+    def version(self, name: str, stage: str) -> tuple[Path, int]:
+        """What a stage's model is now: another when its weights change. Raises LabError when it is not there."""
+        folder = self.run(name).stage(stage)
+        file = folder.path / "model.safetensors"
+        return file, file.stat().st_mtime_ns if file.is_file() else 0

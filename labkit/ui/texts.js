@@ -1,10 +1,10 @@
 // <labkit-texts>: texts side by side, token by token; of a chosen token its candidates, what each filter did to them, and
-// how it would have gone on; of beam search its tree; and a link that writes the same texts again.
+// other continuations; of beam search its tree; and a link that writes the same texts again.
 
 const TEXTS_STYLE = `
-  :host { display: block; color: inherit; font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  :host { font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
     --ink: 0, 114, 178; --warm: 213, 94, 0; --line: rgba(128, 128, 128, .35); --soft: rgba(128, 128, 128, .12); }
-  .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 14px; }
+  .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(230px, 100%), 1fr)); gap: 14px; align-items: start; }
   .column { border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; min-width: 0; }
   .column.branch { border-style: dashed; }
   .name { display: flex; gap: 8px; align-items: baseline; margin: 0 0 6px; }
@@ -22,12 +22,16 @@ const TEXTS_STYLE = `
   .small:disabled { opacity: .35; cursor: default; }
   .soft { opacity: .7; }
   .entropy { display: block; width: 100%; height: 34px; margin-top: 8px; }
-  .more { margin-top: 12px; display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 6px 28px; }
-  .more > * { min-width: 0; overflow-x: auto; }
+  .more { margin-top: 12px; display: grid; grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); gap: 6px 28px; }
+  .more > * { min-width: 0; }
   table { border-collapse: collapse; font-size: 13px; margin-top: 4px; }
   td, th { padding: 2px 10px 2px 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
   td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
   td.piece { font-family: ui-monospace, Menlo, Consolas, monospace; white-space: pre; }
+  th.wraps { white-space: normal; vertical-align: bottom; }
+  .answers { margin-top: 8px; font-size: 13px; }
+  .answers td { white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
+  .answers td.number { white-space: nowrap; }
   tr.chosen td { font-weight: 700; }
   td .gone { color: rgb(var(--warm)); }
   .filter { display: grid; grid-template-columns: 1.6em 1.6em minmax(90px, 120px) 74px 1fr 1.8em; gap: 6px; align-items: center;
@@ -39,19 +43,23 @@ const TEXTS_STYLE = `
   .bar i { position: absolute; inset: 0 auto 0 0; background: rgba(var(--ink), .45); }
   .bar b { position: absolute; inset: 0 0 0 auto; background: rgba(var(--warm), .75); }
   .bar span { position: absolute; inset: 0 6px; font-size: 12px; line-height: 20px; white-space: nowrap; }
-  @media (max-width: 560px) {
-    .filter { grid-template-columns: 1.6em 1.6em 1fr 74px 1.8em; }
+  @container (max-width: 560px) {
+    .filter { grid-template-columns: 2em 2em 1fr 74px 2em; }
     .filter .bar { grid-column: 1 / -1; order: 1; }
+    [data-found] tr { display: grid; grid-template-columns: repeat(3, 1fr); border-bottom: 1px solid var(--line); padding: 4px 0; }
+    [data-found] td, [data-found] th { border: 0; }
+    [data-found] td:last-child { grid-column: 1 / -1; }
+    [data-found] thead th:last-child { display: none; }
   }
   .add { display: flex; gap: 8px; margin: 8px 0; flex-wrap: wrap; align-items: center; }
   .add select { width: auto; }
   .line { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 12px; overflow-wrap: anywhere; }
-  .problem { color: #b00020; font-weight: 600; }
-  @media (prefers-color-scheme: dark) { .problem { color: #ff8a80; } }
-  .tree { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; margin-top: 6px; }
+  .tree { border: 1px solid var(--line); border-radius: 8px; margin-top: 6px; }
   .tree text { font-size: 11px; fill: currentColor; font-family: ui-monospace, Menlo, Consolas, monospace; }
   .tree .pruned { opacity: .4; }
-  .tree .ended { fill: #009e73; font-weight: 700; }
+  .tree .ended { fill: #00805d; font-weight: 700; }
+  :host(.dark) .tree .ended { fill: #3fd0a5; }
+  :host(.dark) { --ink: 86, 180, 233; --warm: 255, 145, 70; }
   .tree .best { fill: rgb(var(--warm)); font-weight: 700; }
   .tree path { fill: none; stroke: currentColor; opacity: .3; }
   .tree path.best { stroke: rgb(var(--warm)); stroke-width: 2; opacity: 1; }
@@ -63,31 +71,34 @@ const TEXTS_STYLE = `
 const TEXTS_WORDS = chinese ? {
   parts: "带下划线的词元是第一个不同之处。", same: "到目前为止完全相同。", token: "候选", model: "模型", waiting: "…", cut: " ✂ 未完",
   removed: "已去除", hint: "选择一个词元：看候选、每个过滤器的作用，并从那里分支。", end: "■ 结束", branch: "分支", close: "关闭",
-  filters: "过滤器，按顺序", none: "此策略没有过滤器。", removes: "去除", moves: "移动", left: "个剩余", up: "上移", down: "下移",
-  remove: "移除过滤器", add: "添加过滤器…", reset: "恢复原样", go: "从这里按这些过滤器写下去", entropy: "熵（纳特）：模型 / 过滤之后",
-  tree: "束树", penalty: "长度惩罚", pruned: "显示被剪去的", link: "链接与 JSON", copy: "复制", copied: "已复制", asking: "…",
+  filters: "过滤器，按顺序", removes: "去除", moves: "移动", left: "个剩余", up: "上移", down: "下移",
+  remove: "移除过滤器", add: "添加过滤器…", reset: "重置", go: "按这些过滤器从这里续写", entropy: "熵（纳特）：模型 / 过滤之后",
+  tree: "束树", penalty: "长度惩罚", pruned: "显示被剪去的", link: "链接与 JSON", copy: "复制", copied: "已复制", asking: "…", generating: "正在生成…",
+  penaltyOf: "相似度惩罚：与之前词元的最大余弦", ranked: "得分", contrast: "对比搜索选择得分最高者：(1 − α)·概率 − α·相似度，α =", answers: "全部回答（按得分排序）", worth: "得分", answer: "回答",
   equal: "完全相同。", bars: "条形为每个词元的熵（纳特）：浅色为模型，蓝色为过滤之后。", stopText: "■ 停止文本", stopped: " ✂ 已停止",
-  nothing: "没有改变", length: "词元数（含结束）", score: "得分", nobody: "没有回答：页面已断开。",
+  nothing: "没有改变", length: "词元数（含结束）", score: "得分",
 } : {
   parts: "The underlined token is the first that differs.", same: "All are the same so far.", token: "candidate", model: "the model",
   waiting: "…", cut: " ✂ not ended", removed: "removed", end: "■ end", branch: "branch", close: "close",
   hint: "Choose a token to see its candidates, what each filter did, and to branch from it.",
-  filters: "The filters, in their order", none: "This strategy has no filters.", removes: "removes", moves: "moves", left: "left",
-  up: "earlier", down: "later", remove: "remove this filter", add: "add a filter …", reset: "as it was",
-  go: "Write on from here with these", entropy: "entropy in nats: the model's / after the filters", tree: "beam tree",
+  filters: "The filters, in their order", removes: "removes", moves: "moves", left: "left",
+  up: "earlier", down: "later", remove: "remove this filter", add: "add a filter …", reset: "Reset",
+  go: "Generate a continuation with these", entropy: "entropy in nats: the model's / after the filters", tree: "beam tree",
   penalty: "length penalty", pruned: "show what was pruned", link: "Link and JSON", copy: "Copy", copied: "Copied", asking: "…",
+  generating: "Generating …", penaltyOf: "similarity: largest cosine to a token before", ranked: "score",
+  contrast: "Contrastive search takes the best score: (1 − α) · probability − α · similarity, with α =",
+  answers: "All answers, the best first", worth: "worth", answer: "answer",
   equal: "All are the same.", bars: "The bars are each token's entropy: pale the model's, blue after the filters.",
-  stopText: "■ end or stop text", stopped: " ✂ stopped", nothing: "changes nothing", length: "tokens, with the end", score: "score", nobody: "Nobody answers: the page is not connected.",
+  stopText: "■ end or stop text", stopped: " ✂ stopped", nothing: "changes nothing", length: "tokens (incl. end)", score: "score",
 };
 const MORE_FILTERS = { temperature: "0.8", "top-k": "40", "top-p": "0.9", "min-p": "0.1", typical: "0.9", epsilon: "0.01", repetition: "1.2",
   presence: "0.5", frequency: "0.5", "no-repeat": "3", ban: "dog", allow: "dog" };
 
 // data = {key, settings, columns: [{strategy, kind, head, filters: [[name, value]], begins: [ids], done,
 //         tokens: [{id, text, ended, entropy: [model's, left]}]}], parts: index or null}
-class LabkitTexts extends HTMLElement {
+class LabkitTexts extends Viewer {
   constructor() {
     super();
-    this.attachShadow({ mode: "open" });
     this.forget();
     this.render();
   }
@@ -95,7 +106,9 @@ class LabkitTexts extends HTMLElement {
   forget() {
     this.chosen = this.step = this.filters = this.tree = this.trouble = null;
     this.branches = [];
-    this.asked = 0;
+    this.stops = new Map(); // of each column the token at which the Tab key stops
+    this.asked = {};
+    this.pending = 0;
   }
 
   set data(data) {
@@ -110,13 +123,20 @@ class LabkitTexts extends HTMLElement {
 
   columns() { return [...this._data.columns, ...this.branches]; }
 
-  // Asks, and shows what went wrong; null when nobody answered or another question came in between.
+  // Asks, and shows what went wrong; null when nobody answered, or what is shown is another text by now. Of a token and of
+  // a tree the newest question counts; every branch that was asked for comes.
   async question(what, column) {
-    const mine = (this.asked += 1);
-    const answer = this.ask ? await this.ask({ what, settings: this._data.settings, column }) : null;
-    if (mine !== this.asked) return null;
-    this.trouble = answer ? answer.error || null : this.word("nobody");
-    if (this.trouble) this.render();
+    const mine = (this.asked[what] = (this.asked[what] || 0) + 1), { key, settings } = this._data;
+    if (what !== "step") { this.pending += 1; this.render(); }
+    let answer = null;
+    try {
+      answer = this.ask ? await this.ask({ what, settings, column }) : { error: WAITING.gone };
+    } catch (error) { answer = { error: String((error && error.message) || error) }; }
+    if (!this._data || key !== this._data.key) return null;
+    if (what !== "step") this.pending -= 1;
+    if (what !== "branch" && mine !== this.asked[what]) return null;
+    this.trouble = answer ? answer.error || null : WAITING.nobody;
+    if (this.trouble || what !== "step") this.render();
     return this.trouble ? null : answer;
   }
 
@@ -148,8 +168,8 @@ class LabkitTexts extends HTMLElement {
     if (!found) return;
     this.branches.push(found);
     this.render();
-    const all = this.shadowRoot.querySelectorAll(".column");
-    all[all.length - 1].scrollIntoView({ block: "nearest" });
+    const all = this.shadowRoot.querySelectorAll(".column"), still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    all[all.length - 1].scrollIntoView({ block: "nearest", behavior: still ? "auto" : "smooth" });
   }
 
   async openTree(c, strategy) {
@@ -160,8 +180,9 @@ class LabkitTexts extends HTMLElement {
 
   render() {
     const focused = this.shadowRoot.activeElement && this.shadowRoot.activeElement.dataset.place;
-    const scrolled = (this.shadowRoot.querySelector(".tree") || {}).scrollLeft || 0;
-    this.shadowRoot.replaceChildren(make("style", {}, TEXTS_STYLE));
+    const scrolled = (this.shadowRoot.querySelector(".tree .inner") || {}).scrollLeft || 0;
+    const open = [...this.shadowRoot.querySelectorAll("details[data-open]")].filter((box) => box.open).map((box) => box.dataset.open);
+    this.shadowRoot.replaceChildren(make("style", {}, COMMON_STYLE + TEXTS_STYLE), this.noticeLine());
     if (!this._data) return;
     const { parts } = this._data, columns = this.columns();
     const most = Math.max(1, ...columns.flatMap((column) => column.tokens.map((token) => (token.entropy || [0])[0])));
@@ -169,12 +190,13 @@ class LabkitTexts extends HTMLElement {
     const over = columns.every((column) => column.done && !column.stopped);
     const said = parts !== null ? "parts" : over ? "equal" : "same";
     const note = make("p", { class: "soft" }, `${this._data.columns.length > 1 ? this.word(said) : ""} ${this.word("bars")}`);
-    this.shadowRoot.append(root, note, this.more());
+    this.shadowRoot.append(root, note, make("p", { class: "soft", role: "status", "data-pending": "" }, this.pending ? this.word("generating") : ""), this.more());
     if (this.trouble && !this.step) this.shadowRoot.append(make("p", { class: "problem", role: "alert" }, this.trouble));
     if (this.tree) this.shadowRoot.append(this.treeView());
     if (columns.every((column) => column.done)) this.shadowRoot.append(this.link());
-    const tree = this.shadowRoot.querySelector(".tree");
+    const tree = this.shadowRoot.querySelector(".tree .inner");
     if (tree) tree.scrollLeft = scrolled;
+    for (const box of this.shadowRoot.querySelectorAll("details[data-open]")) box.open = open.includes(box.dataset.open);
     if (focused) { const node = this.shadowRoot.querySelector(`[data-place="${focused}"]`); if (node) node.focus(); }
   }
 
@@ -185,20 +207,19 @@ class LabkitTexts extends HTMLElement {
   }
 
   column(column, c, parts, most) {
-    const text = make("div", { class: "text" }), own = c >= this._data.columns.length;
+    const text = make("div", { class: "text", role: "group", "aria-label": column.strategy }), own = c >= this._data.columns.length;
     column.tokens.forEach((token, t) => {
       const names = ["token", ...(!own && t === parts ? ["parts"] : []), ...(t < column.begins.length ? ["begun"] : [])];
-      const button = make("span", { role: "button", tabindex: "0", class: names.join(" "), "data-place": `${c}-${t}`,
+      const button = make("span", { role: "button", class: names.join(" "), "data-place": `${c}-${t}`,
         "aria-pressed": String(Boolean(this.chosen && this.chosen[0] === c && this.chosen[1] === t)) }, token.ended ? this.word(token.stop ? "stopText" : "end") : t ? token.text : token.text.trimStart());
       button.addEventListener("click", () => this.choose(c, t));
       button.addEventListener("keydown", (event) => {
         if (event.key === "Enter" || event.key === " ") { event.preventDefault(); this.choose(c, t); }
-        const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-        const next = step && this.shadowRoot.querySelector(`[data-place="${c}-${t + step}"]`);
-        if (next) { event.preventDefault(); next.focus(); }
       });
+      button.addEventListener("focus", () => this.stops.set(c, t));
       text.append(button);
     });
+    roving([...text.children], this.stops.get(c) || 0);
     const last = column.tokens[column.tokens.length - 1];
     if (!column.done) text.append(make("span", { class: "soft" }, this.word("waiting")));
     else if (column.stopped) text.append(make("span", { class: "soft" }, this.word("stopped")));
@@ -207,7 +228,16 @@ class LabkitTexts extends HTMLElement {
     if (column.kind === "beam" && column.done) name.append(this.button(this.word("tree"), () => this.openTree(c), { "data-tree": "" }));
     if (own) name.append(this.button("✕", () => { this.branches.splice(c - this._data.columns.length, 1); this.chosen = null; this.render(); },
       { "aria-label": this.word("close") }));
-    return make("div", { class: column.begins.length ? "column branch" : "column", "data-done": String(Boolean(column.done)) }, name, text, this.entropy(column, most));
+    return make("div", { class: column.begins.length ? "column branch" : "column", "data-done": String(Boolean(column.done)) }, name, text, this.entropy(column, most), ...(column.answers ? [this.answers(column, c)] : []));
+  }
+
+  // Of best of n: all answers with what the judge gave each.
+  answers(column, c) {
+    const rows = column.answers.map(([text, worth, chosen]) => make("tr", chosen ? { class: "chosen" } : {},
+      make("td", { class: "number" }, worth.toFixed(3)), make("td", {}, `${chosen ? "▸ " : ""}${text.trim()}`)));
+    const head = make("tr", {}, make("th", { scope: "col", class: "number" }, this.word("worth")), make("th", { scope: "col" }, this.word("answer")));
+    return make("details", { class: "answers", "data-open": `answers-${c}` }, make("summary", {}, `${this.word("answers")} (${rows.length})`),
+      make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
   }
 
   // Bars: the model's entropy at each token, pale, and in front what the filters left of it.
@@ -233,27 +263,41 @@ class LabkitTexts extends HTMLElement {
     const token = column && column.tokens[this.chosen[1]];
     if (!token) { box.append(make("span", { class: "soft" }, this.word("hint"))); return box; }
     if (token.id < 0) return box;
-    if (!this.step) { box.append(make("span", { class: "soft" }, this.word("asking"))); return box; }
+    if (!this.step) { box.append(make("span", { class: "soft" }, this.trouble ? "" : this.word("asking"))); return box; }
+    if (this.step.contrast) { box.append(this.contrast(column, token)); return box; }
     box.append(this.candidates(column, token), this.waterfall(column));
     return box;
   }
 
   candidates(column, token) {
     const { names, candidates, entropy } = this.step, before = this.upTo(column, this.chosen[1]).slice(0, -1);
-    const heads = [this.word("token"), this.word("model"), ...names];
-    const head = make("tr", {}, ...heads.map((name, i) => make("th", { scope: "col", class: i ? "number" : "" }, name)), make("th", {}));
-    const rows = candidates.map(([id, text, probability, after]) => make("tr", id === token.id ? { class: "chosen" } : {},
-      make("td", { class: "piece" }, `${id === token.id ? "▸" : " "}${visible(text)}`),
-      make("td", { class: "number" }, share(probability)),
-      ...after.map((p) => make("td", { class: "number" }, p > 0 ? share(p) : make("span", { class: "gone" }, this.word("removed")))),
-      make("td", {}, this.button(this.word("branch"), () => this.branch(this.line(column, this.filters), [...before, id]), { "data-branch": id }))));
+    const rows = candidates.map(([id, text, probability, after]) => [id, text, [share(probability),
+      ...after.map((p) => (p > 0 ? share(p) : make("span", { class: "gone" }, this.word("removed"))))], [...before, id]]);
     const nats = `${this.word("entropy")}: ${entropy.map((x) => x.toFixed(2)).join(" / ")}`;
-    return make("div", {}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)), make("p", { class: "soft" }, nats));
+    return make("div", {}, this.listed([this.word("model"), ...names], rows, token, this.line(column, this.filters)), make("p", { class: "soft" }, nats));
+  }
+
+  // What contrastive search weighs: a likely token loses what it has in common with those before.
+  contrast(column, token) {
+    const before = this.upTo(column, this.chosen[1]).slice(0, -1);
+    const rows = this.step.contrast.map(([id, text, probability, similarity, score]) => [id, text, [share(probability), similarity.toFixed(3), score.toFixed(3)], [...before, id]]);
+    const heads = ["model", "penaltyOf", "ranked"].map((name) => this.word(name));
+    return make("div", {}, this.listed(heads, rows, token, column.strategy), make("p", { class: "soft" }, `${this.word("contrast")} ${this.step.alpha}`));
+  }
+
+  // Candidates, a row each: the token, a button that branches there, which is one stop for all of them, and its numbers.
+  listed(heads, rows, token, strategy) {
+    const head = make("tr", {}, make("th", { scope: "col" }, this.word("token")), make("th", {}), ...heads.map((name) => make("th", { scope: "col", class: "number wraps" }, name)));
+    const buttons = rows.map(([id, text, , begins]) => this.button(this.word("branch"), () => this.branch(strategy, begins), { "data-branch": id, "aria-label": `${this.word("branch")}: ${visible(text)}` }));
+    roving(buttons, 0, ["ArrowUp", "ArrowDown"]);
+    const body = rows.map(([id, text, numbers], i) => make("tr", id === token.id ? { class: "chosen" } : {},
+      make("td", { class: "piece" }, `${id === token.id ? "▸" : " "}${visible(text)}`), make("td", {}, buttons[i]),
+      ...numbers.map((number) => make("td", { class: "number" }, number))));
+    return sideways(this.word("token"), make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
   }
 
   // The filters in their order, each with what it does to what reaches it; to be moved, changed, removed and added.
   waterfall(column) {
-    if (column.kind === "contrastive") return make("p", { class: "soft" }, this.word("none"));
     const change = (act) => () => { act(); this.weigh(); };
     const swap = (i, j) => { [this.filters[i], this.filters[j]] = [this.filters[j], this.filters[i]]; };
     const rows = this.filters.map(([name, value], i) => {
@@ -305,7 +349,7 @@ class LabkitTexts extends HTMLElement {
     box.append(this.treePicture(nodes, best, pruned ? beams : 0));
     const path = (i) => (i < 0 ? "" : path(nodes[i][0]) + nodes[i][1]);
     const rows = ended.slice(0, beams).map((i, rank) => make("tr", rank ? {} : { class: "chosen" }, make("td", { class: "number" }, this.scoreOf(nodes[i], shown).toPrecision(3)),
-      make("td", { class: "number" }, nodes[i][2].toFixed(2)), make("td", { class: "number" }, String(nodes[i][3] + 1)), make("td", { style: "white-space: normal" }, path(i))));
+      make("td", { class: "number" }, nodes[i][2].toFixed(2)), make("td", { class: "number" }, String(nodes[i][3] + 1)), make("td", { style: "white-space: normal; overflow-wrap: anywhere" }, path(i))));
     const head = make("tr", {}, ...[this.word("score"), "log p", this.word("length"), ""].map((name) => make("th", { scope: "col", class: "number" }, name)));
     box.append(make("table", { "data-found": "" }, make("thead", {}, head), make("tbody", {}, ...rows)));
     return box;
@@ -337,7 +381,9 @@ class LabkitTexts extends HTMLElement {
       labels.push(label);
     });
     view.append(...labels);
-    return make("div", { class: "tree", tabindex: "0" }, view);
+    const box = sideways(this.word("tree"), view);
+    box.classList.add("tree");
+    return box;
   }
 
   // All settings, branches too, as a link to this page and as JSON.
@@ -351,7 +397,7 @@ class LabkitTexts extends HTMLElement {
       input.select();
       if (navigator.clipboard) navigator.clipboard.writeText(address).then(() => { copy.textContent = this.word("copied"); }, () => {});
     });
-    return make("details", { class: "link" }, make("summary", {}, this.word("link")), make("div", { class: "pair" }, input, copy), area);
+    return make("details", { class: "link", "data-open": "link" }, make("summary", {}, this.word("link")), make("div", { class: "pair" }, input, copy), area);
   }
 }
 

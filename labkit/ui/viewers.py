@@ -17,47 +17,38 @@ if TYPE_CHECKING:
     import gradio
 
 Answer = Callable[[Mapping[str, Any]], dict[str, Any]]
-FILES = ("common", "attention", "texts", "grid")
+FILES = ("common", "table", "attention", "texts", "grid")
 BUNDLE = "\n".join(files("labkit.ui").joinpath(f"{name}.js").read_text(encoding="utf-8") for name in FILES)
 TEMPLATES = {
     "labkit-attention": "<labkit-attention></labkit-attention>",
     "labkit-texts": "<labkit-texts></labkit-texts>",
     "labkit-grid": "<labkit-grid></labkit-grid>",
+    "labkit-table": "<labkit-table></labkit-table>",
 }
 SOURCE = f'(() => {{\nif (customElements.get("labkit-attention")) return;\n{BUNDLE}\n}})();\n'
 IN_GRADIO = """
 const view = element.querySelector("%s");
-if (typeof server !== "undefined" && server && server.answer) view.ask = (question) => server.answer(question);
+if (typeof server !== "undefined" && server && server.answer) {
+  let open = 0;
+  view.ask = async (question) => {
+    open += 1;
+    const late = setTimeout(() => { view.notice = view.waiting.server; }, 1500);
+    try { return await server.answer(question); }
+    finally { clearTimeout(late); open -= 1; if (!open) view.notice = ""; }
+  };
+  view.chooseCheckpoint = (checkpoint) => trigger("checkpoint", { checkpoint, run: view.data.subject.run });
+}
 const show = () => { view.data = props.value; };
 show();
 watch("value", show);
 """
-IN_NOTEBOOK = """
-export default {
-  render({ model, el }) {
-    const view = document.createElement("%s"), waiting = new Map();
-    let last = 0;
-    view.ask = (question) => new Promise((resolve) => {
-      last += 1;
-      const id = last;
-      waiting.set(id, resolve);
-      setTimeout(() => { if (waiting.delete(id)) resolve(null); }, 60000); // nobody answers a saved page
-      model.send({ id, question });
-    });
-    model.on("msg:custom", ({ id, answer }) => { if (waiting.has(id)) waiting.get(id)(answer); waiting.delete(id); });
-    const show = () => { view.data = model.get("data"); };
-    show();
-    model.on("change:data", show);
-    el.append(view);
-  },
-};
-"""
+IN_NOTEBOOK = files("labkit.ui").joinpath("notebook.js").read_text(encoding="utf-8")
 
 
 def panel(
     element: str, data: dict[str, Any] | None = None, answer: Answer | None = None, **options: Any
 ) -> gradio.HTML:
-    """A viewer as a Gradio component: "labkit-attention", "labkit-texts" or "labkit-grid". answer: what it asks.
+    """A viewer of TEMPLATES as a Gradio component. answer: what it asks.
 
     The template is fixed and the data reach the element as an object, so that no text in them can become markup.
     """
@@ -83,7 +74,7 @@ class AttentionViewer(anywidget.AnyWidget):
     `show` shows something else in its place.
     """
 
-    _esm = SOURCE + IN_NOTEBOOK % "labkit-attention"
+    _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-attention")
     data = traitlets.Dict().tag(sync=True)
 
     def __init__(self, views: Views, stage: str | None = None):
@@ -106,7 +97,7 @@ class TextsViewer(anywidget.AnyWidget):
     answer: `labkit.ui.writing.answer` of the same lab, for what is asked of a token; without it, nothing is.
     """
 
-    _esm = SOURCE + IN_NOTEBOOK % "labkit-texts"
+    _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-texts")
     data = traitlets.Dict().tag(sync=True)
 
     def __init__(self, data: dict[str, Any], answer: Answer | None = None):
@@ -122,5 +113,5 @@ class TextsViewer(anywidget.AnyWidget):
 class GridViewer(anywidget.AnyWidget):
     """Numbers in rows and columns in a notebook: GridViewer(data={"rows", "columns", "values", "note"})."""
 
-    _esm = SOURCE + IN_NOTEBOOK % "labkit-grid"
+    _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-grid")
     data = traitlets.Dict().tag(sync=True)

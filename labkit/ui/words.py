@@ -5,18 +5,18 @@ ENGLISH = {
     "subtitle": "The whole recipe behind a chat model, made and looked at on one laptop.",
     "attention": "Attention",
     "run": "Run",
-    "stage": "Model after",
+    "stage": "Checkpoint",
     "text": "Text",
     "look": "Look",
     "look_hint": "What does each token look at while the model reads? Colour is how much a head takes from where.",
     "find_heads": "Find the heads",
     "find_heads_hint": "Heads by what they do: how much of their attention goes to the token before; in a random text "
     "that is repeated, to what followed last time; from “it”, and from where the answer names it, to the right one "
-    "more than to the wrong. The last column is cause, not colour: by how many nats the odds of the right answer fall "
-    "without the head.",
+    "more than to the wrong. The last column is cause, not colour: how much log-odds (nats) of the right answer over "
+    "the wrong are lost without the head.",
     "patching": "Patch one text into another",
-    "patching_hint": "Two prompts of as many tokens that call for different answers. The second is read with one "
-    "vector of the first put in its place: where that brings the first answer back is what makes the difference.",
+    "patching_hint": "Two prompts of equal token length that call for different answers. The second is read with one "
+    "vector of the first patched in: where that brings the first answer back is what makes the difference.",
     "first_text": "First prompt",
     "second_text": "Second prompt",
     "answer_begins": "The answer begins with",
@@ -27,7 +27,7 @@ ENGLISH = {
     "how_many": "Strategies",
     "strategy": "Strategy",
     "examples": "Take an example",
-    "more": "What can be typed, and more settings",
+    "more": "Strategy syntax, and more settings",
     "strategies_hint": "A strategy is a line: what it is (`greedy`, `beam`, `contrastive`, `best`, `speculative`; "
     "nothing for sampling), then NAME=VALUE.\n\n"
     "- Filters, which work in the order in which they stand: `temperature` `top-k` `top-p` `min-p` `typical` `epsilon` "
@@ -36,13 +36,13 @@ ENGLISH = {
     "- `beam` takes `beams` `length-penalty` `ending` (settled, full, never) `groups` `diversity`; `contrastive` takes "
     "`k` `alpha`; `best` draws `n` answers, of which the run's reward model chooses; `speculative` lets the draft "
     "guess `ahead`.\n"
-    "- After the stage `pretrain` the prompt is a beginning that is written on, after all others a message.",
-    "stop_texts": "Texts at which writing ends, one a line",
+    "- At the checkpoint `pretrain` the prompt is a beginning that is continued, at all others a message.",
+    "stop_texts": "Texts at which generation stops, one a line",
     "draft": "Draft model, for speculative",
     "scores": "Scores over many seeds",
-    "scores_hint": "Means over so many texts, with 95 % intervals. Of a task of the world, the oracle knows what is "
-    "right; of any other prompt, only the world's English is judged. Nats a token: nearer to 0 is likelier. Repetition "
-    "and self-BLEU: lower is more varied. Gold to grammatical: from 0 to 1, higher is better.",
+    "scores_hint": "Means over so many texts, with 95 % intervals. Of a TinyWorld question, the oracle knows what is "
+    "right; of any other prompt, only TinyWorld's English is judged. Nats per token: nearer to 0 is likelier. "
+    "Repetition and self-BLEU: lower is more varied. Gold to grammatical: from 0 to 1, higher is better.",
     "seeds": "Seeds",
     "measure": "Measure",
     "seed": "Seed",
@@ -90,28 +90,28 @@ CHINESE = {
     "subtitle": "在一台笔记本电脑上制作并观察聊天模型的完整流程。",
     "attention": "注意力",
     "run": "运行",
-    "stage": "模型阶段",
+    "stage": "检查点",
     "text": "文本",
     "look": "查看",
     "look_hint": "模型阅读时，每个词元在看哪里？颜色表示权重：一个注意力头从何处取了多少。",
     "find_heads": "寻找注意力头",
     "find_heads_hint": "按作用排列的注意力头：看向前一个词元的比例；在重复的随机文本中看向上次之后的词元；"
     "从代词、以及从回答处，看向正确者比看向错误者多多少。"
-    "最后一列是因果而不是颜色：去掉该头后，正确回答的几率下降多少纳特。",
-    "patching": "把一段文本补到另一段中",
+    "最后一列是因果而不是颜色：去掉该头后，正确回答对错误回答的对数几率损失多少纳特。",
+    "patching": "激活修补：把一个提示的向量换入另一个",
     "patching_hint": "两个词元数相同、答案不同的提示。"
     "读第二个时，把第一个的一个向量放到同一位置：若答案随之恢复，差别就在那里。",
     "first_text": "第一个提示",
     "second_text": "第二个提示",
     "answer_begins": "回答的开头",
-    "patch": "替换",
+    "patch": "修补",
     "decoding": "解码",
     "decoding_hint": "同一个提示，多种策略，相同的随机数：文本从哪里分开，哪里就是策略的差别。"
     "可以选择，也可以自己输入，如 `temperature=0.9 top-k=20`。",
     "how_many": "策略数量",
     "strategy": "策略",
     "examples": "选择一个例子",
-    "more": "可以输入什么，以及更多设置",
+    "more": "策略语法与更多设置",
     "strategies_hint": "策略是一行文字："
     "先写种类（`greedy`、`beam`、`contrastive`、`best`、`speculative`；采样则不写），再写 NAME=VALUE。\n\n"
     "- 过滤器按书写顺序起作用：`temperature` `top-k` `top-p` `min-p` `typical` `epsilon` `repetition` `presence` "
@@ -119,7 +119,7 @@ CHINESE = {
     "- `beam` 可用 `beams` `length-penalty` `ending`（settled、full、never）`groups` `diversity`；"
     "`contrastive` 可用 `k` `alpha`；`best` 写出 `n` 个回答，由奖励模型挑选；"
     "`speculative` 让草稿模型先猜 `ahead` 个。\n"
-    "- 在 `pretrain` 阶段之后，提示是要续写的开头；在其他阶段之后，它是一条消息。",
+    "- 在检查点 `pretrain`，提示是要续写的开头；在其他检查点，它是一条消息。",
     "stop_texts": "遇到即停止的文本，每行一个",
     "draft": "草稿模型（用于 speculative）",
     "scores": "多个种子的得分",

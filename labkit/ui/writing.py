@@ -10,26 +10,31 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from labkit.decode_compare import Asked, first_difference, task_of
-from labkit.decode_compare import compare as compare_scores
-from labkit.decoding import History, Step, beam_search, read_back, trace
+from labkit.decode_compare import Asked, first_difference, scored, task_of
+from labkit.decoding import Best, History, Step, best_of, read_back, trace
+from labkit.decoding.beam import Beams, beam_steps
+from labkit.decoding.contrastive import contrastive_candidates
+from labkit.decoding.limits import PAGE, Cost, check_cost
+from labkit.decoding.prompts import check_prompt
 from labkit.decoding.scores import Score
-from labkit.decoding.strategies import Beside, Strategy, parse, said
+from labkit.decoding.strategies import OPTIONS, Beside, Strategy, parse, said
 from labkit.decoding.stream import filtered, weighed
 from labkit.errors import LabError
 from labkit.judges import by_oracle, by_reward
 from labkit.model.transformer import Transformer
 from labkit.text.chat import encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
-from labkit.ui.lab import Lab
+from labkit.ui.checks import plain_text, whole_number
+from labkit.ui.lab import Lab, Recent
 from labkit.world import Message, World
 
+T = TypeVar("T")
 SEEDS = 2**32
 LONGEST = 1000
 """New tokens that may be asked for."""
@@ -39,6 +44,12 @@ TOGETHER = 4
 """Tokens that are shown at once: all that is written is sent each time."""
 TREE = 6000
 """Steps of beams that are drawn at most."""
+AT_ONCE = 2
+"""All strategies of a comparison together may cost so many times what one may."""
+MEASURED = 4
+"""The same of scores over seeds, which are written many at a time, and with a bar."""
+SEEDS_AT_ONCE = 8
+"""Seeds of one strategy that are written between two signs of progress."""
 
 
 class Column(NamedTuple):
@@ -67,6 +78,13 @@ class Settings:
     checkpoint: str = ""
 
     def __post_init__(self) -> None:
+        for what, text in (("The run", self.run), ("The checkpoint", self.stage), ("The prompt", self.prompt)):
+            plain_text(text, what)
+        for what, texts in (("A strategy", [one.strategy for one in self.columns]), ("A stop text", self.stop)):
+            for text in texts:
+                plain_text(text, what)
+        plain_text(self.draft, "The draft")
+        plain_text(self.checkpoint, "The checkpoint's hash")
         if not 0 <= self.seed < SEEDS:
             raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {self.seed}.")
         if not 1 <= self.tokens <= LONGEST:
@@ -91,15 +109,17 @@ class Settings:
                 tuple(map(str, values.get("stop", ()))),
                 **texts,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise LabError(f"These are no settings of a comparison: {type(error).__name__} {error}.") from None
+        except LabError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise LabError(f"These are no settings of a comparison: {type(error).__name__} {error!s:.80}.") from None
 
     @classmethod
     def of_link(cls, text: str) -> Settings:
         """From the text of a link. Raises LabError for one that is damaged."""
         try:
             return cls.read(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise LabError(f"This link holds no settings that can be read: {error}.") from None
 
     def json(self) -> dict[str, Any]:
@@ -110,12 +130,16 @@ class Settings:
 
 
 class Desk(NamedTuple):
-    """What is needed to write: the model, its tokenizer, the prompt's tokens, and what stands beside."""
+    """What is needed to write: the model, its tokenizer, the prompt's tokens, what stands beside, and the trees of
+    beams that were searched last. weights: a hash of the model's.
+    """
 
     model: Transformer
     tokenizer: Tokenizer
     prompt: list[int]
     beside: Beside
+    trees: Recent
+    weights: str
 
 
 def prompt_ids(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
@@ -136,9 +160,10 @@ def world_of(lab: Lab, run: str) -> World | None:
 
 
 def desk(lab: Lab, settings: Settings) -> Desk:
-    """Raises LabError for a run or a stage that is not there."""
+    """Raises LabError for a run or a stage that is not there, and for a prompt that leaves no room."""
     tokenizer, model = lab.tokenizer(settings.run), lab.model(settings.run, settings.stage)
     prompt = prompt_ids(tokenizer, settings.stage, settings.prompt)
+    check_prompt(model, prompt)
     world, judge = world_of(lab, settings.run), None
     task = None if world is None else task_of(world, settings.prompt.strip())
     scorer = lab.scorer(settings.run)
@@ -147,7 +172,8 @@ def desk(lab: Lab, settings: Settings) -> Desk:
     elif world is not None and task is not None:
         judge = by_oracle(world, {tuple(prompt): task}, next(iter(world.profiles)), tokenizer)
     draft = lab.model(settings.run, settings.draft or lab.stages(settings.run)[0])
-    return Desk(model, tokenizer, prompt, Beside(tokenizer, settings.stop, draft, judge))
+    beside = Beside(tokenizer, settings.stop, draft, judge)
+    return Desk(model, tokenizer, prompt, beside, lab.results, checkpoint(lab, settings))
 
 
 def checkpoint(lab: Lab, settings: Settings) -> str:
@@ -163,34 +189,63 @@ def compare(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     cannot be written on from.
     """
     at = desk(lab, settings)
-    settings = Settings(**(vars(settings) | {"checkpoint": checkpoint(lab, settings)}))
-    strategies = [_understood(number, column.strategy, at) for number, column in enumerate(settings.columns, 1)]
+    settings = Settings(**(vars(settings) | {"checkpoint": at.weights}))
+    strategies = understood(at, settings, AT_ONCE)
     texts = [
-        written(at, strategy, column, settings) for strategy, column in zip(strategies, settings.columns, strict=True)
+        _named(number, strategy, written(at, strategy, column, settings))
+        for number, (strategy, column) in enumerate(zip(strategies, settings.columns, strict=True), 1)
     ]
     shared = {"key": uuid.uuid4().hex, "settings": settings.json()}  # the key tells that another comparison has begun
     columns = [_head(one, column) for one, column in zip(strategies, settings.columns, strict=True)]
     for number, latest in enumerate(zip_longest(*texts)):
-        for column, tokens in zip(columns, latest, strict=True):
-            column.update({"done": True} if tokens is None else {"tokens": tokens})
+        for column, news in zip(columns, latest, strict=True):
+            column.update({"done": True} if news is None else news)
         if number % TOGETHER == 0:
             yield {**shared, "columns": columns, "parts": parting(columns)}
     columns = [column | {"done": True} for column in columns]
     yield {**shared, "columns": columns, "parts": parting(columns)}
 
 
-def _understood(number: int, line: str, at: Desk) -> Strategy:
-    """A line as a strategy; what is wrong with it names the place where it stands."""
+def understood(at: Desk, settings: Settings, times: float, seeds: int = 1) -> list[Strategy]:
+    """The lines as strategies, each of which is no more than one visitor may ask for, and all together no more than
+    `times` as much. Raises LabError, which names the line that is wrong.
+    """
+    found, costs = [], []
+    for number, column in enumerate(settings.columns, 1):
+        try:
+            strategy = parse(column.strategy)
+            strategy.steps(at.tokenizer)
+            costs.append(_cost(at, strategy, settings))
+        except LabError as error:
+            raise LabError(f"Strategy {number}, {column.strategy}: {error}") from None
+        found.append(strategy)
+    many = [seeds if strategy.draws else 1 for strategy in found]
+    for what, most in (("tokens", PAGE.tokens * times), ("flops", PAGE.flops * times)):
+        total = sum(times * getattr(cost, what) for times, cost in zip(many, costs, strict=True))
+        if total > most:
+            said = f"{total:,.0f} tokens to read" if what == "tokens" else f"{total / 1e12:,.1f} TFLOP"
+            limit = f"{most:,.0f}" if what == "tokens" else f"{most / 1e12:,.1f}"
+            raise LabError(
+                f"All strategies together are {said}; here at most {limit}. Take fewer strategies, "
+                f"{'seeds' if seeds > 1 else 'beams'} or new tokens."
+            )
+    return found
+
+
+def _cost(at: Desk, strategy: Strategy, settings: Settings) -> Cost:
+    return check_cost(strategy, len(at.prompt), settings.tokens, at.model)
+
+
+def _named(number: int, strategy: Strategy, texts: Iterator[T]) -> Iterator[T]:
+    """What goes wrong while a text is generated names the strategy."""
     try:
-        strategy = parse(line)
-        strategy.steps(at.tokenizer)
+        yield from texts
     except LabError as error:
-        raise LabError(f"Strategy {number}, {line}: {error}") from None
-    return strategy
+        raise LabError(f"Strategy {number}, {strategy}: {error}") from None
 
 
 def stopped(data: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the viewer shows when the texts that it has will not be written on."""
+    """What the viewer shows when the generation of its texts was stopped."""
     if data is None:
         return None
     return data | {"columns": [column | {"done": True, "stopped": not column["done"]} for column in data["columns"]]}
@@ -202,8 +257,10 @@ def parting(columns: Sequence[Mapping[str, Any]]) -> int | None:
     return first_difference(ids, ended=all(column["done"] for column in columns))
 
 
-def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) -> Iterator[list[dict[str, Any]]]:
-    """The tokens of a column as the viewer shows them, again and again as they change."""
+def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) -> Iterator[dict[str, Any]]:
+    """What is new of a column, again and again: its {"tokens"} as the viewer shows them, and of "best" the {"answers"}
+    of which it was chosen.
+    """
     _check_begins(at, column)
     begins, tokenizer = list(column.begins), at.tokenizer
     common: dict[str, Any] = {"stop_ids": tokenizer.specials}
@@ -216,21 +273,56 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
             shown.append(_token(tokenizer, step))
             if step.ended and not shown[-1]["ended"]:  # by a stop text, which stays to be seen
                 shown.append({"id": -1, "text": "", "ended": True, "stop": True})
-            yield list(shown)
+            yield {"tokens": list(shown)}
         return
     text: list[int] = []
+    answers: dict[str, Any] = {}
     prompt, left = [*at.prompt, *begins], max(1, settings.tokens - len(begins))
-    streamed = strategy.stream(
-        at.model, prompt, max_new_tokens=left, seed=settings.seed, beside=_behind(at, begins), **common
-    )
+    if strategy.kind == "beam":
+        streamed = (beams.found[0].tokens for beams in _beams(at, strategy, column, settings))
+    elif strategy.kind == "best" and at.beside.judge is not None:
+        best = _best(at, strategy, prompt, begins, settings, left)
+        streamed, answers = iter([best.answers[best.best]]), {"answers": _answers(tokenizer, best, begins)}
+    else:
+        streamed = strategy.stream(
+            at.model, prompt, max_new_tokens=left, seed=settings.seed, beside=_behind(at, begins), **common
+        )
     for text in streamed:
-        yield [{"id": one, "text": tokenizer.token(one), "ended": False} for one in [*begins, *text]]
+        yield {"tokens": [{"id": one, "text": tokenizer.token(one), "ended": False} for one in [*begins, *text]]}
     ended = len(text) < min(left, at.model.config.context - len(prompt))
     whole = [*begins, *text, *([tokenizer.end] if ended else [])]
     final = [_token(tokenizer, step) for step in read_back(at.model, at.prompt, whole, steps=steps)]
     if ended:  # which of the two it was, if there are stop texts, is not known
         final[-1] |= {"text": "", "ended": True, "stop": bool(settings.stop)}
-    yield final
+    yield {"tokens": final} | answers
+
+
+def _beams(at: Desk, strategy: Strategy, column: Column, settings: Settings) -> Iterator[Beams]:
+    """What stands after each step of a beam search, whose tree is kept for who asks for it next."""
+    key = (at.weights, tuple(at.prompt), column, settings.tokens, settings.stop)
+    left = max(1, settings.tokens - len(column.begins))
+    told = {name.replace("-", "_"): strategy.told(name) for name in OPTIONS["beam"]}
+    steps, stop = strategy.steps(at.tokenizer), at.beside.stops()
+    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.specials, "max_new_tokens": left}
+    for beams in beam_steps(at.model, [*at.prompt, *column.begins], **told, **common, steps=steps):
+        yield beams
+    at.trees.put(key, beams)
+
+
+def _best(
+    at: Desk, strategy: Strategy, prompt: Sequence[int], begins: Sequence[int], settings: Settings, left: int
+) -> Best:
+    judge, stop = _behind(at, begins).judge, at.beside.stops()
+    assert judge is not None
+    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.specials, "max_new_tokens": left}
+    generator, steps = torch.Generator().manual_seed(settings.seed), strategy.steps(at.tokenizer)
+    return best_of(at.model, prompt, judge, n=strategy.told("n"), steps=steps, generator=generator, **common)
+
+
+def _answers(tokenizer: Tokenizer, best: Best, begins: Sequence[int]) -> list[list[Any]]:
+    """All answers as [text, worth, whether it was chosen], the best first."""
+    order = sorted(range(len(best.answers)), key=lambda i: (-best.worth[i], i != best.best))
+    return [[tokenizer.decode([*begins, *best.answers[i]]), best.worth[i], i == best.best] for i in order]
 
 
 def _behind(at: Desk, begins: Sequence[int]) -> Beside:
@@ -282,6 +374,8 @@ def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
     place of a token and, as "line", a strategy in place of the column's. What goes wrong is an answer too: {"error"}.
     """
     try:
+        if not isinstance(question, Mapping):
+            raise LabError("This is no question about a text.")
         with lab.answering:
             settings = Settings.read(question.get("settings"))
             column = Settings.read({**settings.json(), "columns": [question.get("column")]}).columns[0]
@@ -296,7 +390,7 @@ def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
 def _step(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     """What is weighed for the last of the column's tokens, under its strategy."""
     _check_begins(at, column)
-    strategy = parse(column.strategy)
+    (strategy,) = understood(at, replace(settings, columns=(column,)), 1)
     steps = strategy.steps(at.tokenizer)
     *before, token = column.begins or (None,)
     if token is None:
@@ -304,6 +398,8 @@ def _step(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     ids = torch.tensor([[*at.prompt, *before]], device=at.model.embedding.weight.device)
     if ids.shape[1] > at.model.config.context:
         raise LabError(f"The text has {ids.shape[1]} tokens, and the model's context is {at.model.config.context}.")
+    if strategy.kind == "contrastive":
+        return _contrasted(at, strategy, column, ids[0].tolist(), token)
     with torch.no_grad():
         raw = at.model(ids)[:, -1].float()
     step = weighed(filtered(steps, raw, History(ids, len(at.prompt))), token, None, False, 10)
@@ -319,30 +415,34 @@ def _step(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     } | {key: value for key, value in _head(strategy, column).items() if key in ("strategy", "head", "filters", "kind")}
 
 
+def _contrasted(at: Desk, strategy: Strategy, column: Column, before: list[int], token: int) -> dict[str, Any]:
+    """What contrastive search weighs: of each candidate the probability, the similarity, and what it is ranked by."""
+    k, alpha = strategy.told("k"), strategy.told("alpha")
+    weighed = contrastive_candidates(at.model, before, k=k, alpha=alpha)
+    rows = [[one.token, at.tokenizer.token(one.token), one.probability, one.similarity, one.score] for one in weighed]
+    return _head(strategy, column) | {"contrast": rows, "alpha": alpha, "token": token}
+
+
 def _branch(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     """The whole text of a column that begins as told."""
-    strategy = parse(column.strategy)
-    *_, tokens = written(at, strategy, column, settings)
-    return _head(strategy, column) | {"tokens": tokens, "done": True}
+    (strategy,) = understood(at, replace(settings, columns=(column,)), 1)
+    *_, last = written(at, strategy, column, settings)
+    return _head(strategy, column) | last | {"done": True}
 
 
 def _tree(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     """Every step that a beam search weighed, and the texts that it found."""
-    strategy = parse(column.strategy)
+    (strategy,) = understood(at, replace(settings, columns=(column,)), 1)
     if strategy.kind != "beam":
         raise LabError(f"Only beam search has a tree of beams, not {strategy.kind}.")
     _check_begins(at, column)
-    told = {name.replace("-", "_"): strategy.told(name) for name in ("beams", "length-penalty", "ending", "groups")}
-    beams = beam_search(
-        at.model,
-        [*at.prompt, *column.begins],
-        **told,
-        diversity=strategy.told("diversity"),
-        steps=strategy.steps(at.tokenizer),
-        stop=at.beside.stops(),
-        stop_ids=at.tokenizer.specials,
-        max_new_tokens=max(1, settings.tokens - len(column.begins)),
-    )
+    key = (at.weights, tuple(at.prompt), column, settings.tokens, settings.stop)
+
+    def search() -> Beams:
+        *_, last = _beams(at, strategy, column, settings)
+        return last
+
+    beams = at.trees.get(key, search)
     if len(beams.tree) > TREE:
         raise LabError(f"This tree has {len(beams.tree)} steps, more than can be drawn: take fewer beams or tokens.")
     special = set(at.tokenizer.specials)
@@ -356,26 +456,42 @@ def _tree(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
         ]
         for node in beams.tree
     ]
-    return {"nodes": nodes, "penalty": told["length_penalty"], "beams": told["beams"], "strategy": str(strategy)}
+    penalty, count = strategy.told("length-penalty"), strategy.told("beams")
+    return {"nodes": nodes, "penalty": penalty, "beams": count, "strategy": str(strategy)}
 
 
-def scores(lab: Lab, settings: Settings, seeds: int) -> list[tuple[str, dict[str, Score]]]:
-    """The scores of each strategy over so many seeds, on this prompt; branches are left out. Raises LabError as
-    `compare`.
+class Scored(NamedTuple):
+    """How far the scores are: `done` of `total` texts, and the strategies that are finished, each with its scores."""
+
+    done: int
+    total: int
+    found: list[tuple[str, dict[str, Score]]]
+
+
+def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
+    """The scores of each strategy over so many seeds, on this prompt, again after every few texts; branches are left
+    out. Raises LabError for a number of seeds that is not from 1 to 256, and as `compare`.
     """
-    if not 1 <= seeds <= 256:
-        raise LabError(f"Scores are of 1 to 256 seeds, not {seeds}.")
+    seeds = whole_number(seeds, "The number of seeds", 1, 256)
+    kept = tuple(column for column in settings.columns if not column.begins)
     at, world = desk(lab, settings), world_of(lab, settings.run)
-    task = None if world is None else task_of(world, settings.prompt.strip())
-    strategies = [parse(column.strategy) for column in settings.columns if not column.begins]
-    found = compare_scores(
-        at.model,
-        at.tokenizer,
-        [Asked(settings.prompt, at.prompt, task)],
-        strategies,
-        seeds=seeds,
-        max_new_tokens=settings.tokens,
-        world=world,
-        beside=at.beside,
-    )
-    return [(one.strategy, one.scores) for one in found]
+    strategies = understood(at, replace(settings, columns=kept or settings.columns), MEASURED, seeds)
+    asked = Asked(settings.prompt, at.prompt, None if world is None else task_of(world, settings.prompt.strip()))
+    many = [seeds if strategy.draws else 1 for strategy in strategies]
+    found: list[tuple[str, dict[str, Score]]] = []
+    options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.specials}
+    for number, strategy in enumerate(strategies):
+        texts: list[list[int]] = []
+        for start in range(0, many[number], SEEDS_AT_ONCE):
+            yield Scored(sum(many[:number]) + len(texts), sum(many), found)
+            own = range(start, min(start + SEEDS_AT_ONCE, many[number]))
+            texts += _seeded(number + 1, at, strategy, own, options)
+        found = [*found, (str(strategy), scored(at.model, at.tokenizer, [asked], [texts], world))]
+    yield Scored(sum(many), sum(many), found)
+
+
+def _seeded(number: int, at: Desk, strategy: Strategy, seeds: range, options: dict[str, Any]) -> list[list[int]]:
+    try:
+        return strategy.write(at.model, at.prompt, seeds=seeds, beside=at.beside, **options)
+    except LabError as error:
+        raise LabError(f"Strategy {number}, {strategy}: {error}") from None

@@ -40,3 +40,6 @@ def test_the_viewers_show_in_jupyterlab(jupyter: Server, opened: Opened):
     heads.nth(2).click()
     expect(heads.nth(2)).to_have_attribute("aria-pressed", "true")
     expect(page.locator("labkit-texts .column")).to_have_count(3, timeout=120_000)
+    without = page.locator("labkit-attention [data-panel=without]")
+    expect(without.locator("tbody tr").first).to_be_visible(timeout=240_000)  # asked while all cells ran
+    expect(page.locator("labkit-attention .notice")).to_be_hidden()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -14,7 +15,7 @@ from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
 from labkit.runs import Run
 from labkit.text.tokenizer import Tokenizer
-from labkit.ui.viewers import SOURCE
+from labkit.ui.viewers import IN_NOTEBOOK, SOURCE
 
 HOSTILE = '<img src=x onerror="window.hacked=1">'
 
@@ -146,4 +147,118 @@ def test_without_an_answer_it_says_so_and_text_stays_text(browser: Browser, toke
     page.locator("[data-head='1-1']").click()
     expect(page.locator("[data-panel=without]")).to_contain_text("needs the running kernel")
     assert page.evaluate("window.hacked") is None and page.locator("labkit-attention img").count() == 0
+    page.close()
+
+
+KERNEL = """(data) => {
+  const heard = {}, sent = [];
+  window.kernel = { status: "busy", connectionStatus: "connected" };
+  window.model = { get: () => data, on: (name, call) => { heard[name] = call; }, off: () => {},
+    send: (message) => sent.push(message), widget_manager: { get kernel() { return window.kernel; } } };
+  window.sent = sent;
+  window.hear = (message) => heard["msg:custom"](message);
+}"""
+
+
+def test_in_a_notebook_a_question_waits_as_long_as_the_kernel_is_busy(browser: Browser, tokenizer: Tokenizer):
+    """Run All takes minutes; the answer comes late, one that was lost is asked for again, and what is waited for is
+    said.
+    """
+    look = Look(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball."))
+    views = Views(["model"], lambda name: look)
+    page = browser.new_page()
+    page.clock.install()
+    page.set_content("<!doctype html><body></body>")
+    page.evaluate(SOURCE)
+    page.evaluate(KERNEL, views.view("model"))
+    module = IN_NOTEBOOK.replace("ELEMENT", "labkit-attention").replace("export default", "window.widget =")
+    page.evaluate(module)
+    page.evaluate("() => { window.end = window.widget.render({ model: window.model, el: document.body }); }")
+    notice, without = page.locator(".notice"), page.locator("[data-panel=without]")
+    page.clock.run_for(300_000)
+    expect(notice).to_have_text("The kernel is busy: the answer comes when its cells are done.")
+    first, second = page.evaluate("window.sent")
+    assert first["question"]["what"] == "without" and second["question"]["what"] == "lens"
+    page.evaluate("window.kernel.status = 'idle'")
+    page.evaluate("window.hear", {"id": second["id"], "answer": views.answer(second["question"])})  # the first was lost
+    again = page.evaluate("window.sent")[2]
+    assert again["question"] == first["question"] and again["id"] > second["id"]
+    page.evaluate("window.hear", {"id": again["id"], "answer": views.answer(again["question"])})
+    expect(without.locator("tbody tr").first).to_be_visible()
+    expect(notice).to_be_hidden()
+    page.evaluate("window.kernel = null")
+    page.locator("[data-head='1-1']").click()
+    page.clock.run_for(3_000)
+    expect(notice).to_have_text("This needs the running kernel.")
+    page.evaluate("window.kernel = { status: 'idle', connectionStatus: 'connected' }")
+    page.clock.run_for(6_000)
+    latest = page.evaluate("window.sent.at(-1)")
+    page.evaluate("window.hear", {"id": latest["id"], "answer": views.answer(latest["question"])})
+    expect(without).to_contain_text(f"{look.without(0, 1, 1).nats:.3f} nats")
+    page.close()
+
+
+def test_a_weight_has_one_percentage_wherever_it_stands(browser: Browser, tokenizer: Tokenizer):
+    look = Look(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball. Sam had a kite."))
+    page = opened(browser, Views(["model"], lambda name: look))
+    rows = page.locator(".column.left .token")
+    for row in range(3, len(look.ids)):
+        rows.nth(row).click()
+        line = look.maps[0].weights[0, 0, row]
+        best = int(line.argmax())
+        said = f"{100 * float(line[best]):.0f} %"
+        expect(page.locator(".says")).to_contain_text(said)
+        page.locator(".column.right .token").nth(best).click()
+        expect(page.locator("[data-panel=cell] table").first).to_contain_text(said)
+        expect(page.locator("[data-panel=cell] table").nth(1).locator("tbody tr").first).to_contain_text(said)
+        place = page.locator("[data-panel=without] h3").inner_text().partition("(")[2]
+        assert place == page.locator("[data-panel=lens] h3").inner_text().partition("(")[2]  # both after the same token
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_lines_can_be_seen_on_either_page(browser: Browser, tokenizer: Tokenizer, scheme):
+    """The strongest line, as it is drawn, has a contrast of at least 3 to the page."""
+    look = Look(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball."))
+    page = opened(browser, Views(["model"], lambda name: look))
+    page.evaluate(
+        "(dark) => { const { style } = document.body; style.background = dark ? '#0b0f19' : '#fff';"
+        " style.color = dark ? '#eee' : '#222'; document.body.className = 'changed'; }",
+        scheme == "dark",
+    )
+    page.locator("[data-head='1-1']").click()
+    expect(page.locator("labkit-attention")).to_have_class("dark" if scheme == "dark" else "")
+    ink = page.locator("labkit-attention line").first.evaluate("(line) => getComputedStyle(line).stroke")
+    paper = (11, 15, 25) if scheme == "dark" else (255, 255, 255)
+    colour = tuple(int(x) for x in re.findall(r"\d+", ink)[:3])
+    assert contrast(colour, paper) > 4.5
+    page.close()
+
+
+def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """Of two colours, as WCAG 2 defines it."""
+
+    def luminance(colour: tuple[int, ...]) -> float:
+        linear = [x / 255 / 12.92 if x <= 10 else ((x / 255 + 0.055) / 1.055) ** 2.4 for x in colour]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_what_is_wider_than_the_page_scrolls_and_says_so(browser: Browser):
+    page = browser.new_page(viewport={"width": 390, "height": 700})
+    page.set_content("<!doctype html><body></body>")
+    page.evaluate(SOURCE)
+    heads = ["strategy", *(f"score {i}" for i in range(12))]
+    page.evaluate(
+        "(data) => document.body.append(Object.assign(document.createElement('labkit-table'), { data }))",
+        {"heads": heads, "rows": [["greedy", *(["0.123 ± 0.045"] * 12)]], "note": None},
+    )
+    box = page.locator(".sideways")
+    expect(box).to_have_class("sideways more-right")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator(".inner").focus()
+    page.locator(".inner").evaluate("(node) => { node.scrollLeft = node.scrollWidth; }")
+    expect(box).to_have_class("sideways more-left")
     page.close()

@@ -2,11 +2,16 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from labkit.decode_compare import Asked, compare
+from labkit.decoding.limits import PAGE
+from labkit.decoding.strategies import parse
 from labkit.errors import LabError
 from labkit.jobs import Jobs
 from labkit.paths import demo_folder
@@ -14,7 +19,7 @@ from labkit.pipeline import run
 from labkit.preferences.store import Store
 from labkit.runs import Run
 from labkit.ui import attention, decoding, preferences, runs, writing
-from labkit.ui.lab import Lab
+from labkit.ui.lab import Lab, Recent
 from labkit.ui.words import CHINESE, ENGLISH
 from labkit.ui.writing import Column, Settings
 from tests.tiny_recipe import tiny_recipe
@@ -68,13 +73,23 @@ def test_attention_of_a_text(lab):
 
 def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
     demo = Lab(lab.folder, demo_folder())
-    said, rows = attention.heads_found(demo, "demo", "sft")
-    assert said.startswith("48 texts of TinyWorld: whom “it” stands for is told right in 100%") and len(rows) == 8
-    assert "everyday English" in attention.about_opening(demo, "demo", "sft")
+    table = attention.heads_found(demo, "demo", "sft")
+    key, said = table["note"]
+    assert key == "heads" and said["where"] == "TinyWorld" and said["count"] == 48 and said["right"] > 0.9
+    assert len(table["rows"]) == 8 and {len(row) for row in table["rows"]} == {len(table["heads"])}
+    assert attention.found(demo, "demo", "sft") is attention.found(demo, "demo", "sft")  # measured once
+    key, said = attention.about_opening(demo, "demo", "sft")["note"]
+    assert [one["where"] for one in said["sets"]] == ["TinyWorld", "everyday English"] and said["stage"] == "sft"
     grid = attention.patched(demo, "demo", "sft", *attention.PATCHED, "The")
-    assert len(grid["rows"]) == 5 and grid["rows"][0] == "layer 4" and grid["values"][0][-1] == 1
-    assert "horse" in grid["note"] and any("→" in label for label in grid["columns"])
-    with pytest.raises(LabError, match="must have as many"):
+    assert len(grid["rows"]) == 5 and grid["rows"][0] == "4" and grid["values"][0][-1] == 1
+    key, said = grid["note"]
+    assert said["answers"] == ["horse", "wall"] and said["example"] and any("→" in label for label in grid["columns"])
+    story, asked_for = said["alone"]  # the words that differ, in the story and in the question
+    assert grid["columns"][story[0] - 1] == story[1] and story[0] < asked_for[0]
+    assert grid["values"][-1][asked_for[0] - 1] == pytest.approx(asked_for[2], abs=1e-3)
+    other = attention.patched(demo, "demo", "sft", " Tom had a red ball.", " Tom had a blue ball.", "The")
+    assert "example" not in other["note"][1]
+    with pytest.raises(LabError, match="equal token length"):
         attention.patched(demo, "demo", "sft", "Where is Tom?", "Where?", "")
 
 
@@ -157,11 +172,30 @@ def test_the_tree_of_beams_ends_in_the_text(lab):
 
 
 def test_strategies_are_scored_over_seeds(lab):
-    heads, rows = decoding.score_table(lab, asked("greedy", "temperature=1.5"), 3)
+    settings = asked("greedy", "temperature=1.5")
+    steps = list(writing.scores(lab, settings, 11))
+    assert [(one.done, one.total, len(one.found)) for one in steps] == [(0, 12, 0), (1, 12, 1), (9, 12, 1), (12, 12, 2)]
+    first, *_, last_table = map(decoding.score_table, steps)
+    assert first == {"heads": [], "rows": [], "note": ["scoring", {"done": 0, "total": 12}]}
+    heads, rows = last_table["heads"], last_table["rows"]
     assert heads[:3] == ["strategy", "nats a token", "repetition"] and "self-BLEU" in heads and "grammatical" in heads
     assert [row[0] for row in rows] == ["greedy", "temperature=1.5"] and "±" in " ".join(rows[1])
-    with pytest.raises(LabError, match="1 to 256 seeds, not 0"):
-        decoding.score_table(lab, asked("greedy"), 0)
+    assert last_table["note"] is None
+    at = writing.desk(lab, settings)
+    (whole,) = compare(
+        at.model,
+        at.tokenizer,
+        [Asked(settings.prompt, at.prompt)],
+        [parse("temperature=1.5")],
+        seeds=11,
+        max_new_tokens=12,
+        world=lab.world("tiny"),
+        beside=at.beside,
+    )
+    assert steps[-1].found[1][1] == whole.scores  # written a few at a time, they are the same texts
+    for seeds in (0, 257, "x", None, 2.5, float("nan")):
+        with pytest.raises(LabError, match="The number of seeds is a whole number from 1 to 256, not"):
+            list(writing.scores(lab, asked("greedy"), seeds))
 
 
 @pytest.mark.parametrize(
@@ -172,6 +206,18 @@ def test_strategies_are_scored_over_seeds(lab):
         ({"tokens": 0}, "from 1 to 1000 new tokens, not 0"),
         ({"columns": []}, "From 1 to 12 strategies are compared, not 0"),
         ({"columns": [{"strategy": "greedy"}]}, "no settings of a comparison: KeyError 'begins'"),
+        ({"seed": float("inf")}, "no settings of a comparison: OverflowError"),
+        ({"columns": [{"strategy": "beam beams=1000", "begins": []}]}, "Strategy 1, beam beams=1000: .*1,000 texts"),
+        ({"columns": [{"strategy": "best n=100000", "begins": []}]}, "Strategy 1, best n=100000: .*a smaller n="),
+        (
+            {"columns": [{"strategy": "contrastive k=500", "begins": []}]},
+            "Strategy 1, contrastive k=500: .*a smaller k=",
+        ),
+        ({"columns": [{"strategy": "speculative ahead=999999", "begins": []}]}, "Strategy 1, speculative ahead=999999"),
+        ({"prompt": "half \ud83d of one"}, "The prompt: character 6 is half of one"),
+        ({"run": "\ud83d"}, "The run: character 1 is half of one"),
+        ({"stop": ["\ud83d"]}, "A stop text: character 1 is half"),
+        ({"columns": [{"strategy": "ban=\ud83d", "begins": []}]}, "A strategy: character 5 is half of one"),
         ({"columns": [{"strategy": "greedy", "begins": [10**9]}]}, "no token 1000000000 in this model's vocabulary"),
         ({"columns": [{"strategy": "top-p=0", "begins": []}]}, "TopP must be above 0"),
         ({"columns": [{"strategy": "temperature=-1", "begins": []}]}, "Temperature must be 0"),
@@ -180,6 +226,7 @@ def test_strategies_are_scored_over_seeds(lab):
         ({"run": "none"}, "no run 'none'"),
         ({"stage": "none"}, "none"),
         ({"prompt": "word " * 900}, "no room in a context"),
+        ({"prompt": "word " * 9000}, "The prompt has 45,000 characters; here at most 20,000"),
         ({"prompt": " "}, "nothing to reply to: type a prompt"),
         ({"stop": [1]}, None),
     ],
@@ -200,7 +247,7 @@ def test_a_link_that_cannot_be_followed_is_said(lab):
     settings, said = decoding.from_link(lab, good)
     assert settings == asked("greedy") and said == ""
     _, said = decoding.from_link(lab, json.dumps(asked("greedy", checkpoint="0" * 12).json()))
-    assert "others than when this link was made" in said
+    assert "have changed since this link was made" in said
     for text, message in [(good[:-9], "no settings that can be read"), ("[]", "no settings of a comparison")]:
         with pytest.raises(LabError, match=message):
             decoding.from_link(lab, text)
@@ -211,6 +258,150 @@ def test_a_link_that_cannot_be_followed_is_said(lab):
 def test_what_cannot_be_looked_at_or_compared_is_said(lab):
     with pytest.raises(LabError, match="type a text"):
         attention.look(lab, "tiny", "sft", "  ")
+
+
+def test_strategies_together_have_a_ceiling(lab):
+    """Each may be within it, and all together above."""
+    lines = ["beam beams=32"] * 10
+    with pytest.raises(LabError, match="All strategies together are .* tokens to read; here at most 40,000"):
+        last(lab, asked(*lines, tokens=300, prompt="a", stage="pretrain", run=longer(lab)))
+    assert PAGE.tokens * writing.AT_ONCE == 40_000
+
+
+def longer(lab: Lab) -> str:
+    """The name of a run like `tiny`, whose models have a context in which there is room for long texts."""
+    if "longer" not in lab.names():
+        recipe = tiny_recipe()
+        recipe = replace(recipe, model=replace(recipe.model, context=512))
+        for _ in run(recipe, lab.folder / "longer", ["pretrain"]):
+            pass
+    return "longer"
+
+
+def test_best_of_n_shows_all_answers_with_what_they_are_worth(lab):
+    (column,) = last(lab, asked("best n=4 temperature=1.5"))["columns"]
+    worth = [one for _, one, _ in column["answers"]]
+    assert len(worth) == 4 and worth == sorted(worth, reverse=True)
+    assert [chosen for *_, chosen in column["answers"]] == [True, False, False, False]
+    chosen = [token["id"] for token in column["tokens"] if not token["ended"]]
+    assert column["answers"][0][0] == lab.tokenizer("tiny").decode(chosen)
+
+
+def test_contrastive_search_shows_its_penalty(lab):
+    """score = (1 - alpha) probability - alpha similarity, and the best is the token that came."""
+    found = last(lab, asked("contrastive k=4 alpha=0.6"))
+    ids = [token["id"] for token in found["columns"][0]["tokens"]]
+    for place in (0, 3):
+        column = {"strategy": "contrastive k=4 alpha=0.6", "begins": ids[: place + 1]}
+        step = writing.answer(lab, {"what": "step", "settings": found["settings"], "column": column})
+        assert len(step["contrast"]) == 4 and step["contrast"][0][0] == ids[place] and step["alpha"] == 0.6
+        for _, _, probability, similarity, score in step["contrast"]:
+            assert score == pytest.approx(0.4 * probability - 0.6 * similarity, abs=1e-5) and similarity <= 1.001
+
+
+def test_a_tree_that_was_searched_is_not_searched_again(lab, monkeypatch):
+    found = last(lab, asked("beam beams=3", seed=9))
+    column = {"strategy": "beam beams=3", "begins": []}
+    searched: list[int] = []
+    monkeypatch.setattr(writing, "beam_steps", lambda *args, **options: searched.append(1) or iter(()))
+    tree = writing.answer(lab, {"what": "tree", "settings": found["settings"], "column": column})
+    assert tree["nodes"] and not searched
+
+
+@pytest.mark.parametrize("question", [None, [], "what", 7, {"what": "step"}, {"settings": [[]], "column": {}}])
+def test_what_is_no_question_is_answered_in_words(lab, question):
+    for answer in (writing.answer(lab, question), attention.answer(lab, question)):
+        assert list(answer) == ["error"] and answer["error"]
+
+
+@pytest.mark.parametrize("value", [None, [], {}, 3, "none", "../tiny", "\ud83d", "x" * 99_999])
+def test_what_a_page_names_is_checked(lab, value):
+    """Runs, checkpoints and texts that are none, in each of the tab's handlers."""
+    text = "" if value in ("none", "../tiny") else value  # which are texts
+    for given in ((value, "sft", "Tom."), ("tiny", value, "Tom."), ("tiny", "sft", text)):
+        with pytest.raises(LabError):
+            attention.look(lab, *given)
+    for name, stage in ((value, "sft"), ("tiny", value)):
+        with pytest.raises(LabError):
+            attention.heads_found(lab, name, stage)
+        with pytest.raises(LabError):
+            attention.patched(lab, name, stage, "Tom.", "Sam.", "")
+    with pytest.raises(LabError):
+        attention.patched(lab, "tiny", "sft", text, "Tom is in the park.", "")
+
+
+def values(**changes: Any) -> tuple[Any, ...]:
+    """What the controls of the Decoding tab hand over."""
+    given = {
+        "run": "tiny",
+        "stage": "sft",
+        "prompt": "Tom.",
+        "many": 1,
+        "seed": 0,
+        "tokens": 10,
+        "ends": "",
+        "draft": "",
+    }
+    return (*(given | changes).values(), "greedy", "greedy", "greedy", "greedy")
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"many": "x"}, "The number of strategies is a whole number from 1 to 4, not 'x'"),
+        ({"many": None}, "The number of strategies"),
+        ({"many": 99}, "from 1 to 4, not 99"),
+        ({"seed": "7"}, "A seed is a whole number from 0 to 4294967295, not '7'"),
+        ({"seed": float("inf")}, "A seed is a whole number"),
+        ({"tokens": 10**9}, "from 1 to 1000, not 1000000000"),
+        ({"tokens": [3]}, "from 1 to 1000, not list"),
+        ({"prompt": {"a": 1}}, "The prompt is a text, not dict"),
+        ({"ends": 3}, "The stop texts is a text, not int"),
+        ({"draft": []}, "The draft is a text, not list"),
+    ],
+)
+def test_what_the_controls_cannot_say_is_refused(changes, message):
+    with pytest.raises(LabError, match=message):
+        decoding.read(values(**changes))
+
+
+def test_a_text_has_a_ceiling_of_attention(lab, monkeypatch):
+    model = lab.model("tiny", "sft")
+    attention.check_shown(model, 40)
+    monkeypatch.setattr(attention, "NUMBERS", 900)
+    with pytest.raises(LabError, match="1,600 numbers; a page shows at most 900. Take a text of at most 30 tokens"):
+        attention.check_shown(model, 40)
+
+
+def test_a_new_request_ends_the_one_before():
+    asked_for = decoding.Requests()
+    asked_for.ask("page")
+    first = asked_for.number("page")
+    assert asked_for.wanted("page", first)
+    asked_for.ask("other")
+    assert asked_for.wanted("page", first)
+    asked_for.ask("page")
+    assert not asked_for.wanted("page", first) and asked_for.wanted("page", asked_for.number("page"))
+
+
+def test_what_is_kept_is_made_once_however_many_ask():
+    kept, made = Recent(2), []
+
+    def make() -> str:
+        made.append(1)
+        time.sleep(0.05)
+        return "thing"
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: kept.get("a", make), range(4))) == ["thing"] * 4
+    assert len(made) == 1
+    for key in "bc":
+        kept.get(key, lambda: "other")
+    kept.get("a", make)
+    assert len(made) == 2  # the least recent of three went
+    with pytest.raises(ZeroDivisionError):
+        kept.get("d", lambda: 1 // 0)
+    assert kept.get("d", lambda: 4) == 4
 
 
 def test_texts_that_were_stopped_are_over():

@@ -1,0 +1,68 @@
+// <labkit-table>: rows of numbers under heads that are known by a key, and a sentence made of what was measured.
+// data = {heads: [keys], rows: [[texts]], note: text, or [key of NOTES, its values], or null}
+
+const HEADS = chinese ? {
+  "layer.head": "层.头", previous: "看向前一个词元", induction: "归纳", pronoun: "从代词看向正确者", answer: "从回答看向正确者",
+  carried: "去掉该头后损失的对数几率", strategy: "策略", "nats a token": "每词元纳特", repetition: "重复", tokens: "词元数", "distinct-2": "distinct-2",
+  "self-BLEU": "self-BLEU", grammatical: "合语法", consistent: "可能发生", gold: "gold 得分", right: "正确", supported: "有依据",
+} : {
+  "layer.head": "layer.head", previous: "to the token before", induction: "induction", pronoun: "from the pronoun", answer: "from the answer",
+  carried: "log-odds lost without the head", "nats a token": "nats per token",
+};
+const percent = (x) => `${Math.round(100 * x)} %`;
+const WHERE = chinese ? { "everyday English": "日常英语", TinyWorld: "TinyWorld" } : {};
+const places = (sets) => sets.map(({ where, right, error, count }) => chinese
+  ? `${WHERE[where] || where} 的 ${count} 篇中 ${percent(right)}（± ${percent(error)}）`
+  : `in ${where} ${percent(right)} (± ${percent(error)}, ${count} texts)`);
+
+const NOTES = {
+  about: ({ stage, sets, tired, wide }) => (chinese
+    ? `检查点 ${stage} 说对“it”所指的比例：${places(sets).join("；")}；随机为 50 %。在“too”之前，把“tired”换成“wide”不会改变任何东西：因果模型读到“it”时还不知道。读完句子再问，“animal”对“street”的对数几率为 ${signed(tired)} 纳特，换成“wide”后为 ${signed(wide)}。`
+    : `The checkpoint ${stage} tells whom “it” stands for right ${places(sets).join(" and ")}; chance is 50 %. Up to “too”, nothing changes when “tired” becomes “wide”: a causal model reads “it” before it can know. Asked after the sentence, its log-odds of “animal” over “street” are ${signed(tired)} nats, and ${signed(wide)} with “wide”.`),
+  heads: ({ where, right, error, odds, count, stage }) => (chinese
+    ? `检查点 ${stage}，${WHERE[where] || where} 的 ${count} 篇文本：说对“it”所指的占 ${percent(right)}（± ${percent(error)}；随机为 50 %），平均对数几率 ${signed(odds)} 纳特。`
+    : `Checkpoint ${stage}, ${count} texts of ${where}: whom “it” stands for is told right in ${percent(right)} (± ${percent(error)}; chance is 50 %), with log-odds of ${signed(odds)} nats.`),
+  scoring: ({ done, total }) => (chinese ? `已生成 ${done} / ${total} 篇文本…` : `${done} of ${total} texts generated …`),
+  stopped: () => (chinese ? "已停止。" : "Stopped."),
+  patched: ({ answers: [a, b], odds, alone, example }) => {
+    const each = alone.map(([place, piece, x]) => (chinese ? `第 ${place} 个词元 ${quoted(piece)} 恢复 ${percent(x)}` : `${quoted(piece)} (token ${place}) brings back ${percent(x)}`));
+    const [story, asked] = example && alone.length === 2 ? alone.map(([, , x]) => x) : [0, 0];
+    const meaning = asked > story + 0.1
+      ? (chinese ? "因此这里的答案主要取决于问题里的词，而不是“it”处的原因。" : "So here the answer rests on the word in the question more than on the reason given at “it”.")
+      : story > asked + 0.1 ? (chinese ? "因此这里的答案主要取决于“it”处的原因。" : "So here the answer rests on the reason given at “it” more than on the word in the question.") : "";
+    return chinese
+      ? `1 = 差别全部恢复。${quoted(a)} 对 ${quoted(b)} 的对数几率：第一个提示中 ${signed(odds[0])} 纳特，第二个中 ${signed(odds[1])}；读第二个时换入第一个的一个向量。不同的词单独换入（嵌入）：${each.join("；")}。${meaning}`
+      : `1 = all of the difference comes back. Log-odds of ${quoted(a)} over ${quoted(b)}: ${signed(odds[0])} nats in the first prompt, ${signed(odds[1])} in the second, which is read here with one vector of the first patched in. Of the words that differ, patched in alone (embedding): ${each.join("; ")}. ${meaning}`;
+  },
+};
+const sentence = (note) => (Array.isArray(note) ? NOTES[note[0]](note[1]) : note || "");
+
+const TABLE_STYLE = `
+  :host { font: 13px/1.4 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; --line: rgba(128, 128, 128, .35); }
+  table { border-collapse: collapse; width: 100%; }
+  td, th { padding: 3px 10px 3px 0; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400; vertical-align: bottom;
+    font-variant-numeric: tabular-nums; min-width: 3.5em; }
+  thead th { opacity: .8; max-width: 8.5em; }
+  td:first-child, th:first-child { text-align: left; min-width: 6em; overflow-wrap: anywhere; }
+  p { margin: 0 0 8px; overflow-wrap: anywhere; }
+`;
+
+class LabkitTable extends Viewer {
+  set data(data) { this._data = data; this.render(); }
+
+  get data() { return this._data; }
+
+  render() {
+    this.shadowRoot.replaceChildren(make("style", {}, COMMON_STYLE + TABLE_STYLE));
+    if (!this._data) return;
+    const { heads = [], rows = [], note } = this._data;
+    const status = make("p", { role: "status" }, sentence(note));
+    if (note) this.shadowRoot.append(status);
+    if (!rows.length) return;
+    const head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col" }, HEADS[name] || name)));
+    const body = rows.map((row) => make("tr", {}, ...row.map((cell) => make("td", {}, cell))));
+    this.shadowRoot.append(sideways(sentence(note) || heads.join(", "), make("table", {}, make("thead", {}, head), make("tbody", {}, ...body))));
+  }
+}
+
+customElements.define("labkit-table", LabkitTable);
