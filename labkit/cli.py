@@ -463,13 +463,14 @@ class BenchOptions:
     train: our training step beside transformers', at its best. world: how fast the world writes. run: the whole run
     for several seeds, each in a process of its own with nothing compiled before, and the medians of its measures. app:
     how long the app lets its user wait. generate: writing beside transformers, and llama.cpp where it is installed.
+    memory: what it takes to read, tokenize and train on a large text (Linux only).
     claims: whether every stage beats its baseline, over --seeds, --precisions and --threads; exit code 1 where one does
     not.
     """
 
     what: Annotated[
-        Positional[Literal["train", "generate", "world", "run", "app", "claims"]],
-        arg(metavar="{train,generate,world,run,app,claims}"),
+        Positional[Literal["train", "generate", "world", "run", "app", "claims", "memory"]],
+        arg(metavar="{train,generate,world,run,app,claims,memory}"),
     ]
     """What to measure."""
     json: Switch = False
@@ -483,10 +484,12 @@ class BenchOptions:
     threads: tuple[int, ...] = (1, 2)
     """For claims: one run for each number of threads."""
     out: Folder = None
-    """For run and claims: the folder of the runs, runs/bench or runs/claims when not given. Finished ones found there
-    are not made again."""
+    """For run, claims and memory: the folder of the runs, runs/bench, runs/claims or runs/memory when not given.
+    Finished ones of run and claims found there are not made again."""
     model: Path | None = None
     """For generate: a GGUF file of a model to write with, in place of the default shapes."""
+    megabytes: int = 300
+    """For memory: the size of each text."""
 
 
 def _bench(arguments: list[str]) -> int:
@@ -513,6 +516,12 @@ def _bench(arguments: list[str]) -> int:
 
         result = world.run(world.WorldBench()) if options.what == "world" else app.run()
         text = "\n".join(f"{name:26} {value}" for name, value in result.items())
+    elif options.what == "memory":
+        from labkit.bench import memory
+
+        asked_memory = memory.MemoryBench(options.megabytes, options.out or memory.MemoryBench.out)
+        result = memory.run(asked_memory, lambda line: print(f"bench memory: {line} ...", file=sys.stderr))
+        text = memory.table(result)
     elif options.what == "claims":
         from labkit.bench import claims
 

@@ -30,6 +30,7 @@ from labkit.decoding import Temperature, generate
 from labkit.held_out import Metrics, document_loss, mismatched_loss, text_loss
 from labkit.model.transformer import Transformer
 from labkit.text.chat import decode_reply, encode_opening, encode_prompt
+from labkit.text.pieces import Text
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message, Task, World, score, without_story
 from labkit.world.grammar import sentences
@@ -79,7 +80,7 @@ class WorldData:
 class TextData:
     """Held-out real texts and conversations (either may be empty), and the row length."""
 
-    texts: Sequence[str]
+    texts: Sequence[Text]
     conversations: Sequence[Document]
     length: int
 
@@ -391,13 +392,13 @@ def samples(
     return [Sample(_shown(m), said, answer) for (m, answer), said in zip(asked, replies, strict=True)]
 
 
-def first_characters(texts: Sequence[str], characters: int) -> list[str]:
+def first_characters(texts: Sequence[Text], characters: int) -> list[str]:
     """The first texts, the last of them cut, that hold so many characters together."""
     chosen: list[str] = []
     for text in texts:
         if characters <= 0:
             break
-        chosen.append(text[:characters])
+        chosen.append(str(text[:characters]))
         characters -= len(text)
     return chosen
 

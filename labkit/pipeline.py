@@ -29,6 +29,7 @@ from labkit.recipe import Recipe
 from labkit.runs import Run, StageFolder
 from labkit.stages import Compared, FineTune, Materials, Pretrain, StageConfig
 from labkit.text.chat import document_texts
+from labkit.text.pieces import sample
 from labkit.text.reading import Preferences, read_conversations, read_preferences, read_texts
 from labkit.text.tokenizer import Tokenizer
 from labkit.train import Record, Source, accelerator, fit
@@ -142,6 +143,7 @@ def prepare(run: Run) -> Materials:
         comparisons=functools.partial(compared, run, tokenizer, world, preferences),
         rank=processes.process_index,
         world_size=processes.num_processes,
+        folder=run.path,
     )
 
 
@@ -167,7 +169,7 @@ def compared(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferen
 def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
     """The texts that the tokenizer learns from: of the training set, in the form in which they are encoded."""
     if texts is not None:
-        yield from texts.train
+        yield from sample(texts.train)
     else:
         for index in range(recipe.tokenizer.documents):
             yield from document_texts(world.document("train", recipe.seed, index))

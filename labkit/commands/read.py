@@ -59,7 +59,7 @@ def understood(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading]:
 
         texts = text_rows(source)
         split_texts(texts)
-        return [{"text": text} for text in texts.values], texts.reading
+        return [{"text": str(text)} for text in texts.values], texts.reading
     if kind == "instructions":
         from labkit.text.reading.conversations import conversation_rows, split_conversations
 

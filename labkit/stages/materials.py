@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -53,7 +54,7 @@ class Materials:
     vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name -> the language
     model that it made; scorer_of: the same for reward models, None where none was made. comparisons: gives the pairs,
     once the fine-tuned model is there to be chosen from. rank, world_size: this process among all; each reads its share
-    of a batch.
+    of a batch. folder: the run's.
     """
 
     tokenizer: Tokenizer
@@ -69,6 +70,7 @@ class Materials:
     comparisons: Callable[[], Compared] | None = None
     rank: int = 0
     world_size: int = 1
+    folder: Path | None = None
 
     @property
     def of_the_world(self) -> bool:
@@ -77,10 +79,15 @@ class Materials:
 
     @cached_property
     def corpus(self) -> NDArray[Any]:
-        """The real training texts as one array of token ids [N]."""
+        """The real training texts as one array of token ids [N], kept in the run's folder and mapped from there; of
+        several processes the first one writes it.
+        """
         from labkit.text.sources import encode_corpus
+        from labkit.train import accelerator
 
-        return encode_corpus(self.tokenizer, self.texts.train if self.texts else [])
+        texts = self.texts.train if self.texts else []
+        with accelerator().main_process_first():
+            return encode_corpus(self.tokenizer, texts, self.folder and self.folder / "corpus")
 
     def new_model(self) -> Transformer:
         """A model whose weights are drawn from the run's seed."""

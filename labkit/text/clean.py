@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from labkit.text.pieces import Text, pieces
 
 SHINGLE_WORDS = 5
 _WITHOUT_SPACES = (
@@ -44,28 +46,60 @@ def clean_text(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", _LINE_END.sub("", text))
 
 
-def distinct(texts: Sequence[str]) -> tuple[list[int], int, int]:
+def clean_blocks(blocks: Iterable[str]) -> Iterator[str]:
+    """A text in blocks of any length -> clean_text of the whole, in blocks: "".join(of these) equals it."""
+    held = ""
+    for block in blocks:
+        cleaned, held = clean_front(held + block)
+        yield cleaned
+    yield clean_text(held)
+
+
+def clean_front(text: str) -> tuple[str, str]:
+    """The beginning of a text that goes on -> (as much as can be cleaned now, cleaned; the rest, as it is).
+
+    What cleaning does depends on runs of white space, controls and combining marks. So the text is cleaned up to the
+    last sign in it that is none of these and joins with nothing before it.
+    """
+    end = _last_base(text)
+    return (clean_text(text[:end] + "x")[:-1] if end else ""), text[end:]  # blanks before a sign are no line's end
+
+
+def _last_base(text: str) -> int:
+    """The place of the last sign before which a text may be cut for cleaning; 0 where there is none."""
+    return next((at for at in range(len(text) - 1, 0, -1) if is_base(text[at])), 0)
+
+
+def is_base(sign: str) -> bool:
+    """Whether a sign is a letter, digit, punctuation mark or symbol that never joins with what is before it (as the
+    later letters of Hangul and of Kirat Rai do).
+    """
+    joins = "\u1100" <= sign <= "\u11ff" or "\U00016d40" <= sign <= "\U00016d7f"
+    return unicodedata.category(sign)[0] in "LNPS" and not joins
+
+
+def distinct(texts: Sequence[Text]) -> tuple[list[int], int, int]:
     """Which texts to keep -> (their indices, exact duplicates dropped, near duplicates dropped).
 
     Near: the sets of runs of five words (see `shingle`) overlap by a Jaccard index of 0.8 or more with a text kept
     before. Candidates are found by MinHash (Broder 1997) in 16 bands of 8 hashes,
     which meets a pair of Jaccard 0.8 with probability 1 - (1 - 0.8^8)^16 = 0.95; each is then checked on
-    the full sets.
+    the full sets, which are kept at 4 bytes a word.
     """
     seen: set[str] = set()
     tables: list[dict[bytes, list[int]]] = [{} for _ in range(BANDS)]
-    shingles: dict[int, set[int]] = {}
+    shingles: dict[int, NDArray[np.uint32]] = {}
     keep: list[int] = []
     exact = near = 0
     for index, text in enumerate(texts):
-        if text in seen:
+        if content_key(text) in seen:
             exact += 1
             continue
-        seen.add(text)
-        mine = shingle(text)
+        seen.add(content_key(text))
+        mine = _shingles(text)
         bands = _bands(mine)
         candidates = {other for table, band in zip(tables, bands, strict=True) for other in table.get(band, ())}
-        if any(jaccard(mine, shingles[other]) >= SIMILAR for other in candidates):
+        if any(_jaccard(mine, shingles[other]) >= SIMILAR for other in candidates):
             near += 1
             continue
         keep.append(index)
@@ -73,6 +107,25 @@ def distinct(texts: Sequence[str]) -> tuple[list[int], int, int]:
         for table, band in zip(tables, bands, strict=True):
             table.setdefault(band, []).append(index)
     return keep, exact, near
+
+
+def content_key(text: Text) -> str:
+    """What is equal for equal texts: a text itself, of a LongText its digest."""
+    return text if isinstance(text, str) else text.digest
+
+
+def _shingles(text: Text) -> NDArray[np.uint32]:
+    """`shingle` of a text as an array without repeats; of a LongText piece by piece, the few runs that lie across two
+    pieces aside.
+    """
+    parts = [text] if isinstance(text, str) else pieces(text.blocks())
+    found = [np.fromiter(shingle(part), np.uint32) for part in parts]
+    return np.unique(np.concatenate(found))
+
+
+def _jaccard(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (len(one) + len(other) - shared)
 
 
 def shingle(text: str) -> set[int]:
@@ -90,7 +143,7 @@ def jaccard(one: set[int], other: set[int]) -> float:
     return len(one & other) / len(one | other)
 
 
-def min_hashes(shingles: set[int]) -> NDArray[np.uint64]:
+def min_hashes(shingles: set[int] | NDArray[np.uint32]) -> NDArray[np.uint64]:
     """A set -> 128 minima of random linear hashes. Two sets agree in each with a probability of their
     Jaccard index.
     """
@@ -102,7 +155,7 @@ def min_hashes(shingles: set[int]) -> NDArray[np.uint64]:
     return minima
 
 
-def _bands(shingles: set[int]) -> list[bytes]:
+def _bands(shingles: NDArray[np.uint32]) -> list[bytes]:
     return [band.tobytes() for band in min_hashes(shingles).reshape(BANDS, BAND_ROWS)]
 
 

@@ -7,6 +7,7 @@ one process would take.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from labkit.errors import LabError
 from labkit.text.batch import Batch, shift
 from labkit.text.chat import Row, encode_documents
+from labkit.text.pieces import Text, blocks_of
 from labkit.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -133,7 +135,8 @@ class Crops(Stateless):
                 f"The text is too short: {len(ids)} tokens, but a context of {length} needs at least "
                 f"{self.needed}. Give more text or a shorter context."
             )
-        self.ids, self.rows, self.length, self.seed, self.bos = ids, rows, length, seed, bos
+        self.ids = np.asarray(ids)  # a plain view, which is cut faster than a memmap
+        self.rows, self.length, self.seed, self.bos = rows, length, seed, bos
         self.rank, self.world_size = rank, world_size
 
     def next_batch(self, model: Any, step: int) -> Batch:
@@ -214,31 +217,57 @@ def windows(ids: NDArray[Any], rows: int, length: int, *, stride: int | None = N
             window_rows, counts = [], []
 
 
-def encode_corpus(tokenizer: Tokenizer, texts: Sequence[str], path: str | Path | None = None) -> NDArray[Any]:
+def encode_corpus(tokenizer: Tokenizer, texts: Sequence[Text], folder: Path | None = None) -> NDArray[Any]:
     """Texts -> one array of ids [N], each text closed by `<|end|>` when there are several.
 
-    uint16 while the vocabulary allows, else uint32. With a path the ids are written there and
-    memory-mapped, so that a corpus larger than memory trains as well. Raises LabError when there is no
-    text.
+    uint16 while the vocabulary allows, else uint32. With a folder the ids are kept there, in a file that is named
+    after what they were made from and memory-mapped: a corpus larger than memory trains as well, and the next call for
+    the same texts and tokenizer only opens it. Texts are encoded piece by piece (see `labkit.text.pieces`). Raises
+    LabError when there is no text, or no room for the file.
     """
-    dtype = np.uint16 if tokenizer.size <= 2**16 else np.uint32
-    closing = [tokenizer.end] if len(texts) > 1 else []
-    if not any(texts):
+    if not any(map(len, texts)):
         raise LabError("There is no text to train on.")
-    parts = (np.array(ids + closing, dtype=dtype) for ids in _encode_chunks(tokenizer, texts))
-    if path is None:
+    dtype = np.dtype(np.uint16 if tokenizer.size <= 2**16 else np.uint32)
+    closing = [tokenizer.end] if len(texts) > 1 else []
+    parts = (np.array(ids, dtype=dtype) for ids in _encoded(tokenizer, texts, closing))
+    if folder is None:
         return np.concatenate(list(parts))
-    partial = f"{path}.partial"
-    with open(partial, "wb") as file:
-        for part in parts:
-            part.tofile(file)
-    os.replace(partial, path)
-    return np.memmap(path, dtype=dtype, mode="r")
+    file = folder / f"{_corpus_key(tokenizer, texts)}.bin"
+    if not file.is_file():
+        _write_corpus(file, parts)
+    return np.memmap(file, dtype=dtype, mode="r")
 
 
-def _encode_chunks(tokenizer: Tokenizer, texts: Sequence[str], chunk: int = 1024) -> Iterator[list[int]]:
-    for start in range(0, len(texts), chunk):
-        yield from tokenizer.encode_batch(texts[start : start + chunk])
+def _encoded(tokenizer: Tokenizer, texts: Sequence[Text], closing: list[int]) -> Iterator[list[int]]:
+    for text in texts:
+        yield from tokenizer.encode_long(blocks_of(text))
+        yield closing
+
+
+def _corpus_key(tokenizer: Tokenizer, texts: Sequence[Text]) -> str:
+    """A short hash of all that decides the ids."""
+    digest = hashlib.blake2b(tokenizer.backend.to_str().encode(), digest_size=12)
+    for text in texts:
+        content = text.encode() if isinstance(text, str) else text.digest.encode()
+        digest.update(f"{type(text).__name__} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _write_corpus(file: Path, parts: Iterable[NDArray[Any]]) -> None:
+    """Whole or not at all, in place of what was made of other texts or by another tokenizer."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    try:
+        with open(partial, "wb") as written:
+            for part in parts:
+                part.tofile(written)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise LabError(f"The token ids of the text cannot be written to {file.parent}: {error}") from error
+    os.replace(partial, file)
+    for old in file.parent.glob("*.bin"):
+        if old != file:
+            old.unlink()
 
 
 def _rows_batch(rows: Sequence[Row], length: int, pad: int, loss_on: LossOn) -> Batch:

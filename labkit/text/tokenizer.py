@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from labkit.errors import LabError
 from labkit.files import write_text
 from labkit.text.form import form_of
+from labkit.text.pieces import PIECE, breakable, pieces
 
 # One thread encodes 750,000 tokens a second, thirty times what training reads on two cores; more threads would
 # only take the cores from the model, and give a warning at every fork.
@@ -136,7 +137,8 @@ class Tokenizer:
 
         `vocabulary` counts all tokens: 6 special ones, 256 bytes, and the merges. None takes the rule
         above. Raises LabError when it is too small to hold every byte, or larger than the pairs in the text
-        can fill.
+        can fill. Memory grows with the words that differ: 10 MB for a megabyte of prose, up to 300 MB for one of
+        Chinese, so `labkit.text.pieces.sample` a long text.
         """
         if vocabulary is None:
             backend = _train(texts, MAX_DEFAULT_VOCABULARY, MIN_PAIR_COUNT)
@@ -157,13 +159,35 @@ class Tokenizer:
         return cls(backend)
 
     def encode(self, text: str) -> list[int]:
-        """'Tom ran' -> [352, 417]. Special tokens are never parsed out of the text."""
-        return self.backend.encode(_encodable(text), add_special_tokens=False).ids
+        """'Tom ran' -> [352, 417]. Special tokens are never parsed out of the text.
+
+        A long text is encoded in pieces (see `encode_long`), which bounds the memory that it takes.
+        """
+        return [index for ids in self.encode_long([_encodable(text)]) for index in ids]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same as [encode(text) for text in texts], with one call for all."""
+        """The same as [encode(text) for text in texts], with one call for all that are short."""
+        found: list[list[int]] = []
+        for group in _groups(texts):
+            found += self._encode_together(group) if len(group) > 1 else [self.encode(group[0])]
+        return found
+
+    def encode_long(self, blocks: Iterable[str]) -> Iterator[list[int]]:
+        """One text, given in blocks of any length -> its ids, some tens of thousands at a time.
+
+        They are those of one call for the whole text: it is cut only where this tokenizer makes the same of the two
+        sides apart as together (see `labkit.text.pieces`, and there what is done where no such place is found).
+        """
+        for piece in pieces(blocks, self._same_apart):
+            yield self._encode_together([piece])[0]
+
+    def _encode_together(self, texts: Sequence[str]) -> list[list[int]]:
         checked = [_encodable(text) for text in texts]
         return [encoding.ids for encoding in self.backend.encode_batch_fast(checked, add_special_tokens=False)]
+
+    def _same_apart(self, left: str, right: str) -> bool:
+        one, other, whole = self._encode_together([left, right, left + right])
+        return one + other == whole
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """[352, 417] -> 'Tom ran'. Special tokens are left out, unless `special`. A cut character becomes
@@ -233,8 +257,23 @@ def _train(texts: Iterable[str], vocabulary: int, min_pair_count: int) -> tokeni
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, so that nothing is unknown
         show_progress=False,
     )
-    backend.train_from_iterator(map(_encodable, texts), trainer)
+    whole = (_encodable(text) for text in texts)
+    backend.train_from_iterator((piece for text in whole for piece in breakable([text])), trainer)
     return backend
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts, in order, in groups that one call can take: a few pieces long; a longer text by itself."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        if group and size + len(text) > 4 * PIECE:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
 
 
 def _fill_up(backend: tokenizers.Tokenizer) -> None:

@@ -163,7 +163,7 @@ def test_a_corpus_is_encoded_exactly_and_mapped_from_its_file(tmp_path):
     ids = encode_corpus(TOKENIZER, texts)
     assert ids.dtype == np.uint16
     assert TOKENIZER.decode(ids.tolist(), special=True) == "Tom has 3 kites.<|end|>Who has 5?<|end|>"
-    mapped = encode_corpus(TOKENIZER, texts, tmp_path / "ids.bin")
+    mapped = encode_corpus(TOKENIZER, texts, tmp_path)
     assert isinstance(mapped, np.memmap) and mapped.tolist() == ids.tolist()
     assert Crops(mapped, 2, 8).next_batch(None, 0).inputs.shape == (2, 8)
     assert TOKENIZER.decode(encode_corpus(TOKENIZER, texts[:1]).tolist(), special=True) == texts[0]

@@ -10,6 +10,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.reading.encodings import decode
+from labkit.files import reading
+from labkit.text.reading.encodings import SAMPLE, decode, find_encoding
 from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, ending
+from labkit.text.reading.long_text import LONG, LongText
 from labkit.text.reading.report import RowError
 from labkit.text.reading.wrappers import find_rows
 
@@ -56,7 +59,13 @@ class NoRows(LabError):
 
 
 def open_table(file: File) -> Table:
-    """Look into a file and read it. Raises LabError for what is empty, binary, damaged or of no known kind."""
+    """Look into a file and read it. Raises LabError for what is empty, binary, damaged or of no known kind.
+
+    A long file of plain text stays on the disk, as a LongText, unless it is parted into documents.
+    """
+    long = _long_table(file)
+    if long is not None:
+        return long
     data = read_bytes(file)
     if data.startswith(b"PAR1"):
         return Table("parquet", None, _parquet_rows(data, file))
@@ -72,6 +81,24 @@ def open_table(file: File) -> Table:
     if ending(file.path) not in TEXT_ENDINGS and file.path.suffix:
         raise LabError(f"{file.name} has an unknown ending; known are {', '.join(ENDINGS)}, and each with .gz.")
     return Table("text", encoding, _documents(text, file), warnings)
+
+
+def _long_table(file: File) -> Table | None:
+    """A file of one long plain text; None for any other."""
+    if ending(file.path) not in TEXT_ENDINGS:
+        return None
+    with reading(file.path), open(file.path, "rb") as opened:
+        sample = opened.read(SAMPLE)
+        if os.fstat(opened.fileno()).st_size <= LONG or sample.startswith(b"\x1f\x8b"):
+            return None
+    encoding = find_encoding(sample, file.name)
+    if looks_like_rows(sample.decode(encoding, "replace")):
+        return None
+    text = LongText(file.path, encoding)
+    if text.parted or 20 * text.replaced > len(text):
+        return None
+    warning = f"{file.name}: {text.replaced} bytes not of {encoding} replaced by U+FFFD"
+    return Table("text", encoding, [Row(text, file.name, file.split)], (warning,) if text.replaced else ())
 
 
 def split_documents(text: str) -> list[str]:

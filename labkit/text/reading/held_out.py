@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from labkit.errors import LabError
+from labkit.text.clean import content_key
+from labkit.text.pieces import Text
 from labkit.text.reading.report import Reading
 
 T = TypeVar("T")
@@ -23,7 +25,7 @@ def hold_out(items: Sequence[T], share: float, key: Callable[[T], str]) -> tuple
     return _parted(items, chosen)
 
 
-def hold_out_texts(texts: Sequence[str], share: float) -> tuple[list[str], list[str]]:
+def hold_out_texts(texts: Sequence[Text], share: float) -> tuple[list[Text], list[Text]]:
     """Split texts into (train, validation) by size: about `share` of their characters is held out.
 
     Texts are held out whole, lowest hash of the content first. One that is more than twice the share of all is split
@@ -31,7 +33,7 @@ def hold_out_texts(texts: Sequence[str], share: float) -> tuple[list[str], list[
     """
     large = 2 * share * sum(map(len, texts))
     small = [index for index, text in enumerate(texts) if len(text) <= large]
-    digests = _digests(texts, str)
+    digests = _digests(texts, content_key)
     held: set[int] = set()
     room = share * sum(len(texts[index]) for index in small)
     for index in sorted(small, key=digests.__getitem__):

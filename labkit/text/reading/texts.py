@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labkit.text.clean import clean_text, distinct
+from labkit.text.pieces import Text
 from labkit.text.reading.columns import QUESTIONS, TEXTS, TURNS, Columns
 from labkit.text.reading.held_out import given_split, hold_out_texts
+from labkit.text.reading.long_text import LongText
 from labkit.text.reading.report import Reading, RowError
 from labkit.text.reading.rows import Items, as_columns, read_items
 from labkit.text.reading.values import as_text
 
 
 class Texts(NamedTuple):
-    """Documents to train on, documents held out, and what was made of their source."""
+    """Documents to train on, documents held out, and what was made of their source. A long file of plain text stays on
+    the disk, as a LongText.
+    """
 
-    train: list[str]
-    validation: list[str]
+    train: Sequence[Text]
+    validation: Sequence[Text]
     reading: Reading
 
 
@@ -30,7 +34,7 @@ def read_texts(source: str | Path, held_out: float = 0.1) -> Texts:
     return split_texts(text_rows(source), held_out)
 
 
-def split_texts(items: Items[str], held_out: float = 0.1) -> Texts:
+def split_texts(items: Items[Text], held_out: float = 0.1) -> Texts:
     """Documents parted as their source has it, else by size. Raises LabError where they are too short."""
     apart = given_split(items.splits, items.reading)
     if apart is None:
@@ -38,7 +42,7 @@ def split_texts(items: Items[str], held_out: float = 0.1) -> Texts:
     return Texts(*items.parted(apart), items.reading)
 
 
-def text_rows(source: str | Path) -> Items[str]:
+def text_rows(source: str | Path) -> Items[Text]:
     """All documents of `source`, in its order, cleaned, without duplicates and near-duplicates.
 
     A file of plain text is one document, or several between lines of <|endoftext|>; a row of a table is one: a text by
@@ -54,8 +58,11 @@ def text_rows(source: str | Path) -> Items[str]:
     return items.only(keep)
 
 
-def _text(row: Any, reading: Reading) -> tuple[str, Columns | None]:
+def _text(row: Any, reading: Reading) -> tuple[Text, Columns | None]:
     """One row -> its text, cleaned. Raises RowError where it has none."""
+    if isinstance(row, LongText):  # which is cleaned whenever it is read
+        reading.characters += max(0, row.read - len(row))
+        return row, None
     columns = as_columns(row) if isinstance(row, Mapping) else None
     raw = as_text(row) if columns is None else as_text(_column(columns))
     text = clean_text(raw)

@@ -1,0 +1,82 @@
+"""Long text in pieces: where it is cut, that the ids are those of one call, and what a tokenizer is trained on."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from labkit.errors import LabError
+from labkit.text.pieces import LONGEST_WORD, boundary, breakable, pieces, sample
+from labkit.text.tokenizer import Tokenizer
+
+SIGNS = st.one_of(
+    st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n\t'srelldm1²数あ한é.,;<|>\u3000\u2028\u200b\u0301")
+)
+PROSE = "Tom's in the park, isn't he?  We'll see; 數字 123 在哪裡？他說：「公園」。\n\n\tNo — he'd 4 kites 🙂.\n"
+GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+TOKENIZER = Tokenizer.train([PROSE * 40])
+
+
+@given(st.text(SIGNS, min_size=2, max_size=40))
+@settings(deadline=None, max_examples=300)
+def test_a_boundary_is_where_the_pre_tokenizer_begins_a_word(text):
+    begins = {start for _, (start, _) in GPT2.pre_tokenize_str(text)}
+    assert {at for at in range(1, len(text)) if boundary(text, at)} <= begins
+
+
+@given(st.lists(st.text(SIGNS, max_size=20), max_size=12), st.integers(60, 200))
+@settings(deadline=None, max_examples=60)
+def test_pieces_have_the_ids_of_one_call_and_do_not_depend_on_the_blocks(blocks, size):
+    blocks = [f"{block} a " for block in blocks * 3] + [PROSE * 8]  # somewhere in `size` signs a word ends
+    text = "".join(blocks)
+    cut = list(pieces([text], TOKENIZER._same_apart, size))
+    assert "".join(cut) == text and len(cut) > 1
+    assert list(pieces(blocks, TOKENIZER._same_apart, size)) == cut
+    whole = TOKENIZER.backend.encode(text, add_special_tokens=False).ids
+    assert [index for piece in cut for index in TOKENIZER.backend.encode(piece, add_special_tokens=False).ids] == whole
+
+
+def test_a_long_text_has_the_ids_of_one_call():
+    text = PROSE * 3000
+    assert TOKENIZER.encode(text) == TOKENIZER.backend.encode(text, add_special_tokens=False).ids
+    assert TOKENIZER.encode_batch(["Tom", text, "", text[:70_000]])[1:3] == [TOKENIZER.encode(text), []]
+
+
+def test_a_text_without_boundaries_is_cut_at_a_bounded_length():
+    text = "数" * (3 * LONGEST_WORD)
+    assert list(map(len, pieces([text], size=LONGEST_WORD))) == [LONGEST_WORD] * 3
+    assert TOKENIZER.decode(TOKENIZER.encode("数" * 200_000)) == "数" * 200_000
+
+
+def test_a_tokenizer_that_begins_each_call_with_a_blank_is_not_cut():
+    """As Llama 2's does: a cut would put the blank into the middle of the text."""
+    backend = Backend(models.BPE(unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split("▁", "merged_with_next"), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "</s>"], show_progress=False)
+    backend.train_from_iterator([PROSE * 40], trainer)
+    tokenizer = Tokenizer(backend, {"eos_token": "</s>"})
+    text = PROSE * 2000
+    assert tokenizer.encode(text) == backend.encode(text, add_special_tokens=False).ids
+
+
+def test_half_a_character_is_refused_in_a_long_text_too():
+    for text in ("ab\ud83d", PROSE * 2000 + "\ud83d"):
+        with pytest.raises(LabError, match="half a character"):
+            TOKENIZER.encode(text)
+
+
+def test_the_trainer_sees_no_endless_word():
+    text = "数" * 1000 + " 123" + "=" * 600 + "\n" + PROSE
+    assert "".join(breakable([text])) == text
+    assert max(map(len, breakable(["数" * 1000]))) == 256
+    assert list(breakable([PROSE])) == [PROSE]
+
+
+def test_a_long_text_is_sampled_evenly_for_the_tokenizer():
+    texts = [chr(97 + part) * 70_000 + " " for part in range(20)]
+    assert "".join(sample(texts)) == "".join(texts)
+    taken = "".join(sample(texts, 700_000))
+    assert 600_000 < len(taken) < 800_000
+    assert len(set(taken)) > 10 and Tokenizer.train(sample([PROSE * 40])).size == TOKENIZER.size
