@@ -176,3 +176,19 @@ def test_what_cannot_become_a_run_is_said(checkpoint, tmp_path, capsys):
     (checkpoint / "tokenizer.json").unlink()
     assert main(["import", str(checkpoint), str(tmp_path / "run")]) == 2
     assert "no tokenizer at" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_rows_are_made_to_fit_a_short_context(checkpoint, tmp_path):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 96}))
+    with pytest.warns(
+        UserWarning, match="context is 96 tokens: rows of pretrain, sft, reward, ppo, dpo are made as long"
+    ):
+        run = import_checkpoint(checkpoint, tmp_path / "run", make_recipe("smoke"))
+    assert {stage.train.length for stage in run.recipe.stages.values()} == {96} and run.recipe.model.context == 96
+
+
+def test_a_folder_with_one_gguf_file_is_that_file(tmp_path):
+    away = export(Run.open(demo_folder()), tmp_path / "away", "sft", "gguf", "f32")
+    run = import_checkpoint(away.parent, tmp_path / "back", make_recipe("smoke"))
+    assert run.tokenizer().size == Run.open(demo_folder()).tokenizer().size

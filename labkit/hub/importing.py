@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from labkit import machine
 from labkit.errors import LabError
 from labkit.hub import from_pretrained, local_folder
 from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
+from labkit.hub.gguf_file import gguf_file
+from labkit.model.transformer import ModelConfig
 from labkit.recipe import Recipe
 from labkit.runs import Run
 from labkit.text.tokenizer import Tokenizer
@@ -32,7 +35,7 @@ def import_checkpoint(source: str | Path, target: str | Path, recipe: Recipe) ->
         raise LabError(
             f"{source}: its tokenizer has {tokenizer.size} tokens, its model only {model.config.vocabulary}."
         )
-    run = Run.create(target, dataclasses.replace(recipe, model=model.config))
+    run = Run.create(target, fitted(recipe, model.config))
     tokenizer.save(run.path)
     nothing: dict[str, Any] = {"seconds": 0.0, "training_seconds": 0.0, "tokens": 0, "flops": 0.0, "mfu": 0.0}
     for name in STAGES:
@@ -44,8 +47,26 @@ def import_checkpoint(source: str | Path, target: str | Path, recipe: Recipe) ->
     return run
 
 
+def fitted(recipe: Recipe, model: ModelConfig) -> Recipe:
+    """The recipe for this model; rows that are longer than its context are made as long, and that is said."""
+    stages: dict[str, Any] = dict(recipe.stages)
+    longer = {name: stage for name, stage in stages.items() if stage.train.length > model.context}
+    if longer:
+        warnings.warn(
+            f"The model's context is {model.context} tokens: rows of {', '.join(longer)} are made as long, not "
+            f"{', '.join(str(stage.train.length) for stage in longer.values())}.",
+            stacklevel=3,
+        )
+    shorter: dict[str, Any] = {
+        name: dataclasses.replace(stage, train=dataclasses.replace(stage.train, length=model.context))
+        for name, stage in longer.items()
+    }
+    return dataclasses.replace(recipe, model=model, **shorter)
+
+
 def _read(source: str | Path) -> tuple[Any, Tokenizer]:
-    if str(source).endswith(".gguf"):
-        return load_gguf(source), load_gguf_tokenizer(source)
+    file = gguf_file(source)
+    if file is not None:
+        return load_gguf(file), load_gguf_tokenizer(file)
     folder = local_folder(source)
     return from_pretrained(folder), Tokenizer.load(folder)

@@ -27,11 +27,7 @@ def find_tensors(family: Family, config: ModelConfig, entries: Mapping[str, Entr
     """The tensors of a checkpoint by the family's names. Raises LabError for those that are missing, of another shape,
     or left over.
     """
-    if max(config.depth, config.encoder) > len(entries) or config.context > MOST_TOKENS:
-        raise LabError(
-            f"{folder}/config.json speaks of {config.depth} layers and {config.context} tokens of context, but the "
-            f"checkpoint holds {len(entries)} tensors: the two do not belong together."
-        )
+    check_counts(config, len(entries), str(folder), "config.json")
     parts = list(family.parts(config))
     wanted = {name for part in parts for name in part.theirs}
     found, left = _by_family_names(family, wanted, entries, folder)
@@ -46,7 +42,7 @@ def find_tensors(family: Family, config: ModelConfig, entries: Mapping[str, Entr
     missing = sorted(wanted - found.keys())
     if missing:
         raise LabError(_missing(missing, family, folder))
-    _check_shapes(parts, config, {name: entries[found[name]].shape for name in wanted}, folder)
+    check_shapes(parts, config, {name: entries[found[name]].shape for name in wanted}, str(folder), "config.json")
     tensors = read_tensors(entries, {*found.values(), *twins})
     for other, name in twins.items():
         if not torch.equal(tensors[other], tensors[found[name]]):
@@ -108,8 +104,19 @@ def _missing(missing: list[str], family: Family, folder: Path) -> str:
     return f"{folder} lacks {len(missing)} tensors that its config.json asks for, {missing[0]} the first."
 
 
-def _check_shapes(parts: list[Part], config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raises LabError where the files' tensors do not make a model of this config; needs no memory for it."""
+def check_counts(config: ModelConfig, tensors: int, where: str, said_by: str) -> None:
+    """Raises LabError for counts that no checkpoint of so many tensors can have."""
+    if max(config.depth, config.encoder) > tensors or config.context > MOST_TOKENS:
+        raise LabError(
+            f"{where}: its {said_by} speaks of {config.depth} layers and a context of {config.context} tokens, but it "
+            f"holds {tensors} tensors: the two do not belong together."
+        )
+
+
+def check_shapes(
+    parts: list[Part], config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str, said_by: str
+) -> None:
+    """Raises LabError where tensors of these shapes do not make a model of this config; needs no memory for it."""
     with torch.device("meta"):
         expected = {name: x.shape for name, x in Transformer(config).state_dict().items()}
         for part in parts:
@@ -119,6 +126,6 @@ def _check_shapes(parts: list[Part], config: ModelConfig, shapes: Mapping[str, t
                 found = torch.Size(shapes[part.theirs[0]])
             if found != expected[part.ours]:
                 raise LabError(
-                    f"{folder}: {part.theirs[0]} would be {tuple(found)}, not {tuple(expected[part.ours])} by its "
-                    f"config.json; the two do not belong together."
+                    f"{where}: {part.theirs[0]} would be {tuple(found)}, not {tuple(expected[part.ours])} by its "
+                    f"{said_by}; the two do not belong together."
                 )

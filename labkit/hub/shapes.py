@@ -102,7 +102,7 @@ def shape_of(family: Family, config: Mapping[str, Any], where: Path) -> ModelCon
     family.switches.check(config, str(where))
     try:
         shape = family.read({**family.switches.defaults, **config})
-        _check_numbers(shape)
+        check_numbers(shape)
         return shape
     except KeyError as error:
         raise LabError(f"{where} has no {error}, which a {config['model_type']} needs.") from error
@@ -112,13 +112,13 @@ def shape_of(family: Family, config: Mapping[str, Any], where: Path) -> ModelCon
         raise LabError(f"{where} does not describe a {config['model_type']}: {error}") from error
 
 
-def _check_numbers(config: Any) -> None:
+def check_numbers(config: Any) -> None:
     """Raises LabError for a value of a config that is no number where it must be one."""
     for name, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
         kinds = {hint, *typing.get_args(hint)} & {int, float}
         if dataclasses.is_dataclass(value):
-            _check_numbers(value)
+            check_numbers(value)
         elif kinds and not (value is None and type(None) in typing.get_args(hint)):
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if not number or (int in kinds and not isinstance(value, int)):

@@ -238,7 +238,7 @@ class RotaryEncoding(PositionEncoding):
 
     def __init__(self, config: Rotary, context: int, head_width: int):
         super().__init__()
-        frequencies, sharper = _frequencies(config.base, head_width), 1.0
+        frequencies, sharper = rotary_frequencies(config.base, head_width), 1.0
         if config.scaling is not None:
             frequencies, sharper = config.scaling.apply(frequencies, config.base)
         angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)  # [context, E/2]
@@ -256,14 +256,14 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def _frequencies(base: float, width: int) -> Tensor:
+def rotary_frequencies(base: float, width: int) -> Tensor:
     """base^(-2i/width) for each pair i: [width / 2]."""
     return base ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
 
 
 def _angles(base: float, context: int, width: int) -> Tensor:
     """The angle of each position and pair: [context, width / 2]."""
-    return torch.outer(torch.arange(context, dtype=torch.float32), _frequencies(base, width))
+    return torch.outer(torch.arange(context, dtype=torch.float32), rotary_frequencies(base, width))
 
 
 # Added to the scores

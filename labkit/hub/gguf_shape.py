@@ -1,0 +1,191 @@
+"""The shape of a model in a GGUF file's header, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabError
+from labkit.hub.shapes import check_numbers, describe, family_of
+from labkit.model.feedforward import Gated
+from labkit.model.positions import Linear, Llama3, Rotary, YaRN, rotary_frequencies
+from labkit.model.transformer import ModelConfig
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+READ = frozenset(
+    "block_count context_length embedding_length feed_forward_length attention.head_count attention.head_count_kv "
+    "attention.key_length attention.value_length attention.layer_norm_rms_epsilon attention.sliding_window "
+    "rope.freq_base rope.dimension_count rope.scaling.type rope.scaling.factor "
+    "rope.scaling.original_context_length".split()
+)
+IDLE = frozenset("vocab_size tensor_data_layout rope.scaling.finetuned".split())
+USUAL: Mapping[str, Any] = {
+    "attention.causal": True,
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_beta_fast": 32.0,
+    "rope.scaling.yarn_beta_slow": 1.0,
+}
+"""Keys that are known at these values alone; any other that is not listed must be 0, false or empty."""
+
+
+def shape_of_gguf(
+    fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], factors: Tensor | None, path: Path
+) -> ModelConfig:
+    """Our config, of a header. shapes: of the tensors. factors [E / 2]: what rope_freqs.weight divides the frequencies
+    by. Raises LabError for an architecture or a key that is not known here.
+    """
+    architecture = fields.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        raise LabError(
+            f"{path} holds a model of the architecture {architecture!r}; those read from GGUF are "
+            f"{', '.join(ARCHITECTURES)}."
+        )
+    start = f"{architecture}."
+    own = {name.removeprefix(start): value for name, value in fields.items() if name.startswith(start)}
+    for name, value in own.items():
+        if name not in READ | IDLE and value and value != USUAL.get(name):
+            raise LabError(f"{path} says {start}{name} = {value!r}, which is not known here.")
+    try:
+        config = _shape(own, str(architecture), shapes, factors)
+        check_numbers(config)
+        return config
+    except KeyError as error:
+        raise LabError(f"{path} does not say {start}{error.args[0]}, without which its shape is not known.") from error
+    except LabError as error:
+        raise LabError(f"{path}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise LabError(f"{path} does not describe a model: {error}") from error
+
+
+def _shape(
+    own: Mapping[str, Any], architecture: str, shapes: Mapping[str, tuple[int, ...]], factors: Tensor | None
+) -> ModelConfig:
+    if "token_embd.weight" not in shapes:
+        raise LabError("there is no token embedding (token_embd.weight): it is not a whole model.")
+    heads, width, context = own["attention.head_count"], own["embedding_length"], own["context_length"]
+    head_width = own.get("attention.key_length", width // heads)
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if own.get(name, head_width) != head_width:
+            raise LabError(f"{name} = {own[name]} differs from the width of a head, {head_width}: not known here.")
+    if 0 < (own.get("attention.sliding_window") or 0) < context:
+        raise LabError(
+            f"a window of {own['attention.sliding_window']} tokens (attention.sliding_window) below the context of "
+            f"{context} is not read from GGUF; transformers' files of the model are."
+        )
+    return ModelConfig(
+        vocabulary=shapes["token_embd.weight"][0],
+        context=context,
+        width=width,
+        depth=own["block_count"],
+        heads=heads,
+        key_heads=own.get("attention.head_count_kv", heads),
+        head_width=head_width,
+        feed_forward=Gated(own["feed_forward_length"]),
+        position=_rotary(own, factors),
+        qk_norm=architecture == "qwen3",
+        tied="output.weight" not in shapes,
+        norm_eps=own["attention.layer_norm_rms_epsilon"],
+        qkv_bias=architecture == "qwen2",
+    )
+
+
+def _rotary(own: Mapping[str, Any], factors: Tensor | None) -> Rotary:
+    base, kind = float(own.get("rope.freq_base", 10_000.0)), own.get("rope.scaling.type", "none")
+    if factors is not None:
+        if kind != "none":
+            raise LabError(f"rotary positions are scaled twice, as {kind!r} and by rope_freqs.weight: not known here.")
+        original = own.get("rope.scaling.original_context_length") or Llama3.original
+        return Rotary(base, _llama3(factors, base, original))
+    if kind == "none":
+        return Rotary(base)
+    if kind == "linear":
+        return Rotary(base, Linear(float(own["rope.scaling.factor"])))
+    if kind == "yarn":
+        original = own.get("rope.scaling.original_context_length") or own["context_length"]
+        return Rotary(base, YaRN(float(own["rope.scaling.factor"]), original))
+    raise LabError(f"the rotary scaling {kind!r} is not known here; there are none, linear and yarn.")
+
+
+def _llama3(factors: Tensor, base: float, original: int) -> Llama3:
+    """The scaling of Llama 3.1 and 3.2 that gives these factors [E / 2]. Raises LabError where there is none."""
+    scaling = Llama3(factor=round(float(factors.max()), 4), original=original)
+    if factors.dim() != 1 or not torch.allclose(_factors(scaling, base, 2 * len(factors)), factors, rtol=1e-4):
+        raise LabError("rope_freqs.weight scales rotary positions otherwise than Llama 3.1 does: not known here.")
+    return scaling
+
+
+def _factors(scaling: Llama3, base: float, head_width: int) -> Tensor:
+    usual = rotary_frequencies(base, head_width)
+    return usual / scaling.apply(usual, base)[0]
+
+
+def rope_factors(config: ModelConfig) -> Tensor | None:
+    """What rope_freqs.weight holds for this model, [E / 2], None where it has none. Raises LabError for a scaling that
+    cannot be told from it.
+    """
+    assert isinstance(config.position, Rotary)
+    scaling, base = config.position.scaling, config.position.base
+    if not isinstance(scaling, Llama3):
+        return None
+    factors = _factors(scaling, base, config.head_size)
+    if _llama3(factors, base, scaling.original) != scaling:
+        raise LabError("Of this scaling of rotary positions a GGUF file would not say all; export it for transformers.")
+    return factors
+
+
+def architecture_of(config: ModelConfig) -> str:
+    """llama.cpp's name for the shape. Raises LabError where it has none, or would work it out otherwise."""
+    if not (isinstance(config.position, Rotary) and isinstance(config.feed_forward, Gated) and config.norm == "rms"):
+        raise LabError(
+            "Only models of Llama's, Qwen2's and Qwen3's shape (rotary, RMSNorm, gated) are written as GGUF."
+        )
+    name = family_of(config)
+    describe(name, config)
+    if name not in ARCHITECTURES or config.feed_forward.activation != "silu" or 0 < config.window < config.context:
+        raise LabError(
+            "Llama.cpp reads no window and no activation but silu of this shape; export it for transformers."
+        )
+    if name == "qwen2" and config.heads * config.head_size != config.width:
+        raise LabError("Llama.cpp takes a Qwen2's heads to make up its width; use transformers' form.")
+    scaling = config.position.scaling
+    usual = isinstance(scaling, YaRN) and scaling == YaRN(scaling.factor, scaling.original)
+    if scaling is not None and not isinstance(scaling, Linear | Llama3) and not usual:
+        raise LabError("A YaRN with settings of its own is not written as GGUF; export the model for transformers.")
+    return name
+
+
+def describe_shape(writer: GGUFWriter, c: ModelConfig) -> None:
+    """Write the shape into a file's header."""
+    assert isinstance(c.position, Rotary)
+    writer.add_vocab_size(c.vocabulary)
+    writer.add_context_length(c.context)
+    writer.add_embedding_length(c.width)
+    writer.add_block_count(c.depth)
+    writer.add_feed_forward_length(c.feed_forward.hidden)
+    writer.add_head_count(c.heads)
+    writer.add_head_count_kv(c.key_heads)
+    writer.add_key_length(c.head_size)
+    writer.add_value_length(c.head_size)
+    writer.add_rope_dimension_count(c.head_size)
+    writer.add_rope_freq_base(c.position.base)
+    writer.add_layer_norm_rms_eps(c.norm_eps)
+    _describe_scaling(writer, c.position.scaling)
+
+
+def _describe_scaling(writer: GGUFWriter, scaling: Linear | Llama3 | YaRN | None) -> None:
+    from gguf import RopeScalingType
+
+    if isinstance(scaling, Linear | YaRN):
+        kind = RopeScalingType.LINEAR if isinstance(scaling, Linear) else RopeScalingType.YARN
+        writer.add_rope_scaling_type(kind)
+        writer.add_rope_scaling_factor(scaling.factor)
+    if isinstance(scaling, Llama3 | YaRN):
+        writer.add_rope_scaling_orig_ctx_len(scaling.original)
