@@ -274,6 +274,10 @@ def test_what_a_header_says_is_read_or_refused(fields, message, file):
 
 
 def test_no_tensor_is_left_over(file):
+    ints = np.ones((8, 8), np.int32), int(gguf.GGMLQuantizationType.I32)
+    assert "do not belong together" in refused(retold(file, {}, {"token_embd.weight": ints}))
+    ints = np.ones((32, 32), np.int32), ints[1]
+    assert "attn_q.weight is kept as I32, which is not" in refused(retold(file, {}, {"blk.0.attn_q.weight": ints}))
     bias = np.ones(32, np.float32), 0
     assert "attn_q.bias the first. Without them" in refused(retold(file, {}, {"blk.0.attn_q.bias": bias}))
     assert "lacks 1 tensors" in refused(retold(file, {}, {"blk.1.ffn_up.weight": None}))
