@@ -156,10 +156,28 @@ MEASURES = {
         "How many held-out pairs these shares are of.",
     ),
     "left_out": Measure(
-        "pairs left out",
+        "examples left out",
         "number",
         "",
-        "How many training pairs were too long, with their prompt, for a row, and so were not learnt from.",
+        "How many training examples (conversations, pairs) were too long for a row, and so were not learnt from.",
+    ),
+    "cut": Measure(
+        "examples cut",
+        "number",
+        "",
+        "How many training examples were longer than a row and lost their end.",
+    ),
+    "held_out_left_out": Measure(
+        "held-out examples left out",
+        "number",
+        "",
+        "How many held-out examples were too long for a row, so that nothing of them was measured.",
+    ),
+    "held_out_cut": Measure(
+        "held-out examples cut",
+        "number",
+        "",
+        "How many held-out examples were longer than a row and were measured without their end.",
     ),
     "right": Measure(
         "right",

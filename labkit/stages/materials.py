@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labkit.preferences.prompts import Prompts
     from labkit.stages.claims import Claim, Metrics
     from labkit.text.batch import Batch
+    from labkit.text.fitting import Fit
     from labkit.text.pairs import Pair
     from labkit.text.reading import Conversations, Preferences, Texts
     from labkit.text.tokenizer import Tokenizer
@@ -135,21 +136,27 @@ class Materials:
         """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.compared.train, length, "preference pairs")
 
+    def fit(self, count: Callable[[], tuple[Any, Fit]], what: str, length: int) -> Fit:
+        """How examples fit in rows of `length` tokens: counted once, and said once where some do not. Raises LabError
+        where none does.
+        """
+        from labkit.text.fitting import refuse_none
+
+        def said() -> Fit:
+            _, fit = count()
+            refuse_none(fit, what, length)
+            if words := fit.said(what, length):
+                warnings.warn(words, stacklevel=2)
+            return fit
+
+        return self.once(("fit", what, length), said)
+
     def _fitting(self, given: Sequence[Pair], length: int, what: str) -> list[Pair]:
+        from labkit.text.fitting import Fit
         from labkit.text.pairs import fitting
 
         pairs = fitting(self.tokenizer, given, length)
-        if 0 < len(pairs) < len(given):
-            warnings.warn(
-                f"{len(given) - len(pairs)} of {len(given)} {what} are longer, with their prompt, than a row of "
-                f"{length} tokens, and left out. Longer rows (train.length, up to model.context) would hold them.",
-                stacklevel=2,
-            )
-        if not pairs:
-            raise LabError(
-                f"None of {len(given)} {what} fits, with its prompt, in a row of {length} "
-                f"tokens. Give longer rows (train.length, up to model.context), or shorter prompts."
-            )
+        self.fit(lambda: (pairs, Fit(len(given), 0, len(given) - len(pairs))), what, length)
         return pairs
 
     def held_out_pairs(self, length: int) -> list[Pair]:

@@ -7,6 +7,7 @@ https://arxiv.org/abs/2203.02155, without their mix of pretraining text).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from labkit.stages.claims import Claim, Metrics
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from labkit.evaluate import EvaluationConfig, TextData, WorldData
     from labkit.model.transformer import Transformer
+    from labkit.text.fitting import Fit
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class FineTune:
         rows, length = self.train.rows, self.train.length
         if materials.conversations is not None:
             conversations = materials.conversations.train
+            self.fits(materials)
             return Packed(materials.tokenizer, conversations, rows, length, "answers", **materials.shared())
         world, seed = materials.world, materials.seed
         return Documents(
@@ -50,6 +53,22 @@ class FineTune:
             "answers",
             **materials.shared(),
         )
+
+    def fits(self, materials: Materials) -> dict[str, Fit]:
+        """How the given conversations, those to train on and those held out, fit in rows; none of the world's.
+
+        Said where some do not. Raises LabError where no answer begins within its row.
+        """
+        from labkit.text.fitting import fit_rows
+
+        if materials.conversations is None:
+            return {}
+        length, found = self.train.length, {}
+        train, validation = materials.conversations[:2]
+        for what, given in (("conversations", train), ("held-out conversations", validation)):
+            count = partial(fit_rows, materials.tokenizer, given, length + 1, "answers")
+            found[what] = materials.fit(count, what, length)
+        return found
 
     def made(self, model: Transformer) -> Transformer:
         return model
@@ -91,4 +110,8 @@ class FineTune:
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluate import evaluate_chat
 
-        return evaluate_chat(model, materials.tokenizer, self.data(materials), config)
+        measured = evaluate_chat(model, materials.tokenizer, self.data(materials), config)
+        for what, fit in self.fits(materials).items():
+            held_out = "held_out_" if what.startswith("held-out") else ""
+            measured |= {f"{held_out}cut": fit.cut, f"{held_out}left_out": fit.left_out}
+        return measured

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 from labkit.errors import LabError
 from labkit.text.batch import Batch, shift
 from labkit.text.chat import Row, encode_documents
+from labkit.text.fitting import LossOn, fit_rows, refuse_none
 from labkit.text.pieces import Text, blocks_of
 from labkit.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from labkit.world import Document
-
-LossOn = Literal["all", "answers"]
-
 
 class Source(Protocol):
     """What `fit` reads from. `model` is for sources that sample from it; the ones here do not look at it."""
@@ -84,7 +82,8 @@ class Packed(Stateless):
     """A list of short documents, several to a row, each pass over the rows shuffled anew by (seed, pass).
 
     Documents in a row see those before them; each begins with bos, which a model soon learns to read as a
-    fresh start.
+    fresh start. Those that are too long are cut, those without a label left are not used: `fit` counts both. Raises
+    LabError where none is left.
     """
 
     def __init__(
@@ -102,7 +101,9 @@ class Packed(Stateless):
         if not documents:
             raise LabError("There are no documents to train on.")
         self.length, self.pad, self.loss_on = length, tokenizer.pad, loss_on
-        self.packed = pack(encode_documents(tokenizer, documents, length + 1), length + 1)
+        encoded, self.fit = fit_rows(tokenizer, documents, length + 1, loss_on)
+        refuse_none(self.fit, "conversations" if loss_on == "answers" else "documents", length)
+        self.packed = pack(encoded, length + 1)
         self.order = Order(rows, seed, len(self.packed), rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> Batch:

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from labkit.errors import LabError
 from labkit.evaluate import TextData, WorldData
 from labkit.model.transformer import Transformer
 from labkit.stages import FineTune, Materials
@@ -83,3 +84,33 @@ def test_training_lowers_the_loss_on_held_out_answers(materials, real, which):
     before = STAGE.loss(model, chosen, tiny_recipe().evaluation)
     list(fit(model, STAGE.source(chosen, None), STAGE.objective, STAGE.train))
     assert STAGE.loss(model, chosen, tiny_recipe().evaluation) < before - 1
+
+
+def test_conversations_that_do_not_fit_are_counted_said_and_left_out(real):
+    """Of five in rows of 32: one whose question alone fills the row, one whose answer ends beyond it."""
+    asked = real.conversations.train[:3]
+    long = "What comes after this? " * 20
+    no_answer = Document("conversation", "", (Message("user", long), Message("assistant", "It is 3.")))
+    no_end = Document("conversation", "", (Message("user", "What?"), Message("assistant", long)))
+    given = dataclasses.replace(
+        real, conversations=real.conversations._replace(train=[*asked, no_answer, no_end], validation=[*asked, no_end])
+    )
+    stage = dataclasses.replace(STAGE, train=dataclasses.replace(STAGE.train, length=32))
+    with pytest.warns(UserWarning) as said:
+        source = stage.source(given, None)
+    words = [str(one.message) for one in said]
+    assert "2 of 5 conversations are longer than a row of 32 tokens: 1 lose their end and 1 are left out." in words[0]
+    assert "1 of 4 held-out conversations are longer than a row of 32 tokens: 1 lose their end." in words[1]
+    assert all(any(answer) for _, answer in source.packed) and source.fit == (5, 1, 1)
+    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=real.tokenizer.size))
+    found = stage.evaluate(model, given, tiny_recipe().evaluation)
+    assert (found["cut"], found["left_out"], found["held_out_cut"], found["held_out_left_out"]) == (1, 1, 1, 0)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_conversations_of_which_none_fits_are_refused_before_training(real, split):
+    long = (Message("user", "What comes after this? " * 20), Message("assistant", "It is 3."))
+    beyond = real.conversations._replace(**{split: [Document("conversation", "", long)] * 3})
+    stage = dataclasses.replace(STAGE, train=dataclasses.replace(STAGE.train, length=32))
+    with pytest.raises(LabError, match="None of 3 .*conversations fits, with its prompt, in a row of 32 tokens"):
+        stage.source(dataclasses.replace(real, conversations=beyond), None)

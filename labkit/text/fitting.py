@@ -1,0 +1,73 @@
+"""Which examples fit in a row of T tokens, which are cut there, and which then have nothing left to teach."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from labkit.errors import LabError
+from labkit.text.chat import Row, encode_documents
+from labkit.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from labkit.world import Document
+
+LossOn = Literal["all", "answers"]
+
+
+class Fit(NamedTuple):
+    """Examples beside the rows that they were to fit in.
+
+    given: how many there are. cut: how many of them are longer than a row and lose their end. left_out: how many are
+    not used, for no label of theirs is left in the row (or, of pairs and prompts, which are never cut, all longer).
+    """
+
+    given: int
+    cut: int = 0
+    left_out: int = 0
+
+    def said(self, what: str, length: int) -> str:
+        """A sentence on what does not fit; '' where all does."""
+        parts = [
+            f"{count} {done}"
+            for count, done in ((self.cut, "lose their end"), (self.left_out, "are left out"))
+            if count
+        ]
+        if not parts:
+            return ""
+        return (
+            f"{self.cut + self.left_out} of {self.given} {what} are longer than a row of {length} tokens: "
+            f"{' and '.join(parts)}. Longer rows (train.length, up to model.context) would hold them."
+        )
+
+
+def fit_rows(
+    tokenizer: Tokenizer, documents: Sequence[Document], length: int, loss_on: LossOn = "answers"
+) -> tuple[list[Row], Fit]:
+    """Documents -> their rows of at most `length` ids, without those that keep no label; and what did not fit.
+
+    A document that is too long keeps its text and as many whole exchanges as fit (see `encode_document`).
+    """
+    rows = encode_documents(tokenizer, documents, sys.maxsize)
+    long = [index for index, (ids, _) in enumerate(rows) if len(ids) > length]
+    for index, row in zip(long, encode_documents(tokenizer, [documents[i] for i in long], length), strict=True):
+        rows[index] = row
+    kept = [row for row in rows if teaches(row, loss_on)]
+    left_out = sum(not teaches(rows[index], loss_on) for index in long)
+    return kept, Fit(len(rows), len(long) - left_out, left_out)
+
+
+def teaches(row: Row, loss_on: LossOn) -> bool:
+    """Whether a label of the row counts; its first id is no label."""
+    ids, answer = row
+    return any(answer[1:]) if loss_on == "answers" else len(ids) > 1
+
+
+def refuse_none(fit: Fit, what: str, length: int) -> None:
+    """Raises LabError where all that was given is left out."""
+    if fit.given and fit.left_out == fit.given:
+        raise LabError(
+            f"None of {fit.given} {what} fits, with its prompt, in a row of {length} tokens. Give longer rows "
+            f"(train.length, up to model.context), or shorter prompts."
+        )
