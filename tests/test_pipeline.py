@@ -137,8 +137,12 @@ def test_redo_one_stage_with_another_config(tmp_path):
 
 def test_real_text_and_instructions(tmp_path, corpora):
     text, instructions = str(corpora / "tinyshakespeare.txt"), str(corpora / "instructions.json")
-    list(run(tiny_recipe(text=text, instructions=instructions), tmp_path / "run"))
-    base, chat = Run.open(tmp_path / "run").report()["stages"]
+    events = list(run(tiny_recipe(text=text, instructions=instructions), tmp_path / "run"))
+    report = Run.open(tmp_path / "run").report()
+    assert {event.stage: event.result for event in events if event.phase == "read"} == report["reading"]
+    read = report["reading"]["instructions"]
+    assert read["source"] == instructions and read["read"] == read["kept"] + sum(read["dropped"].values()) > 100
+    base, chat = report["stages"]
     assert {"bits_per_byte", "nats_per_character"} <= set(base["metrics"])
     assert "accuracy" not in base["metrics"] and "accuracy" not in chat["metrics"]
     assert [s["prompt"] for s in base["samples"]] == [s["prompt"].rstrip() + "\n" for s in chat["samples"]]

@@ -204,6 +204,23 @@ def test_real_text_says_what_cannot_be_measured(recipe, real):
     assert NOT_FOR_REAL_TEXT["grammatical"] not in text  # it was measured, on the world's half of this run
 
 
+def test_what_was_read_and_what_was_dropped_is_shown():
+    record = {
+        "source": "<rows>.jsonl",
+        "characters": 0,
+        "files": [{"path": "<rows>.jsonl", "format": "jsonl", "encoding": "gb18030", "rows": 40}],
+        "read": 40,
+        "kept": 39,
+        "dropped": {"empty answer": 1},
+        "unused": ["column score"],
+        "warnings": ["empty answer: rows.jsonl, line 7"],
+    }
+    text = Reader(report.page({**a_report(), "reading": {"instructions": record}}, RECORDS, "run")).text
+    assert "What was read" in text and "What was read" not in Reader(report.page(a_report(), RECORDS, "run")).text
+    said = "<rows>.jsonl (jsonl in gb18030): read 40, kept 39, dropped 1 empty answer; not used: column score."
+    assert said in text and "empty answer: rows.jsonl, line 7" in text
+
+
 def test_a_report_of_one_unknown_stage_without_anything_still_opens():
     bare = {"recipe": None, "stages": [{"stage": "some_stage", "metrics": {}}], "machine": None}
     assert "Some stage" in Reader(report.page(bare, {}, "run")).text

@@ -50,7 +50,7 @@ class Columns:
         return [name for name in self.names if name.lower() not in self.used]
 
     def __str__(self) -> str:
-        return ", ".join(self.names) or "none"
+        return " ".join(", ".join(self.names).split())[:300] or "none"
 
 
 def is_empty(value: Any) -> bool:

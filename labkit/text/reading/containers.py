@@ -14,13 +14,12 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
 from labkit.files import reading
 from labkit.text.reading.encodings import SAMPLE, decode, find_encoding
-from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, ending
+from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, ending, split_of
 from labkit.text.reading.long_text import LONG, LongText
 from labkit.text.reading.report import RowError
 from labkit.text.reading.wrappers import find_rows
@@ -231,21 +230,20 @@ def hub_rows(name: str) -> list[Row]:
     """The rows of a data set on the Hugging Face hub, all its splits. Raises LabError when there is none."""
     import datasets
 
-    from labkit.text.reading.files import split_of
-
     path, _, config = name.partition(":")
     try:
         loaded = datasets.load_dataset(path, config or None)
     except Exception as error:  # whatever the library raises: no such name, no network
         raise LabError(f"{name} is no file here, and the hub gave no data set of that name: {error}") from error
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    training = [split for split in splits if split_of(split) == "train"]
+    if len(training) > 1:
+        raise LabError(
+            f"{name} has several splits to train on, {', '.join(training)}; which is meant? Save that one as a file "
+            f"(datasets' to_parquet) and give the file."
+        )
     return [
         Row(row, f"{name}, {split} row {number}", split_of(split))
         for split, rows in splits.items()
         for number, row in enumerate(rows, start=1)
     ]
-
-
-def open_path(path: str | Path) -> Table:
-    """`open_table` of a file by its path."""
-    return open_table(File(Path(path), Path(path).name))

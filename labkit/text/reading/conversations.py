@@ -24,7 +24,7 @@ from labkit.text.reading.columns import (
 from labkit.text.reading.held_out import given_split, hold_out
 from labkit.text.reading.report import Reading, RowError
 from labkit.text.reading.rows import Items, as_columns, read_items
-from labkit.text.reading.values import as_messages, clean, transcript, turns
+from labkit.text.reading.values import as_messages, clean, shown, transcript, turns
 from labkit.world import Document, Message
 
 
@@ -63,7 +63,7 @@ def conversation_rows(source: str | Path) -> Items[Document]:
     history, label (false: no good answer, dropped) and weight. Raises LabError for a source without such rows, or when
     most of them cannot be used.
     """
-    items = read_items(source, _conversation)
+    items = _answers_alone(read_items(source, _conversation))
     seen: set[str] = set()
     keep = []
     for index, document in enumerate(items.values):
@@ -84,7 +84,9 @@ def question(columns: Columns, name: str) -> tuple[Message, ...]:
     Raises RowError where the question is empty.
     """
     value = columns.get([name])
-    messages = as_messages(value) or transcript(value)
+    messages = as_messages(value)
+    if messages is None and str(value).rstrip().endswith("Assistant:"):  # a transcript up to the answer
+        messages = transcript(value)
     if messages is None:
         asked = [clean(value), *(clean(columns.get([more])) for more in INPUTS if more != name)]
         asked = [part for part in asked if part]
@@ -167,16 +169,37 @@ def _exchange(asked: tuple[Message, ...], answer: Any) -> tuple[Message, ...]:
 def _check_worth(columns: Columns) -> None:
     """Raises RowError for a row that its columns label and weight call no example to learn."""
     name = columns.name(LABELS)
-    label = str(columns.values[name]).strip().lower() if name else ""
+    given = columns.values[name] if name else None
+    label = str(given).strip().lower() if isinstance(given, str | bool) else ""
     if label in ("true", "false"):
         columns.get(LABELS)
     if label == "false":
         raise RowError("label false", "is labelled as no good answer.")
     weight = columns.get(WEIGHTS)
-    if not is_empty(weight) and str(weight).strip() not in ("0", "1", "0.0", "1.0"):
-        raise RowError("weight", f"has the weight {weight!r}; a row is learned (1) or not (0).")
-    if not is_empty(weight) and float(weight) == 0:
+    known = isinstance(weight, str | int | float) and str(weight).strip() in ("0", "1", "0.0", "1.0", "True", "False")
+    if not is_empty(weight) and not known:
+        raise RowError("weight", f"has the weight {shown(weight)}; a row is learned (1) or not (0).")
+    if known and str(weight).strip() in ("0", "0.0", "False"):
         raise RowError("weight 0", "has the weight 0.")
+
+
+def _answers_alone(items: Items[Document]) -> Items[Document]:
+    """The conversations without their question where nearly every answer begins with it, which is said."""
+    last = [document.messages[-2:] for document in items.values]
+    single = all([message.role for message in pair] == ["user", "assistant"] for pair in last)
+    if not single or not repeats([asked.content for asked, _ in last], [answer.content for _, answer in last]):
+        return items
+    items.reading.warnings.append("The answers begin with their question once more, which is left out.")
+    values = [
+        document._replace(messages=(*document.messages[:-1], _after(*document.messages[-2:])))
+        for document in items.values
+    ]
+    return Items(values, items.splits, items.reading)
+
+
+def _after(asked: Message, answer: Message) -> Message:
+    """An answer without the question that it begins with."""
+    return answer._replace(content=answer.content.removeprefix(asked.content).strip() or answer.content)
 
 
 def _key(document: Document) -> str:

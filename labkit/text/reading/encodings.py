@@ -27,7 +27,7 @@ KINDS = (
     (b"\x89PNG", "a picture", "give text"),
     (b"\xff\xd8\xff", "a picture", "give text"),
     (b"\x28\xb5\x2f\xfd", "packed with zstd", "unpack it first (zstd -d)"),
-    (b"BZh", "packed with bzip2", "unpack it first (bunzip2)"),
+    (b"BZh91AY&SY", "packed with bzip2", "unpack it first (bunzip2)"),
     (b"\xfd7zXZ", "packed with xz", "unpack it first (unxz)"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
     (b"SQLite format 3", "a SQLite database", "save the table as CSV"),

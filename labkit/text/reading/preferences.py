@@ -79,7 +79,7 @@ def preference_rows(source: str | Path) -> Items[Pair]:
         return items
     items.reading.warnings.append("The answers begin with the prompt once more, which is left out.")
     pairs = [
-        Pair(pair.prompt, *(answer.removeprefix(text).strip() for answer in (pair.chosen, pair.rejected)))
+        Pair(pair.prompt, *(side.removeprefix(text).strip() or side for side in (pair.chosen, pair.rejected)))
         for pair, text in zip(items.values, asked, strict=True)
     ]
     return Items(pairs, items.splits, items.reading)

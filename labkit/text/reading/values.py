@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ ROLES = {
 TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
 """Roles of turns that are said to or by a tool."""
 CALLS = ("tool_calls", "function_call")
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 60
 TEXT_PARTS = ("text", "input_text", "output_text")
 SPEAKERS = {
     "human": "user",
@@ -57,10 +60,8 @@ def as_text(value: Any) -> str:
         return repr(value)
     if isinstance(value, list) and all(map(_is_part, value)):
         return "".join(map(_part, value))
-    shown = repr(value)
     raise RowError(
-        f"{_kind(value)} for a text",
-        f"has {_kind(value)} where a text is needed: {shown[:60]}{'…' * (len(shown) > 60)}. Give one text.",
+        f"{_kind(value)} for a text", f"has {_kind(value)} where a text is needed: {shown(value)}. Give one text."
     )
 
 
@@ -120,7 +121,7 @@ def turns(value: Any) -> tuple[Message, ...]:
         kind = _kind(value)
         raise RowError(
             "messages that are none",
-            f"has {kind} where a list of messages, each with role and content, is needed: {repr(value)[:60]}.",
+            f"has {kind} where a list of messages, each with role and content, is needed: {shown(value)}.",
         )
     return messages
 
@@ -128,14 +129,16 @@ def turns(value: Any) -> tuple[Message, ...]:
 def _message(turn: Any) -> Message:
     if not isinstance(turn, Mapping):
         raise RowError(
-            "messages that are none", f"has a message that is no object with role and content: {repr(turn)[:60]}."
+            "messages that are none", f"has a message that is no object with role and content: {shown(turn)}."
         )
     name = turn.get("role", turn.get("from"))
-    role = ROLES.get(str(name).strip().lower())
-    if str(name).strip().lower() in TOOLS or any(not is_empty(turn.get(call)) for call in CALLS):
-        raise RowError("tool turn", f"has a turn of a tool (role {name!r}), which is not learned here. Leave it out.")
+    spelled = name.strip().lower() if isinstance(name, str) else ""
+    if spelled in TOOLS or any(not is_empty(turn.get(call)) for call in CALLS):
+        raise RowError("tool turn", f"has a turn of a tool (role {shown(name)}), which is not learned. Leave it out.")
+    role = ROLES.get(spelled)
     if role is None:
-        raise RowError("unknown role", f"has a message with the role {name!r}; roles are system, user and assistant.")
+        message = f"has a message with the role {shown(name)}; roles are system, user and assistant."
+        raise RowError("unknown role", message)
     content = next((turn[key] for key in ("content", "value", "text", "parts") if not is_empty(turn.get(key))), "")
     return Message(role, clean(content), _weight(turn))
 
@@ -144,7 +147,7 @@ def _weight(turn: Mapping[str, Any]) -> int:
     """Whether an answer is learned: its weight (as OpenAI has it), or train; 1 where neither is given."""
     given = next((turn[key] for key in ("weight", "train") if turn.get(key) is not None), 1)
     if given not in (0, 1):
-        raise RowError("weight", f"has a message of weight {given!r}; a turn is learned (1) or not (0).")
+        raise RowError("weight", f"has a message of weight {shown(given)}; a turn is learned (1) or not (0).")
     return int(given)
 
 
@@ -173,8 +176,16 @@ def _is_part(value: Any) -> bool:
 def _part(part: Mapping[str, Any]) -> str:
     kind = part.get("type", "text")
     if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
-        raise RowError(f"{kind} part", f"has a part of type {kind!r} in a message; only text is read. Leave it out.")
+        name = kind if isinstance(kind, str) and kind.isidentifier() else "unknown"
+        raise RowError(
+            f"{name} part", f"has a part of type {shown(kind)} in a message; only text is read. Leave it out."
+        )
     return part["text"]
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, for a message: cut, and in one line."""
+    return _SHOWN.repr(value)
 
 
 def _kind(value: Any) -> str:

@@ -5,13 +5,14 @@ import os
 import re
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from labkit.commands.read import understood
+from labkit.commands.read import Kind, understood
 from labkit.errors import LabError
 
-KINDS = {"i": "instructions", "p": "preferences", "t": "text"}
+KINDS: dict[str, Kind] = {"i": "instructions", "p": "preferences", "t": "text"}
 THINGS = "lamp kettle bicycle ladder violin blanket mirror pencil basket drum rope wheel bell chair spoon clock".split()
 TOWNS = "Lund Oslo Turku Graz Porto Nantes Bergen Siena Leiden Krakow Tartu Riga Brno Gent Cork Bath".split()
 ASKED = [f"Which town sells the {THINGS[i % 16]} number {7 * i}?" for i in range(40)]
@@ -160,7 +161,7 @@ def minimind(case, rows, record):
     assert rows[0]["text"].startswith("<|im_start|>Lund")
 
 
-GOOD = {
+GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     "i-array-named-jsonl": (talks(), {"format": "json"}),
     "i-bom-crlf": (talks(), {"format": "jsonl", "encoding": "utf-8-sig"}),
     "i-chinese-short": (talks(SHOPS), {"encoding": "utf-8"}),

@@ -8,6 +8,8 @@ import gzip
 import io
 import json
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -74,7 +76,7 @@ def as_csv(rows):
     return file.getvalue()
 
 
-CONTAINERS = {
+CONTAINERS: dict[str, Callable[[Any], str]] = {
     "list.json": json.dumps,
     "lines.jsonl": lambda rows: "\n".join(map(json.dumps, rows)),
     "lines.json": lambda rows: "\n".join(json.dumps(row, ensure_ascii=False) for row in rows),

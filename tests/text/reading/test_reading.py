@@ -168,6 +168,13 @@ def test_the_splits_of_a_hub_data_set_are_kept(monkeypatch):
     assert texts.reading.unused == ["split test (5 rows)"]
 
 
+def test_several_training_splits_of_a_hub_data_set_are_not_guessed_among(monkeypatch):
+    rows = datasets.Dataset.from_list(ROWS)
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config: {"train_sft": rows, "train_prefs": rows})
+    with pytest.raises(LabError, match="several splits to train on, train_sft, train_prefs; which is meant"):
+        read_texts("someone/stories")
+
+
 def test_a_hub_that_gives_nothing_is_said_so(monkeypatch):
     def load_dataset(path, config):
         raise FileNotFoundError("Couldn't reach the hub")

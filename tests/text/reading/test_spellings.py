@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from typing import Any
 
 import pandas
 import pyarrow
@@ -90,6 +91,7 @@ SPOKEN = [("user", "Hi {}?"), ("assistant", "Yes {}.")]
         ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "text", "text": "Yes "},
                                                                  {"type": "text", "text": "{}."}]}]}, SPOKEN),
         ({"prompt": "Hi {}?", "completion": "Yes {}."}, SPOKEN),
+        ({"prompt": "Hi {}?", "completion": "Hi {}? Yes {}."}, SPOKEN),
         ({"prompt": TURNS[:1], "completion": TURNS[1:]}, SPOKEN),
         ({"prompt": TURNS[:1], "completion": TURNS}, SPOKEN),
         ({"query": "Hi {}?", "ANSWER": "Yes {}."}, SPOKEN),
@@ -189,6 +191,15 @@ def test_a_row_that_is_none_is_counted_with_its_row(tmp_path, row, reason):
     assert reading.dropped == {reason: 1} and reading.warnings == [f"{reason}: rows.jsonl, line 7"]
 
 
+@pytest.mark.parametrize("row", [{"a\nb" * 200: 1}, {"instruction": "Hi", "output": "x"}, {"messages": "a\nb" * 99}])
+def test_a_refusal_is_one_short_line_whatever_stands_in_the_row(tmp_path, row):
+    nested = json.loads("[" * 500 + "]" * 500)
+    row = {**row, **({"output": nested} if "output" in row else {})}
+    with pytest.raises(LabError) as caught:
+        talks(jsonl(tmp_path / "rows.jsonl", [row] * 3))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 900
+
+
 def test_most_rows_gone_is_an_error_that_counts_them(tmp_path):
     rows = [*ROWS[:2], *({"instruction": "Hi", "output": ""} for _ in range(3))]
     with pytest.raises(LabError, match="rows.jsonl, line 3 has an empty answer.* 3 of 5 rows cannot be used"):
@@ -240,7 +251,8 @@ def test_an_answer_of_weight_0_stays_in_the_conversation(tmp_path):
 
 
 def test_values():
-    assert [as_text(value) for value in ("a", 3, 2.5, None, float("nan"), [])] == ["a", "3", "2.5", "", "", ""]
+    fields: list[Any] = ["a", 3, 2.5, None, float("nan"), []]
+    assert [as_text(field) for field in fields] == ["a", "3", "2.5", "", "", ""]
     assert as_messages('[{"role": "user", "content": "Hi"}]') == (Message("user", "Hi"),)
     assert as_messages('{"role": "user"}') is None and as_messages("[1, 2]") is None
     assert transcript("Assistant: is a word.") == (Message("assistant", "is a word."),)
