@@ -190,9 +190,21 @@ def chat(options: ChatOptions) -> int:
                 talk.tell(next(story)) if story else "This run has read real text; there are no stories of the world."
             )
         elif line:
-            for piece in talk.answer(unescape(line)):
-                print(piece, end="", flush=True)
-            print(flush=True)
+            _say(talk, unescape(line))
+
+
+def _say(talk: Conversation, message: str) -> None:
+    """Print the reply to a message, piece by piece; what cannot be answered, why, and the conversation goes on."""
+    from labkit.errors import LabError
+
+    try:
+        for piece in talk.answer(message):
+            print(piece, end="", flush=True)
+        print(flush=True)
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+    if talk.forgotten:
+        print(f"(The context is full: the first {talk.forgotten} messages are forgotten.)", file=sys.stderr)
 
 
 def _read(prompt: str) -> str | None:
@@ -231,6 +243,7 @@ class Conversation:
         """Begin anew."""
         self.messages: list[Message] = []
         self.story = ""
+        self.forgotten = 0
 
     def tell(self, story: str) -> str:
         """Begin anew with a story that the next message is about; returns it."""
@@ -239,16 +252,25 @@ class Conversation:
         return story
 
     def answer(self, message: str) -> Iterator[str]:
-        """The reply to a message, in pieces as they come. What no longer fits in the context is forgotten first."""
+        """The reply to a message, in pieces as they come.
+
+        Of what was said before, the oldest exchanges are forgotten where the context is full; `forgotten` says how many
+        messages. Raises LabError, with the conversation as it was, for a message that does not fit by itself: it is
+        never cut.
+        """
         from labkit.decoding import stream
+        from labkit.decoding.prompts import check_prompt
         from labkit.world import Message
 
-        self.messages.append(Message("user", f"{self.story}\n{message}" if self.story else message))
-        self.story = ""
+        said = Message("user", f"{self.story}\n{message}" if self.story else message)
+        messages, prompt = self._fitting([*self.messages, said])
+        check_prompt(self.model, prompt)
+        self.forgotten = len(self.messages) + 1 - len(messages)
+        self.messages, self.story = messages, ""
         options, ids = self.options, []
         tokens = stream(
             self.model,
-            self._prompt(),
+            prompt,
             steps=filters(options.temperature, options.top_k, options.top_p),
             max_new_tokens=options.max_tokens,
             stop_ids=self.tokenizer.specials,
@@ -264,13 +286,15 @@ class Conversation:
         yield text.removeprefix(shown)
         self.messages.append(Message("assistant", self.tokenizer.decode(ids).strip()))
 
-    def _prompt(self) -> list[int]:
-        """The conversation as ids with room for half a reply; the oldest exchanges go first, then the beginning."""
+    def _fitting(self, messages: list[Message]) -> tuple[list[Message], list[int]]:
+        """The latest of the messages, whole exchanges, that leave room for half a reply; and they as ids. The last one
+        is always among them.
+        """
         from labkit.text.chat import encode_prompt
 
         room = self.model.config.context - min(self.options.max_tokens, self.model.config.context // 2)
-        ids = encode_prompt(self.tokenizer, self.messages)
-        while len(ids) > room and len(self.messages) > 1:
-            self.messages = self.messages[2:]
-            ids = encode_prompt(self.tokenizer, self.messages)
-        return ids if len(ids) <= room else [ids[0], *ids[1 - room :]]
+        ids = encode_prompt(self.tokenizer, messages)
+        while len(ids) > room and len(messages) > 1:
+            messages = messages[2:]
+            ids = encode_prompt(self.tokenizer, messages)
+        return messages, ids

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from labkit.decoding import Temperature, TopK, TopP
+from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
-from labkit.talk import ChatOptions, Conversation, filters, unescape
+from labkit.talk import ChatOptions, Conversation, _say, filters, unescape
 from labkit.text.tokenizer import Tokenizer
+from labkit.world import Message
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +55,27 @@ def test_the_oldest_exchange_is_forgotten_when_the_context_is_full(talk):
     for _ in range(8):
         list(talk.answer("Where is Tom?"))
         assert talk.messages[0].role == "user"
-    assert len(talk.messages) < 16
+    assert len(talk.messages) < 16 and talk.forgotten == 2
 
 
-def test_a_message_longer_than_the_context_keeps_its_end(talk):
+@pytest.mark.parametrize("message", ["Tom is in the park. " * 1000, "half \ud83d"])
+def test_a_message_that_cannot_be_read_is_refused_and_the_conversation_goes_on(talk, message, capsys):
     talk.forget()
-    list(talk.answer("Tom is in the park. " * 40))
-    talk.messages.pop()
-    prompt = talk._prompt()
-    assert len(prompt) == 48 - 10
-    assert prompt[0] == talk.tokenizer.bos and prompt[-1:] == talk.tokenizer.form.opening["assistant"]
+    list(talk.answer("Where is Tom?"))
+    before = list(talk.messages)
+    talk.story = "Tom is here."
+    with pytest.raises(LabError, match="The prompt has .* leaves no room in a context of 48|half a character"):
+        list(talk.answer(message))
+    assert talk.messages == before and talk.story == "Tom is here."
+    _say(talk, message)
+    assert capsys.readouterr().err.startswith("labkit: The ")
+    _say(talk, "Tom?")
+    assert talk.messages[-2].content == "Tom is here.\nTom?"
+
+
+def test_a_message_that_fits_is_never_cut(talk):
+    talk.forget()
+    messages, prompt = talk._fitting([Message("user", "Tom is in the park. " * 8)])
+    assert len(prompt) > 48 - 10  # no room for the whole reply
+    opening = talk.tokenizer.form.opening
+    assert prompt[: 1 + len(opening["user"])] == [talk.tokenizer.bos, *opening["user"]] and messages
