@@ -223,15 +223,15 @@ def _train(run: Run, stage: StageConfig, model: nn.Module, source: Source, mater
         loss = stage.loss(trained, materials, run.recipe.evaluation)
         return {} if loss is None else {"validation_loss": loss}
 
-    config = dataclasses.replace(stage.train, seed=run.recipe.seed)
     return fit(
         model,
         source,
         stage.objective,
-        config,
+        stage.train,
         folder=run.stage(stage.name).path,
-        evaluate=validate if config.evaluate_every else None,
+        evaluate=validate if stage.train.evaluate_every else None,
         recipe=run.recipe.fingerprint(stage.name),
+        seed=run.recipe.seed,
     )
 
 

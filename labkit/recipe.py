@@ -105,6 +105,8 @@ class Recipe:
         if stage is None:
             return fingerprint(self)
         plain = to_dict(self)
+        for name in self.stages:  # as when each had a seed, so that runs begun then can be gone on with
+            plain[name]["train"]["seed"] = 0
         names = ["seed", "world_size", "tokenizer", "model", "text", "instructions"]
         if "sft" in self.ancestors(stage):
             names += ["annotation", "preferences"]
@@ -116,8 +118,16 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:
-        """What `to_dict` gave. Raises LabError that names a field which does not exist."""
-        return from_dict(cls, data)
+        """What `to_dict` gave. Raises LabError that names a field which does not exist.
+
+        In older recipes each stage's `train` has a seed, which did nothing: it is passed over.
+        """
+        trains = {
+            name: {**stage, "train": {key: value for key, value in stage["train"].items() if key != "seed"}}
+            for name, stage in data.items()
+            if isinstance(stage, dict) and isinstance(stage.get("train"), dict)
+        }
+        return from_dict(cls, {**data, **trains})
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """Where two recipes differ: {"pretrain.train.steps": (2000, 1000), ...}; other's value last."""

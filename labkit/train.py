@@ -70,7 +70,6 @@ class TrainConfig:
         compile: compile model and loss (15-60 s once, then 1.3-1.8 x faster).
         checkpoint_every: steps between checkpoints; 0 saves at the end only.
         evaluate_every: steps between calls of `evaluate`; 0 never.
-        seed: of dropout; the source has its own.
     """
 
     steps: int = 1000
@@ -89,7 +88,6 @@ class TrainConfig:
     compile: bool = False
     checkpoint_every: int = 200
     evaluate_every: int = 0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "rows", "length", "accumulate"):
@@ -149,6 +147,7 @@ def fit(
     folder: str | Path | None = None,
     evaluate: Evaluate | None = None,
     recipe: str = "",
+    seed: int = 0,
 ) -> Generator[Record, None, None]:
     """Train `model` in place; yields a Record after each optimizer step.
 
@@ -157,12 +156,12 @@ def fit(
 
     folder: where metrics.jsonl and checkpoints/ go; a run found there goes on from its last checkpoint. Without it
     nothing is written. recipe: what the run is, in a short string; a folder of another one is refused. evaluate:
-    called every `evaluate_every` steps and after the last.
+    called every `evaluate_every` steps and after the last. seed: of dropout; the source has its own.
 
     Raises LabError when the loss or gradient is not a number (the model and the checkpoints keep the last good
     weights), when no label counts, when the disk is full and when the folder is of another recipe.
     """
-    loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe)
+    loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe, seed)
     model.train()
     try:
         with loop.journal():
@@ -193,9 +192,11 @@ class _Loop:
         config: TrainConfig,
         folder: Path | None,
         recipe: str,
+        seed: int,
     ):
+        self.seed = seed
         self.model, self.source, self.config, self.folder = model, source, config, folder
-        self.recipe = recipe or fingerprint(config)
+        self.recipe = recipe or fingerprint({**to_dict(config), "seed": seed})
         self.processes = accelerator()
         self.device = self.processes.device
         model.to(self.device)
@@ -219,7 +220,7 @@ class _Loop:
         if not self.model.training:
             self.model.train()
         self.optimizer.set_scale(self.config.scale(step))
-        with _reproducible(self.config.seed, step, self.processes.process_index, self.device):
+        with _reproducible(self.seed, step, self.processes.process_index, self.device):
             sums = self._gradients(step)
         count = sums.pop("count")
         if count == 0:

@@ -70,3 +70,13 @@ def test_differences_name_the_field_and_both_values():
     other = replace(recipe, seed=1, sft=FineTune(replace(recipe.sft.train, steps=7)))
     assert recipe.differences(other) == {"seed": (0, 1), "sft.train.steps": (steps, 7)}
     assert recipe.differences(recipe) == {}
+
+
+def test_recipes_of_before_whose_stages_have_a_seed_still_load():
+    """It did nothing: the run's own seed decides."""
+    recipe = make_recipe("smoke", seed=3)
+    old = recipe.to_dict()
+    for name in recipe.stages:
+        old[name]["train"]["seed"] = 7
+    assert Recipe.from_dict(old) == recipe
+    assert not any(hasattr(stage.train, "seed") for stage in recipe.stages.values())

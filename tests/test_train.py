@@ -339,3 +339,11 @@ def test_bf16_is_used_in_model_and_loss_alone():
 def test_fingerprints():
     config = tiny_config()
     assert fingerprint(config) == fingerprint(tiny_config()) != fingerprint(replace(config, lr=0.1))
+
+
+def test_the_seed_decides_dropout():
+    losses = {}
+    for seed in (0, 0, 1):
+        records = list(fit(TinyModel(dropout=0.5), Counting(), tiny_objective, tiny_config(steps=3), seed=seed))
+        losses.setdefault(seed, []).append([record.loss for record in records])
+    assert losses[0][0] == losses[0][1] != losses[1][0]
