@@ -71,6 +71,8 @@ def open_table(file: File) -> Table:
     if ending(file.path) == ".parquet":
         raise LabError(f"{file.name} is not a parquet file: it does not begin as one. Is the download complete?")
     text, encoding, warning = decode(data, file.name)
+    if not text.strip():
+        raise LabError(f"{file.name} is empty.")
     warnings = (warning,) if warning else ()
     if ending(file.path) in (".csv", ".tsv"):
         delimiter, format = _delimiter(text)

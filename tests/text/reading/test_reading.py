@@ -187,6 +187,7 @@ def test_a_hub_that_gives_nothing_is_said_so(monkeypatch):
 REFUSED = [
     ("empty.txt", b"", "empty.txt is empty"),
     ("blank.txt", b" \n\n ", "blank.txt is empty"),
+    ("mark.json", b"\xff\xfe", "mark.json is empty"),
     ("one.txt", b"x", "too short to hold a part out: 1 characters"),
     ("zeros.txt", b"rest\x04\x00\x00rest!", "zeros.txt is a binary file, not text .it holds zero bytes"),
     ("bytes.txt", bytes(range(1, 256)), "bytes.txt is in no encoding that is known here, or a binary file"),
