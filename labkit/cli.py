@@ -398,6 +398,9 @@ class ImportOptions:
     """The new run's folder."""
     preset: Preset = dataclasses.field(default_factory=_default_preset)
     """Whose settings the later stages have."""
+    chat_template: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """plain: turns as 'user: …' in place of the checkpoint's own chat template. Or the name of one, where it has
+    several and none is the default."""
     text: Source = None
     """As for labkit run, for the later stages."""
     instructions: Source = None
@@ -414,7 +417,7 @@ def _import(arguments: list[str]) -> int:
     inputs = {name: getattr(options, name) for name in INPUTS}
     recipe = make_recipe(options.preset, **inputs)
     recipe = _override(recipe, FIELDS, rest, "import") if rest else recipe
-    run = import_checkpoint(options.source, options.run, recipe)
+    run = import_checkpoint(options.source, options.run, recipe, options.chat_template)
     print(f"{run.path} begins with {options.source}. To talk to it: labkit chat {run.path}")
     return 0
 

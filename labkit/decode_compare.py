@@ -96,7 +96,7 @@ def compare(
     first: list[str] = []
     for strategy in strategies:
         many = seeds if strategy.draws else 1
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokenizer.specials, "beside": beside}
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokenizer.stops, "beside": beside}
         seeds_of = [range(i * many, (i + 1) * many) for i in range(len(asked))]
         texts = strategy.write_all(model, [one.ids for one in asked], seeds=seeds_of, **options)
         words = tokenizer.decode(texts[0][0]).split()

@@ -165,7 +165,7 @@ def write_stories(model: Transformer, tokenizer: Tokenizer, world: World, config
             model,
             [encode_opening(tokenizer, "")] * math.ceil(1.5 * missing),
             max_new_tokens=min(config.story_tokens, model.config.context - 1),
-            stop_ids=tokenizer.specials,
+            stop_ids=tokenizer.stops,
             generator=generator,
             rows=config.rows,
         )
@@ -309,7 +309,7 @@ def reply(
         [_fit(prompt, room) for prompt in prompts],
         steps=[Temperature(0)],
         max_new_tokens=new_tokens,
-        stop_ids=tokenizer.specials,
+        stop_ids=tokenizer.stops,
         rows=rows,
     )
     return [decode_reply(tokenizer, ids) for ids in replies]
@@ -407,17 +407,18 @@ def _write_on(
     model: Transformer, tokenizer: Tokenizer, fixed: Sequence[Sample], config: EvaluationConfig
 ) -> list[Sample]:
     """Each prompt as plain text, written on."""
-    opened = [[tokenizer.bos, *tokenizer.encode(sample.prompt)] for sample in fixed]
+    opened = [encode_opening(tokenizer, sample.prompt, lead=False) for sample in fixed]
     written = generate(
         model,
         [_fit(ids, model.config.context // 2) for ids in opened],
         steps=[WRITTEN_ON],
         max_new_tokens=2 * config.answer_tokens,
-        stop_ids=tokenizer.specials,
+        stop_ids=tokenizer.stops,
         generator=torch.Generator().manual_seed(config.seed),
         rows=config.rows,
     )
-    return [s._replace(response=tokenizer.decode(ids)) for s, ids in zip(fixed, written, strict=True)]
+    said = [tokenizer.continuation(before, ids) for before, ids in zip(opened, written, strict=True)]
+    return [sample._replace(response=text) for sample, text in zip(fixed, said, strict=True)]
 
 
 def _lines(texts: Sequence[str], count: int) -> list[str]:

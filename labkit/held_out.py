@@ -98,8 +98,8 @@ def _bytes(tokenizer: Tokenizer, batch: Batch) -> int:
     a piece.
     """
     size = 0
-    form = tokenizer.form
-    openers = [*form.start, *(ids[-1] for ids in form.opening.values())] if form.lead else []
+    ends = (tokenizer.end, tokenizer.pad)
+    openers = [] if tokenizer.template else [token for token in tokenizer.specials if token not in ends]
     for inputs, labels, mask in zip(*(tensor.numpy() for tensor in batch), strict=True):
         size += len(tokenizer.decode(labels[mask].tolist()).encode())
         opened = mask & np.isin(inputs, openers) & ~np.isin(labels, openers)

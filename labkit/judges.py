@@ -22,7 +22,7 @@ def by_reward(scorer: Scorer, tokenizer: Tokenizer) -> Judge:
     @torch.no_grad()
     def judge(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
         context = scorer.config.context
-        rows = [[*prompt, *answer, tokenizer.end][:context] for answer in answers]
+        rows = [[*prompt, *answer, tokenizer.turn_end][:context] for answer in answers]
         marked = [(row, [i >= len(prompt) for i in range(len(row))]) for row in rows]
         (inputs, _, mask), ends = whole_rows(marked, context, tokenizer.pad)
         device = scorer.body.embedding.weight.device

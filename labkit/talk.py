@@ -115,12 +115,10 @@ def write(options: GenerateOptions) -> int:
         raise LabError("There is nothing to reply to: say it with --prompt.")
     if options.chat:
         prompt = encode_prompt(tokenizer, [Message("user", begun)])
-    elif run.recipe.text is None:
-        prompt = encode_opening(tokenizer, begun)
     else:  # real text is read as it is, without a space before it
-        prompt = [tokenizer.bos, *tokenizer.encode(begun)]
+        prompt = encode_opening(tokenizer, begun, lead=run.recipe.text is None)
     beside = beside_of(run, options.stop, options.draft)
-    limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.specials}
+    limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.stops}
     if options.strategy is not None:
         seeds = range(options.seed, options.seed + options.count)
         written = parse(options.strategy).write(model, prompt, seeds=seeds, beside=beside, **limits)
@@ -135,7 +133,7 @@ def write(options: GenerateOptions) -> int:
     if options.chat or not begun:
         print("\n\n".join(decode_reply(tokenizer, ids) for ids in written))
     else:
-        print("\n\n".join(begun + tokenizer.decode(ids) for ids in written))
+        print("\n\n".join(begun + tokenizer.continuation(prompt, ids) for ids in written))
     return 0
 
 
@@ -260,6 +258,7 @@ class Conversation:
         """
         from labkit.decoding import stream
         from labkit.decoding.prompts import check_prompt
+        from labkit.text.chat import decode_reply
         from labkit.world import Message
 
         said = Message("user", f"{self.story}\n{message}" if self.story else message)
@@ -273,13 +272,13 @@ class Conversation:
             prompt,
             steps=filters(options.temperature, options.top_k, options.top_p),
             max_new_tokens=options.max_tokens,
-            stop_ids=self.tokenizer.specials,
+            stop_ids=self.tokenizer.stops,
             generator=self.generator,
         )
         shown = text = ""
         for token in tokens:
             ids.append(token)
-            text = self.tokenizer.decode(ids).removeprefix(" ")
+            text = decode_reply(self.tokenizer, ids)
             if not text.endswith("\ufffd"):  # the rest of a character is still to come
                 yield text.removeprefix(shown)
                 shown = text

@@ -8,7 +8,7 @@ from labkit.errors import LabError
 from labkit.judges import by_oracle, by_reward
 from labkit.paths import demo_folder
 from labkit.runs import Run
-from labkit.text.chat import encode_prompt
+from labkit.text.chat import encode_prompt, encode_words
 from labkit.text.pairs import Pair, comparison, encode_pair
 from labkit.world.oracle import score
 
@@ -27,7 +27,7 @@ def test_the_reward_model_reads_answers_as_in_training(run):
     batch = comparison([encode_pair(tokenizer, pair)], 256, tokenizer.pad)
     with torch.no_grad():
         expected = scorer.last(batch.inputs, batch.mask, batch.ends)
-    ids = [tokenizer.encode(tokenizer.form.lead + answer) for answer in answers]
+    ids = [encode_words(tokenizer, answer) for answer in answers]
     assert by_reward(scorer, tokenizer)(one.ids, ids) == pytest.approx(expected.tolist(), abs=1e-4)
 
 

@@ -12,7 +12,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.cli import main
 from labkit.decoding import Temperature, generate
-from labkit.errors import LabError
 from labkit.hub.export import export
 from labkit.hub.gguf import load_gguf_tokenizer
 from labkit.hub.importing import import_checkpoint
@@ -91,20 +90,6 @@ def test_what_somebody_types_is_no_special_token(tmp_path):
     assert ids.count(tokenizer.end) == 2  # of the system's words and of the user's
 
 
-@pytest.mark.parametrize(
-    "template,message",
-    [
-        ("{% for m in messages %}{{ loop.index ~ m['content'] }};{% endfor %}", "a form that is not known"),
-        ("{{ messages | nothing }}", "cannot be rendered"),
-        ("{{ raise_exception('Never.') }}", "cannot be rendered: Never."),
-        ("{{ messages.__class__.__mro__ }}", "cannot be rendered|not known"),
-    ],
-)
-def test_a_template_of_another_form_is_refused(template, message, tmp_path):
-    with pytest.raises(LabError, match=message):
-        foreign(tmp_path, template, ["<s>", "</s>"])
-
-
 def greedy(run: Run, asked: str) -> list[int]:
     tokenizer = run.tokenizer()
     prompt = encode_prompt(tokenizer, [Message("user", asked)])
@@ -121,7 +106,7 @@ def test_what_was_exported_comes_back_as_a_run(form, tmp_path):
     assert greedy(back, "Where is Tom?") == original and original
     assert back.report()["stages"][1]["imported"] == str(away)
     if form == "gguf":
-        assert load_gguf_tokenizer(away).form == demo.tokenizer().form
+        assert load_gguf_tokenizer(away).template is None
 
 
 def greedy_of_stage(run: Run, stage: str) -> list[int]:

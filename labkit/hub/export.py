@@ -33,6 +33,5 @@ def export(
         return file
     save_pretrained(model, target)
     tokenizer.save(target)
-    ends = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
-    write_json(target / "generation_config.json", ends)
+    write_json(target / "generation_config.json", tokenizer.generation_config)
     return target

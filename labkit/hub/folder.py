@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from labkit.errors import LabError
+from labkit.hub.tokenizer_files import FILES
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
@@ -39,7 +40,7 @@ def local_folder(source: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
+        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", *FILES]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise LabError(f"{source} is no folder here, and could not be fetched from the hub: {error}") from error
 

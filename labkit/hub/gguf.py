@@ -6,7 +6,7 @@ the package `gguf` knows; written for the same in F32, F16 and Q8_0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,7 @@ from labkit.hub.gguf_shape import architecture_of, describe_shape, rope_factors,
 from labkit.hub.gguf_tokenizer import describe_tokenizer, read_backend
 from labkit.hub.matching import check_counts, check_shapes
 from labkit.hub.parts import Part, qkv_rows
+from labkit.hub.tokenizer_files import with_template
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.tokenizer import Tokenizer
 
@@ -56,9 +57,16 @@ def load_gguf(path: str | Path) -> Transformer:
     return model.eval()
 
 
-def load_gguf_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a GGUF file, with its chat template. Raises LabError as `read_backend` does."""
-    return Tokenizer(*read_backend(Path(path)))
+def load_gguf_tokenizer(
+    path: str | Path, chat_template: str | None = None, say: Callable[[str], None] = print
+) -> Tokenizer:
+    """The tokenizer in a GGUF file, with its chat template.
+
+    chat_template: "plain" for turns written plainly. say: is told where there is no template. Raises LabError as
+    `read_backend` does.
+    """
+    backend, config = read_backend(Path(path))
+    return Tokenizer(backend, with_template(config, chat_template, say))
 
 
 def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: Kind = "f16") -> None:

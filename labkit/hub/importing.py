@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from labkit.errors import LabError
 from labkit.hub import from_pretrained, local_folder
 from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
 from labkit.hub.gguf_file import gguf_file
+from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig
 from labkit.recipe import Recipe
 from labkit.runs import Run
@@ -21,14 +23,21 @@ STAGES = ("pretrain", "sft")
 """What a checkpoint stands for: nobody says how it was made, so later stages can build on either."""
 
 
-def import_checkpoint(source: str | Path, target: str | Path, recipe: Recipe) -> Run:
+def import_checkpoint(
+    source: str | Path,
+    target: str | Path,
+    recipe: Recipe,
+    chat_template: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Run:
     """Begin a run in `target` whose first stages are a checkpoint: a folder or hub id in transformers' form, or a GGUF
     file.
 
-    recipe: of the stages to come; its model's shape becomes the checkpoint's. Raises LabError when the checkpoint or
-    its tokenizer cannot be read, when the model does not write word by word, and for a folder in use.
+    recipe: of the stages to come; its model's shape becomes the checkpoint's. chat_template: "plain" for turns written
+    plainly, or the name of one of several templates. say: is told what had to be decided. Raises LabError when the
+    checkpoint or its tokenizer cannot be read, when the model does not write word by word, and for a folder in use.
     """
-    model, tokenizer = _read(source)
+    model, tokenizer = _read(source, chat_template, say)
     if not model.causal or model.encoder is not None:
         raise LabError(f"{source} does not write word by word from what came before, so it cannot become a run.")
     if tokenizer.size > model.config.vocabulary:
@@ -64,9 +73,10 @@ def fitted(recipe: Recipe, model: ModelConfig) -> Recipe:
     return dataclasses.replace(recipe, model=model, **shorter)
 
 
-def _read(source: str | Path) -> tuple[Any, Tokenizer]:
+def _read(source: str | Path, chat_template: str | None, say: Callable[[str], None]) -> tuple[Any, Tokenizer]:
     file = gguf_file(source)
     if file is not None:
-        return load_gguf(file), load_gguf_tokenizer(file)
+        return load_gguf(file), load_gguf_tokenizer(file, chat_template, say)
     folder = local_folder(source)
-    return from_pretrained(folder), Tokenizer.load(folder)
+    model = from_pretrained(folder)
+    return model, load_tokenizer(folder, model.config.vocabulary, chat_template, say)

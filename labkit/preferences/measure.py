@@ -192,7 +192,7 @@ def greedy_answers(
 ) -> list[list[int]]:
     """The likeliest answer, token by token, to each prompt: ids, cut after `answer_tokens`."""
     return generate(
-        model, prompts, steps=[Temperature(0)], max_new_tokens=answer_tokens, stop_ids=[tokenizer.end], rows=128
+        model, prompts, steps=[Temperature(0)], max_new_tokens=answer_tokens, stop_ids=[tokenizer.turn_end], rows=128
     )
 
 
@@ -208,7 +208,7 @@ def rewards(
     room = scorer.config.context
     made = []
     for prompt, answer in zip(prompts, answers, strict=True):
-        ids, counts = [*prompt, *answer, tokenizer.end], [False] * len(prompt) + [True] * (len(answer) + 1)
+        ids, counts = [*prompt, *answer, tokenizer.turn_end], [False] * len(prompt) + [True] * (len(answer) + 1)
         made.append((ids[:room], counts[:room]))  # an answer that filled the context leaves no room for its end
     found, device = [], scorer.head.weight.device
     for start in range(0, len(made), rows):

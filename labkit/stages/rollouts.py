@@ -143,7 +143,7 @@ class Rollouts:
         steps = [Temperature(self.temperature)]
         options: dict[str, Any] = {
             "max_new_tokens": self.answer_tokens,
-            "stop_ids": [self.tokenizer.end],
+            "stop_ids": [self.tokenizer.turn_end],
             "generator": generator,
         }
         if not (self.compile and can_compile(actor)):
@@ -156,7 +156,7 @@ class Rollouts:
         """Prompts and answers as whole rows; an answer that was not cut off is closed by `<|end|>`."""
         rows = []
         for prompt, answer in zip(prompts, answers, strict=True):
-            closed = [*answer, self.tokenizer.end] if len(answer) < self.answer_tokens else answer
+            closed = [*answer, self.tokenizer.turn_end] if len(answer) < self.answer_tokens else answer
             rows.append(([*prompt, *closed], [False] * len(prompt) + [True] * len(closed)))
         return whole_rows(rows, self.length, self.tokenizer.pad)
 

@@ -6,6 +6,9 @@ A text (a story, a paragraph) comes first, if there is one; then the turns. Each
 space after the special token before it, so that a word has the same token at the start of a piece as inside
 it; `<|end|>` closes each piece, so that one token stops every generation. The form is written here once,
 and as the Jinja template that `labkit.text.tokenizer` saves for transformers.
+
+With a tokenizer that labkit did not train, turns are written by its own chat template (`labkit.text.template`), and a
+text before them is a text of its own, closed by its end.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from labkit.errors import LabError
+from labkit.text.template import ChatTemplate, Turn
 from labkit.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -35,78 +39,103 @@ def encode_document(tokenizer: Tokenizer, document: Document, length: int) -> Ro
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document], length: int) -> list[Row]:
-    """`encode_document` for many documents, with one call to the tokenizer."""
-    lead, whole = tokenizer.form.lead, [_whole(tokenizer, document) for document in documents]
-    pieces = [[lead + piece for piece in _pieces(document)] for document in whole]
+    """`encode_document` for many documents, with one call to the tokenizer where it is labkit's own."""
+    if tokenizer.template is not None:
+        return [_templated(tokenizer, tokenizer.template, document, length) for document in documents]
+    pieces = [list(document_texts(document)) for document in documents]
     ends = list(accumulate(map(len, pieces), initial=0))
     encoded = tokenizer.encode_batch([piece for group in pieces for piece in group])
     return [
         _row(tokenizer, document, encoded[start:end], length)
-        for document, start, end in zip(whole, ends, ends[1:], strict=False)
+        for document, start, end in zip(documents, ends, ends[1:], strict=False)
     ]
 
 
 def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], text: str = "") -> list[int]:
     """Messages -> the ids after which the assistant answers: bos, (text), turns, `<|assistant|>`."""
-    return [*encode_messages(tokenizer, messages, text), *tokenizer.form.opening["assistant"]]
+    if tokenizer.template is not None:
+        return [*_text_before(tokenizer, text), *tokenizer.template.encode(_turns(messages), prompt=True)]
+    return [*encode_messages(tokenizer, messages, text), _opening(tokenizer, "assistant")]
 
 
 def encode_messages(tokenizer: Tokenizer, messages: Sequence[Message], text: str = "") -> list[int]:
-    """A conversation, whole and uncut -> ids. The same ids as transformers' `apply_chat_template` when text
-    is '' (and, with a tokenizer that labkit did not train, no content begins with white space).
-    """
-    form = tokenizer.form
-    ids = list(form.start)
+    """A conversation, whole and uncut -> ids. The same ids as transformers' `apply_chat_template` when text is ''."""
+    if tokenizer.template is not None:
+        return [*_text_before(tokenizer, text), *tokenizer.template.encode(_turns(messages))]
+    ids = [tokenizer.bos]
     if text:
-        ids += [*tokenizer.encode(form.lead + text), tokenizer.end]
-    for message in _spoken(tokenizer, messages):
-        ids += [*_opening(tokenizer, message), *tokenizer.encode(form.lead + message.content), *form.closing]
+        ids += [*tokenizer.encode(tokenizer.lead + text), tokenizer.end]
+    for message in messages:
+        ids += [_opening(tokenizer, message.role), *tokenizer.encode(tokenizer.lead + message.content), tokenizer.end]
     return ids
 
 
-def encode_opening(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The beginning of a text, to be written on -> bos and its ids; bos alone for ''. Models that never begin a row
-    with bos get it for '' only.
+def encode_answer(tokenizer: Tokenizer, messages: Sequence[Message], answer: str) -> Row:
+    """Messages and the assistant's answer to them -> a row that ends with the answer's end, which counts with it. Only
+    this answer counts.
     """
-    form = tokenizer.form
-    return [*form.start, *tokenizer.encode(form.lead + text)] if text else [tokenizer.bos]
+    if tokenizer.template is None:
+        prompt, said = encode_prompt(tokenizer, messages), [*encode_words(tokenizer, answer), tokenizer.end]
+        return [*prompt, *said], [False] * len(prompt) + [True] * len(said)
+    ids, counts = tokenizer.template.row([*_turns(messages), ("assistant", answer)], learned={len(messages)})
+    last = len(counts) - counts[::-1].index(True)
+    return ids[:last], counts[:last]
+
+
+def encode_words(tokenizer: Tokenizer, words: str) -> list[int]:
+    """Words of an answer, as they stand after its prompt -> ids, without an end."""
+    spoken = tokenizer.lead + words
+    return tokenizer.encode(spoken) if tokenizer.template is None else tokenizer.template.inside(spoken)
+
+
+def encode_opening(tokenizer: Tokenizer, text: str, lead: bool = True) -> list[int]:
+    """The beginning of a text, to be written on -> what the tokenizer puts before a text, and its ids; for '' at least
+    bos. lead: whether labkit's own form has its space before it, as a story of the world has and real text has not.
+    """
+    before = tokenizer.lead if lead and tokenizer.template is None else ""
+    return [*tokenizer.prefix, *(tokenizer.encode(before + text) if text else [])] or [tokenizer.bos]
 
 
 def decode_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Generated ids -> the words without the space that every piece begins with."""
-    return tokenizer.decode(ids).removeprefix(tokenizer.form.lead)
+    return tokenizer.decode(ids).removeprefix(tokenizer.lead)
 
 
 def document_texts(document: Document) -> Iterator[str]:
     """The pieces of a document exactly as labkit's own tokenizer encodes them (with their space): what to train it
     on.
     """
-    for piece in _pieces(document):
-        yield " " + piece
-
-
-def _pieces(document: Document) -> Iterator[str]:
     if document.text:
-        yield document.text
+        yield " " + document.text
     for message in document.messages:
-        yield message.content
+        yield " " + message.content
 
 
-def _spoken(tokenizer: Tokenizer, messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages, with what the system says where the form lets it speak unasked."""
-    said = tokenizer.form.system
-    if said is None or not messages or messages[0].role == "system":
-        return messages
-    return [type(messages[0])("system", said), *messages]
+def _turns(messages: Sequence[Message]) -> list[Turn]:
+    return [(message.role, message.content) for message in messages]
 
 
-def _whole(tokenizer: Tokenizer, document: Document) -> Document:
-    return document._replace(messages=tuple(_spoken(tokenizer, document.messages)))
+def _text_before(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A text before the turns of a chat template."""
+    return [*tokenizer.prefix, *tokenizer.encode(text), tokenizer.end] if text else []
+
+
+def _templated(tokenizer: Tokenizer, template: ChatTemplate, document: Document, length: int) -> Row:
+    """A document whose turns a chat template writes. What it writes of a turn may depend on those after it, so each
+    number of exchanges is written anew, the most that fits first.
+    """
+    ids = _text_before(tokenizer, document.text)
+    answers = [number for number, message in enumerate(document.messages, start=1) if message.role == "assistant"]
+    learned = {number - 1 for number in answers if document.messages[number - 1].weight > 0}
+    for number in reversed(answers):
+        turns, counts = template.row(_turns(document.messages[:number]), learned)
+        if len(ids) + len(turns) <= length or (number == answers[0] and not document.text):
+            return [*ids, *turns][:length], [*[False] * len(ids), *counts][:length]
+    return ids[:length], [False] * len(ids[:length])
 
 
 def _row(tokenizer: Tokenizer, document: Document, encoded: list[list[int]], length: int) -> Row:
-    form, end = tokenizer.form, tokenizer.form.closing[:1]
-    ids, answer = list(form.start), [False] * len(form.start)
+    ids, answer = [tokenizer.bos], [False]
     if document.text:
         ids += [*encoded[0], tokenizer.end]
         answer += [False] * (len(encoded[0]) + 1)
@@ -115,11 +144,10 @@ def _row(tokenizer: Tokenizer, document: Document, encoded: list[list[int]], len
     exchange_ids: list[int] = []
     exchange_answer: list[bool] = []
     for message, content in zip(document.messages, encoded, strict=True):
-        is_answer, opening = message.role == "assistant", _opening(tokenizer, message)
-        exchange_ids += [*opening, *content, *form.closing]
+        is_answer = message.role == "assistant"
         learned = is_answer and message.weight > 0
-        exchange_answer += [False] * len(opening) + [learned] * (len(content) + len(end))
-        exchange_answer += [False] * (len(form.closing) - len(end))
+        exchange_ids += [_opening(tokenizer, message.role), *content, tokenizer.end]
+        exchange_answer += [False, *[learned] * (len(content) + 1)]
         if is_answer:
             first = len(ids) == began and not document.text
             if not first and len(ids) + len(exchange_ids) > length:
@@ -129,7 +157,8 @@ def _row(tokenizer: Tokenizer, document: Document, encoded: list[list[int]], len
     return ids[:length], answer[:length]
 
 
-def _opening(tokenizer: Tokenizer, message: Message) -> list[int]:
-    if message.role not in tokenizer.form.opening:
-        raise LabError(f"A message has the role {message.role!r}; the roles are system, user and assistant.")
-    return tokenizer.form.opening[message.role]
+def _opening(tokenizer: Tokenizer, role: str) -> int:
+    """The token that opens a turn in labkit's own form."""
+    if role not in ("system", "user", "assistant"):
+        raise LabError(f"A message has the role {role!r}; the roles are system, user and assistant.")
+    return tokenizer.id_of(f"<|{role}|>")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labkit.text.batch import whole_rows
-from labkit.text.chat import Row, encode_prompt
+from labkit.text.chat import Row, encode_answer
 from labkit.text.sources import Order, Stateless
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message
@@ -80,12 +80,8 @@ class Comparisons(Stateless):
 
 def encode_pair(tokenizer: Tokenizer, pair: Pair) -> tuple[Row, Row]:
     """A pair -> its two rows, whole: the ids of prompt and answer, and which belong to the answer."""
-    prompt = encode_prompt(tokenizer, pair.prompt)
-    rows = []
-    for answer in (pair.chosen, pair.rejected):
-        ids = [*tokenizer.encode(tokenizer.form.lead + answer), *tokenizer.form.closing[:1]]
-        rows.append(([*prompt, *ids], [False] * len(prompt) + [True] * len(ids)))
-    return rows[0], rows[1]
+    chosen, rejected = (encode_answer(tokenizer, pair.prompt, answer) for answer in (pair.chosen, pair.rejected))
+    return chosen, rejected
 
 
 def comparison(

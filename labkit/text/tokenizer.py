@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.files import write_text
-from labkit.text.form import form_of
 from labkit.text.pieces import PIECE, breakable, pieces
+from labkit.text.template import ChatTemplate
 
 # One thread encodes 750,000 tokens a second, thirty times what training reads on two cores; more threads would
 # only take the cores from the model, and give a warning at every fork.
@@ -70,9 +72,11 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['role'] + ': ' + message['content'] + eos_token }}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-"""The form of a tokenizer that comes without one: a base model's, which has yet to learn any."""
+"""The plain form: of a tokenizer that comes without one (a base model's, which has yet to learn any), and of one whose
+own template is not to be followed. Where a text begins with bos, so does this.
+"""
 
 
 def _bytes() -> dict[str, int]:
@@ -86,50 +90,95 @@ BYTES = _bytes()
 
 
 class Tokenizer:
-    """Byte-level BPE with the special tokens of the chat form. Make one with `train` or `load`.
+    """Byte-level BPE with the special tokens of the chat form, or a published tokenizer of any kind. Make one with
+    `train` or `load`.
 
-    `bos`, `pad` and `end` are ids of special tokens, `specials` all of them, `form` how turns are written with them;
-    `size` counts every id.
+    `bos`, `pad` and `end` (of a text) are ids, and `turn_end` ends an assistant's turn; `specials` are all special
+    tokens, `stops` those that end what is generated; `prefix` are the ids that every text begins with. `template`
+    writes conversations; None where labkit trained the tokenizer, whose form is that of `labkit.text.chat`. `lead` is
+    the blank between the assistant's marker and its words. `size` is one more than the largest id.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any] | None = None):
+    def __init__(
+        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any] | None = None, ends: Sequence[int] = ()
+    ):
         """config: what tokenizer_config.json says of a tokenizer that labkit did not train: eos_token, chat_template,
-        and bos_token and pad_token, which eos_token stands in for.
+        and bos_token and pad_token, which eos_token stands in for. ends: ids that end a text beside eos_token, as
+        generation_config.json names them.
+
+        Raises LabError where no end is named, for names that are no tokens, and for a chat template that cannot be
+        followed.
         """
-        special = {token.content: index for index, token in backend.get_added_tokens_decoder().items()}
-        if all(token in special for token in SPECIAL_TOKENS):
-            config = OWN
-        elif config is None or not config.get("eos_token"):
+        added = backend.get_added_tokens_decoder()
+        special = {token.content: index for index, token in added.items() if token.special}
+        own = all(token in special for token in SPECIAL_TOKENS)
+        if own:
+            config, ends = OWN, ()
+        elif config is None or not (config.get("eos_token") or ends):
             missing = [token for token in SPECIAL_TOKENS if token not in special]
             raise LabError(
-                f"This tokenizer has no {', '.join(missing)}, so labkit did not train it, and no tokenizer_config.json "
-                f"that names its eos_token."
+                f"This tokenizer has no {', '.join(missing)}, so labkit did not train it, and neither its "
+                f"tokenizer_config.json nor a generation_config.json names the token that ends a text (eos_token)."
             )
         backend.encode_special_tokens = True  # text is text: not kept in the JSON, so set here
+        backend.no_truncation()  # which some files ask for, of every text
+        backend.no_padding()
         self.backend, self.config = backend, dict(config)
-        names = {
-            name: _content(config.get(name) or config["eos_token"]) for name in ("bos_token", "eos_token", "pad_token")
-        }
-        self.bos, self.end, self.pad = (self._special(name) for name in names.values())
-        template = config.get("chat_template")
-        if not isinstance(template, str):
-            template = PLAIN_TEMPLATE
-        self.form = form_of(template, self._parse, names)
-        self.specials = sorted({index for token, index in special.items() if not token.startswith("<|reserved_")})
-        self.size: int = backend.get_vocab_size(with_added_tokens=True)
+        if not config.get("eos_token"):
+            self.config["eos_token"] = self._spelling(ends[0])
+        ends = [end for end in ends if end in added]  # others are words: a config may keep its family's numbers
+        self.bos, self.end, self.pad = map(self._special, ("bos_token", "eos_token", "pad_token"))
+        self.specials = sorted({i for token, i in special.items() if not token.startswith("<|reserved_")})
+        self.size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+        self.prefix = [self.bos] if own else self._prefix()
+        self.template: ChatTemplate | None = None
+        self.turn_end, self.lead, self.stops = self.end, " ", self.specials
+        if not own:
+            self.template = self._template([self.end, *ends])
+            self.turn_end, self.lead = self.template.turn_end, self.template.lead
+            self.stops = sorted({self.end, *ends, self.turn_end})
 
-    def _special(self, token: str) -> int:
+    def _template(self, ends: Sequence[int]) -> ChatTemplate:
+        """The chat template, which the config may hold as a list of named ones; the plain one where there is none."""
+        more = self.config.get("extra_special_tokens")
+        given = {**self.config, **(more if isinstance(more, Mapping) else {})}
+        spelt = {name: value for name, value in given.items() if name.endswith("_token")}
+        names = {name: _content(value) for name, value in spelt.items() if value and not isinstance(value, bool)}
+        source = chosen_template(self.config.get("chat_template"))
+        if source is None:
+            source = self.config["chat_template"] = self.plain_template
+        return ChatTemplate(source, names, self.backend, ends)
+
+    @property
+    def plain_template(self) -> str:
+        """The plain form, for this tokenizer."""
+        return ("{{ bos_token }}" if self.prefix == [self.bos] else "") + PLAIN_TEMPLATE
+
+    def _prefix(self) -> list[int]:
+        """What the tokenizer's own pipeline puts before a text, as bos."""
+        whole, bare = self.backend.encode("a").ids, self.backend.encode("a", add_special_tokens=False).ids
+        return next((whole[:n] for n in range(len(whole)) if whole[n : n + len(bare)] == bare), [])
+
+    def _special(self, name: str) -> int:
+        """The id of a special token that the config names; eos stands in for one that it does not."""
+        token = _content(self.config.get(name) or self.config["eos_token"])
         index = self.backend.token_to_id(token)
         if index is None:
-            raise LabError(f"This tokenizer's tokenizer_config.json names {token!r}, which it has not.")
+            raise LabError(f"This tokenizer's tokenizer_config.json names {token!r} as {name}, which it has not.")
         return index
 
-    def _parse(self, text: str) -> list[int]:
-        """Text in which special tokens are read: for what a chat template writes, never for what somebody says."""
-        self.backend.encode_special_tokens = False
-        ids = self.backend.encode(text, add_special_tokens=False).ids
-        self.backend.encode_special_tokens = True
-        return ids
+    def id_of(self, token: str) -> int:
+        """The id of a token by its spelling. Raises LabError where there is none."""
+        index = self.backend.token_to_id(token)
+        if index is None:
+            raise LabError(f"This tokenizer has no token {token!r}.")
+        return index
+
+    def _spelling(self, index: int) -> str:
+        token = self.backend.id_to_token(index)
+        if token is None:
+            raise LabError(f"This checkpoint ends texts with the token {index}, which its tokenizer has not.")
+        return token
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int | None = None) -> Tokenizer:
@@ -195,24 +244,49 @@ class Tokenizer:
         """
         return self.backend.decode(list(ids), skip_special_tokens=not special)
 
+    def continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """What `ids` add to the text of `before`. SentencePiece leaves out the blank before the first word of a text,
+        so this is more than `decode(ids)`.
+        """
+        return self.decode([*before, *ids]).removeprefix(self.decode(before))
+
     def token(self, index: int) -> str:
         """The text of one token, special ones included, for tables and figures; bytes that are no whole character as
-        <E4>.
+        <E4>, and an id that no token has as <51200>.
         """
-        text = self.decode([index], special=True)
+        spelling = self.backend.id_to_token(index)
+        if spelling is None:
+            return f"<{index}>"
+        if byte := re.fullmatch("<0x([0-9A-F]{2})>", spelling):  # SentencePiece's byte, which is a character below 128
+            return chr(int(byte[1], 16)) if int(byte[1], 16) < 128 else f"<{byte[1]}>"
+        text = self.decode([self._anchor, index], special=True).removeprefix(self.decode([self._anchor], special=True))
         if "\ufffd" not in text:
             return text
-        return "".join(f"<{BYTES[sign]:02X}>" for sign in self.backend.id_to_token(index) or "")
+        return "".join(f"<{BYTES[sign]:02X}>" if sign in BYTES else sign for sign in spelling)
+
+    @cached_property
+    def _anchor(self) -> int:
+        """A token to decode another after: SentencePiece leaves out the blank before the first."""
+        return next((i for i in self.encode("a.") if self.decode([i]).strip() and "\ufffd" not in self.decode([i])), 0)
 
     def save(self, path: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into a folder (or beside the named
-        tokenizer.json).
+        """Write `tokenizer.json` and `tokenizer_config.json` into a folder (or beside the named tokenizer.json), and
+        `generation_config.json` where more than one token ends what is generated.
 
         The folder opens with transformers' AutoTokenizer, chat template included.
         """
         file = _json_file(Path(path))
+        if self.template is not None:
+            write_text(file.with_name("generation_config.json"), json.dumps(self.generation_config, indent=2))
         write_text(file.with_name("tokenizer_config.json"), json.dumps(self.config, indent=2))
         write_text(file, self.backend.to_str(pretty=True))  # last: a tokenizer never stands without its config
+
+    @property
+    def generation_config(self) -> dict[str, Any]:
+        """Which ids begin, end and fill what is generated, as transformers keeps it in a file of this name."""
+        several = self.template is not None and len(self.stops) > 1
+        ends = self.stops if several else self.end
+        return {"bos_token_id": self.bos, "eos_token_id": ends, "pad_token_id": self.pad}
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -226,19 +300,51 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # the binding raises bare Exception for any malformed file
             raise LabError(f"{file} is not a tokenizer file: {error}") from error
-        return cls(backend, _beside(file.with_name("tokenizer_config.json")))
+        config = _beside(file.with_name("tokenizer_config.json"))
+        generation = _beside(file.with_name("generation_config.json")) or {}
+        return cls(backend, config and config | chat_templates(file.parent), end_ids(generation))
 
 
 def _beside(file: Path) -> dict[str, Any] | None:
-    """tokenizer_config.json with the template beside it, where that has a file of its own."""
+    """A JSON object beside the tokenizer; None where there is none."""
     if not file.is_file():
         return None
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise LabError(f"{file} cannot be read: {error}") from error
-    template = file.with_name("chat_template.jinja")
-    return config | {"chat_template": template.read_text(encoding="utf-8")} if template.is_file() else config
+    if not isinstance(config, dict):
+        raise LabError(f"{file} cannot be read: it is no JSON object.")
+    return config
+
+
+def chat_templates(folder: Path) -> dict[str, Any]:
+    """{"chat_template": …} from the files that may hold it: chat_template.jinja, additional_chat_templates/*.jinja."""
+    files = {"default": folder / "chat_template.jinja"}
+    files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    found = {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
+    return {"chat_template": [{"name": name, "template": text} for name, text in found.items()]} if found else {}
+
+
+def chosen_template(given: Any, name: str = "default") -> str | None:
+    """A template, or one of several by its name; None where there is none. given: a text, a list of {"name",
+    "template"}, or nothing. Raises LabError where none has the name.
+    """
+    if not given or isinstance(given, str):
+        return given or None
+    named = {one["name"]: one["template"] for one in given}
+    if name not in named:
+        raise LabError(
+            f"This tokenizer's chat templates are {', '.join(named)}, none of them {name}. Choose one: "
+            f"`labkit import … --chat-template {next(iter(named))}`, or plain."
+        )
+    return named[name]
+
+
+def end_ids(generation: Mapping[str, Any]) -> list[int]:
+    """The ids that end a text by a generation_config.json, which may name one, several or none."""
+    ends = generation.get("eos_token_id")
+    return [int(end) for end in ([ends] if isinstance(ends, int) else ends or [])]
 
 
 def _content(token: str | Mapping[str, Any]) -> str:

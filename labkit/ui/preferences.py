@@ -89,7 +89,7 @@ def _answer(lab: Lab, source: Source, prompt: tuple[Message, ...], seed: int) ->
         [encode_prompt(tokenizer, prompt)],
         steps=filters(source.temperature, 0, 1.0),
         max_new_tokens=ANSWER_TOKENS,
-        stop_ids=tokenizer.specials,
+        stop_ids=tokenizer.stops,
         generator=torch.Generator().manual_seed(seed),
     )[0]
     return decode_reply(tokenizer, ids).strip()

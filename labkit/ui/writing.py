@@ -263,7 +263,7 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
     """
     _check_begins(at, column)
     begins, tokenizer = list(column.begins), at.tokenizer
-    common: dict[str, Any] = {"stop_ids": tokenizer.specials}
+    common: dict[str, Any] = {"stop_ids": tokenizer.stops}
     steps = strategy.steps(tokenizer)
     if strategy.kind in ("sample", "greedy"):
         shown: list[dict[str, Any]] = []
@@ -290,7 +290,7 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
     for text in streamed:
         yield {"tokens": [{"id": one, "text": tokenizer.token(one), "ended": False} for one in [*begins, *text]]}
     ended = len(text) < min(left, at.model.config.context - len(prompt))
-    whole = [*begins, *text, *([tokenizer.end] if ended else [])]
+    whole = [*begins, *text, *([tokenizer.turn_end] if ended else [])]
     final = [_token(tokenizer, step) for step in read_back(at.model, at.prompt, whole, steps=steps)]
     if ended:  # which of the two it was, if there are stop texts, is not known
         final[-1] |= {"text": "", "ended": True, "stop": bool(settings.stop)}
@@ -360,11 +360,11 @@ def _head(strategy: Strategy, column: Column) -> dict[str, Any]:
 
 
 def _token(tokenizer: Tokenizer, step: Step) -> dict[str, Any]:
-    special = step.token in tokenizer.specials
+    stops = step.token in tokenizer.stops
     return {
         "id": step.token,
-        "text": "" if special else tokenizer.token(step.token),
-        "ended": step.ended and special,
+        "text": "" if stops else tokenizer.token(step.token),
+        "ended": step.ended and stops,
         "entropy": [round(x, 4) for x in step.entropy],
     }
 
@@ -445,11 +445,11 @@ def _tree(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     beams = at.trees.get(key, search)
     if len(beams.tree) > TREE:
         raise LabError(f"This tree has {len(beams.tree)} steps, more than can be drawn: take fewer beams or tokens.")
-    special = set(at.tokenizer.specials)
+    stops = set(at.tokenizer.stops)
     nodes = [
         [
             node.parent,
-            "■" if node.token in special else at.tokenizer.token(node.token),
+            "■" if node.token in stops else at.tokenizer.token(node.token),
             node.logprob,
             node.step,
             node.fate,

@@ -77,7 +77,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     TOKENIZER.save(tmp_path)
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         loaded = Tokenizer.load(path)
-        assert loaded.size == TOKENIZER.size and loaded.form == TOKENIZER.form
+        assert loaded.size == TOKENIZER.size and loaded.stops == TOKENIZER.stops
         assert loaded.encode("Tom<|end|> saw") == TOKENIZER.encode("Tom<|end|> saw")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
 
