@@ -129,7 +129,7 @@ class Tokenizer:
         ends = [end for end in ends if end in added]  # others are words: a config may keep its family's numbers
         self.bos, self.end, self.pad = map(self._special, ("bos_token", "eos_token", "pad_token"))
         self.specials = sorted({i for token, i in special.items() if not token.startswith("<|reserved_")})
-        self.size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+        self.size: int = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))  # ids may have gaps
         self.prefix = [self.bos] if own else self._prefix()
         self.template: ChatTemplate | None = None
         self.turn_end, self.lead, self.stops = self.end, " ", self.specials
