@@ -120,23 +120,25 @@ class Tokenizer:
                 f"This tokenizer has no {', '.join(missing)}, so labkit did not train it, and neither its "
                 f"tokenizer_config.json nor a generation_config.json names the token that ends a text (eos_token)."
             )
+        ends = [*ends, *config.get("stop_token_ids", ())]  # a name of labkit's own
         backend.encode_special_tokens = True  # text is text: not kept in the JSON, so set here
         backend.no_truncation()  # which some files ask for, of every text
         backend.no_padding()
         self.backend, self.config = backend, dict(config)
+        # Words end nothing: a config may keep the numbers of its family. Where nobody names an end, one has to.
+        ends = [end for end in ends if end in added] or ([] if config.get("eos_token") else ends[:1])
         if not config.get("eos_token"):
             self.config["eos_token"] = self._spelling(ends[0])
-        ends = [end for end in ends if end in added]  # others are words: a config may keep its family's numbers
         self.bos, self.end, self.pad = map(self._special, ("bos_token", "eos_token", "pad_token"))
         self.specials = sorted({i for token, i in special.items() if not token.startswith("<|reserved_")})
-        self.size: int = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))  # ids may have gaps
+        self.size: int = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))  # gaps count
         self.prefix = [self.bos] if own else self._prefix()
         self.template: ChatTemplate | None = None
         self.turn_end, self.lead, self.stops = self.end, " ", self.specials
         if not own:
             self.template = self._template([self.end, *ends])
             self.turn_end, self.lead = self.template.turn_end, self.template.lead
-            self.stops = sorted({self.end, *ends, self.turn_end})
+            self.stops = self.config["stop_token_ids"] = sorted({self.end, *ends, self.turn_end})
 
     def _template(self, ends: Sequence[int]) -> ChatTemplate:
         """The chat template, which the config may hold as a list of named ones; the plain one where there is none."""
@@ -270,14 +272,11 @@ class Tokenizer:
         return next((i for i in self.encode("a.") if self.decode([i]).strip() and "\ufffd" not in self.decode([i])), 0)
 
     def save(self, path: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into a folder (or beside the named tokenizer.json), and
-        `generation_config.json` where more than one token ends what is generated.
+        """Write `tokenizer.json` and `tokenizer_config.json` into a folder (or beside the named tokenizer.json).
 
         The folder opens with transformers' AutoTokenizer, chat template included.
         """
         file = _json_file(Path(path))
-        if self.template is not None:
-            write_text(file.with_name("generation_config.json"), json.dumps(self.generation_config, indent=2))
         write_text(file.with_name("tokenizer_config.json"), json.dumps(self.config, indent=2))
         write_text(file, self.backend.to_str(pretty=True))  # last: a tokenizer never stands without its config
 

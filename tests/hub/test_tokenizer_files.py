@@ -117,6 +117,7 @@ def test_all_ends_that_the_checkpoint_names_stop_generation(file, tmp_path):
     assert ours.stops == [1, 2] and ours.end == 2 and ours.turn_end == 1
     ours.save(tmp_path / "again")
     assert Tokenizer.load(tmp_path / "again").stops == [1, 2]
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
 
 
 def test_templates_beside_are_read_and_kept(tmp_path):
