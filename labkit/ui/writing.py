@@ -303,7 +303,7 @@ def _beams(at: Desk, strategy: Strategy, column: Column, settings: Settings) -> 
     left = max(1, settings.tokens - len(column.begins))
     told = {name.replace("-", "_"): strategy.told(name) for name in OPTIONS["beam"]}
     steps, stop = strategy.steps(at.tokenizer), at.beside.stops()
-    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.specials, "max_new_tokens": left}
+    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
     for beams in beam_steps(at.model, [*at.prompt, *column.begins], **told, **common, steps=steps):
         yield beams
     at.trees.put(key, beams)
@@ -314,7 +314,7 @@ def _best(
 ) -> Best:
     judge, stop = _behind(at, begins).judge, at.beside.stops()
     assert judge is not None
-    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.specials, "max_new_tokens": left}
+    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
     generator, steps = torch.Generator().manual_seed(settings.seed), strategy.steps(at.tokenizer)
     return best_of(at.model, prompt, judge, n=strategy.told("n"), steps=steps, generator=generator, **common)
 
@@ -479,7 +479,7 @@ def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
     asked = Asked(settings.prompt, at.prompt, None if world is None else task_of(world, settings.prompt.strip()))
     many = [seeds if strategy.draws else 1 for strategy in strategies]
     found: list[tuple[str, dict[str, Score]]] = []
-    options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.specials}
+    options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.stops}
     for number, strategy in enumerate(strategies):
         texts: list[list[int]] = []
         for start in range(0, many[number], SEEDS_AT_ONCE):

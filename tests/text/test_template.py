@@ -151,6 +151,11 @@ def test_an_answer_ends_its_row_and_counts_alone(form):
     assert ids[: len(prompt)] == prompt and counts.index(True) == len(prompt)
 
 
+def test_an_answer_of_weight_0_is_not_learned(form):
+    name, ours, _ = form
+    assert learnt(ours, (TALK[0], TALK[1]._replace(weight=0), *TALK[2:])) == ANSWERS[name][1:]
+
+
 def test_special_tokens_that_somebody_types_are_text(form):
     _, ours, theirs = form
     end = ours.decode([ours.turn_end], special=True)
@@ -201,7 +206,7 @@ def test_what_a_template_refuses_is_said(tmp_path):
         ("{% for m in messages %}{{ m['content'] | length }}{{ eos_token }}{% endfor %}", "cannot be found again"),
         (
             "{% for m in messages %}{% generation %}{% endgeneration %}{{ m['content'] }}{% endfor %}",
-            "does not mark all",
+            "does not mark each",
         ),
     ],
 )
