@@ -32,7 +32,7 @@ from labkit.text.chat import encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text, whole_number
 from labkit.ui.lab import Lab, Recent
-from labkit.world import Message, World
+from labkit.world import Message, Task, World
 
 T = TypeVar("T")
 SEEDS = 2**32
@@ -165,7 +165,7 @@ def desk(lab: Lab, settings: Settings) -> Desk:
     prompt = prompt_ids(tokenizer, settings.stage, settings.prompt)
     check_prompt(model, prompt)
     world, judge = world_of(lab, settings.run), None
-    task = None if world is None else task_of(world, settings.prompt.strip())
+    task = _task(lab, settings)
     scorer = lab.scorer(settings.run)
     if scorer is not None:
         judge = by_reward(scorer, tokenizer)
@@ -174,6 +174,15 @@ def desk(lab: Lab, settings: Settings) -> Desk:
     draft = lab.model(settings.run, settings.draft or lab.stages(settings.run)[0])
     beside = Beside(tokenizer, settings.stop, draft, judge)
     return Desk(model, tokenizer, prompt, beside, lab.results, checkpoint(lab, settings))
+
+
+def _task(lab: Lab, settings: Settings) -> Task | None:
+    """The task of the run's world that the prompt is; looked for once, for it takes as long as a short text."""
+    world, text = world_of(lab, settings.run), settings.prompt.strip()
+    if world is None:
+        return None
+    key = (lab.version(settings.run, settings.stage), "task", text)
+    return lab.results.get(key, lambda: task_of(world, text))
 
 
 def checkpoint(lab: Lab, settings: Settings) -> str:
@@ -476,7 +485,7 @@ def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
     kept = tuple(column for column in settings.columns if not column.begins)
     at, world = desk(lab, settings), world_of(lab, settings.run)
     strategies = understood(at, replace(settings, columns=kept or settings.columns), MEASURED, seeds)
-    asked = Asked(settings.prompt, at.prompt, None if world is None else task_of(world, settings.prompt.strip()))
+    asked = Asked(settings.prompt, at.prompt, _task(lab, settings))
     many = [seeds if strategy.draws else 1 for strategy in strategies]
     found: list[tuple[str, dict[str, Score]]] = []
     options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.stops}
