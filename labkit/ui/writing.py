@@ -221,13 +221,9 @@ def understood(at: Desk, settings: Settings, times: float, seeds: int = 1) -> li
     """
     found, costs = [], []
     for number, column in enumerate(settings.columns, 1):
-        try:
-            strategy = parse(column.strategy)
-            strategy.steps(at.tokenizer)
-            costs.append(_cost(at, strategy, settings))
-        except LabError as error:
-            raise LabError(f"Strategy {number}, {column.strategy}: {error}") from None
+        strategy, cost = _understood(at, column, settings, f"Strategy {number}, {column.strategy}")
         found.append(strategy)
+        costs.append(cost)
     many = [seeds if strategy.draws else 1 for strategy in found]
     for what, most in (("tokens", PAGE.tokens * times), ("flops", PAGE.flops * times)):
         total = sum(times * getattr(cost, what) for times, cost in zip(many, costs, strict=True))
@@ -241,8 +237,14 @@ def understood(at: Desk, settings: Settings, times: float, seeds: int = 1) -> li
     return found
 
 
-def _cost(at: Desk, strategy: Strategy, settings: Settings) -> Cost:
-    return check_cost(strategy, len(at.prompt), settings.tokens, at.model)
+def _understood(at: Desk, column: Column, settings: Settings, name: str = "") -> tuple[Strategy, Cost]:
+    """A line as a strategy, and what it costs. Raises LabError, which says the name, for what is wrong or too much."""
+    try:
+        strategy = parse(column.strategy)
+        strategy.steps(at.tokenizer)
+        return strategy, check_cost(strategy, len(at.prompt), settings.tokens, at.model)
+    except LabError as error:
+        raise LabError(f"{name or column.strategy}: {error}") from None
 
 
 def _named(number: int, strategy: Strategy, texts: Iterator[T]) -> Iterator[T]:
@@ -399,7 +401,7 @@ def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
 def _step(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     """What is weighed for the last of the column's tokens, under its strategy."""
     _check_begins(at, column)
-    (strategy,) = understood(at, replace(settings, columns=(column,)), 1)
+    strategy, _ = _understood(at, column, settings)
     steps = strategy.steps(at.tokenizer)
     *before, token = column.begins or (None,)
     if token is None:
@@ -434,14 +436,14 @@ def _contrasted(at: Desk, strategy: Strategy, column: Column, before: list[int],
 
 def _branch(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     """The whole text of a column that begins as told."""
-    (strategy,) = understood(at, replace(settings, columns=(column,)), 1)
+    strategy, _ = _understood(at, column, settings)
     *_, last = written(at, strategy, column, settings)
     return _head(strategy, column) | last | {"done": True}
 
 
 def _tree(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     """Every step that a beam search weighed, and the texts that it found."""
-    (strategy,) = understood(at, replace(settings, columns=(column,)), 1)
+    strategy, _ = _understood(at, column, settings)
     if strategy.kind != "beam":
         raise LabError(f"Only beam search has a tree of beams, not {strategy.kind}.")
     _check_begins(at, column)

@@ -147,7 +147,7 @@ def test_a_token_is_looked_at_and_filters_change_places(lab):
     assert one["effects"][0][0] == 0 and one["effects"][1][0] > 0.3
     assert other["effects"][0][2] < one["effects"][1][2]  # the nucleus of the sharper distribution is smaller
     assert ids[3] in [token for token, *_ in one["candidates"]]
-    assert step("top-p=0")["error"].startswith("TopP must be above 0")
+    assert step("top-p=0")["error"].startswith("top-p=0: TopP must be above 0")
 
 
 def test_the_tree_of_beams_ends_in_the_text(lab):
