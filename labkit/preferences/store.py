@@ -5,7 +5,8 @@
     store.vote(pair, annotator="ada", choice="left")
 
 SQLite by default, any database by its URL (PostgreSQL: `pip install psycopg`, then "postgresql+psycopg://…"). Each call
-is one short transaction; several processes may use one store.
+is one short transaction; several processes may use one store. A read waits for no writer. What a vote costs does not
+grow with the votes that are there: what standings and counts are made of is kept beside them, in the same transaction.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sql
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from labkit.errors import LabError
 from labkit.text.pairs import Pair
@@ -61,6 +62,34 @@ sql.Index(
     sqlite_where=STANDS,
     postgresql_where=STANDS,
 )
+LAST_OF_ANNOTATOR = sql.Index(
+    "votes_of_annotator", VOTES.c.annotator, VOTES.c.id, sqlite_where=STANDS, postgresql_where=STANDS
+)
+COUNTS = sql.Table(
+    "counts",
+    TABLES,
+    sql.Column("annotator", sql.String, primary_key=True),
+    sql.Column("votes", sql.Integer, nullable=False),
+)
+"""How many votes of each annotator stand."""
+TALLIES = sql.Table(
+    "tallies",
+    TABLES,
+    sql.Column("source", sql.String, primary_key=True),
+    sql.Column("votes", sql.Integer, nullable=False),
+    sql.Column("halves", sql.Integer, nullable=False),
+)
+"""Of each source, the standing votes that compare it with another, and its wins: two halves, and a tie one."""
+SCHEMA = sql.Table("labkit_schema", TABLES, sql.Column("version", sql.Integer, nullable=False))
+
+UPGRADES: dict[int, Callable[[sql.Connection], None]] = {
+    1: lambda connection: TABLES.create_all(connection, tables=[PAIRS, VOTES]),
+    2: lambda connection: _count_all(connection),
+}
+"""What brings a database from the version before to each version. A database without a number is new, or was made by
+the first version, which kept none.
+"""
+VERSION = max(UPGRADES)
 
 
 class Answer(NamedTuple):
@@ -99,18 +128,30 @@ class Store:
     """Pairs that were shown, and the votes on them."""
 
     def __init__(self, place: str | Path):
-        """place: a file, made when it is not there, or a database's URL. Raises LabError when it cannot be opened."""
-        url = str(place) if "://" in str(place) else f"sqlite:///{Path(place).absolute()}"
-        if "://" not in str(place):
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = sql.create_engine(url)
+        """place: a file, made when it is not there, or a database's URL.
+
+        Raises LabError when it cannot be opened, or was made by a later labkit.
+        """
+        try:
+            if "://" not in str(place):
+                Path(place).parent.mkdir(parents=True, exist_ok=True)
+            url = str(place) if "://" in str(place) else f"sqlite:///{Path(place).absolute()}"
+            self.engine = sql.create_engine(url)
+        except (OSError, sql.exc.ArgumentError, ImportError) as error:
+            raise LabError(f"{place} cannot be used to keep votes: {error}. Name another place: --votes") from error
         if self.engine.dialect.name == "sqlite":
             sql.event.listen(self.engine, "connect", _durable)
-            sql.event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+            sql.event.listen(self.engine, "begin", _begin)
+        self.writer = self.engine.execution_options(writes=True)
         try:
-            TABLES.create_all(self.engine)
-        except sql.exc.DBAPIError as error:
-            raise LabError(f"{place} cannot be used to keep votes: {error.orig}") from error
+            with self.engine.begin() as connection:
+                known = _version(connection)
+            if known != VERSION:
+                with self.writer.begin() as connection:
+                    _upgrade(connection, str(place))
+        except DBAPIError as error:
+            text = f"{place} cannot be used to keep votes: {error.orig}. Name another place: --votes"
+            raise LabError(text) from error
 
     def show(self, prompt: tuple[Message, ...], left: Answer, right: Answer) -> str:
         """Keep a pair as it is shown, side by side; its id. Whoever shows it has drawn the sides."""
@@ -124,7 +165,7 @@ class Store:
             "right_text": right.text,
             "right_source": right.source,
         }
-        with self._transaction() as connection:
+        with self._writing() as connection:
             connection.execute(PAIRS.insert().values(row))
         return pair
 
@@ -140,16 +181,19 @@ class Store:
             raise LabError(f"{choice!r} is no choice; choose {', '.join(CHOICES)}.")
         row = {"pair": pair, "annotator": annotator, "choice": choice, "given": _now()}
         try:
-            with self._transaction() as connection:
-                if connection.scalar(sql.select(PAIRS.c.id).where(PAIRS.c.id == pair)) is None:
+            with self._writing() as connection:
+                sources = _sources(connection, pair)
+                if sources is None:
                     raise LabError("This pair was never shown, so it cannot be voted on. Ask for a new one.")
                 connection.execute(VOTES.insert().values(row))
+                _count(connection, annotator, 1)
+                _tally(connection, *sources, choice, 1)
         except IntegrityError:
             raise LabError(f"{annotator} has voted on this pair already. Undo that vote to change it.") from None
 
     def pair(self, pair: str) -> Shown:
         """A pair as it was shown. Raises LabError for one that never was."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             row = connection.execute(sql.select(PAIRS).where(PAIRS.c.id == pair)).first()
         if row is None:
             raise LabError("This pair was never shown. Ask for a new one.")
@@ -157,12 +201,16 @@ class Store:
 
     def undo(self, annotator: str) -> str | None:
         """Take an annotator's last standing vote back; its pair, or None when there is none."""
-        last = sql.select(VOTES.c.id, VOTES.c.pair).where(VOTES.c.annotator == annotator, STANDS)
-        with self._transaction() as connection:
-            found = connection.execute(last.order_by(VOTES.c.id.desc()).limit(1)).first()
+        last = sql.select(VOTES).where(VOTES.c.annotator == annotator, STANDS).order_by(VOTES.c.id.desc()).limit(1)
+        with self._writing() as connection:
+            found = connection.execute(last).first()
             if found is None:
                 return None
             connection.execute(VOTES.update().where(VOTES.c.id == found.id).values(taken_back=_now()))
+            _count(connection, annotator, -1)
+            sources = _sources(connection, found.pair)
+            assert sources is not None
+            _tally(connection, *sources, found.choice, -1)
         return found.pair
 
     def votes(self, annotator: str | None = None) -> list[Vote]:
@@ -170,23 +218,106 @@ class Store:
         asked = sql.select(VOTES, PAIRS).join(PAIRS, VOTES.c.pair == PAIRS.c.id).where(STANDS).order_by(VOTES.c.id)
         if annotator is not None:
             asked = asked.where(VOTES.c.annotator == annotator)
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return [_vote(row) for row in connection.execute(asked)]
 
+    def count(self, annotator: str) -> int:
+        """How many votes of an annotator stand."""
+        with self._reading() as connection:
+            return connection.scalar(sql.select(COUNTS.c.votes).where(COUNTS.c.annotator == annotator)) or 0
+
+    def standings(self) -> dict[str, Standing]:
+        """What `standings` says of all votes that stand."""
+        with self._reading() as connection:
+            rows = connection.execute(sql.select(TALLIES).where(TALLIES.c.votes > 0).order_by(TALLIES.c.source)).all()
+        return _ranked({row.source: Standing(row.votes, row.halves / 2 / row.votes) for row in rows})
+
+    def _reading(self) -> AbstractContextManager[sql.Connection]:
+        return self._transaction(self.engine)
+
+    def _writing(self) -> AbstractContextManager[sql.Connection]:
+        return self._transaction(self.writer)
+
     @contextmanager
-    def _transaction(self) -> Iterator[sql.Connection]:
+    def _transaction(self, engine: sql.Engine) -> Iterator[sql.Connection]:
         try:
-            with self.engine.begin() as connection:
+            with engine.begin() as connection:
                 yield connection
-        except OperationalError as error:
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
             raise LabError(f"The votes in {self.engine.url.database} could not be reached: {error.orig}") from error
+        except UnicodeEncodeError:
+            raise LabError("This text holds half a character, which cannot be kept. Type it again.") from None
+
+
+def _begin(connection: sql.Connection) -> None:
+    """SQLite: who will write says so at the beginning, so that it waits for the writer before it instead of failing;
+    who reads sees what was there when it began, and waits for nobody.
+    """
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
 
 def _durable(connection: Any, record: Any) -> None:
     """SQLite: transactions are ours to begin, a commit is on the disk, and readers do not wait for a writer."""
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _version(connection: sql.Connection) -> int:
+    """The version of the tables in a database; 0 for an empty one."""
+    names = sql.inspect(connection).get_table_names()
+    if SCHEMA.name in names:
+        return connection.scalar(sql.select(SCHEMA.c.version)) or 0
+    return 1 if VOTES.name in names else 0
+
+
+def _upgrade(connection: sql.Connection, place: str) -> None:
+    """Bring a database to the newest version: all of it, or nothing."""
+    known = _version(connection)  # another process may have been faster
+    if known > VERSION:
+        raise LabError(f"{place} was made by a later labkit (votes of version {known}). Update labkit to read it.")
+    for version in range(known + 1, VERSION + 1):
+        UPGRADES[version](connection)
+    TABLES.create_all(connection, tables=[SCHEMA])
+    connection.execute(SCHEMA.delete())
+    connection.execute(SCHEMA.insert().values(version=VERSION))
+
+
+def _count_all(connection: sql.Connection) -> None:
+    """Make the tables of counts, and fill them from the votes that stand."""
+    TABLES.create_all(connection, tables=[COUNTS, TALLIES])
+    if LAST_OF_ANNOTATOR.name not in {index["name"] for index in sql.inspect(connection).get_indexes(VOTES.name)}:
+        LAST_OF_ANNOTATOR.create(connection)
+    asked = sql.select(VOTES.c.annotator, VOTES.c.choice, PAIRS.c.left_source, PAIRS.c.right_source)
+    for row in connection.execute(asked.join(PAIRS, VOTES.c.pair == PAIRS.c.id).where(STANDS)).all():
+        _count(connection, row.annotator, 1)
+        _tally(connection, row.left_source, row.right_source, row.choice, 1)
+
+
+def _sources(connection: sql.Connection, pair: str) -> tuple[str, str] | None:
+    """Where the two answers of a pair are from; None for one that was never shown."""
+    row = connection.execute(sql.select(PAIRS.c.left_source, PAIRS.c.right_source).where(PAIRS.c.id == pair)).first()
+    return None if row is None else (row.left_source, row.right_source)
+
+
+def _count(connection: sql.Connection, annotator: str, by: int) -> None:
+    _add(connection, COUNTS, COUNTS.c.annotator == annotator, {"annotator": annotator}, {"votes": by})
+
+
+def _tally(connection: sql.Connection, left: str, right: str, choice: str, by: int) -> None:
+    """Add a vote to what its two sources won, or with by=-1 take it away; nothing for one that compares nothing."""
+    for source, share in _shares(left, right, choice):
+        added = {"votes": by, "halves": by * round(2 * share)}
+        _add(connection, TALLIES, TALLIES.c.source == source, {"source": source}, added)
+
+
+def _add(connection: sql.Connection, table: sql.Table, where: Any, key: dict[str, str], by: dict[str, int]) -> None:
+    """Add to the numbers of a row, which is made when it is not there."""
+    summed = {name: table.c[name] + number for name, number in by.items()}
+    if not connection.execute(table.update().where(where).values(summed)).rowcount:
+        connection.execute(table.insert().values(key | by))
 
 
 def _now() -> str:
@@ -219,16 +350,22 @@ class Standing(NamedTuple):
     win_rate: float
 
 
-def standings(votes: list[Vote]) -> dict[str, Standing]:
+def standings(votes: Iterable[Vote]) -> dict[str, Standing]:
     """Every source against all others, best first. Both bad and skip compare nothing."""
     won: defaultdict[str, float] = defaultdict(float)
     met: Counter[str] = Counter()
     for vote in votes:
-        if vote.left.source == vote.right.source or vote.choice not in ("left", "right", "tie"):
-            continue
-        left = {"left": 1.0, "tie": 0.5, "right": 0.0}[vote.choice]
-        for answer, share in ((vote.left, left), (vote.right, 1 - left)):
-            met[answer.source] += 1
-            won[answer.source] += share
-    found = {source: Standing(count, won[source] / count) for source, count in met.items()}
+        for source, share in _shares(vote.left.source, vote.right.source, vote.choice):
+            met[source] += 1
+            won[source] += share
+    return _ranked({source: Standing(count, won[source] / count) for source, count in met.items()})
+
+
+def _shares(left: str, right: str, choice: str) -> list[tuple[str, float]]:
+    """What a vote gives each of its two sources; nothing where it does not compare two."""
+    won = {"left": 1.0, "tie": 0.5, "right": 0.0}.get(choice)
+    return [] if won is None or left == right else [(left, won), (right, 1 - won)]
+
+
+def _ranked(found: dict[str, Standing]) -> dict[str, Standing]:
     return dict(sorted(found.items(), key=lambda item: -item[1].win_rate))

@@ -2,13 +2,17 @@
 
 import json
 import os
+import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sql
 
 from labkit.errors import LabError
 from labkit.preferences.store import CHOICES, Answer, Standing, Store, preference_pairs, standings
@@ -165,3 +169,109 @@ def test_every_choice_can_be_made(store):
     for choice in CHOICES:
         store.vote(store.show(PROMPT, LEFT, RIGHT), "ada", choice)
     assert [vote.choice for vote in store.votes()] == list(CHOICES)
+
+
+def test_a_reader_waits_for_no_writer_and_a_vote_for_no_reader(store):
+    pair = store.show(PROMPT, LEFT, RIGHT)
+    with store._reading() as reader:
+        assert reader.scalar(sql.text("SELECT count(*) FROM votes")) == 0
+        store.vote(pair, "ada", "left")  # while somebody reads
+        assert reader.scalar(sql.text("SELECT count(*) FROM votes")) == 0  # who still sees what was there
+    with store._writing():
+        assert [vote.choice for vote in store.votes()] == ["left"]  # while somebody writes
+
+
+def test_what_was_acknowledged_is_on_the_disk(store):
+    with store._reading() as connection:
+        pragmas = [connection.scalar(sql.text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")]
+    assert pragmas == ["wal", 2]  # 2 is FULL
+
+
+def test_counts_and_standings_are_those_of_the_votes(store):
+    """Whatever is voted and taken back: what is kept beside the votes says what they say."""
+    draw = random.Random(0)
+    for _ in range(120):
+        annotator = draw.choice(["ada", "bob", "cleo"])
+        if draw.random() < 0.3:
+            store.undo(annotator)
+        else:
+            left, right = (Answer("x", draw.choice("abc")) for _ in range(2))
+            store.vote(store.show(PROMPT, left, right), annotator, draw.choice(CHOICES))
+    assert store.standings() == standings(store.votes())
+    for annotator in ("ada", "bob", "cleo", "nobody"):
+        assert store.count(annotator) == len(store.votes(annotator))
+
+
+def test_what_a_vote_costs_does_not_grow_with_the_votes(store):
+    """Counted in steps of SQLite's machine, which no other program on this computer changes."""
+
+    def cost() -> int:
+        steps = 0
+
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+
+        pair = store.show(PROMPT, LEFT, RIGHT)
+        raw: Any = store.engine.raw_connection()
+        raw.driver_connection.set_progress_handler(step, 1)
+        raw.close()  # back into the pool, from which the next calls take it
+        store.vote(pair, "ada", "left")
+        store.pair(pair)
+        assert store.count("ada") and store.standings()
+        assert store.undo("ada") == pair
+        return steps
+
+    def fill(count: int) -> None:
+        for _ in range(count):
+            store.vote(store.show(PROMPT, LEFT, RIGHT), "ada", "left")
+
+    fill(5)
+    few = cost()
+    fill(300)
+    assert 100 < few and cost() < 1.3 * few
+
+
+FIRST_VERSION = """
+CREATE TABLE pairs (id VARCHAR NOT NULL PRIMARY KEY, shown VARCHAR NOT NULL, prompt TEXT NOT NULL, left_text TEXT NOT
+    NULL, left_source TEXT NOT NULL, right_text TEXT NOT NULL, right_source TEXT NOT NULL);
+CREATE TABLE votes (id INTEGER NOT NULL PRIMARY KEY, pair VARCHAR NOT NULL REFERENCES pairs (id), annotator VARCHAR NOT
+    NULL, choice VARCHAR NOT NULL, given VARCHAR NOT NULL, taken_back VARCHAR);
+CREATE UNIQUE INDEX one_vote_a_pair_and_annotator ON votes (pair, annotator) WHERE taken_back IS NULL;
+INSERT INTO pairs VALUES ('p', 'then', '[{"role": "user", "content": "Hi?"}]', 'one', 'a', 'two', 'b');
+INSERT INTO votes VALUES (1, 'p', 'ada', 'left', 'then', NULL), (2, 'p', 'bob', 'tie', 'then', NULL),
+    (3, 'p', 'cleo', 'right', 'then', 'later');
+"""
+
+
+def test_votes_of_the_first_version_are_read_and_counted(tmp_path):
+    with sqlite3.connect(tmp_path / "votes.db") as old:
+        old.executescript(FIRST_VERSION)
+    store = Store(tmp_path / "votes.db")
+    assert store.standings() == {"a": Standing(2, 0.75), "b": Standing(2, 0.25)} == standings(store.votes())
+    assert [store.count(name) for name in ("ada", "bob", "cleo")] == [1, 1, 0]
+    store.vote("p", "cleo", "left")
+    assert Store(tmp_path / "votes.db").standings()["a"] == Standing(3, pytest.approx(2.5 / 3))
+
+
+def test_votes_of_a_later_version_are_left_alone(tmp_path):
+    Store(tmp_path / "votes.db")
+    with sqlite3.connect(tmp_path / "votes.db") as later:
+        later.execute("UPDATE labkit_schema SET version = 99")
+    with pytest.raises(LabError, match="made by a later labkit"):
+        Store(tmp_path / "votes.db")
+
+
+def test_half_a_character_is_no_vote(store):
+    with pytest.raises(LabError, match="half a character"):
+        store.show((Message("user", "x"),), Answer("\ud83d", "a"), RIGHT)
+    with pytest.raises(LabError, match="half a character"):
+        store.vote(store.show(PROMPT, LEFT, RIGHT), "\ud83d", "left")
+    assert store.votes() == []
+
+
+def test_a_place_that_cannot_be_written_to_is_said(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for place in (tmp_path / "file" / "votes.db", "nosuch://database"):
+        with pytest.raises(LabError, match="cannot be used to keep votes"):
+            Store(place)
