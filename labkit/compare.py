@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from labkit.errors import LabError
 from labkit.measures import BY_KIND, COSTS, measure
 from labkit.recipe import Recipe
 from labkit.runs import Run
@@ -19,7 +20,7 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
     run or a report.
     """
     runs = [Run.open(path) for path in (first, second)]
-    measured = [{stage["stage"]: _values(stage) for stage in run.report()["stages"]} for run in runs]
+    measured = [_measured(run) for run in runs]
     order = [name for name in Recipe().stages if any(name in stages for stages in measured)]
     stages = {}
     for stage in order:
@@ -27,6 +28,15 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
         stages[stage] = {name: [one.get(name) for one in values] for name in {**values[0], **values[1]}}
     recipe = {name: list(both) for name, both in runs[0].recipe.differences(runs[1].recipe).items()}
     return {"runs": [str(run.path) for run in runs], "recipe": recipe, "stages": stages}
+
+
+def _measured(run: Run) -> dict[str, dict[str, float]]:
+    """The measures and costs of each stage of a run."""
+    try:
+        return {stage["stage"]: _values(stage) for stage in run.report()["stages"]}
+    except (KeyError, TypeError) as error:
+        path = run.path / "report.json"
+        raise LabError(f"{path} is not a report of labkit ({error}); run its last stage again.") from error
 
 
 def _values(stage: dict[str, Any]) -> dict[str, float]:

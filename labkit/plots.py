@@ -54,8 +54,6 @@ def loss_curves(records: Iterable[Record], unit: str = "nats a token") -> go.Fig
         mode = "lines+markers" if len(checked) > 2 else "markers"
         marker = {"size": 9, "symbol": "diamond", "color": RED}
         figure.add_scatter(x=checked, y=validation, name="validation", mode=mode, line={"color": RED}, marker=marker)
-    if unit:  # a loss of surprises, which has a zero to be compared with
-        figure.update_yaxes(rangemode="tozero")
     return figure.update_yaxes(hoverformat=".3f")
 
 
@@ -121,6 +119,19 @@ def cost(stages: Sequence[Mapping[str, Any]]) -> go.Figure:
         figure.add_bar(x=seconds, y=names, name=name, orientation="h", marker={"color": colour}, width=0.6)
     figure.update_traces(hovertemplate="%{x:.0f} s").update_layout(hovermode="y unified")
     return figure.update_yaxes(autorange="reversed", showgrid=False)
+
+
+def overlaid(first: go.Figure, second: go.Figure, names: tuple[str, str]) -> go.Figure:
+    """Two figures of the same curve in one: each line is named by its run; the second's are dotted, and smoothed."""
+    both = go.Figure(first)
+    for line in both.data:
+        line.name = f"{line.name} · {names[0]}"
+    for line in go.Figure(second).data:
+        if line.showlegend is False:  # as it is, before it was smoothed
+            continue
+        line.update(name=f"{line.name} · {names[1]}", line={"dash": "dot"}, marker={"symbol": "diamond-open"})
+        both.add_trace(line)
+    return both.update_layout(showlegend=True)
 
 
 def series(records: Iterable[Record], name: str) -> tuple[list[float], list[float]]:

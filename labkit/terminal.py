@@ -151,7 +151,7 @@ def summary(folder: Path) -> str:
     stages = Run.open(folder).report()["stages"]
     names = list(dict.fromkeys(name for stage in stages for name in stage["metrics"]))
     heads = [stage["stage"] for stage in stages]
-    rows = [["", *heads], *(row for name in names if not name.startswith(BY_KIND) for row in _measured(name, stages))]
+    rows = [["", *heads], *(row for name in names if not name.startswith(BY_KIND) for row in measured(name, stages))]
     rows.append(["seconds", *(f"{stage['seconds']:.1f}" for stage in stages)])
     kinds = [name.partition("/")[2] for name in names if name.startswith("accuracy/")]
     said = claims(stages)
@@ -171,15 +171,23 @@ def claims(stages: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, *(f"{name}: {words}" for name, words in gold.items() if words)])
 
 
-def _measured(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """The values of one name, in a row for each thing that it stands for: a loss of tokens is no loss of pairs."""
+def measured(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The values of one name, in a row for each thing that it stands for: nats of tokens are not nats of pairs."""
     known = [measure(name, stage["stage"]) for stage in stages]
     values = [stage["metrics"].get(name) for stage in stages]
-    labels = dict.fromkeys(one.label for one, value in zip(known, values, strict=True) if value is not None)
+    titles = dict.fromkeys(with_unit(one) for one, value in zip(known, values, strict=True) if value is not None)
     return [
-        [label, *(_shown(one, value) if one.label == label else "" for one, value in zip(known, values, strict=True))]
-        for label in labels
+        [
+            title,
+            *(_shown(one, value) if with_unit(one) == title else "" for one, value in zip(known, values, strict=True)),
+        ]
+        for title in titles
     ]
+
+
+def with_unit(known: Measure) -> str:
+    """A measure's label, with its unit where the values do not show it: "validation loss (nats a token)"."""
+    return f"{known.label} ({known.unit})" if " " in known.unit or known.unit in ("nats", "bits") else known.label
 
 
 def _shown(known: Measure, value: float | None) -> str:
@@ -188,7 +196,8 @@ def _shown(known: Measure, value: float | None) -> str:
 
 def _of_kind(kind: str, stages: Sequence[dict[str, Any]]) -> list[str]:
     shares = [stage["metrics"].get(f"accuracy/{kind}") for stage in stages]
-    shares.append(stages[-1]["metrics"].get(f"question_only/{kind}"))
+    alone = [stage["metrics"].get(f"question_only/{kind}") for stage in stages]
+    shares.append(next((share for share in reversed(alone) if share is not None), None))  # of who measured it last
     return ["" if share is None else f"{100 * share:.0f} %" for share in shares]
 
 

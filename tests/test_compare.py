@@ -49,3 +49,10 @@ def test_runs_of_one_name_are_told_apart_and_equal_recipes_said(tmp_path):
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(LabError, match="nowhere holds no run"):
         compare(a_run(tmp_path / "a"), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"stages": [1]}'])
+def test_a_report_that_is_none_is_named(tmp_path, text):
+    (a_run(tmp_path / "a") / "report.json").write_text(text)
+    with pytest.raises(LabError, match="a/report.json is not a report of labkit"):
+        compare(tmp_path / "a", a_run(tmp_path / "b"))

@@ -88,3 +88,19 @@ def test_every_axis_with_numbers_names_its_unit():
     assert plots.loss_curves(RECORDS).layout.yaxis.title.text == "loss (nats a token)"
     assert plots.accuracy_by_kind({}).layout.yaxis.title.text == "answered right (%)"
     assert plots.cost([]).layout.xaxis.title.text == "seconds"
+
+
+def test_a_loss_is_drawn_where_it_moves():
+    """Between 0.64 and 0.69: an axis that began at 0 would make a straight line of it."""
+    records = [{"step": step, "loss": 0.69 - 0.01 * step} for step in range(6)]
+    assert plots.loss_curves(records, "nats a pair").layout.yaxis.rangemode is None
+
+
+def test_two_runs_in_one_figure():
+    one, other = (plots.loss_curves([{"step": step, "loss": loss} for step in (1, 2)]) for loss in (1.0, 2.0))
+    both = plots.overlaid(one, other, ("mine", "theirs"))
+    assert [list(line.y) for line in both.data if line.name == "training · theirs"] == [[2.0, 2.0]]
+    drawn = [line for line in both.data if line.showlegend is not False]
+    assert [(line.name, line.line.dash) for line in drawn] == [("training · mine", None), ("training · theirs", "dot")]
+    assert [line.name for line in one.data] == ["training", "training"]  # the first is left as it was
+    assert both.layout.showlegend and both.layout.yaxis.title.text == one.layout.yaxis.title.text

@@ -1,0 +1,35 @@
+"""The tables of a run in the terminal."""
+
+import json
+
+from labkit.runs import Run
+from labkit.terminal import measured, summary
+from tests.tiny_recipe import tiny_recipe
+
+SFT = {
+    "accuracy": 0.9,
+    "accuracy/where": 0.9,
+    "question_only/where": 0.25,
+    "untrained_loss": 1.5,
+    "validation_loss": 0.4,
+}
+DPO = {"untrained_loss": 0.693, "validation_loss": 0.64}
+
+
+def lines(folder) -> list[str]:
+    return [" ".join(line.split()) for line in summary(folder).splitlines()]
+
+
+def test_the_question_alone_is_there_although_the_last_stage_does_not_measure_it(tmp_path):
+    Run.create(tmp_path / "run", tiny_recipe())
+    stages = [{"stage": "sft", "seconds": 1.0, "metrics": SFT}, {"stage": "dpo", "seconds": 1.0, "metrics": DPO}]
+    (tmp_path / "run" / "report.json").write_text(json.dumps({"stages": stages}))
+    assert "where 90 % 25 %" in lines(tmp_path / "run")
+
+
+def test_nats_of_tokens_and_of_pairs_stand_in_rows_of_their_own():
+    stages = [{"stage": "sft", "metrics": SFT}, {"stage": "dpo", "metrics": DPO}]
+    assert measured("untrained_loss", stages) == [
+        ["loss before this stage (nats a token)", "1.500", ""],
+        ["loss before this stage (nats a pair)", "", "0.693"],
+    ]
