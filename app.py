@@ -1,33 +1,54 @@
 """The lab in a browser: python app.py, then open the address that it prints."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from labkit.errors import LabError
 from labkit.jobs import Jobs
 from labkit.paths import demo_folder
 from labkit.preferences.store import Store
-from labkit.ui import attention, decoding, preferences, runs
-from labkit.ui.lab import Lab
-from labkit.ui.shell import page, serve
+from labkit.ui.proxies import no_proxies
+
+with no_proxies():
+    from labkit.ui import attention, decoding, preferences, runs
+    from labkit.ui.lab import Lab
+    from labkit.ui.served import serve
+    from labkit.ui.shell import page
 
 
-def main() -> None:
+def main() -> int:
+    """Serve the app until ctrl-C; returns the exit code: 2 for what hinders it, said in a line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of the runs (runs)")
     parser.add_argument("--votes", help="a file or database URL for the votes (votes.db in the folder of the runs)")
-    parser.add_argument("--port", type=int, default=None, help="the first free one from 7860 on when not given")
+    parser.add_argument("--port", type=port, default=None, help="the first free one from 7860 on when not given")
     options = parser.parse_args()
-    lab, jobs = Lab(options.runs, demo_folder()), Jobs(options.runs)
-    store = Store(options.votes or options.runs / "votes.db")
-    tabs = {
-        "attention": attention.build,
-        "decoding": decoding.build,
-        "preferences": partial(preferences.build, store=store),
-        "runs": partial(runs.build, jobs=jobs, store=store),
-    }
-    serve(page(lab, tabs), server_port=options.port, blocked_paths=[str(options.runs), str(demo_folder())])
+    try:
+        lab, jobs = Lab(options.runs, demo_folder()), Jobs(options.runs)
+        store = Store(options.votes or options.runs / "votes.db")
+        tabs: dict[str, Callable[[Lab], None]] = {
+            "attention": attention.build,
+            "decoding": decoding.build,
+            "preferences": partial(preferences.build, store=store),
+            "runs": partial(runs.build, jobs=jobs, store=store),
+        }
+        blocked = [str(options.runs.absolute()), str(demo_folder())]
+        serve(page(lab, tabs), lab, server_port=options.port, blocked_paths=blocked)
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def port(text: str) -> int:
+    """A port's number, for argparse."""
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to {2**16 - 1}, not {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labkit.errors import LabError
+from labkit.jobs import check_name, shortened
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.runs import Run
@@ -76,31 +77,59 @@ class Lab:
         self.models, self.looks, self.results = Recent(KEPT), Recent(LOOKS), Recent(RESULTS)
 
     def names(self) -> list[str]:
-        """The runs that have a model, newest first."""
-        return [name for name in self.all_names() if self.stages(name)]
+        """The runs that have a model, newest first; those that cannot be read are left out."""
+        return [name for name in self.all_names() if self.readable_stages(name)]
 
     def all_names(self) -> list[str]:
-        """All runs, those without a model too, newest first; the one that comes with labkit is the last."""
+        """All runs, those without a model or that cannot be read too, newest first; the one that comes with labkit is
+        the last.
+        """
         files = self.folder.glob("*/recipe.json") if self.folder.is_dir() else []
-        newest = sorted((file.parent for file in files), key=lambda path: -path.stat().st_mtime)
-        names = [path.name for path in newest if not path.name.startswith(".")]
+        found = {file.parent.name: _modified(file.parent) for file in files if _sayable(file.parent.name)}
+        names = sorted(found, key=lambda name: -found[name])
         shipped = self.demo is not None and (self.demo / "recipe.json").is_file() and DEMO not in names
         return [*names, DEMO] if shipped else names
+
+    def unreadable(self, name: str) -> str | None:
+        """Why a run cannot be read; None for one that can. Raises LabError for one that is not there."""
+        self.path(name)
+        try:
+            self.run(name)
+            return None
+        except LabError as error:
+            return str(error)
+
+    def shipped(self, name: str) -> bool:
+        """Whether a run is the one that comes with labkit, which nobody changes."""
+        return self.demo is not None and self.path(name) == self.demo
 
     def path(self, name: str) -> Path:
         """A run's folder. Raises LabError for one that is not there; a path is not a name."""
         if name not in self.all_names():
-            raise LabError(f"There is no run {name!r} in {self.folder}.")
+            raise LabError(f"There is no run {shortened(name)} in {self.folder}.")
         mine = self.folder / name
         return mine if self.demo is None or (mine / "recipe.json").is_file() else self.demo
 
     def run(self, name: str) -> Run:
-        """A run by its name. Raises LabError for one that is not there."""
-        return Run.open(self.path(name))
+        """A run by its name. Raises LabError for one that is not there, or cannot be read."""
+        path = self.path(name)
+        try:
+            return Run.open(path)
+        except LabError:
+            raise
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:  # of a recipe that is none
+            raise LabError(f"{path / 'recipe.json'} is not a recipe of labkit: {error}") from error
 
     def stages(self, name: str) -> list[str]:
         """The stages of a run that have a model that writes, in order."""
         return [stage.name for stage in self.run(name).stages if stage.trained and stage.writes]
+
+    def readable_stages(self, name: Any) -> list[str]:
+        """`stages`; none of a run that cannot be read, is not there, or was deleted while we looked."""
+        try:
+            return self.stages(name)
+        except LabError:
+            return []
 
     def tokenizer(self, name: str) -> Tokenizer:
         """A run's tokenizer."""
@@ -136,3 +165,19 @@ class Lab:
         folder = self.run(name).stage(stage)
         file = folder.path / "model.safetensors"
         return file, file.stat().st_mtime_ns if file.is_file() else 0
+
+
+def _modified(path: Path) -> float:
+    """When a folder was last changed; long ago for one that is gone by now."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _sayable(name: str) -> bool:
+    """Whether a folder's name can be a run's."""
+    try:
+        return bool(check_name(name))
+    except LabError:
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,13 +14,15 @@ import torch
 
 from labkit.decoding import generate
 from labkit.errors import LabError
+from labkit.files import write_lines
+from labkit.jobs import shortened
 from labkit.preferences.annotate import preference_task
-from labkit.preferences.store import Answer, Choice, Store, preference_pairs, standings
+from labkit.preferences.store import Answer, Choice, Store, preference_pairs
 from labkit.talk import filters
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import pair_columns
 from labkit.ui.lab import Lab
-from labkit.ui.shell import MODEL_WORK, first_stage, on_load, pick_run, problem_box, words
+from labkit.ui.shell import MODEL_WORK, named, on_load, on_tab, pick_run, problem_box, quiet, said, words, wrong
 from labkit.world import Message
 
 ANSWER_TOKENS = 60
@@ -29,17 +30,22 @@ ATTEMPTS = 8
 KEYS: dict[Choice, str] = {"left": "←", "right": "→", "tie": "t", "both_bad": "b", "skip": "s"}
 PRESS = """
 const buttons = {ArrowLeft: "left", ArrowRight: "right", t: "tie", b: "both_bad", s: "skip", u: "undo"};
-document.addEventListener("keydown", (event) => {
-  const here = document.querySelector("#vote-left");
-  const typing = event.composedPath()[0];
-  if (!here || here.offsetParent === null || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (typing.matches && typing.matches("input, textarea, select, [role=listbox], [role=slider]")) return;
+const area = document.querySelector("#vote-area");
+area.tabIndex = 0;
+area.setAttribute("role", "group");
+area.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select")) return;
   const name = buttons[event.key];
   if (!name) return;
   event.preventDefault();
   document.querySelector(`#vote-${name}`).click();
 });
 """
+LONGEST = 20_000
+"""Characters of a prompt that is typed."""
+LONGEST_NAME = 100
+HOTTEST = 2.0
+"""The highest temperature."""
 
 
 class Source(NamedTuple):
@@ -53,12 +59,29 @@ class Source(NamedTuple):
         return f"{self.name} / {self.stage}, temperature {self.temperature:g}"
 
 
+def source(name: Any, stage: Any, temperature: Any) -> Source:
+    """Who answers, of what a page says. Raises LabError for a temperature that is none."""
+    if not isinstance(temperature, int | float) or not 0 <= temperature <= HOTTEST:
+        raise LabError(f"A temperature is a number from 0 to {HOTTEST:g}, not {shortened(temperature)}.")
+    return Source(name or "", stage or "", float(temperature))
+
+
+def first_models(lab: Lab) -> list[tuple[str, str]]:
+    """Two models that can be compared, as (run, stage): the last of the newest run and the one before it, or the last
+    of the next run; twice the same where there is only one, and none where there is none.
+    """
+    models = [(name, stage) for name in lab.names() for stage in reversed(lab.stages(name))]
+    return models[:2] if len(models) > 1 else models * 2
+
+
 def new_pair(lab: Lab, store: Store, sources: Sequence[Source], text: str = "") -> str:
     """Let two sources answer the same prompt, keep both answers on sides drawn by chance; the pair's id.
 
     text: what they are asked; a task of the first run's world when empty. Raises LabError when they say the same,
     whatever is drawn.
     """
+    if len(text) > LONGEST:
+        raise LabError(f"A prompt typed here has at most {LONGEST:,} characters, not {len(text):,}.")
     for _ in range(ATTEMPTS):
         seed = secrets.randbelow(2**31)
         prompt = (Message("user", text.strip()),) if text.strip() else _task(lab, sources, seed)
@@ -95,10 +118,22 @@ def _answer(lab: Lab, source: Source, prompt: tuple[Message, ...], seed: int) ->
     return decode_reply(tokenizer, ids).strip()
 
 
+def dialogue(prompt: Sequence[Message]) -> str:
+    """All turns of a prompt, each with who says it; one turn alone as it is."""
+    if len(prompt) == 1:
+        return prompt[0].content
+    return "\n\n".join(f"{named(message.role)}: {message.content}" for message in prompt)
+
+
 def table(store: Store) -> list[list[str]]:
     """How each source does against all others."""
-    found = standings(store.votes())
-    return [[source, str(one.votes), f"{100 * one.win_rate:.0f} %"] for source, one in found.items()]
+    found = store.standings()
+    return [[said(source), str(one.votes), f"{100 * one.win_rate:.0f} %"] for source, one in found.items()]
+
+
+def _standings(store: Store) -> dict[str, Any]:
+    """`table` with its heads."""
+    return {"headers": [named(head) for head in ("source", "votes", "wins")], "data": table(store)}
 
 
 def export(store: Store, folder: str | Path) -> Path:
@@ -110,7 +145,7 @@ def export(store: Store, folder: str | Path) -> Path:
     if not pairs:
         raise LabError("No vote prefers one answer to another yet; there is nothing to train on.")
     file = Path(folder) / "votes.jsonl"
-    file.write_text("".join(json.dumps(pair_columns(pair), ensure_ascii=False) + "\n" for pair in pairs), "utf-8")
+    write_lines(file, map(pair_columns, pairs))
     return file
 
 
@@ -141,70 +176,99 @@ def build(lab: Lab, store: Store) -> None:
         annotator = gr.Textbox("me", label=words("annotator"), scale=1, elem_id="pair-annotator")
         another = gr.Button(words("new_pair"), variant="primary", scale=1, elem_id="pair-new")
     problem = problem_box("pair-problem")
-    prompt = gr.Textbox(label=words("prompt"), interactive=False, lines=3, elem_id="pair-prompt")
+    with gr.Column(elem_id="vote-area"):
+        prompt = gr.Textbox(label=words("prompt"), interactive=False, lines=3, max_lines=16, elem_id="pair-prompt")
+        with gr.Row():
+            left = gr.Textbox(label=words("left"), interactive=False, lines=3, elem_id="pair-left")
+            right = gr.Textbox(label=words("right"), interactive=False, lines=3, elem_id="pair-right")
+        with gr.Row(elem_classes="labkit-votes"):
+            votes = {
+                choice: gr.Button(words(f"vote_{choice}"), elem_id=f"vote-{choice}", min_width=140) for choice in KEYS
+            }
+            undo = gr.Button(words("vote_undo"), elem_id="vote-undo", min_width=140)
+    told = gr.Textbox(show_label=False, interactive=False, elem_id="vote-said")
     with gr.Row():
-        left = gr.Textbox(label=words("left"), interactive=False, lines=3, elem_id="pair-left")
-        right = gr.Textbox(label=words("right"), interactive=False, lines=3, elem_id="pair-right")
-    with gr.Row(elem_classes="labkit-votes"):
-        votes = {choice: gr.Button(words(f"vote_{choice}"), elem_id=f"vote-{choice}", min_width=140) for choice in KEYS}
-        undo = gr.Button(words("vote_undo"), elem_id="vote-undo", min_width=140)
-    said = gr.Textbox(show_label=False, interactive=False, elem_id="vote-said")
-    with gr.Row():
-        heads = ["source", "votes", "wins"]
-        standing = gr.Dataframe(headers=heads, datatype="str", interactive=False, elem_id="standings", scale=3)
+        standing = gr.Dataframe(
+            headers=[""] * 3,
+            label=words("standings_of"),
+            datatype="str",
+            interactive=False,
+            elem_id="standings",
+            scale=3,
+        )
         with gr.Column(scale=1):
             write = gr.Button(words("export"), elem_id="votes-export")
             file = gr.File(visible=False, label=words("export"), elem_id="votes-file")
             why_not = problem_box("votes-problem")
     gr.HTML("", js_on_load=PRESS, visible="hidden")
-    board = Board(gr.State(""), prompt, left, right, problem, said, standing, gr.State(False))
-    then_ask = _asks(lab, store, board, [another.click, text.submit], [text, *sources])
+    board = Board(gr.State(""), prompt, left, right, problem, told, standing, gr.State(False))
+    then_ask = _asks(lab, store, board, another.click, text.submit, [text, *sources])
     _votes(store, board, votes, undo, annotator, then_ask)
     write.click(partial(_save, store), None, [file, why_not])
-    on_load(partial(table, store), None, standing)
-
-
-PLACES = (-1, -3)
-"""Which stages are compared at first: the last, and the one two before it."""
-
-
-def _source(lab: Lab, place: int, name: str | None, stage: str | None, temperature: float) -> Source:
-    """What the menus say; what they will say first, where they are not filled yet."""
-    name = name or next(iter(lab.names()), "")
-    return Source(name, stage or first_stage(lab, name, place) or "", temperature)
+    on_load(partial(_standings, store), None, standing)
+    on_tab(partial(_standings, store), standing)
 
 
 def _sources(lab: Lab) -> list[Any]:
-    """The menus for who answers: run, stage and temperature, twice."""
+    """The menus for who answers: run, stage and temperature, twice; filled with two models when the page opens."""
+    menus: list[Any] = []
     found: list[Any] = []
     with gr.Row():
-        for side, place in zip(("first", "second"), PLACES, strict=True):
+        for side, place in (("first", -1), ("second", -2)):
             with gr.Group():
                 gr.Markdown(words(f"{side}_source"), padding=True)
-                found += [*pick_run(lab, place), gr.Slider(0, 2, value=1.0, step=0.05, label=words("temperature"))]
+                menus += pick_run(lab, place, fill=False)
+                hot = gr.Slider(0, HOTTEST, value=1.0, step=0.05, label=words("temperature"), elem_id=f"{side}-hot")
+                found += [*menus[-2:], hot]
+
+    def fill() -> list[Any]:
+        updates = []
+        for name, stage in first_models(lab):
+            updates += [gr.update(choices=lab.names(), value=name), gr.update(choices=lab.stages(name), value=stage)]
+        return updates or [gr.skip()] * 4
+
+    on_load(fill, None, menus)
     return found
 
 
 def _shown(store: Store, pair: str) -> tuple[Any, ...]:
     asked, one, other = store.pair(pair)
-    return pair, asked[-1].content, one.text, other.text, gr.update(visible=False)
+    return pair, dialogue(asked), one.text, other.text, quiet()
 
 
-def _asks(lab: Lab, store: Store, board: Board, events: list[Any], inputs: list[Any]) -> Callable[[Any], None]:
-    """Let `events` ask for a new pair; returns what lets a vote ask for one when it has been kept."""
+def _chosen(lab: Lab, values: Sequence[Any]) -> list[Source]:
+    """Who answers: what the menus say, or will say first, where they are not filled yet."""
+    firsts = first_models(lab) or [("", ""), ("", "")]
+    sides = (values[:3], values[3:])
+    return [
+        source(name or run, stage or (last if name in (None, "", run) else ""), temperature)
+        for (name, stage, temperature), (run, last) in zip(sides, firsts, strict=True)
+    ]
 
-    def fresh(text: str, *values: Any) -> tuple[Any, ...]:
+
+def _asks(lab: Lab, store: Store, board: Board, click: Any, submit: Any, inputs: list[Any]) -> Callable[[Any], None]:
+    """Let two events ask for a new pair; returns what lets a vote ask for one when it has been kept."""
+
+    def fresh(text: Any, *values: Any) -> tuple[Any, ...]:
         try:
-            sources = [_source(lab, PLACES[0], *values[:3]), _source(lab, PLACES[1], *values[3:])]
-            return _shown(store, new_pair(lab, store, sources, text))
+            return _shown(store, new_pair(lab, store, _chosen(lab, values), str(text or "")))
         except LabError as error:
-            return "", "", "", "", gr.update(value=str(error), visible=True)
+            return "", "", "", "", wrong(error)
 
     def after(kept: bool, *given: Any) -> tuple[Any, ...]:
         return fresh(*given) if kept else (gr.skip(),) * len(board.shown)
 
-    gr.on(events, fresh, inputs, board.shown, concurrency_id=MODEL_WORK, show_progress="minimal")
+    options: dict[str, Any] = {"concurrency_id": MODEL_WORK, "show_progress": "minimal"}
+    asked = click(fresh, inputs, board.shown, **options)
+    asked.then(None, None, None, js=FOCUS)  # who asks by the button votes by keyboard at once
+    submit(fresh, inputs, board.shown, **options)
     return lambda voted: voted.then(after, [board.kept, *inputs], board.shown, concurrency_id=MODEL_WORK)
+
+
+FOCUS = """() => {
+  const at = document.activeElement, area = document.querySelector("#vote-area");
+  if (at?.id === "pair-new" || at === document.body) area.focus({ preventScroll: true });
+}"""
 
 
 def _votes(
@@ -217,26 +281,25 @@ def _votes(
 ) -> None:
     """Let the buttons vote, show then who was who, and ask for the next pair; let undo bring the last one back."""
 
-    def vote(choice: Choice, pair: str, annotator: str) -> tuple[Any, ...]:
+    def vote(choice: Choice, pair: Any, annotator: Any) -> tuple[Any, ...]:
         """Keep the vote, and then only say who was who; or say why it was not kept."""
         try:
+            annotator = checked_annotator(annotator)
             store.vote(pair, annotator, choice)
+            _, one, other = store.pair(pair)
+            text = f"{store.count(annotator)} · the last pair: ← {one.source}   → {other.source}"
+            return said(text), _standings(store), quiet(), True
         except LabError as error:
-            return gr.skip(), gr.skip(), gr.update(value=str(error), visible=True), False
-        _, one, other = store.pair(pair)
-        count = len(store.votes(annotator))
-        return (
-            f"{count} · the last pair: ← {one.source}   → {other.source}",
-            table(store),
-            gr.update(visible=False),
-            True,
-        )
+            return gr.skip(), gr.skip(), wrong(error), False
 
-    def take_back(annotator: str) -> tuple[Any, ...]:
-        taken = store.undo(annotator)
-        if taken is None:
-            return *(gr.skip(),) * len(board.shown), "There is no vote to take back.", gr.skip()
-        return *_shown(store, taken), "↶ The last vote is taken back.", table(store)
+    def take_back(annotator: Any) -> tuple[Any, ...]:
+        try:
+            taken = store.undo(checked_annotator(annotator))
+            if taken is None:
+                return *(gr.skip(),) * len(board.shown), said("There is no vote to take back."), gr.skip()
+            return *_shown(store, taken), f"↶ {said('The last vote is taken back.')}", _standings(store)
+        except LabError as error:
+            return *(gr.skip(),) * (len(board.shown) - 1), wrong(error), gr.skip(), gr.skip()
 
     told = [board.said, board.standings, board.problem, board.kept]
     for choice, button in buttons.items():
@@ -244,8 +307,15 @@ def _votes(
     undo.click(take_back, [annotator], [*board.shown, board.said, board.standings])
 
 
+def checked_annotator(name: Any) -> str:
+    """Who votes. Raises LabError for what is no name."""
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        raise LabError(f"A name has at most {LONGEST_NAME} characters.")
+    return name
+
+
 def _save(store: Store) -> tuple[Any, Any]:
     try:
-        return gr.update(value=str(export(store, tempfile.mkdtemp())), visible=True), gr.update(visible=False)
+        return gr.update(value=str(export(store, tempfile.mkdtemp())), visible=True), quiet()
     except LabError as error:
-        return gr.skip(), gr.update(value=str(error), visible=True)
+        return gr.skip(), wrong(error)

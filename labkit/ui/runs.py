@@ -1,15 +1,11 @@
-"""The Runs tab: what is being made and what was, stage by stage, with its curves; and how to begin, stop and go on."""
+"""The Runs tab: what is being trained and what was, stage by stage, with its curves; and how to begin, stop, resume,
+rename and delete a run.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import re
-import shlex
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -17,64 +13,106 @@ import plotly.graph_objects as go
 
 from labkit.compare import compare, rows
 from labkit.errors import LabError
-from labkit.jobs import Jobs
-from labkit.measures import BY_KIND, measure
+from labkit.jobs import Jobs, check_name
+from labkit.measures import BY_KIND
+from labkit.plots import overlaid
 from labkit.preferences.store import Store
 from labkit.recipe import PRESETS, Recipe
-from labkit.report import curves, minutes, report_page
+from labkit.report import curves, minutes
 from labkit.runs import Run, StageFolder
+from labkit.terminal import measured
+from labkit.ui import manage
 from labkit.ui.lab import Lab
-from labkit.ui.preferences import export
-from labkit.ui.shell import on_load, on_tab, problem_box, words
+from labkit.ui.shell import advice, named, on_load, on_tab, problem_box, quiet, said, words, wrong
 
 INK = "#808890"
 """Of the words in figures: readable on a light page and on a dark one."""
-ENOUGH = 50
-"""Votes from which on DPO's measures begin to mean something."""
-CHOSEN = ("--out", "--preset", "--seed", "--build-on", "--stages", "--resume")
-"""The flags of `labkit run` that the form gives itself."""
-NAME = re.compile(r"[\w][\w.-]{0,60}")
 
 
-def progress(run: Run, running: bool) -> list[list[str]]:
+class Status(NamedTuple):
+    """Where a run is. running: whether a process is at work. failed: whether its last one ended before it was done,
+    without having been asked to. asked: the stages that it is to have.
+    """
+
+    running: bool
+    failed: bool
+    asked: list[str]
+    unfinished: list[str]
+
+    @property
+    def current(self) -> str | None:
+        """The stage that is being trained, or would be next."""
+        return self.unfinished[0] if self.unfinished else None
+
+
+def status(jobs: Jobs, run: Run) -> Status:
+    """Where a run is."""
+    name, left = run.path.name, manage.unfinished(jobs, run)
+    running = jobs.running(name)
+    failed = bool(jobs.arguments(name) and left) and not running and not jobs.stopped(name)
+    return Status(running, failed, manage.asked_stages(jobs, run), left)
+
+
+def progress(run: Run, at: Status) -> list[list[str]]:
     """A row a stage: its name, what state it is in, its steps, and how long it took or will still take."""
     found = []
     for stage in run.stages:
         steps, records = run.recipe.stages[stage.name].train.steps, stage.records
         done = records[-1]["step"] if records else 0
         seconds = records[-1]["seconds"] if records else 0.0
+        time = ""
         if stage.finished:
-            state, time = "finished", minutes((stage.result or {}).get("seconds", seconds))
-        elif stage.begun:
-            state = "measuring" if running and done == steps else "at work" if running else "stopped"
-            time = f"{minutes(seconds / done * (steps - done))} left" if done and running else ""
-        else:
-            state, time = "", ""
-        found.append([stage.name, state, f"{done:,} of {steps:,}", time])
+            time = minutes((stage.result or {}).get("seconds", seconds))
+        elif stage.begun and done and at.running:
+            time = named("{} left").format(minutes(seconds / done * (steps - done)))
+        found.append([stage.name, named(_state(stage, at, done == steps)), f"{done:,} / {steps:,}", time])
     return found
+
+
+def _state(stage: StageFolder, at: Status, trained: bool) -> str:
+    if stage.finished:
+        return "Finished"
+    if stage.name not in at.asked:
+        return "Not asked for"
+    if at.running and stage.begun:
+        return "Measuring" if trained else "Running"
+    if at.failed and stage.name == at.current:
+        return "Failed"
+    return "Stopped" if stage.begun else ""
+
+
+def can_resume(lab: Lab, run: Run, at: Status) -> bool:
+    """Whether resuming makes sense: something is left, and what failed did not fail before its first step."""
+    trained = any(stage.records for stage in run.stages)
+    return bool(at.unfinished) and not at.running and not lab.shipped(run.path.name) and (trained or not at.failed)
+
+
+def why_failed(jobs: Jobs, name: str) -> str:
+    """What a process said last: its own line about what is wrong, where there is one."""
+    lines = [line.strip() for line in jobs.log(name).splitlines() if line.strip()]
+    ours = [line.removeprefix("labkit: ") for line in lines if line.startswith("labkit: ")]
+    return (ours or lines or ["it said nothing"])[-1]
 
 
 def card(run: Run) -> dict[str, Any]:
     """The measures of all finished stages as a table: {"headers", "data"}, a column a stage."""
     finished = [stage for stage in run.stages if stage.finished]
-    results = [stage.result or {"metrics": {}} for stage in finished]
+    results = [stage.result or {"stage": stage.name, "metrics": {}} for stage in finished]
     names = dict.fromkeys(name for result in results for name in result["metrics"] if not name.startswith(BY_KIND))
-    table = []
-    for name in names:
-        known = measure(name)
-        values = [result["metrics"].get(name) for result in results]
-        table.append([known.label, *("" if value is None else known.show(value) for value in values)])
-    return {"headers": ["measure", *(stage.name for stage in finished)], "data": table}
+    table = [[named(title), *values] for name in names for title, *values in measured(name, results)]
+    return {"headers": [named("measure"), *(stage.name for stage in finished)], "data": table}
 
 
-def beside(lab: Lab, name: str | None, other: str | None) -> list[list[str]]:
-    """Two runs side by side, a row a measure; or a row that says why not."""
-    if not name or not other:
-        return []
-    try:
-        return rows(compare(lab.path(name), lab.path(other)))
-    except LabError as error:
-        return [["", str(error), "", "", ""]]
+def beside(lab: Lab, name: str | None, other: str | None) -> dict[str, Any]:
+    """Two runs side by side as a table, a row a measure; or a row that says why not."""
+    table: list[list[str]] = []
+    if name and other:
+        try:
+            found = rows(compare(lab.path(name), lab.path(other)))
+            table = [[named(stage), named(label), one, two, gain] for stage, label, one, two, gain in found]
+        except LabError as error:
+            table = [["", said(error), "", "", ""]]
+    return {"headers": [named("stage"), named("measure"), name or "", other or "", named("difference")], "data": table}
 
 
 def drawn(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
@@ -83,72 +121,23 @@ def drawn(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
     figures = curves(stage.name, result["metrics"] if result else {}, stage.records)
     for _, figure in figures.values():
         figure.update_layout(font_color=INK)
-    return figures
+        for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
+            axis.title.text = named(axis.title.text or "")
+        for line in figure.data:
+            line.name = named(line.name)
+    return {key: (named(heading), figure) for key, (heading, figure) in figures.items()}
 
 
-def begin(
-    lab: Lab, jobs: Jobs, name: str, source: str, stages: Sequence[str] = (), seed: int = 0, more: str = ""
-) -> str:
-    """Begin a run in a process of its own; its name.
-
-    source: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on. stages: to
-    make; empty for all. seed: of a preset's run. more: flags as on the command line. Raises LabError for a name that is
-    no plain folder name, or is taken, for a run as source without stages, and for flags that the others are.
-    """
-    name = name.strip()
-    if not NAME.fullmatch(name):
-        raise LabError(f"{name!r} is no name for a run: letters, digits, '-', '_' and '.', at most 61 of them.")
-    if name in lab.all_names() or (lab.folder / name).exists():
-        raise LabError(f"There is a run {name} already. Choose another name, or go on with that one.")
-    if source not in PRESETS and not stages:
-        raise LabError(f"Choose the stages to make anew; {name} takes what comes before them from {source}.")
+def compared(lab: Lab, name: str, other: str | None, stage: str, curve: str, figure: go.Figure) -> go.Figure:
+    """A curve with that of another run in it; as it is, where the other is none or has no such curve."""
+    if not other or other == name:
+        return figure
     try:
-        flags = shlex.split(more)
-    except ValueError as error:
-        raise LabError(f"The settings cannot be read: {error}.") from error
-    twice = [flag for flag in flags if flag.partition("=")[0] in CHOSEN]
-    if twice:
-        raise LabError(f"{', '.join(twice)} is chosen by the fields above; leave it out of the further settings.")
-    preset = ["--preset", source, "--seed", str(int(seed))]
-    what = preset if source in PRESETS else ["--build-on", str(lab.path(source))]
-    chosen = ["--stages", *stages] if stages else []
-    jobs.start(name, ["run", "--out", str(lab.folder / name), *what, *chosen, *flags])
-    return name
-
-
-def resume(lab: Lab, jobs: Jobs, name: str) -> str:
-    """Go on with a run that was stopped; its name. Raises LabError when nothing is left to make."""
-    run = lab.run(name)
-    if all(stage.finished for stage in run.stages):
-        raise LabError(f"{name} is finished. To make a stage of it anew, begin a new run that builds on it.")
-    jobs.start(name, ["run", "--out", str(run.path), "--resume"])
-    return name
-
-
-def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, str]:
-    """Begin DPO on the votes, from a run's fine-tuned model, as a new run; its name, and what to know of it.
-
-    Raises LabError when no vote prefers one answer, or the run has no fine-tuned model.
-    """
-    base = lab.run(name)
-    if "sft" not in base.recipe.stages or not base.stage("sft").finished:
-        raise LabError(f"{name} has no fine-tuned model yet to learn from votes. Choose another run.")
-    names = (f"{name}-votes-{number}" for number in itertools.count(1))
-    new = next(free for free in names if not (lab.folder / free).exists())
-    folder = lab.folder / ".votes" / new
-    folder.mkdir(parents=True, exist_ok=True)
-    votes = export(store, folder)
-    pairs = sum(1 for _ in votes.open(encoding="utf-8"))
-    train = base.recipe.dpo.train
-    rows = min(train.rows, max(2, pairs // 2))
-    few = dataclasses.replace(train, rows=rows, steps=max(20, min(train.steps, 6 * pairs // rows)), checkpoint_every=10)
-    recipe = dataclasses.replace(
-        base.recipe, preferences=str(votes), dpo=dataclasses.replace(base.recipe.dpo, train=few)
-    )
-    branched = base.branch(lab.folder / new, recipe, ["pretrain", "sft"])
-    jobs.start(new, ["run", "--out", str(branched.path), "--resume", "--stages", "dpo"])
-    few_words = f" So few are soon known by heart: ask for {ENOUGH} or more before you believe the measures."
-    return new, f"{new} learns from {pairs} votes.{few_words if pairs < ENOUGH else ''}"
+        its_stages = [one for one in lab.run(other).stages if one.name == stage and one.begun]
+    except LabError:
+        return figure
+    its_curves = drawn(its_stages[0]) if its_stages else {}
+    return overlaid(figure, its_curves[curve][1], (name, other)) if curve in its_curves else figure
 
 
 class Shown(NamedTuple):
@@ -159,14 +148,22 @@ class Shown(NamedTuple):
     stop: gr.Button
     go_on: gr.Button
     problem: gr.Textbox
+    why: gr.Textbox
     stages: gr.Dataframe
     stage: gr.Dropdown
     curve: gr.Dropdown
     plot: gr.Plot
     card: gr.Dataframe
     beside: gr.Dataframe
+    report: gr.Button
     log: gr.Textbox
     said: gr.Accordion
+
+    @property
+    def of_run(self) -> list[Any]:
+        """What is to be filled anew when something of the run has changed."""
+        return [self.why, self.stages, self.stage, self.curve, self.plot, self.card, self.beside, self.stop, self.go_on,
+                self.report, self.log, self.said]  # fmt: skip
 
 
 def build(lab: Lab, jobs: Jobs, store: Store) -> None:
@@ -177,141 +174,222 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
         stop = gr.Button(words("stop"), interactive=False, elem_id="runs-stop")
         go_on = gr.Button(words("go_on"), interactive=False, elem_id="runs-go-on")
         votes = gr.Button(words("train_on_votes"), variant="primary", scale=2, elem_id="runs-votes")
-    problem = problem_box("runs-problem")
-    heads = ["stage", "state", "steps", "time"]
-    stages = gr.Dataframe(headers=heads, datatype="str", interactive=False, elem_id="runs-stages")
+    problem, why = problem_box("runs-problem"), problem_box("runs-why-problem")
+    stages = gr.Dataframe(headers=["", "", "", ""], datatype="str", interactive=False, wrap=True, elem_id="runs-stages")
     with gr.Row():
         stage = gr.Dropdown([], label=words("stage_of"), allow_custom_value=True, elem_id="runs-stage")
         curve = gr.Dropdown([], label=words("curve"), allow_custom_value=True, elem_id="runs-curve")
     plot = gr.Plot(show_label=False, elem_id="runs-plot")
-    with gr.Accordion(words("card"), open=False):
-        report = gr.Dataframe(datatype="str", interactive=False, elem_id="runs-card")
-        page, file = gr.Button(words("write_report"), elem_id="runs-report"), gr.File(visible=False, show_label=False)
-    with gr.Accordion(words("side_by_side"), open=False):
-        heads = ["stage", "measure", "this run", "the other", "difference"]
-        both = gr.Dataframe(headers=heads, datatype="str", interactive=False, elem_id="runs-beside")
-    with gr.Accordion(words("log"), open=False) as said:
+    with gr.Accordion(words("card"), open=False, elem_id="runs-measures"):
+        report = gr.Button(words("write_report"), interactive=False, elem_id="runs-report")
+        table = gr.Dataframe(datatype="str", interactive=False, wrap=True, elem_id="runs-card")
+    with gr.Accordion(words("side_by_side"), open=False, elem_id="runs-comparison"):
+        both = gr.Dataframe(headers=[""] * 5, datatype="str", interactive=False, wrap=True, elem_id="runs-beside")
+    with gr.Accordion(words("log"), open=False, elem_id="runs-said") as log_box:
         log = gr.Textbox(show_label=False, interactive=False, lines=6, elem_id="runs-log")
-    shown = Shown(name, other, stop, go_on, problem, stages, stage, curve, plot, report, both, log, said)
+    shown = Shown(name, other, stop, go_on, problem, why, stages, stage, curve, plot, table, both, report, log, log_box)
     _watch(lab, jobs, shown)
-    page.click(lambda name: _page(lab, name), name, [file, problem])
-    stop.click(lambda name: jobs.stop(name), name, None)
-    _starts(lab, name, problem, go_on.click, lambda name: (resume(lab, jobs, name), ""), [name])
-    _starts(lab, name, problem, votes.click, lambda name: train_on_votes(lab, jobs, store, name), [name])
-    with gr.Accordion(words("new_run"), open=False):
+    report.click(None, name, None, js="(run) => labkit.openReport(run)")
+    stop.click(partial(_stop, jobs), name, problem)
+    _acts(lab, shown, problem, go_on.click, lambda name: (manage.resume(lab, jobs, name), ""), [name])
+    _acts(lab, shown, problem, votes.click, lambda name: manage.train_on_votes(lab, jobs, store, name), [name])
+    with gr.Accordion(words("new_run"), open=False, elem_id="runs-new"):
         _new_run(lab, jobs, shown)
+    with gr.Accordion(words("manage"), open=False, elem_id="runs-manage"):
+        _manage(lab, jobs, shown)
+
+
+def _stop(jobs: Jobs, name: Any) -> Any:
+    try:
+        jobs.stop(name)
+        return quiet()
+    except LabError as error:
+        return wrong(error)
 
 
 def _new_run(lab: Lab, jobs: Jobs, shown: Shown) -> None:
     """The form that begins a run."""
     with gr.Row():
         name = gr.Textbox(label=words("name"), elem_id="new-name")
-        source = gr.Dropdown([*PRESETS], value="smoke", label=words("preset_or_run"), elem_id="new-source")
+        source = gr.Dropdown(
+            [*PRESETS], value="smoke", label=words("preset_or_run"), allow_custom_value=True, elem_id="new-source"
+        )
         stages = gr.Dropdown([*Recipe().stages], multiselect=True, label=words("stages_to_make"), elem_id="new-stages")
-        seed = gr.Number(0, label=words("seed"), precision=0)
-    more = gr.Textbox(label=words("more_settings"), placeholder="--model.width 256 --pretrain.train.steps 500")
+        seed = gr.Number(0, label=words("seed"), precision=0, elem_id="new-seed")
+    more = gr.Textbox(
+        label=words("more_settings"), placeholder="--model.width 256 --pretrain.train.steps 500", elem_id="new-more"
+    )
     start = gr.Button(words("begin"), variant="primary", elem_id="runs-begin")
     problem = problem_box("new-problem")
-    on_load(lambda: gr.update(choices=[*PRESETS, *lab.names()]), None, source)
+    on_tab(lambda: gr.update(choices=[*PRESETS, *lab.names()]), source)
     inputs = [name, source, stages, seed, more]
-    _starts(lab, shown.name, problem, start.click, lambda *given: (begin(lab, jobs, *given), ""), inputs)
+
+    def begin(name: Any, source: Any, stages: Any, seed: Any, more: Any) -> tuple[str, str]:
+        return manage.begin(lab, jobs, name, source, stages or [], 0 if seed is None else seed, more or ""), ""
+
+    _acts(lab, shown, problem, start.click, begin, inputs)
 
 
-def _starts(
+def _manage(lab: Lab, jobs: Jobs, shown: Shown) -> None:
+    """What gives the chosen run another name, and what deletes it."""
+    with gr.Row(elem_classes="labkit-bar"):
+        new = gr.Textbox(label=words("new_name_of_run"), elem_id="rename-to")
+        rename = gr.Button(words("rename"), elem_id="runs-rename")
+        confirmed = gr.Textbox(label=words("confirm_delete"), elem_id="delete-confirm")
+        delete = gr.Button(words("delete"), variant="stop", elem_id="runs-delete")
+    problem = problem_box("manage-problem")
+
+    def renamed(name: Any, new: Any) -> tuple[str, str]:
+        made = manage.rename(lab, jobs, name, new)
+        return made, f"{name} is now called {made}."
+
+    def deleted(name: Any, confirmed: Any) -> tuple[str | None, str]:
+        manage.delete(lab, jobs, name, confirmed)
+        return next(iter(lab.all_names()), None), f"{name} is deleted."
+
+    _acts(lab, shown, problem, rename.click, renamed, [shown.name, new])
+    _acts(lab, shown, problem, delete.click, deleted, [shown.name, confirmed])
+    gr.on([rename.click, delete.click], lambda: ("", ""), None, [new, confirmed], show_progress="hidden")
+
+
+def _acts(
     lab: Lab,
-    name: gr.Dropdown,
+    shown: Shown,
     problem: gr.Textbox,
     event: Any,
-    action: Callable[..., tuple[str, str]],
+    action: Callable[..., tuple[str | None, str]],
     inputs: list[Any],
 ) -> None:
-    """On `event`, do what begins a process, and show the run that it gives the name of, and what it says of it; or say
+    """On `event`, do what changes the runs, and show the run that it gives the name of, and what it says of it; or say
     in `problem` why not.
     """
 
-    def tried(*given: Any) -> tuple[Any, Any]:
+    def tried(*given: Any) -> tuple[Any, Any, Any]:
         try:
             made, note = action(*given)
         except LabError as error:
-            return gr.skip(), gr.update(value=str(error), visible=True)
-        choices = dict.fromkeys([made, *lab.all_names()])  # a run that just begins has no folder yet
-        return gr.update(choices=[*choices], value=made), gr.update(value=note, visible=bool(note))
+            return gr.skip(), gr.skip(), wrong(error)
+        known = menu(lab)
+        if made and made not in lab.all_names():  # one that just begins has no folder yet
+            known = [(made, made), *known]
+        return gr.update(choices=known, value=made), gr.update(choices=menu(lab)), advice(note)
 
-    event(tried, inputs, [name, problem])
+    event(tried, inputs, [shown.name, shown.other, problem])
 
 
-def _page(lab: Lab, name: str) -> tuple[Any, Any]:
-    """The report as a file, written apart from the run, which may not be ours to write to."""
-    try:
-        file = Path(tempfile.mkdtemp()) / f"{name}-report.html"
-        file.write_text(report_page(lab.path(name)), encoding="utf-8")
-        return gr.update(value=str(file), visible=True), gr.update(visible=False)
-    except LabError as error:
-        return gr.skip(), gr.update(value=str(error), visible=True)
+def menu(lab: Lab) -> list[tuple[str, str]]:
+    """All runs as (what the menu says, name): one that cannot be read is said to be so."""
+    return [(name if not lab.unreadable(name) else f"{name} ({named('unreadable')})", name) for name in lab.all_names()]
+
+
+class Look:
+    """What the tab shows of a run."""
+
+    def __init__(self, lab: Lab, jobs: Jobs):
+        self.lab, self.jobs = lab, jobs
+
+    def __call__(self, name: Any, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
+        """What `Shown.of_run` is to show. stage: the newest when None. Of a name that is none, only that is said."""
+        try:
+            if name in self.lab.all_names():
+                return self._run(self.lab.run(name), name, other, stage, curve)
+            return self._none(check_name(name))
+        except LabError as error:
+            return self._nothing(wrong(error), [])
+
+    def _run(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
+        at, log = status(self.jobs, run), self.jobs.log(name)
+        ended = f"Its process ended before it was done: {why_failed(self.jobs, name)}"
+        return (
+            wrong(ended) if at.failed else quiet(),
+            {"headers": heads(), "data": progress(run, at)},
+            *self._curves(run, name, other, stage, curve),
+            card(run),
+            beside(self.lab, name, other),
+            gr.update(interactive=at.running),
+            gr.update(interactive=can_resume(self.lab, run, at)),
+            gr.update(interactive=(run.path / "report.json").is_file()),
+            log,
+            gr.update(open=True) if at.failed else gr.skip(),
+        )
+
+    def _none(self, name: str) -> tuple[Any, ...]:
+        """Of a run that has just been begun, or could not be."""
+        running, known = self.jobs.running(name), bool(self.jobs.arguments(name))
+        if not known:
+            raise LabError(f"There is no run {name!r} in {self.lab.folder}.")
+        state = "Starting" if running else "Failed to start, see log"
+        why = quiet() if running else wrong(f"Its process ended before it was done: {why_failed(self.jobs, name)}")
+        found = [*self._nothing(why, [["", named(state), "", ""]])]
+        found[7], found[10:] = gr.update(interactive=running), [self.jobs.log(name), gr.update(open=not running)]
+        return tuple(found)
+
+    def _nothing(self, why: Any, table: list[list[str]]) -> tuple[Any, ...]:
+        none, empty, off = (
+            gr.update(choices=[], value=None),
+            {"headers": [""], "data": []},
+            gr.update(interactive=False),
+        )
+        return why, {"headers": heads(), "data": table}, none, none, None, empty, empty, off, off, off, "", gr.skip()
+
+    def _curves(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, Any, Any]:
+        """The menus of stages and curves, with what was chosen of them where it is still there, and the figure."""
+        begun = [one.name for one in run.stages if one.begun]
+        if not begun:
+            return gr.update(choices=[], value=None), gr.update(choices=[], value=None), None
+        shown = stage if stage in begun else begun[-1]
+        figures = drawn(run.stage(shown))
+        chosen = curve if curve in list(figures) else next(iter(figures), None)
+        names = [(heading, key) for key, (heading, _) in figures.items()]
+        figure = compared(self.lab, name, other, shown, chosen, figures[chosen][1]) if chosen else None
+        return gr.update(choices=begun, value=shown), gr.update(choices=names, value=chosen), figure
+
+
+def heads() -> list[str]:
+    """Of the table of stages."""
+    return [named(head) for head in ("stage", "state", "steps", "time")]
 
 
 def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
     """Keep what is shown true: when the page opens, when something is chosen, and while a process is at work."""
+    look = Look(lab, jobs)
     timer, at_work, newest = gr.Timer(2), gr.State(False), gr.State(True)
     chosen = [shown.name, shown.other, shown.stage, shown.curve]
-    seen: list[Any] = [shown.stages, shown.stage, shown.curve, shown.plot, shown.card, shown.beside]
-    seen += [shown.stop, shown.go_on, shown.log, shown.said]
 
     def fill() -> tuple[Any, Any]:
-        names = lab.all_names()
-        return gr.update(choices=names, value=names[0] if names else None), gr.update(choices=names)
+        names = menu(lab)
+        first = next((name for _, name in names if not lab.unreadable(name)), None)
+        return gr.update(choices=names, value=first), gr.update(choices=names)
 
-    def look(name: str | None, other: str | None, stage: str | None, curve: str | None) -> tuple[Any, ...]:
-        """What `seen` is to show of a run; stage: the newest when None."""
+    def begin_to_look(name: Any, other: Any, curve: Any) -> tuple[Any, ...]:
+        return *(look(name, other, None, curve) if name else (gr.skip(),) * len(shown.of_run)), True
+
+    def choose(name: Any, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
         if not name:
-            return (gr.skip(),) * len(seen)
-        running, log = jobs.running(name), jobs.log(name)
-        if name not in lab.all_names():  # it has just been begun, or could not be
-            rows = [["", "begins" if running else "did not begin; its process said why", "", ""]]
-            nothing, no_card = gr.update(choices=[], value=None), {"headers": ["measure"], "data": []}
-            buttons = gr.update(interactive=running), gr.update(interactive=False)
-            return rows, nothing, nothing, None, no_card, [], *buttons, log, gr.update(open=not running)
-        run = lab.run(name)
-        left = not running and not all(one.finished for one in run.stages)
-        buttons = gr.update(interactive=running), gr.update(interactive=left)
-        tables = card(run), beside(lab, name, other)
-        return progress(run, running), *_curves(run, stage, curve), *tables, *buttons, log, gr.skip()
-
-    def begin_to_look(name: str | None, other: str | None, curve: str | None) -> tuple[Any, ...]:
-        return *look(name, other, None, curve), True
-
-    def choose(name: str | None, other: str | None, stage: str | None, curve: str | None) -> tuple[Any, ...]:
-        begun = [one.name for one in lab.run(name).stages if one.begun] if name in lab.all_names() else []
+            return (gr.skip(),) * (len(shown.of_run) + 1)
+        readable = name in lab.all_names() and not lab.unreadable(name)
+        begun = [one.name for one in lab.run(name).stages if one.begun] if readable else []
         return *look(name, other, stage, curve), begun[-1:] == [stage]
 
-    def follow(
-        name: str | None, other: str | None, stage: str | None, curve: str | None, newest: bool, before: bool
-    ) -> tuple[Any, ...]:
+    def follow(name: Any, other: Any, stage: Any, curve: Any, newest: bool, before: bool) -> tuple[Any, ...]:
         """`look` while a process is at work, and once after it; at its newest stage unless another was chosen."""
-        now = bool(name) and jobs.running(name or "")
-        stage = None if newest else stage
-        return *(look(name, other, stage, curve) if now or before else (gr.skip(),) * len(seen)), now
+        now = _runs(jobs, name)
+        if not now and not before:
+            return *(gr.skip(),) * len(shown.of_run), now
+        return *look(name, other, None if newest else stage, curve), now
 
-    quiet: dict[str, Any] = {"show_progress": "hidden"}
+    quietly: dict[str, Any] = {"show_progress": "hidden"}
     on_load(fill, None, [shown.name, shown.other])
-    on_tab(lambda: [gr.update(choices=lab.all_names())] * 2, [shown.name, shown.other])
-    shown.name.change(begin_to_look, [shown.name, shown.other, shown.curve], [*seen, newest], **quiet)
-    gr.on([shown.stage.input, shown.curve.input], choose, chosen, [*seen, newest], **quiet)
-    timer.tick(follow, [*chosen, newest, at_work], [*seen, at_work], **quiet)
-    shown.other.change(partial(beside, lab), [shown.name, shown.other], shown.beside, **quiet)
+    on_tab(lambda: [gr.update(choices=menu(lab))] * 2, [shown.name, shown.other])
+    shown.name.change(begin_to_look, [shown.name, shown.other, shown.curve], [*shown.of_run, newest], **quietly)
+    gr.on(
+        [shown.stage.input, shown.curve.input, shown.other.change], choose, chosen, [*shown.of_run, newest], **quietly
+    )
+    timer.tick(follow, [*chosen, newest, at_work], [*shown.of_run, at_work], **quietly)
 
 
-def _curves(run: Run, stage: str | None, curve: str | None) -> tuple[Any, Any, Any]:
-    """The menus of stages and curves, with what was chosen of them where it is still there, and the figure.
-
-    stage: the newest when None.
-    """
-    begun = [one.name for one in run.stages if one.begun]
-    if not begun:
-        return gr.update(choices=[], value=None), gr.update(choices=[], value=None), None
-    shown = stage if stage in begun else begun[-1]
-    figures = drawn(run.stage(shown))
-    chosen = curve if curve in figures else next(iter(figures), None)
-    names = [(heading, key) for key, (heading, _) in figures.items()]
-    figure = figures[chosen][1] if chosen else None
-    return gr.update(choices=begun, value=shown), gr.update(choices=names, value=chosen), figure
+def _runs(jobs: Jobs, name: Any) -> bool:
+    try:
+        return bool(name) and jobs.running(name)
+    except LabError:
+        return False

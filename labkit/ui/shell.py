@@ -1,14 +1,15 @@
-"""What holds the tabs together: the page, its look, its words, and how it is served."""
+"""What holds the tabs together: the page, its look and its words. How it is served: `labkit.ui.served`."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 import gradio as gr
-from gradio.context import Context
+from gradio.context import Context, LocalContext
 
+from labkit.ui import chinese
 from labkit.ui.lab import Lab
 from labkit.ui.words import TRANSLATIONS
 
@@ -18,25 +19,54 @@ MODEL_WORK = "model"
 LINK = "decoding"
 """The part of the address in which a link to the Decoding tab holds its settings."""
 
-words = gr.I18n(**TRANSLATIONS)
+TAB = "tab"
+"""The part of the address that names the chosen tab."""
 
-CSS = """
-.gradio-container { max-width: 1180px !important; width: 100% !important; margin: 0 auto !important; }
-.gradio-container main, .gradio-container .wrap { width: 100%; }
-.labkit-head { align-items: baseline !important; border-bottom: 3px solid #0072b2; padding-bottom: 8px; }
-.labkit-head > :first-child { flex: 0 0 auto !important; min-width: 0 !important; }
-.labkit-head h1 { margin: 0; letter-spacing: -.02em; }
-.labkit-head p { margin: 0; opacity: .75; }
-.labkit-bar { align-items: flex-end !important; }
-.labkit-bar > button { flex: 0 0 auto !important; width: auto !important; }
-.labkit-bar > .column { flex: 0 0 auto !important; width: 150px !important; }
-.labkit-votes button { white-space: nowrap; }
-[id$="-problem"] textarea { color: #b00020 !important; -webkit-text-fill-color: #b00020 !important; }
-.dark [id$="-problem"] textarea { color: #ff8a80 !important; -webkit-text-fill-color: #ff8a80 !important; }
-#runs-log textarea { font-family: var(--font-mono); font-size: 12px; }
-.gradio-container table, .gradio-container table td, .gradio-container table th {
-  font-family: var(--font) !important; font-size: 14px; }
-"""
+LANGUAGE = "labkit-language"
+"""The cookie that holds the language that was chosen; without it, the browser's decides. shell.js knows it, too."""
+
+words = gr.I18n(**TRANSLATIONS)
+CSS = files("labkit.ui").joinpath("shell.css").read_text(encoding="utf-8")
+HEAD = "<script>" + files("labkit.ui").joinpath("shell.js").read_text(encoding="utf-8") + "</script>"
+THEME = gr.themes.Default(
+    primary_hue="blue",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+)
+
+
+def speaks_chinese() -> bool:
+    """Whether the page that asks just now is read in Chinese; never outside of a page."""
+    request: Any = LocalContext.request.get(None)
+    if request is None:
+        return False
+    chosen = dict(request.cookies).get(LANGUAGE, "")
+    return (chosen or dict(request.headers).get("accept-language", "")).lower().startswith("zh")
+
+
+def said(text: object) -> str:
+    """A message (an error, too) in the language of the page that asks."""
+    return chinese.message(str(text)) if speaks_chinese() else str(text)
+
+
+def named(text: str) -> str:
+    """A label, a state, a table head, in the language of the page that asks."""
+    return chinese.name(text) if speaks_chinese() else text
+
+
+def wrong(error: object) -> Any:
+    """Fills a `problem_box` with what went wrong."""
+    return gr.update(value=said(error), visible=True, elem_classes="labkit-wrong")
+
+
+def advice(text: str) -> Any:
+    """Fills a `problem_box` with what is good to know, and is no error; hides it when that is nothing."""
+    return gr.update(value=said(text), visible=True, elem_classes="labkit-advice") if text else quiet()
+
+
+def quiet() -> Any:
+    """Hides a `problem_box`."""
+    return gr.update(visible=False)
 
 
 def on_load(fn: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> None:
@@ -64,7 +94,7 @@ def pick_run(lab: Lab, place: int = -1, fill: bool = True) -> tuple[gr.Dropdown,
     stage = gr.Dropdown([], label=words("stage"), allow_custom_value=True)
 
     def stages_of(name: str | None) -> Any:
-        return gr.update(choices=lab.stages(name) if name else [], value=first_stage(lab, name, place))
+        return gr.update(choices=lab.readable_stages(name), value=first_stage(lab, name, place))
 
     def first() -> tuple[Any, Any]:
         names = lab.names()
@@ -80,7 +110,7 @@ def pick_run(lab: Lab, place: int = -1, fill: bool = True) -> tuple[gr.Dropdown,
 
 def first_stage(lab: Lab, name: str | None, place: int) -> str | None:
     """The stage of a run that is chosen at first: the one in this place, or the first of all; None without a run."""
-    stages = lab.stages(name) if name else []
+    stages = lab.readable_stages(name)
     return stages[place] if len(stages) >= abs(place) else next(iter(stages), None)
 
 
@@ -97,36 +127,16 @@ def page(lab: Lab, tabs: dict[str, Callable[[Lab], None]]) -> gr.Blocks:
         with gr.Row(elem_classes="labkit-head"):
             gr.Markdown("# labkit")
             gr.Markdown(words("subtitle"))
+            switch = gr.Button(words("other_language"), size="sm", elem_id="language")
+        switch.click(None, None, None, js="() => labkit.switchLanguage()")
         with gr.Tabs() as all_tabs:
             for key, build in tabs.items():
                 with gr.Tab(words(key), id=key):
                     build(lab)
 
-        def open_linked(request: gr.Request) -> Any:
-            return gr.Tabs(selected=LINK) if LINK in request.query_params else gr.skip()
+        def open_named(request: gr.Request) -> Any:
+            asked = request.query_params.get(TAB) or (LINK if LINK in request.query_params else None)
+            return gr.Tabs(selected=asked) if asked in tabs else gr.skip()
 
-        on_load(open_linked, None, all_tabs)
+        on_load(open_named, None, all_tabs)
     return blocks
-
-
-def serve(blocks: gr.Blocks, **options: Any) -> None:
-    """Open the page for browsers on this machine until ctrl-C; nothing leaves it."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    _, address, _ = blocks.queue(default_concurrency_limit=1).launch(
-        theme=gr.themes.Default(
-            primary_hue="blue",
-            font=["system-ui", "sans-serif"],
-            font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
-        ),
-        css=CSS,
-        i18n=words,
-        share=False,
-        quiet=True,
-        run_history=False,
-        enable_monitoring=False,
-        footer_links=[],
-        prevent_thread_lock=True,
-        **options,
-    )
-    print(f"The lab is open at {address} (ctrl-C closes it).", flush=True)
-    blocks.block_thread()

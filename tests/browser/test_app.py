@@ -279,9 +279,7 @@ def test_votes_train_the_next_model(app: App, opened: Opened):
     keys = ["ArrowLeft", "ArrowRight", "t", "b", "s", "ArrowLeft", "ArrowLeft", "ArrowRight", "ArrowLeft", "ArrowRight"]
     asked = filled(page, "pair-prompt")
     for number, key in enumerate(keys, 1):
-        page.locator("#pair-left").click()
-        page.keyboard.press("Escape")
-        page.locator("body").press(key)
+        page.locator("#vote-area").press(key)
         says(page, "vote-said", f"{number} · the last pair")
         if number < len(keys):
             asked = filled(page, "pair-prompt", other_than=asked)
@@ -296,12 +294,13 @@ def test_votes_train_the_next_model(app: App, opened: Opened):
     page.locator("#runs-votes").click()
     name = page.locator("#runs-name input")
     expect(name).to_have_value("demo-votes-1")
-    expect(page.locator("#runs-stages")).to_contain_text(re.compile("at work|measuring"), timeout=60_000)
+    expect(page.locator("#runs-stages")).to_contain_text(re.compile("Running|Measuring"), timeout=60_000)
     expect(page.locator("#runs-plot .main-svg").first).to_be_visible()
     page.reload()
     tab(page, "Runs")
     expect(name).to_have_value("demo-votes-1")
-    expect(page.get_by_role("row", name="dpo finished 20 of 20")).to_be_visible(timeout=120_000)
+    expect(page.get_by_role("row", name="dpo Finished 20 / 20")).to_be_visible(timeout=120_000)
+    expect(page.locator("#runs-go-on")).to_be_disabled()  # nothing is left that was asked for
     tab(page, "Attention")  # the new model is there without loading the page again
     page.get_by_label("Run", exact=True).first.click()
     page.get_by_role("option", name="demo-votes-1").click()

@@ -1,6 +1,7 @@
 """What stands behind the tabs, without a browser."""
 
 import json
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,11 @@ from labkit.paths import demo_folder
 from labkit.pipeline import run
 from labkit.preferences.store import Store
 from labkit.runs import Run
-from labkit.ui import attention, decoding, preferences, runs, writing
+from labkit.ui import attention, decoding, manage, preferences, runs, writing
 from labkit.ui.lab import Lab, Recent
 from labkit.ui.words import CHINESE, ENGLISH
 from labkit.ui.writing import Column, Settings
+from labkit.world import Message
 from tests.tiny_recipe import tiny_recipe
 
 
@@ -467,13 +469,20 @@ def test_votes_are_exported_and_counted(lab, tmp_path):
 
 
 def test_progress_and_card_of_a_run(lab):
-    made = lab.run("tiny")
-    rows = runs.progress(made, running=False)
-    assert [row[:3] for row in rows] == [[s, "finished", "6 of 6"] for s in ("pretrain", "sft", "reward", "ppo", "dpo")]
+    made, jobs = lab.run("tiny"), Jobs(lab.folder)
+    rows = runs.progress(made, runs.status(jobs, made))
+    assert [row[:3] for row in rows] == [[s, "Finished", "6 / 6"] for s in ("pretrain", "sft", "reward", "ppo", "dpo")]
     table = runs.card(made)
     assert table["headers"] == ["measure", "pretrain", "sft", "reward", "ppo", "dpo"]
     assert all(len(row) == 6 for row in table["data"])
     assert list(runs.drawn(made.stage("ppo")))[0] == "reward"
+
+
+def test_nats_of_tokens_and_of_pairs_stand_apart(lab):
+    rows = {row[0]: row[1:] for row in runs.card(lab.run("tiny"))["data"]}
+    token, pair = (rows[f"loss before this stage (nats a {unit})"] for unit in ("token", "pair"))
+    assert [bool(value) for value in token] == [True, True, False, False, False]
+    assert [bool(value) for value in pair] == [False, False, True, False, True]
 
 
 class Started(Jobs):
@@ -489,7 +498,7 @@ class Started(Jobs):
 
 def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab):
     jobs = Started(lab.folder)
-    assert runs.begin(lab, jobs, " new ", "smoke", (), 3, "--model.width 32 --text 'a; rm -rf b'") == "new"
+    assert manage.begin(lab, jobs, " new ", "smoke", (), 3, "--model.width 32 --text 'a; rm -rf b'") == "new"
     (name, arguments) = jobs.asked[0]
     assert name == "new" and arguments[:7] == [
         "run",
@@ -503,24 +512,24 @@ def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab):
     assert arguments[-4:] == ["--model.width", "32", "--text", "a; rm -rf b"]
     for bad, message in (("../x", "no name for a run"), ("", "no name"), ("tiny", "a run tiny already")):
         with pytest.raises(LabError, match=message):
-            runs.begin(lab, jobs, bad, "smoke")
+            manage.begin(lab, jobs, bad, "smoke")
     with pytest.raises(LabError, match="cannot be read"):
-        runs.begin(lab, jobs, "other", "smoke", more="'open")
+        manage.begin(lab, jobs, "other", "smoke", more="'open")
     with pytest.raises(LabError, match="--out=/tmp/x is chosen by the fields above"):
-        runs.begin(lab, jobs, "other", "smoke", more="--model.width 32 --out=/tmp/x")
+        manage.begin(lab, jobs, "other", "smoke", more="--model.width 32 --out=/tmp/x")
 
 
 def test_a_stage_is_made_anew_beside_the_run_it_builds_on(lab):
     jobs = Started(lab.folder)
     with pytest.raises(LabError, match="Choose the stages"):
-        runs.begin(lab, jobs, "other", "tiny")
-    runs.begin(lab, jobs, "other", "tiny", ["dpo"], more="--dpo.beta 0.5")
+        manage.begin(lab, jobs, "other", "tiny")
+    manage.begin(lab, jobs, "other", "tiny", ["dpo"], more="--dpo.beta 0.5")
     assert jobs.asked[0][1][3:] == ["--build-on", str(lab.folder / "tiny"), "--stages", "dpo", "--dpo.beta", "0.5"]
 
 
 def test_what_is_finished_is_not_gone_on_with(lab):
     with pytest.raises(LabError, match="tiny is finished"):
-        runs.resume(lab, Started(lab.folder), "tiny")
+        manage.resume(lab, Started(lab.folder), "tiny")
 
 
 def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
@@ -528,22 +537,22 @@ def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
     assert with_demo.names() == ["demo"] and with_demo.stages("demo") == lab.stages("tiny")
     assert with_demo.path("demo") == lab.folder / "tiny"
     with pytest.raises(LabError, match="a run demo already"):
-        runs.begin(with_demo, Started(with_demo.folder), "demo", "smoke")
+        manage.begin(with_demo, Started(with_demo.folder), "demo", "smoke")
     store = Store(tmp_path / "votes.db")
     both = [preferences.Source("demo", "sft", 1.0), preferences.Source("demo", "ppo", 1.5)]
     for number in range(4):
         store.vote(preferences.new_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right")
-    assert runs.train_on_votes(with_demo, Started(with_demo.folder), store, "demo")[0] == "demo-votes-1"
+    assert manage.train_on_votes(with_demo, Started(with_demo.folder), store, "demo")[0] == "demo-votes-1"
     assert with_demo.names() == ["demo-votes-1", "demo"]
 
 
 def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
     store, jobs = Store(tmp_path / "votes.db"), Started(lab.folder)
     with pytest.raises(LabError, match="nothing to train on"):
-        runs.train_on_votes(lab, jobs, store, "tiny")
+        manage.train_on_votes(lab, jobs, store, "tiny")
     voted(lab, store, 4)
-    new, note = runs.train_on_votes(lab, jobs, store, "tiny")
-    assert note.startswith("tiny-votes-1 learns from 4 votes. So few are soon known by heart")
+    new, note = manage.train_on_votes(lab, jobs, store, "tiny")
+    assert note.startswith("tiny-votes-1 learns from 4 votes. Too few votes: it will overfit")
     assert new == "tiny-votes-1" and jobs.asked[-1][1][-2:] == ["--stages", "dpo"]
     branched = Run.open(lab.folder / new)
     assert branched.stage("sft").finished and not branched.stage("dpo").begun
@@ -562,10 +571,11 @@ def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
 
 
 def test_two_runs_side_by_side(lab):
-    assert runs.beside(lab, "tiny", None) == []
+    assert runs.beside(lab, "tiny", None)["data"] == []
     table = runs.beside(lab, "tiny", "tiny")
-    assert table and all(len(row) == 5 for row in table)
-    assert runs.beside(lab, "tiny", "other")[0][1].startswith("There is no run 'other'")
+    assert table["headers"] == ["stage", "measure", "tiny", "tiny", "difference"]
+    assert table["data"] and all(len(row) == 5 for row in table["data"])
+    assert runs.beside(lab, "tiny", "other")["data"][0][1].startswith("There is no run 'other'")
 
 
 def test_both_languages_have_the_same_words():
@@ -575,8 +585,49 @@ def test_both_languages_have_the_same_words():
 def test_menus_that_are_not_filled_yet_stand_for_what_they_will_say_first(lab, tmp_path):
     """A page is there before its menus are; whoever is quick asks the same pair as one who waits."""
     shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
-    lab = Lab(tmp_path)
-    quick = [preferences._source(lab, place, None, None, 1.0) for place in preferences.PLACES]
-    assert quick == [preferences.Source("tiny", "dpo", 1.0), preferences.Source("tiny", "sft", 1.0)]
-    assert preferences._source(lab, -1, "tiny", "ppo", 0.5) == preferences.Source("tiny", "ppo", 0.5)
-    assert preferences._source(Lab(lab.folder / "nowhere"), -1, None, None, 1.0).name == ""
+    lab, source = Lab(tmp_path), preferences.Source
+    quick = preferences._chosen(lab, [None, None, 1.0, None, None, 0.5])
+    assert quick == [source("tiny", "dpo", 1.0), source("tiny", "ppo", 0.5)]
+    assert preferences._chosen(lab, ["tiny", "ppo", 0.5, "other", None, 1]) == [
+        source("tiny", "ppo", 0.5),
+        source("other", "", 1.0),
+    ]
+    assert preferences._chosen(Lab(lab.folder / "nowhere"), [None, None, 1.0] * 2)[0].name == ""
+
+
+def test_the_two_models_at_first_are_two(lab, tmp_path):
+    """Of a run with one model, and another run: the newest of each. Of one model alone there is no other."""
+    for name, stages in (("new", ["pretrain"]), ("old", ["pretrain", "sft"])):
+        shutil.copytree(lab.folder / "tiny", tmp_path / name)
+        for stage in {"pretrain", "sft", "reward", "ppo", "dpo"} - set(stages):
+            shutil.rmtree(tmp_path / name / stage)
+    os.utime(tmp_path / "old", (0, 0))
+    assert preferences.first_models(Lab(tmp_path)) == [("new", "pretrain"), ("old", "sft")]
+    shutil.rmtree(tmp_path / "old")
+    assert preferences.first_models(Lab(tmp_path)) == [("new", "pretrain")] * 2
+    assert preferences.first_models(Lab(tmp_path / "nowhere")) == []
+
+
+def test_a_dialogue_is_shown_whole():
+    one = (Message("user", "Where is Tom?"),)
+    assert preferences.dialogue(one) == "Where is Tom?"
+    more = (*one, Message("assistant", "At home."), Message("user", "And Ann?"))
+    assert preferences.dialogue(more) == "user: Where is Tom?\n\nassistant: At home.\n\nuser: And Ann?"
+
+
+@pytest.mark.parametrize("hot", [-0.1, 2.1, float("nan"), float("inf"), "warm", None, True])
+def test_what_is_no_temperature_is_said(hot):
+    if hot is True:
+        assert preferences.source("a", "b", hot).temperature == 1
+        return
+    with pytest.raises(LabError, match="A temperature is a number from 0 to 2"):
+        preferences.source("a", "b", hot)
+
+
+def test_prompts_and_names_have_an_end(lab, tmp_path):
+    two = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "ppo", 1.0)]
+    with pytest.raises(LabError, match="at most 20,000 characters, not 20,001"):
+        preferences.new_pair(lab, Store(tmp_path / "votes.db"), two, "x" * 20_001)
+    for name in ("x" * 101, None, 3):
+        with pytest.raises(LabError, match="at most 100 characters"):
+            preferences.checked_annotator(name)

@@ -1,0 +1,206 @@
+"""What labkit says, in Chinese: the names of measures, curves and states, and the messages that a page can cause.
+
+Names stand under their English text. A message stands under its template, in which {} is whatever is put in; in the
+translation {0} is the first of these. What is not here is shown as it is, in English, and said to be so.
+"""
+
+from __future__ import annotations
+
+import re
+
+NAMES = {
+    # table heads and states
+    "stage": "阶段", "state": "状态", "steps": "步数", "time": "时间", "measure": "指标", "difference": "差值",
+    "source": "来源", "votes": "票数", "wins": "胜率", "recipe": "配方", "user": "用户", "assistant": "助手",
+    "system": "系统", "points": "个百分点",
+    "Running": "运行中", "Measuring": "测量中", "Finished": "已完成", "Stopped": "已停止", "Failed": "失败",
+    "Starting": "启动中", "Failed to start, see log": "启动失败，见日志", "Not asked for": "未要求",
+    "{} left": "还需 {}",
+    "unreadable": "无法读取",
+    # measures
+    "loss before this stage": "本阶段之前的损失",
+    "validation loss": "验证损失",
+    "loss on held-out pairs": "留出偏好对上的损失",
+    "bits per byte": "每字节比特数",
+    "nats per character": "每字符纳特数",
+    "loss after another question": "换了问题后的损失",
+    "tokens measured": "测量的词元数",
+    "grammatical": "合语法",
+    "consistent": "前后一致",
+    "novel": "新颖",
+    "stories measured": "测量的故事数",
+    "their sentences": "其中的句子数",
+    "answers right": "回答正确",
+    "its standard error": "其标准误",
+    "questions asked": "提问数",
+    "right without the story": "不读故事也答对",
+    "gold score": "真实得分",
+    "unsupported": "无依据",
+    "pairs ranked right": "偏好对排序正确",
+    "ranked by length alone": "仅凭长度排序",
+    "choices that gold agrees with": "与真实得分一致的选择",
+    "pairs ranked as gold ranks them": "与真实得分排序一致",
+    "by length alone, against gold": "仅凭长度，对照真实得分",
+    "pairs measured": "测量的偏好对数",
+    "pairs left out": "略去的偏好对数",
+    "right": "正确",
+    "polite": "礼貌",
+    "gold gained": "真实得分的提高",
+    "wins over the fine-tuned model": "胜过微调模型",
+    "at least": "至少",
+    "at most": "至多",
+    "gold gained by more fine-tuning": "继续微调带来的真实得分提高",
+    "right, after more fine-tuning": "继续微调后的正确率",
+    "prompts measured": "测量的提示数",
+    "reward": "奖励",
+    "wins by the reward model": "奖励模型判定的胜率",
+    "seconds": "秒数",
+    "tokens": "词元数",
+    "FLOPs": "浮点运算数",
+    "share of matrix peak": "矩阵峰值占比",
+    "peak memory": "内存峰值",
+    # units
+    "nats a token": "纳特/词元",
+    "nats a pair": "纳特/偏好对",
+    "bits": "比特",
+    "nats": "纳特",
+    # curves and their axes
+    "Loss": "损失", "Reward": "奖励", "Reward, and the gold that it stands for": "奖励，及其所代表的真实得分",
+    "Learning rate": "学习率", "Pairs ranked as chosen": "与选择一致的偏好对", "Entropy": "熵",
+    "What the policy implies of the two answers": "策略对两个回答的隐含奖励",
+    "Distance from the fine-tuned model": "与微调模型的距离", "Clipped tokens": "被截断的词元",
+    "What the critic foresaw": "价值模型的预见", "Length of the answers": "回答长度",
+    "step": "步", "loss": "损失", "learning rate": "学习率", "share of the batch": "批次中的比例",
+    "implied reward (nats)": "隐含奖励（纳特）", "KL (nats an answer)": "KL（纳特/回答）",
+    "share of the tokens": "词元中的比例", "share of the returns' variance": "回报方差中的比例",
+    "training": "训练", "validation": "验证", "gold": "真实得分", "accuracy": "准确率",
+    "chosen reward": "被选回答的奖励", "rejected reward": "被拒回答的奖励", "kl": "KL", "entropy": "熵",
+    "clip fraction": "截断比例", "explained variance": "解释方差", "length": "长度",
+}  # fmt: skip
+
+MESSAGES = {
+    # the lab, its runs and their processes
+    "There is no run {} in {}.": "{1} 中没有名为 {0} 的运行。",
+    "{} is not the name of a run.": "{0} 不是运行的名称。",
+    "{} is no name for a run: letters, digits, '-', '_' and '.', at most 61 of them.":
+        "{0} 不能作为运行的名称：只能用字母、数字、“-”“_”和“.”，最多 61 个。",
+    "There is a run {} already. Choose another name, or resume that one.":
+        "已有名为 {0} 的运行。请换一个名称，或继续那个运行。",
+    "There is a run {} already. Choose another name.": "已有名为 {0} 的运行。请换一个名称。",
+    "{} is running already. Stop it first, or choose another name.": "{0} 已在运行。请先停止，或换一个名称。",
+    "{} runs are running: {}. Stop one of them, or wait.": "已有 {0} 个运行在进行：{1}。请停止其中一个，或稍候。",
+    "{} are not stages; the stages are {}.": "{0} 不是阶段；可选的阶段有 {1}。",
+    "Choose the stages to train; {} takes what comes before them from {}.":
+        "请选择要训练的阶段；{0} 会从 {1} 取得它们之前的阶段。",
+    "A seed is a whole number from 0 to {}, not {}.": "随机种子是 0 到 {0} 的整数，不能是 {1}。",
+    "The settings cannot be read: {}.": "无法读取这些设置：{0}。",
+    "{} is chosen by the fields above; leave it out of the further settings.":
+        "{0} 已由上面的输入框指定，请从更多设置中去掉。",
+    "{} {} is more than a page may ask for, {}. The command line takes it.":
+        "{0} {1} 超过了页面可要求的上限 {2}。命令行可以使用它。",
+    "{} is finished. To train a stage of it again, begin a new run that builds on it.":
+        "{0} 已完成。若要重新训练其中一个阶段，请以它为起点开始新的运行。",
+    "{} has no fine-tuned model yet to learn from votes. Choose another run.":
+        "{0} 还没有可用投票训练的微调模型。请选择另一个运行。",
+    "{} learns from {} votes.": "{0} 正用 {1} 张投票训练。",
+    "{} learns from {} votes. Too few votes: it will overfit. Collect {} or more before you believe the measures.":
+        "{0} 正用 {1} 张投票训练。票数太少，会过拟合。收集到 {2} 张以上再相信这些指标。",
+    "To delete {}, type its name. Nothing was deleted.": "要删除 {0}，请输入它的名称。什么都没有删除。",
+    "{} is running. Stop it first.": "{0} 正在运行。请先停止。",
+    "{} comes with labkit and stays as it is. Begin a new run that builds on it.":
+        "{0} 随 labkit 附带，不能改动。请以它为起点开始新的运行。",
+    "{} cannot be written to, so {} stays as it is.": "{0} 不可写入，因此 {1} 保持不变。",
+    "{} could not be written: {}": "无法写入 {0}：{1}",
+    "{} is now called {}.": "{0} 现在名为 {1}。",
+    "{} is deleted.": "{0} 已删除。",
+    "{} cannot be read: {}": "无法读取 {0}：{1}",
+    "{} is not a recipe of labkit: {}": "{0} 不是 labkit 的配方：{1}",
+    "{} has no stage {}; it has {}.": "{0} 没有阶段 {1}；它有 {2}。",
+    "{} holds a reward model, which scores answers and writes none.": "{0} 是奖励模型，只评分，不生成文本。",
+    "{} has not finished {}. Resume the run first.": "{0} 尚未完成 {1}。请先继续该运行。",
+    "{} has no report yet: no stage of it is finished.": "{0} 还没有报告：没有任何阶段完成。",
+    "{} holds no report.json; finish its run first: labkit run --out {} --resume":
+        "{0} 中没有 report.json；请先完成该运行：labkit run --out {1} --resume",
+    "Its process ended before it was done: {}": "进程未完成就结束了：{0}",
+    # preferences
+    "Both said the same {} times. Give one a higher temperature, or choose another model.":
+        "两边 {0} 次都给出相同的回答。请提高一边的温度，或换一个模型。",
+    "The tasks of {} leave its model no room to answer. Type something shorter to ask.":
+        "{0} 的任务没有给模型留下回答的空间。请输入更短的问题。",
+    "{} has read real text, about which no questions are known. Type what to ask.":
+        "{0} 读的是真实文本，没有现成的问题。请输入要问的内容。",
+    "No vote prefers one answer to another yet; there is nothing to train on.":
+        "还没有任何投票偏好其中一个回答，没有可训练的数据。",
+    "A vote needs an annotator: any name that is always yours.": "投票需要标注者的名字：任何始终属于你的名字都可以。",
+    "A name has at most {} characters.": "名字最多 {0} 个字符。",
+    "A prompt typed here has at most {} characters, not {}.": "在这里输入的提示最多 {0} 个字符，不能是 {1} 个。",
+    "A temperature is a number from 0 to {}, not {}.": "温度是 0 到 {0} 的数，不能是 {1}。",
+    "{} is no choice; choose {}.": "{0} 不是选项；请选择 {1}。",
+    "This pair was never shown. Ask for a new one.": "这一对从未展示过。请取一对新的。",
+    "This pair was never shown, so it cannot be voted on. Ask for a new one.":
+        "这一对从未展示过，不能投票。请取一对新的。",
+    "{} has voted on this pair already. Undo that vote to change it.": "{0} 已对这一对投过票。撤销后才能更改。",
+    "The votes in {} could not be reached: {}": "无法访问 {0} 中的投票：{1}",
+    "This text holds half a character, which cannot be kept. Type it again.":
+        "这段文本含有半个字符，无法保存。请重新输入。",
+    "There is no vote to take back.": "没有可撤销的投票。",
+    "The last vote is taken back.": "最后一票已撤销。",
+    "{} · the last pair: ← {}   → {}": "{0} · 上一对：← {1}   → {2}",
+    "{} / {}, temperature {}": "{0} / {1}，温度 {2}",
+    # reading, and choosing the next token
+    "There is nothing to look at: type a text.": "没有可看的内容：请输入文本。",
+    "A text of {} tokens cannot be looked at: give 1 to {}.": "无法查看 {0} 个词元的文本：请给出 1 到 {1} 个。",
+    "There is nothing to reply to: type a prompt.": "没有可回复的内容：请输入提示。",
+    "{} has {} tokens and leaves no room in a context of {}.": "{0} 有 {1} 个词元，在 {2} 的上下文中没有余地。",
+    "Strategy {}, {}: {}": "策略 {0}，{1}：{2}",
+    "There is no strategy {}; there are {}.": "没有策略 {0}；可用的有 {1}。",
+    "Temperature must be 0 (greedy) or more, not {}.": "temperature 须为 0（贪心）或更大，不能是 {0}。",
+    "TopK must keep at least one token, not {}.": "top-k 至少保留一个词元，不能是 {0}。",
+    "TopP must be above 0 and at most 1, not {}.": "top-p 须大于 0 且不超过 1，不能是 {0}。",
+    "MinP must be above 0 and at most 1, not {}.": "min-p 须大于 0 且不超过 1，不能是 {0}。",
+    "Typical must be above 0 and at most 1, not {}.": "typical 须大于 0 且不超过 1，不能是 {0}。",
+    "Epsilon must be above 0 and below 1, not {}.": "epsilon 须大于 0 且小于 1，不能是 {0}。",
+    "A text has from 1 to {} new tokens, not {}.": "一篇文本有 1 到 {0} 个新词元，不能是 {1}。",
+    "From 1 to {} strategies are compared, not {}.": "可比较 1 到 {0} 种策略，不能是 {1}。",
+    "This link is to the model after {} of a run {}, not found here.":
+        "此链接指向运行 {1} 的 {0} 检查点，这里没有找到。",
+    "This link holds no settings that can be read: {}.": "此链接中没有可读取的设置：{0}。",
+    "Both texts make the same prediction, so there is no difference to find the cause of.":
+        "两段文本的预测相同，没有差别可供寻找原因。",
+}  # fmt: skip
+
+UNTRANSLATED = "英文原文：{}"
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile("(.*?)".join(re.escape(part) for part in template.split("{}")), re.DOTALL)
+
+
+PATTERNS = [(_pattern(template), chinese) for template, chinese in MESSAGES.items()]
+
+
+def name(text: str) -> str:
+    """A label in Chinese, its unit or part too: "validation loss (nats a token)"; as it is where it is not known."""
+    if text in NAMES:
+        return NAMES[text]
+    parts = re.fullmatch(r"(.+?)(?: \((.+)\)|: (.+)|, (before this stage))", text)
+    if parts is None or parts[1] not in NAMES:
+        return text
+    if parts[4]:
+        return f"{NAMES[parts[1]]}（本阶段之前）"
+    return f"{NAMES[parts[1]]}（{name(parts[2])}）" if parts[2] else f"{NAMES[parts[1]]}：{parts[3]}"
+
+
+def message(text: str) -> str:
+    """A message in Chinese; where its template is not known, in English, and said to be so."""
+    for pattern, chinese in PATTERNS:
+        found = pattern.fullmatch(text)
+        if found:
+            return chinese.format(*(_inner(part) for part in found.groups()))
+    return UNTRANSLATED.format(text)
+
+
+def _inner(part: str) -> str:
+    """What was put into a message, which may be a message itself."""
+    found = message(part)
+    return part if found == UNTRANSLATED.format(part) else found

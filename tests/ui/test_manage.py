@@ -1,0 +1,230 @@
+"""What may be done to runs from a page, and where they are, without a browser."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit.errors import LabError
+from labkit.jobs import Jobs
+from labkit.runs import Run
+from labkit.ui import manage, runs
+from labkit.ui.lab import Lab
+from tests.tiny_recipe import tiny_recipe
+
+STAGES = ["pretrain", "sft", "reward", "ppo", "dpo"]
+
+
+class Idle(Jobs):
+    """Starts nothing, and remembers what it was asked to. at_work: the runs that have a process."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.asked: list[list[str]] = []
+        self.at_work: set[str] = set()
+
+    def start(self, name, arguments):
+        self.asked.append(list(arguments))
+
+    def running(self, name):
+        super().running(name)
+        return name in self.at_work
+
+
+def finished(run: Run, *stages: str) -> None:
+    """Let stages of a run look as if they had been trained and measured."""
+    for name in stages:
+        run.stage(name).path.mkdir(exist_ok=True)
+        (run.stage(name).path / "metrics.jsonl").write_text('{"step": 6, "loss": 1.0, "seconds": 1.0}\n')
+        (run.stage(name).path / "result.json").write_text(json.dumps({"stage": name, "metrics": {}, "seconds": 1.0}))
+
+
+def ended(folder: Path, name: str, arguments: list[str], log: str, stopped: bool = False) -> None:
+    """What a process leaves that is gone."""
+    (folder / ".jobs").mkdir(exist_ok=True)
+    about = {"pid": 2**30, "created": 0.0, "arguments": arguments, "stopped": stopped}
+    (folder / ".jobs" / f"{name}.json").write_text(json.dumps(about))
+    (folder / ".jobs" / f"{name}.log").write_text(log)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """A lab with a run `mine`, and one that comes with labkit."""
+    shipped = Run.create(tmp_path / "shipped", tiny_recipe())
+    Run.create(tmp_path / "runs" / "mine", tiny_recipe())
+    return Lab(tmp_path / "runs", demo=shipped.path)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_what_was_asked_for_is_what_is_resumed(lab):
+    """A run that trained on votes was asked for DPO alone: no reward model is trained that nobody wants."""
+    jobs, run = Idle(lab.folder), lab.run("mine")
+    finished(run, "pretrain", "sft")
+    ended(lab.folder, "mine", ["run", "--out", "x", "--resume", "--stages", "dpo"], "", stopped=True)
+    at = runs.status(jobs, run)
+    assert (at.asked, at.unfinished, at.failed) == (["dpo"], ["dpo"], False)
+    assert [row[1] for row in runs.progress(run, at)] == ["Finished", "Finished", "Not asked for", "Not asked for", ""]
+    assert manage.resume(lab, jobs, "mine") == "mine" and jobs.asked[0][-2:] == ["--stages", "dpo"]
+    finished(run, "dpo")
+    assert not runs.can_resume(lab, run, runs.status(jobs, run))
+    with pytest.raises(LabError, match="mine is finished"):
+        manage.resume(lab, jobs, "mine")
+
+
+def test_all_stages_are_resumed_where_all_were_asked_for(lab):
+    jobs = Idle(lab.folder)
+    manage.resume(lab, jobs, "mine")
+    assert "--stages" not in jobs.asked[0] and manage.asked_stages(jobs, lab.run("mine")) == STAGES
+    with pytest.raises(LabError, match="demo comes with labkit"):
+        manage.resume(lab, jobs, "demo")
+
+
+def test_a_run_that_fails_says_so_and_why(lab):
+    jobs, run = Idle(lab.folder), lab.run("mine")
+    ended(lab.folder, "mine", ["run"], "pretrain  6 steps\nlabkit: width 257 cannot be split\n")
+    at = runs.status(jobs, run)
+    assert at.failed and runs.progress(run, at)[0][1] == "Failed"
+    assert runs.why_failed(jobs, "mine") == "width 257 cannot be split"
+    assert not runs.can_resume(lab, run, at)  # it would fail again
+    (run.path / "pretrain").mkdir()
+    (run.path / "pretrain" / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0, "seconds": 1.0}\n')
+    assert runs.can_resume(lab, run, runs.status(jobs, run))  # killed, say: what it has is worth going on with
+    shown = dict(zip(("why", "stages"), runs.Look(lab, jobs)("mine", None, None, None), strict=False))
+    assert "width 257 cannot be split" in shown["why"]["value"] and shown["why"]["visible"]
+    assert runs.Look(lab, jobs)("mine", None, None, None)[-1]["open"]  # the log is in sight
+
+
+def test_a_run_that_was_stopped_did_not_fail(lab):
+    jobs, run = Idle(lab.folder), lab.run("mine")
+    ended(lab.folder, "mine", ["run"], "Stopped.", stopped=True)
+    (run.path / "pretrain").mkdir()
+    at = runs.status(jobs, run)
+    assert not at.failed and runs.progress(run, at)[0][1] == "Stopped" and runs.can_resume(lab, run, at)
+
+
+def test_a_run_that_never_got_a_folder(lab):
+    jobs = Idle(lab.folder)
+    ended(lab.folder, "gone", ["run"], "labkit: There is no file or folder missing.txt\n")
+    why, stages, *_ = runs.Look(lab, jobs)("gone", None, None, None)
+    assert stages["data"][0][1] == "Failed to start, see log" and "missing.txt" in why["value"]
+    jobs.at_work.add("gone")
+    assert runs.Look(lab, jobs)("gone", None, None, None)[1]["data"][0][1] == "Starting"
+
+
+def test_a_run_gets_another_name(lab):
+    jobs = Idle(lab.folder)
+    ended(lab.folder, "mine", ["run", "--stages", "sft"], "said")
+    before = everything(lab.folder / "mine")
+    assert manage.rename(lab, jobs, "mine", " yours ") == "yours"
+    assert everything(lab.folder / "yours") == before and lab.all_names() == ["yours", "demo"]
+    assert jobs.log("yours") == "said" and manage.asked_stages(jobs, lab.run("yours")) == ["sft"]
+
+
+def test_a_run_is_deleted_once_its_name_is_typed(lab):
+    jobs = Idle(lab.folder)
+    ended(lab.folder, "mine", ["run"], "said")
+    manage.delete(lab, jobs, "mine", " mine ")
+    assert lab.all_names() == ["demo"] and everything(lab.folder) == {}
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda lab, jobs: manage.delete(lab, jobs, "mine", "min"), "type its name. Nothing was deleted"),
+        (lambda lab, jobs: manage.delete(lab, jobs, "mine", None), "type its name"),
+        (lambda lab, jobs: manage.delete(lab, jobs, "busy", "busy"), "busy is running"),
+        (lambda lab, jobs: manage.delete(lab, jobs, "demo", "demo"), "comes with labkit"),
+        (lambda lab, jobs: manage.delete(lab, jobs, "../shipped", "../shipped"), "There is no run"),
+        (lambda lab, jobs: manage.delete(lab, jobs, ["mine"], "mine"), "There is no run"),
+        (lambda lab, jobs: manage.rename(lab, jobs, "busy", "new"), "busy is running"),
+        (lambda lab, jobs: manage.rename(lab, jobs, "demo", "new"), "comes with labkit"),
+        (lambda lab, jobs: manage.rename(lab, jobs, "mine", "busy"), "a run busy already"),
+        (lambda lab, jobs: manage.rename(lab, jobs, "mine", "../new"), "no name for a run"),
+        (lambda lab, jobs: manage.rename(lab, jobs, "mine", "demo"), "a run demo already"),
+        (lambda lab, jobs: manage.rename(lab, jobs, "gone", "new"), "There is no run"),
+    ],
+)
+def test_what_is_refused_changes_nothing(lab, act, message):
+    Run.create(lab.folder / "busy", tiny_recipe())
+    jobs = Idle(lab.folder)
+    jobs.at_work.add("busy")
+    before = everything(lab.folder.parent)
+    with pytest.raises(LabError, match=message):
+        act(lab, jobs)
+    assert everything(lab.folder.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"more": "--out /tmp/x"}, "--out is chosen by the fields above"),
+        ({"more": "--build_on=/tmp/x --stages dpo"}, "--build_on=/tmp/x, --stages is chosen"),
+        ({"more": "--pretrain.train.steps 100001"}, "--pretrain.train.steps 100001 is more than a page may ask for"),
+        ({"more": "--model.width=1e9"}, "--model.width 1e9 is more than"),
+        ({"more": "--annotation.prompts 99999999"}, "more than a page may ask for, 1,000,000"),
+        ({"more": "'open"}, "cannot be read"),
+        ({"more": 7}, "cannot be read"),
+        ({"seed": -1}, "A seed is a whole number from 0 to 4294967295, not -1"),
+        ({"seed": 2**40}, "A seed is a whole number"),
+        ({"seed": float("nan")}, "A seed is a whole number"),
+        ({"seed": "x"}, "A seed is a whole number"),
+        ({"stages": ["grpo"]}, "are not stages"),
+        ({"stages": "dpo"}, "are not stages"),
+        ({"stages": [["dpo"]]}, "are not stages"),
+        ({"source": {"a": 1}, "stages": ["dpo"]}, "There is no run"),
+        ({"source": "../x", "stages": ["dpo"]}, "There is no run"),
+        ({"source": ["mine"]}, "Choose the stages to train"),
+        ({"name": "\ud83d"}, "no name for a run"),
+        ({"name": None}, "no name for a run"),
+    ],
+)
+def test_what_a_page_may_not_begin(lab, change, message):
+    jobs = Idle(lab.folder)
+    given: dict[str, Any] = {"name": "new", "source": "smoke"} | change
+    with pytest.raises(LabError, match=message):
+        manage.begin(lab, jobs, **given)
+    assert jobs.asked == []
+
+
+BROKEN = ["", "{", "[]", "7", "{}", '{"recipe": 5}', '{"recipe": {"pretrain": 3}, "inputs": {}, "threads": 1}', "\x00"]
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_one_run_that_cannot_be_read_breaks_no_menu(lab, text):
+    shutil.copytree(lab.folder / "mine", lab.folder / "broken")
+    (lab.folder / "broken" / "recipe.json").write_text(text)
+    assert sorted(lab.all_names()) == ["broken", "demo", "mine"] and lab.names() == []
+    assert ("broken (unreadable)", "broken") in runs.menu(lab) and ("mine", "mine") in runs.menu(lab)
+    why, stages, *_ = runs.Look(lab, Idle(lab.folder))("broken", "mine", None, None)
+    assert "recipe.json" in why["value"] and stages["data"] == []
+    assert lab.unreadable("mine") is None
+
+
+def test_folders_that_cannot_be_runs_are_passed_over(lab):
+    for name in (".hidden", "x" * 130):
+        shutil.copytree(lab.folder / "mine", lab.folder / name)
+    assert lab.all_names() == ["mine", "demo"]
+
+
+@pytest.mark.parametrize("name", ["../mine", "", "\ud83d", 5, ["mine"], {"a": 1}, "x" * 5000])
+def test_looking_at_what_is_no_run_is_a_line(lab, name):
+    why, *_ = runs.Look(lab, Idle(lab.folder))(name, name, name, name)
+    assert why["visible"] and len(why["value"]) < 300
+
+
+def test_a_curve_is_drawn_with_that_of_another_run(lab):
+    for name in ("mine", "other"):
+        run = lab.run("mine") if name == "mine" else Run.create(lab.folder / "other", tiny_recipe(seed=1))
+        (run.path / "pretrain").mkdir()
+        lines = [{"step": step, "loss": 2.0 / step, "lr": 0.1, "seconds": step} for step in (1, 2, 3)]
+        (run.path / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    look = runs.Look(lab, Idle(lab.folder))
+    figure = look("mine", "other", "pretrain", "loss")[4]
+    assert {"training · mine", "training · other"} <= {line.name for line in figure.data}
+    assert {line.name for line in look("mine", None, "pretrain", "loss")[4].data} == {"training"}
+    assert {line.name for line in look("mine", "demo", "pretrain", "loss")[4].data} == {"training"}  # it has none

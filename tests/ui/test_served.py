@@ -1,0 +1,197 @@
+"""How the page is served, and what it says in which language, without a browser."""
+
+import ast
+import json
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+import app
+from labkit import measures, report
+from labkit.paths import demo_folder
+from labkit.ui import chinese, served, shell
+from labkit.ui.lab import Lab
+from labkit.ui.proxies import no_proxies
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def client(tmp_path) -> TestClient:
+    """Our middleware and our routes around a page, and an echo of what it is asked."""
+
+    async def echo(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(await request.body())
+
+    routes = [
+        *served.report_routes(Lab(tmp_path, demo_folder())),
+        Route("/", lambda request: HTMLResponse("<html><head><title>x</title></head></html>")),
+        Route("/ask", echo, methods=["POST"]),
+    ]
+    return TestClient(Starlette(routes=routes, middleware=[Middleware(served.Guard)]))
+
+
+def test_our_script_is_the_first_of_the_page(client):
+    page = client.get("/").text
+    assert page.index("<head><script>") < page.index("labkit-language") < page.index("<title>")
+    assert client.get("/").headers["content-length"] == str(len(page.encode()))
+
+
+def test_a_report_is_a_page_that_runs_its_own_scripts_alone(client):
+    answer = client.get("/report/demo")
+    policy = answer.headers["content-security-policy"]
+    assert answer.status_code == 200 and "default-src 'none'" in policy and "sandbox allow-scripts" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
+    assert len(re.findall("sha256-", policy)) == 2 and answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("name", ["nope", "..%2f..%2fetc%2fpasswd", "%00", "demo%2f..", "x" * 3000])
+def test_no_other_name_leads_to_a_report(client, name):
+    answer = client.get(f"/report/{name}")
+    assert answer.status_code == 404 and "root:" not in answer.text
+
+
+def test_half_a_character_is_refused_in_words(client):
+    good = json.dumps({"data": ["\U0001f600 汤", None, 1.5]})
+    assert client.post("/ask", content=good).text == good
+    for bad in ('{"data": ["\\ud83d"]}', '{"\\udc00": 1}', b'{"data": "\xed\xa0\xbd"}'):
+        answer = client.post("/ask", content=bad, headers={"content-type": "application/json"})
+        assert answer.status_code == 422 and "half a character" in answer.json()["error"]
+
+
+def test_what_is_too_long_or_too_deep_is_refused_in_words(client):
+    answer = client.post("/ask", content=json.dumps("x" * served.LARGEST))
+    assert answer.status_code == 422 and "too long" in answer.json()["detail"]
+    assert "nested too deeply" in served.refusal(b"[" * 200_000)
+    assert served.refusal(b"no json") == served.refusal(b"") == ""
+
+
+def test_proxies_are_forgotten_and_come_back(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    with no_proxies():
+        assert not {"http_proxy", "ALL_PROXY"} & set(os.environ)
+    assert os.environ["http_proxy"] == "http://127.0.0.1:9" and os.environ["ALL_PROXY"] == "socks5://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "TAKEN"], "Port TAKEN is in use, or may not be used. Choose another one: --port"),
+        (["--port", "99999"], "a port is a number from 1 to 65535"),
+        (["--runs", "FILE/runs"], "cannot be used to keep votes"),
+    ],
+)
+def test_what_hinders_the_app_is_a_line(tmp_path, capsys, monkeypatch, arguments, words):
+    (tmp_path / "file").write_text("no folder")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        put = {"TAKEN": str(taken.getsockname()[1]), "FILE": str(tmp_path / "file")}
+        for name, value in put.items():
+            arguments, words = [one.replace(name, value) for one in arguments], words.replace(name, value)
+        monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(tmp_path / "runs"), *arguments])
+        try:
+            code = app.main()
+        except SystemExit as ended:  # argparse's way out
+            code = ended.code
+    assert code == 2 and words in capsys.readouterr().err
+
+
+def templates() -> set[str]:
+    """Every text of labkit, with {} for what is put in."""
+    found = set()
+    for path in (ROOT / "labkit").rglob("*.py"):
+        if path.name in ("chinese.py", "words.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+                found.add("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def test_every_message_that_is_translated_is_one_that_labkit_says():
+    assert sorted(set(chinese.MESSAGES) - templates()) == []
+
+
+def test_a_translation_holds_what_its_message_holds():
+    for template, translated in chinese.MESSAGES.items():
+        filled = template.replace("{}", "{}", 1)
+        values = [f"<{number}>" for number in range(template.count("{}"))]
+        for value in values:
+            filled = filled.replace("{}", value, 1)
+        assert chinese.message(filled) == translated.format(*values)
+        assert all(value in translated.format(*values) for value in values), template
+
+
+def test_a_message_in_a_message_and_one_that_nobody_knows():
+    whole = "Its process ended before it was done: mine is running. Stop it first."
+    assert chinese.message(whole) == "进程未完成就结束了：mine 正在运行。请先停止。"
+    assert chinese.message("All of it is new.") == "英文原文：All of it is new."
+
+
+def test_every_name_that_a_page_shows_is_translated():
+    known = [*measures.MEASURES.values(), *measures.COSTS.values(), *measures.OF_PAIRS.values()]
+    plain = ("share", "score", "number", "count", "megabytes", "")
+    shown = {one.label for one in known} | {one.unit for one in known if one.unit not in plain}
+    record = {key: 0.5 for _, _, keys in measures.WATCHED.values() for key in keys}
+    records = [{"step": 1, "loss": 1.0, "lr": 0.1, "reward": 1.0, "gold": gold, **record} for gold in (0.0, 0.5)]
+    for stage in ("pretrain", "reward"):
+        for some in (records, records[:1]):
+            for heading, figure in report.curves(stage, {"untrained_loss": 1.0}, some).values():
+                axes = [axis.title.text or "step" for axis in (*figure.select_xaxes(), *figure.select_yaxes())]
+                shown |= {heading, *axes, *(line.name for line in figure.data)}
+    assert [text for text in sorted(shown) if chinese.name(text) == text] == []
+
+
+def test_a_name_with_its_unit_or_its_part():
+    assert chinese.name("validation loss (nats a token)") == "验证损失（纳特/词元）"
+    assert chinese.name("answers right: where") == "回答正确：where"
+    assert chinese.name("right, before this stage") == "正确（本阶段之前）"
+    assert chinese.name("dpo") == "dpo"
+
+
+class Asking:
+    """A request, as Gradio and FastAPI show it."""
+
+    def __init__(self, cookie: str = "", accept: str = ""):
+        self.cookies: dict[str, Any] = {shell.LANGUAGE: cookie} if cookie else {}
+        self.headers = {"accept-language": accept} if accept else {}
+
+
+@pytest.mark.parametrize(
+    ("cookie", "accept", "speaks"),
+    [
+        ("", "", False),
+        ("", "zh-TW,en;q=0.5", True),
+        ("", "de,zh;q=0.5", False),
+        ("zh", "en", True),
+        ("en", "zh", False),
+    ],
+)
+def test_the_language_that_was_chosen_or_else_the_browsers(cookie, accept, speaks):
+    asking: Any = Asking(cookie, accept)
+    token = shell.LocalContext.request.set(asking)
+    try:
+        assert shell.speaks_chinese() is speaks
+        assert shell.said("mine is deleted.") == ("mine 已删除。" if speaks else "mine is deleted.")
+        assert shell.named("Failed") == ("失败" if speaks else "Failed")
+        assert shell.advice("mine is deleted.")["elem_classes"] == "labkit-advice" and not shell.advice("")["visible"]
+        assert shell.wrong("x")["elem_classes"] == "labkit-wrong"
+    finally:
+        shell.LocalContext.request.reset(token)
+    assert not shell.speaks_chinese()  # outside of a page
