@@ -38,7 +38,7 @@ def test_one_text_is_split_by_character(corpora):
 
 def test_real_text_reaches_a_batch_and_comes_back(corpora):
     texts = read_texts(corpora / "tinyshakespeare.txt")
-    tokenizer = Tokenizer.train(texts.train)
+    tokenizer = Tokenizer.train(map(str, texts.train))
     ids = encode_corpus(tokenizer, texts.validation)
     assert tokenizer.decode(ids.tolist()) == texts.validation[0]
     assert 320 <= tokenizer.size <= 4096 and tokenizer.size % 64 == 0
@@ -68,7 +68,7 @@ def test_other_columns_of_a_table_do_not_matter(corpora):
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".parquet"])
 def test_tables_of_text_and_of_conversations(tmp_path, ending):
     texts = read_texts(write(tmp_path / f"rows{ending}", ROWS))
-    assert sorted(texts.train + texts.validation) == sorted(row["text"] for row in ROWS)
+    assert sorted(map(str, [*texts.train, *texts.validation])) == sorted(row["text"] for row in ROWS)
     assert (len(texts.train), len(texts.validation)) == (27, 3)
     conversations = read_conversations(write(tmp_path / f"turns{ending}", TURNS))
     assert (len(conversations.train), len(conversations.validation)) == (18, 2)
@@ -95,7 +95,7 @@ def test_a_folder_is_all_its_files(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     texts = read_texts(tmp_path)
     more = ["A text of its own.", "# Notes are text", "A cell of text."]
-    assert sorted(texts.train + texts.validation) == sorted([*(row["text"] for row in ROWS), *more])
+    assert sorted(map(str, [*texts.train, *texts.validation])) == sorted([*(row["text"] for row in ROWS), *more])
     assert texts.reading.unused == [
         "file ._c.txt (hidden)",
         "file .git/index.txt (hidden)",
