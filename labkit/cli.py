@@ -538,7 +538,8 @@ def _bench(arguments: list[str]) -> int:
 
         result = run.run(run.RunBench(options.seeds, options.preset, options.out or run.RunBench.out))
         text = run.table(result)
-    machine = result.setdefault("machine", describe())
+    machine: Any = result.get("machine") or describe()
+    result = {**result, "machine": machine}
     text = f"{text}\n\nMeasured on {machine['processor']}, {machine['cores']} cores."
     print(json.dumps(result, indent=2) if options.json else text)
     return code

@@ -219,7 +219,7 @@ def test_real_text_has_losses_alone(model):
     chat = evaluate_chat(model, TOKENIZER, TEXT, CONFIG)
     assert set(chat) == {"validation_loss", "bits_per_byte", "validation_tokens", "mismatched_question_loss"}
     short = evaluate_base(model, TOKENIZER, TEXT, dataclasses.replace(CONFIG, characters=30))
-    assert short["validation_tokens"] == len(TOKENIZER.encode(TEXT.texts[0][:30]))
+    assert short["validation_tokens"] == len(TOKENIZER.encode(str(TEXT.texts[0])[:30]))
 
 
 def test_samples_of_real_text(model):

@@ -342,7 +342,7 @@ def test_fingerprints():
 
 
 def test_the_seed_decides_dropout():
-    losses = {}
+    losses: dict[int, list[list[float]]] = {}
     for seed in (0, 0, 1):
         records = list(fit(TinyModel(dropout=0.5), Counting(), tiny_objective, tiny_config(steps=3), seed=seed))
         losses.setdefault(seed, []).append([record.loss for record in records])

@@ -150,4 +150,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    {"train": _train, "torch": _torch}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "train":
+        _train(*sys.argv[2:])
+    else:
+        _torch(*sys.argv[2:])

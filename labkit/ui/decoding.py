@@ -239,8 +239,8 @@ def _fill(
         return lab.example(name) if name in lab.names() and text in {"", *examples} else text
 
     def stages_of(name: str | None) -> Any:
-        known = name in lab.names()
-        return gr.update(choices=lab.stages(name) if known else [], value=first_stage(lab, name if known else None, 0))
+        known = name if name in lab.names() else None
+        return gr.update(choices=lab.stages(known) if known else [], value=first_stage(lab, known, 0))
 
     on_load(fill, None, [*controls, *lines, *columns, view, problem, advice], concurrency_id=MODEL_WORK)
     controls.run.input(example, [controls.run, controls.prompt], controls.prompt)

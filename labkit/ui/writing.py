@@ -289,6 +289,7 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
     text: list[int] = []
     answers: dict[str, Any] = {}
     prompt, left = [*at.prompt, *begins], max(1, settings.tokens - len(begins))
+    streamed: Iterator[list[int]]
     if strategy.kind == "beam":
         streamed = (beams.found[0].tokens for beams in _beams(at, strategy, column, settings))
     elif strategy.kind == "best" and at.beside.judge is not None:

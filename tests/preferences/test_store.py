@@ -251,7 +251,7 @@ def test_votes_of_the_first_version_are_read_and_counted(tmp_path):
     assert store.standings() == {"a": Standing(2, 0.75), "b": Standing(2, 0.25)} == standings(store.votes())
     assert [store.count(name) for name in ("ada", "bob", "cleo")] == [1, 1, 0]
     store.vote("p", "cleo", "left")
-    assert Store(tmp_path / "votes.db").standings()["a"] == Standing(3, pytest.approx(2.5 / 3))
+    assert Store(tmp_path / "votes.db").standings()["a"] == pytest.approx(Standing(3, 2.5 / 3))
 
 
 def test_votes_of_a_later_version_are_left_alone(tmp_path):

@@ -101,7 +101,7 @@ def test_conversations_that_do_not_fit_are_counted_said_and_left_out(real):
     words = [str(one.message) for one in said]
     assert "2 of 5 conversations are longer than a row of 32 tokens: 1 lose their end and 1 are left out." in words[0]
     assert "1 of 4 held-out conversations are longer than a row of 32 tokens: 1 lose their end." in words[1]
-    assert all(any(answer) for _, answer in source.packed) and source.fit == (5, 1, 1)
+    assert isinstance(source, Packed) and all(any(answer) for _, answer in source.packed) and source.fit == (5, 1, 1)
     model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=real.tokenizer.size))
     found = stage.evaluate(model, given, tiny_recipe().evaluation)
     assert (found["cut"], found["left_out"], found["held_out_cut"], found["held_out_left_out"]) == (1, 1, 1, 0)

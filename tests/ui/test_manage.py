@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -140,7 +140,7 @@ def test_a_run_is_deleted_once_its_name_is_typed(lab):
         (lambda lab, jobs: manage.delete(lab, jobs, "busy", "busy"), "busy is running"),
         (lambda lab, jobs: manage.delete(lab, jobs, "demo", "demo"), "comes with labkit"),
         (lambda lab, jobs: manage.delete(lab, jobs, "../shipped", "../shipped"), "There is no run"),
-        (lambda lab, jobs: manage.delete(lab, jobs, ["mine"], "mine"), "There is no run"),
+        (lambda lab, jobs: manage.delete(lab, jobs, cast(str, ["mine"]), "mine"), "There is no run"),
         (lambda lab, jobs: manage.rename(lab, jobs, "busy", "new"), "busy is running"),
         (lambda lab, jobs: manage.rename(lab, jobs, "demo", "new"), "comes with labkit"),
         (lambda lab, jobs: manage.rename(lab, jobs, "mine", "busy"), "a run busy already"),

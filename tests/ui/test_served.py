@@ -102,6 +102,7 @@ def test_what_hinders_the_app_is_a_line(tmp_path, capsys, monkeypatch, arguments
         for name, value in put.items():
             arguments, words = [one.replace(name, value) for one in arguments], words.replace(name, value)
         monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(tmp_path / "runs"), *arguments])
+        code: Any = None
         try:
             code = app.main()
         except SystemExit as ended:  # argparse's way out
