@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from labkit.commands.read import ReadOptions, read_command
+from labkit.configs import Count, Seed, check
 from labkit.errors import LabError
 from labkit.show import WorldOptions
 from labkit.talk import ChatOptions, GenerateOptions
@@ -88,14 +89,18 @@ labkit COMMAND --help says more. To begin: labkit run --preset smoke"""
 
 
 def _parse(options: type[T], command: str, arguments: list[str]) -> T:
-    return tyro.cli(options, prog=f"labkit {command}", args=arguments, config=(FlagCreatePairsOff,))
+    parsed = tyro.cli(options, prog=f"labkit {command}", args=arguments, config=(FlagCreatePairsOff,))
+    check(parsed)
+    return parsed
 
 
 def _parse_some(options: type[T], command: str, arguments: list[str], default: T | None = None) -> tuple[T, list[str]]:
     """The options, and the arguments that are not theirs: fields of a recipe, for ``_override``."""
     settings: dict[str, Any] = {} if default is None else {"default": default}
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
-    return tyro.cli(options, prog=prog, args=arguments, config=config, return_unknown_args=True, **settings)
+    parsed, rest = tyro.cli(options, prog=prog, args=arguments, config=config, return_unknown_args=True, **settings)
+    check(parsed)
+    return parsed, rest
 
 
 def _default_preset() -> Preset:
@@ -119,7 +124,7 @@ class RunOptions:
     LABKIT_PRESET changes the default."""
     out: Folder = None
     """The run's folder; runs/PRESET when not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Of everything that is drawn."""
     stages: Names = ()
     """Make these stages only, as --stages pretrain; all when not given."""
@@ -191,25 +196,68 @@ def _override(config: Any, names: Sequence[str], rest: list[str], command: str) 
 
 
 def _choose(config: Any, names: Sequence[str], rest: list[str]) -> tuple[Any, list[str]]:
-    """Take the flags that name a kind of part, as --model.position ALiBi, out of ``rest`` and into ``config``."""
-    from labkit.configs import another, choices
-
+    """Take the flags that name a kind of part, as --model.position ALiBi or --model.position.scaling=YaRN, out of
+    ``rest`` and into ``config``.
+    """
     left = list(rest)
-    for name in names:
-        part, changed = getattr(config, name), dict[str, Any]()
-        for field, kinds in choices(type(part)).items():
-            flag = f"--{name}.{field}".replace("_", "-")
-            if flag not in left:
-                continue
-            at = left.index(flag)
-            kind = left[at + 1] if at + 1 < len(left) else ""
-            if kind not in kinds:
-                raise LabError(f"{flag} can be {', '.join(kinds)}, not {kind!r}.")
-            changed[field] = another(kinds[kind], getattr(part, field))
-            del left[at : at + 2]
-        if changed:  # all at once, since not every kind goes with every other
-            config = dataclasses.replace(config, **{name: dataclasses.replace(part, **changed)})
-    return config, left
+    changed = {name: _chosen(getattr(config, name), f"--{name}", left) for name in names}
+    changed = {name: part for name, part in changed.items() if part is not getattr(config, name)}
+    return (dataclasses.replace(config, **changed) if changed else config), left
+
+
+def _chosen(part: Any, prefix: str, left: list[str]) -> Any:
+    """A part with the kinds that the flags in ``left`` name for its fields, at any depth; these are taken out."""
+    from labkit.configs import choices
+
+    if not dataclasses.is_dataclass(part):
+        return part
+    kinds, changed = choices(type(part)), dict[str, Any]()
+    for field in dataclasses.fields(part):
+        flag, now = f"{prefix}.{field.name}", getattr(part, field.name)
+        kind = _take(left, flag) if field.name in kinds else None
+        made = now if kind is None else _of_kind(kind, kinds[field.name], now, flag, left)
+        made = _chosen(made, flag, left)
+        if made is not now:
+            changed[field.name] = made
+    # All at once, since not every kind goes with every other.
+    return dataclasses.replace(part, **changed) if changed else part
+
+
+def _of_kind(kind: str, kinds: dict[str, type], now: Any, flag: str, left: Sequence[str]) -> Any:
+    """A part of that kind with what it shares with the one before; numbers that it cannot do without are read from
+    their flags in ``left``.
+    """
+    from labkit.configs import another, needed_numbers
+
+    shown = flag.replace("_", "-")
+    if kind not in kinds:
+        raise LabError(f"{shown} can be {', '.join(kinds)}, not {kind!r}.")
+    if kinds[kind] is type(None):
+        return None
+    needed = [name for name in needed_numbers(kinds[kind]) if not hasattr(now, name)]
+    given = {name: _take(list(left), f"{flag}.{name}") for name in needed}
+    missing = [f"{shown}.{name}" for name, value in given.items() if value is None]
+    if missing:
+        raise LabError(f"{shown} {kind} needs {' and '.join(missing)} too.")
+    numbers: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            numbers[name] = needed_numbers(kinds[kind])[name](value)
+        except ValueError:
+            raise LabError(f"{shown}.{name} must be a number, not {value!r}.") from None
+    return another(kinds[kind], now, numbers)
+
+
+def _take(left: list[str], flag: str) -> str | None:
+    """Remove a flag with its value from ``left``, in either form (--a.b C, --a.b=C); the last counts."""
+    value = None
+    for at in reversed(range(len(left))):
+        name, equals, behind = left[at].partition("=")
+        if name.replace("_", "-") == flag.replace("_", "-"):
+            found = behind if equals else left[at + 1] if at + 1 < len(left) else ""
+            value = found if value is None else value
+            del left[at : at + (1 if equals else 2)]
+    return value
 
 
 @dataclass(frozen=True)
@@ -478,13 +526,13 @@ class BenchOptions:
     """What to measure."""
     json: Switch = False
     """Print everything that was measured, as JSON."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """For run and claims: one run for each."""
     preset: Preset = dataclasses.field(default_factory=_default_preset)
     """For run and claims: how much."""
     precisions: tuple[Literal["bf16", "fp32"], ...] = ("bf16", "fp32")
     """For claims: one run for each that the processor has."""
-    threads: tuple[int, ...] = (1, 2)
+    threads: tuple[Count, ...] = (1, 2)
     """For claims: one run for each number of threads."""
     out: Folder = None
     """For run, claims and memory: the folder of the runs, runs/bench, runs/claims or runs/memory when not given.

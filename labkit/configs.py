@@ -1,4 +1,13 @@
-"""Frozen dataclasses to plain dictionaries, for JSON, and back.
+"""Frozen dataclasses: the values that their fields may hold; to plain dictionaries, for JSON, and back.
+
+A numeric field says in its type which numbers make sense, and `check` refuses the others:
+
+    @dataclass(frozen=True)
+    class Nucleus:
+        p: Annotated[float, Range(0, 1, above=True)] = 0.9
+
+        def __post_init__(self) -> None:
+            check(self)
 
 A field whose type is a choice of dataclasses (``feed_forward: Gated | MoE``) is written with its class name
 under "kind", so that it comes back as what it was: {"feed_forward": {"kind": "Gated", "hidden": 352}}.
@@ -7,13 +16,119 @@ under "kind", so that it comes back as what it was: {"feed_forward": {"kind": "G
 from __future__ import annotations
 
 import dataclasses
+import math
+import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from functools import cache
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from labkit.errors import LabError
 
 C = TypeVar("C")
+
+
+class Range(NamedTuple):
+    """The numbers from `low` to `high`, both among them; above: `low` itself is not. Neither nan nor infinity is."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def holds(self, number: float) -> bool:
+        high_enough = number > self.low if self.above else number >= self.low
+        return high_enough and number <= self.high and math.isfinite(number)
+
+    def unmet(self, number: float) -> str:
+        """What a number that is not in it must be; empty for one that is."""
+        if self.holds(number):
+            return ""
+        high = f"at most {_shown(self.high)}"
+        if self.low == -math.inf or (number > self.high and math.isfinite(self.high)):
+            return high if math.isfinite(self.high) else "a finite number"
+        low = f"{'above' if self.above else 'at least'} {_shown(self.low)}"
+        return f"{low} and {high}" if self.high < LARGEST else low
+
+
+LARGEST = 2**31 - 1
+"""The largest whole number of a setting: what is counted in torch, sums included, then stays within 64 bits."""
+Count = Annotated[int, Range(1, LARGEST)]
+CountOrNone = Annotated[int, Range(0, LARGEST)]
+"""A count, or 0 for none."""
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+
+
+def check(config: Any) -> None:
+    """Raises LabError for a field of this dataclass whose value its type, or the Range in it, does not hold."""
+    kind = type(config)
+    for name, hint in _hints(kind).items():
+        value = getattr(config, name)
+        wanted = _unmet(hint, value)
+        if wanted:
+            raise LabError(f"{kind.__name__}: {name} must be {wanted}, not {_shown(value)}.")
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass' fields, with what is annotated."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _unmet(hint: Any, value: Any) -> str:
+    """What a value of this type must be; empty where it is."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        ranges = [one for one in inner[1:] if isinstance(one, Range)]
+        return _unmet(inner[0], value) or next(filter(None, (one.unmet(value) for one in ranges)), "")
+    if origin in (typing.Union, types.UnionType):
+        unmet = [_unmet(option, value) for option in inner]
+        return "" if "" in unmet else _either(unmet, value)
+    if origin is Literal:
+        return "" if value in inner else f"one of {', '.join(map(str, inner))}"
+    if origin is tuple:
+        return _unmet_tuple(inner, value)
+    if hint in _PLAIN:
+        kind, words = _PLAIN[hint]
+        return "" if isinstance(value, kind) and (hint is bool or not isinstance(value, bool)) else words
+    return "" if not isinstance(hint, type) or isinstance(value, hint) else f"of type {hint.__name__}"
+
+
+_PLAIN: dict[Any, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    bool: (bool, "true or false"),
+    str: (str, "text"),
+    type(None): (type(None), "None"),
+}
+
+
+def _either(unmet: list[str], value: Any) -> str:
+    """Of a choice of types: where the value is a number, what is wrong with the number alone."""
+    numbers = [words for words in unmet if words.startswith(("at ", "above "))]
+    return numbers[0] if numbers and isinstance(value, int | float) else " or ".join(dict.fromkeys(unmet))
+
+
+def _unmet_tuple(inner: tuple[Any, ...], value: Any) -> str:
+    if not isinstance(value, tuple):
+        return "a list"
+    many = len(inner) == 2 and inner[1] is Ellipsis
+    if not many and len(value) != len(inner):
+        return f"{len(inner)} values"
+    hints = [inner[0]] * len(value) if many else inner
+    unmet = next((words for words in map(_unmet, hints, value) if words), "")
+    return unmet and f"{unmet}, each"
+
+
+def _shown(value: Any) -> str:
+    """nan, 0.1, 12,345: as a reader writes it."""
+    if isinstance(value, float):
+        return f"{value:,.15g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else repr(value)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -39,24 +154,37 @@ def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
 
 
 def choices(cls: type) -> dict[str, dict[str, type]]:
-    """The fields of a dataclass that can hold one of several dataclasses: {field: {class name: class}}."""
+    """The fields of a dataclass that can hold one of several dataclasses: {field: {class name: class}}; where a field
+    can be None too, that is a class "None".
+    """
     if not dataclasses.is_dataclass(cls):
         return {}
     hints = {name: typing.get_args(hint) for name, hint in typing.get_type_hints(cls).items()}
-    kinds = {name: [one for one in options if _is_config(one)] for name, options in hints.items()}
-    return {name: {one.__name__: one for one in found} for name, found in kinds.items() if len(found) > 1}
+    kinds = {name: {one.__name__: one for one in options if _is_config(one)} for name, options in hints.items()}
+    for name, found in kinds.items():
+        if type(None) in hints[name]:
+            found["None"] = type(None)
+    return {name: found for name, found in kinds.items() if len(found) > 1}
 
 
-def another(cls: type[C], current: Any) -> C:
-    """A `cls` in place of `current`, with the values of the fields that both have; a field without a default takes
-    `current` itself.
+def another(cls: type[C], current: Any, given: Mapping[str, Any] | None = None) -> C:
+    """A `cls` in place of `current`, with the values of the fields that both have, and those that are given; a field
+    without a default or a value takes `current` itself.
     """
     if type(current) is cls:
         return current
     fields = dataclasses.fields(typing.cast(Any, cls))
     shared = {field.name: getattr(current, field.name) for field in fields if hasattr(current, field.name)}
+    shared |= given or {}
     needed = {field.name: current for field in fields if _required(field) and field.name not in shared}
     return cls(**shared | needed)
+
+
+def needed_numbers(cls: type) -> dict[str, type]:
+    """The numeric fields of a dataclass that have no default: {field: int or float}."""
+    hints = typing.get_type_hints(cls)
+    required = [field.name for field in dataclasses.fields(typing.cast(Any, cls)) if _required(field)]
+    return {name: hints[name] for name in required if hints[name] in (int, float)}
 
 
 def _is_config(hint: Any) -> bool:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from tyro.conf import arg
 
-from labkit.talk import RunFolder, Stage, Stops
+from labkit.configs import Count, CountOrNone
+from labkit.talk import NewTokens, RunFolder, Stage, Stops
 
 if TYPE_CHECKING:
     from labkit.decoding.scores import Score
@@ -33,13 +34,13 @@ class CompareOptions:
     run: RunFolder
     """The run's folder."""
     prompt: str = ""
-    """A message to reply to; without one, a task of the run's world."""
-    tasks: int = 0
+    """A message to reply to, taken as it is; without one, a task of the run's world."""
+    tasks: CountOrNone = 0
     """In place of one prompt: so many tasks of the world, of all kinds in turn. The intervals are then over tasks."""
     strategies: Annotated[tuple[str, ...], arg(metavar="LINE [LINE ...]", help_behavior_hint="")] = DEFAULT
     """Each a line in quotes, as greedy, "temperature=0.8 top-k=40 top-p=0.9", "beam beams=4 length-penalty=0.8",
     "contrastive k=5 alpha=0.6", "best n=8" or "speculative ahead=4". Filters work in the order in which they stand."""
-    seeds: int = 8
+    seeds: Count = 8
     """How many texts each strategy of chance writes for its scores."""
     stage: Stage = None
     """The model after this stage; after the last when not given."""
@@ -47,7 +48,7 @@ class CompareOptions:
     """For speculative: the folder of the draft's run, which must have the same tokenizer."""
     stop: Stops = ()
     """Texts at which writing ends."""
-    max_tokens: int = 100
+    max_tokens: NewTokens = 100
     """The longest text."""
     json: Switch = False
     """Print everything as JSON."""
@@ -193,12 +194,12 @@ def main(options: CompareOptions) -> int:
 
     from labkit.decoding.strategies import parse
     from labkit.runs import Run
-    from labkit.talk import beside_of, unescape
+    from labkit.talk import beside_of
 
     strategies = [parse(line) for line in options.strategies]
     run = Run.open(Path(options.run))
     model = run.model(options.stage)
-    world, asked = asked_of(run, unescape(options.prompt), options.tasks)
+    world, asked = asked_of(run, options.prompt, options.tasks)
     beside = beside_of(run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task})
     limits: dict[str, Any] = {"seeds": options.seeds, "max_new_tokens": options.max_tokens}
     found = compare(model, run.tokenizer(), asked, strategies, world=world, beside=beside, **limits)

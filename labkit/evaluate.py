@@ -21,11 +21,12 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 
+from labkit.configs import LARGEST, Count, Range, Seed, check
 from labkit.decoding import Temperature, generate
 from labkit.held_out import Metrics, document_loss, mismatched_loss, text_loss
 from labkit.model.transformer import Transformer
@@ -40,7 +41,7 @@ WRITTEN_ON = Temperature(0.8)
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How much is measured.
+    """How much is measured. While training, half of the documents and a tenth of the characters are.
 
     documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from
     its start. stories: generated from bos. tasks: answered of each kind. examples: training tasks of each
@@ -50,18 +51,21 @@ class EvaluationConfig:
     the stories.
     """
 
-    documents: int = 200
-    characters: int = 400_000
-    stories: int = 200
-    tasks: int = 50
-    examples: int = 300
-    compared: int = 5000
-    story_tokens: int = 200
-    answer_tokens: int = 32
-    rows: int = 100
-    loss_rows: int = 32
-    prompts: int = 500
-    seed: int = 0
+    documents: Annotated[int, Range(2, LARGEST)] = 200
+    characters: Annotated[int, Range(10, LARGEST)] = 400_000
+    stories: Count = 200
+    tasks: Count = 50
+    examples: Count = 300
+    compared: Count = 5000
+    story_tokens: Count = 200
+    answer_tokens: Count = 32
+    rows: Count = 100
+    loss_rows: Count = 32
+    prompts: Annotated[int, Range(2, LARGEST)] = 500
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, eq=False)

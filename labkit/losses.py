@@ -37,13 +37,14 @@ def next_token_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> TokenLoss:
     """
     V = logits.shape[-1]
     counted = labels.masked_fill(~mask, _IGNORED)  # [B, T]
-    loss_sum = F.cross_entropy(logits.float().view(-1, V), counted.view(-1), ignore_index=_IGNORED, reduction="sum")
+    flat = logits.float().reshape(-1, V)
+    loss_sum = F.cross_entropy(flat, counted.flatten(), ignore_index=_IGNORED, reduction="sum")
     return TokenLoss(loss_sum, mask.sum())
 
 
 def token_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
     """log softmax(logits)[labels], one number a token: [B, T, V], [B, T] -> [B, T], in fp32 nats."""
-    return -F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+    return -F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none").reshape(labels.shape)
 
 
 def sum_logprobs(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -56,17 +57,22 @@ def mean_logprobs(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     return sum_logprobs(logits, labels, mask) / mask.sum(-1).clamp(min=1)
 
 
-def load_balancing_loss(shares: Tensor, chosen: Tensor) -> Tensor:
+def load_balancing_loss(shares: Tensor, chosen: Tensor, mask: Tensor | None = None) -> Tensor:
     """How unevenly a router spreads tokens: 1 when evenly, up to E when all go to one of E experts.
 
         loss = E / K * sum over experts e of (share of tokens sent to e) * (mean share that the router gives e)
 
-    shares: [..., E], the router's, that add up to 1; chosen: [..., K], the experts of each token. Switch Transformers,
+    shares: [..., E], the router's, that add up to 1; chosen: [..., K], the experts of each token; mask: [...] bool,
+    False for padding, which is not counted (0 where nothing is). Switch Transformers,
     https://arxiv.org/abs/2101.03961, equation 4; over K experts a token as in Mixtral's code.
     """
     E, K = shares.shape[-1], chosen.shape[-1]
-    sent = F.one_hot(chosen, E).float().sum(-2).flatten(0, -2).mean(0)  # [E], adds up to K
-    return E / K * (sent * shares.float().flatten(0, -2).mean(0)).sum()
+    sent, shares = F.one_hot(chosen, E).float().sum(-2), shares.float()
+    if mask is None:
+        mask = torch.ones(shares.shape[:-1], dtype=torch.bool, device=shares.device)
+    tokens = mask.sum().clamp(min=1)
+    mean_sent, mean_share = (x[mask].sum(0) / tokens for x in (sent, shares))  # [E] each; mean_sent adds up to K
+    return E / K * (mean_sent * mean_share).sum()
 
 
 class PairLoss(NamedTuple):
@@ -157,6 +163,9 @@ def clipped_value_loss(
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the next token's distribution in nats: [B, T, V] -> [B, T]; log V where it is uniform."""
+    """Entropy of the next token's distribution in nats: [B, T, V] -> [B, T]; log V where it is uniform.
+
+    A token that a filter has forbidden (a logit of -inf) adds nothing: p log p goes to 0 with p.
+    """
     logprobs = logits.float().log_softmax(-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+    return -(logprobs.exp() * logprobs.masked_fill(logprobs == -torch.inf, 0.0)).sum(-1)

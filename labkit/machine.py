@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 import torch
 
+from labkit.errors import LabError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -112,6 +114,13 @@ def compiled(run: Callable[P, R], doing: str, **options: Any) -> Callable[P, R]:
 def say_once(words: str) -> None:
     """Warn, the first time that these words are said."""
     warnings.warn(words, stacklevel=3)
+
+
+def check_memory(size: float, what: str) -> None:
+    """Raises LabError where `what` takes so many bytes, more than this machine has."""
+    there = psutil.virtual_memory().total
+    if size > there:
+        raise LabError(f"{what} takes {size / 1e9:,.0f} GB of memory; this machine has {there / 1e9:,.0f}.")
 
 
 def peak_memory_mb() -> float:

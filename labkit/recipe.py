@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from labkit.configs import from_dict, to_dict
+from labkit.configs import Count, Range, Seed, check, from_dict, to_dict
 from labkit.errors import LabError
 from labkit.evaluate import EvaluationConfig
 from labkit.model.feedforward import Gated
@@ -17,6 +17,7 @@ from labkit.model.positions import Rotary
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain, StageConfig
+from labkit.text.tokenizer import SMALLEST_VOCABULARY
 from labkit.train import TrainConfig, fingerprint
 
 
@@ -24,8 +25,11 @@ from labkit.train import TrainConfig, fingerprint
 class TokenizerConfig:
     """vocabulary: how many tokens; None lets the text decide. documents: of the world, to learn the merges from."""
 
-    vocabulary: int | None = None
-    documents: int = 4000
+    vocabulary: Annotated[int, Range(SMALLEST_VOCABULARY, 2**24)] | None = None
+    documents: Count = 4000
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class Recipe:
     """
 
     preset: str = "lab"
-    seed: int = 0
-    world_size: str = "lab"
+    seed: Seed = 0
+    world_size: Literal["tiny", "lab", "full"] = "lab"
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig(vocabulary=1)
     pretrain: Pretrain = Pretrain()
@@ -65,6 +69,7 @@ class Recipe:
     preferences: str | None = None
 
     def __post_init__(self) -> None:
+        check(self)
         for name, stage in self.stages.items():
             if stage.train.length > self.model.context:
                 raise LabError(
@@ -179,13 +184,12 @@ _SMALL = ModelConfig(
     width=64,
     depth=2,
     heads=1,
-    key_heads=1,
     feed_forward=Gated(192),
     position=_NEAR,
     look_back=1,
 )
-_LAB = dataclasses.replace(_SMALL, context=256, width=128, depth=4, heads=2, key_heads=2, feed_forward=Gated(352))
-_FULL = dataclasses.replace(_LAB, context=512, width=256, depth=6, heads=4, key_heads=4, feed_forward=Gated(704))
+_LAB = dataclasses.replace(_SMALL, context=256, width=128, depth=4, heads=2, feed_forward=Gated(352))
+_FULL = dataclasses.replace(_LAB, context=512, width=256, depth=6, heads=4, feed_forward=Gated(704))
 
 PRESETS: dict[str, Recipe] = {
     # A check that everything works: a minute or two, too short to compile. `labkit bench claims` holds its stages

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from labkit.configs import Count, Seed
+
 if TYPE_CHECKING:
     from labkit.world import Document, Task, World
 
@@ -16,11 +18,11 @@ class WorldOptions:
 
     size: Literal["tiny", "lab", "full"] = "lab"
     """Of the world."""
-    seed: int = 0
+    seed: Seed = 0
     """Another one gives other stories."""
     kind: str | None = None
     """Tasks of this kind only, as where or why."""
-    count: int = 1
+    count: Count = 1
     """How many documents, and how many tasks of each kind."""
     split: Literal["train", "validation", "test"] = "test"
     """Which combinations of people, things and places: test ones never occur together in training."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from labkit.configs import Count, CountOrNone, NonNegative, Range, Seed
+
 if TYPE_CHECKING:
     from labkit.decoding import Filter
     from labkit.decoding.strategies import Beside
@@ -22,7 +24,10 @@ RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint=""
 Stage = Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="")]
 Stops = Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]", help_behavior_hint="")]
 
-HELP = """Type a message and press enter; \\n stands for a new line. Other things to type:
+NewTokens = Annotated[int, Range(1, 2**20)]
+TopP = Annotated[float, Range(0, 1, above=True)]
+
+HELP = """Type a message and press enter; a line that ends with \\ goes on in the next. Other things to type:
   /story   a new story of the world, for your next questions to be about
   /new     forget the conversation
   /quit    leave (or ctrl-D)"""
@@ -32,22 +37,23 @@ HELP = """Type a message and press enter; \\n stands for a new line. Other thing
 class ChatOptions:
     """Talk to the model of a run.
 
-    Reads messages from the terminal, or one a line from a pipe.
+    Reads messages from the terminal, or one a line from a pipe. A line that ends with a backslash goes on in the next;
+    every other character is taken as it is.
     """
 
     run: RunFolder
     """The run's folder."""
     stage: Stage = None
     """The model after this stage; after the last when not given."""
-    temperature: float = 0.0
+    temperature: NonNegative = 0.0
     """0 always says the likeliest; 1 draws as the model thinks."""
-    top_k: int = 0
+    top_k: CountOrNone = 0
     """Draw among so many likeliest tokens; 0 among all."""
-    top_p: float = 1.0
+    top_p: TopP = 1.0
     """Draw among the likeliest tokens that together have this probability."""
-    max_tokens: int = 150
+    max_tokens: NewTokens = 150
     """The longest reply."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the draws."""
 
 
@@ -58,30 +64,31 @@ class GenerateOptions:
     run: RunFolder
     """The run's folder."""
     prompt: str = ""
-    """The beginning; without one the model begins a text itself."""
+    """The beginning; without one the model begins a text itself. It is taken as it is, backslashes too; a new line is
+    what the shell makes one, as in $'one line\\nanother'."""
     chat: Annotated[bool, arg(help_behavior_hint="")] = False
     """Take the prompt as a message, and write the reply to it."""
-    count: int = 1
+    count: Count = 1
     """How many to write."""
     stage: Stage = None
     """The model after this stage; when not given, after the last with --chat, else after the first."""
-    temperature: float = 1.0
+    temperature: NonNegative = 1.0
     """0 always says the likeliest; 1 draws as the model thinks."""
-    top_k: int = 0
+    top_k: CountOrNone = 0
     """Draw among so many likeliest tokens; 0 among all."""
-    top_p: float = 1.0
+    top_p: TopP = 1.0
     """Draw among the likeliest tokens that together have this probability."""
     strategy: Annotated[str | None, arg(metavar="LINE", help_behavior_hint="")] = None
     """In place of the three before: a line in quotes, as "beam beams=4", "contrastive k=5 alpha=0.6", "best n=8" (the
     one that the run's reward model likes most), "speculative ahead=4" (with --draft) or "repetition=1.2 temperature=0.8
     min-p=0.1 ban=dog"; filters work in the order in which they stand."""
     stop: Stops = ()
-    """Texts at which writing ends."""
+    """Texts at which writing ends, taken as they are."""
     draft: Path | None = None
     """For speculative: the folder of the draft's run, which must have the same tokenizer."""
-    max_tokens: int = 200
+    max_tokens: NewTokens = 200
     """The longest text."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the draws."""
 
 
@@ -110,7 +117,7 @@ def write(options: GenerateOptions) -> int:
     run = Run.open(options.run)
     tokenizer = run.tokenizer()
     model = run.model(options.stage or (None if options.chat else next(iter(run.recipe.stages))))
-    begun = unescape(options.prompt)
+    begun = options.prompt
     if options.chat and not begun.strip():
         raise LabError("There is nothing to reply to: say it with --prompt.")
     if options.chat:
@@ -162,7 +169,7 @@ def beside_of(
         judge = by_reward(run.stage("reward").scorer(), tokenizer)
     elif world is not None and tasks:
         judge = by_oracle(world, tasks, next(iter(world.profiles)), tokenizer)
-    return Beside(tokenizer, tuple(unescape(text) for text in stop), smaller, judge)
+    return Beside(tokenizer, tuple(stop), smaller, judge)
 
 
 def chat(options: ChatOptions) -> int:
@@ -176,7 +183,7 @@ def chat(options: ChatOptions) -> int:
     if terminal:
         print(f"The model of {options.run}. /help says what can be typed.", file=sys.stderr)
     while True:
-        line = _read("> " if terminal else "")
+        line = message(terminal)
         if line is None or line == "/quit":
             return 0
         if line == "/help":
@@ -188,7 +195,7 @@ def chat(options: ChatOptions) -> int:
                 talk.tell(next(story)) if story else "This run has read real text; there are no stories of the world."
             )
         elif line:
-            _say(talk, unescape(line))
+            _say(talk, line)
 
 
 def _say(talk: Conversation, message: str) -> None:
@@ -205,16 +212,18 @@ def _say(talk: Conversation, message: str) -> None:
         print(f"(The context is full: the first {talk.forgotten} messages are forgotten.)", file=sys.stderr)
 
 
-def _read(prompt: str) -> str | None:
-    try:
-        return input(prompt).strip()
-    except EOFError:
-        return None
-
-
-def unescape(line: str) -> str:
-    r"""A line typed, with a new line for each \n in it."""
-    return line.replace("\\n", "\n")
+def message(terminal: bool) -> str | None:
+    """The next line, with those after it that it goes on in; None at the end of the input."""
+    lines: list[str] = []
+    while True:
+        prompt = "... " if lines else "> "
+        try:
+            line = input(prompt if terminal else "")
+        except EOFError:
+            return "\n".join(lines).strip() if lines else None
+        lines.append(line.removesuffix("\\"))
+        if not line.endswith("\\"):
+            return "\n".join(lines).strip()
 
 
 def _stories(size: str, seed: int) -> Iterator[str]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +27,7 @@ from accelerate.utils import broadcast, gather_object, send_to_device
 from torch import Tensor, nn
 
 from labkit.checkpoints import Checkpoints, Journal, journal
-from labkit.configs import to_dict
+from labkit.configs import Count, CountOrNone, NonNegative, Range, check, to_dict
 from labkit.errors import LabError
 from labkit.machine import compiled, has_bf16, say_once
 from labkit.optim import Optimizer, cosine, hidden_matrices, warmup_stable_decay
@@ -72,32 +72,25 @@ class TrainConfig:
         evaluate_every: steps between calls of `evaluate`; 0 never.
     """
 
-    steps: int = 1000
-    rows: int = 8
-    length: int = 192
-    accumulate: int = 1
+    steps: Count = 1000
+    rows: Count = 8
+    length: Count = 192
+    accumulate: Count = 1
     optimizer: Literal["muon", "adamw"] = "muon"
-    lr: float = 3e-3
-    adam_lr: float = 3e-3
-    weight_decay: float = 0.0
+    lr: NonNegative = 3e-3
+    adam_lr: NonNegative = 3e-3
+    weight_decay: NonNegative = 0.0
     schedule: Literal["wsd", "cosine"] = "wsd"
-    warmup: int = 20
-    decay: float = 0.4
-    clip: float = 1.0
+    warmup: CountOrNone = 20
+    decay: Annotated[float, Range(0, 1, above=True)] = 0.4
+    clip: NonNegative = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
-    checkpoint_every: int = 200
-    evaluate_every: int = 0
+    checkpoint_every: CountOrNone = 200
+    evaluate_every: CountOrNone = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "length", "accumulate"):
-            if getattr(self, name) < 1:
-                raise LabError(f"TrainConfig: {name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("lr", "adam_lr", "weight_decay", "warmup", "clip", "checkpoint_every", "evaluate_every"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise LabError(f"TrainConfig: {name} must be 0 or more, not {getattr(self, name)}.")
-        if not 0 < self.decay <= 1:
-            raise LabError(f"TrainConfig: decay is a share of the steps, above 0 and at most 1, not {self.decay}.")
+        check(self)
 
     @property
     def tokens(self) -> int:

@@ -106,12 +106,80 @@ def test_weights_are_never_pickles(path):
             assert node.attr not in ("load", "save"), f"{path}:{node.lineno} reads or writes a pickle"
 
 
+def html_calls(tree: ast.AST) -> list[ast.Call]:
+    names = {"gr.HTML", "gradio.HTML"}
+    names |= {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gradio")
+        for alias in node.names
+        if alias.name == "HTML"
+    }
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in names]
+
+
+def put_together(tree: ast.AST, node: ast.AST, depth: int = 5) -> str:
+    """How text is put into this expression, or into the names of this file that it is made of; "" where it is not."""
+    for inside in ast.walk(node):
+        if isinstance(inside, ast.JoinedStr):
+            return "an f-string"
+        if isinstance(inside, ast.BinOp) and isinstance(inside.op, ast.Add | ast.Mod):
+            return "+ or %"
+        if isinstance(inside, ast.Call) and isinstance(inside.func, ast.Attribute):
+            if inside.func.attr in ("format", "format_map", "join", "replace", "substitute", "safe_substitute"):
+                return f".{inside.func.attr}"
+        if isinstance(inside, ast.Call) and ast.unparse(inside.func).endswith("Template"):
+            return "Template"
+        if depth and isinstance(inside, ast.Name):
+            for made in assigned(tree, inside.id):
+                if how := put_together(tree, made, depth - 1):
+                    return f"{how} (of {inside.id})"
+    return ""
+
+
+def assigned(tree: ast.AST, name: str) -> list[ast.AST]:
+    """What a file's variable of this name is given; nothing for a constant, which is made before any text is there."""
+    found: list[ast.AST] = []
+    for node in ast.walk(tree) if not name.isupper() else ():
+        if isinstance(node, ast.Assign):
+            found += [node.value for one in node.targets if isinstance(one, ast.Name) and one.id == name]
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.NamedExpr) and node.value is not None:
+            if isinstance(node.target, ast.Name) and node.target.id == name:
+                longer = isinstance(node, ast.AugAssign)
+                found.append(ast.BinOp(node.value, ast.Add(), node.value) if longer else node.value)
+    return found
+
+
+def formatted(source: str) -> list[str]:
+    """Where a file puts text into what an HTML component shows."""
+    tree = ast.parse(source)
+    calls = [(call, put_together(tree, call)) for call in html_calls(tree)]
+    return [f"line {call.lineno}: {how}" for call, how in calls if how]
+
+
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_html_components_take_no_formatted_text(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("gr.HTML", "gradio.HTML"):
-            formatted = [inside for inside in ast.walk(node) if isinstance(inside, ast.JoinedStr)]
-            assert not formatted, f"{path}:{node.lineno} puts text into a template; hand it over as value"
+    assert not formatted(path.read_text(encoding="utf-8")), f"{path}: hand text over as props or value, not in the HTML"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        'gr.HTML(f"<b>{text}</b>")',
+        'gr.HTML("<b>%s</b>" % text)',
+        'gr.HTML("<b>{}</b>".format(text))',
+        'gr.HTML("<b>" + text + "</b>")',
+        'gr.HTML("".join(["<b>", text]))',
+        'gr.HTML(Template("<b>$x</b>").substitute(x=text))',
+        'gr.HTML("<b>X</b>".replace("X", text))',
+        'page = "<b>"\npage += text\ngr.HTML(value=page)',
+        'page = f"<b>{text}</b>"\nshown = page\ngr.HTML(shown)',
+        'from gradio import HTML\nHTML("<b>" + text)',
+    ],
+)
+def test_every_way_to_put_text_into_html_is_seen(made):
+    assert formatted(f"import gradio as gr\n{made}")
+    assert not formatted('import gradio as gr\npage = "<b></b>"\ngr.HTML(page, text=text)')
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)

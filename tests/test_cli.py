@@ -14,6 +14,7 @@ import pytest
 
 from labkit import cli
 from labkit.cli import main
+from labkit.errors import LabError
 from labkit.model.rwkv import RWKV
 from labkit.runs import Run
 
@@ -84,6 +85,15 @@ def test_no_command_prints_the_commands(capsys):
         (["run", "--out", "new", "--text", "missing.txt"], "missing.txt"),
         (["pretrain", "--again"], "name the run's folder first"),
         (["bench", "run", "--seeds"], "at least one seed"),
+        (["bench", "run", "--seeds", "-1"], "BenchOptions: seeds must be at least 0"),
+        (["run", "--out", "new", "--seed", "-1"], "RunOptions: seed must be at least 0"),
+        (["decode-compare", "nowhere", "--seeds", "0"], "CompareOptions: seeds must be at least 1"),
+        (["decode-compare", "nowhere", "--tasks", "-1"], "CompareOptions: tasks must be at least 0"),
+        (["generate", "nowhere", "--count", "0"], "GenerateOptions: count must be at least 1"),
+        (["generate", "nowhere", "--top-k", "-3"], "GenerateOptions: top_k must be at least 0"),
+        (["generate", "nowhere", "--max-tokens", "0"], "GenerateOptions: max_tokens must be at least 1"),
+        (["chat", "nowhere", "--temperature", "nan"], "ChatOptions: temperature must be at least 0, not nan"),
+        (["world", "--count", "0"], "WorldOptions: count must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(arguments, message, capsys, tmp_path, monkeypatch):
@@ -179,6 +189,45 @@ def test_another_architecture_is_one_value(tmp_path, capsys):
     assert "--model.position can be Rotary, NoPosition, Learned" in capsys.readouterr().err
 
 
+def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
+    from labkit.model.feedforward import Gated, MoE, Plain
+    from labkit.model.positions import ALiBi, Linear, Rotary, YaRN
+    from labkit.recipe import make_recipe
+
+    def model(*flags: str):
+        return cli._override(make_recipe("smoke"), cli.FIELDS, list(flags), "run").model
+
+    assert model("--model.position=ALiBi").position == ALiBi()
+    far = ["--model.position.scaling", "YaRN", "--model.position.scaling.factor=4", "--model.position.scaling.original"]
+    assert model(*far, "96").position == Rotary(100.0, YaRN(4.0, 96))
+    linear = ["--model.position.scaling=Linear", "--model.position.scaling.factor", "2.5"]
+    assert model(*linear).position == Rotary(100.0, Linear(2.5))
+    assert model("--model.position.scaling=None").position == Rotary(100.0)
+    experts = ["--model.feed-forward.expert=Plain", "--model.feed-forward.experts=3"]
+    mixture = model("--model.feed_forward", "MoE", *experts)
+    assert mixture.feed_forward == MoE(Plain(192, "silu"), experts=3)
+    assert model("--model.feed-forward.hidden=64").feed_forward == Gated(64)
+    for flags, words in {
+        ("--model.position=Alibi",): "--model.position can be Rotary, .* not 'Alibi'",
+        ("--model.position.scaling", "YaRN"): "scaling YaRN needs --model.position.scaling.factor and .*original too",
+        (
+            "--model.position.scaling=Linear",
+            "--model.position.scaling.factor=x",
+        ): "scaling.factor must be a number, not 'x'",
+    }.items():
+        with pytest.raises(LabError, match=words):
+            model(*flags)
+
+
+def test_more_heads_are_no_grouped_queries():
+    from labkit.recipe import make_recipe
+
+    made = cli._override(make_recipe("lab"), cli.FIELDS, ["--model.heads", "8"], "run").model
+    assert made.attention.queries == made.attention.keys == made.key_value_heads == 8
+    shared = cli._override(make_recipe("lab"), cli.FIELDS, ["--model.heads=8", "--model.key-heads=2"], "run").model
+    assert shared.attention.keys == 2
+
+
 def test_a_stage_built_on_another_run(finished, tmp_path, capsys):
     out = tmp_path / "other"
     ask = ["run", "--out", str(out), "--build-on", str(finished)]
@@ -238,7 +287,7 @@ def test_chat_answers_what_comes_through_a_pipe(finished, monkeypatch, capsys):
 def test_a_bad_sampling_setting_is_said_in_words(finished, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
     assert main(["chat", str(finished), "--top-p", "2"]) == 2
-    assert "TopP must be above 0" in capsys.readouterr().err
+    assert "top_p must be at most 1, not 2" in capsys.readouterr().err
 
 
 def test_world_shows_a_document_and_scored_answers(capsys):

@@ -325,3 +325,9 @@ def test_a_head_that_copies_has_the_scores_of_an_induction_head(tokenizer):
         stand_in: Any = Back(distance)
         previous, induction = _repeated(stand_in, tokenizer)
         assert (float(previous), float(induction)) == expected
+
+
+def test_divergence_of_what_is_forbidden_by_hand():
+    """From (1/2, 1/2, 0) to (1/4, 1/2, 1/4): half of log 2; the forbidden third adds nothing."""
+    before, after = torch.tensor([0.5, 0.5, 0.0]).log(), torch.tensor([0.25, 0.5, 0.25]).log()
+    assert divergence(before, after).item() == pytest.approx(0.5 * math.log(2))

@@ -13,6 +13,7 @@ from labkit.losses import (
     next_token_loss,
     pairwise_loss,
     sum_logprobs,
+    token_logprobs,
 )
 
 
@@ -187,3 +188,28 @@ def test_load_balance_by_hand():
     torch.testing.assert_close(load_balancing_loss(one, torch.zeros(4, 1, dtype=torch.int64)), torch.tensor(2.0))
     both = torch.tensor([[0, 1]] * 4)  # every token to both: even, however the router leans
     torch.testing.assert_close(load_balancing_loss(shares, both), torch.tensor(1.0))
+    padded = torch.cat((shares, torch.tensor([[0.0, 1.0]] * 3)))  # padding is not counted
+    mask = torch.tensor([True] * 4 + [False] * 3)
+    found = load_balancing_loss(padded, torch.tensor([[0], [0], [0], [1], [1], [1], [1]]), mask)
+    torch.testing.assert_close(found, torch.tensor(1.2))
+    assert load_balancing_loss(shares, chosen, torch.zeros(4, dtype=torch.bool)) == 0
+
+
+def test_what_a_filter_forbids_adds_nothing_to_the_entropy():
+    """1/2 and 1/2 of three tokens, of which one is forbidden: log 2; and a gradient that is a number."""
+    logits = torch.tensor([[[0.0, 0.0, -math.inf]]], requires_grad=True)
+    found = entropy(logits)
+    assert found.item() == pytest.approx(math.log(2))
+    found.sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_a_slice_costs_what_its_copy_does():
+    """Logits that are not contiguous, as those of all but the last token are not."""
+    logits, labels = torch.randn(2, 4, 5)[:, :-1], torch.randint(5, (2, 4))[:, 1:]
+    mask = torch.tensor([[True, True, True, False], [True, False, True, True]])[:, 1:]
+    assert not logits.is_contiguous() and not labels.is_contiguous()
+    copies = logits.contiguous(), labels.contiguous()
+    assert next_token_loss(logits, labels, mask).loss_sum == next_token_loss(*copies, mask).loss_sum
+    transposed = torch.randn(3, 2, 5).transpose(0, 1)
+    torch.testing.assert_close(token_logprobs(transposed, labels), token_logprobs(transposed.contiguous(), copies[1]))

@@ -81,7 +81,8 @@ def test_cost_splits_the_seconds_of_a_stage():
 
 @pytest.mark.parametrize("empty", [plots.loss_curves([]), plots.learning_rate([]), plots.accuracy_by_kind({})])
 def test_nothing_to_draw_is_an_empty_figure(empty):
-    json.loads(empty.to_json())
+    assert not any(len(trace.x) for trace in empty.data)
+    assert json.loads(empty.to_json())["layout"]["yaxis"]["title"]["text"]
 
 
 def test_every_axis_with_numbers_names_its_unit():

@@ -1,5 +1,6 @@
 """A conversation in pieces: what is sent to the model, what is forgotten, and that pieces add up."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from labkit.decoding import Temperature, TopK, TopP
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
-from labkit.talk import ChatOptions, Conversation, _say, filters, unescape
+from labkit.talk import ChatOptions, Conversation, _say, filters, message
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message
 
@@ -30,8 +31,20 @@ def test_filters_leave_out_what_changes_nothing():
     assert filters(0.0, 0, 1.0) == [Temperature(0.0)]
 
 
-def test_a_typed_new_line_is_one():
-    assert unescape(r"Tom is here.\nWhere is Tom?") == "Tom is here.\nWhere is Tom?"
+def test_a_message_is_taken_as_it_is_and_goes_on_after_a_backslash(monkeypatch):
+    typed = "C:\\new\\table \nTom is here.\\\nWhere is Tom?\n\nand\\\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    told = [message(False) for _ in range(4)]
+    assert told == ["C:\\new\\table", "Tom is here.\nWhere is Tom?", "", "and"] and message(False) is None
+
+
+def test_a_prompt_and_stop_texts_keep_their_backslashes(monkeypatch, capsys):
+    from labkit.cli import main
+    from labkit.paths import demo_folder
+
+    asked = ["generate", str(demo_folder()), "--prompt", "C:\\new", "--stop", "\\n", "--max-tokens", "2"]
+    assert main(asked) == 0
+    assert capsys.readouterr().out.startswith("C:\\new")
 
 
 def test_the_pieces_of_a_reply_add_up_to_it(talk):

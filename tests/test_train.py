@@ -272,9 +272,9 @@ def test_a_batch_in_which_nothing_counts():
     ("change", "words"),
     [
         ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"lr": -1.0}, "lr must be 0 or more"),
-        ({"adam_lr": math.nan}, "adam_lr must be 0 or more, not nan"),
-        ({"decay": 0.0}, "decay is a share of the steps"),
+        ({"lr": -1.0}, "lr must be at least 0, not -1"),
+        ({"adam_lr": math.nan}, "adam_lr must be at least 0, not nan"),
+        ({"decay": 0.0}, "decay must be above 0 and at most 1, not 0"),
     ],
 )
 def test_a_config_that_makes_no_sense(change, words):

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
+from labkit.configs import Count, Seed, check
 from labkit.errors import LabError
 from labkit.recipe import make_recipe
 from labkit.stages.claims import gold_verdict
@@ -31,11 +32,14 @@ Precision = Literal["bf16", "fp32"]
 class ClaimsBench:
     """One run of the preset for each seed, precision and number of threads, in folders under out."""
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     preset: str = "smoke"
     precisions: tuple[Precision, ...] = ("bf16", "fp32")
-    threads: tuple[int, ...] = (1, 2)
+    threads: tuple[Count, ...] = (1, 2)
     out: Path = Path("runs/claims")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class Combination(NamedTuple):

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from labkit.bench.train import SHAPES, Shape
+from labkit.configs import Count, check
 from labkit.errors import LabError
 
 
@@ -29,12 +30,15 @@ class GenerateBench:
     """
 
     shapes: tuple[Shape, ...] = SHAPES
-    batches: tuple[int, ...] = (1, 32)
-    modes: tuple[str, ...] = ("greedy", "sampled")
-    prompt: int = 16
-    new: int = 112
-    rounds: int = 5
+    batches: tuple[Count, ...] = (1, 32)
+    modes: tuple[Literal["greedy", "sampled"], ...] = ("greedy", "sampled")
+    prompt: Count = 16
+    new: Count = 112
+    rounds: Count = 5
     file: Path | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 Side = Callable[[], None]

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from labkit.configs import Seed, check
 from labkit.errors import LabError
 from labkit.measures import BY_KIND, COSTS, measure
 
@@ -28,9 +29,14 @@ from labkit.measures import BY_KIND, COSTS, measure
 class RunBench:
     """One run of the preset for each of the seeds, in folders under out."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     preset: str = "lab"
     out: Path = Path("runs/bench")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.seeds:
+            raise LabError("bench run needs at least one seed: --seeds 0 1 2")
 
 
 def run(config: RunBench) -> dict[str, Any]:
@@ -39,8 +45,6 @@ def run(config: RunBench) -> dict[str, Any]:
     {"preset", "seeds", "wall_seconds": {"median", "lowest", "highest"}, "stages": {STAGE: {NAME: the same}},
     "machine"}. Raises LabError when a run fails.
     """
-    if not config.seeds:
-        raise LabError("bench run needs at least one seed: --seeds 0 1 2")
     reports = [_report(config, seed) for seed in config.seeds]
     result = {
         "preset": config.preset,

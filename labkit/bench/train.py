@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from labkit.configs import Count, check
 from labkit.errors import LabError
 
 Step = Callable[[], float]
@@ -27,13 +28,16 @@ class Shape:
     """A model to time, tokens in rows of ``length``."""
 
     name: str
-    width: int
-    depth: int
-    heads: int
-    key_heads: int
-    hidden: int
-    vocabulary: int = 904
-    length: int = 192
+    width: Count
+    depth: Count
+    heads: Count
+    key_heads: Count
+    hidden: Count
+    vocabulary: Count = 904
+    length: Count = 192
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 SHAPES = (
@@ -50,13 +54,16 @@ class TrainBench:
     """
 
     shapes: tuple[Shape, ...] = SHAPES
-    rows: int = 8
-    blocks: int = 9
-    steps: int = 6
-    trial: int = 4
-    curve: int = 200
+    rows: Count = 8
+    blocks: Count = 9
+    steps: Count = 6
+    trial: Count = 4
+    curve: Count = 200
     compiled: bool = True
-    threads: int | None = None
+    threads: Count | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class Variant(NamedTuple):

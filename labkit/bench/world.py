@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
+from labkit.configs import Count, check
 from labkit.world import World
 
 
@@ -17,9 +18,12 @@ from labkit.world import World
 class WorldBench:
     """documents: written in each of `rounds` rounds, of whose speeds the median counts; size: of the world."""
 
-    size: str = "lab"
-    documents: int = 1000
-    rounds: int = 5
+    size: Literal["tiny", "lab", "full"] = "lab"
+    documents: Count = 1000
+    rounds: Count = 5
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def run(config: WorldBench) -> dict[str, Any]:

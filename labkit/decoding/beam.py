@@ -9,14 +9,16 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, apply
-from labkit.decoding.prompts import check_prompt
+from labkit.decoding.filters import Filter, History, apply, check_left, filtered
+from labkit.decoding.prompts import check_prompt, check_size
 from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
 from labkit.model.reading import Memory
 from labkit.model.transformer import Transformer
 
 Ending = Literal["settled", "full", "never"]
+IMPOSSIBLE = -1e30
+"""The log-probability of a beam that is none; finite, so that what is added to it is no NaN."""
 Fate = Literal["kept", "ended", "pruned"]
 
 
@@ -78,11 +80,12 @@ def beam_steps(
     diversity: Diverse Beam Search, https://arxiv.org/abs/1610.02424: the beams go in so many groups one after another,
     and each is held back by `diversity` nats for every earlier group's beam that took the same token. steps: filters of
     each beam's log-probabilities. memory: what the encoder made, of one row. What stands is yielded after each step:
-    the beams that are still written as long as none has ended. Raises LabError for settings that make no sense, and for
-    a prompt that is empty or leaves no room in the context.
+    the beams that are still written as long as none has ended. Raises LabError for settings that make no sense, for a
+    prompt that is empty or leaves no room in the context, and where filters leave no token before any beam has ended.
     """
-    _check(beams, groups, diversity, max_new_tokens)
+    _check(beams, groups, diversity, length_penalty)
     check_prompt(model, prompt)
+    check_size(model, beams, len(prompt), max_new_tokens)
     room = min(max_new_tokens, model.config.context - len(prompt))
     width, device = beams // groups, model.embedding.weight.device
     pools = [_Pool(width, length_penalty, ending, room, stop) for _ in range(groups)]
@@ -94,22 +97,26 @@ def beam_steps(
     state, x = state.select(first), x[first]
     wide = memory and Memory(memory.x.expand(beams, -1, -1), memory.mask.expand(beams, -1, -1))
     for step in range(room):
-        written = torch.tensor([[*prompt, *beam.tokens] for pool in pools for beam in pool.running], device=device)
-        logprobs = model.logits(x).squeeze(1).float().log_softmax(-1)
-        logprobs = apply(steps, logprobs, History(written, len(prompt))).cpu()
+        history = History(_written(prompt, pools, step).to(device), len(prompt))
+        raw = model.logits(x).squeeze(1).float().log_softmax(-1)
+        logprobs = apply(steps, raw, history).cpu()
         taken = torch.zeros(logprobs.shape[-1])
         for g, pool in enumerate(pools):
             if pool.open:
                 own = logprobs[g * width : (g + 1) * width]
                 pool.advance(own, own - diversity * taken, set(stop_ids), step, tree, last=step + 1 == room)
             for beam in pool.running:
-                taken[beam.tokens[-1]] += 1
+                if beam.tokens:
+                    taken[beam.tokens[-1]] += 1
+        if not any(pool.finished or pool.open for pool in pools):
+            check_left(steps, filtered(steps, raw, history))
         if not any(pool.open for pool in pools):
             break
         yield _standing(pools, tree)
         rows = torch.tensor([g * width + beam.row for g, pool in enumerate(pools) for beam in pool.running])
         state = state.select(rows.to(device))
-        tokens = torch.tensor([[beam.tokens[-1]] for pool in pools for beam in pool.running], device=device)
+        latest = [(beam.tokens or prompt)[-1:] for pool in pools for beam in pool.running]
+        tokens = torch.tensor(latest, device=device)
         x = model.hidden(tokens, state=state, memory=wide)
     yield _standing(pools, tree)
 
@@ -117,8 +124,15 @@ def beam_steps(
 def _standing(pools: Sequence[_Pool], tree: list[Node]) -> Beams:
     found = [beam for pool in pools for beam in pool.finished]
     if not found:
-        found = [Beam(b.tokens, b.logprob, b.held, False) for pool in pools for b in pool.running]
+        running = [beam for pool in pools for beam in pool.running if beam.held > IMPOSSIBLE / 2]
+        found = [Beam(beam.tokens, beam.logprob, beam.held, False) for beam in running]
     return Beams(sorted(found, key=lambda beam: -beam.score), tree)
+
+
+def _written(prompt: Sequence[int], pools: Sequence[_Pool], step: int) -> Tensor:
+    """Prompt and text of all beams [beams, T + step]; the rows of a group that has ended are filled up with -1."""
+    texts = [beam.tokens for pool in pools for beam in pool.running]
+    return torch.tensor([[*prompt, *tokens, *[-1] * (step - len(tokens))] for tokens in texts])
 
 
 class _Running(NamedTuple):
@@ -139,7 +153,8 @@ class _Pool:
     def __init__(self, width: int, length_penalty: float, ending: Ending, room: int, stop: StopTexts | None):
         self.width, self.length_penalty, self.ending, self.room, self.stop = width, length_penalty, ending, room, stop
         # All begin as the same prompt: only the first may be gone on from, or all beams would be one.
-        self.running = [_Running(i, [], 0.0 if i == 0 else -1e9, 0.0 if i == 0 else -1e9, -1) for i in range(width)]
+        starts = [0.0, *[IMPOSSIBLE] * (width - 1)]
+        self.running = [_Running(row, [], start, start, -1) for row, start in enumerate(starts)]
         self.finished: list[Beam] = []
         self.open = True
 
@@ -154,7 +169,7 @@ class _Pool:
         running: list[_Running] = []
         ended: list[Beam] = []
         for rank, (value, place) in enumerate(zip(values.tolist(), places.tolist(), strict=True)):
-            if value < -1e8:
+            if value < IMPOSSIBLE / 2:
                 break
             row, token = divmod(place, V)
             before = self.running[row]
@@ -177,7 +192,7 @@ class _Pool:
         self.running = running or self.running  # whose rows stay in the batch, so that the other groups' do
         self.open = self.open and not self._settled(step + 1)
         while self.open and len(self.running) < self.width:  # fewer than beams are possible
-            self.running.append(self.running[-1]._replace(held=-1e9))
+            self.running.append(self.running[-1]._replace(held=IMPOSSIBLE))
 
     def _settled(self, length: int) -> bool:
         """Whether no beam can any more displace one that has ended."""
@@ -189,12 +204,12 @@ class _Pool:
         return self.running[0].held / hoped**self.length_penalty <= self.finished[-1].score
 
 
-def _check(beams: int, groups: int, diversity: float, max_new_tokens: int) -> None:
+def _check(beams: int, groups: int, diversity: float, length_penalty: float) -> None:
     if beams < 1:
         raise LabError(f"Beam search needs at least one beam, not {beams}.")
     if groups < 1 or beams % groups:
         raise LabError(f"{beams} beams cannot go in {groups} groups of equal size.")
-    if diversity < 0:
-        raise LabError(f"Diversity holds groups apart by 0 nats or more, not {diversity}.")
-    if max_new_tokens < 1:
-        raise LabError(f"A text needs at least one new token, not {max_new_tokens}.")
+    if not 0 <= diversity <= 1e6:
+        raise LabError(f"Diversity holds groups apart by 0 to 1,000,000 nats, not {diversity:g}.")
+    if not -20 <= length_penalty <= 20:
+        raise LabError(f"A length penalty is an exponent from -20 to 20, not {length_penalty:g}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 
 from labkit.decoding.filters import Filter
 from labkit.decoding.generate import generate
+from labkit.decoding.prompts import check_prompt, check_size
 from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
@@ -39,10 +41,13 @@ def best_of(
     sources: Sequence[Sequence[int]] | None = None,
 ) -> Best:
     """Draw `n` answers and ask the judge: WebGPT, https://arxiv.org/abs/2112.09332, 3.2. The first is what `generate`
-    draws from the same generator by itself. Raises LabError for n below 1, and as `generate`.
+    draws from the same generator by itself. Raises LabError for n below 1, for a judge that does not give a number to
+    each answer, and as `generate`.
     """
     if n < 1:
         raise LabError(f"The best is chosen of at least one answer, not {n}.")
+    check_prompt(model, prompt)
+    check_size(model, n, len(prompt), max_new_tokens)
     draws = torch.rand(1, n, max_new_tokens, generator=generator)
     answers = generate(
         model,
@@ -56,4 +61,6 @@ def best_of(
         samples=n,
     )
     worth = [float(x) for x in judge(prompt, answers)]
+    if len(worth) != n or any(math.isnan(x) for x in worth):
+        raise LabError(f"The judge must give a number to each of {n} answers; it gave {worth}.")
     return Best(answers, worth, max(range(n), key=lambda i: worth[i]))

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, apply, remember
+from labkit.decoding.filters import Allowed, Banned, Filter, apply, remember
 from labkit.decoding.generate import draw, left_pad
-from labkit.decoding.prompts import check_prompt
+from labkit.decoding.prompts import check_prompt, check_size
 from labkit.errors import LabError
 from labkit.machine import compiled
 from labkit.model.mixers import KeyValues, SelfAttention
@@ -85,12 +85,14 @@ class Writer:
             raise LabError("Only models of attention without an encoder are compiled for writing; use generate.")
         if remember(steps):
             raise LabError("Filters that ask what was written are not compiled; use generate.")
+        if any(isinstance(one, Banned | Allowed) for one in steps):  # nobody looks whether they leave a token
+            raise LabError("Filters that ban or allow single tokens are not compiled; use generate.")
         if rows < 1:
             raise LabError(f"Rows are written at least one at a time, not {rows}.")
         self.model, self.rows, self.steps = _in_bf16(model) if bf16 else model, rows, tuple(steps)
         config, like = model.config, self.model.embedding.weight
         self.length = 2 * config.context if length is None else length
-        shape = (rows, config.key_heads, self.length, config.head_size)
+        shape = (rows, config.key_value_heads, self.length, config.head_size)
         self.caches = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.depth)]
         self.mask = torch.zeros(rows, self.length, dtype=torch.bool, device=like.device)
         self.positions = torch.zeros(rows, self.length, dtype=torch.int64, device=like.device)
@@ -111,6 +113,7 @@ class Writer:
         """The new tokens of each prompt, as `generate` gives them with the same generator; it raises what that does."""
         for i, prompt in enumerate(prompts):
             check_prompt(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
+        check_size(self.model, self.rows, max(map(len, prompts), default=0), max_new_tokens)
         draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)[:, 0]
         parameters = list(self.model.parameters())
         if list(map(id, parameters)) != list(map(id, self.parameters)):  # others than those in the graphs

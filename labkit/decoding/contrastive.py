@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.decoding.prompts import check_prompt
+from labkit.decoding.filters import check_left
+from labkit.decoding.prompts import check_prompt, check_size
 from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
 from labkit.model.reading import Memory
@@ -72,6 +73,8 @@ def contrastive_steps(
     """
     _check(k, alpha)
     check_prompt(model, prompt)
+    k = min(k, model.config.vocabulary)
+    check_size(model, k, len(prompt), max_new_tokens)
     device = model.embedding.weight.device
     room = min(max_new_tokens, model.config.context - len(prompt))
     model.eval()
@@ -81,7 +84,9 @@ def contrastive_steps(
     written: list[int] = []
     yield written
     while len(written) < room:
-        shares, tokens = model.logits(vectors[-1:])[0].float().softmax(-1).topk(min(k, model.config.vocabulary))
+        logits = model.logits(vectors[-1:]).float()
+        check_left((), [logits])
+        shares, tokens = logits[0].softmax(-1).topk(k)
         rows = torch.zeros(len(tokens), dtype=torch.int64, device=device)
         tried = state.select(rows)
         new = model.hidden(tokens.unsqueeze(-1), state=tried, memory=memory and memory.select(rows))[:, 0]  # [k, D]

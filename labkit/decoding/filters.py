@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Annotated, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labkit.configs import Count, Range, check
 from labkit.errors import LabError
+
+COLDEST, HOTTEST = 1e-6, 1e6
+"""Temperatures between which logits of any size stay numbers."""
+Part = Annotated[float, Range(0, 1, above=True)]
+Penalty = Annotated[float, Range(-1e4, 1e4)]
 
 
 class History(NamedTuple):
@@ -33,8 +39,11 @@ class History(NamedTuple):
 
 
 class Filter(Protocol):
-    """remembers: whether it asks what was written; such a one is refused without a History."""
+    """name: how it is called in a strategy's line. remembers: whether it asks what was written; such a one is refused
+    without a History.
+    """
 
+    name: ClassVar[str]
     remembers: ClassVar[bool]
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor: ...
@@ -45,6 +54,48 @@ def apply(filters: Sequence[Filter], logits: Tensor, history: History | None = N
     for one in filters:
         logits = one(logits, history)
     return logits
+
+
+def filtered(filters: Sequence[Filter], logits: Tensor, history: History | None = None) -> list[Tensor]:
+    """Logits [B, V] as they are, and after each filter."""
+    seen = [logits]
+    for one in filters:
+        seen.append(one(seen[-1], history))
+    return seen
+
+
+def apply_checked(
+    filters: Sequence[Filter], logits: Tensor, history: History | None = None, rows: Tensor | None = None
+) -> Tensor:
+    """`apply`, where each row must have a token left. rows [B] bool: those that count; the others are made uniform
+    where they have none. Raises LabError as `check_left`.
+    """
+    found = apply(filters, logits, history)
+    empty = _empty(found)
+    if (empty if rows is None else empty & rows).any():
+        check_left(filters, filtered(filters, logits, history), rows)
+    return found if rows is None else found.masked_fill(empty.unsqueeze(-1), 0.0)
+
+
+def check_left(filters: Sequence[Filter], seen: Sequence[Tensor], rows: Tensor | None = None) -> None:
+    """seen: what `filtered` gave; rows [B] bool: those that count. Raises LabError for a row without a token that could
+    come next, and names the filter that took the last; and for a model whose logits are no numbers.
+    """
+    empty = [_empty(logits) if rows is None else _empty(logits) & rows for logits in seen]
+    if empty[0].any():
+        raise LabError("The model's logits are no finite numbers: its weights are damaged, as when training diverged.")
+    taken = next((place for place, one in enumerate(empty[1:]) if one.any()), None)
+    if taken is not None:
+        before = ", ".join(one.name for one in filters[:taken])
+        raise LabError(
+            f"{filters[taken].name} leaves no token that could come next{f', after {before}' if before else ''}. Take "
+            f"it out, make it milder, or put it before the filters that remove tokens."
+        )
+
+
+def _empty(logits: Tensor) -> Tensor:
+    """Which rows have no token left, or are no numbers: [B, V] -> [B] bool."""
+    return ~logits.amax(-1).isfinite()
 
 
 def remember(filters: Sequence[Filter]) -> bool:
@@ -58,12 +109,14 @@ class Temperature:
     equals).
     """
 
-    value: float
+    value: Annotated[float, Range(0, HOTTEST)]
+    name: ClassVar[str] = "temperature"
     remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.value >= 0:
-            raise LabError(f"Temperature must be 0 (greedy) or more, not {self.value:g}.")
+        check(self)
+        if 0 < self.value < COLDEST:
+            raise LabError(f"Temperature must be 0 (greedy) or at least {COLDEST:g}, not {self.value:g}.")
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         if self.value == 0:
@@ -77,12 +130,12 @@ class TopK:
     https://arxiv.org/abs/1805.04833.
     """
 
-    k: int
+    k: Count
+    name: ClassVar[str] = "top-k"
     remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise LabError(f"TopK must keep at least one token, not {self.k}.")
+        check(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         if self.k >= logits.shape[-1]:
@@ -96,12 +149,12 @@ class TopP:
     Curious Case of Neural Text Degeneration, https://arxiv.org/abs/1904.09751.
     """
 
-    p: float
+    p: Part
+    name: ClassVar[str] = "top-p"
     remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.p <= 1:
-            raise LabError(f"TopP must be above 0 and at most 1, not {self.p:g}.")
+        check(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         ordered, tokens = logits.sort(dim=-1, descending=True, stable=True)
@@ -117,12 +170,12 @@ class MinP:
     https://arxiv.org/abs/2407.01082.
     """
 
-    p: float
+    p: Part
+    name: ClassVar[str] = "min-p"
     remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.p <= 1:
-            raise LabError(f"MinP must be above 0 and at most 1, not {self.p:g}.")
+        check(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         shares = logits.softmax(-1)
@@ -135,12 +188,12 @@ class Typical:
     Locally Typical Sampling, https://arxiv.org/abs/2202.00666.
     """
 
-    mass: float
+    mass: Part
+    name: ClassVar[str] = "typical"
     remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.mass <= 1:
-            raise LabError(f"Typical must be above 0 and at most 1, not {self.mass:g}.")
+        check(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         logprobs = logits.log_softmax(-1)
@@ -158,12 +211,12 @@ class Epsilon:
     Language Model Desmoothing, https://arxiv.org/abs/2210.15191.
     """
 
-    cutoff: float
+    cutoff: Part
+    name: ClassVar[str] = "epsilon"
     remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.cutoff < 1:
-            raise LabError(f"Epsilon must be above 0 and below 1, not {self.cutoff:g}.")
+        check(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         shares = logits.softmax(-1)
@@ -176,15 +229,15 @@ class Epsilon:
 @dataclass(frozen=True)
 class RepetitionPenalty:
     """Divide the positive logits of all tokens read or written so far by ``penalty``, and multiply the negative ones:
-    CTRL, https://arxiv.org/abs/1909.05858, 4.1.
+    CTRL, https://arxiv.org/abs/1909.05858, 4.1. 1 changes nothing.
     """
 
-    penalty: float
+    penalty: Annotated[float, Range(1e-3, 1e3)]
+    name: ClassVar[str] = "repetition"
     remembers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.penalty > 0:
-            raise LabError(f"RepetitionPenalty must be above 0 (1 changes nothing), not {self.penalty:g}.")
+        check(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         seen = _needed(self, history).counts(logits.shape[-1]) > 0
@@ -197,8 +250,12 @@ class PresencePenalty:
     https://platform.openai.com/docs/api-reference/chat/create.
     """
 
-    penalty: float
+    penalty: Penalty
+    name: ClassVar[str] = "presence"
     remembers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         written = _needed(self, history).counts(logits.shape[-1], written_only=True)
@@ -209,8 +266,12 @@ class PresencePenalty:
 class FrequencyPenalty:
     """Subtract ``penalty`` for each time that a token was written, the prompt's not counted; the same page."""
 
-    penalty: float
+    penalty: Penalty
+    name: ClassVar[str] = "frequency"
     remembers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         return logits - self.penalty * _needed(self, history).counts(logits.shape[-1], written_only=True)
@@ -222,12 +283,12 @@ class NoRepeat:
     Summarization, https://arxiv.org/abs/1705.04304, 2.5.
     """
 
-    n: int
+    n: Count
+    name: ClassVar[str] = "no-repeat"
     remembers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise LabError(f"NoRepeat counts tokens in a row, at least one, not {self.n}.")
+        check(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         tokens = _needed(self, history).tokens
@@ -246,6 +307,7 @@ class Banned:
     """Forbid these tokens."""
 
     tokens: tuple[int, ...]
+    name: ClassVar[str] = "ban"
     remembers: ClassVar[bool] = False
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
@@ -257,6 +319,7 @@ class Allowed:
     """Forbid all but these tokens."""
 
     tokens: tuple[int, ...]
+    name: ClassVar[str] = "allow"
     remembers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, apply, remember
-from labkit.decoding.prompts import check_prompt, remembered
+from labkit.decoding.filters import Filter, History, apply_checked, remember
+from labkit.decoding.prompts import check_prompt, check_size, remembered
 from labkit.decoding.stops import StopTexts
+from labkit.errors import LabError
 from labkit.model.reading import Memory
 from labkit.model.transformer import Transformer
 
@@ -38,10 +39,15 @@ def generate(
     ``[Temperature(0)]`` is greedy. A row also ends after max_new_tokens, and when the model's context is
     full. generator: where randomness comes from (torch's own when None); each row has its own draws, so what
     it writes depends neither on ``rows``, how many are written at a time, nor on the rows beside it. Raises
-    LabError for a prompt that is empty or leaves no room in the context, and for an encoder without a source.
+    LabError for a prompt that is empty or leaves no room in the context, for an encoder without a source, and where
+    filters leave no token.
     """
+    if rows < 1 or samples < 1:
+        raise LabError(f"Rows and samples are counts of at least 1, not {rows} and {samples}.")
     for i, prompt in enumerate(prompts):
         check_prompt(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
+    longest = max(map(len, prompts), default=0)
+    check_size(model, min(max(rows, samples), len(prompts) * samples), longest, max_new_tokens)
     if draws is None:
         draws = torch.rand(len(prompts), samples, max_new_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -89,7 +95,7 @@ def _write(
     writing = torch.ones_like(rows, dtype=torch.bool)  # and which of these have not ended
     for step in range(draws.shape[1]):
         history = History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if remember(steps) else None
-        logits = apply(steps, model.logits(x).squeeze(1).float(), history)  # [B, V]
+        logits = apply_checked(steps, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
         token = draw(logits, draws[rows, step])
         new[rows, step] = token
         writing = writing & ~torch.isin(token, stops)

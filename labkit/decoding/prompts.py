@@ -7,13 +7,17 @@ from collections.abc import Sequence
 import torch
 
 from labkit.errors import LabError
+from labkit.machine import check_memory
 from labkit.model.reading import Memory
 from labkit.model.transformer import Transformer
 
+LONGEST = 2**20
+"""New tokens that may be asked for; the model's context ends a text earlier."""
+
 
 def check_prompt(model: Transformer, prompt: Sequence[int], which: str = "The prompt") -> None:
-    """Raises LabError for a prompt that is empty or leaves no room in the context, and for a model that does not write
-    word by word.
+    """Raises LabError for a prompt that is empty, has a token that is not in the vocabulary or leaves no room in the
+    context, and for a model that does not write word by word.
     """
     context = model.config.context
     if not model.causal:
@@ -22,6 +26,28 @@ def check_prompt(model: Transformer, prompt: Sequence[int], which: str = "The pr
         raise LabError(f"{which} is empty; begin it with at least one token.")
     if len(prompt) >= context:
         raise LabError(f"{which} has {len(prompt)} tokens and leaves no room in a context of {context}.")
+    check_tokens(model, prompt, which)
+
+
+def check_tokens(model: Transformer, tokens: Sequence[int], which: str) -> None:
+    """Raises LabError for a token that is not in the vocabulary."""
+    unknown = [token for token in tokens if not 0 <= token < model.config.vocabulary]
+    if unknown:
+        raise LabError(
+            f"{which} has the token {unknown[0]}, which is not in a vocabulary of {model.config.vocabulary}."
+        )
+
+
+def check_size(model: Transformer, rows: int, prompt: int, max_new_tokens: int) -> None:
+    """Raises LabError for a number of new tokens that makes no sense, and where the keys and values of so many rows
+    after a prompt of so many tokens are more than this machine's memory.
+    """
+    if not 1 <= max_new_tokens <= LONGEST:
+        raise LabError(f"A text has from 1 to {LONGEST:,} new tokens, not {max_new_tokens:,}.")
+    config = model.config
+    length = min(config.context, prompt + max_new_tokens)
+    each = length * 2 * config.depth * config.key_value_heads * config.head_size
+    check_memory(4.0 * rows * each, f"Writing {rows:,} texts of up to {length:,} tokens at once")
 
 
 def remembered(model: Transformer, sources: Sequence[Sequence[int]] | None) -> Memory | None:
@@ -34,6 +60,8 @@ def remembered(model: Transformer, sources: Sequence[Sequence[int]] | None) -> M
         raise LabError("This model has no encoder, so there is no source to read: put it in the prompt.")
     if not sources or not all(sources):
         raise LabError("This model has an encoder: give it a source of at least one token for each prompt.")
+    for source in sources:
+        check_tokens(model, source, "The source")
     device, S = model.embedding.weight.device, max(map(len, sources))
     tokens = torch.tensor([[*source, *[0] * (S - len(source))] for source in sources], device=device)
     lengths = torch.tensor([[len(source)] for source in sources], device=device)

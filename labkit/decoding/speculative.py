@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, apply, remember
+from labkit.decoding.filters import Filter, apply_checked, check_left, filtered, remember
 from labkit.decoding.generate import draw
-from labkit.decoding.prompts import check_prompt
+from labkit.decoding.prompts import check_prompt, check_size
 from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
 from labkit.model.transformer import State, Transformer
@@ -56,11 +57,13 @@ def speculative_steps(
     ask what was written, and as `check_prompt`.
     """
     _check(model, draft, ahead, steps)
+    check_size(model, 1, len(prompt), max_new_tokens)
     context = min(model.config.context, draft.config.context)
     for one in (model, draft):
         check_prompt(one, prompt)
         one.eval()
     room = min(max_new_tokens, context - len(prompt))
+    ahead = min(ahead, room)
     device = model.embedding.weight.device
     states = [one.new_state(1, len(prompt) + room + ahead) for one in (model, draft)]
     for state in states:
@@ -74,8 +77,9 @@ def speculative_steps(
         unread = [*written[states[0].filled :], *guesses]
         logits = model(torch.tensor([unread], device=device), state=states[0])[0].float()[-count - 1 :]
         readings, guessed = readings + 1, guessed + count
-        p = apply(steps, logits, None).double().softmax(-1)  # [count + 1, V]
-        judged = _judge(guesses, p, q, generator)
+        seen = filtered(steps, logits)
+        p = seen[-1].double().softmax(-1)  # [count + 1, V]
+        judged = _judge(guesses, p, q, generator, partial(_check_row, steps, seen))
         for place, token in enumerate(judged):
             over = token in stop_ids
             new = new if over else [*new, token]
@@ -115,17 +119,28 @@ def _guess(
     shares = [torch.zeros(0, draft.config.vocabulary, dtype=torch.float64, device=device)]
     for _ in range(count):
         unread = [*written, *guesses][state.filled :]
-        logits = apply(steps, draft(torch.tensor([unread], device=device), state=state)[:, -1].float(), None)
+        logits = apply_checked(steps, draft(torch.tensor([unread], device=device), state=state)[:, -1].float())
         shares.append(logits.double().softmax(-1))
         guesses.append(int(draw(logits, torch.rand(1, generator=generator).to(device))))
     return guesses, torch.cat(shares)
 
 
-def _judge(guesses: list[int], p: Tensor, q: Tensor, generator: torch.Generator | None) -> list[int]:
-    """The guesses that are kept, and the one token more that the large model says: p [N + 1, V], q [N, V]."""
+def _check_row(steps: Sequence[Filter], seen: Sequence[Tensor], row: int) -> None:
+    check_left(steps, [logits[row : row + 1] for logits in seen])
+
+
+def _judge(
+    guesses: list[int], p: Tensor, q: Tensor, generator: torch.Generator | None, check: Callable[[int], None]
+) -> list[int]:
+    """The guesses that are kept, and the one token more that the large model says: p [N + 1, V], q [N, V].
+
+    check: of each row of p that is asked, whether any token is left in it.
+    """
     chances = torch.rand(len(guesses) + 1, 2, generator=generator).to(p.device)
     for i, guess in enumerate(guesses):
+        check(i)
         if float(chances[i, 0]) * float(q[i, guess]) >= float(p[i, guess]):
             more = (p[i] - q[i]).clamp(min=0)
             return [*guesses[:i], int(draw(more.log().unsqueeze(0), chances[i, 1:]))]
+    check(len(guesses))
     return [*guesses, int(draw(p[-1:].log(), chances[-1, 1:]))]

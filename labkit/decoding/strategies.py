@@ -11,7 +11,9 @@ temperature=1 ban=dog,#17                            # words that are one token,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import difflib
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,7 @@ from labkit.decoding.filters import (
     Typical,
 )
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import remembered
+from labkit.decoding.prompts import check_prompt, check_size, remembered
 from labkit.decoding.speculative import speculative_steps
 from labkit.decoding.stops import StopTexts
 from labkit.decoding.stream import trace
@@ -47,16 +49,19 @@ if TYPE_CHECKING:
     from labkit.text.tokenizer import Tokenizer
 
 FILTERS: dict[str, Callable[[Any], Filter]] = {
-    "temperature": Temperature,
-    "top-k": TopK,
-    "top-p": TopP,
-    "min-p": MinP,
-    "typical": Typical,
-    "epsilon": Epsilon,
-    "repetition": RepetitionPenalty,
-    "presence": PresencePenalty,
-    "frequency": FrequencyPenalty,
-    "no-repeat": NoRepeat,
+    one.name: one
+    for one in (
+        Temperature,
+        TopK,
+        TopP,
+        MinP,
+        Typical,
+        Epsilon,
+        RepetitionPenalty,
+        PresencePenalty,
+        FrequencyPenalty,
+        NoRepeat,
+    )
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "sample": {},
@@ -68,7 +73,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What each kind can be told, and what it takes when it is not."""
 WHOLE = ("top-k", "no-repeat", "beams", "groups", "k", "ahead", "n")
-TOKENS: dict[str, Callable[[tuple[int, ...]], Filter]] = {"ban": Banned, "allow": Allowed}
+TOKENS: dict[str, Callable[[tuple[int, ...]], Filter]] = {one.name: one for one in (Banned, Allowed)}
 """Filters whose value is words, with commas between them."""
 
 
@@ -107,7 +112,7 @@ class Strategy:
     @property
     def draws(self) -> bool:
         """Whether chance has a part in it, so that another seed writes another text."""
-        return self.kind in ("sample", "speculative", "best") and dict(self.filters).get("temperature") != 0
+        return self.kind in ("sample", "speculative", "best") and ("temperature", 0) not in self.filters
 
     def __str__(self) -> str:
         """The line that `parse` reads it from."""
@@ -139,8 +144,9 @@ class Strategy:
     ) -> list[list[int]]:
         """A text for each seed; where chance has no part, one text for all. The same seed gives every strategy the same
         draws (speculative takes as many as it needs). source: what an encoder reads. Raises LabError for a prompt or a
-        setting that the strategy cannot work with.
+        setting that the strategy cannot work with, and for no seed.
         """
+        _check_seeds(seeds)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "beside": beside}
         if self.kind in ("sample", "greedy"):
             sources = None if source is None else [source]
@@ -163,6 +169,10 @@ class Strategy:
         """`write` for many prompts, each with as many seeds: texts[prompt][seed]. Samples and greedy texts are written
         together.
         """
+        for own in seeds:
+            _check_seeds(own)
+        if not prompts:
+            return []
         common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
         if self.kind not in ("sample", "greedy"):
             each: Sequence[Sequence[int] | None] = sources or [None] * len(prompts)
@@ -171,6 +181,9 @@ class Strategy:
                 for prompt, own, source in zip(prompts, seeds, each, strict=True)
             ]
         count = len(seeds[0])
+        for prompt in prompts:
+            check_prompt(model, prompt)
+        check_size(model, count, max(map(len, prompts)), max_new_tokens)
         samples = count if self.draws else 1
         chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for own in seeds for s in own]
         draws = torch.stack(chosen).unflatten(0, (len(prompts), count))[:, :samples]  # [P, S, N]
@@ -193,6 +206,7 @@ class Strategy:
         beside: Beside = ALONE,
     ) -> Iterator[list[int]]:
         """The new tokens so far, again and again as they change; the last are the text. Raises LabError as `write`."""
+        _check_seeds([seed])
         sources = None if source is None else [source]
         common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": beside.stops()}
         common |= {} if self.kind == "contrastive" else {"steps": self.steps(beside.tokenizer)}
@@ -242,8 +256,10 @@ def parse(line: str) -> Strategy:
     """ "beam beams=4" -> a Strategy. Raises LabError for a kind, a name or a value that there is not."""
     words = line.split()
     kind = words.pop(0) if words and "=" not in words[0] else "sample"
+    if kind in (*FILTERS, *TOKENS):
+        raise LabError(f"{kind} needs a value, written {kind}=VALUE.")
     if kind not in OPTIONS:
-        raise LabError(f"There is no strategy {kind!r}; there are {', '.join(OPTIONS)}.")
+        raise LabError(f"There is no strategy {kind!r}.{_nearest(kind, OPTIONS)} There are {', '.join(OPTIONS)}.")
     filters: list[tuple[str, float | str]] = []
     options: list[tuple[str, Any]] = []
     known = [*OPTIONS[kind], *([] if kind == "contrastive" else [*FILTERS, *TOKENS])]
@@ -251,14 +267,39 @@ def parse(line: str) -> Strategy:
         name, equals, value = word.partition("=")
         if kind == "contrastive" and name in {**FILTERS, **TOKENS}:
             raise LabError("contrastive: it chooses among the likeliest tokens by itself, and takes no filters.")
-        if not equals or name not in known:
-            raise LabError(f"{kind}: {word!r} is nothing that it can be told; write NAME=VALUE, of {', '.join(known)}.")
+        if name not in known:
+            settings = f"Its settings are {', '.join(known)}." if known else "It has no settings."
+            raise LabError(f"{kind}: unknown setting {name!r}.{_nearest(name, known)} {settings}")
+        if not equals:
+            raise LabError(f"{kind}: {name} needs a value, written {name}=VALUE.")
+        if name in dict(options):
+            raise LabError(f"{kind}: {name} is given twice.")
         (options if name in OPTIONS[kind] else filters).append((name, _value(kind, name, value)))
-    strategy = Strategy(kind, tuple(filters), tuple(options))
     for name, told in filters:
         if name not in TOKENS:
-            FILTERS[name](told)
-    return strategy
+            _checked_filter(kind, name, told)
+    return Strategy(kind, tuple(filters), tuple(options))
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), 1)
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+def _checked_filter(kind: str, name: str, value: float | str) -> None:
+    """Raises LabError for a value that makes no sense, with the words of the line."""
+    try:
+        FILTERS[name](value)
+    except LabError as error:
+        raise LabError(f"{kind}: {name}={said(value)}: {error}") from None
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if not seeds:
+        raise LabError("At least one seed is needed, for one text.")
+    outside = [seed for seed in seeds if not 0 <= seed < 2**63]
+    if outside:
+        raise LabError(f"A seed is a whole number from 0 to 2^63 - 1, not {outside[0]}.")
 
 
 def _value(kind: str, name: str, text: str) -> Any:
@@ -271,8 +312,11 @@ def _value(kind: str, name: str, text: str) -> Any:
             raise LabError(f"{kind}: ending can be settled, full or never, not {text!r}.")
         return text
     try:
-        return int(text) if name in WHOLE else float(text)
-    except ValueError:
+        number = int(text) if name in WHOLE else float(text)
+        if name in FILTERS or math.isfinite(number):  # a filter says itself which numbers it takes
+            return number
+        raise ValueError
+    except (ValueError, OverflowError):
         kind_of = "a whole number" if name in WHOLE else "a number"
         raise LabError(f"{kind}: {name} is {kind_of}, not {text!r}.") from None
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History
+from labkit.decoding.filters import Filter, History, check_left, filtered
 from labkit.decoding.generate import draw
-from labkit.decoding.prompts import check_prompt
+from labkit.decoding.prompts import check_prompt, check_size
 from labkit.decoding.stops import StopTexts
 from labkit.model.reading import Memory
 from labkit.model.transformer import Transformer
@@ -101,6 +101,7 @@ def trace(
     Nothing is weighed for leading=0.
     """
     check_prompt(model, prompt)
+    check_size(model, 1, len(prompt), max_new_tokens)
     device = model.embedding.weight.device
     draws = torch.rand(1, max_new_tokens, generator=generator).to(device)  # [1, N]
     room = min(max_new_tokens, model.config.context - len(prompt))
@@ -110,6 +111,7 @@ def trace(
     for place in range(room):
         raw = model.logits(model.hidden(tokens, state=state, memory=memory)[:, -1:]).squeeze(1).float()  # [1, V]
         seen = filtered(steps, raw, History(written, len(prompt)))
+        check_left(steps, seen)
         drawn = draw(seen[-1], draws[:, place])
         token = drawn if place >= len(begins) else torch.tensor([begins[place]], device=device)
         tokens = token.unsqueeze(-1)
@@ -143,14 +145,6 @@ def read_back(
         seen = filtered(steps, logits[:, place], History(ids[:, :end], len(prompt)))
         traced.append(weighed(seen, token, None, False, leading))
     return traced
-
-
-def filtered(steps: Sequence[Filter], raw: Tensor, history: History) -> list[Tensor]:
-    """Logits [1, V] as they are, and after each filter."""
-    seen = [raw]
-    for one in steps:
-        seen.append(one(seen[-1], history))
-    return seen
 
 
 def weighed(seen: Sequence[Tensor], token: int, drawn: float | None, ended: bool, leading: int) -> Step:

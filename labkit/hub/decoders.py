@@ -153,7 +153,7 @@ def _write_llama(c: ModelConfig) -> dict[str, Any]:
         "intermediate_size": c.feed_forward.hidden,
         "num_hidden_layers": c.depth,
         "num_attention_heads": c.heads,
-        "num_key_value_heads": c.key_heads,
+        "num_key_value_heads": c.key_value_heads,
         "head_dim": c.head_size,
         "hidden_act": their_activation(c),
         "rms_norm_eps": c.norm_eps,

@@ -81,7 +81,7 @@ def both(ours: str, theirs: str, config: ModelConfig, layout: Layout = "rows") -
 def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:
     """How many rows of the matrix of queries, keys and values are whose."""
     E = config.head_size
-    return config.heads * E, config.key_heads * E, config.key_heads * E
+    return config.heads * E, config.key_value_heads * E, config.key_value_heads * E
 
 
 ACTIVATIONS = {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +83,13 @@ def _same(config: ModelConfig) -> ModelConfig:
         mixer = RWKV(mixer.ranks_for(config.width))
     window = 0 if config.window >= config.context else config.window
     return dataclasses.replace(
-        config, look_back=0, head_width=config.head_size, feed_forward=moe, mixer=mixer, window=window
+        config,
+        look_back=0,
+        head_width=config.head_size,
+        key_heads=config.key_value_heads,
+        feed_forward=moe,
+        mixer=mixer,
+        window=window,
     )
 
 
@@ -101,26 +105,10 @@ def shape_of(family: Family, config: Mapping[str, Any], where: Path) -> ModelCon
     """Our config, of theirs. Raises LabError for keys that are missing, of another kind, or at an unknown value."""
     family.switches.check(config, str(where))
     try:
-        shape = family.read({**family.switches.defaults, **config})
-        check_numbers(shape)
-        return shape
+        return family.read({**family.switches.defaults, **config})
     except KeyError as error:
         raise LabError(f"{where} has no {error}, which a {config['model_type']} needs.") from error
     except LabError as error:
         raise LabError(f"{where}: {error}") from error
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise LabError(f"{where} does not describe a {config['model_type']}: {error}") from error
-
-
-def check_numbers(config: Any) -> None:
-    """Raises LabError for a value of a config that is no number where it must be one."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        kinds = {hint, *typing.get_args(hint)} & {int, float}
-        if dataclasses.is_dataclass(value):
-            check_numbers(value)
-        elif kinds and not (value is None and type(None) in typing.get_args(hint)):
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or (int in kinds and not isinstance(value, int)):
-                what = "a whole number" if int in kinds else "a number"
-                raise LabError(f"{name} of {type(config).__name__} is {value!r}, not {what}.")

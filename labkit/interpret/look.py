@@ -102,7 +102,7 @@ class Look:
         return logits
 
     def _maps(self) -> Any:
-        K, tokens = self.model.config.key_heads, self.pieces(self.ids)
+        K, tokens = self.model.config.key_value_heads, self.pieces(self.ids)
         source = [] if self.source is None else self.pieces(self.source)
         if self.source is not None:
             yield Map("bidirectional", "encoder.blocks.{}.attention", source, source, self._stack("encoder."), K)
@@ -218,8 +218,9 @@ class Look:
 
 
 def divergence(before: Tensor, after: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of log-probabilities [..., V], in nats: [...]."""
-    return (before.exp() * (before - after)).sum(-1).clamp(min=0)
+    """Kullback-Leibler divergence of log-probabilities [..., V], in nats: [...]; what `before` forbids adds nothing."""
+    apart = (before - after).masked_fill(before == -torch.inf, 0.0)
+    return (before.exp() * apart).sum(-1).clamp(min=0)
 
 
 def _check_kind(kind: str) -> None:

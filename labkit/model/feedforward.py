@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labkit.configs import Count, NonNegative, Positive, Range, check
 from labkit.errors import LabError
 from labkit.losses import load_balancing_loss
 from labkit.model.taps import Tap, no_tap
 
+Hidden = Annotated[int, Range(1, 2**22)]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -34,15 +36,17 @@ class Gated:
     widths.
     """
 
-    hidden: int
+    hidden: Hidden
     activation: Activation = "silu"
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def of_block(self, index: int) -> Gated:
         """The feed-forward of the block of this number, from 0 on."""
         return self
 
     def build(self, width: int, bias: bool = False, name: str = "") -> GatedFeedForward:
-        _check(self)
         return GatedFeedForward(self, width, bias)
 
 
@@ -58,7 +62,7 @@ class GatedFeedForward(nn.Module):
         self.gate_up = nn.Linear(width, 2 * config.hidden, bias=bias)
         self.down = nn.Linear(config.hidden, width, bias=bias)
 
-    def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(self.activation(gate) * up)
 
@@ -69,15 +73,17 @@ class Plain:
     https://arxiv.org/abs/1706.03762.
     """
 
-    hidden: int
+    hidden: Hidden
     activation: Activation = "gelu"
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def of_block(self, index: int) -> Plain:
         """The feed-forward of the block of this number, from 0 on."""
         return self
 
     def build(self, width: int, bias: bool = False, name: str = "") -> PlainFeedForward:
-        _check(self)
         return PlainFeedForward(self, width, bias)
 
 
@@ -90,7 +96,7 @@ class PlainFeedForward(nn.Module):
         self.up = nn.Linear(width, config.hidden, bias=bias)
         self.down = nn.Linear(config.hidden, width, bias=bias)
 
-    def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
         return self.down(self.activation(self.up(x)))
 
 
@@ -107,12 +113,17 @@ class MoE:
     """
 
     expert: Gated | Plain
-    experts: int = 8
-    top_k: int = 2
+    experts: Annotated[int, Range(1, 4096)] = 8
+    top_k: Count = 2
     renormalise: bool = True
-    capacity: float | None = None
-    every: int = 1
-    balance: float = 0.01
+    capacity: Positive | None = None
+    every: Count = 1
+    balance: NonNegative = 0.01
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.top_k > self.experts:
+            raise LabError(f"MoE: top_k must be from 1 to the {self.experts} experts, not {self.top_k}.")
 
     @property
     def hidden(self) -> int:
@@ -124,10 +135,6 @@ class MoE:
         return self if index % self.every == 1 % self.every else self.expert
 
     def build(self, width: int, bias: bool = False, name: str = "") -> MixtureOfExperts:
-        if not 1 <= self.top_k <= self.experts:
-            raise LabError(f"MoE: top_k must be from 1 to the {self.experts} experts, not {self.top_k}.")
-        if self.capacity is not None and self.capacity <= 0:
-            raise LabError(f"MoE: capacity must be above 0, or None to drop no token, not {self.capacity}.")
         return MixtureOfExperts(self, width, bias, name)
 
 
@@ -143,15 +150,17 @@ class MixtureOfExperts(nn.Module):
         self.experts = nn.ModuleList(config.expert.build(width, bias) for _ in range(config.experts))
 
     @torch.compiler.disable  # which tokens go where is known only then, so each step would be compiled anew
-    def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; `unevenness` is then of these tokens."""
+    def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; `unevenness` is then of these tokens. real [B, T]: False for padding, which no
+        expert takes and nothing counts.
+        """
         logits = F.linear(x.float(), self.router.weight.float())  # a close choice is not left to rounding
         shares = tap(f"{self.name}.router", logits.softmax(-1))  # [B, T, experts]
         weights, chosen = shares.topk(self.config.top_k, dim=-1)
-        self.unevenness = load_balancing_loss(shares, chosen)
+        self.unevenness = load_balancing_loss(shares, chosen, real)
         if self.config.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
-        taken = self._taken(chosen)  # [B, T, experts]
+        taken = self._taken(chosen, real)  # [B, T, experts]
         by_expert = torch.zeros_like(shares).scatter(-1, chosen, weights) * taken
         y = torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
@@ -159,21 +168,16 @@ class MixtureOfExperts(nn.Module):
             y[where] = y[where] + (expert(x[where]) * by_expert[..., e][where].unsqueeze(-1)).to(y.dtype)
         return y
 
-    def _taken(self, chosen: Tensor) -> Tensor:
-        """Which expert takes which token: chosen [B, T, top_k] -> [B, T, experts] bool."""
+    def _taken(self, chosen: Tensor, real: Tensor | None) -> Tensor:
+        """Which expert takes which token: chosen [B, T, top_k], real [B, T] -> [B, T, experts] bool."""
         wanted = F.one_hot(chosen, self.config.experts).sum(-2)  # [B, T, experts], 0 or 1
+        if real is not None:
+            wanted = wanted * real.unsqueeze(-1)
         if self.config.capacity is None or not self.training:
             return wanted.bool()
-        room = round(self.config.capacity * chosen.shape[1] * self.config.top_k / self.config.experts)
-        return (wanted * (wanted.cumsum(1) <= max(room, 1))).bool()
+        even = wanted.sum((1, 2)) / self.config.experts  # [B]: of the tokens that a row sends to each of its experts
+        room = (self.config.capacity * even).round().clamp(min=1)
+        return (wanted * (wanted.cumsum(1) <= room[:, None, None])).bool()
 
 
 FeedForward = Gated | Plain | MoE
-
-
-def _check(config: Gated | Plain) -> None:
-    kind = type(config).__name__
-    if config.hidden < 1:
-        raise LabError(f"{kind} needs at least one hidden unit, not {config.hidden}.")
-    if config.activation not in ACTIVATIONS:
-        raise LabError(f"{kind} has no activation {config.activation!r}; there are {', '.join(ACTIVATIONS)}.")

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from labkit.configs import Positive, Range, check
 from labkit.errors import LabError
+
+Factor = Annotated[float, Range(1, 1e6)]
+"""By how much a context is longer than the one that was trained with."""
+Context = Annotated[int, Range(1, 2**24)]
+Distance = Annotated[int, Range(1, 2**20)]
 
 
 class Sizes(NamedTuple):
@@ -136,7 +142,10 @@ class SinusoidalEncoding(PositionEncoding):
 class Linear:
     """All positions closer together by `factor`: position interpolation, https://arxiv.org/abs/2306.15595."""
 
-    factor: float
+    factor: Factor
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
         return frequencies / self.factor, 1.0
@@ -149,10 +158,15 @@ class Llama3:
     https://arxiv.org/abs/2407.21783 and Meta's reference code. original: the context that was trained.
     """
 
-    factor: float = 8.0
-    low: float = 1.0
-    high: float = 4.0
-    original: int = 8192
+    factor: Factor = 8.0
+    low: Positive = 1.0
+    high: Positive = 4.0
+    original: Context = 8192
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.high <= self.low:
+            raise LabError(f"Llama3: high must be above low, {self.low:g}, not {self.high:g}.")
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
         turns = self.original * frequencies / (2 * math.pi)  # over the context that was trained
@@ -169,12 +183,17 @@ class YaRN:
     whole pairs.
     """
 
-    factor: float
-    original: int
-    fast: float = 32.0
-    slow: float = 1.0
-    attention_factor: float | None = None
+    factor: Factor
+    original: Context
+    fast: Positive = 32.0
+    slow: Positive = 1.0
+    attention_factor: Positive | None = None
     truncate: bool = True
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.fast <= self.slow:
+            raise LabError(f"YaRN: fast must be above slow, {self.slow:g}, not {self.fast:g}.")
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
         half = len(frequencies)
@@ -199,30 +218,16 @@ class Rotary:
     scaling: how a model is used beyond the context that it was trained with; None as it was trained.
     """
 
-    base: float = 10_000.0
+    base: Annotated[float, Range(1, 1e12, above=True)] = 10_000.0
     scaling: Linear | Llama3 | YaRN | None = None
 
+    def __post_init__(self) -> None:
+        check(self)
+
     def build(self, sizes: Sizes) -> RotaryEncoding:
-        if self.base <= 1:
-            raise LabError(f"Rotary needs a base above 1, not {self.base}; 10000 is usual.")
         if sizes.head_width % 2:
             raise LabError(f"Rotary turns pairs of numbers, so the head width must be even, not {sizes.head_width}.")
-        if self.scaling is not None:
-            _check_scaling(self.scaling)
         return RotaryEncoding(self, sizes.context, sizes.head_width)
-
-
-def _check_scaling(scaling: Linear | Llama3 | YaRN) -> None:
-    if scaling.factor < 1:
-        raise LabError(f"Rotary: a scaling's factor must be at least 1, not {scaling.factor}.")
-    if isinstance(scaling, Linear):
-        return
-    if scaling.original < 1:
-        raise LabError(f"Rotary: original counts tokens, from 1 on, not {scaling.original}.")
-    ends = (scaling.low, scaling.high) if isinstance(scaling, Llama3) else (scaling.slow, scaling.fast)
-    if not 0 < ends[0] < ends[1]:
-        kind, names = type(scaling).__name__, "low and high" if isinstance(scaling, Llama3) else "slow and fast"
-        raise LabError(f"{kind}: {names} must be numbers above 0, the second larger, not {ends[0]} and {ends[1]}.")
 
 
 class RotaryEncoding(PositionEncoding):
@@ -310,13 +315,26 @@ class T5Buckets:
     logarithm.
     """
 
-    buckets: int = 32
-    furthest: int = 128
+    buckets: Annotated[int, Range(4, 2**20)] = 32
+    furthest: Distance = 128
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.buckets % 4:
+            raise LabError(f"T5Buckets: buckets must be a multiple of 4, not {self.buckets}.")
 
     def build(self, sizes: Sizes) -> T5BucketsEncoding:
-        if self.buckets < 4 or self.buckets % 4:
-            raise LabError(f"T5Buckets: buckets must be a multiple of 4, not {self.buckets}.")
+        near = self.near(sizes.causal)
+        if self.furthest <= near:
+            raise LabError(
+                f"T5Buckets: distances below {near} have one of the {self.buckets} buckets each, so furthest must be "
+                f"above {near}, not {self.furthest}; or take fewer buckets."
+            )
         return T5BucketsEncoding(self, sizes.heads, sizes.causal)
+
+    def near(self, causal: bool) -> int:
+        """How many distances have a bucket of their own, to each side where the model is not causal."""
+        return self.buckets // (2 if causal else 4)
 
 
 class T5BucketsEncoding(PositionEncoding):
@@ -339,7 +357,7 @@ class T5BucketsEncoding(PositionEncoding):
         else:
             buckets //= 2
             after, away = (distance > 0) * buckets, distance.abs()
-        near = buckets // 2
+        near = self.config.near(self.causal)
         share = torch.log(away.float().clamp(min=1) / near) / math.log(self.config.furthest / near)
         far = (near + (share * (buckets - near)).long()).clamp(max=buckets - 1)
         return after + torch.where(away < near, away, far)
@@ -351,11 +369,12 @@ class Shaw:
     Position Representations, https://arxiv.org/abs/1803.02155.
     """
 
-    furthest: int = 16
+    furthest: Distance = 16
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def build(self, sizes: Sizes) -> ShawEncoding:
-        if self.furthest < 1:
-            raise LabError(f"Shaw: furthest must be at least 1, not {self.furthest}.")
         return ShawEncoding(self.furthest, sizes.head_width)
 
 

@@ -12,18 +12,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labkit.configs import Range, check
 from labkit.errors import LabError
 from labkit.model.mixers import Heads
 from labkit.model.reading import Reading, previous
 
 CHUNK = 32
 """Tokens that `in_chunks` takes at once: no w is below exp(-1/√e), so their product stays far within fp32."""
+
+Rank = Annotated[int, Range(1, 2**16)]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class RWKV:
     matrices; by the width, as in the authors' code, when None.
     """
 
-    ranks: tuple[int, int, int, int] | None = None
+    ranks: tuple[Rank, Rank, Rank, Rank] | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def build(self, width: int, heads: Heads, index: int, name: str) -> RWKVMixer:
         if heads.queries * heads.width != width or heads.keys != heads.queries:
@@ -40,8 +46,6 @@ class RWKV:
                 f"RWKV: its heads make up the width, each with a key of its own; {heads.queries} heads of "
                 f"{heads.width} with {heads.keys} keys do not make {width}."
             )
-        if self.ranks is not None and min(self.ranks) < 1:
-            raise LabError(f"RWKV: ranks must be at least 1 each, not {self.ranks}.")
         return RWKVMixer(width, heads, self.ranks_for(width), index, name)
 
     def ranks_for(self, width: int) -> tuple[int, int, int, int]:

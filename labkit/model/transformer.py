@@ -7,14 +7,16 @@ what a token may look at.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labkit.configs import CountOrNone, Positive, Range, check
 from labkit.errors import LabError
 from labkit.losses import token_logprobs
+from labkit.machine import check_memory
 from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
 from labkit.model.heads import ClassHead, MaskedHead, TokenHead
@@ -30,13 +32,17 @@ HIDDEN = -1e30
 
 Mixer = SelfAttention | RWKV | GRU
 
+Width = Annotated[int, Range(1, 2**20)]
+Depth = Annotated[int, Range(1, 4096)]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a model. Choices are values: ``ModelConfig(position=Rotary(base=500_000), ...)``.
 
     context: the longest row of tokens. width: D. depth: blocks. heads: H, of ``head_width`` E each (width /
-    heads when not given). key_heads: K, how many key and value heads the H query heads share. tied: the head
+    heads when not given). key_heads: K, how many key and value heads the H query heads share; H, so that each has its
+    own, when None. tied: the head
     uses the token embedding. norm_eps: what keeps a norm from dividing by zero. look_back: how many tokens back
     the first block's heads look before any training, see `initial.look_back`; 0, or another position than Rotary, lets
     chance decide. mixer: what lets tokens see each other. RWKV and GRU know the order by themselves, and go with
@@ -56,47 +62,45 @@ class ModelConfig:
     Raises LabError for a shape that makes no sense.
     """
 
-    vocabulary: int
-    context: int = 256
-    width: int = 128
-    depth: int = 4
-    heads: int = 2
-    key_heads: int = 2
-    head_width: int | None = None
+    vocabulary: Annotated[int, Range(1, 2**24)]
+    context: Annotated[int, Range(1, 2**24)] = 256
+    width: Width = 128
+    depth: Depth = 4
+    heads: Width = 2
+    key_heads: Width | None = None
+    head_width: Width | None = None
     feed_forward: FeedForward = Gated(hidden=352)
     mixer: Mixer = SelfAttention()
     position: Position = Rotary()
     qk_norm: bool = True
     tied: bool = True
-    norm_eps: float = 1e-6
-    look_back: int = 0
+    norm_eps: Annotated[float, Range(0, 1, above=True)] = 1e-6
+    look_back: CountOrNone = 0
     norm: Literal["rms", "layer"] = "rms"
     order: Literal["pre", "post"] = "pre"
     bias: bool = False
     causal: bool = True
-    encoder: int = 0
-    token_types: int = 0
+    encoder: Annotated[int, Range(0, 4096)] = 0
+    token_types: Annotated[int, Range(0, 2**20)] = 0
     embedding_norm: bool = False
     token_shift: bool = False
-    logit_scale: float = 1.0
-    attention_scale: float | None = None
+    logit_scale: Positive = 1.0
+    attention_scale: Positive | None = None
     head: Literal["token", "masked"] = "token"
-    classes: int = 0
+    classes: Annotated[int, Range(0, 2**20)] = 0
     qkv_bias: bool = False
-    window: int = 0
+    window: CountOrNone = 0
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "context", "width", "depth", "heads", "key_heads"):
-            if getattr(self, name) < 1:
-                raise LabError(f"ModelConfig: {name} must be at least 1, not {getattr(self, name)}.")
+        check(self)
         if not 0 <= self.look_back < self.context:
             raise LabError(
                 f"ModelConfig: look_back must be a number of tokens from 0 to below the context of {self.context}, "
                 f"not {self.look_back}."
             )
-        if self.heads % self.key_heads:
+        if self.heads % self.key_value_heads:
             raise LabError(
-                f"ModelConfig: {self.heads} query heads cannot share {self.key_heads} key heads evenly; "
+                f"ModelConfig: {self.heads} query heads cannot share {self.key_value_heads} key heads evenly; "
                 f"let key_heads divide heads."
             )
         if self.head_width is None and self.width % self.heads:
@@ -104,9 +108,7 @@ class ModelConfig:
                 f"ModelConfig: a width of {self.width} cannot be split into {self.heads} heads; "
                 f"let heads divide width, or set head_width."
             )
-        if min(self.encoder, self.token_types, self.classes, self.window) < 0:
-            raise LabError("ModelConfig: encoder, token_types, classes and window are counts, from 0 on.")
-        if isinstance(self.feed_forward, MoE) and not 1 <= self.feed_forward.every <= self.depth:
+        if isinstance(self.feed_forward, MoE) and self.feed_forward.every > self.depth:
             raise LabError(f"MoE: every must be from 1 to the {self.depth} blocks, not {self.feed_forward.every}.")
         if not isinstance(self.mixer, SelfAttention):
             self._check_recurrent(type(self.mixer).__name__)
@@ -130,10 +132,25 @@ class ModelConfig:
         return self.head_width if self.head_width is not None else self.width // self.heads
 
     @property
+    def key_value_heads(self) -> int:
+        """K, how many key and value heads there are."""
+        return self.heads if self.key_heads is None else self.key_heads
+
+    @property
     def attention(self) -> Heads:
         """The shape of its attentions."""
         scale, norm = self.attention_scale, (self.qk_norm, self.norm_eps)
-        return Heads(self.heads, self.key_heads, self.head_size, self.bias, scale, *norm, self.qkv_bias)
+        return Heads(self.heads, self.key_value_heads, self.head_size, self.bias, scale, *norm, self.qkv_bias)
+
+    @property
+    def least_parameters(self) -> int:
+        """How many numbers it has at least, positions' tables included: what can be known before it is built."""
+        mixed = self.heads * self.head_size if isinstance(self.mixer, SelfAttention) else self.width
+        moe = self.feed_forward
+        experts = max(1, moe.experts // moe.every) if isinstance(moe, MoE) else 1
+        block = 2 * self.width * (mixed + moe.hidden * experts)
+        table = {Learned: self.width, Sinusoidal: self.width, Rotary: self.head_size}.get(type(self.position), 0)
+        return self.vocabulary * self.width + (self.depth + self.encoder) * block + self.context * table
 
     def new_norm(self) -> nn.Module:
         """A norm of its kind."""
@@ -227,7 +244,7 @@ class Block(nn.Module):
         if self.shift is not None:
             before, last = previous(read, read.new_zeros(len(read), read.shape[-1]) if last is None else last, reading)
             read = self.shift(read, before)
-        made = self.feed_forward(read, tap)
+        made = self.feed_forward(read, tap, reading.real)
         x = self._left(x + tap(f"{self.name}.feed_forward.output", made), self.feed_forward_norm)
         return tap(f"{self.name}.output", x), None if mixer_state is None else BlockState(mixer_state, last)
 
@@ -269,7 +286,9 @@ class Transformer(Stack):
     """
 
     def __init__(self, config: ModelConfig):
+        """Raises LabError for a shape whose parts do not go together, or that this machine's memory cannot hold."""
         nn.Module.__init__(self)
+        check_memory(4.0 * config.least_parameters, f"A model of {config.least_parameters:,} parameters")
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.add_blocks(config, config.depth, config.causal, config.encoder > 0)

@@ -10,11 +10,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 
+from labkit.configs import Count, Range, check
 from labkit.decoding import Temperature, generate
+from labkit.decoding.filters import COLDEST, HOTTEST
 from labkit.errors import LabError
 from labkit.files import read_lines, write_lines
 from labkit.machine import autocast
@@ -30,26 +32,23 @@ class AnnotationConfig:
     """Who chooses, and between what.
 
     annotator: a profile of the world. prompts, held_out: how many prompts are answered, to train on and not. samples:
-    answers to each, of which two at a time are compared, equal ones never. temperature: at which they are drawn.
-    answer_tokens: where they are cut. ties: whether a choice is asked for, too, where the annotator likes both answers
-    alike; a coin then makes it, and half of those choices are noise. precision: bf16 draws the answers in bf16, where
-    the processor can; or fp32.
+    answers to each, two or more, of which two at a time are compared, equal ones never. temperature: at which they are
+    drawn. answer_tokens: where they are cut. ties: whether a choice is asked for, too, where the annotator likes both
+    answers alike; a coin then makes it, and half of those choices are noise. precision: bf16 draws the answers in bf16,
+    where the processor can; or fp32.
     """
 
     annotator: str = "warm"
-    prompts: int = 1200
-    held_out: int = 300
-    samples: int = 4
-    temperature: float = 1.0
-    answer_tokens: int = 40
+    prompts: Count = 1200
+    held_out: Count = 300
+    samples: Annotated[int, Range(2, 4096)] = 4
+    temperature: Annotated[float, Range(COLDEST, HOTTEST)] = 1.0
+    answer_tokens: Count = 40
     ties: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise LabError(
-                f"AnnotationConfig: two answers are compared, so samples must be 2 or more, not {self.samples}."
-            )
+        check(self)
 
 
 class Choice(NamedTuple):

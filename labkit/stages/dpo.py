@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from labkit.configs import Positive, check
 from labkit.losses import dpo_loss
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
@@ -36,7 +37,10 @@ class DPO:
     """Train the fine-tuned model on preference pairs. beta: how dearly it pays for leaving what it was."""
 
     train: TrainConfig = TrainConfig()
-    beta: float = 0.3
+    beta: Positive = 0.3
+
+    def __post_init__(self) -> None:
+        check(self)
 
     name: ClassVar[str] = "dpo"
     needs: ClassVar[tuple[str, ...]] = ("sft",)

@@ -230,9 +230,10 @@ def read(inputs: Tensor) -> dict[str, Tensor]:
 
 def next_token_objective(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(summed loss, how many labels, nothing more) of the next token, over the batch's labels that count; where there
-    are experts, with what keeps them all in use.
+    are experts, with what keeps them all in use. What comes after a row's last such label is padding to them.
     """
-    loss_sum, counted = next_token_loss(model(batch.inputs), batch.labels, batch.mask)
+    real = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0 if model.mixture else None
+    loss_sum, counted = next_token_loss(model(batch.inputs, mask=real), batch.labels, batch.mask)
     if model.mixture:
         loss_sum = loss_sum + counted * model.unbalanced()
     return loss_sum, counted, {}

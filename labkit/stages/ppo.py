@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from labkit.configs import Count, NonNegative, Positive, Range, Share, check
+from labkit.decoding.filters import COLDEST, HOTTEST
+from labkit.errors import LabError
 from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, token_logprobs
 from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
@@ -42,18 +45,31 @@ class PPO:
     """
 
     train: TrainConfig = TrainConfig()
-    samples: int = 2
-    epochs: int = 2
-    kl: float = 0.1
-    clip: float = 0.2
-    value_clip: float = 0.5
-    value_weight: float = 0.5
-    entropy_weight: float = 0.0
-    gamma: float = 1.0
-    lam: float = 0.95
-    temperature: float = 1.0
-    answer_tokens: int = 40
+    samples: Count = 2
+    epochs: Count = 2
+    kl: NonNegative = 0.1
+    clip: Positive = 0.2
+    value_clip: Positive = 0.5
+    value_weight: NonNegative = 0.5
+    entropy_weight: NonNegative = 0.0
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    temperature: Annotated[float, Range(COLDEST, HOTTEST)] = 1.0
+    answer_tokens: Count = 40
     compile_rollouts: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.answer_tokens >= self.train.length:
+            raise LabError(
+                f"PPO: answers of {self.answer_tokens} tokens leave no room for a prompt in rows of "
+                f"{self.train.length}. Lower answer_tokens, or lengthen train.length."
+            )
+        if self.train.compile:
+            raise LabError(
+                "PPO: train.compile would compile the objective anew for each number of answered tokens, which takes "
+                "minutes; leave it off. compile_rollouts writes the rollouts by a compiled step."
+            )
 
     name: ClassVar[str] = "ppo"
     needs: ClassVar[tuple[str, ...]] = ("sft", "reward")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from labkit.configs import check
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, next_token_objective
 from labkit.train import Source, TrainConfig
@@ -26,6 +27,9 @@ class Pretrain:
     """Train from random weights on documents, loss on every token."""
 
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        check(self)
 
     name: ClassVar[str] = "pretrain"
     needs: ClassVar[tuple[str, ...]] = ()

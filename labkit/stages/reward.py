@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from labkit.configs import check
 from labkit.losses import pairwise_loss
 from labkit.model.scorer import Scorer
 from labkit.stages.claims import Claim, Metrics
@@ -38,6 +39,9 @@ class FitReward:
     """Fit a reward model to preference pairs."""
 
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        check(self)
 
     name: ClassVar[str] = "reward"
     needs: ClassVar[tuple[str, ...]] = ("sft",)

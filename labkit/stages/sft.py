@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from labkit.configs import check
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, next_token_objective
 from labkit.train import Source, TrainConfig
@@ -27,6 +28,9 @@ class FineTune:
     """Train the pretrained model on conversations, loss on the answers."""
 
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        check(self)
 
     name: ClassVar[str] = "sft"
     needs: ClassVar[tuple[str, ...]] = ("pretrain",)

@@ -28,6 +28,7 @@ from labkit.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from labkit.world import Document
 
+
 class Source(Protocol):
     """What `fit` reads from. `model` is for sources that sample from it; the ones here do not look at it."""
 

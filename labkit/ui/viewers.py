@@ -42,6 +42,7 @@ const show = () => { view.data = props.value; };
 show();
 watch("value", show);
 """
+SCRIPTS = {element: SOURCE + IN_GRADIO % element for element in TEMPLATES}
 IN_NOTEBOOK = files("labkit.ui").joinpath("notebook.js").read_text(encoding="utf-8")
 
 
@@ -62,7 +63,7 @@ def panel(
     return gradio.HTML(
         data,
         html_template=TEMPLATES[element],
-        js_on_load=SOURCE + IN_GRADIO % element,
+        js_on_load=SCRIPTS[element],
         server_functions=[answer_] if answer else None,
         **options,
     )

@@ -20,11 +20,12 @@ from labkit.decode_compare import Asked, first_difference, scored, task_of
 from labkit.decoding import Best, History, Step, best_of, read_back, trace
 from labkit.decoding.beam import Beams, beam_steps
 from labkit.decoding.contrastive import contrastive_candidates
+from labkit.decoding.filters import check_left, filtered
 from labkit.decoding.limits import PAGE, Cost, check_cost
 from labkit.decoding.prompts import check_prompt
 from labkit.decoding.scores import Score
 from labkit.decoding.strategies import OPTIONS, Beside, Strategy, parse, said
-from labkit.decoding.stream import filtered, weighed
+from labkit.decoding.stream import weighed
 from labkit.errors import LabError
 from labkit.judges import by_oracle, by_reward
 from labkit.model.transformer import Transformer
@@ -414,7 +415,9 @@ def _step(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
         return _contrasted(at, strategy, column, ids[0].tolist(), token)
     with torch.no_grad():
         raw = at.model(ids)[:, -1].float()
-    step = weighed(filtered(steps, raw, History(ids, len(at.prompt))), token, None, False, 10)
+    seen = filtered(steps, raw, History(ids, len(at.prompt)))
+    check_left(steps, seen)
+    step = weighed(seen, token, None, False, 10)
     rows = [[one.token, at.tokenizer.token(one.token), one.probability, list(one.after)] for one in step.candidates]
     names = [f"{name}={said(value)}" for name, value in strategy.filters]
     names += ["greedy"] if strategy.kind == "greedy" else []

@@ -106,11 +106,11 @@ def test_padding_is_no_token():
 @pytest.mark.parametrize(
     "make,message",
     [
-        (lambda: MinP(0.0), "MinP must be above 0"),
-        (lambda: Typical(1.5), "Typical must be above 0 and at most 1, not 1.5"),
-        (lambda: Epsilon(1.0), "Epsilon must be above 0 and below 1"),
-        (lambda: RepetitionPenalty(0.0), "RepetitionPenalty must be above 0"),
-        (lambda: NoRepeat(0), "at least one, not 0"),
+        (lambda: MinP(0.0), "MinP: p must be above 0"),
+        (lambda: Typical(1.5), "Typical: mass must be above 0 and at most 1, not 1.5"),
+        (lambda: Epsilon(1.1), "Epsilon: cutoff must be above 0 and at most 1"),
+        (lambda: RepetitionPenalty(0.0), "RepetitionPenalty: penalty must be at least 0.001"),
+        (lambda: NoRepeat(0), "NoRepeat: n must be at least 1"),
         (lambda: Allowed(()), "must name at least one"),
         (lambda: Banned((99,))(torch.zeros(1, 5)), "no token 99 in a vocabulary of 5"),
         (lambda: NoRepeat(2)(torch.zeros(1, 5)), "NoRepeat must be told what was written"),

@@ -52,9 +52,10 @@ def test_filters_see_each_row_by_itself():
 @pytest.mark.parametrize(
     "make,message",
     [
-        (lambda: Temperature(-1.0), "Temperature must be 0 .* not -1"),
-        (lambda: TopK(0), "TopK must keep at least one token, not 0"),
-        (lambda: TopP(0.0), "TopP must be above 0 and at most 1, not 0"),
+        (lambda: Temperature(-1.0), "Temperature: value must be at least 0.* not -1"),
+        (lambda: Temperature(1e-9), "must be 0 .greedy. or at least 1e-06, not 1e-09"),
+        (lambda: TopK(0), "TopK: k must be at least 1.* not 0"),
+        (lambda: TopP(0.0), "TopP: p must be above 0 and at most 1, not 0"),
         (lambda: TopP(1.5), "not 1.5"),
     ],
 )

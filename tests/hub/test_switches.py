@@ -109,10 +109,10 @@ def test_keys_that_nobody_knows_are_said():
         ("llama", {"partial_rotary_factor": 0.5}, "a share of 0.5 of each head"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "which of them holds"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 0.5}}, "factor must be at least 1"),
-        ("llama", {"hidden_size": "wide"}, "does not describe a llama"),
-        ("llama", {"num_hidden_layers": None}, "does not describe a llama"),
-        ("llama", {"intermediate_size": 3.5}, "hidden of Gated is 3.5, not a whole number"),
-        ("llama", {"rms_norm_eps": None}, "norm_eps of ModelConfig is None, not a number"),
+        ("llama", {"hidden_size": "wide"}, "width must be a whole number, not 'wide'"),
+        ("llama", {"num_hidden_layers": None}, "depth must be a whole number, not None"),
+        ("llama", {"intermediate_size": 3.5}, "Gated: hidden must be a whole number, not 3.5"),
+        ("llama", {"rms_norm_eps": None}, "norm_eps must be a number, not None"),
     ],
 )
 def test_what_would_be_another_model_is_refused_by_name(family, change, message):

@@ -204,7 +204,9 @@ def test_token_types_tell_tokens_apart():
     "changes,message",
     [
         ({"causal": False, "encoder": 1}, "give it causal=True"),
-        ({"encoder": -1}, "are counts, from 0 on"),
+        ({"encoder": -1}, "encoder must be at least 0"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"heads": 2.0}, "heads must be a whole number, not 2"),
         ({"mixer": RWKV()}, "Rotary works inside attention, which RWKV has none of"),
         ({"mixer": GRU(), "position": NoPosition(), "causal": False}, "GRU reads forwards only"),
         ({"mixer": RWKV(), "position": NoPosition(), "encoder": 1}, "RWKV reads forwards only"),
@@ -219,21 +221,27 @@ def test_what_makes_no_sense_is_refused(changes, message):
 @pytest.mark.parametrize(
     "part,message",
     [
-        ({"position": Rotary(1.0)}, "base above 1"),
-        ({"position": Rotary(scaling=Linear(0.5))}, "factor must be at least 1"),
-        ({"position": T5Buckets(6)}, "multiple of 4"),
-        ({"position": Shaw(0)}, "furthest must be at least 1"),
-        ({"feed_forward": MoE(Gated(4), 2, 3)}, "top_k must be from 1 to the 2 experts"),
-        ({"feed_forward": MoE(Gated(4), capacity=0.0)}, "capacity must be above 0"),
-        ({"feed_forward": Plain(4, UNKNOWN)}, "no activation 'swish'"),
-        ({"feed_forward": Gated(0)}, "at least one hidden unit"),
-        ({"mixer": RWKV(), "position": NoPosition(), "key_heads": 1}, "each with a key of its own"),
-        ({"mixer": RWKV((0, 1, 1, 1)), "position": NoPosition()}, "ranks must be at least 1"),
+        (lambda: {"position": Rotary(1.0)}, "base must be above 1"),
+        (lambda: {"position": Rotary(scaling=Linear(0.5))}, "factor must be at least 1"),
+        (lambda: {"position": T5Buckets(6)}, "multiple of 4"),
+        (lambda: {"position": T5Buckets(32, 16)}, "furthest must be above 16, not 16"),
+        (lambda: {"position": T5Buckets(32, 8), "causal": False}, "furthest must be above 8, not 8"),
+        (lambda: {"width": 2**20, "depth": 4096, "heads": 2**10}, "A model of .* parameters takes .* GB of memory"),
+        (lambda: {"position": Shaw(0)}, "furthest must be at least 1"),
+        (lambda: {"feed_forward": MoE(Gated(4), 2, 3)}, "top_k must be from 1 to the 2 experts"),
+        (lambda: {"feed_forward": MoE(Gated(4), capacity=0.0)}, "capacity must be above 0"),
+        (lambda: {"feed_forward": Plain(4, UNKNOWN)}, "activation must be one of silu, .* not 'swish'"),
+        (lambda: {"feed_forward": Gated(0)}, "hidden must be at least 1"),
+        (lambda: {"mixer": RWKV(), "position": NoPosition(), "key_heads": 1}, "each with a key of its own"),
+        (
+            lambda: {"mixer": RWKV((0, 1, 1, 1)), "position": NoPosition()},
+            "ranks must be at least 1 .*, each",
+        ),
     ],
 )
 def test_a_part_that_cannot_be_built_is_refused(part, message):
     with pytest.raises(LabError, match=message):
-        Transformer(ModelConfig(V, **part))
+        Transformer(ModelConfig(V, **part()))
 
 
 def test_a_memory_is_given_to_those_that_have_an_encoder():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from labkit.losses import next_token_loss
 from labkit.model.feedforward import Gated, MixtureOfExperts, MoE, Plain, PlainFeedForward
@@ -74,6 +75,27 @@ def test_training_pays_for_experts_that_lie_idle():
     torch.testing.assert_close(loss - expected, counted * 0.5 * sum(layer.unevenness for layer in layers))
     model.unbalanced().backward()
     assert layers[0].router.weight.grad is not None and layers[0].router.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("capacity", [None, 0.7])
+def test_padding_is_nothing_to_experts(capacity):
+    """Rows of 5 and 7 tokens, padded to 7 or to 19: the same loss, gradient and balance."""
+    torch.manual_seed(0)
+    mixture = MoE(Gated(8), experts=4, top_k=2, balance=0.5, capacity=capacity)
+    model = Transformer(ModelConfig(vocabulary=9, width=8, depth=2, feed_forward=mixture))
+    tokens = torch.randint(1, 9, (2, 8))
+    found = []
+    for length in (7, 19):
+        inputs, labels = (F.pad(t, (0, length - 7)) for t in (tokens[:, :-1], tokens[:, 1:]))
+        mask = torch.arange(length) < torch.tensor([[5], [7]])
+        mask[:, :2] = False  # a prompt is no padding
+        model.zero_grad()
+        loss, _, _ = next_token_objective(model, Batch(inputs, labels, mask))
+        loss.backward()
+        found.append([loss, model.unbalanced(), *(p.grad for p in model.parameters())])
+    for short, long in zip(*found, strict=True):
+        torch.testing.assert_close(short, long)
+    assert found[0][1] > 0
 
 
 @pytest.mark.slow

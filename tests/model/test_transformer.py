@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,6 +126,14 @@ def test_flops_by_hand():
     assert model.parameter_count == 176 + 3 * 4 + 2 * 4  # and three norms of 4, two of a head
 
 
+def test_heads_are_plain_unless_key_heads_are_said():
+    assert ModelConfig(9, heads=4).attention.keys == 4
+    assert ModelConfig(9, heads=4, key_heads=2).attention.keys == 2
+    assert replace(ModelConfig(9, heads=2), heads=4).attention.keys == 4
+    old = to_dict(ModelConfig(9, heads=4)) | {"key_heads": 2}  # as a folder has it that was written before
+    assert from_dict(ModelConfig, old).attention.keys == 2
+
+
 def test_config_round_trip():
     config = ModelConfig(vocabulary=61, position=Rotary(base=123.0), feed_forward=Gated(hidden=7), tied=False)
     written = json.loads(json.dumps(to_dict(config)))
@@ -135,17 +144,17 @@ def test_config_round_trip():
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"depth": 0}, "depth must be at least 1, not 0"),
-        ({"heads": 4, "key_heads": 3}, "4 query heads cannot share 3 key heads"),
-        ({"width": 50, "heads": 4, "key_heads": 4}, "width of 50 cannot be split into 4 heads"),
-        ({"width": 6, "heads": 2}, "head width must be even, not 3"),
-        ({"position": Rotary(base=0.5)}, "base above 1, not 0.5"),
-        ({"feed_forward": Gated(hidden=0)}, "at least one hidden unit, not 0"),
+        (lambda: {"depth": 0}, "depth must be at least 1.*, not 0"),
+        (lambda: {"heads": 4, "key_heads": 3}, "4 query heads cannot share 3 key heads"),
+        (lambda: {"width": 50, "heads": 4, "key_heads": 4}, "width of 50 cannot be split into 4 heads"),
+        (lambda: {"width": 6, "heads": 2}, "head width must be even, not 3"),
+        (lambda: {"position": Rotary(base=0.5)}, "base must be above 1.*, not 0.5"),
+        (lambda: {"feed_forward": Gated(hidden=0)}, "hidden must be at least 1.*, not 0"),
     ],
 )
 def test_shapes_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(LabError, match=message):
-        Transformer(ModelConfig(**{"vocabulary": 10, **changes}))
+        Transformer(ModelConfig(**{"vocabulary": 10, **changes()}))
 
 
 def test_half_precision_is_close_and_caches_in_its_own_type():
