@@ -539,7 +539,7 @@ class BenchOptions:
     Finished ones of run and claims found there are not made again."""
     model: Path | None = None
     """For generate: a GGUF file of a model to write with, in place of the default shapes."""
-    megabytes: int = 300
+    megabytes: Count = 300
     """For memory: the size of each text."""
 
 
