@@ -146,4 +146,4 @@ def test_annotators_err_at_their_rate():
 
 
 def test_messages_have_a_role_and_a_content():
-    assert Message("user", "Hi") == ("user", "Hi")
+    assert Message("user", "Hi") == ("user", "Hi", 1), "and a weight, which is 1 where a file gives none"
