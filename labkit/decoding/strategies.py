@@ -291,7 +291,7 @@ def _checked_filter(kind: str, name: str, value: float | str) -> None:
     try:
         FILTERS[name](value)
     except LabError as error:
-        raise LabError(f"{kind}: {name}={said(value)}: {error}") from None
+        raise LabError(f"{kind}: {name} must be {str(error).partition(' must be ')[2]}") from None
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:

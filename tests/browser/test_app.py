@@ -131,7 +131,7 @@ def test_strategies_are_compared_looked_into_branched_and_linked(app: App, opene
     expect(page.locator("labkit-texts .line")).to_have_text("top-p=0.9 temperature=1.5")
     page.locator("labkit-texts [data-filter=top-p]").fill("0")
     page.keyboard.press("Tab")
-    expect(page.locator("labkit-texts [role=alert]")).to_contain_text("TopP must be above 0")
+    expect(page.locator("labkit-texts [role=alert]")).to_contain_text("top-p must be above 0")
     page.locator("labkit-texts [data-filter=top-p]").fill("0.5")
     page.keyboard.press("Tab")
     expect(page.locator("labkit-texts [role=alert]")).to_have_count(0)
@@ -167,8 +167,8 @@ def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, opened: Opene
     expect(table.locator("thead")).to_contain_text("self-BLEU")
     expect(table.locator("tbody")).to_contain_text("±")
     for line, message in [
-        ("top-p=0", "TopP must be above 0"),
-        ("temperature=-1", "Temperature must be 0"),
+        ("top-p=0", "top-p must be above 0"),
+        ("temperature=-1", "temperature must be at least 0"),
         ("beam beams=0", "at least one beam"),
         ("ban=exoplanetary", "no single token"),
         ("sing", "There is no strategy 'sing'"),

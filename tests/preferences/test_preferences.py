@@ -112,7 +112,7 @@ def test_an_unknown_annotator(lab):
 
 
 def test_one_answer_cannot_be_compared():
-    with pytest.raises(LabError, match="samples must be 2 or more, not 1"):
+    with pytest.raises(LabError, match="samples must be at least 2 and at most 4096, not 1"):
         AnnotationConfig(samples=1)
 
 

@@ -149,7 +149,7 @@ def test_a_token_is_looked_at_and_filters_change_places(lab):
     assert one["effects"][0][0] == 0 and one["effects"][1][0] > 0.3
     assert other["effects"][0][2] < one["effects"][1][2]  # the nucleus of the sharper distribution is smaller
     assert ids[3] in [token for token, *_ in one["candidates"]]
-    assert step("top-p=0")["error"].startswith("top-p=0: TopP must be above 0")
+    assert step("top-p=0")["error"].startswith("top-p=0: sample: top-p must be above 0")
 
 
 def test_the_tree_of_beams_ends_in_the_text(lab):
@@ -222,8 +222,8 @@ def test_strategies_are_scored_over_seeds(lab):
         ({"stop": ["\ud83d"]}, "A stop text: character 1 is half"),
         ({"columns": [{"strategy": "ban=\ud83d", "begins": []}]}, "A strategy: character 5 is half of one"),
         ({"columns": [{"strategy": "greedy", "begins": [10**9]}]}, "no token 1000000000 in this model's vocabulary"),
-        ({"columns": [{"strategy": "top-p=0", "begins": []}]}, "TopP must be above 0"),
-        ({"columns": [{"strategy": "temperature=-1", "begins": []}]}, "Temperature must be 0"),
+        ({"columns": [{"strategy": "top-p=0", "begins": []}]}, "top-p must be above 0"),
+        ({"columns": [{"strategy": "temperature=-1", "begins": []}]}, "temperature must be at least 0"),
         ({"columns": [{"strategy": "beam beams=0", "begins": []}]}, "at least one beam, not 0"),
         ({"columns": [{"strategy": "warm", "begins": []}]}, "There is no strategy 'warm'"),
         ({"run": "none"}, "no run 'none'"),
