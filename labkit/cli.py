@@ -209,7 +209,7 @@ def _chosen(part: Any, prefix: str, left: list[str]) -> Any:
     """A part with the kinds that the flags in ``left`` name for its fields, at any depth; these are taken out."""
     from labkit.configs import choices
 
-    if not dataclasses.is_dataclass(part):
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
         return part
     kinds, changed = choices(type(part)), dict[str, Any]()
     for field in dataclasses.fields(part):

@@ -64,7 +64,7 @@ Share = Annotated[float, Range(0, 1)]
 
 def check(config: Any) -> None:
     """Raises LabError for a field of this dataclass whose value its type, or the Range in it, does not hold."""
-    kind = type(config)
+    kind: Any = type(config)
     for name, hint in _hints(kind).items():
         value = getattr(config, name)
         wanted = _unmet(hint, value)

@@ -54,16 +54,13 @@ def model_of(vocabulary: int, **changes: Any) -> Transformer:
     return model
 
 
-MODELS = {
-    (vocabulary, kind): model_of(vocabulary, **changes)
-    for vocabulary in (1, 2, 7)
-    for kind, changes in {
-        "attention": {},
-        "encoder": {"encoder": 1},
-        "bidirectional": {"causal": False},
-        "recurrent": {"mixer": GRU(), "position": NoPosition()},
-    }.items()
+KINDS: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "encoder": {"encoder": 1},
+    "bidirectional": {"causal": False},
+    "recurrent": {"mixer": GRU(), "position": NoPosition()},
 }
+MODELS = {(size, kind): model_of(size, **changes) for size in (1, 2, 7) for kind, changes in KINDS.items()}
 DRAFTS: list[Transformer | None] = [
     None,
     *(model_of(size) for size in (2, 7)),

@@ -1,6 +1,7 @@
 """SwiGLU and a mixture of experts by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_padding_is_nothing_to_experts(capacity):
     mixture = MoE(Gated(8), experts=4, top_k=2, balance=0.5, capacity=capacity)
     model = Transformer(ModelConfig(vocabulary=9, width=8, depth=2, feed_forward=mixture))
     tokens = torch.randint(1, 9, (2, 8))
-    found = []
+    found: list[list[Any]] = []
     for length in (7, 19):
         inputs, labels = (F.pad(t, (0, length - 7)) for t in (tokens[:, :-1], tokens[:, 1:]))
         mask = torch.arange(length) < torch.tensor([[5], [7]])
