@@ -29,6 +29,7 @@ from labkit.talk import ChatOptions, GenerateOptions
 from labkit.train import TrainConfig
 
 HERE = Path(".")
+FP16: Any = "fp16"
 SAMPLES: list[Any] = [
     Recipe(),
     GenerateBench(),
@@ -133,7 +134,7 @@ def test_every_number_has_a_range_and_keeps_to_it(sample, name, hint):
         (lambda: EvaluationConfig(loss_rows=0), "EvaluationConfig: loss_rows must be at least 1"),
         (lambda: AnnotationConfig(samples=1), "AnnotationConfig: samples must be at least 2"),
         (lambda: TrainConfig(lr=math.inf), "TrainConfig: lr must be .* not inf"),
-        (lambda: TrainConfig(**{"precision": "fp16"}), "TrainConfig: precision must be one of bf16, fp32, not 'fp16'"),
+        (lambda: TrainConfig(precision=FP16), "TrainConfig: precision must be one of bf16, fp32, not 'fp16'"),
         (lambda: TokenizerConfig(vocabulary=100), "vocabulary must be at least 262.* not 100"),
         (lambda: Recipe(seed=-1), "Recipe: seed must be at least 0"),
         (lambda: RunBench(seeds=()), "at least one seed"),
