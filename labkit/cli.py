@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from labkit.commands.read import ReadOptions, read_command
 from labkit.configs import Count, Seed, check
+from labkit.console import any_console, plain_warnings
 from labkit.errors import LabError
 from labkit.show import WorldOptions
 from labkit.talk import ChatOptions, GenerateOptions
@@ -40,14 +42,16 @@ FIELDS = ("world_size", "tokenizer", "model", "pretrain", "sft", "annotation", "
 """The fields of a recipe that have flags of their own; the others are options of ``labkit run``."""
 
 INPUTS = ("text", "instructions", "preferences")
-"""What a run can be given to read."""
+"""The fields of a recipe that name what it reads; `labkit.recipe` has them too, but needs torch."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input (said in a line), 130 stopped by ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    any_console()
     try:
-        code = _dispatch(given)
+        with plain_warnings():
+            code = _dispatch(given)
         sys.stdout.flush()
         return code
     except LabError as error:
@@ -59,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk behind the output, a file that may not be read
+        print(f"labkit: {error}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(given: list[str]) -> int:
@@ -156,22 +163,21 @@ def _run(arguments: list[str]) -> int:
         options, rest = _parse_some(RunOptions, "run", arguments, dataclasses.replace(options, **known))
     recipe = _recipe(options, saved)
     recipe = _override(recipe, FIELDS, rest, "run") if rest else recipe
-    if options.build_on and not options.resume:
-        _build_on(options.build_on, out, recipe, options.stages)
-    events = run(recipe, out, options.stages or None, options.resume or options.build_on is not None)
-    return watch(events, out, f"labkit run --out {out} --resume")
+    build_on = None if options.resume else options.build_on
+    if build_on and not options.stages:
+        names = ", ".join(recipe.stages)
+        raise LabError(f"--build-on {build_on} needs the stages to make: --stages, and one or more of {names}.")
+    events = run(recipe, out, options.stages or None, options.resume, build_on)
+    stages = ["--stages", *options.stages] if options.stages else []
+    go_on = ["run", "--out", str(out), "--resume", *stages]
+    return watch(events, out, lambda: go_on if _begun(out, recipe) else ["run", *arguments])
 
 
-def _build_on(source: Path, out: Path, recipe: Recipe, stages: Sequence[str]) -> None:
-    """Begin the run `out` with those stages of another that come before the first of `stages`."""
+def _begun(path: Path, recipe: Recipe) -> bool:
+    """Whether the folder holds a run of this recipe; not, where it was stopped before anything was written."""
     from labkit.runs import Run
 
-    unknown = [name for name in stages if name not in recipe.stages]
-    if unknown or not stages:
-        names = ", ".join(recipe.stages)
-        raise LabError(f"--build-on {source} needs the stages to make: --stages, and one or more of {names}.")
-    needed = {name for stage in stages for name in recipe.ancestors(stage)} - set(stages)
-    Run.open(source).branch(out, recipe, [name for name in recipe.stages if name in needed])
+    return (path / "recipe.json").is_file() and Run.open(path).recipe == recipe
 
 
 def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
@@ -270,7 +276,10 @@ class StageOptions:
     run: RunFolder
     """The run's folder. A new one begins with the preset that LABKIT_PRESET names, lab if none."""
     again: Switch = False
-    """Throw away what this stage, and those that build on it, have made, and make this stage again."""
+    """Make this stage again, in place of what it and those that build on it have made. That is kept aside until the new
+    one is finished."""
+    undo: Switch = False
+    """Take --again back, while it is not finished: what was there before is there again."""
 
 
 def _stage(name: str, arguments: list[str]) -> int:
@@ -279,12 +288,16 @@ def _stage(name: str, arguments: list[str]) -> int:
         _parse(StageOptions, name, ["--help"])
     if folder.startswith("-"):
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
-    from labkit.pipeline import redo, run
+    from labkit.pipeline import redo, run, undo
     from labkit.recipe import make_recipe
     from labkit.runs import Run
     from labkit.terminal import watch
 
-    path, command = Path(folder), f"labkit {name} {folder}"
+    path, command = Path(folder), f"labkit {name} {shlex.quote(folder)}"
+    if "--undo" in after:
+        undo(path, name)
+        print(f"{path / name} is as it was before --again.")
+        return 0
     fresh = not path.exists() or Run.untouched(path)
     recipe = make_recipe(_default_preset()) if fresh else Run.open(path).recipe
     if name not in recipe.stages:
@@ -293,17 +306,24 @@ def _stage(name: str, arguments: list[str]) -> int:
     before: Any = recipe.stages[name]
     fields = [field.name for field in dataclasses.fields(before)]
     config = _override(before, fields, rest, f"{name} {folder}") if rest else before
+    changes: dict[str, Any] = {name: config}
+    asked = dataclasses.replace(recipe, **changes)
+
+    def go_on() -> list[str]:
+        """The same command, without what is done already."""
+        left = _begun(path, asked) and not Run.open(path).stage(name).finished
+        return [name, folder] if left else [name, *arguments]
+
     if fresh:
-        changes: dict[str, Any] = {name: config}
-        return watch(run(dataclasses.replace(recipe, **changes), path, [name]), path, command)
+        return watch(run(asked, path, [name]), path, go_on)
     stage = Run.open(path).stage(name)
     if "--again" in after or (config != before and not stage.begun):
-        return watch(redo(path, name, config), path, command)
+        return watch(redo(path, name, config), path, go_on)
     if stage.finished:
         raise LabError(f"{stage.path} is finished. To make it again and drop what came after it: {command} --again")
     if config != before:
         raise LabError(f"{stage.path} was begun with other settings. To begin it again with these, add --again.")
-    return watch(run(recipe, path, [name], resume=True), path, command)
+    return watch(run(recipe, path, [name], resume=True), path, go_on)
 
 
 def _chat(arguments: list[str]) -> int:
@@ -339,9 +359,8 @@ def _report(arguments: list[str]) -> int:
     from labkit.report import write
     from labkit.terminal import summary
 
-    page = write(options.run)
     print(summary(options.run))
-    print(f"\nThe whole report: {page}")
+    print(f"\nThe whole report: {write(options.run)}")
     return 0
 
 
@@ -427,8 +446,7 @@ def _demo(arguments: list[str]) -> int:
     from labkit.terminal import watch
 
     assert options.run is not None
-    again = "labkit demo" if options.run == DemoOptions.run else f"labkit demo --run {options.run}"
-    stopped = watch(run(make_recipe("lab"), options.run, resume=True), options.run, again)
+    stopped = watch(run(make_recipe("lab"), options.run, resume=True), options.run, lambda: ["demo", *arguments])
     if stopped:
         return stopped
     made = ship(options.run, options.out or demo_folder())

@@ -15,7 +15,7 @@ import torch
 
 from labkit.checkpoints import write_model
 from labkit.errors import LabError
-from labkit.files import disk_errors, write_json, write_lines
+from labkit.files import replacing_folder, write_json, write_lines
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.pipeline import measure_again, prepare
@@ -36,15 +36,11 @@ def ship(source: str | Path, target: str | Path) -> Run:
         raise LabError(f"{run.path} has not finished {', '.join(missing)}. Resume the run first.")
     if target.exists() and not (target / "recipe.json").is_file():
         raise LabError(f"{target} holds something else than a run; it is left as it is. Choose another folder.")
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with disk_errors(target):
+    with replacing_folder(target) as partial:
         made = run.branch(partial, run.recipe, [])
         for stage in run.stages:
             _shrink(stage, made.stage(stage.name))
         _measure(made, run.report()["machine"])
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
     return Run.open(target)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,17 +20,25 @@ import torch
 from torch import nn
 
 from labkit import machine
+from labkit.changes import Change, changing, finish, remove
 from labkit.errors import LabError
 from labkit.evaluate import samples
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import annotate, read_choices, write_choices
 from labkit.recipe import Recipe
-from labkit.runs import Run, StageFolder
+from labkit.runs import Run, StageFolder, writing
 from labkit.stages import Compared, FineTune, Materials, Pretrain, StageConfig
 from labkit.text.chat import document_texts
 from labkit.text.pieces import sample
-from labkit.text.reading import Preferences, read_conversations, read_preferences, read_texts
+from labkit.text.reading import (
+    Conversations,
+    Preferences,
+    Texts,
+    read_conversations,
+    read_preferences,
+    read_texts,
+)
 from labkit.text.tokenizer import Tokenizer
 from labkit.train import Record, Source, accelerator, fit
 from labkit.world import World
@@ -54,56 +62,149 @@ class Progress(NamedTuple):
 
 
 def run(
-    recipe: Recipe, path: str | Path, stages: Sequence[str] | None = None, resume: bool = False
+    recipe: Recipe,
+    path: str | Path,
+    stages: Sequence[str] | None = None,
+    resume: bool = False,
+    build_on: str | Path | None = None,
 ) -> Generator[Progress, None, None]:
     """Make `recipe` in the folder `path`: all of its stages, or those named.
 
     resume: go on with the run in the folder, from its last checkpoint; finished stages are kept. An empty folder, or
-    none, is begun anew. Raises LabError for a folder in use (without `resume`) or of another recipe, for a stage that
-    the recipe has not or whose forerunner is missing, and all that the stages raise.
+    none, is begun anew. build_on: begin with what the run in that folder has made of the stages before those named.
+
+    The folder is this process's alone until the generator ends or is closed. Whatever can be refused is refused before
+    the first step, and leaves the folder as it was: raises LabError for a folder in use (without `resume`), of another
+    recipe or another process's, for a stage that the recipe has not or whose forerunner is missing, and all that the
+    stages raise.
     """
-    path = Path(path)
-    chosen = _chosen(recipe, stages)
-    processes = accelerator()
-    if resume and path.exists() and not Run.untouched(path):
-        opened = Run.open(path)
-        opened.check(recipe)
-        torch.set_num_threads(opened.threads)
-    elif processes.is_main_process:
-        Run.create(path, recipe)
-    processes.wait_for_everyone()
-    opened = Run.open(path)
+    path, chosen = Path(path), _chosen(recipe, stages)
+    with _alone(path), ExitStack() as stack:
+        opened, change = _opened(recipe, path, resume, build_on, chosen, stack)
+        try:
+            yield from _made(opened, chosen, lambda: _keep(change))
+        except (GeneratorExit, KeyboardInterrupt):  # stopped, not refused: what is there can be gone on with
+            _keep(change)
+            raise
+
+
+def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> Iterator[Progress]:
+    """The tokenizer and those of the stages that are not finished; see `_stage`."""
     start = time.perf_counter()
     yield Progress("tokenizer", "prepare")
     materials = prepare(opened)
     for name, record in opened.reading.items():
         yield Progress(name, "read", result=record)
+    _check(opened, [name for name in chosen if not opened.stage(name).finished], materials)
     spent = time.perf_counter() - start
     for name in chosen:
         folder = opened.stage(name)
         if folder.finished:
+            if accelerator().is_main_process:
+                folder.clear()  # a kill may have come before that
             yield Progress(name, "skipped", result=folder.result)
             continue
-        yield from _stage(opened, recipe.stages[name], materials, spent)
+        yield from _stage(opened, opened.recipe.stages[name], materials, spent, ready)
         spent = 0.0
+    if accelerator().is_main_process:
+        opened.refresh_report()
 
 
 def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Generator[Progress, None, None]:
-    """Make one stage of a run again, with another config when one is given, and drop the stages that build on it."""
-    opened = Run.open(path)
-    again = opened.stage(stage)
-    if accelerator().is_main_process:
-        if "reward" in opened.recipe.descendants(stage):  # first: a kill must not leave choices between others' answers
-            shutil.rmtree(opened.path / "preferences", ignore_errors=True)
-        for folder in [*map(opened.stage, opened.recipe.descendants(stage)), again]:
-            folder.drop()
-        if config is not None:
-            change: dict[str, Any] = {stage: config}
-            opened.recipe = dataclasses.replace(opened.recipe, **change)
-            opened.save_recipe()
+    """Make one stage of a run again, with another config when one is given, and drop the stages that build on it.
+
+    What was there is set aside before the first step, and removed when the stage is finished; until then `undo` brings
+    it back. Raises LabError, with the folder as it was, for all that `run` refuses, and while another stage is being
+    made again.
+    """
+    path = Path(path)
+    Run.open(path)
+    with _alone(path):
+        opened = Run.open(path)
+        opened.stage(stage)
+        opened.refuse_pending(stage)
+        opened.check(opened.recipe)
+        torch.set_num_threads(opened.threads)
+        change: dict[str, Any] = {} if config is None else {stage: config}
+        opened.recipe = dataclasses.replace(opened.recipe, **change)
+        start = time.perf_counter()
+        yield Progress("tokenizer", "prepare")
+        materials = prepare(opened)
+        _check(opened, [stage], materials)
+        spent = time.perf_counter() - start
+        yield from _stage(opened, opened.recipe.stages[stage], materials, spent, lambda: opened.set_aside(stage))
+
+
+def undo(path: str | Path, stage: str) -> None:
+    """Bring back what `redo` has set aside. Raises LabError when the stage is not being made again."""
+    Run.open(path)
+    with writing(path):
+        Run.open(path).undo(stage)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the folder's lock: one for all processes of a command."""
+    with writing(path) if accelerator().is_main_process else nullcontext():
+        yield
+
+
+def _opened(
+    recipe: Recipe, path: Path, resume: bool, build_on: str | Path | None, chosen: Sequence[str], stack: ExitStack
+) -> tuple[Run, Change | None]:
+    """The run, and for one that is just begun the change that undoes it unless it is kept."""
+    main, change = accelerator().is_main_process, None
+    if main:
+        if resume and path.exists() and not Run.untouched(path):
+            opened = Run.open(path)
+            opened.check(recipe)
+            if opened.places != Run.open(path).places:
+                opened.save_recipe()
+        else:
+            Run.refuse_used(path)
+            change = stack.enter_context(changing(path, "a new run"))
+            opened = Run.create(path, recipe) if build_on is None else _branched(Path(build_on), path, recipe, chosen)
     accelerator().wait_for_everyone()
-    opened = Run.open(path)
-    yield from run(opened.recipe, path, [stage], resume=True)
+    if not main:
+        opened = Run.open(path)
+    torch.set_num_threads(opened.threads)
+    return opened, change
+
+
+def _branched(source: Path, path: Path, recipe: Recipe, chosen: Sequence[str]) -> Run:
+    needed = {name for stage in chosen for name in recipe.ancestors(stage)} - set(chosen)
+    return Run.open(source).branch(path, recipe, [name for name in recipe.stages if name in needed])
+
+
+def _keep(change: Change | None) -> None:
+    if change is not None:
+        change.keep()
+
+
+def _check(run: Run, stages: Sequence[str], materials: Materials) -> None:
+    """Raises LabError for all that can be known to hinder one of the stages, before any of them is begun."""
+    for name in stages:
+        stage = run.recipe.stages[name]
+        for need in stage.needs:
+            if need not in stages and not run.stage(need).finished:
+                raise LabError(
+                    f"{run.path}: {name} builds on {need}, and {need} is not finished. Resume the run, or make {need} "
+                    f"first."
+                )
+        stage.check(materials, run.recipe.evaluation)
+
+
+@contextmanager
+def _unchanged_if_refused(folder: Path) -> Iterator[None]:
+    """Remove what an error leaves new in a run's folder: what was made to be read by a stage that is now refused."""
+    before = {path.name for path in folder.iterdir()}
+    try:
+        yield
+    except Exception:
+        if accelerator().is_main_process:
+            for path in [path for path in folder.iterdir() if path.name not in before]:
+                remove(path)
+        raise
 
 
 def measure_again(run: Run, stage: str, materials: Materials) -> dict[str, Any]:
@@ -115,17 +216,31 @@ def measure_again(run: Run, stage: str, materials: Materials) -> dict[str, Any]:
     return {**found, "metrics": known | found["metrics"]}
 
 
+class Sources(NamedTuple):
+    """What a recipe names to be read; None where the world takes its place."""
+
+    texts: Texts | None
+    conversations: Conversations | None
+    preferences: Preferences | None
+
+
+def read_sources(places: Mapping[str, str]) -> Sources:
+    """Read what stands in these places, by the recipe's fields. Raises LabError for what cannot be read."""
+    return Sources(
+        read_texts(places["text"]) if "text" in places else None,
+        read_conversations(places["instructions"]) if "instructions" in places else None,
+        read_preferences(places["preferences"]) if "preferences" in places else None,
+    )
+
+
 def prepare(run: Run) -> Materials:
     """Read what the recipe reads, and train the tokenizer unless the run has one."""
     recipe, processes = run.recipe, accelerator()
-    world = World.load(recipe.world_size)
-    texts = read_texts(recipe.text) if recipe.text else None
-    conversations = read_conversations(recipe.instructions) if recipe.instructions else None
+    world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
     if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
         pieces = _pieces(recipe, world, texts, conversations)
         Tokenizer.train(pieces, recipe.tokenizer.vocabulary).save(run.path)
     processes.wait_for_everyone()
-    preferences = read_preferences(recipe.preferences) if recipe.preferences else None
     given = {"text": texts, "instructions": conversations, "preferences": preferences}
     run.reading = {name: part.reading.record() for name, part in given.items() if part is not None}
     tokenizer = run.tokenizer()
@@ -189,16 +304,23 @@ def _chosen(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
     return [name for name in recipe.stages if stages is None or name in stages]
 
 
-def _stage(run: Run, stage: StageConfig, materials: Materials, preparation: float) -> Iterator[Progress]:
-    """Train and measure one stage. preparation: seconds, counted as part of it."""
+def _stage(
+    run: Run, stage: StageConfig, materials: Materials, preparation: float, ready: Callable[[], object]
+) -> Iterator[Progress]:
+    """Train and measure one stage. preparation: seconds, counted as part of it. ready: called when nothing is left to
+    refuse, before the folder is changed.
+    """
     name, steps, folder = stage.name, stage.train.steps, run.stage(stage.name)
     machine.reset_peak_memory()
     clock = _Clock(preparation)
     yield Progress(name, "prepare", 0, steps)
-    with clock:
+    with clock, _unchanged_if_refused(run.path):
         model = stage.begin(materials)
         source = stage.source(materials, model)
         untrained = stage.loss(model, materials, run.recipe.evaluation)
+    if accelerator().is_main_process:
+        ready()
+    accelerator().wait_for_everyone()
     for record in _train(run, stage, model, source, materials):
         yield Progress(name, "train", record.step, steps, record)
     yield Progress(name, "evaluate", steps, steps)
@@ -212,6 +334,7 @@ def _stage(run: Run, stage: StageConfig, materials: Materials, preparation: floa
         result = {"stage": name, "seconds": round(clock.seconds + _training_seconds(folder), 2)}
         folder.finish(result | _cost(stage, model, folder) | measured)
         run.write_report(machine.describe() | {"matrix_peak": _peak()})
+        finish(run.path, f"{name}/result.json")
     accelerator().wait_for_everyone()
     yield Progress(name, "finished", steps, steps, result=folder.result)
 

@@ -20,6 +20,9 @@ from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain, StageConfig
 from labkit.text.tokenizer import SMALLEST_VOCABULARY
 from labkit.train import TrainConfig, fingerprint
 
+INPUTS = ("text", "instructions", "preferences")
+"""The fields of a recipe that name what it reads."""
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:
@@ -101,6 +104,11 @@ class Recipe:
     def descendants(self, stage: str) -> list[str]:
         """The stages that build on a stage, directly or not, in order."""
         return [name for name in self.stages if stage in self.ancestors(name)]
+
+    def read_by(self, stage: str) -> list[str]:
+        """The fields of `INPUTS` that decide what a stage becomes; the tokenizer learns from instructions, too."""
+        fields = INPUTS if "sft" in self.ancestors(stage) else INPUTS[:2]
+        return [field for field in fields if getattr(self, field) is not None]
 
     def fingerprint(self, stage: str | None = None) -> str:
         """A short hash of all that decides the weights after `stage` (of the whole recipe when None).

@@ -20,6 +20,7 @@ from plotly.utils import PlotlyJSONEncoder
 from labkit import plots
 from labkit.errors import LabError
 from labkit.files import read_lines, write_text
+from labkit.lock import one_writer
 from labkit.measures import (
     BEFORE,
     BY_KIND,
@@ -88,9 +89,13 @@ def _html(child: str | Iterable[str]) -> str:
 
 
 def write(folder: Path) -> Path:
-    """Write ``report.html`` into a run's folder; see `report_page`."""
-    target = folder / "report.html"
-    write_text(target, report_page(folder))
+    """Write ``report.html`` into a run's folder; see `report_page`.
+
+    Raises LabError while somebody else is at work on the run.
+    """
+    target, written = folder / "report.html", report_page(folder)
+    with one_writer(folder):
+        write_text(target, written)
     return target
 
 

@@ -1,7 +1,7 @@
 """A run's folder: everything that a run is, made and measured.
 
 runs/NAME/
-    recipe.json       the recipe, what it read (hashes of files), and the number of threads
+    recipe.json       the recipe, what it read (hashes of files, and where they stood), and the number of threads
     tokenizer.json    (and tokenizer_config.json)
     pretrain/         one folder a stage:
         metrics.jsonl     one record a step, written as it happens
@@ -9,31 +9,42 @@ runs/NAME/
         model.safetensors, config.json, result.json
     preferences/      what the world's annotator chose, train.jsonl and validation.jsonl
     report.json, report.html
+    .lock             while a process makes the run; .aside-1: what is being made again, as it was (`labkit.changes`)
 """
 
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
+from labkit.changes import ASIDE, Change, pending, set_aside, settle
 from labkit.checkpoints import Checkpoints, write_model
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
-from labkit.files import read_json, read_lines, reading, write_json
+from labkit.files import disk_errors, read_json, read_lines, reading, write_json
+from labkit.lock import LOCK, one_writer
+from labkit.machine import describe
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.paths import data_folder
-from labkit.recipe import Recipe
+from labkit.recipe import INPUTS, Recipe
 from labkit.text.tokenizer import Tokenizer
 
 M = TypeVar("M", Transformer, Scorer)
+
+WORLD = "data/world"
+"""What the world's files are called among a run's inputs, wherever they lie."""
 
 
 class StageFolder:
@@ -78,15 +89,11 @@ class StageFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Keep the stage's result, with what its words were split by, and drop what was only there to resume."""
         write_json(self.path / "result.json", {**result, "tokenizer": self._tokenizer()})
-        Checkpoints(self.path / "checkpoints").clear()
+        self.clear()
 
-    def drop(self) -> None:
-        """Throw the stage away: at once, so that a kill leaves all of it or nothing."""
-        dropped = self.path.with_name(f"{self.name}.dropped")
-        shutil.rmtree(dropped, ignore_errors=True)
-        if self.begun:
-            self.path.rename(dropped)
-            shutil.rmtree(dropped)
+    def clear(self) -> None:
+        """Drop what was only there to resume."""
+        Checkpoints(self.path / "checkpoints").clear()
 
     def model(self) -> Transformer:
         """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
@@ -126,12 +133,19 @@ class StageFolder:
 
 
 class Run:
-    """A run in its folder. Make one with `Run.create`, find one with `Run.open`."""
+    """A run in its folder. Make one with `Run.create`, find one with `Run.open`.
 
-    def __init__(self, path: Path, recipe: Recipe, inputs: dict[str, str], threads: int):
+    inputs: what the recipe reads, by its name there -> the SHA-256 of its content; data sets of the hub have none.
+    places: by the same names, where each stood when the run was begun (older runs do not know). threads: torch's.
+    """
+
+    def __init__(
+        self, path: Path, recipe: Recipe, inputs: dict[str, str], threads: int, places: dict[str, str] | None = None
+    ):
         self.path, self.recipe, self.inputs, self.threads = path, recipe, inputs, threads
         self.reading: dict[str, Any] = {}
         """What was made of each source that the run was given to read, as `labkit.text.reading.Reading` says it."""
+        self.places = places or {}
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe) -> Run:
@@ -139,18 +153,26 @@ class Run:
 
         Raises LabError when the folder holds anything else.
         """
-        path = Path(path)
-        cls._refuse_used(path)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            (path / name).unlink(missing_ok=True)
-        run = cls(path, recipe, input_hashes(recipe), torch.get_num_threads())
+        run = cls.planned(path, recipe)
+        with disk_errors(run.path):
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                (run.path / name).unlink(missing_ok=True)
         run.save_recipe()
+        return run
+
+    @classmethod
+    def planned(cls, path: str | Path, recipe: Recipe) -> Run:
+        """A run that would be begun in a free folder, where nothing is written yet. Raises LabError as `create`."""
+        cls.refuse_used(Path(path))
+        run = cls(Path(path), recipe, input_hashes(recipe), torch.get_num_threads(), input_places(recipe))
+        run.sources = {field: getattr(recipe, field) for field in INPUTS if getattr(recipe, field) is not None}
         return run
 
     def branch(self, path: str | Path, recipe: Recipe, stages: Sequence[str]) -> Run:
         """A new run of `recipe` in `path` that begins with these finished stages of this one, copied.
 
-        Raises LabError when one is not finished or would be another under `recipe`, or the folder is not free.
+        Raises LabError when one is not finished or would be another under `recipe`, when what they have read is gone
+        or has changed, or the folder is not free.
         """
         missing = [name for name in stages if not self.stage(name).finished]
         if missing:
@@ -159,40 +181,46 @@ class Run:
         if other:
             changed = ", ".join(self.recipe.differences(recipe))
             raise LabError(f"{', '.join(other)} of {self.path} would be another model with another {changed}.")
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        self._refuse_used(path)
-        Run.create(partial, recipe)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(self.path / name, partial / name)
-        for name in stages:
-            shutil.copytree(self.path / name, partial / name)
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
-        return Run.open(path)
+        read = {field for name in stages for field in self.recipe.read_by(name)}
+        located = self.locate(read)
+        run = Run.planned(path, recipe)
+        self._check_world()
+        for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
+            given = getattr(recipe, field)
+            if given in self.inputs:
+                run.inputs[given], run.places[given] = self.inputs[given], str(Path(located[field]).absolute())
+                run.sources[field] = located[field]
+        with disk_errors(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(self.path / name, run.path / name)
+            for name in stages:
+                shutil.copytree(self.path / name, run.path / name)
+        run.save_recipe()  # last: without it the folder is no run
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """The run in a folder. Raises LabError when there is none."""
+        """The run in a folder. Raises LabError, which names the file, when there is none or it cannot be read."""
         file = Path(path) / "recipe.json"
-        if not file.is_file():
+        if not file.exists():
             raise LabError(f"{path} holds no run (no recipe.json). Make one: labkit run --out {path}")
         saved = read_json(file)
         try:
             recipe = Recipe.from_dict(saved["recipe"])
-            return cls(Path(path), recipe, saved["inputs"], saved["threads"])
-        except (KeyError, TypeError) as error:
+            return cls(Path(path), recipe, dict(saved["inputs"]), int(saved["threads"]), dict(saved.get("places", {})))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise LabError(f"{file} is not a recipe of labkit: {error}") from error
 
     @staticmethod
     def untouched(path: Path) -> bool:
         """Whether a folder holds nothing, or no more than the preparations for a run."""
-        prepared = {"recipe.json", "tokenizer.json", "tokenizer_config.json"}
-        return path.is_dir() and {file.name for file in path.iterdir()} <= prepared
+        prepared = {"recipe.json", "tokenizer.json", "tokenizer_config.json", LOCK}
+        names = {file.name for file in path.iterdir() if not file.name.startswith(ASIDE)} if path.is_dir() else None
+        return names is not None and names <= prepared
 
     @classmethod
-    def _refuse_used(cls, path: Path) -> None:
+    def refuse_used(cls, path: Path) -> None:
         """Raises LabError for a folder that holds more than preparations."""
         if path.exists() and not cls.untouched(path):
             if (path / "recipe.json").is_file():
@@ -200,24 +228,121 @@ class Run:
             raise LabError(f"{path} is not empty and holds no run. Choose another folder.")
 
     def check(self, recipe: Recipe) -> None:
-        """Raises LabError when this run was begun with another recipe, or its input files have changed since."""
+        """Raises LabError when this run was begun with another recipe, or what it reads is gone or has changed since.
+
+        An input that `recipe` finds in another place, with the same content, is no other.
+        """
         differences = self.recipe.differences(recipe)
+        for field in [field for field in INPUTS if field in differences]:
+            if self._moved(field, getattr(recipe, field)):
+                del differences[field]
         if differences:
             named = [f"{name}: {mine!r}, not {other!r}" for name, (mine, other) in differences.items()]
             raise LabError(
                 f"{self.path} holds a run of another recipe ({'; '.join(named[:5])}). Choose another folder, or "
                 f"resume with the recipe that it was begun with."
             )
-        changed = [name for name, digest in input_hashes(recipe).items() if self.inputs.get(name) != digest]
-        if changed:
+        self.sources = self.locate()
+        self._check_world()
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """What `locate` finds of all that the recipe reads."""
+        return self.locate()
+
+    def _moved(self, field: str, place: str | None) -> bool:
+        """Whether `place` is where an input of this run lies now; it is then looked for there."""
+        given = getattr(self.recipe, field)
+        if place is None or given not in self.inputs or not Path(place).exists():
+            return False
+        if hash_of(Path(place)) != self.inputs[given]:
+            return False
+        self.places[given] = str(Path(place).absolute())
+        return True
+
+    def locate(self, fields: Collection[str] = INPUTS) -> dict[str, str]:
+        """Where that which the recipe reads is now, by field: as it was given, or where it stood when the run was
+        begun; the name of a data set of the hub as it is.
+
+        Raises LabError, which says where it was looked for, when one is gone or has changed.
+        """
+        found = {}
+        for field in fields:
+            given = getattr(self.recipe, field)
+            if given is not None:
+                found[field] = self._place(field, given) if given in self.inputs else given
+            if given is not None and given not in self.inputs and Path(given).exists():
+                raise LabError(
+                    f"{given} was a data set of the hub when {self.path} was begun; now a file or folder here has that "
+                    f"name. Go on from another working directory, or move it away."
+                )
+        return found
+
+    def _place(self, field: str, given: str) -> str:
+        looked = dict.fromkeys([str(Path(given).absolute()), *filter(None, [self.places.get(given)])])
+        there = [place for place in looked if Path(place).exists()]
+        for place in there:
+            if hash_of(Path(place)) == self.inputs[given]:
+                return given if place == str(Path(given).absolute()) else place
+        go_on = f"labkit run --out {shlex.quote(str(self.path))} --resume --{field} PLACE"
+        if there:
             raise LabError(
-                f"{', '.join(changed)} has changed since {self.path} was begun, so it cannot be gone on with. Put the "
-                f"old file back, or begin a new run in another folder."
+                f"{' and '.join(there)} has changed since {self.path} was begun, so it cannot be gone on with. Put the "
+                f"old file back, say where it is ({go_on}), or begin a new run in another folder."
+            )
+        raise LabError(
+            f"{given}, which {self.path} reads ({field}), is gone: there is no {' and no '.join(looked)}. Put it back, "
+            f"or say where it is now: {go_on}"
+        )
+
+    def _check_world(self) -> None:
+        if WORLD in self.inputs and hash_of(data_folder() / "world") != self.inputs[WORLD]:
+            raise LabError(
+                f"{WORLD} has changed since {self.path} was begun, so it cannot be gone on with. Put the old files "
+                f"back, or begin a new run in another folder."
             )
 
     def save_recipe(self) -> None:
-        value = {"recipe": self.recipe.to_dict(), "inputs": self.inputs, "threads": self.threads}
+        value = {"recipe": self.recipe.to_dict(), "inputs": self.inputs, "places": self.places, "threads": self.threads}
         write_json(self.path / "recipe.json", value)
+
+    def set_aside(self, stage: str) -> Change:
+        """Make room for another making of `stage`, and write the recipe as it is now: the stage, and all that builds on
+        it, is set aside until the new one is finished.
+        """
+        later = self.recipe.descendants(stage)
+        folders = [stage, *later, *(["preferences"] if "reward" in later else [])]
+        change = set_aside(self.path, f"{stage} --again", folders, ["recipe.json"], f"{stage}/result.json")
+        try:
+            self.save_recipe()
+            change.taken()
+        except BaseException:
+            change.undo()
+            raise
+        self.refresh_report()
+        return change
+
+    def refuse_pending(self, stage: str) -> None:
+        """Raises LabError while another stage, which does not build on this one, is being made again."""
+        for change in pending(self.path):
+            other = str(change.until).partition("/")[0]
+            if other != stage and stage not in self.recipe.ancestors(other):
+                raise LabError(
+                    f"{self.path}: {other} is being made again and not finished. Finish it first (labkit {other} "
+                    f"{self.path}), or take it back (labkit {other} {self.path} --undo)."
+                )
+
+    def undo(self, stage: str) -> None:
+        """Put back what `set_aside` took last, and drop what was made in its place so far.
+
+        Raises LabError when `stage` is not being made again.
+        """
+        last = next(iter(pending(self.path)[-1:]), None)
+        if last is None or str(last.until).partition("/")[0] != stage:
+            raise LabError(f"{self.path}: {stage} is not being made again, so there is nothing to take back.")
+        last.undo()
+        self.recipe = Run.open(self.path).recipe
+        self.refresh_report()
 
     def stage(self, name: str) -> StageFolder:
         """The folder of a stage, which may not be there yet. Raises LabError for a stage not in the recipe."""
@@ -261,19 +386,73 @@ class Run:
         write_json(self.path / "report.json", report)
         return report
 
+    def refresh_report(self) -> None:
+        """Write report.json again when it is not of the stages that are finished now; remove it when none is."""
+        file, finished = self.path / "report.json", [stage.name for stage in self.stages if stage.finished]
+        known: dict[str, Any] = read_json(file) if file.is_file() else {"stages": [], "machine": describe()}
+        if not finished:
+            with disk_errors(file):
+                file.unlink(missing_ok=True)
+        elif [stage["stage"] for stage in known["stages"]] != finished:
+            self.write_report(known["machine"])
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Be the one writer of a run's folder, and bring what a kill left half done to its old or new state, said.
+
+    Raises LabError while somebody else is at work on it.
+    """
+    if Path(path).exists() and not Path(path).is_dir():
+        raise LabError(f"{path} is a file, not a run's folder. Choose another.")
+    with one_writer(path):
+        for words in settle(Path(path)):
+            warnings.warn(words, stacklevel=3)
+        yield
+
+
+class Found(NamedTuple):
+    """A folder that holds a run, or a recipe.json that cannot be read: then `run` is None and `problem` says why."""
+
+    path: Path
+    run: Run | None
+    problem: str = ""
+
+
+def find_runs(folder: str | Path) -> list[Found]:
+    """The runs in a folder, newest first, with those that cannot be read; hidden folders are passed over."""
+    folder = Path(folder)
+    files = [file for file in folder.glob("*/recipe.json") if not file.parent.name.startswith(".")]
+    found = []
+    for path in [file.parent for file in sorted(files, key=lambda file: -file.lstat().st_mtime)]:
+        try:
+            found.append(Found(path, Run.open(path)))
+        except LabError as error:
+            found.append(Found(path, None, str(error)))
+    return found
+
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none."""
-    given = [Path(name) for name in (recipe.text, recipe.instructions, recipe.preferences) if name]
-    world = [] if recipe.text and recipe.instructions else [data_folder() / "world"]
-    return {_label(path): _hash(path) for path in [*given, *world] if path.exists()}
+    """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none.
+
+    Raises LabError for one that may not be read.
+    """
+    world = {} if recipe.text and recipe.instructions else {WORLD: hash_of(data_folder() / "world")}
+    return {name: hash_of(Path(name)) for name in _given(recipe)} | world
 
 
-def _label(path: Path) -> str:
-    return "data/world" if path == data_folder() / "world" else str(path)
+def input_places(recipe: Recipe) -> dict[str, str]:
+    """Where each file or folder that a recipe reads stands: by the name it was given, its absolute path."""
+    return {name: str(Path(name).absolute()) for name in _given(recipe)}
 
 
-def _hash(path: Path) -> str:
+def _given(recipe: Recipe) -> list[str]:
+    names = [getattr(recipe, field) for field in INPUTS]
+    return [name for name in names if name and Path(name).exists()]
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of what a file holds, or all files of a folder. Raises LabError for one that may not be read."""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         with reading(file), file.open("rb") as opened:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -47,11 +48,11 @@ def stoppable() -> Iterator[Stop]:
         signal.signal(signal.SIGINT, before)
 
 
-def watch(events: Generator[Progress, None, None], folder: Path, go_on: str) -> int:
+def watch(events: Generator[Progress, None, None], folder: Path, go_on: Callable[[], Sequence[str]]) -> int:
     """Follow a run to its end and write its report; returns the exit code.
 
-    ctrl-C leaves a run that can be gone on with, says that ``go_on`` does so, and gives 130. When there are several
-    processes, only the main one speaks.
+    ctrl-C leaves a run that can be gone on with, says that the command with the arguments ``go_on()`` does so, and
+    gives 130. When there are several processes, only the main one speaks.
     """
     from labkit.report import write
     from labkit.train import accelerator
@@ -64,11 +65,21 @@ def watch(events: Generator[Progress, None, None], folder: Path, go_on: str) -> 
             stopped = True
     if stopped:
         if speaks:
-            print(f"Stopped. To go on: {go_on}", file=sys.stderr)
+            print(f"Stopped. To go on: {_command(go_on())}", file=sys.stderr)
         return 130
+    quoted = shlex.quote(str(folder))
     if speaks and (folder / "report.json").is_file():
-        print(f"\n{summary(folder)}\n\nThe whole report: {write(folder)}\nTo talk to it: labkit chat {folder}")
+        print(f"\n{summary(folder)}\n\nThe whole report: {write(folder)}\nTo talk to it: labkit chat {quoted}")
     return 0
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The line that begins labkit with these arguments, on as many processes as now."""
+    from labkit.train import accelerator
+
+    count = accelerator().num_processes
+    launch = f"accelerate launch --multi_gpu --num_processes {count} -m labkit" if count > 1 else "labkit"
+    return f"{launch} {shlex.join(arguments)}"
 
 
 def _follow(events: Generator[Progress, None, None], stop: Stop, speaks: bool) -> bool:

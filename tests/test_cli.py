@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,9 @@ SMALL = (
     "--annotation.prompts 12 --annotation.held-out 6 --annotation.answer-tokens 6 --annotation.ties "
     "--reward.train.steps 3 --ppo.train.steps 2 --ppo.train.rows 8 --ppo.answer-tokens 6 --dpo.train.steps 3"
 ).split()
+
+PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""The environment of a console that knows ASCII alone."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def test_no_command_prints_the_commands(capsys):
     [
         (["fly"], "there is no command 'fly'; the commands are run, pretrain"),
         (["chat", "nowhere"], "nowhere holds no run"),
-        (["report", "nowhere"], "nowhere holds no report.json"),
+        (["report", "nowhere"], "nowhere holds no run"),
         (["compare", "nowhere", "here"], "nowhere holds no run"),
         (["generate", "nowhere"], "nowhere holds no run"),
         (["world", "--kind", "magic"], "has no task 'magic'; it has where"),
@@ -307,10 +311,61 @@ def test_a_reader_who_has_seen_enough_is_no_error():
     assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize(
+    ("environment", "shell"),
+    [
+        (PLAIN, "echo 'Wo ist Tom? Größe 你好' | LABKIT chat RUN"),
+        ({"PYTHONIOENCODING": "cp1252"}, "echo 你好 | LABKIT chat RUN"),
+        (PLAIN, "LABKIT world --size tiny"),
+        ({}, "LABKIT chat RUN <&-"),
+        ({}, "LABKIT report RUN >&-"),
+        ({}, "LABKIT report RUN <&- >&- 2>&-"),
+    ],
+)
+def test_a_console_of_any_kind(environment, shell, copied):
+    """Signs that it cannot show, no input, no output: no traceback, and nothing printed into a file of the run's."""
+    line = shell.replace("LABKIT", f"{sys.executable} -m labkit").replace("RUN", f"{copied}")
+    line = line.replace(" chat ", " chat --max-tokens 3 ")
+    more = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, env=more, timeout=120)
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert b"Traceback" not in ended.stderr
+    assert (copied / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_an_output_on_a_full_disk_is_a_line():
+    ended = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m labkit world --size tiny > /dev/full"],
+        capture_output=True, cwd=ROOT, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2 and ended.stderr == "labkit: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.slow
+def test_two_commands_on_one_run(finished, tmp_path):
+    """The second is refused in words; what the first makes is whole."""
+    folder = tmp_path / "run"
+    steps = ["--pretrain.train.steps", "100000"]
+    first = labkit("run", "--out", str(folder), *SMALL, *steps, "--stages", "pretrain")
+    end = time.monotonic() + 120
+    while time.monotonic() < end and first.poll() is None and not (folder / "pretrain").is_dir():
+        time.sleep(0.1)
+    for command in (["run", "--out", str(folder), *SMALL], ["run", "--out", str(folder), "--resume"]):
+        second = labkit(*command)
+        _, said = second.communicate(timeout=120)
+        assert second.returncode == 2 and f"in use: another process (number {first.pid}" in said, said
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 130, said
+    records = Run.open(folder).stage("pretrain").records
+    assert [record["step"] for record in records] == [*range(1, len(records) + 1)] and not (folder / ".lock").exists()
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     folder = tmp_path / "run"
-    process = labkit("run", "--out", str(folder), *SMALL, "--pretrain.train.steps", "100000")
+    steps = ["--pretrain.train.steps", "100000"]
+    process = labkit("run", "--out", str(folder), *SMALL, *steps, "--stages", "pretrain")
     metrics = folder / "pretrain" / "metrics.jsonl"
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
@@ -318,7 +373,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert f"To go on: labkit run --out {folder} --resume" in said and "Traceback" not in said
+    assert f"To go on: labkit run --out {folder} --resume --stages pretrain\n" in said and "Traceback" not in said
     steps = len(metrics.read_text().splitlines())
     assert (folder / "pretrain" / "checkpoints" / f"step-{steps:08d}").is_dir()
 
@@ -336,13 +391,44 @@ def test_resuming_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(terminal.tqdm, "update", update)
-    assert main(["run", "--out", str(folder), *SMALL]) == 130
-    assert "Stopping after this step" in capsys.readouterr().err
+    assert main(["run", "--out", str(folder), "--stages", "pretrain", *SMALL]) == 130
+    said = capsys.readouterr().err
+    assert "Stopping after this step" in said
+    assert f"To go on: labkit run --out {folder} --resume --stages pretrain\n" in said
     assert (folder / "pretrain" / "checkpoints" / "step-00000003").is_dir()
     monkeypatch.setattr(terminal.tqdm, "update", bar)
     assert main(["run", "--out", str(folder), "--resume"]) == 0
     lines = (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("command", "again", "advice"),
+    [
+        (["sft", "RUN", "--again", "--train.lr", "0.002"], "prepare", ["sft", "RUN", "--again", "--train.lr", "0.002"]),
+        (["sft", "RUN", "--again", "--train.lr", "0.002"], "train", ["sft", "RUN"]),
+        (["run", "--out", "RUN", "--resume"], "train", ["run", "--out", "RUN", "--resume"]),
+        (["demo", "--run", "RUN", "--out", "a b"], "train", ["demo", "--run", "RUN", "--out", "a b"]),
+    ],
+)
+def test_the_advice_of_ctrl_c_is_a_command_that_goes_on(command, again, advice, copied, monkeypatch, capsys):
+    """Stopped in the preparation, nothing has changed: the same command. Stopped in a step: what is left of it."""
+    from labkit import pipeline
+
+    def stopped(*given, **more):
+        raise KeyboardInterrupt
+
+    if command[0] != "sft":
+        shutil.rmtree(copied / "dpo")
+    if command[0] == "demo":
+        monkeypatch.setattr("labkit.recipe.make_recipe", lambda name: Run.open(copied).recipe)
+    monkeypatch.setattr(pipeline, {"prepare": "prepare", "train": "fit"}[again], stopped)
+    assert main([word.replace("RUN", str(copied)) for word in command]) == 130
+    shown = shlex.join(word.replace("RUN", str(copied)) for word in advice)
+    assert capsys.readouterr().err.endswith(f"Stopped. To go on: labkit {shown}\n")
+    if command[0] == "sft" and again == "train":
+        assert main(["sft", str(copied), "--undo"]) == 0
+        assert Run.open(copied).stage("dpo").finished
 
 
 def test_ctrl_c_outside_of_steps_or_twice_stops_at_once():

@@ -11,12 +11,17 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from labkit import files
+from labkit import files, report
 from labkit.checkpoints import Checkpoints, write_model
 from labkit.errors import LabError
 from labkit.files import disk_errors, read_json, read_lines, replacing_folder, settle_folder, write_json, write_lines
 from labkit.model.transformer import ModelConfig, Transformer
+from labkit.preferences.annotate import Choice, write_choices
 from labkit.runs import Run
+from labkit.text.pairs import Pair
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import Message
+from tests.faults import tree
 from tests.tiny_recipe import tiny_recipe
 
 
@@ -117,6 +122,35 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
     (tmp_path / "link").symlink_to("real")
     written(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "a.txt").read_text() == "new"
+
+
+# A full disk, whoever writes
+
+
+def save_tokenizer(folder: Path) -> None:
+    Tokenizer.train(["Tom is in the park."]).save(folder)
+
+
+def save_report(folder: Path) -> None:
+    report.write(folder)
+
+
+def save_choices(folder: Path) -> None:
+    write_choices(folder / "train.jsonl", [Choice(Pair((Message("user", "Who?"),), "a\u2028b", "c"), 1.0, 0.0)])
+
+
+@pytest.mark.parametrize("save", [save_tokenizer, save_report, save_choices])
+@pytest.mark.parametrize("hindered", ["labkit.files.sync", "labkit.files.os.replace", "pathlib.Path.touch"])
+def test_what_was_there_before_a_full_disk_is_whole(tmp_path, monkeypatch, save, hindered):
+    monkeypatch.setattr(report, "report_page", lambda folder: "<!doctype html>")
+    save(tmp_path)
+    before = tree(tmp_path)
+    assert len(before) > 1
+    with monkeypatch.context() as full:
+        full.setattr(hindered, full_disk)
+        with pytest.raises(LabError, match="The disk is full"):
+            save(tmp_path)
+    assert tree(tmp_path) == before
 
 
 # Rights

@@ -1,6 +1,9 @@
 """A published checkpoint as a run: its words, its form of conversations, and the stages that go on from it."""
 
 import json
+import shutil
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +15,20 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.cli import main
 from labkit.decoding import Temperature, generate
+from labkit.errors import LabError
+from labkit.hub import importing
 from labkit.hub.export import export
 from labkit.hub.gguf import load_gguf_tokenizer
 from labkit.hub.importing import import_checkpoint
 from labkit.paths import demo_folder
 from labkit.recipe import make_recipe
-from labkit.runs import Run
+from labkit.runs import Run, writing
 from labkit.text.chat import encode_document, encode_messages, encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui import attention
 from labkit.ui.lab import Lab
 from labkit.world import Document, Message
+from tests.faults import Killed, bury, faults
 
 CHATML = (
     "{% for message in messages %}"
@@ -150,6 +156,39 @@ def test_the_stages_the_decoder_and_the_app_work_on_it(checkpoint, tmp_path, cor
     data = attention.look(lab, "mine", "sft", "Tom is in the park.")
     (map_,) = data["maps"]
     assert (map_["layers"], map_["heads"]) == (2, 2) and "".join(map_["rows"]) == "Tom is in the park."
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--text", "TEXT"], "--text alone leaves nothing to go on with"),
+        (["--instructions", "missing.json"], "missing.json"),
+    ],
+)
+def test_a_refused_import_leaves_no_folder(checkpoint, tmp_path, corpora, more, words, capsys):
+    given = [word.replace("TEXT", str(corpora / "tinyshakespeare.txt")) for word in more]
+    assert main(["import", str(checkpoint), str(tmp_path / "run"), "--preset", "smoke", *given]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_an_import_stopped_anywhere_blocks_no_folder(checkpoint, tmp_path, monkeypatch):
+    """As it was before, or whole: the same command again makes it."""
+    model = importing._read(checkpoint)
+    monkeypatch.setattr(importing, "_read", lambda source: model)
+    recipe = make_recipe("smoke")
+    with faults() as counted:
+        import_checkpoint(checkpoint, tmp_path / "count", recipe)
+    for at in range(1, counted.count, 5):
+        with faults(at, "kill"), suppress(Killed):
+            import_checkpoint(checkpoint, tmp_path / "run", recipe)
+        bury(tmp_path / "run")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with writing(tmp_path / "run"):
+                pass
+        if any((tmp_path / "run").glob("*")):
+            assert Run.open(tmp_path / "run").model("sft").config == model[0].config, at
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
 def test_what_cannot_become_a_run_is_said(checkpoint, tmp_path, capsys):

@@ -206,6 +206,27 @@ def test_instructions_alone_follow_the_worlds_documents(tmp_path, corpora):
 # In words
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ppo": {"answer_tokens": 126}}, "None of .* prompts fits in 2 tokens"),
+        ({"evaluation": {"answer_tokens": 127}}, "None of .* held-out prompts leaves room for an answer of 127 tokens"),
+        ({"reward": {"train": replace(TRAIN, optimizer="adamw", length=8)}}, "None of .* preference pairs fits"),
+        ({"sft": {"train": replace(TRAIN, length=4)}}, "None of .* conversations fits, with its prompt, in a row of 4"),
+    ],
+)
+def test_what_a_later_stage_cannot_do_is_refused_before_the_first(tmp_path, corpora, change, words):
+    text, instructions, preferences = (
+        str(corpora / name) for name in ("tinyshakespeare.txt", "instructions.json", "instruction-preferences.json")
+    )
+    recipe = tiny_recipe(text=text, instructions=instructions, preferences=preferences)
+    ((name, fields),) = change.items()
+    recipe = replace(recipe, **{name: replace(getattr(recipe, name), **fields)})
+    with pytest.raises(LabError, match=words):
+        list(run(recipe, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_in_use(made):
     path, _ = made
     with pytest.raises(LabError, match="already holds a run. Go on with it .--resume., or choose another folder"):
@@ -250,6 +271,9 @@ def test_an_input_that_changed(tmp_path, corpora):
     next(event for event in run(recipe, tmp_path / "run") if event.record)
     text.write_text(text.read_text() + "More.")
     with pytest.raises(LabError, match="text.txt has changed since"):
+        next(run(recipe, tmp_path / "run", resume=True))
+    text.unlink()
+    with pytest.raises(LabError, match="text.txt, which .* reads .text., is gone"):
         next(run(recipe, tmp_path / "run", resume=True))
 
 

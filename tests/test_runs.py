@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from labkit.errors import LabError
 from labkit.files import read_json
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.runs import Run, StageFolder, input_hashes
+from labkit.runs import Run, StageFolder, find_runs, input_hashes
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 
@@ -110,6 +111,114 @@ def test_inputs_are_known_by_their_content(tmp_path):
     (folder / "a.txt").write_text("b")
     assert input_hashes(recipe) != before
     assert list(input_hashes(tiny_recipe())) == ["data/world"]
+
+
+# Inputs that have moved, changed or gone
+
+
+@pytest.fixture
+def reads(tmp_path, monkeypatch) -> Run:
+    """A run that was begun in one folder with a relative path, seen from another."""
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "corpus").write_text("a")  # a name that could be a hub data set's
+    monkeypatch.chdir(tmp_path / "here")
+    Run.create(tmp_path / "run", tiny_recipe(text="corpus", instructions="owner/of-the-hub"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return Run.open(tmp_path / "run")
+
+
+def test_an_input_is_found_from_another_folder(reads, tmp_path):
+    reads.check(reads.recipe)
+    assert reads.sources == {"text": str(tmp_path / "here" / "corpus"), "instructions": "owner/of-the-hub"}
+
+
+def test_an_input_that_is_gone_says_where_it_was_looked_for(reads, tmp_path):
+    (tmp_path / "here" / "corpus").unlink()
+    with pytest.raises(LabError) as said:
+        reads.check(reads.recipe)
+    for words in (
+        "corpus, which", "reads (text), is gone", str(tmp_path / "elsewhere" / "corpus"),
+        str(tmp_path / "here" / "corpus"), f"--out {tmp_path / 'run'} --resume --text PLACE",
+    ):  # fmt: skip
+        assert words in str(said.value)
+
+
+def test_an_input_can_be_shown_its_new_place(reads, tmp_path):
+    """The same content is the same input; another is refused."""
+    (tmp_path / "here" / "corpus").rename(tmp_path / "moved.txt")
+    moved = replace(reads.recipe, text=str(tmp_path / "moved.txt"))
+    reads.check(moved)
+    assert reads.sources["text"] == str(tmp_path / "moved.txt")
+    (tmp_path / "moved.txt").write_text("b")
+    with pytest.raises(LabError, match="another recipe .text: 'corpus', not"):
+        Run.open(reads.path).check(moved)
+
+
+def test_another_file_of_that_name_is_not_taken_for_it(reads, tmp_path):
+    (tmp_path / "elsewhere" / "corpus").write_text("another")
+    reads.check(reads.recipe)
+    assert reads.sources["text"] == str(tmp_path / "here" / "corpus")
+    (tmp_path / "here" / "corpus").unlink()
+    with pytest.raises(LabError, match="elsewhere/corpus has changed since .*--text PLACE"):
+        Run.open(reads.path).check(reads.recipe)
+
+
+def test_a_data_set_of_the_hub_is_not_a_folder_here(reads, tmp_path):
+    (tmp_path / "elsewhere" / "owner" / "of-the-hub").mkdir(parents=True)
+    with pytest.raises(LabError, match="owner/of-the-hub was a data set of the hub when"):
+        reads.check(reads.recipe)
+
+
+def test_a_run_of_an_older_labkit_knows_its_inputs_too(reads, tmp_path):
+    """It kept no places: a local path is known by its hash, and looked for where it is run."""
+    saved = read_json(reads.path / "recipe.json")
+    del saved["places"]
+    (reads.path / "recipe.json").write_text(json.dumps(saved))
+    where = tmp_path / "elsewhere" / "corpus"
+    with pytest.raises(LabError, match=f"corpus, which .* is gone: there is no {where}. Put it back"):
+        Run.open(reads.path).check(reads.recipe)
+
+
+def test_a_branch_takes_no_edited_corpus(reads, tmp_path):
+    model = Transformer(CONFIG)
+    reads.stage("pretrain").save_model(model)
+    reads.stage("pretrain").finish({"stage": "pretrain"})
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (reads.path / name).write_text("{}")
+    made = reads.branch(tmp_path / "branch", reads.recipe, ["pretrain"])
+    assert Run.open(made.path).inputs == reads.inputs
+    assert Run.open(made.path).places["corpus"] == str(tmp_path / "here" / "corpus")
+    (tmp_path / "here" / "corpus").write_text("edited")
+    with pytest.raises(LabError, match="corpus has changed since"):
+        Run.open(reads.path).branch(tmp_path / "other", reads.recipe, ["pretrain"])
+    assert not (tmp_path / "other").exists()
+
+
+# Folders of runs
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"recipe": {', "[]", "7", '{"recipe": {"model": 5}, "inputs": {}, "threads": 1}', '{"recipe": []}', "\0"],
+)
+def test_a_recipe_that_cannot_be_read_is_named(made, text):
+    (made.path / "recipe.json").write_text(text)
+    with pytest.raises(LabError, match="run/recipe.json (cannot be read|is not a recipe of labkit)"):
+        Run.open(made.path)
+    found = find_runs(made.path.parent)
+    assert [(one.path, one.run) for one in found] == [(made.path, None)] and "recipe.json" in found[0].problem
+
+
+def test_runs_are_found_beside_what_cannot_be_read(made, tmp_path):
+    for name in ("broken", ".hidden"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.json").write_text("{")
+    (tmp_path / "notes").mkdir()
+    found = {one.path.name: one for one in find_runs(tmp_path)}
+    assert found.keys() == {"run", "broken"}
+    assert found["run"].run is not None and found["broken"].run is None
+    assert find_runs(tmp_path / "nowhere") == []
 
 
 def test_a_stage_folder_needs_no_run(tmp_path):

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from labkit import machine
+from labkit.changes import changing
 from labkit.errors import LabError
 from labkit.hub import from_pretrained, local_folder
 from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
 from labkit.hub.gguf_file import gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
-from labkit.model.transformer import ModelConfig
+from labkit.model.transformer import ModelConfig, Transformer
+from labkit.pipeline import read_sources
 from labkit.recipe import Recipe
-from labkit.runs import Run
+from labkit.runs import Run, writing
 from labkit.text.tokenizer import Tokenizer
 
 STAGES = ("pretrain", "sft")
@@ -37,6 +39,13 @@ def import_checkpoint(
     plainly, or the name of one of several templates. say: is told what had to be decided. Raises LabError when the
     checkpoint or its tokenizer cannot be read, when the model does not write word by word, and for a folder in use.
     """
+    missing = [name for name in STAGES if name not in recipe.stages]
+    if missing:
+        raise LabError(
+            "--text alone leaves nothing to go on with: pretraining begins with new weights, not with a checkpoint's. "
+            "Give --instructions, too, to fine-tune it on."
+        )
+    read_sources(Run.planned(target, recipe).sources)
     model, tokenizer = _read(source, chat_template, say)
     if not model.causal or model.encoder is not None:
         raise LabError(f"{source} does not write word by word from what came before, so it cannot become a run.")
@@ -44,16 +53,24 @@ def import_checkpoint(
         raise LabError(
             f"{source}: its tokenizer has {tokenizer.size} tokens, its model only {model.config.vocabulary}."
         )
-    run = Run.create(target, fitted(recipe, model.config))
+    recipe = fitted(recipe, model.config)
+    with writing(target), changing(Path(target), "an import"):
+        run = Run.planned(target, recipe)
+        _fill(run, model, tokenizer, str(source))
+        run.save_recipe()  # last: without it the folder is no run
+    return run
+
+
+def _fill(run: Run, model: Transformer, tokenizer: Tokenizer, source: str) -> None:
+    """The checkpoint as the run's first stages."""
     tokenizer.save(run.path)
     nothing: dict[str, Any] = {"seconds": 0.0, "training_seconds": 0.0, "tokens": 0, "flops": 0.0, "mfu": 0.0}
     for name in STAGES:
         stage = run.stage(name)
         stage.save_model(model)
         made = {"parameters": model.parameter_count, "peak_memory_mb": round(machine.peak_memory_mb(), 1)}
-        stage.finish({"stage": name, "imported": str(source), **nothing, **made, "metrics": {}})
+        stage.finish({"stage": name, "imported": source, **nothing, **made, "metrics": {}})
     run.write_report(machine.describe())
-    return run
 
 
 def fitted(recipe: Recipe, model: ModelConfig) -> Recipe:

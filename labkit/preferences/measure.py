@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from labkit.decoding import Temperature, generate
+from labkit.errors import LabError
 from labkit.held_out import Metrics
 from labkit.losses import pairwise_loss
 from labkit.machine import autocast
@@ -160,15 +161,8 @@ def policy_metrics(model: Transformer, materials: Materials, prompts: int, lengt
     by the oracle where there is one, and by the reward model where the run has made one, which says how well it is
     pleased and not whether that is good.
     """
-    tokenizer, tasks = materials.tokenizer, []
-    if materials.of_the_world:
-        tasks = [preference_task(materials.world, "test", materials.seed, index) for index in range(prompts)]
-        asked = [encode_prompt(tokenizer, task.messages) for task in tasks]
-    else:
-        assert materials.preferences is not None
-        different = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
-        asked = [encode_prompt(tokenizer, prompt) for prompt in different]
-        asked = [ids for ids in asked if len(ids) + answer_tokens < length]
+    tokenizer = materials.tokenizer
+    tasks, asked = held_out_prompts(materials, prompts, length, answer_tokens)
     answers = [
         greedy_answers(model, tokenizer, asked, answer_tokens),
         materials.once(
@@ -185,6 +179,28 @@ def policy_metrics(model: Transformer, materials: Materials, prompts: int, lengt
         liked, liked_before = (rewards(scorer, tokenizer, asked, given) for given in answers)
         metrics |= reward_metrics(liked, liked_before)
     return metrics | {"prompts": len(asked)}
+
+
+def held_out_prompts(
+    materials: Materials, prompts: int, length: int, answer_tokens: int
+) -> tuple[list[Task], list[list[int]]]:
+    """What a policy is measured on: tasks of the world and their ids; without tasks, those of the given prompts that
+    leave room for an answer in `length` tokens. Raises LabError when none does.
+    """
+    tokenizer = materials.tokenizer
+    if materials.of_the_world:
+        tasks = [preference_task(materials.world, "test", materials.seed, index) for index in range(prompts)]
+        return tasks, [encode_prompt(tokenizer, task.messages) for task in tasks]
+    assert materials.preferences is not None
+    different = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
+    asked = [encode_prompt(tokenizer, prompt) for prompt in different]
+    fit = [ids for ids in asked if len(ids) + answer_tokens < length]
+    if not fit:
+        raise LabError(
+            f"None of {len(asked)} held-out prompts leaves room for an answer of {answer_tokens} tokens in a row of "
+            f"{length}. Give longer rows (train.length, up to model.context), or shorter prompts."
+        )
+    return [], fit
 
 
 def greedy_answers(

@@ -45,6 +45,13 @@ class DPO:
     name: ClassVar[str] = "dpo"
     needs: ClassVar[tuple[str, ...]] = ("sft",)
 
+    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+        """Pairs must fit, and held-out prompts with an answer, which the policy is measured on."""
+        from labkit.preferences.measure import held_out_prompts
+
+        materials.check_pairs(self.train.length)
+        held_out_prompts(materials, config.prompts, self.train.length, config.answer_tokens)
+
     def begin(self, materials: Materials) -> Transformer:
         return materials.model("sft")
 

@@ -151,6 +151,18 @@ class Materials:
 
         return self.once(("fit", what, length), said)
 
+    def check_pairs(self, length: int) -> None:
+        """Raises LabError when no given pair fits in rows of `length` tokens, or nobody is known who could choose."""
+        self.check_annotator()
+        if self.preferences is not None:
+            self.pairs(length)
+            self.held_out_pairs(length)
+
+    def check_annotator(self) -> None:
+        """Raises LabError when the world has not the annotator who is to choose where no pairs are given."""
+        if self.preferences is None and self.annotator not in self.world.profiles:
+            raise LabError(f"There is no annotator {self.annotator!r}; there are {', '.join(self.world.profiles)}.")
+
     def _fitting(self, given: Sequence[Pair], length: int, what: str) -> list[Pair]:
         from labkit.text.fitting import Fit
         from labkit.text.pairs import fitting
@@ -194,6 +206,11 @@ class StageConfig(Protocol):
 
     @property
     def train(self) -> TrainConfig: ...
+
+    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+        """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or
+        any stage before it, is trained.
+        """
 
     def begin(self, materials: Materials) -> nn.Module:
         """What is trained, before the first step."""

@@ -22,7 +22,7 @@ from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, toke
 from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, read
-from labkit.stages.rollouts import Rollout, Rollouts
+from labkit.stages.rollouts import Rollout, Rollouts, check_rows
 from labkit.train import TrainConfig
 
 if TYPE_CHECKING:
@@ -73,6 +73,15 @@ class PPO:
 
     name: ClassVar[str] = "ppo"
     needs: ClassVar[tuple[str, ...]] = ("sft", "reward")
+
+    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+        """Prompts must leave room for an answer, those to train on and those held out."""
+        from labkit.preferences.measure import held_out_prompts
+
+        materials.check_annotator()
+        check_rows(self.train.rows, self.samples, materials.world_size)
+        materials.prompts(self.train.length - self.answer_tokens).ids(0)
+        held_out_prompts(materials, config.prompts, self.train.length, self.answer_tokens)
 
     def begin(self, materials: Materials) -> ActorCritic:
         """The fine-tuned model as actor, and a copy of the reward model as critic.

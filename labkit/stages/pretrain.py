@@ -35,6 +35,9 @@ class Pretrain:
     needs: ClassVar[tuple[str, ...]] = ()
     objective = staticmethod(next_token_objective)
 
+    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+        """Nothing: it is the first, and finds out what its text is like before its first step."""
+
     def begin(self, materials: Materials) -> Transformer:
         return materials.new_model()
 

@@ -47,6 +47,9 @@ class FitReward:
     needs: ClassVar[tuple[str, ...]] = ("sft",)
     objective = staticmethod(reward_objective)
 
+    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+        materials.check_pairs(self.train.length)
+
     def begin(self, materials: Materials) -> Scorer:
         """The fine-tuned model with a head that says nothing yet: an answer scores its mean log-probability."""
         return Scorer(materials.model("sft"))

@@ -44,6 +44,15 @@ class Rollout(NamedTuple):
     explained_variance: Tensor
 
 
+def check_rows(rows: int, samples: int, world_size: int) -> None:
+    """Raises LabError unless `rows` answers are `samples` to each prompt, the same number for each process."""
+    if rows % (samples * world_size):
+        raise LabError(
+            f"{rows} answers cannot be {samples} to each prompt on {world_size} processes; let rows be a multiple of "
+            f"{samples * world_size}."
+        )
+
+
 class Rollouts:
     """A source for `fit`: every `epochs` steps the model answers new prompts, and learns from them so many times.
 
@@ -74,11 +83,7 @@ class Rollouts:
         rank: int = 0,
         world_size: int = 1,
     ):
-        if rows % (samples * world_size):
-            raise LabError(
-                f"{rows} answers cannot be {samples} to each prompt on {world_size} processes; let rows be a multiple "
-                f"of {samples * world_size}."
-            )
+        check_rows(rows, samples, world_size)
         self.tokenizer, self.prompts, self.reward, self.reference = (
             tokenizer, prompts, reward.eval(), reference.eval(),
         )  # fmt: skip

@@ -36,6 +36,11 @@ class FineTune:
     needs: ClassVar[tuple[str, ...]] = ("pretrain",)
     objective = staticmethod(next_token_objective)
 
+    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+        """Of given conversations, some answer must lie within a row, to train on and held out."""
+        if materials.conversations is not None:
+            self.fits(materials)
+
     def begin(self, materials: Materials) -> Transformer:
         return materials.model("pretrain")
 

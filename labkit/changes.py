@@ -1,0 +1,195 @@
+"""A run's folder is changed as a whole, or not at all.
+
+    with changing(folder, "a new run") as change:     # an error before `change.keep()` leaves all as it was
+        ...write...
+        change.keep()
+
+    change = set_aside(folder, "sft --again", ["sft", "reward"], ["recipe.json"], until="sft/result.json")
+    ...write what takes their place...
+    change.settled()
+
+What is replaced stays in RUN/.aside-1 until its successor is whole. A kill at any moment leaves a state from which
+`settle`, which the next writer calls, goes back to the old or on to the new; .aside-1/state.json says which:
+
+    taking      things are moved aside: back
+    taken       the new is being made: left as it is
+    returning   the old is put back: go on with that
+    (no file)   the old is removed: go on with that
+
+Several may lie on each other: what was being made anew can itself be made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from labkit.files import PARTIAL, disk_errors, read_json, sync, write_json
+from labkit.lock import LOCK
+
+ASIDE, STATE = ".aside-", "state.json"
+
+
+class Change:
+    """What was set aside in `path` (RUN/.aside-N), and what is known of it."""
+
+    def __init__(self, path: Path, state: dict[str, Any]):
+        self.path, self.state, self.folder = path, state, path.parent
+
+    @property
+    def doing(self) -> str:
+        """What the change is, for messages."""
+        return self.state["doing"]
+
+    @property
+    def until(self) -> str | None:
+        """The file, of the run's folder, whose presence says that what takes the old's place is whole."""
+        return self.state["until"]
+
+    def taken(self) -> None:
+        """From now on a kill does not undo the change."""
+        self._save("taken")
+
+    def keep(self) -> None:
+        """What is new stays: remove what was set aside."""
+        if self.path.exists():
+            with disk_errors(self.path):
+                (self.path / STATE).unlink(missing_ok=True)
+                sync(self.path)
+                shutil.rmtree(self.path)
+
+    def undo(self) -> None:
+        """Put back what was set aside, in place of whatever is there now."""
+        if not self.path.exists():
+            return
+        if self.state["phase"] != "taking":  # from which a kill leads back as well, and a full disk writes nothing
+            self._save("returning")
+        files, folders = ([n for n in self.state[kind] if (self.path / n).exists()] for kind in ("files", "folders"))
+        with disk_errors(self.folder):
+            for name in [*self._new(), *folders]:
+                remove(self.folder / name)
+            for name in files:  # the recipe first: weights never stand under another's
+                os.replace(self.path / name, self.folder / name)
+            for name in folders:
+                os.rename(self.path / name, self.folder / name)
+            sync(self.folder)
+        self.keep()
+
+    def _new(self) -> list[str]:
+        """What was made since, and takes nothing's place."""
+        if not self.state["all"]:
+            return self.state["absent"]
+        known = {*self.state["files"], LOCK, *(path.name for path in self.folder.glob(f"{ASIDE}*"))}
+        return [path.name for path in self.folder.iterdir() if path.name not in known]
+
+    def _save(self, phase: str) -> None:
+        self.state["phase"] = phase
+        write_json(self.path / STATE, self.state)
+
+
+@contextmanager
+def changing(folder: Path, doing: str) -> Iterator[Change]:
+    """A change of all that is in `folder`, which holds files alone: whatever is raised before `keep` undoes it."""
+    names = [path.name for path in folder.iterdir() if path.name != LOCK and not path.name.startswith(ASIDE)]
+    change = _begin(folder, {"doing": doing, "until": None, "all": True, "files": names, "folders": [], "absent": []})
+    try:
+        yield change
+    except BaseException:
+        change.undo()
+        raise
+    change.keep()
+
+
+def set_aside(folder: Path, doing: str, folders: Sequence[str], files: Sequence[str], until: str) -> Change:
+    """Move `folders` aside and copy `files`, which are to be written anew; those that are not there are remembered as
+    such. `Change.taken` says that the folder is in its new state, until the file `until` stands in it.
+    """
+    there = [name for name in folders if (folder / name).exists()]
+    absent = [name for name in folders if name not in there]
+    change = _begin(
+        folder,
+        {"doing": doing, "until": until, "all": False, "files": [*files], "folders": there, "absent": absent},
+    )
+    with disk_errors(folder):
+        for name in there:
+            os.rename(folder / name, change.path / name)
+        sync(folder)
+    return change
+
+
+def _begin(folder: Path, state: dict[str, Any]) -> Change:
+    """RUN/.aside-N with copies of the files, whole or not there."""
+    number = 1 + max((int(path.name.removeprefix(ASIDE)) for path in _asides(folder)), default=0)
+    path = folder / f"{ASIDE}{number}"
+    partial = path.with_name(f"{path.name}{PARTIAL}")
+    change = Change(path, {**state, "phase": "taking"})
+    with disk_errors(path):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            for name in state["files"]:
+                shutil.copy2(folder / name, partial / name)
+            write_json(partial / STATE, change.state)
+            os.rename(partial, path)
+            sync(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return change
+
+
+def pending(folder: Path) -> list[Change]:
+    """The changes whose new state is being made, the latest last."""
+    return [change for change in _known(folder) if change.state["phase"] == "taken"]
+
+
+def settle(folder: Path) -> list[str]:
+    """Bring what a kill has left half done to its old or new state; what was done, in words.
+
+    To be called by whoever holds the folder's lock.
+    """
+    said = []
+    with disk_errors(folder):
+        for left in [*folder.glob(f"*{PARTIAL}"), *folder.glob(f"*/*{PARTIAL}")]:
+            remove(left)
+        for path in _asides(folder):
+            if not (path / STATE).exists():
+                shutil.rmtree(path)
+    for change in reversed(_known(folder)):
+        if change.until is not None and change.state["phase"] == "taken" and (folder / change.until).exists():
+            finish(folder, change.until)
+            said.append(f"{folder}: {change.doing} was stopped when it was whole; what it replaced is removed.")
+            break
+        if change.state["phase"] in ("taking", "returning"):
+            change.undo()
+            said.append(f"{folder}: {change.doing} was stopped half-way; all is as it was before.")
+    return said
+
+
+def finish(folder: Path, made: str) -> None:
+    """Remove what waits for the file `made`, which stands now, and whatever lies beneath it or on it."""
+    changes = pending(folder)
+    if any(change.until == made for change in changes):
+        for change in changes:
+            change.keep()
+
+
+def _known(folder: Path) -> list[Change]:
+    return [Change(path, read_json(path / STATE)) for path in _asides(folder) if (path / STATE).exists()]
+
+
+def _asides(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob(f"{ASIDE}*") if path.name.removeprefix(ASIDE).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(ASIDE)))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all in it, or a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,52 @@
+"""The terminal as people have it: without UTF-8, without an input, an output, or anything at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+
+def any_console() -> None:
+    """Let standard input and output take every sign, and be there.
+
+    What the terminal cannot show becomes "?", and what it sends that is no text becomes a replacement character; an
+    ASCII terminal is taken to send UTF-8, as all that do today. A stream that was closed becomes an empty one: else the
+    next file that is opened would get its number, and what is printed would be written there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):  # a notebook or a test has put something else there
+            ascii_input = name == "stdin" and stream.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968")
+            stream.reconfigure(encoding="utf-8" if ascii_input else stream.encoding, errors="replace")
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print a warning that is meant for the user as a line, without the place in the code that it comes from."""
+    before = warnings.showwarning
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        if category is UserWarning:
+            print(f"labkit: {message}", file=sys.stderr)
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before

@@ -1,0 +1,54 @@
+"""A run whose files are real and whose training is next to nothing, for tests that make it many times."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit import machine, pipeline
+from labkit.recipe import Recipe
+from labkit.runs import Run
+from labkit.stages import FineTune, Materials, Pretrain
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import World
+from tests.tiny import weights_hash
+from tests.tiny_recipe import TRAIN, tiny_recipe
+
+STEPS = replace(TRAIN, steps=2, rows=2, length=96, checkpoint_every=1)
+RECIPE = tiny_recipe(STEPS)
+OTHER = replace(RECIPE.sft, train=replace(STEPS, lr=0.02))
+STAGES = ("pretrain", "sft")
+
+
+def stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run write what it writes, and measure nothing."""
+    world = World.load("tiny")
+    tokenizer = Tokenizer.train([world.document("train", 0, index).text for index in range(60)])
+
+    def prepare(run: Run) -> Materials:
+        if not (run.path / "tokenizer.json").is_file():
+            tokenizer.save(run.path)
+        annotator = run.recipe.annotation.annotator
+        return Materials(
+            run.tokenizer(), world, run.recipe.seed, shape=run.recipe.model, annotator=annotator, model_of=run.model
+        )
+
+    monkeypatch.setattr(pipeline, "prepare", prepare)
+    monkeypatch.setattr(pipeline, "_peak", lambda: 1e12)
+    monkeypatch.setattr(pipeline, "samples", lambda *given: [])
+    monkeypatch.setattr(machine, "describe", lambda: {"cores": 2})
+    for stage in (Pretrain, FineTune):
+        monkeypatch.setattr(stage, "loss", lambda *given: 1.0)
+        monkeypatch.setattr(stage, "evaluate", lambda *given: {"validation_loss": 1.0})
+
+
+def make(recipe: Recipe, path: Path, stages: Sequence[str] = STAGES, **options: Any) -> None:
+    for _ in pipeline.run(recipe, path, stages, **options):
+        pass
+
+
+def weights(path: Path) -> dict[str, str]:
+    """The hash of the weights of each stage that is finished."""
+    return {stage.name: weights_hash(stage.model()) for stage in Run.open(path).stages if stage.finished}
