@@ -374,8 +374,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert f"To go on: labkit run --out {folder} --resume --stages pretrain\n" in said and "Traceback" not in said
-    steps = len(metrics.read_text().splitlines())
-    assert (folder / "pretrain" / "checkpoints" / f"step-{steps:08d}").is_dir()
+    taken = len(metrics.read_text().splitlines())
+    assert (folder / "pretrain" / "checkpoints" / f"step-{taken:08d}").is_dir()
 
 
 def test_resuming_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.cli import main
 from labkit.decoding import Temperature, generate
-from labkit.errors import LabError
 from labkit.hub import importing
 from labkit.hub.export import export
 from labkit.hub.gguf import load_gguf_tokenizer
@@ -173,8 +172,8 @@ def test_a_refused_import_leaves_no_folder(checkpoint, tmp_path, corpora, more, 
 
 def test_an_import_stopped_anywhere_blocks_no_folder(checkpoint, tmp_path, monkeypatch):
     """As it was before, or whole: the same command again makes it."""
-    model = importing._read(checkpoint)
-    monkeypatch.setattr(importing, "_read", lambda source: model)
+    read = importing._read(checkpoint, None, print)
+    monkeypatch.setattr(importing, "_read", lambda *given: read)
     recipe = make_recipe("smoke")
     with faults() as counted:
         import_checkpoint(checkpoint, tmp_path / "count", recipe)
@@ -187,7 +186,7 @@ def test_an_import_stopped_anywhere_blocks_no_folder(checkpoint, tmp_path, monke
             with writing(tmp_path / "run"):
                 pass
         if any((tmp_path / "run").glob("*")):
-            assert Run.open(tmp_path / "run").model("sft").config == model[0].config, at
+            assert Run.open(tmp_path / "run").model("sft").config == read[0].config, at
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 

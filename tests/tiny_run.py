@@ -44,7 +44,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stage, "evaluate", lambda *given: {"validation_loss": 1.0})
 
 
-def make(recipe: Recipe, path: Path, stages: Sequence[str] = STAGES, **options: Any) -> None:
+def make(recipe: Recipe, path: Path, stages: Sequence[str] | None = STAGES, **options: Any) -> None:
     for _ in pipeline.run(recipe, path, stages, **options):
         pass
 

@@ -43,5 +43,5 @@ def test_most_rows_gone_stops_but_not_for_copies():
 
 def test_a_run_says_what_it_read(tmp_path, capsys):
     events = (event for event in [Progress("text", "read", result=a_reading().finish(1020).record())])
-    assert watch(events, tmp_path, "again") == 0
+    assert watch(events, tmp_path, lambda: ["again"]) == 0
     assert "text      rows (2 files, csv in utf-8, parquet): read 1,030, kept 1,020" in capsys.readouterr().err
