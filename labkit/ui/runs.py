@@ -4,7 +4,7 @@ rename and delete a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -247,9 +247,8 @@ def _manage(lab: Lab, jobs: Jobs, shown: Shown) -> None:
         manage.delete(lab, jobs, name, confirmed)
         return next(iter(lab.all_names()), None), f"{name} is deleted."
 
-    _acts(lab, shown, problem, rename.click, renamed, [shown.name, new])
-    _acts(lab, shown, problem, delete.click, deleted, [shown.name, confirmed])
-    gr.on([rename.click, delete.click], lambda: ("", ""), None, [new, confirmed], show_progress="hidden")
+    _acts(lab, shown, problem, rename.click, renamed, [shown.name, new], [new, confirmed])
+    _acts(lab, shown, problem, delete.click, deleted, [shown.name, confirmed], [new, confirmed])
 
 
 def _acts(
@@ -259,22 +258,24 @@ def _acts(
     event: Any,
     action: Callable[..., tuple[str | None, str]],
     inputs: list[Any],
+    typed: Sequence[Any] = (),
 ) -> None:
     """On `event`, do what changes the runs, and show the run that it gives the name of, and what it says of it; or say
-    in `problem` why not.
+    in `problem` why not. typed: boxes that are emptied when it is done; not before, or what is typed meanwhile is lost.
     """
 
-    def tried(*given: Any) -> tuple[Any, Any, Any]:
+    def tried(*given: Any) -> tuple[Any, ...]:
         try:
             made, note = action(*given)
         except LabError as error:
-            return gr.skip(), gr.skip(), wrong(error)
+            return gr.skip(), gr.skip(), wrong(error), *(gr.skip() for _ in typed)
         known = menu(lab)
         if made and made not in lab.all_names():  # one that just begins has no folder yet
             known = [(made, made), *known]
-        return gr.update(choices=known, value=made), gr.update(choices=menu(lab)), advice(note)
+        emptied = ["" for _ in typed]
+        return gr.update(choices=known, value=made), gr.update(choices=menu(lab)), advice(note), *emptied
 
-    event(tried, inputs, [shown.name, shown.other, problem])
+    event(tried, inputs, [shown.name, shown.other, problem, *typed])
 
 
 def menu(lab: Lab) -> list[tuple[str, str]]:
