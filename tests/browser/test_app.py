@@ -320,16 +320,14 @@ def test_text_is_never_markup(app: App, opened: Opened):
     expect(page.locator("labkit-attention .column.left")).to_contain_text("script")
     page.locator("#attention-text textarea").fill("long " * 20_000)
     page.locator("#attention-look").click()
-    page.wait_for_function(
-        "document.querySelector('#attention-problem textarea')?.value.includes('cannot be looked at')"
-    )
+    says(page, "attention-problem", "The text has 100,000 characters; here at most")
     tab(page, "Decoding")
     page.locator("#decoding-prompt textarea").fill(HOSTILE)
     page.locator("#decoding-compare").click()
     expect(page.locator('labkit-texts .column[data-done="true"]').first).to_be_visible()
     page.locator("#decoding-prompt textarea").fill("long " * 20_000)
     page.locator("#decoding-compare").click()
-    says(page, "decoding-problem", "tokens")
+    says(page, "decoding-problem", "has 100,000 characters; here at most")
     tab(page, "Preferences")
     page.locator("#pair-annotator input, #pair-annotator textarea").first.fill(HOSTILE)
     page.locator("#pair-text input, #pair-text textarea").first.fill(HOSTILE)
