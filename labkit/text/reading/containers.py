@@ -192,28 +192,50 @@ def _delimiter(text: str) -> tuple[str, str]:
 
 
 def _csv_rows(text: str, delimiter: str, file: File) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     number = 0
-    while True:
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Row(RowError("broken line", f"is not CSV: {error}."), f"{file.name}, line {reader.line_num}")
-            return
-        if not any(map(str.strip, values)):
+    for values in _csv_values(text, delimiter):
+        if not isinstance(values, RowError) and not any(map(str.strip, values)):
             continue
-        if names is None:
-            names = values
+        if names is None and not isinstance(values, RowError):
+            names = _distinct(values, file)
             continue
         number += 1
         place = f"{file.name}, row {number}"
-        if len(values) == len(names):
+        if names is None:
+            raise LabError(f"{file.name}: its first line, which names the columns, {values}")
+        if isinstance(values, RowError):
+            yield Row(values, place, file.split)
+        elif len(values) == len(names):
             yield Row(dict(zip(names, values, strict=True)), place, file.split)
         else:
             yield Row(RowError("broken line", f"has {len(values)} of {len(names)} columns."), place, file.split)
+
+
+def _csv_values(text: str, delimiter: str) -> Iterator[list[str] | RowError]:
+    """The cells of each row. After a row with a bad quote, which may swallow others, it goes on at its second line."""
+    lines = list(io.StringIO(text, newline=""))
+    start = 0
+    while start < len(lines):
+        reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
+        done = 0
+        try:
+            for values in reader:
+                done = reader.line_num
+                yield values
+            return
+        except csv.Error as error:
+            yield RowError("broken line", f"is not CSV: {error}.")
+            start += done + 1
+
+
+def _distinct(names: list[str], file: File) -> list[str]:
+    """Names of columns. Raises LabError where one stands there twice, as one of the two would be lost."""
+    spelled = [name.strip().lower() for name in names]
+    twice = next((name for name in spelled if name and spelled.count(name) > 1), None)
+    if twice is not None:
+        raise LabError(f"{file.name} has the column {twice} twice. Rename one, or take it out.")
+    return names
 
 
 def _parquet_rows(data: bytes, file: File) -> Iterator[Row]:

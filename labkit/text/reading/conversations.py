@@ -168,12 +168,7 @@ def _exchange(asked: tuple[Message, ...], answer: Any) -> tuple[Message, ...]:
 
 def _check_worth(columns: Columns) -> None:
     """Raises RowError for a row that its columns label and weight call no example to learn."""
-    name = columns.name(LABELS)
-    given = columns.values[name] if name else None
-    label = str(given).strip().lower() if isinstance(given, str | bool) else ""
-    if label in ("true", "false"):
-        columns.get(LABELS)
-    if label == "false":
+    if _is_good(columns) is False:
         raise RowError("label false", "is labelled as no good answer.")
     weight = columns.get(WEIGHTS)
     known = isinstance(weight, str | int | float) and str(weight).strip() in ("0", "1", "0.0", "1.0", "True", "False")
@@ -181,6 +176,24 @@ def _check_worth(columns: Columns) -> None:
         raise RowError("weight", f"has the weight {shown(weight)}; a row is learned (1) or not (0).")
     if known and str(weight).strip() in ("0", "0.0", "False"):
         raise RowError("weight 0", "has the weight 0.")
+
+
+def _is_good(columns: Columns) -> bool | None:
+    """What a column label says of the answer; None where it says nothing of it.
+
+    Beside a completion it is KTO's, also as 0 and 1: RowError for any other. Elsewhere a number may name a class.
+    """
+    name = columns.name(LABELS)
+    given = columns.values[name] if name else None
+    label = "" if is_empty(given) else str(given).strip().lower()
+    rated = columns.has(["completion"])
+    for good, words in ((True, ("1", "1.0", "good")), (False, ("0", "0.0", "bad"))):
+        if label == str(good).lower() or (rated and label in words):
+            columns.get(LABELS)
+            return good
+    if rated and label:
+        raise RowError("label", f"has the label {shown(given)} beside a completion; true (1) or false (0) is needed.")
+    return None
 
 
 def _answers_alone(items: Items[Document]) -> Items[Document]:

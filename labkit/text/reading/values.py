@@ -34,6 +34,8 @@ ROLES = {
 TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
 """Roles of turns that are said to or by a tool."""
 CALLS = ("tool_calls", "function_call")
+MASKS = ("weight", "train", "training", "loss")
+"""Keys of a turn that say whether it is learned."""
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 60
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -144,11 +146,14 @@ def _message(turn: Any) -> Message:
 
 
 def _weight(turn: Mapping[str, Any]) -> int:
-    """Whether an answer is learned: its weight (as OpenAI has it), or train; 1 where neither is given."""
-    given = next((turn[key] for key in ("weight", "train") if turn.get(key) is not None), 1)
+    """Whether an answer is learned: its weight (as OpenAI has it), train, training or loss, or else not masked."""
+    names = [name for name in (*MASKS, "masked") if turn.get(name) is not None]
+    if not names:
+        return 1
+    given = turn[names[0]]
     if given not in (0, 1):
-        raise RowError("weight", f"has a message of weight {shown(given)}; a turn is learned (1) or not (0).")
-    return int(given)
+        raise RowError("weight", f"has a message of {names[0]} {shown(given)}; a turn is learned (1) or not (0).")
+    return int(not given if names[0] == "masked" else given)
 
 
 def _parsed(text: str) -> Any:

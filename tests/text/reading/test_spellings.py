@@ -257,3 +257,38 @@ def test_values():
     assert as_messages('{"role": "user"}') is None and as_messages("[1, 2]") is None
     assert transcript("Assistant: is a word.") == (Message("assistant", "is a word."),)
     assert transcript("The Human: said no") is None and transcript("Human: alone") is None
+
+
+@pytest.mark.parametrize("broken", ['"Say ""hi" now,Yes', '"Not closed,Yes'])
+def test_rows_after_a_bad_quote_are_read(tmp_path, broken):
+    lines = [f"Hi {n},Yes" for n in range(6)]
+    (tmp_path / "rows.csv").write_text("\n".join(["instruction,output", *lines[:3], broken, *lines[3:]]))
+    rows, reading = talks(tmp_path / "rows.csv")
+    assert len(rows) == 6 and reading.read == 7
+    assert reading.warnings == ["broken line: rows.csv, row 4"]
+
+
+def test_a_column_named_twice_is_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text("instruction,output,Output\nHi 1,Yes,No\nHi 2,Yes,No\n")
+    with pytest.raises(LabError, match="column output twice"):
+        talks(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(("good", "bad"), [(1, 0), ("1", "0"), ("True", "False"), ("good", "bad"), (1.0, 0.0)])
+def test_a_label_beside_a_completion(tmp_path, good, bad):
+    rows = [{"prompt": f"Hi {n}", "completion": "Yes", "label": (bad, good)[n % 2]} for n in range(4)]
+    read, reading = talks(jsonl(tmp_path / "rows.jsonl", rows))
+    assert [talk[0][1] for talk in read] == ["Hi 1", "Hi 3"] and reading.dropped == {"label false": 2}
+
+
+def test_an_unknown_label_beside_a_completion_is_refused(tmp_path):
+    rows = [{"prompt": f"Hi {n}", "completion": "Yes", "label": "fine"} for n in range(4)]
+    with pytest.raises(LabError, match="label 'fine'"):
+        talks(jsonl(tmp_path / "rows.jsonl", rows))
+
+
+@pytest.mark.parametrize("mask", [{"loss": False}, {"training": 0}, {"masked": True}])
+def test_an_answer_that_is_masked_is_not_learned(mask):
+    answer = {"role": "assistant", "content": "Yes"}
+    messages = as_messages([{**answer, **mask}, answer])
+    assert messages is not None and [message.weight for message in messages] == [0, 1]
