@@ -93,6 +93,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.key_heads == self.heads:  # the same said in two ways is one config: recipes of before say the number
+            object.__setattr__(self, "key_heads", None)
         if not 0 <= self.look_back < self.context:
             raise LabError(
                 f"ModelConfig: look_back must be a number of tokens from 0 to below the context of {self.context}, "
