@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from labkit.terminal import headline
+from labkit.text.reading.report import reading_lines
 
 if TYPE_CHECKING:
     from labkit.pipeline import Progress
@@ -28,5 +29,7 @@ def follow(events: Iterable[Progress]) -> None:
         if bar is not None:
             bar.close()
             bar = None
-        if event.result is not None:
+        if event.phase == "read" and event.result is not None:
+            print(f"{event.stage}: {' '.join(reading_lines(event.result))}")
+        elif event.result is not None:
             print(f"{event.stage}: {headline(event.result)}{' (made before)' * (event.phase == 'skipped')}")
