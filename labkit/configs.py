@@ -44,11 +44,12 @@ class Range(NamedTuple):
         """What a number that is not in it must be; empty for one that is."""
         if self.holds(number):
             return ""
-        high = f"at most {_shown(self.high)}"
-        if self.low == -math.inf or (number > self.high and math.isfinite(self.high)):
-            return high if math.isfinite(self.high) else "a finite number"
-        low = f"{'above' if self.above else 'at least'} {_shown(self.low)}"
-        return f"{low} and {high}" if self.high < LARGEST else low
+        low, high = _shown(self.low), _shown(self.high)
+        if self.low == -math.inf:
+            return f"at most {high}" if math.isfinite(self.high) else "a finite number"
+        if self.high < LARGEST or self.high < number < math.inf:
+            return f"above {low} and at most {high}" if self.above else f"at least {low} and at most {high}"
+        return f"above {low}" if self.above else f"at least {low}"
 
 
 LARGEST = 2**31 - 1
