@@ -21,6 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -215,9 +216,11 @@ def answer_metrics(
     model: Transformer, tokenizer: Tokenizer, data: WorldData, config: EvaluationConfig, chat: bool
 ) -> Metrics:
     """Answers to held-out tasks: accuracy by kind beside what the question alone gives, gold under each
-    profile, and the share of answers with an unsupported claim.
+    profile, and the share of answers with an unsupported claim. Tasks that leave too little room for an answer are
+    left out, and counted.
     """
-    tasks = held_out_tasks(data.world, config.seed, config.tasks)
+    chosen = held_out_tasks(data.world, config.seed, config.tasks)
+    tasks = _fitting(model, tokenizer, chosen, config)
     answers = answer_tasks(model, tokenizer, tasks, config, chat)
     right: dict[str, list[float]] = defaultdict(list)
     gold: dict[str, list[float]] = defaultdict(list)
@@ -232,8 +235,9 @@ def answer_metrics(
     every = [value for values in right.values() for value in values]
     return {
         "accuracy": _mean(every),
-        "accuracy_standard_error": float(np.std(every) / math.sqrt(max(1, len(every)))),
+        "accuracy_standard_error": float(np.std(every or [0.0]) / math.sqrt(max(1, len(every)))),
         "tasks": len(every),
+        **({"tasks_left_out": len(chosen) - len(tasks)} if len(tasks) < len(chosen) else {}),
         **{f"accuracy/{kind}": _mean(values) for kind, values in right.items()},
         **question_only(model, tokenizer, data.world, tasks, config, chat),
         **{f"gold/{name}": _mean(values) for name, values in gold.items()},
@@ -288,12 +292,28 @@ def answer_tasks(
     """
     prompts = [task_prompt(tokenizer, task, chat) for task in tasks]
     answers = [""] * len(tasks)
-    for writes, new_tokens in ((False, config.answer_tokens), (True, config.story_tokens)):
-        chosen = [index for index, task in enumerate(tasks) if (task.kind == "write") is writes]
+    for new_tokens in {config.answer_tokens, config.story_tokens}:
+        chosen = [index for index, task in enumerate(tasks) if _new_tokens(task, config) == new_tokens]
         replies = reply(model, tokenizer, [prompts[index] for index in chosen], new_tokens, config.rows)
         for index, text in zip(chosen, replies, strict=True):
             answers[index] = text
     return answers
+
+
+def _fitting(
+    model: Transformer, tokenizer: Tokenizer, tasks: Sequence[Task], config: EvaluationConfig
+) -> list[Task]:
+    """The tasks that leave room for an answer in either form, so that all stages are asked the same."""
+
+    def fits(task: Task) -> bool:
+        longest = max(len(task_prompt(tokenizer, task, chat)) for chat in (False, True))
+        return longest <= _room(model, _new_tokens(task, config))
+
+    return [task for task in tasks if fits(task)]
+
+
+def _new_tokens(task: Task, config: EvaluationConfig) -> int:
+    return config.story_tokens if task.kind == "write" else config.answer_tokens
 
 
 def task_prompt(tokenizer: Tokenizer, task: Task, chat: bool) -> list[int]:
@@ -306,11 +326,10 @@ def task_prompt(tokenizer: Tokenizer, task: Task, chat: bool) -> list[int]:
 def reply(
     model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], new_tokens: int, rows: int
 ) -> list[str]:
-    """Prompts -> greedy replies. A prompt without room for half a reply loses its beginning."""
-    room = model.config.context - min(new_tokens, model.config.context // 2)
+    """Prompts -> greedy replies."""
     replies = generate(
         model,
-        [_fit(prompt, room) for prompt in prompts],
+        prompts,
         steps=[Temperature(0)],
         max_new_tokens=new_tokens,
         stop_ids=tokenizer.stops,
@@ -354,9 +373,9 @@ def _most_frequent(counts: dict[Hashable, Counter[Hashable]], key: Hashable) -> 
     return counts[key].most_common(1)[0][0] if key in counts else None
 
 
-def _fit(ids: list[int], room: int) -> list[int]:
-    """Keep bos and the end of a prompt that is too long."""
-    return ids if len(ids) <= room else [ids[0], *ids[len(ids) - room + 1 :]]
+def _room(model: Transformer, new_tokens: int) -> int:
+    """How many tokens a prompt may have, so that a reply of `new_tokens`, or of half the context, has room."""
+    return model.config.context - min(new_tokens, model.config.context // 2)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -377,17 +396,21 @@ def samples(
     chat: bool = True,
 ) -> list[Sample]:
     """The same five fixed prompts after each stage: held-out tasks of the world, else held-out questions,
-    else lines of held-out text. Questions are answered greedily; what is plain text to a base model is
-    written on at 0.8.
+    else lines of held-out text; the first that leave room for an answer. Questions are answered greedily; what is
+    plain text to a base model is written on at 0.8.
     """
     if isinstance(data, WorldData):
         tasks = [data.world.task("test", config.seed + 1, i, kind) for i, kind in enumerate(SAMPLED_KINDS)]
+        tasks = _fitting(model, tokenizer, tasks, config)
         answers = answer_tasks(model, tokenizer, tasks, config, chat)
         return [Sample(_shown(t.messages), a, t.reference) for t, a in zip(tasks, answers, strict=True)]
     if not data.conversations:
         openings = _lines(first_characters(data.texts, config.characters), len(SAMPLED_KINDS))
         return _write_on(model, tokenizer, [Sample(line, "") for line in openings], config)
-    asked = [_first_exchange(document) for document in data.conversations[: len(SAMPLED_KINDS)]]
+    room = _room(model, 2 * config.answer_tokens)
+    exchanges = map(_first_exchange, data.conversations)
+    fit = (one for one in exchanges if len(encode_prompt(tokenizer, one[0])) <= room)
+    asked = list(islice(fit, len(SAMPLED_KINDS)))
     if not chat:
         fixed = [Sample(_shown(messages) + "\n", "", answer) for messages, answer in asked]
         return _write_on(model, tokenizer, fixed, config)
@@ -410,11 +433,13 @@ def first_characters(texts: Sequence[Text], characters: int) -> list[str]:
 def _write_on(
     model: Transformer, tokenizer: Tokenizer, fixed: Sequence[Sample], config: EvaluationConfig
 ) -> list[Sample]:
-    """Each prompt as plain text, written on."""
-    opened = [encode_opening(tokenizer, sample.prompt, lead=False) for sample in fixed]
+    """Each prompt that leaves room as plain text, written on."""
+    room = _room(model, 2 * config.answer_tokens)
+    pairs = [(sample, encode_opening(tokenizer, sample.prompt, lead=False)) for sample in fixed]
+    fixed, opened = [s for s, ids in pairs if len(ids) <= room], [ids for _, ids in pairs if len(ids) <= room]
     written = generate(
         model,
-        [_fit(ids, model.config.context // 2) for ids in opened],
+        opened,
         steps=[WRITTEN_ON],
         max_new_tokens=2 * config.answer_tokens,
         stop_ids=tokenizer.stops,

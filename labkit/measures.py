@@ -99,6 +99,9 @@ MEASURES = {
         "How far the share of right answers would move by chance with other questions; twice this is a difference.",
     ),
     "tasks": Measure("questions asked", "number", "", "How many questions that share is of."),
+    "tasks_left_out": Measure(
+        "questions left out", "number", "", "How many held-out questions left too little room for an answer."
+    ),
     "question_only": Measure(
         "right without the story",
         "share",

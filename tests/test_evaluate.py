@@ -233,16 +233,33 @@ def test_samples_of_real_text(model):
     assert all(sample.response for sample in lines)
 
 
-def test_a_prompt_longer_than_the_context_loses_its_beginning(model, monkeypatch):
-    seen: list[list[int]] = []
+def small(context):
+    torch.manual_seed(0)
+    return Transformer(ModelConfig(TOKENIZER.size, context=context, width=32, depth=1, heads=1))
 
-    def generate(model, prompts, **rest):
-        seen.extend(prompts)
-        return [[] for _ in prompts]
 
-    monkeypatch.setattr(evaluate, "generate", generate)
-    assert evaluate.reply(model, TOKENIZER, [[7, *range(1000)]], 8, 4) == [""]
-    assert seen == [[7, *range(625, 1000)]]
+def test_tasks_without_room_for_an_answer_are_left_out_and_counted():
+    context = 48
+    tasks = held_out_tasks(WORLD, CONFIG.seed, CONFIG.tasks)
+    room = {True: context - context // 2, False: context - CONFIG.answer_tokens}
+    longest = [max(len(task_prompt(TOKENIZER, task, chat)) for chat in (False, True)) for task in tasks]
+    fit = [length <= room[task.kind == "write"] for task, length in zip(tasks, longest, strict=True)]
+    assert 0 < sum(fit) < len(tasks)
+    for chat in (False, True):
+        metrics = answer_metrics(small(context), TOKENIZER, DATA, CONFIG, chat)
+        assert (metrics["tasks"], metrics["tasks_left_out"]) == (sum(fit), len(tasks) - sum(fit))
+    assert "tasks_left_out" not in answer_metrics(small(384), TOKENIZER, DATA, CONFIG, True)
+    assert answer_metrics(small(12), TOKENIZER, DATA, CONFIG, True)["tasks"] == 0
+
+
+def test_samples_are_of_prompts_that_leave_room():
+    long = Document("conversation", "", (Message("user", "kite " * 60), Message("assistant", "Yes.")))
+    data = dataclasses.replace(TEXT, conversations=[long, *TEXT.conversations])
+    for chat in (False, True):
+        found = samples(small(64), TOKENIZER, data, CONFIG, chat)
+        assert [sample.prompt.strip() for sample in found] == [f"Who has {n} kites?" for n in range(5)]
+    assert len(samples(small(48), TOKENIZER, DATA, CONFIG)) < 5
+    assert samples(small(12), TOKENIZER, dataclasses.replace(TEXT, conversations=[long]), CONFIG) == []
 
 
 def test_the_first_characters_of_many_texts():

@@ -33,6 +33,7 @@ NAMES = {
     "answers right": "回答正确",
     "its standard error": "其标准误",
     "questions asked": "提问数",
+    "questions left out": "略去的问题数",
     "right without the story": "不读故事也答对",
     "gold score": "真实得分",
     "unsupported": "无依据",
