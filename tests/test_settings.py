@@ -11,6 +11,7 @@ import pytest
 from labkit import cli, decode_compare
 from labkit.bench.claims import ClaimsBench
 from labkit.bench.generate import GenerateBench
+from labkit.bench.memory import MemoryBench
 from labkit.bench.run import RunBench
 from labkit.bench.train import Shape, TrainBench
 from labkit.bench.world import WorldBench
@@ -38,6 +39,7 @@ SAMPLES: list[Any] = [
     WorldBench(),
     RunBench(),
     ClaimsBench(),
+    MemoryBench(),
     ChatOptions(HERE),
     GenerateOptions(HERE),
     WorldOptions(),

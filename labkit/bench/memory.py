@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from labkit.configs import Range, check
 from labkit.errors import LabError
 
 STEPS = 20
@@ -28,8 +29,11 @@ UNIQUE = 10_000_000
 class MemoryBench:
     """megabytes: of each text. out: where texts and runs go while they are measured; texts are removed."""
 
-    megabytes: int = 300
+    megabytes: Annotated[int, Range(1, 100_000)] = 300
     out: Path = Path("runs/memory")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def prose(size: int, ends: str = ".\n") -> str:

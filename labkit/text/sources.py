@@ -8,7 +8,6 @@ one process would take.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from labkit.errors import LabError
+from labkit.files import replacing
 from labkit.text.batch import Batch, shift
 from labkit.text.chat import Row, encode_documents
 from labkit.text.fitting import LossOn, fit_rows, refuse_none
@@ -257,16 +257,9 @@ def _corpus_key(tokenizer: Tokenizer, texts: Sequence[Text]) -> str:
 
 def _write_corpus(file: Path, parts: Iterable[NDArray[Any]]) -> None:
     """Whole or not at all, in place of what was made of other texts or by another tokenizer."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    try:
-        with open(partial, "wb") as written:
-            for part in parts:
-                part.tofile(written)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise LabError(f"The token ids of the text cannot be written to {file.parent}: {error}") from error
-    os.replace(partial, file)
+    with replacing(file) as partial, open(partial, "wb") as written:
+        for part in parts:
+            part.tofile(written)
     for old in file.parent.glob("*.bin"):
         if old != file:
             old.unlink()
