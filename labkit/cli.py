@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
+from labkit.commands import flags
 from labkit.commands.read import ReadOptions, read_command
 from labkit.configs import Count, Seed, check
 from labkit.console import any_console, plain_warnings
@@ -96,7 +96,7 @@ labkit COMMAND --help says more. To begin: labkit run --preset smoke"""
 
 
 def _parse(options: type[T], command: str, arguments: list[str]) -> T:
-    parsed = tyro.cli(options, prog=f"labkit {command}", args=arguments, config=(FlagCreatePairsOff,))
+    parsed = flags.parse(options, f"labkit {command}", arguments, config=(FlagCreatePairsOff,))
     check(parsed)
     return parsed
 
@@ -105,7 +105,7 @@ def _parse_some(options: type[T], command: str, arguments: list[str], default: T
     """The options, and the arguments that are not theirs: fields of a recipe, for ``_override``."""
     settings: dict[str, Any] = {} if default is None else {"default": default}
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
-    parsed, rest = tyro.cli(options, prog=prog, args=arguments, config=config, return_unknown_args=True, **settings)
+    parsed, rest = flags.parse(options, prog, arguments, config=config, return_unknown_args=True, **settings)
     check(parsed)
     return parsed, rest
 
@@ -195,9 +195,9 @@ def _override(config: Any, names: Sequence[str], rest: list[str], command: str) 
     config, rest = _choose(config, names, rest)
     now = {name: getattr(config, name) for name in names}
     fields = [(name, type(value), dataclasses.field(default=value)) for name, value in now.items()]
-    flags = dataclasses.make_dataclass("Fields", fields, frozen=True)
+    all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
     settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
-    parsed: Any = tyro.cli(flags, prog=f"labkit {command}", args=rest, **settings)
+    parsed: Any = flags.parse(all_fields, f"labkit {command}", rest, **settings)
     return dataclasses.replace(config, **{name: getattr(parsed, name) for name in names})
 
 

@@ -73,6 +73,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(self)
+        if not self.model.causal or self.model.encoder:
+            raise LabError(
+                "Recipe: the stages train a model that writes token by token, from nothing but the tokens before: "
+                "leave model.causal True and model.encoder 0."
+            )
         for name, stage in self.stages.items():
             if stage.train.length > self.model.context:
                 raise LabError(

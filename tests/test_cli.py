@@ -108,17 +108,14 @@ def test_bad_input_is_one_line_and_exit_code_two(arguments, message, capsys, tmp
 
 
 def test_an_unknown_flag_is_refused(capsys, tmp_path):
-    with pytest.raises(SystemExit) as ended:
-        main(["run", "--out", str(tmp_path / "new"), "--sed", "3"])
-    assert ended.value.code == 2
-    assert "--sed" in capsys.readouterr().err
+    assert main(["run", "--out", str(tmp_path / "new"), "--sed", "3"]) == 2
+    assert "There is no option --sed." in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
 def test_a_shape_that_makes_no_sense_is_refused_in_words(capsys, tmp_path):
-    with pytest.raises(SystemExit):
-        main(["run", "--preset", "smoke", "--out", str(tmp_path / "new"), "--model.heads", "3"])
-    assert "cannot be split into 3" in " ".join(capsys.readouterr().err.split())
+    assert main(["run", "--preset", "smoke", "--out", str(tmp_path / "new"), "--model.heads", "3"]) == 2
+    assert "--model: a width of 64 cannot be split into 3" in capsys.readouterr().err
 
 
 def test_the_environment_names_the_preset(monkeypatch, capsys):

@@ -4,6 +4,8 @@ from dataclasses import replace
 import pytest
 
 from labkit.errors import LabError
+from labkit.model.positions import NoPosition, Sinusoidal, T5Buckets
+from labkit.model.rwkv import RWKV
 from labkit.recipe import PRESETS, REAL_TEXT, Recipe, make_recipe
 from labkit.stages import FineTune
 from labkit.train import TrainConfig
@@ -80,3 +82,21 @@ def test_recipes_of_before_whose_stages_have_a_seed_still_load():
         old[name]["train"]["seed"] = 7
     assert Recipe.from_dict(old) == recipe
     assert not any(hasattr(stage.train, "seed") for stage in recipe.stages.values())
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"width": 257}, r"head width \(head_width, or width / heads\) must be even, not 257, as of width 257 and 1"),
+        ({"head_width": 3}, "must be even, not 3"),
+        ({"width": 257, "position": Sinusoidal()}, "the width must be even, not 257"),
+        ({"position": T5Buckets(32, 16)}, "furthest must be above 16, not 16"),
+        ({"mixer": RWKV(), "position": NoPosition(), "head_width": 8}, "1 heads of 8 with 1 keys do not make 64"),
+        ({"encoder": 2}, "leave model.causal True and model.encoder 0"),
+        ({"causal": False}, "leave model.causal True and model.encoder 0"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_when_the_recipe_is_made(shape, words):
+    recipe = make_recipe("smoke")
+    with pytest.raises(LabError, match=words):
+        replace(recipe, model=replace(recipe.model, **shape))

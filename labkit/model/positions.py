@@ -33,6 +33,13 @@ class Sizes(NamedTuple):
     causal: bool = True
 
 
+class AnySizes:
+    """A kind of encoding that goes with every model; what does not overrides this."""
+
+    def check_sizes(self, sizes: Sizes) -> None:
+        """Raises LabError, which names the settings, for a model that it does not go with."""
+
+
 class PositionEncoding(nn.Module):
     """The hooks that a position encoding may override; as it is, the encoding of a model that knows no order."""
 
@@ -82,7 +89,7 @@ def distances(query_positions: Tensor, key_positions: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NoPosition:
+class NoPosition(AnySizes):
     """No encoding at all: a causal model can still tell how much came before (https://arxiv.org/abs/2203.16634)."""
 
     def build(self, sizes: Sizes) -> PositionEncoding:
@@ -93,7 +100,7 @@ class NoPosition:
 
 
 @dataclass(frozen=True)
-class Learned:
+class Learned(AnySizes):
     """A vector for each position, learnt: as in GPT-2 and BERT."""
 
     def build(self, sizes: Sizes) -> LearnedEncoding:
@@ -112,12 +119,15 @@ class LearnedEncoding(PositionEncoding):
 
 
 @dataclass(frozen=True)
-class Sinusoidal:
+class Sinusoidal(AnySizes):
     """Sines and cosines of fixed wavelengths: Attention Is All You Need, 3.5, https://arxiv.org/abs/1706.03762."""
 
-    def build(self, sizes: Sizes) -> SinusoidalEncoding:
+    def check_sizes(self, sizes: Sizes) -> None:
         if sizes.width % 2:
             raise LabError(f"Sinusoidal fills pairs of numbers, so the width must be even, not {sizes.width}.")
+
+    def build(self, sizes: Sizes) -> SinusoidalEncoding:
+        self.check_sizes(sizes)
         return SinusoidalEncoding(sizes.context, sizes.width)
 
 
@@ -212,7 +222,7 @@ class YaRN:
 
 
 @dataclass(frozen=True)
-class Rotary:
+class Rotary(AnySizes):
     """Rotary position embedding: RoFormer, https://arxiv.org/abs/2104.09864.
 
     scaling: how a model is used beyond the context that it was trained with; None as it was trained.
@@ -224,9 +234,15 @@ class Rotary:
     def __post_init__(self) -> None:
         check(self)
 
-    def build(self, sizes: Sizes) -> RotaryEncoding:
+    def check_sizes(self, sizes: Sizes) -> None:
         if sizes.head_width % 2:
-            raise LabError(f"Rotary turns pairs of numbers, so the head width must be even, not {sizes.head_width}.")
+            raise LabError(
+                f"Rotary turns pairs of numbers, so the head width (head_width, or width / heads) must be even, not "
+                f"{sizes.head_width}, as of width {sizes.width} and {sizes.heads} heads."
+            )
+
+    def build(self, sizes: Sizes) -> RotaryEncoding:
+        self.check_sizes(sizes)
         return RotaryEncoding(self, sizes.context, sizes.head_width)
 
 
@@ -275,7 +291,7 @@ def _angles(base: float, context: int, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ALiBi:
+class ALiBi(AnySizes):
     """Scores fall with the distance, each head at its own rate: Train Short, Test Long,
     https://arxiv.org/abs/2108.12409.
     """
@@ -308,7 +324,7 @@ def _slopes(heads: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class T5Buckets:
+class T5Buckets(AnySizes):
     """A learnt number for each head and range of distances: T5, https://arxiv.org/abs/1910.10683, 2.1.
 
     buckets: how many ranges; near distances have one each, those up to `furthest` share the rest, evenly in their
@@ -323,13 +339,16 @@ class T5Buckets:
         if self.buckets % 4:
             raise LabError(f"T5Buckets: buckets must be a multiple of 4, not {self.buckets}.")
 
-    def build(self, sizes: Sizes) -> T5BucketsEncoding:
+    def check_sizes(self, sizes: Sizes) -> None:
         near = self.near(sizes.causal)
         if self.furthest <= near:
             raise LabError(
                 f"T5Buckets: distances below {near} have one of the {self.buckets} buckets each, so furthest must be "
                 f"above {near}, not {self.furthest}; or take fewer buckets."
             )
+
+    def build(self, sizes: Sizes) -> T5BucketsEncoding:
+        self.check_sizes(sizes)
         return T5BucketsEncoding(self, sizes.heads, sizes.causal)
 
     def near(self, causal: bool) -> int:
@@ -364,7 +383,7 @@ class T5BucketsEncoding(PositionEncoding):
 
 
 @dataclass(frozen=True)
-class Shaw:
+class Shaw(AnySizes):
     """A learnt vector for each distance up to `furthest`, beside keys and values: Self-Attention with Relative
     Position Representations, https://arxiv.org/abs/1803.02155.
     """

@@ -40,12 +40,16 @@ class RWKV:
     def __post_init__(self) -> None:
         check(self)
 
-    def build(self, width: int, heads: Heads, index: int, name: str) -> RWKVMixer:
+    def check_sizes(self, width: int, heads: Heads) -> None:
+        """Raises LabError for heads that do not make up the width."""
         if heads.queries * heads.width != width or heads.keys != heads.queries:
             raise LabError(
                 f"RWKV: its heads make up the width, each with a key of its own; {heads.queries} heads of "
                 f"{heads.width} with {heads.keys} keys do not make {width}."
             )
+
+    def build(self, width: int, heads: Heads, index: int, name: str) -> RWKVMixer:
+        self.check_sizes(width, heads)
         return RWKVMixer(width, heads, self.ranks_for(width), index, name)
 
     def ranks_for(self, width: int) -> tuple[int, int, int, int]:

@@ -118,6 +118,7 @@ class ModelConfig:
             raise LabError("ModelConfig: window is of attention to what came before, without an encoder.")
         if self.encoder and not self.causal:
             raise LabError("ModelConfig: what looks at an encoder writes word by word; give it causal=True.")
+        self.position.check_sizes(Sizes(self.context, self.width, self.heads, self.head_size, self.causal))
 
     def _check_recurrent(self, mixer: str) -> None:
         if not self.causal or self.encoder:
@@ -127,6 +128,8 @@ class ModelConfig:
                 f"ModelConfig: {type(self.position).__name__} works inside attention, which {mixer} has none of; give "
                 f"it position=NoPosition()."
             )
+        if isinstance(self.mixer, RWKV):
+            self.mixer.check_sizes(self.width, self.attention)
 
     @property
     def head_size(self) -> int:

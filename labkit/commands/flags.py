@@ -1,0 +1,89 @@
+"""Flags, read by tyro; what it refuses is said in a line, as all else that labkit refuses."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+import tyro
+
+from labkit.errors import LabError
+
+
+def parse(kind: Any, prog: str, arguments: Sequence[str], **settings: Any) -> Any:
+    """What `tyro.cli` makes of the arguments. Raises LabError, which names the flag, for what it refuses."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), _one_line(not {"-h", "--help"} & set(arguments)):
+            return tyro.cli(kind, prog=prog, args=arguments, **settings)
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise LabError(in_words(said.getvalue(), prog)) from None
+
+
+def in_words(box: str, prog: str) -> str:
+    """What tyro says in a box, as a line: the flag's name, what it takes, and what it was given."""
+    lines = [line.strip("│ ") for line in box.strip().splitlines()][1:]  # under the box's title
+    lines = [line for line in lines if line.strip("─-╰╯")]  # a console without these signs has "-" for all of them
+    first, *more = lines or [box.strip()]
+    failed = re.fullmatch(r"Error parsing (.*?): (.*)", first)
+    choice = re.fullmatch(r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)\.", first)
+    without = re.fullmatch(r"Missing value for argument '(.*)'\..*", first)
+    if failed:
+        return _failed(*failed.groups(), more)
+    if choice:
+        known = ", ".join(one.strip(" '") for one in choice[3].split(","))
+        return f"{choice[2]} can be {known}, not {choice[1]}."
+    if without:
+        return f"{without[1]} needs a value."
+    if first.startswith("Unrecognized options: "):
+        return _unknown(first.partition(": ")[2].split(", "), more, prog)
+    if first.startswith("Missing from "):
+        names = [line for line in more if re.fullmatch(r"[\w.\[\]-]+", line)]
+        return f"{prog} needs {' and '.join(names)}. {prog} --help says more."
+    return " ".join([first, *more])
+
+
+def _failed(where: str, why: str, more: Sequence[str]) -> str:
+    """A value that its flag does not take, or a setting that its dataclass refuses."""
+    kinds = {"{None}": "None", "INT": "a whole number", "FLOAT": "a number"}
+    takes = next((line for line in more if line.startswith(f"{where} ")), "")
+    wanted = [words for kind, words in kinds.items() if kind in takes]
+    if where.startswith("--") and wanted:
+        return f"{where} must be {' or '.join(wanted)}, not {_given(why)}."
+    path = f"--{where}".replace("_", "-")
+    setting = re.fullmatch(r"\w+: (\w+)( must be .*)", why)
+    if setting:
+        return f"{path}.{setting[1].replace('_', '-')}{setting[2]}"
+    return f"{path}: {re.sub(r'^[A-Za-z]+Config: ', '', why)}"
+
+
+def _given(why: str) -> str:
+    """The value in a message: "invalid literal for int() with base 10: 'abc'" → "'abc'"; so of "… from ['abc']."."""
+    return why.partition("[")[2].partition("]")[0] or why.rpartition(": ")[2]
+
+
+def _unknown(words: Sequence[str], more: Sequence[str], prog: str) -> str:
+    flags = [word for word in words if word.startswith("-")]
+    similar = dict.fromkeys(line.split()[0] for line in more if re.match(r"--[\w.-]+ ", line))
+    meant = f" Did you mean {' or '.join(similar)}?" if similar else f" {prog} --help lists those that there are."
+    return (f"There is no option {', '.join(flags)}." if flags else f"No option takes {', '.join(words)}.") + meant
+
+
+@contextmanager
+def _one_line(wide: bool) -> Iterator[None]:
+    """Let tyro break no line of what it says."""
+    before = os.environ.get("COLUMNS")
+    if wide:
+        os.environ["COLUMNS"] = "100000"
+    try:
+        yield
+    finally:
+        if wide:
+            os.environ.pop("COLUMNS")
+            os.environ.update({} if before is None else {"COLUMNS": before})
