@@ -25,9 +25,15 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of the runs (runs)")
     parser.add_argument("--votes", help="a file or database URL for the votes (votes.db in the folder of the runs)")
     parser.add_argument("--port", type=port, default=None, help="the first free one from 7860 on when not given")
+    parser.add_argument(
+        "--any-file",
+        action="store_true",
+        help="let a page train on any file of this machine, not only on those in the folder that the app is started in",
+    )
     options = parser.parse_args()
     try:
-        lab, jobs = Lab(options.runs, demo_folder()), Jobs(options.runs)
+        lab = Lab(options.runs, demo_folder(), None if options.any_file else Path())
+        jobs = Jobs(options.runs)
         store = Store(options.votes or options.runs / "votes.db")
         tabs: dict[str, Callable[[Lab], None]] = {
             "attention": attention.build,

@@ -110,6 +110,11 @@ class Jobs:
         """What the run's last process was begun with; empty when it never had one."""
         return list(self._about(name).get("arguments", ()))
 
+    def changed(self, name: str) -> float:
+        """When the run's last process said anything, as seconds since 1970; 0 when it never had one."""
+        files = [file for file in (self._file(name, "log"), self._file(name, "json")) if file.is_file()]
+        return max((file.stat().st_mtime for file in files), default=0.0)
+
     def log(self, name: str) -> str:
         """The last of what the process has said, the newest state of each progress bar only."""
         file = self._file(name, "log")

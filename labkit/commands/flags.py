@@ -35,7 +35,7 @@ def in_words(box: str, prog: str) -> str:
     choice = re.fullmatch(r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)\.", first)
     without = re.fullmatch(r"Missing value for argument '(.*)'\..*", first)
     if failed:
-        return _failed(*failed.groups(), more)
+        return _failed(failed[1], failed[2], more)
     if choice:
         known = ", ".join(one.strip(" '") for one in choice[3].split(","))
         return f"{choice[2]} can be {known}, not {choice[1]}."

@@ -31,7 +31,7 @@ from labkit.text.chat import encode_opening, encode_prompt, encode_words
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text
 from labkit.ui.lab import Lab
-from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, words
+from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, quiet, words, wrong
 from labkit.ui.viewers import panel
 from labkit.world import Message
 
@@ -211,11 +211,11 @@ def build(lab: Lab) -> None:
 
     def show(name: str, stage: str, text: str) -> tuple[Any, Any]:
         if not name or not stage:
-            return gr.skip(), gr.skip()
+            return gr.skip(), wrong("Choose a run and a checkpoint.")
         try:
-            return look(lab, name, stage, text), gr.update(visible=False)
+            return look(lab, name, stage, text), quiet()
         except LabError as error:
-            return None, gr.update(value=str(error), visible=True)
+            return None, wrong(error)
 
     def about(name: str, stage: str, text: str) -> Any:
         if not name or not stage or not isinstance(text, str) or text.strip() != OPENING:
@@ -269,9 +269,9 @@ def _build_heads(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
 
     def find(name: str, stage: str) -> tuple[Any, Any]:
         try:
-            return heads_found(lab, name, stage), gr.update(visible=False)
+            return heads_found(lab, name, stage), quiet()
         except LabError as error:
-            return None, gr.update(value=str(error), visible=True)
+            return None, wrong(error)
 
     button.click(
         find,
@@ -301,9 +301,9 @@ def _build_patching(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
     def patch(name: str, stage: str, first: str, second: str, begins: str, progress: gr.Progress = bar) -> Any:
         try:
             done = patched(lab, name, stage, first, second, begins, lambda done, total: progress((done, total)))
-            return done, gr.update(visible=False)
+            return done, quiet()
         except LabError as error:
-            return None, gr.update(value=str(error), visible=True)
+            return None, wrong(error)
 
     button.click(
         patch,

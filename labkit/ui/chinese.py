@@ -14,6 +14,8 @@ NAMES = {
     "source": "来源", "votes": "票数", "wins": "胜率", "recipe": "配方", "user": "用户", "assistant": "助手",
     "system": "系统", "points": "个百分点",
     "Running": "运行中", "Measuring": "测量中", "Finished": "已完成", "Stopped": "已停止", "Failed": "失败",
+    "Unreadable": "无法读取", "run": "运行", "stages": "阶段", "last change": "最近变化", "failed to start": "启动失败",
+    "Failed to start": "启动失败",
     "Starting": "启动中", "Failed to start, see log": "启动失败，见日志", "Not asked for": "未要求",
     "{} left": "还需 {}",
     "unreadable": "无法读取",
@@ -127,6 +129,16 @@ MESSAGES = {
     "{} holds no report.json; finish its run first: labkit run --out {} --resume":
         "{0} 中没有 report.json；请先完成该运行：labkit run --out {1} --resume",
     "Its process ended before it was done: {}": "进程未完成就结束了：{0}",
+    "{} was not begun in this app: what it said stands where its command was given.":
+        "{0} 不是在本应用中开始的：它的日志在执行命令的地方。",
+    "{} is in use: another process (number {}, since {}) is at work on it. Wait until it has ended, or stop it.":
+        "{0} 正被另一个进程（编号 {1}，始于 {2}）使用。请等它结束，或将其停止。",
+    "{} is outside of the folder that the app was started in, or hidden there. Copy it into that folder, or start the "
+    "app with --any-file.":
+        "{0} 不在启动应用的文件夹内，或在其中被隐藏。请把它复制到该文件夹，或用 --any-file 启动应用。",
+    "Choose another run under “Compare with”.": "请在“对照”中选择另一个运行。",
+    "{} is compared with itself. Choose another run.": "{0} 不能与自己对照。请选择另一个运行。",
+    "{} cannot be compared yet: no stage of it is finished.": "{0} 还不能对照：没有任何阶段完成。",
     # preferences
     "Both said the same {} times. Give one a higher temperature, or choose another model.":
         "两边 {0} 次都给出相同的回答。请提高一边的温度，或换一个模型。",

@@ -12,7 +12,7 @@ from labkit.errors import LabError
 from labkit.ui import writing
 from labkit.ui.checks import plain_text, whole_number
 from labkit.ui.lab import Lab
-from labkit.ui.shell import LINK, MODEL_WORK, first_stage, on_load, pick_run, problem_box, words
+from labkit.ui.shell import LINK, MODEL_WORK, advice, first_stage, on_load, pick_run, problem_box, quiet, words, wrong
 from labkit.ui.viewers import panel
 from labkit.ui.writing import Column, Settings
 
@@ -133,15 +133,14 @@ def build(lab: Lab) -> None:
         with gr.Row():
             ends = gr.Textbox(label=words("stop_texts"), lines=2, max_lines=6, elem_id="decoding-ends")
             draft = gr.Dropdown([], label=words("draft"), allow_custom_value=True, elem_id="decoding-draft")
-    problem = problem_box("decoding-problem")
-    advice = problem_box("decoding-advice")
+    problem, told = problem_box("decoding-problem"), problem_box("decoding-told-problem")
     view = panel("labkit-texts", answer=lambda question: writing.answer(lab, question), elem_id="decoding-view")
     controls = Controls(name, stage, text, many, seed, tokens, ends, draft)
     asked = Requests()
 
     def begin(request: gr.Request) -> Any:
         asked.ask(request.session_hash)
-        return gr.update(visible=False)
+        return quiet()
 
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.number(request.session_hash)
@@ -152,7 +151,7 @@ def build(lab: Lab) -> None:
                 if not wanted:
                     return
         except LabError as error:
-            yield None, gr.update(value=str(error), visible=True)
+            yield None, wrong(error)
 
     boxes = [*controls, *lines]
     begun = gr.on([button.click, text.submit, *(line.submit for line in lines)], begin, None, problem)
@@ -166,7 +165,7 @@ def build(lab: Lab) -> None:
         trigger_mode="always_last",
     )
     stop.click(asked.stopper(), None, None)
-    _fill(lab, controls, lines, columns, view, problem, advice)
+    _fill(lab, controls, lines, columns, view, problem, told)
     _build_scores(lab, boxes)
 
 
@@ -195,19 +194,19 @@ def _fill(
     columns: list[gr.Column],
     view: gr.HTML,
     problem: gr.Textbox,
-    advice: gr.Textbox,
+    told: gr.Textbox,
 ) -> None:
     """What the controls say when the page opens, and when another run is chosen."""
 
     def fill(request: gr.Request) -> Iterator[Any]:
         """The first run, or what a link asks for, whose texts are then generated."""
         names = lab.names()
-        settings, said, wrong = None, "", ""
+        settings, note, hindered = None, "", quiet()
         try:
             if LINK in request.query_params:
-                settings, said = from_link(lab, request.query_params[LINK])
+                settings, note = from_link(lab, request.query_params[LINK])
         except LabError as error:
-            wrong = str(error)
+            hindered = wrong(error)
         run = settings.run if settings else names[0] if names else None
         stages = lab.stages(run) if run else []
         own = [column.strategy for column in settings.columns if not column.begins] if settings else list(DEFAULTS[:3])
@@ -225,13 +224,12 @@ def _fill(
             *(gr.update(visible=i < max(1, len(own))) for i in range(MOST)),
         ]
         unchanged = [gr.skip() for _ in values]
-        told = [gr.update(value=wrong, visible=bool(wrong)), gr.update(value=said, visible=bool(said))]
-        yield [*values, gr.skip(), *told]
+        yield [*values, gr.skip(), hindered, advice(note)]
         try:
             for data in writing.compare(lab, settings) if settings else ():
                 yield [*unchanged, data, gr.skip(), gr.skip()]
         except LabError as error:
-            yield [*unchanged, None, gr.update(value=str(error), visible=True), gr.skip()]
+            yield [*unchanged, None, wrong(error), gr.skip()]
 
     def example(name: str | None, text: str) -> str:
         """Another run's example in place of an example; what somebody typed stays."""
@@ -242,7 +240,7 @@ def _fill(
         known = name if name in lab.names() else None
         return gr.update(choices=lab.stages(known) if known else [], value=first_stage(lab, known, 0))
 
-    on_load(fill, None, [*controls, *lines, *columns, view, problem, advice], concurrency_id=MODEL_WORK)
+    on_load(fill, None, [*controls, *lines, *columns, view, problem, told], concurrency_id=MODEL_WORK)
     controls.run.input(example, [controls.run, controls.prompt], controls.prompt)
     controls.run.input(stages_of, controls.run, controls.draft)
 
@@ -262,12 +260,12 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
         page, number = request.session_hash, asked.number(request.session_hash)
         try:
             for scored in writing.scores(lab, read(values), many_seeds):
-                yield score_table(scored), gr.update(visible=False)
+                yield score_table(scored), quiet()
                 if not asked.wanted(page, number):
                     yield score_table(scored) | {"note": ["stopped", {}]}, gr.skip()
                     return
         except LabError as error:
-            yield None, gr.update(value=str(error), visible=True)
+            yield None, wrong(error)
 
     def begin(request: gr.Request) -> None:
         asked.ask(request.session_hash)

@@ -70,9 +70,11 @@ class Lab:
     question is answered, so that those of fifty pupils come one after another.
     """
 
-    def __init__(self, folder: str | Path = "runs", demo: Path | None = None):
-        """demo: the folder of a finished run that is always there, called "demo"; none when not given."""
-        self.folder, self.demo = Path(folder), demo
+    def __init__(self, folder: str | Path = "runs", demo: Path | None = None, inputs: Path | None = Path()):
+        """demo: the folder of a finished run that is always there, called "demo"; none when not given. inputs: where
+        the files must lie that a page asks to be trained on; None for anywhere.
+        """
+        self.folder, self.demo, self.inputs = Path(folder), demo, inputs
         self.answering = threading.Lock()
         self.models, self.looks, self.results = Recent(KEPT), Recent(LOOKS), Recent(RESULTS)
 
@@ -159,6 +161,11 @@ class Lab:
     def keep(self, file: Path, load: Callable[[], T], what: str = "") -> T:
         """What `load` gives, loaded once for each state of the file that it reads; `what` tells two of them apart."""
         return self.models.get((file, what, file.stat().st_mtime_ns if file.is_file() else 0), load)
+
+    def changed(self, name: str) -> float:
+        """When anything of a run was last made, as seconds since 1970. Raises LabError for one that is not there."""
+        path = self.path(name)
+        return max(_modified(path), *(_modified(path / stage.name) for stage in self.run(name).stages))
 
     def version(self, name: str, stage: str) -> tuple[Path, int]:
         """What a stage's model is now: another when its weights change. Raises LabError when it is not there."""

@@ -15,11 +15,12 @@ from typing import Any
 from labkit.errors import LabError
 from labkit.files import disk_errors
 from labkit.jobs import Jobs, check_new_name, shortened
+from labkit.lock import writer
 from labkit.preferences.store import Store
-from labkit.recipe import PRESETS, Recipe
+from labkit.recipe import INPUTS, PRESETS, Recipe
 from labkit.runs import Run
 from labkit.ui.lab import Lab
-from labkit.ui.preferences import export
+from labkit.ui.preferences import VOTES, export
 
 ENOUGH = 50
 """Votes from which on DPO's measures begin to mean something."""
@@ -38,8 +39,8 @@ def begin(
 
     source: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on. stages: to
     make; empty for all. seed: of a preset's run. more: flags as on the command line. Raises LabError for a name that is
-    no plain folder name, or is taken, for a run as source without stages, and for flags that the others are, or that
-    ask for more than a page may.
+    no plain folder name, or is taken, for a run as source without stages, and for flags that the others are, that ask
+    for more than a page may, or for a file outside of `lab.inputs`.
     """
     name = check_new_name(name)
     if name in lab.all_names() or (lab.folder / name).exists():
@@ -51,6 +52,7 @@ def begin(
     if not is_preset and not stages:
         raise LabError(f"Choose the stages to train; {name} takes what comes before them from {shortened(source)}.")
     flags = _flags(more)
+    _check_files(lab, flags)
     if not isinstance(seed, int | float) or not math.isfinite(seed) or not 0 <= seed < SEEDS:
         raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {shortened(seed)}.")
     preset = ["--preset", source, "--seed", str(int(seed))]
@@ -63,6 +65,8 @@ def begin(
 def _flags(more: str) -> list[str]:
     """Further settings, as `labkit run` takes them. Raises LabError as `begin` does."""
     try:
+        if "\0" in more:
+            raise ValueError("there is a null character")
         flags = shlex.split(more)
     except (ValueError, AttributeError, TypeError) as error:
         raise LabError(f"The settings cannot be read: {error}.") from error
@@ -79,6 +83,24 @@ def _flags(more: str) -> list[str]:
         if _number(value) > most:
             raise LabError(f"{setting} {value} is more than a page may ask for, {most:,}. The command line takes it.")
     return flags
+
+
+def _check_files(lab: Lab, flags: Sequence[str]) -> None:
+    """Raises LabError for a file to train on that lies outside of the folder of the app, or is hidden in it."""
+    if lab.inputs is None:
+        return
+    inside = lab.inputs.resolve()
+    for flag, after in itertools.pairwise([*flags, ""]):
+        name, _, behind = flag.partition("=")
+        if name.lstrip("-") not in INPUTS:
+            continue
+        value = behind or after
+        file = Path(value).expanduser().resolve()
+        if not file.is_relative_to(inside) or any(part.startswith(".") for part in file.relative_to(inside).parts):
+            raise LabError(
+                f"{value} is outside of the folder that the app was started in, or hidden there. Copy it into that "
+                f"folder, or start the app with --any-file."
+            )
 
 
 def _number(text: str) -> float:
@@ -107,10 +129,10 @@ def unfinished(jobs: Jobs, run: Run) -> list[str]:
 def resume(lab: Lab, jobs: Jobs, name: str) -> str:
     """Resume a run that was stopped, with the stages that it was asked for; its name.
 
-    Raises LabError when nothing is left to train, and for the run that comes with labkit.
+    Raises LabError when nothing is left to train, and for a run that is running or comes with labkit.
     """
     run = lab.run(name)
-    _check_ours(lab, name)
+    check_idle(lab, jobs, name)
     if not unfinished(jobs, run):
         raise LabError(f"{name} is finished. To train a stage of it again, begin a new run that builds on it.")
     asked = asked_stages(jobs, run)
@@ -128,8 +150,9 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, 
     if "sft" not in base.recipe.stages or not base.stage("sft").finished:
         raise LabError(f"{name} has no fine-tuned model yet to learn from votes. Choose another run.")
     names = (f"{name[:50]}-votes-{number}" for number in itertools.count(1))
-    new = next(free for free in names if not (lab.folder / free).exists())
-    folder = lab.folder / ".votes" / new
+    kept = lab.folder / ".votes"  # a run that was renamed still reads the votes under its old name
+    new = next(free for free in names if not (lab.folder / free).exists() and not (kept / free / VOTES).exists())
+    folder = kept / new
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         votes = export(store, folder)
@@ -156,12 +179,12 @@ def rename(lab: Lab, jobs: Jobs, name: str, new: str) -> str:
     Raises LabError for a name that no run may have, or one has, and for a run that is running or comes with labkit.
     """
     new = check_new_name(new)
-    check_idle(lab, jobs, name)
-    if new in lab.all_names() or (lab.folder / new).exists():
+    path = check_idle(lab, jobs, name)
+    if new in (*lab.all_names(), *jobs.known()) or (lab.folder / new).exists():
         raise LabError(f"There is a run {new} already. Choose another name.")
-    path = lab.path(name)
     with disk_errors(path):
-        path.rename(lab.folder / new)
+        if path.exists():  # else it never began
+            path.rename(lab.folder / new)
         jobs.rename(name, new)
     return new
 
@@ -172,32 +195,39 @@ def delete(lab: Lab, jobs: Jobs, name: str, confirmed: Any) -> None:
     It is set aside first, at once, so that a kill leaves all of it or nothing in sight. Raises LabError when it is not
     confirmed, and for a run that is running or comes with labkit.
     """
-    check_idle(lab, jobs, name)
+    path = check_idle(lab, jobs, name)
     if not isinstance(confirmed, str) or confirmed.strip() != name:
         raise LabError(f"To delete {name}, type its name. Nothing was deleted.")
-    path = lab.path(name)
     aside = lab.folder / f".{name}.deleted"
     with disk_errors(path):
         shutil.rmtree(aside, ignore_errors=True)
         if path.is_symlink():  # what it leads to is not ours
             path.unlink()
-        else:
+        elif path.exists():
             path.rename(aside)
             shutil.rmtree(aside)
         jobs.forget(name)
 
 
 def check_idle(lab: Lab, jobs: Jobs, name: str) -> Path:
-    """The folder of a run that may be changed. Raises LabError for one that is running or comes with labkit."""
-    path = lab.path(name)
-    _check_ours(lab, name)
+    """The folder of a run that may be changed; of one that failed to start, where it would be.
+
+    Raises LabError for one that is running, here or where its command was given, or comes with labkit.
+    """
+    path = lab.folder / name if name in never_begun(lab, jobs) else lab.path(name)
+    if path == lab.demo:
+        raise LabError(f"{name} comes with labkit and stays as it is. Begin a new run that builds on it.")
     if jobs.running(name):
         raise LabError(f"{name} is running. Stop it first.")
+    at_work = writer(path)
+    if at_work:
+        raise LabError(at_work)
     if not os.access(lab.folder, os.W_OK):
         raise LabError(f"{lab.folder} cannot be written to, so {name} stays as it is.")
     return path
 
 
-def _check_ours(lab: Lab, name: str) -> None:
-    if lab.shipped(name):
-        raise LabError(f"{name} comes with labkit and stays as it is. Begin a new run that builds on it.")
+def never_begun(lab: Lab, jobs: Jobs) -> list[str]:
+    """The runs that have no folder with a recipe, but had a process: they are just starting, or failed to."""
+    begun = lab.all_names()
+    return [name for name in jobs.known() if name not in begun]

@@ -44,6 +44,8 @@ area.addEventListener("keydown", (event) => {
 LONGEST = 20_000
 """Characters of a prompt that is typed."""
 LONGEST_NAME = 100
+VOTES = "votes.jsonl"
+"""The name of a file of votes."""
 HOTTEST = 2.0
 """The highest temperature."""
 
@@ -144,7 +146,7 @@ def export(store: Store, folder: str | Path) -> Path:
     pairs = preference_pairs(store.votes())
     if not pairs:
         raise LabError("No vote prefers one answer to another yet; there is nothing to train on.")
-    file = Path(folder) / "votes.jsonl"
+    file = Path(folder) / VOTES
     write_lines(file, map(pair_columns, pairs))
     return file
 

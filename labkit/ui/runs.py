@@ -1,5 +1,5 @@
-"""The Runs tab: what is being trained and what was, stage by stage, with its curves; and how to begin, stop, resume,
-rename and delete a run.
+"""The Runs tab: all runs with their states; of one, what is being trained and what was, stage by stage, with its
+curves; and how to begin, stop, resume, rename and delete a run.
 """
 
 from __future__ import annotations
@@ -14,84 +14,21 @@ import plotly.graph_objects as go
 from labkit.compare import compare, rows
 from labkit.errors import LabError
 from labkit.jobs import Jobs, check_name
+from labkit.lock import writer
 from labkit.measures import BY_KIND
 from labkit.plots import overlaid
 from labkit.preferences.store import Store
 from labkit.recipe import PRESETS, Recipe
-from labkit.report import curves, minutes
+from labkit.report import curves
 from labkit.runs import Run, StageFolder
 from labkit.terminal import measured
 from labkit.ui import manage
 from labkit.ui.lab import Lab
 from labkit.ui.shell import advice, named, on_load, on_tab, problem_box, quiet, said, words, wrong
+from labkit.ui.states import can_resume, first_shown, menu, overview, progress, status, why_failed
 
 INK = "#808890"
 """Of the words in figures: readable on a light page and on a dark one."""
-
-
-class Status(NamedTuple):
-    """Where a run is. running: whether a process is at work. failed: whether its last one ended before it was done,
-    without having been asked to. asked: the stages that it is to have.
-    """
-
-    running: bool
-    failed: bool
-    asked: list[str]
-    unfinished: list[str]
-
-    @property
-    def current(self) -> str | None:
-        """The stage that is being trained, or would be next."""
-        return self.unfinished[0] if self.unfinished else None
-
-
-def status(jobs: Jobs, run: Run) -> Status:
-    """Where a run is."""
-    name, left = run.path.name, manage.unfinished(jobs, run)
-    running = jobs.running(name)
-    failed = bool(jobs.arguments(name) and left) and not running and not jobs.stopped(name)
-    return Status(running, failed, manage.asked_stages(jobs, run), left)
-
-
-def progress(run: Run, at: Status) -> list[list[str]]:
-    """A row a stage: its name, what state it is in, its steps, and how long it took or will still take."""
-    found = []
-    for stage in run.stages:
-        steps, records = run.recipe.stages[stage.name].train.steps, stage.records
-        done = records[-1]["step"] if records else 0
-        seconds = records[-1]["seconds"] if records else 0.0
-        time = ""
-        if stage.finished:
-            time = minutes((stage.result or {}).get("seconds", seconds))
-        elif stage.begun and done and at.running:
-            time = named("{} left").format(minutes(seconds / done * (steps - done)))
-        found.append([stage.name, named(_state(stage, at, done == steps)), f"{done:,} / {steps:,}", time])
-    return found
-
-
-def _state(stage: StageFolder, at: Status, trained: bool) -> str:
-    if stage.finished:
-        return "Finished"
-    if stage.name not in at.asked:
-        return "Not asked for"
-    if at.running and stage.begun:
-        return "Measuring" if trained else "Running"
-    if at.failed and stage.name == at.current:
-        return "Failed"
-    return "Stopped" if stage.begun else ""
-
-
-def can_resume(lab: Lab, run: Run, at: Status) -> bool:
-    """Whether resuming makes sense: something is left, and what failed did not fail before its first step."""
-    trained = any(stage.records for stage in run.stages)
-    return bool(at.unfinished) and not at.running and not lab.shipped(run.path.name) and (trained or not at.failed)
-
-
-def why_failed(jobs: Jobs, name: str) -> str:
-    """What a process said last: its own line about what is wrong, where there is one."""
-    lines = [line.strip() for line in jobs.log(name).splitlines() if line.strip()]
-    ours = [line.removeprefix("labkit: ") for line in lines if line.startswith("labkit: ")]
-    return (ours or lines or ["it said nothing"])[-1]
 
 
 def card(run: Run) -> dict[str, Any]:
@@ -103,16 +40,28 @@ def card(run: Run) -> dict[str, Any]:
     return {"headers": [named("measure"), *(stage.name for stage in finished)], "data": table}
 
 
-def beside(lab: Lab, name: str | None, other: str | None) -> dict[str, Any]:
-    """Two runs side by side as a table, a row a measure; or a row that says why not."""
+def beside(lab: Lab, name: str | None, other: str | None) -> tuple[Any, dict[str, Any]]:
+    """Two runs side by side as a table, a row a measure, and what is to be said of it: why it is empty."""
     table: list[list[str]] = []
+    told = quiet() if name and other else advice("Choose another run under “Compare with”.")
     if name and other:
         try:
+            if name == other:
+                raise LabError(f"{name} is compared with itself. Choose another run.")
+            _check_finished(lab, name, other)
             found = rows(compare(lab.path(name), lab.path(other)))
             table = [[named(stage), named(label), one, two, gain] for stage, label, one, two, gain in found]
         except LabError as error:
-            table = [["", said(error), "", "", ""]]
-    return {"headers": [named("stage"), named("measure"), name or "", other or "", named("difference")], "data": table}
+            told = wrong(error)
+    heads = [named("stage"), named("measure"), name or "", other or "", named("difference")]
+    return told, {"headers": heads, "data": table}
+
+
+def _check_finished(lab: Lab, *names: str) -> None:
+    """Raises LabError for a run of which nothing is measured yet."""
+    for name in names:
+        if not any(stage.finished for stage in lab.run(name).stages):
+            raise LabError(f"{name} cannot be compared yet: no stage of it is finished.")
 
 
 def drawn(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
@@ -143,6 +92,7 @@ def compared(lab: Lab, name: str, other: str | None, stage: str, curve: str, fig
 class Shown(NamedTuple):
     """The tab's components that change."""
 
+    all: gr.Dataframe
     name: gr.Dropdown
     other: gr.Dropdown
     stop: gr.Button
@@ -154,25 +104,35 @@ class Shown(NamedTuple):
     curve: gr.Dropdown
     plot: gr.Plot
     card: gr.Dataframe
+    told: gr.Textbox
     beside: gr.Dataframe
     report: gr.Button
     log: gr.Textbox
     said: gr.Accordion
 
     @property
+    def of_all(self) -> list[Any]:
+        """What is to be filled anew when there are other runs, or one is in another state; see `_listed`."""
+        return [self.all, self.name, self.other]
+
+    @property
     def of_run(self) -> list[Any]:
         """What is to be filled anew when something of the run has changed."""
-        return [self.why, self.stages, self.stage, self.curve, self.plot, self.card, self.beside, self.stop, self.go_on,
-                self.report, self.log, self.said]  # fmt: skip
+        return [self.why, self.stages, self.stage, self.curve, self.plot, self.card, self.told, self.beside, self.stop,
+                self.go_on, self.report, self.log, self.said]  # fmt: skip
 
 
 def build(lab: Lab, jobs: Jobs, store: Store) -> None:
     """The tab's components, in the Blocks that is open."""
+    every = gr.Dataframe(
+        headers=[""] * 4, datatype="str", interactive=False, wrap=True, max_height=210, elem_id="runs-all"
+    )
     with gr.Row(elem_classes="labkit-bar"):
         name = gr.Dropdown([], label=words("run"), allow_custom_value=True, scale=3, elem_id="runs-name")
         other = gr.Dropdown([], label=words("other_run"), allow_custom_value=True, scale=2, elem_id="runs-other")
         stop = gr.Button(words("stop"), interactive=False, elem_id="runs-stop")
         go_on = gr.Button(words("go_on"), interactive=False, elem_id="runs-go-on")
+        report = gr.Button(words("write_report"), interactive=False, elem_id="runs-report")
         votes = gr.Button(words("train_on_votes"), variant="primary", scale=2, elem_id="runs-votes")
     problem, why = problem_box("runs-problem"), problem_box("runs-why-problem")
     stages = gr.Dataframe(headers=["", "", "", ""], datatype="str", interactive=False, wrap=True, elem_id="runs-stages")
@@ -181,18 +141,21 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
         curve = gr.Dropdown([], label=words("curve"), allow_custom_value=True, elem_id="runs-curve")
     plot = gr.Plot(show_label=False, elem_id="runs-plot")
     with gr.Accordion(words("card"), open=False, elem_id="runs-measures"):
-        report = gr.Button(words("write_report"), interactive=False, elem_id="runs-report")
         table = gr.Dataframe(datatype="str", interactive=False, wrap=True, elem_id="runs-card")
     with gr.Accordion(words("side_by_side"), open=False, elem_id="runs-comparison"):
+        told = problem_box("runs-beside-problem")
         both = gr.Dataframe(headers=[""] * 5, datatype="str", interactive=False, wrap=True, elem_id="runs-beside")
     with gr.Accordion(words("log"), open=False, elem_id="runs-said") as log_box:
         log = gr.Textbox(show_label=False, interactive=False, lines=6, elem_id="runs-log")
-    shown = Shown(name, other, stop, go_on, problem, why, stages, stage, curve, plot, table, both, report, log, log_box)
+    shown = Shown(
+        every, name, other, stop, go_on, problem, why, stages, stage, curve, plot, table, told, both, report, log,
+        log_box,
+    )  # fmt: skip
     _watch(lab, jobs, shown)
     report.click(None, name, None, js="(run) => labkit.openReport(run)")
     stop.click(partial(_stop, jobs), name, problem)
-    _acts(lab, shown, problem, go_on.click, lambda name: (manage.resume(lab, jobs, name), ""), [name])
-    _acts(lab, shown, problem, votes.click, lambda name: manage.train_on_votes(lab, jobs, store, name), [name])
+    _acts(lab, jobs, shown, problem, go_on.click, lambda name: (manage.resume(lab, jobs, name), ""), [name])
+    _acts(lab, jobs, shown, problem, votes.click, lambda name: manage.train_on_votes(lab, jobs, store, name), [name])
     with gr.Accordion(words("new_run"), open=False, elem_id="runs-new"):
         _new_run(lab, jobs, shown)
     with gr.Accordion(words("manage"), open=False, elem_id="runs-manage"):
@@ -227,7 +190,7 @@ def _new_run(lab: Lab, jobs: Jobs, shown: Shown) -> None:
     def begin(name: Any, source: Any, stages: Any, seed: Any, more: Any) -> tuple[str, str]:
         return manage.begin(lab, jobs, name, source, stages or [], 0 if seed is None else seed, more or ""), ""
 
-    _acts(lab, shown, problem, start.click, begin, inputs)
+    _acts(lab, jobs, shown, problem, start.click, begin, inputs)
 
 
 def _manage(lab: Lab, jobs: Jobs, shown: Shown) -> None:
@@ -245,14 +208,15 @@ def _manage(lab: Lab, jobs: Jobs, shown: Shown) -> None:
 
     def deleted(name: Any, confirmed: Any) -> tuple[str | None, str]:
         manage.delete(lab, jobs, name, confirmed)
-        return next(iter(lab.all_names()), None), f"{name} is deleted."
+        return first_shown(lab, jobs), f"{name} is deleted."
 
-    _acts(lab, shown, problem, rename.click, renamed, [shown.name, new], [new, confirmed])
-    _acts(lab, shown, problem, delete.click, deleted, [shown.name, confirmed], [new, confirmed])
+    _acts(lab, jobs, shown, problem, rename.click, renamed, [shown.name, new], [new, confirmed])
+    _acts(lab, jobs, shown, problem, delete.click, deleted, [shown.name, confirmed], [new, confirmed])
 
 
 def _acts(
     lab: Lab,
+    jobs: Jobs,
     shown: Shown,
     problem: gr.Textbox,
     event: Any,
@@ -268,19 +232,19 @@ def _acts(
         try:
             made, note = action(*given)
         except LabError as error:
-            return gr.skip(), gr.skip(), wrong(error), *(gr.skip() for _ in typed)
-        known = menu(lab)
-        if made and made not in lab.all_names():  # one that just begins has no folder yet
-            known = [(made, made), *known]
+            return *(gr.skip() for _ in shown.of_all), wrong(error), *(gr.skip() for _ in typed)
         emptied = ["" for _ in typed]
-        return gr.update(choices=known, value=made), gr.update(choices=menu(lab)), advice(note), *emptied
+        return *_listed(lab, jobs, value=made), advice(note), *emptied
 
-    event(tried, inputs, [shown.name, shown.other, problem, *typed])
+    event(tried, inputs, [*shown.of_all, problem, *typed])
 
 
-def menu(lab: Lab) -> list[tuple[str, str]]:
-    """All runs as (what the menu says, name): one that cannot be read is said to be so."""
-    return [(name if not lab.unreadable(name) else f"{name} ({named('unreadable')})", name) for name in lab.all_names()]
+def _listed(lab: Lab, jobs: Jobs, **chosen: Any) -> list[Any]:
+    """What `Shown.of_all` is to show. chosen: the `value` of the run's menu, where it is to be another."""
+    names = menu(lab, jobs)
+    heads = [named(head) for head in ("run", "state", "stages", "last change")]
+    table = {"headers": heads, "data": overview(lab, jobs)}
+    return [table, gr.update(choices=names, **chosen), gr.update(choices=names)]
 
 
 class Look:
@@ -306,11 +270,11 @@ class Look:
             {"headers": heads(), "data": progress(run, at)},
             *self._curves(run, name, other, stage, curve),
             card(run),
-            beside(self.lab, name, other),
-            gr.update(interactive=at.running),
+            *beside(self.lab, name, other),
+            gr.update(interactive=at.ours),
             gr.update(interactive=can_resume(self.lab, run, at)),
             gr.update(interactive=(run.path / "report.json").is_file()),
-            log,
+            log if log else said(f"{name} was not begun in this app: what it said stands where its command was given."),
             gr.update(open=True) if at.failed else gr.skip(),
         )
 
@@ -322,7 +286,7 @@ class Look:
         state = "Starting" if running else "Failed to start, see log"
         why = quiet() if running else wrong(f"Its process ended before it was done: {why_failed(self.jobs, name)}")
         found = [*self._nothing(why, [["", named(state), "", ""]])]
-        found[7], found[10:] = gr.update(interactive=running), [self.jobs.log(name), gr.update(open=not running)]
+        found[8], found[11:] = gr.update(interactive=running), [self.jobs.log(name), gr.update(open=not running)]
         return tuple(found)
 
     def _nothing(self, why: Any, table: list[list[str]]) -> tuple[Any, ...]:
@@ -331,7 +295,8 @@ class Look:
             {"headers": [""], "data": []},
             gr.update(interactive=False),
         )
-        return why, {"headers": heads(), "data": table}, none, none, None, empty, empty, off, off, off, "", gr.skip()
+        stages = {"headers": heads(), "data": table}
+        return why, stages, none, none, None, empty, quiet(), empty, off, off, off, "", gr.skip()
 
     def _curves(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, Any, Any]:
         """The menus of stages and curves, with what was chosen of them where it is still there, and the figure."""
@@ -354,13 +319,16 @@ def heads() -> list[str]:
 def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
     """Keep what is shown true: when the page opens, when something is chosen, and while a process is at work."""
     look = Look(lab, jobs)
-    timer, at_work, newest = gr.Timer(2), gr.State(False), gr.State(True)
+    timer, seen, newest = gr.Timer(2), gr.State(None), gr.State(True)
     chosen = [shown.name, shown.other, shown.stage, shown.curve]
 
-    def fill() -> tuple[Any, Any]:
-        names = menu(lab)
-        first = next((name for _, name in names if not lab.unreadable(name)), None)
-        return gr.update(choices=names, value=first), gr.update(choices=names)
+    def fill() -> list[Any]:
+        first = first_shown(lab, jobs)
+        return [*_listed(lab, jobs, value=first), _seen(lab, jobs, first)]
+
+    def pick(event: gr.SelectData) -> Any:
+        row = getattr(event, "row_value", None)
+        return row[0] if isinstance(row, list) and row and row[0] else gr.skip()
 
     def begin_to_look(name: Any, other: Any, curve: Any) -> tuple[Any, ...]:
         return *(look(name, other, None, curve) if name else (gr.skip(),) * len(shown.of_run)), True
@@ -372,25 +340,30 @@ def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
         begun = [one.name for one in lab.run(name).stages if one.begun] if readable else []
         return *look(name, other, stage, curve), begun[-1:] == [stage]
 
-    def follow(name: Any, other: Any, stage: Any, curve: Any, newest: bool, before: bool) -> tuple[Any, ...]:
-        """`look` while a process is at work, and once after it; at its newest stage unless another was chosen."""
-        now = _runs(jobs, name)
-        if not now and not before:
-            return *(gr.skip(),) * len(shown.of_run), now
-        return *look(name, other, None if newest else stage, curve), now
+    def follow(name: Any, other: Any, stage: Any, curve: Any, newest: bool, before: Any) -> tuple[Any, ...]:
+        """`look` while a process is at work, and once after it, or when the runs are others than before, wherever that
+        was done; at its newest stage unless another was chosen.
+        """
+        now = _seen(lab, jobs, name)
+        listed = [gr.skip()] * len(shown.of_all) if now == before else _listed(lab, jobs)
+        if not name or (now == before and not now[0]):
+            return *(gr.skip(),) * len(shown.of_run), *listed, now
+        return *look(name, other, None if newest else stage, curve), *listed, now
 
     quietly: dict[str, Any] = {"show_progress": "hidden"}
-    on_load(fill, None, [shown.name, shown.other])
-    on_tab(lambda: [gr.update(choices=menu(lab))] * 2, [shown.name, shown.other])
+    on_load(fill, None, [*shown.of_all, seen])
+    on_tab(lambda: _listed(lab, jobs), shown.of_all)
+    shown.all.select(pick, None, shown.name, **quietly)
     shown.name.change(begin_to_look, [shown.name, shown.other, shown.curve], [*shown.of_run, newest], **quietly)
     gr.on(
         [shown.stage.input, shown.curve.input, shown.other.change], choose, chosen, [*shown.of_run, newest], **quietly
     )
-    timer.tick(follow, [*chosen, newest, at_work], [*shown.of_run, at_work], **quietly)
+    timer.tick(follow, [*chosen, newest, seen], [*shown.of_run, *shown.of_all, seen], **quietly)
 
 
-def _runs(jobs: Jobs, name: Any) -> bool:
-    try:
-        return bool(name) and jobs.running(name)
-    except LabError:
-        return False
+def _seen(lab: Lab, jobs: Jobs, name: Any) -> tuple[Any, ...]:
+    """What tells that something else is to be shown: whether a process is at work on the run, and the runs' names."""
+    names = lab.all_names()
+    at_work = name in names and bool(writer(lab.path(name)))
+    starting = isinstance(name, str) and name in jobs.known() and jobs.running(name)
+    return at_work or starting, names, jobs.known()

@@ -141,6 +141,7 @@ def serve(blocks: gr.Blocks, lab: Lab, **options: Any) -> None:
                 css=CSS,
                 i18n=words,
                 share=False,
+                show_error=True,  # what Gradio refuses of a question is said, too
                 quiet=True,
                 run_history=False,
                 enable_monitoring=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -25,6 +26,9 @@ TAB = "tab"
 LANGUAGE = "labkit-language"
 """The cookie that holds the language that was chosen; without it, the browser's decides. shell.js knows it, too."""
 
+ABOVE = re.compile(r"(?<![\w.:/~])/(?:[^\s/'\"]+/)*(?=[^\s/'\"]+/[^\s/'\"]+)")
+"""Of an absolute path all but its last two parts."""
+
 words = gr.I18n(**TRANSLATIONS)
 CSS = files("labkit.ui").joinpath("shell.css").read_text(encoding="utf-8")
 HEAD = "<script>" + files("labkit.ui").joinpath("shell.js").read_text(encoding="utf-8") + "</script>"
@@ -45,8 +49,11 @@ def speaks_chinese() -> bool:
 
 
 def said(text: object) -> str:
-    """A message (an error, too) in the language of the page that asks."""
-    return chinese.message(str(text)) if speaks_chinese() else str(text)
+    """A message (an error, too) in the language of the page that asks, which need not know where on this machine things
+    lie: "/home/ada/lab/runs/mine is in use" is "runs/mine is in use".
+    """
+    shown = ABOVE.sub("", str(text))
+    return chinese.message(shown) if speaks_chinese() else shown
 
 
 def named(text: str) -> str:

@@ -55,9 +55,12 @@ def panel(
     """
     import gradio
 
+    from labkit.ui.shell import said
+
     def answer_(question: dict[str, Any]) -> dict[str, Any]:
         assert answer is not None
-        return answer(question)
+        found = answer(question)
+        return {"error": said(found["error"])} if set(found) == {"error"} else found
 
     answer_.__name__ = "answer"  # what the page calls it by
     return gradio.HTML(

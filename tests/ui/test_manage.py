@@ -1,6 +1,7 @@
 """What may be done to runs from a page, and where they are, without a browser."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -9,8 +10,9 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.jobs import Jobs
+from labkit.lock import one_writer
 from labkit.runs import Run
-from labkit.ui import manage, runs
+from labkit.ui import manage, runs, states
 from labkit.ui.lab import Lab
 from tests.tiny_recipe import tiny_recipe
 
@@ -116,6 +118,117 @@ def test_a_run_that_never_got_a_folder(lab):
     assert runs.Look(lab, jobs)("gone", None, None, None)[1]["data"][0][1] == "Starting"
 
 
+BOX = """╭─ Value error ──────────────────────────╮
+│ Error parsing --model.width: abc       │
+╰────────────────────────────────────────╯
+"""
+
+
+def test_what_a_process_said_last_is_no_frame(lab):
+    jobs = Idle(lab.folder)
+    ended(lab.folder, "mine", ["run"], BOX)
+    assert runs.why_failed(jobs, "mine") == "Error parsing --model.width: abc"
+
+
+def test_a_run_that_failed_to_start_is_listed_with_its_log_renamed_and_deleted(lab):
+    """Also by a page that was opened after it."""
+    jobs = Idle(lab.folder)
+    ended(lab.folder, "odd", ["run"], "labkit: --model.width must be even, not 257.\n")
+    assert runs.menu(lab, jobs)[0] == ("odd (failed to start)", "odd")
+    assert states.overview(lab, jobs)[0][:3] == ["odd", "Failed to start", ""] and states.overview(lab, jobs)[0][3]
+    with pytest.raises(LabError, match="a run odd already"):
+        manage.rename(lab, jobs, "mine", "odd")
+    with pytest.raises(LabError, match="a run mine already"):
+        manage.rename(lab, jobs, "odd", "mine")
+    assert manage.rename(lab, jobs, "odd", "even") == "even" and jobs.log("even").startswith("labkit: --model.width")
+    jobs.at_work.add("even")
+    for act in (manage.delete, manage.rename):
+        with pytest.raises(LabError, match="even is running. Stop it first"):
+            act(lab, jobs, "even", "even" if act is manage.delete else "new")
+    assert states.overview(lab, jobs)[0][1] == "Starting" and runs.menu(lab, jobs)[0][0] == "even"
+    jobs.at_work.clear()
+    with pytest.raises(LabError, match="type its name"):
+        manage.delete(lab, jobs, "even", "")
+    manage.delete(lab, jobs, "even", "even")
+    assert jobs.known() == [] and lab.all_names() == ["mine", "demo"]
+
+
+def test_a_run_that_is_trained_in_a_terminal_is_running_and_stays_as_it_is(lab):
+    jobs, run = Idle(lab.folder), lab.run("mine")
+    (run.path / "pretrain").mkdir()
+    with one_writer(run.path):
+        at = runs.status(jobs, run)
+        assert (at.running, at.ours) == (True, False) and runs.progress(run, at)[0][1] == "Running"
+        assert states.overview(lab, jobs)[0][1] == "Running" and not runs.can_resume(lab, run, at)
+        stop, resume = runs.Look(lab, jobs)("mine", None, None, None)[8:10]
+        assert not stop["interactive"] and not resume["interactive"]  # its own process is not this app's to stop
+        assert runs._seen(lab, jobs, "mine")[0]
+        before = everything(lab.folder)
+        for act in (
+            lambda: manage.rename(lab, jobs, "mine", "new"),
+            lambda: manage.delete(lab, jobs, "mine", "mine"),
+            lambda: manage.resume(lab, jobs, "mine"),
+        ):
+            with pytest.raises(LabError, match="mine is in use"):
+                act()
+        assert everything(lab.folder) == before and jobs.asked == []
+    assert not runs.status(jobs, run).running and not runs._seen(lab, jobs, "mine")[0]
+
+
+def test_another_window_sees_that_a_run_is_gone(lab):
+    jobs = Idle(lab.folder)
+    before = runs._seen(lab, jobs, "mine")
+    assert runs._seen(lab, jobs, "mine") == before
+    manage.rename(lab, jobs, "mine", "yours")
+    assert runs._seen(lab, jobs, "mine") != before
+    why, *_, stop, resume, report, _, _ = runs.Look(lab, jobs)("mine", None, None, None)
+    assert "There is no run 'mine'" in why["value"]
+    assert not stop["interactive"] and not resume["interactive"] and not report["interactive"]
+
+
+def test_a_fresh_page_opens_on_the_newest_run_that_has_something_to_show(lab):
+    jobs = Idle(lab.folder)
+    assert states.first_shown(lab, jobs) == "mine"  # none has
+    finished(Run.create(lab.folder / "old", tiny_recipe()), "pretrain")
+    os.utime(lab.folder / "old", (1, 1))
+    assert lab.all_names() == ["mine", "old", "demo"] and states.first_shown(lab, jobs) == "old"
+    jobs.at_work.add("mine")
+    assert states.first_shown(lab, jobs) == "mine"
+    assert states.first_shown(Lab(lab.folder / "nowhere"), jobs) is None
+
+
+def test_all_runs_stand_in_a_table(lab):
+    jobs = Idle(lab.folder)
+    finished(lab.run("mine"), *STAGES)
+    ended(lab.folder, "other", ["run"], "labkit: no\n")
+    finished(Run.create(lab.folder / "other", tiny_recipe()), "pretrain")
+    rows = {name: (state, stages) for name, state, stages, _ in states.overview(lab, jobs)}
+    assert rows == {"mine": ("Finished", "5 / 5"), "other": ("Failed", "1 / 5"), "demo": ("Stopped", "0 / 5")}
+    (lab.folder / "other" / "recipe.json").write_text("{")
+    assert dict(row[:2] for row in states.overview(lab, jobs))["other"] == "Unreadable"
+
+
+def test_the_log_of_a_run_that_was_made_elsewhere_says_so(lab):
+    assert "was not begun in this app" in runs.Look(lab, Idle(lab.folder))("mine", None, None, None)[11]
+
+
+def test_a_page_trains_on_files_of_the_folder_of_the_app_alone(lab, tmp_path, monkeypatch):
+    jobs, home = Idle(lab.folder), tmp_path / "home"
+    (home / "texts").mkdir(parents=True)
+    (home / "away").symlink_to(tmp_path)
+    monkeypatch.chdir(home)
+    for flags in ("--text /etc/passwd", "--text=/etc/passwd", "--instructions ../secret.json", "--preferences away/x",
+                  "--text ~/notes.txt", "--text .env", "--text texts/../.git/config"):  # fmt: skip
+        with pytest.raises(LabError, match="outside of the folder that the app was started in, or hidden there"):
+            manage.begin(lab, jobs, "new", "smoke", more=flags)
+    assert jobs.asked == []
+    for flags in ("--text texts/a.txt", f"--text {home}/texts", "--instructions some/data-set"):
+        manage.begin(lab, jobs, "new", "smoke", more=flags)
+    lab.inputs = None
+    manage.begin(lab, jobs, "new", "smoke", more="--text /etc/passwd")
+    assert len(jobs.asked) == 4
+
+
 def test_a_run_gets_another_name(lab):
     jobs = Idle(lab.folder)
     ended(lab.folder, "mine", ["run", "--stages", "sft"], "said")
@@ -169,6 +282,7 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ({"more": "--annotation.prompts 99999999"}, "more than a page may ask for, 1,000,000"),
         ({"more": "'open"}, "cannot be read"),
         ({"more": 7}, "cannot be read"),
+        ({"more": "--text a\0b"}, "cannot be read: there is a null character"),
         ({"seed": -1}, "A seed is a whole number from 0 to 4294967295, not -1"),
         ({"seed": 2**40}, "A seed is a whole number"),
         ({"seed": float("nan")}, "A seed is a whole number"),
@@ -196,10 +310,11 @@ BROKEN = ["", "{", "[]", "7", "{}", '{"recipe": 5}', '{"recipe": {"pretrain": 3}
 
 @pytest.mark.parametrize("text", BROKEN)
 def test_one_run_that_cannot_be_read_breaks_no_menu(lab, text):
+    jobs = Idle(lab.folder)
     shutil.copytree(lab.folder / "mine", lab.folder / "broken")
     (lab.folder / "broken" / "recipe.json").write_text(text)
     assert sorted(lab.all_names()) == ["broken", "demo", "mine"] and lab.names() == []
-    assert ("broken (unreadable)", "broken") in runs.menu(lab) and ("mine", "mine") in runs.menu(lab)
+    assert ("broken (unreadable)", "broken") in runs.menu(lab, jobs) and ("mine", "mine") in runs.menu(lab, jobs)
     why, stages, *_ = runs.Look(lab, Idle(lab.folder))("broken", "mine", None, None)
     assert "recipe.json" in why["value"] and stages["data"] == []
     assert lab.unreadable("mine") is None

@@ -23,6 +23,7 @@ from labkit.paths import demo_folder
 from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
+from labkit.ui.viewers import panel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -196,3 +197,22 @@ def test_the_language_that_was_chosen_or_else_the_browsers(cookie, accept, speak
     finally:
         shell.LocalContext.request.reset(token)
     assert not shell.speaks_chinese()  # outside of a page
+
+
+def test_a_viewers_errors_are_in_the_language_of_the_page():
+    view: Any = panel("labkit-texts", answer=lambda question: {"error": "mine is deleted."} if question else {"a": 1})
+    asking: Any = Asking("zh")
+    token = shell.LocalContext.request.set(asking)
+    try:
+        assert view.answer({"what": "step"}) == {"error": "mine 已删除。"} and view.answer({}) == {"a": 1}
+    finally:
+        shell.LocalContext.request.reset(token)
+
+
+def test_a_message_does_not_say_where_on_this_machine_things_lie():
+    for text, shown in [
+        ("/home/ada/lab/runs/mine is in use", "runs/mine is in use"),
+        ("[Errno 28] No space left: '/tmp/a/b/c.json'", "[Errno 28] No space left: 'b/c.json'"),
+        ("runs/mine and ./a/b/c and 3/4 and https://a.org/b/c", "runs/mine and ./a/b/c and 3/4 and https://a.org/b/c"),
+    ]:
+        assert shell.said(text) == shell.wrong(text)["value"] == shown

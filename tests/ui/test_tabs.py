@@ -6,6 +6,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -564,6 +565,14 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
         pass
     assert branched.stage("dpo").finished
     assert lab.stages(new) == ["pretrain", "sft", "dpo"]
+    votes = branched.recipe.preferences
+    assert votes is not None
+    before = Path(votes).read_bytes()
+    (lab.folder / new).rename(lab.folder / "renamed")  # what it reads stays its own
+    voted(lab, store, 1)
+    assert manage.train_on_votes(lab, jobs, store, "tiny")[0] == "tiny-votes-2" and Path(votes).read_bytes() == before
+    for name in ("renamed", "tiny-votes-2"):
+        shutil.rmtree(lab.folder / name)
 
 
 def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
@@ -575,11 +584,27 @@ def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
 
 
 def test_two_runs_side_by_side(lab):
-    assert runs.beside(lab, "tiny", None)["data"] == []
-    table = runs.beside(lab, "tiny", "tiny")
-    assert table["headers"] == ["stage", "measure", "tiny", "tiny", "difference"]
+    with_demo = Lab(lab.folder, demo_folder())
+    told, table = runs.beside(with_demo, "tiny", "demo")
+    assert not told["visible"] and table["headers"] == ["stage", "measure", "tiny", "demo", "difference"]
     assert table["data"] and all(len(row) == 5 for row in table["data"])
-    assert runs.beside(lab, "tiny", "other")["data"][0][1].startswith("There is no run 'other'")
+
+
+def test_why_two_runs_are_not_compared_is_said_above_an_empty_table(lab):
+    """In words, without the place of a file on this machine."""
+    Run.create(lab.folder / "fresh", tiny_recipe())
+    try:
+        for other, words in [
+            ("fresh", "fresh cannot be compared yet: no stage of it is finished."),
+            ("tiny", "tiny is compared with itself. Choose another run."),
+            ("other", "There is no run 'other' in "),
+            (None, "Choose another run"),
+        ]:
+            told, table = runs.beside(lab, "tiny", other)
+            assert told["visible"] and told["value"].startswith(words) and table["data"] == []
+            assert str(lab.folder) not in told["value"]
+    finally:
+        shutil.rmtree(lab.folder / "fresh")
 
 
 def test_both_languages_have_the_same_words():

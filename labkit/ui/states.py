@@ -1,0 +1,136 @@
+"""Where runs are: of one, stage by stage; of all, in a table."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import NamedTuple
+
+from labkit.errors import LabError
+from labkit.jobs import Jobs
+from labkit.lock import writer
+from labkit.report import minutes
+from labkit.runs import Run, StageFolder
+from labkit.ui import manage
+from labkit.ui.lab import Lab
+from labkit.ui.shell import named
+
+
+class Status(NamedTuple):
+    """Where a run is. running: whether a process is at work, ours: one that was begun here, which can be stopped.
+    failed: whether the last one that was begun here ended before it was done, without having been asked to. asked: the
+    stages that the run is to have.
+    """
+
+    running: bool
+    ours: bool
+    failed: bool
+    asked: list[str]
+    unfinished: list[str]
+
+    @property
+    def current(self) -> str | None:
+        """The stage that is being trained, or would be next."""
+        return self.unfinished[0] if self.unfinished else None
+
+
+def status(jobs: Jobs, run: Run) -> Status:
+    """Where a run is."""
+    name, left = run.path.name, manage.unfinished(jobs, run)
+    ours = jobs.running(name)
+    running = ours or writer(run.path) is not None
+    failed = bool(jobs.arguments(name) and left) and not running and not jobs.stopped(name)
+    return Status(running, ours, failed, manage.asked_stages(jobs, run), left)
+
+
+def progress(run: Run, at: Status) -> list[list[str]]:
+    """A row a stage: its name, what state it is in, its steps, and how long it took or will still take."""
+    found = []
+    for stage in run.stages:
+        steps, records = run.recipe.stages[stage.name].train.steps, stage.records
+        done = records[-1]["step"] if records else 0
+        seconds = records[-1]["seconds"] if records else 0.0
+        took = ""
+        if stage.finished:
+            took = minutes((stage.result or {}).get("seconds", seconds))
+        elif stage.begun and done and at.running:
+            took = named("{} left").format(minutes(seconds / done * (steps - done)))
+        found.append([stage.name, named(_state(stage, at, done == steps)), f"{done:,} / {steps:,}", took])
+    return found
+
+
+def _state(stage: StageFolder, at: Status, trained: bool) -> str:
+    if stage.finished:
+        return "Finished"
+    if stage.name not in at.asked:
+        return "Not asked for"
+    if at.running and stage.begun:
+        return "Measuring" if trained else "Running"
+    if at.failed and stage.name == at.current:
+        return "Failed"
+    return "Stopped" if stage.begun else ""
+
+
+def can_resume(lab: Lab, run: Run, at: Status) -> bool:
+    """Whether resuming makes sense: something is left, and what failed did not fail before its first step."""
+    trained = any(stage.records for stage in run.stages)
+    return bool(at.unfinished) and not at.running and not lab.shipped(run.path.name) and (trained or not at.failed)
+
+
+def why_failed(jobs: Jobs, name: str) -> str:
+    """What a process said last: its own line about what is wrong, where there is one, and no frame around it."""
+    lines = [line.strip("│┃| \t") for line in jobs.log(name).splitlines() if re.search(r"\w", line)]
+    ours = [line.removeprefix("labkit: ") for line in lines if line.startswith("labkit: ")]
+    return (ours or lines or ["it said nothing"])[-1]
+
+
+def menu(lab: Lab, jobs: Jobs) -> list[tuple[str, str]]:
+    """All runs as (what the menu says, name), newest first: those that cannot be read or did not start are said to be
+    so.
+    """
+    waiting = [(name, "" if jobs.running(name) else "failed to start") for name in manage.never_begun(lab, jobs)]
+    known = [(name, "unreadable" if lab.unreadable(name) else "") for name in lab.all_names()]
+    return [(f"{name} ({named(state)})" if state else name, name) for name, state in (*waiting, *known)]
+
+
+def overview(lab: Lab, jobs: Jobs) -> list[list[str]]:
+    """A row a run, in the order of `menu`: its name, its state, how many of its stages are finished, and when it
+    changed last.
+    """
+    return [[name, *_at_a_glance(lab, jobs, name)] for _, name in menu(lab, jobs)]
+
+
+def _at_a_glance(lab: Lab, jobs: Jobs, name: str) -> list[str]:
+    try:
+        run = lab.run(name)
+    except LabError:
+        begun = name in lab.all_names()
+        state = "Unreadable" if begun else "Starting" if jobs.running(name) else "Failed to start"
+        return [named(state), "", _clock(jobs.changed(name))]
+    finished = sum(stage.finished for stage in run.stages)
+    return [named(_whole(run, status(jobs, run))), f"{finished} / {len(run.stages)}", _clock(lab.changed(name))]
+
+
+def _whole(run: Run, at: Status) -> str:
+    """The state of a run as one word."""
+    if at.running:
+        return "Running"
+    if at.failed:
+        return "Failed"
+    return "Stopped" if at.unfinished else "Finished"
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""
+
+
+def first_shown(lab: Lab, jobs: Jobs) -> str | None:
+    """The run that a fresh page opens on: the newest that is running or has a finished stage; else the newest that can
+    be read.
+    """
+    readable = [name for name in lab.all_names() if not lab.unreadable(name)]
+    for name in readable:
+        run = lab.run(name)
+        if status(jobs, run).running or any(stage.finished for stage in run.stages):
+            return name
+    return next(iter(readable), None)
