@@ -8,6 +8,7 @@ labkit bench claims --preset smoke --seeds 0 1 2 3 4
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,9 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
+from labkit.bench.finished import check_recipe
 from labkit.configs import Count, Seed, check
 from labkit.errors import LabError
-from labkit.recipe import make_recipe
+from labkit.recipe import Recipe, make_recipe
 from labkit.stages.claims import gold_verdict
 from labkit.stages.registry import stage_claims
 
@@ -57,19 +59,25 @@ class Combination(NamedTuple):
 def run(config: ClaimsBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Make the runs that are not there yet and gather their claims, as what JSON can write.
 
-    {"preset", "processor", "runs": [{"seed", "precision", "threads", "claims": [{"stage", "measure", "value",
-    "baseline", "margin", "holds"}], "gold": {STAGE: words}}], "left_out": [words]}. A precision that the processor has
-    not is left out, and said. Raises LabError when a run fails, or when nothing is left to run.
+    {"preset", "machine", "runs": [{"seed", "precision", "threads", "processor", "claims": [{"stage", "measure",
+    "value", "baseline", "margin", "holds"}], "gold": {STAGE: words}}], "left_out": [words]}. A precision that the
+    processor has not is left out, and said. Raises LabError when a run fails, when one that is there is of another
+    recipe, or when nothing is left to run.
     """
-    from labkit.machine import describe, has_bf16
+    from labkit.machine import has_bf16
 
     possible = [name for name in config.precisions if name == "fp32" or has_bf16()]
     left_out = [] if len(possible) == len(config.precisions) else ["bf16: this processor has no bf16 arithmetic"]
     combinations = [Combination(*each) for each in itertools.product(config.seeds, possible, config.threads)]
     if not combinations:
         raise LabError("bench claims has nothing to run: give --seeds, --precisions that the processor has, --threads.")
-    runs = [combination._asdict() | _gathered(_report(config, combination, say)) for combination in combinations]
-    return {"preset": config.preset, "processor": describe()["processor"], "runs": runs, "left_out": left_out}
+    for each in combinations:
+        check_recipe(_folder(config, each), _recipe(config, each))
+    reports = [_report(config, each, say) for each in combinations]
+    runs = [each._asdict() | _gathered(report) for each, report in zip(combinations, reports, strict=True)]
+    processors = " and ".join(dict.fromkeys(each["processor"] for each in runs))
+    machine = {**reports[-1]["machine"], "processor": processors}
+    return {"preset": config.preset, "machine": machine, "runs": runs, "left_out": left_out}
 
 
 def failed(result: dict[str, Any]) -> list[str]:
@@ -97,7 +105,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {stage} | {says} | {holds} | {min(margins):.3f} | {median(margins):.3f} |")
     gold = [f"{_label(each)}: {name} {words}" for each in result["runs"] for name, words in each["gold"].items()]
     left = [f"Left out: {words}." for words in result["left_out"]]
-    head = f"{len(result['runs'])} runs of the preset {result['preset']} on {result['processor']}."
+    head = f"{len(result['runs'])} runs of the preset {result['preset']} on {result['machine']['processor']}."
     return "\n".join([head, *left, "", *lines, "", *gold])
 
 
@@ -106,17 +114,32 @@ def _gathered(report: dict[str, Any]) -> dict[str, Any]:
     found = stage_claims(report["stages"])
     claims = [claim._asdict() | {"margin": claim.margin, "holds": claim.holds} for claim in found]
     gold = {stage["stage"]: gold_verdict(stage["metrics"]) for stage in report["stages"]}
-    return {"claims": claims, "gold": {name: words for name, words in gold.items() if words}}
+    said = {name: words for name, words in gold.items() if words}
+    return {"processor": report["machine"]["processor"], "claims": claims, "gold": said}
 
 
 def _label(each: dict[str, Any]) -> str:
     return Combination(each["seed"], each["precision"], each["threads"]).name
 
 
+def _folder(config: ClaimsBench, combination: Combination) -> Path:
+    return config.out / f"{config.preset}-{combination.seed}-{combination.precision}-{combination.threads}"
+
+
+def _recipe(config: ClaimsBench, combination: Combination) -> Recipe:
+    """The preset's, with the combination's seed and precision."""
+    recipe = make_recipe(config.preset, seed=combination.seed)
+    changed: dict[str, Any] = {
+        name: dataclasses.replace(stage, train=dataclasses.replace(stage.train, precision=combination.precision))
+        for name, stage in recipe.stages.items()
+    }
+    changed["annotation"] = dataclasses.replace(recipe.annotation, precision=combination.precision)
+    return dataclasses.replace(recipe, **changed)
+
+
 def _report(config: ClaimsBench, combination: Combination, say: Callable[[str], None]) -> dict[str, Any]:
     """The report of one combination's run, which is made, or resumed, unless it is finished."""
-    name = f"{config.preset}-{combination.seed}-{combination.precision}-{combination.threads}"
-    folder = config.out / name
+    folder = _folder(config, combination)
     say(f"{folder} ...")
     settings = [f"--{stage}.train.precision" for stage in make_recipe(config.preset).stages]
     flags = [part for flag in (*settings, "--annotation.precision") for part in (flag, combination.precision)]

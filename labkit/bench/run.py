@@ -20,9 +20,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from labkit.bench.finished import check_recipe
 from labkit.configs import Seed, check
 from labkit.errors import LabError
 from labkit.measures import BY_KIND, COSTS, measure
+from labkit.recipe import make_recipe
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def _report(config: RunBench, seed: int) -> dict[str, Any]:
     """The report of one seed's run, made now unless it is there; with the seconds from start to report."""
     folder = config.out / f"{config.preset}-{seed}"
+    check_recipe(folder, make_recipe(config.preset, seed=seed))
     clock = folder / "wall_seconds.json"
     if not clock.is_file():
         print(f"bench run: {folder} ...", file=sys.stderr)

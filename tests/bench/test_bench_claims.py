@@ -1,50 +1,56 @@
 """Which runs are made, with what, and how their claims are counted."""
 
 import json
+import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from labkit import cli, machine
 from labkit.bench import claims as bench
 from labkit.errors import LabError
+from labkit.recipe import make_recipe
+from labkit.runs import Run
 
-RUN = """
-import json, os, pathlib, sys
-flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-folder = pathlib.Path(flags["--out"])
-folder.mkdir(parents=True)
-(folder / "recipe.json").write_text("{}")
-(folder / "called.json").write_text(json.dumps(flags | {"threads": os.environ["OMP_NUM_THREADS"]}))
-loss = 0.7 if flags["--seed"] == "1" else 0.6
-metrics = {"validation_loss": loss, "gold_gain": 0.1, "gold_gain_standard_error": 0.01}
-(folder / "report.json").write_text(json.dumps({"stages": [{"stage": "dpo", "metrics": metrics}]}))
-"""
+
+def made(command, env, **options):
+    """What `python -m labkit run …` leaves behind, at once: a recipe and a report."""
+    assert command[:4] == [sys.executable, "-m", "labkit", "run"]
+    flags = dict(zip(command[4::2], command[5::2], strict=True))
+    folder, seed = Path(flags["--out"]), int(flags["--seed"])
+    if folder.exists():
+        return subprocess.CompletedProcess(command, 1, "", "FileExistsError")
+    recipe, precision = make_recipe(flags["--preset"], seed=seed), flags["--annotation.precision"]
+    stages: dict[str, Any] = {
+        name: replace(stage, train=replace(stage.train, precision=flags[f"--{name}.train.precision"]))
+        for name, stage in recipe.stages.items()
+    }
+    stages["annotation"] = replace(recipe.annotation, precision=precision)
+    Run.planned(folder, replace(recipe, **stages)).save_recipe()
+    metrics = {"validation_loss": 0.7 if seed == 1 else 0.6, "gold_gain": 0.1, "gold_gain_standard_error": 0.01}
+    report = {"stages": [{"stage": "dpo", "metrics": metrics}], "machine": machine.describe()}
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "threads.json").write_text(env["OMP_NUM_THREADS"])
+    return subprocess.CompletedProcess(command, 0)
 
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    """`python -m labkit run` as a script that writes a report at once."""
-    (tmp_path / "labkit.py").write_text(RUN)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "has_bf16", lambda: True)
-    real = bench.subprocess.run
-
-    def call(command, **options):
-        assert command[:4] == [sys.executable, "-m", "labkit", "run"]
-        return real([sys.executable, "labkit.py", *command[4:]], **options)
-
-    monkeypatch.setattr(bench.subprocess, "run", call)
+    monkeypatch.setattr(bench.subprocess, "run", made)
     return tmp_path / "runs"
 
 
 def test_a_run_for_each_seed_precision_and_number_of_threads(runs):
     result = bench.run(bench.ClaimsBench(seeds=(0, 1), out=runs))
     assert len(result["runs"]) == 2 * 2 * 2
-    called = json.loads((runs / "smoke-1-fp32-2" / "called.json").read_text())
-    assert called["--seed"] == "1" and called["threads"] == "2"
-    stages = ("pretrain", "sft", "reward", "ppo", "dpo")
-    assert {called[f"--{stage}.train.precision"] for stage in stages} == {called["--annotation.precision"]} == {"fp32"}
+    assert (runs / "smoke-1-fp32-2" / "threads.json").read_text() == "2"
+    recipe = Run.open(runs / "smoke-1-fp32-2").recipe
+    trained = {stage.train.precision for stage in recipe.stages.values()}
+    assert recipe.seed == 1 and trained == {recipe.annotation.precision} == {"fp32"}
 
 
 def test_claims_are_counted_with_their_smallest_margin(runs):
@@ -52,7 +58,8 @@ def test_claims_are_counted_with_their_smallest_margin(runs):
     result = bench.run(bench.ClaimsBench(seeds=(0, 1), precisions=("fp32",), threads=(1,), out=runs))
     table = bench.table(result)
     assert "| dpo | loss on held-out pairs, below log 2 | 1 of 2 | -0.007 | 0.043 |" in table
-    assert "seed 0, fp32, 1 thread: dpo gold rose by 0.100 (± 0.010)" in table and result["processor"] in table
+    assert "seed 0, fp32, 1 thread: dpo gold rose by 0.100 (± 0.010)" in table
+    assert result["machine"]["processor"] in table
     assert bench.failed(result) == ["seed 1, fp32, 1 thread: dpo"]
 
 
@@ -73,7 +80,21 @@ def test_a_precision_that_the_processor_has_not_is_left_out_and_said(runs, monke
         bench.run(bench.ClaimsBench(seeds=(0,), precisions=("bf16",), out=runs))
 
 
+def test_finished_runs_are_counted_as_what_they_are(runs, monkeypatch):
+    config = bench.ClaimsBench(seeds=(0,), precisions=("fp32",), threads=(1,), out=runs)
+    bench.run(config)
+    report = runs / "smoke-0-fp32-1" / "report.json"
+    report.write_text(report.read_text().replace(str(machine.describe()["processor"]), "Another (AVX512)"))
+    monkeypatch.setattr(bench, "_report", lambda *asked: json.loads(report.read_text()))
+    assert "on Another (AVX512)." in bench.table(bench.run(config))
+    recipe = json.loads((runs / "smoke-0-fp32-1" / "recipe.json").read_text())
+    recipe["recipe"]["dpo"]["beta"] = 0.55
+    (runs / "smoke-0-fp32-1" / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(LabError, match=r"smoke-0-fp32-1 holds a run of another recipe \(dpo.beta: 0.55, not 0.3\)"):
+        bench.run(config)
+
+
 def test_a_run_that_fails_is_named(runs):
-    (runs / "smoke-0-fp32-1").mkdir(parents=True)  # the script cannot make its folder
+    (runs / "smoke-0-fp32-1").mkdir(parents=True)
     with pytest.raises(LabError, match="smoke-0-fp32-1 ended with exit code 1(?s:.*)FileExistsError"):
         bench.run(bench.ClaimsBench(seeds=(0,), precisions=("fp32",), threads=(1,), out=runs))
