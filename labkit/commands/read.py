@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from labkit.errors import LabError
+
 if TYPE_CHECKING:
     from labkit.text.reading.report import Reading
+    from labkit.text.reading.rows import Items
 
 Kind = Literal["text", "instructions", "preferences"]
 KINDS: tuple[Kind, ...] = ("text", "instructions", "preferences")
@@ -35,46 +39,67 @@ class ReadOptions:
 
 
 def read_command(options: ReadOptions) -> int:
-    """Print what a source is understood as. Raises LabError where `labkit run` would."""
-    rows, reading = understood(options.source, options.kind)
+    """Print what a source is understood as. Raises LabError where `labkit run` would: where only nothing can be held
+    out of it, once its rows are shown.
+    """
     if options.json:
+        rows, reading = understood(options.source, options.kind)
         shown = rows if options.rows is None else rows[: max(0, options.rows)]
         print(json.dumps(reading.to_dict() | {"rows": shown}))
         return 0
     from labkit.text.reading.report import reading_lines
 
+    rows, reading, refusal = _read(options.source, options.kind)
     print("\n".join(reading_lines(reading.record())))
     for row in rows[: SHOWN if options.rows is None else max(0, options.rows)]:
         print("\n" + as_lines(row))
+    if refusal is not None:
+        raise refusal
     return 0
 
 
 def understood(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading]:
     """A source -> its rows as they are understood, in its order, and the record of the reading.
 
-    Rows: {"text"}, {"messages": [{"role", "content"}]} or {"prompt": [messages], "chosen", "rejected"}.
+    Rows: {"text"}, {"messages": [{"role", "content"}]} or {"prompt": [messages], "chosen", "rejected"}. Raises LabError
+    where `labkit run` would.
     """
+    rows, reading, refusal = _read(source, kind)
+    if refusal is not None:
+        raise refusal
+    return rows, reading
+
+
+def _read(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading, LabError | None]:
+    """What `understood` gives, and why nothing can be held out of it, if so."""
     if kind == "text":
         from labkit.text.reading.texts import split_texts, text_rows
 
         texts = text_rows(source)
-        split_texts(texts)
-        return [{"text": str(text)} for text in texts.values], texts.reading
+        return [{"text": str(text)} for text in texts.values], texts.reading, _refusal(split_texts, texts)
     if kind == "instructions":
         from labkit.text.reading.conversations import conversation_rows, split_conversations
 
         talks = conversation_rows(source)
-        split_conversations(talks)
-        return [{"messages": [m.to_dict() for m in talk.messages]} for talk in talks.values], talks.reading
+        turns = [{"messages": [m.to_dict() for m in talk.messages]} for talk in talks.values]
+        return turns, talks.reading, _refusal(split_conversations, talks)
     from labkit.text.reading.preferences import preference_rows, split_preferences
 
     pairs = preference_rows(source)
-    split_preferences(pairs)
     rows = [
         {"prompt": [m.to_dict() for m in pair.prompt], "chosen": pair.chosen, "rejected": pair.rejected}
         for pair in pairs.values
     ]
-    return rows, pairs.reading
+    return rows, pairs.reading, _refusal(split_preferences, pairs)
+
+
+def _refusal(split: Callable[[Any], Any], items: Items[Any]) -> LabError | None:
+    """Why a part of what was read cannot be held out; None where it can."""
+    try:
+        split(items)
+    except LabError as error:
+        return error
+    return None
 
 
 def as_lines(row: dict[str, Any], longest: int = 400) -> str:

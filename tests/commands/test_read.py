@@ -47,3 +47,14 @@ def test_what_is_refused_is_said_in_one_line(file, capsys):
     assert not out and err.count("\n") == 1
     assert "rows.jsonl, line 1 has the columns instruction, output, score; plain text needs one of text" in err
     assert main(["read", str(file.with_name("none.jsonl")), "--as", "text"]) == 2
+
+
+def test_what_cannot_be_held_out_is_shown_and_then_refused(tmp_path, capsys):
+    rows = [{"prompt": "Why?", "chosen": f"So, {n}.", "rejected": "No."} for n in range(2)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["read", str(tmp_path / "rows.jsonl"), "--as", "preferences"]
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert "read 2, kept 2" in out and "chosen: So, 1." in out
+    assert "all 2 pairs have the same prompt" in err
+    assert main([*command, "--json"]) == 2 and not capsys.readouterr().out

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from labkit.text.reading.report import RowError
+
 TEXTS = ("text", "content", "story", "document")
 TURNS = ("messages", "conversations", "conversation")
 QUESTIONS = ("instruction", "prompt", "question", "query")
@@ -12,10 +14,11 @@ INPUTS = ("input", "context")
 ANSWERS = ("output", "response", "completion", "answer")
 SYSTEMS = ("system", "system_prompt")
 HISTORIES = ("history",)
-CHOSEN = ("chosen", "preferred_output")
-REJECTED = ("rejected", "non_preferred_output")
+CHOSEN = ("chosen", "preferred_output", "chosen_response")
+REJECTED = ("rejected", "non_preferred_output", "rejected_response")
 LABELS = ("label",)
 WEIGHTS = ("weight",)
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 KNOWN = {*TEXTS, *TURNS, *QUESTIONS, *INPUTS, *ANSWERS, *CHOSEN, *REJECTED}
 
 
@@ -39,6 +42,23 @@ class Columns:
             return None
         self.used.add(name)
         return self.values[name]
+
+    def one(self, names: Iterable[str]) -> str | None:
+        """As `name`, where it is sure which is meant. Raises RowError where two have values of which neither holds the
+        other.
+        """
+        first = self.name(names)
+        if first is None or is_empty(self.values[first]):
+            return first
+        given = str(self.values[first]).strip()
+        for other in names:
+            words = "" if is_empty(self.values.get(other)) else str(self.values[other]).strip()
+            if words not in given and given not in words:
+                raise RowError(
+                    f"{first} and {other}",
+                    f"has both {first} and {other}, and it is not known which is meant. Keep one of these columns.",
+                )
+        return first
 
     def has(self, names: Iterable[str]) -> bool:
         """Whether there is a column of one of these names, empty or not."""

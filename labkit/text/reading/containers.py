@@ -9,7 +9,6 @@ import csv
 import gzip
 import io
 import itertools
-import json
 import os
 import re
 import zlib
@@ -18,12 +17,15 @@ from typing import Any, NamedTuple
 
 from labkit.errors import LabError
 from labkit.files import reading
-from labkit.text.reading.encodings import SAMPLE, decode, find_encoding
+from labkit.text.reading.columns import KNOWN
+from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess, refuse_kinds
 from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, ending, split_of
+from labkit.text.reading.json_values import parse_json
 from labkit.text.reading.long_text import LONG, LongText
 from labkit.text.reading.report import RowError
 from labkit.text.reading.wrappers import find_rows
 
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 csv.field_size_limit(2**31 - 1)
 
 
@@ -69,19 +71,45 @@ def open_table(file: File) -> Table:
     if data.startswith(b"PAR1"):
         return Table("parquet", None, _parquet_rows(data, file))
     if ending(file.path) == ".parquet":
+        refuse_kinds(data, file.name)
         raise LabError(f"{file.name} is not a parquet file: it does not begin as one. Is the download complete?")
     text, encoding, warning = decode(data, file.name)
     if not text.strip():
         raise LabError(f"{file.name} is empty.")
-    warnings = (warning,) if warning else ()
+    warnings: tuple[str, ...] = (warning,) if warning else ()
     if ending(file.path) in (".csv", ".tsv"):
         delimiter, format = _delimiter(text)
         return Table(format, encoding, _csv_rows(text, delimiter, file), warnings)
-    if looks_like_rows(text) or ending(file.path) in (".json", ".jsonl", ".ndjson"):
+    _refuse_csv(text, file)
+    if ending(file.path) in JSON_ENDINGS or looks_like_rows(text) and _is_json(text):
         return _json_table(text, encoding, warnings, file)
     if ending(file.path) not in TEXT_ENDINGS and file.path.suffix:
         raise LabError(f"{file.name} has an unknown ending; known are {', '.join(ENDINGS)}, and each with .gz.")
+    if looks_like_rows(text):
+        warnings += (f"{file.name} begins as JSON does and is none: it is read as plain text.",)
     return Table("text", encoding, _documents(text, file), warnings)
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is JSON, or at least half of its lines are: one that only begins so may be prose."""
+    try:
+        parse_json(text)
+    except ValueError:
+        return _is_lines(text, first=False)
+    return True
+
+
+def _refuse_csv(text: str, file: File) -> None:
+    """Raises LabError where a file of another name is a table with commas, which would be read as something else."""
+    lines = list(itertools.islice(filter(str.strip, text.lstrip("\ufeff").split("\n")), 20))
+    delimiter, format = _delimiter(lines[0])
+    names = [name.strip().strip('"').lower() for name in lines[0].split(delimiter)]
+    named = len(names) > 1 and KNOWN.intersection(names) and all(re.fullmatch(r"[\w .-]{1,40}", n) for n in names)
+    if named and len(lines) > 1 and all(line.count(delimiter) >= len(names) - 1 or '"' in line for line in lines):
+        raise LabError(
+            f"{file.name} is {format.upper()} by what stands in it (its first line names the columns "
+            f"{', '.join(names)}), not what its name says. Rename it to {file.path.stem}.{format}."
+        )
 
 
 def _long_table(file: File) -> Table | None:
@@ -98,13 +126,14 @@ def _long_table(file: File) -> Table | None:
     text = LongText(file.path, encoding)
     if text.parted or 20 * text.replaced > len(text):
         return None
-    warning = f"{file.name}: {text.replaced} bytes not of {encoding} replaced by U+FFFD"
-    return Table("text", encoding, [Row(text, file.name, file.split)], (warning,) if text.replaced else ())
+    replaced = f"{file.name}: {text.replaced} bytes not of {encoding} replaced by U+FFFD" if text.replaced else ""
+    warnings = tuple(filter(None, (guess(sample, encoding, file.name), replaced)))
+    return Table("text", encoding, [Row(text, file.name, file.split)], warnings)
 
 
 def split_documents(text: str) -> list[str]:
     """A file of plain text -> its documents: parted by lines that hold <|endoftext|> alone, as TinyStories' are."""
-    return re.split(r"(?:^|\n)[ \t]*<\|endoftext\|>[ \t]*\r?(?=\n|$)", text)
+    return re.split(r"(?m:\n?^)[ \t]*<\|endoftext\|>[ \t]*\r?(?:\n|$)", text)
 
 
 def _documents(text: str, file: File) -> list[Row]:
@@ -138,9 +167,9 @@ def looks_like_rows(text: str) -> bool:
 def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: File) -> Table:
     """JSON, or a JSON value a line, whatever the file is called."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if _is_lines(text):
+        value = parse_json(text)
+    except ValueError as error:
+        if _is_lines(text) or _is_strings(text, file):
             return Table("jsonl", encoding, _jsonl_rows(text, file), warnings)
         raise LabError(
             f"{file.name} is not JSON: {error}. Is the file complete? JSON lines have one whole object a line."
@@ -149,6 +178,8 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: File)
         found = find_rows(value)
     except LabError as error:
         raise LabError(f"{file.name} {error}") from error
+    if isinstance(value, RowError):
+        raise LabError(f"{file.name} {value}")
     if found is None and ending(file.path) in (".jsonl", ".ndjson"):
         return Table("jsonl", encoding, [Row(value, f"{file.name}, line 1", file.split)], warnings)
     if found is None:
@@ -163,11 +194,19 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: File)
     return Table("json", encoding, rows, warnings, tuple(f"{name} of {file.name}" for name in found.unused))
 
 
-def _is_lines(text: str) -> bool:
-    """Whether the first line, or most of the first lines, are JSON by themselves."""
+def _is_lines(text: str, first: bool = True) -> bool:
+    """Whether at least half of the first lines are JSON by themselves; `first`: or the first line is."""
     lines = list(itertools.islice(filter(str.strip, text.split("\n")), 100))
     whole = [isinstance(_json(line), dict | list) for line in lines]
-    return whole[0] or 2 * sum(whole) >= len(whole)
+    return first and whole[0] or 2 * sum(whole) >= len(whole)
+
+
+def _is_strings(text: str, file: File) -> bool:
+    """Whether a file of JSON lines holds a text in quotes on most of them."""
+    if ending(file.path) not in (".jsonl", ".ndjson"):
+        return False
+    lines = list(itertools.islice(filter(str.strip, text.split("\n")), 100))
+    return 2 * sum(isinstance(_json(line), str) for line in lines) >= len(lines)
 
 
 def _jsonl_rows(text: str, file: File) -> Iterator[Row]:
@@ -179,8 +218,8 @@ def _jsonl_rows(text: str, file: File) -> Iterator[Row]:
 def _json(line: str) -> Any:
     """The value in a line, or a RowError."""
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        return parse_json(line)
+    except ValueError as error:
         return RowError("broken line", f"is not JSON: {error}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +18,13 @@ from labkit.text.reading.columns import (
     SYSTEMS,
     TEXTS,
     TURNS,
-    WEIGHTS,
     Columns,
     is_empty,
 )
 from labkit.text.reading.held_out import given_split, hold_out
+from labkit.text.reading.pointers import refuse_pointer
 from labkit.text.reading.report import Reading, RowError
-from labkit.text.reading.rows import Items, as_columns, read_items
+from labkit.text.reading.rows import Items, as_columns, check_worth, note_turns, read_items
 from labkit.text.reading.values import as_messages, clean, shown, transcript, turns
 from labkit.world import Document, Message
 
@@ -124,7 +125,9 @@ def _conversation(row: Any, reading: Reading) -> tuple[Document, Columns | None]
     columns = None if isinstance(row, list) else as_columns(row)
     messages = turns(row) if columns is None else _messages(columns)
     if columns is not None:
-        _check_worth(columns)
+        check_worth(columns)
+        if _is_good(columns) is False:
+            raise RowError("label false", "is labelled as no good answer.")
     if not any(message.role == "assistant" for message in messages):
         raise RowError("conversation without an answer", "has no message of an assistant to learn.")
     for message in messages:
@@ -133,6 +136,7 @@ def _conversation(row: Any, reading: Reading) -> tuple[Document, Columns | None]
             raise RowError(f"empty {what}", f"has an empty {what}.")
     if not any(message.role == "assistant" and message.weight for message in messages):
         raise RowError("weight 0", "has no answer of a weight above 0.")
+    note_turns(reading, messages, [row] if columns is None else [columns.values[name] for name in columns.used])
     return Document("conversation", "", messages), columns
 
 
@@ -140,11 +144,14 @@ def _messages(columns: Columns) -> tuple[Message, ...]:
     name = columns.name(TURNS)
     if name is not None and not is_empty(columns.values[name]):
         return with_system(columns, turns(columns.get(TURNS)))
-    asked, answered = columns.name(QUESTIONS), columns.name(ANSWERS)
+    asked, answered = columns.one(QUESTIONS), columns.one(ANSWERS)
     if asked is None and columns.has(["input"]) and columns.has(["output"]):
         asked = "input"
     if asked is not None and answered is not None:
-        return _exchange(question(columns, asked), columns.get(ANSWERS))
+        refuse_pointer(columns, answered)
+        return _exchange(question(columns, asked), columns.get([answered]), plain=_is_plain(columns.values[asked]))
+    if isinstance(columns.values.get("data"), list):
+        return with_system(columns, _alternating(columns.get(["data"])))
     spoken = columns.name(TEXTS)
     said = transcript(columns.values[spoken]) if spoken else None
     if said is not None:
@@ -158,24 +165,26 @@ def _messages(columns: Columns) -> tuple[Message, ...]:
     )
 
 
-def _exchange(asked: tuple[Message, ...], answer: Any) -> tuple[Message, ...]:
-    """A question and its answer, which may be messages, with the question before them once more."""
+def _alternating(said: list[Any]) -> tuple[Message, ...]:
+    """Texts that user and assistant say by turns, as UltraChat has them. Raises RowError for what is no text."""
+    roles = itertools.cycle(("user", "assistant"))
+    return tuple(Message(role, clean(text)) for role, text in zip(roles, said, strict=False))
+
+
+def _is_plain(asked: Any) -> bool:
+    """Whether a question is a text that holds no messages."""
+    return isinstance(asked, str) and as_messages(asked) is None
+
+
+def _exchange(asked: tuple[Message, ...], answer: Any, plain: bool) -> tuple[Message, ...]:
+    """A question and its answer, which may be messages, with the question before them once more.
+
+    plain: whether the question is text. Then so is an answer that spells messages as JSON: it was asked for JSON.
+    """
     said = as_messages(answer)
-    if said is None:
+    if said is None or plain and isinstance(answer, str):
         return (*asked, Message("assistant", clean(answer)))
     return said if said[: len(asked)] == asked else (*asked, *said)
-
-
-def _check_worth(columns: Columns) -> None:
-    """Raises RowError for a row that its columns label and weight call no example to learn."""
-    if _is_good(columns) is False:
-        raise RowError("label false", "is labelled as no good answer.")
-    weight = columns.get(WEIGHTS)
-    known = isinstance(weight, str | int | float) and str(weight).strip() in ("0", "1", "0.0", "1.0", "True", "False")
-    if not is_empty(weight) and not known:
-        raise RowError("weight", f"has the weight {shown(weight)}; a row is learned (1) or not (0).")
-    if known and str(weight).strip() in ("0", "0.0", "False"):
-        raise RowError("weight 0", "has the weight 0.")
 
 
 def _is_good(columns: Columns) -> bool | None:

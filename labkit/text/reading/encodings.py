@@ -1,18 +1,16 @@
 """Bytes -> text: the encoding of a file found out, and named.
 
-Byte order marks and UTF-8 are told by rule; of the older encodings (GB18030, Big5, Shift-JIS, EUC-JP, EUC-KR,
-windows-125x, KOI8-R) chardet says which it is.
+Byte order marks and UTF-8 are told by rule; which of the older encodings it is, is guessed, and that is said.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from typing import Any, NamedTuple
-
-import chardet
+from typing import NamedTuple
 
 from labkit.errors import LabError
+from labkit.text.reading.guesses import escaped, guessed
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -32,12 +30,12 @@ KINDS = (
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
     (b"SQLite format 3", "a SQLite database", "save the table as CSV"),
     (b"ARROW1", "an Arrow file", "save it as parquet"),
+    (b"\x1f\x8b", "packed twice", "unpack it first (gunzip)"),
 )
 """How files begin that hold no text, what they are, and what to do with them."""
 
 SAMPLE = 200_000
 """Bytes that are enough to tell an encoding by."""
-LATIN = ("cp1252", "cp1250", "cp1254", "cp1257")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x7f]")
 _WESTERN = re.compile(
     r"(?<=[A-Za-z])[\udcc0-\udcfd]|[\udcc0-\udcfd](?=[A-Za-z])|[\udc80\udc85\udc91-\udc97\udca0-\udcbf]"
@@ -46,7 +44,7 @@ _WESTERN = re.compile(
 
 
 class Decoded(NamedTuple):
-    """A file's text, its encoding, and what was not of that encoding in it: a line, or ''."""
+    """A file's text, its encoding, and what to say of it: that it is a guess, or what was not of it; a line, or ''."""
 
     text: str
     encoding: str
@@ -60,7 +58,7 @@ def decode(data: bytes, name: str) -> Decoded:
     """
     encoding = find_encoding(data, name)
     try:
-        return Decoded(data.decode(encoding), encoding, "")
+        return Decoded(data.decode(encoding), encoding, guess(data, encoding, name))
     except UnicodeDecodeError as error:
         text, at = data.decode(encoding, "replace"), error.start
     bad = max(1, text.count("\ufffd"))
@@ -77,27 +75,53 @@ def decode(data: bytes, name: str) -> Decoded:
     )
 
 
+def guess(data: bytes, encoding: str, name: str) -> str:
+    """The line that says that a file's encoding is guessed; '' where bytes tell it for sure."""
+    if encoding == "utf-8" or any(data.startswith(mark) for mark, _ in MARKS):
+        return ""
+    return f"{name}: read as {encoding}, which is a guess. If its letters look wrong, save it as UTF-8."
+
+
 def find_encoding(data: bytes, name: str) -> str:
     """Bytes, a whole file's or its first SAMPLE -> the name of Python's codec for them.
 
     Raises LabError, with the file's `name`, for what is no text.
     """
-    for start, kind, mend in KINDS:
-        if data.startswith(start):
-            raise LabError(f"{name} is {kind}: a binary file, not text. To use it, {mend}.")
+    refuse_kinds(data, name)
     for mark, encoding in MARKS:
         if data.startswith(mark):
             return encoding
     if b"\0" in data[:SAMPLE]:
         encoding = _wide(data[:SAMPLE])
         if not encoding:
-            raise LabError(f"{name} is a binary file, not text (it holds zero bytes).")
+            count, line = data.count(b"\0"), data.count(b"\n", 0, data.index(b"\0")) + 1
+            raise LabError(
+                f"{name} is no text, or damaged: it holds {count:,} NUL bytes, the first in line {line}. If it is "
+                f"text, take them out (tr -d '\\0')."
+            )
         return encoding
-    encoding = "utf-8" if _is_utf8(data) else _detected(data, name)
+    encoding = escaped(data[:SAMPLE]) or ("utf-8" if _is_utf8(data) else "")
+    encoding = encoding or guessed(data[:SAMPLE], name) or _wide(data[:SAMPLE])
+    if not encoding:
+        raise LabError(
+            f"{name} is not UTF-8, and too little in it says in which encoding it is, or it is a binary file. "
+            f"Save it as UTF-8."
+        )
     sample = data[:SAMPLE].decode(encoding, "replace")
     if len(_CONTROL.findall(sample)) * 50 > len(sample):
         raise LabError(f"{name} is a binary file, not text (it holds control characters).")
     return encoding
+
+
+def refuse_kinds(data: bytes, name: str) -> None:
+    """Raises LabError for bytes that begin as a file of a known kind that holds no text by itself."""
+    for start, kind, mend in KINDS:
+        if data.startswith(start):
+            raise LabError(f"{name} is {kind}: a binary file, not text. To use it, {mend}.")
+    if data.startswith(b"version https://git-lfs"):
+        raise LabError(f"{name} is a pointer of git LFS, not the file itself. Fetch that with git lfs pull.")
+    if data[257:262] == b"ustar":
+        raise LabError(f"{name} is a tar archive. To use it, unpack it (tar xf) and give its folder.")
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -122,18 +146,3 @@ def _wide(data: bytes) -> str:
         shares[encoding] = usual * shown / max(1, len(text))
     best = max(shares, key=shares.__getitem__)
     return best if shares[best] > 0.99 else ""
-
-
-def _detected(data: bytes, name: str) -> str:
-    settings: dict[str, Any] = {"encoding_era": chardet.EncodingEra.MODERN_WEB, "prefer_superset": True}
-    text = data[:SAMPLE].decode("ascii", "surrogateescape")
-    high = re.findall("[\udc80-\udcff]+", text)
-    latin = sum(len(run) == 1 for run in high) > 0.7 * sum(map(len, high))
-    if latin:  # accents, each between Latin letters: no other alphabet's words look so
-        settings["include_encodings"] = LATIN
-    found = chardet.detect(data[:SAMPLE], **settings)
-    if latin and (not found["encoding"] or found["confidence"] < 0.05):
-        return "cp1252"
-    if not found["encoding"] and not _wide(data[:SAMPLE]):
-        raise LabError(f"{name} is in no encoding that is known here, or a binary file. Save it as UTF-8.")
-    return codecs.lookup(found["encoding"] or _wide(data[:SAMPLE])).name

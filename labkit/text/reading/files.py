@@ -1,9 +1,14 @@
-"""A source: a file, a folder, or the name of a data set on the hub -> what there is to read."""
+"""A source: a file, a folder, or the name of a data set on the hub -> what there is to read.
+
+A file belongs to a split when its name, or that of its folder, is the split's: train.jsonl, train_sft.json,
+valid-00001-of-00002.parquet. Where a name only holds such a word (training_day.txt, my_test.txt), it takes two of one
+kind to mean splits: my_train.txt beside my_test.txt, or beside test.txt.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +24,9 @@ SPLITS = {
     "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test", "testing"),
 }
+
+STAGES = ("sft", "prefs", "pref", "gen", "rm", "reward", "ppo", "dpo", "kto", "rl")
+"""What follows a split's name where a data set has several for the stages of a recipe, as HuggingFaceH4's have."""
 
 
 class File(NamedTuple):
@@ -39,9 +47,13 @@ class Found(NamedTuple):
 
 def find_files(source: str | Path) -> Found:
     """What there is to read in a source. Raises LabError when it is nothing, or a folder without a file to read."""
+    if re.match(r"[a-zA-Z][a-zA-Z\d+.-]+://", str(source)):
+        raise LabError(f"{source} is an address. Download it and give the file, or name a hub data set OWNER/NAME.")
     path = Path(source)
     if path.is_dir():
         return _folder(path)
+    if path.exists() and not path.is_file():
+        raise LabError(f"{path} is a pipe or a device, not a file; it is read more than once. Save it as a file first.")
     if path.exists():
         return Found([File(path, path.name)])
     is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?", str(source))
@@ -65,26 +77,68 @@ def split_of(name: str) -> str:
 
 def _folder(folder: Path) -> Found:
     files, passed_over = [], []
+    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")) and any(folder.rglob("*.arrow")):
+        raise LabError(
+            f"{folder} is what datasets' save_to_disk writes, in Arrow files. With load_from_disk(…), save each split "
+            f"with to_parquet(…) and give those files."
+        )
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if not path.is_file():
+        if path.is_dir():
             continue
-        if any(part.startswith((".", "__MACOSX")) for part in inside.parts):
+        if not path.is_file():
+            passed_over.append(f"file {inside} (a link to nothing, a pipe or a device)")
+        elif any(part.startswith((".", "__MACOSX")) for part in inside.parts):
             passed_over.append(f"file {inside} (hidden)")
         elif path.stem.lower() in ABOUT:
             passed_over.append(f"file {inside} (about the others)")
         elif ending(path) not in ENDINGS:
             passed_over.append(f"file {inside} (not a kind that is read)")
         else:
-            files.append(File(path, str(inside), next(filter(None, map(split_of, _names(inside))), "")))
+            files.append(File(path, str(inside)))
     if not files:
         raise LabError(f"The folder {folder} holds no {', '.join(ENDINGS)} file.")
+    splits = file_splits([Path(file.name) for file in files])
+    if len(splits.several) > 1:
+        raise LabError(
+            f"{folder} has several splits to train on, {', '.join(splits.several)}; which is meant? Put the files of "
+            f"one into a folder of their own."
+        )
+    files = [file._replace(split=split) for file, split in zip(files, splits.of, strict=True)]
     if not any(file.split == "train" for file in files):  # then a file called test is a file like any other
         files = [file._replace(split="") for file in files]
     return Found(files, passed_over=tuple(passed_over))
 
 
-def _names(inside: Path) -> Iterator[str]:
-    """Names that may say a file's split: its own, then those of the folders it is in."""
-    yield inside.name
-    yield from reversed(inside.parts[:-1])
+class FileSplits(NamedTuple):
+    """The split of each of some files, '' for none; and the splits to train on that are of different stages."""
+
+    of: list[str]
+    several: list[str]
+
+
+def file_splits(names: Sequence[Path]) -> FileSplits:
+    """Paths within a folder -> the split of each: by its own name, or else by those of the folders it is in."""
+    parts = [[_split_and_rest(part) for part in (_stem(name), *reversed(name.parts[:-1]))] for name in names]
+    pairs = {part for found in parts for part in found if part is not None}
+    sure = {(split, rest) for split, rest in pairs if not rest or rest in STAGES}
+    for split, rest in pairs:
+        if any({(other, rest), (other, "")} & pairs for other in SPLITS if other != split):
+            sure.add((split, rest))
+    chosen = [next((part for part in found if part in sure), None) for found in parts]
+    several = {f"{part[0]}_{part[1]}" for part in chosen if part and part[0] == "train" and part[1] in STAGES}
+    return FileSplits([part[0] if part else "" for part in chosen], sorted(several))
+
+
+def _stem(name: Path) -> str:
+    return name.name.lower().removesuffix(".gz").removesuffix(ending(name))
+
+
+def _split_and_rest(name: str) -> tuple[str, str] | None:
+    """train_sft-00000-of-00002-3f1d -> (train, sft); my_train -> (train, my); None for a name without such a word."""
+    words = [word for word in re.split(r"[^a-z]+", re.sub(r"(?<=\d)-of-\d+(-[0-9a-f]+)?$", "", name.lower())) if word]
+    for split, known in SPLITS.items():
+        for at in (0, -1):
+            if words and words[at] in known:
+                return split, "_".join(words[1:] if at == 0 else words[:-1])
+    return None

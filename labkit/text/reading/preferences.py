@@ -10,12 +10,14 @@ from labkit.text.pairs import Pair
 from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, Columns, is_empty
 from labkit.text.reading.conversations import history, question, repeats, with_system
 from labkit.text.reading.held_out import given_split, hold_out
+from labkit.text.reading.pointers import answers, check_tie
 from labkit.text.reading.report import Reading, RowError
-from labkit.text.reading.rows import Items, as_columns, read_items
+from labkit.text.reading.rows import Items, as_columns, check_worth, note_turns, read_items
 from labkit.text.reading.values import as_messages, clean, transcript, turns
 from labkit.world import Message
 
 Turns = tuple[Message, ...]
+SCORES = ("score", "rating", "reward")
 
 
 class Preferences(NamedTuple):
@@ -88,10 +90,13 @@ def preference_rows(source: str | Path) -> Items[Pair]:
 def _pair(row: Any, reading: Reading) -> tuple[Pair, Columns]:
     """One row -> a pair. Raises RowError where it is none, or its answers are empty or equal."""
     columns = as_columns(row)
-    if not columns.has(CHOSEN) or not columns.has(REJECTED):
+    check_worth(columns)
+    check_tie(columns)
+    given = answers(columns, reading)
+    if not columns.has(CHOSEN) or not columns.has(REJECTED) and is_empty(given[1]):
         raise RowError("unknown columns", f"has the columns {columns}; {_mend(columns)}")
     asked = _prompt(columns)
-    chosen, rejected = _answer(columns.get(CHOSEN)), _answer(columns.get(REJECTED))
+    chosen, rejected = map(_answer, given)
     if not isinstance(chosen, str) and not isinstance(rejected, str):
         asked, chosen, rejected = _parted(with_system(columns, asked), chosen, rejected)
     if not isinstance(chosen, str) or not isinstance(rejected, str):
@@ -104,12 +109,26 @@ def _pair(row: Any, reading: Reading) -> tuple[Pair, Columns]:
         raise RowError("empty answer", "has an empty answer.")
     if chosen == rejected:
         raise RowError("equal answers", "has the same answer chosen and rejected.")
+    note_turns(reading, asked, [columns.values[name] for name in columns.used])
+    _note_scores(columns, reading)
     return Pair(asked, chosen, rejected), columns
+
+
+def _note_scores(columns: Columns, reading: Reading) -> None:
+    """Enter in the record that the chosen answer has the lower score, where columns with scores say so."""
+    for name in SCORES:
+        for sides in ((f"chosen_{name}", f"rejected_{name}"), (f"{name}_chosen", f"{name}_rejected")):
+            chosen, rejected = (columns.values.get(side) for side in sides)
+            if isinstance(chosen, int | float) and isinstance(rejected, int | float) and chosen < rejected:
+                words = f"{sides[0]} is below {sides[1]}; the pair is read as it stands. Swap them if it is wrong."
+                reading.noted[words] += 1
 
 
 def _prompt(columns: Columns) -> Turns:
     """The turns before the answers, as far as columns of their own give them; empty where they do not."""
-    name = columns.name((*QUESTIONS, *TURNS, "input"))
+    name = columns.one(QUESTIONS)
+    if name is None or is_empty(columns.values[name]):
+        name = columns.name((*QUESTIONS, *TURNS, "input"))
     if name is None:
         return ()
     value = columns.values[name]
@@ -126,7 +145,9 @@ def _prompt(columns: Columns) -> Turns:
 
 def _answer(value: Any) -> str | Turns:
     """One side: its text, or its messages."""
-    messages = as_messages(value) or transcript(value)
+    if isinstance(value, str) and value.lstrip().startswith("{"):  # one message, as text
+        value = as_messages(f"[{value}]") or value
+    messages = value if isinstance(value, tuple) else as_messages(value) or transcript(value)
     return clean(value) if messages is None else messages
 
 

@@ -11,9 +11,9 @@ from labkit.errors import LabError
 
 LISTED = 5
 """Places, columns and files that are named before the rest is only counted."""
-HARMLESS = ("duplicate", "label false")
+HARMLESS = ("duplicate", "label false", "weight 0", "tie")
 """Reasons to drop a row that say nothing against the reading, however many rows go: another copy stays, or the file
-itself calls it a bad answer."""
+itself says that it is nothing to learn from."""
 
 
 class RowError(LabError):
@@ -39,7 +39,8 @@ class Reading:
     """The record of one reading. All counts are of rows (documents, conversations, pairs) but `characters`.
 
     read = kept + sum(dropped). dropped: by reason. unused: columns, files, lists and splits that were not read.
-    warnings: whole sentences. characters: how many cleaning took away inside the rows that were kept.
+    warnings: whole sentences. characters: how many cleaning took away inside the rows that were kept. noted: what is
+    odd in rows that are kept, and in how many. turn_keys: keys of their turns that were not read.
     """
 
     source: str
@@ -52,6 +53,8 @@ class Reading:
     characters: int = 0
     examples: dict[str, str] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
+    noted: Counter[str] = field(default_factory=Counter)
+    turn_keys: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: str, place: str = "", message: str = "", count: int = 1) -> None:
         """Count rows that are not used. place: file and row; message: what is wrong there."""

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from labkit.errors import LabError
-from labkit.text.reading.columns import Columns
+from labkit.text.reading.columns import MEDIA, WEIGHTS, Columns, is_empty
 from labkit.text.reading.containers import NoRows, Row, Table, hub_rows, open_table
 from labkit.text.reading.files import TABLE_ENDINGS, File, find_files
 from labkit.text.reading.report import FileRead, Reading, RowError
+from labkit.text.reading.values import shown, unread_keys
+from labkit.world import Message
 
 T = TypeVar("T")
+TEMPLATES = re.compile(
+    r"<\|im_start\|>|\[INST\]|<\|start_header_id\|>|<start_of_turn>|<\|(?:user|assistant|system|begin_of_text)\|>"
+)
+"""Marks that chat templates put around turns."""
 Convert = Callable[[Any, Reading], tuple[T, Columns | None]]
 """One row's value -> what it is understood as, and its columns, if it has any. Raises RowError."""
 
@@ -62,6 +69,8 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
             names.update(dict.fromkeys(columns.names))
             used |= columns.used
     reading.unused += [f"column {name}" for name in names if name.lower() not in used]
+    reading.unused += [f"key {key} of {count:,} turns" for key, count in reading.turn_keys.items()]
+    reading.warnings += [f"{count:,} row{'s' * (count > 1)}: {words}" for words, count in reading.noted.items()]
     return Items(values, splits, reading)
 
 
@@ -70,7 +79,45 @@ def as_columns(row: Any) -> Columns:
     if not isinstance(row, Mapping):
         kind = {str: "text", list: "a list", int: "a number", float: "a number"}.get(type(row), type(row).__name__)
         raise RowError("row without columns", f"is {kind} where a row with named columns is needed.")
-    return Columns(row)
+    columns = Columns(row)
+    if len(columns.values) < len(columns.names):
+        twice = next(name for name in columns.values if [other.lower() for other in columns.names].count(name) > 1)
+        raise RowError("column twice", f"has the column {twice} twice, in capitals and without. Keep one.")
+    return columns
+
+
+def check_worth(columns: Columns) -> None:
+    """Raises RowError for a row that its own columns call no example to learn: of weight 0, or with pictures or sound.
+
+    So does a weight between, which nothing here would follow.
+    """
+    weight = columns.get(WEIGHTS)
+    known = isinstance(weight, str | int | float) and str(weight).strip() in ("0", "1", "0.0", "1.0", "True", "False")
+    if not is_empty(weight) and not known:
+        raise RowError("weight", f"has the weight {shown(weight)}; a row is learned (1) or not (0).")
+    if known and str(weight).strip() in ("0", "0.0", "False"):
+        raise RowError("weight 0", "has the weight 0.")
+    for name in MEDIA:
+        value = columns.values.get(name)
+        given = value if isinstance(value, list) else [value]
+        if not all(map(is_empty, given)):
+            raise RowError(
+                name, f"has {name} beside its text; only text is read. Take such rows out, or the column if it is none."
+            )
+
+
+def note_turns(reading: Reading, messages: Iterable[Message], fields: Iterable[Any]) -> None:
+    """Enter in the record what is odd about the turns of a row: keys that were not read, and marks of a template.
+
+    fields: the columns that the turns were read from, as the file has them.
+    """
+    reading.turn_keys.update(unread_keys(fields))
+    found = next(filter(None, (TEMPLATES.search(message.content) for message in messages)), None)
+    if found:
+        reading.noted[
+            f"The text spells a chat template ({found[0]}): it is learned as text, and turns are marked again around "
+            f"it. Give the turns without a template."
+        ] += 1
 
 
 def rows_of(source: str | Path, reading: Reading, plain: bool) -> Iterator[Row]:

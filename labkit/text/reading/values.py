@@ -9,13 +9,13 @@ import ast
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from labkit.text.clean import clean_text
-from labkit.text.reading.columns import is_empty
+from labkit.text.reading.columns import MEDIA, is_empty
 from labkit.text.reading.report import RowError
-from labkit.text.reading.wrappers import is_turn, is_turns
+from labkit.text.reading.wrappers import is_turn
 from labkit.world import Message
 
 ROLES = {
@@ -36,9 +36,16 @@ TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "tool_respon
 CALLS = ("tool_calls", "function_call")
 MASKS = ("weight", "train", "training", "loss")
 """Keys of a turn that say whether it is learned."""
+WORDS = ("content", "value", "text", "parts")
+"""Keys of a turn that may hold what is said."""
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 60
 TEXT_PARTS = ("text", "input_text", "output_text")
+_QUOTE = r"\\*['\"]"
+_LIST = re.compile(rf"\s*\[\s*\{{\s*{_QUOTE}")
+"""How a list of objects begins that was written out as text."""
+_TURN = re.compile(rf"{_QUOTE}(role|from){_QUOTE}\s*:")
+_SAID = re.compile(rf"{_QUOTE}(content|value){_QUOTE}\s*:")
 SPEAKERS = {
     "human": "user",
     "user": "user",
@@ -50,10 +57,15 @@ SPEAKERS = {
 
 
 def as_text(value: Any) -> str:
-    """One field -> its text. Numbers are written out, None and NaN are empty, parts of text are joined.
+    """One field -> its text. Numbers are written out, None and NaN are empty, parts of text are joined, a list of one
+    text is that text.
 
     Raises RowError for anything else: a list of several texts, an object, a picture, true and false.
     """
+    if isinstance(value, RowError):
+        raise value
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
     if isinstance(value, str):
         return value
     if is_empty(value):
@@ -75,13 +87,16 @@ def clean(value: Any) -> str:
 def as_messages(value: Any) -> tuple[Message, ...] | None:
     """A field that holds messages -> those that are not empty system messages; None for a field that holds a text.
 
-    Read are a list of messages and one message, as they are or as JSON (or Python) writes them. Raises RowError for a
-    message that is not understood.
+    Read are a list of messages and one message, and a list as JSON (or Python) writes it. Raises RowError for a message
+    that is not understood, and for a list of them that was written out and is damaged.
     """
     if isinstance(value, str):
         value = _parsed(value)
     if is_turn(value):
         value = [value]
+    for turn in value if isinstance(value, list) else ():
+        if isinstance(turn, RowError):
+            raise turn
     if not isinstance(value, list) or not value or not any(map(_is_message, value)):
         return None
     read = map(_message, value)
@@ -128,6 +143,23 @@ def turns(value: Any) -> tuple[Message, ...]:
     return messages
 
 
+def unread_keys(fields: Iterable[Any]) -> Iterator[str]:
+    """Keys of the turns in some fields that have a value and were not read, once for each turn."""
+    for field in fields:
+        field = _parsed(field) if isinstance(field, str) else field
+        if isinstance(field, Mapping) and not is_turn(field):
+            field = field.get("messages")
+        for turn in field if isinstance(field, list) else [field]:
+            if is_turn(turn):
+                read = ("role" if "role" in turn else "from", _words(turn), *MASKS, "masked")
+                yield from (str(key) for key, value in turn.items() if key not in read and not is_empty(value))
+
+
+def _words(turn: Mapping[str, Any]) -> str:
+    """The key under which a turn holds what is said."""
+    return next((key for key in WORDS if not is_empty(turn.get(key))), "content")
+
+
 def _message(turn: Any) -> Message:
     if not isinstance(turn, Mapping):
         raise RowError(
@@ -141,8 +173,10 @@ def _message(turn: Any) -> Message:
     if role is None:
         message = f"has a message with the role {shown(name)}; roles are system, user and assistant."
         raise RowError("unknown role", message)
-    content = next((turn[key] for key in ("content", "value", "text", "parts") if not is_empty(turn.get(key))), "")
-    return Message(role, clean(content), _weight(turn))
+    for media in MEDIA:
+        if not is_empty(turn.get(media)):
+            raise RowError(f"{media} part", f"has a turn with {media}; only text is read. Leave it out.")
+    return Message(role, clean(turn.get(_words(turn), "")), _weight(turn))
 
 
 def _weight(turn: Mapping[str, Any]) -> int:
@@ -157,17 +191,22 @@ def _weight(turn: Mapping[str, Any]) -> int:
 
 
 def _parsed(text: str) -> Any:
-    """Messages that were kept as text, as CSV files do -> the list of them; any other text as it stands."""
-    if not re.match(r"\s*\[?\s*\{\s*['\"]", text) or not re.search(r"['\"](role|from)['\"]\s*:", text):
+    """Messages that were kept as text, as CSV files do -> the list of them; any other text as it stands.
+
+    One message alone may as well be an answer that is JSON, so it stays text. Raises RowError for a list that breaks
+    off or has no commas between its messages.
+    """
+    if not _LIST.match(text) or not _TURN.search(text):
         return text
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if is_turn(value) or is_turns(value):
-            return value
-    return text
+        return value if isinstance(value, list) and any(map(is_turn, value)) else text
+    if not _SAID.search(text):
+        return text
+    raise RowError("broken messages", f"has a list of messages that is no JSON: {shown(text)}. Write it out anew.")
 
 
 def _is_message(value: Any) -> bool:

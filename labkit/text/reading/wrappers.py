@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError
 from labkit.text.reading.columns import HISTORIES, KNOWN
 from labkit.text.reading.files import split_of
+from labkit.text.reading.report import RowError
 
 DEPTH = 3
 """Objects around objects that are looked into."""
@@ -30,6 +31,8 @@ class Wrapped(NamedTuple):
 
 def find_rows(value: Any) -> Wrapped | None:
     """The rows in a JSON value; None where there are none. Raises LabError where several lists could be meant."""
+    if isinstance(value, Mapping) and _is_viewer(value.get("rows")):
+        return _of_viewer(value)
     if is_turns(value):
         return Wrapped([Part([value])], [])
     if isinstance(value, list):
@@ -41,6 +44,21 @@ def find_rows(value: Any) -> Wrapped | None:
     if any(name in KNOWN and isinstance(field, str) or is_turns(field) for name, field in fields.items()):
         return Wrapped([Part([value])], [])
     return _named({name: inside for name, inside in value.items() if isinstance(inside, list)}, value)
+
+
+def _is_viewer(rows: Any) -> bool:
+    return isinstance(rows, list) and bool(rows) and all(isinstance(r, Mapping) and "row" in r for r in rows)
+
+
+def _of_viewer(value: Mapping[str, Any]) -> Wrapped:
+    """{"rows": [{"row_idx": 0, "row": {…}, "truncated_cells": []}, …]} as the API of the hub's viewer gives them."""
+    rows = [
+        RowError("cut cell", "has cells that were cut (truncated_cells).") if row.get("truncated_cells") else row["row"]
+        for row in value["rows"]
+    ]
+    total = value.get("num_rows_total")
+    more = [f"{total - len(rows):,} rows left out"] if isinstance(total, int) and total > len(rows) else []
+    return Wrapped([Part(rows)], more)
 
 
 def is_turns(value: Any) -> bool:
@@ -81,6 +99,9 @@ def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> Wrapped 
     """The only list of rows, or the lists that are named as splits are."""
     if not lists:
         return None
+    training = [name for name in lists if split_of(name) == "train"]
+    if len(training) > 1:
+        raise LabError(f"holds several splits to train on, {', '.join(training)}; which is meant? Keep one of them.")
     if len(lists) > 1 and not all(map(split_of, lists)):
         names = ", ".join(lists)
         raise LabError(f"holds several lists, {names}; which is meant? Keep one, or make a file of each.")

@@ -16,6 +16,10 @@ FRENCH = "L'été dernier, nous avons été très heureux à la forêt. C'était
 GERMAN = "Die Straße führt über die Brücke. Wir müssen größere Äpfel kaufen, sagte das Mädchen."
 SPANISH = "El niño comió piñas por la mañana. ¿Dónde está el camión? ¡Qué día más bonito!"
 RUSSIAN = "Той зимой выпало много снега. Старик сидел у двери и смотрел на далёкие горы."
+CZECH = "Příliš žluťoučký kůň úpěl ďábelské ódy. Starý muž seděl u dveří a díval se na vzdálené hory."
+POLISH = "Zażółć gęślą jaźń. Stary człowiek siedział przy drzwiach i patrzył na dalekie góry. Śnieg padał całą noc."
+ENGLISH = "The quick brown fox jumps over the lazy dog near the river bank, and nobody says why. "
+CERTAIN = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 WRITTEN = [
     *(("gb18030", text) for text in (CHINESE, TAIWAN)),
     ("gbk", CHINESE),
@@ -27,6 +31,12 @@ WRITTEN = [
     ("latin-1", GERMAN),
     ("cp1251", RUSSIAN),
     ("koi8-r", RUSSIAN),
+    *((encoding, RUSSIAN) for encoding in ("cp866", "iso8859-5", "mac-cyrillic")),
+    *((encoding, text) for encoding in ("cp1250", "iso8859-2", "cp852") for text in (CZECH, POLISH)),
+    *(("mac-roman", text) for text in (FRENCH, GERMAN, SPANISH)),
+    ("iso2022_jp", JAPANESE),
+    ("iso2022_kr", KOREAN),
+    ("hz", CHINESE),
     *((encoding, CHINESE) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")),
     *((encoding, FRENCH) for encoding in ("utf-8", "utf-16", "utf-16-le", "utf-16-be")),
 ]
@@ -34,6 +44,7 @@ SHAPES = {
     "a line": lambda text: text,
     "lines": lambda text: f"{text}\n" * 30,
     "json": lambda text: json.dumps([{"instruction": text[:14], "output": text[14:34]}] * 20, ensure_ascii=False),
+    "english": lambda text: f"{ENGLISH * 5}{text} " * 20,
 }
 
 
@@ -42,8 +53,28 @@ SHAPES = {
 def test_what_was_written_comes_back(encoding, text, shape):
     whole = SHAPES[shape](text)
     found = decode(whole.encode(encoding), "file.txt")
-    assert (found.text, found.warning) == (whole, "")
+    assert found.text == whole
+    said = "" if found.encoding in CERTAIN else f"file.txt: read as {found.encoding}, which is a guess."
+    assert found.warning.startswith(said) and bool(found.warning) == bool(said)
     assert codecs.lookup(found.encoding)
+
+
+@pytest.mark.parametrize("encoding, text", [("gbk", "你好世界"), ("cp1251", "снегопад"), ("cp1252", "café")])
+def test_a_few_words_in_a_long_text_are_found(encoding, text):
+    whole = f"{ENGLISH * 50}{text}. " * 3
+    assert decode(whole.encode(encoding), "f").text == whole
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (f"{CHINESE}\n".encode() * 3 + f"{CHINESE}\n".encode("gbk") * 20, "f is in two encodings: line 1 .* line 4 "),
+        ((f"{ENGLISH * 20}那年. " * 20).encode("gbk"), "f is not UTF-8, and too little in it says in which encoding"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(data, message):
+    with pytest.raises(LabError, match=message):
+        decode(data, "f")
 
 
 @pytest.mark.parametrize(
@@ -51,14 +82,14 @@ def test_what_was_written_comes_back(encoding, text, shape):
     [
         (b"plain words and " * 99 + b"\xff one", "\ufffd one", "1 byte not of utf-8 (0xff at position 1584, line 1)"),
         ("数える。".encode() * 50 + b"\xe6\x95", "\ufffd", "1 byte not of utf-8 (0xe6 at position 600, line 1)"),
-        (b"A caf\xe9 in town. " * 20, "café in town. ", ""),
-        (b"Plain words, long ago. " * 500 + b"It\x92s a caf\xe9.", "It’s a café.", ""),
+        (b"A caf\xe9 in town. " * 20, "café in town. ", "read as cp1252, which is a guess"),
+        (b"Plain words, long ago. " * 500 + b"It\x92s a caf\xe9.", "It’s a café.", "read as cp1252, which is a guess"),
     ],
 )
 def test_stray_bytes_are_replaced_and_named_and_accents_are_read(data, text, warning):
     found = decode(data, "book.txt")
     assert found.text.endswith(text)
-    assert warning in found.warning and bool(warning) == bool(found.warning)
+    assert warning in found.warning and bool(found.warning)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +98,9 @@ def test_stray_bytes_are_replaced_and_named_and_accents_are_read(data, text, war
         (b"PK\x03\x04rest", "f is a zip archive or an Office document: a binary file, not text. To use it, unpack it"),
         (b"\x28\xb5\x2f\xfdrest", "f is packed with zstd"),
         (b"\x80\x04\x95\x10q\x01X\x05\x02\x01\x06", "f is a binary file, not text"),
-        (bytes(range(256)) * 4, "f is a binary file, not text .it holds zero bytes."),
+        (bytes(range(256)) * 4, "f is no text, or damaged: it holds 4 NUL bytes, the first in line 1. .* take"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "f is a pointer of git LFS, .* git lfs pull"),
+        (b"x" * 257 + b"ustar" + b"\0" * 99, "f is a tar archive. To use it, unpack it .tar xf. and give its folder"),
     ],
 )
 def test_what_is_no_text_is_refused(data, message):

@@ -49,6 +49,7 @@ def rows_with(*names, **optional):
     return st.fixed_dictionaries(dict.fromkeys(names, talks), optional=optional)
 
 
+pointers = st.one_of(st.sampled_from(["a", "b", "answer_a", "tie", 0, 1, 2, "1", True]), values)
 extra = {"system": fields, "history": talks, "label": values, "weight": values, "input": fields}
 SHAPES = [
     rows_with("messages", **extra),
@@ -60,11 +61,18 @@ SHAPES = [
     rows_with("prompt", "chosen", "rejected", **extra),
     rows_with("chosen", "rejected", score=values),
     st.fixed_dictionaries(
+        {"prompt": fields, "chosen": pointers, "answer_a": talks, "answer_b": talks},
+        optional={"rejected": pointers, "responses": st.lists(talks, max_size=3), "label": pointers, "images": values},
+    ),
+    rows_with("prompt", "question", "answer", choices=st.lists(words, max_size=3), response=talks),
+    st.fixed_dictionaries({"data": st.lists(fields, max_size=4)}),
+    st.fixed_dictionaries({"row_idx": values, "row": values}, optional={"truncated_cells": values}),
+    st.fixed_dictionaries(
         {"input": st.fixed_dictionaries({"messages": talks}), "preferred_output": talks, "non_preferred_output": talks}
     ),
     st.lists(turns, max_size=4),
 ]
-"""The ten shapes of rows that are used most."""
+"""The shapes of rows that are used most."""
 
 
 def as_csv(rows):
@@ -85,6 +93,8 @@ CONTAINERS: dict[str, Callable[[Any], str]] = {
     "columns.json": lambda rows: json.dumps({name: list(range(len(rows))) for name in "ab"} | {"text": rows}),
     "numbered.json": lambda rows: json.dumps({str(index): row for index, row in enumerate(rows)}),
     "cut.json": lambda rows: json.dumps(rows)[:-2],
+    "twice.json": lambda rows: json.dumps(rows).replace('"chosen"', '"prompt"').replace('"role"', '"content"'),
+    "viewer.json": lambda rows: json.dumps({"rows": [{"row": row} for row in rows], "features": []}),
     "table.csv": as_csv,
     "rows.txt": lambda rows: json.dumps(rows),
 }
@@ -99,7 +109,7 @@ CONTAINERS: dict[str, Callable[[Any], str]] = {
     good=st.integers(0, 8),
     name=st.sampled_from(sorted(CONTAINERS)),
     packed=st.booleans(),
-    encoding=st.sampled_from(["utf-8", "utf-16", "gb18030", "cp1252"]),
+    encoding=st.sampled_from(["utf-8", "utf-16", "gb18030", "cp1252", "cp866", "hz", "iso2022_jp"]),
 )
 def test_any_rows_give_rows_and_counts_or_words(tmp_path_factory, kind, rows, good, name, packed, encoding):
     sound = {"prompt": "Hi {}?", "completion": "Yes {}.", "chosen": "Yes {}.", "rejected": "No.", "text": "Text {}"}

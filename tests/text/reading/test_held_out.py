@@ -1,11 +1,13 @@
 """What is held out: by size where sizes differ, by content where they do not, and as the source says where it does."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from labkit.errors import LabError
 from labkit.text.reading import hold_out, read_conversations, read_preferences, read_texts
+from labkit.text.reading.files import file_splits
 from labkit.text.reading.held_out import hold_out_texts
 
 
@@ -77,3 +79,35 @@ def test_a_prompt_that_the_source_holds_out_is_not_trained_on(tmp_path):
     found = read_preferences(tmp_path / "rows.json")
     assert [len(found.train), len(found.validation)] == [8, 2]
     assert "2 training pairs have a prompt that is held out, and are not trained on." in found.reading.warnings
+
+
+def splits_of(*names):
+    return dict(zip(names, file_splits([Path(name) for name in names]).of, strict=True))
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"train-00000-of-00002-3f1d.parquet": "train", "valid.txt.gz": "validation", "test/a.txt": "test"},
+        {"my_train_trip.txt": "", "other test day.txt": "", "training_day.txt": "", "evaluation.txt": ""},
+        {"alpaca_train.json": "train", "alpaca_test.json": "test", "my_test.json": ""},
+        {"train_v2.jsonl": "train", "test.jsonl": "test"},
+        {"data/train_sft-0.jsonl": "train", "data/test_sft-0.jsonl": "test"},
+        {"train_data/a.txt": "train", "test_data/a.txt": "test"},
+    ],
+)
+def test_a_name_that_only_holds_a_splits_word_is_none(splits):
+    assert splits_of(*splits) == splits
+
+
+@pytest.mark.parametrize("container", ["folder", "object"])
+def test_splits_of_several_stages_are_not_pooled(tmp_path, container):
+    names = ("train_sft", "test_sft", "train_prefs", "test_prefs")
+    rows = {name: [{"prompt": f"{name} {n}", "completion": "Yes."} for n in range(4)] for name in names}
+    if container == "object":
+        (tmp_path / "rows.json").write_text(json.dumps(rows))
+    else:
+        for name, part in rows.items():
+            lines(tmp_path / "data" / f"{name}-00000-of-00001.jsonl", part)
+    with pytest.raises(LabError, match="several splits to train on, train_(prefs|sft), .*; which is meant"):
+        read_conversations(tmp_path / "rows.json" if container == "object" else tmp_path)

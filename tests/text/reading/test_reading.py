@@ -1,6 +1,7 @@
 """Loading: every ending, every column layout, every refusal; the corpora folder, or files of its shape."""
 
 import json
+import os
 
 import datasets
 import pyarrow
@@ -10,6 +11,7 @@ from pyarrow import parquet
 from labkit.errors import LabError
 from labkit.text.clean import clean_text
 from labkit.text.reading import hold_out, read_conversations, read_preferences, read_texts
+from labkit.text.reading.texts import text_rows
 from labkit.text.sources import Crops, encode_corpus
 from labkit.text.tokenizer import Tokenizer
 
@@ -189,8 +191,8 @@ REFUSED = [
     ("blank.txt", b" \n\n ", "blank.txt is empty"),
     ("mark.json", b"\xff\xfe", "mark.json is empty"),
     ("one.txt", b"x", "too short to hold a part out: 1 characters"),
-    ("zeros.txt", b"rest\x04\x00\x00rest!", "zeros.txt is a binary file, not text .it holds zero bytes"),
-    ("bytes.txt", bytes(range(1, 256)), "bytes.txt is in no encoding that is known here, or a binary file"),
+    ("zeros.txt", b"rest\x04\x00\x00rest!", "zeros.txt is no text, or damaged: it holds 2 NUL bytes"),
+    ("bytes.txt", bytes(range(1, 256)), "bytes.txt is not UTF-8, and too little in it says"),
     ("story.pdf", b"%PDF", "story.pdf is a PDF: a binary file, not text. To use it, save it as text"),
     ("story.docx", b"word", r"unknown ending; known are \.txt, \.text, \.md"),
     ("rows.gz", b"\x1f\x8b\x08cut", "rows.gz cannot be unpacked: .* Is the download complete"),
@@ -316,3 +318,37 @@ def test_preferences_with_other_columns(tmp_path):
         LabError, match="row 1 has the columns instruction, input, output; preferences need chosen and rejected"
     ):
         read_preferences(write(tmp_path / "p.json", TURNS))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_refused_before_it_is_read(tmp_path, kind):
+    path = tmp_path / "rows.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(LabError, match="is a pipe or a device, not a file"):
+        read_texts(path if kind == "pipe" else "/dev/zero")
+
+
+def test_a_pipe_and_a_dead_link_in_a_folder_are_passed_over(tmp_path):
+    write(tmp_path / "a.jsonl", ROWS)
+    os.mkfifo(tmp_path / "b.jsonl")
+    (tmp_path / "c.jsonl").symlink_to("gone.jsonl")
+    unused = read_texts(tmp_path).reading.unused
+    assert unused == [f"file {name}.jsonl (a link to nothing, a pipe or a device)" for name in "bc"]
+
+
+@pytest.mark.parametrize("address", ["https://example.org/rows.json", "s3://box/rows.parquet", "hf://datasets/a/b"])
+def test_an_address_is_no_path(address):
+    with pytest.raises(LabError, match="is an address. Download it and give the file"):
+        read_texts(address)
+
+
+def test_what_datasets_keeps_on_the_disk_is_refused_with_the_mend(tmp_path):
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "kept")
+    with pytest.raises(LabError, match="kept is what datasets' save_to_disk writes, .* to_parquet"):
+        read_texts(tmp_path / "kept")
+
+
+def test_documents_begin_after_the_mark_that_parts_them(tmp_path):
+    texts = ["One day.", "  Two days.\n\nAnd more.", "Three."]
+    (tmp_path / "a.txt").write_text("<|endoftext|>\n<|endoftext|>\r\n".join(f"{text}\n" for text in texts))
+    assert [str(text) for text in text_rows(tmp_path / "a.txt").values] == [*texts[:2], "Three.\n"]

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from labkit.commands.read import understood
+from labkit.commands.read import KINDS, understood
 from labkit.errors import LabError
 from labkit.text.reading import read_conversations
 from labkit.text.reading.values import as_messages, as_text, transcript
@@ -103,6 +103,15 @@ SPOKEN = [("user", "Hi {}?"), ("assistant", "Yes {}.")]
         ({"text": "\n\nHuman: Hi {}?\n\nAssistant: Yes {}."}, SPOKEN),
         ({"text": "### Human: Hi {}?### Assistant: Yes {}."}, SPOKEN),
         ({"text": "### Instruction:\nHi {}?\n\n### Response:\nYes {}."}, SPOKEN),
+        ({"data": ["Hi {}?", "Yes {}.", "So?", "No."]}, [*SPOKEN, ("user", "So?"), ("assistant", "No.")]),
+        ({"instruction": "Hi {}?", "input": "", "output": "Yes {}.", "text": "Below is … Hi {}? … Yes {}."}, SPOKEN),
+        ({"instruction": ["Hi {}?"], "output": ["Yes {}."]}, SPOKEN),
+        ({"prompt": "Hi {}?", "completion": json.dumps(TURNS[1])},
+         [SPOKEN[0], ("assistant", '{"role": "assistant", "content": "Yes {}."}')]),
+        ({"prompt": "Hi {}?", "completion": json.dumps(TURNS)}, [SPOKEN[0], ("assistant", json.dumps(TURNS))]),
+        ({"prompt": json.dumps(TURNS[:1]), "completion": json.dumps(TURNS[1:])}, SPOKEN),
+        ({"prompt": "Answer shortly: Hi {}?", "question": "Hi {}?", "answer": "Yes {}."},
+         [("user", "Answer shortly: Hi {}?"), SPOKEN[1]]),
     ],
 )  # fmt: skip
 def test_a_row_says_the_same_in_every_spelling(tmp_path, row, wanted):
@@ -128,6 +137,14 @@ SIDES = [TURNS, [TURNS[0], {"role": "assistant", "content": "No."}]]
         {"chosen": "Human: Hi {}?\nAssistant: Yes {}.", "rejected": "Human: Hi {}?\nAssistant: No."},
         {"prompt": "\n\nHuman: Hi {}?\n\nAssistant:", "chosen": " Yes {}.", "rejected": " No."},
         {"prompt": "Hi {}?", "chosen": "Hi {}? Yes {}.", "rejected": "Hi {}? No."},
+        {"prompt": "Hi {}?", "chosen_response": "Yes {}.", "rejected_response": ["No."]},
+        {"prompt": "Hi {}?", "answer_a": "No.", "answer_b": "Yes {}.", "chosen": "b", "rejected": "a"},
+        {"prompt": "Hi {}?", "answer_a": "No.", "answer_b": "Yes {}.", "chosen": "Answer B"},
+        {"prompt": "Hi {}?", "response_1": "No.", "response_2": "Yes {}.", "chosen": 2, "rejected": "1"},
+        {"prompt": "Hi {}?", "responses": ["Yes {}.", "No."], "chosen": 0, "rejected": 1},
+        {"prompt": "Hi {}?", "responses": ["Yes {}.", "No."], "chosen": 1, "rejected": 2},
+        {"prompt": "Hi {}?", "gpt": "Yes {}.", "llama": "No.", "chosen": "gpt", "rejected": "llama"},
+        {"prompt": "Hi {}?", "chosen": json.dumps(TURNS[1]), "rejected": json.dumps(SIDES[1][1])},
     ],
 )  # fmt: skip
 def test_a_pair_is_the_same_in_every_spelling(tmp_path, row):
@@ -154,11 +171,25 @@ def test_the_system_turn_of_a_pair_is_part_of_its_prompt(tmp_path):
         ({"prompt": "Hi?", "chosen": "Yes.", "rejected": TURNS[1]}, "unlike answers"),
         ({"prompt": "Hi?", "chosen": TURNS[:1], "rejected": TURNS[:1]}, "answer of a user"),
         ({"prompt": TURNS, "chosen": "Yes.", "rejected": "No."}, "prompt without a question"),
-        ({"prompt": "Hi?", "chosen": ["Yes."], "rejected": "No."}, "a list for a text"),
+        ({"prompt": "Hi?", "chosen": ["Yes.", "Sure."], "rejected": "No."}, "a list for a text"),
+        ({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "weight": 0}, "weight 0"),
+        ({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "label": "Tie"}, "tie"),
+        ({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "preference": "both_bad"}, "tie"),
+        ({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "images": ["a.png"]}, "images"),
+        ({"prompt": "Hi?", "question": "Ho?", "chosen": "Yes.", "rejected": "No."}, "prompt and question"),
+        ({"prompt": "Hi?", "chosen": '[{"role": "assistant", "content": "Ye', "rejected": "No."}, "broken messages"),
+        ({"prompt": "Hi?", "chosen": "[{'role': 'assistant', 'content': 'Y'}\n {'role': 'user'}]", "rejected": "No."},
+         "broken messages"),
+        ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "chosen": "c", "rejected": "a"}, "answer elsewhere"),
+        ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "chosen": "tie", "rejected": "tie"}, "tie"),
+        ({"prompt": "Hi?", "responses": ["Yes.", "No.", "So."], "chosen": 1, "rejected": 2}, "answer elsewhere"),
+        ({"prompt": "Hi?", "responses": ["Yes.", "No."], "chosen": 1}, "answer elsewhere"),
+        ({"prompt": "Hi?", "text_1": "A.", "text_2": "B.", "output_1": "C.", "output_2": "D.", "chosen": 1},
+         "answer elsewhere"),
         ({"prompt": "Hi?", "chosen": None, "rejected": "No."}, "empty answer"),
         ({"chosen": "Yes.", "rejected": "No."}, "empty prompt"),
     ],
-)
+)  # fmt: skip
 def test_a_pair_that_is_none_is_counted_with_its_row(tmp_path, pair, reason):
     good = [{"prompt": f"Hi {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
     _, reading = pairs(jsonl(tmp_path / "rows.jsonl", [*good, pair]))
@@ -173,6 +204,14 @@ def test_a_pair_that_is_none_is_counted_with_its_row(tmp_path, pair, reason):
         ({"instruction": "Hi", "output": "Yes.", "weight": 0.5}, "weight"),
         ({"instruction": "Hi", "output": "Yes.", "history": "once"}, "unknown history"),
         ({"instruction": "Hi", "output": True}, "true or false for a text"),
+        ({"prompt": "Be short.", "question": "Hi?", "answer": "Yes."}, "prompt and question"),
+        ({"prompt": "Hi?", "response": "Yes.", "answer": "No."}, "response and answer"),
+        ({"question": "Hi?", "choices": ["Yes.", "No."], "answer": 1}, "answer elsewhere"),
+        ({"question": "Hi?", "options": ["Yes.", "No."], "answer": "B"}, "answer elsewhere"),
+        ({"instruction": "Hi", "output": "Yes.", "image": "a.png"}, "image"),
+        ({"instruction": "Hi", "output": "Yes.", "Output": "No."}, "column twice"),
+        ({"messages": [{**TURNS[0], "images": ["a.png"]}, TURNS[1]]}, "images part"),
+        ({"messages": '[{"role": "user", "content": "Hi'}, "broken messages"),
         ({"instruction": "Hi", "output": {"text": "Yes."}}, "an object for a text"),
         ({"instruction": " ", "output": "Yes."}, "empty question"),
         ({"instruction": "Hi", "output": None}, "empty answer"),
@@ -292,3 +331,82 @@ def test_an_answer_that_is_masked_is_not_learned(mask):
     answer = {"role": "assistant", "content": "Yes"}
     messages = as_messages([{**answer, **mask}, answer])
     assert messages is not None and [message.weight for message in messages] == [0, 1]
+
+
+def test_what_a_turn_holds_beside_its_words_is_counted(tmp_path):
+    turns = [{**TURNS[0], "name": "Tom"}, {**TURNS[1], "reasoning_content": "He asks.", "tool_calls": [], "weight": 1}]
+    rows = [json.loads(json.dumps({"messages": turns}).replace("{}", str(n))) for n in range(4)]
+    read, reading = talks(jsonl(tmp_path / "rows.jsonl", rows))
+    assert len(read) == 4 and reading.unused == ["key name of 4 turns", "key reasoning_content of 4 turns"]
+    _, reading = talks(jsonl(tmp_path / "text.jsonl", [{"messages": json.dumps(row["messages"])} for row in rows]))
+    assert reading.unused == ["key name of 4 turns", "key reasoning_content of 4 turns"]
+
+
+def test_pointers_and_scores_of_pairs_are_said(tmp_path):
+    rows = [{"prompt": f"Hi {n}?", "answer_a": "Yes.", "answer_b": "No.", "chosen": "a"} for n in range(3)]
+    scored = [{**row, "score_chosen": 2, "score_rejected": 4.5} for row in rows]
+    _, reading = pairs(jsonl(tmp_path / "rows.jsonl", scored))
+    assert reading.warnings == [
+        "3 rows: The columns chosen and rejected point to answers in other columns, which are read.",
+        "3 rows: score_chosen is below score_rejected; the pair is read as it stands. Swap them if it is wrong.",
+    ]
+
+
+@pytest.mark.parametrize("mark", ["<|im_start|>user\nHi {}<|im_end|>", "[INST] Hi {} [/INST]", "<start_of_turn>Hi {}"])
+def test_a_template_that_stands_in_the_words_is_said(tmp_path, mark):
+    rows = [{"prompt": mark.format(n), "completion": "Yes.", "chosen": "Yes.", "rejected": "No."} for n in range(3)]
+    path = jsonl(tmp_path / "rows.jsonl", rows)
+    for read in (talks, pairs):
+        (warning,) = read(path)[1].warnings
+        assert warning.startswith("3 rows: The text spells a chat template") and warning.endswith("without a template.")
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_an_object_with_two_values_for_a_key_is_counted_with_its_row(tmp_path, name):
+    lines = [json.dumps(row) for row in ROWS]
+    lines[2] = '{"instruction": "Hi", "output": "Yes", "output": "No"}'
+    lines[3] = '{"messages": [{"role": "user", "role": "assistant", "content": "Hi"}]}'
+    lines[4] = lines[4].replace("{", '{"output": "It is 5.", ')  # said twice, but the same
+    (tmp_path / name).write_text(f"[{','.join(lines)}]" if name == "rows.json" else "\n".join(lines))
+    rows, reading = talks(tmp_path / name)
+    assert len(rows) == 4 and reading.dropped == {"key twice": 2}
+    assert reading.warnings == [f"key twice: {name}, {'row' if name == 'rows.json' else 'line'}s 3, 4"]
+
+
+def test_a_number_of_too_many_digits_is_counted_with_its_row(tmp_path):
+    lines = [*map(json.dumps, ROWS), '{"instruction": "Count.", "output": ' + "7" * 5000 + "}"]
+    (tmp_path / "rows.json").write_text(f"[{','.join(lines)}]")
+    _, reading = talks(tmp_path / "rows.json")
+    assert reading.dropped == {"long number": 1} and reading.warnings == ["long number: rows.json, row 7"]
+
+
+def test_rows_of_the_viewers_api(tmp_path):
+    rows = [{"row_idx": n, "row": row, "truncated_cells": ["output"] * (n == 5)} for n, row in enumerate(ROWS)]
+    value = {"features": [{"name": "instruction"}], "rows": rows, "num_rows_total": 900, "partial": False}
+    (tmp_path / "rows.json").write_text(json.dumps(value))
+    read, reading = talks(tmp_path / "rows.json")
+    assert read == TALKS[:5] and reading.dropped == {"cut cell": 1}
+    assert reading.unused == ["894 rows left out of rows.json"]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.txt", "rows.jsonl"])
+def test_a_csv_of_another_name_is_refused(tmp_path, name):
+    as_csv(tmp_path / name, ",")
+    for kind in KINDS:
+        with pytest.raises(LabError, match=f"{name} is CSV by what stands in it .* Rename it to rows.csv"):
+            understood(str(tmp_path / name), kind)
+
+
+@pytest.mark.parametrize("first", ['{ "key" is how', '[{"a": 1}] is JSON', "[1] Smith said so", '{"a": 1}\n\nHe'])
+@pytest.mark.parametrize("name", ["story.txt", "story.md"])
+def test_prose_that_begins_as_json_is_prose(tmp_path, first, name):
+    text = f"{first}.\n" + "So it went on, year by year.\n" * 30
+    (tmp_path / name).write_text(text)
+    rows, _ = understood(str(tmp_path / name), "text")
+    assert rows == [{"text": text}]
+
+
+def test_json_lines_of_texts(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(f"Story {n} of {n * 7} birds.") for n in range(6)))
+    rows, _ = understood(str(tmp_path / "rows.jsonl"), "text")
+    assert rows == [{"text": f"Story {n} of {n * 7} birds."} for n in range(6)]

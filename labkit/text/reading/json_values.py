@@ -1,0 +1,37 @@
+"""JSON as it is read here: what the parser of Python would lose without a word stands in its place as a RowError."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from labkit.text.reading.report import RowError
+
+
+def parse_json(text: str) -> Any:
+    """A text -> its JSON value. An object in which a key has two values is a RowError, so is too long a number.
+
+    Raises ValueError for what is no JSON.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_int=_int)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RowError:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if found[key] != value:
+                return RowError("key twice", f"has an object with two values for the key {key!r}. Keep one.")
+    return found
+
+
+def _int(digits: str) -> int | RowError:
+    if len(digits) > sys.get_int_max_str_digits() > 0:
+        return RowError(
+            "long number", f"has a number of {len(digits):,} digits, which is none that is read. Write it in quotes."
+        )
+    return int(digits)
