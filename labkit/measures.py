@@ -243,6 +243,12 @@ MEASURES = {
         "",
         "How many held-out prompts both models answered.",
     ),
+    "prompts_left_out": Measure(
+        "prompts left out",
+        "number",
+        "",
+        "How many held-out prompts left too little room for an answer, so that nothing of them was measured.",
+    ),
     "reward": Measure(
         "reward",
         "",

@@ -19,6 +19,7 @@ from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import Choice, preference_task
 from labkit.text.batch import whole_rows
 from labkit.text.chat import decode_reply, encode_prompt
+from labkit.text.fitting import Fit
 from labkit.text.pairs import Pair, by_length, comparison, encode_pair
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World, score
@@ -162,7 +163,7 @@ def policy_metrics(model: Transformer, materials: Materials, prompts: int, lengt
     pleased and not whether that is good.
     """
     tokenizer = materials.tokenizer
-    tasks, asked = held_out_prompts(materials, prompts, length, answer_tokens)
+    tasks, asked, fit = held_out_prompts(materials, prompts, length, answer_tokens)
     answers = [
         greedy_answers(model, tokenizer, asked, answer_tokens),
         materials.once(
@@ -178,29 +179,35 @@ def policy_metrics(model: Transformer, materials: Materials, prompts: int, lengt
     if scorer is not None:
         liked, liked_before = (rewards(scorer, tokenizer, asked, given) for given in answers)
         metrics |= reward_metrics(liked, liked_before)
-    return metrics | {"prompts": len(asked)}
+    return metrics | {"prompts": len(asked)} | ({"prompts_left_out": fit.left_out} if fit.left_out else {})
 
 
 def held_out_prompts(
     materials: Materials, prompts: int, length: int, answer_tokens: int
-) -> tuple[list[Task], list[list[int]]]:
-    """What a policy is measured on: tasks of the world and their ids; without tasks, those of the given prompts that
-    leave room for an answer in `length` tokens. Raises LabError when none does.
+) -> tuple[list[Task], list[list[int]], Fit]:
+    """What a policy is measured on: tasks of the world (none where preferences are given), the ids of the prompts that
+    leave room in `length` tokens, and how many do not. Raises LabError when none does.
+
+    A given prompt leaves room for a whole answer; one of the world for its beginning, which is enough to be judged.
     """
-    tokenizer = materials.tokenizer
+    tokenizer, room = materials.tokenizer, length - answer_tokens
+    tasks: list[Task] = []
     if materials.of_the_world:
         tasks = [preference_task(materials.world, "test", materials.seed, index) for index in range(prompts)]
-        return tasks, [encode_prompt(tokenizer, task.messages) for task in tasks]
-    assert materials.preferences is not None
-    different = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
-    asked = [encode_prompt(tokenizer, prompt) for prompt in different]
-    fit = [ids for ids in asked if len(ids) + answer_tokens < length]
+        asked, room = [encode_prompt(tokenizer, task.messages) for task in tasks], length - 1
+    else:
+        assert materials.preferences is not None
+        different = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
+        asked = [encode_prompt(tokenizer, prompt) for prompt in different]
+    fit = [index for index, ids in enumerate(asked) if len(ids) < room]
     if not fit:
         raise LabError(
-            f"None of {len(asked)} held-out prompts leaves room for an answer of {answer_tokens} tokens in a row of "
+            f"None of {len(asked)} held-out prompts leaves room for an answer of {length - room} tokens in a row of "
             f"{length}. Give longer rows (train.length, up to model.context), or shorter prompts."
         )
-    return [], fit
+    count = Fit(len(asked), left_out=len(asked) - len(fit))
+    materials.fit(lambda: (fit, count), f"held-out prompts with an answer of {length - room} tokens", length)
+    return [tasks[index] for index in fit if tasks], [asked[index] for index in fit], count
 
 
 def greedy_answers(

@@ -184,12 +184,15 @@ class Materials:
         fit = set(self.held_out_pairs(length))
         return [choice for choice in self.compared.choices if choice.pair in fit]
 
-    def prompts(self, room: int) -> Prompts:
-        """What a policy is asked while it trains, in at most `room` tokens."""
+    def prompts(self, length: int, answer_tokens: int) -> Prompts:
+        """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens."""
         from labkit.preferences.prompts import GivenPrompts, WorldPrompts
 
+        room = length - answer_tokens
         if self.preferences is not None:
-            return GivenPrompts(self.tokenizer, self.preferences.train, room)
+            given = GivenPrompts(self.tokenizer, self.preferences.train, room)
+            self.fit(lambda: (given, given.fit), f"prompts with an answer of {answer_tokens} tokens", length)
+            return given
         return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)
 
     def shared(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class PPO:
 
         materials.check_annotator()
         check_rows(self.train.rows, self.samples, materials.world_size)
-        materials.prompts(self.train.length - self.answer_tokens).ids(0)
+        materials.prompts(self.train.length, self.answer_tokens).ids(0)
         held_out_prompts(materials, config.prompts, self.train.length, self.answer_tokens)
 
     def begin(self, materials: Materials) -> ActorCritic:
@@ -96,7 +96,7 @@ class PPO:
         """Rollouts of the actor; the reference is a copy of it as it is before the first step."""
         return Rollouts(
             materials.tokenizer,
-            materials.prompts(self.train.length - self.answer_tokens),
+            materials.prompts(self.train.length, self.answer_tokens),
             materials.scorer(),
             copy.deepcopy(model.actor),
             rows=self.train.rows,

@@ -59,6 +59,7 @@ NAMES = {
     "gold gained by more fine-tuning": "继续微调带来的真实得分提高",
     "right, after more fine-tuning": "继续微调后的正确率",
     "prompts measured": "测量的提示数",
+    "prompts left out": "略去的提示数",
     "reward": "奖励",
     "wins by the reward model": "奖励模型判定的胜率",
     "seconds": "秒数",

@@ -198,5 +198,6 @@ def test_given_prompts_that_do_not_fit_are_left_out(lab):
     pairs = [pair("a", "b"), Pair((Message("user", "Who is where with whom? " * 9),), "a", "b")]
     prompts = GivenPrompts(tokenizer, pairs, room=40)
     assert prompts.ids(0) == prompts.ids(1) and len(prompts.prompts) == 1
+    assert prompts.fit == (2, 0, 1)
     with pytest.raises(LabError, match="None of 2 prompts fits in 3 tokens"):
         GivenPrompts(tokenizer, pairs, room=3)

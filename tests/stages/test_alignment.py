@@ -11,13 +11,17 @@ from labkit.errors import LabError
 from labkit.evaluate import EvaluationConfig
 from labkit.losses import mean_logprobs, sum_logprobs, token_logprobs
 from labkit.model.scorer import Scorer
-from labkit.preferences.measure import ranking_metrics
+from labkit.preferences.measure import held_out_prompts, policy_metrics, ranking_metrics
 from labkit.stages import DPO, PPO, FitReward
 from labkit.stages.dpo import reference_logprobs
 from labkit.stages.ppo import ActorCritic
 from labkit.stages.rollouts import Rollouts
-from labkit.text.pairs import comparison, encode_pair
+from labkit.text.chat import encode_prompt
+from labkit.text.pairs import Pair, comparison, encode_pair
+from labkit.text.reading import Conversations, Preferences
+from labkit.text.reading.report import Reading
 from labkit.train import fit
+from labkit.world import Message
 from tests.tiny_alignment import TRAIN, tiny_materials
 
 
@@ -25,7 +29,6 @@ from tests.tiny_alignment import TRAIN, tiny_materials
 def materials():
     torch.set_num_threads(1)
     return tiny_materials()
-
 
 def test_the_reward_model_learns_what_was_chosen(materials):
     stage = FitReward(TRAIN)
@@ -193,6 +196,27 @@ def test_pairs_that_are_too_long_are_counted_and_said(materials):
         Scorer(materials.model("sft")), materials, EvaluationConfig()
     )
     assert found["left_out"] == len(lengths) - fit_there
+
+
+def test_prompts_without_room_for_an_answer_are_counted_and_said(materials):
+    given = [Pair((Message("user", "Where is Tom? " * times),), "Here.", "There.") for times in (1, 20, 30, 40)]
+    reading = Reading("a file")
+    given_data = {"conversations": Conversations([], [], reading), "preferences": Preferences(given, given, reading)}
+    real = tiny_materials(**given_data)
+    words = "3 of 4 {}prompts with an answer of 8 tokens are longer than a row of 32 tokens: 3 are left out"
+    with pytest.warns(UserWarning, match=words.format("")):
+        assert real.prompts(32, 8).ids(0) == real.prompts(32, 8).ids(1)
+    with pytest.warns(UserWarning, match=words.format("held-out ")):
+        found = policy_metrics(real.model("sft"), real, 4, 32, 8)
+    assert (found["prompts"], found["prompts_left_out"]) == (1, 3)
+
+
+def test_tasks_without_room_for_an_answer_are_left_out_too(materials):
+    lengths = [len(encode_prompt(materials.tokenizer, t.messages)) for t in held_out_prompts(materials, 20, 256, 8)[0]]
+    assert len(lengths) == 20
+    with pytest.warns(UserWarning, match="held-out prompts with an answer of 1 tokens are longer"):
+        tasks, asked, fit = held_out_prompts(materials, 20, max(lengths) + 1, 8)
+    assert len(tasks) == len(asked) == 20 - fit.left_out == sum(size < max(lengths) for size in lengths) > 0
 
 
 def test_no_pair_fits(materials):
