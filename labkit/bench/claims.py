@@ -129,12 +129,15 @@ def _folder(config: ClaimsBench, combination: Combination) -> Path:
 def _recipe(config: ClaimsBench, combination: Combination) -> Recipe:
     """The preset's, with the combination's seed and precision."""
     recipe = make_recipe(config.preset, seed=combination.seed)
-    changed: dict[str, Any] = {
-        name: dataclasses.replace(stage, train=dataclasses.replace(stage.train, precision=combination.precision))
+
+    def changed(config: Any) -> Any:
+        return dataclasses.replace(config, precision=combination.precision)
+
+    stages: dict[str, Any] = {
+        name: dataclasses.replace(getattr(recipe, name), train=changed(stage.train))
         for name, stage in recipe.stages.items()
     }
-    changed["annotation"] = dataclasses.replace(recipe.annotation, precision=combination.precision)
-    return dataclasses.replace(recipe, **changed)
+    return dataclasses.replace(recipe, annotation=changed(recipe.annotation), **stages)
 
 
 def _report(config: ClaimsBench, combination: Combination, say: Callable[[str], None]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def made(command, env, **options):
         return subprocess.CompletedProcess(command, 1, "", "FileExistsError")
     recipe, precision = make_recipe(flags["--preset"], seed=seed), flags["--annotation.precision"]
     stages: dict[str, Any] = {
-        name: replace(stage, train=replace(stage.train, precision=flags[f"--{name}.train.precision"]))
+        name: replace(getattr(recipe, name), train=replace(stage.train, precision=flags[f"--{name}.train.precision"]))
         for name, stage in recipe.stages.items()
     }
     stages["annotation"] = replace(recipe.annotation, precision=precision)
