@@ -235,8 +235,12 @@ class Store:
     def _reading(self) -> AbstractContextManager[sql.Connection]:
         return self._transaction(self.engine)
 
-    def _writing(self) -> AbstractContextManager[sql.Connection]:
-        return self._transaction(self.writer)
+    @contextmanager
+    def _writing(self) -> Iterator[sql.Connection]:
+        """Writers take turns: two first votes for one source are both counted, and none waits for another in a ring."""
+        with self._transaction(self.writer) as connection:
+            connection.execute(TURN)
+            yield connection
 
     @contextmanager
     def _transaction(self, engine: sql.Engine) -> Iterator[sql.Connection]:
@@ -249,6 +253,10 @@ class Store:
             raise LabError(f"The votes in {self.engine.url.database} could not be reached: {error.orig}") from error
         except UnicodeEncodeError:
             raise LabError("This text holds half a character, which cannot be kept. Type it again.") from None
+
+
+TURN = sql.select(SCHEMA.c.version).with_for_update()
+"""Takes the one lock of all writers; SQLite, which has its own, reads a number."""
 
 
 def _begin(connection: sql.Connection) -> None:

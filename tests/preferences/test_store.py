@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql
 
 from labkit.errors import LabError
-from labkit.preferences.store import CHOICES, Answer, Standing, Store, preference_pairs, standings
+from labkit.preferences.store import CHOICES, TURN, Answer, Standing, Store, preference_pairs, standings
 from labkit.text.pairs import pair_columns
 from labkit.text.reading import read_preferences
 from labkit.world import Message
@@ -275,3 +276,15 @@ def test_a_place_that_cannot_be_written_to_is_said(tmp_path):
     for place in (tmp_path / "file" / "votes.db", "nosuch://database"):
         with pytest.raises(LabError, match="cannot be used to keep votes"):
             Store(place)
+
+
+def test_writers_of_a_server_take_turns(store):
+    """On PostgreSQL each writing transaction begins with a row lock (SQLite has its own); so no first vote is lost."""
+    assert str(TURN.compile(dialect=postgresql.dialect())).endswith("FOR UPDATE")
+    said: list[str] = []
+    sql.event.listen(store.writer, "before_cursor_execute", lambda c, cursor, text, *rest: said.append(text))
+    pair = store.show(PROMPT, Answer("a", "x"), Answer("b", "y"))
+    store.vote(pair, "ada", "left")
+    store.undo("ada")
+    begins = [number for number, text in enumerate(said) if text.startswith("BEGIN")]
+    assert len(begins) == 3 and all("SELECT" in said[number + 1] and "version" in said[number + 1] for number in begins)
