@@ -28,6 +28,7 @@ from labkit.ui import attention
 from labkit.ui.lab import Lab
 from labkit.world import Document, Message
 from tests.faults import Killed, bury, faults
+from tests.published import llama
 
 CHATML = (
     "{% for message in messages %}"
@@ -168,6 +169,22 @@ def test_a_refused_import_leaves_no_folder(checkpoint, tmp_path, corpora, more, 
     given = [word.replace("TEXT", str(corpora / "tinyshakespeare.txt")) for word in more]
     assert main(["import", str(checkpoint), str(tmp_path / "run"), "--preset", "smoke", *given]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["instructions", "preferences"])
+def test_turns_that_the_template_refuses_are_refused_at_import(tmp_path, kind, capsys):
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role.') }}{% endif %}" + CHATML
+    foreign(tmp_path / "published", refusing, FORMS["chatml"][1])
+    llama(tmp_path / "published")
+    rows = [
+        {"prompt": f"Hi {n}?", "completion": "Yes.", "chosen": "Yes.", "rejected": "No.", "system": "Be kind." * (n == 7)}
+        for n in range(9)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["import", str(tmp_path / "published"), str(tmp_path / "run"), "--preset", "smoke"]
+    assert main([*command, f"--{kind}", str(tmp_path / "rows.jsonl")]) == 2
+    assert "No system role. With `labkit import … --chat-template plain`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_import_stopped_anywhere_blocks_no_folder(checkpoint, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ def from_pretrained(source: str | Path) -> Transformer:
     source: a folder, or the id of a model on the Hugging Face hub, of which only safetensors and JSON are fetched.
     Raises LabError for a folder without weights, with pickles or an adapter alone, for an unknown family, for a config
     that cannot be built or says what is not known here, for quantized weights, and for tensors that are missing, left
-    over or of another shape.
+    over, of another shape, or with NaN or infinite numbers.
     """
     folder = local_folder(source)
     config = read_config(folder)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from labkit.hub.tokenizer_files import FILES
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 FLOATS = ("F64", "F32", "F16", "BF16")
+LFS = b"version https://git-lfs"
+"""How the pointers begin that git leaves where its large files are not fetched."""
 
 
 class Entry(NamedTuple):
@@ -63,6 +66,7 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     """
     entries: dict[str, Entry] = {}
     for file in _files(folder):
+        check_file(file)
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():
@@ -71,6 +75,23 @@ def read_entries(folder: Path) -> dict[str, Entry]:
         except (OSError, SafetensorError) as error:
             raise LabError(f"{file} cannot be read, or is cut off: {error}") from error
     return entries
+
+
+def check_file(file: Path) -> None:
+    """Raises LabError for a file that only stands for another one, which git LFS keeps."""
+    with file.open("rb") as opened:
+        if opened.read(len(LFS)) == LFS:
+            raise LabError(f"{file} is a pointer of git LFS, not the file itself. Fetch that with git lfs pull.")
+
+
+def check_finite(name: str, tensor: Tensor, file: Path) -> None:
+    """Raises LabError for weights with NaN or infinite numbers, of which every answer would be NaN."""
+    odd = tensor.numel() - int(torch.isfinite(tensor).sum())
+    if odd:
+        raise LabError(
+            f"{file}: {odd:,} of {tensor.numel():,} numbers in {name} are NaN or infinite: its training broke, or the "
+            f"file is damaged. Take another checkpoint."
+        )
 
 
 def check_floats(entries: Mapping[str, Entry], folder: Path) -> None:
@@ -85,7 +106,7 @@ def check_floats(entries: Mapping[str, Entry], folder: Path) -> None:
 
 
 def read_tensors(entries: Mapping[str, Entry], names: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of these names. Raises LabError for a file that cannot be read."""
+    """The tensors of these names. Raises LabError for a file that cannot be read, and for NaN or infinite numbers."""
     tensors: dict[str, Tensor] = {}
     for file in sorted({entries[name].file for name in names}):
         try:
@@ -93,6 +114,8 @@ def read_tensors(entries: Mapping[str, Entry], names: Collection[str]) -> dict[s
                 tensors |= {name: opened.get_tensor(name) for name in names if entries[name].file == file}
         except (OSError, SafetensorError) as error:
             raise LabError(f"{file} cannot be read: {error}") from error
+    for name, tensor in tensors.items():
+        check_finite(name, tensor, entries[name].file)
     return tensors
 
 
@@ -106,6 +129,12 @@ def _files(folder: Path) -> list[Path]:
             raise LabError(
                 f"{folder} holds its weights as pickles ({', '.join(pickles)}), which can run code when they are "
                 f"loaded. Get or convert them as safetensors."
+            )
+        parts = sorted(file.name for file in folder.glob("*.safetensors"))
+        if parts:
+            raise LabError(
+                f"{folder} holds {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which says what is in "
+                f"them: fetch that, too. One file that is whole is named {WEIGHTS}."
             )
         raise LabError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}.")
     shards = _json(folder / INDEX).get("weight_map")
@@ -127,6 +156,7 @@ def _files(folder: Path) -> list[Path]:
 def _json(file: Path) -> dict[str, Any]:
     """An object of JSON."""
     try:
+        check_file(file)
         read = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"{file} cannot be read, so it is not known what its weights are: {error}") from error

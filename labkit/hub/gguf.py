@@ -16,6 +16,7 @@ from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.files import replacing
+from labkit.hub.folder import check_finite
 from labkit.hub.gguf_file import open_gguf
 from labkit.hub.gguf_shape import architecture_of, describe_shape, rope_factors, shape_of_gguf
 from labkit.hub.gguf_tokenizer import describe_tokenizer, read_backend
@@ -36,7 +37,7 @@ def load_gguf(path: str | Path) -> Transformer:
     """The model in a GGUF file, in eval mode and fp32.
 
     Raises LabError for a file that is none or not whole, for an architecture, a key or a type of numbers that is not
-    known, and for tensors that are missing, left over or of another shape.
+    known, and for tensors that are missing, left over, of another shape, or with NaN or infinite numbers.
     """
     path = Path(path)
     reader = open_gguf(path)
@@ -149,11 +150,13 @@ def _numbers(tensor: Any, path: Path) -> Tensor:
     from gguf import dequantize
 
     try:
-        return torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
+        numbers = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
     except RuntimeError as error:  # its own error for a type that it cannot read is one
         raise LabError(
             f"{path}: {tensor.name} is kept as {tensor.tensor_type.name}, which is not known here."
         ) from error
+    check_finite(tensor.name, numbers, path)
+    return numbers
 
 
 def _add_tensors(writer: GGUFWriter, model: Transformer, kind: Kind, llama: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.hub.folder import check_file
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -60,6 +61,7 @@ def _check_header(path: Path) -> None:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
+            check_file(path)
             if file.read(4) != MAGIC:
                 raise LabError(f"{path} is not a GGUF file: it does not begin with GGUF.")
             version, tensors, values = _numbers(file, "<IQQ")

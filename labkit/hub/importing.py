@@ -16,7 +16,7 @@ from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
 from labkit.hub.gguf_file import gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.pipeline import read_sources
+from labkit.pipeline import Sources, read_sources
 from labkit.recipe import Recipe
 from labkit.runs import Run, writing
 from labkit.text.tokenizer import Tokenizer
@@ -37,7 +37,8 @@ def import_checkpoint(
 
     recipe: of the stages to come; its model's shape becomes the checkpoint's. chat_template: "plain" for turns written
     plainly, or the name of one of several templates. say: is told what had to be decided. Raises LabError when the
-    checkpoint or its tokenizer cannot be read, when the model does not write word by word, and for a folder in use.
+    checkpoint or its tokenizer cannot be read, when the model does not write word by word, when its chat template
+    refuses turns of the recipe's inputs, and for a folder in use.
     """
     missing = [name for name in STAGES if name not in recipe.stages]
     if missing:
@@ -45,8 +46,9 @@ def import_checkpoint(
             "--text alone leaves nothing to go on with: pretraining begins with new weights, not with a checkpoint's. "
             "Give --instructions, too, to fine-tune it on."
         )
-    read_sources(Run.planned(target, recipe).sources)
+    sources = read_sources(Run.planned(target, recipe).sources)
     model, tokenizer = _read(source, chat_template, say)
+    _check_turns(tokenizer, sources)
     if not model.causal or model.encoder is not None:
         raise LabError(f"{source} does not write word by word from what came before, so it cannot become a run.")
     if tokenizer.size > model.config.vocabulary:
@@ -59,6 +61,19 @@ def import_checkpoint(
         _fill(run, model, tokenizer, str(source))
         run.save_recipe()  # last: without it the folder is no run
     return run
+
+
+def _check_turns(tokenizer: Tokenizer, sources: Sources) -> None:
+    """Raises LabError where the chat template refuses turns that were read, before anything is written: by their roles,
+    each sequence of which is tried once.
+    """
+    if tokenizer.template is None:
+        return
+    talks, pairs = sources.conversations, sources.preferences
+    given = [document.messages for document in (*talks.train, *talks.validation)] if talks else []
+    given += [pair.prompt for pair in (*pairs.train, *pairs.validation)] if pairs else []
+    for messages in {tuple(message.role for message in messages): messages for messages in given}.values():
+        tokenizer.template.check([(message.role, message.content) for message in messages])
 
 
 def _fill(run: Run, model: Transformer, tokenizer: Tokenizer, source: str) -> None:

@@ -30,6 +30,8 @@ Turn = tuple[str, str]
 OPEN, CLOSE, WORDS = "\U0010ff00", "\U0010ff01", "\U0010ff02"
 """Private characters: around a special token that somebody has typed, and in place of an assistant's words."""
 MARKS = str.maketrans(dict.fromkeys(f"{OPEN}{CLOSE}{WORDS}{BEGIN}{END}"))
+SPOKEN = "Is it so?\n\nNo: it is  NOT, 1 < 2 & 'so'."
+"""What an assistant may say, and every template has to leave as it is."""
 PROBE: tuple[Turn, ...] = (("user", "Hello"), ("assistant", "Hi"), ("user", "Thanks"), ("assistant", "Bye"))
 MEND = "With `labkit import … --chat-template plain` turns are written plainly instead."
 
@@ -51,8 +53,8 @@ class ChatTemplate:
     def __init__(self, source: str, names: Mapping[str, Any], backend: tokenizers.Tokenizer, ends: Collection[int]):
         """source: of the template. names: what it may ask for, as bos_token. ends: ids that end a text.
 
-        Raises LabError for a template that cannot be rendered, and for one in which it cannot be seen what the
-        assistant says, or that ends its turns with no token.
+        Raises LabError for a template that cannot be rendered, and for one that changes what the assistant says, in
+        which it cannot be seen, or that ends its turns with no token.
         """
         self.source, self.names = source, dict(names)
         self.tagged = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
@@ -63,6 +65,7 @@ class ChatTemplate:
         self.spelt = re.compile("|".join(longest) or "(?!)")
         self.marked = re.compile(f"{OPEN}({self.spelt.pattern}){CLOSE}|[{OPEN}{CLOSE}]")
         self.ends = {*ends, *self.special.values()}
+        self._check_words()
         self.turn_end = self._probe()
         self.ends = {*ends, self.turn_end}
         prompt, whole = self._render(PROBE[:1], prompt=True)[0], self._render((PROBE[0], ("assistant", WORDS)))[0]
@@ -95,6 +98,16 @@ class ChatTemplate:
     def inside(self, text: str) -> list[int]:
         """The ids of a text that stands after others: SentencePiece puts no blank before it."""
         return self._piece(self.plain, text, 0)[0]
+
+    def check(self, turns: Sequence[Turn]) -> None:
+        """Raises LabError for turns that the template refuses, as some do those of a system."""
+        self._render(self._sanitized(turns))
+
+    def _check_words(self) -> None:
+        """Raises LabError where an answer is in capitals, escaped or cut in the text: it would be learned so."""
+        text = self._render((PROBE[0], ("assistant", SPOKEN)))[0]
+        if SPOKEN not in text and "Is it so?".lower() in text.lower():
+            raise LabError(f"This tokenizer's chat template changes what the assistant says. {MEND}")
 
     def _probe(self) -> int:
         """The token that ends an assistant's turn: the last of the special ones that count in it."""

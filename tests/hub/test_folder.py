@@ -115,6 +115,16 @@ REFUSED: dict[str, tuple[str, Callable[[Tensors], Tensors], str]] = {
         lambda t: t | {"model.layers.0.mlp.up_proj.qweight": torch.ones(4, 4, dtype=torch.int32)},
         "of I32, model.layers.0.mlp.up_proj.qweight",
     ),
+    "NaN": (
+        "llama",
+        lambda t: t | {"model.norm.weight": torch.full((32,), torch.nan)},
+        "32 of 32 numbers in model.norm.weight are NaN or infinite",
+    ),
+    "infinity in half precision": (
+        "llama",
+        lambda t: {n: x.half() * (1 + 1e9 * (n == "lm_head.weight")) for n, x in t.items()},
+        "numbers in lm_head.weight are NaN or infinite",
+    ),
     "an attention's shape": (
         "llama",
         lambda t: t | {"model.layers.1.self_attn.k_proj.weight": torch.ones(16)},
@@ -134,10 +144,15 @@ def test_a_checkpoint_that_is_not_whole(tmp_path):
     theirs("llama").save_pretrained(tmp_path, max_shard_size="20KB")
     index = tmp_path / "model.safetensors.index.json"
     original = json.loads(index.read_text())
+    index.rename(tmp_path / "away")
+    assert "but no model.safetensors.index.json, which says what is in them: fetch that, too" in refused(tmp_path)
+    (tmp_path / "away").rename(index)
     shard = tmp_path / sorted(original["weight_map"].values())[-1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-40])
     assert f"{shard} cannot be read, or is cut off" in refused(tmp_path)
+    shard.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 12\n")
+    assert f"{shard} is a pointer of git LFS, not the file itself" in refused(tmp_path)
     shard.unlink()
     assert f"names, {shard.name} the first: the checkpoint is not whole" in refused(tmp_path)
     for map_ in ({"model.norm.weight": "../model.safetensors"}, {"a": "/etc/passwd"}, {"a": "weights.bin"}):

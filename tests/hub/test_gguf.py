@@ -311,3 +311,17 @@ def test_a_folder_with_a_gguf_file(file, tmp_path):
         gguf_file(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
     assert gguf_file(tmp_path) is None
+
+
+def test_numbers_that_are_none_are_refused_by_name(plain, tmp_path):
+    model = tiny(plain.size + 5)
+    model.norm.weight.data[3] = torch.nan
+    save_gguf(model, plain, tmp_path / "broken.gguf", "f32")
+    with pytest.raises(LabError, match="1 of 32 numbers in output_norm.weight are NaN or infinite"):
+        load_gguf(tmp_path / "broken.gguf")
+
+
+def test_a_pointer_of_git_lfs_is_said(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n")
+    with pytest.raises(LabError, match="model.gguf is a pointer of git LFS"):
+        load_gguf(tmp_path / "model.gguf")
