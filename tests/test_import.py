@@ -177,7 +177,13 @@ def test_turns_that_the_template_refuses_are_refused_at_import(tmp_path, kind, c
     foreign(tmp_path / "published", refusing, FORMS["chatml"][1])
     llama(tmp_path / "published")
     rows = [
-        {"prompt": f"Hi {n}?", "completion": "Yes.", "chosen": "Yes.", "rejected": "No.", "system": "Be kind." * (n == 7)}
+        {
+            "prompt": f"Hi {n}?",
+            "completion": "Yes.",
+            "chosen": "Yes.",
+            "rejected": "No.",
+            "system": "Be kind." * (n == 7),
+        }
         for n in range(9)
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

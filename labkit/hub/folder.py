@@ -133,8 +133,8 @@ def _files(folder: Path) -> list[Path]:
         parts = sorted(file.name for file in folder.glob("*.safetensors"))
         if parts:
             raise LabError(
-                f"{folder} holds {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which says what is in "
-                f"them: fetch that, too. One file that is whole is named {WEIGHTS}."
+                f"{folder} holds {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which says what is "
+                f"in them: fetch that, too. One file that is whole is named {WEIGHTS}."
             )
         raise LabError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}.")
     shards = _json(folder / INDEX).get("weight_map")

@@ -181,7 +181,7 @@ def test_absurd_counts_are_said_at_once(tmp_path):
     for key in ("num_hidden_layers", "max_position_embeddings", "hidden_size", "vocab_size", "intermediate_size"):
         set_config(tmp_path, num_hidden_layers=3, max_position_embeddings=64, hidden_size=32, vocab_size=61)
         set_config(tmp_path, **{key: 10**12})
-        assert "must be at most" in refused(tmp_path)
+        assert "must be at least 1 and at most" in refused(tmp_path)
 
 
 JUNK = st.recursive(

@@ -260,9 +260,9 @@ def test_a_shape_is_llama_cpps_and_comes_back(name, plain, tmp_path):
         ({"llama.rope.scaling.type": "longrope"}, "the rotary scaling 'longrope' is not known"),
         ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.yarn_beta_fast": 20.0}, "yarn_beta_fast = 20.0"),
         ({"llama.rope.dimension_count": 8}, "rope.dimension_count = 8 differs"),
-        ({"llama.block_count": 4_000_000_000}, "depth must be at most"),
-        ({"llama.embedding_length": 4_000_000_000}, "width must be at most"),
-        ({"llama.context_length": 4_000_000_000}, "context must be at most"),
+        ({"llama.block_count": 4_000_000_000}, "depth must be at least 1 and at most"),
+        ({"llama.embedding_length": 4_000_000_000}, "width must be at least 1 and at most"),
+        ({"llama.context_length": 4_000_000_000}, "context must be at least 1 and at most"),
         ({"llama.context_length": None}, "does not say llama.context_length"),
         ({"llama.context_length": "long"}, "context must be a whole number, not .long.|does not describe"),
         ({"split.count": 3}, "one of 3 parts. Join them first"),
@@ -315,7 +315,7 @@ def test_a_folder_with_a_gguf_file(file, tmp_path):
 
 def test_numbers_that_are_none_are_refused_by_name(plain, tmp_path):
     model = tiny(plain.size + 5)
-    model.norm.weight.data[3] = torch.nan
+    model.get_parameter("norm.weight").data[3] = torch.nan
     save_gguf(model, plain, tmp_path / "broken.gguf", "f32")
     with pytest.raises(LabError, match="1 of 32 numbers in output_norm.weight are NaN or infinite"):
         load_gguf(tmp_path / "broken.gguf")

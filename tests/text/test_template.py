@@ -203,10 +203,19 @@ def test_what_a_template_refuses_is_said(tmp_path):
         ("{{ messages.__class__.__mro__ }}", "cannot be rendered"),
         ("{% set x = namespace(_a=1) %}", "cannot be rendered"),
         ("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }};{% endfor %}", "with no end token"),
-        ("{% for m in messages %}{{ m['content'] | upper }}{{ eos_token }}{% endfor %}", "changes what the assistant says"),
+        (
+            "{% for m in messages %}{{ m['content'] | upper }}{{ eos_token }}{% endfor %}",
+            "changes what the assistant says",
+        ),
         ("{% for m in messages %}{{ m['content'] | tojson }}{{ eos_token }}{% endfor %}", "changes what the assistant"),
-        ("{% for m in messages %}{{ m['content'].split() | join(' ') }}{{ eos_token }}{% endfor %}", "changes what the"),
-        ("{% for m in messages %}{{ m['content'][:20] }}{{ eos_token }}{% endfor %}", "changes what the assistant says"),
+        (
+            "{% for m in messages %}{{ m['content'].split() | join(' ') }}{{ eos_token }}{% endfor %}",
+            "changes what the",
+        ),
+        (
+            "{% for m in messages %}{{ m['content'][:20] }}{{ eos_token }}{% endfor %}",
+            "changes what the assistant says",
+        ),
         ("{% for m in messages %}{{ m['content'] | length }}{{ eos_token }}{% endfor %}", "cannot be found again"),
         (
             "{% for m in messages %}{% generation %}{% endgeneration %}{{ m['content'] }}{% endfor %}",
