@@ -229,16 +229,27 @@ class Tokenizer:
         They are those of one call for the whole text: it is cut only where this tokenizer makes the same of the two
         sides apart as together (see `labkit.text.pieces`, and there what is done where no such place is found).
         """
-        for piece in pieces(blocks, self._same_apart):
-            yield self._encode_together([piece])[0]
+        for number, piece in enumerate(pieces(blocks, self._same_apart)):
+            yield self._encode_inside(piece) if number else self._encode_together([piece])[0]
 
     def _encode_together(self, texts: Sequence[str]) -> list[list[int]]:
         checked = [_encodable(text) for text in texts]
         return [encoding.ids for encoding in self.backend.encode_batch_fast(checked, add_special_tokens=False)]
 
     def _same_apart(self, left: str, right: str) -> bool:
-        one, other, whole = self._encode_together([left, right, left + right])
+        one, other, whole = map(self._encode_inside, (left, right, left + right))
         return one + other == whole
+
+    def _encode_inside(self, text: str) -> list[int]:
+        """The ids of a text that stands after others."""
+        if self.template is not None and self._begins_with_blank:
+            return self.template.inside(_encodable(text))
+        return self._encode_together([text])[0]
+
+    @cached_property
+    def _begins_with_blank(self) -> bool:
+        """Whether a blank is put before a text, as SentencePiece does."""
+        return self.template is not None and self._encode_together(["a"])[0] != self.template.inside("a")
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """[352, 417] -> 'Tom ran'. Special tokens are left out, unless `special`. A cut character becomes

@@ -7,8 +7,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from labkit.errors import LabError
+from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.text.pieces import LONGEST_WORD, boundary, breakable, pieces, sample
 from labkit.text.tokenizer import Tokenizer
+from tests.published import sentencepiece
 
 SIGNS = st.one_of(
     st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n\t'srelldm1²数あ한é.,;<|>\u3000\u2028\u200b\u0301")
@@ -49,8 +51,20 @@ def test_a_text_without_boundaries_is_cut_at_a_bounded_length():
     assert TOKENIZER.decode(TOKENIZER.encode("数" * 200_000)) == "数" * 200_000
 
 
-def test_a_tokenizer_that_begins_each_call_with_a_blank_is_not_cut():
-    """As Llama 2's does: a cut would put the blank into the middle of the text."""
+@pytest.mark.parametrize("legacy", [True, False])
+def test_sentencepiece_has_the_ids_of_one_call_in_pieces(tmp_path, legacy):
+    """A piece from inside is encoded without the blank that is put before a text."""
+    tokenizer = load_tokenizer(sentencepiece(tmp_path, legacy), 10**6, say=lambda line: None)
+    for text in (PROSE * 900, "Where is Tom? In the park. " * 3500, "  blanks   and\n\n\nlines <|end|> </s> " * 2500):
+        chunks = list(tokenizer.encode_long([text]))
+        assert len(chunks) > 1 and max(map(len, chunks)) < 200_000
+        assert [index for ids in chunks for index in ids] == tokenizer.backend.encode(
+            text, add_special_tokens=False
+        ).ids
+
+
+def test_a_tokenizer_that_begins_each_call_with_a_blank_gives_the_ids_of_one_call():
+    """As Llama 2's does: the blank is not put into the middle of a text."""
     backend = Backend(models.BPE(unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split("▁", "merged_with_next"), decoders.ByteLevel()
