@@ -300,9 +300,7 @@ def answer_tasks(
     return answers
 
 
-def _fitting(
-    model: Transformer, tokenizer: Tokenizer, tasks: Sequence[Task], config: EvaluationConfig
-) -> list[Task]:
+def _fitting(model: Transformer, tokenizer: Tokenizer, tasks: Sequence[Task], config: EvaluationConfig) -> list[Task]:
     """The tasks that leave room for an answer in either form, so that all stages are asked the same."""
 
     def fits(task: Task) -> bool:

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 
 class Stop:
-    """Set by the first ctrl-C while steps are taken, so that the run ends between two of them; see ``stoppable``."""
+    """Set by the first ctrl-C, or SIGTERM, while steps are taken, so that the run ends between two of them; see
+    ``stoppable``. signal: which of the two it was.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self.stepping = False
+        self.signal: int = signal.SIGINT
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
         if self.asked or not self.stepping:
             raise KeyboardInterrupt
         self.asked = True
@@ -36,23 +40,26 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Let ctrl-C set a Stop; the way it was handled before comes back afterwards. Only the main thread can do it."""
+    """Let ctrl-C and SIGTERM, which batch systems send, set a Stop; the way they were handled before comes back
+    afterwards. Only the main thread can do it.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGINT, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def watch(events: Generator[Progress, None, None], folder: Path, go_on: Callable[[], Sequence[str]]) -> int:
     """Follow a run to its end and write its report; returns the exit code.
 
-    ctrl-C leaves a run that can be gone on with, says that the command with the arguments ``go_on()`` does so, and
-    gives 130. When there are several processes, only the main one speaks.
+    ctrl-C, or SIGTERM, leaves a run that can be gone on with, says that the command with the arguments ``go_on()`` does
+    so, and gives 130, or 143. When there are several processes, only the main one speaks.
     """
     from labkit.report import write
     from labkit.train import accelerator
@@ -66,7 +73,7 @@ def watch(events: Generator[Progress, None, None], folder: Path, go_on: Callable
     if stopped:
         if speaks:
             print(f"Stopped. To go on: {_command(go_on())}", file=sys.stderr)
-        return 130
+        return 128 + stop.signal
     quoted = shlex.quote(str(folder))
     if speaks and (folder / "report.json").is_file():
         print(f"\n{summary(folder)}\n\nThe whole report: {write(folder)}\nTo talk to it: labkit chat {quoted}")

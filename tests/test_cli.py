@@ -428,17 +428,20 @@ def test_the_advice_of_ctrl_c_is_a_command_that_goes_on(command, again, advice, 
         assert Run.open(copied).stage("dpo").finished
 
 
-def test_ctrl_c_outside_of_steps_or_twice_stops_at_once():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_outside_of_steps_or_twice_stop_at_once(number):
     from labkit.terminal import stoppable
 
+    before = signal.getsignal(number)
     with stoppable() as stop:
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         stop.stepping = True
-        signal.raise_signal(signal.SIGINT)
-        assert stop.asked
+        signal.raise_signal(number)
+        assert stop.asked and stop.signal == number
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
 
 
 def test_real_text_goes_through_the_same_stages(corpora, tmp_path, capsys):

@@ -1,9 +1,12 @@
 """The tables of a run in the terminal."""
 
 import json
+import signal
+from collections.abc import Generator
 
+from labkit.pipeline import Progress
 from labkit.runs import Run
-from labkit.terminal import measured, summary
+from labkit.terminal import measured, summary, watch
 from tests.tiny_recipe import tiny_recipe
 
 SFT = {
@@ -33,3 +36,16 @@ def test_nats_of_tokens_and_of_pairs_stand_in_rows_of_their_own():
         ["loss before this stage (nats a token)", "1.500", ""],
         ["loss before this stage (nats a pair)", "", "0.693"],
     ]
+
+
+def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path, capsys):
+    def events() -> Generator[Progress, None, None]:
+        yield Progress("sft", "train", 1, 9)
+        signal.raise_signal(signal.SIGTERM)
+        yield Progress("sft", "train", 2, 9)
+        raise AssertionError("it goes on")
+
+    assert watch(events(), tmp_path, lambda: ["run", "--resume"]) == 143
+    said = capsys.readouterr().err
+    assert "Stopping after this step; once more to stop at once." in said
+    assert said.endswith("Stopped. To go on: labkit run --resume\n")

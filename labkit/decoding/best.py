@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -44,23 +44,38 @@ def best_of(
     draws from the same generator by itself. Raises LabError for n below 1, for a judge that does not give a number to
     each answer, and as `generate`.
     """
+    common: dict[str, Any] = {"steps": steps, "max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": stop}
+    *_, best = best_steps(model, prompt, judge, n=n, rows=n, generator=generator, sources=sources, **common)
+    assert best is not None
+    return best
+
+
+def best_steps(
+    model: Transformer,
+    prompt: Sequence[int],
+    judge: Judge,
+    *,
+    n: int,
+    rows: int,
+    steps: Sequence[Filter] = (),
+    max_new_tokens: int,
+    stop_ids: Collection[int] = (),
+    stop: StopTexts | None = None,
+    generator: torch.Generator | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
+) -> Iterator[Best | None]:
+    """`best_of` for who may want to stop: after every `rows` answers None, and at last the best."""
     if n < 1:
         raise LabError(f"The best is chosen of at least one answer, not {n}.")
     check_prompt(model, prompt)
     check_size(model, n, len(prompt), max_new_tokens)
     draws = torch.rand(1, n, max_new_tokens, generator=generator)
-    answers = generate(
-        model,
-        [prompt],
-        steps=steps,
-        max_new_tokens=max_new_tokens,
-        stop_ids=stop_ids,
-        stop=stop,
-        draws=draws,
-        sources=sources,
-        samples=n,
-    )
+    common: dict[str, Any] = {"steps": steps, "stop_ids": stop_ids, "stop": stop, "sources": sources}
+    answers: list[list[int]] = []
+    for some in draws.split(rows, 1):
+        answers += generate(model, [prompt], draws=some, samples=some.shape[1], max_new_tokens=max_new_tokens, **common)
+        yield None
     worth = [float(x) for x in judge(prompt, answers)]
     if len(worth) != n or any(math.isnan(x) for x in worth):
         raise LabError(f"The judge must give a number to each of {n} answers; it gave {worth}.")
-    return Best(answers, worth, max(range(n), key=lambda i: worth[i]))
+    yield Best(answers, worth, max(range(n), key=lambda i: worth[i]))

@@ -161,8 +161,8 @@ MESSAGES = {
     "The votes in {} could not be reached: {}": "无法访问 {0} 中的投票：{1}",
     "This text holds half a character, which cannot be kept. Type it again.":
         "这段文本含有半个字符，无法保存。请重新输入。",
-    "There is no vote to take back.": "没有可撤销的投票。",
-    "The last vote is taken back.": "最后一票已撤销。",
+    "There is nothing to take back.": "没有可撤销的选择。",
+    "What was chosen last is taken back.": "最后的选择已撤销。",
     "{} · the last pair: ← {}   → {}": "{0} · 上一对：← {1}   → {2}",
     "{} / {}, temperature {}": "{0} / {1}，温度 {2}",
     # reading, and choosing the next token

@@ -179,7 +179,14 @@ def build(lab: Lab, store: Store) -> None:
         another = gr.Button(words("new_pair"), variant="primary", scale=1, elem_id="pair-new")
     problem = problem_box("pair-problem")
     with gr.Column(elem_id="vote-area"):
-        prompt = gr.Textbox(label=words("prompt"), interactive=False, lines=3, max_lines=16, elem_id="pair-prompt")
+        prompt = gr.Textbox(
+            label=words("prompt"),
+            placeholder=words("no_pair"),
+            interactive=False,
+            lines=3,
+            max_lines=16,
+            elem_id="pair-prompt",
+        )
         with gr.Row():
             left = gr.Textbox(label=words("left"), interactive=False, lines=3, elem_id="pair-left")
             right = gr.Textbox(label=words("right"), interactive=False, lines=3, elem_id="pair-right")
@@ -188,7 +195,7 @@ def build(lab: Lab, store: Store) -> None:
                 choice: gr.Button(words(f"vote_{choice}"), elem_id=f"vote-{choice}", min_width=140) for choice in KEYS
             }
             undo = gr.Button(words("vote_undo"), elem_id="vote-undo", min_width=140)
-    told = gr.Textbox(show_label=False, interactive=False, elem_id="vote-said")
+    told = gr.Textbox(show_label=False, placeholder=words("no_vote"), interactive=False, elem_id="vote-said")
     with gr.Row():
         standing = gr.Dataframe(
             headers=[""] * 3,
@@ -298,8 +305,8 @@ def _votes(
         try:
             taken = store.undo(checked_annotator(annotator))
             if taken is None:
-                return *(gr.skip(),) * len(board.shown), said("There is no vote to take back."), gr.skip()
-            return *_shown(store, taken), f"↶ {said('The last vote is taken back.')}", _standings(store)
+                return *(gr.skip(),) * len(board.shown), said("There is nothing to take back."), gr.skip()
+            return *_shown(store, taken), f"↶ {said('What was chosen last is taken back.')}", _standings(store)
         except LabError as error:
             return *(gr.skip(),) * (len(board.shown) - 1), wrong(error), gr.skip(), gr.skip()
 

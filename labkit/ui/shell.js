@@ -33,6 +33,17 @@ const labkit = (() => {
     true,
   );
 
+  // The arrow keys, Home and End go from tab to tab, as in every row of tabs.
+  addEventListener("keydown", (event) => {
+    const tabs = shown(), at = tabs.indexOf(event.target);
+    const next = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: tabs.length - 1 }[event.key];
+    if (at < 0 || next === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    const chosen = tabs[(next + tabs.length) % tabs.length];
+    chosen.click();
+    chosen.focus();
+  });
+
   addEventListener("popstate", () => {
     const key = inAddress();
     (shown().find((button) => button.dataset.tabId === key) || inMenu()[hidden().indexOf(key)])?.click();

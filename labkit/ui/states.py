@@ -121,7 +121,9 @@ def _whole(run: Run, at: Status) -> str:
 
 
 def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""
+    """The time of today, or else the date; nothing for 0."""
+    day, clock = (time.strftime(form, time.localtime(seconds)) for form in ("%Y-%m-%d", "%H:%M"))
+    return "" if not seconds else clock if day == time.strftime("%Y-%m-%d") else day
 
 
 def first_shown(lab: Lab, jobs: Jobs) -> str | None:

@@ -36,7 +36,8 @@ ENGLISH = {
     "- `beam` takes `beams` `length-penalty` `ending` (settled, full, never) `groups` `diversity`; `contrastive` takes "
     "`k` `alpha`; `best` draws `n` answers, of which the run's reward model chooses; `speculative` lets the draft "
     "guess `ahead`.\n"
-    "- At the checkpoint `pretrain` the prompt is a beginning that is continued, at all others a message.",
+    "- At the checkpoint `pretrain` the prompt is a beginning that is continued (empty: the model begins by "
+    "itself), at all others a message.",
     "stop_texts": "Texts at which generation stops, one a line",
     "draft": "Draft model, for speculative",
     "scores": "Scores over many seeds",
@@ -59,6 +60,8 @@ ENGLISH = {
     "own_prompt": "Your own prompt (empty: a random TinyWorld question)",
     "annotator": "Your name",
     "new_pair": "New pair",
+    "no_pair": "Press “New pair”: the question and two answers to it appear here. Then say which is better.",
+    "no_vote": "After a vote, this says which model wrote which answer.",
     "left": "Left",
     "right": "Right",
     "vote_left": "← Left is better",
@@ -128,7 +131,7 @@ CHINESE = {
     "- `beam` 可用 `beams` `length-penalty` `ending`（settled、full、never）`groups` `diversity`；"
     "`contrastive` 可用 `k` `alpha`；`best` 写出 `n` 个回答，由奖励模型挑选；"
     "`speculative` 让草稿模型先猜 `ahead` 个。\n"
-    "- 在检查点 `pretrain`，提示是要续写的开头；在其他检查点，它是一条消息。",
+    "- 在检查点 `pretrain`，提示是要续写的开头（留空则由模型自己开头）；在其他检查点，它是一条消息。",
     "stop_texts": "遇到即停止的文本，每行一个",
     "draft": "草稿模型（用于 speculative）",
     "scores": "多个种子的得分",
@@ -150,6 +153,8 @@ CHINESE = {
     "own_prompt": "自己的提示（留空则随机取一个 TinyWorld 问题）",
     "annotator": "你的名字",
     "new_pair": "新的一对",
+    "no_pair": "点击“新的一对”：这里会出现问题和两个回答，然后选择更好的一个。",
+    "no_vote": "投票之后，这里会说明哪个回答出自哪个模型。",
     "left": "左",
     "right": "右",
     "vote_left": "← 左边更好",

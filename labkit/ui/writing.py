@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from labkit.decode_compare import Asked, first_difference, scored, task_of
-from labkit.decoding import Best, History, Step, best_of, read_back, trace
+from labkit.decoding import Best, History, Step, read_back, trace
 from labkit.decoding.beam import Beams, beam_steps
+from labkit.decoding.best import best_steps
 from labkit.decoding.contrastive import contrastive_candidates
 from labkit.decoding.filters import check_left, filtered
 from labkit.decoding.limits import PAGE, Cost, check_cost
@@ -49,6 +50,8 @@ AT_ONCE = 2
 """All strategies of a comparison together may cost so many times what one may."""
 MEASURED = 4
 """The same of scores over seeds, which are written many at a time, and with a bar."""
+ANSWERS_AT_ONCE = 4
+"""Answers of "best" that are written between two looks at whether they are still wanted."""
 SEEDS_AT_ONCE = 8
 """Seeds of one strategy that are written between two signs of progress."""
 
@@ -86,6 +89,9 @@ class Settings:
                 plain_text(text, what)
         plain_text(self.draft, "The draft")
         plain_text(self.checkpoint, "The checkpoint's hash")
+        for number, column in enumerate(self.columns, 1):
+            if not column.strategy.strip():
+                raise LabError(f"Strategy {number} is missing: type one, as sample (the model as it is) or greedy.")
         if not 0 <= self.seed < SEEDS:
             raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {self.seed}.")
         if not 1 <= self.tokens <= LONGEST:
@@ -210,7 +216,7 @@ def compare(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     for number, latest in enumerate(zip_longest(*texts)):
         for column, news in zip(columns, latest, strict=True):
             column.update({"done": True} if news is None else news)
-        if number % TOGETHER == 0:
+        if number % TOGETHER == 0 or any(not column["tokens"] for column in columns):  # of "best", nothing for long
             yield {**shared, "columns": columns, "parts": parting(columns)}
     columns = [column | {"done": True} for column in columns]
     yield {**shared, "columns": columns, "parts": parting(columns)}
@@ -222,7 +228,7 @@ def understood(at: Desk, settings: Settings, times: float, seeds: int = 1) -> li
     """
     found, costs = [], []
     for number, column in enumerate(settings.columns, 1):
-        strategy, cost = _understood(at, column, settings, f"Strategy {number}, {column.strategy}")
+        strategy, cost = _understood(at, column, settings, f"Strategy {number}, ")
         found.append(strategy)
         costs.append(cost)
     many = [seeds if strategy.draws else 1 for strategy in found]
@@ -239,13 +245,14 @@ def understood(at: Desk, settings: Settings, times: float, seeds: int = 1) -> li
 
 
 def _understood(at: Desk, column: Column, settings: Settings, name: str = "") -> tuple[Strategy, Cost]:
-    """A line as a strategy, and what it costs. Raises LabError, which says the name, for what is wrong or too much."""
+    """A line as a strategy, and what it costs. Raises LabError, which names the line, for what is wrong or too much."""
     try:
         strategy = parse(column.strategy)
         strategy.steps(at.tokenizer)
         return strategy, check_cost(strategy, len(at.prompt), settings.tokens, at.model)
     except LabError as error:
-        raise LabError(f"{name or column.strategy}: {error}") from None
+        line = "" if str(error).startswith(f"{column.strategy} ") else f"{column.strategy}: "
+        raise LabError(f"{name}{line}{error}") from None
 
 
 def _named(number: int, strategy: Strategy, texts: Iterator[T]) -> Iterator[T]:
@@ -294,8 +301,7 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
     if strategy.kind == "beam":
         streamed = (beams.found[0].tokens for beams in _beams(at, strategy, column, settings))
     elif strategy.kind == "best" and at.beside.judge is not None:
-        best = _best(at, strategy, prompt, begins, settings, left)
-        streamed, answers = iter([best.answers[best.best]]), {"answers": _answers(tokenizer, best, begins)}
+        streamed = _best(at, strategy, prompt, begins, settings, left, answers)
     else:
         streamed = strategy.stream(
             at.model, prompt, max_new_tokens=left, seed=settings.seed, beside=_behind(at, begins), **common
@@ -323,13 +329,24 @@ def _beams(at: Desk, strategy: Strategy, column: Column, settings: Settings) -> 
 
 
 def _best(
-    at: Desk, strategy: Strategy, prompt: Sequence[int], begins: Sequence[int], settings: Settings, left: int
-) -> Best:
+    at: Desk,
+    strategy: Strategy,
+    prompt: Sequence[int],
+    begins: Sequence[int],
+    settings: Settings,
+    left: int,
+    found: dict[str, Any],
+) -> Iterator[list[int]]:
+    """Nothing while the answers are written, a few at a time; then the best of them, and all of them in `found`."""
     judge, stop = _behind(at, begins).judge, at.beside.stops()
     assert judge is not None
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
     generator, steps = torch.Generator().manual_seed(settings.seed), strategy.steps(at.tokenizer)
-    return best_of(at.model, prompt, judge, n=strategy.told("n"), steps=steps, generator=generator, **common)
+    common |= {"n": strategy.told("n"), "rows": ANSWERS_AT_ONCE, "steps": steps, "generator": generator}
+    for best in best_steps(at.model, prompt, judge, **common):
+        if best is not None:
+            found["answers"] = _answers(at.tokenizer, best, begins)
+        yield [] if best is None else best.answers[best.best]
 
 
 def _answers(tokenizer: Tokenizer, best: Best, begins: Sequence[int]) -> list[list[Any]]:

@@ -56,6 +56,16 @@ def test_the_address_names_the_tab(app: App, opened: Opened):
     assert page.url.startswith(app.url)
 
 
+def test_arrow_keys_go_from_tab_to_tab(app: App, opened: Opened):
+    page = opened(app.url)
+    page.get_by_role("tab", name="Attention").focus()
+    for key, name in [("ArrowRight", "Decoding"), ("End", "Runs"), ("ArrowRight", "Attention"), ("ArrowLeft", "Runs"),
+                      ("Home", "Attention")]:  # fmt: skip
+        page.keyboard.press(key)
+        chosen_tab(page, name)
+        expect(page.get_by_role("tab", name=name)).to_be_focused()
+
+
 def test_a_language_is_chosen_and_kept(app: App, opened: Opened):
     page = opened(f"{app.url}/?tab=runs")
     expect(page.locator("#runs-stages")).to_contain_text("Finished")
@@ -80,7 +90,7 @@ def test_only_the_voting_area_votes(app: App, opened: Opened):
     expect(page.locator("#vote-area")).to_be_focused()
     for elsewhere in ("button[role=tab].selected", "#first-hot input[type=range]", "#pair-text :is(input, textarea)"):
         page.locator(elsewhere).first.focus()
-        for key in ("ArrowRight", "t", "u"):
+        for key in ("ArrowRight", "ArrowLeft", "t", "u"):  # from a tab to the next, and back
             page.keyboard.press(key)
     page.locator("body").press("ArrowLeft")
     page.wait_for_timeout(500)
@@ -122,7 +132,6 @@ def test_words_can_be_told_from_their_paper(app: App, opened: Opened, scheme: st
 
 def test_a_report_opens_as_a_page_of_its_own(app: App, opened: Opened):
     page = opened(f"{app.url}/?tab=runs")
-    page.locator("#runs-measures button").first.click()
     expect(page.locator("#runs-report")).to_be_enabled()
     with page.context.expect_page() as opening:
         page.locator("#runs-report").click()
@@ -150,6 +159,17 @@ def test_a_run_that_fails_is_seen_to_and_goes_away(app: App, opened: Opened):
     expect(page.locator("#runs-stages")).to_contain_text("Failed")
     expect(page.locator("#runs-go-on")).to_be_disabled()
     assert "257" in page.locator("#runs-log textarea").input_value()
+    page.reload()  # it is still there, with its log, and can be deleted
+    expect(page.locator("#runs-name input")).to_have_value("demo")
+    page.locator("#runs-all [role=gridcell]", has_text="odd").click()
+    expect(page.locator("#runs-name input")).to_have_value("odd (failed to start)")
+    says(page, "runs-why-problem", "head_width, or width / heads) must be even, not 257")
+    assert "257" in page.locator("#runs-log textarea").input_value()
+    page.locator("#runs-manage button").first.click()
+    page.locator("#delete-confirm :is(input, textarea)").fill("odd")
+    page.locator("#runs-delete").click()
+    says(page, "manage-problem", "odd is deleted")
+    expect(page.locator("#runs-all")).not_to_contain_text("odd")
     page.get_by_label("Run", exact=True).last.click()
     page.get_by_role("option", name="broken (unreadable)").click()
     says(page, "runs-why-problem", "recipe.json")
@@ -160,12 +180,19 @@ def test_a_run_is_renamed_and_deleted(app: App, opened: Opened):
     copy(app.runs / "spare")
     page.reload()
     name = page.locator("#runs-name input")
-    expect(name).to_have_value("spare")
+    other = opened(f"{app.url}/?tab=runs")
+    for window in (page, other):
+        window.locator("#runs-all [role=gridcell]", has_text="spare").click()
+        expect(window.locator("#runs-name input")).to_have_value("spare")
+        expect(window.locator("#runs-go-on")).to_be_enabled()
     page.locator("#runs-manage button").first.click()
     page.locator("#rename-to :is(input, textarea)").fill("kept")
     page.locator("#runs-rename").click()
     says(page, "manage-problem", "spare is now called kept")
     expect(name).to_have_value("kept")
+    says(other, "runs-why-problem", "There is no run 'spare'")  # without a click there
+    expect(other.locator("#runs-go-on")).to_be_disabled()
+    expect(other.locator("#runs-all")).to_contain_text("kept")
     page.locator("#runs-delete").click()
     says(page, "manage-problem", "type its name. Nothing was deleted")
     page.locator("#delete-confirm :is(input, textarea)").fill("kept")

@@ -26,6 +26,7 @@ from labkit.decoding import (
     best_of,
     generate,
 )
+from labkit.decoding.best import best_steps
 from labkit.decoding.scores import (
     distinct,
     jackknife,
@@ -114,6 +115,9 @@ def test_the_best_of_n_is_the_judges(model):
 
     found = best_of(model, PROMPT, judge, n=5, max_new_tokens=6, generator=torch.Generator().manual_seed(7))
     assert found.worth == [sum(answer) for answer in found.answers] and found.worth[found.best] == max(found.worth)
+    again = torch.Generator().manual_seed(7)
+    stepwise = [*best_steps(model, PROMPT, judge, n=5, rows=2, max_new_tokens=6, generator=again)]
+    assert stepwise == [None, None, None, found]  # two, two and one, of the same random numbers
     assert found.answers[0] == parse("").write(model, PROMPT, max_new_tokens=6, seeds=[7])[0]
     beside = Beside(judge=judge)
     assert parse("best n=5").write(model, PROMPT, max_new_tokens=6, seeds=[7], beside=beside)[0] == max(

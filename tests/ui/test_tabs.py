@@ -211,11 +211,14 @@ def test_strategies_are_scored_over_seeds(lab):
         ({"columns": []}, "From 1 to 12 strategies are compared, not 0"),
         ({"columns": [{"strategy": "greedy"}]}, "no settings of a comparison: KeyError 'begins'"),
         ({"seed": float("inf")}, "no settings of a comparison: OverflowError"),
-        ({"columns": [{"strategy": "beam beams=1000", "begins": []}]}, "Strategy 1, beam beams=1000: .*1,000 texts"),
-        ({"columns": [{"strategy": "best n=100000", "begins": []}]}, "Strategy 1, best n=100000: .*a smaller n="),
+        (
+            {"columns": [{"strategy": "beam beams=1000", "begins": []}]},
+            "^Strategy 1, beam beams=1000 is 1,000 texts at once; here at most 32. Take a smaller beams=.$",
+        ),
+        ({"columns": [{"strategy": "best n=100000", "begins": []}]}, "^Strategy 1, best n=100000 is .*a smaller n="),
         (
             {"columns": [{"strategy": "contrastive k=500", "begins": []}]},
-            "Strategy 1, contrastive k=500: .*a smaller k=",
+            "^Strategy 1, contrastive k=500 is .*a smaller k=",
         ),
         ({"columns": [{"strategy": "speculative ahead=999999", "begins": []}]}, "Strategy 1, speculative ahead=999999"),
         ({"prompt": "half \ud83d of one"}, "The prompt: character 6 is half of one"),
@@ -223,7 +226,8 @@ def test_strategies_are_scored_over_seeds(lab):
         ({"stop": ["\ud83d"]}, "A stop text: character 1 is half"),
         ({"columns": [{"strategy": "ban=\ud83d", "begins": []}]}, "A strategy: character 5 is half of one"),
         ({"columns": [{"strategy": "greedy", "begins": [10**9]}]}, "no token 1000000000 in this model's vocabulary"),
-        ({"columns": [{"strategy": "top-p=0", "begins": []}]}, "top-p must be above 0"),
+        ({"columns": [{"strategy": "top-p=0", "begins": []}]}, "^Strategy 1, top-p=0: sample: top-p must be above 0"),
+        ({"columns": [{"strategy": " ", "begins": []}]}, "Strategy 1 is missing: type one, as sample"),
         ({"columns": [{"strategy": "temperature=-1", "begins": []}]}, "temperature must be at least 0"),
         ({"columns": [{"strategy": "beam beams=0", "begins": []}]}, "at least one beam, not 0"),
         ({"columns": [{"strategy": "warm", "begins": []}]}, "There is no strategy 'warm'"),
@@ -289,6 +293,17 @@ def test_best_of_n_shows_all_answers_with_what_they_are_worth(lab):
     assert [chosen for *_, chosen in column["answers"]] == [True, False, False, False]
     chosen = [token["id"] for token in column["tokens"] if not token["ended"]]
     assert column["answers"][0][0] == lab.tokenizer("tiny").decode(chosen)
+
+
+def test_best_of_n_can_be_stopped_between_its_answers(lab):
+    """Nothing of it is shown until the best is known, but whoever asked is asked whether it is still wanted."""
+    settings = asked("best n=10 temperature=1.5")
+    steps = writing.compare(lab, settings)
+    for _ in range(3):  # four answers, four and two
+        stopped = writing.stopped(next(steps))
+        assert stopped is not None and stopped["columns"][0]["stopped"] and not stopped["columns"][0]["tokens"]
+    *_, whole = steps
+    assert whole["columns"][0]["tokens"] and len(whole["columns"][0]["answers"]) == 10
 
 
 def test_contrastive_search_shows_its_penalty(lab):
