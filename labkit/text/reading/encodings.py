@@ -29,6 +29,7 @@ KINDS = (
     (b"\xfd7zXZ", "packed with xz", "unpack it first (unxz)"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
     (b"SQLite format 3", "a SQLite database", "save the table as CSV"),
+    (b"{\\rtf", "rich text (RTF)", "save it as plain text"),
     (b"ARROW1", "an Arrow file", "save it as parquet"),
     (b"\x1f\x8b", "packed twice", "unpack it first (gunzip)"),
 )

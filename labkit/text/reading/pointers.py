@@ -36,7 +36,9 @@ def answers(columns: Columns, reading: Reading) -> tuple[Any, Any]:
     named, listed = _named(columns), _listed(columns)
     if (named or listed) and any(map(_is_tie, given)):
         raise RowError("tie", "has no better answer: it is a tie.")
-    pointers = [_pointer(value) if named or listed else None for value in given]
+    pointers = [
+        _pointer(value) if named or listed and not _stands_in(columns, listed, value) else None for value in given
+    ]
     found = _by_name(columns, given)
     if found is None and not any(pointers):
         return given[0], given[1]
@@ -62,12 +64,17 @@ def check_tie(columns: Columns) -> None:
 def refuse_pointer(columns: Columns, name: str) -> None:
     """Raises RowError where a column that is to hold an answer holds its number among choices in another column."""
     beside = [other for other in _listed(columns) if other != name]
-    if beside and _pointer(columns.values[name]) is not None:
+    if beside and _pointer(columns.values[name]) is not None and not _stands_in(columns, beside, columns.values[name]):
         raise RowError(
             "answer elsewhere",
             f"has {shown(columns.values[name])} in its column {name}, which points into its column {beside[0]}. Write "
             f"the answer itself.",
         )
+
+
+def _stands_in(columns: Columns, listed: list[str], value: Any) -> bool:
+    """Whether a value is itself one of the answers in these columns."""
+    return isinstance(value, str) and any(value in columns.values[name] for name in listed)
 
 
 def _is_tie(value: Any) -> bool:

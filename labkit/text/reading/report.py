@@ -40,7 +40,7 @@ class Reading:
 
     read = kept + sum(dropped). dropped: by reason. unused: columns, files, lists and splits that were not read.
     warnings: whole sentences. characters: how many cleaning took away inside the rows that were kept. noted: what is
-    odd in rows that are kept, and in how many. turn_keys: keys of their turns that were not read.
+    odd in rows that are kept, and in how many. turn_keys: keys of their turns, or beside these, that were not read.
     """
 
     source: str

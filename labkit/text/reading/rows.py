@@ -69,7 +69,7 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
             names.update(dict.fromkeys(columns.names))
             used |= columns.used
     reading.unused += [f"column {name}" for name in names if name.lower() not in used]
-    reading.unused += [f"key {key} of {count:,} turns" for key, count in reading.turn_keys.items()]
+    reading.unused += [f"key {key} ({count:,} times)" for key, count in reading.turn_keys.items()]
     reading.warnings += [f"{count:,} row{'s' * (count > 1)}: {words}" for words, count in reading.noted.items()]
     return Items(values, splits, reading)
 
@@ -133,7 +133,8 @@ def rows_of(source: str | Path, reading: Reading, plain: bool) -> Iterator[Row]:
             table = open_table(file)
             if table.format == "text" and not plain:
                 kinds = ", ".join(TABLE_ENDINGS)
-                raise NoRows("plain text", f"{file.name} is plain text; what is asked for is read from {kinds}.")
+                words = f"{file.name} is plain text; what is asked for is read from {kinds}."
+                raise NoRows("plain text", " ".join((words, *table.warnings)))
             yield from _counted(table.rows, _entry(file, table), reading)
         except NoRows as error:
             if len(found.files) == 1:

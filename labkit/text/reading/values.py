@@ -144,10 +144,11 @@ def turns(value: Any) -> tuple[Message, ...]:
 
 
 def unread_keys(fields: Iterable[Any]) -> Iterator[str]:
-    """Keys of the turns in some fields that have a value and were not read, once for each turn."""
+    """Keys of the turns in some fields, or beside these, that have a value and were not read, once for each."""
     for field in fields:
         field = _parsed(field) if isinstance(field, str) else field
         if isinstance(field, Mapping) and not is_turn(field):
+            yield from (str(key) for key, value in field.items() if key != "messages" and not is_empty(value))
             field = field.get("messages")
         for turn in field if isinstance(field, list) else [field]:
             if is_turn(turn):
@@ -206,7 +207,7 @@ def _parsed(text: str) -> Any:
         return value if isinstance(value, list) and any(map(is_turn, value)) else text
     if not _SAID.search(text):
         return text
-    raise RowError("broken messages", f"has a list of messages that is no JSON: {shown(text)}. Write it out anew.")
+    raise RowError("broken messages", f"has a list of messages that is no JSON: {shown(text)}. Save it as JSON lines.")
 
 
 def _is_message(value: Any) -> bool:

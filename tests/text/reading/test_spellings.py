@@ -103,6 +103,7 @@ SPOKEN = [("user", "Hi {}?"), ("assistant", "Yes {}.")]
         ({"text": "\n\nHuman: Hi {}?\n\nAssistant: Yes {}."}, SPOKEN),
         ({"text": "### Human: Hi {}?### Assistant: Yes {}."}, SPOKEN),
         ({"text": "### Instruction:\nHi {}?\n\n### Response:\nYes {}."}, SPOKEN),
+        ({"question": "Hi {}?", "answers": ["{}", "so"], "answer": "{}"}, [SPOKEN[0], ("assistant", "{}")]),
         ({"data": ["Hi {}?", "Yes {}.", "So?", "No."]}, [*SPOKEN, ("user", "So?"), ("assistant", "No.")]),
         ({"instruction": "Hi {}?", "input": "", "output": "Yes {}.", "text": "Below is … Hi {}? … Yes {}."}, SPOKEN),
         ({"instruction": ["Hi {}?"], "output": ["Yes {}."]}, SPOKEN),
@@ -143,6 +144,7 @@ SIDES = [TURNS, [TURNS[0], {"role": "assistant", "content": "No."}]]
         {"prompt": "Hi {}?", "response_1": "No.", "response_2": "Yes {}.", "chosen": 2, "rejected": "1"},
         {"prompt": "Hi {}?", "responses": ["Yes {}.", "No."], "chosen": 0, "rejected": 1},
         {"prompt": "Hi {}?", "responses": ["Yes {}.", "No."], "chosen": 1, "rejected": 2},
+        {"prompt": "Hi {}?", "responses": ["No.", "Yes {}."], "chosen": "Yes {}.", "rejected": "No."},
         {"prompt": "Hi {}?", "gpt": "Yes {}.", "llama": "No.", "chosen": "gpt", "rejected": "llama"},
         {"prompt": "Hi {}?", "chosen": json.dumps(TURNS[1]), "rejected": json.dumps(SIDES[1][1])},
     ],
@@ -208,6 +210,7 @@ def test_a_pair_that_is_none_is_counted_with_its_row(tmp_path, pair, reason):
         ({"prompt": "Hi?", "response": "Yes.", "answer": "No."}, "response and answer"),
         ({"question": "Hi?", "choices": ["Yes.", "No."], "answer": 1}, "answer elsewhere"),
         ({"question": "Hi?", "options": ["Yes.", "No."], "answer": "B"}, "answer elsewhere"),
+        ({"question": "Hi?", "answers": ["6", "six"], "answer": "3"}, "answer elsewhere"),
         ({"instruction": "Hi", "output": "Yes.", "image": "a.png"}, "image"),
         ({"instruction": "Hi", "output": "Yes.", "Output": "No."}, "column twice"),
         ({"messages": [{**TURNS[0], "images": ["a.png"]}, TURNS[1]]}, "images part"),
@@ -337,9 +340,9 @@ def test_what_a_turn_holds_beside_its_words_is_counted(tmp_path):
     turns = [{**TURNS[0], "name": "Tom"}, {**TURNS[1], "reasoning_content": "He asks.", "tool_calls": [], "weight": 1}]
     rows = [json.loads(json.dumps({"messages": turns}).replace("{}", str(n))) for n in range(4)]
     read, reading = talks(jsonl(tmp_path / "rows.jsonl", rows))
-    assert len(read) == 4 and reading.unused == ["key name of 4 turns", "key reasoning_content of 4 turns"]
+    assert len(read) == 4 and reading.unused == ["key name (4 times)", "key reasoning_content (4 times)"]
     _, reading = talks(jsonl(tmp_path / "text.jsonl", [{"messages": json.dumps(row["messages"])} for row in rows]))
-    assert reading.unused == ["key name of 4 turns", "key reasoning_content of 4 turns"]
+    assert reading.unused == ["key name (4 times)", "key reasoning_content (4 times)"]
 
 
 def test_pointers_and_scores_of_pairs_are_said(tmp_path):
@@ -410,3 +413,16 @@ def test_json_lines_of_texts(tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(f"Story {n} of {n * 7} birds.") for n in range(6)))
     rows, _ = understood(str(tmp_path / "rows.jsonl"), "text")
     assert rows == [{"text": f"Story {n} of {n * 7} birds."} for n in range(6)]
+
+
+def test_what_stands_beside_the_turns_of_a_prompt_is_counted(tmp_path):
+    asked = {"messages": [{"role": "user", "content": "Hi {}?"}], "tools": [{"type": "function"}], "functions": []}
+    row = {"input": asked, "preferred_output": [TURNS[1]], "non_preferred_output": [SIDES[1][1]]}
+    rows = [json.loads(json.dumps(row).replace("{}", str(n))) for n in range(3)]
+    assert pairs(jsonl(tmp_path / "rows.jsonl", rows))[1].unused == ["key tools (3 times)"]
+
+
+def test_a_cut_file_of_rows_that_is_named_txt_is_refused_as_rows(tmp_path):
+    (tmp_path / "rows.txt").write_text(json.dumps(ROWS)[:-9])
+    with pytest.raises(LabError, match="rows.txt is plain text; .* rows.txt begins as JSON does and is none"):
+        talks(tmp_path / "rows.txt")
