@@ -189,6 +189,37 @@ MESSAGES = {
     "This link holds no settings that can be read: {}.": "此链接中没有可读取的设置：{0}。",
     "Both texts make the same prediction, so there is no difference to find the cause of.":
         "两段文本的预测相同，没有差别可供寻找原因。",
+    # what pages and viewers ask
+    "Choose a run and a checkpoint.": "请选择运行和检查点。",
+    "There is no checkpoint {} here; there are {}.": "这里没有检查点 {0}；可选的有 {1}。",
+    "{} is a text, not {}.": "{0} 应为文本，不能是 {1}。",
+    "{} has {} characters; here at most {}.": "{0} 有 {1} 个字符；这里最多 {2} 个。",
+    "{} is a whole number from {} to {}, not {}.": "{0} 是 {1} 到 {2} 的整数，不能是 {3}。",
+    "This is no question about a text.": "这不是关于文本的问题。",
+    "The attention of {} heads over {} tokens is {} numbers; a page shows at most {}. Take a text of at most {} "
+    "tokens.": "{0} 个头在 {1} 个词元上的注意力共 {2} 个数；页面最多显示 {3} 个。请使用不超过 {4} 个词元的文本。",
+    "The texts have {} and {} tokens; what stands in one place is put in the same place of the other, so they must be "
+    "of equal token length. Change words for others of as many tokens.":
+        "两段文本分别有 {0} 和 {1} 个词元；向量要放到同一位置，因此词元数必须相同。请换用词元数相同的词。",
+    "Strategy {} is missing: type one, as sample (the model as it is) or greedy.":
+        "策略 {0} 为空：请输入一个，如 sample（模型原样）或 greedy。",
+    "{}: {} needs a value, written {}=VALUE.": "{0}：{1} 需要一个值，写作 {2}=VALUE。",
+    "{} needs a value, written {}=VALUE.": "{0} 需要一个值，写作 {1}=VALUE。",
+    "{}: {} is given twice.": "{0}：{1} 出现了两次。",
+    "There is no token to look at.": "没有可看的词元。",
+    "There is no token {} in this model's vocabulary of {}.": "此模型的词表（{1} 个）中没有词元 {0}。",
+    "The text has {} tokens, and the model's context is {}.": "文本有 {0} 个词元，而模型的上下文为 {1}。",
+    "Only beam search has a tree of beams, not {}.": "只有束搜索才有束树，{0} 没有。",
+    "This tree has {} steps, more than can be drawn: take fewer beams or tokens.":
+        "这棵树有 {0} 步，超出可绘制的范围：请减少束数或词元数。",
+    "best: somebody must judge the answers: a reward model, or the oracle of a world's task.":
+        "best：需要有人评判回答：奖励模型，或世界任务的神谕。",
+    "{} is {}. Take {}.": "{0}：{1}。请用{2}。",
+    "{} texts at once; here at most {}": "同时 {0} 篇文本；这里最多 {1} 篇",
+    "{} tokens to read; here at most {}": "需读 {0} 个词元；这里最多 {1} 个",
+    "a smaller {}=": "更小的 {0}=",
+    "a smaller {}= or fewer tokens": "更小的 {0}= 或更少的词元",
+    "fewer tokens": "更少的词元",
 }  # fmt: skip
 
 UNTRANSLATED = "英文原文：{}"

@@ -143,6 +143,8 @@ def test_a_translation_holds_what_its_message_holds():
 def test_a_message_in_a_message_and_one_that_nobody_knows():
     whole = "Its process ended before it was done: mine is running. Stop it first."
     assert chinese.message(whole) == "进程未完成就结束了：mine 正在运行。请先停止。"
+    many = "Strategy 1, beam beams=99 is 99 texts at once; here at most 32. Take a smaller beams=."
+    assert chinese.message(many) == "Strategy 1, beam beams=99：同时 99 篇文本；这里最多 32 篇。请用更小的 beams=。"
     assert chinese.message("All of it is new.") == "英文原文：All of it is new."
 
 
