@@ -1,9 +1,9 @@
 """Real text, conversations and preferences: a file, a folder, or a data set of the hub -> what is learned from.
 
     files.py       a source -> its files
-    encodings.py   bytes -> text
-    containers.py  a file -> its rows, with wrappers.py where JSON is wrapped around them
-    columns.py     the names of columns, and values.py what stands in them
+    encodings.py   bytes -> text; guesses.py where nothing in them says which encoding it is
+    containers.py  a file -> its rows, with json_values.py, and wrappers.py where JSON is wrapped around them
+    columns.py     the names of columns, values.py what stands in them, pointers.py where that points to another column
     texts.py, conversations.py, preferences.py   rows -> what is learned from
     held_out.py    which part of it is held out: by content alone, so it stays the same when a run is repeated
     report.py      the record of what was read, dropped and why

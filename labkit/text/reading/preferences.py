@@ -70,8 +70,9 @@ def preference_rows(source: str | Path) -> Items[Pair]:
 
     A row has the columns chosen and rejected (or preferred_output and non_preferred_output) and one of prompt,
     instruction, question, query or messages; each is a text, a message or messages. Without a prompt column it is what
-    both answers begin with, as messages or as a transcript of Human: and Assistant:. Raises LabError for a source
-    without such rows, or when most of them cannot be used.
+    both answers begin with, as messages or as a transcript of Human: and Assistant:. Where several answers stand in
+    other columns, chosen and rejected may name them (see `pointers.py`). Raises LabError for a source without such
+    rows, or when most of them cannot be used.
     """
     items = read_items(source, _pair)
     items.reading.finish(len(items.values))
