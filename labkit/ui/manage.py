@@ -8,7 +8,8 @@ import math
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from labkit.lock import writer
 from labkit.preferences.store import Store
 from labkit.recipe import INPUTS, PRESETS, Recipe
 from labkit.runs import Run
+from labkit.stages import DPO
 from labkit.ui.lab import Lab
-from labkit.ui.preferences import VOTES, export
+from labkit.ui.preferences import export
 
 ENOUGH = 50
 """Votes from which on DPO's measures begin to mean something."""
@@ -149,28 +151,54 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, 
     base = lab.run(name)
     if "sft" not in base.recipe.stages or not base.stage("sft").finished:
         raise LabError(f"{name} has no fine-tuned model yet to learn from votes. Choose another run.")
-    names = (f"{name[:50]}-votes-{number}" for number in itertools.count(1))
-    kept = lab.folder / ".votes"  # a run that was renamed still reads the votes under its old name
-    new = next(free for free in names if not (lab.folder / free).exists() and not (kept / free / VOTES).exists())
-    folder = kept / new
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        votes = export(store, folder)
-    pairs = sum(1 for _ in votes.open(encoding="utf-8"))
-    train = base.recipe.dpo.train
-    rows = min(train.rows, max(2, pairs // 2))
-    few = dataclasses.replace(train, rows=rows, steps=max(20, min(train.steps, 6 * pairs // rows)), checkpoint_every=10)
-    recipe = dataclasses.replace(
-        base.recipe, preferences=str(votes), dpo=dataclasses.replace(base.recipe.dpo, train=few)
-    )
-    branched = base.branch(lab.folder / new, recipe, ["pretrain", "sft"])
-    jobs.start(new, ["run", "--out", str(branched.path), "--resume", "--stages", "dpo"])
+    new, folder, kept = _claim(lab, name)
+    with _removed_on_failure(folder), _removed_on_failure(kept), disk_errors(kept):
+        votes = export(store, kept)
+        pairs = sum(1 for _ in votes.open(encoding="utf-8"))
+        recipe = dataclasses.replace(base.recipe, preferences=str(votes), dpo=_for_few(base.recipe.dpo, pairs))
+        base.branch(folder, recipe, ["pretrain", "sft"])
+        jobs.start(new, ["run", "--out", str(folder), "--resume", "--stages", "dpo"])
     if pairs >= ENOUGH:
         return new, f"{new} learns from {pairs} votes."
     return new, (
         f"{new} learns from {pairs} votes. Too few votes: it will overfit. Collect {ENOUGH} or more before you believe "
         f"the measures."
     )
+
+
+def _claim(lab: Lab, name: str) -> tuple[str, Path, Path]:
+    """A name that nobody has for what learns from a run's votes, its folder, and the folder of the votes.
+
+    Both are made here, so that two who ask at once get two. A run that was renamed reads its votes under its old name.
+    """
+    for number in itertools.count(1):
+        new = f"{name[:50]}-votes-{number}"
+        folder, kept = lab.folder / new, lab.folder / ".votes" / new
+        if folder.exists():
+            continue
+        with disk_errors(kept), suppress(FileExistsError):
+            kept.mkdir(parents=True)
+            with _removed_on_failure(kept):
+                folder.mkdir()
+                return new, folder, kept
+    raise AssertionError("numbers do not end")
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Take a folder that was made just now away again when what it was made for fails."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _for_few(dpo: DPO, pairs: int) -> DPO:
+    """DPO with rows and steps for so many pairs."""
+    rows = min(dpo.train.rows, max(2, pairs // 2))
+    steps = max(20, min(dpo.train.steps, 6 * pairs // rows))
+    return dataclasses.replace(dpo, train=dataclasses.replace(dpo.train, rows=rows, steps=steps, checkpoint_every=10))
 
 
 def rename(lab: Lab, jobs: Jobs, name: str, new: str) -> str:

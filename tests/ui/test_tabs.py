@@ -590,6 +590,30 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
         shutil.rmtree(lab.folder / name)
 
 
+def test_training_on_votes_that_cannot_begin_leaves_nothing(lab, tmp_path, monkeypatch):
+    store, jobs = Store(tmp_path / "votes.db"), Started(lab.folder)
+    voted(lab, store, 4)
+
+    def there():
+        return {path for path in lab.folder.rglob("*") if path.name != ".votes"}
+
+    before = there()
+    full = LabError("4 runs are running: a, b, c, d. Stop one of them, or wait.")
+    for broken, what in ((jobs, "start"), (Run, "branch"), (manage, "export")):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, what, raising(full))
+            with pytest.raises(LabError, match="4 runs are running"):
+                manage.train_on_votes(lab, jobs, store, "tiny")
+        assert there() == before
+
+
+def raising(error):
+    def call(*args, **options):
+        raise error
+
+    return call
+
+
 def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
     made = lab.run("tiny")
     unfinished = Run.create(tmp_path / "fresh", made.recipe)
