@@ -1,6 +1,6 @@
 """A run's folder is changed as a whole, or not at all.
 
-    with changing(folder, "a new run") as change:     # an error before `change.keep()` leaves all as it was
+    with changing(folder, "a new run", names) as change:     # an error before `change.keep()` leaves all as it was
         ...write...
         change.keep()
 
@@ -14,7 +14,8 @@ What is replaced stays in RUN/.aside-1 until its successor is whole. A kill at a
     taking      things are moved aside: back
     taken       the new is being made: left as it is
     returning   the old is put back: go on with that
-    (no file)   the old is removed: go on with that
+
+What is kept no more is renamed to ..aside-1.labkit-partial first, and then removed.
 
 Several may lie on each other: what was being made anew can itself be made anew.
 """
@@ -28,10 +29,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from labkit.files import PARTIAL, disk_errors, read_json, sync, write_json
-from labkit.lock import LOCK
+from labkit.files import PARTIAL, beside, disk_errors, read_json, sync, write_json
 
 ASIDE, STATE = ".aside-", "state.json"
+KNOWN = {"doing", "until", "files", "folders", "absent", "phase"}
+"""What is said of a change in its state.json."""
 
 
 class Change:
@@ -58,9 +60,11 @@ class Change:
         """What is new stays: remove what was set aside."""
         if self.path.exists():
             with disk_errors(self.path):
-                (self.path / STATE).unlink(missing_ok=True)
-                sync(self.path)
-                shutil.rmtree(self.path)
+                left = beside(self.path, PARTIAL)
+                shutil.rmtree(left, ignore_errors=True)
+                os.rename(self.path, left)
+                sync(self.folder)
+                shutil.rmtree(left)
 
     def undo(self) -> None:
         """Put back what was set aside, in place of whatever is there now."""
@@ -70,7 +74,7 @@ class Change:
             self._save("returning")
         files, folders = ([n for n in self.state[kind] if (self.path / n).exists()] for kind in ("files", "folders"))
         with disk_errors(self.folder):
-            for name in [*self._new(), *folders]:
+            for name in [*self.state["absent"], *folders]:
                 remove(self.folder / name)
             for name in files:  # the recipe first: weights never stand under another's
                 os.replace(self.path / name, self.folder / name)
@@ -79,23 +83,18 @@ class Change:
             sync(self.folder)
         self.keep()
 
-    def _new(self) -> list[str]:
-        """What was made since, and takes nothing's place."""
-        if not self.state["all"]:
-            return self.state["absent"]
-        known = {*self.state["files"], LOCK, *(path.name for path in self.folder.glob(f"{ASIDE}*"))}
-        return [path.name for path in self.folder.iterdir() if path.name not in known]
-
     def _save(self, phase: str) -> None:
         self.state["phase"] = phase
         write_json(self.path / STATE, self.state)
 
 
 @contextmanager
-def changing(folder: Path, doing: str) -> Iterator[Change]:
-    """A change of all that is in `folder`, which holds files alone: whatever is raised before `keep` undoes it."""
-    names = [path.name for path in folder.iterdir() if path.name != LOCK and not path.name.startswith(ASIDE)]
-    change = _begin(folder, {"doing": doing, "until": None, "all": True, "files": names, "folders": [], "absent": []})
+def changing(folder: Path, doing: str, names: Sequence[str]) -> Iterator[Change]:
+    """A change that writes these files and folders, of which only files are there now: whatever is raised before `keep`
+    undoes it.
+    """
+    files = [name for name in names if (folder / name).exists()]
+    change = _begin(folder, _state(doing, files, [], [name for name in names if name not in files]))
     try:
         yield change
     except BaseException:
@@ -108,25 +107,28 @@ def set_aside(folder: Path, doing: str, folders: Sequence[str], files: Sequence[
     """Move `folders` aside and copy `files`, which are to be written anew; those that are not there are remembered as
     such. `Change.taken` says that the folder is in its new state, until the file `until` stands in it.
     """
-    there = [name for name in folders if (folder / name).exists()]
-    absent = [name for name in folders if name not in there]
-    change = _begin(
-        folder,
-        {"doing": doing, "until": until, "all": False, "files": [*files], "folders": there, "absent": absent},
-    )
+    there = [name for name in (*folders, *files) if (folder / name).exists()]
+    absent = [name for name in (*folders, *files) if name not in there]
+    moved = [name for name in folders if name in there]
+    change = _begin(folder, _state(doing, [name for name in files if name in there], moved, absent, until))
     with disk_errors(folder):
-        for name in there:
+        for name in moved:
             os.rename(folder / name, change.path / name)
         sync(folder)
     return change
+
+
+def _state(
+    doing: str, files: list[str], folders: list[str], absent: list[str], until: str | None = None
+) -> dict[str, Any]:
+    return {"doing": doing, "until": until, "files": files, "folders": folders, "absent": absent, "phase": "taking"}
 
 
 def _begin(folder: Path, state: dict[str, Any]) -> Change:
     """RUN/.aside-N with copies of the files, whole or not there."""
     number = 1 + max((int(path.name.removeprefix(ASIDE)) for path in _asides(folder)), default=0)
     path = folder / f"{ASIDE}{number}"
-    partial = path.with_name(f"{path.name}{PARTIAL}")
-    change = Change(path, {**state, "phase": "taking"})
+    partial, change = beside(path, PARTIAL), Change(path, state)
     with disk_errors(path):
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -144,22 +146,19 @@ def _begin(folder: Path, state: dict[str, Any]) -> Change:
 
 def pending(folder: Path) -> list[Change]:
     """The changes whose new state is being made, the latest last."""
-    return [change for change in _known(folder) if change.state["phase"] == "taken"]
+    return [change for change in unsettled(folder) if change.state["phase"] == "taken"]
 
 
 def settle(folder: Path) -> list[str]:
     """Bring what a kill has left half done to its old or new state; what was done, in words.
 
-    To be called by whoever holds the folder's lock.
+    To be called by whoever holds the folder's lock. What labkit has not made is left alone.
     """
     said = []
     with disk_errors(folder):
-        for left in [*folder.glob(f"*{PARTIAL}"), *folder.glob(f"*/*{PARTIAL}")]:
+        for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"*/.*{PARTIAL}")]:
             remove(left)
-        for path in _asides(folder):
-            if not (path / STATE).exists():
-                shutil.rmtree(path)
-    for change in reversed(_known(folder)):
+    for change in reversed(unsettled(folder)):
         if change.until is not None and change.state["phase"] == "taken" and (folder / change.until).exists():
             finish(folder, change.until)
             said.append(f"{folder}: {change.doing} was stopped when it was whole; what it replaced is removed.")
@@ -178,8 +177,10 @@ def finish(folder: Path, made: str) -> None:
             change.keep()
 
 
-def _known(folder: Path) -> list[Change]:
-    return [Change(path, read_json(path / STATE)) for path in _asides(folder) if (path / STATE).exists()]
+def unsettled(folder: Path) -> list[Change]:
+    """The changes that are neither kept nor undone, the latest last."""
+    found = [(path, read_json(path / STATE)) for path in _asides(folder) if (path / STATE).exists()]
+    return [Change(path, state) for path, state in found if isinstance(state, dict) and KNOWN <= state.keys()]
 
 
 def _asides(folder: Path) -> list[Path]:

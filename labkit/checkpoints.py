@@ -66,6 +66,19 @@ class Journal:
                 sync(self.path)
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a line that is the record of no step is left out with a warning."""
+    lines = read_lines(path)
+    records = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    if len(records) < len(lines):
+        warnings.warn(
+            f"{path}: {len(lines) - len(records)} of its lines are no records of a step and are left out; what is "
+            f"counted over its lines is too low.",
+            stacklevel=2,
+        )
+    return records
+
+
 @contextmanager
 def journal(path: Path, step: int) -> Iterator[Journal]:
     """Append records to `path`.
@@ -73,7 +86,7 @@ def journal(path: Path, step: int) -> Iterator[Journal]:
     Lines after `step` are dropped first: a run that was stopped there makes them again. Lines up to it that are not
     there are missed aloud.
     """
-    kept = [line for line in read_lines(path) if line["step"] <= step]
+    kept = [record for record in read_records(path) if record["step"] <= step]
     missing = set(range(1, step + 1)) - {line["step"] for line in kept}
     if missing:
         warnings.warn(
@@ -146,8 +159,8 @@ class Checkpoints:
 
         Leftovers of a kill while writing are removed.
         """
-        for leftover in [*self.folder.glob(f"*{PARTIAL}"), *self.folder.glob(f"*{OLD}")]:
-            settle_folder(leftover.with_suffix(""))
+        for leftover in [*self.folder.glob(f".*{PARTIAL}"), *self.folder.glob(f".*{OLD}")]:
+            settle_folder(self.folder / leftover.stem.removeprefix("."))
         for folder in reversed(self._folders()):
             try:
                 return Checkpoint(folder)

@@ -150,12 +150,12 @@ class RunOptions:
 
 def _run(arguments: list[str]) -> int:
     options, rest = _parse_some(RunOptions, "run", arguments)
-    from labkit.pipeline import run
+    from labkit.pipeline import run, settled
     from labkit.runs import Run
     from labkit.terminal import watch
 
     out = options.out or Path("runs") / options.preset
-    before = options.build_on if not options.resume else out if (out / "recipe.json").is_file() else None
+    before = options.build_on if not options.resume else out if (settled(out) / "recipe.json").is_file() else None
     saved = Run.open(before).recipe if before else None
     if saved is not None:  # what is not asked for stays as it was
         known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", *INPUTS)}
@@ -288,7 +288,7 @@ def _stage(name: str, arguments: list[str]) -> int:
         _parse(StageOptions, name, ["--help"])
     if folder.startswith("-"):
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
-    from labkit.pipeline import redo, run, undo
+    from labkit.pipeline import redo, run, settled, undo
     from labkit.recipe import make_recipe
     from labkit.runs import Run
     from labkit.terminal import watch
@@ -298,7 +298,7 @@ def _stage(name: str, arguments: list[str]) -> int:
         undo(path, name)
         print(f"{path / name} is as it was before --again.")
         return 0
-    fresh = not path.exists() or Run.untouched(path)
+    fresh = not settled(path).exists() or Run.untouched(path)
     recipe = make_recipe(_default_preset()) if fresh else Run.open(path).recipe
     if name not in recipe.stages:
         raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")
@@ -359,8 +359,8 @@ def _report(arguments: list[str]) -> int:
     from labkit.report import write
     from labkit.terminal import summary
 
-    print(summary(options.run))
-    print(f"\nThe whole report: {write(options.run)}")
+    written = write(options.run)
+    print(f"{summary(options.run)}\n\nThe whole report: {written}")
     return 0
 
 

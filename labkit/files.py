@@ -24,23 +24,36 @@ from safetensors import SafetensorError
 
 from labkit.errors import LabError
 
-PARTIAL, OLD = ".partial", ".old"
-"""Endings of what is being written, and of a folder whose successor takes its place."""
+PARTIAL, OLD = ".labkit-partial", ".labkit-old"
+"""Endings of what is being written, and of a folder whose successor takes its place: names that nobody else gives."""
+
+
+class DiskFull(LabError):
+    """`path` could not be written; `then` is what to do once there is room."""
+
+    def __init__(self, path: Path, then: str = "try again"):
+        self.path = path
+        super().__init__(
+            f"The disk is full: {path} could not be written. What was saved before is whole; free some space and "
+            f"{then}."
+        )
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The hidden name beside `path` of what labkit does to it: model -> .model.labkit-partial"""
+    return path.with_name(f".{path.name}{ending}")
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Say in words what hindered writing to `path`: raises LabError for a full disk or one that refuses."""
+    """Say in words what hindered writing to `path`: raises DiskFull, or LabError for a disk that refuses."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None)
         text = str(error)
         if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "No space left" in text:
-            raise LabError(
-                f"The disk is full: {path} could not be written. What was saved before is whole; free some space "
-                f"and resume the run."
-            ) from error
+            raise DiskFull(path) from error
         raise LabError(f"{path} could not be written: {text}") from error
 
 
@@ -71,7 +84,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The file gets the mode that the umask gives, whoever wrote it. Nothing is left behind when writing fails. Raises
     LabError as `disk_errors` does.
     """
-    partial = path.with_name(f"{path.name}{PARTIAL}")
+    partial = beside(path, PARTIAL)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -91,11 +104,11 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside `path`, which takes its place at the end; `path` may be a link to one.
 
-    A kill between the two renames leaves what was there before as NAME.old, which `settle_folder` puts back. Raises
-    LabError as `disk_errors` does.
+    A kill between the two renames leaves what was there before as .NAME.labkit-old, which `settle_folder` puts back.
+    Raises LabError as `disk_errors` does.
     """
     path = Path(os.path.realpath(path))
-    partial, old = path.with_name(f"{path.name}{PARTIAL}"), path.with_name(f"{path.name}{OLD}")
+    partial, old = beside(path, PARTIAL), beside(path, OLD)
     with disk_errors(path):
         settle_folder(path)
         try:
@@ -119,7 +132,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 def settle_folder(path: Path) -> None:
     """Remove what a killed `replacing_folder` left beside `path`, and put back what it had set aside."""
-    partial, old = path.with_name(f"{path.name}{PARTIAL}"), path.with_name(f"{path.name}{OLD}")
+    partial, old = beside(path, PARTIAL), beside(path, OLD)
     if old.exists() and not path.exists():
         os.rename(old, path)
     for left in (partial, old):

@@ -21,6 +21,7 @@ import psutil
 
 from labkit.errors import LabError
 from labkit.files import disk_errors, write_json
+from labkit.lock import alive, born
 
 LOG_BYTES = 4000
 MOST = 4
@@ -83,8 +84,7 @@ class Jobs:
                     stderr=log,
                     start_new_session=True,  # ctrl-C in the app's terminal is not meant for it
                 )
-        created = psutil.Process(process.pid).create_time()
-        about = {"pid": process.pid, "created": created, "arguments": list(arguments), "stopped": False}
+        about = {**born(psutil.Process(process.pid)), "arguments": list(arguments), "stopped": False}
         write_json(self._file(name, "json"), about)
 
     def known(self) -> list[str]:
@@ -149,10 +149,8 @@ class Jobs:
     def _process(self, name: str) -> psutil.Process | None:
         known = self._about(name)
         try:
-            process = psutil.Process(known["pid"])
-            same = abs(process.create_time() - known["created"]) < 1  # else the number was given to another since
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
+            return alive(known)
+        except (KeyError, TypeError, ValueError):
             return None
 
     def _file(self, name: str, ending: str) -> Path:

@@ -23,11 +23,12 @@ from labkit import machine
 from labkit.changes import Change, changing, finish, remove
 from labkit.errors import LabError
 from labkit.evaluate import samples
+from labkit.files import DiskFull
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import annotate, read_choices, write_choices
 from labkit.recipe import Recipe
-from labkit.runs import Run, StageFolder, writing
+from labkit.runs import Run, StageFolder, names_made, writing, writing_run
 from labkit.stages import Compared, FineTune, Materials, Pretrain, StageConfig
 from labkit.text.chat import document_texts
 from labkit.text.pieces import sample
@@ -82,14 +83,15 @@ def run(
     with _alone(path), ExitStack() as stack:
         opened, change = _opened(recipe, path, resume, build_on, chosen, stack)
         try:
-            yield from _made(opened, chosen, lambda: _keep(change))
+            yield from _made(opened, chosen, lambda: _keep(opened, change))
         except (GeneratorExit, KeyboardInterrupt):  # stopped, not refused: what is there can be gone on with
-            _keep(change)
+            if change is not None:
+                change.keep()
             raise
 
 
 def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> Iterator[Progress]:
-    """The tokenizer and those of the stages that are not finished; see `_stage`."""
+    """The tokenizer and those of the stages that are not finished; see `_stage` for `ready`."""
     start = time.perf_counter()
     yield Progress("tokenizer", "prepare")
     materials = prepare(opened)
@@ -107,6 +109,7 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
         yield from _stage(opened, opened.recipe.stages[name], materials, spent, ready)
         spent = 0.0
     if accelerator().is_main_process:
+        ready()
         opened.refresh_report()
 
 
@@ -118,7 +121,6 @@ def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Gen
     made again.
     """
     path = Path(path)
-    Run.open(path)
     with _alone(path):
         opened = Run.open(path)
         opened.stage(stage)
@@ -137,16 +139,37 @@ def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Gen
 
 def undo(path: str | Path, stage: str) -> None:
     """Bring back what `redo` has set aside. Raises LabError when the stage is not being made again."""
-    Run.open(path)
-    with writing(path):
-        Run.open(path).undo(stage)
+    with writing_run(path) as opened:
+        opened.undo(stage)
+
+
+def settled(path: Path) -> Path:
+    """A run's folder, once what a kill has left half done in it is settled: a command reads a run after that.
+
+    Raises LabError as `labkit.runs.writing` does.
+    """
+    if accelerator().is_main_process and path.exists():
+        with writing(path):
+            pass
+    accelerator().wait_for_everyone()
+    return path
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold the folder's lock: one for all processes of a command."""
+    """Hold the folder's lock, one for all processes of a command; they read the folder once it is settled."""
     with writing(path) if accelerator().is_main_process else nullcontext():
+        accelerator().wait_for_everyone()
         yield
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """A disk that is full now hinders a run that can be resumed."""
+    try:
+        yield
+    except DiskFull as error:
+        raise DiskFull(error.path, "resume the run") from error
 
 
 def _opened(
@@ -154,19 +177,14 @@ def _opened(
 ) -> tuple[Run, Change | None]:
     """The run, and for one that is just begun the change that undoes it unless it is kept."""
     main, change = accelerator().is_main_process, None
-    if main:
-        if resume and path.exists() and not Run.untouched(path):
-            opened = Run.open(path)
-            opened.check(recipe)
-            if opened.places != Run.open(path).places:
-                opened.save_recipe()
-        else:
-            Run.refuse_used(path)
-            change = stack.enter_context(changing(path, "a new run"))
-            opened = Run.create(path, recipe) if build_on is None else _branched(Path(build_on), path, recipe, chosen)
+    if main and not (resume and path.exists() and not Run.untouched(path)):
+        Run.refuse_used(path)
+        change = stack.enter_context(changing(path, "a new run", names_made(recipe)))
+        opened = Run.create(path, recipe) if build_on is None else _branched(Path(build_on), path, recipe, chosen)
     accelerator().wait_for_everyone()
-    if not main:
+    if change is None:
         opened = Run.open(path)
+        opened.check(recipe)
     torch.set_num_threads(opened.threads)
     return opened, change
 
@@ -176,9 +194,12 @@ def _branched(source: Path, path: Path, recipe: Recipe, chosen: Sequence[str]) -
     return Run.open(source).branch(path, recipe, [name for name in recipe.stages if name in needed])
 
 
-def _keep(change: Change | None) -> None:
+def _keep(run: Run, change: Change | None) -> None:
+    """Nothing is left to refuse: a new run stays, and one whose inputs have moved knows their new places."""
     if change is not None:
         change.keep()
+    elif run.places != Run.open(run.path).places:
+        run.save_recipe()
 
 
 def _check(run: Run, stages: Sequence[str], materials: Materials) -> None:
@@ -195,14 +216,15 @@ def _check(run: Run, stages: Sequence[str], materials: Materials) -> None:
 
 
 @contextmanager
-def _unchanged_if_refused(folder: Path) -> Iterator[None]:
+def _unchanged_if_refused(run: Run) -> Iterator[None]:
     """Remove what an error leaves new in a run's folder: what was made to be read by a stage that is now refused."""
-    before = {path.name for path in folder.iterdir()}
+    paths = [run.path / name for name in names_made(run.recipe)]
+    new = [path for path in paths if not path.exists()]
     try:
         yield
     except Exception:
         if accelerator().is_main_process:
-            for path in [path for path in folder.iterdir() if path.name not in before]:
+            for path in new:
                 remove(path)
         raise
 
@@ -314,27 +336,28 @@ def _stage(
     machine.reset_peak_memory()
     clock = _Clock(preparation)
     yield Progress(name, "prepare", 0, steps)
-    with clock, _unchanged_if_refused(run.path):
+    with clock, _unchanged_if_refused(run):
         model = stage.begin(materials)
         source = stage.source(materials, model)
         untrained = stage.loss(model, materials, run.recipe.evaluation)
     if accelerator().is_main_process:
         ready()
     accelerator().wait_for_everyone()
-    for record in _train(run, stage, model, source, materials):
-        yield Progress(name, "train", record.step, steps, record)
-    yield Progress(name, "evaluate", steps, steps)
-    if accelerator().is_main_process:
-        with clock:
-            made = stage.made(model)
-            folder.save_model(made)
-            measured = _measure(run, stage, made, materials)
-        if untrained is not None:
-            measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
-        result = {"stage": name, "seconds": round(clock.seconds + _training_seconds(folder), 2)}
-        folder.finish(result | _cost(stage, model, folder) | measured)
-        run.write_report(machine.describe() | {"matrix_peak": _peak()})
-        finish(run.path, f"{name}/result.json")
+    with _resumable():
+        for record in _train(run, stage, model, source, materials):
+            yield Progress(name, "train", record.step, steps, record)
+        yield Progress(name, "evaluate", steps, steps)
+        if accelerator().is_main_process:
+            with clock:
+                made = stage.made(model)
+                folder.save_model(made)
+                measured = _measure(run, stage, made, materials)
+            if untrained is not None:
+                measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
+            result = {"stage": name, "seconds": round(clock.seconds + _training_seconds(folder), 2)}
+            folder.finish(result | _cost(stage, model, folder) | measured)
+            run.write_report(machine.describe() | {"matrix_peak": _peak()})
+            finish(run.path, f"{name}/result.json")
     accelerator().wait_for_everyone()
     yield Progress(name, "finished", steps, steps, result=folder.result)
 

@@ -18,9 +18,9 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from labkit import plots
+from labkit.checkpoints import read_records
 from labkit.errors import LabError
-from labkit.files import read_lines, write_text
-from labkit.lock import one_writer
+from labkit.files import write_text
 from labkit.measures import (
     BEFORE,
     BY_KIND,
@@ -32,6 +32,7 @@ from labkit.measures import (
     count,
     measure,
 )
+from labkit.runs import writing_run
 from labkit.text.reading.report import summary
 
 STAGES = {
@@ -91,11 +92,11 @@ def _html(child: str | Iterable[str]) -> str:
 def write(folder: Path) -> Path:
     """Write ``report.html`` into a run's folder; see `report_page`.
 
-    Raises LabError while somebody else is at work on the run.
+    Raises LabError while somebody else is at work on the run, and for a folder that holds none.
     """
-    target, written = folder / "report.html", report_page(folder)
-    with one_writer(folder):
-        write_text(target, written)
+    target = folder / "report.html"
+    with writing_run(folder):
+        write_text(target, report_page(folder))
     return target
 
 
@@ -114,7 +115,7 @@ def report_page(folder: Path) -> str:
         ) from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise LabError(f"{path} is not a report of labkit ({error}); run its last stage again.") from error
-    records = {stage["stage"]: list(read_lines(folder / stage["stage"] / "metrics.jsonl")) for stage in stages}
+    records = {stage["stage"]: read_records(folder / stage["stage"] / "metrics.jsonl") for stage in stages}
     return page(report, records, folder.resolve().name)
 
 

@@ -15,6 +15,7 @@ runs/NAME/
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import warnings
@@ -28,23 +29,29 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
-from labkit.changes import ASIDE, Change, pending, set_aside, settle
-from labkit.checkpoints import Checkpoints, write_model
+from labkit.changes import Change, pending, set_aside, settle, unsettled
+from labkit.checkpoints import Checkpoints, read_records, write_model
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
-from labkit.files import disk_errors, read_json, read_lines, reading, write_json
+from labkit.files import PARTIAL, disk_errors, read_json, reading, write_json
 from labkit.lock import LOCK, one_writer
 from labkit.machine import describe
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.paths import data_folder
 from labkit.recipe import INPUTS, Recipe
+from labkit.text.reading.files import find_files
 from labkit.text.tokenizer import Tokenizer
 
 M = TypeVar("M", Transformer, Scorer)
 
 WORLD = "data/world"
 """What the world's files are called among a run's inputs, wherever they lie."""
+
+PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
+"""The files with which a run begins."""
+
+REPORTS = ("report.json", "report.html")
 
 
 class StageFolder:
@@ -61,7 +68,7 @@ class StageFolder:
     @property
     def records(self) -> list[dict[str, Any]]:
         """What training said of each step so far: the lines of metrics.jsonl."""
-        return read_lines(self.path / "metrics.jsonl")
+        return read_records(self.path / "metrics.jsonl")
 
     @property
     def finished(self) -> bool:
@@ -214,18 +221,30 @@ class Run:
 
     @staticmethod
     def untouched(path: Path) -> bool:
-        """Whether a folder holds nothing, or no more than the preparations for a run."""
-        prepared = {"recipe.json", "tokenizer.json", "tokenizer_config.json", LOCK}
-        names = {file.name for file in path.iterdir() if not file.name.startswith(ASIDE)} if path.is_dir() else None
-        return names is not None and names <= prepared
+        """Whether a folder holds nothing, or no more than the preparations for a run, which are labkit's."""
+        if not path.is_dir():
+            return False
+        aside = {change.path.name for change in unsettled(path)}
+        names = {file.name for file in path.iterdir() if not file.name.endswith(PARTIAL)} - aside - {LOCK}
+        return not names or (names <= {*PREPARED} and _is_recipe(path / "recipe.json"))
 
     @classmethod
     def refuse_used(cls, path: Path) -> None:
         """Raises LabError for a folder that holds more than preparations."""
+        cls.refuse_foreign(path)
         if path.exists() and not cls.untouched(path):
-            if (path / "recipe.json").is_file():
-                raise LabError(f"{path} already holds a run. Go on with it (--resume), or choose another folder.")
+            raise LabError(f"{path} already holds a run. Go on with it (--resume), or choose another folder.")
+
+    @classmethod
+    def refuse_foreign(cls, path: Path) -> None:
+        """Raises LabError for a folder that is neither a run's nor free for one; it is left as it is."""
+        if not path.exists() or cls.untouched(path) or (path.is_dir() and unsettled(path)):
+            return
+        if not path.is_dir():
+            raise LabError(f"{path} is a file, not a run's folder. Choose another.")
+        if not (path / "recipe.json").is_file():
             raise LabError(f"{path} is not empty and holds no run. Choose another folder.")
+        cls.open(path)
 
     def check(self, recipe: Recipe) -> None:
         """Raises LabError when this run was begun with another recipe, or what it reads is gone or has changed since.
@@ -255,7 +274,7 @@ class Run:
         given = getattr(self.recipe, field)
         if place is None or given not in self.inputs or not Path(place).exists():
             return False
-        if hash_of(Path(place)) != self.inputs[given]:
+        if not is_content(Path(place), self.inputs[given]):
             return False
         self.places[given] = str(Path(place).absolute())
         return True
@@ -282,7 +301,7 @@ class Run:
         looked = dict.fromkeys([str(Path(given).absolute()), *filter(None, [self.places.get(given)])])
         there = [place for place in looked if Path(place).exists()]
         for place in there:
-            if hash_of(Path(place)) == self.inputs[given]:
+            if is_content(Path(place), self.inputs[given]):
                 return given if place == str(Path(given).absolute()) else place
         go_on = f"labkit run --out {shlex.quote(str(self.path))} --resume --{field} PLACE"
         if there:
@@ -296,7 +315,7 @@ class Run:
         )
 
     def _check_world(self) -> None:
-        if WORLD in self.inputs and hash_of(data_folder() / "world") != self.inputs[WORLD]:
+        if WORLD in self.inputs and not is_content(data_folder() / "world", self.inputs[WORLD]):
             raise LabError(
                 f"{WORLD} has changed since {self.path} was begun, so it cannot be gone on with. Put the old files "
                 f"back, or begin a new run in another folder."
@@ -312,7 +331,8 @@ class Run:
         """
         later = self.recipe.descendants(stage)
         folders = [stage, *later, *(["preferences"] if "reward" in later else [])]
-        change = set_aside(self.path, f"{stage} --again", folders, ["recipe.json"], f"{stage}/result.json")
+        files = ["recipe.json", *REPORTS]
+        change = set_aside(self.path, f"{stage} --again", folders, files, f"{stage}/result.json")
         try:
             self.save_recipe()
             change.taken()
@@ -379,11 +399,12 @@ class Run:
 
     def write_report(self, machine: dict[str, Any]) -> dict[str, Any]:
         """Gather the results of the finished stages into report.json."""
-        results = [stage.result for stage in self.stages if stage.finished]
+        file, results = self.path / "report.json", [stage.result for stage in self.stages if stage.finished]
         report = {"recipe": self.recipe.to_dict(), "stages": results, "machine": machine}
-        if self.reading:
-            report["reading"] = self.reading
-        write_json(self.path / "report.json", report)
+        what_was_read = self.reading or (read_json(file).get("reading") if file.is_file() else None)
+        if what_was_read:
+            report["reading"] = what_was_read
+        write_json(file, report)
         return report
 
     def refresh_report(self) -> None:
@@ -401,14 +422,36 @@ class Run:
 def writing(path: str | Path) -> Iterator[None]:
     """Be the one writer of a run's folder, and bring what a kill left half done to its old or new state, said.
 
-    Raises LabError while somebody else is at work on it.
+    Whoever changes a run reads it inside of this block. Raises LabError, with the folder as it was, while somebody else
+    is at work on it, and for a folder that is neither a run's nor free for one.
     """
-    if Path(path).exists() and not Path(path).is_dir():
-        raise LabError(f"{path} is a file, not a run's folder. Choose another.")
+    path = Path(path)
+    Run.refuse_foreign(path)
     with one_writer(path):
-        for words in settle(Path(path)):
+        for words in settle(path):
             warnings.warn(words, stacklevel=3)
         yield
+
+
+@contextmanager
+def writing_run(path: str | Path) -> Iterator[Run]:
+    """The run in a folder, to be changed: see `writing`. Raises LabError when there is none."""
+    Run.open(path)
+    with writing(path):
+        yield Run.open(path)
+
+
+def names_made(recipe: Recipe) -> list[str]:
+    """Everything that making a run of this recipe leaves in its folder."""
+    return [*PREPARED, *recipe.stages, "preferences", "corpus", *REPORTS]
+
+
+def _is_recipe(file: Path) -> bool:
+    try:
+        saved = read_json(file)
+    except LabError:
+        return False
+    return isinstance(saved, dict) and {"recipe", "threads"} <= saved.keys()
 
 
 class Found(NamedTuple):
@@ -452,9 +495,38 @@ def _given(recipe: Recipe) -> list[str]:
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of what a file holds, or all files of a folder. Raises LabError for one that may not be read."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        with reading(file), file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+    """SHA-256 of what a file holds, or of the names and contents of those files in a folder that are read.
+
+    Raises LabError for one that may not be read, and for a folder without any.
+    """
+    if not path.is_dir():
+        return _digest(path).hex()
+    named = [(name, _digest(file)) for name, file in _files_read(path)]
+    return hashlib.sha256(b"".join(os.fsencode(name) + b"\0" + digest for name, digest in named)).hexdigest()
+
+
+def is_content(path: Path, known: str) -> bool:
+    """Whether a file or folder holds what was once hashed as `known`, by `hash_of` or by an older labkit."""
+    return known == hash_of(path) or (path.is_dir() and known in _older_hashes(path))
+
+
+def _older_hashes(folder: Path) -> list[str]:
+    """As before names counted: of the contents of all files in a folder; or of those that are read, where only others
+    have come or gone.
+    """
+    digests = {file: _digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    read = {file for _, file in _files_read(folder)}
+    kept = [digests.values(), [digest for file, digest in digests.items() if file in read]]
+    return [hashlib.sha256(b"".join(part)).hexdigest() for part in kept]
+
+
+def _files_read(folder: Path) -> list[tuple[str, Path]]:
+    """The files of a folder that are read, by their names in it."""
+    if folder == data_folder() / "world":
+        return [(file.relative_to(folder).as_posix(), file) for file in sorted(folder.rglob("[!.]*.yaml"))]
+    return [(file.name, file.path) for file in find_files(folder).files]
+
+
+def _digest(file: Path) -> bytes:
+    with reading(file), file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,9 @@ from typing import Any, Literal
 OPERATIONS: list[tuple[Any, str]] = [(os, name) for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "fsync")]
 OPERATIONS += [(shutil, name) for name in ("rmtree", "copytree", "copy", "copy2")]
 OPERATIONS += [(Path, name) for name in ("write_text", "touch", "chmod")]
+
+WRITE_TEXT, COPIES = Path.write_text, (shutil.copy, shutil.copy2)
+"""What can stop in the middle of a file."""
 
 Kind = Literal["error", "kill"]
 
@@ -22,8 +25,8 @@ class Killed(BaseException):
 
 
 class Faults:
-    """Counts file operations, and lets one of them fail: with an error, after which all works again, or with a kill,
-    after which the process changes nothing any more.
+    """Counts file operations, and lets one of them fail, a write in the middle of the file: with an error, after which
+    all works again, or with a kill, after which the process changes nothing any more.
     """
 
     def __init__(self, at: int = 0, kind: Kind = "error"):
@@ -48,11 +51,17 @@ def faults(at: int = 0, kind: Kind = "error") -> Iterator[Faults]:
 
     def wrapped(operation: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
+            alive = not counted.dead
             try:
                 counted.before()
             except OSError:
                 if kwargs.get("ignore_errors"):
                     return None
+                tear(operation, args)
+                raise
+            except Killed:
+                if alive:
+                    tear(operation, args)
                 raise
             return operation(*args, **kwargs)
 
@@ -65,6 +74,14 @@ def faults(at: int = 0, kind: Kind = "error") -> Iterator[Faults]:
     finally:
         for owner, name, operation in real:
             setattr(owner, name, operation)
+
+
+def tear(operation: Any, args: Sequence[Any]) -> None:
+    """Leave half of the file that an operation was to write."""
+    if operation is WRITE_TEXT:
+        WRITE_TEXT(args[0], args[1][: len(args[1]) // 2], encoding="utf-8")
+    elif operation in COPIES:
+        Path(args[1]).write_bytes(Path(args[0]).read_bytes()[: Path(args[0]).stat().st_size // 2])
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -82,4 +99,4 @@ def bury(folder: Path) -> None:
     """Let the lock that a test's kill has left be that of a process that is gone."""
     lock = folder / ".lock"
     if lock.exists() and lock.stat().st_size:
-        lock.write_text(json.dumps({**json.loads(lock.read_text()), "created": 0.0}))
+        lock.write_text(json.dumps({**json.loads(lock.read_text()), "created": 0.0, "ticks": 0}))

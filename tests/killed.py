@@ -67,7 +67,7 @@ def kill_when(child: int, ready: Callable[[], bool]) -> bool:
 
 
 def in_a_checkpoint(folder: Path, step: int) -> Callable[[], bool]:
-    return lambda: steps_done(folder) >= step and any((folder / "checkpoints").glob("*.partial"))
+    return lambda: steps_done(folder) >= step and any((folder / "checkpoints").glob("*.labkit-partial"))
 
 
 def in_a_step(folder: Path, step: int, delay: float) -> Callable[[], bool]:

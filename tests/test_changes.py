@@ -107,7 +107,7 @@ def test_a_new_stage_stopped_anywhere_can_be_gone_on_with(states, tmp_path, kind
 @pytest.mark.parametrize("kind", ["error", "kill"])
 def test_a_new_folder_stopped_anywhere_is_as_it_was(tmp_path, kind):
     def fill(folder: Path) -> None:
-        with changing(folder, "a new run"):
+        with changing(folder, "a new run", ["recipe.json", "one"]):
             write_text(folder / "recipe.json", "new")
             write_text(folder / "one" / "weights", "new")
 

@@ -113,8 +113,8 @@ def test_records_that_a_power_cut_took_are_missed_aloud(tmp_path):
 def test_leftovers_of_a_kill_are_removed(tmp_path):
     kept = Checkpoints(tmp_path)
     kept.save(2, TinyModel(), {}, {"step": 2})
-    (tmp_path / "step-00000004.partial").mkdir()
-    (tmp_path / "step-00000004.partial" / "model.safetensors").write_text("half")
+    (tmp_path / ".step-00000004.labkit-partial").mkdir()
+    (tmp_path / ".step-00000004.labkit-partial" / "model.safetensors").write_text("half")
     latest = kept.latest()
     assert latest is not None and latest.state["step"] == 2
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
@@ -142,3 +142,12 @@ def test_journal_drops_what_is_made_again(tmp_path):
     with journal(path, 2) as log:
         log.write({"step": 3, "again": True})
     assert list(read_lines(path)) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+
+
+def test_a_line_of_the_journal_that_is_no_record_is_said(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n3\n{"stop": 2}\n["step"]\n{"step": "4"}\n{"step": 2}\n')
+    with pytest.warns(UserWarning, match="metrics.jsonl: 4 of its lines are no records of a step and are left out"):
+        with journal(path, 2):
+            pass
+    assert read_lines(path) == [{"step": 1}, {"step": 2}]

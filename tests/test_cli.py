@@ -288,7 +288,7 @@ def test_chat_answers_what_comes_through_a_pipe(finished, monkeypatch, capsys):
 def test_a_bad_sampling_setting_is_said_in_words(finished, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
     assert main(["chat", str(finished), "--top-p", "2"]) == 2
-    assert "top_p must be at most 1, not 2" in capsys.readouterr().err
+    assert "top_p must be above 0 and at most 1, not 2" in capsys.readouterr().err
 
 
 def test_world_shows_a_document_and_scored_answers(capsys):

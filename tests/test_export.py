@@ -147,4 +147,4 @@ def test_what_cannot_be_written_or_read_is_said(run, llama, tmp_path):
     odd = Transformer(ModelConfig(run.tokenizer().size, width=40, feed_forward=Gated(96)))
     with pytest.raises(LabError, match="which Q8_0 cannot cut into 32s"):
         save_gguf(odd, run.tokenizer(), tmp_path / "odd.gguf", "q8_0")
-    assert not (tmp_path / "odd.gguf").exists() and not list(tmp_path.glob("*.partial"))
+    assert not (tmp_path / "odd.gguf").exists() and not list(tmp_path.glob("*partial*"))

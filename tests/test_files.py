@@ -111,10 +111,26 @@ def test_a_folder_takes_the_place_of_another_at_once(tmp_path, monkeypatch):
 
 def test_a_kill_between_the_two_renames_leaves_the_old(tmp_path):
     written(tmp_path / "f", "old")
-    (tmp_path / "f").rename(tmp_path / "f.old")
-    (tmp_path / "f.partial").mkdir()
+    (tmp_path / "f").rename(tmp_path / ".f.labkit-old")
+    (tmp_path / ".f.labkit-partial").mkdir()
     settle_folder(tmp_path / "f")
     assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f" / "a.txt").read_text() == "old"
+
+
+def test_what_somebody_else_keeps_beside_is_left_alone(tmp_path):
+    """Names that another tool, or a person, may give to what they set aside or have not finished."""
+    for name in ("f.old", "f.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").write_text("p")
+    for name in ("a.json.old", "a.json.partial"):
+        (tmp_path / name).write_text("p")
+    before = tree(tmp_path)
+    for _ in range(2):
+        written(tmp_path / "f", "new")
+        write_json(tmp_path / "a.json", {})
+    after = tree(tmp_path)
+    assert {name: after.get(name) for name in before} == before
+    assert set(after) - set(before) == {"f", "f/a.txt", "a.json"}
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path):
@@ -132,6 +148,8 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def save_report(folder: Path) -> None:
+    if not (folder / "recipe.json").exists():
+        Run.create(folder, tiny_recipe())
     report.write(folder)
 
 

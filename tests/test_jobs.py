@@ -4,10 +4,12 @@ import json
 import os
 import time
 
+import psutil
 import pytest
 
 from labkit.errors import LabError
 from labkit.jobs import Jobs, check_new_name
+from labkit.lock import born
 from labkit.runs import Run
 from tests.test_cli import SMALL
 
@@ -128,3 +130,13 @@ def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(LabError, match="could not be written"):
         Jobs(tmp_path / "file").start("mine", ["--version"])
+
+
+def test_a_process_is_known_again_when_the_clock_is_set(tmp_path, monkeypatch):
+    jobs = Jobs(tmp_path)
+    (tmp_path / ".jobs").mkdir()
+    about = {**born(psutil.Process()), "arguments": [], "stopped": False}
+    (tmp_path / ".jobs" / "mine.json").write_text(json.dumps(about))
+    created = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 7200)
+    assert jobs.running("mine")

@@ -1,5 +1,6 @@
 """One writer a folder."""
 
+import errno
 import json
 import os
 import socket
@@ -10,15 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from labkit import lock
 from labkit.errors import LabError
-from labkit.lock import one_writer
+from labkit.lock import alive, born, one_writer
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def held(folder: Path, **other) -> Path:
     """A lock of this process, but for what is said otherwise."""
-    owner = {"pid": os.getpid(), "created": psutil.Process().create_time(), "host": socket.gethostname()}
+    owner = {**born(psutil.Process()), "host": socket.gethostname()}
     folder.mkdir(exist_ok=True)
     (folder / ".lock").write_text(json.dumps(owner | other))
     return folder / ".lock"
@@ -42,32 +44,88 @@ def test_two_in_one_process_and_through_a_link(tmp_path):
     assert not list((tmp_path / "real").iterdir())
 
 
-def test_another_process_is_refused_in_words_and_its_death_noticed(tmp_path):
-    code = f"""
-from labkit.lock import one_writer
-with one_writer({str(tmp_path)!r}):
-    print("held", flush=True)
-    input()
-"""
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds the lock of the folder `run`."""
+    held = f"with one_writer({str(tmp_path / 'run')!r}): print('held', flush=True); input()"
+    code = f"from labkit.lock import one_writer\n{held}"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
-    with pytest.raises(LabError, match=rf"in use: another process .number {process.pid}, since 20"):
-        with one_writer(tmp_path):
-            pass
-    process.kill()  # not yet waited for: its number is still taken
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    with pytest.warns(UserWarning, match=rf"number {process.pid}, since 20.* is gone; its lock is taken over"):
-        with one_writer(tmp_path):
-            pass
+    yield process
+    process.kill()
     process.communicate()
+
+
+def test_another_process_is_refused_in_words_and_its_death_noticed(other, tmp_path):
+    with pytest.raises(LabError, match=rf"in use: another process .number {other.pid}, since 20"):
+        with one_writer(tmp_path / "run"):
+            pass
+    other.kill()  # not yet waited for: its number is still taken
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.warns(UserWarning, match=rf"number {other.pid}, since 20.* is gone; its lock is taken over"):
+        with one_writer(tmp_path / "run"):
+            pass
+    assert not list(tmp_path.glob("run/*"))
+
+
+@pytest.mark.parametrize("seconds", [-3600, -1, 1, 86_400])
+def test_an_owner_at_work_keeps_its_lock_when_the_clock_is_set(other, tmp_path, monkeypatch, seconds):
+    """By what it wrote, where there are no file locks, and by the file lock, whatever is written there."""
+    created = psutil.Process.create_time
+    with monkeypatch.context() as changed:
+        changed.setattr(psutil.Process, "create_time", lambda process: created(process) + seconds)
+        assert lock.writer(tmp_path / "run")
+        changed.setattr(lock.fcntl, "flock", no_locks)
+        with pytest.raises(LabError, match=f"number {other.pid}"), one_writer(tmp_path / "run"):
+            pass
+    (tmp_path / "run" / ".lock").write_text("{}")
+    with pytest.raises(LabError, match="run is in use: another process is at work on it"), one_writer(tmp_path / "run"):
+        pass
+
+
+def no_locks(*given):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_where_there_are_no_file_locks_a_dead_owner_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    held(tmp_path / "run", ticks=1)
+    with pytest.warns(UserWarning, match="is gone; its lock is taken over"), one_writer(tmp_path / "run"):
+        pass
+    with one_writer(tmp_path / "run"), pytest.raises(LabError, match="in use: this process"):
+        with one_writer(tmp_path / "run"):
+            pass
+
+
+@pytest.mark.parametrize("other", [{"created": 1.0, "ticks": 1}, {"boot": "another start of the machine"}])
+def test_a_number_that_was_given_again_is_no_owner(tmp_path, other):
+    held(tmp_path / "run", **other)
+    with pytest.warns(UserWarning, match="is gone; its lock is taken over"), one_writer(tmp_path / "run"):
+        pass
+
+
+def test_an_owner_of_an_older_labkit_is_known_by_the_clock(tmp_path):
+    now = psutil.Process().create_time()
+    assert alive({"pid": os.getpid(), "created": now + 5}) and not alive({"pid": os.getpid(), "created": now - 3600})
+
+
+@pytest.mark.parametrize("hindered", ["labkit.lock.json.dump", "pathlib.Path.mkdir"])
+def test_a_full_disk_leaves_no_folder_and_no_empty_lock(tmp_path, monkeypatch, hindered):
+    def full_disk(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hindered, full_disk)
+    with pytest.raises(LabError, match="The disk is full"), one_writer(tmp_path / "runs" / "new"):
+        pass
     assert not list(tmp_path.iterdir())
 
 
-def test_a_number_that_was_given_again_is_no_owner(tmp_path):
-    held(tmp_path / "run", created=1.0)
-    with pytest.warns(UserWarning, match="is gone; its lock is taken over"), one_writer(tmp_path / "run"):
+def test_a_lock_that_was_moved_with_its_folder_is_nobodys(tmp_path):
+    with one_writer(tmp_path / "run"):
+        (tmp_path / "run").rename(tmp_path / "other")
+    with one_writer(tmp_path / "other"):
         pass
 
 
@@ -87,15 +145,15 @@ def test_a_lock_that_was_never_written_whole_is_nobodys(tmp_path):
 
 def test_a_child_does_not_give_up_its_parents_lock(tmp_path):
     """A process that is forked inside the block and leaves it by an error holds nothing."""
-    with one_writer(tmp_path):
+    holding = one_writer(tmp_path)
+    with holding:
         child = os.fork()
         if not child:
             try:
-                raise SystemExit
+                holding.__exit__(SystemExit, SystemExit(), None)
             finally:
-                from labkit.lock import _release
-
-                _release(tmp_path / ".lock")
                 os._exit(0)
         os.waitpid(child, 0)
         assert (tmp_path / ".lock").exists()
+        with pytest.raises(LabError, match="in use"), one_writer(tmp_path):
+            pass

@@ -9,6 +9,8 @@ import pytest
 from labkit import report
 from labkit.errors import LabError
 from labkit.measures import MEASURES, NOT_FOR_REAL_TEXT, count, measure
+from labkit.runs import Run
+from tests.tiny_recipe import tiny_recipe
 
 HOSTILE = "</script><script>alert(1)</script> {{7*7}} ${1+1} <img src=x onerror=alert(2)> \"' & \ufffd"
 
@@ -228,6 +230,7 @@ def test_a_report_of_one_unknown_stage_without_anything_still_opens():
 
 
 def test_write_reads_the_run_and_leaves_out_a_torn_line(tmp_path):
+    Run.create(tmp_path, tiny_recipe())
     (tmp_path / "pretrain").mkdir()
     lines = [json.dumps(record) for record in RECORDS["pretrain"]] + ['{"step": 3, "lo']
     (tmp_path / "pretrain" / "metrics.jsonl").write_text("\n".join(lines))
@@ -243,6 +246,7 @@ def test_write_reads_the_run_and_leaves_out_a_torn_line(tmp_path):
     [(None, "holds no report.json; finish its run"), ("{", "is not a report"), ("[]", "is not a report")],
 )
 def test_a_missing_or_broken_report_is_said_in_words(tmp_path, content, message):
+    Run.create(tmp_path, tiny_recipe())
     if content is not None:
         (tmp_path / "report.json").write_text(content)
     with pytest.raises(LabError, match=message):

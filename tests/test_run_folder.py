@@ -1,5 +1,6 @@
 """What a run's folder is after a command that was refused, that failed anywhere, or that was killed anywhere."""
 
+import errno
 import json
 import os
 import random
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from labkit.changes import Change
+from labkit.cli import main
 from labkit.errors import LabError
 from labkit.files import read_json
 from labkit.pipeline import redo, run, undo
-from labkit.runs import Run, writing
+from labkit.runs import Run
 from tests.faults import Killed, Kind, bury, faults, tree
 from tests.tiny_run import OTHER, RECIPE, STAGES, make, stub, weights
 
@@ -28,14 +31,18 @@ POINTS = 8
 def stubbed():
     with pytest.MonkeyPatch.context() as patched:
         stub(patched)
+        patched.setattr("labkit.report.write", lambda folder: folder / "report.html")
+        patched.setattr("labkit.terminal.summary", lambda folder: "")
         yield
 
 
 @pytest.fixture(scope="module")
 def made(stubbed, tmp_path_factory) -> Path:
-    """A finished run."""
+    """A finished run; beside it, as `half`, one whose pretraining is trained and not measured."""
     path = tmp_path_factory.mktemp("runs") / "made"
     make(RECIPE, path)
+    shutil.copytree(path, path.with_name("half"))
+    (path.with_name("half") / "pretrain" / "result.json").unlink()
     return path
 
 
@@ -50,6 +57,11 @@ def straight(made, tmp_path_factory) -> list[dict[str, str]]:
 def again(path: Path) -> None:
     for _ in redo(path, "sft", OTHER):
         pass
+
+
+def resume(path: Path) -> None:
+    """What a user does next."""
+    assert main(["run", "--preset", "smoke", "--out", str(path), "--resume", "--stages", *STAGES]) == 0
 
 
 def begun(path: Path) -> None:
@@ -102,7 +114,11 @@ NEVER_BEGUN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         "pretrain of .* would be another model with another seed",
     ),
     "a branch of what is not finished": (
-        lambda path, made: make(RECIPE, path, ["dpo"], build_on=made.with_name("none")), "none holds no run"
+        lambda path, made: make(RECIPE, path, ["sft"], build_on=made.with_name("half")),
+        "half has not finished pretrain. Resume the run first",
+    ),
+    "a branch of what is not there": (
+        lambda path, made: make(RECIPE, path, ["sft"], build_on=made.with_name("none")), "none holds no run"
     ),
     "a branch whose stage is refused": (
         lambda path, made: make(SHARED_BY_THREE, path, ["reward", "ppo"], build_on=made),
@@ -117,12 +133,42 @@ def test_a_run_that_is_refused_was_never_begun(made, tmp_path, name, there):
     path = tmp_path / "runs" / "new"
     if there:
         path.mkdir(parents=True)
-        (path / "recipe.json").write_text("prepared")
+        Run.create(path, RECIPE)
     before = tree(tmp_path)
     command, words = NEVER_BEGUN[name]
     with pytest.raises(LabError, match=words):
         command(path, made)
     assert tree(tmp_path) == before
+
+
+def test_a_refused_resume_keeps_where_its_inputs_were(stubbed, tmp_path):
+    """An input that is shown its new place is known there once the run goes on, and not before."""
+    text, instructions, moved, path = (tmp_path / name for name in ("t.txt", "i.jsonl", "moved.txt", "run"))
+    text.write_text("text")
+    instructions.write_text("{}")
+    recipe = replace(RECIPE, text=str(text), instructions=str(instructions))
+    next(event for event in run(recipe, path) if event.record)
+    text.rename(moved)
+    before, now = tree(path), replace(recipe, text=str(moved))
+    with pytest.raises(LabError, match="sft builds on pretrain, and pretrain is not finished"):
+        make(now, path, ["sft"], resume=True)
+    assert tree(path) == before
+    make(now, path, resume=True)
+    assert Run.open(path).places[str(text)] == str(moved) and Run.open(path).stage("sft").finished
+
+
+def test_a_full_disk_says_what_to_do_next(made, tmp_path, monkeypatch):
+    """Before a run is begun there is nothing to resume."""
+
+    def full_disk(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for hindered, words in {"files": "free some space and try again", "checkpoints": "and resume the run"}.items():
+        with monkeypatch.context() as full, pytest.raises(LabError, match=f"The disk is full: .* {words}"):
+            full.setattr(f"labkit.{hindered}.sync", full_disk)
+            make(RECIPE, tmp_path / hindered)
+    make(RECIPE, tmp_path / "checkpoints", resume=True)
+    assert weights(tmp_path / "checkpoints") == weights(made) and not (tmp_path / "files").exists()
 
 
 def test_nobody_else_changes_a_run_that_is_made(made, tmp_path):
@@ -162,10 +208,7 @@ def test_what_is_made_again_is_kept_until_it_is_finished(made, straight, tmp_pat
     assert not Run.open(path).stage("sft").finished
     assert [stage["stage"] for stage in read_json(path / "report.json")["stages"]] == ["pretrain"]
     undo(path, "sft")
-    assert {name: content for name, content in tree(path).items() if name != "report.json"} == {
-        name: content for name, content in before.items() if name != "report.json"
-    }
-    assert read_json(path / "report.json") == read_json(made / "report.json")
+    assert tree(path) == before
     begun(path)
     with pytest.raises(LabError, match="sft is being made again and not finished. Finish it first .* --undo"):
         list(redo(path, "dpo"))
@@ -174,6 +217,28 @@ def test_what_is_made_again_is_kept_until_it_is_finished(made, straight, tmp_pat
 
 
 # Stopped anywhere
+
+
+@pytest.mark.parametrize("command", ["run --preset smoke --resume --stages pretrain sft --out", "sft"])
+def test_what_a_kill_left_is_settled_before_a_command_reads_it(made, tmp_path, monkeypatch, capsys, command):
+    """Killed where the new recipe is written and what it replaces is set aside, but that is not said yet."""
+    path = Path(shutil.copytree(made, tmp_path / "run"))
+    before = tree(path)
+    with monkeypatch.context() as dying:
+        dying.setattr(Change, "taken", lambda change: killed())
+        dying.setattr(Change, "undo", lambda change: None)
+        with pytest.raises(Killed):
+            again(path)
+    assert tree(path) != before
+    code = main([*command.split(), str(path)])
+    said = capsys.readouterr().err
+    assert "sft --again was stopped half-way; all is as it was before" in said and "another recipe" not in said
+    assert code == (2 if command == "sft" else 0) and (command != "sft" or "sft is finished. To make it again" in said)
+    assert tree(path) == before
+
+
+def killed() -> None:
+    raise Killed
 
 
 def start_new(path: Path, made: Path) -> None:
@@ -217,11 +282,8 @@ def test_stopped_anywhere_the_next_resume_ends_with_the_right_weights(made, stra
             except (LabError, Killed, OSError) as error:
                 assert kind == "kill" or isinstance(error, LabError), (at, error)
         bury(path)
-        with writing(path):  # what the next command does first
-            pass
-        recipe = Run.open(path).recipe if (path / "recipe.json").exists() else RECIPE
-        make(recipe, path, resume=True)
-        assert weights(path) == straight[recipe.sft == OTHER], at
+        resume(path)
+        assert weights(path) == straight[Run.open(path).recipe.sft == OTHER], at
         assert {one.name for one in path.iterdir()} == {one.name for one in made.iterdir()}, at
         stages = [stage["stage"] for stage in read_json(path / "report.json")["stages"]]
         assert stages == list(STAGES) and not list(path.glob("*/checkpoints")), at
@@ -244,8 +306,5 @@ def test_killed_at_random_moments(made, straight, tmp_path):
         time.sleep(0.3 * rng.random())
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    with writing(path):
-        pass
-    recipe = Run.open(path).recipe
-    make(recipe, path, resume=True)
-    assert weights(path) == straight[recipe.sft == OTHER] and not list(path.glob(".*"))
+    resume(path)
+    assert weights(path) == straight[Run.open(path).recipe.sft == OTHER] and not list(path.glob(".*"))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 
@@ -8,7 +9,9 @@ from labkit.errors import LabError
 from labkit.files import read_json
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.runs import Run, StageFolder, find_runs, input_hashes
+from labkit.paths import demo_folder
+from labkit.runs import Run, StageFolder, find_runs, hash_of, input_hashes, is_content
+from tests.faults import tree
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 
@@ -111,6 +114,52 @@ def test_inputs_are_known_by_their_content(tmp_path):
     (folder / "a.txt").write_text("b")
     assert input_hashes(recipe) != before
     assert list(input_hashes(tiny_recipe())) == ["data/world"]
+
+
+def test_a_folder_is_known_by_the_names_and_contents_of_what_is_read(tmp_path):
+    """A name says to which split a file belongs; a file that is passed over says nothing."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    (folder / "b.txt").write_text("b")
+    known = hash_of(folder)
+    (folder / ".DS_Store").write_text("seen by a file manager")
+    (folder / "notes.pdf").write_text("no kind that is read")
+    assert hash_of(folder) == known and is_content(folder, known)
+    (folder / "b.txt").rename(folder / "test.txt")
+    assert not is_content(folder, known)
+
+
+def test_what_an_older_labkit_has_hashed_is_known_again(tmp_path):
+    """It took the contents of all files in a folder, and no names."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    old = hashlib.sha256(hashlib.sha256(b"a").digest())
+    assert is_content(folder, old.hexdigest())
+    (folder / ".DS_Store").write_text("x")
+    assert is_content(folder, old.hexdigest())
+    old.update(hashlib.sha256(b"b").digest())
+    assert not is_content(folder, old.hexdigest())
+    (folder / "b.txt").write_text("b")
+    assert is_content(folder, old.hexdigest())
+    shipped = Run.open(demo_folder())
+    shipped.check(shipped.recipe)
+
+
+def test_what_was_read_is_known_when_a_stage_is_taken_back(made):
+    """Also where nothing else was finished, so that meanwhile there is no report."""
+    trained(made)
+    made.stage("pretrain").finish({"stage": "pretrain"})
+    made.reading = {"text": {"read": 10, "dropped": {"near duplicate": 4}}}
+    made.write_report({"cores": 2})
+    before = tree(made.path)
+    Run.open(made.path).set_aside("pretrain")
+    assert not (made.path / "report.json").exists()
+    Run.open(made.path).undo("pretrain")
+    assert tree(made.path) == before
+    Run.open(made.path).write_report({"cores": 4})
+    assert Run.open(made.path).report()["reading"] == made.reading
 
 
 # Inputs that have moved, changed or gone

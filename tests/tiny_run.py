@@ -1,4 +1,7 @@
-"""A run whose files are real and whose training is next to nothing, for tests that make it many times."""
+"""A run whose files are real and whose training is next to nothing, for tests that make it many times.
+
+It is made by the command line as well as by calls: `labkit run --preset smoke` makes it where `stub` is at work.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,13 +20,13 @@ from tests.tiny import weights_hash
 from tests.tiny_recipe import TRAIN, tiny_recipe
 
 STEPS = replace(TRAIN, steps=2, rows=2, length=96, checkpoint_every=1)
-RECIPE = tiny_recipe(STEPS)
+RECIPE = tiny_recipe(STEPS, preset="smoke")
 OTHER = replace(RECIPE.sft, train=replace(STEPS, lr=0.02))
 STAGES = ("pretrain", "sft")
 
 
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a run write what it writes, and measure nothing."""
+    """Let a run write what it writes, and measure nothing; let the command line make `RECIPE`."""
     world = World.load("tiny")
     tokenizer = Tokenizer.train([world.document("train", 0, index).text for index in range(60)])
 
@@ -39,6 +42,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_peak", lambda: 1e12)
     monkeypatch.setattr(pipeline, "samples", lambda *given: [])
     monkeypatch.setattr(machine, "describe", lambda: {"cores": 2})
+    monkeypatch.setattr("labkit.recipe.make_recipe", lambda preset, **options: RECIPE)
     for stage in (Pretrain, FineTune):
         monkeypatch.setattr(stage, "loss", lambda *given: 1.0)
         monkeypatch.setattr(stage, "evaluate", lambda *given: {"validation_loss": 1.0})

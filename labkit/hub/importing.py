@@ -18,7 +18,7 @@ from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.pipeline import Sources, read_sources
 from labkit.recipe import Recipe
-from labkit.runs import Run, writing
+from labkit.runs import Run, names_made, writing
 from labkit.text.tokenizer import Tokenizer
 
 STAGES = ("pretrain", "sft")
@@ -46,20 +46,21 @@ def import_checkpoint(
             "--text alone leaves nothing to go on with: pretraining begins with new weights, not with a checkpoint's. "
             "Give --instructions, too, to fine-tune it on."
         )
-    sources = read_sources(Run.planned(target, recipe).sources)
-    model, tokenizer = _read(source, chat_template, say)
-    _check_turns(tokenizer, sources)
-    if not model.causal or model.encoder is not None:
-        raise LabError(f"{source} does not write word by word from what came before, so it cannot become a run.")
-    if tokenizer.size > model.config.vocabulary:
-        raise LabError(
-            f"{source}: its tokenizer has {tokenizer.size} tokens, its model only {model.config.vocabulary}."
-        )
-    recipe = fitted(recipe, model.config)
-    with writing(target), changing(Path(target), "an import"):
-        run = Run.planned(target, recipe)
-        _fill(run, model, tokenizer, str(source))
-        run.save_recipe()  # last: without it the folder is no run
+    with writing(target):
+        sources = read_sources(Run.planned(target, recipe).sources)
+        model, tokenizer = _read(source, chat_template, say)
+        _check_turns(tokenizer, sources)
+        if not model.causal or model.encoder is not None:
+            raise LabError(f"{source} does not write word by word from what came before, so it cannot become a run.")
+        if tokenizer.size > model.config.vocabulary:
+            raise LabError(
+                f"{source}: its tokenizer has {tokenizer.size} tokens, its model only {model.config.vocabulary}."
+            )
+        recipe = fitted(recipe, model.config)
+        with changing(Path(target), "an import", names_made(recipe)):
+            run = Run.planned(target, recipe)
+            _fill(run, model, tokenizer, str(source))
+            run.save_recipe()  # last: without it the folder is no run
     return run
 
 
