@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -64,13 +65,32 @@ class Columns:
         """Whether there is a column of one of these names, empty or not."""
         return self.name(names) is not None
 
-    @property
-    def unused(self) -> list[str]:
-        """The columns that nobody asked for, as the file spells them."""
-        return [name for name in self.names if name.lower() not in self.used]
-
     def __str__(self) -> str:
         return " ".join(", ".join(self.names).split())[:300] or "none"
+
+
+class ColumnsSeen:
+    """The columns of many rows, and in how many of these each was filled and not read."""
+
+    def __init__(self) -> None:
+        self.spelled: dict[str, str] = {}
+        self.used: set[str] = set()
+        self.idle: Counter[str] = Counter()
+
+    def add(self, row: Columns) -> None:
+        """One row more, once it is known which of its columns were read."""
+        for name in row.names:
+            self.spelled.setdefault(name.lower(), name)
+        self.used |= row.used
+        self.idle.update(name for name, value in row.values.items() if name not in row.used and not is_empty(value))
+
+    def unused(self) -> list[str]:
+        """What was not read, as the file spells it: "column id", or of a column that other rows are read from,
+        "column prompt of 3 rows".
+        """
+        whole = [f"column {name}" for key, name in self.spelled.items() if key not in self.used]
+        rows = [(self.spelled[key], count) for key, count in self.idle.items() if key in self.used]
+        return whole + [f"column {name} of {count:,} row{'s' * (count > 1)}" for name, count in rows]
 
 
 def is_empty(value: Any) -> bool:

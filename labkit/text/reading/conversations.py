@@ -25,7 +25,7 @@ from labkit.text.reading.held_out import given_split, hold_out
 from labkit.text.reading.pointers import refuse_pointer
 from labkit.text.reading.report import Reading, RowError
 from labkit.text.reading.rows import Items, as_columns, check_worth, note_turns, read_items
-from labkit.text.reading.values import as_messages, clean, shown, transcript, turns
+from labkit.text.reading.values import as_messages, clean, join, shown, transcript, turns
 from labkit.world import Document, Message
 
 
@@ -61,8 +61,8 @@ def conversation_rows(source: str | Path) -> Items[Document]:
     A row is a list of messages, or has columns: `messages` (or conversations), a list of role and content (or from and
     value); or a question (instruction, prompt, question, query; with input or context) and its answer (output,
     response, completion, answer), each a text or messages; or a `text` that is a transcript. Also read are system,
-    history, label (false: no good answer, dropped) and weight. Raises LabError for a source without such rows, or when
-    most of them cannot be used.
+    history, weight, and label beside prompt and completion (false: no good answer, dropped). Raises LabError for a
+    source without such rows, or when most of them cannot be used.
     """
     items = _answers_alone(read_items(source, _conversation))
     seen: set[str] = set()
@@ -86,15 +86,25 @@ def question(columns: Columns, name: str) -> tuple[Message, ...]:
     """
     value = columns.get([name])
     messages = as_messages(value)
-    if messages is None and str(value).rstrip().endswith("Assistant:"):  # a transcript up to the answer
-        messages = transcript(value)
     if messages is None:
-        asked = [clean(value), *(clean(columns.get([more])) for more in INPUTS if more != name)]
-        asked = [part for part in asked if part]
+        messages = _earlier(value)
+    if messages is None:
+        asked = join([clean(value), *(clean(columns.get([more])) for more in INPUTS if more != name)])
         if not asked:
             raise RowError("empty question", f"has nothing in its column {name}.")
-        messages = (Message("user", "\n\n".join(asked)),)
+        messages = (Message("user", asked),)
     return with_system(columns, (*history(columns), *messages))
+
+
+def _earlier(value: Any) -> tuple[Message, ...] | None:
+    """The turns of a transcript up to an answer that is still to come; None for what is no transcript.
+
+    Raises RowError for one that ends with an answer.
+    """
+    messages = transcript(value)
+    if messages and messages[-1].role == "assistant":
+        raise RowError("prompt without a question", "has a transcript as its prompt that ends with an answer.")
+    return messages
 
 
 def history(columns: Columns) -> tuple[Message, ...]:
@@ -190,17 +200,17 @@ def _exchange(asked: tuple[Message, ...], answer: Any, plain: bool) -> tuple[Mes
 def _is_good(columns: Columns) -> bool | None:
     """What a column label says of the answer; None where it says nothing of it.
 
-    Beside a completion it is KTO's, also as 0 and 1: RowError for any other. Elsewhere a number may name a class.
+    Beside a prompt and its completion it is KTO's, which is true or false, 1 or 0: RowError for any other. Elsewhere it
+    may be a class, of a question or of a text, and is not read.
     """
-    name = columns.name(LABELS)
-    given = columns.values[name] if name else None
+    if not {"prompt", "completion"} <= columns.used:
+        return None
+    given = columns.get(LABELS)
     label = "" if is_empty(given) else str(given).strip().lower()
-    rated = columns.has(["completion"])
-    for good, words in ((True, ("1", "1.0", "good")), (False, ("0", "0.0", "bad"))):
-        if label == str(good).lower() or (rated and label in words):
-            columns.get(LABELS)
+    for good, words in ((True, ("true", "1", "1.0", "good")), (False, ("false", "0", "0.0", "bad"))):
+        if label in words:
             return good
-    if rated and label:
+    if label:
         raise RowError("label", f"has the label {shown(given)} beside a completion; true (1) or false (0) is needed.")
     return None
 
@@ -221,7 +231,7 @@ def _answers_alone(items: Items[Document]) -> Items[Document]:
 
 def _after(asked: Message, answer: Message) -> Message:
     """An answer without the question that it begins with."""
-    return answer._replace(content=answer.content.removeprefix(asked.content).strip() or answer.content)
+    return answer._replace(content=answer.content.removeprefix(asked.content).lstrip() or answer.content)
 
 
 def _key(document: Document) -> str:

@@ -82,7 +82,7 @@ def preference_rows(source: str | Path) -> Items[Pair]:
         return items
     items.reading.warnings.append("The answers begin with the prompt once more, which is left out.")
     pairs = [
-        Pair(pair.prompt, *(side.removeprefix(text).strip() or side for side in (pair.chosen, pair.rejected)))
+        Pair(pair.prompt, *(side.removeprefix(text).lstrip() or side for side in (pair.chosen, pair.rejected)))
         for pair, text in zip(items.values, asked, strict=True)
     ]
     return Items(pairs, items.splits, items.reading)
@@ -110,7 +110,8 @@ def _pair(row: Any, reading: Reading) -> tuple[Pair, Columns]:
         raise RowError("empty answer", "has an empty answer.")
     if chosen == rejected:
         raise RowError("equal answers", "has the same answer chosen and rejected.")
-    note_turns(reading, asked, [columns.values[name] for name in columns.used])
+    said = (Message("assistant", chosen), Message("assistant", rejected))
+    note_turns(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     _note_scores(columns, reading)
     return Pair(asked, chosen, rejected), columns
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from labkit.errors import LabError
-from labkit.text.reading.columns import MEDIA, WEIGHTS, Columns, is_empty
+from labkit.text.reading.columns import MEDIA, WEIGHTS, Columns, ColumnsSeen, is_empty
 from labkit.text.reading.containers import NoRows, Row, Table, hub_rows, open_table
 from labkit.text.reading.files import TABLE_ENDINGS, File, find_files
 from labkit.text.reading.report import FileRead, Reading, RowError
-from labkit.text.reading.values import shown, unread_keys
+from labkit.text.reading.values import removed, shown, unread_keys
 from labkit.world import Message
 
 T = TypeVar("T")
@@ -52,8 +52,7 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
     """
     reading = Reading(str(source))
     values, splits = [], []
-    names: dict[str, None] = {}
-    used: set[str] = set()
+    seen = ColumnsSeen()
     for row in rows_of(source, reading, plain):
         reading.read += 1
         try:
@@ -66,9 +65,8 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
         values.append(value)
         splits.append(row.split)
         if columns is not None:
-            names.update(dict.fromkeys(columns.names))
-            used |= columns.used
-    reading.unused += [f"column {name}" for name in names if name.lower() not in used]
+            seen.add(columns)
+    reading.unused += seen.unused()
     reading.unused += [f"key {key} ({count:,} times)" for key, count in reading.turn_keys.items()]
     reading.warnings += [f"{count:,} row{'s' * (count > 1)}: {words}" for words, count in reading.noted.items()]
     return Items(values, splits, reading)
@@ -106,11 +104,13 @@ def check_worth(columns: Columns) -> None:
             )
 
 
-def note_turns(reading: Reading, messages: Iterable[Message], fields: Iterable[Any]) -> None:
-    """Enter in the record what is odd about the turns of a row: keys that were not read, and marks of a template.
+def note_turns(reading: Reading, messages: Sequence[Message], fields: Iterable[Any]) -> None:
+    """Enter in the record what is to say about the turns of a row that is kept: what cleaning took away, keys that were
+    not read, and marks of a template.
 
     fields: the columns that the turns were read from, as the file has them.
     """
+    reading.characters += sum(removed(message.content) for message in messages)
     reading.turn_keys.update(unread_keys(fields))
     found = next(filter(None, (TEMPLATES.search(message.content) for message in messages)), None)
     if found:

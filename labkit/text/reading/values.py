@@ -79,9 +79,35 @@ def as_text(value: Any) -> str:
     )
 
 
-def clean(value: Any) -> str:
-    """One field -> its text, cleaned, without blanks at its ends."""
-    return clean_text(as_text(value)).strip()
+class Cleaned(str):
+    """A cleaned text. removed: how many characters cleaning took away, its ends included."""
+
+    removed = 0
+
+
+def clean(value: Any) -> Cleaned:
+    """One field -> its text, cleaned, without blank lines at its ends and blanks at its end.
+
+    Nor with one blank before it, as completions begin; more are the indentation of its first line, and stay.
+    """
+    raw = as_text(value)
+    text = re.sub(r"\A\s*\n", "", clean_text(raw)).rstrip()
+    cleaned = Cleaned(text[1:] if re.match(r" \S", text) else text)
+    cleaned.removed = max(0, len(raw) - len(cleaned))
+    return cleaned
+
+
+def join(parts: Iterable[Cleaned]) -> Cleaned:
+    """Some texts as one, with an empty line between those that are not empty."""
+    parts = list(parts)
+    joined = Cleaned("\n\n".join(filter(None, parts)))
+    joined.removed = sum(part.removed for part in parts)
+    return joined
+
+
+def removed(text: str) -> int:
+    """How many characters cleaning took away from a text."""
+    return text.removed if isinstance(text, Cleaned) else 0
 
 
 def as_messages(value: Any) -> tuple[Message, ...] | None:
@@ -113,9 +139,9 @@ def transcript(text: Any) -> tuple[Message, ...] | None:
         return None
     names = "Human|User|Assistant"
     blank = re.search(r"\n[ \t]*\n[ \t]*Assistant:", text)
-    mark = rf"(?:^|\n[ \t]*\n)\s*({names}):" if blank else rf"(?:^|\n)\s*({names}):"
+    mark = rf"(?:^|\n[ \t]*\n)\s*({names}):[ \t]*" if blank else rf"(?:^|\n)\s*({names}):[ \t]*"
     if re.match(r"\s*###", text):
-        mark = rf"###[ \t]*({names}|Instruction|Response):"
+        mark = rf"###[ \t]*({names}|Instruction|Response):[ \t]*"
     marks = list(re.finditer(mark, text))
     if not marks or text[: marks[0].start()].strip():
         return None

@@ -107,6 +107,10 @@ SPOKEN = [("user", "Hi {}?"), ("assistant", "Yes {}.")]
         ({"data": ["Hi {}?", "Yes {}.", "So?", "No."]}, [*SPOKEN, ("user", "So?"), ("assistant", "No.")]),
         ({"instruction": "Hi {}?", "input": "", "output": "Yes {}.", "text": "Below is … Hi {}? … Yes {}."}, SPOKEN),
         ({"instruction": ["Hi {}?"], "output": ["Yes {}."]}, SPOKEN),
+        ({"prompt": "\n\nHuman: Who?\n\nAssistant:  I.\n\nHuman: Hi {}?", "completion": " Yes {}."},
+         [("user", "Who?"), ("assistant", "I."), *SPOKEN]),
+        ({"prompt": "### Instruction:\nHi {}?\n\n### Response:\n", "completion": "Yes {}."}, SPOKEN),
+        ({"question": "Hi {}?", "answer": "Yes {}.", "label": False}, SPOKEN),
         ({"prompt": "Hi {}?", "completion": json.dumps(TURNS[1])},
          [SPOKEN[0], ("assistant", '{"role": "assistant", "content": "Yes {}."}')]),
         ({"prompt": "Hi {}?", "completion": json.dumps(TURNS)}, [SPOKEN[0], ("assistant", json.dumps(TURNS))]),
@@ -201,7 +205,8 @@ def test_a_pair_that_is_none_is_counted_with_its_row(tmp_path, pair, reason):
 @pytest.mark.parametrize(
     "row, reason",
     [
-        ({"instruction": "Hi", "output": "Yes.", "label": False}, "label false"),
+        ({"prompt": "Hi", "completion": "Yes.", "label": False}, "label false"),
+        ({"prompt": "\n\nHuman: Hi\n\nAssistant: Yes.", "completion": "No."}, "prompt without a question"),
         ({"instruction": "Hi", "output": "Yes.", "weight": 0}, "weight 0"),
         ({"instruction": "Hi", "output": "Yes.", "weight": 0.5}, "weight"),
         ({"instruction": "Hi", "output": "Yes.", "history": "once"}, "unknown history"),
@@ -426,3 +431,31 @@ def test_a_cut_file_of_rows_that_is_named_txt_is_refused_as_rows(tmp_path):
     (tmp_path / "rows.txt").write_text(json.dumps(ROWS)[:-9])
     with pytest.raises(LabError, match="rows.txt is plain text; .* rows.txt begins as JSON does and is none"):
         talks(tmp_path / "rows.txt")
+
+
+CODE = "\n    if x:\n        y{}\n\n\n\n\nend   "
+
+
+def test_an_answer_keeps_its_indentation_and_what_cleaning_takes_is_counted(tmp_path):
+    row = {"prompt": "\ufeffWhich\x07 {}?", "completion": CODE, "chosen": CODE, "rejected": " No {}."}
+    path = jsonl(tmp_path / "rows.jsonl", [json.loads(json.dumps(row).replace("{}", str(n))) for n in range(4)])
+    read, reading = talks(path)
+    assert read[0] == [("user", "Which 0?"), ("assistant", "    if x:\n        y0\n\nend")]
+    assert reading.characters == 4 * (2 + 1 + 3 + 3)
+    read, reading = pairs(path)
+    assert read[0] == ([("user", "Which 0?")], "    if x:\n        y0\n\nend", "No 0.")
+    assert reading.characters == 4 * (2 + 1 + 3 + 3 + 1)
+
+
+def test_a_class_beside_a_question_is_no_judgement_of_its_answer(tmp_path):
+    rows = [{"question": f"Hi {n}?", "answer": "Yes.", "label": n % 2 == 0} for n in range(6)]
+    read, reading = talks(jsonl(tmp_path / "rows.jsonl", rows))
+    assert len(read) == 6 and reading.unused == ["column label"]
+
+
+def test_a_column_that_only_some_rows_are_read_from_is_said_with_their_number(tmp_path):
+    rows = [{"prompt": f"Answer briefly: Hi {n}?", "question": f"Hi {n}?", "answer": "Yes."} for n in range(3)]
+    rows += [{"prompt": "", "question": f"Why {n}?", "answer": "So.", "id": n} for n in range(5)]
+    read, reading = talks(jsonl(tmp_path / "rows.jsonl", rows))
+    assert [talk[0][1] for talk in read][2:4] == ["Answer briefly: Hi 2?", "Why 0?"]
+    assert reading.unused == ["column id", "column question of 3 rows"]
