@@ -1,12 +1,11 @@
 """What each key of a published config.json means here: read, without effect, or known at one value alone.
 
 A key that changes what the model computes is never passed over in silence: transformers' own config classes know the
-keys that are listed here, family by family, and what they do not know is said.
+keys that are listed here, family by family, and what they do not know is refused by its name.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,14 +14,15 @@ from labkit.errors import LabError
 IDLE = frozenset(
     "_attn_implementation_autoset _commit_hash _name_or_path architectures attention_dropout attn_implementation "
     "bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout "
-    "decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id "
-    "exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing "
-    "id2label initializer_range label2id length_penalty max_length max_new_tokens min_length model_type "
-    "no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states "
-    "output_past output_scores pad_token_id prefix pretraining_tp problem_type remove_invalid_values "
-    "repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params "
-    "temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p "
-    "unsloth_fixed unsloth_version use_bfloat16 use_cache vocab_size_multiple".split()
+    "decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size "
+    "eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id "
+    "gradient_checkpointing id2label initializer_range is_llama_config keys_to_ignore_at_inference label2id "
+    "length_penalty max_length max_new_tokens min_length model_type no_repeat_ngram_size num_beam_groups num_beams "
+    "num_return_sequences output_attentions output_hidden_states output_past output_scores pad_token_id prefix "
+    "pretraining_tp problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate "
+    "sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p "
+    "torch_dtype torchscript transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version "
+    "use_bfloat16 use_cache vocab_size_multiple".split()
 )
 """Keys of any family that only training, generation or book-keeping ask for."""
 FIXED: Mapping[str, tuple[Any, ...]] = {
@@ -51,7 +51,9 @@ class Switches(NamedTuple):
         return IDLE | FIXED.keys() | self.fixed.keys() | set(self.read.split()) | set(self.idle.split())
 
     def check(self, config: Mapping[str, Any], where: str) -> None:
-        """Raises LabError for a key at a value that would be another model; warns of keys that nobody knows."""
+        """Raises LabError for a key at a value that would be another model, and for a key that nobody knows, unless
+        it is off (none, false, 0 or empty) or private to what wrote it (_key).
+        """
         for key in QUANTIZED:
             if config.get(key):
                 raise LabError(
@@ -62,12 +64,11 @@ class Switches(NamedTuple):
             if value not in allowed and not (value is None and not any(allowed)):
                 known = " or ".join(str(one) for one in allowed)
                 raise LabError(f"{where} says {key} = {value!r}, which is not known here, only {known}.")
-        unknown = sorted(key for key, value in config.items() if value and key not in self.known())
+        unknown = sorted(key for key, value in config.items() if value and key[:1] != "_" and key not in self.known())
         if unknown:
-            warnings.warn(
-                f"{where} says {', '.join(unknown)}, which no {config['model_type']} of transformers knows: passed "
-                f"over.",
-                stacklevel=2,
+            raise LabError(
+                f"{where} says {', '.join(unknown)}, which no {config['model_type']} of transformers knows, so it may "
+                f"be another model. What changes nothing, take out of the file."
             )
 
 

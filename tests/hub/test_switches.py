@@ -93,9 +93,14 @@ def shape_or_words(family: str, config: dict[str, Any]) -> Any:
         return str(error)
 
 
-def test_keys_that_nobody_knows_are_said():
-    with pytest.warns(UserWarning, match="says scale_emb, which no llama of transformers knows"):
-        shape("llama", as_saved("llama") | {"scale_emb": 12, "nothing_of_it": None})
+def test_keys_that_nobody_knows_are_refused_by_name():
+    with pytest.raises(LabError, match="config.json says residual_scale, scale_emb, which no llama of"):
+        shape("llama", as_saved("llama") | {"scale_emb": 12, "residual_scale": 0.1, "nothing_of_it": None})
+
+
+def test_keys_that_only_say_who_wrote_a_file_are_no_hindrance():
+    more = {"is_llama_config": True, "transformers.js_config": {"dtype": "q4"}, "_flash_attn_2_enabled": True}
+    assert shape("llama", as_saved("llama") | more | {"scale_emb": 0}) == shape("llama", as_saved("llama"))
 
 
 @pytest.mark.parametrize(
