@@ -2,7 +2,7 @@
 
     files.py       a source -> its files
     encodings.py   bytes -> text; guesses.py where nothing in them says which encoding it is
-    containers.py  a file -> its rows, with json_values.py, and wrappers.py where JSON is wrapped around them
+    containers.py  a file -> its rows, with csv_rows.py, json_values.py, and wrappers.py where JSON is around them
     columns.py     the names of columns, values.py what stands in them, pointers.py where that points to another column
     texts.py, conversations.py, preferences.py   rows -> what is learned from
     held_out.py    which part of it is held out: by content alone, so it stays the same when a run is repeated

@@ -5,7 +5,6 @@ What a file is, is seen from what stands in it: the ending of its name is asked 
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import itertools
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError
 from labkit.files import reading
 from labkit.text.reading.columns import KNOWN
+from labkit.text.reading.csv_rows import csv_rows, delimiter_of
 from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess, refuse_kinds
 from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, ending, split_of
 from labkit.text.reading.json_values import parse_json
@@ -26,7 +26,6 @@ from labkit.text.reading.report import RowError
 from labkit.text.reading.wrappers import find_rows
 
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
-csv.field_size_limit(2**31 - 1)
 
 
 class Row(NamedTuple):
@@ -78,8 +77,10 @@ def open_table(file: File) -> Table:
         raise LabError(f"{file.name} is empty.")
     warnings: tuple[str, ...] = (warning,) if warning else ()
     if ending(file.path) in (".csv", ".tsv"):
-        delimiter, format = _delimiter(text)
-        return Table(format, encoding, _csv_rows(text, delimiter, file), warnings)
+        delimiter, format = delimiter_of(text)
+        rows = csv_rows(text, delimiter, file.name)
+        numbered = (Row(row, f"{file.name}, row {number}", file.split) for number, row in enumerate(rows, start=1))
+        return Table(format, encoding, numbered, warnings)
     _refuse_csv(text, file)
     if ending(file.path) in JSON_ENDINGS or looks_like_rows(text) and _is_json(text):
         return _json_table(text, encoding, warnings, file)
@@ -102,7 +103,7 @@ def _is_json(text: str) -> bool:
 def _refuse_csv(text: str, file: File) -> None:
     """Raises LabError where a file of another name is a table with commas, which would be read as something else."""
     lines = list(itertools.islice(filter(str.strip, text.lstrip("\ufeff").split("\n")), 20))
-    delimiter, format = _delimiter(lines[0])
+    delimiter, format = delimiter_of(lines[0])
     names = [name.strip().strip('"').lower() for name in lines[0].split(delimiter)]
     named = len(names) > 1 and KNOWN.intersection(names) and all(re.fullmatch(r"[\w .-]{1,40}", n) for n in names)
     if named and len(lines) > 1 and all(line.count(delimiter) >= len(names) - 1 or '"' in line for line in lines):
@@ -123,12 +124,29 @@ def _long_table(file: File) -> Table | None:
     encoding = find_encoding(sample, file.name)
     if looks_like_rows(sample.decode(encoding, "replace")):
         return None
-    text = LongText(file.path, encoding)
+    text = _long_text(file, encoding, sample)
+    encoding = text.encoding
     if text.parted or 20 * text.replaced > len(text):
         return None
     replaced = f"{file.name}: {text.replaced} bytes not of {encoding} replaced by U+FFFD" if text.replaced else ""
     warnings = tuple(filter(None, (guess(sample, encoding, file.name), replaced)))
     return Table("text", encoding, [Row(text, file.name, file.split)], warnings)
+
+
+def _long_text(file: File, encoding: str, sample: bytes) -> LongText:
+    """A long text in the encoding of its first bytes, or where these are ASCII alone, of those that are not UTF-8."""
+    text = LongText(file.path, encoding)
+    beyond = text.size - len(text) - 2 * text.replaced  # at least the characters beyond ASCII that are right
+    if encoding != "utf-8" or not text.replaced or beyond > 10 * text.replaced:
+        return text
+    other = find_encoding(text.stray, file.name)
+    if other == encoding:
+        return text
+    if not sample.isascii():
+        raise LabError(
+            f"{file.name} is in two encodings: it begins in UTF-8, later it is not. Save all of it as UTF-8."
+        )
+    return LongText(file.path, other)
 
 
 def split_documents(text: str) -> list[str]:
@@ -221,60 +239,6 @@ def _json(line: str) -> Any:
         return parse_json(line)
     except ValueError as error:
         return RowError("broken line", f"is not JSON: {error}.")
-
-
-def _delimiter(text: str) -> tuple[str, str]:
-    """What stands between the names of the first line, and the name of that format."""
-    first = text.lstrip().partition("\n")[0]
-    best = max(",\t;|", key=first.count)
-    return (best, "tsv" if best == "\t" else "csv")
-
-
-def _csv_rows(text: str, delimiter: str, file: File) -> Iterator[Row]:
-    names: list[str] | None = None
-    number = 0
-    for values in _csv_values(text, delimiter):
-        if not isinstance(values, RowError) and not any(map(str.strip, values)):
-            continue
-        if names is None and not isinstance(values, RowError):
-            names = _distinct(values, file)
-            continue
-        number += 1
-        place = f"{file.name}, row {number}"
-        if names is None:
-            raise LabError(f"{file.name}: its first line, which names the columns, {values}")
-        if isinstance(values, RowError):
-            yield Row(values, place, file.split)
-        elif len(values) == len(names):
-            yield Row(dict(zip(names, values, strict=True)), place, file.split)
-        else:
-            yield Row(RowError("broken line", f"has {len(values)} of {len(names)} columns."), place, file.split)
-
-
-def _csv_values(text: str, delimiter: str) -> Iterator[list[str] | RowError]:
-    """The cells of each row. After a row with a bad quote, which may swallow others, it goes on at its second line."""
-    lines = list(io.StringIO(text, newline=""))
-    start = 0
-    while start < len(lines):
-        reader = csv.reader(itertools.islice(lines, start, None), delimiter=delimiter, strict=True)
-        done = 0
-        try:
-            for values in reader:
-                done = reader.line_num
-                yield values
-            return
-        except csv.Error as error:
-            yield RowError("broken line", f"is not CSV: {error}.")
-            start += done + 1
-
-
-def _distinct(names: list[str], file: File) -> list[str]:
-    """Names of columns. Raises LabError where one stands there twice, as one of the two would be lost."""
-    spelled = [name.strip().lower() for name in names]
-    twice = next((name for name in spelled if name and spelled.count(name) > 1), None)
-    if twice is not None:
-        raise LabError(f"{file.name} has the column {twice} twice. Rename one, or take it out.")
-    return names
 
 
 def _parquet_rows(data: bytes, file: File) -> Iterator[Row]:

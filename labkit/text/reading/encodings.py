@@ -102,7 +102,7 @@ def find_encoding(data: bytes, name: str) -> str:
             )
         return encoding
     encoding = escaped(data[:SAMPLE]) or ("utf-8" if _is_utf8(data) else "")
-    encoding = encoding or guessed(data[:SAMPLE], name) or _wide(data[:SAMPLE])
+    encoding = encoding or guessed(_sample(data), name) or _wide(data[:SAMPLE])
     if not encoding:
         raise LabError(
             f"{name} is not UTF-8, and too little in it says in which encoding it is, or it is a binary file. "
@@ -112,6 +112,19 @@ def find_encoding(data: bytes, name: str) -> str:
     if len(_CONTROL.findall(sample)) * 50 > len(sample):
         raise LabError(f"{name} is a binary file, not text (it holds control characters).")
     return encoding
+
+
+def _sample(data: bytes) -> bytes:
+    """SAMPLE bytes with the first that are no UTF-8 among them: at the beginning, or after a blank amid others."""
+    try:
+        data.decode()
+        at = 0
+    except UnicodeDecodeError as error:
+        at = error.start
+    start = at - SAMPLE // 2 if at >= SAMPLE else 0
+    blank = re.search(rb"[ \n]", data[start:at]) if start else None
+    start += blank.end() if blank else 0
+    return data[start : start + SAMPLE]
 
 
 def refuse_kinds(data: bytes, name: str) -> None:

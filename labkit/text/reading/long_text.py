@@ -31,7 +31,7 @@ class LongText:
     """A file of plain text, cleaned: the same characters as clean_text of the whole.
 
     size: bytes in UTF-8. digest: of the cleaned text. read: characters before cleaning. replaced: how many of them are
-    U+FFFD, as bytes that are not of the encoding become. parted: whether <|endoftext|> stands in it. A slice of it is
+    U+FFFD, as bytes that are not of the encoding become. stray: the block of bytes with the first of these. parted: whether <|endoftext|> stands in it. A slice of it is
     such a text too; str() of that holds it.
     """
 
@@ -41,12 +41,14 @@ class LongText:
         self._stamp = self._now()
         self._marks: list[_Mark] = []
         self.read = self.replaced = self.size = characters = 0
-        self.parted = False
+        self.parted, self.stray = False, b""
         digest = hashlib.blake2b(digest_size=16)
         fresh = codecs.getincrementaldecoder(encoding)().getstate()
         for mark, raw, cleaned in self._read(_Mark(0, 0, fresh, "")):
             self._marks.append(mark._replace(characters=characters))
             self.read += len(raw)
+            if not self.replaced and "\ufffd" in raw:
+                self.stray = self._bytes(mark.place - BLOCK, mark.place + BLOCK)
             self.replaced += raw.count("\ufffd")
             self.parted |= "<|endoftext|>" in cleaned
             data = cleaned.encode(errors="replace")
@@ -102,6 +104,11 @@ class LongText:
                 yield begins, raw, cleaned
                 if not data:
                     return
+
+    def _bytes(self, start: int, stop: int) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(max(0, start))
+            return file.read(stop - max(0, start))
 
     def _now(self) -> tuple[int, int]:
         found = self.path.stat()

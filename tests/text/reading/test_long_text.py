@@ -145,3 +145,27 @@ def test_a_long_file_of_documents_is_parted_as_a_short_one(tmp_path, monkeypatch
     short = read_texts(tmp_path / "a.txt")
     monkeypatch.setattr("labkit.text.reading.containers.LONG", 10)
     assert read_texts(tmp_path / "a.txt").train == short.train and len(short.train) > 1
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gb18030"])
+def test_a_long_file_that_begins_in_ascii_is_read_in_the_encoding_of_its_rest(tmp_path, monkeypatch, encoding):
+    rest = {"cp1252": "L'été dernier, nous étions à la forêt. ", "gb18030": "那年冬天雪下得很大，老人坐在门口。"}[
+        encoding
+    ]
+    whole = "The book begins here. " * 12_000 + f"{rest}\n" * 2000
+    (tmp_path / "a.txt").write_bytes(whole.encode(encoding))
+    short = read_texts(tmp_path / "a.txt")
+    monkeypatch.setattr("labkit.text.reading.containers.LONG", 10)
+    long = read_texts(tmp_path / "a.txt")
+    assert isinstance(long.train[0], LongText)
+    for texts in (short, long):
+        assert "".join(map(str, (*texts.train, *texts.validation))) == clean_text(whole)
+        assert texts.reading.files[0].encoding == encoding and "which is a guess" in texts.reading.warnings[0]
+
+
+def test_a_long_file_in_two_encodings_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("labkit.text.reading.containers.LONG", 10)
+    line = "L'été dernier, nous étions à la forêt.\n"
+    (tmp_path / "a.txt").write_bytes((line * 20).encode() + (line * 9000).encode("cp1252"))
+    with pytest.raises(LabError, match="a.txt is in two encodings"):
+        read_texts(tmp_path / "a.txt")

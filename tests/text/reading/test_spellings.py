@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from labkit.commands.read import KINDS, understood
 from labkit.errors import LabError
-from labkit.text.reading import read_conversations
+from labkit.text.reading import csv_rows, read_conversations
 from labkit.text.reading.values import as_messages, as_text, transcript
 from labkit.world import Message
 
@@ -459,3 +459,20 @@ def test_a_column_that_only_some_rows_are_read_from_is_said_with_their_number(tm
     read, reading = talks(jsonl(tmp_path / "rows.jsonl", rows))
     assert [talk[0][1] for talk in read][2:4] == ["Answer briefly: Hi 2?", "Why 0?"]
     assert reading.unused == ["column id", "column question of 3 rows"]
+
+
+def test_a_broken_row_of_a_table_is_dropped_up_to_its_closing_quote(tmp_path):
+    broken = '"bad "quote" here\ncontinues here\nend of it"'
+    good = [f"Story {n} of {n * 7} birds." for n in range(6)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text", *good[:3], broken, *good[3:]]))
+    rows, reading = understood(str(tmp_path / "rows.csv"), "text")
+    assert [row["text"] for row in rows] == good and reading.dropped == {"broken line": 1}
+
+
+def test_a_table_of_broken_rows_is_walked_once(monkeypatch):
+    walked, step = [], csv_rows._Lines.__next__
+    monkeypatch.setattr(csv_rows._Lines, "__next__", lambda lines: walked.append(lines.at) or step(lines))
+    text = "text\n" + 'a "quote" here\n"bad "quote" here\nand on"\n' * 500
+    found = list(csv_rows.csv_rows(text, ",", "rows.csv"))
+    assert [isinstance(row, dict) for row in found] == [True, False] * 500
+    assert len(walked) < 3 * 500  # the header, a line for each row, and the end
