@@ -31,8 +31,8 @@ class LongText:
     """A file of plain text, cleaned: the same characters as clean_text of the whole.
 
     size: bytes in UTF-8. digest: of the cleaned text. read: characters before cleaning. replaced: how many of them are
-    U+FFFD, as bytes that are not of the encoding become. stray: the block of bytes with the first of these. parted: whether <|endoftext|> stands in it. A slice of it is
-    such a text too; str() of that holds it.
+    U+FFFD, as bytes that are not of the encoding become. stray: the bytes around the first of these. parted: whether
+    <|endoftext|> stands in it. A slice of it is such a text too; str() of that holds it.
     """
 
     def __init__(self, path: Path, encoding: str):
