@@ -18,7 +18,7 @@ from labkit.errors import LabError
 from labkit.files import reading
 from labkit.text.reading.columns import KNOWN
 from labkit.text.reading.csv_rows import csv_rows, delimiter_of
-from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess, refuse_kinds
+from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess, is_utf8, refuse_kinds
 from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, ending, split_of
 from labkit.text.reading.json_values import parse_json
 from labkit.text.reading.long_text import LONG, LongText
@@ -139,14 +139,13 @@ def _long_text(file: File, encoding: str, sample: bytes) -> LongText:
     beyond = text.size - len(text) - 2 * text.replaced  # at least the characters beyond ASCII that are right
     if encoding != "utf-8" or not text.replaced or beyond > 10 * text.replaced:
         return text
-    other = find_encoding(text.stray, file.name)
-    if other == encoding:
+    if is_utf8(text.stray):
         return text
     if not sample.isascii():
         raise LabError(
             f"{file.name} is in two encodings: it begins in UTF-8, later it is not. Save all of it as UTF-8."
         )
-    return LongText(file.path, other)
+    return LongText(file.path, find_encoding(text.stray, file.name))
 
 
 def split_documents(text: str) -> list[str]:

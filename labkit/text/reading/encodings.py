@@ -101,7 +101,7 @@ def find_encoding(data: bytes, name: str) -> str:
                 f"text, take them out (tr -d '\\0')."
             )
         return encoding
-    encoding = escaped(data[:SAMPLE]) or ("utf-8" if _is_utf8(data) else "")
+    encoding = escaped(data[:SAMPLE]) or ("utf-8" if is_utf8(data) else "")
     encoding = encoding or guessed(_sample(data), name) or _wide(data[:SAMPLE])
     if not encoding:
         raise LabError(
@@ -138,7 +138,7 @@ def refuse_kinds(data: bytes, name: str) -> None:
         raise LabError(f"{name} is a tar archive. To use it, unpack it (tar xf) and give its folder.")
 
 
-def _is_utf8(data: bytes) -> bool:
+def is_utf8(data: bytes) -> bool:
     """Whether bytes are UTF-8, but for few that are damaged: a cut at the end, or a stray byte."""
     text = data.decode("utf-8", "surrogateescape")
     bad = len(re.findall("[\udc80-\udcff]", text))
