@@ -2,6 +2,7 @@
 
     {"prompt": …, "answer_a": "In Lund.", "answer_b": "In Oslo.", "chosen": "a", "rejected": "b"}
     {"prompt": …, "responses": ["In Lund.", "In Oslo."], "chosen": 0, "rejected": 1}
+    {"prompt": …, "response_a": "In Lund.", "response_b": "In Oslo.", "winner": "model_a"}
 
 A pointer is followed where only one answer can be meant, and refused elsewhere: it is never learned as a text.
 """
@@ -9,6 +10,7 @@ A pointer is followed where only one answer can be meant, and refused elsewhere:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from labkit.text.reading.columns import CHOSEN, REJECTED, Columns, is_empty
@@ -22,31 +24,65 @@ _BESIDE = re.compile(rf"({_STEM})s?[_ -]?([a-z]|\d\d?)")
 """The name of a column with one of several answers: response_1, answer_b."""
 _POINTER = re.compile(rf"(?:({_STEM})s?[_ -]?)?([a-z]|\d\d?)")
 TIES = ("tie", "tied", "draw", "equal", "both", "both good", "both bad", "neither")
+WINNERS = ("winner", "preference", "verdict")
+"""Columns that may point to the better of two answers where there is no column chosen."""
 VERDICTS = ("label", "preference", "winner", "verdict")
 """Columns that may say of two answers that neither is better."""
 
 
-def answers(columns: Columns, reading: Reading) -> tuple[Any, Any]:
-    """What stands in a row's columns chosen and rejected, or what they point to. Where two answers stand beside, the
-    one that is not chosen may be left out.
+class Numbering:
+    """What the numbers that point to answers count from in a file: 0 or 1, by all its rows.
+
+    firsts: what they may count from, as far as that is known before; left: what is left of 0 and 1 after all rows.
+    """
+
+    def __init__(self, firsts: Iterable[int] = (0, 1)):
+        self.firsts, self.left = frozenset(firsts), {0, 1}
+        self._taken: set[int | None] = set()
+
+    def first(self, numbers: Sequence[int], count: int, usual: int | None = None) -> int | None:
+        """What a row's numbers into so many answers count from: the usual where it may be 0 or 1; None where that is
+        open.
+        """
+        fitting = {first for first in self.firsts if all(0 <= number - first < count for number in numbers)}
+        if fitting:
+            self.left &= fitting
+        found = min(fitting) if len(fitting) == 1 else usual if usual in fitting else None
+        self._taken.add(found)
+        return found
+
+    @property
+    def settled(self) -> bool:
+        """Whether each row was read by what all rows say."""
+        return self.left == {0, 1} or self._taken <= self.left
+
+
+def answers(columns: Columns, reading: Reading, numbering: Numbering) -> tuple[Any, Any]:
+    """What stands in a row's columns chosen and rejected, or what they point to, or a column winner does. Where two
+    answers stand beside, the one that is not chosen may be left out.
 
     Raises RowError for a pointer of which it is not sure what it means, and for a tie.
     """
-    given = [columns.get(CHOSEN), columns.get(REJECTED)]
     named, listed = _named(columns), _listed(columns)
+    won = (named or listed) and not columns.has((*CHOSEN, *REJECTED)) and columns.name(WINNERS)
+    given = [columns.get([won] if won else CHOSEN), columns.get(REJECTED)]
     if (named or listed) and any(map(_is_tie, given)):
         raise RowError("tie", "has no better answer: it is a tie.")
     pointers = [
         _pointer(value) if named or listed and not _stands_in(columns, listed, value) else None for value in given
     ]
-    found = _by_name(columns, given)
-    if found is None and not any(pointers):
+    found = _by_name(columns, named, given)
+    if found is None and not any(pointers) and not won:
         return given[0], given[1]
     if found is None and pointers[0]:
-        found = _beside(columns, named, given, pointers) or _numbered(columns, listed, pointers)
+        alone = is_empty(given[1])
+        found = _beside(columns, named, pointers, alone, numbering) or _numbered(
+            columns, listed, pointers, alone, numbering
+        )
     if found is None:
-        raise RowError("answer elsewhere", f"has {shown(given[0])} as chosen, {_MEND}")
-    reading.noted["The columns chosen and rejected point to answers in other columns, which are read."] += 1
+        raise RowError("answer elsewhere", f"has {shown(given[0])} as {won or 'chosen'}, {_MEND}")
+    where = f"The column {won} points" if won else "The columns chosen and rejected point"
+    reading.noted[f"{where} to answers in other columns, which are read."] += 1
     return found
 
 
@@ -94,7 +130,10 @@ def _named(columns: Columns) -> dict[tuple[str, str], str]:
     parts = {name: _BESIDE.fullmatch(name) for name in columns.values}
     found = {(part[1], part[2]): name for name, part in parts.items() if part}
     stems = [stem for stem, _ in found]
-    return {key: name for key, name in found.items() if stems.count(key[0]) > 1}
+    several = {stem for stem in stems if stems.count(stem) > 1}
+    if len(several) > 1:
+        several -= {"model"}  # which names who said the others
+    return {key: name for key, name in found.items() if key[0] in several}
 
 
 def _listed(columns: Columns) -> list[str]:
@@ -102,39 +141,75 @@ def _listed(columns: Columns) -> list[str]:
     return [name for name in LISTS if isinstance(value := columns.values.get(name), list) and len(value) > 1]
 
 
-def _by_name(columns: Columns, given: list[Any]) -> Any:
+def _by_name(columns: Columns, named: dict[tuple[str, str], str], given: list[Any]) -> Any:
     """(chosen, rejected) from the columns that they name; None where they name none."""
     names = [value.strip().lower() if isinstance(value, str) else "" for value in given]
     if names[0] == names[1] or not all(name in columns.values.keys() - {*CHOSEN, *REJECTED} for name in names):
+        return None
+    if named and any(_BESIDE.fullmatch(name) and name not in named.values() for name in names):
         return None
     columns.used |= {*names}
     return columns.values[names[0]], columns.values[names[1]]
 
 
-def _beside(columns: Columns, named: dict[tuple[str, str], str], given: list[Any], pointers: list[Any]) -> Any:
-    """(chosen, rejected) from columns with one answer each; None where it is not sure which are meant."""
+def _beside(
+    columns: Columns, named: dict[tuple[str, str], str], pointers: list[Any], alone: bool, numbering: Numbering
+) -> Any:
+    """(chosen, rejected) from columns with one answer each; None where it is not sure which are meant.
+
+    alone: whether the rejected one is not said: then it is the other of two.
+    """
     stem, letter = pointers[0]
-    stems = {key[0] for key in named if key[1] == letter and stem in ("", key[0])}
-    if len(stems) != 1:
+    groups: dict[str, dict[str, str]] = {}
+    for (name, mark), column in named.items():
+        groups.setdefault(name, {})[mark] = column
+    if stem == "model" and stem not in groups:
+        stem = ""
+    fitting = [
+        group
+        for name, group in groups.items()
+        if stem in ("", name) and (letter in group or letter.isdigit() and all(map(str.isdigit, group)))
+    ]
+    if len(fitting) != 1 or not alone and not pointers[1]:
         return None
-    (stem,) = stems
-    group = {key[1]: name for key, name in named.items() if key[0] == stem}
-    others = [other for other in group if other != letter]
-    rejected = pointers[1][1] if pointers[1] else others[0] if is_empty(given[1]) and len(others) == 1 else None
-    if rejected not in others:
+    (group,) = fitting
+    marks = [pointer[1] for pointer in pointers if pointer]
+    if not stem and letter.isdigit():
+        marks = _counted(group, marks, numbering)
+    if alone and len(group) == 2:
+        marks += [mark for mark in group if mark not in marks]
+    if len({*marks}) != 2 or not {*marks} <= group.keys():
         return None
-    columns.used |= {group[letter], group[rejected]}
-    return columns.values[group[letter]], columns.values[group[rejected]]
+    columns.used |= {group[mark] for mark in marks}
+    return columns.values[group[marks[0]]], columns.values[group[marks[1]]]
 
 
-def _numbered(columns: Columns, listed: list[str], pointers: list[Any]) -> Any:
+def _counted(group: dict[str, str], marks: list[str], numbering: Numbering) -> list[str]:
+    """Numbers that may count from another one than the names of the columns do -> the numbers of these; none where
+    that is open.
+    """
+    keys = sorted(group, key=int)
+    start = int(keys[0])
+    if start > 1 or [int(key) for key in keys] != list(range(start, start + len(keys))):
+        return marks
+    if not all(map(str.isdigit, marks)):
+        return []
+    first = numbering.first([int(mark) for mark in marks], len(keys), start)
+    return [] if first is None else [keys[int(mark) - first] for mark in marks]
+
+
+def _numbered(columns: Columns, listed: list[str], pointers: list[Any], alone: bool, numbering: Numbering) -> Any:
     """(chosen, rejected) from one list of answers, by their numbers; None where these may count from 0 or from 1."""
     numbers = [int(pointer[1]) for pointer in pointers if pointer and pointer[1].isdigit()]
-    if len(listed) != 1 or len(numbers) != 2:
+    if len(listed) != 1:
         return None
     values = columns.values[listed[0]]
-    first = 0 if 0 in numbers else 1
-    if max(numbers) - first >= len(values) or first and max(numbers) < len(values):
+    if len(numbers) != 2 and not (alone and len(numbers) == 1 and len(values) == 2):
         return None
+    first = numbering.first(numbers, len(values))
+    if first is None:
+        return None
+    places = [number - first for number in numbers]
+    places += [1 - places[0]] if len(places) == 1 else []
     columns.used.add(listed[0])
-    return values[numbers[0] - first], values[numbers[1] - first]
+    return values[places[0]], values[places[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from labkit.text.pairs import Pair
 from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, Columns, is_empty
 from labkit.text.reading.conversations import history, question, repeats, with_system
 from labkit.text.reading.held_out import given_split, hold_out
-from labkit.text.reading.pointers import answers, check_tie
+from labkit.text.reading.pointers import Numbering, answers, check_tie
 from labkit.text.reading.report import Reading, RowError
 from labkit.text.reading.rows import Items, as_columns, check_worth, note_turns, read_items
 from labkit.text.reading.values import as_messages, clean, transcript, turns
@@ -71,10 +72,13 @@ def preference_rows(source: str | Path) -> Items[Pair]:
     A row has the columns chosen and rejected (or preferred_output and non_preferred_output) and one of prompt,
     instruction, question, query or messages; each is a text, a message or messages. Without a prompt column it is what
     both answers begin with, as messages or as a transcript of Human: and Assistant:. Where several answers stand in
-    other columns, chosen and rejected may name them (see `pointers.py`). Raises LabError for a source without such
-    rows, or when most of them cannot be used.
+    other columns, chosen and rejected, or winner, may name them (see `pointers.py`). Raises LabError for a source
+    without such rows, or when most of them cannot be used.
     """
-    items = read_items(source, _pair)
+    numbering = Numbering()
+    items = read_items(source, partial(_pair, numbering))
+    if not numbering.settled:
+        items = read_items(source, partial(_pair, Numbering(numbering.left)))
     items.reading.finish(len(items.values))
     asked = [pair.prompt[-1].content for pair in items.values]
     both = [[getattr(pair, side) for pair in items.values] for side in ("chosen", "rejected")]
@@ -88,13 +92,13 @@ def preference_rows(source: str | Path) -> Items[Pair]:
     return Items(pairs, items.splits, items.reading)
 
 
-def _pair(row: Any, reading: Reading) -> tuple[Pair, Columns]:
+def _pair(numbering: Numbering, row: Any, reading: Reading) -> tuple[Pair, Columns]:
     """One row -> a pair. Raises RowError where it is none, or its answers are empty or equal."""
     columns = as_columns(row)
     check_worth(columns)
     check_tie(columns)
-    given = answers(columns, reading)
-    if not columns.has(CHOSEN) or not columns.has(REJECTED) and is_empty(given[1]):
+    given = answers(columns, reading, numbering)
+    if is_empty(given[0]) and not columns.has(CHOSEN) or is_empty(given[1]) and not columns.has(REJECTED):
         raise RowError("unknown columns", f"has the columns {columns}; {_mend(columns)}")
     asked = _prompt(columns)
     chosen, rejected = map(_answer, given)

@@ -150,6 +150,14 @@ SIDES = [TURNS, [TURNS[0], {"role": "assistant", "content": "No."}]]
         {"prompt": "Hi {}?", "responses": ["Yes {}.", "No."], "chosen": 1, "rejected": 2},
         {"prompt": "Hi {}?", "responses": ["No.", "Yes {}."], "chosen": "Yes {}.", "rejected": "No."},
         {"prompt": "Hi {}?", "gpt": "Yes {}.", "llama": "No.", "chosen": "gpt", "rejected": "llama"},
+        {"prompt": "Hi {}?", "answer_a": "No.", "answer_b": "Yes {}.", "winner": "b"},
+        {"prompt": "Hi {}?", "response_1": "Yes {}.", "response_2": "No.", "preference": "response_1"},
+        {"prompt": "Hi {}?", "model_a": "gpt", "model_b": "llama", "response_a": "No.", "response_b": "Yes {}.",
+         "winner": "model_b"},
+        {"prompt": "Hi {}?", "model_a": "gpt", "model_b": "llama", "response_a": "No.", "response_b": "Yes {}.",
+         "chosen": "model_b", "rejected": "model_a"},
+        {"prompt": "Hi {}?", "responses": ["Yes {}.", "No."], "winner": 0},
+        {"prompt": "Hi {}?", "responses": ["No.", "Yes {}."], "winner": "2"},
         {"prompt": "Hi {}?", "chosen": json.dumps(TURNS[1]), "rejected": json.dumps(SIDES[1][1])},
     ],
 )  # fmt: skip
@@ -190,6 +198,8 @@ def test_the_system_turn_of_a_pair_is_part_of_its_prompt(tmp_path):
         ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "chosen": "tie", "rejected": "tie"}, "tie"),
         ({"prompt": "Hi?", "responses": ["Yes.", "No.", "So."], "chosen": 1, "rejected": 2}, "answer elsewhere"),
         ({"prompt": "Hi?", "responses": ["Yes.", "No."], "chosen": 1}, "answer elsewhere"),
+        ({"prompt": "Hi?", "responses": ["Yes.", "No."], "winner": "gpt"}, "answer elsewhere"),
+        ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "winner": "tie"}, "tie"),
         ({"prompt": "Hi?", "text_1": "A.", "text_2": "B.", "output_1": "C.", "output_2": "D.", "chosen": 1},
          "answer elsewhere"),
         ({"prompt": "Hi?", "chosen": None, "rejected": "No."}, "empty answer"),
@@ -476,3 +486,34 @@ def test_a_table_of_broken_rows_is_walked_once(monkeypatch):
     found = list(csv_rows.csv_rows(text, ",", "rows.csv"))
     assert [isinstance(row, dict) for row in found] == [True, False] * 500
     assert len(walked) < 3 * 500  # the header, a line for each row, and the end
+
+
+def numbered(numbers, **beside):
+    return [
+        {"prompt": f"Hi {n}?", "chosen": chosen, **({"rejected": rejected} if rejected is not None else {}), **beside}
+        for n, (chosen, rejected) in enumerate(numbers)
+    ]
+
+
+ABC = {"responses": ["A.", "B.", "C."]}
+TWO = {"response_1": "A.", "response_2": "B."}
+
+
+@pytest.mark.parametrize(
+    "rows, wanted",
+    [
+        (numbered([(1, 2), (0, 2), (2, 1)], **ABC), ["B.C.", "A.C.", "C.B."]),
+        (numbered([(1, 2), (3, 2), (2, 1)], **ABC), ["A.B.", "C.B.", "B.A."]),
+        (numbered([(1, None), (0, None)], responses=["A.", "B."]), ["B.A.", "A.B."]),
+        (numbered([(1, None), (2, None)], **TWO), ["A.B.", "B.A."]),
+        (numbered([(1, None), (0, None)], **TWO), ["B.A.", "A.B."]),
+    ],
+)
+def test_numbers_of_answers_count_from_the_same_in_all_rows(tmp_path, rows, wanted):
+    read, reading = pairs(jsonl(tmp_path / "rows.jsonl", rows))
+    assert [chosen + rejected for _, chosen, rejected in read] == wanted and not reading.dropped
+
+
+def test_numbers_that_count_from_0_and_from_1_are_refused(tmp_path):
+    with pytest.raises(LabError, match="line 1 has 0 as chosen, which may point to an answer .* 3 of 3 rows"):
+        pairs(jsonl(tmp_path / "rows.jsonl", numbered([(0, 1), (3, 1), (1, 2)], **ABC)))
