@@ -331,6 +331,7 @@ _MISTRAL = _LLAMA._replace(
 )
 _MIXTRAL = _MISTRAL._replace(
     read=f"{_MISTRAL.read} num_local_experts num_experts_per_tok",
+    fixed={**_MISTRAL.fixed, "norm_topk_prob": (True,)},
     idle="output_router_logits router_aux_loss_coef router_jitter_noise",
     defaults={
         **_MISTRAL.defaults, "sliding_window": None, "rope_theta": 1e6, "rms_norm_eps": 1e-5,
@@ -348,7 +349,7 @@ _QWEN3 = _QWEN2._replace(
 _GPT2 = Switches(
     "vocab_size n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon tie_word_embeddings",
     {
-        "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "is_encoder_decoder": (False,),
+        "scale_attn_by_inverse_layer_idx": (False,), "is_encoder_decoder": (False,),
     },
     "resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj summary_activation summary_proj_to_labels "
     "summary_first_dropout reorder_and_upcast_attn n_ctx",

@@ -217,7 +217,10 @@ def _feed_forward_parts(layer: Gated | Plain | MoE, ours: str, theirs: str) -> I
 _BERT = Switches(
     "vocab_size max_position_embeddings hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
     "layer_norm_eps type_vocab_size architectures",
-    {"tie_word_embeddings": (True,), "position_embedding_type": ("absolute",), "is_encoder_decoder": (False,)},
+    {
+        "tie_word_embeddings": (True,), "position_embedding_type": ("absolute",), "is_encoder_decoder": (False,),
+        "is_causal": (False, True), "causal": (False, True),  # an encoder looks both ways, whatever they say
+    },
     "hidden_dropout_prob attention_probs_dropout_prob directionality pooler_fc_size pooler_num_attention_heads "
     "pooler_num_fc_layers pooler_size_per_head pooler_type",
     {

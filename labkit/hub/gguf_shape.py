@@ -51,7 +51,7 @@ def shape_of_gguf(
     start = f"{architecture}."
     own = {name.removeprefix(start): value for name, value in fields.items() if name.startswith(start)}
     for name, value in own.items():
-        if name not in READ | IDLE and value and value != USUAL.get(name):
+        if name not in READ | IDLE and (value != USUAL[name] if name in USUAL else value):
             raise LabError(f"{path} says {start}{name} = {value!r}, which is not known here.")
     try:
         config = _shape(own, str(architecture), shapes, factors)
@@ -97,7 +97,9 @@ def _shape(
 
 
 def _rotary(own: Mapping[str, Any], factors: Tensor | None) -> Rotary:
-    base, kind = float(own.get("rope.freq_base", 10_000.0)), own.get("rope.scaling.type", "none")
+    scaled = own.get("rope.scaling.factor", 0) not in (0, 1)
+    usual = "linear" if scaled else "none"  # llama.cpp's own, of a file that does not say the type
+    base, kind = float(own.get("rope.freq_base", 10_000.0)), own.get("rope.scaling.type", usual)
     if factors is not None:
         if kind != "none":
             raise LabError(f"rotary positions are scaled twice, as {kind!r} and by rope_freqs.weight: not known here.")

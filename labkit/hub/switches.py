@@ -27,12 +27,16 @@ IDLE = frozenset(
 """Keys of any family that only training, generation or book-keeping ask for."""
 FIXED: Mapping[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
+    "causal": (True,),
+    "is_causal": (True,),  # transformers makes the mask of any decoder by it, whatever the family
     "cross_attention_hidden_size": (None,),
     "is_decoder": (False,),
     "pruned_heads": ({},),
+    "scale_attn_weights": (True,),
     "tie_encoder_decoder": (False,),
 }
-"""Keys of any family that are known at these values alone."""
+"""Keys of any family that are known at these values alone: all that are usually on stand here, for a key that nobody
+knows is passed over where it is off."""
 QUANTIZED = ("quantization_config", "compression_config")
 
 

@@ -257,6 +257,7 @@ def test_a_shape_is_llama_cpps_and_comes_back(name, plain, tmp_path):
         ({"llama.final_logit_softcapping": 30.0}, "says llama.final_logit_softcapping = 30.0, which is not known"),
         ({"llama.attention.sliding_window": 16}, "a window of 16 tokens"),
         ({"llama.expert_count": 8}, "llama.expert_count = 8"),
+        ({"llama.attention.causal": False}, "llama.attention.causal = False, which is not known"),
         ({"llama.rope.scaling.type": "longrope"}, "the rotary scaling 'longrope' is not known"),
         ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.yarn_beta_fast": 20.0}, "yarn_beta_fast = 20.0"),
         ({"llama.rope.dimension_count": 8}, "rope.dimension_count = 8 differs"),
@@ -271,6 +272,25 @@ def test_a_shape_is_llama_cpps_and_comes_back(name, plain, tmp_path):
 def test_what_a_header_says_is_read_or_refused(fields, message, file):
     with pytest.raises(LabError, match=message):
         load_gguf(retold(file, fields))
+
+
+def scaling(path: Path) -> Any:
+    position = load_gguf(path).config.position
+    assert isinstance(position, Rotary)
+    return position.scaling
+
+
+def test_positions_are_scaled_linearly_where_no_type_is_said_as_in_llama_cpp(file, plain):
+    factor = {"llama.rope.scaling.factor": 4.0}
+    scaled = retold(file, factor)
+    assert scaling(scaled) == Linear(4.0)
+    (ours,) = generate(
+        load_gguf(scaled), [plain.encode(TEXTS[0])[:60]], steps=[Temperature(0)], max_new_tokens=8, stop_ids=[plain.end]
+    )
+    assert LlamaCpp(scaled).write(plain.encode(TEXTS[0])[:60], 8)[0] == plain.decode(ours)
+    assert scaling(retold(file, factor | {"llama.rope.scaling.type": "none"})) is None
+    assert scaling(retold(file, {"llama.rope.scaling.factor": 1.0})) is None
+    assert load_gguf(retold(file, {"llama.attention.causal": True})).config == load_gguf(file).config
 
 
 def test_no_tensor_is_left_over(file):

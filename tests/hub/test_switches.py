@@ -98,6 +98,11 @@ def test_keys_that_nobody_knows_are_refused_by_name():
         shape("llama", as_saved("llama") | {"scale_emb": 12, "residual_scale": 0.1, "nothing_of_it": None})
 
 
+@pytest.mark.parametrize("family,causal", [("llama", True), ("gpt2", True), ("bert", False), ("bert", True)])
+def test_a_key_that_says_what_the_family_does_is_no_hindrance(family, causal):
+    assert shape(family, as_saved(family) | {"is_causal": causal}) == shape(family, as_saved(family))
+
+
 def test_keys_that_only_say_who_wrote_a_file_are_no_hindrance():
     more = {"is_llama_config": True, "transformers.js_config": {"dtype": "q4"}, "_flash_attn_2_enabled": True}
     assert shape("llama", as_saved("llama") | more | {"scale_emb": 0}) == shape("llama", as_saved("llama"))
@@ -109,6 +114,12 @@ def test_keys_that_only_say_who_wrote_a_file_are_no_hindrance():
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key', which is not"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention = True"),
+        ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights = False"),
+        ("llama", {"is_causal": False}, "is_causal = False, which is not known here, only True"),
+        ("qwen2", {"is_causal": None}, "is_causal = None"),
+        ("t5", {"is_causal": False}, "is_causal = False"),
+        ("mistral", {"causal": False}, "causal = False"),
+        ("mixtral", {"norm_topk_prob": False}, "norm_topk_prob = False"),
         ("qwen3", {"max_window_layers": 2, "layer_types": None}, "in some layers only is not known"),
         ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "beta": 3}}, "with beta are not known"),
         ("llama", {"partial_rotary_factor": 0.5}, "a share of 0.5 of each head"),
