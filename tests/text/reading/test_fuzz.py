@@ -1,14 +1,15 @@
-"""Readers given rows of any nesting give rows and counts, or words: never a raw error.
+"""Readers given rows of any nesting give rows and counts, or words: never a raw error, and no text of their own.
 
 LABKIT_FUZZ sets how many files are tried: LABKIT_FUZZ=10000 python -m pytest tests/text/reading/test_fuzz.py
 """
 
+import ast
 import csv
 import gzip
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 
 from labkit.commands.read import KINDS, understood
 from labkit.errors import LabError
+from labkit.text.clean import clean_text
+from labkit.text.reading.columns import KNOWN
 
 TRIES = int(os.environ.get("LABKIT_FUZZ", "100"))
 
@@ -100,6 +103,72 @@ CONTAINERS: dict[str, Callable[[Any], str]] = {
 }
 
 
+LISTS = ("list.json", "lines.jsonl", "lines.json", "wrapped.json")
+"""Containers whose rows are the rows that are put in."""
+MARKS = {"Human:", "Assistant:"}
+
+
+def leaves(value: Any) -> Iterator[str]:
+    """The texts and numbers in a value, those in a list that is written out as a text too, and parts as one text."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        parts = [part.get("text") for part in value if isinstance(part, dict)]
+        yield "".join(part for part in parts if isinstance(part, str))
+        for inside in value:
+            yield from leaves(inside)
+    elif isinstance(value, str):
+        yield value
+        if value.lstrip()[:1] in ("[", "{"):
+            yield from leaves(spelled(value))
+    elif value is not None and not isinstance(value, bool):
+        yield repr(value)
+
+
+def spelled(text: str) -> Any:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, RecursionError):
+            continue
+    return None
+
+
+def words_in(row: Any) -> str:
+    return "\n".join(map(clean_text, leaves(row)))
+
+
+def contents(row: dict[str, Any]) -> list[str]:
+    """All that is said in a row that was kept."""
+    said = [message["content"] for message in row.get("messages", row.get("prompt", []))]
+    return said + [row[name] for name in ("text", "chosen", "rejected") if name in row]
+
+
+def check_own_words(found: list[dict[str, Any]], rows: list[Any], name: str) -> None:
+    """Each row that is kept is made of the words of one row."""
+    if name == "table.csv":
+        rows = [list(map(str, row.values())) for row in rows if isinstance(row, dict)] or ["1"]
+    sources = [words_in(row) for row in rows]
+    sources += ["\n".join(sources)] * (name in ("numbered.json", "columns.json"))
+    for row in found:
+        words = " ".join(contents(row)).split()
+        assert any(all(word in source for word in words) for source in sources), row
+
+
+def check_columns(found: list[dict[str, Any]], rows: list[dict[str, Any]], record: dict[str, Any]) -> None:
+    """Each known column with a text is learned from, or named as one that is not, or points to an answer."""
+    points = any("point to answers" in warning for warning in record["warnings"])
+    for kept, row in zip(found, rows, strict=True):
+        said = " ".join(contents(kept))
+        for column, value in row.items():
+            if column not in KNOWN or not isinstance(value, str) or points and column in ("chosen", "rejected"):
+                continue
+            named = any(entry.startswith(f"column {column}") for entry in record["unused"])
+            if named or value.lstrip()[:1] in ("[", "{"):
+                continue
+            assert all(word in said for word in {*clean_text(value).split()} - MARKS), (column, row, kept)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
@@ -124,6 +193,12 @@ def test_any_rows_give_rows_and_counts_or_words(tmp_path_factory, kind, rows, go
         return
     assert found and reading.read == reading.kept + reading.dropped.total() and reading.kept == len(found)
     assert json.dumps(reading.record() | {"rows": found})
-    said = [message["content"] for row in found for message in row.get("messages", row.get("prompt", []))]
-    said += [row[name] for row in found for name in ("text", "chosen", "rejected") if name in row]
-    assert all(isinstance(text, str) for text in said)
+    assert all(isinstance(text, str) for row in found for text in contents(row))
+    encodings = {file.encoding for file in reading.files}
+    exact = encoding.startswith("utf") and encodings <= {"utf-8", "utf-16"} or data.isascii() and encodings == {"utf-8"}
+    if not exact or any(file.format == "text" for file in reading.files):
+        return  # an older encoding is a guess
+    every = [*first, *rows]
+    check_own_words(found, every, name)
+    if name in LISTS and len(found) == reading.read == len(every) and all(isinstance(row, dict) for row in every):
+        check_columns(found, every, reading.to_dict())
