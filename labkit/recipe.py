@@ -215,7 +215,7 @@ PRESETS: dict[str, Recipe] = {
         sft=FineTune(TrainConfig(steps=250, rows=8, length=128, lr=1e-2, adam_lr=5e-3)),
         annotation=AnnotationConfig(prompts=800, held_out=300, samples=8),
         reward=FitReward(TrainConfig(steps=80, rows=8, length=160, lr=1e-3, adam_lr=2e-3, checkpoint_every=50)),
-        ppo=PPO(_adamw(steps=80, rows=32, length=192, lr=1e-3), kl=0.05),
+        ppo=PPO(_adamw(steps=80, rows=32, length=192, lr=1e-3), kl=0.05, samples=4, entropy_weight=0.02),
         dpo=DPO(_adamw(steps=150, rows=16, length=160, lr=2e-4)),
         evaluation=EvaluationConfig(documents=64, stories=24, tasks=16, examples=100, compared=500, prompts=120),
     ),

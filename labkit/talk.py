@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -194,6 +195,8 @@ def chat(options: ChatOptions) -> int:
             print(
                 talk.tell(next(story)) if story else "This run has read real text; there are no stories of the world."
             )
+        elif re.fullmatch(r"/\w+", line):
+            print(f"There is no {line}; /help says what can be typed.", file=sys.stderr)
         elif line:
             _say(talk, line)
 

@@ -277,10 +277,11 @@ def test_generate_is_the_same_for_the_same_seed(finished, capsys):
 
 def test_chat_answers_what_comes_through_a_pipe(finished, monkeypatch, capsys):
     monkeypatch.setattr(
-        sys, "stdin", io.StringIO("/help\n/story\nWhere is Tom?\n\n/new\nHello\\nthere\n/quit\nnever read\n")
+        sys, "stdin", io.StringIO("/help\n/hlep\n/story\nWhere is Tom?\n\n/new\nHello\\nthere\n/quit\nnever read\n")
     )
     assert main(["chat", str(finished), "--max-tokens", "5"]) == 0
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    assert "There is no /hlep; /help says what can be typed." in warned
     assert "/story" in said and "." in said
     assert "never read" not in said
 

@@ -44,7 +44,7 @@ def in_words(box: str, prog: str) -> str:
     if first.startswith("Unrecognized options: "):
         return _unknown(first.partition(": ")[2].split(", "), more, prog)
     if first.startswith("Missing from "):
-        names = [line for line in more if re.fullmatch(r"[\w.\[\]-]+", line)]
+        names = [line for line in more if re.fullmatch(r"--[\w.-]+ \S+|[\w.\[\]-]+", line)]
         return f"{prog} needs {' and '.join(names)}. {prog} --help says more."
     return " ".join([first, *more])
 

@@ -212,6 +212,8 @@ def build(lab: Lab) -> None:
     def show(name: str, stage: str, text: str) -> tuple[Any, Any]:
         if not name or not stage:
             return gr.skip(), wrong("Choose a run and a checkpoint.")
+        if name in lab.names() and stage not in lab.readable_stages(name):
+            return gr.skip(), quiet()  # of the run before; that of this one is being chosen
         try:
             return look(lab, name, stage, text), quiet()
         except LabError as error:
@@ -226,7 +228,7 @@ def build(lab: Lab) -> None:
             return None
 
     shown = gr.on(
-        [button.click, text.submit, stage.change],  # the stage is set when the page opens
+        [button.click, text.submit, name.input, stage.change],  # the stage is set when the page opens
         show,
         [name, stage, text],
         [view, problem],

@@ -138,12 +138,13 @@ def _standings(store: Store) -> dict[str, Any]:
     return {"headers": [named(head) for head in ("source", "votes", "wins")], "data": table(store)}
 
 
-def export(store: Store, folder: str | Path) -> Path:
-    """The votes that prefer one answer as a file to train on: one JSON object a line, as `datasets` and TRL read it.
+def export(store: Store, folder: str | Path, annotator: str | None = None) -> Path:
+    """The votes that prefer one answer, of an annotator or of all, as a file to train on: one JSON object a line, as
+    `datasets` and TRL read it.
 
     Raises LabError when there is none.
     """
-    pairs = preference_pairs(store.votes())
+    pairs = preference_pairs(store.votes(annotator))
     if not pairs:
         raise LabError("No vote prefers one answer to another yet; there is nothing to train on.")
     file = Path(folder) / VOTES

@@ -16,6 +16,7 @@ from labkit.commands.flags import in_words
         ("run --model.norm x", "--model.norm can be rms, layer, not 'x'."),
         ("run --model.width", "--model.width needs a value."),
         ("run --model.wdith 3", "There is no option --model.wdith. Did you mean --model.width or --model.depth?"),
+        ("read a", "labkit read needs --as {text,instructions,preferences}. labkit read --help says more."),
         ("compare a", "labkit compare needs RUN_B. labkit compare --help says more."),
     ],
 )
