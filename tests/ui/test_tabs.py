@@ -20,7 +20,7 @@ from labkit.paths import demo_folder
 from labkit.pipeline import run
 from labkit.preferences.store import Store
 from labkit.runs import Run
-from labkit.ui import attention, decoding, manage, preferences, runs, writing
+from labkit.ui import attention, decoding, manage, preferences, runs, shell, writing
 from labkit.ui.lab import Lab, Recent
 from labkit.ui.words import CHINESE, ENGLISH
 from labkit.ui.writing import Column, Settings
@@ -699,3 +699,11 @@ def test_prompts_and_names_have_an_end(lab, tmp_path):
     for name in ("x" * 101, None, 3):
         with pytest.raises(LabError, match="at most 100 characters"):
             preferences.checked_annotator(name)
+
+
+def test_another_run_is_shown_when_it_is_chosen(lab):
+    """Its checkpoint may have the name of the one before, and then only the run has changed."""
+    blocks = shell.page(lab, {"attention": attention.build})
+    (look,) = [one for one in blocks.config["dependencies"] if one["api_name"] == "attention"]
+    (run,) = [number for number in look["inputs"] if [number, "input"] in [list(one) for one in look["targets"]]]
+    assert run == look["inputs"][0]
