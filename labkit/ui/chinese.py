@@ -110,8 +110,9 @@ MESSAGES = {
         "{0} 已完成。若要重新训练其中一个阶段，请以它为起点开始新的运行。",
     "{} has no fine-tuned model yet to learn from votes. Choose another run.":
         "{0} 还没有可用投票训练的微调模型。请选择另一个运行。",
-    "{} learns from {} votes.": "{0} 正用 {1} 张投票训练。",
-    "{} learns from {} votes. Too few votes: it will overfit. Collect {} or more before you believe the measures.":
+    "{} learns from {} votes that prefer an answer.": "{0} 正用 {1} 张分出优劣的投票训练。",
+    "{} learns from {} votes that prefer an answer. Too few votes: it will overfit. Collect {} or more before you "
+    "believe the measures.":
         "{0} 正用 {1} 张投票训练。票数太少，会过拟合。收集到 {2} 张以上再相信这些指标。",
     "To delete {}, type its name. Nothing was deleted.": "要删除 {0}，请输入它的名称。什么都没有删除。",
     "{} is running. Stop it first.": "{0} 正在运行。请先停止。",

@@ -155,14 +155,14 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, 
     with _removed_on_failure(folder), _removed_on_failure(kept), disk_errors(kept):
         votes = export(store, kept)
         pairs = sum(1 for _ in votes.open(encoding="utf-8"))
-        recipe = dataclasses.replace(base.recipe, preferences=str(votes), dpo=_for_few(base.recipe.dpo, pairs))
+        recipe = dataclasses.replace(base.recipe, preferences=str(votes), dpo=_for_votes(base.recipe, pairs))
         base.branch(folder, recipe, ["pretrain", "sft"])
         jobs.start(new, ["run", "--out", str(folder), "--resume", "--stages", "dpo"])
     if pairs >= ENOUGH:
-        return new, f"{new} learns from {pairs} votes."
+        return new, f"{new} learns from {pairs} votes that prefer an answer."
     return new, (
-        f"{new} learns from {pairs} votes. Too few votes: it will overfit. Collect {ENOUGH} or more before you believe "
-        f"the measures."
+        f"{new} learns from {pairs} votes that prefer an answer. Too few votes: it will overfit. Collect {ENOUGH} or "
+        f"more before you believe the measures."
     )
 
 
@@ -194,11 +194,14 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
         raise
 
 
-def _for_few(dpo: DPO, pairs: int) -> DPO:
-    """DPO with rows and steps for so many pairs."""
-    rows = min(dpo.train.rows, max(2, pairs // 2))
-    steps = max(20, min(dpo.train.steps, 6 * pairs // rows))
-    return dataclasses.replace(dpo, train=dataclasses.replace(dpo.train, rows=rows, steps=steps, checkpoint_every=10))
+def _for_votes(recipe: Recipe, pairs: int) -> DPO:
+    """DPO for so many pairs, in rows as long as the model reads: people's prompts are longer than the world's."""
+    train = recipe.dpo.train
+    rows = min(train.rows, max(2, pairs // 2))
+    steps = max(20, min(train.steps, 6 * pairs // rows))
+    length = recipe.model.context
+    few = dataclasses.replace(train, rows=rows, steps=steps, length=length, checkpoint_every=10)
+    return dataclasses.replace(recipe.dpo, train=few)
 
 
 def rename(lab: Lab, jobs: Jobs, name: str, new: str) -> str:

@@ -572,9 +572,10 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
         manage.train_on_votes(lab, jobs, store, "tiny")
     voted(lab, store, 4)
     new, note = manage.train_on_votes(lab, jobs, store, "tiny")
-    assert note.startswith("tiny-votes-1 learns from 4 votes. Too few votes: it will overfit")
+    assert note.startswith("tiny-votes-1 learns from 4 votes that prefer an answer. Too few votes: it will overfit")
     assert new == "tiny-votes-1" and jobs.asked[-1][1][-2:] == ["--stages", "dpo"]
     branched = Run.open(lab.folder / new)
+    assert branched.recipe.dpo.train.length == branched.recipe.model.context  # people's prompts may be long
     assert branched.stage("sft").finished and not branched.stage("dpo").begun
     for _ in run(branched.recipe, branched.path, ["dpo"], resume=True):
         pass
