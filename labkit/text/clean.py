@@ -79,34 +79,41 @@ def is_base(sign: str) -> bool:
 
 
 def distinct(texts: Sequence[Text]) -> tuple[list[int], int, int]:
-    """Which texts to keep -> (their indices, exact duplicates dropped, near duplicates dropped).
+    """Which texts to keep, of `copies` the first -> (their indices, exact duplicates dropped, near duplicates dropped)."""
+    exact, near = copies(texts, range(len(texts)))
+    return [index for index in range(len(texts)) if index not in exact and index not in near], len(exact), len(near)
+
+
+def copies(texts: Sequence[Text], order: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Texts that repeat one before them in this order -> ({index: index of its equal}, {index: of its near duplicate}).
 
     Near: the sets of runs of five words (see `shingle`) overlap by a Jaccard index of 0.8 or more with a text kept
     before. Candidates are found by MinHash (Broder 1997) in 16 bands of 8 hashes,
     which meets a pair of Jaccard 0.8 with probability 1 - (1 - 0.8^8)^16 = 0.95; each is then checked on
     the full sets, which are kept at 4 bytes a word.
     """
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     tables: list[dict[bytes, list[int]]] = [{} for _ in range(BANDS)]
     shingles: dict[int, NDArray[np.uint32]] = {}
-    keep: list[int] = []
-    exact = near = 0
-    for index, text in enumerate(texts):
-        if content_key(text) in seen:
-            exact += 1
+    exact: dict[int, int] = {}
+    near: dict[int, int] = {}
+    for index in order:
+        text = texts[index]
+        first = seen.setdefault(content_key(text), index)
+        if first != index:
+            exact[index] = near.get(first, first)
             continue
-        seen.add(content_key(text))
         mine = _shingles(text)
         bands = _bands(mine)
-        candidates = {other for table, band in zip(tables, bands, strict=True) for other in table.get(band, ())}
-        if any(_jaccard(mine, shingles[other]) >= SIMILAR for other in candidates):
-            near += 1
+        candidates = {other: None for table, band in zip(tables, bands, strict=True) for other in table.get(band, ())}
+        found = next((other for other in candidates if _jaccard(mine, shingles[other]) >= SIMILAR), None)
+        if found is not None:
+            near[index] = found
             continue
-        keep.append(index)
         shingles[index] = mine
         for table, band in zip(tables, bands, strict=True):
             table.setdefault(band, []).append(index)
-    return keep, exact, near
+    return exact, near
 
 
 def content_key(text: Text) -> str:

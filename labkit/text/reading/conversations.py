@@ -21,7 +21,7 @@ from labkit.text.reading.columns import (
     Columns,
     is_empty,
 )
-from labkit.text.reading.held_out import given_split, hold_out
+from labkit.text.reading.held_out import drop_copies, given_split, held_first, hold_out
 from labkit.text.reading.pointers import refuse_pointer
 from labkit.text.reading.report import Reading, RowError
 from labkit.text.reading.rows import Items, as_columns, check_worth, note_turns, read_items
@@ -56,7 +56,7 @@ def split_conversations(items: Items[Document], held_out: float = 0.1) -> Conver
 
 
 def conversation_rows(source: str | Path) -> Items[Document]:
-    """All conversations of `source`, in its order, cleaned; equal ones once.
+    """All conversations of `source`, in its order, cleaned; equal ones once, held out where one of them is.
 
     A row is a list of messages, or has columns: `messages` (or conversations), a list of role and content (or from and
     value); or a question (instruction, prompt, question, query; with input or context) and its answer (output,
@@ -65,17 +65,15 @@ def conversation_rows(source: str | Path) -> Items[Document]:
     source without such rows, or when most of them cannot be used.
     """
     items = _answers_alone(read_items(source, _conversation))
-    seen: set[str] = set()
-    keep = []
-    for index, document in enumerate(items.values):
-        key = _key(document)
-        if key in seen:
-            items.reading.drop("duplicate")
-        else:
-            keep.append(index)
-        seen.add(key)
-    items = items.only(keep)
-    items.reading.finish(len(keep))
+    kept: dict[str, int] = {}
+    copies: dict[int, int] = {}
+    for index in held_first(items.splits):
+        first = kept.setdefault(_key(items.values[index]), index)
+        if first != index:
+            copies[index] = first
+    drop_copies(copies, items.splits, items.reading)
+    items = items.only(sorted(kept.values()))
+    items.reading.finish(len(items.values))
     return items
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from labkit.errors import LabError
@@ -56,9 +56,11 @@ def given_split(splits: Sequence[str], reading: Reading) -> list[str] | None:
     """The split of each row as its file names it -> train, validation or '' (not used) for each; None where the
     source has not both rows to train on and others to hold out.
 
-    What is called validation is held out; without it, what is called test.
+    What is called validation is held out; without it, what is called test. Raises LabError where the source names a
+    split to train on of which nothing is left; of any other it is said.
     """
     names = set(splits)
+    _check_left(names, reading)
     apart = "validation" if "validation" in names else "test"
     if apart not in names or not names & {"train", ""}:
         return None
@@ -66,6 +68,33 @@ def given_split(splits: Sequence[str], reading: Reading) -> list[str] | None:
     if apart == "validation" and "test" in names:
         reading.unused.append(f"split test ({splits.count('test'):,} rows)")
     return ["validation" if split == apart else "" if split == "test" else "train" for split in splits]
+
+
+def held_first(splits: Sequence[str]) -> list[int]:
+    """The places of rows in the order in which of equal ones the first is kept: a copy that is held out before one that
+    is trained on, as else the held-out part would shrink to what training has not seen.
+    """
+    rank = {"validation": 0, "test": 1}
+    return sorted(range(len(splits)), key=lambda index: rank.get(splits[index], 2))
+
+
+def drop_copies(copies: Mapping[int, int], splits: Sequence[str], reading: Reading, reason: str = "duplicate") -> None:
+    """Enter rows that are copies in the record. copies: {a row: the row kept that it repeats}."""
+    for index, kept in copies.items():
+        apart = splits[kept] in ("validation", "test") and splits[index] != splits[kept]
+        reading.drop("held out too" if apart else reason)
+
+
+def _check_left(names: set[str], reading: Reading) -> None:
+    for split in filter(None, reading.splits):
+        if split not in names and split == "train":
+            raise LabError(
+                f"{reading.source}: nothing is left to train on: of the split train ({reading.splits[split]:,} rows) "
+                f"every row is dropped, as one that is held out too or cannot be used. Give other rows to train on."
+            )
+        if split not in names:
+            words = f"The split {split} ({reading.splits[split]:,} read) has no row left."
+            reading.warnings.append(words)
 
 
 def _digests(items: Sequence[T], key: Callable[[T], str]) -> list[bytes]:

@@ -11,7 +11,7 @@ from labkit.errors import LabError
 
 LISTED = 5
 """Places, columns and files that are named before the rest is only counted."""
-HARMLESS = ("duplicate", "label false", "weight 0", "tie")
+HARMLESS = ("duplicate", "held out too", "label false", "weight 0", "tie")
 """Reasons to drop a row that say nothing against the reading, however many rows go: another copy stays, or the file
 itself says that it is nothing to learn from."""
 
@@ -41,6 +41,7 @@ class Reading:
     read = kept + sum(dropped). dropped: by reason. unused: columns, files, lists and splits that were not read.
     warnings: whole sentences. characters: how many cleaning took away inside the rows that were kept. noted: what is
     odd in rows that are kept, and in how many. turn_keys: keys of their turns, or beside these, that were not read.
+    splits: how many rows were read of each split that the source names.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Reading:
     places: dict[str, list[str]] = field(default_factory=dict)
     noted: Counter[str] = field(default_factory=Counter)
     turn_keys: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: str, place: str = "", message: str = "", count: int = 1) -> None:
         """Count rows that are not used. place: file and row; message: what is wrong there."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from labkit.errors import LabError
 from labkit.text.reading.columns import MEDIA, WEIGHTS, Columns, ColumnsSeen, is_empty
 from labkit.text.reading.containers import NoRows, Row, Table, hub_rows, open_table
-from labkit.text.reading.files import TABLE_ENDINGS, File, find_files
+from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, File, find_files
 from labkit.text.reading.report import FileRead, Reading, RowError
 from labkit.text.reading.values import removed, shown, unread_keys
 from labkit.world import Message
@@ -55,6 +55,8 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
     seen = ColumnsSeen()
     for row in rows_of(source, reading, plain):
         reading.read += 1
+        split = row.split or _row_split(row.value)
+        reading.splits[split] += 1
         try:
             if isinstance(row.value, RowError):
                 raise row.value
@@ -63,13 +65,22 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
             reading.drop(error.reason, row.place, str(error))
             continue
         values.append(value)
-        splits.append(row.split)
+        splits.append(split)
         if columns is not None:
+            columns.used |= {"split"} if split else set()
             seen.add(columns)
     reading.unused += seen.unused()
     reading.unused += [f"key {key} ({count:,} times)" for key, count in reading.turn_keys.items()]
     reading.warnings += [f"{count:,} row{'s' * (count > 1)}: {words}" for words, count in reading.noted.items()]
     return Items(values, splits, reading)
+
+
+def _row_split(row: Any) -> str:
+    """The split that a row's own column split names; '' for none."""
+    if not isinstance(row, Mapping):
+        return ""
+    named = row.get("split", row.get("Split"))
+    return next((split for split, words in SPLITS.items() if str(named).strip().lower() in words), "")
 
 
 def as_columns(row: Any) -> Columns:
@@ -129,6 +140,7 @@ def rows_of(source: str | Path, reading: Reading, plain: bool) -> Iterator[Row]:
         return
     damaged: list[LabError] = []
     for file in found.files:
+        reading.splits[file.split] += 0
         try:
             table = open_table(file)
             if table.format == "text" and not plain:
@@ -142,7 +154,7 @@ def rows_of(source: str | Path, reading: Reading, plain: bool) -> Iterator[Row]:
             reading.unused.append(f"file {file.name} ({error.kind})")
         except LabError as error:
             damaged.append(error)
-            if 2 * len(damaged) > len(found.files):
+            if file.split == "train" or 2 * len(damaged) > len(found.files):
                 raise
             reading.warnings.append(f"Not read: {error}")
             reading.unused.append(f"file {file.name}")

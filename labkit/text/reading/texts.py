@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labkit.text.clean import clean_text, distinct
+from labkit.text.clean import clean_text, copies
 from labkit.text.pieces import Text
 from labkit.text.reading.columns import QUESTIONS, TEXTS, TURNS, Columns
-from labkit.text.reading.held_out import given_split, hold_out_texts
+from labkit.text.reading.held_out import drop_copies, given_split, held_first, hold_out_texts
 from labkit.text.reading.long_text import LongText
 from labkit.text.reading.report import Reading, RowError
 from labkit.text.reading.rows import Items, as_columns, read_items
@@ -43,19 +43,20 @@ def split_texts(items: Items[Text], held_out: float = 0.1) -> Texts:
 
 
 def text_rows(source: str | Path) -> Items[Text]:
-    """All documents of `source`, in its order, cleaned, without duplicates and near-duplicates.
+    """All documents of `source`, in its order, cleaned, without duplicates and near-duplicates: of two the
+    one that is held out is kept.
 
     A file of plain text is one document, or several between lines of <|endoftext|>; a row of a table is one: a text by
     itself, or what stands in its column text, content, story or document. Raises LabError for a source without text,
     or when most of its rows cannot be used.
     """
     items = read_items(source, _text, plain=True)
-    keep, exact, near = distinct(items.values) if len(items.values) > 1 else (list(range(len(items.values))), 0, 0)
-    for reason, count in (("duplicate", exact), ("near duplicate", near)):
-        if count:
-            items.reading.drop(reason, count=count)
-    items.reading.finish(len(keep))
-    return items.only(keep)
+    exact, near = copies(items.values, held_first(items.splits)) if len(items.values) > 1 else ({}, {})
+    drop_copies(exact, items.splits, items.reading)
+    drop_copies(near, items.splits, items.reading, "near duplicate")
+    items = items.only([index for index in range(len(items.values)) if index not in exact and index not in near])
+    items.reading.finish(len(items.values))
+    return items
 
 
 def _text(row: Any, reading: Reading) -> tuple[Text, Columns | None]:

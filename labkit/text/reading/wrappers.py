@@ -100,6 +100,9 @@ def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> Wrapped 
     if not lists:
         return None
     training = [name for name in lists if split_of(name) == "train"]
+    empty = [name for name, rows in value.items() if split_of(name) == "train" and rows == []]
+    if empty and not training and any(map(split_of, lists)):
+        raise LabError(f"holds nothing to train on: its split {empty[0]} is empty. Give rows to train on.")
     if len(training) > 1:
         raise LabError(f"holds several splits to train on, {', '.join(training)}; which is meant? Keep one of them.")
     if len(lists) > 1 and not all(map(split_of, lists)):

@@ -111,3 +111,59 @@ def test_splits_of_several_stages_are_not_pooled(tmp_path, container):
             lines(tmp_path / "data" / f"{name}-00000-of-00001.jsonl", part)
     with pytest.raises(LabError, match="several splits to train on, train_(prefs|sft), .*; which is meant"):
         read_conversations(tmp_path / "rows.json" if container == "object" else tmp_path)
+
+
+def folder(path, **files):
+    for name, rows in files.items():
+        (path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.mark.parametrize("held", ["validation", "test", "eval"])
+def test_of_a_row_that_is_trained_on_and_held_out_the_held_out_copy_stays(tmp_path, held):
+    rows = [{"instruction": f"Add {n}.", "output": f"It is {n}."} for n in range(6)]
+    found = read_conversations(folder(tmp_path, train=[*rows, rows[5]], **{held: rows[:2]}))
+    assert [document.messages[0].content for document in found.validation] == ["Add 0.", "Add 1."]
+    assert len(found.train) == 4 and found.reading.dropped == {"held out too": 2, "duplicate": 1}
+
+
+def test_of_a_text_that_is_nearly_one_held_out_the_held_out_one_stays(tmp_path):
+    texts = [" ".join(f"word{n * k % 91}" for k in range(1, 80)) for n in range(1, 7)]
+    train = [{"text": text} for text in [*texts, f"{texts[1]} end"]]
+    found = read_texts(folder(tmp_path, train=train, validation=[{"text": texts[0]}, {"text": f"{texts[1]} so"}]))
+    assert found.validation == [texts[0], f"{texts[1]} so"]
+    assert found.train == texts[2:] and found.reading.dropped == {"held out too": 3}
+
+
+def test_a_training_split_that_is_all_held_out_is_refused(tmp_path):
+    rows = [{"instruction": f"Add {n}.", "output": f"It is {n}."} for n in range(6)]
+    with pytest.raises(LabError, match=r"nothing is left to train on: of the split train \(6 rows\)"):
+        read_conversations(folder(tmp_path, train=rows, validation=rows))
+
+
+def test_a_split_of_which_nothing_is_left_is_said(tmp_path):
+    rows = [{"instruction": f"Add {n}.", "output": f"It is {n}."} for n in range(12)]
+    found = read_conversations(folder(tmp_path, train=rows, validation=[{"instruction": "Add.", "output": ""}]))
+    assert "The split validation (1 read) has no row left." in found.reading.warnings
+
+
+@pytest.mark.parametrize("name, damaged", [("train.jsonl", ""), ("train.parquet", "PAR1 cut"), ("train.json", "{}")])
+def test_a_training_file_that_cannot_be_read_is_refused_whatever_lies_beside_it(tmp_path, name, damaged):
+    rows = [{"instruction": f"Add {n}.", "output": f"It is {n}."} for n in range(6)]
+    folder(tmp_path, test=rows, validation=rows[:3], more=rows)
+    (tmp_path / name).write_text(damaged)
+    with pytest.raises(LabError, match="train"):
+        read_conversations(tmp_path)
+
+
+def test_an_empty_training_list_beside_a_test_list_is_refused(tmp_path):
+    rows = [{"instruction": f"Add {n}.", "output": f"It is {n}."} for n in range(6)]
+    (tmp_path / "rows.json").write_text(json.dumps({"train": [], "test": rows}))
+    with pytest.raises(LabError, match="rows.json holds nothing to train on: its split train is empty"):
+        read_conversations(tmp_path / "rows.json")
+
+
+def test_a_column_split_parts_rows_as_names_of_files_do(tmp_path):
+    rows = [{"text": f"Story {n} of {n * 7} birds.", "split": "train" if n < 7 else "dev"} for n in range(9)]
+    found = read_texts(folder(tmp_path, rows=rows))
+    assert [len(found.train), len(found.validation)] == [7, 2] and not found.reading.unused
