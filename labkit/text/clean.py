@@ -79,7 +79,7 @@ def is_base(sign: str) -> bool:
 
 
 def distinct(texts: Sequence[Text]) -> tuple[list[int], int, int]:
-    """Which texts to keep, of `copies` the first -> (their indices, exact duplicates dropped, near duplicates dropped)."""
+    """Which texts to keep, of `copies` the first -> (indices, exact duplicates dropped, near duplicates dropped)."""
     exact, near = copies(texts, range(len(texts)))
     return [index for index in range(len(texts)) if index not in exact and index not in near], len(exact), len(near)
 

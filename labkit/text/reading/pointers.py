@@ -9,25 +9,47 @@ A pointer is followed where only one answer can be meant, and refused elsewhere:
 
 from __future__ import annotations
 
+import ast
+import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from labkit.text.reading.columns import CHOSEN, REJECTED, Columns, is_empty
+from labkit.errors import LabError
+from labkit.text.reading.columns import CHOSEN, KNOWN, REJECTED, Columns, is_empty
 from labkit.text.reading.report import Reading, RowError
 from labkit.text.reading.values import shown
 
-LISTS = ("responses", "answers", "completions", "candidates", "outputs", "generations", "options", "choices")
-"""Columns that hold several answers in a list."""
-_STEM = "answer|response|completion|output|text|message|reply|summary|candidate|generation|option|choice|model"
-_BESIDE = re.compile(rf"({_STEM})s?[_ -]?([a-z]|\d\d?)")
-"""The name of a column with one of several answers: response_1, answer_b."""
-_POINTER = re.compile(rf"(?:({_STEM})s?[_ -]?)?([a-z]|\d\d?)")
+_LISTS = re.compile(r"(?:.*[_ -])?(?:responses|answers|completions|candidates|outputs|generations|options|choices)")
+"""The name of a column that holds several answers."""
+_STEM = (
+    "answer|response|completion|output|text|message|reply|summary|candidate|generation|option|choice|model|ending|"
+    "solution|sol|opt|op"
+)
+_BESIDE = re.compile(rf"(?:({_STEM})(?!s$)s?[_ -]?)?([a-z]|\d\d?)")
+"""The name of a column with one of several answers: response_1, answer_b, B."""
+_POINTER = re.compile(rf"(?:({_STEM}|assistant|bot)s?[_ -]?)?([a-z]|\d\d?)")
+_ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3}
+_IDS = ("id", "label", "key", "name", "model")
+_SAID = ("text", "content", "response", "answer", "output", "completion")
 TIES = ("tie", "tied", "draw", "equal", "both", "both good", "both bad", "neither")
 WINNERS = ("winner", "preference", "verdict")
 """Columns that may point to the better of two answers where there is no column chosen."""
 VERDICTS = ("label", "preference", "winner", "verdict")
 """Columns that may say of two answers that neither is better."""
+FEW, SHORT = 10, 30
+"""Of how many different answers, and of how many characters each, it is suspected that they name others."""
+
+
+class Answers(NamedTuple):
+    """Several answers of a row. name: their column, or what the names of their columns have in common. keys: by what
+    each is pointed to, in small letters; () for a list. texts: what stands there. columns: where.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    texts: tuple[Any, ...]
+    columns: tuple[str, ...]
 
 
 class Numbering:
@@ -63,22 +85,15 @@ def answers(columns: Columns, reading: Reading, numbering: Numbering) -> tuple[A
 
     Raises RowError for a pointer of which it is not sure what it means, and for a tie.
     """
-    named, listed = _named(columns), _listed(columns)
-    won = (named or listed) and not columns.has((*CHOSEN, *REJECTED)) and columns.name(WINNERS)
+    groups = list(_groups(columns))
+    won = groups and not columns.has((*CHOSEN, *REJECTED)) and columns.name(WINNERS)
     given = [columns.get([won] if won else CHOSEN), columns.get(REJECTED)]
-    if (named or listed) and any(map(_is_tie, given)):
+    if groups and any(map(_is_tie, given)):
         raise RowError("tie", "has no better answer: it is a tie.")
-    pointers = [
-        _pointer(value) if named or listed and not _stands_in(columns, listed, value) else None for value in given
-    ]
-    found = _by_name(columns, named, given)
-    if found is None and not any(pointers) and not won:
+    found = _by_name(columns, given, groups)
+    if found is None and not won and not any(_points(value, groups) for value in given):
         return given[0], given[1]
-    if found is None and pointers[0]:
-        alone = is_empty(given[1])
-        found = _beside(columns, named, pointers, alone, numbering) or _numbered(
-            columns, listed, pointers, alone, numbering
-        )
+    found = found or _followed(columns, groups, given, numbering)
     if found is None:
         raise RowError("answer elsewhere", f"has {shown(given[0])} as {won or 'chosen'}, {_MEND}")
     where = f"The column {won} points" if won else "The columns chosen and rejected point"
@@ -87,6 +102,34 @@ def answers(columns: Columns, reading: Reading, numbering: Numbering) -> tuple[A
 
 
 _MEND = "which may point to an answer in another column, but it is not sure to which. Write the answers themselves."
+
+
+class Suspects:
+    """Looks at all pairs of a source: whether a few short words are all that is ever chosen and rejected, beside
+    columns with longer texts that nobody reads. Then they are names of these, in a spelling that is not known.
+    """
+
+    def __init__(self) -> None:
+        self.words: set[str] = set()
+        self.beside = ""
+        self.cleared = False
+
+    def add(self, columns: Columns, given: tuple[Any, Any]) -> None:
+        """One row, once it is known which of its columns were read."""
+        if self.cleared:
+            return
+        words = [_spelled(value) for value in given]
+        self.beside = _unread(columns, max(map(len, words)))
+        self.words |= {*words}
+        self.cleared = not self.beside or len(self.words) > FEW or not all(0 < len(word) <= SHORT for word in words)
+
+    def check(self, source: str) -> None:
+        """Raises LabError where all rows are so."""
+        if self.beside and not self.cleared:
+            raise LabError(
+                f"{source}: all that is ever chosen or rejected is {', '.join(sorted(self.words))}, which seem to "
+                f"point to the answers in {self.beside}. Write the answers themselves."
+            )
 
 
 def check_tie(columns: Columns) -> None:
@@ -98,118 +141,188 @@ def check_tie(columns: Columns) -> None:
 
 
 def refuse_pointer(columns: Columns, name: str) -> None:
-    """Raises RowError where a column that is to hold an answer holds its number among choices in another column."""
-    beside = [other for other in _listed(columns) if other != name]
-    if beside and _pointer(columns.values[name]) is not None and not _stands_in(columns, beside, columns.values[name]):
-        raise RowError(
-            "answer elsewhere",
-            f"has {shown(columns.values[name])} in its column {name}, which points into its column {beside[0]}. Write "
-            f"the answer itself.",
-        )
+    """Raises RowError where a column that is to hold an answer holds its number among choices in other columns."""
+    value = columns.values[name]
+    for group in _groups(columns):
+        if name not in group.columns and _points(value, [group]) and _reaches(value, group):
+            raise RowError(
+                "answer elsewhere",
+                f"has {shown(value)} in its column {name}, which points into {_where(group)}. Write the answer itself.",
+            )
 
 
-def _stands_in(columns: Columns, listed: list[str], value: Any) -> bool:
-    """Whether a value is itself one of the answers in these columns."""
-    return isinstance(value, str) and any(value in columns.values[name] for name in listed)
+def _reaches(value: Any, group: Answers) -> bool:
+    """Whether a pointer may be meant for these answers; for columns of their own, only within their number."""
+    found = _POINTER.fullmatch(_spelled(value))
+    if len(group.columns) == 1 or found is None:
+        return True
+    place = int(found[2]) if found[2].isdigit() else ord(found[2]) - ord("a")
+    return found[2] in group.keys or place <= len(group.texts)
+
+
+def _where(group: Answers) -> str:
+    return f"its column{'s' * (len(group.columns) > 1)} {', '.join(group.columns)}"
 
 
 def _is_tie(value: Any) -> bool:
     return isinstance(value, str) and re.sub(r"[\W_]+", " ", value).strip().lower() in TIES
 
 
-def _pointer(value: Any) -> tuple[str, str] | None:
-    """(what is pointed at, '' where that is not said; its letter or number); None for what is no pointer."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
+def _spelled(value: Any) -> str:
+    """A pointer in its plainest spelling: 1.0 -> 1, [[A]] and (A) -> a; '' for what is neither text nor number."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    word = re.sub(r"\A(\d+)\.0+\Z", r"\1", str(value).strip().lower())
+    inside = re.fullmatch(r"\[\[(.+)\]\]|\[(.+)\]|\((.+)\)", word)
+    return next(filter(None, inside.groups())).strip() if inside else word
+
+
+def _points(value: Any, groups: list[Answers]) -> bool:
+    """Whether a value may be the name or number of one of these answers, and is none of them itself."""
+    word = _spelled(value)
+    if not groups or any(isinstance(value, str) and value in group.texts for group in groups):
+        return False
+    keys = (key for group in groups for key in group.keys)
+    return word in _ORDINALS or _POINTER.fullmatch(word) is not None or bool(word) and word in keys
+
+
+def _groups(columns: Columns) -> Iterator[Answers]:
+    """All answers of a row that stand beside one another. Where others do, columns model_a, model_b hold names."""
+    for name, value in columns.values.items():
+        found = _listed(name, value) if _LISTS.fullmatch(name) else None
+        if found is not None:
+            yield found
+    parts = {name: part for name in columns.values if (part := _BESIDE.fullmatch(name))}
+    stems: dict[str, dict[str, str]] = {}
+    for name, part in parts.items():
+        stems.setdefault(part[1] or "", {})[part[2]] = name
+    stems = {stem: keys for stem, keys in stems.items() if len(keys) > 1 and min(keys) in ("a", "0", "1")}
+    for stem, keys in stems.items():
+        if stem != "model" or len(stems) == 1:
+            order = sorted(keys, key=lambda key: (len(key), key))
+            names = tuple(keys[key] for key in order)
+            yield Answers(stem, tuple(order), tuple(columns.values[name] for name in names), names)
+
+
+def _listed(name: str, value: Any) -> Answers | None:
+    """The answers in one column: a list, an object by their names, or either as text; None for anything else."""
+    value = _parsed(value)
+    if isinstance(value, str):
+        broken = re.match(r"\s*\[.*\]\s*\Z", value, re.DOTALL)
+        return Answers(name, (), (), (name,)) if broken else None
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
+        value = dict(zip(map(str, value["label"]), value["text"], strict=False))
+    if isinstance(value, Mapping) and len(value) > 1:
+        return Answers(name, tuple(str(key).strip().lower() for key in value), tuple(value.values()), (name,))
+    if not isinstance(value, list) or len(value) < 2:
         return None
-    found = _POINTER.fullmatch(str(value).strip().lower())
-    return (found[1] or "", found[2]) if found else None
+    if not all(isinstance(one, Mapping) for one in value):
+        return Answers(name, (), tuple(value), (name,))
+    ids = [next((str(one[key]).strip().lower() for key in _IDS if key in one), "") for one in value]
+    texts = tuple(next((one[key] for key in _SAID if key in one), one) for one in value)
+    return Answers(name, tuple(ids) if len({*ids} - {""}) == len(ids) else (), texts, (name,))
 
 
-def _named(columns: Columns) -> dict[tuple[str, str], str]:
-    """{(answer, b): answer_b} of the columns that hold one of several answers."""
-    parts = {name: _BESIDE.fullmatch(name) for name in columns.values}
-    found = {(part[1], part[2]): name for name, part in parts.items() if part}
-    stems = [stem for stem, _ in found]
-    several = {stem for stem in stems if stems.count(stem) > 1}
-    if len(several) > 1:
-        several -= {"model"}  # which names who said the others
-    return {key: name for key, name in found.items() if key[0] in several}
+def _parsed(value: Any) -> Any:
+    """A list or object that CSV keeps as text, as JSON or Python writes it; any other value as it stands."""
+    if isinstance(value, str) and re.match(r"\s*[\[{]", value):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                found = parse(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            # numpy writes lists without commas, which Python takes for one long text
+            return found if isinstance(found, Mapping) or isinstance(found, list) and len(found) > 1 else value
+    return value
 
 
-def _listed(columns: Columns) -> list[str]:
-    """The columns that hold several answers in a list."""
-    return [name for name in LISTS if isinstance(value := columns.values.get(name), list) and len(value) > 1]
-
-
-def _by_name(columns: Columns, named: dict[tuple[str, str], str], given: list[Any]) -> Any:
+def _by_name(columns: Columns, given: list[Any], groups: list[Answers]) -> Any:
     """(chosen, rejected) from the columns that they name; None where they name none."""
     names = [value.strip().lower() if isinstance(value, str) else "" for value in given]
     if names[0] == names[1] or not all(name in columns.values.keys() - {*CHOSEN, *REJECTED} for name in names):
         return None
-    if named and any(_BESIDE.fullmatch(name) and name not in named.values() for name in names):
-        return None
+    if groups and all(re.fullmatch(r"models?[_ -]?\w\w?", name) for name in names):
+        if not any(name in group.columns for group in groups for name in names):
+            return None  # these hold the models' names, the answers stand beside
     columns.used |= {*names}
     return columns.values[names[0]], columns.values[names[1]]
 
 
-def _beside(
-    columns: Columns, named: dict[tuple[str, str], str], pointers: list[Any], alone: bool, numbering: Numbering
-) -> Any:
-    """(chosen, rejected) from columns with one answer each; None where it is not sure which are meant.
-
-    alone: whether the rejected one is not said: then it is the other of two.
-    """
-    stem, letter = pointers[0]
-    groups: dict[str, dict[str, str]] = {}
-    for (name, mark), column in named.items():
-        groups.setdefault(name, {})[mark] = column
-    if stem == "model" and stem not in groups:
-        stem = ""
-    fitting = [
-        group
-        for name, group in groups.items()
-        if stem in ("", name) and (letter in group or letter.isdigit() and all(map(str.isdigit, group)))
-    ]
-    if len(fitting) != 1 or not alone and not pointers[1]:
+def _followed(columns: Columns, groups: list[Answers], given: list[Any], numbering: Numbering) -> Any:
+    """(chosen, rejected) where one group alone may be meant; None elsewhere."""
+    words = [_spelled(value) for value in given]
+    names = {group.name for group in groups}
+    fitting = [group for group in groups if _fits(group, words[0], names)]
+    if len(fitting) != 1:
         return None
     (group,) = fitting
-    marks = [pointer[1] for pointer in pointers if pointer]
-    if not stem and letter.isdigit():
-        marks = _counted(group, marks, numbering)
-    if alone and len(group) == 2:
-        marks += [mark for mark in group if mark not in marks]
-    if len({*marks}) != 2 or not {*marks} <= group.keys():
+    places = _places(group, words[:1] if is_empty(given[1]) and len(group.texts) == 2 else words, numbering)
+    if places is None:
         return None
-    columns.used |= {group[mark] for mark in marks}
-    return columns.values[group[marks[0]]], columns.values[group[marks[1]]]
+    columns.used |= {*group.columns} if len(group.columns) == 1 else {group.columns[place] for place in places}
+    return tuple(group.texts[place] for place in places)
 
 
-def _counted(group: dict[str, str], marks: list[str], numbering: Numbering) -> list[str]:
-    """Numbers that may count from another one than the names of the columns do -> the numbers of these; none where
-    that is open.
+def _fits(group: Answers, word: str, names: set[str]) -> bool:
+    """Whether a pointer may be into this group. `names`: of all groups, each of which is meant by its own name."""
+    found = _POINTER.fullmatch(word)
+    if word in group.keys or word in _ORDINALS:
+        return True
+    if not found or found[1] != group.name and found[1] in names:
+        return False
+    numbers = len(group.columns) == 1 or all(map(str.isdigit, group.keys))
+    return found[2] in group.keys or found[2].isdigit() and numbers
+
+
+def _places(group: Answers, words: list[str], numbering: Numbering) -> list[int] | None:
+    """The places of (chosen, rejected) in a group; the second is the other of two where one word alone is given. None
+    where they are not sure.
     """
-    keys = sorted(group, key=int)
-    start = int(keys[0])
-    if start > 1 or [int(key) for key in keys] != list(range(start, start + len(keys))):
-        return marks
-    if not all(map(str.isdigit, marks)):
-        return []
-    first = numbering.first([int(mark) for mark in marks], len(keys), start)
-    return [] if first is None else [keys[int(mark) - first] for mark in marks]
+    found = [_POINTER.fullmatch(word) for word in words]
+    numbers = [int(one[2]) for one in found if one and one[2].isdigit()]
+    places = [_place(group, word) for word in words]
+    usual = _start(group)
+    named = any(one and one[1] == group.name for one in found)  # response_1 is one, whatever numbers count from
+    if len(numbers) == len(words) and not named and (usual is not None or None in places):
+        first = numbering.first(numbers, len(group.texts), usual)
+        places = [None if first is None else number - first for number in numbers]
+    sure = [place for place in places if place is not None and place < len(group.texts)]
+    if len(sure) == len(words) == 1:
+        sure.append(1 - sure[0])
+    return sure if len({*sure}) == 2 else None
 
 
-def _numbered(columns: Columns, listed: list[str], pointers: list[Any], alone: bool, numbering: Numbering) -> Any:
-    """(chosen, rejected) from one list of answers, by their numbers; None where these may count from 0 or from 1."""
-    numbers = [int(pointer[1]) for pointer in pointers if pointer and pointer[1].isdigit()]
-    if len(listed) != 1:
+def _start(group: Answers) -> int | None:
+    """The first number of a group whose keys are all numbers from 0 or 1 on; None for any other."""
+    if not group.keys or not all(map(str.isdigit, group.keys)):
         return None
-    values = columns.values[listed[0]]
-    if len(numbers) != 2 and not (alone and len(numbers) == 1 and len(values) == 2):
-        return None
-    first = numbering.first(numbers, len(values))
-    if first is None:
-        return None
-    places = [number - first for number in numbers]
-    places += [1 - places[0]] if len(places) == 1 else []
-    columns.used.add(listed[0])
-    return values[places[0]], values[places[1]]
+    keys = [int(key) for key in group.keys]
+    return keys[0] if keys[0] < 2 and keys == list(range(keys[0], keys[0] + len(keys))) else None
+
+
+def _place(group: Answers, word: str) -> int | None:
+    """Where in a group an answer stands that is called so; None for one that is not there, or numbered."""
+    found = _POINTER.fullmatch(word)
+    for key in (word, found[2] if found else ""):
+        if key in group.keys:
+            return group.keys.index(key)
+    return _ORDINALS.get(word)
+
+
+def _unread(columns: Columns, length: int) -> str:
+    """A column with several texts, or the columns with one each, that were not read and are longer; '' for none."""
+    idle = {name: _parsed(value) for name, value in columns.values.items() if name not in {*columns.used, *KNOWN}}
+    for name, value in idle.items():
+        inside = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
+        if sum(_is_longer(one, length) for one in inside) > 1:
+            return f"the column {name}"
+    parts = {
+        name: re.fullmatch(r"(.*?)[_ -]?([a-z]|\d)", name) for name, one in idle.items() if _is_longer(one, length)
+    }
+    stems = [part[1] for part in parts.values() if part]
+    pair = [name for name, part in parts.items() if part and stems.count(part[1]) > 1]
+    return f"the columns {', '.join(pair)}" if pair else ""
+
+
+def _is_longer(value: Any, length: int) -> bool:
+    return isinstance(value, str) and len(value) > length and " " in value.strip()

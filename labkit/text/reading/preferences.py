@@ -11,7 +11,7 @@ from labkit.text.pairs import Pair
 from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, Columns, is_empty
 from labkit.text.reading.conversations import history, question, repeats, with_system
 from labkit.text.reading.held_out import given_split, hold_out
-from labkit.text.reading.pointers import Numbering, answers, check_tie
+from labkit.text.reading.pointers import Numbering, Suspects, answers, check_tie
 from labkit.text.reading.report import Reading, RowError
 from labkit.text.reading.rows import Items, as_columns, check_worth, note_turns, read_items
 from labkit.text.reading.values import as_messages, clean, transcript, turns
@@ -75,10 +75,11 @@ def preference_rows(source: str | Path) -> Items[Pair]:
     other columns, chosen and rejected, or winner, may name them (see `pointers.py`). Raises LabError for a source
     without such rows, or when most of them cannot be used.
     """
-    numbering = Numbering()
-    items = read_items(source, partial(_pair, numbering))
+    numbering, suspects = Numbering(), Suspects()
+    items = read_items(source, partial(_pair, numbering, suspects))
     if not numbering.settled:
-        items = read_items(source, partial(_pair, Numbering(numbering.left)))
+        items = read_items(source, partial(_pair, Numbering(numbering.left), suspects))
+    suspects.check(items.reading.source)
     items.reading.finish(len(items.values))
     asked = [pair.prompt[-1].content for pair in items.values]
     both = [[getattr(pair, side) for pair in items.values] for side in ("chosen", "rejected")]
@@ -92,7 +93,7 @@ def preference_rows(source: str | Path) -> Items[Pair]:
     return Items(pairs, items.splits, items.reading)
 
 
-def _pair(numbering: Numbering, row: Any, reading: Reading) -> tuple[Pair, Columns]:
+def _pair(numbering: Numbering, suspects: Suspects, row: Any, reading: Reading) -> tuple[Pair, Columns]:
     """One row -> a pair. Raises RowError where it is none, or its answers are empty or equal."""
     columns = as_columns(row)
     check_worth(columns)
@@ -117,6 +118,7 @@ def _pair(numbering: Numbering, row: Any, reading: Reading) -> tuple[Pair, Colum
     said = (Message("assistant", chosen), Message("assistant", rejected))
     note_turns(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     _note_scores(columns, reading)
+    suspects.add(columns, given)
     return Pair(asked, chosen, rejected), columns
 
 

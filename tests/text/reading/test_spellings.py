@@ -150,6 +150,21 @@ SIDES = [TURNS, [TURNS[0], {"role": "assistant", "content": "No."}]]
         {"prompt": "Hi {}?", "responses": ["Yes {}.", "No."], "chosen": 1, "rejected": 2},
         {"prompt": "Hi {}?", "responses": ["No.", "Yes {}."], "chosen": "Yes {}.", "rejected": "No."},
         {"prompt": "Hi {}?", "gpt": "Yes {}.", "llama": "No.", "chosen": "gpt", "rejected": "llama"},
+        {"prompt": "Hi {}?", "model_a": "gpt-4", "model_b": "llama", "response_a": "Yes {}.", "response_b": "No.",
+         "chosen": "model_a", "rejected": "model_b"},
+        {"prompt": "Hi {}?", "response_0": "Yes {}.", "response_1": "No.", "chosen": 0.0, "rejected": 1.0},
+        {"prompt": "Hi {}?", "response_0": "Yes {}.", "response_1": "No.", "chosen": "0.0", "rejected": "1.0"},
+        {"prompt": "Hi {}?", "responses": {"a": "Yes {}.", "b": "No."}, "chosen": "a", "rejected": "b"},
+        {"prompt": "Hi {}?", "responses": '["Yes {}.", "No."]', "chosen": "0", "rejected": "1"},
+        {"prompt": "Hi {}?", "responses": "['Yes {}.', 'No.']", "chosen": "0", "rejected": "1"},
+        {"prompt": "Hi {}?", "all_responses": ["Yes {}.", "No."], "chosen": 0, "rejected": 1},
+        {"prompt": "Hi {}?", "answers": [{"id": "x1", "text": "Yes {}."}, {"id": "x2", "text": "No."}],
+         "chosen": "x1", "rejected": "x2"},
+        {"prompt": "Hi {}?", "answer_a": "Yes {}.", "answer_b": "No.", "chosen": "Assistant A",
+         "rejected": "Assistant B"},
+        {"prompt": "Hi {}?", "answer_a": "Yes {}.", "answer_b": "No.", "chosen": "[[A]]", "rejected": "[[B]]"},
+        {"prompt": "Hi {}?", "answer_a": "Yes {}.", "answer_b": "No.", "chosen": "(A)", "rejected": "(B)"},
+        {"prompt": "Hi {}?", "response_1": "Yes {}.", "response_2": "No.", "chosen": "first", "rejected": "second"},
         {"prompt": "Hi {}?", "answer_a": "No.", "answer_b": "Yes {}.", "winner": "b"},
         {"prompt": "Hi {}?", "response_1": "Yes {}.", "response_2": "No.", "preference": "response_1"},
         {"prompt": "Hi {}?", "model_a": "gpt", "model_b": "llama", "response_a": "No.", "response_b": "Yes {}.",
@@ -202,6 +217,9 @@ def test_the_system_turn_of_a_pair_is_part_of_its_prompt(tmp_path):
         ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "winner": "tie"}, "tie"),
         ({"prompt": "Hi?", "text_1": "A.", "text_2": "B.", "output_1": "C.", "output_2": "D.", "chosen": 1},
          "answer elsewhere"),
+        ({"prompt": "Hi?", "responses": {"x1": "A.", "y2": "B."}, "chosen": "x1", "rejected": "z9"},
+         "answer elsewhere"),
+        ({"prompt": "Hi?", "responses": "['A.' 'B.']", "chosen": 0, "rejected": 1}, "answer elsewhere"),
         ({"prompt": "Hi?", "chosen": None, "rejected": "No."}, "empty answer"),
         ({"chosen": "Yes.", "rejected": "No."}, "empty prompt"),
     ],
@@ -210,6 +228,22 @@ def test_a_pair_that_is_none_is_counted_with_its_row(tmp_path, pair, reason):
     good = [{"prompt": f"Hi {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(4)]
     _, reading = pairs(jsonl(tmp_path / "rows.jsonl", [*good, pair]))
     assert reading.dropped == {reason: 1} and reading.warnings == [f"{reason}: rows.jsonl, line 5"]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"drafts": ["Yes, it is so.", "No, never."]},
+        {"drafts": {"one": "Yes, it is so.", "other": "No, never."}},
+        {"draft_x": "Yes, it is so.", "draft_y": "No, never."},
+    ],
+)
+def test_a_few_words_that_are_all_that_is_chosen_beside_longer_texts_are_refused(tmp_path, beside):
+    rows = [{"prompt": f"Hi {n}?", "chosen": "left", "rejected": "right", **beside} for n in range(4)]
+    with pytest.raises(LabError, match=r"ever chosen or rejected is left, right, which seem to point .* draft"):
+        pairs(jsonl(tmp_path / "rows.jsonl", rows))
+    rows.append({"prompt": "Why?", "chosen": "As it has been so for as long as we know.", "rejected": "So."})
+    assert len(pairs(jsonl(tmp_path / "rows.jsonl", rows))[0]) == 5
 
 
 @pytest.mark.parametrize(
@@ -226,6 +260,17 @@ def test_a_pair_that_is_none_is_counted_with_its_row(tmp_path, pair, reason):
         ({"question": "Hi?", "choices": ["Yes.", "No."], "answer": 1}, "answer elsewhere"),
         ({"question": "Hi?", "options": ["Yes.", "No."], "answer": "B"}, "answer elsewhere"),
         ({"question": "Hi?", "answers": ["6", "six"], "answer": "3"}, "answer elsewhere"),
+        ({"question": "Hi?", "options": {"A": "Yes.", "B": "No."}, "answer": "A"}, "answer elsewhere"),
+        ({"question": "Hi?", "choices": "['Yes.', 'No.']", "answer": "1"}, "answer elsewhere"),
+        ({"question": "Hi?", "choices": "['Yes.' 'No.']", "answer": "1"}, "answer elsewhere"),
+        (
+            {"question": "Hi?", "choices": {"text": ["Yes.", "No."], "label": ["A", "B"]}, "answer": "B"},
+            "answer elsewhere",
+        ),
+        ({"question": "Hi?", "A": "Yes.", "B": "No.", "C": "So.", "answer": "C"}, "answer elsewhere"),
+        ({"question": "Hi?", "option_a": "Yes.", "option_b": "No.", "answer": "A"}, "answer elsewhere"),
+        ({"question": "Hi?", "choice1": "Yes.", "choice2": "No.", "answer": 1}, "answer elsewhere"),
+        ({"question": "Hi?", "option1": "Yes.", "option2": "No.", "answer": "2"}, "answer elsewhere"),
         ({"instruction": "Hi", "output": "Yes.", "image": "a.png"}, "image"),
         ({"instruction": "Hi", "output": "Yes.", "Output": "No."}, "column twice"),
         ({"messages": [{**TURNS[0], "images": ["a.png"]}, TURNS[1]]}, "images part"),
