@@ -10,6 +10,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ _WITHOUT_SPACES = (
     "\U00020000-\U0003ffff"
 )
 """Thai, Lao, Burmese, Khmer, kana and Han characters: scripts whose words no space parts."""
-_WORD = re.compile(rf"[{_WITHOUT_SPACES}]|[^\W{_WITHOUT_SPACES}]+")
+_OPERATORS = "-*/%&#@\\"
+"""Punctuation that means something by itself, as symbols do; the rest ("2, 3." or "2 3") does not tell texts apart."""
 BANDS, BAND_ROWS = 16, 8
 SIMILAR = 0.8
 _PRIME = np.uint64(2**61 - 1)
@@ -104,6 +106,8 @@ def copies(texts: Sequence[Text], order: Iterable[int]) -> tuple[dict[int, int],
             exact[index] = near.get(first, first)
             continue
         mine = _shingles(text)
+        if not len(mine):  # too short to be nearly another
+            continue
         bands = _bands(mine)
         candidates = {other: None for table, band in zip(tables, bands, strict=True) for other in table.get(band, ())}
         found = next((other for other in candidates if _jaccard(mine, shingles[other]) >= SIMILAR), None)
@@ -135,13 +139,29 @@ def _jaccard(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def shingle(text: str) -> set[int]:
-    """A text -> the 32-bit hashes of its runs of five words, case and punctuation aside; a shorter text is one run.
-
-    In scripts that put no space between words, each character is one.
+def words_of(text: str) -> list[str]:
+    """The words of a text, with the vowel signs and accents that belong to them, and its symbols (+, <, €); no
+    punctuation. In scripts that put no space between words, each character is one.
     """
-    words = _WORD.findall(text.lower()) or [text]
-    runs = range(max(1, len(words) - SHINGLE_WORDS + 1))
+    return _word().findall(text)
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    signs = {"M": "", "S": re.escape(_OPERATORS)}
+    for code in range(0x10000):
+        kind = unicodedata.category(chr(code))[0]
+        if kind in signs:
+            signs[kind] += re.escape(chr(code))
+    letter = rf"[^\W{_WITHOUT_SPACES}]"
+    word = rf"[{_WITHOUT_SPACES}]|{letter}+(?:[{signs['M']}]+{letter}*)*"
+    return re.compile(rf"{word}|!=|[{signs['S']}]|(?=[^\x00-\uffff])\W")  # beyond: emoji above all
+
+
+def shingle(text: str) -> set[int]:
+    """A text -> the 32-bit hashes of its runs of five words (see `words_of`), case aside; of a shorter text none."""
+    words = words_of(text.lower())
+    runs = range(len(words) - SHINGLE_WORDS + 1)
     return {zlib.crc32(" ".join(words[start : start + SHINGLE_WORDS]).encode()) for start in runs}
 
 

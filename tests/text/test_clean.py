@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.text.clean import clean_text, distinct, jaccard, min_hashes, shingle
+from labkit.text.clean import clean_text, distinct, jaccard, min_hashes, shingle, words_of
 
 WORDS = [f"word{index}" for index in range(5000)]
 
@@ -45,7 +45,29 @@ def test_a_long_run_of_blanks_takes_no_long_time():
 
 
 def test_duplicates_are_counted_exact_and_near():
-    assert distinct(["one fish", "two fish", "one fish", "ONE fish!", "three fish"]) == ([0, 1, 4], 1, 1)
+    one, two, three = (f"{number} fish swam past in spring" for number in ("one", "two", "three"))
+    assert distinct([one, two, one, f"{one.upper()}!", three]) == ([0, 1, 4], 1, 1)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("लड़का घर जाता है और खाना खाता है", "लड़की घर जाती है और खाना खाती है"),
+        ("كَتَبَ هو في بيت كبير", "كُتِبَ هو في بيت كبير"),
+        ("סֵפֶר זה על שולחן גדול", "סָפַר זה על שולחן גדול"),
+        ("we know that 2 > 1 here", "we know that 2 < 1 here"),
+        ("we know that 3 + 4 is", "we know that 3 - 4 is"),
+        ("we know that x = y here", "we know that x != y here"),
+        ("one fish", "ONE fish!"),
+        ("वह जाता है", "वह जाती है"),
+    ],
+)
+def test_texts_that_differ_in_a_vowel_sign_or_an_operator_are_two(one, other):
+    assert distinct([one, other]) == ([0, 1], 0, 0)
+
+
+def test_marks_belong_to_their_word_and_punctuation_to_none():
+    assert words_of("वह जाता है, naïve: 2>1 (so) 😀.") == ["वह", "जाता", "है", "naïve", "2", ">", "1", "so", "😀"]
 
 
 @pytest.mark.parametrize("seed", range(3))

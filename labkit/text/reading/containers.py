@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError
 from labkit.files import reading
 from labkit.text.reading.columns import KNOWN
-from labkit.text.reading.csv_rows import csv_rows, delimiter_of
+from labkit.text.reading.csv_rows import csv_rows, delimiter_of, distinct
 from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess, is_utf8, refuse_kinds
 from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, ending, split_of
 from labkit.text.reading.json_values import parse_json
@@ -122,8 +122,11 @@ def _long_table(file: File) -> Table | None:
         if os.fstat(opened.fileno()).st_size <= LONG or sample.startswith(b"\x1f\x8b"):
             return None
     encoding = find_encoding(sample, file.name)
-    if looks_like_rows(sample.decode(encoding, "replace")):
+    begins = sample.decode(encoding, "replace")
+    if looks_like_rows(begins):
         return None
+    if begins.strip():
+        _refuse_csv(begins.rpartition("\n")[0] or begins, file)
     text = _long_text(file, encoding, sample)
     encoding = text.encoding
     if text.parted or 20 * text.replaced > len(text):
@@ -245,6 +248,7 @@ def _parquet_rows(data: bytes, file: File) -> Iterator[Row]:
 
     try:
         with parquet.ParquetFile(io.BytesIO(data)) as table:
+            distinct(table.schema_arrow.names, file.name)
             rows = itertools.chain.from_iterable(batch.to_pylist() for batch in table.iter_batches())
             for number, row in enumerate(rows, start=1):
                 yield Row(row, f"{file.name}, row {number}", file.split)

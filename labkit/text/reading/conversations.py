@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
+from labkit.text.clean import words_of
 from labkit.text.reading.columns import (
     ANSWERS,
     CHOSEN,
@@ -166,6 +168,8 @@ def _messages(columns: Columns) -> tuple[Message, ...]:
         columns.used.add(str(spoken))
         return with_system(columns, said)
     hint = " Pairs of answers are given as preferences." if columns.has(CHOSEN) else ""
+    if columns.has(["parent_id"]):
+        hint = " Messages of a tree are not put together: write each path from its root to an answer as messages."
     raise RowError(
         "unknown columns",
         f"has the columns {columns}; conversations need messages, or a question ({', '.join(QUESTIONS)}) and "
@@ -198,18 +202,17 @@ def _exchange(asked: tuple[Message, ...], answer: Any, plain: bool) -> tuple[Mes
 def _is_good(columns: Columns) -> bool | None:
     """What a column label says of the answer; None where it says nothing of it.
 
-    Beside a prompt and its completion it is KTO's, which is true or false, 1 or 0: RowError for any other. Elsewhere it
-    may be a class, of a question or of a text, and is not read.
+    Beside a prompt and its completion, or called kto_tag, it is KTO's, which is true or false, 1 or 0: RowError for any
+    other. Elsewhere it may be a class, of a question or of a text, and is not read.
     """
-    if not {"prompt", "completion"} <= columns.used:
-        return None
-    given = columns.get(LABELS)
+    names = [*LABELS, "kto_tag"] if {"prompt", "completion"} <= columns.used else ["kto_tag"]
+    given = columns.get(names)
     label = "" if is_empty(given) else str(given).strip().lower()
     for good, words in ((True, ("true", "1", "1.0", "good")), (False, ("false", "0", "0.0", "bad"))):
         if label in words:
             return good
     if label:
-        raise RowError("label", f"has the label {shown(given)} beside a completion; true (1) or false (0) is needed.")
+        raise RowError("label", f"has the label {shown(given)} beside its answer; true (1) or false (0) is needed.")
     return None
 
 
@@ -229,14 +232,26 @@ def _answers_alone(items: Items[Document]) -> Items[Document]:
 
 def _after(asked: Message, answer: Message) -> Message:
     """An answer without the question that it begins with."""
-    return answer._replace(content=answer.content.removeprefix(asked.content).lstrip() or answer.content)
+    return answer._replace(content=without_question(answer.content, asked.content))
 
 
 def _key(document: Document) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in document.messages)
 
 
+def without_question(answer: str, asked: str) -> str:
+    """An answer without the question that it begins with; as it stands where it only begins with the same letters, or
+    with the one or two words that a question is: "walk" and "walked" are no such pair.
+    """
+    rest = answer.removeprefix(asked)
+    inside = asked[-1:].isalnum() and re.match(r"\w", rest)
+    short = asked[-1:].isalnum() and len(words_of(asked)) < 3
+    if inside or short or not answer.startswith(asked):
+        return answer
+    return rest.lstrip() or answer
+
+
 def repeats(questions: Sequence[str], answers: Sequence[str]) -> bool:
     """Whether nearly all answers begin with their whole question, as some tools write them."""
-    count = sum(answer.startswith(asked) and answer != asked for asked, answer in zip(questions, answers, strict=True))
+    count = sum(without_question(answer, asked) != answer for asked, answer in zip(questions, answers, strict=True))
     return len(questions) > 1 and count > 0.9 * len(questions)

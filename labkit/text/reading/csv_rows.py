@@ -17,7 +17,7 @@ csv.field_size_limit(2**31 - 1)
 
 def delimiter_of(text: str) -> tuple[str, str]:
     """What stands between the names of the first line, and the name of that format."""
-    first = text.lstrip().partition("\n")[0]
+    first = text.lstrip("\ufeff\r\n ").partition("\n")[0]
     best = max(",\t;|", key=first.count)
     return (best, "tsv" if best == "\t" else "csv")
 
@@ -33,7 +33,7 @@ def csv_rows(text: str, delimiter: str, name: str) -> Iterator[dict[str, str] | 
         if names is None:
             if isinstance(values, RowError):
                 raise LabError(f"{name}: its first line, which names the columns, {values}")
-            names = _distinct(values, name)
+            names = distinct(values, name)
         elif isinstance(values, RowError):
             yield values
         elif len(values) == len(names):
@@ -91,7 +91,7 @@ def _span(lines: list[str], delimiter: str) -> int:
     return 1
 
 
-def _distinct(names: list[str], name: str) -> list[str]:
+def distinct(names: list[str], name: str) -> list[str]:
     """Names of columns. Raises LabError where one stands there twice, as one of the two would be lost."""
     spelled = [one.strip().lower() for one in names]
     twice = next((one for one in spelled if one and spelled.count(one) > 1), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError
 from labkit.text.pairs import Pair
 from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, Columns, is_empty
-from labkit.text.reading.conversations import history, question, repeats, with_system
+from labkit.text.reading.conversations import history, question, repeats, with_system, without_question
 from labkit.text.reading.held_out import given_split, hold_out
 from labkit.text.reading.pointers import Numbering, Suspects, answers, check_tie
 from labkit.text.reading.report import Reading, RowError
@@ -87,7 +88,7 @@ def preference_rows(source: str | Path) -> Items[Pair]:
         return items
     items.reading.warnings.append("The answers begin with the prompt once more, which is left out.")
     pairs = [
-        Pair(pair.prompt, *(side.removeprefix(text).lstrip() or side for side in (pair.chosen, pair.rejected)))
+        Pair(pair.prompt, *(without_question(side, text) for side in (pair.chosen, pair.rejected)))
         for pair, text in zip(items.values, asked, strict=True)
     ]
     return Items(pairs, items.splits, items.reading)
@@ -124,12 +125,22 @@ def _pair(numbering: Numbering, suspects: Suspects, row: Any, reading: Reading) 
 
 def _note_scores(columns: Columns, reading: Reading) -> None:
     """Enter in the record that the chosen answer has the lower score, where columns with scores say so."""
-    for name in SCORES:
-        for sides in ((f"chosen_{name}", f"rejected_{name}"), (f"{name}_chosen", f"{name}_rejected")):
-            chosen, rejected = (columns.values.get(side) for side in sides)
-            if isinstance(chosen, int | float) and isinstance(rejected, int | float) and chosen < rejected:
-                words = f"{sides[0]} is below {sides[1]}; the pair is read as it stands. Swap them if it is wrong."
+    for name in columns.values:
+        parts = re.split("[_ -]", name)
+        if "chosen" in parts and not {*parts}.isdisjoint(SCORES):
+            other = name.replace("chosen", "rejected")
+            chosen, rejected = _number(columns.values[name]), _number(columns.values.get(other))
+            if chosen is not None and rejected is not None and chosen < rejected:
+                words = f"{name} is below {other}; the pair is read as it stands. Swap them if it is wrong."
                 reading.noted[words] += 1
+
+
+def _number(value: Any) -> float | None:
+    """A score, as a number or as text; None for anything else."""
+    try:
+        return float(value) if isinstance(value, str | int | float) else None
+    except ValueError:
+        return None
 
 
 def _prompt(columns: Columns) -> Turns:

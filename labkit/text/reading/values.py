@@ -34,7 +34,7 @@ ROLES = {
 TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
 """Roles of turns that are said to or by a tool."""
 CALLS = ("tool_calls", "function_call")
-MASKS = ("weight", "train", "training", "loss")
+MASKS = ("weight", "train", "training", "trainable", "do_train", "train_on_turn", "loss")
 """Keys of a turn that say whether it is learned."""
 WORDS = ("content", "value", "text", "parts")
 """Keys of a turn that may hold what is said."""
@@ -207,14 +207,19 @@ def _message(turn: Any) -> Message:
 
 
 def _weight(turn: Mapping[str, Any]) -> int:
-    """Whether an answer is learned: its weight (as OpenAI has it), train, training or loss, or else not masked."""
-    names = [name for name in (*MASKS, "masked") if turn.get(name) is not None]
-    if not names:
-        return 1
-    given = turn[names[0]]
-    if given not in (0, 1):
-        raise RowError("weight", f"has a message of {names[0]} {shown(given)}; a turn is learned (1) or not (0).")
-    return int(not given if names[0] == "masked" else given)
+    """Whether an answer is learned: its weight (as OpenAI has it), or the like, or else not masked."""
+    if turn.get("mask") is not None:
+        raise RowError(
+            "mask", f"has a message of mask {shown(turn['mask'])}: does it hide the turn, or count it? Write weight."
+        )
+    found = {name: turn[name] for name in (*MASKS, "masked") if turn.get(name) is not None}
+    for name, given in found.items():
+        if given not in (0, 1):
+            raise RowError("weight", f"has a message of {name} {shown(given)}; a turn is learned (1) or not (0).")
+    learned = {int(not given if name == "masked" else given) for name, given in found.items()}
+    if len(learned) > 1:
+        raise RowError("weight", f"has a message of {' and '.join(found)}, which say different things. Keep one.")
+    return learned.pop() if learned else 1
 
 
 def _parsed(text: str) -> Any:

@@ -62,8 +62,8 @@ def _of_viewer(value: Mapping[str, Any]) -> Wrapped:
 
 
 def is_turns(value: Any) -> bool:
-    """Whether a value is one conversation: a list of messages."""
-    return isinstance(value, list) and bool(value) and all(map(is_turn, value))
+    """Whether a value is one conversation: a list of messages, and not of those of a tree, which know their parent."""
+    return isinstance(value, list) and bool(value) and all(is_turn(turn) and "parent_id" not in turn for turn in value)
 
 
 def is_turn(value: Any) -> bool:

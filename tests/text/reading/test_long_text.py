@@ -169,3 +169,12 @@ def test_a_long_file_in_two_encodings_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_bytes((line * 6000).encode() + (line * 9000).encode("cp1252"))
     with pytest.raises(LabError, match="a.txt is in two encodings"):
         read_texts(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("between", [",", "\t"])
+def test_a_long_table_that_is_called_txt_is_refused(tmp_path, monkeypatch, between):
+    monkeypatch.setattr("labkit.text.reading.containers.LONG", 10)
+    rows = [f"{n}{between}It is in the park of {n * 7} trees." for n in range(20)]
+    (tmp_path / "a.txt").write_text("\n".join([f"id{between}text", *rows]))
+    with pytest.raises(LabError, match="a.txt is (CSV|TSV) by what stands in it"):
+        read_texts(tmp_path / "a.txt")

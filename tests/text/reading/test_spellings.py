@@ -281,6 +281,9 @@ def test_a_few_words_that_are_all_that_is_chosen_beside_longer_texts_are_refused
         ({"messages": TURNS[:1]}, "conversation without an answer"),
         ({"messages": [TURNS[0], {**TURNS[1], "weight": 0}]}, "weight 0"),
         ({"messages": [TURNS[0], {**TURNS[1], "weight": 2}]}, "weight"),
+        ({"messages": [TURNS[0], {**TURNS[1], "weight": 1, "masked": True}]}, "weight"),
+        ({"messages": [TURNS[0], {**TURNS[1], "mask": 1}]}, "mask"),
+        ({"instruction": "Hi", "output": "Yes.", "kto_tag": False}, "label false"),
         ({"messages": [*TURNS, {"role": "narrator", "content": "So."}]}, "unknown role"),
         ({"messages": [*TURNS, {"role": "tool", "content": "7"}]}, "tool turn"),
         ({"messages": "no messages"}, "messages that are none"),
@@ -389,7 +392,17 @@ def test_an_unknown_label_beside_a_completion_is_refused(tmp_path):
         talks(jsonl(tmp_path / "rows.jsonl", rows))
 
 
-@pytest.mark.parametrize("mask", [{"loss": False}, {"training": 0}, {"masked": True}])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"loss": False},
+        {"training": 0},
+        {"masked": True},
+        {"trainable": False},
+        {"do_train": 0},
+        {"train_on_turn": False},
+    ],
+)
 def test_an_answer_that_is_masked_is_not_learned(mask):
     answer = {"role": "assistant", "content": "Yes"}
     messages = as_messages([{**answer, **mask}, answer])
@@ -562,3 +575,59 @@ def test_numbers_of_answers_count_from_the_same_in_all_rows(tmp_path, rows, want
 def test_numbers_that_count_from_0_and_from_1_are_refused(tmp_path):
     with pytest.raises(LabError, match="line 1 has 0 as chosen, which may point to an answer .* 3 of 3 rows"):
         pairs(jsonl(tmp_path / "rows.jsonl", numbered([(0, 1), (3, 1), (1, 2)], **ABC)))
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {"chosen-rating": 1, "rejected-rating": 5},
+        {"score_chosen": "1.0", "score_rejected": "5.0"},
+        {"chosen_avg_rating": 1.5, "rejected_avg_rating": 4},
+    ],
+)
+def test_a_chosen_answer_of_a_lower_score_is_said(tmp_path, scores):
+    rows = [{"prompt": f"Hi {n}?", **PAIR, **scores} for n in range(3)]
+    (warning,) = pairs(jsonl(tmp_path / "rows.jsonl", rows))[1].warnings
+    names = list(scores)
+    assert warning.startswith(f"3 rows: {names[0]} is below {names[1]};")
+
+
+@pytest.mark.parametrize(
+    "words", [("walk", "walked"), ("Tom has the ca", "Tom has the cat."), ("Once upon", "Once upon a time")]
+)
+def test_an_answer_that_only_begins_with_the_letters_of_its_question_is_whole(tmp_path, words):
+    rows = [{"prompt": f"{'x' * n}{words[0]}", "completion": f"{'x' * n}{words[1]}"} for n in range(4)]
+    rows = [{**row, "chosen": row["completion"], "rejected": row["completion"] + "!"} for row in rows]
+    path = jsonl(tmp_path / "rows.jsonl", rows)
+    read, reading = talks(path)
+    assert [talk[1][1] for talk in read] == [row["completion"] for row in rows] and not reading.warnings
+    assert [chosen for _, chosen, _ in pairs(path)[0]] == [row["chosen"] for row in rows]
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path):
+    asked, said = ([row[name] for row in ROWS] for name in ("instruction", "output"))
+    table = pyarrow.Table.from_arrays(
+        [pyarrow.array(one) for one in (asked, said, said)], ["instruction", *["output"] * 2]
+    )
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(LabError, match="rows.parquet has the column output twice"):
+        talks(tmp_path / "rows.parquet")
+
+
+def test_a_table_of_pandas_with_an_index_and_one_column(tmp_path):
+    texts = [f"Story {n} of {n * 7} birds." for n in range(6)]
+    pandas.DataFrame({"text": texts}).to_csv(tmp_path / "rows.tsv", sep="\t")
+    assert understood(str(tmp_path / "rows.tsv"), "text")[0] == [{"text": text} for text in texts]
+
+
+@pytest.mark.parametrize("container", ["list", "lines"])
+def test_the_flat_messages_of_a_tree_are_no_conversation(tmp_path, container):
+    rows = [
+        {"message_id": str(n), "parent_id": str(n - 1), "role": ("prompter", "assistant")[n % 2], "text": f"Hi {n}"}
+        for n in range(6)
+    ]
+    path = jsonl(tmp_path / "rows.json", rows)
+    if container == "list":
+        path.write_text(json.dumps(rows))
+    with pytest.raises(LabError, match="Messages of a tree are not put together"):
+        talks(path)
