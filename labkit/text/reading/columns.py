@@ -88,7 +88,7 @@ class ColumnsSeen:
         """What was not read, as the file spells it: "column id", or of a column that other rows are read from,
         "column prompt of 3 rows".
         """
-        whole = [f"column {name}" for key, name in self.spelled.items() if key not in self.used]
+        whole = [f"column {name or 'without a name'}" for key, name in self.spelled.items() if key not in self.used]
         rows = [(self.spelled[key], count) for key, count in self.idle.items() if key in self.used]
         return whole + [f"column {name} of {count:,} row{'s' * (count > 1)}" for name, count in rows]
 

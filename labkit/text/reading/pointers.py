@@ -212,7 +212,7 @@ def _listed(name: str, value: Any) -> Answers | None:
         return Answers(name, (), (), (name,)) if broken else None
     if isinstance(value, Mapping) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
         value = dict(zip(map(str, value["label"]), value["text"], strict=False))
-    if isinstance(value, Mapping) and len(value) > 1:
+    if isinstance(value, Mapping) and value:
         return Answers(name, tuple(str(key).strip().lower() for key in value), tuple(value.values()), (name,))
     if not isinstance(value, list) or len(value) < 2:
         return None

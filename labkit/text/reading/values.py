@@ -173,7 +173,7 @@ def unread_keys(fields: Iterable[Any]) -> Iterator[str]:
     """Keys of the turns in some fields, or beside these, that have a value and were not read, once for each."""
     for field in fields:
         field = _parsed(field) if isinstance(field, str) else field
-        if isinstance(field, Mapping) and not is_turn(field):
+        if isinstance(field, Mapping) and not is_turn(field) and "messages" in field:
             yield from (str(key) for key, value in field.items() if key != "messages" and not is_empty(value))
             field = field.get("messages")
         for turn in field if isinstance(field, list) else [field]:

@@ -219,6 +219,7 @@ def test_the_system_turn_of_a_pair_is_part_of_its_prompt(tmp_path):
          "answer elsewhere"),
         ({"prompt": "Hi?", "responses": {"x1": "A.", "y2": "B."}, "chosen": "x1", "rejected": "z9"},
          "answer elsewhere"),
+        ({"prompt": "Hi?", "responses": {"x1": "A."}, "chosen": "x1", "rejected": "y2"}, "answer elsewhere"),
         ({"prompt": "Hi?", "responses": "['A.' 'B.']", "chosen": 0, "rejected": 1}, "answer elsewhere"),
         ({"prompt": "Hi?", "chosen": None, "rejected": "No."}, "empty answer"),
         ({"chosen": "Yes.", "rejected": "No."}, "empty prompt"),
@@ -416,6 +417,12 @@ def test_what_a_turn_holds_beside_its_words_is_counted(tmp_path):
     assert len(read) == 4 and reading.unused == ["key name (4 times)", "key reasoning_content (4 times)"]
     _, reading = talks(jsonl(tmp_path / "text.jsonl", [{"messages": json.dumps(row["messages"])} for row in rows]))
     assert reading.unused == ["key name (4 times)", "key reasoning_content (4 times)"]
+
+
+def test_an_object_of_answers_that_is_pointed_into_is_used(tmp_path):
+    row = {"responses": {"a": "Yes.", "b": "No."}, "chosen": "b", "rejected": "a"}
+    path = jsonl(tmp_path / "rows.jsonl", [{"prompt": f"Hi {n}?", **row} for n in range(3)])
+    assert pairs(path)[1].unused == []
 
 
 def test_pointers_and_scores_of_pairs_are_said(tmp_path):
@@ -617,7 +624,8 @@ def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path):
 def test_a_table_of_pandas_with_an_index_and_one_column(tmp_path):
     texts = [f"Story {n} of {n * 7} birds." for n in range(6)]
     pandas.DataFrame({"text": texts}).to_csv(tmp_path / "rows.tsv", sep="\t")
-    assert understood(str(tmp_path / "rows.tsv"), "text")[0] == [{"text": text} for text in texts]
+    rows, reading = understood(str(tmp_path / "rows.tsv"), "text")
+    assert rows == [{"text": text} for text in texts] and reading.unused == ["column without a name"]
 
 
 @pytest.mark.parametrize("container", ["list", "lines"])
