@@ -25,6 +25,7 @@ from labkit.files import (
     PARTIAL,
     disk_errors,
     read_lines,
+    read_object,
     replacing,
     replacing_folder,
     settle_folder,
@@ -109,7 +110,7 @@ class Checkpoint:
     def __init__(self, folder: Path):
         """Raises ValueError (or OSError) when the checkpoint is not whole."""
         self.folder = folder
-        self.state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self.state = read_object(folder / "state.json", files=dict)
         for name, digest in self.state["files"].items():
             if _digest(folder / name) != digest:
                 raise ValueError(f"{name} is not what was written")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabError
 from labkit.measures import BY_KIND, COSTS, measure
 from labkit.recipe import Recipe
 from labkit.runs import Run
@@ -32,11 +31,7 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
 
 def _measured(run: Run) -> dict[str, dict[str, float]]:
     """The measures and costs of each stage of a run."""
-    try:
-        return {stage["stage"]: _values(stage) for stage in run.report()["stages"]}
-    except (KeyError, TypeError) as error:
-        path = run.path / "report.json"
-        raise LabError(f"{path} is not a report of labkit ({error}); run its last stage again.") from error
+    return {stage["stage"]: _values(stage) for stage in run.report()["stages"]}
 
 
 def _values(stage: dict[str, Any]) -> dict[str, float]:

@@ -165,6 +165,29 @@ def read_json(path: Path) -> Any:
         raise LabError(f"{path} cannot be read: it {state}") from error
 
 
+def read_object(path: Path, **needed: type) -> dict[str, Any]:
+    """The object in a JSON file. needed: keys that it must have, by the types of their values. Raises LabError, which
+    names the file, when it cannot be read or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise LabError(f"{path} is damaged: it holds {_kind(value)}, not an object ({{…}}).")
+    for name, kind in needed.items():
+        if name not in value:
+            raise LabError(f"{path} is damaged: it has no {name!r}.")
+        if not isinstance(value[name], kind):
+            raise LabError(f"{path} is damaged: its {name!r} is {_kind(value[name])}, not {KINDS[kind]}.")
+    return value
+
+
+KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
+"""What JSON calls the values that are asked for."""
+
+
+def _kind(value: Any) -> str:
+    return KINDS.get(type(value), json.dumps(value))
+
+
 def write_lines(path: Path, values: Iterable[Any]) -> None:
     """Write values as JSON, one a line, whole or not at all."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:

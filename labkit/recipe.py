@@ -73,6 +73,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(self)
+        for name in INPUTS:
+            if getattr(self, name) is not None and not getattr(self, name).strip():
+                raise LabError(f"Recipe: {name} is empty, as a variable that is not set. Name a file, or leave it out.")
         if not self.model.causal or self.model.encoder:
             raise LabError(
                 "Recipe: the stages train a model that writes token by token, from nothing but the tokens before: "

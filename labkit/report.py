@@ -32,7 +32,7 @@ from labkit.measures import (
     count,
     measure,
 )
-from labkit.runs import writing_run
+from labkit.runs import read_report, writing_run
 from labkit.text.reading.report import summary
 
 STAGES = {
@@ -106,16 +106,11 @@ def report_page(folder: Path) -> str:
     Raises LabError when the folder holds no report or one that cannot be read.
     """
     path = folder / "report.json"
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        stages = report["stages"]
-    except FileNotFoundError:
-        raise LabError(
-            f"{folder} holds no report.json; finish its run first: labkit run --out {folder} --resume"
-        ) from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise LabError(f"{path} is not a report of labkit ({error}); run its last stage again.") from error
-    records = {stage["stage"]: read_records(folder / stage["stage"] / "metrics.jsonl") for stage in stages}
+    if not path.exists():
+        raise LabError(f"{folder} holds no report.json; finish its run first: labkit run --out {folder} --resume")
+    report = read_report(path)
+    names = [stage["stage"] for stage in report["stages"]]
+    records = {name: read_records(folder / name / "metrics.jsonl") for name in names}
     return page(report, records, folder.resolve().name)
 
 

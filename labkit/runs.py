@@ -33,7 +33,7 @@ from labkit.changes import Change, pending, set_aside, settle, unsettled
 from labkit.checkpoints import Checkpoints, read_records, write_model
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
-from labkit.files import PARTIAL, disk_errors, read_json, reading, write_json
+from labkit.files import PARTIAL, disk_errors, read_json, read_object, reading, write_json
 from labkit.lock import LOCK, one_writer
 from labkit.machine import describe
 from labkit.model.scorer import Scorer
@@ -62,8 +62,8 @@ class StageFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The stage's entry in the report, None until it is finished."""
-        return read_json(self.path / "result.json") if self.finished else None
+        """The stage's entry in the report, None until it is finished. Raises LabError for a file that is no entry."""
+        return read_object(self.path / "result.json", stage=str, metrics=dict) if self.finished else None
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ class StageFolder:
                 f"{self.path} was trained with another tokenizer than the run's, so it would read other words. Make "
                 f"the stage again: labkit {self.name} {self.path.parent} --again"
             )
-        return from_dict(ModelConfig, read_json(self.path / "config.json"))
+        return from_dict(ModelConfig, read_object(self.path / "config.json"))
 
     def _tokenizer(self) -> str | None:
         """A short hash of the run's tokenizer, None where there is none."""
@@ -391,17 +391,17 @@ class Run:
         return (self.stage(stage) if stage else self.latest()).model()
 
     def report(self) -> dict[str, Any]:
-        """report.json. Raises LabError when no stage is finished."""
+        """report.json. Raises LabError when no stage is finished, and for a file that is no report."""
         file = self.path / "report.json"
         if not file.is_file():
             raise LabError(f"{self.path} has no report yet: no stage of it is finished.")
-        return read_json(file)
+        return read_report(file)
 
     def write_report(self, machine: dict[str, Any]) -> dict[str, Any]:
         """Gather the results of the finished stages into report.json."""
         file, results = self.path / "report.json", [stage.result for stage in self.stages if stage.finished]
         report = {"recipe": self.recipe.to_dict(), "stages": results, "machine": machine}
-        what_was_read = self.reading or (read_json(file).get("reading") if file.is_file() else None)
+        what_was_read = self.reading or (read_report(file).get("reading") if file.is_file() else None)
         if what_was_read:
             report["reading"] = what_was_read
         write_json(file, report)
@@ -410,12 +410,30 @@ class Run:
     def refresh_report(self) -> None:
         """Write report.json again when it is not of the stages that are finished now; remove it when none is."""
         file, finished = self.path / "report.json", [stage.name for stage in self.stages if stage.finished]
-        known: dict[str, Any] = read_json(file) if file.is_file() else {"stages": [], "machine": describe()}
+        known = read_report(file) if file.is_file() else {"stages": [], "machine": describe()}
         if not finished:
             with disk_errors(file):
                 file.unlink(missing_ok=True)
         elif [stage["stage"] for stage in known["stages"]] != finished:
-            self.write_report(known["machine"])
+            self.write_report(known.get("machine") or describe())
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    """A run's report.json: {"stages": a list of the stages' results, "machine", "recipe", "reading"}. Raises LabError
+    for a file that is no report.
+    """
+    try:
+        report = read_object(file, stages=list)
+        for stage in report["stages"]:
+            named = isinstance(stage, dict) and isinstance(stage.get("stage"), str)
+            if not named or not isinstance(stage.get("metrics"), dict):
+                raise LabError(f"{file} is damaged: one of its 'stages' is no stage's result.")
+    except LabError as error:
+        raise LabError(
+            f"{file} is not a report of labkit. {error} Take it away; labkit run --out {file.parent} --resume writes "
+            f"it again."
+        ) from error
+    return report
 
 
 @contextmanager

@@ -14,7 +14,16 @@ from torch import nn
 from labkit import files, report
 from labkit.checkpoints import Checkpoints, write_model
 from labkit.errors import LabError
-from labkit.files import disk_errors, read_json, read_lines, replacing_folder, settle_folder, write_json, write_lines
+from labkit.files import (
+    disk_errors,
+    read_json,
+    read_lines,
+    read_object,
+    replacing_folder,
+    settle_folder,
+    write_json,
+    write_lines,
+)
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.preferences.annotate import Choice, write_choices
 from labkit.runs import Run
@@ -64,6 +73,23 @@ def test_a_file_that_is_no_json_is_named(tmp_path, text, words):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(LabError, match=f"a.json cannot be read: {words}"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "text,words",
+    [
+        ("[1]", "it holds a list, not an object"),
+        ("null", "it holds null, not an object"),
+        ("{}", "it has no 'stages'"),
+        ('{"stages": {}}', "its 'stages' is an object, not a list"),
+    ],
+)
+def test_json_of_another_kind_is_named(tmp_path, text, words):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(LabError, match=f"a.json is damaged: {words}"):
+        read_object(tmp_path / "a.json", stages=list)
+    (tmp_path / "a.json").write_text('{"stages": [1]}')
+    assert read_object(tmp_path / "a.json", stages=list) == {"stages": [1]}
 
 
 # Lines

@@ -243,7 +243,7 @@ def test_write_reads_the_run_and_leaves_out_a_torn_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "holds no report.json; finish its run"), ("{", "is not a report"), ("[]", "is not a report")],
+    [(None, "holds no report.json; finish its run"), ("{", "is not a report"), ("[1]", "is not a report")],
 )
 def test_a_missing_or_broken_report_is_said_in_words(tmp_path, content, message):
     Run.create(tmp_path, tiny_recipe())
@@ -251,6 +251,15 @@ def test_a_missing_or_broken_report_is_said_in_words(tmp_path, content, message)
         (tmp_path / "report.json").write_text(content)
     with pytest.raises(LabError, match=message):
         report.write(tmp_path)
+
+
+def test_lines_that_are_no_records_are_left_out_of_the_page(tmp_path):
+    Run.create(tmp_path, tiny_recipe())
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "metrics.jsonl").write_text('[1]\n{"step": 2}\nnull\n')
+    (tmp_path / "report.json").write_text(json.dumps(a_report()))
+    with pytest.warns(UserWarning, match="2 of its lines are no records"):
+        assert report.write(tmp_path).is_file()
 
 
 def test_what_cannot_be_measured_on_real_text_are_measures():

@@ -47,8 +47,8 @@ def test_a_stage_finishes(made):
     assert not folder.begun and not folder.trained and not folder.finished and folder.result is None
     trained(made)
     (folder.path / "checkpoints" / "step-00000001").mkdir(parents=True)
-    folder.finish({"stage": "pretrain", "seconds": 1.5})
-    assert folder.finished and folder.result == {"stage": "pretrain", "seconds": 1.5, "tokenizer": None}
+    folder.finish({"stage": "pretrain", "metrics": {}, "seconds": 1.5})
+    assert folder.finished and folder.result == {"stage": "pretrain", "metrics": {}, "seconds": 1.5, "tokenizer": None}
     assert not (folder.path / "checkpoints").exists()
     report = made.write_report({"cores": 2})
     assert report["stages"] == [folder.result] and made.report() == report
@@ -150,7 +150,7 @@ def test_what_an_older_labkit_has_hashed_is_known_again(tmp_path):
 def test_what_was_read_is_known_when_a_stage_is_taken_back(made):
     """Also where nothing else was finished, so that meanwhile there is no report."""
     trained(made)
-    made.stage("pretrain").finish({"stage": "pretrain"})
+    made.stage("pretrain").finish({"stage": "pretrain", "metrics": {}})
     made.reading = {"text": {"read": 10, "dropped": {"near duplicate": 4}}}
     made.write_report({"cores": 2})
     before = tree(made.path)
@@ -232,7 +232,7 @@ def test_a_run_of_an_older_labkit_knows_its_inputs_too(reads, tmp_path):
 def test_a_branch_takes_no_edited_corpus(reads, tmp_path):
     model = Transformer(CONFIG)
     reads.stage("pretrain").save_model(model)
-    reads.stage("pretrain").finish({"stage": "pretrain"})
+    reads.stage("pretrain").finish({"stage": "pretrain", "metrics": {}})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (reads.path / name).write_text("{}")
     made = reads.branch(tmp_path / "branch", reads.recipe, ["pretrain"])

@@ -16,6 +16,7 @@ from typing import Any
 import tokenizers
 
 from labkit.errors import LabError
+from labkit.files import read_object
 from labkit.text.tokenizer import SPECIAL_TOKENS, Tokenizer, chosen_template, end_ids
 
 FILES = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
@@ -121,5 +122,5 @@ def _ends(folder: Path) -> list[int]:
     for name in ("generation_config.json", "config.json"):
         file = folder / name
         if file.is_file():
-            return end_ids(json.loads(file.read_text(encoding="utf-8")))
+            return end_ids(read_object(file))
     return []

@@ -151,6 +151,7 @@ MESSAGES = {
     "No vote prefers one answer to another yet; there is nothing to train on.":
         "还没有任何投票偏好其中一个回答，没有可训练的数据。",
     "A vote needs an annotator: any name that is always yours.": "投票需要标注者的名字：任何始终属于你的名字都可以。",
+    "Who votes is a name, not {}. Type yours.": "投票者应为名字，不能是 {0}。请输入您的名字。",
     "A name has at most {} characters.": "名字最多 {0} 个字符。",
     "A prompt typed here has at most {} characters, not {}.": "在这里输入的提示最多 {0} 个字符，不能是 {1} 个。",
     "A temperature is a number from 0 to {}, not {}.": "温度是 0 到 {0} 的数，不能是 {1}。",

@@ -11,6 +11,7 @@ from labkit.decode_compare import shown
 from labkit.errors import LabError
 from labkit.ui import writing
 from labkit.ui.checks import plain_text, whole_number
+from labkit.ui.fields import handed_on
 from labkit.ui.lab import Lab
 from labkit.ui.shell import LINK, MODEL_WORK, advice, first_stage, on_load, pick_run, problem_box, quiet, words, wrong
 from labkit.ui.viewers import panel
@@ -118,8 +119,8 @@ def build(lab: Lab) -> None:
     gr.Markdown(words("decoding_hint"))
     with gr.Row():
         name, stage = pick_run(lab, fill=False)
-        seed = gr.Number(0, label=words("seed"), precision=0, elem_id="decoding-seed")
-        tokens = gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"), elem_id="decoding-tokens")
+        seed = handed_on(gr.Number(0, label=words("seed"), precision=0, elem_id="decoding-seed"))
+        tokens = handed_on(gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"), elem_id="decoding-tokens"))
     many, lines, columns = _build_lines()
     with gr.Row(elem_classes="labkit-bar"):
         text = gr.Textbox(
@@ -249,7 +250,7 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
     with gr.Accordion(words("scores"), open=False, elem_id="decoding-scores"):
         gr.Markdown(words("scores_hint"))
         with gr.Row(elem_classes="labkit-bar"):
-            seeds = gr.Slider(2, 64, value=16, step=1, label=words("seeds"), elem_id="decoding-seeds")
+            seeds = handed_on(gr.Slider(2, 64, value=16, step=1, label=words("seeds"), elem_id="decoding-seeds"))
             measure = gr.Button(words("measure"), elem_id="decoding-measure")
             stop = gr.Button(words("stop"), elem_id="decoding-measure-stop")
         problem = problem_box("scores-problem")

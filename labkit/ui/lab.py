@@ -145,7 +145,7 @@ class Lab:
     def scorer(self, name: str) -> Scorer | None:
         """The reward model of a run; None where it has none."""
         folder = next((stage for stage in self.run(name).stages if stage.name == "reward" and stage.trained), None)
-        return None if folder is None else self.keep(folder.path / "model.safetensors", folder.scorer)
+        return None if folder is None else self.keep(folder.path / "model.safetensors", folder.scorer, "scorer")
 
     def example(self, name: str) -> str:
         """Something to ask a run's model: of its world, a story to write; of real text, nothing."""

@@ -21,6 +21,7 @@ from labkit.preferences.store import Answer, Choice, Store, preference_pairs
 from labkit.talk import filters
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import pair_columns
+from labkit.ui.fields import handed_on
 from labkit.ui.lab import Lab
 from labkit.ui.shell import MODEL_WORK, named, on_load, on_tab, pick_run, problem_box, quiet, said, words, wrong
 from labkit.world import Message
@@ -228,7 +229,9 @@ def _sources(lab: Lab) -> list[Any]:
             with gr.Group():
                 gr.Markdown(words(f"{side}_source"), padding=True)
                 menus += pick_run(lab, place, fill=False)
-                hot = gr.Slider(0, HOTTEST, value=1.0, step=0.05, label=words("temperature"), elem_id=f"{side}-hot")
+                hot = handed_on(
+                    gr.Slider(0, HOTTEST, value=1.0, step=0.05, label=words("temperature"), elem_id=f"{side}-hot")
+                )
                 found += [*menus[-2:], hot]
 
     def fill() -> list[Any]:
@@ -319,7 +322,9 @@ def _votes(
 
 def checked_annotator(name: Any) -> str:
     """Who votes. Raises LabError for what is no name."""
-    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+    if not isinstance(name, str):
+        raise LabError(f"Who votes is a name, not {shortened(name)}. Type yours.")
+    if len(name) > LONGEST_NAME:
         raise LabError(f"A name has at most {LONGEST_NAME} characters.")
     return name
 

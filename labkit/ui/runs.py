@@ -23,6 +23,7 @@ from labkit.report import curves
 from labkit.runs import Run, StageFolder
 from labkit.terminal import measured
 from labkit.ui import manage
+from labkit.ui.fields import handed_on
 from labkit.ui.lab import Lab
 from labkit.ui.shell import advice, named, on_load, on_tab, problem_box, quiet, said, words, wrong
 from labkit.ui.states import can_resume, first_shown, menu, overview, progress, status, why_failed
@@ -178,7 +179,7 @@ def _new_run(lab: Lab, jobs: Jobs, shown: Shown) -> None:
             [*PRESETS], value="smoke", label=words("preset_or_run"), allow_custom_value=True, elem_id="new-source"
         )
         stages = gr.Dropdown([*Recipe().stages], multiselect=True, label=words("stages_to_make"), elem_id="new-stages")
-        seed = gr.Number(0, label=words("seed"), precision=0, elem_id="new-seed")
+        seed = handed_on(gr.Number(0, label=words("seed"), precision=0, elem_id="new-seed"))
     more = gr.Textbox(
         label=words("more_settings"), placeholder="--model.width 256 --pretrain.train.steps 500", elem_id="new-more"
     )

@@ -49,7 +49,7 @@ def progress(run: Run, at: Status) -> list[list[str]]:
     for stage in run.stages:
         steps, records = run.recipe.stages[stage.name].train.steps, stage.records
         done = records[-1]["step"] if records else 0
-        seconds = records[-1]["seconds"] if records else 0.0
+        seconds = records[-1].get("seconds", 0.0) if records else 0.0
         took = ""
         if stage.finished:
             took = minutes((stage.result or {}).get("seconds", seconds))

@@ -49,6 +49,36 @@ def test_what_is_refused_is_said_in_one_line(file, capsys):
     assert main(["read", str(file.with_name("none.jsonl")), "--as", "text"]) == 2
 
 
+def test_what_can_be_no_data_set_of_the_hub_is_not_looked_for_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("labkit.text.reading.rows.hub_rows", lambda name: pytest.fail(f"{name} is looked for"))
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("nothing")
+    (tmp_path / "corpus.txt").write_text("Tom is in the park.\n" * 9)
+    words = {
+        "loop": "loop is a link to itself or to nothing",
+        "gone": "gone is a link to itself or to nothing",
+        "loop/rows": "loop is a link to itself or to nothing",
+        "-": "There is no file or folder -",
+        "name-": "There is no file or folder name-",
+        "语料": "There is no file or folder 语料",
+        "": "The name of what to read is empty",
+        " ": "The name of what to read is empty",
+    }
+    for source, said in words.items():
+        assert main(["read", "--as", "text", "--", source] if source == "-" else ["read", source, "--as", "text"]) == 2
+        out, err = capsys.readouterr()
+        assert said in err and err.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize("flag", ["text", "instructions", "preferences"])
+def test_a_run_is_not_begun_on_an_empty_name(flag, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.txt").write_text("Tom is in the park.\n" * 9)
+    assert main(["run", "--out", "new", f"--{flag}", ""]) == 2
+    assert f"Recipe: {flag} is empty" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
 def test_what_cannot_be_held_out_is_shown_and_then_refused(tmp_path, capsys):
     rows = [{"prompt": "Why?", "chosen": f"So, {n}.", "rejected": "No."} for n in range(2)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

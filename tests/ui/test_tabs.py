@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from labkit.decode_compare import Asked, compare
@@ -377,6 +378,7 @@ def values(**changes: Any) -> tuple[Any, ...]:
         ({"seed": float("inf")}, "A seed is a whole number"),
         ({"tokens": 10**9}, "from 1 to 1000, not 1000000000"),
         ({"tokens": [3]}, "from 1 to 1000, not list"),
+        ({"tokens": None}, "The number of new tokens is a whole number from 1 to 1000, not NoneType"),
         ({"prompt": {"a": 1}}, "The prompt is a text, not dict"),
         ({"ends": 3}, "The stop texts is a text, not int"),
         ({"draft": []}, "The draft is a text, not list"),
@@ -385,6 +387,72 @@ def values(**changes: Any) -> tuple[Any, ...]:
 def test_what_the_controls_cannot_say_is_refused(changes, message):
     with pytest.raises(LabError, match=message):
         decoding.read(values(**changes))
+
+
+def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_path):
+    assert lab.scorer("tiny") is not None
+    store = Store(tmp_path / "votes.db")
+    asks: list[Any] = [
+        lambda: attention.heads_found(lab, "tiny", "reward"),
+        lambda: attention.about_opening(lab, "tiny", "reward"),
+        lambda: attention.patched(lab, "tiny", "reward", "Tom.", "Sam.", ""),
+        lambda: next(iter(writing.compare(lab, decoding.read(values(stage="reward"))))),
+        lambda: next(iter(writing.compare(lab, decoding.read(values(draft="reward"))))),
+        lambda: next(iter(writing.scores(lab, decoding.read(values(stage="reward")), 2))),
+        lambda: preferences.new_pair(lab, store, [preferences.Source("tiny", "reward", 1.0)] * 2, "Tom."),
+    ]
+    for ask in asks:
+        with pytest.raises(LabError, match="reward holds a reward model, which scores answers and writes none"):
+            ask()
+
+
+def test_no_field_for_a_number_fails_on_what_is_none(lab, tmp_path):
+    jobs, store = Jobs(tmp_path), Store(tmp_path / "votes.db")
+    tabs = {
+        "decoding": decoding.build,
+        "preferences": lambda lab: preferences.build(lab, store),
+        "runs": lambda lab: runs.build(lab, jobs, store),
+    }
+    fields = [one for one in shell.page(lab, tabs).blocks.values() if isinstance(one, gr.Slider | gr.Number)]
+    assert {one.get_block_name() for one in fields} == {"slider", "number"}
+    for field in fields:
+        assert (
+            field.preprocess(None) is None
+            and field.preprocess("x") == "x"
+            and field.preprocess(field.value) == field.value
+        )
+
+
+@pytest.mark.parametrize(
+    "file,content,message",
+    [
+        ("sft/result.json", "[1]", "sft/result.json is damaged: it holds a list, not an object"),
+        ("sft/result.json", '{"stage": "sft"}', "sft/result.json is damaged: it has no 'metrics'"),
+        ("sft/result.json", '{"stage": "sft", "metrics": 3}', "its 'metrics' is 3, not an object"),
+        ("sft/config.json", "null", "sft/config.json is damaged: it holds null, not an object"),
+        ("report.json", "[1]", "report.json is not a report of labkit"),
+        ("report.json", '{"stages": [7]}', "one of its 'stages' is no stage's result"),
+    ],
+)
+def test_json_of_another_kind_is_said_by_its_files_name(lab, tmp_path, file, content, message):
+    shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
+    shutil.copytree(lab.folder / "tiny", tmp_path / "other")
+    (tmp_path / "tiny" / file).write_text(content)
+    mine = Lab(tmp_path)
+    shown = str(runs.Look(mine, Jobs(tmp_path))("tiny", "other", "sft", "loss"))
+    try:
+        attention.look(mine, "tiny", "sft", "Tom is in the park.")
+    except LabError as error:
+        shown += str(error)
+    assert message in shown
+
+
+def test_curves_are_drawn_beside_lines_that_are_no_records(lab, tmp_path):
+    shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
+    (tmp_path / "tiny" / "dpo" / "metrics.jsonl").write_text('[1]\n{"step": "x"}\n{"step": 3}\nnull\n')
+    with pytest.warns(UserWarning, match="3 of its lines are no records of a step"):
+        shown = runs.Look(Lab(tmp_path), Jobs(tmp_path))("tiny", None, "dpo", "loss")
+    assert "3 / " in str(shown[1])
 
 
 def test_a_text_has_a_ceiling_of_attention(lab, monkeypatch):
@@ -697,8 +765,10 @@ def test_prompts_and_names_have_an_end(lab, tmp_path):
     two = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "ppo", 1.0)]
     with pytest.raises(LabError, match="at most 20,000 characters, not 20,001"):
         preferences.new_pair(lab, Store(tmp_path / "votes.db"), two, "x" * 20_001)
-    for name in ("x" * 101, None, 3):
-        with pytest.raises(LabError, match="at most 100 characters"):
+    with pytest.raises(LabError, match="at most 100 characters"):
+        preferences.checked_annotator("x" * 101)
+    for name in (None, 3):
+        with pytest.raises(LabError, match=f"Who votes is a name, not {name}"):
             preferences.checked_annotator(name)
 
 

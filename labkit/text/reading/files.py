@@ -49,14 +49,18 @@ def find_files(source: str | Path) -> Found:
     """What there is to read in a source. Raises LabError when it is nothing, or a folder without a file to read."""
     if re.match(r"[a-zA-Z][a-zA-Z\d+.-]+://", str(source)):
         raise LabError(f"{source} is an address. Download it and give the file, or name a hub data set OWNER/NAME.")
+    if not str(source).strip():
+        raise LabError("The name of what to read is empty, as that of a variable that is not set. Name a file.")
     path = Path(source)
+    if broken := next((link for link in (path, *path.parents) if link.is_symlink() and not link.exists()), None):
+        raise LabError(f"{broken} is a link to itself or to nothing. Name the file that it should lead to.")
     if path.is_dir():
         return _folder(path)
     if path.exists() and not path.is_file():
         raise LabError(f"{path} is a pipe or a device, not a file; it is read more than once. Save it as a file first.")
     if path.exists():
         return Found([File(path, path.name)])
-    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?", str(source))
+    is_name = re.fullmatch(r"\b[\w.-]+\b(/\b[\w.-]+\b)?(:[\w.-]+)?", str(source), re.ASCII)  # as the hub
     if not is_name or ending(path) in ENDINGS:
         raise LabError(f"There is no file or folder {path}.")
     return Found([], hub=str(source))

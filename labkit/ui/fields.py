@@ -1,0 +1,20 @@
+"""Gradio's fields for numbers, which hand on what is no number: who asked for it says so in words."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import gradio as gr
+
+F = TypeVar("F", gr.Slider, gr.Number)
+
+
+def handed_on(field: F) -> F:
+    """The field, for a handler that checks what it is given: Gradio's own compares None with its bounds, and fails."""
+    check = field.preprocess
+
+    def preprocess(payload: Any) -> Any:
+        return check(payload) if isinstance(payload, int | float) else payload
+
+    vars(field)["preprocess"] = preprocess  # a class of our own would make Gradio write a .pyi file beside it
+    return field
