@@ -410,7 +410,7 @@ class Run:
     def refresh_report(self) -> None:
         """Write report.json again when it is not of the stages that are finished now; remove it when none is."""
         file, finished = self.path / "report.json", [stage.name for stage in self.stages if stage.finished]
-        known = read_report(file) if file.is_file() else {"stages": [], "machine": describe()}
+        known: dict[str, Any] = read_report(file) if file.is_file() else {"stages": [], "machine": describe()}
         if not finished:
             with disk_errors(file):
                 file.unlink(missing_ok=True)

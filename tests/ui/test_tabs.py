@@ -413,7 +413,7 @@ def test_no_field_for_a_number_fails_on_what_is_none(lab, tmp_path):
         "preferences": lambda lab: preferences.build(lab, store),
         "runs": lambda lab: runs.build(lab, jobs, store),
     }
-    fields = [one for one in shell.page(lab, tabs).blocks.values() if isinstance(one, gr.Slider | gr.Number)]
+    fields: list[Any] = [one for one in shell.page(lab, tabs).blocks.values() if isinstance(one, gr.Slider | gr.Number)]
     assert {one.get_block_name() for one in fields} == {"slider", "number"}
     for field in fields:
         assert (

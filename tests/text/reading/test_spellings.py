@@ -530,7 +530,7 @@ def test_a_class_beside_a_question_is_no_judgement_of_its_answer(tmp_path):
 
 def test_a_column_that_only_some_rows_are_read_from_is_said_with_their_number(tmp_path):
     rows = [{"prompt": f"Answer briefly: Hi {n}?", "question": f"Hi {n}?", "answer": "Yes."} for n in range(3)]
-    rows += [{"prompt": "", "question": f"Why {n}?", "answer": "So.", "id": n} for n in range(5)]
+    rows += [{"prompt": "", "question": f"Why {n}?", "answer": "So.", "id": str(n)} for n in range(5)]
     read, reading = talks(jsonl(tmp_path / "rows.jsonl", rows))
     assert [talk[0][1] for talk in read][2:4] == ["Answer briefly: Hi 2?", "Why 0?"]
     assert reading.unused == ["column id", "column question of 3 rows"]
@@ -546,7 +546,12 @@ def test_a_broken_row_of_a_table_is_dropped_up_to_its_closing_quote(tmp_path):
 
 def test_a_table_of_broken_rows_is_walked_once(monkeypatch):
     walked, step = [], csv_rows._Lines.__next__
-    monkeypatch.setattr(csv_rows._Lines, "__next__", lambda lines: walked.append(lines.at) or step(lines))
+
+    def next_line(lines):
+        walked.append(lines.at)
+        return step(lines)
+
+    monkeypatch.setattr(csv_rows._Lines, "__next__", next_line)
     text = "text\n" + 'a "quote" here\n"bad "quote" here\nand on"\n' * 500
     found = list(csv_rows.csv_rows(text, ",", "rows.csv"))
     assert [isinstance(row, dict) for row in found] == [True, False] * 500
