@@ -108,7 +108,7 @@ class PPO:
             kl=self.kl,
             gamma=self.gamma,
             lam=self.lam,
-            bf16=self.train.precision == "bf16",
+            precision=self.train.precision,
             compile=self.compile_rollouts,
             **materials.shared(),
         )

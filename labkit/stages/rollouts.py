@@ -13,6 +13,7 @@ from labkit.advantages import gae, shaped_rewards, whiten
 from labkit.decoding import Temperature, generate
 from labkit.decoding.compiled import Writer, can_compile
 from labkit.errors import LabError
+from labkit.machine import autocast
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
@@ -77,7 +78,7 @@ class Rollouts:
         kl: float,
         gamma: float,
         lam: float,
-        bf16: bool,
+        precision: str,
         compile: bool = False,
         seed: int = 0,
         rank: int = 0,
@@ -89,7 +90,7 @@ class Rollouts:
         )  # fmt: skip
         self.rows, self.samples, self.length, self.answer_tokens = rows, samples, length, answer_tokens
         self.epochs, self.temperature, self.kl, self.gamma, self.lam = epochs, temperature, kl, gamma, lam
-        self.bf16, self.seed, self.rank, self.world_size = bf16, seed, rank, world_size
+        self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
         self.compile = compile
         self.writer: Writer | None = None
         self.last: Rollout | None = None
@@ -116,7 +117,7 @@ class Rollouts:
         indices = list(range(iteration * count, (iteration + 1) * count))[self.rank :: self.world_size]
         prompts = [self.prompts.ids(index) for index in indices]
         # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(device, self.precision):
             asked = [prompt for prompt in prompts for _ in range(self.samples)]
             answers = self._answers(model.actor, asked, self._generator(iteration))
             batch, ends = self._rows(asked, answers)

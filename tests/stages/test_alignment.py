@@ -180,6 +180,17 @@ def test_the_first_step_on_a_rollout_clips_nothing(materials):
     assert loss.item() == pytest.approx(stage.value_weight * watched["value_loss"].item(), abs=1e-3)
 
 
+def test_without_bf16_rollouts_are_worked_out_as_training_is(materials, monkeypatch):
+    monkeypatch.setattr(machine, "has_bf16", lambda: False)
+    found = []
+    for precision in ("fp32", "bf16"):
+        stage = ppo()
+        stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, precision=precision))
+        model = stage.begin(materials)
+        found.append(stage.source(materials, model).next_batch(model, 0))
+    assert torch.equal(found[0].logprobs, found[1].logprobs) and torch.equal(found[0].inputs, found[1].inputs)
+
+
 def test_rows_that_cannot_be_shared(materials):
     stage = ppo(samples=5)
     with pytest.raises(LabError, match="16 answers cannot be 5 to each prompt on 1 processes"):
