@@ -1,4 +1,4 @@
-"""Gradio's fields for numbers, which hand on what is no number: who asked for it says so in words."""
+"""Gradio's fields for numbers, which hand on what they would refuse: who asked for it says so in words."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ F = TypeVar("F", gr.Slider, gr.Number)
 
 
 def handed_on(field: F) -> F:
-    """The field, for a handler that checks what it is given: Gradio's own compares None with its bounds, and fails."""
+    """The field, for a handler that checks what it is given: Gradio's own check fails on None, and its refusals are
+    in English.
+    """
     check = field.preprocess
 
     def preprocess(payload: Any) -> Any:
-        return check(payload) if isinstance(payload, int | float) else payload
+        try:
+            return check(payload)
+        except (gr.Error, TypeError, ValueError):
+            return payload
 
     vars(field)["preprocess"] = preprocess  # a class of our own would make Gradio write a .pyi file beside it
     return field
