@@ -36,7 +36,7 @@ def test_the_viewers_show_in_jupyterlab(jupyter: Server, opened: Opened):
     page.get_by_text("Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     heads = page.locator("labkit-attention .grid button")
-    expect(heads).to_have_count(8, timeout=120_000)
+    expect(heads).to_have_count(8, timeout=240_000)  # the kernel starts, and loads torch
     heads.nth(2).click()
     expect(heads.nth(2)).to_have_attribute("aria-pressed", "true")
     expect(page.locator("labkit-texts .column")).to_have_count(3, timeout=120_000)
