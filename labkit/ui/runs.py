@@ -332,7 +332,9 @@ def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
         return row[0] if isinstance(row, list) and row and row[0] else gr.skip()
 
     def begin_to_look(name: Any, other: Any, curve: Any) -> tuple[Any, ...]:
-        return *(look(name, other, None, curve) if name else (gr.skip(),) * len(shown.of_run)), True
+        if not name:
+            return (gr.skip(),) * (len(shown.of_run) + 2)
+        return *look(name, other, None, curve), True, _seen(lab, jobs, name)
 
     def choose(name: Any, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
         if not name:
@@ -355,7 +357,7 @@ def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
     on_load(fill, None, [*shown.of_all, seen])
     on_tab(lambda: _listed(lab, jobs), shown.of_all)
     shown.all.select(pick, None, shown.name, **quietly)
-    shown.name.change(begin_to_look, [shown.name, shown.other, shown.curve], [*shown.of_run, newest], **quietly)
+    shown.name.change(begin_to_look, [shown.name, shown.other, shown.curve], [*shown.of_run, newest, seen], **quietly)
     gr.on(
         [shown.stage.input, shown.curve.input, shown.other.change], choose, chosen, [*shown.of_run, newest], **quietly
     )
@@ -363,8 +365,10 @@ def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
 
 
 def _seen(lab: Lab, jobs: Jobs, name: Any) -> tuple[Any, ...]:
-    """What tells that something else is to be shown: whether a process is at work on the run, and the runs' names."""
+    """What tells that something else is to be shown: the run that is (an answer for the one before may come after it),
+    whether a process is at work on it, and the runs' names.
+    """
     names = lab.all_names()
     at_work = name in names and bool(writer(lab.path(name)))
     starting = isinstance(name, str) and name in jobs.known() and jobs.running(name)
-    return at_work or starting, names, jobs.known()
+    return at_work or starting, name, names, jobs.known()

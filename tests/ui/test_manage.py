@@ -181,6 +181,7 @@ def test_another_window_sees_that_a_run_is_gone(lab):
     assert runs._seen(lab, jobs, "mine") == before
     manage.rename(lab, jobs, "mine", "yours")
     assert runs._seen(lab, jobs, "mine") != before
+    assert runs._seen(lab, jobs, "demo") != runs._seen(lab, jobs, "mine")  # what came late for another run is mended
     why, *_, stop, resume, report, _, _ = runs.Look(lab, jobs)("mine", None, None, None)
     assert "There is no run 'mine'" in why["value"]
     assert not stop["interactive"] and not resume["interactive"] and not report["interactive"]

@@ -183,7 +183,8 @@ def check_columns(found: list[dict[str, Any]], rows: list[dict[str, Any]], recor
 def test_any_rows_give_rows_and_counts_or_words(tmp_path_factory, kind, rows, good, name, packed, encoding):
     sound = {"prompt": "Hi {}?", "completion": "Yes {}.", "chosen": "Yes {}.", "rejected": "No.", "text": "Text {}"}
     first = [{key: text.format(n) for key, text in sound.items()} for n in range(good)]
-    data = CONTAINERS[name]([*first, *rows]).encode(encoding, "replace")
+    written = CONTAINERS[name]([*first, *rows])
+    data = written.encode(encoding, "replace")
     path = tmp_path_factory.getbasetemp() / f"{kind}-{name}"
     path.write_bytes(gzip.compress(data, 1) if packed else data)
     try:
@@ -196,6 +197,7 @@ def test_any_rows_give_rows_and_counts_or_words(tmp_path_factory, kind, rows, go
     assert all(isinstance(text, str) for row in found for text in contents(row))
     encodings = {file.encoding for file in reading.files}
     exact = encoding.startswith("utf") and encodings <= {"utf-8", "utf-16"} or data.isascii() and encodings == {"utf-8"}
+    exact = exact and data.decode(encoding) == written  # not every encoding has every sign
     if not exact or any(file.format == "text" for file in reading.files):
         return  # an older encoding is a guess
     every = [*first, *rows]
