@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
@@ -256,8 +256,8 @@ def _parquet_rows(data: bytes, file: File) -> Iterator[Row]:
         raise LabError(f"{file.name} is not a parquet file, or damaged: {error}") from error
 
 
-def hub_rows(name: str) -> list[Row]:
-    """The rows of a data set on the Hugging Face hub, all its splits. Raises LabError when there is none."""
+def hub_splits(name: str) -> Mapping[str, Iterable[Any]]:
+    """A data set on the Hugging Face hub, as its splits by their names. Raises LabError when there is none."""
     import datasets
 
     path, _, config = name.partition(":")
@@ -265,15 +265,18 @@ def hub_rows(name: str) -> list[Row]:
         loaded = datasets.load_dataset(path, config or None)
     except Exception as error:  # whatever the library raises: no such name, no network
         raise LabError(f"{name} is no file here, and the hub gave no data set of that name: {error}") from error
-    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    splits: Mapping[str, Iterable[Any]] = loaded if isinstance(loaded, dict) else {"train": loaded}
     training = [split for split in splits if split_of(split) == "train"]
     if len(training) > 1:
         raise LabError(
             f"{name} has several splits to train on, {', '.join(training)}; which is meant? Save that one as a file "
             f"(datasets' to_parquet) and give the file."
         )
-    return [
-        Row(row, f"{name}, {split} row {number}", split_of(split))
-        for split, rows in splits.items()
-        for number, row in enumerate(rows, start=1)
-    ]
+    return splits
+
+
+def hub_rows(name: str, splits: Mapping[str, Iterable[Any]]) -> Iterator[Row]:
+    """The rows of all splits of a data set."""
+    for split, rows in splits.items():
+        for number, row in enumerate(rows, start=1):
+            yield Row(row, f"{name}, {split} row {number}", split_of(split))

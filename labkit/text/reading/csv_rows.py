@@ -15,10 +15,15 @@ LONGEST = 100
 csv.field_size_limit(2**31 - 1)
 
 
+_SEPARATOR = re.compile(r"[\ufeff\s]*\"?sep=([,;|\t])\"?[ ,;|\t]*\r?(?:\n|$)", re.IGNORECASE)
+"""The line by which Excel is told what stands between the cells."""
+
+
 def delimiter_of(text: str) -> tuple[str, str]:
-    """What stands between the names of the first line, and the name of that format."""
+    """What stands between the names of the first line, or what that line says does; and the name of that format."""
+    named = _SEPARATOR.match(text)
     first = text.lstrip("\ufeff\r\n ").partition("\n")[0]
-    best = max(",\t;|", key=first.count)
+    best = named[1] if named else max(",\t;|", key=first.count)
     return (best, "tsv" if best == "\t" else "csv")
 
 
@@ -27,7 +32,7 @@ def csv_rows(text: str, delimiter: str, name: str) -> Iterator[dict[str, str] | 
     twice or cannot be read.
     """
     names: list[str] | None = None
-    for values in _values(text, delimiter):
+    for values in _values(_SEPARATOR.sub("", text, count=1), delimiter):
         if not isinstance(values, RowError) and not any(map(str.strip, values)):
             continue
         if names is None:

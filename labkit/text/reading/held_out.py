@@ -62,7 +62,10 @@ def given_split(splits: Sequence[str], reading: Reading) -> list[str] | None:
     names = set(splits)
     _check_left(names, reading)
     apart = "validation" if "validation" in names else "test"
-    if apart not in names or not names & {"train", ""}:
+    if apart not in names:
+        return None
+    if not names & {"train", ""}:
+        reading.warnings.append(f"All rows are of the split {apart}: they are trained on, but for a part.")
         return None
     reading.warnings.append(f"The split {apart} ({splits.count(apart):,} rows) is held out, as the source has it.")
     if apart == "validation" and "test" in names:
@@ -87,6 +90,8 @@ def drop_copies(copies: Mapping[int, int], splits: Sequence[str], reading: Readi
 
 def _check_left(names: set[str], reading: Reading) -> None:
     for split in filter(None, reading.splits):
+        if split == "train" and not reading.splits[split]:
+            raise LabError(f"{reading.source}: nothing is there to train on: its split train is empty.")
         if split not in names and split == "train":
             raise LabError(
                 f"{reading.source}: nothing is left to train on: of the split train ({reading.splits[split]:,} rows) "

@@ -9,13 +9,27 @@ from typing import Any
 from labkit.text.reading.report import RowError
 
 
+class Number(float):
+    """A number as the file spells it: 3.10 is 3.1, and as a text "3.10"; 1e400 is none that a float holds."""
+
+    def __new__(cls, spelled: str) -> Number:
+        number = super().__new__(cls, spelled)
+        number.spelled = spelled
+        return number
+
+    spelled: str
+
+    def __str__(self) -> str:
+        return self.spelled
+
+
 def parse_json(text: str) -> Any:
     """A text -> its JSON value. An object in which a key has two values is a RowError, so is too long a number.
 
     Raises ValueError for what is no JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_int=_int)
+        return json.loads(text, object_pairs_hook=_object, parse_int=_int, parse_float=Number, parse_constant=Number)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 

@@ -12,7 +12,7 @@ from labkit.text.pairs import Pair
 from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, Columns, is_empty
 from labkit.text.reading.conversations import history, question, repeats, with_system, without_question
 from labkit.text.reading.held_out import given_split, hold_out
-from labkit.text.reading.pointers import Numbering, Suspects, answers, check_tie
+from labkit.text.reading.pointers import VERDICTS, Numbering, Suspects, answers, check_tie
 from labkit.text.reading.report import Reading, RowError
 from labkit.text.reading.rows import Items, as_columns, check_worth, note_turns, read_items
 from labkit.text.reading.values import as_messages, clean, transcript, turns
@@ -124,7 +124,13 @@ def _pair(numbering: Numbering, suspects: Suspects, row: Any, reading: Reading) 
 
 
 def _note_scores(columns: Columns, reading: Reading) -> None:
-    """Enter in the record that the chosen answer has the lower score, where columns with scores say so."""
+    """Enter in the record that the chosen answer is the worse one, where scores, a margin or a verdict say so."""
+    for name in (*VERDICTS, "margin"):
+        value = columns.values.get(name)
+        worse = (_number(value) or 0) < 0 if name == "margin" else str(value).strip().lower() == "rejected"
+        if worse:
+            words = f"{name} says that the rejected answer is better; the pair is read as it stands."
+            reading.noted[f"{words} Swap them if it is wrong."] += 1
     for name in columns.values:
         parts = re.split("[_ -]", name)
         if "chosen" in parts and not {*parts}.isdisjoint(SCORES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from labkit.errors import LabError
 from labkit.text.reading.columns import MEDIA, WEIGHTS, Columns, ColumnsSeen, is_empty
-from labkit.text.reading.containers import NoRows, Row, Table, hub_rows, open_table
-from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, File, find_files
+from labkit.text.reading.containers import NoRows, Row, Table, hub_rows, hub_splits, open_table
+from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, File, find_files, split_of
 from labkit.text.reading.report import FileRead, Reading, RowError
 from labkit.text.reading.values import removed, shown, unread_keys
 from labkit.world import Message
@@ -52,7 +53,7 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
     """
     reading = Reading(str(source))
     values, splits = [], []
-    seen = ColumnsSeen()
+    seen, contents = ColumnsSeen(), Counter[int]()
     for row in rows_of(source, reading, plain):
         reading.read += 1
         split = row.split or _row_split(row.value)
@@ -66,13 +67,30 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
             continue
         values.append(value)
         splits.append(split)
+        contents[len(reading.files) - 1] += hash(value)
         if columns is not None:
             columns.used |= {"split"} if split else set()
             seen.add(columns)
+    reading.warnings += _copies(reading.files, contents)
     reading.unused += seen.unused()
     reading.unused += [f"key {key} ({count:,} times)" for key, count in reading.turn_keys.items()]
     reading.warnings += [f"{count:,} row{'s' * (count > 1)}: {words}" for words, count in reading.noted.items()]
     return Items(values, splits, reading)
+
+
+def _copies(files: Sequence[FileRead], contents: Mapping[int, int]) -> Iterator[str]:
+    """A line for each file whose rows are those of one before, in any order. contents: of each file, the sum of its
+    rows' hashes.
+    """
+    first: dict[tuple[int, int], str] = {}
+    for number, content in contents.items():
+        file = files[number]
+        before = first.setdefault((content, file.rows), file.path)
+        if before != file.path:
+            yield (
+                f"{file.path} holds the same {file.rows:,} row{'s' * (file.rows > 1)} as {before}. If it is a copy, "
+                f"take it out."
+            )
 
 
 def _row_split(row: Any) -> str:
@@ -136,7 +154,10 @@ def rows_of(source: str | Path, reading: Reading, plain: bool) -> Iterator[Row]:
     found = find_files(source)
     reading.unused += found.passed_over
     if found.hub:
-        yield from _counted(hub_rows(found.hub), FileRead(found.hub, "hub data set", None), reading)
+        splits = hub_splits(found.hub)
+        for split in splits:
+            reading.splits[split_of(split)] += 0
+        yield from _counted(hub_rows(found.hub, splits), FileRead(found.hub, "hub data set", None), reading)
         return
     damaged: list[LabError] = []
     for file in found.files:

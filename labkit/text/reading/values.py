@@ -57,7 +57,7 @@ SPEAKERS = {
 
 
 def as_text(value: Any) -> str:
-    """One field -> its text. Numbers are written out, None and NaN are empty, parts of text are joined, a list of one
+    """One field -> its text. Numbers are written as they are spelled, None and NaN are empty, parts of text are joined, a list of one
     text is that text.
 
     Raises RowError for anything else: a list of several texts, an object, a picture, true and false.
@@ -71,7 +71,7 @@ def as_text(value: Any) -> str:
     if is_empty(value):
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(value)
+        return str(value)
     if isinstance(value, list) and all(map(_is_part, value)):
         return "".join(map(_part, value))
     raise RowError(

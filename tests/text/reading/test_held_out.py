@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from labkit.errors import LabError
@@ -167,3 +168,19 @@ def test_a_column_split_parts_rows_as_names_of_files_do(tmp_path):
     rows = [{"text": f"Story {n} of {n * 7} birds.", "split": "train" if n < 7 else "dev"} for n in range(9)]
     found = read_texts(folder(tmp_path, rows=rows))
     assert [len(found.train), len(found.validation)] == [7, 2] and not found.reading.unused
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_source_of_one_split_that_is_held_out_elsewhere_is_trained_on_and_that_is_said(tmp_path, split):
+    lines(tmp_path / "rows.jsonl", [{"text": f"Story {index} of birds.", "split": split} for index in range(20)])
+    found = read_texts(tmp_path / "rows.jsonl")
+    assert [len(found.train), len(found.validation)] == [18, 2]
+    assert found.reading.warnings == [f"All rows are of the split {split}: they are trained on, but for a part."]
+
+
+def test_an_empty_split_to_train_on_of_a_hub_data_set_is_refused(monkeypatch):
+    held = datasets.Dataset.from_list([{"text": f"Story {index} of birds."} for index in range(20)])
+    loaded = datasets.DatasetDict(train=held.select([]), test=held)
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config: loaded)
+    with pytest.raises(LabError, match="someone/stories: nothing is there to train on: its split train is empty"):
+        read_texts("someone/stories")

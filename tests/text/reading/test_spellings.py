@@ -644,3 +644,42 @@ def test_the_flat_messages_of_a_tree_are_no_conversation(tmp_path, container):
         path.write_text(json.dumps(rows))
     with pytest.raises(LabError, match="Messages of a tree are not put together"):
         talks(path)
+
+
+@pytest.mark.parametrize("number", ["3.10", "1e400", "-0.0", "1E5", "7", "0.1000000000000000055511151231257827"])
+def test_a_number_is_learned_as_the_file_spells_it(tmp_path, number):
+    path = tmp_path / "rows.json"
+    path.write_text(f'[{{"instruction": "Which version?", "output": {number}}}, {{"instruction": 1, "output": "b"}}]')
+    rows, _ = talks(path)
+    assert rows == [[("user", "Which version?"), ("assistant", number)], [("user", "1"), ("assistant", "b")]]
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;;"])
+def test_the_line_by_which_excel_knows_a_tables_separator_is_no_row(tmp_path, line):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{line}\r\ninstruction;output\r\nAdd 1, 2, 3.;6\r\nAdd 2, 2, 3.;7\r\n", newline="")
+    rows, reading = talks(path)
+    assert rows[0] == [("user", "Add 1, 2, 3."), ("assistant", "6")] and len(rows) == reading.read == 2
+
+
+def test_a_file_with_the_rows_of_another_is_named(tmp_path):
+    votes = [{"prompt": f"Add {n}.", "chosen": f"It is {n}.", "rejected": "No."} for n in range(4)]
+    jsonl(tmp_path / "a.jsonl", votes)
+    pandas.DataFrame(votes[::-1]).to_csv(tmp_path / "b.csv", index=False)
+    jsonl(tmp_path / "c.jsonl", [*votes[:3], votes[0]])
+    rows, reading = pairs(tmp_path)
+    assert len(rows) == 12  # two people may have voted alike
+    assert reading.warnings == ["b.csv holds the same 4 rows as a.jsonl. If it is a copy, take it out."]
+
+
+@pytest.mark.parametrize("column, value", [("margin", -0.5), ("preference", "rejected"), ("winner", "Rejected")])
+def test_a_column_that_calls_the_rejected_answer_better_is_told(tmp_path, column, value):
+    pair = {"prompt": "Add 1.", "chosen": "It is 2.", "rejected": "No."}
+    odd = pair | {"prompt": "Add 2.", column: value}
+    right = pair | {"prompt": "Add 3.", column: 0.5 if column == "margin" else "chosen"}
+    rows, reading = pairs(jsonl(tmp_path / "rows.jsonl", [pair, odd, right]))
+    assert len(rows) == 3
+    assert reading.warnings == [
+        f"1 row: {column} says that the rejected answer is better; the pair is read as it stands. Swap them if it is "
+        f"wrong."
+    ]
