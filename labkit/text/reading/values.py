@@ -57,8 +57,8 @@ SPEAKERS = {
 
 
 def as_text(value: Any) -> str:
-    """One field -> its text. Numbers are written as they are spelled, None and NaN are empty, parts of text are joined, a list of one
-    text is that text.
+    """One field -> its text. Numbers are written as they are spelled, None and NaN are empty, parts of text are joined,
+    a list of one text is that text.
 
     Raises RowError for anything else: a list of several texts, an object, a picture, true and false.
     """
