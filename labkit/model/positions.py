@@ -158,6 +158,7 @@ class Linear:
         check(self)
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
+        """The frequency of each pair, (D/2,) -> the scaled ones, and what queries and keys are each multiplied by."""
         return frequencies / self.factor, 1.0
 
 
@@ -179,6 +180,7 @@ class Llama3:
             raise LabError(f"Llama3: high must be above low, {self.low:g}, not {self.high:g}.")
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
+        """As `Linear.apply`."""
         turns = self.original * frequencies / (2 * math.pi)  # over the context that was trained
         kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
         return frequencies * (kept + (1 - kept) / self.factor), 1.0
@@ -206,6 +208,7 @@ class YaRN:
             raise LabError(f"YaRN: fast must be above slow, {self.slow:g}, not {self.fast:g}.")
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
+        """As `Linear.apply`."""
         half = len(frequencies)
 
         def pair(turns: float) -> float:
