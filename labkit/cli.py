@@ -17,10 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from labkit.commands import flags
 from labkit.commands.read import ReadOptions, read_command
+from labkit.commands.run import INPUTS, Folder, Preset, Source, Switch, asked, default_preset
+from labkit.commands.settings import FIELDS, override, parse_some
 from labkit.configs import Count, Seed, check
 from labkit.console import any_console, plain_warnings
 from labkit.errors import LabError
@@ -31,18 +33,7 @@ if TYPE_CHECKING:
     from labkit.recipe import Recipe
 
 T = TypeVar("T")
-Preset = Literal["smoke", "lab", "full"]
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint="")]
-Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
-Source = Annotated[str | None, arg(metavar="SOURCE", help_behavior_hint="")]
-Names = Annotated[tuple[str, ...], arg(metavar="STAGE …", help_behavior_hint="")]
-Switch = Annotated[bool, arg(help_behavior_hint="")]
-
-FIELDS = ("world_size", "tokenizer", "model", "pretrain", "sft", "annotation", "reward", "ppo", "dpo", "evaluation")
-"""The fields of a recipe that have flags of their own; the others are options of ``labkit run``."""
-
-INPUTS = ("text", "instructions", "preferences")
-"""The fields of a recipe that name what it reads; `labkit.recipe` has them too, but needs torch."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,72 +92,12 @@ def _parse(options: type[T], command: str, arguments: list[str]) -> T:
     return parsed
 
 
-def _parse_some(options: type[T], command: str, arguments: list[str], default: T | None = None) -> tuple[T, list[str]]:
-    """The options, and the arguments that are not theirs: fields of a recipe, for ``_override``."""
-    settings: dict[str, Any] = {} if default is None else {"default": default}
-    prog, config = f"labkit {command}", (FlagCreatePairsOff,)
-    parsed, rest = flags.parse(options, prog, arguments, config=config, return_unknown_args=True, **settings)
-    check(parsed)
-    return parsed, rest
-
-
-def _default_preset() -> Preset:
-    name = os.environ.get("LABKIT_PRESET", "lab")
-    presets: dict[str, Preset] = {"smoke": "smoke", "lab": "lab", "full": "full"}
-    if name not in presets:
-        raise LabError(f"LABKIT_PRESET is {name!r}; the presets are {', '.join(presets)}.")
-    return presets[name]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Make a whole run: clean text, tokenizer, every stage trained and measured, and a report of it all.
-
-    Every field of the recipe can be set too, as --model.width 256 or --pretrain.train.steps 500; `labkit recipe`
-    lists them with their values.
-    """
-
-    preset: Preset = dataclasses.field(default_factory=_default_preset)
-    """How much: smoke (a minute or two), lab (minutes on two cores), full (hours, or a GPU). The environment variable
-    LABKIT_PRESET changes the default."""
-    out: Folder = None
-    """The run's folder; runs/PRESET when not given."""
-    seed: Seed = 0
-    """Of everything that is drawn."""
-    stages: Names = ()
-    """Make these stages only, as --stages pretrain; all when not given."""
-    resume: Switch = False
-    """Go on with the run in the folder, with the recipe that it was begun with."""
-    build_on: Folder = None
-    """Begin with what another run has made: its recipe, and the stages before those named by --stages, copied."""
-    text: Source = None
-    """Pretrain on this instead of TinyWorld: a file of text or a table (.txt, .md, .jsonl, .json, .csv, .parquet), a
-    folder of them, or the name of a data set on the Hugging Face hub. `labkit read` shows what is made of it."""
-    instructions: Source = None
-    """Fine-tune on this instead: a .json, .jsonl, .csv or .parquet file, a folder of them, or a hub data set."""
-    preferences: Source = None
-    """Align with these instead: the same kinds of file, with the columns prompt (or instruction), chosen, rejected."""
-
-
 def _run(arguments: list[str]) -> int:
-    options, rest = _parse_some(RunOptions, "run", arguments)
-    from labkit.pipeline import run, settled
-    from labkit.runs import Run
+    options, recipe = asked(arguments)
+    from labkit.pipeline import run
     from labkit.terminal import watch
 
-    out = options.out or Path("runs") / options.preset
-    before = options.build_on if not options.resume else out if (settled(out) / "recipe.json").is_file() else None
-    saved = Run.open(before).recipe if before else None
-    if saved is not None:  # what is not asked for stays as it was
-        known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", *INPUTS)}
-        known["resume"] = False  # a switch that is on already would not be known as a flag
-        options, rest = _parse_some(RunOptions, "run", arguments, dataclasses.replace(options, **known))
-    recipe = _recipe(options, saved)
-    recipe = _override(recipe, FIELDS, rest, "run") if rest else recipe
-    build_on = None if options.resume else options.build_on
-    if build_on and not options.stages:
-        names = ", ".join(recipe.stages)
-        raise LabError(f"--build-on {build_on} needs the stages to make: --stages, and one or more of {names}.")
+    out, build_on = options.folder, None if options.resume else options.build_on
     events = run(recipe, out, options.stages or None, options.resume, build_on)
     stages = ["--stages", *options.stages] if options.stages else []
     go_on = ["run", "--out", str(out), "--resume", *stages]
@@ -178,92 +109,6 @@ def _begun(path: Path, recipe: Recipe) -> bool:
     from labkit.runs import Run
 
     return (path / "recipe.json").is_file() and Run.open(path).recipe == recipe
-
-
-def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
-    """The saved recipe with the options' seed and inputs, while it is of their preset; else the preset's."""
-    from labkit.recipe import make_recipe
-
-    inputs = {name: getattr(options, name) for name in INPUTS}
-    if saved is not None and saved.preset == options.preset:
-        return dataclasses.replace(saved, seed=options.seed, **inputs)
-    return make_recipe(options.preset, seed=options.seed, **inputs)
-
-
-def _override(config: Any, names: Sequence[str], rest: list[str], command: str) -> Any:
-    """``config`` with those of its fields ``names`` that the flags in ``rest`` set."""
-    config, rest = _choose(config, names, rest)
-    now = {name: getattr(config, name) for name in names}
-    fields = [(name, type(value), dataclasses.field(default=value)) for name, value in now.items()]
-    all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
-    settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
-    parsed: Any = flags.parse(all_fields, f"labkit {command}", rest, **settings)
-    return dataclasses.replace(config, **{name: getattr(parsed, name) for name in names})
-
-
-def _choose(config: Any, names: Sequence[str], rest: list[str]) -> tuple[Any, list[str]]:
-    """Take the flags that name a kind of part, as --model.position ALiBi or --model.position.scaling=YaRN, out of
-    ``rest`` and into ``config``.
-    """
-    left = list(rest)
-    changed = {name: _chosen(getattr(config, name), f"--{name}", left) for name in names}
-    changed = {name: part for name, part in changed.items() if part is not getattr(config, name)}
-    return (dataclasses.replace(config, **changed) if changed else config), left
-
-
-def _chosen(part: Any, prefix: str, left: list[str]) -> Any:
-    """A part with the kinds that the flags in ``left`` name for its fields, at any depth; these are taken out."""
-    from labkit.configs import choices
-
-    if not dataclasses.is_dataclass(part) or isinstance(part, type):
-        return part
-    kinds, changed = choices(type(part)), dict[str, Any]()
-    for field in dataclasses.fields(part):
-        flag, now = f"{prefix}.{field.name}", getattr(part, field.name)
-        kind = _take(left, flag) if field.name in kinds else None
-        made = now if kind is None else _of_kind(kind, kinds[field.name], now, flag, left)
-        made = _chosen(made, flag, left)
-        if made is not now:
-            changed[field.name] = made
-    # All at once, since not every kind goes with every other.
-    return dataclasses.replace(part, **changed) if changed else part
-
-
-def _of_kind(kind: str, kinds: dict[str, type], now: Any, flag: str, left: Sequence[str]) -> Any:
-    """A part of that kind with what it shares with the one before; numbers that it cannot do without are read from
-    their flags in ``left``.
-    """
-    from labkit.configs import another, needed_numbers
-
-    shown = flag.replace("_", "-")
-    if kind not in kinds:
-        raise LabError(f"{shown} can be {', '.join(kinds)}, not {kind!r}.")
-    if kinds[kind] is type(None):
-        return None
-    needed = [name for name in needed_numbers(kinds[kind]) if not hasattr(now, name)]
-    given = {name: _take(list(left), f"{flag}.{name}") for name in needed}
-    missing = [f"{shown}.{name}" for name, value in given.items() if value is None]
-    if missing:
-        raise LabError(f"{shown} {kind} needs {' and '.join(missing)} too.")
-    numbers: dict[str, Any] = {}
-    for name, value in given.items():
-        try:
-            numbers[name] = needed_numbers(kinds[kind])[name](value)
-        except ValueError:
-            raise LabError(f"{shown}.{name} must be a number, not {value!r}.") from None
-    return another(kinds[kind], now, numbers)
-
-
-def _take(left: list[str], flag: str) -> str | None:
-    """Remove a flag with its value from ``left``, in either form (--a.b C, --a.b=C); the last counts."""
-    value = None
-    for at in reversed(range(len(left))):
-        name, equals, behind = left[at].partition("=")
-        if name.replace("_", "-") == flag.replace("_", "-"):
-            found = behind if equals else left[at + 1] if at + 1 < len(left) else ""
-            value = found if value is None else value
-            del left[at : at + (1 if equals else 2)]
-    return value
 
 
 @dataclass(frozen=True)
@@ -299,13 +144,13 @@ def _stage(name: str, arguments: list[str]) -> int:
         print(f"{path / name} is as it was before --again.")
         return 0
     fresh = not settled(path).exists() or Run.untouched(path)
-    recipe = make_recipe(_default_preset()) if fresh else Run.open(path).recipe
+    recipe = make_recipe(default_preset()) if fresh else Run.open(path).recipe
     if name not in recipe.stages:
         raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")
     rest = [argument for argument in after if argument != "--again"]
     before: Any = recipe.stages[name]
     fields = [field.name for field in dataclasses.fields(before)]
-    config = _override(before, fields, rest, f"{name} {folder}") if rest else before
+    config = override(before, fields, rest, f"{name} {folder}") if rest else before
     changes: dict[str, Any] = {name: config}
     asked = dataclasses.replace(recipe, **changes)
 
@@ -393,7 +238,7 @@ class RecipeOptions:
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
     """The recipe that this run was made with, instead of a preset's."""
-    preset: Preset = dataclasses.field(default_factory=_default_preset)
+    preset: Preset = dataclasses.field(default_factory=default_preset)
     """Whose recipe."""
 
 
@@ -462,7 +307,7 @@ class ImportOptions:
     """A folder in transformers' form, a model's id on the Hugging Face hub, or a .gguf file."""
     run: RunFolder
     """The new run's folder."""
-    preset: Preset = dataclasses.field(default_factory=_default_preset)
+    preset: Preset = dataclasses.field(default_factory=default_preset)
     """Whose settings the later stages have."""
     chat_template: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """plain: turns as 'user: …' in place of the checkpoint's own chat template. Or the name of one, where it has
@@ -476,13 +321,13 @@ class ImportOptions:
 
 
 def _import(arguments: list[str]) -> int:
-    options, rest = _parse_some(ImportOptions, "import", arguments)
+    options, rest = parse_some(ImportOptions, "import", arguments)
     from labkit.hub.importing import import_checkpoint
     from labkit.recipe import make_recipe
 
     inputs = {name: getattr(options, name) for name in INPUTS}
     recipe = make_recipe(options.preset, **inputs)
-    recipe = _override(recipe, FIELDS, rest, "import") if rest else recipe
+    recipe = override(recipe, FIELDS, rest, "import") if rest else recipe
     run = import_checkpoint(options.source, options.run, recipe, options.chat_template)
     print(f"{run.path} begins with {options.source}. To talk to it: labkit chat {run.path}")
     return 0
@@ -546,7 +391,7 @@ class BenchOptions:
     """Print everything that was measured, as JSON."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """For run and claims: one run for each."""
-    preset: Preset = dataclasses.field(default_factory=_default_preset)
+    preset: Preset = dataclasses.field(default_factory=default_preset)
     """For run and claims: how much."""
     precisions: tuple[Literal["bf16", "fp32"], ...] = ("bf16", "fp32")
     """For claims: one run for each that the processor has."""

@@ -27,7 +27,7 @@ from labkit.files import DiskFull
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import annotate, read_choices, write_choices
-from labkit.recipe import Recipe
+from labkit.recipe import INPUTS, Recipe
 from labkit.runs import Run, StageFolder, names_made, writing, writing_run
 from labkit.stages import Compared, FineTune, Materials, Pretrain, StageConfig
 from labkit.text.chat import document_texts
@@ -40,6 +40,7 @@ from labkit.text.reading import (
     read_preferences,
     read_texts,
 )
+from labkit.text.reading.files import find_files
 from labkit.text.tokenizer import Tokenizer
 from labkit.train import Record, Source, accelerator, fit
 from labkit.world import World
@@ -88,6 +89,24 @@ def run(
             if change is not None:
                 change.keep()
             raise
+
+
+def check_plan(recipe: Recipe, stages: Sequence[str] | None = None, build_on: str | Path | None = None) -> None:
+    """Raises LabError for what `run` would refuse of a new run before it reads anything: inputs that are not there, a
+    stage that the recipe has not or whose forerunner nobody makes, and a run to build on whose stages are not finished
+    or would be others.
+    """
+    chosen = _chosen(recipe, stages)
+    for field in INPUTS:
+        if getattr(recipe, field) is not None:
+            find_files(getattr(recipe, field))
+    before = _before(recipe, chosen)
+    if build_on is not None:
+        Run.open(build_on).check_branch(recipe, before)
+    elif before:
+        raise LabError(
+            f"{', '.join(chosen)} needs {', '.join(before)} first. Make these stages too, or name a run to build on."
+        )
 
 
 def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> Iterator[Progress]:
@@ -190,8 +209,13 @@ def _opened(
 
 
 def _branched(source: Path, path: Path, recipe: Recipe, chosen: Sequence[str]) -> Run:
+    return Run.open(source).branch(path, recipe, _before(recipe, chosen))
+
+
+def _before(recipe: Recipe, chosen: Sequence[str]) -> list[str]:
+    """The stages that those chosen build on, and that are not among them."""
     needed = {name for stage in chosen for name in recipe.ancestors(stage)} - set(chosen)
-    return Run.open(source).branch(path, recipe, [name for name in recipe.stages if name in needed])
+    return [name for name in recipe.stages if name in needed]
 
 
 def _keep(run: Run, change: Change | None) -> None:

@@ -181,13 +181,7 @@ class Run:
         Raises LabError when one is not finished or would be another under `recipe`, when what they have read is gone
         or has changed, or the folder is not free.
         """
-        missing = [name for name in stages if not self.stage(name).finished]
-        if missing:
-            raise LabError(f"{self.path} has not finished {', '.join(missing)}. Resume the run first.")
-        other = [name for name in stages if self.recipe.fingerprint(name) != recipe.fingerprint(name)]
-        if other:
-            changed = ", ".join(self.recipe.differences(recipe))
-            raise LabError(f"{', '.join(other)} of {self.path} would be another model with another {changed}.")
+        self.check_branch(recipe, stages)
         read = {field for name in stages for field in self.recipe.read_by(name)}
         located = self.locate(read)
         run = Run.planned(path, recipe)
@@ -205,6 +199,16 @@ class Run:
                 shutil.copytree(self.path / name, run.path / name)
         run.save_recipe()  # last: without it the folder is no run
         return run
+
+    def check_branch(self, recipe: Recipe, stages: Sequence[str]) -> None:
+        """Raises LabError when a stage that a run of `recipe` would begin with is not finished, or would be another."""
+        missing = [name for name in stages if not self.stage(name).finished]
+        if missing:
+            raise LabError(f"{self.path} has not finished {', '.join(missing)}. Resume the run first.")
+        other = [name for name in stages if self.recipe.fingerprint(name) != recipe.fingerprint(name)]
+        if other:
+            changed = ", ".join(self.recipe.differences(recipe))
+            raise LabError(f"{', '.join(other)} of {self.path} would be another model with another {changed}.")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:

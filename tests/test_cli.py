@@ -15,6 +15,7 @@ import pytest
 
 from labkit import cli
 from labkit.cli import main
+from labkit.commands.settings import FIELDS, override
 from labkit.errors import LabError
 from labkit.model.rwkv import RWKV
 from labkit.runs import Run
@@ -143,9 +144,9 @@ def test_every_flag_that_recipe_prints_is_understood(preset, capsys):
         else:
             flags += [flag, value]
     other = make_recipe("lab" if preset == "smoke" else "smoke")
-    made = cli._override(other, cli.FIELDS, flags, "run")
+    made = override(other, FIELDS, flags, "run")
     wanted = make_recipe(preset)
-    assert [getattr(made, name) for name in cli.FIELDS] == [getattr(wanted, name) for name in cli.FIELDS]
+    assert [getattr(made, name) for name in FIELDS] == [getattr(wanted, name) for name in FIELDS]
 
 
 def test_a_whole_run_leaves_models_and_a_report(finished):
@@ -196,7 +197,7 @@ def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
     from labkit.recipe import make_recipe
 
     def model(*flags: str):
-        return cli._override(make_recipe("smoke"), cli.FIELDS, list(flags), "run").model
+        return override(make_recipe("smoke"), FIELDS, list(flags), "run").model
 
     assert model("--model.position=ALiBi").position == ALiBi()
     far = ["--model.position.scaling", "YaRN", "--model.position.scaling.factor=4", "--model.position.scaling.original"]
@@ -223,9 +224,9 @@ def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
 def test_more_heads_are_no_grouped_queries():
     from labkit.recipe import make_recipe
 
-    made = cli._override(make_recipe("lab"), cli.FIELDS, ["--model.heads", "8"], "run").model
+    made = override(make_recipe("lab"), FIELDS, ["--model.heads", "8"], "run").model
     assert made.attention.queries == made.attention.keys == made.key_value_heads == 8
-    shared = cli._override(make_recipe("lab"), cli.FIELDS, ["--model.heads=8", "--model.key-heads=2"], "run").model
+    shared = override(make_recipe("lab"), FIELDS, ["--model.heads=8", "--model.key-heads=2"], "run").model
     assert shared.attention.keys == 2
 
 

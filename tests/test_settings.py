@@ -15,6 +15,7 @@ from labkit.bench.memory import MemoryBench
 from labkit.bench.run import RunBench
 from labkit.bench.train import Shape, TrainBench
 from labkit.bench.world import WorldBench
+from labkit.commands.run import RunOptions
 from labkit.configs import Range, check
 from labkit.decoding import filters
 from labkit.errors import LabError
@@ -43,7 +44,7 @@ SAMPLES: list[Any] = [
     ChatOptions(HERE),
     GenerateOptions(HERE),
     WorldOptions(),
-    cli.RunOptions(),
+    RunOptions(),
     cli.BenchOptions("run"),
     decode_compare.CompareOptions(HERE),
     Gated(8),

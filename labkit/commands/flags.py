@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
@@ -13,12 +14,15 @@ import tyro
 
 from labkit.errors import LabError
 
+ONE = threading.Lock()
+"""Held while tyro reads flags: what it says goes to the process's one stderr."""
+
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], **settings: Any) -> Any:
     """What `tyro.cli` makes of the arguments. Raises LabError, which names the flag, for what it refuses."""
     said = io.StringIO()
     try:
-        with redirect_stderr(said), _one_line(not {"-h", "--help"} & set(arguments)):
+        with ONE, redirect_stderr(said), _one_line(not {"-h", "--help"} & set(arguments)):
             return tyro.cli(kind, prog=prog, args=arguments, **settings)
     except SystemExit as ended:
         if not ended.code:

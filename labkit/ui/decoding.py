@@ -208,7 +208,7 @@ def _fill(
                 settings, note = from_link(lab, request.query_params[LINK])
         except LabError as error:
             hindered = wrong(error)
-        run = settings.run if settings else names[0] if names else None
+        run = settings.run if settings else next(iter(lab.preferred()), None)
         stages = lab.stages(run) if run else []
         own = [column.strategy for column in settings.columns if not column.begins] if settings else list(DEFAULTS[:3])
         values = [

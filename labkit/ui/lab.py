@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labkit.errors import LabError
-from labkit.jobs import check_name, shortened
+from labkit.jobs import Jobs, check_name, shortened
+from labkit.lock import writer
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.runs import Run
@@ -81,6 +83,16 @@ class Lab:
     def names(self) -> list[str]:
         """The runs that have a model, newest first; those that cannot be read are left out."""
         return [name for name in self.all_names() if self.readable_stages(name)]
+
+    def preferred(self) -> list[str]:
+        """`names` in the order in which a tab opens on them: those that failed come last."""
+        return sorted(self.names(), key=self._failed)
+
+    def _failed(self, name: str) -> bool:
+        try:
+            return failed(Jobs(self.folder), self.run(name))
+        except LabError:  # deleted while we looked
+            return True
 
     def all_names(self) -> list[str]:
         """All runs, those without a model or that cannot be read too, newest first; the one that comes with labkit is
@@ -188,3 +200,25 @@ def _sayable(name: str) -> bool:
         return bool(check_name(name))
     except LabError:
         return False
+
+
+def asked_stages(jobs: Jobs, run: Run) -> list[str]:
+    """The stages that a run is to have: those that its last process was asked for, or all of its recipe."""
+    flags = jobs.arguments(run.path.name)
+    named: list[str] = []
+    if "--stages" in flags:
+        after = flags[flags.index("--stages") + 1 :]
+        named = list(itertools.takewhile(lambda flag: not flag.startswith("--"), after))
+    return [stage for stage in run.recipe.stages if not named or stage in named]
+
+
+def unfinished(jobs: Jobs, run: Run) -> list[str]:
+    """The stages that were asked for and are not finished."""
+    return [name for name in asked_stages(jobs, run) if not run.stage(name).finished]
+
+
+def failed(jobs: Jobs, run: Run) -> bool:
+    """Whether the last process that was begun here for a run ended before it was done, without having been asked to."""
+    name = run.path.name
+    begun = bool(jobs.arguments(name)) and not jobs.stopped(name)
+    return begun and bool(unfinished(jobs, run)) and not jobs.running(name) and writer(run.path) is None

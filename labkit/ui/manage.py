@@ -13,15 +13,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from labkit.commands.run import asked
 from labkit.errors import LabError
 from labkit.files import disk_errors
 from labkit.jobs import Jobs, check_new_name, shortened
 from labkit.lock import writer
+from labkit.model.transformer import Transformer
+from labkit.pipeline import check_plan
 from labkit.preferences.store import Store
 from labkit.recipe import INPUTS, PRESETS, Recipe
-from labkit.runs import Run
 from labkit.stages import DPO
-from labkit.ui.lab import Lab
+from labkit.text.tokenizer import MAX_DEFAULT_VOCABULARY
+from labkit.ui.lab import Lab, asked_stages, unfinished
 from labkit.ui.preferences import export
 
 ENOUGH = 50
@@ -29,9 +34,18 @@ ENOUGH = 50
 CHOSEN = ("--out", "--preset", "--seed", "--build-on", "--stages", "--resume")
 """The flags of `labkit run` that the form gives itself."""
 SEEDS = 2**32
-LIMITS = {"steps": 100_000, "rows": 1024, "length": 8192, "width": 4096, "depth": 64, "context": 8192, "hidden": 16_384}
+LIMITS = {
+    "steps": 100_000, "rows": 1024, "length": 8192, "width": 4096, "depth": 64, "encoder": 64, "context": 8192,
+    "hidden": 16_384, "experts": 256,
+}  # fmt: skip
 """The largest number that a page may ask of a setting, by the last part of its name; `LARGEST` of any other."""
 LARGEST = 1_000_000
+PARAMETERS = 300_000_000
+"""Of a model that a page may ask for, at most."""
+TOKENS = 2**17
+"""Of one batch that a page may ask for (rows x length), at most."""
+HELP = ("-h", "--help", "--tyro")
+"""How flags begin that print something, or write files, instead of setting anything."""
 
 
 def begin(
@@ -41,8 +55,9 @@ def begin(
 
     source: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on. stages: to
     make; empty for all. seed: of a preset's run. more: flags as on the command line. Raises LabError for a name that is
-    no plain folder name, or is taken, for a run as source without stages, and for flags that the others are, that ask
-    for more than a page may, or for a file outside of `lab.inputs`.
+    no plain folder name, or is taken, for a run as source without stages, for flags that the others are, for a file
+    outside of `lab.inputs`, and, before any process is begun, for settings that make no recipe, or one that asks for
+    more than a page may.
     """
     name = check_new_name(name)
     if name in lab.all_names() or (lab.folder / name).exists():
@@ -60,8 +75,33 @@ def begin(
     preset = ["--preset", source, "--seed", str(int(seed))]
     what = preset if is_preset else ["--build-on", str(lab.path(source))]
     chosen = ["--stages", *stages] if stages else []
-    jobs.start(name, ["run", "--out", str(lab.folder / name), *what, *chosen, *flags])
+    arguments = ["--out", str(lab.folder / name), *what, *chosen, *flags]
+    _, recipe = asked(arguments)
+    check_plan(recipe, stages or None, None if is_preset else lab.path(source))
+    _check_size(recipe)
+    jobs.start(name, ["run", *arguments])
     return name
+
+
+def _check_size(recipe: Recipe) -> None:
+    """Raises LabError for a model, or a batch of one of its stages, that is larger than a page may ask for."""
+    model = dataclasses.replace(recipe.model, vocabulary=recipe.tokenizer.vocabulary or MAX_DEFAULT_VOCABULARY)
+    parameters = model.least_parameters
+    if parameters <= PARAMETERS:  # so that it can be built, without weights, and counted
+        with torch.device("meta"):
+            parameters = sum(weights.numel() for weights in Transformer(model).parameters())
+    if parameters > PARAMETERS:
+        raise LabError(
+            f"A model of {parameters:,} parameters is more than a page may ask for, {PARAMETERS:,}. Take a smaller "
+            f"model.width, model.depth or tokenizer.vocabulary; the command line takes it."
+        )
+    for name, stage in recipe.stages.items():
+        train = stage.train
+        if train.rows * train.length > TOKENS:
+            raise LabError(
+                f"{name}: {train.rows:,} rows of {train.length:,} tokens are more than a page may ask for at once, "
+                f"{TOKENS:,} tokens. Take fewer {name}.train.rows; the command line takes it."
+            )
 
 
 def _flags(more: str) -> list[str]:
@@ -74,6 +114,9 @@ def _flags(more: str) -> list[str]:
         raise LabError(f"The settings cannot be read: {error}.") from error
     spelled = {flag: flag.partition("=")[0].replace("_", "-") for flag in flags}
     twice = [flag for flag, plain in spelled.items() if plain in CHOSEN]
+    helps = [flag for flag in flags if flag.startswith(HELP)]
+    if helps:
+        raise LabError(f"{', '.join(helps)} sets nothing; leave it out. `labkit recipe` lists all settings.")
     if twice:
         raise LabError(f"{', '.join(twice)} is chosen by the fields above; leave it out of the further settings.")
     setting = ""
@@ -111,21 +154,6 @@ def _number(text: str) -> float:
         return abs(float(text))
     except ValueError:
         return 0.0
-
-
-def asked_stages(jobs: Jobs, run: Run) -> list[str]:
-    """The stages that a run is to have: those that its last process was asked for, or all of its recipe."""
-    flags = jobs.arguments(run.path.name)
-    named: list[str] = []
-    if "--stages" in flags:
-        after = flags[flags.index("--stages") + 1 :]
-        named = list(itertools.takewhile(lambda flag: not flag.startswith("--"), after))
-    return [stage for stage in run.recipe.stages if not named or stage in named]
-
-
-def unfinished(jobs: Jobs, run: Run) -> list[str]:
-    """The stages that were asked for and are not finished."""
-    return [name for name in asked_stages(jobs, run) if not run.stage(name).finished]
 
 
 def resume(lab: Lab, jobs: Jobs, name: str) -> str:

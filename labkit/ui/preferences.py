@@ -70,10 +70,10 @@ def source(name: Any, stage: Any, temperature: Any) -> Source:
 
 
 def first_models(lab: Lab) -> list[tuple[str, str]]:
-    """Two models that can be compared, as (run, stage): the last of the newest run and the one before it, or the last
-    of the next run; twice the same where there is only one, and none where there is none.
+    """Two models that can be compared, as (run, stage): the last of the newest run that did not fail and the one before
+    it, or the last of the next run; twice the same where there is only one, and none where there is none.
     """
-    models = [(name, stage) for name in lab.names() for stage in reversed(lab.stages(name))]
+    models = [(name, stage) for name in lab.preferred() for stage in reversed(lab.stages(name))]
     return models[:2] if len(models) > 1 else models * 2
 
 

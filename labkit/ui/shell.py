@@ -104,9 +104,8 @@ def pick_run(lab: Lab, place: int = -1, fill: bool = True) -> tuple[gr.Dropdown,
         return gr.update(choices=lab.readable_stages(name), value=first_stage(lab, name, place))
 
     def first() -> tuple[Any, Any]:
-        names = lab.names()
-        newest = names[0] if names else None
-        return gr.update(choices=names, value=newest), stages_of(newest)
+        chosen = next(iter(lab.preferred()), None)
+        return gr.update(choices=lab.names(), value=chosen), stages_of(chosen)
 
     name.input(stages_of, name, stage)
     on_tab(lambda: gr.update(choices=lab.names()), name)

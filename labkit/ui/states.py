@@ -12,7 +12,7 @@ from labkit.lock import writer
 from labkit.report import minutes
 from labkit.runs import Run, StageFolder
 from labkit.ui import manage
-from labkit.ui.lab import Lab
+from labkit.ui.lab import Lab, asked_stages, failed, unfinished
 from labkit.ui.shell import named
 
 
@@ -36,11 +36,9 @@ class Status(NamedTuple):
 
 def status(jobs: Jobs, run: Run) -> Status:
     """Where a run is."""
-    name, left = run.path.name, manage.unfinished(jobs, run)
-    ours = jobs.running(name)
+    ours = jobs.running(run.path.name)
     running = ours or writer(run.path) is not None
-    failed = bool(jobs.arguments(name) and left) and not running and not jobs.stopped(name)
-    return Status(running, ours, failed, manage.asked_stages(jobs, run), left)
+    return Status(running, ours, failed(jobs, run), asked_stages(jobs, run), unfinished(jobs, run))
 
 
 def progress(run: Run, at: Status) -> list[list[str]]:

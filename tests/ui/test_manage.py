@@ -12,7 +12,7 @@ from labkit.errors import LabError
 from labkit.jobs import Jobs
 from labkit.lock import one_writer
 from labkit.runs import Run
-from labkit.ui import manage, runs, states
+from labkit.ui import manage, preferences, runs, states
 from labkit.ui.lab import Lab
 from tests.tiny_recipe import tiny_recipe
 
@@ -55,7 +55,7 @@ def ended(folder: Path, name: str, arguments: list[str], log: str, stopped: bool
 def lab(tmp_path: Path) -> Lab:
     """A lab with a run `mine`, and one that comes with labkit."""
     shipped = Run.create(tmp_path / "shipped", tiny_recipe())
-    Run.create(tmp_path / "runs" / "mine", tiny_recipe())
+    Run.create(tmp_path / "runs" / "mine", tiny_recipe(preset="smoke"))
     return Lab(tmp_path / "runs", demo=shipped.path)
 
 
@@ -198,6 +198,23 @@ def test_a_fresh_page_opens_on_the_newest_run_that_has_something_to_show(lab):
     assert states.first_shown(Lab(lab.folder / "nowhere"), jobs) is None
 
 
+def test_tabs_open_on_a_run_that_did_not_fail(lab):
+    """Of one that failed the models that it has can still be chosen, and are what is shown where there is no other."""
+    for number, (name, stages) in enumerate({"old": ["pretrain", "sft"], "half": ["pretrain"], "none": []}.items()):
+        run = Run.create(lab.folder / name, tiny_recipe())
+        for stage in stages:
+            finished(run, stage)
+            (run.stage(stage).path / "model.safetensors").touch()
+        os.utime(lab.folder / name, (number + 1, number + 1))
+    for name in ("half", "none"):
+        ended(lab.folder, name, ["run"], "labkit: no\n")
+    ended(lab.folder, "old", ["run"], "Stopped.", stopped=True)
+    assert lab.names() == ["half", "old"] and lab.preferred() == ["old", "half"]
+    assert preferences.first_models(lab) == [("old", "sft"), ("old", "pretrain")]
+    shutil.rmtree(lab.folder / "old")
+    assert lab.preferred() == ["half"]
+
+
 def test_all_runs_stand_in_a_table(lab):
     jobs = Idle(lab.folder)
     finished(lab.run("mine"), *STAGES)
@@ -217,6 +234,7 @@ def test_a_page_trains_on_files_of_the_folder_of_the_app_alone(lab, tmp_path, mo
     jobs, home = Idle(lab.folder), tmp_path / "home"
     (home / "texts").mkdir(parents=True)
     (home / "away").symlink_to(tmp_path)
+    (home / "texts" / "a.txt").write_text("One day.")
     monkeypatch.chdir(home)
     for flags in ("--text /etc/passwd", "--text=/etc/passwd", "--instructions ../secret.json", "--preferences away/x",
                   "--text ~/notes.txt", "--text .env", "--text texts/../.git/config"):  # fmt: skip
@@ -226,7 +244,7 @@ def test_a_page_trains_on_files_of_the_folder_of_the_app_alone(lab, tmp_path, mo
     for flags in ("--text texts/a.txt", f"--text {home}/texts", "--instructions some/data-set"):
         manage.begin(lab, jobs, "new", "smoke", more=flags)
     lab.inputs = None
-    manage.begin(lab, jobs, "new", "smoke", more="--text /etc/passwd")
+    manage.begin(lab, jobs, "new", "smoke", more="--text /etc/hostname")
     assert len(jobs.asked) == 4
 
 
@@ -281,6 +299,25 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ({"more": "--pretrain.train.steps 100001"}, "--pretrain.train.steps 100001 is more than a page may ask for"),
         ({"more": "--model.width=1e9"}, "--model.width 1e9 is more than"),
         ({"more": "--annotation.prompts 99999999"}, "more than a page may ask for, 1,000,000"),
+        ({"more": "--model.width 257"}, r"must be even, not 257"),
+        ({"more": "--model.wdith 64"}, "There is no option --model.wdith. Did you mean"),
+        ({"more": "--model.width wide"}, "--model.width must be a whole number, not 'wide'"),
+        ({"more": "--dpo.beta -1"}, "--dpo.beta must be"),
+        ({"more": "--sft.train.length 4096"}, "rows of sft have 4096 tokens, but the model's context is 192"),
+        ({"more": "64"}, "No option takes 64"),
+        ({"more": "--text nowhere.txt"}, "There is no file or folder nowhere.txt"),
+        ({"more": "--model.width 4096 --model.depth 64 --tokenizer.vocabulary 1000000"}, "parameters is more than a"),
+        ({"more": "--model.width 2048 --model.depth 12 --model.feed-forward.hidden 2048"}, "A model of 3.* parameters"),
+        ({"more": "--pretrain.train.rows 1024 --pretrain.train.length 192"}, "pretrain: 1,024 rows of 192 tokens are"),
+        (
+            {"more": "--model.feed-forward MoE --model.feed-forward.experts 4096"},
+            "more than a page may ask for, 256",
+        ),
+        ({"more": "--help"}, "--help sets nothing"),
+        ({"more": "--tyro-write-completion bash /tmp/x"}, "sets nothing"),
+        ({"stages": ["dpo"]}, "dpo needs pretrain, sft first"),
+        ({"source": "mine", "stages": ["dpo"]}, "has not finished pretrain, sft"),
+        ({"source": "mine", "stages": ["ppo"], "more": "--text data/README.md"}, "no stage ppo; it has pretrain"),
         ({"more": "'open"}, "cannot be read"),
         ({"more": 7}, "cannot be read"),
         ({"more": "--text a\0b"}, "cannot be read: there is a null character"),
@@ -299,11 +336,18 @@ def test_what_is_refused_changes_nothing(lab, act, message):
     ],
 )
 def test_what_a_page_may_not_begin(lab, change, message):
+    """It is said at once, in words, and no process is begun."""
     jobs = Idle(lab.folder)
     given: dict[str, Any] = {"name": "new", "source": "smoke"} | change
     with pytest.raises(LabError, match=message):
         manage.begin(lab, jobs, **given)
     assert jobs.asked == []
+
+
+def test_what_is_just_allowed_is_begun(lab):
+    jobs = Idle(lab.folder)
+    manage.begin(lab, jobs, "wide", "smoke", more="--model.width 1024 --pretrain.train.rows 1024")
+    assert jobs.asked[0][-4:] == ["--model.width", "1024", "--pretrain.train.rows", "1024"]
 
 
 BROKEN = ["", "{", "[]", "7", "{}", '{"recipe": 5}', '{"recipe": {"pretrain": 3}, "inputs": {}, "threads": 1}', "\x00"]

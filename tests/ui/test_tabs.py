@@ -33,7 +33,7 @@ from tests.tiny_recipe import tiny_recipe
 def lab(tmp_path_factory) -> Lab:
     """A lab with one finished run, `tiny`."""
     folder = tmp_path_factory.mktemp("runs")
-    for _ in run(tiny_recipe(), folder / "tiny"):
+    for _ in run(tiny_recipe(preset="smoke"), folder / "tiny"):
         pass
     return Lab(folder)
 
@@ -584,8 +584,10 @@ class Started(Jobs):
         self.asked.append((name, list(arguments)))
 
 
-def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab):
+def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab, tmp_path, monkeypatch):
     jobs = Started(lab.folder)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a; rm -rf b").write_text("One day.")
     assert manage.begin(lab, jobs, " new ", "smoke", (), 3, "--model.width 32 --text 'a; rm -rf b'") == "new"
     (name, arguments) = jobs.asked[0]
     assert name == "new" and arguments[:7] == [
