@@ -226,6 +226,14 @@ class Store:
         with self._reading() as connection:
             return connection.scalar(sql.select(COUNTS.c.votes).where(COUNTS.c.annotator == annotator)) or 0
 
+    def preferred(self) -> Counter[tuple[str, str]]:
+        """How many standing votes prefer an answer, by the two sources (left, right) that they compare."""
+        sources = (PAIRS.c.left_source, PAIRS.c.right_source)
+        asked = sql.select(*sources, sql.func.count()).join(VOTES, VOTES.c.pair == PAIRS.c.id)
+        asked = asked.where(STANDS, VOTES.c.choice.in_(("left", "right"))).group_by(*sources)
+        with self._reading() as connection:
+            return Counter({(left, right): count for left, right, count in connection.execute(asked)})
+
     def standings(self) -> dict[str, Standing]:
         """What `standings` says of all votes that stand."""
         with self._reading() as connection:

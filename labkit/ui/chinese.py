@@ -17,7 +17,7 @@ NAMES = {
     "Unreadable": "无法读取", "run": "运行", "stages": "阶段", "last change": "最近变化", "failed to start": "启动失败",
     "Failed to start": "启动失败",
     "Starting": "启动中", "Failed to start, see log": "启动失败，见日志", "Not asked for": "未要求",
-    "{} left": "还需 {}",
+    "{} left": "还需 {}", "{} votes": "{} 票",
     "unreadable": "无法读取",
     # measures
     "loss before this stage": "本阶段之前的损失",
@@ -120,6 +120,10 @@ MESSAGES = {
         "{0} 随 labkit 附带，不能改动。请以它为起点开始新的运行。",
     "{} cannot be written to, so {} stays as it is.": "{0} 不可写入，因此 {1} 保持不变。",
     "{} could not be written: {}": "无法写入 {0}：{1}",
+    "{} was asked to stop. It ends after its current step and can be resumed.":
+        "已请求 {0} 停止。它会在当前这一步之后结束，可以继续。",
+    "{} is being resumed. Its first step takes a moment.": "{0} 正在继续。第一步需要片刻。",
+    "{} is begun. What it does stands above, at the head of this tab.": "{0} 已开始。进展显示在本页上方。",
     "{} is now called {}.": "{0} 现在名为 {1}。",
     "{} is deleted.": "{0} 已删除。",
     "{} cannot be read: {}": "无法读取 {0}：{1}",

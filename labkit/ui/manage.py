@@ -8,6 +8,7 @@ import math
 import os
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ from labkit.recipe import INPUTS, PRESETS, Recipe
 from labkit.stages import DPO
 from labkit.text.tokenizer import MAX_DEFAULT_VOCABULARY
 from labkit.ui.lab import Lab, asked_stages, unfinished
-from labkit.ui.preferences import export
+from labkit.ui.preferences import export, run_of
 
 ENOUGH = 50
 """Votes from which on DPO's measures begin to mean something."""
@@ -169,6 +170,17 @@ def resume(lab: Lab, jobs: Jobs, name: str) -> str:
     chosen = ["--stages", *asked] if asked != list(run.recipe.stages) else []
     jobs.start(name, ["run", "--out", str(run.path), "--resume", *chosen])
     return name
+
+
+def voted_runs(lab: Lab, store: Store) -> list[tuple[str, int]]:
+    """The runs with a fine-tuned model, each with how many votes prefer one of its answers or another to it; first
+    those that were voted on most.
+    """
+    counts = Counter[str]()
+    for sources, count in store.preferred().items():
+        counts.update(dict.fromkeys({run_of(source) for source in sources}, count))
+    tuned = [name for name in lab.preferred() if "sft" in lab.readable_stages(name)]
+    return sorted([(name, counts[name]) for name in tuned], key=lambda found: -found[1])
 
 
 def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, str]:

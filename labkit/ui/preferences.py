@@ -62,6 +62,11 @@ class Source(NamedTuple):
         return f"{self.name} / {self.stage}, temperature {self.temperature:g}"
 
 
+def run_of(source: str) -> str:
+    """ "mine / sft, temperature 1" -> "mine": the run of a source as the votes know it."""
+    return source.partition(" / ")[0]
+
+
 def source(name: Any, stage: Any, temperature: Any) -> Source:
     """Who answers, of what a page says. Raises LabError for a temperature that is none."""
     if not isinstance(temperature, int | float) or not 0 <= temperature <= HOTTEST:

@@ -134,7 +134,6 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
         stop = gr.Button(words("stop"), interactive=False, elem_id="runs-stop")
         go_on = gr.Button(words("go_on"), interactive=False, elem_id="runs-go-on")
         report = gr.Button(words("write_report"), interactive=False, elem_id="runs-report")
-        votes = gr.Button(words("train_on_votes"), variant="primary", scale=2, elem_id="runs-votes")
     problem, why = problem_box("runs-problem"), problem_box("runs-why-problem")
     stages = gr.Dataframe(headers=["", "", "", ""], datatype="str", interactive=False, wrap=True, elem_id="runs-stages")
     with gr.Row():
@@ -155,8 +154,8 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
     _watch(lab, jobs, shown)
     report.click(None, name, None, js="(run) => labkit.openReport(run)")
     stop.click(partial(_stop, jobs), name, problem)
-    _acts(lab, jobs, shown, problem, go_on.click, lambda name: (manage.resume(lab, jobs, name), ""), [name])
-    _acts(lab, jobs, shown, problem, votes.click, lambda name: manage.train_on_votes(lab, jobs, store, name), [name])
+    _acts(lab, jobs, shown, problem, go_on.click, partial(_resume, lab, jobs), [name])
+    _train_on_votes(lab, jobs, store, shown)
     with gr.Accordion(words("new_run"), open=False, elem_id="runs-new"):
         _new_run(lab, jobs, shown)
     with gr.Accordion(words("manage"), open=False, elem_id="runs-manage"):
@@ -164,11 +163,34 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
 
 
 def _stop(jobs: Jobs, name: Any) -> Any:
+    """Ask a run's process to stop, and say that it was asked."""
     try:
         jobs.stop(name)
-        return quiet()
+        return advice(f"{name} was asked to stop. It ends after its current step and can be resumed.")
     except LabError as error:
         return wrong(error)
+
+
+def _resume(lab: Lab, jobs: Jobs, name: Any) -> tuple[str, str]:
+    resumed = manage.resume(lab, jobs, name)
+    return resumed, f"{resumed} is being resumed. Its first step takes a moment."
+
+
+def _train_on_votes(lab: Lab, jobs: Jobs, store: Store, shown: Shown) -> None:
+    """What begins DPO on the votes: at first from the run that was voted on most."""
+    with gr.Row(elem_classes="labkit-bar"):
+        name = gr.Dropdown([], label=words("voted_run"), allow_custom_value=True, scale=3, elem_id="runs-voted")
+        start = gr.Button(words("train_on_votes"), variant="primary", scale=2, elem_id="runs-votes")
+    problem = problem_box("runs-votes-problem")
+
+    def fill() -> Any:
+        found = manage.voted_runs(lab, store)
+        choices = [(f"{run} ({named('{} votes').format(count)})", run) for run, count in found]
+        return gr.update(choices=choices, value=found[0][0] if found else None)
+
+    on_load(fill, None, name)
+    on_tab(fill, name)
+    _acts(lab, jobs, shown, problem, start.click, lambda name: manage.train_on_votes(lab, jobs, store, name), [name])
 
 
 def _new_run(lab: Lab, jobs: Jobs, shown: Shown) -> None:
@@ -189,7 +211,8 @@ def _new_run(lab: Lab, jobs: Jobs, shown: Shown) -> None:
     inputs = [name, source, stages, seed, more]
 
     def begin(name: Any, source: Any, stages: Any, seed: Any, more: Any) -> tuple[str, str]:
-        return manage.begin(lab, jobs, name, source, stages or [], 0 if seed is None else seed, more or ""), ""
+        made = manage.begin(lab, jobs, name, source, stages or [], 0 if seed is None else seed, more or "")
+        return made, f"{made} is begun. What it does stands above, at the head of this tab."
 
     _acts(lab, jobs, shown, problem, start.click, begin, inputs)
 

@@ -75,7 +75,7 @@ def test_a_language_is_chosen_and_kept(app: App, opened: Opened):
     expect(page.locator("#runs-stages")).to_contain_text("状态")
     expect(page.locator("#runs-plot")).to_contain_text("训练")
     page.locator("#runs-votes").click()
-    says(page, "runs-problem", "还没有任何投票偏好其中一个回答")
+    says(page, "runs-votes-problem", "还没有任何投票偏好其中一个回答")
     page.goto(app.url)
     expect(page.locator("labkit-attention")).to_contain_text("所有层与头")  # the viewers, too
     page.locator("#language").click()

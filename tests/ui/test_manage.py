@@ -101,6 +101,13 @@ def test_a_run_that_fails_says_so_and_why(lab):
     assert runs.Look(lab, jobs)("mine", None, None, None)[-1]["open"]  # the log is in sight
 
 
+def test_a_click_on_stop_or_resume_is_answered(lab):
+    """Before anything else can be seen of it."""
+    jobs = Idle(lab.folder)
+    assert runs._stop(jobs, "mine")["value"].startswith("mine was asked to stop. It ends after its current step")
+    assert runs._resume(lab, jobs, "mine") == ("mine", "mine is being resumed. Its first step takes a moment.")
+
+
 def test_a_run_that_was_stopped_did_not_fail(lab):
     jobs, run = Idle(lab.folder), lab.run("mine")
     ended(lab.folder, "mine", ["run"], "Stopped.", stopped=True)

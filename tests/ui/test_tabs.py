@@ -19,7 +19,7 @@ from labkit.errors import LabError
 from labkit.jobs import Jobs
 from labkit.paths import demo_folder
 from labkit.pipeline import run
-from labkit.preferences.store import Store
+from labkit.preferences.store import Answer, Store
 from labkit.runs import Run
 from labkit.ui import attention, decoding, manage, preferences, runs, shell, writing
 from labkit.ui.lab import Lab, Recent
@@ -659,6 +659,26 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
     assert manage.train_on_votes(lab, jobs, store, "tiny")[0] == "tiny-votes-2" and Path(votes).read_bytes() == before
     for name in ("renamed", "tiny-votes-2"):
         shutil.rmtree(lab.folder / name)
+
+
+def test_the_run_that_was_voted_on_is_the_one_to_train(lab, tmp_path):
+    """Counted are votes that prefer an answer: a tie or a skip teaches nothing. A pair of two runs counts for both."""
+    store = Store(tmp_path / "votes.db")
+    with_demo = Lab(lab.folder, demo_folder())
+    assert manage.voted_runs(with_demo, store) == [("tiny", 0), ("demo", 0)]
+    prompt = (Message("user", "Where is Tom?"),)
+
+    def vote(one: str, other: str, choice: str) -> None:
+        left, right = (Answer(name, str(preferences.Source(name, "sft", 1.0))) for name in (one, other))
+        store.vote(store.show(prompt, left, right), "ada", choice)
+
+    for one, other, choice in [("demo", "demo", "left"), ("demo", "tiny", "right"), ("tiny", "tiny", "skip"),
+                               ("tiny", "tiny", "tie"), ("gone", "gone", "left")]:  # fmt: skip
+        vote(one, other, choice)
+    assert manage.voted_runs(with_demo, store) == [("demo", 2), ("tiny", 1)]
+    store.undo("ada")
+    store.undo("ada")
+    assert sum(store.preferred().values()) == 2
 
 
 def test_training_on_votes_that_cannot_begin_leaves_nothing(lab, tmp_path, monkeypatch):
