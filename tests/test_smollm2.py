@@ -46,7 +46,7 @@ def file() -> Path:
 def imported(file, tmp_path_factory, corpora) -> Run:
     recipe = make_recipe("smoke", instructions=str(corpora / "instructions.json"))
     train = dataclasses.replace(
-        recipe.sft.train, steps=20, rows=2, length=128, adam_lr=3e-5, optimizer="adamw", compile=False
+        recipe.sft.train, steps=20, rows=1, length=96, adam_lr=3e-5, optimizer="adamw", compile=False
     )
     recipe = dataclasses.replace(
         recipe, sft=dataclasses.replace(recipe.sft, train=train), evaluation=tiny_recipe().evaluation
