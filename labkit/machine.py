@@ -110,6 +110,15 @@ def compiled(run: Callable[P, R], doing: str, **options: Any) -> Callable[P, R]:
     return call
 
 
+def not_compiled(run: Callable[P, R]) -> Callable[P, R]:
+    """`run`, which torch.compile leaves as it is. As torch.compiler.disable, but that the compiler, which is longer to
+    import than the rest of torch, is imported by the first call, and not by every process that imports the function.
+    """
+    from torch._compile import _disable_dynamo
+
+    return _disable_dynamo(run)
+
+
 @cache
 def say_once(words: str) -> None:
     """Warn, the first time that these words are said."""

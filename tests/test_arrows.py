@@ -98,6 +98,12 @@ def test_light_modules_load_without_torch(name):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_a_model_loads_without_the_compiler():
+    """Which takes longer to import than the rest of torch, and which most processes never use."""
+    code = "import sys, labkit.runs, labkit.model; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_weights_are_never_pickles(path):
     assert not {"pickle", "dill", "cloudpickle", "joblib", "shelve"} & {name.split(".")[0] for name in imported(path)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from labkit.configs import Count, NonNegative, Positive, Range, check
 from labkit.errors import LabError
 from labkit.losses import load_balancing_loss
+from labkit.machine import not_compiled
 from labkit.model.taps import Tap, no_tap
 
 Hidden = Annotated[int, Range(1, 2**22)]
@@ -149,7 +150,7 @@ class MixtureOfExperts(nn.Module):
         self.router = nn.Linear(width, config.experts, bias=False)
         self.experts = nn.ModuleList(config.expert.build(width, bias) for _ in range(config.experts))
 
-    @torch.compiler.disable  # which tokens go where is known only then, so each step would be compiled anew
+    @not_compiled  # which tokens go where is known only then, so each step would be compiled anew
     def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
         """x [B, T, D] -> [B, T, D]; `unevenness` is then of these tokens. real [B, T]: False for padding, which no
         expert takes and nothing counts.

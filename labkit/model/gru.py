@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from labkit.machine import not_compiled
 from labkit.model.mixers import Heads
 from labkit.model.reading import Reading
 
@@ -55,7 +56,7 @@ class GRUMixer(nn.Module):
         y = self.out(reading.tap(f"{self.name}.hidden", hiddens.to(x.dtype)))
         return y, None if state is None else GRUState(hiddens[:, -1])
 
-    @torch.compiler.disable  # a loop over all tokens, which would be unrolled
+    @not_compiled  # a loop over all tokens, which would be unrolled
     def _run(self, gates: Tensor, h: Tensor, real: Tensor | None, fresh: Tensor | None) -> Tensor:
         """W x of all tokens [B, T, 3 D], h [B, D] -> every h [B, T, D]."""
         hiddens = []
