@@ -74,6 +74,12 @@ def check(config: Any) -> None:
 
 
 @cache
+def _types(cls: Any) -> dict[str, Any]:
+    """The types of a class' fields. Kept, as making types of what an annotation says is most of reading a recipe."""
+    return typing.get_type_hints(cls)
+
+
+@cache
 def _hints(cls: Any) -> dict[str, Any]:
     """The types of a dataclass' fields, with what is annotated."""
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -143,7 +149,7 @@ def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
     Fields that are missing take their defaults. Raises LabError that names an unknown or missing field, or a
     choice that does not exist.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _types(typing.cast(Any, cls))
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     unknown = sorted(set(data) - set(fields) - {"kind"})
     if unknown:
@@ -160,7 +166,7 @@ def choices(cls: type) -> dict[str, dict[str, type]]:
     """
     if not dataclasses.is_dataclass(cls):
         return {}
-    hints = {name: typing.get_args(hint) for name, hint in typing.get_type_hints(cls).items()}
+    hints = {name: typing.get_args(hint) for name, hint in _types(cls).items()}
     kinds = {name: {one.__name__: one for one in options if _is_config(one)} for name, options in hints.items()}
     for name, found in kinds.items():
         if type(None) in hints[name]:
@@ -183,7 +189,7 @@ def another(cls: type[C], current: Any, given: Mapping[str, Any] | None = None) 
 
 def needed_numbers(cls: type) -> dict[str, type]:
     """The numeric fields of a dataclass that have no default: {field: int or float}."""
-    hints = typing.get_type_hints(cls)
+    hints = _types(cls)
     required = [field.name for field in dataclasses.fields(typing.cast(Any, cls)) if _required(field)]
     return {name: hints[name] for name in required if hints[name] in (int, float)}
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,15 @@ def module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> set[str]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Every module that a file imports anywhere in it, but for types alone."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     for_types = {id(inside) for node in ast.walk(tree) if is_for_types(node) for inside in ast.walk(node)}
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -48,7 +55,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports by dots; write the whole name"
             names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
 
 
 def is_for_types(node: ast.AST) -> bool:
@@ -107,7 +114,7 @@ def test_a_model_loads_without_the_compiler():
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_weights_are_never_pickles(path):
     assert not {"pickle", "dill", "cloudpickle", "joblib", "shelve"} & {name.split(".")[0] for name in imported(path)}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
             assert node.attr not in ("load", "save"), f"{path}:{node.lineno} reads or writes a pickle"
 
@@ -156,16 +163,15 @@ def assigned(tree: ast.AST, name: str) -> list[ast.AST]:
     return found
 
 
-def formatted(source: str) -> list[str]:
+def formatted(tree: ast.Module) -> list[str]:
     """Where a file puts text into what an HTML component shows."""
-    tree = ast.parse(source)
     calls = [(call, put_together(tree, call)) for call in html_calls(tree)]
     return [f"line {call.lineno}: {how}" for call, how in calls if how]
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_html_components_take_no_formatted_text(path):
-    assert not formatted(path.read_text(encoding="utf-8")), f"{path}: hand text over as props or value, not in the HTML"
+    assert not formatted(parsed(path)), f"{path}: hand text over as props or value, not in the HTML"
 
 
 @pytest.mark.parametrize(
@@ -184,8 +190,8 @@ def test_html_components_take_no_formatted_text(path):
     ],
 )
 def test_every_way_to_put_text_into_html_is_seen(made):
-    assert formatted(f"import gradio as gr\n{made}")
-    assert not formatted('import gradio as gr\npage = "<b></b>"\ngr.HTML(page, text=text)')
+    assert formatted(ast.parse(f"import gradio as gr\n{made}"))
+    assert not formatted(ast.parse('import gradio as gr\npage = "<b></b>"\ngr.HTML(page, text=text)'))
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)

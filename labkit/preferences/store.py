@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from labkit.errors import LabError
-from labkit.text.pairs import Pair
 from labkit.world import Message
+
+if TYPE_CHECKING:
+    from labkit.text.pairs import Pair
 
 Choice = Literal["left", "right", "tie", "both_bad", "skip"]
 CHOICES: tuple[str, ...] = get_args(Choice)
@@ -351,6 +353,8 @@ def _vote(row: Any) -> Vote:
 
 def preference_pairs(votes: list[Vote]) -> list[Pair]:
     """The votes that prefer one of two different answers, as pairs to train on."""
+    from labkit.text.pairs import Pair  # imports torch, which counting votes does not need
+
     pairs = []
     for vote in votes:
         if vote.chosen is not None and vote.left.text.strip() != vote.right.text.strip():
