@@ -154,6 +154,21 @@ def _truth(world: World, task: Task | None, text: str) -> dict[str, float]:
     return truth | {"grammatical": as_story if task.kind == "write" else gold.fluent}
 
 
+LEGEND = {
+    "nats a token": "mean log-probability of the text's tokens under the model; nearer to 0 is likelier",
+    "repetition": "share of its runs of four tokens that stood in the text before; lower repeats less",
+    "tokens": "how many tokens the text has",
+    "gold": f"the oracle's score of the answer, for the annotator {ANNOTATOR}: 0 to 1, higher is better",
+    "right": "share of the answers that do what was asked",
+    "supported": "share of what is claimed that the story, or the facts of TinyWorld, bear out",
+    "consistent": "share of what is told that can happen; 0 for an answer that contradicts itself",
+    "grammatical": "share of the sentences that are TinyWorld's English",
+    "distinct-2": "different pairs of neighbouring tokens, for each pair in all texts; higher is more varied",
+    "self-BLEU": "how well the other texts foretell each, 0 to 1; lower is more varied",
+}
+"""What each score says."""
+
+
 def first_difference(texts: Sequence[Sequence[Any]], ended: bool = False) -> int | None:
     """Where texts first differ: first_difference([[5, 6], [5, 7]]) -> 1; None where they do not.
 
@@ -179,6 +194,7 @@ def table(found: Sequence[Compared]) -> str:
     lines += ["", f"{'':{width}}" + "".join(f"{name:>18}" for name in names)]
     for one in found:
         lines.append(f"{one.strategy:{width}}" + "".join(f"{shown(one.scores[name]):>18}" for name in names))
+    lines += ["", *(f"{name:14}{LEGEND[name]}" for name in names), f"{'±':14}95 % interval"]
     return "\n".join(lines)
 
 

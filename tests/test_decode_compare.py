@@ -1,9 +1,14 @@
 """Prompts that are tasks, judges that give an answer the number that its source would, and where texts part."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from labkit.decode_compare import asked_of, first_difference, task_of
+from labkit.cli import main
+from labkit.decode_compare import LEGEND, Asked, asked_of, compare, first_difference, table, task_of
+from labkit.decoding.strategies import parse
 from labkit.errors import LabError
 from labkit.judges import by_oracle, by_reward
 from labkit.paths import demo_folder
@@ -63,3 +68,29 @@ def test_where_texts_first_differ():
     assert first_difference([[5, 6], [5]]) is None  # the second still writes
     assert first_difference([[5, 6], [5]], ended=True) == 1
     assert first_difference([[5], [5]], ended=True) is None
+
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_the_readme_asks_the_small_model_what_it_can_answer(run, capsys):
+    """A question on a story that TinyWorld could tell, and a task as TinyWorld sets it."""
+    prompts = [text for _, text in re.findall(r"""--prompt \$?(['"])(.*?)\1""", README.read_text(encoding="utf-8"))]
+    story, task = prompts
+    told, _, question = story.replace("\\n", "\n").rpartition("\n")
+    world, _ = asked_of(run, task)
+    assert world is not None and task_of(world, task) is not None
+    check = world.check(told)
+    assert check.parsed == check.sentences == 5 and question == "Who has the key now?"
+    assert main(["generate", str(run.path), "--chat", "--strategy", "greedy", "--prompt", f"{told}\n{question}"]) == 0
+    assert capsys.readouterr().out.startswith("Oscar has the key now.")
+
+
+def test_the_table_says_what_its_columns_mean(run):
+    world, asked = asked_of(run, "", 1)
+    found = compare(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8, world=world)
+    lines = table(found).splitlines()
+    assert [name for name in found[0].scores if f"{name:14}{LEGEND[name]}" not in lines] == []
+    asked = [Asked("", one.ids, None) for one in asked]
+    found = compare(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8)
+    assert "gold" not in table(found) and LEGEND["repetition"] in table(found)
