@@ -56,7 +56,19 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} holds an adapter (LoRA) of {base}, not a whole model. Merge the two first "
             f"(peft: merge_and_unload, then save_pretrained) and import what comes of it."
         )
+    if not (folder / "config.json").is_file():
+        run = " It is a run of labkit, which needs no import." if (folder / "recipe.json").is_file() else ""
+        raise LabError(
+            f"{folder} holds no checkpoint: looked for config.json with {WEIGHTS} or {INDEX}, or a .gguf file; there "
+            f"{_listed(folder)}.{run}"
+        )
     return _json(folder / "config.json")
+
+
+def _listed(folder: Path) -> str:
+    """What lies in a folder, in words."""
+    names = sorted(file.name + "/" * file.is_dir() for file in folder.iterdir() if not file.name.startswith("."))
+    return f"lies {', '.join(names[:6])}{' …' * (len(names) > 6)}" if names else "is nothing in it"
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
@@ -136,7 +148,7 @@ def _files(folder: Path) -> list[Path]:
                 f"{folder} holds {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which says what is "
                 f"in them: fetch that, too. One file that is whole is named {WEIGHTS}."
             )
-        raise LabError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}.")
+        raise LabError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}; there {_listed(folder)}.")
     shards = _json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise LabError(f"{folder / INDEX} has no weight_map from tensors to files.")

@@ -15,7 +15,7 @@ class Claim(NamedTuple):
     """One number beside its baseline.
 
     stage: whose claim. measure: the number's name in words. of: whose number the baseline is, in words. better: the
-    side on which the value must lie.
+    side on which the value must lie. error: the value's standard error; 0 where it has none.
     """
 
     stage: str
@@ -24,6 +24,7 @@ class Claim(NamedTuple):
     baseline: float
     of: str
     better: Literal["higher", "lower"]
+    error: float = 0.0
 
     @property
     def margin(self) -> float:
@@ -37,7 +38,8 @@ class Claim(NamedTuple):
     def __str__(self) -> str:
         side = "above" if self.better == "higher" else "below"
         verdict = "holds" if self.holds else "DOES NOT HOLD"
-        return f"{self.stage}: {self.measure} {self.value:.3f}, {side} {self.of} {self.baseline:.3f}: {verdict}"
+        value = f"{self.value:.3f} (± {self.error:.3f})" if self.error else f"{self.value:.3f}"
+        return f"{self.stage}: {self.measure} {value}, {side} {self.of} {self.baseline:.3f}: {verdict}"
 
 
 def gold_verdict(metrics: Metrics) -> str:

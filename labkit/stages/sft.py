@@ -110,7 +110,10 @@ class FineTune:
         """
         own, base = results[cls.name], results.get("pretrain", {})
         if "accuracy" in own and "accuracy" in base:
-            return Claim(cls.name, "answers right", own["accuracy"], base["accuracy"], "the base model's", "higher")
+            error = own.get("accuracy_standard_error", 0.0)
+            return Claim(
+                cls.name, "answers right", own["accuracy"], base["accuracy"], "the base model's", "higher", error
+            )
         if "untrained_loss" not in own:
             return None
         before = own["untrained_loss"]

@@ -35,8 +35,9 @@ from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, quiet, words, wro
 from labkit.ui.viewers import panel
 from labkit.world import Message
 
-OPENING = "The animal did not cross the street because it was too tired."
-WHY = ("tired", "wide")
+OPENING = "The horse did not climb the wall because it was too tired."
+"""A sentence of TinyWorld, which the run that comes with labkit has read."""
+WHY = ("tired", "high")
 PATCHED = (
     "The horse did not climb the wall because it was too tired.\nWhat was too tired?",
     "The horse did not climb the wall because it was too high.\nWhat was too high?",
@@ -83,7 +84,7 @@ def check_shown(model: Transformer, tokens: int) -> None:
 def look(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
     """What the viewer shows of a text read by a model, and what it says when it asks for more.
 
-    Of the opening example it shows the head that looks most from "it" to the animal. Raises LabError for what cannot
+    Of the opening example it shows the head that looks most from "it" to the horse. Raises LabError for what cannot
     be read.
     """
     asked = views(lab, name, text)
@@ -91,8 +92,8 @@ def look(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
     if text.strip() == OPENING:
         map_ = asked.look(stage).maps[0]
         text_read = "".join(map_.rows)
-        it, animal = (token_at(map_.rows, text_read.index(word) + len(word) - 1) for word in (" it", "animal"))
-        strongest = int(map_.weights[:, :, it, animal].argmax())
+        it, horse = (token_at(map_.rows, text_read.index(word) + len(word) - 1) for word in (" it", "horse"))
+        strongest = int(map_.weights[:, :, it, horse].argmax())
         data["focus"] = [*divmod(strongest, map_.weights.shape[1]), it]
     return data
 
@@ -119,8 +120,9 @@ def _about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     for where, probes in probe_sets(lab, name).items():
         right, error = accuracy(log_odds(model, probes))
         sets.append({"where": where, "right": right, "error": error, "count": len(probes)})
-    tired, wide = log_odds(model, [schema_probe(tokenizer, OPENING.replace("tired", why), why) for why in WHY]).tolist()
-    return {"note": ["about", {"stage": stage, "sets": sets, "tired": tired, "wide": wide}]}
+    told = {why: OPENING.replace("tired", why) for why in WHY}
+    tired, high = log_odds(model, [schema_probe(tokenizer, told[why], why, "horse", "wall") for why in WHY]).tolist()
+    return {"note": ["about", {"stage": stage, "sets": sets, "tired": tired, "high": high}]}
 
 
 def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:

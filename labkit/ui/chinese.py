@@ -14,7 +14,8 @@ NAMES = {
     "source": "来源", "votes": "票数", "wins": "胜率", "recipe": "配方", "user": "用户", "assistant": "助手",
     "system": "系统", "points": "个百分点",
     "Running": "运行中", "Measuring": "测量中", "Finished": "已完成", "Stopped": "已停止", "Failed": "失败",
-    "Unreadable": "无法读取", "run": "运行", "stages": "阶段", "last change": "最近变化", "failed to start": "启动失败",
+    "Unreadable": "无法读取", "run": "运行", "stages finished": "已完成的阶段",
+    "comes with labkit": "随 labkit 附带", "last change": "最近变化", "failed to start": "启动失败",
     "Failed to start": "启动失败",
     "Starting": "启动中", "Failed to start, see log": "启动失败，见日志", "Not asked for": "未要求",
     "{} left": "还需 {}", "{} votes": "{} 票",
@@ -169,7 +170,9 @@ MESSAGES = {
         "这段文本含有半个字符，无法保存。请重新输入。",
     "There is nothing to take back.": "没有可撤销的选择。",
     "What was chosen last is taken back.": "最后的选择已撤销。",
-    "{} · the last pair: ← {}   → {}": "{0} · 上一对：← {1}   → {2}",
+    "Votes by {}, of all kinds: {} · the last pair: ← {}   → {}": "{0} 的各类投票共 {1} 张 · 上一对：← {2}   → {3}",
+    "{} of {} votes prefer an answer; ties, both bad and skips are left out.":
+        "{1} 张投票中有 {0} 张分出优劣；平局、都不好和跳过不在其中。",
     "{} / {}, temperature {}": "{0} / {1}，温度 {2}",
     # reading, and choosing the next token
     "There is nothing to look at: type a text.": "没有可看的内容：请输入文本。",
@@ -190,9 +193,12 @@ MESSAGES = {
     "a number": "为数字",
     "A text has from 1 to {} new tokens, not {}.": "一篇文本有 1 到 {0} 个新词元，不能是 {1}。",
     "From 1 to {} strategies are compared, not {}.": "可比较 1 到 {0} 种策略，不能是 {1}。",
-    "This link is to the model after {} of a run {}, not found here.":
-        "此链接指向运行 {1} 的 {0} 检查点，这里没有找到。",
-    "This link holds no settings that can be read: {}.": "此链接中没有可读取的设置：{0}。",
+    "This link is to the model after {} of a run {}, not found here. Shown instead are the settings that the tab "
+    "begins with.": "此链接指向运行 {1} 的 {0} 检查点，这里没有找到。页面改为显示初始设置。",
+    "This link is broken: no settings can be read from it. Shown instead are those that the tab begins with.":
+        "此链接已损坏，读不出设置。页面改为显示初始设置。",
+    "This link cannot be followed: {} Shown instead are the settings that the tab begins with.":
+        "无法打开此链接：{0} 页面改为显示初始设置。",
     "Both texts make the same prediction, so there is no difference to find the cause of.":
         "两段文本的预测相同，没有差别可供寻找原因。",
     # what pages and viewers ask

@@ -43,7 +43,10 @@ def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
     """What a link asks for, and what must be said of it. Raises LabError for one that cannot be followed."""
     settings = Settings.of_link(text)
     if settings.run not in lab.names() or settings.stage not in lab.stages(settings.run):
-        raise LabError(f"This link is to the model after {settings.stage!r} of a run {settings.run!r}, not found here.")
+        raise LabError(
+            f"This link is to the model after {settings.stage!r} of a run {settings.run!r}, not found here. Shown "
+            f"instead are the settings that the tab begins with."
+        )
     changed = settings.checkpoint and settings.checkpoint != writing.checkpoint(lab, settings)
     return settings, CHANGED.format(stage=settings.stage, run=settings.run) if changed else ""
 
@@ -69,9 +72,15 @@ class Controls(NamedTuple):
     draft: gr.Dropdown
 
 
-def read(values: tuple[Any, ...]) -> Settings:
-    """The values of all controls and lines as settings. Raises LabError for what they cannot be."""
+def read(lab: Lab, values: tuple[Any, ...]) -> Settings:
+    """The values of all controls and lines as settings; of menus that are not filled yet, what they will say first.
+    Raises LabError for what they cannot be.
+    """
     name, stage, text, many, seed, tokens, ends, draft, *chosen = values
+    name = name or next(iter(lab.preferred()), None)
+    stage = stage or first_stage(lab, name, -1)
+    if not stage:
+        raise LabError("Choose a run and a checkpoint.")
     many = whole_number(many, "The number of strategies", 1, MOST)
     lines = [plain_text(line, f"Strategy {number}") for number, line in enumerate(chosen[:many], 1)]
     return Settings(
@@ -126,7 +135,7 @@ def build(lab: Lab) -> None:
         text = gr.Textbox(
             label=words("prompt"), lines=3, max_lines=6, scale=4, min_width=260, elem_id="decoding-prompt"
         )
-        with gr.Column(scale=1, min_width=120):
+        with gr.Column(scale=1, min_width=120, elem_classes="labkit-pair"):
             button = gr.Button(words("compare"), variant="primary", elem_id="decoding-compare")
             stop = gr.Button(words("stop"), elem_id="decoding-stop")
     with gr.Accordion(words("more"), open=False, elem_id="decoding-more"):
@@ -146,7 +155,7 @@ def build(lab: Lab) -> None:
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.number(request.session_hash)
         try:
-            for data in writing.compare(lab, read(values)):
+            for data in writing.compare(lab, read(lab, values)):
                 wanted = asked.wanted(page, number)
                 yield data if wanted else writing.stopped(data), gr.skip()
                 if not wanted:
@@ -176,7 +185,7 @@ def _build_lines() -> tuple[gr.Radio, list[gr.Textbox], list[gr.Column]]:
     lines, columns = [], []
     with gr.Row():
         for number, line in enumerate(DEFAULTS):
-            with gr.Column(visible=number < 3, min_width=180) as column:
+            with gr.Column(visible=number < 3, min_width=180, elem_classes="labkit-pair") as column:
                 box = gr.Textbox(line, label=words("strategy"), max_lines=3, elem_id=f"decoding-strategy-{number + 1}")
                 example_of = gr.Dropdown(
                     list(EXAMPLES), value=None, label=words("examples"), elem_id=f"decoding-example-{number + 1}"
@@ -260,7 +269,7 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
     def score(request: gr.Request, many_seeds: Any, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.number(request.session_hash)
         try:
-            for scored in writing.scores(lab, read(values), many_seeds):
+            for scored in writing.scores(lab, read(lab, values), many_seeds):
                 yield score_table(scored), quiet()
                 if not asked.wanted(page, number):
                     yield score_table(scored) | {"note": ["stopped", {}]}, gr.skip()

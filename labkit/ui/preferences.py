@@ -23,7 +23,7 @@ from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import pair_columns
 from labkit.ui.fields import handed_on
 from labkit.ui.lab import Lab
-from labkit.ui.shell import MODEL_WORK, named, on_load, on_tab, pick_run, problem_box, quiet, said, words, wrong
+from labkit.ui.shell import MODEL_WORK, advice, named, on_load, on_tab, pick_run, problem_box, quiet, said, words, wrong
 from labkit.world import Message
 
 ANSWER_TOKENS = 60
@@ -45,6 +45,8 @@ area.addEventListener("keydown", (event) => {
 LONGEST = 20_000
 """Characters of a prompt that is typed."""
 LONGEST_NAME = 100
+NOBODY = "anonymous"
+"""Who votes without a name."""
 VOTES = "votes.jsonl"
 """The name of a file of votes."""
 HOTTEST = 2.0
@@ -182,7 +184,9 @@ def build(lab: Lab, store: Store) -> None:
     sources = _sources(lab)
     with gr.Row(elem_classes="labkit-bar"):
         text = gr.Textbox(label=words("own_prompt"), lines=1, scale=4, elem_id="pair-text")
-        annotator = gr.Textbox("me", label=words("annotator"), scale=1, elem_id="pair-annotator")
+        annotator = gr.Textbox(
+            label=words("annotator"), placeholder=words("any_name"), scale=2, elem_id="pair-annotator"
+        )
         another = gr.Button(words("new_pair"), variant="primary", scale=1, elem_id="pair-new")
     problem = problem_box("pair-problem")
     with gr.Column(elem_id="vote-area"):
@@ -203,6 +207,7 @@ def build(lab: Lab, store: Store) -> None:
             }
             undo = gr.Button(words("vote_undo"), elem_id="vote-undo", min_width=140)
     told = gr.Textbox(show_label=False, placeholder=words("no_vote"), interactive=False, elem_id="vote-said")
+    gr.Markdown(words("standings_hint"))
     with gr.Row():
         standing = gr.Dataframe(
             headers=[""] * 3,
@@ -305,7 +310,8 @@ def _votes(
             annotator = checked_annotator(annotator)
             store.vote(pair, annotator, choice)
             _, one, other = store.pair(pair)
-            text = f"{store.count(annotator)} · the last pair: ← {one.source}   → {other.source}"
+            count = f"Votes by {annotator}, of all kinds: {store.count(annotator)}"
+            text = f"{count} · the last pair: ← {one.source}   → {other.source}"
             return said(text), _standings(store), quiet(), True
         except LabError as error:
             return gr.skip(), gr.skip(), wrong(error), False
@@ -326,16 +332,19 @@ def _votes(
 
 
 def checked_annotator(name: Any) -> str:
-    """Who votes. Raises LabError for what is no name."""
+    """Who votes; `NOBODY` when no name is typed. Raises LabError for what is no name."""
     if not isinstance(name, str):
         raise LabError(f"Who votes is a name, not {shortened(name)}. Type yours.")
     if len(name) > LONGEST_NAME:
         raise LabError(f"A name has at most {LONGEST_NAME} characters.")
-    return name
+    return name if name.strip() else NOBODY
 
 
 def _save(store: Store) -> tuple[Any, Any]:
     try:
-        return gr.update(value=str(export(store, tempfile.mkdtemp())), visible=True), quiet()
+        file = export(store, tempfile.mkdtemp())
+        chosen, of_all = sum(1 for _ in file.open(encoding="utf-8")), len(store.votes())
+        told = f"{chosen} of {of_all} votes prefer an answer; ties, both bad and skips are left out."
+        return gr.update(value=str(file), visible=True), advice(told)
     except LabError as error:
         return gr.skip(), wrong(error)

@@ -266,7 +266,7 @@ def _acts(
 def _listed(lab: Lab, jobs: Jobs, **chosen: Any) -> list[Any]:
     """What `Shown.of_all` is to show. chosen: the `value` of the run's menu, where it is to be another."""
     names = menu(lab, jobs)
-    heads = [named(head) for head in ("run", "state", "stages", "last change")]
+    heads = [named(head) for head in ("run", "state", "stages finished", "last change")]
     table = {"headers": heads, "data": overview(lab, jobs)}
     return [table, gr.update(choices=names, **chosen), gr.update(choices=names)]
 

@@ -106,7 +106,8 @@ def _at_a_glance(lab: Lab, jobs: Jobs, name: str) -> list[str]:
         state = "Unreadable" if begun else "Starting" if jobs.running(name) else "Failed to start"
         return [named(state), "", _clock(jobs.changed(name))]
     finished = sum(stage.finished for stage in run.stages)
-    return [named(_whole(run, status(jobs, run))), f"{finished} / {len(run.stages)}", _clock(lab.changed(name))]
+    changed = named("comes with labkit") if lab.shipped(name) else _clock(lab.changed(name))
+    return [named(_whole(run, status(jobs, run))), f"{finished} / {len(run.stages)}", changed]
 
 
 def _whole(run: Run, at: Status) -> str:

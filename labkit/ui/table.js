@@ -16,9 +16,9 @@ const places = (sets) => sets.map(({ where, right, error, count }) => chinese
   : `in ${where} ${percent(right)} (± ${percent(error)}, ${count} texts)`);
 
 const NOTES = {
-  about: ({ stage, sets, tired, wide }) => (chinese
-    ? `检查点 ${stage} 说对“it”所指的比例：${places(sets).join("；")}；随机为 50 %。在“too”之前，把“tired”换成“wide”不会改变任何东西：因果模型读到“it”时还不知道。读完句子再问，“animal”对“street”的对数几率为 ${signed(tired)} 纳特，换成“wide”后为 ${signed(wide)}。`
-    : `The checkpoint ${stage} tells whom “it” stands for right ${places(sets).join(" and ")}; chance is 50 %. Up to “too”, nothing changes when “tired” becomes “wide”: a causal model reads “it” before it can know. Asked after the sentence, its log-odds of “animal” over “street” are ${signed(tired)} nats, and ${signed(wide)} with “wide”.`),
+  about: ({ stage, sets, tired, high }) => (chinese
+    ? `检查点 ${stage} 说对“it”所指的比例：${places(sets).join("；")}；随机为 50 %。在“too”之前，把“tired”换成“high”不会改变任何东西：因果模型读到“it”时还不知道。读完句子再问，“horse”对“wall”的对数几率为 ${signed(tired)} 纳特，换成“high”后为 ${signed(high)}。`
+    : `The checkpoint ${stage} tells whom “it” stands for right ${places(sets).join(" and ")}; chance is 50 %. Up to “too”, nothing changes when “tired” becomes “high”: a causal model reads “it” before it can know. Asked after the sentence, its log-odds of “horse” over “wall” are ${signed(tired)} nats, and ${signed(high)} with “high”.`),
   heads: ({ where, right, error, odds, count, stage }) => (chinese
     ? `检查点 ${stage}，${WHERE[where] || where} 的 ${count} 篇文本：说对“it”所指的占 ${percent(right)}（± ${percent(error)}；随机为 50 %），平均对数几率 ${signed(odds)} 纳特。`
     : `Checkpoint ${stage}, ${count} texts of ${where}: whom “it” stands for is told right in ${percent(right)} (± ${percent(error)}; chance is 50 %), with log-odds of ${signed(odds)} nats.`),
@@ -31,8 +31,8 @@ const NOTES = {
       ? (chinese ? "因此这里的答案主要取决于问题里的词，而不是“it”处的原因。" : "So here the answer rests on the word in the question more than on the reason given at “it”.")
       : story > asked + 0.1 ? (chinese ? "因此这里的答案主要取决于“it”处的原因。" : "So here the answer rests on the reason given at “it” more than on the word in the question.") : "";
     return chinese
-      ? `1 = 差别全部恢复。${quoted(a)} 对 ${quoted(b)} 的对数几率：第一个提示中 ${signed(odds[0])} 纳特，第二个中 ${signed(odds[1])}；读第二个时换入第一个的一个向量。不同的词单独换入（嵌入）：${each.join("；")}。${meaning}`
-      : `1 = all of the difference comes back. Log-odds of ${quoted(a)} over ${quoted(b)}: ${signed(odds[0])} nats in the first prompt, ${signed(odds[1])} in the second, which is read here with one vector of the first patched in. Of the words that differ, patched in alone (embedding): ${each.join("; ")}. ${meaning}`;
+      ? `1 = 完全变回第一个提示的答案，0 = 没有变化。${quoted(a)} 对 ${quoted(b)} 的对数几率：第一个提示中 ${signed(odds[0])} 纳特，第二个中 ${signed(odds[1])}。只换不同的词（嵌入）：${each.join("；")}。${meaning}`
+      : `1 = the first prompt's answer is fully back, 0 = nothing changed. Log-odds of ${quoted(a)} over ${quoted(b)}: ${signed(odds[0])} nats in the first prompt, ${signed(odds[1])} in the second. Patching in only a word that differs (embedding): ${each.join("; ")}. ${meaning}`;
   },
 };
 const sentence = (note) => (Array.isArray(note) ? NOTES[note[0]](note[1]) : note || "");

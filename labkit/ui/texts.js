@@ -22,8 +22,9 @@ const TEXTS_STYLE = `
   .small:disabled { opacity: .35; cursor: default; }
   .soft { opacity: .7; }
   .entropy { display: block; width: 100%; height: 34px; margin-top: 8px; }
-  .more { margin-top: 12px; display: grid; grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); gap: 6px 28px; }
-  .more > * { min-width: 0; }
+  .more { margin-top: 12px; display: flex; flex-wrap: wrap; gap: 6px 28px; }
+  .more > * { flex: 0 1 auto; min-width: 0; max-width: 100%; }
+  .more > .filters { flex: 1 1 400px; }
   table { border-collapse: collapse; font-size: 13px; margin-top: 4px; }
   td, th { padding: 2px 10px 2px 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
   td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
@@ -69,20 +70,22 @@ const TEXTS_STYLE = `
   .pair { display: flex; gap: 8px; margin-top: 6px; }
 `;
 const TEXTS_WORDS = chinese ? {
-  parts: "带下划线的词元是第一个不同之处。", same: "到目前为止完全相同。", token: "候选", model: "模型", waiting: "…", cut: " ✂ 未完",
+  parts: "橙色下划线标出文本分开的位置：在此之前它们相同。", same: "到目前为止完全相同。", token: "候选", model: "模型", waiting: "…", cut: " ✂ 未完",
   removed: "已去除", hint: "选择一个词元：看候选、每个过滤器的作用，并从那里分支。", end: "■ 结束", branch: "分支", close: "关闭",
-  filters: "过滤器，按顺序", removes: "去除", moves: "移动", left: "个剩余", up: "上移", down: "下移",
-  remove: "移除过滤器", add: "添加过滤器…", reset: "重置", go: "按这些过滤器从这里续写", entropy: "熵（纳特）：模型 / 过滤之后",
+  filters: "过滤器，按顺序", removes: "去除", moves: "转移", left: "个词元剩余", effects: "去除：被过滤掉的词元原有的概率。转移：从一些词元移到另一些词元的概率。剩余：还可能被选中的词元数。", scale: "得分 = 对数概率 ÷ 词元数^长度惩罚；对数概率为自然对数，0 为必然，越负越不可能。得分最高者胜出，以橙色标出；绿色为已结束的文本。", up: "上移", down: "下移",
+  remove: "移除过滤器", add: "添加过滤器…", reset: "重置", logp: "对数概率", go: "按这些过滤器从这里续写", entropy: "熵（纳特）：模型 / 过滤之后",
   tree: "束树", penalty: "长度惩罚", pruned: "显示被剪去的", link: "链接与 JSON", copy: "复制", copied: "已复制", asking: "…", generating: "正在生成…",
   penaltyOf: "相似度惩罚：与之前词元的最大余弦", ranked: "得分", contrast: "对比搜索选择得分最高者：(1 − α)·概率 − α·相似度，α =", answers: "全部回答（按得分排序）", worth: "得分", answer: "回答",
   equal: "完全相同。", bars: "条形为每个词元的熵（纳特）：浅色为模型，蓝色为过滤之后。", stopText: "■ 停止文本", stopped: " ✂ 已停止",
   nothing: "没有改变", length: "词元数（含结束）", score: "得分",
 } : {
-  parts: "The underlined token is the first that differs.", same: "All are the same so far.", token: "candidate", model: "the model",
+  parts: "The orange underline marks where the texts part: up to there they are the same.", same: "All are the same so far.", token: "candidate", model: "the model",
   waiting: "…", cut: " ✂ not ended", removed: "removed", end: "■ end", branch: "branch", close: "close",
   hint: "Choose a token to see its candidates, what each filter did, and to branch from it.",
-  filters: "The filters, in their order", removes: "removes", moves: "moves", left: "left",
-  up: "earlier", down: "later", remove: "remove this filter", add: "add a filter …", reset: "Reset",
+  filters: "The filters, in their order", removes: "removes", moves: "shifts", left: "tokens left",
+  effects: "Removes: the probability of the tokens that a filter takes away. Shifts: the probability that goes from some tokens to others. Tokens left: how many can still be drawn.",
+  scale: "Score = log-probability ÷ tokens to the power of the length penalty. The log-probability is natural: 0 is certain, lower is less likely. The highest score wins and is orange; green are texts that ended.",
+  up: "earlier", down: "later", remove: "remove this filter", add: "add a filter …", reset: "Reset", logp: "log-probability",
   go: "Generate a continuation with these", entropy: "entropy in nats: the model's / after the filters", tree: "beam tree",
   penalty: "length penalty", pruned: "show what was pruned", link: "Link and JSON", copy: "Copy", copied: "Copied", asking: "…",
   generating: "Generating …", penaltyOf: "similarity: largest cosine to a token before", ranked: "score",
@@ -172,6 +175,17 @@ class LabkitTexts extends Viewer {
     all[all.length - 1].scrollIntoView({ block: "nearest", behavior: still ? "auto" : "smooth" });
   }
 
+  // A branch is taken away, one that came with a link too; what was chosen may have been in it.
+  close(c) {
+    const given = this._data.columns.length, without = (columns) => columns.filter((_, i) => i !== c);
+    if (c >= given) this.branches.splice(c - given, 1);
+    else this._data = { ...this._data, columns: without(this._data.columns), settings: { ...this._data.settings, columns: without(this._data.settings.columns) } };
+    if (this.tree) this.tree = this.tree.c === c ? null : { ...this.tree, c: this.tree.c - (this.tree.c > c) };
+    this.chosen = null;
+    this.stops.clear();
+    this.render();
+  }
+
   async openTree(c, strategy) {
     const column = this.columns()[c];
     const found = await this.question("tree", { strategy: strategy || column.strategy, begins: column.begins });
@@ -226,8 +240,7 @@ class LabkitTexts extends Viewer {
     else if (last && !last.ended) text.append(make("span", { class: "soft" }, this.word("cut")));
     const name = make("div", { class: "name" }, make("h3", {}, column.strategy));
     if (column.kind === "beam" && column.done) name.append(this.button(this.word("tree"), () => this.openTree(c), { "data-tree": "" }));
-    if (own) name.append(this.button("✕", () => { this.branches.splice(c - this._data.columns.length, 1); this.chosen = null; this.render(); },
-      { "aria-label": this.word("close") }));
+    if (column.done && (own || column.begins.length)) name.append(this.button("✕", () => this.close(c), { "aria-label": this.word("close"), "data-close": "" }));
     return make("div", { class: column.begins.length ? "column branch" : "column", "data-done": String(Boolean(column.done)) }, name, text, this.entropy(column, most), ...(column.answers ? [this.answers(column, c)] : []));
   }
 
@@ -317,7 +330,7 @@ class LabkitTexts extends Viewer {
     const line = this.line(column, this.filters), before = this.upTo(column, this.chosen[1]).slice(0, -1);
     const go = this.button(this.word("go"), () => this.branch(line, before), { "data-go": "" });
     const reset = this.button(this.word("reset"), change(() => { this.filters = column.filters.map((one) => [...one]); }));
-    return make("div", {}, make("h4", {}, this.word("filters")), ...rows, ...(this.trouble ? [make("p", { class: "problem", role: "alert" }, this.trouble)] : []),
+    return make("div", { class: "filters" }, make("h4", {}, this.word("filters")), ...rows, ...(rows.length ? [make("p", { class: "soft" }, this.word("effects"))] : []), ...(this.trouble ? [make("p", { class: "problem", role: "alert" }, this.trouble)] : []),
       make("div", { class: "add" }, select, go, reset), make("div", { class: "line" }, line));
   }
 
@@ -346,11 +359,11 @@ class LabkitTexts extends Viewer {
     check.addEventListener("change", () => { this.tree.pruned = check.checked; this.render(); });
     box.append(make("div", { class: "controls" }, make("label", {}, `${this.word("penalty")} ${shown.toFixed(1)} `, range), make("label", {}, check, ` ${this.word("pruned")}`),
       this.button("✕", () => { this.tree = null; this.render(); }, { "aria-label": this.word("close") })));
-    box.append(this.treePicture(nodes, best, pruned ? beams : 0));
+    box.append(make("p", { class: "soft" }, this.word("scale")), this.treePicture(nodes, best, pruned ? beams : 0));
     const path = (i) => (i < 0 ? "" : path(nodes[i][0]) + nodes[i][1]);
     const rows = ended.slice(0, beams).map((i, rank) => make("tr", rank ? {} : { class: "chosen" }, make("td", { class: "number" }, this.scoreOf(nodes[i], shown).toPrecision(3)),
       make("td", { class: "number" }, nodes[i][2].toFixed(2)), make("td", { class: "number" }, String(nodes[i][3] + 1)), make("td", { style: "white-space: normal; overflow-wrap: anywhere" }, path(i))));
-    const head = make("tr", {}, ...[this.word("score"), "log p", this.word("length"), ""].map((name) => make("th", { scope: "col", class: "number" }, name)));
+    const head = make("tr", {}, ...[this.word("score"), this.word("logp"), this.word("length"), ""].map((name) => make("th", { scope: "col", class: "number" }, name)));
     box.append(make("table", { "data-found": "" }, make("thead", {}, head), make("tbody", {}, ...rows)));
     return box;
   }

@@ -1,5 +1,7 @@
 """The app's words, in the languages that it speaks; the browser's language chooses."""
 
+from labkit.decode_compare import LEGEND
+
 ENGLISH = {
     "title": "labkit",
     "subtitle": "The whole recipe behind a chat model, made and looked at on one laptop.",
@@ -8,15 +10,17 @@ ENGLISH = {
     "stage": "Checkpoint",
     "text": "Text",
     "look": "Look",
-    "look_hint": "What does each token look at while the model reads? Colour is how much a head takes from where.",
+    "look_hint": "From which earlier tokens does each token take information while the model reads? The darker the "
+    "colour, the larger the share of its attention that a head gives to that token.",
     "find_heads": "Find the heads",
     "find_heads_hint": "Heads by what they do: how much of their attention goes to the token before; in a random text "
     "that is repeated, to what followed last time; from “it”, and from where the answer names it, to the right one "
     "more than to the wrong. The last column is cause, not colour: how much log-odds (nats) of the right answer over "
     "the wrong are lost without the head.",
     "patching": "Patch one text into another",
-    "patching_hint": "Two prompts of equal token length that call for different answers. The second is read with one "
-    "vector of the first patched in: where that brings the first answer back is what makes the difference.",
+    "patching_hint": "Two prompts with the same number of tokens and different answers. The model reads the second "
+    "one, but one of its vectors is replaced by the vector in the same place of the first. If the model then gives the "
+    "first prompt's answer, that vector holds what makes the difference.",
     "first_text": "First prompt",
     "second_text": "Second prompt",
     "answer_begins": "The answer begins with",
@@ -42,8 +46,8 @@ ENGLISH = {
     "draft": "Draft model, for speculative",
     "scores": "Scores over many seeds",
     "scores_hint": "Means over so many texts, with 95 % intervals. Of a TinyWorld question, the oracle knows what is "
-    "right; of any other prompt, only TinyWorld's English is judged. Nats per token: nearer to 0 is likelier. "
-    "Repetition and self-BLEU: lower is more varied. Gold to grammatical: from 0 to 1, higher is better.",
+    "right; of any other prompt, only TinyWorld's English is judged.\n\n"
+    + "\n".join(f"- **{name}**: {meaning}" for name, meaning in LEGEND.items()),
     "seeds": "Seeds",
     "measure": "Measure",
     "seed": "Seed",
@@ -62,6 +66,10 @@ ENGLISH = {
     "new_pair": "New pair",
     "no_pair": "Press “New pair”: the question and two answers to it appear here. Then say which is better.",
     "no_vote": "After a vote, this says which model wrote which answer.",
+    "any_name": "any name that is always yours (empty: anonymous)",
+    "standings_hint": "Counted are votes that compare two different models: left, right and tie (half a win each). "
+    "Both bad, skip, and a model beside itself compare nothing.\n\n**Next:** the tab *Runs* trains DPO on the votes "
+    "that prefer an answer.",
     "left": "Left",
     "right": "Right",
     "vote_left": "← Left is better",
@@ -84,7 +92,7 @@ ENGLISH = {
     "name": "Name",
     "preset_or_run": "Preset, or a run to build on",
     "stages_to_make": "Stages to train (none: all)",
-    "log": "Log",
+    "log": "Log (what its process printed)",
     "message": "Message",
     "write_report": "Open report",
     "more_settings": "More settings, as on the command line",
@@ -106,14 +114,14 @@ CHINESE = {
     "stage": "检查点",
     "text": "文本",
     "look": "查看",
-    "look_hint": "模型阅读时，每个词元在看哪里？颜色表示权重：一个注意力头从何处取了多少。",
+    "look_hint": "模型阅读时，每个词元从前面哪些词元取信息？颜色越深，注意力头分给该词元的比例越大。",
     "find_heads": "寻找注意力头",
     "find_heads_hint": "按作用排列的注意力头：看向前一个词元的比例；在重复的随机文本中看向上次之后的词元；"
     "从代词、以及从回答处，看向正确者比看向错误者多多少。"
     "最后一列是因果而不是颜色：去掉该头后，正确回答对错误回答的对数几率损失多少纳特。",
     "patching": "激活修补：把一个提示的向量换入另一个",
-    "patching_hint": "两个词元数相同、答案不同的提示。"
-    "读第二个时，把第一个的一个向量放到同一位置：若答案随之恢复，差别就在那里。",
+    "patching_hint": "两个词元数相同、答案不同的提示。模型读第二个，但其中一个向量换成第一个在同一位置的向量。"
+    "如果模型因此给出第一个提示的答案，造成差别的就是这个向量。",
     "first_text": "第一个提示",
     "second_text": "第二个提示",
     "answer_begins": "回答的开头",
@@ -136,8 +144,17 @@ CHINESE = {
     "stop_texts": "遇到即停止的文本，每行一个",
     "draft": "草稿模型（用于 speculative）",
     "scores": "多个种子的得分",
-    "scores_hint": "多篇文本的均值与 95 % 区间。世界中的任务由神谕判断对错；其他提示只判断语法。"
-    "每词元纳特越接近 0 越可能；重复与 self-BLEU 越低越多样；gold 到 grammatical 为 0 到 1，越高越好。",
+    "scores_hint": "多篇文本的均值与 95 % 区间。世界中的任务由神谕判断对错；其他提示只判断语法。\n\n"
+    "- **每词元纳特**：模型给文本各词元的平均对数概率，越接近 0 越可能\n"
+    "- **重复**：连续四个词元在文中已出现过的比例，越低重复越少\n"
+    "- **词元数**：文本的词元数\n"
+    "- **gold 得分**：神谕给回答的分数，0 到 1，越高越好\n"
+    "- **正确**：做到了所要求之事的回答比例\n"
+    "- **有依据**：所说内容中故事或世界事实支持的比例\n"
+    "- **可能发生**：所述之事中可能发生的比例；自相矛盾的回答为 0\n"
+    "- **合语法**：句子中属于 TinyWorld 英语的比例\n"
+    "- **distinct-2**：所有文本中不同的相邻词元对所占比例，越高越多样\n"
+    "- **self-BLEU**：其他文本对每篇文本的预示程度，0 到 1，越低越多样",
     "seeds": "种子数",
     "measure": "测量",
     "seed": "随机种子",
@@ -156,6 +173,9 @@ CHINESE = {
     "new_pair": "新的一对",
     "no_pair": "点击“新的一对”：这里会出现问题和两个回答，然后选择更好的一个。",
     "no_vote": "投票之后，这里会说明哪个回答出自哪个模型。",
+    "any_name": "任何始终属于你的名字（留空：anonymous）",
+    "standings_hint": "只计比较两个不同模型的投票：左、右、平局（各算半胜）。都不好、跳过、以及同一模型的两个回答不计。"
+    "\n\n**下一步：** 在“运行”页用分出优劣的投票训练 DPO。",
     "left": "左",
     "right": "右",
     "vote_left": "← 左边更好",
@@ -178,7 +198,7 @@ CHINESE = {
     "name": "名称",
     "preset_or_run": "预设，或作为起点的运行",
     "stages_to_make": "要训练的阶段（空为全部）",
-    "log": "日志",
+    "log": "日志（进程打印的原文）",
     "message": "消息",
     "write_report": "打开报告",
     "more_settings": "更多设置（同命令行）",

@@ -56,6 +56,10 @@ SEEDS_AT_ONCE = 8
 """Seeds of one strategy that are written between two signs of progress."""
 
 
+class NoSettings(LabError):
+    """What was to be settings of a comparison is something else."""
+
+
 class Column(NamedTuple):
     """A strategy as a line, and the tokens that its text begins with: none, or those up to where it was branched."""
 
@@ -119,15 +123,22 @@ class Settings:
         except LabError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise LabError(f"These are no settings of a comparison: {type(error).__name__} {error!s:.80}.") from None
+            raise NoSettings(f"These are no settings of a comparison: {type(error).__name__} {error!s:.80}.") from None
 
     @classmethod
     def of_link(cls, text: str) -> Settings:
         """From the text of a link. Raises LabError for one that is damaged."""
         try:
             return cls.read(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise LabError(f"This link holds no settings that can be read: {error}.") from None
+        except (json.JSONDecodeError, RecursionError, NoSettings):
+            raise LabError(
+                "This link is broken: no settings can be read from it. Shown instead are those that the tab begins "
+                "with."
+            ) from None
+        except LabError as error:
+            raise LabError(
+                f"This link cannot be followed: {error} Shown instead are the settings that the tab begins with."
+            ) from None
 
     def json(self) -> dict[str, Any]:
         """As a viewer and a link hold it."""

@@ -123,7 +123,7 @@ def test_strategies_are_compared_looked_into_branched_and_linked(app: App, opene
     expect(page.locator("labkit-texts .more tr.chosen")).to_have_count(1)
     bars = page.locator("labkit-texts .filter .bar span")
     expect(bars).to_have_count(2)
-    expect(bars.nth(0)).to_contain_text("moves")  # what the temperature does
+    expect(bars.nth(0)).to_contain_text("shifts")  # what the temperature does
     before = bars.all_inner_texts()
     page.locator("labkit-texts [data-down='0']").click()
     expect(bars.nth(0)).to_contain_text("removes")
@@ -151,9 +151,11 @@ def test_strategies_are_compared_looked_into_branched_and_linked(app: App, opene
     again = opened(link)
     expect(again.locator('labkit-texts .column[data-done="true"]')).to_have_count(4, timeout=120_000)
     assert written(again) == texts
+    again.locator("labkit-texts [data-close]").click()
+    expect(again.locator("labkit-texts .column")).to_have_count(3)
     expect(again.locator("#decoding-strategy-2 :is(input, textarea)")).to_have_value("temperature=1.5 top-p=0.9")
     broken = opened(f"{app.url}/?decoding=%7B%22run")
-    says(broken, "decoding-problem", "no settings that can be read")
+    says(broken, "decoding-problem", "This link is broken: no settings can be read from it. Shown instead")
 
 
 def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, opened: Opened):
@@ -280,7 +282,7 @@ def test_votes_train_the_next_model(app: App, opened: Opened):
     asked = filled(page, "pair-prompt")
     for number, key in enumerate(keys, 1):
         page.locator("#vote-area").press(key)
-        says(page, "vote-said", f"{number} · the last pair")
+        says(page, "vote-said", f"Votes by ada, of all kinds: {number} · the last pair")
         if number < len(keys):
             asked = filled(page, "pair-prompt", other_than=asked)
     store = Store(app.runs / "votes.db")
@@ -334,7 +336,7 @@ def test_text_is_never_markup(app: App, opened: Opened):
     page.locator("#pair-new").click()
     assert filled(page, "pair-prompt") == HOSTILE
     page.locator("#vote-left").click()
-    assert filled(page, "vote-said").startswith("1 ·")
+    assert filled(page, "vote-said").startswith("Votes by <script>")
     assert [vote.annotator for vote in Store(app.runs / "votes.db").votes(HOSTILE)] == [HOSTILE]
     tab(page, "Runs")
     page.get_by_text("A new run").click()
@@ -438,7 +440,7 @@ def test_a_vote_survives_the_plug_being_pulled(fresh: App, opened: Opened):
     page.locator("#pair-new").click()
     filled(page, "pair-prompt")
     page.locator("#vote-right").click()
-    says(page, "vote-said", "1 ·")
+    says(page, "vote-said", "Votes by anonymous, of all kinds: 1 ·")  # no name was typed
     fresh.kill()
-    (vote,) = Store(fresh.runs / "votes.db").votes("me")
+    (vote,) = Store(fresh.runs / "votes.db").votes("anonymous")
     assert vote.choice == "right"

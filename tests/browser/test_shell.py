@@ -97,7 +97,7 @@ def test_only_the_voting_area_votes(app: App, opened: Opened):
     assert Store(app.runs / "votes.db").votes() == []
     page.locator("#pair-text :is(input, textarea)").fill("")
     page.locator("#vote-area").press("ArrowRight")
-    says(page, "vote-said", "1 · the last pair")
+    says(page, "vote-said", "Votes by anonymous, of all kinds: 1 · the last pair")
     filled(page, "pair-prompt", other_than=prompt)
     assert [vote.choice for vote in Store(app.runs / "votes.db").votes()] == ["right"]
 

@@ -205,3 +205,18 @@ def test_any_config_gives_a_model_or_words(data, tmp_path_factory):
         assert isinstance(from_pretrained(folder), Transformer)
     except LabError as error:
         assert str(error)
+
+
+def test_a_folder_without_a_checkpoint_is_told_what_was_looked_for_and_what_lies_there(tmp_path):
+    with pytest.raises(
+        LabError, match="looked for config.json with model.safetensors or .*, or a .gguf file; there is"
+    ):
+        from_pretrained(tmp_path)
+    for name in ("a.txt", "b.bin", ".hidden"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper").mkdir()
+    with pytest.raises(LabError, match=r"there lies a.txt, b.bin, deeper/\.$"):
+        from_pretrained(tmp_path)
+    (tmp_path / "recipe.json").touch()
+    with pytest.raises(LabError, match="It is a run of labkit, which needs no import"):
+        from_pretrained(tmp_path)

@@ -36,6 +36,13 @@ def test_a_number_that_is_none_holds_nothing():
     assert not stage_claims([entry("dpo", validation_loss=math.nan)])[0].holds
 
 
+def test_a_share_of_right_answers_stands_beside_its_standard_error():
+    stages = run_of()
+    stages[1]["metrics"]["accuracy_standard_error"] = 0.0205
+    (claim,) = [claim for claim in stage_claims(stages) if claim.stage == "sft"]
+    assert str(claim) == "sft: answers right 0.700 (± 0.021), above the base model's 0.500: holds"
+
+
 def test_where_nobody_knows_what_is_right_fine_tuning_is_held_against_its_loss():
     stages = [
         entry("pretrain", untrained_loss=6.0, validation_loss=3.0),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -228,6 +229,9 @@ def test_all_runs_stand_in_a_table(lab):
     ended(lab.folder, "other", ["run"], "labkit: no\n")
     finished(Run.create(lab.folder / "other", tiny_recipe()), "pretrain")
     rows = {name: (state, stages) for name, state, stages, _ in states.overview(lab, jobs)}
+    changed = {name: when for name, *_, when in states.overview(lab, jobs)}
+    assert changed["demo"] == "comes with labkit" and re.fullmatch(r"\d\d:\d\d", changed["mine"])
+    assert runs._listed(lab, jobs)[0]["headers"] == ["run", "state", "stages finished", "last change"]
     assert rows == {"mine": ("Finished", "5 / 5"), "other": ("Failed", "1 / 5"), "demo": ("Stopped", "0 / 5")}
     (lab.folder / "other" / "recipe.json").write_text("{")
     assert dict(row[:2] for row in states.overview(lab, jobs))["other"] == "Unreadable"

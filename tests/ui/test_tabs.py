@@ -25,7 +25,7 @@ from labkit.ui import attention, decoding, manage, preferences, runs, shell, wri
 from labkit.ui.lab import Lab, Recent
 from labkit.ui.words import CHINESE, ENGLISH
 from labkit.ui.writing import Column, Settings
-from labkit.world import Message
+from labkit.world import Message, World
 from tests.tiny_recipe import tiny_recipe
 
 
@@ -257,9 +257,13 @@ def test_a_link_that_cannot_be_followed_is_said(lab):
     assert settings == asked("greedy") and said == ""
     _, said = decoding.from_link(lab, json.dumps(asked("greedy", checkpoint="0" * 12).json()))
     assert "have changed since this link was made" in said
-    for text, message in [(good[:-9], "no settings that can be read"), ("[]", "no settings of a comparison")]:
-        with pytest.raises(LabError, match=message):
+    for text in (good[:-9], "[]", "{", "null", '{"run": 1}', '{"run": "a", "stage": "b", "prompt": "", "columns": 5}'):
+        with pytest.raises(LabError) as broken:  # and no word of a parser
             decoding.from_link(lab, text)
+        assert str(broken.value).startswith("This link is broken: no settings can be read from it. Shown instead are")
+        assert not {"Error", "Expecting", "char"} & set(str(broken.value).split())
+    with pytest.raises(LabError, match="cannot be followed: Strategy 1 is missing: type one.* Shown instead are the"):
+        decoding.from_link(lab, json.dumps({**asked("greedy").json(), "columns": [{"strategy": " ", "begins": []}]}))
     with pytest.raises(LabError, match="of a run 'gone', not found here"):
         decoding.from_link(lab, json.dumps(asked("greedy", run="gone").json()))
 
@@ -384,9 +388,9 @@ def values(**changes: Any) -> tuple[Any, ...]:
         ({"draft": []}, "The draft is a text, not list"),
     ],
 )
-def test_what_the_controls_cannot_say_is_refused(changes, message):
+def test_what_the_controls_cannot_say_is_refused(lab, changes, message):
     with pytest.raises(LabError, match=message):
-        decoding.read(values(**changes))
+        decoding.read(lab, values(**changes))
 
 
 def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_path):
@@ -396,9 +400,9 @@ def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_pat
         lambda: attention.heads_found(lab, "tiny", "reward"),
         lambda: attention.about_opening(lab, "tiny", "reward"),
         lambda: attention.patched(lab, "tiny", "reward", "Tom.", "Sam.", ""),
-        lambda: next(iter(writing.compare(lab, decoding.read(values(stage="reward"))))),
-        lambda: next(iter(writing.compare(lab, decoding.read(values(draft="reward"))))),
-        lambda: next(iter(writing.scores(lab, decoding.read(values(stage="reward")), 2))),
+        lambda: next(iter(writing.compare(lab, decoding.read(lab, values(stage="reward"))))),
+        lambda: next(iter(writing.compare(lab, decoding.read(lab, values(draft="reward"))))),
+        lambda: next(iter(writing.scores(lab, decoding.read(lab, values(stage="reward")), 2))),
         lambda: preferences.new_pair(lab, store, [preferences.Source("tiny", "reward", 1.0)] * 2, "Tom."),
     ]
     for ask in asks:
@@ -792,6 +796,24 @@ def test_prompts_and_names_have_an_end(lab, tmp_path):
     for name in (None, 3):
         with pytest.raises(LabError, match=f"Who votes is a name, not {name}"):
             preferences.checked_annotator(name)
+    assert [preferences.checked_annotator(name) for name in ("", "  ", "ada")] == ["anonymous", "anonymous", "ada"]
+
+
+def test_an_export_says_which_votes_are_in_it(lab, tmp_path):
+    """Fewer than were counted after each vote."""
+    store = Store(tmp_path / "votes.db")
+    voted(lab, store, 2)
+    both = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "ppo", 1.5)]
+    store.vote(preferences.new_pair(lab, store, both, "Where is Tom?"), "ada", "skip")
+    file, told = preferences._save(store)
+    assert told["value"] == "2 of 3 votes prefer an answer; ties, both bad and skips are left out." and file["visible"]
+
+
+def test_the_tabs_begin_with_what_the_world_could_tell():
+    """A run that learnt TinyWorld has read such sentences."""
+    for text in (attention.OPENING, *(prompt.partition("\n")[0] for prompt in attention.PATCHED)):
+        check = World.load("lab").check(text)
+        assert check.parsed == check.sentences == 1, text
 
 
 def test_another_run_is_shown_when_it_is_chosen(lab):
