@@ -73,10 +73,13 @@ def _given(why: str) -> str:
 
 
 def _unknown(words: Sequence[str], more: Sequence[str], prog: str) -> str:
-    flags = [word for word in words if word.startswith("-")]
-    similar = dict.fromkeys(line.split()[0] for line in more if re.match(r"--[\w.-]+ ", line))
-    meant = f" Did you mean {' or '.join(similar)}?" if similar else f" {prog} --help lists those that there are."
-    return (f"There is no option {', '.join(flags)}." if flags else f"No option takes {', '.join(words)}.") + meant
+    named = ", ".join(word for word in words if word.startswith("-"))
+    similar = " or ".join(dict.fromkeys(line.split()[0] for line in more if re.match(r"--[\w.-]+ ", line)))
+    if named and similar:
+        return f"There is no option {named}. Did you mean {similar}?"
+    if named:
+        return f"There is no option {named}. {prog} --help lists those that there are."
+    return f"No option takes {', '.join(words)}. {prog} --help lists those that there are."
 
 
 @contextmanager

@@ -107,6 +107,42 @@ MESSAGES = {
         "{0} 已由上面的输入框指定，请从更多设置中去掉。",
     "{} {} is more than a page may ask for, {}. The command line takes it.":
         "{0} {1} 超过了页面可要求的上限 {2}。命令行可以使用它。",
+    "A model of {} parameters is more than a page may ask for, {}. Take a smaller model.width, model.depth or "
+    "tokenizer.vocabulary; the command line takes it.":
+        "{0} 个参数的模型超过了页面可要求的上限 {1}。请减小 model.width、model.depth 或 tokenizer.vocabulary；"
+        "命令行可以使用它。",
+    "{}: {} rows of {} tokens are more than a page may ask for at once, {} tokens. Take fewer {}.train.rows; the "
+    "command line takes it.":
+        "{0}：{1} 行、每行 {2} 个词元，超过了页面一次可要求的 {3} 个词元。请减小 {4}.train.rows；命令行可以使用它。",
+    "{} sets nothing; leave it out. `labkit recipe` lists all settings.":
+        "{0} 不是设置，请去掉。`labkit recipe` 列出全部设置。",
+    "{} needs {} first. Make these stages too, or name a run to build on.":
+        "{0} 之前需要 {1}。请同时训练这些阶段，或选择作为起点的运行。",
+    "{} of {} would be another model with another {}.": "换了 {2}，{1} 的 {0} 就是另一个模型了。",
+    "This recipe has no stage {}; it has {}{}.": "此配方没有阶段 {0}；它有 {1}{2}。",
+    "There is no option {}. Did you mean {}?": "没有选项 {0}。您是否想写 {1}？",
+    "There is no option {}. {} --help lists those that there are.": "没有选项 {0}。{1} --help 列出全部选项。",
+    "No option takes {}. {} --help lists those that there are.": "没有选项可用 {0}。{1} --help 列出全部选项。",
+    "The {} at step {}, so training stopped. {} Try a smaller learning rate.":
+        "第 {1} 步时 {0}，训练已停止。{2}请减小学习率。",
+    "The model keeps the weights before this step.": "模型保留这一步之前的权重。",
+    "The weights of step {} are kept in {}.": "第 {0} 步的权重保存在 {1}。",
+    "{} takes {} GB of memory; this machine has {}.": "{0} 需要 {1} GB 内存；本机有 {2}。",
+    "A model of {} parameters": "{0} 个参数的模型",
+    "{} can be {}, not {}.": "{0} 可为 {1}，不能是 {2}。",
+    "{} needs a value.": "{0} 需要一个值。",
+    "There is no file or folder {}.": "没有文件或文件夹 {0}。",
+    "The folder {} holds no {} file.": "文件夹 {0} 中没有 {1} 文件。",
+    "Recipe: rows of {} have {} tokens, but the model's context is {}. Shorten {}.train.length or widen model.context.":
+        "配方：{0} 的每行有 {1} 个词元，而模型的上下文为 {2}。请缩短 {3}.train.length 或加大 model.context。",
+    "ModelConfig: a width of {} cannot be split into {} heads; let heads divide width, or set head_width.":
+        "宽度 {0} 不能分成 {1} 个头；请让头数整除宽度，或设置 head_width。",
+    "Rotary turns pairs of numbers, so the head width (head_width, or width / heads) must be even, not {}, as "
+    "of width {} and {} heads.":
+        "Rotary 旋转成对的数，因此头宽（head_width，或宽度 / 头数）须为偶数，不能是 {0}（宽度 {1}，{2} 个头）。",
+    "The text cannot give a vocabulary of {}: its repeated pairs end at {}. Ask for at most {}, leave the size open, "
+    "or give more text.":
+        "这些文本给不出 {0} 个词元的词表：重复的词元对到 {1} 为止。请最多要求 {2}，或不指定大小，或提供更多文本。",
     "{} is finished. To train a stage of it again, begin a new run that builds on it.":
         "{0} 已完成。若要重新训练其中一个阶段，请以它为起点开始新的运行。",
     "{} has no fine-tuned model yet to learn from votes. Choose another run.":
@@ -232,6 +268,7 @@ MESSAGES = {
     "a smaller {}=": "更小的 {0}=",
     "a smaller {}= or fewer tokens": "更小的 {0}= 或更少的词元",
     "fewer tokens": "更少的词元",
+    "{} must be {}, not {}.": "{0} 须{1}，不能是 {2}。",  # last, for it fits many
 }  # fmt: skip
 
 UNTRANSLATED = "英文原文：{}"

@@ -310,8 +310,8 @@ def _votes(
             annotator = checked_annotator(annotator)
             store.vote(pair, annotator, choice)
             _, one, other = store.pair(pair)
-            count = f"Votes by {annotator}, of all kinds: {store.count(annotator)}"
-            text = f"{count} · the last pair: ← {one.source}   → {other.source}"
+            count = store.count(annotator)
+            text = f"Votes by {annotator}, of all kinds: {count} · the last pair: ← {one.source}   → {other.source}"
             return said(text), _standings(store), quiet(), True
         except LabError as error:
             return gr.skip(), gr.skip(), wrong(error), False

@@ -66,7 +66,7 @@ ENGLISH = {
     "new_pair": "New pair",
     "no_pair": "Press “New pair”: the question and two answers to it appear here. Then say which is better.",
     "no_vote": "After a vote, this says which model wrote which answer.",
-    "any_name": "any name that is always yours (empty: anonymous)",
+    "any_name": "empty: anonymous",
     "standings_hint": "Counted are votes that compare two different models: left, right and tie (half a win each). "
     "Both bad, skip, and a model beside itself compare nothing.\n\n**Next:** the tab *Runs* trains DPO on the votes "
     "that prefer an answer.",
@@ -173,7 +173,7 @@ CHINESE = {
     "new_pair": "新的一对",
     "no_pair": "点击“新的一对”：这里会出现问题和两个回答，然后选择更好的一个。",
     "no_vote": "投票之后，这里会说明哪个回答出自哪个模型。",
-    "any_name": "任何始终属于你的名字（留空：anonymous）",
+    "any_name": "留空：anonymous",
     "standings_hint": "只计比较两个不同模型的投票：左、右、平局（各算半胜）。都不好、跳过、以及同一模型的两个回答不计。"
     "\n\n**下一步：** 在“运行”页用分出优劣的投票训练 DPO。",
     "left": "左",

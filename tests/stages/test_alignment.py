@@ -30,7 +30,6 @@ def materials():
     torch.set_num_threads(1)
     return tiny_materials()
 
-
 def test_the_reward_model_learns_what_was_chosen(materials):
     stage = FitReward(TRAIN)
     model = stage.begin(materials)

@@ -145,6 +145,12 @@ def test_a_message_in_a_message_and_one_that_nobody_knows():
     assert chinese.message(whole) == "进程未完成就结束了：mine 正在运行。请先停止。"
     many = "Strategy 1, beam beams=99 is 99 texts at once; here at most 32. Take a smaller beams=."
     assert chinese.message(many) == "Strategy 1, beam beams=99：同时 99 篇文本；这里最多 32 篇。请用更小的 beams=。"
+    failed = "Its process ended before it was done: The text cannot give a vocabulary of 9: its repeated pairs end at "
+    failed += "7. Ask for at most 7, leave the size open, or give more text."
+    assert chinese.message(failed).startswith("进程未完成就结束了：这些文本给不出 9 个词元的词表")
+    unknown = "There is no option --model.wdith. Did you mean --model.width?"
+    assert chinese.message(unknown) == "没有选项 --model.wdith。您是否想写 --model.width？"
+    assert chinese.message("--model.width must be a whole number, not 'x'.") == "--model.width 须为整数，不能是 'x'。"
     assert chinese.message("All of it is new.") == "英文原文：All of it is new."
 
 
