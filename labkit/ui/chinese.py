@@ -231,6 +231,8 @@ MESSAGES = {
     "From 1 to {} strategies are compared, not {}.": "可比较 1 到 {0} 种策略，不能是 {1}。",
     "This link is to the model after {} of a run {}, not found here. Shown instead are the settings that the tab "
     "begins with.": "此链接指向运行 {1} 的 {0} 检查点，这里没有找到。页面改为显示初始设置。",
+    "The weights of {} have changed since this link was made: the texts may differ.":
+        "{0} 的权重在此链接生成之后已改变：文本可能不同。",
     "This link is broken: no settings can be read from it. Shown instead are those that the tab begins with.":
         "此链接已损坏，读不出设置。页面改为显示初始设置。",
     "This link cannot be followed: {} Shown instead are the settings that the tab begins with.":

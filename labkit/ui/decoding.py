@@ -36,7 +36,6 @@ EXAMPLES = (
     "speculative ahead=4 temperature=0.8",
 )
 DEFAULTS = ("greedy", "temperature=1 top-p=0.9", "beam beams=4", "temperature=1.5")
-CHANGED = "The weights of “{stage}” of {run} have changed since this link was made: the texts may differ."
 
 
 def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
@@ -48,7 +47,10 @@ def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
             f"instead are the settings that the tab begins with."
         )
     changed = settings.checkpoint and settings.checkpoint != writing.checkpoint(lab, settings)
-    return settings, CHANGED.format(stage=settings.stage, run=settings.run) if changed else ""
+    if not changed:
+        return settings, ""
+    made_of = f"“{settings.stage}” of {settings.run}"
+    return settings, f"The weights of {made_of} have changed since this link was made: the texts may differ."
 
 
 def score_table(scored: writing.Scored) -> dict[str, Any]:

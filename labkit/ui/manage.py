@@ -194,7 +194,7 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, 
     new, folder, kept = _claim(lab, name)
     with _removed_on_failure(folder), _removed_on_failure(kept), disk_errors(kept):
         votes = export(store, kept)
-        pairs = sum(1 for _ in votes.open(encoding="utf-8"))
+        pairs = votes.read_bytes().count(b"\n")
         recipe = dataclasses.replace(base.recipe, preferences=str(votes), dpo=_for_votes(base.recipe, pairs))
         base.branch(folder, recipe, ["pretrain", "sft"])
         jobs.start(new, ["run", "--out", str(folder), "--resume", "--stages", "dpo"])

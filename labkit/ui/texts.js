@@ -189,7 +189,8 @@ class LabkitTexts extends Viewer {
   async openTree(c, strategy) {
     const column = this.columns()[c];
     const found = await this.question("tree", { strategy: strategy || column.strategy, begins: column.begins });
-    if (found) { this.tree = { ...found, c, pruned: this.tree ? this.tree.pruned : true, shown: found.penalty }; this.render(); }
+    const at = this.columns().indexOf(column);  // others may have been closed meanwhile
+    if (found && at >= 0) { this.tree = { ...found, c: at, pruned: this.tree ? this.tree.pruned : true, shown: found.penalty }; this.render(); }
   }
 
   render() {

@@ -10,8 +10,8 @@ ENGLISH = {
     "stage": "Checkpoint",
     "text": "Text",
     "look": "Look",
-    "look_hint": "From which earlier tokens does each token take information while the model reads? The darker the "
-    "colour, the larger the share of its attention that a head gives to that token.",
+    "look_hint": "From which tokens does each token take information while the model reads? The stronger the colour, "
+    "the larger the share of its attention that a head gives to that token.",
     "find_heads": "Find the heads",
     "find_heads_hint": "Heads by what they do: how much of their attention goes to the token before; in a random text "
     "that is repeated, to what followed last time; from “it”, and from where the answer names it, to the right one "
@@ -114,7 +114,7 @@ CHINESE = {
     "stage": "检查点",
     "text": "文本",
     "look": "查看",
-    "look_hint": "模型阅读时，每个词元从前面哪些词元取信息？颜色越深，注意力头分给该词元的比例越大。",
+    "look_hint": "模型阅读时，每个词元从哪些词元取信息？颜色越浓，注意力头分给该词元的比例越大。",
     "find_heads": "寻找注意力头",
     "find_heads_hint": "按作用排列的注意力头：看向前一个词元的比例；在重复的随机文本中看向上次之后的词元；"
     "从代词、以及从回答处，看向正确者比看向错误者多多少。"
