@@ -324,7 +324,7 @@ class LabkitTexts extends Viewer {
       const away = this.button("✕", change(() => this.filters.splice(i, 1)), { "aria-label": `${name}: ${this.word("remove")}` });
       return make("div", { class: "filter" }, up, down, make("span", {}, name), input, this.effect(this.step.effects[i]), away);
     });
-    if (column.kind === "greedy") rows.push(make("div", { class: "filter" }, "", "", make("span", {}, "greedy"), "", this.effect(this.step.effects[this.filters.length])));
+    if (column.kind === "greedy") rows.push(make("div", { class: "filter" }, make("span"), make("span"), make("span", {}, "greedy"), make("span"), this.effect(this.step.effects[this.filters.length])));
     const select = make("select", { "aria-label": this.word("add") }, make("option", { value: "" }, this.word("add")),
       ...Object.keys(MORE_FILTERS).map((name) => make("option", { value: name }, name)));
     select.addEventListener("change", change(() => this.filters.push([select.value, MORE_FILTERS[select.value]])));
