@@ -195,12 +195,9 @@ def desk(lab: Lab, settings: Settings) -> Desk:
 
 
 def _task(lab: Lab, settings: Settings) -> Task | None:
-    """The task of the run's world that the prompt is; looked for once, for it takes as long as a short text."""
-    world, text = world_of(lab, settings.run), settings.prompt.strip()
-    if world is None:
-        return None
-    key = (lab.version(settings.run, settings.stage), "task", text)
-    return lab.results.get(key, lambda: task_of(world, text))
+    """The task of the run's world that the prompt is."""
+    world = world_of(lab, settings.run)
+    return None if world is None else task_of(world, settings.prompt.strip())
 
 
 def checkpoint(lab: Lab, settings: Settings) -> str:
