@@ -231,7 +231,7 @@ PRESETS: dict[str, Recipe] = {
         annotation=AnnotationConfig(prompts=2400, held_out=600, samples=8),
         reward=FitReward(TrainConfig(steps=150, rows=16, length=192, lr=2.5e-4, adam_lr=5e-4, checkpoint_every=50)),
         ppo=PPO(_adamw(steps=40, rows=64, length=192, lr=2e-4), kl=0.15),
-        dpo=DPO(_adamw(steps=150, rows=16, length=192, lr=6e-5), beta=0.1),
+        dpo=DPO(_adamw(steps=300, rows=16, length=192, lr=6e-5), beta=0.2),
     ),
     # The whole world, for a machine with more time or a GPU.
     "full": Recipe(
