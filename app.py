@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from labkit.errors import LabError
-from labkit.jobs import Jobs
 from labkit.paths import demo_folder
 from labkit.preferences.store import Store
+from labkit.runs.jobs import Jobs
 from labkit.ui.proxies import no_proxies
 
 with no_proxies():

@@ -20,5 +20,5 @@ def data_folder() -> Path:
 
 
 def demo_folder() -> Path:
-    """The folder of the finished run that comes with labkit; see `labkit.demo`."""
+    """The folder of the finished run that comes with labkit; see `labkit.runs.shipped`."""
     return data_folder() / "demo"

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 import torch._inductor.compile_fx  # what compiling imports, so that the attempts need not
 
-from labkit.pipeline import run
-from labkit.runs import Run
-from labkit.train import TrainConfig
+from labkit.runs.folder import Run
+from labkit.runs.pipeline import run
+from labkit.training.loop import TrainConfig
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 

@@ -25,7 +25,7 @@ LAYERS = [
     ],
     ["labkit.model.transformer"],
     ["labkit.stages"],
-    ["labkit.cli", "labkit.ui", "app"],
+    ["labkit.commands.main", "labkit.ui", "app"],
 ]
 """What a layer's modules are made of stands above them; they import nothing from below."""
 
@@ -76,9 +76,9 @@ def test_imports_follow_the_arrows(path):
 
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_nothing_imports_the_ways_in(path):
-    own = [name for name in ("labkit.cli", "labkit.ui", "app") if within(module(path), [name])]
+    own = [name for name in ("labkit.commands.main", "labkit.ui", "app") if within(module(path), [name])]
     if module(path) not in ("labkit.__main__", "app"):
-        ways_in = [name for name in ("labkit.cli", "labkit.ui", "app") if name not in own]
+        ways_in = [name for name in ("labkit.commands.main", "labkit.ui", "app") if name not in own]
         assert not [name for name in imported(path) if within(name, ways_in)]
 
 
@@ -99,7 +99,7 @@ def test_the_world_imports_no_torch():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["labkit", "labkit.world", "labkit.cli"])
+@pytest.mark.parametrize("name", ["labkit", "labkit.world", "labkit.commands.main"])
 def test_light_modules_load_without_torch(name):
     code = f"import sys, {name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -107,7 +107,7 @@ def test_light_modules_load_without_torch(name):
 
 def test_a_model_loads_without_the_compiler():
     """Which takes longer to import than the rest of torch, and which most processes never use."""
-    code = "import sys, labkit.runs, labkit.model; sys.exit('torch._dynamo' in sys.modules)"
+    code = "import sys, labkit.runs.folder, labkit.model; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

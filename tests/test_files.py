@@ -11,8 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from labkit import files, report
-from labkit.checkpoints import Checkpoints, write_model
+from labkit import files
 from labkit.errors import LabError
 from labkit.files import (
     disk_errors,
@@ -26,9 +25,11 @@ from labkit.files import (
 )
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.preferences.annotate import Choice, write_choices
-from labkit.runs import Run
+from labkit.reporting import page as report
+from labkit.runs.folder import Run
 from labkit.text.pairs import Pair
 from labkit.text.tokenizer import Tokenizer
+from labkit.training.checkpoints import Checkpoints, write_model
 from labkit.world import Message
 from tests.faults import tree
 from tests.tiny_recipe import tiny_recipe

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.losses import next_token_loss
-from labkit.train import TrainConfig
+from labkit.training.loop import TrainConfig
 
 V = 11
 

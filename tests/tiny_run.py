@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from labkit import machine, pipeline
-from labkit.recipe import Recipe
-from labkit.runs import Run
+from labkit import machine
+from labkit.runs import pipeline
+from labkit.runs.folder import Run
+from labkit.runs.recipe import Recipe
 from labkit.stages import FineTune, Materials, Pretrain
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
@@ -42,7 +43,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_peak", lambda: 1e12)
     monkeypatch.setattr(pipeline, "samples", lambda *given: [])
     monkeypatch.setattr(machine, "describe", lambda: {"cores": 2})
-    monkeypatch.setattr("labkit.recipe.make_recipe", lambda preset, **options: RECIPE)
+    monkeypatch.setattr("labkit.runs.recipe.make_recipe", lambda preset, **options: RECIPE)
     for stage in (Pretrain, FineTune):
         monkeypatch.setattr(stage, "loss", lambda *given: 1.0)
         monkeypatch.setattr(stage, "evaluate", lambda *given: {"validation_loss": 1.0})

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from labkit.train import accelerator, fit
+from labkit.training.loop import accelerator, fit
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
 
 

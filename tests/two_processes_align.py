@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from labkit.stages import DPO, PPO, FitReward, Materials, StageConfig
-from labkit.train import accelerator, fit
+from labkit.training.loop import accelerator, fit
 from tests.tiny import weights_hash
 from tests.tiny_alignment import TRAIN, tiny_materials
 

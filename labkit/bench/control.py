@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 from statistics import median
 
+from labkit.evaluation.preference_accuracy import policy_metrics
 from labkit.model.transformer import Transformer
-from labkit.pipeline import prepare
-from labkit.preferences.measure import policy_metrics
-from labkit.runs import Run
+from labkit.runs.folder import Run
+from labkit.runs.pipeline import prepare
 from labkit.stages import FineTune, Materials
-from labkit.train import fit
+from labkit.training.loop import fit
 
 FRESH = 2000
 """Added to the run's seed for conversations that its fine-tuning has not seen."""

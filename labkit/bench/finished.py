@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.errors import LabError
-from labkit.recipe import Recipe
-from labkit.runs import Run
+from labkit.runs.folder import Run
+from labkit.runs.recipe import Recipe
 
 
 def check_recipe(folder: Path, recipe: Recipe) -> None:

@@ -117,8 +117,8 @@ def _peak(*arguments: str) -> int:
 
 def _train(text: str, made: str) -> None:
     """What is measured: a run that reads a text and pretrains for some steps."""
-    from labkit.pipeline import run
-    from labkit.recipe import make_recipe
+    from labkit.runs.pipeline import run
+    from labkit.runs.recipe import make_recipe
     from labkit.stages import Pretrain
 
     recipe = make_recipe("lab", text=text)
@@ -132,9 +132,9 @@ def _torch(made: str) -> None:
     import numpy as np
 
     from labkit.model.transformer import Transformer
-    from labkit.runs import Run
+    from labkit.runs.folder import Run
     from labkit.text.sources import Crops
-    from labkit.train import fit
+    from labkit.training.loop import fit
 
     run = Run.open(made)
     stage, vocabulary = run.recipe.pretrain, run.tokenizer().size

@@ -23,8 +23,8 @@ from typing import Any
 from labkit.bench.finished import check_recipe
 from labkit.configs import Seed, check
 from labkit.errors import LabError
-from labkit.measures import BY_KIND, COSTS, measure
-from labkit.recipe import make_recipe
+from labkit.reporting.measures import BY_KIND, COSTS, measure
+from labkit.runs.recipe import make_recipe
 
 
 @dataclass(frozen=True)

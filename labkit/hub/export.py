@@ -9,7 +9,7 @@ from labkit.errors import LabError
 from labkit.files import write_json
 from labkit.hub import save_pretrained
 from labkit.hub.gguf import Kind, save_gguf
-from labkit.runs import Run
+from labkit.runs.folder import Run
 
 Format = Literal["transformers", "gguf"]
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from labkit import machine
-from labkit.changes import changing
 from labkit.errors import LabError
 from labkit.hub import from_pretrained, local_folder
 from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
 from labkit.hub.gguf_file import gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.pipeline import Sources, read_sources
-from labkit.recipe import Recipe
-from labkit.runs import Run, names_made, writing
+from labkit.runs.changes import changing
+from labkit.runs.folder import Run, names_made, writing
+from labkit.runs.pipeline import Sources, read_sources
+from labkit.runs.recipe import Recipe
 from labkit.text.tokenizer import Tokenizer
 
 STAGES = ("pretrain", "sft")

@@ -19,12 +19,12 @@ from labkit.model.scorer import Scorer
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, read
 from labkit.text.pairs import Comparison, Comparisons
-from labkit.train import Source, TrainConfig
+from labkit.training.loop import Source, TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from labkit.evaluate import EvaluationConfig
+    from labkit.evaluation.evaluate import EvaluationConfig
 
 
 def reward_objective(model: Scorer, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -68,7 +68,7 @@ class FitReward:
         return self._ranked(model, materials)["validation_loss"]
 
     def _ranked(self, model: Scorer, materials: Materials) -> dict[str, float]:
-        from labkit.preferences.measure import ranking_metrics
+        from labkit.evaluation.preference_accuracy import ranking_metrics
 
         pairs = materials.held_out_pairs(self.train.length)
         return ranking_metrics(model, materials.tokenizer, pairs, self.train.length, self.train.precision)
@@ -82,7 +82,7 @@ class FitReward:
 
     def evaluate(self, model: Scorer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
         """Held-out pairs ranked; in the world also against gold."""
-        from labkit.preferences.measure import gold_metrics
+        from labkit.evaluation.preference_accuracy import gold_metrics
 
         length, tokenizer, precision = self.train.length, materials.tokenizer, self.train.precision
         choices = materials.held_out_choices(length)

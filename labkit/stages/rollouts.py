@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.advantages import gae, shaped_rewards, whiten
 from labkit.decoding import Temperature, generate
 from labkit.decoding.compiled import Writer, can_compile
 from labkit.errors import LabError
+from labkit.losses.advantages import gae, shaped_rewards, whiten
 from labkit.machine import autocast
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.scorer import Scorer

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 from labkit.configs import check
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, next_token_objective
-from labkit.train import Source, TrainConfig
+from labkit.training.loop import Source, TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from labkit.evaluate import EvaluationConfig, TextData, WorldData
+    from labkit.evaluation.evaluate import EvaluationConfig, TextData, WorldData
     from labkit.model.transformer import Transformer
     from labkit.text.fitting import Fit
 
@@ -86,14 +86,14 @@ class FineTune:
         return tokens * model.flops_per_token(self.train.length)
 
     def data(self, materials: Materials) -> WorldData | TextData:
-        from labkit.evaluate import TextData, WorldData
+        from labkit.evaluation.evaluate import TextData, WorldData
 
         if materials.conversations is not None:
             return TextData((), materials.conversations.validation, self.train.length)
         return WorldData(materials.world, self.train.length, materials.seed)
 
     def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
-        from labkit.held_out import document_loss
+        from labkit.evaluation.held_out_loss import document_loss
 
         count = config.documents // 2
         if materials.conversations is not None:
@@ -120,7 +120,7 @@ class FineTune:
         return Claim(cls.name, "held-out loss", own["validation_loss"], before, "the base model's", "lower")
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
-        from labkit.evaluate import evaluate_chat
+        from labkit.evaluation.evaluate import evaluate_chat
 
         measured = evaluate_chat(model, materials.tokenizer, self.data(materials), config)
         for what, fit in self.fits(materials).items():

@@ -32,7 +32,7 @@ from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text
 from labkit.ui.lab import Lab
 from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, quiet, words, wrong
-from labkit.ui.viewers import panel
+from labkit.viewers.adapters import panel
 from labkit.world import Message
 
 OPENING = "The horse did not climb the wall because it was too tired."

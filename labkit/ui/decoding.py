@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from labkit.decode_compare import shown
 from labkit.errors import LabError
+from labkit.evaluation.strategies import shown
 from labkit.ui import writing
 from labkit.ui.checks import plain_text, whole_number
 from labkit.ui.fields import handed_on
 from labkit.ui.lab import Lab
 from labkit.ui.shell import LINK, MODEL_WORK, advice, first_stage, on_load, pick_run, problem_box, quiet, words, wrong
-from labkit.ui.viewers import panel
 from labkit.ui.writing import Column, Settings
+from labkit.viewers.adapters import panel
 
 MOST = 4
 """Strategies that can be typed side by side."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labkit.errors import LabError
-from labkit.jobs import Jobs, check_name, shortened
-from labkit.lock import writer
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
-from labkit.runs import Run
+from labkit.runs.folder import Run
+from labkit.runs.jobs import Jobs, check_name, shortened
+from labkit.runs.lock import writer
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from labkit.commands.run import asked
 from labkit.errors import LabError
 from labkit.files import disk_errors
-from labkit.jobs import Jobs, check_new_name, shortened
-from labkit.lock import writer
 from labkit.model.transformer import Transformer
-from labkit.pipeline import check_plan
 from labkit.preferences.store import Store
-from labkit.recipe import INPUTS, PRESETS, Recipe
+from labkit.runs.asked import asked
+from labkit.runs.jobs import Jobs, check_new_name, shortened
+from labkit.runs.lock import writer
+from labkit.runs.pipeline import check_plan
+from labkit.runs.recipe import INPUTS, PRESETS, Recipe
 from labkit.stages import DPO
 from labkit.text.tokenizer import MAX_DEFAULT_VOCABULARY
 from labkit.ui.lab import Lab, asked_stages, unfinished

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import gradio as gr
 import torch
 
+from labkit.commands.chat import filters
 from labkit.decoding import generate
 from labkit.errors import LabError
 from labkit.files import write_lines
-from labkit.jobs import shortened
 from labkit.preferences.annotate import preference_task
 from labkit.preferences.store import Answer, Choice, Store, preference_pairs
-from labkit.talk import filters
+from labkit.runs.jobs import shortened
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import pair_columns
 from labkit.ui.fields import handed_on

@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import gradio as gr
 import plotly.graph_objects as go
 
-from labkit.compare import compare, rows
 from labkit.errors import LabError
-from labkit.jobs import Jobs, check_name
-from labkit.lock import writer
-from labkit.measures import BY_KIND
-from labkit.plots import overlaid
 from labkit.preferences.store import Store
-from labkit.recipe import PRESETS, Recipe
-from labkit.report import curves
-from labkit.runs import Run, StageFolder
-from labkit.terminal import measured
+from labkit.reporting.comparison import compare, rows
+from labkit.reporting.measures import BY_KIND
+from labkit.reporting.page import curves
+from labkit.reporting.plots import overlaid
+from labkit.reporting.terminal import measured
+from labkit.runs.folder import Run, StageFolder
+from labkit.runs.jobs import Jobs, check_name
+from labkit.runs.lock import writer
+from labkit.runs.recipe import PRESETS, Recipe
 from labkit.ui import manage
 from labkit.ui.fields import handed_on
 from labkit.ui.lab import Lab

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labkit.errors import LabError
-from labkit.report import report_page
+from labkit.reporting.page import report_page
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
 from labkit.ui.shell import CSS, HEAD, THEME, words

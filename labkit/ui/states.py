@@ -7,10 +7,10 @@ import time
 from typing import NamedTuple
 
 from labkit.errors import LabError
-from labkit.jobs import Jobs
-from labkit.lock import writer
-from labkit.report import minutes
-from labkit.runs import Run, StageFolder
+from labkit.reporting.page import minutes
+from labkit.runs.folder import Run, StageFolder
+from labkit.runs.jobs import Jobs
+from labkit.runs.lock import writer
 from labkit.ui import manage
 from labkit.ui.lab import Lab, asked_stages, failed, unfinished
 from labkit.ui.shell import named

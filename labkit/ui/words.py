@@ -1,6 +1,6 @@
 """The app's words, in the languages that it speaks; the browser's language chooses."""
 
-from labkit.decode_compare import LEGEND
+from labkit.evaluation.strategies import LEGEND
 
 ENGLISH = {
     "title": "labkit",

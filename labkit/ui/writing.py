@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from labkit.decode_compare import Asked, first_difference, scored, task_of
 from labkit.decoding import Best, History, Step, read_back, trace
 from labkit.decoding.beam import Beams, beam_steps
 from labkit.decoding.best import best_steps
@@ -28,7 +27,8 @@ from labkit.decoding.scores import Score
 from labkit.decoding.strategies import OPTIONS, Beside, Strategy, parse, said
 from labkit.decoding.stream import weighed
 from labkit.errors import LabError
-from labkit.judges import by_oracle, by_reward
+from labkit.evaluation.judges import by_oracle, by_reward
+from labkit.evaluation.strategies import Asked, first_difference, scored, task_of
 from labkit.model.transformer import Transformer
 from labkit.text.chat import encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer

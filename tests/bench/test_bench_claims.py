@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from labkit import cli, machine
+from labkit import machine
 from labkit.bench import claims as bench
+from labkit.commands import main as cli
 from labkit.errors import LabError
-from labkit.recipe import make_recipe
-from labkit.runs import Run
+from labkit.runs.folder import Run
+from labkit.runs.recipe import make_recipe
 
 
 def made(command, env, **options):

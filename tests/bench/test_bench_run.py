@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from labkit import pipeline
 from labkit.bench import run as bench
 from labkit.bench.control import control
 from labkit.errors import LabError
-from labkit.runs import Run
+from labkit.runs import pipeline
+from labkit.runs.folder import Run
 from tests.tiny_recipe import tiny_recipe
 
 

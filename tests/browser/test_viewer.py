@@ -13,9 +13,9 @@ from playwright.sync_api import Browser, Page, expect
 from labkit.interpret import Look, Views
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
-from labkit.runs import Run
+from labkit.runs.folder import Run
 from labkit.text.tokenizer import Tokenizer
-from labkit.ui.viewers import IN_NOTEBOOK, SOURCE
+from labkit.viewers.adapters import IN_NOTEBOOK, SOURCE
 
 HOSTILE = '<img src=x onerror="window.hacked=1">'
 

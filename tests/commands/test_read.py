@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from labkit.cli import main
+from labkit.commands.main import main
 
 ROWS = [{"instruction": f"Add {n} and 1.", "output": f"It is {n + 1}.", "score": 3} for n in range(9)]
 

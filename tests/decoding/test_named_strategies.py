@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.cli import main
+from labkit.commands.main import main
 from labkit.decoding import (
     Banned,
     MinP,

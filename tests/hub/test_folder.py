@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from labkit.errors import LabError
 from labkit.hub import from_pretrained
 from labkit.model.transformer import Transformer
-from tests.test_hub import our_logits, refused, their_logits, theirs, tokens
+from tests.hub.test_families import our_logits, refused, their_logits, theirs, tokens
 
 EVERY = torch.ones(3, 13, dtype=torch.bool)
 Tensors = dict[str, torch.Tensor]

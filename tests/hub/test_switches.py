@@ -11,7 +11,7 @@ from labkit.hub.families import FAMILIES
 from labkit.hub.shapes import shape_of
 from labkit.hub.switches import IDLE
 from labkit.model.transformer import Transformer
-from tests.test_hub import BERT, BLOOM, GPT2, LLAMA, SWITCH, T5, WINDOW
+from tests.hub.test_families import BERT, BLOOM, GPT2, LLAMA, SWITCH, T5, WINDOW
 
 BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", LLAMA),

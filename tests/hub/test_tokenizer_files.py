@@ -10,14 +10,14 @@ import transformers
 from huggingface_hub.utils import filter_repo_objects
 from transformers import AutoTokenizer
 
-from labkit.cli import main
+from labkit.commands.main import main
 from labkit.errors import LabError
 from labkit.hub import local_folder
 from labkit.hub.export import export
 from labkit.hub.importing import import_checkpoint
 from labkit.hub.tokenizer_files import load_tokenizer
-from labkit.recipe import make_recipe
-from labkit.runs import Run
+from labkit.runs.folder import Run
+from labkit.runs.recipe import make_recipe
 from labkit.text.chat import decode_reply, encode_document, encode_messages, encode_opening, encode_prompt, encode_words
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message

@@ -9,6 +9,14 @@ import torch
 
 from labkit.decoding import generate
 from labkit.errors import LabError
+from labkit.evaluation.preference_accuracy import (
+    Judged,
+    agreement,
+    gold_metrics,
+    length_accuracy,
+    paired_metrics,
+    ranking_metrics,
+)
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.scorer import Scorer
 from labkit.preferences import annotate as annotations
@@ -20,7 +28,6 @@ from labkit.preferences.annotate import (
     read_choices,
     write_choices,
 )
-from labkit.preferences.measure import Judged, agreement, gold_metrics, length_accuracy, paired_metrics, ranking_metrics
 from labkit.preferences.prompts import GivenPrompts, WorldPrompts
 from labkit.text.chat import document_texts
 from labkit.text.pairs import Pair

@@ -8,10 +8,10 @@ import torch
 
 from labkit import machine
 from labkit.errors import LabError
-from labkit.evaluate import EvaluationConfig
+from labkit.evaluation.evaluate import EvaluationConfig
+from labkit.evaluation.preference_accuracy import held_out_prompts, policy_metrics, ranking_metrics
 from labkit.losses import mean_logprobs, sum_logprobs, token_logprobs
 from labkit.model.scorer import Scorer
-from labkit.preferences.measure import held_out_prompts, policy_metrics, ranking_metrics
 from labkit.stages import DPO, PPO, FitReward
 from labkit.stages.dpo import reference_logprobs
 from labkit.stages.ppo import ActorCritic
@@ -20,7 +20,7 @@ from labkit.text.chat import encode_prompt
 from labkit.text.pairs import Pair, comparison, encode_pair
 from labkit.text.reading import Conversations, Preferences
 from labkit.text.reading.report import Reading
-from labkit.train import fit
+from labkit.training.loop import fit
 from labkit.world import Message
 from tests.tiny_alignment import TRAIN, tiny_materials
 

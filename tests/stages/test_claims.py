@@ -2,8 +2,8 @@
 
 import math
 
+from labkit.reporting.terminal import claims as claim_lines
 from labkit.stages import STAGES, gold_verdict, stage_claims
-from labkit.terminal import claims as claim_lines
 
 
 def entry(stage: str, **metrics: float) -> dict:

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from labkit.errors import LabError
-from labkit.jobs import Jobs
-from labkit.lock import one_writer
-from labkit.runs import Run
+from labkit.runs.folder import Run
+from labkit.runs.jobs import Jobs
+from labkit.runs.lock import one_writer
 from labkit.ui import manage, preferences, runs, states
 from labkit.ui.lab import Lab
 from tests.tiny_recipe import tiny_recipe

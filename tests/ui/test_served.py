@@ -18,12 +18,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 import app
-from labkit import measures, report
 from labkit.paths import demo_folder
+from labkit.reporting import measures
+from labkit.reporting import page as report
 from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
-from labkit.ui.viewers import panel
+from labkit.viewers.adapters import panel
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,15 +12,15 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from labkit.decode_compare import Asked, compare
 from labkit.decoding.limits import PAGE
 from labkit.decoding.strategies import parse
 from labkit.errors import LabError
-from labkit.jobs import Jobs
+from labkit.evaluation.strategies import Asked, compare
 from labkit.paths import demo_folder
-from labkit.pipeline import run
 from labkit.preferences.store import Answer, Store
-from labkit.runs import Run
+from labkit.runs.folder import Run
+from labkit.runs.jobs import Jobs
+from labkit.runs.pipeline import run
 from labkit.ui import attention, decoding, manage, preferences, runs, shell, writing
 from labkit.ui.lab import Lab, Recent
 from labkit.ui.words import CHINESE, ENGLISH

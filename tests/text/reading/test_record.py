@@ -3,8 +3,8 @@
 import pytest
 
 from labkit.errors import LabError
-from labkit.pipeline import Progress
-from labkit.terminal import watch
+from labkit.reporting.terminal import watch
+from labkit.runs.pipeline import Progress
 from labkit.text.reading import Reading
 from labkit.text.reading.report import FileRead, reading_lines, some, where
 

@@ -1,0 +1,284 @@
+"""The same prompts under several strategies: the texts, where they part, and their scores over seeds or prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from tyro.conf import arg
+
+from labkit.commands.chat import NewTokens, RunFolder, Stage, Stops
+from labkit.configs import Count, CountOrNone
+
+if TYPE_CHECKING:
+    from labkit.decoding.scores import Score
+    from labkit.decoding.strategies import Beside, Strategy
+    from labkit.model.transformer import Transformer
+    from labkit.runs.folder import Run
+    from labkit.text.tokenizer import Tokenizer
+    from labkit.world import Task, World
+
+DEFAULT = ("greedy", "temperature=1", "temperature=0.8 top-p=0.9", "beam beams=4")
+ANNOTATOR = "warm"
+Switch = Annotated[bool, arg(help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Write on from one prompt under several strategies, which see the same random numbers, and score what comes."""
+
+    run: RunFolder
+    """The run's folder."""
+    prompt: str = ""
+    """A message to reply to, taken as it is; without one, a task of the run's world."""
+    tasks: CountOrNone = 0
+    """In place of one prompt: so many tasks of the world, of all kinds in turn. The intervals are then over tasks."""
+    strategies: Annotated[tuple[str, ...], arg(metavar="LINE [LINE ...]", help_behavior_hint="")] = DEFAULT
+    """Each a line in quotes, as greedy, "temperature=0.8 top-k=40 top-p=0.9", "beam beams=4 length-penalty=0.8",
+    "contrastive k=5 alpha=0.6", "best n=8" or "speculative ahead=4". Filters work in the order in which they stand."""
+    seeds: Count = 8
+    """How many texts each strategy of chance writes for its scores."""
+    stage: Stage = None
+    """The model after this stage; after the last when not given."""
+    draft: Path | None = None
+    """For speculative: the folder of the draft's run, which must have the same tokenizer."""
+    stop: Stops = ()
+    """Texts at which writing ends."""
+    max_tokens: NewTokens = 100
+    """The longest text."""
+    json: Switch = False
+    """Print everything as JSON."""
+
+
+class Asked(NamedTuple):
+    """A prompt: its text, its tokens, and the task that it is, if it is one of the world's."""
+
+    text: str
+    ids: list[int]
+    task: Task | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """strategy: as a line. text: of the first prompt and seed. parts: its first word that differs from the first
+    strategy's text, None when none does. scores: by name, over the prompts, or over the seeds of one prompt.
+    """
+
+    strategy: str
+    text: str
+    parts: int | None
+    scores: dict[str, Score]
+
+
+def compare(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    asked: Sequence[Asked],
+    strategies: Sequence[Strategy],
+    *,
+    seeds: int,
+    max_new_tokens: int,
+    world: World | None = None,
+    beside: Beside | None = None,
+) -> list[Compared]:
+    """All strategies on the same prompts; the same seed gives each of them the same draws. Each prompt has seeds of its
+    own, so that what is drawn for one says nothing of another.
+
+    world: whose grammar and truth the texts are held against. Raises LabError as `Strategy.write`.
+    """
+    from labkit.decoding.strategies import Beside
+
+    beside = beside or Beside(tokenizer)
+    found: list[Compared] = []
+    first: list[str] = []
+    for strategy in strategies:
+        many = seeds if strategy.draws else 1
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokenizer.stops, "beside": beside}
+        seeds_of = [range(i * many, (i + 1) * many) for i in range(len(asked))]
+        texts = strategy.write_all(model, [one.ids for one in asked], seeds=seeds_of, **options)
+        words = tokenizer.decode(texts[0][0]).split()
+        first = first or words
+        scores = scored(model, tokenizer, asked, texts, world)
+        found.append(Compared(str(strategy), " ".join(words), first_difference([first, words], ended=True), scores))
+    return found
+
+
+def scored(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    asked: Sequence[Asked],
+    texts: Sequence[Sequence[Sequence[int]]],
+    world: World | None,
+) -> dict[str, Score]:
+    """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
+    from labkit.decoding.scores import distinct, jackknife, log_likelihoods, mean_score, repetition, self_bleu
+
+    def each(prompt: Asked, group: Sequence[Sequence[int]]) -> list[dict[str, float]]:
+        likelihoods = log_likelihoods(model, prompt.ids, group)
+        found = [
+            {"nats a token": likelihood, "repetition": repetition(text), "tokens": float(len(text))}
+            for text, likelihood in zip(group, likelihoods, strict=True)
+        ]
+        if world is None:
+            return found
+        truths = [_truth(world, prompt.task, tokenizer.decode(text).strip()) for text in group]
+        return [one | truth for one, truth in zip(found, truths, strict=True)]
+
+    rows = [each(prompt, group) for prompt, group in zip(asked, texts, strict=True)]
+    scores: dict[str, Score] = {}
+    for name in rows[0][0]:
+        by_prompt = [[row[name] for row in group] for group in rows]
+        scores[name] = mean_score(by_prompt[0] if len(rows) == 1 else [mean_score(group).mean for group in by_prompt])
+    together: dict[str, Callable[[Any], float]] = {"distinct-2": distinct, "self-BLEU": self_bleu}
+    for name, measure in together.items():
+        by_texts = [measure(group) for group in texts]
+        scores[name] = jackknife(measure, texts[0]) if len(rows) == 1 else mean_score(by_texts)
+    return scores
+
+
+def _truth(world: World, task: Task | None, text: str) -> dict[str, float]:
+    """What the world says of a text: how much is its English, and can happen; of a task's answer, what it is worth."""
+    from labkit.world.oracle import score
+
+    check = world.check(text)
+    as_story = check.parsed / check.sentences if check.sentences else 0.0
+    if task is None:
+        return {"grammatical": as_story, "consistent": check.possible / check.events if check.events else float("nan")}
+    gold = score(world, task, text, world.profiles[ANNOTATOR])
+    truth = {"gold": gold.total, "right": gold.right, "supported": gold.supported, "consistent": gold.consistent}
+    return truth | {"grammatical": as_story if task.kind == "write" else gold.fluent}
+
+
+LEGEND = {
+    "nats a token": "mean log-probability of the text's tokens under the model; nearer to 0 is likelier",
+    "repetition": "share of its runs of four tokens that stood in the text before; lower repeats less",
+    "tokens": "how many tokens the text has",
+    "gold": f"the oracle's score of the answer, for the annotator {ANNOTATOR}: 0 to 1, higher is better",
+    "right": "share of the answers that do what was asked",
+    "supported": "share of what is claimed that the story, or the facts of TinyWorld, bear out",
+    "consistent": "share of what is told that can happen; 0 for an answer that contradicts itself",
+    "grammatical": "share of the sentences that are TinyWorld's English",
+    "distinct-2": "different pairs of neighbouring tokens, for each pair in all texts; higher is more varied",
+    "self-BLEU": "how well the other texts foretell each, 0 to 1; lower is more varied",
+}
+"""What each score says."""
+
+
+def first_difference(texts: Sequence[Sequence[Any]], ended: bool = False) -> int | None:
+    """Where texts first differ: first_difference([[5, 6], [5, 7]]) -> 1; None where they do not.
+
+    ended: no text goes on, so that one which is over differs from one that is not.
+    """
+    for place, here in enumerate(zip_longest(*texts)):
+        known = set(here) if ended else set(here) - {None}
+        if len(known) > 1:
+            return place
+    return None
+
+
+def table(found: Sequence[Compared]) -> str:
+    """The texts, the first word that differs in brackets, and under them the scores."""
+    lines = []
+    for one in found:
+        words = one.text.split(" ")
+        if one.parts is not None and one.parts < len(words):
+            words[one.parts] = f"[{words[one.parts]}]"
+        lines += [one.strategy, f"    {' '.join(words)}"]
+    names = list(found[0].scores)
+    width = max(len(one.strategy) for one in found)
+    lines += ["", f"{'':{width}}" + "".join(f"{name:>18}" for name in names)]
+    for one in found:
+        lines.append(f"{one.strategy:{width}}" + "".join(f"{shown(one.scores[name]):>18}" for name in names))
+    lines += ["", *(f"{name:14}{LEGEND[name]}" for name in names), f"{'±':14}95 % interval"]
+    return "\n".join(lines)
+
+
+def shown(score: Score) -> str:
+    """0.812 ± 0.034; a dash where there is no number."""
+    if score.mean != score.mean:
+        return "-"
+    return f"{score.mean:.3f}" + (f" ± {score.half:.3f}" if score.half else "")
+
+
+def main(options: CompareOptions) -> int:
+    """`labkit decode-compare`."""
+    import json
+
+    from labkit.commands.chat import beside_of
+    from labkit.decoding.strategies import parse
+    from labkit.runs.folder import Run
+
+    strategies = [parse(line) for line in options.strategies]
+    run = Run.open(Path(options.run))
+    model = run.model(options.stage)
+    world, asked = asked_of(run, options.prompt, options.tasks)
+    beside = beside_of(run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task})
+    limits: dict[str, Any] = {"seeds": options.seeds, "max_new_tokens": options.max_tokens}
+    found = compare(model, run.tokenizer(), asked, strategies, world=world, beside=beside, **limits)
+    if options.json:
+        rows = [dataclasses.asdict(one) | {"scores": _by_name(one)} for one in found]
+        prompts = [one.text for one in asked]
+        print(json.dumps({"prompts": prompts, "seeds": options.seeds, "strategies": rows}, indent=2))
+    else:
+        print(f"{asked[0].text}\n\n{table(found)}")
+    return 0
+
+
+def _by_name(one: Compared) -> dict[str, dict[str, float | None]]:
+    """JSON has no word for what is no number."""
+    return {
+        name: {"mean": None if score.mean != score.mean else score.mean, "half": score.half}
+        for name, score in one.scores.items()
+    }
+
+
+def asked_of(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[Asked]]:
+    """A run's world (None where it learnt from real text), and the prompts: this text, or tasks of the world.
+
+    Raises LabError where there is neither.
+    """
+    from labkit.errors import LabError
+    from labkit.text.chat import encode_prompt
+    from labkit.world import Message, World
+
+    tokenizer = run.tokenizer()
+    real = run.recipe.text is not None or run.recipe.instructions is not None
+    if real and (tasks or not text):
+        raise LabError("This run has no world to take a task from: say what to reply to, with --prompt.")
+    world = None if real else World.load(run.recipe.world_size)
+    if world is None or text:
+        task = None if world is None else task_of(world, text)
+        return world, [Asked(text, encode_prompt(tokenizer, [Message("user", text)]), task)]
+    kinds = world.task_kinds
+    chosen = [world.task("test", 0, i // len(kinds), kinds[i % len(kinds)]) for i in range(tasks)]
+    chosen = chosen or [world.task("test", 0, 0, "write")]
+    return world, [Asked(one.messages[-1].content, encode_prompt(tokenizer, one.messages), one) for one in chosen]
+
+
+FIRST = 24
+"""Of each kind, the world's tasks that are known again by their words."""
+
+
+def task_of(world: World, text: str) -> Task | None:
+    """The held-out task that asks exactly this, among the first of each kind; None where there is none."""
+    return _first_tasks(world.size.name).get(text)
+
+
+@cache
+def _first_tasks(size: str) -> dict[str, Task]:
+    """By their words, the tasks that `task_of` knows in the world of a size; of two with the same words the first."""
+    from labkit.world import World
+
+    world = World.load(size)
+    found: dict[str, Task] = {}
+    for kind in world.task_kinds:
+        for index in range(FIRST):
+            task = world.task("test", 0, index, kind)
+            if len(task.messages) == 1:
+                found.setdefault(task.messages[0].content, task)
+    return found

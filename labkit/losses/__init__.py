@@ -1,0 +1,40 @@
+"""Training objectives as pure functions of tensors.
+
+A loss returns sums and counts, never a mean: sums can be added over micro-batches and over processes, and divided
+once, so that the gradient is that of one big batch however it was cut up.
+
+>>> import torch
+>>> logits = torch.zeros(1, 2, 4)                      # uniform over V = 4: every label costs log 4
+>>> labels, mask = torch.tensor([[3, 1]]), torch.tensor([[True, False]])
+>>> loss = next_token_loss(logits, labels, mask)
+>>> round(loss.loss_sum.item(), 4), loss.counted.item()  # one label counts
+(1.3863, 1)
+"""
+
+from labkit.losses.advantages import Advantages, discounted_returns, gae, last_counted, shaped_rewards, whiten
+from labkit.losses.experts import load_balancing_loss
+from labkit.losses.policy import ClippedLoss, clipped_policy_loss, clipped_value_loss
+from labkit.losses.preferences import DPOLoss, PairLoss, dpo_loss, pairwise_loss
+from labkit.losses.tokens import TokenLoss, entropy, next_token_loss, sum_logprobs, token_logprobs
+
+__all__ = [
+    "Advantages",
+    "ClippedLoss",
+    "DPOLoss",
+    "PairLoss",
+    "TokenLoss",
+    "clipped_policy_loss",
+    "clipped_value_loss",
+    "discounted_returns",
+    "dpo_loss",
+    "entropy",
+    "gae",
+    "last_counted",
+    "load_balancing_loss",
+    "next_token_loss",
+    "pairwise_loss",
+    "shaped_rewards",
+    "sum_logprobs",
+    "token_logprobs",
+    "whiten",
+]

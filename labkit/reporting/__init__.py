@@ -1,0 +1,1 @@
+"""What is said of a run: measures in words, plots, tables, the report page."""

@@ -1,0 +1,35 @@
+"""What the notebooks share: a bar that follows a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
+
+from labkit.reporting.terminal import headline
+from labkit.text.reading.report import reading_lines
+
+if TYPE_CHECKING:
+    from labkit.runs.pipeline import Progress
+
+
+def follow(events: Iterable[Progress]) -> None:
+    """Let a run go on to its end, with a bar for the steps of each stage and a line for what came of it.
+
+    The events are those of `labkit.runs.pipeline.run`; what a stage measured is then in its folder.
+    """
+    bar: tqdm | None = None
+    for event in events:
+        if event.phase == "train" and event.record is not None:
+            bar = bar or tqdm(total=event.total, initial=event.done - 1, desc=event.stage)
+            bar.set_postfix_str(f"loss {event.record.loss:.3f}", refresh=False)
+            bar.update(event.done - bar.n)
+            continue
+        if bar is not None:
+            bar.close()
+            bar = None
+        if event.phase == "read" and event.result is not None:
+            print(f"{event.stage}: {' '.join(reading_lines(event.result))}")
+        elif event.result is not None:
+            print(f"{event.stage}: {headline(event.result)}{' (made before)' * (event.phase == 'skipped')}")

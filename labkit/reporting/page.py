@@ -1,0 +1,455 @@
+"""report.json and the metrics of a run -> report.html: one page that opens without a network.
+
+Every piece of text goes into the page through ``tag``, which escapes it, and every figure as JSON in which "<" cannot
+occur. So a prompt, a response or a file name can hold anything and is shown as text.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
+
+from labkit.errors import LabError
+from labkit.files import write_text
+from labkit.reporting import plots
+from labkit.reporting.measures import (
+    BEFORE,
+    BY_KIND,
+    HEADLINES,
+    LOSS_UNITS,
+    MEASURES,
+    NOT_FOR_REAL_TEXT,
+    WATCHED,
+    count,
+    measure,
+)
+from labkit.runs.folder import read_report, writing_run
+from labkit.text.reading.report import summary
+from labkit.training.checkpoints import read_records
+
+STAGES = {
+    "pretrain": (
+        "Pretraining",
+        "pretraining",
+        "The model reads documents and learns to predict each next token. What comes out continues a text; it has "
+        "been shown questions with answers among its documents, but nobody asked it to be an assistant.",
+    ),
+    "sft": (
+        "Supervised fine-tuning",
+        "fine-tuning",
+        "The model sees conversations and learns from the assistant's words alone. What comes out answers instead "
+        "of continuing, in the form that the conversations have.",
+    ),
+    "reward": (
+        "Reward model",
+        "the reward model",
+        "An annotator has chosen between two answers of the fine-tuned model, prompt by prompt. A copy of that "
+        "model learns to give the chosen answer the higher score, beginning with how likely it would have been to "
+        "give either itself.",
+    ),
+    "ppo": (
+        "Proximal policy optimisation",
+        "PPO",
+        "The fine-tuned model writes answers, the reward model scores them, and what scored better than a critic "
+        "expected becomes likelier, at a price for every step away from where it began.",
+    ),
+    "dpo": (
+        "Direct preference optimisation",
+        "DPO",
+        "The fine-tuned model learns from the annotator's choices directly: the chosen answer becomes likelier than "
+        "the rejected one, each compared with how likely it was before. No reward model, no sampling.",
+    ),
+}
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+
+def tag(name: str, *children: str | Iterable[str], **attributes: str) -> Markup:
+    """tag("p", "1 < 2", class_="soft") -> <p class="soft">1 &lt; 2</p>
+
+    Children are strings or lists of them, escaped unless they are Markup; "_" in a name of an attribute becomes "-".
+    """
+    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"' for key, value in attributes.items())
+    return Markup(f"<{name}{given}>{''.join(map(_html, children))}</{name}>")
+
+
+def _html(child: str | Iterable[str]) -> str:
+    if isinstance(child, Markup):
+        return child
+    return html.escape(child) if isinstance(child, str) else "".join(map(_html, child))
+
+
+def write(folder: Path) -> Path:
+    """Write ``report.html`` into a run's folder; see `report_page`.
+
+    Raises LabError while somebody else is at work on the run, and for a folder that holds none.
+    """
+    target = folder / "report.html"
+    with writing_run(folder):
+        write_text(target, report_page(folder))
+    return target
+
+
+def report_page(folder: Path) -> str:
+    """The page of the ``report.json`` and each stage's ``metrics.jsonl`` in a run's folder.
+
+    Raises LabError when the folder holds no report or one that cannot be read.
+    """
+    path = folder / "report.json"
+    if not path.exists():
+        raise LabError(f"{folder} holds no report.json; finish its run first: labkit run --out {folder} --resume")
+    report = read_report(path)
+    names = [stage["stage"] for stage in report["stages"]]
+    records = {name: read_records(folder / name / "metrics.jsonl") for name in names}
+    return page(report, records, folder.resolve().name)
+
+
+def page(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
+    """The whole page of a report whose stages' records are given by stage."""
+    stages = report["stages"]
+    figures: dict[str, go.Figure] = {}
+    body = [_header(report, name), _reading(report)]
+    for number, stage in enumerate(stages, 1):
+        before = stages[number - 2] if number > 1 else None
+        body.append(_stage(number, stage, before, records.get(stage["stage"], []), figures))
+    body += [_kinds(stages, figures), _samples(stages), _cost(stages, figures), _missing(report), _machine(report)]
+    assets = files("labkit.reporting")
+    parts = [
+        tag("style", Markup(assets.joinpath("report.css").read_text(encoding="utf-8"))),
+        tag("main", body),
+        tag(
+            "script",
+            Markup(_json({key: figure.to_plotly_json() for key, figure in figures.items()})),
+            type="application/json",
+            id="figures",
+        ),
+        tag("script", Markup(get_plotlyjs())),
+        tag("script", Markup(assets.joinpath("report.js").read_text(encoding="utf-8"))),
+    ]
+    head = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    )
+    title = tag("title", f"{name} – labkit report")
+    return f"{head}{title}{parts[0]}</head>\n<body>{''.join(parts[1:])}</body></html>\n"
+
+
+def is_real(report: Mapping[str, Any]) -> bool:
+    """True when the run read real text or real instructions, so that nobody knows the truth about them."""
+    recipe = report.get("recipe") or {}
+    return bool(recipe.get("text") or recipe.get("instructions"))
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand inside a script element: it holds no "<", so nothing in it can end the element."""
+    return json.dumps(value, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
+
+
+def _header(report: Mapping[str, Any], name: str) -> Markup:
+    recipe, stages = report.get("recipe") or {}, report["stages"]
+    source = "real text" if is_real(report) else "TinyWorld, a small written world whose truth is known"
+    facts = [f"preset {recipe['preset']}"] if recipe.get("preset") else []
+    facts += [f"seed {recipe['seed']}"] if "seed" in recipe else []
+    facts += [f"{count(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
+    line = f"A language model made from {source}" + (f" ({', '.join(facts)})." if facts else ".")
+    tiles = [_tile(minutes(sum(stage.get("seconds", 0) for stage in stages)), "in all")]
+    tiles += [_tile(*tile) for tile in (_latest(key, stages) for key in HEADLINES) if tile]
+    return tag("header", tag("h1", name), tag("p", line, class_="soft"), tag("div", tiles, class_="tiles"))
+
+
+def _reading(report: Mapping[str, Any]) -> Markup:
+    """What was made of each source that the run was given to read, and what was left out of it."""
+    records = report.get("reading") or {}
+    if not records:
+        return Markup()
+    parts: list[Markup] = []
+    for name, record in records.items():
+        parts += [tag("h3", name.capitalize()), tag("p", summary(record))]
+        if record["warnings"]:
+            parts.append(tag("ul", [tag("li", warning) for warning in record["warnings"]]))
+    return tag("section", tag("h2", "What was read"), *parts, id="reading")
+
+
+def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """A measure's value after the last stage that measured it, and its name with the value before."""
+    known = measure(key)
+    measured = [stage for stage in stages if key in stage["metrics"] and measure(key, stage["stage"]) == known]
+    if not measured:
+        return None
+    last = measured[-1]
+    label = f"{known.label} after {short(last['stage'])}"
+    if len(measured) > 1 and known.unit == "share":  # a loss on answers is not one on documents
+        label += f"; {known.show(measured[0]['metrics'][key])} after {short(measured[0]['stage'])}"
+    return known.show(last["metrics"][key]), label.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _tile(value: str, label: str) -> Markup:
+    return tag("div", tag("b", value), tag("span", label), class_="tile")
+
+
+def title(stage: str) -> str:
+    """title("sft") -> "Supervised fine-tuning"; the name itself for a stage without a title."""
+    return STAGES.get(stage, (stage.replace("_", " ").capitalize(),))[0]
+
+
+def short(stage: str) -> str:
+    """short("sft") -> "fine-tuning", for the middle of a sentence."""
+    return STAGES[stage][1] if stage in STAGES else stage.replace("_", " ")
+
+
+def minutes(seconds: float) -> str:
+    """minutes(75.2) -> "1 min 15 s"; minutes(8.31) -> "8.3 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{round(seconds) // 60} min {round(seconds) % 60} s"
+
+
+def _stage(
+    number: int,
+    stage: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    records: Sequence[Mapping[str, Any]],
+    figures: dict[str, go.Figure],
+) -> Markup:
+    name = stage["stage"]
+    places = []
+    for key, (heading, figure) in curves(name, stage["metrics"], records).items():
+        figures[f"{name}-{key}"] = figure
+        places.append(_figure(f"{name}-{key}", heading))
+    parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", title(name))]
+    parts += [tag("p", STAGES[name][2])] if name in STAGES else []
+    if places:
+        parts.append(tag("div", places, class_="card figures"))
+    return tag("section", parts, _measures(stage, before), id=name)
+
+
+def curves(
+    stage: str, metrics: Mapping[str, float], records: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[str, go.Figure]]:
+    """Heading and figure of all that was recorded step by step, by name; the reward, where there is one, first."""
+    known = {name for record in records for name in record}
+    found: dict[str, tuple[str, go.Figure]] = {}
+    if "reward" in known:
+        gold = any(record.get("gold") for record in records)  # zero all along where there is no oracle
+        figure = plots.reward_and_gold(records) if gold else plots.watched(records, ["reward"], "reward")
+        found["reward"] = ("Reward, and the gold that it stands for" if gold else "Reward", figure)
+    if "loss" in known:
+        figure = plots.loss_curves(_with_ends(records, metrics), LOSS_UNITS.get(stage, ""))
+        found["loss"] = ("Loss", figure)
+    for name, (heading, unit, keys) in WATCHED.items():
+        if name in known:
+            found[name] = (heading, plots.watched(records, keys, unit))
+    if "lr" in known:
+        found["lr"] = ("Learning rate", plots.learning_rate(records))
+    return found
+
+
+def _with_ends(records: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> list[Mapping[str, Any]]:
+    """The records, and the validation loss before the first step and after the last, where it was measured."""
+    ends = [(0, "untrained_loss"), (records[-1]["step"], "validation_loss")]
+    first, last = [{"step": step, "validation_loss": metrics[n]} if n in metrics else {} for step, n in ends]
+    return [record for record in (first, *records, last) if record]
+
+
+def _figure(key: str, heading: str) -> Markup:
+    return tag("div", tag("h3", heading), tag("div", "", class_="figure", data_figure=key))
+
+
+def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Markup:
+    """One row a measure, with its value before the stage where that was measured; those of single question types have
+    their own figure."""
+    metrics = stage["metrics"]
+    names = [name for name in metrics if not name.startswith(BY_KIND) and not name.endswith(BEFORE)]
+    if not names:
+        return Markup()
+    earlier, heading = _earlier(metrics, before)
+    heads = [tag("th", "measure"), tag("th", "value", class_="number")]
+    heads += [tag("th", heading, class_="number")] if heading else []
+    heads += [tag("th", "better"), tag("th", "what it is")]
+    rows = [
+        _row(name, stage["stage"], metrics[name], earlier, bool(heading), last)
+        for name, last in zip(names, ["", *names], strict=False)
+    ]
+    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="measures")
+    return tag("div", table, class_="card scroll")
+
+
+def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> tuple[Mapping[str, float], str]:
+    """What a stage's measures are compared with, and what that is called: what it measured of the fine-tuned model
+    itself, else those of the stage before, when that is a model of the same kind; nothing and "" otherwise."""
+    own = {name.removesuffix(BEFORE): value for name, value in metrics.items() if name.endswith(BEFORE)}
+    if own:
+        return own, f"after {short('sft')}"
+    if before is not None and "pair_accuracy" not in metrics:
+        return before["metrics"], f"after {short(before['stage'])}"
+    return {}, ""
+
+
+def _row(name: str, stage: str, value: float, earlier: Mapping[str, float], compare: bool, last: str) -> Markup:
+    known = measure(name, stage)
+    unit = "" if known.unit in ("share", "score", "number", "count", "megabytes", "") else f" {known.unit}"
+    shown = [tag("b", known.show(value)), tag("span", unit, class_="soft")]
+    cells = [tag("th", known.label), tag("td", shown, class_="number " + _change(name, value, earlier))]
+    if compare:
+        cells.append(tag("td", known.show(earlier[name]) if name in earlier else "", class_="number before soft"))
+    arrow = {"higher": "↑ higher", "lower": "↓ lower"}.get(known.better, "")
+    meaning = known.meaning if name.partition("/")[0] != last.partition("/")[0] else ""  # said in the row above
+    return tag("tr", cells, tag("td", arrow, class_="direction soft"), tag("td", meaning, class_="meaning"))
+
+
+def _change(name: str, value: float, earlier: Mapping[str, float]) -> str:
+    """The class that colours a value: better or worse than before, or neither."""
+    if measure(name).unit not in ("share", "score"):  # losses of two stages are of different texts
+        return ""
+    direction = {"higher": 1, "lower": -1}.get(measure(name).better, 0)
+    gain = direction * (value - earlier.get(name, value))
+    return "better" if gain > 0 else "worse" if gain < 0 else ""
+
+
+def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
+    """Accuracy by question type after each stage, beside what the question alone gives."""
+    measured = {stage["stage"]: stage["metrics"] for stage in stages if plots.by_kind(stage["metrics"], "accuracy")}
+    if not measured:
+        return Markup()
+    figures["kinds"] = plots.accuracy_by_kind({short(name): metrics for name, metrics in measured.items()})
+    last = list(measured.values())[-1]
+    alone = plots.by_kind(last, "question_only")
+    right = plots.by_kind(last, "accuracy")
+    heads = [tag("th", "question type"), *(tag("th", short(name), class_="number") for name in measured)]
+    heads += [tag("th", "the question alone", class_="number"), tag("th", "gain, points", class_="number")]
+    rows = []
+    for kind in plots.ordered_kinds(last):
+        shares = [metrics.get(f"accuracy/{kind}") for metrics in measured.values()] + [alone.get(kind)]
+        cells = [tag("td", "" if share is None else f"{100 * share:.0f} %", class_="number") for share in shares]
+        gain = f"{100 * (right[kind] - alone[kind]):+.0f}" if kind in alone else ""
+        rows.append(tag("tr", tag("th", kind.replace("_", " ")), cells, tag("td", tag("b", gain), class_="number")))
+    text = (
+        "Each type on its own, about combinations that were never together in training. The grey bar is what can be "
+        "had without reading the story: a model that stays near it has learned the habit of the question, not to read. "
+        "Types without a grey bar have no story to read."
+    )
+    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows))
+    figure = tag("div", _figure("kinds", "Answered right, in percent"), class_="card")
+    details = tag("details", tag("summary", "The same as a table"), tag("div", table, class_="card scroll"))
+    return tag("section", tag("h2", "What it can answer"), tag("p", text), figure, details, id="kinds")
+
+
+def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
+    """The same prompts answered after each stage, side by side."""
+    answers: dict[str, list[tuple[str, str]]] = {}
+    for stage in stages:
+        for sample in stage.get("samples") or []:
+            given = answers.setdefault(sample["prompt"], [])
+            given.append((f"after {short(stage['stage'])}", sample["response"]))
+    for sample in (stages[-1].get("samples") or []) if stages else []:
+        if sample.get("reference"):
+            answers[sample["prompt"]].append(("one right answer", sample["reference"]))
+    if not answers:
+        return Markup()
+    cards = [
+        tag(
+            "div",
+            tag("div", prompt.strip(), class_="prompt"),
+            tag("div", map(_answer, given), class_="answers"),
+            class_="card",
+        )
+        for prompt, given in answers.items()
+    ]
+    return tag(
+        "section",
+        tag("h2", "The same prompts after each stage"),
+        tag("p", "Always the same prompts, held out from training; nothing is chosen or edited."),
+        tag("div", cards, class_="samples"),
+        id="samples",
+    )
+
+
+def _answer(given: tuple[str, str]) -> Markup:
+    heading, text = given
+    said = tag("p", text.strip(), class_="answer") if text.strip() else tag("p", "(nothing)", class_="answer empty")
+    return tag("div", tag("h3", heading), said)
+
+
+def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
+    if not stages:
+        return Markup()
+    figures["cost"] = plots.cost([{**stage, "stage": title(stage["stage"])} for stage in stages])
+    names = ("stage", "time", "in training", "tokens", "tokens/s", "FLOPs", "share of peak", "peak memory")
+    heads = [tag("th", name, class_="number" if i else "") for i, name in enumerate(names)]
+    rows = [
+        tag("tr", tag("th", title(stage["stage"])), [tag("td", cell, class_="number") for cell in _costs(stage)])
+        for stage in stages
+    ]
+    text = (
+        "Time is everything that the stage took, compiling and measuring included; tokens a second count the time in "
+        "training alone. FLOPs are the arithmetic that training needs; the share of peak compares them, over the time "
+        "in training, with the fastest matrix product measured on the same machine."
+    )
+    table = tag("div", tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows)), class_="scroll")
+    return tag(
+        "section",
+        tag("h2", "What it cost"),
+        tag("p", text),
+        tag("div", _figure("cost", "Seconds"), table, class_="card"),
+        id="cost",
+    )
+
+
+def _costs(stage: Mapping[str, Any]) -> list[str]:
+    seconds, tokens = stage.get("seconds") or 0.0, stage.get("tokens") or 0
+    training = stage.get("training_seconds") or seconds
+    mfu, memory = stage.get("mfu"), stage.get("peak_memory_mb")
+    return [
+        minutes(seconds),
+        minutes(training),
+        count(tokens),
+        count(tokens / training) if training else "",
+        count(stage.get("flops") or 0),
+        "" if mfu is None else f"{100 * mfu:.1f} %",
+        "" if memory is None else f"{memory:,.0f} MB",
+    ]
+
+
+def _missing(report: Mapping[str, Any]) -> Markup:
+    """Which measures a run on real text cannot have, and why."""
+    if not is_real(report):
+        return Markup()
+    text = (
+        "In TinyWorld the truth of every sentence is known, so it can be counted. Real text has no such judge. "
+        "These measures do not exist for this run:"
+    )
+    measured = {name for stage in report["stages"] for name in stage["metrics"]}
+    missing = {name: why for name, why in NOT_FOR_REAL_TEXT.items() if name not in measured}
+    items = [tag("li", tag("b", MEASURES[name].label), f" – {why}.") for name, why in missing.items()]
+    return tag("section", tag("h2", "What is not measured here"), tag("p", text), tag("ul", items), id="missing")
+
+
+def _machine(report: Mapping[str, Any]) -> Markup:
+    machine = report.get("machine")
+    facts = machine.items() if isinstance(machine, Mapping) else [("machine", machine)] if machine else []
+    rows = [(tag("dt", str(key).replace("_", " ")), tag("dd", _fact(key, value))) for key, value in facts]
+    recipe = tag("pre", json.dumps(report.get("recipe"), indent=2, ensure_ascii=False))
+    return tag(
+        "section",
+        tag("h2", "How to make it again"),
+        tag("p", "The same recipe and seed on the same machine give the same weights."),
+        tag("div", tag("dl", [part for row in rows for part in row]), class_="card"),
+        tag("details", tag("summary", "The whole recipe"), recipe),
+        id="machine",
+    )
+
+
+def _fact(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{count(value)} FLOP/s" if isinstance(value, float) and "peak" in key else str(value)

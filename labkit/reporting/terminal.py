@@ -1,0 +1,226 @@
+"""A run as seen from a terminal: progress with the time left, a line for each finished stage, and a way out."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from labkit.reporting.measures import BY_KIND, HEADLINES, Measure, measure
+
+if TYPE_CHECKING:
+    from labkit.runs.pipeline import Progress
+
+
+class Stop:
+    """Set by the first ctrl-C, or SIGTERM, while steps are taken, so that the run ends between two of them; see
+    ``stoppable``. signal: which of the two it was.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.stepping = False
+        self.signal: int = signal.SIGINT
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        if self.asked or not self.stepping:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Let ctrl-C and SIGTERM, which batch systems send, set a Stop; the way they were handled before comes back
+    afterwards. Only the main thread can do it.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def watch(events: Generator[Progress, None, None], folder: Path, go_on: Callable[[], Sequence[str]]) -> int:
+    """Follow a run to its end and write its report; returns the exit code.
+
+    ctrl-C, or SIGTERM, leaves a run that can be gone on with, says that the command with the arguments ``go_on()`` does
+    so, and gives 130, or 143. When there are several processes, only the main one speaks.
+    """
+    from labkit.reporting.page import write
+    from labkit.training.loop import accelerator
+
+    speaks = accelerator().is_main_process
+    with stoppable() as stop:
+        try:
+            stopped = _follow(events, stop, speaks)
+        except KeyboardInterrupt:
+            stopped = True
+    if stopped:
+        if speaks:
+            print(f"Stopped. To go on: {_command(go_on())}", file=sys.stderr)
+        return 128 + stop.signal
+    quoted = shlex.quote(str(folder))
+    if speaks and (folder / "report.json").is_file():
+        print(f"\n{summary(folder)}\n\nThe whole report: {write(folder)}\nTo talk to it: labkit chat {quoted}")
+    return 0
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The line that begins labkit with these arguments, on as many processes as now."""
+    from labkit.training.loop import accelerator
+
+    count = accelerator().num_processes
+    launch = f"accelerate launch --multi_gpu --num_processes {count} -m labkit" if count > 1 else "labkit"
+    return f"{launch} {shlex.join(arguments)}"
+
+
+def _follow(events: Generator[Progress, None, None], stop: Stop, speaks: bool) -> bool:
+    """Show events until they end, or until the user stops them: then True."""
+    bar: tqdm | None = None
+    try:
+        for event in events:
+            stop.stepping = event.phase == "train" and event.done < event.total
+            if event.phase == "train" and event.record is not None:
+                bar = bar or _bar(event, speaks)
+                bar.set_postfix_str(f"loss {event.record.loss:.3f}", refresh=False)
+                bar.update(event.done - bar.n)
+            else:
+                _close(bar)
+                bar = None
+                _say(event, speaks)
+            if stop.asked:
+                events.close()  # lets fit save a checkpoint of this step
+                return True
+    finally:
+        _close(bar)
+    return False
+
+
+def _bar(event: Progress, speaks: bool) -> tqdm:
+    shape = "{desc} {percentage:3.0f} % |{bar:24}| step {n_fmt} of {total_fmt}{postfix}, {remaining} left"
+    return tqdm(
+        total=event.total,
+        initial=event.done - 1,
+        desc=f"{event.stage:9}",
+        bar_format=shape,
+        disable=not speaks,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+        file=sys.stderr,
+    )
+
+
+def _close(bar: tqdm | None) -> None:
+    if bar is not None:
+        bar.close()
+
+
+def _say(event: Progress, speaks: bool) -> None:
+    """One line for what is no step."""
+    if not speaks:
+        return
+    text = ""
+    if event.phase == "read" and event.result is not None:
+        from labkit.text.reading.report import reading_lines
+
+        text = f"\n{' ':10}".join(reading_lines(event.result))
+    elif event.stage == "tokenizer":
+        text = "reading the text"
+    elif event.phase == "prepare":
+        text = f"{event.total} steps"
+    elif event.phase == "evaluate":
+        text = "measuring"
+    elif event.phase == "skipped":
+        text = "finished before"
+    elif event.result is not None:
+        text = headline(event.result)
+    print(f"{event.stage:9} {text}", file=sys.stderr)
+
+
+def headline(result: dict[str, Any]) -> str:
+    """A stage's result in a line: "answers right 78.0 %, validation loss 0.812, 61 s"."""
+    metrics = result["metrics"]
+    named = {name: measure(name, result["stage"]) for name in HEADLINES if name in metrics}
+    shown = [f"{known.label} {known.show(metrics[name])}" for name, known in named.items()]
+    return ", ".join([*shown, f"{result['seconds']:.0f} s"])
+
+
+def summary(folder: Path) -> str:
+    """The measures of a run's stages as two tables, a column a stage: all together, and by question type.
+
+    Raises LabError when there is no report.
+    """
+    from labkit.runs.folder import Run
+
+    stages = Run.open(folder).report()["stages"]
+    names = list(dict.fromkeys(name for stage in stages for name in stage["metrics"]))
+    heads = [stage["stage"] for stage in stages]
+    rows = [["", *heads], *(row for name in names if not name.startswith(BY_KIND) for row in measured(name, stages))]
+    rows.append(["seconds", *(f"{stage['seconds']:.1f}" for stage in stages)])
+    kinds = [name.partition("/")[2] for name in names if name.startswith("accuracy/")]
+    said = claims(stages)
+    if not kinds:
+        return f"{aligned(rows)}\n\n{said}"
+    by_kind = [["answers right, by question type", *heads, "the question alone"]]
+    by_kind += [[kind.replace("_", " "), *_of_kind(kind, stages)] for kind in kinds]
+    return f"{aligned(rows)}\n\n{aligned(by_kind)}\n\n{said}"
+
+
+def claims(stages: Sequence[dict[str, Any]]) -> str:
+    """What each stage had to beat, a line each, and what became of gold."""
+    from labkit.stages import gold_verdict, stage_claims
+
+    lines = [str(claim) for claim in stage_claims(stages)]
+    gold = {stage["stage"]: gold_verdict(stage["metrics"]) for stage in stages}
+    return "\n".join([*lines, *(f"{name}: {words}" for name, words in gold.items() if words)])
+
+
+def measured(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The values of one name, in a row for each thing that it stands for: nats of tokens are not nats of pairs."""
+    known = [measure(name, stage["stage"]) for stage in stages]
+    values = [stage["metrics"].get(name) for stage in stages]
+    titles = dict.fromkeys(with_unit(one) for one, value in zip(known, values, strict=True) if value is not None)
+    return [
+        [
+            title,
+            *(_shown(one, value) if with_unit(one) == title else "" for one, value in zip(known, values, strict=True)),
+        ]
+        for title in titles
+    ]
+
+
+def with_unit(known: Measure) -> str:
+    """A measure's label, with its unit where the values do not show it: "validation loss (nats a token)"."""
+    return f"{known.label} ({known.unit})" if " " in known.unit or known.unit in ("nats", "bits") else known.label
+
+
+def _shown(known: Measure, value: float | None) -> str:
+    return "" if value is None else known.show(value)
+
+
+def _of_kind(kind: str, stages: Sequence[dict[str, Any]]) -> list[str]:
+    shares = [stage["metrics"].get(f"accuracy/{kind}") for stage in stages]
+    alone = [stage["metrics"].get(f"question_only/{kind}") for stage in stages]
+    shares.append(next((share for share in reversed(alone) if share is not None), None))  # of who measured it last
+    return ["" if share is None else f"{100 * share:.0f} %" for share in shares]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)

@@ -1,0 +1,106 @@
+"""What `labkit run` is asked for: its options, and the recipe that they and the flags of a recipe's fields make."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from labkit.configs import Seed
+from labkit.errors import LabError
+from labkit.runs.settings import FIELDS, override, parse_some
+
+if TYPE_CHECKING:
+    from labkit.runs.recipe import Recipe
+
+Preset = Literal["smoke", "lab", "full"]
+Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
+Source = Annotated[str | None, arg(metavar="SOURCE", help_behavior_hint="")]
+Names = Annotated[tuple[str, ...], arg(metavar="STAGE …", help_behavior_hint="")]
+Switch = Annotated[bool, arg(help_behavior_hint="")]
+
+INPUTS = ("text", "instructions", "preferences")
+"""The fields of a recipe that name what it reads; `labkit.runs.recipe` has them too, but needs torch."""
+
+
+def default_preset() -> Preset:
+    """The one that the environment variable LABKIT_PRESET names, lab if none. Raises LabError for another name."""
+    name = os.environ.get("LABKIT_PRESET", "lab")
+    presets: dict[str, Preset] = {"smoke": "smoke", "lab": "lab", "full": "full"}
+    if name not in presets:
+        raise LabError(f"LABKIT_PRESET is {name!r}; the presets are {', '.join(presets)}.")
+    return presets[name]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Make a whole run: clean text, tokenizer, every stage trained and measured, and a report of it all.
+
+    Every field of the recipe can be set too, as --model.width 256 or --pretrain.train.steps 500; `labkit recipe`
+    lists them with their values.
+    """
+
+    preset: Preset = dataclasses.field(default_factory=default_preset)
+    """How much: smoke (a minute or two), lab (minutes on two cores), full (hours, or a GPU). The environment variable
+    LABKIT_PRESET changes the default."""
+    out: Folder = None
+    """The run's folder; runs/PRESET when not given."""
+    seed: Seed = 0
+    """Of everything that is drawn."""
+    stages: Names = ()
+    """Make these stages only, as --stages pretrain; all when not given."""
+    resume: Switch = False
+    """Go on with the run in the folder, with the recipe that it was begun with."""
+    build_on: Folder = None
+    """Begin with what another run has made: its recipe, and the stages before those named by --stages, copied."""
+    text: Source = None
+    """Pretrain on this instead of TinyWorld: a file of text or a table (.txt, .md, .jsonl, .json, .csv, .parquet), a
+    folder of them, or the name of a data set on the Hugging Face hub. `labkit read` shows what is made of it."""
+    instructions: Source = None
+    """Fine-tune on this instead: a .json, .jsonl, .csv or .parquet file, a folder of them, or a hub data set."""
+    preferences: Source = None
+    """Align with these instead: the same kinds of file, with the columns prompt (or instruction), chosen, rejected."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.out or Path("runs") / self.preset
+
+
+def asked(arguments: list[str]) -> tuple[RunOptions, Recipe]:
+    """The options of `labkit run ARGUMENTS`, and the recipe that it would make; nothing is written.
+
+    Raises LabError for a flag or a value that is none, a recipe that cannot be, and a run to build on or to resume that
+    cannot be read.
+    """
+    options, rest = parse_some(RunOptions, "run", arguments)
+    from labkit.runs.folder import Run
+    from labkit.runs.pipeline import settled
+
+    out = options.folder
+    before = options.build_on if not options.resume else out if (settled(out) / "recipe.json").is_file() else None
+    saved = Run.open(before).recipe if before else None
+    if saved is not None:  # what is not asked for stays as it was
+        known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", *INPUTS)}
+        known["resume"] = False  # a switch that is on already would not be known as a flag
+        options, rest = parse_some(RunOptions, "run", arguments, dataclasses.replace(options, **known))
+    recipe = _recipe(options, saved)
+    recipe = override(recipe, FIELDS, rest, "run") if rest else recipe
+    if options.build_on and not options.resume and not options.stages:
+        names = ", ".join(recipe.stages)
+        raise LabError(f"--build-on {options.build_on} needs the stages to make: --stages, and one or more of {names}.")
+    return options, recipe
+
+
+def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
+    """The saved recipe with the options' seed and inputs, while it is of their preset; else the preset's."""
+    from labkit.runs.recipe import make_recipe
+
+    inputs = {name: getattr(options, name) for name in INPUTS}
+    if saved is not None and saved.preset == options.preset:
+        return dataclasses.replace(saved, seed=options.seed, **inputs)
+    return make_recipe(options.preset, seed=options.seed, **inputs)

@@ -1,0 +1,554 @@
+"""A run's folder: everything that a run is, made and measured.
+
+runs/NAME/
+    recipe.json       the recipe, what it read (hashes of files, and where they stood), and the number of threads
+    tokenizer.json    (and tokenizer_config.json)
+    pretrain/         one folder a stage:
+        metrics.jsonl     one record a step, written as it happens
+        checkpoints/      to resume from; gone once the stage is finished
+        model.safetensors, config.json, result.json
+    preferences/      what the world's annotator chose, train.jsonl and validation.jsonl
+    report.json, report.html
+    .lock             while a process makes the run; .aside-1: what is being made again, as it was (`labkit.runs.changes`)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+
+from labkit.configs import from_dict, to_dict
+from labkit.errors import LabError
+from labkit.files import PARTIAL, disk_errors, read_json, read_object, reading, write_json
+from labkit.machine import describe
+from labkit.model.scorer import Scorer
+from labkit.model.transformer import ModelConfig, Transformer
+from labkit.paths import data_folder
+from labkit.runs.changes import Change, pending, set_aside, settle, unsettled
+from labkit.runs.lock import LOCK, one_writer
+from labkit.runs.recipe import INPUTS, Recipe
+from labkit.text.reading.files import find_files
+from labkit.text.tokenizer import Tokenizer
+from labkit.training.checkpoints import Checkpoints, read_records, write_model
+
+M = TypeVar("M", Transformer, Scorer)
+
+WORLD = "data/world"
+"""What the world's files are called among a run's inputs, wherever they lie."""
+
+PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
+"""The files with which a run begins."""
+
+REPORTS = ("report.json", "report.html")
+
+
+class StageFolder:
+    """One stage of a run, in `path`."""
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, path.name
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The stage's entry in the report, None until it is finished. Raises LabError for a file that is no entry."""
+        return read_object(self.path / "result.json", stage=str, metrics=dict) if self.finished else None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What training said of each step so far: the lines of metrics.jsonl."""
+        return read_records(self.path / "metrics.jsonl")
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "result.json").is_file()
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights are there; a stage may be trained and not yet measured."""
+        return (self.path / "model.safetensors").is_file()
+
+    @property
+    def begun(self) -> bool:
+        return self.path.is_dir()
+
+    @property
+    def writes(self) -> bool:
+        """Whether the stage made a model that writes; the reward model does not."""
+        return self.name != "reward"
+
+    def save_model(self, model: Transformer | Scorer) -> None:
+        """Keep the stage's final weights; config.json first, so that weights never stand without it."""
+        write_json(self.path / "config.json", to_dict(model.config))
+        write_model(self.path / "model.safetensors", model)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Keep the stage's result, with what its words were split by, and drop what was only there to resume."""
+        write_json(self.path / "result.json", {**result, "tokenizer": self._tokenizer()})
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop what was only there to resume."""
+        Checkpoints(self.path / "checkpoints").clear()
+
+    def model(self) -> Transformer:
+        """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
+        if not self.writes:
+            raise LabError(f"{self.path} holds a reward model, which scores answers and writes none.")
+        return self._load(Transformer(self._config())).eval()
+
+    def scorer(self) -> Scorer:
+        """The reward model of this stage, in eval mode. Raises LabError when it is not there or damaged."""
+        return self._load(Scorer(Transformer(self._config()))).eval()
+
+    def _config(self) -> ModelConfig:
+        if not self.trained:
+            raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
+        now = self._tokenizer()
+        if self.result and self.result.get("tokenizer", now) != now:
+            raise LabError(
+                f"{self.path} was trained with another tokenizer than the run's, so it would read other words. Make "
+                f"the stage again: labkit {self.name} {self.path.parent} --again"
+            )
+        return from_dict(ModelConfig, read_object(self.path / "config.json"))
+
+    def _tokenizer(self) -> str | None:
+        """A short hash of the run's tokenizer, None where there is none."""
+        file = self.path.parent / "tokenizer.json"
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+
+    def _load(self, model: M) -> M:
+        weights = self.path / "model.safetensors"
+        with reading(weights):
+            weights.open("rb").close()  # safetensors takes a file that it may not read for one that is not there
+        try:
+            load_model(model, str(weights))
+        except (SafetensorError, RuntimeError) as error:
+            raise LabError(f"{weights} is damaged, or of another model than config.json says: {error}") from error
+        return model
+
+
+class Run:
+    """A run in its folder. Make one with `Run.create`, find one with `Run.open`.
+
+    inputs: what the recipe reads, by its name there -> the SHA-256 of its content; data sets of the hub have none.
+    places: by the same names, where each stood when the run was begun (older runs do not know). threads: torch's.
+    """
+
+    def __init__(
+        self, path: Path, recipe: Recipe, inputs: dict[str, str], threads: int, places: dict[str, str] | None = None
+    ):
+        self.path, self.recipe, self.inputs, self.threads = path, recipe, inputs, threads
+        self.reading: dict[str, Any] = {}
+        """What was made of each source that the run was given to read, as `labkit.text.reading.Reading` says it."""
+        self.places = places or {}
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: Recipe) -> Run:
+        """Begin a run in a new or empty folder, or in place of one that was never trained a step.
+
+        Raises LabError when the folder holds anything else.
+        """
+        run = cls.planned(path, recipe)
+        with disk_errors(run.path):
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                (run.path / name).unlink(missing_ok=True)
+        run.save_recipe()
+        return run
+
+    @classmethod
+    def planned(cls, path: str | Path, recipe: Recipe) -> Run:
+        """A run that would be begun in a free folder, where nothing is written yet. Raises LabError as `create`."""
+        cls.refuse_used(Path(path))
+        run = cls(Path(path), recipe, input_hashes(recipe), torch.get_num_threads(), input_places(recipe))
+        run.sources = {field: getattr(recipe, field) for field in INPUTS if getattr(recipe, field) is not None}
+        return run
+
+    def branch(self, path: str | Path, recipe: Recipe, stages: Sequence[str]) -> Run:
+        """A new run of `recipe` in `path` that begins with these finished stages of this one, copied.
+
+        Raises LabError when one is not finished or would be another under `recipe`, when what they have read is gone
+        or has changed, or the folder is not free.
+        """
+        self.check_branch(recipe, stages)
+        read = {field for name in stages for field in self.recipe.read_by(name)}
+        located = self.locate(read)
+        run = Run.planned(path, recipe)
+        self._check_world()
+        for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
+            given = getattr(recipe, field)
+            if given in self.inputs:
+                run.inputs[given], run.places[given] = self.inputs[given], str(Path(located[field]).absolute())
+                run.sources[field] = located[field]
+        with disk_errors(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(self.path / name, run.path / name)
+            for name in stages:
+                shutil.copytree(self.path / name, run.path / name)
+        run.save_recipe()  # last: without it the folder is no run
+        return run
+
+    def check_branch(self, recipe: Recipe, stages: Sequence[str]) -> None:
+        """Raises LabError when a stage that a run of `recipe` would begin with is not finished, or would be another."""
+        missing = [name for name in stages if not self.stage(name).finished]
+        if missing:
+            raise LabError(f"{self.path} has not finished {', '.join(missing)}. Resume the run first.")
+        other = [name for name in stages if self.recipe.fingerprint(name) != recipe.fingerprint(name)]
+        if other:
+            changed = ", ".join(self.recipe.differences(recipe))
+            raise LabError(f"{', '.join(other)} of {self.path} would be another model with another {changed}.")
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """The run in a folder. Raises LabError, which names the file, when there is none or it cannot be read."""
+        file = Path(path) / "recipe.json"
+        if not file.exists():
+            raise LabError(f"{path} holds no run (no recipe.json). Make one: labkit run --out {path}")
+        saved = read_json(file)
+        try:
+            recipe = Recipe.from_dict(saved["recipe"])
+            return cls(Path(path), recipe, dict(saved["inputs"]), int(saved["threads"]), dict(saved.get("places", {})))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise LabError(f"{file} is not a recipe of labkit: {error}") from error
+
+    @staticmethod
+    def untouched(path: Path) -> bool:
+        """Whether a folder holds nothing, or no more than the preparations for a run, which are labkit's."""
+        if not path.is_dir():
+            return False
+        aside = {change.path.name for change in unsettled(path)}
+        names = {file.name for file in path.iterdir() if not file.name.endswith(PARTIAL)} - aside - {LOCK}
+        return not names or (names <= {*PREPARED} and _is_recipe(path / "recipe.json"))
+
+    @classmethod
+    def refuse_used(cls, path: Path) -> None:
+        """Raises LabError for a folder that holds more than preparations."""
+        cls.refuse_foreign(path)
+        if path.exists() and not cls.untouched(path):
+            raise LabError(f"{path} already holds a run. Go on with it (--resume), or choose another folder.")
+
+    @classmethod
+    def refuse_foreign(cls, path: Path) -> None:
+        """Raises LabError for a folder that is neither a run's nor free for one; it is left as it is."""
+        if not path.exists() or cls.untouched(path) or (path.is_dir() and unsettled(path)):
+            return
+        if not path.is_dir():
+            raise LabError(f"{path} is a file, not a run's folder. Choose another.")
+        if not (path / "recipe.json").is_file():
+            raise LabError(f"{path} is not empty and holds no run. Choose another folder.")
+        cls.open(path)
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises LabError when this run was begun with another recipe, or what it reads is gone or has changed since.
+
+        An input that `recipe` finds in another place, with the same content, is no other.
+        """
+        differences = self.recipe.differences(recipe)
+        for field in [field for field in INPUTS if field in differences]:
+            if self._moved(field, getattr(recipe, field)):
+                del differences[field]
+        if differences:
+            named = [f"{name}: {mine!r}, not {other!r}" for name, (mine, other) in differences.items()]
+            raise LabError(
+                f"{self.path} holds a run of another recipe ({'; '.join(named[:5])}). Choose another folder, or "
+                f"resume with the recipe that it was begun with."
+            )
+        self.sources = self.locate()
+        self._check_world()
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """What `locate` finds of all that the recipe reads."""
+        return self.locate()
+
+    def _moved(self, field: str, place: str | None) -> bool:
+        """Whether `place` is where an input of this run lies now; it is then looked for there."""
+        given = getattr(self.recipe, field)
+        if place is None or given not in self.inputs or not Path(place).exists():
+            return False
+        if not is_content(Path(place), self.inputs[given]):
+            return False
+        self.places[given] = str(Path(place).absolute())
+        return True
+
+    def locate(self, fields: Collection[str] = INPUTS) -> dict[str, str]:
+        """Where that which the recipe reads is now, by field: as it was given, or where it stood when the run was
+        begun; the name of a data set of the hub as it is.
+
+        Raises LabError, which says where it was looked for, when one is gone or has changed.
+        """
+        found = {}
+        for field in fields:
+            given = getattr(self.recipe, field)
+            if given is not None:
+                found[field] = self._place(field, given) if given in self.inputs else given
+            if given is not None and given not in self.inputs and Path(given).exists():
+                raise LabError(
+                    f"{given} was a data set of the hub when {self.path} was begun; now a file or folder here has that "
+                    f"name. Go on from another working directory, or move it away."
+                )
+        return found
+
+    def _place(self, field: str, given: str) -> str:
+        looked = dict.fromkeys([str(Path(given).absolute()), *filter(None, [self.places.get(given)])])
+        there = [place for place in looked if Path(place).exists()]
+        for place in there:
+            if is_content(Path(place), self.inputs[given]):
+                return given if place == str(Path(given).absolute()) else place
+        go_on = f"labkit run --out {shlex.quote(str(self.path))} --resume --{field} PLACE"
+        if there:
+            raise LabError(
+                f"{' and '.join(there)} has changed since {self.path} was begun, so it cannot be gone on with. Put the "
+                f"old file back, say where it is ({go_on}), or begin a new run in another folder."
+            )
+        raise LabError(
+            f"{given}, which {self.path} reads ({field}), is gone: there is no {' and no '.join(looked)}. Put it back, "
+            f"or say where it is now: {go_on}"
+        )
+
+    def _check_world(self) -> None:
+        if WORLD in self.inputs and not is_content(data_folder() / "world", self.inputs[WORLD]):
+            raise LabError(
+                f"{WORLD} has changed since {self.path} was begun, so it cannot be gone on with. Put the old files "
+                f"back, or begin a new run in another folder."
+            )
+
+    def save_recipe(self) -> None:
+        value = {"recipe": self.recipe.to_dict(), "inputs": self.inputs, "places": self.places, "threads": self.threads}
+        write_json(self.path / "recipe.json", value)
+
+    def set_aside(self, stage: str) -> Change:
+        """Make room for another making of `stage`, and write the recipe as it is now: the stage, and all that builds on
+        it, is set aside until the new one is finished.
+        """
+        later = self.recipe.descendants(stage)
+        folders = [stage, *later, *(["preferences"] if "reward" in later else [])]
+        files = ["recipe.json", *REPORTS]
+        change = set_aside(self.path, f"{stage} --again", folders, files, f"{stage}/result.json")
+        try:
+            self.save_recipe()
+            change.taken()
+        except BaseException:
+            change.undo()
+            raise
+        self.refresh_report()
+        return change
+
+    def refuse_pending(self, stage: str) -> None:
+        """Raises LabError while another stage, which does not build on this one, is being made again."""
+        for change in pending(self.path):
+            other = str(change.until).partition("/")[0]
+            if other != stage and stage not in self.recipe.ancestors(other):
+                raise LabError(
+                    f"{self.path}: {other} is being made again and not finished. Finish it first (labkit {other} "
+                    f"{self.path}), or take it back (labkit {other} {self.path} --undo)."
+                )
+
+    def undo(self, stage: str) -> None:
+        """Put back what `set_aside` took last, and drop what was made in its place so far.
+
+        Raises LabError when `stage` is not being made again.
+        """
+        last = next(iter(pending(self.path)[-1:]), None)
+        if last is None or str(last.until).partition("/")[0] != stage:
+            raise LabError(f"{self.path}: {stage} is not being made again, so there is nothing to take back.")
+        last.undo()
+        self.recipe = Run.open(self.path).recipe
+        self.refresh_report()
+
+    def stage(self, name: str) -> StageFolder:
+        """The folder of a stage, which may not be there yet. Raises LabError for a stage not in the recipe."""
+        if name not in self.recipe.stages:
+            raise LabError(f"{self.path} has no stage {name!r}; it has {', '.join(self.recipe.stages)}.")
+        return StageFolder(self.path / name)
+
+    @property
+    def stages(self) -> list[StageFolder]:
+        """All stages of the recipe, in order."""
+        return [self.stage(name) for name in self.recipe.stages]
+
+    def latest(self) -> StageFolder:
+        """The last stage that has a model that writes. Raises LabError when none has."""
+        trained = [stage for stage in self.stages if stage.trained and stage.writes]
+        if not trained:
+            raise LabError(f"{self.path} has no model yet. Resume the run: labkit run --out {self.path} --resume")
+        return trained[-1]
+
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer. Raises LabError when it is not there yet."""
+        return Tokenizer.load(self.path)
+
+    def model(self, stage: str | None = None) -> Transformer:
+        """The model after `stage`; after the last finished one when None."""
+        return (self.stage(stage) if stage else self.latest()).model()
+
+    def report(self) -> dict[str, Any]:
+        """report.json. Raises LabError when no stage is finished, and for a file that is no report."""
+        file = self.path / "report.json"
+        if not file.is_file():
+            raise LabError(f"{self.path} has no report yet: no stage of it is finished.")
+        return read_report(file)
+
+    def write_report(self, machine: dict[str, Any]) -> dict[str, Any]:
+        """Gather the results of the finished stages into report.json."""
+        file, results = self.path / "report.json", [stage.result for stage in self.stages if stage.finished]
+        report = {"recipe": self.recipe.to_dict(), "stages": results, "machine": machine}
+        what_was_read = self.reading or (read_report(file).get("reading") if file.is_file() else None)
+        if what_was_read:
+            report["reading"] = what_was_read
+        write_json(file, report)
+        return report
+
+    def refresh_report(self) -> None:
+        """Write report.json again when it is not of the stages that are finished now; remove it when none is."""
+        file, finished = self.path / "report.json", [stage.name for stage in self.stages if stage.finished]
+        known: dict[str, Any] = read_report(file) if file.is_file() else {"stages": [], "machine": describe()}
+        if not finished:
+            with disk_errors(file):
+                file.unlink(missing_ok=True)
+        elif [stage["stage"] for stage in known["stages"]] != finished:
+            self.write_report(known.get("machine") or describe())
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    """A run's report.json: {"stages": a list of the stages' results, "machine", "recipe", "reading"}. Raises LabError
+    for a file that is no report.
+    """
+    try:
+        report = read_object(file, stages=list)
+        for stage in report["stages"]:
+            named = isinstance(stage, dict) and isinstance(stage.get("stage"), str)
+            if not named or not isinstance(stage.get("metrics"), dict):
+                raise LabError(f"{file} is damaged: one of its 'stages' is no stage's result.")
+    except LabError as error:
+        raise LabError(
+            f"{file} is not a report of labkit. {error} Take it away; labkit run --out {file.parent} --resume writes "
+            f"it again."
+        ) from error
+    return report
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Be the one writer of a run's folder, and bring what a kill left half done to its old or new state, said.
+
+    Whoever changes a run reads it inside of this block. Raises LabError, with the folder as it was, while somebody else
+    is at work on it, and for a folder that is neither a run's nor free for one.
+    """
+    path = Path(path)
+    Run.refuse_foreign(path)
+    with one_writer(path):
+        for words in settle(path):
+            warnings.warn(words, stacklevel=3)
+        yield
+
+
+@contextmanager
+def writing_run(path: str | Path) -> Iterator[Run]:
+    """The run in a folder, to be changed: see `writing`. Raises LabError when there is none."""
+    Run.open(path)
+    with writing(path):
+        yield Run.open(path)
+
+
+def names_made(recipe: Recipe) -> list[str]:
+    """Everything that making a run of this recipe leaves in its folder."""
+    return [*PREPARED, *recipe.stages, "preferences", "corpus", *REPORTS]
+
+
+def _is_recipe(file: Path) -> bool:
+    try:
+        saved = read_json(file)
+    except LabError:
+        return False
+    return isinstance(saved, dict) and {"recipe", "threads"} <= saved.keys()
+
+
+class Found(NamedTuple):
+    """A folder that holds a run, or a recipe.json that cannot be read: then `run` is None and `problem` says why."""
+
+    path: Path
+    run: Run | None
+    problem: str = ""
+
+
+def find_runs(folder: str | Path) -> list[Found]:
+    """The runs in a folder, newest first, with those that cannot be read; hidden folders are passed over."""
+    folder = Path(folder)
+    files = [file for file in folder.glob("*/recipe.json") if not file.parent.name.startswith(".")]
+    found = []
+    for path in [file.parent for file in sorted(files, key=lambda file: -file.lstat().st_mtime)]:
+        try:
+            found.append(Found(path, Run.open(path)))
+        except LabError as error:
+            found.append(Found(path, None, str(error)))
+    return found
+
+
+def input_hashes(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none.
+
+    Raises LabError for one that may not be read.
+    """
+    world = {} if recipe.text and recipe.instructions else {WORLD: hash_of(data_folder() / "world")}
+    return {name: hash_of(Path(name)) for name in _given(recipe)} | world
+
+
+def input_places(recipe: Recipe) -> dict[str, str]:
+    """Where each file or folder that a recipe reads stands: by the name it was given, its absolute path."""
+    return {name: str(Path(name).absolute()) for name in _given(recipe)}
+
+
+def _given(recipe: Recipe) -> list[str]:
+    names = [getattr(recipe, field) for field in INPUTS]
+    return [name for name in names if name and Path(name).exists()]
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of what a file holds, or of the names and contents of those files in a folder that are read.
+
+    Raises LabError for one that may not be read, and for a folder without any.
+    """
+    if not path.is_dir():
+        return _digest(path).hex()
+    named = [(name, _digest(file)) for name, file in _files_read(path)]
+    return hashlib.sha256(b"".join(os.fsencode(name) + b"\0" + digest for name, digest in named)).hexdigest()
+
+
+def is_content(path: Path, known: str) -> bool:
+    """Whether a file or folder holds what was once hashed as `known`, by `hash_of` or by an older labkit."""
+    return known == hash_of(path) or (path.is_dir() and known in _older_hashes(path))
+
+
+def _older_hashes(folder: Path) -> list[str]:
+    """As before names counted: of the contents of all files in a folder; or of those that are read, where only others
+    have come or gone.
+    """
+    digests = {file: _digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    read = {file for _, file in _files_read(folder)}
+    kept = [digests.values(), [digest for file, digest in digests.items() if file in read]]
+    return [hashlib.sha256(b"".join(part)).hexdigest() for part in kept]
+
+
+def _files_read(folder: Path) -> list[tuple[str, Path]]:
+    """The files of a folder that are read, by their names in it."""
+    if folder == data_folder() / "world":
+        return [(file.relative_to(folder).as_posix(), file) for file in sorted(folder.rglob("[!.]*.yaml"))]
+    return [(file.name, file.path) for file in find_files(folder).files]
+
+
+def _digest(file: Path) -> bytes:
+    with reading(file), file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()

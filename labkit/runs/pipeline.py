@@ -1,0 +1,458 @@
+"""The whole recipe as one generator of events: tokenizer, then each stage trained and measured, then the report.
+
+    for event in run(make_recipe("smoke"), "runs/first"):
+        print(event.stage, event.phase, event.done, event.total)
+
+Command line, app, notebooks and tests read the same events. Stopping is `break`; going on is `resume=True`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from labkit import machine
+from labkit.errors import LabError
+from labkit.evaluation.evaluate import samples
+from labkit.files import DiskFull
+from labkit.model.scorer import Scorer
+from labkit.model.transformer import Transformer
+from labkit.preferences.annotate import annotate, read_choices, write_choices
+from labkit.runs.changes import Change, changing, finish, remove
+from labkit.runs.folder import Run, StageFolder, names_made, writing, writing_run
+from labkit.runs.recipe import INPUTS, Recipe
+from labkit.stages import Compared, FineTune, Materials, Pretrain, StageConfig
+from labkit.text.chat import document_texts
+from labkit.text.pieces import sample
+from labkit.text.reading import (
+    Conversations,
+    Preferences,
+    Texts,
+    read_conversations,
+    read_preferences,
+    read_texts,
+)
+from labkit.text.reading.files import find_files
+from labkit.text.tokenizer import Tokenizer
+from labkit.training.loop import Record, Source, accelerator, fit
+from labkit.world import World
+
+
+class Progress(NamedTuple):
+    """One event of a run.
+
+    stage: "tokenizer", a stage's name, or what was read (text, instructions, preferences). phase: "read" (with the
+    record of the reading as `result`), "prepare", "train" (one event a step, with its `record`), "evaluate"
+    (before it begins), "finished" (with the stage's `result`, its entry in the report) or "skipped" (it was finished
+    before). done, total: steps.
+    """
+
+    stage: str
+    phase: Literal["read", "prepare", "train", "evaluate", "finished", "skipped"]
+    done: int = 0
+    total: int = 0
+    record: Record | None = None
+    result: dict[str, Any] | None = None
+
+
+def run(
+    recipe: Recipe,
+    path: str | Path,
+    stages: Sequence[str] | None = None,
+    resume: bool = False,
+    build_on: str | Path | None = None,
+) -> Generator[Progress, None, None]:
+    """Make `recipe` in the folder `path`: all of its stages, or those named.
+
+    resume: go on with the run in the folder, from its last checkpoint; finished stages are kept. An empty folder, or
+    none, is begun anew. build_on: begin with what the run in that folder has made of the stages before those named.
+
+    The folder is this process's alone until the generator ends or is closed. Whatever can be refused is refused before
+    the first step, and leaves the folder as it was: raises LabError for a folder in use (without `resume`), of another
+    recipe or another process's, for a stage that the recipe has not or whose forerunner is missing, and all that the
+    stages raise.
+    """
+    path, chosen = Path(path), _chosen(recipe, stages)
+    with _alone(path), ExitStack() as stack:
+        opened, change = _opened(recipe, path, resume, build_on, chosen, stack)
+        try:
+            yield from _made(opened, chosen, lambda: _keep(opened, change))
+        except (GeneratorExit, KeyboardInterrupt):  # stopped, not refused: what is there can be gone on with
+            if change is not None:
+                change.keep()
+            raise
+
+
+def check_plan(recipe: Recipe, stages: Sequence[str] | None = None, build_on: str | Path | None = None) -> None:
+    """Raises LabError for what `run` would refuse of a new run before it reads anything: inputs that are not there, a
+    stage that the recipe has not or whose forerunner nobody makes, and a run to build on whose stages are not finished
+    or would be others.
+    """
+    chosen = _chosen(recipe, stages)
+    for field in INPUTS:
+        if getattr(recipe, field) is not None:
+            find_files(getattr(recipe, field))
+    before = _before(recipe, chosen)
+    if build_on is not None:
+        Run.open(build_on).check_branch(recipe, before)
+    elif before:
+        raise LabError(
+            f"{', '.join(chosen)} needs {', '.join(before)} first. Make these stages too, or name a run to build on."
+        )
+
+
+def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> Iterator[Progress]:
+    """The tokenizer and those of the stages that are not finished; see `_stage` for `ready`."""
+    start = time.perf_counter()
+    yield Progress("tokenizer", "prepare")
+    materials = prepare(opened)
+    for name, record in opened.reading.items():
+        yield Progress(name, "read", result=record)
+    _check(opened, [name for name in chosen if not opened.stage(name).finished], materials)
+    spent = time.perf_counter() - start
+    for name in chosen:
+        folder = opened.stage(name)
+        if folder.finished:
+            if accelerator().is_main_process:
+                folder.clear()  # a kill may have come before that
+            yield Progress(name, "skipped", result=folder.result)
+            continue
+        yield from _stage(opened, opened.recipe.stages[name], materials, spent, ready)
+        spent = 0.0
+    if accelerator().is_main_process:
+        ready()
+        opened.refresh_report()
+
+
+def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Generator[Progress, None, None]:
+    """Make one stage of a run again, with another config when one is given, and drop the stages that build on it.
+
+    What was there is set aside before the first step, and removed when the stage is finished; until then `undo` brings
+    it back. Raises LabError, with the folder as it was, for all that `run` refuses, and while another stage is being
+    made again.
+    """
+    path = Path(path)
+    with _alone(path):
+        opened = Run.open(path)
+        opened.stage(stage)
+        opened.refuse_pending(stage)
+        opened.check(opened.recipe)
+        torch.set_num_threads(opened.threads)
+        change: dict[str, Any] = {} if config is None else {stage: config}
+        opened.recipe = dataclasses.replace(opened.recipe, **change)
+        start = time.perf_counter()
+        yield Progress("tokenizer", "prepare")
+        materials = prepare(opened)
+        _check(opened, [stage], materials)
+        spent = time.perf_counter() - start
+        yield from _stage(opened, opened.recipe.stages[stage], materials, spent, lambda: opened.set_aside(stage))
+
+
+def undo(path: str | Path, stage: str) -> None:
+    """Bring back what `redo` has set aside. Raises LabError when the stage is not being made again."""
+    with writing_run(path) as opened:
+        opened.undo(stage)
+
+
+def settled(path: Path) -> Path:
+    """A run's folder, once what a kill has left half done in it is settled: a command reads a run after that.
+
+    Raises LabError as `labkit.runs.folder.writing` does.
+    """
+    if accelerator().is_main_process and path.exists():
+        with writing(path):
+            pass
+    accelerator().wait_for_everyone()
+    return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the folder's lock, one for all processes of a command; they read the folder once it is settled."""
+    with writing(path) if accelerator().is_main_process else nullcontext():
+        accelerator().wait_for_everyone()
+        yield
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """A disk that is full now hinders a run that can be resumed."""
+    try:
+        yield
+    except DiskFull as error:
+        raise DiskFull(error.path, "resume the run") from error
+
+
+def _opened(
+    recipe: Recipe, path: Path, resume: bool, build_on: str | Path | None, chosen: Sequence[str], stack: ExitStack
+) -> tuple[Run, Change | None]:
+    """The run, and for one that is just begun the change that undoes it unless it is kept."""
+    main, change = accelerator().is_main_process, None
+    if main and not (resume and path.exists() and not Run.untouched(path)):
+        Run.refuse_used(path)
+        change = stack.enter_context(changing(path, "a new run", names_made(recipe)))
+        opened = Run.create(path, recipe) if build_on is None else _branched(Path(build_on), path, recipe, chosen)
+    accelerator().wait_for_everyone()
+    if change is None:
+        opened = Run.open(path)
+        opened.check(recipe)
+    torch.set_num_threads(opened.threads)
+    return opened, change
+
+
+def _branched(source: Path, path: Path, recipe: Recipe, chosen: Sequence[str]) -> Run:
+    return Run.open(source).branch(path, recipe, _before(recipe, chosen))
+
+
+def _before(recipe: Recipe, chosen: Sequence[str]) -> list[str]:
+    """The stages that those chosen build on, and that are not among them."""
+    needed = {name for stage in chosen for name in recipe.ancestors(stage)} - set(chosen)
+    return [name for name in recipe.stages if name in needed]
+
+
+def _keep(run: Run, change: Change | None) -> None:
+    """Nothing is left to refuse: a new run stays, and one whose inputs have moved knows their new places."""
+    if change is not None:
+        change.keep()
+    elif run.places != Run.open(run.path).places:
+        run.save_recipe()
+
+
+def _check(run: Run, stages: Sequence[str], materials: Materials) -> None:
+    """Raises LabError for all that can be known to hinder one of the stages, before any of them is begun."""
+    for name in stages:
+        stage = run.recipe.stages[name]
+        for need in stage.needs:
+            if need not in stages and not run.stage(need).finished:
+                raise LabError(
+                    f"{run.path}: {name} builds on {need}, and {need} is not finished. Resume the run, or make {need} "
+                    f"first."
+                )
+        stage.check(materials, run.recipe.evaluation)
+
+
+@contextmanager
+def _unchanged_if_refused(run: Run) -> Iterator[None]:
+    """Remove what an error leaves new in a run's folder: what was made to be read by a stage that is now refused."""
+    paths = [run.path / name for name in names_made(run.recipe)]
+    new = [path for path in paths if not path.exists()]
+    try:
+        yield
+    except Exception:
+        if accelerator().is_main_process:
+            for path in new:
+                remove(path)
+        raise
+
+
+def measure_again(run: Run, stage: str, materials: Materials) -> dict[str, Any]:
+    """The metrics and samples of a finished stage, taken of the weights that are in its folder now."""
+    folder = run.stage(stage)
+    assert folder.result is not None
+    found = _measure(run, run.recipe.stages[stage], folder.model() if folder.writes else folder.scorer(), materials)
+    known = {name: folder.result["metrics"][name] for name in ("untrained_loss",) if name in folder.result["metrics"]}
+    return {**found, "metrics": known | found["metrics"]}
+
+
+class Sources(NamedTuple):
+    """What a recipe names to be read; None where the world takes its place."""
+
+    texts: Texts | None
+    conversations: Conversations | None
+    preferences: Preferences | None
+
+
+def read_sources(places: Mapping[str, str]) -> Sources:
+    """Read what stands in these places, by the recipe's fields. Raises LabError for what cannot be read."""
+    return Sources(
+        read_texts(places["text"]) if "text" in places else None,
+        read_conversations(places["instructions"]) if "instructions" in places else None,
+        read_preferences(places["preferences"]) if "preferences" in places else None,
+    )
+
+
+def prepare(run: Run) -> Materials:
+    """Read what the recipe reads, and train the tokenizer unless the run has one."""
+    recipe, processes = run.recipe, accelerator()
+    world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
+    if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
+        pieces = _pieces(recipe, world, texts, conversations)
+        Tokenizer.train(pieces, recipe.tokenizer.vocabulary).save(run.path)
+    processes.wait_for_everyone()
+    given = {"text": texts, "instructions": conversations, "preferences": preferences}
+    run.reading = {name: part.reading.record() for name, part in given.items() if part is not None}
+    tokenizer = run.tokenizer()
+    return Materials(
+        tokenizer,
+        world,
+        recipe.seed,
+        texts,
+        conversations,
+        preferences,
+        shape=recipe.model,
+        annotator=recipe.annotation.annotator,
+        model_of=run.model,
+        scorer_of=lambda name: run.stage(name).scorer() if run.stage(name).trained else None,
+        comparisons=functools.partial(compared, run, tokenizer, world, preferences),
+        rank=processes.process_index,
+        world_size=processes.num_processes,
+        folder=run.path,
+    )
+
+
+def compared(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferences | None) -> Compared:
+    """The given preference pairs; else what the world's annotator chooses between answers of the fine-tuned model.
+
+    Choices are made once and kept in the run's folder.
+    """
+    if preferences is not None:
+        return Compared(preferences.train, preferences.validation)
+    config, seed = run.recipe.annotation, run.recipe.seed
+    chosen = []
+    for split, count in (("train", config.prompts), ("validation", config.held_out)):
+        file = run.path / "preferences" / f"{split}.jsonl"
+        if accelerator().is_main_process and not file.is_file():
+            write_choices(file, annotate(run.model("sft"), tokenizer, world, config, split, count, seed))
+        accelerator().wait_for_everyone()
+        chosen.append(read_choices(file))
+    train, held_out = chosen
+    return Compared([choice.pair for choice in train], [choice.pair for choice in held_out], held_out)
+
+
+def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
+    """The texts that the tokenizer learns from: of the training set, in the form in which they are encoded."""
+    if texts is not None:
+        yield from sample(texts.train)
+    else:
+        for index in range(recipe.tokenizer.documents):
+            yield from document_texts(world.document("train", recipe.seed, index))
+    if conversations is not None:
+        for document in conversations.train:
+            yield from document_texts(document)
+    elif texts is None:
+        for index in range(recipe.tokenizer.documents // 4):
+            yield from document_texts(world.conversation("train", recipe.seed, index))
+
+
+def _chosen(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
+    unknown = [name for name in stages or [] if name not in recipe.stages]
+    if unknown:
+        reason = " (real text without --instructions has nothing to fine-tune on)" if unknown == ["sft"] else ""
+        raise LabError(f"This recipe has no stage {', '.join(unknown)}; it has {', '.join(recipe.stages)}{reason}.")
+    return [name for name in recipe.stages if stages is None or name in stages]
+
+
+def _stage(
+    run: Run, stage: StageConfig, materials: Materials, preparation: float, ready: Callable[[], object]
+) -> Iterator[Progress]:
+    """Train and measure one stage. preparation: seconds, counted as part of it. ready: called when nothing is left to
+    refuse, before the folder is changed.
+    """
+    name, steps, folder = stage.name, stage.train.steps, run.stage(stage.name)
+    machine.reset_peak_memory()
+    clock = _Clock(preparation)
+    yield Progress(name, "prepare", 0, steps)
+    with clock, _unchanged_if_refused(run):
+        model = stage.begin(materials)
+        source = stage.source(materials, model)
+        untrained = stage.loss(model, materials, run.recipe.evaluation)
+    if accelerator().is_main_process:
+        ready()
+    accelerator().wait_for_everyone()
+    with _resumable():
+        for record in _train(run, stage, model, source, materials):
+            yield Progress(name, "train", record.step, steps, record)
+        yield Progress(name, "evaluate", steps, steps)
+        if accelerator().is_main_process:
+            with clock:
+                made = stage.made(model)
+                folder.save_model(made)
+                measured = _measure(run, stage, made, materials)
+            if untrained is not None:
+                measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
+            result = {"stage": name, "seconds": round(clock.seconds + _training_seconds(folder), 2)}
+            folder.finish(result | _cost(stage, model, folder) | measured)
+            run.write_report(machine.describe() | {"matrix_peak": _peak()})
+            finish(run.path, f"{name}/result.json")
+    accelerator().wait_for_everyone()
+    yield Progress(name, "finished", steps, steps, result=folder.result)
+
+
+def _train(run: Run, stage: StageConfig, model: nn.Module, source: Source, materials: Materials) -> Iterator[Record]:
+    """`fit` with all that the run knows."""
+
+    def validate(trained: Any, step: int) -> dict[str, float]:
+        loss = stage.loss(trained, materials, run.recipe.evaluation)
+        return {} if loss is None else {"validation_loss": loss}
+
+    return fit(
+        model,
+        source,
+        stage.objective,
+        stage.train,
+        folder=run.stage(stage.name).path,
+        evaluate=validate if stage.train.evaluate_every else None,
+        recipe=run.recipe.fingerprint(stage.name),
+        seed=run.recipe.seed,
+    )
+
+
+def _measure(run: Run, stage: StageConfig, made: Transformer | Scorer, materials: Materials) -> dict[str, Any]:
+    """The stage's metrics, and its answers to the five prompts that every stage of the run is asked."""
+    evaluation, stages = run.recipe.evaluation, run.recipe.stages
+    metrics = stage.evaluate(made, materials, evaluation)
+    if isinstance(made, Scorer):
+        return {"metrics": metrics}
+    asked = stages.get("sft", stages["pretrain"])
+    assert isinstance(asked, (Pretrain, FineTune))
+    chat = stage.name != "pretrain"
+    answers = samples(made, materials.tokenizer, asked.data(materials), evaluation, chat)
+    return {"metrics": metrics, "samples": [answer._asdict() for answer in answers]}
+
+
+def _cost(stage: StageConfig, model: nn.Module, folder: StageFolder) -> dict[str, Any]:
+    """What training took. mfu: share of the machine's measured matrix peak while training (PaLM, appendix B)."""
+    seconds, records = _training_seconds(folder), folder.records
+    known = "tokens" in records[-1]  # a step's, as a mean of what it counts
+    tokens = round(sum(r["tokens"] * r["counted"] for r in records)) if known else stage.train.tokens
+    flops = stage.flops(model, tokens)
+    return {
+        "training_seconds": round(seconds, 2),
+        "tokens": tokens,
+        "flops": flops,
+        "mfu": flops / max(seconds, 1e-9) / (_peak() * accelerator().num_processes),
+        "peak_memory_mb": round(machine.peak_memory_mb(), 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+@functools.cache
+def _peak() -> float:
+    return machine.matrix_peak()
+
+
+def _training_seconds(folder: StageFolder) -> float:
+    """Seconds in the stage's optimization steps, before a stop and after it."""
+    records = folder.records
+    return records[-1]["seconds"] if records else 0.0
+
+
+class _Clock:
+    """Adds up the seconds inside its `with` blocks, so that what a consumer does with events does not count."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self.start

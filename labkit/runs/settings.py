@@ -1,0 +1,102 @@
+"""The fields of a recipe as flags: `labkit run --model.width 256 --model.position ALiBi`.
+
+tyro builds them from the recipe's dataclasses; a kind of part is chosen by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from tyro.conf import AvoidSubcommands, FlagCreatePairsOff
+
+from labkit.configs import another, check, choices, needed_numbers
+from labkit.errors import LabError
+from labkit.runs import flags
+
+T = TypeVar("T")
+
+FIELDS = ("world_size", "tokenizer", "model", "pretrain", "sft", "annotation", "reward", "ppo", "dpo", "evaluation")
+"""The fields of a recipe that have flags of their own; the others are options of ``labkit run``."""
+
+
+def parse_some(options: type[T], command: str, arguments: list[str], default: T | None = None) -> tuple[T, list[str]]:
+    """The options, and the arguments that are not theirs: fields of a recipe, for `override`."""
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    prog, config = f"labkit {command}", (FlagCreatePairsOff,)
+    parsed, rest = flags.parse(options, prog, arguments, config=config, return_unknown_args=True, **settings)
+    check(parsed)
+    return parsed, rest
+
+
+def override(config: Any, names: Sequence[str], rest: list[str], command: str) -> Any:
+    """``config`` with those of its fields ``names`` that the flags in ``rest`` set."""
+    config, rest = _choose(config, names, rest)
+    now = {name: getattr(config, name) for name in names}
+    fields = [(name, type(value), dataclasses.field(default=value)) for name, value in now.items()]
+    all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
+    settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
+    parsed: Any = flags.parse(all_fields, f"labkit {command}", rest, **settings)
+    return dataclasses.replace(config, **{name: getattr(parsed, name) for name in names})
+
+
+def _choose(config: Any, names: Sequence[str], rest: list[str]) -> tuple[Any, list[str]]:
+    """Take the flags that name a kind of part, as --model.position ALiBi or --model.position.scaling=YaRN, out of
+    ``rest`` and into ``config``.
+    """
+    left = list(rest)
+    changed = {name: _chosen(getattr(config, name), f"--{name}", left) for name in names}
+    changed = {name: part for name, part in changed.items() if part is not getattr(config, name)}
+    return (dataclasses.replace(config, **changed) if changed else config), left
+
+
+def _chosen(part: Any, prefix: str, left: list[str]) -> Any:
+    """A part with the kinds that the flags in ``left`` name for its fields, at any depth; these are taken out."""
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return part
+    kinds, changed = choices(type(part)), dict[str, Any]()
+    for field in dataclasses.fields(part):
+        flag, now = f"{prefix}.{field.name}", getattr(part, field.name)
+        kind = _take(left, flag) if field.name in kinds else None
+        made = now if kind is None else _of_kind(kind, kinds[field.name], now, flag, left)
+        made = _chosen(made, flag, left)
+        if made is not now:
+            changed[field.name] = made
+    # All at once, since not every kind goes with every other.
+    return dataclasses.replace(part, **changed) if changed else part
+
+
+def _of_kind(kind: str, kinds: dict[str, type], now: Any, flag: str, left: Sequence[str]) -> Any:
+    """A part of that kind with what it shares with the one before; numbers that it cannot do without are read from
+    their flags in ``left``.
+    """
+    shown = flag.replace("_", "-")
+    if kind not in kinds:
+        raise LabError(f"{shown} can be {', '.join(kinds)}, not {kind!r}.")
+    if kinds[kind] is type(None):
+        return None
+    needed = [name for name in needed_numbers(kinds[kind]) if not hasattr(now, name)]
+    given = {name: _take(list(left), f"{flag}.{name}") for name in needed}
+    missing = [f"{shown}.{name}" for name, value in given.items() if value is None]
+    if missing:
+        raise LabError(f"{shown} {kind} needs {' and '.join(missing)} too.")
+    numbers: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            numbers[name] = needed_numbers(kinds[kind])[name](value)
+        except ValueError:
+            raise LabError(f"{shown}.{name} must be a number, not {value!r}.") from None
+    return another(kinds[kind], now, numbers)
+
+
+def _take(left: list[str], flag: str) -> str | None:
+    """Remove a flag with its value from ``left``, in either form (--a.b C, --a.b=C); the last counts."""
+    value = None
+    for at in reversed(range(len(left))):
+        name, equals, behind = left[at].partition("=")
+        if name.replace("_", "-") == flag.replace("_", "-"):
+            found = behind if equals else left[at + 1] if at + 1 < len(left) else ""
+            value = found if value is None else value
+            del left[at : at + (1 if equals else 2)]
+    return value

@@ -1,0 +1,68 @@
+"""The finished run that comes with labkit, so that there is something to look at before anything was trained.
+
+`data/demo` is a run's folder like any other, made from one of the default recipe: its weights are rounded to bfloat16,
+and all that its report says of them was measured again as they lie there. What only training reads is left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labkit.errors import LabError
+from labkit.files import replacing_folder, write_json, write_lines
+from labkit.model.scorer import Scorer
+from labkit.model.transformer import Transformer
+from labkit.runs.folder import Run, StageFolder
+from labkit.runs.pipeline import measure_again, prepare
+from labkit.training.checkpoints import write_model
+
+DIGITS = 5
+"""Of the numbers of each step, which are there to be drawn."""
+
+
+def ship(source: str | Path, target: str | Path) -> Run:
+    """Make the folder `target` from the finished run in `source`, in place of what a call before this one made.
+
+    Raises LabError when a stage of the run is missing, or `target` holds anything else than a run.
+    """
+    run, target = Run.open(source), Path(target)
+    missing = [stage.name for stage in run.stages if not stage.finished]
+    if missing:
+        raise LabError(f"{run.path} has not finished {', '.join(missing)}. Resume the run first.")
+    if target.exists() and not (target / "recipe.json").is_file():
+        raise LabError(f"{target} holds something else than a run; it is left as it is. Choose another folder.")
+    with replacing_folder(target) as partial:
+        made = run.branch(partial, run.recipe, [])
+        for stage in run.stages:
+            _shrink(stage, made.stage(stage.name))
+        _measure(made, run.report()["machine"])
+    return Run.open(target)
+
+
+def _shrink(stage: StageFolder, small: StageFolder) -> None:
+    model: Transformer | Scorer = stage.model() if stage.writes else stage.scorer()
+    small.path.mkdir()
+    shutil.copy(stage.path / "config.json", small.path)
+    write_model(small.path / "model.safetensors", copy.deepcopy(model).to(torch.bfloat16))
+    write_json(small.path / "result.json", stage.result)
+    shortened = ({name: _short(value) for name, value in record.items()} for record in stage.records)
+    write_lines(small.path / "metrics.jsonl", shortened)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _measure(run: Run, machine: dict[str, Any]) -> None:
+    """Let every result say what is true of the shrunk weights; what training took stays as it was."""
+    materials = prepare(run)
+    for stage in run.stages:
+        assert stage.result is not None
+        stage.finish(stage.result | measure_again(run, stage.name, materials))
+    shutil.rmtree(run.path / "preferences", ignore_errors=True)
+    run.write_report(machine)

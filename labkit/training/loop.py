@@ -1,0 +1,426 @@
+"""`fit`: the only optimisation loop. Every stage is a source of batches and an objective, handed to it.
+
+    for record in fit(model, source, objective, TrainConfig(steps=100)):
+        print(record.step, record.loss)
+
+Stopping is `break`. With a folder the run can also be killed: the next `fit` on that folder goes on from the last
+checkpoint and ends, on one process, with the very weights of a run that was never stopped. That needs three things:
+the batch and the dropout of a step depend on (seed, step) alone; kernels add up in a fixed order (torch's
+deterministic algorithms, which cost nothing measurable here); and the number of threads, which changes how sums are
+split, is kept with the checkpoint.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object, send_to_device
+from torch import Tensor, nn
+
+from labkit.configs import Count, CountOrNone, NonNegative, Range, check, to_dict
+from labkit.errors import LabError
+from labkit.machine import compiled, has_bf16, say_once
+from labkit.training.checkpoints import Checkpoints, Journal, journal
+from labkit.training.optimizer import Optimizer, cosine, hidden_matrices, warmup_stable_decay
+
+Objective = Callable[[Any, Any], tuple[Tensor, Tensor, dict[str, Tensor]]]
+"""(model, batch) -> (loss_sum [], count [], metrics): the loss summed over `count` labels, and further sums."""
+
+Evaluate = Callable[[nn.Module, int], dict[str, float]]
+"""(model, step) -> what to add to the step's record; the model is in eval mode and gradients are off."""
+
+
+class Source(Protocol):
+    """Where batches come from. Offline sources derive everything from (seed, step) and hold no state."""
+
+    def next_batch(self, model: Any, step: int) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How to optimise. Budgets are in steps, never seconds, so that a run is the same on every machine.
+
+    Attributes:
+        steps: optimizer steps.
+        rows: rows of one batch, over all processes.
+        length: tokens of one row (T).
+        accumulate: batches added up for one step; rows x accumulate rows in all.
+        optimizer: muon (for matrices, AdamW for the rest) or adamw.
+        lr: Muon's learning rate for matrices; unused by adamw.
+        adam_lr: AdamW's learning rate.
+        weight_decay: of matrices and embeddings, decoupled.
+        schedule: wsd (warm-up, stable, decay) or cosine.
+        warmup: steps of linear warm-up.
+        decay: share of the steps over which wsd falls to zero.
+        clip: the gradient's norm is brought down to this; 0 does not clip.
+        precision: bf16 computes the model and loss in bf16 with fp32 weights, where the processor can; or fp32.
+        compile: compile model and loss (15-60 s once, then 1.3-1.8 x faster).
+        checkpoint_every: steps between checkpoints; 0 saves at the end only.
+        evaluate_every: steps between calls of `evaluate`; 0 never.
+    """
+
+    steps: Count = 1000
+    rows: Count = 8
+    length: Count = 192
+    accumulate: Count = 1
+    optimizer: Literal["muon", "adamw"] = "muon"
+    lr: NonNegative = 3e-3
+    adam_lr: NonNegative = 3e-3
+    weight_decay: NonNegative = 0.0
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    warmup: CountOrNone = 20
+    decay: Annotated[float, Range(0, 1, above=True)] = 0.4
+    clip: NonNegative = 1.0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = False
+    checkpoint_every: CountOrNone = 200
+    evaluate_every: CountOrNone = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the whole run reads, padding included."""
+        return self.steps * self.accumulate * self.rows * self.length
+
+    def scale(self, step: int) -> float:
+        """What the learning rates are multiplied by at `step`."""
+        if self.schedule == "cosine":
+            return cosine(step, steps=self.steps, warmup=self.warmup)
+        return warmup_stable_decay(step, steps=self.steps, warmup=self.warmup, decay=self.decay)
+
+    def lr_at(self, step: int) -> float:
+        """The main learning rate at `step`: Muon's, or AdamW's where it is alone."""
+        return self.scale(step) * (self.lr if self.optimizer == "muon" else self.adam_lr)
+
+
+class Record(NamedTuple):
+    """One optimizer step, as `fit` yields it and metrics.jsonl keeps it.
+
+    step: steps done, from 1; loss: nats a label; counted: labels in the step; lr: Muon's learning rate
+    (AdamW's where it is alone); gradient_norm: before clipping; seconds: since the start, stops not counted; metrics:
+    the objective's own, per label, and `evaluate`'s.
+    """
+
+    step: int
+    loss: float
+    counted: int
+    lr: float
+    gradient_norm: float
+    seconds: float
+    metrics: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A flat dictionary, for JSON: the metrics beside the rest."""
+        plain = self._asdict()
+        metrics = plain.pop("metrics")
+        return {**plain, **metrics}
+
+
+def fit(
+    model: nn.Module,
+    source: Source,
+    objective: Objective,
+    config: TrainConfig,
+    *,
+    folder: str | Path | None = None,
+    evaluate: Evaluate | None = None,
+    recipe: str = "",
+    seed: int = 0,
+) -> Generator[Record, None, None]:
+    """Train `model` in place; yields a Record after each optimizer step.
+
+    The gradient of a step is that of sum(loss_sum) / sum(count) over its `accumulate` batches and all processes: of
+    one big batch. Step s takes the source's batches s * accumulate ... s * accumulate + accumulate - 1.
+
+    folder: where metrics.jsonl and checkpoints/ go; a run found there goes on from its last checkpoint. Without it
+    nothing is written. recipe: what the run is, in a short string; a folder of another one is refused. evaluate:
+    called every `evaluate_every` steps and after the last. seed: of dropout; the source has its own.
+
+    Raises LabError when the loss or gradient is not a number (the model and the checkpoints keep the last good
+    weights), when no label counts, when the disk is full and when the folder is of another recipe.
+    """
+    loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe, seed)
+    model.train()
+    try:
+        with loop.journal():
+            for step in range(loop.step, config.steps):
+                record = loop.take(step)
+                last = loop.step == config.steps
+                if evaluate and (last or (config.evaluate_every and loop.step % config.evaluate_every == 0)):
+                    record.metrics.update(_evaluated(evaluate, model, loop.step))
+                loop.record(record)
+                if last or (config.checkpoint_every and loop.step % config.checkpoint_every == 0):
+                    loop.save()
+                yield record
+    except GeneratorExit:  # `break`: between two steps, so the weights are whole
+        loop.save(together=False)
+        raise
+    finally:
+        model.eval()
+
+
+class _Loop:
+    """The state of one `fit`: what a step changes, and what a checkpoint holds."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        objective: Objective,
+        config: TrainConfig,
+        folder: Path | None,
+        recipe: str,
+        seed: int,
+    ):
+        self.seed = seed
+        self.model, self.source, self.config, self.folder = model, source, config, folder
+        self.recipe = recipe or fingerprint({**to_dict(config), "seed": seed})
+        self.processes = accelerator()
+        self.device = self.processes.device
+        model.to(self.device)
+        self.bf16 = config.precision == "bf16" and _has_bf16()
+        self.objective = compiled(objective, "training") if config.compile else objective
+        self.compiled = self.objective is not objective
+        self.optimizer = build_optimizer(model, config, torch.bfloat16 if self.bf16 else torch.float32)
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.step, self.saved_step, self.seconds = 0, -1, 0.0
+        self.checkpoints = Checkpoints(folder / "checkpoints") if folder else None
+        self.written: Journal | None = None
+        self._resume()
+        if self.processes.num_processes > 1:
+            for p in model.parameters():
+                broadcast(p.data)
+        self.optimizer.zero_grad()  # whatever was left from before
+
+    def take(self, step: int) -> Record:
+        """One optimizer step. Raises LabError, with the weights untouched, when loss or gradient is no number."""
+        start = time.perf_counter()
+        if not self.model.training:
+            self.model.train()
+        self.optimizer.set_scale(self.config.scale(step))
+        with _reproducible(self.seed, step, self.processes.process_index, self.device):
+            sums = self._gradients(step)
+        count = sums.pop("count")
+        if count == 0:
+            raise LabError(
+                f"Step {step + 1}: no label counts in the batch. Are all answers beyond the row's "
+                f"{self.config.length} tokens? Give longer rows, or shorter examples."
+            )
+        loss = sums.pop("loss") / count
+        norm = self._scale_gradients(count) if math.isfinite(loss) else math.nan
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise LabError(self._diverged(step, loss, norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step = step + 1
+        self.seconds += time.perf_counter() - start
+        metrics = {name: total / count for name, total in sums.items()}
+        return Record(self.step, loss, int(count), self.config.lr_at(step), norm, round(self.seconds, 4), metrics)
+
+    def _gradients(self, step: int) -> dict[str, float]:
+        """Add up the gradients and sums of a step's batches, over all processes."""
+        names: list[str] = []
+        totals: Tensor | None = None
+        for part in range(self.config.accumulate):
+            batch = self.source.next_batch(self.model, step * self.config.accumulate + part)
+            if self.device.type != "cpu":
+                batch = send_to_device(batch, self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                loss_sum, count, metrics = self.objective(self.model, batch)
+            self.processes.backward(loss_sum)
+            names = ["loss", "count", *metrics]
+            sums = torch.stack([x.detach().double() for x in (loss_sum, count, *metrics.values())])
+            totals = sums if totals is None else totals + sums
+        assert totals is not None
+        if self.processes.num_processes > 1:
+            totals = self.processes.reduce(totals, "sum")
+            self._share_gradients()
+        return dict(zip(names, totals.tolist(), strict=True))
+
+    def _share_gradients(self) -> None:
+        """Sum the gradients of all processes, as one flat tensor.
+
+        By hand instead of through DistributedDataParallel: an objective may then call any method of the model, and
+        the compiled graph and the parameters' names are those of one process.
+        """
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
+        flat = self.processes.reduce(torch.cat([g.flatten() for g in gradients]), "sum")
+        for p, part in zip(self.trained, flat.split([p.numel() for p in self.trained]), strict=True):
+            p.grad = part.view_as(p)
+
+    def _scale_gradients(self, count: float) -> float:
+        """Divide the summed gradients by `count` and clip them; the norm before clipping."""
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item() / count
+        clip = self.config.clip
+        torch._foreach_mul_(gradients, (min(1.0, clip / (norm + 1e-6)) if clip else 1.0) / count)
+        return norm
+
+    def _diverged(self, step: int, loss: float, norm: float) -> str:
+        what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient's norm became {norm}"
+        kept = "The model keeps the weights before this step."
+        if self.checkpoints and self.saved_step >= 0:
+            kept = f"The weights of step {self.saved_step} are kept in {self.checkpoints.at(self.saved_step)}."
+        return f"The {what} at step {step + 1}, so training stopped. {kept} Try a smaller learning rate."
+
+    @contextlib.contextmanager
+    def journal(self) -> Iterator[None]:
+        """Keeps metrics.jsonl open for `record`; without a folder there is none."""
+        if self.folder is None or not self.processes.is_main_process:
+            yield
+            return
+        with journal(self.folder / "metrics.jsonl", self.step) as self.written:
+            yield
+
+    def record(self, record: Record) -> None:
+        """Write a record to metrics.jsonl."""
+        if self.written is not None:
+            self.written.write(record.to_dict())
+
+    def save(self, together: bool = True) -> None:
+        """Write a checkpoint of the step just taken, unless there is one.
+
+        together: whether every process has come here. Where they may not have, the state of the others' sources is
+        out of reach; a source that has one is then not saved, and the checkpoint before stays the last.
+        """
+        if self.checkpoints is None or self.saved_step == self.step:
+            return
+        sources = [self.source.state_dict()]
+        if self.processes.num_processes > 1:
+            if not together and sources[0]:
+                return
+            sources = gather_object(sources) if together else [{}] * self.processes.num_processes
+        if self.processes.is_main_process:
+            self._write(sources)
+        self.saved_step = self.step
+
+    def _write(self, sources: list[dict[str, Any]]) -> None:
+        """The checkpoint; sources: the state of each process's."""
+        assert self.checkpoints is not None
+        if self.written is not None:
+            self.written.sync()
+        plain = [{name: value for name, value in own.items() if not isinstance(value, Tensor)} for own in sources]
+        tensors = {f"source-{rank}": _tensors(own) for rank, own in enumerate(sources)}
+        state = {"step": self.step, "seconds": self.seconds, "recipe": self.recipe, "sources": plain}
+        self.checkpoints.save(
+            self.step,
+            self.model,
+            {"optimizer": self.optimizer.tensors(), **tensors},
+            {**state, "arithmetic": self._arithmetic()},
+        )
+
+    def _arithmetic(self) -> dict[str, Any]:
+        """What the last bits of the weights depend on beside the recipe."""
+        return {
+            "threads": torch.get_num_threads(),
+            "processes": self.processes.num_processes,
+            "torch": torch.__version__,
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "bf16": self.bf16,
+            "compiled": self.compiled,
+        }
+
+    def _resume(self) -> None:
+        """Take up the last whole checkpoint, if there is one. Raises LabError when it is of another recipe."""
+        saved = self.checkpoints.latest() if self.checkpoints else None
+        if saved is None:
+            return
+        state = saved.state
+        if state["recipe"] != self.recipe:
+            raise LabError(
+                f"{saved.folder} is of another recipe than this run's, so it cannot go on from there. "
+                f"Choose another folder, or go back to the recipe that it was begun with."
+            )
+        torch.set_num_threads(state["arithmetic"]["threads"])  # sums are split by threads
+        differing = [name for name, value in self._arithmetic().items() if state["arithmetic"].get(name) != value]
+        if differing:
+            say_once(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
+        saved.load_model(self.model)
+        self.optimizer.load_tensors(saved.tensors("optimizer"))
+        if len(state["sources"]) == self.processes.num_processes:
+            rank = self.processes.process_index
+            self.source.load_state_dict({**state["sources"][rank], **saved.tensors(f"source-{rank}")})
+        self.step, self.saved_step, self.seconds = state["step"], state["step"], state["seconds"]
+
+
+@cache
+def accelerator() -> Accelerator:
+    """The one Accelerator: device and processes, as `accelerate launch` set them; on its own, one process.
+
+    Precision is the recipe's, not the launcher's. Raises LabError for launchers that take the weights apart.
+    """
+    # Without cpu=True accelerate would see two processes on a machine without a GPU as two of one process each.
+    processes = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    if processes.distributed_type.value in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "TP"):
+        raise LabError(
+            f"labkit trains on several processes that each hold the whole model; {processes.distributed_type.value} "
+            f"splits it. Launch without it: accelerate launch --multi_gpu, or --cpu."
+        )
+    return processes
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig, dtype: torch.dtype = torch.bfloat16) -> Optimizer:
+    """The optimizer that `config` names; dtype: of Muon's products."""
+    return Optimizer(
+        model.named_parameters(),
+        hidden_matrices(model) if config.optimizer == "muon" else (),
+        lr=config.lr,
+        adam_lr=config.adam_lr,
+        weight_decay=config.weight_decay,
+        dtype=dtype,
+    )
+
+
+def fingerprint(config: Any) -> str:
+    """A short hash of a config (a dataclass, or its dictionary): equal for equal configs, on every machine."""
+    plain = config if isinstance(config, dict) else to_dict(config)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
+    """Random numbers that depend on (seed, step, rank) alone, and sums in a fixed order; torch is left as it was."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic: Any = torch.utils.deterministic
+    filled = deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = False  # costs time and guards against nothing here
+    digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=7).digest()
+    try:
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+            torch.manual_seed(int.from_bytes(digest))
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        deterministic.fill_uninitialized_memory = filled
+
+
+def _has_bf16() -> bool:
+    if not has_bf16():
+        say_once("This processor has no bf16: training goes on in fp32, slower.")
+    return has_bf16()
+
+
+@torch.no_grad()
+def _evaluated(evaluate: Evaluate, model: nn.Module, step: int) -> dict[str, float]:
+    model.eval()
+    return evaluate(model, step)

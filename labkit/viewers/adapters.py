@@ -1,0 +1,121 @@
+"""The viewers of the .js files here, in Gradio and in notebooks: both hand the same element the same data, and answer
+what it asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+
+from labkit.interpret.views import Views
+
+if TYPE_CHECKING:
+    import gradio
+
+Answer = Callable[[Mapping[str, Any]], dict[str, Any]]
+FILES = ("common", "table", "attention", "texts", "grid")
+BUNDLE = "\n".join(files("labkit.viewers").joinpath(f"{name}.js").read_text(encoding="utf-8") for name in FILES)
+TEMPLATES = {
+    "labkit-attention": "<labkit-attention></labkit-attention>",
+    "labkit-texts": "<labkit-texts></labkit-texts>",
+    "labkit-grid": "<labkit-grid></labkit-grid>",
+    "labkit-table": "<labkit-table></labkit-table>",
+}
+SOURCE = f'(() => {{\nif (customElements.get("labkit-attention")) return;\n{BUNDLE}\n}})();\n'
+IN_GRADIO = """
+const view = element.querySelector("%s");
+if (typeof server !== "undefined" && server && server.answer) {
+  let open = 0;
+  view.ask = async (question) => {
+    open += 1;
+    const late = setTimeout(() => { view.notice = view.waiting.server; }, 1500);
+    try { return await server.answer(question); }
+    finally { clearTimeout(late); open -= 1; if (!open) view.notice = ""; }
+  };
+  view.chooseCheckpoint = (checkpoint) => trigger("checkpoint", { checkpoint, run: view.data.subject.run });
+}
+const show = () => { view.data = props.value; };
+show();
+watch("value", show);
+"""
+SCRIPTS = {element: SOURCE + IN_GRADIO % element for element in TEMPLATES}
+IN_NOTEBOOK = files("labkit.viewers").joinpath("notebook.js").read_text(encoding="utf-8")
+
+
+def panel(
+    element: str, data: dict[str, Any] | None = None, answer: Answer | None = None, **options: Any
+) -> gradio.HTML:
+    """A viewer of TEMPLATES as a Gradio component. answer: what it asks.
+
+    The template is fixed and the data reach the element as an object, so that no text in them can become markup.
+    """
+    import gradio
+
+    from labkit.ui.shell import said
+
+    def answer_(question: dict[str, Any]) -> dict[str, Any]:
+        assert answer is not None
+        found = answer(question)
+        return {"error": said(found["error"])} if set(found) == {"error"} else found
+
+    answer_.__name__ = "answer"  # what the page calls it by
+    return gradio.HTML(
+        data,
+        html_template=TEMPLATES[element],
+        js_on_load=SCRIPTS[element],
+        server_functions=[answer_] if answer else None,
+        **options,
+    )
+
+
+class AttentionViewer(anywidget.AnyWidget):
+    """The attention viewer in a notebook: AttentionViewer(views), or AttentionViewer(views, "sft").
+
+    `show` shows something else in its place.
+    """
+
+    _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-attention")
+    data = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, views: Views, stage: str | None = None):
+        super().__init__()
+        self.on_msg(self._asked)
+        self.show(views, stage)
+
+    def show(self, views: Views, stage: str | None = None) -> None:
+        """Show a text as the checkpoint `stage` reads it, the first when not given."""
+        self.views = views
+        self.data = views.view(views.names[0] if stage is None else stage)
+
+    def _asked(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
+        self.send({"id": message.get("id"), "answer": self.views.answer(message.get("question", {}))})
+
+
+class TextsViewer(anywidget.AnyWidget):
+    """Texts side by side in a notebook: TextsViewer(data=…) of what `labkit.ui.writing.compare` gives.
+
+    answer: `labkit.ui.writing.answer` of the same lab, for what is asked of a token; without it, nothing is.
+    """
+
+    _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-texts")
+    data = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, data: dict[str, Any], answer: Answer | None = None):
+        super().__init__(data=data)
+        self.answer = answer
+        self.on_msg(self._asked)
+
+    def _asked(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
+        asked = message.get("question", {})
+        self.send({"id": message.get("id"), "answer": self.answer(asked) if self.answer else None})
+
+
+class GridViewer(anywidget.AnyWidget):
+    """Numbers in rows and columns in a notebook: GridViewer(data={"rows", "columns", "values", "note"})."""
+
+    _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-grid")
+    data = traitlets.Dict().tag(sync=True)

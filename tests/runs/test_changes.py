@@ -1,0 +1,148 @@
+"""A folder is changed as a whole or not at all, whatever fails and wherever the process is killed."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from labkit.errors import LabError
+from labkit.files import write_text
+from labkit.runs.changes import changing, finish, pending, set_aside, settle
+from tests.faults import Killed, Kind, faults, tree
+
+
+def old(folder: Path) -> Path:
+    """A run in small: a recipe, and two stages of which the second builds on the first."""
+    for name in ("recipe.json", "one/result.json", "one/weights", "two/result.json", "two/weights"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"old {name}")
+    return folder
+
+
+def begin(folder: Path) -> None:
+    """Make stage one again: up to where its new weights are being made."""
+    change = set_aside(folder, "one --again", ["one", "two", "three"], ["recipe.json"], "one/result.json")
+    try:
+        write_text(folder / "recipe.json", "new")
+        change.taken()
+    except BaseException:
+        change.undo()
+        raise
+
+
+def make(folder: Path) -> None:
+    write_text(folder / "one" / "weights", "new")
+    write_text(folder / "one" / "result.json", "new")
+    finish(folder, "one/result.json")
+
+
+def points(folder: Path, action) -> int:
+    with faults() as counted:
+        action(folder)
+    return counted.count
+
+
+def after(folder: Path, action, at: int, kind: Kind) -> dict[str, str]:
+    """What is in the folder once the action has failed at its `at`-th operation, and the next writer has come."""
+    with faults(at, kind), suppress(LabError, Killed):
+        action(folder)
+    settle(folder)
+    return tree(folder)
+
+
+@pytest.fixture
+def states(tmp_path):
+    """The folder before, while it is made anew, and after."""
+    before, during, done = (old(tmp_path / name) for name in ("before", "during", "done"))
+    begin(during)
+    begin(done)
+    make(done)
+    return tree(before), tree(during), tree(done)
+
+
+def test_set_aside_and_finished(states, tmp_path):
+    before, during, done = states
+    assert "two" not in done and done["one/weights"] != before["one/weights"] and len(done) == 5
+    assert {".aside-1/one/weights", ".aside-1/two/weights", ".aside-1/recipe.json"} <= during.keys()
+    folder = old(tmp_path / "again")
+    begin(folder)
+    pending(folder)[-1].undo()
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize("kind", ["error", "kill"])
+def test_setting_aside_stopped_anywhere_is_the_old_state_or_the_new(states, tmp_path, kind):
+    before, during, _ = states
+    for at in range(1, points(old(tmp_path / "count"), begin) + 1):
+        assert after(old(tmp_path / str(at)), begin, at, kind) in (before, during), at
+
+
+@pytest.mark.parametrize("kind", ["error", "kill"])
+def test_undo_stopped_anywhere_ends_as_undone(states, tmp_path, kind):
+    before, during, _ = states
+
+    def undo(folder: Path) -> None:
+        pending(folder)[-1].undo()
+
+    begin(old(tmp_path / "count"))
+    for at in range(1, points(tmp_path / "count", undo) + 1):
+        folder = old(tmp_path / str(at))
+        begin(folder)
+        assert after(folder, undo, at, kind) in (before, during), at
+
+
+@pytest.mark.parametrize("kind", ["error", "kill"])
+def test_a_new_stage_stopped_anywhere_can_be_gone_on_with(states, tmp_path, kind):
+    """Before its result stands, the old is still aside; from then on nothing of it is left."""
+    begin(old(tmp_path / "count"))
+    for at in range(1, points(tmp_path / "count", make) + 1):
+        folder = old(tmp_path / str(at))
+        begin(folder)
+        left = after(folder, make, at, kind)
+        assert (left == states[2]) == ("one/result.json" in left) != (".aside-1/one/weights" in left), at
+        make(folder)
+        assert tree(folder) == states[2]
+
+
+@pytest.mark.parametrize("kind", ["error", "kill"])
+def test_a_new_folder_stopped_anywhere_is_as_it_was(tmp_path, kind):
+    def fill(folder: Path) -> None:
+        with changing(folder, "a new run", ["recipe.json", "one"]):
+            write_text(folder / "recipe.json", "new")
+            write_text(folder / "one" / "weights", "new")
+
+    def prepared(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.json").write_text("old")
+        return tmp_path / name
+
+    before = tree(prepared("before"))
+    done = prepared("done")
+    for at in range(1, points(done, fill) + 1):
+        assert after(prepared(str(at)), fill, at, kind) in (before, tree(done)), at
+
+
+def test_what_is_made_anew_can_be_made_anew(tmp_path):
+    """Each undo takes the last one back; when the stage is finished nothing of either is left."""
+    folder = old(tmp_path / "run")
+    begin(folder)
+    write_text(folder / "one" / "weights", "half")
+    half = tree(folder)
+    begin(folder)
+    pending(folder)[-1].undo()
+    assert tree(folder) == half
+    begin(folder)
+    make(folder)
+    assert not pending(folder) and {path.name for path in folder.iterdir()} == {"recipe.json", "one"}
+
+
+def test_what_was_done_is_said(tmp_path):
+    """A kill before anything was moved, or after all was, has nothing to say; between, that all is as it was."""
+    said: list[list[str]] = []
+    for at in range(1, points(old(tmp_path / "count"), begin) + 1):
+        folder = old(tmp_path / str(at))
+        with faults(at, "kill"), suppress(Killed):
+            begin(folder)
+        said.append([words.removeprefix(f"{folder}: ") for words in settle(folder)])
+        assert settle(folder) == []
+    assert said[0] == [] and ["one --again was stopped half-way; all is as it was before."] in said

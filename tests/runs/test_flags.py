@@ -1,0 +1,48 @@
+"""What the flags cannot say is refused in one line that names the flag, before anything is written."""
+
+import pytest
+
+from labkit.commands.main import main
+from labkit.runs.flags import in_words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("run --model.width abc", "--model.width must be a whole number, not 'abc'."),
+        ("run --model.key-heads x", "--model.key-heads must be None or a whole number, not 'x'."),
+        ("run --pretrain.train.lr x", "--pretrain.train.lr must be a number, not 'x'."),
+        ("run --model.width 0", "--model.width must be at least 1 and at most 1,048,576, not 0."),
+        ("run --model.norm x", "--model.norm can be rms, layer, not 'x'."),
+        ("run --model.width", "--model.width needs a value."),
+        ("run --model.wdith 3", "There is no option --model.wdith. Did you mean --model.width or --model.depth?"),
+        ("read a", "labkit read needs --as {text,instructions,preferences}. labkit read --help says more."),
+        ("compare a", "labkit compare needs RUN_B. labkit compare --help says more."),
+    ],
+)
+def test_what_a_flag_does_not_take_is_one_line(arguments, line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABKIT_PRESET", "smoke")
+    assert main(arguments.split()) == 2
+    assert capsys.readouterr().err == f"labkit: {line}\n" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("--model.width 257", ("width / heads", "must be even, not 257")),
+        ("--model.heads 3", ("--model: a width of 64 cannot be split into 3 heads",)),
+        ("--model.no-causal", ("model.causal True and model.encoder 0",)),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_before_the_run_begins(settings, words, capsys, tmp_path):
+    assert main(["run", "--preset", "smoke", "--out", str(tmp_path / "new"), *settings.split()]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("labkit: ") and said.count("\n") == 1 and all(word in said for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_box_is_read_on_a_console_of_any_kind():
+    for box in ("╭─ Value error ──╮\n│ All is lost.    │\n╰────────────────╯", "Value error\n------\n All is lost. \n"):
+        assert in_words(box, "labkit run") == "All is lost."
+    assert in_words("it broke\n", "labkit run") == "it broke"
