@@ -19,7 +19,7 @@ import torch._inductor.compile_fx  # what compiling imports, so that the attempt
 
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import run
-from labkit.training.loop import TrainConfig
+from labkit.training.config import TrainConfig
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 

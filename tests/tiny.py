@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.losses import next_token_loss
-from labkit.training.loop import TrainConfig
+from labkit.training.config import TrainConfig
 
 V = 11
 

@@ -11,7 +11,7 @@ from labkit.stages import Compared, Materials
 from labkit.text.chat import document_texts
 from labkit.text.pairs import Pair
 from labkit.text.tokenizer import Tokenizer
-from labkit.training.loop import TrainConfig
+from labkit.training.config import TrainConfig
 from labkit.world import Message, World
 
 TRAIN = TrainConfig(steps=30, rows=8, length=64, optimizer="adamw", adam_lr=3e-3, warmup=3, precision="fp32")

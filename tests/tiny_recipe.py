@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from labkit.evaluation.evaluate import EvaluationConfig
+from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.runs.recipe import Recipe, TokenizerConfig
 from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain
-from labkit.training.loop import TrainConfig
+from labkit.training.config import TrainConfig
 
 TRAIN = TrainConfig(steps=6, rows=4, length=96, checkpoint_every=2, warmup=2, precision="fp32")
 

@@ -3,7 +3,8 @@
 import json
 import sys
 
-from labkit.training.loop import accelerator, fit
+from labkit.training.loop import fit
+from labkit.training.processes import accelerator
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
 
 

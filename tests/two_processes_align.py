@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from labkit.stages import DPO, PPO, FitReward, Materials, StageConfig
-from labkit.training.loop import accelerator, fit
+from labkit.training.loop import fit
+from labkit.training.processes import accelerator
 from tests.tiny import weights_hash
 from tests.tiny_alignment import TRAIN, tiny_materials
 

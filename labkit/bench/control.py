@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from statistics import median
 
-from labkit.evaluation.preference_accuracy import policy_metrics
+from labkit.evaluation.policies import policy_metrics
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import prepare

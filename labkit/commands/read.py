@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from labkit.commands.options import parse
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
@@ -108,3 +109,7 @@ def as_lines(row: dict[str, Any], longest: int = 400) -> str:
     said += [(name, row[name]) for name in ("text", "chosen", "rejected") if name in row]
     more = [f" … ({len(text) - longest:,} characters more)" if len(text) > longest else "" for _, text in said]
     return "\n".join(f"{name}: {text[:longest]}{rest}" for (name, text), rest in zip(said, more, strict=True))
+
+
+def command(arguments: list[str]) -> int:
+    return read_command(parse(ReadOptions, "read", arguments))

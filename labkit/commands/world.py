@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from labkit.commands.options import parse
 from labkit.configs import Count, Seed
 
 if TYPE_CHECKING:
@@ -72,3 +73,7 @@ def _scores(world: World, task: Task, response: str) -> Iterator[str]:
     for name, profile in world.profiles.items():
         given = score(world, task, response, profile)
         yield f"      {name:9} {given.total:.2f}  {'; '.join(given.why)}"
+
+
+def command(arguments: list[str]) -> int:
+    return show_world(parse(WorldOptions, "world", arguments))

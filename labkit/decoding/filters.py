@@ -330,6 +330,13 @@ class Allowed:
         return _keep_only(logits, _tokens(self, self.tokens, logits).expand(len(logits), -1))
 
 
+def sampling_filters(temperature: float, top_k: int, top_p: float) -> list[Filter]:
+    """sampling_filters(0.8, 40, 1.0) -> [Temperature(0.8), TopK(40)]: what changes nothing is left out."""
+    chosen: list[Filter] = [Temperature(temperature)] if temperature != 1 else []
+    chosen += [TopK(top_k)] if top_k else []
+    return chosen + ([TopP(top_p)] if top_p != 1 else [])
+
+
 def _keep_only(logits: Tensor, tokens: Tensor) -> Tensor:
     """Forbid all but the given tokens [B, n]."""
     return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, logits.gather(-1, tokens))

@@ -1,31 +1,19 @@
-"""How good a reward model is, and how much better a policy has become than the one before it."""
+"""How often a reward model ranks held-out pairs as they were chosen, and as gold ranks them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from labkit.decoding import Temperature, generate
-from labkit.errors import LabError
 from labkit.evaluation.held_out_loss import Metrics
 from labkit.losses import pairwise_loss
 from labkit.machine import autocast
 from labkit.model.scorer import Scorer
-from labkit.model.transformer import Transformer
-from labkit.preferences.annotate import Choice, preference_task
-from labkit.text.batch import whole_rows
-from labkit.text.chat import decode_reply, encode_prompt
-from labkit.text.fitting import Fit
+from labkit.preferences.annotate import Choice
 from labkit.text.pairs import Pair, by_length, comparison, encode_pair
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Task, World, score
-
-if TYPE_CHECKING:
-    from labkit.stages.materials import Materials
 
 
 @torch.no_grad()
@@ -100,143 +88,3 @@ def length_accuracy(pairs: Sequence[Pair]) -> float:
 
 def _turned(pair: Pair) -> Pair:
     return Pair(pair.prompt, pair.rejected, pair.chosen)
-
-
-class Judged(NamedTuple):
-    """Answers to the same prompts, one number each: total gold, right, unsupported claims, polite."""
-
-    gold: np.ndarray
-    right: np.ndarray
-    unsupported: np.ndarray
-    polite: np.ndarray
-
-
-def judged(
-    world: World, annotator: str, tokenizer: Tokenizer, tasks: Sequence[Task], answers: Sequence[Sequence[int]]
-) -> Judged:
-    """The oracle's opinion of answers, as ids, to the tasks, under the annotator's profile."""
-    texts = [decode_reply(tokenizer, ids) for ids in answers]
-    profile = world.profiles[annotator]
-    scores = [score(world, task, text, profile) for task, text in zip(tasks, texts, strict=True)]
-    columns = zip(*((s.total, s.right, float(s.supported < 1), s.polite) for s in scores), strict=True)
-    return Judged(*(np.array(column) for column in columns))
-
-
-def paired_metrics(after: Judged, before: Judged) -> Metrics:
-    """What changed, prompt by prompt: differences with the standard error of their mean, and the win rate.
-
-    A tie is half a win. win_low, win_high: 95 % interval of the win rate, normal, over prompts.
-    """
-    gain = after.gold - before.gold
-    wins = (gain > 0) + 0.5 * (gain == 0)
-    error = wins.std() / math.sqrt(len(wins))
-    return {
-        "gold": float(after.gold.mean()),
-        "gold_before": float(before.gold.mean()),
-        "gold_gain": float(gain.mean()),
-        "gold_gain_standard_error": float(gain.std() / math.sqrt(len(gain))),
-        "right": float(after.right.mean()),
-        "right_before": float(before.right.mean()),
-        "unsupported": float(after.unsupported.mean()),
-        "unsupported_before": float(before.unsupported.mean()),
-        "polite": float(after.polite.mean()),
-        "polite_before": float(before.polite.mean()),
-        "win_rate": float(wins.mean()),
-        "win_low": float(wins.mean() - 1.96 * error),
-        "win_high": float(wins.mean() + 1.96 * error),
-    }
-
-
-def reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
-    """The reward model's opinion of both models' answers to the same prompts; a tie is half a win."""
-    gain = after - before
-    return {
-        "reward": float(after.mean()),
-        "reward_before": float(before.mean()),
-        "reward_win_rate": float(((gain > 0) + 0.5 * (gain == 0)).mean()),
-    }
-
-
-def policy_metrics(model: Transformer, materials: Materials, prompts: int, length: int, answer_tokens: int) -> Metrics:
-    """The policy beside the fine-tuned model on the same held-out prompts, of combinations that training never shows:
-    by the oracle where there is one, and by the reward model where the run has made one, which says how well it is
-    pleased and not whether that is good.
-    """
-    tokenizer = materials.tokenizer
-    tasks, asked, fit = held_out_prompts(materials, prompts, length, answer_tokens)
-    answers = [
-        greedy_answers(model, tokenizer, asked, answer_tokens),
-        materials.once(
-            ("answers", prompts, length, answer_tokens),
-            lambda: greedy_answers(materials.model("sft"), tokenizer, asked, answer_tokens),
-        ),
-    ]
-    metrics: Metrics = {}
-    if tasks:
-        after, before = (judged(materials.world, materials.annotator, tokenizer, tasks, given) for given in answers)
-        metrics |= paired_metrics(after, before)
-    scorer = materials.judge()
-    if scorer is not None:
-        liked, liked_before = (rewards(scorer, tokenizer, asked, given) for given in answers)
-        metrics |= reward_metrics(liked, liked_before)
-    return metrics | {"prompts": len(asked)} | ({"prompts_left_out": fit.left_out} if fit.left_out else {})
-
-
-def held_out_prompts(
-    materials: Materials, prompts: int, length: int, answer_tokens: int
-) -> tuple[list[Task], list[list[int]], Fit]:
-    """What a policy is measured on: tasks of the world (none where preferences are given), the ids of the prompts that
-    leave room in `length` tokens, and how many do not. Raises LabError when none does.
-
-    A given prompt leaves room for a whole answer; one of the world for its beginning, which is enough to be judged.
-    """
-    tokenizer, room = materials.tokenizer, length - answer_tokens
-    tasks: list[Task] = []
-    if materials.of_the_world:
-        tasks = [preference_task(materials.world, "test", materials.seed, index) for index in range(prompts)]
-        asked, room = [encode_prompt(tokenizer, task.messages) for task in tasks], length - 1
-    else:
-        assert materials.preferences is not None
-        different = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
-        asked = [encode_prompt(tokenizer, prompt) for prompt in different]
-    fit = [index for index, ids in enumerate(asked) if len(ids) < room]
-    if not fit:
-        raise LabError(
-            f"None of {len(asked)} held-out prompts leaves room for an answer of {length - room} tokens in a row of "
-            f"{length}. Give longer rows (train.length, up to model.context), or shorter prompts."
-        )
-    count = Fit(len(asked), left_out=len(asked) - len(fit))
-    materials.fit(lambda: (fit, count), f"held-out prompts with an answer of {length - room} tokens", length)
-    return [tasks[index] for index in fit if tasks], [asked[index] for index in fit], count
-
-
-def greedy_answers(
-    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], answer_tokens: int
-) -> list[list[int]]:
-    """The likeliest answer, token by token, to each prompt: ids, cut after `answer_tokens`."""
-    return generate(
-        model, prompts, steps=[Temperature(0)], max_new_tokens=answer_tokens, stop_ids=[tokenizer.turn_end], rows=128
-    )
-
-
-@torch.no_grad()
-def rewards(
-    scorer: Scorer,
-    tokenizer: Tokenizer,
-    prompts: Sequence[list[int]],
-    answers: Sequence[list[int]],
-    rows: int = 64,
-) -> np.ndarray:
-    """The reward model's scores of answers, as ids, to the prompts: [N]."""
-    room = scorer.config.context
-    made = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids, counts = [*prompt, *answer, tokenizer.turn_end], [False] * len(prompt) + [True] * (len(answer) + 1)
-        made.append((ids[:room], counts[:room]))  # an answer that filled the context leaves no room for its end
-    found, device = [], scorer.head.weight.device
-    for start in range(0, len(made), rows):
-        chunk = made[start : start + rows]
-        batch, ends = whole_rows(chunk, max(len(ids) for ids, _ in chunk), tokenizer.pad)
-        inputs, _, mask = batch.to(device)
-        found.append(scorer.eval().last(inputs, mask, ends.to(device)).cpu())
-    return torch.cat(found).numpy()

@@ -1,58 +1,22 @@
-"""The same prompts under several strategies: the texts, where they part, and their scores over seeds or prompts."""
+"""The same prompts under several decoding strategies: the texts, where they part, and their scores."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-from tyro.conf import arg
-
-from labkit.commands.chat import NewTokens, RunFolder, Stage, Stops
-from labkit.configs import Count, CountOrNone
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from labkit.decoding.scores import Score
     from labkit.decoding.strategies import Beside, Strategy
     from labkit.model.transformer import Transformer
-    from labkit.runs.folder import Run
     from labkit.text.tokenizer import Tokenizer
     from labkit.world import Task, World
 
-DEFAULT = ("greedy", "temperature=1", "temperature=0.8 top-p=0.9", "beam beams=4")
+
 ANNOTATOR = "warm"
-Switch = Annotated[bool, arg(help_behavior_hint="")]
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """Write on from one prompt under several strategies, which see the same random numbers, and score what comes."""
-
-    run: RunFolder
-    """The run's folder."""
-    prompt: str = ""
-    """A message to reply to, taken as it is; without one, a task of the run's world."""
-    tasks: CountOrNone = 0
-    """In place of one prompt: so many tasks of the world, of all kinds in turn. The intervals are then over tasks."""
-    strategies: Annotated[tuple[str, ...], arg(metavar="LINE [LINE ...]", help_behavior_hint="")] = DEFAULT
-    """Each a line in quotes, as greedy, "temperature=0.8 top-k=40 top-p=0.9", "beam beams=4 length-penalty=0.8",
-    "contrastive k=5 alpha=0.6", "best n=8" or "speculative ahead=4". Filters work in the order in which they stand."""
-    seeds: Count = 8
-    """How many texts each strategy of chance writes for its scores."""
-    stage: Stage = None
-    """The model after this stage; after the last when not given."""
-    draft: Path | None = None
-    """For speculative: the folder of the draft's run, which must have the same tokenizer."""
-    stop: Stops = ()
-    """Texts at which writing ends."""
-    max_tokens: NewTokens = 100
-    """The longest text."""
-    json: Switch = False
-    """Print everything as JSON."""
 
 
 class Asked(NamedTuple):
@@ -203,61 +167,6 @@ def shown(score: Score) -> str:
     if score.mean != score.mean:
         return "-"
     return f"{score.mean:.3f}" + (f" ± {score.half:.3f}" if score.half else "")
-
-
-def main(options: CompareOptions) -> int:
-    """`labkit decode-compare`."""
-    import json
-
-    from labkit.commands.chat import beside_of
-    from labkit.decoding.strategies import parse
-    from labkit.runs.folder import Run
-
-    strategies = [parse(line) for line in options.strategies]
-    run = Run.open(Path(options.run))
-    model = run.model(options.stage)
-    world, asked = asked_of(run, options.prompt, options.tasks)
-    beside = beside_of(run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task})
-    limits: dict[str, Any] = {"seeds": options.seeds, "max_new_tokens": options.max_tokens}
-    found = compare(model, run.tokenizer(), asked, strategies, world=world, beside=beside, **limits)
-    if options.json:
-        rows = [dataclasses.asdict(one) | {"scores": _by_name(one)} for one in found]
-        prompts = [one.text for one in asked]
-        print(json.dumps({"prompts": prompts, "seeds": options.seeds, "strategies": rows}, indent=2))
-    else:
-        print(f"{asked[0].text}\n\n{table(found)}")
-    return 0
-
-
-def _by_name(one: Compared) -> dict[str, dict[str, float | None]]:
-    """JSON has no word for what is no number."""
-    return {
-        name: {"mean": None if score.mean != score.mean else score.mean, "half": score.half}
-        for name, score in one.scores.items()
-    }
-
-
-def asked_of(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[Asked]]:
-    """A run's world (None where it learnt from real text), and the prompts: this text, or tasks of the world.
-
-    Raises LabError where there is neither.
-    """
-    from labkit.errors import LabError
-    from labkit.text.chat import encode_prompt
-    from labkit.world import Message, World
-
-    tokenizer = run.tokenizer()
-    real = run.recipe.text is not None or run.recipe.instructions is not None
-    if real and (tasks or not text):
-        raise LabError("This run has no world to take a task from: say what to reply to, with --prompt.")
-    world = None if real else World.load(run.recipe.world_size)
-    if world is None or text:
-        task = None if world is None else task_of(world, text)
-        return world, [Asked(text, encode_prompt(tokenizer, [Message("user", text)]), task)]
-    kinds = world.task_kinds
-    chosen = [world.task("test", 0, i // len(kinds), kinds[i % len(kinds)]) for i in range(tasks)]
-    chosen = chosen or [world.task("test", 0, 0, "write")]
-    return world, [Asked(one.messages[-1].content, encode_prompt(tokenizer, one.messages), one) for one in chosen]
 
 
 FIRST = 24

@@ -62,7 +62,7 @@ def watch(events: Generator[Progress, None, None], folder: Path, go_on: Callable
     so, and gives 130, or 143. When there are several processes, only the main one speaks.
     """
     from labkit.reporting.page import write
-    from labkit.training.loop import accelerator
+    from labkit.training.processes import accelerator
 
     speaks = accelerator().is_main_process
     with stoppable() as stop:
@@ -82,7 +82,7 @@ def watch(events: Generator[Progress, None, None], folder: Path, go_on: Callable
 
 def _command(arguments: Sequence[str]) -> str:
     """The line that begins labkit with these arguments, on as many processes as now."""
-    from labkit.training.loop import accelerator
+    from labkit.training.processes import accelerator
 
     count = accelerator().num_processes
     launch = f"accelerate launch --multi_gpu --num_processes {count} -m labkit" if count > 1 else "labkit"

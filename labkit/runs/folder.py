@@ -9,13 +9,11 @@ runs/NAME/
         model.safetensors, config.json, result.json
     preferences/      what the world's annotator chose, train.jsonl and validation.jsonl
     report.json, report.html
-    .lock             while a process makes the run; .aside-1: what is being made again, as it was (`labkit.runs.changes`)
+    .lock             while a process makes the run; .aside-1: what is being made again, as it was; see `changes`
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shlex
 import shutil
 import warnings
@@ -23,120 +21,25 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 
-from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
-from labkit.files import PARTIAL, disk_errors, read_json, read_object, reading, write_json
+from labkit.files import PARTIAL, disk_errors, read_json, read_object, write_json
 from labkit.machine import describe
-from labkit.model.scorer import Scorer
-from labkit.model.transformer import ModelConfig, Transformer
+from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
 from labkit.runs.changes import Change, pending, set_aside, settle, unsettled
+from labkit.runs.inputs import WORLD, input_hashes, input_places, is_content
 from labkit.runs.lock import LOCK, one_writer
 from labkit.runs.recipe import INPUTS, Recipe
-from labkit.text.reading.files import find_files
+from labkit.runs.stage_folder import StageFolder
 from labkit.text.tokenizer import Tokenizer
-from labkit.training.checkpoints import Checkpoints, read_records, write_model
-
-M = TypeVar("M", Transformer, Scorer)
-
-WORLD = "data/world"
-"""What the world's files are called among a run's inputs, wherever they lie."""
 
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
 """The files with which a run begins."""
-
 REPORTS = ("report.json", "report.html")
-
-
-class StageFolder:
-    """One stage of a run, in `path`."""
-
-    def __init__(self, path: Path):
-        self.path, self.name = path, path.name
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """The stage's entry in the report, None until it is finished. Raises LabError for a file that is no entry."""
-        return read_object(self.path / "result.json", stage=str, metrics=dict) if self.finished else None
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """What training said of each step so far: the lines of metrics.jsonl."""
-        return read_records(self.path / "metrics.jsonl")
-
-    @property
-    def finished(self) -> bool:
-        return (self.path / "result.json").is_file()
-
-    @property
-    def trained(self) -> bool:
-        """Whether the weights are there; a stage may be trained and not yet measured."""
-        return (self.path / "model.safetensors").is_file()
-
-    @property
-    def begun(self) -> bool:
-        return self.path.is_dir()
-
-    @property
-    def writes(self) -> bool:
-        """Whether the stage made a model that writes; the reward model does not."""
-        return self.name != "reward"
-
-    def save_model(self, model: Transformer | Scorer) -> None:
-        """Keep the stage's final weights; config.json first, so that weights never stand without it."""
-        write_json(self.path / "config.json", to_dict(model.config))
-        write_model(self.path / "model.safetensors", model)
-
-    def finish(self, result: dict[str, Any]) -> None:
-        """Keep the stage's result, with what its words were split by, and drop what was only there to resume."""
-        write_json(self.path / "result.json", {**result, "tokenizer": self._tokenizer()})
-        self.clear()
-
-    def clear(self) -> None:
-        """Drop what was only there to resume."""
-        Checkpoints(self.path / "checkpoints").clear()
-
-    def model(self) -> Transformer:
-        """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
-        if not self.writes:
-            raise LabError(f"{self.path} holds a reward model, which scores answers and writes none.")
-        return self._load(Transformer(self._config())).eval()
-
-    def scorer(self) -> Scorer:
-        """The reward model of this stage, in eval mode. Raises LabError when it is not there or damaged."""
-        return self._load(Scorer(Transformer(self._config()))).eval()
-
-    def _config(self) -> ModelConfig:
-        if not self.trained:
-            raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
-        now = self._tokenizer()
-        if self.result and self.result.get("tokenizer", now) != now:
-            raise LabError(
-                f"{self.path} was trained with another tokenizer than the run's, so it would read other words. Make "
-                f"the stage again: labkit {self.name} {self.path.parent} --again"
-            )
-        return from_dict(ModelConfig, read_object(self.path / "config.json"))
-
-    def _tokenizer(self) -> str | None:
-        """A short hash of the run's tokenizer, None where there is none."""
-        file = self.path.parent / "tokenizer.json"
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
-
-    def _load(self, model: M) -> M:
-        weights = self.path / "model.safetensors"
-        with reading(weights):
-            weights.open("rb").close()  # safetensors takes a file that it may not read for one that is not there
-        try:
-            load_model(model, str(weights))
-        except (SafetensorError, RuntimeError) as error:
-            raise LabError(f"{weights} is damaged, or of another model than config.json says: {error}") from error
-        return model
 
 
 class Run:
@@ -495,60 +398,3 @@ def find_runs(folder: str | Path) -> list[Found]:
         except LabError as error:
             found.append(Found(path, None, str(error)))
     return found
-
-
-def input_hashes(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none.
-
-    Raises LabError for one that may not be read.
-    """
-    world = {} if recipe.text and recipe.instructions else {WORLD: hash_of(data_folder() / "world")}
-    return {name: hash_of(Path(name)) for name in _given(recipe)} | world
-
-
-def input_places(recipe: Recipe) -> dict[str, str]:
-    """Where each file or folder that a recipe reads stands: by the name it was given, its absolute path."""
-    return {name: str(Path(name).absolute()) for name in _given(recipe)}
-
-
-def _given(recipe: Recipe) -> list[str]:
-    names = [getattr(recipe, field) for field in INPUTS]
-    return [name for name in names if name and Path(name).exists()]
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of what a file holds, or of the names and contents of those files in a folder that are read.
-
-    Raises LabError for one that may not be read, and for a folder without any.
-    """
-    if not path.is_dir():
-        return _digest(path).hex()
-    named = [(name, _digest(file)) for name, file in _files_read(path)]
-    return hashlib.sha256(b"".join(os.fsencode(name) + b"\0" + digest for name, digest in named)).hexdigest()
-
-
-def is_content(path: Path, known: str) -> bool:
-    """Whether a file or folder holds what was once hashed as `known`, by `hash_of` or by an older labkit."""
-    return known == hash_of(path) or (path.is_dir() and known in _older_hashes(path))
-
-
-def _older_hashes(folder: Path) -> list[str]:
-    """As before names counted: of the contents of all files in a folder; or of those that are read, where only others
-    have come or gone.
-    """
-    digests = {file: _digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-    read = {file for _, file in _files_read(folder)}
-    kept = [digests.values(), [digest for file, digest in digests.items() if file in read]]
-    return [hashlib.sha256(b"".join(part)).hexdigest() for part in kept]
-
-
-def _files_read(folder: Path) -> list[tuple[str, Path]]:
-    """The files of a folder that are read, by their names in it."""
-    if folder == data_folder() / "world":
-        return [(file.relative_to(folder).as_posix(), file) for file in sorted(folder.rglob("[!.]*.yaml"))]
-    return [(file.name, file.path) for file in find_files(folder).files]
-
-
-def _digest(file: Path) -> bytes:
-    with reading(file), file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()

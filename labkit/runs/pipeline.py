@@ -21,14 +21,15 @@ from torch import nn
 
 from labkit import machine
 from labkit.errors import LabError
-from labkit.evaluation.evaluate import samples
+from labkit.evaluation.samples import samples
 from labkit.files import DiskFull
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import annotate, read_choices, write_choices
 from labkit.runs.changes import Change, changing, finish, remove
-from labkit.runs.folder import Run, StageFolder, names_made, writing, writing_run
+from labkit.runs.folder import Run, names_made, writing, writing_run
 from labkit.runs.recipe import INPUTS, Recipe
+from labkit.runs.stage_folder import StageFolder
 from labkit.stages import Compared, FineTune, Materials, Pretrain, StageConfig
 from labkit.text.chat import document_texts
 from labkit.text.pieces import sample
@@ -42,7 +43,9 @@ from labkit.text.reading import (
 )
 from labkit.text.reading.files import find_files
 from labkit.text.tokenizer import Tokenizer
-from labkit.training.loop import Record, Source, accelerator, fit
+from labkit.training.config import Record, Source
+from labkit.training.loop import fit
+from labkit.training.processes import accelerator
 from labkit.world import World
 
 

@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 
 from labkit.configs import Count, Range, Seed, check, from_dict, to_dict
 from labkit.errors import LabError
-from labkit.evaluation.evaluate import EvaluationConfig
+from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated
 from labkit.model.positions import Rotary
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain, StageConfig
 from labkit.text.tokenizer import SMALLEST_VOCABULARY
-from labkit.training.loop import TrainConfig, fingerprint
+from labkit.training.config import TrainConfig, fingerprint
 
 INPUTS = ("text", "instructions", "preferences")
 """The fields of a recipe that name what it reads."""

@@ -17,8 +17,9 @@ from labkit.errors import LabError
 from labkit.files import replacing_folder, write_json, write_lines
 from labkit.model.scorer import Scorer
 from labkit.model.transformer import Transformer
-from labkit.runs.folder import Run, StageFolder
+from labkit.runs.folder import Run
 from labkit.runs.pipeline import measure_again, prepare
+from labkit.runs.stage_folder import StageFolder
 from labkit.training.checkpoints import write_model
 
 DIGITS = 5

@@ -20,14 +20,14 @@ from labkit.model.transformer import Transformer
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, read
 from labkit.text.pairs import Comparison, Comparisons, by_length, comparison, encode_pair
-from labkit.training.loop import Source, TrainConfig
+from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from labkit.evaluation.evaluate import EvaluationConfig
+    from labkit.evaluation.config import EvaluationConfig
     from labkit.text.pairs import Pair
     from labkit.text.tokenizer import Tokenizer
 
@@ -47,7 +47,7 @@ class DPO:
 
     def check(self, materials: Materials, config: EvaluationConfig) -> None:
         """Pairs must fit, and held-out prompts with an answer, which the policy is measured on."""
-        from labkit.evaluation.preference_accuracy import held_out_prompts
+        from labkit.evaluation.policies import held_out_prompts
 
         materials.check_pairs(self.train.length)
         held_out_prompts(materials, config.prompts, self.train.length, config.answer_tokens)
@@ -87,7 +87,7 @@ class DPO:
         return Claim(cls.name, "loss on held-out pairs", loss, math.log(2), "log 2 =", "lower")
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
-        from labkit.evaluation.preference_accuracy import policy_metrics
+        from labkit.evaluation.policies import policy_metrics
 
         policy = policy_metrics(model, materials, config.prompts, self.train.length, config.answer_tokens)
         return self._held_out(model, materials) | policy

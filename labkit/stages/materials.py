@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from labkit.errors import LabError
 from labkit.losses import next_token_loss
-from labkit.training.loop import Source, TrainConfig
+from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
-    from labkit.evaluation.evaluate import EvaluationConfig
+    from labkit.evaluation.config import EvaluationConfig
     from labkit.model.scorer import Scorer
     from labkit.model.transformer import ModelConfig, Transformer
     from labkit.preferences.annotate import Choice
@@ -84,7 +84,7 @@ class Materials:
         several processes the first one writes it.
         """
         from labkit.text.sources import encode_corpus
-        from labkit.training.loop import accelerator
+        from labkit.training.processes import accelerator
 
         texts = self.texts.train if self.texts else []
         with accelerator().main_process_first():
@@ -222,7 +222,7 @@ class StageConfig(Protocol):
         """The training batches; `model` is as the stage begins with it."""
 
     def objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """See `labkit.training.loop.Objective`."""
+        """See `labkit.training.config.Objective`."""
 
     def made(self, model: Any) -> Transformer | Scorer:
         """What the stage leaves behind, of what was trained."""

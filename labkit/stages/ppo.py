@@ -23,14 +23,14 @@ from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, read
 from labkit.stages.rollouts import Rollout, Rollouts, check_rows
-from labkit.training.loop import TrainConfig
+from labkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from labkit.evaluation.evaluate import EvaluationConfig
+    from labkit.evaluation.config import EvaluationConfig
     from labkit.model.transformer import Transformer
-    from labkit.training.loop import Source
+    from labkit.training.config import Source
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class PPO:
 
     def check(self, materials: Materials, config: EvaluationConfig) -> None:
         """Prompts must leave room for an answer, those to train on and those held out."""
-        from labkit.evaluation.preference_accuracy import held_out_prompts
+        from labkit.evaluation.policies import held_out_prompts
 
         materials.check_annotator()
         check_rows(self.train.rows, self.samples, materials.world_size)
@@ -148,6 +148,6 @@ class PPO:
         return Claim(cls.name, "reward", own["reward"], own["reward_before"], "the fine-tuned model's", "higher")
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
-        from labkit.evaluation.preference_accuracy import policy_metrics
+        from labkit.evaluation.policies import policy_metrics
 
         return policy_metrics(model, materials, config.prompts, self.train.length, self.answer_tokens)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 from labkit.configs import check
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, next_token_objective
-from labkit.training.loop import Source, TrainConfig
+from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from labkit.evaluation.evaluate import EvaluationConfig, TextData, WorldData
+    from labkit.evaluation.config import EvaluationConfig, TextData, WorldData
     from labkit.model.transformer import Transformer
 
 
@@ -66,7 +66,7 @@ class Pretrain:
         return tokens * model.flops_per_token(self.train.length)
 
     def data(self, materials: Materials) -> WorldData | TextData:
-        from labkit.evaluation.evaluate import TextData, WorldData
+        from labkit.evaluation.config import TextData, WorldData
 
         if materials.texts is not None:
             return TextData(materials.texts.validation, (), self.train.length)
@@ -74,7 +74,7 @@ class Pretrain:
         return WorldData(materials.world, self.train.length, materials.seed, trained)
 
     def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
-        from labkit.evaluation.evaluate import first_characters
+        from labkit.evaluation.config import first_characters
         from labkit.evaluation.held_out_loss import document_loss, text_loss
 
         if materials.texts is not None:
@@ -94,6 +94,6 @@ class Pretrain:
         return Claim(cls.name, "held-out loss", own["validation_loss"], own["untrained_loss"], "the untrained", "lower")
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
-        from labkit.evaluation.evaluate import evaluate_base
+        from labkit.evaluation.language_models import evaluate_base
 
         return evaluate_base(model, materials.tokenizer, self.data(materials), config)

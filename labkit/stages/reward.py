@@ -19,12 +19,12 @@ from labkit.model.scorer import Scorer
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, read
 from labkit.text.pairs import Comparison, Comparisons
-from labkit.training.loop import Source, TrainConfig
+from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from labkit.evaluation.evaluate import EvaluationConfig
+    from labkit.evaluation.config import EvaluationConfig
 
 
 def reward_objective(model: Scorer, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

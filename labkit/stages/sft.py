@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 from labkit.configs import check
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.materials import Materials, next_token_objective
-from labkit.training.loop import Source, TrainConfig
+from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from labkit.evaluation.evaluate import EvaluationConfig, TextData, WorldData
+    from labkit.evaluation.config import EvaluationConfig, TextData, WorldData
     from labkit.model.transformer import Transformer
     from labkit.text.fitting import Fit
 
@@ -86,7 +86,7 @@ class FineTune:
         return tokens * model.flops_per_token(self.train.length)
 
     def data(self, materials: Materials) -> WorldData | TextData:
-        from labkit.evaluation.evaluate import TextData, WorldData
+        from labkit.evaluation.config import TextData, WorldData
 
         if materials.conversations is not None:
             return TextData((), materials.conversations.validation, self.train.length)
@@ -120,7 +120,7 @@ class FineTune:
         return Claim(cls.name, "held-out loss", own["validation_loss"], before, "the base model's", "lower")
 
     def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
-        from labkit.evaluation.evaluate import evaluate_chat
+        from labkit.evaluation.language_models import evaluate_chat
 
         measured = evaluate_chat(model, materials.tokenizer, self.data(materials), config)
         for what, fit in self.fits(materials).items():

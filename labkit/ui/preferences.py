@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import gradio as gr
 import torch
 
-from labkit.commands.chat import filters
 from labkit.decoding import generate
 from labkit.errors import LabError
 from labkit.files import write_lines

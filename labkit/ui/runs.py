@@ -18,10 +18,11 @@ from labkit.reporting.measures import BY_KIND
 from labkit.reporting.page import curves
 from labkit.reporting.plots import overlaid
 from labkit.reporting.terminal import measured
-from labkit.runs.folder import Run, StageFolder
+from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_name
 from labkit.runs.lock import writer
 from labkit.runs.recipe import PRESETS, Recipe
+from labkit.runs.stage_folder import StageFolder
 from labkit.ui import manage
 from labkit.ui.fields import handed_on
 from labkit.ui.lab import Lab

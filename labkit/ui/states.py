@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from labkit.errors import LabError
 from labkit.reporting.page import minutes
-from labkit.runs.folder import Run, StageFolder
+from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
 from labkit.runs.lock import writer
+from labkit.runs.stage_folder import StageFolder
 from labkit.ui import manage
 from labkit.ui.lab import Lab, asked_stages, failed, unfinished
 from labkit.ui.shell import named

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from labkit.commands.chat import ChatOptions, Conversation, _say, filters, message
+from labkit.commands.chat import ChatOptions, Conversation, _say, message
 from labkit.decoding import Temperature, TopK, TopP
+from labkit.decoding.filters import sampling_filters
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.text.tokenizer import Tokenizer
@@ -26,9 +27,9 @@ def talk() -> Conversation:
 
 
 def test_filters_leave_out_what_changes_nothing():
-    assert filters(1.0, 0, 1.0) == []
-    assert filters(0.8, 40, 0.9) == [Temperature(0.8), TopK(40), TopP(0.9)]
-    assert filters(0.0, 0, 1.0) == [Temperature(0.0)]
+    assert sampling_filters(1.0, 0, 1.0) == []
+    assert sampling_filters(0.8, 40, 0.9) == [Temperature(0.8), TopK(40), TopP(0.9)]
+    assert sampling_filters(0.0, 0, 1.0) == [Temperature(0.0)]
 
 
 def test_a_message_is_taken_as_it_is_and_goes_on_after_a_backslash(monkeypatch):

@@ -15,13 +15,14 @@ from labkit.bench.run import RunBench
 from labkit.bench.train import Shape, TrainBench
 from labkit.bench.world import WorldBench
 from labkit.commands import main as cli
-from labkit.commands.chat import ChatOptions, GenerateOptions
+from labkit.commands.chat import ChatOptions
+from labkit.commands.generate import GenerateOptions
 from labkit.commands.world import WorldOptions
 from labkit.configs import Range, check
 from labkit.decoding import filters
 from labkit.errors import LabError
 from labkit.evaluation import strategies as decode_compare
-from labkit.evaluation.evaluate import EvaluationConfig
+from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import Linear, Shaw, T5Buckets, YaRN
 from labkit.model.transformer import ModelConfig
@@ -29,7 +30,7 @@ from labkit.preferences.annotate import AnnotationConfig
 from labkit.runs.asked import RunOptions
 from labkit.runs.recipe import Recipe, TokenizerConfig
 from labkit.stages import DPO, PPO
-from labkit.training.loop import TrainConfig
+from labkit.training.config import TrainConfig
 
 HERE = Path(".")
 FP16: Any = "fp16"

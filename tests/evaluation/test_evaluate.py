@@ -7,23 +7,11 @@ import pytest
 import torch
 
 from labkit.evaluation import evaluate
-from labkit.evaluation.evaluate import (
-    EvaluationConfig,
-    TextData,
-    WorldData,
-    answer_metrics,
-    evaluate_base,
-    evaluate_chat,
-    first_characters,
-    frequent_accuracy,
-    held_out_tasks,
-    novelty,
-    samples,
-    story_metrics,
-    task_prompt,
-    uneventful,
-    write_stories,
-)
+from labkit.evaluation.answers import answer_metrics, frequent_accuracy, held_out_tasks, task_prompt
+from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, first_characters
+from labkit.evaluation.language_models import evaluate_base, evaluate_chat
+from labkit.evaluation.samples import samples
+from labkit.evaluation.stories import novelty, story_metrics, uneventful, write_stories
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.chat import document_texts
 from labkit.text.tokenizer import Tokenizer

@@ -10,8 +10,9 @@ from labkit.commands.main import main
 from labkit.decoding.strategies import parse
 from labkit.errors import LabError
 from labkit.evaluation.judges import by_oracle, by_reward
-from labkit.evaluation.strategies import LEGEND, Asked, asked_of, compare, first_difference, table, task_of
+from labkit.evaluation.strategies import LEGEND, Asked, compare, first_difference, table, task_of
 from labkit.paths import demo_folder
+from labkit.runs.decoding import asked_of
 from labkit.runs.folder import Run
 from labkit.text.chat import encode_prompt, encode_words
 from labkit.text.pairs import Pair, comparison, encode_pair

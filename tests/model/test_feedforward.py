@@ -101,7 +101,8 @@ def test_padding_is_nothing_to_experts(capacity):
 
 @pytest.mark.slow
 def test_a_mixture_learns_compiled_too():
-    from labkit.training.loop import TrainConfig, fit
+    from labkit.training.config import TrainConfig
+    from labkit.training.loop import fit
 
     class Always:
         def next_batch(self, model, step):

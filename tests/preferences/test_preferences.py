@@ -9,14 +9,8 @@ import torch
 
 from labkit.decoding import generate
 from labkit.errors import LabError
-from labkit.evaluation.preference_accuracy import (
-    Judged,
-    agreement,
-    gold_metrics,
-    length_accuracy,
-    paired_metrics,
-    ranking_metrics,
-)
+from labkit.evaluation.policies import Judged, paired_metrics
+from labkit.evaluation.preference_accuracy import agreement, gold_metrics, length_accuracy, ranking_metrics
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.scorer import Scorer
 from labkit.preferences import annotate as annotations

@@ -10,7 +10,9 @@ from labkit.files import read_json
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.paths import demo_folder
-from labkit.runs.folder import Run, StageFolder, find_runs, hash_of, input_hashes, is_content
+from labkit.runs.folder import Run, find_runs
+from labkit.runs.inputs import hash_of, input_hashes, is_content
+from labkit.runs.stage_folder import StageFolder
 from tests.faults import tree
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe

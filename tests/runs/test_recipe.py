@@ -8,7 +8,7 @@ from labkit.model.positions import NoPosition, Sinusoidal, T5Buckets
 from labkit.model.rwkv import RWKV
 from labkit.runs.recipe import PRESETS, REAL_TEXT, Recipe, make_recipe
 from labkit.stages import FineTune
-from labkit.training.loop import TrainConfig
+from labkit.training.config import TrainConfig
 
 
 @pytest.mark.parametrize("preset", PRESETS)

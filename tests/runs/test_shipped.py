@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from labkit.errors import LabError
-from labkit.evaluation.preference_accuracy import policy_metrics
+from labkit.evaluation.policies import policy_metrics
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import measure_again, prepare, run

@@ -8,8 +8,9 @@ import torch
 
 from labkit import machine
 from labkit.errors import LabError
-from labkit.evaluation.evaluate import EvaluationConfig
-from labkit.evaluation.preference_accuracy import held_out_prompts, policy_metrics, ranking_metrics
+from labkit.evaluation.config import EvaluationConfig
+from labkit.evaluation.policies import held_out_prompts, policy_metrics
+from labkit.evaluation.preference_accuracy import ranking_metrics
 from labkit.losses import mean_logprobs, sum_logprobs, token_logprobs
 from labkit.model.scorer import Scorer
 from labkit.stages import DPO, PPO, FitReward

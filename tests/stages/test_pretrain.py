@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from labkit.errors import LabError
-from labkit.evaluation.evaluate import TextData, WorldData
+from labkit.evaluation.config import TextData, WorldData
 from labkit.model.transformer import Transformer
 from labkit.stages import Materials, Pretrain
 from labkit.text.chat import document_texts
 from labkit.text.reading import Reading, Texts
 from labkit.text.sources import document_batch
 from labkit.text.tokenizer import Tokenizer
-from labkit.training.loop import TrainConfig, fit
+from labkit.training.config import TrainConfig
+from labkit.training.loop import fit
 from labkit.world import World
 from tests.tiny_recipe import tiny_recipe
 

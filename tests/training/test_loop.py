@@ -9,7 +9,8 @@ import torch
 from labkit import machine
 from labkit.errors import LabError
 from labkit.training import loop as train
-from labkit.training.loop import Record, TrainConfig, fingerprint, fit
+from labkit.training.config import Record, TrainConfig, fingerprint
+from labkit.training.loop import fit
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
 
 

@@ -1,0 +1,81 @@
+"""``labkit decode-compare RUN``: the same prompts under several strategies, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, parse
+from labkit.configs import Count, CountOrNone
+from labkit.evaluation.strategies import Compared, compare, table
+from labkit.runs.decoding import asked_of
+
+DEFAULT = ("greedy", "temperature=1", "temperature=0.8 top-p=0.9", "beam beams=4")
+Switch = Annotated[bool, arg(help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Write on from one prompt under several strategies, which see the same random numbers, and score what comes."""
+
+    run: RunFolder
+    """The run's folder."""
+    prompt: str = ""
+    """A message to reply to, taken as it is; without one, a task of the run's world."""
+    tasks: CountOrNone = 0
+    """In place of one prompt: so many tasks of the world, of all kinds in turn. The intervals are then over tasks."""
+    strategies: Annotated[tuple[str, ...], arg(metavar="LINE [LINE ...]", help_behavior_hint="")] = DEFAULT
+    """Each a line in quotes, as greedy, "temperature=0.8 top-k=40 top-p=0.9", "beam beams=4 length-penalty=0.8",
+    "contrastive k=5 alpha=0.6", "best n=8" or "speculative ahead=4". Filters work in the order in which they stand."""
+    seeds: Count = 8
+    """How many texts each strategy of chance writes for its scores."""
+    stage: Stage = None
+    """The model after this stage; after the last when not given."""
+    draft: Path | None = None
+    """For speculative: the folder of the draft's run, which must have the same tokenizer."""
+    stop: Stops = ()
+    """Texts at which writing ends."""
+    max_tokens: NewTokens = 100
+    """The longest text."""
+    json: Switch = False
+    """Print everything as JSON."""
+
+
+def main(options: CompareOptions) -> int:
+    """`labkit decode-compare`."""
+    import json
+
+    from labkit.decoding.strategies import parse
+    from labkit.runs.decoding import beside_of
+    from labkit.runs.folder import Run
+
+    strategies = [parse(line) for line in options.strategies]
+    run = Run.open(Path(options.run))
+    model = run.model(options.stage)
+    world, asked = asked_of(run, options.prompt, options.tasks)
+    beside = beside_of(run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task})
+    limits: dict[str, Any] = {"seeds": options.seeds, "max_new_tokens": options.max_tokens}
+    found = compare(model, run.tokenizer(), asked, strategies, world=world, beside=beside, **limits)
+    if options.json:
+        rows = [dataclasses.asdict(one) | {"scores": _by_name(one)} for one in found]
+        prompts = [one.text for one in asked]
+        print(json.dumps({"prompts": prompts, "seeds": options.seeds, "strategies": rows}, indent=2))
+    else:
+        print(f"{asked[0].text}\n\n{table(found)}")
+    return 0
+
+
+def _by_name(one: Compared) -> dict[str, dict[str, float | None]]:
+    """JSON has no word for what is no number."""
+    return {
+        name: {"mean": None if score.mean != score.mean else score.mean, "half": score.half}
+        for name, score in one.scores.items()
+    }
+
+
+def command(arguments: list[str]) -> int:
+    return main(parse(CompareOptions, "decode-compare", arguments))

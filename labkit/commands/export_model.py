@@ -1,0 +1,40 @@
+"""``labkit export RUN FOLDER``: take a run's model away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from labkit.commands.options import RunFolder, parse
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Take a run's model away, with its tokenizer and chat template: for transformers or for llama.cpp."""
+
+    run: RunFolder
+    """The run's folder."""
+    out: Annotated[Positional[Path], arg(metavar="FOLDER", help_behavior_hint="")]
+    """Where to write it; a new or empty folder."""
+    stage: Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="")] = None
+    """The model after this stage; after the last one when not given."""
+    format: Literal["transformers", "gguf"] = "transformers"
+    """transformers: config.json and model.safetensors. gguf: one file."""
+    kind: Literal["f32", "f16", "q8_0"] = "f16"
+    """For gguf: how the matrices are kept."""
+
+
+def command(arguments: list[str]) -> int:
+    options = parse(ExportOptions, "export", arguments)
+    from labkit.hub.export import export
+    from labkit.runs.folder import Run
+
+    made = export(Run.open(options.run), options.out, options.stage, options.format, options.kind)
+    print(f"Written: {made}")
+    return 0

@@ -1,0 +1,96 @@
+"""``labkit generate RUN``: let the model of a run write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, TopP, parse
+from labkit.configs import Count, CountOrNone, NonNegative, Seed
+from labkit.decoding.filters import sampling_filters
+from labkit.runs.decoding import beside_of
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Let the model of a run write on from a beginning."""
+
+    run: RunFolder
+    """The run's folder."""
+    prompt: str = ""
+    """The beginning; without one the model begins a text itself. It is taken as it is, backslashes too; a new line is
+    what the shell makes one, as in $'one line\\nanother'."""
+    chat: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Take the prompt as a message, and write the reply to it."""
+    count: Count = 1
+    """How many to write."""
+    stage: Stage = None
+    """The model after this stage; when not given, after the last with --chat, else after the first."""
+    temperature: NonNegative = 1.0
+    """0 always says the likeliest; 1 draws as the model thinks."""
+    top_k: CountOrNone = 0
+    """Draw among so many likeliest tokens; 0 among all."""
+    top_p: TopP = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    strategy: Annotated[str | None, arg(metavar="LINE", help_behavior_hint="")] = None
+    """In place of the three before: a line in quotes, as "beam beams=4", "contrastive k=5 alpha=0.6", "best n=8" (the
+    one that the run's reward model likes most), "speculative ahead=4" (with --draft) or "repetition=1.2 temperature=0.8
+    min-p=0.1 ban=dog"; filters work in the order in which they stand."""
+    stop: Stops = ()
+    """Texts at which writing ends, taken as they are."""
+    draft: Path | None = None
+    """For speculative: the folder of the draft's run, which must have the same tokenizer."""
+    max_tokens: NewTokens = 200
+    """The longest text."""
+    seed: Seed = 0
+    """Of the draws."""
+
+
+def write(options: GenerateOptions) -> int:
+    """Print ``count`` texts, with an empty line between them."""
+    import torch
+
+    from labkit.decoding import generate
+    from labkit.decoding.strategies import parse
+    from labkit.errors import LabError
+    from labkit.runs.folder import Run
+    from labkit.text.chat import decode_reply, encode_opening, encode_prompt
+    from labkit.world import Message
+
+    if options.strategy is not None and sampling_filters(options.temperature, options.top_k, options.top_p):
+        raise LabError("--strategy takes the place of --temperature, --top-k and --top-p: write them into its line.")
+    run = Run.open(options.run)
+    tokenizer = run.tokenizer()
+    model = run.model(options.stage or (None if options.chat else next(iter(run.recipe.stages))))
+    begun = options.prompt
+    if options.chat and not begun.strip():
+        raise LabError("There is nothing to reply to: say it with --prompt.")
+    if options.chat:
+        prompt = encode_prompt(tokenizer, [Message("user", begun)])
+    else:  # real text is read as it is, without a space before it
+        prompt = encode_opening(tokenizer, begun, lead=run.recipe.text is None)
+    beside = beside_of(run, options.stop, options.draft)
+    limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.stops}
+    if options.strategy is not None:
+        seeds = range(options.seed, options.seed + options.count)
+        written = parse(options.strategy).write(model, prompt, seeds=seeds, beside=beside, **limits)
+    else:
+        steps, generator = (
+            sampling_filters(options.temperature, options.top_k, options.top_p),
+            torch.Generator().manual_seed(options.seed),
+        )
+        written = generate(
+            model, [prompt] * options.count, steps=steps, stop=beside.stops(), generator=generator, **limits
+        )
+    if options.chat or not begun:
+        print("\n\n".join(decode_reply(tokenizer, ids) for ids in written))
+    else:
+        print("\n\n".join(begun + tokenizer.continuation(prompt, ids) for ids in written))
+    return 0
+
+
+def command(arguments: list[str]) -> int:
+    return write(parse(GenerateOptions, "generate", arguments))

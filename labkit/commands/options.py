@@ -1,0 +1,24 @@
+"""The options that several commands have, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from labkit.configs import Range, check
+from labkit.runs import flags
+
+T = TypeVar("T")
+RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint="")]
+Stage = Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="")]
+Stops = Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]", help_behavior_hint="")]
+NewTokens = Annotated[int, Range(1, 2**20)]
+TopP = Annotated[float, Range(0, 1, above=True)]
+
+
+def parse(options: type[T], command: str, arguments: list[str]) -> T:
+    parsed = flags.parse(options, f"labkit {command}", arguments, config=(FlagCreatePairsOff,))
+    check(parsed)
+    return parsed

@@ -1,0 +1,54 @@
+"""``labkit recipe``: every field that can be set, with its value."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from labkit.commands.options import parse
+from labkit.runs.asked import Preset, default_preset
+from labkit.runs.settings import FIELDS
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Print a recipe: every field that `labkit run` can set, with its value."""
+
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
+    """The recipe that this run was made with, instead of a preset's."""
+    preset: Preset = dataclasses.field(default_factory=default_preset)
+    """Whose recipe."""
+
+
+def command(arguments: list[str]) -> int:
+    options = parse(RecipeOptions, "recipe", arguments)
+    from labkit.runs.folder import Run
+    from labkit.runs.recipe import make_recipe
+
+    recipe = Run.open(options.run).recipe if options.run else make_recipe(options.preset)
+    for name in FIELDS:
+        _print_fields(f"--{name}", getattr(recipe, name))
+    return 0
+
+
+def _print_fields(flag: str, value: Any) -> None:
+    """One line a field, as the flag that sets it."""
+    if not dataclasses.is_dataclass(value):
+        print(flag.replace("_", "-"), value)
+        return
+    from labkit.configs import choices
+
+    for field in dataclasses.fields(value):
+        name, inside = f"{flag}.{field.name}", getattr(value, field.name)
+        if field.name in choices(type(value)):
+            if inside is None:  # nothing that a flag could set
+                continue
+            print(name.replace("_", "-"), type(inside).__name__)
+        _print_fields(name, inside)

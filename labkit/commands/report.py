@@ -1,0 +1,29 @@
+"""``labkit report RUN``: write a run's report again, and print its measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labkit.commands.options import RunFolder, parse
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write a run's report.html again and print its measures."""
+
+    run: RunFolder
+    """The run's folder."""
+
+
+def command(arguments: list[str]) -> int:
+    options = parse(ReportOptions, "report", arguments)
+    from labkit.reporting.page import write
+    from labkit.reporting.terminal import summary
+
+    written = write(options.run)
+    print(f"{summary(options.run)}\n\nThe whole report: {written}")
+    return 0

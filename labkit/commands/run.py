@@ -1,0 +1,30 @@
+"""``labkit run``: a whole run, or some of its stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.runs.asked import asked
+
+if TYPE_CHECKING:
+    from labkit.runs.recipe import Recipe
+
+
+def command(arguments: list[str]) -> int:
+    options, recipe = asked(arguments)
+    from labkit.reporting.terminal import watch
+    from labkit.runs.pipeline import run
+
+    out, build_on = options.folder, None if options.resume else options.build_on
+    events = run(recipe, out, options.stages or None, options.resume, build_on)
+    stages = ["--stages", *options.stages] if options.stages else []
+    go_on = ["run", "--out", str(out), "--resume", *stages]
+    return watch(events, out, lambda: go_on if begun(out, recipe) else ["run", *arguments])
+
+
+def begun(path: Path, recipe: Recipe) -> bool:
+    """Whether the folder holds a run of this recipe; not, where it was stopped before anything was written."""
+    from labkit.runs.folder import Run
+
+    return (path / "recipe.json").is_file() and Run.open(path).recipe == recipe

@@ -1,0 +1,78 @@
+"""``labkit pretrain RUN``, ``labkit sft RUN`` …: one stage of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labkit.commands.options import RunFolder, parse
+from labkit.commands.run import begun
+from labkit.errors import LabError
+from labkit.runs.asked import Switch, default_preset
+from labkit.runs.settings import override
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Make this one stage of a run: begin it, go on with it, or make it again.
+
+    Every field of the stage can be set too, as --train.steps 500; with a RUN, --help lists them.
+    """
+
+    run: RunFolder
+    """The run's folder. A new one begins with the preset that LABKIT_PRESET names, lab if none."""
+    again: Switch = False
+    """Make this stage again, in place of what it and those that build on it have made. That is kept aside until the new
+    one is finished."""
+    undo: Switch = False
+    """Take --again back, while it is not finished: what was there before is there again."""
+
+
+def command(name: str, arguments: list[str]) -> int:
+    folder, *after = arguments or ["--help"]
+    if folder in ("-h", "--help"):
+        parse(StageOptions, name, ["--help"])
+    if folder.startswith("-"):
+        raise LabError(f"name the run's folder first: labkit {name} RUN …")
+    from labkit.reporting.terminal import watch
+    from labkit.runs.folder import Run
+    from labkit.runs.pipeline import redo, run, settled, undo
+    from labkit.runs.recipe import make_recipe
+
+    path, command = Path(folder), f"labkit {name} {shlex.quote(folder)}"
+    if "--undo" in after:
+        undo(path, name)
+        print(f"{path / name} is as it was before --again.")
+        return 0
+    fresh = not settled(path).exists() or Run.untouched(path)
+    recipe = make_recipe(default_preset()) if fresh else Run.open(path).recipe
+    if name not in recipe.stages:
+        raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")
+    rest = [argument for argument in after if argument != "--again"]
+    before: Any = recipe.stages[name]
+    fields = [field.name for field in dataclasses.fields(before)]
+    config = override(before, fields, rest, f"{name} {folder}") if rest else before
+    changes: dict[str, Any] = {name: config}
+    asked = dataclasses.replace(recipe, **changes)
+
+    def go_on() -> list[str]:
+        """The same command, without what is done already."""
+        left = begun(path, asked) and not Run.open(path).stage(name).finished
+        return [name, folder] if left else [name, *arguments]
+
+    if fresh:
+        return watch(run(asked, path, [name]), path, go_on)
+    stage = Run.open(path).stage(name)
+    if "--again" in after or (config != before and not stage.begun):
+        return watch(redo(path, name, config), path, go_on)
+    if stage.finished:
+        raise LabError(f"{stage.path} is finished. To make it again and drop what came after it: {command} --again")
+    if config != before:
+        raise LabError(f"{stage.path} was begun with other settings. To begin it again with these, add --again.")
+    return watch(run(recipe, path, [name], resume=True), path, go_on)

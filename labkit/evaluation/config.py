@@ -1,0 +1,72 @@
+"""How much is measured, and what on: the world, or held-out real text and conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from labkit.configs import LARGEST, Count, Range, Seed, check
+from labkit.text.pieces import Text
+from labkit.world import Document, World
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How much is measured. While training, half of the documents and a tenth of the characters are.
+
+    documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from
+    its start. stories: generated from bos. tasks: answered of each kind. examples: training tasks of each
+    kind behind the most frequent answer. compared: training documents that stories are compared with (see
+    `novelty`). story_tokens, answer_tokens: where generation is cut. rows, loss_rows: how many at a time.
+    prompts: held-out ones on which a policy is compared with the model before it. seed: which tasks, and the draws of
+    the stories.
+    """
+
+    documents: Annotated[int, Range(2, LARGEST)] = 200
+    characters: Annotated[int, Range(10, LARGEST)] = 400_000
+    stories: Count = 200
+    tasks: Count = 50
+    examples: Count = 300
+    compared: Count = 5000
+    story_tokens: Count = 200
+    answer_tokens: Count = 32
+    rows: Count = 100
+    loss_rows: Count = 32
+    prompts: Annotated[int, Range(2, LARGEST)] = 500
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, eq=False)
+class WorldData:
+    """A world to be measured in, the row length, and what was trained on: documents 0 … trained - 1 of
+    `seed`.
+    """
+
+    world: World
+    length: int
+    seed: int = 0
+    trained: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TextData:
+    """Held-out real texts and conversations (either may be empty), and the row length."""
+
+    texts: Sequence[Text]
+    conversations: Sequence[Document]
+    length: int
+
+
+def first_characters(texts: Sequence[Text], characters: int) -> list[str]:
+    """The first texts, the last of them cut, that hold so many characters together."""
+    chosen: list[str] = []
+    for text in texts:
+        if characters <= 0:
+            break
+        chosen.append(str(text[:characters]))
+        characters -= len(text)
+    return chosen

@@ -1,0 +1,65 @@
+"""What decoding strategies need of a run: its prompts, its draft model, and the judge of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.evaluation.strategies import Asked, task_of
+
+if TYPE_CHECKING:
+    from labkit.decoding.strategies import Beside
+    from labkit.runs.folder import Run
+    from labkit.world import Task, World
+
+
+def asked_of(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[Asked]]:
+    """A run's world (None where it learnt from real text), and the prompts: this text, or tasks of the world.
+
+    Raises LabError where there is neither.
+    """
+    from labkit.errors import LabError
+    from labkit.text.chat import encode_prompt
+    from labkit.world import Message, World
+
+    tokenizer = run.tokenizer()
+    real = run.recipe.text is not None or run.recipe.instructions is not None
+    if real and (tasks or not text):
+        raise LabError("This run has no world to take a task from: say what to reply to, with --prompt.")
+    world = None if real else World.load(run.recipe.world_size)
+    if world is None or text:
+        task = None if world is None else task_of(world, text)
+        return world, [Asked(text, encode_prompt(tokenizer, [Message("user", text)]), task)]
+    kinds = world.task_kinds
+    chosen = [world.task("test", 0, i // len(kinds), kinds[i % len(kinds)]) for i in range(tasks)]
+    chosen = chosen or [world.task("test", 0, 0, "write")]
+    return world, [Asked(one.messages[-1].content, encode_prompt(tokenizer, one.messages), one) for one in chosen]
+
+
+def beside_of(
+    run: Run,
+    stop: Sequence[str] = (),
+    draft: Path | None = None,
+    world: World | None = None,
+    tasks: Mapping[tuple[int, ...], Task] | None = None,
+) -> Beside:
+    """What strategies need beside a run's model: its tokenizer, a draft's model, and as judge the run's reward model,
+    or else the oracle of these tasks. Raises LabError for a draft that reads other tokens.
+    """
+    from labkit.decoding.strategies import Beside
+    from labkit.errors import LabError
+    from labkit.evaluation.judges import by_oracle, by_reward
+    from labkit.runs.folder import Run
+
+    tokenizer, smaller, judge = run.tokenizer(), None, None
+    if draft is not None:
+        other = Run.open(draft)
+        smaller = other.model()
+        if other.tokenizer().backend.to_str() != tokenizer.backend.to_str():
+            raise LabError(f"{draft} has another tokenizer than {run.path}: a draft must read the same tokens.")
+    if any(stage.name == "reward" and stage.trained for stage in run.stages):
+        judge = by_reward(run.stage("reward").scorer(), tokenizer)
+    elif world is not None and tasks:
+        judge = by_oracle(world, tasks, next(iter(world.profiles)), tokenizer)
+    return Beside(tokenizer, tuple(stop), smaller, judge)

@@ -1,0 +1,72 @@
+"""What a recipe reads, known again by its content: hashes of files and folders, and where they stood."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from labkit.files import reading
+from labkit.paths import data_folder
+from labkit.runs.recipe import INPUTS, Recipe
+from labkit.text.reading.files import find_files
+
+WORLD = "data/world"
+"""What the world's files are called among a run's inputs, wherever they lie."""
+
+
+def input_hashes(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none.
+
+    Raises LabError for one that may not be read.
+    """
+    world = {} if recipe.text and recipe.instructions else {WORLD: hash_of(data_folder() / "world")}
+    return {name: hash_of(Path(name)) for name in _given(recipe)} | world
+
+
+def input_places(recipe: Recipe) -> dict[str, str]:
+    """Where each file or folder that a recipe reads stands: by the name it was given, its absolute path."""
+    return {name: str(Path(name).absolute()) for name in _given(recipe)}
+
+
+def _given(recipe: Recipe) -> list[str]:
+    names = [getattr(recipe, field) for field in INPUTS]
+    return [name for name in names if name and Path(name).exists()]
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of what a file holds, or of the names and contents of those files in a folder that are read.
+
+    Raises LabError for one that may not be read, and for a folder without any.
+    """
+    if not path.is_dir():
+        return _digest(path).hex()
+    named = [(name, _digest(file)) for name, file in _files_read(path)]
+    return hashlib.sha256(b"".join(os.fsencode(name) + b"\0" + digest for name, digest in named)).hexdigest()
+
+
+def is_content(path: Path, known: str) -> bool:
+    """Whether a file or folder holds what was once hashed as `known`, by `hash_of` or by an older labkit."""
+    return known == hash_of(path) or (path.is_dir() and known in _older_hashes(path))
+
+
+def _older_hashes(folder: Path) -> list[str]:
+    """As before names counted: of the contents of all files in a folder; or of those that are read, where only others
+    have come or gone.
+    """
+    digests = {file: _digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    read = {file for _, file in _files_read(folder)}
+    kept = [digests.values(), [digest for file, digest in digests.items() if file in read]]
+    return [hashlib.sha256(b"".join(part)).hexdigest() for part in kept]
+
+
+def _files_read(folder: Path) -> list[tuple[str, Path]]:
+    """The files of a folder that are read, by their names in it."""
+    if folder == data_folder() / "world":
+        return [(file.relative_to(folder).as_posix(), file) for file in sorted(folder.rglob("[!.]*.yaml"))]
+    return [(file.name, file.path) for file in find_files(folder).files]
+
+
+def _digest(file: Path) -> bytes:
+    with reading(file), file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()

@@ -1,0 +1,104 @@
+"""One stage of a run, in its folder: weights, records, result."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+
+from labkit.configs import from_dict, to_dict
+from labkit.errors import LabError
+from labkit.files import read_object, reading, write_json
+from labkit.model.scorer import Scorer
+from labkit.model.transformer import ModelConfig, Transformer
+from labkit.training.checkpoints import Checkpoints, read_records, write_model
+
+M = TypeVar("M", Transformer, Scorer)
+
+
+class StageFolder:
+    """One stage of a run, in `path`."""
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, path.name
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The stage's entry in the report, None until it is finished. Raises LabError for a file that is no entry."""
+        return read_object(self.path / "result.json", stage=str, metrics=dict) if self.finished else None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What training said of each step so far: the lines of metrics.jsonl."""
+        return read_records(self.path / "metrics.jsonl")
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "result.json").is_file()
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights are there; a stage may be trained and not yet measured."""
+        return (self.path / "model.safetensors").is_file()
+
+    @property
+    def begun(self) -> bool:
+        return self.path.is_dir()
+
+    @property
+    def writes(self) -> bool:
+        """Whether the stage made a model that writes; the reward model does not."""
+        return self.name != "reward"
+
+    def save_model(self, model: Transformer | Scorer) -> None:
+        """Keep the stage's final weights; config.json first, so that weights never stand without it."""
+        write_json(self.path / "config.json", to_dict(model.config))
+        write_model(self.path / "model.safetensors", model)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Keep the stage's result, with what its words were split by, and drop what was only there to resume."""
+        write_json(self.path / "result.json", {**result, "tokenizer": self._tokenizer()})
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop what was only there to resume."""
+        Checkpoints(self.path / "checkpoints").clear()
+
+    def model(self) -> Transformer:
+        """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
+        if not self.writes:
+            raise LabError(f"{self.path} holds a reward model, which scores answers and writes none.")
+        return self._load(Transformer(self._config())).eval()
+
+    def scorer(self) -> Scorer:
+        """The reward model of this stage, in eval mode. Raises LabError when it is not there or damaged."""
+        return self._load(Scorer(Transformer(self._config()))).eval()
+
+    def _config(self) -> ModelConfig:
+        if not self.trained:
+            raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
+        now = self._tokenizer()
+        if self.result and self.result.get("tokenizer", now) != now:
+            raise LabError(
+                f"{self.path} was trained with another tokenizer than the run's, so it would read other words. Make "
+                f"the stage again: labkit {self.name} {self.path.parent} --again"
+            )
+        return from_dict(ModelConfig, read_object(self.path / "config.json"))
+
+    def _tokenizer(self) -> str | None:
+        """A short hash of the run's tokenizer, None where there is none."""
+        file = self.path.parent / "tokenizer.json"
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+
+    def _load(self, model: M) -> M:
+        weights = self.path / "model.safetensors"
+        with reading(weights):
+            weights.open("rb").close()  # safetensors takes a file that it may not read for one that is not there
+        try:
+            load_model(model, str(weights))
+        except (SafetensorError, RuntimeError) as error:
+            raise LabError(f"{weights} is damaged, or of another model than config.json says: {error}") from error
+        return model
