@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from labkit.commands.options import NewTokens, RunFolder, Stage, TopP, parse
 from labkit.configs import CountOrNone, NonNegative, Seed
-from labkit.decoding.filters import sampling_filters
 
 if TYPE_CHECKING:
     from labkit.model.transformer import Transformer
@@ -144,6 +143,7 @@ class Conversation:
         never cut.
         """
         from labkit.decoding import stream
+        from labkit.decoding.filters import sampling_filters
         from labkit.decoding.prompts import check_prompt
         from labkit.text.chat import decode_reply
         from labkit.world import Message

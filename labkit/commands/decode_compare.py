@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, parse
 from labkit.configs import Count, CountOrNone
-from labkit.evaluation.strategies import Compared, compare, table
-from labkit.runs.decoding import asked_of
+
+if TYPE_CHECKING:
+    from labkit.evaluation.strategies import Compared
 
 DEFAULT = ("greedy", "temperature=1", "temperature=0.8 top-p=0.9", "beam beams=4")
 Switch = Annotated[bool, arg(help_behavior_hint="")]
@@ -49,11 +50,12 @@ def main(options: CompareOptions) -> int:
     """`labkit decode-compare`."""
     import json
 
-    from labkit.decoding.strategies import parse
-    from labkit.runs.decoding import beside_of
+    from labkit.decoding.strategies import parse as parse_strategy
+    from labkit.evaluation.strategies import compare, table
+    from labkit.runs.decoding import asked_of, beside_of
     from labkit.runs.folder import Run
 
-    strategies = [parse(line) for line in options.strategies]
+    strategies = [parse_strategy(line) for line in options.strategies]
     run = Run.open(Path(options.run))
     model = run.model(options.stage)
     world, asked = asked_of(run, options.prompt, options.tasks)

@@ -10,8 +10,6 @@ from tyro.conf import arg
 
 from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, TopP, parse
 from labkit.configs import Count, CountOrNone, NonNegative, Seed
-from labkit.decoding.filters import sampling_filters
-from labkit.runs.decoding import beside_of
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,10 @@ def write(options: GenerateOptions) -> int:
     import torch
 
     from labkit.decoding import generate
+    from labkit.decoding.filters import sampling_filters
     from labkit.decoding.strategies import parse
     from labkit.errors import LabError
+    from labkit.runs.decoding import beside_of
     from labkit.runs.folder import Run
     from labkit.text.chat import decode_reply, encode_opening, encode_prompt
     from labkit.world import Message

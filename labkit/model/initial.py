@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from labkit.model.mixers import Attention
-from labkit.model.positions import Places
-
-if TYPE_CHECKING:
-    from labkit.model.transformer import Transformer
+from labkit.model.positions import Places, PositionEncoding
 
 
-def draw_weights(model: Transformer, std: float = 0.02) -> None:
+def draw_weights(model: nn.Module, depth: int, std: float = 0.02) -> None:
     """Draw matrices from N(0, std²), those that write to the residual stream from N(0, std² / 2 depth), as in
     GPT-2 (Language Models are Unsupervised Multitask Learners, 2.3); norms start at one, biases at zero.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             writes = name.endswith(".out.weight") or (".feed_forward." in name and name.endswith(".down.weight"))
-            nn.init.normal_(parameter, std=std / (2 * model.config.depth) ** 0.5 if writes else std)
+            nn.init.normal_(parameter, std=std / (2 * depth) ** 0.5 if writes else std)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
 
 
 @torch.no_grad()
-def look_back(model: Transformer, distance: int = 1, std: float = 0.02) -> None:
-    """Let every head of the first block begin by looking `distance` tokens back.
+def look_back(
+    embedding: nn.Embedding, attention: Attention, position: PositionEncoding, distance: int = 1, std: float = 0.02
+) -> None:
+    """Let every head of the first block's `attention` begin by looking `distance` tokens back.
 
     Copying from the context takes two steps: a head that looks at the token before, and a later one that finds
     what followed the same token earlier (In-context Learning and Induction Heads,
@@ -36,17 +33,16 @@ def look_back(model: Transformer, distance: int = 1, std: float = 0.02) -> None:
     before the first is there. So all embeddings share one random vector, and what the first block's queries and
     keys make of it is one vector q turned to two places: its score is highest where they are `distance` apart.
     """
-    shared = torch.randn(model.config.width) * std
-    model.embedding.weight += shared
+    width = embedding.embedding_dim
+    shared = torch.randn(width) * std
+    embedding.weight += shared
     direction = shared / shared.norm()
-    attention = model.blocks[0].get_submodule("mixer")
-    assert isinstance(attention, Attention)
     H, K, E = attention.heads, attention.key_heads, attention.head_width
     queries, keys, _ = attention.qkv.weight.split((H * E, K * E, K * E))
     back = torch.tensor([distance])
-    places = Places(model.position, back, back)
+    places = Places(position, back, back)
     for head in range(K):
-        q = torch.randn(E) * std * model.config.width**0.5
+        q = torch.randn(E) * std * width**0.5
         _, k = places.rotate(q.view(1, 1, 1, E), q.view(1, 1, 1, E))
         for i in range(head * H // K, (head + 1) * H // K):
             _answer(queries[i * E : (i + 1) * E], direction, q)

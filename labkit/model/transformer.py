@@ -21,7 +21,7 @@ from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
 from labkit.model.heads import ClassHead, MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, look_back
-from labkit.model.mixers import CrossAttention, Heads, KeyValues, SelfAttention
+from labkit.model.mixers import Attention, CrossAttention, Heads, KeyValues, SelfAttention
 from labkit.model.positions import Learned, NoPosition, Places, Position, Rotary, Sinusoidal, Sizes, distances
 from labkit.model.reading import Memory, MixerState, Reading, previous
 from labkit.model.rwkv import RWKV, TokenShift
@@ -305,9 +305,11 @@ class Transformer(Stack):
         kind = {"token": TokenHead, "masked": MaskedHead}[config.head]
         self.head = kind(config.width, config.vocabulary, config.tied, config.norm_eps)
         self.row_head = ClassHead(config.width, config.classes) if config.classes else None
-        draw_weights(self)
+        draw_weights(self, config.depth)
         if config.look_back and isinstance(config.position, Rotary):  # which goes with attention alone
-            look_back(self, config.look_back)
+            attention = self.blocks[0].get_submodule("mixer")
+            assert isinstance(attention, Attention)
+            look_back(self.embedding, attention, self.position, config.look_back)
 
     def forward(
         self,

@@ -13,6 +13,7 @@ import gradio as gr
 import torch
 
 from labkit.decoding import generate
+from labkit.decoding.filters import sampling_filters
 from labkit.errors import LabError
 from labkit.files import write_lines
 from labkit.preferences.annotate import preference_task
@@ -119,7 +120,7 @@ def _answer(lab: Lab, source: Source, prompt: tuple[Message, ...], seed: int) ->
     ids = generate(
         lab.model(source.name, source.stage),
         [encode_prompt(tokenizer, prompt)],
-        steps=filters(source.temperature, 0, 1.0),
+        steps=sampling_filters(source.temperature, 0, 1.0),
         max_new_tokens=ANSWER_TOKENS,
         stop_ids=tokenizer.stops,
         generator=torch.Generator().manual_seed(seed),

@@ -47,20 +47,23 @@ IN_NOTEBOOK = files("labkit.viewers").joinpath("notebook.js").read_text(encoding
 
 
 def panel(
-    element: str, data: dict[str, Any] | None = None, answer: Answer | None = None, **options: Any
+    element: str,
+    data: dict[str, Any] | None = None,
+    answer: Answer | None = None,
+    say: Callable[[str], str] = str,
+    **options: Any,
 ) -> gradio.HTML:
-    """A viewer of TEMPLATES as a Gradio component. answer: what it asks.
+    """A viewer of TEMPLATES as a Gradio component. answer: what it asks. say: an error in the
+    page's language.
 
     The template is fixed and the data reach the element as an object, so that no text in them can become markup.
     """
     import gradio
 
-    from labkit.ui.shell import said
-
     def answer_(question: dict[str, Any]) -> dict[str, Any]:
         assert answer is not None
         found = answer(question)
-        return {"error": said(found["error"])} if set(found) == {"error"} else found
+        return {"error": say(found["error"])} if set(found) == {"error"} else found
 
     answer_.__name__ = "answer"  # what the page calls it by
     return gradio.HTML(

@@ -14,14 +14,14 @@ from labkit.bench.memory import MemoryBench
 from labkit.bench.run import RunBench
 from labkit.bench.train import Shape, TrainBench
 from labkit.bench.world import WorldBench
-from labkit.commands import main as cli
+from labkit.commands.bench import BenchOptions
 from labkit.commands.chat import ChatOptions
+from labkit.commands.decode_compare import CompareOptions
 from labkit.commands.generate import GenerateOptions
 from labkit.commands.world import WorldOptions
 from labkit.configs import Range, check
 from labkit.decoding import filters
 from labkit.errors import LabError
-from labkit.evaluation import strategies as decode_compare
 from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import Linear, Shaw, T5Buckets, YaRN
@@ -47,8 +47,8 @@ SAMPLES: list[Any] = [
     GenerateOptions(HERE),
     WorldOptions(),
     RunOptions(),
-    cli.BenchOptions("run"),
-    decode_compare.CompareOptions(HERE),
+    BenchOptions("run"),
+    CompareOptions(HERE),
     Gated(8),
     Plain(8),
     MoE(Gated(8)),

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from labkit.evaluation import evaluate
+from labkit.evaluation import answers, stories
 from labkit.evaluation.answers import answer_metrics, frequent_accuracy, held_out_tasks, task_prompt
 from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, first_characters
 from labkit.evaluation.language_models import evaluate_base, evaluate_chat
@@ -38,13 +38,13 @@ def recite(monkeypatch):
 
     def set_texts(texts):
         left = [TOKENIZER.encode(" " + text) for text in texts]
-        monkeypatch.setattr(evaluate, "generate", lambda model, prompts, **rest: [left.pop(0) for _ in prompts])
+        monkeypatch.setattr(stories, "generate", lambda model, prompts, **rest: [left.pop(0) for _ in prompts])
 
     return set_texts
 
 
 def recite_answers(monkeypatch, answer):
-    monkeypatch.setattr(evaluate, "answer_tasks", lambda model, tokenizer, tasks, *rest: list(map(answer, tasks)))
+    monkeypatch.setattr(answers, "answer_tasks", lambda model, tokenizer, tasks, *rest: list(map(answer, tasks)))
 
 
 def test_a_model_that_knows_the_truth_has_full_marks(monkeypatch, model):

@@ -9,7 +9,6 @@ from labkit.losses import (
     dpo_loss,
     entropy,
     load_balancing_loss,
-    mean_logprobs,
     next_token_loss,
     pairwise_loss,
     sum_logprobs,
@@ -76,12 +75,6 @@ def test_logprobs_are_the_same_loss_row_by_row():
     mask = torch.tensor([[True, False, True], [True, True, True]])
     sums = sum_logprobs(logits, labels, mask)
     assert -sums.sum().item() == pytest.approx(next_token_loss(logits, labels, mask).loss_sum.item(), rel=1e-5)
-    assert torch.allclose(mean_logprobs(logits, labels, mask), sums / torch.tensor([2.0, 3.0]))
-
-
-def test_mean_of_an_empty_row_is_zero():
-    nothing = torch.zeros(1, 2).bool()
-    assert mean_logprobs(torch.randn(1, 2, 3), torch.zeros(1, 2, dtype=torch.long), nothing).item() == 0
 
 
 def test_pairwise_loss_by_hand():

@@ -11,7 +11,7 @@ from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.policies import held_out_prompts, policy_metrics
 from labkit.evaluation.preference_accuracy import ranking_metrics
-from labkit.losses import mean_logprobs, sum_logprobs, token_logprobs
+from labkit.losses import sum_logprobs, token_logprobs
 from labkit.model.scorer import Scorer
 from labkit.stages import DPO, PPO, FitReward
 from labkit.stages.dpo import reference_logprobs
@@ -30,6 +30,7 @@ from tests.tiny_alignment import TRAIN, tiny_materials
 def materials():
     torch.set_num_threads(1)
     return tiny_materials()
+
 
 def test_the_reward_model_learns_what_was_chosen(materials):
     stage = FitReward(TRAIN)
@@ -61,7 +62,7 @@ def test_a_score_begins_as_the_mean_log_probability_of_the_answer(materials):
     pairs = materials.pairs(64)[:3]
     batch = comparison([encode_pair(tokenizer, pair) for pair in pairs], 64, tokenizer.pad)
     with torch.no_grad():
-        expected = mean_logprobs(model.body(batch.inputs), batch.labels, batch.mask)
+        expected = sum_logprobs(model.body(batch.inputs), batch.labels, batch.mask) / batch.mask.sum(-1)
         torch.testing.assert_close(model.last(batch.inputs, batch.mask, batch.ends), expected)
         model.likelihood.fill_(0.0)
         assert model.last(batch.inputs, batch.mask, batch.ends).abs().max() == 0

@@ -11,6 +11,7 @@ from labkit.errors import LabError
 from labkit.training import loop as train
 from labkit.training.config import Record, TrainConfig, fingerprint
 from labkit.training.loop import fit
+from labkit.training.optimizer import Optimizer
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
 
 
@@ -69,7 +70,7 @@ def test_the_gradient_is_of_the_mean_over_labels(monkeypatch):
     def keep(self, closure=None):
         seen.update({name: p.grad.clone() for name, p in self.named.items()})
 
-    monkeypatch.setattr(train.Optimizer, "step", keep)
+    monkeypatch.setattr(Optimizer, "step", keep)
     _, (record,) = train_tiny(tiny_config(steps=1, clip=0.01))
     reference = TinyModel()
     loss_sum, counted, _ = tiny_objective(reference, Counting().next_batch(None, 0))
@@ -84,7 +85,7 @@ def test_the_gradient_is_of_the_mean_over_labels(monkeypatch):
 def test_clip_zero_does_not_clip(monkeypatch):
     norms = []
     monkeypatch.setattr(
-        train.Optimizer,
+        Optimizer,
         "step",
         lambda self: norms.append(torch.nn.utils.get_total_norm([p.grad for p in self.named.values()]).item()),
     )
