@@ -88,7 +88,7 @@ def compiled(run: Callable[P, R], doing: str, **options: Any) -> Callable[P, R]:
     doing: what goes on slower then, as "training".
     """
     if not has_compiler():
-        say_once(f"No C++ compiler (or no Python headers) here: {doing} goes on without torch.compile, slower.")
+        warn_once(f"No C++ compiler (or no Python headers) here: {doing} goes on without torch.compile, slower.")
         return run
     from torch._dynamo import config as dynamo  # these take a second, which only what compiles should pay
     from torch._dynamo.exc import BackendCompilerFailed
@@ -103,7 +103,7 @@ def compiled(run: Callable[P, R], doing: str, **options: Any) -> Callable[P, R]:
         try:
             return best(*args, **kwargs)
         except (BackendCompilerFailed, InductorError) as error:
-            say_once(f"torch.compile failed, so {doing} goes on without it, slower: {str(error)[:300]}")
+            warn_once(f"torch.compile failed, so {doing} goes on without it, slower: {str(error)[:300]}")
             best = run
             return run(*args, **kwargs)
 
@@ -120,7 +120,7 @@ def not_compiled(run: Callable[P, R]) -> Callable[P, R]:
 
 
 @cache
-def say_once(words: str) -> None:
+def warn_once(words: str) -> None:
     """Warn, the first time that these words are said."""
     warnings.warn(words, stacklevel=3)
 

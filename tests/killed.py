@@ -115,7 +115,7 @@ def main() -> None:
         finish(folder / "straight", stage)
         kills = killed_stage(folder / "killed", stage, rng)
         made = [Run.open(folder / name).stage(stage) for name in ("straight", "killed")]
-        hashes = [weights_hash(one.model() if one.writes else one.scorer()) for one in made]
+        hashes = [weights_hash(one.model() if one.generates_text else one.reward_model()) for one in made]
         losses = [
             [json.loads(line)["loss"] for line in (folder / name / stage / "metrics.jsonl").read_text().splitlines()]
             for name in ("straight", "killed")

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from labkit.model import Gated, ModelConfig, Transformer
-from labkit.model.scorer import Scorer
-from labkit.stages import Compared, Materials
+from labkit.model.reward_model import RewardModel
+from labkit.stages import PreferenceSplit, StageInputs
 from labkit.text.chat import document_texts
 from labkit.text.pairs import Pair
 from labkit.text.tokenizer import Tokenizer
@@ -17,7 +17,7 @@ from labkit.world import Message, World
 TRAIN = TrainConfig(steps=30, rows=8, length=64, optimizer="adamw", adam_lr=3e-3, warmup=3, precision="fp32")
 
 
-def tiny_materials(**shared: Any) -> Materials:
+def tiny_materials(**shared: Any) -> StageInputs:
     """Answers that are polite were chosen; the words before decide nothing. The model is untrained."""
     world = World.load("tiny")
     conversations = [world.conversation("train", 0, index) for index in range(60)]
@@ -31,12 +31,12 @@ def tiny_materials(**shared: Any) -> Materials:
     torch.manual_seed(0)
     shape = ModelConfig(tokenizer.size, 256, width=32, depth=2, heads=1, key_heads=1, feed_forward=Gated(64))
     model = Transformer(shape).eval()
-    scorer = Scorer(copy.deepcopy(model)).eval()
-    return Materials(
+    reward_model = RewardModel(copy.deepcopy(model)).eval()
+    return StageInputs(
         tokenizer,
         world,
         model_of=lambda name: copy.deepcopy(model),
-        scorer_of=lambda name: copy.deepcopy(scorer),
-        comparisons=lambda: Compared(pairs[::2], pairs[1::2]),
+        reward_model_of=lambda name: copy.deepcopy(reward_model),
+        comparisons=lambda: PreferenceSplit(pairs[::2], pairs[1::2]),
         **shared,
     )

@@ -14,7 +14,7 @@ from labkit import machine
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
 from labkit.runs.recipe import Recipe
-from labkit.stages import FineTune, Materials, Pretrain
+from labkit.stages import FineTune, Pretrain, StageInputs
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
 from tests.tiny import weights_hash
@@ -31,11 +31,11 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World.load("tiny")
     tokenizer = Tokenizer.train([world.document("train", 0, index).text for index in range(60)])
 
-    def prepare(run: Run) -> Materials:
+    def prepare(run: Run) -> StageInputs:
         if not (run.path / "tokenizer.json").is_file():
             tokenizer.save(run.path)
         annotator = run.recipe.annotation.annotator
-        return Materials(
+        return StageInputs(
             run.tokenizer(), world, run.recipe.seed, shape=run.recipe.model, annotator=annotator, model_of=run.model
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from labkit.stages import DPO, PPO, FitReward, Materials, StageConfig
+from labkit.stages import DPO, PPO, FitReward, StageConfig, StageInputs
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
 from tests.tiny import weights_hash
@@ -23,11 +23,13 @@ STAGES: dict[str, StageConfig] = {
 }
 
 
-def trained(stage: StageConfig, materials: Materials, folder: Path | None = None, steps: int = 4) -> dict[str, Any]:
+def trained(
+    stage: StageConfig, stage_inputs: StageInputs, folder: Path | None = None, steps: int = 4
+) -> dict[str, Any]:
     """The records of up to `steps` steps and a hash of the weights after them."""
     torch.set_num_threads(1)
-    model = stage.begin(materials)
-    source = stage.source(materials, model)
+    model = stage.initial_model(stage_inputs)
+    source = stage.source(stage_inputs, model)
     run = fit(model, source, stage.objective, stage.train, folder=folder)
     records = [record.to_dict() for record in islice(run, steps)]
     run.close()
@@ -36,12 +38,12 @@ def trained(stage: StageConfig, materials: Materials, folder: Path | None = None
 
 def main() -> None:
     folder, processes = Path(sys.argv[1]), accelerator()
-    materials = tiny_materials(rank=processes.process_index, world_size=processes.num_processes)
-    found = {name: trained(stage, materials) for name, stage in STAGES.items()}
-    # Stopped between the two steps of a rollout, just after a checkpoint, and gone on with.
-    trained(STAGES["ppo"], materials, folder, steps=3)
+    stage_inputs = tiny_materials(rank=processes.process_index, world_size=processes.num_processes)
+    found = {name: trained(stage, stage_inputs) for name, stage in STAGES.items()}
+    # Stopped between the two steps of a rollout, just after a checkpoint, and resumed.
+    trained(STAGES["ppo"], stage_inputs, folder, steps=3)
     processes.wait_for_everyone()
-    found["ppo resumed"] = trained(STAGES["ppo"], materials, folder)
+    found["ppo resumed"] = trained(STAGES["ppo"], stage_inputs, folder)
     print("RESULT" + json.dumps({"rank": processes.process_index, "stages": found}))
     processes.end_training()  # a process that only exits may abort while the other still listens
 

@@ -11,7 +11,7 @@ from labkit.evaluation.policies import policy_metrics
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import prepare
-from labkit.stages import FineTune, Materials
+from labkit.stages import FineTune, StageInputs
 from labkit.training.loop import fit
 
 FRESH = 2000
@@ -25,7 +25,7 @@ def control(path: str | Path) -> dict[str, dict[str, float]]:
     that it has not seen, in the same schedule. Compiling does not count, which favours the control.
     """
     run = Run.open(path)
-    materials = prepare(run)
+    stage_inputs = prepare(run)
     pace = _seconds_per_step(run)
     found = {}
     for stage in (run.recipe.ppo, run.recipe.dpo):
@@ -33,10 +33,10 @@ def control(path: str | Path) -> dict[str, dict[str, float]]:
         assert result is not None
         steps = max(1, math.floor(result["training_seconds"] / pace))
         more = dataclasses.replace(run.recipe.sft, train=dataclasses.replace(run.recipe.sft.train, steps=steps))
-        model = _fine_tuned_again(more, materials)
+        model = _fine_tuned_again(more, stage_inputs)
         evaluation = run.recipe.evaluation
         length, tokens = run.recipe.ppo.train.length, run.recipe.ppo.answer_tokens
-        found[stage.name] = {"steps": steps} | policy_metrics(model, materials, evaluation.prompts, length, tokens)
+        found[stage.name] = {"steps": steps} | policy_metrics(model, stage_inputs, evaluation.prompts, length, tokens)
     return found
 
 
@@ -46,9 +46,9 @@ def _seconds_per_step(run: Run) -> float:
     return median(later - earlier for earlier, later in zip(seconds[3:], seconds[4:], strict=False))
 
 
-def _fine_tuned_again(stage: FineTune, materials: Materials) -> Transformer:
-    model = materials.model("sft")
-    source = stage.source(dataclasses.replace(materials, seed=materials.seed + FRESH), model)
+def _fine_tuned_again(stage: FineTune, stage_inputs: StageInputs) -> Transformer:
+    model = stage_inputs.model("sft")
+    source = stage.source(dataclasses.replace(stage_inputs, seed=stage_inputs.seed + FRESH), model)
     for _ in fit(model, source, stage.objective, stage.train):
         pass
     return model

@@ -275,7 +275,7 @@ def batches(shape: Shape, rows: int) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def loss_curves(shape: Shape, rows: int, steps: int) -> dict[str, Any]:
-    """The losses of both sides in fp32, nats a token, and the largest difference between them."""
+    """The losses of both sides in fp32, nats per token, and the largest difference between them."""
     ours, theirs = (_step(Variant(side, "fp32", "eager", "fused", False), shape, rows) for side in ("ours", "theirs"))
     curves = [[step() for _ in range(steps)] for step in (ours, theirs)]
     difference = max(abs(a - b) for a, b in zip(*curves, strict=True))

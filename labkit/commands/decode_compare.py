@@ -13,7 +13,7 @@ from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, parse
 from labkit.configs import Count, CountOrNone
 
 if TYPE_CHECKING:
-    from labkit.evaluation.strategies import Compared
+    from labkit.evaluation.strategies import StrategyResult
 
 DEFAULT = ("greedy", "temperature=1", "temperature=0.8 top-p=0.9", "beam beams=4")
 Switch = Annotated[bool, arg(help_behavior_hint="")]
@@ -52,16 +52,18 @@ def main(options: CompareOptions) -> int:
 
     from labkit.decoding.strategies import parse as parse_strategy
     from labkit.evaluation.strategies import compare, table
-    from labkit.runs.decoding import asked_of, beside_of
+    from labkit.runs.decoding import asked_of, decoding_resources
     from labkit.runs.folder import Run
 
     strategies = [parse_strategy(line) for line in options.strategies]
     run = Run.open(Path(options.run))
     model = run.model(options.stage)
     world, asked = asked_of(run, options.prompt, options.tasks)
-    beside = beside_of(run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task})
+    resources = decoding_resources(
+        run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task}
+    )
     limits: dict[str, Any] = {"seeds": options.seeds, "max_new_tokens": options.max_tokens}
-    found = compare(model, run.tokenizer(), asked, strategies, world=world, beside=beside, **limits)
+    found = compare(model, run.tokenizer(), asked, strategies, world=world, resources=resources, **limits)
     if options.json:
         rows = [dataclasses.asdict(one) | {"scores": _by_name(one)} for one in found]
         prompts = [one.text for one in asked]
@@ -71,7 +73,7 @@ def main(options: CompareOptions) -> int:
     return 0
 
 
-def _by_name(one: Compared) -> dict[str, dict[str, float | None]]:
+def _by_name(one: StrategyResult) -> dict[str, dict[str, float | None]]:
     """JSON has no word for what is no number."""
     return {
         name: {"mean": None if score.mean != score.mean else score.mean, "half": score.half}

@@ -21,7 +21,7 @@ class DemoOptions:
     """
 
     run: Folder = Path("runs/demo")
-    """The run to make it from; made, or gone on with, unless it is finished."""
+    """The run to make it from; made, or resumed, unless it is finished."""
     out: Folder = None
     """Where to write it, instead of data/demo."""
 

@@ -14,7 +14,7 @@ from labkit.configs import Count, CountOrNone, NonNegative, Seed
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Let the model of a run write on from a beginning."""
+    """Let the model of a run continue a text."""
 
     run: RunFolder
     """The run's folder."""
@@ -55,7 +55,7 @@ def write(options: GenerateOptions) -> int:
     from labkit.decoding.filters import sampling_filters
     from labkit.decoding.strategies import parse
     from labkit.errors import LabError
-    from labkit.runs.decoding import beside_of
+    from labkit.runs.decoding import decoding_resources
     from labkit.runs.folder import Run
     from labkit.text.chat import decode_reply, encode_opening, encode_prompt
     from labkit.world import Message
@@ -72,18 +72,18 @@ def write(options: GenerateOptions) -> int:
         prompt = encode_prompt(tokenizer, [Message("user", begun)])
     else:  # real text is read as it is, without a space before it
         prompt = encode_opening(tokenizer, begun, lead=run.recipe.text is None)
-    beside = beside_of(run, options.stop, options.draft)
+    resources = decoding_resources(run, options.stop, options.draft)
     limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.stops}
     if options.strategy is not None:
         seeds = range(options.seed, options.seed + options.count)
-        written = parse(options.strategy).write(model, prompt, seeds=seeds, beside=beside, **limits)
+        written = parse(options.strategy).write(model, prompt, seeds=seeds, resources=resources, **limits)
     else:
         steps, generator = (
             sampling_filters(options.temperature, options.top_k, options.top_p),
             torch.Generator().manual_seed(options.seed),
         )
         written = generate(
-            model, [prompt] * options.count, steps=steps, stop=beside.stops(), generator=generator, **limits
+            model, [prompt] * options.count, steps=steps, stop=resources.stops(), generator=generator, **limits
         )
     if options.chat or not begun:
         print("\n\n".join(decode_reply(tokenizer, ids) for ids in written))

@@ -13,7 +13,7 @@ from labkit.decoding.filters import Filter, History, apply, check_left, filtered
 from labkit.decoding.prompts import check_prompt, check_size
 from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
-from labkit.model.reading import Memory
+from labkit.model.context import Memory
 from labkit.model.transformer import Transformer
 
 Ending = Literal["settled", "full", "never"]

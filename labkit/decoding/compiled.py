@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.decoding.filters import Allowed, Banned, Filter, apply, remember
+from labkit.decoding.filters import Allowed, Banned, Filter, apply, need_history
 from labkit.decoding.generate import draw, left_pad
 from labkit.decoding.prompts import check_prompt, check_size
 from labkit.errors import LabError
@@ -58,7 +58,7 @@ class FixedState(State):
 
     slot: Tensor = torch.zeros(1, dtype=torch.int64)
 
-    def remember(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
+    def append(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
         self.mask.index_fill_(1, self.slot, True)
         self.positions.index_copy_(1, self.slot, positions)
 
@@ -83,7 +83,7 @@ class Writer:
     ):
         if not can_compile(model):
             raise LabError("Only models of attention without an encoder are compiled for writing; use generate.")
-        if remember(steps):
+        if need_history(steps):
             raise LabError("Filters that ask what was written are not compiled; use generate.")
         if any(isinstance(one, Banned | Allowed) for one in steps):  # nobody looks whether they leave a token
             raise LabError("Filters that ban or allow single tokens are not compiled; use generate.")

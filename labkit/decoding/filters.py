@@ -39,12 +39,12 @@ class History(NamedTuple):
 
 
 class Filter(Protocol):
-    """name: how it is called in a strategy's line. remembers: whether it asks what was written; such a one is refused
-    without a History.
+    """name: how it is called in a strategy's line. needs_history: whether it asks what was written; such a one is
+    refused without a History.
     """
 
     name: ClassVar[str]
-    remembers: ClassVar[bool]
+    needs_history: ClassVar[bool]
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor: ...
 
@@ -98,9 +98,9 @@ def _empty(logits: Tensor) -> Tensor:
     return ~logits.amax(-1).isfinite()
 
 
-def remember(filters: Sequence[Filter]) -> bool:
+def need_history(filters: Sequence[Filter]) -> bool:
     """Whether one of them asks what was written."""
-    return any(one.remembers for one in filters)
+    return any(one.needs_history for one in filters)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Temperature:
 
     value: Annotated[float, Range(0, HOTTEST)]
     name: ClassVar[str] = "temperature"
-    remembers: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -132,7 +132,7 @@ class TopK:
 
     k: Count
     name: ClassVar[str] = "top-k"
-    remembers: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -151,7 +151,7 @@ class TopP:
 
     p: Part
     name: ClassVar[str] = "top-p"
-    remembers: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -172,7 +172,7 @@ class MinP:
 
     p: Part
     name: ClassVar[str] = "min-p"
-    remembers: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -190,7 +190,7 @@ class Typical:
 
     mass: Part
     name: ClassVar[str] = "typical"
-    remembers: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -213,7 +213,7 @@ class Epsilon:
 
     cutoff: Part
     name: ClassVar[str] = "epsilon"
-    remembers: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -234,7 +234,7 @@ class RepetitionPenalty:
 
     penalty: Annotated[float, Range(1e-3, 1e3)]
     name: ClassVar[str] = "repetition"
-    remembers: ClassVar[bool] = True
+    needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self)
@@ -252,7 +252,7 @@ class PresencePenalty:
 
     penalty: Penalty
     name: ClassVar[str] = "presence"
-    remembers: ClassVar[bool] = True
+    needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self)
@@ -268,7 +268,7 @@ class FrequencyPenalty:
 
     penalty: Penalty
     name: ClassVar[str] = "frequency"
-    remembers: ClassVar[bool] = True
+    needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self)
@@ -285,7 +285,7 @@ class NoRepeat:
 
     n: Count
     name: ClassVar[str] = "no-repeat"
-    remembers: ClassVar[bool] = True
+    needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self)
@@ -308,7 +308,7 @@ class Banned:
 
     tokens: tuple[int, ...]
     name: ClassVar[str] = "ban"
-    remembers: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         return logits.index_fill(-1, _tokens(self, self.tokens, logits), -torch.inf)
@@ -320,7 +320,7 @@ class Allowed:
 
     tokens: tuple[int, ...]
     name: ClassVar[str] = "allow"
-    remembers: ClassVar[bool] = False
+    needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.tokens:

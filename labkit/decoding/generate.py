@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, apply_checked, remember
+from labkit.decoding.filters import Filter, History, apply_checked, need_history
 from labkit.decoding.prompts import check_prompt, check_size, remembered
 from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
-from labkit.model.reading import Memory
+from labkit.model.context import Memory
 from labkit.model.transformer import Transformer
 
 
@@ -94,7 +94,7 @@ def _write(
     rows = torch.arange(len(draws), device=device)  # which rows are still in the batch
     writing = torch.ones_like(rows, dtype=torch.bool)  # and which of these have not ended
     for step in range(draws.shape[1]):
-        history = History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if remember(steps) else None
+        history = History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if need_history(steps) else None
         logits = apply_checked(steps, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
         token = draw(logits, draws[rows, step])
         new[rows, step] = token

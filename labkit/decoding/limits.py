@@ -36,12 +36,12 @@ def cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transfo
     """
     config = model.config
     new = max(0, min(new_tokens, config.context - prompt_tokens))
-    rows = strategy.told(WIDTH[strategy.kind]) if strategy.kind in WIDTH else 1
+    rows = strategy.option(WIDTH[strategy.kind]) if strategy.kind in WIDTH else 1
     read = rows * new
     if strategy.kind == "best":
         read += rows * (prompt_tokens + new)
     if strategy.kind == "speculative":
-        read = new * (1 + strategy.told("ahead"))
+        read = new * (1 + strategy.option("ahead"))
     length = prompt_tokens + new
     tokens = prompt_tokens + read
     attended = length if isinstance(config.mixer, SelfAttention) else 1

@@ -8,7 +8,7 @@ import torch
 
 from labkit.errors import LabError
 from labkit.machine import check_memory
-from labkit.model.reading import Memory
+from labkit.model.context import Memory
 from labkit.model.transformer import Transformer
 
 LONGEST = 2**20

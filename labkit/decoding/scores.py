@@ -45,7 +45,7 @@ def jackknife(measure: Callable[[Sequence[Tokens]], float], texts: Sequence[Toke
 
 
 def log_likelihood(model: Transformer, prompt: Tokens, written: Tokens) -> float:
-    """Mean log-probability of the written tokens after the prompt, in nats a token; the one that ended them is not
+    """Mean log-probability of the written tokens after the prompt, in nats per token; the one that ended them is not
     counted. NaN for no token.
     """
     return log_likelihoods(model, prompt, [written])[0]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, apply_checked, check_left, filtered, remember
+from labkit.decoding.filters import Filter, apply_checked, check_left, filtered, need_history
 from labkit.decoding.generate import draw
 from labkit.decoding.prompts import check_prompt, check_size
 from labkit.decoding.stops import StopTexts
@@ -67,7 +67,7 @@ def speculative_steps(
     device = model.embedding.weight.device
     states = [one.new_state(1, len(prompt) + room + ahead) for one in (model, draft)]
     for state in states:
-        state.take_back(0)  # refused at once where it cannot be done later
+        state.truncate(0)  # refused at once where it cannot be done later
     written, new, guessed, kept, readings = list(prompt), list[int](), 0, 0, 0
     yield Accepted([], 0, 0, 0)
     while (left := room - len(new)) > 0:
@@ -89,7 +89,7 @@ def speculative_steps(
                 return
         written = [*prompt, *new]
         for state in states:
-            state.take_back(min(state.filled, len(written) - 1))
+            state.truncate(min(state.filled, len(written) - 1))
         yield Accepted(new, guessed, kept, readings)
 
 
@@ -101,7 +101,7 @@ def _check(model: Transformer, draft: Transformer, ahead: int, steps: Sequence[F
         )
     if ahead < 1:
         raise LabError(f"The draft guesses at least one token ahead, not {ahead}.")
-    if remember(steps):
+    if need_history(steps):
         raise LabError("Speculative decoding takes no filters that ask what was written.")
 
 

@@ -78,7 +78,7 @@ TOKENS: dict[str, Callable[[tuple[int, ...]], Filter]] = {one.name: one for one 
 
 
 @dataclass(frozen=True)
-class Beside:
+class DecodingResources:
     """What some strategies need beside the model. tokenizer: to know banned or allowed words, and stop texts. stop: the
     texts at which writing ends. draft: the smaller model of "speculative". judge: who chooses for "best".
     """
@@ -96,7 +96,7 @@ class Beside:
         return StopTexts(self.tokenizer.decode, self.stop)
 
 
-ALONE = Beside()
+ALONE = DecodingResources()
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Strategy:
         words = [f"{name}={said(value)}" for name, value in (*self.options, *self.filters)]
         return " ".join([self.kind, *words] if self.kind != "sample" or not words else words)
 
-    def told(self, name: str) -> Any:
+    def option(self, name: str) -> Any:
         """One of its kind's options."""
         return (OPTIONS[self.kind] | dict(self.options))[name]
 
@@ -140,14 +140,14 @@ class Strategy:
         stop_ids: Collection[int] = (),
         seeds: Sequence[int] = (0,),
         source: Sequence[int] | None = None,
-        beside: Beside = ALONE,
+        resources: DecodingResources = ALONE,
     ) -> list[list[int]]:
         """A text for each seed; where chance has no part, one text for all. The same seed gives every strategy the same
         draws (speculative takes as many as it needs). source: what an encoder reads. Raises LabError for a prompt or a
         setting that the strategy cannot work with, and for no seed.
         """
         _check_seeds(seeds)
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "beside": beside}
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "resources": resources}
         if self.kind in ("sample", "greedy"):
             sources = None if source is None else [source]
             return self.write_all(model, [prompt], seeds=[seeds], sources=sources, **options)[0]
@@ -164,7 +164,7 @@ class Strategy:
         stop_ids: Collection[int] = (),
         seeds: Sequence[Sequence[int]],
         sources: Sequence[Sequence[int]] | None = None,
-        beside: Beside = ALONE,
+        resources: DecodingResources = ALONE,
     ) -> list[list[list[int]]]:
         """`write` for many prompts, each with as many seeds: texts[prompt][seed]. Samples and greedy texts are written
         together.
@@ -177,7 +177,7 @@ class Strategy:
         if self.kind not in ("sample", "greedy"):
             each: Sequence[Sequence[int] | None] = sources or [None] * len(prompts)
             return [
-                self.write(model, prompt, seeds=own, source=source, beside=beside, **common)
+                self.write(model, prompt, seeds=own, source=source, resources=resources, **common)
                 for prompt, own, source in zip(prompts, seeds, each, strict=True)
             ]
         count = len(seeds[0])
@@ -187,7 +187,7 @@ class Strategy:
         samples = count if self.draws else 1
         chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for own in seeds for s in own]
         draws = torch.stack(chosen).unflatten(0, (len(prompts), count))[:, :samples]  # [P, S, N]
-        steps, stop = self.steps(beside.tokenizer), beside.stops()
+        steps, stop = self.steps(resources.tokenizer), resources.stops()
         texts = generate(
             model, prompts, steps=steps, stop=stop, draws=draws, samples=samples, sources=sources, **common
         )
@@ -203,13 +203,13 @@ class Strategy:
         stop_ids: Collection[int] = (),
         seed: int = 0,
         source: Sequence[int] | None = None,
-        beside: Beside = ALONE,
+        resources: DecodingResources = ALONE,
     ) -> Iterator[list[int]]:
         """The new tokens so far, again and again as they change; the last are the text. Raises LabError as `write`."""
         _check_seeds([seed])
         sources = None if source is None else [source]
-        common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": beside.stops()}
-        common |= {} if self.kind == "contrastive" else {"steps": self.steps(beside.tokenizer)}
+        common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": resources.stops()}
+        common |= {} if self.kind == "contrastive" else {"steps": self.steps(resources.tokenizer)}
         if self.kind in ("beam", "contrastive"):
             yield from self._searched(model, prompt, common | {"memory": remembered(model, sources)})
             return
@@ -217,22 +217,22 @@ class Strategy:
         if self.kind == "speculative":
             if sources is not None:
                 raise LabError("speculative: a model with an encoder has no draft to guess for it.")
-            if beside.draft is None:
+            if resources.draft is None:
                 raise LabError("speculative: a smaller draft model is needed (on the command line, --draft RUN).")
-            for accepted in speculative_steps(model, beside.draft, prompt, ahead=self.told("ahead"), **common):
+            for accepted in speculative_steps(model, resources.draft, prompt, ahead=self.option("ahead"), **common):
                 yield accepted.tokens
         elif self.kind == "best":
-            if beside.judge is None:
+            if resources.judge is None:
                 raise LabError(
                     "best: somebody must judge the answers: a reward model, or the oracle of a world's task."
                 )
-            best = best_of(model, prompt, beside.judge, n=self.told("n"), sources=sources, **common)
+            best = best_of(model, prompt, resources.judge, n=self.option("n"), sources=sources, **common)
             yield best.answers[best.best]
         else:
             yield from self._drawn(model, prompt, common | {"memory": remembered(model, sources)})
 
     def _searched(self, model: Transformer, prompt: Sequence[int], common: dict[str, Any]) -> Iterator[list[int]]:
-        told = {name.replace("-", "_"): self.told(name) for name in OPTIONS[self.kind]}
+        told = {name.replace("-", "_"): self.option(name) for name in OPTIONS[self.kind]}
         if self.kind == "contrastive":
             yield from contrastive_steps(model, prompt, **told, **common)
         else:

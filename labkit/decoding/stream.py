@@ -12,7 +12,7 @@ from labkit.decoding.filters import Filter, History, check_left, filtered
 from labkit.decoding.generate import draw
 from labkit.decoding.prompts import check_prompt, check_size
 from labkit.decoding.stops import StopTexts
-from labkit.model.reading import Memory
+from labkit.model.context import Memory
 from labkit.model.transformer import Transformer
 
 

@@ -1,4 +1,4 @@
-"""Loss on held-out text: nats a token, and the same per byte and per character of the original text.
+"""Loss on held-out text: nats per token, and the same per byte and per character of the original text.
 
 `validation_loss` depends on the tokenizer. `bits_per_byte` and `nats_per_character` do not: all nats of a
 text, those of its special tokens included, over what a reader sees of it.

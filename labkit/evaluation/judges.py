@@ -8,25 +8,25 @@ import torch
 
 from labkit.decoding import Judge
 from labkit.errors import LabError
-from labkit.model.scorer import Scorer
-from labkit.text.batch import whole_rows
+from labkit.model.reward_model import RewardModel
+from labkit.text.batch import unshifted_batch
 from labkit.text.chat import decode_reply
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World
 from labkit.world.oracle import score
 
 
-def by_reward(scorer: Scorer, tokenizer: Tokenizer) -> Judge:
+def by_reward(reward_model: RewardModel, tokenizer: Tokenizer) -> Judge:
     """The reward model's number at each answer's `<|end|>`."""
 
     @torch.no_grad()
     def judge(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
-        context = scorer.config.context
+        context = reward_model.config.context
         rows = [[*prompt, *answer, tokenizer.turn_end][:context] for answer in answers]
         marked = [(row, [i >= len(prompt) for i in range(len(row))]) for row in rows]
-        (inputs, _, mask), ends = whole_rows(marked, context, tokenizer.pad)
-        device = scorer.body.embedding.weight.device
-        return scorer.eval().last(inputs.to(device), mask.to(device), ends.to(device)).tolist()
+        (inputs, _, mask), ends = unshifted_batch(marked, context, tokenizer.pad)
+        device = reward_model.body.embedding.weight.device
+        return reward_model.eval().last(inputs.to(device), mask.to(device), ends.to(device)).tolist()
 
     return judge
 

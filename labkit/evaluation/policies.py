@@ -12,17 +12,17 @@ import torch
 from labkit.decoding import Temperature, generate
 from labkit.errors import LabError
 from labkit.evaluation.held_out_loss import Metrics
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import preference_task
-from labkit.text.batch import whole_rows
+from labkit.text.batch import unshifted_batch
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.fitting import Fit
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World, score
 
 if TYPE_CHECKING:
-    from labkit.stages.materials import Materials
+    from labkit.stages.inputs import StageInputs
 
 
 class Judged(NamedTuple):
@@ -80,47 +80,51 @@ def reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
     }
 
 
-def policy_metrics(model: Transformer, materials: Materials, prompts: int, length: int, answer_tokens: int) -> Metrics:
+def policy_metrics(
+    model: Transformer, stage_inputs: StageInputs, prompts: int, length: int, answer_tokens: int
+) -> Metrics:
     """The policy beside the fine-tuned model on the same held-out prompts, of combinations that training never shows:
     by the oracle where there is one, and by the reward model where the run has made one, which says how well it is
     pleased and not whether that is good.
     """
-    tokenizer = materials.tokenizer
-    tasks, asked, fit = held_out_prompts(materials, prompts, length, answer_tokens)
+    tokenizer = stage_inputs.tokenizer
+    tasks, asked, fit = held_out_prompts(stage_inputs, prompts, length, answer_tokens)
     answers = [
         greedy_answers(model, tokenizer, asked, answer_tokens),
-        materials.once(
+        stage_inputs.once(
             ("answers", prompts, length, answer_tokens),
-            lambda: greedy_answers(materials.model("sft"), tokenizer, asked, answer_tokens),
+            lambda: greedy_answers(stage_inputs.model("sft"), tokenizer, asked, answer_tokens),
         ),
     ]
     metrics: Metrics = {}
     if tasks:
-        after, before = (judged(materials.world, materials.annotator, tokenizer, tasks, given) for given in answers)
+        after, before = (
+            judged(stage_inputs.world, stage_inputs.annotator, tokenizer, tasks, given) for given in answers
+        )
         metrics |= paired_metrics(after, before)
-    scorer = materials.judge()
-    if scorer is not None:
-        liked, liked_before = (rewards(scorer, tokenizer, asked, given) for given in answers)
+    reward_model = stage_inputs.judge()
+    if reward_model is not None:
+        liked, liked_before = (rewards(reward_model, tokenizer, asked, given) for given in answers)
         metrics |= reward_metrics(liked, liked_before)
     return metrics | {"prompts": len(asked)} | ({"prompts_left_out": fit.left_out} if fit.left_out else {})
 
 
 def held_out_prompts(
-    materials: Materials, prompts: int, length: int, answer_tokens: int
+    stage_inputs: StageInputs, prompts: int, length: int, answer_tokens: int
 ) -> tuple[list[Task], list[list[int]], Fit]:
     """What a policy is measured on: tasks of the world (none where preferences are given), the ids of the prompts that
     leave room in `length` tokens, and how many do not. Raises LabError when none does.
 
     A given prompt leaves room for a whole answer; one of the world for its beginning, which is enough to be judged.
     """
-    tokenizer, room = materials.tokenizer, length - answer_tokens
+    tokenizer, room = stage_inputs.tokenizer, length - answer_tokens
     tasks: list[Task] = []
-    if materials.of_the_world:
-        tasks = [preference_task(materials.world, "test", materials.seed, index) for index in range(prompts)]
+    if stage_inputs.of_the_world:
+        tasks = [preference_task(stage_inputs.world, "test", stage_inputs.seed, index) for index in range(prompts)]
         asked, room = [encode_prompt(tokenizer, task.messages) for task in tasks], length - 1
     else:
-        assert materials.preferences is not None
-        different = list(dict.fromkeys(pair.prompt for pair in materials.preferences.validation))[:prompts]
+        assert stage_inputs.preferences is not None
+        different = list(dict.fromkeys(pair.prompt for pair in stage_inputs.preferences.validation))[:prompts]
         asked = [encode_prompt(tokenizer, prompt) for prompt in different]
     fit = [index for index, ids in enumerate(asked) if len(ids) < room]
     if not fit:
@@ -129,7 +133,7 @@ def held_out_prompts(
             f"{length}. Give longer rows (train.length, up to model.context), or shorter prompts."
         )
     count = Fit(len(asked), left_out=len(asked) - len(fit))
-    materials.fit(lambda: (fit, count), f"held-out prompts with an answer of {length - room} tokens", length)
+    stage_inputs.fit(lambda: (fit, count), f"held-out prompts with an answer of {length - room} tokens", length)
     return [tasks[index] for index in fit if tasks], [asked[index] for index in fit], count
 
 
@@ -144,22 +148,22 @@ def greedy_answers(
 
 @torch.no_grad()
 def rewards(
-    scorer: Scorer,
+    reward_model: RewardModel,
     tokenizer: Tokenizer,
     prompts: Sequence[list[int]],
     answers: Sequence[list[int]],
     rows: int = 64,
 ) -> np.ndarray:
     """The reward model's scores of answers, as ids, to the prompts: [N]."""
-    room = scorer.config.context
+    room = reward_model.config.context
     made = []
     for prompt, answer in zip(prompts, answers, strict=True):
         ids, counts = [*prompt, *answer, tokenizer.turn_end], [False] * len(prompt) + [True] * (len(answer) + 1)
         made.append((ids[:room], counts[:room]))  # an answer that filled the context leaves no room for its end
-    found, device = [], scorer.head.weight.device
+    found, device = [], reward_model.head.weight.device
     for start in range(0, len(made), rows):
         chunk = made[start : start + rows]
-        batch, ends = whole_rows(chunk, max(len(ids) for ids, _ in chunk), tokenizer.pad)
+        batch, ends = unshifted_batch(chunk, max(len(ids) for ids, _ in chunk), tokenizer.pad)
         inputs, _, mask = batch.to(device)
-        found.append(scorer.eval().last(inputs, mask, ends.to(device)).cpu())
+        found.append(reward_model.eval().last(inputs, mask, ends.to(device)).cpu())
     return torch.cat(found).numpy()

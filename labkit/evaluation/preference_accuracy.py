@@ -10,7 +10,7 @@ import torch
 from labkit.evaluation.held_out_loss import Metrics
 from labkit.losses import pairwise_loss
 from labkit.machine import autocast
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.preferences.annotate import Choice
 from labkit.text.pairs import Pair, by_length, comparison, encode_pair
 from labkit.text.tokenizer import Tokenizer
@@ -18,7 +18,7 @@ from labkit.text.tokenizer import Tokenizer
 
 @torch.no_grad()
 def score_pairs(
-    scorer: Scorer,
+    reward_model: RewardModel,
     tokenizer: Tokenizer,
     pairs: Sequence[Pair],
     length: int,
@@ -27,22 +27,22 @@ def score_pairs(
 ) -> torch.Tensor:
     """The reward model's scores of each pair's chosen and rejected answer: [N, 2]."""
     encoded = [encode_pair(tokenizer, pair) for pair in pairs]
-    was_training = scorer.training
-    scorer.eval()
-    found, device = torch.zeros(len(encoded), 2), scorer.head.weight.device
+    was_training = reward_model.training
+    reward_model.eval()
+    found, device = torch.zeros(len(encoded), 2), reward_model.head.weight.device
     with autocast(device, precision):
         for chosen in by_length(encoded, rows):
             batch = comparison([encoded[i] for i in chosen], length, tokenizer.pad).to(device)
-            found[chosen] = scorer.last(batch.inputs, batch.mask, batch.ends).view(2, -1).T.cpu()
-    scorer.train(was_training)
+            found[chosen] = reward_model.last(batch.inputs, batch.mask, batch.ends).view(2, -1).T.cpu()
+    reward_model.train(was_training)
     return found
 
 
 def ranking_metrics(
-    scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int, precision: str = "fp32"
+    reward_model: RewardModel, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int, precision: str = "fp32"
 ) -> Metrics:
     """On held-out pairs that fit in a row: the loss, the share ranked as chosen, and what length alone gives."""
-    scores = score_pairs(scorer, tokenizer, pairs, length, precision)
+    scores = score_pairs(reward_model, tokenizer, pairs, length, precision)
     chosen, rejected = scores.unbind(1)
     return {
         "validation_loss": float(pairwise_loss(chosen, rejected).loss.mean()),
@@ -53,7 +53,7 @@ def ranking_metrics(
 
 
 def gold_metrics(
-    scorer: Scorer, tokenizer: Tokenizer, choices: Sequence[Choice], length: int, precision: str = "fp32"
+    reward_model: RewardModel, tokenizer: Tokenizer, choices: Sequence[Choice], length: int, precision: str = "fp32"
 ) -> Metrics:
     """On held-out choices of a world's annotator: how often the ranking is that of gold.
 
@@ -66,7 +66,7 @@ def gold_metrics(
     if not known:
         return ceiling
     sign = np.array([np.sign(choice.chosen_gold - choice.rejected_gold) for choice in known])
-    scores = score_pairs(scorer, tokenizer, [choice.pair for choice in known], length, precision)
+    scores = score_pairs(reward_model, tokenizer, [choice.pair for choice in known], length, precision)
     better = [c.pair if c.chosen_gold > c.rejected_gold else _turned(c.pair) for c in known]
     return {
         "gold_accuracy": agreement((scores[:, 0] - scores[:, 1]) * torch.from_numpy(sign)),

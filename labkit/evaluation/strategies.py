@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from labkit.decoding.scores import Score
-    from labkit.decoding.strategies import Beside, Strategy
+    from labkit.decoding.strategies import DecodingResources, Strategy
     from labkit.model.transformer import Transformer
     from labkit.text.tokenizer import Tokenizer
     from labkit.world import Task, World
@@ -28,7 +28,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Compared:
+class StrategyResult:
     """strategy: as a line. text: of the first prompt and seed. parts: its first word that differs from the first
     strategy's text, None when none does. scores: by name, over the prompts, or over the seeds of one prompt.
     """
@@ -48,27 +48,33 @@ def compare(
     seeds: int,
     max_new_tokens: int,
     world: World | None = None,
-    beside: Beside | None = None,
-) -> list[Compared]:
+    resources: DecodingResources | None = None,
+) -> list[StrategyResult]:
     """All strategies on the same prompts; the same seed gives each of them the same draws. Each prompt has seeds of its
     own, so that what is drawn for one says nothing of another.
 
     world: whose grammar and truth the texts are held against. Raises LabError as `Strategy.write`.
     """
-    from labkit.decoding.strategies import Beside
+    from labkit.decoding.strategies import DecodingResources
 
-    beside = beside or Beside(tokenizer)
-    found: list[Compared] = []
+    resources = resources or DecodingResources(tokenizer)
+    found: list[StrategyResult] = []
     first: list[str] = []
     for strategy in strategies:
         many = seeds if strategy.draws else 1
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokenizer.stops, "beside": beside}
+        options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "stop_ids": tokenizer.stops,
+            "resources": resources,
+        }
         seeds_of = [range(i * many, (i + 1) * many) for i in range(len(asked))]
         texts = strategy.write_all(model, [one.ids for one in asked], seeds=seeds_of, **options)
         words = tokenizer.decode(texts[0][0]).split()
         first = first or words
         scores = scored(model, tokenizer, asked, texts, world)
-        found.append(Compared(str(strategy), " ".join(words), first_difference([first, words], ended=True), scores))
+        found.append(
+            StrategyResult(str(strategy), " ".join(words), first_difference([first, words], ended=True), scores)
+        )
     return found
 
 
@@ -85,7 +91,7 @@ def scored(
     def each(prompt: Asked, group: Sequence[Sequence[int]]) -> list[dict[str, float]]:
         likelihoods = log_likelihoods(model, prompt.ids, group)
         found = [
-            {"nats a token": likelihood, "repetition": repetition(text), "tokens": float(len(text))}
+            {"nats per token": likelihood, "repetition": repetition(text), "tokens": float(len(text))}
             for text, likelihood in zip(group, likelihoods, strict=True)
         ]
         if world is None:
@@ -119,7 +125,7 @@ def _truth(world: World, task: Task | None, text: str) -> dict[str, float]:
 
 
 LEGEND = {
-    "nats a token": "mean log-probability of the text's tokens under the model; nearer to 0 is likelier",
+    "nats per token": "mean log-probability of the text's tokens under the model; nearer to 0 is likelier",
     "repetition": "share of its runs of four tokens that stood in the text before; lower repeats less",
     "tokens": "how many tokens the text has",
     "gold": f"the oracle's score of the answer, for the annotator {ANNOTATOR}: 0 to 1, higher is better",
@@ -145,7 +151,7 @@ def first_difference(texts: Sequence[Sequence[Any]], ended: bool = False) -> int
     return None
 
 
-def table(found: Sequence[Compared]) -> str:
+def table(found: Sequence[StrategyResult]) -> str:
     """The texts, the first word that differs in brackets, and under them the scores."""
     lines = []
     for one in found:

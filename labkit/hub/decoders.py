@@ -1,4 +1,4 @@
-"""Families that write on from what came before: Llama, Mistral, Mixtral, Qwen2, Qwen3, GPT-2 and BLOOM."""
+"""Decoder-only families: Llama, Mistral, Mixtral, Qwen2, Qwen3, GPT-2 and BLOOM."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Look inside a model: what it attends to, what that causes, what each layer would say, which head does what.
 
-look = Look(model, tokenizer, ids)
+look = Inspection(model, tokenizer, ids)
 look.maps[0].weights[layer, head]                  # who looks at whom
 look.cell(0, layer, head, row, column)             # where one of these numbers comes from
-look.without(0, layer, head)                       # what changes when the head is taken out
+look.ablate(0, layer, head)                       # what changes when the head is taken out
 look.lens()                                        # every layer read out as words
 patching(model, one, other)                        # which of a text's numbers make the difference to another text
 find_heads(model, tokenizer, probes)               # heads by what they do
@@ -11,7 +11,7 @@ find_heads(model, tokenizer, probes)               # heads by what they do
 
 from labkit.interpret.heads import Findings, HeadScore, accuracy, find_heads, log_odds
 from labkit.interpret.limits import attention_bytes, check_attention, check_patching
-from labkit.interpret.look import Cell, Change, Look, Map
+from labkit.interpret.look import Change, Inspection, Map, ScoreBreakdown
 from labkit.interpret.patching import Patching, patching
 from labkit.interpret.probes import Probe, schema_probe, schema_probes, token_at, world_probes
 from labkit.interpret.taps import Ablate, Recorder, Restore
@@ -19,11 +19,11 @@ from labkit.interpret.views import Views
 
 __all__ = [
     "Ablate",
-    "Cell",
+    "ScoreBreakdown",
     "Change",
     "Findings",
     "HeadScore",
-    "Look",
+    "Inspection",
     "Map",
     "Patching",
     "Probe",

@@ -17,7 +17,8 @@ READINGS = 4e12
 
 
 def attention_bytes(model: Transformer, tokens: int, source: int = 0) -> float:
-    """Memory of a `Look` at so many tokens (and at the `source` tokens that an encoder reads), and of its `effects`:
+    """Memory of an `Inspection` at so many tokens (and at the `source` tokens that an encoder reads), and of its
+    `effects`:
 
         4 heads (2 layers T^2 + rows T^2)
 

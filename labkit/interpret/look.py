@@ -35,7 +35,7 @@ class Map(NamedTuple):
     key_heads: int
 
 
-class Cell(NamedTuple):
+class ScoreBreakdown(NamedTuple):
     """Where one weight comes from: score = dot · scale + position, weight = e^score / Σ e^score over what the token
     sees. leading: of that row the largest (column, score, weight, length of the value). width: numbers in q and k.
     """
@@ -58,7 +58,7 @@ class Change(NamedTuple):
     leading: list[tuple[str, float, float]]
 
 
-class Look:
+class Inspection:
     """What a model does while it reads a text; it is the same model afterwards.
 
     ids: the text; of an encoder-decoder, what is written, with `source` the text that its encoder reads. Raises
@@ -128,7 +128,7 @@ class Look:
             raise LabError(f"There is no head {head} in layer {layer}: there are {L} layers of {H} heads, from 0 on.")
         return OneHead(self.maps[map_].where.format(layer), head)
 
-    def cell(self, map_: int, layer: int, head: int, row: int, column: int, leading: int = 6) -> Cell:
+    def cell(self, map_: int, layer: int, head: int, row: int, column: int, leading: int = 6) -> ScoreBreakdown:
         """The arithmetic of the weight with which token `row` looks at token `column`. Raises LabError for a head or
         token that is not there.
         """
@@ -146,9 +146,9 @@ class Look:
         score = float(scores[column])
         most = weights[row].topk(min(leading, weights.shape[1])).indices.tolist()
         listed = [(j, float(scores[j]), float(weights[row, j]), float(lengths[j])) for j in most if weights[row, j] > 0]
-        return Cell(dot, scale, score - dot * scale, score, float(weights[row, column]), q.shape[-1], listed)
+        return ScoreBreakdown(dot, scale, score - dot * scale, score, float(weights[row, column]), q.shape[-1], listed)
 
-    def without(
+    def ablate(
         self, map_: int, layer: int, head: int, kind: Kind = "zero", leading: int = 6, place: int | None = None
     ) -> Change:
         """What is predicted after the token in this place (the last when not given) without a head. Raises LabError for

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.interpret.look import Look
+from labkit.interpret.look import Inspection
 
 MOST = 120
 """Tokens of a lens that are read out at most: beyond, a table of words is no longer looked at."""
@@ -18,13 +18,13 @@ class Views:
     view = views.view("sft") is what the viewer shows, and views.answer(question) what it asks for later.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], Look]):
+    def __init__(self, names: Sequence[str], read: Callable[[str], Inspection]):
         if not names:
             raise LabError("There is nothing to look at: give at least one checkpoint.")
         self.names, self.read = list(names), read
-        self.looks: dict[str, Look] = {}
+        self.looks: dict[str, Inspection] = {}
 
-    def look(self, name: str) -> Look:
+    def look(self, name: str) -> Inspection:
         """The text as one checkpoint reads it. Raises LabError for one that is not there."""
         if name not in self.names:
             raise LabError(f"There is no checkpoint {name!r} here; there are {', '.join(self.names)}.")
@@ -33,7 +33,7 @@ class Views:
         return self.looks[name]
 
     def view(self, name: str) -> dict[str, Any]:
-        """`Look.for_viewer`, with the checkpoints that there are and the one shown."""
+        """`Inspection.for_viewer`, with the checkpoints that there are and the one shown."""
         return self.look(name).for_viewer() | {"stages": self.names, "stage": name}
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Views:
             return {"effects": look.effects(map_, question["kind"], place).tolist()}
         layer, head = int(question["layer"]), int(question["head"])
         if what == "without":
-            return look.without(map_, layer, head, question["kind"], place=place)._asdict()
+            return look.ablate(map_, layer, head, question["kind"], place=place)._asdict()
         if what == "cell":
             return look.cell(map_, layer, head, int(question["row"]), int(question["column"]))._asdict()
         raise LabError(f"A viewer can ask for view, cell, without, effects or lens, not {what!r}.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 
 
 class ActorCritic(nn.Module):
     """The actor writes; the critic says at every token what the answer will earn."""
 
-    def __init__(self, actor: Transformer, critic: Scorer):
+    def __init__(self, actor: Transformer, critic: RewardModel):
         super().__init__()
         self.actor, self.critic = actor, critic
 

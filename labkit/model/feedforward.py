@@ -145,20 +145,20 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: MoE, width: int, bias: bool, name: str):
         super().__init__()
         self.config, self.name = config, name
-        self.unevenness = torch.zeros(())
+        self.load_balance = torch.zeros(())
         """`load_balancing_loss` of the tokens that were last read."""
         self.router = nn.Linear(width, config.experts, bias=False)
         self.experts = nn.ModuleList(config.expert.build(width, bias) for _ in range(config.experts))
 
     @not_compiled  # which tokens go where is known only then, so each step would be compiled anew
     def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; `unevenness` is then of these tokens. real [B, T]: False for padding, which no
+        """x [B, T, D] -> [B, T, D]; `load_balance` is then of these tokens. real [B, T]: False for padding, which no
         expert takes and nothing counts.
         """
         logits = F.linear(x.float(), self.router.weight.float())  # a close choice is not left to rounding
         shares = tap(f"{self.name}.router", logits.softmax(-1))  # [B, T, experts]
         weights, chosen = shares.topk(self.config.top_k, dim=-1)
-        self.unevenness = load_balancing_loss(shares, chosen, real)
+        self.load_balance = load_balancing_loss(shares, chosen, real)
         if self.config.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
         taken = self._taken(chosen, real)  # [B, T, experts]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from labkit.machine import not_compiled
+from labkit.model.context import ForwardContext
 from labkit.model.mixers import Heads
-from labkit.model.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class GRUMixer(nn.Module):
     def new_state(self, rows: int, length: int) -> GRUState:
         return GRUState(self.out.weight.new_zeros(rows, self.width))
 
-    def forward(self, x: Tensor, state: GRUState | None, reading: Reading) -> tuple[Tensor, GRUState | None]:
+    def forward(self, x: Tensor, state: GRUState | None, context: ForwardContext) -> tuple[Tensor, GRUState | None]:
         """x [B, T, D] -> [B, T, D], and the state after the T tokens."""
         hidden = (self.new_state(len(x), 0) if state is None else state).hidden
         with torch.autocast(x.device.type, enabled=False):  # many small steps: casting would cost more than it saves
-            hiddens = self._run(self.input(x.float()), hidden.float(), reading.real, reading.fresh)
-        y = self.out(reading.tap(f"{self.name}.hidden", hiddens.to(x.dtype)))
+            hiddens = self._run(self.input(x.float()), hidden.float(), context.real, context.fresh)
+        y = self.out(context.tap(f"{self.name}.hidden", hiddens.to(x.dtype)))
         return y, None if state is None else GRUState(hiddens[:, -1])
 
     @not_compiled  # a loop over all tokens, which would be unrolled

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.model.mixers import Attention
-from labkit.model.positions import Places, PositionEncoding
+from labkit.model.positions import PositionEncoding, PositionIndex
 
 
 def draw_weights(model: nn.Module, depth: int, std: float = 0.02) -> None:
@@ -40,7 +40,7 @@ def look_back(
     H, K, E = attention.heads, attention.key_heads, attention.head_width
     queries, keys, _ = attention.qkv.weight.split((H * E, K * E, K * E))
     back = torch.tensor([distance])
-    places = Places(position, back, back)
+    places = PositionIndex(position, back, back)
     for head in range(K):
         q = torch.randn(E) * std * width**0.5
         _, k = places.rotate(q.view(1, 1, 1, E), q.view(1, 1, 1, E))

@@ -1,4 +1,4 @@
-"""What lets tokens see each other, x, state = mixer(x, state, reading): attention, to a row and to an encoder."""
+"""What lets tokens see each other, x, state = mixer(x, state, context): attention, to a row and to an encoder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labkit.errors import LabError
-from labkit.model.positions import Places
-from labkit.model.reading import Memory, Reading
+from labkit.model.context import ForwardContext, Memory
+from labkit.model.positions import PositionIndex
 from labkit.model.taps import Tap
 
 
@@ -54,7 +54,7 @@ class KeyValues(NamedTuple):
         """Keep the given rows only (a copy); rows [B'] of int64."""
         return KeyValues(self.keys[rows], self.values[rows], self.filled)
 
-    def take_back(self, filled: int) -> KeyValues:
+    def truncate(self, filled: int) -> KeyValues:
         """What it was when it held so many tokens."""
         return self._replace(filled=filled)
 
@@ -110,17 +110,17 @@ class Attention(nn.Module):
     def new_state(self, rows: int, length: int) -> KeyValues:
         return KeyValues.empty(rows, self.key_heads, length, self.head_width, self.out.weight)
 
-    def forward(self, x: Tensor, state: KeyValues | None, reading: Reading) -> tuple[Tensor, KeyValues | None]:
+    def forward(self, x: Tensor, state: KeyValues | None, context: ForwardContext) -> tuple[Tensor, KeyValues | None]:
         """x [B, T, D] -> [B, T, D], and the state with the T new keys and values in it."""
-        places, tap = reading.places, reading.tap
+        places, tap = context.places, context.tap
         q, k, v = self.project(x, places)
         if state is not None:
             state = state.append(k, v)
             k, v = (part.to(q.dtype) for part in state.in_use())
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        return self.out(attend(q * self.scale, k, v, reading.visible, places, tap, self.name)), state
+        return self.out(attend(q * self.scale, k, v, context.visible, places, tap, self.name)), state
 
-    def project(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, places: PositionIndex) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> queries [B, H, T, E], keys and values [B, K, T, E]."""
         H, K = self.heads, self.key_heads
         qkv = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_width))  # [B, T, H + 2K, E]
@@ -152,7 +152,7 @@ class CrossAttention(nn.Module):
         return self.out(attend(q * self.scale, k, v, memory.mask, None, tap, self.name))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: Places | None, tap: Tap, name: str) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: PositionIndex | None, tap: Tap, name: str) -> Tensor:
     """softmax(q kᵀ + bias) v: q [B, H, T, E], scaled, k and v [B, K, S, E] -> [B, T, H·E].
 
     Written out, not torch's fused kernel: on a CPU in bf16 forward and backward together take half the time,

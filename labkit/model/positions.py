@@ -64,7 +64,7 @@ class PositionEncoding(nn.Module):
         return None
 
 
-class Places(NamedTuple):
+class PositionIndex(NamedTuple):
     """An encoding with the positions of one call: queries [(B,) T] and keys [(B,) S], S counting cached keys
     too.
     """
@@ -220,8 +220,8 @@ class YaRN:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, 2 * half - 1)
         slowed = ((torch.arange(half) - low) / (high - low if high != low else 1e-3)).clamp(0, 1)
-        sharper = 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
-        return frequencies * (1 - slowed + slowed / self.factor), sharper
+        attention_factor = 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
+        return frequencies * (1 - slowed + slowed / self.factor), attention_factor
 
 
 @dataclass(frozen=True)
@@ -262,12 +262,12 @@ class RotaryEncoding(PositionEncoding):
 
     def __init__(self, config: Rotary, context: int, head_width: int):
         super().__init__()
-        frequencies, sharper = rotary_frequencies(config.base, head_width), 1.0
+        frequencies, attention_factor = rotary_frequencies(config.base, head_width), 1.0
         if config.scaling is not None:
-            frequencies, sharper = config.scaling.apply(frequencies, config.base)
+            frequencies, attention_factor = config.scaling.apply(frequencies, config.base)
         angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)  # [context, E/2]
-        self.register_buffer("cos", angles.cos() * sharper, persistent=False)
-        self.register_buffer("sin", angles.sin() * sharper, persistent=False)
+        self.register_buffer("cos", angles.cos() * attention_factor, persistent=False)
+        self.register_buffer("sin", angles.sin() * attention_factor, persistent=False)
 
     def rotate(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)  # [(B,) T, 1, E/2]

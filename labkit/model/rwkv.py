@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from labkit.configs import Range, check
 from labkit.errors import LabError
+from labkit.model.context import ForwardContext, previous
 from labkit.model.mixers import Heads
-from labkit.model.reading import Reading, previous
 
 CHUNK = 32
 """Tokens that `in_chunks` takes at once: no w is below exp(-1/√e), so their product stays far within fp32."""
@@ -134,25 +134,25 @@ class RWKVMixer(nn.Module):
         matrix = like.new_zeros(rows, self.heads, N, N, dtype=torch.float32)
         return RWKVState(like.new_zeros(rows, self.heads * N), matrix)
 
-    def forward(self, x: Tensor, state: RWKVState | None, reading: Reading) -> tuple[Tensor, RWKVState | None]:
+    def forward(self, x: Tensor, state: RWKVState | None, context: ForwardContext) -> tuple[Tensor, RWKVState | None]:
         """x [B, T, D] -> [B, T, D], and the state after the T tokens."""
         last, matrix = self.new_state(len(x), 0) if state is None else state
-        before, last = previous(x, last, reading)
+        before, last = previous(x, last, context)
         xs = {part: shift(x, before) for part, shift in self.shifts.items()}
         r, k, v = self.receptance(xs["r"]), self.key(xs["k"]), self.value(xs["v"])
         rate = torch.sigmoid(self.rate(xs["a"]).float())
         removed = F.normalize(self._split(k.float() * self.removal), dim=-1)
         k = k.float() * (1 + (rate - 1) * self.replacement)
         if self.mix_values is None:
-            reading.values = v
+            context.values = v
         else:
-            assert reading.values is not None
-            v = v + (reading.values - v) * torch.sigmoid(self.mix_values(xs["v"]))
+            assert context.values is not None
+            v = v + (context.values - v) * torch.sigmoid(self.mix_values(xs["v"]))
         log_w = -math.exp(-0.5) * torch.sigmoid(self.decay(xs["w"]).float())
         r, log_w, k, v = (self._split(t.float()) for t in (r, log_w, k, v))
         moves = Moves(r, log_w, k, v, -removed, removed * self._split(rate))
-        y, matrix = mix(moves, matrix, reading.real, reading.fresh)
-        y = reading.tap(f"{self.name}.read", y)
+        y, matrix = mix(moves, matrix, context.real, context.fresh)
+        y = context.tap(f"{self.name}.read", y)
         y = F.group_norm(y.flatten(0, 1).flatten(1), self.heads, self.norm.weight, self.norm.bias, self.norm.eps)
         extra = (r * k * self._split(self.bonus)).sum(-1, keepdim=True) * v  # [B, T, H, N]
         y = (y.view(x.shape) + extra.flatten(2)).to(x.dtype)

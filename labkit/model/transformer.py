@@ -17,17 +17,17 @@ from labkit.configs import CountOrNone, Positive, Range, check
 from labkit.errors import LabError
 from labkit.losses import token_logprobs
 from labkit.machine import check_memory
+from labkit.model.context import ForwardContext, Memory, MixerState, previous
 from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
 from labkit.model.heads import ClassHead, MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, look_back
 from labkit.model.mixers import Attention, CrossAttention, Heads, KeyValues, SelfAttention
-from labkit.model.positions import Learned, NoPosition, Places, Position, Rotary, Sinusoidal, Sizes, distances
-from labkit.model.reading import Memory, MixerState, Reading, previous
+from labkit.model.positions import Learned, NoPosition, Position, PositionIndex, Rotary, Sinusoidal, Sizes, distances
 from labkit.model.rwkv import RWKV, TokenShift
 from labkit.model.taps import Tap, no_tap
 
-HIDDEN = -1e30
+MASKED_SCORE = -1e30
 """Added to the score of what may not be looked at. Finite, so that a row that sees nothing (padding) is no NaN."""
 
 Mixer = SelfAttention | RWKV | GRU
@@ -174,11 +174,11 @@ class BlockState(NamedTuple):
         """Keep the given rows only (a copy); rows [B'] of int64."""
         return BlockState(self.mixer.select(rows), None if self.last is None else self.last[rows])
 
-    def take_back(self, filled: int) -> BlockState:
+    def truncate(self, filled: int) -> BlockState:
         """What it was when it held so many tokens. Raises LabError where only what came of them is kept."""
         if not isinstance(self.mixer, KeyValues) or self.last is not None:
             raise LabError("This model keeps only what came of its tokens, so none can be taken back.")
-        return BlockState(self.mixer.take_back(filled))
+        return BlockState(self.mixer.truncate(filled))
 
 
 @dataclass
@@ -194,7 +194,7 @@ class State:
     positions: Tensor
     filled: int = 0
 
-    def remember(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
+    def append(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
         """Note that ``length`` tokens come next, with their mask [B, T] and positions [(B,) T]."""
         end = self.filled + length
         if end > self.mask.shape[1]:
@@ -203,9 +203,9 @@ class State:
         self.positions[:, self.filled : end] = positions
         self.filled = end
 
-    def take_back(self, filled: int) -> None:
+    def truncate(self, filled: int) -> None:
         """Be again what it was with so many tokens. Raises LabError for a mixer that cannot."""
-        self.blocks = [block.take_back(filled) for block in self.blocks]
+        self.blocks = [block.truncate(filled) for block in self.blocks]
         self.filled = filled
 
     def select(self, rows: Tensor) -> State:
@@ -234,22 +234,22 @@ class Block(nn.Module):
         last = None if self.shift is None else self.shift.share.new_zeros(rows, len(self.shift.share))
         return BlockState(self.mixer.new_state(rows, length), last)
 
-    def forward(self, x: Tensor, state: BlockState | None, reading: Reading) -> tuple[Tensor, BlockState | None]:
+    def forward(self, x: Tensor, state: BlockState | None, context: ForwardContext) -> tuple[Tensor, BlockState | None]:
         """x [B, T, D] -> [B, T, D], and the state with these tokens."""
-        tap, mixer_state, last = reading.tap, None, None
+        tap, mixer_state, last = context.tap, None, None
         if state is not None:
             mixer_state, last = state
-        mixed, mixer_state = self.mixer(self._read(x, self.mixer_norm), mixer_state, reading)
+        mixed, mixer_state = self.mixer(self._read(x, self.mixer_norm), mixer_state, context)
         x = self._left(x + tap(f"{self.name}.attention.output", mixed), self.mixer_norm)
         if self.cross is not None and self.cross_norm is not None:
-            assert reading.memory is not None
-            crossed = self.cross(self._read(x, self.cross_norm), reading.memory, tap)
+            assert context.memory is not None
+            crossed = self.cross(self._read(x, self.cross_norm), context.memory, tap)
             x = self._left(x + tap(f"{self.name}.cross.output", crossed), self.cross_norm)
         read = self._read(x, self.feed_forward_norm)
         if self.shift is not None:
-            before, last = previous(read, read.new_zeros(len(read), read.shape[-1]) if last is None else last, reading)
+            before, last = previous(read, read.new_zeros(len(read), read.shape[-1]) if last is None else last, context)
             read = self.shift(read, before)
-        made = self.feed_forward(read, tap, reading.real)
+        made = self.feed_forward(read, tap, context.real)
         x = self._left(x + tap(f"{self.name}.feed_forward.output", made), self.feed_forward_norm)
         return tap(f"{self.name}.output", x), None if mixer_state is None else BlockState(mixer_state, last)
 
@@ -275,13 +275,13 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.order == "pre" else nn.Identity()
 
-    def run(self, x: Tensor, state: State | None, reading: Reading) -> Tensor:
+    def run(self, x: Tensor, state: State | None, context: ForwardContext) -> Tensor:
         """Embedded tokens x [B, T, D] -> what the last block leaves, normalised [B, T, D]."""
         for i, block in enumerate(self.blocks):
             if state is None:
-                x, _ = block(x, None, reading)
+                x, _ = block(x, None, context)
             else:
-                x, state.blocks[i] = block(x, state.blocks[i], reading)
+                x, state.blocks[i] = block(x, state.blocks[i], context)
         return self.norm(x)
 
 
@@ -357,8 +357,8 @@ class Transformer(Stack):
         positions = torch.arange(source.shape[1], device=source.device)
         x = tap("encoder.embedding", self._embedded(source, positions, self.encoder, None))
         visible = visible_mask(1, source.shape[1], mask, source.device, causal=False)
-        places = Places(self.encoder.position, positions, positions)
-        x = self.encoder.run(x, None, Reading(places, visible, real=mask, tap=tap))
+        places = PositionIndex(self.encoder.position, positions, positions)
+        x = self.encoder.run(x, None, ForwardContext(places, visible, real=mask, tap=tap))
         return Memory(tap("encoder.hidden", x), visible)
 
     def hidden(
@@ -397,15 +397,15 @@ class Transformer(Stack):
         if state is not None:
             if documents is not None:
                 raise LabError("Packed documents are read in one go; a state goes on with one document a row.")
-            state.remember(mask, positions, T)
+            state.append(mask, positions, T)
             keys, key_positions = state.mask[:, : state.filled], state.positions[:, : state.filled]
         document = None if fresh is None else fresh.cumsum(1)
         visible = visible_mask(T, key_positions.shape[-1], keys, tokens.device, self.causal, document)
         if self.config.window:
             visible = visible + outside_window(positions, key_positions, self.config.window)
-        places = Places(self.position, positions, key_positions)
+        places = PositionIndex(self.position, positions, key_positions)
         x = tap("embedding", self._embedded(tokens, positions, self, types))
-        return tap("hidden", self.run(x, state, Reading(places, visible, mask, fresh, memory, tap)))
+        return tap("hidden", self.run(x, state, ForwardContext(places, visible, mask, fresh, memory, tap)))
 
     def _fits(self, length: int) -> None:
         if length > self.config.context:
@@ -432,12 +432,12 @@ class Transformer(Stack):
         """Whether its feed-forwards are mixtures of experts."""
         return isinstance(self.config.feed_forward, MoE)
 
-    def unbalanced(self) -> Tensor:
+    def auxiliary_loss(self) -> Tensor:
         """What training adds to the loss of a label for experts that were used unevenly, summed over layers: []."""
         moe = self.config.feed_forward
         assert isinstance(moe, MoE)
         layers = [layer for layer in self.modules() if isinstance(layer, MixtureOfExperts)]
-        return moe.balance * torch.stack([layer.unevenness for layer in layers]).sum()
+        return moe.balance * torch.stack([layer.load_balance for layer in layers]).sum()
 
     @property
     def parameter_count(self) -> int:
@@ -474,7 +474,7 @@ def visible_mask(
     documents: Tensor | None = None,
 ) -> Tensor:
     """What to add to scores, [T, S] or [B, T, S]: 0 where a query may look at a key, one that is real and, if causal,
-    not after it; `HIDDEN` elsewhere.
+    not after it; `MASKED_SCORE` elsewhere.
 
     The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are; documents [B, S]
     number the documents of a packed row, which do not see each other.
@@ -486,10 +486,12 @@ def visible_mask(
         visible = visible & mask.unsqueeze(-2)
     if documents is not None:
         visible = visible & (documents.unsqueeze(-1) == documents.unsqueeze(-2))
-    return torch.zeros(visible.shape, device=device).masked_fill(~visible, HIDDEN)
+    return torch.zeros(visible.shape, device=device).masked_fill(~visible, MASKED_SCORE)
 
 
 def outside_window(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
-    """What to add to scores, [(B,) T, S]: 0 for the `window` keys up to a query's own, `HIDDEN` for those before."""
+    """What to add to scores, [(B,) T, S]: 0 for the `window` keys up to a query's own, `MASKED_SCORE` for those
+    before.
+    """
     before = distances(query_positions, key_positions) <= -window
-    return torch.zeros(before.shape, device=before.device).masked_fill(before, HIDDEN)
+    return torch.zeros(before.shape, device=before.device).masked_fill(before, MASKED_SCORE)

@@ -42,13 +42,13 @@ class Measure(NamedTuple):
 MEASURES = {
     "untrained_loss": Measure(
         "loss before this stage",
-        "nats a token",
+        "nats per token",
         "",
         "The same loss of the model as it was before this stage: what the stage starts from.",
     ),
     "validation_loss": Measure(
         "validation loss",
-        "nats a token",
+        "nats per token",
         "lower",
         "How surprised the model is by each next token of text that it was not trained on.",
     ),
@@ -66,7 +66,7 @@ MEASURES = {
     ),
     "mismatched_question_loss": Measure(
         "loss after another question",
-        "nats a token",
+        "nats per token",
         "",
         "The loss on the same answers, each after the question of another. As large as the validation loss, the model "
         "would be answering without reading; the gap is what it reads.",
@@ -277,32 +277,35 @@ COSTS = {
 
 OF_PAIRS = {
     "untrained_loss": Measure(
-        "loss before this stage", "nats a pair", "", "The same before the first step. A coin's would be log 2 = 0.693."
+        "loss before this stage",
+        "nats per pair",
+        "",
+        "The same before the first step. A coin's would be log 2 = 0.693.",
     ),
     "validation_loss": Measure(
         "loss on held-out pairs",
-        "nats a pair",
+        "nats per pair",
         "lower",
         "How surprised the model is by what the annotator chose, pair by pair.",
     ),
 }
 """What is said otherwise of the stages that learn from pairs."""
 
-PAIRED = ("reward", "dpo")
+PAIR_STAGES = ("reward", "dpo")
 """These stages."""
 
-LOSS_UNITS = {"pretrain": "nats a token", "sft": "nats a token", "reward": "nats a pair", "dpo": "nats a pair"}
+LOSS_UNITS = {"pretrain": "nats per token", "sft": "nats per token", "reward": "nats per pair", "dpo": "nats per pair"}
 """What a stage's training loss is counted in; PPO's has no unit."""
 
-WATCHED = {
+TRAINING_CURVES = {
     "accuracy": ("Pairs ranked as chosen", "share of the batch", ("accuracy",)),
     "chosen_reward": (
         "What the policy implies of the two answers",
         "implied reward (nats)",
         ("chosen_reward", "rejected_reward"),
     ),
-    "kl": ("Distance from the fine-tuned model", "KL (nats an answer)", ("kl",)),
-    "entropy": ("Entropy", "nats a token", ("entropy",)),
+    "kl": ("Distance from the fine-tuned model", "KL (nats per answer)", ("kl",)),
+    "entropy": ("Entropy", "nats per token", ("entropy",)),
     "clip_fraction": ("Clipped tokens", "share of the tokens", ("clip_fraction",)),
     "explained_variance": ("What the critic foresaw", "share of the returns' variance", ("explained_variance",)),
     "length": ("Length of the answers", "tokens", ("length",)),
@@ -322,7 +325,7 @@ HEADLINES = (
 )
 """What is said of a stage first, as far as it was measured."""
 
-BEFORE = "_before"
+BEFORE_SUFFIX = "_before"
 """How the names of measures end that a stage took of the fine-tuned model, on the same prompts as its own."""
 
 BY_KIND = ("accuracy/", "question_only/")
@@ -344,10 +347,10 @@ def measure(name: str, stage: str = "") -> Measure:
     "accuracy/where" is accuracy, told apart by its label "answers right: where"; "right_before" is right, before the
     stage. A name that is not listed is shown as it is, with no direction.
     """
-    if stage in PAIRED and name in OF_PAIRS:
+    if stage in PAIR_STAGES and name in OF_PAIRS:
         return OF_PAIRS[name]
-    if name.endswith(BEFORE):
-        after = measure(name.removesuffix(BEFORE), stage)
+    if name.endswith(BEFORE_SUFFIX):
+        after = measure(name.removesuffix(BEFORE_SUFFIX), stage)
         return after._replace(label=f"{after.label}, before this stage", better="")
     base, _, part = name.partition("/")
     known = MEASURES.get(name) or COSTS.get(name) or MEASURES.get(base)

@@ -21,13 +21,13 @@ from labkit.errors import LabError
 from labkit.files import write_text
 from labkit.reporting import plots
 from labkit.reporting.measures import (
-    BEFORE,
+    BEFORE_SUFFIX,
     BY_KIND,
     HEADLINES,
     LOSS_UNITS,
     MEASURES,
     NOT_FOR_REAL_TEXT,
-    WATCHED,
+    TRAINING_CURVES,
     count,
     measure,
 )
@@ -246,7 +246,7 @@ def curves(
     if "loss" in known:
         figure = plots.loss_curves(_with_ends(records, metrics), LOSS_UNITS.get(stage, ""))
         found["loss"] = ("Loss", figure)
-    for name, (heading, unit, keys) in WATCHED.items():
+    for name, (heading, unit, keys) in TRAINING_CURVES.items():
         if name in known:
             found[name] = (heading, plots.watched(records, keys, unit))
     if "lr" in known:
@@ -269,7 +269,7 @@ def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mar
     """One row a measure, with its value before the stage where that was measured; those of single question types have
     their own figure."""
     metrics = stage["metrics"]
-    names = [name for name in metrics if not name.startswith(BY_KIND) and not name.endswith(BEFORE)]
+    names = [name for name in metrics if not name.startswith(BY_KIND) and not name.endswith(BEFORE_SUFFIX)]
     if not names:
         return Markup()
     earlier, heading = _earlier(metrics, before)
@@ -287,7 +287,7 @@ def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mar
 def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> tuple[Mapping[str, float], str]:
     """What a stage's measures are compared with, and what that is called: what it measured of the fine-tuned model
     itself, else those of the stage before, when that is a model of the same kind; nothing and "" otherwise."""
-    own = {name.removesuffix(BEFORE): value for name, value in metrics.items() if name.endswith(BEFORE)}
+    own = {name.removesuffix(BEFORE_SUFFIX): value for name, value in metrics.items() if name.endswith(BEFORE_SUFFIX)}
     if own:
         return own, f"after {short('sft')}"
     if before is not None and "pair_accuracy" not in metrics:

@@ -39,7 +39,7 @@ LOOK = go.layout.Template(
 Record = Mapping[str, Any]
 
 
-def loss_curves(records: Iterable[Record], unit: str = "nats a token") -> go.Figure:
+def loss_curves(records: Iterable[Record], unit: str = "nats per token") -> go.Figure:
     """Training and validation loss over the steps of one stage.
 
     A record is a line of ``metrics.jsonl``: {"step": 10, "loss": 2.3, ...}, and {"step": 100, "validation_loss": 2.1}

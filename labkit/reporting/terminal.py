@@ -58,7 +58,7 @@ def stoppable() -> Iterator[Stop]:
 def watch(events: Generator[Progress, None, None], folder: Path, go_on: Callable[[], Sequence[str]]) -> int:
     """Follow a run to its end and write its report; returns the exit code.
 
-    ctrl-C, or SIGTERM, leaves a run that can be gone on with, says that the command with the arguments ``go_on()`` does
+    ctrl-C, or SIGTERM, leaves a run that can be resumed, says that the command with the arguments ``go_on()`` does
     so, and gives 130, or 143. When there are several processes, only the main one speaks.
     """
     from labkit.reporting.page import write
@@ -204,7 +204,7 @@ def measured(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def with_unit(known: Measure) -> str:
-    """A measure's label, with its unit where the values do not show it: "validation loss (nats a token)"."""
+    """A measure's label, with its unit where the values do not show it: "validation loss (nats per token)"."""
     return f"{known.label} ({known.unit})" if " " in known.unit or known.unit in ("nats", "bits") else known.label
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from labkit.evaluation.strategies import Asked, task_of
 
 if TYPE_CHECKING:
-    from labkit.decoding.strategies import Beside
+    from labkit.decoding.strategies import DecodingResources
     from labkit.runs.folder import Run
     from labkit.world import Task, World
 
@@ -37,17 +37,17 @@ def asked_of(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[As
     return world, [Asked(one.messages[-1].content, encode_prompt(tokenizer, one.messages), one) for one in chosen]
 
 
-def beside_of(
+def decoding_resources(
     run: Run,
     stop: Sequence[str] = (),
     draft: Path | None = None,
     world: World | None = None,
     tasks: Mapping[tuple[int, ...], Task] | None = None,
-) -> Beside:
+) -> DecodingResources:
     """What strategies need beside a run's model: its tokenizer, a draft's model, and as judge the run's reward model,
     or else the oracle of these tasks. Raises LabError for a draft that reads other tokens.
     """
-    from labkit.decoding.strategies import Beside
+    from labkit.decoding.strategies import DecodingResources
     from labkit.errors import LabError
     from labkit.evaluation.judges import by_oracle, by_reward
     from labkit.runs.folder import Run
@@ -59,7 +59,7 @@ def beside_of(
         if other.tokenizer().backend.to_str() != tokenizer.backend.to_str():
             raise LabError(f"{draft} has another tokenizer than {run.path}: a draft must read the same tokens.")
     if any(stage.name == "reward" and stage.trained for stage in run.stages):
-        judge = by_reward(run.stage("reward").scorer(), tokenizer)
+        judge = by_reward(run.stage("reward").reward_model(), tokenizer)
     elif world is not None and tasks:
         judge = by_oracle(world, tasks, next(iter(world.profiles)), tokenizer)
-    return Beside(tokenizer, tuple(stop), smaller, judge)
+    return DecodingResources(tokenizer, tuple(stop), smaller, judge)

@@ -213,7 +213,7 @@ class Run:
         go_on = f"labkit run --out {shlex.quote(str(self.path))} --resume --{field} PLACE"
         if there:
             raise LabError(
-                f"{' and '.join(there)} has changed since {self.path} was begun, so it cannot be gone on with. Put the "
+                f"{' and '.join(there)} has changed since {self.path} was begun, so it cannot be resumed. Put the "
                 f"old file back, say where it is ({go_on}), or begin a new run in another folder."
             )
         raise LabError(
@@ -224,7 +224,7 @@ class Run:
     def _check_world(self) -> None:
         if WORLD in self.inputs and not is_content(data_folder() / "world", self.inputs[WORLD]):
             raise LabError(
-                f"{WORLD} has changed since {self.path} was begun, so it cannot be gone on with. Put the old files "
+                f"{WORLD} has changed since {self.path} was begun, so it cannot be resumed. Put the old files "
                 f"back, or begin a new run in another folder."
             )
 
@@ -284,7 +284,7 @@ class Run:
 
     def latest(self) -> StageFolder:
         """The last stage that has a model that writes. Raises LabError when none has."""
-        trained = [stage for stage in self.stages if stage.trained and stage.writes]
+        trained = [stage for stage in self.stages if stage.trained and stage.generates_text]
         if not trained:
             raise LabError(f"{self.path} has no model yet. Resume the run: labkit run --out {self.path} --resume")
         return trained[-1]

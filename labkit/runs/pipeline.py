@@ -23,14 +23,14 @@ from labkit import machine
 from labkit.errors import LabError
 from labkit.evaluation.samples import samples
 from labkit.files import DiskFull
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import annotate, read_choices, write_choices
 from labkit.runs.changes import Change, changing, finish, remove
 from labkit.runs.folder import Run, names_made, writing, writing_run
 from labkit.runs.recipe import INPUTS, Recipe
 from labkit.runs.stage_folder import StageFolder
-from labkit.stages import Compared, FineTune, Materials, Pretrain, StageConfig
+from labkit.stages import FineTune, PreferenceSplit, Pretrain, StageConfig, StageInputs
 from labkit.text.chat import document_texts
 from labkit.text.pieces import sample
 from labkit.text.reading import (
@@ -88,7 +88,7 @@ def run(
         opened, change = _opened(recipe, path, resume, build_on, chosen, stack)
         try:
             yield from _made(opened, chosen, lambda: _keep(opened, change))
-        except (GeneratorExit, KeyboardInterrupt):  # stopped, not refused: what is there can be gone on with
+        except (GeneratorExit, KeyboardInterrupt):  # stopped, not refused: what is there can be resumed
             if change is not None:
                 change.keep()
             raise
@@ -116,10 +116,10 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
     """The tokenizer and those of the stages that are not finished; see `_stage` for `ready`."""
     start = time.perf_counter()
     yield Progress("tokenizer", "prepare")
-    materials = prepare(opened)
+    stage_inputs = prepare(opened)
     for name, record in opened.reading.items():
         yield Progress(name, "read", result=record)
-    _check(opened, [name for name in chosen if not opened.stage(name).finished], materials)
+    _check(opened, [name for name in chosen if not opened.stage(name).finished], stage_inputs)
     spent = time.perf_counter() - start
     for name in chosen:
         folder = opened.stage(name)
@@ -128,7 +128,7 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
                 folder.clear()  # a kill may have come before that
             yield Progress(name, "skipped", result=folder.result)
             continue
-        yield from _stage(opened, opened.recipe.stages[name], materials, spent, ready)
+        yield from _stage(opened, opened.recipe.stages[name], stage_inputs, spent, ready)
         spent = 0.0
     if accelerator().is_main_process:
         ready()
@@ -153,10 +153,10 @@ def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Gen
         opened.recipe = dataclasses.replace(opened.recipe, **change)
         start = time.perf_counter()
         yield Progress("tokenizer", "prepare")
-        materials = prepare(opened)
-        _check(opened, [stage], materials)
+        stage_inputs = prepare(opened)
+        _check(opened, [stage], stage_inputs)
         spent = time.perf_counter() - start
-        yield from _stage(opened, opened.recipe.stages[stage], materials, spent, lambda: opened.set_aside(stage))
+        yield from _stage(opened, opened.recipe.stages[stage], stage_inputs, spent, lambda: opened.set_aside(stage))
 
 
 def undo(path: str | Path, stage: str) -> None:
@@ -229,7 +229,7 @@ def _keep(run: Run, change: Change | None) -> None:
         run.save_recipe()
 
 
-def _check(run: Run, stages: Sequence[str], materials: Materials) -> None:
+def _check(run: Run, stages: Sequence[str], stage_inputs: StageInputs) -> None:
     """Raises LabError for all that can be known to hinder one of the stages, before any of them is begun."""
     for name in stages:
         stage = run.recipe.stages[name]
@@ -239,7 +239,7 @@ def _check(run: Run, stages: Sequence[str], materials: Materials) -> None:
                     f"{run.path}: {name} builds on {need}, and {need} is not finished. Resume the run, or make {need} "
                     f"first."
                 )
-        stage.check(materials, run.recipe.evaluation)
+        stage.check(stage_inputs, run.recipe.evaluation)
 
 
 @contextmanager
@@ -256,11 +256,13 @@ def _unchanged_if_refused(run: Run) -> Iterator[None]:
         raise
 
 
-def measure_again(run: Run, stage: str, materials: Materials) -> dict[str, Any]:
+def measure_again(run: Run, stage: str, stage_inputs: StageInputs) -> dict[str, Any]:
     """The metrics and samples of a finished stage, taken of the weights that are in its folder now."""
     folder = run.stage(stage)
     assert folder.result is not None
-    found = _measure(run, run.recipe.stages[stage], folder.model() if folder.writes else folder.scorer(), materials)
+    found = _measure(
+        run, run.recipe.stages[stage], folder.model() if folder.generates_text else folder.reward_model(), stage_inputs
+    )
     known = {name: folder.result["metrics"][name] for name in ("untrained_loss",) if name in folder.result["metrics"]}
     return {**found, "metrics": known | found["metrics"]}
 
@@ -282,7 +284,7 @@ def read_sources(places: Mapping[str, str]) -> Sources:
     )
 
 
-def prepare(run: Run) -> Materials:
+def prepare(run: Run) -> StageInputs:
     """Read what the recipe reads, and train the tokenizer unless the run has one."""
     recipe, processes = run.recipe, accelerator()
     world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
@@ -293,7 +295,7 @@ def prepare(run: Run) -> Materials:
     given = {"text": texts, "instructions": conversations, "preferences": preferences}
     run.reading = {name: part.reading.record() for name, part in given.items() if part is not None}
     tokenizer = run.tokenizer()
-    return Materials(
+    return StageInputs(
         tokenizer,
         world,
         recipe.seed,
@@ -303,21 +305,21 @@ def prepare(run: Run) -> Materials:
         shape=recipe.model,
         annotator=recipe.annotation.annotator,
         model_of=run.model,
-        scorer_of=lambda name: run.stage(name).scorer() if run.stage(name).trained else None,
-        comparisons=functools.partial(compared, run, tokenizer, world, preferences),
+        reward_model_of=lambda name: run.stage(name).reward_model() if run.stage(name).trained else None,
+        comparisons=functools.partial(preference_split, run, tokenizer, world, preferences),
         rank=processes.process_index,
         world_size=processes.num_processes,
         folder=run.path,
     )
 
 
-def compared(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferences | None) -> Compared:
+def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferences | None) -> PreferenceSplit:
     """The given preference pairs; else what the world's annotator chooses between answers of the fine-tuned model.
 
     Choices are made once and kept in the run's folder.
     """
     if preferences is not None:
-        return Compared(preferences.train, preferences.validation)
+        return PreferenceSplit(preferences.train, preferences.validation)
     config, seed = run.recipe.annotation, run.recipe.seed
     chosen = []
     for split, count in (("train", config.prompts), ("validation", config.held_out)):
@@ -327,7 +329,7 @@ def compared(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferen
         accelerator().wait_for_everyone()
         chosen.append(read_choices(file))
     train, held_out = chosen
-    return Compared([choice.pair for choice in train], [choice.pair for choice in held_out], held_out)
+    return PreferenceSplit([choice.pair for choice in train], [choice.pair for choice in held_out], held_out)
 
 
 def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
@@ -354,7 +356,7 @@ def _chosen(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
 
 
 def _stage(
-    run: Run, stage: StageConfig, materials: Materials, preparation: float, ready: Callable[[], object]
+    run: Run, stage: StageConfig, stage_inputs: StageInputs, preparation: float, ready: Callable[[], object]
 ) -> Iterator[Progress]:
     """Train and measure one stage. preparation: seconds, counted as part of it. ready: called when nothing is left to
     refuse, before the folder is changed.
@@ -364,21 +366,21 @@ def _stage(
     clock = _Clock(preparation)
     yield Progress(name, "prepare", 0, steps)
     with clock, _unchanged_if_refused(run):
-        model = stage.begin(materials)
-        source = stage.source(materials, model)
-        untrained = stage.loss(model, materials, run.recipe.evaluation)
+        model = stage.initial_model(stage_inputs)
+        source = stage.source(stage_inputs, model)
+        untrained = stage.loss(model, stage_inputs, run.recipe.evaluation)
     if accelerator().is_main_process:
         ready()
     accelerator().wait_for_everyone()
     with _resumable():
-        for record in _train(run, stage, model, source, materials):
+        for record in _train(run, stage, model, source, stage_inputs):
             yield Progress(name, "train", record.step, steps, record)
         yield Progress(name, "evaluate", steps, steps)
         if accelerator().is_main_process:
             with clock:
-                made = stage.made(model)
+                made = stage.result_model(model)
                 folder.save_model(made)
-                measured = _measure(run, stage, made, materials)
+                measured = _measure(run, stage, made, stage_inputs)
             if untrained is not None:
                 measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
             result = {"stage": name, "seconds": round(clock.seconds + _training_seconds(folder), 2)}
@@ -389,11 +391,13 @@ def _stage(
     yield Progress(name, "finished", steps, steps, result=folder.result)
 
 
-def _train(run: Run, stage: StageConfig, model: nn.Module, source: Source, materials: Materials) -> Iterator[Record]:
+def _train(
+    run: Run, stage: StageConfig, model: nn.Module, source: Source, stage_inputs: StageInputs
+) -> Iterator[Record]:
     """`fit` with all that the run knows."""
 
     def validate(trained: Any, step: int) -> dict[str, float]:
-        loss = stage.loss(trained, materials, run.recipe.evaluation)
+        loss = stage.loss(trained, stage_inputs, run.recipe.evaluation)
         return {} if loss is None else {"validation_loss": loss}
 
     return fit(
@@ -408,16 +412,18 @@ def _train(run: Run, stage: StageConfig, model: nn.Module, source: Source, mater
     )
 
 
-def _measure(run: Run, stage: StageConfig, made: Transformer | Scorer, materials: Materials) -> dict[str, Any]:
+def _measure(
+    run: Run, stage: StageConfig, made: Transformer | RewardModel, stage_inputs: StageInputs
+) -> dict[str, Any]:
     """The stage's metrics, and its answers to the five prompts that every stage of the run is asked."""
     evaluation, stages = run.recipe.evaluation, run.recipe.stages
-    metrics = stage.evaluate(made, materials, evaluation)
-    if isinstance(made, Scorer):
+    metrics = stage.evaluate(made, stage_inputs, evaluation)
+    if isinstance(made, RewardModel):
         return {"metrics": metrics}
     asked = stages.get("sft", stages["pretrain"])
     assert isinstance(asked, (Pretrain, FineTune))
     chat = stage.name != "pretrain"
-    answers = samples(made, materials.tokenizer, asked.data(materials), evaluation, chat)
+    answers = samples(made, stage_inputs.tokenizer, asked.data(stage_inputs), evaluation, chat)
     return {"metrics": metrics, "samples": [answer._asdict() for answer in answers]}
 
 

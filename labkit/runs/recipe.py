@@ -126,7 +126,7 @@ class Recipe:
         if stage is None:
             return fingerprint(self)
         plain = to_dict(self)
-        for name in self.stages:  # as when each had a seed, so that runs begun then can be gone on with
+        for name in self.stages:  # as when each had a seed, so that runs begun then can be resumed
             plain[name]["train"]["seed"] = 0
         names = ["seed", "world_size", "tokenizer", "model", "text", "instructions"]
         if "sft" in self.ancestors(stage):

@@ -15,7 +15,7 @@ import torch
 
 from labkit.errors import LabError
 from labkit.files import replacing_folder, write_json, write_lines
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import measure_again, prepare
@@ -46,7 +46,7 @@ def ship(source: str | Path, target: str | Path) -> Run:
 
 
 def _shrink(stage: StageFolder, small: StageFolder) -> None:
-    model: Transformer | Scorer = stage.model() if stage.writes else stage.scorer()
+    model: Transformer | RewardModel = stage.model() if stage.generates_text else stage.reward_model()
     small.path.mkdir()
     shutil.copy(stage.path / "config.json", small.path)
     write_model(small.path / "model.safetensors", copy.deepcopy(model).to(torch.bfloat16))
@@ -61,9 +61,9 @@ def _short(value: Any) -> Any:
 
 def _measure(run: Run, machine: dict[str, Any]) -> None:
     """Let every result say what is true of the shrunk weights; what training took stays as it was."""
-    materials = prepare(run)
+    stage_inputs = prepare(run)
     for stage in run.stages:
         assert stage.result is not None
-        stage.finish(stage.result | measure_again(run, stage.name, materials))
+        stage.finish(stage.result | measure_again(run, stage.name, stage_inputs))
     shutil.rmtree(run.path / "preferences", ignore_errors=True)
     run.write_report(machine)

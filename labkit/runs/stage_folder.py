@@ -12,11 +12,11 @@ from safetensors.torch import load_model
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.files import read_object, reading, write_json
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.training.checkpoints import Checkpoints, read_records, write_model
 
-M = TypeVar("M", Transformer, Scorer)
+M = TypeVar("M", Transformer, RewardModel)
 
 
 class StageFolder:
@@ -49,11 +49,11 @@ class StageFolder:
         return self.path.is_dir()
 
     @property
-    def writes(self) -> bool:
+    def generates_text(self) -> bool:
         """Whether the stage made a model that writes; the reward model does not."""
         return self.name != "reward"
 
-    def save_model(self, model: Transformer | Scorer) -> None:
+    def save_model(self, model: Transformer | RewardModel) -> None:
         """Keep the stage's final weights; config.json first, so that weights never stand without it."""
         write_json(self.path / "config.json", to_dict(model.config))
         write_model(self.path / "model.safetensors", model)
@@ -69,13 +69,13 @@ class StageFolder:
 
     def model(self) -> Transformer:
         """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
-        if not self.writes:
+        if not self.generates_text:
             raise LabError(f"{self.path} holds a reward model, which scores answers and writes none.")
         return self._load(Transformer(self._config())).eval()
 
-    def scorer(self) -> Scorer:
+    def reward_model(self) -> RewardModel:
         """The reward model of this stage, in eval mode. Raises LabError when it is not there or damaged."""
-        return self._load(Scorer(Transformer(self._config()))).eval()
+        return self._load(RewardModel(Transformer(self._config()))).eval()
 
     def _config(self) -> ModelConfig:
         if not self.trained:

@@ -2,7 +2,7 @@
 
 from labkit.stages.claims import Claim, gold_verdict
 from labkit.stages.dpo import DPO
-from labkit.stages.materials import Compared, Materials, StageConfig, next_token_objective
+from labkit.stages.inputs import PreferenceSplit, StageConfig, StageInputs, next_token_objective
 from labkit.stages.ppo import PPO
 from labkit.stages.pretrain import Pretrain
 from labkit.stages.registry import STAGES, stage_claims
@@ -14,10 +14,10 @@ __all__ = [
     "PPO",
     "STAGES",
     "Claim",
-    "Compared",
+    "PreferenceSplit",
     "FineTune",
     "FitReward",
-    "Materials",
+    "StageInputs",
     "Pretrain",
     "StageConfig",
     "gold_verdict",

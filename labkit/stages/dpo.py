@@ -18,7 +18,7 @@ from labkit.losses import dpo_loss
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
 from labkit.stages.claims import Claim, Metrics
-from labkit.stages.materials import Materials, read
+from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.text.pairs import Comparison, Comparisons, by_length, comparison, encode_pair
 from labkit.training.config import Source, TrainConfig
 
@@ -45,22 +45,22 @@ class DPO:
     name: ClassVar[str] = "dpo"
     needs: ClassVar[tuple[str, ...]] = ("sft",)
 
-    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Pairs must fit, and held-out prompts with an answer, which the policy is measured on."""
         from labkit.evaluation.policies import held_out_prompts
 
-        materials.check_pairs(self.train.length)
-        held_out_prompts(materials, config.prompts, self.train.length, config.answer_tokens)
+        stage_inputs.check_pairs(self.train.length)
+        held_out_prompts(stage_inputs, config.prompts, self.train.length, config.answer_tokens)
 
-    def begin(self, materials: Materials) -> Transformer:
-        return materials.model("sft")
+    def initial_model(self, stage_inputs: StageInputs) -> Transformer:
+        return stage_inputs.model("sft")
 
-    def source(self, materials: Materials, model: Transformer) -> Source:
+    def source(self, stage_inputs: StageInputs, model: Transformer) -> Source:
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
         rows, length = self.train.rows, self.train.length
-        pairs = materials.pairs(length)
-        reference = reference_logprobs(model, materials.tokenizer, pairs, length, self.train.precision)
-        return Comparisons(materials.tokenizer, pairs, rows, length, reference=reference, **materials.shared())
+        pairs = stage_inputs.pairs(length)
+        reference = reference_logprobs(model, stage_inputs.tokenizer, pairs, length, self.train.precision)
+        return Comparisons(stage_inputs.tokenizer, pairs, rows, length, reference=reference, **stage_inputs.shared())
 
     def objective(self, model: Transformer, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(summed loss, how many pairs, sums of what the policy implies of them)."""
@@ -68,17 +68,17 @@ class DPO:
         (chosen, rejected), (chosen_before, rejected_before) = policy.chunk(2), batch.reference.chunk(2)
         loss, better, worse = dpo_loss(chosen, rejected, chosen_before, rejected_before, beta=self.beta)
         metrics = {"accuracy": (better > worse).sum(), "chosen_reward": better.sum(), "rejected_reward": worse.sum()}
-        return loss.sum(), torch.tensor(len(loss), device=loss.device), metrics | read(batch.inputs)
+        return loss.sum(), torch.tensor(len(loss), device=loss.device), metrics | token_count_metric(batch.inputs)
 
-    def made(self, model: Transformer) -> Transformer:
+    def result_model(self, model: Transformer) -> Transformer:
         return model
 
     def flops(self, model: Transformer, tokens: float) -> float:
         """The reference's one forward pass over the data is left out."""
         return tokens * model.flops_per_token(self.train.length)
 
-    def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
-        return self._held_out(model, materials)["validation_loss"]
+    def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
+        return self._held_out(model, stage_inputs)["validation_loss"]
 
     @classmethod
     def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
@@ -86,24 +86,24 @@ class DPO:
         loss = results[cls.name]["validation_loss"]
         return Claim(cls.name, "loss on held-out pairs", loss, math.log(2), "log 2 =", "lower")
 
-    def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+    def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.policies import policy_metrics
 
-        policy = policy_metrics(model, materials, config.prompts, self.train.length, config.answer_tokens)
-        return self._held_out(model, materials) | policy
+        policy = policy_metrics(model, stage_inputs, config.prompts, self.train.length, config.answer_tokens)
+        return self._held_out(model, stage_inputs) | policy
 
-    def _held_out(self, model: Transformer, materials: Materials) -> dict[str, float]:
+    def _held_out(self, model: Transformer, stage_inputs: StageInputs) -> dict[str, float]:
         """Loss and accuracy on held-out pairs, and the accuracy of length alone."""
         from labkit.evaluation.preference_accuracy import agreement, length_accuracy
 
-        tokenizer, length = materials.tokenizer, self.train.length
-        pairs = materials.held_out_pairs(length)
+        tokenizer, length = stage_inputs.tokenizer, self.train.length
+        pairs = stage_inputs.held_out_pairs(length)
 
         def found(one: Transformer) -> NDArray:
             return reference_logprobs(one, tokenizer, pairs, length, self.train.precision)
 
         after = found(model)
-        before = materials.once(("dpo held out", length), lambda: found(materials.model("sft")))
+        before = stage_inputs.once(("dpo held out", length), lambda: found(stage_inputs.model("sft")))
         moved = torch.from_numpy(after - before)
         chosen, rejected = moved.unbind(1)
         loss = dpo_loss(chosen, rejected, torch.zeros_like(chosen), torch.zeros_like(rejected), beta=self.beta)
@@ -112,7 +112,7 @@ class DPO:
             "pair_accuracy": agreement(chosen - rejected),
             "length_accuracy": length_accuracy(pairs),
             "pairs": len(pairs),
-            "left_out": materials.left_out(length),
+            "left_out": stage_inputs.left_out(length),
         }
 
 

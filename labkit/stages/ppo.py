@@ -21,7 +21,7 @@ from labkit.errors import LabError
 from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, token_logprobs
 from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
-from labkit.stages.materials import Materials, read
+from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.rollouts import Rollout, Rollouts, check_rows
 from labkit.training.config import TrainConfig
 
@@ -74,30 +74,30 @@ class PPO:
     name: ClassVar[str] = "ppo"
     needs: ClassVar[tuple[str, ...]] = ("sft", "reward")
 
-    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Prompts must leave room for an answer, those to train on and those held out."""
         from labkit.evaluation.policies import held_out_prompts
 
-        materials.check_annotator()
-        check_rows(self.train.rows, self.samples, materials.world_size)
-        materials.prompts(self.train.length, self.answer_tokens).ids(0)
-        held_out_prompts(materials, config.prompts, self.train.length, self.answer_tokens)
+        stage_inputs.check_annotator()
+        check_rows(self.train.rows, self.samples, stage_inputs.world_size)
+        stage_inputs.prompts(self.train.length, self.answer_tokens).ids(0)
+        held_out_prompts(stage_inputs, config.prompts, self.train.length, self.answer_tokens)
 
-    def begin(self, materials: Materials) -> ActorCritic:
+    def initial_model(self, stage_inputs: StageInputs) -> ActorCritic:
         """The fine-tuned model as actor, and a copy of the reward model as critic.
 
         Of an answer that has only begun, its likelihood so far says little: the critic goes by its head alone.
         """
-        critic = materials.scorer()
+        critic = stage_inputs.reward_model()
         critic.likelihood.data.zero_()
-        return ActorCritic(materials.model("sft"), critic)
+        return ActorCritic(stage_inputs.model("sft"), critic)
 
-    def source(self, materials: Materials, model: ActorCritic) -> Source:
+    def source(self, stage_inputs: StageInputs, model: ActorCritic) -> Source:
         """Rollouts of the actor; the reference is a copy of it as it is before the first step."""
         return Rollouts(
-            materials.tokenizer,
-            materials.prompts(self.train.length, self.answer_tokens),
-            materials.scorer(),
+            stage_inputs.tokenizer,
+            stage_inputs.prompts(self.train.length, self.answer_tokens),
+            stage_inputs.reward_model(),
             copy.deepcopy(model.actor),
             rows=self.train.rows,
             samples=self.samples,
@@ -110,7 +110,7 @@ class PPO:
             lam=self.lam,
             precision=self.train.precision,
             compile=self.compile_rollouts,
-            **materials.shared(),
+            **stage_inputs.shared(),
         )
 
     def objective(self, model: ActorCritic, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -125,18 +125,18 @@ class PPO:
         value, _ = clipped_value_loss(values, batch.values, batch.returns, mask, clip=self.value_clip)
         spread = entropy(logits).sum()
         loss = policy + self.value_weight * value - self.entropy_weight * spread
-        watched = {"clip_fraction": clipped, "entropy": spread, "value_loss": value} | read(batch.inputs)
+        watched = {"clip_fraction": clipped, "entropy": spread, "value_loss": value} | token_count_metric(batch.inputs)
         means = ("reward", "gold", "kl", "length", "explained_variance")
         return loss, count, watched | {name: getattr(batch, name) * count for name in means}
 
-    def made(self, model: ActorCritic) -> Transformer:
+    def result_model(self, model: ActorCritic) -> Transformer:
         return model.actor
 
     def flops(self, model: ActorCritic, tokens: float) -> float:
         """Actor and critic are trained; a rollout is five forward passes: writing, both of them, reward, reference."""
         return tokens * model.actor.flops_per_token(self.train.length) * (2 + 5 / 3 / self.epochs)
 
-    def loss(self, model: ActorCritic, materials: Materials, config: EvaluationConfig) -> None:
+    def loss(self, model: ActorCritic, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """There is none to compare: every rollout is another problem. The reward is what is watched."""
 
     @classmethod
@@ -147,7 +147,7 @@ class PPO:
             return None
         return Claim(cls.name, "reward", own["reward"], own["reward_before"], "the fine-tuned model's", "higher")
 
-    def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+    def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.policies import policy_metrics
 
-        return policy_metrics(model, materials, config.prompts, self.train.length, self.answer_tokens)
+        return policy_metrics(model, stage_inputs, config.prompts, self.train.length, self.answer_tokens)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from labkit.configs import check
 from labkit.stages.claims import Claim, Metrics
-from labkit.stages.materials import Materials, next_token_objective
+from labkit.stages.inputs import StageInputs, next_token_objective
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
@@ -35,53 +35,57 @@ class Pretrain:
     needs: ClassVar[tuple[str, ...]] = ()
     objective = staticmethod(next_token_objective)
 
-    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Nothing: it is the first, and finds out what its text is like before its first step."""
 
-    def begin(self, materials: Materials) -> Transformer:
-        return materials.new_model()
+    def initial_model(self, stage_inputs: StageInputs) -> Transformer:
+        return stage_inputs.new_model()
 
-    def source(self, materials: Materials, model: object) -> Source:
+    def source(self, stage_inputs: StageInputs, model: object) -> Source:
         """Crops of the real text, or the world's documents, one a row, which never end."""
         from labkit.text.sources import Crops, Documents
 
         rows, length = self.train.rows, self.train.length
-        if materials.texts is not None:
-            bos = materials.tokenizer.bos
-            return Crops(materials.corpus, rows, length, bos=bos, **materials.shared())
-        world, seed = materials.world, materials.seed
+        if stage_inputs.texts is not None:
+            bos = stage_inputs.tokenizer.bos
+            return Crops(stage_inputs.corpus, rows, length, bos=bos, **stage_inputs.shared())
+        world, seed = stage_inputs.world, stage_inputs.seed
         return Documents(
-            materials.tokenizer,
+            stage_inputs.tokenizer,
             lambda index: world.document("train", seed, index),
             rows,
             length,
             "all",
-            **materials.shared(),
+            **stage_inputs.shared(),
         )
 
-    def made(self, model: Transformer) -> Transformer:
+    def result_model(self, model: Transformer) -> Transformer:
         return model
 
     def flops(self, model: Transformer, tokens: float) -> float:
         return tokens * model.flops_per_token(self.train.length)
 
-    def data(self, materials: Materials) -> WorldData | TextData:
+    def data(self, stage_inputs: StageInputs) -> WorldData | TextData:
         from labkit.evaluation.config import TextData, WorldData
 
-        if materials.texts is not None:
-            return TextData(materials.texts.validation, (), self.train.length)
+        if stage_inputs.texts is not None:
+            return TextData(stage_inputs.texts.validation, (), self.train.length)
         trained = self.train.steps * self.train.accumulate * self.train.rows
-        return WorldData(materials.world, self.train.length, materials.seed, trained)
+        return WorldData(stage_inputs.world, self.train.length, stage_inputs.seed, trained)
 
-    def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
+    def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         from labkit.evaluation.config import first_characters
         from labkit.evaluation.held_out_loss import document_loss, text_loss
 
-        if materials.texts is not None:
-            texts = first_characters(materials.texts.validation, config.characters // 10)
-            return text_loss(model, materials.tokenizer, texts, self.train.length, config.loss_rows)["validation_loss"]
-        documents = [materials.world.document("validation", materials.seed, i) for i in range(config.documents // 2)]
-        return document_loss(model, materials.tokenizer, documents, self.train.length, config.loss_rows)[
+        if stage_inputs.texts is not None:
+            texts = first_characters(stage_inputs.texts.validation, config.characters // 10)
+            return text_loss(model, stage_inputs.tokenizer, texts, self.train.length, config.loss_rows)[
+                "validation_loss"
+            ]
+        documents = [
+            stage_inputs.world.document("validation", stage_inputs.seed, i) for i in range(config.documents // 2)
+        ]
+        return document_loss(model, stage_inputs.tokenizer, documents, self.train.length, config.loss_rows)[
             "validation_loss"
         ]
 
@@ -93,7 +97,7 @@ class Pretrain:
             return None
         return Claim(cls.name, "held-out loss", own["validation_loss"], own["untrained_loss"], "the untrained", "lower")
 
-    def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+    def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.language_models import evaluate_base
 
-        return evaluate_base(model, materials.tokenizer, self.data(materials), config)
+        return evaluate_base(model, stage_inputs.tokenizer, self.data(stage_inputs), config)

@@ -14,7 +14,7 @@ from typing import Any
 
 from labkit.stages.claims import Claim
 from labkit.stages.dpo import DPO
-from labkit.stages.materials import StageConfig
+from labkit.stages.inputs import StageConfig
 from labkit.stages.ppo import PPO
 from labkit.stages.pretrain import Pretrain
 from labkit.stages.reward import FitReward

@@ -1,7 +1,7 @@
 """The reward model: a scalar head on the fine-tuned model, fitted to choices between two answers.
 
-An answer's score is read where it ends, and begins as the fine-tuned model's own opinion of it (see `Scorer`). Of two
-answers to a prompt the chosen one should score higher, by as much as the choice is sure: Bradley and Terry's model
+An answer's score is read where it ends, and begins as the fine-tuned model's own opinion of it (see `RewardModel`). Of
+two answers to a prompt the chosen one should score higher, by as much as the choice is sure: Bradley and Terry's model
 (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5).
 """
 
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from labkit.configs import check
 from labkit.losses import pairwise_loss
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.stages.claims import Claim, Metrics
-from labkit.stages.materials import Materials, read
+from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.text.pairs import Comparison, Comparisons
 from labkit.training.config import Source, TrainConfig
 
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig
 
 
-def reward_objective(model: Scorer, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def reward_objective(model: RewardModel, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(summed loss, how many pairs, how many of them are ranked as chosen)."""
     chosen, rejected = model.last(batch.inputs, batch.mask, batch.ends).chunk(2)
     loss, right = pairwise_loss(chosen, rejected)
-    return loss.sum(), torch.tensor(len(loss), device=loss.device), {"accuracy": right.sum()} | read(batch.inputs)
+    return (
+        loss.sum(),
+        torch.tensor(len(loss), device=loss.device),
+        {"accuracy": right.sum()} | token_count_metric(batch.inputs),
+    )
 
 
 @dataclass(frozen=True)
@@ -47,31 +51,31 @@ class FitReward:
     needs: ClassVar[tuple[str, ...]] = ("sft",)
     objective = staticmethod(reward_objective)
 
-    def check(self, materials: Materials, config: EvaluationConfig) -> None:
-        materials.check_pairs(self.train.length)
+    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
+        stage_inputs.check_pairs(self.train.length)
 
-    def begin(self, materials: Materials) -> Scorer:
+    def initial_model(self, stage_inputs: StageInputs) -> RewardModel:
         """The fine-tuned model with a head that says nothing yet: an answer scores its mean log-probability."""
-        return Scorer(materials.model("sft"))
+        return RewardModel(stage_inputs.model("sft"))
 
-    def source(self, materials: Materials, model: Scorer) -> Source:
+    def source(self, stage_inputs: StageInputs, model: RewardModel) -> Source:
         rows, length = self.train.rows, self.train.length
-        return Comparisons(materials.tokenizer, materials.pairs(length), rows, length, **materials.shared())
+        return Comparisons(stage_inputs.tokenizer, stage_inputs.pairs(length), rows, length, **stage_inputs.shared())
 
-    def made(self, model: Scorer) -> Scorer:
+    def result_model(self, model: RewardModel) -> RewardModel:
         return model
 
-    def flops(self, model: Scorer, tokens: float) -> float:
+    def flops(self, model: RewardModel, tokens: float) -> float:
         return tokens * model.body.flops_per_token(self.train.length)
 
-    def loss(self, model: Scorer, materials: Materials, config: EvaluationConfig) -> float:
-        return self._ranked(model, materials)["validation_loss"]
+    def loss(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
+        return self._ranked(model, stage_inputs)["validation_loss"]
 
-    def _ranked(self, model: Scorer, materials: Materials) -> dict[str, float]:
+    def _ranked(self, model: RewardModel, stage_inputs: StageInputs) -> dict[str, float]:
         from labkit.evaluation.preference_accuracy import ranking_metrics
 
-        pairs = materials.held_out_pairs(self.train.length)
-        return ranking_metrics(model, materials.tokenizer, pairs, self.train.length, self.train.precision)
+        pairs = stage_inputs.held_out_pairs(self.train.length)
+        return ranking_metrics(model, stage_inputs.tokenizer, pairs, self.train.length, self.train.precision)
 
     @classmethod
     def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
@@ -80,11 +84,11 @@ class FitReward:
             return None
         return Claim(cls.name, "pairs ranked right", results[cls.name]["pair_accuracy"], 0.5, "a coin's", "higher")
 
-    def evaluate(self, model: Scorer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+    def evaluate(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         """Held-out pairs ranked; in the world also against gold."""
         from labkit.evaluation.preference_accuracy import gold_metrics
 
-        length, tokenizer, precision = self.train.length, materials.tokenizer, self.train.precision
-        choices = materials.held_out_choices(length)
-        ranked = self._ranked(model, materials) | {"left_out": materials.left_out(length)}
+        length, tokenizer, precision = self.train.length, stage_inputs.tokenizer, self.train.precision
+        choices = stage_inputs.held_out_choices(length)
+        ranked = self._ranked(model, stage_inputs) | {"left_out": stage_inputs.left_out(length)}
         return ranked | (gold_metrics(model, tokenizer, choices, length, precision) if choices else {})

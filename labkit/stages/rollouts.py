@@ -15,10 +15,10 @@ from labkit.errors import LabError
 from labkit.losses.advantages import gae, shaped_rewards, whiten
 from labkit.machine import autocast
 from labkit.model.actor_critic import ActorCritic
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import Prompts
-from labkit.text.batch import whole_rows
+from labkit.text.batch import unshifted_batch
 from labkit.text.tokenizer import Tokenizer
 
 
@@ -27,7 +27,7 @@ class Rollout(NamedTuple):
 
     inputs, labels, mask [B, T] as in Batch, mask True on the answers; logprobs, values [B, T] of the model that wrote
     them; advantages (whitened), returns [B, T]. Means over the answers, each []: reward of the reward model, gold of
-    the oracle (0 where there is none), kl in nats an answer, length in tokens, and explained variance: how much of the
+    the oracle (0 where there is none), kl in nats per answer, length in tokens, and explained variance: how much of the
     returns' variance the critic foresaw.
     """
 
@@ -66,7 +66,7 @@ class Rollouts:
         self,
         tokenizer: Tokenizer,
         prompts: Prompts,
-        reward: Scorer,
+        reward: RewardModel,
         reference: Transformer,
         *,
         rows: int,
@@ -164,7 +164,7 @@ class Rollouts:
         for prompt, answer in zip(prompts, answers, strict=True):
             closed = [*answer, self.tokenizer.turn_end] if len(answer) < self.answer_tokens else answer
             rows.append(([*prompt, *closed], [False] * len(prompt) + [True] * len(closed)))
-        return whole_rows(rows, self.length, self.tokenizer.pad)
+        return unshifted_batch(rows, self.length, self.tokenizer.pad)
 
     def _generator(self, iteration: int) -> torch.Generator:
         drawn = np.random.default_rng([self.seed, iteration, self.rank]).integers(2**62)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from labkit.configs import check
 from labkit.stages.claims import Claim, Metrics
-from labkit.stages.materials import Materials, next_token_objective
+from labkit.stages.inputs import StageInputs, next_token_objective
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
@@ -36,71 +36,73 @@ class FineTune:
     needs: ClassVar[tuple[str, ...]] = ("pretrain",)
     objective = staticmethod(next_token_objective)
 
-    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Of given conversations, some answer must lie within a row, to train on and held out."""
-        if materials.conversations is not None:
-            self.fits(materials)
+        if stage_inputs.conversations is not None:
+            self.fits(stage_inputs)
 
-    def begin(self, materials: Materials) -> Transformer:
-        return materials.model("pretrain")
+    def initial_model(self, stage_inputs: StageInputs) -> Transformer:
+        return stage_inputs.model("pretrain")
 
-    def source(self, materials: Materials, model: object) -> Source:
+    def source(self, stage_inputs: StageInputs, model: object) -> Source:
         """The instruction file's conversations, several to a row and shuffled each pass; or the world's, one a row."""
         from labkit.text.sources import Documents, Packed
 
         rows, length = self.train.rows, self.train.length
-        if materials.conversations is not None:
-            conversations = materials.conversations.train
-            self.fits(materials)
-            return Packed(materials.tokenizer, conversations, rows, length, "answers", **materials.shared())
-        world, seed = materials.world, materials.seed
+        if stage_inputs.conversations is not None:
+            conversations = stage_inputs.conversations.train
+            self.fits(stage_inputs)
+            return Packed(stage_inputs.tokenizer, conversations, rows, length, "answers", **stage_inputs.shared())
+        world, seed = stage_inputs.world, stage_inputs.seed
         return Documents(
-            materials.tokenizer,
+            stage_inputs.tokenizer,
             lambda index: world.conversation("train", seed, index),
             rows,
             length,
             "answers",
-            **materials.shared(),
+            **stage_inputs.shared(),
         )
 
-    def fits(self, materials: Materials) -> dict[str, Fit]:
+    def fits(self, stage_inputs: StageInputs) -> dict[str, Fit]:
         """How the given conversations, those to train on and those held out, fit in rows; none of the world's.
 
         Said where some do not. Raises LabError where no answer begins within its row.
         """
         from labkit.text.fitting import fit_rows
 
-        if materials.conversations is None:
+        if stage_inputs.conversations is None:
             return {}
         length, found = self.train.length, {}
-        train, validation = materials.conversations[:2]
+        train, validation = stage_inputs.conversations[:2]
         for what, given in (("conversations", train), ("held-out conversations", validation)):
-            count = partial(fit_rows, materials.tokenizer, given, length + 1, "answers")
-            found[what] = materials.fit(count, what, length)
+            count = partial(fit_rows, stage_inputs.tokenizer, given, length + 1, "answers")
+            found[what] = stage_inputs.fit(count, what, length)
         return found
 
-    def made(self, model: Transformer) -> Transformer:
+    def result_model(self, model: Transformer) -> Transformer:
         return model
 
     def flops(self, model: Transformer, tokens: float) -> float:
         return tokens * model.flops_per_token(self.train.length)
 
-    def data(self, materials: Materials) -> WorldData | TextData:
+    def data(self, stage_inputs: StageInputs) -> WorldData | TextData:
         from labkit.evaluation.config import TextData, WorldData
 
-        if materials.conversations is not None:
-            return TextData((), materials.conversations.validation, self.train.length)
-        return WorldData(materials.world, self.train.length, materials.seed)
+        if stage_inputs.conversations is not None:
+            return TextData((), stage_inputs.conversations.validation, self.train.length)
+        return WorldData(stage_inputs.world, self.train.length, stage_inputs.seed)
 
-    def loss(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> float:
+    def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         from labkit.evaluation.held_out_loss import document_loss
 
         count = config.documents // 2
-        if materials.conversations is not None:
-            documents = materials.conversations.validation[:count]
+        if stage_inputs.conversations is not None:
+            documents = stage_inputs.conversations.validation[:count]
         else:
-            documents = [materials.world.conversation("validation", materials.seed, i) for i in range(count)]
-        measured = document_loss(model, materials.tokenizer, documents, self.train.length, config.loss_rows, "answers")
+            documents = [stage_inputs.world.conversation("validation", stage_inputs.seed, i) for i in range(count)]
+        measured = document_loss(
+            model, stage_inputs.tokenizer, documents, self.train.length, config.loss_rows, "answers"
+        )
         return measured["validation_loss"]
 
     @classmethod
@@ -119,11 +121,11 @@ class FineTune:
         before = own["untrained_loss"]
         return Claim(cls.name, "held-out loss", own["validation_loss"], before, "the base model's", "lower")
 
-    def evaluate(self, model: Transformer, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+    def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.language_models import evaluate_chat
 
-        measured = evaluate_chat(model, materials.tokenizer, self.data(materials), config)
-        for what, fit in self.fits(materials).items():
+        measured = evaluate_chat(model, stage_inputs.tokenizer, self.data(stage_inputs), config)
+        for what, fit in self.fits(stage_inputs).items():
             held_out = "held_out_" if what.startswith("held-out") else ""
             measured |= {f"{held_out}cut": fit.cut, f"{held_out}left_out": fit.left_out}
         return measured

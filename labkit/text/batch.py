@@ -53,7 +53,9 @@ def shift(rows: Sequence[Sequence[int]], counts: Sequence[Sequence[bool]], lengt
     return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), torch.from_numpy(mask))
 
 
-def whole_rows(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int, pad: int) -> tuple[Batch, Tensor]:
+def unshifted_batch(
+    rows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int, pad: int
+) -> tuple[Batch, Tensor]:
     """Rows of up to `length` ids -> Batch of which every id is an input, and where each row ends: [B] int64.
 
     For what reads a whole row, its last token included, and gives one number. The batch is as wide as its longest row

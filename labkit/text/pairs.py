@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labkit.text.batch import whole_rows
+from labkit.text.batch import unshifted_batch
 from labkit.text.chat import Row, encode_answer
-from labkit.text.sources import Order, Stateless
+from labkit.text.sources import EpochSampler, Stateless
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message
 
@@ -70,7 +70,7 @@ class Comparisons(Stateless):
     ):
         self.encoded = [encode_pair(tokenizer, pair) for pair in pairs]
         self.length, self.pad, self.reference = length, tokenizer.pad, reference
-        self.order = Order(rows, seed, len(pairs), rank, world_size)
+        self.order = EpochSampler(rows, seed, len(pairs), rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> Comparison:
         chosen = self.order.at(step)
@@ -88,7 +88,7 @@ def comparison(
     encoded: Sequence[tuple[Row, Row]], length: int, pad: int, reference: NDArray[Any] | None = None
 ) -> Comparison:
     """Encoded pairs -> rows of T = `length`, which must have room for the longest. reference [B, 2]."""
-    batch, ends = whole_rows([pair[side] for side in (0, 1) for pair in encoded], length, pad)
+    batch, ends = unshifted_batch([pair[side] for side in (0, 1) for pair in encoded], length, pad)
     known = np.zeros((len(encoded), 2)) if reference is None else reference
     return Comparison(*batch, ends, torch.from_numpy(known.T.reshape(-1).astype(np.float32)))
 

@@ -72,7 +72,7 @@ class Documents(Stateless):
         world_size: int = 1,
     ):
         self.tokenizer, self.read, self.length, self.loss_on = tokenizer, read, length, loss_on
-        self.order = Order(rows, seed, size, rank, world_size)
+        self.order = EpochSampler(rows, seed, size, rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> Batch:
         documents = [self.read(index) for index in self.order.at(step)]
@@ -105,7 +105,7 @@ class Packed(Stateless):
         encoded, self.fit = fit_rows(tokenizer, documents, length + 1, loss_on)
         refuse_none(self.fit, "conversations" if loss_on == "answers" else "documents", length)
         self.packed = pack(encoded, length + 1)
-        self.order = Order(rows, seed, len(self.packed), rank, world_size)
+        self.order = EpochSampler(rows, seed, len(self.packed), rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> Batch:
         chosen = [self.packed[index] for index in self.order.at(step)]
@@ -153,7 +153,7 @@ class Crops(Stateless):
         return Batch(rows[:, :-1].contiguous(), labels, torch.ones_like(labels, dtype=torch.bool))
 
 
-class Order:
+class EpochSampler:
     """Which indices step s reads: the counting numbers, or a new shuffle of 0 … size-1 for each pass."""
 
     def __init__(self, rows: int, seed: int, size: int | None, rank: int = 0, world_size: int = 1):

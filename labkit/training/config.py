@@ -92,7 +92,7 @@ class TrainConfig:
 class Record(NamedTuple):
     """One optimizer step, as `fit` yields it and metrics.jsonl keeps it.
 
-    step: steps done, from 1; loss: nats a label; counted: labels in the step; lr: Muon's learning rate
+    step: steps done, from 1; loss: nats per label; counted: labels in the step; lr: Muon's learning rate
     (AdamW's where it is alone); gradient_norm: before clipping; seconds: since the start, stops not counted; metrics:
     the objective's own, per label, and `evaluate`'s.
     """

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from labkit.configs import to_dict
 from labkit.errors import LabError
-from labkit.machine import compiled, has_bf16, say_once
+from labkit.machine import compiled, has_bf16, warn_once
 from labkit.training.checkpoints import Checkpoints, Journal, journal
 from labkit.training.config import Evaluate, Objective, Record, Source, TrainConfig, build_optimizer, fingerprint
 from labkit.training.processes import accelerator
@@ -250,7 +250,7 @@ class _Loop:
         torch.set_num_threads(state["arithmetic"]["threads"])  # sums are split by threads
         differing = [name for name, value in self._arithmetic().items() if state["arithmetic"].get(name) != value]
         if differing:
-            say_once(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
+            warn_once(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
         saved.load_model(self.model)
         self.optimizer.load_tensors(saved.tensors("optimizer"))
         if len(state["sources"]) == self.processes.num_processes:
@@ -283,7 +283,7 @@ def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iter
 
 def _has_bf16() -> bool:
     if not has_bf16():
-        say_once("This processor has no bf16: training goes on in fp32, slower.")
+        warn_once("This processor has no bf16: training goes on in fp32, slower.")
     return has_bf16()
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 from labkit.errors import LabError
 from labkit.interpret import (
     Findings,
-    Look,
+    Inspection,
     Patching,
     Probe,
     Views,
@@ -31,7 +31,7 @@ from labkit.text.chat import encode_opening, encode_prompt, encode_words
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text
 from labkit.ui.lab import Lab
-from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, quiet, words, wrong
+from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, quiet, said, words, wrong
 from labkit.viewers.adapters import panel
 from labkit.world import Message
 
@@ -60,10 +60,10 @@ def views(lab: Lab, name: str, text: str) -> Views:
         raise LabError("There is nothing to look at: type a text.")
     ids = encode_opening(tokenizer, text)
 
-    def read(stage: str) -> Look:
+    def read(stage: str) -> Inspection:
         model = lab.model(name, stage)
         check_shown(model, len(ids))
-        return lab.looks.get((lab.version(name, stage), text), lambda: Look(model, tokenizer, ids))
+        return lab.looks.get((lab.version(name, stage), text), lambda: Inspection(model, tokenizer, ids))
 
     return Views(lab.stages(name), read)
 
@@ -209,7 +209,7 @@ def build(lab: Lab) -> None:
         text = gr.Textbox(OPENING, label=words("text"), lines=2, max_lines=6, scale=4, elem_id="attention-text")
         button = gr.Button(words("look"), variant="primary", scale=1, elem_id="attention-look")
     problem = problem_box("attention-problem")
-    view = panel("labkit-attention", answer=lambda question: answer(lab, question), elem_id="attention-view")
+    view = panel("labkit-attention", answer=lambda question: answer(lab, question), say=said, elem_id="attention-view")
 
     def show(name: str, stage: str, text: str) -> tuple[Any, Any]:
         if not name or not stage:

@@ -69,8 +69,8 @@ NAMES = {
     "share of matrix peak": "矩阵峰值占比",
     "peak memory": "内存峰值",
     # units
-    "nats a token": "纳特/词元",
-    "nats a pair": "纳特/偏好对",
+    "nats per token": "纳特/词元",
+    "nats per pair": "纳特/偏好对",
     "bits": "比特",
     "nats": "纳特",
     # curves and their axes
@@ -80,7 +80,7 @@ NAMES = {
     "Distance from the fine-tuned model": "与微调模型的距离", "Clipped tokens": "被截断的词元",
     "What the critic foresaw": "价值模型的预见", "Length of the answers": "回答长度",
     "step": "步", "loss": "损失", "learning rate": "学习率", "share of the batch": "批次中的比例",
-    "implied reward (nats)": "隐含奖励（纳特）", "KL (nats an answer)": "KL（纳特/回答）",
+    "implied reward (nats)": "隐含奖励（纳特）", "KL (nats per answer)": "KL（纳特/回答）",
     "share of the tokens": "词元中的比例", "share of the returns' variance": "回报方差中的比例",
     "training": "训练", "validation": "验证", "gold": "真实得分", "accuracy": "准确率",
     "chosen reward": "被选回答的奖励", "rejected reward": "被拒回答的奖励", "kl": "KL", "entropy": "熵",
@@ -284,7 +284,7 @@ PATTERNS = [(_pattern(template), chinese) for template, chinese in MESSAGES.item
 
 
 def name(text: str) -> str:
-    """A label in Chinese, its unit or part too: "validation loss (nats a token)"; as it is where it is not known."""
+    """A label in Chinese, its unit or part too: "validation loss (nats per token)"; as it is where it is not known."""
     if text in NAMES:
         return NAMES[text]
     parts = re.fullmatch(r"(.+?)(?: \((.+)\)|: (.+)|, (before this stage))", text)

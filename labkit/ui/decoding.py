@@ -13,7 +13,19 @@ from labkit.ui import writing
 from labkit.ui.checks import plain_text, whole_number
 from labkit.ui.fields import handed_on
 from labkit.ui.lab import Lab
-from labkit.ui.shell import LINK, MODEL_WORK, advice, first_stage, on_load, pick_run, problem_box, quiet, words, wrong
+from labkit.ui.shell import (
+    LINK,
+    MODEL_WORK,
+    advice,
+    first_stage,
+    on_load,
+    pick_run,
+    problem_box,
+    quiet,
+    said,
+    words,
+    wrong,
+)
 from labkit.ui.writing import Column, Settings
 from labkit.viewers.adapters import panel
 
@@ -146,7 +158,9 @@ def build(lab: Lab) -> None:
             ends = gr.Textbox(label=words("stop_texts"), lines=2, max_lines=6, elem_id="decoding-ends")
             draft = gr.Dropdown([], label=words("draft"), allow_custom_value=True, elem_id="decoding-draft")
     problem, told = problem_box("decoding-problem"), problem_box("decoding-told-problem")
-    view = panel("labkit-texts", answer=lambda question: writing.answer(lab, question), elem_id="decoding-view")
+    view = panel(
+        "labkit-texts", answer=lambda question: writing.answer(lab, question), say=said, elem_id="decoding-view"
+    )
     controls = Controls(name, stage, text, many, seed, tokens, ends, draft)
     asked = Requests()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labkit.errors import LabError
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_name, shortened
@@ -136,7 +136,7 @@ class Lab:
 
     def stages(self, name: str) -> list[str]:
         """The stages of a run that have a model that writes, in order."""
-        return [stage.name for stage in self.run(name).stages if stage.trained and stage.writes]
+        return [stage.name for stage in self.run(name).stages if stage.trained and stage.generates_text]
 
     def readable_stages(self, name: Any) -> list[str]:
         """`stages`; none of a run that cannot be read, is not there, or was deleted while we looked."""
@@ -154,10 +154,14 @@ class Lab:
         folder = self.run(name).stage(stage)
         return self.keep(folder.path / "model.safetensors", folder.model)
 
-    def scorer(self, name: str) -> Scorer | None:
+    def reward_model(self, name: str) -> RewardModel | None:
         """The reward model of a run; None where it has none."""
         folder = next((stage for stage in self.run(name).stages if stage.name == "reward" and stage.trained), None)
-        return None if folder is None else self.keep(folder.path / "model.safetensors", folder.scorer, "scorer")
+        return (
+            None
+            if folder is None
+            else self.keep(folder.path / "model.safetensors", folder.reward_model, "reward_model")
+        )
 
     def example(self, name: str) -> str:
         """Something to ask a run's model: of its world, a story to write; of real text, nothing."""

@@ -160,7 +160,7 @@ def export(store: Store, folder: str | Path, annotator: str | None = None) -> Pa
     return file
 
 
-class Board(NamedTuple):
+class PreferenceWidgets(NamedTuple):
     """The tab's components that change."""
 
     pair: gr.State
@@ -222,7 +222,7 @@ def build(lab: Lab, store: Store) -> None:
             file = gr.File(visible=False, label=words("export"), elem_id="votes-file")
             why_not = problem_box("votes-problem")
     gr.HTML("", js_on_load=PRESS, visible="hidden")
-    board = Board(gr.State(""), prompt, left, right, problem, told, standing, gr.State(False))
+    board = PreferenceWidgets(gr.State(""), prompt, left, right, problem, told, standing, gr.State(False))
     then_ask = _asks(lab, store, board, another.click, text.submit, [text, *sources])
     _votes(store, board, votes, undo, annotator, then_ask)
     write.click(partial(_save, store), None, [file, why_not])
@@ -269,7 +269,9 @@ def _chosen(lab: Lab, values: Sequence[Any]) -> list[Source]:
     ]
 
 
-def _asks(lab: Lab, store: Store, board: Board, click: Any, submit: Any, inputs: list[Any]) -> Callable[[Any], None]:
+def _asks(
+    lab: Lab, store: Store, board: PreferenceWidgets, click: Any, submit: Any, inputs: list[Any]
+) -> Callable[[Any], None]:
     """Let two events ask for a new pair; returns what lets a vote ask for one when it has been kept."""
 
     def fresh(text: Any, *values: Any) -> tuple[Any, ...]:
@@ -296,7 +298,7 @@ FOCUS = """() => {
 
 def _votes(
     store: Store,
-    board: Board,
+    board: PreferenceWidgets,
     buttons: dict[Choice, gr.Button],
     undo: gr.Button,
     annotator: gr.Textbox,

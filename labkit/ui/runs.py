@@ -91,7 +91,7 @@ def compared(lab: Lab, name: str, other: str | None, stage: str, curve: str, fig
     return overlaid(figure, its_curves[curve][1], (name, other)) if curve in its_curves else figure
 
 
-class Shown(NamedTuple):
+class RunWidgets(NamedTuple):
     """The tab's components that change."""
 
     all: gr.Dataframe
@@ -148,7 +148,7 @@ def build(lab: Lab, jobs: Jobs, store: Store) -> None:
         both = gr.Dataframe(headers=[""] * 5, datatype="str", interactive=False, wrap=True, elem_id="runs-beside")
     with gr.Accordion(words("log"), open=False, elem_id="runs-said") as log_box:
         log = gr.Textbox(show_label=False, interactive=False, lines=6, elem_id="runs-log")
-    shown = Shown(
+    shown = RunWidgets(
         every, name, other, stop, go_on, problem, why, stages, stage, curve, plot, table, told, both, report, log,
         log_box,
     )  # fmt: skip
@@ -177,7 +177,7 @@ def _resume(lab: Lab, jobs: Jobs, name: Any) -> tuple[str, str]:
     return resumed, f"{resumed} is being resumed. Its first step takes a moment."
 
 
-def _train_on_votes(lab: Lab, jobs: Jobs, store: Store, shown: Shown) -> None:
+def _train_on_votes(lab: Lab, jobs: Jobs, store: Store, shown: RunWidgets) -> None:
     """What begins DPO on the votes: at first from the run that was voted on most."""
     with gr.Row(elem_classes="labkit-bar"):
         name = gr.Dropdown([], label=words("voted_run"), allow_custom_value=True, scale=3, elem_id="runs-voted")
@@ -194,7 +194,7 @@ def _train_on_votes(lab: Lab, jobs: Jobs, store: Store, shown: Shown) -> None:
     _acts(lab, jobs, shown, problem, start.click, lambda name: manage.train_on_votes(lab, jobs, store, name), [name])
 
 
-def _new_run(lab: Lab, jobs: Jobs, shown: Shown) -> None:
+def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     """The form that begins a run."""
     with gr.Row():
         name = gr.Textbox(label=words("name"), elem_id="new-name")
@@ -218,7 +218,7 @@ def _new_run(lab: Lab, jobs: Jobs, shown: Shown) -> None:
     _acts(lab, jobs, shown, problem, start.click, begin, inputs)
 
 
-def _manage(lab: Lab, jobs: Jobs, shown: Shown) -> None:
+def _manage(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     """What gives the chosen run another name, and what deletes it."""
     with gr.Row(elem_classes="labkit-bar"):
         new = gr.Textbox(label=words("new_name_of_run"), elem_id="rename-to")
@@ -242,7 +242,7 @@ def _manage(lab: Lab, jobs: Jobs, shown: Shown) -> None:
 def _acts(
     lab: Lab,
     jobs: Jobs,
-    shown: Shown,
+    shown: RunWidgets,
     problem: gr.Textbox,
     event: Any,
     action: Callable[..., tuple[str | None, str]],
@@ -265,21 +265,23 @@ def _acts(
 
 
 def _listed(lab: Lab, jobs: Jobs, **chosen: Any) -> list[Any]:
-    """What `Shown.of_all` is to show. chosen: the `value` of the run's menu, where it is to be another."""
+    """What `RunWidgets.of_all` is to show. chosen: the `value` of the run's menu, where it is to be another."""
     names = menu(lab, jobs)
     heads = [named(head) for head in ("run", "state", "stages finished", "last change")]
     table = {"headers": heads, "data": overview(lab, jobs)}
     return [table, gr.update(choices=names, **chosen), gr.update(choices=names)]
 
 
-class Look:
+class RunView:
     """What the tab shows of a run."""
 
     def __init__(self, lab: Lab, jobs: Jobs):
         self.lab, self.jobs = lab, jobs
 
     def __call__(self, name: Any, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
-        """What `Shown.of_run` is to show. stage: the newest when None. Of a name that is none, only that is said."""
+        """What `RunWidgets.of_run` is to show. stage: the newest when None. Of a name that is none, only that is
+        said.
+        """
         try:
             if name in self.lab.all_names():
                 return self._run(self.lab.run(name), name, other, stage, curve)
@@ -341,9 +343,9 @@ def heads() -> list[str]:
     return [named(head) for head in ("stage", "state", "steps", "time")]
 
 
-def _watch(lab: Lab, jobs: Jobs, shown: Shown) -> None:
+def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     """Keep what is shown true: when the page opens, when something is chosen, and while a process is at work."""
-    look = Look(lab, jobs)
+    look = RunView(lab, jobs)
     timer, seen, newest = gr.Timer(2), gr.State(None), gr.State(True)
     chosen = [shown.name, shown.other, shown.stage, shown.curve]
 

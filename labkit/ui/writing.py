@@ -24,7 +24,7 @@ from labkit.decoding.filters import check_left, filtered
 from labkit.decoding.limits import PAGE, Cost, check_cost
 from labkit.decoding.prompts import check_prompt
 from labkit.decoding.scores import Score
-from labkit.decoding.strategies import OPTIONS, Beside, Strategy, parse, said
+from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, parse, said
 from labkit.decoding.stream import weighed
 from labkit.errors import LabError
 from labkit.evaluation.judges import by_oracle, by_reward
@@ -147,7 +147,7 @@ class Settings:
         }
 
 
-class Desk(NamedTuple):
+class WritingSession(NamedTuple):
     """What is needed to write: the model, its tokenizer, the prompt's tokens, what stands beside, and the trees of
     beams that were searched last. weights: a hash of the model's.
     """
@@ -155,7 +155,7 @@ class Desk(NamedTuple):
     model: Transformer
     tokenizer: Tokenizer
     prompt: list[int]
-    beside: Beside
+    resources: DecodingResources
     trees: Recent
     weights: str
 
@@ -177,21 +177,21 @@ def world_of(lab: Lab, run: str) -> World | None:
     return None if recipe.text is not None or recipe.instructions is not None else lab.world(run)
 
 
-def desk(lab: Lab, settings: Settings) -> Desk:
+def writing_session(lab: Lab, settings: Settings) -> WritingSession:
     """Raises LabError for a run or a stage that is not there, and for a prompt that leaves no room."""
     tokenizer, model = lab.tokenizer(settings.run), lab.model(settings.run, settings.stage)
     prompt = prompt_ids(tokenizer, settings.stage, settings.prompt)
     check_prompt(model, prompt)
     world, judge = world_of(lab, settings.run), None
     task = _task(lab, settings)
-    scorer = lab.scorer(settings.run)
-    if scorer is not None:
-        judge = by_reward(scorer, tokenizer)
+    reward_model = lab.reward_model(settings.run)
+    if reward_model is not None:
+        judge = by_reward(reward_model, tokenizer)
     elif world is not None and task is not None:
         judge = by_oracle(world, {tuple(prompt): task}, next(iter(world.profiles)), tokenizer)
     draft = lab.model(settings.run, settings.draft or lab.stages(settings.run)[0])
-    beside = Beside(tokenizer, settings.stop, draft, judge)
-    return Desk(model, tokenizer, prompt, beside, lab.results, checkpoint(lab, settings))
+    resources = DecodingResources(tokenizer, settings.stop, draft, judge)
+    return WritingSession(model, tokenizer, prompt, resources, lab.results, checkpoint(lab, settings))
 
 
 def _task(lab: Lab, settings: Settings) -> Task | None:
@@ -212,7 +212,7 @@ def compare(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     Every strategy that draws token by token sees the same random number at the same step. Raises LabError for what
     cannot be written on from.
     """
-    at = desk(lab, settings)
+    at = writing_session(lab, settings)
     settings = Settings(**(vars(settings) | {"checkpoint": at.weights}))
     strategies = understood(at, settings, AT_ONCE)
     texts = [
@@ -230,7 +230,7 @@ def compare(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     yield {**shared, "columns": columns, "parts": parting(columns)}
 
 
-def understood(at: Desk, settings: Settings, times: float, seeds: int = 1) -> list[Strategy]:
+def understood(at: WritingSession, settings: Settings, times: float, seeds: int = 1) -> list[Strategy]:
     """The lines as strategies, each of which is no more than one visitor may ask for, and all together no more than
     `times` as much. Raises LabError, which names the line that is wrong.
     """
@@ -252,7 +252,7 @@ def understood(at: Desk, settings: Settings, times: float, seeds: int = 1) -> li
     return found
 
 
-def _understood(at: Desk, column: Column, settings: Settings, name: str = "") -> tuple[Strategy, Cost]:
+def _understood(at: WritingSession, column: Column, settings: Settings, name: str = "") -> tuple[Strategy, Cost]:
     """A line as a strategy, and what it costs. Raises LabError, which names the line, for what is wrong or too much."""
     try:
         strategy = parse(column.strategy)
@@ -284,7 +284,7 @@ def parting(columns: Sequence[Mapping[str, Any]]) -> int | None:
     return first_difference(ids, ended=all(column["done"] for column in columns))
 
 
-def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) -> Iterator[dict[str, Any]]:
+def written(at: WritingSession, strategy: Strategy, column: Column, settings: Settings) -> Iterator[dict[str, Any]]:
     """What is new of a column, again and again: its {"tokens"} as the viewer shows them, and of "best" the {"answers"}
     of which it was chosen.
     """
@@ -294,7 +294,7 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
     steps = strategy.steps(tokenizer)
     if strategy.kind in ("sample", "greedy"):
         shown: list[dict[str, Any]] = []
-        common |= {"stop": at.beside.stops(), "begins": begins, "leading": 1, "max_new_tokens": settings.tokens}
+        common |= {"stop": at.resources.stops(), "begins": begins, "leading": 1, "max_new_tokens": settings.tokens}
         generator = torch.Generator().manual_seed(settings.seed)
         for step in trace(at.model, at.prompt, steps=steps, generator=generator, **common):
             shown.append(_token(tokenizer, step))
@@ -308,11 +308,11 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
     streamed: Iterator[list[int]]
     if strategy.kind == "beam":
         streamed = (beams.found[0].tokens for beams in _beams(at, strategy, column, settings))
-    elif strategy.kind == "best" and at.beside.judge is not None:
+    elif strategy.kind == "best" and at.resources.judge is not None:
         streamed = _best(at, strategy, prompt, begins, settings, left, answers)
     else:
         streamed = strategy.stream(
-            at.model, prompt, max_new_tokens=left, seed=settings.seed, beside=_behind(at, begins), **common
+            at.model, prompt, max_new_tokens=left, seed=settings.seed, resources=_behind(at, begins), **common
         )
     for text in streamed:
         yield {"tokens": [{"id": one, "text": tokenizer.token(one), "ended": False} for one in [*begins, *text]]}
@@ -324,12 +324,12 @@ def written(at: Desk, strategy: Strategy, column: Column, settings: Settings) ->
     yield {"tokens": final} | answers
 
 
-def _beams(at: Desk, strategy: Strategy, column: Column, settings: Settings) -> Iterator[Beams]:
+def _beams(at: WritingSession, strategy: Strategy, column: Column, settings: Settings) -> Iterator[Beams]:
     """What stands after each step of a beam search, whose tree is kept for who asks for it next."""
     key = (at.weights, tuple(at.prompt), column, settings.tokens, settings.stop)
     left = max(1, settings.tokens - len(column.begins))
-    told = {name.replace("-", "_"): strategy.told(name) for name in OPTIONS["beam"]}
-    steps, stop = strategy.steps(at.tokenizer), at.beside.stops()
+    told = {name.replace("-", "_"): strategy.option(name) for name in OPTIONS["beam"]}
+    steps, stop = strategy.steps(at.tokenizer), at.resources.stops()
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
     for beams in beam_steps(at.model, [*at.prompt, *column.begins], **told, **common, steps=steps):
         yield beams
@@ -337,7 +337,7 @@ def _beams(at: Desk, strategy: Strategy, column: Column, settings: Settings) -> 
 
 
 def _best(
-    at: Desk,
+    at: WritingSession,
     strategy: Strategy,
     prompt: Sequence[int],
     begins: Sequence[int],
@@ -346,11 +346,11 @@ def _best(
     found: dict[str, Any],
 ) -> Iterator[list[int]]:
     """Nothing while the answers are written, a few at a time; then the best of them, and all of them in `found`."""
-    judge, stop = _behind(at, begins).judge, at.beside.stops()
+    judge, stop = _behind(at, begins).judge, at.resources.stops()
     assert judge is not None
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
     generator, steps = torch.Generator().manual_seed(settings.seed), strategy.steps(at.tokenizer)
-    common |= {"n": strategy.told("n"), "rows": ANSWERS_AT_ONCE, "steps": steps, "generator": generator}
+    common |= {"n": strategy.option("n"), "rows": ANSWERS_AT_ONCE, "steps": steps, "generator": generator}
     for best in best_steps(at.model, prompt, judge, **common):
         if best is not None:
             found["answers"] = _answers(at.tokenizer, best, begins)
@@ -363,21 +363,21 @@ def _answers(tokenizer: Tokenizer, best: Best, begins: Sequence[int]) -> list[li
     return [[tokenizer.decode([*begins, *best.answers[i]]), best.worth[i], i == best.best] for i in order]
 
 
-def _behind(at: Desk, begins: Sequence[int]) -> Beside:
+def _behind(at: WritingSession, begins: Sequence[int]) -> DecodingResources:
     """The judge is told of a branch's beginning as part of the answer, not of the prompt."""
-    judge = at.beside.judge
+    judge = at.resources.judge
     if judge is None or not begins:
-        return at.beside
+        return at.resources
     known = judge
-    return Beside(
-        at.beside.tokenizer,
-        at.beside.stop,
-        at.beside.draft,
+    return DecodingResources(
+        at.resources.tokenizer,
+        at.resources.stop,
+        at.resources.draft,
         lambda prompt, answers: known(at.prompt, [[*begins, *answer] for answer in answers]),
     )
 
 
-def _check_begins(at: Desk, column: Column) -> None:
+def _check_begins(at: WritingSession, column: Column) -> None:
     unknown = [token for token in column.begins if not 0 <= token < at.model.config.vocabulary]
     if unknown:
         raise LabError(f"There is no token {unknown[0]} in this model's vocabulary of {at.model.config.vocabulary}.")
@@ -420,12 +420,12 @@ def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
             found = {"step": _step, "branch": _branch, "tree": _tree}.get(str(question.get("what")))
             if found is None:
                 raise LabError("This is no question about a text.")
-            return found(desk(lab, settings), settings, column)
+            return found(writing_session(lab, settings), settings, column)
     except LabError as error:
         return {"error": str(error)}
 
 
-def _step(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
+def _step(at: WritingSession, settings: Settings, column: Column) -> dict[str, Any]:
     """What is weighed for the last of the column's tokens, under its strategy."""
     _check_begins(at, column)
     strategy, _ = _understood(at, column, settings)
@@ -455,22 +455,24 @@ def _step(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
     } | {key: value for key, value in _head(strategy, column).items() if key in ("strategy", "head", "filters", "kind")}
 
 
-def _contrasted(at: Desk, strategy: Strategy, column: Column, before: list[int], token: int) -> dict[str, Any]:
+def _contrasted(
+    at: WritingSession, strategy: Strategy, column: Column, before: list[int], token: int
+) -> dict[str, Any]:
     """What contrastive search weighs: of each candidate the probability, the similarity, and what it is ranked by."""
-    k, alpha = strategy.told("k"), strategy.told("alpha")
+    k, alpha = strategy.option("k"), strategy.option("alpha")
     weighed = contrastive_candidates(at.model, before, k=k, alpha=alpha)
     rows = [[one.token, at.tokenizer.token(one.token), one.probability, one.similarity, one.score] for one in weighed]
     return _head(strategy, column) | {"contrast": rows, "alpha": alpha, "token": token}
 
 
-def _branch(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
+def _branch(at: WritingSession, settings: Settings, column: Column) -> dict[str, Any]:
     """The whole text of a column that begins as told."""
     strategy, _ = _understood(at, column, settings)
     *_, last = written(at, strategy, column, settings)
     return _head(strategy, column) | last | {"done": True}
 
 
-def _tree(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
+def _tree(at: WritingSession, settings: Settings, column: Column) -> dict[str, Any]:
     """Every step that a beam search weighed, and the texts that it found."""
     strategy, _ = _understood(at, column, settings)
     if strategy.kind != "beam":
@@ -496,7 +498,7 @@ def _tree(at: Desk, settings: Settings, column: Column) -> dict[str, Any]:
         ]
         for node in beams.tree
     ]
-    penalty, count = strategy.told("length-penalty"), strategy.told("beams")
+    penalty, count = strategy.option("length-penalty"), strategy.option("beams")
     return {"nodes": nodes, "penalty": penalty, "beams": count, "strategy": str(strategy)}
 
 
@@ -514,7 +516,7 @@ def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
     """
     seeds = whole_number(seeds, "The number of seeds", 1, 256)
     kept = tuple(column for column in settings.columns if not column.begins)
-    at, world = desk(lab, settings), world_of(lab, settings.run)
+    at, world = writing_session(lab, settings), world_of(lab, settings.run)
     strategies = understood(at, replace(settings, columns=kept or settings.columns), MEASURED, seeds)
     asked = Asked(settings.prompt, at.prompt, _task(lab, settings))
     many = [seeds if strategy.draws else 1 for strategy in strategies]
@@ -530,8 +532,10 @@ def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
     yield Scored(sum(many), sum(many), found)
 
 
-def _seeded(number: int, at: Desk, strategy: Strategy, seeds: range, options: dict[str, Any]) -> list[list[int]]:
+def _seeded(
+    number: int, at: WritingSession, strategy: Strategy, seeds: range, options: dict[str, Any]
+) -> list[list[int]]:
     try:
-        return strategy.write(at.model, at.prompt, seeds=seeds, beside=at.beside, **options)
+        return strategy.write(at.model, at.prompt, seeds=seeds, resources=at.resources, **options)
     except LabError as error:
         raise LabError(f"Strategy {number}, {strategy}: {error}") from None

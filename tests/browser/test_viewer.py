@@ -10,7 +10,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 
-from labkit.interpret import Look, Views
+from labkit.interpret import Inspection, Views
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
@@ -51,7 +51,7 @@ def opened(browser: Browser, views: Views) -> Page:
 def test_twelve_layers_of_twelve_heads_over_64_tokens(browser: Browser, tokenizer: Tokenizer):
     model = made(tokenizer, depth=12, heads=12, key_heads=12, head_width=4)
     ids = torch.randint(5, tokenizer.size, (64,), generator=torch.Generator().manual_seed(0)).tolist()
-    views = Views(["model"], lambda name: Look(model, tokenizer, ids))
+    views = Views(["model"], lambda name: Inspection(model, tokenizer, ids))
     size = len(json.dumps(views.view("model")))
     assert size < 1_200_000, f"{size} bytes"
     page = opened(browser, views)
@@ -71,18 +71,18 @@ def test_twelve_layers_of_twelve_heads_over_64_tokens(browser: Browser, tokenize
 
 def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser: Browser, tokenizer: Tokenizer):
     models = {"base": made(tokenizer), "tuned": made(tokenizer, seed=1)}
-    looks = {name: Look(model, tokenizer, tokenizer.encode(" Tom had a ball.")) for name, model in models.items()}
+    looks = {name: Inspection(model, tokenizer, tokenizer.encode(" Tom had a ball.")) for name, model in models.items()}
     page = opened(browser, Views(list(models), looks.__getitem__))
     page.locator("[data-head='0-0']").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     expect(page.locator("[data-head='1-1']")).to_be_focused()
-    nats = looks["base"].without(0, 1, 1).nats
+    nats = looks["base"].ablate(0, 1, 1).nats
     expect(page.locator("[data-panel=without]")).to_contain_text(f"{nats:.3f} nats")
     page.locator("[data-kind=mean]").focus()
     page.keyboard.press("Enter")
     expect(page.locator("[data-panel=without]")).to_contain_text(
-        f"{looks['base'].without(0, 1, 1, 'mean').nats:.3f} nats"
+        f"{looks['base'].ablate(0, 1, 1, 'mean').nats:.3f} nats"
     )
     expect(page.locator("[data-kind=mean]")).to_be_focused()
     page.locator(".column.left .token").first.focus()
@@ -109,7 +109,7 @@ def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser:
     page.keyboard.press("ArrowRight")
     expect(page.locator(".stage")).to_have_text("tuned")
     expect(page.locator("[data-panel=without]")).to_contain_text(
-        f"{looks['tuned'].without(0, 1, 1, 'mean').nats:.3f} nats"
+        f"{looks['tuned'].ablate(0, 1, 1, 'mean').nats:.3f} nats"
     )
     page.get_by_text("as a table").click()
     expect(page.locator("details tbody tr")).to_have_count(last + 1)
@@ -119,7 +119,7 @@ def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser:
 def test_three_kinds_of_attention_and_shared_keys_are_told_apart(browser: Browser, tokenizer: Tokenizer):
     model = made(tokenizer, encoder=1, key_heads=2)
     source, ids = tokenizer.encode(" Tom had a ball."), tokenizer.encode(" Who?")
-    page = opened(browser, Views(["model"], lambda name: Look(model, tokenizer, ids, source)))
+    page = opened(browser, Views(["model"], lambda name: Inspection(model, tokenizer, ids, source)))
     expect(page.locator(".top button")).to_have_text(
         ["encoder, both ways", "self-attention, causal", "cross-attention"]
     )
@@ -137,7 +137,7 @@ def test_three_kinds_of_attention_and_shared_keys_are_told_apart(browser: Browse
 
 
 def test_without_an_answer_it_says_so_and_text_stays_text(browser: Browser, tokenizer: Tokenizer):
-    look = Look(made(tokenizer), tokenizer, tokenizer.encode(HOSTILE))
+    look = Inspection(made(tokenizer), tokenizer, tokenizer.encode(HOSTILE))
     views = Views([HOSTILE, "other"], lambda name: look)
     page = opened(browser, views)
     expect(page.locator(".stage")).to_have_text(HOSTILE)
@@ -164,7 +164,7 @@ def test_in_a_notebook_a_question_waits_as_long_as_the_kernel_is_busy(browser: B
     """Run All takes minutes; the answer comes late, one that was lost is asked for again, and what is waited for is
     said.
     """
-    look = Look(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball."))
+    look = Inspection(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball."))
     views = Views(["model"], lambda name: look)
     page = browser.new_page()
     page.clock.install()
@@ -194,12 +194,12 @@ def test_in_a_notebook_a_question_waits_as_long_as_the_kernel_is_busy(browser: B
     page.clock.run_for(6_000)
     latest = page.evaluate("window.sent.at(-1)")
     page.evaluate("window.hear", {"id": latest["id"], "answer": views.answer(latest["question"])})
-    expect(without).to_contain_text(f"{look.without(0, 1, 1).nats:.3f} nats")
+    expect(without).to_contain_text(f"{look.ablate(0, 1, 1).nats:.3f} nats")
     page.close()
 
 
 def test_a_weight_has_one_percentage_wherever_it_stands(browser: Browser, tokenizer: Tokenizer):
-    look = Look(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball. Sam had a kite."))
+    look = Inspection(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball. Sam had a kite."))
     page = opened(browser, Views(["model"], lambda name: look))
     rows = page.locator(".column.left .token")
     for row in range(3, len(look.ids)):
@@ -219,7 +219,7 @@ def test_a_weight_has_one_percentage_wherever_it_stands(browser: Browser, tokeni
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_lines_can_be_seen_on_either_page(browser: Browser, tokenizer: Tokenizer, scheme):
     """The strongest line, as it is drawn, has a contrast of at least 3 to the page."""
-    look = Look(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball."))
+    look = Inspection(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball."))
     page = opened(browser, Views(["model"], lambda name: look))
     page.evaluate(
         "(dark) => { const { style } = document.body; style.background = dark ? '#0b0f19' : '#fff';"

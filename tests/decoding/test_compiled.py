@@ -27,7 +27,7 @@ def model() -> Transformer:
 def test_the_steps_are_generates(model, steps, monkeypatch):
     """Without the compiler, over the edge of a bucket, with more prompts than rows, and with rows that end."""
     monkeypatch.setattr(machine, "has_compiler", lambda: False)
-    machine.say_once.cache_clear()  # it is said once a process
+    machine.warn_once.cache_clear()  # it is said once a process
 
     def seeded() -> torch.Generator:
         return torch.Generator().manual_seed(3)

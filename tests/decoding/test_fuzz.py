@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from labkit.configs import from_dict, to_dict
 from labkit.decoding.limits import cost
-from labkit.decoding.strategies import FILTERS, OPTIONS, TOKENS, Beside, parse
+from labkit.decoding.strategies import FILTERS, OPTIONS, TOKENS, DecodingResources, parse
 from labkit.errors import LabError
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.gru import GRU
@@ -110,8 +110,8 @@ def test_a_line_gives_texts_or_words(line, of, prompt, source, new, stop, stop_i
         strategy = parse(line)
         assert parse(str(strategy)) == strategy
         cost(strategy, len(prompt), new, model)
-        beside = Beside(tokenizer, stop, draft, judge)
-        given = {"max_new_tokens": new, "stop_ids": stop_ids, "beside": beside, "seeds": seeds, "source": source}
+        resources = DecodingResources(tokenizer, stop, draft, judge)
+        given = {"max_new_tokens": new, "stop_ids": stop_ids, "resources": resources, "seeds": seeds, "source": source}
         texts = strategy.write(model, prompt, **given)
     except LabError as error:
         assert len(str(error)) > 20 and str(error)[-1] in ".)", error

@@ -6,7 +6,7 @@ import torch
 from labkit.decoding.limits import Cost, check_cost, cost
 from labkit.decoding.strategies import parse
 from labkit.errors import LabError
-from labkit.interpret import Look, attention_bytes, check_attention
+from labkit.interpret import Inspection, attention_bytes, check_attention
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
 from labkit.text.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def test_what_a_look_keeps_is_what_was_said(encoder):
     tokenizer = Tokenizer.load(demo_folder())
     shape = ModelConfig(tokenizer.size, 48, 24, depth=3, heads=2, key_heads=2, encoder=encoder)
     model = Transformer(shape).eval()
-    found = Look(model, tokenizer, [1] * 9, [2] * 7 if encoder else None)
+    found = Inspection(model, tokenizer, [1] * 9, [2] * 7 if encoder else None)
     maps = [x for name, x in found.kept.items() if name.endswith((".scores", ".weights"))]
     kept = sum(torch.as_tensor(x).numel() * 4 for x in maps)
     copies = 4 * 2 * 32 * 9**2

@@ -37,7 +37,7 @@ from labkit.decoding.scores import (
     self_bleu,
 )
 from labkit.decoding.stops import StopTexts
-from labkit.decoding.strategies import FILTERS, WHOLE, Beside, parse
+from labkit.decoding.strategies import FILTERS, WHOLE, DecodingResources, parse
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
@@ -95,8 +95,8 @@ def test_each_kind_writes_what_its_function_does(model):
 def test_many_prompts_at_once_are_each_by_itself(model):
     """And every strategy, streamed, ends with what it writes."""
     prompts: list[list[int]] = [[5, 7, 1], [2], [9, 9, 4, 6]]
-    beside = Beside(draft=model, judge=lambda prompt, answers: [sum(answer) for answer in answers])
-    options: dict[str, Any] = {"max_new_tokens": 9, "stop_ids": [3], "beside": beside}
+    resources = DecodingResources(draft=model, judge=lambda prompt, answers: [sum(answer) for answer in answers])
+    options: dict[str, Any] = {"max_new_tokens": 9, "stop_ids": [3], "resources": resources}
     for line in ["greedy", "temperature=1.3", "beam beams=3", "contrastive", "best n=3 temperature=2", "speculative"]:
         strategy = parse(line)
         seeds = [[1, 2], [3, 4], [1, 5]]
@@ -119,8 +119,8 @@ def test_the_best_of_n_is_the_judges(model):
     stepwise = [*best_steps(model, PROMPT, judge, n=5, rows=2, max_new_tokens=6, generator=again)]
     assert stepwise == [None, None, None, found]  # two, two and one, of the same random numbers
     assert found.answers[0] == parse("").write(model, PROMPT, max_new_tokens=6, seeds=[7])[0]
-    beside = Beside(judge=judge)
-    assert parse("best n=5").write(model, PROMPT, max_new_tokens=6, seeds=[7], beside=beside)[0] == max(
+    resources = DecodingResources(judge=judge)
+    assert parse("best n=5").write(model, PROMPT, max_new_tokens=6, seeds=[7], resources=resources)[0] == max(
         found.answers, key=sum
     )
     with pytest.raises(LabError, match="somebody must judge"):
@@ -136,17 +136,17 @@ def letters(ids: Sequence[int]) -> str:
 )
 def test_a_stop_text_ends_every_strategy(model, line):
     """Tokens stand for letters; the text ends before the two that it would have had in fourth and fifth place."""
-    beside = Beside(draft=model, judge=lambda prompt, answers: [0.0 for _ in answers])
+    resources = DecodingResources(draft=model, judge=lambda prompt, answers: [0.0 for _ in answers])
     options: dict[str, Any] = {"max_new_tokens": 12, "seeds": [5]}
-    free = letters(parse(line).write(model, PROMPT, beside=beside, **options)[0])
+    free = letters(parse(line).write(model, PROMPT, resources=resources, **options)[0])
     stop = free[3:5]
     tokenizer: Any = SimpleNamespace(decode=letters)
-    stopping = replace(beside, tokenizer=tokenizer, stop=[stop])
-    [text] = parse(line).write(model, PROMPT, beside=stopping, **options)
+    stopping = replace(resources, tokenizer=tokenizer, stop=[stop])
+    [text] = parse(line).write(model, PROMPT, resources=stopping, **options)
     assert stop not in letters(text)
     if not line.startswith("beam"):  # whose best text is another when some end early
         assert letters(text) == free[: free.index(stop)]
-    assert list(parse(line).stream(model, PROMPT, beside=stopping, max_new_tokens=12, seed=5))[-1] == text
+    assert list(parse(line).stream(model, PROMPT, resources=stopping, max_new_tokens=12, seed=5))[-1] == text
 
 
 def test_a_stop_text_across_tokens_is_cut():
@@ -238,7 +238,7 @@ def test_strategies_side_by_side(capsys):
     assert found[0]["parts"] is None and found[1]["parts"] >= 0
     scores = [one["scores"] for one in found]
     assert scores[1]["tokens"]["half"] >= 0 and scores[0]["tokens"]["half"] == 0
-    assert scores[2]["nats a token"]["mean"] > scores[1]["nats a token"]["mean"]
+    assert scores[2]["nats per token"]["mean"] > scores[1]["nats per token"]["mean"]
     assert {"gold", "right", "supported", "grammatical", "consistent"} <= scores[0].keys()
     assert main([*command[:-1], "beam beams=0"]) == 2
     assert "at least one beam, not 0" in capsys.readouterr().err

@@ -25,16 +25,16 @@ def run() -> Run:
 
 
 def test_the_reward_model_reads_answers_as_in_training(run):
-    tokenizer, scorer = run.tokenizer(), run.stage("reward").scorer()
+    tokenizer, reward_model = run.tokenizer(), run.stage("reward").reward_model()
     _, [one] = asked_of(run, "", 1)
     assert one.task is not None
     answers = [one.task.reference, "The dog."]
     pair = Pair(one.task.messages, answers[0], answers[1])
     batch = comparison([encode_pair(tokenizer, pair)], 256, tokenizer.pad)
     with torch.no_grad():
-        expected = scorer.last(batch.inputs, batch.mask, batch.ends)
+        expected = reward_model.last(batch.inputs, batch.mask, batch.ends)
     ids = [encode_words(tokenizer, answer) for answer in answers]
-    assert by_reward(scorer, tokenizer)(one.ids, ids) == pytest.approx(expected.tolist(), abs=1e-4)
+    assert by_reward(reward_model, tokenizer)(one.ids, ids) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_the_oracle_judges_its_own_tasks(run):

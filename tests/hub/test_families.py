@@ -336,7 +336,7 @@ def test_a_shape_that_nobody_has(tmp_path):
 
 def test_no_family_is_named_in_the_model():
     """The model room is general: what is particular is in the config, and in the table of the families."""
-    for name in ("transformer", "mixers", "reading", "positions", "feedforward", "heads", "initial"):
+    for name in ("transformer", "mixers", "context", "positions", "feedforward", "heads", "initial"):
         text = (Path(__file__).parents[2] / "labkit" / "model" / f"{name}.py").read_text()
         code = [line.split("#")[0] for line in text.split('"""')[::2] for line in line.splitlines()]
         assert not [line for line in code if any(f'"{family}"' in line.lower() for family in FAMILIES)], name

@@ -86,10 +86,10 @@ def test_its_attention_is_looked_at(imported):
 
 def test_twenty_steps_of_fine_tuning_teach_it(imported):
     torch.set_num_threads(2)
-    materials, stage, config = prepare(imported), imported.recipe.sft, imported.recipe.evaluation
+    stage_inputs, stage, config = prepare(imported), imported.recipe.sft, imported.recipe.evaluation
     model = imported.model("pretrain")
-    before = stage.loss(model, materials, config)
-    records = list(fit(model, stage.source(materials, None), stage.objective, stage.train))
-    after = stage.loss(model, materials, config)
-    print(f"{before:.3f} -> {after:.3f} nats a token")
+    before = stage.loss(model, stage_inputs, config)
+    records = list(fit(model, stage.source(stage_inputs, None), stage.objective, stage.train))
+    after = stage.loss(model, stage_inputs, config)
+    print(f"{before:.3f} -> {after:.3f} nats per token")
     assert len(records) == 20 and after < before - 0.1

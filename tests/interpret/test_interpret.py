@@ -11,7 +11,7 @@ import torch
 from labkit.errors import LabError
 from labkit.interpret import (
     Ablate,
-    Look,
+    Inspection,
     Recorder,
     Views,
     accuracy,
@@ -47,8 +47,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def look(tokenizer) -> Look:
-    return Look(small(tokenizer), tokenizer, tokenizer.encode("Tom ran to the park."))
+def look(tokenizer) -> Inspection:
+    return Inspection(small(tokenizer), tokenizer, tokenizer.encode("Tom ran to the park."))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_every_row_is_a_distribution_over_the_tokens_so_far(look):
 @pytest.mark.parametrize("changes", [{}, {"position": ALiBi()}, {"position": Shaw(3)}, {"attention_scale": 1.0}])
 def test_a_cell_is_the_softmax_of_its_row_by_hand(tokenizer, changes):
     """score = q·k · scale + position; weight = e^score / Σ e^score over the tokens up to this one."""
-    read = Look(small(tokenizer, **changes), tokenizer, tokenizer.encode("Tom ran to the park."))
+    read = Inspection(small(tokenizer, **changes), tokenizer, tokenizer.encode("Tom ran to the park."))
     cells = [read.cell(0, 1, 3, 3, column, leading=4) for column in range(4)]
     for cell in cells:
         assert cell.score == pytest.approx(cell.dot * cell.scale + cell.position, abs=1e-5)
@@ -100,7 +100,7 @@ def test_ablating_nothing_changes_nothing_and_a_head_what_it_gives(look):
         assert not torch.allclose(expected, plain, atol=1e-3)
         both = model(ids.expand(2, -1), tap=Ablate([head, None]))
         torch.testing.assert_close(both, torch.cat((expected, plain)), atol=1e-5, rtol=1e-5)
-    change = look.without(0, 1, 2)
+    change = look.ablate(0, 1, 2)
     after = expected[0, -1].log_softmax(-1)
     assert (
         change.nats == pytest.approx(float(divergence(plain[0, -1].log_softmax(-1), after)), abs=1e-5)
@@ -109,7 +109,7 @@ def test_ablating_nothing_changes_nothing_and_a_head_what_it_gives(look):
     shares = {text: after for text, _, after in change.leading}
     best = int(plain[0, -1].argmax())
     assert shares[look.tokenizer.token(best)] == pytest.approx(float(after.exp()[best]), abs=1e-5)
-    assert look.without(0, 1, 2, "mean").nats != pytest.approx(change.nats, abs=1e-4)
+    assert look.ablate(0, 1, 2, "mean").nats != pytest.approx(change.nats, abs=1e-4)
 
 
 def test_the_mean_of_a_head_that_always_says_the_same_is_what_it_says():
@@ -126,7 +126,7 @@ def test_all_heads_at_once_are_each_by_itself(look):
     effects = look.effects(0, "zero")
     assert effects.shape == (3, 4)
     for layer, head in ((0, 0), (1, 2), (2, 3)):
-        assert float(effects[layer, head]) == pytest.approx(look.without(0, layer, head).nats, abs=1e-4)
+        assert float(effects[layer, head]) == pytest.approx(look.ablate(0, layer, head).nats, abs=1e-4)
 
 
 def test_the_last_layer_of_the_lens_is_the_prediction(look):
@@ -144,7 +144,7 @@ def test_the_last_layer_of_the_lens_is_the_prediction(look):
 def test_an_encoder_decoder_has_three_kinds_of_attention(tokenizer):
     model = small(tokenizer, encoder=2)
     source, ids = tokenizer.encode("Tom ran to the park."), tokenizer.encode("he was late")
-    read = Look(model, tokenizer, ids, source)
+    read = Inspection(model, tokenizer, ids, source)
     assert [map_.kind for map_ in read.maps] == ["bidirectional", "causal", "cross"]
     S, T = len(source), len(ids)
     assert [tuple(map_.weights.shape) for map_ in read.maps] == [(2, 4, S, S), (3, 4, T, T), (3, 4, T, S)]
@@ -152,12 +152,12 @@ def test_an_encoder_decoder_has_three_kinds_of_attention(tokenizer):
         torch.testing.assert_close(map_.weights.sum(-1), torch.ones(map_.weights.shape[:-1]))
     assert read.maps[0].weights[..., 0, 1:].min() > 0  # tokens see later ones
     for map_ in range(3):
-        assert read.without(map_, 1, 1).nats > 0 and read.cell(map_, 1, 1, 1, 0).weight > 0
+        assert read.ablate(map_, 1, 1).nats > 0 and read.cell(map_, 1, 1, 1, 0).weight > 0
     assert len(read.lens()) == 4 and read.maps[2].columns == read.pieces(source)
 
 
 def test_an_encoder_looks_both_ways(tokenizer):
-    read = Look(small(tokenizer, causal=False), tokenizer, tokenizer.encode("Tom ran."))
+    read = Inspection(small(tokenizer, causal=False), tokenizer, tokenizer.encode("Tom ran."))
     assert [map_.kind for map_ in read.maps] == ["bidirectional"] and read.maps[0].weights.min() > 0
 
 
@@ -173,16 +173,16 @@ def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, 
                 expected = look.maps[0].weights[layer, head, i, : i + 1]
                 torch.testing.assert_close(next(rows), expected, atol=0.5 / 65535 + 1e-7, rtol=0)
     assert data["key_heads"] == 2 and next(rows, None) is None
-    (both_ways,) = Look(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).for_viewer()["maps"]
+    (both_ways,) = Inspection(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).for_viewer()["maps"]
     assert len(base64.b64decode(both_ways["weights"])) == 2 * 12 * 9
 
 
 def test_a_head_s_effect_is_measured_after_the_token_that_is_chosen(look):
     """The prediction after a token does not know what comes later: of a shorter text it is the same."""
-    shorter = Look(look.model, look.tokenizer, look.ids[:4])
-    assert look.without(0, 1, 2, place=3).nats == pytest.approx(shorter.without(0, 1, 2).nats, abs=1e-5)
+    shorter = Inspection(look.model, look.tokenizer, look.ids[:4])
+    assert look.ablate(0, 1, 2, place=3).nats == pytest.approx(shorter.ablate(0, 1, 2).nats, abs=1e-5)
     torch.testing.assert_close(look.effects(0, place=3), shorter.effects(0), atol=1e-5, rtol=1e-4)
-    assert look.without(0, 1, 2, place=3).nats != pytest.approx(look.without(0, 1, 2).nats, abs=1e-4)
+    assert look.ablate(0, 1, 2, place=3).nats != pytest.approx(look.ablate(0, 1, 2).nats, abs=1e-4)
     for place in (-1, len(look.ids)):
         with pytest.raises(LabError, match=f"no token {place} in this text"):
             look.effects(0, place=place)
@@ -195,15 +195,15 @@ def test_a_head_s_effect_is_measured_after_the_token_that_is_chosen(look):
 def test_texts_that_cannot_be_looked_at(look, tokenizer):
     for ids in ([], [5] * 33):
         with pytest.raises(LabError, match=f"A text of {len(ids)} tokens cannot be looked at: give 1 to 32"):
-            Look(look.model, tokenizer, ids)
+            Inspection(look.model, tokenizer, ids)
     mixed = small(tokenizer, mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_heads=4)
     with pytest.raises(LabError, match="no attention to look at: it mixes by RWKV"):
-        Look(mixed, tokenizer, [5])
+        Inspection(mixed, tokenizer, [5])
     for refused in (patching, find_heads):
         with pytest.raises(LabError, match="of attention without an encoder"):
             refused(mixed, *(([5], [6]) if refused is patching else (tokenizer, [])))
     model = look.model.train()
-    Look(model, tokenizer, [5])
+    Inspection(model, tokenizer, [5])
     assert model.training
     model.eval()
 
@@ -213,12 +213,12 @@ def test_what_a_viewer_asks(look, tokenizer):
     assert views.view("two")["stages"] == ["one", "two"] and views.view("two")["stage"] == "two"
     here: dict[str, Any] = {"stage": "one", "map": 0, "layer": 1, "head": 2}
     assert views.answer({"what": "view", "stage": "two"})["maps"] == look.for_viewer()["maps"]
-    assert views.answer({**here, "what": "without", "kind": "zero"})["nats"] == look.without(0, 1, 2).nats
+    assert views.answer({**here, "what": "without", "kind": "zero"})["nats"] == look.ablate(0, 1, 2).nats
     assert views.answer({**here, "what": "cell", "row": 3, "column": 1}) == look.cell(0, 1, 2, 3, 1)._asdict()
     assert len(views.answer({"what": "lens", "stage": "one"})["lens"]) == 4
     assert len(views.answer({**here, "what": "effects", "kind": "mean"})["effects"]) == 3
     after = views.answer({**here, "what": "without", "kind": "zero", "place": 2})
-    assert after["nats"] == look.without(0, 1, 2, place=2).nats
+    assert after["nats"] == look.ablate(0, 1, 2, place=2).nats
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"stage": "three"}, "no checkpoint 'three'"),
         ({"what": "all"}, "view, cell, without, effects or lens"),

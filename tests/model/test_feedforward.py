@@ -61,8 +61,8 @@ def test_an_expert_that_is_full_lets_tokens_pass():
 
 
 def test_training_pays_for_experts_that_lie_idle():
-    """The objective's loss is the labels' loss and, for each label, the layers' unevenness times `balance`; the router
-    learns from it.
+    """The objective's loss is the labels' loss and, for each label, the layers' load balance times `balance`; the
+    router learns from it.
     """
     torch.manual_seed(0)
     mixture = MoE(Gated(8), experts=4, top_k=2, balance=0.5)
@@ -71,10 +71,10 @@ def test_training_pays_for_experts_that_lie_idle():
     batch = Batch(inputs, labels, torch.ones(2, 6, dtype=torch.bool))
     loss, counted, _ = next_token_objective(model, batch)
     layers = [layer for layer in model.modules() if isinstance(layer, MixtureOfExperts)]
-    assert len(layers) == 2 and all(1 <= layer.unevenness <= 4 for layer in layers)
+    assert len(layers) == 2 and all(1 <= layer.load_balance <= 4 for layer in layers)
     expected = next_token_loss(model(inputs), labels, batch.mask).loss_sum
-    torch.testing.assert_close(loss - expected, counted * 0.5 * sum(layer.unevenness for layer in layers))
-    model.unbalanced().backward()
+    torch.testing.assert_close(loss - expected, counted * 0.5 * sum(layer.load_balance for layer in layers))
+    model.auxiliary_loss().backward()
     assert layers[0].router.weight.grad is not None and layers[0].router.weight.grad.abs().sum() > 0
 
 
@@ -93,7 +93,7 @@ def test_padding_is_nothing_to_experts(capacity):
         model.zero_grad()
         loss, _, _ = next_token_objective(model, Batch(inputs, labels, mask))
         loss.backward()
-        found.append([loss, model.unbalanced(), *(p.grad for p in model.parameters())])
+        found.append([loss, model.auxiliary_loss(), *(p.grad for p in model.parameters())])
     for short, long in zip(*found, strict=True):
         torch.testing.assert_close(short, long)
     assert found[0][1] > 0

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from labkit.model.context import ForwardContext, previous
 from labkit.model.gru import GRU
 from labkit.model.mixers import Heads
-from labkit.model.positions import Places, PositionEncoding
-from labkit.model.reading import Reading, previous
+from labkit.model.positions import PositionEncoding, PositionIndex
 from labkit.model.rwkv import CHUNK, Moves, in_chunks, mix, step_by_step, usual_ranks
 
 B, H, N = 2, 3, 8
@@ -22,9 +22,9 @@ def moves(length: int, seed: int = 0) -> tuple[Moves, torch.Tensor]:
     return Moves(r, -(0.5**0.5) * w.sigmoid() * 0.85, k, v, -key, key * rate.sigmoid()), state
 
 
-def nothing(real: torch.Tensor | None = None, fresh: torch.Tensor | None = None) -> Reading:
+def nothing(real: torch.Tensor | None = None, fresh: torch.Tensor | None = None) -> ForwardContext:
     places = torch.arange(1)
-    return Reading(Places(PositionEncoding(), places, places), torch.zeros(1, 1), real, fresh)
+    return ForwardContext(PositionIndex(PositionEncoding(), places, places), torch.zeros(1, 1), real, fresh)
 
 
 def test_one_step_by_hand():

@@ -30,7 +30,7 @@ def test_every_activation_has_a_name_of_its_own():
 
 
 def test_a_tap_that_nobody_uses_costs_nothing():
-    """All taps of a reading of 64 tokens, names made and all, take under a hundredth of its time."""
+    """All taps of a context of 64 tokens, names made and all, take under a hundredth of its time."""
     model, ids = Transformer(ModelConfig(960)).eval(), torch.zeros(1, 64, dtype=torch.int64)
     calls = 0
 

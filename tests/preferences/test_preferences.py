@@ -12,7 +12,7 @@ from labkit.errors import LabError
 from labkit.evaluation.policies import Judged, paired_metrics
 from labkit.evaluation.preference_accuracy import agreement, gold_metrics, length_accuracy, ranking_metrics
 from labkit.model import Gated, ModelConfig, Transformer
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.preferences import annotate as annotations
 from labkit.preferences.annotate import (
     AnnotationConfig,
@@ -143,11 +143,11 @@ def test_a_margin_of_zero_is_half():
     assert agreement(torch.tensor([1.0, -1.0, 0.0, 2.0])) == 0.625
 
 
-def indifferent(model) -> Scorer:
+def indifferent(model) -> RewardModel:
     """Scores everything zero."""
-    scorer = Scorer(model)
-    scorer.likelihood.data.fill_(0.0)
-    return scorer
+    reward_model = RewardModel(model)
+    reward_model.likelihood.data.fill_(0.0)
+    return reward_model
 
 
 def test_a_reward_model_that_scores_nothing_ranks_nothing(lab):

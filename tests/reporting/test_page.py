@@ -142,7 +142,7 @@ def test_what_an_objective_watches_is_drawn():
     assert ("reward", [1.0, 2.0]) in drawn and ("gold", [0.5, 0.5]) in drawn
     assert figures["ppo-reward"]["layout"]["yaxis2"]["title"]["text"] == "gold score"
     assert figures["ppo-loss"]["layout"]["yaxis"]["title"]["text"] == "loss"
-    assert figures["dpo-loss"]["layout"]["yaxis"]["title"]["text"] == "loss (nats a pair)"
+    assert figures["dpo-loss"]["layout"]["yaxis"]["title"]["text"] == "loss (nats per pair)"
     assert "reward-accuracy" in figures and "dpo-chosen_reward" in figures
 
 
@@ -158,7 +158,7 @@ def test_a_policy_is_compared_with_the_fine_tuned_model_and_a_reward_model_with_
     assert "right 90.0 % 91.0 %" in stages[4] and "after fine-tuning" in stages[4]
     assert "right_before" not in text and "after the reward model" not in "".join(stages[1:5])
     assert "after fine-tuning" not in stages[3] and "0.800 validation loss after fine-tuning" in stages[0]
-    assert "loss on held-out pairs 0.600 nats a pair" in stages[3] and "validation loss" not in stages[3]
+    assert "loss on held-out pairs 0.600 nats per pair" in stages[3] and "validation loss" not in stages[3]
 
 
 def test_hostile_text_is_text():

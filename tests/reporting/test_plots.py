@@ -86,7 +86,7 @@ def test_nothing_to_draw_is_an_empty_figure(empty):
 
 
 def test_every_axis_with_numbers_names_its_unit():
-    assert plots.loss_curves(RECORDS).layout.yaxis.title.text == "loss (nats a token)"
+    assert plots.loss_curves(RECORDS).layout.yaxis.title.text == "loss (nats per token)"
     assert plots.accuracy_by_kind({}).layout.yaxis.title.text == "answered right (%)"
     assert plots.cost([]).layout.xaxis.title.text == "seconds"
 
@@ -94,7 +94,7 @@ def test_every_axis_with_numbers_names_its_unit():
 def test_a_loss_is_drawn_where_it_moves():
     """Between 0.64 and 0.69: an axis that began at 0 would make a straight line of it."""
     records = [{"step": step, "loss": 0.69 - 0.01 * step} for step in range(6)]
-    assert plots.loss_curves(records, "nats a pair").layout.yaxis.rangemode is None
+    assert plots.loss_curves(records, "nats per pair").layout.yaxis.rangemode is None
 
 
 def test_two_runs_in_one_figure():

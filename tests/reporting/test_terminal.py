@@ -33,8 +33,8 @@ def test_the_question_alone_is_there_although_the_last_stage_does_not_measure_it
 def test_nats_of_tokens_and_of_pairs_stand_in_rows_of_their_own():
     stages = [{"stage": "sft", "metrics": SFT}, {"stage": "dpo", "metrics": DPO}]
     assert measured("untrained_loss", stages) == [
-        ["loss before this stage (nats a token)", "1.500", ""],
-        ["loss before this stage (nats a pair)", "", "0.693"],
+        ["loss before this stage (nats per token)", "1.500", ""],
+        ["loss before this stage (nats per pair)", "", "0.693"],
     ]
 
 

@@ -22,7 +22,7 @@ STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
 def hash_of(path, stage):
     """The weights that a stage left, a reward model's too."""
     folder = Run.open(path).stage(stage)
-    return weights_hash(folder.model() if folder.writes else folder.scorer())
+    return weights_hash(folder.model() if folder.generates_text else folder.reward_model())
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_reward_model_of_another_tokenizer_is_refused(made, tmp_path):
     for name in ("reward", "sft"):
         stage = Run.open(tmp_path / "copy").stage(name)
         with pytest.raises(LabError, match=f"another tokenizer than the run's.*labkit {name} .*--again"):
-            stage.model() if stage.writes else stage.scorer()
+            stage.model() if stage.generates_text else stage.reward_model()
 
 
 def test_real_text_alone_is_pretrained_on_alone(tmp_path, corpora):

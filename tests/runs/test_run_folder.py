@@ -163,12 +163,13 @@ def test_a_full_disk_says_what_to_do_next(made, tmp_path, monkeypatch):
     def full_disk(*given):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for hindered, words in {"files": "free some space and try again", "checkpoints": "and resume the run"}.items():
+    hindrances = {"files": "free some space and try again", "training.checkpoints": "and resume the run"}
+    for hindered, words in hindrances.items():
         with monkeypatch.context() as full, pytest.raises(LabError, match=f"The disk is full: .* {words}"):
             full.setattr(f"labkit.{hindered}.sync", full_disk)
             make(RECIPE, tmp_path / hindered)
-    make(RECIPE, tmp_path / "checkpoints", resume=True)
-    assert weights(tmp_path / "checkpoints") == weights(made) and not (tmp_path / "files").exists()
+    make(RECIPE, tmp_path / "training.checkpoints", resume=True)
+    assert weights(tmp_path / "training.checkpoints") == weights(made) and not (tmp_path / "files").exists()
 
 
 def test_nobody_else_changes_a_run_that_is_made(made, tmp_path):

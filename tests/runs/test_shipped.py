@@ -54,9 +54,9 @@ def test_the_report_is_of_the_rounded_weights(source, shipped):
     assert [stage["stage"] for stage in made] == STAGES
     assert [stage["seconds"] for stage in made] == [stage["seconds"] for stage in before]
     assert made[0]["metrics"]["untrained_loss"] == before[0]["metrics"]["untrained_loss"]
-    materials = prepare(shipped)
+    stage_inputs = prepare(shipped)
     for name in ("pretrain", "sft", "dpo"):
-        assert shipped.stage(name).result | measure_again(shipped, name, materials) == shipped.stage(name).result
+        assert shipped.stage(name).result | measure_again(shipped, name, stage_inputs) == shipped.stage(name).result
     assert made[0]["metrics"]["validation_loss"] != before[0]["metrics"]["validation_loss"]
 
 
@@ -87,13 +87,13 @@ def test_the_measures_of_data_demo_come_out_again(name):
     DPO's reward is the reward model's.
     """
     demo = Run.open(demo_folder())
-    said, materials, stage = demo.stage(name).result, prepare(demo), demo.recipe.stages[name]
+    said, stage_inputs, stage = demo.stage(name).result, prepare(demo), demo.recipe.stages[name]
     if isinstance(stage, PPO | DPO):
         tokens = stage.answer_tokens if isinstance(stage, PPO) else demo.recipe.evaluation.answer_tokens
         asked = demo.recipe.evaluation.prompts, stage.train.length, tokens
-        found = policy_metrics(demo.model(name), materials, *asked)
+        found = policy_metrics(demo.model(name), stage_inputs, *asked)
     else:
-        found = measure_again(demo, name, materials)["metrics"]
+        found = measure_again(demo, name, stage_inputs)["metrics"]
     known = {
         "validation_loss",
         "grammatical",

@@ -12,7 +12,7 @@ from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.policies import held_out_prompts, policy_metrics
 from labkit.evaluation.preference_accuracy import ranking_metrics
 from labkit.losses import sum_logprobs, token_logprobs
-from labkit.model.scorer import Scorer
+from labkit.model.reward_model import RewardModel
 from labkit.stages import DPO, PPO, FitReward
 from labkit.stages.dpo import reference_logprobs
 from labkit.stages.ppo import ActorCritic
@@ -27,26 +27,26 @@ from tests.tiny_alignment import TRAIN, tiny_materials
 
 
 @pytest.fixture(scope="module")
-def materials():
+def stage_inputs():
     torch.set_num_threads(1)
     return tiny_materials()
 
 
-def test_the_reward_model_learns_what_was_chosen(materials):
+def test_the_reward_model_learns_what_was_chosen(stage_inputs):
     stage = FitReward(TRAIN)
-    model = stage.begin(materials)
-    untrained = stage.loss(model, materials, EvaluationConfig())
-    list(fit(model, stage.source(materials, model), stage.objective, stage.train))
-    found = ranking_metrics(model, materials.tokenizer, materials.held_out_pairs(64), 64)
+    model = stage.initial_model(stage_inputs)
+    untrained = stage.loss(model, stage_inputs, EvaluationConfig())
+    list(fit(model, stage.source(stage_inputs, model), stage.objective, stage.train))
+    found = ranking_metrics(model, stage_inputs.tokenizer, stage_inputs.held_out_pairs(64), 64)
     assert found["pair_accuracy"] > 0.9 and found["validation_loss"] < min(0.5, untrained)
 
 
-def test_a_score_reads_the_whole_answer_and_nothing_after(materials):
-    tokenizer = materials.tokenizer
-    model = Scorer(materials.model("sft"))
+def test_a_score_reads_the_whole_answer_and_nothing_after(stage_inputs):
+    tokenizer = stage_inputs.tokenizer
+    model = RewardModel(stage_inputs.model("sft"))
     with torch.no_grad():
         model.head.weight.normal_()
-    one, other = materials.pairs(64)[:2]
+    one, other = stage_inputs.pairs(64)[:2]
     alone = comparison([encode_pair(tokenizer, one)], 64, tokenizer.pad)
     beside = comparison([encode_pair(tokenizer, one), encode_pair(tokenizer, other)], 64, tokenizer.pad)
     with torch.no_grad():
@@ -57,9 +57,9 @@ def test_a_score_reads_the_whole_answer_and_nothing_after(materials):
         torch.testing.assert_close(found[0, -1], scores[0])
 
 
-def test_a_score_begins_as_the_mean_log_probability_of_the_answer(materials):
-    tokenizer, model = materials.tokenizer, Scorer(materials.model("sft"))
-    pairs = materials.pairs(64)[:3]
+def test_a_score_begins_as_the_mean_log_probability_of_the_answer(stage_inputs):
+    tokenizer, model = stage_inputs.tokenizer, RewardModel(stage_inputs.model("sft"))
+    pairs = stage_inputs.pairs(64)[:3]
     batch = comparison([encode_pair(tokenizer, pair) for pair in pairs], 64, tokenizer.pad)
     with torch.no_grad():
         expected = sum_logprobs(model.body(batch.inputs), batch.labels, batch.mask) / batch.mask.sum(-1)
@@ -68,27 +68,27 @@ def test_a_score_begins_as_the_mean_log_probability_of_the_answer(materials):
         assert model.last(batch.inputs, batch.mask, batch.ends).abs().max() == 0
 
 
-def test_a_value_knows_no_token_after_its_own(materials):
-    model = Scorer(materials.model("sft"))
+def test_a_value_knows_no_token_after_its_own(stage_inputs):
+    model = RewardModel(stage_inputs.model("sft"))
     with torch.no_grad():
         model.head.weight.normal_()
-        tokens, mask = torch.randint(materials.tokenizer.size, (1, 20)), torch.arange(20)[None] >= 8
+        tokens, mask = torch.randint(stage_inputs.tokenizer.size, (1, 20)), torch.arange(20)[None] >= 8
         whole = model(tokens, mask)
         for end in (5, 9, 15):
             torch.testing.assert_close(model(tokens[:, :end], mask[:, :end])[0, -1], whole[0, end - 1])
 
 
-def test_dpo_begins_at_log_2_and_learns(materials):
+def test_dpo_begins_at_log_2_and_learns(stage_inputs):
     stage = DPO(dataclasses.replace(TRAIN, adam_lr=1e-3))
-    model = stage.begin(materials)
-    records = list(fit(model, stage.source(materials, model), stage.objective, stage.train))
+    model = stage.initial_model(stage_inputs)
+    records = list(fit(model, stage.source(stage_inputs, model), stage.objective, stage.train))
     assert records[0].loss == pytest.approx(math.log(2), abs=1e-5)
     assert records[0].metrics["chosen_reward"] == pytest.approx(0, abs=1e-5)
-    assert stage.loss(model, materials, EvaluationConfig()) < 0.6 and records[-1].metrics["accuracy"] > 0.9
+    assert stage.loss(model, stage_inputs, EvaluationConfig()) < 0.6 and records[-1].metrics["accuracy"] > 0.9
 
 
-def test_reference_logprobs_are_those_of_each_answer_alone(materials):
-    model, tokenizer, pairs = materials.model("sft"), materials.tokenizer, materials.pairs(64)[:5]
+def test_reference_logprobs_are_those_of_each_answer_alone(stage_inputs):
+    model, tokenizer, pairs = stage_inputs.model("sft"), stage_inputs.tokenizer, stage_inputs.pairs(64)[:5]
     together = reference_logprobs(model, tokenizer, pairs, 64, "fp32", rows=3)
     for pair, found in zip(pairs, together, strict=True):
         for row, value in zip(encode_pair(tokenizer, pair), found, strict=True):
@@ -103,10 +103,10 @@ def ppo(**changes) -> PPO:
     return PPO(train, answer_tokens=10, **changes)
 
 
-def test_a_rollout_is_what_the_model_wrote(materials):
+def test_a_rollout_is_what_the_model_wrote(stage_inputs):
     stage = ppo(epochs=2)
-    model = stage.begin(materials)
-    source = stage.source(materials, model)
+    model = stage.initial_model(stage_inputs)
+    source = stage.source(stage_inputs, model)
     first = source.next_batch(model, 0)
     assert source.next_batch(model, 1) is first and source.next_batch(model, 2) is not first
     with torch.no_grad():
@@ -119,99 +119,99 @@ def test_a_rollout_is_what_the_model_wrote(materials):
     assert first.advantages[first.mask].mean().item() == pytest.approx(0, abs=1e-5)
 
 
-def test_what_is_written_depends_on_the_step_alone(materials):
+def test_what_is_written_depends_on_the_step_alone(stage_inputs):
     stage = ppo()
-    model = stage.begin(materials)
-    ahead, again = stage.source(materials, model), stage.source(materials, model)
+    model = stage.initial_model(stage_inputs)
+    ahead, again = stage.source(stage_inputs, model), stage.source(stage_inputs, model)
     ahead.next_batch(model, 0)
     for one, other in zip(ahead.next_batch(model, 2), again.next_batch(model, 2), strict=True):
         assert one.equal(other)
 
 
-def test_rollouts_by_the_compiled_writer_are_the_same(materials, monkeypatch):
+def test_rollouts_by_the_compiled_writer_are_the_same(stage_inputs, monkeypatch):
     """Its step without the compiler, whose rounding would differ in the last bits."""
     monkeypatch.setattr(machine, "has_compiler", lambda: False)
-    model = ppo().begin(materials)
-    fast = ppo(compile_rollouts=True).source(materials, model)
-    plain = ppo().source(materials, model)
+    model = ppo().initial_model(stage_inputs)
+    fast = ppo(compile_rollouts=True).source(stage_inputs, model)
+    plain = ppo().source(stage_inputs, model)
     assert isinstance(fast, Rollouts) and isinstance(plain, Rollouts)
     for one, other in zip(plain.write(model, 0), fast.write(model, 0), strict=True):
         assert one.equal(other)
     assert fast.writer is not None and fast.writer.model is model.actor
 
 
-def test_a_rollout_survives_a_stop(materials):
+def test_a_rollout_survives_a_stop(stage_inputs):
     stage = ppo()
-    model = stage.begin(materials)
-    source, resumed = stage.source(materials, model), stage.source(materials, model)
+    model = stage.initial_model(stage_inputs)
+    source, resumed = stage.source(stage_inputs, model), stage.source(stage_inputs, model)
     batch = source.next_batch(model, 0)
     resumed.load_state_dict(source.state_dict())
     for one, other in zip(batch, resumed.next_batch(model, 1), strict=True):
         assert one.equal(other)
     with pytest.raises(LabError, match="Step 1 goes on with a rollout that was not kept"):
-        stage.source(materials, model).next_batch(model, 1)
+        stage.source(stage_inputs, model).next_batch(model, 1)
 
 
-def test_ppo_raises_the_reward(materials):
+def test_ppo_raises_the_reward(stage_inputs):
     """The reward is how many of the last ten tokens are even: something to find within seconds."""
-    scorer = Scorer(materials.model("sft"))
-    scorer.likelihood.data.fill_(0.0)  # it says nothing of even tokens
+    reward_model = RewardModel(stage_inputs.model("sft"))
+    reward_model.likelihood.data.fill_(0.0)  # it says nothing of even tokens
 
-    class Counts(Scorer):
+    class Counts(RewardModel):
         def last(self, tokens, mask, ends):
             places = torch.arange(tokens.shape[1])
             return ((tokens % 2 == 0) & (places > ends[:, None] - 10)).float().sum(-1)
 
-    counting = Counts(scorer.body)
+    counting = Counts(reward_model.body)
     stage = ppo(kl=0.01, epochs=2)
     stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, steps=40, adam_lr=3e-3))
-    model = ActorCritic(materials.model("sft"), scorer)
-    source = stage.source(dataclasses.replace(materials, scorer_of=lambda name: counting), model)
+    model = ActorCritic(stage_inputs.model("sft"), reward_model)
+    source = stage.source(dataclasses.replace(stage_inputs, reward_model_of=lambda name: counting), model)
     records = list(fit(model, source, stage.objective, stage.train))
     assert records[-1].metrics["reward"] > records[0].metrics["reward"] + 1
     assert records[-1].metrics["kl"] > 0
 
 
-def test_the_first_step_on_a_rollout_clips_nothing(materials):
+def test_the_first_step_on_a_rollout_clips_nothing(stage_inputs):
     stage = ppo()
-    model = stage.begin(materials)
-    batch = stage.source(materials, model).next_batch(model, 0)
+    model = stage.initial_model(stage_inputs)
+    batch = stage.source(stage_inputs, model).next_batch(model, 0)
     loss, count, watched = stage.objective(model, batch)
     assert watched["clip_fraction"] == 0 and count == batch.mask.sum()
     # with ratio 1 the policy's part is minus the sum of whitened advantages, which is 0
     assert loss.item() == pytest.approx(stage.value_weight * watched["value_loss"].item(), abs=1e-3)
 
 
-def test_without_bf16_rollouts_are_worked_out_as_training_is(materials, monkeypatch):
+def test_without_bf16_rollouts_are_worked_out_as_training_is(stage_inputs, monkeypatch):
     monkeypatch.setattr(machine, "has_bf16", lambda: False)
     found = []
     for precision in ("fp32", "bf16"):
         stage = ppo()
         stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, precision=precision))
-        model = stage.begin(materials)
-        found.append(stage.source(materials, model).next_batch(model, 0))
+        model = stage.initial_model(stage_inputs)
+        found.append(stage.source(stage_inputs, model).next_batch(model, 0))
     assert torch.equal(found[0].logprobs, found[1].logprobs) and torch.equal(found[0].inputs, found[1].inputs)
 
 
-def test_rows_that_cannot_be_shared(materials):
+def test_rows_that_cannot_be_shared(stage_inputs):
     stage = ppo(samples=5)
     with pytest.raises(LabError, match="16 answers cannot be 5 to each prompt on 1 processes"):
-        stage.source(materials, stage.begin(materials))
+        stage.source(stage_inputs, stage.initial_model(stage_inputs))
 
 
-def test_pairs_that_are_too_long_are_counted_and_said(materials):
-    lengths = [max(len(ids) for ids, _ in encode_pair(materials.tokenizer, pair)) for pair in materials.pairs(64)]
+def test_pairs_that_are_too_long_are_counted_and_said(stage_inputs):
+    lengths = [max(len(ids) for ids, _ in encode_pair(stage_inputs.tokenizer, pair)) for pair in stage_inputs.pairs(64)]
     between = max(lengths) - 1
     fit_there = sum(length <= between for length in lengths)
     with pytest.warns(UserWarning, match=f"{len(lengths) - fit_there} of {len(lengths)} preference pairs are longer"):
-        assert materials.left_out(between) == len(lengths) - fit_there > 0
+        assert stage_inputs.left_out(between) == len(lengths) - fit_there > 0
     found = FitReward(dataclasses.replace(TRAIN, length=between)).evaluate(
-        Scorer(materials.model("sft")), materials, EvaluationConfig()
+        RewardModel(stage_inputs.model("sft")), stage_inputs, EvaluationConfig()
     )
     assert found["left_out"] == len(lengths) - fit_there
 
 
-def test_prompts_without_room_for_an_answer_are_counted_and_said(materials):
+def test_prompts_without_room_for_an_answer_are_counted_and_said(stage_inputs):
     given = [Pair((Message("user", "Where is Tom? " * times),), "Here.", "There.") for times in (1, 20, 30, 40)]
     reading = Reading("a file")
     given_data = {"conversations": Conversations([], [], reading), "preferences": Preferences(given, given, reading)}
@@ -224,14 +224,16 @@ def test_prompts_without_room_for_an_answer_are_counted_and_said(materials):
     assert (found["prompts"], found["prompts_left_out"]) == (1, 3)
 
 
-def test_tasks_without_room_for_an_answer_are_left_out_too(materials):
-    lengths = [len(encode_prompt(materials.tokenizer, t.messages)) for t in held_out_prompts(materials, 20, 256, 8)[0]]
+def test_tasks_without_room_for_an_answer_are_left_out_too(stage_inputs):
+    lengths = [
+        len(encode_prompt(stage_inputs.tokenizer, t.messages)) for t in held_out_prompts(stage_inputs, 20, 256, 8)[0]
+    ]
     assert len(lengths) == 20
     with pytest.warns(UserWarning, match="held-out prompts with an answer of 1 tokens are longer"):
-        tasks, asked, fit = held_out_prompts(materials, 20, max(lengths) + 1, 8)
+        tasks, asked, fit = held_out_prompts(stage_inputs, 20, max(lengths) + 1, 8)
     assert len(tasks) == len(asked) == 20 - fit.left_out == sum(size < max(lengths) for size in lengths) > 0
 
 
-def test_no_pair_fits(materials):
+def test_no_pair_fits(stage_inputs):
     with pytest.raises(LabError, match="None of .* preference pairs fits, with its prompt, in a row of 8 tokens"):
-        materials.pairs(8)
+        stage_inputs.pairs(8)

@@ -6,7 +6,7 @@ import torch
 from labkit.errors import LabError
 from labkit.evaluation.config import TextData, WorldData
 from labkit.model.transformer import Transformer
-from labkit.stages import FineTune, Materials
+from labkit.stages import FineTune, StageInputs
 from labkit.text.chat import document_texts
 from labkit.text.reading import Conversations, Reading
 from labkit.text.sources import Packed
@@ -20,38 +20,38 @@ STAGE = FineTune(TrainConfig(steps=20, rows=4, length=96, lr=0.02, adam_lr=0.02,
 
 
 @pytest.fixture(scope="module")
-def materials():
+def stage_inputs():
     world = World.load("tiny")
     documents = [world.conversation("train", 0, index) for index in range(60)]
     tokenizer = Tokenizer.train([piece for document in documents for piece in document_texts(document)])
-    return Materials(tokenizer, world, seed=2)
+    return StageInputs(tokenizer, world, seed=2)
 
 
 @pytest.fixture
-def real(materials):
+def real(stage_inputs):
     asked = [
         Document(
             "conversation", "", (Message("user", f"What comes after {i}?"), Message("assistant", f"It is {i + 1}."))
         )
         for i in range(30)
     ]
-    return dataclasses.replace(materials, conversations=Conversations(asked[:25], asked[25:], Reading("rows")))
+    return dataclasses.replace(stage_inputs, conversations=Conversations(asked[:25], asked[25:], Reading("rows")))
 
 
-def test_only_the_assistants_words_count(materials):
-    tokenizer = materials.tokenizer
-    batch = STAGE.source(materials, None).next_batch(None, 0)
-    conversation = materials.world.conversation("train", 2, 0)
+def test_only_the_assistants_words_count(stage_inputs):
+    tokenizer = stage_inputs.tokenizer
+    batch = STAGE.source(stage_inputs, None).next_batch(None, 0)
+    conversation = stage_inputs.world.conversation("train", 2, 0)
     counted = tokenizer.decode(batch.labels[0][batch.mask[0]].tolist(), special=True)
     answers = [f" {m.content}<|end|>" for m in conversation.messages if m.role == "assistant"]
     assert answers and counted == "".join(answers)[: len(counted)]
     assert 0 < batch.mask.sum() < batch.mask.numel()
 
 
-def test_the_labels_that_do_not_count_do_not_change_the_loss(materials):
+def test_the_labels_that_do_not_count_do_not_change_the_loss(stage_inputs):
     torch.manual_seed(0)
-    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=materials.tokenizer.size))
-    batch = STAGE.source(materials, None).next_batch(None, 0)
+    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=stage_inputs.tokenizer.size))
+    batch = STAGE.source(stage_inputs, None).next_batch(None, 0)
     other = batch._replace(labels=batch.labels.masked_fill(~batch.mask, 7))
     losses = [STAGE.objective(model, b)[0].item() for b in (batch, other)]
     assert losses[0] == losses[1]
@@ -71,17 +71,17 @@ def test_instruction_files_are_packed_and_every_answer_comes_once_a_pass(real):
     assert "".join(labels).count("<|end|>") == 25
 
 
-def test_what_it_is_measured_on(materials, real):
-    assert isinstance(STAGE.data(materials), WorldData)
+def test_what_it_is_measured_on(stage_inputs, real):
+    assert isinstance(STAGE.data(stage_inputs), WorldData)
     data = STAGE.data(real)
     assert isinstance(data, TextData) and data.conversations == real.conversations.validation
 
 
 @pytest.mark.parametrize("which", ["world", "file"])
-def test_training_lowers_the_loss_on_held_out_answers(materials, real, which):
-    chosen = materials if which == "world" else real
+def test_training_lowers_the_loss_on_held_out_answers(stage_inputs, real, which):
+    chosen = stage_inputs if which == "world" else real
     torch.manual_seed(0)
-    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=materials.tokenizer.size))
+    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=stage_inputs.tokenizer.size))
     before = STAGE.loss(model, chosen, tiny_recipe().evaluation)
     list(fit(model, STAGE.source(chosen, None), STAGE.objective, STAGE.train))
     assert STAGE.loss(model, chosen, tiny_recipe().evaluation) < before - 1

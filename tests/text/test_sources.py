@@ -11,7 +11,7 @@ import torch
 
 from labkit.errors import LabError
 from labkit.text.chat import encode_documents
-from labkit.text.sources import Crops, Documents, Order, Packed, encode_corpus, pack, windows
+from labkit.text.sources import Crops, Documents, EpochSampler, Packed, encode_corpus, pack, windows
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
 
@@ -80,7 +80,7 @@ def test_endless_documents_are_read_in_order():
 
 
 def test_each_pass_reads_each_document_once_in_its_own_order():
-    order = Order(rows=4, seed=0, size=10)
+    order = EpochSampler(rows=4, seed=0, size=10)
     indices = [index for step in range(5) for index in order.at(step)]
     assert sorted(indices[:10]) == sorted(indices[10:]) == list(range(10))
     assert indices[:10] != indices[10:]

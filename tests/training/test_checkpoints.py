@@ -37,7 +37,7 @@ def test_shared_weights_are_written_once_and_come_back_shared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hindered", ["checkpoints.save_model", "checkpoints.save_file", "files.sync", "files.os.rename"]
+    "hindered", ["training.checkpoints.save_model", "training.checkpoints.save_file", "files.sync", "files.os.rename"]
 )
 def test_disk_full_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypatch, hindered):
     """The run stops in words; the checkpoint before is whole; with room again it ends with the same weights."""

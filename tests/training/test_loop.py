@@ -18,7 +18,7 @@ from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights
 @pytest.fixture(autouse=True)
 def fresh():
     """What was said once may be said again."""
-    machine.say_once.cache_clear()
+    machine.warn_once.cache_clear()
 
 
 def train_tiny(config, folder=None, model=None, source=None, **options):

@@ -37,7 +37,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         for name in ("loss", "counted", "gradient_norm", "right"):
             assert theirs[name] == pytest.approx(ours[name], rel=1e-4)
 
-    # What the first process wrote can be gone on with, by one process too.
+    # What the first process wrote can be resumed, by one process too.
     lines = (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 6
     with pytest.warns(UserWarning, match="other processes than before"):
@@ -50,9 +50,9 @@ def test_reward_and_dpo_on_two_processes_are_those_of_one_and_ppo_goes_on_after_
     first, second = (result["stages"] for result in launched("tests.two_processes_align", str(tmp_path / "ppo")))
     for name in first:
         assert first[name]["hash"] == second[name]["hash"]
-    materials = tiny_materials()
+    stage_inputs = tiny_materials()
     for name in ("reward", "dpo"):
-        single = trained(STAGES[name], materials)["records"]
+        single = trained(STAGES[name], stage_inputs)["records"]
         assert len(single) == 4
         for ours, theirs in zip(single, first[name]["records"], strict=True):
             for measured in ("loss", "counted", "gradient_norm", "accuracy"):

@@ -97,9 +97,9 @@ def test_a_run_that_fails_says_so_and_why(lab):
     (run.path / "pretrain").mkdir()
     (run.path / "pretrain" / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0, "seconds": 1.0}\n')
     assert runs.can_resume(lab, run, runs.status(jobs, run))  # killed, say: what it has is worth going on with
-    shown = dict(zip(("why", "stages"), runs.Look(lab, jobs)("mine", None, None, None), strict=False))
+    shown = dict(zip(("why", "stages"), runs.RunView(lab, jobs)("mine", None, None, None), strict=False))
     assert "width 257 cannot be split" in shown["why"]["value"] and shown["why"]["visible"]
-    assert runs.Look(lab, jobs)("mine", None, None, None)[-1]["open"]  # the log is in sight
+    assert runs.RunView(lab, jobs)("mine", None, None, None)[-1]["open"]  # the log is in sight
 
 
 def test_a_click_on_stop_or_resume_is_answered(lab):
@@ -120,10 +120,10 @@ def test_a_run_that_was_stopped_did_not_fail(lab):
 def test_a_run_that_never_got_a_folder(lab):
     jobs = Idle(lab.folder)
     ended(lab.folder, "gone", ["run"], "labkit: There is no file or folder missing.txt\n")
-    why, stages, *_ = runs.Look(lab, jobs)("gone", None, None, None)
+    why, stages, *_ = runs.RunView(lab, jobs)("gone", None, None, None)
     assert stages["data"][0][1] == "Failed to start, see log" and "missing.txt" in why["value"]
     jobs.at_work.add("gone")
-    assert runs.Look(lab, jobs)("gone", None, None, None)[1]["data"][0][1] == "Starting"
+    assert runs.RunView(lab, jobs)("gone", None, None, None)[1]["data"][0][1] == "Starting"
 
 
 BOX = """╭─ Value error ──────────────────────────╮
@@ -168,7 +168,7 @@ def test_a_run_that_is_trained_in_a_terminal_is_running_and_stays_as_it_is(lab):
         at = runs.status(jobs, run)
         assert (at.running, at.ours) == (True, False) and runs.progress(run, at)[0][1] == "Running"
         assert states.overview(lab, jobs)[0][1] == "Running" and not runs.can_resume(lab, run, at)
-        stop, resume = runs.Look(lab, jobs)("mine", None, None, None)[8:10]
+        stop, resume = runs.RunView(lab, jobs)("mine", None, None, None)[8:10]
         assert not stop["interactive"] and not resume["interactive"]  # its own process is not this app's to stop
         assert runs._seen(lab, jobs, "mine")[0]
         before = everything(lab.folder)
@@ -190,7 +190,7 @@ def test_another_window_sees_that_a_run_is_gone(lab):
     manage.rename(lab, jobs, "mine", "yours")
     assert runs._seen(lab, jobs, "mine") != before
     assert runs._seen(lab, jobs, "demo") != runs._seen(lab, jobs, "mine")  # what came late for another run is mended
-    why, *_, stop, resume, report, _, _ = runs.Look(lab, jobs)("mine", None, None, None)
+    why, *_, stop, resume, report, _, _ = runs.RunView(lab, jobs)("mine", None, None, None)
     assert "There is no run 'mine'" in why["value"]
     assert not stop["interactive"] and not resume["interactive"] and not report["interactive"]
 
@@ -238,7 +238,7 @@ def test_all_runs_stand_in_a_table(lab):
 
 
 def test_the_log_of_a_run_that_was_made_elsewhere_says_so(lab):
-    assert "was not begun in this app" in runs.Look(lab, Idle(lab.folder))("mine", None, None, None)[11]
+    assert "was not begun in this app" in runs.RunView(lab, Idle(lab.folder))("mine", None, None, None)[11]
 
 
 def test_a_page_trains_on_files_of_the_folder_of_the_app_alone(lab, tmp_path, monkeypatch):
@@ -371,7 +371,7 @@ def test_one_run_that_cannot_be_read_breaks_no_menu(lab, text):
     (lab.folder / "broken" / "recipe.json").write_text(text)
     assert sorted(lab.all_names()) == ["broken", "demo", "mine"] and lab.names() == []
     assert ("broken (unreadable)", "broken") in runs.menu(lab, jobs) and ("mine", "mine") in runs.menu(lab, jobs)
-    why, stages, *_ = runs.Look(lab, Idle(lab.folder))("broken", "mine", None, None)
+    why, stages, *_ = runs.RunView(lab, Idle(lab.folder))("broken", "mine", None, None)
     assert "recipe.json" in why["value"] and stages["data"] == []
     assert lab.unreadable("mine") is None
 
@@ -384,7 +384,7 @@ def test_folders_that_cannot_be_runs_are_passed_over(lab):
 
 @pytest.mark.parametrize("name", ["../mine", "", "\ud83d", 5, ["mine"], {"a": 1}, "x" * 5000])
 def test_looking_at_what_is_no_run_is_a_line(lab, name):
-    why, *_ = runs.Look(lab, Idle(lab.folder))(name, name, name, name)
+    why, *_ = runs.RunView(lab, Idle(lab.folder))(name, name, name, name)
     assert why["visible"] and len(why["value"]) < 300
 
 
@@ -394,7 +394,7 @@ def test_a_curve_is_drawn_with_that_of_another_run(lab):
         (run.path / "pretrain").mkdir()
         lines = [{"step": step, "loss": 2.0 / step, "lr": 0.1, "seconds": step} for step in (1, 2, 3)]
         (run.path / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    look = runs.Look(lab, Idle(lab.folder))
+    look = runs.RunView(lab, Idle(lab.folder))
     figure = look("mine", "other", "pretrain", "loss")[4]
     assert {"training · mine", "training · other"} <= {line.name for line in figure.data}
     assert {line.name for line in look("mine", None, "pretrain", "loss")[4].data} == {"training"}

@@ -24,6 +24,7 @@ from labkit.reporting import page as report
 from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
+from labkit.ui.shell import said
 from labkit.viewers.adapters import panel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,7 +160,7 @@ def test_every_name_that_a_page_shows_is_translated():
     known = [*measures.MEASURES.values(), *measures.COSTS.values(), *measures.OF_PAIRS.values()]
     plain = ("share", "score", "number", "count", "megabytes", "")
     shown = {one.label for one in known} | {one.unit for one in known if one.unit not in plain}
-    record = {key: 0.5 for _, _, keys in measures.WATCHED.values() for key in keys}
+    record = {key: 0.5 for _, _, keys in measures.TRAINING_CURVES.values() for key in keys}
     records = [{"step": 1, "loss": 1.0, "lr": 0.1, "reward": 1.0, "gold": gold, **record} for gold in (0.0, 0.5)]
     for stage in ("pretrain", "reward"):
         for some in (records, records[:1]):
@@ -170,7 +171,7 @@ def test_every_name_that_a_page_shows_is_translated():
 
 
 def test_a_name_with_its_unit_or_its_part():
-    assert chinese.name("validation loss (nats a token)") == "验证损失（纳特/词元）"
+    assert chinese.name("validation loss (nats per token)") == "验证损失（纳特/词元）"
     assert chinese.name("answers right: where") == "回答正确：where"
     assert chinese.name("right, before this stage") == "正确（本阶段之前）"
     assert chinese.name("dpo") == "dpo"
@@ -209,7 +210,7 @@ def test_the_language_that_was_chosen_or_else_the_browsers(cookie, accept, speak
 
 
 def test_a_viewers_errors_are_in_the_language_of_the_page():
-    view: Any = panel("labkit-texts", answer=lambda question: {"error": "mine is deleted."} if question else {"a": 1})
+    view: Any = panel("labkit-texts", answer=lambda q: {"error": "mine is deleted."} if q else {"a": 1}, say=said)
     asking: Any = Asking("zh")
     token = shell.LocalContext.request.set(asking)
     try:

@@ -182,10 +182,10 @@ def test_strategies_are_scored_over_seeds(lab):
     first, *_, last_table = map(decoding.score_table, steps)
     assert first == {"heads": [], "rows": [], "note": ["scoring", {"done": 0, "total": 12}]}
     heads, rows = last_table["heads"], last_table["rows"]
-    assert heads[:3] == ["strategy", "nats a token", "repetition"] and "self-BLEU" in heads and "grammatical" in heads
+    assert heads[:3] == ["strategy", "nats per token", "repetition"] and "self-BLEU" in heads and "grammatical" in heads
     assert [row[0] for row in rows] == ["greedy", "temperature=1.5"] and "±" in " ".join(rows[1])
     assert last_table["note"] is None
-    at = writing.desk(lab, settings)
+    at = writing.writing_session(lab, settings)
     (whole,) = compare(
         at.model,
         at.tokenizer,
@@ -194,7 +194,7 @@ def test_strategies_are_scored_over_seeds(lab):
         seeds=11,
         max_new_tokens=12,
         world=lab.world("tiny"),
-        beside=at.beside,
+        resources=at.resources,
     )
     assert steps[-1].found[1][1] == whole.scores  # written a few at a time, they are the same texts
     wrong: list[Any] = [0, 257, "x", None, 2.5, float("nan")]
@@ -394,7 +394,7 @@ def test_what_the_controls_cannot_say_is_refused(lab, changes, message):
 
 
 def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_path):
-    assert lab.scorer("tiny") is not None
+    assert lab.reward_model("tiny") is not None
     store = Store(tmp_path / "votes.db")
     asks: list[Any] = [
         lambda: attention.heads_found(lab, "tiny", "reward"),
@@ -443,7 +443,7 @@ def test_json_of_another_kind_is_said_by_its_files_name(lab, tmp_path, file, con
     shutil.copytree(lab.folder / "tiny", tmp_path / "other")
     (tmp_path / "tiny" / file).write_text(content)
     mine = Lab(tmp_path)
-    shown = str(runs.Look(mine, Jobs(tmp_path))("tiny", "other", "sft", "loss"))
+    shown = str(runs.RunView(mine, Jobs(tmp_path))("tiny", "other", "sft", "loss"))
     try:
         attention.look(mine, "tiny", "sft", "Tom is in the park.")
     except LabError as error:
@@ -455,7 +455,7 @@ def test_curves_are_drawn_beside_lines_that_are_no_records(lab, tmp_path):
     shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
     (tmp_path / "tiny" / "dpo" / "metrics.jsonl").write_text('[1]\n{"step": "x"}\n{"step": 3}\nnull\n')
     with pytest.warns(UserWarning, match="3 of its lines are no records of a step"):
-        shown = runs.Look(Lab(tmp_path), Jobs(tmp_path))("tiny", None, "dpo", "loss")
+        shown = runs.RunView(Lab(tmp_path), Jobs(tmp_path))("tiny", None, "dpo", "loss")
     assert "3 / " in str(shown[1])
 
 
@@ -572,7 +572,7 @@ def test_progress_and_card_of_a_run(lab):
 
 def test_nats_of_tokens_and_of_pairs_stand_apart(lab):
     rows = {row[0]: row[1:] for row in runs.card(lab.run("tiny"))["data"]}
-    token, pair = (rows[f"loss before this stage (nats a {unit})"] for unit in ("token", "pair"))
+    token, pair = (rows[f"loss before this stage (nats per {unit})"] for unit in ("token", "pair"))
     assert [bool(value) for value in token] == [True, True, False, False, False]
     assert [bool(value) for value in pair] == [False, False, True, False, True]
 

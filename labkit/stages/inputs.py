@@ -20,7 +20,7 @@ from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig
-    from labkit.model.scorer import Scorer
+    from labkit.model.reward_model import RewardModel
     from labkit.model.transformer import ModelConfig, Transformer
     from labkit.preferences.annotate import Choice
     from labkit.preferences.prompts import Prompts
@@ -39,7 +39,7 @@ PROMPT_SEED = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class PreferenceSplit:
     """Preference pairs to train on, and held out; `choices`: the held-out ones with gold, of the world's annotator."""
 
     train: Sequence[Pair]
@@ -48,14 +48,14 @@ class Compared:
 
 
 @dataclass(frozen=True, eq=False)
-class Materials:
+class StageInputs:
     """What a run reads.
 
     texts, conversations, preferences: real ones, or None where the world's take their place. shape: of a new model, its
     vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name -> the language
-    model that it made; scorer_of: the same for reward models, None where none was made. comparisons: gives the pairs,
-    once the fine-tuned model is there to be chosen from. rank, world_size: this process among all; each reads its share
-    of a batch. folder: the run's.
+    model that it made; reward_model_of: the same for reward models, None where none was made. comparisons: gives the
+    pairs, once the fine-tuned model is there to be chosen from. rank, world_size: this process among all; each reads
+    its share of a batch. folder: the run's.
     """
 
     tokenizer: Tokenizer
@@ -67,8 +67,8 @@ class Materials:
     shape: ModelConfig | None = None
     annotator: str = "warm"
     model_of: Callable[[str], Transformer] | None = None
-    scorer_of: Callable[[str], Scorer | None] | None = None
-    comparisons: Callable[[], Compared] | None = None
+    reward_model_of: Callable[[str], RewardModel | None] | None = None
+    comparisons: Callable[[], PreferenceSplit] | None = None
     rank: int = 0
     world_size: int = 1
     folder: Path | None = None
@@ -104,19 +104,19 @@ class Materials:
         assert self.model_of is not None
         return self.model_of(stage)
 
-    def scorer(self) -> Scorer:
+    def reward_model(self) -> RewardModel:
         """A fresh copy of the reward model. Raises LabError when the run has made none."""
-        scorer = self.judge()
-        if scorer is None:
+        reward_model = self.judge()
+        if reward_model is None:
             raise LabError("There is no reward model yet to learn from: make the stage reward first.")
-        return scorer
+        return reward_model
 
-    def judge(self) -> Scorer | None:
+    def judge(self) -> RewardModel | None:
         """A fresh copy of the reward model, where the run has made one."""
-        return self.scorer_of("reward") if self.scorer_of is not None else None
+        return self.reward_model_of("reward") if self.reward_model_of is not None else None
 
     @cached_property
-    def compared(self) -> Compared:
+    def preference_split(self) -> PreferenceSplit:
         """All preference pairs."""
         assert self.comparisons is not None
         return self.comparisons()
@@ -134,7 +134,7 @@ class Materials:
 
     def pairs(self, length: int) -> list[Pair]:
         """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""
-        return self._fitting(self.compared.train, length, "preference pairs")
+        return self._fitting(self.preference_split.train, length, "preference pairs")
 
     def fit(self, count: Callable[[], tuple[Any, Fit]], what: str, length: int) -> Fit:
         """How examples fit in rows of `length` tokens: counted once, and said once where some do not. Raises LabError
@@ -173,16 +173,16 @@ class Materials:
 
     def held_out_pairs(self, length: int) -> list[Pair]:
         """The held-out pairs that fit in rows of `length` tokens. Raises LabError when none does."""
-        return self._fitting(self.compared.validation, length, "held-out preference pairs")
+        return self._fitting(self.preference_split.validation, length, "held-out preference pairs")
 
     def left_out(self, length: int) -> int:
         """How many training pairs do not fit in rows of `length` tokens."""
-        return len(self.compared.train) - len(self.pairs(length))
+        return len(self.preference_split.train) - len(self.pairs(length))
 
     def held_out_choices(self, length: int) -> list[Choice]:
         """The held-out choices of the world's annotator that fit; none with real preferences."""
         fit = set(self.held_out_pairs(length))
-        return [choice for choice in self.compared.choices if choice.pair in fit]
+        return [choice for choice in self.preference_split.choices if choice.pair in fit]
 
     def prompts(self, length: int, answer_tokens: int) -> Prompts:
         """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens."""
@@ -210,30 +210,30 @@ class StageConfig(Protocol):
     @property
     def train(self) -> TrainConfig: ...
 
-    def check(self, materials: Materials, config: EvaluationConfig) -> None:
+    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or
         any stage before it, is trained.
         """
 
-    def begin(self, materials: Materials) -> nn.Module:
+    def initial_model(self, stage_inputs: StageInputs) -> nn.Module:
         """What is trained, before the first step."""
 
-    def source(self, materials: Materials, model: Any) -> Source:
+    def source(self, stage_inputs: StageInputs, model: Any) -> Source:
         """The training batches; `model` is as the stage begins with it."""
 
     def objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """See `labkit.training.config.Objective`."""
 
-    def made(self, model: Any) -> Transformer | Scorer:
+    def result_model(self, model: Any) -> Transformer | RewardModel:
         """What the stage leaves behind, of what was trained."""
 
     def flops(self, model: Any, tokens: float) -> float:
         """Floating-point operations of the whole stage, which read so many tokens, sampling included."""
 
-    def loss(self, model: Any, materials: Materials, config: EvaluationConfig) -> float | None:
+    def loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float | None:
         """Nats a label on held-out data: the one measure cheap enough to take while training; None without one."""
 
-    def evaluate(self, model: Any, materials: Materials, config: EvaluationConfig) -> dict[str, float]:
+    def evaluate(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         """All that can be measured after the stage."""
 
     @classmethod
@@ -243,7 +243,7 @@ class StageConfig(Protocol):
         """
 
 
-def read(inputs: Tensor) -> dict[str, Tensor]:
+def token_count_metric(inputs: Tensor) -> dict[str, Tensor]:
     """For an objective's metrics: how many tokens were read, padding included, where that differs from step to step."""
     return {"tokens": torch.tensor(inputs.numel(), device=inputs.device)}
 
@@ -255,5 +255,5 @@ def next_token_objective(model: Transformer, batch: Batch) -> tuple[Tensor, Tens
     real = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0 if model.mixture else None
     loss_sum, counted = next_token_loss(model(batch.inputs, mask=real), batch.labels, batch.mask)
     if model.mixture:
-        loss_sum = loss_sum + counted * model.unbalanced()
+        loss_sum = loss_sum + counted * model.auxiliary_loss()
     return loss_sum, counted, {}

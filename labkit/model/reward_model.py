@@ -10,7 +10,7 @@ from labkit.model.heads import ScalarHead
 from labkit.model.transformer import ModelConfig, Transformer
 
 
-class Scorer(nn.Module):
+class RewardModel(nn.Module):
     """The Transformer `body` with a scalar head beside its token head.
 
     As a reward model it is read at an answer's last token (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5);

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from labkit.model.positions import Places
+from labkit.model.positions import PositionIndex
 from labkit.model.taps import Tap, no_tap
 
 
@@ -24,14 +24,14 @@ class Memory(NamedTuple):
 
 
 @dataclass
-class Reading:
+class ForwardContext:
     """places: the tokens' positions, and what encodes them. visible: what to add to scores, [T, S] or [B, T, S], S
     counting the tokens in the state too. real [B, T]: False for padding, None when there is none. fresh [B, T]: True
     where a token begins another document than the one before it in its row, None for one document a row. memory: an
     encoder's. values: what the first block leaves for later ones, where its mixer does.
     """
 
-    places: Places
+    places: PositionIndex
     visible: Tensor
     real: Tensor | None = None
     fresh: Tensor | None = None
@@ -51,18 +51,18 @@ class MixerState(Protocol):
         ...
 
 
-def previous(x: Tensor, last: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+def previous(x: Tensor, last: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
     """The real token before each: x [B, T, D] and what came before all, last [B, D] -> [B, T, D], and the `last` of the
     next call. Zeros at the beginning of a document.
     """
     together = torch.cat((last.to(x.dtype).unsqueeze(1), x), 1)  # [B, 1 + T, D]
-    if reading.real is None:
+    if context.real is None:
         before, last = together[:, :-1], x[:, -1]
     else:
-        place = torch.arange(1, x.shape[1] + 1, device=x.device) * reading.real  # where the real ones stand
+        place = torch.arange(1, x.shape[1] + 1, device=x.device) * context.real  # where the real ones stand
         latest = torch.cat((place.new_zeros(len(x), 1), place.cummax(1).values), 1)  # [B, 1 + T]
         found = together.gather(1, latest.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         before, last = found[:, :-1], found[:, -1]
-    if reading.fresh is not None:
-        before = before.masked_fill(reading.fresh.unsqueeze(-1), 0)
+    if context.fresh is not None:
+        before = before.masked_fill(context.fresh.unsqueeze(-1), 0)
     return before, last
