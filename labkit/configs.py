@@ -140,7 +140,7 @@ def _shown(value: Any) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as a dictionary that JSON can write."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
@@ -202,11 +202,12 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a field as JSON can write it; a dataclass with its class name under "kind"."""
     if dataclasses.is_dataclass(value):
         return {"kind": type(value).__name__, **to_dict(value)}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

@@ -7,6 +7,7 @@ from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
+from labkit.runs.plan import plan_of
 from labkit.runs.recipe import Recipe, TokenizerConfig
 from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain
 from labkit.training.config import TrainConfig
@@ -21,12 +22,14 @@ def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
         world_size="tiny",
         tokenizer=TokenizerConfig(documents=100),
         model=model,
-        pretrain=Pretrain(train),
-        sft=FineTune(train),
+        plan=plan_of(
+            pretrain=Pretrain(train),
+            sft=FineTune(train),
+            reward=FitReward(replace(train, optimizer="adamw", length=128, compile=False)),
+            ppo=PPO(replace(train, optimizer="adamw", length=128, compile=False), answer_tokens=8),
+            dpo=DPO(replace(train, optimizer="adamw", length=128, compile=False)),
+        ),
         annotation=AnnotationConfig(prompts=24, held_out=12, answer_tokens=8, ties=True),
-        reward=FitReward(replace(train, optimizer="adamw", length=128, compile=False)),
-        ppo=PPO(replace(train, optimizer="adamw", length=128, compile=False), answer_tokens=8),
-        dpo=DPO(replace(train, optimizer="adamw", length=128, compile=False)),
         evaluation=EvaluationConfig(
             documents=8,
             characters=2000,

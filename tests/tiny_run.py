@@ -22,7 +22,7 @@ from tests.tiny_recipe import TRAIN, tiny_recipe
 
 STEPS = replace(TRAIN, steps=2, rows=2, length=96, checkpoint_every=1)
 RECIPE = tiny_recipe(STEPS, preset="smoke")
-OTHER = replace(RECIPE.sft, train=replace(STEPS, lr=0.02))
+OTHER = replace(RECIPE.stages["sft"], train=replace(STEPS, lr=0.02))
 STAGES = ("pretrain", "sft")
 
 
@@ -43,7 +43,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_peak", lambda: 1e12)
     monkeypatch.setattr(pipeline, "samples", lambda *given: [])
     monkeypatch.setattr(machine, "describe", lambda: {"cores": 2})
-    monkeypatch.setattr("labkit.runs.recipe.make_recipe", lambda preset, **options: RECIPE)
+    monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset, **options: RECIPE)
     for stage in (Pretrain, FineTune):
         monkeypatch.setattr(stage, "loss", lambda *given: 1.0)
         monkeypatch.setattr(stage, "evaluate", lambda *given: {"validation_loss": 1.0})

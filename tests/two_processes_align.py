@@ -9,23 +9,21 @@ from typing import Any
 
 import torch
 
-from labkit.stages import DPO, PPO, FitReward, StageConfig, StageInputs
+from labkit.stages import DPO, PPO, FitReward, Stage, StageInputs
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
 from tests.tiny import weights_hash
 from tests.tiny_alignment import TRAIN, tiny_materials
 
 SHORT = dataclasses.replace(TRAIN, steps=4, checkpoint_every=3)
-STAGES: dict[str, StageConfig] = {
+STAGES: dict[str, Stage] = {
     "reward": FitReward(SHORT),
     "dpo": DPO(SHORT),
     "ppo": PPO(dataclasses.replace(SHORT, length=160), answer_tokens=10),
 }
 
 
-def trained(
-    stage: StageConfig, stage_inputs: StageInputs, folder: Path | None = None, steps: int = 4
-) -> dict[str, Any]:
+def trained(stage: Stage, stage_inputs: StageInputs, folder: Path | None = None, steps: int = 4) -> dict[str, Any]:
     """The records of up to `steps` steps and a hash of the weights after them."""
     torch.set_num_threads(1)
     model = stage.initial_model(stage_inputs)

@@ -23,7 +23,8 @@ from typing import Any, Literal, NamedTuple
 from labkit.bench.finished import check_recipe
 from labkit.configs import Count, Seed, check
 from labkit.errors import LabError
-from labkit.runs.recipe import Recipe, make_recipe
+from labkit.runs.presets import make_recipe
+from labkit.runs.recipe import Recipe
 from labkit.stages.claims import gold_verdict
 from labkit.stages.registry import stage_claims
 

@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from statistics import median
 
-from labkit.evaluation.policies import policy_metrics
+from labkit.errors import LabError
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import prepare
-from labkit.stages import FineTune, StageInputs
+from labkit.runs.pipeline import PreparedStage, prepare, prepared
+from labkit.runs.stage_folder import StageFolder
 from labkit.training.loop import fit
 
 FRESH = 2000
@@ -19,36 +19,36 @@ FRESH = 2000
 
 
 def control(path: str | Path) -> dict[str, dict[str, float]]:
-    """{"ppo": metrics, "dpo": metrics} of the fine-tuned model of a finished run, fine-tuned for as long again.
+    """{"ppo": metrics, "dpo": metrics} of the fine-tuned model of a finished run, fine-tuned for as long again, and
+    measured as the stage measures its own.
 
     As many steps as fit into the stage's seconds at the median step of the run's own fine-tuning, on conversations
     that it has not seen, in the same schedule. Compiling does not count, which favours the control.
     """
     run = Run.open(path)
-    stage_inputs = prepare(run)
-    pace = _seconds_per_step(run)
-    found = {}
-    for stage in (run.recipe.ppo, run.recipe.dpo):
-        result = run.stage(stage.name).result
-        assert result is not None
-        steps = max(1, math.floor(result["training_seconds"] / pace))
-        more = dataclasses.replace(run.recipe.sft, train=dataclasses.replace(run.recipe.sft.train, steps=steps))
-        model = _fine_tuned_again(more, stage_inputs)
-        evaluation = run.recipe.evaluation
-        length, tokens = run.recipe.ppo.train.length, run.recipe.ppo.answer_tokens
-        found[stage.name] = {"steps": steps} | policy_metrics(model, stage_inputs, evaluation.prompts, length, tokens)
+    tuned, stage_inputs, found = run.fine_tuned_stage(), prepare(run), {}
+    if tuned is None:
+        raise LabError(f"{path} has no fine-tuned model to be trained on.")
+    for folder in run.stages:
+        if folder.config.reads != "preferences" or not folder.generates_text or folder.result is None:
+            continue
+        steps = max(1, math.floor(folder.result["training_seconds"] / _seconds_per_step(tuned)))
+        model = _fine_tuned_again(prepared(run, tuned.name, stage_inputs), tuned, steps)
+        stage = prepared(run, folder.name, stage_inputs)
+        found[folder.name] = {"steps": steps} | stage.config.evaluate(model, stage.inputs, run.recipe.evaluation)
     return found
 
 
-def _seconds_per_step(run: Run) -> float:
+def _seconds_per_step(tuned: StageFolder) -> float:
     """The median time between two records of fine-tuning, without its first steps, which compile."""
-    seconds = [record["seconds"] for record in run.stage("sft").records]
+    seconds = [record["seconds"] for record in tuned.records]
     return median(later - earlier for earlier, later in zip(seconds[3:], seconds[4:], strict=False))
 
 
-def _fine_tuned_again(stage: FineTune, stage_inputs: StageInputs) -> Transformer:
-    model = stage_inputs.model("sft")
-    source = stage.source(dataclasses.replace(stage_inputs, seed=stage_inputs.seed + FRESH), model)
-    for _ in fit(model, source, stage.objective, stage.train):
+def _fine_tuned_again(stage: PreparedStage, tuned: StageFolder, steps: int) -> Transformer:
+    model = tuned.model()
+    fresh = dataclasses.replace(stage.inputs, seed=stage.inputs.seed + FRESH)
+    train = dataclasses.replace(stage.config.train, steps=steps)
+    for _ in fit(model, stage.config.source(fresh, model), stage.config.objective, train):
         pass
     return model

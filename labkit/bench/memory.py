@@ -118,12 +118,12 @@ def _peak(*arguments: str) -> int:
 def _train(text: str, made: str) -> None:
     """What is measured: a run that reads a text and pretrains for some steps."""
     from labkit.runs.pipeline import run
-    from labkit.runs.recipe import make_recipe
+    from labkit.runs.presets import make_recipe
     from labkit.stages import Pretrain
 
     recipe = make_recipe("lab", text=text)
-    train = dataclasses.replace(recipe.pretrain.train, steps=STEPS, compile=False)
-    for _ in run(dataclasses.replace(recipe, pretrain=Pretrain(train)), made):
+    train = dataclasses.replace(recipe.stages["pretrain"].train, steps=STEPS, compile=False)
+    for _ in run(recipe.with_stages(pretrain=Pretrain(train)), made):
         pass
 
 
@@ -137,7 +137,7 @@ def _torch(made: str) -> None:
     from labkit.training.loop import fit
 
     run = Run.open(made)
-    stage, vocabulary = run.recipe.pretrain, run.tokenizer().size
+    stage, vocabulary = run.recipe.stages["pretrain"], run.tokenizer().size
     model = Transformer(dataclasses.replace(run.recipe.model, vocabulary=vocabulary))
     ids = np.random.default_rng(0).integers(vocabulary, size=100_000, dtype=np.uint16)
     source = Crops(ids, stage.train.rows, stage.train.length)

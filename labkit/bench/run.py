@@ -24,7 +24,7 @@ from labkit.bench.finished import check_recipe
 from labkit.configs import Seed, check
 from labkit.errors import LabError
 from labkit.reporting.measures import BY_KIND, COSTS, measure
-from labkit.runs.recipe import make_recipe
+from labkit.runs.presets import make_recipe
 
 
 @dataclass(frozen=True)

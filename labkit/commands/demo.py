@@ -31,7 +31,7 @@ def command(arguments: list[str]) -> int:
     from labkit.paths import demo_folder
     from labkit.reporting.terminal import watch
     from labkit.runs.pipeline import run
-    from labkit.runs.recipe import make_recipe
+    from labkit.runs.presets import make_recipe
     from labkit.runs.shipped import ship
 
     assert options.run is not None

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from labkit.commands.options import RunFolder
 from labkit.runs.asked import INPUTS, Preset, Source, default_preset
-from labkit.runs.settings import FIELDS, override, parse_some
+from labkit.runs.settings import override_recipe, parse_some
 
 if TYPE_CHECKING:
     pass
@@ -40,11 +40,10 @@ class ImportOptions:
 def command(arguments: list[str]) -> int:
     options, rest = parse_some(ImportOptions, "import", arguments)
     from labkit.hub.importing import import_checkpoint
-    from labkit.runs.recipe import make_recipe
+    from labkit.runs.presets import make_recipe
 
     inputs = {name: getattr(options, name) for name in INPUTS}
-    recipe = make_recipe(options.preset, **inputs)
-    recipe = override(recipe, FIELDS, rest, "import") if rest else recipe
+    recipe = override_recipe(make_recipe(options.preset, **inputs), rest, "import")
     run = import_checkpoint(options.source, options.run, recipe, options.chat_template)
     print(f"{run.path} begins with {options.source}. To talk to it: labkit chat {run.path}")
     return 0

@@ -8,20 +8,19 @@ takes a recipe's own fields (``labkit run --model.width 256``), see `labkit.runs
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
+import labkit
 from labkit.commands.console import any_console, plain_warnings
 from labkit.errors import LabError
+from labkit.runs.asked import INPUTS
 
 COMMANDS = {
     "run": "make a whole run: tokenizer, every stage, report",
-    "pretrain": "make one stage of a run: learn from documents",
-    "sft": "make one stage of a run: learn to answer",
-    "reward": "make one stage of a run: learn what is preferred",
-    "ppo": "make one stage of a run: write for reward",
-    "dpo": "make one stage of a run: learn from choices directly",
     "chat": "talk to the model of a run",
     "generate": "let the model of a run write",
     "decode-compare": "let it write under several strategies, side by side",
@@ -36,8 +35,8 @@ COMMANDS = {
     "bench": "measure: the training step, the world, whole runs",
 }
 """What each command does, in a line."""
-STAGES = ("pretrain", "sft", "reward", "ppo", "dpo")
-"""The commands that make one stage each."""
+REGISTERED, READS = r'^@register\("(\w+)", "([^"]+)"\)$', r'^    reads = "(\w+)"$'
+"""How a stage's file says its name and what it does, and what it learns from."""
 MODULES = {"import": "import_checkpoint", "export": "export_model", "decode-compare": "decode_compare"}
 """The files of commands whose names are no names of modules."""
 
@@ -74,19 +73,40 @@ def _dispatch(given: list[str]) -> int:
 
         print(f"labkit {__version__}")
         return 0
-    if given[0] not in COMMANDS:
-        raise LabError(f"there is no command {given[0]!r}; the commands are {', '.join(COMMANDS)}.")
     name, rest = given[0], given[1:]
-    if name in STAGES:
+    if name not in COMMANDS and name.partition("-")[0] in stage_lines():
         from labkit.commands import stage
 
         return stage.command(name, rest)
+    if name not in COMMANDS:
+        raise LabError(f"there is no command {name!r}; the commands are {', '.join(_lines())}.")
     return import_module(f"labkit.commands.{MODULES.get(name, name)}").command(rest)
+
+
+def stage_lines() -> dict[str, str]:
+    """What each kind of stage does, in a line, in the order of what they learn from: read in their files, as importing
+    them takes torch's seconds; and of those that were registered elsewhere.
+    """
+    found = []
+    for file in sorted(Path(labkit.__file__).with_name("stages").glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        named, reads = (re.search(pattern, text, re.M) for pattern in (REGISTERED, READS))
+        if named and reads:
+            found.append((INPUTS.index(reads[1]), named[1], named[2]))
+    registry = sys.modules.get("labkit.stages.registry")
+    return {kind: line for _, kind, line in sorted(found)} | (registry.LINES if registry else {})
+
+
+def _lines() -> dict[str, str]:
+    """The commands and what they do, those of the stages behind the first."""
+    (first, line), *others = COMMANDS.items()
+    stages = {kind: f"make one stage of a run: {does}" for kind, does in stage_lines().items()}
+    return {first: line, **stages, **dict(others)}
 
 
 def usage() -> str:
     """What ``labkit --help`` prints."""
-    lines = "\n".join(f"  {name:10} {line}" for name, line in COMMANDS.items())
+    lines = "\n".join(f"  {name:10} {line}" for name, line in _lines().items())
     return f"""usage: labkit COMMAND …
 
 The whole recipe behind a chat model, built, run, measured and looked at on one laptop.

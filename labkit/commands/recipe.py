@@ -11,7 +11,6 @@ from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse
 from labkit.runs.asked import Preset, default_preset
-from labkit.runs.settings import FIELDS
 
 if TYPE_CHECKING:
     pass
@@ -30,11 +29,13 @@ class RecipeOptions:
 def command(arguments: list[str]) -> int:
     options = parse(RecipeOptions, "recipe", arguments)
     from labkit.runs.folder import Run
-    from labkit.runs.recipe import make_recipe
+    from labkit.runs.plan import plan_text
+    from labkit.runs.presets import make_recipe
 
     recipe = Run.open(options.run).recipe if options.run else make_recipe(options.preset)
-    for name in FIELDS:
-        _print_fields(f"--{name}", getattr(recipe, name))
+    print("--plan", plan_text(recipe.plan))
+    for name, part in recipe.parts.items():
+        _print_fields(f"--{name}", part)
     return 0
 
 

@@ -43,7 +43,7 @@ def command(name: str, arguments: list[str]) -> int:
     from labkit.reporting.terminal import watch
     from labkit.runs.folder import Run
     from labkit.runs.pipeline import redo, run, settled, undo
-    from labkit.runs.recipe import make_recipe
+    from labkit.runs.presets import make_recipe
 
     path, command = Path(folder), f"labkit {name} {shlex.quote(folder)}"
     if "--undo" in after:
@@ -56,10 +56,9 @@ def command(name: str, arguments: list[str]) -> int:
         raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")
     rest = [argument for argument in after if argument != "--again"]
     before: Any = recipe.stages[name]
-    fields = [field.name for field in dataclasses.fields(before)]
-    config = override(before, fields, rest, f"{name} {folder}") if rest else before
-    changes: dict[str, Any] = {name: config}
-    asked = dataclasses.replace(recipe, **changes)
+    fields = {field.name: getattr(before, field.name) for field in dataclasses.fields(before)}
+    config = dataclasses.replace(before, **override(fields, rest, f"{name} {folder}")) if rest else before
+    asked = recipe.with_stages(**{name: config})
 
     def go_on() -> list[str]:
         """The same command, without what is done already."""

@@ -83,17 +83,17 @@ def reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
 def policy_metrics(
     model: Transformer, stage_inputs: StageInputs, prompts: int, length: int, answer_tokens: int
 ) -> Metrics:
-    """The policy beside the fine-tuned model on the same held-out prompts, of combinations that training never shows:
-    by the oracle where there is one, and by the reward model where the run has made one, which says how well it is
-    pleased and not whether that is good.
+    """The policy beside the model that it began with on the same held-out prompts, of combinations that training never
+    shows: by the oracle where there is one, and by the reward model where the run has made one, which says how well it
+    is pleased and not whether that is good.
     """
     tokenizer = stage_inputs.tokenizer
     tasks, asked, fit = held_out_prompts(stage_inputs, prompts, length, answer_tokens)
     answers = [
         greedy_answers(model, tokenizer, asked, answer_tokens),
         stage_inputs.once(
-            ("answers", prompts, length, answer_tokens),
-            lambda: greedy_answers(stage_inputs.model("sft"), tokenizer, asked, answer_tokens),
+            ("answers", prompts, length, answer_tokens, stage_inputs.after),
+            lambda: greedy_answers(stage_inputs.initial_model(), tokenizer, asked, answer_tokens),
         ),
     ]
     metrics: Metrics = {}

@@ -21,9 +21,6 @@ from labkit.runs.pipeline import Sources, read_sources
 from labkit.runs.recipe import Recipe
 from labkit.text.tokenizer import Tokenizer
 
-STAGES = ("pretrain", "sft")
-"""What a checkpoint stands for: nobody says how it was made, so later stages can build on either."""
-
 
 def import_checkpoint(
     source: str | Path,
@@ -40,8 +37,7 @@ def import_checkpoint(
     checkpoint or its tokenizer cannot be read, when the model does not write word by word, when its chat template
     refuses turns of the recipe's inputs, and for a folder in use.
     """
-    missing = [name for name in STAGES if name not in recipe.stages]
-    if missing:
+    if not recipe.chat_stages:
         raise LabError(
             "--text alone leaves nothing to go on with: pretraining begins with new weights, not with a checkpoint's. "
             "Give --instructions, too, to fine-tune it on."
@@ -81,17 +77,18 @@ def _fill(run: Run, model: Transformer, tokenizer: Tokenizer, source: str) -> No
     """The checkpoint as the run's first stages."""
     tokenizer.save(run.path)
     nothing: dict[str, Any] = {"seconds": 0.0, "training_seconds": 0.0, "tokens": 0, "flops": 0.0, "mfu": 0.0}
-    for name in STAGES:
-        stage = run.stage(name)
+    for stage in run.stages:
+        if stage.config.reads == "preferences":
+            continue  # of the others nobody says how the checkpoint was made, so that later stages can build on each
         stage.save_model(model)
         made = {"parameters": model.parameter_count, "peak_memory_mb": round(machine.peak_memory_mb(), 1)}
-        stage.finish({"stage": name, "imported": source, **nothing, **made, "metrics": {}})
+        stage.finish({"stage": stage.name, "imported": source, **nothing, **made, "metrics": {}})
     run.write_report(machine.describe())
 
 
 def fitted(recipe: Recipe, model: ModelConfig) -> Recipe:
     """The recipe for this model; rows that are longer than its context are made as long, and that is said."""
-    stages: dict[str, Any] = dict(recipe.stages)
+    stages = recipe.stages
     longer = {name: stage for name, stage in stages.items() if stage.train.length > model.context}
     if longer:
         warnings.warn(
@@ -99,11 +96,12 @@ def fitted(recipe: Recipe, model: ModelConfig) -> Recipe:
             f"{', '.join(str(stage.train.length) for stage in longer.values())}.",
             stacklevel=3,
         )
-    shorter: dict[str, Any] = {
-        name: dataclasses.replace(stage, train=dataclasses.replace(stage.train, length=model.context))
-        for name, stage in longer.items()
-    }
-    return dataclasses.replace(recipe, model=model, **shorter)
+    shorter = {name: _with_length(stage, model.context) for name, stage in longer.items()}
+    return recipe.with_parts({"model": model, **shorter})
+
+
+def _with_length(stage: Any, length: int) -> Any:
+    return dataclasses.replace(stage, train=dataclasses.replace(stage.train, length=length))
 
 
 def _read(source: str | Path, chat_template: str | None, say: Callable[[str], None]) -> tuple[Any, Tokenizer]:

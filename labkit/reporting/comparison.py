@@ -8,7 +8,6 @@ from typing import Any
 from labkit.reporting.measures import BY_KIND, COSTS, measure
 from labkit.reporting.terminal import aligned
 from labkit.runs.folder import Run
-from labkit.runs.recipe import Recipe
 
 
 def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
@@ -20,9 +19,8 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
     """
     runs = [Run.open(path) for path in (first, second)]
     measured = [_measured(run) for run in runs]
-    order = [name for name in Recipe().stages if any(name in stages for stages in measured)]
     stages = {}
-    for stage in order:
+    for stage in dict.fromkeys(name for stages in measured for name in stages):
         values = [stages.get(stage, {}) for stages in measured]
         stages[stage] = {name: [one.get(name) for one in values] for name in {**values[0], **values[1]}}
     recipe = {name: list(both) for name, both in runs[0].recipe.differences(runs[1].recipe).items()}

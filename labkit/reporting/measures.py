@@ -1,268 +1,9 @@
-"""What each number of a report means: its name in words, its unit, which way is better, and one line why it matters."""
+"""What each number of a report means, as the stage says it or as it is measured everywhere; and what a stage costs."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-def count(number: float) -> str:
-    """A large number in three digits: 1234 -> '1.23k', 2.5e12 -> '2.5T'."""
-    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
-
-
-class Measure(NamedTuple):
-    """label: the measure's name. unit: "share" (0 to 1, shown as %), "score" (0 to 1), "number", "count" (in three
-    digits), "megabytes", or words. better:
-    "higher", "lower", or "" where neither is. meaning: one line for someone who meets it for the first time.
-    """
-
-    label: str
-    unit: str
-    better: str
-    meaning: str
-
-    def show(self, value: float) -> str:
-        """A value as a reader sees it: 0.975 of a share -> '97.5 %', 1.23456 nats -> '1.235'."""
-        if value != value:
-            return "not defined"
-        if self.unit == "share":
-            return f"{100 * value:.1f} %"
-        if self.unit == "count":
-            return count(value)
-        if self.unit == "megabytes":
-            return f"{value:,.0f} MB"
-        if self.unit == "number":
-            return f"{value:,.0f}"
-        return f"{value:.2f}" if self.unit == "score" else f"{value:.3f}"
-
-
-MEASURES = {
-    "untrained_loss": Measure(
-        "loss before this stage",
-        "nats per token",
-        "",
-        "The same loss of the model as it was before this stage: what the stage starts from.",
-    ),
-    "validation_loss": Measure(
-        "validation loss",
-        "nats per token",
-        "lower",
-        "How surprised the model is by each next token of text that it was not trained on.",
-    ),
-    "bits_per_byte": Measure(
-        "bits per byte",
-        "bits",
-        "lower",
-        "The same surprise counted per byte of text, so that models with different tokenizers can be compared.",
-    ),
-    "nats_per_character": Measure(
-        "nats per character",
-        "nats",
-        "lower",
-        "The same surprise counted per character, as character-level models report it.",
-    ),
-    "mismatched_question_loss": Measure(
-        "loss after another question",
-        "nats per token",
-        "",
-        "The loss on the same answers, each after the question of another. As large as the validation loss, the model "
-        "would be answering without reading; the gap is what it reads.",
-    ),
-    "validation_tokens": Measure("tokens measured", "number", "", "How many tokens the validation loss is a mean of."),
-    "grammatical": Measure(
-        "grammatical", "share", "higher", "Share of the sentences in freely written stories that the grammar can parse."
-    ),
-    "consistent": Measure(
-        "consistent",
-        "share",
-        "higher",
-        "Share of the events in those stories that can happen, given all that happened before them.",
-    ),
-    "novel": Measure(
-        "novel", "share", "higher", "Share of those stories that are not in the training text word for word."
-    ),
-    "stories": Measure("stories measured", "number", "", "How many stories the model wrote for these shares."),
-    "story_sentences": Measure("their sentences", "number", "", "How many sentences those stories have."),
-    "accuracy": Measure(
-        "answers right",
-        "share",
-        "higher",
-        "Share of questions answered right, about combinations that never occur together in training.",
-    ),
-    "accuracy_standard_error": Measure(
-        "its standard error",
-        "share",
-        "",
-        "How far the share of right answers would move by chance with other questions; twice this is a difference.",
-    ),
-    "tasks": Measure("questions asked", "number", "", "How many questions that share is of."),
-    "tasks_left_out": Measure(
-        "questions left out", "number", "", "How many held-out questions left too little room for an answer."
-    ),
-    "question_only": Measure(
-        "right without the story",
-        "share",
-        "",
-        "What the question alone gives: the story is dropped, or the most common answer is always given. "
-        "Only what lies above it was read in the story.",
-    ),
-    "gold": Measure(
-        "gold score",
-        "score",
-        "higher",
-        "How much one kind of annotator would like the answers: right, complete, fluent, polite, concise.",
-    ),
-    "unsupported": Measure(
-        "unsupported",
-        "share",
-        "lower",
-        "Share of answers that assert what neither the story nor the facts say (hallucination).",
-    ),
-    "pair_accuracy": Measure(
-        "pairs ranked right",
-        "share",
-        "higher",
-        "Share of held-out pairs of answers that the model ranks as the annotator chose.",
-    ),
-    "length_accuracy": Measure(
-        "ranked by length alone",
-        "share",
-        "",
-        "The same when the longer answer always wins, or always the shorter one: what needs no model at all.",
-    ),
-    "noise_ceiling": Measure(
-        "choices that gold agrees with",
-        "share",
-        "",
-        "How often the annotator chose what their own taste holds better: nobody can foresee the choices more "
-        "often than that.",
-    ),
-    "gold_accuracy": Measure(
-        "pairs ranked as gold ranks them",
-        "share",
-        "higher",
-        "The same pairs against the annotator's taste itself, without the mistakes that annotators make.",
-    ),
-    "gold_length_accuracy": Measure(
-        "by length alone, against gold",
-        "share",
-        "",
-        "How far length alone would come against the annotator's taste.",
-    ),
-    "pairs": Measure(
-        "pairs measured",
-        "number",
-        "",
-        "How many held-out pairs these shares are of.",
-    ),
-    "left_out": Measure(
-        "examples left out",
-        "number",
-        "",
-        "How many training examples (conversations, pairs) were too long for a row, and so were not learnt from.",
-    ),
-    "cut": Measure(
-        "examples cut",
-        "number",
-        "",
-        "How many training examples were longer than a row and lost their end.",
-    ),
-    "held_out_left_out": Measure(
-        "held-out examples left out",
-        "number",
-        "",
-        "How many held-out examples were too long for a row, so that nothing of them was measured.",
-    ),
-    "held_out_cut": Measure(
-        "held-out examples cut",
-        "number",
-        "",
-        "How many held-out examples were longer than a row and were measured without their end.",
-    ),
-    "right": Measure(
-        "right",
-        "share",
-        "higher",
-        "Share of answers to the same held-out prompts that are right.",
-    ),
-    "polite": Measure(
-        "polite",
-        "share",
-        "higher",
-        "Share of answers with a courtesy.",
-    ),
-    "gold_gain": Measure(
-        "gold gained",
-        "score",
-        "higher",
-        "How much higher the annotator's gold score of the answers is than that of the fine-tuned model's, "
-        "prompt by prompt.",
-    ),
-    "gold_gain_standard_error": Measure(
-        "its standard error",
-        "score",
-        "",
-        "How far the gain would move by chance with other prompts; three times this is no chance.",
-    ),
-    "win_rate": Measure(
-        "wins over the fine-tuned model",
-        "share",
-        "higher",
-        "Share of prompts on which the annotator likes this model's answer better; a tie is half a win.",
-    ),
-    "win_low": Measure(
-        "at least",
-        "share",
-        "",
-        "The lower end of the win rate's 95 % interval.",
-    ),
-    "win_high": Measure(
-        "at most",
-        "share",
-        "",
-        "The upper end of the win rate's 95 % interval.",
-    ),
-    "control_gold_gain": Measure(
-        "gold gained by more fine-tuning",
-        "score",
-        "",
-        "What the seconds that this stage took would have brought as supervised fine-tuning: the control.",
-    ),
-    "control_right": Measure(
-        "right, after more fine-tuning",
-        "share",
-        "",
-        "Share of right answers of that control.",
-    ),
-    "prompts": Measure(
-        "prompts measured",
-        "number",
-        "",
-        "How many held-out prompts both models answered.",
-    ),
-    "prompts_left_out": Measure(
-        "prompts left out",
-        "number",
-        "",
-        "How many held-out prompts left too little room for an answer, so that nothing of them was measured.",
-    ),
-    "reward": Measure(
-        "reward",
-        "",
-        "",
-        "What the reward model says of the answers to held-out prompts. It has no unit: only differences count.",
-    ),
-    "reward_win_rate": Measure(
-        "wins by the reward model",
-        "share",
-        "",
-        "Share of prompts on which the reward model prefers this answer to the fine-tuned model's. It says "
-        "that the reward went up, not that the answers are better.",
-    ),
-}
+from labkit.evaluation.measures import MEASURES, Measure
+from labkit.stages import stage_class
 
 COSTS = {
     "seconds": Measure("seconds", "number", "", "Everything that the stage took, compiling and measuring included."),
@@ -274,43 +15,6 @@ COSTS = {
     "peak_memory_mb": Measure("peak memory", "megabytes", "lower", "The most memory that it held."),
 }
 """What a stage cost, by its name in report.json."""
-
-OF_PAIRS = {
-    "untrained_loss": Measure(
-        "loss before this stage",
-        "nats per pair",
-        "",
-        "The same before the first step. A coin's would be log 2 = 0.693.",
-    ),
-    "validation_loss": Measure(
-        "loss on held-out pairs",
-        "nats per pair",
-        "lower",
-        "How surprised the model is by what the annotator chose, pair by pair.",
-    ),
-}
-"""What is said otherwise of the stages that learn from pairs."""
-
-PAIR_STAGES = ("reward", "dpo")
-"""These stages."""
-
-LOSS_UNITS = {"pretrain": "nats per token", "sft": "nats per token", "reward": "nats per pair", "dpo": "nats per pair"}
-"""What a stage's training loss is counted in; PPO's has no unit."""
-
-TRAINING_CURVES = {
-    "accuracy": ("Pairs ranked as chosen", "share of the batch", ("accuracy",)),
-    "chosen_reward": (
-        "What the policy implies of the two answers",
-        "implied reward (nats)",
-        ("chosen_reward", "rejected_reward"),
-    ),
-    "kl": ("Distance from the fine-tuned model", "KL (nats per answer)", ("kl",)),
-    "entropy": ("Entropy", "nats per token", ("entropy",)),
-    "clip_fraction": ("Clipped tokens", "share of the tokens", ("clip_fraction",)),
-    "explained_variance": ("What the critic foresaw", "share of the returns' variance", ("explained_variance",)),
-    "length": ("Length of the answers", "tokens", ("length",)),
-}
-"""What objectives watch, by the key in metrics.jsonl that says that it is there: (heading, unit, keys)."""
 
 HEADLINES = (
     "accuracy",
@@ -326,7 +30,7 @@ HEADLINES = (
 """What is said of a stage first, as far as it was measured."""
 
 BEFORE_SUFFIX = "_before"
-"""How the names of measures end that a stage took of the fine-tuned model, on the same prompts as its own."""
+"""How the names of measures end that a stage took of the model that it began with, on the same prompts as its own."""
 
 BY_KIND = ("accuracy/", "question_only/")
 """How the names of measures begin that are of one question type each."""
@@ -347,8 +51,9 @@ def measure(name: str, stage: str = "") -> Measure:
     "accuracy/where" is accuracy, told apart by its label "answers right: where"; "right_before" is right, before the
     stage. A name that is not listed is shown as it is, with no direction.
     """
-    if stage in PAIR_STAGES and name in OF_PAIRS:
-        return OF_PAIRS[name]
+    its = stage_class(stage)
+    if its is not None and name in its.measures:
+        return its.measures[name]
     if name.endswith(BEFORE_SUFFIX):
         after = measure(name.removesuffix(BEFORE_SUFFIX), stage)
         return after._replace(label=f"{after.label}, before this stage", better="")

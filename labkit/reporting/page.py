@@ -18,56 +18,20 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from labkit.errors import LabError
+from labkit.evaluation.measures import MEASURES, count
 from labkit.files import write_text
 from labkit.reporting import plots
 from labkit.reporting.measures import (
     BEFORE_SUFFIX,
     BY_KIND,
     HEADLINES,
-    LOSS_UNITS,
-    MEASURES,
     NOT_FOR_REAL_TEXT,
-    TRAINING_CURVES,
-    count,
     measure,
 )
 from labkit.runs.folder import read_report, writing_run
+from labkit.stages import stage_class, stage_short, stage_title
 from labkit.text.reading.report import summary
 from labkit.training.checkpoints import read_records
-
-STAGES = {
-    "pretrain": (
-        "Pretraining",
-        "pretraining",
-        "The model reads documents and learns to predict each next token. What comes out continues a text; it has "
-        "been shown questions with answers among its documents, but nobody asked it to be an assistant.",
-    ),
-    "sft": (
-        "Supervised fine-tuning",
-        "fine-tuning",
-        "The model sees conversations and learns from the assistant's words alone. What comes out answers instead "
-        "of continuing, in the form that the conversations have.",
-    ),
-    "reward": (
-        "Reward model",
-        "the reward model",
-        "An annotator has chosen between two answers of the fine-tuned model, prompt by prompt. A copy of that "
-        "model learns to give the chosen answer the higher score, beginning with how likely it would have been to "
-        "give either itself.",
-    ),
-    "ppo": (
-        "Proximal policy optimisation",
-        "PPO",
-        "The fine-tuned model writes answers, the reward model scores them, and what scored better than a critic "
-        "expected becomes likelier, at a price for every step away from where it began.",
-    ),
-    "dpo": (
-        "Direct preference optimisation",
-        "DPO",
-        "The fine-tuned model learns from the annotator's choices directly: the chosen answer becomes likelier than "
-        "the rejected one, each compared with how likely it was before. No reward model, no sampling.",
-    ),
-}
 
 
 class Markup(str):
@@ -120,7 +84,7 @@ def page(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, 
     figures: dict[str, go.Figure] = {}
     body = [_header(report, name), _reading(report)]
     for number, stage in enumerate(stages, 1):
-        before = stages[number - 2] if number > 1 else None
+        before = _before(stages, number - 1)
         body.append(_stage(number, stage, before, records.get(stage["stage"], []), figures))
     body += [_kinds(stages, figures), _samples(stages), _cost(stages, figures), _missing(report), _machine(report)]
     assets = files("labkit.reporting")
@@ -142,6 +106,19 @@ def page(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, 
     )
     title = tag("title", f"{name} – labkit report")
     return f"{head}{title}{parts[0]}</head>\n<body>{''.join(parts[1:])}</body></html>\n"
+
+
+def _before(stages: Sequence[Mapping[str, Any]], at: int) -> Mapping[str, Any] | None:
+    """The stage whose model a stage began with; older reports do not say it, and mean the last that was not aligned."""
+    if "after" in stages[at]:
+        return next((one for one in stages if one["stage"] == stages[at]["after"]), None)
+    earlier = [one for one in stages[:at] if not _learned_from_choices(one)]
+    return earlier[-1] if earlier else None
+
+
+def _learned_from_choices(stage: Mapping[str, Any]) -> bool:
+    known = stage_class(stage["stage"])
+    return known is not None and known.reads == "preferences"
 
 
 def is_real(report: Mapping[str, Any]) -> bool:
@@ -187,24 +164,14 @@ def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | 
     if not measured:
         return None
     last = measured[-1]
-    label = f"{known.label} after {short(last['stage'])}"
+    label = f"{known.label} after {stage_short(last['stage'])}"
     if len(measured) > 1 and known.unit == "share":  # a loss on answers is not one on documents
-        label += f"; {known.show(measured[0]['metrics'][key])} after {short(measured[0]['stage'])}"
+        label += f"; {known.show(measured[0]['metrics'][key])} after {stage_short(measured[0]['stage'])}"
     return known.show(last["metrics"][key]), label.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _tile(value: str, label: str) -> Markup:
     return tag("div", tag("b", value), tag("span", label), class_="tile")
-
-
-def title(stage: str) -> str:
-    """title("sft") -> "Supervised fine-tuning"; the name itself for a stage without a title."""
-    return STAGES.get(stage, (stage.replace("_", " ").capitalize(),))[0]
-
-
-def short(stage: str) -> str:
-    """short("sft") -> "fine-tuning", for the middle of a sentence."""
-    return STAGES[stage][1] if stage in STAGES else stage.replace("_", " ")
 
 
 def minutes(seconds: float) -> str:
@@ -226,8 +193,9 @@ def _stage(
     for key, (heading, figure) in curves(name, stage["metrics"], records).items():
         figures[f"{name}-{key}"] = figure
         places.append(_figure(f"{name}-{key}", heading))
-    parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", title(name))]
-    parts += [tag("p", STAGES[name][2])] if name in STAGES else []
+    parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", stage_title(name))]
+    known = stage_class(name)
+    parts += [tag("p", known.about)] if known is not None else []
     if places:
         parts.append(tag("div", places, class_="card figures"))
     return tag("section", parts, _measures(stage, before), id=name)
@@ -237,18 +205,18 @@ def curves(
     stage: str, metrics: Mapping[str, float], records: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[str, go.Figure]]:
     """Heading and figure of all that was recorded step by step, by name; the reward, where there is one, first."""
-    known = {name for record in records for name in record}
+    known, its = {name for record in records for name in record}, stage_class(stage)
     found: dict[str, tuple[str, go.Figure]] = {}
     if "reward" in known:
         gold = any(record.get("gold") for record in records)  # zero all along where there is no oracle
         figure = plots.reward_and_gold(records) if gold else plots.watched(records, ["reward"], "reward")
         found["reward"] = ("Reward, and the gold that it stands for" if gold else "Reward", figure)
     if "loss" in known:
-        figure = plots.loss_curves(_with_ends(records, metrics), LOSS_UNITS.get(stage, ""))
+        figure = plots.loss_curves(_with_ends(records, metrics), its.loss_unit if its else "")
         found["loss"] = ("Loss", figure)
-    for name, (heading, unit, keys) in TRAINING_CURVES.items():
-        if name in known:
-            found[name] = (heading, plots.watched(records, keys, unit))
+    for heading, unit, keys in its.curves if its else ():
+        if keys[0] in known:
+            found[keys[0]] = (heading, plots.watched(records, keys, unit))
     if "lr" in known:
         found["lr"] = ("Learning rate", plots.learning_rate(records))
     return found
@@ -285,13 +253,16 @@ def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mar
 
 
 def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> tuple[Mapping[str, float], str]:
-    """What a stage's measures are compared with, and what that is called: what it measured of the fine-tuned model
-    itself, else those of the stage before, when that is a model of the same kind; nothing and "" otherwise."""
+    """What a stage's measures are compared with, and what that is called: what it measured itself of the model that it
+    began with, else those of the stage that it came after, when that is a model of the same kind; nothing and ""
+    otherwise.
+    """
+    heading = "" if before is None else f"after {stage_short(before['stage'])}"
     own = {name.removesuffix(BEFORE_SUFFIX): value for name, value in metrics.items() if name.endswith(BEFORE_SUFFIX)}
     if own:
-        return own, f"after {short('sft')}"
+        return own, heading or "before this stage"
     if before is not None and "pair_accuracy" not in metrics:
-        return before["metrics"], f"after {short(before['stage'])}"
+        return before["metrics"], heading
     return {}, ""
 
 
@@ -321,11 +292,11 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
     measured = {stage["stage"]: stage["metrics"] for stage in stages if plots.by_kind(stage["metrics"], "accuracy")}
     if not measured:
         return Markup()
-    figures["kinds"] = plots.accuracy_by_kind({short(name): metrics for name, metrics in measured.items()})
+    figures["kinds"] = plots.accuracy_by_kind({stage_short(name): metrics for name, metrics in measured.items()})
     last = list(measured.values())[-1]
     alone = plots.by_kind(last, "question_only")
     right = plots.by_kind(last, "accuracy")
-    heads = [tag("th", "question type"), *(tag("th", short(name), class_="number") for name in measured)]
+    heads = [tag("th", "question type"), *(tag("th", stage_short(name), class_="number") for name in measured)]
     heads += [tag("th", "the question alone", class_="number"), tag("th", "gain, points", class_="number")]
     rows = []
     for kind in plots.ordered_kinds(last):
@@ -350,7 +321,7 @@ def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
     for stage in stages:
         for sample in stage.get("samples") or []:
             given = answers.setdefault(sample["prompt"], [])
-            given.append((f"after {short(stage['stage'])}", sample["response"]))
+            given.append((f"after {stage_short(stage['stage'])}", sample["response"]))
     for sample in (stages[-1].get("samples") or []) if stages else []:
         if sample.get("reference"):
             answers[sample["prompt"]].append(("one right answer", sample["reference"]))
@@ -383,11 +354,11 @@ def _answer(given: tuple[str, str]) -> Markup:
 def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
     if not stages:
         return Markup()
-    figures["cost"] = plots.cost([{**stage, "stage": title(stage["stage"])} for stage in stages])
+    figures["cost"] = plots.cost([{**stage, "stage": stage_title(stage["stage"])} for stage in stages])
     names = ("stage", "time", "in training", "tokens", "tokens/s", "FLOPs", "share of peak", "peak memory")
     heads = [tag("th", name, class_="number" if i else "") for i, name in enumerate(names)]
     rows = [
-        tag("tr", tag("th", title(stage["stage"])), [tag("td", cell, class_="number") for cell in _costs(stage)])
+        tag("tr", tag("th", stage_title(stage["stage"])), [tag("td", cell, class_="number") for cell in _costs(stage)])
         for stage in stages
     ]
     text = (

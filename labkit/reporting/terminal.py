@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from labkit.reporting.measures import BY_KIND, HEADLINES, Measure, measure
+from labkit.evaluation.measures import Measure
+from labkit.reporting.measures import BY_KIND, HEADLINES, measure
 
 if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress

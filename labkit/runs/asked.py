@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from labkit.configs import Seed
 from labkit.errors import LabError
-from labkit.runs.settings import FIELDS, override, parse_some
+from labkit.runs.settings import override_recipe, parse_some
 
 if TYPE_CHECKING:
     from labkit.runs.recipe import Recipe
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Preset = Literal["smoke", "lab", "full"]
 Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
 Source = Annotated[str | None, arg(metavar="SOURCE", help_behavior_hint="")]
+Plan = Annotated[str | None, arg(metavar="STAGE,STAGE", help_behavior_hint="")]
 Names = Annotated[tuple[str, ...], arg(metavar="STAGE …", help_behavior_hint="")]
 Switch = Annotated[bool, arg(help_behavior_hint="")]
 
@@ -51,6 +52,10 @@ class RunOptions:
     """The run's folder; runs/PRESET when not given."""
     seed: Seed = 0
     """Of everything that is drawn."""
+    plan: Plan = None
+    """The stages in their order, as --plan pretrain,sft,dpo,dpo-strict: a kind, or a kind with more behind a hyphen,
+    each with flags of its own (--dpo-strict.beta 0.5). ppo@dpo begins with what dpo has left, sft@runs/big/pretrain
+    with a stage of another run. The preset's when not given."""
     stages: Names = ()
     """Make these stages only, as --stages pretrain; all when not given."""
     resume: Switch = False
@@ -89,7 +94,7 @@ def asked(arguments: list[str]) -> tuple[RunOptions, Recipe]:
         known["resume"] = False  # a switch that is on already would not be known as a flag
         options, rest = parse_some(RunOptions, "run", arguments, dataclasses.replace(options, **known))
     recipe = _recipe(options, saved)
-    recipe = override(recipe, FIELDS, rest, "run") if rest else recipe
+    recipe = override_recipe(recipe, rest, "run")
     if options.build_on and not options.resume and not options.stages:
         names = ", ".join(recipe.stages)
         raise LabError(f"--build-on {options.build_on} needs the stages to make: --stages, and one or more of {names}.")
@@ -98,9 +103,12 @@ def asked(arguments: list[str]) -> tuple[RunOptions, Recipe]:
 
 def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
     """The saved recipe with the options' seed and inputs, while it is of their preset; else the preset's."""
-    from labkit.runs.recipe import make_recipe
+    from labkit.runs.plan import parse_plan
+    from labkit.runs.presets import make_recipe
 
     inputs = {name: getattr(options, name) for name in INPUTS}
     if saved is not None and saved.preset == options.preset:
-        return dataclasses.replace(saved, seed=options.seed, **inputs)
-    return make_recipe(options.preset, seed=options.seed, **inputs)
+        recipe = dataclasses.replace(saved, seed=options.seed, **inputs)
+    else:
+        recipe = make_recipe(options.preset, seed=options.seed, **inputs)
+    return dataclasses.replace(recipe, plan=parse_plan(options.plan, recipe.plan)) if options.plan else recipe

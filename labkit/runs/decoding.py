@@ -58,8 +58,9 @@ def decoding_resources(
         smaller = other.model()
         if other.tokenizer().backend.to_str() != tokenizer.backend.to_str():
             raise LabError(f"{draft} has another tokenizer than {run.path}: a draft must read the same tokens.")
-    if any(stage.name == "reward" and stage.trained for stage in run.stages):
-        judge = by_reward(run.stage("reward").reward_model(), tokenizer)
+    reward = run.reward_stage()
+    if reward is not None:
+        judge = by_reward(reward.reward_model(), tokenizer)
     elif world is not None and tasks:
         judge = by_oracle(world, tasks, next(iter(world.profiles)), tokenizer)
     return DecodingResources(tokenizer, tuple(stop), smaller, judge)

@@ -31,10 +31,12 @@ from labkit.machine import describe
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
 from labkit.runs.changes import Change, pending, set_aside, settle, unsettled
-from labkit.runs.inputs import WORLD, input_hashes, input_places, is_content
+from labkit.runs.inputs import WEIGHTS, WORLD, input_hashes, input_places, is_content
 from labkit.runs.lock import LOCK, one_writer
-from labkit.runs.recipe import INPUTS, Recipe
+from labkit.runs.plan import elsewhere
+from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
+from labkit.stages.registry import INPUTS
 from labkit.text.tokenizer import Tokenizer
 
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
@@ -74,6 +76,8 @@ class Run:
     def planned(cls, path: str | Path, recipe: Recipe) -> Run:
         """A run that would be begun in a free folder, where nothing is written yet. Raises LabError as `create`."""
         cls.refuse_used(Path(path))
+        for stage in recipe.other_runs:
+            other_stage(stage)
         run = cls(Path(path), recipe, input_hashes(recipe), torch.get_num_threads(), input_places(recipe))
         run.sources = {field: getattr(recipe, field) for field in INPUTS if getattr(recipe, field) is not None}
         return run
@@ -236,8 +240,8 @@ class Run:
         """Make room for another making of `stage`, and write the recipe as it is now: the stage, and all that builds on
         it, is set aside until the new one is finished.
         """
-        later = self.recipe.descendants(stage)
-        folders = [stage, *later, *(["preferences"] if "reward" in later else [])]
+        again = [stage, *self.recipe.descendants(stage)]
+        folders = [*again, *(["preferences"] if self.recipe.annotated in again else [])]
         files = ["recipe.json", *REPORTS]
         change = set_aside(self.path, f"{stage} --again", folders, files, f"{stage}/result.json")
         try:
@@ -275,12 +279,24 @@ class Run:
         """The folder of a stage, which may not be there yet. Raises LabError for a stage not in the recipe."""
         if name not in self.recipe.stages:
             raise LabError(f"{self.path} has no stage {name!r}; it has {', '.join(self.recipe.stages)}.")
-        return StageFolder(self.path / name)
+        return StageFolder(self.path / name, self.recipe.stages[name])
 
     @property
     def stages(self) -> list[StageFolder]:
         """All stages of the recipe, in order."""
         return [self.stage(name) for name in self.recipe.stages]
+
+    def fine_tuned_stage(self) -> StageFolder | None:
+        """The last stage that has learned to answer, from instructions and not yet from preferences; None where none
+        has.
+        """
+        made = [stage for stage in self.stages if stage.trained and stage.config.reads == "instructions"]
+        return made[-1] if made else None
+
+    def reward_stage(self) -> StageFolder | None:
+        """The last stage that has a reward model; None where none has."""
+        made = [stage for stage in self.stages if stage.trained and not stage.generates_text]
+        return made[-1] if made else None
 
     def latest(self) -> StageFolder:
         """The last stage that has a model that writes. Raises LabError when none has."""
@@ -294,8 +310,25 @@ class Run:
         return Tokenizer.load(self.path)
 
     def model(self, stage: str | None = None) -> Transformer:
-        """The model after `stage`; after the last finished one when None."""
+        """The model after `stage`, which may be one of another run (RUN/STAGE); after the last finished one when None.
+
+        Raises LabError where there is none, and for another run's that reads other tokens.
+        """
+        if elsewhere(stage):
+            return self.elsewhere(str(stage)).model()
         return (self.stage(stage) if stage else self.latest()).model()
+
+    def elsewhere(self, stage: str) -> StageFolder:
+        """A stage of another run, RUN/STAGE, as this run was begun with it. Raises LabError where there is none, where
+        its weights have changed since, and where it reads other tokens than this run.
+        """
+        other, folder = other_stage(self.places.get(stage, stage))
+        if stage in self.inputs and not is_content(folder.path / WEIGHTS, self.inputs[stage]):
+            raise LabError(f"{folder.path} has changed since {self.path} was begun with it. Begin a new run.")
+        mine, its = self.path / "tokenizer.json", other.path / "tokenizer.json"
+        if mine.is_file() and mine.read_bytes() != its.read_bytes():
+            raise LabError(f"{folder.path} reads other tokens than {self.path}: their tokenizers differ.")
+        return folder
 
     def report(self) -> dict[str, Any]:
         """report.json. Raises LabError when no stage is finished, and for a file that is no report."""
@@ -323,6 +356,16 @@ class Run:
                 file.unlink(missing_ok=True)
         elif [stage["stage"] for stage in known["stages"]] != finished:
             self.write_report(known.get("machine") or describe())
+
+
+def other_stage(place: str) -> tuple[Run, StageFolder]:
+    """The run and the stage of a place RUN/STAGE. Raises LabError where no language model lies there."""
+    path = Path(place)
+    other = Run.open(path.parent)
+    folder = other.stage(path.name)
+    if not folder.trained or not folder.generates_text:
+        raise LabError(f"{path} has no language model to begin with: finish that stage, or name another.")
+    return other, folder
 
 
 def read_report(file: Path) -> dict[str, Any]:

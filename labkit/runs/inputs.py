@@ -8,25 +8,31 @@ from pathlib import Path
 
 from labkit.files import reading
 from labkit.paths import data_folder
-from labkit.runs.recipe import INPUTS, Recipe
+from labkit.runs.recipe import Recipe
+from labkit.stages.registry import INPUTS
 from labkit.text.reading.files import find_files
 
 WORLD = "data/world"
 """What the world's files are called among a run's inputs, wherever they lie."""
 
 
+WEIGHTS = "model.safetensors"
+
+
 def input_hashes(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none.
+    """SHA-256 of each file or folder that a recipe reads, the world's and other runs' weights included; hub data sets
+    have none.
 
     Raises LabError for one that may not be read.
     """
     world = {} if recipe.text and recipe.instructions else {WORLD: hash_of(data_folder() / "world")}
-    return {name: hash_of(Path(name)) for name in _given(recipe)} | world
+    models = {stage: hash_of(Path(stage) / WEIGHTS) for stage in recipe.other_runs}
+    return {name: hash_of(Path(name)) for name in _given(recipe)} | models | world
 
 
 def input_places(recipe: Recipe) -> dict[str, str]:
     """Where each file or folder that a recipe reads stands: by the name it was given, its absolute path."""
-    return {name: str(Path(name).absolute()) for name in _given(recipe)}
+    return {name: str(Path(name).absolute()) for name in [*_given(recipe), *recipe.other_runs]}
 
 
 def _given(recipe: Recipe) -> list[str]:

@@ -27,10 +27,12 @@ from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import annotate, read_choices, write_choices
 from labkit.runs.changes import Change, changing, finish, remove
-from labkit.runs.folder import Run, names_made, writing, writing_run
-from labkit.runs.recipe import INPUTS, Recipe
+from labkit.runs.folder import Run, names_made, other_stage, writing, writing_run
+from labkit.runs.plan import elsewhere
+from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
-from labkit.stages import FineTune, PreferenceSplit, Pretrain, StageConfig, StageInputs
+from labkit.stages import PreferenceSplit, Stage, StageInputs
+from labkit.stages.registry import INPUTS
 from labkit.text.chat import document_texts
 from labkit.text.pieces import sample
 from labkit.text.reading import (
@@ -64,6 +66,17 @@ class Progress(NamedTuple):
     total: int = 0
     record: Record | None = None
     result: dict[str, Any] | None = None
+
+
+class PreparedStage(NamedTuple):
+    """A stage of a run, as it is made or measured. after: what it begins with; see `Recipe.after`."""
+
+    name: str
+    config: Stage
+    after: str | None
+    folder: StageFolder
+    fingerprint: str
+    inputs: StageInputs
 
 
 def run(
@@ -119,23 +132,23 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
     stage_inputs = prepare(opened)
     for name, record in opened.reading.items():
         yield Progress(name, "read", result=record)
-    _check(opened, [name for name in chosen if not opened.stage(name).finished], stage_inputs)
+    stages = [prepared(opened, name, stage_inputs) for name in chosen]
+    _check(opened, [stage for stage in stages if not stage.folder.finished])
     spent = time.perf_counter() - start
-    for name in chosen:
-        folder = opened.stage(name)
-        if folder.finished:
+    for stage in stages:
+        if stage.folder.finished:
             if accelerator().is_main_process:
-                folder.clear()  # a kill may have come before that
-            yield Progress(name, "skipped", result=folder.result)
+                stage.folder.clear()  # a kill may have come before that
+            yield Progress(stage.name, "skipped", result=stage.folder.result)
             continue
-        yield from _stage(opened, opened.recipe.stages[name], stage_inputs, spent, ready)
+        yield from _stage(opened, stage, spent, ready)
         spent = 0.0
     if accelerator().is_main_process:
         ready()
         opened.refresh_report()
 
 
-def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Generator[Progress, None, None]:
+def redo(path: str | Path, stage: str, config: Stage | None = None) -> Generator[Progress, None, None]:
     """Make one stage of a run again, with another config when one is given, and drop the stages that build on it.
 
     What was there is set aside before the first step, and removed when the stage is finished; until then `undo` brings
@@ -149,14 +162,14 @@ def redo(path: str | Path, stage: str, config: StageConfig | None = None) -> Gen
         opened.refuse_pending(stage)
         opened.check(opened.recipe)
         torch.set_num_threads(opened.threads)
-        change: dict[str, Any] = {} if config is None else {stage: config}
-        opened.recipe = dataclasses.replace(opened.recipe, **change)
+        if config is not None:
+            opened.recipe = opened.recipe.with_stages(**{stage: config})
         start = time.perf_counter()
         yield Progress("tokenizer", "prepare")
-        stage_inputs = prepare(opened)
-        _check(opened, [stage], stage_inputs)
+        made = prepared(opened, stage, prepare(opened))
+        _check(opened, [made])
         spent = time.perf_counter() - start
-        yield from _stage(opened, opened.recipe.stages[stage], stage_inputs, spent, lambda: opened.set_aside(stage))
+        yield from _stage(opened, made, spent, lambda: opened.set_aside(stage))
 
 
 def undo(path: str | Path, stage: str) -> None:
@@ -229,17 +242,34 @@ def _keep(run: Run, change: Change | None) -> None:
         run.save_recipe()
 
 
-def _check(run: Run, stages: Sequence[str], stage_inputs: StageInputs) -> None:
+def prepared(run: Run, name: str, stage_inputs: StageInputs) -> PreparedStage:
+    """A stage of a run with all that it is given."""
+    recipe, after = run.recipe, run.recipe.after(name)
+    bound = dataclasses.replace(stage_inputs, after=after, judged_by=recipe.judge(name))
+    return PreparedStage(name, recipe.stages[name], after, run.stage(name), recipe.fingerprint(name), bound)
+
+
+def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
     """Raises LabError for all that can be known to hinder one of the stages, before any of them is begun."""
-    for name in stages:
-        stage = run.recipe.stages[name]
-        for need in stage.needs:
-            if need not in stages and not run.stage(need).finished:
+    names = [stage.name for stage in stages]
+    for stage in stages:
+        for need in run.recipe.needs(stage.name):
+            if need not in names and not run.stage(need).finished:
                 raise LabError(
-                    f"{run.path}: {name} builds on {need}, and {need} is not finished. Resume the run, or make {need} "
-                    f"first."
+                    f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or make "
+                    f"{need} first."
                 )
-        stage.check(stage_inputs, run.recipe.evaluation)
+        if stage.after is not None and elsewhere(stage.after):
+            _check_context(stage, run.elsewhere(stage.after).model().config.context)
+        stage.config.check(stage.inputs, run.recipe.evaluation)
+
+
+def _check_context(stage: PreparedStage, context: int) -> None:
+    if stage.config.train.length > context:
+        raise LabError(
+            f"Rows of {stage.name} have {stage.config.train.length} tokens, but the context of {stage.after} is "
+            f"{context}. Shorten {stage.name}.train.length."
+        )
 
 
 @contextmanager
@@ -256,13 +286,12 @@ def _unchanged_if_refused(run: Run) -> Iterator[None]:
         raise
 
 
-def measure_again(run: Run, stage: str, stage_inputs: StageInputs) -> dict[str, Any]:
+def measure_again(run: Run, name: str, stage_inputs: StageInputs) -> dict[str, Any]:
     """The metrics and samples of a finished stage, taken of the weights that are in its folder now."""
-    folder = run.stage(stage)
+    stage = prepared(run, name, stage_inputs)
+    folder = stage.folder
     assert folder.result is not None
-    found = _measure(
-        run, run.recipe.stages[stage], folder.model() if folder.generates_text else folder.reward_model(), stage_inputs
-    )
+    found = _measure(run, stage, folder.model() if folder.generates_text else folder.reward_model())
     known = {name: folder.result["metrics"][name] for name in ("untrained_loss",) if name in folder.result["metrics"]}
     return {**found, "metrics": known | found["metrics"]}
 
@@ -289,8 +318,13 @@ def prepare(run: Run) -> StageInputs:
     recipe, processes = run.recipe, accelerator()
     world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
     if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
-        pieces = _pieces(recipe, world, texts, conversations)
-        Tokenizer.train(pieces, recipe.tokenizer.vocabulary).save(run.path)
+        if recipe.other_runs:
+            run.elsewhere(recipe.other_runs[0])
+            tokenizer = other_stage(run.places.get(recipe.other_runs[0], recipe.other_runs[0]))[0].tokenizer()
+        else:
+            pieces = _pieces(recipe, world, texts, conversations)
+            tokenizer = Tokenizer.train(pieces, recipe.tokenizer.vocabulary)
+        tokenizer.save(run.path)
     processes.wait_for_everyone()
     given = {"text": texts, "instructions": conversations, "preferences": preferences}
     run.reading = {name: part.reading.record() for name, part in given.items() if part is not None}
@@ -325,7 +359,8 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
     for split, count in (("train", config.prompts), ("validation", config.held_out)):
         file = run.path / "preferences" / f"{split}.jsonl"
         if accelerator().is_main_process and not file.is_file():
-            write_choices(file, annotate(run.model("sft"), tokenizer, world, config, split, count, seed))
+            model = run.model(run.recipe.annotated)
+            write_choices(file, annotate(model, tokenizer, world, config, split, count, seed))
         accelerator().wait_for_everyone()
         chosen.append(read_choices(file))
     train, held_out = chosen
@@ -350,84 +385,81 @@ def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Ite
 def _chosen(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
     unknown = [name for name in stages or [] if name not in recipe.stages]
     if unknown:
-        reason = " (real text without --instructions has nothing to fine-tune on)" if unknown == ["sft"] else ""
+        planned = {one.name: one.stage.reads for one in recipe.plan}
+        reads = dict.fromkeys(planned[name] for name in unknown if name in planned)
+        reason = f" (on real text it takes {' and '.join(f'--{field}' for field in reads)})" if reads else ""
         raise LabError(f"This recipe has no stage {', '.join(unknown)}; it has {', '.join(recipe.stages)}{reason}.")
     return [name for name in recipe.stages if stages is None or name in stages]
 
 
-def _stage(
-    run: Run, stage: StageConfig, stage_inputs: StageInputs, preparation: float, ready: Callable[[], object]
-) -> Iterator[Progress]:
+def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[], object]) -> Iterator[Progress]:
     """Train and measure one stage. preparation: seconds, counted as part of it. ready: called when nothing is left to
     refuse, before the folder is changed.
     """
-    name, steps, folder = stage.name, stage.train.steps, run.stage(stage.name)
+    name, config, folder, steps = stage.name, stage.config, stage.folder, stage.config.train.steps
     machine.reset_peak_memory()
     clock = _Clock(preparation)
     yield Progress(name, "prepare", 0, steps)
     with clock, _unchanged_if_refused(run):
-        model = stage.initial_model(stage_inputs)
-        source = stage.source(stage_inputs, model)
-        untrained = stage.loss(model, stage_inputs, run.recipe.evaluation)
+        model = config.initial_model(stage.inputs)
+        source = config.source(stage.inputs, model)
+        untrained = config.loss(model, stage.inputs, run.recipe.evaluation)
     if accelerator().is_main_process:
         ready()
     accelerator().wait_for_everyone()
     with _resumable():
-        for record in _train(run, stage, model, source, stage_inputs):
+        for record in _train(run, stage, model, source):
             yield Progress(name, "train", record.step, steps, record)
         yield Progress(name, "evaluate", steps, steps)
         if accelerator().is_main_process:
             with clock:
-                made = stage.result_model(model)
-                folder.save_model(made)
-                measured = _measure(run, stage, made, stage_inputs)
+                result_model = config.result_model(model)
+                folder.save_model(result_model)
+                measured = _measure(run, stage, result_model)
             if untrained is not None:
                 measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
-            result = {"stage": name, "seconds": round(clock.seconds + _training_seconds(folder), 2)}
-            folder.finish(result | _cost(stage, model, folder) | measured)
+            seconds = round(clock.seconds + _training_seconds(folder), 2)
+            result = {"stage": name, "after": stage.after, "seconds": seconds}
+            folder.finish(result | _cost(config, model, folder) | measured)
             run.write_report(machine.describe() | {"matrix_peak": _peak()})
             finish(run.path, f"{name}/result.json")
     accelerator().wait_for_everyone()
     yield Progress(name, "finished", steps, steps, result=folder.result)
 
 
-def _train(
-    run: Run, stage: StageConfig, model: nn.Module, source: Source, stage_inputs: StageInputs
-) -> Iterator[Record]:
+def _train(run: Run, stage: PreparedStage, model: nn.Module, source: Source) -> Iterator[Record]:
     """`fit` with all that the run knows."""
 
     def validate(trained: Any, step: int) -> dict[str, float]:
-        loss = stage.loss(trained, stage_inputs, run.recipe.evaluation)
+        loss = stage.config.loss(trained, stage.inputs, run.recipe.evaluation)
         return {} if loss is None else {"validation_loss": loss}
 
     return fit(
         model,
         source,
-        stage.objective,
-        stage.train,
-        folder=run.stage(stage.name).path,
-        evaluate=validate if stage.train.evaluate_every else None,
-        recipe=run.recipe.fingerprint(stage.name),
+        stage.config.objective,
+        stage.config.train,
+        folder=stage.folder.path,
+        evaluate=validate if stage.config.train.evaluate_every else None,
+        recipe=stage.fingerprint,
         seed=run.recipe.seed,
     )
 
 
-def _measure(
-    run: Run, stage: StageConfig, made: Transformer | RewardModel, stage_inputs: StageInputs
-) -> dict[str, Any]:
+def _measure(run: Run, stage: PreparedStage, result_model: Transformer | RewardModel) -> dict[str, Any]:
     """The stage's metrics, and its answers to the five prompts that every stage of the run is asked."""
-    evaluation, stages = run.recipe.evaluation, run.recipe.stages
-    metrics = stage.evaluate(made, stage_inputs, evaluation)
-    if isinstance(made, RewardModel):
+    evaluation, stage_inputs = run.recipe.evaluation, stage.inputs
+    metrics = stage.config.evaluate(result_model, stage_inputs, evaluation)
+    if isinstance(result_model, RewardModel):
         return {"metrics": metrics}
-    asked = stages.get("sft", stages["pretrain"])
-    assert isinstance(asked, (Pretrain, FineTune))
-    chat = stage.name != "pretrain"
-    answers = samples(made, stage_inputs.tokenizer, asked.data(stage_inputs), evaluation, chat)
+    known = [data for one in run.recipe.stages.values() if (data := one.data(stage_inputs)) is not None]
+    if not known:
+        return {"metrics": metrics}
+    answers = samples(result_model, stage_inputs.tokenizer, known[-1], evaluation, stage.config.chat)
     return {"metrics": metrics, "samples": [answer._asdict() for answer in answers]}
 
 
-def _cost(stage: StageConfig, model: nn.Module, folder: StageFolder) -> dict[str, Any]:
+def _cost(stage: Stage, model: nn.Module, folder: StageFolder) -> dict[str, Any]:
     """What training took. mfu: share of the machine's measured matrix peak while training (PaLM, appendix B)."""
     seconds, records = _training_seconds(folder), folder.records
     known = "tokens" in records[-1]  # a step's, as a mean of what it counts

@@ -6,8 +6,8 @@ tyro builds them from the recipe's dataclasses; a kind of part is chosen by its 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff
 
@@ -15,10 +15,10 @@ from labkit.configs import another, check, choices, needed_numbers
 from labkit.errors import LabError
 from labkit.runs import flags
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from labkit.runs.recipe import Recipe
 
-FIELDS = ("world_size", "tokenizer", "model", "pretrain", "sft", "annotation", "reward", "ppo", "dpo", "evaluation")
-"""The fields of a recipe that have flags of their own; the others are options of ``labkit run``."""
+T = TypeVar("T")
 
 
 def parse_some(options: type[T], command: str, arguments: list[str], default: T | None = None) -> tuple[T, list[str]]:
@@ -30,25 +30,20 @@ def parse_some(options: type[T], command: str, arguments: list[str], default: T 
     return parsed, rest
 
 
-def override(config: Any, names: Sequence[str], rest: list[str], command: str) -> Any:
-    """``config`` with those of its fields ``names`` that the flags in ``rest`` set."""
-    config, rest = _choose(config, names, rest)
-    now = {name: getattr(config, name) for name in names}
-    fields = [(name, type(value), dataclasses.field(default=value)) for name, value in now.items()]
+def override_recipe(recipe: Recipe, rest: list[str], command: str) -> Recipe:
+    """The recipe with those of its parts and stages that the flags in ``rest`` set."""
+    return recipe.with_parts(override(recipe.parts, rest, command)) if rest else recipe
+
+
+def override(parts: Mapping[str, Any], rest: list[str], command: str) -> dict[str, Any]:
+    """Parts, each under the name that its flags begin with, as the flags in ``rest`` set them."""
+    left = list(rest)
+    now = {name: _chosen(part, f"--{name}", left) for name, part in parts.items()}
+    fields = [(name.replace("-", "_"), type(part), dataclasses.field(default=part)) for name, part in now.items()]
     all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
     settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
-    parsed: Any = flags.parse(all_fields, f"labkit {command}", rest, **settings)
-    return dataclasses.replace(config, **{name: getattr(parsed, name) for name in names})
-
-
-def _choose(config: Any, names: Sequence[str], rest: list[str]) -> tuple[Any, list[str]]:
-    """Take the flags that name a kind of part, as --model.position ALiBi or --model.position.scaling=YaRN, out of
-    ``rest`` and into ``config``.
-    """
-    left = list(rest)
-    changed = {name: _chosen(getattr(config, name), f"--{name}", left) for name in names}
-    changed = {name: part for name, part in changed.items() if part is not getattr(config, name)}
-    return (dataclasses.replace(config, **changed) if changed else config), left
+    parsed: Any = flags.parse(all_fields, f"labkit {command}", left, **settings)
+    return {name: getattr(parsed, name.replace("-", "_")) for name in now}
 
 
 def _chosen(part: Any, prefix: str, left: list[str]) -> Any:

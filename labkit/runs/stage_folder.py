@@ -14,16 +14,17 @@ from labkit.errors import LabError
 from labkit.files import read_object, reading, write_json
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import ModelConfig, Transformer
+from labkit.stages import Stage
 from labkit.training.checkpoints import Checkpoints, read_records, write_model
 
 M = TypeVar("M", Transformer, RewardModel)
 
 
 class StageFolder:
-    """One stage of a run, in `path`."""
+    """One stage of a run, in `path`. config: the stage, as the run's recipe has it."""
 
-    def __init__(self, path: Path):
-        self.path, self.name = path, path.name
+    def __init__(self, path: Path, config: Stage):
+        self.path, self.name, self.config = path, path.name, config
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -50,8 +51,8 @@ class StageFolder:
 
     @property
     def generates_text(self) -> bool:
-        """Whether the stage made a model that writes; the reward model does not."""
-        return self.name != "reward"
+        """Whether the stage leaves a language model; a reward model generates none."""
+        return self.config.leaves == "language model"
 
     def save_model(self, model: Transformer | RewardModel) -> None:
         """Keep the stage's final weights; config.json first, so that weights never stand without it."""
@@ -71,13 +72,13 @@ class StageFolder:
         """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
         if not self.generates_text:
             raise LabError(f"{self.path} holds a reward model, which scores answers and writes none.")
-        return self._load(Transformer(self._config())).eval()
+        return self._load(Transformer(self._model_config())).eval()
 
     def reward_model(self) -> RewardModel:
         """The reward model of this stage, in eval mode. Raises LabError when it is not there or damaged."""
-        return self._load(RewardModel(Transformer(self._config()))).eval()
+        return self._load(RewardModel(Transformer(self._model_config()))).eval()
 
-    def _config(self) -> ModelConfig:
+    def _model_config(self) -> ModelConfig:
         if not self.trained:
             raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
         now = self._tokenizer()

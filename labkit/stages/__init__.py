@@ -2,10 +2,21 @@
 
 from labkit.stages.claims import Claim, gold_verdict
 from labkit.stages.dpo import DPO
-from labkit.stages.inputs import PreferenceSplit, StageConfig, StageInputs, next_token_objective
+from labkit.stages.inputs import PreferenceSplit, StageInputs, next_token_objective
 from labkit.stages.ppo import PPO
 from labkit.stages.pretrain import Pretrain
-from labkit.stages.registry import STAGES, stage_claims
+from labkit.stages.registry import (
+    STAGES,
+    Curve,
+    Stage,
+    import_stages,
+    kind_of,
+    register,
+    stage_claims,
+    stage_class,
+    stage_short,
+    stage_title,
+)
 from labkit.stages.reward import FitReward
 from labkit.stages.sft import FineTune
 
@@ -19,8 +30,16 @@ __all__ = [
     "FitReward",
     "StageInputs",
     "Pretrain",
-    "StageConfig",
+    "Curve",
+    "Stage",
     "gold_verdict",
+    "kind_of",
     "next_token_objective",
+    "register",
     "stage_claims",
+    "stage_class",
+    "stage_short",
+    "stage_title",
 ]
+
+import_stages()

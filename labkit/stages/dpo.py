@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,11 +19,13 @@ from labkit.machine import autocast
 from labkit.model.transformer import Transformer
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, token_count_metric
+from labkit.stages.pairs import PAIR_LOSSES, RANKED
+from labkit.stages.registry import Curve, Stage, register
 from labkit.text.pairs import Comparison, Comparisons, by_length, comparison, encode_pair
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
     from labkit.text.tokenizer import Tokenizer
 
 
+@register("dpo", "learn from choices directly")
 @dataclass(frozen=True)
-class DPO:
+class DPO(Stage):
     """Train the fine-tuned model on preference pairs. beta: how dearly it pays for leaving what it was."""
 
     train: TrainConfig = TrainConfig()
@@ -42,8 +45,23 @@ class DPO:
     def __post_init__(self) -> None:
         check(self)
 
-    name: ClassVar[str] = "dpo"
-    needs: ClassVar[tuple[str, ...]] = ("sft",)
+    title = "Direct preference optimisation"
+    short = "DPO"
+    about = (
+        "The fine-tuned model learns from the annotator's choices directly: the chosen answer becomes likelier than "
+        "the rejected one, each compared with how likely it was before. No reward model, no sampling."
+    )
+    reads = "preferences"
+    loss_unit = "nats per pair"
+    curves = (
+        RANKED,
+        Curve(
+            "What the policy implies of the two answers",
+            "implied reward (nats)",
+            ("chosen_reward", "rejected_reward"),
+        ),
+    )
+    measures = PAIR_LOSSES
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Pairs must fit, and held-out prompts with an answer, which the policy is measured on."""
@@ -51,9 +69,6 @@ class DPO:
 
         stage_inputs.check_pairs(self.train.length)
         held_out_prompts(stage_inputs, config.prompts, self.train.length, config.answer_tokens)
-
-    def initial_model(self, stage_inputs: StageInputs) -> Transformer:
-        return stage_inputs.model("sft")
 
     def source(self, stage_inputs: StageInputs, model: Transformer) -> Source:
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
@@ -70,21 +85,15 @@ class DPO:
         metrics = {"accuracy": (better > worse).sum(), "chosen_reward": better.sum(), "rejected_reward": worse.sum()}
         return loss.sum(), torch.tensor(len(loss), device=loss.device), metrics | token_count_metric(batch.inputs)
 
-    def result_model(self, model: Transformer) -> Transformer:
-        return model
-
-    def flops(self, model: Transformer, tokens: float) -> float:
-        """The reference's one forward pass over the data is left out."""
-        return tokens * model.flops_per_token(self.train.length)
-
     def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         return self._held_out(model, stage_inputs)["validation_loss"]
 
     @classmethod
-    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
         """It foresees held-out choices better than a coin, whose loss is log 2."""
-        loss = results[cls.name]["validation_loss"]
-        return Claim(cls.name, "loss on held-out pairs", loss, math.log(2), "log 2 =", "lower")
+        if "validation_loss" not in own:
+            return None
+        return Claim(cls.kind, "loss on held-out pairs", own["validation_loss"], math.log(2), "log 2 =", "lower")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.policies import policy_metrics
@@ -102,8 +111,8 @@ class DPO:
         def found(one: Transformer) -> NDArray:
             return reference_logprobs(one, tokenizer, pairs, length, self.train.precision)
 
-        after = found(model)
-        before = stage_inputs.once(("dpo held out", length), lambda: found(stage_inputs.model("sft")))
+        after, key = found(model), ("held-out pairs", length, self.train.precision, stage_inputs.after)
+        before = stage_inputs.once(key, lambda: found(stage_inputs.initial_model()))
         moved = torch.from_numpy(after - before)
         chosen, rejected = moved.unbind(1)
         loss = dpo_loss(chosen, rejected, torch.zeros_like(chosen), torch.zeros_like(rejected), beta=self.beta)

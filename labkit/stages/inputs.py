@@ -1,30 +1,26 @@
-"""What every stage is given, what every stage offers, and the objective that the first stages share."""
+"""What every stage is given, and the objective that the first stages share."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.losses import next_token_loss
-from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
-    from labkit.evaluation.config import EvaluationConfig
     from labkit.model.reward_model import RewardModel
     from labkit.model.transformer import ModelConfig, Transformer
     from labkit.preferences.annotate import Choice
     from labkit.preferences.prompts import Prompts
-    from labkit.stages.claims import Claim, Metrics
     from labkit.text.batch import Batch
     from labkit.text.fitting import Fit
     from labkit.text.pairs import Pair
@@ -49,13 +45,15 @@ class PreferenceSplit:
 
 @dataclass(frozen=True, eq=False)
 class StageInputs:
-    """What a run reads.
+    """What a run reads, for one of its stages.
 
     texts, conversations, preferences: real ones, or None where the world's take their place. shape: of a new model, its
-    vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name -> the language
-    model that it made; reward_model_of: the same for reward models, None where none was made. comparisons: gives the
-    pairs, once the fine-tuned model is there to be chosen from. rank, world_size: this process among all; each reads
-    its share of a batch. folder: the run's.
+    vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name, or the folder of
+    another run's stage -> the language model that it left; reward_model_of: the same for reward models, None where none
+    was made. comparisons: gives the pairs, once the model is there whose answers are chosen from. rank, world_size:
+    this process among all; each reads its share of a batch. folder: the run's. after, judged_by: the stage that this
+    one comes after, and the one whose reward model it is given; None where there is none. known: what `once` has made,
+    for all of the run's stages.
     """
 
     tokenizer: Tokenizer
@@ -72,13 +70,16 @@ class StageInputs:
     rank: int = 0
     world_size: int = 1
     folder: Path | None = None
+    after: str | None = None
+    judged_by: str | None = None
+    known: dict[Hashable, Any] = field(default_factory=dict)
 
     @property
     def of_the_world(self) -> bool:
         """Whether all that the model has read is of the world, so that the oracle knows what is true of it."""
         return self.texts is None and self.conversations is None
 
-    @cached_property
+    @property
     def corpus(self) -> NDArray[Any]:
         """The real training texts as one array of token ids [N], kept in the run's folder and mapped from there; of
         several processes the first one writes it.
@@ -86,9 +87,12 @@ class StageInputs:
         from labkit.text.sources import encode_corpus
         from labkit.training.processes import accelerator
 
-        texts = self.texts.train if self.texts else []
-        with accelerator().main_process_first():
-            return encode_corpus(self.tokenizer, texts, self.folder and self.folder / "corpus")
+        def encoded() -> NDArray[Any]:
+            texts = self.texts.train if self.texts else []
+            with accelerator().main_process_first():
+                return encode_corpus(self.tokenizer, texts, self.folder and self.folder / "corpus")
+
+        return self.once("corpus", encoded)
 
     def new_model(self) -> Transformer:
         """A model whose weights are drawn from the run's seed."""
@@ -99,8 +103,14 @@ class StageInputs:
             torch.manual_seed(self.seed)
             return Transformer(dataclasses.replace(self.shape, vocabulary=self.tokenizer.size))
 
+    def initial_model(self) -> Transformer:
+        """A fresh copy of the language model that the stage begins with. Raises LabError where it comes after none."""
+        if self.after is None:
+            raise LabError("The stage comes after none that has left a language model.")
+        return self.model(self.after)
+
     def model(self, stage: str) -> Transformer:
-        """A fresh copy of the language model after a stage."""
+        """A fresh copy of the language model after a stage of the run, or of another: RUN/STAGE."""
         assert self.model_of is not None
         return self.model_of(stage)
 
@@ -113,21 +123,18 @@ class StageInputs:
 
     def judge(self) -> RewardModel | None:
         """A fresh copy of the reward model, where the run has made one."""
-        return self.reward_model_of("reward") if self.reward_model_of is not None else None
+        if self.reward_model_of is None or self.judged_by is None:
+            return None
+        return self.reward_model_of(self.judged_by)
 
-    @cached_property
+    @property
     def preference_split(self) -> PreferenceSplit:
         """All preference pairs."""
         assert self.comparisons is not None
-        return self.comparisons()
-
-    @cached_property
-    def known(self) -> dict[Hashable, Any]:
-        """What `once` has made."""
-        return {}
+        return self.once("pairs", self.comparisons)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, made once: for what two stages ask of the fine-tuned model, which does not change."""
+        """What `make` gives, made once: for what two stages ask of a model that neither changes."""
         if key not in self.known:
             self.known[key] = make()
         return self.known[key]
@@ -198,49 +205,6 @@ class StageInputs:
     def shared(self) -> dict[str, Any]:
         """What a source needs to know to share batches and to draw its own."""
         return {"seed": self.seed, "rank": self.rank, "world_size": self.world_size}
-
-
-class StageConfig(Protocol):
-    """What `labkit.runs.pipeline` asks of a stage."""
-
-    name: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]]
-    """The stages that it builds on; it begins with the weights of the first."""
-
-    @property
-    def train(self) -> TrainConfig: ...
-
-    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
-        """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or
-        any stage before it, is trained.
-        """
-
-    def initial_model(self, stage_inputs: StageInputs) -> nn.Module:
-        """What is trained, before the first step."""
-
-    def source(self, stage_inputs: StageInputs, model: Any) -> Source:
-        """The training batches; `model` is as the stage begins with it."""
-
-    def objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """See `labkit.training.config.Objective`."""
-
-    def result_model(self, model: Any) -> Transformer | RewardModel:
-        """What the stage leaves behind, of what was trained."""
-
-    def flops(self, model: Any, tokens: float) -> float:
-        """Floating-point operations of the whole stage, which read so many tokens, sampling included."""
-
-    def loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float | None:
-        """Nats a label on held-out data: the one measure cheap enough to take while training; None without one."""
-
-    def evaluate(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
-        """All that can be measured after the stage."""
-
-    @classmethod
-    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
-        """What the stage must beat, from the metrics of the run's finished stages, by name; None where nothing was
-        measured.
-        """
 
 
 def token_count_metric(inputs: Tensor) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
@@ -22,19 +22,19 @@ from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, toke
 from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, token_count_metric
+from labkit.stages.registry import Curve, Stage, register
 from labkit.stages.rollouts import Rollout, Rollouts, check_rows
 from labkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from labkit.evaluation.config import EvaluationConfig
     from labkit.model.transformer import Transformer
     from labkit.training.config import Source
 
 
+@register("ppo", "generate answers and learn from their reward")
 @dataclass(frozen=True)
-class PPO:
+class PPO(Stage):
     """Train the fine-tuned model against the reward model.
 
     train.rows: answers of one rollout, `samples` to each prompt. epochs: steps taken on each rollout. kl: what a nat
@@ -71,8 +71,21 @@ class PPO:
                 "minutes; leave it off. compile_rollouts writes the rollouts by a compiled step."
             )
 
-    name: ClassVar[str] = "ppo"
-    needs: ClassVar[tuple[str, ...]] = ("sft", "reward")
+    title = "Proximal policy optimisation"
+    short = "PPO"
+    about = (
+        "The fine-tuned model generates answers, the reward model scores them, and what scored better than a critic "
+        "expected becomes likelier, at a price for every step away from where it began."
+    )
+    reads = "preferences"
+    needs_reward_model = True
+    curves = (
+        Curve("Distance from the fine-tuned model", "KL (nats per answer)", ("kl",)),
+        Curve("Entropy", "nats per token", ("entropy",)),
+        Curve("Clipped tokens", "share of the tokens", ("clip_fraction",)),
+        Curve("What the critic foresaw", "share of the returns' variance", ("explained_variance",)),
+        Curve("Length of the answers", "tokens", ("length",)),
+    )
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Prompts must leave room for an answer, those to train on and those held out."""
@@ -90,7 +103,7 @@ class PPO:
         """
         critic = stage_inputs.reward_model()
         critic.likelihood.data.zero_()
-        return ActorCritic(stage_inputs.model("sft"), critic)
+        return ActorCritic(stage_inputs.initial_model(), critic)
 
     def source(self, stage_inputs: StageInputs, model: ActorCritic) -> Source:
         """Rollouts of the actor; the reference is a copy of it as it is before the first step."""
@@ -136,16 +149,12 @@ class PPO:
         """Actor and critic are trained; a rollout is five forward passes: writing, both of them, reward, reference."""
         return tokens * model.actor.flops_per_token(self.train.length) * (2 + 5 / 3 / self.epochs)
 
-    def loss(self, model: ActorCritic, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
-        """There is none to compare: every rollout is another problem. The reward is what is watched."""
-
     @classmethod
-    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
-        """Its answers to held-out prompts are rewarded more than the fine-tuned model's."""
-        own = results[cls.name]
+    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
+        """Its answers to held-out prompts are rewarded more than those of the model that it began with."""
         if "reward" not in own:
             return None
-        return Claim(cls.name, "reward", own["reward"], own["reward_before"], "the fine-tuned model's", "higher")
+        return Claim(cls.kind, "reward", own["reward"], own["reward_before"], "the fine-tuned model's", "higher")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.policies import policy_metrics

@@ -8,22 +8,22 @@ sooner than crops that cut through them. Real text is read in crops, from anywhe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from labkit.configs import check
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, next_token_objective
+from labkit.stages.registry import Stage, register
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from labkit.evaluation.config import EvaluationConfig, TextData, WorldData
     from labkit.model.transformer import Transformer
 
 
+@register("pretrain", "learn from documents")
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Stage):
     """Train from random weights on documents, loss on every token."""
 
     train: TrainConfig = TrainConfig()
@@ -31,12 +31,17 @@ class Pretrain:
     def __post_init__(self) -> None:
         check(self)
 
-    name: ClassVar[str] = "pretrain"
-    needs: ClassVar[tuple[str, ...]] = ()
+    title = "Pretraining"
+    short = "pretraining"
+    about = (
+        "The model reads documents and learns to predict each next token. What comes out continues a text; it has "
+        "been shown questions with answers among its documents, but nobody asked it to be an assistant."
+    )
+    reads = "text"
+    starts_from = "nothing"
+    chat = False
+    loss_unit = "nats per token"
     objective = staticmethod(next_token_objective)
-
-    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
-        """Nothing: it is the first, and finds out what its text is like before its first step."""
 
     def initial_model(self, stage_inputs: StageInputs) -> Transformer:
         return stage_inputs.new_model()
@@ -58,12 +63,6 @@ class Pretrain:
             "all",
             **stage_inputs.shared(),
         )
-
-    def result_model(self, model: Transformer) -> Transformer:
-        return model
-
-    def flops(self, model: Transformer, tokens: float) -> float:
-        return tokens * model.flops_per_token(self.train.length)
 
     def data(self, stage_inputs: StageInputs) -> WorldData | TextData:
         from labkit.evaluation.config import TextData, WorldData
@@ -90,12 +89,11 @@ class Pretrain:
         ]
 
     @classmethod
-    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
         """It foresees held-out text better than the untrained model."""
-        own = results[cls.name]
         if "untrained_loss" not in own:
             return None
-        return Claim(cls.name, "held-out loss", own["validation_loss"], own["untrained_loss"], "the untrained", "lower")
+        return Claim(cls.kind, "held-out loss", own["validation_loss"], own["untrained_loss"], "the untrained", "lower")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.language_models import evaluate_base

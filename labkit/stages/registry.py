@@ -1,33 +1,201 @@
-"""Every kind of stage by its name, and what a run's stages have to show for themselves.
+"""What every stage is, and every kind of stage by its name.
 
-    for claim in stage_claims(report["stages"]):
-        print(claim)  # "sft: answers right 0.664, above the base model's 0.465: holds"
+A stage is one file: a frozen dataclass under `register`, with its settings, what it begins with, its batches, its
+objective, what it leaves behind, and all that others say of it. Those in this folder are known to the command line, a
+recipe's flags, the report, the app and the comparison without being named there; one from elsewhere, once its file is
+imported:
 
-Notebooks assert these claims, `labkit bench claims` counts them over seeds, precisions and threads, and a run says when
-one does not hold.
+    @register("repeat", "learn the same documents again")
+    @dataclass(frozen=True)
+    class Repeat(Stage):
+        train: TrainConfig = TrainConfig()
+        ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from labkit.stages.claims import Claim
-from labkit.stages.dpo import DPO
-from labkit.stages.inputs import StageConfig
-from labkit.stages.ppo import PPO
-from labkit.stages.pretrain import Pretrain
-from labkit.stages.reward import FitReward
-from labkit.stages.sft import FineTune
+from labkit.errors import LabError
+from labkit.evaluation.measures import Measure
+from labkit.training.config import TrainConfig
 
-STAGES: dict[str, type[StageConfig]] = {stage.name: stage for stage in (Pretrain, FineTune, FitReward, PPO, DPO)}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from labkit.evaluation.config import EvaluationConfig, TextData, WorldData
+    from labkit.model.reward_model import RewardModel
+    from labkit.model.transformer import Transformer
+    from labkit.stages.claims import Claim, Metrics
+    from labkit.stages.inputs import StageInputs
+    from labkit.training.config import Source
+
+S = TypeVar("S", bound="type[Stage]")
+
+INPUTS = ("text", "instructions", "preferences")
+"""The kinds of data that a stage may learn from, from the first in a recipe to the last."""
+
+
+class Curve(NamedTuple):
+    """A figure of what an objective watches: the keys in metrics.jsonl that are drawn, once the first is there."""
+
+    heading: str
+    unit: str
+    keys: tuple[str, ...]
+
+
+class Stage:
+    """What every stage offers; a subclass is a frozen dataclass whose fields are its settings."""
+
+    train: TrainConfig
+
+    kind: ClassVar[str]
+    """Its name in recipes, folders and commands; `register` sets it."""
+    title: ClassVar[str]
+    """In a heading: "Supervised fine-tuning"."""
+    short: ClassVar[str]
+    """In the middle of a sentence: "fine-tuning"."""
+    about: ClassVar[str]
+    """A paragraph for someone who meets it in a report for the first time."""
+    reads: ClassVar[Literal["text", "instructions", "preferences"]]
+    """What it learns from; TinyWorld's where a recipe names no source."""
+    starts_from: ClassVar[Literal["nothing", "a language model"]] = "a language model"
+    """What it begins with: new weights, or those that another stage has left."""
+    needs_reward_model: ClassVar[bool] = False
+    leaves: ClassVar[Literal["language model", "reward model"]] = "language model"
+    chat: ClassVar[bool] = True
+    """Whether the language model that it leaves answers messages, in the form of a chat."""
+    loss_unit: ClassVar[str] = ""
+    """What a step's loss is counted in; empty where it has no unit."""
+    curves: ClassVar[tuple[Curve, ...]] = ()
+    """What is drawn of its steps beside loss, reward and learning rate."""
+    measures: ClassVar[Mapping[str, Measure]] = {}
+    """What its metrics mean, where `labkit.evaluation.measures` does not say it, or says something else."""
+
+    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
+        """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or
+        any stage before it, is trained.
+        """
+
+    def initial_model(self, stage_inputs: StageInputs) -> Any:
+        """The module that is trained, before the first step."""
+        return stage_inputs.initial_model()
+
+    def source(self, stage_inputs: StageInputs, model: Any) -> Source:
+        """The training batches; `model` is as the stage begins with it."""
+        raise NotImplementedError
+
+    def objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """See `labkit.training.config.Objective`."""
+        raise NotImplementedError
+
+    def result_model(self, model: Any) -> Transformer | RewardModel:
+        """What the stage leaves behind, of what was trained."""
+        return model
+
+    def flops(self, model: Any, tokens: float) -> float:
+        """Floating-point operations of the whole stage, which read so many tokens, sampling included."""
+        return tokens * model.flops_per_token(self.train.length)
+
+    def loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float | None:
+        """Of a label on held-out data: the one measure cheap enough to take while training; None without one."""
+        return None
+
+    def data(self, stage_inputs: StageInputs) -> WorldData | TextData | None:
+        """The held-out data that it is measured on, where that can be asked of a language model; None for others."""
+        return None
+
+    def evaluate(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
+        """All that can be measured after the stage."""
+        return {}
+
+    @classmethod
+    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
+        """What the stage must beat, from its own metrics and those of the stage that it came after (empty without
+        one); None where nothing was measured.
+        """
+        return None
+
+
+STAGES: dict[str, type[Stage]] = {}
+"""Every kind of stage whose file was imported, by its name."""
+LINES: dict[str, str] = {}
+"""What each of them does, in a line."""
+
+
+def register(kind: str, line: str) -> Callable[[S], S]:
+    """Make a stage known under a name: small letters and digits. line: what it does, for the command line's help.
+
+    Raises LabError for a name that is none or that another stage has.
+    """
+
+    def known(stage: S) -> S:
+        if not re.fullmatch("[a-z][a-z0-9]*", kind):
+            raise LabError(f"{kind!r} is no name for a stage: small letters and digits.")
+        before = STAGES.get(kind)
+        if before is not None and before.__qualname__ != stage.__qualname__:
+            raise LabError(f"There is a stage {kind} already, {before.__module__}.{before.__qualname__}.")
+        stage.kind = kind
+        STAGES[kind], LINES[kind] = stage, line
+        return stage
+
+    return known
+
+
+def import_stages() -> None:
+    """Import every file of this folder, so that its stage is registered."""
+    for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        import_module(f"labkit.stages.{file.stem}")
+
+
+def kind_of(name: str) -> str:
+    """The kind of a planned stage, as its name says: dpo and dpo-strict are both dpo. Raises LabError for no kind's."""
+    kind = name.partition("-")[0]
+    if kind not in STAGES:
+        raise LabError(f"There is no stage {name!r}; the stages are {', '.join(STAGES)}, and such as dpo-strict.")
+    return kind
+
+
+def stage_class(name: str) -> type[Stage] | None:
+    """The class of a planned stage; None for a name that an older or another labkit gave."""
+    return STAGES.get(name.partition("-")[0])
+
+
+def stage_title(name: str) -> str:
+    """stage_title("sft") -> "Supervised fine-tuning", stage_title("sft-long") -> "Supervised fine-tuning: sft-long";
+    the name itself for a stage that is not known.
+    """
+    stage = stage_class(name)
+    if stage is None:
+        return name.replace("_", " ").capitalize()
+    return stage.title if name == stage.kind else f"{stage.title}: {name}"
+
+
+def stage_short(name: str) -> str:
+    """stage_short("sft") -> "fine-tuning", for the middle of a sentence."""
+    stage = stage_class(name)
+    return stage.short if stage is not None and name == stage.kind else name.replace("_", " ")
 
 
 def stage_claims(stages: Sequence[Mapping[str, Any]]) -> list[Claim]:
     """The claims of a run's finished stages, from the entries of its report, in order.
 
-    A stage that was not measured, as that of an imported checkpoint, claims nothing.
+        for claim in stage_claims(report["stages"]):
+            print(claim)  # "sft: answers right 0.664, above the base model's 0.465: holds"
+
+    Notebooks assert these claims, `labkit bench claims` counts them over seeds, precisions and threads, and a run says
+    when one does not hold. A stage that was not measured, as that of an imported checkpoint, claims nothing.
     """
     results = {stage["stage"]: stage["metrics"] for stage in stages}
-    claims = [STAGES[name].claim(results) for name in results if name in STAGES]
-    return [claim for claim in claims if claim is not None]
+    claims = []
+    for at, entry in enumerate(stages):
+        stage = stage_class(entry["stage"])
+        after = entry.get("after", stages[at - 1]["stage"] if at else None)  # older reports do not say it
+        claim = None if stage is None else stage.claim(entry["metrics"], results.get(after, {}))
+        if claim is not None:
+            claims.append(claim._replace(stage=entry["stage"]))
+    return claims

@@ -8,7 +8,7 @@ two answers to a prompt the chosen one should score higher, by as much as the ch
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,12 +18,12 @@ from labkit.losses import pairwise_loss
 from labkit.model.reward_model import RewardModel
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, token_count_metric
+from labkit.stages.pairs import PAIR_LOSSES, RANKED
+from labkit.stages.registry import Stage, register
 from labkit.text.pairs import Comparison, Comparisons
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from labkit.evaluation.config import EvaluationConfig
 
 
@@ -38,8 +38,9 @@ def reward_objective(model: RewardModel, batch: Comparison) -> tuple[Tensor, Ten
     )
 
 
+@register("reward", "learn what is preferred")
 @dataclass(frozen=True)
-class FitReward:
+class FitReward(Stage):
     """Fit a reward model to preference pairs."""
 
     train: TrainConfig = TrainConfig()
@@ -47,8 +48,18 @@ class FitReward:
     def __post_init__(self) -> None:
         check(self)
 
-    name: ClassVar[str] = "reward"
-    needs: ClassVar[tuple[str, ...]] = ("sft",)
+    title = "Reward model"
+    short = "the reward model"
+    about = (
+        "An annotator has chosen between two answers of the fine-tuned model, prompt by prompt. A copy of that "
+        "model learns to give the chosen answer the higher score, beginning with how likely it would have been to "
+        "give either itself."
+    )
+    reads = "preferences"
+    leaves = "reward model"
+    loss_unit = "nats per pair"
+    curves = (RANKED,)
+    measures = PAIR_LOSSES
     objective = staticmethod(reward_objective)
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
@@ -56,14 +67,11 @@ class FitReward:
 
     def initial_model(self, stage_inputs: StageInputs) -> RewardModel:
         """The fine-tuned model with a head that says nothing yet: an answer scores its mean log-probability."""
-        return RewardModel(stage_inputs.model("sft"))
+        return RewardModel(stage_inputs.initial_model())
 
     def source(self, stage_inputs: StageInputs, model: RewardModel) -> Source:
         rows, length = self.train.rows, self.train.length
         return Comparisons(stage_inputs.tokenizer, stage_inputs.pairs(length), rows, length, **stage_inputs.shared())
-
-    def result_model(self, model: RewardModel) -> RewardModel:
-        return model
 
     def flops(self, model: RewardModel, tokens: float) -> float:
         return tokens * model.body.flops_per_token(self.train.length)
@@ -78,11 +86,11 @@ class FitReward:
         return ranking_metrics(model, stage_inputs.tokenizer, pairs, self.train.length, self.train.precision)
 
     @classmethod
-    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
         """It ranks more held-out pairs as they were chosen than a coin does."""
-        if "pair_accuracy" not in results[cls.name]:
+        if "pair_accuracy" not in own:
             return None
-        return Claim(cls.name, "pairs ranked right", results[cls.name]["pair_accuracy"], 0.5, "a coin's", "higher")
+        return Claim(cls.kind, "pairs ranked right", own["pair_accuracy"], 0.5, "a coin's", "higher")
 
     def evaluate(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         """Held-out pairs ranked; in the world also against gold."""

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from labkit.configs import check
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, next_token_objective
+from labkit.stages.registry import Stage, register
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from labkit.evaluation.config import EvaluationConfig, TextData, WorldData
     from labkit.model.transformer import Transformer
     from labkit.text.fitting import Fit
 
 
+@register("sft", "learn to answer")
 @dataclass(frozen=True)
-class FineTune:
+class FineTune(Stage):
     """Train the pretrained model on conversations, loss on the answers."""
 
     train: TrainConfig = TrainConfig()
@@ -32,17 +32,20 @@ class FineTune:
     def __post_init__(self) -> None:
         check(self)
 
-    name: ClassVar[str] = "sft"
-    needs: ClassVar[tuple[str, ...]] = ("pretrain",)
+    title = "Supervised fine-tuning"
+    short = "fine-tuning"
+    about = (
+        "The model sees conversations and learns from the assistant's words alone. What comes out answers instead "
+        "of continuing, in the form that the conversations have."
+    )
+    reads = "instructions"
+    loss_unit = "nats per token"
     objective = staticmethod(next_token_objective)
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Of given conversations, some answer must lie within a row, to train on and held out."""
         if stage_inputs.conversations is not None:
             self.fits(stage_inputs)
-
-    def initial_model(self, stage_inputs: StageInputs) -> Transformer:
-        return stage_inputs.model("pretrain")
 
     def source(self, stage_inputs: StageInputs, model: object) -> Source:
         """The instruction file's conversations, several to a row and shuffled each pass; or the world's, one a row."""
@@ -79,12 +82,6 @@ class FineTune:
             found[what] = stage_inputs.fit(count, what, length)
         return found
 
-    def result_model(self, model: Transformer) -> Transformer:
-        return model
-
-    def flops(self, model: Transformer, tokens: float) -> float:
-        return tokens * model.flops_per_token(self.train.length)
-
     def data(self, stage_inputs: StageInputs) -> WorldData | TextData:
         from labkit.evaluation.config import TextData, WorldData
 
@@ -106,20 +103,17 @@ class FineTune:
         return measured["validation_loss"]
 
     @classmethod
-    def claim(cls, results: Mapping[str, Metrics]) -> Claim | None:
+    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
         """It answers more held-out questions right than the base model; where nobody knows what is right, it foresees
         held-out answers better.
         """
-        own, base = results[cls.name], results.get("pretrain", {})
-        if "accuracy" in own and "accuracy" in base:
-            error = own.get("accuracy_standard_error", 0.0)
-            return Claim(
-                cls.name, "answers right", own["accuracy"], base["accuracy"], "the base model's", "higher", error
-            )
+        if "accuracy" in own and "accuracy" in before:
+            right, base, error = own["accuracy"], before["accuracy"], own.get("accuracy_standard_error", 0.0)
+            return Claim(cls.kind, "answers right", right, base, "the base model's", "higher", error)
         if "untrained_loss" not in own:
             return None
-        before = own["untrained_loss"]
-        return Claim(cls.name, "held-out loss", own["validation_loss"], before, "the base model's", "lower")
+        loss, base = own["validation_loss"], own["untrained_loss"]
+        return Claim(cls.kind, "held-out loss", loss, base, "the base model's", "lower")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.language_models import evaluate_chat

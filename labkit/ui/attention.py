@@ -100,7 +100,7 @@ def look(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
 
 def probe_sets(lab: Lab, name: str) -> dict[str, list[Probe]]:
     """Texts with a pronoun, by where they are from: the run's own world, where "it" is said there, and English."""
-    recipe, tokenizer = lab.run(name).recipe, lab.tokenizer(name)
+    recipe, tokenizer = lab.open(name).recipe, lab.tokenizer(name)
     sets = {"everyday English": schema_probes(tokenizer, PROBES)}
     if recipe.text is None and recipe.instructions is None and "it" in lab.world(name).task_kinds:
         return {"TinyWorld": world_probes(lab.world(name), tokenizer, PROBES)} | sets

@@ -54,7 +54,7 @@ NAMES = {
     "right": "正确",
     "polite": "礼貌",
     "gold gained": "真实得分的提高",
-    "wins over the fine-tuned model": "胜过微调模型",
+    "wins over the model before": "胜过本阶段之前的模型",
     "at least": "至少",
     "at most": "至多",
     "gold gained by more fine-tuning": "继续微调带来的真实得分提高",
@@ -99,6 +99,7 @@ MESSAGES = {
     "{} is running already. Stop it first, or choose another name.": "{0} 已在运行。请先停止，或换一个名称。",
     "{} runs are running: {}. Stop one of them, or wait.": "已有 {0} 个运行在进行：{1}。请停止其中一个，或稍候。",
     "{} are not stages; the stages are {}.": "{0} 不是阶段；可选的阶段有 {1}。",
+    "{} is no stage of a run in {}. The command line takes it.": "{0} 不是 {1} 中某个运行的阶段。命令行可以使用它。",
     "Choose the stages to train; {} takes what comes before them from {}.":
         "请选择要训练的阶段；{0} 会从 {1} 取得它们之前的阶段。",
     "A seed is a whole number from 0 to {}, not {}.": "随机种子是 0 到 {0} 的整数，不能是 {1}。",

@@ -22,6 +22,8 @@ T = TypeVar("T")
 KEPT = 16
 """How many models stay in memory: a few megabytes each at the default size."""
 
+RUNS = 256
+"""How many recipes that were read."""
 LOOKS = 6
 """How many texts that were looked at: each some tens of megabytes at most."""
 RESULTS = 64
@@ -79,6 +81,7 @@ class Lab:
         self.folder, self.demo, self.inputs = Path(folder), demo, inputs
         self.answering = threading.Lock()
         self.models, self.looks, self.results = Recent(KEPT), Recent(LOOKS), Recent(RESULTS)
+        self.runs = Recent(RUNS)
 
     def names(self) -> list[str]:
         """The runs that have a model, newest first; those that cannot be read are left out."""
@@ -90,7 +93,7 @@ class Lab:
 
     def _failed(self, name: str) -> bool:
         try:
-            return failed(Jobs(self.folder), self.run(name))
+            return failed(Jobs(self.folder), self.open(name))
         except LabError:  # deleted while we looked
             return True
 
@@ -108,7 +111,7 @@ class Lab:
         """Why a run cannot be read; None for one that can. Raises LabError for one that is not there."""
         self.path(name)
         try:
-            self.run(name)
+            self.open(name)
             return None
         except LabError as error:
             return str(error)
@@ -119,14 +122,20 @@ class Lab:
 
     def path(self, name: str) -> Path:
         """A run's folder. Raises LabError for one that is not there; a path is not a name."""
-        if name not in self.all_names():
-            raise LabError(f"There is no run {shortened(name)} in {self.folder}.")
-        mine = self.folder / name
-        return mine if self.demo is None or (mine / "recipe.json").is_file() else self.demo
+        for path in (self.folder / name if _sayable(name) else None, self.demo if name == DEMO else None):
+            if path is not None and (path / "recipe.json").is_file():
+                return path
+        raise LabError(f"There is no run {shortened(name)} in {self.folder}.")
 
-    def run(self, name: str) -> Run:
-        """A run by its name. Raises LabError for one that is not there, or cannot be read."""
+    def open(self, name: str) -> Run:
+        """A run by its name, read once for each state of its recipe. Raises LabError for one that is not there, or
+        cannot be read.
+        """
         path = self.path(name)
+        file = path / "recipe.json"
+        return self.runs.get((file, _version(file)), lambda: self._read(path))
+
+    def _read(self, path: Path) -> Run:
         try:
             return Run.open(path)
         except LabError:
@@ -136,7 +145,7 @@ class Lab:
 
     def stages(self, name: str) -> list[str]:
         """The stages of a run that have a model that writes, in order."""
-        return [stage.name for stage in self.run(name).stages if stage.trained and stage.generates_text]
+        return [stage.name for stage in self.open(name).stages if stage.trained and stage.generates_text]
 
     def readable_stages(self, name: Any) -> list[str]:
         """`stages`; none of a run that cannot be read, is not there, or was deleted while we looked."""
@@ -147,16 +156,16 @@ class Lab:
 
     def tokenizer(self, name: str) -> Tokenizer:
         """A run's tokenizer."""
-        return self.keep(self.path(name) / "tokenizer.json", lambda: self.run(name).tokenizer())
+        return self.keep(self.path(name) / "tokenizer.json", lambda: self.open(name).tokenizer())
 
     def model(self, name: str, stage: str) -> Transformer:
         """The model after a stage of a run. Raises LabError when it is not there."""
-        folder = self.run(name).stage(stage)
+        folder = self.open(name).stage(stage)
         return self.keep(folder.path / "model.safetensors", folder.model)
 
     def reward_model(self, name: str) -> RewardModel | None:
         """The reward model of a run; None where it has none."""
-        folder = next((stage for stage in self.run(name).stages if stage.name == "reward" and stage.trained), None)
+        folder = self.open(name).reward_stage()
         return (
             None
             if folder is None
@@ -165,29 +174,37 @@ class Lab:
 
     def example(self, name: str) -> str:
         """Something to ask a run's model: of its world, a story to write; of real text, nothing."""
-        recipe = self.run(name).recipe
+        recipe = self.open(name).recipe
         if recipe.text is not None or recipe.instructions is not None:
             return ""
         return self.world(name).task("test", 0, 0, "write").messages[-1].content
 
     def world(self, name: str) -> World:
         """The world of a run."""
-        return self.keep(self.path(name) / "recipe.json", lambda: World.load(self.run(name).recipe.world_size))
+        return self.keep(self.path(name) / "recipe.json", lambda: World.load(self.open(name).recipe.world_size))
 
     def keep(self, file: Path, load: Callable[[], T], what: str = "") -> T:
         """What `load` gives, loaded once for each state of the file that it reads; `what` tells two of them apart."""
-        return self.models.get((file, what, file.stat().st_mtime_ns if file.is_file() else 0), load)
+        return self.models.get((file, what, _version(file)), load)
 
     def changed(self, name: str) -> float:
         """When anything of a run was last made, as seconds since 1970. Raises LabError for one that is not there."""
         path = self.path(name)
-        return max(_modified(path), *(_modified(path / stage.name) for stage in self.run(name).stages))
+        return max(_modified(path), *(_modified(path / stage.name) for stage in self.open(name).stages))
 
     def version(self, name: str, stage: str) -> tuple[Path, int]:
         """What a stage's model is now: another when its weights change. Raises LabError when it is not there."""
-        folder = self.run(name).stage(stage)
+        folder = self.open(name).stage(stage)
         file = folder.path / "model.safetensors"
-        return file, file.stat().st_mtime_ns if file.is_file() else 0
+        return file, _version(file)
+
+
+def _version(file: Path) -> int:
+    """Another number for each state of a file; 0 for one that is not there."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _modified(path: Path) -> float:
@@ -198,7 +215,7 @@ def _modified(path: Path) -> float:
         return 0.0
 
 
-def _sayable(name: str) -> bool:
+def _sayable(name: Any) -> bool:
     """Whether a folder's name can be a run's."""
     try:
         return bool(check_name(name))

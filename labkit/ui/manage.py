@@ -24,8 +24,11 @@ from labkit.runs.asked import asked
 from labkit.runs.jobs import Jobs, check_new_name, shortened
 from labkit.runs.lock import writer
 from labkit.runs.pipeline import check_plan
-from labkit.runs.recipe import INPUTS, PRESETS, Recipe
-from labkit.stages import DPO
+from labkit.runs.plan import PlannedStage, extended
+from labkit.runs.presets import PRESETS
+from labkit.runs.recipe import Recipe
+from labkit.stages import DPO, STAGES
+from labkit.stages.registry import INPUTS
 from labkit.text.tokenizer import MAX_DEFAULT_VOCABULARY
 from labkit.ui.lab import Lab, asked_stages, unfinished
 from labkit.ui.preferences import export, run_of
@@ -49,6 +52,11 @@ HELP = ("-h", "--help", "--tyro")
 """How flags begin that print something, or write files, instead of setting anything."""
 
 
+def stage_names() -> list[str]:
+    """The stages that a page can ask for: those of the usual plan, and every other kind that there is."""
+    return list(dict.fromkeys([*Recipe().stages, *STAGES]))
+
+
 def begin(
     lab: Lab, jobs: Jobs, name: str, source: str, stages: Sequence[str] = (), seed: float = 0, more: str = ""
 ) -> str:
@@ -63,7 +71,7 @@ def begin(
     name = check_new_name(name)
     if name in lab.all_names() or (lab.folder / name).exists():
         raise LabError(f"There is a run {name} already. Choose another name, or resume that one.")
-    known = list(Recipe().stages)
+    known = stage_names()
     if not isinstance(stages, list | tuple) or any(stage not in known for stage in stages):
         raise LabError(f"{shortened(stages)} are not stages; the stages are {', '.join(known)}.")
     is_preset = isinstance(source, str) and source in PRESETS
@@ -78,10 +86,22 @@ def begin(
     chosen = ["--stages", *stages] if stages else []
     arguments = ["--out", str(lab.folder / name), *what, *chosen, *flags]
     _, recipe = asked(arguments)
+    if any(stage not in [one.name for one in recipe.plan] for stage in stages):
+        arguments += ["--plan", extended(recipe.plan, stages)]
+        _, recipe = asked(arguments)
+    _check_other_runs(lab, recipe)
     check_plan(recipe, stages or None, None if is_preset else lab.path(source))
     _check_size(recipe)
     jobs.start(name, ["run", *arguments])
     return name
+
+
+def _check_other_runs(lab: Lab, recipe: Recipe) -> None:
+    """Raises LabError for a stage of a run that is not one of the page's."""
+    mine = {lab.path(name).resolve() for name in lab.all_names()}
+    for place in recipe.other_runs:
+        if lab.inputs is not None and Path(place).parent.resolve() not in mine:
+            raise LabError(f"{place} is no stage of a run in {lab.folder}. The command line takes it.")
 
 
 def _check_size(recipe: Recipe) -> None:
@@ -162,7 +182,7 @@ def resume(lab: Lab, jobs: Jobs, name: str) -> str:
 
     Raises LabError when nothing is left to train, and for a run that is running or comes with labkit.
     """
-    run = lab.run(name)
+    run = lab.open(name)
     check_idle(lab, jobs, name)
     if not unfinished(jobs, run):
         raise LabError(f"{name} is finished. To train a stage of it again, begin a new run that builds on it.")
@@ -179,7 +199,7 @@ def voted_runs(lab: Lab, store: Store) -> list[tuple[str, int]]:
     counts = Counter[str]()
     for sources, count in store.preferred().items():
         counts.update(dict.fromkeys({run_of(source) for source in sources}, count))
-    tuned = [name for name in lab.preferred() if "sft" in lab.readable_stages(name)]
+    tuned = [name for name in lab.preferred() if lab.open(name).fine_tuned_stage()]
     return sorted([(name, counts[name]) for name in tuned], key=lambda found: -found[1])
 
 
@@ -188,16 +208,19 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, 
 
     Raises LabError when no vote prefers one answer, or the run has no fine-tuned model.
     """
-    base = lab.run(name)
-    if "sft" not in base.recipe.stages or not base.stage("sft").finished:
+    base = lab.open(name)
+    tuned = base.fine_tuned_stage()
+    if tuned is None or not tuned.finished:
         raise LabError(f"{name} has no fine-tuned model yet to learn from votes. Choose another run.")
     new, folder, kept = _claim(lab, name)
     with _removed_on_failure(folder), _removed_on_failure(kept), disk_errors(kept):
         votes = export(store, kept)
         pairs = votes.read_bytes().count(b"\n")
-        recipe = dataclasses.replace(base.recipe, preferences=str(votes), dpo=_for_votes(base.recipe, pairs))
-        base.branch(folder, recipe, ["pretrain", "sft"])
-        jobs.start(new, ["run", "--out", str(folder), "--resume", "--stages", "dpo"])
+        kept_stages = [*base.recipe.ancestors(tuned.name), tuned.name]
+        before = [one for one in base.recipe.plan if one.name in kept_stages]
+        plan = (*before, PlannedStage(DPO.kind, _for_votes(base.recipe, pairs)))
+        base.branch(folder, dataclasses.replace(base.recipe, preferences=str(votes), plan=plan), kept_stages)
+        jobs.start(new, ["run", "--out", str(folder), "--resume", "--stages", DPO.kind])
     if pairs >= ENOUGH:
         return new, f"{new} learns from {pairs} votes that prefer an answer."
     return new, (
@@ -236,12 +259,13 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
 
 def _for_votes(recipe: Recipe, pairs: int) -> DPO:
     """DPO for so many pairs, in rows as long as the model reads: people's prompts are longer than the world's."""
-    train = recipe.dpo.train
+    known = next((one.stage for one in recipe.plan if isinstance(one.stage, DPO)), DPO())
+    train = known.train
     rows = min(train.rows, max(2, pairs // 2))
     steps = max(20, min(train.steps, 6 * pairs // rows))
     length = recipe.model.context
     few = dataclasses.replace(train, rows=rows, steps=steps, length=length, checkpoint_every=10)
-    return dataclasses.replace(recipe.dpo, train=few)
+    return dataclasses.replace(known, train=few)
 
 
 def rename(lab: Lab, jobs: Jobs, name: str, new: str) -> str:

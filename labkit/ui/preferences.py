@@ -104,7 +104,7 @@ def new_pair(lab: Lab, store: Store, sources: Sequence[Source], text: str = "") 
 
 def _task(lab: Lab, sources: Sequence[Source], seed: int) -> tuple[Message, ...]:
     """A task of the first source's world that leaves both models room to answer."""
-    name, recipe = sources[0].name, lab.run(sources[0].name).recipe
+    name, recipe = sources[0].name, lab.open(sources[0].name).recipe
     if recipe.text is not None or recipe.instructions is not None:
         raise LabError(f"{name} has read real text, about which no questions are known. Type what to ask.")
     models = [(lab.tokenizer(one.name), lab.model(one.name, one.stage).config.context) for one in sources]

@@ -21,7 +21,7 @@ from labkit.reporting.terminal import measured
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_name
 from labkit.runs.lock import writer
-from labkit.runs.recipe import PRESETS, Recipe
+from labkit.runs.presets import PRESETS
 from labkit.runs.stage_folder import StageFolder
 from labkit.ui import manage
 from labkit.ui.fields import handed_on
@@ -62,7 +62,7 @@ def beside(lab: Lab, name: str | None, other: str | None) -> tuple[Any, dict[str
 def _check_finished(lab: Lab, *names: str) -> None:
     """Raises LabError for a run of which nothing is measured yet."""
     for name in names:
-        if not any(stage.finished for stage in lab.run(name).stages):
+        if not any(stage.finished for stage in lab.open(name).stages):
             raise LabError(f"{name} cannot be compared yet: no stage of it is finished.")
 
 
@@ -84,7 +84,7 @@ def compared(lab: Lab, name: str, other: str | None, stage: str, curve: str, fig
     if not other or other == name:
         return figure
     try:
-        its_stages = [one for one in lab.run(other).stages if one.name == stage and one.begun]
+        its_stages = [one for one in lab.open(other).stages if one.name == stage and one.begun]
     except LabError:
         return figure
     its_curves = drawn(its_stages[0]) if its_stages else {}
@@ -201,7 +201,9 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
         source = gr.Dropdown(
             [*PRESETS], value="smoke", label=words("preset_or_run"), allow_custom_value=True, elem_id="new-source"
         )
-        stages = gr.Dropdown([*Recipe().stages], multiselect=True, label=words("stages_to_make"), elem_id="new-stages")
+        stages = gr.Dropdown(
+            manage.stage_names(), multiselect=True, label=words("stages_to_make"), elem_id="new-stages"
+        )
         seed = handed_on(gr.Number(0, label=words("seed"), precision=0, elem_id="new-seed"))
     more = gr.Textbox(
         label=words("more_settings"), placeholder="--model.width 256 --pretrain.train.steps 500", elem_id="new-more"
@@ -284,7 +286,7 @@ class RunView:
         """
         try:
             if name in self.lab.all_names():
-                return self._run(self.lab.run(name), name, other, stage, curve)
+                return self._run(self.lab.open(name), name, other, stage, curve)
             return self._none(check_name(name))
         except LabError as error:
             return self._nothing(wrong(error), [])
@@ -366,7 +368,7 @@ def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
         if not name:
             return (gr.skip(),) * (len(shown.of_run) + 1)
         readable = name in lab.all_names() and not lab.unreadable(name)
-        begun = [one.name for one in lab.run(name).stages if one.begun] if readable else []
+        begun = [one.name for one in lab.open(name).stages if one.begun] if readable else []
         return *look(name, other, stage, curve), begun[-1:] == [stage]
 
     def follow(name: Any, other: Any, stage: Any, curve: Any, newest: bool, before: Any) -> tuple[Any, ...]:

@@ -101,7 +101,7 @@ def overview(lab: Lab, jobs: Jobs) -> list[list[str]]:
 
 def _at_a_glance(lab: Lab, jobs: Jobs, name: str) -> list[str]:
     try:
-        run = lab.run(name)
+        run = lab.open(name)
     except LabError:
         begun = name in lab.all_names()
         state = "Unreadable" if begun else "Starting" if jobs.running(name) else "Failed to start"
@@ -132,7 +132,7 @@ def first_shown(lab: Lab, jobs: Jobs) -> str | None:
     """
     readable = [name for name in lab.all_names() if not lab.unreadable(name)]
     for name in readable:
-        run = lab.run(name)
+        run = lab.open(name)
         if status(jobs, run).running or any(stage.finished for stage in run.stages):
             return name
     return next(iter(readable), None)

@@ -30,6 +30,7 @@ from labkit.errors import LabError
 from labkit.evaluation.judges import by_oracle, by_reward
 from labkit.evaluation.strategies import Asked, first_difference, scored, task_of
 from labkit.model.transformer import Transformer
+from labkit.stages import stage_class
 from labkit.text.chat import encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text, whole_number
@@ -164,7 +165,8 @@ def prompt_ids(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
     """What a model of that stage is given: a beginning for a base model (for no text, it begins one itself), a message
     for one that was tuned to answer. Raises LabError for no message.
     """
-    if stage == "pretrain":
+    known = stage_class(stage)
+    if known is not None and not known.chat:
         return encode_opening(tokenizer, text.strip())
     if not text.strip():
         raise LabError("There is nothing to reply to: type a prompt.")
@@ -173,7 +175,7 @@ def prompt_ids(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
 
 def world_of(lab: Lab, run: str) -> World | None:
     """The world that a run learnt from; None where that was real text."""
-    recipe = lab.run(run).recipe
+    recipe = lab.open(run).recipe
     return None if recipe.text is not None or recipe.instructions is not None else lab.world(run)
 
 
@@ -202,7 +204,7 @@ def _task(lab: Lab, settings: Settings) -> Task | None:
 
 def checkpoint(lab: Lab, settings: Settings) -> str:
     """A hash of the weights that write."""
-    file = lab.run(settings.run).stage(settings.stage).path / "model.safetensors"
+    file = lab.open(settings.run).stage(settings.stage).path / "model.safetensors"
     return lab.keep(file, lambda: hashlib.sha256(file.read_bytes()).hexdigest()[:12], "hash")
 
 

@@ -14,7 +14,7 @@ from labkit.bench import claims as bench
 from labkit.commands import main as cli
 from labkit.errors import LabError
 from labkit.runs.folder import Run
-from labkit.runs.recipe import make_recipe
+from labkit.runs.presets import make_recipe
 
 
 def made(command, env, **options):

@@ -17,8 +17,9 @@ from labkit.commands import main as cli
 from labkit.commands.main import main
 from labkit.errors import LabError
 from labkit.model.rwkv import RWKV
+from labkit.runs.asked import asked
 from labkit.runs.folder import Run
-from labkit.runs.settings import FIELDS, override
+from labkit.runs.settings import override_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -129,9 +130,9 @@ def test_the_environment_names_the_preset(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("preset", ["smoke", "lab", "full"])
-def test_every_flag_that_recipe_prints_is_understood(preset, capsys):
+def test_every_flag_that_recipe_prints_is_understood(preset, capsys, tmp_path):
     """Printed, read back and applied to another preset, the flags give the first one's recipe."""
-    from labkit.runs.recipe import make_recipe
+    from labkit.runs.presets import make_recipe
 
     main(["recipe", "--preset", preset])
     words = [word for line in capsys.readouterr().out.splitlines() for word in line.split()]
@@ -143,10 +144,9 @@ def test_every_flag_that_recipe_prints_is_understood(preset, capsys):
             flags.append(flag if switches[value] else f"{head}.no-{last}")
         else:
             flags += [flag, value]
-    other = make_recipe("lab" if preset == "smoke" else "smoke")
-    made = override(other, FIELDS, flags, "run")
-    wanted = make_recipe(preset)
-    assert [getattr(made, name) for name in FIELDS] == [getattr(wanted, name) for name in FIELDS]
+    other = "lab" if preset == "smoke" else "smoke"
+    _, made = asked(["--preset", other, "--out", str(tmp_path / "new"), *flags])
+    assert made.parts == make_recipe(preset).parts and made.plan == make_recipe(preset).plan
 
 
 def test_a_whole_run_leaves_models_and_a_report(finished):
@@ -194,10 +194,10 @@ def test_another_architecture_is_one_value(tmp_path, capsys):
 def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
     from labkit.model.feedforward import Gated, MoE, Plain
     from labkit.model.positions import ALiBi, Linear, Rotary, YaRN
-    from labkit.runs.recipe import make_recipe
+    from labkit.runs.presets import make_recipe
 
     def model(*flags: str):
-        return override(make_recipe("smoke"), FIELDS, list(flags), "run").model
+        return override_recipe(make_recipe("smoke"), list(flags), "run").model
 
     assert model("--model.position=ALiBi").position == ALiBi()
     far = ["--model.position.scaling", "YaRN", "--model.position.scaling.factor=4", "--model.position.scaling.original"]
@@ -222,11 +222,11 @@ def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
 
 
 def test_more_heads_are_no_grouped_queries():
-    from labkit.runs.recipe import make_recipe
+    from labkit.runs.presets import make_recipe
 
-    made = override(make_recipe("lab"), FIELDS, ["--model.heads", "8"], "run").model
+    made = override_recipe(make_recipe("lab"), ["--model.heads", "8"], "run").model
     assert made.attention.queries == made.attention.keys == made.key_value_heads == 8
-    shared = override(make_recipe("lab"), FIELDS, ["--model.heads=8", "--model.key-heads=2"], "run").model
+    shared = override_recipe(make_recipe("lab"), ["--model.heads=8", "--model.key-heads=2"], "run").model
     assert shared.attention.keys == 2
 
 
@@ -420,7 +420,7 @@ def test_the_advice_of_ctrl_c_is_a_command_that_goes_on(command, again, advice, 
     if command[0] != "sft":
         shutil.rmtree(copied / "dpo")
     if command[0] == "demo":
-        monkeypatch.setattr("labkit.runs.recipe.make_recipe", lambda name: Run.open(copied).recipe)
+        monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda name: Run.open(copied).recipe)
     monkeypatch.setattr(pipeline, {"prepare": "prepare", "train": "fit"}[again], stopped)
     assert main([word.replace("RUN", str(copied)) for word in command]) == 130
     shown = shlex.join(word.replace("RUN", str(copied)) for word in advice)

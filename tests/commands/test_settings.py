@@ -28,14 +28,17 @@ from labkit.model.positions import Linear, Shaw, T5Buckets, YaRN
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.runs.asked import RunOptions
+from labkit.runs.plan import PlannedStage
 from labkit.runs.recipe import Recipe, TokenizerConfig
-from labkit.stages import DPO, PPO
+from labkit.stages import DPO, PPO, STAGES, FineTune
 from labkit.training.config import TrainConfig
 
 HERE = Path(".")
 FP16: Any = "fp16"
 SAMPLES: list[Any] = [
     Recipe(),
+    *(stage() for stage in STAGES.values()),
+    PlannedStage("sft", FineTune()),
     GenerateBench(),
     TrainBench(),
     Shape("tiny", 8, 1, 1, 1, 8),

@@ -22,7 +22,7 @@ from labkit.hub.gguf import load_gguf_tokenizer
 from labkit.hub.importing import import_checkpoint
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
-from labkit.runs.recipe import make_recipe
+from labkit.runs.presets import make_recipe
 from labkit.text.chat import encode_document, encode_messages, encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui import attention

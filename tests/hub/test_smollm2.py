@@ -13,7 +13,7 @@ from labkit.decoding import Temperature, generate
 from labkit.hub.importing import import_checkpoint
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import prepare
-from labkit.runs.recipe import make_recipe
+from labkit.runs.presets import make_recipe
 from labkit.text.chat import encode_prompt
 from labkit.training.loop import fit
 from labkit.ui import attention
@@ -46,11 +46,10 @@ def file() -> Path:
 def imported(file, tmp_path_factory, corpora) -> Run:
     recipe = make_recipe("smoke", instructions=str(corpora / "instructions.json"))
     train = dataclasses.replace(
-        recipe.sft.train, steps=20, rows=1, length=96, adam_lr=3e-5, optimizer="adamw", compile=False
+        recipe.stages["sft"].train, steps=20, rows=1, length=96, adam_lr=3e-5, optimizer="adamw", compile=False
     )
-    recipe = dataclasses.replace(
-        recipe, sft=dataclasses.replace(recipe.sft, train=train), evaluation=tiny_recipe().evaluation
-    )
+    recipe = recipe.with_stages(sft=dataclasses.replace(recipe.stages["sft"], train=train))
+    recipe = dataclasses.replace(recipe, evaluation=tiny_recipe().evaluation)
     return import_checkpoint(file, tmp_path_factory.mktemp("runs") / "smol", recipe)
 
 
@@ -86,7 +85,7 @@ def test_its_attention_is_looked_at(imported):
 
 def test_twenty_steps_of_fine_tuning_teach_it(imported):
     torch.set_num_threads(2)
-    stage_inputs, stage, config = prepare(imported), imported.recipe.sft, imported.recipe.evaluation
+    stage_inputs, stage, config = prepare(imported), imported.recipe.stages["sft"], imported.recipe.evaluation
     model = imported.model("pretrain")
     before = stage.loss(model, stage_inputs, config)
     records = list(fit(model, stage.source(stage_inputs, None), stage.objective, stage.train))

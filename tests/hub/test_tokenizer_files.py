@@ -17,7 +17,7 @@ from labkit.hub.export import export
 from labkit.hub.importing import import_checkpoint
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.runs.folder import Run
-from labkit.runs.recipe import make_recipe
+from labkit.runs.presets import make_recipe
 from labkit.text.chat import decode_reply, encode_document, encode_messages, encode_opening, encode_prompt, encode_words
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message

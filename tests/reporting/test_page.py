@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from labkit.errors import LabError
+from labkit.evaluation.measures import MEASURES, count
 from labkit.reporting import page as report
-from labkit.reporting.measures import MEASURES, NOT_FOR_REAL_TEXT, count, measure
+from labkit.reporting.measures import NOT_FOR_REAL_TEXT, measure
 from labkit.runs.folder import Run
 from tests.tiny_recipe import tiny_recipe
 

@@ -13,6 +13,7 @@ from labkit.paths import demo_folder
 from labkit.runs.folder import Run, find_runs
 from labkit.runs.inputs import hash_of, input_hashes, is_content
 from labkit.runs.stage_folder import StageFolder
+from labkit.stages import Pretrain
 from tests.faults import tree
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
@@ -273,4 +274,4 @@ def test_runs_are_found_beside_what_cannot_be_read(made, tmp_path):
 
 
 def test_a_stage_folder_needs_no_run(tmp_path):
-    assert not StageFolder(tmp_path / "pretrain").finished
+    assert not StageFolder(tmp_path / "pretrain", Pretrain()).finished

@@ -12,7 +12,7 @@ from labkit.preferences.annotate import read_choices
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import prepare, redo, run
-from labkit.runs.recipe import make_recipe
+from labkit.runs.presets import make_recipe
 from tests.tiny import weights_hash
 from tests.tiny_recipe import TRAIN, tiny_recipe
 
@@ -77,7 +77,7 @@ def test_sft_begins_where_pretraining_ended(made):
     path, _ = made
     opened = Run.open(path)
     base, recipe = opened.model("pretrain"), opened.recipe
-    loss = recipe.sft.loss(base, prepare(opened), recipe.evaluation)
+    loss = recipe.stages["sft"].loss(base, prepare(opened), recipe.evaluation)
     assert opened.report()["stages"][1]["metrics"]["untrained_loss"] == loss
 
 
@@ -125,12 +125,12 @@ def test_a_finished_run_is_left_as_it_is(made):
 def test_redo_one_stage_with_another_config(tmp_path):
     list(run(tiny_recipe(), tmp_path, stages=["pretrain", "sft", "reward"]))
     base = weights_hash(Run.open(tmp_path).model("pretrain"))
-    shorter = replace(tiny_recipe().sft, train=replace(TRAIN, steps=2))
+    shorter = replace(tiny_recipe().stages["sft"], train=replace(TRAIN, steps=2))
     events = list(redo(tmp_path, "sft", shorter))
     assert [e.phase for e in events if e.stage == "sft"] == ["prepare", "train", "train", "evaluate", "finished"]
     opened = Run.open(tmp_path)
     assert not (tmp_path / "reward").exists() and not (tmp_path / "preferences").exists()
-    assert opened.recipe.sft == shorter and weights_hash(opened.model("pretrain")) == base
+    assert opened.recipe.stages["sft"] == shorter and weights_hash(opened.model("pretrain")) == base
     list(redo(tmp_path, "pretrain"))
     assert not (tmp_path / "sft").exists() and weights_hash(Run.open(tmp_path).model()) == base
 

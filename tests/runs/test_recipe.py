@@ -6,7 +6,8 @@ import pytest
 from labkit.errors import LabError
 from labkit.model.positions import NoPosition, Sinusoidal, T5Buckets
 from labkit.model.rwkv import RWKV
-from labkit.runs.recipe import PRESETS, REAL_TEXT, Recipe, make_recipe
+from labkit.runs.presets import PRESETS, REAL_TEXT, make_recipe
+from labkit.runs.recipe import Recipe
 from labkit.stages import FineTune
 from labkit.training.config import TrainConfig
 
@@ -31,7 +32,7 @@ def test_an_unknown_preset():
 
 def test_rows_longer_than_the_context():
     with pytest.raises(LabError, match="rows of sft have 999 tokens, but the model's context is"):
-        replace(make_recipe("smoke"), sft=FineTune(TrainConfig(length=999)))
+        make_recipe("smoke").with_stages(sft=FineTune(TrainConfig(length=999)))
 
 
 def test_stages():
@@ -47,7 +48,7 @@ def test_what_a_stage_builds_on():
     assert recipe.ancestors("pretrain") == [] and recipe.ancestors("dpo") == ["pretrain", "sft"]
     assert recipe.ancestors("ppo") == ["pretrain", "sft", "reward"]
     assert recipe.descendants("reward") == ["ppo"] and recipe.descendants("sft") == ["reward", "ppo", "dpo"]
-    other = replace(recipe, ppo=replace(recipe.ppo, kl=0.5))
+    other = recipe.with_stages(ppo=replace(recipe.stages["ppo"], kl=0.5))
     assert recipe.fingerprint("dpo") == other.fingerprint("dpo") and recipe.fingerprint("ppo") != other.fingerprint(
         "ppo"
     )
@@ -58,7 +59,7 @@ def test_what_a_stage_builds_on():
 
 def test_fingerprints_change_with_what_decides_the_weights_and_no_more():
     recipe = make_recipe("smoke")
-    shorter = replace(recipe, sft=FineTune(TrainConfig(steps=1)))
+    shorter = recipe.with_stages(sft=FineTune(TrainConfig(steps=1)))
     assert recipe.fingerprint("pretrain") == shorter.fingerprint("pretrain")
     assert recipe.fingerprint("sft") != shorter.fingerprint("sft")
     measured = replace(recipe, evaluation=replace(recipe.evaluation, stories=1))
@@ -68,8 +69,8 @@ def test_fingerprints_change_with_what_decides_the_weights_and_no_more():
 
 def test_differences_name_the_field_and_both_values():
     recipe = make_recipe("smoke")
-    steps = recipe.sft.train.steps
-    other = replace(recipe, seed=1, sft=FineTune(replace(recipe.sft.train, steps=7)))
+    steps = recipe.stages["sft"].train.steps
+    other = replace(recipe.with_stages(sft=FineTune(replace(recipe.stages["sft"].train, steps=7))), seed=1)
     assert recipe.differences(other) == {"seed": (0, 1), "sft.train.steps": (steps, 7)}
     assert recipe.differences(recipe) == {}
 

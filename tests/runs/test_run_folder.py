@@ -22,7 +22,7 @@ from labkit.runs.pipeline import redo, run, undo
 from tests.faults import Killed, Kind, bury, faults, tree
 from tests.tiny_run import OTHER, RECIPE, STAGES, make, stub, weights
 
-SHARED_BY_THREE = replace(RECIPE, ppo=replace(RECIPE.ppo, samples=3))
+SHARED_BY_THREE = RECIPE.with_stages(ppo=replace(RECIPE.stages["ppo"], samples=3))
 POINTS = 8
 """At how many of a command's file operations it is stopped: at random ones, and at the first and the last."""
 
@@ -50,7 +50,7 @@ def made(stubbed, tmp_path_factory) -> Path:
 def straight(made, tmp_path_factory) -> list[dict[str, str]]:
     """The weights that are right: of the recipe, and of the one with another fine-tuning."""
     path = tmp_path_factory.mktemp("runs") / "other"
-    make(replace(RECIPE, sft=OTHER), path)
+    make(RECIPE.with_stages(sft=OTHER), path)
     return [weights(made), weights(path)]
 
 
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         "rows of sft have 4096 tokens, but the model's context is 128",
     ),
     "a stage whose forerunner is missing": (
-        lambda path: list(redo(path, "ppo", replace(RECIPE.ppo, samples=3))),
+        lambda path: list(redo(path, "ppo", replace(RECIPE.stages["ppo"], samples=3))),
         "ppo builds on reward, and reward is not finished",
     ),
     "nothing to undo": (lambda path: undo(path, "sft"), "sft is not being made again"),
@@ -284,7 +284,7 @@ def test_stopped_anywhere_the_next_resume_ends_with_the_right_weights(made, stra
                 assert kind == "kill" or isinstance(error, LabError), (at, error)
         bury(path)
         resume(path)
-        assert weights(path) == straight[Run.open(path).recipe.sft == OTHER], at
+        assert weights(path) == straight[Run.open(path).recipe.stages["sft"] == OTHER], at
         assert {one.name for one in path.iterdir()} == {one.name for one in made.iterdir()}, at
         stages = [stage["stage"] for stage in read_json(path / "report.json")["stages"]]
         assert stages == list(STAGES) and not list(path.glob("*/checkpoints")), at
@@ -308,4 +308,4 @@ def test_killed_at_random_moments(made, straight, tmp_path):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     resume(path)
-    assert weights(path) == straight[Run.open(path).recipe.sft == OTHER] and not list(path.glob(".*"))
+    assert weights(path) == straight[Run.open(path).recipe.stages["sft"] == OTHER] and not list(path.glob(".*"))

@@ -11,7 +11,7 @@ from labkit.evaluation.policies import policy_metrics
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import measure_again, prepare, run
-from labkit.runs.recipe import make_recipe
+from labkit.runs.presets import make_recipe
 from labkit.runs.shipped import ship
 from labkit.stages import DPO, PPO
 from tests.tiny_recipe import tiny_recipe

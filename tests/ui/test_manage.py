@@ -66,7 +66,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 def test_what_was_asked_for_is_what_is_resumed(lab):
     """A run that trained on votes was asked for DPO alone: no reward model is trained that nobody wants."""
-    jobs, run = Idle(lab.folder), lab.run("mine")
+    jobs, run = Idle(lab.folder), lab.open("mine")
     finished(run, "pretrain", "sft")
     ended(lab.folder, "mine", ["run", "--out", "x", "--resume", "--stages", "dpo"], "", stopped=True)
     at = runs.status(jobs, run)
@@ -82,13 +82,13 @@ def test_what_was_asked_for_is_what_is_resumed(lab):
 def test_all_stages_are_resumed_where_all_were_asked_for(lab):
     jobs = Idle(lab.folder)
     manage.resume(lab, jobs, "mine")
-    assert "--stages" not in jobs.asked[0] and manage.asked_stages(jobs, lab.run("mine")) == STAGES
+    assert "--stages" not in jobs.asked[0] and manage.asked_stages(jobs, lab.open("mine")) == STAGES
     with pytest.raises(LabError, match="demo comes with labkit"):
         manage.resume(lab, jobs, "demo")
 
 
 def test_a_run_that_fails_says_so_and_why(lab):
-    jobs, run = Idle(lab.folder), lab.run("mine")
+    jobs, run = Idle(lab.folder), lab.open("mine")
     ended(lab.folder, "mine", ["run"], "pretrain  6 steps\nlabkit: width 257 cannot be split\n")
     at = runs.status(jobs, run)
     assert at.failed and runs.progress(run, at)[0][1] == "Failed"
@@ -110,7 +110,7 @@ def test_a_click_on_stop_or_resume_is_answered(lab):
 
 
 def test_a_run_that_was_stopped_did_not_fail(lab):
-    jobs, run = Idle(lab.folder), lab.run("mine")
+    jobs, run = Idle(lab.folder), lab.open("mine")
     ended(lab.folder, "mine", ["run"], "Stopped.", stopped=True)
     (run.path / "pretrain").mkdir()
     at = runs.status(jobs, run)
@@ -162,7 +162,7 @@ def test_a_run_that_failed_to_start_is_listed_with_its_log_renamed_and_deleted(l
 
 
 def test_a_run_that_is_trained_in_a_terminal_is_running_and_stays_as_it_is(lab):
-    jobs, run = Idle(lab.folder), lab.run("mine")
+    jobs, run = Idle(lab.folder), lab.open("mine")
     (run.path / "pretrain").mkdir()
     with one_writer(run.path):
         at = runs.status(jobs, run)
@@ -225,7 +225,7 @@ def test_tabs_open_on_a_run_that_did_not_fail(lab):
 
 def test_all_runs_stand_in_a_table(lab):
     jobs = Idle(lab.folder)
-    finished(lab.run("mine"), *STAGES)
+    finished(lab.open("mine"), *STAGES)
     ended(lab.folder, "other", ["run"], "labkit: no\n")
     finished(Run.create(lab.folder / "other", tiny_recipe()), "pretrain")
     rows = {name: (state, stages) for name, state, stages, _ in states.overview(lab, jobs)}
@@ -265,7 +265,7 @@ def test_a_run_gets_another_name(lab):
     before = everything(lab.folder / "mine")
     assert manage.rename(lab, jobs, "mine", " yours ") == "yours"
     assert everything(lab.folder / "yours") == before and lab.all_names() == ["yours", "demo"]
-    assert jobs.log("yours") == "said" and manage.asked_stages(jobs, lab.run("yours")) == ["sft"]
+    assert jobs.log("yours") == "said" and manage.asked_stages(jobs, lab.open("yours")) == ["sft"]
 
 
 def test_a_run_is_deleted_once_its_name_is_typed(lab):
@@ -390,7 +390,7 @@ def test_looking_at_what_is_no_run_is_a_line(lab, name):
 
 def test_a_curve_is_drawn_with_that_of_another_run(lab):
     for name in ("mine", "other"):
-        run = lab.run("mine") if name == "mine" else Run.create(lab.folder / "other", tiny_recipe(seed=1))
+        run = lab.open("mine") if name == "mine" else Run.create(lab.folder / "other", tiny_recipe(seed=1))
         (run.path / "pretrain").mkdir()
         lines = [{"step": step, "loss": 2.0 / step, "lr": 0.1, "seconds": step} for step in (1, 2, 3)]
         (run.path / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

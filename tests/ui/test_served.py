@@ -18,9 +18,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 import app
+from labkit.evaluation.measures import MEASURES
 from labkit.paths import demo_folder
-from labkit.reporting import measures
 from labkit.reporting import page as report
+from labkit.reporting.measures import COSTS
+from labkit.stages import STAGES
 from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
@@ -157,12 +159,16 @@ def test_a_message_in_a_message_and_one_that_nobody_knows():
 
 
 def test_every_name_that_a_page_shows_is_translated():
-    known = [*measures.MEASURES.values(), *measures.COSTS.values(), *measures.OF_PAIRS.values()]
+    known = [
+        *MEASURES.values(),
+        *COSTS.values(),
+        *(one for stage in STAGES.values() for one in stage.measures.values()),
+    ]
     plain = ("share", "score", "number", "count", "megabytes", "")
     shown = {one.label for one in known} | {one.unit for one in known if one.unit not in plain}
-    record = {key: 0.5 for _, _, keys in measures.TRAINING_CURVES.values() for key in keys}
+    record = {key: 0.5 for stage in STAGES.values() for curve in stage.curves for key in curve.keys}
     records = [{"step": 1, "loss": 1.0, "lr": 0.1, "reward": 1.0, "gold": gold, **record} for gold in (0.0, 0.5)]
-    for stage in ("pretrain", "reward"):
+    for stage in STAGES:
         for some in (records, records[:1]):
             for heading, figure in report.curves(stage, {"untrained_loss": 1.0}, some).values():
                 axes = [axis.title.text or "step" for axis in (*figure.select_xaxes(), *figure.select_yaxes())]

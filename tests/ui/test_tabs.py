@@ -44,7 +44,7 @@ def test_the_lab_knows_runs_and_stages_that_write(lab):
     assert Lab(lab.folder / "nowhere").names() == []
     for name in ("", "../tiny", "tiny/pretrain", "other"):
         with pytest.raises(LabError, match="no run"):
-            lab.run(name)
+            lab.open(name)
 
 
 def test_models_are_loaded_once_and_again_when_they_change(lab):
@@ -561,7 +561,7 @@ def test_votes_are_exported_and_counted(lab, tmp_path):
 
 
 def test_progress_and_card_of_a_run(lab):
-    made, jobs = lab.run("tiny"), Jobs(lab.folder)
+    made, jobs = lab.open("tiny"), Jobs(lab.folder)
     rows = runs.progress(made, runs.status(jobs, made))
     assert [row[:3] for row in rows] == [[s, "Finished", "6 / 6"] for s in ("pretrain", "sft", "reward", "ppo", "dpo")]
     table = runs.card(made)
@@ -571,7 +571,7 @@ def test_progress_and_card_of_a_run(lab):
 
 
 def test_nats_of_tokens_and_of_pairs_stand_apart(lab):
-    rows = {row[0]: row[1:] for row in runs.card(lab.run("tiny"))["data"]}
+    rows = {row[0]: row[1:] for row in runs.card(lab.open("tiny"))["data"]}
     token, pair = (rows[f"loss before this stage (nats per {unit})"] for unit in ("token", "pair"))
     assert [bool(value) for value in token] == [True, True, False, False, False]
     assert [bool(value) for value in pair] == [False, False, True, False, True]
@@ -649,7 +649,7 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
     assert note.startswith("tiny-votes-1 learns from 4 votes that prefer an answer. Too few votes: it will overfit")
     assert new == "tiny-votes-1" and jobs.asked[-1][1][-2:] == ["--stages", "dpo"]
     branched = Run.open(lab.folder / new)
-    assert branched.recipe.dpo.train.length == branched.recipe.model.context  # people's prompts may be long
+    assert branched.recipe.stages["dpo"].train.length == branched.recipe.model.context  # people's prompts may be long
     assert branched.stage("sft").finished and not branched.stage("dpo").begun
     for _ in run(branched.recipe, branched.path, ["dpo"], resume=True):
         pass
@@ -710,7 +710,7 @@ def raising(error):
 
 
 def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
-    made = lab.run("tiny")
+    made = lab.open("tiny")
     unfinished = Run.create(tmp_path / "fresh", made.recipe)
     with pytest.raises(LabError, match="has not finished pretrain, sft"):
         unfinished.branch(tmp_path / "other", replace(made.recipe, seed=1), ["pretrain", "sft"])

@@ -1,0 +1,120 @@
+"""The presets: recipes that are there by name. Everything there is to tune is here."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from labkit.errors import LabError
+from labkit.evaluation.config import EvaluationConfig
+from labkit.model.feedforward import Gated
+from labkit.model.positions import Rotary
+from labkit.model.transformer import ModelConfig
+from labkit.preferences.annotate import AnnotationConfig
+from labkit.runs.plan import plan_of
+from labkit.runs.recipe import Recipe, TokenizerConfig
+from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain
+from labkit.training.config import TrainConfig
+
+
+def make_recipe(
+    preset: str = "lab",
+    *,
+    seed: int = 0,
+    text: str | None = None,
+    instructions: str | None = None,
+    preferences: str | None = None,
+) -> Recipe:
+    """The recipe of a preset, with its settings for real text when there is `text`.
+
+    Raises LabError for another preset, and for preferences without a model that was fine-tuned to answer.
+    """
+    if preset not in PRESETS:
+        raise LabError(f"There is no preset {preset!r}; the presets are {', '.join(PRESETS)}.")
+    if preferences is not None and text is not None and instructions is None:
+        raise LabError("--preferences are between answers: give --instructions, too, to fine-tune the model on.")
+    recipe = (PRESETS if text is None else REAL_TEXT)[preset]
+    return dataclasses.replace(
+        recipe, preset=preset, seed=seed, text=text, instructions=instructions, preferences=preferences
+    )
+
+
+def _adamw(steps: int, rows: int, length: int, lr: float) -> TrainConfig:
+    """For the stages that move a model a little: AdamW alone, in a learning rate that warms up and comes down."""
+    return TrainConfig(
+        steps=steps, rows=rows, length=length, optimizer="adamw", adam_lr=lr, warmup=steps // 10, checkpoint_every=50
+    )
+
+
+# In a context of a few hundred tokens the usual base of 10,000 leaves half of a head's pairs without a turn to tell.
+_NEAR = Rotary(base=100.0)
+_SMALL = ModelConfig(
+    vocabulary=1,
+    context=192,
+    width=64,
+    depth=2,
+    heads=1,
+    feed_forward=Gated(192),
+    position=_NEAR,
+    look_back=1,
+)
+_LAB = dataclasses.replace(_SMALL, context=256, width=128, depth=4, heads=2, feed_forward=Gated(352))
+_FULL = dataclasses.replace(_LAB, context=512, width=256, depth=6, heads=4, feed_forward=Gated(704))
+
+PRESETS: dict[str, Recipe] = {
+    # A check that everything works: a minute or two, too short to compile. `labkit bench claims` holds its stages
+    # against their baselines; with 600 steps of pretraining and half of the pairs, DPO beat its own on some processors.
+    "smoke": Recipe(
+        world_size="tiny",
+        tokenizer=TokenizerConfig(documents=500),
+        model=_SMALL,
+        plan=plan_of(
+            pretrain=Pretrain(TrainConfig(steps=1500, rows=8, length=128, lr=6e-3, adam_lr=6e-3)),
+            sft=FineTune(TrainConfig(steps=250, rows=8, length=128, lr=1e-2, adam_lr=5e-3)),
+            reward=FitReward(TrainConfig(steps=80, rows=8, length=160, lr=1e-3, adam_lr=2e-3, checkpoint_every=50)),
+            ppo=PPO(_adamw(steps=80, rows=32, length=192, lr=1e-3), kl=0.05, samples=4, entropy_weight=0.02),
+            dpo=DPO(_adamw(steps=150, rows=16, length=160, lr=2e-4)),
+        ),
+        annotation=AnnotationConfig(prompts=800, held_out=300, samples=8),
+        evaluation=EvaluationConfig(documents=64, stories=24, tasks=16, examples=100, compared=500, prompts=120),
+    ),
+    # The run that the README's table is of: six minutes on two cores.
+    "lab": Recipe(
+        world_size="lab",
+        model=_LAB,
+        plan=plan_of(
+            pretrain=Pretrain(TrainConfig(steps=3200, rows=12, length=128, decay=0.5, compile=True)),
+            sft=FineTune(TrainConfig(steps=350, rows=12, length=128, lr=1.5e-3, adam_lr=2e-3, compile=True)),
+            reward=FitReward(TrainConfig(steps=150, rows=16, length=192, lr=2.5e-4, adam_lr=5e-4, checkpoint_every=50)),
+            ppo=PPO(_adamw(steps=40, rows=64, length=192, lr=2e-4), kl=0.15),
+            dpo=DPO(_adamw(steps=300, rows=16, length=192, lr=6e-5), beta=0.2),
+        ),
+        annotation=AnnotationConfig(prompts=2400, held_out=600, samples=8),
+    ),
+    # The whole world, for a machine with more time or a GPU.
+    "full": Recipe(
+        world_size="full",
+        tokenizer=TokenizerConfig(documents=20_000),
+        model=_FULL,
+        plan=plan_of(
+            pretrain=Pretrain(TrainConfig(steps=20_000, rows=32, length=256, warmup=100, compile=True)),
+            sft=FineTune(TrainConfig(steps=2000, rows=32, length=256, lr=1.5e-3, adam_lr=2e-3, compile=True)),
+            reward=FitReward(TrainConfig(steps=1000, rows=32, length=448, lr=2.5e-4, adam_lr=5e-4)),
+            ppo=PPO(_adamw(steps=600, rows=128, length=448, lr=1e-4)),
+            dpo=DPO(_adamw(steps=1000, rows=32, length=448, lr=3e-5)),
+        ),
+        annotation=AnnotationConfig(prompts=8000, held_out=1000, samples=8),
+    ),
+}
+
+REAL_TEXT: dict[str, Recipe] = {
+    "smoke": PRESETS["smoke"].with_stages(
+        pretrain=Pretrain(TrainConfig(steps=60, rows=8, length=128, lr=2e-2, adam_lr=1e-2)),
+        sft=FineTune(TrainConfig(steps=30, rows=8, length=128, lr=1e-2, adam_lr=5e-3)),
+    ),
+    "lab": PRESETS["lab"].with_stages(
+        pretrain=Pretrain(TrainConfig(steps=1000, rows=8, length=256, weight_decay=0.1, compile=True)),
+        sft=FineTune(TrainConfig(steps=90, rows=8, length=256, lr=4e-3, adam_lr=2e-3, compile=True)),
+        dpo=DPO(_adamw(steps=150, rows=16, length=192, lr=1e-4)),
+    ),
+    "full": PRESETS["full"],
+}

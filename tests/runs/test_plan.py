@@ -1,0 +1,175 @@
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from labkit.errors import LabError
+from labkit.files import read_json, write_json
+from labkit.paths import demo_folder
+from labkit.runs.folder import Run
+from labkit.runs.pipeline import redo, run
+from labkit.runs.plan import PlannedStage, check_order, parse_plan, plan_of, plan_text
+from labkit.runs.presets import make_recipe
+from labkit.runs.recipe import Recipe
+from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain
+from labkit.training.config import TrainConfig
+from tests.tiny import weights_hash
+from tests.tiny_recipe import tiny_recipe
+
+WHOLE = make_recipe("smoke").plan
+
+
+def planned(text: str) -> Recipe:
+    """The tiny recipe with another plan."""
+    return replace(tiny_recipe(), plan=parse_plan(text, tiny_recipe().plan))
+
+
+def test_a_plan_is_its_text():
+    text = "pretrain,sft,reward,ppo,dpo-strict,dpo@ppo"
+    assert plan_text(parse_plan(text, WHOLE)) == text
+    assert plan_text(WHOLE) == "pretrain,sft,reward,ppo,dpo"
+    assert parse_plan(plan_text(WHOLE), WHOLE) == WHOLE
+
+
+def test_a_stage_has_the_settings_of_its_name_else_of_its_kind_else_its_defaults():
+    known = (*plan_of(pretrain=Pretrain(), sft=FineTune()), PlannedStage("dpo-strict", DPO(beta=0.7)))
+    pretrain, sft, strict, other = parse_plan("pretrain,sft,dpo-strict,dpo-other", known)
+    assert strict.stage == other.stage == DPO(beta=0.7) and sft.stage == FineTune()
+    both = (*known, PlannedStage("dpo", DPO(beta=0.2)))
+    assert [one.stage.beta for one in parse_plan("pretrain,sft,dpo,dpo-strict", both)[2:]] == [0.2, 0.7]  # type: ignore
+    assert parse_plan("pretrain,sft,reward", known)[2].stage == FitReward()
+
+
+def test_what_a_stage_begins_with():
+    recipe = planned("pretrain,sft,sft-long@sft,reward,ppo,dpo,dpo-strict@ppo")
+    begins = {name: recipe.after(name) for name in recipe.stages}
+    assert begins["pretrain"] is None and begins["sft"] == "pretrain" and begins["sft-long"] == "sft"
+    assert begins["reward"] == begins["ppo"] == begins["dpo"] == "sft-long" and begins["dpo-strict"] == "ppo"
+    assert recipe.needs("ppo") == ["sft-long", "reward"] and recipe.needs("dpo") == ["sft-long"]
+    assert recipe.annotated == "sft-long" and recipe.judge("dpo") == "reward"
+    assert recipe.chat_stages == ["sft", "sft-long", "ppo", "dpo", "dpo-strict"]
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("pretrain,sft,ppo", "ppo learns from a reward model: put reward before it in the plan"),
+        ("sft", "sft needs a language model to begin with: put a stage before it in the plan .pretrain,sft., or name"),
+        ("pretrain,sft,sft", "sft stands twice in the plan. Name the second one sft-2"),
+        ("pretrain,grpo", "There is no stage 'grpo'; the stages are .*dpo.*, and such as dpo-strict"),
+        ("pretrain,sft-", "'sft-' is no name for a stage: dpo, or dpo-strict for another of that kind"),
+        ("pretrain,sft-Long", "'sft-Long' is no name for a stage"),
+        ("pretrain,sft,dpo@reward", "dpo cannot come after reward: no stage of that name before it leaves a language"),
+        ("pretrain,dpo@sft,sft", "dpo cannot come after sft"),
+        ("pretrain,sft,reward,dpo@reward", "dpo cannot come after reward"),
+        ("pretrain@sft", "pretrain begins with new weights: it comes after no stage"),
+        ("", "A plan needs a stage"),
+        (",,", "A plan needs a stage"),
+    ],
+)
+def test_what_is_no_plan_is_refused_in_words(text, said):
+    with pytest.raises(LabError, match=said):
+        parse_plan(text, WHOLE)
+
+
+def test_a_name_says_its_kind():
+    with pytest.raises(LabError, match="'dpo' is no name for a stage ppo"):
+        PlannedStage("dpo", PPO())
+    with pytest.raises(LabError, match="stands twice"):
+        check_order([*WHOLE, PlannedStage("dpo", DPO())])
+
+
+def test_recipes_come_back_from_json_with_their_plans():
+    recipe = planned("pretrain,sft,dpo,dpo-strict@dpo")
+    recipe = recipe.with_stages(**{"dpo-strict": DPO(beta=0.9)})
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    changed = recipe.with_stages(dpo=DPO(recipe.stages["dpo"].train, beta=0.5))
+    assert recipe.differences(changed) == {"dpo.beta": (0.3, 0.5)}
+    other = replace(recipe, plan=recipe.plan[:3])
+    assert recipe.differences(other)["plan"] == ("pretrain,sft,dpo,dpo-strict@dpo", "pretrain,sft,dpo")
+    with pytest.raises(LabError, match="The plan has no stage ppo; it is pretrain,sft,dpo"):
+        recipe.with_stages(ppo=PPO())
+
+
+def test_recipes_from_before_there_were_plans_can_be_read():
+    """Their stages were fields; and so the fingerprints of their checkpoints are those of today."""
+    older = make_recipe("smoke").to_dict()
+    for one in older.pop("plan"):
+        older[one["name"]] = {"kind": "any", **one["stage"], "train": {**one["stage"]["train"], "seed": 5}}
+    assert Recipe.from_dict(older) == make_recipe("smoke")
+    assert Recipe.from_dict({"preset": "lab", "sft": {"train": {"steps": 7}}}).stages["sft"].train.steps == 7
+    shipped = Run.open(demo_folder()).recipe
+    assert shipped.fingerprint("pretrain") == "bfac20b304d02fc1" and shipped.fingerprint("ppo") == "e2f39f86c5bfad3b"
+
+
+def test_a_stage_that_another_labkit_had_is_named(tmp_path):
+    list(run(tiny_recipe(), tmp_path / "run", ["pretrain"]))
+    file = tmp_path / "run" / "recipe.json"
+    saved: Any = read_json(file)
+    saved["recipe"]["plan"].append({"name": "grpo", "after": None, "stage": {}})
+    write_json(file, saved)
+    with pytest.raises(LabError, match="There is no stage 'grpo'; the stages are"):
+        Run.open(tmp_path / "run")
+
+
+def test_the_fingerprint_knows_what_a_stage_comes_after():
+    plain, moved = planned("pretrain,sft,reward,ppo,dpo"), planned("pretrain,sft,reward,ppo,dpo@ppo")
+    assert plain.fingerprint("dpo") != moved.fingerprint("dpo")
+    assert plain.fingerprint("ppo") == moved.fingerprint("ppo")
+
+
+def test_two_stages_of_a_kind_are_made_beside_each_other(tmp_path):
+    short = replace(tiny_recipe().stages["dpo"].train, steps=2)
+    recipe = planned("pretrain,sft,dpo,dpo-strict,dpo-more@dpo")
+    strict = {"dpo": DPO(short), "dpo-strict": DPO(short, beta=2.0), "dpo-more": DPO(short)}
+    path = tmp_path / "run"
+    list(run(recipe.with_stages(**strict), path))
+    made = Run.open(path)
+    report = {stage["stage"]: stage for stage in made.report()["stages"]}
+    assert list(report) == ["pretrain", "sft", "dpo", "dpo-strict", "dpo-more"]
+    assert [report[name]["after"] for name in report] == [None, "pretrain", "sft", "sft", "dpo"]
+    hashes = {weights_hash(stage.model()) for stage in made.stages}
+    assert len(hashes) == 5
+    before = weights_hash(made.model("dpo-strict"))
+    list(redo(path, "dpo"))  # what comes after it goes; what stands beside it stays, and so do the choices
+    made = Run.open(path)
+    assert not made.stage("dpo-more").begun and weights_hash(made.model("dpo-strict")) == before
+    assert (path / "preferences").is_dir()
+
+
+def test_a_stage_begins_with_a_model_of_another_run(tmp_path):
+    """With its weights and its tokenizer; when they change, it is said."""
+    big, path = tmp_path / "big", tmp_path / "student"
+    list(run(tiny_recipe(), big, ["pretrain"]))
+    recipe = planned(f"sft@{big}/pretrain")
+    list(run(recipe, path))
+    made = Run.open(path)
+    assert [stage.name for stage in made.stages] == ["sft"] and made.stage("sft").finished
+    assert (path / "tokenizer.json").read_bytes() == (big / "tokenizer.json").read_bytes()
+    whole = tmp_path / "whole"
+    list(run(tiny_recipe(), whole, ["pretrain", "sft"]))
+    assert weights_hash(made.model("sft")) == weights_hash(Run.open(whole).model("sft"))
+    assert made.inputs[f"{big}/pretrain"] and list(run(recipe, path, resume=True))[-1].phase == "skipped"
+    list(redo(big, "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
+    with pytest.raises(LabError, match="has changed since .* was begun with it"):
+        list(redo(path, "sft"))
+
+
+@pytest.mark.parametrize(
+    "place, said",
+    [("nothing/sft", "holds no run"), ("big/sft", "has no language model"), ("big/no", "has no stage 'no'")],
+)
+def test_another_run_without_that_model_is_refused_before_anything_is_written(tmp_path, place, said):
+    list(run(tiny_recipe(), tmp_path / "big", ["pretrain"]))
+    with pytest.raises(LabError, match=said):
+        list(run(planned(f"sft@{tmp_path / place}"), tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_rows_longer_than_the_other_runs_context_are_refused(tmp_path):
+    list(run(tiny_recipe(), tmp_path / "big", ["pretrain"]))
+    recipe = planned(f"sft@{tmp_path / 'big'}/pretrain")
+    wide = replace(recipe, model=replace(recipe.model, context=512))
+    with pytest.raises(LabError, match="Rows of sft have 200 tokens, but the context of .*big/pretrain is 128"):
+        list(run(wide.with_stages(sft=FineTune(TrainConfig(steps=2, length=200))), tmp_path / "new"))
