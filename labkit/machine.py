@@ -119,6 +119,18 @@ def not_compiled(run: Callable[P, R]) -> Callable[P, R]:
     return _disable_dynamo(run)
 
 
+@not_compiled
+def over_processes(part: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes that train together; its gradient is that of this process's part. Each of
+    them must come here.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return part
+    total = part.detach().clone()
+    torch.distributed.all_reduce(total)
+    return part + (total - part.detach())
+
+
 @cache
 def warn_once(words: str) -> None:
     """Warn, the first time that these words are said."""

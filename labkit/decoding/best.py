@@ -15,8 +15,8 @@ from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
 
-Judge = Callable[[Sequence[int], Sequence[Sequence[int]]], Sequence[float]]
-"""What answers to a prompt are worth: judge(prompt, answers), all of them token ids, a number for each answer."""
+Judge = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Sequence[float]]
+"""(prompts, answers) -> a number for each answer, which answers the prompt in its place; all of them token ids."""
 
 
 class Best(NamedTuple):
@@ -75,7 +75,7 @@ def best_steps(
     for some in draws.split(rows, 1):
         answers += generate(model, [prompt], draws=some, samples=some.shape[1], max_new_tokens=max_new_tokens, **common)
         yield None
-    worth = [float(x) for x in judge(prompt, answers)]
+    worth = [float(x) for x in judge([prompt] * n, answers)]
     if len(worth) != n or any(math.isnan(x) for x in worth):
         raise LabError(f"The judge must give a number to each of {n} answers; it gave {worth}.")
     yield Best(answers, worth, max(range(n), key=lambda i: worth[i]))

@@ -16,14 +16,18 @@ from labkit.world import Task, World
 from labkit.world.oracle import score
 
 
-def by_reward(reward_model: RewardModel, tokenizer: Tokenizer) -> Judge:
-    """The reward model's number at each answer's `<|end|>`."""
+def by_reward(reward_model: RewardModel, tokenizer: Tokenizer, closed: bool = False) -> Judge:
+    """The reward model's number at the last token of each answer: its end token, which is put behind it. closed: that
+    stands there already where the model drew one, and an answer that was cut off is read where it was cut.
+    """
 
     @torch.no_grad()
-    def judge(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
-        context = reward_model.config.context
-        rows = [[*prompt, *answer, tokenizer.turn_end][:context] for answer in answers]
-        marked = [(row, [i >= len(prompt) for i in range(len(row))]) for row in rows]
+    def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
+        context, end = reward_model.config.context, [] if closed else [tokenizer.turn_end]
+        marked = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            row = [*prompt, *answer, *end][:context]
+            marked.append((row, [i >= len(prompt) for i in range(len(row))]))
         (inputs, _, mask), ends = unshifted_batch(marked, context, tokenizer.pad)
         device = reward_model.body.embedding.weight.device
         return reward_model.eval().last(inputs.to(device), mask.to(device), ends.to(device)).tolist()
@@ -39,10 +43,13 @@ def by_oracle(world: World, tasks: Mapping[tuple[int, ...], Task], annotator: st
         raise LabError(f"There is no annotator {annotator!r}; there are {', '.join(world.profiles)}.")
     profile = world.profiles[annotator]
 
-    def judge(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
-        task = tasks.get(tuple(prompt))
-        if task is None:
-            raise LabError("The oracle judges answers to the world's own tasks; this prompt is none of them.")
-        return [score(world, task, decode_reply(tokenizer, answer).strip(), profile).total for answer in answers]
+    def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
+        found = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            task = tasks.get(tuple(prompt))
+            if task is None:
+                raise LabError("The oracle judges answers to the world's own tasks; this prompt is none of them.")
+            found.append(score(world, task, decode_reply(tokenizer, answer).strip(), profile).total)
+        return found
 
     return judge

@@ -10,6 +10,8 @@ What is not counted is zero in every result.
 tensor([[0.2500, 0.5000, 1.0000]])
 """
 
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,7 +71,22 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
 
 def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     """x [B, T] with mean 0 and variance 1 over all tokens that count: a learning rate then fits any scale of reward."""
-    count = mask.sum().clamp(min=1)
-    mean = (x * mask).sum() / count
-    variance = (((x - mean) ** 2) * mask).sum() / count
-    return (x - mean) * torch.rsqrt(variance + eps) * mask
+    return whiten_together([x], [mask], eps=eps)[0]
+
+
+def whiten_together(
+    parts: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    total: Callable[[Tensor], Tensor] = lambda sum_: sum_,
+    eps: float = 1e-8,
+) -> list[Tensor]:
+    """`whiten` of several tensors as if they were one. total: sums a number over all processes."""
+    count = total(_sum(mask.sum() for mask in masks)).clamp(min=1)
+    mean = total(_sum((x * mask).sum() for x, mask in zip(parts, masks, strict=True))) / count
+    squares = _sum((((x - mean) ** 2) * mask).sum() for x, mask in zip(parts, masks, strict=True))
+    deviation = torch.rsqrt(total(squares) / count + eps)
+    return [(x - mean) * deviation * mask for x, mask in zip(parts, masks, strict=True)]
+
+
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, tensors)

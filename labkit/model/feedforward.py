@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from labkit.configs import Count, NonNegative, Positive, Range, check
 from labkit.errors import LabError
 from labkit.losses import load_balancing_loss
-from labkit.machine import not_compiled
+from labkit.machine import not_compiled, over_processes
 from labkit.model.taps import Tap, no_tap
 
 Hidden = Annotated[int, Range(1, 2**22)]
@@ -152,13 +152,16 @@ class MixtureOfExperts(nn.Module):
 
     @not_compiled  # which tokens go where is known only then, so each step would be compiled anew
     def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; `load_balance` is then of these tokens. real [B, T]: False for padding, which no
+        """x [B, T, D] -> [B, T, D]; `load_balance` is then of these tokens, in training of those of all
+        processes. real [B, T]: False for padding, which no
         expert takes and nothing counts.
         """
         logits = F.linear(x.float(), self.router.weight.float())  # a close choice is not left to rounding
         shares = tap(f"{self.name}.router", logits.softmax(-1))  # [B, T, experts]
         weights, chosen = shares.topk(self.config.top_k, dim=-1)
-        self.load_balance = load_balancing_loss(shares, chosen, real)
+        together = self.training and torch.is_grad_enabled()  # elsewhere a process may be alone
+        total = (over_processes,) if together else ()
+        self.load_balance = load_balancing_loss(shares, chosen, real, *total)
         if self.config.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
         taken = self._taken(chosen, real)  # [B, T, experts]

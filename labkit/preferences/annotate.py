@@ -81,7 +81,7 @@ def annotate(
             [encode_prompt(tokenizer, task.messages) for task in tasks],
             steps=[Temperature(config.temperature)],
             max_new_tokens=config.answer_tokens,
-            stop_ids=[tokenizer.turn_end],
+            stop_ids=tokenizer.stops,
             generator=torch.Generator().manual_seed(seed),
             samples=config.samples,
             rows=256,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.losses import next_token_loss
+from labkit.machine import over_processes
 
 if TYPE_CHECKING:
     from labkit.model.reward_model import RewardModel
@@ -219,5 +220,8 @@ def next_token_objective(model: Transformer, batch: Batch) -> tuple[Tensor, Tens
     real = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0 if model.mixture else None
     loss_sum, counted = next_token_loss(model(batch.inputs, mask=real), batch.labels, batch.mask)
     if model.mixture:
-        loss_sum = loss_sum + counted * model.auxiliary_loss()
+        balance = model.auxiliary_loss()
+        # Its value is all processes' together, of which each counts its labels' share; its gradient is this process's.
+        own = over_processes(counted) * (balance - balance.detach())
+        loss_sum = loss_sum + counted * balance.detach() + own
     return loss_sum, counted, {}

@@ -1,9 +1,24 @@
-"""Proximal policy optimisation: write answers, have them scored, and make what scored better than expected likelier.
+"""Proximal policy optimisation: generate answers, have them judged, and make what was better than expected likelier.
 
-The reward model that was fitted to choices scores each answer; leaving the fine-tuned model costs, token by token; a
-critic learns what to expect (Schulman et al. 2017, https://arxiv.org/abs/1707.06347; for language models Ouyang et al.
-2022, https://arxiv.org/abs/2203.02155). In the world the oracle's gold is measured beside the reward: where the two
-part, the policy has learnt the reward model's mistakes.
+Three parts: `sampling.Sampler` draws answers from the policy, the reward model that was fitted to choices judges them,
+and `credit.GAECredit` says what each token was worth, with a price on every nat away from the fine-tuned model and a
+critic that learns what to expect (Schulman et al. 2017, https://arxiv.org/abs/1707.06347; for language models Ouyang
+et al. 2022, https://arxiv.org/abs/2203.02155). In the world the oracle's gold is measured beside the reward: where the
+two part, the policy has learnt the reward model's mistakes.
+
+Where this departs from the two papers, and from TRL's PPOTrainer (0.24, the last with one):
+
+1. A step reads the whole rollout: `epochs` steps on each, no mini-batches (TRL: 4 epochs of shuffled mini-batches).
+2. The reward model adds an answer's mean log-probability to its head's number (see `RewardModel`); the critic begins as
+   a copy of it that goes by its head alone, with a body of its own (TRL: a value model of its own, too).
+3. An answer that was cut off is judged at its last token; nothing is taken off for it (TRL: missing_eos_penalty, off by
+   default, as here).
+4. Advantages are whitened over all answers of a step and all processes (TRL: of one process); rewards are not.
+5. Ratio, KL and entropy are of the distribution at the sampling temperature, as in TRL; Ouyang et al. sample at 1.
+6. The KL penalty is the plain difference of log-probabilities (k1) with a fixed weight (Ziegler et al. adapt it).
+7. An entropy bonus can be added (entropy_weight, off by default); there is no pretraining loss mixed in (PPO-ptx).
+8. The value loss is 1/2 of the clipped squared error, weighted by value_weight, as in TRL; the policy's and the value's
+   clipping are two settings with TRL's names cliprange and cliprange_value.
 """
 
 from __future__ import annotations
@@ -18,17 +33,22 @@ from torch import Tensor
 from labkit.configs import Count, NonNegative, Positive, Range, Share, check
 from labkit.decoding.filters import COLDEST, HOTTEST
 from labkit.errors import LabError
+from labkit.evaluation.judges import by_reward
 from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, token_logprobs
 from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
+from labkit.stages.credit import GAECredit
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.registry import Curve, Stage, register
 from labkit.stages.rollouts import Rollout, Rollouts, check_rows
+from labkit.stages.sampling import Sampler
 from labkit.training.config import TrainConfig
+from labkit.training.processes import accelerator
 
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig
     from labkit.model.transformer import Transformer
+    from labkit.text.tokenizer import Tokenizer
     from labkit.training.config import Source
 
 
@@ -106,24 +126,32 @@ class PPO(Stage):
         return ActorCritic(stage_inputs.initial_model(), critic)
 
     def source(self, stage_inputs: StageInputs, model: ActorCritic) -> Source:
-        """Rollouts of the actor; the reference is a copy of it as it is before the first step."""
+        """Rollouts of the actor, judged by the reward model; the reference is a copy of the actor as it is before the
+        first step.
+        """
+        tokenizer, train = stage_inputs.tokenizer, self.train
         return Rollouts(
-            stage_inputs.tokenizer,
-            stage_inputs.prompts(self.train.length, self.answer_tokens),
-            stage_inputs.reward_model(),
+            stage_inputs.prompts(train.length, self.answer_tokens),
+            self.sampler(tokenizer),
+            by_reward(stage_inputs.reward_model().to(accelerator().device), tokenizer, closed=True),
+            GAECredit(self.kl, self.gamma, self.lam),
             copy.deepcopy(model.actor),
-            rows=self.train.rows,
+            rows=train.rows,
             samples=self.samples,
+            epochs=self.epochs,
+            accumulate=train.accumulate,
+            precision=train.precision,
+            **stage_inputs.shared(),
+        )
+
+    def sampler(self, tokenizer: Tokenizer) -> Sampler:
+        """What draws the answers."""
+        return Sampler(
+            tokenizer,
             length=self.train.length,
             answer_tokens=self.answer_tokens,
-            epochs=self.epochs,
             temperature=self.temperature,
-            kl=self.kl,
-            gamma=self.gamma,
-            lam=self.lam,
-            precision=self.train.precision,
             compile=self.compile_rollouts,
-            **stage_inputs.shared(),
         )
 
     def objective(self, model: ActorCritic, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -131,6 +159,7 @@ class PPO(Stage):
         mask, count = batch.mask, batch.mask.sum()
         x, values = model(batch.inputs, mask)
         logits = model.actor.logits(x[mask]).unsqueeze(0)  # [1, N, V] of the N tokens of answers
+        logits = logits if self.temperature == 1 else logits.float() / self.temperature
         logprobs = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
         before, advantages = batch.logprobs[mask].unsqueeze(0), batch.advantages[mask].unsqueeze(0)
         every = torch.ones_like(logprobs, dtype=torch.bool)

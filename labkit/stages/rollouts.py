@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.decoding import Temperature, generate
-from labkit.decoding.compiled import Writer, can_compile
+from labkit.decoding import Judge
 from labkit.errors import LabError
-from labkit.losses.advantages import gae, shaped_rewards, whiten
+from labkit.losses.advantages import Advantages
 from labkit.machine import autocast
 from labkit.model.actor_critic import ActorCritic
-from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import Prompts
-from labkit.text.batch import unshifted_batch
-from labkit.text.tokenizer import Tokenizer
+from labkit.stages.credit import GAECredit, ScoredAnswers
+from labkit.stages.sampling import Sampler, Samples
 
 
 class Rollout(NamedTuple):
@@ -55,117 +52,112 @@ def check_rows(rows: int, samples: int, world_size: int) -> None:
 
 
 class Rollouts:
-    """A source for `fit`: every `epochs` steps the model answers new prompts, and learns from them so many times.
+    """A source for `fit`: the model answers new prompts and learns from these answers in `epochs` steps, then others.
 
-    Iteration i reads the indices i P … i P + P - 1 with P = rows / samples, and
-    draws from (seed, i), so that what is written depends on the weights alone. What a stop would lose is the rollout
-    between its first use and its last: that is the state.
+    A step reads `accumulate` batches of `rows` answers, so many to each prompt as `samples` says. Batch n reads the
+    prompts n P … n P + P - 1 with P = rows / samples, and draws from (seed, n), so that what is written depends on the
+    weights alone. What a stop would lose is the batches between their first use and their last: that is the state.
     """
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
         prompts: Prompts,
-        reward: RewardModel,
+        sampler: Sampler,
+        judge: Judge,
+        credit: GAECredit,
         reference: Transformer,
         *,
         rows: int,
         samples: int,
-        length: int,
-        answer_tokens: int,
         epochs: int,
-        temperature: float,
-        kl: float,
-        gamma: float,
-        lam: float,
+        accumulate: int = 1,
         precision: str,
-        compile: bool = False,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ):
         check_rows(rows, samples, world_size)
-        self.tokenizer, self.prompts, self.reward, self.reference = (
-            tokenizer, prompts, reward.eval(), reference.eval(),
-        )  # fmt: skip
-        self.rows, self.samples, self.length, self.answer_tokens = rows, samples, length, answer_tokens
-        self.epochs, self.temperature, self.kl, self.gamma, self.lam = epochs, temperature, kl, gamma, lam
+        self.prompts, self.sampler, self.judge, self.credit = prompts, sampler, judge, credit
+        self.reference = reference.eval()
+        self.rows, self.samples, self.epochs, self.accumulate = rows, samples, epochs, accumulate
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
-        self.compile = compile
-        self.writer: Writer | None = None
-        self.last: Rollout | None = None
+        self.kept: list[Rollout] = []
 
     def next_batch(self, model: ActorCritic, step: int) -> Rollout:
-        if step % self.epochs == 0:
-            self.last = self.write(model, step // self.epochs)
-        if self.last is None:
-            raise LabError(f"Step {step} goes on with a rollout that was not kept.")
-        return self.last
+        """The batch of this number; a step of `fit` asks for `accumulate` of them, one after another."""
+        iteration, within = divmod(step, self.epochs * self.accumulate)
+        if within == 0:
+            self.kept = self.write(model, iteration)
+        if not self.kept:
+            raise LabError(f"Step {step // self.accumulate} learns from a rollout that was not kept.")
+        return self.kept[within % self.accumulate]
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.last is None else self.last._asdict()
+        return {
+            name + (f".{part}" if part else ""): value
+            for part, rollout in enumerate(self.kept)
+            for name, value in rollout._asdict().items()
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.last = Rollout(**state) if state else None
+        parts = range(self.accumulate if state else 0)
+        names = Rollout._fields
+        self.kept = [Rollout(**{name: state[name + (f".{part}" if part else "")] for name in names}) for part in parts]
 
     @torch.no_grad()
-    def write(self, model: ActorCritic, iteration: int) -> Rollout:
-        """Answer the prompts of one iteration and work out what every token was worth."""
-        device = model.actor.embedding.weight.device
-        reward, reference_model = self.reward.to(device), self.reference.to(device)
+    def write(self, model: ActorCritic, iteration: int) -> list[Rollout]:
+        """The batches of one iteration: answers, and what every token of them was worth."""
+        first = iteration * self.accumulate
+        batches = range(first, first + self.accumulate)
+        written = [self._sampled(model, batch) for batch in batches]
+        scored = [self._scored(model, samples) for samples in written]
+        credited = self.credit(scored)
+        return [self._rollout(batch, *given) for batch, *given in zip(batches, written, scored, credited, strict=True)]
+
+    def _indices(self, batch: int) -> list[int]:
+        """Of the prompts of this process, each as often as it is answered."""
         count = self.rows // self.samples
-        indices = list(range(iteration * count, (iteration + 1) * count))[self.rank :: self.world_size]
-        prompts = [self.prompts.ids(index) for index in indices]
+        mine = range(batch * count, (batch + 1) * count)[self.rank :: self.world_size]
+        return [index for index in mine for _ in range(self.samples)]
+
+    def _sampled(self, model: ActorCritic, batch: int) -> Samples:
+        asked = [self.prompts.ids(index) for index in self._indices(batch)]
         # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
+        with autocast(_device(model), self.precision):
+            samples = self.sampler.sample(model.actor, asked, self._generator(batch))
+        return samples._replace(batch=samples.batch.to(_device(model)))
+
+    def _scored(self, model: ActorCritic, samples: Samples) -> ScoredAnswers:
+        device, batch = _device(model), samples.batch
+        reference = self.reference.to(device)
         with autocast(device, self.precision):
-            asked = [prompt for prompt in prompts for _ in range(self.samples)]
-            answers = self._answers(model.actor, asked, self._generator(iteration))
-            batch, ends = self._rows(asked, answers)
-            inputs, labels, mask = batch.to(device)
-            x, values = model(inputs, mask)
-            logprobs = model.actor.logprobs(x, labels, mask)
-            reference = reference_model.logprobs(reference_model.hidden(inputs), labels, mask)
-            scores = reward.last(inputs, mask, ends.to(device))
-        rewards = shaped_rewards(scores, logprobs, reference, mask, kl=self.kl)
-        advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
-        gold = self.prompts.gold([i for i in indices for _ in range(self.samples)], answers)
+            x, values = model(batch.inputs, batch.mask)
+            logprobs = self.sampler.logprobs(model.actor, x, batch)
+            reference_logprobs = self.sampler.logprobs(reference, reference.hidden(batch.inputs), batch)
+            scores = torch.tensor(self.judge(samples.prompts, samples.closed), device=device)
+        return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
+
+    def _rollout(self, batch: int, samples: Samples, scored: ScoredAnswers, credit: Advantages) -> Rollout:
+        gold, mask, returns = self.prompts.gold(self._indices(batch), samples.answers), scored.mask, credit.returns
         return Rollout(
-            inputs,
-            labels,
+            samples.batch.inputs,
+            samples.batch.labels,
             mask,
-            logprobs,
-            values,
-            whiten(advantages, mask),
+            scored.logprobs,
+            scored.values,
+            credit.advantages,
             returns,
-            scores.mean(),
-            torch.tensor(float(np.mean(gold)) if gold else 0.0, device=device),
-            (logprobs - reference).sum(-1).mean(),
+            scored.scores.mean(),
+            torch.tensor(float(np.mean(gold)) if gold else 0.0, device=mask.device),
+            (scored.logprobs - scored.reference).sum(-1).mean(),
             mask.sum(-1).float().mean(),
-            1 - (returns - values)[mask].var() / returns[mask].var().clamp(min=1e-8),
+            1 - (returns - scored.values)[mask].var() / returns[mask].var().clamp(min=1e-8),
         )
 
-    def _answers(self, actor: Transformer, prompts: Sequence[list[int]], generator: torch.Generator) -> list[list[int]]:
-        """An answer to each prompt; by the compiled writer, which writes the same, where the stage compiles."""
-        steps = [Temperature(self.temperature)]
-        options: dict[str, Any] = {
-            "max_new_tokens": self.answer_tokens,
-            "stop_ids": [self.tokenizer.turn_end],
-            "generator": generator,
-        }
-        if not (self.compile and can_compile(actor)):
-            return generate(actor, prompts, steps=steps, rows=self.rows, **options)
-        if self.writer is None or self.writer.model is not actor:
-            self.writer = Writer(actor, rows=len(prompts), length=self.length, steps=steps)
-        return self.writer.write(prompts, **options)
-
-    def _rows(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Any:
-        """Prompts and answers as whole rows; an answer that was not cut off is closed by `<|end|>`."""
-        rows = []
-        for prompt, answer in zip(prompts, answers, strict=True):
-            closed = [*answer, self.tokenizer.turn_end] if len(answer) < self.answer_tokens else answer
-            rows.append(([*prompt, *closed], [False] * len(prompt) + [True] * len(closed)))
-        return unshifted_batch(rows, self.length, self.tokenizer.pad)
-
-    def _generator(self, iteration: int) -> torch.Generator:
-        drawn = np.random.default_rng([self.seed, iteration, self.rank]).integers(2**62)
+    def _generator(self, batch: int) -> torch.Generator:
+        drawn = np.random.default_rng([self.seed, batch, self.rank]).integers(2**62)
         return torch.Generator().manual_seed(int(drawn))
+
+
+def _device(model: ActorCritic) -> torch.device:
+    return model.actor.embedding.weight.device

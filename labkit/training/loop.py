@@ -160,9 +160,12 @@ class _Loop:
         the compiled graph and the parameters' names are those of one process.
         """
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
+        used = torch.tensor([p.grad is not None for p in self.trained], device=self.device, dtype=torch.int64)
+        used = self.processes.reduce(used, "sum")
         flat = self.processes.reduce(torch.cat([g.flatten() for g in gradients]), "sum")
-        for p, part in zip(self.trained, flat.split([p.numel() for p in self.trained]), strict=True):
-            p.grad = part.view_as(p)
+        parts = flat.split([p.numel() for p in self.trained])
+        for p, part, anywhere in zip(self.trained, parts, used.tolist(), strict=True):
+            p.grad = part.view_as(p) if anywhere else None  # as on one process, where the optimizer passes it over
 
     def _scale_gradients(self, count: float) -> float:
         """Divide the summed gradients by `count` and clip them; the norm before clipping."""

@@ -44,9 +44,9 @@ def test_the_oracle_judges_its_own_tasks(run):
     judge = by_oracle(world, {tuple(one.ids): one.task}, "warm", tokenizer)
     ids = [tokenizer.encode(" " + text) for text in (one.task.reference, "No.")]
     golds = [score(world, one.task, text, world.profiles["warm"]).total for text in (one.task.reference, "No.")]
-    assert judge(one.ids, ids) == golds and golds[0] > golds[1]
+    assert judge([one.ids] * len(ids), ids) == golds and golds[0] > golds[1]
     with pytest.raises(LabError, match="none of them"):
-        judge([1, 2], ids)
+        judge([[1, 2]] * len(ids), ids)
     with pytest.raises(LabError, match="no annotator 'nobody'; there are"):
         by_oracle(world, {}, "nobody", tokenizer)
 
