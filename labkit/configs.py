@@ -174,7 +174,7 @@ def choices(cls: type) -> dict[str, dict[str, type]]:
     return {name: found for name, found in kinds.items() if len(found) > 1}
 
 
-def another(cls: type[C], current: Any, given: Mapping[str, Any] | None = None) -> C:
+def replace_kind(cls: type[C], current: Any, given: Mapping[str, Any] | None = None) -> C:
     """A `cls` in place of `current`, with the values of the fields that both have, and those that are given; a field
     without a default or a value takes `current` itself.
     """

@@ -120,10 +120,10 @@ def _sides(model: Any, prompts: Any, mode: str, config: GenerateBench) -> dict[s
 
 def _ours(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBench) -> Side:
     from labkit.decoding import Filter, Temperature, TopK
-    from labkit.decoding.compiled import Writer
+    from labkit.decoding.compiled import CompiledGenerator
 
     steps: list[Filter] = [Temperature(0)] if mode == "greedy" else [Temperature(0.8), TopK(40)]
-    writer = Writer(model, rows=len(prompts), length=config.prompt + config.new, steps=steps, bf16=half)
+    writer = CompiledGenerator(model, rows=len(prompts), length=config.prompt + config.new, steps=steps, bf16=half)
 
     def write() -> None:
         rows = writer.write(prompts.tolist(), max_new_tokens=config.new)

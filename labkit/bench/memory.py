@@ -133,14 +133,14 @@ def _torch(made: str) -> None:
 
     from labkit.model.transformer import Transformer
     from labkit.runs.folder import Run
-    from labkit.text.sources import Crops
+    from labkit.text.sources import RandomChunks
     from labkit.training.loop import fit
 
     run = Run.open(made)
     stage, vocabulary = run.recipe.stages["pretrain"], run.tokenizer().size
     model = Transformer(dataclasses.replace(run.recipe.model, vocabulary=vocabulary))
     ids = np.random.default_rng(0).integers(vocabulary, size=100_000, dtype=np.uint16)
-    source = Crops(ids, stage.train.rows, stage.train.length)
+    source = RandomChunks(ids, stage.train.rows, stage.train.length)
     next(iter(fit(model, source, stage.objective, dataclasses.replace(stage.train, steps=1))))
 
 

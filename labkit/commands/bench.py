@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse
 from labkit.configs import Count, Seed
-from labkit.runs.asked import Folder, Preset, Switch, default_preset
+from labkit.runs.arguments import Folder, Preset, Switch, default_preset
 
 if TYPE_CHECKING:
     pass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse
-from labkit.runs.asked import Switch
+from labkit.runs.arguments import Switch
 
 if TYPE_CHECKING:
     pass

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.commands.options import parse
-from labkit.runs.asked import Folder
+from labkit.runs.arguments import Folder
 
 if TYPE_CHECKING:
     pass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import RunFolder
-from labkit.runs.asked import INPUTS, Preset, Source, default_preset
+from labkit.runs.arguments import INPUTS, Preset, Source, default_preset
 from labkit.runs.settings import override_recipe, parse_some
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 import labkit
 from labkit.commands.console import any_console, plain_warnings
 from labkit.errors import LabError
-from labkit.runs.asked import INPUTS
+from labkit.runs.arguments import INPUTS
 
 COMMANDS = {
     "run": "make a whole run: tokenizer, every stage, report",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse
-from labkit.runs.asked import Preset, default_preset
+from labkit.runs.arguments import Preset, default_preset
 
 if TYPE_CHECKING:
     pass

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.runs.asked import asked
+from labkit.runs.arguments import parse_run_arguments
 
 if TYPE_CHECKING:
     from labkit.runs.recipe import Recipe
 
 
 def command(arguments: list[str]) -> int:
-    options, recipe = asked(arguments)
+    options, recipe = parse_run_arguments(arguments)
     from labkit.reporting.terminal import watch
     from labkit.runs.pipeline import run
 

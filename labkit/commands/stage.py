@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.commands.options import RunFolder, parse
 from labkit.commands.run import begun
 from labkit.errors import LabError
-from labkit.runs.asked import Switch, default_preset
+from labkit.runs.arguments import Switch, default_preset
 from labkit.runs.settings import override
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Decoding: filters of the next token's distribution, and strategies of writing on from a prompt."""
 
 from labkit.decoding.beam import Beam, beam_search
-from labkit.decoding.best import Best, Judge, best_of
+from labkit.decoding.best import BestOfN, Judge, best_of
 from labkit.decoding.contrastive import contrastive_search
 from labkit.decoding.filters import (
     Allowed,
@@ -23,14 +23,14 @@ from labkit.decoding.filters import (
 from labkit.decoding.generate import generate
 from labkit.decoding.speculative import Accepted, speculative
 from labkit.decoding.stops import StopTexts
-from labkit.decoding.stream import Candidate, Effect, Step, read_back, stream, trace
+from labkit.decoding.stream import Candidate, Effect, Step, stream, trace, trace_forced
 
 __all__ = [
     "Accepted",
     "Allowed",
     "Banned",
     "Beam",
-    "Best",
+    "BestOfN",
     "Candidate",
     "Effect",
     "Epsilon",
@@ -53,7 +53,7 @@ __all__ = [
     "best_of",
     "contrastive_search",
     "generate",
-    "read_back",
+    "trace_forced",
     "speculative",
     "stream",
     "trace",

@@ -19,7 +19,7 @@ Judge = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Sequence[fl
 """(prompts, answers) -> a number for each answer, which answers the prompt in its place; all of them token ids."""
 
 
-class Best(NamedTuple):
+class BestOfN(NamedTuple):
     """Answers in the order in which they were drawn, what the judge gave each, and the place of the best one."""
 
     answers: list[list[int]]
@@ -39,7 +39,7 @@ def best_of(
     stop: StopTexts | None = None,
     generator: torch.Generator | None = None,
     sources: Sequence[Sequence[int]] | None = None,
-) -> Best:
+) -> BestOfN:
     """Draw `n` answers and ask the judge: WebGPT, https://arxiv.org/abs/2112.09332, 3.2. The first is what `generate`
     draws from the same generator by itself. Raises LabError for n below 1, for a judge that does not give a number to
     each answer, and as `generate`.
@@ -63,7 +63,7 @@ def best_steps(
     stop: StopTexts | None = None,
     generator: torch.Generator | None = None,
     sources: Sequence[Sequence[int]] | None = None,
-) -> Iterator[Best | None]:
+) -> Iterator[BestOfN | None]:
     """`best_of` for who may want to stop: after every `rows` answers None, and at last the best."""
     if n < 1:
         raise LabError(f"The best is chosen of at least one answer, not {n}.")
@@ -78,4 +78,4 @@ def best_steps(
     worth = [float(x) for x in judge([prompt] * n, answers)]
     if len(worth) != n or any(math.isnan(x) for x in worth):
         raise LabError(f"The judge must give a number to each of {n} answers; it gave {worth}.")
-    yield Best(answers, worth, max(range(n), key=lambda i: worth[i]))
+    yield BestOfN(answers, worth, max(range(n), key=lambda i: worth[i]))

@@ -21,7 +21,7 @@ from labkit.decoding.generate import draw, left_pad
 from labkit.decoding.prompts import check_prompt, check_size
 from labkit.errors import LabError
 from labkit.machine import compiled
-from labkit.model.mixers import KeyValues, SelfAttention
+from labkit.model.mixers import KVCache, SelfAttention
 from labkit.model.transformer import BlockState, State, Transformer
 
 BUCKET = 64
@@ -30,8 +30,8 @@ CHECKED = 8
 """Whether any row still goes on is asked every so many tokens: asking waits for the answer."""
 
 
-class FixedKeyValues(NamedTuple):
-    """`KeyValues` whose next place is a tensor, so that one graph serves every place: [B, K, L, E] each. slot [1]:
+class StaticKVCache(NamedTuple):
+    """`KVCache` whose next place is a tensor, so that one graph serves every place: [B, K, L, E] each. slot [1]:
     where the next token goes. seen: how many of the L places are looked at.
     """
 
@@ -40,7 +40,7 @@ class FixedKeyValues(NamedTuple):
     slot: Tensor
     seen: int
 
-    def append(self, keys: Tensor, values: Tensor) -> FixedKeyValues:
+    def append(self, keys: Tensor, values: Tensor) -> StaticKVCache:
         self.keys.index_copy_(2, self.slot, keys.to(self.keys.dtype))
         self.values.index_copy_(2, self.slot, values.to(self.values.dtype))
         return self
@@ -48,12 +48,12 @@ class FixedKeyValues(NamedTuple):
     def in_use(self) -> tuple[Tensor, Tensor]:
         return self.keys[:, :, : self.seen], self.values[:, :, : self.seen]
 
-    def select(self, rows: Tensor) -> FixedKeyValues:
-        return FixedKeyValues(self.keys[rows], self.values[rows], self.slot, self.seen)
+    def select(self, rows: Tensor) -> StaticKVCache:
+        return StaticKVCache(self.keys[rows], self.values[rows], self.slot, self.seen)
 
 
 @dataclass
-class FixedState(State):
+class StaticState(State):
     """A State of such blocks; what is not filled yet is hidden by its mask."""
 
     slot: Tensor = torch.zeros(1, dtype=torch.int64)
@@ -63,7 +63,7 @@ class FixedState(State):
         self.positions.index_copy_(1, self.slot, positions)
 
 
-class Writer:
+class CompiledGenerator:
     """Writes what `generate` writes, from the same draws, for a fixed number of rows at a time.
 
     length: tokens that the cache has room for, prompt and all; by default twice the context, since a short prompt is
@@ -98,7 +98,7 @@ class Writer:
         self.positions = torch.zeros(rows, self.length, dtype=torch.int64, device=like.device)
         self.slot = torch.zeros(1, dtype=torch.int64, device=like.device)
         self.padding = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
-        self.graphs: dict[tuple[int, bool], Graph] = {}
+        self.graphs: dict[tuple[int, bool], CompiledStep] = {}
         self.parameters = list(self.model.parameters())
 
     @torch.no_grad()
@@ -156,25 +156,25 @@ class Writer:
         """Copy what the prompts left into the fixed caches."""
         length = positions.shape[1]
         for (keys, values), block in zip(self.caches, state.blocks, strict=True):
-            assert isinstance(block.mixer, KeyValues)
+            assert isinstance(block.mixer, KVCache)
             keys[:, :, :length], values[:, :, :length] = block.mixer.keys, block.mixer.values
         self.mask.zero_()
         self.mask[:, :length], self.positions[:, :length] = state.mask, state.positions
         self.slot.fill_(length)
         self.padding.copy_(length - 1 - positions[:, -1:])
 
-    def _graph(self, filled: int) -> Graph:
+    def _graph(self, filled: int) -> CompiledStep:
         """The step that looks at no more of the cache than `filled` tokens need."""
         seen = min(-(-filled // BUCKET) * BUCKET, self.length)
         key = seen, torch.is_autocast_enabled(self.slot.device.type)
         if key not in self.graphs:
-            self.graphs[key] = Graph(functools.partial(self._step, seen))
+            self.graphs[key] = CompiledStep(functools.partial(self._step, seen))
         return self.graphs[key]
 
     def _step(self, seen: int, token: Tensor, u: Tensor) -> Tensor:
         """token [B], u [B] in [0, 1) -> the next token [B]."""
-        blocks = [BlockState(FixedKeyValues(keys, values, self.slot, seen)) for keys, values in self.caches]
-        state = FixedState(blocks, self.mask, self.positions, seen, self.slot)
+        blocks = [BlockState(StaticKVCache(keys, values, self.slot, seen)) for keys, values in self.caches]
+        state = StaticState(blocks, self.mask, self.positions, seen, self.slot)
         # What a row writes beyond the context is not read.
         position = (self.slot - self.padding).clamp(max=self.model.config.context - 1)  # [B, 1]
         logits = self.model.logits(self.model.hidden(token.unsqueeze(-1), position, None, state))[:, -1].float()
@@ -183,7 +183,7 @@ class Writer:
 
 
 def can_compile(model: Transformer) -> bool:
-    """Whether a `Writer` can write with this model: one of attention, without an encoder."""
+    """Whether a `CompiledGenerator` can write with this model: one of attention, without an encoder."""
     return isinstance(model.config.mixer, SelfAttention) and model.encoder is None
 
 
@@ -195,7 +195,7 @@ def _in_bf16(model: Transformer) -> Transformer:
     return made
 
 
-class Graph:
+class CompiledStep:
     """A step that is compiled when first called, and then called without asking again whether it still fits, which
     costs a small model a fifth of its time: but for its two arguments, it reads and writes the same tensors each time.
     """

@@ -23,7 +23,7 @@ def contrastive_search(model: Transformer, prompt: Sequence[int], **options: Any
     return deque(contrastive_steps(model, prompt, **options), maxlen=1).pop()
 
 
-class Contrasted(NamedTuple):
+class ContrastiveCandidate(NamedTuple):
     """A candidate: its probability, the largest cosine between its vector and those of all tokens before, and the score
     by which it is ranked, (1 - alpha) · probability - alpha · similarity.
     """
@@ -35,7 +35,9 @@ class Contrasted(NamedTuple):
 
 
 @torch.no_grad()
-def contrastive_candidates(model: Transformer, before: Sequence[int], *, k: int, alpha: float) -> list[Contrasted]:
+def contrastive_candidates(
+    model: Transformer, before: Sequence[int], *, k: int, alpha: float
+) -> list[ContrastiveCandidate]:
     """What `contrastive_steps` weighs after these tokens, the one that it chooses first. Raises LabError as it does."""
     _check(k, alpha)
     check_prompt(model, before)
@@ -49,7 +51,7 @@ def contrastive_candidates(model: Transformer, before: Sequence[int], *, k: int,
     alike = _similarity(new, vectors)
     scores = (1 - alpha) * shares - alpha * alike
     columns = (column.tolist() for column in (tokens, shares, alike, scores))
-    return sorted((Contrasted(*one) for one in zip(*columns, strict=True)), key=lambda one: -one.score)
+    return sorted((ContrastiveCandidate(*one) for one in zip(*columns, strict=True)), key=lambda one: -one.score)
 
 
 @torch.no_grad()

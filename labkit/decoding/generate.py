@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labkit.decoding.filters import Filter, History, apply_checked, need_history
-from labkit.decoding.prompts import check_prompt, check_size, remembered
+from labkit.decoding.prompts import check_prompt, check_size, encoded_sources
 from labkit.decoding.stops import StopTexts
 from labkit.errors import LabError
 from labkit.model.context import Memory
@@ -57,7 +57,7 @@ def generate(
     model.eval()
     for start in range(0, len(order), together):
         chunk = order[start : start + together]
-        memory = remembered(model, None if sources is None else [sources[i] for i in chunk])
+        memory = encoded_sources(model, None if sources is None else [sources[i] for i in chunk])
         answers = _write(model, [prompts[i] for i in chunk], steps, draws[chunk], list(stop_ids), stop, memory)
         for place, i in enumerate(chunk):
             written[i] = answers[place * samples : (place + 1) * samples]

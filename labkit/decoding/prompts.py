@@ -26,10 +26,10 @@ def check_prompt(model: Transformer, prompt: Sequence[int], which: str = "The pr
         raise LabError(f"{which} is empty; begin it with at least one token.")
     if len(prompt) >= context:
         raise LabError(f"{which} has {len(prompt)} tokens and leaves no room in a context of {context}.")
-    check_tokens(model, prompt, which)
+    check_in_vocabulary(model, prompt, which)
 
 
-def check_tokens(model: Transformer, tokens: Sequence[int], which: str) -> None:
+def check_in_vocabulary(model: Transformer, tokens: Sequence[int], which: str) -> None:
     """Raises LabError for a token that is not in the vocabulary."""
     unknown = [token for token in tokens if not 0 <= token < model.config.vocabulary]
     if unknown:
@@ -50,7 +50,7 @@ def check_size(model: Transformer, rows: int, prompt: int, max_new_tokens: int) 
     check_memory(4.0 * rows * each, f"Writing {rows:,} texts of up to {length:,} tokens at once")
 
 
-def remembered(model: Transformer, sources: Sequence[Sequence[int]] | None) -> Memory | None:
+def encoded_sources(model: Transformer, sources: Sequence[Sequence[int]] | None) -> Memory | None:
     """What the encoder makes of the sources, one a row; None for a model without. Raises LabError where there is an
     encoder and nothing to read, or the reverse.
     """
@@ -61,7 +61,7 @@ def remembered(model: Transformer, sources: Sequence[Sequence[int]] | None) -> M
     if not sources or not all(sources):
         raise LabError("This model has an encoder: give it a source of at least one token for each prompt.")
     for source in sources:
-        check_tokens(model, source, "The source")
+        check_in_vocabulary(model, source, "The source")
     device, S = model.embedding.weight.device, max(map(len, sources))
     tokens = torch.tensor([[*source, *[0] * (S - len(source))] for source in sources], device=device)
     lengths = torch.tensor([[len(source)] for source in sources], device=device)

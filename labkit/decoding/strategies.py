@@ -38,7 +38,7 @@ from labkit.decoding.filters import (
     Typical,
 )
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import check_prompt, check_size, remembered
+from labkit.decoding.prompts import check_prompt, check_size, encoded_sources
 from labkit.decoding.speculative import speculative_steps
 from labkit.decoding.stops import StopTexts
 from labkit.decoding.stream import trace
@@ -211,7 +211,7 @@ class Strategy:
         common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": resources.stops()}
         common |= {} if self.kind == "contrastive" else {"steps": self.steps(resources.tokenizer)}
         if self.kind in ("beam", "contrastive"):
-            yield from self._searched(model, prompt, common | {"memory": remembered(model, sources)})
+            yield from self._searched(model, prompt, common | {"memory": encoded_sources(model, sources)})
             return
         common["generator"] = torch.Generator().manual_seed(seed)
         if self.kind == "speculative":
@@ -229,7 +229,7 @@ class Strategy:
             best = best_of(model, prompt, resources.judge, n=self.option("n"), sources=sources, **common)
             yield best.answers[best.best]
         else:
-            yield from self._drawn(model, prompt, common | {"memory": remembered(model, sources)})
+            yield from self._drawn(model, prompt, common | {"memory": encoded_sources(model, sources)})
 
     def _searched(self, model: Transformer, prompt: Sequence[int], common: dict[str, Any]) -> Iterator[list[int]]:
         told = {name.replace("-", "_"): self.option(name) for name in OPTIONS[self.kind]}

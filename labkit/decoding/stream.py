@@ -124,7 +124,7 @@ def trace(
 
 
 @torch.no_grad()
-def read_back(
+def trace_forced(
     model: Transformer,
     prompt: Sequence[int],
     written: Sequence[int],

@@ -16,7 +16,7 @@ from labkit.world import Task, World
 from labkit.world.oracle import score
 
 
-def by_reward(reward_model: RewardModel, tokenizer: Tokenizer, closed: bool = False) -> Judge:
+def reward_judge(reward_model: RewardModel, tokenizer: Tokenizer, closed: bool = False) -> Judge:
     """The reward model's number at the last token of each answer: its end token, which is put behind it. closed: that
     stands there already where the model drew one, and an answer that was cut off is read where it was cut.
     """
@@ -35,7 +35,7 @@ def by_reward(reward_model: RewardModel, tokenizer: Tokenizer, closed: bool = Fa
     return judge
 
 
-def by_oracle(world: World, tasks: Mapping[tuple[int, ...], Task], annotator: str, tokenizer: Tokenizer) -> Judge:
+def oracle_judge(world: World, tasks: Mapping[tuple[int, ...], Task], annotator: str, tokenizer: Tokenizer) -> Judge:
     """The gold score under an annotator's profile; tasks: what each prompt asks. Raises LabError for an annotator that
     the world has not, and for a prompt that is none of the tasks.
     """

@@ -17,7 +17,7 @@ from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import preference_task
 from labkit.text.batch import unshifted_batch
 from labkit.text.chat import decode_reply, encode_prompt
-from labkit.text.fitting import Fit
+from labkit.text.fitting import LengthReport
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World, score
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from labkit.stages.inputs import StageInputs
 
 
-class Judged(NamedTuple):
+class OracleScores(NamedTuple):
     """Answers to the same prompts, one number each: total gold, right, unsupported claims, polite."""
 
     gold: np.ndarray
@@ -34,18 +34,18 @@ class Judged(NamedTuple):
     polite: np.ndarray
 
 
-def judged(
+def oracle_scores(
     world: World, annotator: str, tokenizer: Tokenizer, tasks: Sequence[Task], answers: Sequence[Sequence[int]]
-) -> Judged:
+) -> OracleScores:
     """The oracle's opinion of answers, as ids, to the tasks, under the annotator's profile."""
     texts = [decode_reply(tokenizer, ids) for ids in answers]
     profile = world.profiles[annotator]
     scores = [score(world, task, text, profile) for task, text in zip(tasks, texts, strict=True)]
     columns = zip(*((s.total, s.right, float(s.supported < 1), s.polite) for s in scores), strict=True)
-    return Judged(*(np.array(column) for column in columns))
+    return OracleScores(*(np.array(column) for column in columns))
 
 
-def paired_metrics(after: Judged, before: Judged) -> Metrics:
+def paired_metrics(after: OracleScores, before: OracleScores) -> Metrics:
     """What changed, prompt by prompt: differences with the standard error of their mean, and the win rate.
 
     A tie is half a win. win_low, win_high: 95 % interval of the win rate, normal, over prompts.
@@ -99,7 +99,7 @@ def policy_metrics(
     metrics: Metrics = {}
     if tasks:
         after, before = (
-            judged(stage_inputs.world, stage_inputs.annotator, tokenizer, tasks, given) for given in answers
+            oracle_scores(stage_inputs.world, stage_inputs.annotator, tokenizer, tasks, given) for given in answers
         )
         metrics |= paired_metrics(after, before)
     reward_model = stage_inputs.judge()
@@ -111,7 +111,7 @@ def policy_metrics(
 
 def held_out_prompts(
     stage_inputs: StageInputs, prompts: int, length: int, answer_tokens: int
-) -> tuple[list[Task], list[list[int]], Fit]:
+) -> tuple[list[Task], list[list[int]], LengthReport]:
     """What a policy is measured on: tasks of the world (none where preferences are given), the ids of the prompts that
     leave room in `length` tokens, and how many do not. Raises LabError when none does.
 
@@ -132,7 +132,7 @@ def held_out_prompts(
             f"None of {len(asked)} held-out prompts leaves room for an answer of {length - room} tokens in a row of "
             f"{length}. Give longer rows (train.length, up to model.context), or shorter prompts."
         )
-    count = Fit(len(asked), left_out=len(asked) - len(fit))
+    count = LengthReport(len(asked), left_out=len(asked) - len(fit))
     stage_inputs.fit(lambda: (fit, count), f"held-out prompts with an answer of {length - room} tokens", length)
     return [tasks[index] for index in fit if tasks], [asked[index] for index in fit], count
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ANNOTATOR = "warm"
 
 
-class Asked(NamedTuple):
+class EvalPrompt(NamedTuple):
     """A prompt: its text, its tokens, and the task that it is, if it is one of the world's."""
 
     text: str
@@ -42,7 +42,7 @@ class StrategyResult:
 def compare(
     model: Transformer,
     tokenizer: Tokenizer,
-    asked: Sequence[Asked],
+    asked: Sequence[EvalPrompt],
     strategies: Sequence[Strategy],
     *,
     seeds: int,
@@ -81,14 +81,14 @@ def compare(
 def scored(
     model: Transformer,
     tokenizer: Tokenizer,
-    asked: Sequence[Asked],
+    asked: Sequence[EvalPrompt],
     texts: Sequence[Sequence[Sequence[int]]],
     world: World | None,
 ) -> dict[str, Score]:
     """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
     from labkit.decoding.scores import distinct, jackknife, log_likelihoods, mean_score, repetition, self_bleu
 
-    def each(prompt: Asked, group: Sequence[Sequence[int]]) -> list[dict[str, float]]:
+    def each(prompt: EvalPrompt, group: Sequence[Sequence[int]]) -> list[dict[str, float]]:
         likelihoods = log_likelihoods(model, prompt.ids, group)
         found = [
             {"nats per token": likelihood, "repetition": repetition(text), "tokens": float(len(text))}

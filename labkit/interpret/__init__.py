@@ -9,26 +9,26 @@ patching(model, one, other)                        # which of a text's numbers m
 find_heads(model, tokenizer, probes)               # heads by what they do
 """
 
-from labkit.interpret.heads import Findings, HeadScore, accuracy, find_heads, log_odds
+from labkit.interpret.heads import HeadReport, HeadScore, accuracy, find_heads, log_odds
 from labkit.interpret.limits import attention_bytes, check_attention, check_patching
-from labkit.interpret.look import Change, Inspection, Map, ScoreBreakdown
-from labkit.interpret.patching import Patching, patching
+from labkit.interpret.look import AttentionMap, Inspection, PredictionShift, ScoreBreakdown
+from labkit.interpret.patching import PatchingResult, patching
 from labkit.interpret.probes import Probe, schema_probe, schema_probes, token_at, world_probes
-from labkit.interpret.taps import Ablate, Recorder, Restore
+from labkit.interpret.taps import Ablate, PatchActivations, Recorder
 from labkit.interpret.views import Views
 
 __all__ = [
     "Ablate",
     "ScoreBreakdown",
-    "Change",
-    "Findings",
+    "PredictionShift",
+    "HeadReport",
     "HeadScore",
     "Inspection",
-    "Map",
-    "Patching",
+    "AttentionMap",
+    "PatchingResult",
     "Probe",
     "Recorder",
-    "Restore",
+    "PatchActivations",
     "Views",
     "accuracy",
     "attention_bytes",

@@ -41,7 +41,7 @@ class HeadScore(NamedTuple):
     carried: float | None = None
 
 
-class Findings(NamedTuple):
+class HeadReport(NamedTuple):
     """heads: all, those first that carry most of the right answer. accuracy: share of the probes in which the right
     answer is likelier than the wrong; error: its standard error; probes: how many. odds: the right answer's mean
     log-odds over the wrong, in nats.
@@ -55,7 +55,7 @@ class Findings(NamedTuple):
 
 
 @torch.no_grad()
-def find_heads(model: Transformer, tokenizer: Tokenizer, probes: Sequence[Probe], causes: int = 16) -> Findings:
+def find_heads(model: Transformer, tokenizer: Tokenizer, probes: Sequence[Probe], causes: int = 16) -> HeadReport:
     """All heads by where they look; of the `causes` that look most from the answer to the right one, what they cause.
 
     Previous-token and induction heads: In-context Learning and Induction Heads,
@@ -80,7 +80,7 @@ def find_heads(model: Transformer, tokenizer: Tokenizer, probes: Sequence[Probe]
         previous, induction, pronoun, answer = scores[layer, head].tolist()
         heads.append(HeadScore(layer, head, previous, induction, pronoun, answer, carried))
     heads.sort(key=lambda found: -float("inf") if found.carried is None else found.carried, reverse=True)
-    return Findings(heads, *accuracy(odds), len(probes), float(odds.mean()))
+    return HeadReport(heads, *accuracy(odds), len(probes), float(odds.mean()))
 
 
 def accuracy(odds: Tensor) -> tuple[float, float]:

@@ -21,7 +21,7 @@ ROWS = 32
 """Copies of a text that are read at once, each without another head."""
 
 
-class Map(NamedTuple):
+class AttentionMap(NamedTuple):
     """One kind of attention in a model. kind: "causal", "bidirectional" or "cross". where: how its layers are named,
     "{}" standing for the number. rows, columns: the pieces of text that look, and that are looked at. weights
     [L, H, T, S]: in fp32; row i says how much token i takes from each, and adds up to 1. key_heads: K, shared by the H.
@@ -49,7 +49,7 @@ class ScoreBreakdown(NamedTuple):
     leading: list[tuple[int, float, float, float]]
 
 
-class Change(NamedTuple):
+class PredictionShift(NamedTuple):
     """How a distribution of the next token changes: nats of Kullback-Leibler divergence from before to after, and the
     leading tokens as (text, before, after).
     """
@@ -105,11 +105,13 @@ class Inspection:
         K, tokens = self.model.config.key_value_heads, self.pieces(self.ids)
         source = [] if self.source is None else self.pieces(self.source)
         if self.source is not None:
-            yield Map("bidirectional", "encoder.blocks.{}.attention", source, source, self._stack("encoder."), K)
+            yield AttentionMap(
+                "bidirectional", "encoder.blocks.{}.attention", source, source, self._stack("encoder."), K
+            )
         kind: Literal["causal", "bidirectional"] = "causal" if self.model.causal else "bidirectional"
-        yield Map(kind, "blocks.{}.attention", tokens, tokens, self._stack("blocks.", ".attention"), K)
+        yield AttentionMap(kind, "blocks.{}.attention", tokens, tokens, self._stack("blocks.", ".attention"), K)
         if self.source is not None:
-            yield Map("cross", "blocks.{}.cross", tokens, source, self._stack("blocks.", ".cross"), K)
+            yield AttentionMap("cross", "blocks.{}.cross", tokens, source, self._stack("blocks.", ".cross"), K)
 
     def _stack(self, start: str, end: str = "") -> Tensor:
         found = [x for name, x in self.kept.items() if name.startswith(start) and name.endswith(f"{end}.weights")]
@@ -150,7 +152,7 @@ class Inspection:
 
     def ablate(
         self, map_: int, layer: int, head: int, kind: Kind = "zero", leading: int = 6, place: int | None = None
-    ) -> Change:
+    ) -> PredictionShift:
         """What is predicted after the token in this place (the last when not given) without a head. Raises LabError for
         a head or a token that is not there.
         """
@@ -165,14 +167,14 @@ class Inspection:
             raise LabError(f"There is no token {place} in this text: there are {last + 1}, from 0 on.")
         return last if place is None else place
 
-    def change(self, after: Tensor, leading: int = 6, place: int = -1) -> Change:
+    def change(self, after: Tensor, leading: int = 6, place: int = -1) -> PredictionShift:
         """From the prediction after the token in this place to other logits [V]."""
         before, after = self.logits[place].log_softmax(-1).cpu(), after.log_softmax(-1).cpu()
         most = before.topk(min(leading, len(before))).indices.tolist()
         most += [token for token in after.topk(min(leading // 2, len(after))).indices.tolist() if token not in most]
         p, q = before.exp(), after.exp()
         listed = [(self.tokenizer.token(token), float(p[token]), float(q[token])) for token in most]
-        return Change(float(divergence(before, after)), listed)
+        return PredictionShift(float(divergence(before, after)), listed)
 
     def effects(self, map_: int, kind: Kind = "zero", place: int | None = None) -> Tensor:
         """How much the prediction after the token in this place (the last when not given) changes without each head, in
@@ -228,7 +230,7 @@ def _check_kind(kind: str) -> None:
         raise LabError(f"A head can be ablated by zero or mean, not {kind!r}.")
 
 
-def _packed(map_: Map) -> dict[str, Any]:
+def _packed(map_: AttentionMap) -> dict[str, Any]:
     layers, heads = map_.weights.shape[:2]
     numbers = (map_.weights * 65_535).round().numpy().astype("<u2")
     seen = numbers[:, :, *np.tril_indices(numbers.shape[-1])] if map_.kind == "causal" else numbers

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.interpret.look import ROWS
-from labkit.interpret.taps import Recorder, Restore
+from labkit.interpret.taps import PatchActivations, Recorder
 from labkit.model.mixers import SelfAttention
 from labkit.model.transformer import Transformer
 
 
-class Patching(NamedTuple):
+class PatchingResult(NamedTuple):
     """stream [1 + L, T]: how much of the difference comes back when the vector of one token after one layer (0: the
     embeddings) is the first text's, in the second; heads [L, H]: likewise of what one head gives to all tokens. 0:
     nothing, 1: all of it. answers: the tokens whose log-odds are measured, the first text's and the second's. odds:
@@ -39,7 +39,7 @@ def patching(
     second: Sequence[int],
     answers: tuple[int, int] | None = None,
     progress: Progress | None = None,
-) -> Patching:
+) -> PatchingResult:
     """Read the second text with single numbers of the first put in, and see what the last token then predicts.
 
     answers: by default the likeliest next token of each text; where that is the same one, those two whose
@@ -74,7 +74,7 @@ def patching(
     found = []
     for start in range(0, len(places), ROWS):
         chunk = places[start : start + ROWS]
-        x = model.hidden(other.expand(len(chunk), -1), tap=Restore(recorder.kept, chunk))[:, -1:]
+        x = model.hidden(other.expand(len(chunk), -1), tap=PatchActivations(recorder.kept, chunk))[:, -1:]
         logits = model.logits(x)[:, 0].float()
         found.append(((logits[:, a] - logits[:, b]) - corrupted) / (clean - corrupted))
         if progress is not None:
@@ -84,7 +84,7 @@ def patching(
     if stream:
         grid[tuple(torch.tensor(stream).T)] = values
     grid[L, T - 1] = 1.0  # the first text's last vector is its whole prediction
-    return Patching(grid, heads.view(L, H), (a, b), (clean, corrupted))
+    return PatchingResult(grid, heads.view(L, H), (a, b), (clean, corrupted))
 
 
 def patched_places(model: Transformer, first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:

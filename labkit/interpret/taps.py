@@ -51,7 +51,7 @@ class Ablate:
         return x
 
 
-class Restore:
+class PatchActivations:
     """A tap that puts what was recorded of another text in the place of what passes: row b of the batch gets
     places[b] = (name, index into one row of what passes there) of `kept`, whose tensors have a single row.
     """

@@ -15,7 +15,7 @@ from labkit.model.positions import PositionIndex
 from labkit.model.taps import Tap
 
 
-class KeyValues(NamedTuple):
+class KVCache(NamedTuple):
     """The keys and values of one layer, in space set aside beforehand: [B, K, L, E], of which ``filled`` are
     in use.
     """
@@ -25,16 +25,16 @@ class KeyValues(NamedTuple):
     filled: int
 
     @staticmethod
-    def empty(rows: int, heads: int, length: int, head_width: int, like: Tensor) -> KeyValues:
+    def empty(rows: int, heads: int, length: int, head_width: int, like: Tensor) -> KVCache:
         """Space for ``length`` tokens on the device of ``like``, of its type, or of autocast's where that is
         on.
         """
         device = like.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
         keys, values = (like.new_zeros(rows, heads, length, head_width, dtype=dtype) for _ in range(2))
-        return KeyValues(keys, values, 0)
+        return KVCache(keys, values, 0)
 
-    def append(self, keys: Tensor, values: Tensor) -> KeyValues:
+    def append(self, keys: Tensor, values: Tensor) -> KVCache:
         """Write keys and values [B, K, T, E] after those in use (in place).
 
         Raises LabError when there is no space left for T more.
@@ -44,17 +44,17 @@ class KeyValues(NamedTuple):
             raise LabError(f"The key/value cache holds {self.keys.shape[2]} tokens and cannot take {end}.")
         self.keys[:, :, self.filled : end] = keys
         self.values[:, :, self.filled : end] = values
-        return KeyValues(self.keys, self.values, end)
+        return KVCache(self.keys, self.values, end)
 
     def in_use(self) -> tuple[Tensor, Tensor]:
         """Views of the filled part, each [B, K, filled, E]."""
         return self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
 
-    def select(self, rows: Tensor) -> KeyValues:
+    def select(self, rows: Tensor) -> KVCache:
         """Keep the given rows only (a copy); rows [B'] of int64."""
-        return KeyValues(self.keys[rows], self.values[rows], self.filled)
+        return KVCache(self.keys[rows], self.values[rows], self.filled)
 
-    def truncate(self, filled: int) -> KeyValues:
+    def truncate(self, filled: int) -> KVCache:
         """What it was when it held so many tokens."""
         return self._replace(filled=filled)
 
@@ -107,10 +107,10 @@ class Attention(nn.Module):
             self.query_norm = nn.RMSNorm(heads.width, heads.norm_eps)
             self.key_norm = nn.RMSNorm(heads.width, heads.norm_eps)
 
-    def new_state(self, rows: int, length: int) -> KeyValues:
-        return KeyValues.empty(rows, self.key_heads, length, self.head_width, self.out.weight)
+    def new_state(self, rows: int, length: int) -> KVCache:
+        return KVCache.empty(rows, self.key_heads, length, self.head_width, self.out.weight)
 
-    def forward(self, x: Tensor, state: KeyValues | None, context: ForwardContext) -> tuple[Tensor, KeyValues | None]:
+    def forward(self, x: Tensor, state: KVCache | None, context: ForwardContext) -> tuple[Tensor, KVCache | None]:
         """x [B, T, D] -> [B, T, D], and the state with the T new keys and values in it."""
         places, tap = context.places, context.tap
         q, k, v = self.project(x, places)

@@ -24,7 +24,7 @@ from labkit.model.context import ForwardContext, previous
 from labkit.model.mixers import Heads
 
 CHUNK = 32
-"""Tokens that `in_chunks` takes at once: no w is below exp(-1/√e), so their product stays far within fp32."""
+"""Tokens that `wkv7_chunked` takes at once: no w is below exp(-1/√e), so their product stays far within fp32."""
 
 Rank = Annotated[int, Range(1, 2**16)]
 
@@ -150,8 +150,8 @@ class RWKVMixer(nn.Module):
             v = v + (context.values - v) * torch.sigmoid(self.mix_values(xs["v"]))
         log_w = -math.exp(-0.5) * torch.sigmoid(self.decay(xs["w"]).float())
         r, log_w, k, v = (self._split(t.float()) for t in (r, log_w, k, v))
-        moves = Moves(r, log_w, k, v, -removed, removed * self._split(rate))
-        y, matrix = mix(moves, matrix, context.real, context.fresh)
+        moves = WKVInputs(r, log_w, k, v, -removed, removed * self._split(rate))
+        y, matrix = wkv7(moves, matrix, context.real, context.fresh)
         y = context.tap(f"{self.name}.read", y)
         y = F.group_norm(y.flatten(0, 1).flatten(1), self.heads, self.norm.weight, self.norm.bias, self.norm.eps)
         extra = (r * k * self._split(self.bonus)).sum(-1, keepdim=True) * v  # [B, T, H, N]
@@ -163,7 +163,7 @@ class RWKVMixer(nn.Module):
         return x.unflatten(-1, (self.heads, self.head_width))
 
 
-class Moves(NamedTuple):
+class WKVInputs(NamedTuple):
     """What each token does to a head's matrix, and asks of it: [B, T, H, N] each, in fp32. log_w: w's logarithm."""
 
     r: Tensor
@@ -174,7 +174,9 @@ class Moves(NamedTuple):
     b: Tensor
 
 
-def mix(moves: Moves, state: Tensor, real: Tensor | None = None, fresh: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def wkv7(
+    moves: WKVInputs, state: Tensor, real: Tensor | None = None, fresh: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """What each token reads [B, T, H, N], and the state [B, H, N, N] after them all.
 
     real [B, T]: what is not changes nothing. fresh [B, T]: the state is empty before such a token. In fp32, whatever
@@ -183,13 +185,13 @@ def mix(moves: Moves, state: Tensor, real: Tensor | None = None, fresh: Tensor |
     if real is not None:
         log_w, k, b = (t * real[..., None, None] for t in (moves.log_w, moves.k, moves.b))
         moves = moves._replace(log_w=log_w, k=k, b=b)
-    form = step_by_step if moves.r.shape[1] == 1 else in_chunks
+    form = wkv7_recurrent if moves.r.shape[1] == 1 else wkv7_chunked
     with torch.autocast(state.device.type, enabled=False):
         return form(moves, state, fresh)
 
 
-def step_by_step(moves: Moves, state: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`mix` as its equation says it, a token at a time."""
+def wkv7_recurrent(moves: WKVInputs, state: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`wkv7` as its equation says it, a token at a time."""
     r, log_w, k, v, a, b = moves
     read = []
     for t in range(r.shape[1]):
@@ -202,8 +204,8 @@ def step_by_step(moves: Moves, state: Tensor, fresh: Tensor | None) -> tuple[Ten
     return torch.stack(read, 1), state
 
 
-def in_chunks(moves: Moves, state: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`mix` of `CHUNK` tokens at a time, by products of matrices.
+def wkv7_chunked(moves: WKVInputs, state: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`wkv7` of `CHUNK` tokens at a time, by products of matrices.
 
     With P_t the product of the decays up to t, what is removed at t is u_t = S_{t-1} a_t, which is
     S_0 (P_{t-1} a_t) + Σ_{i<t} u_i (b_i/P_i · P_{t-1} a_t) + v_i (k_i/P_i · P_{t-1} a_t): a triangular system of
@@ -213,12 +215,12 @@ def in_chunks(moves: Moves, state: Tensor, fresh: Tensor | None) -> tuple[Tensor
     pieces = [t.transpose(1, 2).split(CHUNK, dim=2) for t in moves]  # of [B, H, C, N]
     begun = None if fresh is None else fresh.split(CHUNK, dim=1)
     for i, chunk in enumerate(zip(*pieces, strict=True)):
-        y, state = _chunk(Moves(*chunk), state, None if begun is None else begun[i])
+        y, state = _chunk(WKVInputs(*chunk), state, None if begun is None else begun[i])
         read.append(y)
     return torch.cat(read, 2).transpose(1, 2), state
 
 
-def _chunk(moves: Moves, state: Tensor, begins: Tensor | None) -> tuple[Tensor, Tensor]:
+def _chunk(moves: WKVInputs, state: Tensor, begins: Tensor | None) -> tuple[Tensor, Tensor]:
     """Moves of [B, H, C, N], state [B, H, N, N] -> what is read [B, H, C, N], and the state after."""
     r, log_w, k, v, a, b = moves
     C = r.shape[2]

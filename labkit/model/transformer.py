@@ -22,7 +22,7 @@ from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
 from labkit.model.heads import ClassHead, MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, look_back
-from labkit.model.mixers import Attention, CrossAttention, Heads, KeyValues, SelfAttention
+from labkit.model.mixers import Attention, CrossAttention, Heads, KVCache, SelfAttention
 from labkit.model.positions import Learned, NoPosition, Position, PositionIndex, Rotary, Sinusoidal, Sizes, distances
 from labkit.model.rwkv import RWKV, TokenShift
 from labkit.model.taps import Tap, no_tap
@@ -176,7 +176,7 @@ class BlockState(NamedTuple):
 
     def truncate(self, filled: int) -> BlockState:
         """What it was when it held so many tokens. Raises LabError where only what came of them is kept."""
-        if not isinstance(self.mixer, KeyValues) or self.last is not None:
+        if not isinstance(self.mixer, KVCache) or self.last is not None:
             raise LabError("This model keeps only what came of its tokens, so none can be taken back.")
         return BlockState(self.mixer.truncate(filled))
 
@@ -358,7 +358,7 @@ class Transformer(Stack):
         self._fits(source.shape[1])
         positions = torch.arange(source.shape[1], device=source.device)
         x = tap("encoder.embedding", self._embedded(source, positions, self.encoder, None))
-        visible = visible_mask(1, source.shape[1], mask, source.device, causal=False)
+        visible = attention_bias(1, source.shape[1], mask, source.device, causal=False)
         places = PositionIndex(self.encoder.position, positions, positions)
         x = self.encoder.run(x, None, ForwardContext(places, visible, real=mask, tap=tap))
         return Memory(tap("encoder.hidden", x), visible)
@@ -402,9 +402,9 @@ class Transformer(Stack):
             state.append(mask, positions, T)
             keys, key_positions = state.mask[:, : state.filled], state.positions[:, : state.filled]
         document = None if fresh is None else fresh.cumsum(1)
-        visible = visible_mask(T, key_positions.shape[-1], keys, tokens.device, self.causal, document)
+        visible = attention_bias(T, key_positions.shape[-1], keys, tokens.device, self.causal, document)
         if self.config.window:
-            visible = visible + outside_window(positions, key_positions, self.config.window)
+            visible = visible + sliding_window_bias(positions, key_positions, self.config.window)
         places = PositionIndex(self.position, positions, key_positions)
         x = tap("embedding", self._embedded(tokens, positions, self, types))
         return tap("hidden", self.run(x, state, ForwardContext(places, visible, mask, fresh, memory, tap)))
@@ -467,7 +467,7 @@ class Transformer(Stack):
         return sum(p.numel() * (share if ".experts." in name else 1.0) for name, p in named)
 
 
-def visible_mask(
+def attention_bias(
     queries: int,
     keys: int,
     mask: Tensor | None,
@@ -491,7 +491,7 @@ def visible_mask(
     return torch.zeros(visible.shape, device=device).masked_fill(~visible, MASKED_SCORE)
 
 
-def outside_window(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
+def sliding_window_bias(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
     """What to add to scores, [(B,) T, S]: 0 for the `window` keys up to a query's own, `MASKED_SCORE` for those
     before.
     """

@@ -9,7 +9,7 @@ from typing import Protocol
 from labkit.errors import LabError
 from labkit.preferences.annotate import preference_task
 from labkit.text.chat import decode_reply, encode_prompt
-from labkit.text.fitting import Fit
+from labkit.text.fitting import LengthReport
 from labkit.text.pairs import Pair
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World, score
@@ -57,7 +57,7 @@ class GivenPrompts:
     def __init__(self, tokenizer: Tokenizer, pairs: Sequence[Pair], room: int):
         whole = [encode_prompt(tokenizer, prompt) for prompt in dict.fromkeys(pair.prompt for pair in pairs)]
         self.prompts = [ids for ids in whole if len(ids) <= room]
-        self.fit = Fit(len(whole), left_out=len(whole) - len(self.prompts))
+        self.fit = LengthReport(len(whole), left_out=len(whole) - len(self.prompts))
         if not self.prompts:
             raise LabError(f"None of {len(whole)} prompts fits in {room} tokens. Give longer rows, or shorter prompts.")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.evaluation.strategies import Asked, task_of
+from labkit.evaluation.strategies import EvalPrompt, task_of
 
 if TYPE_CHECKING:
     from labkit.decoding.strategies import DecodingResources
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from labkit.world import Task, World
 
 
-def asked_of(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[Asked]]:
+def asked_of(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[EvalPrompt]]:
     """A run's world (None where it learnt from real text), and the prompts: this text, or tasks of the world.
 
     Raises LabError where there is neither.
@@ -30,11 +30,11 @@ def asked_of(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[As
     world = None if real else World.load(run.recipe.world_size)
     if world is None or text:
         task = None if world is None else task_of(world, text)
-        return world, [Asked(text, encode_prompt(tokenizer, [Message("user", text)]), task)]
+        return world, [EvalPrompt(text, encode_prompt(tokenizer, [Message("user", text)]), task)]
     kinds = world.task_kinds
     chosen = [world.task("test", 0, i // len(kinds), kinds[i % len(kinds)]) for i in range(tasks)]
     chosen = chosen or [world.task("test", 0, 0, "write")]
-    return world, [Asked(one.messages[-1].content, encode_prompt(tokenizer, one.messages), one) for one in chosen]
+    return world, [EvalPrompt(one.messages[-1].content, encode_prompt(tokenizer, one.messages), one) for one in chosen]
 
 
 def decoding_resources(
@@ -49,7 +49,7 @@ def decoding_resources(
     """
     from labkit.decoding.strategies import DecodingResources
     from labkit.errors import LabError
-    from labkit.evaluation.judges import by_oracle, by_reward
+    from labkit.evaluation.judges import oracle_judge, reward_judge
     from labkit.runs.folder import Run
 
     tokenizer, smaller, judge = run.tokenizer(), None, None
@@ -60,7 +60,7 @@ def decoding_resources(
             raise LabError(f"{draft} has another tokenizer than {run.path}: a draft must read the same tokens.")
     reward = run.reward_stage()
     if reward is not None:
-        judge = by_reward(reward.reward_model(), tokenizer)
+        judge = reward_judge(reward.reward_model(), tokenizer)
     elif world is not None and tasks:
-        judge = by_oracle(world, tasks, next(iter(world.profiles)), tokenizer)
+        judge = oracle_judge(world, tasks, next(iter(world.profiles)), tokenizer)
     return DecodingResources(tokenizer, tuple(stop), smaller, judge)

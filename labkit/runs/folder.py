@@ -33,7 +33,7 @@ from labkit.paths import data_folder
 from labkit.runs.changes import Change, pending, set_aside, settle, unsettled
 from labkit.runs.inputs import WEIGHTS, WORLD, input_hashes, input_places, is_content
 from labkit.runs.lock import LOCK, one_writer
-from labkit.runs.plan import elsewhere
+from labkit.runs.plan import in_another_run
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.stages.registry import INPUTS
@@ -314,11 +314,11 @@ class Run:
 
         Raises LabError where there is none, and for another run's that reads other tokens.
         """
-        if elsewhere(stage):
-            return self.elsewhere(str(stage)).model()
+        if in_another_run(stage):
+            return self.in_another_run(str(stage)).model()
         return (self.stage(stage) if stage else self.latest()).model()
 
-    def elsewhere(self, stage: str) -> StageFolder:
+    def in_another_run(self, stage: str) -> StageFolder:
         """A stage of another run, RUN/STAGE, as this run was begun with it. Raises LabError where there is none, where
         its weights have changed since, and where it reads other tokens than this run.
         """

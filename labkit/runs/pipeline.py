@@ -28,7 +28,7 @@ from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import annotate, read_choices, write_choices
 from labkit.runs.changes import Change, changing, finish, remove
 from labkit.runs.folder import Run, names_made, other_stage, writing, writing_run
-from labkit.runs.plan import elsewhere
+from labkit.runs.plan import in_another_run
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.stages import PreferenceSplit, Stage, StageInputs
@@ -259,8 +259,8 @@ def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
                     f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or make "
                     f"{need} first."
                 )
-        if stage.after is not None and elsewhere(stage.after):
-            _check_context(stage, run.elsewhere(stage.after).model().config.context)
+        if stage.after is not None and in_another_run(stage.after):
+            _check_context(stage, run.in_another_run(stage.after).model().config.context)
         stage.config.check(stage.inputs, run.recipe.evaluation)
 
 
@@ -319,7 +319,7 @@ def prepare(run: Run) -> StageInputs:
     world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
     if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
         if recipe.other_runs:
-            run.elsewhere(recipe.other_runs[0])
+            run.in_another_run(recipe.other_runs[0])
             tokenizer = other_stage(run.places.get(recipe.other_runs[0], recipe.other_runs[0]))[0].tokenizer()
         else:
             pieces = _pieces(recipe, world, texts, conversations)

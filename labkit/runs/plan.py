@@ -45,7 +45,7 @@ def plan_of(**stages: Stage) -> tuple[PlannedStage, ...]:
     return tuple(PlannedStage(name, stage) for name, stage in stages.items())
 
 
-def elsewhere(after: str | None) -> bool:
+def in_another_run(after: str | None) -> bool:
     """Whether what a stage comes after is a stage of another run."""
     return after is not None and "/" in after
 
@@ -68,7 +68,10 @@ def needs_of(plan: Sequence[PlannedStage], name: str) -> list[str]:
     Raises LabError where what it needs does not stand before it.
     """
     after, judge = after_of(plan, name), judge_of(plan, name)
-    needed = [None if elsewhere(after) else after, judge if _until(plan, name)[1].stage.needs_reward_model else None]
+    needed = [
+        None if in_another_run(after) else after,
+        judge if _until(plan, name)[1].stage.needs_reward_model else None,
+    ]
     return [need for need in needed if need is not None]
 
 
@@ -84,7 +87,7 @@ def after_of(plan: Sequence[PlannedStage], name: str) -> str | None:
         return None
     models = [each for each in before if each.stage.leaves == "language model"]
     if one.after is not None:
-        if not elsewhere(one.after) and one.after not in [each.name for each in models]:
+        if not in_another_run(one.after) and one.after not in [each.name for each in models]:
             raise LabError(
                 f"{name} cannot come after {one.after}: no stage of that name before it leaves a language model."
             )

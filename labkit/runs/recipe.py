@@ -18,7 +18,7 @@ from labkit.runs.plan import (
     PlannedStage,
     after_of,
     check_order,
-    elsewhere,
+    in_another_run,
     judge_of,
     needs_of,
     plan_from_list,
@@ -174,7 +174,7 @@ class Recipe:
     @property
     def other_runs(self) -> list[str]:
         """The stages of other runs, RUN/STAGE, that stages begin with."""
-        return [after for after in (one.after for one in self.planned) if after is not None and elsewhere(after)]
+        return [after for after in (one.after for one in self.planned) if after is not None and in_another_run(after)]
 
     def ancestors(self, stage: str) -> list[str]:
         """The stages that a stage builds on, directly or not, in order."""

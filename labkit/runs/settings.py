@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff
 
-from labkit.configs import another, check, choices, needed_numbers
+from labkit.configs import check, choices, needed_numbers, replace_kind
 from labkit.errors import LabError
 from labkit.runs import flags
 
@@ -82,7 +82,7 @@ def _of_kind(kind: str, kinds: dict[str, type], now: Any, flag: str, left: Seque
             numbers[name] = needed_numbers(kinds[kind])[name](value)
         except ValueError:
             raise LabError(f"{shown}.{name} must be a number, not {value!r}.") from None
-    return another(kinds[kind], now, numbers)
+    return replace_kind(kinds[kind], now, numbers)
 
 
 def _take(left: list[str], flag: str) -> str | None:

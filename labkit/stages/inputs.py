@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from labkit.preferences.annotate import Choice
     from labkit.preferences.prompts import Prompts
     from labkit.text.batch import Batch
-    from labkit.text.fitting import Fit
+    from labkit.text.fitting import LengthReport
     from labkit.text.pairs import Pair
     from labkit.text.reading import Conversations, Preferences, Texts
     from labkit.text.tokenizer import Tokenizer
@@ -144,13 +144,13 @@ class StageInputs:
         """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.train, length, "preference pairs")
 
-    def fit(self, count: Callable[[], tuple[Any, Fit]], what: str, length: int) -> Fit:
+    def fit(self, count: Callable[[], tuple[Any, LengthReport]], what: str, length: int) -> LengthReport:
         """How examples fit in rows of `length` tokens: counted once, and said once where some do not. Raises LabError
         where none does.
         """
         from labkit.text.fitting import refuse_none
 
-        def said() -> Fit:
+        def said() -> LengthReport:
             _, fit = count()
             refuse_none(fit, what, length)
             if words := fit.said(what, length):
@@ -172,11 +172,11 @@ class StageInputs:
             raise LabError(f"There is no annotator {self.annotator!r}; there are {', '.join(self.world.profiles)}.")
 
     def _fitting(self, given: Sequence[Pair], length: int, what: str) -> list[Pair]:
-        from labkit.text.fitting import Fit
+        from labkit.text.fitting import LengthReport
         from labkit.text.pairs import fitting
 
         pairs = fitting(self.tokenizer, given, length)
-        self.fit(lambda: (pairs, Fit(len(given), 0, len(given) - len(pairs))), what, length)
+        self.fit(lambda: (pairs, LengthReport(len(given), 0, len(given) - len(pairs))), what, length)
         return pairs
 
     def held_out_pairs(self, length: int) -> list[Pair]:

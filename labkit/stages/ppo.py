@@ -33,7 +33,7 @@ from torch import Tensor
 from labkit.configs import Count, NonNegative, Positive, Range, Share, check
 from labkit.decoding.filters import COLDEST, HOTTEST
 from labkit.errors import LabError
-from labkit.evaluation.judges import by_reward
+from labkit.evaluation.judges import reward_judge
 from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, token_logprobs
 from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
@@ -133,7 +133,7 @@ class PPO(Stage):
         return Rollouts(
             stage_inputs.prompts(train.length, self.answer_tokens),
             self.sampler(tokenizer),
-            by_reward(stage_inputs.reward_model().to(accelerator().device), tokenizer, closed=True),
+            reward_judge(stage_inputs.reward_model().to(accelerator().device), tokenizer, closed=True),
             GAECredit(self.kl, self.gamma, self.lam),
             copy.deepcopy(model.actor),
             rows=train.rows,

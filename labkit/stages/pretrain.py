@@ -47,13 +47,13 @@ class Pretrain(Stage):
         return stage_inputs.new_model()
 
     def source(self, stage_inputs: StageInputs, model: object) -> Source:
-        """Crops of the real text, or the world's documents, one a row, which never end."""
-        from labkit.text.sources import Crops, Documents
+        """RandomChunks of the real text, or the world's documents, one a row, which never end."""
+        from labkit.text.sources import Documents, RandomChunks
 
         rows, length = self.train.rows, self.train.length
         if stage_inputs.texts is not None:
             bos = stage_inputs.tokenizer.bos
-            return Crops(stage_inputs.corpus, rows, length, bos=bos, **stage_inputs.shared())
+            return RandomChunks(stage_inputs.corpus, rows, length, bos=bos, **stage_inputs.shared())
         world, seed = stage_inputs.world, stage_inputs.seed
         return Documents(
             stage_inputs.tokenizer,

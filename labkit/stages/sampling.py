@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from labkit.decoding import Temperature, generate
-from labkit.decoding.compiled import Writer, can_compile
+from labkit.decoding.compiled import CompiledGenerator, can_compile
 from labkit.model.transformer import Transformer
 from labkit.text.batch import Batch, unshifted_batch
 from labkit.text.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ class Sampler:
     ):
         self.tokenizer, self.length, self.answer_tokens = tokenizer, length, answer_tokens
         self.temperature, self.compile = temperature, compile
-        self.writer: Writer | None = None
+        self.writer: CompiledGenerator | None = None
 
     def sample(self, model: Transformer, prompts: Sequence[Sequence[int]], generator: torch.Generator) -> Samples:
         """An answer to each prompt."""
@@ -74,5 +74,5 @@ class Sampler:
         if not (self.compile and can_compile(model)):
             return generate(model, prompts, steps=steps, rows=len(prompts), **options)
         if self.writer is None or self.writer.model is not model:
-            self.writer = Writer(model, rows=len(prompts), length=self.length, steps=steps)
+            self.writer = CompiledGenerator(model, rows=len(prompts), length=self.length, steps=steps)
         return self.writer.write(prompts, **options)

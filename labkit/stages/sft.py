@@ -19,7 +19,7 @@ from labkit.training.config import Source, TrainConfig
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig, TextData, WorldData
     from labkit.model.transformer import Transformer
-    from labkit.text.fitting import Fit
+    from labkit.text.fitting import LengthReport
 
 
 @register("sft", "learn to answer")
@@ -66,7 +66,7 @@ class FineTune(Stage):
             **stage_inputs.shared(),
         )
 
-    def fits(self, stage_inputs: StageInputs) -> dict[str, Fit]:
+    def fits(self, stage_inputs: StageInputs) -> dict[str, LengthReport]:
         """How the given conversations, those to train on and those held out, fit in rows; none of the world's.
 
         Said where some do not. Raises LabError where no answer begins within its row.

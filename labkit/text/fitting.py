@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LossOn = Literal["all", "answers"]
 
 
-class Fit(NamedTuple):
+class LengthReport(NamedTuple):
     """Examples beside the rows that they were to fit in.
 
     given: how many there are. cut: how many of them are longer than a row and lose their end. left_out: how many are
@@ -44,7 +44,7 @@ class Fit(NamedTuple):
 
 def fit_rows(
     tokenizer: Tokenizer, documents: Sequence[Document], length: int, loss_on: LossOn = "answers"
-) -> tuple[list[Row], Fit]:
+) -> tuple[list[Row], LengthReport]:
     """Documents -> their rows of at most `length` ids, without those that keep no label; and what did not fit.
 
     A document that is too long keeps its text and as many whole exchanges as fit (see `encode_document`).
@@ -55,7 +55,7 @@ def fit_rows(
         rows[index] = row
     kept = [row for row in rows if teaches(row, loss_on)]
     left_out = sum(not teaches(rows[index], loss_on) for index in long)
-    return kept, Fit(len(rows), len(long) - left_out, left_out)
+    return kept, LengthReport(len(rows), len(long) - left_out, left_out)
 
 
 def teaches(row: Row, loss_on: LossOn) -> bool:
@@ -64,7 +64,7 @@ def teaches(row: Row, loss_on: LossOn) -> bool:
     return any(answer[1:]) if loss_on == "answers" else len(ids) > 1
 
 
-def refuse_none(fit: Fit, what: str, length: int) -> None:
+def refuse_none(fit: LengthReport, what: str, length: int) -> None:
     """Raises LabError where all that was given is left out."""
     if fit.given and fit.left_out == fit.given:
         raise LabError(

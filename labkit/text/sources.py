@@ -112,7 +112,7 @@ class Packed(Stateless):
         return _rows_batch(chosen, self.length, self.pad, self.loss_on)
 
 
-class Crops(Stateless):
+class RandomChunks(Stateless):
     """Random crops of plain text: B rows of T labels from ids [N], starts drawn from (seed, step).
 
     With `bos` each row begins with that token, then T tokens of text follow as its labels: the model learns

@@ -47,7 +47,7 @@ def open_to_append(path: Path) -> RawIOBase:
     return path.open("ab", buffering=0)
 
 
-class Journal:
+class MetricsLog:
     """metrics.jsonl while it is written: one record a line, as it comes."""
 
     def __init__(self, path: Path, file: RawIOBase):
@@ -81,7 +81,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def journal(path: Path, step: int) -> Iterator[Journal]:
+def journal(path: Path, step: int) -> Iterator[MetricsLog]:
     """Append records to `path`.
 
     Lines after `step` are dropped first: a run that was stopped there makes them again. Lines up to it that are not
@@ -97,7 +97,7 @@ def journal(path: Path, step: int) -> Iterator[Journal]:
         )
     write_lines(path, kept)
     with open_to_append(path) as file:
-        written = Journal(path, file)
+        written = MetricsLog(path, file)
         try:
             yield written
         finally:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.configs import Count, CountOrNone, NonNegative, Range, check, to_dict
-from labkit.training.optimizer import Optimizer, cosine, hidden_matrices, warmup_stable_decay
+from labkit.training.optimizer import MuonAdamW, cosine_schedule, hidden_matrices, warmup_stable_decay
 
 Objective = Callable[[Any, Any], tuple[Tensor, Tensor, dict[str, Tensor]]]
 """(model, batch) -> (loss_sum [], count [], metrics): the loss summed over `count` labels, and further sums."""
@@ -61,7 +61,7 @@ class TrainConfig:
     lr: NonNegative = 3e-3
     adam_lr: NonNegative = 3e-3
     weight_decay: NonNegative = 0.0
-    schedule: Literal["wsd", "cosine"] = "wsd"
+    schedule: Literal["wsd", "cosine_schedule"] = "wsd"
     warmup: CountOrNone = 20
     decay: Annotated[float, Range(0, 1, above=True)] = 0.4
     clip: NonNegative = 1.0
@@ -80,8 +80,8 @@ class TrainConfig:
 
     def scale(self, step: int) -> float:
         """What the learning rates are multiplied by at `step`."""
-        if self.schedule == "cosine":
-            return cosine(step, steps=self.steps, warmup=self.warmup)
+        if self.schedule == "cosine_schedule":
+            return cosine_schedule(step, steps=self.steps, warmup=self.warmup)
         return warmup_stable_decay(step, steps=self.steps, warmup=self.warmup, decay=self.decay)
 
     def lr_at(self, step: int) -> float:
@@ -112,9 +112,9 @@ class Record(NamedTuple):
         return {**plain, **metrics}
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig, dtype: torch.dtype = torch.bfloat16) -> Optimizer:
+def build_optimizer(model: nn.Module, config: TrainConfig, dtype: torch.dtype = torch.bfloat16) -> MuonAdamW:
     """The optimizer that `config` names; dtype: of Muon's products."""
-    return Optimizer(
+    return MuonAdamW(
         model.named_parameters(),
         hidden_matrices(model) if config.optimizer == "muon" else (),
         lr=config.lr,

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from labkit.configs import to_dict
 from labkit.errors import LabError
 from labkit.machine import compiled, has_bf16, warn_once
-from labkit.training.checkpoints import Checkpoints, Journal, journal
+from labkit.training.checkpoints import Checkpoints, MetricsLog, journal
 from labkit.training.config import Evaluate, Objective, Record, Source, TrainConfig, build_optimizer, fingerprint
 from labkit.training.processes import accelerator
 
@@ -101,7 +101,7 @@ class _Loop:
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.step, self.saved_step, self.seconds = 0, -1, 0.0
         self.checkpoints = Checkpoints(folder / "checkpoints") if folder else None
-        self.written: Journal | None = None
+        self.written: MetricsLog | None = None
         self._resume()
         if self.processes.num_processes > 1:
             for p in model.parameters():

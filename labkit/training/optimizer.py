@@ -16,7 +16,7 @@ from torch.optim.adamw import adamw
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: steep at zero, so that five steps are enough
 
 
-def orthogonalize(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+def newton_schulz(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The nearest (semi-)orthogonal matrix to each of [N, rows, columns], roughly: U V^T of its U S V^T.
 
     Newton-Schulz iteration of the quintic a x + b x^3 + c x^5, which drives every singular value to between about 0.7
@@ -34,7 +34,7 @@ def orthogonalize(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torc
     return (X if wide else X.mT).to(matrices.dtype)
 
 
-class Optimizer(torch.optim.Optimizer):
+class MuonAdamW(torch.optim.Optimizer):
     """AdamW for every parameter, but Muon for those named in `matrices`; both in one object with one `step`.
 
     parameters: (name, parameter) pairs, as of `model.named_parameters()`; those that need no gradient are left out.
@@ -99,7 +99,7 @@ class Optimizer(torch.optim.Optimizer):
             turned = p.shape[-2] > p.shape[-1]
             by_shape[_sides(p)].append((p, turned, flat.mT if turned else flat))
         for members in by_shape.values():
-            stacked = orthogonalize(torch.cat([flat for *_, flat in members]), dtype=group["dtype"])
+            stacked = newton_schulz(torch.cat([flat for *_, flat in members]), dtype=group["dtype"])
             sizes = [len(flat) for *_, flat in members]
             for (p, turned, _), update in zip(members, stacked.split(sizes), strict=True):
                 update = (update.mT if turned else update).reshape(p.shape)
@@ -169,7 +169,7 @@ def hidden_matrices(model: nn.Module) -> list[str]:
     ]
 
 
-def cosine(step: int, *, steps: int, warmup: int = 0, final: float = 0.0) -> float:
+def cosine_schedule(step: int, *, steps: int, warmup: int = 0, final: float = 0.0) -> float:
     """Scale of the learning rate at `step` of `steps`: linear warm-up, then half a cosine from 1 down to `final`.
 
     Loshchilov & Hutter 2017, without restarts.

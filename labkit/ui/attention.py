@@ -9,9 +9,9 @@ import gradio as gr
 
 from labkit.errors import LabError
 from labkit.interpret import (
-    Findings,
+    HeadReport,
     Inspection,
-    Patching,
+    PatchingResult,
     Probe,
     Views,
     accuracy,
@@ -136,10 +136,10 @@ def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": str(error)}
 
 
-def found(lab: Lab, name: str, stage: str) -> tuple[Findings, str]:
+def found(lab: Lab, name: str, stage: str) -> tuple[HeadReport, str]:
     """A model's heads by what they do, on the first of its `probe_sets`, and where those texts are from."""
 
-    def find() -> tuple[Findings, str]:
+    def find() -> tuple[HeadReport, str]:
         where, probes = next(iter(probe_sets(lab, name).items()))
         return find_heads(lab.model(name, stage), lab.tokenizer(name), probes), where
 
@@ -191,7 +191,7 @@ def patched(
     return {"rows": [layers[i] for i in order], "columns": pieces, "values": values, "note": ["patched", note]}
 
 
-def _shown_by(tokenizer: Tokenizer, result: Patching, differing: Sequence[tuple[int, str]]) -> dict[str, Any]:
+def _shown_by(tokenizer: Tokenizer, result: PatchingResult, differing: Sequence[tuple[int, str]]) -> dict[str, Any]:
     """What a grid shows, in numbers: the two answers and their odds, and how much each word that differs brings back by
     itself.
     """

@@ -20,7 +20,7 @@ from labkit.errors import LabError
 from labkit.files import disk_errors
 from labkit.model.transformer import Transformer
 from labkit.preferences.store import Store
-from labkit.runs.asked import asked
+from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.jobs import Jobs, check_new_name, shortened
 from labkit.runs.lock import writer
 from labkit.runs.pipeline import check_plan
@@ -85,10 +85,10 @@ def begin(
     what = preset if is_preset else ["--build-on", str(lab.path(source))]
     chosen = ["--stages", *stages] if stages else []
     arguments = ["--out", str(lab.folder / name), *what, *chosen, *flags]
-    _, recipe = asked(arguments)
+    _, recipe = parse_run_arguments(arguments)
     if any(stage not in [one.name for one in recipe.plan] for stage in stages):
         arguments += ["--plan", extended(recipe.plan, stages)]
-        _, recipe = asked(arguments)
+        _, recipe = parse_run_arguments(arguments)
     _check_other_runs(lab, recipe)
     check_plan(recipe, stages or None, None if is_preset else lab.path(source))
     _check_size(recipe)

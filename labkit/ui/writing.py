@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from labkit.decoding import Best, History, Step, read_back, trace
+from labkit.decoding import BestOfN, History, Step, trace, trace_forced
 from labkit.decoding.beam import Beams, beam_steps
 from labkit.decoding.best import best_steps
 from labkit.decoding.contrastive import contrastive_candidates
@@ -27,8 +27,8 @@ from labkit.decoding.scores import Score
 from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, parse, said
 from labkit.decoding.stream import weighed
 from labkit.errors import LabError
-from labkit.evaluation.judges import by_oracle, by_reward
-from labkit.evaluation.strategies import Asked, first_difference, scored, task_of
+from labkit.evaluation.judges import oracle_judge, reward_judge
+from labkit.evaluation.strategies import EvalPrompt, first_difference, scored, task_of
 from labkit.model.transformer import Transformer
 from labkit.stages import stage_class
 from labkit.text.chat import encode_opening, encode_prompt
@@ -188,9 +188,9 @@ def writing_session(lab: Lab, settings: Settings) -> WritingSession:
     task = _task(lab, settings)
     reward_model = lab.reward_model(settings.run)
     if reward_model is not None:
-        judge = by_reward(reward_model, tokenizer)
+        judge = reward_judge(reward_model, tokenizer)
     elif world is not None and task is not None:
-        judge = by_oracle(world, {tuple(prompt): task}, next(iter(world.profiles)), tokenizer)
+        judge = oracle_judge(world, {tuple(prompt): task}, next(iter(world.profiles)), tokenizer)
     draft = lab.model(settings.run, settings.draft or lab.stages(settings.run)[0])
     resources = DecodingResources(tokenizer, settings.stop, draft, judge)
     return WritingSession(model, tokenizer, prompt, resources, lab.results, checkpoint(lab, settings))
@@ -216,7 +216,7 @@ def compare(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     """
     at = writing_session(lab, settings)
     settings = Settings(**(vars(settings) | {"checkpoint": at.weights}))
-    strategies = understood(at, settings, AT_ONCE)
+    strategies = parse_strategies(at, settings, AT_ONCE)
     texts = [
         _named(number, strategy, written(at, strategy, column, settings))
         for number, (strategy, column) in enumerate(zip(strategies, settings.columns, strict=True), 1)
@@ -232,7 +232,7 @@ def compare(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     yield {**shared, "columns": columns, "parts": parting(columns)}
 
 
-def understood(at: WritingSession, settings: Settings, times: float, seeds: int = 1) -> list[Strategy]:
+def parse_strategies(at: WritingSession, settings: Settings, times: float, seeds: int = 1) -> list[Strategy]:
     """The lines as strategies, each of which is no more than one visitor may ask for, and all together no more than
     `times` as much. Raises LabError, which names the line that is wrong.
     """
@@ -320,7 +320,7 @@ def written(at: WritingSession, strategy: Strategy, column: Column, settings: Se
         yield {"tokens": [{"id": one, "text": tokenizer.token(one), "ended": False} for one in [*begins, *text]]}
     ended = len(text) < min(left, at.model.config.context - len(prompt))
     whole = [*begins, *text, *([tokenizer.turn_end] if ended else [])]
-    final = [_token(tokenizer, step) for step in read_back(at.model, at.prompt, whole, steps=steps)]
+    final = [_token(tokenizer, step) for step in trace_forced(at.model, at.prompt, whole, steps=steps)]
     if ended:  # which of the two it was, if there are stop texts, is not known
         final[-1] |= {"text": "", "ended": True, "stop": bool(settings.stop)}
     yield {"tokens": final} | answers
@@ -359,7 +359,7 @@ def _best(
         yield [] if best is None else best.answers[best.best]
 
 
-def _answers(tokenizer: Tokenizer, best: Best, begins: Sequence[int]) -> list[list[Any]]:
+def _answers(tokenizer: Tokenizer, best: BestOfN, begins: Sequence[int]) -> list[list[Any]]:
     """All answers as [text, worth, whether it was chosen], the best first."""
     order = sorted(range(len(best.answers)), key=lambda i: (-best.worth[i], i != best.best))
     return [[tokenizer.decode([*begins, *best.answers[i]]), best.worth[i], i == best.best] for i in order]
@@ -519,8 +519,8 @@ def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
     seeds = whole_number(seeds, "The number of seeds", 1, 256)
     kept = tuple(column for column in settings.columns if not column.begins)
     at, world = writing_session(lab, settings), world_of(lab, settings.run)
-    strategies = understood(at, replace(settings, columns=kept or settings.columns), MEASURED, seeds)
-    asked = Asked(settings.prompt, at.prompt, _task(lab, settings))
+    strategies = parse_strategies(at, replace(settings, columns=kept or settings.columns), MEASURED, seeds)
+    asked = EvalPrompt(settings.prompt, at.prompt, _task(lab, settings))
     many = [seeds if strategy.draws else 1 for strategy in strategies]
     found: list[tuple[str, dict[str, Score]]] = []
     options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.stops}

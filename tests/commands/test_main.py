@@ -17,7 +17,7 @@ from labkit.commands import main as cli
 from labkit.commands.main import main
 from labkit.errors import LabError
 from labkit.model.rwkv import RWKV
-from labkit.runs.asked import asked
+from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.folder import Run
 from labkit.runs.settings import override_recipe
 
@@ -145,7 +145,7 @@ def test_every_flag_that_recipe_prints_is_understood(preset, capsys, tmp_path):
         else:
             flags += [flag, value]
     other = "lab" if preset == "smoke" else "smoke"
-    _, made = asked(["--preset", other, "--out", str(tmp_path / "new"), *flags])
+    _, made = parse_run_arguments(["--preset", other, "--out", str(tmp_path / "new"), *flags])
     assert made.parts == make_recipe(preset).parts and made.plan == make_recipe(preset).plan
 
 

@@ -27,7 +27,7 @@ from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import Linear, Shaw, T5Buckets, YaRN
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
-from labkit.runs.asked import RunOptions
+from labkit.runs.arguments import RunOptions
 from labkit.runs.plan import PlannedStage
 from labkit.runs.recipe import Recipe, TokenizerConfig
 from labkit.stages import DPO, PPO, STAGES, FineTune

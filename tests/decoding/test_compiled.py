@@ -5,7 +5,7 @@ import torch
 
 from labkit import machine
 from labkit.decoding import NoRepeat, Temperature, TopK, generate
-from labkit.decoding.compiled import Writer, _one_row
+from labkit.decoding.compiled import CompiledGenerator, _one_row
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.positions import NoPosition
@@ -33,7 +33,7 @@ def test_the_steps_are_generates(model, steps, monkeypatch):
         return torch.Generator().manual_seed(3)
 
     with pytest.warns(UserWarning, match="without torch.compile, slower"):
-        writer = Writer(model, rows=2, steps=steps)
+        writer = CompiledGenerator(model, rows=2, steps=steps)
         free = writer.write(PROMPTS, max_new_tokens=80, generator=seeded())
     assert free == generate(model, PROMPTS, steps=steps, max_new_tokens=80, generator=seeded())
     assert [seen for seen, _ in sorted(writer.graphs)] == [64, 128]
@@ -49,7 +49,7 @@ def test_the_steps_are_generates(model, steps, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3])
 def test_compiled_it_writes_the_same(model, rows):
-    writer = Writer(model, rows=rows, steps=[Temperature(1.2), TopK(9)])
+    writer = CompiledGenerator(model, rows=rows, steps=[Temperature(1.2), TopK(9)])
     found = writer.write(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
     plain = generate(model, PROMPTS, steps=writer.steps, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
     assert found == plain
@@ -64,7 +64,7 @@ def test_compiled_it_writes_the_same(model, rows):
 
 def test_half_the_bytes_say_nearly_the_same(model, monkeypatch):
     monkeypatch.setattr(machine, "has_compiler", lambda: False)
-    writer = Writer(model, rows=1, steps=[Temperature(0)], bf16=True)
+    writer = CompiledGenerator(model, rows=1, steps=[Temperature(0)], bf16=True)
     assert writer.model.embedding.weight.dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
     with torch.no_grad():
         half, full = writer.model(torch.tensor([PROMPTS[0]])).float(), model(torch.tensor([PROMPTS[0]]))
@@ -75,11 +75,14 @@ def test_half_the_bytes_say_nearly_the_same(model, monkeypatch):
 def test_what_is_not_compiled_is_said(model):
     mixed = Transformer(ModelConfig(29, 96, 32, 2, 2, 2, mixer=RWKV((2, 2, 2, 2)), position=NoPosition()))
     for make, message in [
-        (lambda: Writer(mixed, rows=1), "Only models of attention"),
-        (lambda: Writer(model, rows=1, steps=[NoRepeat(2)]), "that ask what was written"),
-        (lambda: Writer(model, rows=0), "not 0"),
-        (lambda: Writer(model, rows=1).write([[]], max_new_tokens=3), "prompt is empty"),
-        (lambda: Writer(model, rows=1, length=9).write([[1, 2]], max_new_tokens=8), "room for 9 .* may have 10"),
+        (lambda: CompiledGenerator(mixed, rows=1), "Only models of attention"),
+        (lambda: CompiledGenerator(model, rows=1, steps=[NoRepeat(2)]), "that ask what was written"),
+        (lambda: CompiledGenerator(model, rows=0), "not 0"),
+        (lambda: CompiledGenerator(model, rows=1).write([[]], max_new_tokens=3), "prompt is empty"),
+        (
+            lambda: CompiledGenerator(model, rows=1, length=9).write([[1, 2]], max_new_tokens=8),
+            "room for 9 .* may have 10",
+        ),
     ]:
         with pytest.raises(LabError, match=message):
             make()

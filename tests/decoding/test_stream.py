@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from labkit.decoding import Filter, NoRepeat, Temperature, TopK, TopP, generate, read_back, stream, trace
+from labkit.decoding import Filter, NoRepeat, Temperature, TopK, TopP, generate, stream, trace, trace_forced
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 
@@ -85,13 +85,13 @@ def test_a_branch_begins_as_told_and_goes_on_with_the_numbers_of_its_places(mode
 def test_a_text_is_read_back_as_it_was_traced(model):
     steps: list[Filter] = [Temperature(0.9), NoRepeat(2), TopP(0.8)]
     free = list(trace(model, [5, 6], steps=steps, max_new_tokens=8, generator=torch.Generator().manual_seed(1)))
-    back = read_back(model, [5, 6], [step.token for step in free], steps=steps)
+    back = trace_forced(model, [5, 6], [step.token for step in free], steps=steps)
     for one, other in zip(free, back, strict=True):
         assert other.drawn is None and one.token == other.token
         assert [c.token for c in one.candidates] == [c.token for c in other.candidates]
         assert [c.kept for c in one.candidates] == pytest.approx([c.kept for c in other.candidates], abs=1e-5)
         assert one.entropy == pytest.approx(other.entropy, abs=1e-4)
-    assert read_back(model, [5], []) == []
+    assert trace_forced(model, [5], []) == []
 
 
 def test_a_trace_says_what_ended_it(model):

@@ -9,8 +9,8 @@ import torch
 from labkit.commands.main import main
 from labkit.decoding.strategies import parse
 from labkit.errors import LabError
-from labkit.evaluation.judges import by_oracle, by_reward
-from labkit.evaluation.strategies import LEGEND, Asked, compare, first_difference, table, task_of
+from labkit.evaluation.judges import oracle_judge, reward_judge
+from labkit.evaluation.strategies import LEGEND, EvalPrompt, compare, first_difference, table, task_of
 from labkit.paths import demo_folder
 from labkit.runs.decoding import asked_of
 from labkit.runs.folder import Run
@@ -34,21 +34,21 @@ def test_the_reward_model_reads_answers_as_in_training(run):
     with torch.no_grad():
         expected = reward_model.last(batch.inputs, batch.mask, batch.ends)
     ids = [encode_words(tokenizer, answer) for answer in answers]
-    assert by_reward(reward_model, tokenizer)(one.ids, ids) == pytest.approx(expected.tolist(), abs=1e-4)
+    assert reward_judge(reward_model, tokenizer)(one.ids, ids) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_the_oracle_judges_its_own_tasks(run):
     tokenizer = run.tokenizer()
     world, [one] = asked_of(run, "", 1)
     assert world is not None and one.task is not None
-    judge = by_oracle(world, {tuple(one.ids): one.task}, "warm", tokenizer)
+    judge = oracle_judge(world, {tuple(one.ids): one.task}, "warm", tokenizer)
     ids = [tokenizer.encode(" " + text) for text in (one.task.reference, "No.")]
     golds = [score(world, one.task, text, world.profiles["warm"]).total for text in (one.task.reference, "No.")]
     assert judge([one.ids] * len(ids), ids) == golds and golds[0] > golds[1]
     with pytest.raises(LabError, match="none of them"):
         judge([[1, 2]] * len(ids), ids)
     with pytest.raises(LabError, match="no annotator 'nobody'; there are"):
-        by_oracle(world, {}, "nobody", tokenizer)
+        oracle_judge(world, {}, "nobody", tokenizer)
 
 
 def test_a_task_is_known_by_its_words(run):
@@ -92,6 +92,6 @@ def test_the_table_says_what_its_columns_mean(run):
     found = compare(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8, world=world)
     lines = table(found).splitlines()
     assert [name for name in found[0].scores if f"{name:14}{LEGEND[name]}" not in lines] == []
-    asked = [Asked("", one.ids, None) for one in asked]
+    asked = [EvalPrompt("", one.ids, None) for one in asked]
     found = compare(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8)
     assert "gold" not in table(found) and LEGEND["repetition"] in table(found)

@@ -8,18 +8,18 @@ from labkit.model.context import ForwardContext, previous
 from labkit.model.gru import GRU
 from labkit.model.mixers import Heads
 from labkit.model.positions import PositionEncoding, PositionIndex
-from labkit.model.rwkv import CHUNK, Moves, in_chunks, mix, step_by_step, usual_ranks
+from labkit.model.rwkv import CHUNK, WKVInputs, usual_ranks, wkv7, wkv7_chunked, wkv7_recurrent
 
 B, H, N = 2, 3, 8
 
 
-def moves(length: int, seed: int = 0) -> tuple[Moves, torch.Tensor]:
+def moves(length: int, seed: int = 0) -> tuple[WKVInputs, torch.Tensor]:
     """Moves as the mixer makes them: decays between exp(-1/√e) and 1, removals along unit vectors."""
     generator = torch.Generator().manual_seed(seed)
     r, k, v, key, rate, w = (torch.randn(B, length, H, N, generator=generator) for _ in range(6))
     key = F.normalize(key, dim=-1)
     state = torch.randn(B, H, N, N, generator=generator)
-    return Moves(r, -(0.5**0.5) * w.sigmoid() * 0.85, k, v, -key, key * rate.sigmoid()), state
+    return WKVInputs(r, -(0.5**0.5) * w.sigmoid() * 0.85, k, v, -key, key * rate.sigmoid()), state
 
 
 def nothing(real: torch.Tensor | None = None, fresh: torch.Tensor | None = None) -> ForwardContext:
@@ -37,7 +37,7 @@ def test_one_step_by_hand():
     """
     r, k, v, a, b = (torch.tensor(x).view(1, 1, 1, 2) for x in ([2.0, 1], [0.0, 1], [5.0, 6], [-1.0, 0], [1.0, 0]))
     log_w = torch.full((1, 1, 1, 2), 0.5).log()
-    read, state = step_by_step(Moves(r, log_w, k, v, a, b), torch.tensor([[[[1.0, 2], [3, 4]]]]), None)
+    read, state = wkv7_recurrent(WKVInputs(r, log_w, k, v, a, b), torch.tensor([[[[1.0, 2], [3, 4]]]]), None)
     torch.testing.assert_close(read.flatten(), torch.tensor([5.0, 5.0]))
     torch.testing.assert_close(state[0, 0], torch.tensor([[-0.5, 6.0], [-1.5, 8.0]]))
 
@@ -47,7 +47,7 @@ def test_one_step_by_hand():
 def test_chunks_are_steps(length, packed):
     given, state = moves(length)
     fresh = torch.rand(B, length, generator=torch.Generator().manual_seed(1)) < 0.1 if packed else None
-    for one, other in zip(step_by_step(given, state, fresh), in_chunks(given, state, fresh), strict=True):
+    for one, other in zip(wkv7_recurrent(given, state, fresh), wkv7_chunked(given, state, fresh), strict=True):
         torch.testing.assert_close(other, one, atol=2e-5, rtol=1e-4)
 
 
@@ -55,16 +55,16 @@ def test_chunks_hold_at_the_fastest_decay():
     """All decays at their lowest: the products of a chunk span e^±19 and stay exact."""
     given, state = moves(2 * CHUNK)
     given = given._replace(log_w=torch.full_like(given.log_w, -(0.36788**0.5)))
-    for one, other in zip(step_by_step(given, state, None), in_chunks(given, state, None), strict=True):
+    for one, other in zip(wkv7_recurrent(given, state, None), wkv7_chunked(given, state, None), strict=True):
         torch.testing.assert_close(other, one, atol=2e-5, rtol=1e-4)
 
 
 def test_both_forms_give_the_same_gradients():
     given, state = moves(CHUNK + 7)
     found = []
-    for form in (step_by_step, in_chunks):
+    for form in (wkv7_recurrent, wkv7_chunked):
         leaves = [t.clone().requires_grad_() for t in (*given, state)]
-        read, after = form(Moves(*leaves[:-1]), leaves[-1], None)
+        read, after = form(WKVInputs(*leaves[:-1]), leaves[-1], None)
         (read.square().sum() + after.sum()).backward()
         found.append([leaf.grad for leaf in leaves])
     for one, other in zip(*found, strict=True):
@@ -74,8 +74,8 @@ def test_both_forms_give_the_same_gradients():
 def test_padding_leaves_the_state_alone():
     given, state = moves(5)
     real = torch.tensor([[False, True, False, True, False]]).expand(B, 5)
-    read, after = mix(given, state, real)
-    alone, expected = mix(Moves(*(t[:, [1, 3]] for t in given)), state)
+    read, after = wkv7(given, state, real)
+    alone, expected = wkv7(WKVInputs(*(t[:, [1, 3]] for t in given)), state)
     torch.testing.assert_close(read[:, [1, 3]], alone, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(after, expected, atol=2e-5, rtol=1e-4)
 

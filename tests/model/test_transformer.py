@@ -11,7 +11,7 @@ from labkit.bench.llama import as_transformers
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Rotary, Transformer
-from labkit.model.mixers import KeyValues
+from labkit.model.mixers import KVCache
 
 SMALL = ModelConfig(
     vocabulary=61,
@@ -165,7 +165,7 @@ def test_half_precision_is_close_and_caches_in_its_own_type():
         state = model.new_state(2, 12)
         half = torch.cat([model(piece, state=state) for piece in tokens.split([8, 4], dim=1)], dim=1)
     cache = state.blocks[0].mixer
-    assert isinstance(cache, KeyValues) and cache.keys.dtype == half.dtype == torch.bfloat16
+    assert isinstance(cache, KVCache) and cache.keys.dtype == half.dtype == torch.bfloat16
     assert (half.float() - full).abs().max() < 0.05 * full.abs().max()
 
 

@@ -9,7 +9,7 @@ import torch
 
 from labkit.decoding import generate
 from labkit.errors import LabError
-from labkit.evaluation.policies import Judged, paired_metrics
+from labkit.evaluation.policies import OracleScores, paired_metrics
 from labkit.evaluation.preference_accuracy import agreement, gold_metrics, length_accuracy, ranking_metrics
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.reward_model import RewardModel
@@ -170,16 +170,16 @@ def test_gold_metrics_by_hand(lab):
 
 
 def test_paired_metrics_by_hand():
-    def judged(*gold):
+    def oracle_scores(*gold):
         ones = np.ones(len(gold))
-        return Judged(np.array(gold), ones, 0 * ones, 0 * ones)
+        return OracleScores(np.array(gold), ones, 0 * ones, 0 * ones)
 
-    found = paired_metrics(judged(0.9, 0.5, 0.5, 0.1), judged(0.5, 0.5, 0.1, 0.5))
+    found = paired_metrics(oracle_scores(0.9, 0.5, 0.5, 0.1), oracle_scores(0.5, 0.5, 0.1, 0.5))
     assert found["gold_gain"] == pytest.approx(0.1)
     assert found["win_rate"] == pytest.approx(2.5 / 4)  # two wins, a tie, a loss
     assert found["gold_gain_standard_error"] == pytest.approx(np.std([0.4, 0, 0.4, -0.4]) / 2)
     assert found["win_high"] - found["win_rate"] == pytest.approx(1.96 * np.std([1, 0.5, 1, 0]) / 2)
-    same = paired_metrics(judged(0.3, 0.7), judged(0.3, 0.7))
+    same = paired_metrics(oracle_scores(0.3, 0.7), oracle_scores(0.3, 0.7))
     assert (same["gold_gain"], same["win_rate"], same["win_low"]) == (0, 0.5, 0.5)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from labkit.errors import LabError
 from labkit.text.chat import encode_documents
-from labkit.text.sources import Crops, Documents, EpochSampler, Packed, encode_corpus, pack, windows
+from labkit.text.sources import Documents, EpochSampler, Packed, RandomChunks, encode_corpus, pack, windows
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
 
@@ -35,7 +35,7 @@ def make(kind, rank=0, world_size=1, seed=3):
         return Documents(TOKENIZER, read, 6, 24, seed=seed, size=20, **shard)
     if kind == "packed":
         return Packed(TOKENIZER, [read(index) for index in range(40)], 6, 48, "answers", seed, **shard)
-    return Crops(IDS, 6, 16, seed, **shard)
+    return RandomChunks(IDS, 6, 16, seed, **shard)
 
 
 @pytest.mark.parametrize("kind", ["documents", "packed", "crops"])
@@ -116,7 +116,7 @@ def test_no_documents_is_refused():
 
 
 def test_crops_are_pieces_of_the_text_and_reach_both_ends():
-    source = Crops(IDS[:20], rows=64, length=16)
+    source = RandomChunks(IDS[:20], rows=64, length=16)
     batch = source.next_batch(None, 0)
     starts = batch.inputs[:, 0]
     assert torch.equal(batch.inputs, starts[:, None] + torch.arange(16))
@@ -126,7 +126,7 @@ def test_crops_are_pieces_of_the_text_and_reach_both_ends():
 
 
 def test_crops_from_bos():
-    batch = Crops(IDS[:17], rows=32, length=16, bos=999).next_batch(None, 0)
+    batch = RandomChunks(IDS[:17], rows=32, length=16, bos=999).next_batch(None, 0)
     assert (batch.inputs[:, 0] == 999).all()
     assert torch.equal(batch.inputs[:, 1:], batch.labels[:, :-1])
     assert set(batch.labels[:, 0].tolist()) == {0, 1}
@@ -134,7 +134,7 @@ def test_crops_from_bos():
 
 def test_a_text_too_short_for_the_context_is_refused_with_both_numbers():
     with pytest.raises(LabError, match="20 tokens, but a context of 64 needs at least 65"):
-        Crops(IDS[:20], 4, 64)
+        RandomChunks(IDS[:20], 4, 64)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4, 8, None])
@@ -165,7 +165,7 @@ def test_a_corpus_is_encoded_exactly_and_mapped_from_its_file(tmp_path):
     assert TOKENIZER.decode(ids.tolist(), special=True) == "Tom has 3 kites.<|end|>Who has 5?<|end|>"
     mapped = encode_corpus(TOKENIZER, texts, tmp_path)
     assert isinstance(mapped, np.memmap) and mapped.tolist() == ids.tolist()
-    assert Crops(mapped, 2, 8).next_batch(None, 0).inputs.shape == (2, 8)
+    assert RandomChunks(mapped, 2, 8).next_batch(None, 0).inputs.shape == (2, 8)
     assert TOKENIZER.decode(encode_corpus(TOKENIZER, texts[:1]).tolist(), special=True) == texts[0]
 
 

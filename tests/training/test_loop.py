@@ -11,7 +11,7 @@ from labkit.errors import LabError
 from labkit.training import loop as train
 from labkit.training.config import Record, TrainConfig, fingerprint
 from labkit.training.loop import fit
-from labkit.training.optimizer import Optimizer
+from labkit.training.optimizer import MuonAdamW
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
 
 
@@ -45,7 +45,7 @@ def test_it_learns_and_says_so():
 
 
 def test_adamw_and_cosine():
-    config = tiny_config(steps=60, optimizer="adamw", schedule="cosine", adam_lr=0.03)
+    config = tiny_config(steps=60, optimizer="adamw", schedule="cosine_schedule", adam_lr=0.03)
     _, records = train_tiny(config)
     assert records[-1].loss < records[0].loss / 2 and records[-1].lr < 0.001
 
@@ -70,7 +70,7 @@ def test_the_gradient_is_of_the_mean_over_labels(monkeypatch):
     def keep(self, closure=None):
         seen.update({name: p.grad.clone() for name, p in self.named.items()})
 
-    monkeypatch.setattr(Optimizer, "step", keep)
+    monkeypatch.setattr(MuonAdamW, "step", keep)
     _, (record,) = train_tiny(tiny_config(steps=1, clip=0.01))
     reference = TinyModel()
     loss_sum, counted, _ = tiny_objective(reference, Counting().next_batch(None, 0))
@@ -85,7 +85,7 @@ def test_the_gradient_is_of_the_mean_over_labels(monkeypatch):
 def test_clip_zero_does_not_clip(monkeypatch):
     norms = []
     monkeypatch.setattr(
-        Optimizer,
+        MuonAdamW,
         "step",
         lambda self: norms.append(torch.nn.utils.get_total_norm([p.grad for p in self.named.values()]).item()),
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from labkit.training.optimizer import Optimizer, cosine, hidden_matrices, orthogonalize, warmup_stable_decay
+from labkit.training.optimizer import MuonAdamW, cosine_schedule, hidden_matrices, newton_schulz, warmup_stable_decay
 
 
 class Tiny(nn.Module):
@@ -30,7 +30,7 @@ def test_orthogonalize_keeps_directions_and_levels_singular_values(shape):
     torch.manual_seed(0)
     X = torch.randn(shape)
     U, _, V = torch.linalg.svd(X, full_matrices=False)
-    flat = orthogonalize(X, steps=5, dtype=torch.float32)
+    flat = newton_schulz(X, steps=5, dtype=torch.float32)
     inside = U.mT @ flat @ V.mT  # diagonal: the new singular values along the old directions
     values = inside.diagonal(dim1=-2, dim2=-1)
     assert (inside - torch.diag_embed(values)).abs().max() < 1e-3
@@ -40,13 +40,13 @@ def test_orthogonalize_keeps_directions_and_levels_singular_values(shape):
 def test_orthogonalize_by_hand():
     # diag(3, 4) / norm 5 = diag(.6, .8); one step of 3.4445 x - 4.775 x^3 + 2.0315 x^5:
     # .6 -> 2.06670 - 1.03140 + 0.15797 = 1.19327,  .8 -> 2.75560 - 2.44480 + 0.66568 = 0.97648
-    got = orthogonalize(torch.diag(torch.tensor([3.0, 4.0]))[None], steps=1, dtype=torch.float32)
+    got = newton_schulz(torch.diag(torch.tensor([3.0, 4.0]))[None], steps=1, dtype=torch.float32)
     assert torch.allclose(got, torch.diag(torch.tensor([1.19327, 0.97648]))[None], atol=1e-4)
 
 
 def test_the_update_does_not_depend_on_the_gradients_size():
     X = torch.randn(1, 6, 6)
-    assert torch.allclose(orthogonalize(X), orthogonalize(1000 * X), atol=0.02)
+    assert torch.allclose(newton_schulz(X), newton_schulz(1000 * X), atol=0.02)
 
 
 def test_batching_matrices_changes_nothing():
@@ -57,9 +57,9 @@ def test_batching_matrices_changes_nothing():
     give_gradients(alone)
     options: dict[str, Any] = {"lr": 0.1, "adam_lr": 0.01, "weight_decay": 0.1, "dtype": torch.float32}
     names = hidden_matrices(together)
-    Optimizer(together.named_parameters(), names, **options).step()
+    MuonAdamW(together.named_parameters(), names, **options).step()
     for name, p in alone.named_parameters():
-        Optimizer([(name, p)], names, **options).step()
+        MuonAdamW([(name, p)], names, **options).step()
     for a, b in zip(together.parameters(), alone.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
@@ -69,8 +69,8 @@ def test_muon_by_hand():
     p = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]))
     G = torch.tensor([[0.0, 3.0], [-3.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     p.grad = G.clone()
-    Optimizer([("w", p)], ["w"], lr=0.1, adam_lr=0, weight_decay=1.0, dtype=torch.float32).step()
-    value = orthogonalize(G[None], dtype=torch.float32)[0]
+    MuonAdamW([("w", p)], ["w"], lr=0.1, adam_lr=0, weight_decay=1.0, dtype=torch.float32).step()
+    value = newton_schulz(G[None], dtype=torch.float32)[0]
     expected = 0.9 * torch.eye(4)[:, :2] - 0.1 * 2**0.5 * value  # rows / columns = 2
     assert torch.allclose(p, expected, atol=1e-6)
 
@@ -84,7 +84,7 @@ def test_adamw_is_torchs_own():
     reference = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], **options
     )
-    optimizer = Optimizer(ours.named_parameters(), lr=0.0, adam_lr=1e-2, weight_decay=0.1)
+    optimizer = MuonAdamW(ours.named_parameters(), lr=0.0, adam_lr=1e-2, weight_decay=0.1)
     for seed in range(3):
         for model, optimizing in ((ours, optimizer), (theirs, reference)):
             give_gradients(model, seed)
@@ -110,7 +110,7 @@ def test_state_comes_back():
     stopped.load_state_dict(straight.state_dict())
 
     def new(model):
-        return Optimizer(model.named_parameters(), hidden_matrices(model), lr=0.1, adam_lr=0.01)
+        return MuonAdamW(model.named_parameters(), hidden_matrices(model), lr=0.1, adam_lr=0.01)
 
     first, second = new(straight), new(stopped)
     for seed in (0, 1):
@@ -130,7 +130,7 @@ def test_frozen_parameters_are_left_alone():
     model = Tiny()
     model.up.weight.requires_grad_(False)
     before = model.up.weight.clone()
-    optimizer = Optimizer(model.named_parameters(), hidden_matrices(model), lr=0.1, adam_lr=0.1)
+    optimizer = MuonAdamW(model.named_parameters(), hidden_matrices(model), lr=0.1, adam_lr=0.1)
     give_gradients(model)
     optimizer.step()
     assert torch.equal(before, model.up.weight) and "up.weight/momentum" not in optimizer.tensors()
@@ -139,11 +139,11 @@ def test_frozen_parameters_are_left_alone():
 def test_schedules_by_hand():
     wsd = [warmup_stable_decay(s, steps=10, warmup=2, decay=0.4) for s in range(10)]
     assert wsd == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
-    half = [cosine(s, steps=4, warmup=0) for s in range(5)]
+    half = [cosine_schedule(s, steps=4, warmup=0) for s in range(5)]
     assert half == pytest.approx([1, 0.853553, 0.5, 0.146447, 0], abs=1e-6)
-    assert cosine(100, steps=100, final=0.1) == pytest.approx(0.1)
+    assert cosine_schedule(100, steps=100, final=0.1) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("schedule", [cosine, warmup_stable_decay])
+@pytest.mark.parametrize("schedule", [cosine_schedule, warmup_stable_decay])
 def test_schedules_stay_within_zero_and_one(schedule):
     assert all(0 <= schedule(s, steps=57, warmup=5) <= 1 for s in range(57))

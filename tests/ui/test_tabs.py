@@ -15,7 +15,7 @@ import pytest
 from labkit.decoding.limits import PAGE
 from labkit.decoding.strategies import parse
 from labkit.errors import LabError
-from labkit.evaluation.strategies import Asked, compare
+from labkit.evaluation.strategies import EvalPrompt, compare
 from labkit.paths import demo_folder
 from labkit.preferences.store import Answer, Store
 from labkit.runs.folder import Run
@@ -189,7 +189,7 @@ def test_strategies_are_scored_over_seeds(lab):
     (whole,) = compare(
         at.model,
         at.tokenizer,
-        [Asked(settings.prompt, at.prompt)],
+        [EvalPrompt(settings.prompt, at.prompt)],
         [parse("temperature=1.5")],
         seeds=11,
         max_new_tokens=12,

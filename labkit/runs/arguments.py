@@ -76,7 +76,7 @@ class RunOptions:
         return self.out or Path("runs") / self.preset
 
 
-def asked(arguments: list[str]) -> tuple[RunOptions, Recipe]:
+def parse_run_arguments(arguments: list[str]) -> tuple[RunOptions, Recipe]:
     """The options of `labkit run ARGUMENTS`, and the recipe that it would make; nothing is written.
 
     Raises LabError for a flag or a value that is none, a recipe that cannot be, and a run to build on or to resume that
