@@ -27,8 +27,8 @@ STEPS, KILLS = 40, 10
 TRAIN = TrainConfig(steps=STEPS, rows=4, length=128, checkpoint_every=3, warmup=2, compile=True)
 RECIPE = tiny_recipe(TRAIN)
 for name in ("sft", "reward", "ppo", "dpo"):  # not compiled, so their steps pass quickly: twice as many
-    stage = getattr(RECIPE, name)
-    RECIPE = replace(RECIPE, **{name: replace(stage, train=replace(stage.train, steps=2 * STEPS, compile=False))})
+    stage = RECIPE.stages[name]
+    RECIPE = RECIPE.with_stages(**{name: replace(stage, train=replace(stage.train, steps=2 * STEPS, compile=False))})
 STAGES = tuple(RECIPE.stages)
 
 

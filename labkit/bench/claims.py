@@ -134,11 +134,8 @@ def _recipe(config: ClaimsBench, combination: Combination) -> Recipe:
     def changed(config: Any) -> Any:
         return dataclasses.replace(config, precision=combination.precision)
 
-    stages: dict[str, Any] = {
-        name: dataclasses.replace(getattr(recipe, name), train=changed(stage.train))
-        for name, stage in recipe.stages.items()
-    }
-    return dataclasses.replace(recipe, annotation=changed(recipe.annotation), **stages)
+    stages = {name: dataclasses.replace(stage, train=changed(stage.train)) for name, stage in recipe.stages.items()}
+    return recipe.with_parts({"annotation": changed(recipe.annotation), **stages})
 
 
 def _report(config: ClaimsBench, combination: Combination, say: Callable[[str], None]) -> dict[str, Any]:

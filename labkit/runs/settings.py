@@ -43,7 +43,18 @@ def override(parts: Mapping[str, Any], rest: list[str], command: str) -> dict[st
     all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
     settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
     parsed: Any = flags.parse(all_fields, f"labkit {command}", left, **settings)
-    return {name: getattr(parsed, name.replace("-", "_")) for name in now}
+    made = {name: getattr(parsed, name.replace("-", "_")) for name in now}
+    for name, part in made.items():
+        _refuse_unused(parts[name], part, f"--{name}")
+    return made
+
+
+def _refuse_unused(before: Any, part: Any, flag: str) -> None:
+    """Raises LabError for a learning rate that was set and that nothing reads."""
+    if hasattr(part, "train"):
+        _refuse_unused(before.train, part.train, f"{flag}.train")
+    elif getattr(part, "optimizer", "") == "adamw" and part.lr != before.lr:
+        raise LabError(f"{flag}.lr is Muon's learning rate; this stage trains by AdamW. Set {flag}.adam-lr.")
 
 
 def _chosen(part: Any, prefix: str, left: list[str]) -> Any:

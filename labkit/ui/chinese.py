@@ -100,6 +100,8 @@ MESSAGES = {
     "{} runs are running: {}. Stop one of them, or wait.": "已有 {0} 个运行在进行：{1}。请停止其中一个，或稍候。",
     "{} are not stages; the stages are {}.": "{0} 不是阶段；可选的阶段有 {1}。",
     "{} is no stage of a run in {}. The command line takes it.": "{0} 不是 {1} 中某个运行的阶段。命令行可以使用它。",
+    "{}.lr is Muon's learning rate; this stage trains by AdamW. Set {}.adam-lr.":
+        "{0}.lr 是 Muon 的学习率，而该阶段用 AdamW 训练。请设置 {1}.adam-lr。",
     "Choose the stages to train; {} takes what comes before them from {}.":
         "请选择要训练的阶段；{0} 会从 {1} 取得它们之前的阶段。",
     "A seed is a whole number from 0 to {}, not {}.": "随机种子是 0 到 {0} 的整数，不能是 {1}。",

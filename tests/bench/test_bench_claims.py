@@ -25,12 +25,12 @@ def made(command, env, **options):
     if folder.exists():
         return subprocess.CompletedProcess(command, 1, "", "FileExistsError")
     recipe, precision = make_recipe(flags["--preset"], seed=seed), flags["--annotation.precision"]
-    stages: dict[str, Any] = {
-        name: replace(getattr(recipe, name), train=replace(stage.train, precision=flags[f"--{name}.train.precision"]))
+    parts: dict[str, Any] = {
+        name: replace(stage, train=replace(stage.train, precision=flags[f"--{name}.train.precision"]))
         for name, stage in recipe.stages.items()
     }
-    stages["annotation"] = replace(recipe.annotation, precision=precision)
-    Run.planned(folder, replace(recipe, **stages)).save_recipe()
+    parts["annotation"] = replace(recipe.annotation, precision=precision)
+    Run.planned(folder, recipe.with_parts(parts)).save_recipe()
     metrics = {"validation_loss": 0.7 if seed == 1 else 0.6, "gold_gain": 0.1, "gold_gain_standard_error": 0.01}
     report = {"stages": [{"stage": "dpo", "metrics": metrics}], "machine": machine.describe()}
     (folder / "report.json").write_text(json.dumps(report))
@@ -89,7 +89,7 @@ def test_finished_runs_are_counted_as_what_they_are(runs, monkeypatch):
     monkeypatch.setattr(bench, "_report", lambda *asked: json.loads(report.read_text()))
     assert "on Another (AVX512)." in bench.table(bench.run(config))
     recipe = json.loads((runs / "smoke-0-fp32-1" / "recipe.json").read_text())
-    recipe["recipe"]["dpo"]["beta"] = 0.55
+    recipe["recipe"]["plan"][-1]["stage"]["beta"] = 0.55
     (runs / "smoke-0-fp32-1" / "recipe.json").write_text(json.dumps(recipe))
     with pytest.raises(LabError, match=r"smoke-0-fp32-1 holds a run of another recipe \(dpo.beta: 0.55, not 0.3\)"):
         bench.run(config)

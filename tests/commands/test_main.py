@@ -129,6 +129,16 @@ def test_the_environment_names_the_preset(monkeypatch, capsys):
     assert "LABKIT_PRESET is 'huge'; the presets are smoke, lab, full." in capsys.readouterr().err
 
 
+def test_a_learning_rate_that_nothing_reads_is_refused():
+    from labkit.runs.presets import make_recipe
+
+    recipe = make_recipe("smoke")
+    with pytest.raises(LabError, match="--dpo.train.lr is Muon's learning rate; this stage trains by AdamW. Set --dpo"):
+        override_recipe(recipe, ["--dpo.train.lr", "0.1"], "run")
+    assert override_recipe(recipe, ["--sft.train.lr", "0.1"], "run").stages["sft"].train.lr == 0.1
+    assert override_recipe(recipe, ["--dpo.train.adam-lr", "0.1"], "run").stages["dpo"].train.adam_lr == 0.1
+
+
 @pytest.mark.parametrize("preset", ["smoke", "lab", "full"])
 def test_every_flag_that_recipe_prints_is_understood(preset, capsys, tmp_path):
     """Printed, read back and applied to another preset, the flags give the first one's recipe."""
@@ -239,7 +249,7 @@ def test_a_stage_built_on_another_run(finished, tmp_path, capsys):
     assert main([*ask, "--stages", "dpo", "--dpo.beta", "0.5"]) == 0
     made = json.loads((out / "report.json").read_text())
     assert [stage["stage"] for stage in made["stages"]] == ["pretrain", "sft", "dpo"]
-    assert made["recipe"]["dpo"]["beta"] == 0.5 and made["recipe"]["model"]["width"] == 32
+    assert made["recipe"]["plan"][-1]["stage"]["beta"] == 0.5 and made["recipe"]["model"]["width"] == 32
     assert main([*ask, "--stages", "dpo"]) == 2 and "already holds a run" in capsys.readouterr().err
 
 

@@ -221,7 +221,7 @@ def test_what_a_later_stage_cannot_do_is_refused_before_the_first(tmp_path, corp
     )
     recipe = tiny_recipe(text=text, instructions=instructions, preferences=preferences)
     ((name, fields),) = change.items()
-    recipe = replace(recipe, **{name: replace(getattr(recipe, name), **fields)})
+    recipe = recipe.with_parts({name: replace(recipe.parts[name], **fields)})
     with pytest.raises(LabError, match=words):
         list(run(recipe, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
