@@ -13,7 +13,8 @@ Where this departs from the two papers, and from TRL's PPOTrainer (0.24, the las
    a copy of it that goes by its head alone, with a body of its own (TRL: a value model of its own, too).
 3. An answer that was cut off is judged at its last token; nothing is taken off for it (TRL: missing_eos_penalty, off by
    default, as here).
-4. Advantages are whitened over all answers of a step and all processes (TRL: of one process); rewards are not.
+4. Advantages are whitened over all answers of a step and all processes, by the deviation with N (TRL: over those of one
+   process, by that with N - 1); rewards are not. The score stands on the last token (TRL: one place behind it).
 5. Ratio, KL and entropy are of the distribution at the sampling temperature, as in TRL; Ouyang et al. sample at 1.
 6. The KL penalty is the plain difference of log-probabilities (k1) with a fixed weight (Ziegler et al. adapt it).
 7. An entropy bonus can be added (entropy_weight, off by default); there is no pretraining loss mixed in (PPO-ptx).

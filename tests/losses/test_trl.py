@@ -1,0 +1,185 @@
+"""TRL's own statements, on the same tensors: its last version with PPO (0.24) is read from its files, not imported.
+
+LABKIT_TRL names the folder in which its wheel was unpacked; `.ci/run` does that.
+"""
+
+import __future__
+
+import ast
+import os
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from labkit.losses import clipped_policy_loss, clipped_value_loss, dpo_loss, gae, pairwise_loss, shaped_rewards, whiten
+
+B, T = 6, 9
+LENGTHS = [9, 9, 7, 4, 8, 1]
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@cache
+def parsed(file: str) -> ast.Module:
+    """One file of TRL."""
+    if "LABKIT_TRL" not in os.environ:
+        message = "LABKIT_TRL names no folder; pip download --no-deps trl==0.24.0, and unpack it"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    return ast.parse((Path(os.environ["LABKIT_TRL"]) / "trl" / file).read_text(encoding="utf-8"))
+
+
+def assigns(statement: ast.stmt, name: str) -> bool:
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
+
+
+def between(tree: ast.AST, first: str, last: str) -> ast.Module:
+    """The statements of the block that assigns these two names, from the first such to the last such."""
+    for node in ast.walk(tree):
+        for block in (value for _, value in ast.iter_fields(node) if isinstance(value, list)):
+            at = [i for i, one in enumerate(block) if assigns(one, first)]
+            ends = [i for i, one in enumerate(block) if assigns(one, last)]
+            if at and ends:
+                return ast.Module(block[at[0] : ends[-1] + 1], [])
+    raise AssertionError(f"no block of TRL assigns {first} and {last}")
+
+
+def run(code: ast.Module, **names: Any) -> dict[str, Any]:
+    """The names after these statements; those of trl/core.py are known to them."""
+    core = parsed("core.py")
+    functions = [one for one in core.body if isinstance(one, ast.FunctionDef)]
+    known: dict[str, Any] = {"torch": torch, "F": F, "nn": torch.nn, **names}
+    unread = __future__.annotations.compiler_flag  # types are not looked up
+    exec(compile(ast.Module([*functions, *code.body], []), "trl", "exec", unread), known)
+    return known
+
+
+@pytest.fixture
+def rollout() -> SimpleNamespace:
+    """Answers of several lengths: TRL's score stands one place behind the last token, where there is one, in a state
+    with a value and without a log-probability; `whole` is the mask with that place.
+    """
+    torch.manual_seed(0)
+    lengths = torch.tensor(LENGTHS)
+    place = torch.arange(T).repeat(B, 1)
+    mask, whole = place < lengths[:, None], place < lengths[:, None] + 1
+    logprobs, reference = (-torch.rand(B, T).mul(3).masked_fill(~mask, -1.0) for _ in range(2))
+    return SimpleNamespace(
+        mask=mask,
+        whole=whole,
+        lengths=lengths,
+        logprobs=logprobs.masked_fill(~mask, 1.0),
+        reference=reference.masked_fill(~mask, 1.0),
+        values=torch.randn(B, T).masked_fill(~whole, 0.0),
+        scores=torch.randn(B),
+    )
+
+
+def trl_advantages(rollout: SimpleNamespace) -> dict[str, Any]:
+    args = SimpleNamespace(kl_estimator="k1", kl_coef=0.15, whiten_rewards=False, gamma=0.97, lam=0.9)
+    code = between(parsed("trainer/ppo_trainer.py"), "logr", "advantages")
+    return run(
+        code,
+        args=args,
+        logprobs=rollout.logprobs,
+        ref_logprobs=rollout.reference,
+        scores=rollout.scores,
+        values=rollout.values,
+        responses=torch.zeros(B, T),
+        sequence_lengths=rollout.lengths - 1,
+        sequence_lengths_p1=rollout.lengths,
+        padding_mask=~rollout.mask,
+        padding_mask_p1=~rollout.whole,
+        empty_cache=lambda: None,
+    )
+
+
+def test_kl_rewards_advantages_and_returns_are_trls(rollout):
+    theirs = trl_advantages(rollout)
+    kl = (rollout.logprobs - rollout.reference) * rollout.mask
+    torch.testing.assert_close(theirs["kl"] * rollout.mask, kl, **CLOSE)
+    rewards = shaped_rewards(rollout.scores, rollout.logprobs, rollout.reference, rollout.whole, kl=0.15)
+    torch.testing.assert_close(theirs["rewards"], rewards, **CLOSE)
+    ours = gae(rewards, rollout.values, rollout.whole, gamma=0.97, lam=0.9)
+    torch.testing.assert_close(theirs["returns"] * rollout.whole, ours.returns, **CLOSE)
+    # TRL divides by the deviation with N - 1, we by that with N
+    count = rollout.mask.sum()
+    white = whiten(ours.advantages, rollout.mask) * torch.sqrt((count - 1) / count)
+    torch.testing.assert_close(theirs["advantages"], white, **CLOSE)
+
+
+def test_ppos_losses_are_trls(rollout):
+    theirs = trl_advantages(rollout)
+    moved, values = rollout.logprobs + 0.4 * torch.randn(B, T), rollout.values + 0.7 * torch.randn(B, T)
+    found = run(
+        between(parsed("trainer/ppo_trainer.py"), "vpredclipped", "loss"),
+        args=SimpleNamespace(cliprange=0.2, cliprange_value=0.3, vf_coef=0.1),
+        vpred=values.masked_fill(~rollout.whole, 0),
+        mb_values=rollout.values,
+        mb_return=theirs["returns"],
+        new_logprobs=moved.masked_fill(~rollout.mask, 1.0),
+        mb_logprobs=rollout.logprobs,
+        mb_advantage=theirs["advantages"],
+        padding_mask=~rollout.mask,
+        padding_mask_p1=~rollout.whole,
+        micro_batch_inds=slice(None),
+    )
+    policy, clipped = clipped_policy_loss(moved, rollout.logprobs, theirs["advantages"], rollout.mask, clip=0.2)
+    value, held = clipped_value_loss(values, rollout.values, theirs["returns"], rollout.whole, clip=0.3)
+    count, states = rollout.mask.sum(), rollout.whole.sum()
+    torch.testing.assert_close(found["pg_loss"], policy / count, **CLOSE)
+    torch.testing.assert_close(found["vf_loss"], value / states, **CLOSE)
+    torch.testing.assert_close(found["vf_clipfrac"], held / states, **CLOSE)
+    torch.testing.assert_close(found["loss"], policy / count + 0.1 * value / states, **CLOSE)
+    assert 0 < clipped < count and 0 < held < states
+
+
+def method(file: str, name: str) -> ast.FunctionDef:
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return node
+    raise AssertionError(f"TRL has no {name}")
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_dpos_loss_is_trls(beta):
+    torch.manual_seed(1)
+    chosen, rejected, chosen_before, rejected_before = (-torch.rand(8).mul(20) for _ in range(4))
+    known = run(
+        ast.Module([method("trainer/dpo_trainer.py", "dpo_loss")], []),
+        FDivergenceType=SimpleNamespace(ALPHA_DIVERGENCE="alpha_divergence", JS_DIVERGENCE="js_divergence"),
+    )
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(device="cpu"),
+        reference_free=False,
+        f_divergence_type="reverse_kl",
+        f_divergence_params=None,
+        beta=beta,
+        label_smoothing=0.0,
+    )
+    losses, better, worse = known["dpo_loss"](trainer, chosen, rejected, chosen_before, rejected_before)
+    ours = dpo_loss(chosen, rejected, chosen_before, rejected_before, beta=beta)
+    torch.testing.assert_close(losses, ours[0], **CLOSE)
+    torch.testing.assert_close(better, ours[1], **CLOSE)
+    torch.testing.assert_close(worse, ours[2], **CLOSE)
+
+
+def test_the_reward_models_loss_is_trls():
+    torch.manual_seed(2)
+    scores = torch.randn(10, 1)
+    known = run(ast.Module([method("trainer/reward_trainer.py", "compute_loss")], []))
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(training=False),
+        args=SimpleNamespace(center_rewards_coefficient=None),
+        accelerator=SimpleNamespace(gather_for_metrics=lambda x: x, gather=lambda x: x),
+        _metrics={"eval": {name: [] for name in ("min_reward", "mean_reward", "max_reward", "accuracy", "margin")}},
+        _total_train_tokens=0,
+    )
+    loss = known["compute_loss"](trainer, lambda **inputs: SimpleNamespace(logits=scores), {})
+    ours, right = pairwise_loss(scores[:5, 0], scores[5:, 0])
+    torch.testing.assert_close(loss, ours.mean(), **CLOSE)
+    assert trainer._metrics["eval"]["accuracy"] == [pytest.approx(float(right.float().mean()))]
