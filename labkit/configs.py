@@ -138,19 +138,28 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else repr(value)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as a dictionary that JSON can write."""
-    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+def to_dict(config: Any, older: bool = False) -> dict[str, Any]:
+    """A dataclass as a dictionary that JSON can write. older: with the names that its fields had at first."""
+    names = _older_names(type(config)) if older else {}
+    fields = [field.name for field in dataclasses.fields(config)]
+    return {names.get(name, name): plain(getattr(config, name), older) for name in fields}
+
+
+def _older_names(cls: Any) -> Mapping[str, str]:
+    """What fields were called before, by their names of today: a class says it as `older_names`."""
+    return getattr(cls, "older_names", {})
 
 
 def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
     """The dataclass ``cls`` that ``to_dict`` made ``data`` from.
 
-    Fields that are missing take their defaults. Raises LabError that names an unknown or missing field, or a
-    choice that does not exist.
+    Fields may stand under the names that they had before; those that are missing take their defaults. Raises LabError
+    that names an unknown or missing field, or a choice that does not exist.
     """
     hints = _types(typing.cast(Any, cls))
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    today = {older: name for name, older in _older_names(cls).items()}
+    data = {today.get(name, name): value for name, value in data.items()}
     unknown = sorted(set(data) - set(fields) - {"kind"})
     if unknown:
         raise LabError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(fields)}.")
@@ -202,12 +211,12 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def plain(value: Any) -> Any:
-    """A value of a field as JSON can write it; a dataclass with its class name under "kind"."""
+def plain(value: Any, older: bool = False) -> Any:
+    """A value of a field as JSON can write it; a dataclass with its class name under "kind". older: see `to_dict`."""
     if dataclasses.is_dataclass(value):
-        return {"kind": type(value).__name__, **to_dict(value)}
+        return {"kind": type(value).__name__, **to_dict(value, older)}
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [plain(item, older) for item in value]
     return value
 
 

@@ -16,7 +16,7 @@ from labkit.errors import LabError
 from labkit.model.context import Memory
 from labkit.model.transformer import Transformer
 
-Ending = Literal["settled", "full", "never"]
+EarlyStopping = bool | Literal["never"]
 IMPOSSIBLE = -1e30
 """The log-probability of a beam that is none; finite, so that what is added to it is no NaN."""
 Fate = Literal["kept", "ended", "pruned"]
@@ -67,7 +67,7 @@ def beam_steps(
     stop_ids: Collection[int] = (),
     stop: StopTexts | None = None,
     length_penalty: float = 1.0,
-    ending: Ending = "settled",
+    early_stopping: EarlyStopping = False,
     groups: int = 1,
     diversity: float = 0.0,
     steps: Sequence[Filter] = (),
@@ -75,8 +75,9 @@ def beam_steps(
 ) -> Iterator[Beams]:
     """The `beams` best texts by log-probability / length^length_penalty, the stop token counted.
 
-    ending: "full" ends when as many texts have ended as there are beams; "settled" when no beam, were it to end now,
-    could beat the worst of these; "never" takes into account that a longer text can gain by its length. groups,
+    early_stopping, as in transformers: True ends when as many texts have ended as there are beams; False when no beam,
+    were it to end now, could beat the worst of these; "never" takes into account that a longer text can gain by its
+    length. groups,
     diversity: Diverse Beam Search, https://arxiv.org/abs/1610.02424: the beams go in so many groups one after another,
     and each is held back by `diversity` nats for every earlier group's beam that took the same token. steps: filters of
     each beam's log-probabilities. memory: what the encoder made, of one row. What stands is yielded after each step:
@@ -88,7 +89,7 @@ def beam_steps(
     check_size(model, beams, len(prompt), max_new_tokens)
     room = min(max_new_tokens, model.config.context - len(prompt))
     width, device = beams // groups, model.embedding.weight.device
-    pools = [_Pool(width, length_penalty, ending, room, stop) for _ in range(groups)]
+    pools = [_Pool(width, length_penalty, early_stopping, room, stop) for _ in range(groups)]
     tree: list[Node] = []
     model.eval()
     state = model.new_state(1, len(prompt) + room)
@@ -150,8 +151,11 @@ class _Running(NamedTuple):
 class _Pool:
     """The beams of one group, those that are written and those that have ended."""
 
-    def __init__(self, width: int, length_penalty: float, ending: Ending, room: int, stop: StopTexts | None):
-        self.width, self.length_penalty, self.ending, self.room, self.stop = width, length_penalty, ending, room, stop
+    def __init__(
+        self, width: int, length_penalty: float, early_stopping: EarlyStopping, room: int, stop: StopTexts | None
+    ):
+        self.width, self.length_penalty, self.early_stopping = width, length_penalty, early_stopping
+        self.room, self.stop = room, stop
         # All begin as the same prompt: only the first may be gone on from, or all beams would be one.
         starts = [0.0, *[IMPOSSIBLE] * (width - 1)]
         self.running = [_Running(row, [], start, start, -1) for row, start in enumerate(starts)]
@@ -186,7 +190,7 @@ class _Pool:
                 running.append(_Running(row, tokens, logprob, value, len(tree)))
                 fate = "kept"
             tree.append(Node(before.node, token, logprob, step, fate))
-        if not (self.ending == "full" and len(self.finished) == self.width):
+        if not (self.early_stopping is True and len(self.finished) == self.width):
             self.finished = sorted([*self.finished, *ended], key=lambda beam: -beam.score)[: self.width]
         self.open = bool(running)
         self.running = running or self.running  # whose rows stay in the batch, so that the other groups' do
@@ -198,9 +202,9 @@ class _Pool:
         """Whether no beam can any more displace one that has ended."""
         if len(self.finished) < self.width:
             return False
-        if self.ending == "full":
+        if self.early_stopping is True:
             return True
-        hoped = self.room if self.ending == "never" and self.length_penalty > 0 else length
+        hoped = self.room if self.early_stopping == "never" and self.length_penalty > 0 else length
         return self.running[0].held / hoped**self.length_penalty <= self.finished[-1].score
 
 

@@ -66,12 +66,13 @@ FILTERS: dict[str, Callable[[Any], Filter]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "sample": {},
     "greedy": {},
-    "beam": {"beams": 4, "length-penalty": 1.0, "ending": "settled", "groups": 1, "diversity": 0.0},
+    "beam": {"beams": 4, "length-penalty": 1.0, "early-stopping": False, "groups": 1, "diversity": 0.0},
     "contrastive": {"k": 5, "alpha": 0.6},
     "speculative": {"ahead": 4},
     "best": {"n": 8},
 }
 """What each kind can be told, and what it takes when it is not."""
+EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
 WHOLE = ("top-k", "no-repeat", "beams", "groups", "k", "ahead", "n")
 TOKENS: dict[str, Callable[[tuple[int, ...]], Filter]] = {one.name: one for one in (Banned, Allowed)}
 """Filters whose value is words, with commas between them."""
@@ -249,7 +250,9 @@ class Strategy:
 
 def said(value: Any) -> str:
     """A value as it stands in a line: said(0.80) -> "0.8"."""
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
+    return (
+        str(value).lower() if isinstance(value, bool) else f"{value:.15g}" if isinstance(value, float) else str(value)
+    )
 
 
 def parse(line: str) -> Strategy:
@@ -307,10 +310,10 @@ def _value(kind: str, name: str, text: str) -> Any:
         if not all(text.split(",")):
             raise LabError(f"{kind}: {name} is words with commas between them, not {text!r}.")
         return text
-    if name == "ending":
-        if text not in ("settled", "full", "never"):
-            raise LabError(f"{kind}: ending can be settled, full or never, not {text!r}.")
-        return text
+    if name == "early-stopping":
+        if text not in EARLY_STOPPING:
+            raise LabError(f"{kind}: early-stopping can be true, false or never, not {text!r}.")
+        return EARLY_STOPPING[text]
     try:
         number = int(text) if name in WHOLE else float(text)
         if name in FILTERS or math.isfinite(number):  # a filter says itself which numbers it takes

@@ -62,7 +62,7 @@ def _bert_parts(c: ModelConfig) -> Iterator[Part]:
     embeddings = "bert.embeddings"
     yield Part("embedding.weight", (f"{embeddings}.word_embeddings.weight",))
     yield Part("position.table.weight", (f"{embeddings}.position_embeddings.weight",))
-    yield Part("types.weight", (f"{embeddings}.token_type_embeddings.weight",))
+    yield Part("token_type_embedding.weight", (f"{embeddings}.token_type_embeddings.weight",))
     yield from both("embedding_norm", f"{embeddings}.LayerNorm", c)
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"bert.encoder.layer.{i}"
@@ -78,8 +78,8 @@ def _bert_parts(c: ModelConfig) -> Iterator[Part]:
     yield from both("head.norm", "cls.predictions.transform.LayerNorm", c)
     yield Part("head.bias", ("cls.predictions.bias",))
     if c.classes:
-        yield from both("row_head.dense", "bert.pooler.dense", c)
-        yield from both("row_head.out", "cls.seq_relationship", c)
+        yield from both("classifier_head.dense", "bert.pooler.dense", c)
+        yield from both("classifier_head.out", "cls.seq_relationship", c)
 
 
 # T5, Switch Transformers
@@ -160,7 +160,7 @@ def _write_encoder_decoder(c: ModelConfig) -> dict[str, Any]:
         "num_decoder_layers": c.depth,
         "num_heads": c.heads,
         "relative_attention_num_buckets": c.position.buckets,
-        "relative_attention_max_distance": c.position.furthest,
+        "relative_attention_max_distance": c.position.max_distance,
         "layer_norm_epsilon": c.norm_eps,
         "tie_word_embeddings": c.tied,
         "decoder_start_token_id": 0,

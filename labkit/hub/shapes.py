@@ -84,7 +84,7 @@ def _same(config: ModelConfig) -> ModelConfig:
     window = 0 if config.window >= config.context else config.window
     return dataclasses.replace(
         config,
-        look_back=0,
+        previous_token_init=0,
         head_width=config.head_size,
         key_heads=config.key_value_heads,
         feed_forward=moe,

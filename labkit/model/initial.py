@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ def draw_weights(model: nn.Module, depth: int, std: float = 0.02) -> None:
 
 
 @torch.no_grad()
-def look_back(
+def init_previous_token_heads(
     embedding: nn.Embedding, attention: Attention, position: PositionEncoding, distance: int = 1, std: float = 0.02
 ) -> None:
     """Let every head of the first block's `attention` begin by looking `distance` tokens back.
@@ -52,3 +54,16 @@ def look_back(
 def _answer(weight: Tensor, direction: Tensor, vector: Tensor) -> None:
     """Change weight [E, D] in place so that it takes `direction` [D] to `vector` [E], and all else as before."""
     weight += torch.outer(vector - weight @ direction, direction)
+
+
+def renamed_weights(module: nn.Module, names: Mapping[str, str]) -> None:
+    """Let a module load weights whose names in it began otherwise when they were saved: {before: now}."""
+
+    def rename(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        for key in list(state):
+            name = key.removeprefix(prefix)
+            before = next((one for one in names if key.startswith(prefix) and name.startswith(one)), None)
+            if before is not None:
+                state[prefix + names[before] + name.removeprefix(before)] = state.pop(key)
+
+    module.register_load_state_dict_pre_hook(rename)

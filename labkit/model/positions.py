@@ -330,12 +330,14 @@ def _slopes(heads: int) -> list[float]:
 class T5Buckets(AnySizes):
     """A learnt number for each head and range of distances: T5, https://arxiv.org/abs/1910.10683, 2.1.
 
-    buckets: how many ranges; near distances have one each, those up to `furthest` share the rest, evenly in their
+    buckets: how many ranges; near distances have one each, those up to `max_distance` share the rest, evenly in their
     logarithm.
     """
 
     buckets: Annotated[int, Range(4, 2**20)] = 32
-    furthest: Distance = 128
+    max_distance: Distance = 128
+
+    older_names = {"max_distance": "furthest"}
 
     def __post_init__(self) -> None:
         check(self)
@@ -344,10 +346,10 @@ class T5Buckets(AnySizes):
 
     def check_sizes(self, sizes: Sizes) -> None:
         near = self.near(sizes.causal)
-        if self.furthest <= near:
+        if self.max_distance <= near:
             raise LabError(
-                f"T5Buckets: distances below {near} have one of the {self.buckets} buckets each, so furthest must be "
-                f"above {near}, not {self.furthest}; or take fewer buckets."
+                f"T5Buckets: distances below {near} have one of the {self.buckets} buckets each, so max_distance must "
+                f"be above {near}, not {self.max_distance}; or take fewer buckets."
             )
 
     def build(self, sizes: Sizes) -> T5BucketsEncoding:
@@ -380,24 +382,26 @@ class T5BucketsEncoding(PositionEncoding):
             buckets //= 2
             after, away = (distance > 0) * buckets, distance.abs()
         near = self.config.near(self.causal)
-        share = torch.log(away.float().clamp(min=1) / near) / math.log(self.config.furthest / near)
+        share = torch.log(away.float().clamp(min=1) / near) / math.log(self.config.max_distance / near)
         far = (near + (share * (buckets - near)).long()).clamp(max=buckets - 1)
         return after + torch.where(away < near, away, far)
 
 
 @dataclass(frozen=True)
 class Shaw(AnySizes):
-    """A learnt vector for each distance up to `furthest`, beside keys and values: Self-Attention with Relative
+    """A learnt vector for each distance up to `max_distance`, beside keys and values: Self-Attention with Relative
     Position Representations, https://arxiv.org/abs/1803.02155.
     """
 
-    furthest: Distance = 16
+    max_distance: Distance = 16
+
+    older_names = {"max_distance": "furthest"}
 
     def __post_init__(self) -> None:
         check(self)
 
     def build(self, sizes: Sizes) -> ShawEncoding:
-        return ShawEncoding(self.furthest, sizes.head_width)
+        return ShawEncoding(self.max_distance, sizes.head_width)
 
 
 class ShawEncoding(PositionEncoding):
@@ -405,24 +409,26 @@ class ShawEncoding(PositionEncoding):
     head and layer.
     """
 
-    def __init__(self, furthest: int, head_width: int):
+    def __init__(self, max_distance: int, head_width: int):
         super().__init__()
-        self.furthest = furthest
-        self.keys = nn.Embedding(2 * furthest + 1, head_width)
-        self.values = nn.Embedding(2 * furthest + 1, head_width)
+        self.max_distance = max_distance
+        self.keys = nn.Embedding(2 * max_distance + 1, head_width)
+        self.values = nn.Embedding(2 * max_distance + 1, head_width)
 
     def _index(self, query_positions: Tensor, key_positions: Tensor, like: Tensor) -> Tensor:
         """Which vector belongs to each pair, [B, H, T, S]; like: [B, H, …]."""
-        index = distances(query_positions, key_positions).clamp(-self.furthest, self.furthest) + self.furthest
+        index = (
+            distances(query_positions, key_positions).clamp(-self.max_distance, self.max_distance) + self.max_distance
+        )
         return index.expand(like.shape[0], *index.shape[-2:]).unsqueeze(1).expand(-1, like.shape[1], -1, -1)
 
     def bias(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        by_distance = q @ self.keys.weight.to(q.dtype).T  # [B, H, T, 2 furthest + 1]
+        by_distance = q @ self.keys.weight.to(q.dtype).T  # [B, H, T, 2 max_distance + 1]
         return by_distance.gather(-1, self._index(query_positions, key_positions, q))
 
     def value_term(self, weights: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         index = self._index(query_positions, key_positions, weights)
-        by_distance = weights.new_zeros(*weights.shape[:-1], 2 * self.furthest + 1).scatter_add(-1, index, weights)
+        by_distance = weights.new_zeros(*weights.shape[:-1], 2 * self.max_distance + 1).scatter_add(-1, index, weights)
         return by_distance @ self.values.weight.to(weights.dtype)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.model.heads import ScalarHead
+from labkit.model.initial import renamed_weights
 from labkit.model.transformer import ModelConfig, Transformer
 
 
@@ -14,7 +15,7 @@ class RewardModel(nn.Module):
     """The Transformer `body` with a scalar head beside its token head.
 
     As a reward model it is read at an answer's last token (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5);
-    as a critic at every token. To the head's number comes `likelihood`, a weight that is learnt too and begins at 1,
+    as a critic at every token. To the head's number comes `logprob_weight`, which is learnt too and begins at 1,
     times the mean log-probability that the body's own token head gives the answer so far: the reward that a policy
     implies by length (SimPO, Meng et al. 2024, https://arxiv.org/abs/2405.14734, equation 3). A small model that
     answers well cannot say from its last hidden vector alone whether an answer is right; how likely it would have been
@@ -23,8 +24,9 @@ class RewardModel(nn.Module):
 
     def __init__(self, body: Transformer):
         super().__init__()
+        renamed_weights(self, {"likelihood": "logprob_weight"})
         self.body, self.head = body, ScalarHead(body.config.width)
-        self.likelihood = nn.Parameter(torch.ones(()))
+        self.logprob_weight = nn.Parameter(torch.ones(()))
 
     @property
     def config(self) -> ModelConfig:
@@ -39,7 +41,7 @@ class RewardModel(nn.Module):
         x = self.body.hidden(tokens)
         own = self.body.logprobs(x[:, :-1], tokens[:, 1:], mask[:, :-1])  # [B, T - 1]
         means = own.cumsum(-1) / mask[:, :-1].cumsum(-1).clamp(min=1)
-        return self.head(x) + self.likelihood * F.pad(means, (1, 0))
+        return self.head(x) + self.logprob_weight * F.pad(means, (1, 0))
 
     def last(self, tokens: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
         """The number at one token of each row: tokens, mask [B, T], ends [B], the places of these tokens -> [B]."""

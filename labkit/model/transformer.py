@@ -21,7 +21,7 @@ from labkit.model.context import ForwardContext, Memory, MixerState, previous
 from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
 from labkit.model.heads import ClassHead, MaskedHead, TokenHead
-from labkit.model.initial import draw_weights, look_back
+from labkit.model.initial import draw_weights, init_previous_token_heads, renamed_weights
 from labkit.model.mixers import Attention, CrossAttention, Heads, KVCache, SelfAttention
 from labkit.model.positions import Learned, NoPosition, Position, PositionIndex, Rotary, Sinusoidal, Sizes, distances
 from labkit.model.rwkv import RWKV, TokenShift
@@ -43,10 +43,10 @@ class ModelConfig:
     context: the longest row of tokens. width: D. depth: blocks. heads: H, of ``head_width`` E each (width /
     heads when not given). key_heads: K, how many key and value heads the H query heads share; H, so that each has its
     own, when None. tied: the head
-    uses the token embedding. norm_eps: what keeps a norm from dividing by zero. look_back: how many tokens back
-    the first block's heads look before any training, see `initial.look_back`; 0, or another position than Rotary, lets
-    chance decide. mixer: what lets tokens see each other. RWKV and GRU know the order by themselves, and go with
-    NoPosition, Learned or Sinusoidal; key_heads and qk_norm are attention's.
+    uses the token embedding. norm_eps: what keeps a norm from dividing by zero. previous_token_init: how many tokens
+    back the first block's heads look before any training, see `initial.init_previous_token_heads`; 0, or another
+    position than Rotary, lets chance decide. mixer: what lets tokens see each other. RWKV and GRU know the order by
+    themselves, and go with NoPosition, Learned or Sinusoidal; key_heads and qk_norm are attention's.
 
     norm: RMSNorm (https://arxiv.org/abs/1910.07467) or LayerNorm (https://arxiv.org/abs/1607.06450). order: whether
     a block normalises what its parts read, or what they leave (https://arxiv.org/abs/2002.04745). bias: of all
@@ -75,7 +75,7 @@ class ModelConfig:
     qk_norm: bool = True
     tied: bool = True
     norm_eps: Annotated[float, Range(0, 1, above=True)] = 1e-6
-    look_back: CountOrNone = 0
+    previous_token_init: CountOrNone = 0
     norm: Literal["rms", "layer"] = "rms"
     order: Literal["pre", "post"] = "pre"
     bias: bool = False
@@ -91,14 +91,16 @@ class ModelConfig:
     qkv_bias: bool = False
     window: CountOrNone = 0
 
+    older_names = {"previous_token_init": "look_back"}
+
     def __post_init__(self) -> None:
         check(self)
         if self.key_heads == self.heads:  # the same said in two ways is one config: recipes of before say the number
             object.__setattr__(self, "key_heads", None)
-        if not 0 <= self.look_back < self.context:
+        if not 0 <= self.previous_token_init < self.context:
             raise LabError(
-                f"ModelConfig: look_back must be a number of tokens from 0 to below the context of {self.context}, "
-                f"not {self.look_back}."
+                f"ModelConfig: previous_token_init must be a number of tokens from 0 to below the context of "
+                f"{self.context}, not {self.previous_token_init}."
             )
         if self.heads % self.key_value_heads:
             raise LabError(
@@ -297,19 +299,20 @@ class Transformer(Stack):
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.add_blocks(config, config.depth, config.causal, config.encoder > 0)
-        self.types = nn.Embedding(config.token_types, config.width) if config.token_types else None
+        renamed_weights(self, {"types.": "token_type_embedding.", "row_head.": "classifier_head."})
+        self.token_type_embedding = nn.Embedding(config.token_types, config.width) if config.token_types else None
         self.embedding_norm = config.new_norm() if config.embedding_norm else nn.Identity()
         self.encoder = (
             Stack(config, config.encoder, causal=False, cross=False, name="encoder.") if config.encoder else None
         )
         kind = {"token": TokenHead, "masked": MaskedHead}[config.head]
         self.head = kind(config.width, config.vocabulary, config.tied, config.norm_eps)
-        self.row_head = ClassHead(config.width, config.classes) if config.classes else None
+        self.classifier_head = ClassHead(config.width, config.classes) if config.classes else None
         draw_weights(self, config.depth)
-        if config.look_back and isinstance(config.position, Rotary):  # which goes with attention alone
+        if config.previous_token_init and isinstance(config.position, Rotary):  # which goes with attention alone
             attention = self.blocks[0].get_submodule("mixer")
             assert isinstance(attention, Attention)
-            look_back(self.embedding, attention, self.position, config.look_back)
+            init_previous_token_heads(self.embedding, attention, self.position, config.previous_token_init)
 
     def forward(
         self,
@@ -344,9 +347,9 @@ class Transformer(Stack):
 
     def classify(self, x: Tensor) -> Tensor:
         """What each row is: x [B, T, D] of `hidden` -> logits [B, classes]. Raises LabError for a model without."""
-        if self.row_head is None:
+        if self.classifier_head is None:
             raise LabError("This model tells no classes of rows apart: give its config a number of classes.")
-        return self.row_head(x)
+        return self.classifier_head(x)
 
     def encode(self, source: Tensor, mask: Tensor | None = None, tap: Tap = no_tap) -> Memory:
         """What the encoder makes of source [B, S], for ``memory``; mask [B, S] is False for padding.
@@ -415,8 +418,8 @@ class Transformer(Stack):
 
     def _embedded(self, tokens: Tensor, positions: Tensor, stack: Stack, types: Tensor | None) -> Tensor:
         x = self.embedding(tokens)
-        if self.types is not None:
-            x = x + self.types(torch.zeros_like(tokens) if types is None else types)
+        if self.token_type_embedding is not None:
+            x = x + self.token_type_embedding(torch.zeros_like(tokens) if types is None else types)
         return self.embedding_norm(stack.position.embed(x, positions))
 
     def new_state(self, rows: int, length: int) -> State:

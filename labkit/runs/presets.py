@@ -55,7 +55,7 @@ _SMALL = ModelConfig(
     heads=1,
     feed_forward=Gated(192),
     position=_NEAR,
-    look_back=1,
+    previous_token_init=1,
 )
 _LAB = dataclasses.replace(_SMALL, context=256, width=128, depth=4, heads=2, feed_forward=Gated(352))
 _FULL = dataclasses.replace(_LAB, context=512, width=256, depth=6, heads=4, feed_forward=Gated(704))

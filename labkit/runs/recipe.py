@@ -205,9 +205,9 @@ class Recipe:
         names = ["seed", "world_size", "tokenizer", "model", "text", "instructions"]
         if self._reads_preferences(stage):
             names += ["annotation", "preferences"]
-        decides = {name: plain(getattr(self, name)) for name in names}
+        decides = {name: plain(getattr(self, name), older=True) for name in names}
         for name in (*self.ancestors(stage), stage):
-            decides[name] = plain(self.stages[name])
+            decides[name] = plain(self.stages[name], older=True)
             decides[name]["train"]["seed"] = 0  # as when each had a seed, so that runs begun then can be resumed
         started = {one.name: one.after for one in self.planned if one.name in decides and one.after is not None}
         return fingerprint(decides | ({"after": started} if started else {}))

@@ -120,10 +120,10 @@ class PPO(Stage):
     def initial_model(self, stage_inputs: StageInputs) -> ActorCritic:
         """The fine-tuned model as actor, and a copy of the reward model as critic.
 
-        Of an answer that has only begun, its likelihood so far says little: the critic goes by its head alone.
+        Of an answer that has only begun, its log-probability so far says little: the critic goes by its head alone.
         """
         critic = stage_inputs.reward_model()
-        critic.likelihood.data.zero_()
+        critic.logprob_weight.data.zero_()
         return ActorCritic(stage_inputs.initial_model(), critic)
 
     def source(self, stage_inputs: StageInputs, model: ActorCritic) -> Source:

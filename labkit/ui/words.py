@@ -37,9 +37,9 @@ ENGLISH = {
     "- Filters, which work in the order in which they stand: `temperature` `top-k` `top-p` `min-p` `typical` `epsilon` "
     "`repetition` `presence` `frequency` `no-repeat`, and `ban=dog,key` or `allow=#17,#18` for words that are one "
     "token and tokens by number.\n"
-    "- `beam` takes `beams` `length-penalty` `ending` (settled, full, never) `groups` `diversity`; `contrastive` takes "
-    "`k` `alpha`; `best` draws `n` answers, of which the run's reward model chooses; `speculative` lets the draft "
-    "guess `ahead`.\n"
+    "- `beam` takes `beams` `length-penalty` `early-stopping` (true, false, never) `groups` `diversity`; "
+    "`contrastive` takes `k` `alpha`; `best` draws `n` answers, of which the run's reward model chooses; "
+    "`speculative` lets the draft guess `ahead`.\n"
     "- At the checkpoint `pretrain` the prompt is a beginning that is continued (empty: the model begins by "
     "itself), at all others a message.",
     "stop_texts": "Texts at which generation stops, one a line",
@@ -137,7 +137,7 @@ CHINESE = {
     "先写种类（`greedy`、`beam`、`contrastive`、`best`、`speculative`；采样则不写），再写 NAME=VALUE。\n\n"
     "- 过滤器按书写顺序起作用：`temperature` `top-k` `top-p` `min-p` `typical` `epsilon` `repetition` `presence` "
     "`frequency` `no-repeat`；`ban=dog,key` 或 `allow=#17,#18` 指定单个词元。\n"
-    "- `beam` 可用 `beams` `length-penalty` `ending`（settled、full、never）`groups` `diversity`；"
+    "- `beam` 可用 `beams` `length-penalty` `early-stopping`（true、false、never）`groups` `diversity`；"
     "`contrastive` 可用 `k` `alpha`；`best` 写出 `n` 个回答，由奖励模型挑选；"
     "`speculative` 让草稿模型先猜 `ahead` 个。\n"
     "- 在检查点 `pretrain`，提示是要续写的开头（留空则由模型自己开头）；在其他检查点，它是一条消息。",

@@ -187,7 +187,7 @@ def test_writing_is_stopped(app: App, opened: Opened):
     tab(page, "Decoding")
     prompt = filled(page, "decoding-prompt")
     for number in (1, 2, 3):
-        chosen(page, number, "beam beams=32 ending=never")
+        chosen(page, number, "beam beams=32 early-stopping=never")
     page.locator("#decoding-tokens input[type=number]").fill("200")
     page.locator("#decoding-tokens input[type=number]").press("Enter")
     page.locator("#decoding-compare").click()
@@ -257,7 +257,7 @@ def test_a_click_during_work_is_answered_and_who_waits_is_told(app: App, opened:
         filled(page, "decoding-prompt")
     one, other = pages
     for number in (1, 2, 3):
-        chosen(one, number, "beam beams=32 ending=never")
+        chosen(one, number, "beam beams=32 early-stopping=never")
     one.locator("#decoding-tokens input[type=number]").fill("200")
     one.locator("#decoding-tokens input[type=number]").press("Enter")
     one.locator("#decoding-compare").click()

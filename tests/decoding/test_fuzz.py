@@ -74,7 +74,7 @@ JUDGES: list[Any] = [
 ]
 VALUES = [
     "0", "1", "2", "3", "0.5", "0.9", "1.5", "-1", "-0.5", "nan", "inf", "-inf", "1e400", "1e-300", "1e300", "1e-5",
-    "1000000000000", "10000000000000000000000000000", "", "x", "settled", "full", "never", "#0", "#1", "#0,#1",
+    "1000000000000", "10000000000000000000000000000", "", "x", "true", "false", "never", "#0", "#1", "#0,#1",
     "#0,#1,#2,#3,#4,#5,#6", "#99", "a", "a,b", ",",
 ]  # fmt: skip
 NAMES = [*FILTERS, *TOKENS, *dict.fromkeys(name for options in OPTIONS.values() for name in options), "tempratur"]
@@ -134,7 +134,7 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
     "mixer": st.sampled_from([SelfAttention, SelfAttention, RWKV, GRU]).map(lambda kind: kind()),
     "qk_norm": st.booleans(),
     "tied": st.booleans(),
-    "look_back": st.sampled_from([0, 0, 1, 6, -1]),
+    "previous_token_init": st.sampled_from([0, 0, 1, 6, -1]),
     "norm": st.sampled_from(["rms", "layer", "batch"]),
     "order": st.sampled_from(["pre", "post"]),
     "bias": st.booleans(),

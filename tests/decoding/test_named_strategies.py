@@ -175,7 +175,7 @@ def test_a_stop_text_across_tokens_is_cut():
         ("top-p=high", "top-p is a number, not 'high'"),
         ("top-p=0", "sample: top-p must be above 0 and at most 1, not 0"),
         ("temperature=-1", "sample: temperature must be at least 0.*, not -1"),
-        ("beam ending=soon", "settled, full or never, not 'soon'"),
+        ("beam early-stopping=soon", "true, false or never, not 'soon'"),
         ("contrastive top-k=3", "takes no filters"),
         ("ban=,", "ban is words with commas between them, not ','"),
         ("ban=exoplanetary", "'exoplanetary' is no single token but"),

@@ -52,17 +52,16 @@ def pair(tmp_path_factory) -> tuple[Transformer, Any]:
 
 @pytest.mark.parametrize("beams", [2, 4, 8])
 @pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0, 2.0, -1.0])
-@pytest.mark.parametrize("ending,theirs", [("settled", False), ("full", True), ("never", "never")])
-def test_beams_are_transformers(pair, beams, length_penalty, ending, theirs):
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+def test_beams_are_transformers(pair, beams, length_penalty, early_stopping):
     model, published = pair
     settings = {"num_beams": beams, "num_return_sequences": beams, "max_new_tokens": 12, "do_sample": False}
-    settings |= {"length_penalty": length_penalty, "early_stopping": theirs}
+    settings |= {"length_penalty": length_penalty, "early_stopping": early_stopping}
     settings |= {"eos_token_id": END, "pad_token_id": 0, "return_dict_in_generate": True, "output_scores": True}
     for prompt in (PROMPT, [2, 2], [11, 4, 9, 13]):
         expected = published.generate(torch.tensor([prompt]), **settings)
-        found = beam_search(
-            model, prompt, beams=beams, max_new_tokens=12, stop_ids=[END], length_penalty=length_penalty, ending=ending
-        ).found
+        ours = {"beams": beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
+        found = beam_search(model, prompt, max_new_tokens=12, stop_ids=[END], **ours).found
         assert [beam.score for beam in found] == pytest.approx(expected.sequences_scores.tolist(), abs=1e-4)
         for beam, row in zip(found, expected.sequences[:, len(prompt) :].tolist(), strict=True):
             assert beam.tokens == row[: row.index(END) if END in row else 12]
@@ -71,7 +70,7 @@ def test_beams_are_transformers(pair, beams, length_penalty, ending, theirs):
 def test_one_beam_that_ends_with_the_first_text_is_greedy():
     model = build()
     greedy = generate(model, [PROMPT], steps=[Temperature(0)], max_new_tokens=12, stop_ids=[END])[0]
-    found = beam_search(model, PROMPT, beams=1, max_new_tokens=12, stop_ids=[END], ending="full").found
+    found = beam_search(model, PROMPT, beams=1, max_new_tokens=12, stop_ids=[END], early_stopping=True).found
     assert [beam.tokens for beam in found] == [greedy]
 
 

@@ -51,7 +51,7 @@ def test_gguf_comes_back(run, tmp_path, kind, apart):
     file = export(run, tmp_path / kind, "sft", "gguf", kind)
     assert file.name == f"demo-sft.{kind.upper()}.gguf"
     before, after = run.model("sft"), load_gguf(file)
-    assert after.config.look_back == 0 and after.config.position == before.config.position
+    assert after.config.previous_token_init == 0 and after.config.position == before.config.position
     ids = torch.tensor([encode_prompt(run.tokenizer(), [Message("user", ASKED[1])])])
     with torch.no_grad():
         one, other = before(ids), after(ids)

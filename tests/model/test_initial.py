@@ -39,7 +39,7 @@ def first_weights(config: ModelConfig) -> torch.Tensor:
 @pytest.mark.parametrize("qk_norm", [True, False])
 @pytest.mark.parametrize("distance", [1, 3])
 def test_every_head_looks_back(distance, qk_norm):
-    weights = first_weights(dataclasses.replace(SHAPE, look_back=distance, qk_norm=qk_norm))
+    weights = first_weights(dataclasses.replace(SHAPE, previous_token_init=distance, qk_norm=qk_norm))
     by_distance = torch.stack([weights.diagonal(-d, -2, -1)[..., 10 - d :].mean(dim=(0, 2)) for d in range(10)])
     assert by_distance.argmax(dim=0).tolist() == [distance] * SHAPE.heads
 
@@ -61,4 +61,4 @@ def test_matrices_that_write_are_drawn_smaller():
 
 def test_a_distance_outside_the_context_is_refused():
     with pytest.raises(LabError, match="from 0 to below the context of 64, not 64"):
-        dataclasses.replace(SHAPE, look_back=64)
+        dataclasses.replace(SHAPE, previous_token_init=64)

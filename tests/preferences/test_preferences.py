@@ -146,7 +146,7 @@ def test_a_margin_of_zero_is_half():
 def indifferent(model) -> RewardModel:
     """Scores everything zero."""
     reward_model = RewardModel(model)
-    reward_model.likelihood.data.fill_(0.0)
+    reward_model.logprob_weight.data.fill_(0.0)
     return reward_model
 
 

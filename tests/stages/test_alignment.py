@@ -64,7 +64,7 @@ def test_a_score_begins_as_the_mean_log_probability_of_the_answer(stage_inputs):
     with torch.no_grad():
         expected = sum_logprobs(model.body(batch.inputs), batch.labels, batch.mask) / batch.mask.sum(-1)
         torch.testing.assert_close(model.last(batch.inputs, batch.mask, batch.ends), expected)
-        model.likelihood.fill_(0.0)
+        model.logprob_weight.fill_(0.0)
         assert model.last(batch.inputs, batch.mask, batch.ends).abs().max() == 0
 
 
@@ -155,7 +155,7 @@ def test_a_rollout_survives_a_stop(stage_inputs):
 def test_ppo_raises_the_reward(stage_inputs):
     """The reward is how many of the last ten tokens are even: something to find within seconds."""
     reward_model = RewardModel(stage_inputs.model("sft"))
-    reward_model.likelihood.data.fill_(0.0)  # it says nothing of even tokens
+    reward_model.logprob_weight.data.fill_(0.0)  # it says nothing of even tokens
 
     class Counts(RewardModel):
         def last(self, tokens, mask, ends):
