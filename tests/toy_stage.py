@@ -30,7 +30,7 @@ class Repeat(Stage):
     reads = "preferences"
     loss_unit = "nats per token"
     curves = (Curve("Weighed loss", "nats", ("weighed",)),)
-    measures = {"surprise": Measure("surprise squared", "nats²", "lower", "The held-out loss, squared.")}
+    measures = {"surprise": Measure("surprise squared", "nats squared", "lower", "The held-out loss, squared.")}
 
     def __post_init__(self) -> None:
         check(self)

@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from labkit.stages import DPO, PPO, FitReward, Stage, StageInputs
+from labkit.model import Gated, ModelConfig, Transformer
+from labkit.model.feedforward import MoE
+from labkit.stages import DPO, PPO, FitReward, Stage, StageInputs, next_token_objective
+from labkit.text.sources import Documents
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
 from tests.tiny import weights_hash
@@ -34,6 +38,21 @@ def trained(stage: Stage, stage_inputs: StageInputs, folder: Path | None = None,
     return {"records": records, "hash": weights_hash(model)}
 
 
+def mixture(stage_inputs: StageInputs) -> dict[str, Any]:
+    """A mixture in which most experts are never asked: its records, and the norm of each expert's first weights."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    experts = MoE(Gated(4), experts=128, top_k=1, balance=0.5)
+    shape = ModelConfig(stage_inputs.tokenizer.size, 64, width=8, depth=1, heads=1, key_heads=1, feed_forward=experts)
+    model = Transformer(shape)
+    train = dataclasses.replace(TRAIN, steps=3, rows=4, length=16, weight_decay=0.5, adam_lr=0.1)
+    read = partial(stage_inputs.world.conversation, "train", 0)
+    source = Documents(stage_inputs.tokenizer, read, 4, 16, **stage_inputs.shared())
+    records = [record.to_dict() for record in fit(model, source, next_token_objective, train)]
+    weights = [weight for name, weight in model.named_parameters() if ".experts." in name]
+    return {"records": records, "norms": [float(weight.norm()) for weight in weights]}
+
+
 def main() -> None:
     folder, processes = Path(sys.argv[1]), accelerator()
     stage_inputs = tiny_materials(rank=processes.process_index, world_size=processes.num_processes)
@@ -42,6 +61,7 @@ def main() -> None:
     trained(STAGES["ppo"], stage_inputs, folder, steps=3)
     processes.wait_for_everyone()
     found["ppo resumed"] = trained(STAGES["ppo"], stage_inputs, folder)
+    found["mixture"] = mixture(stage_inputs)
     print("RESULT" + json.dumps({"rank": processes.process_index, "stages": found}))
     processes.end_training()  # a process that only exits may abort while the other still listens
 

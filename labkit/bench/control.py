@@ -10,7 +10,8 @@ from statistics import median
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import PreparedStage, prepare, prepared
+from labkit.runs.pipeline import PreparedStage, prepared
+from labkit.runs.prepare import prepare
 from labkit.runs.stage_folder import StageFolder
 from labkit.training.loop import fit
 

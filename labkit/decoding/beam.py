@@ -101,14 +101,7 @@ def beam_steps(
         history = History(_written(prompt, pools, step).to(device), len(prompt))
         raw = model.logits(x).squeeze(1).float().log_softmax(-1)
         logprobs = apply(steps, raw, history).cpu()
-        taken = torch.zeros(logprobs.shape[-1])
-        for g, pool in enumerate(pools):
-            if pool.open:
-                own = logprobs[g * width : (g + 1) * width]
-                pool.advance(own, own - diversity * taken, set(stop_ids), step, tree, last=step + 1 == room)
-            for beam in pool.running:
-                if beam.tokens:
-                    taken[beam.tokens[-1]] += 1
+        _advance(pools, logprobs.split(width), diversity, set(stop_ids), step, tree)
         if not any(pool.finished or pool.open for pool in pools):
             check_left(steps, filtered(steps, raw, history))
         if not any(pool.open for pool in pools):
@@ -120,6 +113,19 @@ def beam_steps(
         tokens = torch.tensor(latest, device=device)
         x = model.hidden(tokens, state=state, memory=wide)
     yield _standing(pools, tree)
+
+
+def _advance(
+    pools: Sequence[_Pool], logprobs: Sequence[Tensor], diversity: float, stops: set[int], step: int, tree: list[Node]
+) -> None:
+    """Each group's beams take a token, held back by `diversity` nats for every earlier beam that took the same."""
+    taken = torch.zeros(logprobs[0].shape[-1])
+    for pool, own in zip(pools, logprobs, strict=True):
+        if pool.open:
+            pool.advance(own, own - diversity * taken, stops, step, tree, last=step + 1 == pool.room)
+        for beam in pool.running:
+            if beam.tokens:
+                taken[beam.tokens[-1]] += 1
 
 
 def _standing(pools: Sequence[_Pool], tree: list[Node]) -> Beams:

@@ -17,7 +17,7 @@ from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.runs.changes import changing
 from labkit.runs.folder import Run, names_made, writing
-from labkit.runs.pipeline import Sources, read_sources
+from labkit.runs.prepare import Sources, read_sources
 from labkit.runs.recipe import Recipe
 from labkit.text.tokenizer import Tokenizer
 

@@ -8,10 +8,9 @@ Command line, app, notebooks and tests read the same events. Stopping is `break`
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,30 +24,18 @@ from labkit.evaluation.samples import samples
 from labkit.files import DiskFull
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
-from labkit.preferences.annotate import annotate, read_choices, write_choices
 from labkit.runs.changes import Change, changing, finish, remove
-from labkit.runs.folder import Run, names_made, other_stage, writing, writing_run
+from labkit.runs.folder import Run, names_made, writing, writing_run
 from labkit.runs.plan import in_another_run
+from labkit.runs.prepare import prepare
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
-from labkit.stages import PreferenceSplit, Stage, StageInputs
+from labkit.stages import Stage, StageInputs
 from labkit.stages.registry import INPUTS
-from labkit.text.chat import document_texts
-from labkit.text.pieces import sample
-from labkit.text.reading import (
-    Conversations,
-    Preferences,
-    Texts,
-    read_conversations,
-    read_preferences,
-    read_texts,
-)
 from labkit.text.reading.files import find_files
-from labkit.text.tokenizer import Tokenizer
 from labkit.training.config import Record, Source
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
-from labkit.world import World
 
 
 class Progress(NamedTuple):
@@ -245,7 +232,7 @@ def _keep(run: Run, change: Change | None) -> None:
 def prepared(run: Run, name: str, stage_inputs: StageInputs) -> PreparedStage:
     """A stage of a run with all that it is given."""
     recipe, after = run.recipe, run.recipe.after(name)
-    bound = dataclasses.replace(stage_inputs, after=after, judged_by=recipe.judge(name))
+    bound = stage_inputs.bound(after, recipe.judge(name))
     return PreparedStage(name, recipe.stages[name], after, run.stage(name), recipe.fingerprint(name), bound)
 
 
@@ -294,92 +281,6 @@ def measure_again(run: Run, name: str, stage_inputs: StageInputs) -> dict[str, A
     found = _measure(run, stage, folder.model() if folder.generates_text else folder.reward_model())
     known = {name: folder.result["metrics"][name] for name in ("untrained_loss",) if name in folder.result["metrics"]}
     return {**found, "metrics": known | found["metrics"]}
-
-
-class Sources(NamedTuple):
-    """What a recipe names to be read; None where the world takes its place."""
-
-    texts: Texts | None
-    conversations: Conversations | None
-    preferences: Preferences | None
-
-
-def read_sources(places: Mapping[str, str]) -> Sources:
-    """Read what stands in these places, by the recipe's fields. Raises LabError for what cannot be read."""
-    return Sources(
-        read_texts(places["text"]) if "text" in places else None,
-        read_conversations(places["instructions"]) if "instructions" in places else None,
-        read_preferences(places["preferences"]) if "preferences" in places else None,
-    )
-
-
-def prepare(run: Run) -> StageInputs:
-    """Read what the recipe reads, and train the tokenizer unless the run has one."""
-    recipe, processes = run.recipe, accelerator()
-    world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
-    if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
-        if recipe.other_runs:
-            run.in_another_run(recipe.other_runs[0])
-            tokenizer = other_stage(run.places.get(recipe.other_runs[0], recipe.other_runs[0]))[0].tokenizer()
-        else:
-            pieces = _pieces(recipe, world, texts, conversations)
-            tokenizer = Tokenizer.train(pieces, recipe.tokenizer.vocabulary)
-        tokenizer.save(run.path)
-    processes.wait_for_everyone()
-    given = {"text": texts, "instructions": conversations, "preferences": preferences}
-    run.reading = {name: part.reading.record() for name, part in given.items() if part is not None}
-    tokenizer = run.tokenizer()
-    return StageInputs(
-        tokenizer,
-        world,
-        recipe.seed,
-        texts,
-        conversations,
-        preferences,
-        shape=recipe.model,
-        annotator=recipe.annotation.annotator,
-        model_of=run.model,
-        reward_model_of=lambda name: run.stage(name).reward_model() if run.stage(name).trained else None,
-        comparisons=functools.partial(preference_split, run, tokenizer, world, preferences),
-        rank=processes.process_index,
-        world_size=processes.num_processes,
-        folder=run.path,
-    )
-
-
-def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferences | None) -> PreferenceSplit:
-    """The given preference pairs; else what the world's annotator chooses between answers of the fine-tuned model.
-
-    Choices are made once and kept in the run's folder.
-    """
-    if preferences is not None:
-        return PreferenceSplit(preferences.train, preferences.validation)
-    config, seed = run.recipe.annotation, run.recipe.seed
-    chosen = []
-    for split, count in (("train", config.prompts), ("validation", config.held_out)):
-        file = run.path / "preferences" / f"{split}.jsonl"
-        if accelerator().is_main_process and not file.is_file():
-            model = run.model(run.recipe.annotated)
-            write_choices(file, annotate(model, tokenizer, world, config, split, count, seed))
-        accelerator().wait_for_everyone()
-        chosen.append(read_choices(file))
-    train, held_out = chosen
-    return PreferenceSplit([choice.pair for choice in train], [choice.pair for choice in held_out], held_out)
-
-
-def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
-    """The texts that the tokenizer learns from: of the training set, in the form in which they are encoded."""
-    if texts is not None:
-        yield from sample(texts.train)
-    else:
-        for index in range(recipe.tokenizer.documents):
-            yield from document_texts(world.document("train", recipe.seed, index))
-    if conversations is not None:
-        for document in conversations.train:
-            yield from document_texts(document)
-    elif texts is None:
-        for index in range(recipe.tokenizer.documents // 4):
-            yield from document_texts(world.conversation("train", recipe.seed, index))
 
 
 def _chosen(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:

@@ -226,8 +226,7 @@ class Recipe:
         plan = data.pop("plan", None)
         if plan is None and any(name in data for name in OLDER):
             plan = [{"name": name, "stage": data.pop(name, {})} for name in OLDER]
-        recipe = from_dict(cls, data)
-        return recipe if plan is None else dataclasses.replace(recipe, plan=plan_from_list(plan))
+        return from_dict(cls, data if plan is None else data | {"plan": plan_from_list(plan)})
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """Where two recipes differ: {"pretrain.train.steps": (2000, 1000), ...}; other's value last."""

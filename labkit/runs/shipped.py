@@ -18,7 +18,8 @@ from labkit.files import replacing_folder, write_json, write_lines
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import measure_again, prepare
+from labkit.runs.pipeline import measure_again
+from labkit.runs.prepare import prepare
 from labkit.runs.stage_folder import StageFolder
 from labkit.training.checkpoints import write_model
 

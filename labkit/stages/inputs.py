@@ -73,7 +73,13 @@ class StageInputs:
     folder: Path | None = None
     after: str | None = None
     judged_by: str | None = None
-    known: dict[Hashable, Any] = field(default_factory=dict)
+    known: dict[Hashable, Any] = field(default_factory=dict, init=False)
+
+    def bound(self, after: str | None, judged_by: str | None) -> StageInputs:
+        """The same for a stage that comes after this one and is judged by that; what was made once is shared."""
+        made = dataclasses.replace(self, after=after, judged_by=judged_by)
+        object.__setattr__(made, "known", self.known)
+        return made
 
     @property
     def of_the_world(self) -> bool:

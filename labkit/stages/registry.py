@@ -15,6 +15,7 @@ imported:
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -48,7 +49,7 @@ class Curve(NamedTuple):
     keys: tuple[str, ...]
 
 
-class Stage:
+class Stage(ABC):
     """What every stage offers; a subclass is a frozen dataclass whose fields are its settings."""
 
     train: TrainConfig
@@ -80,18 +81,19 @@ class Stage:
         """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or
         any stage before it, is trained.
         """
+        return
 
     def initial_model(self, stage_inputs: StageInputs) -> Any:
         """The module that is trained, before the first step."""
         return stage_inputs.initial_model()
 
+    @abstractmethod
     def source(self, stage_inputs: StageInputs, model: Any) -> Source:
         """The training batches; `model` is as the stage begins with it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """See `labkit.training.config.Objective`."""
-        raise NotImplementedError
 
     def result_model(self, model: Any) -> Transformer | RewardModel:
         """What the stage leaves behind, of what was trained."""

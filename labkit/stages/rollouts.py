@@ -112,7 +112,7 @@ class Rollouts:
         written = [self._sampled(model, batch) for batch in batches]
         scored = [self._scored(model, samples) for samples in written]
         credited = self.credit(scored)
-        return [self._rollout(batch, *given) for batch, *given in zip(batches, written, scored, credited, strict=True)]
+        return [self._rollout(*given) for given in zip(batches, written, scored, credited, strict=True)]
 
     def _indices(self, batch: int) -> list[int]:
         """Of the prompts of this process, each as often as it is answered."""

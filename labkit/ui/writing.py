@@ -375,7 +375,7 @@ def _behind(at: WritingSession, begins: Sequence[int]) -> DecodingResources:
         at.resources.tokenizer,
         at.resources.stop,
         at.resources.draft,
-        lambda prompt, answers: known(at.prompt, [[*begins, *answer] for answer in answers]),
+        lambda prompts, answers: known([at.prompt] * len(answers), [[*begins, *answer] for answer in answers]),
     )
 
 

@@ -136,6 +136,7 @@ def test_a_report_opens_as_a_page_of_its_own(app: App, opened: Opened):
     with page.context.expect_page() as opening:
         page.locator("#runs-report").click()
     report = opening.value
+    report.wait_for_load_state()
     said: list[str] = []
     report.on("console", lambda message: said.append(message.text))
     report.reload()

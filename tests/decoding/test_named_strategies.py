@@ -95,7 +95,7 @@ def test_each_kind_writes_what_its_function_does(model):
 def test_many_prompts_at_once_are_each_by_itself(model):
     """And every strategy, streamed, ends with what it writes."""
     prompts: list[list[int]] = [[5, 7, 1], [2], [9, 9, 4, 6]]
-    resources = DecodingResources(draft=model, judge=lambda prompt, answers: [sum(answer) for answer in answers])
+    resources = DecodingResources(draft=model, judge=lambda prompts, answers: [sum(answer) for answer in answers])
     options: dict[str, Any] = {"max_new_tokens": 9, "stop_ids": [3], "resources": resources}
     for line in ["greedy", "temperature=1.3", "beam beams=3", "contrastive", "best n=3 temperature=2", "speculative"]:
         strategy = parse(line)
@@ -110,7 +110,7 @@ def test_many_prompts_at_once_are_each_by_itself(model):
 def test_the_best_of_n_is_the_judges(model):
     """The largest sum of tokens, by hand; the first of the n is the plain sample of the same seed."""
 
-    def judge(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+    def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
         return [float(sum(answer)) for answer in answers]
 
     found = best_of(model, PROMPT, judge, n=5, max_new_tokens=6, generator=torch.Generator().manual_seed(7))
@@ -136,7 +136,7 @@ def letters(ids: Sequence[int]) -> str:
 )
 def test_a_stop_text_ends_every_strategy(model, line):
     """Tokens stand for letters; the text ends before the two that it would have had in fourth and fifth place."""
-    resources = DecodingResources(draft=model, judge=lambda prompt, answers: [0.0 for _ in answers])
+    resources = DecodingResources(draft=model, judge=lambda prompts, answers: [0.0 for _ in answers])
     options: dict[str, Any] = {"max_new_tokens": 12, "seeds": [5]}
     free = letters(parse(line).write(model, PROMPT, resources=resources, **options)[0])
     stop = free[3:5]

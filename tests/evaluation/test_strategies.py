@@ -34,7 +34,7 @@ def test_the_reward_model_reads_answers_as_in_training(run):
     with torch.no_grad():
         expected = reward_model.last(batch.inputs, batch.mask, batch.ends)
     ids = [encode_words(tokenizer, answer) for answer in answers]
-    assert reward_judge(reward_model, tokenizer)(one.ids, ids) == pytest.approx(expected.tolist(), abs=1e-4)
+    assert reward_judge(reward_model, tokenizer)([one.ids] * 2, ids) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_the_oracle_judges_its_own_tasks(run):

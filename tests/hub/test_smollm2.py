@@ -12,7 +12,7 @@ import transformers
 from labkit.decoding import Temperature, generate
 from labkit.hub.importing import import_checkpoint
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import prepare
+from labkit.runs.prepare import prepare
 from labkit.runs.presets import make_recipe
 from labkit.text.chat import encode_prompt
 from labkit.training.loop import fit

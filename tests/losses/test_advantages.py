@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from labkit.losses.advantages import discounted_returns, gae, last_counted, shaped_rewards, whiten
+from labkit.losses.advantages import discounted_returns, gae, last_counted, shaped_rewards, whiten, whiten_together
 
 
 def rows(*values):
@@ -90,3 +90,15 @@ def test_whitened_over_what_counts():
     assert white[mask].var(unbiased=False).item() == pytest.approx(1, abs=1e-4)
     assert white[~mask].abs().max() == 0
     torch.testing.assert_close(white, whiten(x, mask), atol=1e-4, rtol=1e-4)
+
+
+def test_whitened_together_as_one():
+    """Two batches of other widths, and two processes: as all of their tokens in one."""
+    (x, _, mask), (y, _, other_mask) = some(0, 4, 9), some(1, 3, 6)
+    parts, masks = [x, y], [mask, other_mask]
+    values = torch.cat([part[counted] for part, counted in zip(parts, masks, strict=True)])
+    found = torch.cat([w[m] for w, m in zip(whiten_together(parts, masks), masks, strict=True)])
+    torch.testing.assert_close(found, (values - values.mean()) / values.std(unbiased=False), atol=1e-5, rtol=1e-5)
+    others = iter([masks[1].sum(), (parts[1] * masks[1]).sum(), ((parts[1] - values.mean()) ** 2 * masks[1]).sum()])
+    (alone,) = whiten_together(parts[:1], masks[:1], lambda part: part + next(others))
+    torch.testing.assert_close(alone[masks[0]], found[: int(masks[0].sum())], atol=1e-5, rtol=1e-5)

@@ -7,7 +7,7 @@ import __future__
 
 import ast
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from labkit.losses import clipped_policy_loss, clipped_value_loss, dpo_loss, gae
 
 B, T = 6, 9
 LENGTHS = [9, 9, 7, 4, 8, 1]
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
 
 
 @cache
@@ -101,15 +101,15 @@ def trl_advantages(rollout: SimpleNamespace) -> dict[str, Any]:
 def test_kl_rewards_advantages_and_returns_are_trls(rollout):
     theirs = trl_advantages(rollout)
     kl = (rollout.logprobs - rollout.reference) * rollout.mask
-    torch.testing.assert_close(theirs["kl"] * rollout.mask, kl, **CLOSE)
+    close(theirs["kl"] * rollout.mask, kl)
     rewards = shaped_rewards(rollout.scores, rollout.logprobs, rollout.reference, rollout.whole, kl=0.15)
-    torch.testing.assert_close(theirs["rewards"], rewards, **CLOSE)
+    close(theirs["rewards"], rewards)
     ours = gae(rewards, rollout.values, rollout.whole, gamma=0.97, lam=0.9)
-    torch.testing.assert_close(theirs["returns"] * rollout.whole, ours.returns, **CLOSE)
+    close(theirs["returns"] * rollout.whole, ours.returns)
     # TRL divides by the deviation with N - 1, we by that with N
     count = rollout.mask.sum()
     white = whiten(ours.advantages, rollout.mask) * torch.sqrt((count - 1) / count)
-    torch.testing.assert_close(theirs["advantages"], white, **CLOSE)
+    close(theirs["advantages"], white)
 
 
 def test_ppos_losses_are_trls(rollout):
@@ -131,10 +131,10 @@ def test_ppos_losses_are_trls(rollout):
     policy, clipped = clipped_policy_loss(moved, rollout.logprobs, theirs["advantages"], rollout.mask, clip=0.2)
     value, held = clipped_value_loss(values, rollout.values, theirs["returns"], rollout.whole, clip=0.3)
     count, states = rollout.mask.sum(), rollout.whole.sum()
-    torch.testing.assert_close(found["pg_loss"], policy / count, **CLOSE)
-    torch.testing.assert_close(found["vf_loss"], value / states, **CLOSE)
-    torch.testing.assert_close(found["vf_clipfrac"], held / states, **CLOSE)
-    torch.testing.assert_close(found["loss"], policy / count + 0.1 * value / states, **CLOSE)
+    close(found["pg_loss"], policy / count)
+    close(found["vf_loss"], value / states)
+    close(found["vf_clipfrac"], held / states)
+    close(found["loss"], policy / count + 0.1 * value / states)
     assert 0 < clipped < count and 0 < held < states
 
 
@@ -163,9 +163,9 @@ def test_dpos_loss_is_trls(beta):
     )
     losses, better, worse = known["dpo_loss"](trainer, chosen, rejected, chosen_before, rejected_before)
     ours = dpo_loss(chosen, rejected, chosen_before, rejected_before, beta=beta)
-    torch.testing.assert_close(losses, ours[0], **CLOSE)
-    torch.testing.assert_close(better, ours[1], **CLOSE)
-    torch.testing.assert_close(worse, ours[2], **CLOSE)
+    close(losses, ours[0])
+    close(better, ours[1])
+    close(worse, ours[2])
 
 
 def test_the_reward_models_loss_is_trls():
@@ -181,5 +181,5 @@ def test_the_reward_models_loss_is_trls():
     )
     loss = known["compute_loss"](trainer, lambda **inputs: SimpleNamespace(logits=scores), {})
     ours, right = pairwise_loss(scores[:5, 0], scores[5:, 0])
-    torch.testing.assert_close(loss, ours.mean(), **CLOSE)
+    close(loss, ours.mean())
     assert trainer._metrics["eval"]["accuracy"] == [pytest.approx(float(right.float().mean()))]

@@ -11,7 +11,8 @@ from labkit.errors import LabError
 from labkit.preferences.annotate import read_choices
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import prepare, redo, run
+from labkit.runs.pipeline import redo, run
+from labkit.runs.prepare import prepare
 from labkit.runs.presets import make_recipe
 from tests.tiny import weights_hash
 from tests.tiny_recipe import TRAIN, tiny_recipe
@@ -192,7 +193,7 @@ def test_a_reward_model_of_another_tokenizer_is_refused(made, tmp_path):
 def test_real_text_alone_is_pretrained_on_alone(tmp_path, corpora):
     recipe = tiny_recipe(text=str(corpora / "tinyshakespeare.txt"))
     assert [e.stage for e in run(recipe, tmp_path / "run") if e.phase == "finished"] == ["pretrain"]
-    with pytest.raises(LabError, match="no stage sft; it has pretrain .real text without --instructions"):
+    with pytest.raises(LabError, match="no stage sft; it has pretrain .on real text it takes --instructions"):
         next(run(recipe, tmp_path / "other", stages=["sft"]))
 
 

@@ -82,7 +82,7 @@ def test_a_name_says_its_kind():
 
 def test_recipes_come_back_from_json_with_their_plans():
     recipe = planned("pretrain,sft,dpo,dpo-strict@dpo")
-    recipe = recipe.with_stages(**{"dpo-strict": DPO(beta=0.9)})
+    recipe = recipe.with_stages(**{"dpo-strict": DPO(recipe.stages["dpo"].train, beta=0.9)})
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     changed = recipe.with_stages(dpo=DPO(recipe.stages["dpo"].train, beta=0.5))
     assert recipe.differences(changed) == {"dpo.beta": (0.3, 0.5)}

@@ -79,8 +79,8 @@ def test_recipes_of_before_whose_stages_have_a_seed_still_load():
     """It did nothing: the run's own seed decides."""
     recipe = make_recipe("smoke", seed=3)
     old = recipe.to_dict()
-    for name in recipe.stages:
-        old[name]["train"]["seed"] = 7
+    for planned in old["plan"]:
+        planned["stage"]["train"]["seed"] = 7
     assert Recipe.from_dict(old) == recipe
     assert not any(hasattr(stage.train, "seed") for stage in recipe.stages.values())
 

@@ -10,7 +10,8 @@ from labkit.errors import LabError
 from labkit.evaluation.policies import policy_metrics
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import measure_again, prepare, run
+from labkit.runs.pipeline import measure_again, run
+from labkit.runs.prepare import prepare
 from labkit.runs.presets import make_recipe
 from labkit.runs.shipped import ship
 from labkit.stages import DPO, PPO

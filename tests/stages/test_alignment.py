@@ -11,7 +11,7 @@ from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.policies import held_out_prompts, policy_metrics
 from labkit.evaluation.preference_accuracy import ranking_metrics
-from labkit.losses import sum_logprobs, token_logprobs
+from labkit.losses import entropy, sum_logprobs, token_logprobs
 from labkit.model.reward_model import RewardModel
 from labkit.stages import DPO, PPO, FitReward
 from labkit.stages.dpo import reference_logprobs
@@ -119,6 +119,42 @@ def test_a_rollout_is_what_the_model_wrote(stage_inputs):
     assert first.advantages[first.mask].mean().item() == pytest.approx(0, abs=1e-5)
 
 
+def test_log_probabilities_are_those_of_the_distribution_that_was_sampled(stage_inputs):
+    """At a temperature of its own; ratio and KL are then 1 and 0 before the first step."""
+    stage = ppo(temperature=0.5)
+    model = stage.initial_model(stage_inputs)
+    batch = stage.source(stage_inputs, model).next_batch(model, 0)
+    with torch.no_grad():
+        x, _ = model(batch.inputs, batch.mask)
+        logits = model.actor.logits(x) / 0.5
+    torch.testing.assert_close(token_logprobs(logits, batch.labels) * batch.mask, batch.logprobs)
+    assert batch.kl.item() == pytest.approx(0, abs=1e-5)
+    loss, count, watched = stage.objective(model, batch)
+    assert loss.item() == pytest.approx(stage.value_weight * watched["value_loss"].item(), abs=1e-3)
+    spread = entropy(logits)[batch.mask].mean()
+    assert watched["entropy"].item() / count.item() == pytest.approx(spread.item(), abs=1e-4)
+
+
+def test_accumulated_rollouts_are_one_large_rollout(stage_inputs):
+    """Two batches a step, two steps on them: four batches, of which the last two are the first two again."""
+    stage = ppo(epochs=2)
+    stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, accumulate=2))
+    model = stage.initial_model(stage_inputs)
+    source = stage.source(stage_inputs, model)
+    first, second, again, once_more = (source.next_batch(model, n) for n in range(4))
+    assert again is first and once_more is second and not first.inputs.equal(second.inputs)
+    both = torch.cat([one.advantages[one.mask] for one in (first, second)])
+    assert both.mean().item() == pytest.approx(0, abs=1e-5)
+    assert both.var(unbiased=False).item() == pytest.approx(1, abs=1e-3)
+    resumed = stage.source(stage_inputs, model)
+    resumed.load_state_dict(source.state_dict())
+    for one, other in zip(
+        (*first, *second), (*resumed.next_batch(model, 2), *resumed.next_batch(model, 3)), strict=True
+    ):
+        assert one.equal(other)
+    assert source.next_batch(model, 4) is not first
+
+
 def test_what_is_written_depends_on_the_step_alone(stage_inputs):
     stage = ppo()
     model = stage.initial_model(stage_inputs)
@@ -135,9 +171,9 @@ def test_rollouts_by_the_compiled_writer_are_the_same(stage_inputs, monkeypatch)
     fast = ppo(compile_rollouts=True).source(stage_inputs, model)
     plain = ppo().source(stage_inputs, model)
     assert isinstance(fast, Rollouts) and isinstance(plain, Rollouts)
-    for one, other in zip(plain.write(model, 0), fast.write(model, 0), strict=True):
+    for one, other in zip(*plain.write(model, 0), *fast.write(model, 0), strict=True):
         assert one.equal(other)
-    assert fast.writer is not None and fast.writer.model is model.actor
+    assert fast.sampler.writer is not None and fast.sampler.writer.model is model.actor
 
 
 def test_a_rollout_survives_a_stop(stage_inputs):
@@ -148,7 +184,7 @@ def test_a_rollout_survives_a_stop(stage_inputs):
     resumed.load_state_dict(source.state_dict())
     for one, other in zip(batch, resumed.next_batch(model, 1), strict=True):
         assert one.equal(other)
-    with pytest.raises(LabError, match="Step 1 goes on with a rollout that was not kept"):
+    with pytest.raises(LabError, match="Step 1 learns from a rollout that was not kept"):
         stage.source(stage_inputs, model).next_batch(model, 1)
 
 

@@ -63,7 +63,7 @@ def test_the_report_its_curves_and_the_comparison_know_it(made, capsys):
     stage = Run.open(made).stage("repeat")
     assert curves("repeat", {}, stage.records)["weighed"][0] == "Weighed loss"
     assert main(["report", str(made)]) == 0
-    assert "surprise squared (nats²)" in capsys.readouterr().out
+    assert "surprise squared (nats squared)" in capsys.readouterr().out
     assert "repeat" in table(compare(made, made)) and "surprise squared" in table(compare(made, made))
 
 

@@ -11,7 +11,7 @@ import torch
 from labkit.training.loop import fit
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective
 from tests.tiny_alignment import tiny_materials
-from tests.two_processes_align import STAGES, trained
+from tests.two_processes_align import STAGES, mixture, trained
 
 
 def launched(module: str, *arguments: str) -> list[dict[str, Any]]:
@@ -48,9 +48,14 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 @pytest.mark.slow
 def test_reward_and_dpo_on_two_processes_are_those_of_one_and_ppo_goes_on_after_a_stop(tmp_path):
     first, second = (result["stages"] for result in launched("tests.two_processes_align", str(tmp_path / "ppo")))
-    for name in first:
+    for name in (*STAGES, "ppo resumed"):
         assert first[name]["hash"] == second[name]["hash"]
     stage_inputs = tiny_materials()
+    alone = mixture(stage_inputs)  # balanced over all tokens; experts that nobody asked stay as they were
+    assert first["mixture"]["norms"] == pytest.approx(alone["norms"], rel=1e-3)
+    for ours, theirs in zip(alone["records"], first["mixture"]["records"], strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
+        assert theirs["gradient_norm"] == pytest.approx(ours["gradient_norm"], rel=1e-4)
     for name in ("reward", "dpo"):
         single = trained(STAGES[name], stage_inputs)["records"]
         assert len(single) == 4

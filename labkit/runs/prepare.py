@@ -1,0 +1,111 @@
+"""What a run reads, made ready for its stages: sources, tokenizer, and the choices of the world's annotator."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from labkit.preferences.annotate import annotate, read_choices, write_choices
+from labkit.runs.folder import Run, other_stage
+from labkit.runs.recipe import Recipe
+from labkit.stages import PreferenceSplit, StageInputs
+from labkit.text.chat import document_texts
+from labkit.text.pieces import sample
+from labkit.text.reading import (
+    Conversations,
+    Preferences,
+    Texts,
+    read_conversations,
+    read_preferences,
+    read_texts,
+)
+from labkit.text.tokenizer import Tokenizer
+from labkit.training.processes import accelerator
+from labkit.world import World
+
+
+class Sources(NamedTuple):
+    """What a recipe names to be read; None where the world takes its place."""
+
+    texts: Texts | None
+    conversations: Conversations | None
+    preferences: Preferences | None
+
+
+def read_sources(places: Mapping[str, str]) -> Sources:
+    """Read what stands in these places, by the recipe's fields. Raises LabError for what cannot be read."""
+    return Sources(
+        read_texts(places["text"]) if "text" in places else None,
+        read_conversations(places["instructions"]) if "instructions" in places else None,
+        read_preferences(places["preferences"]) if "preferences" in places else None,
+    )
+
+
+def prepare(run: Run) -> StageInputs:
+    """Read what the recipe reads, and train the tokenizer unless the run has one."""
+    recipe, processes = run.recipe, accelerator()
+    world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
+    if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
+        if recipe.other_runs:
+            run.in_another_run(recipe.other_runs[0])
+            tokenizer = other_stage(run.places.get(recipe.other_runs[0], recipe.other_runs[0]))[0].tokenizer()
+        else:
+            pieces = _pieces(recipe, world, texts, conversations)
+            tokenizer = Tokenizer.train(pieces, recipe.tokenizer.vocabulary)
+        tokenizer.save(run.path)
+    processes.wait_for_everyone()
+    given = {"text": texts, "instructions": conversations, "preferences": preferences}
+    run.reading = {name: part.reading.record() for name, part in given.items() if part is not None}
+    tokenizer = run.tokenizer()
+    return StageInputs(
+        tokenizer,
+        world,
+        recipe.seed,
+        texts,
+        conversations,
+        preferences,
+        shape=recipe.model,
+        annotator=recipe.annotation.annotator,
+        model_of=run.model,
+        reward_model_of=lambda name: run.stage(name).reward_model() if run.stage(name).trained else None,
+        comparisons=functools.partial(preference_split, run, tokenizer, world, preferences),
+        rank=processes.process_index,
+        world_size=processes.num_processes,
+        folder=run.path,
+    )
+
+
+def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferences | None) -> PreferenceSplit:
+    """The given preference pairs; else what the world's annotator chooses between answers of the fine-tuned model.
+
+    Choices are made once and kept in the run's folder.
+    """
+    if preferences is not None:
+        return PreferenceSplit(preferences.train, preferences.validation)
+    config, seed = run.recipe.annotation, run.recipe.seed
+    chosen = []
+    for split, count in (("train", config.prompts), ("validation", config.held_out)):
+        file = run.path / "preferences" / f"{split}.jsonl"
+        if accelerator().is_main_process and not file.is_file():
+            model = run.model(run.recipe.annotated)
+            write_choices(file, annotate(model, tokenizer, world, config, split, count, seed))
+        accelerator().wait_for_everyone()
+        chosen.append(read_choices(file))
+    train, held_out = chosen
+    return PreferenceSplit([choice.pair for choice in train], [choice.pair for choice in held_out], held_out)
+
+
+def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
+    """The texts that the tokenizer learns from: of the training set, in the form in which they are encoded."""
+    if texts is not None:
+        yield from sample(texts.train)
+    else:
+        for index in range(recipe.tokenizer.documents):
+            yield from document_texts(world.document("train", recipe.seed, index))
+    if conversations is not None:
+        for document in conversations.train:
+            yield from document_texts(document)
+    elif texts is None:
+        for index in range(recipe.tokenizer.documents // 4):
+            yield from document_texts(world.conversation("train", recipe.seed, index))
