@@ -122,8 +122,8 @@ def _ours(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBench
     from labkit.decoding import Filter, Temperature, TopK
     from labkit.decoding.compiled import CompiledGenerator
 
-    steps: list[Filter] = [Temperature(0)] if mode == "greedy" else [Temperature(0.8), TopK(40)]
-    writer = CompiledGenerator(model, rows=len(prompts), length=config.prompt + config.new, steps=steps, bf16=half)
+    filters: list[Filter] = [Temperature(0)] if mode == "greedy" else [Temperature(0.8), TopK(40)]
+    writer = CompiledGenerator(model, rows=len(prompts), length=config.prompt + config.new, filters=filters, bf16=half)
 
     def write() -> None:
         rows = writer.write(prompts.tolist(), max_new_tokens=config.new)

@@ -157,7 +157,7 @@ class Conversation:
         tokens = stream(
             self.model,
             prompt,
-            steps=sampling_filters(options.temperature, options.top_k, options.top_p),
+            filters=sampling_filters(options.temperature, options.top_k, options.top_p),
             max_new_tokens=options.max_tokens,
             stop_ids=self.tokenizer.stops,
             generator=self.generator,

@@ -30,8 +30,8 @@ class CompareOptions:
 
 def command(arguments: list[str]) -> int:
     options = parse(CompareOptions, "compare", arguments)
-    from labkit.reporting.comparison import compare, table
+    from labkit.reporting.comparison import compare_runs, comparison_table
 
-    result = compare(options.first, options.second)
-    print(json.dumps(result, indent=2) if options.json else table(result))
+    result = compare_runs(options.first, options.second)
+    print(json.dumps(result, indent=2) if options.json else comparison_table(result))
     return 0

@@ -51,7 +51,7 @@ def main(options: CompareOptions) -> int:
     import json
 
     from labkit.decoding.strategies import parse as parse_strategy
-    from labkit.evaluation.strategies import compare, table
+    from labkit.evaluation.strategies import compare_strategies, strategies_table
     from labkit.runs.decoding import asked_of, decoding_resources
     from labkit.runs.folder import Run
 
@@ -63,13 +63,13 @@ def main(options: CompareOptions) -> int:
         run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task}
     )
     limits: dict[str, Any] = {"seeds": options.seeds, "max_new_tokens": options.max_tokens}
-    found = compare(model, run.tokenizer(), asked, strategies, world=world, resources=resources, **limits)
+    found = compare_strategies(model, run.tokenizer(), asked, strategies, world=world, resources=resources, **limits)
     if options.json:
         rows = [dataclasses.asdict(one) | {"scores": _by_name(one)} for one in found]
         prompts = [one.text for one in asked]
         print(json.dumps({"prompts": prompts, "seeds": options.seeds, "strategies": rows}, indent=2))
     else:
-        print(f"{asked[0].text}\n\n{table(found)}")
+        print(f"{asked[0].text}\n\n{strategies_table(found)}")
     return 0
 
 

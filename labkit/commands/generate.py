@@ -78,12 +78,12 @@ def write(options: GenerateOptions) -> int:
         seeds = range(options.seed, options.seed + options.count)
         written = parse(options.strategy).write(model, prompt, seeds=seeds, resources=resources, **limits)
     else:
-        steps, generator = (
+        filters, generator = (
             sampling_filters(options.temperature, options.top_k, options.top_p),
             torch.Generator().manual_seed(options.seed),
         )
         written = generate(
-            model, [prompt] * options.count, steps=steps, stop=resources.stops(), generator=generator, **limits
+            model, [prompt] * options.count, filters=filters, stop=resources.stops(), generator=generator, **limits
         )
     if options.chat or not begun:
         print("\n\n".join(decode_reply(tokenizer, ids) for ids in written))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import RunFolder
-from labkit.runs.arguments import INPUTS, Preset, Source, default_preset
+from labkit.runs.arguments import INPUTS, DataSource, Preset, default_preset
 from labkit.runs.settings import override_recipe, parse_some
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ class ImportOptions:
     chat_template: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """plain: turns as 'user: …' in place of the checkpoint's own chat template. Or the name of one, where it has
     several and none is the default."""
-    text: Source = None
+    text: DataSource = None
     """As for labkit run, for the later stages."""
-    instructions: Source = None
+    instructions: DataSource = None
     """As for labkit run."""
-    preferences: Source = None
+    preferences: DataSource = None
     """As for labkit run."""
 
 

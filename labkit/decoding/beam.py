@@ -70,19 +70,18 @@ def beam_steps(
     early_stopping: EarlyStopping = False,
     groups: int = 1,
     diversity: float = 0.0,
-    steps: Sequence[Filter] = (),
+    filters: Sequence[Filter] = (),
     memory: Memory | None = None,
 ) -> Iterator[Beams]:
     """The `beams` best texts by log-probability / length^length_penalty, the stop token counted.
 
     early_stopping, as in transformers: True ends when as many texts have ended as there are beams; False when no beam,
     were it to end now, could beat the worst of these; "never" takes into account that a longer text can gain by its
-    length. groups,
-    diversity: Diverse Beam Search, https://arxiv.org/abs/1610.02424: the beams go in so many groups one after another,
-    and each is held back by `diversity` nats for every earlier group's beam that took the same token. steps: filters of
-    each beam's log-probabilities. memory: what the encoder made, of one row. What stands is yielded after each step:
-    the beams that are still written as long as none has ended. Raises LabError for settings that make no sense, for a
-    prompt that is empty or leaves no room in the context, and where filters leave no token before any beam has ended.
+    length. groups, diversity: Diverse Beam Search, https://arxiv.org/abs/1610.02424: the beams go in so many groups one
+    after another, and each is held back by `diversity` nats for every earlier group's beam that took the same token.
+    filters: of each beam's log-probabilities. memory: what the encoder made, of one row. What stands is yielded after
+    each step: the beams that are still open as long as none has ended. Raises LabError for settings that make no sense,
+    for a prompt that is empty or leaves no room in the context, and where filters leave no token before any beam ends.
     """
     _check(beams, groups, diversity, length_penalty)
     check_prompt(model, prompt)
@@ -100,10 +99,10 @@ def beam_steps(
     for step in range(room):
         history = History(_written(prompt, pools, step).to(device), len(prompt))
         raw = model.logits(x).squeeze(1).float().log_softmax(-1)
-        logprobs = apply(steps, raw, history).cpu()
+        logprobs = apply(filters, raw, history).cpu()
         _advance(pools, logprobs.split(width), diversity, set(stop_ids), step, tree)
         if not any(pool.finished or pool.open for pool in pools):
-            check_left(steps, filtered(steps, raw, history))
+            check_left(filters, filtered(filters, raw, history))
         if not any(pool.open for pool in pools):
             break
         yield _standing(pools, tree)

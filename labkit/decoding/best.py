@@ -23,7 +23,7 @@ class BestOfN(NamedTuple):
     """Answers in the order in which they were drawn, what the judge gave each, and the place of the best one."""
 
     answers: list[list[int]]
-    worth: list[float]
+    scores: list[float]
     best: int
 
 
@@ -33,7 +33,7 @@ def best_of(
     judge: Judge,
     *,
     n: int,
-    steps: Sequence[Filter] = (),
+    filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
     stop: StopTexts | None = None,
@@ -44,7 +44,7 @@ def best_of(
     draws from the same generator by itself. Raises LabError for n below 1, for a judge that does not give a number to
     each answer, and as `generate`.
     """
-    common: dict[str, Any] = {"steps": steps, "max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": stop}
+    common: dict[str, Any] = {"filters": filters, "max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": stop}
     *_, best = best_steps(model, prompt, judge, n=n, rows=n, generator=generator, sources=sources, **common)
     assert best is not None
     return best
@@ -57,7 +57,7 @@ def best_steps(
     *,
     n: int,
     rows: int,
-    steps: Sequence[Filter] = (),
+    filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
     stop: StopTexts | None = None,
@@ -70,12 +70,12 @@ def best_steps(
     check_prompt(model, prompt)
     check_size(model, n, len(prompt), max_new_tokens)
     draws = torch.rand(1, n, max_new_tokens, generator=generator)
-    common: dict[str, Any] = {"steps": steps, "stop_ids": stop_ids, "stop": stop, "sources": sources}
+    common: dict[str, Any] = {"filters": filters, "stop_ids": stop_ids, "stop": stop, "sources": sources}
     answers: list[list[int]] = []
     for some in draws.split(rows, 1):
         answers += generate(model, [prompt], draws=some, samples=some.shape[1], max_new_tokens=max_new_tokens, **common)
         yield None
-    worth = [float(x) for x in judge([prompt] * n, answers)]
-    if len(worth) != n or any(math.isnan(x) for x in worth):
-        raise LabError(f"The judge must give a number to each of {n} answers; it gave {worth}.")
-    yield BestOfN(answers, worth, max(range(n), key=lambda i: worth[i]))
+    scores = [float(x) for x in judge([prompt] * n, answers)]
+    if len(scores) != n or any(math.isnan(x) for x in scores):
+        raise LabError(f"The judge must give a number to each of {n} answers; it gave {scores}.")
+    yield BestOfN(answers, scores, max(range(n), key=lambda i: scores[i]))

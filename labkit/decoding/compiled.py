@@ -78,18 +78,18 @@ class CompiledGenerator:
         *,
         rows: int,
         length: int | None = None,
-        steps: Sequence[Filter] = (),
+        filters: Sequence[Filter] = (),
         bf16: bool = False,
     ):
         if not can_compile(model):
             raise LabError("Only models of attention without an encoder are compiled for writing; use generate.")
-        if need_history(steps):
+        if need_history(filters):
             raise LabError("Filters that ask what was written are not compiled; use generate.")
-        if any(isinstance(one, Banned | Allowed) for one in steps):  # nobody looks whether they leave a token
+        if any(isinstance(one, Banned | Allowed) for one in filters):  # nobody looks whether they leave a token
             raise LabError("Filters that ban or allow single tokens are not compiled; use generate.")
         if rows < 1:
             raise LabError(f"Rows are written at least one at a time, not {rows}.")
-        self.model, self.rows, self.steps = _in_bf16(model) if bf16 else model, rows, tuple(steps)
+        self.model, self.rows, self.filters = _in_bf16(model) if bf16 else model, rows, tuple(filters)
         config, like = model.config, self.model.embedding.weight
         self.length = 2 * config.context if length is None else length
         shape = (rows, config.key_value_heads, self.length, config.head_size)
@@ -140,7 +140,7 @@ class CompiledGenerator:
         logits = self.model.logits(self.model.hidden(tokens, positions, mask, state)[:, -1])
         self._take(state, positions)
         stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
-        new = [draw(apply(self.steps, logits.float()), draws[:, 0])]
+        new = [draw(apply(self.filters, logits.float()), draws[:, 0])]
         ended = torch.zeros(self.rows, dtype=torch.bool, device=device)
         for step in range(1, max(rooms)):
             if stop_ids and step % CHECKED == 0:
@@ -179,7 +179,7 @@ class CompiledGenerator:
         position = (self.slot - self.padding).clamp(max=self.model.config.context - 1)  # [B, 1]
         logits = self.model.logits(self.model.hidden(token.unsqueeze(-1), position, None, state))[:, -1].float()
         self.slot += 1
-        return draw(apply(self.steps, logits), u)
+        return draw(apply(self.filters, logits), u)
 
 
 def can_compile(model: Transformer) -> bool:

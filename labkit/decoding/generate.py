@@ -20,7 +20,7 @@ def generate(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     *,
-    steps: Sequence[Filter] = (),
+    filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
     stop: StopTexts | None = None,
@@ -35,7 +35,7 @@ def generate(
     samples: how many answers to each prompt, one after another in the result; the prompt is read once for all.
     sources: what an encoder reads, one for each prompt; the prompt is then how the decoder begins. draws [P, samples,
     max_new_tokens]: numbers in [0, 1) to use in place of the generator's.
-    steps: filters, applied in their order to the logits; none samples from the model as it is,
+    filters: applied in their order to the logits; none samples from the model as it is,
     ``[Temperature(0)]`` is greedy. A row also ends after max_new_tokens, and when the model's context is
     full. generator: where randomness comes from (torch's own when None); each row has its own draws, so what
     it writes depends neither on ``rows``, how many are written at a time, nor on the rows beside it. Raises
@@ -58,7 +58,7 @@ def generate(
     for start in range(0, len(order), together):
         chunk = order[start : start + together]
         memory = encoded_sources(model, None if sources is None else [sources[i] for i in chunk])
-        answers = _write(model, [prompts[i] for i in chunk], steps, draws[chunk], list(stop_ids), stop, memory)
+        answers = _write(model, [prompts[i] for i in chunk], filters, draws[chunk], list(stop_ids), stop, memory)
         for place, i in enumerate(chunk):
             written[i] = answers[place * samples : (place + 1) * samples]
     model.train(was_training)
@@ -68,7 +68,7 @@ def generate(
 def _write(
     model: Transformer,
     prompts: list[Sequence[int]],
-    steps: Sequence[Filter],
+    filters: Sequence[Filter],
     draws: Tensor,
     stop_ids: list[int],
     stop: StopTexts | None,
@@ -94,8 +94,10 @@ def _write(
     rows = torch.arange(len(draws), device=device)  # which rows are still in the batch
     writing = torch.ones_like(rows, dtype=torch.bool)  # and which of these have not ended
     for step in range(draws.shape[1]):
-        history = History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if need_history(steps) else None
-        logits = apply_checked(steps, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
+        history = (
+            History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if need_history(filters) else None
+        )
+        logits = apply_checked(filters, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
         token = draw(logits, draws[rows, step])
         new[rows, step] = token
         writing = writing & ~torch.isin(token, stops)

@@ -42,13 +42,13 @@ def speculative_steps(
     prompt: Sequence[int],
     *,
     ahead: int = 4,
-    steps: Sequence[Filter] = (),
+    filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
     stop: StopTexts | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Accepted]:
-    """New tokens with the distribution of `model` under the filters `steps`, exactly; greedy ones are its own greedy
+    """New tokens with the distribution of `model` under the `filters`, exactly; greedy ones are its own greedy
     tokens. The draft writes `ahead` tokens; each is kept with probability min(1, p / q), and at the first that is not,
     one is drawn from what p has over q: Fast Inference from Transformers via Speculative Decoding,
     https://arxiv.org/abs/2211.17192. What stands is yielded after each of the large model's readings.
@@ -56,7 +56,7 @@ def speculative_steps(
     Raises LabError for models of different vocabularies, a state that cannot be taken back (RWKV, GRU), filters that
     ask what was written, and as `check_prompt`.
     """
-    _check(model, draft, ahead, steps)
+    _check(model, draft, ahead, filters)
     check_size(model, 1, len(prompt), max_new_tokens)
     context = min(model.config.context, draft.config.context)
     for one in (model, draft):
@@ -72,14 +72,14 @@ def speculative_steps(
     yield Accepted([], 0, 0, 0)
     while (left := room - len(new)) > 0:
         count = min(ahead, left - 1)
-        guesses, q = _guess(draft, states[1], written, count, steps, generator)
+        guesses, q = _guess(draft, states[1], written, count, filters, generator)
         # The last token that was kept has not been read yet; with the guesses after it one reading judges all.
         unread = [*written[states[0].filled :], *guesses]
         logits = model(torch.tensor([unread], device=device), state=states[0])[0].float()[-count - 1 :]
         readings, guessed = readings + 1, guessed + count
-        seen = filtered(steps, logits)
+        seen = filtered(filters, logits)
         p = seen[-1].double().softmax(-1)  # [count + 1, V]
-        judged = _judge(guesses, p, q, generator, partial(_check_row, steps, seen))
+        judged = _judge(guesses, p, q, generator, partial(_check_row, filters, seen))
         for place, token in enumerate(judged):
             over = token in stop_ids
             new = new if over else [*new, token]
@@ -93,7 +93,7 @@ def speculative_steps(
         yield Accepted(new, guessed, kept, readings)
 
 
-def _check(model: Transformer, draft: Transformer, ahead: int, steps: Sequence[Filter]) -> None:
+def _check(model: Transformer, draft: Transformer, ahead: int, filters: Sequence[Filter]) -> None:
     if draft.config.vocabulary != model.config.vocabulary:
         raise LabError(
             f"The draft has a vocabulary of {draft.config.vocabulary}, the model of {model.config.vocabulary}: they "
@@ -101,7 +101,7 @@ def _check(model: Transformer, draft: Transformer, ahead: int, steps: Sequence[F
         )
     if ahead < 1:
         raise LabError(f"The draft guesses at least one token ahead, not {ahead}.")
-    if need_history(steps):
+    if need_history(filters):
         raise LabError("Speculative decoding takes no filters that ask what was written.")
 
 
@@ -110,7 +110,7 @@ def _guess(
     state: State,
     written: list[int],
     count: int,
-    steps: Sequence[Filter],
+    filters: Sequence[Filter],
     generator: torch.Generator | None,
 ) -> tuple[list[int], Tensor]:
     """The draft's next `count` tokens, and the distributions [count, V] that they are drawn from."""
@@ -119,14 +119,14 @@ def _guess(
     shares = [torch.zeros(0, draft.config.vocabulary, dtype=torch.float64, device=device)]
     for _ in range(count):
         unread = [*written, *guesses][state.filled :]
-        logits = apply_checked(steps, draft(torch.tensor([unread], device=device), state=state)[:, -1].float())
+        logits = apply_checked(filters, draft(torch.tensor([unread], device=device), state=state)[:, -1].float())
         shares.append(logits.double().softmax(-1))
         guesses.append(int(draw(logits, torch.rand(1, generator=generator).to(device))))
     return guesses, torch.cat(shares)
 
 
-def _check_row(steps: Sequence[Filter], seen: Sequence[Tensor], row: int) -> None:
-    check_left(steps, [logits[row : row + 1] for logits in seen])
+def _check_row(filters: Sequence[Filter], seen: Sequence[Tensor], row: int) -> None:
+    check_left(filters, [logits[row : row + 1] for logits in seen])
 
 
 def _judge(

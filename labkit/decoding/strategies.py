@@ -124,7 +124,7 @@ class Strategy:
         """One of its kind's options."""
         return (OPTIONS[self.kind] | dict(self.options))[name]
 
-    def steps(self, tokenizer: Tokenizer | None = None) -> list[Filter]:
+    def logits_filters(self, tokenizer: Tokenizer | None = None) -> list[Filter]:
         """Its filters, in their order. Raises LabError for a value that makes no sense."""
         chosen = [self._filter(name, value, tokenizer) for name, value in self.filters]
         return [*chosen, Temperature(0)] if self.kind == "greedy" else chosen
@@ -188,9 +188,9 @@ class Strategy:
         samples = count if self.draws else 1
         chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for own in seeds for s in own]
         draws = torch.stack(chosen).unflatten(0, (len(prompts), count))[:, :samples]  # [P, S, N]
-        steps, stop = self.steps(resources.tokenizer), resources.stops()
+        filters, stop = self.logits_filters(resources.tokenizer), resources.stops()
         texts = generate(
-            model, prompts, steps=steps, stop=stop, draws=draws, samples=samples, sources=sources, **common
+            model, prompts, filters=filters, stop=stop, draws=draws, samples=samples, sources=sources, **common
         )
         rows = [texts[i * samples : (i + 1) * samples] for i in range(len(prompts))]
         return rows if self.draws else [row * count for row in rows]
@@ -210,7 +210,7 @@ class Strategy:
         _check_seeds([seed])
         sources = None if source is None else [source]
         common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": resources.stops()}
-        common |= {} if self.kind == "contrastive" else {"steps": self.steps(resources.tokenizer)}
+        common |= {} if self.kind == "contrastive" else {"filters": self.logits_filters(resources.tokenizer)}
         if self.kind in ("beam", "contrastive"):
             yield from self._searched(model, prompt, common | {"memory": encoded_sources(model, sources)})
             return

@@ -57,7 +57,7 @@ def stream(
     model: Transformer,
     prompt: Sequence[int],
     *,
-    steps: Sequence[Filter] = (),
+    filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
@@ -70,7 +70,7 @@ def stream(
     for step in trace(
         model,
         prompt,
-        steps=steps,
+        filters=filters,
         max_new_tokens=max_new_tokens,
         stop_ids=stop_ids,
         generator=generator,
@@ -85,7 +85,7 @@ def trace(
     model: Transformer,
     prompt: Sequence[int],
     *,
-    steps: Sequence[Filter] = (),
+    filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
     stop: StopTexts | None = None,
@@ -110,8 +110,8 @@ def trace(
     model.eval()
     for place in range(room):
         raw = model.logits(model.hidden(tokens, state=state, memory=memory)[:, -1:]).squeeze(1).float()  # [1, V]
-        seen = filtered(steps, raw, History(written, len(prompt)))
-        check_left(steps, seen)
+        seen = filtered(filters, raw, History(written, len(prompt)))
+        check_left(filters, seen)
         drawn = draw(seen[-1], draws[:, place])
         token = drawn if place >= len(begins) else torch.tensor([begins[place]], device=device)
         tokens = token.unsqueeze(-1)
@@ -129,7 +129,7 @@ def trace_forced(
     prompt: Sequence[int],
     written: Sequence[int],
     *,
-    steps: Sequence[Filter] = (),
+    filters: Sequence[Filter] = (),
     leading: int = 8,
     memory: Memory | None = None,
 ) -> list[Step]:
@@ -142,7 +142,7 @@ def trace_forced(
     traced = []
     for place, token in enumerate(written):
         end = len(prompt) + place
-        seen = filtered(steps, logits[:, place], History(ids[:, :end], len(prompt)))
+        seen = filtered(filters, logits[:, place], History(ids[:, :end], len(prompt)))
         traced.append(weighed(seen, token, None, False, leading))
     return traced
 

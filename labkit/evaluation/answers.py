@@ -143,7 +143,7 @@ def reply(
     replies = generate(
         model,
         prompts,
-        steps=[Temperature(0)],
+        filters=[Temperature(0)],
         max_new_tokens=new_tokens,
         stop_ids=tokenizer.stops,
         rows=rows,

@@ -142,7 +142,7 @@ def greedy_answers(
 ) -> list[list[int]]:
     """The likeliest answer, token by token, to each prompt: ids, cut after `answer_tokens`."""
     return generate(
-        model, prompts, steps=[Temperature(0)], max_new_tokens=answer_tokens, stop_ids=tokenizer.stops, rows=128
+        model, prompts, filters=[Temperature(0)], max_new_tokens=answer_tokens, stop_ids=tokenizer.stops, rows=128
     )
 
 

@@ -71,7 +71,7 @@ def _write_on(
     written = generate(
         model,
         opened,
-        steps=[WRITTEN_ON],
+        filters=[WRITTEN_ON],
         max_new_tokens=2 * config.answer_tokens,
         stop_ids=tokenizer.stops,
         generator=torch.Generator().manual_seed(config.seed),

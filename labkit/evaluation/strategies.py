@@ -39,7 +39,7 @@ class StrategyResult:
     scores: dict[str, Score]
 
 
-def compare(
+def compare_strategies(
     model: Transformer,
     tokenizer: Tokenizer,
     asked: Sequence[EvalPrompt],
@@ -151,7 +151,7 @@ def first_difference(texts: Sequence[Sequence[Any]], ended: bool = False) -> int
     return None
 
 
-def table(found: Sequence[StrategyResult]) -> str:
+def strategies_table(found: Sequence[StrategyResult]) -> str:
     """The texts, the first word that differs in brackets, and under them the scores."""
     lines = []
     for one in found:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from labkit.machine import not_compiled
 from labkit.model.context import ForwardContext
-from labkit.model.mixers import Heads
+from labkit.model.mixers import AttentionConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class GRU:
     https://arxiv.org/abs/1406.1078.
     """
 
-    def build(self, width: int, heads: Heads, index: int, name: str) -> GRUMixer:
+    def build(self, width: int, heads: AttentionConfig, index: int, name: str) -> GRUMixer:
         return GRUMixer(width, name)
 
 

@@ -59,7 +59,7 @@ class KVCache(NamedTuple):
         return self._replace(filled=filled)
 
 
-class Heads(NamedTuple):
+class AttentionConfig(NamedTuple):
     """The shape of a mixer: H query heads, K key and value heads that they share, each E wide; bias: of its
     matrices; scale: of the scores, 1/√E when None; qk_norm: normalise queries and keys, with norm_eps; qkv_bias: of
     queries, keys and values alone.
@@ -83,7 +83,7 @@ class Heads(NamedTuple):
 class SelfAttention:
     """Every token looks at those before it (at all, where the model is not causal)."""
 
-    def build(self, width: int, heads: Heads, index: int, name: str) -> Attention:
+    def build(self, width: int, heads: AttentionConfig, index: int, name: str) -> Attention:
         return Attention(width, heads, name=name)
 
 
@@ -96,7 +96,7 @@ class Attention(nn.Module):
     large product is faster than three small ones.
     """
 
-    def __init__(self, width: int, heads: Heads, *, name: str):
+    def __init__(self, width: int, heads: AttentionConfig, *, name: str):
         super().__init__()
         self.heads, self.key_heads, self.head_width = heads.queries, heads.keys, heads.width
         self.scale, self.name = heads.factor, name
@@ -135,7 +135,7 @@ class Attention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of a decoder's tokens to what the encoder made: Attention Is All You Need, 3.2.3."""
 
-    def __init__(self, width: int, heads: Heads, *, name: str):
+    def __init__(self, width: int, heads: AttentionConfig, *, name: str):
         super().__init__()
         self.heads, self.key_heads, self.head_width = heads.queries, heads.keys, heads.width
         self.scale, self.name = heads.factor, name

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from labkit.configs import Range, check
 from labkit.errors import LabError
 from labkit.model.context import ForwardContext, previous
-from labkit.model.mixers import Heads
+from labkit.model.mixers import AttentionConfig
 
 CHUNK = 32
 """Tokens that `wkv7_chunked` takes at once: no w is below exp(-1/√e), so their product stays far within fp32."""
@@ -40,7 +40,7 @@ class RWKV:
     def __post_init__(self) -> None:
         check(self)
 
-    def check_sizes(self, width: int, heads: Heads) -> None:
+    def check_sizes(self, width: int, heads: AttentionConfig) -> None:
         """Raises LabError for heads that do not make up the width."""
         if heads.queries * heads.width != width or heads.keys != heads.queries:
             raise LabError(
@@ -48,7 +48,7 @@ class RWKV:
                 f"{heads.width} with {heads.keys} keys do not make {width}."
             )
 
-    def build(self, width: int, heads: Heads, index: int, name: str) -> RWKVMixer:
+    def build(self, width: int, heads: AttentionConfig, index: int, name: str) -> RWKVMixer:
         self.check_sizes(width, heads)
         return RWKVMixer(width, heads, self.ranks_for(width), index, name)
 
@@ -110,7 +110,7 @@ class RWKVMixer(nn.Module):
     index: of its block; all but the first mix their values with the first's.
     """
 
-    def __init__(self, width: int, heads: Heads, ranks: tuple[int, int, int, int], index: int, name: str):
+    def __init__(self, width: int, heads: AttentionConfig, ranks: tuple[int, int, int, int], index: int, name: str):
         super().__init__()
         self.heads, self.head_width, self.name = heads.queries, heads.width, name
         decay, rate, value, gate = ranks

@@ -22,7 +22,7 @@ from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
 from labkit.model.heads import ClassHead, MaskedHead, TokenHead
 from labkit.model.initial import draw_weights, init_previous_token_heads, renamed_weights
-from labkit.model.mixers import Attention, CrossAttention, Heads, KVCache, SelfAttention
+from labkit.model.mixers import Attention, AttentionConfig, CrossAttention, KVCache, SelfAttention
 from labkit.model.positions import Learned, NoPosition, Position, PositionIndex, Rotary, Sinusoidal, Sizes, distances
 from labkit.model.rwkv import RWKV, TokenShift
 from labkit.model.taps import Tap, no_tap
@@ -144,10 +144,10 @@ class ModelConfig:
         return self.heads if self.key_heads is None else self.key_heads
 
     @property
-    def attention(self) -> Heads:
+    def attention(self) -> AttentionConfig:
         """The shape of its attentions."""
         scale, norm = self.attention_scale, (self.qk_norm, self.norm_eps)
-        return Heads(self.heads, self.key_value_heads, self.head_size, self.bias, scale, *norm, self.qkv_bias)
+        return AttentionConfig(self.heads, self.key_value_heads, self.head_size, self.bias, scale, *norm, self.qkv_bias)
 
     @property
     def least_parameters(self) -> int:

@@ -79,7 +79,7 @@ def annotate(
         answers = generate(
             model,
             [encode_prompt(tokenizer, task.messages) for task in tasks],
-            steps=[Temperature(config.temperature)],
+            filters=[Temperature(config.temperature)],
             max_new_tokens=config.answer_tokens,
             stop_ids=tokenizer.stops,
             generator=torch.Generator().manual_seed(seed),

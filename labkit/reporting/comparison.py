@@ -10,7 +10,7 @@ from labkit.reporting.terminal import aligned
 from labkit.runs.folder import Run
 
 
-def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
+def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
     """What two runs measured, for the stages that either has.
 
     {"runs": [folder, folder], "recipe": {FIELD: [value, value]}, "stages": {STAGE: {NAME: [value, value]}}}: recipe
@@ -37,8 +37,8 @@ def _values(stage: dict[str, Any]) -> dict[str, float]:
     return stage["metrics"] | {name: stage[name] for name in COSTS if stage.get(name) is not None}
 
 
-def table(result: dict[str, Any]) -> str:
-    """What `compare` found as text: the recipes' differences, then a table a stage."""
+def comparison_table(result: dict[str, Any]) -> str:
+    """What `compare_runs` found as text: the recipes' differences, then a table a stage."""
     names = [Path(run).name for run in result["runs"]]
     if names[0] == names[1]:
         names = result["runs"]
@@ -52,8 +52,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def rows(result: dict[str, Any]) -> list[list[str]]:
-    """What `compare` found as rows of [stage, measure, first, second, difference]; recipes have no difference."""
+def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
+    """What `compare_runs` found as rows of [stage, measure, first, second, difference]; recipes have no difference."""
     found = [["recipe", name, *map(str, both), ""] for name, both in result["recipe"].items()]
     for stage, values in result["stages"].items():
         shown = [name for name in values if not name.startswith(BY_KIND) or name.startswith("accuracy/")]

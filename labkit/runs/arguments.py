@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Preset = Literal["smoke", "lab", "full"]
 Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
-Source = Annotated[str | None, arg(metavar="SOURCE", help_behavior_hint="")]
+DataSource = Annotated[str | None, arg(metavar="SOURCE", help_behavior_hint="")]
 Plan = Annotated[str | None, arg(metavar="STAGE,STAGE", help_behavior_hint="")]
 Names = Annotated[tuple[str, ...], arg(metavar="STAGE …", help_behavior_hint="")]
 Switch = Annotated[bool, arg(help_behavior_hint="")]
@@ -62,12 +62,12 @@ class RunOptions:
     """Go on with the run in the folder, with the recipe that it was begun with."""
     build_on: Folder = None
     """Begin with what another run has made: its recipe, and the stages before those named by --stages, copied."""
-    text: Source = None
+    text: DataSource = None
     """Pretrain on this instead of TinyWorld: a file of text or a table (.txt, .md, .jsonl, .json, .csv, .parquet), a
     folder of them, or the name of a data set on the Hugging Face hub. `labkit read` shows what is made of it."""
-    instructions: Source = None
+    instructions: DataSource = None
     """Fine-tune on this instead: a .json, .jsonl, .csv or .parquet file, a folder of them, or a hub data set."""
-    preferences: Source = None
+    preferences: DataSource = None
     """Align with these instead: the same kinds of file, with the columns prompt (or instruction), chosen, rejected."""
 
     @property

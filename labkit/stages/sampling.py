@@ -65,14 +65,14 @@ class Sampler:
     def _answers(
         self, model: Transformer, prompts: Sequence[Sequence[int]], generator: torch.Generator
     ) -> list[list[int]]:
-        steps = [Temperature(self.temperature)]
+        filters = [Temperature(self.temperature)]
         options: dict[str, Any] = {
             "max_new_tokens": self.answer_tokens,
             "stop_ids": self.tokenizer.stops,
             "generator": generator,
         }
         if not (self.compile and can_compile(model)):
-            return generate(model, prompts, steps=steps, rows=len(prompts), **options)
+            return generate(model, prompts, filters=filters, rows=len(prompts), **options)
         if self.writer is None or self.writer.model is not model:
-            self.writer = CompiledGenerator(model, rows=len(prompts), length=self.length, steps=steps)
+            self.writer = CompiledGenerator(model, rows=len(prompts), length=self.length, filters=filters)
         return self.writer.write(prompts, **options)

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,16 +27,6 @@ from labkit.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from labkit.world import Document
-
-
-class Source(Protocol):
-    """What `fit` reads from. `model` is for sources that sample from it; the ones here do not look at it."""
-
-    def next_batch(self, model: Any, step: int) -> Batch: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Stateless:

@@ -171,7 +171,7 @@ def build(lab: Lab) -> None:
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.number(request.session_hash)
         try:
-            for data in writing.compare(lab, read(lab, values)):
+            for data in writing.compare_columns(lab, read(lab, values)):
                 wanted = asked.wanted(page, number)
                 yield data if wanted else writing.stopped(data), gr.skip()
                 if not wanted:
@@ -252,7 +252,7 @@ def _fill(
         unchanged = [gr.skip() for _ in values]
         yield [*values, gr.skip(), hindered, advice(note)]
         try:
-            for data in writing.compare(lab, settings) if settings else ():
+            for data in writing.compare_columns(lab, settings) if settings else ():
                 yield [*unchanged, data, gr.skip(), gr.skip()]
         except LabError as error:
             yield [*unchanged, None, wrong(error), gr.skip()]

@@ -53,7 +53,7 @@ HOTTEST = 2.0
 """The highest temperature."""
 
 
-class Source(NamedTuple):
+class AnswerModel(NamedTuple):
     """Who answers: the model after a stage of a run, drawing at a temperature."""
 
     name: str
@@ -69,11 +69,11 @@ def run_of(source: str) -> str:
     return source.partition(" / ")[0]
 
 
-def source(name: Any, stage: Any, temperature: Any) -> Source:
+def answer_model(name: Any, stage: Any, temperature: Any) -> AnswerModel:
     """Who answers, of what a page says. Raises LabError for a temperature that is none."""
     if not isinstance(temperature, int | float) or not 0 <= temperature <= HOTTEST:
         raise LabError(f"A temperature is a number from 0 to {HOTTEST:g}, not {shortened(temperature)}.")
-    return Source(name or "", stage or "", float(temperature))
+    return AnswerModel(name or "", stage or "", float(temperature))
 
 
 def first_models(lab: Lab) -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ def first_models(lab: Lab) -> list[tuple[str, str]]:
     return models[:2] if len(models) > 1 else models * 2
 
 
-def new_pair(lab: Lab, store: Store, sources: Sequence[Source], text: str = "") -> str:
+def new_pair(lab: Lab, store: Store, sources: Sequence[AnswerModel], text: str = "") -> str:
     """Let two sources answer the same prompt, keep both answers on sides drawn by chance; the pair's id.
 
     text: what they are asked; a task of the first run's world when empty. Raises LabError when they say the same,
@@ -102,7 +102,7 @@ def new_pair(lab: Lab, store: Store, sources: Sequence[Source], text: str = "") 
     raise LabError(f"Both said the same {ATTEMPTS} times. Give one a higher temperature, or choose another model.")
 
 
-def _task(lab: Lab, sources: Sequence[Source], seed: int) -> tuple[Message, ...]:
+def _task(lab: Lab, sources: Sequence[AnswerModel], seed: int) -> tuple[Message, ...]:
     """A task of the first source's world that leaves both models room to answer."""
     name, recipe = sources[0].name, lab.open(sources[0].name).recipe
     if recipe.text is not None or recipe.instructions is not None:
@@ -115,12 +115,12 @@ def _task(lab: Lab, sources: Sequence[Source], seed: int) -> tuple[Message, ...]
     raise LabError(f"The tasks of {name} leave its model no room to answer. Type something shorter to ask.")
 
 
-def _answer(lab: Lab, source: Source, prompt: tuple[Message, ...], seed: int) -> str:
+def _answer(lab: Lab, source: AnswerModel, prompt: tuple[Message, ...], seed: int) -> str:
     tokenizer = lab.tokenizer(source.name)
     ids = generate(
         lab.model(source.name, source.stage),
         [encode_prompt(tokenizer, prompt)],
-        steps=sampling_filters(source.temperature, 0, 1.0),
+        filters=sampling_filters(source.temperature, 0, 1.0),
         max_new_tokens=ANSWER_TOKENS,
         stop_ids=tokenizer.stops,
         generator=torch.Generator().manual_seed(seed),
@@ -135,7 +135,7 @@ def dialogue(prompt: Sequence[Message]) -> str:
     return "\n\n".join(f"{named(message.role)}: {message.content}" for message in prompt)
 
 
-def table(store: Store) -> list[list[str]]:
+def ratings_table(store: Store) -> list[list[str]]:
     """How each source does against all others."""
     found = store.standings()
     return [[said(source), str(one.votes), f"{100 * one.win_rate:.0f} %"] for source, one in found.items()]
@@ -143,7 +143,7 @@ def table(store: Store) -> list[list[str]]:
 
 def _standings(store: Store) -> dict[str, Any]:
     """`table` with its heads."""
-    return {"headers": [named(head) for head in ("source", "votes", "wins")], "data": table(store)}
+    return {"headers": [named(head) for head in ("source", "votes", "wins")], "data": ratings_table(store)}
 
 
 def export(store: Store, folder: str | Path, annotator: str | None = None) -> Path:
@@ -259,12 +259,12 @@ def _shown(store: Store, pair: str) -> tuple[Any, ...]:
     return pair, dialogue(asked), one.text, other.text, quiet()
 
 
-def _chosen(lab: Lab, values: Sequence[Any]) -> list[Source]:
+def _chosen(lab: Lab, values: Sequence[Any]) -> list[AnswerModel]:
     """Who answers: what the menus say, or will say first, where they are not filled yet."""
     firsts = first_models(lab) or [("", ""), ("", "")]
     sides = (values[:3], values[3:])
     return [
-        source(name or run, stage or (last if name in (None, "", run) else ""), temperature)
+        answer_model(name or run, stage or (last if name in (None, "", run) else ""), temperature)
         for (name, stage, temperature), (run, last) in zip(sides, firsts, strict=True)
     ]
 

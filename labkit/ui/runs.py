@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from labkit.errors import LabError
 from labkit.preferences.store import Store
-from labkit.reporting.comparison import compare, rows
+from labkit.reporting.comparison import compare_runs, comparison_rows
 from labkit.reporting.measures import BY_KIND
 from labkit.reporting.page import curves
 from labkit.reporting.plots import overlaid
@@ -51,7 +51,7 @@ def beside(lab: Lab, name: str | None, other: str | None) -> tuple[Any, dict[str
             if name == other:
                 raise LabError(f"{name} is compared with itself. Choose another run.")
             _check_finished(lab, name, other)
-            found = rows(compare(lab.path(name), lab.path(other)))
+            found = comparison_rows(compare_runs(lab.path(name), lab.path(other)))
             table = [[named(stage), named(label), one, two, gain] for stage, label, one, two, gain in found]
         except LabError as error:
             told = wrong(error)

@@ -208,7 +208,7 @@ def checkpoint(lab: Lab, settings: Settings) -> str:
     return lab.keep(file, lambda: hashlib.sha256(file.read_bytes()).hexdigest()[:12], "hash")
 
 
-def compare(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
+def compare_columns(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     """What the viewer shows, again after every few tokens: all texts as far as they are written, and where they part.
 
     Every strategy that draws token by token sees the same random number at the same step. Raises LabError for what
@@ -258,7 +258,7 @@ def _understood(at: WritingSession, column: Column, settings: Settings, name: st
     """A line as a strategy, and what it costs. Raises LabError, which names the line, for what is wrong or too much."""
     try:
         strategy = parse(column.strategy)
-        strategy.steps(at.tokenizer)
+        strategy.logits_filters(at.tokenizer)
         return strategy, check_cost(strategy, len(at.prompt), settings.tokens, at.model)
     except LabError as error:
         line = "" if str(error).startswith(f"{column.strategy} ") else f"{column.strategy}: "
@@ -293,12 +293,12 @@ def written(at: WritingSession, strategy: Strategy, column: Column, settings: Se
     _check_begins(at, column)
     begins, tokenizer = list(column.begins), at.tokenizer
     common: dict[str, Any] = {"stop_ids": tokenizer.stops}
-    steps = strategy.steps(tokenizer)
+    filters = strategy.logits_filters(tokenizer)
     if strategy.kind in ("sample", "greedy"):
         shown: list[dict[str, Any]] = []
         common |= {"stop": at.resources.stops(), "begins": begins, "leading": 1, "max_new_tokens": settings.tokens}
         generator = torch.Generator().manual_seed(settings.seed)
-        for step in trace(at.model, at.prompt, steps=steps, generator=generator, **common):
+        for step in trace(at.model, at.prompt, filters=filters, generator=generator, **common):
             shown.append(_token(tokenizer, step))
             if step.ended and not shown[-1]["ended"]:  # by a stop text, which stays to be seen
                 shown.append({"id": -1, "text": "", "ended": True, "stop": True})
@@ -320,7 +320,7 @@ def written(at: WritingSession, strategy: Strategy, column: Column, settings: Se
         yield {"tokens": [{"id": one, "text": tokenizer.token(one), "ended": False} for one in [*begins, *text]]}
     ended = len(text) < min(left, at.model.config.context - len(prompt))
     whole = [*begins, *text, *([tokenizer.turn_end] if ended else [])]
-    final = [_token(tokenizer, step) for step in trace_forced(at.model, at.prompt, whole, steps=steps)]
+    final = [_token(tokenizer, step) for step in trace_forced(at.model, at.prompt, whole, filters=filters)]
     if ended:  # which of the two it was, if there are stop texts, is not known
         final[-1] |= {"text": "", "ended": True, "stop": bool(settings.stop)}
     yield {"tokens": final} | answers
@@ -331,9 +331,9 @@ def _beams(at: WritingSession, strategy: Strategy, column: Column, settings: Set
     key = (at.weights, tuple(at.prompt), column, settings.tokens, settings.stop)
     left = max(1, settings.tokens - len(column.begins))
     told = {name.replace("-", "_"): strategy.option(name) for name in OPTIONS["beam"]}
-    steps, stop = strategy.steps(at.tokenizer), at.resources.stops()
+    filters, stop = strategy.logits_filters(at.tokenizer), at.resources.stops()
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
-    for beams in beam_steps(at.model, [*at.prompt, *column.begins], **told, **common, steps=steps):
+    for beams in beam_steps(at.model, [*at.prompt, *column.begins], **told, **common, filters=filters):
         yield beams
     at.trees.put(key, beams)
 
@@ -351,8 +351,8 @@ def _best(
     judge, stop = _behind(at, begins).judge, at.resources.stops()
     assert judge is not None
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
-    generator, steps = torch.Generator().manual_seed(settings.seed), strategy.steps(at.tokenizer)
-    common |= {"n": strategy.option("n"), "rows": ANSWERS_AT_ONCE, "steps": steps, "generator": generator}
+    generator, filters = torch.Generator().manual_seed(settings.seed), strategy.logits_filters(at.tokenizer)
+    common |= {"n": strategy.option("n"), "rows": ANSWERS_AT_ONCE, "filters": filters, "generator": generator}
     for best in best_steps(at.model, prompt, judge, **common):
         if best is not None:
             found["answers"] = _answers(at.tokenizer, best, begins)
@@ -361,8 +361,8 @@ def _best(
 
 def _answers(tokenizer: Tokenizer, best: BestOfN, begins: Sequence[int]) -> list[list[Any]]:
     """All answers as [text, worth, whether it was chosen], the best first."""
-    order = sorted(range(len(best.answers)), key=lambda i: (-best.worth[i], i != best.best))
-    return [[tokenizer.decode([*begins, *best.answers[i]]), best.worth[i], i == best.best] for i in order]
+    order = sorted(range(len(best.answers)), key=lambda i: (-best.scores[i], i != best.best))
+    return [[tokenizer.decode([*begins, *best.answers[i]]), best.scores[i], i == best.best] for i in order]
 
 
 def _behind(at: WritingSession, begins: Sequence[int]) -> DecodingResources:
@@ -431,7 +431,7 @@ def _step(at: WritingSession, settings: Settings, column: Column) -> dict[str, A
     """What is weighed for the last of the column's tokens, under its strategy."""
     _check_begins(at, column)
     strategy, _ = _understood(at, column, settings)
-    steps = strategy.steps(at.tokenizer)
+    filters = strategy.logits_filters(at.tokenizer)
     *before, token = column.begins or (None,)
     if token is None:
         raise LabError("There is no token to look at.")
@@ -442,8 +442,8 @@ def _step(at: WritingSession, settings: Settings, column: Column) -> dict[str, A
         return _contrasted(at, strategy, column, ids[0].tolist(), token)
     with torch.no_grad():
         raw = at.model(ids)[:, -1].float()
-    seen = filtered(steps, raw, History(ids, len(at.prompt)))
-    check_left(steps, seen)
+    seen = filtered(filters, raw, History(ids, len(at.prompt)))
+    check_left(filters, seen)
     step = weighed(seen, token, None, False, 10)
     rows = [[one.token, at.tokenizer.token(one.token), one.probability, list(one.after)] for one in step.candidates]
     names = [f"{name}={said(value)}" for name, value in strategy.filters]
@@ -514,7 +514,7 @@ class Scored(NamedTuple):
 
 def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
     """The scores of each strategy over so many seeds, on this prompt, again after every few texts; branches are left
-    out. Raises LabError for a number of seeds that is not from 1 to 256, and as `compare`.
+    out. Raises LabError for a number of seeds that is not from 1 to 256, and as `compare_columns`.
     """
     seeds = whole_number(seeds, "The number of seeds", 1, 256)
     kept = tuple(column for column in settings.columns if not column.begins)

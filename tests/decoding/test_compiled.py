@@ -33,38 +33,40 @@ def test_the_steps_are_generates(model, steps, monkeypatch):
         return torch.Generator().manual_seed(3)
 
     with pytest.warns(UserWarning, match="without torch.compile, slower"):
-        writer = CompiledGenerator(model, rows=2, steps=steps)
+        writer = CompiledGenerator(model, rows=2, filters=steps)
         free = writer.write(PROMPTS, max_new_tokens=80, generator=seeded())
-    assert free == generate(model, PROMPTS, steps=steps, max_new_tokens=80, generator=seeded())
+    assert free == generate(model, PROMPTS, filters=steps, max_new_tokens=80, generator=seeded())
     assert [seen for seen, _ in sorted(writer.graphs)] == [64, 128]
     stops = [free[0][3], free[2][1]]
-    expected = generate(model, PROMPTS, steps=steps, max_new_tokens=80, stop_ids=stops, generator=seeded())
+    expected = generate(model, PROMPTS, filters=steps, max_new_tokens=80, stop_ids=stops, generator=seeded())
     assert writer.write(PROMPTS, max_new_tokens=80, stop_ids=stops, generator=seeded()) == expected
     unequal = [[4] * 90, [1]]
     long = writer.write(unequal, max_new_tokens=100, generator=seeded())
-    assert long == generate(model, unequal, steps=steps, max_new_tokens=100, generator=seeded())
+    assert long == generate(model, unequal, filters=steps, max_new_tokens=100, generator=seeded())
     assert [len(row) for row in long] == [6, 95]  # what the context has room for
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3])
 def test_compiled_it_writes_the_same(model, rows):
-    writer = CompiledGenerator(model, rows=rows, steps=[Temperature(1.2), TopK(9)])
+    writer = CompiledGenerator(model, rows=rows, filters=[Temperature(1.2), TopK(9)])
     found = writer.write(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
-    plain = generate(model, PROMPTS, steps=writer.steps, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
+    plain = generate(
+        model, PROMPTS, filters=writer.filters, max_new_tokens=20, generator=torch.Generator().manual_seed(3)
+    )
     assert found == plain
     for parameter in model.parameters():  # trained on between two calls
         parameter.data *= 1.1
     other = torch.nn.Parameter(model.norm.weight.data * 0.7)  # and one of them replaced
     model.norm.weight = other
     assert writer.write(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3)) == generate(
-        model, PROMPTS, steps=writer.steps, max_new_tokens=20, generator=torch.Generator().manual_seed(3)
+        model, PROMPTS, filters=writer.filters, max_new_tokens=20, generator=torch.Generator().manual_seed(3)
     )
 
 
 def test_half_the_bytes_say_nearly_the_same(model, monkeypatch):
     monkeypatch.setattr(machine, "has_compiler", lambda: False)
-    writer = CompiledGenerator(model, rows=1, steps=[Temperature(0)], bf16=True)
+    writer = CompiledGenerator(model, rows=1, filters=[Temperature(0)], bf16=True)
     assert writer.model.embedding.weight.dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
     with torch.no_grad():
         half, full = writer.model(torch.tensor([PROMPTS[0]])).float(), model(torch.tensor([PROMPTS[0]]))
@@ -76,7 +78,7 @@ def test_what_is_not_compiled_is_said(model):
     mixed = Transformer(ModelConfig(29, 96, 32, 2, 2, 2, mixer=RWKV((2, 2, 2, 2)), position=NoPosition()))
     for make, message in [
         (lambda: CompiledGenerator(mixed, rows=1), "Only models of attention"),
-        (lambda: CompiledGenerator(model, rows=1, steps=[NoRepeat(2)]), "that ask what was written"),
+        (lambda: CompiledGenerator(model, rows=1, filters=[NoRepeat(2)]), "that ask what was written"),
         (lambda: CompiledGenerator(model, rows=0), "not 0"),
         (lambda: CompiledGenerator(model, rows=1).write([[]], max_new_tokens=3), "prompt is empty"),
         (

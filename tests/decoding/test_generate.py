@@ -37,14 +37,14 @@ def by_hand(model, prompt, count):
 
 @pytest.mark.parametrize("rows", [1, 2, 64])
 def test_greedy_equals_the_plain_loop(model, rows):
-    written = generate(model, PROMPTS, steps=[Temperature(0)], max_new_tokens=10, rows=rows)
+    written = generate(model, PROMPTS, filters=[Temperature(0)], max_new_tokens=10, rows=rows)
     assert written == [by_hand(model, prompt, 10) for prompt in PROMPTS]
 
 
 def test_a_row_ends_before_its_stop_token(model):
-    free = generate(model, PROMPTS, steps=[Temperature(0)], max_new_tokens=10)
+    free = generate(model, PROMPTS, filters=[Temperature(0)], max_new_tokens=10)
     stop = free[0][4]
-    written = generate(model, PROMPTS, steps=[Temperature(0)], max_new_tokens=10, stop_ids=[stop])
+    written = generate(model, PROMPTS, filters=[Temperature(0)], max_new_tokens=10, stop_ids=[stop])
     assert written == [row[: row.index(stop)] if stop in row else row for row in free]
     assert len(written[0]) <= 4
 
@@ -74,7 +74,7 @@ def test_several_samples_of_a_prompt_are_those_of_the_prompt_repeated(model, row
 
 def test_a_row_ends_when_the_context_is_full(model):
     prompts = [[1] * 20, [2] * 3]
-    written = generate(model, prompts, steps=[Temperature(0)], max_new_tokens=10)
+    written = generate(model, prompts, filters=[Temperature(0)], max_new_tokens=10)
     assert written == [by_hand(model, prompts[0], 4), by_hand(model, prompts[1], 10)]
 
 
@@ -94,7 +94,7 @@ def test_samples_follow_the_distribution(model):
         expected = TopK(5)(model(torch.tensor([[3, 4]]))[:, -1]).softmax(-1)[0]
     count = 4_000
     generator = torch.Generator().manual_seed(0)
-    written = generate(model, [[3, 4]] * count, steps=[TopK(5)], max_new_tokens=1, generator=generator, rows=1000)
+    written = generate(model, [[3, 4]] * count, filters=[TopK(5)], max_new_tokens=1, generator=generator, rows=1000)
     found = torch.bincount(torch.tensor(written).flatten(), minlength=29) / count
     assert ((found - expected).abs() <= 5 * (expected * (1 - expected) / count).sqrt()).all()
 
@@ -124,17 +124,17 @@ def test_an_encoder_reads_a_source_for_each_prompt():
         parameter.data += 0.2 * torch.randn_like(parameter)
     sources, prompts = [[5, 6, 7, 8, 9], [4], [11, 12, 13]], [[1], [1, 2, 3], [1]]
     options: dict[str, Any] = {"max_new_tokens": 12, "stop_ids": [2]}
-    together = generate(model, prompts, sources=sources, steps=[Temperature(0)], **options)
+    together = generate(model, prompts, sources=sources, filters=[Temperature(0)], **options)
     for prompt, source, text in zip(prompts, sources, together, strict=True):
-        assert generate(model, [prompt], sources=[source], steps=[Temperature(0)], **options) == [text]
+        assert generate(model, [prompt], sources=[source], filters=[Temperature(0)], **options) == [text]
         memory = model.encode(torch.tensor([source]))
         assert beam_search(model, prompt, beams=1, memory=memory, **options).found[0].tokens == text
         for line in ("greedy", "contrastive k=3 alpha=0"):
             assert parse(line).write(model, prompt, source=source, **options) == [text]
             assert list(parse(line).stream(model, prompt, source=source, **options))[-1] == text
-    twice = generate(model, prompts, sources=sources, steps=[Temperature(0)], samples=2, rows=2, **options)
+    twice = generate(model, prompts, sources=sources, filters=[Temperature(0)], samples=2, rows=2, **options)
     assert twice == [text for text in together for _ in range(2)]
-    other = generate(model, prompts, sources=[[3, 3], *sources[1:]], steps=[Temperature(0)], **options)
+    other = generate(model, prompts, sources=[[3, 3], *sources[1:]], filters=[Temperature(0)], **options)
     assert other[0] != together[0] and other[1:] == together[1:]
     with pytest.raises(LabError, match="has an encoder: give it a source"):
         generate(model, prompts, **options)

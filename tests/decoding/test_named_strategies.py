@@ -56,12 +56,15 @@ def model() -> Transformer:
 
 def test_a_line_is_filters_in_their_order():
     line = "repetition=1.2 temperature=0.8 no-repeat=3 top-k=40 top-p=0.9 min-p=0.05"
-    assert parse(line).steps() == [
+    assert parse(line).logits_filters() == [
         RepetitionPenalty(1.2), Temperature(0.8), NoRepeat(3), TopK(40), TopP(0.9), MinP(0.05)
     ]  # fmt: skip
     assert str(parse("temperature=0.123456789 top-p=0.80")) == "temperature=0.123456789 top-p=0.8"
-    assert parse("top-k=5 temperature=2").steps() == [TopK(5), Temperature(2.0)]
-    assert parse("greedy").steps() == [Temperature(0)] and parse("").steps() == [] == parse("sample").steps()
+    assert parse("top-k=5 temperature=2").logits_filters() == [TopK(5), Temperature(2.0)]
+    assert (
+        parse("greedy").logits_filters() == [Temperature(0)]
+        and parse("").logits_filters() == [] == parse("sample").logits_filters()
+    )
     assert [parse(line).draws for line in ("", "temperature=0", "greedy", "beam", "contrastive")] == [True] + [
         False
     ] * 4
@@ -78,15 +81,15 @@ def test_each_kind_writes_what_its_function_does(model):
     two = parse("temperature=0.9 top-k=6").write(model, PROMPT, seeds=[4, 9], **options)
     for seed, text in zip((4, 9), two, strict=True):
         generator = torch.Generator().manual_seed(seed)
-        assert text == generate(model, [PROMPT], steps=[Temperature(0.9), TopK(6)], generator=generator, **options)[0]
-    greedy = generate(model, [PROMPT], steps=[Temperature(0)], **options)[0]
+        assert text == generate(model, [PROMPT], filters=[Temperature(0.9), TopK(6)], generator=generator, **options)[0]
+    greedy = generate(model, [PROMPT], filters=[Temperature(0)], **options)[0]
     assert parse("greedy").write(model, PROMPT, seeds=[0, 1], **options) == [greedy, greedy]
     assert parse("contrastive k=4 alpha=0").write(model, PROMPT, **options) == [greedy]
-    best = beam_search(model, PROMPT, beams=3, length_penalty=0.5, steps=[NoRepeat(2)], **options).found[0]
+    best = beam_search(model, PROMPT, beams=3, length_penalty=0.5, filters=[NoRepeat(2)], **options).found[0]
     assert parse("beam beams=3 length-penalty=0.5 no-repeat=2").write(model, PROMPT, **options) == [best.tokens]
     banned = parse("greedy ban=#5,#9")
     assert banned.write(model, PROMPT, **options) == generate(
-        model, [PROMPT], steps=[Banned((5, 9)), Temperature(0)], **options
+        model, [PROMPT], filters=[Banned((5, 9)), Temperature(0)], **options
     )
     allowed = parse("temperature=1 allow=#5,#9").write(model, PROMPT, seeds=range(5), **options)
     assert {token for text in allowed for token in text} == {5, 9}
@@ -114,7 +117,7 @@ def test_the_best_of_n_is_the_judges(model):
         return [float(sum(answer)) for answer in answers]
 
     found = best_of(model, PROMPT, judge, n=5, max_new_tokens=6, generator=torch.Generator().manual_seed(7))
-    assert found.worth == [sum(answer) for answer in found.answers] and found.worth[found.best] == max(found.worth)
+    assert found.scores == [sum(answer) for answer in found.answers] and found.scores[found.best] == max(found.scores)
     again = torch.Generator().manual_seed(7)
     stepwise = [*best_steps(model, PROMPT, judge, n=5, rows=2, max_new_tokens=6, generator=again)]
     assert stepwise == [None, None, None, found]  # two, two and one, of the same random numbers

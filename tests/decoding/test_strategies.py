@@ -69,7 +69,7 @@ def test_beams_are_transformers(pair, beams, length_penalty, early_stopping):
 
 def test_one_beam_that_ends_with_the_first_text_is_greedy():
     model = build()
-    greedy = generate(model, [PROMPT], steps=[Temperature(0)], max_new_tokens=12, stop_ids=[END])[0]
+    greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=12, stop_ids=[END])[0]
     found = beam_search(model, PROMPT, beams=1, max_new_tokens=12, stop_ids=[END], early_stopping=True).found
     assert [beam.tokens for beam in found] == [greedy]
 
@@ -106,7 +106,7 @@ def test_diverse_groups_part_at_once_and_without_diversity_are_alike():
     """By the paper's algorithm, written out: each group ranks by log-probability less what earlier groups took."""
     model = build()
     alike = beam_search(model, PROMPT, beams=3, groups=3, max_new_tokens=5).found
-    greedy = generate(model, [PROMPT], steps=[Temperature(0)], max_new_tokens=5)[0]
+    greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=5)[0]
     assert [beam.tokens for beam in alike] == [greedy] * 3
     groups: list[list[int]] = [[], [], []]
     with torch.no_grad():
@@ -124,12 +124,12 @@ def test_diverse_groups_part_at_once_and_without_diversity_are_alike():
 def test_a_group_that_can_only_end_leaves_the_others_in_their_rows():
     """Where greedy is all that is left, the first group ends with its text while the second, held apart, goes on."""
     model = build()
-    greedy = generate(model, [PROMPT], steps=[Temperature(0)], max_new_tokens=8)[0]
+    greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=8)[0]
     options: dict[str, Any] = {"max_new_tokens": 8, "stop_ids": [greedy[2]]}
-    alone = beam_search(model, PROMPT, beams=1, steps=[Temperature(0)], **options).found
-    both = beam_search(model, PROMPT, beams=2, groups=2, steps=[Temperature(0)], **options).found
+    alone = beam_search(model, PROMPT, beams=1, filters=[Temperature(0)], **options).found
+    both = beam_search(model, PROMPT, beams=2, groups=2, filters=[Temperature(0)], **options).found
     assert [beam.tokens for beam in both] == [alone[0].tokens] * 2 == [greedy[: greedy.index(greedy[2])]] * 2
-    apart = beam_search(model, PROMPT, beams=2, groups=2, diversity=1.0, steps=[TopK(2)], **options).found
+    apart = beam_search(model, PROMPT, beams=2, groups=2, diversity=1.0, filters=[TopK(2)], **options).found
     assert len(apart) == 2 and apart[0].tokens != apart[1].tokens
 
 
@@ -164,7 +164,7 @@ def test_contrastive_search_is_its_formula():
                 scores.append((1 - alpha) * float(share) - alpha * alike)
             text.append(int(tokens[max(range(k), key=scores.__getitem__)]))
         assert contrastive_search(model, PROMPT, k=k, alpha=alpha, max_new_tokens=9) == text[3:]
-    greedy = generate(model, [PROMPT], steps=[Temperature(0)], max_new_tokens=9)[0]
+    greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=9)[0]
     assert contrastive_search(model, PROMPT, k=5, alpha=0.0, max_new_tokens=9) == greedy
     cut = contrastive_search(model, PROMPT, k=5, alpha=0.0, max_new_tokens=9, stop_ids=[greedy[4]])
     assert cut == greedy[: greedy.index(greedy[4])]
@@ -178,12 +178,12 @@ def test_greedy_speculation_writes_the_greedy_text(ahead, noise):
     torch.manual_seed(1)
     for parameter in draft.parameters():
         parameter.data += noise * torch.randn_like(parameter)
-    greedy = generate(model, [PROMPT], steps=[Temperature(0)], max_new_tokens=20)[0]
-    found = speculative(model, draft, PROMPT, ahead=ahead, steps=[Temperature(0)], max_new_tokens=20)
+    greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=20)[0]
+    found = speculative(model, draft, PROMPT, ahead=ahead, filters=[Temperature(0)], max_new_tokens=20)
     assert found.tokens == greedy and 0 <= found.kept <= found.guessed
     if noise == 0:
         assert found.kept == found.guessed and found.readings == -(-20 // (ahead + 1))
-    options: dict[str, Any] = {"steps": [Temperature(0)], "max_new_tokens": 20, "stop_ids": [greedy[5]]}
+    options: dict[str, Any] = {"filters": [Temperature(0)], "max_new_tokens": 20, "stop_ids": [greedy[5]]}
     ended = speculative(model, draft, PROMPT, ahead=ahead, **options)
     assert ended.tokens == greedy[: greedy.index(greedy[5])]
 
@@ -217,7 +217,7 @@ def test_samples_follow_the_filtered_distribution():
     written = generate(
         model,
         [PROMPT],
-        steps=STEPS,
+        filters=STEPS,
         max_new_tokens=2,
         samples=4000,
         rows=4000,
@@ -232,7 +232,7 @@ def test_speculation_follows_the_same_distribution():
     counts = torch.zeros(V * V, dtype=torch.int64)
     kept = 0
     for _ in range(1500):
-        found = speculative(model, draft, PROMPT, ahead=2, steps=STEPS, max_new_tokens=2, generator=generator)
+        found = speculative(model, draft, PROMPT, ahead=2, filters=STEPS, max_new_tokens=2, generator=generator)
         counts[found.tokens[0] * V + found.tokens[1]] += 1
         kept += found.kept
     assert chi_squared(counts, exact_pairs(model)) < 4 and 0 < kept < 1500  # some guesses are taken, some are not
@@ -242,7 +242,7 @@ def test_filters_that_look_back_see_each_row_by_itself():
     model, prompts = build(), [[5], PROMPT, [2, 2, 2, 2, 2, 2]]
     steps: list[Filter] = [RepetitionPenalty(1.4), NoRepeat(2), Temperature(0.8)]
     generator = torch.Generator().manual_seed(3)
-    together = generate(model, prompts, steps=steps, max_new_tokens=15, generator=generator)
+    together = generate(model, prompts, filters=steps, max_new_tokens=15, generator=generator)
     draws = torch.rand(3, 1, 15, generator=torch.Generator().manual_seed(3))
     for prompt, draw_, written in zip(prompts, draws, together, strict=True):
         text = list(prompt)
@@ -266,7 +266,7 @@ def test_filters_that_look_back_see_each_row_by_itself():
         (lambda m: contrastive_search(m, PROMPT, k=0, alpha=0.5, max_new_tokens=3), "k of 1 or more"),
         (lambda m: contrastive_search(m, PROMPT, k=4, alpha=2.0, max_new_tokens=3), "alpha from 0 to 1"),
         (lambda m: speculative(m, m, PROMPT, ahead=0, max_new_tokens=3), "at least one token ahead"),
-        (lambda m: speculative(m, m, PROMPT, steps=[NoRepeat(2)], max_new_tokens=3), "no filters that ask"),
+        (lambda m: speculative(m, m, PROMPT, filters=[NoRepeat(2)], max_new_tokens=3), "no filters that ask"),
         (lambda m: speculative(m, Transformer(ModelConfig(7)), PROMPT, max_new_tokens=3), "vocabulary of 7"),
     ],
 )

@@ -25,14 +25,14 @@ def model() -> Transformer:
 @pytest.mark.parametrize("steps", [[Temperature(0)], [Temperature(0.8), TopK(5)], []])
 @pytest.mark.parametrize("count", [1, 12, 100])
 def test_equals_generate(model, steps, count):
-    arguments = {"steps": steps, "max_new_tokens": count, "stop_ids": [3]}
+    arguments = {"filters": steps, "max_new_tokens": count, "stop_ids": [3]}
     whole = generate(model, [[5, 6, 7]], generator=torch.Generator().manual_seed(1), **arguments)[0]
     assert list(stream(model, [5, 6, 7], generator=torch.Generator().manual_seed(1), **arguments)) == whole
 
 
 def test_stops_before_a_stop_token(model):
-    free = list(stream(model, [1], steps=[Temperature(0)], max_new_tokens=10))
-    ended = list(stream(model, [1], steps=[Temperature(0)], max_new_tokens=10, stop_ids=[free[3]]))
+    free = list(stream(model, [1], filters=[Temperature(0)], max_new_tokens=10))
+    ended = list(stream(model, [1], filters=[Temperature(0)], max_new_tokens=10, stop_ids=[free[3]]))
     assert ended == free[: free.index(free[3])]
 
 
@@ -45,7 +45,7 @@ def test_a_prompt_without_room_is_said_in_words(model, length):
 def test_a_trace_holds_what_was_weighed(model):
     seeded = torch.Generator().manual_seed(1)
     first, *rest = trace(
-        model, [5, 6, 7], steps=[Temperature(0.8), TopK(2)], max_new_tokens=5, leading=4, generator=seeded
+        model, [5, 6, 7], filters=[Temperature(0.8), TopK(2)], max_new_tokens=5, leading=4, generator=seeded
     )
     with torch.no_grad():
         logits = model(torch.tensor([[5, 6, 7]]))[0, -1]
@@ -72,7 +72,7 @@ def test_a_trace_holds_what_was_weighed(model):
 def test_a_branch_begins_as_told_and_goes_on_with_the_numbers_of_its_places(model):
     def traced(begins: list[int]) -> list[Any]:
         seeded = torch.Generator().manual_seed(1)
-        return list(trace(model, [5, 6], steps=[TopK(9)], max_new_tokens=8, generator=seeded, begins=begins))
+        return list(trace(model, [5, 6], filters=[TopK(9)], max_new_tokens=8, generator=seeded, begins=begins))
 
     free = traced([])
     same = traced([step.token for step in free[:3]])
@@ -84,8 +84,8 @@ def test_a_branch_begins_as_told_and_goes_on_with_the_numbers_of_its_places(mode
 
 def test_a_text_is_read_back_as_it_was_traced(model):
     steps: list[Filter] = [Temperature(0.9), NoRepeat(2), TopP(0.8)]
-    free = list(trace(model, [5, 6], steps=steps, max_new_tokens=8, generator=torch.Generator().manual_seed(1)))
-    back = trace_forced(model, [5, 6], [step.token for step in free], steps=steps)
+    free = list(trace(model, [5, 6], filters=steps, max_new_tokens=8, generator=torch.Generator().manual_seed(1)))
+    back = trace_forced(model, [5, 6], [step.token for step in free], filters=steps)
     for one, other in zip(free, back, strict=True):
         assert other.drawn is None and one.token == other.token
         assert [c.token for c in one.candidates] == [c.token for c in other.candidates]
@@ -95,14 +95,14 @@ def test_a_text_is_read_back_as_it_was_traced(model):
 
 
 def test_a_trace_says_what_ended_it(model):
-    free = list(stream(model, [1], steps=[Temperature(0)], max_new_tokens=10))
-    *steps, last = trace(model, [1], steps=[Temperature(0)], max_new_tokens=10, stop_ids=[free[3]])
+    free = list(stream(model, [1], filters=[Temperature(0)], max_new_tokens=10))
+    *steps, last = trace(model, [1], filters=[Temperature(0)], max_new_tokens=10, stop_ids=[free[3]])
     assert last.ended and last.token == free[3] and [step.token for step in steps] == free[: free.index(free[3])]
 
 
 def test_one_seed_gives_every_strategy_the_same_numbers(model):
     drawn = [
-        [step.drawn for step in trace(model, [1], steps=steps, max_new_tokens=6, generator=seeded)]
+        [step.drawn for step in trace(model, [1], filters=steps, max_new_tokens=6, generator=seeded)]
         for steps, seeded in (([], torch.Generator().manual_seed(2)), ([TopK(1)], torch.Generator().manual_seed(2)))
     ]
     assert drawn[0] == drawn[1] and len(set(drawn[0])) == 6

@@ -10,7 +10,14 @@ from labkit.commands.main import main
 from labkit.decoding.strategies import parse
 from labkit.errors import LabError
 from labkit.evaluation.judges import oracle_judge, reward_judge
-from labkit.evaluation.strategies import LEGEND, EvalPrompt, compare, first_difference, table, task_of
+from labkit.evaluation.strategies import (
+    LEGEND,
+    EvalPrompt,
+    compare_strategies,
+    first_difference,
+    strategies_table,
+    task_of,
+)
 from labkit.paths import demo_folder
 from labkit.runs.decoding import asked_of
 from labkit.runs.folder import Run
@@ -89,9 +96,11 @@ def test_the_readme_asks_the_small_model_what_it_can_answer(run, capsys):
 
 def test_the_table_says_what_its_columns_mean(run):
     world, asked = asked_of(run, "", 1)
-    found = compare(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8, world=world)
-    lines = table(found).splitlines()
+    found = compare_strategies(
+        run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8, world=world
+    )
+    lines = strategies_table(found).splitlines()
     assert [name for name in found[0].scores if f"{name:14}{LEGEND[name]}" not in lines] == []
     asked = [EvalPrompt("", one.ids, None) for one in asked]
-    found = compare(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8)
-    assert "gold" not in table(found) and LEGEND["repetition"] in table(found)
+    found = compare_strategies(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8)
+    assert "gold" not in strategies_table(found) and LEGEND["repetition"] in strategies_table(found)

@@ -30,7 +30,7 @@ def run() -> Run:
 
 def greedy(model: Transformer, tokenizer: Tokenizer, asked: str) -> list[int]:
     prompt = encode_prompt(tokenizer, [Message("user", asked)])
-    return generate(model, [prompt], steps=[Temperature(0)], max_new_tokens=40, stop_ids=[tokenizer.end])[0]
+    return generate(model, [prompt], filters=[Temperature(0)], max_new_tokens=40, stop_ids=[tokenizer.end])[0]
 
 
 def test_transformers_says_the_same_words(run, tmp_path):

@@ -246,7 +246,7 @@ def test_a_shape_is_llama_cpps_and_comes_back(name, plain, tmp_path):
     again = load_gguf(tmp_path / "a.gguf")
     ids = plain.encode(TEXTS[0])[:60]
     torch.testing.assert_close(again(torch.tensor([ids])), model(torch.tensor([ids])), atol=1e-4, rtol=1e-4)
-    (ours,) = generate(model, [ids], steps=[Temperature(0)], max_new_tokens=8, stop_ids=[plain.end])
+    (ours,) = generate(model, [ids], filters=[Temperature(0)], max_new_tokens=8, stop_ids=[plain.end])
     assert LlamaCpp(tmp_path / "a.gguf").write(ids, 8)[0] == plain.decode(ours)
 
 
@@ -285,7 +285,11 @@ def test_positions_are_scaled_linearly_where_no_type_is_said_as_in_llama_cpp(fil
     scaled = retold(file, factor)
     assert scaling(scaled) == Linear(4.0)
     (ours,) = generate(
-        load_gguf(scaled), [plain.encode(TEXTS[0])[:60]], steps=[Temperature(0)], max_new_tokens=8, stop_ids=[plain.end]
+        load_gguf(scaled),
+        [plain.encode(TEXTS[0])[:60]],
+        filters=[Temperature(0)],
+        max_new_tokens=8,
+        stop_ids=[plain.end],
     )
     assert LlamaCpp(scaled).write(plain.encode(TEXTS[0])[:60], 8)[0] == plain.decode(ours)
     assert scaling(retold(file, factor | {"llama.rope.scaling.type": "none"})) is None

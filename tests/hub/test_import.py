@@ -100,7 +100,7 @@ def test_what_somebody_types_is_no_special_token(tmp_path):
 def greedy(run: Run, asked: str) -> list[int]:
     tokenizer = run.tokenizer()
     prompt = encode_prompt(tokenizer, [Message("user", asked)])
-    return generate(run.model(), [prompt], steps=[Temperature(0)], max_new_tokens=30, stop_ids=[tokenizer.end])[0]
+    return generate(run.model(), [prompt], filters=[Temperature(0)], max_new_tokens=30, stop_ids=[tokenizer.end])[0]
 
 
 @pytest.mark.parametrize("form", ["transformers", "gguf"])
@@ -119,7 +119,9 @@ def test_what_was_exported_comes_back_as_a_run(form, tmp_path):
 def greedy_of_stage(run: Run, stage: str) -> list[int]:
     tokenizer = run.tokenizer()
     prompt = encode_prompt(tokenizer, [Message("user", "Where is Tom?")])
-    return generate(run.model(stage), [prompt], steps=[Temperature(0)], max_new_tokens=30, stop_ids=[tokenizer.end])[0]
+    return generate(run.model(stage), [prompt], filters=[Temperature(0)], max_new_tokens=30, stop_ids=[tokenizer.end])[
+        0
+    ]
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_it_says_what_transformers_reads_in_the_same_file(file, imported, theirs
         found, expected = model(torch.tensor([ids])), theirs(torch.tensor([ids])).logits
         assert (found - expected).norm() / expected.norm() < 1e-3
     prompt = encode_prompt(tokenizer, TALKS[0])
-    (written,) = generate(model, [prompt], steps=[Temperature(0)], max_new_tokens=64)
+    (written,) = generate(model, [prompt], filters=[Temperature(0)], max_new_tokens=64)
     expected = theirs.generate(torch.tensor([prompt]), max_new_tokens=64, min_new_tokens=64, do_sample=False)
     assert len(written) == 64 and written == expected[0, len(prompt) :].tolist()
 

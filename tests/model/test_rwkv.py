@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from labkit.model.context import ForwardContext, previous
 from labkit.model.gru import GRU
-from labkit.model.mixers import Heads
+from labkit.model.mixers import AttentionConfig
 from labkit.model.positions import PositionEncoding, PositionIndex
 from labkit.model.rwkv import CHUNK, WKVInputs, usual_ranks, wkv7, wkv7_chunked, wkv7_recurrent
 
@@ -98,7 +98,7 @@ def test_ranks_are_the_authors():
 
 def test_the_gru_is_torchs():
     torch.manual_seed(0)
-    mixer, theirs = GRU().build(8, Heads(2, 2, 4), 0, ""), torch.nn.GRU(8, 8, batch_first=True)
+    mixer, theirs = GRU().build(8, AttentionConfig(2, 2, 4), 0, ""), torch.nn.GRU(8, 8, batch_first=True)
     names = {"input.weight": "weight_ih_l0", "input.bias": "bias_ih_l0"}
     names |= {"hidden.weight": "weight_hh_l0", "hidden.bias": "bias_hh_l0"}
     mixer.load_state_dict({ours: getattr(theirs, name) for ours, name in names.items()} | {"out.weight": torch.eye(8)})

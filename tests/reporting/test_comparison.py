@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from labkit.errors import LabError
-from labkit.reporting.comparison import compare, table
+from labkit.reporting.comparison import compare_runs, comparison_table
 from labkit.runs.folder import Run
 from tests.tiny_recipe import tiny_recipe
 
@@ -21,7 +21,7 @@ def a_run(path, *, seed=0, stages=("pretrain", "sft"), right=0.5):
 
 
 def test_two_runs_are_compared_stage_by_stage(tmp_path):
-    found = compare(a_run(tmp_path / "a"), a_run(tmp_path / "b", seed=1, stages=["pretrain"], right=0.75))
+    found = compare_runs(a_run(tmp_path / "a"), a_run(tmp_path / "b", seed=1, stages=["pretrain"], right=0.75))
     assert found["recipe"] == {"seed": [0, 1]}
     assert list(found["stages"]) == ["pretrain", "sft"]
     assert found["stages"]["pretrain"]["accuracy"] == [0.5, 0.75]
@@ -30,7 +30,7 @@ def test_two_runs_are_compared_stage_by_stage(tmp_path):
 
 
 def test_the_table_says_what_changed_by_how_much(tmp_path):
-    text = table(compare(a_run(tmp_path / "a"), a_run(tmp_path / "b", seed=1, right=0.75)))
+    text = comparison_table(compare_runs(a_run(tmp_path / "a"), a_run(tmp_path / "b", seed=1, right=0.75)))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "recipe a b" in lines and "seed 0 1" in lines
     assert "answers right 50.0 % 75.0 % +25.0 points" in lines
@@ -42,17 +42,17 @@ def test_the_table_says_what_changed_by_how_much(tmp_path):
 def test_runs_of_one_name_are_told_apart_and_equal_recipes_said(tmp_path):
     a_run(tmp_path / "one" / "lab")
     a_run(tmp_path / "two" / "lab")
-    text = table(compare(tmp_path / "one" / "lab", tmp_path / "two" / "lab"))
+    text = comparison_table(compare_runs(tmp_path / "one" / "lab", tmp_path / "two" / "lab"))
     assert str(tmp_path / "one" / "lab") in text and "The two recipes are the same." in text
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(LabError, match="nowhere holds no run"):
-        compare(a_run(tmp_path / "a"), tmp_path / "nowhere")
+        compare_runs(a_run(tmp_path / "a"), tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"stages": [1]}'])
 def test_a_report_that_is_none_is_named(tmp_path, text):
     (a_run(tmp_path / "a") / "report.json").write_text(text)
     with pytest.raises(LabError, match="a/report.json is not a report of labkit"):
-        compare(tmp_path / "a", a_run(tmp_path / "b"))
+        compare_runs(tmp_path / "a", a_run(tmp_path / "b"))

@@ -7,7 +7,7 @@ import pytest
 
 from labkit.commands.main import main
 from labkit.errors import LabError
-from labkit.reporting.comparison import compare, table
+from labkit.reporting.comparison import compare_runs, comparison_table
 from labkit.reporting.page import curves, report_page
 from labkit.runs.folder import Run
 from labkit.runs.plan import parse_plan
@@ -64,7 +64,8 @@ def test_the_report_its_curves_and_the_comparison_know_it(made, capsys):
     assert curves("repeat", {}, stage.records)["weighed"][0] == "Weighed loss"
     assert main(["report", str(made)]) == 0
     assert "surprise squared (nats squared)" in capsys.readouterr().out
-    assert "repeat" in table(compare(made, made)) and "surprise squared" in table(compare(made, made))
+    compared = comparison_table(compare_runs(made, made))
+    assert "repeat" in compared and "surprise squared" in compared
 
 
 def test_the_apps_menus_know_it(made):

@@ -15,7 +15,7 @@ import pytest
 from labkit.decoding.limits import PAGE
 from labkit.decoding.strategies import parse
 from labkit.errors import LabError
-from labkit.evaluation.strategies import EvalPrompt, compare
+from labkit.evaluation.strategies import EvalPrompt, compare_strategies
 from labkit.paths import demo_folder
 from labkit.preferences.store import Answer, Store
 from labkit.runs.folder import Run
@@ -103,7 +103,7 @@ def asked(*lines: str, **options: Any) -> Settings:
 
 
 def last(lab: Lab, settings: Settings) -> dict[str, Any]:
-    *_, final = writing.compare(lab, settings)
+    *_, final = writing.compare_columns(lab, settings)
     return final
 
 
@@ -186,7 +186,7 @@ def test_strategies_are_scored_over_seeds(lab):
     assert [row[0] for row in rows] == ["greedy", "temperature=1.5"] and "±" in " ".join(rows[1])
     assert last_table["note"] is None
     at = writing.writing_session(lab, settings)
-    (whole,) = compare(
+    (whole,) = compare_strategies(
         at.model,
         at.tokenizer,
         [EvalPrompt(settings.prompt, at.prompt)],
@@ -303,7 +303,7 @@ def test_best_of_n_shows_all_answers_with_what_they_are_worth(lab):
 def test_best_of_n_can_be_stopped_between_its_answers(lab):
     """Nothing of it is shown until the best is known, but whoever asked is asked whether it is still wanted."""
     settings = asked("best n=10 temperature=1.5")
-    steps = writing.compare(lab, settings)
+    steps = writing.compare_columns(lab, settings)
     for _ in range(3):  # four answers, four and two
         stopped = writing.stopped(next(steps))
         assert stopped is not None and stopped["columns"][0]["stopped"] and not stopped["columns"][0]["tokens"]
@@ -400,10 +400,10 @@ def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_pat
         lambda: attention.heads_found(lab, "tiny", "reward"),
         lambda: attention.about_opening(lab, "tiny", "reward"),
         lambda: attention.patched(lab, "tiny", "reward", "Tom.", "Sam.", ""),
-        lambda: next(iter(writing.compare(lab, decoding.read(lab, values(stage="reward"))))),
-        lambda: next(iter(writing.compare(lab, decoding.read(lab, values(draft="reward"))))),
+        lambda: next(iter(writing.compare_columns(lab, decoding.read(lab, values(stage="reward"))))),
+        lambda: next(iter(writing.compare_columns(lab, decoding.read(lab, values(draft="reward"))))),
         lambda: next(iter(writing.scores(lab, decoding.read(lab, values(stage="reward")), 2))),
-        lambda: preferences.new_pair(lab, store, [preferences.Source("tiny", "reward", 1.0)] * 2, "Tom."),
+        lambda: preferences.new_pair(lab, store, [preferences.AnswerModel("tiny", "reward", 1.0)] * 2, "Tom."),
     ]
     for ask in asks:
         with pytest.raises(LabError, match="reward holds a reward model, which scores answers and writes none"):
@@ -529,7 +529,7 @@ def test_a_stop_text_is_shown_as_one(lab):
 
 def test_pairs_are_blind_and_sides_are_drawn(lab, tmp_path):
     store = Store(tmp_path / "votes.db")
-    both = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "pretrain", 1.5)]
+    both = [preferences.AnswerModel("tiny", "sft", 1.0), preferences.AnswerModel("tiny", "pretrain", 1.5)]
     shown = [store.pair(preferences.new_pair(lab, store, both)) for _ in range(12)]
     for pair in shown:
         assert {pair.left.source, pair.right.source} == set(map(str, both)) and pair.left.text != pair.right.text
@@ -539,13 +539,13 @@ def test_pairs_are_blind_and_sides_are_drawn(lab, tmp_path):
 
 
 def test_two_that_always_say_the_same_are_no_pair(lab, tmp_path):
-    same = preferences.Source("tiny", "sft", 0.0)
+    same = preferences.AnswerModel("tiny", "sft", 0.0)
     with pytest.raises(LabError, match="Both said the same"):
         preferences.new_pair(lab, Store(tmp_path / "votes.db"), [same, same], "Where is Tom?")
 
 
 def voted(lab: Lab, store: Store, count: int) -> None:
-    both = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "ppo", 1.5)]
+    both = [preferences.AnswerModel("tiny", "sft", 1.0), preferences.AnswerModel("tiny", "ppo", 1.5)]
     for number in range(count):  # short prompts, each another, so that one can be held out and all fit in a row
         store.vote(preferences.new_pair(lab, store, both, f"Where is Tom? {number}"), "ada", "left")
 
@@ -557,7 +557,7 @@ def test_votes_are_exported_and_counted(lab, tmp_path):
     voted(lab, store, 3)
     lines = preferences.export(store, tmp_path).read_text().splitlines()
     assert len(lines) == 3 and set(json.loads(lines[0])) == {"prompt", "chosen", "rejected"}
-    assert sum(int(row[1]) for row in preferences.table(store)) == 6  # each vote is about two sources
+    assert sum(int(row[1]) for row in preferences.ratings_table(store)) == 6  # each vote is about two sources
 
 
 def test_progress_and_card_of_a_run(lab):
@@ -633,7 +633,7 @@ def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
     with pytest.raises(LabError, match="a run demo already"):
         manage.begin(with_demo, Started(with_demo.folder), "demo", "smoke")
     store = Store(tmp_path / "votes.db")
-    both = [preferences.Source("demo", "sft", 1.0), preferences.Source("demo", "ppo", 1.5)]
+    both = [preferences.AnswerModel("demo", "sft", 1.0), preferences.AnswerModel("demo", "ppo", 1.5)]
     for number in range(4):
         store.vote(preferences.new_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right")
     assert manage.train_on_votes(with_demo, Started(with_demo.folder), store, "demo")[0] == "demo-votes-1"
@@ -673,7 +673,7 @@ def test_the_run_that_was_voted_on_is_the_one_to_train(lab, tmp_path):
     prompt = (Message("user", "Where is Tom?"),)
 
     def vote(one: str, other: str, choice: str) -> None:
-        left, right = (Answer(name, str(preferences.Source(name, "sft", 1.0))) for name in (one, other))
+        left, right = (Answer(name, str(preferences.AnswerModel(name, "sft", 1.0))) for name in (one, other))
         store.vote(store.show(prompt, left, right), "ada", choice)
 
     for one, other, choice in [("demo", "demo", "left"), ("demo", "tiny", "right"), ("tiny", "tiny", "skip"),
@@ -748,7 +748,7 @@ def test_both_languages_have_the_same_words():
 def test_menus_that_are_not_filled_yet_stand_for_what_they_will_say_first(lab, tmp_path):
     """A page is there before its menus are; whoever is quick asks the same pair as one who waits."""
     shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
-    lab, source = Lab(tmp_path), preferences.Source
+    lab, source = Lab(tmp_path), preferences.AnswerModel
     quick = preferences._chosen(lab, [None, None, 1.0, None, None, 0.5])
     assert quick == [source("tiny", "dpo", 1.0), source("tiny", "ppo", 0.5)]
     assert preferences._chosen(lab, ["tiny", "ppo", 0.5, "other", None, 1]) == [
@@ -781,14 +781,14 @@ def test_a_dialogue_is_shown_whole():
 @pytest.mark.parametrize("hot", [-0.1, 2.1, float("nan"), float("inf"), "warm", None, True])
 def test_what_is_no_temperature_is_said(hot):
     if hot is True:
-        assert preferences.source("a", "b", hot).temperature == 1
+        assert preferences.answer_model("a", "b", hot).temperature == 1
         return
     with pytest.raises(LabError, match="A temperature is a number from 0 to 2"):
-        preferences.source("a", "b", hot)
+        preferences.answer_model("a", "b", hot)
 
 
 def test_prompts_and_names_have_an_end(lab, tmp_path):
-    two = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "ppo", 1.0)]
+    two = [preferences.AnswerModel("tiny", "sft", 1.0), preferences.AnswerModel("tiny", "ppo", 1.0)]
     with pytest.raises(LabError, match="at most 20,000 characters, not 20,001"):
         preferences.new_pair(lab, Store(tmp_path / "votes.db"), two, "x" * 20_001)
     with pytest.raises(LabError, match="at most 100 characters"):
@@ -803,7 +803,7 @@ def test_an_export_says_which_votes_are_in_it(lab, tmp_path):
     """Fewer than were counted after each vote."""
     store = Store(tmp_path / "votes.db")
     voted(lab, store, 2)
-    both = [preferences.Source("tiny", "sft", 1.0), preferences.Source("tiny", "ppo", 1.5)]
+    both = [preferences.AnswerModel("tiny", "sft", 1.0), preferences.AnswerModel("tiny", "ppo", 1.5)]
     store.vote(preferences.new_pair(lab, store, both, "Where is Tom?"), "ada", "skip")
     file, told = preferences._save(store)
     assert told["value"] == "2 of 3 votes prefer an answer; ties, both bad and skips are left out." and file["visible"]
