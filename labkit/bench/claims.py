@@ -111,7 +111,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _gathered(report: dict[str, Any]) -> dict[str, Any]:
-    """What one run has to show: its claims, and what became of gold in the stages that were measured by it."""
+    """What one run has to show: its claims, and how gold changed in the stages that were measured by it."""
     found = stage_claims(report["stages"])
     claims = [claim._asdict() | {"margin": claim.margin, "holds": claim.holds} for claim in found]
     gold = {stage["stage"]: gold_verdict(stage["metrics"]) for stage in report["stages"]}

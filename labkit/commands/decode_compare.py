@@ -21,7 +21,7 @@ Switch = Annotated[bool, arg(help_behavior_hint="")]
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Write on from one prompt under several strategies, which see the same random numbers, and score what comes."""
+    """Generate from one prompt with several strategies, on the same random numbers, and score the texts."""
 
     run: RunFolder
     """The run's folder."""

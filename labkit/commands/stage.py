@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """Make this one stage of a run: begin it, go on with it, or make it again.
+    """Make this one stage of a run: begin it, resume it, or make it again.
 
     Every field of the stage can be set too, as --train.steps 500; with a RUN, --help lists them.
     """

@@ -1,4 +1,4 @@
-"""Decoding: filters of the next token's distribution, and strategies of writing on from a prompt."""
+"""Decoding: filters of the next token's distribution, and strategies of generation from a prompt."""
 
 from labkit.decoding.beam import Beam, beam_search
 from labkit.decoding.best import BestOfN, Judge, best_of

@@ -24,7 +24,7 @@ Fate = Literal["kept", "ended", "pruned"]
 
 class Node(NamedTuple):
     """A step of one beam: the node that it goes on from (-1: the prompt), the token, the log-probability of all so far,
-    how far along it stands, and what became of it.
+    how far along it stands, and how it ended.
     """
 
     parent: int

@@ -1,4 +1,4 @@
-"""Write on from many prompts at once."""
+"""Generate from many prompts at once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _write(
     stop: StopTexts | None,
     memory: Memory | None,
 ) -> list[list[int]]:
-    """Write on from P prompts, S samples each; draws [P, S, N] in [0, 1) are their randomness -> B = P S rows."""
+    """Generate from P prompts, S samples each; draws [P, S, N] in [0, 1) are their randomness -> B = P S rows."""
     tokens, positions, mask = left_pad(prompts)
     device = model.embedding.weight.device
     tokens, positions, mask, draws = (t.to(device) for t in (tokens, positions, mask, draws))

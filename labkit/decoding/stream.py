@@ -1,4 +1,4 @@
-"""Write on from one prompt, token by token, as a person reads it; and what was weighed at each step."""
+"""Generate from one prompt, token by token, as a person reads it; and what was weighed at each step."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def samples(
 ) -> list[Sample]:
     """The same five fixed prompts after each stage: held-out tasks of the world, else held-out questions,
     else lines of held-out text; the first that leave room for an answer. Questions are answered greedily; what is
-    plain text to a base model is written on at 0.8.
+    plain text is continued by a base model at 0.8.
     """
     if isinstance(data, WorldData):
         tasks = [data.world.task("test", config.seed + 1, i, kind) for i, kind in enumerate(SAMPLED_KINDS)]
@@ -64,7 +64,7 @@ def samples(
 def _write_on(
     model: Transformer, tokenizer: Tokenizer, fixed: Sequence[Sample], config: EvaluationConfig
 ) -> list[Sample]:
-    """Each prompt that leaves room as plain text, written on."""
+    """Each prompt that leaves room as plain text, continued."""
     room = _room(model, 2 * config.answer_tokens)
     pairs = [(sample, encode_opening(tokenizer, sample.prompt, lead=False)) for sample in fixed]
     fixed, opened = [s for s, ids in pairs if len(ids) <= room], [ids for _, ids in pairs if len(ids) <= room]

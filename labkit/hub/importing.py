@@ -39,7 +39,7 @@ def import_checkpoint(
     """
     if not recipe.chat_stages:
         raise LabError(
-            "--text alone leaves nothing to go on with: pretraining begins with new weights, not with a checkpoint's. "
+            "--text alone leaves nothing to train: pretraining begins with new weights, not with a checkpoint's. "
             "Give --instructions, too, to fine-tune it on."
         )
     with writing(target):

@@ -16,7 +16,7 @@ class ClippedLoss(NamedTuple):
 def clipped_policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip: float
 ) -> ClippedLoss:
-    """PPO's surrogate, to be made small: every argument [B, T], mask True where a token counts.
+    """PPO's clipped surrogate, to be minimised: every argument [B, T], mask True where a token counts.
 
         ratio = exp(logprobs - old_logprobs)
         loss_sum = - sum over mask of min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A)

@@ -32,7 +32,7 @@ def next_token_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> TokenLoss:
 
 
 def token_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
-    """log softmax(logits)[labels], one number a token: [B, T, V], [B, T] -> [B, T], in fp32 nats."""
+    """log softmax(logits)[labels], one number per token: [B, T, V], [B, T] -> [B, T], in fp32 nats."""
     return -F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none").reshape(labels.shape)
 
 

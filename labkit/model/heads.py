@@ -54,7 +54,7 @@ class ClassHead(nn.Module):
 
 
 class ScalarHead(nn.Module):
-    """x [B, T, D] -> one number a token, [B, T]; zero everywhere before training.
+    """x [B, T, D] -> one number per token, [B, T]; zero everywhere before training.
 
     Worked out in fp32 under autocast too: what is learnt from are small differences of such numbers.
     """

@@ -177,9 +177,9 @@ class BlockState(NamedTuple):
         return BlockState(self.mixer.select(rows), None if self.last is None else self.last[rows])
 
     def truncate(self, filled: int) -> BlockState:
-        """What it was when it held so many tokens. Raises LabError where only what came of them is kept."""
+        """What it was when it held so many tokens. Raises LabError where only a summary of them is kept."""
         if not isinstance(self.mixer, KVCache) or self.last is not None:
-            raise LabError("This model keeps only what came of its tokens, so none can be taken back.")
+            raise LabError("This model keeps only a state that sums up its tokens, so none can be removed again.")
         return BlockState(self.mixer.truncate(filled))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def follow(events: Iterable[Progress]) -> None:
-    """Let a run go on to its end, with a bar for the steps of each stage and a line for what came of it.
+    """Let a run proceed to its end, with a bar for the steps of each stage and a line for its result.
 
     The events are those of `labkit.runs.pipeline.run`; what a stage measured is then in its folder.
     """

@@ -182,7 +182,7 @@ def summary(folder: Path) -> str:
 
 
 def claims(stages: Sequence[dict[str, Any]]) -> str:
-    """What each stage had to beat, a line each, and what became of gold."""
+    """What each stage had to beat, a line each, and how gold changed."""
     from labkit.stages import gold_verdict, stage_claims
 
     lines = [str(claim) for claim in stage_claims(stages)]

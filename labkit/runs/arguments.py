@@ -59,7 +59,7 @@ class RunOptions:
     stages: Names = ()
     """Make these stages only, as --stages pretrain; all when not given."""
     resume: Switch = False
-    """Go on with the run in the folder, with the recipe that it was begun with."""
+    """Resume the run in the folder, with the recipe that it was begun with."""
     build_on: Folder = None
     """Begin with what another run has made: its recipe, and the stages before those named by --stages, copied."""
     text: DataSource = None

@@ -144,7 +144,7 @@ class Run:
         """Raises LabError for a folder that holds more than preparations."""
         cls.refuse_foreign(path)
         if path.exists() and not cls.untouched(path):
-            raise LabError(f"{path} already holds a run. Go on with it (--resume), or choose another folder.")
+            raise LabError(f"{path} already holds a run. Resume it (--resume), or choose another folder.")
 
     @classmethod
     def refuse_foreign(cls, path: Path) -> None:
@@ -299,7 +299,7 @@ class Run:
         return made[-1] if made else None
 
     def latest(self) -> StageFolder:
-        """The last stage that has a model that writes. Raises LabError when none has."""
+        """The last stage that has a language model. Raises LabError when none has."""
         trained = [stage for stage in self.stages if stage.trained and stage.generates_text]
         if not trained:
             raise LabError(f"{self.path} has no model yet. Resume the run: labkit run --out {self.path} --resume")

@@ -75,7 +75,7 @@ def run(
 ) -> Generator[Progress, None, None]:
     """Make `recipe` in the folder `path`: all of its stages, or those named.
 
-    resume: go on with the run in the folder, from its last checkpoint; finished stages are kept. An empty folder, or
+    resume: continue the run in the folder from its last checkpoint; finished stages are kept. An empty folder, or
     none, is begun anew. build_on: begin with what the run in that folder has made of the stages before those named.
 
     The folder is this process's alone until the generator ends or is closed. Whatever can be refused is refused before

@@ -90,7 +90,7 @@ class Recipe:
                 raise LabError(f"Recipe: {name} is empty, as a variable that is not set. Name a file, or leave it out.")
         if not self.model.causal or self.model.encoder:
             raise LabError(
-                "Recipe: the stages train a model that writes token by token, from nothing but the tokens before: "
+                "Recipe: the stages train a causal language model, which predicts each token from those before: "
                 "leave model.causal True and model.encoder 0."
             )
         for name, stage in self.stages.items():

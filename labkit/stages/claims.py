@@ -1,4 +1,4 @@
-"""What a stage must beat to have learned anything, and what became of gold: numbers beside their baselines, in words.
+"""What a stage must beat to have learned anything, and how gold changed: numbers beside their baselines, in words.
 
 Each stage's page says what its own claim is; see `labkit.stages.registry` for those of a whole run.
 """
@@ -43,7 +43,7 @@ class Claim(NamedTuple):
 
 
 def gold_verdict(metrics: Metrics) -> str:
-    """What became of the gold score, in words, by its standard error: "gold rose by 0.14 (± 0.03)".
+    """How the gold score changed, in words, by its standard error: "gold rose by 0.14 (± 0.03)".
 
     Less than two standard errors is no change. Empty where there is no gold, as on real text.
     """

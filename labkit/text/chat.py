@@ -89,7 +89,7 @@ def encode_words(tokenizer: Tokenizer, words: str) -> list[int]:
 
 
 def encode_opening(tokenizer: Tokenizer, text: str, lead: bool = True) -> list[int]:
-    """The beginning of a text, to be written on -> what the tokenizer puts before a text, and its ids; for '' at least
+    """The beginning of a text, to be continued -> what the tokenizer puts before a text, and its ids; for '' at least
     bos. lead: whether labkit's own form has its space before it, as a story of the world has and real text has not.
     """
     before = tokenizer.lead if lead and tokenizer.template is None else ""

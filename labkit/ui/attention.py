@@ -148,7 +148,7 @@ def found(lab: Lab, name: str, stage: str) -> tuple[HeadReport, str]:
 
 
 def heads_found(lab: Lab, name: str, stage: str) -> dict[str, Any]:
-    """`found` as <labkit-table> shows it: a sentence, and a row a head. Raises LabError as `find_heads` does."""
+    """`found` as <labkit-table> shows it: a sentence, and a row per head. Raises LabError as `find_heads` does."""
     findings, source = found(lab, name, stage)
     rows = [
         [f"{head.layer + 1}.{head.head + 1}", *(f"{x:.3f}" for x in head[2:6]), _signed(head.carried)]

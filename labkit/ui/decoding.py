@@ -66,7 +66,7 @@ def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
 
 
 def score_table(scored: writing.Scored) -> dict[str, Any]:
-    """What <labkit-table> shows: a row a strategy, its scores with their 95 % intervals, and how far it is."""
+    """What <labkit-table> shows: a row per strategy, its scores with their 95 % intervals, and how far it is."""
     names = list(scored.found[0][1]) if scored.found else []
     rows = [[line, *(shown(scores[name]) for name in names)] for line, scores in scored.found]
     note = None if scored.done == scored.total else ["scoring", {"done": scored.done, "total": scored.total}]

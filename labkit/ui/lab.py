@@ -70,7 +70,7 @@ class Recent:
 class Lab:
     """The runs in a folder, and the one that comes with labkit.
 
-    Names are the folders' names; stages are those that made a model that writes. `answering` is held while a viewer's
+    Names are the folders' names; stages are those that left a language model. `answering` is held while a viewer's
     question is answered, so that those of fifty pupils come one after another.
     """
 
@@ -144,7 +144,7 @@ class Lab:
             raise LabError(f"{path / 'recipe.json'} is not a recipe of labkit: {error}") from error
 
     def stages(self, name: str) -> list[str]:
-        """The stages of a run that have a model that writes, in order."""
+        """The stages of a run that have a language model, in order."""
         return [stage.name for stage in self.open(name).stages if stage.trained and stage.generates_text]
 
     def readable_stages(self, name: Any) -> list[str]:

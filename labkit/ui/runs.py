@@ -43,7 +43,7 @@ def card(run: Run) -> dict[str, Any]:
 
 
 def beside(lab: Lab, name: str | None, other: str | None) -> tuple[Any, dict[str, Any]]:
-    """Two runs side by side as a table, a row a measure, and what is to be said of it: why it is empty."""
+    """Two runs side by side as a table, a row per measure, and what is to be said of it: why it is empty."""
     table: list[list[str]] = []
     told = quiet() if name and other else advice("Choose another run under “Compare with”.")
     if name and other:

@@ -203,7 +203,7 @@ def _task(lab: Lab, settings: Settings) -> Task | None:
 
 
 def checkpoint(lab: Lab, settings: Settings) -> str:
-    """A hash of the weights that write."""
+    """A hash of the model's weights."""
     file = lab.open(settings.run).stage(settings.stage).path / "model.safetensors"
     return lab.keep(file, lambda: hashlib.sha256(file.read_bytes()).hexdigest()[:12], "hash")
 
@@ -212,7 +212,7 @@ def compare_columns(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     """What the viewer shows, again after every few tokens: all texts as far as they are written, and where they part.
 
     Every strategy that draws token by token sees the same random number at the same step. Raises LabError for what
-    cannot be written on from.
+    cannot be continued.
     """
     at = writing_session(lab, settings)
     settings = Settings(**(vars(settings) | {"checkpoint": at.weights}))

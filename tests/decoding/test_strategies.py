@@ -277,7 +277,7 @@ def test_what_makes_no_sense_is_said_in_words(call, message):
 
 def test_what_a_model_cannot_do_is_said_in_words():
     mixed = build(mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_heads=2)
-    with pytest.raises(LabError, match="none can be taken back"):
+    with pytest.raises(LabError, match="none can be removed again"):
         speculative(mixed, mixed, PROMPT, max_new_tokens=6)
     assert len(beam_search(mixed, PROMPT, beams=2, max_new_tokens=4).found) == 2
     assert len(contrastive_search(mixed, PROMPT, k=3, alpha=0.5, max_new_tokens=4)) == 4

@@ -164,7 +164,7 @@ def test_the_stages_the_decoder_and_the_app_work_on_it(checkpoint, tmp_path, cor
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--text", "TEXT"], "--text alone leaves nothing to go on with"),
+        (["--text", "TEXT"], "--text alone leaves nothing to train"),
         (["--instructions", "missing.json"], "missing.json"),
     ],
 )

@@ -230,7 +230,7 @@ def test_what_a_later_stage_cannot_do_is_refused_before_the_first(tmp_path, corp
 
 def test_a_folder_in_use(made):
     path, _ = made
-    with pytest.raises(LabError, match="already holds a run. Go on with it .--resume., or choose another folder"):
+    with pytest.raises(LabError, match="already holds a run. Resume it .--resume., or choose another folder"):
         next(run(tiny_recipe(), path))
 
 
