@@ -69,7 +69,7 @@ def _parts(c: ModelConfig) -> Iterator[Part]:
         yield from _norm(f"{ours}.mixer_norm", f"{theirs}.attn_norm")
         yield from _mixer_parts(c, f"{ours}.mixer", f"{theirs}.attn", first=i == 0)
         yield from _norm(f"{ours}.feed_forward_norm", f"{theirs}.ffn_norm")
-        yield Part(f"{ours}.shift.share", (f"{theirs}.ffn.x_k",))
+        yield Part(f"{ours}.shift.mu", (f"{theirs}.ffn.x_k",))
         yield from both(f"{ours}.feed_forward.up", f"{theirs}.ffn.key", c)
         yield from both(f"{ours}.feed_forward.down", f"{theirs}.ffn.value", c)
     yield from _norm("norm", "model.norm")
@@ -79,7 +79,7 @@ def _parts(c: ModelConfig) -> Iterator[Part]:
 
 def _mixer_parts(c: ModelConfig, ours: str, theirs: str, first: bool) -> Iterator[Part]:
     for part in "rwkvag":
-        yield Part(f"{ours}.shifts.{part}.share", (f"{theirs}.x_{part}",), "flat", (1, 1, c.width))
+        yield Part(f"{ours}.shifts.{part}.mu", (f"{theirs}.x_{part}",), "flat", (1, 1, c.width))
     for name, letter in (("receptance", "r"), ("key", "k"), ("value", "v"), ("out", "o")):
         yield Part(f"{ours}.{name}.weight", (f"{theirs}.{letter}_proj.weight",))
     for name, letter in (("decay", "w"), ("rate", "a"), ("gate", "g"), *([] if first else [("mix_values", "v")])):
@@ -87,9 +87,9 @@ def _mixer_parts(c: ModelConfig, ours: str, theirs: str, first: bool) -> Iterato
         yield Part(f"{ours}.{name}.up.weight", (f"{theirs}.{letter}_lora.lora.2.weight",))
         if name != "gate":
             yield Part(f"{ours}.{name}.start", (f"{theirs}.{letter}_lora.lora.2.bias",))
-    yield Part(f"{ours}.removal", (f"{theirs}.k_k",))
-    yield Part(f"{ours}.replacement", (f"{theirs}.k_a",))
-    yield Part(f"{ours}.bonus", (f"{theirs}.r_k",), "flat", (c.heads, c.head_size))
+    yield Part(f"{ours}.xi", (f"{theirs}.k_k",))
+    yield Part(f"{ours}.alpha", (f"{theirs}.k_a",))
+    yield Part(f"{ours}.rho", (f"{theirs}.r_k",), "flat", (c.heads, c.head_size))
     yield from _norm(f"{ours}.norm", f"{theirs}.g_norm")
 
 

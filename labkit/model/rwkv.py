@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from labkit.configs import Range, check
 from labkit.errors import LabError
 from labkit.model.context import ForwardContext, previous
+from labkit.model.initial import renamed_weights
 from labkit.model.mixers import AttentionConfig
 
 CHUNK = 32
@@ -78,14 +79,15 @@ class RWKVState(NamedTuple):
 
 
 class TokenShift(nn.Module):
-    """x + (before - x) · share: a mix of each token and the one before it, learnt for each number."""
+    """x + (before - x) · mu: each token mixed with the one before it, learnt for each number."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.share = nn.Parameter(torch.full((width,), 0.5))
+        renamed_weights(self, {"share": "mu"})
+        self.mu = nn.Parameter(torch.full((width,), 0.5))
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        return x + (before - x) * self.share
+        return x + (before - x) * self.mu
 
 
 class LowRank(nn.Module):
@@ -107,11 +109,13 @@ class RWKVMixer(nn.Module):
     """RWKV-7's time mixing; section 4 of the paper. Its channel mixing is `ModelConfig.token_shift` before a `Plain`
     feed-forward with "relu2".
 
-    index: of its block; all but the first mix their values with the first's.
+    index: of its block; all but the first mix their values with the first's. xi, alpha, rho, and mu of the token
+    shifts: as in the paper (RWKV's own code calls them k_k, k_a, r_k and x_r, …).
     """
 
     def __init__(self, width: int, heads: AttentionConfig, ranks: tuple[int, int, int, int], index: int, name: str):
         super().__init__()
+        renamed_weights(self, {"removal": "xi", "replacement": "alpha", "bonus": "rho"})
         self.heads, self.head_width, self.name = heads.queries, heads.width, name
         decay, rate, value, gate = ranks
         self.shifts = nn.ModuleDict({part: TokenShift(width) for part in ("r", "w", "k", "v", "a", "g")})
@@ -123,9 +127,9 @@ class RWKVMixer(nn.Module):
         self.rate = LowRank(width, rate, nn.Identity(), torch.zeros(width))
         self.gate = LowRank(width, gate, torch.sigmoid, None)
         self.mix_values = LowRank(width, value, nn.Identity(), torch.zeros(width)) if index else None
-        self.removal = nn.Parameter(torch.full((width,), 0.7))
-        self.replacement = nn.Parameter(torch.ones(width))
-        self.bonus = nn.Parameter(torch.zeros(width))
+        self.xi = nn.Parameter(torch.full((width,), 0.7))
+        self.alpha = nn.Parameter(torch.ones(width))
+        self.rho = nn.Parameter(torch.zeros(width))
         self.norm = nn.GroupNorm(self.heads, width, eps=heads.width * heads.norm_eps)
         self.out = nn.Linear(width, width, bias=False)
 
@@ -141,8 +145,8 @@ class RWKVMixer(nn.Module):
         xs = {part: shift(x, before) for part, shift in self.shifts.items()}
         r, k, v = self.receptance(xs["r"]), self.key(xs["k"]), self.value(xs["v"])
         rate = torch.sigmoid(self.rate(xs["a"]).float())
-        removed = F.normalize(self._split(k.float() * self.removal), dim=-1)
-        k = k.float() * (1 + (rate - 1) * self.replacement)
+        removed = F.normalize(self._split(k.float() * self.xi), dim=-1)
+        k = k.float() * (1 + (rate - 1) * self.alpha)
         if self.mix_values is None:
             context.values = v
         else:
@@ -154,7 +158,7 @@ class RWKVMixer(nn.Module):
         y, matrix = wkv7(moves, matrix, context.real, context.fresh)
         y = context.tap(f"{self.name}.read", y)
         y = F.group_norm(y.flatten(0, 1).flatten(1), self.heads, self.norm.weight, self.norm.bias, self.norm.eps)
-        extra = (r * k * self._split(self.bonus)).sum(-1, keepdim=True) * v  # [B, T, H, N]
+        extra = (r * k * self._split(self.rho)).sum(-1, keepdim=True) * v  # [B, T, H, N]
         y = (y.view(x.shape) + extra.flatten(2)).to(x.dtype)
         return self.out(y * self.gate(xs["g"])), None if state is None else RWKVState(last, matrix)
 

@@ -233,7 +233,7 @@ class Block(nn.Module):
 
     def new_state(self, rows: int, length: int) -> BlockState:
         """An empty state for rows of at most ``length`` tokens."""
-        last = None if self.shift is None else self.shift.share.new_zeros(rows, len(self.shift.share))
+        last = None if self.shift is None else self.shift.mu.new_zeros(rows, len(self.shift.mu))
         return BlockState(self.mixer.new_state(rows, length), last)
 
     def forward(self, x: Tensor, state: BlockState | None, context: ForwardContext) -> tuple[Tensor, BlockState | None]:

@@ -1,12 +1,16 @@
 """Where a model's weights begin: their spread, and heads that look back."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Rotary, Transformer
+from labkit.model.positions import Learned, NoPosition
+from labkit.model.reward_model import RewardModel
+from labkit.model.rwkv import RWKV
 from labkit.model.taps import no_tap
 
 SHAPE = ModelConfig(
@@ -62,3 +66,26 @@ def test_matrices_that_write_are_drawn_smaller():
 def test_a_distance_outside_the_context_is_refused():
     with pytest.raises(LabError, match="from 0 to below the context of 64, not 64"):
         dataclasses.replace(SHAPE, previous_token_init=64)
+
+
+def test_weights_under_the_names_that_they_had_before_are_loaded():
+    """In a model of each kind whose parts were renamed, at any depth."""
+    encoder = dataclasses.replace(
+        SHAPE, causal=False, classes=2, token_types=2, position=Learned(), previous_token_init=0
+    )
+    recurrent = dataclasses.replace(SHAPE, mixer=RWKV(), key_heads=2, position=NoPosition(), token_shift=True)
+    older = {
+        "classifier_head.": "row_head.",
+        "token_type_embedding.": "types.",
+        "logprob_weight": "likelihood",
+        ".mu": ".share",
+        ".xi": ".removal",
+        ".alpha": ".replacement",
+        ".rho": ".bonus",
+    }
+    for model in (Transformer(encoder), Transformer(recurrent), RewardModel(Transformer(SHAPE))):
+        saved = model.state_dict()
+        before = [functools.reduce(lambda key, pair: key.replace(*pair), older.items(), key) for key in saved]
+        assert before != list(saved)
+        model.load_state_dict({key: torch.zeros_like(saved[now]) for key, now in zip(before, saved, strict=True)})
+        assert all(not weight.any() for weight in model.parameters())
