@@ -20,8 +20,8 @@ FRESH = 2000
 
 
 def control(path: str | Path) -> dict[str, dict[str, float]]:
-    """{"ppo": metrics, "dpo": metrics} of the fine-tuned model of a finished run, fine-tuned for as long again, and
-    measured as the stage measures its own.
+    """{"ppo": metrics, "dpo": metrics} of what each policy of a finished run began with, fine-tuned for as long as the
+    policy was trained, and measured as its stage measures its own.
 
     As many steps as fit into the stage's seconds at the median step of the run's own fine-tuning, on conversations
     that it has not seen, in the same schedule. Compiling does not count, which favours the control.
@@ -34,8 +34,8 @@ def control(path: str | Path) -> dict[str, dict[str, float]]:
         if folder.config.reads != "preferences" or not folder.generates_text or folder.result is None:
             continue
         steps = max(1, math.floor(folder.result["training_seconds"] / _seconds_per_step(tuned)))
-        model = _fine_tuned_again(prepared(run, tuned.name, stage_inputs), tuned, steps)
         stage = prepared(run, folder.name, stage_inputs)
+        model = _fine_tuned_again(prepared(run, tuned.name, stage_inputs), stage.inputs.initial_model(), steps)
         found[folder.name] = {"steps": steps} | stage.config.evaluate(model, stage.inputs, run.recipe.evaluation)
     return found
 
@@ -46,8 +46,7 @@ def _seconds_per_step(tuned: StageFolder) -> float:
     return median(later - earlier for earlier, later in zip(seconds[3:], seconds[4:], strict=False))
 
 
-def _fine_tuned_again(stage: PreparedStage, tuned: StageFolder, steps: int) -> Transformer:
-    model = tuned.model()
+def _fine_tuned_again(stage: PreparedStage, model: Transformer, steps: int) -> Transformer:
     fresh = dataclasses.replace(stage.inputs, seed=stage.inputs.seed + FRESH)
     train = dataclasses.replace(stage.config.train, steps=steps)
     for _ in fit(model, stage.config.source(fresh, model), stage.config.objective, train):

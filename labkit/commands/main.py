@@ -7,8 +7,8 @@ takes a recipe's own fields (``labkit run --model.width 256``), see `labkit.runs
 
 from __future__ import annotations
 
+import ast
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -35,8 +35,6 @@ COMMANDS = {
     "bench": "measure: the training step, the world, whole runs",
 }
 """What each command does, in a line."""
-REGISTERED, READS = r'^@register\("(\w+)", "([^"]+)"\)$', r'^    reads = "(\w+)"$'
-"""How a stage's file says its name and what it does, and what it learns from."""
 MODULES = {"import": "import_checkpoint", "export": "export_model", "decode-compare": "decode_compare"}
 """The files of commands whose names are no names of modules."""
 
@@ -89,12 +87,20 @@ def stage_lines() -> dict[str, str]:
     """
     found = []
     for file in sorted(Path(labkit.__file__).with_name("stages").glob("*.py")):
-        text = file.read_text(encoding="utf-8")
-        named, reads = (re.search(pattern, text, re.M) for pattern in (REGISTERED, READS))
-        if named and reads:
-            found.append((INPUTS.index(reads[1]), named[1], named[2]))
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            calls = [one for one in getattr(node, "decorator_list", []) if isinstance(one, ast.Call)]
+            named = [call for call in calls if ast.unparse(call.func) == "register"]
+            found += [(_reads(node), *map(ast.literal_eval, call.args)) for call in named]
     registry = sys.modules.get("labkit.stages.registry")
     return {kind: line for _, kind, line in sorted(found)} | (registry.LINES if registry else {})
+
+
+def _reads(stage: ast.AST) -> int:
+    """The place of what a stage learns from among INPUTS; behind all of them where its class does not say it."""
+    for node in ast.walk(stage):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "reads":
+            return INPUTS.index(ast.literal_eval(node.value))
+    return len(INPUTS)
 
 
 def _lines() -> dict[str, str]:

@@ -19,6 +19,14 @@ Judge = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Sequence[fl
 """(prompts, answers) -> a number for each answer, which answers the prompt in its place; all of them token ids."""
 
 
+def judge_scores(judge: Judge, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
+    """What the judge gives each answer. Raises LabError where that is not one number for each."""
+    scores = [float(score) for score in judge(prompts, answers)]
+    if len(scores) != len(answers) or any(math.isnan(score) for score in scores):
+        raise LabError(f"The judge must give a number to each of {len(answers)} answers; it gave {scores}.")
+    return scores
+
+
 class BestOfN(NamedTuple):
     """Answers in the order in which they were drawn, what the judge gave each, and the place of the best one."""
 
@@ -75,7 +83,5 @@ def best_steps(
     for some in draws.split(rows, 1):
         answers += generate(model, [prompt], draws=some, samples=some.shape[1], max_new_tokens=max_new_tokens, **common)
         yield None
-    scores = [float(x) for x in judge([prompt] * n, answers)]
-    if len(scores) != n or any(math.isnan(x) for x in scores):
-        raise LabError(f"The judge must give a number to each of {n} answers; it gave {scores}.")
+    scores = judge_scores(judge, [prompt] * n, answers)
     yield BestOfN(answers, scores, max(range(n), key=lambda i: scores[i]))

@@ -109,6 +109,7 @@ class CompiledGenerator:
         max_new_tokens: int,
         stop_ids: Collection[int] = (),
         generator: torch.Generator | None = None,
+        keep_stop: bool = False,
     ) -> list[list[int]]:
         """The new tokens of each prompt, as `generate` gives them with the same generator; it raises what that does."""
         for i, prompt in enumerate(prompts):
@@ -123,11 +124,13 @@ class CompiledGenerator:
         self.model.eval()
         for start in range(0, len(prompts), self.rows):
             chunk = slice(start, start + self.rows)
-            written += self._write(prompts[chunk], draws[chunk], list(stop_ids))
+            written += self._write(prompts[chunk], draws[chunk], list(stop_ids), keep_stop)
         self.model.train(was_training)
         return written
 
-    def _write(self, prompts: Sequence[Sequence[int]], draws: Tensor, stop_ids: list[int]) -> list[list[int]]:
+    def _write(
+        self, prompts: Sequence[Sequence[int]], draws: Tensor, stop_ids: list[int], keep_stop: bool
+    ) -> list[list[int]]:
         """Up to `rows` prompts; the rows that are not needed write the first prompt's text again."""
         device, missing = self.slot.device, self.rows - len(prompts)
         tokens, positions, mask = (t.to(device) for t in left_pad([*prompts, *[prompts[0]] * missing]))
@@ -150,7 +153,7 @@ class CompiledGenerator:
             new.append(self._graph(T + step)(new[-1], draws[:, step]))
         rows = torch.stack(new, 1).tolist()[: len(prompts)]
         ends = [next((i for i, token in enumerate(row) if token in stop_ids), len(row)) for row in rows]
-        return [row[: min(end, room)] for row, end, room in zip(rows, ends, rooms, strict=True)]
+        return [row[: min(end + keep_stop, room)] for row, end, room in zip(rows, ends, rooms, strict=True)]
 
     def _take(self, state: State, positions: Tensor) -> None:
         """Copy what the prompts left into the fixed caches."""

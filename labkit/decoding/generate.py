@@ -29,8 +29,11 @@ def generate(
     sources: Sequence[Sequence[int]] | None = None,
     rows: int = 64,
     samples: int = 1,
+    keep_stop: bool = False,
 ) -> list[list[int]]:
     """The new tokens of each prompt, in the prompts' order, ending before its stop token or stop text.
+
+    keep_stop: a stop token that was drawn stays at the end of its row.
 
     samples: how many answers to each prompt, one after another in the result; the prompt is read once for all.
     sources: what an encoder reads, one for each prompt; the prompt is then how the decoder begins. draws [P, samples,
@@ -58,7 +61,8 @@ def generate(
     for start in range(0, len(order), together):
         chunk = order[start : start + together]
         memory = encoded_sources(model, None if sources is None else [sources[i] for i in chunk])
-        answers = _write(model, [prompts[i] for i in chunk], filters, draws[chunk], list(stop_ids), stop, memory)
+        asked = [prompts[i] for i in chunk]
+        answers = _write(model, asked, filters, draws[chunk], list(stop_ids), stop, memory, keep_stop)
         for place, i in enumerate(chunk):
             written[i] = answers[place * samples : (place + 1) * samples]
     model.train(was_training)
@@ -73,6 +77,7 @@ def _write(
     stop_ids: list[int],
     stop: StopTexts | None,
     memory: Memory | None,
+    keep_stop: bool,
 ) -> list[list[int]]:
     """Generate from P prompts, S samples each; draws [P, S, N] in [0, 1) are their randomness -> B = P S rows."""
     tokens, positions, mask = left_pad(prompts)
@@ -91,6 +96,7 @@ def _write(
     room = model.config.context - mask.sum(-1)  # [B]
     new = torch.zeros(draws.shape, dtype=torch.int64, device=device)  # [B, N]
     lengths = torch.zeros_like(room)  # how many tokens of each row count
+    stopped = torch.zeros_like(room)  # 1 for each row that drew a stop token
     rows = torch.arange(len(draws), device=device)  # which rows are still in the batch
     writing = torch.ones_like(rows, dtype=torch.bool)  # and which of these have not ended
     for step in range(draws.shape[1]):
@@ -100,7 +106,9 @@ def _write(
         logits = apply_checked(filters, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
         token = draw(logits, draws[rows, step])
         new[rows, step] = token
-        writing = writing & ~torch.isin(token, stops)
+        drawn_stop = writing & torch.isin(token, stops)
+        stopped[rows] += drawn_stop
+        writing = writing & ~drawn_stop
         lengths[rows] += writing
         writing = writing & (lengths[rows] < room[rows])
         if stop is not None:
@@ -115,6 +123,7 @@ def _write(
         # A row that has ended but is still here stays within the context; what it writes is not read.
         positions = (positions + 1).clamp(max=model.config.context - 1)
         x = model.hidden(token.unsqueeze(-1), positions, None, state, memory=memory)
+    lengths = lengths + stopped if keep_stop else lengths
     written = [row[:length] for row, length in zip(new.tolist(), lengths.tolist(), strict=True)]
     return written if stop is None else [stop.cut(row) for row in written]
 

@@ -72,6 +72,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "best": {"n": 8},
 }
 """What each kind can be told, and what it takes when it is not."""
+OLDER = {"settled": "false", "full": "true", "never": "never"}
+"""The values of early-stopping when it was called ending."""
 EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
 WHOLE = ("top-k", "no-repeat", "beams", "groups", "k", "ahead", "n")
 TOKENS: dict[str, Callable[[tuple[int, ...]], Filter]] = {one.name: one for one in (Banned, Allowed)}
@@ -255,9 +257,14 @@ def said(value: Any) -> str:
     )
 
 
+def _today(word: str) -> str:
+    name, _, value = word.partition("=")
+    return f"early-stopping={OLDER[value]}" if name == "ending" and value in OLDER else word
+
+
 def parse(line: str) -> Strategy:
     """ "beam beams=4" -> a Strategy. Raises LabError for a kind, a name or a value that there is not."""
-    words = line.split()
+    words = [_today(word) for word in line.split()]
     kind = words.pop(0) if words and "=" not in words[0] else "sample"
     if kind in (*FILTERS, *TOKENS):
         raise LabError(f"{kind} needs a value, written {kind}=VALUE.")

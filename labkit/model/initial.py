@@ -66,4 +66,17 @@ def renamed_weights(module: nn.Module, names: Mapping[str, str]) -> None:
             if before is not None:
                 state[prefix + names[before] + name.removeprefix(before)] = state.pop(key)
 
+    module.older_weights = {now: before for before, now in names.items()}  # type: ignore[assignment]
     module.register_load_state_dict_pre_hook(rename)
+
+
+def older_weight_names(model: nn.Module) -> dict[str, str]:
+    """What a model's renamed weights were called before, by their names of today."""
+    found = {}
+    for prefix, module in model.named_modules():
+        for now, before in getattr(module, "older_weights", {}).items():
+            begins = f"{prefix}.{now}" if prefix else now
+            for name, _ in model.named_parameters():
+                if name.startswith(begins):
+                    found[name] = f"{prefix}.{before}{name[len(begins) :]}" if prefix else before + name[len(begins) :]
+    return found

@@ -335,14 +335,12 @@ class Transformer(Stack):
         scale = self.config.logit_scale
         return self.head(x if scale == 1 else x * scale, self.embedding.weight)
 
-    def logprobs(self, x: Tensor, labels: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-        """Log-probability of each label: x [B, T, D], labels [B, T], mask [B, T] -> [B, T] nats in fp32; temperature:
-        of the distribution, as sampling divides the logits by it.
+    def logprobs(self, x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Log-probability of each label: x [B, T, D], labels [B, T], mask [B, T] -> [B, T] nats in fp32.
 
         0 where the mask is False: there the head, the larger part of the work on short answers, is not asked at all.
         """
-        logits = self.logits(x[mask]).unsqueeze(0)
-        found = token_logprobs(logits if temperature == 1 else logits.float() / temperature, labels[mask].unsqueeze(0))
+        found = token_logprobs(self.logits(x[mask]).unsqueeze(0), labels[mask].unsqueeze(0))
         return found.new_zeros(labels.shape).masked_scatter(mask, found)
 
     def classify(self, x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from labkit.machine import describe
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
 from labkit.runs.changes import Change, pending, set_aside, settle, unsettled
-from labkit.runs.inputs import WEIGHTS, WORLD, input_hashes, input_places, is_content
+from labkit.runs.inputs import WEIGHTS, WORLD, hash_of, input_hashes, input_places, is_content
 from labkit.runs.lock import LOCK, one_writer
 from labkit.runs.plan import in_another_run
 from labkit.runs.recipe import Recipe
@@ -73,12 +73,18 @@ class Run:
         return run
 
     @classmethod
-    def planned(cls, path: str | Path, recipe: Recipe) -> Run:
-        """A run that would be begun in a free folder, where nothing is written yet. Raises LabError as `create`."""
+    def planned(cls, path: str | Path, recipe: Recipe, like: Run | None = None) -> Run:
+        """A run that would be begun in a free folder, where nothing is written yet. like: a run whose stages of other
+        runs are taken as it knows them. Raises LabError as `create`.
+        """
         cls.refuse_used(Path(path))
-        for stage in recipe.other_runs:
-            other_stage(stage)
-        run = cls(Path(path), recipe, input_hashes(recipe), torch.get_num_threads(), input_places(recipe))
+        known = like.inputs if like else {}
+        begun_with = {one: like.other_place(one) if like and one in known else one for one in recipe.other_runs}
+        for place in begun_with.values():
+            other_stage(place)
+        hashes = input_hashes(recipe) | {one: hash_of(Path(at) / WEIGHTS) for one, at in begun_with.items()}
+        places = input_places(recipe) | {one: str(Path(at).absolute()) for one, at in begun_with.items()}
+        run = cls(Path(path), recipe, hashes, torch.get_num_threads(), places)
         run.sources = {field: getattr(recipe, field) for field in INPUTS if getattr(recipe, field) is not None}
         return run
 
@@ -91,7 +97,7 @@ class Run:
         self.check_branch(recipe, stages)
         read = {field for name in stages for field in self.recipe.read_by(name)}
         located = self.locate(read)
-        run = Run.planned(path, recipe)
+        run = Run.planned(path, recipe, like=self)
         self._check_world()
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
             given = getattr(recipe, field)
@@ -315,20 +321,37 @@ class Run:
         Raises LabError where there is none, and for another run's that reads other tokens.
         """
         if in_another_run(stage):
-            return self.in_another_run(str(stage)).model()
+            return self.stage_elsewhere(str(stage)).model()
         return (self.stage(stage) if stage else self.latest()).model()
 
-    def in_another_run(self, stage: str) -> StageFolder:
+    def stage_elsewhere(self, stage: str) -> StageFolder:
         """A stage of another run, RUN/STAGE, as this run was begun with it. Raises LabError where there is none, where
         its weights have changed since, and where it reads other tokens than this run.
         """
-        other, folder = other_stage(self.places.get(stage, stage))
-        if stage in self.inputs and not is_content(folder.path / WEIGHTS, self.inputs[stage]):
-            raise LabError(f"{folder.path} has changed since {self.path} was begun with it. Begin a new run.")
+        other, folder = other_stage(self.other_place(stage))
         mine, its = self.path / "tokenizer.json", other.path / "tokenizer.json"
         if mine.is_file() and mine.read_bytes() != its.read_bytes():
             raise LabError(f"{folder.path} reads other tokens than {self.path}: their tokenizers differ.")
         return folder
+
+    def other_place(self, stage: str) -> str:
+        """Where a stage of another run, RUN/STAGE, is now: as it was given, or where it stood when this run was begun.
+
+        Raises LabError, which says where it was looked for, when it is gone or has changed.
+        """
+        looked = dict.fromkeys([str(Path(stage).absolute()), *filter(None, [self.places.get(stage)])])
+        there = [place for place in looked if (Path(place) / WEIGHTS).is_file()]
+        for place in there:
+            if stage not in self.inputs or is_content(Path(place) / WEIGHTS, self.inputs[stage]):
+                return place
+        if there:
+            raise LabError(
+                f"{' and '.join(there)} has changed since {self.path} was begun with it. Put the old weights back, or "
+                f"begin a new run."
+            )
+        raise LabError(
+            f"{stage}, which {self.path} begins with, is gone: there is no {' and no '.join(looked)}. Put it back."
+        )
 
     def report(self) -> dict[str, Any]:
         """report.json. Raises LabError when no stage is finished, and for a file that is no report."""

@@ -20,19 +20,17 @@ WEIGHTS = "model.safetensors"
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of each file or folder that a recipe reads, the world's and other runs' weights included; hub data sets
-    have none.
+    """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none.
 
     Raises LabError for one that may not be read.
     """
     world = {} if recipe.text and recipe.instructions else {WORLD: hash_of(data_folder() / "world")}
-    models = {stage: hash_of(Path(stage) / WEIGHTS) for stage in recipe.other_runs}
-    return {name: hash_of(Path(name)) for name in _given(recipe)} | models | world
+    return {name: hash_of(Path(name)) for name in _given(recipe)} | world
 
 
 def input_places(recipe: Recipe) -> dict[str, str]:
     """Where each file or folder that a recipe reads stands: by the name it was given, its absolute path."""
-    return {name: str(Path(name).absolute()) for name in [*_given(recipe), *recipe.other_runs]}
+    return {name: str(Path(name).absolute()) for name in _given(recipe)}
 
 
 def _given(recipe: Recipe) -> list[str]:

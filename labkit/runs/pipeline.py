@@ -26,7 +26,6 @@ from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.changes import Change, changing, finish, remove
 from labkit.runs.folder import Run, names_made, writing, writing_run
-from labkit.runs.plan import in_another_run
 from labkit.runs.prepare import prepare
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
@@ -246,15 +245,16 @@ def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
                     f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or make "
                     f"{need} first."
                 )
-        if stage.after is not None and in_another_run(stage.after):
-            _check_context(stage, run.in_another_run(stage.after).model().config.context)
+        root = run.recipe.root(stage.name)
+        if root is not None:
+            _check_context(stage, root, run.stage_elsewhere(root).model_config().context)
         stage.config.check(stage.inputs, run.recipe.evaluation)
 
 
-def _check_context(stage: PreparedStage, context: int) -> None:
+def _check_context(stage: PreparedStage, root: str, context: int) -> None:
     if stage.config.train.length > context:
         raise LabError(
-            f"Rows of {stage.name} have {stage.config.train.length} tokens, but the context of {stage.after} is "
+            f"Rows of {stage.name} have {stage.config.train.length} tokens, but the context of {root} is "
             f"{context}. Shorten {stage.name}.train.length."
         )
 

@@ -10,17 +10,17 @@ another run (``sft@runs/big/pretrain``), or else the last before it that learned
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.stages import STAGES, Stage, kind_of
 from labkit.stages.registry import INPUTS
 
-RESERVED = ("checkpoints", "preferences", "corpus", "tokenizer")
-"""What else a run's folder holds under a name, and what begins a run."""
+MOST = 64
+"""How many stages a plan may have."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ class PlannedStage:
     after: str | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name) or self.name in RESERVED:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
             raise LabError(f"{self.name!r} is no name for a stage: dpo, or dpo-strict for another of that kind.")
         if kind_of(self.name) != self.stage.kind:
             raise LabError(f"{self.name!r} is no name for a stage {self.stage.kind}: {self.stage.kind}-{self.name}.")
+        if self.after is not None and (not isinstance(self.after, str) or not self.after or "," in self.after):
+            raise LabError(f"{self.name} cannot come after {self.after!r}: that names no stage, or has a comma in it.")
 
 
 def plan_of(**stages: Stage) -> tuple[PlannedStage, ...]:
@@ -50,49 +52,65 @@ def in_another_run(after: str | None) -> bool:
     return after is not None and "/" in after
 
 
-def check_order(plan: Sequence[PlannedStage]) -> None:
-    """Raises LabError for a plan in which a name stands twice, or a stage comes after none that it can begin with."""
+class ResolvedStage(NamedTuple):
+    """A stage of a plan and what it builds on. after: what it begins with, a stage of the plan or RUN/STAGE of another
+    run; None for new weights. judge: the last stage before it that leaves a reward model. answers: the stage, or
+    RUN/STAGE, whose answers the world's annotator compares for it. needs: those of these that are stages of the plan
+    and that it cannot do without, the one that it begins with first.
+    """
+
+    name: str
+    stage: Stage
+    after: str | None
+    judge: str | None
+    answers: str | None
+    needs: tuple[str, ...]
+
+
+def resolve(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[str, ResolvedStage]:
+    """What each stage of a plan builds on, by name, in order. annotated: whether preferences are the world's.
+
+    Raises LabError for a plan without stages, with too many, or in which a name stands twice, and where what a stage
+    needs does not stand before it.
+    """
     if not plan:
         raise LabError("A plan needs a stage: --plan pretrain,sft")
-    names = [one.name for one in plan]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise LabError(f"{', '.join(sorted(twice))} stands twice in the plan. Name the second one {min(twice)}-2.")
+    if len(plan) > MOST:
+        raise LabError(f"A plan has at most {MOST} stages, not {len(plan)}. Begin another run with the last model.")
+    found: dict[str, ResolvedStage] = {}
+    answers = judge = None
     for one in plan:
-        needs_of(plan, one.name)
+        if one.name in found:
+            raise LabError(
+                f"{one.name} stands twice in the plan. Name the second one {one.name}-2: --plan …,{one.name}-2"
+            )
+        after = _after(one, found)
+        if one.stage.needs_reward_model and judge is None:
+            raise LabError(f"{one.name} learns from a reward model: put reward before it in the plan.")
+        compares = annotated and one.stage.reads == "preferences"
+        answers = (answers or after) if compares else answers
+        needed = [after, judge if one.stage.needs_reward_model else None, answers if compares else None]
+        needs = tuple(dict.fromkeys(name for name in needed if name is not None and not in_another_run(name)))
+        found[one.name] = ResolvedStage(one.name, one.stage, after, judge, answers if compares else None, needs)
+        judge = one.name if one.stage.leaves == "reward model" else judge
+    return found
 
 
-def needs_of(plan: Sequence[PlannedStage], name: str) -> list[str]:
-    """The stages of a plan that one builds on directly; what it begins with first, where that is in the plan.
-
-    Raises LabError where what it needs does not stand before it.
-    """
-    after, judge = after_of(plan, name), judge_of(plan, name)
-    needed = [
-        None if in_another_run(after) else after,
-        judge if _until(plan, name)[1].stage.needs_reward_model else None,
-    ]
-    return [need for need in needed if need is not None]
-
-
-def after_of(plan: Sequence[PlannedStage], name: str) -> str | None:
-    """What a stage begins with: a stage of the plan, or RUN/STAGE of another run; None for one with new weights.
-
-    Raises LabError where that does not stand before it, or leaves no language model.
-    """
-    before, one = _until(plan, name)
-    if one.stage.starts_from == "nothing":
+def _after(one: PlannedStage, before: Mapping[str, ResolvedStage]) -> str | None:
+    """What a stage begins with: what it says, or the last stage that learned from an earlier kind of data."""
+    name, stage = one.name, one.stage
+    if stage.starts_from == "nothing":
         if one.after is not None:
             raise LabError(f"{name} begins with new weights: it comes after no stage ({name}@{one.after}).")
         return None
-    models = [each for each in before if each.stage.leaves == "language model"]
+    models = [each for each in before.values() if each.stage.leaves == "language model"]
     if one.after is not None:
         if not in_another_run(one.after) and one.after not in [each.name for each in models]:
             raise LabError(
                 f"{name} cannot come after {one.after}: no stage of that name before it leaves a language model."
             )
         return one.after
-    earlier = [each.name for each in models if INPUTS.index(each.stage.reads) < INPUTS.index(one.stage.reads)]
+    earlier = [each.name for each in models if INPUTS.index(each.stage.reads) < INPUTS.index(stage.reads)]
     if not earlier:
         raise LabError(
             f"{name} needs a language model to begin with: put a stage before it in the plan (pretrain,{name}), or "
@@ -101,37 +119,19 @@ def after_of(plan: Sequence[PlannedStage], name: str) -> str | None:
     return earlier[-1]
 
 
-def judge_of(plan: Sequence[PlannedStage], name: str) -> str | None:
-    """The last stage before one that leaves a reward model, which judges its answers.
-
-    Raises LabError where a stage needs one and none stands before it.
-    """
-    before, one = _until(plan, name)
-    found = [each.name for each in before if each.stage.leaves == "reward model"]
-    if one.stage.needs_reward_model and not found:
-        raise LabError(f"{name} learns from a reward model: put reward before it in the plan.")
-    return found[-1] if found else None
-
-
-def _until(plan: Sequence[PlannedStage], name: str) -> tuple[Sequence[PlannedStage], PlannedStage]:
-    """The stages before one, and itself."""
-    at = [one.name for one in plan].index(name)
-    return plan[:at], plan[at]
-
-
 def parse_plan(text: str, known: Sequence[PlannedStage]) -> tuple[PlannedStage, ...]:
     """Planned stages from "pretrain,sft,ppo@sft", with the settings that a stage of that name, else of that kind, has
     in `known`, else its defaults. Raises LabError for what is no plan.
     """
     made = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, at, after = part.partition("@")
+        name, at, after = (word.strip() for word in part.partition("@"))
         kind = kind_of(name)
         settings = {one.name: one.stage for one in known}
         settings = {one.stage.kind: one.stage for one in reversed(known)} | settings
         stage = settings.get(name) or settings.get(kind) or STAGES[kind]()
         made.append(PlannedStage(name, stage, after if at else None))
-    check_order(made)
+    resolve(made)
     return tuple(made)
 
 
@@ -157,13 +157,16 @@ def plan_from_list(data: Iterable[dict[str, Any]]) -> tuple[PlannedStage, ...]:
 
     In older recipes each stage's `train` has a seed, which did nothing: it is passed over.
     """
-    return tuple(
-        PlannedStage(one["name"], from_dict(STAGES[kind_of(one["name"])], _modern(one["stage"])), one.get("after"))
-        for one in data
-    )
+    made = []
+    for one in data:
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not isinstance(one.get("stage"), dict):
+            raise LabError(f"A plan's stage has a name and settings; {one!r} has not.")
+        settings = from_dict(STAGES[kind_of(one["name"])], _without_seed(one["stage"]))
+        made.append(PlannedStage(one["name"], settings, one.get("after")))
+    return tuple(made)
 
 
-def _modern(stage: dict[str, Any]) -> dict[str, Any]:
+def _without_seed(stage: dict[str, Any]) -> dict[str, Any]:
     train = stage.get("train")
     if not isinstance(train, dict):
         return stage

@@ -48,8 +48,7 @@ def prepare(run: Run) -> StageInputs:
     world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
     if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
         if recipe.other_runs:
-            run.in_another_run(recipe.other_runs[0])
-            tokenizer = other_stage(run.places.get(recipe.other_runs[0], recipe.other_runs[0]))[0].tokenizer()
+            tokenizer = other_stage(run.other_place(recipe.other_runs[0]))[0].tokenizer()
         else:
             pieces = _pieces(recipe, world, texts, conversations)
             tokenizer = Tokenizer.train(pieces, recipe.tokenizer.vocabulary)

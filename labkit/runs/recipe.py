@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from labkit.configs import Count, Range, Seed, check, from_dict, plain
@@ -16,15 +17,13 @@ from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.runs.plan import (
     PlannedStage,
-    after_of,
-    check_order,
+    ResolvedStage,
     in_another_run,
-    judge_of,
-    needs_of,
     plan_from_list,
     plan_of,
     plan_text,
     plan_to_list,
+    resolve,
 )
 from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain, Stage
 from labkit.stages.registry import INPUTS
@@ -33,7 +32,7 @@ from labkit.training.config import fingerprint
 
 PARTS = ("world_size", "tokenizer", "model", "annotation", "evaluation")
 """The fields of a recipe that have flags of their own, as its stages have."""
-OLDER = ("pretrain", "sft", "reward", "ppo", "dpo")
+STAGES_BEFORE_PLANS = ("pretrain", "sft", "reward", "ppo", "dpo")
 """The stages that every recipe had, each a field of its own, before there were plans."""
 
 
@@ -84,7 +83,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(self)
-        check_order(self.plan)
+        resolve(self.plan)
         for name in INPUTS:
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise LabError(f"Recipe: {name} is empty, as a variable that is not set. Name a file, or leave it out.")
@@ -94,7 +93,7 @@ class Recipe:
                 "leave model.causal True and model.encoder 0."
             )
         for name, stage in self.stages.items():
-            if stage.train.length > self.model.context:
+            if self.root(name) is None and stage.train.length > self.model.context:
                 raise LabError(
                     f"Recipe: rows of {name} have {stage.train.length} tokens, but the model's context is "
                     f"{self.model.context}. Shorten {name}.train.length or widen model.context."
@@ -146,25 +145,34 @@ class Recipe:
         own = {name: part for name, part in parts.items() if name in PARTS}
         return dataclasses.replace(self, plan=self._plan_with(parts), **own)
 
+    @cached_property
+    def resolved(self) -> dict[str, ResolvedStage]:
+        """The stages that this recipe has, with what each builds on, by name, in order."""
+        return resolve(self.planned, annotated=self.preferences is None)
+
     def after(self, stage: str) -> str | None:
         """What a stage begins with: a stage of this recipe, or RUN/STAGE of another run; None for new weights."""
-        return after_of(self.planned, stage)
+        return self.resolved[stage].after
 
     def judge(self, stage: str) -> str | None:
         """The stage whose reward model judges the answers of this one; None where none stands before it."""
-        return judge_of(self.planned, stage)
+        return self.resolved[stage].judge
 
     def needs(self, stage: str) -> list[str]:
         """The stages that a stage builds on directly; what it begins with first."""
-        return needs_of(self.planned, stage)
+        return list(self.resolved[stage].needs)
+
+    def root(self, stage: str) -> str | None:
+        """The stage of another run, RUN/STAGE, that a stage's model goes back to; None for weights of our own."""
+        after = self.after(stage)
+        return after if after is None or in_another_run(after) else self.root(after)
 
     @property
     def annotated(self) -> str | None:
         """What writes the answers between which the world's annotator chooses: that which the first stage that learns
         from preferences comes after.
         """
-        learners = [one.name for one in self.planned if one.stage.reads == "preferences"]
-        return self.after(learners[0]) if learners else None
+        return next((one.answers for one in self.resolved.values() if one.answers is not None), None)
 
     @property
     def chat_stages(self) -> list[str]:
@@ -178,9 +186,11 @@ class Recipe:
 
     def ancestors(self, stage: str) -> list[str]:
         """The stages that a stage builds on, directly or not, in order."""
-        found = set(self.needs(stage))
-        for need in self.needs(stage):
-            found.update(self.ancestors(need))
+        found, waiting = set[str](), [stage]
+        while waiting:
+            new = [need for need in self.needs(waiting.pop()) if need not in found]
+            found.update(new)
+            waiting += new
         return [name for name in self.stages if name in found]
 
     def descendants(self, stage: str) -> list[str]:
@@ -224,8 +234,8 @@ class Recipe:
         """
         data = dict(data)
         plan = data.pop("plan", None)
-        if plan is None and any(name in data for name in OLDER):
-            plan = [{"name": name, "stage": data.pop(name, {})} for name in OLDER]
+        if plan is None and any(name in data for name in STAGES_BEFORE_PLANS):
+            plan = [{"name": name, "stage": data.pop(name, {})} for name in STAGES_BEFORE_PLANS]
         return from_dict(cls, data if plan is None else data | {"plan": plan_from_list(plan)})
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:

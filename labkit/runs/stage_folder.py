@@ -72,13 +72,14 @@ class StageFolder:
         """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
         if not self.generates_text:
             raise LabError(f"{self.path} holds a reward model, which scores answers and writes none.")
-        return self._load(Transformer(self._model_config())).eval()
+        return self._load(Transformer(self.model_config())).eval()
 
     def reward_model(self) -> RewardModel:
         """The reward model of this stage, in eval mode. Raises LabError when it is not there or damaged."""
-        return self._load(RewardModel(Transformer(self._model_config()))).eval()
+        return self._load(RewardModel(Transformer(self.model_config()))).eval()
 
-    def _model_config(self) -> ModelConfig:
+    def model_config(self) -> ModelConfig:
+        """The shape of the model. Raises LabError when it is not there, or was trained with another tokenizer."""
         if not self.trained:
             raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
         now = self._tokenizer()

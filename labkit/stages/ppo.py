@@ -18,8 +18,8 @@ Where this departs from the two papers, and from TRL's PPOTrainer (0.24, the las
 5. Ratio, KL and entropy are of the distribution at the sampling temperature, as in TRL; Ouyang et al. sample at 1.
 6. The KL penalty is the plain difference of log-probabilities (k1) with a fixed weight (Ziegler et al. adapt it).
 7. An entropy bonus can be added (entropy_weight, off by default); there is no pretraining loss mixed in (PPO-ptx).
-8. The value loss is 1/2 of the clipped squared error, weighted by value_weight, as in TRL; the policy's and the value's
-   clipping are two settings with TRL's names cliprange and cliprange_value.
+8. The value loss is 1/2 of the clipped squared error, weighted by value_weight (TRL: vf_coef); clip and value_clip are
+   TRL's cliprange and cliprange_value.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from labkit.stages.credit import GAECredit
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.registry import Curve, Stage, register
 from labkit.stages.rollouts import Rollout, Rollouts, check_rows
-from labkit.stages.sampling import Sampler
+from labkit.stages.sampling import Sampler, tempered
 from labkit.training.config import TrainConfig
 from labkit.training.processes import accelerator
 
@@ -160,7 +160,7 @@ class PPO(Stage):
         mask, count = batch.mask, batch.mask.sum()
         x, values = model(batch.inputs, mask)
         logits = model.actor.logits(x[mask]).unsqueeze(0)  # [1, N, V] of the N tokens of answers
-        logits = logits if self.temperature == 1 else logits.float() / self.temperature
+        logits = tempered(logits, self.temperature)
         logprobs = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
         before, advantages = batch.logprobs[mask].unsqueeze(0), batch.advantages[mask].unsqueeze(0)
         every = torch.ones_like(logprobs, dtype=torch.bool)

@@ -41,6 +41,13 @@ INPUTS = ("text", "instructions", "preferences")
 """The kinds of data that a stage may learn from, from the first in a recipe to the last."""
 
 
+TAKEN = (
+    *("preset", "seed", "world", "tokenizer", "model", "plan", "annotation", "evaluation", *INPUTS),
+    *("checkpoints", "corpus", "run", "stages", "out", "resume", "help"),
+)
+"""Names that mean something else in recipes, among flags, or in a run's folder."""
+
+
 class Curve(NamedTuple):
     """A figure of what an objective watches: the keys in metrics.jsonl that are drawn, once the first is there."""
 
@@ -136,10 +143,13 @@ def register(kind: str, line: str) -> Callable[[S], S]:
     """
 
     def known(stage: S) -> S:
-        if not re.fullmatch("[a-z][a-z0-9]*", kind):
-            raise LabError(f"{kind!r} is no name for a stage: small letters and digits.")
+        if not re.fullmatch("[a-z][a-z0-9]*", kind) or kind in TAKEN:
+            raise LabError(
+                f"{kind!r} is no name for a stage: small letters and digits, and none of {', '.join(TAKEN)}."
+            )
         before = STAGES.get(kind)
-        if before is not None and before.__qualname__ != stage.__qualname__:
+        same = before is None or (before.__module__, before.__qualname__) == (stage.__module__, stage.__qualname__)
+        if before is not None and not same:
             raise LabError(f"There is a stage {kind} already, {before.__module__}.{before.__qualname__}.")
         stage.kind = kind
         STAGES[kind], LINES[kind] = stage, line

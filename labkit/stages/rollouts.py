@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.decoding import Judge
+from labkit.decoding.best import Judge, judge_scores
 from labkit.errors import LabError
 from labkit.losses.advantages import Advantages
-from labkit.machine import autocast
+from labkit.machine import autocast, over_processes
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import Prompts
@@ -23,9 +24,9 @@ class Rollout(NamedTuple):
     """B answers and what they were worth.
 
     inputs, labels, mask [B, T] as in Batch, mask True on the answers; logprobs, values [B, T] of the model that wrote
-    them; advantages (whitened), returns [B, T]. Means over the answers, each []: reward of the reward model, gold of
-    the oracle (0 where there is none), kl in nats per answer, length in tokens, and explained variance: how much of the
-    returns' variance the critic foresaw.
+    them; advantages (whitened), returns [B, T]. Means over all answers of a step, each []: reward of the judge, gold
+    of the oracle (0 where there is none), kl in nats per answer, length in tokens, and explained variance: how much of
+    the returns' variance the critic foresaw.
     """
 
     inputs: Tensor
@@ -100,8 +101,9 @@ class Rollouts:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        parts = range(self.accumulate if state else 0)
-        names = Rollout._fields
+        parts, names = range(self.accumulate if state else 0), Rollout._fields
+        if state and f"inputs.{self.accumulate - 1}" not in state and self.accumulate > 1:
+            raise LabError("The checkpoint holds the rollout of an older labkit. Make the stage again (--again).")
         self.kept = [Rollout(**{name: state[name + (f".{part}" if part else "")] for name in names}) for part in parts]
 
     @torch.no_grad()
@@ -112,7 +114,12 @@ class Rollouts:
         written = [self._sampled(model, batch) for batch in batches]
         scored = [self._scored(model, samples) for samples in written]
         credited = self.credit(scored)
-        return [self._rollout(*given) for given in zip(batches, written, scored, credited, strict=True)]
+        golds = [self._gold(*given) for given in zip(batches, written, strict=True)]
+        means = _means(scored, credited, golds)
+        return [
+            Rollout(*samples.batch, one.logprobs, one.values, credit.advantages, credit.returns, **means)
+            for samples, one, credit in zip(written, scored, credited, strict=True)
+        ]
 
     def _indices(self, batch: int) -> list[int]:
         """Of the prompts of this process, each as often as it is answered."""
@@ -134,29 +141,48 @@ class Rollouts:
             x, values = model(batch.inputs, batch.mask)
             logprobs = self.sampler.logprobs(model.actor, x, batch)
             reference_logprobs = self.sampler.logprobs(reference, reference.hidden(batch.inputs), batch)
-            scores = torch.tensor(self.judge(samples.prompts, samples.closed), device=device)
+            scores = torch.tensor(judge_scores(self.judge, samples.prompts, samples.drawn), device=device)
         return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
 
-    def _rollout(self, batch: int, samples: Samples, scored: ScoredAnswers, credit: Advantages) -> Rollout:
-        gold, mask, returns = self.prompts.gold(self._indices(batch), samples.answers), scored.mask, credit.returns
-        return Rollout(
-            samples.batch.inputs,
-            samples.batch.labels,
-            mask,
-            scored.logprobs,
-            scored.values,
-            credit.advantages,
-            returns,
-            scored.scores.mean(),
-            torch.tensor(float(np.mean(gold)) if gold else 0.0, device=mask.device),
-            (scored.logprobs - scored.reference).sum(-1).mean(),
-            mask.sum(-1).float().mean(),
-            1 - (returns - scored.values)[mask].var() / returns[mask].var().clamp(min=1e-8),
-        )
+    def _gold(self, batch: int, samples: Samples) -> list[float]:
+        return self.prompts.gold(self._indices(batch), [self.sampler.text(drawn) for drawn in samples.drawn])
 
     def _generator(self, batch: int) -> torch.Generator:
         drawn = np.random.default_rng([self.seed, batch, self.rank]).integers(2**62)
         return torch.Generator().manual_seed(int(drawn))
+
+
+def _means(
+    scored: Sequence[ScoredAnswers], credited: Sequence[Advantages], golds: Sequence[Sequence[float]]
+) -> dict[str, Tensor]:
+    """What a Rollout says of its answers, over all of them that make a step together, on all processes."""
+    sums, device = torch.zeros(10, dtype=torch.float64), scored[0].mask.device
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    for one, credit, gold in zip(scored, credited, golds, strict=True):
+        errors, returns = (x[one.mask].double() for x in (credit.returns - one.values, credit.returns))
+        kl = (one.logprobs - one.reference).sum()
+        of_answers: list[Any] = [len(one.scores), one.scores.sum(), sum(gold), kl]
+        of_tokens: list[Any] = [
+            one.mask.sum(),
+            errors.sum(),
+            (errors**2).sum(),
+            returns.sum(),
+            (returns**2).sum(),
+            len(gold),
+        ]
+        sums += torch.tensor([float(value) for value in [*of_answers, *of_tokens]], dtype=torch.float64)
+    answers, reward, gold_sum, kl, tokens, error, error2, return_, return2, judged = over_processes(
+        sums.to(device, exact)
+    ).tolist()
+    unexplained, variance = error2 / tokens - (error / tokens) ** 2, return2 / tokens - (return_ / tokens) ** 2
+    found = {
+        "reward": reward / answers,
+        "gold": gold_sum / max(judged, 1),
+        "kl": kl / answers,
+        "length": tokens / answers,
+        "explained_variance": 1 - unexplained / max(variance, 1e-8),
+    }
+    return {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in found.items()}
 
 
 def _device(model: ActorCritic) -> torch.device:

@@ -14,21 +14,25 @@ from torch import Tensor
 
 from labkit.decoding import Temperature, generate
 from labkit.decoding.compiled import CompiledGenerator, can_compile
+from labkit.losses import token_logprobs
 from labkit.model.transformer import Transformer
 from labkit.text.batch import Batch, unshifted_batch
 from labkit.text.tokenizer import Tokenizer
 
 
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """The logits [..., V] of the distribution that is drawn from at a temperature."""
+    return logits if temperature == 1 else logits.float() / temperature
+
+
 class Samples(NamedTuple):
-    """B prompts and a sampled answer to each, as ids, without the end token and with it where the model drew one; and
-    both as rows: `batch` [B, T], its mask True on the answers, of which the last token stands at `ends` [B].
+    """B prompts and the tokens that the model drew to answer each, as ids: with the end token, where it drew one. And
+    both as rows: `batch` [B, T], its mask True on the answers.
     """
 
     prompts: Sequence[Sequence[int]]
-    answers: Sequence[Sequence[int]]
-    closed: Sequence[Sequence[int]]
+    drawn: Sequence[Sequence[int]]
     batch: Batch
-    ends: Tensor
 
 
 class Sampler:
@@ -46,23 +50,28 @@ class Sampler:
 
     def sample(self, model: Transformer, prompts: Sequence[Sequence[int]], generator: torch.Generator) -> Samples:
         """An answer to each prompt."""
-        answers = self._answers(model, prompts, generator)
-        end = self.tokenizer.turn_end
-        closed = [[*answer, end] if len(answer) < self.answer_tokens else answer for answer in answers]
+        drawn = self._drawn(model, prompts, generator)
         rows = [
             ([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
-            for prompt, answer in zip(prompts, closed, strict=True)
+            for prompt, answer in zip(prompts, drawn, strict=True)
         ]
-        batch, ends = unshifted_batch(rows, self.length, self.tokenizer.pad)
-        return Samples(prompts, answers, closed, batch, ends)
+        batch, _ = unshifted_batch(rows, self.length, self.tokenizer.pad)
+        return Samples(prompts, drawn, batch)
+
+    def text(self, drawn: Sequence[int]) -> Sequence[int]:
+        """A drawn answer without its end token."""
+        return drawn[:-1] if drawn and drawn[-1] in self.tokenizer.stops else drawn
 
     def logprobs(self, model: Transformer, x: Tensor, batch: Batch) -> Tensor:
         """Log-probability of each token of the answers under the distribution that it is drawn from: `model` at the
         sampler's temperature. x [B, T, D] of `model.hidden` -> [B, T] nats; 0 where the mask is False.
         """
-        return model.logprobs(x, batch.labels, batch.mask, self.temperature)
+        mask = batch.mask
+        logits = tempered(model.logits(x[mask]).unsqueeze(0), self.temperature)
+        found = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
+        return found.new_zeros(mask.shape).masked_scatter(mask, found)
 
-    def _answers(
+    def _drawn(
         self, model: Transformer, prompts: Sequence[Sequence[int]], generator: torch.Generator
     ) -> list[list[int]]:
         filters = [Temperature(self.temperature)]
@@ -70,6 +79,7 @@ class Sampler:
             "max_new_tokens": self.answer_tokens,
             "stop_ids": self.tokenizer.stops,
             "generator": generator,
+            "keep_stop": True,
         }
         if not (self.compile and can_compile(model)):
             return generate(model, prompts, filters=filters, rows=len(prompts), **options)

@@ -61,7 +61,7 @@ class TrainConfig:
     lr: NonNegative = 3e-3
     adam_lr: NonNegative = 3e-3
     weight_decay: NonNegative = 0.0
-    schedule: Literal["wsd", "cosine_schedule"] = "wsd"
+    schedule: Literal["wsd", "cosine"] = "wsd"
     warmup: CountOrNone = 20
     decay: Annotated[float, Range(0, 1, above=True)] = 0.4
     clip: NonNegative = 1.0
@@ -80,7 +80,7 @@ class TrainConfig:
 
     def scale(self, step: int) -> float:
         """What the learning rates are multiplied by at `step`."""
-        if self.schedule == "cosine_schedule":
+        if self.schedule == "cosine":
             return cosine_schedule(step, steps=self.steps, warmup=self.warmup)
         return warmup_stable_decay(step, steps=self.steps, warmup=self.warmup, decay=self.decay)
 

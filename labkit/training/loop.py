@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from labkit.configs import to_dict
 from labkit.errors import LabError
 from labkit.machine import compiled, has_bf16, warn_once
+from labkit.model.initial import older_weight_names
 from labkit.training.checkpoints import Checkpoints, MetricsLog, journal
 from labkit.training.config import Evaluate, Objective, Record, Source, TrainConfig, build_optimizer, fingerprint
 from labkit.training.processes import accelerator
@@ -255,7 +256,7 @@ class _Loop:
         if differing:
             warn_once(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
         saved.load_model(self.model)
-        self.optimizer.load_tensors(saved.tensors("optimizer"))
+        self.optimizer.load_tensors(saved.tensors("optimizer"), older_weight_names(self.model))
         if len(state["sources"]) == self.processes.num_processes:
             rank = self.processes.process_index
             self.source.load_state_dict({**state["sources"][rank], **saved.tensors(f"source-{rank}")})

@@ -7,7 +7,7 @@ the network; embeddings, the output head, norms and other vectors keep AdamW (Lo
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -133,11 +133,15 @@ class MuonAdamW(torch.optim.Optimizer):
             for entry, value in self.state[p].items()
         }
 
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `tensors` gave. Raises KeyError when a parameter's entry is not there."""
+    def load_tensors(self, tensors: dict[str, Tensor], older: Mapping[str, str] | None = None) -> None:
+        """Take back what `tensors` gave. older: what parameters were called then, by their names of today. Raises
+        KeyError when a parameter's entry is not there.
+        """
         for name, p in self.named.items():
+            saved = (older or {}).get(name, name)
+            saved = saved if any(f"{saved}/{entry}" in tensors for entry in self.state[p]) else name
             for entry, value in self.state[p].items():
-                value.copy_(tensors[f"{name}/{entry}"])
+                value.copy_(tensors[f"{saved}/{entry}"])
 
 
 def _fresh_state(kind: str, p: Tensor) -> dict[str, Tensor]:

@@ -218,7 +218,7 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, 
         pairs = votes.read_bytes().count(b"\n")
         kept_stages = [*base.recipe.ancestors(tuned.name), tuned.name]
         before = [one for one in base.recipe.plan if one.name in kept_stages]
-        plan = (*before, PlannedStage(DPO.kind, _for_votes(base.recipe, pairs)))
+        plan = (*before, PlannedStage(DPO.kind, _for_votes(base.recipe, pairs, tuned.model_config().context)))
         base.branch(folder, dataclasses.replace(base.recipe, preferences=str(votes), plan=plan), kept_stages)
         jobs.start(new, ["run", "--out", str(folder), "--resume", "--stages", DPO.kind])
     if pairs >= ENOUGH:
@@ -257,13 +257,13 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
         raise
 
 
-def _for_votes(recipe: Recipe, pairs: int) -> DPO:
+def _for_votes(recipe: Recipe, pairs: int, context: int) -> DPO:
     """DPO for so many pairs, in rows as long as the model reads: people's prompts are longer than the world's."""
     known = next((one.stage for one in recipe.plan if isinstance(one.stage, DPO)), DPO())
     train = known.train
     rows = min(train.rows, max(2, pairs // 2))
     steps = max(20, min(train.steps, 6 * pairs // rows))
-    length = recipe.model.context
+    length = context
     few = dataclasses.replace(train, rows=rows, steps=steps, length=length, checkpoint_every=10)
     return dataclasses.replace(known, train=few)
 

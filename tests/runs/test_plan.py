@@ -9,7 +9,7 @@ from labkit.files import read_json, write_json
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import redo, run
-from labkit.runs.plan import PlannedStage, check_order, parse_plan, plan_of, plan_text
+from labkit.runs.plan import PlannedStage, parse_plan, plan_from_list, plan_of, plan_text, resolve
 from labkit.runs.presets import make_recipe
 from labkit.runs.recipe import Recipe
 from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain
@@ -77,7 +77,7 @@ def test_a_name_says_its_kind():
     with pytest.raises(LabError, match="'dpo' is no name for a stage ppo"):
         PlannedStage("dpo", PPO())
     with pytest.raises(LabError, match="stands twice"):
-        check_order([*WHOLE, PlannedStage("dpo", DPO())])
+        resolve([*WHOLE, PlannedStage("dpo", DPO())])
 
 
 def test_recipes_come_back_from_json_with_their_plans():
@@ -111,6 +111,40 @@ def test_a_stage_that_another_labkit_had_is_named(tmp_path):
     write_json(file, saved)
     with pytest.raises(LabError, match="There is no stage 'grpo'; the stages are"):
         Run.open(tmp_path / "run")
+
+
+def test_who_wrote_the_answers_that_are_compared_is_built_on():
+    """The first learner comes after sft-long: the world's annotator compares its answers, for those after sft too."""
+    recipe = planned("pretrain,sft,sft-long@sft,reward,dpo@sft")
+    assert recipe.annotated == "sft-long" and recipe.needs("dpo") == ["sft", "sft-long"]
+    assert recipe.descendants("sft-long") == ["reward", "dpo"]
+    alone = planned("pretrain,sft,sft-long@sft,dpo@sft")
+    assert alone.annotated == "sft" and alone.fingerprint("dpo") != recipe.fingerprint("dpo")
+    given = replace(recipe, text="t", instructions="i", preferences="p")
+    assert given.annotated is None and given.needs("dpo") == ["sft"]
+
+
+def test_a_plan_of_many_rounds_is_resolved_at_once():
+    rounds = [f"reward-{k}@ppo-{k - 1},ppo-{k}@ppo-{k - 1}" for k in range(2, 30)]
+    recipe = planned(",".join(["pretrain,sft,reward-1,ppo-1", *rounds]))
+    assert len(recipe.ancestors("ppo-29")) == 59
+    with pytest.raises(LabError, match="at most 64 stages, not 66"):
+        planned(",".join(["pretrain,sft,reward-1,ppo-1", *rounds, *(f"sft-{k}" for k in range(6))]))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "dpo",
+        {"name": 3, "stage": {}},
+        {"name": "dpo", "stage": [1]},
+        {"name": "dpo", "stage": {}, "after": 5},
+        {"name": "dpo", "stage": {}, "after": "runs/a,b/sft"},
+    ],
+)
+def test_a_damaged_plan_is_refused_in_words(stage):
+    with pytest.raises(LabError, match="has a name and settings|cannot come after"):
+        plan_from_list([{"name": "pretrain", "stage": {}}, stage])
 
 
 def test_the_fingerprint_knows_what_a_stage_comes_after():
@@ -156,6 +190,28 @@ def test_a_stage_begins_with_a_model_of_another_run(tmp_path):
         list(redo(path, "sft"))
 
 
+def test_both_may_be_moved_and_what_was_begun_is_not_begun_anew(tmp_path, monkeypatch):
+    """A model of another run is found where it stood, or by its name; a branch knows its old weights from new ones."""
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    list(run(tiny_recipe(), "big", ["pretrain"]))
+    recipe = planned("sft@big/pretrain,dpo")
+    list(run(recipe, "student", ["sft"]))
+    monkeypatch.chdir(tmp_path)
+    assert Run.open("a/student").stage_elsewhere("big/pretrain").trained
+    Run.open("a/student").branch("branch", recipe, ["sft"])
+    assert Run.open("branch").places["big/pretrain"] == str(tmp_path / "a" / "big" / "pretrain")
+    (tmp_path / "a").rename(tmp_path / "b")
+    monkeypatch.chdir(tmp_path / "b")
+    assert Run.open("student").stage_elsewhere("big/pretrain").trained
+    list(redo("big", "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
+    with pytest.raises(LabError, match="has changed since student was begun with it"):
+        Run.open("student").branch("another", recipe, ["sft"])
+    (tmp_path / "b" / "big").rename(tmp_path / "b" / "gone")
+    with pytest.raises(LabError, match="big/pretrain, which student begins with, is gone: there is no"):
+        Run.open("student").stage_elsewhere("big/pretrain")
+
+
 @pytest.mark.parametrize(
     "place, said",
     [("nothing/sft", "holds no run"), ("big/sft", "has no language model"), ("big/no", "has no stage 'no'")],
@@ -173,3 +229,6 @@ def test_rows_longer_than_the_other_runs_context_are_refused(tmp_path):
     wide = replace(recipe, model=replace(recipe.model, context=512))
     with pytest.raises(LabError, match="Rows of sft have 200 tokens, but the context of .*big/pretrain is 128"):
         list(run(wide.with_stages(sft=FineTune(TrainConfig(steps=2, length=200))), tmp_path / "new"))
+    later = replace(wide, plan=(*wide.plan, PlannedStage("dpo", DPO(TrainConfig(steps=2, length=200)))))
+    with pytest.raises(LabError, match="Rows of dpo have 200 tokens, but the context of .*big/pretrain is 128"):
+        list(run(later, tmp_path / "new"))

@@ -10,7 +10,7 @@ from labkit.errors import LabError
 from labkit.evaluation.policies import policy_metrics
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import measure_again, run
+from labkit.runs.pipeline import measure_again, prepared, run
 from labkit.runs.prepare import prepare
 from labkit.runs.presets import make_recipe
 from labkit.runs.shipped import ship
@@ -88,7 +88,11 @@ def test_the_measures_of_data_demo_come_out_again(name):
     DPO's reward is the reward model's.
     """
     demo = Run.open(demo_folder())
-    said, stage_inputs, stage = demo.stage(name).result, prepare(demo), demo.recipe.stages[name]
+    said, stage_inputs, stage = (
+        demo.stage(name).result,
+        prepared(demo, name, prepare(demo)).inputs,
+        demo.recipe.stages[name],
+    )
     if isinstance(stage, PPO | DPO):
         tokens = stage.answer_tokens if isinstance(stage, PPO) else demo.recipe.evaluation.answer_tokens
         asked = demo.recipe.evaluation.prompts, stage.train.length, tokens

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from labkit import machine
+from labkit.decoding import Temperature, generate
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.policies import held_out_prompts, policy_metrics
@@ -17,6 +18,7 @@ from labkit.stages import DPO, PPO, FitReward
 from labkit.stages.dpo import reference_logprobs
 from labkit.stages.ppo import ActorCritic
 from labkit.stages.rollouts import Rollouts
+from labkit.stages.sampling import Sampler
 from labkit.text.chat import encode_prompt
 from labkit.text.pairs import Pair, comparison, encode_pair
 from labkit.text.reading import Conversations, Preferences
@@ -135,6 +137,38 @@ def test_log_probabilities_are_those_of_the_distribution_that_was_sampled(stage_
     assert watched["entropy"].item() / count.item() == pytest.approx(spread.item(), abs=1e-4)
 
 
+def test_what_is_learned_from_is_what_was_drawn(stage_inputs):
+    """An answer ends with the end token that was drawn, whichever it is; one that was cut off ends with none."""
+    tokenizer, model = stage_inputs.tokenizer, stage_inputs.model("sft")
+    prompts = [stage_inputs.prompts(160, 10).ids(0)] * 200
+    sampler = Sampler(tokenizer, length=160, answer_tokens=10, temperature=1.0)
+    samples = sampler.sample(model, prompts, torch.Generator().manual_seed(0))
+    filters, generator = [Temperature(1.0)], torch.Generator().manual_seed(0)
+    free = generate(model, prompts, filters=filters, rows=200, max_new_tokens=10, generator=generator)
+    ends = set()
+    for drawn, other, labels, mask in zip(samples.drawn, free, samples.batch.labels, samples.batch.mask, strict=True):
+        stop = next((at for at, token in enumerate(other) if token in tokenizer.stops), len(other))
+        assert list(drawn) == other[: stop + 1] == labels[mask].tolist()
+        assert list(sampler.text(drawn)) == other[:stop]
+        ends.add(drawn[-1])
+    assert len(ends & set(tokenizer.stops)) > 1 and ends - set(tokenizer.stops)
+
+
+def test_a_judge_that_gives_no_numbers_is_refused(stage_inputs):
+    stage = ppo()
+    model = stage.initial_model(stage_inputs)
+    for judge in (lambda prompts, answers: [1], lambda prompts, answers: [math.nan] * len(answers)):
+        source = stage.source(stage_inputs, model)
+        assert isinstance(source, Rollouts)
+        source.judge = judge
+        with pytest.raises(LabError, match="must give a number to each of 16 answers"):
+            source.next_batch(model, 0)
+    assert isinstance(source, Rollouts)
+    source.judge = lambda prompts, answers: [len(answer) for answer in answers]  # whole numbers are numbers
+    batch = source.next_batch(model, 0)
+    assert batch.reward.item() == pytest.approx(batch.length.item())
+
+
 def test_accumulated_rollouts_are_one_large_rollout(stage_inputs):
     """Two batches a step, two steps on them: four batches, of which the last two are the first two again."""
     stage = ppo(epochs=2)
@@ -146,6 +180,9 @@ def test_accumulated_rollouts_are_one_large_rollout(stage_inputs):
     both = torch.cat([one.advantages[one.mask] for one in (first, second)])
     assert both.mean().item() == pytest.approx(0, abs=1e-5)
     assert both.var(unbiased=False).item() == pytest.approx(1, abs=1e-3)
+    tokens = sum(int(one.mask.sum()) for one in (first, second))
+    assert first.length == second.length == pytest.approx(tokens / 32)  # means are over the answers of both
+    assert first.reward == second.reward and first.kl == second.kl
     resumed = stage.source(stage_inputs, model)
     resumed.load_state_dict(source.state_dict())
     for one, other in zip(

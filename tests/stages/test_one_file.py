@@ -81,5 +81,7 @@ def test_a_stages_name_is_its_own(toy):
         class Other(Stage):
             pass
 
-    with pytest.raises(LabError, match="'My stage' is no name for a stage: small letters and digits"):
+    with pytest.raises(
+        LabError, match="'My stage' is no name for a stage: small letters and digits, and none of preset"
+    ):
         register("My stage", "something else")(toy)

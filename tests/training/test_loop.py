@@ -45,7 +45,7 @@ def test_it_learns_and_says_so():
 
 
 def test_adamw_and_cosine():
-    config = tiny_config(steps=60, optimizer="adamw", schedule="cosine_schedule", adam_lr=0.03)
+    config = tiny_config(steps=60, optimizer="adamw", schedule="cosine", adam_lr=0.03)
     _, records = train_tiny(config)
     assert records[-1].loss < records[0].loss / 2 and records[-1].lr < 0.001
 
