@@ -44,7 +44,7 @@ def read_command(options: ReadOptions) -> int:
     out of it, once its rows are shown.
     """
     if options.json:
-        rows, reading = read_examples(options.source, options.kind)
+        rows, reading = read_rows(options.source, options.kind)
         shown = rows if options.rows is None else rows[: max(0, options.rows)]
         print(json.dumps(reading.to_dict() | {"rows": shown}))
         return 0
@@ -59,7 +59,7 @@ def read_command(options: ReadOptions) -> int:
     return 0
 
 
-def read_examples(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading]:
+def read_rows(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading]:
     """A source -> its rows as they are understood, in its order, and the record of the reading.
 
     Rows: {"text"}, {"messages": [{"role", "content"}]} or {"prompt": [messages], "chosen", "rejected"}. Raises LabError
@@ -72,11 +72,11 @@ def read_examples(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Readin
 
 
 def _read(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading, LabError | None]:
-    """What `read_examples` gives, and why nothing can be held out of it, if so."""
+    """What `read_rows` gives, and why nothing can be held out of it, if so."""
     if kind == "text":
-        from labkit.text.reading.texts import split_texts, text_rows
+        from labkit.text.reading.texts import clean_documents, split_texts
 
-        texts = text_rows(source)
+        texts = clean_documents(source)
         return [{"text": str(text)} for text in texts.values], texts.reading, _refusal(split_texts, texts)
     if kind == "instructions":
         from labkit.text.reading.conversations import conversation_rows, split_conversations

@@ -29,11 +29,11 @@ class RecipeOptions:
 def command(arguments: list[str]) -> int:
     options = parse(RecipeOptions, "recipe", arguments)
     from labkit.runs.folder import Run
-    from labkit.runs.plan import plan_text
+    from labkit.runs.plan import format_plan
     from labkit.runs.presets import make_recipe
 
     recipe = Run.open(options.run).recipe if options.run else make_recipe(options.preset)
-    print("--plan", plan_text(recipe.plan))
+    print("--plan", format_plan(recipe.plan))
     for name, part in recipe.parts.items():
         _print_fields(f"--{name}", part)
     return 0

@@ -42,7 +42,7 @@ def command(name: str, arguments: list[str]) -> int:
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
     from labkit.reporting.terminal import watch
     from labkit.runs.folder import Run
-    from labkit.runs.pipeline import redo, run, settled, undo
+    from labkit.runs.pipeline import rerun_stage, run, settled, undo
     from labkit.runs.presets import make_recipe
 
     path, command = Path(folder), f"labkit {name} {shlex.quote(folder)}"
@@ -69,7 +69,7 @@ def command(name: str, arguments: list[str]) -> int:
         return watch(run(asked, path, [name]), path, go_on)
     stage = Run.open(path).stage(name)
     if "--again" in after or (config != before and not stage.begun):
-        return watch(redo(path, name, config), path, go_on)
+        return watch(rerun_stage(path, name, config), path, go_on)
     if stage.finished:
         raise LabError(f"{stage.path} is finished. To make it again and drop what came after it: {command} --again")
     if config != before:

@@ -7,7 +7,7 @@ import random
 from typing import NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.chat import encode_opening, encode_prompt, encode_words
+from labkit.text.chat import encode_answer_part, encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
 
@@ -58,7 +58,7 @@ def world_probes(world: World, tokenizer: Tokenizer, count: int = 48) -> list[Pr
         animal, obstacle, _ = (str(a) for a in next(e for e in task.told.events if e.kind == "fail_cross").args)
         right, wrong = (animal, obstacle) if task.question.value == animal else (obstacle, animal)
         ids = encode_prompt(tokenizer, task.messages)
-        options = [encode_words(tokenizer, f"The {name}") for name in (right, wrong)]
+        options = [encode_answer_part(tokenizer, f"The {name}") for name in (right, wrong)]
         found.append(_probe(tokenizer, ids, options, right, wrong))
     return found
 

@@ -134,7 +134,7 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
         opened.refresh_report()
 
 
-def redo(path: str | Path, stage: str, config: Stage | None = None) -> Generator[Progress, None, None]:
+def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Generator[Progress, None, None]:
     """Make one stage of a run again, with another config when one is given, and drop the stages that build on it.
 
     What was there is set aside before the first step, and removed when the stage is finished; until then `undo` brings
@@ -159,7 +159,7 @@ def redo(path: str | Path, stage: str, config: Stage | None = None) -> Generator
 
 
 def undo(path: str | Path, stage: str) -> None:
-    """Bring back what `redo` has set aside. Raises LabError when the stage is not being made again."""
+    """Bring back what `rerun_stage` has set aside. Raises LabError when the stage is not being made again."""
     with writing_run(path) as opened:
         opened.undo(stage)
 

@@ -135,14 +135,14 @@ def parse_plan(text: str, known: Sequence[PlannedStage]) -> tuple[PlannedStage, 
     return tuple(made)
 
 
-def plan_text(plan: Iterable[PlannedStage]) -> str:
+def format_plan(plan: Iterable[PlannedStage]) -> str:
     """The plan as `parse_plan` reads it."""
     return ",".join(one.name if one.after is None else f"{one.name}@{one.after}" for one in plan)
 
 
 def extended(plan: Iterable[PlannedStage], stages: Iterable[str]) -> str:
     """The plan's text, with those of the stages that it has not at its end."""
-    text = plan_text(plan).split(",")
+    text = format_plan(plan).split(",")
     known = [part.partition("@")[0] for part in text]
     return ",".join([*text, *(stage for stage in stages if stage not in known)])
 

@@ -18,10 +18,10 @@ from labkit.preferences.annotate import AnnotationConfig
 from labkit.runs.plan import (
     PlannedStage,
     ResolvedStage,
+    format_plan,
     in_another_run,
     plan_from_list,
     plan_of,
-    plan_text,
     plan_to_list,
     resolve,
 )
@@ -128,7 +128,7 @@ class Recipe:
         """
         unknown = sorted(set(stages) - {one.name for one in self.plan})
         if unknown:
-            raise LabError(f"The plan has no stage {', '.join(unknown)}; it is {plan_text(self.plan)}.")
+            raise LabError(f"The plan has no stage {', '.join(unknown)}; it is {format_plan(self.plan)}.")
         return dataclasses.replace(self, plan=self._plan_with(stages))
 
     def _plan_with(self, stages: Mapping[str, Any]) -> tuple[PlannedStage, ...]:
@@ -247,7 +247,7 @@ class Recipe:
     def _flat(self) -> dict[str, Any]:
         """{"seed": 0, "pretrain.train.steps": 2000, …, "plan": "pretrain,sft"}"""
         named = self.to_dict() | {one.name: plain(one.stage) for one in self.plan}
-        return _flat(named | {"plan": plan_text(self.plan)})
+        return _flat(named | {"plan": format_plan(self.plan)})
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -75,14 +75,14 @@ def encode_answer(tokenizer: Tokenizer, messages: Sequence[Message], answer: str
     this answer counts.
     """
     if tokenizer.template is None:
-        prompt, said = encode_prompt(tokenizer, messages), [*encode_words(tokenizer, answer), tokenizer.end]
+        prompt, said = encode_prompt(tokenizer, messages), [*encode_answer_part(tokenizer, answer), tokenizer.end]
         return [*prompt, *said], [False] * len(prompt) + [True] * len(said)
     ids, counts = tokenizer.template.row([*_turns(messages), ("assistant", answer)], learned={len(messages)})
     last = len(counts) - counts[::-1].index(True)
     return ids[:last], counts[:last]
 
 
-def encode_words(tokenizer: Tokenizer, words: str) -> list[int]:
+def encode_answer_part(tokenizer: Tokenizer, words: str) -> list[int]:
     """Words of an answer, as they stand after its prompt -> ids, without an end."""
     spoken = tokenizer.lead + words
     return tokenizer.encode(spoken) if tokenizer.template is None else tokenizer.template.inside(spoken)

@@ -108,7 +108,7 @@ def _kind(sign: str) -> str:
     return "?" if kind == "C" else kind if kind in "LN" else "."
 
 
-def breakable(blocks: Iterable[str]) -> Iterator[str]:
+def cut_long_runs(blocks: Iterable[str]) -> Iterator[str]:
     """Pieces of a text for a trainer: no run of letters, digits, signs or blanks in one of them is longer than 256.
 
     A longer run is cut, for the trainer would work on it as one word at every merge.

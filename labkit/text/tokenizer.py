@@ -34,7 +34,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.files import write_text
-from labkit.text.pieces import PIECE, breakable, pieces
+from labkit.text.pieces import PIECE, cut_long_runs, pieces
 from labkit.text.template import ChatTemplate
 
 # One thread encodes 750,000 tokens a second, thirty times what training reads on two cores; more threads would
@@ -374,7 +374,7 @@ def _train(texts: Iterable[str], vocabulary: int, min_pair_count: int) -> tokeni
         show_progress=False,
     )
     whole = (_encodable(text) for text in texts)
-    backend.train_from_iterator((piece for text in whole for piece in breakable([text])), trainer)
+    backend.train_from_iterator((piece for text in whole for piece in cut_long_runs([text])), trainer)
     return backend
 
 

@@ -27,7 +27,7 @@ from labkit.interpret import (
 )
 from labkit.interpret.patching import Progress
 from labkit.model.transformer import Transformer
-from labkit.text.chat import encode_opening, encode_prompt, encode_words
+from labkit.text.chat import encode_answer_part, encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text
 from labkit.ui.lab import Lab
@@ -173,7 +173,7 @@ def patched(
     first, second = plain_text(first, "The first prompt"), plain_text(second, "The second prompt")
     begins, stage = plain_text(begins, "The answer's beginning").strip(), plain_text(stage, "The checkpoint")
     tokenizer, model = lab.tokenizer(name), lab.model(name, stage)
-    start = encode_words(tokenizer, begins) if begins else []
+    start = encode_answer_part(tokenizer, begins) if begins else []
     one, other = ([*encode_prompt(tokenizer, [Message("user", text)]), *start] for text in (first, second))
     if len(one) == len(other) <= model.config.context:
         check_patching(model, one, other)

@@ -74,7 +74,7 @@ class Guard:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        said = refusal(body)
+        said = request_problem(body)
         if said:
             await JSONResponse({"detail": said, "error": said}, 422)(scope, receive, send)
             return
@@ -86,7 +86,7 @@ class Guard:
         await self.app(scope, again, send)
 
 
-def refusal(body: bytes) -> str:
+def request_problem(body: bytes) -> str:
     """Why a question of a page, as JSON, is not passed on; empty for one that is."""
     if len(body) > LARGEST:
         return f"This is too long: a page may ask at most {LARGEST:,} bytes at once."

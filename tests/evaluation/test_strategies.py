@@ -21,7 +21,7 @@ from labkit.evaluation.strategies import (
 from labkit.paths import demo_folder
 from labkit.runs.decoding import asked_of
 from labkit.runs.folder import Run
-from labkit.text.chat import encode_prompt, encode_words
+from labkit.text.chat import encode_answer_part, encode_prompt
 from labkit.text.pairs import Pair, comparison, encode_pair
 from labkit.world.oracle import score
 
@@ -40,7 +40,7 @@ def test_the_reward_model_reads_answers_as_in_training(run):
     batch = comparison([encode_pair(tokenizer, pair)], 256, tokenizer.pad)
     with torch.no_grad():
         expected = reward_model.last(batch.inputs, batch.mask, batch.ends)
-    ids = [encode_words(tokenizer, answer) for answer in answers]
+    ids = [encode_answer_part(tokenizer, answer) for answer in answers]
     assert reward_judge(reward_model, tokenizer)([one.ids] * 2, ids) == pytest.approx(expected.tolist(), abs=1e-4)
 
 

@@ -18,7 +18,14 @@ from labkit.hub.importing import import_checkpoint
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.runs.folder import Run
 from labkit.runs.presets import make_recipe
-from labkit.text.chat import decode_reply, encode_document, encode_messages, encode_opening, encode_prompt, encode_words
+from labkit.text.chat import (
+    decode_reply,
+    encode_answer_part,
+    encode_document,
+    encode_messages,
+    encode_opening,
+    encode_prompt,
+)
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
 from tests.published import byte_level, llama, sentencepiece
@@ -75,7 +82,7 @@ def test_a_token_of_sentencepiece_is_shown_as_it_stands_in_the_text(tmp_path):
     assert ours.token(1) == "<s>" and ours.token(9999) == "<9999>"
     before, after = encode_opening(ours, "Tom is"), [ours.id_of("▁in")]
     assert ours.continuation(before, after) == " in" and ours.decode(after) == "in"
-    words = encode_words(ours, "Tom is")
+    words = encode_answer_part(ours, "Tom is")
     assert [ours.token(index) for index in words] == [" Tom", " is"] and decode_reply(ours, words) == "Tom is"
 
 

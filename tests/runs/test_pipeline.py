@@ -11,7 +11,7 @@ from labkit.errors import LabError
 from labkit.preferences.annotate import read_choices
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import redo, run
+from labkit.runs.pipeline import rerun_stage, run
 from labkit.runs.prepare import prepare
 from labkit.runs.presets import make_recipe
 from tests.tiny import weights_hash
@@ -127,12 +127,12 @@ def test_redo_one_stage_with_another_config(tmp_path):
     list(run(tiny_recipe(), tmp_path, stages=["pretrain", "sft", "reward"]))
     base = weights_hash(Run.open(tmp_path).model("pretrain"))
     shorter = replace(tiny_recipe().stages["sft"], train=replace(TRAIN, steps=2))
-    events = list(redo(tmp_path, "sft", shorter))
+    events = list(rerun_stage(tmp_path, "sft", shorter))
     assert [e.phase for e in events if e.stage == "sft"] == ["prepare", "train", "train", "evaluate", "finished"]
     opened = Run.open(tmp_path)
     assert not (tmp_path / "reward").exists() and not (tmp_path / "preferences").exists()
     assert opened.recipe.stages["sft"] == shorter and weights_hash(opened.model("pretrain")) == base
-    list(redo(tmp_path, "pretrain"))
+    list(rerun_stage(tmp_path, "pretrain"))
     assert not (tmp_path / "sft").exists() and weights_hash(Run.open(tmp_path).model()) == base
 
 

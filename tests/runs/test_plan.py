@@ -8,8 +8,8 @@ from labkit.errors import LabError
 from labkit.files import read_json, write_json
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import redo, run
-from labkit.runs.plan import PlannedStage, parse_plan, plan_from_list, plan_of, plan_text, resolve
+from labkit.runs.pipeline import rerun_stage, run
+from labkit.runs.plan import PlannedStage, format_plan, parse_plan, plan_from_list, plan_of, resolve
 from labkit.runs.presets import make_recipe
 from labkit.runs.recipe import Recipe
 from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain
@@ -27,9 +27,9 @@ def planned(text: str) -> Recipe:
 
 def test_a_plan_is_its_text():
     text = "pretrain,sft,reward,ppo,dpo-strict,dpo@ppo"
-    assert plan_text(parse_plan(text, WHOLE)) == text
-    assert plan_text(WHOLE) == "pretrain,sft,reward,ppo,dpo"
-    assert parse_plan(plan_text(WHOLE), WHOLE) == WHOLE
+    assert format_plan(parse_plan(text, WHOLE)) == text
+    assert format_plan(WHOLE) == "pretrain,sft,reward,ppo,dpo"
+    assert parse_plan(format_plan(WHOLE), WHOLE) == WHOLE
 
 
 def test_a_stage_has_the_settings_of_its_name_else_of_its_kind_else_its_defaults():
@@ -166,7 +166,7 @@ def test_two_stages_of_a_kind_are_made_beside_each_other(tmp_path):
     hashes = {weights_hash(stage.model()) for stage in made.stages}
     assert len(hashes) == 5
     before = weights_hash(made.model("dpo-strict"))
-    list(redo(path, "dpo"))  # what comes after it goes; what stands beside it stays, and so do the choices
+    list(rerun_stage(path, "dpo"))  # what comes after it goes; what stands beside it stays, and so do the choices
     made = Run.open(path)
     assert not made.stage("dpo-more").begun and weights_hash(made.model("dpo-strict")) == before
     assert (path / "preferences").is_dir()
@@ -185,9 +185,9 @@ def test_a_stage_begins_with_a_model_of_another_run(tmp_path):
     list(run(tiny_recipe(), whole, ["pretrain", "sft"]))
     assert weights_hash(made.model("sft")) == weights_hash(Run.open(whole).model("sft"))
     assert made.inputs[f"{big}/pretrain"] and list(run(recipe, path, resume=True))[-1].phase == "skipped"
-    list(redo(big, "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
+    list(rerun_stage(big, "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
     with pytest.raises(LabError, match="has changed since .* was begun with it"):
-        list(redo(path, "sft"))
+        list(rerun_stage(path, "sft"))
 
 
 def test_both_may_be_moved_and_what_was_begun_is_not_begun_anew(tmp_path, monkeypatch):
@@ -204,7 +204,7 @@ def test_both_may_be_moved_and_what_was_begun_is_not_begun_anew(tmp_path, monkey
     (tmp_path / "a").rename(tmp_path / "b")
     monkeypatch.chdir(tmp_path / "b")
     assert Run.open("student").stage_elsewhere("big/pretrain").trained
-    list(redo("big", "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
+    list(rerun_stage("big", "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
     with pytest.raises(LabError, match="has changed since student was begun with it"):
         Run.open("student").branch("another", recipe, ["sft"])
     (tmp_path / "b" / "big").rename(tmp_path / "b" / "gone")

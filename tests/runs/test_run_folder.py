@@ -18,7 +18,7 @@ from labkit.errors import LabError
 from labkit.files import read_json
 from labkit.runs.changes import Change
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import redo, run, undo
+from labkit.runs.pipeline import rerun_stage, run, undo
 from tests.faults import Killed, Kind, bury, faults, tree
 from tests.tiny_run import OTHER, RECIPE, STAGES, make, stub, weights
 
@@ -55,7 +55,7 @@ def straight(made, tmp_path_factory) -> list[dict[str, str]]:
 
 
 def again(path: Path) -> None:
-    for _ in redo(path, "sft", OTHER):
+    for _ in rerun_stage(path, "sft", OTHER):
         pass
 
 
@@ -66,7 +66,7 @@ def resume(path: Path) -> None:
 
 def begun(path: Path) -> None:
     """Fine-tuning made again up to its first step."""
-    next(event for event in redo(path, "sft", OTHER) if event.record)
+    next(event for event in rerun_stage(path, "sft", OTHER) if event.record)
 
 
 # Refused
@@ -77,11 +77,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another recipe": (lambda path: make(replace(RECIPE, seed=1), path, resume=True), "another recipe .seed: 0, not 1"),
     "a stage that is not there": (lambda path: make(RECIPE, path, ["grpo"], resume=True), "no stage grpo"),
     "rows longer than the context": (
-        lambda path: list(redo(path, "sft", replace(OTHER, train=replace(OTHER.train, length=4096)))),
+        lambda path: list(rerun_stage(path, "sft", replace(OTHER, train=replace(OTHER.train, length=4096)))),
         "rows of sft have 4096 tokens, but the model's context is 128",
     ),
     "a stage whose forerunner is missing": (
-        lambda path: list(redo(path, "ppo", replace(RECIPE.stages["ppo"], samples=3))),
+        lambda path: list(rerun_stage(path, "ppo", replace(RECIPE.stages["ppo"], samples=3))),
         "ppo builds on reward, and reward is not finished",
     ),
     "nothing to undo": (lambda path: undo(path, "sft"), "sft is not being made again"),
@@ -212,7 +212,7 @@ def test_what_is_made_again_is_kept_until_it_is_finished(made, straight, tmp_pat
     assert tree(path) == before
     begun(path)
     with pytest.raises(LabError, match="sft is being made again and not finished. Finish it first .* --undo"):
-        list(redo(path, "dpo"))
+        list(rerun_stage(path, "dpo"))
     make(Run.open(path).recipe, path, resume=True)
     assert weights(path) == straight[1] and not list(path.glob(".*"))
 

@@ -8,7 +8,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.hub.tokenizer_files import load_tokenizer
-from labkit.text.pieces import LONGEST_WORD, boundary, breakable, pieces, sample
+from labkit.text.pieces import LONGEST_WORD, boundary, cut_long_runs, pieces, sample
 from labkit.text.tokenizer import Tokenizer
 from tests.published import sentencepiece
 
@@ -83,9 +83,9 @@ def test_half_a_character_is_refused_in_a_long_text_too():
 
 def test_the_trainer_sees_no_endless_word():
     text = "数" * 1000 + " 123" + "=" * 600 + "\n" + PROSE
-    assert "".join(breakable([text])) == text
-    assert max(map(len, breakable(["数" * 1000]))) == 256
-    assert list(breakable([PROSE])) == [PROSE]
+    assert "".join(cut_long_runs([text])) == text
+    assert max(map(len, cut_long_runs(["数" * 1000]))) == 256
+    assert list(cut_long_runs([PROSE])) == [PROSE]
 
 
 def test_a_long_text_is_sampled_evenly_for_the_tokenizer():

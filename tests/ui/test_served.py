@@ -78,8 +78,8 @@ def test_half_a_character_is_refused_in_words(client):
 def test_what_is_too_long_or_too_deep_is_refused_in_words(client):
     answer = client.post("/ask", content=json.dumps("x" * served.LARGEST))
     assert answer.status_code == 422 and "too long" in answer.json()["detail"]
-    assert "nested too deeply" in served.refusal(b"[" * 200_000)
-    assert served.refusal(b"no json") == served.refusal(b"") == ""
+    assert "nested too deeply" in served.request_problem(b"[" * 200_000)
+    assert served.request_problem(b"no json") == served.request_problem(b"") == ""
 
 
 def test_proxies_are_forgotten_and_come_back(monkeypatch):

@@ -19,7 +19,7 @@ from labkit.files import reading
 from labkit.text.reading.columns import KNOWN
 from labkit.text.reading.csv_rows import csv_rows, delimiter_of, distinct
 from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess, is_utf8, refuse_kinds
-from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, ending, split_of
+from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, format_suffix, split_of
 from labkit.text.reading.json_values import parse_json
 from labkit.text.reading.long_text import LONG, LongText
 from labkit.text.reading.report import RowError
@@ -69,22 +69,22 @@ def open_table(file: File) -> Table:
     data = read_bytes(file)
     if data.startswith(b"PAR1"):
         return Table("parquet", None, _parquet_rows(data, file))
-    if ending(file.path) == ".parquet":
+    if format_suffix(file.path) == ".parquet":
         refuse_kinds(data, file.name)
         raise LabError(f"{file.name} is not a parquet file: it does not begin as one. Is the download complete?")
     text, encoding, warning = decode(data, file.name)
     if not text.strip():
         raise LabError(f"{file.name} is empty.")
     warnings: tuple[str, ...] = (warning,) if warning else ()
-    if ending(file.path) in (".csv", ".tsv"):
+    if format_suffix(file.path) in (".csv", ".tsv"):
         delimiter, format = delimiter_of(text)
         rows = csv_rows(text, delimiter, file.name)
         numbered = (Row(row, f"{file.name}, row {number}", file.split) for number, row in enumerate(rows, start=1))
         return Table(format, encoding, numbered, warnings)
     _refuse_csv(text, file)
-    if ending(file.path) in JSON_ENDINGS or looks_like_rows(text) and _is_json(text):
+    if format_suffix(file.path) in JSON_ENDINGS or looks_like_rows(text) and _is_json(text):
         return _json_table(text, encoding, warnings, file)
-    if ending(file.path) not in TEXT_ENDINGS and file.path.suffix:
+    if format_suffix(file.path) not in TEXT_ENDINGS and file.path.suffix:
         raise LabError(f"{file.name} has an unknown ending; known are {', '.join(ENDINGS)}, and each with .gz.")
     if looks_like_rows(text):
         warnings += (f"{file.name} begins as JSON does and is none: it is read as plain text.",)
@@ -115,7 +115,7 @@ def _refuse_csv(text: str, file: File) -> None:
 
 def _long_table(file: File) -> Table | None:
     """A file of one long plain text; None for any other."""
-    if ending(file.path) not in TEXT_ENDINGS:
+    if format_suffix(file.path) not in TEXT_ENDINGS:
         return None
     with reading(file.path), open(file.path, "rb") as opened:
         sample = opened.read(SAMPLE)
@@ -200,7 +200,7 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: File)
         raise LabError(f"{file.name} {error}") from error
     if isinstance(value, RowError):
         raise LabError(f"{file.name} {value}")
-    if found is None and ending(file.path) in (".jsonl", ".ndjson"):
+    if found is None and format_suffix(file.path) in (".jsonl", ".ndjson"):
         return Table("jsonl", encoding, [Row(value, f"{file.name}, line 1", file.split)], warnings)
     if found is None:
         raise NoRows("no rows", f"{file.name} holds no list of rows.")
@@ -223,7 +223,7 @@ def _is_lines(text: str, first: bool = True) -> bool:
 
 def _is_strings(text: str, file: File) -> bool:
     """Whether a file of JSON lines holds a text in quotes on most of them."""
-    if ending(file.path) not in (".jsonl", ".ndjson"):
+    if format_suffix(file.path) not in (".jsonl", ".ndjson"):
         return False
     lines = list(itertools.islice(filter(str.strip, text.split("\n")), 100))
     return 2 * sum(isinstance(_json(line), str) for line in lines) >= len(lines)

@@ -24,9 +24,9 @@ from labkit.text.reading.columns import (
     is_empty,
 )
 from labkit.text.reading.held_out import drop_copies, given_split, held_first, hold_out
-from labkit.text.reading.pointers import refuse_pointer
+from labkit.text.reading.pointers import refuse_answer_reference
 from labkit.text.reading.report import Reading, RowError
-from labkit.text.reading.rows import Items, as_columns, check_worth, note_turns, read_items
+from labkit.text.reading.rows import Items, as_columns, check_worth, read_items, report_turns
 from labkit.text.reading.values import as_messages, clean, join, shown, transcript, turns
 from labkit.world import Document, Message
 
@@ -146,7 +146,7 @@ def _conversation(row: Any, reading: Reading) -> tuple[Document, Columns | None]
             raise RowError(f"empty {what}", f"has an empty {what}.")
     if not any(message.role == "assistant" and message.weight for message in messages):
         raise RowError("weight 0", "has no answer of a weight above 0.")
-    note_turns(reading, messages, [row] if columns is None else [columns.values[name] for name in columns.used])
+    report_turns(reading, messages, [row] if columns is None else [columns.values[name] for name in columns.used])
     return Document("conversation", "", messages), columns
 
 
@@ -158,7 +158,7 @@ def _messages(columns: Columns) -> tuple[Message, ...]:
     if asked is None and columns.has(["input"]) and columns.has(["output"]):
         asked = "input"
     if asked is not None and answered is not None:
-        refuse_pointer(columns, answered)
+        refuse_answer_reference(columns, answered)
         return _exchange(question(columns, asked), columns.get([answered]), plain=_is_plain(columns.values[asked]))
     if isinstance(columns.values.get("data"), list):
         return with_system(columns, _alternating(columns.get(["data"])))

@@ -61,12 +61,12 @@ def find_files(source: str | Path) -> Found:
     if path.exists():
         return Found([File(path, path.name)])
     is_name = re.fullmatch(r"\b[\w.-]+\b(/\b[\w.-]+\b)?(:[\w.-]+)?", str(source), re.ASCII)  # as the hub
-    if not is_name or ending(path) in ENDINGS:
+    if not is_name or format_suffix(path) in ENDINGS:
         raise LabError(f"There is no file or folder {path}.")
     return Found([], hub=str(source))
 
 
-def ending(path: Path) -> str:
+def format_suffix(path: Path) -> str:
     """rows.JSONL.gz -> .jsonl"""
     name = path.name.lower()
     return Path(name.removesuffix(".gz")).suffix
@@ -96,7 +96,7 @@ def _folder(folder: Path) -> Found:
             passed_over.append(f"file {inside} (hidden)")
         elif path.stem.lower() in ABOUT:
             passed_over.append(f"file {inside} (about the others)")
-        elif ending(path) not in ENDINGS:
+        elif format_suffix(path) not in ENDINGS:
             passed_over.append(f"file {inside} (not a kind that is read)")
         else:
             files.append(File(path, str(inside)))
@@ -135,7 +135,7 @@ def file_splits(names: Sequence[Path]) -> FileSplits:
 
 
 def _stem(name: Path) -> str:
-    return name.name.lower().removesuffix(".gz").removesuffix(ending(name))
+    return name.name.lower().removesuffix(".gz").removesuffix(format_suffix(name))
 
 
 def _split_and_rest(name: str) -> tuple[str, str] | None:

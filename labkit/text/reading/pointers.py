@@ -140,7 +140,7 @@ def check_tie(columns: Columns) -> None:
             raise RowError("tie", f"has no better answer: its column {name} says {shown(columns.values[name])}.")
 
 
-def refuse_pointer(columns: Columns, name: str) -> None:
+def refuse_answer_reference(columns: Columns, name: str) -> None:
     """Raises RowError where a column that is to hold an answer holds its number among choices in other columns."""
     value = columns.values[name]
     for group in _groups(columns):

@@ -14,7 +14,7 @@ from labkit.text.reading.conversations import history, question, repeats, with_s
 from labkit.text.reading.held_out import given_split, hold_out
 from labkit.text.reading.pointers import VERDICTS, Numbering, Suspects, answers, check_tie
 from labkit.text.reading.report import Reading, RowError
-from labkit.text.reading.rows import Items, as_columns, check_worth, note_turns, read_items
+from labkit.text.reading.rows import Items, as_columns, check_worth, read_items, report_turns
 from labkit.text.reading.values import as_messages, clean, transcript, turns
 from labkit.world import Message
 
@@ -117,7 +117,7 @@ def _pair(numbering: Numbering, suspects: Suspects, row: Any, reading: Reading) 
     if chosen == rejected:
         raise RowError("equal answers", "has the same answer chosen and rejected.")
     said = (Message("assistant", chosen), Message("assistant", rejected))
-    note_turns(reading, (*asked, *said), [columns.values[name] for name in columns.used])
+    report_turns(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     _note_scores(columns, reading)
     suspects.add(columns, given)
     return Pair(asked, chosen, rejected), columns

@@ -133,7 +133,7 @@ def check_worth(columns: Columns) -> None:
             )
 
 
-def note_turns(reading: Reading, messages: Sequence[Message], fields: Iterable[Any]) -> None:
+def report_turns(reading: Reading, messages: Sequence[Message], fields: Iterable[Any]) -> None:
     """Enter in the record what is to say about the turns of a row that is kept: what cleaning took away, keys that were
     not read, and marks of a template.
 

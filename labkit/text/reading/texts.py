@@ -29,9 +29,9 @@ class Texts(NamedTuple):
 def read_texts(source: str | Path, held_out: float = 0.1) -> Texts:
     """Plain text from `source`, cleaned and split: about a tenth of its characters is held out.
 
-    Raises LabError as `text_rows` does, and when there is too little to hold out.
+    Raises LabError as `clean_documents` does, and when there is too little to hold out.
     """
-    return split_texts(text_rows(source), held_out)
+    return split_texts(clean_documents(source), held_out)
 
 
 def split_texts(items: Items[Text], held_out: float = 0.1) -> Texts:
@@ -42,7 +42,7 @@ def split_texts(items: Items[Text], held_out: float = 0.1) -> Texts:
     return Texts(*items.parted(apart), items.reading)
 
 
-def text_rows(source: str | Path) -> Items[Text]:
+def clean_documents(source: str | Path) -> Items[Text]:
     """All documents of `source`, in its order, cleaned, without duplicates and near-duplicates: of two the
     one that is held out is kept.
 

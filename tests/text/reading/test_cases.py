@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from labkit.commands.read import Kind, read_examples
+from labkit.commands.read import Kind, read_rows
 from labkit.errors import LabError
 
 KINDS: dict[str, Kind] = {"i": "instructions", "p": "preferences", "t": "text"}
@@ -254,7 +254,7 @@ def test_every_case_has_its_expectation(cases):
 @pytest.mark.parametrize("name", GOOD)
 def test_a_case_is_read_as_it_is_meant(cases, name):
     wanted, facts = GOOD[name]
-    rows, reading = read_examples(str(source(cases / name)), KINDS[name[0]])
+    rows, reading = read_rows(str(source(cases / name)), KINDS[name[0]])
     record = reading.to_dict()
     if callable(wanted):
         wanted(cases / name, rows, record)
@@ -272,5 +272,5 @@ def test_a_case_is_read_as_it_is_meant(cases, name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_case_is_refused_with_its_file_its_row_and_the_mend(cases, name):
     with pytest.raises(LabError, match=REFUSED[name]) as caught:
-        read_examples(str(source(cases / name)), KINDS[name[0]])
+        read_rows(str(source(cases / name)), KINDS[name[0]])
     assert "\n" not in str(caught.value)

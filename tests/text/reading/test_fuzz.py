@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labkit.commands.read import KINDS, read_examples
+from labkit.commands.read import KINDS, read_rows
 from labkit.errors import LabError
 from labkit.text.clean import clean_text
 from labkit.text.reading.columns import KNOWN
@@ -188,7 +188,7 @@ def test_any_rows_give_rows_and_counts_or_words(tmp_path_factory, kind, rows, go
     path = tmp_path_factory.getbasetemp() / f"{kind}-{name}"
     path.write_bytes(gzip.compress(data, 1) if packed else data)
     try:
-        found, reading = read_examples(str(path), kind)
+        found, reading = read_rows(str(path), kind)
     except LabError as error:
         assert str(error).strip()
         return

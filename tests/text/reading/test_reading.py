@@ -11,7 +11,7 @@ from pyarrow import parquet
 from labkit.errors import LabError
 from labkit.text.clean import clean_text
 from labkit.text.reading import hold_out, read_conversations, read_preferences, read_texts
-from labkit.text.reading.texts import text_rows
+from labkit.text.reading.texts import clean_documents
 from labkit.text.sources import RandomChunks, encode_corpus
 from labkit.text.tokenizer import Tokenizer
 
@@ -351,4 +351,4 @@ def test_what_datasets_keeps_on_the_disk_is_refused_with_the_mend(tmp_path):
 def test_documents_begin_after_the_mark_that_parts_them(tmp_path):
     texts = ["One day.", "  Two days.\n\nAnd more.", "Three."]
     (tmp_path / "a.txt").write_text("<|endoftext|>\n<|endoftext|>\r\n".join(f"{text}\n" for text in texts))
-    assert [str(text) for text in text_rows(tmp_path / "a.txt").values] == [*texts[:2], "Three.\n"]
+    assert [str(text) for text in clean_documents(tmp_path / "a.txt").values] == [*texts[:2], "Three.\n"]

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from labkit.commands.read import KINDS, read_examples
+from labkit.commands.read import KINDS, read_rows
 from labkit.errors import LabError
 from labkit.text.reading import csv_rows, read_conversations
 from labkit.text.reading.values import as_messages, as_text, transcript
@@ -21,12 +21,12 @@ TALKS = [[("user", row["instruction"]), ("assistant", row["output"])] for row in
 
 
 def talks(path):
-    rows, reading = read_examples(str(path), "instructions")
+    rows, reading = read_rows(str(path), "instructions")
     return [[(m["role"], m["content"]) for m in row["messages"]] for row in rows], reading
 
 
 def pairs(path):
-    rows, reading = read_examples(str(path), "preferences")
+    rows, reading = read_rows(str(path), "preferences")
     return [
         ([(m["role"], m["content"]) for m in row["prompt"]], row["chosen"], row["rejected"]) for row in rows
     ], reading
@@ -477,7 +477,7 @@ def test_a_csv_of_another_name_is_refused(tmp_path, name):
     as_csv(tmp_path / name, ",")
     for kind in KINDS:
         with pytest.raises(LabError, match=f"{name} is CSV by what stands in it .* Rename it to rows.csv"):
-            read_examples(str(tmp_path / name), kind)
+            read_rows(str(tmp_path / name), kind)
 
 
 @pytest.mark.parametrize("first", ['{ "key" is how', '[{"a": 1}] is JSON', "[1] Smith said so", '{"a": 1}\n\nHe'])
@@ -485,13 +485,13 @@ def test_a_csv_of_another_name_is_refused(tmp_path, name):
 def test_prose_that_begins_as_json_is_prose(tmp_path, first, name):
     text = f"{first}.\n" + "So it went on, year by year.\n" * 30
     (tmp_path / name).write_text(text)
-    rows, _ = read_examples(str(tmp_path / name), "text")
+    rows, _ = read_rows(str(tmp_path / name), "text")
     assert rows == [{"text": text}]
 
 
 def test_json_lines_of_texts(tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(f"Story {n} of {n * 7} birds.") for n in range(6)))
-    rows, _ = read_examples(str(tmp_path / "rows.jsonl"), "text")
+    rows, _ = read_rows(str(tmp_path / "rows.jsonl"), "text")
     assert rows == [{"text": f"Story {n} of {n * 7} birds."} for n in range(6)]
 
 
@@ -540,7 +540,7 @@ def test_a_broken_row_of_a_table_is_dropped_up_to_its_closing_quote(tmp_path):
     broken = '"bad "quote" here\ncontinues here\nend of it"'
     good = [f"Story {n} of {n * 7} birds." for n in range(6)]
     (tmp_path / "rows.csv").write_text("\n".join(["text", *good[:3], broken, *good[3:]]))
-    rows, reading = read_examples(str(tmp_path / "rows.csv"), "text")
+    rows, reading = read_rows(str(tmp_path / "rows.csv"), "text")
     assert [row["text"] for row in rows] == good and reading.dropped == {"broken line": 1}
 
 
@@ -629,7 +629,7 @@ def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path):
 def test_a_table_of_pandas_with_an_index_and_one_column(tmp_path):
     texts = [f"Story {n} of {n * 7} birds." for n in range(6)]
     pandas.DataFrame({"text": texts}).to_csv(tmp_path / "rows.tsv", sep="\t")
-    rows, reading = read_examples(str(tmp_path / "rows.tsv"), "text")
+    rows, reading = read_rows(str(tmp_path / "rows.tsv"), "text")
     assert rows == [{"text": text} for text in texts] and reading.unused == ["column without a name"]
 
 
