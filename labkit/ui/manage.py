@@ -52,9 +52,15 @@ HELP = ("-h", "--help", "--tyro")
 """How flags begin that print something, or write files, instead of setting anything."""
 
 
-def stage_names() -> list[str]:
-    """The stages that a page can ask for: those of the usual plan, and every other kind that there is."""
-    return list(dict.fromkeys([*Recipe().stages, *STAGES]))
+def stage_names(lab: Lab | None = None, source: Any = None) -> list[str]:
+    """The stages that a page can ask for: those of the usual plan, every other kind that there is, and those that the
+    plan of a run has which a new one is built on.
+    """
+    its_own: list[str] = []
+    if lab is not None and isinstance(source, str) and source not in PRESETS:
+        with suppress(LabError):
+            its_own = [one.name for one in lab.open(source).recipe.plan]
+    return list(dict.fromkeys([*Recipe().stages, *STAGES, *its_own]))
 
 
 def begin(
@@ -71,7 +77,7 @@ def begin(
     name = check_new_name(name)
     if name in lab.all_names() or (lab.folder / name).exists():
         raise LabError(f"There is a run {name} already. Choose another name, or resume that one.")
-    known = stage_names()
+    known = stage_names(lab, source)
     if not isinstance(stages, list | tuple) or any(stage not in known for stage in stages):
         raise LabError(f"{shortened(stages)} are not stages; the stages are {', '.join(known)}.")
     is_preset = isinstance(source, str) and source in PRESETS

@@ -211,6 +211,11 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     start = gr.Button(words("begin"), variant="primary", elem_id="runs-begin")
     problem = problem_box("new-problem")
     on_tab(lambda: gr.update(choices=[*PRESETS, *lab.names()]), source)
+
+    def its_stages(chosen: Any) -> Any:
+        return gr.update(choices=manage.stage_names(lab, chosen))
+
+    source.change(its_stages, source, stages, show_progress="hidden")
     inputs = [name, source, stages, seed, more]
 
     def begin(name: Any, source: Any, stages: Any, seed: Any, more: Any) -> tuple[str, str]:

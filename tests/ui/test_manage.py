@@ -1,5 +1,6 @@
 """What may be done to runs from a page, and where they are, without a browser."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from labkit.errors import LabError
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
 from labkit.runs.lock import one_writer
+from labkit.runs.plan import PlannedStage
 from labkit.ui import manage, preferences, runs, states
 from labkit.ui.lab import Lab
 from tests.tiny_recipe import tiny_recipe
@@ -353,6 +355,19 @@ def test_what_a_page_may_not_begin(lab, change, message):
     with pytest.raises(LabError, match=message):
         manage.begin(lab, jobs, **given)
     assert jobs.asked == []
+
+
+def test_a_runs_own_stages_can_be_asked_for(lab):
+    """Those of its plan stand in the menu behind the kinds; whatever else is named, the kinds alone."""
+    usual = manage.stage_names()
+    assert usual[:5] == ["pretrain", "sft", "reward", "ppo", "dpo"] and manage.stage_names(lab, "smoke") == usual
+    run = lab.open("mine")
+    plan = (*run.recipe.plan, PlannedStage("dpo-strict", run.recipe.stages["dpo"]))
+    run.recipe = dataclasses.replace(run.recipe, plan=plan)
+    run.save_recipe()
+    assert manage.stage_names(lab, "mine") == [*usual, "dpo-strict"]
+    for source in (None, 3, ["mine"], "../mine", "nobody"):
+        assert manage.stage_names(lab, source) == usual
 
 
 def test_what_is_just_allowed_is_begun(lab):
