@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from labkit.decoding import Temperature, generate
 from labkit.errors import LabError
 from labkit.evaluation.held_out_loss import Metrics
+from labkit.evaluation.judges import reward_judge
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import preference_task
-from labkit.text.batch import unshifted_batch
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.fitting import LengthReport
 from labkit.text.tokenizer import Tokenizer
@@ -146,7 +145,6 @@ def greedy_answers(
     )
 
 
-@torch.no_grad()
 def rewards(
     reward_model: RewardModel,
     tokenizer: Tokenizer,
@@ -154,16 +152,7 @@ def rewards(
     answers: Sequence[list[int]],
     rows: int = 64,
 ) -> np.ndarray:
-    """The reward model's scores of answers, as ids, to the prompts: [N]."""
-    room = reward_model.config.context
-    made = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids, counts = [*prompt, *answer, tokenizer.turn_end], [False] * len(prompt) + [True] * (len(answer) + 1)
-        made.append((ids[:room], counts[:room]))  # an answer that filled the context leaves no room for its end
-    found, device = [], reward_model.head.weight.device
-    for start in range(0, len(made), rows):
-        chunk = made[start : start + rows]
-        batch, ends = unshifted_batch(chunk, max(len(ids) for ids, _ in chunk), tokenizer.pad)
-        inputs, _, mask = batch.to(device)
-        found.append(reward_model.eval().last(inputs, mask, ends.to(device)).cpu())
-    return torch.cat(found).numpy()
+    """The reward model's scores of answers, as ids, to the prompts, so many at a time: [N]."""
+    judge, starts = reward_judge(reward_model, tokenizer), range(0, len(prompts), rows)
+    chunks = [judge(prompts[start : start + rows], answers[start : start + rows]) for start in starts]
+    return np.array([score for chunk in chunks for score in chunk])

@@ -119,7 +119,7 @@ class Lexicon:
             self.facts[("breaks", thing["name"])] = "yes" if thing["breaks"] else "no"
             self.facts[("opens", thing["name"])] = "yes" if thing["opens"] else "no"
             self.choices[("colour", thing["name"])] = tuple(thing["colours"])
-        self._add("cut_long_runs", [t["name"] for t in cut["things"] if t["breaks"]])
+        self._add("breakable", [t["name"] for t in cut["things"] if t["breaks"]])
         for attribute in ("shape", "kind", "origin", "taste"):
             self._attribute(attribute, cut["foods"], attribute)
         self._attribute("food_colour", cut["foods"], "colour")

@@ -14,7 +14,7 @@ from labkit.errors import LabError
 from labkit.world.lexicon import Lexicon
 
 SPLITS = ("train", "validation", "test")
-OBJECTS = ("thing", "cut_long_runs", "food", "animal")
+OBJECTS = ("thing", "breakable", "food", "animal")
 SHARE = 16
 """One pair in sixteen is held out for validation, one for test, and at least one of each word's. More would teach a
 small model who is never where, instead of reading."""
