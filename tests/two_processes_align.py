@@ -62,7 +62,10 @@ def main() -> None:
     processes.wait_for_everyone()
     found["ppo resumed"] = trained(STAGES["ppo"], stage_inputs, folder)
     found["mixture"] = mixture(stage_inputs)
-    print("RESULT" + json.dumps({"rank": processes.process_index, "stages": found}))
+    for rank in range(processes.num_processes):  # one after another: long lines of two would mix
+        if rank == processes.process_index:
+            print("RESULT" + json.dumps({"rank": rank, "stages": found}), flush=True)
+        processes.wait_for_everyone()
     processes.end_training()  # a process that only exits may abort while the other still listens
 
 

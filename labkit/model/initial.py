@@ -66,7 +66,7 @@ def renamed_weights(module: nn.Module, names: Mapping[str, str]) -> None:
             if before is not None:
                 state[prefix + names[before] + name.removeprefix(before)] = state.pop(key)
 
-    module.older_weights = {now: before for before, now in names.items()}  # type: ignore[assignment]
+    module.__dict__["older_weights"] = {now: before for before, now in names.items()}
     module.register_load_state_dict_pre_hook(rename)
 
 
