@@ -74,7 +74,7 @@ def run(config: GenerateBench | None = None, progress: Callable[[str], None] = l
 
 def table(report: dict[str, Any]) -> str:
     """The report in a few lines."""
-    lines = [f"tokens a second, {report['new']} new ones after {report['prompt']}"]
+    lines = [f"tokens per second, {report['new']} new ones after {report['prompt']}"]
     for timing in report["timings"]:
         sides = "  ".join(f"{name} {speed:,.0f}" for name, speed in timing["tokens_per_second"].items())
         lines.append(f"{timing['model']:8} {timing['mode']:8} {timing['batch']:3}: {timing['ratio']:5.2f} x   {sides}")

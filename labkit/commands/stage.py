@@ -48,7 +48,7 @@ def command(name: str, arguments: list[str]) -> int:
     path, command = Path(folder), f"labkit {name} {shlex.quote(folder)}"
     if "--undo" in after:
         undo(path, name)
-        print(f"{path / name} is as it was before --again.")
+        print(f"{path / name} is restored to what it was before --again.")
         return 0
     fresh = not settled(path).exists() or Run.untouched(path)
     recipe = make_recipe(default_preset()) if fresh else Run.open(path).recipe

@@ -344,7 +344,7 @@ def _keep_only(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def _needed(filter_: object, history: History | None) -> History:
     if history is None:
-        raise LabError(f"{type(filter_).__name__} must be told what was written so far.")
+        raise LabError(f"{type(filter_).__name__} needs the tokens that were generated so far.")
     return history
 
 

@@ -71,7 +71,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "speculative": {"ahead": 4},
     "best": {"n": 8},
 }
-"""What each kind can be told, and what it takes when it is not."""
+"""The options of each kind, with their defaults."""
 OLDER = {"settled": "false", "full": "true", "never": "never"}
 """The values of early-stopping when it was called ending."""
 EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}

@@ -113,7 +113,7 @@ def test_padding_is_no_token():
         (lambda: NoRepeat(0), "NoRepeat: n must be at least 1"),
         (lambda: Allowed(()), "must name at least one"),
         (lambda: Banned((99,))(torch.zeros(1, 5)), "no token 99 in a vocabulary of 5"),
-        (lambda: NoRepeat(2)(torch.zeros(1, 5)), "NoRepeat must be told what was written"),
+        (lambda: NoRepeat(2)(torch.zeros(1, 5)), "NoRepeat needs the tokens that were generated so far"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):

@@ -37,7 +37,7 @@ def test_a_stage_has_the_settings_of_its_name_else_of_its_kind_else_its_defaults
     pretrain, sft, strict, other = parse_plan("pretrain,sft,dpo-strict,dpo-other", known)
     assert strict.stage == other.stage == DPO(beta=0.7) and sft.stage == FineTune()
     both = (*known, PlannedStage("dpo", DPO(beta=0.2)))
-    assert [one.stage.beta for one in parse_plan("pretrain,sft,dpo,dpo-strict", both)[2:]] == [0.2, 0.7]  # type: ignore
+    assert [one.stage for one in parse_plan("pretrain,sft,dpo,dpo-strict", both)[2:]] == [DPO(beta=0.2), DPO(beta=0.7)]
     assert parse_plan("pretrain,sft,reward", known)[2].stage == FitReward()
 
 

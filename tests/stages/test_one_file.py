@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,10 @@ def toy():
 
     STAGES["repeat"], LINES["repeat"] = Repeat, "learn the conversations once more"
     yield Repeat
-    for table_, before in zip((STAGES, LINES), known, strict=True):
-        table_.clear()  # type: ignore[attr-defined]
-        table_.update(before)  # type: ignore[attr-defined]
+    tables: list[Any] = [STAGES, LINES]
+    for registered, before in zip(tables, known, strict=True):
+        registered.clear()
+        registered.update(before)
 
 
 @pytest.fixture
