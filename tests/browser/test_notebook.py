@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,10 +37,14 @@ def jupyter(tmp_path: Path) -> Iterator[Server]:
 def test_the_viewers_show_in_jupyterlab(jupyter: Server, opened: Opened):
     page = opened(f"{jupyter.url}/lab/tree/{NOTEBOOK}?reset")
     page.get_by_role("heading", name="Look, compare, choose").wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)  # asked before, it may run nothing
     page.get_by_text("Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
+    numbers = page.locator(".jp-CodeCell .jp-InputPrompt")
+    expect(numbers.last).to_have_text(re.compile(r"\[\d+\]:"), timeout=240_000)  # torch is loaded meanwhile
+    wrong = page.locator("[data-mime-type*=stderr], [data-mime-type*=error]").all_inner_texts()
     heads = page.locator("labkit-attention .grid button")
-    expect(heads).to_have_count(8, timeout=240_000)  # the kernel starts, and loads torch
+    expect(heads, f"the notebook said {wrong}").to_have_count(8)
     heads.nth(2).click()
     expect(heads.nth(2)).to_have_attribute("aria-pressed", "true")
     expect(page.locator("labkit-texts .column")).to_have_count(3, timeout=120_000)
