@@ -63,7 +63,8 @@ def main(options: CompareOptions) -> int:
         run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task}
     )
     limits: dict[str, Any] = {"seeds": options.seeds, "max_new_tokens": options.max_tokens}
-    found = compare_strategies(model, run.tokenizer(), asked, strategies, world=world, resources=resources, **limits)
+    limits |= {"world": world, "resources": resources, "annotator": run.recipe.annotation.annotator}
+    found = compare_strategies(model, run.tokenizer(), asked, strategies, **limits)
     if options.json:
         rows = [dataclasses.asdict(one) | {"scores": _by_name(one)} for one in found]
         prompts = [one.text for one in asked]

@@ -17,8 +17,8 @@ from labkit.world.oracle import score
 
 
 def reward_judge(reward_model: RewardModel, tokenizer: Tokenizer, closed: bool = False) -> Judge:
-    """The reward model's number at the last token of each answer: its end token, which is put behind it. closed: that
-    stands there already where the model drew one, and an answer that was cut off is read where it was cut.
+    """The reward model's number at the last token of each answer: its end token, which is put behind it. closed: the
+    answer holds the end token that the model drew; one that was cut off has none, and is read where it was cut.
     """
 
     @torch.no_grad()

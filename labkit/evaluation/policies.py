@@ -139,9 +139,17 @@ def held_out_prompts(
 def greedy_answers(
     model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], answer_tokens: int
 ) -> list[list[int]]:
-    """The likeliest answer, token by token, to each prompt: ids, cut after `answer_tokens`."""
+    """The likeliest answer, token by token, to each prompt: ids, cut after `answer_tokens`, else with the end token
+    that the model wrote.
+    """
     return generate(
-        model, prompts, filters=[Temperature(0)], max_new_tokens=answer_tokens, stop_ids=tokenizer.stops, rows=128
+        model,
+        prompts,
+        filters=[Temperature(0)],
+        max_new_tokens=answer_tokens,
+        stop_ids=tokenizer.stops,
+        rows=128,
+        keep_stop=True,
     )
 
 
@@ -152,7 +160,9 @@ def rewards(
     answers: Sequence[list[int]],
     rows: int = 64,
 ) -> np.ndarray:
-    """The reward model's scores of answers, as ids, to the prompts, so many at a time: [N]."""
-    judge, starts = reward_judge(reward_model, tokenizer), range(0, len(prompts), rows)
+    """The reward model's scores of answers, as ids, to the prompts, so many at a time: [N]. An answer is read at its
+    last token, as PPO's rollouts are: at its end token, or where it was cut.
+    """
+    judge, starts = reward_judge(reward_model, tokenizer, closed=True), range(0, len(prompts), rows)
     chunks = [judge(prompts[start : start + rows], answers[start : start + rows]) for start in starts]
     return np.array([score for chunk in chunks for score in chunk])

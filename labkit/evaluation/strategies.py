@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from labkit.world import Task, World
 
 
-ANNOTATOR = "warm"
-
-
 class EvalPrompt(NamedTuple):
     """A prompt: its text, its tokens, and the task that it is, if it is one of the world's."""
 
@@ -49,11 +46,13 @@ def compare_strategies(
     max_new_tokens: int,
     world: World | None = None,
     resources: DecodingResources | None = None,
+    annotator: str = "warm",
 ) -> list[StrategyResult]:
     """All strategies on the same prompts; the same seed gives each of them the same draws. Each prompt has seeds of its
     own, so that what is drawn for one says nothing of another.
 
-    world: whose grammar and truth the texts are held against. Raises LabError as `Strategy.write`.
+    world: whose grammar and truth the texts are held against. annotator: whose profile gold is under. Raises LabError
+    as `Strategy.write`.
     """
     from labkit.decoding.strategies import DecodingResources
 
@@ -71,7 +70,7 @@ def compare_strategies(
         texts = strategy.write_all(model, [one.ids for one in asked], seeds=seeds_of, **options)
         words = tokenizer.decode(texts[0][0]).split()
         first = first or words
-        scores = scored(model, tokenizer, asked, texts, world)
+        scores = scored(model, tokenizer, asked, texts, world, annotator)
         found.append(
             StrategyResult(str(strategy), " ".join(words), first_difference([first, words], ended=True), scores)
         )
@@ -84,6 +83,7 @@ def scored(
     asked: Sequence[EvalPrompt],
     texts: Sequence[Sequence[Sequence[int]]],
     world: World | None,
+    annotator: str = "warm",
 ) -> dict[str, Score]:
     """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
     from labkit.decoding.scores import distinct, jackknife, log_likelihoods, mean_score, repetition, self_bleu
@@ -96,7 +96,7 @@ def scored(
         ]
         if world is None:
             return found
-        truths = [_truth(world, prompt.task, tokenizer.decode(text).strip()) for text in group]
+        truths = [_truth(world, prompt.task, tokenizer.decode(text).strip(), annotator) for text in group]
         return [one | truth for one, truth in zip(found, truths, strict=True)]
 
     rows = [each(prompt, group) for prompt, group in zip(asked, texts, strict=True)]
@@ -111,7 +111,7 @@ def scored(
     return scores
 
 
-def _truth(world: World, task: Task | None, text: str) -> dict[str, float]:
+def _truth(world: World, task: Task | None, text: str, annotator: str) -> dict[str, float]:
     """What the world says of a text: how much is its English, and can happen; of a task's answer, what it is worth."""
     from labkit.world.oracle import score
 
@@ -119,7 +119,7 @@ def _truth(world: World, task: Task | None, text: str) -> dict[str, float]:
     as_story = check.parsed / check.sentences if check.sentences else 0.0
     if task is None:
         return {"grammatical": as_story, "consistent": check.possible / check.events if check.events else float("nan")}
-    gold = score(world, task, text, world.profiles[ANNOTATOR])
+    gold = score(world, task, text, world.profiles[annotator])
     truth = {"gold": gold.total, "right": gold.right, "supported": gold.supported, "consistent": gold.consistent}
     return truth | {"grammatical": as_story if task.kind == "write" else gold.fluent}
 
@@ -128,7 +128,7 @@ LEGEND = {
     "nats per token": "mean log-probability of the text's tokens under the model; nearer to 0 is likelier",
     "repetition": "share of its runs of four tokens that stood in the text before; lower repeats less",
     "tokens": "how many tokens the text has",
-    "gold": f"the oracle's score of the answer, for the annotator {ANNOTATOR}: 0 to 1, higher is better",
+    "gold": "the oracle's score of the answer, for the run's annotator: 0 to 1, higher is better",
     "right": "share of the answers that do what was asked",
     "supported": "share of what is claimed that the story, or the facts of TinyWorld, bear out",
     "consistent": "share of what is told that can happen; 0 for an answer that contradicts itself",

@@ -62,5 +62,5 @@ def decoding_resources(
     if reward is not None:
         judge = reward_judge(reward.reward_model(), tokenizer)
     elif world is not None and tasks:
-        judge = oracle_judge(world, tasks, next(iter(world.profiles)), tokenizer)
+        judge = oracle_judge(world, tasks, run.recipe.annotation.annotator, tokenizer)
     return DecodingResources(tokenizer, tuple(stop), smaller, judge)

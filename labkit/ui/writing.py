@@ -179,6 +179,11 @@ def world_of(lab: Lab, run: str) -> World | None:
     return None if recipe.text is not None or recipe.instructions is not None else lab.world(run)
 
 
+def annotator_of(lab: Lab, run: str) -> str:
+    """The annotator of a run's world, whose gold answers are held against."""
+    return lab.open(run).recipe.annotation.annotator
+
+
 def writing_session(lab: Lab, settings: Settings) -> WritingSession:
     """Raises LabError for a run or a stage that is not there, and for a prompt that leaves no room."""
     tokenizer, model = lab.tokenizer(settings.run), lab.model(settings.run, settings.stage)
@@ -190,7 +195,7 @@ def writing_session(lab: Lab, settings: Settings) -> WritingSession:
     if reward_model is not None:
         judge = reward_judge(reward_model, tokenizer)
     elif world is not None and task is not None:
-        judge = oracle_judge(world, {tuple(prompt): task}, next(iter(world.profiles)), tokenizer)
+        judge = oracle_judge(world, {tuple(prompt): task}, annotator_of(lab, settings.run), tokenizer)
     draft = lab.model(settings.run, settings.draft or lab.stages(settings.run)[0])
     resources = DecodingResources(tokenizer, settings.stop, draft, judge)
     return WritingSession(model, tokenizer, prompt, resources, lab.results, checkpoint(lab, settings))
@@ -530,7 +535,8 @@ def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
             yield Scored(sum(many[:number]) + len(texts), sum(many), found)
             own = range(start, min(start + SEEDS_AT_ONCE, many[number]))
             texts += _seeded(number + 1, at, strategy, own, options)
-        found = [*found, (str(strategy), scored(at.model, at.tokenizer, [asked], [texts], world))]
+        by_name = scored(at.model, at.tokenizer, [asked], [texts], world, annotator_of(lab, settings.run))
+        found = [*found, (str(strategy), by_name)]
     yield Scored(sum(many), sum(many), found)
 
 

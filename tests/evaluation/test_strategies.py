@@ -1,6 +1,8 @@
 """Prompts that are tasks, judges that give an answer the number that its source would, and where texts part."""
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,16 @@ from labkit.evaluation.strategies import (
     EvalPrompt,
     compare_strategies,
     first_difference,
+    scored,
     strategies_table,
     task_of,
 )
 from labkit.paths import demo_folder
-from labkit.runs.decoding import asked_of
+from labkit.runs.decoding import asked_of, decoding_resources
 from labkit.runs.folder import Run
 from labkit.text.chat import encode_answer_part, encode_prompt
 from labkit.text.pairs import Pair, comparison, encode_pair
+from labkit.world import World
 from labkit.world.oracle import score
 
 
@@ -69,6 +73,33 @@ def test_a_task_is_known_by_its_words(run):
         assert known is not None and known.messages == one.task.messages
         assert asked_of(run, one.text)[1][0].ids == one.ids == encode_prompt(run.tokenizer(), known.messages)
     assert task_of(world, "What is the capital of France?") is None
+
+
+def test_gold_is_under_the_annotator_that_is_asked_for(run):
+    world, [one] = asked_of(run, "", 1)
+    assert world is not None and one.task is not None
+    text = run.tokenizer().encode(" " + one.task.reference)
+    golds = [
+        scored(run.model("sft"), run.tokenizer(), [one], [[text]], world, name)["gold"].mean for name in world.profiles
+    ]
+    said = run.tokenizer().decode(text).strip()
+    assert golds == [pytest.approx(score(world, one.task, said, it).total) for it in world.profiles.values()]
+    assert len(set(golds)) > 1
+
+
+def test_the_oracle_that_picks_the_best_is_the_runs_annotator(run, tmp_path):
+    """Without a reward model: the judge of a run whose annotator is another than the world's first."""
+    name = list(World.load(run.recipe.world_size).profiles)[-1]
+    annotation = replace(run.recipe.annotation, annotator=name)
+    other = Run(tmp_path, replace(run.recipe, annotation=annotation), {}, 1)  # no stage is in this folder
+    shutil.copy(run.path / "tokenizer.json", tmp_path)
+    world, [one] = asked_of(other, "", 1)
+    assert world is not None and one.task is not None
+    said = one.task.reference
+    judge = decoding_resources(other, world=world, tasks={tuple(one.ids): one.task}).judge
+    assert judge is not None
+    expected = score(world, one.task, said, world.profiles[name]).total
+    assert judge([one.ids], [run.tokenizer().encode(" " + said)]) == [expected]
 
 
 def test_where_texts_first_differ():
