@@ -4,7 +4,7 @@ A tiny recipe with the cosine schedule, Shaw's positions and heads that look one
 fine-tuning and reward model are finished, its PPO was stopped between the two steps of a rollout.
 """
 
-import tarfile
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,7 @@ from labkit.runs.pipeline import run
 
 @pytest.fixture
 def older(tmp_path) -> Path:
-    with tarfile.open(Path(__file__).with_name("older_run.tar.gz")) as packed:
-        packed.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(Path(__file__).with_name("older_run.tar.gz"), tmp_path)
     return tmp_path / "older"
 
 
