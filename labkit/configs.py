@@ -10,7 +10,7 @@ A numeric field says in its type which numbers make sense, and `check` refuses t
             check(self)
 
 A field whose type is a choice of dataclasses (``feed_forward: Gated | MoE``) is written with its class name
-under "kind", so that it comes back as what it was: {"feed_forward": {"kind": "Gated", "hidden": 352}}.
+under "kind", so that it comes back as what it was: {"feed_forward": {"kind": "Gated", "intermediate_size": 352}}.
 """
 
 from __future__ import annotations
@@ -212,9 +212,12 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def plain(value: Any, older: bool = False) -> Any:
-    """A value of a field as JSON can write it; a dataclass with its class name under "kind". older: see `to_dict`."""
+    """A value of a field as JSON can write it; a dataclass with its class name under "kind". older: see `to_dict`; a
+    class that was renamed says its first name as `older_kind`.
+    """
     if dataclasses.is_dataclass(value):
-        return {"kind": type(value).__name__, **to_dict(value, older)}
+        name = type(value).__name__
+        return {"kind": getattr(value, "older_kind", name) if older else name, **to_dict(value, older)}
     if isinstance(value, tuple | list):
         return [plain(item, older) for item in value]
     return value
@@ -228,9 +231,10 @@ def _value(where: str, hint: Any, value: Any) -> Any:
     if isinstance(value, Mapping):
         classes = [option for option in options if isinstance(option, type)]
         choices = {option.__name__: option for option in classes if dataclasses.is_dataclass(option)}
+        older = {option.older_kind: option for option in choices.values() if hasattr(option, "older_kind")}
         kind = value.get("kind", next(iter(choices), None) if len(choices) == 1 else None)
-        if kind not in choices:
+        if kind not in choices | older:
             raise LabError(f"{where} cannot be {kind!r}; it can be {', '.join(choices)}.")
-        return from_dict(choices[kind], value)
+        return from_dict((choices | older)[kind], value)
     is_tuple = any(typing.get_origin(option) is tuple for option in (hint, *options))
     return tuple(value) if isinstance(value, list) and is_tuple else value

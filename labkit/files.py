@@ -1,9 +1,9 @@
 """Files and folders that are either whole or not there, whatever kills the process or fills the disk.
 
-    write_json(path, value)                      # what was there before stays until the new is whole
-    with replacing(path) as partial: ...         # the same for a file that somebody else writes
-    with replacing_folder(path) as partial: ...  # and for a folder of files
-    for record in read_lines(path): ...          # JSON, one value a line
+    write_json(path, value)                           # what was there before stays until the new is whole
+    with atomic_replace(path) as partial: ...         # the same for a file that somebody else writes
+    with atomic_replace_folder(path) as partial: ...  # and for a folder of files
+    for record in read_jsonl(path): ...               # JSON, one value a line
 
 What is written goes to a temporary place beside, is brought to the disk (fsync), and takes its place by one rename.
 """
@@ -45,7 +45,7 @@ def beside(path: Path, ending: str) -> Path:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Say in words what hindered writing to `path`: raises DiskFull, or LabError for a disk that refuses."""
     try:
         yield
@@ -58,7 +58,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def explain_read_errors(path: Path) -> Iterator[None]:
     """Say in words why `path` cannot be read: raises LabError that names it, for a missing right first of all."""
     try:
         yield
@@ -78,14 +78,14 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_replace(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what was written there takes the place of `path` at the end, at once.
 
     The file gets the mode that the umask gives, whoever wrote it. Nothing is left behind when writing fails. Raises
-    LabError as `disk_errors` does.
+    LabError as `explain_write_errors` does.
     """
     partial = beside(path, PARTIAL)
-    with disk_errors(path):
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.unlink(missing_ok=True)
@@ -101,16 +101,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def atomic_replace_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside `path`, which takes its place at the end; `path` may be a link to one.
 
-    A kill between the two renames leaves what was there before as .NAME.labkit-old, which `settle_folder` puts back.
-    Raises LabError as `disk_errors` does.
+    A kill between the two renames leaves what was there before as .NAME.labkit-old, which `recover_folder` puts back.
+    Raises LabError as `explain_write_errors` does.
     """
     path = Path(os.path.realpath(path))
     partial, old = beside(path, PARTIAL), beside(path, OLD)
-    with disk_errors(path):
-        settle_folder(path)
+    with explain_write_errors(path):
+        recover_folder(path)
         try:
             partial.mkdir(parents=True)
             mode = partial.stat().st_mode & 0o666
@@ -126,12 +126,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             sync(path.parent)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
-            settle_folder(path)
+            recover_folder(path)
             raise
 
 
-def settle_folder(path: Path) -> None:
-    """Remove what a killed `replacing_folder` left beside `path`, and put back what it had set aside."""
+def recover_folder(path: Path) -> None:
+    """Remove what a killed `atomic_replace_folder` left beside `path`, and put back what it had set aside."""
     partial, old = beside(path, PARTIAL), beside(path, OLD)
     if old.exists() and not path.exists():
         os.rename(old, path)
@@ -141,7 +141,7 @@ def settle_folder(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` in UTF-8, whole or not at all."""
-    with replacing(path) as partial:
+    with atomic_replace(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -156,7 +156,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises LabError, which names it, when it cannot be read."""
     try:
-        with reading(path):
+        with explain_read_errors(path):
             return json.loads(path.read_text(encoding="utf-8"))
     except LabError:
         raise
@@ -188,21 +188,21 @@ def _kind(value: Any) -> str:
     return KINDS.get(type(value), json.dumps(value))
 
 
-def write_lines(path: Path, values: Iterable[Any]) -> None:
+def write_jsonl(path: Path, values: Iterable[Any]) -> None:
     """Write values as JSON, one a line, whole or not at all."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+    with atomic_replace(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         for value in values:
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
-def read_lines(path: Path, whole: bool = False) -> list[Any]:
+def read_jsonl(path: Path, strict: bool = False) -> list[Any]:
     """The values of a file of JSON lines; [] when there is none. Only a line feed ends a line.
 
     A last line without an end, which a kill tore, is left out; a line in the middle that is not JSON is left out with
-    a warning that names it. With `whole`, as for what `write_lines` wrote, either is refused. Raises LabError when the
+    a warning that names it. With `strict`, as for what `write_jsonl` wrote, either is refused. Raises LabError when the
     file cannot be read.
     """
-    with reading(path):
+    with explain_read_errors(path):
         if not path.exists():
             return []
         lines = path.read_bytes().split(b"\n")
@@ -213,7 +213,7 @@ def read_lines(path: Path, whole: bool = False) -> list[Any]:
                 values.append(json.loads(line))
             except ValueError:
                 damaged.append(number)
-    if damaged and whole:
+    if damaged and strict:
         raise LabError(f"{path}, line {damaged[0]}, is not JSON: the file is damaged.")
     if damaged and damaged != [len(lines)]:
         named = ", ".join(map(str, damaged[:5])) + (", …" if len(damaged) > 5 else "")

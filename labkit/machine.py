@@ -26,7 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def matrix_peak(dtype: torch.dtype | None = None, *, seconds: float = 0.25, size: int | None = None) -> float:
+def peak_matmul_flops(dtype: torch.dtype | None = None, *, seconds: float = 0.25, size: int | None = None) -> float:
     """FLOP/s of the best of several products of two [size, size] matrices; 2 size**3 FLOPs each.
 
     ``dtype=None`` measures bf16 (where the processor has it) and fp32 and returns the larger. Uses the GPU when there
@@ -35,7 +35,7 @@ def matrix_peak(dtype: torch.dtype | None = None, *, seconds: float = 0.25, size
     """
     if dtype is None:
         types = [torch.bfloat16, torch.float32] if has_bf16() else [torch.float32]
-        return max(matrix_peak(each, seconds=seconds, size=size) for each in types)
+        return max(peak_matmul_flops(each, seconds=seconds, size=size) for each in types)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = size or (8192 if device == "cuda" else 1024)
     a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
@@ -82,7 +82,7 @@ def has_compiler() -> bool:
     return headers.is_file() and any(shutil.which(name) for name in compilers)
 
 
-def compiled(run: Callable[P, R], doing: str, **options: Any) -> Callable[P, R]:
+def compile_or_eager(run: Callable[P, R], doing: str, **options: Any) -> Callable[P, R]:
     """`run` by torch.compile with these options; as it is, and that said once, where there is no compiler or it fails.
 
     doing: what goes on slower then, as "training".
@@ -120,7 +120,7 @@ def not_compiled(run: Callable[P, R]) -> Callable[P, R]:
 
 
 @not_compiled
-def over_processes(part: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(part: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes that train together; its gradient is that of this process's part. Each of
     them must come here.
     """
@@ -176,7 +176,7 @@ def reset_peak_memory() -> bool:
 
 
 def describe() -> dict[str, str | int | float | bool]:
-    """What a report says about the machine it was made on. Measures nothing; see ``matrix_peak`` for that."""
+    """What a report says about the machine it was made on. Measures nothing; see ``peak_matmul_flops`` for that."""
     described: dict[str, str | int | float | bool] = {
         "processor": _processor(),
         "cores": os.cpu_count() or 1,

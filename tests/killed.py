@@ -24,7 +24,7 @@ from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 
 STEPS, KILLS = 40, 10
-TRAIN = TrainConfig(steps=STEPS, rows=4, length=128, checkpoint_every=3, warmup=2, compile=True)
+TRAIN = TrainConfig(steps=STEPS, batch_size=4, max_length=128, checkpoint_every=3, warmup_steps=2, compile=True)
 RECIPE = tiny_recipe(TRAIN)
 for name in ("sft", "reward", "ppo", "dpo"):  # not compiled, so their steps pass quickly: twice as many
     stage = RECIPE.stages[name]

@@ -14,17 +14,17 @@ from torch import nn
 from labkit import files
 from labkit.errors import LabError
 from labkit.files import (
-    disk_errors,
+    atomic_replace_folder,
+    explain_write_errors,
     read_json,
-    read_lines,
+    read_jsonl,
     read_object,
-    replacing_folder,
-    settle_folder,
+    recover_folder,
     write_json,
-    write_lines,
+    write_jsonl,
 )
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.preferences.annotate import Choice, write_choices
+from labkit.preferences.annotate import AnnotatedPair, write_choices
 from labkit.reporting import page as report
 from labkit.runs.folder import Run
 from labkit.text.pairs import Pair
@@ -51,9 +51,12 @@ def test_write_json_is_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_errors_of_safetensors_are_said_in_words_too(tmp_path):
     """What safetensors raises for a full disk is an exception of its own."""
-    with pytest.raises(LabError, match="The disk is full"), disk_errors(tmp_path / "model.safetensors"):
+    with pytest.raises(LabError, match="The disk is full"), explain_write_errors(tmp_path / "model.safetensors"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    with pytest.raises(LabError, match="b could not be written: .*Permission denied"), disk_errors(tmp_path / "b"):
+    with (
+        pytest.raises(LabError, match="b could not be written: .*Permission denied"),
+        explain_write_errors(tmp_path / "b"),
+    ):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
@@ -99,36 +102,36 @@ def test_json_of_another_kind_is_named(tmp_path, text, words):
 def test_only_a_line_feed_ends_a_line(tmp_path):
     """Signs that Python's splitlines takes for line ends, and JSON leaves as they are."""
     rows = [{"text": f"a{sign}b"} for sign in ("\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r")]
-    write_lines(tmp_path / "a.jsonl", rows)
-    assert read_lines(tmp_path / "a.jsonl", whole=True) == rows
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert read_jsonl(tmp_path / "a.jsonl", strict=True) == rows
 
 
 def test_no_file_no_lines(tmp_path):
-    assert read_lines(tmp_path / "none.jsonl") == []
+    assert read_jsonl(tmp_path / "none.jsonl") == []
 
 
 def test_a_torn_last_line_is_left_out_and_a_torn_middle_line_is_said(tmp_path, recwarn):
     path = tmp_path / "a.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert read_lines(path) == [{"step": 1}, {"step": 2}] and not recwarn.list
+    assert read_jsonl(path) == [{"step": 1}, {"step": 2}] and not recwarn.list
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.warns(UserWarning, match=r"a.jsonl: damaged lines are left out \(line 2\)"):
-        assert read_lines(path) == [{"step": 1}, {"step": 3}]
+        assert read_jsonl(path) == [{"step": 1}, {"step": 3}]
     with pytest.raises(LabError, match="a.jsonl, line 2, is not JSON"):
-        read_lines(path, whole=True)
+        read_jsonl(path, strict=True)
 
 
 # Folders
 
 
 def written(path: Path, text: str) -> None:
-    with replacing_folder(path) as partial:
+    with atomic_replace_folder(path) as partial:
         (partial / "a.txt").write_text(text)
 
 
 def test_a_folder_takes_the_place_of_another_at_once(tmp_path, monkeypatch):
     written(tmp_path / "f", "old")
-    with pytest.raises(LabError, match="The disk is full"), replacing_folder(tmp_path / "f") as partial:
+    with pytest.raises(LabError, match="The disk is full"), atomic_replace_folder(tmp_path / "f") as partial:
         (partial / "a.txt").write_text("half")
         full_disk()
     assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f" / "a.txt").read_text() == "old"
@@ -140,7 +143,7 @@ def test_a_kill_between_the_two_renames_leaves_the_old(tmp_path):
     written(tmp_path / "f", "old")
     (tmp_path / "f").rename(tmp_path / ".f.labkit-old")
     (tmp_path / ".f.labkit-partial").mkdir()
-    settle_folder(tmp_path / "f")
+    recover_folder(tmp_path / "f")
     assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f" / "a.txt").read_text() == "old"
 
 
@@ -177,11 +180,11 @@ def save_tokenizer(folder: Path) -> None:
 def save_report(folder: Path) -> None:
     if not (folder / "recipe.json").exists():
         Run.create(folder, tiny_recipe())
-    report.write(folder)
+    report.write_report(folder)
 
 
 def save_choices(folder: Path) -> None:
-    write_choices(folder / "train.jsonl", [Choice(Pair((Message("user", "Who?"),), "a\u2028b", "c"), 1.0, 0.0)])
+    write_choices(folder / "train.jsonl", [AnnotatedPair(Pair((Message("user", "Who?"),), "a\u2028b", "c"), 1.0, 0.0)])
 
 
 @pytest.mark.parametrize("save", [save_tokenizer, save_report, save_choices])

@@ -27,21 +27,21 @@ def test_matrix_peak_is_flops_a_second(monkeypatch):
     """
     clock = iter([0.0, 1.0, 1.002, 2.0, 2.001, 3.0])
     monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
-    assert machine.matrix_peak(torch.float32, seconds=2.0, size=100) == pytest.approx(2e9)
+    assert machine.peak_matmul_flops(torch.float32, seconds=2.0, size=100) == pytest.approx(2e9)
 
 
 def test_matrix_peak_is_the_better_of_bf16_and_fp32(monkeypatch):
     monkeypatch.setattr(machine, "has_bf16", lambda: True)
     speeds = {torch.bfloat16: 3e11, torch.float32: 1e11}
-    measure = machine.matrix_peak
-    monkeypatch.setattr(machine, "matrix_peak", lambda dtype, **_: speeds[dtype])
+    measure = machine.peak_matmul_flops
+    monkeypatch.setattr(machine, "peak_matmul_flops", lambda dtype, **_: speeds[dtype])
     assert measure() == 3e11
     monkeypatch.setattr(machine, "has_bf16", lambda: False)
     assert measure() == 1e11
 
 
 def test_matrix_peak_of_this_machine_is_plausible():
-    assert 1e8 < machine.matrix_peak(torch.float32, seconds=0.02, size=256) < 1e16
+    assert 1e8 < machine.peak_matmul_flops(torch.float32, seconds=0.02, size=256) < 1e16
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def tiny_objective(model: nn.Module, batch: TinyBatch) -> tuple[Tensor, Tensor, 
 
 def tiny_config(**changes: Any) -> TrainConfig:
     values: dict[str, Any] = {
-        "steps": 6, "rows": 4, "length": 6, "lr": 0.05, "adam_lr": 0.05, "warmup": 2, "precision": "fp32",
-        "checkpoint_every": 2,
+        "steps": 6, "batch_size": 4, "max_length": 6, "muon_lr": 0.05, "adamw_lr": 0.05, "warmup_steps": 2,
+        "precision": "fp32", "checkpoint_every": 2,
     }  # fmt: skip
     return TrainConfig(**{**values, **changes})
 

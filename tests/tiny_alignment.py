@@ -14,7 +14,9 @@ from labkit.text.tokenizer import Tokenizer
 from labkit.training.config import TrainConfig
 from labkit.world import Message, World
 
-TRAIN = TrainConfig(steps=30, rows=8, length=64, optimizer="adamw", adam_lr=3e-3, warmup=3, precision="fp32")
+TRAIN = TrainConfig(
+    steps=30, batch_size=8, max_length=64, optimizer="adamw", adamw_lr=3e-3, warmup_steps=3, precision="fp32"
+)
 
 
 def tiny_materials(**shared: Any) -> StageInputs:
@@ -37,7 +39,7 @@ def tiny_materials(**shared: Any) -> StageInputs:
         world,
         model_of=lambda name: copy.deepcopy(model),
         reward_model_of=lambda name: copy.deepcopy(reward_model),
-        comparisons=lambda: PreferenceSplit(pairs[::2], pairs[1::2]),
+        load_preferences=lambda: PreferenceSplit(pairs[::2], pairs[1::2]),
         after="sft",
         judged_by="reward",
         **shared,

@@ -9,10 +9,10 @@ from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.runs.plan import plan_of
 from labkit.runs.recipe import Recipe, TokenizerConfig
-from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain
+from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling
 from labkit.training.config import TrainConfig
 
-TRAIN = TrainConfig(steps=6, rows=4, length=96, checkpoint_every=2, warmup=2, precision="fp32")
+TRAIN = TrainConfig(steps=6, batch_size=4, max_length=96, checkpoint_every=2, warmup_steps=2, precision="fp32")
 
 
 def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
@@ -24,19 +24,19 @@ def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
         model=model,
         plan=plan_of(
             pretrain=Pretrain(train),
-            sft=FineTune(train),
-            reward=FitReward(replace(train, optimizer="adamw", length=128, compile=False)),
-            ppo=PPO(replace(train, optimizer="adamw", length=128, compile=False), answer_tokens=8),
-            dpo=DPO(replace(train, optimizer="adamw", length=128, compile=False)),
+            sft=SFT(train),
+            reward=RewardModeling(replace(train, optimizer="adamw", max_length=128, compile=False)),
+            ppo=PPO(replace(train, optimizer="adamw", max_length=128, compile=False), max_new_tokens=8),
+            dpo=DPO(replace(train, optimizer="adamw", max_length=128, compile=False)),
         ),
-        annotation=AnnotationConfig(prompts=24, held_out=12, answer_tokens=8, ties=True),
+        annotation=AnnotationConfig(prompts=24, held_out=12, max_new_tokens=8, ties=True),
         evaluation=EvaluationConfig(
             documents=8,
             characters=2000,
             stories=3,
             tasks=1,
             examples=5,
-            compared=20,
+            novelty_documents=20,
             story_tokens=20,
             answer_tokens=8,
             prompts=8,

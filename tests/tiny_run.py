@@ -14,15 +14,15 @@ from labkit import machine
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
 from labkit.runs.recipe import Recipe
-from labkit.stages import FineTune, Pretrain, StageInputs
+from labkit.stages import SFT, Pretrain, StageInputs
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
 from tests.tiny import weights_hash
 from tests.tiny_recipe import TRAIN, tiny_recipe
 
-STEPS = replace(TRAIN, steps=2, rows=2, length=96, checkpoint_every=1)
+STEPS = replace(TRAIN, steps=2, batch_size=2, max_length=96, checkpoint_every=1)
 RECIPE = tiny_recipe(STEPS, preset="smoke")
-OTHER = replace(RECIPE.stages["sft"], train=replace(STEPS, lr=0.02))
+OTHER = replace(RECIPE.stages["sft"], train=replace(STEPS, muon_lr=0.02))
 STAGES = ("pretrain", "sft")
 
 
@@ -44,7 +44,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "samples", lambda *given: [])
     monkeypatch.setattr(machine, "describe", lambda: {"cores": 2})
     monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset, **options: RECIPE)
-    for stage in (Pretrain, FineTune):
+    for stage in (Pretrain, SFT):
         monkeypatch.setattr(stage, "loss", lambda *given: 1.0)
         monkeypatch.setattr(stage, "evaluate", lambda *given: {"validation_loss": 1.0})
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labkit.configs import Positive, check
-from labkit.evaluation.measures import Measure
-from labkit.stages import Curve, FineTune, Stage, StageInputs, next_token_objective, register
+from labkit.evaluation.measures import MetricSpec
+from labkit.stages import SFT, Curve, Stage, StageInputs, next_token_objective, register
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Repeat(Stage):
     """Fine-tune once more. weight: of the loss."""
 
-    train: TrainConfig = TrainConfig(steps=2, length=96)
+    train: TrainConfig = TrainConfig(steps=2, max_length=96)
     weight: Positive = 1.0
 
     title = "Learning once more"
@@ -30,20 +30,20 @@ class Repeat(Stage):
     reads = "preferences"
     loss_unit = "nats per token"
     curves = (Curve("Weighed loss", "nats", ("weighed",)),)
-    measures = {"surprise": Measure("surprise squared", "nats squared", "lower", "The held-out loss, squared.")}
+    measures = {"surprise": MetricSpec("surprise squared", "nats squared", "lower", "The held-out loss, squared.")}
 
     def __post_init__(self) -> None:
         check(self)
 
     def source(self, stage_inputs: StageInputs, model: Any) -> Source:
-        return FineTune(self.train).source(stage_inputs, model)
+        return SFT(self.train).source(stage_inputs, model)
 
     def objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         loss_sum, count, _ = next_token_objective(model, batch)
         return self.weight * loss_sum, count, {"weighed": self.weight * loss_sum.detach()}
 
     def loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
-        return FineTune(self.train).loss(model, stage_inputs, config)
+        return SFT(self.train).loss(model, stage_inputs, config)
 
     def evaluate(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         loss = self.loss(model, stage_inputs, config)

@@ -14,7 +14,7 @@ def main() -> None:
     source = Counting(rows=8, rank=processes.process_index, world_size=processes.num_processes)
     # Each process begins elsewhere: fit must start all of them from the weights of the first.
     model = TinyModel(seed=processes.process_index)
-    config = tiny_config(rows=8, accumulate=2, compile=compiled)
+    config = tiny_config(batch_size=8, gradient_accumulation_steps=2, compile=compiled)
     records = [record.to_dict() for record in fit(model, source, tiny_objective, config, folder=folder)]
     print("RESULT" + json.dumps({"rank": processes.process_index, "hash": weights_hash(model), "records": records}))
     processes.end_training()  # a process that only exits may abort while the other still listens

@@ -12,7 +12,7 @@ import torch
 
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.feedforward import MoE
-from labkit.stages import DPO, PPO, FitReward, Stage, StageInputs, next_token_objective
+from labkit.stages import DPO, PPO, RewardModeling, Stage, StageInputs, next_token_objective
 from labkit.text.sources import Documents
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
@@ -21,9 +21,9 @@ from tests.tiny_alignment import TRAIN, tiny_materials
 
 SHORT = dataclasses.replace(TRAIN, steps=4, checkpoint_every=3)
 STAGES: dict[str, Stage] = {
-    "reward": FitReward(SHORT),
+    "reward": RewardModeling(SHORT),
     "dpo": DPO(SHORT),
-    "ppo": PPO(dataclasses.replace(SHORT, length=160), answer_tokens=10),
+    "ppo": PPO(dataclasses.replace(SHORT, max_length=160), max_new_tokens=10),
 }
 
 
@@ -42,12 +42,12 @@ def mixture(stage_inputs: StageInputs) -> dict[str, Any]:
     """A mixture in which most experts are never asked: its records, and the norm of each expert's first weights."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    experts = MoE(Gated(4), experts=128, top_k=1, balance=0.5)
+    experts = MoE(Gated(4), experts=128, top_k=1, aux_loss_coef=0.5)
     shape = ModelConfig(stage_inputs.tokenizer.size, 64, width=8, depth=1, heads=1, key_heads=1, feed_forward=experts)
     model = Transformer(shape)
-    train = dataclasses.replace(TRAIN, steps=3, rows=4, length=16, weight_decay=0.5, adam_lr=0.1)
+    train = dataclasses.replace(TRAIN, steps=3, batch_size=4, max_length=16, weight_decay=0.5, adamw_lr=0.1)
     read = partial(stage_inputs.world.conversation, "train", 0)
-    source = Documents(stage_inputs.tokenizer, read, 4, 16, **stage_inputs.shared())
+    source = Documents(stage_inputs.tokenizer, read, 4, 16, **stage_inputs.shard_options())
     records = [record.to_dict() for record in fit(model, source, next_token_objective, train)]
     weights = [weight for name, weight in model.named_parameters() if ".experts." in name]
     return {"records": records, "norms": [float(weight.norm()) for weight in weights]}

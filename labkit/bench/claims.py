@@ -102,7 +102,7 @@ def table(result: dict[str, Any]) -> str:
         margins = [claim["margin"] for claim in claims]
         side = "above" if claims[0]["better"] == "higher" else "below"
         holds = f"{sum(claim['holds'] for claim in claims)} of {len(claims)}"
-        says = f"{claims[0]['measure']}, {side} {claims[0]['of'].removesuffix(' =')}"
+        says = f"{claims[0]['measure']}, {side} {claims[0]['baseline_name'].removesuffix(' =')}"
         lines.append(f"| {stage} | {says} | {holds} | {min(margins):.3f} | {median(margins):.3f} |")
     gold = [f"{_label(each)}: {name} {words}" for each in result["runs"] for name, words in each["gold"].items()]
     left = [f"Left out: {words}." for words in result["left_out"]]

@@ -19,7 +19,7 @@ FRESH = 2000
 """Added to the run's seed for conversations that its fine-tuning has not seen."""
 
 
-def control(path: str | Path) -> dict[str, dict[str, float]]:
+def time_matched_sft(path: str | Path) -> dict[str, dict[str, float]]:
     """{"ppo": metrics, "dpo": metrics} of what each policy of a finished run began with, fine-tuned for as long as the
     policy was trained, and measured as its stage measures its own.
 

@@ -93,7 +93,9 @@ def _models(config: GenerateBench) -> list[tuple[str, Any]]:
     tokenizer, models = _tokenizer(), []
     for s in config.shapes:
         torch.manual_seed(0)
-        shape = ModelConfig(tokenizer.size, 256, s.width, s.depth, s.heads, s.key_heads, feed_forward=Gated(s.hidden))
+        shape = ModelConfig(
+            tokenizer.size, 256, s.width, s.depth, s.heads, s.key_heads, feed_forward=Gated(s.intermediate_size)
+        )
         models.append((s.name, Transformer(shape).eval()))
     return models
 
@@ -126,7 +128,7 @@ def _ours(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBench
     writer = CompiledGenerator(model, rows=len(prompts), length=config.prompt + config.new, filters=filters, bf16=half)
 
     def write() -> None:
-        rows = writer.write(prompts.tolist(), max_new_tokens=config.new)
+        rows = writer.generate(prompts.tolist(), max_new_tokens=config.new)
         assert all(len(row) == config.new for row in rows)
 
     return write

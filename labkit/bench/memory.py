@@ -140,7 +140,7 @@ def _torch(made: str) -> None:
     stage, vocabulary = run.recipe.stages["pretrain"], run.tokenizer().size
     model = Transformer(dataclasses.replace(run.recipe.model, vocabulary=vocabulary))
     ids = np.random.default_rng(0).integers(vocabulary, size=100_000, dtype=np.uint16)
-    source = RandomChunks(ids, stage.train.rows, stage.train.length)
+    source = RandomChunks(ids, stage.train.batch_size, stage.train.max_length)
     next(iter(fit(model, source, stage.objective, dataclasses.replace(stage.train, steps=1))))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from labkit.bench.finished import check_recipe
 from labkit.configs import Seed, check
 from labkit.errors import LabError
-from labkit.reporting.measures import BY_KIND, COSTS, measure
+from labkit.reporting.measures import BY_KIND, COSTS, metric_info
 from labkit.runs.presets import make_recipe
 
 
@@ -52,7 +52,7 @@ def run(config: RunBench) -> dict[str, Any]:
         "preset": config.preset,
         "seeds": list(config.seeds),
         "wall_seconds": _spread([report["wall_seconds"] for report in reports]),
-        "stages": stages([report["stages"] for report in reports]),
+        "stages": summarize_stages([report["stages"] for report in reports]),
         "machine": reports[0]["machine"],
     }
     (config.out / f"{config.preset}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -60,7 +60,7 @@ def run(config: RunBench) -> dict[str, Any]:
     return result
 
 
-def stages(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
+def summarize_stages(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
     """The stages of several reports -> {stage: {name: {"median", "lowest", "highest"}}} of measures and costs."""
     gathered: dict[str, dict[str, list[float]]] = {}
     for run_stages in runs:
@@ -78,7 +78,7 @@ def table(result: dict[str, Any]) -> str:
     """
     by_stage = result["stages"]
     names = dict.fromkeys(name for values in by_stage.values() for name in values)
-    rows = [[measure(name).label, *_cells(name, by_stage)] for name in names if not name.startswith(BY_KIND)]
+    rows = [[metric_info(name).label, *_cells(name, by_stage)] for name in names if not name.startswith(BY_KIND)]
     gains = [_smallest_gain(values) for values in by_stage.values()]
     rows.append(["smallest gain of a question type over the question alone", *gains])
     kinds = [name for name in names if name.startswith("accuracy/")]
@@ -127,7 +127,7 @@ def _smallest_gain(values: dict[str, dict[str, float]]) -> str:
 
 
 def _cell(name: str, spread: dict[str, float]) -> str:
-    show = measure(name).show
+    show = metric_info(name).show
     lowest, middle, highest = show(spread["lowest"]), show(spread["median"]), show(spread["highest"])
     return middle if lowest == highest else f"{middle} ({lowest}–{highest})"
 
@@ -164,10 +164,10 @@ def _report(config: RunBench, seed: int) -> dict[str, Any]:
 
 
 def _control(folder: Path) -> dict[str, dict[str, float]]:
-    """See `labkit.bench.control`; made once, and kept in the run's folder."""
-    from labkit.bench.control import control
+    """See `time_matched_sft`; made once, and kept in the run's folder."""
+    from labkit.bench.control import time_matched_sft
 
     kept = folder / "control.json"
     if not kept.is_file():
-        kept.write_text(json.dumps(control(folder)), encoding="utf-8")
+        kept.write_text(json.dumps(time_matched_sft(folder)), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))

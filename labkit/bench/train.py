@@ -32,7 +32,7 @@ class Shape:
     depth: Count
     heads: Count
     key_heads: Count
-    hidden: Count
+    intermediate_size: Count
     vocabulary: Count = 904
     length: Count = 192
 
@@ -41,8 +41,8 @@ class Shape:
 
 
 SHAPES = (
-    Shape("1M", width=128, depth=4, heads=2, key_heads=2, hidden=352),
-    Shape("3M", width=192, depth=6, heads=3, key_heads=3, hidden=512),
+    Shape("1M", width=128, depth=4, heads=2, key_heads=2, intermediate_size=352),
+    Shape("3M", width=192, depth=6, heads=3, key_heads=3, intermediate_size=512),
 )
 
 
@@ -213,7 +213,7 @@ def _model(shape: Shape) -> Any:
         depth=shape.depth,
         heads=shape.heads,
         key_heads=shape.key_heads,
-        feed_forward=Gated(shape.hidden),
+        feed_forward=Gated(shape.intermediate_size),
         qk_norm=False,
     )
     with torch.random.fork_rng(devices=[]):

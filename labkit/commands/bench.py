@@ -56,6 +56,7 @@ class BenchOptions:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit bench`: its exit code."""
     options = parse(BenchOptions, "bench", arguments)
     from labkit.machine import describe
 

@@ -187,4 +187,5 @@ class Conversation:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit chat`: its exit code."""
     return chat(parse(ChatOptions, "chat", arguments))

@@ -29,6 +29,7 @@ class CompareOptions:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit compare`: its exit code."""
     options = parse(CompareOptions, "compare", arguments)
     from labkit.reporting.comparison import compare_runs, comparison_table
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 
-def any_console() -> None:
+def configure_standard_streams() -> None:
     """Let standard input and output take every sign, and be there.
 
     What the terminal cannot show becomes "?", and what it sends that is no text becomes a replacement character; an

@@ -52,13 +52,13 @@ def main(options: CompareOptions) -> int:
 
     from labkit.decoding.strategies import parse as parse_strategy
     from labkit.evaluation.strategies import compare_strategies, strategies_table
-    from labkit.runs.decoding import asked_of, decoding_resources
+    from labkit.runs.decoding import decoding_resources, world_and_prompts
     from labkit.runs.folder import Run
 
     strategies = [parse_strategy(line) for line in options.strategies]
     run = Run.open(Path(options.run))
     model = run.model(options.stage)
-    world, asked = asked_of(run, options.prompt, options.tasks)
+    world, asked = world_and_prompts(run, options.prompt, options.tasks)
     resources = decoding_resources(
         run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task}
     )
@@ -77,10 +77,11 @@ def main(options: CompareOptions) -> int:
 def _by_name(one: StrategyResult) -> dict[str, dict[str, float | None]]:
     """JSON has no word for what is no number."""
     return {
-        name: {"mean": None if score.mean != score.mean else score.mean, "half": score.half}
+        name: {"mean": None if score.mean != score.mean else score.mean, "half_width": score.half_width}
         for name, score in one.scores.items()
     }
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit decode-compare`: its exit code."""
     return main(parse(CompareOptions, "decode-compare", arguments))

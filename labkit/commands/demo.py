@@ -27,17 +27,18 @@ class DemoOptions:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit demo`: its exit code."""
     options = parse(DemoOptions, "demo", arguments)
     from labkit.paths import demo_folder
     from labkit.reporting.terminal import watch
     from labkit.runs.pipeline import run
     from labkit.runs.presets import make_recipe
-    from labkit.runs.shipped import ship
+    from labkit.runs.shipped import make_demo_run
 
     assert options.run is not None
     stopped = watch(run(make_recipe("lab"), options.run, resume=True), options.run, lambda: ["demo", *arguments])
     if stopped:
         return stopped
-    made = ship(options.run, options.out or demo_folder())
+    made = make_demo_run(options.run, options.out or demo_folder())
     print(f"The run to look at is in {made.path}.")
     return 0

@@ -31,6 +31,7 @@ class ExportOptions:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit export`: its exit code."""
     options = parse(ExportOptions, "export", arguments)
     from labkit.hub.export import export
     from labkit.runs.folder import Run

@@ -47,7 +47,7 @@ class GenerateOptions:
     """Of the draws."""
 
 
-def write(options: GenerateOptions) -> int:
+def print_generations(options: GenerateOptions) -> int:
     """Print ``count`` texts, with an empty line between them."""
     import torch
 
@@ -76,7 +76,7 @@ def write(options: GenerateOptions) -> int:
     limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.stops}
     if options.strategy is not None:
         seeds = range(options.seed, options.seed + options.count)
-        written = parse(options.strategy).write(model, prompt, seeds=seeds, resources=resources, **limits)
+        written = parse(options.strategy).generate(model, prompt, seeds=seeds, resources=resources, **limits)
     else:
         filters, generator = (
             sampling_filters(options.temperature, options.top_k, options.top_p),
@@ -88,9 +88,10 @@ def write(options: GenerateOptions) -> int:
     if options.chat or not begun:
         print("\n\n".join(decode_reply(tokenizer, ids) for ids in written))
     else:
-        print("\n\n".join(begun + tokenizer.continuation(prompt, ids) for ids in written))
+        print("\n\n".join(begun + tokenizer.decode_continuation(prompt, ids) for ids in written))
     return 0
 
 
 def command(arguments: list[str]) -> int:
-    return write(parse(GenerateOptions, "generate", arguments))
+    """`labkit generate`: its exit code."""
+    return print_generations(parse(GenerateOptions, "generate", arguments))

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from labkit.commands.options import RunFolder
 from labkit.runs.arguments import INPUTS, DataSource, Preset, default_preset
-from labkit.runs.settings import override_recipe, parse_some
+from labkit.runs.settings import override_recipe, parse_known_args
 
 if TYPE_CHECKING:
     pass
@@ -38,7 +38,8 @@ class ImportOptions:
 
 
 def command(arguments: list[str]) -> int:
-    options, rest = parse_some(ImportOptions, "import", arguments)
+    """`labkit import`: its exit code."""
+    options, rest = parse_known_args(ImportOptions, "import", arguments)
     from labkit.hub.importing import import_checkpoint
     from labkit.runs.presets import make_recipe
 

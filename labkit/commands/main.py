@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 import labkit
-from labkit.commands.console import any_console, plain_warnings
+from labkit.commands.console import configure_standard_streams, plain_warnings
 from labkit.errors import LabError
 from labkit.runs.arguments import INPUTS
 
@@ -42,7 +42,7 @@ MODULES = {"import": "import_checkpoint", "export": "export_model", "decode-comp
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input (said in a line), 130 stopped by ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    any_console()
+    configure_standard_streams()
     try:
         with plain_warnings():
             code = _dispatch(given)

@@ -19,6 +19,7 @@ TopP = Annotated[float, Range(0, 1, above=True)]
 
 
 def parse(options: type[T], command: str, arguments: list[str]) -> T:
+    """A command's options. Raises LabError for flags that there are not, and for values that their types refuse."""
     parsed = flags.parse(options, f"labkit {command}", arguments, config=(FlagCreatePairsOff,))
     check(parsed)
     return parsed

@@ -13,7 +13,7 @@ from labkit.commands.options import parse
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
-    from labkit.text.reading.report import Reading
+    from labkit.text.reading.report import ReadReport
     from labkit.text.reading.rows import Items
 
 Kind = Literal["text", "instructions", "preferences"]
@@ -59,7 +59,7 @@ def read_command(options: ReadOptions) -> int:
     return 0
 
 
-def read_rows(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading]:
+def read_rows(source: str, kind: Kind) -> tuple[list[dict[str, Any]], ReadReport]:
     """A source -> its rows as they are understood, in its order, and the record of the reading.
 
     Rows: {"text"}, {"messages": [{"role", "content"}]} or {"prompt": [messages], "chosen", "rejected"}. Raises LabError
@@ -71,22 +71,22 @@ def read_rows(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading]:
     return rows, reading
 
 
-def _read(source: str, kind: Kind) -> tuple[list[dict[str, Any]], Reading, LabError | None]:
+def _read(source: str, kind: Kind) -> tuple[list[dict[str, Any]], ReadReport, LabError | None]:
     """What `read_rows` gives, and why nothing can be held out of it, if so."""
     if kind == "text":
-        from labkit.text.reading.texts import clean_documents, split_texts
+        from labkit.text.reading.texts import read_unsplit_texts, split_texts
 
-        texts = clean_documents(source)
+        texts = read_unsplit_texts(source)
         return [{"text": str(text)} for text in texts.values], texts.reading, _refusal(split_texts, texts)
     if kind == "instructions":
-        from labkit.text.reading.conversations import conversation_rows, split_conversations
+        from labkit.text.reading.conversations import read_unsplit_conversations, split_conversations
 
-        talks = conversation_rows(source)
+        talks = read_unsplit_conversations(source)
         turns = [{"messages": [m.to_dict() for m in talk.messages]} for talk in talks.values]
         return turns, talks.reading, _refusal(split_conversations, talks)
-    from labkit.text.reading.preferences import preference_rows, split_preferences
+    from labkit.text.reading.preferences import read_unsplit_preferences, split_preferences
 
-    pairs = preference_rows(source)
+    pairs = read_unsplit_preferences(source)
     rows = [
         {"prompt": [m.to_dict() for m in pair.prompt], "chosen": pair.chosen, "rejected": pair.rejected}
         for pair in pairs.values
@@ -112,4 +112,5 @@ def as_lines(row: dict[str, Any], longest: int = 400) -> str:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit read`: its exit code."""
     return read_command(parse(ReadOptions, "read", arguments))

@@ -27,6 +27,7 @@ class RecipeOptions:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit recipe`: its exit code."""
     options = parse(RecipeOptions, "recipe", arguments)
     from labkit.runs.folder import Run
     from labkit.runs.plan import format_plan

@@ -20,10 +20,11 @@ class ReportOptions:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit report`: its exit code."""
     options = parse(ReportOptions, "report", arguments)
-    from labkit.reporting.page import write
+    from labkit.reporting.page import write_report
     from labkit.reporting.terminal import summary
 
-    written = write(options.run)
+    written = write_report(options.run)
     print(f"{summary(options.run)}\n\nThe whole report: {written}")
     return 0

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit run`: its exit code."""
     options, recipe = parse_run_arguments(arguments)
     from labkit.reporting.terminal import watch
     from labkit.runs.pipeline import run

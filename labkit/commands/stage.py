@@ -35,6 +35,7 @@ class StageOptions:
 
 
 def command(name: str, arguments: list[str]) -> int:
+    """`labkit STAGE RUN`: its exit code. name: of the stage."""
     folder, *after = arguments or ["--help"]
     if folder in ("-h", "--help"):
         parse(StageOptions, name, ["--help"])
@@ -42,7 +43,7 @@ def command(name: str, arguments: list[str]) -> int:
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
     from labkit.reporting.terminal import watch
     from labkit.runs.folder import Run
-    from labkit.runs.pipeline import rerun_stage, run, settled, undo
+    from labkit.runs.pipeline import recover_run_folder, rerun_stage, run, undo
     from labkit.runs.presets import make_recipe
 
     path, command = Path(folder), f"labkit {name} {shlex.quote(folder)}"
@@ -50,7 +51,7 @@ def command(name: str, arguments: list[str]) -> int:
         undo(path, name)
         print(f"{path / name} is restored to what it was before --again.")
         return 0
-    fresh = not settled(path).exists() or Run.untouched(path)
+    fresh = not recover_run_folder(path).exists() or Run.untouched(path)
     recipe = make_recipe(default_preset()) if fresh else Run.open(path).recipe
     if name not in recipe.stages:
         raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")

@@ -76,4 +76,5 @@ def _scores(world: World, task: Task, response: str) -> Iterator[str]:
 
 
 def command(arguments: list[str]) -> int:
+    """`labkit world`: its exit code."""
     return show_world(parse(WorldOptions, "world", arguments))

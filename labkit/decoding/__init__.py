@@ -11,7 +11,7 @@ from labkit.decoding.filters import (
     FrequencyPenalty,
     History,
     MinP,
-    NoRepeat,
+    NoRepeatNgram,
     PresencePenalty,
     RepetitionPenalty,
     Temperature,
@@ -21,29 +21,29 @@ from labkit.decoding.filters import (
     apply,
 )
 from labkit.decoding.generate import generate
-from labkit.decoding.speculative import Accepted, speculative
-from labkit.decoding.stops import StopTexts
-from labkit.decoding.stream import Candidate, Effect, Step, stream, trace, trace_forced
+from labkit.decoding.speculative import SpeculativeResult, speculative
+from labkit.decoding.stops import StopStrings
+from labkit.decoding.stream import Candidate, FilterEffect, Step, stream, trace, trace_forced
 
 __all__ = [
-    "Accepted",
+    "SpeculativeResult",
     "Allowed",
     "Banned",
     "Beam",
     "BestOfN",
     "Candidate",
-    "Effect",
+    "FilterEffect",
     "Epsilon",
     "Filter",
     "FrequencyPenalty",
     "History",
     "Judge",
     "MinP",
-    "NoRepeat",
+    "NoRepeatNgram",
     "PresencePenalty",
     "RepetitionPenalty",
     "Step",
-    "StopTexts",
+    "StopStrings",
     "Temperature",
     "TopK",
     "TopP",

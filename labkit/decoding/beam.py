@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, apply, check_left, filtered
-from labkit.decoding.prompts import check_prompt, check_size
-from labkit.decoding.stops import StopTexts
+from labkit.decoding.filters import Filter, History, apply, check_tokens_remain, logits_after_each
+from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import Memory
 from labkit.model.transformer import Transformer
@@ -65,7 +65,7 @@ def beam_steps(
     beams: int,
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
-    stop: StopTexts | None = None,
+    stop: StopStrings | None = None,
     length_penalty: float = 1.0,
     early_stopping: EarlyStopping = False,
     groups: int = 1,
@@ -85,7 +85,7 @@ def beam_steps(
     """
     _check(beams, groups, diversity, length_penalty)
     check_prompt(model, prompt)
-    check_size(model, beams, len(prompt), max_new_tokens)
+    check_generation_size(model, beams, len(prompt), max_new_tokens)
     room = min(max_new_tokens, model.config.context - len(prompt))
     width, device = beams // groups, model.embedding.weight.device
     pools = [_Pool(width, length_penalty, early_stopping, room, stop) for _ in range(groups)]
@@ -102,7 +102,7 @@ def beam_steps(
         logprobs = apply(filters, raw, history).cpu()
         _advance(pools, logprobs.split(width), diversity, set(stop_ids), step, tree)
         if not any(pool.finished or pool.open for pool in pools):
-            check_left(filters, filtered(filters, raw, history))
+            check_tokens_remain(filters, logits_after_each(filters, raw, history))
         if not any(pool.open for pool in pools):
             break
         yield _standing(pools, tree)
@@ -157,7 +157,7 @@ class _Pool:
     """The beams of one group, those that are written and those that have ended."""
 
     def __init__(
-        self, width: int, length_penalty: float, early_stopping: EarlyStopping, room: int, stop: StopTexts | None
+        self, width: int, length_penalty: float, early_stopping: EarlyStopping, room: int, stop: StopStrings | None
     ):
         self.width, self.length_penalty, self.early_stopping = width, length_penalty, early_stopping
         self.room, self.stop = room, stop

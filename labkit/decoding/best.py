@@ -10,8 +10,8 @@ import torch
 
 from labkit.decoding.filters import Filter
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import check_prompt, check_size
-from labkit.decoding.stops import StopTexts
+from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
 
@@ -44,7 +44,7 @@ def best_of(
     filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
-    stop: StopTexts | None = None,
+    stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
     sources: Sequence[Sequence[int]] | None = None,
 ) -> BestOfN:
@@ -53,12 +53,12 @@ def best_of(
     each answer, and as `generate`.
     """
     common: dict[str, Any] = {"filters": filters, "max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": stop}
-    *_, best = best_steps(model, prompt, judge, n=n, rows=n, generator=generator, sources=sources, **common)
+    *_, best = best_of_n_steps(model, prompt, judge, n=n, rows=n, generator=generator, sources=sources, **common)
     assert best is not None
     return best
 
 
-def best_steps(
+def best_of_n_steps(
     model: Transformer,
     prompt: Sequence[int],
     judge: Judge,
@@ -68,7 +68,7 @@ def best_steps(
     filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
-    stop: StopTexts | None = None,
+    stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
     sources: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[BestOfN | None]:
@@ -76,12 +76,14 @@ def best_steps(
     if n < 1:
         raise LabError(f"The best is chosen of at least one answer, not {n}.")
     check_prompt(model, prompt)
-    check_size(model, n, len(prompt), max_new_tokens)
+    check_generation_size(model, n, len(prompt), max_new_tokens)
     draws = torch.rand(1, n, max_new_tokens, generator=generator)
     common: dict[str, Any] = {"filters": filters, "stop_ids": stop_ids, "stop": stop, "sources": sources}
     answers: list[list[int]] = []
     for some in draws.split(rows, 1):
-        answers += generate(model, [prompt], draws=some, samples=some.shape[1], max_new_tokens=max_new_tokens, **common)
+        answers += generate(
+            model, [prompt], uniform_draws=some, samples=some.shape[1], max_new_tokens=max_new_tokens, **common
+        )
         yield None
     scores = judge_scores(judge, [prompt] * n, answers)
     yield BestOfN(answers, scores, max(range(n), key=lambda i: scores[i]))

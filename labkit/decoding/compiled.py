@@ -18,9 +18,9 @@ from torch import Tensor
 
 from labkit.decoding.filters import Allowed, Banned, Filter, apply, need_history
 from labkit.decoding.generate import draw, left_pad
-from labkit.decoding.prompts import check_prompt, check_size
+from labkit.decoding.prompts import check_generation_size, check_prompt
 from labkit.errors import LabError
-from labkit.machine import compiled
+from labkit.machine import compile_or_eager
 from labkit.model.mixers import KVCache, SelfAttention
 from labkit.model.transformer import BlockState, State, Transformer
 
@@ -31,25 +31,25 @@ CHECKED = 8
 
 
 class StaticKVCache(NamedTuple):
-    """`KVCache` whose next place is a tensor, so that one graph serves every place: [B, K, L, E] each. slot [1]:
-    where the next token goes. seen: how many of the L places are looked at.
+    """`KVCache` whose next place is a tensor, so that one graph serves every place: [B, K, L, E] each. cache_position
+    [1]: where the next token goes. attended_length: how many of the L places are looked at.
     """
 
     keys: Tensor
     values: Tensor
-    slot: Tensor
-    seen: int
+    cache_position: Tensor
+    attended_length: int
 
     def append(self, keys: Tensor, values: Tensor) -> StaticKVCache:
-        self.keys.index_copy_(2, self.slot, keys.to(self.keys.dtype))
-        self.values.index_copy_(2, self.slot, values.to(self.values.dtype))
+        self.keys.index_copy_(2, self.cache_position, keys.to(self.keys.dtype))
+        self.values.index_copy_(2, self.cache_position, values.to(self.values.dtype))
         return self
 
     def in_use(self) -> tuple[Tensor, Tensor]:
-        return self.keys[:, :, : self.seen], self.values[:, :, : self.seen]
+        return self.keys[:, :, : self.attended_length], self.values[:, :, : self.attended_length]
 
     def select(self, rows: Tensor) -> StaticKVCache:
-        return StaticKVCache(self.keys[rows], self.values[rows], self.slot, self.seen)
+        return StaticKVCache(self.keys[rows], self.values[rows], self.cache_position, self.attended_length)
 
 
 @dataclass
@@ -102,7 +102,7 @@ class CompiledGenerator:
         self.parameters = list(self.model.parameters())
 
     @torch.no_grad()
-    def write(
+    def generate(
         self,
         prompts: Sequence[Sequence[int]],
         *,
@@ -114,7 +114,7 @@ class CompiledGenerator:
         """The new tokens of each prompt, as `generate` gives them with the same generator; it raises what that does."""
         for i, prompt in enumerate(prompts):
             check_prompt(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
-        check_size(self.model, self.rows, max(map(len, prompts), default=0), max_new_tokens)
+        check_generation_size(self.model, self.rows, max(map(len, prompts), default=0), max_new_tokens)
         draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)[:, 0]
         parameters = list(self.model.parameters())
         if list(map(id, parameters)) != list(map(id, self.parameters)):  # others than those in the graphs
@@ -204,7 +204,7 @@ class CompiledStep:
     """
 
     def __init__(self, step: Callable[[Tensor, Tensor], Tensor]):
-        self.first = compiled(step, "writing", fullgraph=True, backend=self._build)
+        self.first = compile_or_eager(step, "writing", fullgraph=True, backend=self._build)
         self.run: Callable[..., Sequence[Tensor]] | None = None
         self.inputs: list[Tensor] = []
         self.places: list[int] = []

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.decoding.filters import check_left
-from labkit.decoding.prompts import check_prompt, check_size
-from labkit.decoding.stops import StopTexts
+from labkit.decoding.filters import check_tokens_remain
+from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import Memory
 from labkit.model.transformer import Transformer
@@ -63,7 +63,7 @@ def contrastive_steps(
     alpha: float,
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
-    stop: StopTexts | None = None,
+    stop: StopStrings | None = None,
     memory: Memory | None = None,
 ) -> Iterator[list[int]]:
     """The new tokens so far, after each: of the k likeliest the one with the largest (1 - alpha) · probability - alpha
@@ -76,7 +76,7 @@ def contrastive_steps(
     _check(k, alpha)
     check_prompt(model, prompt)
     k = min(k, model.config.vocabulary)
-    check_size(model, k, len(prompt), max_new_tokens)
+    check_generation_size(model, k, len(prompt), max_new_tokens)
     device = model.embedding.weight.device
     room = min(max_new_tokens, model.config.context - len(prompt))
     model.eval()
@@ -87,7 +87,7 @@ def contrastive_steps(
     yield written
     while len(written) < room:
         logits = model.logits(vectors[-1:]).float()
-        check_left((), [logits])
+        check_tokens_remain((), [logits])
         shares, tokens = logits[0].softmax(-1).topk(k)
         rows = torch.zeros(len(tokens), dtype=torch.int64, device=device)
         tried = state.select(rows)

@@ -56,7 +56,7 @@ def apply(filters: Sequence[Filter], logits: Tensor, history: History | None = N
     return logits
 
 
-def filtered(filters: Sequence[Filter], logits: Tensor, history: History | None = None) -> list[Tensor]:
+def logits_after_each(filters: Sequence[Filter], logits: Tensor, history: History | None = None) -> list[Tensor]:
     """Logits [B, V] as they are, and after each filter."""
     seen = [logits]
     for one in filters:
@@ -64,22 +64,22 @@ def filtered(filters: Sequence[Filter], logits: Tensor, history: History | None 
     return seen
 
 
-def apply_checked(
+def apply_filters(
     filters: Sequence[Filter], logits: Tensor, history: History | None = None, rows: Tensor | None = None
 ) -> Tensor:
     """`apply`, where each row must have a token left. rows [B] bool: those that count; the others are made uniform
-    where they have none. Raises LabError as `check_left`.
+    where they have none. Raises LabError as `check_tokens_remain`.
     """
     found = apply(filters, logits, history)
     empty = _empty(found)
     if (empty if rows is None else empty & rows).any():
-        check_left(filters, filtered(filters, logits, history), rows)
+        check_tokens_remain(filters, logits_after_each(filters, logits, history), rows)
     return found if rows is None else found.masked_fill(empty.unsqueeze(-1), 0.0)
 
 
-def check_left(filters: Sequence[Filter], seen: Sequence[Tensor], rows: Tensor | None = None) -> None:
-    """seen: what `filtered` gave; rows [B] bool: those that count. Raises LabError for a row without a token that could
-    come next, and names the filter that took the last; and for a model whose logits are no numbers.
+def check_tokens_remain(filters: Sequence[Filter], seen: Sequence[Tensor], rows: Tensor | None = None) -> None:
+    """seen: what `logits_after_each` gave; rows [B] bool: those that count. Raises LabError for a row without a token
+    that could come next, and names the filter that took the last; and for a model whose logits are no numbers.
     """
     empty = [_empty(logits) if rows is None else _empty(logits) & rows for logits in seen]
     if empty[0].any():
@@ -278,7 +278,7 @@ class FrequencyPenalty:
 
 
 @dataclass(frozen=True)
-class NoRepeat:
+class NoRepeatNgram:
     """Forbid what would write ``n`` tokens in a row a second time: A Deep Reinforced Model for Abstractive
     Summarization, https://arxiv.org/abs/1705.04304, 2.5.
     """

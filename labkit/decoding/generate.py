@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, apply_checked, need_history
-from labkit.decoding.prompts import check_prompt, check_size, encoded_sources
-from labkit.decoding.stops import StopTexts
+from labkit.decoding.filters import Filter, History, apply_filters, need_history
+from labkit.decoding.prompts import check_generation_size, check_prompt, encoded_sources
+from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import Memory
 from labkit.model.transformer import Transformer
@@ -23,9 +23,9 @@ def generate(
     filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
-    stop: StopTexts | None = None,
+    stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
-    draws: Tensor | None = None,
+    uniform_draws: Tensor | None = None,
     sources: Sequence[Sequence[int]] | None = None,
     rows: int = 64,
     samples: int = 1,
@@ -35,24 +35,23 @@ def generate(
 
     keep_stop: a stop token that was drawn stays at the end of its row.
 
-    samples: how many answers to each prompt, one after another in the result; the prompt is read once for all.
-    sources: what an encoder reads, one for each prompt; the prompt is then how the decoder begins. draws [P, samples,
-    max_new_tokens]: numbers in [0, 1) to use in place of the generator's.
-    filters: applied in their order to the logits; none samples from the model as it is,
-    ``[Temperature(0)]`` is greedy. A row also ends after max_new_tokens, and when the model's context is
-    full. generator: where randomness comes from (torch's own when None); each row has its own draws, so what
-    it writes depends neither on ``rows``, how many are written at a time, nor on the rows beside it. Raises
-    LabError for a prompt that is empty or leaves no room in the context, for an encoder without a source, and where
-    filters leave no token.
+    samples: how many answers to each prompt, one after another in the result; the prompt is read once for all. sources:
+    what an encoder reads, one for each prompt; the prompt is then how the decoder begins. uniform_draws [P, samples,
+    max_new_tokens]: numbers in [0, 1) to use in place of the generator's. filters: applied in their order to the
+    logits; none samples from the model as it is, ``[Temperature(0)]`` is greedy. A row also ends after max_new_tokens,
+    and when the model's context is full. generator: where randomness comes from (torch's own when None); each row has
+    its own draws, so what it writes depends neither on ``rows``, how many are written at a time, nor on the rows beside
+    it. Raises LabError for a prompt that is empty or leaves no room in the context, for an encoder without a source,
+    and where filters leave no token.
     """
     if rows < 1 or samples < 1:
         raise LabError(f"Rows and samples are counts of at least 1, not {rows} and {samples}.")
     for i, prompt in enumerate(prompts):
         check_prompt(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
     longest = max(map(len, prompts), default=0)
-    check_size(model, min(max(rows, samples), len(prompts) * samples), longest, max_new_tokens)
-    if draws is None:
-        draws = torch.rand(len(prompts), samples, max_new_tokens, generator=generator)
+    check_generation_size(model, min(max(rows, samples), len(prompts) * samples), longest, max_new_tokens)
+    if uniform_draws is None:
+        uniform_draws = torch.rand(len(prompts), samples, max_new_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     written: list[list[list[int]]] = [[] for _ in prompts]
     together = max(1, rows // samples)
@@ -62,7 +61,7 @@ def generate(
         chunk = order[start : start + together]
         memory = encoded_sources(model, None if sources is None else [sources[i] for i in chunk])
         asked = [prompts[i] for i in chunk]
-        answers = _write(model, asked, filters, draws[chunk], list(stop_ids), stop, memory, keep_stop)
+        answers = _write(model, asked, filters, uniform_draws[chunk], list(stop_ids), stop, memory, keep_stop)
         for place, i in enumerate(chunk):
             written[i] = answers[place * samples : (place + 1) * samples]
     model.train(was_training)
@@ -75,7 +74,7 @@ def _write(
     filters: Sequence[Filter],
     draws: Tensor,
     stop_ids: list[int],
-    stop: StopTexts | None,
+    stop: StopStrings | None,
     memory: Memory | None,
     keep_stop: bool,
 ) -> list[list[int]]:
@@ -103,7 +102,7 @@ def _write(
         history = (
             History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if need_history(filters) else None
         )
-        logits = apply_checked(filters, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
+        logits = apply_filters(filters, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
         token = draw(logits, draws[rows, step])
         new[rows, step] = token
         drawn_stop = writing & torch.isin(token, stops)

@@ -38,7 +38,7 @@ def check_in_vocabulary(model: Transformer, tokens: Sequence[int], which: str) -
         )
 
 
-def check_size(model: Transformer, rows: int, prompt: int, max_new_tokens: int) -> None:
+def check_generation_size(model: Transformer, rows: int, prompt: int, max_new_tokens: int) -> None:
     """Raises LabError for a number of new tokens that makes no sense, and where the keys and values of so many rows
     after a prompt of so many tokens are more than this machine's memory.
     """

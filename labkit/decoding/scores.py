@@ -21,7 +21,7 @@ class Score(NamedTuple):
     """A mean, and half the width of its 95 % interval: 0 where there is one value only."""
 
     mean: float
-    half: float
+    half_width: float
 
 
 def mean_score(values: Sequence[float]) -> Score:
@@ -44,16 +44,16 @@ def jackknife(measure: Callable[[Sequence[Tokens]], float], texts: Sequence[Toke
     return Score(measure(texts), SURE * variance**0.5)
 
 
-def log_likelihood(model: Transformer, prompt: Tokens, written: Tokens) -> float:
+def mean_logprob(model: Transformer, prompt: Tokens, written: Tokens) -> float:
     """Mean log-probability of the written tokens after the prompt, in nats per token; the one that ended them is not
     counted. NaN for no token.
     """
-    return log_likelihoods(model, prompt, [written])[0]
+    return mean_logprobs(model, prompt, [written])[0]
 
 
 @torch.no_grad()
-def log_likelihoods(model: Transformer, prompt: Tokens, texts: Sequence[Tokens]) -> list[float]:
-    """`log_likelihood` of several texts after one prompt, read together."""
+def mean_logprobs(model: Transformer, prompt: Tokens, texts: Sequence[Tokens]) -> list[float]:
+    """`mean_logprob` of several texts after one prompt, read together."""
     longest = max(map(len, texts), default=0)
     if not longest:
         return [math.nan] * len(texts)

@@ -10,27 +10,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, apply_checked, check_left, filtered, need_history
+from labkit.decoding.filters import Filter, apply_filters, check_tokens_remain, logits_after_each, need_history
 from labkit.decoding.generate import draw
-from labkit.decoding.prompts import check_prompt, check_size
-from labkit.decoding.stops import StopTexts
+from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.transformer import State, Transformer
 
 
-class Accepted(NamedTuple):
-    """tokens: what was written. guessed, kept: how many tokens the draft guessed, and how many of them were kept; after
-    the first that is not, a reading's other guesses are in vain, so that kept / guessed is below the rate at which one
-    guess is accepted. readings: how often the large model read.
+class SpeculativeResult(NamedTuple):
+    """tokens: what was generated. drafted, accepted: how many tokens the draft proposed, and how many of them were
+    accepted; after the first that is not, a pass's other proposals are in vain, so that accepted / drafted is below the
+    rate at which one proposal is accepted. target_passes: how often the target, the large model, read.
     """
 
     tokens: list[int]
-    guessed: int
-    kept: int
-    readings: int
+    drafted: int
+    accepted: int
+    target_passes: int
 
 
-def speculative(model: Transformer, draft: Transformer, prompt: Sequence[int], **options: Any) -> Accepted:
+def speculative(model: Transformer, draft: Transformer, prompt: Sequence[int], **options: Any) -> SpeculativeResult:
     """The last of `speculative_steps`, which takes the same arguments: the whole text."""
     return deque(speculative_steps(model, draft, prompt, **options), maxlen=1).pop()
 
@@ -45,9 +45,9 @@ def speculative_steps(
     filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
-    stop: StopTexts | None = None,
+    stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
-) -> Iterator[Accepted]:
+) -> Iterator[SpeculativeResult]:
     """New tokens with the distribution of `model` under the `filters`, exactly; greedy ones are its own greedy
     tokens. The draft writes `ahead` tokens; each is kept with probability min(1, p / q), and at the first that is not,
     one is drawn from what p has over q: Fast Inference from Transformers via Speculative Decoding,
@@ -57,7 +57,7 @@ def speculative_steps(
     ask what was written, and as `check_prompt`.
     """
     _check(model, draft, ahead, filters)
-    check_size(model, 1, len(prompt), max_new_tokens)
+    check_generation_size(model, 1, len(prompt), max_new_tokens)
     context = min(model.config.context, draft.config.context)
     for one in (model, draft):
         check_prompt(one, prompt)
@@ -69,7 +69,7 @@ def speculative_steps(
     for state in states:
         state.truncate(0)  # refused at once where it cannot be done later
     written, new, guessed, kept, readings = list(prompt), list[int](), 0, 0, 0
-    yield Accepted([], 0, 0, 0)
+    yield SpeculativeResult([], 0, 0, 0)
     while (left := room - len(new)) > 0:
         count = min(ahead, left - 1)
         guesses, q = _guess(draft, states[1], written, count, filters, generator)
@@ -77,7 +77,7 @@ def speculative_steps(
         unread = [*written[states[0].filled :], *guesses]
         logits = model(torch.tensor([unread], device=device), state=states[0])[0].float()[-count - 1 :]
         readings, guessed = readings + 1, guessed + count
-        seen = filtered(filters, logits)
+        seen = logits_after_each(filters, logits)
         p = seen[-1].double().softmax(-1)  # [count + 1, V]
         judged = _judge(guesses, p, q, generator, partial(_check_row, filters, seen))
         for place, token in enumerate(judged):
@@ -85,12 +85,12 @@ def speculative_steps(
             new = new if over else [*new, token]
             kept += place < len(judged) - 1  # the last is the large model's own
             if over or (stop is not None and stop.ended(new)):
-                yield Accepted(new if stop is None else stop.cut(new), guessed, kept, readings)
+                yield SpeculativeResult(new if stop is None else stop.cut(new), guessed, kept, readings)
                 return
         written = [*prompt, *new]
         for state in states:
             state.truncate(min(state.filled, len(written) - 1))
-        yield Accepted(new, guessed, kept, readings)
+        yield SpeculativeResult(new, guessed, kept, readings)
 
 
 def _check(model: Transformer, draft: Transformer, ahead: int, filters: Sequence[Filter]) -> None:
@@ -119,14 +119,14 @@ def _guess(
     shares = [torch.zeros(0, draft.config.vocabulary, dtype=torch.float64, device=device)]
     for _ in range(count):
         unread = [*written, *guesses][state.filled :]
-        logits = apply_checked(filters, draft(torch.tensor([unread], device=device), state=state)[:, -1].float())
+        logits = apply_filters(filters, draft(torch.tensor([unread], device=device), state=state)[:, -1].float())
         shares.append(logits.double().softmax(-1))
         guesses.append(int(draw(logits, torch.rand(1, generator=generator).to(device))))
     return guesses, torch.cat(shares)
 
 
 def _check_row(filters: Sequence[Filter], seen: Sequence[Tensor], row: int) -> None:
-    check_left(filters, [logits[row : row + 1] for logits in seen])
+    check_tokens_remain(filters, [logits[row : row + 1] for logits in seen])
 
 
 def _judge(

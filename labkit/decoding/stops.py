@@ -10,8 +10,8 @@ MOST_TOKENS = 4
 """Of one character: its bytes."""
 
 
-class StopTexts:
-    """StopTexts(tokenizer.decode, ["\\n\\n", "Question:"]): where one of them is written, the text is over."""
+class StopStrings:
+    """StopStrings(tokenizer.decode, ["\\n\\n", "Question:"]): where one of them is written, the text is over."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], texts: Sequence[str]):
         """Raises LabError for an empty text, which would end everything at once."""

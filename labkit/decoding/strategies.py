@@ -29,7 +29,7 @@ from labkit.decoding.filters import (
     Filter,
     FrequencyPenalty,
     MinP,
-    NoRepeat,
+    NoRepeatNgram,
     PresencePenalty,
     RepetitionPenalty,
     Temperature,
@@ -38,9 +38,9 @@ from labkit.decoding.filters import (
     Typical,
 )
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import check_prompt, check_size, encoded_sources
+from labkit.decoding.prompts import check_generation_size, check_prompt, encoded_sources
 from labkit.decoding.speculative import speculative_steps
-from labkit.decoding.stops import StopTexts
+from labkit.decoding.stops import StopStrings
 from labkit.decoding.stream import trace
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
@@ -60,7 +60,7 @@ FILTERS: dict[str, Callable[[Any], Filter]] = {
         RepetitionPenalty,
         PresencePenalty,
         FrequencyPenalty,
-        NoRepeat,
+        NoRepeatNgram,
     )
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -91,12 +91,12 @@ class DecodingResources:
     draft: Transformer | None = None
     judge: Judge | None = None
 
-    def stops(self) -> StopTexts | None:
+    def stops(self) -> StopStrings | None:
         if not self.stop:
             return None
         if self.tokenizer is None:
             raise LabError("Stop texts are looked for in words: a tokenizer is needed.")
-        return StopTexts(self.tokenizer.decode, self.stop)
+        return StopStrings(self.tokenizer.decode, self.stop)
 
 
 ALONE = DecodingResources()
@@ -119,7 +119,7 @@ class Strategy:
 
     def __str__(self) -> str:
         """The line that `parse` reads it from."""
-        words = [f"{name}={said(value)}" for name, value in (*self.options, *self.filters)]
+        words = [f"{name}={format_value(value)}" for name, value in (*self.options, *self.filters)]
         return " ".join([self.kind, *words] if self.kind != "sample" or not words else words)
 
     def option(self, name: str) -> Any:
@@ -134,7 +134,7 @@ class Strategy:
     def _filter(self, name: str, value: Any, tokenizer: Tokenizer | None) -> Filter:
         return TOKENS[name](_tokens_of(name, value, tokenizer)) if name in TOKENS else FILTERS[name](value)
 
-    def write(
+    def generate(
         self,
         model: Transformer,
         prompt: Sequence[int],
@@ -153,12 +153,12 @@ class Strategy:
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "resources": resources}
         if self.kind in ("sample", "greedy"):
             sources = None if source is None else [source]
-            return self.write_all(model, [prompt], seeds=[seeds], sources=sources, **options)[0]
+            return self.generate_batch(model, [prompt], seeds=[seeds], sources=sources, **options)[0]
         if self.draws:
             return [list(self.stream(model, prompt, seed=seed, source=source, **options))[-1] for seed in seeds]
         return [list(self.stream(model, prompt, source=source, **options))[-1]] * len(seeds)
 
-    def write_all(
+    def generate_batch(
         self,
         model: Transformer,
         prompts: Sequence[Sequence[int]],
@@ -169,8 +169,8 @@ class Strategy:
         sources: Sequence[Sequence[int]] | None = None,
         resources: DecodingResources = ALONE,
     ) -> list[list[list[int]]]:
-        """`write` for many prompts, each with as many seeds: texts[prompt][seed]. Samples and greedy texts are written
-        together.
+        """`generate` for many prompts, each with as many seeds: texts[prompt][seed]. Samples and greedy texts are
+        written together.
         """
         for own in seeds:
             _check_seeds(own)
@@ -180,19 +180,19 @@ class Strategy:
         if self.kind not in ("sample", "greedy"):
             each: Sequence[Sequence[int] | None] = sources or [None] * len(prompts)
             return [
-                self.write(model, prompt, seeds=own, source=source, resources=resources, **common)
+                self.generate(model, prompt, seeds=own, source=source, resources=resources, **common)
                 for prompt, own, source in zip(prompts, seeds, each, strict=True)
             ]
         count = len(seeds[0])
         for prompt in prompts:
             check_prompt(model, prompt)
-        check_size(model, count, max(map(len, prompts)), max_new_tokens)
+        check_generation_size(model, count, max(map(len, prompts)), max_new_tokens)
         samples = count if self.draws else 1
         chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for own in seeds for s in own]
         draws = torch.stack(chosen).unflatten(0, (len(prompts), count))[:, :samples]  # [P, S, N]
         filters, stop = self.logits_filters(resources.tokenizer), resources.stops()
         texts = generate(
-            model, prompts, filters=filters, stop=stop, draws=draws, samples=samples, sources=sources, **common
+            model, prompts, filters=filters, stop=stop, uniform_draws=draws, samples=samples, sources=sources, **common
         )
         rows = [texts[i * samples : (i + 1) * samples] for i in range(len(prompts))]
         return rows if self.draws else [row * count for row in rows]
@@ -208,7 +208,9 @@ class Strategy:
         source: Sequence[int] | None = None,
         resources: DecodingResources = ALONE,
     ) -> Iterator[list[int]]:
-        """The new tokens so far, again and again as they change; the last are the text. Raises LabError as `write`."""
+        """The new tokens so far, again and again as they change; the last are the text. Raises LabError as
+        `generate`.
+        """
         _check_seeds([seed])
         sources = None if source is None else [source]
         common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": resources.stops()}
@@ -245,13 +247,13 @@ class Strategy:
     def _drawn(self, model: Transformer, prompt: Sequence[int], common: dict[str, Any]) -> Iterator[list[int]]:
         written: list[int] = []
         yield written
-        for step in trace(model, prompt, leading=0, **common):
+        for step in trace(model, prompt, top_n=0, **common):
             written = written if step.token in common["stop_ids"] else [*written, step.token]
             yield common["stop"].cut(written) if step.ended and common["stop"] else written
 
 
-def said(value: Any) -> str:
-    """A value as it stands in a line: said(0.80) -> "0.8"."""
+def format_value(value: Any) -> str:
+    """A value as it stands in a line: format_value(0.80) -> "0.8"."""
     return (
         str(value).lower() if isinstance(value, bool) else f"{value:.15g}" if isinstance(value, float) else str(value)
     )
@@ -343,7 +345,7 @@ def _tokens_of(name: str, value: str, tokenizer: Tokenizer | None) -> tuple[int,
         spelt = [tokenizer.encode(text) for text in (word, f" {word}")]
         single = [ids[0] for ids in spelt if len(ids) == 1]
         if not single:
-            pieces = " ".join(tokenizer.token(token) for token in spelt[0])
+            pieces = " ".join(tokenizer.token_text(token) for token in spelt[0])
             raise LabError(
                 f"{name}: {word!r} is no single token but {len(spelt[0])} ({pieces}); name tokens one by one."
             )

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, check_left, filtered
+from labkit.decoding.filters import Filter, History, check_tokens_remain, logits_after_each
 from labkit.decoding.generate import draw
-from labkit.decoding.prompts import check_prompt, check_size
-from labkit.decoding.stops import StopTexts
+from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.stops import StopStrings
 from labkit.model.context import Memory
 from labkit.model.transformer import Transformer
 
@@ -29,14 +29,14 @@ class Candidate(NamedTuple):
         return self.after[-1] if self.after else self.probability
 
 
-class Effect(NamedTuple):
-    """What a filter did: the share of the probability that it removed, of what reached it; how much probability changed
-    hands in all (total variation); and how many tokens can still come.
+class FilterEffect(NamedTuple):
+    """What a filter did. removed_mass: the share of the probability that it removed, of what reached it;
+    total_variation: how much probability changed hands in all; remaining_tokens: how many can still come.
     """
 
-    removed: float
-    moved: float
-    left: int
+    removed_mass: float
+    total_variation: float
+    remaining_tokens: int
 
 
 class Step(NamedTuple):
@@ -49,7 +49,7 @@ class Step(NamedTuple):
     drawn: float | None
     candidates: list[Candidate]
     ended: bool
-    effects: list[Effect]
+    effects: list[FilterEffect]
     entropy: tuple[float, float]
 
 
@@ -74,7 +74,7 @@ def stream(
         max_new_tokens=max_new_tokens,
         stop_ids=stop_ids,
         generator=generator,
-        leading=0,
+        top_n=0,
     ):
         if not step.ended:
             yield step.token
@@ -88,20 +88,20 @@ def trace(
     filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
-    stop: StopTexts | None = None,
+    stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
-    begins: Sequence[int] = (),
-    leading: int = 8,
+    forced_prefix: Sequence[int] = (),
+    top_n: int = 8,
     memory: Memory | None = None,
 ) -> Iterator[Step]:
-    """`stream`, with the `leading` likeliest candidates of each step; the last step may be the one that ends the text.
+    """`stream`, with the `top_n` likeliest candidates of each step; the last step may be the one that ends the text.
 
     Two traces from generators of one seed see the same number at the same step: where they part, the filters differ.
-    begins: tokens that are written whatever is drawn; after them it goes on with the numbers of their later places.
-    Nothing is weighed for leading=0.
+    forced_prefix: tokens that are written whatever is drawn; after them it goes on with the numbers of their later
+    places. Nothing is weighed for top_n=0.
     """
     check_prompt(model, prompt)
-    check_size(model, 1, len(prompt), max_new_tokens)
+    check_generation_size(model, 1, len(prompt), max_new_tokens)
     device = model.embedding.weight.device
     draws = torch.rand(1, max_new_tokens, generator=generator).to(device)  # [1, N]
     room = min(max_new_tokens, model.config.context - len(prompt))
@@ -110,15 +110,15 @@ def trace(
     model.eval()
     for place in range(room):
         raw = model.logits(model.hidden(tokens, state=state, memory=memory)[:, -1:]).squeeze(1).float()  # [1, V]
-        seen = filtered(filters, raw, History(written, len(prompt)))
-        check_left(filters, seen)
+        seen = logits_after_each(filters, raw, History(written, len(prompt)))
+        check_tokens_remain(filters, seen)
         drawn = draw(seen[-1], draws[:, place])
-        token = drawn if place >= len(begins) else torch.tensor([begins[place]], device=device)
+        token = drawn if place >= len(forced_prefix) else torch.tensor([forced_prefix[place]], device=device)
         tokens = token.unsqueeze(-1)
         written = torch.cat((written, tokens), 1)
         ended = int(token) in stop_ids or (stop is not None and stop.ended(written[0, len(prompt) :].tolist()))
-        chance = float(draws[0, place]) if place >= len(begins) else None
-        yield weighed(seen, int(token), chance, ended, leading)
+        chance = float(draws[0, place]) if place >= len(forced_prefix) else None
+        yield make_step(seen, int(token), chance, ended, top_n)
         if ended:
             return
 
@@ -130,7 +130,7 @@ def trace_forced(
     written: Sequence[int],
     *,
     filters: Sequence[Filter] = (),
-    leading: int = 8,
+    top_n: int = 8,
     memory: Memory | None = None,
 ) -> list[Step]:
     """The Trace of a text that came some other way, as beam search: what would have been weighed at each token."""
@@ -142,17 +142,17 @@ def trace_forced(
     traced = []
     for place, token in enumerate(written):
         end = len(prompt) + place
-        seen = filtered(filters, logits[:, place], History(ids[:, :end], len(prompt)))
-        traced.append(weighed(seen, token, None, False, leading))
+        seen = logits_after_each(filters, logits[:, place], History(ids[:, :end], len(prompt)))
+        traced.append(make_step(seen, token, None, False, top_n))
     return traced
 
 
-def weighed(seen: Sequence[Tensor], token: int, drawn: float | None, ended: bool, leading: int) -> Step:
-    """A Step of `filtered` logits; without leading candidates nothing is worked out."""
-    if not leading:
+def make_step(seen: Sequence[Tensor], token: int, drawn: float | None, ended: bool, top_n: int) -> Step:
+    """A Step of `logits_after_each` logits; without leading candidates nothing is worked out."""
+    if not top_n:
         return Step(token, drawn, [], ended, [], (0.0, 0.0))
     shares = [logits[0].softmax(-1) for logits in seen]
-    chosen = shares[0].topk(min(leading, len(shares[0]))).indices.tolist()
+    chosen = shares[0].topk(min(top_n, len(shares[0]))).indices.tolist()
     chosen += [] if token in chosen else [token]
     table = torch.stack(shares)[:, chosen].T.tolist()  # [candidate, filter]
     candidates = [Candidate(one, row[0], tuple(row[1:])) for one, row in zip(chosen, table, strict=True)]
@@ -160,9 +160,9 @@ def weighed(seen: Sequence[Tensor], token: int, drawn: float | None, ended: bool
     return Step(token, drawn, candidates, ended, effects, (_entropy(shares[0]), _entropy(shares[-1])))
 
 
-def _effect(before: Tensor, after: Tensor) -> Effect:
+def _effect(before: Tensor, after: Tensor) -> FilterEffect:
     left = after > 0
-    return Effect(float(before[~left].sum()), float((after - before).abs().sum()) / 2, int(left.sum()))
+    return FilterEffect(float(before[~left].sum()), float((after - before).abs().sum()) / 2, int(left.sum()))
 
 
 def _entropy(shares: Tensor) -> float:

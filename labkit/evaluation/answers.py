@@ -71,7 +71,7 @@ def question_only(
     """`question_only/KIND` for the kinds whose answer is in the story: how many are right without reading it.
 
     The better of the model's own accuracy when the story is dropped, and the accuracy of the most frequent
-    right answer (`frequent_accuracy`). What lies above it was read.
+    right answer (`majority_accuracy`). What lies above it was read.
     """
     asked = [task for task in tasks if task.kind in world.reading_kinds]
     answers = answer_tasks(model, tokenizer, [without_story(task) for task in asked], config, chat)
@@ -79,11 +79,11 @@ def question_only(
     alone: dict[str, list[float]] = defaultdict(list)
     for task, response in zip(asked, answers, strict=True):
         alone[task.kind].append(score(world, task, response, judge).right)
-    frequent = frequent_accuracy(world, asked, config.seed, config.examples)
+    frequent = majority_accuracy(world, asked, config.seed, config.examples)
     return {f"question_only/{kind}": max(_mean(values), frequent[kind]) for kind, values in alone.items()}
 
 
-def frequent_accuracy(world: World, tasks: Sequence[Task], seed: int, examples: int) -> Metrics:
+def majority_accuracy(world: World, tasks: Sequence[Task], seed: int, examples: int) -> Metrics:
     """Accuracy by kind of always giving the most frequent right answer, counted over `examples` training
     tasks.
 

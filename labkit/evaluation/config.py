@@ -17,7 +17,7 @@ class EvaluationConfig:
 
     documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from
     its start. stories: generated from bos. tasks: answered of each kind. examples: training tasks of each
-    kind behind the most frequent answer. compared: training documents that stories are compared with (see
+    kind behind the most frequent answer. novelty_documents: training documents that stories are compared with (see
     `novelty`). story_tokens, answer_tokens: where generation is cut. rows, loss_rows: how many at a time.
     prompts: held-out ones on which a policy is compared with the model before it. seed: which tasks, and the draws of
     the stories.
@@ -28,13 +28,15 @@ class EvaluationConfig:
     stories: Count = 200
     tasks: Count = 50
     examples: Count = 300
-    compared: Count = 5000
+    novelty_documents: Count = 5000
     story_tokens: Count = 200
     answer_tokens: Count = 32
     rows: Count = 100
     loss_rows: Count = 32
     prompts: Annotated[int, Range(2, LARGEST)] = 500
     seed: Seed = 0
+
+    older_names = {"novelty_documents": "compared"}
 
     def __post_init__(self) -> None:
         check(self)

@@ -9,28 +9,28 @@ import torch
 from labkit.decoding import Judge
 from labkit.errors import LabError
 from labkit.model.reward_model import RewardModel
-from labkit.text.batch import unshifted_batch
+from labkit.text.batch import full_row_batch
 from labkit.text.chat import decode_reply
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World
 from labkit.world.oracle import score
 
 
-def reward_judge(reward_model: RewardModel, tokenizer: Tokenizer, closed: bool = False) -> Judge:
-    """The reward model's number at the last token of each answer: its end token, which is put behind it. closed: the
-    answer holds the end token that the model drew; one that was cut off has none, and is read where it was cut.
+def reward_judge(reward_model: RewardModel, tokenizer: Tokenizer, has_end_token: bool = False) -> Judge:
+    """The reward model's number at the last token of each answer: its end token, which is put behind it. has_end_token:
+    the answer holds the end token that the model drew; one that was cut off has none, and is read where it was cut.
     """
 
     @torch.no_grad()
     def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
-        context, end = reward_model.config.context, [] if closed else [tokenizer.turn_end]
+        context, end = reward_model.config.context, [] if has_end_token else [tokenizer.turn_end]
         marked = []
         for prompt, answer in zip(prompts, answers, strict=True):
             row = [*prompt, *answer, *end][:context]
             marked.append((row, [i >= len(prompt) for i in range(len(row))]))
-        (inputs, _, mask), ends = unshifted_batch(marked, context, tokenizer.pad)
+        (inputs, _, mask), ends = full_row_batch(marked, context, tokenizer.pad)
         device = reward_model.body.embedding.weight.device
-        return reward_model.eval().last(inputs.to(device), mask.to(device), ends.to(device)).tolist()
+        return reward_model.eval().scores_at(inputs.to(device), mask.to(device), ends.to(device)).tolist()
 
     return judge
 

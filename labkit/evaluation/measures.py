@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-def count(number: float) -> str:
+def format_count(number: float) -> str:
     """A large number in three digits: 1234 -> '1.23k', 2.5e12 -> '2.5T'."""
     for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
@@ -13,7 +13,7 @@ def count(number: float) -> str:
     return f"{number:.3g}"
 
 
-class Measure(NamedTuple):
+class MetricSpec(NamedTuple):
     """label: the measure's name. unit: "share" (0 to 1, shown as %), "score" (0 to 1), "number", "count" (in three
     digits), "megabytes", or words. better:
     "higher", "lower", or "" where neither is. meaning: one line for someone who meets it for the first time.
@@ -31,7 +31,7 @@ class Measure(NamedTuple):
         if self.unit == "share":
             return f"{100 * value:.1f} %"
         if self.unit == "count":
-            return count(value)
+            return format_count(value)
         if self.unit == "megabytes":
             return f"{value:,.0f} MB"
         if self.unit == "number":
@@ -40,221 +40,223 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "untrained_loss": Measure(
+    "untrained_loss": MetricSpec(
         "loss before this stage",
         "nats per token",
         "",
         "The same loss of the model as it was before this stage: what the stage starts from.",
     ),
-    "validation_loss": Measure(
+    "validation_loss": MetricSpec(
         "validation loss",
         "nats per token",
         "lower",
         "How surprised the model is by each next token of text that it was not trained on.",
     ),
-    "bits_per_byte": Measure(
+    "bits_per_byte": MetricSpec(
         "bits per byte",
         "bits",
         "lower",
         "The same surprise counted per byte of text, so that models with different tokenizers can be compared.",
     ),
-    "nats_per_character": Measure(
+    "nats_per_character": MetricSpec(
         "nats per character",
         "nats",
         "lower",
         "The same surprise counted per character, as character-level models report it.",
     ),
-    "mismatched_question_loss": Measure(
+    "mismatched_question_loss": MetricSpec(
         "loss after another question",
         "nats per token",
         "",
         "The loss on the same answers, each after the question of another. As large as the validation loss, the model "
         "would be answering without reading; the gap is what it reads.",
     ),
-    "validation_tokens": Measure("tokens measured", "number", "", "How many tokens the validation loss is a mean of."),
-    "grammatical": Measure(
+    "validation_tokens": MetricSpec(
+        "tokens measured", "number", "", "How many tokens the validation loss is a mean of."
+    ),
+    "grammatical": MetricSpec(
         "grammatical", "share", "higher", "Share of the sentences in freely written stories that the grammar can parse."
     ),
-    "consistent": Measure(
+    "consistent": MetricSpec(
         "consistent",
         "share",
         "higher",
         "Share of the events in those stories that can happen, given all that happened before them.",
     ),
-    "novel": Measure(
+    "novel": MetricSpec(
         "novel", "share", "higher", "Share of those stories that are not in the training text word for word."
     ),
-    "stories": Measure("stories measured", "number", "", "How many stories the model wrote for these shares."),
-    "story_sentences": Measure("their sentences", "number", "", "How many sentences those stories have."),
-    "accuracy": Measure(
+    "stories": MetricSpec("stories measured", "number", "", "How many stories the model wrote for these shares."),
+    "story_sentences": MetricSpec("their sentences", "number", "", "How many sentences those stories have."),
+    "accuracy": MetricSpec(
         "answers right",
         "share",
         "higher",
         "Share of questions answered right, about combinations that never occur together in training.",
     ),
-    "accuracy_standard_error": Measure(
+    "accuracy_standard_error": MetricSpec(
         "its standard error",
         "share",
         "",
         "How far the share of right answers would move by chance with other questions; twice this is a difference.",
     ),
-    "tasks": Measure("questions asked", "number", "", "How many questions that share is of."),
-    "tasks_left_out": Measure(
+    "tasks": MetricSpec("questions asked", "number", "", "How many questions that share is of."),
+    "tasks_left_out": MetricSpec(
         "questions left out", "number", "", "How many held-out questions left too little room for an answer."
     ),
-    "question_only": Measure(
+    "question_only": MetricSpec(
         "right without the story",
         "share",
         "",
         "What the question alone gives: the story is dropped, or the most common answer is always given. "
         "Only what lies above it was read in the story.",
     ),
-    "gold": Measure(
+    "gold": MetricSpec(
         "gold score",
         "score",
         "higher",
         "How much one kind of annotator would like the answers: right, complete, fluent, polite, concise.",
     ),
-    "unsupported": Measure(
+    "unsupported": MetricSpec(
         "unsupported",
         "share",
         "lower",
         "Share of answers that assert what neither the story nor the facts say (hallucination).",
     ),
-    "pair_accuracy": Measure(
+    "pair_accuracy": MetricSpec(
         "pairs ranked right",
         "share",
         "higher",
         "Share of held-out pairs of answers that the model ranks as the annotator chose.",
     ),
-    "length_accuracy": Measure(
+    "length_accuracy": MetricSpec(
         "ranked by length alone",
         "share",
         "",
         "The same when the longer answer always wins, or always the shorter one: what needs no model at all.",
     ),
-    "noise_ceiling": Measure(
+    "noise_ceiling": MetricSpec(
         "choices that gold agrees with",
         "share",
         "",
         "How often the annotator chose what their own taste holds better: nobody can foresee the choices more "
         "often than that.",
     ),
-    "gold_accuracy": Measure(
+    "gold_accuracy": MetricSpec(
         "pairs ranked as gold ranks them",
         "share",
         "higher",
         "The same pairs against the annotator's taste itself, without the mistakes that annotators make.",
     ),
-    "gold_length_accuracy": Measure(
+    "gold_length_accuracy": MetricSpec(
         "by length alone, against gold",
         "share",
         "",
         "How far length alone would come against the annotator's taste.",
     ),
-    "pairs": Measure(
+    "pairs": MetricSpec(
         "pairs measured",
         "number",
         "",
         "How many held-out pairs these shares are of.",
     ),
-    "left_out": Measure(
+    "left_out": MetricSpec(
         "examples left out",
         "number",
         "",
         "How many training examples (conversations, pairs) were too long for a row, and so were not learnt from.",
     ),
-    "cut": Measure(
+    "cut": MetricSpec(
         "examples cut",
         "number",
         "",
         "How many training examples were longer than a row and lost their end.",
     ),
-    "held_out_left_out": Measure(
+    "held_out_left_out": MetricSpec(
         "held-out examples left out",
         "number",
         "",
         "How many held-out examples were too long for a row, so that nothing of them was measured.",
     ),
-    "held_out_cut": Measure(
+    "held_out_cut": MetricSpec(
         "held-out examples cut",
         "number",
         "",
         "How many held-out examples were longer than a row and were measured without their end.",
     ),
-    "right": Measure(
+    "right": MetricSpec(
         "right",
         "share",
         "higher",
         "Share of answers to the same held-out prompts that are right.",
     ),
-    "polite": Measure(
+    "polite": MetricSpec(
         "polite",
         "share",
         "higher",
         "Share of answers with a courtesy.",
     ),
-    "gold_gain": Measure(
+    "gold_gain": MetricSpec(
         "gold gained",
         "score",
         "higher",
         "How much higher the annotator's gold score of the answers is than before this stage, prompt by prompt.",
     ),
-    "gold_gain_standard_error": Measure(
+    "gold_gain_standard_error": MetricSpec(
         "its standard error",
         "score",
         "",
         "How far the gain would move by chance with other prompts; three times this is no chance.",
     ),
-    "win_rate": Measure(
+    "win_rate": MetricSpec(
         "wins over the model before",
         "share",
         "higher",
         "Share of prompts on which the annotator likes this model's answer better; a tie is half a win.",
     ),
-    "win_low": Measure(
+    "win_low": MetricSpec(
         "at least",
         "share",
         "",
         "The lower end of the win rate's 95 % interval.",
     ),
-    "win_high": Measure(
+    "win_high": MetricSpec(
         "at most",
         "share",
         "",
         "The upper end of the win rate's 95 % interval.",
     ),
-    "control_gold_gain": Measure(
+    "control_gold_gain": MetricSpec(
         "gold gained by more fine-tuning",
         "score",
         "",
         "What the seconds that this stage took would have brought as supervised fine-tuning: the control.",
     ),
-    "control_right": Measure(
+    "control_right": MetricSpec(
         "right, after more fine-tuning",
         "share",
         "",
         "Share of right answers of that control.",
     ),
-    "prompts": Measure(
+    "prompts": MetricSpec(
         "prompts measured",
         "number",
         "",
         "How many held-out prompts both models answered.",
     ),
-    "prompts_left_out": Measure(
+    "prompts_left_out": MetricSpec(
         "prompts left out",
         "number",
         "",
         "How many held-out prompts left too little room for an answer, so that nothing of them was measured.",
     ),
-    "reward": Measure(
+    "reward": MetricSpec(
         "reward",
         "",
         "",
         "What the reward model says of the answers to held-out prompts. It has no unit: only differences count.",
     ),
-    "reward_win_rate": Measure(
+    "reward_win_rate": MetricSpec(
         "wins by the reward model",
         "share",
         "",

@@ -101,9 +101,9 @@ def policy_metrics(
             oracle_scores(stage_inputs.world, stage_inputs.annotator, tokenizer, tasks, given) for given in answers
         )
         metrics |= paired_metrics(after, before)
-    reward_model = stage_inputs.judge()
+    reward_model = stage_inputs.reward_model_or_none()
     if reward_model is not None:
-        liked, liked_before = (rewards(reward_model, tokenizer, asked, given) for given in answers)
+        liked, liked_before = (reward_scores(reward_model, tokenizer, asked, given) for given in answers)
         metrics |= reward_metrics(liked, liked_before)
     return metrics | {"prompts": len(asked)} | ({"prompts_left_out": fit.left_out} if fit.left_out else {})
 
@@ -129,10 +129,10 @@ def held_out_prompts(
     if not fit:
         raise LabError(
             f"None of {len(asked)} held-out prompts leaves room for an answer of {length - room} tokens in a row of "
-            f"{length}. Give longer rows (train.length, up to model.context), or shorter prompts."
+            f"{length}. Give longer rows (train.max_length, up to model.context), or shorter prompts."
         )
     count = LengthReport(len(asked), left_out=len(asked) - len(fit))
-    stage_inputs.fit(lambda: (fit, count), f"held-out prompts with an answer of {length - room} tokens", length)
+    stage_inputs.check_fit(lambda: (fit, count), f"held-out prompts with an answer of {length - room} tokens", length)
     return [tasks[index] for index in fit if tasks], [asked[index] for index in fit], count
 
 
@@ -153,7 +153,7 @@ def greedy_answers(
     )
 
 
-def rewards(
+def reward_scores(
     reward_model: RewardModel,
     tokenizer: Tokenizer,
     prompts: Sequence[list[int]],
@@ -163,6 +163,6 @@ def rewards(
     """The reward model's scores of answers, as ids, to the prompts, so many at a time: [N]. An answer is read at its
     last token, as PPO's rollouts are: at its end token, or where it was cut.
     """
-    judge, starts = reward_judge(reward_model, tokenizer, closed=True), range(0, len(prompts), rows)
+    judge, starts = reward_judge(reward_model, tokenizer, has_end_token=True), range(0, len(prompts), rows)
     chunks = [judge(prompts[start : start + rows], answers[start : start + rows]) for start in starts]
     return np.array([score for chunk in chunks for score in chunk])

@@ -11,8 +11,8 @@ from labkit.evaluation.held_out_loss import Metrics
 from labkit.losses import pairwise_loss
 from labkit.machine import autocast
 from labkit.model.reward_model import RewardModel
-from labkit.preferences.annotate import Choice
-from labkit.text.pairs import Pair, by_length, comparison, encode_pair
+from labkit.preferences.annotate import AnnotatedPair
+from labkit.text.pairs import Pair, by_length, collate_pairs, encode_pair
 from labkit.text.tokenizer import Tokenizer
 
 
@@ -32,8 +32,8 @@ def score_pairs(
     found, device = torch.zeros(len(encoded), 2), reward_model.head.weight.device
     with autocast(device, precision):
         for chosen in by_length(encoded, rows):
-            batch = comparison([encoded[i] for i in chosen], length, tokenizer.pad).to(device)
-            found[chosen] = reward_model.last(batch.inputs, batch.mask, batch.ends).view(2, -1).T.cpu()
+            batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad).to(device)
+            found[chosen] = reward_model.scores_at(batch.inputs, batch.mask, batch.ends).view(2, -1).T.cpu()
     reward_model.train(was_training)
     return found
 
@@ -46,14 +46,18 @@ def ranking_metrics(
     chosen, rejected = scores.unbind(1)
     return {
         "validation_loss": float(pairwise_loss(chosen, rejected).loss.mean()),
-        "pair_accuracy": agreement(chosen - rejected),
+        "pair_accuracy": pairwise_accuracy(chosen - rejected),
         "length_accuracy": length_accuracy(pairs),
         "pairs": len(pairs),
     }
 
 
 def gold_metrics(
-    reward_model: RewardModel, tokenizer: Tokenizer, choices: Sequence[Choice], length: int, precision: str = "fp32"
+    reward_model: RewardModel,
+    tokenizer: Tokenizer,
+    choices: Sequence[AnnotatedPair],
+    length: int,
+    precision: str = "fp32",
 ) -> Metrics:
     """On held-out choices of a world's annotator: how often the ranking is that of gold.
 
@@ -61,7 +65,7 @@ def gold_metrics(
     these choices. Pairs that gold holds equal are left out of gold_accuracy and gold_length_accuracy, and both where
     gold holds all of them equal.
     """
-    ceiling = {"noise_ceiling": agreement(torch.tensor([c.chosen_gold - c.rejected_gold for c in choices]))}
+    ceiling = {"noise_ceiling": pairwise_accuracy(torch.tensor([c.chosen_gold - c.rejected_gold for c in choices]))}
     known = [choice for choice in choices if choice.chosen_gold != choice.rejected_gold]
     if not known:
         return ceiling
@@ -69,20 +73,20 @@ def gold_metrics(
     scores = score_pairs(reward_model, tokenizer, [choice.pair for choice in known], length, precision)
     better = [c.pair if c.chosen_gold > c.rejected_gold else _turned(c.pair) for c in known]
     return {
-        "gold_accuracy": agreement((scores[:, 0] - scores[:, 1]) * torch.from_numpy(sign)),
+        "gold_accuracy": pairwise_accuracy((scores[:, 0] - scores[:, 1]) * torch.from_numpy(sign)),
         "gold_length_accuracy": length_accuracy(better),
         **ceiling,
     }
 
 
-def agreement(margins: torch.Tensor) -> float:
+def pairwise_accuracy(margins: torch.Tensor) -> float:
     """Share of margins [N] above zero; a margin of zero is half."""
     return float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
 
 
 def length_accuracy(pairs: Sequence[Pair]) -> float:
     """How often the longer answer was chosen, or the shorter one, whichever is more often; in characters."""
-    longer = agreement(torch.tensor([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs]))
+    longer = pairwise_accuracy(torch.tensor([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs]))
     return max(longer, 1 - longer)
 
 

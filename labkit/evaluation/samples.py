@@ -77,7 +77,7 @@ def _write_on(
         generator=torch.Generator().manual_seed(config.seed),
         rows=config.rows,
     )
-    said = [tokenizer.continuation(before, ids) for before, ids in zip(opened, written, strict=True)]
+    said = [tokenizer.decode_continuation(before, ids) for before, ids in zip(opened, written, strict=True)]
     return [sample._replace(response=text) for sample, text in zip(fixed, said, strict=True)]
 
 

@@ -30,7 +30,7 @@ def story_metrics(model: Transformer, tokenizer: Tokenizer, data: WorldData, con
     return {
         "grammatical": sum(check.parsed for check in checks) / max(1, written),
         "consistent": sum(check.possible for check in checks) / max(1, events),
-        "novel": novelty(stories, data, config.compared),
+        "novel": novelty(stories, data, config.novelty_documents),
         "stories": len(stories),
         "story_sentences": written,
     }

@@ -26,13 +26,13 @@ class EvalPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class StrategyResult:
-    """strategy: as a line. text: of the first prompt and seed. parts: its first word that differs from the first
+    """strategy: as a line. text: of the first prompt and seed. diverges_at: its first word that differs from the first
     strategy's text, None when none does. scores: by name, over the prompts, or over the seeds of one prompt.
     """
 
     strategy: str
     text: str
-    parts: int | None
+    diverges_at: int | None
     scores: dict[str, Score]
 
 
@@ -52,7 +52,7 @@ def compare_strategies(
     own, so that what is drawn for one says nothing of another.
 
     world: whose grammar and truth the texts are held against. annotator: whose profile gold is under. Raises LabError
-    as `Strategy.write`.
+    as `Strategy.generate`.
     """
     from labkit.decoding.strategies import DecodingResources
 
@@ -67,7 +67,7 @@ def compare_strategies(
             "resources": resources,
         }
         seeds_of = [range(i * many, (i + 1) * many) for i in range(len(asked))]
-        texts = strategy.write_all(model, [one.ids for one in asked], seeds=seeds_of, **options)
+        texts = strategy.generate_batch(model, [one.ids for one in asked], seeds=seeds_of, **options)
         words = tokenizer.decode(texts[0][0]).split()
         first = first or words
         scores = scored(model, tokenizer, asked, texts, world, annotator)
@@ -86,10 +86,10 @@ def scored(
     annotator: str = "warm",
 ) -> dict[str, Score]:
     """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
-    from labkit.decoding.scores import distinct, jackknife, log_likelihoods, mean_score, repetition, self_bleu
+    from labkit.decoding.scores import distinct, jackknife, mean_logprobs, mean_score, repetition, self_bleu
 
     def each(prompt: EvalPrompt, group: Sequence[Sequence[int]]) -> list[dict[str, float]]:
-        likelihoods = log_likelihoods(model, prompt.ids, group)
+        likelihoods = mean_logprobs(model, prompt.ids, group)
         found = [
             {"nats per token": likelihood, "repetition": repetition(text), "tokens": float(len(text))}
             for text, likelihood in zip(group, likelihoods, strict=True)
@@ -156,23 +156,23 @@ def strategies_table(found: Sequence[StrategyResult]) -> str:
     lines = []
     for one in found:
         words = one.text.split(" ")
-        if one.parts is not None and one.parts < len(words):
-            words[one.parts] = f"[{words[one.parts]}]"
+        if one.diverges_at is not None and one.diverges_at < len(words):
+            words[one.diverges_at] = f"[{words[one.diverges_at]}]"
         lines += [one.strategy, f"    {' '.join(words)}"]
     names = list(found[0].scores)
     width = max(len(one.strategy) for one in found)
     lines += ["", f"{'':{width}}" + "".join(f"{name:>18}" for name in names)]
     for one in found:
-        lines.append(f"{one.strategy:{width}}" + "".join(f"{shown(one.scores[name]):>18}" for name in names))
+        lines.append(f"{one.strategy:{width}}" + "".join(f"{format_score(one.scores[name]):>18}" for name in names))
     lines += ["", *(f"{name:14}{LEGEND[name]}" for name in names), f"{'±':14}95 % interval"]
     return "\n".join(lines)
 
 
-def shown(score: Score) -> str:
+def format_score(score: Score) -> str:
     """0.812 ± 0.034; a dash where there is no number."""
     if score.mean != score.mean:
         return "-"
-    return f"{score.mean:.3f}" + (f" ± {score.half:.3f}" if score.half else "")
+    return f"{score.mean:.3f}" + (f" ± {score.half_width:.3f}" if score.half_width else "")
 
 
 FIRST = 24

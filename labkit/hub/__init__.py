@@ -13,14 +13,14 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from labkit.files import disk_errors, replacing, write_json
+from labkit.files import atomic_replace, explain_write_errors, write_json
 from labkit.hub.families import FAMILIES
-from labkit.hub.folder import WEIGHTS, local_folder, read_config, read_entries
+from labkit.hub.folder import WEIGHTS, read_config, read_entries, resolve_checkpoint
 from labkit.hub.matching import find_tensors
-from labkit.hub.shapes import describe, family_named, family_of, shape_of
+from labkit.hub.shapes import config_from_hf, config_to_hf, family_named, family_of
 from labkit.model.transformer import Transformer
 
-__all__ = ["family_of", "from_pretrained", "local_folder", "save_pretrained"]
+__all__ = ["family_of", "from_pretrained", "resolve_checkpoint", "save_pretrained"]
 
 
 def from_pretrained(source: str | Path) -> Transformer:
@@ -31,13 +31,15 @@ def from_pretrained(source: str | Path) -> Transformer:
     that cannot be built or says what is not known here, for quantized weights, and for tensors that are missing, left
     over, of another shape, or with NaN or infinite numbers.
     """
-    folder = local_folder(source)
+    folder = resolve_checkpoint(source)
     config = read_config(folder)
     family = family_named(config, folder)
-    shape = shape_of(family, config, folder / "config.json")
+    shape = config_from_hf(family, config, folder / "config.json")
     tensors = find_tensors(family, shape, read_entries(folder), folder)
     model = Transformer(shape)
-    model.load_state_dict({part.ours: part.join(tensors, shape) for part in family.parts(shape)})  # copies, into fp32
+    model.load_state_dict(
+        {part.ours: part.to_ours(tensors, shape) for part in family.parts(shape)}
+    )  # copies, into fp32
     return model.eval()
 
 
@@ -48,12 +50,12 @@ def save_pretrained(model: Transformer, target: str | Path) -> None:
     """
     target, name = Path(target), family_of(model.config)
     family, ours = FAMILIES[name], model.state_dict()
-    described = describe(name, model.config)
+    described = config_to_hf(name, model.config)
     tensors: dict[str, Tensor] = {}
     for part in family.parts(model.config):
-        tensors |= part.split(ours[part.ours].detach().cpu(), model.config)
-    with disk_errors(target):
+        tensors |= part.to_theirs(ours[part.ours].detach().cpu(), model.config)
+    with explain_write_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-        with replacing(target / WEIGHTS) as partial:
+        with atomic_replace(target / WEIGHTS) as partial:
             save_file(tensors, str(partial), metadata={"format": "pt"})
     write_json(target / "config.json", described)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.hub.parts import Family, Json, Part, activation, both, qkv_rows, their_activation
+from labkit.hub.parts import Family, Json, TensorMapping, activation, qkv_rows, their_activation, weight_and_bias
 from labkit.hub.switches import Switches
 from labkit.model.feedforward import Gated, MoE, Plain
-from labkit.model.positions import ALiBi, Learned, Linear, Llama3, Rotary, YaRN
+from labkit.model.positions import ALiBi, Learned, LinearScaling, Llama3Scaling, Rotary, YaRN
 from labkit.model.transformer import ModelConfig
 
 # Llama, Mistral, Qwen2, Qwen3, Mixtral
@@ -45,9 +45,11 @@ def _rotary(config: Json) -> Rotary:
     context = config["max_position_embeddings"]
     original = next((one[_ORIGINAL] for one in (config, given) if one.get(_ORIGINAL)), context)
     if kind == "linear":
-        return Rotary(base, Linear(given["factor"]))
+        return Rotary(base, LinearScaling(given["factor"]))
     if kind == "llama3":
-        return Rotary(base, Llama3(given["factor"], given["low_freq_factor"], given["high_freq_factor"], original))
+        return Rotary(
+            base, Llama3Scaling(given["factor"], given["low_freq_factor"], given["high_freq_factor"], original)
+        )
     if kind == "yarn":
         return Rotary(base, _yarn(given, context, original))
     return Rotary(base)
@@ -68,9 +70,9 @@ def _yarn(given: Json, context: int, original: int) -> YaRN:
 def _rope_parameters(position: Rotary) -> dict[str, Any]:
     scaling, theta = position.scaling, {"rope_theta": position.base}
     match scaling:
-        case Linear():
+        case LinearScaling():
             return theta | {"rope_type": "linear", "factor": scaling.factor}
-        case Llama3():
+        case Llama3Scaling():
             low_high = {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
             original = {"original_max_position_embeddings": scaling.original}
             return theta | {"rope_type": "llama3", "factor": scaling.factor} | low_high | original
@@ -150,7 +152,7 @@ def _write_llama(c: ModelConfig) -> dict[str, Any]:
         "vocab_size": c.vocabulary,
         "max_position_embeddings": c.context,
         "hidden_size": c.width,
-        "intermediate_size": c.feed_forward.hidden,
+        "intermediate_size": c.feed_forward.intermediate_size,
         "num_hidden_layers": c.depth,
         "num_attention_heads": c.heads,
         "num_key_value_heads": c.key_value_heads,
@@ -173,40 +175,40 @@ def _write_qwen(c: ModelConfig) -> dict[str, Any]:
     return _write_llama(c) | (window if c.window else {})
 
 
-def _llama_parts(c: ModelConfig) -> Iterator[Part]:
-    yield Part("embedding.weight", ("model.embed_tokens.weight",))
+def _llama_parts(c: ModelConfig) -> Iterator[TensorMapping]:
+    yield TensorMapping("embedding.weight", ("model.embed_tokens.weight",))
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"model.layers.{i}"
-        yield Part(f"{ours}.mixer_norm.weight", (f"{theirs}.input_layernorm.weight",))
+        yield TensorMapping(f"{ours}.mixer_norm.weight", (f"{theirs}.input_layernorm.weight",))
         names = tuple(f"{theirs}.self_attn.{part}_proj.weight" for part in "qkv")
-        yield Part(f"{ours}.mixer.qkv.weight", names, rows=qkv_rows(c))
+        yield TensorMapping(f"{ours}.mixer.qkv.weight", names, rows=qkv_rows(c))
         if c.qkv_bias:
             names = tuple(f"{theirs}.self_attn.{part}_proj.bias" for part in "qkv")
-            yield Part(f"{ours}.mixer.qkv.bias", names, rows=qkv_rows(c))
-        yield Part(f"{ours}.mixer.out.weight", (f"{theirs}.self_attn.o_proj.weight",))
+            yield TensorMapping(f"{ours}.mixer.qkv.bias", names, rows=qkv_rows(c))
+        yield TensorMapping(f"{ours}.mixer.out.weight", (f"{theirs}.self_attn.o_proj.weight",))
         if c.qk_norm:
-            yield Part(f"{ours}.mixer.query_norm.weight", (f"{theirs}.self_attn.q_norm.weight",))
-            yield Part(f"{ours}.mixer.key_norm.weight", (f"{theirs}.self_attn.k_norm.weight",))
-        yield Part(f"{ours}.feed_forward_norm.weight", (f"{theirs}.post_attention_layernorm.weight",))
+            yield TensorMapping(f"{ours}.mixer.query_norm.weight", (f"{theirs}.self_attn.q_norm.weight",))
+            yield TensorMapping(f"{ours}.mixer.key_norm.weight", (f"{theirs}.self_attn.k_norm.weight",))
+        yield TensorMapping(f"{ours}.feed_forward_norm.weight", (f"{theirs}.post_attention_layernorm.weight",))
         yield from _llama_feed_forward(c, f"{ours}.feed_forward", theirs)
-    yield Part("norm.weight", ("model.norm.weight",))
+    yield TensorMapping("norm.weight", ("model.norm.weight",))
     if not c.tied:
-        yield Part("head.weight", ("lm_head.weight",))
+        yield TensorMapping("head.weight", ("lm_head.weight",))
 
 
-def _llama_feed_forward(c: ModelConfig, ours: str, theirs: str) -> Iterator[Part]:
-    hidden = c.feed_forward.hidden
+def _llama_feed_forward(c: ModelConfig, ours: str, theirs: str) -> Iterator[TensorMapping]:
+    hidden = c.feed_forward.intermediate_size
     if not isinstance(c.feed_forward, MoE):
         names = tuple(f"{theirs}.mlp.{part}_proj.weight" for part in ("gate", "up"))
-        yield Part(f"{ours}.gate_up.weight", names, rows=(hidden, hidden))
-        yield Part(f"{ours}.down.weight", (f"{theirs}.mlp.down_proj.weight",))
+        yield TensorMapping(f"{ours}.gate_up.weight", names, rows=(hidden, hidden))
+        yield TensorMapping(f"{ours}.down.weight", (f"{theirs}.mlp.down_proj.weight",))
         return
     moe = f"{theirs}.block_sparse_moe"
-    yield Part(f"{ours}.router.weight", (f"{moe}.gate.weight",))
+    yield TensorMapping(f"{ours}.router.weight", (f"{moe}.gate.weight",))
     for e in range(c.feed_forward.experts):
         names = tuple(f"{moe}.experts.{e}.{part}.weight" for part in ("w1", "w3"))
-        yield Part(f"{ours}.experts.{e}.gate_up.weight", names, rows=(hidden, hidden))
-        yield Part(f"{ours}.experts.{e}.down.weight", (f"{moe}.experts.{e}.w2.weight",))
+        yield TensorMapping(f"{ours}.experts.{e}.gate_up.weight", names, rows=(hidden, hidden))
+        yield TensorMapping(f"{ours}.experts.{e}.down.weight", (f"{moe}.experts.{e}.w2.weight",))
 
 
 # GPT-2
@@ -238,27 +240,27 @@ def _write_gpt2(c: ModelConfig) -> dict[str, Any]:
         "n_embd": c.width,
         "n_layer": c.depth,
         "n_head": c.heads,
-        "n_inner": c.feed_forward.hidden,
+        "n_inner": c.feed_forward.intermediate_size,
         "activation_function": their_activation(c),
         "layer_norm_epsilon": c.norm_eps,
         "tie_word_embeddings": c.tied,
     }
 
 
-def _gpt2_parts(c: ModelConfig) -> Iterator[Part]:
-    yield Part("embedding.weight", ("transformer.wte.weight",))
-    yield Part("position.table.weight", ("transformer.wpe.weight",))
+def _gpt2_parts(c: ModelConfig) -> Iterator[TensorMapping]:
+    yield TensorMapping("embedding.weight", ("transformer.wte.weight",))
+    yield TensorMapping("position.table.weight", ("transformer.wpe.weight",))
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"transformer.h.{i}"
-        yield from both(f"{ours}.mixer_norm", f"{theirs}.ln_1", c)
-        yield from both(f"{ours}.mixer.qkv", f"{theirs}.attn.c_attn", c, "turned")
-        yield from both(f"{ours}.mixer.out", f"{theirs}.attn.c_proj", c, "turned")
-        yield from both(f"{ours}.feed_forward_norm", f"{theirs}.ln_2", c)
-        yield from both(f"{ours}.feed_forward.up", f"{theirs}.mlp.c_fc", c, "turned")
-        yield from both(f"{ours}.feed_forward.down", f"{theirs}.mlp.c_proj", c, "turned")
-    yield from both("norm", "transformer.ln_f", c)
+        yield from weight_and_bias(f"{ours}.mixer_norm", f"{theirs}.ln_1", c)
+        yield from weight_and_bias(f"{ours}.mixer.qkv", f"{theirs}.attn.c_attn", c, "turned")
+        yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.attn.c_proj", c, "turned")
+        yield from weight_and_bias(f"{ours}.feed_forward_norm", f"{theirs}.ln_2", c)
+        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.mlp.c_fc", c, "turned")
+        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.mlp.c_proj", c, "turned")
+    yield from weight_and_bias("norm", "transformer.ln_f", c)
     if not c.tied:
-        yield Part("head.weight", ("lm_head.weight",))
+        yield TensorMapping("head.weight", ("lm_head.weight",))
 
 
 # BLOOM
@@ -285,8 +287,8 @@ def _read_bloom(config: Json) -> ModelConfig:
 
 
 def _write_bloom(c: ModelConfig) -> dict[str, Any]:
-    if c.feed_forward.hidden != 4 * c.width:
-        raise LabError(f"BLOOM's feed-forward has four widths ({4 * c.width}), not {c.feed_forward.hidden}.")
+    if c.feed_forward.intermediate_size != 4 * c.width:
+        raise LabError(f"BLOOM's feed-forward has four widths ({4 * c.width}), not {c.feed_forward.intermediate_size}.")
     return {
         "vocab_size": c.vocabulary,
         "seq_length": c.context,
@@ -298,20 +300,20 @@ def _write_bloom(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _bloom_parts(c: ModelConfig) -> Iterator[Part]:
-    yield Part("embedding.weight", ("transformer.word_embeddings.weight",))
-    yield from both("embedding_norm", "transformer.word_embeddings_layernorm", c)
+def _bloom_parts(c: ModelConfig) -> Iterator[TensorMapping]:
+    yield TensorMapping("embedding.weight", ("transformer.word_embeddings.weight",))
+    yield from weight_and_bias("embedding_norm", "transformer.word_embeddings_layernorm", c)
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"transformer.h.{i}"
-        yield from both(f"{ours}.mixer_norm", f"{theirs}.input_layernorm", c)
-        yield from both(f"{ours}.mixer.qkv", f"{theirs}.self_attention.query_key_value", c, "heads")
-        yield from both(f"{ours}.mixer.out", f"{theirs}.self_attention.dense", c)
-        yield from both(f"{ours}.feed_forward_norm", f"{theirs}.post_attention_layernorm", c)
-        yield from both(f"{ours}.feed_forward.up", f"{theirs}.mlp.dense_h_to_4h", c)
-        yield from both(f"{ours}.feed_forward.down", f"{theirs}.mlp.dense_4h_to_h", c)
-    yield from both("norm", "transformer.ln_f", c)
+        yield from weight_and_bias(f"{ours}.mixer_norm", f"{theirs}.input_layernorm", c)
+        yield from weight_and_bias(f"{ours}.mixer.qkv", f"{theirs}.self_attention.query_key_value", c, "heads")
+        yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.self_attention.dense", c)
+        yield from weight_and_bias(f"{ours}.feed_forward_norm", f"{theirs}.post_attention_layernorm", c)
+        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.mlp.dense_h_to_4h", c)
+        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.mlp.dense_4h_to_h", c)
+    yield from weight_and_bias("norm", "transformer.ln_f", c)
     if not c.tied:
-        yield Part("head.weight", ("lm_head.weight",))
+        yield TensorMapping("head.weight", ("lm_head.weight",))
 
 
 _LLAMA = Switches(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.hub.parts import Family, Json, Part, activation, both, qkv_rows, their_activation
+from labkit.hub.parts import Family, Json, TensorMapping, activation, qkv_rows, their_activation, weight_and_bias
 from labkit.hub.switches import Switches
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import Learned, T5Buckets
@@ -28,7 +28,7 @@ def _read_bert(config: Json) -> ModelConfig:
         qk_norm=False,
         norm="layer",
         norm_eps=config["layer_norm_eps"],
-        order="post",
+        norm_placement="post",
         bias=True,
         causal=False,
         token_types=config["type_vocab_size"],
@@ -50,7 +50,7 @@ def _write_bert(c: ModelConfig) -> dict[str, Any]:
         "hidden_size": c.width,
         "num_hidden_layers": c.depth,
         "num_attention_heads": c.heads,
-        "intermediate_size": c.feed_forward.hidden,
+        "intermediate_size": c.feed_forward.intermediate_size,
         "hidden_act": their_activation(c),
         "layer_norm_eps": c.norm_eps,
         "type_vocab_size": c.token_types,
@@ -58,28 +58,28 @@ def _write_bert(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _bert_parts(c: ModelConfig) -> Iterator[Part]:
+def _bert_parts(c: ModelConfig) -> Iterator[TensorMapping]:
     embeddings = "bert.embeddings"
-    yield Part("embedding.weight", (f"{embeddings}.word_embeddings.weight",))
-    yield Part("position.table.weight", (f"{embeddings}.position_embeddings.weight",))
-    yield Part("token_type_embedding.weight", (f"{embeddings}.token_type_embeddings.weight",))
-    yield from both("embedding_norm", f"{embeddings}.LayerNorm", c)
+    yield TensorMapping("embedding.weight", (f"{embeddings}.word_embeddings.weight",))
+    yield TensorMapping("position.table.weight", (f"{embeddings}.position_embeddings.weight",))
+    yield TensorMapping("token_type_embedding.weight", (f"{embeddings}.token_type_embeddings.weight",))
+    yield from weight_and_bias("embedding_norm", f"{embeddings}.LayerNorm", c)
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"bert.encoder.layer.{i}"
         for kind in ("weight", "bias"):
             names = tuple(f"{theirs}.attention.self.{part}.{kind}" for part in ("query", "key", "value"))
-            yield Part(f"{ours}.mixer.qkv.{kind}", names, rows=qkv_rows(c))
-        yield from both(f"{ours}.mixer.out", f"{theirs}.attention.output.dense", c)
-        yield from both(f"{ours}.mixer_norm", f"{theirs}.attention.output.LayerNorm", c)
-        yield from both(f"{ours}.feed_forward.up", f"{theirs}.intermediate.dense", c)
-        yield from both(f"{ours}.feed_forward.down", f"{theirs}.output.dense", c)
-        yield from both(f"{ours}.feed_forward_norm", f"{theirs}.output.LayerNorm", c)
-    yield from both("head.dense", "cls.predictions.transform.dense", c)
-    yield from both("head.norm", "cls.predictions.transform.LayerNorm", c)
-    yield Part("head.bias", ("cls.predictions.bias",))
+            yield TensorMapping(f"{ours}.mixer.qkv.{kind}", names, rows=qkv_rows(c))
+        yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.attention.output.dense", c)
+        yield from weight_and_bias(f"{ours}.mixer_norm", f"{theirs}.attention.output.LayerNorm", c)
+        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.intermediate.dense", c)
+        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.output.dense", c)
+        yield from weight_and_bias(f"{ours}.feed_forward_norm", f"{theirs}.output.LayerNorm", c)
+    yield from weight_and_bias("head.dense", "cls.predictions.transform.dense", c)
+    yield from weight_and_bias("head.norm", "cls.predictions.transform.LayerNorm", c)
+    yield TensorMapping("head.bias", ("cls.predictions.bias",))
     if c.classes:
-        yield from both("classifier_head.dense", "bert.pooler.dense", c)
-        yield from both("classifier_head.out", "cls.seq_relationship", c)
+        yield from weight_and_bias("classifier_head.dense", "bert.pooler.dense", c)
+        yield from weight_and_bias("classifier_head.out", "cls.seq_relationship", c)
 
 
 # T5, Switch Transformers
@@ -112,7 +112,7 @@ def _encoder_decoder(config: Json, feed_forward: Gated | Plain | MoE) -> ModelCo
         context=config["n_positions"],
         width=config["d_model"],
         depth=config.get("num_decoder_layers") or config["num_layers"],
-        encoder=config["num_layers"],
+        encoder_depth=config["num_layers"],
         heads=config["num_heads"],
         key_heads=config["num_heads"],
         head_width=config["d_kv"],
@@ -141,9 +141,11 @@ def _write_switch(c: ModelConfig) -> dict[str, Any]:
     no_limit = c.context  # tokens of a row that one expert may take
     return _write_encoder_decoder(c) | {
         "num_experts": moe.experts,
-        "num_sparse_encoder_layers": c.encoder // moe.every,
+        "num_sparse_encoder_layers": c.encoder_depth // moe.every,
         "num_sparse_decoder_layers": c.depth // moe.every,
-        "expert_capacity": no_limit if moe.capacity is None else round(moe.capacity * c.context / moe.experts),
+        "expert_capacity": no_limit
+        if moe.capacity_factor is None
+        else round(moe.capacity_factor * c.context / moe.experts),
         "dense_act_fn": their_activation(c),
     }
 
@@ -155,8 +157,8 @@ def _write_encoder_decoder(c: ModelConfig) -> dict[str, Any]:
         "n_positions": c.context,
         "d_model": c.width,
         "d_kv": c.head_size,
-        "d_ff": c.feed_forward.hidden,
-        "num_layers": c.encoder,
+        "d_ff": c.feed_forward.intermediate_size,
+        "num_layers": c.encoder_depth,
         "num_decoder_layers": c.depth,
         "num_heads": c.heads,
         "relative_attention_num_buckets": c.position.buckets,
@@ -168,50 +170,52 @@ def _write_encoder_decoder(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _t5_parts(c: ModelConfig, feed_forward: str = "DenseReluDense") -> Iterator[Part]:
-    yield Part("embedding.weight", ("shared.weight",))
-    for stack, prefix, depth in (("encoder", "encoder.", c.encoder), ("decoder", "", c.depth)):
+def _t5_parts(c: ModelConfig, feed_forward: str = "DenseReluDense") -> Iterator[TensorMapping]:
+    yield TensorMapping("embedding.weight", ("shared.weight",))
+    for stack, prefix, depth in (("encoder", "encoder.", c.encoder_depth), ("decoder", "", c.depth)):
         relative = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        yield Part(f"{prefix}position.table.weight", (relative,))
+        yield TensorMapping(f"{prefix}position.table.weight", (relative,))
         for i in range(depth):
             ours, theirs = f"{prefix}blocks.{i}", f"{stack}.block.{i}.layer"
             last = 2 if stack == "decoder" else 1
             names = tuple(f"{theirs}.0.SelfAttention.{part}.weight" for part in "qkv")
-            yield Part(f"{ours}.mixer.qkv.weight", names, rows=qkv_rows(c))
-            yield Part(f"{ours}.mixer.out.weight", (f"{theirs}.0.SelfAttention.o.weight",))
-            yield Part(f"{ours}.mixer_norm.weight", (f"{theirs}.0.layer_norm.weight",))
+            yield TensorMapping(f"{ours}.mixer.qkv.weight", names, rows=qkv_rows(c))
+            yield TensorMapping(f"{ours}.mixer.out.weight", (f"{theirs}.0.SelfAttention.o.weight",))
+            yield TensorMapping(f"{ours}.mixer_norm.weight", (f"{theirs}.0.layer_norm.weight",))
             if stack == "decoder":
                 yield from _cross_parts(c, ours, f"{theirs}.1")
             layer = c.feed_forward.of_block(i)
             yield from _feed_forward_parts(layer, f"{ours}.feed_forward", f"{theirs}.{last}.{feed_forward}")
-            yield Part(f"{ours}.feed_forward_norm.weight", (f"{theirs}.{last}.layer_norm.weight",))
-        yield Part(f"{prefix}norm.weight", (f"{stack}.final_layer_norm.weight",))
+            yield TensorMapping(f"{ours}.feed_forward_norm.weight", (f"{theirs}.{last}.layer_norm.weight",))
+        yield TensorMapping(f"{prefix}norm.weight", (f"{stack}.final_layer_norm.weight",))
     if not c.tied:
-        yield Part("head.weight", ("lm_head.weight",))
+        yield TensorMapping("head.weight", ("lm_head.weight",))
 
 
-def _cross_parts(c: ModelConfig, ours: str, theirs: str) -> Iterator[Part]:
+def _cross_parts(c: ModelConfig, ours: str, theirs: str) -> Iterator[TensorMapping]:
     cross = f"{theirs}.EncDecAttention"
-    yield Part(f"{ours}.cross.query.weight", (f"{cross}.q.weight",))
+    yield TensorMapping(f"{ours}.cross.query.weight", (f"{cross}.q.weight",))
     both_of_it = (f"{cross}.k.weight", f"{cross}.v.weight")
-    yield Part(f"{ours}.cross.key_value.weight", both_of_it, rows=qkv_rows(c)[1:])
-    yield Part(f"{ours}.cross.out.weight", (f"{cross}.o.weight",))
-    yield Part(f"{ours}.cross_norm.weight", (f"{theirs}.layer_norm.weight",))
+    yield TensorMapping(f"{ours}.cross.key_value.weight", both_of_it, rows=qkv_rows(c)[1:])
+    yield TensorMapping(f"{ours}.cross.out.weight", (f"{cross}.o.weight",))
+    yield TensorMapping(f"{ours}.cross_norm.weight", (f"{theirs}.layer_norm.weight",))
 
 
-def _feed_forward_parts(layer: Gated | Plain | MoE, ours: str, theirs: str) -> Iterator[Part]:
+def _feed_forward_parts(layer: Gated | Plain | MoE, ours: str, theirs: str) -> Iterator[TensorMapping]:
     match layer:
         case MoE():
-            yield Part(f"{ours}.router.weight", (f"{theirs}.router.classifier.weight",))
+            yield TensorMapping(f"{ours}.router.weight", (f"{theirs}.router.classifier.weight",))
             for e in range(layer.experts):
                 yield from _feed_forward_parts(layer.expert, f"{ours}.experts.{e}", f"{theirs}.experts.expert_{e}")
             return
         case Gated():
             names = (f"{theirs}.wi_0.weight", f"{theirs}.wi_1.weight")
-            yield Part(f"{ours}.gate_up.weight", names, rows=(layer.hidden, layer.hidden))
+            yield TensorMapping(
+                f"{ours}.gate_up.weight", names, rows=(layer.intermediate_size, layer.intermediate_size)
+            )
         case Plain():
-            yield Part(f"{ours}.up.weight", (f"{theirs}.wi.weight",))
-    yield Part(f"{ours}.down.weight", (f"{theirs}.wo.weight",))
+            yield TensorMapping(f"{ours}.up.weight", (f"{theirs}.wi.weight",))
+    yield TensorMapping(f"{ours}.down.weight", (f"{theirs}.wo.weight",))
 
 
 _BERT = Switches(

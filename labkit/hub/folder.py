@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
 
 
-def local_folder(source: str | Path) -> Path:
+def resolve_checkpoint(source: str | Path) -> Path:
     """The folder of a checkpoint, fetched from the hub when `source` is none. Raises LabError when there is neither."""
     folder = Path(source)
     if folder.is_dir():
@@ -78,7 +78,7 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     """
     entries: dict[str, Entry] = {}
     for file in _files(folder):
-        check_file(file)
+        check_not_lfs_pointer(file)
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():
@@ -89,7 +89,7 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     return entries
 
 
-def check_file(file: Path) -> None:
+def check_not_lfs_pointer(file: Path) -> None:
     """Raises LabError for a file that only stands for another one, which git LFS keeps."""
     with file.open("rb") as opened:
         if opened.read(len(LFS)) == LFS:
@@ -168,7 +168,7 @@ def _files(folder: Path) -> list[Path]:
 def _json(file: Path) -> dict[str, Any]:
     """An object of JSON."""
     try:
-        check_file(file)
+        check_not_lfs_pointer(file)
         read = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"{file} cannot be read, so it is not known what its weights are: {error}") from error

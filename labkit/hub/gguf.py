@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.files import replacing
+from labkit.files import atomic_replace
 from labkit.hub.folder import check_finite
 from labkit.hub.gguf_file import open_gguf
-from labkit.hub.gguf_shape import architecture_of, describe_shape, rope_factors, shape_of_gguf
+from labkit.hub.gguf_shape import architecture_of, config_from_gguf, rope_factors, write_gguf_config
 from labkit.hub.gguf_tokenizer import describe_tokenizer, read_backend
-from labkit.hub.matching import check_counts, check_shapes
-from labkit.hub.parts import Part, qkv_rows
-from labkit.hub.tokenizer_files import with_template
+from labkit.hub.matching import check_shapes, check_tensor_count
+from labkit.hub.parts import TensorMapping, qkv_rows
+from labkit.hub.tokenizer_files import choose_chat_template
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.tokenizer import Tokenizer
 
@@ -45,15 +45,15 @@ def load_gguf(path: str | Path) -> Transformer:
     found = {tensor.name: tensor for tensor in reader.tensors}
     shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in found.items()}
     factors = _numbers(found[ROPE_FREQS], path) if ROPE_FREQS in found else None
-    config = shape_of_gguf(fields, shapes, factors, path)
-    check_counts(config, len(found), str(path), "header")
+    config = config_from_gguf(fields, shapes, factors, path)
+    check_tensor_count(config, len(found), str(path), "header")
     parts = list(_parts(config))
     _check_names({name for part in parts for name in part.theirs}, set(found) - {ROPE_FREQS}, path)
     check_shapes(parts, config, shapes, str(path), "header")
     model, turned = Transformer(config), fields["general.architecture"] == "llama"
     for part in parts:  # one after the other, so that only one matrix is there twice
         tensors = {name: _numbers(found[name], path) for name in part.theirs}
-        ours = part.join(_turned(part, tensors, config, turned, back=True), config)
+        ours = part.to_ours(_turned(part, tensors, config, turned, back=True), config)
         model.get_parameter(part.ours).data.copy_(ours)
     return model.eval()
 
@@ -67,7 +67,7 @@ def load_gguf_tokenizer(
     `read_backend` does.
     """
     backend, config = read_backend(Path(path))
-    return Tokenizer(backend, with_template(config, chat_template, say))
+    return Tokenizer(backend, choose_chat_template(config, chat_template, say))
 
 
 def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: Kind = "f16") -> None:
@@ -81,9 +81,9 @@ def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: 
 
     config, path = model.config, Path(path)
     architecture = architecture_of(config)
-    with replacing(path) as partial:
+    with atomic_replace(path) as partial:
         writer = GGUFWriter(partial, architecture)
-        describe_shape(writer, config)
+        write_gguf_config(writer, config)
         describe_tokenizer(writer, tokenizer, config.vocabulary)
         if (factors := rope_factors(config)) is not None:
             writer.add_tensor(ROPE_FREQS, factors.numpy())
@@ -105,33 +105,35 @@ def _check_names(wanted: set[str], given: set[str], path: Path) -> None:
         )
 
 
-def _parts(c: ModelConfig) -> Iterator[Part]:
+def _parts(c: ModelConfig) -> Iterator[TensorMapping]:
     """All tensors by their names in the file."""
-    yield Part("embedding.weight", ("token_embd.weight",))
-    hidden = c.feed_forward.hidden
+    yield TensorMapping("embedding.weight", ("token_embd.weight",))
+    hidden = c.feed_forward.intermediate_size
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"blk.{i}"
-        yield Part(f"{ours}.mixer_norm.weight", (f"{theirs}.attn_norm.weight",))
-        yield Part(
+        yield TensorMapping(f"{ours}.mixer_norm.weight", (f"{theirs}.attn_norm.weight",))
+        yield TensorMapping(
             f"{ours}.mixer.qkv.weight", tuple(f"{theirs}.attn_{part}.weight" for part in "qkv"), rows=qkv_rows(c)
         )
         if c.qkv_bias:
             names = tuple(f"{theirs}.attn_{part}.bias" for part in "qkv")
-            yield Part(f"{ours}.mixer.qkv.bias", names, rows=qkv_rows(c))
-        yield Part(f"{ours}.mixer.out.weight", (f"{theirs}.attn_output.weight",))
+            yield TensorMapping(f"{ours}.mixer.qkv.bias", names, rows=qkv_rows(c))
+        yield TensorMapping(f"{ours}.mixer.out.weight", (f"{theirs}.attn_output.weight",))
         if c.qk_norm:
-            yield Part(f"{ours}.mixer.query_norm.weight", (f"{theirs}.attn_q_norm.weight",))
-            yield Part(f"{ours}.mixer.key_norm.weight", (f"{theirs}.attn_k_norm.weight",))
-        yield Part(f"{ours}.feed_forward_norm.weight", (f"{theirs}.ffn_norm.weight",))
+            yield TensorMapping(f"{ours}.mixer.query_norm.weight", (f"{theirs}.attn_q_norm.weight",))
+            yield TensorMapping(f"{ours}.mixer.key_norm.weight", (f"{theirs}.attn_k_norm.weight",))
+        yield TensorMapping(f"{ours}.feed_forward_norm.weight", (f"{theirs}.ffn_norm.weight",))
         names = (f"{theirs}.ffn_gate.weight", f"{theirs}.ffn_up.weight")
-        yield Part(f"{ours}.feed_forward.gate_up.weight", names, rows=(hidden, hidden))
-        yield Part(f"{ours}.feed_forward.down.weight", (f"{theirs}.ffn_down.weight",))
-    yield Part("norm.weight", ("output_norm.weight",))
+        yield TensorMapping(f"{ours}.feed_forward.gate_up.weight", names, rows=(hidden, hidden))
+        yield TensorMapping(f"{ours}.feed_forward.down.weight", (f"{theirs}.ffn_down.weight",))
+    yield TensorMapping("norm.weight", ("output_norm.weight",))
     if not c.tied:
-        yield Part("head.weight", ("output.weight",))
+        yield TensorMapping("head.weight", ("output.weight",))
 
 
-def _turned(part: Part, tensors: dict[str, Tensor], c: ModelConfig, llama: bool, back: bool) -> dict[str, Tensor]:
+def _turned(
+    part: TensorMapping, tensors: dict[str, Tensor], c: ModelConfig, llama: bool, back: bool
+) -> dict[str, Tensor]:
     """The part's tensors; Llama's queries and keys with their pairs beside each other there, half a head apart here.
 
     back: from the file's order to ours.
@@ -165,7 +167,7 @@ def _add_tensors(writer: GGUFWriter, model: Transformer, kind: Kind, llama: bool
     ours = model.state_dict()
     types = {"f32": GGMLQuantizationType.F32, "f16": GGMLQuantizationType.F16, "q8_0": GGMLQuantizationType.Q8_0}
     for part in _parts(model.config):
-        tensors = part.split(ours[part.ours].detach().float().cpu(), model.config)
+        tensors = part.to_theirs(ours[part.ours].detach().float().cpu(), model.config)
         for name, tensor in _turned(part, tensors, model.config, llama, back=False).items():
             chosen = types[kind] if tensor.dim() > 1 else GGMLQuantizationType.F32
             if chosen == GGMLQuantizationType.Q8_0 and tensor.shape[-1] % 32:

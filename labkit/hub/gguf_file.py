@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from labkit.errors import LabError
-from labkit.hub.folder import check_file
+from labkit.hub.folder import check_not_lfs_pointer
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -61,7 +61,7 @@ def _check_header(path: Path) -> None:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            check_file(path)
+            check_not_lfs_pointer(path)
             if file.read(4) != MAGIC:
                 raise LabError(f"{path} is not a GGUF file: it does not begin with GGUF.")
             version, tensors, values = _numbers(file, "<IQQ")

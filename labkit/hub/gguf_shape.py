@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.hub.shapes import describe, family_of
+from labkit.hub.shapes import config_to_hf, family_of
 from labkit.model.feedforward import Gated
-from labkit.model.positions import Linear, Llama3, Rotary, YaRN, rotary_frequencies
+from labkit.model.positions import LinearScaling, Llama3Scaling, Rotary, YaRN, rotary_frequencies
 from labkit.model.transformer import ModelConfig
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ USUAL: Mapping[str, Any] = {
 """Keys that are known at these values alone; any other that is not listed must be 0, false or empty."""
 
 
-def shape_of_gguf(
+def config_from_gguf(
     fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], factors: Tensor | None, path: Path
 ) -> ModelConfig:
     """Our config, of a header. shapes: of the tensors. factors [E / 2]: what rope_freqs.weight divides the frequencies
@@ -103,27 +103,27 @@ def _rotary(own: Mapping[str, Any], factors: Tensor | None) -> Rotary:
     if factors is not None:
         if kind != "none":
             raise LabError(f"rotary positions are scaled twice, as {kind!r} and by rope_freqs.weight: not known here.")
-        original = own.get("rope.scaling.original_context_length") or Llama3.original
+        original = own.get("rope.scaling.original_context_length") or Llama3Scaling.original
         return Rotary(base, _llama3(factors, base, original))
     if kind == "none":
         return Rotary(base)
     if kind == "linear":
-        return Rotary(base, Linear(float(own["rope.scaling.factor"])))
+        return Rotary(base, LinearScaling(float(own["rope.scaling.factor"])))
     if kind == "yarn":
         original = own.get("rope.scaling.original_context_length") or own["context_length"]
         return Rotary(base, YaRN(float(own["rope.scaling.factor"]), original))
     raise LabError(f"the rotary scaling {kind!r} is not known here; there are none, linear and yarn.")
 
 
-def _llama3(factors: Tensor, base: float, original: int) -> Llama3:
+def _llama3(factors: Tensor, base: float, original: int) -> Llama3Scaling:
     """The scaling of Llama 3.1 and 3.2 that gives these factors [E / 2]. Raises LabError where there is none."""
-    scaling = Llama3(factor=round(float(factors.max()), 4), original=original)
+    scaling = Llama3Scaling(factor=round(float(factors.max()), 4), original=original)
     if factors.dim() != 1 or not torch.allclose(_factors(scaling, base, 2 * len(factors)), factors, rtol=1e-4):
         raise LabError("rope_freqs.weight scales rotary positions otherwise than Llama 3.1 does: not known here.")
     return scaling
 
 
-def _factors(scaling: Llama3, base: float, head_width: int) -> Tensor:
+def _factors(scaling: Llama3Scaling, base: float, head_width: int) -> Tensor:
     usual = rotary_frequencies(base, head_width)
     return usual / scaling.apply(usual, base)[0]
 
@@ -134,7 +134,7 @@ def rope_factors(config: ModelConfig) -> Tensor | None:
     """
     assert isinstance(config.position, Rotary)
     scaling, base = config.position.scaling, config.position.base
-    if not isinstance(scaling, Llama3):
+    if not isinstance(scaling, Llama3Scaling):
         return None
     factors = _factors(scaling, base, config.head_size)
     if _llama3(factors, base, scaling.original) != scaling:
@@ -149,7 +149,7 @@ def architecture_of(config: ModelConfig) -> str:
             "Only models of Llama's, Qwen2's and Qwen3's shape (rotary, RMSNorm, gated) are written as GGUF."
         )
     name = family_of(config)
-    describe(name, config)
+    config_to_hf(name, config)
     if name not in ARCHITECTURES or config.feed_forward.activation != "silu" or 0 < config.window < config.context:
         raise LabError(
             "Llama.cpp reads no window and no activation but silu of this shape; export it for transformers."
@@ -158,19 +158,19 @@ def architecture_of(config: ModelConfig) -> str:
         raise LabError("Llama.cpp takes a Qwen2's heads to make up its width; use transformers' form.")
     scaling = config.position.scaling
     usual = isinstance(scaling, YaRN) and scaling == YaRN(scaling.factor, scaling.original)
-    if scaling is not None and not isinstance(scaling, Linear | Llama3) and not usual:
+    if scaling is not None and not isinstance(scaling, LinearScaling | Llama3Scaling) and not usual:
         raise LabError("A YaRN with settings of its own is not written as GGUF; export the model for transformers.")
     return name
 
 
-def describe_shape(writer: GGUFWriter, c: ModelConfig) -> None:
+def write_gguf_config(writer: GGUFWriter, c: ModelConfig) -> None:
     """Write the shape into a file's header."""
     assert isinstance(c.position, Rotary)
     writer.add_vocab_size(c.vocabulary)
     writer.add_context_length(c.context)
     writer.add_embedding_length(c.width)
     writer.add_block_count(c.depth)
-    writer.add_feed_forward_length(c.feed_forward.hidden)
+    writer.add_feed_forward_length(c.feed_forward.intermediate_size)
     writer.add_head_count(c.heads)
     writer.add_head_count_kv(c.key_value_heads)
     writer.add_key_length(c.head_size)
@@ -181,12 +181,12 @@ def describe_shape(writer: GGUFWriter, c: ModelConfig) -> None:
     _describe_scaling(writer, c.position.scaling)
 
 
-def _describe_scaling(writer: GGUFWriter, scaling: Linear | Llama3 | YaRN | None) -> None:
+def _describe_scaling(writer: GGUFWriter, scaling: LinearScaling | Llama3Scaling | YaRN | None) -> None:
     from gguf import RopeScalingType
 
-    if isinstance(scaling, Linear | YaRN):
-        kind = RopeScalingType.LINEAR if isinstance(scaling, Linear) else RopeScalingType.YARN
+    if isinstance(scaling, LinearScaling | YaRN):
+        kind = RopeScalingType.LINEAR if isinstance(scaling, LinearScaling) else RopeScalingType.YARN
         writer.add_rope_scaling_type(kind)
         writer.add_rope_scaling_factor(scaling.factor)
-    if isinstance(scaling, Llama3 | YaRN):
+    if isinstance(scaling, Llama3Scaling | YaRN):
         writer.add_rope_scaling_orig_ctx_len(scaling.original)

@@ -10,13 +10,13 @@ from typing import Any
 
 from labkit import machine
 from labkit.errors import LabError
-from labkit.hub import from_pretrained, local_folder
+from labkit.hub import from_pretrained, resolve_checkpoint
 from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
 from labkit.hub.gguf_file import gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.runs.changes import changing
-from labkit.runs.folder import Run, names_made, writing
+from labkit.runs.changes import transaction
+from labkit.runs.folder import Run, lock_run_folder, run_file_names
 from labkit.runs.prepare import Sources, read_sources
 from labkit.runs.recipe import Recipe
 from labkit.text.tokenizer import Tokenizer
@@ -42,8 +42,8 @@ def import_checkpoint(
             "--text alone leaves nothing to train: pretraining begins with new weights, not with a checkpoint's. "
             "Give --instructions, too, to fine-tune it on."
         )
-    with writing(target):
-        sources = read_sources(Run.planned(target, recipe).sources)
+    with lock_run_folder(target):
+        sources = read_sources(Run.new_unsaved(target, recipe).sources)
         model, tokenizer = _read(source, chat_template, say)
         _check_turns(tokenizer, sources)
         if not model.causal or model.encoder is not None:
@@ -53,8 +53,8 @@ def import_checkpoint(
                 f"{source}: its tokenizer has {tokenizer.size} tokens, its model only {model.config.vocabulary}."
             )
         recipe = fitted(recipe, model.config)
-        with changing(Path(target), "an import", names_made(recipe)):
-            run = Run.planned(target, recipe)
+        with transaction(Path(target), "an import", run_file_names(recipe)):
+            run = Run.new_unsaved(target, recipe)
             _fill(run, model, tokenizer, str(source))
             run.save_recipe()  # last: without it the folder is no run
     return run
@@ -89,11 +89,11 @@ def _fill(run: Run, model: Transformer, tokenizer: Tokenizer, source: str) -> No
 def fitted(recipe: Recipe, model: ModelConfig) -> Recipe:
     """The recipe for this model; rows that are longer than its context are made as long, and that is said."""
     stages = recipe.stages
-    longer = {name: stage for name, stage in stages.items() if stage.train.length > model.context}
+    longer = {name: stage for name, stage in stages.items() if stage.train.max_length > model.context}
     if longer:
         warnings.warn(
             f"The model's context is {model.context} tokens: rows of {', '.join(longer)} are made as long, not "
-            f"{', '.join(str(stage.train.length) for stage in longer.values())}.",
+            f"{', '.join(str(stage.train.max_length) for stage in longer.values())}.",
             stacklevel=3,
         )
     shorter = {name: _with_length(stage, model.context) for name, stage in longer.items()}
@@ -101,13 +101,13 @@ def fitted(recipe: Recipe, model: ModelConfig) -> Recipe:
 
 
 def _with_length(stage: Any, length: int) -> Any:
-    return dataclasses.replace(stage, train=dataclasses.replace(stage.train, length=length))
+    return dataclasses.replace(stage, train=dataclasses.replace(stage.train, max_length=length))
 
 
 def _read(source: str | Path, chat_template: str | None, say: Callable[[str], None]) -> tuple[Any, Tokenizer]:
     file = gguf_file(source)
     if file is not None:
         return load_gguf(file), load_gguf_tokenizer(file, chat_template, say)
-    folder = local_folder(source)
+    folder = resolve_checkpoint(source)
     model = from_pretrained(folder)
     return model, load_tokenizer(folder, model.config.vocabulary, chat_template, say)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.hub.folder import Entry, check_floats, read_tensors
-from labkit.hub.parts import Family, Part
+from labkit.hub.parts import Family, TensorMapping
 from labkit.model.transformer import ModelConfig, Transformer
 
 SPARE = r"(.*\.)?(rotary_emb\.inv_freq|position_ids)"
@@ -27,7 +27,7 @@ def find_tensors(family: Family, config: ModelConfig, entries: Mapping[str, Entr
     """The tensors of a checkpoint by the family's names. Raises LabError for those that are missing, of another shape,
     or left over.
     """
-    check_counts(config, len(entries), str(folder), "config.json")
+    check_tensor_count(config, len(entries), str(folder), "config.json")
     parts = list(family.parts(config))
     wanted = {name for part in parts for name in part.theirs}
     found, left = _by_family_names(family, wanted, entries, folder)
@@ -104,9 +104,9 @@ def _missing(missing: list[str], family: Family, folder: Path) -> str:
     return f"{folder} lacks {len(missing)} tensors that its config.json asks for, {missing[0]} the first."
 
 
-def check_counts(config: ModelConfig, tensors: int, where: str, said_by: str) -> None:
+def check_tensor_count(config: ModelConfig, tensors: int, where: str, said_by: str) -> None:
     """Raises LabError for counts that no checkpoint of so many tensors can have."""
-    if max(config.depth, config.encoder) > tensors or config.context > MOST_TOKENS:
+    if max(config.depth, config.encoder_depth) > tensors or config.context > MOST_TOKENS:
         raise LabError(
             f"{where}: its {said_by} speaks of {config.depth} layers and a context of {config.context} tokens, but it "
             f"holds {tensors} tensors: the two do not belong together."
@@ -114,14 +114,14 @@ def check_counts(config: ModelConfig, tensors: int, where: str, said_by: str) ->
 
 
 def check_shapes(
-    parts: list[Part], config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str, said_by: str
+    parts: list[TensorMapping], config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str, said_by: str
 ) -> None:
     """Raises LabError where tensors of these shapes do not make a model of this config; needs no memory for it."""
     with torch.device("meta"):
         expected = {name: x.shape for name, x in Transformer(config).state_dict().items()}
         for part in parts:
             try:
-                found = part.join({name: torch.empty(shapes[name]) for name in part.theirs}, config).shape
+                found = part.to_ours({name: torch.empty(shapes[name]) for name in part.theirs}, config).shape
             except (RuntimeError, IndexError):
                 found = torch.Size(shapes[part.theirs[0]])
             if found != expected[part.ours]:

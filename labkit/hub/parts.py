@@ -17,7 +17,7 @@ Json = Mapping[str, Any]
 Layout = Literal["rows", "turned", "heads", "flat"]
 
 
-class Part(NamedTuple):
+class TensorMapping(NamedTuple):
     """One of our tensors, and what it is made of in a file.
 
     layout: "rows", theirs one below the other, of so many `rows` each; "turned", theirs transposed; "heads", queries,
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     layout: Layout = "rows"
     rows: tuple[int, ...] = ()
 
-    def join(self, tensors: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
+    def to_ours(self, tensors: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
         """Ours, of theirs."""
         found = [tensors[name] for name in self.theirs]
         if self.layout == "turned":
@@ -41,7 +41,7 @@ class Part(NamedTuple):
             return found[0].unflatten(0, (config.heads, 3, config.head_size)).transpose(0, 1).flatten(0, 2)
         return torch.cat(found) if len(found) > 1 else found[0]
 
-    def split(self, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
+    def to_theirs(self, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
         """Theirs, of ours."""
         if self.layout == "turned":
             found = [tensor.T]
@@ -64,18 +64,18 @@ class Family(NamedTuple):
     architecture: str
     read: Callable[[Json], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
-    parts: Callable[[ModelConfig], Iterator[Part]]
+    parts: Callable[[ModelConfig], Iterator[TensorMapping]]
     switches: Switches
     prefix: str = ""
     twins: Mapping[str, str] = {}
     spare: str = ""
 
 
-def both(ours: str, theirs: str, config: ModelConfig, layout: Layout = "rows") -> Iterator[Part]:
+def weight_and_bias(ours: str, theirs: str, config: ModelConfig, layout: Layout = "rows") -> Iterator[TensorMapping]:
     """A matrix and its bias, where there is one. A bias has nothing to be turned."""
-    yield Part(f"{ours}.weight", (f"{theirs}.weight",), layout)
+    yield TensorMapping(f"{ours}.weight", (f"{theirs}.weight",), layout)
     if config.bias:
-        yield Part(f"{ours}.bias", (f"{theirs}.bias",), "rows" if layout == "turned" else layout)
+        yield TensorMapping(f"{ours}.bias", (f"{theirs}.bias",), "rows" if layout == "turned" else layout)
 
 
 def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:

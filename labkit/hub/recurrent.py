@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.hub.parts import Family, Json, Part, activation, both, their_activation
+from labkit.hub.parts import Family, Json, TensorMapping, activation, their_activation, weight_and_bias
 from labkit.hub.switches import Switches
 from labkit.model.feedforward import Plain
 from labkit.model.positions import NoPosition
@@ -50,7 +50,7 @@ def _write(c: ModelConfig) -> dict[str, Any]:
         "vocab_size": c.vocabulary,
         "max_position_embeddings": c.context,
         "hidden_size": c.width,
-        "intermediate_size": c.feed_forward.hidden,
+        "intermediate_size": c.feed_forward.intermediate_size,
         "num_hidden_layers": c.depth,
         "num_heads": c.heads,
         "head_dim": c.head_size,
@@ -61,41 +61,41 @@ def _write(c: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _parts(c: ModelConfig) -> Iterator[Part]:
-    yield Part("embedding.weight", ("model.embeddings.weight",))
+def _parts(c: ModelConfig) -> Iterator[TensorMapping]:
+    yield TensorMapping("embedding.weight", ("model.embeddings.weight",))
     yield from _norm("embedding_norm", "model.layers.0.pre_norm")
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"model.layers.{i}"
         yield from _norm(f"{ours}.mixer_norm", f"{theirs}.attn_norm")
         yield from _mixer_parts(c, f"{ours}.mixer", f"{theirs}.attn", first=i == 0)
         yield from _norm(f"{ours}.feed_forward_norm", f"{theirs}.ffn_norm")
-        yield Part(f"{ours}.shift.mu", (f"{theirs}.ffn.x_k",))
-        yield from both(f"{ours}.feed_forward.up", f"{theirs}.ffn.key", c)
-        yield from both(f"{ours}.feed_forward.down", f"{theirs}.ffn.value", c)
+        yield TensorMapping(f"{ours}.shift.mu", (f"{theirs}.ffn.x_k",))
+        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.ffn.key", c)
+        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.ffn.value", c)
     yield from _norm("norm", "model.norm")
     if not c.tied:
-        yield Part("head.weight", ("lm_head.weight",))
+        yield TensorMapping("head.weight", ("lm_head.weight",))
 
 
-def _mixer_parts(c: ModelConfig, ours: str, theirs: str, first: bool) -> Iterator[Part]:
+def _mixer_parts(c: ModelConfig, ours: str, theirs: str, first: bool) -> Iterator[TensorMapping]:
     for part in "rwkvag":
-        yield Part(f"{ours}.shifts.{part}.mu", (f"{theirs}.x_{part}",), "flat", (1, 1, c.width))
+        yield TensorMapping(f"{ours}.shifts.{part}.mu", (f"{theirs}.x_{part}",), "flat", (1, 1, c.width))
     for name, letter in (("receptance", "r"), ("key", "k"), ("value", "v"), ("out", "o")):
-        yield Part(f"{ours}.{name}.weight", (f"{theirs}.{letter}_proj.weight",))
+        yield TensorMapping(f"{ours}.{name}.weight", (f"{theirs}.{letter}_proj.weight",))
     for name, letter in (("decay", "w"), ("rate", "a"), ("gate", "g"), *([] if first else [("mix_values", "v")])):
-        yield Part(f"{ours}.{name}.down.weight", (f"{theirs}.{letter}_lora.lora.0.weight",))
-        yield Part(f"{ours}.{name}.up.weight", (f"{theirs}.{letter}_lora.lora.2.weight",))
+        yield TensorMapping(f"{ours}.{name}.down.weight", (f"{theirs}.{letter}_lora.lora.0.weight",))
+        yield TensorMapping(f"{ours}.{name}.up.weight", (f"{theirs}.{letter}_lora.lora.2.weight",))
         if name != "gate":
-            yield Part(f"{ours}.{name}.start", (f"{theirs}.{letter}_lora.lora.2.bias",))
-    yield Part(f"{ours}.xi", (f"{theirs}.k_k",))
-    yield Part(f"{ours}.alpha", (f"{theirs}.k_a",))
-    yield Part(f"{ours}.rho", (f"{theirs}.r_k",), "flat", (c.heads, c.head_size))
+            yield TensorMapping(f"{ours}.{name}.start", (f"{theirs}.{letter}_lora.lora.2.bias",))
+    yield TensorMapping(f"{ours}.xi", (f"{theirs}.k_k",))
+    yield TensorMapping(f"{ours}.alpha", (f"{theirs}.k_a",))
+    yield TensorMapping(f"{ours}.rho", (f"{theirs}.r_k",), "flat", (c.heads, c.head_size))
     yield from _norm(f"{ours}.norm", f"{theirs}.g_norm")
 
 
-def _norm(ours: str, theirs: str) -> Iterator[Part]:
+def _norm(ours: str, theirs: str) -> Iterator[TensorMapping]:
     for kind in ("weight", "bias"):
-        yield Part(f"{ours}.{kind}", (f"{theirs}.{kind}",))
+        yield TensorMapping(f"{ours}.{kind}", (f"{theirs}.{kind}",))
 
 
 _SWITCHES = Switches(

@@ -26,20 +26,20 @@ def family_of(config: ModelConfig) -> str:
             return "gpt2" if config.causal else "bert"
         case ALiBi() if config.norm == "layer" and config.bias and config.embedding_norm:
             return "bloom"
-        case T5Buckets() if config.encoder:
+        case T5Buckets() if config.encoder_depth:
             return "switch_transformers" if isinstance(config.feed_forward, MoE) else "t5"
         case NoPosition() if isinstance(config.mixer, RWKV) and config.embedding_norm and config.token_shift:
             return "rwkv7"
     raise LabError(
         f"No family of transformers has this shape: {type(config.position).__name__} positions, {config.norm} norm, "
-        f"{config.order}-normalised, {type(config.feed_forward).__name__} feed-forward. Those known: "
+        f"{config.norm_placement}-normalised, {type(config.feed_forward).__name__} feed-forward. Those known: "
         f"{', '.join(FAMILIES)}."
     )
 
 
 def _like_llama(config: ModelConfig) -> bool:
     layer = config.feed_forward.expert if isinstance(config.feed_forward, MoE) else config.feed_forward
-    pre_norm = config.norm == "rms" and config.order == "pre"
+    pre_norm = config.norm == "rms" and config.norm_placement == "pre"
     return pre_norm and config.causal and not config.bias and isinstance(layer, Gated)
 
 
@@ -61,11 +61,11 @@ def _family_of_llama(config: ModelConfig) -> str:
     )
 
 
-def describe(name: str, config: ModelConfig) -> dict[str, Any]:
+def config_to_hf(name: str, config: ModelConfig) -> dict[str, Any]:
     """config.json. Raises LabError where a model that is made of it would not be this one."""
     family = FAMILIES[name]
     described = {"architectures": [family.architecture], "model_type": name, "dtype": "float32"} | family.write(config)
-    again, wanted = (to_dict(_same(one)) for one in (shape_of(family, described, Path("config.json")), config))
+    again, wanted = (to_dict(_same(one)) for one in (config_from_hf(family, described, Path("config.json")), config))
     lost = [key for key in wanted if again[key] != wanted[key]]
     if lost:
         said = ", ".join(f"{key} = {wanted[key]}" for key in lost)
@@ -77,8 +77,8 @@ def _same(config: ModelConfig) -> ModelConfig:
     """The config with what does not change the model's numbers at a value of its own, to compare two."""
     moe, mixer = config.feed_forward, config.mixer
     if isinstance(moe, MoE):
-        unlimited = moe.capacity is None or moe.capacity >= moe.experts
-        moe = dataclasses.replace(moe, balance=0.0, capacity=None if unlimited else moe.capacity)
+        unlimited = moe.capacity_factor is None or moe.capacity_factor >= moe.experts
+        moe = dataclasses.replace(moe, aux_loss_coef=0.0, capacity_factor=None if unlimited else moe.capacity_factor)
     if isinstance(mixer, RWKV):
         mixer = RWKV(mixer.ranks_for(config.width))
     window = 0 if config.window >= config.context else config.window
@@ -101,7 +101,7 @@ def family_named(config: Mapping[str, Any], folder: Path) -> Family:
     return FAMILIES[name]
 
 
-def shape_of(family: Family, config: Mapping[str, Any], where: Path) -> ModelConfig:
+def config_from_hf(family: Family, config: Mapping[str, Any], where: Path) -> ModelConfig:
     """Our config, of theirs. Raises LabError for keys that are missing, of another kind, or at an unknown value."""
     family.switches.check(config, str(where))
     try:

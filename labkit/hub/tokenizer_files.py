@@ -17,7 +17,7 @@ import tokenizers
 
 from labkit.errors import LabError
 from labkit.files import read_object
-from labkit.text.tokenizer import SPECIAL_TOKENS, Tokenizer, chosen_template, end_ids
+from labkit.text.tokenizer import SPECIAL_TOKENS, Tokenizer, chosen_template, eos_ids
 
 FILES = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 """What belongs to a tokenizer, in a folder or on the hub; templates may lie in a folder of their own."""
@@ -41,10 +41,10 @@ def load_tokenizer(
         return Tokenizer.load(folder)
     backend, config = _by_transformers(folder)
     backend = _fitted(backend, config, vocabulary, folder, say)
-    return Tokenizer(backend, with_template(config, chat_template, say), _ends(folder))
+    return Tokenizer(backend, choose_chat_template(config, chat_template, say), _ends(folder))
 
 
-def with_template(config: dict[str, Any], choice: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+def choose_chat_template(config: dict[str, Any], choice: str | None, say: Callable[[str], None]) -> dict[str, Any]:
     """The tokenizer's config with the chat template that was chosen; None in it stands for the plain form.
 
     choice: "plain", a name of several templates, or None for the default. Raises LabError for a name that none has.
@@ -122,5 +122,5 @@ def _ends(folder: Path) -> list[int]:
     for name in ("generation_config.json", "config.json"):
         file = folder / name
         if file.is_file():
-            return end_ids(read_object(file))
+            return eos_ids(read_object(file))
     return []

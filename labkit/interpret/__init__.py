@@ -2,20 +2,26 @@
 
 look = Inspection(model, tokenizer, ids)
 look.maps[0].weights[layer, head]                  # who looks at whom
-look.cell(0, layer, head, row, column)             # where one of these numbers comes from
-look.ablate(0, layer, head)                       # what changes when the head is taken out
-look.lens()                                        # every layer read out as words
-patching(model, one, other)                        # which of a text's numbers make the difference to another text
+look.score_breakdown(0, layer, head, row, column)  # where one of these numbers comes from
+look.ablate(0, layer, head)                        # what changes when the head is taken out
+look.logit_lens()                                  # every layer read out as words
+activation_patching(model, clean, corrupted)       # which of a text's numbers make the difference to another text
 find_heads(model, tokenizer, probes)               # heads by what they do
 """
 
 from labkit.interpret.heads import HeadReport, HeadScore, accuracy, find_heads, log_odds
 from labkit.interpret.limits import attention_bytes, check_attention, check_patching
 from labkit.interpret.look import AttentionMap, Inspection, PredictionShift, ScoreBreakdown
-from labkit.interpret.patching import PatchingResult, patching
-from labkit.interpret.probes import Probe, schema_probe, schema_probes, token_at, world_probes
+from labkit.interpret.patching import PatchingResult, activation_patching
+from labkit.interpret.probes import (
+    CorefExample,
+    char_to_token,
+    winograd_example,
+    winograd_examples,
+    world_coref_examples,
+)
 from labkit.interpret.taps import Ablate, PatchActivations, Recorder
-from labkit.interpret.views import Views
+from labkit.interpret.views import CheckpointInspections
 
 __all__ = [
     "Ablate",
@@ -26,19 +32,19 @@ __all__ = [
     "Inspection",
     "AttentionMap",
     "PatchingResult",
-    "Probe",
+    "CorefExample",
     "Recorder",
     "PatchActivations",
-    "Views",
+    "CheckpointInspections",
     "accuracy",
     "attention_bytes",
     "check_attention",
     "check_patching",
     "find_heads",
     "log_odds",
-    "patching",
-    "schema_probe",
-    "schema_probes",
-    "token_at",
-    "world_probes",
+    "activation_patching",
+    "winograd_example",
+    "winograd_examples",
+    "char_to_token",
+    "world_coref_examples",
 ]

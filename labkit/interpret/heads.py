@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.decoding.generate import left_pad
 from labkit.errors import LabError
 from labkit.interpret.look import ROWS
-from labkit.interpret.probes import Probe
+from labkit.interpret.probes import CorefExample
 from labkit.interpret.taps import Ablate, OneHead, Recorder
 from labkit.model.mixers import SelfAttention
 from labkit.model.transformer import Transformer
@@ -28,8 +28,8 @@ class HeadScore(NamedTuple):
     """previous: how much of its attention goes to the token before. induction: in a random text that is repeated, how
     much goes to the token after the same token's first time. pronoun: how much more goes from a pronoun to whom it
     stands for than to the other; a causal model reads the pronoun before it knows. answer: likewise from the token
-    after which that one is named. carried: by how many nats the odds of the right answer over the wrong fall when the
-    head is taken out; None where it was not measured.
+    after which that one is named. ablation_effect: by how many nats the odds of the right answer over the wrong fall
+    when the head is taken out; None where it was not measured.
     """
 
     layer: int
@@ -38,12 +38,12 @@ class HeadScore(NamedTuple):
     induction: float
     pronoun: float
     answer: float
-    carried: float | None = None
+    ablation_effect: float | None = None
 
 
 class HeadReport(NamedTuple):
     """heads: all, those first that carry most of the right answer. accuracy: share of the probes in which the right
-    answer is likelier than the wrong; error: its standard error; probes: how many. odds: the right answer's mean
+    answer is likelier than the wrong; error: its standard error; probes: how many. log_odds: the right answer's mean
     log-odds over the wrong, in nats.
     """
 
@@ -51,12 +51,15 @@ class HeadReport(NamedTuple):
     accuracy: float
     error: float
     probes: int
-    odds: float
+    log_odds: float
 
 
 @torch.no_grad()
-def find_heads(model: Transformer, tokenizer: Tokenizer, probes: Sequence[Probe], causes: int = 16) -> HeadReport:
-    """All heads by where they look; of the `causes` that look most from the answer to the right one, what they cause.
+def find_heads(
+    model: Transformer, tokenizer: Tokenizer, probes: Sequence[CorefExample], num_ablated: int = 16
+) -> HeadReport:
+    """All heads by where they look; of the `num_ablated` that look most from the answer to the right one, what they
+    cause.
 
     Previous-token and induction heads: In-context Learning and Induction Heads,
     https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads. Raises LabError for a model with an
@@ -73,13 +76,14 @@ def find_heads(model: Transformer, tokenizer: Tokenizer, probes: Sequence[Probe]
     heads = []
     for rank, index in enumerate(scores[..., -1].flatten().argsort(descending=True).tolist()):
         layer, head = divmod(index, model.config.heads)
-        carried = None
-        if rank < causes:
+        ablation_effect = None
+        if rank < num_ablated:
             without = log_odds(model, probes, OneHead(f"blocks.{layer}.attention", head))
-            carried = float((odds - without).mean())
+            ablation_effect = float((odds - without).mean())
         previous, induction, pronoun, answer = scores[layer, head].tolist()
-        heads.append(HeadScore(layer, head, previous, induction, pronoun, answer, carried))
-    heads.sort(key=lambda found: -float("inf") if found.carried is None else found.carried, reverse=True)
+        heads.append(HeadScore(layer, head, previous, induction, pronoun, answer, ablation_effect))
+    effects = {head: -float("inf") if head.ablation_effect is None else head.ablation_effect for head in heads}
+    heads.sort(key=effects.__getitem__, reverse=True)
     return HeadReport(heads, *accuracy(odds), len(probes), float(odds.mean()))
 
 
@@ -90,7 +94,7 @@ def accuracy(odds: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def log_odds(model: Transformer, probes: Sequence[Probe], without: OneHead | None = None) -> Tensor:
+def log_odds(model: Transformer, probes: Sequence[CorefExample], without: OneHead | None = None) -> Tensor:
     """log P(right answer) - log P(wrong answer) of each probe, in nats [N]; without a head, where one is given.
 
     What both answers begin with is as likely before either, so it is only read; where they then differ in one token,
@@ -115,7 +119,7 @@ def log_odds(model: Transformer, probes: Sequence[Probe], without: OneHead | Non
     return odds
 
 
-def _shared(probe: Probe) -> list[int]:
+def _shared(probe: CorefExample) -> list[int]:
     """The tokens with which both answers begin, as " The" before a name."""
     alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(probe.right, probe.wrong, strict=False))
     return [token for token, _ in alike]
@@ -136,7 +140,7 @@ def _repeated(model: Transformer, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]
     return previous, weights[..., second, second - n + 1].mean((1, 3))
 
 
-def _looks(model: Transformer, probes: Sequence[Probe]) -> tuple[Tensor, Tensor]:
+def _looks(model: Transformer, probes: Sequence[CorefExample]) -> tuple[Tensor, Tensor]:
     """Attention to the right minus to the wrong one, from the pronoun and from before the answer: [L, H] each."""
     total = torch.zeros(2, model.config.depth, model.config.heads)
     for probe in probes:

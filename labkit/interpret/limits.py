@@ -18,17 +18,17 @@ READINGS = 4e12
 
 def attention_bytes(model: Transformer, tokens: int, source: int = 0) -> float:
     """Memory of an `Inspection` at so many tokens (and at the `source` tokens that an encoder reads), and of its
-    `effects`:
+    `ablation_effects`:
 
         4 heads (2 layers T^2 + rows T^2)
 
-    The scores and the weights of every layer are kept; for `effects` one layer's weights are there for as many copies
-    of the text as are read at once.
+    The scores and the weights of every layer are kept; for `ablation_effects` one layer's weights are there for as many
+    copies of the text as are read at once.
     """
     config = model.config
     squares = tokens**2 * config.depth
-    if config.encoder:
-        squares += source**2 * config.encoder + tokens * source * config.depth
+    if config.encoder_depth:
+        squares += source**2 * config.encoder_depth + tokens * source * config.depth
     return 4.0 * config.heads * (2 * squares + ROWS * max(tokens, source) ** 2)
 
 
@@ -45,7 +45,7 @@ def check_attention(model: Transformer, tokens: int, source: int = 0, ceiling: f
 
 
 def check_patching(model: Transformer, first: Sequence[int], second: Sequence[int], ceiling: float = READINGS) -> float:
-    """The floating-point operations of `patching` two texts. Raises LabError above the ceiling."""
+    """The floating-point operations of `activation_patching` two texts. Raises LabError above the ceiling."""
     readings = len(patched_places(model, first, second)) + model.config.depth * model.config.heads
     found = readings * len(second) * model.flops_per_token(len(second)) / 3  # a forward pass is a third
     if found > ceiling:

@@ -22,13 +22,13 @@ ROWS = 32
 
 
 class AttentionMap(NamedTuple):
-    """One kind of attention in a model. kind: "causal", "bidirectional" or "cross". where: how its layers are named,
-    "{}" standing for the number. rows, columns: the pieces of text that look, and that are looked at. weights
+    """One kind of attention in a model. kind: "causal", "bidirectional" or "cross". name_template: how its layers are
+    named, "{}" standing for the number. rows, columns: the pieces of text that look, and that are looked at. weights
     [L, H, T, S]: in fp32; row i says how much token i takes from each, and adds up to 1. key_heads: K, shared by the H.
     """
 
     kind: Literal["causal", "bidirectional", "cross"]
-    where: str
+    name_template: str
     rows: list[str]
     columns: list[str]
     weights: Tensor
@@ -119,7 +119,7 @@ class Inspection:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Each token as it is written."""
-        return [self.tokenizer.token(token) for token in ids]
+        return [self.tokenizer.token_text(token) for token in ids]
 
     def head(self, map_: int, layer: int, head: int) -> OneHead:
         """A head by its numbers. Raises LabError for one that is not there."""
@@ -128,9 +128,11 @@ class Inspection:
         L, H = self.maps[map_].weights.shape[:2]
         if not (0 <= layer < L and 0 <= head < H):
             raise LabError(f"There is no head {head} in layer {layer}: there are {L} layers of {H} heads, from 0 on.")
-        return OneHead(self.maps[map_].where.format(layer), head)
+        return OneHead(self.maps[map_].name_template.format(layer), head)
 
-    def cell(self, map_: int, layer: int, head: int, row: int, column: int, leading: int = 6) -> ScoreBreakdown:
+    def score_breakdown(
+        self, map_: int, layer: int, head: int, row: int, column: int, top_n: int = 6
+    ) -> ScoreBreakdown:
         """The arithmetic of the weight with which token `row` looks at token `column`. Raises LabError for a head or
         token that is not there.
         """
@@ -140,18 +142,18 @@ class Inspection:
             raise LabError(f"There is no pair of tokens ({row}, {column}) among {tuple(weights.shape)}.")
         if self.maps[map_].kind == "causal" and column > row:
             raise LabError(f"Token {row} cannot look at token {column}: in causal attention none sees a later one.")
-        scale = self.model.config.attention.factor
+        scale = self.model.config.attention.softmax_scale
         shared = head * self.maps[map_].key_heads // self.model.config.heads
         q, k, v = (self.kept[f"{where}.{part}"][0] for part in ("query", "key", "value"))
         dot = float(q[head, row] @ k[shared, column])
         scores, lengths = self.kept[f"{where}.scores"][0, head, row], v[shared].norm(dim=-1)
         score = float(scores[column])
-        most = weights[row].topk(min(leading, weights.shape[1])).indices.tolist()
+        most = weights[row].topk(min(top_n, weights.shape[1])).indices.tolist()
         listed = [(j, float(scores[j]), float(weights[row, j]), float(lengths[j])) for j in most if weights[row, j] > 0]
         return ScoreBreakdown(dot, scale, score - dot * scale, score, float(weights[row, column]), q.shape[-1], listed)
 
     def ablate(
-        self, map_: int, layer: int, head: int, kind: Kind = "zero", leading: int = 6, place: int | None = None
+        self, map_: int, layer: int, head: int, kind: Kind = "zero", top_n: int = 6, place: int | None = None
     ) -> PredictionShift:
         """What is predicted after the token in this place (the last when not given) without a head. Raises LabError for
         a head or a token that is not there.
@@ -159,7 +161,7 @@ class Inspection:
         place = self._place(place)
         _check_kind(kind)
         after = self._read([self.head(map_, layer, head)], no_tap, kind, place)[0, -1]
-        return self.change(after, leading, place)
+        return self.prediction_shift(after, top_n, place)
 
     def _place(self, place: int | None) -> int:
         last = len(self.ids) - 1
@@ -167,16 +169,16 @@ class Inspection:
             raise LabError(f"There is no token {place} in this text: there are {last + 1}, from 0 on.")
         return last if place is None else place
 
-    def change(self, after: Tensor, leading: int = 6, place: int = -1) -> PredictionShift:
+    def prediction_shift(self, after: Tensor, top_n: int = 6, place: int = -1) -> PredictionShift:
         """From the prediction after the token in this place to other logits [V]."""
         before, after = self.logits[place].log_softmax(-1).cpu(), after.log_softmax(-1).cpu()
-        most = before.topk(min(leading, len(before))).indices.tolist()
-        most += [token for token in after.topk(min(leading // 2, len(after))).indices.tolist() if token not in most]
+        most = before.topk(min(top_n, len(before))).indices.tolist()
+        most += [token for token in after.topk(min(top_n // 2, len(after))).indices.tolist() if token not in most]
         p, q = before.exp(), after.exp()
-        listed = [(self.tokenizer.token(token), float(p[token]), float(q[token])) for token in most]
-        return PredictionShift(float(divergence(before, after)), listed)
+        listed = [(self.tokenizer.token_text(token), float(p[token]), float(q[token])) for token in most]
+        return PredictionShift(float(kl_divergence(before, after)), listed)
 
-    def effects(self, map_: int, kind: Kind = "zero", place: int | None = None) -> Tensor:
+    def ablation_effects(self, map_: int, kind: Kind = "zero", place: int | None = None) -> Tensor:
         """How much the prediction after the token in this place (the last when not given) changes without each head, in
         nats: [L, H]. Raises LabError for an attention or a token that is not there.
         """
@@ -189,11 +191,11 @@ class Inspection:
         found = []
         for start in range(0, len(heads), ROWS):
             after = self._read(heads[start : start + ROWS], no_tap, kind, place)[:, -1].log_softmax(-1)
-            found.append(divergence(before, after))
+            found.append(kl_divergence(before, after))
         return torch.cat(found).view(L, H).cpu()
 
     @torch.no_grad()
-    def lens(self, leading: int = 3, most: int | None = None) -> list[list[list[tuple[str, float]]]]:
+    def logit_lens(self, top_n: int = 3, most: int | None = None) -> list[list[list[tuple[str, float]]]]:
         """What the model would say if it ended after each layer: [1 + L][T][leading] of (text, probability), the first
         of the embeddings alone. most: of so many tokens at the end; of all when not given.
 
@@ -204,9 +206,9 @@ class Inspection:
         found = []
         for name in names:
             x = self.model.norm(self.kept[name][:, -most if most else 0 :].to(device))
-            shares, tokens = self.model.logits(x)[0].float().softmax(-1).topk(leading)
+            shares, tokens = self.model.logits(x)[0].float().softmax(-1).topk(top_n)
             rows = zip(tokens.tolist(), shares.tolist(), strict=True)
-            found.append([[(self.tokenizer.token(t), p) for t, p in zip(*row, strict=True)] for row in rows])
+            found.append([[(self.tokenizer.token_text(t), p) for t, p in zip(*row, strict=True)] for row in rows])
         return found
 
     def for_viewer(self) -> dict[str, Any]:
@@ -219,7 +221,7 @@ class Inspection:
         return {"maps": [_packed(map_) for map_ in self.maps]}
 
 
-def divergence(before: Tensor, after: Tensor) -> Tensor:
+def kl_divergence(before: Tensor, after: Tensor) -> Tensor:
     """Kullback-Leibler divergence of log-probabilities [..., V], in nats: [...]; what `before` forbids adds nothing."""
     apart = (before - after).masked_fill(before == -torch.inf, 0.0)
     return (before.exp() * apart).sum(-1).clamp(min=0)

@@ -16,16 +16,16 @@ from labkit.model.transformer import Transformer
 
 
 class PatchingResult(NamedTuple):
-    """stream [1 + L, T]: how much of the difference comes back when the vector of one token after one layer (0: the
+    """residual [1 + L, T]: how much of the difference comes back when the vector of one token after one layer (0: the
     embeddings) is the first text's, in the second; heads [L, H]: likewise of what one head gives to all tokens. 0:
     nothing, 1: all of it. answers: the tokens whose log-odds are measured, the first text's and the second's. odds:
     these log-odds in nats, in the first text and in the second.
     """
 
-    stream: Tensor
+    residual: Tensor
     heads: Tensor
     answers: tuple[int, int]
-    odds: tuple[float, float]
+    log_odds: tuple[float, float]
 
 
 Progress = Callable[[int, int], None]
@@ -33,32 +33,33 @@ Progress = Callable[[int, int], None]
 
 
 @torch.no_grad()
-def patching(
+def activation_patching(
     model: Transformer,
-    first: Sequence[int],
-    second: Sequence[int],
+    clean_ids: Sequence[int],
+    corrupted_ids: Sequence[int],
     answers: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> PatchingResult:
-    """Read the second text with single numbers of the first put in, and see what the last token then predicts.
+    """Read the corrupted text with single numbers of the clean one put in, and see what the last token then predicts.
 
     answers: by default the likeliest next token of each text; where that is the same one, those two whose
     log-probabilities change most. Activation patching, as in Interpretability in the Wild,
     https://arxiv.org/abs/2211.00593. Raises LabError for texts of different length, that are the same, or predict the
     same, and for a model with an encoder or without attention.
     """
-    if len(first) != len(second):
+    if len(clean_ids) != len(corrupted_ids):
         raise LabError(
-            f"The texts have {len(first)} and {len(second)} tokens; what stands in one place is put in the same place "
-            f"of the other, so they must be of equal token length. Change words for others of as many tokens."
+            f"The texts have {len(clean_ids)} and {len(corrupted_ids)} tokens; what stands in one place is put in the "
+            f"same place of the other, so they must be of equal token length. Change words for others of as many "
+            f"tokens."
         )
     if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):
         raise LabError("Patching works on models of attention without an encoder.")
-    if not 0 < len(first) <= model.config.context:
-        raise LabError(f"A text of {len(first)} tokens cannot be looked at: give 1 to {model.config.context}.")
+    if not 0 < len(clean_ids) <= model.config.context:
+        raise LabError(f"A text of {len(clean_ids)} tokens cannot be looked at: give 1 to {model.config.context}.")
     device = model.embedding.weight.device
     recorder = Recorder(("embedding", ".output", ".heads"))
-    one, other = (torch.tensor([list(text)], device=device) for text in (first, second))
+    one, other = (torch.tensor([list(text)], device=device) for text in (clean_ids, corrupted_ids))
     model.eval()
     before = model(one, tap=recorder)[0, -1].float().log_softmax(-1)
     after = model(other)[0, -1].float().log_softmax(-1)
@@ -66,8 +67,8 @@ def patching(
     clean, corrupted = float(before[a] - before[b]), float(after[a] - after[b])
     if abs(clean - corrupted) < 1e-6:
         raise LabError("Both texts make the same prediction, so there is no difference to find the cause of.")
-    L, H, T = model.config.depth, model.config.heads, len(first)
-    stream = [(layer, t) for layer, t in patched_places(model, first, second) if (layer, t) != (L, T - 1)]
+    L, H, T = model.config.depth, model.config.heads, len(clean_ids)
+    stream = [(layer, t) for layer, t in patched_places(model, clean_ids, corrupted_ids) if (layer, t) != (L, T - 1)]
     layers = ["embedding", *(f"blocks.{i}.output" for i in range(L))]
     places = [(layers[layer], t) for layer, t in stream]
     places += [(f"blocks.{i}.attention.heads", h) for i in range(L) for h in range(H)]
@@ -88,9 +89,9 @@ def patching(
 
 
 def patched_places(model: Transformer, first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
-    """The (layer, token) of `Patching.stream` whose vector can differ between two texts of equal length and matter: the
-    embeddings of tokens that differ; in a causal model nothing before the first of them; and of the last layer, which
-    no other token reads, only the last.
+    """The (layer, token) of `PatchingResult.residual` whose vector can differ between two texts of equal length and
+    matter: the embeddings of tokens that differ; in a causal model nothing before the first of them; and of the last
+    layer, which no other token reads, only the last.
     """
     L, T = model.config.depth, len(first)
     differ = [t for t in range(T) if first[t] != second[t]]

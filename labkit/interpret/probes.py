@@ -30,7 +30,7 @@ REASONS = (
 """For each sentence what fits the first, and what fits the second."""
 
 
-class Probe(NamedTuple):
+class CorefExample(NamedTuple):
     """ids: a text that ends where it is to be said whom its pronoun stands for. right, wrong: the ids of the two
     possible answers. pronoun, right_places, wrong_places: which tokens of the text are the pronoun, the one it stands
     for, and the other, the last of each name. text: as a person reads it.
@@ -45,7 +45,7 @@ class Probe(NamedTuple):
     text: str
 
 
-def world_probes(world: World, tokenizer: Tokenizer, count: int = 48) -> list[Probe]:
+def world_coref_examples(world: World, tokenizer: Tokenizer, count: int = 48) -> list[CorefExample]:
     """Stories of the world in which an animal could not pass something because "it" was too tired, or too high, with
     the question what was; of the test split. Raises LabError for a world without such.
     """
@@ -63,7 +63,7 @@ def world_probes(world: World, tokenizer: Tokenizer, count: int = 48) -> list[Pr
     return found
 
 
-def schema_probes(tokenizer: Tokenizer, count: int = 48) -> list[Probe]:
+def winograd_examples(tokenizer: Tokenizer, count: int = 48) -> list[CorefExample]:
     """Sentences in everyday English of the same kind, each with either reason: The Winograd Schema Challenge, Levesque,
     Davis and Morgenstern, 2012.
     """
@@ -76,27 +76,29 @@ def schema_probes(tokenizer: Tokenizer, count: int = 48) -> list[Probe]:
     random.Random(0).shuffle(all_of_them)
     found = []
     for sentence, why, right, wrong in all_of_them[:count]:
-        found.append(schema_probe(tokenizer, sentence, why, right, wrong))
+        found.append(winograd_example(tokenizer, sentence, why, right, wrong))
     return found
 
 
-def schema_probe(tokenizer: Tokenizer, sentence: str, why: str, right: str = "animal", wrong: str = "street") -> Probe:
+def winograd_example(
+    tokenizer: Tokenizer, sentence: str, why: str, right: str = "animal", wrong: str = "street"
+) -> CorefExample:
     """One sentence of this kind, and the question what was too `why`."""
     ids = encode_opening(tokenizer, f"{sentence} What was too {why}? The")
     return _probe(tokenizer, ids, [tokenizer.encode(f" {name}") for name in (right, wrong)], right, wrong)
 
 
-def _probe(tokenizer: Tokenizer, ids: list[int], options: list[list[int]], right: str, wrong: str) -> Probe:
-    pieces = [tokenizer.token(token) for token in ids]
+def _probe(tokenizer: Tokenizer, ids: list[int], options: list[list[int]], right: str, wrong: str) -> CorefExample:
+    pieces = [tokenizer.token_text(token) for token in ids]
     text = "".join(pieces)
     cause = text.rindex(" because it was too ")
     start = max(text.rfind(sign, 0, cause) for sign in (".", "\n", ">")) + 1  # of the sentence
-    pronoun = token_at(pieces, cause + len(" because it") - 1)
-    places = [token_at(pieces, text.index(f" {name}", start) + len(name)) for name in (right, wrong)]
-    return Probe(ids, options[0], options[1], pronoun, places[0], places[1], text)
+    pronoun = char_to_token(pieces, cause + len(" because it") - 1)
+    places = [char_to_token(pieces, text.index(f" {name}", start) + len(name)) for name in (right, wrong)]
+    return CorefExample(ids, options[0], options[1], pronoun, places[0], places[1], text)
 
 
-def token_at(pieces: list[str], place: int) -> int:
+def char_to_token(pieces: list[str], place: int) -> int:
     """The token that holds the character at this place of the joined pieces."""
     ends = itertools.accumulate(len(piece) for piece in pieces)
     return next(i for i, end in enumerate(ends) if place < end)

@@ -12,10 +12,10 @@ MOST = 120
 """Tokens of a lens that are read out at most: beyond, a table of words is no longer looked at."""
 
 
-class Views:
+class CheckpointInspections:
     """names: of the checkpoints, in order. read: a name -> the text as that checkpoint reads it; asked once for each.
 
-    view = views.view("sft") is what the viewer shows, and views.answer(question) what it asks for later.
+    view = views.view("sft") is what the viewer shows, and views.handle_request(question) what it asks for later.
     """
 
     def __init__(self, names: Sequence[str], read: Callable[[str], Inspection]):
@@ -24,7 +24,7 @@ class Views:
         self.names, self.read = list(names), read
         self.looks: dict[str, Inspection] = {}
 
-    def look(self, name: str) -> Inspection:
+    def inspect(self, name: str) -> Inspection:
         """The text as one checkpoint reads it. Raises LabError for one that is not there."""
         if name not in self.names:
             raise LabError(f"There is no checkpoint {name!r} here; there are {', '.join(self.names)}.")
@@ -34,9 +34,9 @@ class Views:
 
     def view(self, name: str) -> dict[str, Any]:
         """`Inspection.for_viewer`, with the checkpoints that there are and the one shown."""
-        return self.look(name).for_viewer() | {"stages": self.names, "stage": name}
+        return self.inspect(name).for_viewer() | {"stages": self.names, "stage": name}
 
-    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    def handle_request(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """What a viewer wants to know of a stage: {"what": "view" | "cell" | "without" | "effects" | "lens"}, with the
         numbers of the map, layer, head, row and column where these matter; of "without" and "effects", "place" is the
         token after which is predicted, the last when not given.
@@ -55,16 +55,16 @@ class Views:
         what = question["what"]
         if what == "view":
             return self.view(name)
-        look = self.look(name)
+        look = self.inspect(name)
         if what == "lens":
-            return {"lens": look.lens(most=MOST)}
+            return {"lens": look.logit_lens(most=MOST)}
         map_ = int(question["map"])
         place = None if question.get("place") is None else int(question["place"])
         if what == "effects":
-            return {"effects": look.effects(map_, question["kind"], place).tolist()}
+            return {"effects": look.ablation_effects(map_, question["kind"], place).tolist()}
         layer, head = int(question["layer"]), int(question["head"])
         if what == "without":
             return look.ablate(map_, layer, head, question["kind"], place=place)._asdict()
         if what == "cell":
-            return look.cell(map_, layer, head, int(question["row"]), int(question["column"]))._asdict()
+            return look.score_breakdown(map_, layer, head, int(question["row"]), int(question["column"]))._asdict()
         raise LabError(f"A viewer can ask for view, cell, without, effects or lens, not {what!r}.")

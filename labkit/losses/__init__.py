@@ -11,7 +11,7 @@ once, so that the gradient is that of one big batch however it was cut up.
 (1.3863, 1)
 """
 
-from labkit.losses.advantages import Advantages, discounted_returns, gae, last_counted, shaped_rewards, whiten
+from labkit.losses.advantages import Advantages, discounted_returns, gae, last_token_mask, shaped_rewards, whiten
 from labkit.losses.experts import load_balancing_loss
 from labkit.losses.policy import ClippedLoss, clipped_policy_loss, clipped_value_loss
 from labkit.losses.preferences import DPOLoss, PairLoss, dpo_loss, pairwise_loss
@@ -29,7 +29,7 @@ __all__ = [
     "dpo_loss",
     "entropy",
     "gae",
-    "last_counted",
+    "last_token_mask",
     "load_balancing_loss",
     "next_token_loss",
     "pairwise_loss",

@@ -18,23 +18,23 @@ import torch
 from torch import Tensor
 
 
-def last_counted(mask: Tensor) -> Tensor:
+def last_token_mask(mask: Tensor) -> Tensor:
     """True at the last True of each row: [B, T] bool -> [B, T] bool. An empty row stays empty."""
     after = mask.flip(-1).cumsum(-1).flip(-1)  # how many are counted from here on
     return mask & (after == 1)
 
 
-def shaped_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, *, kl: float) -> Tensor:
+def shaped_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
     """What each token earns: the answer's score on its last token, less what leaving the reference costs.
 
-        reward[t] = - kl (logprobs[t] - reference[t]) + [t is the last] score
+        reward[t] = - kl_coef (logprobs[t] - reference[t]) + [t is the last] score
 
     scores [B]; logprobs, reference [B, T] of the tokens that were drawn, mask [B, T] -> [B, T]. The mean of logprobs -
     reference over draws of the policy is the KL divergence between the two. Ouyang et al. 2022,
     https://arxiv.org/abs/2203.02155, equation 2; Ziegler et al. 2019, https://arxiv.org/abs/1909.08593.
     """
-    penalty = torch.where(mask, -kl * (logprobs - reference), 0.0)
-    return penalty + scores.unsqueeze(-1) * last_counted(mask)
+    penalty = torch.where(mask, -kl_coef * (logprobs - reference), 0.0)
+    return penalty + scores.unsqueeze(-1) * last_token_mask(mask)
 
 
 def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
@@ -77,14 +77,14 @@ def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
 def whiten_together(
     parts: Sequence[Tensor],
     masks: Sequence[Tensor],
-    total: Callable[[Tensor], Tensor] = lambda sum_: sum_,
+    all_reduce: Callable[[Tensor], Tensor] = lambda sum_: sum_,
     eps: float = 1e-8,
 ) -> list[Tensor]:
-    """`whiten` of several tensors as if they were one. total: sums a number over all processes."""
-    count = total(_sum(mask.sum() for mask in masks)).clamp(min=1)
-    mean = total(_sum((x * mask).sum() for x, mask in zip(parts, masks, strict=True))) / count
+    """`whiten` of several tensors as if they were one. all_reduce: sums a number over all processes."""
+    count = all_reduce(_sum(mask.sum() for mask in masks)).clamp(min=1)
+    mean = all_reduce(_sum((x * mask).sum() for x, mask in zip(parts, masks, strict=True))) / count
     squares = _sum((((x - mean) ** 2) * mask).sum() for x, mask in zip(parts, masks, strict=True))
-    deviation = torch.rsqrt(total(squares) / count + eps)
+    deviation = torch.rsqrt(all_reduce(squares) / count + eps)
     return [(x - mean) * deviation * mask for x, mask in zip(parts, masks, strict=True)]
 
 

@@ -25,19 +25,19 @@ class Memory(NamedTuple):
 
 @dataclass
 class ForwardContext:
-    """places: the tokens' positions, and what encodes them. visible: what to add to scores, [T, S] or [B, T, S], S
-    counting the tokens in the state too. real [B, T]: False for padding, None when there is none. fresh [B, T]: True
-    where a token begins another document than the one before it in its row, None for one document a row. memory: an
-    encoder's. values: what the first block leaves for later ones, where its mixer does.
+    """positions: of the tokens, and what encodes them. attention_bias: what to add to scores, [T, S] or [B, T, S], S
+    counting the tokens in the state too. token_mask [B, T]: False for padding, None when there is none. document_starts
+    [B, T]: True where a token begins another document than the one before it in its row, None for one document a row.
+    memory: an encoder's. v_first: what the first block leaves for later ones, where its mixer does.
     """
 
-    places: PositionIndex
-    visible: Tensor
-    real: Tensor | None = None
-    fresh: Tensor | None = None
+    positions: PositionIndex
+    attention_bias: Tensor
+    token_mask: Tensor | None = None
+    document_starts: Tensor | None = None
     memory: Memory | None = None
     tap: Tap = no_tap
-    values: Tensor | None = None
+    v_first: Tensor | None = None
 
 
 S = TypeVar("S", bound="MixerState")
@@ -51,18 +51,18 @@ class MixerState(Protocol):
         ...
 
 
-def previous(x: Tensor, last: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
+def token_shift(x: Tensor, last: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
     """The real token before each: x [B, T, D] and what came before all, last [B, D] -> [B, T, D], and the `last` of the
     next call. Zeros at the beginning of a document.
     """
     together = torch.cat((last.to(x.dtype).unsqueeze(1), x), 1)  # [B, 1 + T, D]
-    if context.real is None:
+    if context.token_mask is None:
         before, last = together[:, :-1], x[:, -1]
     else:
-        place = torch.arange(1, x.shape[1] + 1, device=x.device) * context.real  # where the real ones stand
+        place = torch.arange(1, x.shape[1] + 1, device=x.device) * context.token_mask  # where the real ones stand
         latest = torch.cat((place.new_zeros(len(x), 1), place.cummax(1).values), 1)  # [B, 1 + T]
         found = together.gather(1, latest.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         before, last = found[:, :-1], found[:, -1]
-    if context.fresh is not None:
-        before = before.masked_fill(context.fresh.unsqueeze(-1), 0)
+    if context.document_starts is not None:
+        before = before.masked_fill(context.document_starts.unsqueeze(-1), 0)
     return before, last

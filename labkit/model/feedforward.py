@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from labkit.configs import Count, NonNegative, Positive, Range, check
 from labkit.errors import LabError
 from labkit.losses import load_balancing_loss
-from labkit.machine import not_compiled, over_processes
+from labkit.machine import all_reduce_sum, not_compiled
 from labkit.model.taps import Tap, no_tap
 
-Hidden = Annotated[int, Range(1, 2**22)]
+IntermediateSize = Annotated[int, Range(1, 2**22)]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -33,12 +33,14 @@ class Gated:
     """The gated feed-forward: GLU Variants Improve Transformer, https://arxiv.org/abs/2002.05202. With "silu" it is
     SwiGLU, with "gelu" GEGLU.
 
-    ``hidden`` is the number of gated units; 8/3 of the width gives as many parameters as a plain one of four
+    ``intermediate_size`` is the number of gated units; 8/3 of the width gives as many parameters as a plain one of four
     widths.
     """
 
-    hidden: Hidden
+    intermediate_size: IntermediateSize
     activation: Activation = "silu"
+
+    older_names = {"intermediate_size": "hidden"}
 
     def __post_init__(self) -> None:
         check(self)
@@ -60,8 +62,8 @@ class GatedFeedForward(nn.Module):
     def __init__(self, config: Gated, width: int, bias: bool):
         super().__init__()
         self.activation = ACTIVATIONS[config.activation]
-        self.gate_up = nn.Linear(width, 2 * config.hidden, bias=bias)
-        self.down = nn.Linear(config.hidden, width, bias=bias)
+        self.gate_up = nn.Linear(width, 2 * config.intermediate_size, bias=bias)
+        self.down = nn.Linear(config.intermediate_size, width, bias=bias)
 
     def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -74,8 +76,10 @@ class Plain:
     https://arxiv.org/abs/1706.03762.
     """
 
-    hidden: Hidden
+    intermediate_size: IntermediateSize
     activation: Activation = "gelu"
+
+    older_names = {"intermediate_size": "hidden"}
 
     def __post_init__(self) -> None:
         check(self)
@@ -94,8 +98,8 @@ class PlainFeedForward(nn.Module):
     def __init__(self, config: Plain, width: int, bias: bool):
         super().__init__()
         self.activation = ACTIVATIONS[config.activation]
-        self.up = nn.Linear(width, config.hidden, bias=bias)
-        self.down = nn.Linear(config.hidden, width, bias=bias)
+        self.up = nn.Linear(width, config.intermediate_size, bias=bias)
+        self.down = nn.Linear(config.intermediate_size, width, bias=bias)
 
     def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
         return self.down(self.activation(self.up(x)))
@@ -106,10 +110,10 @@ class MoE:
     """Each token goes to a few of several experts: Mixtral, https://arxiv.org/abs/2401.04088; with ``top_k=1`` and
     ``renormalise=False`` Switch Transformers, https://arxiv.org/abs/2101.03961.
 
-    expert: what each of them is. renormalise: let the weights of a token's experts add up to 1. capacity: in training
-    an expert takes at most this many times its even share of a row's tokens, the first that come, and the others pass
-    by; None drops no token, and evaluation never does. every: only every so manyth block has experts, the second the
-    first of them (all when 1), and the others one `expert` for all tokens. balance: the weight of
+    expert: what each of them is. renormalise: let the weights of a token's experts add up to 1. capacity_factor: in
+    training an expert takes at most this many times its even share of a row's tokens, the first that come, and the
+    others pass by; None drops no token, and evaluation never does. every: only every so manyth block has experts, the
+    second the first of them (all when 1), and the others one `expert` for all tokens. aux_loss_coef: the weight of
     `losses.load_balancing_loss` in training.
     """
 
@@ -117,9 +121,11 @@ class MoE:
     experts: Annotated[int, Range(1, 4096)] = 8
     top_k: Count = 2
     renormalise: bool = True
-    capacity: Positive | None = None
+    capacity_factor: Positive | None = None
     every: Count = 1
-    balance: NonNegative = 0.01
+    aux_loss_coef: NonNegative = 0.01
+
+    older_names = {"capacity_factor": "capacity", "aux_loss_coef": "balance"}
 
     def __post_init__(self) -> None:
         check(self)
@@ -127,9 +133,9 @@ class MoE:
             raise LabError(f"MoE: top_k must be from 1 to the {self.experts} experts, not {self.top_k}.")
 
     @property
-    def hidden(self) -> int:
+    def intermediate_size(self) -> int:
         """Of one expert."""
-        return self.expert.hidden
+        return self.expert.intermediate_size
 
     def of_block(self, index: int) -> FeedForward:
         """The feed-forward of the block of this number, from 0 on."""
@@ -160,7 +166,7 @@ class MixtureOfExperts(nn.Module):
         shares = tap(f"{self.name}.router", logits.softmax(-1))  # [B, T, experts]
         weights, chosen = shares.topk(self.config.top_k, dim=-1)
         together = self.training and torch.is_grad_enabled()  # elsewhere a process may be alone
-        total = (over_processes,) if together else ()
+        total = (all_reduce_sum,) if together else ()
         self.load_balance = load_balancing_loss(shares, chosen, real, *total)
         if self.config.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
@@ -177,10 +183,10 @@ class MixtureOfExperts(nn.Module):
         wanted = F.one_hot(chosen, self.config.experts).sum(-2)  # [B, T, experts], 0 or 1
         if real is not None:
             wanted = wanted * real.unsqueeze(-1)
-        if self.config.capacity is None or not self.training:
+        if self.config.capacity_factor is None or not self.training:
             return wanted.bool()
         even = wanted.sum((1, 2)) / self.config.experts  # [B]: of the tokens that a row sends to each of its experts
-        room = (self.config.capacity * even).round().clamp(min=1)
+        room = (self.config.capacity_factor * even).round().clamp(min=1)
         return (wanted * (wanted.cumsum(1) <= room[:, None, None])).bool()
 
 

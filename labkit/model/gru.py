@@ -52,7 +52,7 @@ class GRUMixer(nn.Module):
         """x [B, T, D] -> [B, T, D], and the state after the T tokens."""
         hidden = (self.new_state(len(x), 0) if state is None else state).hidden
         with torch.autocast(x.device.type, enabled=False):  # many small steps: casting would cost more than it saves
-            hiddens = self._run(self.input(x.float()), hidden.float(), context.real, context.fresh)
+            hiddens = self._run(self.input(x.float()), hidden.float(), context.token_mask, context.document_starts)
         y = self.out(context.tap(f"{self.name}.hidden", hiddens.to(x.dtype)))
         return y, None if state is None else GRUState(hiddens[:, -1])
 

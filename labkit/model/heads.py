@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class TokenHead(nn.Module):
+class LMHead(nn.Module):
     """x [B, T, D] -> logits [B, T, V].
 
     A tied head has no weights of its own and uses the token embedding [V, D]: Using the Output Embedding to
@@ -22,7 +22,7 @@ class TokenHead(nn.Module):
         return F.linear(x, embedding if self.weight is None else self.weight)
 
 
-class MaskedHead(TokenHead):
+class MaskedHead(LMHead):
     """The same with a layer before it and a bias, for tokens that were hidden: BERT's masked language model,
     https://arxiv.org/abs/1810.04805, 3.1.
     """

@@ -11,7 +11,7 @@ from labkit.model.mixers import Attention
 from labkit.model.positions import PositionEncoding, PositionIndex
 
 
-def draw_weights(model: nn.Module, depth: int, std: float = 0.02) -> None:
+def init_weights(model: nn.Module, depth: int, std: float = 0.02) -> None:
     """Draw matrices from N(0, std²), those that write to the residual stream from N(0, std² / 2 depth), as in
     GPT-2 (Language Models are Unsupervised Multitask Learners, 2.3); norms start at one, biases at zero.
     """
@@ -56,7 +56,7 @@ def _answer(weight: Tensor, direction: Tensor, vector: Tensor) -> None:
     weight += torch.outer(vector - weight @ direction, direction)
 
 
-def renamed_weights(module: nn.Module, names: Mapping[str, str]) -> None:
+def register_weight_renames(module: nn.Module, names: Mapping[str, str]) -> None:
     """Let a module load weights whose names in it began otherwise when they were saved: {before: now}."""
 
     def rename(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object) -> None:

@@ -65,9 +65,9 @@ class AttentionConfig(NamedTuple):
     queries, keys and values alone.
     """
 
-    queries: int
-    keys: int
-    width: int
+    query_heads: int
+    key_value_heads: int
+    head_dim: int
     bias: bool = False
     scale: float | None = None
     qk_norm: bool = False
@@ -75,8 +75,8 @@ class AttentionConfig(NamedTuple):
     qkv_bias: bool = False
 
     @property
-    def factor(self) -> float:
-        return self.width**-0.5 if self.scale is None else self.scale
+    def softmax_scale(self) -> float:
+        return self.head_dim**-0.5 if self.scale is None else self.scale
 
 
 @dataclass(frozen=True)
@@ -98,27 +98,29 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: AttentionConfig, *, name: str):
         super().__init__()
-        self.heads, self.key_heads, self.head_width = heads.queries, heads.keys, heads.width
-        self.scale, self.name = heads.factor, name
-        self.qkv = nn.Linear(width, (heads.queries + 2 * heads.keys) * heads.width, bias=heads.bias or heads.qkv_bias)
-        self.out = nn.Linear(heads.queries * heads.width, width, bias=heads.bias)
+        self.heads, self.key_heads, self.head_width = heads.query_heads, heads.key_value_heads, heads.head_dim
+        self.scale, self.name = heads.softmax_scale, name
+        self.qkv = nn.Linear(
+            width, (heads.query_heads + 2 * heads.key_value_heads) * heads.head_dim, bias=heads.bias or heads.qkv_bias
+        )
+        self.out = nn.Linear(heads.query_heads * heads.head_dim, width, bias=heads.bias)
         self.qk_norm = heads.qk_norm
         if heads.qk_norm:
-            self.query_norm = nn.RMSNorm(heads.width, heads.norm_eps)
-            self.key_norm = nn.RMSNorm(heads.width, heads.norm_eps)
+            self.query_norm = nn.RMSNorm(heads.head_dim, heads.norm_eps)
+            self.key_norm = nn.RMSNorm(heads.head_dim, heads.norm_eps)
 
     def new_state(self, rows: int, length: int) -> KVCache:
         return KVCache.empty(rows, self.key_heads, length, self.head_width, self.out.weight)
 
     def forward(self, x: Tensor, state: KVCache | None, context: ForwardContext) -> tuple[Tensor, KVCache | None]:
         """x [B, T, D] -> [B, T, D], and the state with the T new keys and values in it."""
-        places, tap = context.places, context.tap
+        places, tap = context.positions, context.tap
         q, k, v = self.project(x, places)
         if state is not None:
             state = state.append(k, v)
             k, v = (part.to(q.dtype) for part in state.in_use())
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        return self.out(attend(q * self.scale, k, v, context.visible, places, tap, self.name)), state
+        return self.out(attend(q * self.scale, k, v, context.attention_bias, places, tap, self.name)), state
 
     def project(self, x: Tensor, places: PositionIndex) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> queries [B, H, T, E], keys and values [B, K, T, E]."""
@@ -137,11 +139,11 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: AttentionConfig, *, name: str):
         super().__init__()
-        self.heads, self.key_heads, self.head_width = heads.queries, heads.keys, heads.width
-        self.scale, self.name = heads.factor, name
-        self.query = nn.Linear(width, heads.queries * heads.width, bias=heads.bias or heads.qkv_bias)
-        self.key_value = nn.Linear(width, 2 * heads.keys * heads.width, bias=heads.bias or heads.qkv_bias)
-        self.out = nn.Linear(heads.queries * heads.width, width, bias=heads.bias)
+        self.heads, self.key_heads, self.head_width = heads.query_heads, heads.key_value_heads, heads.head_dim
+        self.scale, self.name = heads.softmax_scale, name
+        self.query = nn.Linear(width, heads.query_heads * heads.head_dim, bias=heads.bias or heads.qkv_bias)
+        self.key_value = nn.Linear(width, 2 * heads.key_value_heads * heads.head_dim, bias=heads.bias or heads.qkv_bias)
+        self.out = nn.Linear(heads.query_heads * heads.head_dim, width, bias=heads.bias)
 
     def forward(self, x: Tensor, memory: Memory, tap: Tap) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""

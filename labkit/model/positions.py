@@ -33,7 +33,7 @@ class Sizes(NamedTuple):
     causal: bool = True
 
 
-class AnySizes:
+class PositionConfig:
     """A kind of encoding that goes with every model; what does not overrides this."""
 
     def check_sizes(self, sizes: Sizes) -> None:
@@ -83,13 +83,13 @@ class PositionIndex(NamedTuple):
         return self.encoding.value_term(weights, self.queries, self.keys)
 
 
-def distances(query_positions: Tensor, key_positions: Tensor) -> Tensor:
+def relative_positions(query_positions: Tensor, key_positions: Tensor) -> Tensor:
     """How far each key stands after each query, negative for one before it: [(B,) T], [(B,) S] -> [(B,) T, S]."""
     return key_positions.unsqueeze(-2) - query_positions.unsqueeze(-1)
 
 
 @dataclass(frozen=True)
-class NoPosition(AnySizes):
+class NoPosition(PositionConfig):
     """No encoding at all: a causal model can still tell how much came before (https://arxiv.org/abs/2203.16634)."""
 
     def build(self, sizes: Sizes) -> PositionEncoding:
@@ -100,7 +100,7 @@ class NoPosition(AnySizes):
 
 
 @dataclass(frozen=True)
-class Learned(AnySizes):
+class Learned(PositionConfig):
     """A vector for each position, learnt: as in GPT-2 and BERT."""
 
     def build(self, sizes: Sizes) -> LearnedEncoding:
@@ -119,7 +119,7 @@ class LearnedEncoding(PositionEncoding):
 
 
 @dataclass(frozen=True)
-class Sinusoidal(AnySizes):
+class Sinusoidal(PositionConfig):
     """Sines and cosines of fixed wavelengths: Attention Is All You Need, 3.5, https://arxiv.org/abs/1706.03762."""
 
     def check_sizes(self, sizes: Sizes) -> None:
@@ -149,10 +149,12 @@ class SinusoidalEncoding(PositionEncoding):
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearScaling:
     """All positions closer together by `factor`: position interpolation, https://arxiv.org/abs/2306.15595."""
 
     factor: Factor
+
+    older_kind = "Linear"
 
     def __post_init__(self) -> None:
         check(self)
@@ -163,7 +165,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Llama3:
+class Llama3Scaling:
     """Slow turns slower by `factor`, fast ones as they were, those between in part: Llama 3.1's way.
 
     https://arxiv.org/abs/2407.21783 and Meta's reference code. original: the context that was trained.
@@ -174,13 +176,15 @@ class Llama3:
     high: Positive = 4.0
     original: Context = 8192
 
+    older_kind = "Llama3"
+
     def __post_init__(self) -> None:
         check(self)
         if self.high <= self.low:
-            raise LabError(f"Llama3: high must be above low, {self.low:g}, not {self.high:g}.")
+            raise LabError(f"Llama3Scaling: high must be above low, {self.low:g}, not {self.high:g}.")
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
-        """As `Linear.apply`."""
+        """As `LinearScaling.apply`."""
         turns = self.original * frequencies / (2 * math.pi)  # over the context that was trained
         kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
         return frequencies * (kept + (1 - kept) / self.factor), 1.0
@@ -188,7 +192,7 @@ class Llama3:
 
 @dataclass(frozen=True)
 class YaRN:
-    """As `Llama3`, with a ramp over the pairs' numbers and sharper scores: https://arxiv.org/abs/2309.00071.
+    """As `Llama3Scaling`, with a ramp over the pairs' numbers and sharper scores: https://arxiv.org/abs/2309.00071.
 
     fast, slow: the turns over the context that was trained between which the ramp stands. attention_factor: what
     queries and keys are multiplied by, the paper's 0.1 ln(factor) + 1 when None. truncate: the ramp begins and ends at
@@ -208,7 +212,7 @@ class YaRN:
             raise LabError(f"YaRN: fast must be above slow, {self.slow:g}, not {self.fast:g}.")
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
-        """As `Linear.apply`."""
+        """As `LinearScaling.apply`."""
         half = len(frequencies)
 
         def pair(turns: float) -> float:
@@ -225,14 +229,14 @@ class YaRN:
 
 
 @dataclass(frozen=True)
-class Rotary(AnySizes):
+class Rotary(PositionConfig):
     """Rotary position embedding: RoFormer, https://arxiv.org/abs/2104.09864.
 
     scaling: how a model is used beyond the context that it was trained with; None as it was trained.
     """
 
     base: Annotated[float, Range(1, 1e12, above=True)] = 10_000.0
-    scaling: Linear | Llama3 | YaRN | None = None
+    scaling: LinearScaling | Llama3Scaling | YaRN | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -271,10 +275,10 @@ class RotaryEncoding(PositionEncoding):
 
     def rotate(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)  # [(B,) T, 1, E/2]
-        return turn(q, cos, sin), turn(k, cos, sin)
+        return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair of x [B, T, H, E]: (a, b) -> (a cos - b sin, b cos + a sin)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
@@ -294,7 +298,7 @@ def _angles(base: float, context: int, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ALiBi(AnySizes):
+class ALiBi(PositionConfig):
     """Scores fall with the distance, each head at its own rate: Train Short, Test Long,
     https://arxiv.org/abs/2108.12409.
     """
@@ -313,7 +317,7 @@ class ALiBiEncoding(PositionEncoding):
         self.register_buffer("slopes", torch.tensor(_slopes(heads)).view(-1, 1, 1), persistent=False)
 
     def bias(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        distance = distances(query_positions, key_positions).abs().unsqueeze(-3)  # [(B,) 1, T, S]
+        distance = relative_positions(query_positions, key_positions).abs().unsqueeze(-3)  # [(B,) 1, T, S]
         return (-self.slopes * distance).to(q.dtype)
 
 
@@ -327,7 +331,7 @@ def _slopes(heads: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class T5Buckets(AnySizes):
+class T5Buckets(PositionConfig):
     """A learnt number for each head and range of distances: T5, https://arxiv.org/abs/1910.10683, 2.1.
 
     buckets: how many ranges; near distances have one each, those up to `max_distance` share the rest, evenly in their
@@ -370,7 +374,7 @@ class T5BucketsEncoding(PositionEncoding):
         self.table = nn.Embedding(config.buckets, heads)
 
     def bias(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        bucket = self.bucket(distances(query_positions, key_positions))  # [(B,) T, S]
+        bucket = self.bucket(relative_positions(query_positions, key_positions))  # [(B,) T, S]
         return self.table(bucket).movedim(-1, -3).to(q.dtype)
 
     def bucket(self, distance: Tensor) -> Tensor:
@@ -388,7 +392,7 @@ class T5BucketsEncoding(PositionEncoding):
 
 
 @dataclass(frozen=True)
-class Shaw(AnySizes):
+class Shaw(PositionConfig):
     """A learnt vector for each distance up to `max_distance`, beside keys and values: Self-Attention with Relative
     Position Representations, https://arxiv.org/abs/1803.02155.
     """
@@ -418,7 +422,8 @@ class ShawEncoding(PositionEncoding):
     def _index(self, query_positions: Tensor, key_positions: Tensor, like: Tensor) -> Tensor:
         """Which vector belongs to each pair, [B, H, T, S]; like: [B, H, …]."""
         index = (
-            distances(query_positions, key_positions).clamp(-self.max_distance, self.max_distance) + self.max_distance
+            relative_positions(query_positions, key_positions).clamp(-self.max_distance, self.max_distance)
+            + self.max_distance
         )
         return index.expand(like.shape[0], *index.shape[-2:]).unsqueeze(1).expand(-1, like.shape[1], -1, -1)
 

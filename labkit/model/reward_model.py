@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.model.heads import ScalarHead
-from labkit.model.initial import renamed_weights
+from labkit.model.initial import register_weight_renames
 from labkit.model.transformer import ModelConfig, Transformer
 
 
@@ -24,7 +24,7 @@ class RewardModel(nn.Module):
 
     def __init__(self, body: Transformer):
         super().__init__()
-        renamed_weights(self, {"likelihood": "logprob_weight"})
+        register_weight_renames(self, {"likelihood": "logprob_weight"})
         self.body, self.head = body, ScalarHead(body.config.width)
         self.logprob_weight = nn.Parameter(torch.ones(()))
 
@@ -39,10 +39,10 @@ class RewardModel(nn.Module):
         Each knows the tokens up to its own.
         """
         x = self.body.hidden(tokens)
-        own = self.body.logprobs(x[:, :-1], tokens[:, 1:], mask[:, :-1])  # [B, T - 1]
+        own = self.body.label_logprobs(x[:, :-1], tokens[:, 1:], mask[:, :-1])  # [B, T - 1]
         means = own.cumsum(-1) / mask[:, :-1].cumsum(-1).clamp(min=1)
         return self.head(x) + self.logprob_weight * F.pad(means, (1, 0))
 
-    def last(self, tokens: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
+    def scores_at(self, tokens: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
         """The number at one token of each row: tokens, mask [B, T], ends [B], the places of these tokens -> [B]."""
         return self(tokens, mask).gather(1, ends.unsqueeze(1)).squeeze(1)

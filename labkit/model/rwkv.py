@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from labkit.configs import Range, check
 from labkit.errors import LabError
-from labkit.model.context import ForwardContext, previous
-from labkit.model.initial import renamed_weights
+from labkit.model.context import ForwardContext, token_shift
+from labkit.model.initial import register_weight_renames
 from labkit.model.mixers import AttentionConfig
 
 CHUNK = 32
@@ -43,10 +43,10 @@ class RWKV:
 
     def check_sizes(self, width: int, heads: AttentionConfig) -> None:
         """Raises LabError for heads that do not make up the width."""
-        if heads.queries * heads.width != width or heads.keys != heads.queries:
+        if heads.query_heads * heads.head_dim != width or heads.key_value_heads != heads.query_heads:
             raise LabError(
-                f"RWKV: its heads make up the width, each with a key of its own; {heads.queries} heads of "
-                f"{heads.width} with {heads.keys} keys do not make {width}."
+                f"RWKV: its heads make up the width, each with a key of its own; {heads.query_heads} heads of "
+                f"{heads.head_dim} with {heads.key_value_heads} keys do not make {width}."
             )
 
     def build(self, width: int, heads: AttentionConfig, index: int, name: str) -> RWKVMixer:
@@ -83,7 +83,7 @@ class TokenShift(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        renamed_weights(self, {"share": "mu"})
+        register_weight_renames(self, {"share": "mu"})
         self.mu = nn.Parameter(torch.full((width,), 0.5))
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
@@ -115,8 +115,8 @@ class RWKVMixer(nn.Module):
 
     def __init__(self, width: int, heads: AttentionConfig, ranks: tuple[int, int, int, int], index: int, name: str):
         super().__init__()
-        renamed_weights(self, {"removal": "xi", "replacement": "alpha", "bonus": "rho"})
-        self.heads, self.head_width, self.name = heads.queries, heads.width, name
+        register_weight_renames(self, {"removal": "xi", "replacement": "alpha", "bonus": "rho"})
+        self.heads, self.head_width, self.name = heads.query_heads, heads.head_dim, name
         decay, rate, value, gate = ranks
         self.shifts = nn.ModuleDict({part: TokenShift(width) for part in ("r", "w", "k", "v", "a", "g")})
         self.receptance = nn.Linear(width, width, bias=False)
@@ -130,7 +130,7 @@ class RWKVMixer(nn.Module):
         self.xi = nn.Parameter(torch.full((width,), 0.7))
         self.alpha = nn.Parameter(torch.ones(width))
         self.rho = nn.Parameter(torch.zeros(width))
-        self.norm = nn.GroupNorm(self.heads, width, eps=heads.width * heads.norm_eps)
+        self.norm = nn.GroupNorm(self.heads, width, eps=heads.head_dim * heads.norm_eps)
         self.out = nn.Linear(width, width, bias=False)
 
     def new_state(self, rows: int, length: int) -> RWKVState:
@@ -141,21 +141,21 @@ class RWKVMixer(nn.Module):
     def forward(self, x: Tensor, state: RWKVState | None, context: ForwardContext) -> tuple[Tensor, RWKVState | None]:
         """x [B, T, D] -> [B, T, D], and the state after the T tokens."""
         last, matrix = self.new_state(len(x), 0) if state is None else state
-        before, last = previous(x, last, context)
+        before, last = token_shift(x, last, context)
         xs = {part: shift(x, before) for part, shift in self.shifts.items()}
         r, k, v = self.receptance(xs["r"]), self.key(xs["k"]), self.value(xs["v"])
         rate = torch.sigmoid(self.rate(xs["a"]).float())
         removed = F.normalize(self._split(k.float() * self.xi), dim=-1)
         k = k.float() * (1 + (rate - 1) * self.alpha)
         if self.mix_values is None:
-            context.values = v
+            context.v_first = v
         else:
-            assert context.values is not None
-            v = v + (context.values - v) * torch.sigmoid(self.mix_values(xs["v"]))
+            assert context.v_first is not None
+            v = v + (context.v_first - v) * torch.sigmoid(self.mix_values(xs["v"]))
         log_w = -math.exp(-0.5) * torch.sigmoid(self.decay(xs["w"]).float())
         r, log_w, k, v = (self._split(t.float()) for t in (r, log_w, k, v))
         moves = WKVInputs(r, log_w, k, v, -removed, removed * self._split(rate))
-        y, matrix = wkv7(moves, matrix, context.real, context.fresh)
+        y, matrix = wkv7(moves, matrix, context.token_mask, context.document_starts)
         y = context.tap(f"{self.name}.read", y)
         y = F.group_norm(y.flatten(0, 1).flatten(1), self.heads, self.norm.weight, self.norm.bias, self.norm.eps)
         extra = (r * k * self._split(self.rho)).sum(-1, keepdim=True) * v  # [B, T, H, N]
@@ -179,19 +179,19 @@ class WKVInputs(NamedTuple):
 
 
 def wkv7(
-    moves: WKVInputs, state: Tensor, real: Tensor | None = None, fresh: Tensor | None = None
+    moves: WKVInputs, state: Tensor, real: Tensor | None = None, document_starts: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """What each token reads [B, T, H, N], and the state [B, H, N, N] after them all.
 
-    real [B, T]: what is not changes nothing. fresh [B, T]: the state is empty before such a token. In fp32, whatever
-    autocast says.
+    real [B, T]: what is not changes nothing. document_starts [B, T]: the state is empty before such a token. In fp32,
+    whatever autocast says.
     """
     if real is not None:
         log_w, k, b = (t * real[..., None, None] for t in (moves.log_w, moves.k, moves.b))
         moves = moves._replace(log_w=log_w, k=k, b=b)
     form = wkv7_recurrent if moves.r.shape[1] == 1 else wkv7_chunked
     with torch.autocast(state.device.type, enabled=False):
-        return form(moves, state, fresh)
+        return form(moves, state, document_starts)
 
 
 def wkv7_recurrent(moves: WKVInputs, state: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:

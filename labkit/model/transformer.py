@@ -1,6 +1,6 @@
 """The Transformer: stacks of blocks between a token embedding and a head.
 
-Decoder-only, encoder-only (``causal=False``) and encoder-decoder (``encoder=DEPTH``) are one module: what differs is
+Decoder-only, encoder-only (``causal=False``) and encoder-decoder (``encoder_depth``) are one module: what differs is
 what a token may look at.
 """
 
@@ -17,13 +17,22 @@ from labkit.configs import CountOrNone, Positive, Range, check
 from labkit.errors import LabError
 from labkit.losses import token_logprobs
 from labkit.machine import check_memory
-from labkit.model.context import ForwardContext, Memory, MixerState, previous
+from labkit.model.context import ForwardContext, Memory, MixerState, token_shift
 from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
-from labkit.model.heads import ClassHead, MaskedHead, TokenHead
-from labkit.model.initial import draw_weights, init_previous_token_heads, renamed_weights
+from labkit.model.heads import ClassHead, LMHead, MaskedHead
+from labkit.model.initial import init_previous_token_heads, init_weights, register_weight_renames
 from labkit.model.mixers import Attention, AttentionConfig, CrossAttention, KVCache, SelfAttention
-from labkit.model.positions import Learned, NoPosition, Position, PositionIndex, Rotary, Sinusoidal, Sizes, distances
+from labkit.model.positions import (
+    Learned,
+    NoPosition,
+    Position,
+    PositionIndex,
+    Rotary,
+    Sinusoidal,
+    Sizes,
+    relative_positions,
+)
 from labkit.model.rwkv import RWKV, TokenShift
 from labkit.model.taps import Tap, no_tap
 
@@ -48,14 +57,14 @@ class ModelConfig:
     position than Rotary, lets chance decide. mixer: what lets tokens see each other. RWKV and GRU know the order by
     themselves, and go with NoPosition, Learned or Sinusoidal; key_heads and qk_norm are attention's.
 
-    norm: RMSNorm (https://arxiv.org/abs/1910.07467) or LayerNorm (https://arxiv.org/abs/1607.06450). order: whether
-    a block normalises what its parts read, or what they leave (https://arxiv.org/abs/2002.04745). bias: of all
-    matrices, RWKV's and GRU's own apart. causal: no token sees a later one. encoder: depth of an encoder that the
+    norm: RMSNorm (https://arxiv.org/abs/1910.07467) or LayerNorm (https://arxiv.org/abs/1607.06450). norm_placement:
+    whether a block normalises what its parts read, or what they leave (https://arxiv.org/abs/2002.04745). bias: of all
+    matrices, RWKV's and GRU's own apart. causal: no token sees a later one. encoder_depth: of an encoder that the
     blocks look at; 0 for none. token_types: kinds of token that are told apart by a vector of their own; 0 for one
     kind. embedding_norm: normalise the embeddings. token_shift: the feed-forward reads a learnt mix of each token and
     the one before, as RWKV's channel mixing. logit_scale: what the head's input is multiplied by. attention_scale: of
     the scores; 1/√E when None. head: "token", or BERT's "masked" with a layer of its own. classes: kinds of row that
-    `classify` tells apart; 0 for none. qkv_bias: of attention's queries, keys and values alone, as in Qwen2
+    `class_logits` tells apart; 0 for none. qkv_bias: of attention's queries, keys and values alone, as in Qwen2
     (https://arxiv.org/abs/2407.10671). window: how many tokens a token sees up to itself, in every layer, as in Mistral
     (https://arxiv.org/abs/2310.06825); 0 for all.
 
@@ -69,7 +78,7 @@ class ModelConfig:
     heads: Width = 2
     key_heads: Width | None = None
     head_width: Width | None = None
-    feed_forward: FeedForward = Gated(hidden=352)
+    feed_forward: FeedForward = Gated(intermediate_size=352)
     mixer: Mixer = SelfAttention()
     position: Position = Rotary()
     qk_norm: bool = True
@@ -77,10 +86,10 @@ class ModelConfig:
     norm_eps: Annotated[float, Range(0, 1, above=True)] = 1e-6
     previous_token_init: CountOrNone = 0
     norm: Literal["rms", "layer"] = "rms"
-    order: Literal["pre", "post"] = "pre"
+    norm_placement: Literal["pre", "post"] = "pre"
     bias: bool = False
     causal: bool = True
-    encoder: Annotated[int, Range(0, 4096)] = 0
+    encoder_depth: Annotated[int, Range(0, 4096)] = 0
     token_types: Annotated[int, Range(0, 2**20)] = 0
     embedding_norm: bool = False
     token_shift: bool = False
@@ -91,7 +100,7 @@ class ModelConfig:
     qkv_bias: bool = False
     window: CountOrNone = 0
 
-    older_names = {"previous_token_init": "look_back"}
+    older_names = {"previous_token_init": "look_back", "encoder_depth": "encoder", "norm_placement": "order"}
 
     def __post_init__(self) -> None:
         check(self)
@@ -116,14 +125,14 @@ class ModelConfig:
             raise LabError(f"MoE: every must be from 1 to the {self.depth} blocks, not {self.feed_forward.every}.")
         if not isinstance(self.mixer, SelfAttention):
             self._check_recurrent(type(self.mixer).__name__)
-        if self.window and (not self.causal or self.encoder or not isinstance(self.mixer, SelfAttention)):
+        if self.window and (not self.causal or self.encoder_depth or not isinstance(self.mixer, SelfAttention)):
             raise LabError("ModelConfig: window is of attention to what came before, without an encoder.")
-        if self.encoder and not self.causal:
+        if self.encoder_depth and not self.causal:
             raise LabError("ModelConfig: what looks at an encoder writes word by word; give it causal=True.")
         self.position.check_sizes(Sizes(self.context, self.width, self.heads, self.head_size, self.causal))
 
     def _check_recurrent(self, mixer: str) -> None:
-        if not self.causal or self.encoder:
+        if not self.causal or self.encoder_depth:
             raise LabError(f"ModelConfig: {mixer} reads forwards only; what sees later tokens needs SelfAttention.")
         if not isinstance(self.position, NoPosition | Learned | Sinusoidal):
             raise LabError(
@@ -150,14 +159,14 @@ class ModelConfig:
         return AttentionConfig(self.heads, self.key_value_heads, self.head_size, self.bias, scale, *norm, self.qkv_bias)
 
     @property
-    def least_parameters(self) -> int:
+    def min_parameter_count(self) -> int:
         """How many numbers it has at least, positions' tables included: what can be known before it is built."""
         mixed = self.heads * self.head_size if isinstance(self.mixer, SelfAttention) else self.width
         moe = self.feed_forward
         experts = max(1, moe.experts // moe.every) if isinstance(moe, MoE) else 1
-        block = 2 * self.width * (mixed + moe.hidden * experts)
+        block = 2 * self.width * (mixed + moe.intermediate_size * experts)
         table = {Learned: self.width, Sinusoidal: self.width, Rotary: self.head_size}.get(type(self.position), 0)
-        return self.vocabulary * self.width + (self.depth + self.encoder) * block + self.context * table
+        return self.vocabulary * self.width + (self.depth + self.encoder_depth) * block + self.context * table
 
     def new_norm(self) -> nn.Module:
         """A norm of its kind."""
@@ -221,7 +230,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, index: int, name: str, cross: bool):
         super().__init__()
-        self.name, self.post = name, config.order == "post"
+        self.name, self.post = name, config.norm_placement == "post"
         self.mixer_norm = config.new_norm()
         self.mixer = config.mixer.build(config.width, config.attention, index, f"{name}.attention")
         self.cross = CrossAttention(config.width, config.attention, name=f"{name}.cross") if cross else None
@@ -249,9 +258,11 @@ class Block(nn.Module):
             x = self._left(x + tap(f"{self.name}.cross.output", crossed), self.cross_norm)
         read = self._read(x, self.feed_forward_norm)
         if self.shift is not None:
-            before, last = previous(read, read.new_zeros(len(read), read.shape[-1]) if last is None else last, context)
+            before, last = token_shift(
+                read, read.new_zeros(len(read), read.shape[-1]) if last is None else last, context
+            )
             read = self.shift(read, before)
-        made = self.feed_forward(read, tap, context.real)
+        made = self.feed_forward(read, tap, context.token_mask)
         x = self._left(x + tap(f"{self.name}.feed_forward.output", made), self.feed_forward_norm)
         return tap(f"{self.name}.output", x), None if mixer_state is None else BlockState(mixer_state, last)
 
@@ -275,7 +286,7 @@ class Stack(nn.Module):
         sizes = Sizes(config.context, config.width, config.heads, config.head_size, causal)
         self.position = config.position.build(sizes)
         self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
-        self.norm = config.new_norm() if config.order == "pre" else nn.Identity()
+        self.norm = config.new_norm() if config.norm_placement == "pre" else nn.Identity()
 
     def run(self, x: Tensor, state: State | None, context: ForwardContext) -> Tensor:
         """Embedded tokens x [B, T, D] -> what the last block leaves, normalised [B, T, D]."""
@@ -295,20 +306,22 @@ class Transformer(Stack):
     def __init__(self, config: ModelConfig):
         """Raises LabError for a shape whose parts do not go together, or that this machine's memory cannot hold."""
         nn.Module.__init__(self)
-        check_memory(4.0 * config.least_parameters, f"A model of {config.least_parameters:,} parameters")
+        check_memory(4.0 * config.min_parameter_count, f"A model of {config.min_parameter_count:,} parameters")
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
-        self.add_blocks(config, config.depth, config.causal, config.encoder > 0)
-        renamed_weights(self, {"types.": "token_type_embedding.", "row_head.": "classifier_head."})
+        self.add_blocks(config, config.depth, config.causal, config.encoder_depth > 0)
+        register_weight_renames(self, {"types.": "token_type_embedding.", "row_head.": "classifier_head."})
         self.token_type_embedding = nn.Embedding(config.token_types, config.width) if config.token_types else None
         self.embedding_norm = config.new_norm() if config.embedding_norm else nn.Identity()
         self.encoder = (
-            Stack(config, config.encoder, causal=False, cross=False, name="encoder.") if config.encoder else None
+            Stack(config, config.encoder_depth, causal=False, cross=False, name="encoder.")
+            if config.encoder_depth
+            else None
         )
-        kind = {"token": TokenHead, "masked": MaskedHead}[config.head]
+        kind = {"token": LMHead, "masked": MaskedHead}[config.head]
         self.head = kind(config.width, config.vocabulary, config.tied, config.norm_eps)
         self.classifier_head = ClassHead(config.width, config.classes) if config.classes else None
-        draw_weights(self, config.depth)
+        init_weights(self, config.depth)
         if config.previous_token_init and isinstance(config.position, Rotary):  # which goes with attention alone
             attention = self.blocks[0].get_submodule("mixer")
             assert isinstance(attention, Attention)
@@ -335,7 +348,7 @@ class Transformer(Stack):
         scale = self.config.logit_scale
         return self.head(x if scale == 1 else x * scale, self.embedding.weight)
 
-    def logprobs(self, x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    def label_logprobs(self, x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Log-probability of each label: x [B, T, D], labels [B, T], mask [B, T] -> [B, T] nats in fp32.
 
         0 where the mask is False: there the head, the larger part of the work on short answers, is not asked at all.
@@ -343,7 +356,7 @@ class Transformer(Stack):
         found = token_logprobs(self.logits(x[mask]).unsqueeze(0), labels[mask].unsqueeze(0))
         return found.new_zeros(labels.shape).masked_scatter(mask, found)
 
-    def classify(self, x: Tensor) -> Tensor:
+    def class_logits(self, x: Tensor) -> Tensor:
         """What each row is: x [B, T, D] of `hidden` -> logits [B, classes]. Raises LabError for a model without."""
         if self.classifier_head is None:
             raise LabError("This model tells no classes of rows apart: give its config a number of classes.")
@@ -361,7 +374,7 @@ class Transformer(Stack):
         x = tap("encoder.embedding", self._embedded(source, positions, self.encoder, None))
         visible = attention_bias(1, source.shape[1], mask, source.device, causal=False)
         places = PositionIndex(self.encoder.position, positions, positions)
-        x = self.encoder.run(x, None, ForwardContext(places, visible, real=mask, tap=tap))
+        x = self.encoder.run(x, None, ForwardContext(places, visible, token_mask=mask, tap=tap))
         return Memory(tap("encoder.hidden", x), visible)
 
     def hidden(
@@ -431,7 +444,7 @@ class Transformer(Stack):
         return State(blocks, places.bool(), places)
 
     @property
-    def mixture(self) -> bool:
+    def is_moe(self) -> bool:
         """Whether its feed-forwards are mixtures of experts."""
         return isinstance(self.config.feed_forward, MoE)
 
@@ -440,7 +453,7 @@ class Transformer(Stack):
         moe = self.config.feed_forward
         assert isinstance(moe, MoE)
         layers = [layer for layer in self.modules() if isinstance(layer, MixtureOfExperts)]
-        return moe.balance * torch.stack([layer.load_balance for layer in layers]).sum()
+        return moe.aux_loss_coef * torch.stack([layer.load_balance for layer in layers]).sum()
 
     @property
     def parameter_count(self) -> int:
@@ -458,7 +471,7 @@ class Transformer(Stack):
         config = self.config
         matrices = config.vocabulary * config.width + sum(self._used(stack) for stack in (self, self.encoder) if stack)
         each = {SelfAttention: 12.0 * length, RWKV: 24.0 * config.head_size, GRU: 0.0}[type(config.mixer)]
-        return 6.0 * matrices + each * (config.depth + config.encoder) * config.heads * config.head_size
+        return 6.0 * matrices + each * (config.depth + config.encoder_depth) * config.heads * config.head_size
 
     def _used(self, stack: Stack) -> float:
         """Weights of matrices in the blocks, an expert's as far as tokens are sent to it."""
@@ -496,5 +509,5 @@ def sliding_window_bias(query_positions: Tensor, key_positions: Tensor, window: 
     """What to add to scores, [(B,) T, S]: 0 for the `window` keys up to a query's own, `MASKED_SCORE` for those
     before.
     """
-    before = distances(query_positions, key_positions) <= -window
+    before = relative_positions(query_positions, key_positions) <= -window
     return torch.zeros(before.shape, device=before.device).masked_fill(before, MASKED_SCORE)

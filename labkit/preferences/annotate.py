@@ -18,7 +18,7 @@ from labkit.configs import Count, Range, check
 from labkit.decoding import Temperature, generate
 from labkit.decoding.filters import COLDEST, HOTTEST
 from labkit.errors import LabError
-from labkit.files import read_lines, write_lines
+from labkit.files import read_jsonl, write_jsonl
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
 from labkit.text.chat import decode_reply, encode_prompt
@@ -31,27 +31,29 @@ from labkit.world import Message, Task, World, score
 class AnnotationConfig:
     """Who chooses, and between what.
 
-    annotator: a profile of the world. prompts, held_out: how many prompts are answered, to train on and not. samples:
-    answers to each, two or more, of which two at a time are compared, equal ones never. temperature: at which they are
-    drawn. answer_tokens: where they are cut. ties: whether a choice is asked for, too, where the annotator likes both
-    answers alike; a coin then makes it, and half of those choices are noise. precision: bf16 draws the answers in bf16,
-    where the processor can; or fp32.
+    annotator: a profile of the world. prompts, held_out: how many prompts are answered, to train on and not.
+    num_generations: answers to each, two or more, of which two at a time are compared, equal ones never. temperature:
+    at which they are drawn. max_new_tokens: where they are cut. ties: whether a choice is asked for, too, where the
+    annotator likes both answers alike; a coin then makes it, and half of those choices are noise. precision: bf16 draws
+    the answers in bf16, where the processor can; or fp32.
     """
 
     annotator: str = "warm"
     prompts: Count = 1200
     held_out: Count = 300
-    samples: Annotated[int, Range(2, 4096)] = 4
+    num_generations: Annotated[int, Range(2, 4096)] = 4
     temperature: Annotated[float, Range(COLDEST, HOTTEST)] = 1.0
-    answer_tokens: Count = 40
+    max_new_tokens: Count = 40
     ties: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
+
+    older_names = {"num_generations": "samples", "max_new_tokens": "answer_tokens"}
 
     def __post_init__(self) -> None:
         check(self)
 
 
-class Choice(NamedTuple):
+class AnnotatedPair(NamedTuple):
     """A pair, as the annotator chose, with the gold score of either answer under that annotator's profile."""
 
     pair: Pair
@@ -67,7 +69,7 @@ def annotate(
     split: str,
     count: int,
     seed: int = 0,
-) -> list[Choice]:
+) -> list[AnnotatedPair]:
     """Choices between answers of `model` to `count` tasks of a split; the same for the same weights and arguments.
 
     Raises LabError for an annotator that the world has not, and when there is nothing to choose between.
@@ -80,17 +82,17 @@ def annotate(
             model,
             [encode_prompt(tokenizer, task.messages) for task in tasks],
             filters=[Temperature(config.temperature)],
-            max_new_tokens=config.answer_tokens,
+            max_new_tokens=config.max_new_tokens,
             stop_ids=tokenizer.stops,
             generator=torch.Generator().manual_seed(seed),
-            samples=config.samples,
+            samples=config.num_generations,
             rows=256,
         )
     texts = [decode_reply(tokenizer, ids).strip() for ids in answers]
     rng = random.Random(f"{split} {seed}")
-    choices: list[Choice] = []
+    choices: list[AnnotatedPair] = []
     for index, task in enumerate(tasks):
-        said = texts[index * config.samples : (index + 1) * config.samples]
+        said = texts[index * config.num_generations : (index + 1) * config.num_generations]
         choices += _choices(world, task, said, config, rng)
     if not choices:
         raise LabError(
@@ -108,7 +110,7 @@ def preference_task(world: World, split: str, seed: int, index: int) -> Task:
 
 def _choices(
     world: World, task: Task, said: Sequence[str], config: AnnotationConfig, rng: random.Random
-) -> Iterator[Choice]:
+) -> Iterator[AnnotatedPair]:
     """The different, non-empty answers, two by two."""
     profile = world.profiles[config.annotator]
     different = [text for text in dict.fromkeys(said) if text]
@@ -119,25 +121,25 @@ def _choices(
             continue
         swap = not profile.chooses_first(golds[0], golds[1], rng)
         chosen, rejected = (second, first) if swap else (first, second)
-        yield Choice(Pair(task.messages, chosen, rejected), golds[swap], golds[not swap])
+        yield AnnotatedPair(Pair(task.messages, chosen, rejected), golds[swap], golds[not swap])
 
 
-def write_choices(path: str | Path, choices: Sequence[Choice]) -> None:
+def write_choices(path: str | Path, choices: Sequence[AnnotatedPair]) -> None:
     """Choices as one JSON object a line, for `datasets` and TRL too; whole or not at all."""
     golds = ({"chosen_gold": choice.chosen_gold, "rejected_gold": choice.rejected_gold} for choice in choices)
-    write_lines(Path(path), (pair_columns(one.pair) | gold for one, gold in zip(choices, golds, strict=True)))
+    write_jsonl(Path(path), (pair_columns(one.pair) | gold for one, gold in zip(choices, golds, strict=True)))
 
 
-def read_choices(path: str | Path) -> list[Choice]:
+def read_choices(path: str | Path) -> list[AnnotatedPair]:
     """What `write_choices` wrote. Raises LabError when the file is not there or is none of its kind."""
     path, choices = Path(path), []
     if not path.is_file():
         raise LabError(f"{path} is not there, so there are no choices of the world's annotators to read.")
     try:
-        for row in read_lines(path, whole=True):
+        for row in read_jsonl(path, strict=True):
             prompt = tuple(Message(**turn) for turn in row["prompt"])
             pair = Pair(prompt, row["chosen"][0]["content"], row["rejected"][0]["content"])
-            choices.append(Choice(pair, row["chosen_gold"], row["rejected_gold"]))
+            choices.append(AnnotatedPair(pair, row["chosen_gold"], row["rejected_gold"]))
     except (KeyError, TypeError, IndexError) as error:
         raise LabError(f"{path} cannot be read as choices of the world's annotators: {error}") from error
     return choices

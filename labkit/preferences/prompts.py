@@ -21,7 +21,7 @@ class Prompts(Protocol):
     def ids(self, index: int) -> list[int]:
         """The ids of a prompt."""
 
-    def gold(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+    def gold_scores(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
         """What the oracle says of the answers (as ids) to these prompts; nothing where there is none."""
 
 
@@ -36,7 +36,7 @@ class WorldPrompts:
     def ids(self, index: int) -> list[int]:
         return self._made(index)[1]
 
-    def gold(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+    def gold_scores(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
         tasks = [self._made(index)[0] for index in indices]
         texts = [decode_reply(self.tokenizer, answer) for answer in answers]
         return [score(self.world, *one, self.profile).total for one in zip(tasks, texts, strict=True)]
@@ -64,5 +64,5 @@ class GivenPrompts:
     def ids(self, index: int) -> list[int]:
         return self.prompts[index % len(self.prompts)]
 
-    def gold(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+    def gold_scores(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
         return []

@@ -1,7 +1,7 @@
 """Where people's choices between two answers are kept: a vote that was acknowledged is on the disk.
 
     store = Store("runs/votes.db")
-    pair = store.show(prompt, left, right)      # two answers, and where each comes from
+    pair = store.add_pair(prompt, left, right)  # two answers, and where each comes from
     store.vote(pair, annotator="ada", choice="left")
 
 SQLite by default, any database by its URL (PostgreSQL: `pip install psycopg`, then "postgresql+psycopg://…"). Each call
@@ -101,7 +101,7 @@ class Answer(NamedTuple):
     source: str
 
 
-class Shown(NamedTuple):
+class ShownPair(NamedTuple):
     """Two answers to a prompt, side by side."""
 
     prompt: tuple[Message, ...]
@@ -155,7 +155,7 @@ class Store:
             text = f"{place} cannot be used to keep votes: {error.orig}. Name another place: --votes"
             raise LabError(text) from error
 
-    def show(self, prompt: tuple[Message, ...], left: Answer, right: Answer) -> str:
+    def add_pair(self, prompt: tuple[Message, ...], left: Answer, right: Answer) -> str:
         """Keep a pair as it is shown, side by side; its id. Whoever shows it has drawn the sides."""
         pair = uuid.uuid4().hex
         row = {
@@ -193,7 +193,7 @@ class Store:
         except IntegrityError:
             raise LabError(f"{annotator} has voted on this pair already. Undo that vote to change it.") from None
 
-    def pair(self, pair: str) -> Shown:
+    def pair(self, pair: str) -> ShownPair:
         """A pair as it was shown. Raises LabError for one that never was."""
         with self._reading() as connection:
             row = connection.execute(sql.select(PAIRS).where(PAIRS.c.id == pair)).first()
@@ -228,7 +228,7 @@ class Store:
         with self._reading() as connection:
             return connection.scalar(sql.select(COUNTS.c.votes).where(COUNTS.c.annotator == annotator)) or 0
 
-    def preferred(self) -> Counter[tuple[str, str]]:
+    def preference_counts(self) -> Counter[tuple[str, str]]:
         """How many standing votes prefer an answer, by the two sources (left, right) that they compare."""
         sources = (PAIRS.c.left_source, PAIRS.c.right_source)
         asked = sql.select(*sources, sql.func.count()).join(VOTES, VOTES.c.pair == PAIRS.c.id)
@@ -342,9 +342,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _shown(row: Any) -> Shown:
+def _shown(row: Any) -> ShownPair:
     prompt = tuple(Message(**turn) for turn in json.loads(row.prompt))
-    return Shown(prompt, Answer(row.left_text, row.left_source), Answer(row.right_text, row.right_source))
+    return ShownPair(prompt, Answer(row.left_text, row.left_source), Answer(row.right_text, row.right_source))
 
 
 def _vote(row: Any) -> Vote:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from labkit.reporting.measures import BY_KIND, COSTS, measure
-from labkit.reporting.terminal import aligned
+from labkit.reporting.measures import BY_KIND, COSTS, metric_info
+from labkit.reporting.terminal import align_columns
 from labkit.runs.folder import Run
 
 
@@ -43,12 +43,12 @@ def comparison_table(result: dict[str, Any]) -> str:
     if names[0] == names[1]:
         names = result["runs"]
     recipe = [["recipe", *names], *([name, *map(str, both)] for name, both in result["recipe"].items())]
-    parts = [aligned(recipe) if result["recipe"] else "The two recipes are the same."]
+    parts = [align_columns(recipe) if result["recipe"] else "The two recipes are the same."]
     for stage, values in result["stages"].items():
         rows = [[stage, *names, "difference"]]
         rows += [_row(name, stage, *both) for name, both in values.items() if not name.startswith(BY_KIND)]
         rows += [_row(name, stage, *both) for name, both in values.items() if name.startswith("accuracy/")]
-        parts.append(aligned(rows))
+        parts.append(align_columns(rows))
     return "\n\n".join(parts)
 
 
@@ -62,7 +62,7 @@ def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _row(name: str, stage: str, first: float | None, second: float | None) -> list[str]:
-    known = measure(name, stage)
+    known = metric_info(name, stage)
     shown = ["" if value is None else known.show(value) for value in (first, second)]
     if first is None or second is None:
         return [known.label, *shown, ""]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from labkit.evaluation.measures import MEASURES, Measure
+from labkit.evaluation.measures import MEASURES, MetricSpec
 from labkit.stages import stage_class
 
 COSTS = {
-    "seconds": Measure("seconds", "number", "", "Everything that the stage took, compiling and measuring included."),
-    "tokens": Measure("tokens", "count", "", "How many tokens it read."),
-    "flops": Measure("FLOPs", "count", "", "The arithmetic that its training needs."),
-    "mfu": Measure(
+    "seconds": MetricSpec("seconds", "number", "", "Everything that the stage took, compiling and measuring included."),
+    "tokens": MetricSpec("tokens", "count", "", "How many tokens it read."),
+    "flops": MetricSpec("FLOPs", "count", "", "The arithmetic that its training needs."),
+    "mfu": MetricSpec(
         "share of matrix peak", "share", "higher", "FLOPs a second, over the fastest product measured here."
     ),
-    "peak_memory_mb": Measure("peak memory", "megabytes", "lower", "The most memory that it held."),
+    "peak_memory_mb": MetricSpec("peak memory", "megabytes", "lower", "The most memory that it held."),
 }
 """What a stage cost, by its name in report.json."""
 
@@ -45,7 +45,7 @@ NOT_FOR_REAL_TEXT = {
 }
 
 
-def measure(name: str, stage: str = "") -> Measure:
+def metric_info(name: str, stage: str = "") -> MetricSpec:
     """The measure of a metric's name, where it says something else of some stages: of this one.
 
     "accuracy/where" is accuracy, told apart by its label "answers right: where"; "right_before" is right, before the
@@ -55,10 +55,10 @@ def measure(name: str, stage: str = "") -> Measure:
     if its is not None and name in its.measures:
         return its.measures[name]
     if name.endswith(BEFORE_SUFFIX):
-        after = measure(name.removesuffix(BEFORE_SUFFIX), stage)
+        after = metric_info(name.removesuffix(BEFORE_SUFFIX), stage)
         return after._replace(label=f"{after.label}, before this stage", better="")
     base, _, part = name.partition("/")
     known = MEASURES.get(name) or COSTS.get(name) or MEASURES.get(base)
     if known is None:
-        return Measure(name.replace("_", " "), "", "", "")
+        return MetricSpec(name.replace("_", " "), "", "", "")
     return known._replace(label=f"{known.label}: {part.replace('_', ' ')}") if part else known

@@ -22,9 +22,9 @@ def follow(events: Iterable[Progress]) -> None:
     bar: tqdm | None = None
     for event in events:
         if event.phase == "train" and event.record is not None:
-            bar = bar or tqdm(total=event.total, initial=event.done - 1, desc=event.stage)
+            bar = bar or tqdm(total=event.total, initial=event.steps_done - 1, desc=event.stage)
             bar.set_postfix_str(f"loss {event.record.loss:.3f}", refresh=False)
-            bar.update(event.done - bar.n)
+            bar.update(event.steps_done - bar.n)
             continue
         if bar is not None:
             bar.close()

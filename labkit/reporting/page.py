@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from labkit.errors import LabError
-from labkit.evaluation.measures import MEASURES, count
+from labkit.evaluation.measures import MEASURES, format_count
 from labkit.files import write_text
 from labkit.reporting import plots
 from labkit.reporting.measures import (
@@ -26,9 +26,9 @@ from labkit.reporting.measures import (
     BY_KIND,
     HEADLINES,
     NOT_FOR_REAL_TEXT,
-    measure,
+    metric_info,
 )
-from labkit.runs.folder import read_report, writing_run
+from labkit.runs.folder import lock_run, read_report
 from labkit.stages import stage_class, stage_short, stage_title
 from labkit.text.reading.report import summary
 from labkit.training.checkpoints import read_records
@@ -53,13 +53,13 @@ def _html(child: str | Iterable[str]) -> str:
     return html.escape(child) if isinstance(child, str) else "".join(map(_html, child))
 
 
-def write(folder: Path) -> Path:
+def write_report(folder: Path) -> Path:
     """Write ``report.html`` into a run's folder; see `report_page`.
 
     Raises LabError while somebody else is at work on the run, and for a folder that holds none.
     """
     target = folder / "report.html"
-    with writing_run(folder):
+    with lock_run(folder):
         write_text(target, report_page(folder))
     return target
 
@@ -75,10 +75,10 @@ def report_page(folder: Path) -> str:
     report = read_report(path)
     names = [stage["stage"] for stage in report["stages"]]
     records = {name: read_records(folder / name / "metrics.jsonl") for name in names}
-    return page(report, records, folder.resolve().name)
+    return report_html(report, records, folder.resolve().name)
 
 
-def page(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
+def report_html(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
     """The whole page of a report whose stages' records are given by stage."""
     stages = report["stages"]
     figures: dict[str, go.Figure] = {}
@@ -121,7 +121,7 @@ def _learned_from_choices(stage: Mapping[str, Any]) -> bool:
     return known is not None and known.reads == "preferences"
 
 
-def is_real(report: Mapping[str, Any]) -> bool:
+def uses_real_data(report: Mapping[str, Any]) -> bool:
     """True when the run read real text or real instructions, so that nobody knows the truth about them."""
     recipe = report.get("recipe") or {}
     return bool(recipe.get("text") or recipe.get("instructions"))
@@ -134,12 +134,12 @@ def _json(value: Any) -> str:
 
 def _header(report: Mapping[str, Any], name: str) -> Markup:
     recipe, stages = report.get("recipe") or {}, report["stages"]
-    source = "real text" if is_real(report) else "TinyWorld, a small written world whose truth is known"
+    source = "real text" if uses_real_data(report) else "TinyWorld, a small written world whose truth is known"
     facts = [f"preset {recipe['preset']}"] if recipe.get("preset") else []
     facts += [f"seed {recipe['seed']}"] if "seed" in recipe else []
-    facts += [f"{count(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
+    facts += [f"{format_count(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
     line = f"A language model made from {source}" + (f" ({', '.join(facts)})." if facts else ".")
-    tiles = [_tile(minutes(sum(stage.get("seconds", 0) for stage in stages)), "in all")]
+    tiles = [_tile(format_duration(sum(stage.get("seconds", 0) for stage in stages)), "in all")]
     tiles += [_tile(*tile) for tile in (_latest(key, stages) for key in HEADLINES) if tile]
     return tag("header", tag("h1", name), tag("p", line, class_="soft"), tag("div", tiles, class_="tiles"))
 
@@ -159,8 +159,8 @@ def _reading(report: Mapping[str, Any]) -> Markup:
 
 def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """A measure's value after the last stage that measured it, and its name with the value before."""
-    known = measure(key)
-    measured = [stage for stage in stages if key in stage["metrics"] and measure(key, stage["stage"]) == known]
+    known = metric_info(key)
+    measured = [stage for stage in stages if key in stage["metrics"] and metric_info(key, stage["stage"]) == known]
     if not measured:
         return None
     last = measured[-1]
@@ -174,8 +174,8 @@ def _tile(value: str, label: str) -> Markup:
     return tag("div", tag("b", value), tag("span", label), class_="tile")
 
 
-def minutes(seconds: float) -> str:
-    """minutes(75.2) -> "1 min 15 s"; minutes(8.31) -> "8.3 s"."""
+def format_duration(seconds: float) -> str:
+    """format_duration(75.2) -> "1 min 15 s"; format_duration(8.31) -> "8.3 s"."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{round(seconds) // 60} min {round(seconds) % 60} s"
@@ -190,7 +190,7 @@ def _stage(
 ) -> Markup:
     name = stage["stage"]
     places = []
-    for key, (heading, figure) in curves(name, stage["metrics"], records).items():
+    for key, (heading, figure) in stage_figures(name, stage["metrics"], records).items():
         figures[f"{name}-{key}"] = figure
         places.append(_figure(f"{name}-{key}", heading))
     parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", stage_title(name))]
@@ -201,7 +201,7 @@ def _stage(
     return tag("section", parts, _measures(stage, before), id=name)
 
 
-def curves(
+def stage_figures(
     stage: str, metrics: Mapping[str, float], records: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[str, go.Figure]]:
     """Heading and figure of all that was recorded step by step, by name; the reward, where there is one, first."""
@@ -209,14 +209,14 @@ def curves(
     found: dict[str, tuple[str, go.Figure]] = {}
     if "reward" in known:
         gold = any(record.get("gold") for record in records)  # zero all along where there is no oracle
-        figure = plots.reward_and_gold(records) if gold else plots.watched(records, ["reward"], "reward")
+        figure = plots.reward_and_gold(records) if gold else plots.metric_curves(records, ["reward"], "reward")
         found["reward"] = ("Reward, and the gold that it stands for" if gold else "Reward", figure)
     if "loss" in known:
         figure = plots.loss_curves(_with_ends(records, metrics), its.loss_unit if its else "")
         found["loss"] = ("Loss", figure)
     for heading, unit, keys in its.curves if its else ():
         if keys[0] in known:
-            found[keys[0]] = (heading, plots.watched(records, keys, unit))
+            found[keys[0]] = (heading, plots.metric_curves(records, keys, unit))
     if "lr" in known:
         found["lr"] = ("Learning rate", plots.learning_rate(records))
     return found
@@ -267,7 +267,7 @@ def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> 
 
 
 def _row(name: str, stage: str, value: float, earlier: Mapping[str, float], compare: bool, last: str) -> Markup:
-    known = measure(name, stage)
+    known = metric_info(name, stage)
     unit = "" if known.unit in ("share", "score", "number", "count", "megabytes", "") else f" {known.unit}"
     shown = [tag("b", known.show(value)), tag("span", unit, class_="soft")]
     cells = [tag("th", known.label), tag("td", shown, class_="number " + _change(name, value, earlier))]
@@ -280,9 +280,9 @@ def _row(name: str, stage: str, value: float, earlier: Mapping[str, float], comp
 
 def _change(name: str, value: float, earlier: Mapping[str, float]) -> str:
     """The class that colours a value: better or worse than before, or neither."""
-    if measure(name).unit not in ("share", "score"):  # losses of two stages are of different texts
+    if metric_info(name).unit not in ("share", "score"):  # losses of two stages are of different texts
         return ""
-    direction = {"higher": 1, "lower": -1}.get(measure(name).better, 0)
+    direction = {"higher": 1, "lower": -1}.get(metric_info(name).better, 0)
     gain = direction * (value - earlier.get(name, value))
     return "better" if gain > 0 else "worse" if gain < 0 else ""
 
@@ -299,7 +299,7 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
     heads = [tag("th", "question type"), *(tag("th", stage_short(name), class_="number") for name in measured)]
     heads += [tag("th", "the question alone", class_="number"), tag("th", "gain, points", class_="number")]
     rows = []
-    for kind in plots.ordered_kinds(last):
+    for kind in plots.kinds_by_gain(last):
         shares = [metrics.get(f"accuracy/{kind}") for metrics in measured.values()] + [alone.get(kind)]
         cells = [tag("td", "" if share is None else f"{100 * share:.0f} %", class_="number") for share in shares]
         gain = f"{100 * (right[kind] - alone[kind]):+.0f}" if kind in alone else ""
@@ -381,11 +381,11 @@ def _costs(stage: Mapping[str, Any]) -> list[str]:
     training = stage.get("training_seconds") or seconds
     mfu, memory = stage.get("mfu"), stage.get("peak_memory_mb")
     return [
-        minutes(seconds),
-        minutes(training),
-        count(tokens),
-        count(tokens / training) if training else "",
-        count(stage.get("flops") or 0),
+        format_duration(seconds),
+        format_duration(training),
+        format_count(tokens),
+        format_count(tokens / training) if training else "",
+        format_count(stage.get("flops") or 0),
         "" if mfu is None else f"{100 * mfu:.1f} %",
         "" if memory is None else f"{memory:,.0f} MB",
     ]
@@ -393,7 +393,7 @@ def _costs(stage: Mapping[str, Any]) -> list[str]:
 
 def _missing(report: Mapping[str, Any]) -> Markup:
     """Which measures a run on real text cannot have, and why."""
-    if not is_real(report):
+    if not uses_real_data(report):
         return Markup()
     text = (
         "In TinyWorld the truth of every sentence is known, so it can be counted. Real text has no such judge. "
@@ -423,4 +423,4 @@ def _machine(report: Mapping[str, Any]) -> Markup:
 def _fact(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{count(value)} FLOP/s" if isinstance(value, float) and "peak" in key else str(value)
+    return f"{format_count(value)} FLOP/s" if isinstance(value, float) and "peak" in key else str(value)

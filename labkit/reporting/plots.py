@@ -57,7 +57,7 @@ def loss_curves(records: Iterable[Record], unit: str = "nats per token") -> go.F
     return figure.update_yaxes(hoverformat=".3f")
 
 
-def watched(records: Iterable[Record], names: Sequence[str], unit: str) -> go.Figure:
+def metric_curves(records: Iterable[Record], names: Sequence[str], unit: str) -> go.Figure:
     """What an objective watches over the steps of one stage, each smoothed over a fiftieth of the run.
 
     ``names`` are keys of the records; those in one figure share its unit.
@@ -97,10 +97,10 @@ def accuracy_by_kind(stages: Mapping[str, Mapping[str, float]]) -> go.Figure:
     """Share of questions right, by question type: what the question alone gives beside each stage's model.
 
     ``stages`` maps a stage's name to its metrics, of which ``accuracy/KIND`` and ``question_only/KIND`` are drawn; the
-    question-only bar is the last stage's, and the types are in the order of ``ordered_kinds``.
+    question-only bar is the last stage's, and the types are in the order of ``kinds_by_gain``.
     """
     last = list(stages.values())[-1] if stages else {}
-    alone, kinds = by_kind(last, "question_only"), ordered_kinds(last)
+    alone, kinds = by_kind(last, "question_only"), kinds_by_gain(last)
     figure = _figure("question type", "answered right (%)")
     _bars(figure, kinds, alone, "the question alone", GREY)
     for colour, (stage, metrics) in zip(COLOURS, stages.items(), strict=False):
@@ -156,7 +156,7 @@ def by_kind(metrics: Mapping[str, float], measure: str) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
-def ordered_kinds(metrics: Mapping[str, float]) -> list[str]:
+def kinds_by_gain(metrics: Mapping[str, float]) -> list[str]:
     """The question types by how far accuracy is above the question alone; those without such a figure come last."""
     right, alone = by_kind(metrics, "accuracy"), by_kind(metrics, "question_only")
     return sorted(right, key=lambda kind: (kind not in alone, alone.get(kind, 0.0) - right[kind]))

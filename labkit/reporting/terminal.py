@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from labkit.evaluation.measures import Measure
-from labkit.reporting.measures import BY_KIND, HEADLINES, measure
+from labkit.evaluation.measures import MetricSpec
+from labkit.reporting.measures import BY_KIND, HEADLINES, metric_info
 
 if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class Stop:
     """Set by the first ctrl-C, or SIGTERM, while steps are taken, so that the run ends between two of them; see
-    ``stoppable``. signal: which of the two it was.
+    ``stop_on_interrupt``. signal: which of the two it was.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Stop:
 
 
 @contextmanager
-def stoppable() -> Iterator[Stop]:
+def stop_on_interrupt() -> Iterator[Stop]:
     """Let ctrl-C and SIGTERM, which batch systems send, set a Stop; the way they were handled before comes back
     afterwards. Only the main thread can do it.
     """
@@ -56,28 +56,28 @@ def stoppable() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def watch(events: Generator[Progress, None, None], folder: Path, go_on: Callable[[], Sequence[str]]) -> int:
+def watch(events: Generator[Progress, None, None], folder: Path, resume_arguments: Callable[[], Sequence[str]]) -> int:
     """Follow a run to its end and write its report; returns the exit code.
 
-    ctrl-C, or SIGTERM, leaves a run that can be resumed, says that the command with the arguments ``go_on()`` does
-    so, and gives 130, or 143. When there are several processes, only the main one speaks.
+    ctrl-C, or SIGTERM, leaves a run that can be resumed, says that the command with the arguments
+    ``resume_arguments()`` does so, and gives 130, or 143. When there are several processes, only the main one speaks.
     """
-    from labkit.reporting.page import write
+    from labkit.reporting.page import write_report
     from labkit.training.processes import accelerator
 
     speaks = accelerator().is_main_process
-    with stoppable() as stop:
+    with stop_on_interrupt() as stop:
         try:
             stopped = _follow(events, stop, speaks)
         except KeyboardInterrupt:
             stopped = True
     if stopped:
         if speaks:
-            print(f"Stopped. To go on: {_command(go_on())}", file=sys.stderr)
+            print(f"Stopped. To go on: {_command(resume_arguments())}", file=sys.stderr)
         return 128 + stop.signal
     quoted = shlex.quote(str(folder))
     if speaks and (folder / "report.json").is_file():
-        print(f"\n{summary(folder)}\n\nThe whole report: {write(folder)}\nTo talk to it: labkit chat {quoted}")
+        print(f"\n{summary(folder)}\n\nThe whole report: {write_report(folder)}\nTo talk to it: labkit chat {quoted}")
     return 0
 
 
@@ -95,11 +95,11 @@ def _follow(events: Generator[Progress, None, None], stop: Stop, speaks: bool) -
     bar: tqdm | None = None
     try:
         for event in events:
-            stop.stepping = event.phase == "train" and event.done < event.total
+            stop.stepping = event.phase == "train" and event.steps_done < event.total
             if event.phase == "train" and event.record is not None:
                 bar = bar or _bar(event, speaks)
                 bar.set_postfix_str(f"loss {event.record.loss:.3f}", refresh=False)
-                bar.update(event.done - bar.n)
+                bar.update(event.steps_done - bar.n)
             else:
                 _close(bar)
                 bar = None
@@ -116,7 +116,7 @@ def _bar(event: Progress, speaks: bool) -> tqdm:
     shape = "{desc} {percentage:3.0f} % |{bar:24}| step {n_fmt} of {total_fmt}{postfix}, {remaining} left"
     return tqdm(
         total=event.total,
-        initial=event.done - 1,
+        initial=event.steps_done - 1,
         desc=f"{event.stage:9}",
         bar_format=shape,
         disable=not speaks,
@@ -155,7 +155,7 @@ def _say(event: Progress, speaks: bool) -> None:
 def headline(result: dict[str, Any]) -> str:
     """A stage's result in a line: "answers right 78.0 %, validation loss 0.812, 61 s"."""
     metrics = result["metrics"]
-    named = {name: measure(name, result["stage"]) for name in HEADLINES if name in metrics}
+    named = {name: metric_info(name, result["stage"]) for name in HEADLINES if name in metrics}
     shown = [f"{known.label} {known.show(metrics[name])}" for name, known in named.items()]
     return ", ".join([*shown, f"{result['seconds']:.0f} s"])
 
@@ -170,15 +170,15 @@ def summary(folder: Path) -> str:
     stages = Run.open(folder).report()["stages"]
     names = list(dict.fromkeys(name for stage in stages for name in stage["metrics"]))
     heads = [stage["stage"] for stage in stages]
-    rows = [["", *heads], *(row for name in names if not name.startswith(BY_KIND) for row in measured(name, stages))]
+    rows = [["", *heads], *(row for name in names if not name.startswith(BY_KIND) for row in metric_rows(name, stages))]
     rows.append(["seconds", *(f"{stage['seconds']:.1f}" for stage in stages)])
     kinds = [name.partition("/")[2] for name in names if name.startswith("accuracy/")]
     said = claims(stages)
     if not kinds:
-        return f"{aligned(rows)}\n\n{said}"
+        return f"{align_columns(rows)}\n\n{said}"
     by_kind = [["answers right, by question type", *heads, "the question alone"]]
     by_kind += [[kind.replace("_", " "), *_of_kind(kind, stages)] for kind in kinds]
-    return f"{aligned(rows)}\n\n{aligned(by_kind)}\n\n{said}"
+    return f"{align_columns(rows)}\n\n{align_columns(by_kind)}\n\n{said}"
 
 
 def claims(stages: Sequence[dict[str, Any]]) -> str:
@@ -190,9 +190,9 @@ def claims(stages: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, *(f"{name}: {words}" for name, words in gold.items() if words)])
 
 
-def measured(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
+def metric_rows(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The values of one name, in a row for each thing that it stands for: nats of tokens are not nats of pairs."""
-    known = [measure(name, stage["stage"]) for stage in stages]
+    known = [metric_info(name, stage["stage"]) for stage in stages]
     values = [stage["metrics"].get(name) for stage in stages]
     titles = dict.fromkeys(with_unit(one) for one, value in zip(known, values, strict=True) if value is not None)
     return [
@@ -204,12 +204,12 @@ def measured(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def with_unit(known: Measure) -> str:
+def with_unit(known: MetricSpec) -> str:
     """A measure's label, with its unit where the values do not show it: "validation loss (nats per token)"."""
     return f"{known.label} ({known.unit})" if " " in known.unit or known.unit in ("nats", "bits") else known.label
 
 
-def _shown(known: Measure, value: float | None) -> str:
+def _shown(known: MetricSpec, value: float | None) -> str:
     return "" if value is None else known.show(value)
 
 
@@ -220,7 +220,7 @@ def _of_kind(kind: str, stages: Sequence[dict[str, Any]]) -> list[str]:
     return ["" if share is None else f"{100 * share:.0f} %" for share in shares]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]

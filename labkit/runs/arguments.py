@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from labkit.configs import Seed
 from labkit.errors import LabError
-from labkit.runs.settings import override_recipe, parse_some
+from labkit.runs.settings import override_recipe, parse_known_args
 
 if TYPE_CHECKING:
     from labkit.runs.recipe import Recipe
@@ -82,17 +82,19 @@ def parse_run_arguments(arguments: list[str]) -> tuple[RunOptions, Recipe]:
     Raises LabError for a flag or a value that is none, a recipe that cannot be, and a run to build on or to resume that
     cannot be read.
     """
-    options, rest = parse_some(RunOptions, "run", arguments)
+    options, rest = parse_known_args(RunOptions, "run", arguments)
     from labkit.runs.folder import Run
-    from labkit.runs.pipeline import settled
+    from labkit.runs.pipeline import recover_run_folder
 
     out = options.folder
-    before = options.build_on if not options.resume else out if (settled(out) / "recipe.json").is_file() else None
+    before = (
+        options.build_on if not options.resume else out if (recover_run_folder(out) / "recipe.json").is_file() else None
+    )
     saved = Run.open(before).recipe if before else None
     if saved is not None:  # what is not asked for stays as it was
         known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", *INPUTS)}
         known["resume"] = False  # a switch that is on already would not be known as a flag
-        options, rest = parse_some(RunOptions, "run", arguments, dataclasses.replace(options, **known))
+        options, rest = parse_known_args(RunOptions, "run", arguments, dataclasses.replace(options, **known))
     recipe = _recipe(options, saved)
     recipe = override_recipe(recipe, rest, "run")
     if options.build_on and not options.resume and not options.stages:

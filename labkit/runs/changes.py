@@ -1,15 +1,15 @@
 """A run's folder is changed as a whole, or not at all.
 
-    with changing(folder, "a new run", names) as change:     # an error before `change.keep()` leaves all as it was
+    with transaction(folder, "a new run", names) as change:  # an error before `change.commit()` leaves all as it was
         ...write...
-        change.keep()
+        change.commit()
 
     change = set_aside(folder, "sft --again", ["sft", "reward"], ["recipe.json"], until="sft/result.json")
     ...write what takes their place...
-    change.settled()
+    commit_pending(folder, "sft/result.json")
 
 What is replaced stays in RUN/.aside-1 until its successor is whole. A kill at any moment leaves a state from which
-`settle`, which the next writer calls, goes back to the old or on to the new; .aside-1/state.json says which:
+`recover`, which the next writer calls, goes back to the old or on to the new; .aside-1/state.json says which:
 
     taking      things are moved aside: back
     taken       the new is being made: left as it is
@@ -29,14 +29,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from labkit.files import PARTIAL, beside, disk_errors, read_json, sync, write_json
+from labkit.files import PARTIAL, beside, explain_write_errors, read_json, sync, write_json
 
 ASIDE, STATE = ".aside-", "state.json"
 KNOWN = {"doing", "until", "files", "folders", "absent", "phase"}
 """What is said of a change in its state.json."""
 
 
-class Change:
+class FolderTransaction:
     """What was set aside in `path` (RUN/.aside-N), and what is known of it."""
 
     def __init__(self, path: Path, state: dict[str, Any]):
@@ -48,32 +48,32 @@ class Change:
         return self.state["doing"]
 
     @property
-    def until(self) -> str | None:
+    def completion_file(self) -> str | None:
         """The file, of the run's folder, whose presence says that what takes the old's place is whole."""
         return self.state["until"]
 
-    def taken(self) -> None:
+    def mark_moved(self) -> None:
         """From now on a kill does not undo the change."""
         self._save("taken")
 
-    def keep(self) -> None:
+    def commit(self) -> None:
         """What is new stays: remove what was set aside."""
         if self.path.exists():
-            with disk_errors(self.path):
+            with explain_write_errors(self.path):
                 left = beside(self.path, PARTIAL)
                 shutil.rmtree(left, ignore_errors=True)
                 os.rename(self.path, left)
                 sync(self.folder)
                 shutil.rmtree(left)
 
-    def undo(self) -> None:
+    def rollback(self) -> None:
         """Put back what was set aside, in place of whatever is there now."""
         if not self.path.exists():
             return
         if self.state["phase"] != "taking":  # from which a kill leads back as well, and a full disk writes nothing
             self._save("returning")
         files, folders = ([n for n in self.state[kind] if (self.path / n).exists()] for kind in ("files", "folders"))
-        with disk_errors(self.folder):
+        with explain_write_errors(self.folder):
             for name in [*self.state["absent"], *folders]:
                 remove(self.folder / name)
             for name in files:  # the recipe first: weights never stand under another's
@@ -81,7 +81,7 @@ class Change:
             for name in folders:
                 os.rename(self.path / name, self.folder / name)
             sync(self.folder)
-        self.keep()
+        self.commit()
 
     def _save(self, phase: str) -> None:
         self.state["phase"] = phase
@@ -89,29 +89,29 @@ class Change:
 
 
 @contextmanager
-def changing(folder: Path, doing: str, names: Sequence[str]) -> Iterator[Change]:
-    """A change that writes these files and folders, of which only files are there now: whatever is raised before `keep`
-    undoes it.
+def transaction(folder: Path, doing: str, names: Sequence[str]) -> Iterator[FolderTransaction]:
+    """A change that writes these files and folders, of which only files are there now: whatever is raised before
+    `commit` undoes it.
     """
     files = [name for name in names if (folder / name).exists()]
     change = _begin(folder, _state(doing, files, [], [name for name in names if name not in files]))
     try:
         yield change
     except BaseException:
-        change.undo()
+        change.rollback()
         raise
-    change.keep()
+    change.commit()
 
 
-def set_aside(folder: Path, doing: str, folders: Sequence[str], files: Sequence[str], until: str) -> Change:
+def set_aside(folder: Path, doing: str, folders: Sequence[str], files: Sequence[str], until: str) -> FolderTransaction:
     """Move `folders` aside and copy `files`, which are to be written anew; those that are not there are remembered as
-    such. `Change.taken` says that the folder is in its new state, until the file `until` stands in it.
+    such. `FolderTransaction.mark_moved` says that the folder is in its new state, until the file `until` stands in it.
     """
     there = [name for name in (*folders, *files) if (folder / name).exists()]
     absent = [name for name in (*folders, *files) if name not in there]
     moved = [name for name in folders if name in there]
     change = _begin(folder, _state(doing, [name for name in files if name in there], moved, absent, until))
-    with disk_errors(folder):
+    with explain_write_errors(folder):
         for name in moved:
             os.rename(folder / name, change.path / name)
         sync(folder)
@@ -124,12 +124,12 @@ def _state(
     return {"doing": doing, "until": until, "files": files, "folders": folders, "absent": absent, "phase": "taking"}
 
 
-def _begin(folder: Path, state: dict[str, Any]) -> Change:
+def _begin(folder: Path, state: dict[str, Any]) -> FolderTransaction:
     """RUN/.aside-N with copies of the files, whole or not there."""
     number = 1 + max((int(path.name.removeprefix(ASIDE)) for path in _asides(folder)), default=0)
     path = folder / f"{ASIDE}{number}"
-    partial, change = beside(path, PARTIAL), Change(path, state)
-    with disk_errors(path):
+    partial, change = beside(path, PARTIAL), FolderTransaction(path, state)
+    with explain_write_errors(path):
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
@@ -144,43 +144,49 @@ def _begin(folder: Path, state: dict[str, Any]) -> Change:
     return change
 
 
-def pending(folder: Path) -> list[Change]:
+def pending(folder: Path) -> list[FolderTransaction]:
     """The changes whose new state is being made, the latest last."""
     return [change for change in unsettled(folder) if change.state["phase"] == "taken"]
 
 
-def settle(folder: Path) -> list[str]:
+def recover(folder: Path) -> list[str]:
     """Bring what a kill has left half done to its old or new state; what was done, in words.
 
     To be called by whoever holds the folder's lock. What labkit has not made is left alone.
     """
     said = []
-    with disk_errors(folder):
+    with explain_write_errors(folder):
         for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"*/.*{PARTIAL}")]:
             remove(left)
     for change in reversed(unsettled(folder)):
-        if change.until is not None and change.state["phase"] == "taken" and (folder / change.until).exists():
-            finish(folder, change.until)
+        if (
+            change.completion_file is not None
+            and change.state["phase"] == "taken"
+            and (folder / change.completion_file).exists()
+        ):
+            commit_pending(folder, change.completion_file)
             said.append(f"{folder}: {change.doing} was stopped when it was whole; what it replaced is removed.")
             break
         if change.state["phase"] in ("taking", "returning"):
-            change.undo()
+            change.rollback()
             said.append(f"{folder}: {change.doing} was stopped half-way; all is as it was before.")
     return said
 
 
-def finish(folder: Path, made: str) -> None:
+def commit_pending(folder: Path, made: str) -> None:
     """Remove what waits for the file `made`, which stands now, and whatever lies beneath it or on it."""
     changes = pending(folder)
-    if any(change.until == made for change in changes):
+    if any(change.completion_file == made for change in changes):
         for change in changes:
-            change.keep()
+            change.commit()
 
 
-def unsettled(folder: Path) -> list[Change]:
+def unsettled(folder: Path) -> list[FolderTransaction]:
     """The changes that are neither kept nor undone, the latest last."""
     found = [(path, read_json(path / STATE)) for path in _asides(folder) if (path / STATE).exists()]
-    return [Change(path, state) for path, state in found if isinstance(state, dict) and KNOWN <= state.keys()]
+    return [
+        FolderTransaction(path, state) for path, state in found if isinstance(state, dict) and KNOWN <= state.keys()
+    ]
 
 
 def _asides(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from labkit.world import Task, World
 
 
-def asked_of(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[EvalPrompt]]:
+def world_and_prompts(run: Run, text: str, tasks: int = 0) -> tuple[World | None, list[EvalPrompt]]:
     """A run's world (None where it learnt from real text), and the prompts: this text, or tasks of the world.
 
     Raises LabError where there is neither.

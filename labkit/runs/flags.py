@@ -27,10 +27,10 @@ def parse(kind: Any, prog: str, arguments: Sequence[str], **settings: Any) -> An
     except SystemExit as ended:
         if not ended.code:
             raise
-        raise LabError(in_words(said.getvalue(), prog)) from None
+        raise LabError(format_tyro_error(said.getvalue(), prog)) from None
 
 
-def in_words(box: str, prog: str) -> str:
+def format_tyro_error(box: str, prog: str) -> str:
     """What tyro says in a box, as a line: the flag's name, what it takes, and what it was given."""
     lines = [line.strip("│ ") for line in box.strip().splitlines()][1:]  # under the box's title
     lines = [line for line in lines if line.strip("─-╰╯")]  # a console without these signs has "-" for all of them

@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import torch
 
 from labkit.errors import LabError
-from labkit.files import PARTIAL, disk_errors, read_json, read_object, write_json
+from labkit.files import PARTIAL, explain_write_errors, read_json, read_object, write_json
 from labkit.machine import describe
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
-from labkit.runs.changes import Change, pending, set_aside, settle, unsettled
-from labkit.runs.inputs import WEIGHTS, WORLD, hash_of, input_hashes, input_places, is_content
+from labkit.runs.changes import FolderTransaction, pending, recover, set_aside, unsettled
+from labkit.runs.inputs import WEIGHTS, WORLD, hash_of, input_hashes, input_places, matches_hash
 from labkit.runs.lock import LOCK, one_writer
 from labkit.runs.plan import in_another_run
 from labkit.runs.recipe import Recipe
@@ -56,7 +56,7 @@ class Run:
     ):
         self.path, self.recipe, self.inputs, self.threads = path, recipe, inputs, threads
         self.reading: dict[str, Any] = {}
-        """What was made of each source that the run was given to read, as `labkit.text.reading.Reading` says it."""
+        """What was made of each source that the run was given to read, as `labkit.text.reading.ReadReport` says it."""
         self.places = places or {}
 
     @classmethod
@@ -65,23 +65,25 @@ class Run:
 
         Raises LabError when the folder holds anything else.
         """
-        run = cls.planned(path, recipe)
-        with disk_errors(run.path):
+        run = cls.new_unsaved(path, recipe)
+        with explain_write_errors(run.path):
             for name in ("tokenizer.json", "tokenizer_config.json"):
                 (run.path / name).unlink(missing_ok=True)
         run.save_recipe()
         return run
 
     @classmethod
-    def planned(cls, path: str | Path, recipe: Recipe, like: Run | None = None) -> Run:
+    def new_unsaved(cls, path: str | Path, recipe: Recipe, like: Run | None = None) -> Run:
         """A run that would be begun in a free folder, where nothing is written yet. like: a run whose stages of other
         runs are taken as it knows them. Raises LabError as `create`.
         """
         cls.refuse_used(Path(path))
         known = like.inputs if like else {}
-        begun_with = {one: like.other_place(one) if like and one in known else one for one in recipe.other_runs}
+        begun_with = {
+            one: like.external_stage_path(one) if like and one in known else one for one in recipe.external_stages
+        }
         for place in begun_with.values():
-            other_stage(place)
+            open_external_stage(place)
         hashes = input_hashes(recipe) | {one: hash_of(Path(at) / WEIGHTS) for one, at in begun_with.items()}
         places = input_places(recipe) | {one: str(Path(at).absolute()) for one, at in begun_with.items()}
         run = cls(Path(path), recipe, hashes, torch.get_num_threads(), places)
@@ -95,16 +97,16 @@ class Run:
         or has changed, or the folder is not free.
         """
         self.check_branch(recipe, stages)
-        read = {field for name in stages for field in self.recipe.read_by(name)}
+        read = {field for name in stages for field in self.recipe.input_fields(name)}
         located = self.locate(read)
-        run = Run.planned(path, recipe, like=self)
+        run = Run.new_unsaved(path, recipe, like=self)
         self._check_world()
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
             given = getattr(recipe, field)
             if given in self.inputs:
                 run.inputs[given], run.places[given] = self.inputs[given], str(Path(located[field]).absolute())
                 run.sources[field] = located[field]
-        with disk_errors(run.path):
+        with explain_write_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             for name in ("tokenizer.json", "tokenizer_config.json"):
                 shutil.copy(self.path / name, run.path / name)
@@ -191,7 +193,7 @@ class Run:
         given = getattr(self.recipe, field)
         if place is None or given not in self.inputs or not Path(place).exists():
             return False
-        if not is_content(Path(place), self.inputs[given]):
+        if not matches_hash(Path(place), self.inputs[given]):
             return False
         self.places[given] = str(Path(place).absolute())
         return True
@@ -218,7 +220,7 @@ class Run:
         looked = dict.fromkeys([str(Path(given).absolute()), *filter(None, [self.places.get(given)])])
         there = [place for place in looked if Path(place).exists()]
         for place in there:
-            if is_content(Path(place), self.inputs[given]):
+            if matches_hash(Path(place), self.inputs[given]):
                 return given if place == str(Path(given).absolute()) else place
         go_on = f"labkit run --out {shlex.quote(str(self.path))} --resume --{field} PLACE"
         if there:
@@ -232,7 +234,7 @@ class Run:
         )
 
     def _check_world(self) -> None:
-        if WORLD in self.inputs and not is_content(data_folder() / "world", self.inputs[WORLD]):
+        if WORLD in self.inputs and not matches_hash(data_folder() / "world", self.inputs[WORLD]):
             raise LabError(
                 f"{WORLD} has changed since {self.path} was begun, so it cannot be resumed. Put the old files "
                 f"back, or begin a new run in another folder."
@@ -242,19 +244,19 @@ class Run:
         value = {"recipe": self.recipe.to_dict(), "inputs": self.inputs, "places": self.places, "threads": self.threads}
         write_json(self.path / "recipe.json", value)
 
-    def set_aside(self, stage: str) -> Change:
+    def set_aside(self, stage: str) -> FolderTransaction:
         """Make room for another making of `stage`, and write the recipe as it is now: the stage, and all that builds on
         it, is set aside until the new one is finished.
         """
         again = [stage, *self.recipe.descendants(stage)]
-        folders = [*again, *(["preferences"] if self.recipe.annotated in again else [])]
+        folders = [*again, *(["preferences"] if self.recipe.answer_stage in again else [])]
         files = ["recipe.json", *REPORTS]
         change = set_aside(self.path, f"{stage} --again", folders, files, f"{stage}/result.json")
         try:
             self.save_recipe()
-            change.taken()
+            change.mark_moved()
         except BaseException:
-            change.undo()
+            change.rollback()
             raise
         self.refresh_report()
         return change
@@ -262,7 +264,7 @@ class Run:
     def refuse_pending(self, stage: str) -> None:
         """Raises LabError while another stage, which does not build on this one, is being made again."""
         for change in pending(self.path):
-            other = str(change.until).partition("/")[0]
+            other = str(change.completion_file).partition("/")[0]
             if other != stage and stage not in self.recipe.ancestors(other):
                 raise LabError(
                     f"{self.path}: {other} is being made again and not finished. Finish it first (labkit {other} "
@@ -275,9 +277,9 @@ class Run:
         Raises LabError when `stage` is not being made again.
         """
         last = next(iter(pending(self.path)[-1:]), None)
-        if last is None or str(last.until).partition("/")[0] != stage:
+        if last is None or str(last.completion_file).partition("/")[0] != stage:
             raise LabError(f"{self.path}: {stage} is not being made again, so there is nothing to take back.")
-        last.undo()
+        last.rollback()
         self.recipe = Run.open(self.path).recipe
         self.refresh_report()
 
@@ -321,20 +323,20 @@ class Run:
         Raises LabError where there is none, and for another run's that reads other tokens.
         """
         if in_another_run(stage):
-            return self.stage_elsewhere(str(stage)).model()
+            return self.external_stage(str(stage)).model()
         return (self.stage(stage) if stage else self.latest()).model()
 
-    def stage_elsewhere(self, stage: str) -> StageFolder:
+    def external_stage(self, stage: str) -> StageFolder:
         """A stage of another run, RUN/STAGE, as this run was begun with it. Raises LabError where there is none, where
         its weights have changed since, and where it reads other tokens than this run.
         """
-        other, folder = other_stage(self.other_place(stage))
+        other, folder = open_external_stage(self.external_stage_path(stage))
         mine, its = self.path / "tokenizer.json", other.path / "tokenizer.json"
         if mine.is_file() and mine.read_bytes() != its.read_bytes():
             raise LabError(f"{folder.path} reads other tokens than {self.path}: their tokenizers differ.")
         return folder
 
-    def other_place(self, stage: str) -> str:
+    def external_stage_path(self, stage: str) -> str:
         """Where a stage of another run, RUN/STAGE, is now: as it was given, or where it stood when this run was begun.
 
         Raises LabError, which says where it was looked for, when it is gone or has changed.
@@ -342,7 +344,7 @@ class Run:
         looked = dict.fromkeys([str(Path(stage).absolute()), *filter(None, [self.places.get(stage)])])
         there = [place for place in looked if (Path(place) / WEIGHTS).is_file()]
         for place in there:
-            if stage not in self.inputs or is_content(Path(place) / WEIGHTS, self.inputs[stage]):
+            if stage not in self.inputs or matches_hash(Path(place) / WEIGHTS, self.inputs[stage]):
                 return place
         if there:
             raise LabError(
@@ -375,13 +377,13 @@ class Run:
         file, finished = self.path / "report.json", [stage.name for stage in self.stages if stage.finished]
         known: dict[str, Any] = read_report(file) if file.is_file() else {"stages": [], "machine": describe()}
         if not finished:
-            with disk_errors(file):
+            with explain_write_errors(file):
                 file.unlink(missing_ok=True)
         elif [stage["stage"] for stage in known["stages"]] != finished:
             self.write_report(known.get("machine") or describe())
 
 
-def other_stage(place: str) -> tuple[Run, StageFolder]:
+def open_external_stage(place: str) -> tuple[Run, StageFolder]:
     """The run and the stage of a place RUN/STAGE. Raises LabError where no language model lies there."""
     path = Path(place)
     other = Run.open(path.parent)
@@ -410,7 +412,7 @@ def read_report(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
+def lock_run_folder(path: str | Path) -> Iterator[None]:
     """Be the one writer of a run's folder, and bring what a kill left half done to its old or new state, said.
 
     Whoever changes a run reads it inside of this block. Raises LabError, with the folder as it was, while somebody else
@@ -419,20 +421,20 @@ def writing(path: str | Path) -> Iterator[None]:
     path = Path(path)
     Run.refuse_foreign(path)
     with one_writer(path):
-        for words in settle(path):
+        for words in recover(path):
             warnings.warn(words, stacklevel=3)
         yield
 
 
 @contextmanager
-def writing_run(path: str | Path) -> Iterator[Run]:
-    """The run in a folder, to be changed: see `writing`. Raises LabError when there is none."""
+def lock_run(path: str | Path) -> Iterator[Run]:
+    """The run in a folder, to be changed: see `lock_run_folder`. Raises LabError when there is none."""
     Run.open(path)
-    with writing(path):
+    with lock_run_folder(path):
         yield Run.open(path)
 
 
-def names_made(recipe: Recipe) -> list[str]:
+def run_file_names(recipe: Recipe) -> list[str]:
     """Everything that making a run of this recipe leaves in its folder."""
     return [*PREPARED, *recipe.stages, "preferences", "corpus", *REPORTS]
 
@@ -445,7 +447,7 @@ def _is_recipe(file: Path) -> bool:
     return isinstance(saved, dict) and {"recipe", "threads"} <= saved.keys()
 
 
-class Found(NamedTuple):
+class FoundRun(NamedTuple):
     """A folder that holds a run, or a recipe.json that cannot be read: then `run` is None and `problem` says why."""
 
     path: Path
@@ -453,14 +455,14 @@ class Found(NamedTuple):
     problem: str = ""
 
 
-def find_runs(folder: str | Path) -> list[Found]:
+def find_runs(folder: str | Path) -> list[FoundRun]:
     """The runs in a folder, newest first, with those that cannot be read; hidden folders are passed over."""
     folder = Path(folder)
     files = [file for file in folder.glob("*/recipe.json") if not file.parent.name.startswith(".")]
     found = []
     for path in [file.parent for file in sorted(files, key=lambda file: -file.lstat().st_mtime)]:
         try:
-            found.append(Found(path, Run.open(path)))
+            found.append(FoundRun(path, Run.open(path)))
         except LabError as error:
-            found.append(Found(path, None, str(error)))
+            found.append(FoundRun(path, None, str(error)))
     return found

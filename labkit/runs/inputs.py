@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from labkit.files import reading
+from labkit.files import explain_read_errors
 from labkit.paths import data_folder
 from labkit.runs.recipe import Recipe
 from labkit.stages.registry import INPUTS
@@ -49,7 +49,7 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(b"".join(os.fsencode(name) + b"\0" + digest for name, digest in named)).hexdigest()
 
 
-def is_content(path: Path, known: str) -> bool:
+def matches_hash(path: Path, known: str) -> bool:
     """Whether a file or folder holds what was once hashed as `known`, by `hash_of` or by an older labkit."""
     return known == hash_of(path) or (path.is_dir() and known in _older_hashes(path))
 
@@ -72,5 +72,5 @@ def _files_read(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _digest(file: Path) -> bytes:
-    with reading(file), file.open("rb") as opened:
+    with explain_read_errors(file), file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").digest()

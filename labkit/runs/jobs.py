@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 
 from labkit.errors import LabError
-from labkit.files import disk_errors, write_json
-from labkit.runs.lock import alive, born
+from labkit.files import explain_write_errors, write_json
+from labkit.runs.lock import alive, process_identity
 
 LOG_BYTES = 4000
 MOST = 4
@@ -74,7 +74,7 @@ class Jobs:
         others = [other for other in self.known() if self.running(other)]
         if len(others) >= MOST:
             raise LabError(f"{len(others)} runs are running: {', '.join(others)}. Stop one of them, or wait.")
-        with disk_errors(log_file):
+        with explain_write_errors(log_file):
             log_file.parent.mkdir(parents=True, exist_ok=True)
             with log_file.open("wb") as log:
                 process = subprocess.Popen(
@@ -84,7 +84,7 @@ class Jobs:
                     stderr=log,
                     start_new_session=True,  # ctrl-C in the app's terminal is not meant for it
                 )
-        about = {**born(psutil.Process(process.pid)), "arguments": list(arguments), "stopped": False}
+        about = {**process_identity(psutil.Process(process.pid)), "arguments": list(arguments), "stopped": False}
         write_json(self._file(name, "json"), about)
 
     def known(self) -> list[str]:
@@ -102,7 +102,7 @@ class Jobs:
             write_json(self._file(name, "json"), {**self._about(name), "stopped": True})
             os.kill(process.pid, signal.SIGINT)
 
-    def stopped(self, name: str) -> bool:
+    def stop_requested(self, name: str) -> bool:
         """Whether the run's last process was asked to stop."""
         return bool(self._about(name).get("stopped"))
 
@@ -110,7 +110,7 @@ class Jobs:
         """What the run's last process was begun with; empty when it never had one."""
         return list(self._about(name).get("arguments", ()))
 
-    def changed(self, name: str) -> float:
+    def last_output_time(self, name: str) -> float:
         """When the run's last process said anything, as seconds since 1970; 0 when it never had one."""
         files = [file for file in (self._file(name, "log"), self._file(name, "json")) if file.is_file()]
         return max((file.stat().st_mtime for file in files), default=0.0)

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 import psutil
 
 from labkit.errors import LabError
-from labkit.files import disk_errors
+from labkit.files import explain_write_errors
 
 LOCK = ".lock"
 CLOCK = 60.0
@@ -44,7 +44,7 @@ def one_writer(folder: str | Path) -> Iterator[None]:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     file, owner = folder / LOCK, os.getpid()
     try:
-        with disk_errors(folder):
+        with explain_write_errors(folder):
             held = _take(file)
         with held:
             try:
@@ -58,7 +58,7 @@ def one_writer(folder: str | Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def writer(folder: str | Path) -> str | None:
+def lock_holder(folder: str | Path) -> str | None:
     """Who is at work on a folder, as `one_writer` says it; None when nobody is. Takes no lock."""
     file = Path(os.path.realpath(folder)) / LOCK
     try:
@@ -71,7 +71,7 @@ def writer(folder: str | Path) -> str | None:
         return str(unknown)
 
 
-def born(process: psutil.Process) -> dict[str, Any]:
+def process_identity(process: psutil.Process) -> dict[str, Any]:
     """What tells a process from a later one of the same number: when it began, in seconds since 1970; on Linux, in
     ticks since which start of the machine, too, which stay as they are when the clock is set.
     """
@@ -83,10 +83,12 @@ def born(process: psutil.Process) -> dict[str, Any]:
 
 
 def alive(known: Mapping[str, Any]) -> psutil.Process | None:
-    """The process that `born` has told of, if it is at work. Raises TypeError or ValueError for what tells of none."""
+    """The process that `process_identity` has told of, if it is at work. Raises TypeError or ValueError for what tells
+    of none.
+    """
     try:
         process = psutil.Process(known["pid"])
-        now = born(process)
+        now = process_identity(process)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
     except psutil.NoSuchProcess:
@@ -147,7 +149,7 @@ def _claim(opened: TextIO, file: Path, free: bool) -> None:
     try:
         opened.seek(0)
         opened.truncate()
-        json.dump({**born(psutil.Process()), "host": socket.gethostname()}, opened)
+        json.dump({**process_identity(psutil.Process()), "host": socket.gethostname()}, opened)
         opened.flush()
     except OSError:
         with suppress(OSError):

@@ -1,7 +1,7 @@
 """The whole recipe as one generator of events: tokenizer, then each stage trained and measured, then the report.
 
     for event in run(make_recipe("smoke"), "runs/first"):
-        print(event.stage, event.phase, event.done, event.total)
+        print(event.stage, event.phase, event.steps_done, event.total)
 
 Command line, app, notebooks and tests read the same events. Stopping is `break`; going on is `resume=True`.
 """
@@ -24,15 +24,15 @@ from labkit.evaluation.samples import samples
 from labkit.files import DiskFull
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
-from labkit.runs.changes import Change, changing, finish, remove
-from labkit.runs.folder import Run, names_made, writing, writing_run
+from labkit.runs.changes import FolderTransaction, commit_pending, remove, transaction
+from labkit.runs.folder import Run, lock_run, lock_run_folder, run_file_names
 from labkit.runs.prepare import prepare
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.stages import Stage, StageInputs
 from labkit.stages.registry import INPUTS
 from labkit.text.reading.files import find_files
-from labkit.training.config import Record, Source
+from labkit.training.config import Source, StepRecord
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
 
@@ -43,14 +43,14 @@ class Progress(NamedTuple):
     stage: "tokenizer", a stage's name, or what was read (text, instructions, preferences). phase: "read" (with the
     record of the reading as `result`), "prepare", "train" (one event a step, with its `record`), "evaluate"
     (before it begins), "finished" (with the stage's `result`, its entry in the report) or "skipped" (it was finished
-    before). done, total: steps.
+    before). steps_done, total: steps.
     """
 
     stage: str
     phase: Literal["read", "prepare", "train", "evaluate", "finished", "skipped"]
-    done: int = 0
+    steps_done: int = 0
     total: int = 0
-    record: Record | None = None
+    record: StepRecord | None = None
     result: dict[str, Any] | None = None
 
 
@@ -89,7 +89,7 @@ def run(
             yield from _made(opened, chosen, lambda: _keep(opened, change))
         except (GeneratorExit, KeyboardInterrupt):  # stopped, not refused: what is there can be resumed
             if change is not None:
-                change.keep()
+                change.commit()
             raise
 
 
@@ -124,7 +124,7 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
     for stage in stages:
         if stage.folder.finished:
             if accelerator().is_main_process:
-                stage.folder.clear()  # a kill may have come before that
+                stage.folder.clear_checkpoints()  # a kill may have come before that
             yield Progress(stage.name, "skipped", result=stage.folder.result)
             continue
         yield from _stage(opened, stage, spent, ready)
@@ -160,17 +160,17 @@ def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Ge
 
 def undo(path: str | Path, stage: str) -> None:
     """Bring back what `rerun_stage` has set aside. Raises LabError when the stage is not being made again."""
-    with writing_run(path) as opened:
+    with lock_run(path) as opened:
         opened.undo(stage)
 
 
-def settled(path: Path) -> Path:
+def recover_run_folder(path: Path) -> Path:
     """A run's folder, once what a kill has left half done in it is settled: a command reads a run after that.
 
-    Raises LabError as `labkit.runs.folder.writing` does.
+    Raises LabError as `labkit.runs.folder.lock_run_folder` does.
     """
     if accelerator().is_main_process and path.exists():
-        with writing(path):
+        with lock_run_folder(path):
             pass
     accelerator().wait_for_everyone()
     return path
@@ -179,7 +179,7 @@ def settled(path: Path) -> Path:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold the folder's lock, one for all processes of a command; they read the folder once it is settled."""
-    with writing(path) if accelerator().is_main_process else nullcontext():
+    with lock_run_folder(path) if accelerator().is_main_process else nullcontext():
         accelerator().wait_for_everyone()
         yield
 
@@ -195,12 +195,12 @@ def _resumable() -> Iterator[None]:
 
 def _opened(
     recipe: Recipe, path: Path, resume: bool, build_on: str | Path | None, chosen: Sequence[str], stack: ExitStack
-) -> tuple[Run, Change | None]:
+) -> tuple[Run, FolderTransaction | None]:
     """The run, and for one that is just begun the change that undoes it unless it is kept."""
     main, change = accelerator().is_main_process, None
     if main and not (resume and path.exists() and not Run.untouched(path)):
         Run.refuse_used(path)
-        change = stack.enter_context(changing(path, "a new run", names_made(recipe)))
+        change = stack.enter_context(transaction(path, "a new run", run_file_names(recipe)))
         opened = Run.create(path, recipe) if build_on is None else _branched(Path(build_on), path, recipe, chosen)
     accelerator().wait_for_everyone()
     if change is None:
@@ -220,10 +220,10 @@ def _before(recipe: Recipe, chosen: Sequence[str]) -> list[str]:
     return [name for name in recipe.stages if name in needed]
 
 
-def _keep(run: Run, change: Change | None) -> None:
+def _keep(run: Run, change: FolderTransaction | None) -> None:
     """Nothing is left to refuse: a new run stays, and one whose inputs have moved knows their new places."""
     if change is not None:
-        change.keep()
+        change.commit()
     elif run.places != Run.open(run.path).places:
         run.save_recipe()
 
@@ -231,7 +231,7 @@ def _keep(run: Run, change: Change | None) -> None:
 def prepared(run: Run, name: str, stage_inputs: StageInputs) -> PreparedStage:
     """A stage of a run with all that it is given."""
     recipe, after = run.recipe, run.recipe.after(name)
-    bound = stage_inputs.bound(after, recipe.judge(name))
+    bound = stage_inputs.for_stage(after, recipe.reward_stage(name))
     return PreparedStage(name, recipe.stages[name], after, run.stage(name), recipe.fingerprint(name), bound)
 
 
@@ -245,24 +245,24 @@ def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
                     f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or make "
                     f"{need} first."
                 )
-        root = run.recipe.root(stage.name)
+        root = run.recipe.external_root(stage.name)
         if root is not None:
-            _check_context(stage, root, run.stage_elsewhere(root).model_config().context)
+            _check_context(stage, root, run.external_stage(root).model_config().context)
         stage.config.check(stage.inputs, run.recipe.evaluation)
 
 
 def _check_context(stage: PreparedStage, root: str, context: int) -> None:
-    if stage.config.train.length > context:
+    if stage.config.train.max_length > context:
         raise LabError(
-            f"Rows of {stage.name} have {stage.config.train.length} tokens, but the context of {root} is "
-            f"{context}. Shorten {stage.name}.train.length."
+            f"Rows of {stage.name} have {stage.config.train.max_length} tokens, but the context of {root} is "
+            f"{context}. Shorten {stage.name}.train.max_length."
         )
 
 
 @contextmanager
 def _unchanged_if_refused(run: Run) -> Iterator[None]:
     """Remove what an error leaves new in a run's folder: what was made to be read by a stage that is now refused."""
-    paths = [run.path / name for name in names_made(run.recipe)]
+    paths = [run.path / name for name in run_file_names(run.recipe)]
     new = [path for path in paths if not path.exists()]
     try:
         yield
@@ -323,12 +323,12 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
             result = {"stage": name, "after": stage.after, "seconds": seconds}
             folder.finish(result | _cost(config, model, folder) | measured)
             run.write_report(machine.describe() | {"matrix_peak": _peak()})
-            finish(run.path, f"{name}/result.json")
+            commit_pending(run.path, f"{name}/result.json")
     accelerator().wait_for_everyone()
     yield Progress(name, "finished", steps, steps, result=folder.result)
 
 
-def _train(run: Run, stage: PreparedStage, model: nn.Module, source: Source) -> Iterator[Record]:
+def _train(run: Run, stage: PreparedStage, model: nn.Module, source: Source) -> Iterator[StepRecord]:
     """`fit` with all that the run knows."""
 
     def validate(trained: Any, step: int) -> dict[str, float]:
@@ -353,7 +353,7 @@ def _measure(run: Run, stage: PreparedStage, result_model: Transformer | RewardM
     metrics = stage.config.evaluate(result_model, stage_inputs, evaluation)
     if isinstance(result_model, RewardModel):
         return {"metrics": metrics}
-    known = [data for one in run.recipe.stages.values() if (data := one.data(stage_inputs)) is not None]
+    known = [data for one in run.recipe.stages.values() if (data := one.eval_data(stage_inputs)) is not None]
     if not known:
         return {"metrics": metrics}
     answers = samples(result_model, stage_inputs.tokenizer, known[-1], evaluation, stage.config.chat)
@@ -378,7 +378,7 @@ def _cost(stage: Stage, model: nn.Module, folder: StageFolder) -> dict[str, Any]
 
 @functools.cache
 def _peak() -> float:
-    return machine.matrix_peak()
+    return machine.peak_matmul_flops()
 
 
 def _training_seconds(folder: StageFolder) -> float:

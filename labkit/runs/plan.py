@@ -43,7 +43,7 @@ class PlannedStage:
 
 
 def plan_of(**stages: Stage) -> tuple[PlannedStage, ...]:
-    """A plan of these stages, each under the name of its argument: plan_of(pretrain=Pretrain(), sft=FineTune())."""
+    """A plan of these stages, each under the name of its argument: plan_of(pretrain=Pretrain(), sft=SFT())."""
     return tuple(PlannedStage(name, stage) for name, stage in stages.items())
 
 
@@ -54,7 +54,7 @@ def in_another_run(after: str | None) -> bool:
 
 class ResolvedStage(NamedTuple):
     """A stage of a plan and what it builds on. after: what it begins with, a stage of the plan or RUN/STAGE of another
-    run; None for new weights. judge: the last stage before it that leaves a reward model. answers: the stage, or
+    run; None for new weights. judge: the last stage before it that leaves a reward model. answer_stage: the stage, or
     RUN/STAGE, whose answers the world's annotator compares for it. needs: those of these that are stages of the plan
     and that it cannot do without, the one that it begins with first.
     """
@@ -63,7 +63,7 @@ class ResolvedStage(NamedTuple):
     stage: Stage
     after: str | None
     judge: str | None
-    answers: str | None
+    answer_stage: str | None
     needs: tuple[str, ...]
 
 
@@ -140,7 +140,7 @@ def format_plan(plan: Iterable[PlannedStage]) -> str:
     return ",".join(one.name if one.after is None else f"{one.name}@{one.after}" for one in plan)
 
 
-def extended(plan: Iterable[PlannedStage], stages: Iterable[str]) -> str:
+def extend_plan_text(plan: Iterable[PlannedStage], stages: Iterable[str]) -> str:
     """The plan's text, with those of the stages that it has not at its end."""
     text = format_plan(plan).split(",")
     known = [part.partition("@")[0] for part in text]

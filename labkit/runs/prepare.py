@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from labkit.preferences.annotate import annotate, read_choices, write_choices
-from labkit.runs.folder import Run, other_stage
+from labkit.runs.folder import Run, open_external_stage
 from labkit.runs.recipe import Recipe
 from labkit.stages import PreferenceSplit, StageInputs
 from labkit.text.chat import document_texts
@@ -47,8 +47,8 @@ def prepare(run: Run) -> StageInputs:
     recipe, processes = run.recipe, accelerator()
     world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
     if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
-        if recipe.other_runs:
-            tokenizer = other_stage(run.other_place(recipe.other_runs[0]))[0].tokenizer()
+        if recipe.external_stages:
+            tokenizer = open_external_stage(run.external_stage_path(recipe.external_stages[0]))[0].tokenizer()
         else:
             pieces = _pieces(recipe, world, texts, conversations)
             tokenizer = Tokenizer.train(pieces, recipe.tokenizer.vocabulary)
@@ -68,7 +68,7 @@ def prepare(run: Run) -> StageInputs:
         annotator=recipe.annotation.annotator,
         model_of=run.model,
         reward_model_of=lambda name: run.stage(name).reward_model() if run.stage(name).trained else None,
-        comparisons=functools.partial(preference_split, run, tokenizer, world, preferences),
+        load_preferences=functools.partial(preference_split, run, tokenizer, world, preferences),
         rank=processes.process_index,
         world_size=processes.num_processes,
         folder=run.path,
@@ -87,7 +87,7 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
     for split, count in (("train", config.prompts), ("validation", config.held_out)):
         file = run.path / "preferences" / f"{split}.jsonl"
         if accelerator().is_main_process and not file.is_file():
-            model = run.model(run.recipe.annotated)
+            model = run.model(run.recipe.answer_stage)
             write_choices(file, annotate(model, tokenizer, world, config, split, count, seed))
         accelerator().wait_for_everyone()
         chosen.append(read_choices(file))

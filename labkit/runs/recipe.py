@@ -25,7 +25,7 @@ from labkit.runs.plan import (
     plan_to_list,
     resolve,
 )
-from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain, Stage
+from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling, Stage
 from labkit.stages.registry import INPUTS
 from labkit.text.tokenizer import SMALLEST_VOCABULARY
 from labkit.training.config import fingerprint
@@ -47,7 +47,7 @@ class TokenizerConfig:
         check(self)
 
 
-DEFAULT_PLAN = plan_of(pretrain=Pretrain(), sft=FineTune(), reward=FitReward(), ppo=PPO(), dpo=DPO())
+DEFAULT_PLAN = plan_of(pretrain=Pretrain(), sft=SFT(), reward=RewardModeling(), ppo=PPO(), dpo=DPO())
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,20 @@ class Recipe:
         for name in INPUTS:
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise LabError(f"Recipe: {name} is empty, as a variable that is not set. Name a file, or leave it out.")
-        if not self.model.causal or self.model.encoder:
+        if not self.model.causal or self.model.encoder_depth:
             raise LabError(
                 "Recipe: the stages train a causal language model, which predicts each token from those before: "
-                "leave model.causal True and model.encoder 0."
+                "leave model.causal True and model.encoder_depth 0."
             )
         for name, stage in self.stages.items():
-            if self.root(name) is None and stage.train.length > self.model.context:
+            if self.external_root(name) is None and stage.train.max_length > self.model.context:
                 raise LabError(
-                    f"Recipe: rows of {name} have {stage.train.length} tokens, but the model's context is "
-                    f"{self.model.context}. Shorten {name}.train.length or widen model.context."
+                    f"Recipe: rows of {name} have {stage.train.max_length} tokens, but the model's context is "
+                    f"{self.model.context}. Shorten {name}.train.max_length or widen model.context."
                 )
 
     @property
-    def planned(self) -> list[PlannedStage]:
+    def active_stages(self) -> list[PlannedStage]:
         """Those stages of the plan that can be trained on what the recipe reads, in order.
 
         Real text without instructions is pretrained on only: the world's questions say nothing about it. Nor
@@ -119,7 +119,7 @@ class Recipe:
     @property
     def stages(self) -> dict[str, Any]:
         """The stages that this recipe has, in order, by name: each a `Stage` of its own class."""
-        return {one.name: one.stage for one in self.planned}
+        return {one.name: one.stage for one in self.active_stages}
 
     def with_stages(self, **stages: Stage) -> Recipe:
         """This recipe with other settings for these stages, by name: recipe.with_stages(dpo=DPO(beta=0.5)).
@@ -148,13 +148,13 @@ class Recipe:
     @cached_property
     def resolved(self) -> dict[str, ResolvedStage]:
         """The stages that this recipe has, with what each builds on, by name, in order."""
-        return resolve(self.planned, annotated=self.preferences is None)
+        return resolve(self.active_stages, annotated=self.preferences is None)
 
     def after(self, stage: str) -> str | None:
         """What a stage begins with: a stage of this recipe, or RUN/STAGE of another run; None for new weights."""
         return self.resolved[stage].after
 
-    def judge(self, stage: str) -> str | None:
+    def reward_stage(self, stage: str) -> str | None:
         """The stage whose reward model judges the answers of this one; None where none stands before it."""
         return self.resolved[stage].judge
 
@@ -162,27 +162,29 @@ class Recipe:
         """The stages that a stage builds on directly; what it begins with first."""
         return list(self.resolved[stage].needs)
 
-    def root(self, stage: str) -> str | None:
+    def external_root(self, stage: str) -> str | None:
         """The stage of another run, RUN/STAGE, that a stage's model goes back to; None for weights of our own."""
         after = self.after(stage)
-        return after if after is None or in_another_run(after) else self.root(after)
+        return after if after is None or in_another_run(after) else self.external_root(after)
 
     @property
-    def annotated(self) -> str | None:
+    def answer_stage(self) -> str | None:
         """What writes the answers between which the world's annotator chooses: that which the first stage that learns
         from preferences comes after.
         """
-        return next((one.answers for one in self.resolved.values() if one.answers is not None), None)
+        return next((one.answer_stage for one in self.resolved.values() if one.answer_stage is not None), None)
 
     @property
     def chat_stages(self) -> list[str]:
         """The stages that leave a language model which answers messages, in order."""
-        return [one.name for one in self.planned if one.stage.chat and one.stage.leaves == "language model"]
+        return [one.name for one in self.active_stages if one.stage.chat and one.stage.leaves == "language model"]
 
     @property
-    def other_runs(self) -> list[str]:
+    def external_stages(self) -> list[str]:
         """The stages of other runs, RUN/STAGE, that stages begin with."""
-        return [after for after in (one.after for one in self.planned) if after is not None and in_another_run(after)]
+        return [
+            after for after in (one.after for one in self.active_stages) if after is not None and in_another_run(after)
+        ]
 
     def ancestors(self, stage: str) -> list[str]:
         """The stages that a stage builds on, directly or not, in order."""
@@ -197,7 +199,7 @@ class Recipe:
         """The stages that build on a stage, directly or not, in order."""
         return [name for name in self.stages if stage in self.ancestors(name)]
 
-    def read_by(self, stage: str) -> list[str]:
+    def input_fields(self, stage: str) -> list[str]:
         """The fields of `INPUTS` that decide what a stage becomes; the tokenizer learns from instructions, too."""
         fields = INPUTS if self._reads_preferences(stage) else INPUTS[:2]
         return [field for field in fields if getattr(self, field) is not None]
@@ -219,7 +221,7 @@ class Recipe:
         for name in (*self.ancestors(stage), stage):
             decides[name] = plain(self.stages[name], older=True)
             decides[name]["train"]["seed"] = 0  # as when each had a seed, so that runs begun then can be resumed
-        started = {one.name: one.after for one in self.planned if one.name in decides and one.after is not None}
+        started = {one.name: one.after for one in self.active_stages if one.name in decides and one.after is not None}
         return fingerprint(decides | ({"after": started} if started else {}))
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def parse_some(options: type[T], command: str, arguments: list[str], default: T | None = None) -> tuple[T, list[str]]:
+def parse_known_args(
+    options: type[T], command: str, arguments: list[str], default: T | None = None
+) -> tuple[T, list[str]]:
     """The options, and the arguments that are not theirs: fields of a recipe, for `override`."""
     settings: dict[str, Any] = {} if default is None else {"default": default}
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
@@ -53,8 +55,8 @@ def _refuse_unused(before: Any, part: Any, flag: str) -> None:
     """Raises LabError for a learning rate that was set and that nothing reads."""
     if hasattr(part, "train"):
         _refuse_unused(before.train, part.train, f"{flag}.train")
-    elif getattr(part, "optimizer", "") == "adamw" and part.lr != before.lr:
-        raise LabError(f"{flag}.lr is Muon's learning rate; this stage trains by AdamW. Set {flag}.adam-lr.")
+    elif getattr(part, "optimizer", "") == "adamw" and part.muon_lr != before.muon_lr:
+        raise LabError(f"{flag}.muon-lr is Muon's learning rate; this stage trains by AdamW. Set {flag}.adamw-lr.")
 
 
 def _chosen(part: Any, prefix: str, left: list[str]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from labkit.errors import LabError
-from labkit.files import replacing_folder, write_json, write_lines
+from labkit.files import atomic_replace_folder, write_json, write_jsonl
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
@@ -27,7 +27,7 @@ DIGITS = 5
 """Of the numbers of each step, which are there to be drawn."""
 
 
-def ship(source: str | Path, target: str | Path) -> Run:
+def make_demo_run(source: str | Path, target: str | Path) -> Run:
     """Make the folder `target` from the finished run in `source`, in place of what a call before this one made.
 
     Raises LabError when a stage of the run is missing, or `target` holds anything else than a run.
@@ -38,7 +38,7 @@ def ship(source: str | Path, target: str | Path) -> Run:
         raise LabError(f"{run.path} has not finished {', '.join(missing)}. Resume the run first.")
     if target.exists() and not (target / "recipe.json").is_file():
         raise LabError(f"{target} holds something else than a run; it is left as it is. Choose another folder.")
-    with replacing_folder(target) as partial:
+    with atomic_replace_folder(target) as partial:
         made = run.branch(partial, run.recipe, [])
         for stage in run.stages:
             _shrink(stage, made.stage(stage.name))
@@ -53,7 +53,7 @@ def _shrink(stage: StageFolder, small: StageFolder) -> None:
     write_model(small.path / "model.safetensors", copy.deepcopy(model).to(torch.bfloat16))
     write_json(small.path / "result.json", stage.result)
     shortened = ({name: _short(value) for name, value in record.items()} for record in stage.records)
-    write_lines(small.path / "metrics.jsonl", shortened)
+    write_jsonl(small.path / "metrics.jsonl", shortened)
 
 
 def _short(value: Any) -> Any:

@@ -11,7 +11,7 @@ from safetensors.torch import load_model
 
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
-from labkit.files import read_object, reading, write_json
+from labkit.files import explain_read_errors, read_object, write_json
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.stages import Stage
@@ -62,9 +62,9 @@ class StageFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Keep the stage's result, with what its words were split by, and drop what was only there to resume."""
         write_json(self.path / "result.json", {**result, "tokenizer": self._tokenizer()})
-        self.clear()
+        self.clear_checkpoints()
 
-    def clear(self) -> None:
+    def clear_checkpoints(self) -> None:
         """Drop what was only there to resume."""
         Checkpoints(self.path / "checkpoints").clear()
 
@@ -97,7 +97,7 @@ class StageFolder:
 
     def _load(self, model: M) -> M:
         weights = self.path / "model.safetensors"
-        with reading(weights):
+        with explain_read_errors(weights):
             weights.open("rb").close()  # safetensors takes a file that it may not read for one that is not there
         try:
             load_model(model, str(weights))

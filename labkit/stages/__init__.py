@@ -17,8 +17,8 @@ from labkit.stages.registry import (
     stage_short,
     stage_title,
 )
-from labkit.stages.reward import FitReward
-from labkit.stages.sft import FineTune
+from labkit.stages.reward import RewardModeling
+from labkit.stages.sft import SFT
 
 __all__ = [
     "DPO",
@@ -26,8 +26,8 @@ __all__ = [
     "STAGES",
     "Claim",
     "PreferenceSplit",
-    "FineTune",
-    "FitReward",
+    "SFT",
+    "RewardModeling",
     "StageInputs",
     "Pretrain",
     "Curve",

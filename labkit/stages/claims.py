@@ -14,15 +14,15 @@ Metrics = Mapping[str, float]
 class Claim(NamedTuple):
     """One number beside its baseline.
 
-    stage: whose claim. measure: the number's name in words. of: whose number the baseline is, in words. better: the
-    side on which the value must lie. error: the value's standard error; 0 where it has none.
+    stage: whose claim. measure: the number's name in words. baseline_name: whose number the baseline is, in words.
+    better: the side on which the value must lie. error: the value's standard error; 0 where it has none.
     """
 
     stage: str
     measure: str
     value: float
     baseline: float
-    of: str
+    baseline_name: str
     better: Literal["higher", "lower"]
     error: float = 0.0
 
@@ -39,7 +39,7 @@ class Claim(NamedTuple):
         side = "above" if self.better == "higher" else "below"
         verdict = "holds" if self.holds else "DOES NOT HOLD"
         value = f"{self.value:.3f} (± {self.error:.3f})" if self.error else f"{self.value:.3f}"
-        return f"{self.stage}: {self.measure} {value}, {side} {self.of} {self.baseline:.3f}: {verdict}"
+        return f"{self.stage}: {self.measure} {value}, {side} {self.baseline_name} {self.baseline:.3f}: {verdict}"
 
 
 def gold_verdict(metrics: Metrics) -> str:

@@ -21,7 +21,7 @@ from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Curve, Stage, register
-from labkit.text.pairs import Comparison, Comparisons, by_length, comparison, encode_pair
+from labkit.text.pairs import PairBatch, PairSource, by_length, collate_pairs, encode_pair
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
@@ -67,20 +67,22 @@ class DPO(Stage):
         """Pairs must fit, and held-out prompts with an answer, which the policy is measured on."""
         from labkit.evaluation.policies import held_out_prompts
 
-        stage_inputs.check_pairs(self.train.length)
-        held_out_prompts(stage_inputs, config.prompts, self.train.length, config.answer_tokens)
+        stage_inputs.check_pairs(self.train.max_length)
+        held_out_prompts(stage_inputs, config.prompts, self.train.max_length, config.answer_tokens)
 
     def source(self, stage_inputs: StageInputs, model: Transformer) -> Source:
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
-        rows, length = self.train.rows, self.train.length
+        rows, length = self.train.batch_size, self.train.max_length
         pairs = stage_inputs.pairs(length)
         reference = reference_logprobs(model, stage_inputs.tokenizer, pairs, length, self.train.precision)
-        return Comparisons(stage_inputs.tokenizer, pairs, rows, length, reference=reference, **stage_inputs.shared())
+        return PairSource(
+            stage_inputs.tokenizer, pairs, rows, length, reference=reference, **stage_inputs.shard_options()
+        )
 
-    def objective(self, model: Transformer, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def objective(self, model: Transformer, batch: PairBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(summed loss, how many pairs, sums of what the policy implies of them)."""
-        policy = model.logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
-        (chosen, rejected), (chosen_before, rejected_before) = policy.chunk(2), batch.reference.chunk(2)
+        policy = model.label_logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
+        (chosen, rejected), (chosen_before, rejected_before) = policy.chunk(2), batch.reference_logprobs.chunk(2)
         loss, better, worse = dpo_loss(chosen, rejected, chosen_before, rejected_before, beta=self.beta)
         metrics = {"accuracy": (better > worse).sum(), "chosen_reward": better.sum(), "rejected_reward": worse.sum()}
         return loss.sum(), torch.tensor(len(loss), device=loss.device), metrics | token_count_metric(batch.inputs)
@@ -98,14 +100,14 @@ class DPO(Stage):
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.policies import policy_metrics
 
-        policy = policy_metrics(model, stage_inputs, config.prompts, self.train.length, config.answer_tokens)
+        policy = policy_metrics(model, stage_inputs, config.prompts, self.train.max_length, config.answer_tokens)
         return self._held_out(model, stage_inputs) | policy
 
     def _held_out(self, model: Transformer, stage_inputs: StageInputs) -> dict[str, float]:
         """Loss and accuracy on held-out pairs, and the accuracy of length alone."""
-        from labkit.evaluation.preference_accuracy import agreement, length_accuracy
+        from labkit.evaluation.preference_accuracy import length_accuracy, pairwise_accuracy
 
-        tokenizer, length = stage_inputs.tokenizer, self.train.length
+        tokenizer, length = stage_inputs.tokenizer, self.train.max_length
         pairs = stage_inputs.held_out_pairs(length)
 
         def found(one: Transformer) -> NDArray:
@@ -118,10 +120,10 @@ class DPO(Stage):
         loss = dpo_loss(chosen, rejected, torch.zeros_like(chosen), torch.zeros_like(rejected), beta=self.beta)
         return {
             "validation_loss": float(loss.loss.mean()),
-            "pair_accuracy": agreement(chosen - rejected),
+            "pair_accuracy": pairwise_accuracy(chosen - rejected),
             "length_accuracy": length_accuracy(pairs),
             "pairs": len(pairs),
-            "left_out": stage_inputs.left_out(length),
+            "left_out": stage_inputs.left_out_count(length),
         }
 
 
@@ -139,8 +141,8 @@ def reference_logprobs(
     found, device = torch.zeros(len(encoded), 2), model.embedding.weight.device
     with autocast(device, precision):
         for chosen in by_length(encoded, rows):
-            batch = comparison([encoded[i] for i in chosen], length, tokenizer.pad).to(device)
-            sums = model.logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
+            batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad).to(device)
+            sums = model.label_logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
             found[chosen] = sums.view(2, -1).T.cpu()
     model.train(was_training)
     return found.numpy()

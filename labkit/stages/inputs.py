@@ -15,12 +15,12 @@ from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.losses import next_token_loss
-from labkit.machine import over_processes
+from labkit.machine import all_reduce_sum
 
 if TYPE_CHECKING:
     from labkit.model.reward_model import RewardModel
     from labkit.model.transformer import ModelConfig, Transformer
-    from labkit.preferences.annotate import Choice
+    from labkit.preferences.annotate import AnnotatedPair
     from labkit.preferences.prompts import Prompts
     from labkit.text.batch import Batch
     from labkit.text.fitting import LengthReport
@@ -41,7 +41,7 @@ class PreferenceSplit:
 
     train: Sequence[Pair]
     validation: Sequence[Pair]
-    choices: Sequence[Choice] = ()
+    choices: Sequence[AnnotatedPair] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +51,10 @@ class StageInputs:
     texts, conversations, preferences: real ones, or None where the world's take their place. shape: of a new model, its
     vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name, or the folder of
     another run's stage -> the language model that it left; reward_model_of: the same for reward models, None where none
-    was made. comparisons: gives the pairs, once the model is there whose answers are chosen from. rank, world_size:
-    this process among all; each reads its share of a batch. folder: the run's. after, judged_by: the stage that this
-    one comes after, and the one whose reward model it is given; None where there is none. known: what `once` has made,
-    for all of the run's stages.
+    was made. load_preferences: gives the pairs, once the model is there whose answers are chosen from. rank,
+    world_size: this process among all; each reads its share of a batch. folder: the run's. after, judged_by: the stage
+    that this one comes after, and the one whose reward model it is given; None where there is none. known: what `once`
+    has made, for all of the run's stages.
     """
 
     tokenizer: Tokenizer
@@ -67,7 +67,7 @@ class StageInputs:
     annotator: str = "warm"
     model_of: Callable[[str], Transformer] | None = None
     reward_model_of: Callable[[str], RewardModel | None] | None = None
-    comparisons: Callable[[], PreferenceSplit] | None = None
+    load_preferences: Callable[[], PreferenceSplit] | None = None
     rank: int = 0
     world_size: int = 1
     folder: Path | None = None
@@ -75,7 +75,7 @@ class StageInputs:
     judged_by: str | None = None
     known: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
-    def bound(self, after: str | None, judged_by: str | None) -> StageInputs:
+    def for_stage(self, after: str | None, judged_by: str | None) -> StageInputs:
         """The same for a stage that comes after this one and is judged by that; what was made once is shared."""
         made = dataclasses.replace(self, after=after, judged_by=judged_by)
         object.__setattr__(made, "known", self.known)
@@ -123,12 +123,12 @@ class StageInputs:
 
     def reward_model(self) -> RewardModel:
         """A fresh copy of the reward model. Raises LabError when the run has made none."""
-        reward_model = self.judge()
+        reward_model = self.reward_model_or_none()
         if reward_model is None:
             raise LabError("There is no reward model yet to learn from: make the stage reward first.")
         return reward_model
 
-    def judge(self) -> RewardModel | None:
+    def reward_model_or_none(self) -> RewardModel | None:
         """A fresh copy of the reward model, where the run has made one."""
         if self.reward_model_of is None or self.judged_by is None:
             return None
@@ -137,8 +137,8 @@ class StageInputs:
     @property
     def preference_split(self) -> PreferenceSplit:
         """All preference pairs."""
-        assert self.comparisons is not None
-        return self.once("pairs", self.comparisons)
+        assert self.load_preferences is not None
+        return self.once("pairs", self.load_preferences)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made once: for what two stages ask of a model that neither changes."""
@@ -150,7 +150,7 @@ class StageInputs:
         """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.train, length, "preference pairs")
 
-    def fit(self, count: Callable[[], tuple[Any, LengthReport]], what: str, length: int) -> LengthReport:
+    def check_fit(self, count: Callable[[], tuple[Any, LengthReport]], what: str, length: int) -> LengthReport:
         """How examples fit in rows of `length` tokens: counted once, and said once where some do not. Raises LabError
         where none does.
         """
@@ -159,7 +159,7 @@ class StageInputs:
         def said() -> LengthReport:
             _, fit = count()
             refuse_none(fit, what, length)
-            if words := fit.said(what, length):
+            if words := fit.message(what, length):
                 warnings.warn(words, stacklevel=2)
             return fit
 
@@ -179,21 +179,21 @@ class StageInputs:
 
     def _fitting(self, given: Sequence[Pair], length: int, what: str) -> list[Pair]:
         from labkit.text.fitting import LengthReport
-        from labkit.text.pairs import fitting
+        from labkit.text.pairs import drop_too_long
 
-        pairs = fitting(self.tokenizer, given, length)
-        self.fit(lambda: (pairs, LengthReport(len(given), 0, len(given) - len(pairs))), what, length)
+        pairs = drop_too_long(self.tokenizer, given, length)
+        self.check_fit(lambda: (pairs, LengthReport(len(given), 0, len(given) - len(pairs))), what, length)
         return pairs
 
     def held_out_pairs(self, length: int) -> list[Pair]:
         """The held-out pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.validation, length, "held-out preference pairs")
 
-    def left_out(self, length: int) -> int:
+    def left_out_count(self, length: int) -> int:
         """How many training pairs do not fit in rows of `length` tokens."""
         return len(self.preference_split.train) - len(self.pairs(length))
 
-    def held_out_choices(self, length: int) -> list[Choice]:
+    def held_out_choices(self, length: int) -> list[AnnotatedPair]:
         """The held-out choices of the world's annotator that fit; none with real preferences."""
         fit = set(self.held_out_pairs(length))
         return [choice for choice in self.preference_split.choices if choice.pair in fit]
@@ -205,11 +205,11 @@ class StageInputs:
         room = length - answer_tokens
         if self.preferences is not None:
             given = GivenPrompts(self.tokenizer, self.preferences.train, room)
-            self.fit(lambda: (given, given.fit), f"prompts with an answer of {answer_tokens} tokens", length)
+            self.check_fit(lambda: (given, given.fit), f"prompts with an answer of {answer_tokens} tokens", length)
             return given
         return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)
 
-    def shared(self) -> dict[str, Any]:
+    def shard_options(self) -> dict[str, Any]:
         """What a source needs to know to share batches and to draw its own."""
         return {"seed": self.seed, "rank": self.rank, "world_size": self.world_size}
 
@@ -223,11 +223,11 @@ def next_token_objective(model: Transformer, batch: Batch) -> tuple[Tensor, Tens
     """(summed loss, how many labels, nothing more) of the next token, over the batch's labels that count; where there
     are experts, with what keeps them all in use. What comes after a row's last such label is padding to them.
     """
-    real = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0 if model.mixture else None
+    real = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0 if model.is_moe else None
     loss_sum, counted = next_token_loss(model(batch.inputs, mask=real), batch.labels, batch.mask)
-    if model.mixture:
+    if model.is_moe:
         balance = model.auxiliary_loss()
         # Its value is all processes' together, of which each counts its labels' share; its gradient is this process's.
-        own = over_processes(counted) * (balance - balance.detach())
+        own = all_reduce_sum(counted) * (balance - balance.detach())
         loss_sum = loss_sum + counted * balance.detach() + own
     return loss_sum, counted, {}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from labkit.evaluation.measures import Measure
+from labkit.evaluation.measures import MetricSpec
 from labkit.stages.registry import Curve
 
 RANKED = Curve("Pairs ranked as chosen", "share of the batch", ("accuracy",))
 PAIR_LOSSES = {
-    "untrained_loss": Measure(
+    "untrained_loss": MetricSpec(
         "loss before this stage",
         "nats per pair",
         "",
         "The same before the first step. A coin's would be log 2 = 0.693.",
     ),
-    "validation_loss": Measure(
+    "validation_loss": MetricSpec(
         "loss on held-out pairs",
         "nats per pair",
         "lower",

@@ -17,9 +17,9 @@ Where this departs from the two papers, and from TRL's PPOTrainer (0.24, the las
    process, by that with N - 1); rewards are not. The score stands on the last token (TRL: one place behind it).
 5. Ratio, KL and entropy are of the distribution at the sampling temperature, as in TRL; Ouyang et al. sample at 1.
 6. The KL penalty is the plain difference of log-probabilities (k1) with a fixed weight (Ziegler et al. adapt it).
-7. An entropy bonus can be added (entropy_weight, off by default); there is no pretraining loss mixed in (PPO-ptx).
-8. The value loss is 1/2 of the clipped squared error, weighted by value_weight (TRL: vf_coef); clip and value_clip are
-   TRL's cliprange and cliprange_value.
+7. An entropy bonus can be added (entropy_coef, off by default); there is no pretraining loss mixed in (PPO-ptx).
+8. The value loss is 1/2 of the clipped squared error, weighted by vf_coef; vf_coef, cliprange and cliprange_value are
+   what TRL calls so.
 """
 
 from __future__ import annotations
@@ -58,33 +58,43 @@ if TYPE_CHECKING:
 class PPO(Stage):
     """Train the fine-tuned model against the reward model.
 
-    train.rows: answers of one rollout, `samples` to each prompt. epochs: steps taken on each rollout. kl: what a nat
-    away from the fine-tuned model costs. clip, value_clip: how far a step may move a probability (as a ratio) and a
-    value. value_weight, entropy_weight: of the critic's loss, and of keeping the distribution wide. gamma, lam: see
-    `advantages.gae`. temperature, answer_tokens: how answers are drawn, and where they are cut.
-    compile_rollouts: write them with the compiled step: half a minute once, which long answers win back.
+    train.batch_size: answers of one rollout, `num_generations` to each prompt. epochs: steps taken on each rollout.
+    kl_coef: what a nat away from the fine-tuned model costs. cliprange, cliprange_value: how far a step may move a
+    probability (as a ratio) and a value. vf_coef, entropy_coef: the weights of the critic's loss, and of keeping the
+    distribution wide. gamma, lam: see `advantages.gae`. temperature, max_new_tokens: how answers are drawn, and where
+    they are cut. compile_rollouts: write them with the compiled step: half a minute once, which long answers win back.
     """
 
     train: TrainConfig = TrainConfig()
-    samples: Count = 2
+    num_generations: Count = 2
     epochs: Count = 2
-    kl: NonNegative = 0.1
-    clip: Positive = 0.2
-    value_clip: Positive = 0.5
-    value_weight: NonNegative = 0.5
-    entropy_weight: NonNegative = 0.0
+    kl_coef: NonNegative = 0.1
+    cliprange: Positive = 0.2
+    cliprange_value: Positive = 0.5
+    vf_coef: NonNegative = 0.5
+    entropy_coef: NonNegative = 0.0
     gamma: Share = 1.0
     lam: Share = 0.95
     temperature: Annotated[float, Range(COLDEST, HOTTEST)] = 1.0
-    answer_tokens: Count = 40
+    max_new_tokens: Count = 40
     compile_rollouts: bool = False
+
+    older_names = {
+        "kl_coef": "kl",
+        "cliprange": "clip",
+        "cliprange_value": "value_clip",
+        "vf_coef": "value_weight",
+        "entropy_coef": "entropy_weight",
+        "num_generations": "samples",
+        "max_new_tokens": "answer_tokens",
+    }
 
     def __post_init__(self) -> None:
         check(self)
-        if self.answer_tokens >= self.train.length:
+        if self.max_new_tokens >= self.train.max_length:
             raise LabError(
-                f"PPO: answers of {self.answer_tokens} tokens leave no room for a prompt in rows of "
-                f"{self.train.length}. Lower answer_tokens, or lengthen train.length."
+                f"PPO: answers of {self.max_new_tokens} tokens leave no room for a prompt in rows of "
+                f"{self.train.max_length}. Lower max_new_tokens, or lengthen train.max_length."
             )
         if self.train.compile:
             raise LabError(
@@ -113,9 +123,9 @@ class PPO(Stage):
         from labkit.evaluation.policies import held_out_prompts
 
         stage_inputs.check_annotator()
-        check_rows(self.train.rows, self.samples, stage_inputs.world_size)
-        stage_inputs.prompts(self.train.length, self.answer_tokens).ids(0)
-        held_out_prompts(stage_inputs, config.prompts, self.train.length, self.answer_tokens)
+        check_rows(self.train.batch_size, self.num_generations, stage_inputs.world_size)
+        stage_inputs.prompts(self.train.max_length, self.max_new_tokens).ids(0)
+        held_out_prompts(stage_inputs, config.prompts, self.train.max_length, self.max_new_tokens)
 
     def initial_model(self, stage_inputs: StageInputs) -> ActorCritic:
         """The fine-tuned model as actor, and a copy of the reward model as critic.
@@ -132,31 +142,31 @@ class PPO(Stage):
         """
         tokenizer, train = stage_inputs.tokenizer, self.train
         return Rollouts(
-            stage_inputs.prompts(train.length, self.answer_tokens),
+            stage_inputs.prompts(train.max_length, self.max_new_tokens),
             self.sampler(tokenizer),
-            reward_judge(stage_inputs.reward_model().to(accelerator().device), tokenizer, closed=True),
-            GAECredit(self.kl, self.gamma, self.lam),
+            reward_judge(stage_inputs.reward_model().to(accelerator().device), tokenizer, has_end_token=True),
+            GAECredit(self.kl_coef, self.gamma, self.lam),
             copy.deepcopy(model.actor),
-            rows=train.rows,
-            samples=self.samples,
+            rows=train.batch_size,
+            samples=self.num_generations,
             epochs=self.epochs,
-            accumulate=train.accumulate,
+            gradient_accumulation_steps=train.gradient_accumulation_steps,
             precision=train.precision,
-            **stage_inputs.shared(),
+            **stage_inputs.shard_options(),
         )
 
     def sampler(self, tokenizer: Tokenizer) -> Sampler:
         """What draws the answers."""
         return Sampler(
             tokenizer,
-            length=self.train.length,
-            answer_tokens=self.answer_tokens,
+            length=self.train.max_length,
+            max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             compile=self.compile_rollouts,
         )
 
     def objective(self, model: ActorCritic, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """(policy loss + value_weight value loss - entropy_weight entropy, how many tokens, what to watch)."""
+        """(policy loss + vf_coef value loss - entropy_coef entropy, how many tokens, what to watch)."""
         mask, count = batch.mask, batch.mask.sum()
         x, values = model(batch.inputs, mask)
         logits = model.actor.logits(x[mask]).unsqueeze(0)  # [1, N, V] of the N tokens of answers
@@ -164,10 +174,10 @@ class PPO(Stage):
         logprobs = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
         before, advantages = batch.logprobs[mask].unsqueeze(0), batch.advantages[mask].unsqueeze(0)
         every = torch.ones_like(logprobs, dtype=torch.bool)
-        policy, clipped = clipped_policy_loss(logprobs, before, advantages, every, clip=self.clip)
-        value, _ = clipped_value_loss(values, batch.values, batch.returns, mask, clip=self.value_clip)
+        policy, clipped = clipped_policy_loss(logprobs, before, advantages, every, cliprange=self.cliprange)
+        value, _ = clipped_value_loss(values, batch.values, batch.returns, mask, cliprange_value=self.cliprange_value)
         spread = entropy(logits).sum()
-        loss = policy + self.value_weight * value - self.entropy_weight * spread
+        loss = policy + self.vf_coef * value - self.entropy_coef * spread
         watched = {"clip_fraction": clipped, "entropy": spread, "value_loss": value} | token_count_metric(batch.inputs)
         means = ("reward", "gold", "kl", "length", "explained_variance")
         return loss, count, watched | {name: getattr(batch, name) * count for name in means}
@@ -177,7 +187,7 @@ class PPO(Stage):
 
     def flops(self, model: ActorCritic, tokens: float) -> float:
         """Actor and critic are trained; a rollout is five forward passes: writing, both of them, reward, reference."""
-        return tokens * model.actor.flops_per_token(self.train.length) * (2 + 5 / 3 / self.epochs)
+        return tokens * model.actor.flops_per_token(self.train.max_length) * (2 + 5 / 3 / self.epochs)
 
     @classmethod
     def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
@@ -189,4 +199,4 @@ class PPO(Stage):
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.policies import policy_metrics
 
-        return policy_metrics(model, stage_inputs, config.prompts, self.train.length, self.answer_tokens)
+        return policy_metrics(model, stage_inputs, config.prompts, self.train.max_length, self.max_new_tokens)

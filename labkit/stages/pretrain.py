@@ -50,10 +50,10 @@ class Pretrain(Stage):
         """RandomChunks of the real text, or the world's documents, one a row, which never end."""
         from labkit.text.sources import Documents, RandomChunks
 
-        rows, length = self.train.rows, self.train.length
+        rows, length = self.train.batch_size, self.train.max_length
         if stage_inputs.texts is not None:
             bos = stage_inputs.tokenizer.bos
-            return RandomChunks(stage_inputs.corpus, rows, length, bos=bos, **stage_inputs.shared())
+            return RandomChunks(stage_inputs.corpus, rows, length, bos=bos, **stage_inputs.shard_options())
         world, seed = stage_inputs.world, stage_inputs.seed
         return Documents(
             stage_inputs.tokenizer,
@@ -61,32 +61,29 @@ class Pretrain(Stage):
             rows,
             length,
             "all",
-            **stage_inputs.shared(),
+            **stage_inputs.shard_options(),
         )
 
-    def data(self, stage_inputs: StageInputs) -> WorldData | TextData:
+    def eval_data(self, stage_inputs: StageInputs) -> WorldData | TextData:
         from labkit.evaluation.config import TextData, WorldData
 
         if stage_inputs.texts is not None:
-            return TextData(stage_inputs.texts.validation, (), self.train.length)
-        trained = self.train.steps * self.train.accumulate * self.train.rows
-        return WorldData(stage_inputs.world, self.train.length, stage_inputs.seed, trained)
+            return TextData(stage_inputs.texts.validation, (), self.train.max_length)
+        trained = self.train.steps * self.train.gradient_accumulation_steps * self.train.batch_size
+        return WorldData(stage_inputs.world, self.train.max_length, stage_inputs.seed, trained)
 
     def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
+        """Of held-out texts, fewer than are measured at the end: nats per token."""
         from labkit.evaluation.config import first_characters
         from labkit.evaluation.held_out_loss import document_loss, text_loss
 
+        tokenizer, length, rows = stage_inputs.tokenizer, self.train.max_length, config.loss_rows
         if stage_inputs.texts is not None:
             texts = first_characters(stage_inputs.texts.validation, config.characters // 10)
-            return text_loss(model, stage_inputs.tokenizer, texts, self.train.length, config.loss_rows)[
-                "validation_loss"
-            ]
-        documents = [
-            stage_inputs.world.document("validation", stage_inputs.seed, i) for i in range(config.documents // 2)
-        ]
-        return document_loss(model, stage_inputs.tokenizer, documents, self.train.length, config.loss_rows)[
-            "validation_loss"
-        ]
+            return text_loss(model, tokenizer, texts, length, rows)["validation_loss"]
+        world, seed = stage_inputs.world, stage_inputs.seed
+        documents = [world.document("validation", seed, index) for index in range(config.documents // 2)]
+        return document_loss(model, tokenizer, documents, length, rows)["validation_loss"]
 
     @classmethod
     def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
@@ -98,4 +95,4 @@ class Pretrain(Stage):
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.language_models import evaluate_base
 
-        return evaluate_base(model, stage_inputs.tokenizer, self.data(stage_inputs), config)
+        return evaluate_base(model, stage_inputs.tokenizer, self.eval_data(stage_inputs), config)

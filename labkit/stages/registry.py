@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from labkit.errors import LabError
-from labkit.evaluation.measures import Measure
+from labkit.evaluation.measures import MetricSpec
 from labkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Stage(ABC):
     """What a step's loss is counted in; empty where it has no unit."""
     curves: ClassVar[tuple[Curve, ...]] = ()
     """What is drawn of its steps beside loss, reward and learning rate."""
-    measures: ClassVar[Mapping[str, Measure]] = {}
+    measures: ClassVar[Mapping[str, MetricSpec]] = {}
     """What its metrics mean, where `labkit.evaluation.measures` does not say it, or says something else."""
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
@@ -108,13 +108,13 @@ class Stage(ABC):
 
     def flops(self, model: Any, tokens: float) -> float:
         """Floating-point operations of the whole stage, which read so many tokens, sampling included."""
-        return tokens * model.flops_per_token(self.train.length)
+        return tokens * model.flops_per_token(self.train.max_length)
 
     def loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float | None:
         """Of a label on held-out data: the one measure cheap enough to take while training; None without one."""
         return None
 
-    def data(self, stage_inputs: StageInputs) -> WorldData | TextData | None:
+    def eval_data(self, stage_inputs: StageInputs) -> WorldData | TextData | None:
         """The held-out data that it is measured on, where that can be asked of a language model; None for others."""
         return None
 

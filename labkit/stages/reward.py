@@ -20,16 +20,16 @@ from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Stage, register
-from labkit.text.pairs import Comparison, Comparisons
+from labkit.text.pairs import PairBatch, PairSource
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig
 
 
-def reward_objective(model: RewardModel, batch: Comparison) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def reward_objective(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(summed loss, how many pairs, how many of them are ranked as chosen)."""
-    chosen, rejected = model.last(batch.inputs, batch.mask, batch.ends).chunk(2)
+    chosen, rejected = model.scores_at(batch.inputs, batch.mask, batch.ends).chunk(2)
     loss, right = pairwise_loss(chosen, rejected)
     return (
         loss.sum(),
@@ -40,10 +40,12 @@ def reward_objective(model: RewardModel, batch: Comparison) -> tuple[Tensor, Ten
 
 @register("reward", "learn what is preferred")
 @dataclass(frozen=True)
-class FitReward(Stage):
+class RewardModeling(Stage):
     """Fit a reward model to preference pairs."""
 
     train: TrainConfig = TrainConfig()
+
+    older_kind = "FitReward"
 
     def __post_init__(self) -> None:
         check(self)
@@ -63,18 +65,20 @@ class FitReward(Stage):
     objective = staticmethod(reward_objective)
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
-        stage_inputs.check_pairs(self.train.length)
+        stage_inputs.check_pairs(self.train.max_length)
 
     def initial_model(self, stage_inputs: StageInputs) -> RewardModel:
         """The fine-tuned model with a head that says nothing yet: an answer scores its mean log-probability."""
         return RewardModel(stage_inputs.initial_model())
 
     def source(self, stage_inputs: StageInputs, model: RewardModel) -> Source:
-        rows, length = self.train.rows, self.train.length
-        return Comparisons(stage_inputs.tokenizer, stage_inputs.pairs(length), rows, length, **stage_inputs.shared())
+        rows, length = self.train.batch_size, self.train.max_length
+        return PairSource(
+            stage_inputs.tokenizer, stage_inputs.pairs(length), rows, length, **stage_inputs.shard_options()
+        )
 
     def flops(self, model: RewardModel, tokens: float) -> float:
-        return tokens * model.body.flops_per_token(self.train.length)
+        return tokens * model.body.flops_per_token(self.train.max_length)
 
     def loss(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         return self._ranked(model, stage_inputs)["validation_loss"]
@@ -82,8 +86,8 @@ class FitReward(Stage):
     def _ranked(self, model: RewardModel, stage_inputs: StageInputs) -> dict[str, float]:
         from labkit.evaluation.preference_accuracy import ranking_metrics
 
-        pairs = stage_inputs.held_out_pairs(self.train.length)
-        return ranking_metrics(model, stage_inputs.tokenizer, pairs, self.train.length, self.train.precision)
+        pairs = stage_inputs.held_out_pairs(self.train.max_length)
+        return ranking_metrics(model, stage_inputs.tokenizer, pairs, self.train.max_length, self.train.precision)
 
     @classmethod
     def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
@@ -96,7 +100,7 @@ class FitReward(Stage):
         """Held-out pairs ranked; in the world also against gold."""
         from labkit.evaluation.preference_accuracy import gold_metrics
 
-        length, tokenizer, precision = self.train.length, stage_inputs.tokenizer, self.train.precision
+        length, tokenizer, precision = self.train.max_length, stage_inputs.tokenizer, self.train.precision
         choices = stage_inputs.held_out_choices(length)
-        ranked = self._ranked(model, stage_inputs) | {"left_out": stage_inputs.left_out(length)}
+        ranked = self._ranked(model, stage_inputs) | {"left_out": stage_inputs.left_out_count(length)}
         return ranked | (gold_metrics(model, tokenizer, choices, length, precision) if choices else {})

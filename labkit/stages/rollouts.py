@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.decoding.best import Judge, judge_scores
 from labkit.errors import LabError
 from labkit.losses.advantages import Advantages
-from labkit.machine import autocast, over_processes
+from labkit.machine import all_reduce_sum, autocast
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import Prompts
@@ -55,9 +55,10 @@ def check_rows(rows: int, samples: int, world_size: int) -> None:
 class Rollouts:
     """A source for `fit`: the model answers new prompts and learns from these answers in `epochs` steps, then others.
 
-    A step reads `accumulate` batches of `rows` answers, so many to each prompt as `samples` says. Batch n reads the
-    prompts n P … n P + P - 1 with P = rows / samples, and draws from (seed, n), so that what is written depends on the
-    weights alone. What a stop would lose is the batches between their first use and their last: that is the state.
+    A step reads `gradient_accumulation_steps` batches of `rows` answers, so many to each prompt as `samples` says.
+    Batch n reads the prompts n P … n P + P - 1 with P = rows / samples, and draws from (seed, n), so that what is
+    written depends on the weights alone. What a stop would lose is the batches between their first use and their last:
+    that is the state.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Rollouts:
         rows: int,
         samples: int,
         epochs: int,
-        accumulate: int = 1,
+        gradient_accumulation_steps: int = 1,
         precision: str,
         seed: int = 0,
         rank: int = 0,
@@ -80,18 +81,19 @@ class Rollouts:
         check_rows(rows, samples, world_size)
         self.prompts, self.sampler, self.judge, self.credit = prompts, sampler, judge, credit
         self.reference = reference.eval()
-        self.rows, self.samples, self.epochs, self.accumulate = rows, samples, epochs, accumulate
+        self.rows, self.samples, self.epochs = rows, samples, epochs
+        self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
         self.kept: list[Rollout] = []
 
     def next_batch(self, model: ActorCritic, step: int) -> Rollout:
-        """The batch of this number; a step of `fit` asks for `accumulate` of them, one after another."""
-        iteration, within = divmod(step, self.epochs * self.accumulate)
+        """The batch of this number; a step of `fit` asks for `batches_a_step` of them, one after another."""
+        iteration, within = divmod(step, self.epochs * self.batches_a_step)
         if within == 0:
-            self.kept = self.write(model, iteration)
+            self.kept = self.generate_batches(model, iteration)
         if not self.kept:
-            raise LabError(f"Step {step // self.accumulate} learns from a rollout that was not kept.")
-        return self.kept[within % self.accumulate]
+            raise LabError(f"Step {step // self.batches_a_step} learns from a rollout that was not kept.")
+        return self.kept[within % self.batches_a_step]
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -101,16 +103,16 @@ class Rollouts:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        parts, names = range(self.accumulate if state else 0), Rollout._fields
-        if state and f"inputs.{self.accumulate - 1}" not in state and self.accumulate > 1:
+        parts, names = range(self.batches_a_step if state else 0), Rollout._fields
+        if state and f"inputs.{self.batches_a_step - 1}" not in state and self.batches_a_step > 1:
             raise LabError("The checkpoint holds the rollout of an older labkit. Make the stage again (--again).")
         self.kept = [Rollout(**{name: state[name + (f".{part}" if part else "")] for name in names}) for part in parts]
 
     @torch.no_grad()
-    def write(self, model: ActorCritic, iteration: int) -> list[Rollout]:
+    def generate_batches(self, model: ActorCritic, iteration: int) -> list[Rollout]:
         """The batches of one iteration: answers, and what every token of them was worth."""
-        first = iteration * self.accumulate
-        batches = range(first, first + self.accumulate)
+        first = iteration * self.batches_a_step
+        batches = range(first, first + self.batches_a_step)
         written = [self._sampled(model, batch) for batch in batches]
         scored = [self._scored(model, samples) for samples in written]
         credited = self.credit(scored)
@@ -145,7 +147,9 @@ class Rollouts:
         return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
 
     def _gold(self, batch: int, samples: Samples) -> list[float]:
-        return self.prompts.gold(self._indices(batch), [self.sampler.text(drawn) for drawn in samples.drawn])
+        return self.prompts.gold_scores(
+            self._indices(batch), [self.sampler.strip_end_token(drawn) for drawn in samples.drawn]
+        )
 
     def _generator(self, batch: int) -> torch.Generator:
         drawn = np.random.default_rng([self.seed, batch, self.rank]).integers(2**62)
@@ -171,7 +175,7 @@ def _means(
             len(gold),
         ]
         sums += torch.tensor([float(value) for value in [*of_answers, *of_tokens]], dtype=torch.float64)
-    answers, reward, gold_sum, kl, tokens, error, error2, return_, return2, judged = over_processes(
+    answers, reward, gold_sum, kl, tokens, error, error2, return_, return2, judged = all_reduce_sum(
         sums.to(device, exact)
     ).tolist()
     unexplained, variance = error2 / tokens - (error / tokens) ** 2, return2 / tokens - (return_ / tokens) ** 2

@@ -16,7 +16,7 @@ from labkit.decoding import Temperature, generate
 from labkit.decoding.compiled import CompiledGenerator, can_compile
 from labkit.losses import token_logprobs
 from labkit.model.transformer import Transformer
-from labkit.text.batch import Batch, unshifted_batch
+from labkit.text.batch import Batch, full_row_batch
 from labkit.text.tokenizer import Tokenizer
 
 
@@ -36,15 +36,15 @@ class Samples(NamedTuple):
 
 
 class Sampler:
-    """Draws answers of at most `answer_tokens` tokens at a temperature, for rows of `length`.
+    """Draws answers of at most `max_new_tokens` tokens at a temperature, for rows of `length`.
 
     compile: by the compiled writer, which writes the same, where the model can be compiled.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, length: int, answer_tokens: int, temperature: float, compile: bool = False
+        self, tokenizer: Tokenizer, *, length: int, max_new_tokens: int, temperature: float, compile: bool = False
     ):
-        self.tokenizer, self.length, self.answer_tokens = tokenizer, length, answer_tokens
+        self.tokenizer, self.length, self.max_new_tokens = tokenizer, length, max_new_tokens
         self.temperature, self.compile = temperature, compile
         self.writer: CompiledGenerator | None = None
 
@@ -55,10 +55,10 @@ class Sampler:
             ([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
             for prompt, answer in zip(prompts, drawn, strict=True)
         ]
-        batch, _ = unshifted_batch(rows, self.length, self.tokenizer.pad)
+        batch, _ = full_row_batch(rows, self.length, self.tokenizer.pad)
         return Samples(prompts, drawn, batch)
 
-    def text(self, drawn: Sequence[int]) -> Sequence[int]:
+    def strip_end_token(self, drawn: Sequence[int]) -> Sequence[int]:
         """A drawn answer without its end token."""
         return drawn[:-1] if drawn and drawn[-1] in self.tokenizer.stops else drawn
 
@@ -76,7 +76,7 @@ class Sampler:
     ) -> list[list[int]]:
         filters = [Temperature(self.temperature)]
         options: dict[str, Any] = {
-            "max_new_tokens": self.answer_tokens,
+            "max_new_tokens": self.max_new_tokens,
             "stop_ids": self.tokenizer.stops,
             "generator": generator,
             "keep_stop": True,
@@ -85,4 +85,4 @@ class Sampler:
             return generate(model, prompts, filters=filters, rows=len(prompts), **options)
         if self.writer is None or self.writer.model is not model:
             self.writer = CompiledGenerator(model, rows=len(prompts), length=self.length, filters=filters)
-        return self.writer.write(prompts, **options)
+        return self.writer.generate(prompts, **options)

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 @register("sft", "learn to answer")
 @dataclass(frozen=True)
-class FineTune(Stage):
+class SFT(Stage):
     """Train the pretrained model on conversations, loss on the answers."""
 
     train: TrainConfig = TrainConfig()
+
+    older_kind = "FineTune"
 
     def __post_init__(self) -> None:
         check(self)
@@ -45,17 +47,19 @@ class FineTune(Stage):
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Of given conversations, some answer must lie within a row, to train on and held out."""
         if stage_inputs.conversations is not None:
-            self.fits(stage_inputs)
+            self.length_reports(stage_inputs)
 
     def source(self, stage_inputs: StageInputs, model: object) -> Source:
         """The instruction file's conversations, several to a row and shuffled each pass; or the world's, one a row."""
         from labkit.text.sources import Documents, Packed
 
-        rows, length = self.train.rows, self.train.length
+        rows, length = self.train.batch_size, self.train.max_length
         if stage_inputs.conversations is not None:
             conversations = stage_inputs.conversations.train
-            self.fits(stage_inputs)
-            return Packed(stage_inputs.tokenizer, conversations, rows, length, "answers", **stage_inputs.shared())
+            self.length_reports(stage_inputs)
+            return Packed(
+                stage_inputs.tokenizer, conversations, rows, length, "answers", **stage_inputs.shard_options()
+            )
         world, seed = stage_inputs.world, stage_inputs.seed
         return Documents(
             stage_inputs.tokenizer,
@@ -63,31 +67,31 @@ class FineTune(Stage):
             rows,
             length,
             "answers",
-            **stage_inputs.shared(),
+            **stage_inputs.shard_options(),
         )
 
-    def fits(self, stage_inputs: StageInputs) -> dict[str, LengthReport]:
+    def length_reports(self, stage_inputs: StageInputs) -> dict[str, LengthReport]:
         """How the given conversations, those to train on and those held out, fit in rows; none of the world's.
 
         Said where some do not. Raises LabError where no answer begins within its row.
         """
-        from labkit.text.fitting import fit_rows
+        from labkit.text.fitting import encode_within_length
 
         if stage_inputs.conversations is None:
             return {}
-        length, found = self.train.length, {}
+        length, found = self.train.max_length, {}
         train, validation = stage_inputs.conversations[:2]
         for what, given in (("conversations", train), ("held-out conversations", validation)):
-            count = partial(fit_rows, stage_inputs.tokenizer, given, length + 1, "answers")
-            found[what] = stage_inputs.fit(count, what, length)
+            count = partial(encode_within_length, stage_inputs.tokenizer, given, length + 1, "answers")
+            found[what] = stage_inputs.check_fit(count, what, length)
         return found
 
-    def data(self, stage_inputs: StageInputs) -> WorldData | TextData:
+    def eval_data(self, stage_inputs: StageInputs) -> WorldData | TextData:
         from labkit.evaluation.config import TextData, WorldData
 
         if stage_inputs.conversations is not None:
-            return TextData((), stage_inputs.conversations.validation, self.train.length)
-        return WorldData(stage_inputs.world, self.train.length, stage_inputs.seed)
+            return TextData((), stage_inputs.conversations.validation, self.train.max_length)
+        return WorldData(stage_inputs.world, self.train.max_length, stage_inputs.seed)
 
     def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         from labkit.evaluation.held_out_loss import document_loss
@@ -98,7 +102,7 @@ class FineTune(Stage):
         else:
             documents = [stage_inputs.world.conversation("validation", stage_inputs.seed, i) for i in range(count)]
         measured = document_loss(
-            model, stage_inputs.tokenizer, documents, self.train.length, config.loss_rows, "answers"
+            model, stage_inputs.tokenizer, documents, self.train.max_length, config.loss_rows, "answers"
         )
         return measured["validation_loss"]
 
@@ -118,8 +122,8 @@ class FineTune(Stage):
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.language_models import evaluate_chat
 
-        measured = evaluate_chat(model, stage_inputs.tokenizer, self.data(stage_inputs), config)
-        for what, fit in self.fits(stage_inputs).items():
+        measured = evaluate_chat(model, stage_inputs.tokenizer, self.eval_data(stage_inputs), config)
+        for what, fit in self.length_reports(stage_inputs).items():
             held_out = "held_out_" if what.startswith("held-out") else ""
             measured |= {f"{held_out}cut": fit.cut, f"{held_out}left_out": fit.left_out}
         return measured

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
         return Batch(self.inputs.to(device), self.labels.to(device), self.mask.to(device))
 
     @property
-    def tokens(self) -> int:
+    def label_count(self) -> int:
         """How many labels count."""
         return int(self.mask.sum())
 
@@ -53,9 +53,7 @@ def shift(rows: Sequence[Sequence[int]], counts: Sequence[Sequence[bool]], lengt
     return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), torch.from_numpy(mask))
 
 
-def unshifted_batch(
-    rows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int, pad: int
-) -> tuple[Batch, Tensor]:
+def full_row_batch(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int, pad: int) -> tuple[Batch, Tensor]:
     """Rows of up to `length` ids -> Batch of which every id is an input, and where each row ends: [B] int64.
 
     For what reads a whole row, its last token included, and gives one number. The batch is as wide as its longest row

@@ -77,7 +77,9 @@ def encode_answer(tokenizer: Tokenizer, messages: Sequence[Message], answer: str
     if tokenizer.template is None:
         prompt, said = encode_prompt(tokenizer, messages), [*encode_answer_part(tokenizer, answer), tokenizer.end]
         return [*prompt, *said], [False] * len(prompt) + [True] * len(said)
-    ids, counts = tokenizer.template.row([*_turns(messages), ("assistant", answer)], learned={len(messages)})
+    ids, counts = tokenizer.template.encode_with_mask(
+        [*_turns(messages), ("assistant", answer)], learned={len(messages)}
+    )
     last = len(counts) - counts[::-1].index(True)
     return ids[:last], counts[:last]
 
@@ -85,7 +87,7 @@ def encode_answer(tokenizer: Tokenizer, messages: Sequence[Message], answer: str
 def encode_answer_part(tokenizer: Tokenizer, words: str) -> list[int]:
     """Words of an answer, as they stand after its prompt -> ids, without an end."""
     spoken = tokenizer.lead + words
-    return tokenizer.encode(spoken) if tokenizer.template is None else tokenizer.template.inside(spoken)
+    return tokenizer.encode(spoken) if tokenizer.template is None else tokenizer.template.encode_continuation(spoken)
 
 
 def encode_opening(tokenizer: Tokenizer, text: str, lead: bool = True) -> list[int]:
@@ -128,7 +130,7 @@ def _templated(tokenizer: Tokenizer, template: ChatTemplate, document: Document,
     answers = [number for number, message in enumerate(document.messages, start=1) if message.role == "assistant"]
     learned = {number - 1 for number in answers if document.messages[number - 1].weight > 0}
     for number in reversed(answers):
-        turns, counts = template.row(_turns(document.messages[:number]), learned)
+        turns, counts = template.encode_with_mask(_turns(document.messages[:number]), learned)
         if len(ids) + len(turns) <= length or (number == answers[0] and not document.text):
             return [*ids, *turns][:length], [*[False] * len(ids), *counts][:length]
     return ids[:length], [False] * len(ids[:length])
@@ -161,4 +163,4 @@ def _opening(tokenizer: Tokenizer, role: str) -> int:
     """The token that opens a turn in labkit's own form."""
     if role not in ("system", "user", "assistant"):
         raise LabError(f"A message has the role {role!r}; the roles are system, user and assistant.")
-    return tokenizer.id_of(f"<|{role}|>")
+    return tokenizer.token_to_id(f"<|{role}|>")

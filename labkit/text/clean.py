@@ -80,19 +80,21 @@ def is_base(sign: str) -> bool:
     return unicodedata.category(sign)[0] in "LNPS" and not joins
 
 
-def distinct(texts: Sequence[Text]) -> tuple[list[int], int, int]:
-    """Which texts to keep, of `copies` the first -> (indices, exact duplicates dropped, near duplicates dropped)."""
-    exact, near = copies(texts, range(len(texts)))
+def deduplicate(texts: Sequence[Text]) -> tuple[list[int], int, int]:
+    """Which texts to keep, the first of those that are alike -> (indices, exact duplicates dropped, near duplicates
+    dropped).
+    """
+    exact, near = find_duplicates(texts, range(len(texts)))
     return [index for index in range(len(texts)) if index not in exact and index not in near], len(exact), len(near)
 
 
-def copies(texts: Sequence[Text], order: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
+def find_duplicates(texts: Sequence[Text], order: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
     """Texts that repeat one before them in this order -> ({index: index of its equal}, {index: of its near duplicate}).
 
-    Near: the sets of runs of five words (see `shingle`) overlap by a Jaccard index of 0.8 or more with a text kept
-    before. Candidates are found by MinHash (Broder 1997) in 16 bands of 8 hashes,
-    which meets a pair of Jaccard 0.8 with probability 1 - (1 - 0.8^8)^16 = 0.95; each is then checked on
-    the full sets, which are kept at 4 bytes a word.
+    Near: the sets of runs of five words (see `shingle_hashes`) overlap by a Jaccard index of 0.8 or more with a text
+    kept before. Candidates are found by MinHash (Broder 1997) in 16 bands of 8 hashes, which meets a pair of Jaccard
+    0.8 with probability 1 - (1 - 0.8^8)^16 = 0.95; each is then checked on the full sets, which are kept at 4 bytes a
+    word.
     """
     seen: dict[str, int] = {}
     tables: list[dict[bytes, list[int]]] = [{} for _ in range(BANDS)]
@@ -126,11 +128,11 @@ def content_key(text: Text) -> str:
 
 
 def _shingles(text: Text) -> NDArray[np.uint32]:
-    """`shingle` of a text as an array without repeats; of a LongText piece by piece, the few runs that lie across two
-    pieces aside.
+    """`shingle_hashes` of a text as an array without repeats; of a LongText piece by piece, the few runs that lie
+    across two pieces aside.
     """
     parts = [text] if isinstance(text, str) else pieces(text.blocks())
-    found = [np.fromiter(shingle(part), np.uint32) for part in parts]
+    found = [np.fromiter(shingle_hashes(part), np.uint32) for part in parts]
     return np.unique(np.concatenate(found))
 
 
@@ -158,7 +160,7 @@ def _word() -> re.Pattern[str]:
     return re.compile(rf"{word}|!=|[{signs['S']}]|(?=[^\x00-\uffff])\W")  # beyond: emoji above all
 
 
-def shingle(text: str) -> set[int]:
+def shingle_hashes(text: str) -> set[int]:
     """A text -> the 32-bit hashes of its runs of five words (see `words_of`), case aside; of a shorter text none."""
     words = words_of(text.lower())
     runs = range(len(words) - SHINGLE_WORDS + 1)

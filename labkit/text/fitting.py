@@ -27,7 +27,7 @@ class LengthReport(NamedTuple):
     cut: int = 0
     left_out: int = 0
 
-    def said(self, what: str, length: int) -> str:
+    def message(self, what: str, length: int) -> str:
         """A sentence on what does not fit; '' where all does."""
         parts = [
             f"{count} {done}"
@@ -38,11 +38,11 @@ class LengthReport(NamedTuple):
             return ""
         return (
             f"{self.cut + self.left_out} of {self.given} {what} are longer than a row of {length} tokens: "
-            f"{' and '.join(parts)}. Longer rows (train.length, up to model.context) would hold them."
+            f"{' and '.join(parts)}. Longer rows (train.max_length, up to model.context) would hold them."
         )
 
 
-def fit_rows(
+def encode_within_length(
     tokenizer: Tokenizer, documents: Sequence[Document], length: int, loss_on: LossOn = "answers"
 ) -> tuple[list[Row], LengthReport]:
     """Documents -> their rows of at most `length` ids, without those that keep no label; and what did not fit.
@@ -53,12 +53,12 @@ def fit_rows(
     long = [index for index, (ids, _) in enumerate(rows) if len(ids) > length]
     for index, row in zip(long, encode_documents(tokenizer, [documents[i] for i in long], length), strict=True):
         rows[index] = row
-    kept = [row for row in rows if teaches(row, loss_on)]
-    left_out = sum(not teaches(rows[index], loss_on) for index in long)
+    kept = [row for row in rows if has_labels(row, loss_on)]
+    left_out = sum(not has_labels(rows[index], loss_on) for index in long)
     return kept, LengthReport(len(rows), len(long) - left_out, left_out)
 
 
-def teaches(row: Row, loss_on: LossOn) -> bool:
+def has_labels(row: Row, loss_on: LossOn) -> bool:
     """Whether a label of the row counts; its first id is no label."""
     ids, answer = row
     return any(answer[1:]) if loss_on == "answers" else len(ids) > 1
@@ -69,5 +69,5 @@ def refuse_none(fit: LengthReport, what: str, length: int) -> None:
     if fit.given and fit.left_out == fit.given:
         raise LabError(
             f"None of {fit.given} {what} fits, with its prompt, in a row of {length} tokens. Give longer rows "
-            f"(train.length, up to model.context), or shorter prompts."
+            f"(train.max_length, up to model.context), or shorter prompts."
         )

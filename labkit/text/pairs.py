@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labkit.text.batch import unshifted_batch
+from labkit.text.batch import full_row_batch
 from labkit.text.chat import Row, encode_answer
 from labkit.text.sources import EpochSampler, Stateless
 from labkit.text.tokenizer import Tokenizer
@@ -31,29 +31,29 @@ class Pair(NamedTuple):
     rejected: str
 
 
-class Comparison(NamedTuple):
+class PairBatch(NamedTuple):
     """B pairs as 2B rows: the chosen answers, then the rejected ones.
 
     inputs, labels, mask [2B, T] as in Batch: True where a label belongs to the answer or is the `<|end|>` that closes
     it. ends [2B]: where in the inputs that `<|end|>` stands, the place at which the whole answer has been read.
-    reference [2B]: log-probability of each answer to another model, 0 where that was not asked for.
+    reference_logprobs [2B]: log-probability of each answer to another model, 0 where that was not asked for.
     """
 
     inputs: Tensor
     labels: Tensor
     mask: Tensor
     ends: Tensor
-    reference: Tensor
+    reference_logprobs: Tensor
 
-    def to(self, device: torch.device) -> Comparison:
-        return Comparison(*(tensor.to(device) for tensor in self))
+    def to(self, device: torch.device) -> PairBatch:
+        return PairBatch(*(tensor.to(device) for tensor in self))
 
 
-class Comparisons(Stateless):
+class PairSource(Stateless):
     """B = `rows` pairs a step in rows of T = `length`, every pass shuffled anew by (seed, pass).
 
     reference [N, 2]: of each pair's chosen and rejected answer. Raises LabError where there is no pair, or one
-    that does not fit in a row; `fitting` finds those that do.
+    that does not fit in a row; `drop_too_long` finds those that do.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Comparisons(Stateless):
         self.length, self.pad, self.reference = length, tokenizer.pad, reference
         self.order = EpochSampler(rows, seed, len(pairs), rank, world_size)
 
-    def next_batch(self, model: Any, step: int) -> Comparison:
+    def next_batch(self, model: Any, step: int) -> PairBatch:
         chosen = self.order.at(step)
         reference = None if self.reference is None else self.reference[chosen]
-        return comparison([self.encoded[i] for i in chosen], self.length, self.pad, reference)
+        return collate_pairs([self.encoded[i] for i in chosen], self.length, self.pad, reference)
 
 
 def encode_pair(tokenizer: Tokenizer, pair: Pair) -> tuple[Row, Row]:
@@ -84,13 +84,13 @@ def encode_pair(tokenizer: Tokenizer, pair: Pair) -> tuple[Row, Row]:
     return chosen, rejected
 
 
-def comparison(
+def collate_pairs(
     encoded: Sequence[tuple[Row, Row]], length: int, pad: int, reference: NDArray[Any] | None = None
-) -> Comparison:
+) -> PairBatch:
     """Encoded pairs -> rows of T = `length`, which must have room for the longest. reference [B, 2]."""
-    batch, ends = unshifted_batch([pair[side] for side in (0, 1) for pair in encoded], length, pad)
+    batch, ends = full_row_batch([pair[side] for side in (0, 1) for pair in encoded], length, pad)
     known = np.zeros((len(encoded), 2)) if reference is None else reference
-    return Comparison(*batch, ends, torch.from_numpy(known.T.reshape(-1).astype(np.float32)))
+    return PairBatch(*batch, ends, torch.from_numpy(known.T.reshape(-1).astype(np.float32)))
 
 
 def by_length(encoded: Sequence[tuple[Row, Row]], rows: int) -> Iterator[list[int]]:
@@ -100,7 +100,7 @@ def by_length(encoded: Sequence[tuple[Row, Row]], rows: int) -> Iterator[list[in
         yield order[start : start + rows]
 
 
-def fitting(tokenizer: Tokenizer, pairs: Sequence[Pair], length: int) -> list[Pair]:
+def drop_too_long(tokenizer: Tokenizer, pairs: Sequence[Pair], length: int) -> list[Pair]:
     """The pairs of which both answers fit, with their prompt, in a row of `length` tokens."""
     return [pair for pair in pairs if max(len(ids) for ids, _ in encode_pair(tokenizer, pair)) <= length]
 

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from labkit.errors import LabError
-from labkit.files import replacing
+from labkit.files import atomic_replace
 from labkit.text.batch import Batch, shift
 from labkit.text.chat import Row, encode_documents
-from labkit.text.fitting import LossOn, fit_rows, refuse_none
+from labkit.text.fitting import LossOn, encode_within_length, refuse_none
 from labkit.text.pieces import Text, blocks_of
 from labkit.text.tokenizer import Tokenizer
 
@@ -92,7 +92,7 @@ class Packed(Stateless):
         if not documents:
             raise LabError("There are no documents to train on.")
         self.length, self.pad, self.loss_on = length, tokenizer.pad, loss_on
-        encoded, self.fit = fit_rows(tokenizer, documents, length + 1, loss_on)
+        encoded, self.fit = encode_within_length(tokenizer, documents, length + 1, loss_on)
         refuse_none(self.fit, "conversations" if loss_on == "answers" else "documents", length)
         self.packed = pack(encoded, length + 1)
         self.order = EpochSampler(rows, seed, len(self.packed), rank, world_size)
@@ -247,7 +247,7 @@ def _corpus_key(tokenizer: Tokenizer, texts: Sequence[Text]) -> str:
 
 def _write_corpus(file: Path, parts: Iterable[NDArray[Any]]) -> None:
     """Whole or not at all, in place of what was made of other texts or by another tokenizer."""
-    with replacing(file) as partial, open(partial, "wb") as written:
+    with atomic_replace(file) as partial, open(partial, "wb") as written:
         for part in parts:
             part.tofile(written)
     for old in file.parent.glob("*.bin"):

@@ -45,7 +45,8 @@ class Span(NamedTuple):
 
 
 class ChatTemplate:
-    """`encode(turns, prompt=True)` for what the assistant is to answer, `row(turns)` for what it is to learn.
+    """`encode(turns, prompt=True)` for what the assistant is to answer, `encode_with_mask(turns)` for what it is to
+    learn.
 
     `turn_end` is the token that ends an assistant's turn; `lead` the blanks between a prompt and the words that follow.
     """
@@ -76,7 +77,9 @@ class ChatTemplate:
         """A conversation -> its ids; with `prompt`, up to where the assistant answers."""
         return self._encode(self._render(self._sanitized(turns), prompt)[0])[0]
 
-    def row(self, turns: Sequence[Turn], learned: Collection[int] | None = None) -> tuple[list[int], list[bool]]:
+    def encode_with_mask(
+        self, turns: Sequence[Turn], learned: Collection[int] | None = None
+    ) -> tuple[list[int], list[bool]]:
         """A conversation -> its ids, and which of them the assistant says: its words and the token that ends them.
 
         learned: the turns of the assistant that count; None for all.
@@ -95,7 +98,7 @@ class ChatTemplate:
                 self._close(span, ids, places, said)
         return ids, said
 
-    def inside(self, text: str) -> list[int]:
+    def encode_continuation(self, text: str) -> list[int]:
         """The ids of a text that stands after others: SentencePiece puts no blank before it."""
         return self._piece(self.plain, text, 0)[0]
 
@@ -111,7 +114,7 @@ class ChatTemplate:
 
     def _probe(self) -> int:
         """The token that ends an assistant's turn: the last of the special ones that count in it."""
-        ids, said = self.row(PROBE)
+        ids, said = self.encode_with_mask(PROBE)
         runs = [list(run) for counts, run in groupby(range(len(ids)), said.__getitem__) if counts]
         closing = {next((ids[i] for i in reversed(run) if ids[i] in self.ends), None) for run in runs}
         if len(runs) != len(PROBE) // 2 or len(closing) != 1 or None in closing:

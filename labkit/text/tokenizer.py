@@ -169,7 +169,7 @@ class Tokenizer:
             raise LabError(f"This tokenizer's tokenizer_config.json names {token!r} as {name}, which it has not.")
         return index
 
-    def id_of(self, token: str) -> int:
+    def token_to_id(self, token: str) -> int:
         """The id of a token by its spelling. Raises LabError where there is none."""
         index = self.backend.token_to_id(token)
         if index is None:
@@ -243,13 +243,13 @@ class Tokenizer:
     def _encode_inside(self, text: str) -> list[int]:
         """The ids of a text that stands after others."""
         if self.template is not None and self._begins_with_blank:
-            return self.template.inside(_encodable(text))
+            return self.template.encode_continuation(_encodable(text))
         return self._encode_together([text])[0]
 
     @cached_property
     def _begins_with_blank(self) -> bool:
         """Whether a blank is put before a text, as SentencePiece does."""
-        return self.template is not None and self._encode_together(["a"])[0] != self.template.inside("a")
+        return self.template is not None and self._encode_together(["a"])[0] != self.template.encode_continuation("a")
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """[352, 417] -> 'Tom ran'. Special tokens are left out, unless `special`. A cut character becomes
@@ -257,13 +257,13 @@ class Tokenizer:
         """
         return self.backend.decode(list(ids), skip_special_tokens=not special)
 
-    def continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
+    def decode_continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """What `ids` add to the text of `before`. SentencePiece leaves out the blank before the first word of a text,
         so this is more than `decode(ids)`.
         """
         return self.decode([*before, *ids]).removeprefix(self.decode(before))
 
-    def token(self, index: int) -> str:
+    def token_text(self, index: int) -> str:
         """The text of one token, special ones included, for tables and figures; bytes that are no whole character as
         <E4>, and an id that no token has as <51200>.
         """
@@ -312,7 +312,7 @@ class Tokenizer:
             raise LabError(f"{file} is not a tokenizer file: {error}") from error
         config = _beside(file.with_name("tokenizer_config.json"))
         generation = _beside(file.with_name("generation_config.json")) or {}
-        return cls(backend, config and config | chat_templates(file.parent), end_ids(generation))
+        return cls(backend, config and config | chat_templates(file.parent), eos_ids(generation))
 
 
 def _beside(file: Path) -> dict[str, Any] | None:
@@ -351,7 +351,7 @@ def chosen_template(given: Any, name: str = "default") -> str | None:
     return named[name]
 
 
-def end_ids(generation: Mapping[str, Any]) -> list[int]:
+def eos_ids(generation: Mapping[str, Any]) -> list[int]:
     """The ids that end a text by a generation_config.json, which may name one, several or none."""
     ends = generation.get("eos_token_id")
     return [int(end) for end in ([ends] if isinstance(ends, int) else ends or [])]

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from labkit.files import (
     OLD,
     PARTIAL,
-    disk_errors,
-    read_lines,
+    atomic_replace,
+    atomic_replace_folder,
+    explain_write_errors,
+    read_jsonl,
     read_object,
-    replacing,
-    replacing_folder,
-    settle_folder,
+    recover_folder,
     sync,
-    write_lines,
+    write_jsonl,
 )
 
 KEPT = 2
@@ -38,7 +38,7 @@ KEPT = 2
 
 def write_model(path: Path, model: nn.Module) -> None:
     """Write the model's weights to `path` as safetensors, whole or not at all."""
-    with replacing(path) as partial:
+    with atomic_replace(path) as partial:
         save_model(model, str(partial))
 
 
@@ -56,20 +56,20 @@ class MetricsLog:
     def write(self, record: dict[str, Any]) -> None:
         """Raises LabError when the disk is full."""
         left = f"{json.dumps(record)}\n".encode()
-        with disk_errors(self.path):
+        with explain_write_errors(self.path):
             while left:  # a disk that is nearly full takes a part of a line
                 left = left[self.file.write(left) or 0 :]
 
     def sync(self) -> None:
         """Bring what was written to the disk: a checkpoint of a step relies on the records up to it."""
         if not self.file.closed:
-            with disk_errors(self.path):
+            with explain_write_errors(self.path):
                 sync(self.path)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; a line that is the record of no step is left out with a warning."""
-    lines = read_lines(path)
+    lines = read_jsonl(path)
     records = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
     if len(records) < len(lines):
         warnings.warn(
@@ -81,7 +81,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def journal(path: Path, step: int) -> Iterator[MetricsLog]:
+def open_metrics_log(path: Path, step: int) -> Iterator[MetricsLog]:
     """Append records to `path`.
 
     Lines after `step` are dropped first: a run that was stopped there makes them again. Lines up to it that are not
@@ -95,7 +95,7 @@ def journal(path: Path, step: int) -> Iterator[MetricsLog]:
             f"curves have a gap, and the stage's tokens and seconds are counted too low.",
             stacklevel=3,
         )
-    write_lines(path, kept)
+    write_jsonl(path, kept)
     with open_to_append(path) as file:
         written = MetricsLog(path, file)
         try:
@@ -139,7 +139,7 @@ class Checkpoints:
         Raises LabError when the disk is full; the checkpoints before it are then still there.
         """
         final = self.at(step)
-        with replacing_folder(final) as partial:
+        with atomic_replace_folder(final) as partial:
             save_model(model, str(partial / "model.safetensors"))
             for name, named in tensors.items():
                 if named:
@@ -147,7 +147,7 @@ class Checkpoints:
             files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
             text = json.dumps({**state, "files": files}, indent=2)
             (partial / "state.json").write_text(text, encoding="utf-8")
-        with disk_errors(final):
+        with explain_write_errors(final):
             for old in self._folders()[:-KEPT]:
                 shutil.rmtree(old)
 
@@ -161,7 +161,7 @@ class Checkpoints:
         Leftovers of a kill while writing are removed.
         """
         for leftover in [*self.folder.glob(f".*{PARTIAL}"), *self.folder.glob(f".*{OLD}")]:
-            settle_folder(self.folder / leftover.stem.removeprefix("."))
+            recover_folder(self.folder / leftover.stem.removeprefix("."))
         for folder in reversed(self._folders()):
             try:
                 return Checkpoint(folder)

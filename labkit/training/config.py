@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.configs import Count, CountOrNone, NonNegative, Range, check, to_dict
-from labkit.training.optimizer import MuonAdamW, cosine_schedule, hidden_matrices, warmup_stable_decay
+from labkit.training.optimizer import MuonAdamW, cosine_schedule, muon_parameter_names, warmup_stable_decay
 
 Objective = Callable[[Any, Any], tuple[Tensor, Tensor, dict[str, Tensor]]]
 """(model, batch) -> (loss_sum [], count [], metrics): the loss summed over `count` labels, and further sums."""
@@ -36,17 +36,17 @@ class TrainConfig:
 
     Attributes:
         steps: optimizer steps.
-        rows: rows of one batch, over all processes.
-        length: tokens of one row (T).
-        accumulate: batches added up for one step; rows x accumulate rows in all.
-        optimizer: muon (for matrices, AdamW for the rest) or adamw.
-        lr: Muon's learning rate for matrices; unused by adamw.
-        adam_lr: AdamW's learning rate.
+        batch_size: rows of one batch, over all processes (B).
+        max_length: tokens of one row (T).
+        gradient_accumulation_steps: batches added up for one step.
+        optimizer: muon (for matrices, AdamW for the rest) or adamw (for all).
+        muon_lr: Muon's learning rate; unused by adamw.
+        adamw_lr: AdamW's learning rate.
         weight_decay: of matrices and embeddings, decoupled.
         schedule: wsd (warm-up, stable, decay) or cosine.
-        warmup: steps of linear warm-up.
-        decay: share of the steps over which wsd falls to zero.
-        clip: the gradient's norm is brought down to this; 0 does not clip.
+        warmup_steps: steps of linear warm-up.
+        decay_fraction: share of the steps over which wsd falls to zero.
+        max_grad_norm: the gradient's norm is clipped to this; 0 does not clip.
         precision: bf16 computes the model and loss in bf16 with fp32 weights, where the processor can; or fp32.
         compile: compile model and loss (15-60 s once, then 1.3-1.8 x faster).
         checkpoint_every: steps between checkpoints; 0 saves at the end only.
@@ -54,21 +54,32 @@ class TrainConfig:
     """
 
     steps: Count = 1000
-    rows: Count = 8
-    length: Count = 192
-    accumulate: Count = 1
+    batch_size: Count = 8
+    max_length: Count = 192
+    gradient_accumulation_steps: Count = 1
     optimizer: Literal["muon", "adamw"] = "muon"
-    lr: NonNegative = 3e-3
-    adam_lr: NonNegative = 3e-3
+    muon_lr: NonNegative = 3e-3
+    adamw_lr: NonNegative = 3e-3
     weight_decay: NonNegative = 0.0
     schedule: Literal["wsd", "cosine"] = "wsd"
-    warmup: CountOrNone = 20
-    decay: Annotated[float, Range(0, 1, above=True)] = 0.4
-    clip: NonNegative = 1.0
+    warmup_steps: CountOrNone = 20
+    decay_fraction: Annotated[float, Range(0, 1, above=True)] = 0.4
+    max_grad_norm: NonNegative = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
     checkpoint_every: CountOrNone = 200
     evaluate_every: CountOrNone = 0
+
+    older_names = {
+        "batch_size": "rows",
+        "max_length": "length",
+        "gradient_accumulation_steps": "accumulate",
+        "muon_lr": "lr",
+        "adamw_lr": "adam_lr",
+        "warmup_steps": "warmup",
+        "decay_fraction": "decay",
+        "max_grad_norm": "clip",
+    }
 
     def __post_init__(self) -> None:
         check(self)
@@ -76,20 +87,20 @@ class TrainConfig:
     @property
     def tokens(self) -> int:
         """Tokens that the whole run reads, padding included."""
-        return self.steps * self.accumulate * self.rows * self.length
+        return self.steps * self.gradient_accumulation_steps * self.batch_size * self.max_length
 
     def scale(self, step: int) -> float:
         """What the learning rates are multiplied by at `step`."""
         if self.schedule == "cosine":
-            return cosine_schedule(step, steps=self.steps, warmup=self.warmup)
-        return warmup_stable_decay(step, steps=self.steps, warmup=self.warmup, decay=self.decay)
+            return cosine_schedule(step, steps=self.steps, warmup=self.warmup_steps)
+        return warmup_stable_decay(step, steps=self.steps, warmup=self.warmup_steps, decay=self.decay_fraction)
 
     def lr_at(self, step: int) -> float:
         """The main learning rate at `step`: Muon's, or AdamW's where it is alone."""
-        return self.scale(step) * (self.lr if self.optimizer == "muon" else self.adam_lr)
+        return self.scale(step) * (self.muon_lr if self.optimizer == "muon" else self.adamw_lr)
 
 
-class Record(NamedTuple):
+class StepRecord(NamedTuple):
     """One optimizer step, as `fit` yields it and metrics.jsonl keeps it.
 
     step: steps done, from 1; loss: nats per label; counted: labels in the step; lr: Muon's learning rate
@@ -116,9 +127,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig, dtype: torch.dtype = 
     """The optimizer that `config` names; dtype: of Muon's products."""
     return MuonAdamW(
         model.named_parameters(),
-        hidden_matrices(model) if config.optimizer == "muon" else (),
-        lr=config.lr,
-        adam_lr=config.adam_lr,
+        muon_parameter_names(model) if config.optimizer == "muon" else (),
+        muon_lr=config.muon_lr,
+        adamw_lr=config.adamw_lr,
         weight_decay=config.weight_decay,
         dtype=dtype,
     )

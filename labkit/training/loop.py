@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from labkit.configs import to_dict
 from labkit.errors import LabError
-from labkit.machine import compiled, has_bf16, warn_once
+from labkit.machine import compile_or_eager, has_bf16, warn_once
 from labkit.model.initial import older_weight_names
-from labkit.training.checkpoints import Checkpoints, MetricsLog, journal
-from labkit.training.config import Evaluate, Objective, Record, Source, TrainConfig, build_optimizer, fingerprint
+from labkit.training.checkpoints import Checkpoints, MetricsLog, open_metrics_log
+from labkit.training.config import Evaluate, Objective, Source, StepRecord, TrainConfig, build_optimizer, fingerprint
 from labkit.training.processes import accelerator
 
 
@@ -43,11 +43,11 @@ def fit(
     evaluate: Evaluate | None = None,
     recipe: str = "",
     seed: int = 0,
-) -> Generator[Record, None, None]:
+) -> Generator[StepRecord, None, None]:
     """Train `model` in place; yields a Record after each optimizer step.
 
-    The gradient of a step is that of sum(loss_sum) / sum(count) over its `accumulate` batches and all processes: of
-    one big batch. Step s takes the source's batches s * accumulate ... s * accumulate + accumulate - 1.
+    The gradient of a step is that of sum(loss_sum) / sum(count) over its `gradient_accumulation_steps` batches and all
+    processes: of one big batch. Step s takes the source's batches s n … s n + n - 1, n of them.
 
     folder: where metrics.jsonl and checkpoints/ go; a run found there goes on from its last checkpoint. Without it
     nothing is written. recipe: what the run is, in a short string; a folder of another one is refused. evaluate:
@@ -91,12 +91,12 @@ class _Loop:
     ):
         self.seed = seed
         self.model, self.source, self.config, self.folder = model, source, config, folder
-        self.recipe = recipe or fingerprint({**to_dict(config), "seed": seed})
+        self.recipe = recipe or fingerprint({**to_dict(config, older=True), "seed": seed})
         self.processes = accelerator()
         self.device = self.processes.device
         model.to(self.device)
         self.bf16 = config.precision == "bf16" and _has_bf16()
-        self.objective = compiled(objective, "training") if config.compile else objective
+        self.objective = compile_or_eager(objective, "training") if config.compile else objective
         self.compiled = self.objective is not objective
         self.optimizer = build_optimizer(model, config, torch.bfloat16 if self.bf16 else torch.float32)
         self.trained = [p for p in model.parameters() if p.requires_grad]
@@ -109,7 +109,7 @@ class _Loop:
                 broadcast(p.data)
         self.optimizer.zero_grad()  # whatever was left from before
 
-    def take(self, step: int) -> Record:
+    def take(self, step: int) -> StepRecord:
         """One optimizer step. Raises LabError, with the weights untouched, when loss or gradient is no number."""
         start = time.perf_counter()
         if not self.model.training:
@@ -121,7 +121,7 @@ class _Loop:
         if count == 0:
             raise LabError(
                 f"Step {step + 1}: no label counts in the batch. Are all answers beyond the row's "
-                f"{self.config.length} tokens? Give longer rows, or shorter examples."
+                f"{self.config.max_length} tokens? Give longer rows, or shorter examples."
             )
         loss = sums.pop("loss") / count
         norm = self._scale_gradients(count) if math.isfinite(loss) else math.nan
@@ -132,14 +132,14 @@ class _Loop:
         self.step = step + 1
         self.seconds += time.perf_counter() - start
         metrics = {name: total / count for name, total in sums.items()}
-        return Record(self.step, loss, int(count), self.config.lr_at(step), norm, round(self.seconds, 4), metrics)
+        return StepRecord(self.step, loss, int(count), self.config.lr_at(step), norm, round(self.seconds, 4), metrics)
 
     def _gradients(self, step: int) -> dict[str, float]:
         """Add up the gradients and sums of a step's batches, over all processes."""
         names: list[str] = []
         totals: Tensor | None = None
-        for part in range(self.config.accumulate):
-            batch = self.source.next_batch(self.model, step * self.config.accumulate + part)
+        for part in range(self.config.gradient_accumulation_steps):
+            batch = self.source.next_batch(self.model, step * self.config.gradient_accumulation_steps + part)
             if self.device.type != "cpu":
                 batch = send_to_device(batch, self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -172,7 +172,7 @@ class _Loop:
         """Divide the summed gradients by `count` and clip them; the norm before clipping."""
         gradients = [p.grad for p in self.trained if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).item() / count
-        clip = self.config.clip
+        clip = self.config.max_grad_norm
         torch._foreach_mul_(gradients, (min(1.0, clip / (norm + 1e-6)) if clip else 1.0) / count)
         return norm
 
@@ -189,10 +189,10 @@ class _Loop:
         if self.folder is None or not self.processes.is_main_process:
             yield
             return
-        with journal(self.folder / "metrics.jsonl", self.step) as self.written:
+        with open_metrics_log(self.folder / "metrics.jsonl", self.step) as self.written:
             yield
 
-    def record(self, record: Record) -> None:
+    def record(self, record: StepRecord) -> None:
         """Write a record to metrics.jsonl."""
         if self.written is not None:
             self.written.write(record.to_dict())

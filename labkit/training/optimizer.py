@@ -38,9 +38,9 @@ class MuonAdamW(torch.optim.Optimizer):
     """AdamW for every parameter, but Muon for those named in `matrices`; both in one object with one `step`.
 
     parameters: (name, parameter) pairs, as of `model.named_parameters()`; those that need no gradient are left out.
-    matrices: the names that Muon takes, each [rows, columns], or [E, rows, columns] for E matrices (experts).
-    lr: Muon's learning rate; adam_lr: AdamW's. Weight decay is decoupled in both: p <- p (1 - lr weight_decay), and
-    spares vectors (norms, biases). dtype: of the Newton-Schulz products.
+    matrices: the names that Muon takes, each [rows, columns], or [E, rows, columns] for E matrices (experts). muon_lr:
+    Muon's learning rate; adamw_lr: AdamW's. Weight decay is decoupled in both: p <- p (1 - lr weight_decay), and spares
+    vectors (norms, biases). dtype: of the Newton-Schulz products.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class MuonAdamW(torch.optim.Optimizer):
         parameters: Iterable[tuple[str, nn.Parameter]],
         matrices: Iterable[str] = (),
         *,
-        lr: float,
-        adam_lr: float,
+        muon_lr: float,
+        adamw_lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -59,8 +59,8 @@ class MuonAdamW(torch.optim.Optimizer):
         self.named = {name: p for name, p in parameters if p.requires_grad}
         chosen = set(matrices) & set(self.named)
         rest = [p for name, p in self.named.items() if name not in chosen]
-        muon = {"kind": "muon", "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "dtype": dtype}
-        adam = {"kind": "adamw", "lr": adam_lr, "betas": betas, "eps": eps}
+        muon = {"kind": "muon", "lr": muon_lr, "weight_decay": weight_decay, "momentum": momentum, "dtype": dtype}
+        adam = {"kind": "adamw", "lr": adamw_lr, "betas": betas, "eps": eps}
         groups = [
             {**muon, "params": [p for name, p in self.named.items() if name in chosen]},
             {**adam, "params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
@@ -157,7 +157,7 @@ def _sides(p: Tensor) -> tuple[int, int]:
     return short, long
 
 
-def hidden_matrices(model: nn.Module) -> list[str]:
+def muon_parameter_names(model: nn.Module) -> list[str]:
     """Names of the parameters for Muon: matrices that are neither an embedding nor an output head.
 
     A head is known by its name: a module called `head`, or whose name ends in `_head`.

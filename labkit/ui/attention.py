@@ -9,21 +9,21 @@ import gradio as gr
 
 from labkit.errors import LabError
 from labkit.interpret import (
+    CheckpointInspections,
+    CorefExample,
     HeadReport,
     Inspection,
     PatchingResult,
-    Probe,
-    Views,
     accuracy,
+    activation_patching,
+    char_to_token,
     check_attention,
     check_patching,
     find_heads,
     log_odds,
-    patching,
-    schema_probe,
-    schema_probes,
-    token_at,
-    world_probes,
+    winograd_example,
+    winograd_examples,
+    world_coref_examples,
 )
 from labkit.interpret.patching import Progress
 from labkit.model.transformer import Transformer
@@ -31,7 +31,7 @@ from labkit.text.chat import encode_answer_part, encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text
 from labkit.ui.lab import Lab
-from labkit.ui.shell import MODEL_WORK, pick_run, problem_box, quiet, said, words, wrong
+from labkit.ui.shell import MODEL_WORK, hide_problem_box, pick_run, problem_box, show_error, translate_message, words
 from labkit.viewers.adapters import panel
 from labkit.world import Message
 
@@ -42,7 +42,7 @@ PATCHED = (
     "The horse did not climb the wall because it was too tired.\nWhat was too tired?",
     "The horse did not climb the wall because it was too high.\nWhat was too high?",
 )
-HEADINGS = ["layer.head", "previous", "induction", "pronoun", "answer", "carried"]
+HEADINGS = ["layer.head", "previous", "induction", "pronoun", "answer", "ablation effect"]
 """Of the table of heads, as <labkit-table> knows them in words."""
 PROBES = 48
 """Texts with a pronoun that heads are measured on."""
@@ -50,7 +50,7 @@ NUMBERS = 4_000_000
 """Attention weights that are sent to a page at most, of all heads together."""
 
 
-def views(lab: Lab, name: str, text: str) -> Views:
+def views(lab: Lab, name: str, text: str) -> CheckpointInspections:
     """A text as the models after all stages of a run read it. Raises LabError for no text, and for one whose attention
     is more than a page shows.
     """
@@ -65,7 +65,7 @@ def views(lab: Lab, name: str, text: str) -> Views:
         check_shown(model, len(ids))
         return lab.looks.get((lab.version(name, stage), text), lambda: Inspection(model, tokenizer, ids))
 
-    return Views(lab.stages(name), read)
+    return CheckpointInspections(lab.stages(name), read)
 
 
 def check_shown(model: Transformer, tokens: int) -> None:
@@ -90,24 +90,24 @@ def look(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
     asked = views(lab, name, text)
     data = asked.view(stage) | {"subject": {"run": name, "text": text}}
     if text.strip() == OPENING:
-        map_ = asked.look(stage).maps[0]
+        map_ = asked.inspect(stage).maps[0]
         text_read = "".join(map_.rows)
-        it, horse = (token_at(map_.rows, text_read.index(word) + len(word) - 1) for word in (" it", "horse"))
+        it, horse = (char_to_token(map_.rows, text_read.index(word) + len(word) - 1) for word in (" it", "horse"))
         strongest = int(map_.weights[:, :, it, horse].argmax())
         data["focus"] = [*divmod(strongest, map_.weights.shape[1]), it]
     return data
 
 
-def probe_sets(lab: Lab, name: str) -> dict[str, list[Probe]]:
+def pronoun_prompt_sets(lab: Lab, name: str) -> dict[str, list[CorefExample]]:
     """Texts with a pronoun, by where they are from: the run's own world, where "it" is said there, and English."""
     recipe, tokenizer = lab.open(name).recipe, lab.tokenizer(name)
-    sets = {"everyday English": schema_probes(tokenizer, PROBES)}
+    sets = {"everyday English": winograd_examples(tokenizer, PROBES)}
     if recipe.text is None and recipe.instructions is None and "it" in lab.world(name).task_kinds:
-        return {"TinyWorld": world_probes(lab.world(name), tokenizer, PROBES)} | sets
+        return {"TinyWorld": world_coref_examples(lab.world(name), tokenizer, PROBES)} | sets
     return sets
 
 
-def about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+def opening_example_results(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     """What is measured about the opening example, as <labkit-table> says it: whether the model tells whom "it" stands
     for, in its own world's words and in everyday English, and what another reason changes.
     """
@@ -117,11 +117,13 @@ def about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
 
 def _about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     model, tokenizer, sets = lab.model(name, stage), lab.tokenizer(name), []
-    for where, probes in probe_sets(lab, name).items():
+    for where, probes in pronoun_prompt_sets(lab, name).items():
         right, error = accuracy(log_odds(model, probes))
         sets.append({"where": where, "right": right, "error": error, "count": len(probes)})
     told = {why: OPENING.replace("tired", why) for why in WHY}
-    tired, high = log_odds(model, [schema_probe(tokenizer, told[why], why, "horse", "wall") for why in WHY]).tolist()
+    tired, high = log_odds(
+        model, [winograd_example(tokenizer, told[why], why, "horse", "wall") for why in WHY]
+    ).tolist()
     return {"note": ["about", {"stage": stage, "sets": sets, "tired": tired, "high": high}]}
 
 
@@ -131,16 +133,18 @@ def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(question, Mapping):
             raise LabError("This is no question about a text.")
         with lab.answering:
-            return views(lab, plain_text(question.get("run"), "The run"), question.get("text") or "").answer(question)
+            return views(lab, plain_text(question.get("run"), "The run"), question.get("text") or "").handle_request(
+                question
+            )
     except LabError as error:
         return {"error": str(error)}
 
 
-def found(lab: Lab, name: str, stage: str) -> tuple[HeadReport, str]:
-    """A model's heads by what they do, on the first of its `probe_sets`, and where those texts are from."""
+def cached_head_report(lab: Lab, name: str, stage: str) -> tuple[HeadReport, str]:
+    """A model's heads by what they do, on the first of its `pronoun_prompt_sets`, and where those texts are from."""
 
     def find() -> tuple[HeadReport, str]:
-        where, probes = next(iter(probe_sets(lab, name).items()))
+        where, probes = next(iter(pronoun_prompt_sets(lab, name).items()))
         return find_heads(lab.model(name, stage), lab.tokenizer(name), probes), where
 
     stage = plain_text(stage, "The checkpoint")
@@ -148,13 +152,15 @@ def found(lab: Lab, name: str, stage: str) -> tuple[HeadReport, str]:
 
 
 def heads_found(lab: Lab, name: str, stage: str) -> dict[str, Any]:
-    """`found` as <labkit-table> shows it: a sentence, and a row per head. Raises LabError as `find_heads` does."""
-    findings, source = found(lab, name, stage)
+    """`cached_head_report` as <labkit-table> shows it: a sentence, and a row per head. Raises LabError as `find_heads`
+    does.
+    """
+    findings, source = cached_head_report(lab, name, stage)
     rows = [
-        [f"{head.layer + 1}.{head.head + 1}", *(f"{x:.3f}" for x in head[2:6]), _signed(head.carried)]
+        [f"{head.layer + 1}.{head.head + 1}", *(f"{x:.3f}" for x in head[2:6]), _signed(head.ablation_effect)]
         for head in findings.heads
     ]
-    said = {"where": source, "right": findings.accuracy, "error": findings.error, "odds": findings.odds}
+    said = {"where": source, "right": findings.accuracy, "error": findings.error, "odds": findings.log_odds}
     return {"heads": HEADINGS, "rows": rows, "note": ["heads", said | {"count": findings.probes, "stage": stage}]}
 
 
@@ -167,8 +173,8 @@ def patched(
 ) -> dict[str, Any]:
     """What of one prompt, put into another, changes its answer: a grid of layers and tokens, as <labkit-grid> shows it.
 
-    begins: how the answer begins; the next token is what is measured. Raises LabError as `patching` does, and for texts
-    that are more than a page reads.
+    begins: how the answer begins; the next token is what is measured. Raises LabError as `activation_patching` does,
+    and for texts that are more than a page reads.
     """
     first, second = plain_text(first, "The first prompt"), plain_text(second, "The second prompt")
     begins, stage = plain_text(begins, "The answer's beginning").strip(), plain_text(stage, "The checkpoint")
@@ -177,14 +183,14 @@ def patched(
     one, other = ([*encode_prompt(tokenizer, [Message("user", text)]), *start] for text in (first, second))
     if len(one) == len(other) <= model.config.context:
         check_patching(model, one, other)
-    result = patching(model, one, other, progress=progress)
+    result = activation_patching(model, one, other, progress=progress)
     layers = ["embedding", *(str(i + 1) for i in range(model.config.depth))]
     pieces = [
-        tokenizer.token(i) if i == j else f"{tokenizer.token(i)}→{tokenizer.token(j)}"
+        tokenizer.token_text(i) if i == j else f"{tokenizer.token_text(i)}→{tokenizer.token_text(j)}"
         for i, j in zip(one, other, strict=True)
     ]
     order = range(len(layers) - 1, -1, -1)  # the last layer on top
-    values = [[round(float(x), 3) for x in result.stream[layer]] for layer in order]
+    values = [[round(float(x), 3) for x in result.residual[layer]] for layer in order]
     note = _shown_by(tokenizer, result, [(t, pieces[t]) for t in range(len(one)) if one[t] != other[t]])
     if (first, second) == PATCHED:
         note["example"] = True
@@ -195,9 +201,9 @@ def _shown_by(tokenizer: Tokenizer, result: PatchingResult, differing: Sequence[
     """What a grid shows, in numbers: the two answers and their odds, and how much each word that differs brings back by
     itself.
     """
-    a, b = (tokenizer.token(token).strip() for token in result.answers)
-    alone = [[t + 1, piece, float(result.stream[0, t])] for t, piece in differing]
-    return {"answers": [a, b], "odds": list(result.odds), "alone": alone}
+    a, b = (tokenizer.token_text(token).strip() for token in result.answers)
+    alone = [[t + 1, piece, float(result.residual[0, t])] for t, piece in differing]
+    return {"answers": [a, b], "odds": list(result.log_odds), "alone": alone}
 
 
 def build(lab: Lab) -> None:
@@ -209,23 +215,28 @@ def build(lab: Lab) -> None:
         text = gr.Textbox(OPENING, label=words("text"), lines=2, max_lines=6, scale=4, elem_id="attention-text")
         button = gr.Button(words("look"), variant="primary", scale=1, elem_id="attention-look")
     problem = problem_box("attention-problem")
-    view = panel("labkit-attention", answer=lambda question: answer(lab, question), say=said, elem_id="attention-view")
+    view = panel(
+        "labkit-attention",
+        answer=lambda question: answer(lab, question),
+        say=translate_message,
+        elem_id="attention-view",
+    )
 
     def show(name: str, stage: str, text: str) -> tuple[Any, Any]:
         if not name or not stage:
-            return gr.skip(), wrong("Choose a run and a checkpoint.")
-        if name in lab.names() and stage not in lab.readable_stages(name):
-            return gr.skip(), quiet()  # of the run before; that of this one is being chosen
+            return gr.skip(), show_error("Choose a run and a checkpoint.")
+        if name in lab.runs_with_model() and stage not in lab.readable_stages(name):
+            return gr.skip(), hide_problem_box()  # of the run before; that of this one is being chosen
         try:
-            return look(lab, name, stage, text), quiet()
+            return look(lab, name, stage, text), hide_problem_box()
         except LabError as error:
-            return None, wrong(error)
+            return None, show_error(error)
 
     def about(name: str, stage: str, text: str) -> Any:
         if not name or not stage or not isinstance(text, str) or text.strip() != OPENING:
             return None
         try:
-            return about_opening(lab, name, stage)
+            return opening_example_results(lab, name, stage)
         except LabError:  # of what is shown, `show` has said it
             return None
 
@@ -249,12 +260,12 @@ def build(lab: Lab) -> None:
         api_name=False,
         trigger_mode="always_last",
     )
-    chosen_on(view, name, stage)
+    sync_stage_menu(view, name, stage)
     _build_heads(lab, name, stage)
     _build_patching(lab, name, stage)
 
 
-def chosen_on(view: gr.HTML, name: gr.Dropdown, stage: gr.Dropdown) -> None:
+def sync_stage_menu(view: gr.HTML, name: gr.Dropdown, stage: gr.Dropdown) -> None:
     """The viewer's slider chooses in the menu, which alone says what is shown."""
 
     def choose(name: str, event: gr.EventData) -> Any:
@@ -273,9 +284,9 @@ def _build_heads(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
 
     def find(name: str, stage: str) -> tuple[Any, Any]:
         try:
-            return heads_found(lab, name, stage), quiet()
+            return heads_found(lab, name, stage), hide_problem_box()
         except LabError as error:
-            return None, wrong(error)
+            return None, show_error(error)
 
     button.click(
         find,
@@ -305,9 +316,9 @@ def _build_patching(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
     def patch(name: str, stage: str, first: str, second: str, begins: str, progress: gr.Progress = bar) -> Any:
         try:
             done = patched(lab, name, stage, first, second, begins, lambda done, total: progress((done, total)))
-            return done, quiet()
+            return done, hide_problem_box()
         except LabError as error:
-            return None, wrong(error)
+            return None, show_error(error)
 
     button.click(
         patch,

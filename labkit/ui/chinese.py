@@ -100,8 +100,8 @@ MESSAGES = {
     "{} runs are running: {}. Stop one of them, or wait.": "已有 {0} 个运行在进行：{1}。请停止其中一个，或稍候。",
     "{} are not stages; the stages are {}.": "{0} 不是阶段；可选的阶段有 {1}。",
     "{} is no stage of a run in {}. The command line takes it.": "{0} 不是 {1} 中某个运行的阶段。命令行可以使用它。",
-    "{}.lr is Muon's learning rate; this stage trains by AdamW. Set {}.adam-lr.":
-        "{0}.lr 是 Muon 的学习率，而该阶段用 AdamW 训练。请设置 {1}.adam-lr。",
+    "{}.muon-lr is Muon's learning rate; this stage trains by AdamW. Set {}.adamw-lr.":
+        "{0}.muon-lr 是 Muon 的学习率，而该阶段用 AdamW 训练。请设置 {1}.adamw-lr。",
     "Choose the stages to train; {} takes what comes before them from {}.":
         "请选择要训练的阶段；{0} 会从 {1} 取得它们之前的阶段。",
     "A seed is a whole number from 0 to {}, not {}.": "随机种子是 0 到 {0} 的整数，不能是 {1}。",
@@ -114,9 +114,10 @@ MESSAGES = {
     "tokenizer.vocabulary; the command line takes it.":
         "{0} 个参数的模型超过了页面可要求的上限 {1}。请减小 model.width、model.depth 或 tokenizer.vocabulary；"
         "命令行可以使用它。",
-    "{}: {} rows of {} tokens are more than a page may ask for at once, {} tokens. Take fewer {}.train.rows; the "
+    "{}: {} rows of {} tokens are more than a page may ask for at once, {} tokens. Take fewer {}.train.batch_size; the "
     "command line takes it.":
-        "{0}：{1} 行、每行 {2} 个词元，超过了页面一次可要求的 {3} 个词元。请减小 {4}.train.rows；命令行可以使用它。",
+        "{0}：{1} 行、每行 {2} 个词元，超过了页面一次可要求的 {3} 个词元。请减小 {4}.train.batch_size；"
+        "命令行可以使用它。",
     "{} sets nothing; leave it out. `labkit recipe` lists all settings.":
         "{0} 不是设置，请去掉。`labkit recipe` 列出全部设置。",
     "{} needs {} first. Make these stages too, or name a run to build on.":
@@ -136,8 +137,9 @@ MESSAGES = {
     "{} needs a value.": "{0} 需要一个值。",
     "There is no file or folder {}.": "没有文件或文件夹 {0}。",
     "The folder {} holds no {} file.": "文件夹 {0} 中没有 {1} 文件。",
-    "Recipe: rows of {} have {} tokens, but the model's context is {}. Shorten {}.train.length or widen model.context.":
-        "配方：{0} 的每行有 {1} 个词元，而模型的上下文为 {2}。请缩短 {3}.train.length 或加大 model.context。",
+    "Recipe: rows of {} have {} tokens, but the model's context is {}. Shorten {}.train.max_length or widen "
+    "model.context.":
+        "配方：{0} 的每行有 {1} 个词元，而模型的上下文为 {2}。请缩短 {3}.train.max_length 或加大 model.context。",
     "ModelConfig: a width of {} cannot be split into {} heads; let heads divide width, or set head_width.":
         "宽度 {0} 不能分成 {1} 个头；请让头数整除宽度，或设置 head_width。",
     "Rotary turns pairs of numbers, so the head width (head_width, or width / heads) must be even, not {}, as "

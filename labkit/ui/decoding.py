@@ -8,23 +8,23 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from labkit.errors import LabError
-from labkit.evaluation.strategies import shown
+from labkit.evaluation.strategies import format_score
 from labkit.ui import writing
 from labkit.ui.checks import plain_text, whole_number
-from labkit.ui.fields import handed_on
+from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
     LINK,
     MODEL_WORK,
     advice,
-    first_stage,
+    default_stage,
+    hide_problem_box,
     on_load,
     pick_run,
     problem_box,
-    quiet,
-    said,
+    show_error,
+    translate_message,
     words,
-    wrong,
 )
 from labkit.ui.writing import Column, Settings
 from labkit.viewers.adapters import panel
@@ -53,12 +53,12 @@ DEFAULTS = ("greedy", "temperature=1 top-p=0.9", "beam beams=4", "temperature=1.
 def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
     """What a link asks for, and what must be said of it. Raises LabError for one that cannot be followed."""
     settings = Settings.of_link(text)
-    if settings.run not in lab.names() or settings.stage not in lab.stages(settings.run):
+    if settings.run not in lab.runs_with_model() or settings.stage not in lab.stages(settings.run):
         raise LabError(
             f"This link is to the model after {settings.stage!r} of a run {settings.run!r}, not found here. Shown "
             f"instead are the settings that the tab begins with."
         )
-    changed = settings.checkpoint and settings.checkpoint != writing.checkpoint(lab, settings)
+    changed = settings.checkpoint and settings.checkpoint != writing.weights_hash(lab, settings)
     if not changed:
         return settings, ""
     made_of = f"“{settings.stage}” of {settings.run}"
@@ -68,7 +68,7 @@ def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
 def score_table(scored: writing.Scored) -> dict[str, Any]:
     """What <labkit-table> shows: a row per strategy, its scores with their 95 % intervals, and how far it is."""
     names = list(scored.found[0][1]) if scored.found else []
-    rows = [[line, *(shown(scores[name]) for name in names)] for line, scores in scored.found]
+    rows = [[line, *(format_score(scores[name]) for name in names)] for line, scores in scored.found]
     note = None if scored.done == scored.total else ["scoring", {"done": scored.done, "total": scored.total}]
     return {"heads": ["strategy", *names] if rows else [], "rows": rows, "note": note}
 
@@ -92,7 +92,7 @@ def read(lab: Lab, values: tuple[Any, ...]) -> Settings:
     """
     name, stage, text, many, seed, tokens, ends, draft, *chosen = values
     name = name or next(iter(lab.preferred()), None)
-    stage = stage or first_stage(lab, name, -1)
+    stage = stage or default_stage(lab, name, -1)
     if not stage:
         raise LabError("Choose a run and a checkpoint.")
     many = whole_number(many, "The number of strategies", 1, MOST)
@@ -109,7 +109,7 @@ def read(lab: Lab, values: tuple[Any, ...]) -> Settings:
     )
 
 
-class Requests:
+class RequestTracker:
     """Whose texts are wanted: of each page the newest request counts, and those before it end at their next step.
 
     Gradio's own way to cancel shows an error.
@@ -119,7 +119,7 @@ class Requests:
         self.latest: dict[str | None, int] = {}
         self.over: dict[str | None, int] = {}
 
-    def ask(self, page: str | None) -> None:
+    def register(self, page: str | None) -> None:
         self.latest[page] = self.latest.get(page, 0) + 1
 
     def stopper(self) -> Callable[[gr.Request], None]:
@@ -133,7 +133,7 @@ class Requests:
     def number(self, page: str | None) -> int:
         return self.latest.get(page, 0)
 
-    def wanted(self, page: str | None, number: int) -> bool:
+    def is_current(self, page: str | None, number: int) -> bool:
         return number == self.latest.get(page, 0) and number > self.over.get(page, -1)
 
 
@@ -142,8 +142,10 @@ def build(lab: Lab) -> None:
     gr.Markdown(words("decoding_hint"))
     with gr.Row():
         name, stage = pick_run(lab, fill=False)
-        seed = handed_on(gr.Number(0, label=words("seed"), precision=0, elem_id="decoding-seed"))
-        tokens = handed_on(gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"), elem_id="decoding-tokens"))
+        seed = skip_gradio_check(gr.Number(0, label=words("seed"), precision=0, elem_id="decoding-seed"))
+        tokens = skip_gradio_check(
+            gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"), elem_id="decoding-tokens")
+        )
     many, lines, columns = _build_lines()
     with gr.Row(elem_classes="labkit-bar"):
         text = gr.Textbox(
@@ -159,25 +161,28 @@ def build(lab: Lab) -> None:
             draft = gr.Dropdown([], label=words("draft"), allow_custom_value=True, elem_id="decoding-draft")
     problem, told = problem_box("decoding-problem"), problem_box("decoding-told-problem")
     view = panel(
-        "labkit-texts", answer=lambda question: writing.answer(lab, question), say=said, elem_id="decoding-view"
+        "labkit-texts",
+        answer=lambda question: writing.handle_viewer_request(lab, question),
+        say=translate_message,
+        elem_id="decoding-view",
     )
     controls = Controls(name, stage, text, many, seed, tokens, ends, draft)
-    asked = Requests()
+    asked = RequestTracker()
 
     def begin(request: gr.Request) -> Any:
-        asked.ask(request.session_hash)
-        return quiet()
+        asked.register(request.session_hash)
+        return hide_problem_box()
 
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.number(request.session_hash)
         try:
             for data in writing.compare_columns(lab, read(lab, values)):
-                wanted = asked.wanted(page, number)
-                yield data if wanted else writing.stopped(data), gr.skip()
+                wanted = asked.is_current(page, number)
+                yield data if wanted else writing.mark_stopped(data), gr.skip()
                 if not wanted:
                     return
         except LabError as error:
-            yield None, wrong(error)
+            yield None, show_error(error)
 
     boxes = [*controls, *lines]
     begun = gr.on([button.click, text.submit, *(line.submit for line in lines)], begin, None, problem)
@@ -226,25 +231,25 @@ def _fill(
 
     def fill(request: gr.Request) -> Iterator[Any]:
         """The first run, or what a link asks for, whose texts are then generated."""
-        names = lab.names()
-        settings, note, hindered = None, "", quiet()
+        names = lab.runs_with_model()
+        settings, note, hindered = None, "", hide_problem_box()
         try:
             if LINK in request.query_params:
                 settings, note = from_link(lab, request.query_params[LINK])
         except LabError as error:
-            hindered = wrong(error)
+            hindered = show_error(error)
         run = settings.run if settings else next(iter(lab.preferred()), None)
         stages = lab.stages(run) if run else []
         own = [column.strategy for column in settings.columns if not column.begins] if settings else list(DEFAULTS[:3])
         values = [
             gr.update(choices=names, value=run),
-            gr.update(choices=stages, value=settings.stage if settings else first_stage(lab, run, -1)),
+            gr.update(choices=stages, value=settings.stage if settings else default_stage(lab, run, -1)),
             (settings.prompt if settings else lab.example(run) if run else ""),
             len(own[:MOST]) or 1,
             settings.seed if settings else 0,
             settings.tokens if settings else 80,
             "\n".join(settings.stop) if settings else "",
-            gr.update(choices=stages, value=(settings.draft if settings else "") or first_stage(lab, run, 0)),
+            gr.update(choices=stages, value=(settings.draft if settings else "") or default_stage(lab, run, 0)),
             *own[:MOST],
             *DEFAULTS[len(own[:MOST]) :],
             *(gr.update(visible=i < max(1, len(own))) for i in range(MOST)),
@@ -255,16 +260,16 @@ def _fill(
             for data in writing.compare_columns(lab, settings) if settings else ():
                 yield [*unchanged, data, gr.skip(), gr.skip()]
         except LabError as error:
-            yield [*unchanged, None, wrong(error), gr.skip()]
+            yield [*unchanged, None, show_error(error), gr.skip()]
 
     def example(name: str | None, text: str) -> str:
         """Another run's example in place of an example; what somebody typed stays."""
-        examples = {lab.example(one) for one in lab.names()}
-        return lab.example(name) if name in lab.names() and text in {"", *examples} else text
+        examples = {lab.example(one) for one in lab.runs_with_model()}
+        return lab.example(name) if name in lab.runs_with_model() and text in {"", *examples} else text
 
     def stages_of(name: str | None) -> Any:
-        known = name if name in lab.names() else None
-        return gr.update(choices=lab.stages(known) if known else [], value=first_stage(lab, known, 0))
+        known = name if name in lab.runs_with_model() else None
+        return gr.update(choices=lab.stages(known) if known else [], value=default_stage(lab, known, 0))
 
     on_load(fill, None, [*controls, *lines, *columns, view, problem, told], concurrency_id=MODEL_WORK)
     controls.run.input(example, [controls.run, controls.prompt], controls.prompt)
@@ -275,26 +280,28 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
     with gr.Accordion(words("scores"), open=False, elem_id="decoding-scores"):
         gr.Markdown(words("scores_hint"))
         with gr.Row(elem_classes="labkit-bar"):
-            seeds = handed_on(gr.Slider(2, 64, value=16, step=1, label=words("seeds"), elem_id="decoding-seeds"))
+            seeds = skip_gradio_check(
+                gr.Slider(2, 64, value=16, step=1, label=words("seeds"), elem_id="decoding-seeds")
+            )
             measure = gr.Button(words("measure"), elem_id="decoding-measure")
             stop = gr.Button(words("stop"), elem_id="decoding-measure-stop")
         problem = problem_box("scores-problem")
         table = panel("labkit-table", elem_id="decoding-table")
-    asked = Requests()
+    asked = RequestTracker()
 
     def score(request: gr.Request, many_seeds: Any, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.number(request.session_hash)
         try:
             for scored in writing.scores(lab, read(lab, values), many_seeds):
-                yield score_table(scored), quiet()
-                if not asked.wanted(page, number):
+                yield score_table(scored), hide_problem_box()
+                if not asked.is_current(page, number):
                     yield score_table(scored) | {"note": ["stopped", {}]}, gr.skip()
                     return
         except LabError as error:
-            yield None, wrong(error)
+            yield None, show_error(error)
 
     def begin(request: gr.Request) -> None:
-        asked.ask(request.session_hash)
+        asked.register(request.session_hash)
 
     begun = measure.click(begin, None, None, show_progress="hidden")
     begun.then(

@@ -9,7 +9,7 @@ import gradio as gr
 F = TypeVar("F", gr.Slider, gr.Number)
 
 
-def handed_on(field: F) -> F:
+def skip_gradio_check(field: F) -> F:
     """The field, for a handler that checks what it is given: Gradio's own check fails on None, and its refusals are
     in English.
     """

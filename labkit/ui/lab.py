@@ -14,7 +14,7 @@ from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_name, shortened
-from labkit.runs.lock import writer
+from labkit.runs.lock import lock_holder
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
 
@@ -32,7 +32,7 @@ DEMO = "demo"
 """The name of the run that comes with labkit."""
 
 
-class Recent:
+class LRUCache:
     """What was made last, `size` things at most, by a key; others may ask for other things while one is made."""
 
     def __init__(self, size: int):
@@ -80,16 +80,16 @@ class Lab:
         """
         self.folder, self.demo, self.inputs = Path(folder), demo, inputs
         self.answering = threading.Lock()
-        self.models, self.looks, self.results = Recent(KEPT), Recent(LOOKS), Recent(RESULTS)
-        self.runs = Recent(RUNS)
+        self.models, self.looks, self.results = LRUCache(KEPT), LRUCache(LOOKS), LRUCache(RESULTS)
+        self.runs = LRUCache(RUNS)
 
-    def names(self) -> list[str]:
+    def runs_with_model(self) -> list[str]:
         """The runs that have a model, newest first; those that cannot be read are left out."""
         return [name for name in self.all_names() if self.readable_stages(name)]
 
     def preferred(self) -> list[str]:
-        """`names` in the order in which a tab opens on them: those that failed come last."""
-        return sorted(self.names(), key=self._failed)
+        """`runs_with_model` in the order in which a tab opens on them: those that failed come last."""
+        return sorted(self.runs_with_model(), key=self._failed)
 
     def _failed(self, name: str) -> bool:
         try:
@@ -107,7 +107,7 @@ class Lab:
         shipped = self.demo is not None and (self.demo / "recipe.json").is_file() and DEMO not in names
         return [*names, DEMO] if shipped else names
 
-    def unreadable(self, name: str) -> str | None:
+    def read_error(self, name: str) -> str | None:
         """Why a run cannot be read; None for one that can. Raises LabError for one that is not there."""
         self.path(name)
         try:
@@ -156,12 +156,12 @@ class Lab:
 
     def tokenizer(self, name: str) -> Tokenizer:
         """A run's tokenizer."""
-        return self.keep(self.path(name) / "tokenizer.json", lambda: self.open(name).tokenizer())
+        return self.load_cached(self.path(name) / "tokenizer.json", lambda: self.open(name).tokenizer())
 
     def model(self, name: str, stage: str) -> Transformer:
         """The model after a stage of a run. Raises LabError when it is not there."""
         folder = self.open(name).stage(stage)
-        return self.keep(folder.path / "model.safetensors", folder.model)
+        return self.load_cached(folder.path / "model.safetensors", folder.model)
 
     def reward_model(self, name: str) -> RewardModel | None:
         """The reward model of a run; None where it has none."""
@@ -169,7 +169,7 @@ class Lab:
         return (
             None
             if folder is None
-            else self.keep(folder.path / "model.safetensors", folder.reward_model, "reward_model")
+            else self.load_cached(folder.path / "model.safetensors", folder.reward_model, "reward_model")
         )
 
     def example(self, name: str) -> str:
@@ -181,13 +181,13 @@ class Lab:
 
     def world(self, name: str) -> World:
         """The world of a run."""
-        return self.keep(self.path(name) / "recipe.json", lambda: World.load(self.open(name).recipe.world_size))
+        return self.load_cached(self.path(name) / "recipe.json", lambda: World.load(self.open(name).recipe.world_size))
 
-    def keep(self, file: Path, load: Callable[[], T], what: str = "") -> T:
+    def load_cached(self, file: Path, load: Callable[[], T], what: str = "") -> T:
         """What `load` gives, loaded once for each state of the file that it reads; `what` tells two of them apart."""
         return self.models.get((file, what, _version(file)), load)
 
-    def changed(self, name: str) -> float:
+    def last_modified(self, name: str) -> float:
         """When anything of a run was last made, as seconds since 1970. Raises LabError for one that is not there."""
         path = self.path(name)
         return max(_modified(path), *(_modified(path / stage.name) for stage in self.open(name).stages))
@@ -241,5 +241,5 @@ def unfinished(jobs: Jobs, run: Run) -> list[str]:
 def failed(jobs: Jobs, run: Run) -> bool:
     """Whether the last process that was begun here for a run ended before it was done, without having been asked to."""
     name = run.path.name
-    begun = bool(jobs.arguments(name)) and not jobs.stopped(name)
-    return begun and bool(unfinished(jobs, run)) and not jobs.running(name) and writer(run.path) is None
+    begun = bool(jobs.arguments(name)) and not jobs.stop_requested(name)
+    return begun and bool(unfinished(jobs, run)) and not jobs.running(name) and lock_holder(run.path) is None

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from labkit.errors import LabError
-from labkit.files import disk_errors
+from labkit.files import explain_write_errors
 from labkit.model.transformer import Transformer
 from labkit.preferences.store import Store
 from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.jobs import Jobs, check_new_name, shortened
-from labkit.runs.lock import writer
+from labkit.runs.lock import lock_holder
 from labkit.runs.pipeline import check_plan
-from labkit.runs.plan import PlannedStage, extended
+from labkit.runs.plan import PlannedStage, extend_plan_text
 from labkit.runs.presets import PRESETS
 from labkit.runs.recipe import Recipe
 from labkit.stages import DPO, STAGES
@@ -39,15 +39,15 @@ CHOSEN = ("--out", "--preset", "--seed", "--build-on", "--stages", "--resume")
 """The flags of `labkit run` that the form gives itself."""
 SEEDS = 2**32
 LIMITS = {
-    "steps": 100_000, "rows": 1024, "length": 8192, "width": 4096, "depth": 64, "encoder": 64, "context": 8192,
-    "hidden": 16_384, "experts": 256,
+    "steps": 100_000, "batch_size": 1024, "max_length": 8192, "width": 4096, "depth": 64, "encoder_depth": 64,
+    "context": 8192, "intermediate_size": 16_384, "experts": 256,
 }  # fmt: skip
 """The largest number that a page may ask of a setting, by the last part of its name; `LARGEST` of any other."""
 LARGEST = 1_000_000
 PARAMETERS = 300_000_000
 """Of a model that a page may ask for, at most."""
 TOKENS = 2**17
-"""Of one batch that a page may ask for (rows x length), at most."""
+"""Of one batch that a page may ask for (batch_size x max_length), at most."""
 HELP = ("-h", "--help", "--tyro")
 """How flags begin that print something, or write files, instead of setting anything."""
 
@@ -93,7 +93,7 @@ def begin(
     arguments = ["--out", str(lab.folder / name), *what, *chosen, *flags]
     _, recipe = parse_run_arguments(arguments)
     if any(stage not in [one.name for one in recipe.plan] for stage in stages):
-        arguments += ["--plan", extended(recipe.plan, stages)]
+        arguments += ["--plan", extend_plan_text(recipe.plan, stages)]
         _, recipe = parse_run_arguments(arguments)
     _check_other_runs(lab, recipe)
     check_plan(recipe, stages or None, None if is_preset else lab.path(source))
@@ -105,7 +105,7 @@ def begin(
 def _check_other_runs(lab: Lab, recipe: Recipe) -> None:
     """Raises LabError for a stage of a run that is not one of the page's."""
     mine = {lab.path(name).resolve() for name in lab.all_names()}
-    for place in recipe.other_runs:
+    for place in recipe.external_stages:
         if lab.inputs is not None and Path(place).parent.resolve() not in mine:
             raise LabError(f"{place} is no stage of a run in {lab.folder}. The command line takes it.")
 
@@ -113,7 +113,7 @@ def _check_other_runs(lab: Lab, recipe: Recipe) -> None:
 def _check_size(recipe: Recipe) -> None:
     """Raises LabError for a model, or a batch of one of its stages, that is larger than a page may ask for."""
     model = dataclasses.replace(recipe.model, vocabulary=recipe.tokenizer.vocabulary or MAX_DEFAULT_VOCABULARY)
-    parameters = model.least_parameters
+    parameters = model.min_parameter_count
     if parameters <= PARAMETERS:  # so that it can be built, without weights, and counted
         with torch.device("meta"):
             parameters = sum(weights.numel() for weights in Transformer(model).parameters())
@@ -124,10 +124,10 @@ def _check_size(recipe: Recipe) -> None:
         )
     for name, stage in recipe.stages.items():
         train = stage.train
-        if train.rows * train.length > TOKENS:
+        if train.batch_size * train.max_length > TOKENS:
             raise LabError(
-                f"{name}: {train.rows:,} rows of {train.length:,} tokens are more than a page may ask for at once, "
-                f"{TOKENS:,} tokens. Take fewer {name}.train.rows; the command line takes it."
+                f"{name}: {train.batch_size:,} rows of {train.max_length:,} tokens are more than a page may ask for at "
+                f"once, {TOKENS:,} tokens. Take fewer {name}.train.batch_size; the command line takes it."
             )
 
 
@@ -151,7 +151,7 @@ def _flags(more: str) -> list[str]:
         value = flag
         if flag.startswith("--"):
             setting, _, value = flag.partition("=")
-        most = LIMITS.get(setting.replace("_", "-").rpartition(".")[2].lstrip("-"), LARGEST)
+        most = LIMITS.get(setting.lstrip("-").replace("-", "_").rpartition(".")[2], LARGEST)
         if _number(value) > most:
             raise LabError(f"{setting} {value} is more than a page may ask for, {most:,}. The command line takes it.")
     return flags
@@ -203,7 +203,7 @@ def voted_runs(lab: Lab, store: Store) -> list[tuple[str, int]]:
     those that were voted on most.
     """
     counts = Counter[str]()
-    for sources, count in store.preferred().items():
+    for sources, count in store.preference_counts().items():
         counts.update(dict.fromkeys({run_of(source) for source in sources}, count))
     tuned = [name for name in lab.preferred() if lab.open(name).fine_tuned_stage()]
     return sorted([(name, counts[name]) for name in tuned], key=lambda found: -found[1])
@@ -219,7 +219,7 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, 
     if tuned is None or not tuned.finished:
         raise LabError(f"{name} has no fine-tuned model yet to learn from votes. Choose another run.")
     new, folder, kept = _claim(lab, name)
-    with _removed_on_failure(folder), _removed_on_failure(kept), disk_errors(kept):
+    with _removed_on_failure(folder), _removed_on_failure(kept), explain_write_errors(kept):
         votes = export(store, kept)
         pairs = votes.read_bytes().count(b"\n")
         kept_stages = [*base.recipe.ancestors(tuned.name), tuned.name]
@@ -245,7 +245,7 @@ def _claim(lab: Lab, name: str) -> tuple[str, Path, Path]:
         folder, kept = lab.folder / new, lab.folder / ".votes" / new
         if folder.exists():
             continue
-        with disk_errors(kept), suppress(FileExistsError):
+        with explain_write_errors(kept), suppress(FileExistsError):
             kept.mkdir(parents=True)
             with _removed_on_failure(kept):
                 folder.mkdir()
@@ -267,10 +267,10 @@ def _for_votes(recipe: Recipe, pairs: int, context: int) -> DPO:
     """DPO for so many pairs, in rows as long as the model reads: people's prompts are longer than the world's."""
     known = next((one.stage for one in recipe.plan if isinstance(one.stage, DPO)), DPO())
     train = known.train
-    rows = min(train.rows, max(2, pairs // 2))
+    rows = min(train.batch_size, max(2, pairs // 2))
     steps = max(20, min(train.steps, 6 * pairs // rows))
     length = context
-    few = dataclasses.replace(train, rows=rows, steps=steps, length=length, checkpoint_every=10)
+    few = dataclasses.replace(train, batch_size=rows, steps=steps, max_length=length, checkpoint_every=10)
     return dataclasses.replace(known, train=few)
 
 
@@ -283,7 +283,7 @@ def rename(lab: Lab, jobs: Jobs, name: str, new: str) -> str:
     path = check_idle(lab, jobs, name)
     if new in (*lab.all_names(), *jobs.known()) or (lab.folder / new).exists():
         raise LabError(f"There is a run {new} already. Choose another name.")
-    with disk_errors(path):
+    with explain_write_errors(path):
         if path.exists():  # else it never began
             path.rename(lab.folder / new)
         jobs.rename(name, new)
@@ -300,7 +300,7 @@ def delete(lab: Lab, jobs: Jobs, name: str, confirmed: Any) -> None:
     if not isinstance(confirmed, str) or confirmed.strip() != name:
         raise LabError(f"To delete {name}, type its name. Nothing was deleted.")
     aside = lab.folder / f".{name}.deleted"
-    with disk_errors(path):
+    with explain_write_errors(path):
         shutil.rmtree(aside, ignore_errors=True)
         if path.is_symlink():  # what it leads to is not ours
             path.unlink()
@@ -315,12 +315,12 @@ def check_idle(lab: Lab, jobs: Jobs, name: str) -> Path:
 
     Raises LabError for one that is running, here or where its command was given, or comes with labkit.
     """
-    path = lab.folder / name if name in never_begun(lab, jobs) else lab.path(name)
+    path = lab.folder / name if name in runs_without_folder(lab, jobs) else lab.path(name)
     if path == lab.demo:
         raise LabError(f"{name} comes with labkit and stays as it is. Begin a new run that builds on it.")
     if jobs.running(name):
         raise LabError(f"{name} is running. Stop it first.")
-    at_work = writer(path)
+    at_work = lock_holder(path)
     if at_work:
         raise LabError(at_work)
     if not os.access(lab.folder, os.W_OK):
@@ -328,7 +328,7 @@ def check_idle(lab: Lab, jobs: Jobs, name: str) -> Path:
     return path
 
 
-def never_begun(lab: Lab, jobs: Jobs) -> list[str]:
+def runs_without_folder(lab: Lab, jobs: Jobs) -> list[str]:
     """The runs that have no folder with a recipe, but had a process: they are just starting, or failed to."""
     begun = lab.all_names()
     return [name for name in jobs.known() if name not in begun]

@@ -15,15 +15,27 @@ import torch
 from labkit.decoding import generate
 from labkit.decoding.filters import sampling_filters
 from labkit.errors import LabError
-from labkit.files import write_lines
+from labkit.files import write_jsonl
 from labkit.preferences.annotate import preference_task
 from labkit.preferences.store import Answer, Choice, Store, preference_pairs
 from labkit.runs.jobs import shortened
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import pair_columns
-from labkit.ui.fields import handed_on
+from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
-from labkit.ui.shell import MODEL_WORK, advice, named, on_load, on_tab, pick_run, problem_box, quiet, said, words, wrong
+from labkit.ui.shell import (
+    MODEL_WORK,
+    advice,
+    hide_problem_box,
+    on_load,
+    on_tab,
+    pick_run,
+    problem_box,
+    show_error,
+    translate_label,
+    translate_message,
+    words,
+)
 from labkit.world import Message
 
 ANSWER_TOKENS = 60
@@ -98,7 +110,7 @@ def new_pair(lab: Lab, store: Store, sources: Sequence[AnswerModel], text: str =
         answers = [Answer(_answer(lab, source, prompt, seed + i), str(source)) for i, source in enumerate(sources)]
         if answers[0].text != answers[1].text and all(answer.text for answer in answers):
             first = secrets.randbelow(2)
-            return store.show(prompt, answers[first], answers[1 - first])
+            return store.add_pair(prompt, answers[first], answers[1 - first])
     raise LabError(f"Both said the same {ATTEMPTS} times. Give one a higher temperature, or choose another model.")
 
 
@@ -132,18 +144,18 @@ def dialogue(prompt: Sequence[Message]) -> str:
     """All turns of a prompt, each with who says it; one turn alone as it is."""
     if len(prompt) == 1:
         return prompt[0].content
-    return "\n\n".join(f"{named(message.role)}: {message.content}" for message in prompt)
+    return "\n\n".join(f"{translate_label(message.role)}: {message.content}" for message in prompt)
 
 
 def ratings_table(store: Store) -> list[list[str]]:
     """How each source does against all others."""
     found = store.standings()
-    return [[said(source), str(one.votes), f"{100 * one.win_rate:.0f} %"] for source, one in found.items()]
+    return [[translate_message(source), str(one.votes), f"{100 * one.win_rate:.0f} %"] for source, one in found.items()]
 
 
 def _standings(store: Store) -> dict[str, Any]:
     """`table` with its heads."""
-    return {"headers": [named(head) for head in ("source", "votes", "wins")], "data": ratings_table(store)}
+    return {"headers": [translate_label(head) for head in ("source", "votes", "wins")], "data": ratings_table(store)}
 
 
 def export(store: Store, folder: str | Path, annotator: str | None = None) -> Path:
@@ -156,7 +168,7 @@ def export(store: Store, folder: str | Path, annotator: str | None = None) -> Pa
     if not pairs:
         raise LabError("No vote prefers one answer to another yet; there is nothing to train on.")
     file = Path(folder) / VOTES
-    write_lines(file, map(pair_columns, pairs))
+    write_jsonl(file, map(pair_columns, pairs))
     return file
 
 
@@ -239,7 +251,7 @@ def _sources(lab: Lab) -> list[Any]:
             with gr.Group():
                 gr.Markdown(words(f"{side}_source"), padding=True)
                 menus += pick_run(lab, place, fill=False)
-                hot = handed_on(
+                hot = skip_gradio_check(
                     gr.Slider(0, HOTTEST, value=1.0, step=0.05, label=words("temperature"), elem_id=f"{side}-hot")
                 )
                 found += [*menus[-2:], hot]
@@ -247,7 +259,10 @@ def _sources(lab: Lab) -> list[Any]:
     def fill() -> list[Any]:
         updates = []
         for name, stage in first_models(lab):
-            updates += [gr.update(choices=lab.names(), value=name), gr.update(choices=lab.stages(name), value=stage)]
+            updates += [
+                gr.update(choices=lab.runs_with_model(), value=name),
+                gr.update(choices=lab.stages(name), value=stage),
+            ]
         return updates or [gr.skip()] * 4
 
     on_load(fill, None, menus)
@@ -256,7 +271,7 @@ def _sources(lab: Lab) -> list[Any]:
 
 def _shown(store: Store, pair: str) -> tuple[Any, ...]:
     asked, one, other = store.pair(pair)
-    return pair, dialogue(asked), one.text, other.text, quiet()
+    return pair, dialogue(asked), one.text, other.text, hide_problem_box()
 
 
 def _chosen(lab: Lab, values: Sequence[Any]) -> list[AnswerModel]:
@@ -278,7 +293,7 @@ def _asks(
         try:
             return _shown(store, new_pair(lab, store, _chosen(lab, values), str(text or "")))
         except LabError as error:
-            return "", "", "", "", wrong(error)
+            return "", "", "", "", show_error(error)
 
     def after(kept: bool, *given: Any) -> tuple[Any, ...]:
         return fresh(*given) if kept else (gr.skip(),) * len(board.shown)
@@ -314,18 +329,22 @@ def _votes(
             _, one, other = store.pair(pair)
             count = store.count(annotator)
             text = f"Votes by {annotator}, of all kinds: {count} · the last pair: ← {one.source}   → {other.source}"
-            return said(text), _standings(store), quiet(), True
+            return translate_message(text), _standings(store), hide_problem_box(), True
         except LabError as error:
-            return gr.skip(), gr.skip(), wrong(error), False
+            return gr.skip(), gr.skip(), show_error(error), False
 
     def take_back(annotator: Any) -> tuple[Any, ...]:
         try:
             taken = store.undo(checked_annotator(annotator))
             if taken is None:
-                return *(gr.skip(),) * len(board.shown), said("There is nothing to take back."), gr.skip()
-            return *_shown(store, taken), f"↶ {said('What was chosen last is taken back.')}", _standings(store)
+                return *(gr.skip(),) * len(board.shown), translate_message("There is nothing to take back."), gr.skip()
+            return (
+                *_shown(store, taken),
+                f"↶ {translate_message('What was chosen last is taken back.')}",
+                _standings(store),
+            )
         except LabError as error:
-            return *(gr.skip(),) * (len(board.shown) - 1), wrong(error), gr.skip(), gr.skip()
+            return *(gr.skip(),) * (len(board.shown) - 1), show_error(error), gr.skip(), gr.skip()
 
     told = [board.said, board.standings, board.problem, board.kept]
     for choice, button in buttons.items():
@@ -349,4 +368,4 @@ def _save(store: Store) -> tuple[Any, Any]:
         told = f"{chosen} of {of_all} votes prefer an answer; ties, both bad and skips are left out."
         return gr.update(value=str(file), visible=True), advice(told)
     except LabError as error:
-        return gr.skip(), wrong(error)
+        return gr.skip(), show_error(error)

@@ -15,47 +15,66 @@ from labkit.errors import LabError
 from labkit.preferences.store import Store
 from labkit.reporting.comparison import compare_runs, comparison_rows
 from labkit.reporting.measures import BY_KIND
-from labkit.reporting.page import curves
+from labkit.reporting.page import stage_figures
 from labkit.reporting.plots import overlaid
-from labkit.reporting.terminal import measured
+from labkit.reporting.terminal import metric_rows
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_name
-from labkit.runs.lock import writer
+from labkit.runs.lock import lock_holder
 from labkit.runs.presets import PRESETS
 from labkit.runs.stage_folder import StageFolder
 from labkit.ui import manage
-from labkit.ui.fields import handed_on
+from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
-from labkit.ui.shell import advice, named, on_load, on_tab, problem_box, quiet, said, words, wrong
+from labkit.ui.shell import (
+    advice,
+    hide_problem_box,
+    on_load,
+    on_tab,
+    problem_box,
+    show_error,
+    translate_label,
+    translate_message,
+    words,
+)
 from labkit.ui.states import can_resume, first_shown, menu, overview, progress, status, why_failed
 
 INK = "#808890"
 """Of the words in figures: readable on a light page and on a dark one."""
 
 
-def card(run: Run) -> dict[str, Any]:
+def metrics_table(run: Run) -> dict[str, Any]:
     """The measures of all finished stages as a table: {"headers", "data"}, a column a stage."""
     finished = [stage for stage in run.stages if stage.finished]
     results = [stage.result or {"stage": stage.name, "metrics": {}} for stage in finished]
     names = dict.fromkeys(name for result in results for name in result["metrics"] if not name.startswith(BY_KIND))
-    table = [[named(title), *values] for name in names for title, *values in measured(name, results)]
-    return {"headers": [named("measure"), *(stage.name for stage in finished)], "data": table}
+    table = [[translate_label(title), *values] for name in names for title, *values in metric_rows(name, results)]
+    return {"headers": [translate_label("measure"), *(stage.name for stage in finished)], "data": table}
 
 
-def beside(lab: Lab, name: str | None, other: str | None) -> tuple[Any, dict[str, Any]]:
+def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> tuple[Any, dict[str, Any]]:
     """Two runs side by side as a table, a row per measure, and what is to be said of it: why it is empty."""
     table: list[list[str]] = []
-    told = quiet() if name and other else advice("Choose another run under “Compare with”.")
+    told = hide_problem_box() if name and other else advice("Choose another run under “Compare with”.")
     if name and other:
         try:
             if name == other:
                 raise LabError(f"{name} is compared with itself. Choose another run.")
             _check_finished(lab, name, other)
             found = comparison_rows(compare_runs(lab.path(name), lab.path(other)))
-            table = [[named(stage), named(label), one, two, gain] for stage, label, one, two, gain in found]
+            table = [
+                [translate_label(stage), translate_label(label), one, two, gain]
+                for stage, label, one, two, gain in found
+            ]
         except LabError as error:
-            told = wrong(error)
-    heads = [named("stage"), named("measure"), name or "", other or "", named("difference")]
+            told = show_error(error)
+    heads = [
+        translate_label("stage"),
+        translate_label("measure"),
+        name or "",
+        other or "",
+        translate_label("difference"),
+    ]
     return told, {"headers": heads, "data": table}
 
 
@@ -66,20 +85,20 @@ def _check_finished(lab: Lab, *names: str) -> None:
             raise LabError(f"{name} cannot be compared yet: no stage of it is finished.")
 
 
-def drawn(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
+def curve_figures(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
     """The stage's curves as they are now, by name: (heading, figure)."""
     result = stage.result
-    figures = curves(stage.name, result["metrics"] if result else {}, stage.records)
+    figures = stage_figures(stage.name, result["metrics"] if result else {}, stage.records)
     for _, figure in figures.values():
         figure.update_layout(font_color=INK)
         for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
-            axis.title.text = named(axis.title.text or "")
+            axis.title.text = translate_label(axis.title.text or "")
         for line in figure.data:
-            line.name = named(line.name)
-    return {key: (named(heading), figure) for key, (heading, figure) in figures.items()}
+            line.name = translate_label(line.name)
+    return {key: (translate_label(heading), figure) for key, (heading, figure) in figures.items()}
 
 
-def compared(lab: Lab, name: str, other: str | None, stage: str, curve: str, figure: go.Figure) -> go.Figure:
+def overlay_other_run(lab: Lab, name: str, other: str | None, stage: str, curve: str, figure: go.Figure) -> go.Figure:
     """A curve with that of another run in it; as it is, where the other is none or has no such curve."""
     if not other or other == name:
         return figure
@@ -87,7 +106,7 @@ def compared(lab: Lab, name: str, other: str | None, stage: str, curve: str, fig
         its_stages = [one for one in lab.open(other).stages if one.name == stage and one.begun]
     except LabError:
         return figure
-    its_curves = drawn(its_stages[0]) if its_stages else {}
+    its_curves = curve_figures(its_stages[0]) if its_stages else {}
     return overlaid(figure, its_curves[curve][1], (name, other)) if curve in its_curves else figure
 
 
@@ -169,7 +188,7 @@ def _stop(jobs: Jobs, name: Any) -> Any:
         jobs.stop(name)
         return advice(f"{name} was asked to stop. It ends after its current step and can be resumed.")
     except LabError as error:
-        return wrong(error)
+        return show_error(error)
 
 
 def _resume(lab: Lab, jobs: Jobs, name: Any) -> tuple[str, str]:
@@ -186,7 +205,7 @@ def _train_on_votes(lab: Lab, jobs: Jobs, store: Store, shown: RunWidgets) -> No
 
     def fill() -> Any:
         found = manage.voted_runs(lab, store)
-        choices = [(f"{run} ({named('{} votes').format(count)})", run) for run, count in found]
+        choices = [(f"{run} ({translate_label('{} votes').format(count)})", run) for run, count in found]
         return gr.update(choices=choices, value=found[0][0] if found else None)
 
     on_load(fill, None, name)
@@ -204,13 +223,13 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
         stages = gr.Dropdown(
             manage.stage_names(), multiselect=True, label=words("stages_to_make"), elem_id="new-stages"
         )
-        seed = handed_on(gr.Number(0, label=words("seed"), precision=0, elem_id="new-seed"))
+        seed = skip_gradio_check(gr.Number(0, label=words("seed"), precision=0, elem_id="new-seed"))
     more = gr.Textbox(
         label=words("more_settings"), placeholder="--model.width 256 --pretrain.train.steps 500", elem_id="new-more"
     )
     start = gr.Button(words("begin"), variant="primary", elem_id="runs-begin")
     problem = problem_box("new-problem")
-    on_tab(lambda: gr.update(choices=[*PRESETS, *lab.names()]), source)
+    on_tab(lambda: gr.update(choices=[*PRESETS, *lab.runs_with_model()]), source)
 
     def its_stages(chosen: Any) -> Any:
         return gr.update(choices=manage.stage_names(lab, chosen))
@@ -264,7 +283,7 @@ def _acts(
         try:
             made, note = action(*given)
         except LabError as error:
-            return *(gr.skip() for _ in shown.of_all), wrong(error), *(gr.skip() for _ in typed)
+            return *(gr.skip() for _ in shown.of_all), show_error(error), *(gr.skip() for _ in typed)
         emptied = ["" for _ in typed]
         return *_listed(lab, jobs, value=made), advice(note), *emptied
 
@@ -274,7 +293,7 @@ def _acts(
 def _listed(lab: Lab, jobs: Jobs, **chosen: Any) -> list[Any]:
     """What `RunWidgets.of_all` is to show. chosen: the `value` of the run's menu, where it is to be another."""
     names = menu(lab, jobs)
-    heads = [named(head) for head in ("run", "state", "stages finished", "last change")]
+    heads = [translate_label(head) for head in ("run", "state", "stages finished", "last change")]
     table = {"headers": heads, "data": overview(lab, jobs)}
     return [table, gr.update(choices=names, **chosen), gr.update(choices=names)]
 
@@ -294,21 +313,25 @@ class RunView:
                 return self._run(self.lab.open(name), name, other, stage, curve)
             return self._none(check_name(name))
         except LabError as error:
-            return self._nothing(wrong(error), [])
+            return self._nothing(show_error(error), [])
 
     def _run(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
         at, log = status(self.jobs, run), self.jobs.log(name)
         ended = f"Its process ended before it was done: {why_failed(self.jobs, name)}"
         return (
-            wrong(ended) if at.failed else quiet(),
-            {"headers": heads(), "data": progress(run, at)},
+            show_error(ended) if at.failed else hide_problem_box(),
+            {"headers": stage_table_headers(), "data": progress(run, at)},
             *self._curves(run, name, other, stage, curve),
-            card(run),
-            *beside(self.lab, name, other),
+            metrics_table(run),
+            *run_comparison_table(self.lab, name, other),
             gr.update(interactive=at.ours),
             gr.update(interactive=can_resume(self.lab, run, at)),
             gr.update(interactive=(run.path / "report.json").is_file()),
-            log if log else said(f"{name} was not begun in this app: what it said stands where its command was given."),
+            log
+            if log
+            else translate_message(
+                f"{name} was not begun in this app: what it said stands where its command was given."
+            ),
             gr.update(open=True) if at.failed else gr.skip(),
         )
 
@@ -318,8 +341,12 @@ class RunView:
         if not known:
             raise LabError(f"There is no run {name!r} in {self.lab.folder}.")
         state = "Starting" if running else "Failed to start, see log"
-        why = quiet() if running else wrong(f"Its process ended before it was done: {why_failed(self.jobs, name)}")
-        found = [*self._nothing(why, [["", named(state), "", ""]])]
+        why = (
+            hide_problem_box()
+            if running
+            else show_error(f"Its process ended before it was done: {why_failed(self.jobs, name)}")
+        )
+        found = [*self._nothing(why, [["", translate_label(state), "", ""]])]
         found[8], found[11:] = gr.update(interactive=running), [self.jobs.log(name), gr.update(open=not running)]
         return tuple(found)
 
@@ -329,8 +356,8 @@ class RunView:
             {"headers": [""], "data": []},
             gr.update(interactive=False),
         )
-        stages = {"headers": heads(), "data": table}
-        return why, stages, none, none, None, empty, quiet(), empty, off, off, off, "", gr.skip()
+        stages = {"headers": stage_table_headers(), "data": table}
+        return why, stages, none, none, None, empty, hide_problem_box(), empty, off, off, off, "", gr.skip()
 
     def _curves(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, Any, Any]:
         """The menus of stages and curves, with what was chosen of them where it is still there, and the figure."""
@@ -338,16 +365,16 @@ class RunView:
         if not begun:
             return gr.update(choices=[], value=None), gr.update(choices=[], value=None), None
         shown = stage if stage in begun else begun[-1]
-        figures = drawn(run.stage(shown))
+        figures = curve_figures(run.stage(shown))
         chosen = curve if curve in list(figures) else next(iter(figures), None)
         names = [(heading, key) for key, (heading, _) in figures.items()]
-        figure = compared(self.lab, name, other, shown, chosen, figures[chosen][1]) if chosen else None
+        figure = overlay_other_run(self.lab, name, other, shown, chosen, figures[chosen][1]) if chosen else None
         return gr.update(choices=begun, value=shown), gr.update(choices=names, value=chosen), figure
 
 
-def heads() -> list[str]:
+def stage_table_headers() -> list[str]:
     """Of the table of stages."""
-    return [named(head) for head in ("stage", "state", "steps", "time")]
+    return [translate_label(head) for head in ("stage", "state", "steps", "time")]
 
 
 def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
@@ -372,7 +399,7 @@ def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     def choose(name: Any, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
         if not name:
             return (gr.skip(),) * (len(shown.of_run) + 1)
-        readable = name in lab.all_names() and not lab.unreadable(name)
+        readable = name in lab.all_names() and not lab.read_error(name)
         begun = [one.name for one in lab.open(name).stages if one.begun] if readable else []
         return *look(name, other, stage, curve), begun[-1:] == [stage]
 
@@ -402,6 +429,6 @@ def _seen(lab: Lab, jobs: Jobs, name: Any) -> tuple[Any, ...]:
     whether a process is at work on it, and the runs' names.
     """
     names = lab.all_names()
-    at_work = name in names and bool(writer(lab.path(name)))
+    at_work = name in names and bool(lock_holder(lab.path(name)))
     starting = isinstance(name, str) and name in jobs.known() and jobs.running(name)
     return at_work or starting, name, names, jobs.known()

@@ -110,12 +110,12 @@ def report_routes(lab: Lab) -> list[Route]:
             page = report_page(lab.path(name))
         except LabError as error:
             return PlainTextResponse(str(error), 404)
-        return HTMLResponse(page, headers=alone(page))
+        return HTMLResponse(page, headers=sandbox_headers(page))
 
     return [Route("/report/{name}", report, methods=["GET"])]
 
 
-def alone(page: str) -> dict[str, str]:
+def sandbox_headers(page: str) -> dict[str, str]:
     """Headers under which a page runs its own scripts and nothing else, fetches nothing, and is no part of our site."""
     digests = [hashlib.sha256(script.encode()).digest() for script in SCRIPTS.findall(page)]
     known = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)

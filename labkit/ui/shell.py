@@ -48,7 +48,7 @@ def speaks_chinese() -> bool:
     return (chosen or dict(request.headers).get("accept-language", "")).lower().startswith("zh")
 
 
-def said(text: object) -> str:
+def translate_message(text: object) -> str:
     """A message (an error, too) in the language of the page that asks, which need not know where on this machine things
     lie: "/home/ada/lab/runs/mine is in use" is "runs/mine is in use".
     """
@@ -56,22 +56,26 @@ def said(text: object) -> str:
     return chinese.message(shown) if speaks_chinese() else shown
 
 
-def named(text: str) -> str:
+def translate_label(text: str) -> str:
     """A label, a state, a table head, in the language of the page that asks."""
     return chinese.name(text) if speaks_chinese() else text
 
 
-def wrong(error: object) -> Any:
+def show_error(error: object) -> Any:
     """Fills a `problem_box` with what went wrong."""
-    return gr.update(value=said(error), visible=True, elem_classes="labkit-wrong")
+    return gr.update(value=translate_message(error), visible=True, elem_classes="labkit-wrong")
 
 
 def advice(text: str) -> Any:
     """Fills a `problem_box` with what is good to know, and is no error; hides it when that is nothing."""
-    return gr.update(value=said(text), visible=True, elem_classes="labkit-advice") if text else quiet()
+    return (
+        gr.update(value=translate_message(text), visible=True, elem_classes="labkit-advice")
+        if text
+        else hide_problem_box()
+    )
 
 
-def quiet() -> Any:
+def hide_problem_box() -> Any:
     """Hides a `problem_box`."""
     return gr.update(visible=False)
 
@@ -101,20 +105,20 @@ def pick_run(lab: Lab, place: int = -1, fill: bool = True) -> tuple[gr.Dropdown,
     stage = gr.Dropdown([], label=words("stage"), allow_custom_value=True)
 
     def stages_of(name: str | None) -> Any:
-        return gr.update(choices=lab.readable_stages(name), value=first_stage(lab, name, place))
+        return gr.update(choices=lab.readable_stages(name), value=default_stage(lab, name, place))
 
     def first() -> tuple[Any, Any]:
         chosen = next(iter(lab.preferred()), None)
-        return gr.update(choices=lab.names(), value=chosen), stages_of(chosen)
+        return gr.update(choices=lab.runs_with_model(), value=chosen), stages_of(chosen)
 
     name.input(stages_of, name, stage)
-    on_tab(lambda: gr.update(choices=lab.names()), name)
+    on_tab(lambda: gr.update(choices=lab.runs_with_model()), name)
     if fill:
         on_load(first, None, [name, stage])
     return name, stage
 
 
-def first_stage(lab: Lab, name: str | None, place: int) -> str | None:
+def default_stage(lab: Lab, name: str | None, place: int) -> str | None:
     """The stage of a run that is chosen at first: the one in this place, or the first of all; None without a run."""
     stages = lab.readable_stages(name)
     return stages[place] if len(stages) >= abs(place) else next(iter(stages), None)

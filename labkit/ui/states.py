@@ -7,14 +7,14 @@ import time
 from typing import NamedTuple
 
 from labkit.errors import LabError
-from labkit.reporting.page import minutes
+from labkit.reporting.page import format_duration
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
-from labkit.runs.lock import writer
+from labkit.runs.lock import lock_holder
 from labkit.runs.stage_folder import StageFolder
 from labkit.ui import manage
 from labkit.ui.lab import Lab, asked_stages, failed, unfinished
-from labkit.ui.shell import named
+from labkit.ui.shell import translate_label
 
 
 class Status(NamedTuple):
@@ -38,7 +38,7 @@ class Status(NamedTuple):
 def status(jobs: Jobs, run: Run) -> Status:
     """Where a run is."""
     ours = jobs.running(run.path.name)
-    running = ours or writer(run.path) is not None
+    running = ours or lock_holder(run.path) is not None
     return Status(running, ours, failed(jobs, run), asked_stages(jobs, run), unfinished(jobs, run))
 
 
@@ -51,10 +51,10 @@ def progress(run: Run, at: Status) -> list[list[str]]:
         seconds = records[-1].get("seconds", 0.0) if records else 0.0
         took = ""
         if stage.finished:
-            took = minutes((stage.result or {}).get("seconds", seconds))
+            took = format_duration((stage.result or {}).get("seconds", seconds))
         elif stage.begun and done and at.running:
-            took = named("{} left").format(minutes(seconds / done * (steps - done)))
-        found.append([stage.name, named(_state(stage, at, done == steps)), f"{done:,} / {steps:,}", took])
+            took = translate_label("{} left").format(format_duration(seconds / done * (steps - done)))
+        found.append([stage.name, translate_label(_state(stage, at, done == steps)), f"{done:,} / {steps:,}", took])
     return found
 
 
@@ -87,9 +87,11 @@ def menu(lab: Lab, jobs: Jobs) -> list[tuple[str, str]]:
     """All runs as (what the menu says, name), newest first: those that cannot be read or did not start are said to be
     so.
     """
-    waiting = [(name, "" if jobs.running(name) else "failed to start") for name in manage.never_begun(lab, jobs)]
-    known = [(name, "unreadable" if lab.unreadable(name) else "") for name in lab.all_names()]
-    return [(f"{name} ({named(state)})" if state else name, name) for name, state in (*waiting, *known)]
+    waiting = [
+        (name, "" if jobs.running(name) else "failed to start") for name in manage.runs_without_folder(lab, jobs)
+    ]
+    known = [(name, "unreadable" if lab.read_error(name) else "") for name in lab.all_names()]
+    return [(f"{name} ({translate_label(state)})" if state else name, name) for name, state in (*waiting, *known)]
 
 
 def overview(lab: Lab, jobs: Jobs) -> list[list[str]]:
@@ -105,10 +107,10 @@ def _at_a_glance(lab: Lab, jobs: Jobs, name: str) -> list[str]:
     except LabError:
         begun = name in lab.all_names()
         state = "Unreadable" if begun else "Starting" if jobs.running(name) else "Failed to start"
-        return [named(state), "", _clock(jobs.changed(name))]
+        return [translate_label(state), "", _clock(jobs.last_output_time(name))]
     finished = sum(stage.finished for stage in run.stages)
-    changed = named("comes with labkit") if lab.shipped(name) else _clock(lab.changed(name))
-    return [named(_whole(run, status(jobs, run))), f"{finished} / {len(run.stages)}", changed]
+    changed = translate_label("comes with labkit") if lab.shipped(name) else _clock(lab.last_modified(name))
+    return [translate_label(_whole(run, status(jobs, run))), f"{finished} / {len(run.stages)}", changed]
 
 
 def _whole(run: Run, at: Status) -> str:
@@ -130,7 +132,7 @@ def first_shown(lab: Lab, jobs: Jobs) -> str | None:
     """The run that a fresh page opens on: the newest that is running or has a finished stage; else the newest that can
     be read.
     """
-    readable = [name for name in lab.all_names() if not lab.unreadable(name)]
+    readable = [name for name in lab.all_names() if not lab.read_error(name)]
     for name in readable:
         run = lab.open(name)
         if status(jobs, run).running or any(stage.finished for stage in run.stages):

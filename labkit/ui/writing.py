@@ -18,14 +18,14 @@ import torch
 
 from labkit.decoding import BestOfN, History, Step, trace, trace_forced
 from labkit.decoding.beam import Beams, beam_steps
-from labkit.decoding.best import best_steps
+from labkit.decoding.best import best_of_n_steps
 from labkit.decoding.contrastive import contrastive_candidates
-from labkit.decoding.filters import check_left, filtered
+from labkit.decoding.filters import check_tokens_remain, logits_after_each
 from labkit.decoding.limits import PAGE, Cost, check_cost
 from labkit.decoding.prompts import check_prompt
 from labkit.decoding.scores import Score
-from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, parse, said
-from labkit.decoding.stream import weighed
+from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, format_value, parse
+from labkit.decoding.stream import make_step
 from labkit.errors import LabError
 from labkit.evaluation.judges import oracle_judge, reward_judge
 from labkit.evaluation.strategies import EvalPrompt, first_difference, scored, task_of
@@ -34,7 +34,7 @@ from labkit.stages import stage_class
 from labkit.text.chat import encode_opening, encode_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text, whole_number
-from labkit.ui.lab import Lab, Recent
+from labkit.ui.lab import Lab, LRUCache
 from labkit.world import Message, Task, World
 
 T = TypeVar("T")
@@ -150,15 +150,15 @@ class Settings:
 
 class WritingSession(NamedTuple):
     """What is needed to write: the model, its tokenizer, the prompt's tokens, what stands beside, and the trees of
-    beams that were searched last. weights: a hash of the model's.
+    beams that were searched last. weights_hash: a hash of the model's.
     """
 
     model: Transformer
     tokenizer: Tokenizer
     prompt: list[int]
     resources: DecodingResources
-    trees: Recent
-    weights: str
+    trees: LRUCache
+    weights_hash: str
 
 
 def prompt_ids(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
@@ -198,7 +198,7 @@ def writing_session(lab: Lab, settings: Settings) -> WritingSession:
         judge = oracle_judge(world, {tuple(prompt): task}, annotator_of(lab, settings.run), tokenizer)
     draft = lab.model(settings.run, settings.draft or lab.stages(settings.run)[0])
     resources = DecodingResources(tokenizer, settings.stop, draft, judge)
-    return WritingSession(model, tokenizer, prompt, resources, lab.results, checkpoint(lab, settings))
+    return WritingSession(model, tokenizer, prompt, resources, lab.results, weights_hash(lab, settings))
 
 
 def _task(lab: Lab, settings: Settings) -> Task | None:
@@ -207,10 +207,10 @@ def _task(lab: Lab, settings: Settings) -> Task | None:
     return None if world is None else task_of(world, settings.prompt.strip())
 
 
-def checkpoint(lab: Lab, settings: Settings) -> str:
+def weights_hash(lab: Lab, settings: Settings) -> str:
     """A hash of the model's weights."""
     file = lab.open(settings.run).stage(settings.stage).path / "model.safetensors"
-    return lab.keep(file, lambda: hashlib.sha256(file.read_bytes()).hexdigest()[:12], "hash")
+    return lab.load_cached(file, lambda: hashlib.sha256(file.read_bytes()).hexdigest()[:12], "hash")
 
 
 def compare_columns(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
@@ -220,10 +220,10 @@ def compare_columns(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     cannot be continued.
     """
     at = writing_session(lab, settings)
-    settings = Settings(**(vars(settings) | {"checkpoint": at.weights}))
+    settings = Settings(**(vars(settings) | {"checkpoint": at.weights_hash}))
     strategies = parse_strategies(at, settings, AT_ONCE)
     texts = [
-        _named(number, strategy, written(at, strategy, column, settings))
+        _named(number, strategy, stream_column(at, strategy, column, settings))
         for number, (strategy, column) in enumerate(zip(strategies, settings.columns, strict=True), 1)
     ]
     shared = {"key": uuid.uuid4().hex, "settings": settings.json()}  # the key tells that another comparison has begun
@@ -232,9 +232,9 @@ def compare_columns(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
         for column, news in zip(columns, latest, strict=True):
             column.update({"done": True} if news is None else news)
         if number % TOGETHER == 0 or any(not column["tokens"] for column in columns):  # of "best", nothing for long
-            yield {**shared, "columns": columns, "parts": parting(columns)}
+            yield {**shared, "columns": columns, "parts": divergence_position(columns)}
     columns = [column | {"done": True} for column in columns]
-    yield {**shared, "columns": columns, "parts": parting(columns)}
+    yield {**shared, "columns": columns, "parts": divergence_position(columns)}
 
 
 def parse_strategies(at: WritingSession, settings: Settings, times: float, seeds: int = 1) -> list[Strategy]:
@@ -278,20 +278,22 @@ def _named(number: int, strategy: Strategy, texts: Iterator[T]) -> Iterator[T]:
         raise LabError(f"Strategy {number}, {strategy}: {error}") from None
 
 
-def stopped(data: dict[str, Any] | None) -> dict[str, Any] | None:
+def mark_stopped(data: dict[str, Any] | None) -> dict[str, Any] | None:
     """What the viewer shows when the generation of its texts was stopped."""
     if data is None:
         return None
     return data | {"columns": [column | {"done": True, "stopped": not column["done"]} for column in data["columns"]]}
 
 
-def parting(columns: Sequence[Mapping[str, Any]]) -> int | None:
+def divergence_position(columns: Sequence[Mapping[str, Any]]) -> int | None:
     """Where the texts first differ; None where they do not, as far as they are written."""
     ids = [[-1 if token["ended"] else token["id"] for token in column["tokens"]] for column in columns]
     return first_difference(ids, ended=all(column["done"] for column in columns))
 
 
-def written(at: WritingSession, strategy: Strategy, column: Column, settings: Settings) -> Iterator[dict[str, Any]]:
+def stream_column(
+    at: WritingSession, strategy: Strategy, column: Column, settings: Settings
+) -> Iterator[dict[str, Any]]:
     """What is new of a column, again and again: its {"tokens"} as the viewer shows them, and of "best" the {"answers"}
     of which it was chosen.
     """
@@ -301,7 +303,7 @@ def written(at: WritingSession, strategy: Strategy, column: Column, settings: Se
     filters = strategy.logits_filters(tokenizer)
     if strategy.kind in ("sample", "greedy"):
         shown: list[dict[str, Any]] = []
-        common |= {"stop": at.resources.stops(), "begins": begins, "leading": 1, "max_new_tokens": settings.tokens}
+        common |= {"stop": at.resources.stops(), "forced_prefix": begins, "top_n": 1, "max_new_tokens": settings.tokens}
         generator = torch.Generator().manual_seed(settings.seed)
         for step in trace(at.model, at.prompt, filters=filters, generator=generator, **common):
             shown.append(_token(tokenizer, step))
@@ -322,7 +324,7 @@ def written(at: WritingSession, strategy: Strategy, column: Column, settings: Se
             at.model, prompt, max_new_tokens=left, seed=settings.seed, resources=_behind(at, begins), **common
         )
     for text in streamed:
-        yield {"tokens": [{"id": one, "text": tokenizer.token(one), "ended": False} for one in [*begins, *text]]}
+        yield {"tokens": [{"id": one, "text": tokenizer.token_text(one), "ended": False} for one in [*begins, *text]]}
     ended = len(text) < min(left, at.model.config.context - len(prompt))
     whole = [*begins, *text, *([tokenizer.turn_end] if ended else [])]
     final = [_token(tokenizer, step) for step in trace_forced(at.model, at.prompt, whole, filters=filters)]
@@ -333,7 +335,7 @@ def written(at: WritingSession, strategy: Strategy, column: Column, settings: Se
 
 def _beams(at: WritingSession, strategy: Strategy, column: Column, settings: Settings) -> Iterator[Beams]:
     """What stands after each step of a beam search, whose tree is kept for who asks for it next."""
-    key = (at.weights, tuple(at.prompt), column, settings.tokens, settings.stop)
+    key = (at.weights_hash, tuple(at.prompt), column, settings.tokens, settings.stop)
     left = max(1, settings.tokens - len(column.begins))
     told = {name.replace("-", "_"): strategy.option(name) for name in OPTIONS["beam"]}
     filters, stop = strategy.logits_filters(at.tokenizer), at.resources.stops()
@@ -358,7 +360,7 @@ def _best(
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
     generator, filters = torch.Generator().manual_seed(settings.seed), strategy.logits_filters(at.tokenizer)
     common |= {"n": strategy.option("n"), "rows": ANSWERS_AT_ONCE, "filters": filters, "generator": generator}
-    for best in best_steps(at.model, prompt, judge, **common):
+    for best in best_of_n_steps(at.model, prompt, judge, **common):
         if best is not None:
             found["answers"] = _answers(at.tokenizer, best, begins)
         yield [] if best is None else best.answers[best.best]
@@ -397,7 +399,7 @@ def _head(strategy: Strategy, column: Column) -> dict[str, Any]:
         "strategy": str(strategy),
         "kind": strategy.kind,
         "head": "" if kind == "sample" else kind,
-        "filters": [[name, said(value)] for name, value in strategy.filters],
+        "filters": [[name, format_value(value)] for name, value in strategy.filters],
         "begins": list(column.begins),
         "tokens": [],
         "done": False,
@@ -408,13 +410,13 @@ def _token(tokenizer: Tokenizer, step: Step) -> dict[str, Any]:
     stops = step.token in tokenizer.stops
     return {
         "id": step.token,
-        "text": "" if stops else tokenizer.token(step.token),
+        "text": "" if stops else tokenizer.token_text(step.token),
         "ended": step.ended and stops,
         "entropy": [round(x, 4) for x in step.entropy],
     }
 
 
-def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
+def handle_viewer_request(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
     """What a viewer wants to know: {"what": "step" | "branch" | "tree", "settings", "column"}, for "step" with the
     place of a token and, as "line", a strategy in place of the column's. What goes wrong is an answer too: {"error"}.
     """
@@ -447,11 +449,13 @@ def _step(at: WritingSession, settings: Settings, column: Column) -> dict[str, A
         return _contrasted(at, strategy, column, ids[0].tolist(), token)
     with torch.no_grad():
         raw = at.model(ids)[:, -1].float()
-    seen = filtered(filters, raw, History(ids, len(at.prompt)))
-    check_left(filters, seen)
-    step = weighed(seen, token, None, False, 10)
-    rows = [[one.token, at.tokenizer.token(one.token), one.probability, list(one.after)] for one in step.candidates]
-    names = [f"{name}={said(value)}" for name, value in strategy.filters]
+    seen = logits_after_each(filters, raw, History(ids, len(at.prompt)))
+    check_tokens_remain(filters, seen)
+    step = make_step(seen, token, None, False, 10)
+    rows = [
+        [one.token, at.tokenizer.token_text(one.token), one.probability, list(one.after)] for one in step.candidates
+    ]
+    names = [f"{name}={format_value(value)}" for name, value in strategy.filters]
     names += ["greedy"] if strategy.kind == "greedy" else []
     return {
         "candidates": rows,
@@ -468,14 +472,16 @@ def _contrasted(
     """What contrastive search weighs: of each candidate the probability, the similarity, and what it is ranked by."""
     k, alpha = strategy.option("k"), strategy.option("alpha")
     weighed = contrastive_candidates(at.model, before, k=k, alpha=alpha)
-    rows = [[one.token, at.tokenizer.token(one.token), one.probability, one.similarity, one.score] for one in weighed]
+    rows = [
+        [one.token, at.tokenizer.token_text(one.token), one.probability, one.similarity, one.score] for one in weighed
+    ]
     return _head(strategy, column) | {"contrast": rows, "alpha": alpha, "token": token}
 
 
 def _branch(at: WritingSession, settings: Settings, column: Column) -> dict[str, Any]:
     """The whole text of a column that begins as told."""
     strategy, _ = _understood(at, column, settings)
-    *_, last = written(at, strategy, column, settings)
+    *_, last = stream_column(at, strategy, column, settings)
     return _head(strategy, column) | last | {"done": True}
 
 
@@ -485,7 +491,7 @@ def _tree(at: WritingSession, settings: Settings, column: Column) -> dict[str, A
     if strategy.kind != "beam":
         raise LabError(f"Only beam search has a tree of beams, not {strategy.kind}.")
     _check_begins(at, column)
-    key = (at.weights, tuple(at.prompt), column, settings.tokens, settings.stop)
+    key = (at.weights_hash, tuple(at.prompt), column, settings.tokens, settings.stop)
 
     def search() -> Beams:
         *_, last = _beams(at, strategy, column, settings)
@@ -498,7 +504,7 @@ def _tree(at: WritingSession, settings: Settings, column: Column) -> dict[str, A
     nodes = [
         [
             node.parent,
-            "■" if node.token in stops else at.tokenizer.token(node.token),
+            "■" if node.token in stops else at.tokenizer.token_text(node.token),
             node.logprob,
             node.step,
             node.fate,
@@ -544,6 +550,6 @@ def _seeded(
     number: int, at: WritingSession, strategy: Strategy, seeds: range, options: dict[str, Any]
 ) -> list[list[int]]:
     try:
-        return strategy.write(at.model, at.prompt, seeds=seeds, resources=at.resources, **options)
+        return strategy.generate(at.model, at.prompt, seeds=seeds, resources=at.resources, **options)
     except LabError as error:
         raise LabError(f"Strategy {number}, {strategy}: {error}") from None

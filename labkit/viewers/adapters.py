@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from labkit.interpret.views import Views
+from labkit.interpret.views import CheckpointInspections
 
 if TYPE_CHECKING:
     import gradio
@@ -84,24 +84,25 @@ class AttentionViewer(anywidget.AnyWidget):
     _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-attention")
     data = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, views: Views, stage: str | None = None):
+    def __init__(self, views: CheckpointInspections, stage: str | None = None):
         super().__init__()
         self.on_msg(self._asked)
         self.show(views, stage)
 
-    def show(self, views: Views, stage: str | None = None) -> None:
+    def show(self, views: CheckpointInspections, stage: str | None = None) -> None:
         """Show a text as the checkpoint `stage` reads it, the first when not given."""
         self.views = views
         self.data = views.view(views.names[0] if stage is None else stage)
 
     def _asked(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
-        self.send({"id": message.get("id"), "answer": self.views.answer(message.get("question", {}))})
+        self.send({"id": message.get("id"), "answer": self.views.handle_request(message.get("question", {}))})
 
 
 class TextsViewer(anywidget.AnyWidget):
-    """Texts side by side in a notebook: TextsViewer(data=…) of what `labkit.ui.writing.compare` gives.
+    """Texts side by side in a notebook: TextsViewer(data=…) of what `labkit.ui.writing.compare_columns` gives.
 
-    answer: `labkit.ui.writing.answer` of the same lab, for what is asked of a token; without it, nothing is.
+    answer: `labkit.ui.writing.handle_viewer_request` of the same lab, for what is asked of a token; without it, nothing
+    is.
     """
 
     _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-texts")

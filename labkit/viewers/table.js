@@ -3,11 +3,11 @@
 
 const HEADS = chinese ? {
   "layer.head": "层.头", previous: "看向前一个词元", induction: "归纳", pronoun: "从代词看向正确者", answer: "从回答看向正确者",
-  carried: "去掉该头后损失的对数几率", strategy: "策略", "nats per token": "每词元纳特", repetition: "重复", tokens: "词元数", "distinct-2": "distinct-2",
+  "ablation effect": "去掉该头后损失的对数几率", strategy: "策略", "nats per token": "每词元纳特", repetition: "重复", tokens: "词元数", "distinct-2": "distinct-2",
   "self-BLEU": "self-BLEU", grammatical: "合语法", consistent: "可能发生", gold: "gold 得分", right: "正确", supported: "有依据",
 } : {
   "layer.head": "layer.head", previous: "to the token before", induction: "induction", pronoun: "from the pronoun", answer: "from the answer",
-  carried: "log-odds lost without the head", "nats per token": "nats per token",
+  "ablation effect": "log-odds lost without the head", "nats per token": "nats per token",
 };
 const percent = (x) => `${Math.round(100 * x)} %`;
 const WHERE = chinese ? { "everyday English": "日常英语", TinyWorld: "TinyWorld" } : {};

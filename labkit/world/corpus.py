@@ -82,7 +82,7 @@ class Corpus:
         rng = rng_for("conversation", split, seed, index)
         kind = pick(CONVERSATIONS, rng)
         if kind in OTHER:
-            task = self.tasks.other(split, rng, kind)
+            task = self.tasks.task_without_story(split, rng, kind)
             return Document(kind, "", (*task.messages, Message("assistant", task.reference)))
         story = self._text("code" if kind == "code" else "story", split, rng)
         questions = self.tasks.questions(story, rng)[:QUESTIONS]
@@ -94,4 +94,8 @@ class Corpus:
         """A task to be graded, of any of these kinds."""
         rng = rng_for("task", split, seed, index)
         kind = rng.choice(kinds)
-        return self.tasks.reading(split, rng, kind) if kind in READING else self.tasks.other(split, rng, kind)
+        return (
+            self.tasks.reading_task(split, rng, kind)
+            if kind in READING
+            else self.tasks.task_without_story(split, rng, kind)
+        )

@@ -45,7 +45,7 @@ class Form(NamedTuple):
     clause: bool
 
 
-class Table(NamedTuple):
+class SurfaceForms(NamedTuple):
     """How the values of a type are written in a mode: written -> values. `longest` is counted in words."""
 
     values: dict[str, tuple[str, ...]]
@@ -118,7 +118,7 @@ class Grammar:
                 self._learn(form)
         self.roles = {kind.name: list(kind.roles.values()) for kind in kinds}
 
-    def _table(self, kind: str, mode: str) -> Table:
+    def _table(self, kind: str, mode: str) -> SurfaceForms:
         values: dict[str, tuple[str, ...]] = {}
         for value, written in self.lexicon.surfaces[(kind, mode)].items():
             key = " ".join(TOKEN.findall(written.lower()))
@@ -127,7 +127,7 @@ class Grammar:
             for subject, other in PRONOUNS.items():
                 if (subject == "it") == (kind != "person"):
                     values[other if mode == "obj" else subject] = (f"@{subject}",)
-        return Table(values, max((key.count(" ") + 1 for key in values), default=1))
+        return SurfaceForms(values, max((key.count(" ") + 1 for key in values), default=1))
 
     def _learn(self, form: Form) -> None:
         node = self.root
@@ -150,7 +150,7 @@ class Grammar:
         text = self._fill(chosen, event, context, rng, self.pronouns)
         if connective:
             text = f"{connective} {text}"
-        self.mention(chosen, event, context)
+        self.update_context(chosen, event, context)
         return capitalise(text if text.endswith('"') else text + ".")
 
     def clause(self, event: Event, context: Context, rng: random.Random, pronouns: float = 1.0) -> str:
@@ -187,13 +187,13 @@ class Grammar:
                 return PRONOUNS[pronoun] if slot.mode == "obj" else pronoun
         return self.lexicon.surfaces[(slot.kind, slot.mode)][value]
 
-    def mention(self, form: Form, event: Event, context: Context) -> None:
+    def update_context(self, form: Form, event: Event, context: Context) -> None:
         """The context after the event was written in this form: the last that agrees with a pronoun."""
         for piece in form.pieces:
             if isinstance(piece, Slot):
                 value = event.args[piece.role]
                 if isinstance(value, Event):
-                    self.mention(self.forms[value.kind][0], value, context)
+                    self.update_context(self.forms[value.kind][0], value, context)
                     continue
                 pronoun = self.lexicon.pronoun.get(value)
                 if pronoun and piece.kind in REFERRING:
@@ -204,7 +204,7 @@ class Grammar:
     def parse(self, sentence: str, context: Context) -> Parsed | None:
         """The event that a sentence states in this context, or None; the context then knows whom it mentioned."""
         for parsed in self.readings(sentence, context):
-            self.mention(parsed.form, parsed.event, context)
+            self.update_context(parsed.form, parsed.event, context)
             return parsed
         return None
 

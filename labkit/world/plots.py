@@ -32,7 +32,7 @@ class Step(NamedTuple):
     optional: bool
 
 
-class Plot(NamedTuple):
+class StoryPlot(NamedTuple):
     """A plot as data/world/plots.yaml has it."""
 
     name: str
@@ -58,11 +58,11 @@ def read_step(text: str) -> Step:
 
 
 @cache
-def plots_of(size: str) -> tuple[Plot, ...]:
+def plots_of(size: str) -> tuple[StoryPlot, ...]:
     """The plots that a world of this size has."""
     sizes = SIZES[: SIZES.index(size) + 1]
     return tuple(
-        Plot(name, raw["size"], raw["cast"], tuple(map(read_step, raw["steps"])))
+        StoryPlot(name, raw["size"], raw["cast"], tuple(map(read_step, raw["steps"])))
         for name, raw in load_yaml("plots").items()
         if raw["size"] in sizes
     )
@@ -135,7 +135,7 @@ class Telling:
         self.used.append(chosen)
         return chosen
 
-    def cast(self, plot: Plot) -> dict[str, str] | None:
+    def cast(self, plot: StoryPlot) -> dict[str, str] | None:
         """Who plays whom, None when the split leaves nobody. In a held-out split the hero's pairs are held out."""
         cast: dict[str, str] = {}
         hero = None
@@ -163,7 +163,7 @@ class Telling:
 
     # Playing
 
-    def play(self, plot: Plot, cast: dict[str, str]) -> None:
+    def play(self, plot: StoryPlot, cast: dict[str, str]) -> None:
         """The plot's steps, in order, those that can happen."""
         for step in plot.steps:
             if step.kind == "other":
@@ -192,11 +192,11 @@ class Telling:
         if kind == "be_at" and any(event.kind == "be_at" for event in self.events):
             kind = "appear"
         if kind == "feel":
-            self.feel(args[0])
+            self.tell_feeling(args[0])
         elif kind in self.teller.kinds:
-            self.let(Event(kind, args))
+            self.tell_event(Event(kind, args))
 
-    def feel(self, who: str) -> None:
+    def tell_feeling(self, who: str) -> None:
         """Tell what someone feels by now, with the cause or without, once."""
         feeling = self.state.get(("feels", who))
         cause = self.state.get(("cause", who))
@@ -204,11 +204,11 @@ class Telling:
             return
         self.told[who] = (feeling, cause)
         if self.rng.random() < BECAUSE:
-            self.let(Event("feel_because", (who, feeling, cause)))
+            self.tell_event(Event("feel_because", (who, feeling, cause)))
         else:
-            self.let(Event("feel", (who, feeling)))
+            self.tell_event(Event("feel", (who, feeling)))
 
-    def let(self, event: Event) -> None:
+    def tell_event(self, event: Event) -> None:
         """The event happens and is written down, unless it cannot."""
         kind = self.teller.kinds[event.kind]
         if why_not(kind, event, self.state) is not None:

@@ -12,22 +12,28 @@ from labkit.world.lexicon import load_yaml
 @dataclass(frozen=True)
 class Profile:
     """An annotator. `complete`, `polite` and `concise` are weights that add up to 1; `words` is how long an answer may
-    be before it stops being concise; `noise` is the share of choices made by mistake."""
+    be before it stops being concise; `flip_probability` is the share of choices made by mistake."""
 
     name: str
     complete: float
     polite: float
     concise: float
     words: int
-    noise: float
+    flip_probability: float
 
     def chooses_first(self, first: float, second: float, rng: random.Random) -> bool:
-        """Which of two totals this annotator prefers: the higher, a coin for a tie, and with `noise` the other."""
+        """Which of two totals this annotator prefers: the higher, a coin for a tie, and with `flip_probability` the
+        other.
+        """
         better = rng.random() < 0.5 if first == second else first > second
-        return better != (rng.random() < self.noise)
+        return better != (rng.random() < self.flip_probability)
 
 
 @cache
 def load_profiles() -> dict[str, Profile]:
     """The profiles of data/world/profiles.yaml, by name."""
-    return {name: Profile(name, **raw) for name, raw in load_yaml("profiles").items()}
+    profiles = {}
+    for name, raw in load_yaml("profiles").items():
+        known = dict(raw)
+        profiles[name] = Profile(name, flip_probability=known.pop("noise"), **known)
+    return profiles

@@ -116,10 +116,10 @@ def all_questions(story: Story, kinds: dict[str, Kind], tiredness: frozenset[str
             asked.append((kind, role, event))
     questions = [ask(*one) for one in asked]
     questions = [q for q in questions if len(found[q.pattern, q.hole]) == 1 and q.asks != "rule"]
-    return questions + first_question(story, kinds)
+    return questions + what_happened_first(story, kinds)
 
 
-def first_question(story: Story, kinds: dict[str, Kind]) -> list[Question]:
+def what_happened_first(story: Story, kinds: dict[str, Kind]) -> list[Question]:
     """'What happened first?': the whole event is the answer."""
     happened = [e for e in story.events if kinds[e.kind].happens]
     if len(happened) < 2:
@@ -127,7 +127,7 @@ def first_question(story: Story, kinds: dict[str, Kind]) -> list[Question]:
     return [Question("first", Event("first", (None,)), 0, happened[0], (), whole=True)]
 
 
-def spread(questions: list[Question], rng: random.Random) -> list[Question]:
+def balance_by_kind(questions: list[Question], rng: random.Random) -> list[Question]:
     """The questions in an order in which each kind of asking comes about equally often and early; those that few
     stories allow come first, for a row has room for some only."""
     by: dict[str, list[Question]] = {}

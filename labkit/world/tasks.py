@@ -17,7 +17,7 @@ from labkit.world.answers import Answers
 from labkit.world.events import Event, Kind, State, happen
 from labkit.world.lexicon import Lexicon, load_yaml
 from labkit.world.plots import Story, Storyteller
-from labkit.world.questions import Question, all_questions, ask, spread
+from labkit.world.questions import Question, all_questions, ask, balance_by_kind
 
 READING = ("where", "who", "what", "colour", "how_many", "feel", "why", "first", "it", "code", "dialogue")
 OTHER = ("fact", "rule", "name_feeling", "write", "retell", "refuse")
@@ -84,7 +84,7 @@ class Tasks:
 
     def questions(self, story: Story, rng: random.Random) -> list[Question]:
         """The story's questions, spread over the kinds of asking."""
-        return spread(all_questions(story, self.kinds, self.lexicon.tiredness), rng)
+        return balance_by_kind(all_questions(story, self.kinds, self.lexicon.tiredness), rng)
 
     def exchange(
         self, question: Question, story: Story, rng: random.Random, style: str = "sentence"
@@ -102,11 +102,11 @@ class Tasks:
             polite = f"{rng.choice(self.answers.before)} {answer}"
             return polite if rng.random() < 0.5 else f"{answer} {rng.choice(self.answers.after)}"
         if style == "reason":
-            more = self.reason(question, story)
+            more = self.related_event(question, story)
             return answer if more is None else f"{answer} {self.answers.grammar.write(more, context, rng)}"
         return answer
 
-    def reason(self, question: Question, story: Story) -> Event | None:
+    def related_event(self, question: Question, story: Story) -> Event | None:
         """The last thing in the story that speaks of what was asked about, and is not the answer itself."""
         about = {a for a in question.truth.args if isinstance(a, str)}
         for event in reversed(story.events):
@@ -114,7 +114,7 @@ class Tasks:
                 return event
         return None
 
-    def reading(self, split: str, rng: random.Random, kind: str) -> Task:
+    def reading_task(self, split: str, rng: random.Random, kind: str) -> Task:
         """A story and one question of this kind of asking."""
         while True:
             story = self.pattern_code(rng) if kind == "code" else self.teller.story(split, rng)
@@ -206,7 +206,7 @@ class Tasks:
 
     # Doing
 
-    def other(self, split: str, rng: random.Random, kind: str) -> Task:
+    def task_without_story(self, split: str, rng: random.Random, kind: str) -> Task:
         """A task whose answer is not in a story."""
         return getattr(self, f"_{kind}")(split, rng)
 

@@ -30,7 +30,7 @@ def made(command, env, **options):
         for name, stage in recipe.stages.items()
     }
     parts["annotation"] = replace(recipe.annotation, precision=precision)
-    Run.planned(folder, recipe.with_parts(parts)).save_recipe()
+    Run.new_unsaved(folder, recipe.with_parts(parts)).save_recipe()
     metrics = {"validation_loss": 0.7 if seed == 1 else 0.6, "gold_gain": 0.1, "gold_gain_standard_error": 0.01}
     report = {"stages": [{"stage": "dpo", "metrics": metrics}], "machine": machine.describe()}
     (folder / "report.json").write_text(json.dumps(report))

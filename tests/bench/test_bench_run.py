@@ -5,7 +5,7 @@ import json
 import pytest
 
 from labkit.bench import run as bench
-from labkit.bench.control import control
+from labkit.bench.control import time_matched_sft
 from labkit.errors import LabError
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
@@ -26,7 +26,7 @@ def saved(folder, seconds: float, stages: list[dict], control: dict | None = Non
 
 def test_stages_are_medians_with_their_range():
     """Of 0.5, 0.9 and 0.7 the median is 0.7."""
-    spread = bench.stages([report(0.5, 10), report(0.9, 30), report(0.7, 20)])["sft"]
+    spread = bench.summarize_stages([report(0.5, 10), report(0.9, 30), report(0.7, 20)])["sft"]
     assert spread["accuracy"] == {"median": 0.7, "lowest": 0.5, "highest": 0.9}
     assert spread["seconds"] == {"median": 20, "lowest": 10, "highest": 30}
 
@@ -65,7 +65,7 @@ def test_the_control_stands_beside_its_stage(tmp_path):
 def test_the_control_is_fine_tuned_for_as_long_and_compared_with_the_same_model(tmp_path):
     for _ in pipeline.run(tiny_recipe(), tmp_path / "run"):
         pass
-    found = control(tmp_path / "run")
+    found = time_matched_sft(tmp_path / "run")
     assert list(found) == ["ppo", "dpo"]
     measured = {stage["stage"]: stage["metrics"] for stage in Run.open(tmp_path / "run").report()["stages"]}
     for name, metrics in found.items():

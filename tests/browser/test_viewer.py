@@ -10,7 +10,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 
-from labkit.interpret import Inspection, Views
+from labkit.interpret import CheckpointInspections, Inspection
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
@@ -34,11 +34,11 @@ def made(tokenizer: Tokenizer, seed: int = 0, **shape) -> Transformer:
     return model
 
 
-def opened(browser: Browser, views: Views) -> Page:
+def opened(browser: Browser, views: CheckpointInspections) -> Page:
     """A page with the viewer of the first checkpoint, which may ask."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_content("<!doctype html><body></body>")
-    page.expose_function("ask", lambda question: views.answer(question))
+    page.expose_function("ask", lambda question: views.handle_request(question))
     page.evaluate(SOURCE)
     page.evaluate(
         "(data) => { const view = document.createElement('labkit-attention'); view.ask = window.ask; view.data = data;"
@@ -51,7 +51,7 @@ def opened(browser: Browser, views: Views) -> Page:
 def test_twelve_layers_of_twelve_heads_over_64_tokens(browser: Browser, tokenizer: Tokenizer):
     model = made(tokenizer, depth=12, heads=12, key_heads=12, head_width=4)
     ids = torch.randint(5, tokenizer.size, (64,), generator=torch.Generator().manual_seed(0)).tolist()
-    views = Views(["model"], lambda name: Inspection(model, tokenizer, ids))
+    views = CheckpointInspections(["model"], lambda name: Inspection(model, tokenizer, ids))
     size = len(json.dumps(views.view("model")))
     assert size < 1_200_000, f"{size} bytes"
     page = opened(browser, views)
@@ -72,7 +72,7 @@ def test_twelve_layers_of_twelve_heads_over_64_tokens(browser: Browser, tokenize
 def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser: Browser, tokenizer: Tokenizer):
     models = {"base": made(tokenizer), "tuned": made(tokenizer, seed=1)}
     looks = {name: Inspection(model, tokenizer, tokenizer.encode(" Tom had a ball.")) for name, model in models.items()}
-    page = opened(browser, Views(list(models), looks.__getitem__))
+    page = opened(browser, CheckpointInspections(list(models), looks.__getitem__))
     page.locator("[data-head='0-0']").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
@@ -92,7 +92,7 @@ def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser:
     for key in ("ArrowDown", "Enter"):
         page.keyboard.press(key)
     last = len(looks["base"].ids) - 1
-    cell = looks["base"].cell(0, 1, 1, last, 1)
+    cell = looks["base"].score_breakdown(0, 1, 1, last, 1)
     panel = page.locator("[data-panel=cell]")
     for number in (cell.dot, cell.scale, cell.score):
         expect(panel).to_contain_text(f"{number:.3f}")
@@ -101,7 +101,7 @@ def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser:
     page.keyboard.press("Enter")
     page.locator("canvas.square").focus()
     page.keyboard.press("ArrowRight")
-    expect(panel).to_contain_text(f"{looks['base'].cell(0, 1, 1, last, 2).score:.3f}")
+    expect(panel).to_contain_text(f"{looks['base'].score_breakdown(0, 1, 1, last, 2).score:.3f}")
     page.locator("[data-measure]").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".effect")).to_have_count(8)
@@ -117,9 +117,9 @@ def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser:
 
 
 def test_three_kinds_of_attention_and_shared_keys_are_told_apart(browser: Browser, tokenizer: Tokenizer):
-    model = made(tokenizer, encoder=1, key_heads=2)
+    model = made(tokenizer, encoder_depth=1, key_heads=2)
     source, ids = tokenizer.encode(" Tom had a ball."), tokenizer.encode(" Who?")
-    page = opened(browser, Views(["model"], lambda name: Inspection(model, tokenizer, ids, source)))
+    page = opened(browser, CheckpointInspections(["model"], lambda name: Inspection(model, tokenizer, ids, source)))
     expect(page.locator(".top button")).to_have_text(
         ["encoder, both ways", "self-attention, causal", "cross-attention"]
     )
@@ -138,7 +138,7 @@ def test_three_kinds_of_attention_and_shared_keys_are_told_apart(browser: Browse
 
 def test_without_an_answer_it_says_so_and_text_stays_text(browser: Browser, tokenizer: Tokenizer):
     look = Inspection(made(tokenizer), tokenizer, tokenizer.encode(HOSTILE))
-    views = Views([HOSTILE, "other"], lambda name: look)
+    views = CheckpointInspections([HOSTILE, "other"], lambda name: look)
     page = opened(browser, views)
     expect(page.locator(".stage")).to_have_text(HOSTILE)
     expect(page.locator(".column.left")).to_contain_text("onerror")
@@ -165,7 +165,7 @@ def test_in_a_notebook_a_question_waits_as_long_as_the_kernel_is_busy(browser: B
     said.
     """
     look = Inspection(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball."))
-    views = Views(["model"], lambda name: look)
+    views = CheckpointInspections(["model"], lambda name: look)
     page = browser.new_page()
     page.clock.install()
     page.set_content("<!doctype html><body></body>")
@@ -180,10 +180,12 @@ def test_in_a_notebook_a_question_waits_as_long_as_the_kernel_is_busy(browser: B
     first, second = page.evaluate("window.sent")
     assert first["question"]["what"] == "without" and second["question"]["what"] == "lens"
     page.evaluate("window.kernel.status = 'idle'")
-    page.evaluate("window.hear", {"id": second["id"], "answer": views.answer(second["question"])})  # the first was lost
+    page.evaluate(
+        "window.hear", {"id": second["id"], "answer": views.handle_request(second["question"])}
+    )  # the first was lost
     again = page.evaluate("window.sent")[2]
     assert again["question"] == first["question"] and again["id"] > second["id"]
-    page.evaluate("window.hear", {"id": again["id"], "answer": views.answer(again["question"])})
+    page.evaluate("window.hear", {"id": again["id"], "answer": views.handle_request(again["question"])})
     expect(without.locator("tbody tr").first).to_be_visible()
     expect(notice).to_be_hidden()
     page.evaluate("window.kernel = null")
@@ -193,14 +195,14 @@ def test_in_a_notebook_a_question_waits_as_long_as_the_kernel_is_busy(browser: B
     page.evaluate("window.kernel = { status: 'idle', connectionStatus: 'connected' }")
     page.clock.run_for(6_000)
     latest = page.evaluate("window.sent.at(-1)")
-    page.evaluate("window.hear", {"id": latest["id"], "answer": views.answer(latest["question"])})
+    page.evaluate("window.hear", {"id": latest["id"], "answer": views.handle_request(latest["question"])})
     expect(without).to_contain_text(f"{look.ablate(0, 1, 1).nats:.3f} nats")
     page.close()
 
 
 def test_a_weight_has_one_percentage_wherever_it_stands(browser: Browser, tokenizer: Tokenizer):
     look = Inspection(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball. Sam had a kite."))
-    page = opened(browser, Views(["model"], lambda name: look))
+    page = opened(browser, CheckpointInspections(["model"], lambda name: look))
     rows = page.locator(".column.left .token")
     for row in range(3, len(look.ids)):
         rows.nth(row).click()
@@ -220,7 +222,7 @@ def test_a_weight_has_one_percentage_wherever_it_stands(browser: Browser, tokeni
 def test_lines_can_be_seen_on_either_page(browser: Browser, tokenizer: Tokenizer, scheme):
     """The strongest line, as it is drawn, has a contrast of at least 3 to the page."""
     look = Inspection(made(tokenizer), tokenizer, tokenizer.encode(" Tom had a ball."))
-    page = opened(browser, Views(["model"], lambda name: look))
+    page = opened(browser, CheckpointInspections(["model"], lambda name: look))
     page.evaluate(
         "(dark) => { const { style } = document.body; style.background = dark ? '#0b0f19' : '#fff';"
         " style.color = dark ? '#eee' : '#222'; document.body.className = 'changed'; }",

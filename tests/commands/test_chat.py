@@ -91,4 +91,4 @@ def test_a_message_that_fits_is_never_cut(talk):
     talk.forget()
     messages, prompt = talk._fitting([Message("user", "Tom is in the park. " * 8)])
     assert len(prompt) > 48 - 10  # no room for the whole reply
-    assert prompt[:2] == [talk.tokenizer.bos, talk.tokenizer.id_of("<|user|>")] and messages
+    assert prompt[:2] == [talk.tokenizer.bos, talk.tokenizer.token_to_id("<|user|>")] and messages

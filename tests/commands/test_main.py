@@ -24,11 +24,12 @@ from labkit.runs.settings import override_recipe
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "--preset smoke --tokenizer.documents 60 --model.width 32 --model.depth 1 "
-    "--pretrain.train.steps 6 --pretrain.train.rows 2 --sft.train.steps 4 --sft.train.rows 2 "
+    "--pretrain.train.steps 6 --pretrain.train.batch-size 2 --sft.train.steps 4 --sft.train.batch-size 2 "
     "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks 1 --evaluation.examples 4 "
-    "--evaluation.compared 10 --evaluation.story-tokens 12 --evaluation.answer-tokens 4 --evaluation.prompts 4 "
-    "--annotation.prompts 12 --annotation.held-out 6 --annotation.answer-tokens 6 --annotation.ties "
-    "--reward.train.steps 3 --ppo.train.steps 2 --ppo.train.rows 8 --ppo.answer-tokens 6 --dpo.train.steps 3"
+    "--evaluation.novelty-documents 10 --evaluation.story-tokens 12 --evaluation.answer-tokens 4 "
+    "--evaluation.prompts 4 "
+    "--annotation.prompts 12 --annotation.held-out 6 --annotation.max-new-tokens 6 --annotation.ties "
+    "--reward.train.steps 3 --ppo.train.steps 2 --ppo.train.batch-size 8 --ppo.max-new-tokens 6 --dpo.train.steps 3"
 ).split()
 
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -133,10 +134,12 @@ def test_a_learning_rate_that_nothing_reads_is_refused():
     from labkit.runs.presets import make_recipe
 
     recipe = make_recipe("smoke")
-    with pytest.raises(LabError, match="--dpo.train.lr is Muon's learning rate; this stage trains by AdamW. Set --dpo"):
-        override_recipe(recipe, ["--dpo.train.lr", "0.1"], "run")
-    assert override_recipe(recipe, ["--sft.train.lr", "0.1"], "run").stages["sft"].train.lr == 0.1
-    assert override_recipe(recipe, ["--dpo.train.adam-lr", "0.1"], "run").stages["dpo"].train.adam_lr == 0.1
+    with pytest.raises(
+        LabError, match="--dpo.train.muon-lr is Muon's learning rate; this stage trains by AdamW. Set --dpo"
+    ):
+        override_recipe(recipe, ["--dpo.train.muon-lr", "0.1"], "run")
+    assert override_recipe(recipe, ["--sft.train.muon-lr", "0.1"], "run").stages["sft"].train.muon_lr == 0.1
+    assert override_recipe(recipe, ["--dpo.train.adamw-lr", "0.1"], "run").stages["dpo"].train.adamw_lr == 0.1
 
 
 @pytest.mark.parametrize("preset", ["smoke", "lab", "full"])
@@ -191,7 +194,7 @@ def test_another_architecture_is_one_value(tmp_path, capsys):
     model = json.loads((out / "recipe.json").read_text())["recipe"]["model"]
     assert model["position"] == {"kind": "ALiBi"} and model["norm"] == "layer"
     assert model["feed_forward"]["kind"] == "MoE" and model["feed_forward"]["experts"] == 3
-    assert model["feed_forward"]["expert"] == {"kind": "Gated", "hidden": 192, "activation": "silu"}
+    assert model["feed_forward"]["expert"] == {"kind": "Gated", "intermediate_size": 192, "activation": "silu"}
     recurrent = "--model.mixer RWKV --model.position NoPosition --model.token-shift".split()
     assert main(["run", "--out", str(tmp_path / "rwkv"), "--stages", "pretrain", "sft", *SMALL, *recurrent]) == 0
     assert Run.open(tmp_path / "rwkv").model("sft").config.mixer == RWKV()
@@ -203,7 +206,7 @@ def test_another_architecture_is_one_value(tmp_path, capsys):
 
 def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
     from labkit.model.feedforward import Gated, MoE, Plain
-    from labkit.model.positions import ALiBi, Linear, Rotary, YaRN
+    from labkit.model.positions import ALiBi, LinearScaling, Rotary, YaRN
     from labkit.runs.presets import make_recipe
 
     def model(*flags: str):
@@ -212,18 +215,18 @@ def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
     assert model("--model.position=ALiBi").position == ALiBi()
     far = ["--model.position.scaling", "YaRN", "--model.position.scaling.factor=4", "--model.position.scaling.original"]
     assert model(*far, "96").position == Rotary(100.0, YaRN(4.0, 96))
-    linear = ["--model.position.scaling=Linear", "--model.position.scaling.factor", "2.5"]
-    assert model(*linear).position == Rotary(100.0, Linear(2.5))
+    linear = ["--model.position.scaling=LinearScaling", "--model.position.scaling.factor", "2.5"]
+    assert model(*linear).position == Rotary(100.0, LinearScaling(2.5))
     assert model("--model.position.scaling=None").position == Rotary(100.0)
     experts = ["--model.feed-forward.expert=Plain", "--model.feed-forward.experts=3"]
     mixture = model("--model.feed_forward", "MoE", *experts)
     assert mixture.feed_forward == MoE(Plain(192, "silu"), experts=3)
-    assert model("--model.feed-forward.hidden=64").feed_forward == Gated(64)
+    assert model("--model.feed-forward.intermediate-size=64").feed_forward == Gated(64)
     for flags, words in {
         ("--model.position=Alibi",): "--model.position can be Rotary, .* not 'Alibi'",
         ("--model.position.scaling", "YaRN"): "scaling YaRN needs --model.position.scaling.factor and .*original too",
         (
-            "--model.position.scaling=Linear",
+            "--model.position.scaling=LinearScaling",
             "--model.position.scaling.factor=x",
         ): "scaling.factor must be a number, not 'x'",
     }.items():
@@ -235,9 +238,9 @@ def test_more_heads_are_no_grouped_queries():
     from labkit.runs.presets import make_recipe
 
     made = override_recipe(make_recipe("lab"), ["--model.heads", "8"], "run").model
-    assert made.attention.queries == made.attention.keys == made.key_value_heads == 8
+    assert made.attention.query_heads == made.attention.key_value_heads == made.key_value_heads == 8
     shared = override_recipe(make_recipe("lab"), ["--model.heads=8", "--model.key-heads=2"], "run").model
-    assert shared.attention.keys == 2
+    assert shared.attention.key_value_heads == 2
 
 
 def test_a_stage_built_on_another_run(finished, tmp_path, capsys):
@@ -414,8 +417,12 @@ def test_resuming_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("command", "again", "advice"),
     [
-        (["sft", "RUN", "--again", "--train.lr", "0.002"], "prepare", ["sft", "RUN", "--again", "--train.lr", "0.002"]),
-        (["sft", "RUN", "--again", "--train.lr", "0.002"], "train", ["sft", "RUN"]),
+        (
+            ["sft", "RUN", "--again", "--train.muon-lr", "0.002"],
+            "prepare",
+            ["sft", "RUN", "--again", "--train.muon-lr", "0.002"],
+        ),
+        (["sft", "RUN", "--again", "--train.muon-lr", "0.002"], "train", ["sft", "RUN"]),
         (["run", "--out", "RUN", "--resume"], "train", ["run", "--out", "RUN", "--resume"]),
         (["demo", "--run", "RUN", "--out", "a b"], "train", ["demo", "--run", "RUN", "--out", "a b"]),
     ],
@@ -442,10 +449,10 @@ def test_the_advice_of_ctrl_c_is_a_command_that_goes_on(command, again, advice, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_outside_of_steps_or_twice_stop_at_once(number):
-    from labkit.reporting.terminal import stoppable
+    from labkit.reporting.terminal import stop_on_interrupt
 
     before = signal.getsignal(number)
-    with stoppable() as stop:
+    with stop_on_interrupt() as stop:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         stop.stepping = True
@@ -458,7 +465,7 @@ def test_ctrl_c_and_sigterm_outside_of_steps_or_twice_stop_at_once(number):
 
 def test_real_text_goes_through_the_same_stages(corpora, tmp_path, capsys):
     given = ["--text", str(corpora / "tinyshakespeare.txt"), "--instructions", str(corpora / "instructions.json")]
-    rows = "--evaluation.characters 2000 --pretrain.train.length 64 --sft.train.length 128".split()
+    rows = "--evaluation.characters 2000 --pretrain.train.max-length 64 --sft.train.max-length 128".split()
     assert main(["run", "--out", str(tmp_path / "real"), *given, *SMALL, *rows, "--tokenizer.vocabulary", "400"]) == 0
     said = capsys.readouterr().out
     assert "bits per byte" in said and "grammatical" not in said

@@ -13,8 +13,8 @@ import pytest
 from labkit.commands.main import main
 from labkit.errors import LabError
 from labkit.paths import demo_folder
-from labkit.runs.lock import born
-from labkit.runs.shipped import ship
+from labkit.runs.lock import process_identity
+from labkit.runs.shipped import make_demo_run
 from tests.faults import tree
 from tests.tiny_run import RECIPE, make, stub
 
@@ -46,7 +46,7 @@ def work(made, tmp_path, monkeypatch) -> Path:
     """
     for name in ("RUN", "BUSY"):
         shutil.copytree(made, tmp_path / name)
-    owner = {**born(psutil.Process(os.getppid())), "host": socket.gethostname()}
+    owner = {**process_identity(psutil.Process(os.getppid())), "host": socket.gethostname()}
     (tmp_path / "BUSY" / ".lock").write_text(json.dumps(owner))
     for name in PRECIOUS:
         (tmp_path / "FOREIGN" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ run --preset smoke --out {} --resume
 run --preset smoke --out {} --build-on RUN --stages sft
 run --preset smoke --out {}/run.json
 pretrain {}
-sft {} --train.lr 0.02
+sft {} --train.muon-lr 0.02
 sft {} --again
 sft {} --undo
 report {}
@@ -112,5 +112,5 @@ def test_what_is_taken_away_is_put_into_no_folder_of_somebody_else(work, capsys)
     assert "FOREIGN holds something already" in refused(work, ["export", "RUN", "FOREIGN"], capsys)
     before = tree(work)
     with pytest.raises(LabError, match="FOREIGN holds something else than a run"):
-        ship(demo_folder(), "FOREIGN")
+        make_demo_run(demo_folder(), "FOREIGN")
     assert tree(work) == before

@@ -24,13 +24,13 @@ from labkit.decoding import filters
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated, MoE, Plain
-from labkit.model.positions import Linear, Shaw, T5Buckets, YaRN
+from labkit.model.positions import LinearScaling, Shaw, T5Buckets, YaRN
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.runs.arguments import RunOptions
 from labkit.runs.plan import PlannedStage
 from labkit.runs.recipe import Recipe, TokenizerConfig
-from labkit.stages import DPO, PPO, STAGES, FineTune
+from labkit.stages import DPO, PPO, SFT, STAGES
 from labkit.training.config import TrainConfig
 
 HERE = Path(".")
@@ -38,7 +38,7 @@ FP16: Any = "fp16"
 SAMPLES: list[Any] = [
     Recipe(),
     *(stage() for stage in STAGES.values()),
-    PlannedStage("sft", FineTune()),
+    PlannedStage("sft", SFT()),
     GenerateBench(),
     TrainBench(),
     Shape("tiny", 8, 1, 1, 1, 8),
@@ -55,7 +55,7 @@ SAMPLES: list[Any] = [
     Gated(8),
     Plain(8),
     MoE(Gated(8)),
-    Linear(2.0),
+    LinearScaling(2.0),
     YaRN(4.0, 128),
     ModelConfig(9),
     filters.Temperature(1.0),
@@ -67,7 +67,7 @@ SAMPLES: list[Any] = [
     filters.RepetitionPenalty(1.2),
     filters.PresencePenalty(0.1),
     filters.FrequencyPenalty(0.1),
-    filters.NoRepeat(2),
+    filters.NoRepeatNgram(2),
 ]
 
 
@@ -134,14 +134,14 @@ def test_every_number_has_a_range_and_keeps_to_it(sample, name, hint):
     [
         (lambda: PPO(epochs=0), "PPO: epochs must be at least 1.* not 0"),
         (lambda: PPO(temperature=0.0), "PPO: temperature must be at least 1e-06"),
-        (lambda: PPO(answer_tokens=192), "answers of 192 tokens leave no room for a prompt in rows of 192"),
+        (lambda: PPO(max_new_tokens=192), "answers of 192 tokens leave no room for a prompt in rows of 192"),
         (lambda: PPO(TrainConfig(compile=True)), "PPO: train.compile would compile .* compile_rollouts"),
         (lambda: PPO(gamma=1.1), "PPO: gamma must be at least 0 and at most 1, not 1.1"),
         (lambda: DPO(beta=-0.1), "DPO: beta must be above 0, not -0.1"),
         (lambda: DPO(beta=math.nan), "DPO: beta must be above 0, not nan"),
         (lambda: EvaluationConfig(loss_rows=0), "EvaluationConfig: loss_rows must be at least 1"),
-        (lambda: AnnotationConfig(samples=1), "AnnotationConfig: samples must be at least 2"),
-        (lambda: TrainConfig(lr=math.inf), "TrainConfig: lr must be .* not inf"),
+        (lambda: AnnotationConfig(num_generations=1), "AnnotationConfig: num_generations must be at least 2"),
+        (lambda: TrainConfig(muon_lr=math.inf), "TrainConfig: muon_lr must be .* not inf"),
         (lambda: TrainConfig(precision=FP16), "TrainConfig: precision must be one of bf16, fp32, not 'fp16'"),
         (lambda: TokenizerConfig(vocabulary=100), "vocabulary must be at least 262.* not 100"),
         (lambda: Recipe(seed=-1), "Recipe: seed must be at least 0"),

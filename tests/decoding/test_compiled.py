@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labkit import machine
-from labkit.decoding import NoRepeat, Temperature, TopK, generate
+from labkit.decoding import NoRepeatNgram, Temperature, TopK, generate
 from labkit.decoding.compiled import CompiledGenerator, _one_row
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
@@ -34,14 +34,14 @@ def test_the_steps_are_generates(model, steps, monkeypatch):
 
     with pytest.warns(UserWarning, match="without torch.compile, slower"):
         writer = CompiledGenerator(model, rows=2, filters=steps)
-        free = writer.write(PROMPTS, max_new_tokens=80, generator=seeded())
+        free = writer.generate(PROMPTS, max_new_tokens=80, generator=seeded())
     assert free == generate(model, PROMPTS, filters=steps, max_new_tokens=80, generator=seeded())
     assert [seen for seen, _ in sorted(writer.graphs)] == [64, 128]
     stops = [free[0][3], free[2][1]]
     expected = generate(model, PROMPTS, filters=steps, max_new_tokens=80, stop_ids=stops, generator=seeded())
-    assert writer.write(PROMPTS, max_new_tokens=80, stop_ids=stops, generator=seeded()) == expected
+    assert writer.generate(PROMPTS, max_new_tokens=80, stop_ids=stops, generator=seeded()) == expected
     unequal = [[4] * 90, [1]]
-    long = writer.write(unequal, max_new_tokens=100, generator=seeded())
+    long = writer.generate(unequal, max_new_tokens=100, generator=seeded())
     assert long == generate(model, unequal, filters=steps, max_new_tokens=100, generator=seeded())
     assert [len(row) for row in long] == [6, 95]  # what the context has room for
 
@@ -50,7 +50,7 @@ def test_the_steps_are_generates(model, steps, monkeypatch):
 @pytest.mark.parametrize("rows", [1, 3])
 def test_compiled_it_writes_the_same(model, rows):
     writer = CompiledGenerator(model, rows=rows, filters=[Temperature(1.2), TopK(9)])
-    found = writer.write(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
+    found = writer.generate(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
     plain = generate(
         model, PROMPTS, filters=writer.filters, max_new_tokens=20, generator=torch.Generator().manual_seed(3)
     )
@@ -59,7 +59,7 @@ def test_compiled_it_writes_the_same(model, rows):
         parameter.data *= 1.1
     other = torch.nn.Parameter(model.norm.weight.data * 0.7)  # and one of them replaced
     model.norm.weight = other
-    assert writer.write(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3)) == generate(
+    assert writer.generate(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3)) == generate(
         model, PROMPTS, filters=writer.filters, max_new_tokens=20, generator=torch.Generator().manual_seed(3)
     )
 
@@ -71,18 +71,18 @@ def test_half_the_bytes_say_nearly_the_same(model, monkeypatch):
     with torch.no_grad():
         half, full = writer.model(torch.tensor([PROMPTS[0]])).float(), model(torch.tensor([PROMPTS[0]]))
     assert (half - full).norm() / full.norm() < 0.05
-    assert len(writer.write([PROMPTS[0]], max_new_tokens=5)[0]) == 5
+    assert len(writer.generate([PROMPTS[0]], max_new_tokens=5)[0]) == 5
 
 
 def test_what_is_not_compiled_is_said(model):
     mixed = Transformer(ModelConfig(29, 96, 32, 2, 2, 2, mixer=RWKV((2, 2, 2, 2)), position=NoPosition()))
     for make, message in [
         (lambda: CompiledGenerator(mixed, rows=1), "Only models of attention"),
-        (lambda: CompiledGenerator(model, rows=1, filters=[NoRepeat(2)]), "that ask what was written"),
+        (lambda: CompiledGenerator(model, rows=1, filters=[NoRepeatNgram(2)]), "that ask what was written"),
         (lambda: CompiledGenerator(model, rows=0), "not 0"),
-        (lambda: CompiledGenerator(model, rows=1).write([[]], max_new_tokens=3), "prompt is empty"),
+        (lambda: CompiledGenerator(model, rows=1).generate([[]], max_new_tokens=3), "prompt is empty"),
         (
-            lambda: CompiledGenerator(model, rows=1, length=9).write([[1, 2]], max_new_tokens=8),
+            lambda: CompiledGenerator(model, rows=1, length=9).generate([[1, 2]], max_new_tokens=8),
             "room for 9 .* may have 10",
         ),
     ]:

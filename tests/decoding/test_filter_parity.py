@@ -15,7 +15,7 @@ from labkit.decoding import (
     FrequencyPenalty,
     History,
     MinP,
-    NoRepeat,
+    NoRepeatNgram,
     PresencePenalty,
     RepetitionPenalty,
     Temperature,
@@ -62,7 +62,7 @@ def test_looks_back_as_transformers_does(seed, penalty, n, length):
     expected = transformers.RepetitionPenaltyLogitsProcessor(penalty)(tokens, logits.clone())
     torch.testing.assert_close(RepetitionPenalty(penalty)(logits, history), expected)
     expected = transformers.NoRepeatNGramLogitsProcessor(n)(tokens, logits.clone())
-    torch.testing.assert_close(NoRepeat(n)(logits, history), expected)
+    torch.testing.assert_close(NoRepeatNgram(n)(logits, history), expected)
 
 
 def test_banned_and_allowed():
@@ -82,7 +82,7 @@ def test_penalties_by_hand():
     assert FrequencyPenalty(0.5)(logits, history).tolist() == [[1.0, 1.0, -3.5, 4.0, 5.0]]
     assert RepetitionPenalty(2.0)(logits, history).tolist() == [[1.0, 1.0, -6.0, 4.0, 2.5]]
     # 1 1 was written, and 1 is the latest: a pair of 1 1 would be its second time; and 1 2 its second.
-    assert NoRepeat(2)(torch.zeros(1, 5), History(torch.tensor([[1, 1, 2, 1]]), 0)).isinf().tolist() == [
+    assert NoRepeatNgram(2)(torch.zeros(1, 5), History(torch.tensor([[1, 1, 2, 1]]), 0)).isinf().tolist() == [
         [False, True, True, False, False]
     ]
 
@@ -96,9 +96,9 @@ def test_padding_is_no_token():
         RepetitionPenalty(1.5),
         PresencePenalty(1.0),
         FrequencyPenalty(1.0),
-        NoRepeat(1),
-        NoRepeat(2),
-        NoRepeat(4),
+        NoRepeatNgram(1),
+        NoRepeatNgram(2),
+        NoRepeatNgram(4),
     ):
         assert one(logits, padded).equal(one(logits, alone))
 
@@ -110,10 +110,10 @@ def test_padding_is_no_token():
         (lambda: Typical(1.5), "Typical: mass must be above 0 and at most 1, not 1.5"),
         (lambda: Epsilon(1.1), "Epsilon: cutoff must be above 0 and at most 1"),
         (lambda: RepetitionPenalty(0.0), "RepetitionPenalty: penalty must be at least 0.001"),
-        (lambda: NoRepeat(0), "NoRepeat: n must be at least 1"),
+        (lambda: NoRepeatNgram(0), "NoRepeatNgram: n must be at least 1"),
         (lambda: Allowed(()), "must name at least one"),
         (lambda: Banned((99,))(torch.zeros(1, 5)), "no token 99 in a vocabulary of 5"),
-        (lambda: NoRepeat(2)(torch.zeros(1, 5)), "NoRepeat needs the tokens that were generated so far"),
+        (lambda: NoRepeatNgram(2)(torch.zeros(1, 5)), "NoRepeatNgram needs the tokens that were generated so far"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):

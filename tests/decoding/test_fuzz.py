@@ -18,7 +18,18 @@ from labkit.errors import LabError
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.gru import GRU
 from labkit.model.mixers import SelfAttention
-from labkit.model.positions import ALiBi, Learned, Linear, Llama3, NoPosition, Rotary, Shaw, Sinusoidal, T5Buckets, YaRN
+from labkit.model.positions import (
+    ALiBi,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    NoPosition,
+    Rotary,
+    Shaw,
+    Sinusoidal,
+    T5Buckets,
+    YaRN,
+)
 from labkit.model.rwkv import RWKV
 from labkit.model.transformer import ModelConfig, Transformer
 
@@ -41,7 +52,7 @@ class Letters:
     def decode(self, tokens: Any) -> str:
         return "".join(chr(97 + token % 26) for token in tokens)
 
-    def token(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         return self.decode([token])
 
 
@@ -56,7 +67,7 @@ def model_of(vocabulary: int, **changes: Any) -> Transformer:
 
 KINDS: dict[str, dict[str, Any]] = {
     "attention": {},
-    "encoder": {"encoder": 1},
+    "encoder": {"encoder_depth": 1},
     "bidirectional": {"causal": False},
     "recurrent": {"mixer": GRU(), "position": NoPosition()},
 }
@@ -112,7 +123,7 @@ def test_a_line_gives_texts_or_words(line, of, prompt, source, new, stop, stop_i
         cost(strategy, len(prompt), new, model)
         resources = DecodingResources(tokenizer, stop, draft, judge)
         given = {"max_new_tokens": new, "stop_ids": stop_ids, "resources": resources, "seeds": seeds, "source": source}
-        texts = strategy.write(model, prompt, **given)
+        texts = strategy.generate(model, prompt, **given)
     except LabError as error:
         assert len(str(error)) > 20 and str(error)[-1] in ".)", error
         return
@@ -136,10 +147,10 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
     "tied": st.booleans(),
     "previous_token_init": st.sampled_from([0, 0, 1, 6, -1]),
     "norm": st.sampled_from(["rms", "layer", "batch"]),
-    "order": st.sampled_from(["pre", "post"]),
+    "norm_placement": st.sampled_from(["pre", "post"]),
     "bias": st.booleans(),
     "causal": st.booleans(),
-    "encoder": st.sampled_from([0, 0, 1, 2, -1]),
+    "encoder_depth": st.sampled_from([0, 0, 1, 2, -1]),
     "token_types": st.sampled_from([0, 2]),
     "embedding_norm": st.booleans(),
     "token_shift": st.booleans(),
@@ -148,7 +159,13 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
     "head": st.sampled_from(["token", "masked"]),
     "classes": st.sampled_from([0, 3]),
 }
-SCALINGS = [None, lambda: Linear(2.0), lambda: Llama3(original=4), lambda: YaRN(4.0, 8), lambda: YaRN(0.5, 8)]
+SCALINGS = [
+    None,
+    lambda: LinearScaling(2.0),
+    lambda: Llama3Scaling(original=4),
+    lambda: YaRN(4.0, 8),
+    lambda: YaRN(0.5, 8),
+]
 POSITIONS = [
     NoPosition, Learned, Sinusoidal, ALiBi, Rotary, lambda: T5Buckets(8, 6), lambda: T5Buckets(8, 4), lambda: Shaw(2),
     lambda: T5Buckets(6), lambda: Shaw(0), *(lambda made=made: Rotary(100.0, made and made()) for made in SCALINGS),
@@ -177,7 +194,7 @@ def test_a_config_is_a_model_or_words(parts, position, feed):
     assert from_dict(ModelConfig, to_dict(config)) == config
     tokens = torch.zeros(2, config.context, dtype=torch.int64)
     mask = torch.arange(config.context) < torch.tensor([[config.context], [1]])
-    memory = model.encode(tokens, mask) if config.encoder else None
+    memory = model.encode(tokens, mask) if config.encoder_depth else None
     logits = model(tokens, mask=mask, memory=memory)
     assert logits.shape == (2, config.context, config.vocabulary) and logits.isfinite().all()
     logits.sum().backward()
@@ -197,7 +214,7 @@ def test_a_config_is_a_model_or_words(parts, position, feed):
 def test_beams_have_room_for_one_token(beams):
     model = MODELS[7, "attention"]
     options: dict[str, Any] = {"max_new_tokens": 5, "stop_ids": []}
-    (text,) = parse(f"beam beams={beams}").write(model, [1] * (CONTEXT - 1), **options)
+    (text,) = parse(f"beam beams={beams}").generate(model, [1] * (CONTEXT - 1), **options)
     with torch.no_grad():
         assert text == [int(model(torch.ones(1, CONTEXT - 1, dtype=torch.int64))[0, -1].argmax())]
 
@@ -207,7 +224,7 @@ def test_groups_of_beams_go_on_when_another_has_ended():
     model = MODELS[7, "attention"]
     options: dict[str, Any] = {"max_new_tokens": 9, "stop_ids": [3]}
     for penalty in (-2, 0, 1):
-        (text,) = parse(f"beam beams=4 groups=4 diversity=5 length-penalty={penalty} no-repeat=2").write(
+        (text,) = parse(f"beam beams=4 groups=4 diversity=5 length-penalty={penalty} no-repeat=2").generate(
             model, [1], **options
         )
         assert 3 not in text

@@ -18,7 +18,9 @@ PROMPTS = [[5, 6, 7, 8, 9, 10], [1], [2, 3, 4], [11, 12], [7, 7, 7, 7]]
 def model() -> Transformer:
     torch.manual_seed(0)
     model = Transformer(
-        ModelConfig(vocabulary=29, context=24, width=32, depth=2, heads=2, key_heads=1, feed_forward=Gated(hidden=32))
+        ModelConfig(
+            vocabulary=29, context=24, width=32, depth=2, heads=2, key_heads=1, feed_forward=Gated(intermediate_size=32)
+        )
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -118,7 +120,7 @@ def test_prompts_that_cannot_be_continued_are_refused(model, prompts, message):
 def test_an_encoder_reads_a_source_for_each_prompt():
     """Of unequal lengths, together and one by one, and as beam search of one beam writes."""
     torch.manual_seed(0)
-    shape = ModelConfig(23, 40, 24, 2, 2, 2, feed_forward=Gated(32), encoder=2)
+    shape = ModelConfig(23, 40, 24, 2, 2, 2, feed_forward=Gated(32), encoder_depth=2)
     model = Transformer(shape).eval()
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
@@ -130,7 +132,7 @@ def test_an_encoder_reads_a_source_for_each_prompt():
         memory = model.encode(torch.tensor([source]))
         assert beam_search(model, prompt, beams=1, memory=memory, **options).found[0].tokens == text
         for line in ("greedy", "contrastive k=3 alpha=0"):
-            assert parse(line).write(model, prompt, source=source, **options) == [text]
+            assert parse(line).generate(model, prompt, source=source, **options) == [text]
             assert list(parse(line).stream(model, prompt, source=source, **options))[-1] == text
     twice = generate(model, prompts, sources=sources, filters=[Temperature(0)], samples=2, rows=2, **options)
     assert twice == [text for text in together for _ in range(2)]

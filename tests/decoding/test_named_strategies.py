@@ -17,7 +17,7 @@ from labkit.commands.main import main
 from labkit.decoding import (
     Banned,
     MinP,
-    NoRepeat,
+    NoRepeatNgram,
     RepetitionPenalty,
     Temperature,
     TopK,
@@ -26,17 +26,17 @@ from labkit.decoding import (
     best_of,
     generate,
 )
-from labkit.decoding.best import best_steps
+from labkit.decoding.best import best_of_n_steps
 from labkit.decoding.scores import (
     distinct,
     jackknife,
-    log_likelihood,
-    log_likelihoods,
+    mean_logprob,
+    mean_logprobs,
     mean_score,
     repetition,
     self_bleu,
 )
-from labkit.decoding.stops import StopTexts
+from labkit.decoding.stops import StopStrings
 from labkit.decoding.strategies import FILTERS, WHOLE, DecodingResources, parse
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
@@ -57,7 +57,7 @@ def model() -> Transformer:
 def test_a_line_is_filters_in_their_order():
     line = "repetition=1.2 temperature=0.8 no-repeat=3 top-k=40 top-p=0.9 min-p=0.05"
     assert parse(line).logits_filters() == [
-        RepetitionPenalty(1.2), Temperature(0.8), NoRepeat(3), TopK(40), TopP(0.9), MinP(0.05)
+        RepetitionPenalty(1.2), Temperature(0.8), NoRepeatNgram(3), TopK(40), TopP(0.9), MinP(0.05)
     ]  # fmt: skip
     assert str(parse("temperature=0.123456789 top-p=0.80")) == "temperature=0.123456789 top-p=0.8"
     assert parse("top-k=5 temperature=2").logits_filters() == [TopK(5), Temperature(2.0)]
@@ -78,20 +78,20 @@ def test_a_line_comes_back(names, kind):
 
 def test_each_kind_writes_what_its_function_does(model):
     options: dict[str, Any] = {"max_new_tokens": 8, "stop_ids": [3]}
-    two = parse("temperature=0.9 top-k=6").write(model, PROMPT, seeds=[4, 9], **options)
+    two = parse("temperature=0.9 top-k=6").generate(model, PROMPT, seeds=[4, 9], **options)
     for seed, text in zip((4, 9), two, strict=True):
         generator = torch.Generator().manual_seed(seed)
         assert text == generate(model, [PROMPT], filters=[Temperature(0.9), TopK(6)], generator=generator, **options)[0]
     greedy = generate(model, [PROMPT], filters=[Temperature(0)], **options)[0]
-    assert parse("greedy").write(model, PROMPT, seeds=[0, 1], **options) == [greedy, greedy]
-    assert parse("contrastive k=4 alpha=0").write(model, PROMPT, **options) == [greedy]
-    best = beam_search(model, PROMPT, beams=3, length_penalty=0.5, filters=[NoRepeat(2)], **options).found[0]
-    assert parse("beam beams=3 length-penalty=0.5 no-repeat=2").write(model, PROMPT, **options) == [best.tokens]
+    assert parse("greedy").generate(model, PROMPT, seeds=[0, 1], **options) == [greedy, greedy]
+    assert parse("contrastive k=4 alpha=0").generate(model, PROMPT, **options) == [greedy]
+    best = beam_search(model, PROMPT, beams=3, length_penalty=0.5, filters=[NoRepeatNgram(2)], **options).found[0]
+    assert parse("beam beams=3 length-penalty=0.5 no-repeat=2").generate(model, PROMPT, **options) == [best.tokens]
     banned = parse("greedy ban=#5,#9")
-    assert banned.write(model, PROMPT, **options) == generate(
+    assert banned.generate(model, PROMPT, **options) == generate(
         model, [PROMPT], filters=[Banned((5, 9)), Temperature(0)], **options
     )
-    allowed = parse("temperature=1 allow=#5,#9").write(model, PROMPT, seeds=range(5), **options)
+    allowed = parse("temperature=1 allow=#5,#9").generate(model, PROMPT, seeds=range(5), **options)
     assert {token for text in allowed for token in text} == {5, 9}
 
 
@@ -103,9 +103,9 @@ def test_many_prompts_at_once_are_each_by_itself(model):
     for line in ["greedy", "temperature=1.3", "beam beams=3", "contrastive", "best n=3 temperature=2", "speculative"]:
         strategy = parse(line)
         seeds = [[1, 2], [3, 4], [1, 5]]
-        together = strategy.write_all(model, prompts, seeds=seeds, **options)
+        together = strategy.generate_batch(model, prompts, seeds=seeds, **options)
         assert together == [
-            strategy.write(model, prompt, seeds=own, **options) for prompt, own in zip(prompts, seeds, strict=True)
+            strategy.generate(model, prompt, seeds=own, **options) for prompt, own in zip(prompts, seeds, strict=True)
         ]
         assert [list(strategy.stream(model, prompts[0], seed=seed, **options))[-1] for seed in (1, 2)] == together[0]
 
@@ -119,15 +119,15 @@ def test_the_best_of_n_is_the_judges(model):
     found = best_of(model, PROMPT, judge, n=5, max_new_tokens=6, generator=torch.Generator().manual_seed(7))
     assert found.scores == [sum(answer) for answer in found.answers] and found.scores[found.best] == max(found.scores)
     again = torch.Generator().manual_seed(7)
-    stepwise = [*best_steps(model, PROMPT, judge, n=5, rows=2, max_new_tokens=6, generator=again)]
+    stepwise = [*best_of_n_steps(model, PROMPT, judge, n=5, rows=2, max_new_tokens=6, generator=again)]
     assert stepwise == [None, None, None, found]  # two, two and one, of the same random numbers
-    assert found.answers[0] == parse("").write(model, PROMPT, max_new_tokens=6, seeds=[7])[0]
+    assert found.answers[0] == parse("").generate(model, PROMPT, max_new_tokens=6, seeds=[7])[0]
     resources = DecodingResources(judge=judge)
-    assert parse("best n=5").write(model, PROMPT, max_new_tokens=6, seeds=[7], resources=resources)[0] == max(
+    assert parse("best n=5").generate(model, PROMPT, max_new_tokens=6, seeds=[7], resources=resources)[0] == max(
         found.answers, key=sum
     )
     with pytest.raises(LabError, match="somebody must judge"):
-        parse("best").write(model, PROMPT, max_new_tokens=6)
+        parse("best").generate(model, PROMPT, max_new_tokens=6)
 
 
 def letters(ids: Sequence[int]) -> str:
@@ -141,11 +141,11 @@ def test_a_stop_text_ends_every_strategy(model, line):
     """Tokens stand for letters; the text ends before the two that it would have had in fourth and fifth place."""
     resources = DecodingResources(draft=model, judge=lambda prompts, answers: [0.0 for _ in answers])
     options: dict[str, Any] = {"max_new_tokens": 12, "seeds": [5]}
-    free = letters(parse(line).write(model, PROMPT, resources=resources, **options)[0])
+    free = letters(parse(line).generate(model, PROMPT, resources=resources, **options)[0])
     stop = free[3:5]
     tokenizer: Any = SimpleNamespace(decode=letters)
     stopping = replace(resources, tokenizer=tokenizer, stop=[stop])
-    [text] = parse(line).write(model, PROMPT, resources=stopping, **options)
+    [text] = parse(line).generate(model, PROMPT, resources=stopping, **options)
     assert stop not in letters(text)
     if not line.startswith("beam"):  # whose best text is another when some end early
         assert letters(text) == free[: free.index(stop)]
@@ -154,12 +154,12 @@ def test_a_stop_text_ends_every_strategy(model, line):
 
 def test_a_stop_text_across_tokens_is_cut():
     pieces = ["ab", "c", "de", "f"]
-    stops = StopTexts(lambda ids: "".join(pieces[i] for i in ids), ["cd"])
+    stops = StopStrings(lambda ids: "".join(pieces[i] for i in ids), ["cd"])
     assert stops.ended([0, 1, 2]) and not stops.ended([0, 1]) and stops.ended([0, 1, 2, 3])
     assert stops.cut([0, 1, 2, 3]) == [0] and stops.cut([0, 1]) == [0, 1]
-    assert StopTexts(stops.decode, ["b"]).cut([0, 1]) == []  # its token holds what stands before it too
+    assert StopStrings(stops.decode, ["b"]).cut([0, 1]) == []  # its token holds what stands before it too
     with pytest.raises(LabError, match="at least one character"):
-        StopTexts(stops.decode, [""])
+        StopStrings(stops.decode, [""])
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,11 @@ def test_scores_by_hand(model):
     assert self_bleu([[1, 2], [1, 2, 3, 4]], n=2) == pytest.approx((there + back) / 2)
     with torch.no_grad():
         logprobs = model(torch.tensor([[*PROMPT, 4, 2]]))[0].log_softmax(-1)
-    assert log_likelihood(model, PROMPT, [4, 2]) == pytest.approx(float(logprobs[2, 4] + logprobs[3, 2]) / 2, abs=1e-5)
-    assert math.isnan(log_likelihood(model, PROMPT, []))
+    assert mean_logprob(model, PROMPT, [4, 2]) == pytest.approx(float(logprobs[2, 4] + logprobs[3, 2]) / 2, abs=1e-5)
+    assert math.isnan(mean_logprob(model, PROMPT, []))
     texts = [[4, 2], [], [7, 7, 7, 1, 2]]
-    alone = [log_likelihood(model, PROMPT, text) for text in texts]
-    assert log_likelihoods(model, PROMPT, texts) == pytest.approx(alone, abs=1e-5, nan_ok=True)
+    alone = [mean_logprob(model, PROMPT, text) for text in texts]
+    assert mean_logprobs(model, PROMPT, texts) == pytest.approx(alone, abs=1e-5, nan_ok=True)
 
 
 def test_strategies_side_by_side(capsys):
@@ -238,9 +238,9 @@ def test_strategies_side_by_side(capsys):
     assert all(line in shown for line in lines) and "±" in shown and "self-BLEU" in shown
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["strategies"]
-    assert found[0]["parts"] is None and found[1]["parts"] >= 0
+    assert found[0]["diverges_at"] is None and found[1]["diverges_at"] >= 0
     scores = [one["scores"] for one in found]
-    assert scores[1]["tokens"]["half"] >= 0 and scores[0]["tokens"]["half"] == 0
+    assert scores[1]["tokens"]["half_width"] >= 0 and scores[0]["tokens"]["half_width"] == 0
     assert scores[2]["nats per token"]["mean"] > scores[1]["nats per token"]["mean"]
     assert {"gold", "right", "supported", "grammatical", "consistent"} <= scores[0].keys()
     assert main([*command[:-1], "beam beams=0"]) == 2

@@ -11,7 +11,7 @@ import transformers
 from labkit.decoding import (
     Filter,
     History,
-    NoRepeat,
+    NoRepeatNgram,
     RepetitionPenalty,
     Temperature,
     TopK,
@@ -180,9 +180,9 @@ def test_greedy_speculation_writes_the_greedy_text(ahead, noise):
         parameter.data += noise * torch.randn_like(parameter)
     greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=20)[0]
     found = speculative(model, draft, PROMPT, ahead=ahead, filters=[Temperature(0)], max_new_tokens=20)
-    assert found.tokens == greedy and 0 <= found.kept <= found.guessed
+    assert found.tokens == greedy and 0 <= found.accepted <= found.drafted
     if noise == 0:
-        assert found.kept == found.guessed and found.readings == -(-20 // (ahead + 1))
+        assert found.accepted == found.drafted and found.target_passes == -(-20 // (ahead + 1))
     options: dict[str, Any] = {"filters": [Temperature(0)], "max_new_tokens": 20, "stop_ids": [greedy[5]]}
     ended = speculative(model, draft, PROMPT, ahead=ahead, **options)
     assert ended.tokens == greedy[: greedy.index(greedy[5])]
@@ -234,13 +234,13 @@ def test_speculation_follows_the_same_distribution():
     for _ in range(1500):
         found = speculative(model, draft, PROMPT, ahead=2, filters=STEPS, max_new_tokens=2, generator=generator)
         counts[found.tokens[0] * V + found.tokens[1]] += 1
-        kept += found.kept
+        kept += found.accepted
     assert chi_squared(counts, exact_pairs(model)) < 4 and 0 < kept < 1500  # some guesses are taken, some are not
 
 
 def test_filters_that_look_back_see_each_row_by_itself():
     model, prompts = build(), [[5], PROMPT, [2, 2, 2, 2, 2, 2]]
-    steps: list[Filter] = [RepetitionPenalty(1.4), NoRepeat(2), Temperature(0.8)]
+    steps: list[Filter] = [RepetitionPenalty(1.4), NoRepeatNgram(2), Temperature(0.8)]
     generator = torch.Generator().manual_seed(3)
     together = generate(model, prompts, filters=steps, max_new_tokens=15, generator=generator)
     draws = torch.rand(3, 1, 15, generator=torch.Generator().manual_seed(3))
@@ -266,7 +266,7 @@ def test_filters_that_look_back_see_each_row_by_itself():
         (lambda m: contrastive_search(m, PROMPT, k=0, alpha=0.5, max_new_tokens=3), "k of 1 or more"),
         (lambda m: contrastive_search(m, PROMPT, k=4, alpha=2.0, max_new_tokens=3), "alpha from 0 to 1"),
         (lambda m: speculative(m, m, PROMPT, ahead=0, max_new_tokens=3), "at least one token ahead"),
-        (lambda m: speculative(m, m, PROMPT, filters=[NoRepeat(2)], max_new_tokens=3), "no filters that ask"),
+        (lambda m: speculative(m, m, PROMPT, filters=[NoRepeatNgram(2)], max_new_tokens=3), "no filters that ask"),
         (lambda m: speculative(m, Transformer(ModelConfig(7)), PROMPT, max_new_tokens=3), "vocabulary of 7"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from labkit.decoding import Filter, NoRepeat, Temperature, TopK, TopP, generate, stream, trace, trace_forced
+from labkit.decoding import Filter, NoRepeatNgram, Temperature, TopK, TopP, generate, stream, trace, trace_forced
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 
@@ -14,7 +14,9 @@ from labkit.model import Gated, ModelConfig, Transformer
 def model() -> Transformer:
     torch.manual_seed(0)
     model = Transformer(
-        ModelConfig(vocabulary=29, context=24, width=32, depth=2, heads=2, key_heads=1, feed_forward=Gated(hidden=32))
+        ModelConfig(
+            vocabulary=29, context=24, width=32, depth=2, heads=2, key_heads=1, feed_forward=Gated(intermediate_size=32)
+        )
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -45,7 +47,7 @@ def test_a_prompt_without_room_is_said_in_words(model, length):
 def test_a_trace_holds_what_was_weighed(model):
     seeded = torch.Generator().manual_seed(1)
     first, *rest = trace(
-        model, [5, 6, 7], filters=[Temperature(0.8), TopK(2)], max_new_tokens=5, leading=4, generator=seeded
+        model, [5, 6, 7], filters=[Temperature(0.8), TopK(2)], max_new_tokens=5, top_n=4, generator=seeded
     )
     with torch.no_grad():
         logits = model(torch.tensor([[5, 6, 7]]))[0, -1]
@@ -60,10 +62,10 @@ def test_a_trace_holds_what_was_weighed(model):
     # Temperature removes nothing and moves what the sharper distribution gained; TopK removes all but two.
     whole, sharper = logits.softmax(-1), (logits / 0.8).softmax(-1)
     temperature, top_k = first.effects
-    assert (temperature.removed, temperature.left, top_k.left) == (0, 29, 2)
-    assert temperature.moved == pytest.approx((sharper - whole).clamp(min=0).sum().item(), abs=1e-5)
-    assert top_k.removed == pytest.approx(1 - sharper[best[:2]].sum().item(), abs=1e-5)
-    assert top_k.moved == pytest.approx(top_k.removed, abs=1e-5)
+    assert (temperature.removed_mass, temperature.remaining_tokens, top_k.remaining_tokens) == (0, 29, 2)
+    assert temperature.total_variation == pytest.approx((sharper - whole).clamp(min=0).sum().item(), abs=1e-5)
+    assert top_k.removed_mass == pytest.approx(1 - sharper[best[:2]].sum().item(), abs=1e-5)
+    assert top_k.total_variation == pytest.approx(top_k.removed_mass, abs=1e-5)
     assert first.candidates[0].after[0] == pytest.approx(sharper[best[0]].item())
     entropies = [-(p * p.clamp(min=1e-30).log()).sum().item() for p in (whole, two)]
     assert first.entropy == pytest.approx(entropies, abs=1e-5)
@@ -72,7 +74,7 @@ def test_a_trace_holds_what_was_weighed(model):
 def test_a_branch_begins_as_told_and_goes_on_with_the_numbers_of_its_places(model):
     def traced(begins: list[int]) -> list[Any]:
         seeded = torch.Generator().manual_seed(1)
-        return list(trace(model, [5, 6], filters=[TopK(9)], max_new_tokens=8, generator=seeded, begins=begins))
+        return list(trace(model, [5, 6], filters=[TopK(9)], max_new_tokens=8, generator=seeded, forced_prefix=begins))
 
     free = traced([])
     same = traced([step.token for step in free[:3]])
@@ -83,7 +85,7 @@ def test_a_branch_begins_as_told_and_goes_on_with_the_numbers_of_its_places(mode
 
 
 def test_a_text_is_read_back_as_it_was_traced(model):
-    steps: list[Filter] = [Temperature(0.9), NoRepeat(2), TopP(0.8)]
+    steps: list[Filter] = [Temperature(0.9), NoRepeatNgram(2), TopP(0.8)]
     free = list(trace(model, [5, 6], filters=steps, max_new_tokens=8, generator=torch.Generator().manual_seed(1)))
     back = trace_forced(model, [5, 6], [step.token for step in free], filters=steps)
     for one, other in zip(free, back, strict=True):
@@ -109,5 +111,5 @@ def test_one_seed_gives_every_strategy_the_same_numbers(model):
 
 
 def test_what_is_drawn_is_among_the_candidates(model):
-    for step in trace(model, [1], max_new_tokens=20, generator=torch.Generator().manual_seed(3), leading=1):
+    for step in trace(model, [1], max_new_tokens=20, generator=torch.Generator().manual_seed(3), top_n=1):
         assert step.token in [candidate.token for candidate in step.candidates]

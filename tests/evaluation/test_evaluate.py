@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from labkit.evaluation import answers, stories
-from labkit.evaluation.answers import answer_metrics, frequent_accuracy, held_out_tasks, task_prompt
+from labkit.evaluation.answers import answer_metrics, held_out_tasks, majority_accuracy, task_prompt
 from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, first_characters
 from labkit.evaluation.language_models import evaluate_base, evaluate_chat
 from labkit.evaluation.samples import samples
@@ -80,7 +80,7 @@ def test_without_the_story_a_reader_knows_what_it_can_guess(monkeypatch, model):
     recite_answers(monkeypatch, lambda task: task.reference if task.story else "")
     metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
     reading = [task for task in held_out_tasks(WORLD, 0, 4) if task.kind in WORLD.reading_kinds]
-    frequent = frequent_accuracy(WORLD, reading, 0, 60)
+    frequent = majority_accuracy(WORLD, reading, 0, 60)
     assert {f"question_only/{kind}" for kind in WORLD.reading_kinds} == {
         name for name in metrics if name.startswith("question_only")
     }
@@ -109,7 +109,7 @@ def test_the_most_frequent_answer_counted_by_hand():
     form = [best(lambda e, q=question: e.pattern.kind == q.pattern.kind) == question.value for question in asked]
     kind = [best(lambda e: True) == question.value for question in asked]
     expected = max(sum(hits) for hits in (same, form, kind)) / 40
-    assert frequent_accuracy(WORLD, tasks, 0, 60) == {"where": pytest.approx(expected)}
+    assert majority_accuracy(WORLD, tasks, 0, 60) == {"where": pytest.approx(expected)}
 
 
 def test_the_base_is_asked_as_in_its_documents_and_the_chat_as_in_its_conversations():

@@ -22,10 +22,10 @@ from labkit.evaluation.strategies import (
     task_of,
 )
 from labkit.paths import demo_folder
-from labkit.runs.decoding import asked_of, decoding_resources
+from labkit.runs.decoding import decoding_resources, world_and_prompts
 from labkit.runs.folder import Run
 from labkit.text.chat import encode_answer_part, encode_prompt
-from labkit.text.pairs import Pair, comparison, encode_pair
+from labkit.text.pairs import Pair, collate_pairs, encode_pair
 from labkit.world import World
 from labkit.world.oracle import score
 
@@ -37,20 +37,20 @@ def run() -> Run:
 
 def test_the_reward_model_reads_answers_as_in_training(run):
     tokenizer, reward_model = run.tokenizer(), run.stage("reward").reward_model()
-    _, [one] = asked_of(run, "", 1)
+    _, [one] = world_and_prompts(run, "", 1)
     assert one.task is not None
     answers = [one.task.reference, "The dog."]
     pair = Pair(one.task.messages, answers[0], answers[1])
-    batch = comparison([encode_pair(tokenizer, pair)], 256, tokenizer.pad)
+    batch = collate_pairs([encode_pair(tokenizer, pair)], 256, tokenizer.pad)
     with torch.no_grad():
-        expected = reward_model.last(batch.inputs, batch.mask, batch.ends)
+        expected = reward_model.scores_at(batch.inputs, batch.mask, batch.ends)
     ids = [encode_answer_part(tokenizer, answer) for answer in answers]
     assert reward_judge(reward_model, tokenizer)([one.ids] * 2, ids) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_the_oracle_judges_its_own_tasks(run):
     tokenizer = run.tokenizer()
-    world, [one] = asked_of(run, "", 1)
+    world, [one] = world_and_prompts(run, "", 1)
     assert world is not None and one.task is not None
     judge = oracle_judge(world, {tuple(one.ids): one.task}, "warm", tokenizer)
     ids = [tokenizer.encode(" " + text) for text in (one.task.reference, "No.")]
@@ -63,7 +63,7 @@ def test_the_oracle_judges_its_own_tasks(run):
 
 
 def test_a_task_is_known_by_its_words(run):
-    world, asked = asked_of(run, "", 30)
+    world, asked = world_and_prompts(run, "", 30)
     assert world is not None
     for one in asked:
         assert one.task is not None
@@ -71,12 +71,12 @@ def test_a_task_is_known_by_its_words(run):
             continue
         known = task_of(world, one.text)
         assert known is not None and known.messages == one.task.messages
-        assert asked_of(run, one.text)[1][0].ids == one.ids == encode_prompt(run.tokenizer(), known.messages)
+        assert world_and_prompts(run, one.text)[1][0].ids == one.ids == encode_prompt(run.tokenizer(), known.messages)
     assert task_of(world, "What is the capital of France?") is None
 
 
 def test_gold_is_under_the_annotator_that_is_asked_for(run):
-    world, [one] = asked_of(run, "", 1)
+    world, [one] = world_and_prompts(run, "", 1)
     assert world is not None and one.task is not None
     text = run.tokenizer().encode(" " + one.task.reference)
     golds = [
@@ -93,7 +93,7 @@ def test_the_oracle_that_picks_the_best_is_the_runs_annotator(run, tmp_path):
     annotation = replace(run.recipe.annotation, annotator=name)
     other = Run(tmp_path, replace(run.recipe, annotation=annotation), {}, 1)  # no stage is in this folder
     shutil.copy(run.path / "tokenizer.json", tmp_path)
-    world, [one] = asked_of(other, "", 1)
+    world, [one] = world_and_prompts(other, "", 1)
     assert world is not None and one.task is not None
     said = one.task.reference
     judge = decoding_resources(other, world=world, tasks={tuple(one.ids): one.task}).judge
@@ -117,7 +117,7 @@ def test_the_readme_asks_the_small_model_what_it_can_answer(run, capsys):
     prompts = [text for _, text in re.findall(r"""--prompt \$?(['"])(.*?)\1""", README.read_text(encoding="utf-8"))]
     story, task = prompts
     told, _, question = story.replace("\\n", "\n").rpartition("\n")
-    world, _ = asked_of(run, task)
+    world, _ = world_and_prompts(run, task)
     assert world is not None and task_of(world, task) is not None
     check = world.check(told)
     assert check.parsed == check.sentences == 5 and question == "Who has the key now?"
@@ -126,7 +126,7 @@ def test_the_readme_asks_the_small_model_what_it_can_answer(run, capsys):
 
 
 def test_the_table_says_what_its_columns_mean(run):
-    world, asked = asked_of(run, "", 1)
+    world, asked = world_and_prompts(run, "", 1)
     found = compare_strategies(
         run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8, world=world
     )

@@ -21,7 +21,7 @@ from labkit.hub.gguf import load_gguf, save_gguf
 from labkit.hub.gguf_file import gguf_file
 from labkit.hub.gguf_tokenizer import CUTS, WHOLE_WORDS, read_backend
 from labkit.model.feedforward import Gated
-from labkit.model.positions import Linear, Llama3, Rotary, YaRN
+from labkit.model.positions import LinearScaling, Llama3Scaling, Rotary, YaRN
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.tokenizer import PLAIN_TEMPLATE, Tokenizer
 
@@ -232,8 +232,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {"qkv_bias": True, "tied": False, "head_width": 16},
     "qwen3": {"qk_norm": True, "head_width": 32},
-    "llama-linear": {"position": Rotary(500.0, Linear(4.0))},
-    "llama-3": {"position": Rotary(500_000.0, Llama3(8.0, original=32))},
+    "llama-linear": {"position": Rotary(500.0, LinearScaling(4.0))},
+    "llama-3": {"position": Rotary(500_000.0, Llama3Scaling(8.0, original=32))},
     "llama-yarn": {"position": Rotary(500.0, YaRN(4.0, 32))},
 }
 
@@ -283,7 +283,7 @@ def scaling(path: Path) -> Any:
 def test_positions_are_scaled_linearly_where_no_type_is_said_as_in_llama_cpp(file, plain):
     factor = {"llama.rope.scaling.factor": 4.0}
     scaled = retold(file, factor)
-    assert scaling(scaled) == Linear(4.0)
+    assert scaling(scaled) == LinearScaling(4.0)
     (ours,) = generate(
         load_gguf(scaled),
         [plain.encode(TEXTS[0])[:60]],

@@ -148,7 +148,7 @@ def test_the_stages_the_decoder_and_the_app_work_on_it(checkpoint, tmp_path, cor
     instructions = str(corpora / "instructions.json")
     assert main(["import", str(checkpoint), str(run), "--preset", "smoke", "--instructions", instructions]) == 0
     assert "begins with" in capsys.readouterr().out
-    few = "--train.steps 4 --train.rows 2 --train.length 128 --train.lr 0.001".split()
+    few = "--train.steps 4 --train.batch-size 2 --train.max-length 128 --train.muon-lr 0.001".split()
     assert main(["sft", str(run), "--again", *few]) == 0
     tuned = Run.open(run)
     assert tuned.stage("sft").finished and len(tuned.stage("sft").records) == 4
@@ -232,7 +232,7 @@ def test_rows_are_made_to_fit_a_short_context(checkpoint, tmp_path):
         UserWarning, match="context is 96 tokens: rows of pretrain, sft, reward, ppo, dpo are made as long"
     ):
         run = import_checkpoint(checkpoint, tmp_path / "run", make_recipe("smoke"))
-    assert {stage.train.length for stage in run.recipe.stages.values()} == {96} and run.recipe.model.context == 96
+    assert {stage.train.max_length for stage in run.recipe.stages.values()} == {96} and run.recipe.model.context == 96
 
 
 def test_a_folder_with_one_gguf_file_is_that_file(tmp_path):

@@ -46,7 +46,13 @@ def file() -> Path:
 def imported(file, tmp_path_factory, corpora) -> Run:
     recipe = make_recipe("smoke", instructions=str(corpora / "instructions.json"))
     train = dataclasses.replace(
-        recipe.stages["sft"].train, steps=20, rows=1, length=96, adam_lr=3e-5, optimizer="adamw", compile=False
+        recipe.stages["sft"].train,
+        steps=20,
+        batch_size=1,
+        max_length=96,
+        adamw_lr=3e-5,
+        optimizer="adamw",
+        compile=False,
     )
     recipe = recipe.with_stages(sft=dataclasses.replace(recipe.stages["sft"], train=train))
     recipe = dataclasses.replace(recipe, evaluation=tiny_recipe().evaluation)
@@ -80,7 +86,7 @@ def test_its_attention_is_looked_at(imported):
     data = attention.look(lab, "smol", "sft", attention.OPENING)
     (map_,) = data["maps"]
     assert (map_["layers"], map_["heads"], map_["key_heads"]) == (30, 9, 3) and data["focus"]
-    assert attention.about_opening(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
+    assert attention.opening_example_results(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
 
 
 def test_twenty_steps_of_fine_tuning_teach_it(imported):

@@ -8,7 +8,7 @@ import transformers
 
 from labkit.errors import LabError
 from labkit.hub.families import FAMILIES
-from labkit.hub.shapes import shape_of
+from labkit.hub.shapes import config_from_hf
 from labkit.hub.switches import IDLE
 from labkit.model.transformer import Transformer
 from tests.hub.test_families import BERT, BLOOM, GPT2, LLAMA, SWITCH, T5, WINDOW
@@ -33,7 +33,7 @@ def as_saved(family: str) -> dict[str, Any]:
 
 
 def shape(family: str, config: dict[str, Any]) -> Any:
-    return shape_of(FAMILIES[family], config, Path("config.json"))
+    return config_from_hf(FAMILIES[family], config, Path("config.json"))
 
 
 def changed(value: Any) -> Any:
@@ -127,7 +127,7 @@ def test_keys_that_only_say_who_wrote_a_file_are_no_hindrance():
         ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 0.5}}, "factor must be at least 1"),
         ("llama", {"hidden_size": "wide"}, "width must be a whole number, not 'wide'"),
         ("llama", {"num_hidden_layers": None}, "depth must be a whole number, not None"),
-        ("llama", {"intermediate_size": 3.5}, "Gated: hidden must be a whole number, not 3.5"),
+        ("llama", {"intermediate_size": 3.5}, "Gated: intermediate_size must be a whole number, not 3.5"),
         ("llama", {"rms_norm_eps": None}, "norm_eps must be a number, not None"),
     ],
 )

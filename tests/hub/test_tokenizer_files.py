@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from labkit.commands.main import main
 from labkit.errors import LabError
-from labkit.hub import local_folder
+from labkit.hub import resolve_checkpoint
 from labkit.hub.export import export
 from labkit.hub.importing import import_checkpoint
 from labkit.hub.tokenizer_files import load_tokenizer
@@ -76,14 +76,14 @@ def test_sentencepiece_goes_in_and_out_with_the_ids_of_transformers(llama2, tmp_
 
 def test_a_token_of_sentencepiece_is_shown_as_it_stands_in_the_text(tmp_path):
     ours, _ = loaded(sentencepiece(tmp_path, True, chat_template=INST))
-    shown = [ours.token(index) for index in ours.encode("Tom is in ä\nb")]
+    shown = [ours.token_text(index) for index in ours.encode("Tom is in ä\nb")]
     assert shown == [" Tom", " is", " in", " ", "<C3>", "<A4>", "\n", "b"]
     assert ours.decode(ours.encode("Tom is in ä\nb")) == "Tom is in ä\nb"
-    assert ours.token(1) == "<s>" and ours.token(9999) == "<9999>"
-    before, after = encode_opening(ours, "Tom is"), [ours.id_of("▁in")]
-    assert ours.continuation(before, after) == " in" and ours.decode(after) == "in"
+    assert ours.token_text(1) == "<s>" and ours.token_text(9999) == "<9999>"
+    before, after = encode_opening(ours, "Tom is"), [ours.token_to_id("▁in")]
+    assert ours.decode_continuation(before, after) == " in" and ours.decode(after) == "in"
     words = encode_answer_part(ours, "Tom is")
-    assert [ours.token(index) for index in words] == [" Tom", " is"] and decode_reply(ours, words) == "Tom is"
+    assert [ours.token_text(index) for index in words] == [" Tom", " is"] and decode_reply(ours, words) == "Tom is"
 
 
 @pytest.mark.parametrize("bos,config", [(True, {}), (False, {}), (True, {"add_bos_token": False})])
@@ -195,7 +195,7 @@ def test_special_tokens_in_all_their_spellings(extra, tmp_path):
     ours, theirs = loaded(folder)
     assert ours.end == ours.pad == theirs.eos_token_id
     assert encode_messages(ours, TALK) == chat_ids(theirs)
-    more = ours.id_of("<|more|>")
+    more = ours.token_to_id("<|more|>")
     assert more in ours.specials and more not in ours.encode("<|more|>") and more not in ours.stops
     ours.save(tmp_path / "kept")
     again = AutoTokenizer.from_pretrained(tmp_path / "kept")
@@ -218,7 +218,7 @@ def test_an_embedding_with_more_rows_than_tokens(tmp_path):
     run = import_checkpoint(folder, tmp_path / "run", make_recipe("smoke"))
     ours = run.tokenizer()
     assert run.model().config.vocabulary == 400 > ours.size
-    assert ours.token(399) == "<399>" and ours.decode([399]) == ""
+    assert ours.token_text(399) == "<399>" and ours.decode([399]) == ""
 
 
 def test_truncation_and_padding_in_the_file_cut_and_fill_nothing(tmp_path):
@@ -253,7 +253,7 @@ def test_all_files_of_a_tokenizer_are_fetched_from_the_hub(tmp_path, monkeypatch
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    assert local_folder("owner/name") == tmp_path
+    assert resolve_checkpoint("owner/name") == tmp_path
     files = ["tokenizer.json", "chat_template.jinja", "additional_chat_templates/rag.jinja", "tokenizer.model"]
     files += ["merges.txt", "vocab.txt", "generation_config.json", "model-00001-of-00002.safetensors"]
     others = ["pytorch_model.bin", "README.md", "model.gguf", "training_args.bin", "modeling_own.py"]

@@ -11,17 +11,17 @@ import torch
 from labkit.errors import LabError
 from labkit.interpret import (
     Ablate,
+    CheckpointInspections,
     Inspection,
     Recorder,
-    Views,
     accuracy,
+    activation_patching,
     find_heads,
     log_odds,
-    patching,
-    schema_probes,
-    world_probes,
+    winograd_examples,
+    world_coref_examples,
 )
-from labkit.interpret.look import divergence
+from labkit.interpret.look import kl_divergence
 from labkit.interpret.taps import OneHead
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.positions import ALiBi, NoPosition, Shaw
@@ -69,7 +69,7 @@ def test_every_row_is_a_distribution_over_the_tokens_so_far(look):
 def test_a_cell_is_the_softmax_of_its_row_by_hand(tokenizer, changes):
     """score = q·k · scale + position; weight = e^score / Σ e^score over the tokens up to this one."""
     read = Inspection(small(tokenizer, **changes), tokenizer, tokenizer.encode("Tom ran to the park."))
-    cells = [read.cell(0, 1, 3, 3, column, leading=4) for column in range(4)]
+    cells = [read.score_breakdown(0, 1, 3, 3, column, top_n=4) for column in range(4)]
     for cell in cells:
         assert cell.score == pytest.approx(cell.dot * cell.scale + cell.position, abs=1e-5)
         assert cell.width == 8 and cell.scale == (1.0 if "attention_scale" in changes else pytest.approx(8**-0.5))
@@ -103,12 +103,12 @@ def test_ablating_nothing_changes_nothing_and_a_head_what_it_gives(look):
     change = look.ablate(0, 1, 2)
     after = expected[0, -1].log_softmax(-1)
     assert (
-        change.nats == pytest.approx(float(divergence(plain[0, -1].log_softmax(-1), after)), abs=1e-5)
+        change.nats == pytest.approx(float(kl_divergence(plain[0, -1].log_softmax(-1), after)), abs=1e-5)
         and change.nats > 0
     )
     shares = {text: after for text, _, after in change.leading}
     best = int(plain[0, -1].argmax())
-    assert shares[look.tokenizer.token(best)] == pytest.approx(float(after.exp()[best]), abs=1e-5)
+    assert shares[look.tokenizer.token_text(best)] == pytest.approx(float(after.exp()[best]), abs=1e-5)
     assert look.ablate(0, 1, 2, "mean").nats != pytest.approx(change.nats, abs=1e-4)
 
 
@@ -123,14 +123,14 @@ def test_the_mean_of_a_head_that_always_says_the_same_is_what_it_says():
 
 
 def test_all_heads_at_once_are_each_by_itself(look):
-    effects = look.effects(0, "zero")
+    effects = look.ablation_effects(0, "zero")
     assert effects.shape == (3, 4)
     for layer, head in ((0, 0), (1, 2), (2, 3)):
         assert float(effects[layer, head]) == pytest.approx(look.ablate(0, layer, head).nats, abs=1e-4)
 
 
 def test_the_last_layer_of_the_lens_is_the_prediction(look):
-    lens = look.lens(leading=2)
+    lens = look.logit_lens(top_n=2)
     T = len(look.ids)
     assert len(lens) == 4 and {len(layer) for layer in lens} == {T}
     with torch.no_grad():
@@ -138,11 +138,11 @@ def test_the_last_layer_of_the_lens_is_the_prediction(look):
     for place in range(T):
         text, share = lens[-1][place][0]
         assert share == pytest.approx(float(shares[place].max()), abs=1e-5)
-        assert text == look.tokenizer.token(int(shares[place].argmax()))
+        assert text == look.tokenizer.token_text(int(shares[place].argmax()))
 
 
 def test_an_encoder_decoder_has_three_kinds_of_attention(tokenizer):
-    model = small(tokenizer, encoder=2)
+    model = small(tokenizer, encoder_depth=2)
     source, ids = tokenizer.encode("Tom ran to the park."), tokenizer.encode("he was late")
     read = Inspection(model, tokenizer, ids, source)
     assert [map_.kind for map_ in read.maps] == ["bidirectional", "causal", "cross"]
@@ -152,8 +152,8 @@ def test_an_encoder_decoder_has_three_kinds_of_attention(tokenizer):
         torch.testing.assert_close(map_.weights.sum(-1), torch.ones(map_.weights.shape[:-1]))
     assert read.maps[0].weights[..., 0, 1:].min() > 0  # tokens see later ones
     for map_ in range(3):
-        assert read.ablate(map_, 1, 1).nats > 0 and read.cell(map_, 1, 1, 1, 0).weight > 0
-    assert len(read.lens()) == 4 and read.maps[2].columns == read.pieces(source)
+        assert read.ablate(map_, 1, 1).nats > 0 and read.score_breakdown(map_, 1, 1, 1, 0).weight > 0
+    assert len(read.logit_lens()) == 4 and read.maps[2].columns == read.pieces(source)
 
 
 def test_an_encoder_looks_both_ways(tokenizer):
@@ -181,15 +181,15 @@ def test_a_head_s_effect_is_measured_after_the_token_that_is_chosen(look):
     """The prediction after a token does not know what comes later: of a shorter text it is the same."""
     shorter = Inspection(look.model, look.tokenizer, look.ids[:4])
     assert look.ablate(0, 1, 2, place=3).nats == pytest.approx(shorter.ablate(0, 1, 2).nats, abs=1e-5)
-    torch.testing.assert_close(look.effects(0, place=3), shorter.effects(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(look.ablation_effects(0, place=3), shorter.ablation_effects(0), atol=1e-5, rtol=1e-4)
     assert look.ablate(0, 1, 2, place=3).nats != pytest.approx(look.ablate(0, 1, 2).nats, abs=1e-4)
     for place in (-1, len(look.ids)):
         with pytest.raises(LabError, match=f"no token {place} in this text"):
-            look.effects(0, place=place)
-    for some, whole in zip(look.lens(most=2), look.lens(), strict=True):
+            look.ablation_effects(0, place=place)
+    for some, whole in zip(look.logit_lens(most=2), look.logit_lens(), strict=True):
         assert [[text for text, _ in token] for token in some] == [[text for text, _ in token] for token in whole[-2:]]
     with pytest.raises(LabError, match="Token 1 cannot look at token 3"):
-        look.cell(0, 1, 2, 1, 3)
+        look.score_breakdown(0, 1, 2, 1, 3)
 
 
 def test_texts_that_cannot_be_looked_at(look, tokenizer):
@@ -199,9 +199,9 @@ def test_texts_that_cannot_be_looked_at(look, tokenizer):
     mixed = small(tokenizer, mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_heads=4)
     with pytest.raises(LabError, match="no attention to look at: it mixes by RWKV"):
         Inspection(mixed, tokenizer, [5])
-    for refused in (patching, find_heads):
+    for refused in (activation_patching, find_heads):
         with pytest.raises(LabError, match="of attention without an encoder"):
-            refused(mixed, *(([5], [6]) if refused is patching else (tokenizer, [])))
+            refused(mixed, *(([5], [6]) if refused is activation_patching else (tokenizer, [])))
     model = look.model.train()
     Inspection(model, tokenizer, [5])
     assert model.training
@@ -209,15 +209,16 @@ def test_texts_that_cannot_be_looked_at(look, tokenizer):
 
 
 def test_what_a_viewer_asks(look, tokenizer):
-    views = Views(["one", "two"], lambda name: look)
+    views = CheckpointInspections(["one", "two"], lambda name: look)
     assert views.view("two")["stages"] == ["one", "two"] and views.view("two")["stage"] == "two"
     here: dict[str, Any] = {"stage": "one", "map": 0, "layer": 1, "head": 2}
-    assert views.answer({"what": "view", "stage": "two"})["maps"] == look.for_viewer()["maps"]
-    assert views.answer({**here, "what": "without", "kind": "zero"})["nats"] == look.ablate(0, 1, 2).nats
-    assert views.answer({**here, "what": "cell", "row": 3, "column": 1}) == look.cell(0, 1, 2, 3, 1)._asdict()
-    assert len(views.answer({"what": "lens", "stage": "one"})["lens"]) == 4
-    assert len(views.answer({**here, "what": "effects", "kind": "mean"})["effects"]) == 3
-    after = views.answer({**here, "what": "without", "kind": "zero", "place": 2})
+    assert views.handle_request({"what": "view", "stage": "two"})["maps"] == look.for_viewer()["maps"]
+    assert views.handle_request({**here, "what": "without", "kind": "zero"})["nats"] == look.ablate(0, 1, 2).nats
+    cell = views.handle_request({**here, "what": "cell", "row": 3, "column": 1})
+    assert cell == look.score_breakdown(0, 1, 2, 3, 1)._asdict()
+    assert len(views.handle_request({"what": "lens", "stage": "one"})["lens"]) == 4
+    assert len(views.handle_request({**here, "what": "effects", "kind": "mean"})["effects"]) == 3
+    after = views.handle_request({**here, "what": "without", "kind": "zero", "place": 2})
     assert after["nats"] == look.ablate(0, 1, 2, place=2).nats
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"stage": "three"}, "no checkpoint 'three'"),
@@ -236,9 +237,9 @@ def test_what_a_viewer_asks(look, tokenizer):
         ({"what": "cell"}, "no question"),
     ]
     for changes, message in wrong:
-        assert message in views.answer({**here, "what": "without", "kind": "zero"} | changes)["error"]
+        assert message in views.handle_request({**here, "what": "without", "kind": "zero"} | changes)["error"]
     with pytest.raises(LabError, match="at least one checkpoint"):
-        Views([], lambda name: look)
+        CheckpointInspections([], lambda name: look)
 
 
 def test_patching_all_of_a_text_brings_all_of_it_back(demo):
@@ -246,38 +247,38 @@ def test_patching_all_of_a_text_brings_all_of_it_back(demo):
     model, tokenizer = demo.model("sft"), demo.tokenizer()
     first, second = (tokenizer.encode(f" Tom had a {colour} ball. The ball was") for colour in ("red", "blue"))
     (differs,) = [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
-    found = patching(model, first, second)
-    torch.testing.assert_close(found.stream[0, differs], torch.tensor(1.0), atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.stream[-1, -1], torch.tensor(1.0), atol=1e-3, rtol=0)
-    assert found.stream[:, :differs].abs().max() < 1e-4  # before it both texts are the same
-    assert found.stream[-1, :-1].abs().max() < 1e-4  # after the last block no other token is looked at
-    assert found.heads.shape == (4, 2) and found.odds[0] > found.odds[1]
+    found = activation_patching(model, first, second)
+    torch.testing.assert_close(found.residual[0, differs], torch.tensor(1.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.residual[-1, -1], torch.tensor(1.0), atol=1e-3, rtol=0)
+    assert found.residual[:, :differs].abs().max() < 1e-4  # before it both texts are the same
+    assert found.residual[-1, :-1].abs().max() < 1e-4  # after the last block no other token is looked at
+    assert found.heads.shape == (4, 2) and found.log_odds[0] > found.log_odds[1]
     done: list[tuple[int, int]] = []
-    patching(model, first, second, progress=lambda *at: done.append(at))
+    activation_patching(model, first, second, progress=lambda *at: done.append(at))
     readings = 1 + 3 * (len(first) - differs) + 8  # one word differs; before it nothing can, and 8 heads
     assert done == [(readings, readings)]
     with pytest.raises(LabError, match="The texts have 3 and 2 tokens"):
-        patching(model, [1, 2, 3], [1, 2])
+        activation_patching(model, [1, 2, 3], [1, 2])
     with pytest.raises(LabError, match="same prediction"):
-        patching(model, first, first)
+        activation_patching(model, first, first)
 
 
 def test_the_probes_know_whom_it_stands_for(demo):
     tokenizer = demo.tokenizer()
-    for probes in (world_probes(World.load("lab"), tokenizer, 12), schema_probes(tokenizer, 24)):
+    for probes in (world_coref_examples(World.load("lab"), tokenizer, 12), winograd_examples(tokenizer, 24)):
         for probe in probes:
-            assert tokenizer.token(probe.ids[probe.pronoun]) == " it" and probe.right != probe.wrong
+            assert tokenizer.token_text(probe.ids[probe.pronoun]) == " it" and probe.right != probe.wrong
             says = tokenizer.decode(probe.right).split()[-1]
-            assert says.endswith(tokenizer.token(probe.ids[probe.right_place]).strip())
+            assert says.endswith(tokenizer.token_text(probe.ids[probe.right_place]).strip())
         assert len({probe.text for probe in probes}) == len(probes)
     with pytest.raises(LabError, match="nothing is called it"):
-        world_probes(World.load("tiny"), tokenizer)
+        world_coref_examples(World.load("tiny"), tokenizer)
 
 
 def test_coreference_is_measured_as_its_formula(demo):
     """log P(right) - log P(wrong), each the sum over the answer's tokens, by one forward pass without padding."""
     model, tokenizer = demo.model("sft"), demo.tokenizer()
-    probes = schema_probes(tokenizer, 3)
+    probes = winograd_examples(tokenizer, 3)
 
     def said(ids: list[int], answer: list[int]) -> float:
         with torch.no_grad():
@@ -292,14 +293,14 @@ def test_coreference_is_measured_as_its_formula(demo):
 def test_heads_are_found_by_what_they_do(demo):
     """The demo's model answers such questions; its first layer has a head that looks one token back."""
     model, tokenizer = demo.model("sft"), demo.tokenizer()
-    probes = world_probes(World.load("lab"), tokenizer, 16)
+    probes = world_coref_examples(World.load("lab"), tokenizer, 16)
     found = find_heads(model, tokenizer, probes)
-    assert found.accuracy > 0.9 and found.odds > 2 and len(found.heads) == 8
+    assert found.accuracy > 0.9 and found.log_odds > 2 and len(found.heads) == 8
     assert max(found.heads, key=lambda head: head.previous)[:2] == (0, 1)
-    carried = [head.carried for head in found.heads if head.carried is not None]
+    carried = [head.ablation_effect for head in found.heads if head.ablation_effect is not None]
     assert len(carried) == 8 and carried == sorted(carried, reverse=True) and carried[0] > 1
-    fewer = find_heads(model, tokenizer, probes, causes=2)
-    assert sum(head.carried is not None for head in fewer.heads) == 2 and fewer.heads[-1].carried is None
+    fewer = [head.ablation_effect for head in find_heads(model, tokenizer, probes, num_ablated=2).heads]
+    assert sum(effect is not None for effect in fewer) == 2 and fewer[-1] is None
 
 
 def test_a_head_that_copies_has_the_scores_of_an_induction_head(tokenizer):
@@ -330,4 +331,4 @@ def test_a_head_that_copies_has_the_scores_of_an_induction_head(tokenizer):
 def test_divergence_of_what_is_forbidden_by_hand():
     """From (1/2, 1/2, 0) to (1/4, 1/2, 1/4): half of log 2; the forbidden third adds nothing."""
     before, after = torch.tensor([0.5, 0.5, 0.0]).log(), torch.tensor([0.25, 0.5, 0.25]).log()
-    assert divergence(before, after).item() == pytest.approx(0.5 * math.log(2))
+    assert kl_divergence(before, after).item() == pytest.approx(0.5 * math.log(2))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from labkit.losses.advantages import discounted_returns, gae, last_counted, shaped_rewards, whiten, whiten_together
+from labkit.losses.advantages import discounted_returns, gae, last_token_mask, shaped_rewards, whiten, whiten_together
 
 
 def rows(*values):
@@ -22,21 +22,21 @@ def some(seed: int = 0, B: int = 4, T: int = 9):
 
 def test_the_last_token_that_counts():
     mask = torch.tensor([[False, True, True, False], [False, False, False, False], [True, True, True, True]])
-    assert last_counted(mask).nonzero().tolist() == [[0, 2], [2, 3]]
+    assert last_token_mask(mask).nonzero().tolist() == [[0, 2], [2, 3]]
 
 
 def test_shaped_rewards_by_hand():
     # the prompt costs nothing; the answer's tokens are 0.5 more and 1 less likely than for the reference, at 0.2 a nat
     mask = torch.tensor([[False, True, True, False]])
-    shaped = shaped_rewards(rows(3.0)[0:1], rows([9, -1, -3, 9]), rows([0, -1.5, -2, 0]), mask, kl=0.2)
+    shaped = shaped_rewards(rows(3.0)[0:1], rows([9, -1, -3, 9]), rows([0, -1.5, -2, 0]), mask, kl_coef=0.2)
     assert shaped[0].tolist() == pytest.approx([0, -0.1, 0.2 + 3, 0])
 
 
 def test_shaped_rewards_of_the_reference_itself_are_the_score():
     _, logprobs, mask = some()
     scores = torch.arange(4.0)
-    shaped = shaped_rewards(scores, logprobs, logprobs, mask, kl=0.5)
-    assert torch.equal(shaped, scores.unsqueeze(-1) * last_counted(mask))
+    shaped = shaped_rewards(scores, logprobs, logprobs, mask, kl_coef=0.5)
+    assert torch.equal(shaped, scores.unsqueeze(-1) * last_token_mask(mask))
 
 
 def test_returns_by_hand():

@@ -125,7 +125,7 @@ def test_clipped_policy_loss_by_hand():
     # min(1.5, 1.2), min(0.5, 0.8), min(-1.5, -1.2), min(-0.5, -0.8) = 1.2, 0.5, -1.5, -0.8
     logprobs, old = one_row(1.5, 0.5, 1.5, 0.5).log(), torch.zeros(1, 4)
     mask = torch.ones(1, 4, dtype=torch.bool)
-    loss = clipped_policy_loss(logprobs, old, one_row(1, 1, -1, -1), mask, clip=0.2)
+    loss = clipped_policy_loss(logprobs, old, one_row(1, 1, -1, -1), mask, cliprange=0.2)
     assert loss.loss_sum.item() == pytest.approx(-(1.2 + 0.5 - 1.5 - 0.8), abs=1e-6)
     assert loss.clipped_sum.item() == 2
 
@@ -133,7 +133,7 @@ def test_clipped_policy_loss_by_hand():
 def test_where_nothing_moved_the_clipped_gradient_is_the_policy_gradient():
     logprobs = torch.randn(2, 3, requires_grad=True)
     advantages, mask = torch.randn(2, 3), torch.tensor([[True, True, False], [True, True, True]])
-    loss = clipped_policy_loss(logprobs, logprobs.detach(), advantages, mask, clip=0.2)
+    loss = clipped_policy_loss(logprobs, logprobs.detach(), advantages, mask, cliprange=0.2)
     loss.loss_sum.backward()
     torch.testing.assert_close(logprobs.grad, -advantages * mask)
     assert loss.clipped_sum.item() == 0
@@ -142,14 +142,18 @@ def test_where_nothing_moved_the_clipped_gradient_is_the_policy_gradient():
 def test_a_clipped_token_has_no_gradient():
     logprobs = one_row(0.5, -0.5).requires_grad_()
     mask = torch.ones(1, 2, dtype=torch.bool)
-    clipped_policy_loss(logprobs, torch.zeros(1, 2), one_row(1, -1), mask, clip=0.2).loss_sum.backward()
+    clipped_policy_loss(logprobs, torch.zeros(1, 2), one_row(1, -1), mask, cliprange=0.2).loss_sum.backward()
     assert logprobs.grad is not None and logprobs.grad.abs().max() == 0
 
 
 def test_clipped_value_loss_by_hand():
     # old 0, clip 0.2. Value 1 and return 2: max(1, (0.2 - 2)^2 = 3.24); value 0.1 and return 1: 0.81, held the same
     loss = clipped_value_loss(
-        one_row(1, 0.1, 9), torch.zeros(1, 3), one_row(2, 1, 0), torch.tensor([[True, True, False]]), clip=0.2
+        one_row(1, 0.1, 9),
+        torch.zeros(1, 3),
+        one_row(2, 1, 0),
+        torch.tensor([[True, True, False]]),
+        cliprange_value=0.2,
     )
     assert loss.loss_sum.item() == pytest.approx((3.24 + 0.81) / 2, abs=1e-6)
     assert loss.clipped_sum.item() == 1
@@ -158,7 +162,7 @@ def test_clipped_value_loss_by_hand():
 def test_with_a_wide_clip_the_value_loss_is_half_the_squared_error():
     values, old, returns = torch.randn(3, 2, 5)
     mask = torch.rand(2, 5) < 0.5
-    loss = clipped_value_loss(values, old, returns, mask, clip=100.0)
+    loss = clipped_value_loss(values, old, returns, mask, cliprange_value=100.0)
     torch.testing.assert_close(loss.loss_sum, 0.5 * ((values - returns) ** 2)[mask].sum())
 
 

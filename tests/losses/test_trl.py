@@ -102,7 +102,7 @@ def test_kl_rewards_advantages_and_returns_are_trls(rollout):
     theirs = trl_advantages(rollout)
     kl = (rollout.logprobs - rollout.reference) * rollout.mask
     close(theirs["kl"] * rollout.mask, kl)
-    rewards = shaped_rewards(rollout.scores, rollout.logprobs, rollout.reference, rollout.whole, kl=0.15)
+    rewards = shaped_rewards(rollout.scores, rollout.logprobs, rollout.reference, rollout.whole, kl_coef=0.15)
     close(theirs["rewards"], rewards)
     ours = gae(rewards, rollout.values, rollout.whole, gamma=0.97, lam=0.9)
     close(theirs["returns"] * rollout.whole, ours.returns)
@@ -128,8 +128,8 @@ def test_ppos_losses_are_trls(rollout):
         padding_mask_p1=~rollout.whole,
         micro_batch_inds=slice(None),
     )
-    policy, clipped = clipped_policy_loss(moved, rollout.logprobs, theirs["advantages"], rollout.mask, clip=0.2)
-    value, held = clipped_value_loss(values, rollout.values, theirs["returns"], rollout.whole, clip=0.3)
+    policy, clipped = clipped_policy_loss(moved, rollout.logprobs, theirs["advantages"], rollout.mask, cliprange=0.2)
+    value, held = clipped_value_loss(values, rollout.values, theirs["returns"], rollout.whole, cliprange_value=0.3)
     count, states = rollout.mask.sum(), rollout.whole.sum()
     close(found["pg_loss"], policy / count)
     close(found["vf_loss"], value / states)

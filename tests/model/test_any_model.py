@@ -15,15 +15,26 @@ from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.gru import GRU
-from labkit.model.positions import ALiBi, Learned, Linear, Llama3, NoPosition, Rotary, Shaw, Sinusoidal, T5Buckets, YaRN
+from labkit.model.positions import (
+    ALiBi,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    NoPosition,
+    Rotary,
+    Shaw,
+    Sinusoidal,
+    T5Buckets,
+    YaRN,
+)
 from labkit.model.rwkv import RWKV
 from labkit.model.transformer import ModelConfig, Transformer
 
 V, CONTEXT, T = 17, 16, 7
 POSITIONS = [
     Rotary(100.0),
-    Rotary(100.0, Linear(4.0)),
-    Rotary(100.0, Llama3(original=8)),
+    Rotary(100.0, LinearScaling(4.0)),
+    Rotary(100.0, Llama3Scaling(original=8)),
     Rotary(100.0, YaRN(4.0, original=8)),
     NoPosition(),
     Learned(),
@@ -54,9 +65,9 @@ def configs(draw: st.DrawFn, **fixed: object) -> ModelConfig:
         "qk_norm": draw(st.booleans()),
         "tied": draw(st.booleans()),
         "norm": draw(st.sampled_from(["rms", "layer"])),
-        "order": draw(st.sampled_from(["pre", "post"])),
+        "norm_placement": draw(st.sampled_from(["pre", "post"])),
         "bias": draw(st.booleans()),
-        "encoder": draw(st.sampled_from([0, 0, 1])),
+        "encoder_depth": draw(st.sampled_from([0, 0, 1])),
         "token_shift": draw(st.booleans()),
         "token_types": draw(st.sampled_from([0, 2])),
         "embedding_norm": draw(st.booleans()),
@@ -64,7 +75,7 @@ def configs(draw: st.DrawFn, **fixed: object) -> ModelConfig:
         "head": draw(st.sampled_from(["token", "masked"])),
     }
     if recurrent:
-        drawn |= {"mixer": recurrent, "heads": 3, "key_heads": 3, "head_width": drawn["width"] // 3, "encoder": 0}
+        drawn |= {"mixer": recurrent, "heads": 3, "key_heads": 3, "head_width": drawn["width"] // 3, "encoder_depth": 0}
         drawn["position"] = draw(st.sampled_from([NoPosition(), Learned(), Sinusoidal()]))
     if drawn["feed_forward"] == MIXED[2]:
         drawn["depth"] = 2
@@ -114,7 +125,7 @@ def test_nothing_is_seen_of_the_future(config):
 
 
 @quick
-@given(configs(causal=False, encoder=0))
+@given(configs(causal=False, encoder_depth=0))
 @torch.no_grad()
 def test_without_a_mask_every_token_sees_all(config):
     model, given_tokens = build(config), tokens()
@@ -134,7 +145,7 @@ def test_padding_changes_nothing(config, causal):
     """
     causal = causal or isinstance(config.mixer, RWKV | GRU)
     if not causal:
-        config = replace(config, causal=False, encoder=0)
+        config = replace(config, causal=False, encoder_depth=0)
     model, real = build(config), tokens(1)
     pad = torch.zeros(1, 3, dtype=torch.int64)
     mask = torch.tensor([[False] * 3 + [True] * T])
@@ -203,13 +214,13 @@ def test_token_types_tell_tokens_apart():
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"causal": False, "encoder": 1}, "give it causal=True"),
-        ({"encoder": -1}, "encoder must be at least 0"),
+        ({"causal": False, "encoder_depth": 1}, "give it causal=True"),
+        ({"encoder_depth": -1}, "encoder_depth must be at least 0"),
         ({"width": 0}, "width must be at least 1"),
         ({"heads": 2.0}, "heads must be a whole number, not 2"),
         ({"mixer": RWKV()}, "Rotary works inside attention, which RWKV has none of"),
         ({"mixer": GRU(), "position": NoPosition(), "causal": False}, "GRU reads forwards only"),
-        ({"mixer": RWKV(), "position": NoPosition(), "encoder": 1}, "RWKV reads forwards only"),
+        ({"mixer": RWKV(), "position": NoPosition(), "encoder_depth": 1}, "RWKV reads forwards only"),
         ({"feed_forward": MoE(Gated(4), every=5)}, "every must be from 1 to the 4 blocks, not 5"),
     ],
 )
@@ -222,16 +233,16 @@ def test_what_makes_no_sense_is_refused(changes, message):
     "part,message",
     [
         (lambda: {"position": Rotary(1.0)}, "base must be above 1"),
-        (lambda: {"position": Rotary(scaling=Linear(0.5))}, "factor must be at least 1"),
+        (lambda: {"position": Rotary(scaling=LinearScaling(0.5))}, "factor must be at least 1"),
         (lambda: {"position": T5Buckets(6)}, "multiple of 4"),
         (lambda: {"position": T5Buckets(32, 16)}, "max_distance must be above 16, not 16"),
         (lambda: {"position": T5Buckets(32, 8), "causal": False}, "max_distance must be above 8, not 8"),
         (lambda: {"width": 2**20, "depth": 4096, "heads": 2**10}, "A model of .* parameters takes .* GB of memory"),
         (lambda: {"position": Shaw(0)}, "max_distance must be at least 1"),
         (lambda: {"feed_forward": MoE(Gated(4), 2, 3)}, "top_k must be from 1 to the 2 experts"),
-        (lambda: {"feed_forward": MoE(Gated(4), capacity=0.0)}, "capacity must be above 0"),
+        (lambda: {"feed_forward": MoE(Gated(4), capacity_factor=0.0)}, "capacity_factor must be above 0"),
         (lambda: {"feed_forward": Plain(4, UNKNOWN)}, "activation must be one of silu, .* not 'swish'"),
-        (lambda: {"feed_forward": Gated(0)}, "hidden must be at least 1"),
+        (lambda: {"feed_forward": Gated(0)}, "intermediate_size must be at least 1"),
         (lambda: {"mixer": RWKV(), "position": NoPosition(), "key_heads": 1}, "each with a key of its own"),
         (
             lambda: {"mixer": RWKV((0, 1, 1, 1)), "position": NoPosition()},
@@ -245,7 +256,7 @@ def test_a_part_that_cannot_be_built_is_refused(part, message):
 
 
 def test_a_memory_is_given_to_those_that_have_an_encoder():
-    plain, with_encoder = build(ModelConfig(V)), build(ModelConfig(V, encoder=1))
+    plain, with_encoder = build(ModelConfig(V)), build(ModelConfig(V, encoder_depth=1))
     with pytest.raises(LabError, match="needs the memory of its encoder"):
         with_encoder(tokens())
     with pytest.raises(LabError, match="takes no memory"):

@@ -18,7 +18,7 @@ def test_swiglu_by_hand():
     """Width 1, one unit, gate weight 2, up weight 3, down weight 5. At x = 1: silu(2) = 2 / (1 + e^-2), times
     3, times 5.
     """
-    layer = Gated(hidden=1).build(width=1)
+    layer = Gated(intermediate_size=1).build(width=1)
     with torch.no_grad():
         layer.gate_up.weight.copy_(torch.tensor([[2.0], [3.0]]))
         layer.down.weight.fill_(5.0)
@@ -56,7 +56,7 @@ def test_one_expert_keeps_its_share_of_all_by_hand():
 def test_an_expert_that_is_full_lets_tokens_pass():
     """Four tokens, all for the third expert; capacity 1.5 of an even share of 4 / 3 is room for two."""
     x = torch.tensor([[[5.0, 1.0]] * 4])
-    made = routed(MoE(Plain(2, "relu"), 3, 1, capacity=1.5), x)
+    made = routed(MoE(Plain(2, "relu"), 3, 1, capacity_factor=1.5), x)
     torch.testing.assert_close(made, 100 * x * torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 4, 1))
 
 
@@ -65,7 +65,7 @@ def test_training_pays_for_experts_that_lie_idle():
     router learns from it.
     """
     torch.manual_seed(0)
-    mixture = MoE(Gated(8), experts=4, top_k=2, balance=0.5)
+    mixture = MoE(Gated(8), experts=4, top_k=2, aux_loss_coef=0.5)
     model = Transformer(ModelConfig(vocabulary=9, width=8, depth=2, feed_forward=mixture))
     inputs, labels = torch.randint(9, (2, 6)), torch.randint(9, (2, 6))
     batch = Batch(inputs, labels, torch.ones(2, 6, dtype=torch.bool))
@@ -82,7 +82,7 @@ def test_training_pays_for_experts_that_lie_idle():
 def test_padding_is_nothing_to_experts(capacity):
     """Rows of 5 and 7 tokens, padded to 7 or to 19: the same loss, gradient and balance."""
     torch.manual_seed(0)
-    mixture = MoE(Gated(8), experts=4, top_k=2, balance=0.5, capacity=capacity)
+    mixture = MoE(Gated(8), experts=4, top_k=2, aux_loss_coef=0.5, capacity_factor=capacity)
     model = Transformer(ModelConfig(vocabulary=9, width=8, depth=2, feed_forward=mixture))
     tokens = torch.randint(1, 9, (2, 8))
     found: list[list[Any]] = []
@@ -120,7 +120,7 @@ def test_a_mixture_learns_compiled_too():
         torch.manual_seed(0)
         mixture = MoE(Gated(16), experts=4, top_k=1, renormalise=False)
         model = Transformer(ModelConfig(vocabulary=16, width=16, depth=1, feed_forward=mixture))
-        config = TrainConfig(30, 2, 12, lr=2e-2, adam_lr=2e-2, warmup=2, precision="fp32", compile=compiled)
+        config = TrainConfig(30, 2, 12, muon_lr=2e-2, adamw_lr=2e-2, warmup_steps=2, precision="fp32", compile=compiled)
         losses[compiled] = [record.loss for record in fit(model, Always(), next_token_objective, config)]
     assert losses[False][-1] < losses[False][0] / 2
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)

@@ -20,7 +20,7 @@ SHAPE = ModelConfig(
     depth=2,
     heads=2,
     key_heads=1,
-    feed_forward=Gated(hidden=40),
+    feed_forward=Gated(intermediate_size=40),
     position=Rotary(base=100.0),
 )
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from labkit.model.context import ForwardContext, previous
+from labkit.model.context import ForwardContext, token_shift
 from labkit.model.gru import GRU
 from labkit.model.mixers import AttentionConfig
 from labkit.model.positions import PositionEncoding, PositionIndex
@@ -82,12 +82,12 @@ def test_padding_leaves_the_state_alone():
 
 def test_the_token_before():
     x, last = torch.arange(1.0, 6).view(1, 5, 1), torch.tensor([[9.0]])
-    before, after = previous(x, last, nothing())
+    before, after = token_shift(x, last, nothing())
     assert before.flatten().tolist() == [9, 1, 2, 3, 4] and after.item() == 5
     real = torch.tensor([[False, True, True, False, False]])
-    before, after = previous(x, last, nothing(real=real))
+    before, after = token_shift(x, last, nothing(real=real))
     assert before[real].tolist() == [[9], [2]] and after.item() == 3
-    before, _ = previous(x, last, nothing(fresh=torch.tensor([[False, False, True, False, False]])))
+    before, _ = token_shift(x, last, nothing(fresh=torch.tensor([[False, False, True, False, False]])))
     assert before.flatten().tolist() == [9, 1, 0, 3, 4]
 
 

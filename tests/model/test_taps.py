@@ -10,7 +10,7 @@ from labkit.model.taps import no_tap
 
 
 def test_every_activation_has_a_name_of_its_own():
-    model, names = Transformer(ModelConfig(50, depth=2, encoder=1)), []
+    model, names = Transformer(ModelConfig(50, depth=2, encoder_depth=1)), []
 
     def tap(name: str, x: torch.Tensor) -> torch.Tensor:
         names.append(name)

@@ -20,7 +20,7 @@ SMALL = ModelConfig(
     depth=2,
     heads=4,
     key_heads=2,
-    feed_forward=Gated(hidden=40),
+    feed_forward=Gated(intermediate_size=40),
     qk_norm=True,
 )
 
@@ -46,7 +46,7 @@ def test_equals_transformers(qk_norm, key_heads, tied, head_width):
         heads=4,
         key_heads=key_heads,
         head_width=head_width,
-        feed_forward=Gated(hidden=40),
+        feed_forward=Gated(intermediate_size=40),
         position=Rotary(base=500.0),
         qk_norm=qk_norm,
         tied=tied,
@@ -120,24 +120,28 @@ def test_flops_by_hand():
     48, down 24, head 40: 176. 6·176 = 1056 and attention 12·1·1·4·T = 48 T: at T = 8, 1056 + 384.
     """
     model = Transformer(
-        ModelConfig(vocabulary=10, context=8, width=4, depth=1, heads=1, key_heads=1, feed_forward=Gated(hidden=6))
+        ModelConfig(
+            vocabulary=10, context=8, width=4, depth=1, heads=1, key_heads=1, feed_forward=Gated(intermediate_size=6)
+        )
     )
     assert model.flops_per_token(8) == 1056 + 384
     assert model.parameter_count == 176 + 3 * 4 + 2 * 4  # and three norms of 4, two of a head
 
 
 def test_heads_are_plain_unless_key_heads_are_said():
-    assert ModelConfig(9, heads=4).attention.keys == 4
-    assert ModelConfig(9, heads=4, key_heads=2).attention.keys == 2
-    assert replace(ModelConfig(9, heads=2), heads=4).attention.keys == 4
+    assert ModelConfig(9, heads=4).attention.key_value_heads == 4
+    assert ModelConfig(9, heads=4, key_heads=2).attention.key_value_heads == 2
+    assert replace(ModelConfig(9, heads=2), heads=4).attention.key_value_heads == 4
     old = to_dict(ModelConfig(9, heads=4)) | {"key_heads": 2}  # as a folder has it that was written before
-    assert from_dict(ModelConfig, old).attention.keys == 2
+    assert from_dict(ModelConfig, old).attention.key_value_heads == 2
 
 
 def test_config_round_trip():
-    config = ModelConfig(vocabulary=61, position=Rotary(base=123.0), feed_forward=Gated(hidden=7), tied=False)
+    config = ModelConfig(
+        vocabulary=61, position=Rotary(base=123.0), feed_forward=Gated(intermediate_size=7), tied=False
+    )
     written = json.loads(json.dumps(to_dict(config)))
-    assert written["feed_forward"] == {"kind": "Gated", "hidden": 7, "activation": "silu"}
+    assert written["feed_forward"] == {"kind": "Gated", "intermediate_size": 7, "activation": "silu"}
     assert from_dict(ModelConfig, written) == config
 
 
@@ -149,7 +153,7 @@ def test_config_round_trip():
         (lambda: {"width": 50, "heads": 4, "key_heads": 4}, "width of 50 cannot be split into 4 heads"),
         (lambda: {"width": 6, "heads": 2}, "must be even, not 3, as of width 6 and 2 heads"),
         (lambda: {"position": Rotary(base=0.5)}, "base must be above 1.*, not 0.5"),
-        (lambda: {"feed_forward": Gated(hidden=0)}, "hidden must be at least 1.*, not 0"),
+        (lambda: {"feed_forward": Gated(intermediate_size=0)}, "intermediate_size must be at least 1.*, not 0"),
     ],
 )
 def test_shapes_that_make_no_sense_are_refused(changes, message):

@@ -10,13 +10,13 @@ import torch
 from labkit.decoding import generate
 from labkit.errors import LabError
 from labkit.evaluation.policies import OracleScores, paired_metrics
-from labkit.evaluation.preference_accuracy import agreement, gold_metrics, length_accuracy, ranking_metrics
+from labkit.evaluation.preference_accuracy import gold_metrics, length_accuracy, pairwise_accuracy, ranking_metrics
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.reward_model import RewardModel
 from labkit.preferences import annotate as annotations
 from labkit.preferences.annotate import (
+    AnnotatedPair,
     AnnotationConfig,
-    Choice,
     annotate,
     preference_task,
     read_choices,
@@ -28,7 +28,7 @@ from labkit.text.pairs import Pair
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message, World, score
 
-SMALL = AnnotationConfig(annotator="warm", samples=4, answer_tokens=12)
+SMALL = AnnotationConfig(annotator="warm", num_generations=4, max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_what_is_answered_depends_on_the_arguments_alone(lab):
 
 def test_a_choice_without_noise_is_golds(lab, answered):
     world, tokenizer, model = lab
-    quiet = dataclasses.replace(world.profiles["warm"], noise=0.0)
+    quiet = dataclasses.replace(world.profiles["warm"], flip_probability=0.0)
     sure = copy.copy(world)
     sure.profiles = {"warm": quiet}
     choices = annotate(model, tokenizer, sure, SMALL, "train", 12)
@@ -113,8 +113,8 @@ def test_an_unknown_annotator(lab):
 
 
 def test_one_answer_cannot_be_compared():
-    with pytest.raises(LabError, match="samples must be at least 2 and at most 4096, not 1"):
-        AnnotationConfig(samples=1)
+    with pytest.raises(LabError, match="num_generations must be at least 2 and at most 4096, not 1"):
+        AnnotationConfig(num_generations=1)
 
 
 def test_choices_come_back_from_disk(lab, answered, tmp_path):
@@ -140,7 +140,7 @@ def test_length_is_the_better_of_longer_and_shorter():
 
 
 def test_a_margin_of_zero_is_half():
-    assert agreement(torch.tensor([1.0, -1.0, 0.0, 2.0])) == 0.625
+    assert pairwise_accuracy(torch.tensor([1.0, -1.0, 0.0, 2.0])) == 0.625
 
 
 def indifferent(model) -> RewardModel:
@@ -162,7 +162,7 @@ def test_gold_metrics_by_hand(lab):
     # three choices of four are gold's, one is a mistake; one more is between equals
     world, tokenizer, model = lab
     golds = [(0.9, 0.2), (0.8, 0.1), (0.7, 0.3), (0.1, 0.6), (0.5, 0.5)]
-    choices = [Choice(pair("Tom is here.", "Tom."), *gold) for gold in golds]
+    choices = [AnnotatedPair(pair("Tom is here.", "Tom."), *gold) for gold in golds]
     found = gold_metrics(indifferent(model), tokenizer, choices, 64)
     assert found["noise_ceiling"] == pytest.approx(3.5 / 5)
     assert found["gold_length_accuracy"] == 0.75  # the longer one was chosen, rightly in three of four
@@ -189,7 +189,7 @@ def test_prompts_of_the_world_fit_and_are_judged(lab):
     assert all(len(prompts.ids(i)) <= 150 for i in range(30))
     assert prompts.ids(3) == WorldPrompts(tokenizer, world, "warm", room=150, seed=7).ids(3)
     answer = tokenizer.encode(" I do not know.")
-    assert len(prompts.gold([0, 1, 1], [answer] * 3)) == 3
+    assert len(prompts.gold_scores([0, 1, 1], [answer] * 3)) == 3
     with pytest.raises(LabError, match="Rows leave 2 tokens for a prompt"):
         WorldPrompts(tokenizer, world, "warm", room=2, seed=7).ids(0)
 

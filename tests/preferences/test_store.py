@@ -31,7 +31,7 @@ def store(tmp_path) -> Store:
 
 
 def test_a_vote_comes_back_with_its_pair(store):
-    pair = store.show(PROMPT, LEFT, RIGHT)
+    pair = store.add_pair(PROMPT, LEFT, RIGHT)
     store.vote(pair, "ada", "right")
     (vote,) = store.votes()
     assert (vote.pair, vote.annotator, vote.choice) == (pair, "ada", "right")
@@ -42,13 +42,13 @@ def test_a_vote_comes_back_with_its_pair(store):
 
 def test_text_of_any_script_comes_back_as_it_was(store):
     prompt = (Message("user", "汤姆在哪里？ <b>'; DROP TABLE votes; --"),)
-    store.vote(store.show(prompt, Answer("\u202e🙂", "x"), RIGHT), "ädä", "left")
+    store.vote(store.add_pair(prompt, Answer("\u202e🙂", "x"), RIGHT), "ädä", "left")
     (vote,) = store.votes("ädä")
     assert vote.prompt == prompt and vote.left.text == "\u202e🙂"
 
 
 def test_a_second_vote_is_refused_and_another_annotator_may(store):
-    pair = store.show(PROMPT, LEFT, RIGHT)
+    pair = store.add_pair(PROMPT, LEFT, RIGHT)
     store.vote(pair, "ada", "left")
     with pytest.raises(LabError, match="ada has voted on this pair already. Undo that vote to change it"):
         store.vote(pair, "ada", "right")
@@ -57,7 +57,7 @@ def test_a_second_vote_is_refused_and_another_annotator_may(store):
 
 
 def test_undo_takes_back_the_last_vote_of_that_annotator(store):
-    pairs = [store.show(PROMPT, LEFT, RIGHT) for _ in range(2)]
+    pairs = [store.add_pair(PROMPT, LEFT, RIGHT) for _ in range(2)]
     for pair in pairs:
         store.vote(pair, "ada", "left")
     store.vote(pairs[0], "bob", "right")
@@ -73,7 +73,7 @@ def test_undo_takes_back_the_last_vote_of_that_annotator(store):
     [("ada", "up", "'up' is no choice; choose left, right"), (" ", "left", "A vote needs an annotator")],
 )
 def test_bad_votes_are_refused_in_words(store, annotator, choice, message):
-    pair = store.show(PROMPT, LEFT, RIGHT)
+    pair = store.add_pair(PROMPT, LEFT, RIGHT)
     with pytest.raises(LabError, match=message):
         store.vote(pair, annotator, choice)
     assert store.votes() == []
@@ -98,7 +98,7 @@ def test_what_is_preferred_becomes_pairs_that_can_be_trained_on(store, tmp_path)
         ("left", LEFT, RIGHT), ("right", LEFT, RIGHT), ("tie", LEFT, RIGHT), ("both_bad", LEFT, RIGHT),
         ("skip", LEFT, RIGHT), ("left", LEFT, same),
     ]:  # fmt: skip
-        store.vote(store.show(PROMPT, left, right), "ada", choice)
+        store.vote(store.add_pair(PROMPT, left, right), "ada", choice)
     pairs = preference_pairs(store.votes())
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [(LEFT.text, RIGHT.text), (RIGHT.text, LEFT.text)]
     file = tmp_path / "votes.jsonl"
@@ -112,16 +112,16 @@ def test_standings_by_hand(store):
     """a against b: won, lost, tied: 1.5 of 3. c beat a: a has 1.5 of 4. Skips and both bad do not count."""
     other = Answer("No.", "c")
     for choice in ("left", "right", "tie", "skip", "both_bad"):
-        store.vote(store.show(PROMPT, LEFT, RIGHT), "ada", choice)
-    store.vote(store.show(PROMPT, other, LEFT), "ada", "left")
-    store.vote(store.show(PROMPT, LEFT, LEFT), "ada", "left")  # of one source: says nothing
+        store.vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", choice)
+    store.vote(store.add_pair(PROMPT, other, LEFT), "ada", "left")
+    store.vote(store.add_pair(PROMPT, LEFT, LEFT), "ada", "left")  # of one source: says nothing
     found = standings(store.votes())
     assert found == {"c": Standing(1, 1.0), "b": Standing(3, 0.5), "a": Standing(4, 0.375)}
     assert list(found) == ["c", "b", "a"]
 
 
 def test_many_at_once_lose_nothing_and_count_nothing_twice(store):
-    pairs = [store.show(PROMPT, LEFT, RIGHT) for _ in range(8)]
+    pairs = [store.add_pair(PROMPT, LEFT, RIGHT) for _ in range(8)]
     refused = []
 
     def vote_on_all(annotator: str) -> None:
@@ -147,7 +147,7 @@ from labkit.preferences.store import Answer, Store
 from labkit.world import Message
 store = Store(sys.argv[1])
 for number in range(1000):
-    pair = store.show((Message("user", str(number)),), Answer("a", "x"), Answer("b", "y"))
+    pair = store.add_pair((Message("user", str(number)),), Answer("a", "x"), Answer("b", "y"))
     store.vote(pair, "ada", "left")
     print(number, flush=True)
 """
@@ -168,12 +168,12 @@ for number in range(1000):
 
 def test_every_choice_can_be_made(store):
     for choice in CHOICES:
-        store.vote(store.show(PROMPT, LEFT, RIGHT), "ada", choice)
+        store.vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", choice)
     assert [vote.choice for vote in store.votes()] == list(CHOICES)
 
 
 def test_a_reader_waits_for_no_writer_and_a_vote_for_no_reader(store):
-    pair = store.show(PROMPT, LEFT, RIGHT)
+    pair = store.add_pair(PROMPT, LEFT, RIGHT)
     with store._reading() as reader:
         assert reader.scalar(sql.text("SELECT count(*) FROM votes")) == 0
         store.vote(pair, "ada", "left")  # while somebody reads
@@ -197,7 +197,7 @@ def test_counts_and_standings_are_those_of_the_votes(store):
             store.undo(annotator)
         else:
             left, right = (Answer("x", draw.choice("abc")) for _ in range(2))
-            store.vote(store.show(PROMPT, left, right), annotator, draw.choice(CHOICES))
+            store.vote(store.add_pair(PROMPT, left, right), annotator, draw.choice(CHOICES))
     assert store.standings() == standings(store.votes())
     for annotator in ("ada", "bob", "cleo", "nobody"):
         assert store.count(annotator) == len(store.votes(annotator))
@@ -213,7 +213,7 @@ def test_what_a_vote_costs_does_not_grow_with_the_votes(store):
             nonlocal steps
             steps += 1
 
-        pair = store.show(PROMPT, LEFT, RIGHT)
+        pair = store.add_pair(PROMPT, LEFT, RIGHT)
         raw: Any = store.engine.raw_connection()
         raw.driver_connection.set_progress_handler(step, 1)
         raw.close()  # back into the pool, from which the next calls take it
@@ -225,7 +225,7 @@ def test_what_a_vote_costs_does_not_grow_with_the_votes(store):
 
     def fill(count: int) -> None:
         for _ in range(count):
-            store.vote(store.show(PROMPT, LEFT, RIGHT), "ada", "left")
+            store.vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", "left")
 
     fill(5)
     few = cost()
@@ -265,9 +265,9 @@ def test_votes_of_a_later_version_are_left_alone(tmp_path):
 
 def test_half_a_character_is_no_vote(store):
     with pytest.raises(LabError, match="half a character"):
-        store.show((Message("user", "x"),), Answer("\ud83d", "a"), RIGHT)
+        store.add_pair((Message("user", "x"),), Answer("\ud83d", "a"), RIGHT)
     with pytest.raises(LabError, match="half a character"):
-        store.vote(store.show(PROMPT, LEFT, RIGHT), "\ud83d", "left")
+        store.vote(store.add_pair(PROMPT, LEFT, RIGHT), "\ud83d", "left")
     assert store.votes() == []
 
 
@@ -283,7 +283,7 @@ def test_writers_of_a_server_take_turns(store):
     assert str(TURN.compile(dialect=postgresql.dialect())).endswith("FOR UPDATE")
     said: list[str] = []
     sql.event.listen(store.writer, "before_cursor_execute", lambda c, cursor, text, *rest: said.append(text))
-    pair = store.show(PROMPT, Answer("a", "x"), Answer("b", "y"))
+    pair = store.add_pair(PROMPT, Answer("a", "x"), Answer("b", "y"))
     store.vote(pair, "ada", "left")
     store.undo("ada")
     begins = [number for number, text in enumerate(said) if text.startswith("BEGIN")]

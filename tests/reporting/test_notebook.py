@@ -2,11 +2,11 @@
 
 from labkit.reporting.notebook import follow
 from labkit.runs.pipeline import Progress
-from labkit.text.reading import Reading
+from labkit.text.reading import ReadReport
 
 
 def test_what_was_read_and_what_was_made_is_said(capsys):
-    reading = Reading("rows")
+    reading = ReadReport("rows")
     reading.read = 12
     result = {"stage": "dpo", "seconds": 3.0, "metrics": {"win_rate": 0.75}}
     record = reading.finish(12).record()

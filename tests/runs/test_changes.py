@@ -7,7 +7,7 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.files import write_text
-from labkit.runs.changes import changing, finish, pending, set_aside, settle
+from labkit.runs.changes import commit_pending, pending, recover, set_aside, transaction
 from tests.faults import Killed, Kind, faults, tree
 
 
@@ -24,16 +24,16 @@ def begin(folder: Path) -> None:
     change = set_aside(folder, "one --again", ["one", "two", "three"], ["recipe.json"], "one/result.json")
     try:
         write_text(folder / "recipe.json", "new")
-        change.taken()
+        change.mark_moved()
     except BaseException:
-        change.undo()
+        change.rollback()
         raise
 
 
 def make(folder: Path) -> None:
     write_text(folder / "one" / "weights", "new")
     write_text(folder / "one" / "result.json", "new")
-    finish(folder, "one/result.json")
+    commit_pending(folder, "one/result.json")
 
 
 def points(folder: Path, action) -> int:
@@ -46,7 +46,7 @@ def after(folder: Path, action, at: int, kind: Kind) -> dict[str, str]:
     """What is in the folder once the action has failed at its `at`-th operation, and the next writer has come."""
     with faults(at, kind), suppress(LabError, Killed):
         action(folder)
-    settle(folder)
+    recover(folder)
     return tree(folder)
 
 
@@ -66,7 +66,7 @@ def test_set_aside_and_finished(states, tmp_path):
     assert {".aside-1/one/weights", ".aside-1/two/weights", ".aside-1/recipe.json"} <= during.keys()
     folder = old(tmp_path / "again")
     begin(folder)
-    pending(folder)[-1].undo()
+    pending(folder)[-1].rollback()
     assert tree(folder) == before
 
 
@@ -82,7 +82,7 @@ def test_undo_stopped_anywhere_ends_as_undone(states, tmp_path, kind):
     before, during, _ = states
 
     def undo(folder: Path) -> None:
-        pending(folder)[-1].undo()
+        pending(folder)[-1].rollback()
 
     begin(old(tmp_path / "count"))
     for at in range(1, points(tmp_path / "count", undo) + 1):
@@ -107,7 +107,7 @@ def test_a_new_stage_stopped_anywhere_can_be_gone_on_with(states, tmp_path, kind
 @pytest.mark.parametrize("kind", ["error", "kill"])
 def test_a_new_folder_stopped_anywhere_is_as_it_was(tmp_path, kind):
     def fill(folder: Path) -> None:
-        with changing(folder, "a new run", ["recipe.json", "one"]):
+        with transaction(folder, "a new run", ["recipe.json", "one"]):
             write_text(folder / "recipe.json", "new")
             write_text(folder / "one" / "weights", "new")
 
@@ -129,7 +129,7 @@ def test_what_is_made_anew_can_be_made_anew(tmp_path):
     write_text(folder / "one" / "weights", "half")
     half = tree(folder)
     begin(folder)
-    pending(folder)[-1].undo()
+    pending(folder)[-1].rollback()
     assert tree(folder) == half
     begin(folder)
     make(folder)
@@ -143,6 +143,6 @@ def test_what_was_done_is_said(tmp_path):
         folder = old(tmp_path / str(at))
         with faults(at, "kill"), suppress(Killed):
             begin(folder)
-        said.append([words.removeprefix(f"{folder}: ") for words in settle(folder)])
-        assert settle(folder) == []
+        said.append([words.removeprefix(f"{folder}: ") for words in recover(folder)])
+        assert recover(folder) == []
     assert said[0] == [] and ["one --again was stopped half-way; all is as it was before."] in said

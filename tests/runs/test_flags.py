@@ -3,7 +3,7 @@
 import pytest
 
 from labkit.commands.main import main
-from labkit.runs.flags import in_words
+from labkit.runs.flags import format_tyro_error
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from labkit.runs.flags import in_words
     [
         ("run --model.width abc", "--model.width must be a whole number, not 'abc'."),
         ("run --model.key-heads x", "--model.key-heads must be None or a whole number, not 'x'."),
-        ("run --pretrain.train.lr x", "--pretrain.train.lr must be a number, not 'x'."),
+        ("run --pretrain.train.muon-lr x", "--pretrain.train.muon-lr must be a number, not 'x'."),
         ("run --model.width 0", "--model.width must be at least 1 and at most 1,048,576, not 0."),
         ("run --model.norm x", "--model.norm can be rms, layer, not 'x'."),
         ("run --model.width", "--model.width needs a value."),
@@ -32,7 +32,7 @@ def test_what_a_flag_does_not_take_is_one_line(arguments, line, capsys, tmp_path
     [
         ("--model.width 257", ("width / heads", "must be even, not 257")),
         ("--model.heads 3", ("--model: a width of 64 cannot be split into 3 heads",)),
-        ("--model.no-causal", ("model.causal True and model.encoder 0",)),
+        ("--model.no-causal", ("model.causal True and model.encoder_depth 0",)),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_before_the_run_begins(settings, words, capsys, tmp_path):
@@ -44,5 +44,5 @@ def test_a_model_that_does_not_fit_is_refused_before_the_run_begins(settings, wo
 
 def test_a_box_is_read_on_a_console_of_any_kind():
     for box in ("╭─ Value error ──╮\n│ All is lost.    │\n╰────────────────╯", "Value error\n------\n All is lost. \n"):
-        assert in_words(box, "labkit run") == "All is lost."
-    assert in_words("it broke\n", "labkit run") == "it broke"
+        assert format_tyro_error(box, "labkit run") == "All is lost."
+    assert format_tyro_error("it broke\n", "labkit run") == "it broke"

@@ -11,7 +11,7 @@ from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run, find_runs
-from labkit.runs.inputs import hash_of, input_hashes, is_content
+from labkit.runs.inputs import hash_of, input_hashes, matches_hash
 from labkit.runs.stage_folder import StageFolder
 from labkit.stages import Pretrain
 from tests.faults import tree
@@ -128,9 +128,9 @@ def test_a_folder_is_known_by_the_names_and_contents_of_what_is_read(tmp_path):
     known = hash_of(folder)
     (folder / ".DS_Store").write_text("seen by a file manager")
     (folder / "notes.pdf").write_text("no kind that is read")
-    assert hash_of(folder) == known and is_content(folder, known)
+    assert hash_of(folder) == known and matches_hash(folder, known)
     (folder / "b.txt").rename(folder / "test.txt")
-    assert not is_content(folder, known)
+    assert not matches_hash(folder, known)
 
 
 def test_what_an_older_labkit_has_hashed_is_known_again(tmp_path):
@@ -139,13 +139,13 @@ def test_what_an_older_labkit_has_hashed_is_known_again(tmp_path):
     folder.mkdir()
     (folder / "a.txt").write_text("a")
     old = hashlib.sha256(hashlib.sha256(b"a").digest())
-    assert is_content(folder, old.hexdigest())
+    assert matches_hash(folder, old.hexdigest())
     (folder / ".DS_Store").write_text("x")
-    assert is_content(folder, old.hexdigest())
+    assert matches_hash(folder, old.hexdigest())
     old.update(hashlib.sha256(b"b").digest())
-    assert not is_content(folder, old.hexdigest())
+    assert not matches_hash(folder, old.hexdigest())
     (folder / "b.txt").write_text("b")
-    assert is_content(folder, old.hexdigest())
+    assert matches_hash(folder, old.hexdigest())
     shipped = Run.open(demo_folder())
     shipped.check(shipped.recipe)
 

@@ -10,7 +10,7 @@ import pytest
 from labkit.errors import LabError
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_new_name
-from labkit.runs.lock import born
+from labkit.runs.lock import process_identity
 from tests.commands.test_main import SMALL
 
 
@@ -38,9 +38,9 @@ def test_a_stopped_run_can_be_gone_on_with(tmp_path):
     steps = ["--pretrain.train.steps", "4000", "--stages", "pretrain"]
     jobs.start("small", ["run", "--out", str(folder), *SMALL, *steps])
     wait_for(lambda: (folder / "pretrain").is_dir() and len(Run.open(folder).stage("pretrain").records) > 2)
-    assert not jobs.stopped("small")
+    assert not jobs.stop_requested("small")
     jobs.stop("small")
-    assert jobs.stopped("small")
+    assert jobs.stop_requested("small")
     wait_for(lambda: not jobs.running("small"))
     assert "To go on: labkit run" in jobs.log("small")
     assert 0 < Run.open(folder).stage("pretrain").records[-1]["step"] < 4000
@@ -81,7 +81,7 @@ def test_a_name_that_is_a_path_is_refused_before_it_is_looked_for(tmp_path, name
     (tmp_path / "runs" / ".jobs").mkdir(parents=True)
     (tmp_path / "x.log").write_text("secret")
     jobs = Jobs(tmp_path / "runs")
-    for ask in (jobs.log, jobs.running, jobs.stop, jobs.stopped, jobs.arguments, jobs.forget):
+    for ask in (jobs.log, jobs.running, jobs.stop, jobs.stop_requested, jobs.arguments, jobs.forget):
         with pytest.raises(LabError, match="is not the name of a run"):
             ask(name)
     with pytest.raises(LabError, match="is not the name of a run"):
@@ -112,7 +112,7 @@ def test_what_is_known_of_a_process_is_kept_renamed_and_dropped(tmp_path):
     jobs = Jobs(tmp_path)
     jobs.start("one", ["--version"])
     wait_for(lambda: not jobs.running("one"))
-    assert jobs.arguments("one") == ["--version"] and not jobs.stopped("one") and "labkit 0" in jobs.log("one")
+    assert jobs.arguments("one") == ["--version"] and not jobs.stop_requested("one") and "labkit 0" in jobs.log("one")
     jobs.rename("one", "two")
     assert jobs.arguments("one") == [] and jobs.log("one") == "" and "labkit 0" in jobs.log("two")
     jobs.forget("two")
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):
 def test_a_process_is_known_again_when_the_clock_is_set(tmp_path, monkeypatch):
     jobs = Jobs(tmp_path)
     (tmp_path / ".jobs").mkdir()
-    about = {**born(psutil.Process()), "arguments": [], "stopped": False}
+    about = {**process_identity(psutil.Process()), "arguments": [], "stopped": False}
     (tmp_path / ".jobs" / "mine.json").write_text(json.dumps(about))
     created = psutil.Process.create_time
     monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 7200)

@@ -13,14 +13,14 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.runs import lock
-from labkit.runs.lock import alive, born, one_writer
+from labkit.runs.lock import alive, one_writer, process_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def held(folder: Path, **other) -> Path:
     """A lock of this process, but for what is said otherwise."""
-    owner = {**born(psutil.Process()), "host": socket.gethostname()}
+    owner = {**process_identity(psutil.Process()), "host": socket.gethostname()}
     folder.mkdir(exist_ok=True)
     (folder / ".lock").write_text(json.dumps(owner | other))
     return folder / ".lock"
@@ -76,7 +76,7 @@ def test_an_owner_at_work_keeps_its_lock_when_the_clock_is_set(other, tmp_path, 
     created = psutil.Process.create_time
     with monkeypatch.context() as changed:
         changed.setattr(psutil.Process, "create_time", lambda process: created(process) + seconds)
-        assert lock.writer(tmp_path / "run")
+        assert lock.lock_holder(tmp_path / "run")
         changed.setattr(lock.fcntl, "flock", no_locks)
         with pytest.raises(LabError, match=f"number {other.pid}"), one_writer(tmp_path / "run"):
             pass

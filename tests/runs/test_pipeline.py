@@ -40,7 +40,7 @@ def test_events_tell_the_whole_story(made):
     each = ["prepare", *["train"] * 6, "evaluate", "finished"]
     assert phases == [("tokenizer", "prepare"), *[(stage, p) for stage in STAGES for p in each]]
     trained = [event for event in events if event.phase == "train" and event.stage == "sft"]
-    assert [(event.done, event.total, event.record.step) for event in trained] == [(i, 6, i) for i in range(1, 7)]
+    assert [(event.steps_done, event.total, event.record.step) for event in trained] == [(i, 6, i) for i in range(1, 7)]
 
 
 def test_the_report(made):
@@ -210,10 +210,13 @@ def test_instructions_alone_follow_the_worlds_documents(tmp_path, corpora):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"ppo": {"answer_tokens": 126}}, "None of .* prompts fits in 2 tokens"),
+        ({"ppo": {"max_new_tokens": 126}}, "None of .* prompts fits in 2 tokens"),
         ({"evaluation": {"answer_tokens": 127}}, "None of .* held-out prompts leaves room for an answer of 127 tokens"),
-        ({"reward": {"train": replace(TRAIN, optimizer="adamw", length=8)}}, "None of .* preference pairs fits"),
-        ({"sft": {"train": replace(TRAIN, length=4)}}, "None of .* conversations fits, with its prompt, in a row of 4"),
+        ({"reward": {"train": replace(TRAIN, optimizer="adamw", max_length=8)}}, "None of .* preference pairs fits"),
+        (
+            {"sft": {"train": replace(TRAIN, max_length=4)}},
+            "None of .* conversations fits, with its prompt, in a row of 4",
+        ),
     ],
 )
 def test_what_a_later_stage_cannot_do_is_refused_before_the_first(tmp_path, corpora, change, words):

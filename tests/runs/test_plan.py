@@ -12,7 +12,7 @@ from labkit.runs.pipeline import rerun_stage, run
 from labkit.runs.plan import PlannedStage, format_plan, parse_plan, plan_from_list, plan_of, resolve
 from labkit.runs.presets import make_recipe
 from labkit.runs.recipe import Recipe
-from labkit.stages import DPO, PPO, FineTune, FitReward, Pretrain
+from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling
 from labkit.training.config import TrainConfig
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
@@ -33,12 +33,12 @@ def test_a_plan_is_its_text():
 
 
 def test_a_stage_has_the_settings_of_its_name_else_of_its_kind_else_its_defaults():
-    known = (*plan_of(pretrain=Pretrain(), sft=FineTune()), PlannedStage("dpo-strict", DPO(beta=0.7)))
+    known = (*plan_of(pretrain=Pretrain(), sft=SFT()), PlannedStage("dpo-strict", DPO(beta=0.7)))
     pretrain, sft, strict, other = parse_plan("pretrain,sft,dpo-strict,dpo-other", known)
-    assert strict.stage == other.stage == DPO(beta=0.7) and sft.stage == FineTune()
+    assert strict.stage == other.stage == DPO(beta=0.7) and sft.stage == SFT()
     both = (*known, PlannedStage("dpo", DPO(beta=0.2)))
     assert [one.stage for one in parse_plan("pretrain,sft,dpo,dpo-strict", both)[2:]] == [DPO(beta=0.2), DPO(beta=0.7)]
-    assert parse_plan("pretrain,sft,reward", known)[2].stage == FitReward()
+    assert parse_plan("pretrain,sft,reward", known)[2].stage == RewardModeling()
 
 
 def test_what_a_stage_begins_with():
@@ -47,7 +47,7 @@ def test_what_a_stage_begins_with():
     assert begins["pretrain"] is None and begins["sft"] == "pretrain" and begins["sft-long"] == "sft"
     assert begins["reward"] == begins["ppo"] == begins["dpo"] == "sft-long" and begins["dpo-strict"] == "ppo"
     assert recipe.needs("ppo") == ["sft-long", "reward"] and recipe.needs("dpo") == ["sft-long"]
-    assert recipe.annotated == "sft-long" and recipe.judge("dpo") == "reward"
+    assert recipe.answer_stage == "sft-long" and recipe.reward_stage("dpo") == "reward"
     assert recipe.chat_stages == ["sft", "sft-long", "ppo", "dpo", "dpo-strict"]
 
 
@@ -116,12 +116,12 @@ def test_a_stage_that_another_labkit_had_is_named(tmp_path):
 def test_who_wrote_the_answers_that_are_compared_is_built_on():
     """The first learner comes after sft-long: the world's annotator compares its answers, for those after sft too."""
     recipe = planned("pretrain,sft,sft-long@sft,reward,dpo@sft")
-    assert recipe.annotated == "sft-long" and recipe.needs("dpo") == ["sft", "sft-long"]
+    assert recipe.answer_stage == "sft-long" and recipe.needs("dpo") == ["sft", "sft-long"]
     assert recipe.descendants("sft-long") == ["reward", "dpo"]
     alone = planned("pretrain,sft,sft-long@sft,dpo@sft")
-    assert alone.annotated == "sft" and alone.fingerprint("dpo") != recipe.fingerprint("dpo")
+    assert alone.answer_stage == "sft" and alone.fingerprint("dpo") != recipe.fingerprint("dpo")
     given = replace(recipe, text="t", instructions="i", preferences="p")
-    assert given.annotated is None and given.needs("dpo") == ["sft"]
+    assert given.answer_stage is None and given.needs("dpo") == ["sft"]
 
 
 def test_a_plan_of_many_rounds_is_resolved_at_once():
@@ -198,18 +198,18 @@ def test_both_may_be_moved_and_what_was_begun_is_not_begun_anew(tmp_path, monkey
     recipe = planned("sft@big/pretrain,dpo")
     list(run(recipe, "student", ["sft"]))
     monkeypatch.chdir(tmp_path)
-    assert Run.open("a/student").stage_elsewhere("big/pretrain").trained
+    assert Run.open("a/student").external_stage("big/pretrain").trained
     Run.open("a/student").branch("branch", recipe, ["sft"])
     assert Run.open("branch").places["big/pretrain"] == str(tmp_path / "a" / "big" / "pretrain")
     (tmp_path / "a").rename(tmp_path / "b")
     monkeypatch.chdir(tmp_path / "b")
-    assert Run.open("student").stage_elsewhere("big/pretrain").trained
+    assert Run.open("student").external_stage("big/pretrain").trained
     list(rerun_stage("big", "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
     with pytest.raises(LabError, match="has changed since student was begun with it"):
         Run.open("student").branch("another", recipe, ["sft"])
     (tmp_path / "b" / "big").rename(tmp_path / "b" / "gone")
     with pytest.raises(LabError, match="big/pretrain, which student begins with, is gone: there is no"):
-        Run.open("student").stage_elsewhere("big/pretrain")
+        Run.open("student").external_stage("big/pretrain")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_rows_longer_than_the_other_runs_context_are_refused(tmp_path):
     recipe = planned(f"sft@{tmp_path / 'big'}/pretrain")
     wide = replace(recipe, model=replace(recipe.model, context=512))
     with pytest.raises(LabError, match="Rows of sft have 200 tokens, but the context of .*big/pretrain is 128"):
-        list(run(wide.with_stages(sft=FineTune(TrainConfig(steps=2, length=200))), tmp_path / "new"))
-    later = replace(wide, plan=(*wide.plan, PlannedStage("dpo", DPO(TrainConfig(steps=2, length=200)))))
+        list(run(wide.with_stages(sft=SFT(TrainConfig(steps=2, max_length=200))), tmp_path / "new"))
+    later = replace(wide, plan=(*wide.plan, PlannedStage("dpo", DPO(TrainConfig(steps=2, max_length=200)))))
     with pytest.raises(LabError, match="Rows of dpo have 200 tokens, but the context of .*big/pretrain is 128"):
         list(run(later, tmp_path / "new"))

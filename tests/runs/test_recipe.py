@@ -8,7 +8,7 @@ from labkit.model.positions import NoPosition, Sinusoidal, T5Buckets
 from labkit.model.rwkv import RWKV
 from labkit.runs.presets import PRESETS, REAL_TEXT, make_recipe
 from labkit.runs.recipe import Recipe
-from labkit.stages import FineTune
+from labkit.stages import SFT
 from labkit.training.config import TrainConfig
 
 
@@ -32,7 +32,7 @@ def test_an_unknown_preset():
 
 def test_rows_longer_than_the_context():
     with pytest.raises(LabError, match="rows of sft have 999 tokens, but the model's context is"):
-        make_recipe("smoke").with_stages(sft=FineTune(TrainConfig(length=999)))
+        make_recipe("smoke").with_stages(sft=SFT(TrainConfig(max_length=999)))
 
 
 def test_stages():
@@ -48,7 +48,7 @@ def test_what_a_stage_builds_on():
     assert recipe.ancestors("pretrain") == [] and recipe.ancestors("dpo") == ["pretrain", "sft"]
     assert recipe.ancestors("ppo") == ["pretrain", "sft", "reward"]
     assert recipe.descendants("reward") == ["ppo"] and recipe.descendants("sft") == ["reward", "ppo", "dpo"]
-    other = recipe.with_stages(ppo=replace(recipe.stages["ppo"], kl=0.5))
+    other = recipe.with_stages(ppo=replace(recipe.stages["ppo"], kl_coef=0.5))
     assert recipe.fingerprint("dpo") == other.fingerprint("dpo") and recipe.fingerprint("ppo") != other.fingerprint(
         "ppo"
     )
@@ -59,7 +59,7 @@ def test_what_a_stage_builds_on():
 
 def test_fingerprints_change_with_what_decides_the_weights_and_no_more():
     recipe = make_recipe("smoke")
-    shorter = recipe.with_stages(sft=FineTune(TrainConfig(steps=1)))
+    shorter = recipe.with_stages(sft=SFT(TrainConfig(steps=1)))
     assert recipe.fingerprint("pretrain") == shorter.fingerprint("pretrain")
     assert recipe.fingerprint("sft") != shorter.fingerprint("sft")
     measured = replace(recipe, evaluation=replace(recipe.evaluation, stories=1))
@@ -70,7 +70,7 @@ def test_fingerprints_change_with_what_decides_the_weights_and_no_more():
 def test_differences_name_the_field_and_both_values():
     recipe = make_recipe("smoke")
     steps = recipe.stages["sft"].train.steps
-    other = replace(recipe.with_stages(sft=FineTune(replace(recipe.stages["sft"].train, steps=7))), seed=1)
+    other = replace(recipe.with_stages(sft=SFT(replace(recipe.stages["sft"].train, steps=7))), seed=1)
     assert recipe.differences(other) == {"seed": (0, 1), "sft.train.steps": (steps, 7)}
     assert recipe.differences(recipe) == {}
 
@@ -93,8 +93,8 @@ def test_recipes_of_before_whose_stages_have_a_seed_still_load():
         ({"width": 257, "position": Sinusoidal()}, "the width must be even, not 257"),
         ({"position": T5Buckets(32, 16)}, "max_distance must be above 16, not 16"),
         ({"mixer": RWKV(), "position": NoPosition(), "head_width": 8}, "1 heads of 8 with 1 keys do not make 64"),
-        ({"encoder": 2}, "leave model.causal True and model.encoder 0"),
-        ({"causal": False}, "leave model.causal True and model.encoder 0"),
+        ({"encoder_depth": 2}, "leave model.causal True and model.encoder_depth 0"),
+        ({"causal": False}, "leave model.causal True and model.encoder_depth 0"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_when_the_recipe_is_made(shape, words):

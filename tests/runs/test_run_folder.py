@@ -16,13 +16,13 @@ import pytest
 from labkit.commands.main import main
 from labkit.errors import LabError
 from labkit.files import read_json
-from labkit.runs.changes import Change
+from labkit.runs.changes import FolderTransaction
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import rerun_stage, run, undo
 from tests.faults import Killed, Kind, bury, faults, tree
 from tests.tiny_run import OTHER, RECIPE, STAGES, make, stub, weights
 
-SHARED_BY_THREE = RECIPE.with_stages(ppo=replace(RECIPE.stages["ppo"], samples=3))
+SHARED_BY_THREE = RECIPE.with_stages(ppo=replace(RECIPE.stages["ppo"], num_generations=3))
 POINTS = 8
 """At how many of a command's file operations it is stopped: at random ones, and at the first and the last."""
 
@@ -31,7 +31,7 @@ POINTS = 8
 def stubbed():
     with pytest.MonkeyPatch.context() as patched:
         stub(patched)
-        patched.setattr("labkit.reporting.page.write", lambda folder: folder / "report.html")
+        patched.setattr("labkit.reporting.page.write_report", lambda folder: folder / "report.html")
         patched.setattr("labkit.reporting.terminal.summary", lambda folder: "")
         yield
 
@@ -77,11 +77,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another recipe": (lambda path: make(replace(RECIPE, seed=1), path, resume=True), "another recipe .seed: 0, not 1"),
     "a stage that is not there": (lambda path: make(RECIPE, path, ["grpo"], resume=True), "no stage grpo"),
     "rows longer than the context": (
-        lambda path: list(rerun_stage(path, "sft", replace(OTHER, train=replace(OTHER.train, length=4096)))),
+        lambda path: list(rerun_stage(path, "sft", replace(OTHER, train=replace(OTHER.train, max_length=4096)))),
         "rows of sft have 4096 tokens, but the model's context is 128",
     ),
     "a stage whose forerunner is missing": (
-        lambda path: list(rerun_stage(path, "ppo", replace(RECIPE.stages["ppo"], samples=3))),
+        lambda path: list(rerun_stage(path, "ppo", replace(RECIPE.stages["ppo"], num_generations=3))),
         "ppo builds on reward, and reward is not finished",
     ),
     "nothing to undo": (lambda path: undo(path, "sft"), "sft is not being made again"),
@@ -226,8 +226,8 @@ def test_what_a_kill_left_is_settled_before_a_command_reads_it(made, tmp_path, m
     path = Path(shutil.copytree(made, tmp_path / "run"))
     before = tree(path)
     with monkeypatch.context() as dying:
-        dying.setattr(Change, "taken", lambda change: killed())
-        dying.setattr(Change, "undo", lambda change: None)
+        dying.setattr(FolderTransaction, "mark_moved", lambda change: killed())
+        dying.setattr(FolderTransaction, "rollback", lambda change: None)
         with pytest.raises(Killed):
             again(path)
     assert tree(path) != before

@@ -13,7 +13,7 @@ from labkit.runs.folder import Run
 from labkit.runs.pipeline import measure_again, prepared, run
 from labkit.runs.prepare import prepare
 from labkit.runs.presets import make_recipe
-from labkit.runs.shipped import ship
+from labkit.runs.shipped import make_demo_run
 from labkit.stages import DPO, PPO
 from tests.tiny_recipe import tiny_recipe
 
@@ -35,7 +35,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def shipped(source) -> Run:
-    return ship(source, source.with_name("shipped"))
+    return make_demo_run(source, source.with_name("shipped"))
 
 
 def test_weights_are_rounded_and_nothing_else_changes(source, shipped):
@@ -62,15 +62,15 @@ def test_the_report_is_of_the_rounded_weights(source, shipped):
 
 
 def test_again_in_the_same_place_and_nowhere_else(source, shipped, tmp_path):
-    assert ship(source, shipped.path).recipe == shipped.recipe
+    assert make_demo_run(source, shipped.path).recipe == shipped.recipe
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("keep me")
     with pytest.raises(LabError, match="holds something else than a run"):
-        ship(source, tmp_path / "letters")
+        make_demo_run(source, tmp_path / "letters")
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
     begun = Run.create(tmp_path / "begun", tiny_recipe())
     with pytest.raises(LabError, match="has not finished pretrain, sft, reward, ppo, dpo"):
-        ship(begun.path, tmp_path / "other")
+        make_demo_run(begun.path, tmp_path / "other")
 
 
 def test_data_demo_is_of_the_default_recipe_as_it_is_now():
@@ -94,8 +94,8 @@ def test_the_measures_of_data_demo_come_out_again(name):
         demo.recipe.stages[name],
     )
     if isinstance(stage, PPO | DPO):
-        tokens = stage.answer_tokens if isinstance(stage, PPO) else demo.recipe.evaluation.answer_tokens
-        asked = demo.recipe.evaluation.prompts, stage.train.length, tokens
+        tokens = stage.max_new_tokens if isinstance(stage, PPO) else demo.recipe.evaluation.answer_tokens
+        asked = demo.recipe.evaluation.prompts, stage.train.max_length, tokens
         found = policy_metrics(demo.model(name), stage_inputs, *asked)
     else:
         found = measure_again(demo, name, stage_inputs)["metrics"]

@@ -14,15 +14,15 @@ from labkit.evaluation.policies import held_out_prompts, policy_metrics
 from labkit.evaluation.preference_accuracy import ranking_metrics
 from labkit.losses import entropy, sum_logprobs, token_logprobs
 from labkit.model.reward_model import RewardModel
-from labkit.stages import DPO, PPO, FitReward
+from labkit.stages import DPO, PPO, RewardModeling
 from labkit.stages.dpo import reference_logprobs
 from labkit.stages.ppo import ActorCritic
 from labkit.stages.rollouts import Rollouts
 from labkit.stages.sampling import Sampler
 from labkit.text.chat import encode_prompt
-from labkit.text.pairs import Pair, comparison, encode_pair
+from labkit.text.pairs import Pair, collate_pairs, encode_pair
 from labkit.text.reading import Conversations, Preferences
-from labkit.text.reading.report import Reading
+from labkit.text.reading.report import ReadReport
 from labkit.training.loop import fit
 from labkit.world import Message
 from tests.tiny_alignment import TRAIN, tiny_materials
@@ -35,7 +35,7 @@ def stage_inputs():
 
 
 def test_the_reward_model_learns_what_was_chosen(stage_inputs):
-    stage = FitReward(TRAIN)
+    stage = RewardModeling(TRAIN)
     model = stage.initial_model(stage_inputs)
     untrained = stage.loss(model, stage_inputs, EvaluationConfig())
     list(fit(model, stage.source(stage_inputs, model), stage.objective, stage.train))
@@ -49,10 +49,10 @@ def test_a_score_reads_the_whole_answer_and_nothing_after(stage_inputs):
     with torch.no_grad():
         model.head.weight.normal_()
     one, other = stage_inputs.pairs(64)[:2]
-    alone = comparison([encode_pair(tokenizer, one)], 64, tokenizer.pad)
-    beside = comparison([encode_pair(tokenizer, one), encode_pair(tokenizer, other)], 64, tokenizer.pad)
+    alone = collate_pairs([encode_pair(tokenizer, one)], 64, tokenizer.pad)
+    beside = collate_pairs([encode_pair(tokenizer, one), encode_pair(tokenizer, other)], 64, tokenizer.pad)
     with torch.no_grad():
-        scores, among = (model.last(batch.inputs, batch.mask, batch.ends) for batch in (alone, beside))
+        scores, among = (model.scores_at(batch.inputs, batch.mask, batch.ends) for batch in (alone, beside))
         torch.testing.assert_close(scores, among[[0, 2]])
         ids, answer = encode_pair(tokenizer, one)[0]
         found = model(torch.tensor([ids]), torch.tensor([[*answer[1:], False]]))
@@ -62,12 +62,12 @@ def test_a_score_reads_the_whole_answer_and_nothing_after(stage_inputs):
 def test_a_score_begins_as_the_mean_log_probability_of_the_answer(stage_inputs):
     tokenizer, model = stage_inputs.tokenizer, RewardModel(stage_inputs.model("sft"))
     pairs = stage_inputs.pairs(64)[:3]
-    batch = comparison([encode_pair(tokenizer, pair) for pair in pairs], 64, tokenizer.pad)
+    batch = collate_pairs([encode_pair(tokenizer, pair) for pair in pairs], 64, tokenizer.pad)
     with torch.no_grad():
         expected = sum_logprobs(model.body(batch.inputs), batch.labels, batch.mask) / batch.mask.sum(-1)
-        torch.testing.assert_close(model.last(batch.inputs, batch.mask, batch.ends), expected)
+        torch.testing.assert_close(model.scores_at(batch.inputs, batch.mask, batch.ends), expected)
         model.logprob_weight.fill_(0.0)
-        assert model.last(batch.inputs, batch.mask, batch.ends).abs().max() == 0
+        assert model.scores_at(batch.inputs, batch.mask, batch.ends).abs().max() == 0
 
 
 def test_a_value_knows_no_token_after_its_own(stage_inputs):
@@ -81,7 +81,7 @@ def test_a_value_knows_no_token_after_its_own(stage_inputs):
 
 
 def test_dpo_begins_at_log_2_and_learns(stage_inputs):
-    stage = DPO(dataclasses.replace(TRAIN, adam_lr=1e-3))
+    stage = DPO(dataclasses.replace(TRAIN, adamw_lr=1e-3))
     model = stage.initial_model(stage_inputs)
     records = list(fit(model, stage.source(stage_inputs, model), stage.objective, stage.train))
     assert records[0].loss == pytest.approx(math.log(2), abs=1e-5)
@@ -101,8 +101,8 @@ def test_reference_logprobs_are_those_of_each_answer_alone(stage_inputs):
 
 
 def ppo(**changes) -> PPO:
-    train = dataclasses.replace(TRAIN, steps=12, rows=16, length=160, adam_lr=1e-3)
-    return PPO(train, answer_tokens=10, **changes)
+    train = dataclasses.replace(TRAIN, steps=12, batch_size=16, max_length=160, adamw_lr=1e-3)
+    return PPO(train, max_new_tokens=10, **changes)
 
 
 def test_a_rollout_is_what_the_model_wrote(stage_inputs):
@@ -132,7 +132,7 @@ def test_log_probabilities_are_those_of_the_distribution_that_was_sampled(stage_
     torch.testing.assert_close(token_logprobs(logits, batch.labels) * batch.mask, batch.logprobs)
     assert batch.kl.item() == pytest.approx(0, abs=1e-5)
     loss, count, watched = stage.objective(model, batch)
-    assert loss.item() == pytest.approx(stage.value_weight * watched["value_loss"].item(), abs=1e-3)
+    assert loss.item() == pytest.approx(stage.vf_coef * watched["value_loss"].item(), abs=1e-3)
     spread = entropy(logits)[batch.mask].mean()
     assert watched["entropy"].item() / count.item() == pytest.approx(spread.item(), abs=1e-4)
 
@@ -141,7 +141,7 @@ def test_what_is_learned_from_is_what_was_drawn(stage_inputs):
     """An answer ends with the end token that was drawn, whichever it is; one that was cut off ends with none."""
     tokenizer, model = stage_inputs.tokenizer, stage_inputs.model("sft")
     prompts = [stage_inputs.prompts(160, 10).ids(0)] * 200
-    sampler = Sampler(tokenizer, length=160, answer_tokens=10, temperature=1.0)
+    sampler = Sampler(tokenizer, length=160, max_new_tokens=10, temperature=1.0)
     samples = sampler.sample(model, prompts, torch.Generator().manual_seed(0))
     filters, generator = [Temperature(1.0)], torch.Generator().manual_seed(0)
     free = generate(model, prompts, filters=filters, rows=200, max_new_tokens=10, generator=generator)
@@ -149,7 +149,7 @@ def test_what_is_learned_from_is_what_was_drawn(stage_inputs):
     for drawn, other, labels, mask in zip(samples.drawn, free, samples.batch.labels, samples.batch.mask, strict=True):
         stop = next((at for at, token in enumerate(other) if token in tokenizer.stops), len(other))
         assert list(drawn) == other[: stop + 1] == labels[mask].tolist()
-        assert list(sampler.text(drawn)) == other[:stop]
+        assert list(sampler.strip_end_token(drawn)) == other[:stop]
         ends.add(drawn[-1])
     assert len(ends & set(tokenizer.stops)) > 1 and ends - set(tokenizer.stops)
 
@@ -172,7 +172,7 @@ def test_a_judge_that_gives_no_numbers_is_refused(stage_inputs):
 def test_accumulated_rollouts_are_one_large_rollout(stage_inputs):
     """Two batches a step, two steps on them: four batches, of which the last two are the first two again."""
     stage = ppo(epochs=2)
-    stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, accumulate=2))
+    stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, gradient_accumulation_steps=2))
     model = stage.initial_model(stage_inputs)
     source = stage.source(stage_inputs, model)
     first, second, again, once_more = (source.next_batch(model, n) for n in range(4))
@@ -208,7 +208,7 @@ def test_rollouts_by_the_compiled_writer_are_the_same(stage_inputs, monkeypatch)
     fast = ppo(compile_rollouts=True).source(stage_inputs, model)
     plain = ppo().source(stage_inputs, model)
     assert isinstance(fast, Rollouts) and isinstance(plain, Rollouts)
-    for one, other in zip(*plain.write(model, 0), *fast.write(model, 0), strict=True):
+    for one, other in zip(*plain.generate_batches(model, 0), *fast.generate_batches(model, 0), strict=True):
         assert one.equal(other)
     assert fast.sampler.writer is not None and fast.sampler.writer.model is model.actor
 
@@ -231,13 +231,13 @@ def test_ppo_raises_the_reward(stage_inputs):
     reward_model.logprob_weight.data.fill_(0.0)  # it says nothing of even tokens
 
     class Counts(RewardModel):
-        def last(self, tokens, mask, ends):
+        def scores_at(self, tokens, mask, ends):
             places = torch.arange(tokens.shape[1])
             return ((tokens % 2 == 0) & (places > ends[:, None] - 10)).float().sum(-1)
 
     counting = Counts(reward_model.body)
-    stage = ppo(kl=0.01, epochs=2)
-    stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, steps=40, adam_lr=3e-3))
+    stage = ppo(kl_coef=0.01, epochs=2)
+    stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, steps=40, adamw_lr=3e-3))
     model = ActorCritic(stage_inputs.model("sft"), reward_model)
     source = stage.source(dataclasses.replace(stage_inputs, reward_model_of=lambda name: counting), model)
     records = list(fit(model, source, stage.objective, stage.train))
@@ -252,7 +252,7 @@ def test_the_first_step_on_a_rollout_clips_nothing(stage_inputs):
     loss, count, watched = stage.objective(model, batch)
     assert watched["clip_fraction"] == 0 and count == batch.mask.sum()
     # with ratio 1 the policy's part is minus the sum of whitened advantages, which is 0
-    assert loss.item() == pytest.approx(stage.value_weight * watched["value_loss"].item(), abs=1e-3)
+    assert loss.item() == pytest.approx(stage.vf_coef * watched["value_loss"].item(), abs=1e-3)
 
 
 def test_without_bf16_rollouts_are_worked_out_as_training_is(stage_inputs, monkeypatch):
@@ -267,7 +267,7 @@ def test_without_bf16_rollouts_are_worked_out_as_training_is(stage_inputs, monke
 
 
 def test_rows_that_cannot_be_shared(stage_inputs):
-    stage = ppo(samples=5)
+    stage = ppo(num_generations=5)
     with pytest.raises(LabError, match="16 answers cannot be 5 to each prompt on 1 processes"):
         stage.source(stage_inputs, stage.initial_model(stage_inputs))
 
@@ -277,8 +277,8 @@ def test_pairs_that_are_too_long_are_counted_and_said(stage_inputs):
     between = max(lengths) - 1
     fit_there = sum(length <= between for length in lengths)
     with pytest.warns(UserWarning, match=f"{len(lengths) - fit_there} of {len(lengths)} preference pairs are longer"):
-        assert stage_inputs.left_out(between) == len(lengths) - fit_there > 0
-    found = FitReward(dataclasses.replace(TRAIN, length=between)).evaluate(
+        assert stage_inputs.left_out_count(between) == len(lengths) - fit_there > 0
+    found = RewardModeling(dataclasses.replace(TRAIN, max_length=between)).evaluate(
         RewardModel(stage_inputs.model("sft")), stage_inputs, EvaluationConfig()
     )
     assert found["left_out"] == len(lengths) - fit_there
@@ -286,7 +286,7 @@ def test_pairs_that_are_too_long_are_counted_and_said(stage_inputs):
 
 def test_prompts_without_room_for_an_answer_are_counted_and_said(stage_inputs):
     given = [Pair((Message("user", "Where is Tom? " * times),), "Here.", "There.") for times in (1, 20, 30, 40)]
-    reading = Reading("a file")
+    reading = ReadReport("a file")
     given_data = {"conversations": Conversations([], [], reading), "preferences": Preferences(given, given, reading)}
     real = tiny_materials(**given_data)
     words = "3 of 4 {}prompts with an answer of 8 tokens are longer than a row of 32 tokens: 3 are left out"

@@ -9,7 +9,7 @@ import pytest
 from labkit.commands.main import main
 from labkit.errors import LabError
 from labkit.reporting.comparison import compare_runs, comparison_table
-from labkit.reporting.page import curves, report_page
+from labkit.reporting.page import report_page, stage_figures
 from labkit.runs.folder import Run
 from labkit.runs.plan import parse_plan
 from labkit.stages import STAGES, Stage, register
@@ -41,7 +41,7 @@ def made(toy, tmp_path, monkeypatch):
     monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset, **options: recipe)
     path = tmp_path / "runs" / "toy"
     given = ["run", "--out", str(path), "--plan", "pretrain,sft,repeat", "--repeat.weight", "0.5"]
-    assert main([*given, "--repeat.train.steps", "3", "--repeat.train.length", "96"]) == 0
+    assert main([*given, "--repeat.train.steps", "3", "--repeat.train.max-length", "96"]) == 0
     return path
 
 
@@ -63,7 +63,7 @@ def test_the_report_its_curves_and_the_comparison_know_it(made, capsys):
     said = ("Learning once more", "The conversations are learned a second time", "surprise squared", "Weighed loss")
     assert [words for words in said if words not in page] == []
     stage = Run.open(made).stage("repeat")
-    assert curves("repeat", {}, stage.records)["weighed"][0] == "Weighed loss"
+    assert stage_figures("repeat", {}, stage.records)["weighed"][0] == "Weighed loss"
     assert main(["report", str(made)]) == 0
     assert "surprise squared (nats squared)" in capsys.readouterr().out
     compared = comparison_table(compare_runs(made, made))

@@ -8,7 +8,7 @@ from labkit.evaluation.config import TextData, WorldData
 from labkit.model.transformer import Transformer
 from labkit.stages import Pretrain, StageInputs
 from labkit.text.chat import document_texts
-from labkit.text.reading import Reading, Texts
+from labkit.text.reading import ReadReport, Texts
 from labkit.text.sources import document_batch
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.config import TrainConfig
@@ -16,7 +16,9 @@ from labkit.training.loop import fit
 from labkit.world import World
 from tests.tiny_recipe import tiny_recipe
 
-STAGE = Pretrain(TrainConfig(steps=20, rows=4, length=64, lr=0.02, adam_lr=0.02, warmup=2, precision="fp32"))
+STAGE = Pretrain(
+    TrainConfig(steps=20, batch_size=4, max_length=64, muon_lr=0.02, adamw_lr=0.02, warmup_steps=2, precision="fp32")
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def stage_inputs():
 @pytest.fixture
 def real(stage_inputs):
     held_out = "that is the question: not to be, or to be. " * 20
-    texts = Texts(["to be or not to be, that is the question. " * 40], [held_out], Reading("rows"))
+    texts = Texts(["to be or not to be, that is the question. " * 40], [held_out], ReadReport("rows"))
     return dataclasses.replace(stage_inputs, texts=texts)
 
 
@@ -63,15 +65,15 @@ def test_real_text_is_read_in_crops(real):
 
 
 def test_text_shorter_than_a_row(stage_inputs):
-    short = dataclasses.replace(stage_inputs, texts=Texts(["too short"], ["x"], Reading("rows")))
+    short = dataclasses.replace(stage_inputs, texts=Texts(["too short"], ["x"], ReadReport("rows")))
     with pytest.raises(LabError, match="too short: .* tokens, but a context of 64 needs at least"):
         STAGE.source(short, None)
 
 
 def test_what_it_is_measured_on(stage_inputs, real):
-    data = STAGE.data(stage_inputs)
+    data = STAGE.eval_data(stage_inputs)
     assert isinstance(data, WorldData) and data.trained == 80 and data.seed == 2
-    data = STAGE.data(real)
+    data = STAGE.eval_data(real)
     assert isinstance(data, TextData) and data.texts == real.texts.validation
 
 

@@ -6,9 +6,9 @@ import torch
 from labkit.errors import LabError
 from labkit.evaluation.config import TextData, WorldData
 from labkit.model.transformer import Transformer
-from labkit.stages import FineTune, StageInputs
+from labkit.stages import SFT, StageInputs
 from labkit.text.chat import document_texts
-from labkit.text.reading import Conversations, Reading
+from labkit.text.reading import Conversations, ReadReport
 from labkit.text.sources import Packed
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.config import TrainConfig
@@ -16,7 +16,9 @@ from labkit.training.loop import fit
 from labkit.world import Document, Message, World
 from tests.tiny_recipe import tiny_recipe
 
-STAGE = FineTune(TrainConfig(steps=20, rows=4, length=96, lr=0.02, adam_lr=0.02, warmup=2, precision="fp32"))
+STAGE = SFT(
+    TrainConfig(steps=20, batch_size=4, max_length=96, muon_lr=0.02, adamw_lr=0.02, warmup_steps=2, precision="fp32")
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def real(stage_inputs):
         )
         for i in range(30)
     ]
-    return dataclasses.replace(stage_inputs, conversations=Conversations(asked[:25], asked[25:], Reading("rows")))
+    return dataclasses.replace(stage_inputs, conversations=Conversations(asked[:25], asked[25:], ReadReport("rows")))
 
 
 def test_only_the_assistants_words_count(stage_inputs):
@@ -72,8 +74,8 @@ def test_instruction_files_are_packed_and_every_answer_comes_once_a_pass(real):
 
 
 def test_what_it_is_measured_on(stage_inputs, real):
-    assert isinstance(STAGE.data(stage_inputs), WorldData)
-    data = STAGE.data(real)
+    assert isinstance(STAGE.eval_data(stage_inputs), WorldData)
+    data = STAGE.eval_data(real)
     assert isinstance(data, TextData) and data.conversations == real.conversations.validation
 
 
@@ -96,7 +98,7 @@ def test_conversations_that_do_not_fit_are_counted_said_and_left_out(real):
     given = dataclasses.replace(
         real, conversations=real.conversations._replace(train=[*asked, no_answer, no_end], validation=[*asked, no_end])
     )
-    stage = dataclasses.replace(STAGE, train=dataclasses.replace(STAGE.train, length=32))
+    stage = dataclasses.replace(STAGE, train=dataclasses.replace(STAGE.train, max_length=32))
     with pytest.warns(UserWarning) as said:
         source = stage.source(given, None)
     words = [str(one.message) for one in said]
@@ -112,6 +114,6 @@ def test_conversations_that_do_not_fit_are_counted_said_and_left_out(real):
 def test_conversations_of_which_none_fits_are_refused_before_training(real, split):
     long = (Message("user", "What comes after this? " * 20), Message("assistant", "It is 3."))
     beyond = real.conversations._replace(**{split: [Document("conversation", "", long)] * 3})
-    stage = dataclasses.replace(STAGE, train=dataclasses.replace(STAGE.train, length=32))
+    stage = dataclasses.replace(STAGE, train=dataclasses.replace(STAGE.train, max_length=32))
     with pytest.raises(LabError, match="None of 3 .*conversations fits, with its prompt, in a row of 32 tokens"):
         stage.source(dataclasses.replace(real, conversations=beyond), None)

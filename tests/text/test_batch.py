@@ -8,7 +8,7 @@ def test_the_shift_by_hand():
     assert batch.inputs.tolist() == [[7, 8, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert batch.labels.tolist() == [[8, 9, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert batch.mask.tolist() == [[True, True, False, False], [False] * 4, [False] * 4]
-    assert batch.tokens == 2
+    assert batch.label_count == 2
     assert [str(tensor.dtype) for tensor in batch] == ["torch.int64", "torch.int64", "torch.bool"]
 
 

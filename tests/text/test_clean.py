@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.text.clean import clean_text, distinct, jaccard, min_hashes, shingle, words_of
+from labkit.text.clean import clean_text, deduplicate, jaccard, min_hashes, shingle_hashes, words_of
 
 WORDS = [f"word{index}" for index in range(5000)]
 
@@ -46,7 +46,7 @@ def test_a_long_run_of_blanks_takes_no_long_time():
 
 def test_duplicates_are_counted_exact_and_near():
     one, two, three = (f"{number} fish swam past in spring" for number in ("one", "two", "three"))
-    assert distinct([one, two, one, f"{one.upper()}!", three]) == ([0, 1, 4], 1, 1)
+    assert deduplicate([one, two, one, f"{one.upper()}!", three]) == ([0, 1, 4], 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_duplicates_are_counted_exact_and_near():
     ],
 )
 def test_texts_that_differ_in_a_vowel_sign_or_an_operator_are_two(one, other):
-    assert distinct([one, other]) == ([0, 1], 0, 0)
+    assert deduplicate([one, other]) == ([0, 1], 0, 0)
 
 
 def test_marks_belong_to_their_word_and_punctuation_to_none():
@@ -78,7 +78,7 @@ def test_text_without_spaces_is_compared_by_characters(seed):
     changed = [*clause[:50], "变", *clause[51:]]
     scattered = [sign if index % 4 else "变" for index, sign in enumerate(clause)]
     texts = ["".join(signs) + "。" for signs in (clause, changed, scattered)]
-    assert distinct(texts) == ([0, 2], 0, 1)
+    assert deduplicate(texts) == ([0, 2], 0, 1)
 
 
 def test_near_duplicates_are_those_whose_shingles_overlap_by_four_fifths():
@@ -89,8 +89,8 @@ def test_near_duplicates_are_those_whose_shingles_overlap_by_four_fifths():
     one_word = [*original[:100], "changed", *original[101:]]
     scattered = [word if index % 10 else "changed" for index, word in enumerate(original)]
     texts = [" ".join(words) for words in (original, one_word, scattered, essay(1))]
-    assert jaccard(shingle(texts[0]), shingle(texts[1])) == pytest.approx(191 / 201)
-    assert distinct(texts) == ([0, 2, 3], 0, 1)
+    assert jaccard(shingle_hashes(texts[0]), shingle_hashes(texts[1])) == pytest.approx(191 / 201)
+    assert deduplicate(texts) == ([0, 2, 3], 0, 1)
 
 
 def test_the_share_of_equal_minima_estimates_the_jaccard_index():
@@ -100,7 +100,7 @@ def test_the_share_of_equal_minima_estimates_the_jaccard_index():
     errors = []
     for seed in range(20):
         words = essay(seed, 400)
-        one, other = shingle(" ".join(words[: 300 + 5 * seed])), shingle(" ".join(words[5 * seed :]))
+        one, other = shingle_hashes(" ".join(words[: 300 + 5 * seed])), shingle_hashes(" ".join(words[5 * seed :]))
         errors.append((min_hashes(one) == min_hashes(other)).mean() - jaccard(one, other))
     assert abs(sum(errors) / len(errors)) < 0.03
     assert max(map(abs, errors)) < 0.18
@@ -113,12 +113,12 @@ def test_what_is_found_among_many_is_what_comparing_all_pairs_finds():
         texts.append(" ".join(words))
         if seed % 3 == 0:
             texts.append(" ".join([*words[:-2], "another", "end"]))
-    sets = [shingle(text) for text in texts]
+    sets = [shingle_hashes(text) for text in texts]
     expected: list[int] = []
     for index, mine in enumerate(sets):
         if all(jaccard(mine, sets[other]) < 0.8 for other in expected):
             expected.append(index)
-    assert distinct(texts)[0] == expected
+    assert deduplicate(texts)[0] == expected
     assert len(expected) == 60
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabError
-from labkit.text.pairs import Comparisons, Pair, comparison, encode_pair, fitting, pair_columns
+from labkit.text.pairs import Pair, PairSource, collate_pairs, drop_too_long, encode_pair, pair_columns
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message
 
@@ -22,7 +22,7 @@ def tokenizer():
 
 
 def test_only_the_last_answer_counts(tokenizer):
-    batch = comparison([encode_pair(tokenizer, pair) for pair in PAIRS], 64, tokenizer.pad)
+    batch = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 64, tokenizer.pad)
     said = [
         tokenizer.decode(labels[mask].tolist()).strip() for labels, mask in zip(batch.labels, batch.mask, strict=True)
     ]
@@ -30,7 +30,7 @@ def test_only_the_last_answer_counts(tokenizer):
 
 
 def test_a_row_ends_with_the_closing_token_as_an_input(tokenizer):
-    batch = comparison([encode_pair(tokenizer, pair) for pair in PAIRS], 64, tokenizer.pad)
+    batch = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 64, tokenizer.pad)
     for inputs, labels, mask, end in zip(batch.inputs, batch.labels, batch.mask, batch.ends, strict=True):
         assert inputs[end] == tokenizer.end and labels[end - 1] == tokenizer.end and mask[end - 1]
         assert not mask[end:].any() and (inputs[end + 1 :] == tokenizer.pad).all()
@@ -38,29 +38,29 @@ def test_a_row_ends_with_the_closing_token_as_an_input(tokenizer):
 
 def test_the_reference_goes_with_its_row(tokenizer):
     reference = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    source = Comparisons(tokenizer, PAIRS, 3, 64, seed=1, reference=reference)
-    plain = Comparisons(tokenizer, PAIRS, 3, 64, seed=1)
+    source = PairSource(tokenizer, PAIRS, 3, 64, seed=1, reference=reference)
+    plain = PairSource(tokenizer, PAIRS, 3, 64, seed=1)
     for step in range(3):
         batch = source.next_batch(None, step)
         assert batch.inputs.equal(plain.next_batch(None, step).inputs)
-        chosen, rejected = batch.reference.chunk(2)
+        chosen, rejected = batch.reference_logprobs.chunk(2)
         assert sorted(chosen.tolist()) == [1, 3, 5] and rejected.sub(chosen).tolist() == [1, 1, 1]
 
 
 def test_rows_are_as_wide_as_they_need_to_be(tokenizer):
     longest = max(len(ids) for pair in PAIRS for ids, _ in encode_pair(tokenizer, pair))
-    width = comparison([encode_pair(tokenizer, pair) for pair in PAIRS], 500, tokenizer.pad).inputs.shape[1]
+    width = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 500, tokenizer.pad).inputs.shape[1]
     assert longest <= width < longest + 16 and width % 16 == 0
 
 
 def test_what_does_not_fit(tokenizer):
     lengths = [max(len(ids) for ids, _ in encode_pair(tokenizer, pair)) for pair in PAIRS]
-    assert fitting(tokenizer, PAIRS, max(lengths)) == PAIRS
-    assert fitting(tokenizer, PAIRS, sorted(lengths)[1]) == [
+    assert drop_too_long(tokenizer, PAIRS, max(lengths)) == PAIRS
+    assert drop_too_long(tokenizer, PAIRS, sorted(lengths)[1]) == [
         p for p, n in zip(PAIRS, lengths, strict=True) if n < max(lengths)
     ]
     with pytest.raises(LabError, match=f"{max(lengths)} tokens together; a row has room for 5"):
-        Comparisons(tokenizer, PAIRS, 3, 5).next_batch(None, 0)
+        PairSource(tokenizer, PAIRS, 3, 5).next_batch(None, 0)
 
 
 def test_columns_are_those_of_a_conversation():

@@ -181,9 +181,9 @@ def test_a_turn_ends_where_the_template_ends_it(form):
 def test_a_thought_is_shown_and_ends_nothing(tmp_path):
     byte_level(tmp_path, **FORMS["thinking"])
     ours = Tokenizer.load(tmp_path)
-    thought = ours.id_of("<think>")
+    thought = ours.token_to_id("<think>")
     assert thought not in ours.stops and thought not in ours.specials
-    assert ours.decode([thought, *ours.encode("why")]) == "<think>why" and ours.token(thought) == "<think>"
+    assert ours.decode([thought, *ours.encode("why")]) == "<think>why" and ours.token_text(thought) == "<think>"
     assert ours.encode("a <think> b").count(thought) == 1
     talk = (TALK[0], Message("assistant", "<think>\nWell.\n</think>\n\nIn the park."))
     assert learnt(ours, talk) == ["<think>\nWell.\n</think>\n\nIn the park.<|im_end|>"]

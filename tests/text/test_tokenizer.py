@@ -34,7 +34,7 @@ def test_special_tokens_are_shown_only_when_asked():
     ids = [TOKENIZER.bos, *TOKENIZER.encode(" Tom"), TOKENIZER.end]
     assert TOKENIZER.decode(ids) == " Tom"
     assert TOKENIZER.decode(ids, special=True) == "<|bos|> Tom<|end|>"
-    assert TOKENIZER.token(TOKENIZER.pad) == "<|pad|>"
+    assert TOKENIZER.token_text(TOKENIZER.pad) == "<|pad|>"
 
 
 def test_the_default_size_is_a_pure_function_of_the_text_and_a_multiple_of_64():
@@ -100,4 +100,4 @@ def test_a_missing_broken_or_foreign_tokenizer_is_refused_in_words(tmp_path):
 
 def test_bytes_of_a_character_are_shown_as_bytes():
     tokenizer = Tokenizer.train(["Tom is in the park."])
-    assert [tokenizer.token(index) for index in tokenizer.encode("ä ")] == ["<C3>", "<A4>", " "]
+    assert [tokenizer.token_text(index) for index in tokenizer.encode("ä ")] == ["<C3>", "<A4>", " "]

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from labkit.errors import LabError
-from labkit.files import read_lines
+from labkit.files import read_jsonl
 from labkit.training import checkpoints
-from labkit.training.checkpoints import Checkpoints, journal, write_model
+from labkit.training.checkpoints import Checkpoints, open_metrics_log, write_model
 from labkit.training.loop import fit
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
 
@@ -80,13 +80,13 @@ def test_disk_full_in_the_journal(tmp_path, monkeypatch):
     torn = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")
     assert len(torn) == 4 and len(torn[-1]) == 20
     assert [r.step for r in fit(TinyModel(), Counting(), tiny_objective, config, folder=tmp_path)] == [4, 5, 6]
-    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_checkpoint_stands_on_records_that_are_on_the_disk(tmp_path, monkeypatch):
     """Every record up to a checkpoint's step is brought to the disk before the checkpoint has its name."""
     synced: list[str] = []
-    monkeypatch.setattr(checkpoints, "sync", lambda path: synced.append(f"{len(read_lines(path))} records"))
+    monkeypatch.setattr(checkpoints, "sync", lambda path: synced.append(f"{len(read_jsonl(path))} records"))
     rename = os.rename
 
     def named(old, new):
@@ -133,21 +133,21 @@ def test_none_is_whole(tmp_path):
 
 def test_journal_drops_what_is_made_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with journal(path, 0) as log:
+    with open_metrics_log(path, 0) as log:
         for step in (1, 2, 3):
             log.write({"step": step})
-        assert len(list(read_lines(path))) == 3  # at once, not at the end
+        assert len(list(read_jsonl(path))) == 3  # at once, not at the end
     with path.open("a") as file:
         file.write('{"step": 4')
-    with journal(path, 2) as log:
+    with open_metrics_log(path, 2) as log:
         log.write({"step": 3, "again": True})
-    assert list(read_lines(path)) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+    assert list(read_jsonl(path)) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
 def test_a_line_of_the_journal_that_is_no_record_is_said(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n3\n{"stop": 2}\n["step"]\n{"step": "4"}\n{"step": 2}\n')
     with pytest.warns(UserWarning, match="metrics.jsonl: 4 of its lines are no records of a step and are left out"):
-        with journal(path, 2):
+        with open_metrics_log(path, 2):
             pass
-    assert read_lines(path) == [{"step": 1}, {"step": 2}]
+    assert read_jsonl(path) == [{"step": 1}, {"step": 2}]

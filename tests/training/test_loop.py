@@ -9,7 +9,7 @@ import torch
 from labkit import machine
 from labkit.errors import LabError
 from labkit.training import loop as train
-from labkit.training.config import Record, TrainConfig, fingerprint
+from labkit.training.config import StepRecord, TrainConfig, fingerprint
 from labkit.training.loop import fit
 from labkit.training.optimizer import MuonAdamW
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
@@ -23,7 +23,9 @@ def fresh():
 
 def train_tiny(config, folder=None, model=None, source=None, **options):
     model = model or TinyModel()
-    records = list(fit(model, source or Counting(rows=config.rows), tiny_objective, config, folder=folder, **options))
+    records = list(
+        fit(model, source or Counting(rows=config.batch_size), tiny_objective, config, folder=folder, **options)
+    )
     return model, records
 
 
@@ -45,7 +47,7 @@ def test_it_learns_and_says_so():
 
 
 def test_adamw_and_cosine():
-    config = tiny_config(steps=60, optimizer="adamw", schedule="cosine", adam_lr=0.03)
+    config = tiny_config(steps=60, optimizer="adamw", schedule="cosine", adamw_lr=0.03)
     _, records = train_tiny(config)
     assert records[-1].loss < records[0].loss / 2 and records[-1].lr < 0.001
 
@@ -53,8 +55,8 @@ def test_adamw_and_cosine():
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_is_one_big_batch(accumulate):
     """Rows count differently many labels, so a mean of means would not be the same."""
-    whole, whole_records = train_tiny(tiny_config(rows=8))
-    parts, parts_records = train_tiny(tiny_config(rows=8 // accumulate, accumulate=accumulate))
+    whole, whole_records = train_tiny(tiny_config(batch_size=8))
+    parts, parts_records = train_tiny(tiny_config(batch_size=8 // accumulate, gradient_accumulation_steps=accumulate))
     for a, b in zip(whole_records, parts_records, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-5) and a.counted == b.counted
         assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-4)
@@ -71,7 +73,7 @@ def test_the_gradient_is_of_the_mean_over_labels(monkeypatch):
         seen.update({name: p.grad.clone() for name, p in self.named.items()})
 
     monkeypatch.setattr(MuonAdamW, "step", keep)
-    _, (record,) = train_tiny(tiny_config(steps=1, clip=0.01))
+    _, (record,) = train_tiny(tiny_config(steps=1, max_grad_norm=0.01))
     reference = TinyModel()
     loss_sum, counted, _ = tiny_objective(reference, Counting().next_batch(None, 0))
     (loss_sum / counted).backward()
@@ -89,7 +91,7 @@ def test_clip_zero_does_not_clip(monkeypatch):
         "step",
         lambda self: norms.append(torch.nn.utils.get_total_norm([p.grad for p in self.named.values()]).item()),
     )
-    _, (record,) = train_tiny(tiny_config(steps=1, clip=0))
+    _, (record,) = train_tiny(tiny_config(steps=1, max_grad_norm=0))
     assert norms == [pytest.approx(record.gradient_norm, rel=1e-5)]
 
 
@@ -116,7 +118,7 @@ def test_evaluate_is_called_between_steps_and_after_the_last():
 
 
 def test_a_record_is_one_flat_line():
-    record = Record(3, 1.5, 20, 1.0, 0.5, 2.25, {"right": 0.25})
+    record = StepRecord(3, 1.5, 20, 1.0, 0.5, 2.25, {"right": 0.25})
     assert record.to_dict() == {
         "step": 3, "loss": 1.5, "counted": 20, "lr": 1.0, "gradient_norm": 0.5, "seconds": 2.25, "right": 0.25
     }  # fmt: skip
@@ -221,7 +223,7 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path):
     stop_after(3, tiny_config(), tmp_path)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(LabError, match="step-00000003 is of another recipe"):
-        train_tiny(tiny_config(lr=0.01), tmp_path)
+        train_tiny(tiny_config(muon_lr=0.01), tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -275,9 +277,9 @@ def test_a_batch_in_which_nothing_counts():
     ("change", "words"),
     [
         ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"lr": -1.0}, "lr must be at least 0, not -1"),
-        ({"adam_lr": math.nan}, "adam_lr must be at least 0, not nan"),
-        ({"decay": 0.0}, "decay must be above 0 and at most 1, not 0"),
+        ({"muon_lr": -1.0}, "muon_lr must be at least 0, not -1"),
+        ({"adamw_lr": math.nan}, "adamw_lr must be at least 0, not nan"),
+        ({"decay_fraction": 0.0}, "decay_fraction must be above 0 and at most 1, not 0"),
     ],
 )
 def test_a_config_that_makes_no_sense(change, words):
@@ -341,7 +343,7 @@ def test_bf16_is_used_in_model_and_loss_alone():
 
 def test_fingerprints():
     config = tiny_config()
-    assert fingerprint(config) == fingerprint(tiny_config()) != fingerprint(replace(config, lr=0.1))
+    assert fingerprint(config) == fingerprint(tiny_config()) != fingerprint(replace(config, muon_lr=0.1))
 
 
 def test_the_seed_decides_dropout():

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from labkit.training.optimizer import MuonAdamW, cosine_schedule, hidden_matrices, newton_schulz, warmup_stable_decay
+from labkit.training.optimizer import (
+    MuonAdamW,
+    cosine_schedule,
+    muon_parameter_names,
+    newton_schulz,
+    warmup_stable_decay,
+)
 
 
 class Tiny(nn.Module):
@@ -55,8 +61,8 @@ def test_batching_matrices_changes_nothing():
     alone.load_state_dict(together.state_dict())
     give_gradients(together)
     give_gradients(alone)
-    options: dict[str, Any] = {"lr": 0.1, "adam_lr": 0.01, "weight_decay": 0.1, "dtype": torch.float32}
-    names = hidden_matrices(together)
+    options: dict[str, Any] = {"muon_lr": 0.1, "adamw_lr": 0.01, "weight_decay": 0.1, "dtype": torch.float32}
+    names = muon_parameter_names(together)
     MuonAdamW(together.named_parameters(), names, **options).step()
     for name, p in alone.named_parameters():
         MuonAdamW([(name, p)], names, **options).step()
@@ -69,7 +75,7 @@ def test_muon_by_hand():
     p = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]))
     G = torch.tensor([[0.0, 3.0], [-3.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     p.grad = G.clone()
-    MuonAdamW([("w", p)], ["w"], lr=0.1, adam_lr=0, weight_decay=1.0, dtype=torch.float32).step()
+    MuonAdamW([("w", p)], ["w"], muon_lr=0.1, adamw_lr=0, weight_decay=1.0, dtype=torch.float32).step()
     value = newton_schulz(G[None], dtype=torch.float32)[0]
     expected = 0.9 * torch.eye(4)[:, :2] - 0.1 * 2**0.5 * value  # rows / columns = 2
     assert torch.allclose(p, expected, atol=1e-6)
@@ -84,7 +90,7 @@ def test_adamw_is_torchs_own():
     reference = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], **options
     )
-    optimizer = MuonAdamW(ours.named_parameters(), lr=0.0, adam_lr=1e-2, weight_decay=0.1)
+    optimizer = MuonAdamW(ours.named_parameters(), muon_lr=0.0, adamw_lr=1e-2, weight_decay=0.1)
     for seed in range(3):
         for model, optimizing in ((ours, optimizer), (theirs, reference)):
             give_gradients(model, seed)
@@ -94,14 +100,14 @@ def test_adamw_is_torchs_own():
 
 
 def test_which_parameters_muon_takes():
-    assert hidden_matrices(Tiny()) == ["experts", "up.weight", "down.weight", "square.weight"]
+    assert muon_parameter_names(Tiny()) == ["experts", "up.weight", "down.weight", "square.weight"]
 
 
 def test_a_tied_head_stays_with_adamw():
     model = Tiny()
     model.output = nn.Linear(4, 7, bias=False)
     model.output.weight = model.embedding.weight
-    assert "output.weight" not in hidden_matrices(model) and "embedding.weight" not in hidden_matrices(model)
+    assert "output.weight" not in muon_parameter_names(model) and "embedding.weight" not in muon_parameter_names(model)
 
 
 def test_state_comes_back():
@@ -110,7 +116,7 @@ def test_state_comes_back():
     stopped.load_state_dict(straight.state_dict())
 
     def new(model):
-        return MuonAdamW(model.named_parameters(), hidden_matrices(model), lr=0.1, adam_lr=0.01)
+        return MuonAdamW(model.named_parameters(), muon_parameter_names(model), muon_lr=0.1, adamw_lr=0.01)
 
     first, second = new(straight), new(stopped)
     for seed in (0, 1):
@@ -130,7 +136,7 @@ def test_frozen_parameters_are_left_alone():
     model = Tiny()
     model.up.weight.requires_grad_(False)
     before = model.up.weight.clone()
-    optimizer = MuonAdamW(model.named_parameters(), hidden_matrices(model), lr=0.1, adam_lr=0.1)
+    optimizer = MuonAdamW(model.named_parameters(), muon_parameter_names(model), muon_lr=0.1, adamw_lr=0.1)
     give_gradients(model)
     optimizer.step()
     assert torch.equal(before, model.up.weight) and "up.weight/momentum" not in optimizer.tensors()

@@ -32,7 +32,10 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     assert results[0]["hash"] == results[1]["hash"]  # both hold the same weights
 
     model, source = TinyModel(seed=0), Counting(rows=8)
-    single = [r.to_dict() for r in fit(model, source, tiny_objective, tiny_config(rows=8, accumulate=2))]
+    single = [
+        r.to_dict()
+        for r in fit(model, source, tiny_objective, tiny_config(batch_size=8, gradient_accumulation_steps=2))
+    ]
     for ours, theirs in zip(single, results[0]["records"], strict=True):
         for name in ("loss", "counted", "gradient_norm", "right"):
             assert theirs[name] == pytest.approx(ours[name], rel=1e-4)
@@ -41,7 +44,15 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     lines = (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 6
     with pytest.warns(UserWarning, match="other processes than before"):
-        list(fit(TinyModel(), source, tiny_objective, tiny_config(rows=8, accumulate=2), folder=tmp_path / "both"))
+        list(
+            fit(
+                TinyModel(),
+                source,
+                tiny_objective,
+                tiny_config(batch_size=8, gradient_accumulation_steps=2),
+                folder=tmp_path / "both",
+            )
+        )
     assert torch.get_num_threads() == 1
 
 

@@ -219,7 +219,7 @@ def test_tabs_open_on_a_run_that_did_not_fail(lab):
     for name in ("half", "none"):
         ended(lab.folder, name, ["run"], "labkit: no\n")
     ended(lab.folder, "old", ["run"], "Stopped.", stopped=True)
-    assert lab.names() == ["half", "old"] and lab.preferred() == ["old", "half"]
+    assert lab.runs_with_model() == ["half", "old"] and lab.preferred() == ["old", "half"]
     assert preferences.first_models(lab) == [("old", "sft"), ("old", "pretrain")]
     shutil.rmtree(lab.folder / "old")
     assert lab.preferred() == ["half"]
@@ -316,12 +316,18 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ({"more": "--model.wdith 64"}, "There is no option --model.wdith. Did you mean"),
         ({"more": "--model.width wide"}, "--model.width must be a whole number, not 'wide'"),
         ({"more": "--dpo.beta -1"}, "--dpo.beta must be"),
-        ({"more": "--sft.train.length 4096"}, "rows of sft have 4096 tokens, but the model's context is 192"),
+        ({"more": "--sft.train.max-length 4096"}, "rows of sft have 4096 tokens, but the model's context is 192"),
         ({"more": "64"}, "No option takes 64"),
         ({"more": "--text nowhere.txt"}, "There is no file or folder nowhere.txt"),
         ({"more": "--model.width 4096 --model.depth 64 --tokenizer.vocabulary 1000000"}, "parameters is more than a"),
-        ({"more": "--model.width 2048 --model.depth 12 --model.feed-forward.hidden 2048"}, "A model of 3.* parameters"),
-        ({"more": "--pretrain.train.rows 1024 --pretrain.train.length 192"}, "pretrain: 1,024 rows of 192 tokens are"),
+        (
+            {"more": "--model.width 2048 --model.depth 12 --model.feed-forward.intermediate-size 2048"},
+            "A model of 3.* parameters",
+        ),
+        (
+            {"more": "--pretrain.train.batch-size 1024 --pretrain.train.max-length 192"},
+            "pretrain: 1,024 rows of 192 tokens are",
+        ),
         (
             {"more": "--model.feed-forward MoE --model.feed-forward.experts 4096"},
             "more than a page may ask for, 256",
@@ -372,8 +378,8 @@ def test_a_runs_own_stages_can_be_asked_for(lab):
 
 def test_what_is_just_allowed_is_begun(lab):
     jobs = Idle(lab.folder)
-    manage.begin(lab, jobs, "wide", "smoke", more="--model.width 1024 --pretrain.train.rows 1024")
-    assert jobs.asked[0][-4:] == ["--model.width", "1024", "--pretrain.train.rows", "1024"]
+    manage.begin(lab, jobs, "wide", "smoke", more="--model.width 1024 --pretrain.train.batch-size 1024")
+    assert jobs.asked[0][-4:] == ["--model.width", "1024", "--pretrain.train.batch-size", "1024"]
 
 
 BROKEN = ["", "{", "[]", "7", "{}", '{"recipe": 5}', '{"recipe": {"pretrain": 3}, "inputs": {}, "threads": 1}', "\x00"]
@@ -384,11 +390,11 @@ def test_one_run_that_cannot_be_read_breaks_no_menu(lab, text):
     jobs = Idle(lab.folder)
     shutil.copytree(lab.folder / "mine", lab.folder / "broken")
     (lab.folder / "broken" / "recipe.json").write_text(text)
-    assert sorted(lab.all_names()) == ["broken", "demo", "mine"] and lab.names() == []
+    assert sorted(lab.all_names()) == ["broken", "demo", "mine"] and lab.runs_with_model() == []
     assert ("broken (unreadable)", "broken") in runs.menu(lab, jobs) and ("mine", "mine") in runs.menu(lab, jobs)
     why, stages, *_ = runs.RunView(lab, Idle(lab.folder))("broken", "mine", None, None)
     assert "recipe.json" in why["value"] and stages["data"] == []
-    assert lab.unreadable("mine") is None
+    assert lab.read_error("mine") is None
 
 
 def test_folders_that_cannot_be_runs_are_passed_over(lab):

@@ -26,7 +26,7 @@ from labkit.stages import STAGES
 from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
-from labkit.ui.shell import said
+from labkit.ui.shell import translate_message
 from labkit.viewers.adapters import panel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,7 +170,7 @@ def test_every_name_that_a_page_shows_is_translated():
     records = [{"step": 1, "loss": 1.0, "lr": 0.1, "reward": 1.0, "gold": gold, **record} for gold in (0.0, 0.5)]
     for stage in STAGES:
         for some in (records, records[:1]):
-            for heading, figure in report.curves(stage, {"untrained_loss": 1.0}, some).values():
+            for heading, figure in report.stage_figures(stage, {"untrained_loss": 1.0}, some).values():
                 axes = [axis.title.text or "step" for axis in (*figure.select_xaxes(), *figure.select_yaxes())]
                 shown |= {heading, *axes, *(line.name for line in figure.data)}
     assert [text for text in sorted(shown) if chinese.name(text) == text] == []
@@ -206,17 +206,19 @@ def test_the_language_that_was_chosen_or_else_the_browsers(cookie, accept, speak
     token = shell.LocalContext.request.set(asking)
     try:
         assert shell.speaks_chinese() is speaks
-        assert shell.said("mine is deleted.") == ("mine 已删除。" if speaks else "mine is deleted.")
-        assert shell.named("Failed") == ("失败" if speaks else "Failed")
+        assert shell.translate_message("mine is deleted.") == ("mine 已删除。" if speaks else "mine is deleted.")
+        assert shell.translate_label("Failed") == ("失败" if speaks else "Failed")
         assert shell.advice("mine is deleted.")["elem_classes"] == "labkit-advice" and not shell.advice("")["visible"]
-        assert shell.wrong("x")["elem_classes"] == "labkit-wrong"
+        assert shell.show_error("x")["elem_classes"] == "labkit-wrong"
     finally:
         shell.LocalContext.request.reset(token)
     assert not shell.speaks_chinese()  # outside of a page
 
 
 def test_a_viewers_errors_are_in_the_language_of_the_page():
-    view: Any = panel("labkit-texts", answer=lambda q: {"error": "mine is deleted."} if q else {"a": 1}, say=said)
+    view: Any = panel(
+        "labkit-texts", answer=lambda q: {"error": "mine is deleted."} if q else {"a": 1}, say=translate_message
+    )
     asking: Any = Asking("zh")
     token = shell.LocalContext.request.set(asking)
     try:
@@ -231,4 +233,4 @@ def test_a_message_does_not_say_where_on_this_machine_things_lie():
         ("[Errno 28] No space left: '/tmp/a/b/c.json'", "[Errno 28] No space left: 'b/c.json'"),
         ("runs/mine and ./a/b/c and 3/4 and https://a.org/b/c", "runs/mine and ./a/b/c and 3/4 and https://a.org/b/c"),
     ]:
-        assert shell.said(text) == shell.wrong(text)["value"] == shown
+        assert shell.translate_message(text) == shell.show_error(text)["value"] == shown

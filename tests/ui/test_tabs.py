@@ -22,7 +22,7 @@ from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
 from labkit.runs.pipeline import run
 from labkit.ui import attention, decoding, manage, preferences, runs, shell, writing
-from labkit.ui.lab import Lab, Recent
+from labkit.ui.lab import Lab, LRUCache
 from labkit.ui.words import CHINESE, ENGLISH
 from labkit.ui.writing import Column, Settings
 from labkit.world import Message, World
@@ -39,9 +39,9 @@ def lab(tmp_path_factory) -> Lab:
 
 
 def test_the_lab_knows_runs_and_stages_that_write(lab):
-    assert lab.names() == ["tiny"] == lab.all_names()
+    assert lab.runs_with_model() == ["tiny"] == lab.all_names()
     assert lab.stages("tiny") == ["pretrain", "sft", "ppo", "dpo"]
-    assert Lab(lab.folder / "nowhere").names() == []
+    assert Lab(lab.folder / "nowhere").runs_with_model() == []
     for name in ("", "../tiny", "tiny/pretrain", "other"):
         with pytest.raises(LabError, match="no run"):
             lab.open(name)
@@ -81,8 +81,10 @@ def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
     key, said = table["note"]
     assert key == "heads" and said["where"] == "TinyWorld" and said["count"] == 48 and said["right"] > 0.9
     assert len(table["rows"]) == 8 and {len(row) for row in table["rows"]} == {len(table["heads"])}
-    assert attention.found(demo, "demo", "sft") is attention.found(demo, "demo", "sft")  # measured once
-    key, said = attention.about_opening(demo, "demo", "sft")["note"]
+    assert attention.cached_head_report(demo, "demo", "sft") is attention.cached_head_report(
+        demo, "demo", "sft"
+    )  # measured once
+    key, said = attention.opening_example_results(demo, "demo", "sft")["note"]
     assert [one["where"] for one in said["sets"]] == ["TinyWorld", "everyday English"] and said["stage"] == "sft"
     grid = attention.patched(demo, "demo", "sft", *attention.PATCHED, "The")
     assert len(grid["rows"]) == 5 and grid["rows"][0] == "4" and grid["values"][0][-1] == 1
@@ -130,7 +132,7 @@ def test_what_a_link_holds_writes_the_same_text(lab, line):
     ids = [token["id"] for token in first["columns"][0]["tokens"]]
     begins = [*ids[: len(ids) // 2], 17]
     column = {"strategy": line, "begins": begins}
-    branch = writing.answer(lab, {"what": "branch", "settings": first["settings"], "column": column})
+    branch = writing.handle_viewer_request(lab, {"what": "branch", "settings": first["settings"], "column": column})
     assert [token["id"] for token in branch["tokens"]][: len(begins)] == begins
     with_branch = {**first["settings"], "columns": [*first["settings"]["columns"], column]}
     both = last(lab, Settings.of_link(json.dumps(with_branch)))["columns"]
@@ -144,7 +146,7 @@ def test_a_token_is_looked_at_and_filters_change_places(lab):
 
     def step(line: str) -> dict[str, Any]:
         column = {"strategy": line, "begins": ids[:4]}
-        return writing.answer(lab, {"what": "step", "settings": first["settings"], "column": column})
+        return writing.handle_viewer_request(lab, {"what": "step", "settings": first["settings"], "column": column})
 
     one, other = step("temperature=2 top-p=0.5"), step("top-p=0.5 temperature=2")
     assert one["names"] == ["temperature=2", "top-p=0.5"] and other["names"] == one["names"][::-1]
@@ -156,7 +158,7 @@ def test_a_token_is_looked_at_and_filters_change_places(lab):
 
 def test_the_tree_of_beams_ends_in_the_text(lab):
     first = last(lab, asked("beam beams=3"))
-    tree = writing.answer(
+    tree = writing.handle_viewer_request(
         lab, {"what": "tree", "settings": first["settings"], "column": {"strategy": "beam beams=3", "begins": []}}
     )
     ended = [node for node in tree["nodes"] if node[4] == "ended"]
@@ -169,7 +171,7 @@ def test_the_tree_of_beams_ends_in_the_text(lab):
         node = tree["nodes"][node[0]]
     shown = [token["text"] for token in first["columns"][0]["tokens"] if not token["ended"]]
     assert [text for text in path[::-1] if text != "■"] == shown
-    refused = writing.answer(
+    refused = writing.handle_viewer_request(
         lab, {"what": "tree", "settings": first["settings"], "column": {"strategy": "greedy", "begins": []}}
     )
     assert "Only beam search" in refused["error"]
@@ -248,7 +250,7 @@ def test_what_cannot_be_written_is_said(lab, change, message):
     with pytest.raises(LabError, match=message):
         last(lab, Settings.read(raw))
     column = (raw["columns"] or [{"strategy": "greedy"}])[0]
-    assert "error" in writing.answer(lab, {"what": "branch", "settings": raw, "column": column})
+    assert "error" in writing.handle_viewer_request(lab, {"what": "branch", "settings": raw, "column": column})
 
 
 def test_a_link_that_cannot_be_followed_is_said(lab):
@@ -283,7 +285,7 @@ def test_strategies_together_have_a_ceiling(lab):
 
 def longer(lab: Lab) -> str:
     """The name of a run like `tiny`, whose models have a context in which there is room for long texts."""
-    if "longer" not in lab.names():
+    if "longer" not in lab.runs_with_model():
         recipe = tiny_recipe()
         recipe = replace(recipe, model=replace(recipe.model, context=512))
         for _ in run(recipe, lab.folder / "longer", ["pretrain"]):
@@ -305,7 +307,7 @@ def test_best_of_n_can_be_stopped_between_its_answers(lab):
     settings = asked("best n=10 temperature=1.5")
     steps = writing.compare_columns(lab, settings)
     for _ in range(3):  # four answers, four and two
-        stopped = writing.stopped(next(steps))
+        stopped = writing.mark_stopped(next(steps))
         assert stopped is not None and stopped["columns"][0]["stopped"] and not stopped["columns"][0]["tokens"]
     *_, whole = steps
     assert whole["columns"][0]["tokens"] and len(whole["columns"][0]["answers"]) == 10
@@ -317,7 +319,7 @@ def test_contrastive_search_shows_its_penalty(lab):
     ids = [token["id"] for token in found["columns"][0]["tokens"]]
     for place in (0, 3):
         column = {"strategy": "contrastive k=4 alpha=0.6", "begins": ids[: place + 1]}
-        step = writing.answer(lab, {"what": "step", "settings": found["settings"], "column": column})
+        step = writing.handle_viewer_request(lab, {"what": "step", "settings": found["settings"], "column": column})
         assert len(step["contrast"]) == 4 and step["contrast"][0][0] == ids[place] and step["alpha"] == 0.6
         for _, _, probability, similarity, score in step["contrast"]:
             assert score == pytest.approx(0.4 * probability - 0.6 * similarity, abs=1e-5) and similarity <= 1.001
@@ -331,13 +333,13 @@ def test_a_tree_that_was_searched_is_not_searched_again(lab, monkeypatch):
         raise AssertionError("searched again")
 
     monkeypatch.setattr(writing, "beam_steps", search)
-    tree = writing.answer(lab, {"what": "tree", "settings": found["settings"], "column": column})
+    tree = writing.handle_viewer_request(lab, {"what": "tree", "settings": found["settings"], "column": column})
     assert tree["nodes"]
 
 
 @pytest.mark.parametrize("question", [None, [], "what", 7, {"what": "step"}, {"settings": [[]], "column": {}}])
 def test_what_is_no_question_is_answered_in_words(lab, question):
-    for answer in (writing.answer(lab, question), attention.answer(lab, question)):
+    for answer in (writing.handle_viewer_request(lab, question), attention.answer(lab, question)):
         assert list(answer) == ["error"] and answer["error"]
 
 
@@ -398,7 +400,7 @@ def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_pat
     store = Store(tmp_path / "votes.db")
     asks: list[Any] = [
         lambda: attention.heads_found(lab, "tiny", "reward"),
-        lambda: attention.about_opening(lab, "tiny", "reward"),
+        lambda: attention.opening_example_results(lab, "tiny", "reward"),
         lambda: attention.patched(lab, "tiny", "reward", "Tom.", "Sam.", ""),
         lambda: next(iter(writing.compare_columns(lab, decoding.read(lab, values(stage="reward"))))),
         lambda: next(iter(writing.compare_columns(lab, decoding.read(lab, values(draft="reward"))))),
@@ -468,18 +470,18 @@ def test_a_text_has_a_ceiling_of_attention(lab, monkeypatch):
 
 
 def test_a_new_request_ends_the_one_before():
-    asked_for = decoding.Requests()
-    asked_for.ask("page")
+    asked_for = decoding.RequestTracker()
+    asked_for.register("page")
     first = asked_for.number("page")
-    assert asked_for.wanted("page", first)
-    asked_for.ask("other")
-    assert asked_for.wanted("page", first)
-    asked_for.ask("page")
-    assert not asked_for.wanted("page", first) and asked_for.wanted("page", asked_for.number("page"))
+    assert asked_for.is_current("page", first)
+    asked_for.register("other")
+    assert asked_for.is_current("page", first)
+    asked_for.register("page")
+    assert not asked_for.is_current("page", first) and asked_for.is_current("page", asked_for.number("page"))
 
 
 def test_what_is_kept_is_made_once_however_many_ask():
-    kept, made = Recent(2), []
+    kept, made = LRUCache(2), []
 
     def make() -> str:
         made.append(1)
@@ -500,10 +502,10 @@ def test_what_is_kept_is_made_once_however_many_ask():
 
 def test_texts_that_were_stopped_are_over():
     columns: list[dict[str, Any]] = [{"tokens": [1], "done": False}, {"tokens": [2], "done": True}]
-    found = writing.stopped({"columns": columns, "parts": 3})
+    found = writing.mark_stopped({"columns": columns, "parts": 3})
     assert found is not None and found["parts"] == 3
     assert [(column["done"], column["stopped"]) for column in found["columns"]] == [(True, True), (True, False)]
-    assert writing.stopped(None) is None
+    assert writing.mark_stopped(None) is None
 
 
 def test_where_texts_end_alike_they_do_not_part(lab):
@@ -514,7 +516,7 @@ def test_where_texts_end_alike_they_do_not_part(lab):
     assert one["tokens"][-1]["ended"] and other["tokens"][-1]["ended"] and found["parts"] is None
     ids = [token["id"] for token in other["tokens"]]
     column = {"strategy": "greedy", "begins": ids}
-    end = writing.answer(lab, {"what": "step", "settings": found["settings"], "column": column})
+    end = writing.handle_viewer_request(lab, {"what": "step", "settings": found["settings"], "column": column})
     assert ids[-1] in [token for token, *_ in end["candidates"]]
 
 
@@ -564,14 +566,14 @@ def test_progress_and_card_of_a_run(lab):
     made, jobs = lab.open("tiny"), Jobs(lab.folder)
     rows = runs.progress(made, runs.status(jobs, made))
     assert [row[:3] for row in rows] == [[s, "Finished", "6 / 6"] for s in ("pretrain", "sft", "reward", "ppo", "dpo")]
-    table = runs.card(made)
+    table = runs.metrics_table(made)
     assert table["headers"] == ["measure", "pretrain", "sft", "reward", "ppo", "dpo"]
     assert all(len(row) == 6 for row in table["data"])
-    assert list(runs.drawn(made.stage("ppo")))[0] == "reward"
+    assert list(runs.curve_figures(made.stage("ppo")))[0] == "reward"
 
 
 def test_nats_of_tokens_and_of_pairs_stand_apart(lab):
-    rows = {row[0]: row[1:] for row in runs.card(lab.open("tiny"))["data"]}
+    rows = {row[0]: row[1:] for row in runs.metrics_table(lab.open("tiny"))["data"]}
     token, pair = (rows[f"loss before this stage (nats per {unit})"] for unit in ("token", "pair"))
     assert [bool(value) for value in token] == [True, True, False, False, False]
     assert [bool(value) for value in pair] == [False, False, True, False, True]
@@ -628,7 +630,7 @@ def test_what_is_finished_is_not_gone_on_with(lab):
 
 def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
     with_demo = Lab(tmp_path / "mine", demo=lab.folder / "tiny")
-    assert with_demo.names() == ["demo"] and with_demo.stages("demo") == lab.stages("tiny")
+    assert with_demo.runs_with_model() == ["demo"] and with_demo.stages("demo") == lab.stages("tiny")
     assert with_demo.path("demo") == lab.folder / "tiny"
     with pytest.raises(LabError, match="a run demo already"):
         manage.begin(with_demo, Started(with_demo.folder), "demo", "smoke")
@@ -637,7 +639,7 @@ def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
     for number in range(4):
         store.vote(preferences.new_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right")
     assert manage.train_on_votes(with_demo, Started(with_demo.folder), store, "demo")[0] == "demo-votes-1"
-    assert with_demo.names() == ["demo-votes-1", "demo"]
+    assert with_demo.runs_with_model() == ["demo-votes-1", "demo"]
 
 
 def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
@@ -649,7 +651,9 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
     assert note.startswith("tiny-votes-1 learns from 4 votes that prefer an answer. Too few votes: it will overfit")
     assert new == "tiny-votes-1" and jobs.asked[-1][1][-2:] == ["--stages", "dpo"]
     branched = Run.open(lab.folder / new)
-    assert branched.recipe.stages["dpo"].train.length == branched.recipe.model.context  # people's prompts may be long
+    assert (
+        branched.recipe.stages["dpo"].train.max_length == branched.recipe.model.context
+    )  # people's prompts may be long
     assert branched.stage("sft").finished and not branched.stage("dpo").begun
     for _ in run(branched.recipe, branched.path, ["dpo"], resume=True):
         pass
@@ -674,7 +678,7 @@ def test_the_run_that_was_voted_on_is_the_one_to_train(lab, tmp_path):
 
     def vote(one: str, other: str, choice: str) -> None:
         left, right = (Answer(name, str(preferences.AnswerModel(name, "sft", 1.0))) for name in (one, other))
-        store.vote(store.show(prompt, left, right), "ada", choice)
+        store.vote(store.add_pair(prompt, left, right), "ada", choice)
 
     for one, other, choice in [("demo", "demo", "left"), ("demo", "tiny", "right"), ("tiny", "tiny", "skip"),
                                ("tiny", "tiny", "tie"), ("gone", "gone", "left")]:  # fmt: skip
@@ -682,7 +686,7 @@ def test_the_run_that_was_voted_on_is_the_one_to_train(lab, tmp_path):
     assert manage.voted_runs(with_demo, store) == [("demo", 2), ("tiny", 1)]
     store.undo("ada")
     store.undo("ada")
-    assert sum(store.preferred().values()) == 2
+    assert sum(store.preference_counts().values()) == 2
 
 
 def test_training_on_votes_that_cannot_begin_leaves_nothing(lab, tmp_path, monkeypatch):
@@ -719,7 +723,7 @@ def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
 
 def test_two_runs_side_by_side(lab):
     with_demo = Lab(lab.folder, demo_folder())
-    told, table = runs.beside(with_demo, "tiny", "demo")
+    told, table = runs.run_comparison_table(with_demo, "tiny", "demo")
     assert not told["visible"] and table["headers"] == ["stage", "measure", "tiny", "demo", "difference"]
     assert table["data"] and all(len(row) == 5 for row in table["data"])
 
@@ -734,7 +738,7 @@ def test_why_two_runs_are_not_compared_is_said_above_an_empty_table(lab):
             ("other", "There is no run 'other' in "),
             (None, "Choose another run"),
         ]:
-            told, table = runs.beside(lab, "tiny", other)
+            told, table = runs.run_comparison_table(lab, "tiny", other)
             assert told["visible"] and told["value"].startswith(words) and table["data"] == []
             assert str(lab.folder) not in told["value"]
     finally:

@@ -94,7 +94,7 @@ def test_profiles_disagree():
     for seed in range(30):
         task = WORLD.task("test", seed, 0, "where")
         assert task.question and task.told
-        if tasks.reason(task.question, task.told) is None:
+        if tasks.related_event(task.question, task.told) is None:
             continue
         answers = [
             tasks.answer(task.question, task.told, random.Random(0), style)
@@ -137,7 +137,7 @@ def test_any_text_gets_a_score_in_range(text, kind):
 
 
 def test_annotators_err_at_their_rate():
-    profile = Profile("p", 1, 0, 0, 10, noise=0.2)
+    profile = Profile("p", 1, 0, 0, 10, flip_probability=0.2)
     rng = random.Random(0)
     wrong = sum(not profile.chooses_first(1.0, 0.5, rng) for _ in range(5000)) / 5000
     assert abs(wrong - 0.2) < 0.02

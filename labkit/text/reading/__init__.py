@@ -12,17 +12,17 @@ A name that is no path ("owner/name", "owner/name:config") is loaded by the `dat
 """
 
 from labkit.text.reading.conversations import Conversations, read_conversations
-from labkit.text.reading.held_out import hold_out
+from labkit.text.reading.held_out import split_held_out
 from labkit.text.reading.preferences import Preferences, read_preferences
-from labkit.text.reading.report import Reading
+from labkit.text.reading.report import ReadReport
 from labkit.text.reading.texts import Texts, read_texts
 
 __all__ = [
     "Conversations",
     "Preferences",
-    "Reading",
+    "ReadReport",
     "Texts",
-    "hold_out",
+    "split_held_out",
     "read_conversations",
     "read_preferences",
     "read_texts",

@@ -23,7 +23,7 @@ MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 KNOWN = {*TEXTS, *TURNS, *QUESTIONS, *INPUTS, *ANSWERS, *CHOSEN, *REJECTED}
 
 
-class Columns:
+class TrackedRow:
     """One row with named columns. `used` collects the names that were asked for and are there."""
 
     def __init__(self, row: Mapping[Any, Any]):
@@ -31,24 +31,24 @@ class Columns:
         self.names = [str(name).strip() for name in row]
         self.used: set[str] = set()
 
-    def name(self, names: Iterable[str]) -> str | None:
+    def find_column(self, names: Iterable[str]) -> str | None:
         """The first of these names that has a value, or at least a column; None where there is no such column."""
         there = [name for name in names if name in self.values]
         return next((name for name in there if not is_empty(self.values[name])), there[0] if there else None)
 
     def get(self, names: Iterable[str]) -> Any:
         """What stands in the first of these columns that has a value; None without one."""
-        name = self.name(names)
+        name = self.find_column(names)
         if name is None:
             return None
         self.used.add(name)
         return self.values[name]
 
-    def one(self, names: Iterable[str]) -> str | None:
-        """As `name`, where it is sure which is meant. Raises RowError where two have values of which neither holds the
-        other.
+    def find_unambiguous_column(self, names: Iterable[str]) -> str | None:
+        """As `find_column`, where it is sure which is meant. Raises RowError where two have values of which neither
+        holds the other.
         """
-        first = self.name(names)
+        first = self.find_column(names)
         if first is None or is_empty(self.values[first]):
             return first
         given = str(self.values[first]).strip()
@@ -63,7 +63,7 @@ class Columns:
 
     def has(self, names: Iterable[str]) -> bool:
         """Whether there is a column of one of these names, empty or not."""
-        return self.name(names) is not None
+        return self.find_column(names) is not None
 
     def __str__(self) -> str:
         return " ".join(", ".join(self.names).split())[:300] or "none"
@@ -77,7 +77,7 @@ class ColumnsSeen:
         self.used: set[str] = set()
         self.idle: Counter[str] = Counter()
 
-    def add(self, row: Columns) -> None:
+    def add(self, row: TrackedRow) -> None:
         """One row more, once it is known which of its columns were read."""
         for name in row.names:
             self.spelled.setdefault(name.lower(), name)

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.files import reading
+from labkit.files import explain_read_errors
 from labkit.text.reading.columns import KNOWN
-from labkit.text.reading.csv_rows import csv_rows, delimiter_of, distinct
-from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess, is_utf8, refuse_kinds
+from labkit.text.reading.csv_rows import check_unique_names, csv_rows, delimiter_of
+from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess_warning, is_utf8, refuse_binary_files
 from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, format_suffix, split_of
 from labkit.text.reading.json_values import parse_json
 from labkit.text.reading.long_text import LONG, LongText
@@ -70,7 +70,7 @@ def open_table(file: File) -> Table:
     if data.startswith(b"PAR1"):
         return Table("parquet", None, _parquet_rows(data, file))
     if format_suffix(file.path) == ".parquet":
-        refuse_kinds(data, file.name)
+        refuse_binary_files(data, file.name)
         raise LabError(f"{file.name} is not a parquet file: it does not begin as one. Is the download complete?")
     text, encoding, warning = decode(data, file.name)
     if not text.strip():
@@ -117,7 +117,7 @@ def _long_table(file: File) -> Table | None:
     """A file of one long plain text; None for any other."""
     if format_suffix(file.path) not in TEXT_ENDINGS:
         return None
-    with reading(file.path), open(file.path, "rb") as opened:
+    with explain_read_errors(file.path), open(file.path, "rb") as opened:
         sample = opened.read(SAMPLE)
         if os.fstat(opened.fileno()).st_size <= LONG or sample.startswith(b"\x1f\x8b"):
             return None
@@ -132,7 +132,7 @@ def _long_table(file: File) -> Table | None:
     if text.parted or 20 * text.replaced > len(text):
         return None
     replaced = f"{file.name}: {text.replaced} bytes not of {encoding} replaced by U+FFFD" if text.replaced else ""
-    warnings = tuple(filter(None, (guess(sample, encoding, file.name), replaced)))
+    warnings = tuple(filter(None, (guess_warning(sample, encoding, file.name), replaced)))
     return Table("text", encoding, [Row(text, file.name, file.split)], warnings)
 
 
@@ -248,7 +248,7 @@ def _parquet_rows(data: bytes, file: File) -> Iterator[Row]:
 
     try:
         with parquet.ParquetFile(io.BytesIO(data)) as table:
-            distinct(table.schema_arrow.names, file.name)
+            check_unique_names(table.schema_arrow.names, file.name)
             rows = itertools.chain.from_iterable(batch.to_pylist() for batch in table.iter_batches())
             for number, row in enumerate(rows, start=1):
                 yield Row(row, f"{file.name}, row {number}", file.split)

@@ -20,13 +20,13 @@ from labkit.text.reading.columns import (
     SYSTEMS,
     TEXTS,
     TURNS,
-    Columns,
+    TrackedRow,
     is_empty,
 )
-from labkit.text.reading.held_out import drop_copies, given_split, held_first, hold_out
+from labkit.text.reading.held_out import given_split, held_first, record_duplicates, split_held_out
 from labkit.text.reading.pointers import refuse_answer_reference
-from labkit.text.reading.report import Reading, RowError
-from labkit.text.reading.rows import Items, as_columns, check_worth, read_items, report_turns
+from labkit.text.reading.report import ReadReport, RowError
+from labkit.text.reading.rows import Items, as_columns, check_trainable, read_items, report_turns
 from labkit.text.reading.values import as_messages, clean, join, shown, transcript, turns
 from labkit.world import Document, Message
 
@@ -36,15 +36,15 @@ class Conversations(NamedTuple):
 
     train: list[Document]
     validation: list[Document]
-    reading: Reading
+    reading: ReadReport
 
 
 def read_conversations(source: str | Path, held_out: float = 0.1) -> Conversations:
     """Conversations from `source`, cleaned and split by whole conversations.
 
-    Raises LabError as `conversation_rows` does, and when fewer than two are left, one of them to hold out.
+    Raises LabError as `read_unsplit_conversations` does, and when fewer than two are left, one of them to hold out.
     """
-    return split_conversations(conversation_rows(source), held_out)
+    return split_conversations(read_unsplit_conversations(source), held_out)
 
 
 def split_conversations(items: Items[Document], held_out: float = 0.1) -> Conversations:
@@ -53,11 +53,11 @@ def split_conversations(items: Items[Document], held_out: float = 0.1) -> Conver
         raise LabError(f"{items.reading.source} holds one conversation; 2 different ones are needed, one to hold out.")
     apart = given_split(items.splits, items.reading)
     if apart is None:
-        return Conversations(*hold_out(items.values, held_out, key=_key), items.reading)
+        return Conversations(*split_held_out(items.values, held_out, key=_key), items.reading)
     return Conversations(*items.parted(apart), items.reading)
 
 
-def conversation_rows(source: str | Path) -> Items[Document]:
+def read_unsplit_conversations(source: str | Path) -> Items[Document]:
     """All conversations of `source`, in its order, cleaned; equal ones once, held out where one of them is.
 
     A row is a list of messages, or has columns: `messages` (or conversations), a list of role and content (or from and
@@ -73,13 +73,13 @@ def conversation_rows(source: str | Path) -> Items[Document]:
         first = kept.setdefault(_key(items.values[index]), index)
         if first != index:
             copies[index] = first
-    drop_copies(copies, items.splits, items.reading)
-    items = items.only(sorted(kept.values()))
+    record_duplicates(copies, items.splits, items.reading)
+    items = items.select(sorted(kept.values()))
     items.reading.finish(len(items.values))
     return items
 
 
-def question(columns: Columns, name: str) -> tuple[Message, ...]:
+def question(columns: TrackedRow, name: str) -> tuple[Message, ...]:
     """The turns that the column `name` asks with: system, history, then what stands there, with its input.
 
     Raises RowError where the question is empty.
@@ -107,7 +107,7 @@ def _earlier(value: Any) -> tuple[Message, ...] | None:
     return messages
 
 
-def history(columns: Columns) -> tuple[Message, ...]:
+def history(columns: TrackedRow) -> tuple[Message, ...]:
     """Earlier turns from a column history: messages, or [question, answer] pairs. Raises RowError for anything else."""
     value = columns.get(HISTORIES)
     if is_empty(value):
@@ -122,7 +122,7 @@ def history(columns: Columns) -> tuple[Message, ...]:
     )
 
 
-def with_system(columns: Columns, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def with_system(columns: TrackedRow, messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Messages, led by what stands in a column system, unless they begin with a system message of their own."""
     if messages and messages[0].role == "system":
         return messages
@@ -130,12 +130,12 @@ def with_system(columns: Columns, messages: tuple[Message, ...]) -> tuple[Messag
     return (Message("system", said), *messages) if said else messages
 
 
-def _conversation(row: Any, reading: Reading) -> tuple[Document, Columns | None]:
+def _conversation(row: Any, reading: ReadReport) -> tuple[Document, TrackedRow | None]:
     """One row -> a conversation. Raises RowError where it is none, or has nothing to learn."""
     columns = None if isinstance(row, list) else as_columns(row)
     messages = turns(row) if columns is None else _messages(columns)
     if columns is not None:
-        check_worth(columns)
+        check_trainable(columns)
         if _is_good(columns) is False:
             raise RowError("label false", "is labelled as no good answer.")
     if not any(message.role == "assistant" for message in messages):
@@ -150,11 +150,11 @@ def _conversation(row: Any, reading: Reading) -> tuple[Document, Columns | None]
     return Document("conversation", "", messages), columns
 
 
-def _messages(columns: Columns) -> tuple[Message, ...]:
-    name = columns.name(TURNS)
+def _messages(columns: TrackedRow) -> tuple[Message, ...]:
+    name = columns.find_column(TURNS)
     if name is not None and not is_empty(columns.values[name]):
         return with_system(columns, turns(columns.get(TURNS)))
-    asked, answered = columns.one(QUESTIONS), columns.one(ANSWERS)
+    asked, answered = columns.find_unambiguous_column(QUESTIONS), columns.find_unambiguous_column(ANSWERS)
     if asked is None and columns.has(["input"]) and columns.has(["output"]):
         asked = "input"
     if asked is not None and answered is not None:
@@ -162,7 +162,7 @@ def _messages(columns: Columns) -> tuple[Message, ...]:
         return _exchange(question(columns, asked), columns.get([answered]), plain=_is_plain(columns.values[asked]))
     if isinstance(columns.values.get("data"), list):
         return with_system(columns, _alternating(columns.get(["data"])))
-    spoken = columns.name(TEXTS)
+    spoken = columns.find_column(TEXTS)
     said = transcript(columns.values[spoken]) if spoken else None
     if said is not None:
         columns.used.add(str(spoken))
@@ -199,7 +199,7 @@ def _exchange(asked: tuple[Message, ...], answer: Any, plain: bool) -> tuple[Mes
     return said if said[: len(asked)] == asked else (*asked, *said)
 
 
-def _is_good(columns: Columns) -> bool | None:
+def _is_good(columns: TrackedRow) -> bool | None:
     """What a column label says of the answer; None where it says nothing of it.
 
     Beside a prompt and its completion, or called kto_tag, it is KTO's, which is true or false, 1 or 0: RowError for any
@@ -220,7 +220,9 @@ def _answers_alone(items: Items[Document]) -> Items[Document]:
     """The conversations without their question where nearly every answer begins with it, which is said."""
     last = [document.messages[-2:] for document in items.values]
     single = all([message.role for message in pair] == ["user", "assistant"] for pair in last)
-    if not single or not repeats([asked.content for asked, _ in last], [answer.content for _, answer in last]):
+    if not single or not answers_repeat_questions(
+        [asked.content for asked, _ in last], [answer.content for _, answer in last]
+    ):
         return items
     items.reading.warnings.append("The answers begin with their question once more, which is left out.")
     values = [
@@ -251,7 +253,7 @@ def without_question(answer: str, asked: str) -> str:
     return rest.lstrip() or answer
 
 
-def repeats(questions: Sequence[str], answers: Sequence[str]) -> bool:
+def answers_repeat_questions(questions: Sequence[str], answers: Sequence[str]) -> bool:
     """Whether nearly all answers begin with their whole question, as some tools write them."""
     count = sum(without_question(answer, asked) != answer for asked, answer in zip(questions, answers, strict=True))
     return len(questions) > 1 and count > 0.9 * len(questions)

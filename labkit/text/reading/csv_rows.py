@@ -38,7 +38,7 @@ def csv_rows(text: str, delimiter: str, name: str) -> Iterator[dict[str, str] | 
         if names is None:
             if isinstance(values, RowError):
                 raise LabError(f"{name}: its first line, which names the columns, {values}")
-            names = distinct(values, name)
+            names = check_unique_names(values, name)
         elif isinstance(values, RowError):
             yield values
         elif len(values) == len(names):
@@ -96,7 +96,7 @@ def _span(lines: list[str], delimiter: str) -> int:
     return 1
 
 
-def distinct(names: list[str], name: str) -> list[str]:
+def check_unique_names(names: list[str], name: str) -> list[str]:
     """Names of columns. Raises LabError where one stands there twice, as one of the two would be lost."""
     spelled = [one.strip().lower() for one in names]
     twice = next((one for one in spelled if one and spelled.count(one) > 1), None)

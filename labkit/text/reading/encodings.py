@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.reading.guesses import escaped, guessed
+from labkit.text.reading.guesses import detect_escape_encoding, guessed
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -52,31 +52,31 @@ class Decoded(NamedTuple):
     warning: str
 
 
-def decode(data: bytes, name: str) -> Decoded:
+def decode(data: bytes, file_name: str) -> Decoded:
     """The text in a file's bytes. Bytes that are not of its encoding become U+FFFD and are counted, while they are few.
 
-    Raises LabError, with the file's `name`, for bytes that are no text and for an encoding that cannot be told.
+    Raises LabError, with the `file_name`, for bytes that are no text and for an encoding that cannot be told.
     """
-    encoding = find_encoding(data, name)
+    encoding = find_encoding(data, file_name)
     try:
-        return Decoded(data.decode(encoding), encoding, guess(data, encoding, name))
+        return Decoded(data.decode(encoding), encoding, guess_warning(data, encoding, file_name))
     except UnicodeDecodeError as error:
         text, at = data.decode(encoding, "replace"), error.start
     bad = max(1, text.count("\ufffd"))
     if bad * 20 > len(text):
         raise LabError(
-            f"{name} is not text in UTF-8 nor in an encoding that is known here: byte {data[at]:#04x} at position "
+            f"{file_name} is not text in UTF-8 nor in an encoding that is known here: byte {data[at]:#04x} at position "
             f"{at}. Save it as UTF-8."
         )
     line = data.count(b"\n", 0, at) + 1
     where = f"{data[at]:#04x} at position {at}, line {line}"
     first = where if bad == 1 else f"the first {where}"
     return Decoded(
-        text, encoding, f"{name}: {bad} byte{'s' * (bad > 1)} not of {encoding} ({first}) replaced by U+FFFD"
+        text, encoding, f"{file_name}: {bad} byte{'s' * (bad > 1)} not of {encoding} ({first}) replaced by U+FFFD"
     )
 
 
-def guess(data: bytes, encoding: str, name: str) -> str:
+def guess_warning(data: bytes, encoding: str, name: str) -> str:
     """The line that says that a file's encoding is guessed; '' where bytes tell it for sure."""
     if encoding == "utf-8" or any(data.startswith(mark) for mark, _ in MARKS):
         return ""
@@ -88,7 +88,7 @@ def find_encoding(data: bytes, name: str) -> str:
 
     Raises LabError, with the file's `name`, for what is no text.
     """
-    refuse_kinds(data, name)
+    refuse_binary_files(data, name)
     for mark, encoding in MARKS:
         if data.startswith(mark):
             return encoding
@@ -101,7 +101,7 @@ def find_encoding(data: bytes, name: str) -> str:
                 f"text, take them out (tr -d '\\0')."
             )
         return encoding
-    encoding = escaped(data[:SAMPLE]) or ("utf-8" if is_utf8(data) else "")
+    encoding = detect_escape_encoding(data[:SAMPLE]) or ("utf-8" if is_utf8(data) else "")
     encoding = encoding or guessed(_sample(data), name) or _wide(data[:SAMPLE])
     if not encoding:
         raise LabError(
@@ -127,7 +127,7 @@ def _sample(data: bytes) -> bytes:
     return data[start : start + SAMPLE]
 
 
-def refuse_kinds(data: bytes, name: str) -> None:
+def refuse_binary_files(data: bytes, name: str) -> None:
     """Raises LabError for bytes that begin as a file of a known kind that holds no text by itself."""
     for start, kind, mend in KINDS:
         if data.startswith(start):

@@ -37,7 +37,7 @@ ESCAPES = (
 """Encodings in ASCII alone, and what parts their characters from it."""
 
 
-def escaped(data: bytes) -> str:
+def detect_escape_encoding(data: bytes) -> str:
     """The encoding that switches between ASCII and other characters by escapes; '' for none."""
     if not data.isascii():
         return ""

@@ -9,18 +9,18 @@ from typing import TypeVar
 from labkit.errors import LabError
 from labkit.text.clean import content_key
 from labkit.text.pieces import Text
-from labkit.text.reading.report import Reading
+from labkit.text.reading.report import ReadReport
 
 T = TypeVar("T")
 
 
-def hold_out(items: Sequence[T], share: float, key: Callable[[T], str]) -> tuple[list[T], list[T]]:
+def split_held_out(items: Sequence[T], fraction: float, key: Callable[[T], str]) -> tuple[list[T], list[T]]:
     """Split items into (train, validation) by the hash of their content: the share with the lowest is held
     out.
 
     At least one is held out and at least one left. Order is kept; the split does not depend on it.
     """
-    count = min(max(1, round(len(items) * share)), len(items) - 1)
+    count = min(max(1, round(len(items) * fraction)), len(items) - 1)
     chosen = set(sorted(range(len(items)), key=_digests(items, key).__getitem__)[:count])
     return _parted(items, chosen)
 
@@ -52,7 +52,7 @@ def hold_out_texts(texts: Sequence[Text], share: float) -> tuple[list[Text], lis
     return train, validation
 
 
-def given_split(splits: Sequence[str], reading: Reading) -> list[str] | None:
+def given_split(splits: Sequence[str], reading: ReadReport) -> list[str] | None:
     """The split of each row as its file names it -> train, validation or '' (not used) for each; None where the
     source has not both rows to train on and others to hold out.
 
@@ -81,14 +81,16 @@ def held_first(splits: Sequence[str]) -> list[int]:
     return sorted(range(len(splits)), key=lambda index: rank.get(splits[index], 2))
 
 
-def drop_copies(copies: Mapping[int, int], splits: Sequence[str], reading: Reading, reason: str = "duplicate") -> None:
+def record_duplicates(
+    copies: Mapping[int, int], splits: Sequence[str], reading: ReadReport, reason: str = "duplicate"
+) -> None:
     """Enter rows that are copies in the record. copies: {a row: the row kept that it repeats}."""
     for index, kept in copies.items():
         apart = splits[kept] in ("validation", "test") and splits[index] != splits[kept]
         reading.drop("held out too" if apart else reason)
 
 
-def _check_left(names: set[str], reading: Reading) -> None:
+def _check_left(names: set[str], reading: ReadReport) -> None:
     for split in filter(None, reading.splits):
         if split == "train" and not reading.splits[split]:
             raise LabError(f"{reading.source}: nothing is there to train on: its split train is empty.")

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.reading.columns import CHOSEN, KNOWN, REJECTED, Columns, is_empty
-from labkit.text.reading.report import Reading, RowError
+from labkit.text.reading.columns import CHOSEN, KNOWN, REJECTED, TrackedRow, is_empty
+from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.values import shown
 
 _LISTS = re.compile(r"(?:.*[_ -])?(?:responses|answers|completions|candidates|outputs|generations|options|choices)")
@@ -52,7 +52,7 @@ class Answers(NamedTuple):
     columns: tuple[str, ...]
 
 
-class Numbering:
+class IndexBase:
     """What the numbers that point to answers count from in a file: 0 or 1, by all its rows.
 
     firsts: what they may count from, as far as that is known before; left: what is left of 0 and 1 after all rows.
@@ -62,7 +62,7 @@ class Numbering:
         self.firsts, self.left = frozenset(firsts), {0, 1}
         self._taken: set[int | None] = set()
 
-    def first(self, numbers: Sequence[int], count: int, usual: int | None = None) -> int | None:
+    def infer_base(self, numbers: Sequence[int], count: int, usual: int | None = None) -> int | None:
         """What a row's numbers into so many answers count from: the usual where it may be 0 or 1; None where that is
         open.
         """
@@ -79,14 +79,14 @@ class Numbering:
         return self.left == {0, 1} or self._taken <= self.left
 
 
-def answers(columns: Columns, reading: Reading, numbering: Numbering) -> tuple[Any, Any]:
+def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, numbering: IndexBase) -> tuple[Any, Any]:
     """What stands in a row's columns chosen and rejected, or what they point to, or a column winner does. Where two
     answers stand beside, the one that is not chosen may be left out.
 
     Raises RowError for a pointer of which it is not sure what it means, and for a tie.
     """
     groups = list(_groups(columns))
-    won = groups and not columns.has((*CHOSEN, *REJECTED)) and columns.name(WINNERS)
+    won = groups and not columns.has((*CHOSEN, *REJECTED)) and columns.find_column(WINNERS)
     given = [columns.get([won] if won else CHOSEN), columns.get(REJECTED)]
     if groups and any(map(_is_tie, given)):
         raise RowError("tie", "has no better answer: it is a tie.")
@@ -104,7 +104,7 @@ def answers(columns: Columns, reading: Reading, numbering: Numbering) -> tuple[A
 _MEND = "which may point to an answer in another column, but it is not sure to which. Write the answers themselves."
 
 
-class Suspects:
+class AnswerReferenceCheck:
     """Looks at all pairs of a source: whether a few short words are all that is ever chosen and rejected, beside
     columns with longer texts that nobody reads. Then they are names of these, in a spelling that is not known.
     """
@@ -114,7 +114,7 @@ class Suspects:
         self.beside = ""
         self.cleared = False
 
-    def add(self, columns: Columns, given: tuple[Any, Any]) -> None:
+    def add(self, columns: TrackedRow, given: tuple[Any, Any]) -> None:
         """One row, once it is known which of its columns were read."""
         if self.cleared:
             return
@@ -132,7 +132,7 @@ class Suspects:
             )
 
 
-def check_tie(columns: Columns) -> None:
+def check_tie(columns: TrackedRow) -> None:
     """Raises RowError for a row that says of its two answers that neither is better."""
     for name in VERDICTS:
         if _is_tie(columns.values.get(name)):
@@ -140,7 +140,7 @@ def check_tie(columns: Columns) -> None:
             raise RowError("tie", f"has no better answer: its column {name} says {shown(columns.values[name])}.")
 
 
-def refuse_answer_reference(columns: Columns, name: str) -> None:
+def refuse_answer_reference(columns: TrackedRow, name: str) -> None:
     """Raises RowError where a column that is to hold an answer holds its number among choices in other columns."""
     value = columns.values[name]
     for group in _groups(columns):
@@ -186,7 +186,7 @@ def _points(value: Any, groups: list[Answers]) -> bool:
     return word in _ORDINALS or _POINTER.fullmatch(word) is not None or bool(word) and word in keys
 
 
-def _groups(columns: Columns) -> Iterator[Answers]:
+def _groups(columns: TrackedRow) -> Iterator[Answers]:
     """All answers of a row that stand beside one another. Where others do, columns model_a, model_b hold names."""
     for name, value in columns.values.items():
         found = _listed(name, value) if _LISTS.fullmatch(name) else None
@@ -236,7 +236,7 @@ def _parsed(value: Any) -> Any:
     return value
 
 
-def _by_name(columns: Columns, given: list[Any], groups: list[Answers]) -> Any:
+def _by_name(columns: TrackedRow, given: list[Any], groups: list[Answers]) -> Any:
     """(chosen, rejected) from the columns that they name; None where they name none."""
     names = [value.strip().lower() if isinstance(value, str) else "" for value in given]
     if names[0] == names[1] or not all(name in columns.values.keys() - {*CHOSEN, *REJECTED} for name in names):
@@ -248,7 +248,7 @@ def _by_name(columns: Columns, given: list[Any], groups: list[Answers]) -> Any:
     return columns.values[names[0]], columns.values[names[1]]
 
 
-def _followed(columns: Columns, groups: list[Answers], given: list[Any], numbering: Numbering) -> Any:
+def _followed(columns: TrackedRow, groups: list[Answers], given: list[Any], numbering: IndexBase) -> Any:
     """(chosen, rejected) where one group alone may be meant; None elsewhere."""
     words = [_spelled(value) for value in given]
     names = {group.name for group in groups}
@@ -274,7 +274,7 @@ def _fits(group: Answers, word: str, names: set[str]) -> bool:
     return found[2] in group.keys or found[2].isdigit() and numbers
 
 
-def _places(group: Answers, words: list[str], numbering: Numbering) -> list[int] | None:
+def _places(group: Answers, words: list[str], numbering: IndexBase) -> list[int] | None:
     """The places of (chosen, rejected) in a group; the second is the other of two where one word alone is given. None
     where they are not sure.
     """
@@ -284,7 +284,7 @@ def _places(group: Answers, words: list[str], numbering: Numbering) -> list[int]
     usual = _start(group)
     named = any(one and one[1] == group.name for one in found)  # response_1 is one, whatever numbers count from
     if len(numbers) == len(words) and not named and (usual is not None or None in places):
-        first = numbering.first(numbers, len(group.texts), usual)
+        first = numbering.infer_base(numbers, len(group.texts), usual)
         places = [None if first is None else number - first for number in numbers]
     sure = [place for place in places if place is not None and place < len(group.texts)]
     if len(sure) == len(words) == 1:
@@ -309,7 +309,7 @@ def _place(group: Answers, word: str) -> int | None:
     return _ORDINALS.get(word)
 
 
-def _unread(columns: Columns, length: int) -> str:
+def _unread(columns: TrackedRow, length: int) -> str:
     """A column with several texts, or the columns with one each, that were not read and are longer; '' for none."""
     idle = {name: _parsed(value) for name, value in columns.values.items() if name not in {*columns.used, *KNOWN}}
     for name, value in idle.items():

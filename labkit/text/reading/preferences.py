@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from labkit.errors import LabError
 from labkit.text.pairs import Pair
-from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, Columns, is_empty
-from labkit.text.reading.conversations import history, question, repeats, with_system, without_question
-from labkit.text.reading.held_out import given_split, hold_out
-from labkit.text.reading.pointers import VERDICTS, Numbering, Suspects, answers, check_tie
-from labkit.text.reading.report import Reading, RowError
-from labkit.text.reading.rows import Items, as_columns, check_worth, read_items, report_turns
+from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
+from labkit.text.reading.conversations import answers_repeat_questions, history, question, with_system, without_question
+from labkit.text.reading.held_out import given_split, split_held_out
+from labkit.text.reading.pointers import VERDICTS, AnswerReferenceCheck, IndexBase, check_tie, chosen_and_rejected
+from labkit.text.reading.report import ReadReport, RowError
+from labkit.text.reading.rows import Items, as_columns, check_trainable, read_items, report_turns
 from labkit.text.reading.values import as_messages, clean, transcript, turns
 from labkit.world import Message
 
@@ -27,15 +27,15 @@ class Preferences(NamedTuple):
 
     train: list[Pair]
     validation: list[Pair]
-    reading: Reading
+    reading: ReadReport
 
 
 def read_preferences(source: str | Path, held_out: float = 0.1) -> Preferences:
     """Preference pairs from `source`, cleaned and split by prompts, so that no held-out prompt was trained on.
 
-    Raises LabError as `preference_rows` does, and when there is one prompt only.
+    Raises LabError as `read_unsplit_preferences` does, and when there is one prompt only.
     """
-    return split_preferences(preference_rows(source), held_out)
+    return split_preferences(read_unsplit_preferences(source), held_out)
 
 
 def split_preferences(items: Items[Pair], held_out: float = 0.1) -> Preferences:
@@ -49,7 +49,7 @@ def split_preferences(items: Items[Pair], held_out: float = 0.1) -> Preferences:
         )
     apart = given_split(items.splits, items.reading)
     if apart is None:
-        _, chosen = hold_out(prompts, held_out, key=str)
+        _, chosen = split_held_out(prompts, held_out, key=str)
         held = set(chosen)
         return Preferences(
             *items.parted(["validation" if p.prompt in held else "train" for p in items.values]), items.reading
@@ -66,7 +66,7 @@ def split_preferences(items: Items[Pair], held_out: float = 0.1) -> Preferences:
     return Preferences(free, validation, items.reading)
 
 
-def preference_rows(source: str | Path) -> Items[Pair]:
+def read_unsplit_preferences(source: str | Path) -> Items[Pair]:
     """All pairs of `source`, in its order, cleaned. A pair that stands there again is another vote, and stays; so does
     its reverse.
 
@@ -76,15 +76,15 @@ def preference_rows(source: str | Path) -> Items[Pair]:
     other columns, chosen and rejected, or winner, may name them (see `pointers.py`). Raises LabError for a source
     without such rows, or when most of them cannot be used.
     """
-    numbering, suspects = Numbering(), Suspects()
+    numbering, suspects = IndexBase(), AnswerReferenceCheck()
     items = read_items(source, partial(_pair, numbering, suspects))
     if not numbering.settled:
-        items = read_items(source, partial(_pair, Numbering(numbering.left), suspects))
+        items = read_items(source, partial(_pair, IndexBase(numbering.left), suspects))
     suspects.check(items.reading.source)
     items.reading.finish(len(items.values))
     asked = [pair.prompt[-1].content for pair in items.values]
     both = [[getattr(pair, side) for pair in items.values] for side in ("chosen", "rejected")]
-    if not all(repeats(asked, answers) for answers in both):
+    if not all(answers_repeat_questions(asked, answers) for answers in both):
         return items
     items.reading.warnings.append("The answers begin with the prompt once more, which is left out.")
     pairs = [
@@ -94,12 +94,14 @@ def preference_rows(source: str | Path) -> Items[Pair]:
     return Items(pairs, items.splits, items.reading)
 
 
-def _pair(numbering: Numbering, suspects: Suspects, row: Any, reading: Reading) -> tuple[Pair, Columns]:
+def _pair(
+    numbering: IndexBase, suspects: AnswerReferenceCheck, row: Any, reading: ReadReport
+) -> tuple[Pair, TrackedRow]:
     """One row -> a pair. Raises RowError where it is none, or its answers are empty or equal."""
     columns = as_columns(row)
-    check_worth(columns)
+    check_trainable(columns)
     check_tie(columns)
-    given = answers(columns, reading, numbering)
+    given = chosen_and_rejected(columns, reading, numbering)
     if is_empty(given[0]) and not columns.has(CHOSEN) or is_empty(given[1]) and not columns.has(REJECTED):
         raise RowError("unknown columns", f"has the columns {columns}; {_mend(columns)}")
     asked = _prompt(columns)
@@ -123,7 +125,7 @@ def _pair(numbering: Numbering, suspects: Suspects, row: Any, reading: Reading) 
     return Pair(asked, chosen, rejected), columns
 
 
-def _note_scores(columns: Columns, reading: Reading) -> None:
+def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
     """Enter in the record that the chosen answer is the worse one, where scores, a margin or a verdict say so."""
     for name in (*VERDICTS, "margin"):
         value = columns.values.get(name)
@@ -149,11 +151,11 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _prompt(columns: Columns) -> Turns:
+def _prompt(columns: TrackedRow) -> Turns:
     """The turns before the answers, as far as columns of their own give them; empty where they do not."""
-    name = columns.one(QUESTIONS)
+    name = columns.find_unambiguous_column(QUESTIONS)
     if name is None or is_empty(columns.values[name]):
-        name = columns.name((*QUESTIONS, *TURNS, "input"))
+        name = columns.find_column((*QUESTIONS, *TURNS, "input"))
     if name is None:
         return ()
     value = columns.values[name]
@@ -198,7 +200,7 @@ def _systems(asked: Turns, shared: Turns) -> Turns:
     return tuple(message for message in asked if message.role == "system" and message not in shared)
 
 
-def _mend(columns: Columns) -> str:
+def _mend(columns: TrackedRow) -> str:
     needed = "preferences need chosen and rejected, and a prompt"
     if columns.has(LABELS) and columns.has(ANSWERS):
         return f"labels of single answers (as for KTO) are unpaired and cannot be paired: {needed}."

@@ -35,7 +35,7 @@ class FileRead:
 
 
 @dataclass
-class Reading:
+class ReadReport:
     """The record of one reading. All counts are of rows (documents, conversations, pairs) but `characters`.
 
     read = kept + sum(dropped). dropped: by reason. unused: columns, files, lists and splits that were not read.
@@ -65,11 +65,11 @@ class Reading:
             self.places.setdefault(reason, []).append(place)
             self.examples.setdefault(reason, f"{place} {message or f'has an {reason}.'}")
 
-    def finish(self, kept: int) -> Reading:
+    def finish(self, kept: int) -> ReadReport:
         """The record once all is read. Raises LabError when no row is left, or fewer than half of those read."""
         self.kept = kept
         for reason, places in self.places.items():
-            self.warnings.append(f"{reason}: {where(places)}")
+            self.warnings.append(f"{reason}: {format_locations(places)}")
         lost = self.dropped.total() - sum(self.dropped[reason] for reason in HARMLESS)
         if 2 * lost > self.read or not kept:
             raise LabError(self._refusal(lost))
@@ -124,7 +124,7 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def where(places: Iterable[str]) -> str:
+def format_locations(places: Iterable[str]) -> str:
     """['a.csv, row 1', 'a.csv, row 4'] -> 'a.csv, rows 1, 4'"""
     numbers: dict[str, list[str]] = {}
     for place in places:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from labkit.errors import LabError
-from labkit.text.reading.columns import MEDIA, WEIGHTS, Columns, ColumnsSeen, is_empty
+from labkit.text.reading.columns import MEDIA, WEIGHTS, ColumnsSeen, TrackedRow, is_empty
 from labkit.text.reading.containers import NoRows, Row, Table, hub_rows, hub_splits, open_table
 from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, File, find_files, split_of
-from labkit.text.reading.report import FileRead, Reading, RowError
+from labkit.text.reading.report import FileRead, ReadReport, RowError
 from labkit.text.reading.values import removed, shown, unread_keys
 from labkit.world import Message
 
@@ -22,7 +22,7 @@ TEMPLATES = re.compile(
     r"<\|im_start\|>|\[INST\]|<\|start_header_id\|>|<start_of_turn>|<\|(?:user|assistant|system|begin_of_text)\|>"
 )
 """Marks that chat templates put around turns."""
-Convert = Callable[[Any, Reading], tuple[T, Columns | None]]
+Convert = Callable[[Any, ReadReport], tuple[T, TrackedRow | None]]
 """One row's value -> what it is understood as, and its columns, if it has any. Raises RowError."""
 
 
@@ -32,9 +32,9 @@ class Items(Generic[T]):
 
     values: list[T]
     splits: list[str]
-    reading: Reading
+    reading: ReadReport
 
-    def only(self, indices: Sequence[int]) -> Items[T]:
+    def select(self, indices: Sequence[int]) -> Items[T]:
         """These of them."""
         return Items([self.values[i] for i in indices], [self.splits[i] for i in indices], self.reading)
 
@@ -49,9 +49,9 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
     plain: whether files of plain text are rows too.
 
     Raises LabError for a source that is not there, or most of whose files are damaged. Whether enough rows are left is
-    for `Reading.finish` to say.
+    for `ReadReport.finish` to say.
     """
-    reading = Reading(str(source))
+    reading = ReadReport(str(source))
     values, splits = [], []
     seen, contents = ColumnsSeen(), Counter[int]()
     for row in rows_of(source, reading, plain):
@@ -101,19 +101,19 @@ def _row_split(row: Any) -> str:
     return next((split for split, words in SPLITS.items() if str(named).strip().lower() in words), "")
 
 
-def as_columns(row: Any) -> Columns:
+def as_columns(row: Any) -> TrackedRow:
     """A row with named columns. Raises RowError for anything else."""
     if not isinstance(row, Mapping):
         kind = {str: "text", list: "a list", int: "a number", float: "a number"}.get(type(row), type(row).__name__)
         raise RowError("row without columns", f"is {kind} where a row with named columns is needed.")
-    columns = Columns(row)
+    columns = TrackedRow(row)
     if len(columns.values) < len(columns.names):
         twice = next(name for name in columns.values if [other.lower() for other in columns.names].count(name) > 1)
         raise RowError("column twice", f"has the column {twice} twice, in capitals and without. Keep one.")
     return columns
 
 
-def check_worth(columns: Columns) -> None:
+def check_trainable(columns: TrackedRow) -> None:
     """Raises RowError for a row that its own columns call no example to learn: of weight 0, or with pictures or sound.
 
     So does a weight between, which nothing here would follow.
@@ -133,7 +133,7 @@ def check_worth(columns: Columns) -> None:
             )
 
 
-def report_turns(reading: Reading, messages: Sequence[Message], fields: Iterable[Any]) -> None:
+def report_turns(reading: ReadReport, messages: Sequence[Message], fields: Iterable[Any]) -> None:
     """Enter in the record what is to say about the turns of a row that is kept: what cleaning took away, keys that were
     not read, and marks of a template.
 
@@ -149,7 +149,7 @@ def report_turns(reading: Reading, messages: Sequence[Message], fields: Iterable
         ] += 1
 
 
-def rows_of(source: str | Path, reading: Reading, plain: bool) -> Iterator[Row]:
+def rows_of(source: str | Path, reading: ReadReport, plain: bool) -> Iterator[Row]:
     """The rows of all files of a source, which are entered in the record as they are read."""
     found = find_files(source)
     reading.unused += found.passed_over
@@ -184,7 +184,7 @@ def rows_of(source: str | Path, reading: Reading, plain: bool) -> Iterator[Row]:
             reading.unused += table.unused
 
 
-def _counted(rows: Iterable[Row], entry: FileRead, reading: Reading) -> Iterator[Row]:
+def _counted(rows: Iterable[Row], entry: FileRead, reading: ReadReport) -> Iterator[Row]:
     reading.files.append(entry)
     for row in rows:
         entry.rows += 1

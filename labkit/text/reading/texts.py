@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labkit.text.clean import clean_text, copies
+from labkit.text.clean import clean_text, find_duplicates
 from labkit.text.pieces import Text
-from labkit.text.reading.columns import QUESTIONS, TEXTS, TURNS, Columns
-from labkit.text.reading.held_out import drop_copies, given_split, held_first, hold_out_texts
+from labkit.text.reading.columns import QUESTIONS, TEXTS, TURNS, TrackedRow
+from labkit.text.reading.held_out import given_split, held_first, hold_out_texts, record_duplicates
 from labkit.text.reading.long_text import LongText
-from labkit.text.reading.report import Reading, RowError
+from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import Items, as_columns, read_items
 from labkit.text.reading.values import as_text
 
@@ -23,15 +23,15 @@ class Texts(NamedTuple):
 
     train: Sequence[Text]
     validation: Sequence[Text]
-    reading: Reading
+    reading: ReadReport
 
 
 def read_texts(source: str | Path, held_out: float = 0.1) -> Texts:
     """Plain text from `source`, cleaned and split: about a tenth of its characters is held out.
 
-    Raises LabError as `clean_documents` does, and when there is too little to hold out.
+    Raises LabError as `read_unsplit_texts` does, and when there is too little to hold out.
     """
-    return split_texts(clean_documents(source), held_out)
+    return split_texts(read_unsplit_texts(source), held_out)
 
 
 def split_texts(items: Items[Text], held_out: float = 0.1) -> Texts:
@@ -42,7 +42,7 @@ def split_texts(items: Items[Text], held_out: float = 0.1) -> Texts:
     return Texts(*items.parted(apart), items.reading)
 
 
-def clean_documents(source: str | Path) -> Items[Text]:
+def read_unsplit_texts(source: str | Path) -> Items[Text]:
     """All documents of `source`, in its order, cleaned, without duplicates and near-duplicates: of two the
     one that is held out is kept.
 
@@ -51,15 +51,15 @@ def clean_documents(source: str | Path) -> Items[Text]:
     or when most of its rows cannot be used.
     """
     items = read_items(source, _text, plain=True)
-    exact, near = copies(items.values, held_first(items.splits)) if len(items.values) > 1 else ({}, {})
-    drop_copies(exact, items.splits, items.reading)
-    drop_copies(near, items.splits, items.reading, "near duplicate")
-    items = items.only([index for index in range(len(items.values)) if index not in exact and index not in near])
+    exact, near = find_duplicates(items.values, held_first(items.splits)) if len(items.values) > 1 else ({}, {})
+    record_duplicates(exact, items.splits, items.reading)
+    record_duplicates(near, items.splits, items.reading, "near duplicate")
+    items = items.select([index for index in range(len(items.values)) if index not in exact and index not in near])
     items.reading.finish(len(items.values))
     return items
 
 
-def _text(row: Any, reading: Reading) -> tuple[Text, Columns | None]:
+def _text(row: Any, reading: ReadReport) -> tuple[Text, TrackedRow | None]:
     """One row -> its text, cleaned. Raises RowError where it has none."""
     if isinstance(row, LongText):  # which is cleaned whenever it is read
         reading.characters += max(0, row.read - len(row))
@@ -73,7 +73,7 @@ def _text(row: Any, reading: Reading) -> tuple[Text, Columns | None]:
     return text, columns
 
 
-def _column(columns: Columns) -> Any:
+def _column(columns: TrackedRow) -> Any:
     if not columns.has(TEXTS):
         hint = " Conversations are given as instructions." if columns.has((*TURNS, *QUESTIONS)) else ""
         raise RowError(

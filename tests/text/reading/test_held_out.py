@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from labkit.errors import LabError
-from labkit.text.reading import hold_out, read_conversations, read_preferences, read_texts
+from labkit.text.reading import read_conversations, read_preferences, read_texts, split_held_out
 from labkit.text.reading.files import file_splits
 from labkit.text.reading.held_out import hold_out_texts
 
@@ -32,7 +32,7 @@ def test_about_a_tenth_of_the_characters_is_held_out_of_texts_of_any_size(count)
 def test_equal_texts_are_held_out_whole_and_by_content_alone():
     texts = [f"A story, number {index:03}." for index in range(50)]
     train, validation = hold_out_texts(texts, 0.1)
-    assert (train, validation) == hold_out(texts, 0.1, key=str)
+    assert (train, validation) == split_held_out(texts, 0.1, key=str)
     assert set(hold_out_texts(texts[::-1], 0.1)[1]) == set(validation) and len(validation) == 5
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import LabError
-from labkit.text.clean import clean_blocks, clean_text, distinct, is_base
+from labkit.text.clean import clean_blocks, clean_text, deduplicate, is_base
 from labkit.text.reading import long_text, read_texts
 from labkit.text.reading.long_text import LongText
 from labkit.text.sources import encode_corpus
@@ -71,7 +71,7 @@ def test_long_texts_that_are_the_same_are_one(tmp_path, small_blocks):
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(TEXT, newline="")
     texts = [LongText(tmp_path / f"{name}.txt", "utf-8") for name in ("a", "b")]
-    assert distinct([*texts, "short"]) == ([0, 2], 1, 0)
+    assert deduplicate([*texts, "short"]) == ([0, 2], 1, 0)
 
 
 def test_a_file_that_changes_while_it_is_in_use_is_refused(tmp_path, small_blocks):

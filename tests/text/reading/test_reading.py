@@ -10,8 +10,8 @@ from pyarrow import parquet
 
 from labkit.errors import LabError
 from labkit.text.clean import clean_text
-from labkit.text.reading import hold_out, read_conversations, read_preferences, read_texts
-from labkit.text.reading.texts import clean_documents
+from labkit.text.reading import read_conversations, read_preferences, read_texts, split_held_out
+from labkit.text.reading.texts import read_unsplit_texts
 from labkit.text.sources import RandomChunks, encode_corpus
 from labkit.text.tokenizer import Tokenizer
 
@@ -140,11 +140,11 @@ def test_unanswered_and_repeated_conversations_are_dropped_and_counted(tmp_path)
 
 def test_what_is_held_out_does_not_depend_on_the_order():
     items = [f"item {index}" for index in range(50)]
-    train, validation = hold_out(items, 0.1, key=str)
-    train_again, validation_again = hold_out(items[::-1], 0.1, key=str)
+    train, validation = split_held_out(items, 0.1, key=str)
+    train_again, validation_again = split_held_out(items[::-1], 0.1, key=str)
     assert len(validation) == 5 and not set(train) & set(validation)
     assert set(validation) == set(validation_again) and train == train_again[::-1]
-    assert [len(part) for part in hold_out(items[:2], 0.01, key=str)] == [1, 1]
+    assert [len(part) for part in split_held_out(items[:2], 0.01, key=str)] == [1, 1]
 
 
 def test_a_hub_data_set_by_name(monkeypatch):
@@ -351,4 +351,4 @@ def test_what_datasets_keeps_on_the_disk_is_refused_with_the_mend(tmp_path):
 def test_documents_begin_after_the_mark_that_parts_them(tmp_path):
     texts = ["One day.", "  Two days.\n\nAnd more.", "Three."]
     (tmp_path / "a.txt").write_text("<|endoftext|>\n<|endoftext|>\r\n".join(f"{text}\n" for text in texts))
-    assert [str(text) for text in clean_documents(tmp_path / "a.txt").values] == [*texts[:2], "Three.\n"]
+    assert [str(text) for text in read_unsplit_texts(tmp_path / "a.txt").values] == [*texts[:2], "Three.\n"]

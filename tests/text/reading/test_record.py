@@ -5,12 +5,12 @@ import pytest
 from labkit.errors import LabError
 from labkit.reporting.terminal import watch
 from labkit.runs.pipeline import Progress
-from labkit.text.reading import Reading
-from labkit.text.reading.report import FileRead, reading_lines, some, where
+from labkit.text.reading import ReadReport
+from labkit.text.reading.report import FileRead, format_locations, reading_lines, some
 
 
 def a_reading():
-    reading = Reading("rows", [FileRead("a.csv", "csv", "utf-8", 30), FileRead("b.parquet", "parquet", None, 1000)])
+    reading = ReadReport("rows", [FileRead("a.csv", "csv", "utf-8", 30), FileRead("b.parquet", "parquet", None, 1000)])
     reading.read, reading.characters, reading.unused = 1030, 1234, ["column id"]
     for row in range(1, 8):
         reading.drop("empty answer", f"a.csv, row {row}")
@@ -28,11 +28,11 @@ def test_a_record_in_lines():
 
 def test_what_is_named_and_what_is_only_counted():
     assert some("abc") == "a, b, c" and some("abcdefg") == "a, b, c, d, e and 2 more"
-    assert where(["a.csv, row 1", "b.csv, row 1", "a.csv, row 9"]) == "a.csv, rows 1, 9; b.csv, row 1"
+    assert format_locations(["a.csv, row 1", "b.csv, row 1", "a.csv, row 9"]) == "a.csv, rows 1, 9; b.csv, row 1"
 
 
 def test_most_rows_gone_stops_but_not_for_copies():
-    reading = Reading("rows")
+    reading = ReadReport("rows")
     reading.read = 10
     reading.drop("duplicate", count=8)
     assert reading.finish(2).kept == 2
