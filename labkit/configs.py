@@ -158,7 +158,10 @@ def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
     """
     hints = _types(typing.cast(Any, cls))
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
-    today = {older: name for name, older in _older_names(cls).items()}
+    today = {older: name for name, older in _older_names(cls).items() if older not in fields}
+    twice = [f"{name} and {today[name]}" for name in data if today.get(name) in data]
+    if twice:
+        raise LabError(f"{cls.__name__} has {', '.join(twice)}, which are one setting. Leave one of them out.")
     data = {today.get(name, name): value for name, value in data.items()}
     unknown = sorted(set(data) - set(fields) - {"kind"})
     if unknown:
@@ -217,7 +220,7 @@ def plain(value: Any, older: bool = False) -> Any:
     """
     if dataclasses.is_dataclass(value):
         name = type(value).__name__
-        return {"kind": getattr(value, "older_kind", name) if older else name, **to_dict(value, older)}
+        return {"kind": vars(type(value)).get("older_kind", name) if older else name, **to_dict(value, older)}
     if isinstance(value, tuple | list):
         return [plain(item, older) for item in value]
     return value
@@ -231,10 +234,10 @@ def _value(where: str, hint: Any, value: Any) -> Any:
     if isinstance(value, Mapping):
         classes = [option for option in options if isinstance(option, type)]
         choices = {option.__name__: option for option in classes if dataclasses.is_dataclass(option)}
-        older = {option.older_kind: option for option in choices.values() if hasattr(option, "older_kind")}
+        older = {vars(one)["older_kind"]: one for one in choices.values() if "older_kind" in vars(one)}
         kind = value.get("kind", next(iter(choices), None) if len(choices) == 1 else None)
-        if kind not in choices | older:
+        if kind not in older | choices:
             raise LabError(f"{where} cannot be {kind!r}; it can be {', '.join(choices)}.")
-        return from_dict((choices | older)[kind], value)
+        return from_dict((older | choices)[kind], value)
     is_tuple = any(typing.get_origin(option) is tuple for option in (hint, *options))
     return tuple(value) if isinstance(value, list) and is_tuple else value

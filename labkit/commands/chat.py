@@ -36,15 +36,15 @@ class ChatOptions:
     stage: Stage = None
     """The model after this stage; after the last when not given."""
     temperature: NonNegative = 0.0
-    """0 always says the likeliest; 1 draws as the model thinks."""
+    """Sampling temperature. 0: greedy; 1: sample from the model's distribution."""
     top_k: CountOrNone = 0
-    """Draw among so many likeliest tokens; 0 among all."""
+    """Sample from this many likeliest tokens; 0: from all."""
     top_p: TopP = 1.0
-    """Draw among the likeliest tokens that together have this probability."""
+    """Sample from the likeliest tokens that together have this probability (nucleus)."""
     max_tokens: NewTokens = 150
-    """The longest reply."""
+    """The longest reply, in tokens."""
     seed: Seed = 0
-    """Of the draws."""
+    """Of the sampling."""
 
 
 def chat(options: ChatOptions) -> int:

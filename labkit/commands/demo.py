@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class DemoOptions:
     """Make data/demo again, the finished run that the app opens on: a run of the default recipe, made small.
 
-    About ten minutes; the run itself stays where it was made.
+    As long as the default run takes; the run itself stays where it was made.
     """
 
     run: Folder = Path("runs/demo")

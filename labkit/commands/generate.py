@@ -28,11 +28,11 @@ class GenerateOptions:
     stage: Stage = None
     """The model after this stage; when not given, after the last with --chat, else after the first."""
     temperature: NonNegative = 1.0
-    """0 always says the likeliest; 1 draws as the model thinks."""
+    """Sampling temperature. 0: greedy; 1: sample from the model's distribution."""
     top_k: CountOrNone = 0
-    """Draw among so many likeliest tokens; 0 among all."""
+    """Sample from this many likeliest tokens; 0: from all."""
     top_p: TopP = 1.0
-    """Draw among the likeliest tokens that together have this probability."""
+    """Sample from the likeliest tokens that together have this probability (nucleus)."""
     strategy: Annotated[str | None, arg(metavar="LINE", help_behavior_hint="")] = None
     """In place of the three before: a line in quotes, as "beam beams=4", "contrastive k=5 alpha=0.6", "best n=8" (the
     one that the run's reward model likes most), "speculative ahead=4" (with --draft) or "repetition=1.2 temperature=0.8
@@ -42,9 +42,9 @@ class GenerateOptions:
     draft: Path | None = None
     """For speculative: the folder of the draft's run, which must have the same tokenizer."""
     max_tokens: NewTokens = 200
-    """The longest text."""
+    """The longest text, in tokens."""
     seed: Seed = 0
-    """Of the draws."""
+    """Of the sampling."""
 
 
 def print_generations(options: GenerateOptions) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """Make this one stage of a run: begin it, resume it, or make it again.
+    """Train this one stage of a run: begin it, resume it, or train it again.
 
     Every field of the stage can be set too, as --train.steps 500; with a RUN, --help lists them.
     """
@@ -28,8 +28,8 @@ class StageOptions:
     run: RunFolder
     """The run's folder. A new one begins with the preset that LABKIT_PRESET names, lab if none."""
     again: Switch = False
-    """Make this stage again, in place of what it and those that build on it have made. That is kept aside until the new
-    one is finished."""
+    """Train this stage again. Its old results, and those of the stages built on it, are kept aside until the new one is
+    finished."""
     undo: Switch = False
     """Take --again back, while it is not finished: what was there before is there again."""
 

@@ -18,7 +18,7 @@ class WorldOptions:
     """Look into TinyWorld: documents as the model reads them, and tasks with scored answers."""
 
     size: Literal["tiny", "lab", "full"] = "lab"
-    """Of the world."""
+    """TinyWorld's size: the preset smoke uses tiny, the others those of their names."""
     seed: Seed = 0
     """Another one gives other stories."""
     kind: str | None = None

@@ -1,4 +1,4 @@
-"""Speculative decoding: a small model guesses ahead, the large one checks all guesses in one reading."""
+"""Speculative decoding: a small draft model proposes tokens, the large target model checks all of them in one pass."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def speculative_steps(
     generator: torch.Generator | None = None,
 ) -> Iterator[SpeculativeResult]:
     """New tokens with the distribution of `model` under the `filters`, exactly; greedy ones are its own greedy
-    tokens. The draft writes `ahead` tokens; each is kept with probability min(1, p / q), and at the first that is not,
-    one is drawn from what p has over q: Fast Inference from Transformers via Speculative Decoding,
-    https://arxiv.org/abs/2211.17192. What stands is yielded after each of the large model's readings.
+    tokens. The draft proposes `ahead` tokens; each is accepted with probability min(1, p / q), and at the first that is
+    not, one is drawn from what p has over q: Fast Inference from Transformers via Speculative Decoding,
+    https://arxiv.org/abs/2211.17192. What stands is yielded after each pass of the target model.
 
     Raises LabError for models of different vocabularies, a state that cannot be taken back (RWKV, GRU), filters that
     ask what was written, and as `check_prompt`.

@@ -39,9 +39,7 @@ def oracle_judge(world: World, tasks: Mapping[tuple[int, ...], Task], annotator:
     """The gold score under an annotator's profile; tasks: what each prompt asks. Raises LabError for an annotator that
     the world has not, and for a prompt that is none of the tasks.
     """
-    if annotator not in world.profiles:
-        raise LabError(f"There is no annotator {annotator!r}; there are {', '.join(world.profiles)}.")
-    profile = world.profiles[annotator]
+    profile = world.profile(annotator)
 
     def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
         found = []

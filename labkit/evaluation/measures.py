@@ -68,8 +68,8 @@ MEASURES = {
         "loss after another question",
         "nats per token",
         "",
-        "The loss on the same answers, each after the question of another. As large as the validation loss, the model "
-        "would be answering without reading; the gap is what it reads.",
+        "The loss on the same answers when each follows the question of another conversation. If it were as small as "
+        "the validation loss, the model would be answering without reading the question; the gap is what it reads.",
     ),
     "validation_tokens": MetricSpec(
         "tokens measured", "number", "", "How many tokens the validation loss is a mean of."
@@ -164,25 +164,26 @@ MEASURES = {
         "examples left out",
         "number",
         "",
-        "How many training examples (conversations, pairs) were too long for a row, and so were not learnt from.",
+        "How many training examples (conversations, pairs) were longer than train.max_length, and so were not learnt "
+        "from.",
     ),
     "cut": MetricSpec(
         "examples cut",
         "number",
         "",
-        "How many training examples were longer than a row and lost their end.",
+        "How many training examples were longer than train.max_length and lost their end.",
     ),
     "held_out_left_out": MetricSpec(
         "held-out examples left out",
         "number",
         "",
-        "How many held-out examples were too long for a row, so that nothing of them was measured.",
+        "How many held-out examples were longer than train.max_length, so that nothing of them was measured.",
     ),
     "held_out_cut": MetricSpec(
         "held-out examples cut",
         "number",
         "",
-        "How many held-out examples were longer than a row and were measured without their end.",
+        "How many held-out examples were longer than train.max_length and were measured without their end.",
     ),
     "right": MetricSpec(
         "right",
@@ -206,7 +207,7 @@ MEASURES = {
         "its standard error",
         "score",
         "",
-        "How far the gain would move by chance with other prompts; three times this is no chance.",
+        "How far the gain would move by chance with other prompts; a gain of more than two of these is hardly chance.",
     ),
     "win_rate": MetricSpec(
         "wins over the model before",

@@ -15,7 +15,7 @@ from labkit.evaluation.judges import reward_judge
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.preferences.annotate import preference_task
-from labkit.text.chat import decode_reply, encode_prompt
+from labkit.text.chat import decode_reply, encode_prompt, without_end_token
 from labkit.text.fitting import LengthReport
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World, score
@@ -37,8 +37,8 @@ def oracle_scores(
     world: World, annotator: str, tokenizer: Tokenizer, tasks: Sequence[Task], answers: Sequence[Sequence[int]]
 ) -> OracleScores:
     """The oracle's opinion of answers, as ids, to the tasks, under the annotator's profile."""
-    texts = [decode_reply(tokenizer, ids) for ids in answers]
-    profile = world.profiles[annotator]
+    texts = [decode_reply(tokenizer, without_end_token(tokenizer, ids)) for ids in answers]
+    profile = world.profile(annotator)
     scores = [score(world, task, text, profile) for task, text in zip(tasks, texts, strict=True)]
     columns = zip(*((s.total, s.right, float(s.supported < 1), s.polite) for s in scores), strict=True)
     return OracleScores(*(np.array(column) for column in columns))

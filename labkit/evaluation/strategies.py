@@ -119,7 +119,7 @@ def _truth(world: World, task: Task | None, text: str, annotator: str) -> dict[s
     as_story = check.parsed / check.sentences if check.sentences else 0.0
     if task is None:
         return {"grammatical": as_story, "consistent": check.possible / check.events if check.events else float("nan")}
-    gold = score(world, task, text, world.profiles[annotator])
+    gold = score(world, task, text, world.profile(annotator))
     truth = {"gold": gold.total, "right": gold.right, "supported": gold.supported, "consistent": gold.consistent}
     return truth | {"grammatical": as_story if task.kind == "write" else gold.fluent}
 

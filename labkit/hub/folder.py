@@ -106,7 +106,7 @@ def check_finite(name: str, tensor: Tensor, file: Path) -> None:
         )
 
 
-def check_floats(entries: Mapping[str, Entry], folder: Path) -> None:
+def refuse_quantized(entries: Mapping[str, Entry], folder: Path) -> None:
     """Raises LabError for weights that mean nothing without the scales of a quantization."""
     odd = sorted(name for name, entry in entries.items() if entry.dtype not in FLOATS)
     if odd:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.hub.folder import Entry, check_floats, read_tensors
+from labkit.hub.folder import Entry, read_tensors, refuse_quantized
 from labkit.hub.parts import Family, TensorMapping
 from labkit.model.transformer import ModelConfig, Transformer
 
@@ -31,7 +31,7 @@ def find_tensors(family: Family, config: ModelConfig, entries: Mapping[str, Entr
     parts = list(family.parts(config))
     wanted = {name for part in parts for name in part.theirs}
     found, left = _by_family_names(family, wanted, entries, folder)
-    check_floats({name: entries[name] for name in (*found.values(), *left.values())}, folder)
+    refuse_quantized({name: entries[name] for name in (*found.values(), *left.values())}, folder)
     twins = _twins(family, found, left)
     if left:
         first = next(iter(left.values()))

@@ -196,7 +196,7 @@ class Inspection:
 
     @torch.no_grad()
     def logit_lens(self, top_n: int = 3, most: int | None = None) -> list[list[list[tuple[str, float]]]]:
-        """What the model would say if it ended after each layer: [1 + L][T][leading] of (text, probability), the first
+        """What the model would say if it ended after each layer: [1 + L][T][top_n] of (text, probability), the first
         of the embeddings alone. most: of so many tokens at the end; of all when not given.
 
         The logit lens: https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens

@@ -18,7 +18,7 @@ from labkit.model.transformer import Transformer
 class PatchingResult(NamedTuple):
     """residual [1 + L, T]: how much of the difference comes back when the vector of one token after one layer (0: the
     embeddings) is the first text's, in the second; heads [L, H]: likewise of what one head gives to all tokens. 0:
-    nothing, 1: all of it. answers: the tokens whose log-odds are measured, the first text's and the second's. odds:
+    nothing, 1: all of it. answers: the tokens whose log-odds are measured, the first text's and the second's. log_odds:
     these log-odds in nats, in the first text and in the second.
     """
 

@@ -54,8 +54,8 @@ def world_coref_examples(world: World, tokenizer: Tokenizer, count: int = 48) ->
     found = []
     for index in range(count):
         task = world.task("test", SEED, index, "it")
-        assert task.told is not None and task.question is not None
-        animal, obstacle, _ = (str(a) for a in next(e for e in task.told.events if e.kind == "fail_cross").args)
+        assert task.source_story is not None and task.question is not None
+        animal, obstacle, _ = (str(a) for a in next(e for e in task.source_story.events if e.kind == "fail_cross").args)
         right, wrong = (animal, obstacle) if task.question.value == animal else (obstacle, animal)
         ids = encode_prompt(tokenizer, task.messages)
         options = [encode_answer_part(tokenizer, f"The {name}") for name in (right, wrong)]

@@ -51,13 +51,13 @@ class RunOptions:
     out: Folder = None
     """The run's folder; runs/PRESET when not given."""
     seed: Seed = 0
-    """Of everything that is drawn."""
+    """Of all random numbers."""
     plan: Plan = None
-    """The stages in their order, as --plan pretrain,sft,dpo,dpo-strict: a kind, or a kind with more behind a hyphen,
-    each with flags of its own (--dpo-strict.beta 0.5). ppo@dpo begins with what dpo has left, sft@runs/big/pretrain
-    with a stage of another run. The preset's when not given."""
+    """The stages in their order, as --plan pretrain,sft,dpo,dpo-strict. A name is a kind of stage, or a kind and a
+    suffix (dpo-strict), which has flags of its own (--dpo-strict.beta 0.5). STAGE@OTHER initialises STAGE from OTHER's
+    checkpoint: ppo@dpo, or sft@runs/big/pretrain from another run's. The preset's plan when not given."""
     stages: Names = ()
-    """Make these stages only, as --stages pretrain; all when not given."""
+    """Train only these stages of the plan, as --stages pretrain; all when not given."""
     resume: Switch = False
     """Resume the run in the folder, with the recipe that it was begun with."""
     build_on: Folder = None

@@ -5,6 +5,7 @@
         change.commit()
 
     change = set_aside(folder, "sft --again", ["sft", "reward"], ["recipe.json"], until="sft/result.json")
+    change.mark_moved()
     ...write what takes their place...
     commit_pending(folder, "sft/result.json")
 

@@ -41,6 +41,7 @@ def override(parts: Mapping[str, Any], rest: list[str], command: str) -> dict[st
     """Parts, each under the name that its flags begin with, as the flags in ``rest`` set them."""
     left = list(rest)
     now = {name: _chosen(part, f"--{name}", left) for name, part in parts.items()}
+    _refuse_older(now, left)
     fields = [(name.replace("-", "_"), type(part), dataclasses.field(default=part)) for name, part in now.items()]
     all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
     settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
@@ -49,6 +50,27 @@ def override(parts: Mapping[str, Any], rest: list[str], command: str) -> dict[st
     for name, part in made.items():
         _refuse_unused(parts[name], part, f"--{name}")
     return made
+
+
+def _refuse_older(parts: Mapping[str, Any], arguments: list[str]) -> None:
+    """Raises LabError for a flag that is called something else now."""
+    today = {older: flag for name, part in parts.items() for older, flag in _older_flags(part, f"--{name}").items()}
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag in today:
+            raise LabError(f"{flag} is {today[flag]} now.")
+
+
+def _older_flags(part: Any, prefix: str) -> dict[str, str]:
+    """The flags that the fields of a part had under their older names -> those of today, at any depth."""
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return {}
+    names, fields = getattr(part, "older_names", {}), [field.name for field in dataclasses.fields(part)]
+    flags = {older: name for name, older in names.items() if older not in fields}
+    found = {f"{prefix}.{older}": f"{prefix}.{name}" for older, name in flags.items()}
+    for name in fields:
+        found |= _older_flags(getattr(part, name), f"{prefix}.{name}")
+    return {older.replace("_", "-"): flag.replace("_", "-") for older, flag in found.items()}
 
 
 def _refuse_unused(before: Any, part: Any, flag: str) -> None:

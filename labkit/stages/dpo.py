@@ -73,7 +73,7 @@ class DPO(Stage):
     def source(self, stage_inputs: StageInputs, model: Transformer) -> Source:
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
         rows, length = self.train.batch_size, self.train.max_length
-        pairs = stage_inputs.pairs(length)
+        pairs = stage_inputs.fitting_pairs(length)
         reference = reference_logprobs(model, stage_inputs.tokenizer, pairs, length, self.train.precision)
         return PairSource(
             stage_inputs.tokenizer, pairs, rows, length, reference=reference, **stage_inputs.shard_options()
@@ -108,7 +108,7 @@ class DPO(Stage):
         from labkit.evaluation.preference_accuracy import length_accuracy, pairwise_accuracy
 
         tokenizer, length = stage_inputs.tokenizer, self.train.max_length
-        pairs = stage_inputs.held_out_pairs(length)
+        pairs = stage_inputs.fitting_held_out_pairs(length)
 
         def found(one: Transformer) -> NDArray:
             return reference_logprobs(one, tokenizer, pairs, length, self.train.precision)

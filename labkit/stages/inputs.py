@@ -146,7 +146,7 @@ class StageInputs:
             self.known[key] = make()
         return self.known[key]
 
-    def pairs(self, length: int) -> list[Pair]:
+    def fitting_pairs(self, length: int) -> list[Pair]:
         """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.train, length, "preference pairs")
 
@@ -169,13 +169,13 @@ class StageInputs:
         """Raises LabError when no given pair fits in rows of `length` tokens, or nobody is known who could choose."""
         self.check_annotator()
         if self.preferences is not None:
-            self.pairs(length)
-            self.held_out_pairs(length)
+            self.fitting_pairs(length)
+            self.fitting_held_out_pairs(length)
 
     def check_annotator(self) -> None:
         """Raises LabError when the world has not the annotator who is to choose where no pairs are given."""
-        if self.preferences is None and self.annotator not in self.world.profiles:
-            raise LabError(f"There is no annotator {self.annotator!r}; there are {', '.join(self.world.profiles)}.")
+        if self.preferences is None:
+            self.world.profile(self.annotator)
 
     def _fitting(self, given: Sequence[Pair], length: int, what: str) -> list[Pair]:
         from labkit.text.fitting import LengthReport
@@ -185,17 +185,17 @@ class StageInputs:
         self.check_fit(lambda: (pairs, LengthReport(len(given), 0, len(given) - len(pairs))), what, length)
         return pairs
 
-    def held_out_pairs(self, length: int) -> list[Pair]:
+    def fitting_held_out_pairs(self, length: int) -> list[Pair]:
         """The held-out pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.validation, length, "held-out preference pairs")
 
     def left_out_count(self, length: int) -> int:
         """How many training pairs do not fit in rows of `length` tokens."""
-        return len(self.preference_split.train) - len(self.pairs(length))
+        return len(self.preference_split.train) - len(self.fitting_pairs(length))
 
     def held_out_choices(self, length: int) -> list[AnnotatedPair]:
         """The held-out choices of the world's annotator that fit; none with real preferences."""
-        fit = set(self.held_out_pairs(length))
+        fit = set(self.fitting_held_out_pairs(length))
         return [choice for choice in self.preference_split.choices if choice.pair in fit]
 
     def prompts(self, length: int, answer_tokens: int) -> Prompts:

@@ -18,8 +18,7 @@ Where this departs from the two papers, and from TRL's PPOTrainer (0.24, the las
 5. Ratio, KL and entropy are of the distribution at the sampling temperature, as in TRL; Ouyang et al. sample at 1.
 6. The KL penalty is the plain difference of log-probabilities (k1) with a fixed weight (Ziegler et al. adapt it).
 7. An entropy bonus can be added (entropy_coef, off by default); there is no pretraining loss mixed in (PPO-ptx).
-8. The value loss is 1/2 of the clipped squared error, weighted by vf_coef; vf_coef, cliprange and cliprange_value are
-   what TRL calls so.
+8. The value loss is 1/2 of the clipped squared error, weighted by vf_coef, as in TRL, whose names these are.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class RewardModeling(Stage):
     def source(self, stage_inputs: StageInputs, model: RewardModel) -> Source:
         rows, length = self.train.batch_size, self.train.max_length
         return PairSource(
-            stage_inputs.tokenizer, stage_inputs.pairs(length), rows, length, **stage_inputs.shard_options()
+            stage_inputs.tokenizer, stage_inputs.fitting_pairs(length), rows, length, **stage_inputs.shard_options()
         )
 
     def flops(self, model: RewardModel, tokens: float) -> float:
@@ -86,7 +86,7 @@ class RewardModeling(Stage):
     def _ranked(self, model: RewardModel, stage_inputs: StageInputs) -> dict[str, float]:
         from labkit.evaluation.preference_accuracy import ranking_metrics
 
-        pairs = stage_inputs.held_out_pairs(self.train.max_length)
+        pairs = stage_inputs.fitting_held_out_pairs(self.train.max_length)
         return ranking_metrics(model, stage_inputs.tokenizer, pairs, self.train.max_length, self.train.precision)
 
     @classmethod

@@ -18,6 +18,7 @@ from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import Prompts
 from labkit.stages.credit import GAECredit, ScoredAnswers
 from labkit.stages.sampling import Sampler, Samples
+from labkit.text.chat import without_end_token
 
 
 class Rollout(NamedTuple):
@@ -47,8 +48,8 @@ def check_rows(rows: int, samples: int, world_size: int) -> None:
     """Raises LabError unless `rows` answers are `samples` to each prompt, the same number for each process."""
     if rows % (samples * world_size):
         raise LabError(
-            f"{rows} answers cannot be {samples} to each prompt on {world_size} processes; let rows be a multiple of "
-            f"{samples * world_size}."
+            f"{rows} answers cannot be {samples} to each prompt on {world_size} processes; let train.batch_size be "
+            f"a multiple of {samples * world_size}."
         )
 
 
@@ -148,7 +149,7 @@ class Rollouts:
 
     def _gold(self, batch: int, samples: Samples) -> list[float]:
         return self.prompts.gold_scores(
-            self._indices(batch), [self.sampler.strip_end_token(drawn) for drawn in samples.drawn]
+            self._indices(batch), [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.drawn]
         )
 
     def _generator(self, batch: int) -> torch.Generator:

@@ -58,10 +58,6 @@ class Sampler:
         batch, _ = full_row_batch(rows, self.length, self.tokenizer.pad)
         return Samples(prompts, drawn, batch)
 
-    def strip_end_token(self, drawn: Sequence[int]) -> Sequence[int]:
-        """A drawn answer without its end token."""
-        return drawn[:-1] if drawn and drawn[-1] in self.tokenizer.stops else drawn
-
     def logprobs(self, model: Transformer, x: Tensor, batch: Batch) -> Tensor:
         """Log-probability of each token of the answers under the distribution that it is drawn from: `model` at the
         sampler's temperature. x [B, T, D] of `model.hidden` -> [B, T] nats; 0 where the mask is False.

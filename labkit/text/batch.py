@@ -34,7 +34,7 @@ class Batch(NamedTuple):
         return int(self.mask.sum())
 
 
-def shift(rows: Sequence[Sequence[int]], counts: Sequence[Sequence[bool]], length: int, pad: int) -> Batch:
+def shift(rows: Sequence[Sequence[int]], loss_mask: Sequence[Sequence[bool]], length: int, pad: int) -> Batch:
     """Rows of up to length + 1 ids -> Batch of width `length`, padded on the right.
 
     `counts[b][t]` says whether id t of row b counts as a label. Padding never does.
@@ -45,7 +45,7 @@ def shift(rows: Sequence[Sequence[int]], counts: Sequence[Sequence[bool]], lengt
     inputs = np.full((len(rows), length), pad, dtype=np.int64)
     labels = np.full((len(rows), length), pad, dtype=np.int64)
     mask = np.zeros((len(rows), length), dtype=bool)
-    for row, (ids, count) in enumerate(zip(rows, counts, strict=True)):
+    for row, (ids, count) in enumerate(zip(rows, loss_mask, strict=True)):
         width = max(0, len(ids) - 1)
         inputs[row, :width] = ids[:-1]
         labels[row, :width] = ids[1:]

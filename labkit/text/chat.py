@@ -54,7 +54,8 @@ def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document], length
 def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], text: str = "") -> list[int]:
     """Messages -> the ids after which the assistant answers: bos, (text), turns, `<|assistant|>`."""
     if tokenizer.template is not None:
-        return [*_text_before(tokenizer, text), *tokenizer.template.encode(_turns(messages), prompt=True)]
+        ids = tokenizer.template.encode(_turns(messages), add_generation_prompt=True)
+        return [*_text_before(tokenizer, text), *ids]
     return [*encode_messages(tokenizer, messages, text), _opening(tokenizer, "assistant")]
 
 
@@ -96,6 +97,11 @@ def encode_opening(tokenizer: Tokenizer, text: str, lead: bool = True) -> list[i
     """
     before = tokenizer.lead if lead and tokenizer.template is None else ""
     return [*tokenizer.prefix, *(tokenizer.encode(before + text) if text else [])] or [tokenizer.bos]
+
+
+def without_end_token(tokenizer: Tokenizer, ids: Sequence[int]) -> Sequence[int]:
+    """A drawn answer without the end token that it may end with."""
+    return ids[:-1] if ids and ids[-1] in tokenizer.stops else ids
 
 
 def decode_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -45,8 +45,8 @@ class Span(NamedTuple):
 
 
 class ChatTemplate:
-    """`encode(turns, prompt=True)` for what the assistant is to answer, `encode_with_mask(turns)` for what it is to
-    learn.
+    """`encode(turns, add_generation_prompt=True)` for what the assistant is to answer, `encode_with_mask(turns)` for
+    what it is to learn.
 
     `turn_end` is the token that ends an assistant's turn; `lead` the blanks between a prompt and the words that follow.
     """
@@ -73,9 +73,9 @@ class ChatTemplate:
         between = whole.removeprefix(prompt).partition(WORDS)[0]
         self.lead = between if between.isspace() else ""
 
-    def encode(self, turns: Sequence[Turn], prompt: bool = False) -> list[int]:
+    def encode(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> list[int]:
         """A conversation -> its ids; with `prompt`, up to where the assistant answers."""
-        return self._encode(self._render(self._sanitized(turns), prompt)[0])[0]
+        return self._encode(self._render(self._sanitized(turns), add_generation_prompt)[0])[0]
 
     def encode_with_mask(
         self, turns: Sequence[Turn], learned: Collection[int] | None = None

@@ -44,7 +44,7 @@ def fit(
     recipe: str = "",
     seed: int = 0,
 ) -> Generator[StepRecord, None, None]:
-    """Train `model` in place; yields a Record after each optimizer step.
+    """Train `model` in place; yields a StepRecord after each optimizer step.
 
     The gradient of a step is that of sum(loss_sum) / sum(count) over its `gradient_accumulation_steps` batches and all
     processes: of one big batch. Step s takes the source's batches s n … s n + n - 1, n of them.

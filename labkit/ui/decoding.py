@@ -50,7 +50,7 @@ EXAMPLES = (
 DEFAULTS = ("greedy", "temperature=1 top-p=0.9", "beam beams=4", "temperature=1.5")
 
 
-def from_link(lab: Lab, text: str) -> tuple[Settings, str]:
+def open_link(lab: Lab, text: str) -> tuple[Settings, str]:
     """What a link asks for, and what must be said of it. Raises LabError for one that cannot be followed."""
     settings = Settings.of_link(text)
     if settings.run not in lab.runs_with_model() or settings.stage not in lab.stages(settings.run):
@@ -235,7 +235,7 @@ def _fill(
         settings, note, hindered = None, "", hide_problem_box()
         try:
             if LINK in request.query_params:
-                settings, note = from_link(lab, request.query_params[LINK])
+                settings, note = open_link(lab, request.query_params[LINK])
         except LabError as error:
             hindered = show_error(error)
         run = settings.run if settings else next(iter(lab.preferred()), None)

@@ -154,7 +154,7 @@ def ratings_table(store: Store) -> list[list[str]]:
 
 
 def _standings(store: Store) -> dict[str, Any]:
-    """`table` with its heads."""
+    """`ratings_table` with its headers."""
     return {"headers": [translate_label(head) for head in ("source", "votes", "wins")], "data": ratings_table(store)}
 
 

@@ -13,10 +13,11 @@ ENGLISH = {
     "look_hint": "From which tokens does each token take information while the model reads? The stronger the colour, "
     "the larger the share of its attention that a head gives to that token.",
     "find_heads": "Find the heads",
-    "find_heads_hint": "Heads by what they do: how much of their attention goes to the token before; in a random text "
-    "that is repeated, to what followed last time; from “it”, and from where the answer names it, to the right one "
-    "more than to the wrong. The last column is cause, not colour: how much log-odds (nats) of the right answer over "
-    "the wrong are lost without the head.",
+    "find_heads_hint": "Heads by what they do. Previous token: how much of the attention goes to the token before. "
+    "Induction: in a random text that is repeated, how much goes to what followed the same token last time. From the "
+    "pronoun, from the answer: how much more goes from “it”, or from the token before the answer, to the noun that is "
+    "meant than to the other one. The last column measures the cause: how many nats of log-odds the right answer loses "
+    "against the wrong one when the head is ablated.",
     "patching": "Patch one text into another",
     "patching_hint": "Two prompts with the same number of tokens and different answers. The model reads the second "
     "one, but one of its vectors is replaced by the vector in the same place of the first. If the model then gives the "

@@ -4,7 +4,7 @@
 // data = {maps: [{kind, rows: [T], columns: [S], layers: L, heads: H, key_heads: K, weights: base64 of 16-bit numbers,
 //         of causal attention only what each token sees}], stages: [names], stage: name, focus: [layer, head, row],
 //         subject: what every question says besides}
-// ask(question) -> a promise of what labkit.interpret.Views.answer gives. chooseCheckpoint(name): shows another checkpoint by
+// ask(question) -> a promise of what labkit.interpret.CheckpointInspections.handle_request gives. chooseCheckpoint(name): shows another checkpoint by
 // handing over other data; without it the viewer asks for them by itself.
 
 const ATTENTION_WORDS = chinese ? {

@@ -17,7 +17,7 @@ from labkit.world.grammar import Grammar
 from labkit.world.lexicon import Lexicon, load_size
 from labkit.world.oracle import Score, score
 from labkit.world.plots import Storyteller
-from labkit.world.profiles import Profile, load_profiles
+from labkit.world.profiles import Annotator, load_annotators
 from labkit.world.splits import Splits, check_split
 from labkit.world.tasks import OTHER, READING, Document, Message, Task, Tasks, without_story
 
@@ -25,7 +25,7 @@ __all__ = [
     "Document",
     "Event",
     "Message",
-    "Profile",
+    "Annotator",
     "Score",
     "State",
     "StoryCheck",
@@ -48,10 +48,16 @@ class World:
         self.answers = Answers(self.lexicon, self.kinds, self.grammar, self.size.phrasings)
         self.teller = Storyteller(self.size, self.lexicon, self.kinds, self.grammar, self.splits)
         self.corpus = Corpus(Tasks(self.lexicon, self.kinds, self.teller, self.answers))
-        self.profiles = load_profiles()
+        self.profiles = load_annotators()
         present = "fail_cross" in self.kinds
         self.reading_kinds = tuple(k for k in READING if k != "it" or present)
         self.task_kinds = (*self.reading_kinds, *OTHER)
+
+    def profile(self, name: str) -> Annotator:
+        """The annotator of this name. Raises LabError where there is none."""
+        if name not in self.profiles:
+            raise LabError(f"There is no annotator {name!r}; there are {', '.join(self.profiles)}.")
+        return self.profiles[name]
 
     @classmethod
     def load(cls, size: str = "lab") -> World:

@@ -74,7 +74,7 @@ class Answers:
         written = self.lexicon.surfaces[role, FRAGMENT_MODES.get(role, "")]
         return capitalise(written[question.value]) + "."
 
-    def context_of(self, question: Question) -> Context:
+    def pronoun_referents(self, question: Question) -> Context:
         """Whom a pronoun in the answer stands for: those whom the question names."""
         context: Context = {}
         if not question.whole:

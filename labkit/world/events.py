@@ -82,13 +82,13 @@ class Effect(NamedTuple):
     """`fluent(args) = value`, made so."""
 
     fluent: str
-    where: tuple[int, ...]
+    arg_indices: tuple[int, ...]
     value: Term
 
     def apply(self, state: State, args: tuple[Any, ...]) -> None:
         """Make it so; nil makes it unknown."""
         value = self.value(state, args)
-        key = (self.fluent, *(args[i] for i in self.where))
+        key = (self.fluent, *(args[i] for i in self.arg_indices))
         if value == "nil":
             state.changing.pop(key, None)
         else:

@@ -40,7 +40,7 @@ class Form(NamedTuple):
     """One way to write a kind. A clause has no full stop of its own and can follow 'because'."""
 
     kind: str
-    number: int
+    form_index: int
     pieces: tuple[str | Slot, ...]
     clause: bool
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labkit.world.answers import Said
 from labkit.world.events import Event, State, happen, why_not
-from labkit.world.profiles import Profile
+from labkit.world.profiles import Annotator
 from labkit.world.questions import Question
 from labkit.world.tasks import Task
 
@@ -50,7 +50,7 @@ class Score(NamedTuple):
     why: tuple[str, ...]
 
 
-def score(world: World, task: Task, response: str, profile: Profile) -> Score:
+def score(world: World, task: Task, response: str, profile: Annotator) -> Score:
     """The gold score of a response to a task under an annotator's profile."""
     response = response.strip()
     if not response:
@@ -78,7 +78,7 @@ class Measures(NamedTuple):
     why: list[str]
 
 
-def _total(m: Measures, response: str, profile: Profile, task: Task) -> Score:
+def _total(m: Measures, response: str, profile: Annotator, task: Task) -> Score:
     words = response.count(" ") + 1
     patience = LONGEST_STORY if task.kind == "write" else profile.words
     concise = min(1.0, patience / words)
@@ -110,10 +110,10 @@ def _fluent(said: list[Said], why: list[str], often: int = 1) -> float:
 
 def _answer(world: World, task: Task, response: str) -> Measures:
     """A response to a question."""
-    question, told = task.question, task.told
+    question, told = task.question, task.source_story
     assert question is not None and told is not None
     why: list[str] = []
-    said = world.answers.read(response, question, world.answers.context_of(question))
+    said = world.answers.read(response, question, world.answers.pronoun_referents(question))
     claims: list[Any] = []
     asserted = supported = extra = 0
     for one in said:
@@ -163,7 +163,7 @@ def _to_the_point(question: Question, event: Event | None) -> bool:
 
 def _true(world: World, task: Task, event: Event | None) -> bool:
     """Whether the story or the facts bear out a statement."""
-    told = task.told
+    told = task.source_story
     assert told is not None
     if event is None:
         return False
@@ -181,9 +181,9 @@ def _true(world: World, task: Task, event: Event | None) -> bool:
 
 def _was_felt(world: World, task: Task, event: Event) -> bool:
     """Whether at some time in the story someone felt this (because of that)."""
-    assert task.told is not None
+    assert task.source_story is not None
     state = State(world.lexicon.facts)
-    for past in task.told.events:
+    for past in task.source_story.events:
         happen(world.kinds[past.kind], past, state)
         if why_not(world.kinds[event.kind], event, state) is None:
             return True
@@ -211,12 +211,12 @@ def _refusal(world: World, response: str) -> Measures:
 
 def _retelling(world: World, task: Task, response: str) -> Measures:
     """One sentence that says what happened."""
-    assert task.told is not None
+    assert task.source_story is not None
     why: list[str] = []
     said = world.answers.read(response, None, {})
     events = [one.event for one in said if one.event is not None]
     true = sum(_true(world, task, event) for event in events)
-    happened = [e for e in events if world.kinds[e.kind].happens and e in task.told.events]
+    happened = [e for e in events if world.kinds[e.kind].happens and e in task.source_story.events]
     right = float(len(events) == 1 and len(happened) == 1)
     if not right:
         why.append("not one sentence that says what happened")

@@ -42,13 +42,13 @@ class StoryPlot(NamedTuple):
 
 
 class Story(NamedTuple):
-    """A story and all that is known about it. `told` is what each was last said to feel, and its cause."""
+    """A story and all that is known about it. `told_feelings` is what each was last said to feel, and its cause."""
 
     plot: str
     text: str
     events: tuple[Event, ...]
     state: State
-    told: dict[str, tuple[str, Event]]
+    told_feelings: dict[str, tuple[str, Event]]
 
 
 def read_step(text: str) -> Step:

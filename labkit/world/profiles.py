@@ -10,7 +10,7 @@ from labkit.world.lexicon import load_yaml
 
 
 @dataclass(frozen=True)
-class Profile:
+class Annotator:
     """An annotator. `complete`, `polite` and `concise` are weights that add up to 1; `words` is how long an answer may
     be before it stops being concise; `flip_probability` is the share of choices made by mistake."""
 
@@ -30,10 +30,10 @@ class Profile:
 
 
 @cache
-def load_profiles() -> dict[str, Profile]:
+def load_annotators() -> dict[str, Annotator]:
     """The profiles of data/world/profiles.yaml, by name."""
     profiles = {}
     for name, raw in load_yaml("profiles").items():
         known = dict(raw)
-        profiles[name] = Profile(name, flip_probability=known.pop("noise"), **known)
+        profiles[name] = Annotator(name, flip_probability=known.pop("noise"), **known)
     return profiles

@@ -92,7 +92,7 @@ def state_events(story: Story) -> Iterator[Event]:
             yield Event("has", (value, subject))
         elif fluent == "colour":
             yield Event("is_colour", (subject, value))
-        elif fluent == "feels" and story.told.get(subject, ("",))[0] == value:
+        elif fluent == "feels" and story.told_feelings.get(subject, ("",))[0] == value:
             yield Event("is_feeling", (subject, value))
 
 

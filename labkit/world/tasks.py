@@ -59,7 +59,7 @@ class Task(NamedTuple):
     messages: tuple[Message, ...]
     reference: str
     story: str
-    told: Story | None = None
+    source_story: Story | None = None
     question: Question | None = None
     wanted: Wanted | None = None
 
@@ -94,7 +94,7 @@ class Tasks:
 
     def answer(self, question: Question, story: Story, rng: random.Random, style: str) -> str:
         """A right answer, worded in a style."""
-        context = self.answers.context_of(question)
+        context = self.answers.pronoun_referents(question)
         if style == "fragment":
             return self.answers.fragment(question, context, rng)
         answer = self.answers.statement(question, context, rng)

@@ -85,6 +85,8 @@ def test_gold_is_under_the_annotator_that_is_asked_for(run):
     said = run.tokenizer().decode(text).strip()
     assert golds == [pytest.approx(score(world, one.task, said, it).total) for it in world.profiles.values()]
     assert len(set(golds)) > 1
+    with pytest.raises(LabError, match="no annotator 'nobody'; there are"):
+        scored(run.model("sft"), run.tokenizer(), [one], [[text]], world, "nobody")
 
 
 def test_the_oracle_that_picks_the_best_is_the_runs_annotator(run, tmp_path):

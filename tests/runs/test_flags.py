@@ -11,6 +11,12 @@ from labkit.runs.flags import format_tyro_error
     [
         ("run --model.width abc", "--model.width must be a whole number, not 'abc'."),
         ("run --model.key-heads x", "--model.key-heads must be None or a whole number, not 'x'."),
+        ("run --ppo.kl 0.1", "--ppo.kl is --ppo.kl-coef now."),
+        ("run --annotation.answer_tokens=9", "--annotation.answer-tokens is --annotation.max-new-tokens now."),
+        (
+            "run --model.feed-forward.hidden 9",
+            "--model.feed-forward.hidden is --model.feed-forward.intermediate-size now.",
+        ),
         ("run --pretrain.train.muon-lr x", "--pretrain.train.muon-lr must be a number, not 'x'."),
         ("run --model.width 0", "--model.width must be at least 1 and at most 1,048,576, not 0."),
         ("run --model.norm x", "--model.norm can be rms, layer, not 'x'."),

@@ -19,7 +19,7 @@ from labkit.stages.dpo import reference_logprobs
 from labkit.stages.ppo import ActorCritic
 from labkit.stages.rollouts import Rollouts
 from labkit.stages.sampling import Sampler
-from labkit.text.chat import encode_prompt
+from labkit.text.chat import encode_prompt, without_end_token
 from labkit.text.pairs import Pair, collate_pairs, encode_pair
 from labkit.text.reading import Conversations, Preferences
 from labkit.text.reading.report import ReadReport
@@ -149,7 +149,7 @@ def test_what_is_learned_from_is_what_was_drawn(stage_inputs):
     for drawn, other, labels, mask in zip(samples.drawn, free, samples.batch.labels, samples.batch.mask, strict=True):
         stop = next((at for at, token in enumerate(other) if token in tokenizer.stops), len(other))
         assert list(drawn) == other[: stop + 1] == labels[mask].tolist()
-        assert list(sampler.strip_end_token(drawn)) == other[:stop]
+        assert list(without_end_token(tokenizer, drawn)) == other[:stop]
         ends.add(drawn[-1])
     assert len(ends & set(tokenizer.stops)) > 1 and ends - set(tokenizer.stops)
 

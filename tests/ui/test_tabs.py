@@ -255,19 +255,19 @@ def test_what_cannot_be_written_is_said(lab, change, message):
 
 def test_a_link_that_cannot_be_followed_is_said(lab):
     good = json.dumps(asked("greedy").json())
-    settings, said = decoding.from_link(lab, good)
+    settings, said = decoding.open_link(lab, good)
     assert settings == asked("greedy") and said == ""
-    _, said = decoding.from_link(lab, json.dumps(asked("greedy", checkpoint="0" * 12).json()))
+    _, said = decoding.open_link(lab, json.dumps(asked("greedy", checkpoint="0" * 12).json()))
     assert "have changed since this link was made" in said
     for text in (good[:-9], "[]", "{", "null", '{"run": 1}', '{"run": "a", "stage": "b", "prompt": "", "columns": 5}'):
         with pytest.raises(LabError) as broken:  # and no word of a parser
-            decoding.from_link(lab, text)
+            decoding.open_link(lab, text)
         assert str(broken.value).startswith("This link is broken: no settings can be read from it. Shown instead are")
         assert not {"Error", "Expecting", "char"} & set(str(broken.value).split())
     with pytest.raises(LabError, match="cannot be followed: Strategy 1 is missing: type one.* Shown instead are the"):
-        decoding.from_link(lab, json.dumps({**asked("greedy").json(), "columns": [{"strategy": " ", "begins": []}]}))
+        decoding.open_link(lab, json.dumps({**asked("greedy").json(), "columns": [{"strategy": " ", "begins": []}]}))
     with pytest.raises(LabError, match="of a run 'gone', not found here"):
-        decoding.from_link(lab, json.dumps(asked("greedy", run="gone").json()))
+        decoding.open_link(lab, json.dumps(asked("greedy", run="gone").json()))
 
 
 def test_what_cannot_be_looked_at_or_compared_is_said(lab):

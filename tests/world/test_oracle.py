@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.world import Message, Task, World, score
-from labkit.world.profiles import Profile
+from labkit.world.profiles import Annotator
 from labkit.world.tasks import OTHER, READING
 
 WORLD = World.load("lab")
@@ -32,8 +32,8 @@ def test_every_reference_answer_is_right(kind, seed, world):
 @given(st.integers(0, 10**6), st.sampled_from(["sentence", "fragment", "polite", "reason"]))
 def test_every_style_of_answer_is_right(seed, style):
     task = WORLD.task("test", seed, 0, random.Random(seed).choice(READING))
-    assert task.question and task.told
-    answer = WORLD.corpus.tasks.answer(task.question, task.told, random.Random(seed), style)
+    assert task.question and task.source_story
+    answer = WORLD.corpus.tasks.answer(task.question, task.source_story, random.Random(seed), style)
     got = score(WORLD, task, answer, PROFILES["warm"])
     assert (got.right, got.supported, got.fluent) == (1, 1, 1), (task.messages, answer, got.why)
 
@@ -85,7 +85,7 @@ def test_what_the_story_does_not_say_is_unsupported():
     assert "not so, or beside the point: Felix was sad." in made_up.why
 
 
-def total(task: Task, answer: str, profile: Profile) -> float:
+def total(task: Task, answer: str, profile: Annotator) -> float:
     return score(WORLD, task, answer, profile).total
 
 
@@ -93,11 +93,11 @@ def test_profiles_disagree():
     tasks, compared = WORLD.corpus.tasks, 0
     for seed in range(30):
         task = WORLD.task("test", seed, 0, "where")
-        assert task.question and task.told
-        if tasks.related_event(task.question, task.told) is None:
+        assert task.question and task.source_story
+        if tasks.related_event(task.question, task.source_story) is None:
             continue
         answers = [
-            tasks.answer(task.question, task.told, random.Random(0), style)
+            tasks.answer(task.question, task.source_story, random.Random(0), style)
             for style in ("fragment", "polite", "reason")
         ]
         for chosen, name in enumerate(("concise", "warm", "thorough")):
@@ -137,7 +137,7 @@ def test_any_text_gets_a_score_in_range(text, kind):
 
 
 def test_annotators_err_at_their_rate():
-    profile = Profile("p", 1, 0, 0, 10, flip_probability=0.2)
+    profile = Annotator("p", 1, 0, 0, 10, flip_probability=0.2)
     rng = random.Random(0)
     wrong = sum(not profile.chooses_first(1.0, 0.5, rng) for _ in range(5000)) / 5000
     assert abs(wrong - 0.2) < 0.02

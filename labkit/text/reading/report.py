@@ -101,7 +101,7 @@ class ReadReport:
 
 
 def reading_lines(record: Mapping[str, Any]) -> list[str]:
-    """A record of `Reading.record` as lines: the counts, then a line for each thing that was odd."""
+    """A record of `ReadReport.record` as lines: the counts, then a line for each thing that was odd."""
     return [summary(record), *(f"  {warning}" for warning in record["warnings"])]
 
 
