@@ -39,7 +39,7 @@ def test_the_reward_model_learns_what_was_chosen(stage_inputs):
     model = stage.initial_model(stage_inputs)
     untrained = stage.loss(model, stage_inputs, EvaluationConfig())
     list(fit(model, stage.source(stage_inputs, model), stage.objective, stage.train))
-    found = ranking_metrics(model, stage_inputs.tokenizer, stage_inputs.held_out_pairs(64), 64)
+    found = ranking_metrics(model, stage_inputs.tokenizer, stage_inputs.fitting_held_out_pairs(64), 64)
     assert found["pair_accuracy"] > 0.9 and found["validation_loss"] < min(0.5, untrained)
 
 
@@ -48,7 +48,7 @@ def test_a_score_reads_the_whole_answer_and_nothing_after(stage_inputs):
     model = RewardModel(stage_inputs.model("sft"))
     with torch.no_grad():
         model.head.weight.normal_()
-    one, other = stage_inputs.pairs(64)[:2]
+    one, other = stage_inputs.fitting_pairs(64)[:2]
     alone = collate_pairs([encode_pair(tokenizer, one)], 64, tokenizer.pad)
     beside = collate_pairs([encode_pair(tokenizer, one), encode_pair(tokenizer, other)], 64, tokenizer.pad)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_a_score_reads_the_whole_answer_and_nothing_after(stage_inputs):
 
 def test_a_score_begins_as_the_mean_log_probability_of_the_answer(stage_inputs):
     tokenizer, model = stage_inputs.tokenizer, RewardModel(stage_inputs.model("sft"))
-    pairs = stage_inputs.pairs(64)[:3]
+    pairs = stage_inputs.fitting_pairs(64)[:3]
     batch = collate_pairs([encode_pair(tokenizer, pair) for pair in pairs], 64, tokenizer.pad)
     with torch.no_grad():
         expected = sum_logprobs(model.body(batch.inputs), batch.labels, batch.mask) / batch.mask.sum(-1)
@@ -90,7 +90,7 @@ def test_dpo_begins_at_log_2_and_learns(stage_inputs):
 
 
 def test_reference_logprobs_are_those_of_each_answer_alone(stage_inputs):
-    model, tokenizer, pairs = stage_inputs.model("sft"), stage_inputs.tokenizer, stage_inputs.pairs(64)[:5]
+    model, tokenizer, pairs = stage_inputs.model("sft"), stage_inputs.tokenizer, stage_inputs.fitting_pairs(64)[:5]
     together = reference_logprobs(model, tokenizer, pairs, 64, "fp32", rows=3)
     for pair, found in zip(pairs, together, strict=True):
         for row, value in zip(encode_pair(tokenizer, pair), found, strict=True):
@@ -273,7 +273,7 @@ def test_rows_that_cannot_be_shared(stage_inputs):
 
 
 def test_pairs_that_are_too_long_are_counted_and_said(stage_inputs):
-    lengths = [max(len(ids) for ids, _ in encode_pair(stage_inputs.tokenizer, pair)) for pair in stage_inputs.pairs(64)]
+    lengths = [max(len(ids) for ids, _ in encode_pair(stage_inputs.tokenizer, pair)) for pair in stage_inputs.fitting_pairs(64)]
     between = max(lengths) - 1
     fit_there = sum(length <= between for length in lengths)
     with pytest.warns(UserWarning, match=f"{len(lengths) - fit_there} of {len(lengths)} preference pairs are longer"):
@@ -309,4 +309,4 @@ def test_tasks_without_room_for_an_answer_are_left_out_too(stage_inputs):
 
 def test_no_pair_fits(stage_inputs):
     with pytest.raises(LabError, match="None of .* preference pairs fits, with its prompt, in a row of 8 tokens"):
-        stage_inputs.pairs(8)
+        stage_inputs.fitting_pairs(8)
