@@ -273,7 +273,9 @@ def test_rows_that_cannot_be_shared(stage_inputs):
 
 
 def test_pairs_that_are_too_long_are_counted_and_said(stage_inputs):
-    lengths = [max(len(ids) for ids, _ in encode_pair(stage_inputs.tokenizer, pair)) for pair in stage_inputs.fitting_pairs(64)]
+    lengths = [
+        max(len(ids) for ids, _ in encode_pair(stage_inputs.tokenizer, pair)) for pair in stage_inputs.fitting_pairs(64)
+    ]
     between = max(lengths) - 1
     fit_there = sum(length <= between for length in lengths)
     with pytest.warns(UserWarning, match=f"{len(lengths) - fit_there} of {len(lengths)} preference pairs are longer"):
