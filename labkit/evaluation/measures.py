@@ -44,7 +44,7 @@ MEASURES = {
         "loss before this stage",
         "nats per token",
         "",
-        "The same loss of the model as it was before this stage: what the stage starts from.",
+        "The validation loss of the initial model, before the first step of this stage.",
     ),
     "validation_loss": MetricSpec(
         "validation loss",

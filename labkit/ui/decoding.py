@@ -188,12 +188,7 @@ def build(lab: Lab) -> None:
     begun = gr.on([button.click, text.submit, *(line.submit for line in lines)], begin, None, problem)
     # A click while texts are generated ends them, and is answered next.
     begun.then(
-        show,
-        boxes,
-        [view, problem],
-        concurrency_id=MODEL_WORK,
-        show_progress="minimal",
-        trigger_mode="always_last",
+        show, boxes, [view, problem], concurrency_id=MODEL_WORK, show_progress="minimal", trigger_mode="always_last"
     )
     stop.click(asked.stopper(), None, None)
     _fill(lab, controls, lines, columns, view, problem, told)
