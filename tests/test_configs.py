@@ -100,6 +100,7 @@ def test_an_older_name_never_takes_what_has_that_name_now():
         ModelConfig(9, feed_forward=MoE(Gated(8), capacity_factor=1.5, aux_loss_coef=0.1), norm_placement="post"),
         ModelConfig(9, position=Rotary(scaling=LinearScaling(2.0)), encoder_depth=1),
         ModelConfig(9, position=Rotary(scaling=Llama3Scaling())),
+        ModelConfig(9, heads=4, key_value_heads=2, head_dim=8),
         ModelConfig(9, position=T5Buckets(max_distance=40)),
         TrainConfig(batch_size=3, max_length=20, muon_lr=0.5, adamw_lr=0.25, max_grad_norm=2.0, warmup_steps=7),
         EvaluationConfig(novelty_documents=7),

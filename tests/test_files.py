@@ -221,7 +221,7 @@ def test_weights_that_may_not_be_read_are_said_to_be():
     """Root reads everything: then the test is somebody else for a moment."""
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", tiny_recipe())
-        model = Transformer(ModelConfig(vocabulary=16, context=8, width=8, depth=1, heads=1, key_heads=1))
+        model = Transformer(ModelConfig(vocabulary=16, context=8, width=8, depth=1, heads=1, key_value_heads=1))
         run.stage("pretrain").save_model(model)
         (run.path / "pretrain" / "model.safetensors").chmod(0o000)
         Path(folder).chmod(0o755)

@@ -16,7 +16,7 @@ TRAIN = TrainConfig(steps=6, batch_size=4, max_length=96, checkpoint_every=2, wa
 
 
 def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
-    model = ModelConfig(vocabulary=1, context=128, width=32, depth=1, heads=1, key_heads=1, feed_forward=Gated(64))
+    model = ModelConfig(1, context=128, width=32, depth=1, heads=1, key_value_heads=1, feed_forward=Gated(64))
     recipe = Recipe(
         preset="test",
         world_size="tiny",

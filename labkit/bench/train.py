@@ -31,7 +31,7 @@ class Shape:
     width: Count
     depth: Count
     heads: Count
-    key_heads: Count
+    key_value_heads: Count
     intermediate_size: Count
     vocabulary: Count = 904
     length: Count = 192
@@ -41,8 +41,8 @@ class Shape:
 
 
 SHAPES = (
-    Shape("1M", width=128, depth=4, heads=2, key_heads=2, intermediate_size=352),
-    Shape("3M", width=192, depth=6, heads=3, key_heads=3, intermediate_size=512),
+    Shape("1M", width=128, depth=4, heads=2, key_value_heads=2, intermediate_size=352),
+    Shape("3M", width=192, depth=6, heads=3, key_value_heads=3, intermediate_size=512),
 )
 
 
@@ -212,7 +212,7 @@ def _model(shape: Shape) -> Any:
         width=shape.width,
         depth=shape.depth,
         heads=shape.heads,
-        key_heads=shape.key_heads,
+        key_value_heads=shape.key_value_heads,
         feed_forward=Gated(shape.intermediate_size),
         qk_norm=False,
     )

@@ -92,7 +92,7 @@ class CompiledGenerator:
         self.model, self.rows, self.filters = _in_bf16(model) if bf16 else model, rows, tuple(filters)
         config, like = model.config, self.model.embedding.weight
         self.length = 2 * config.context if length is None else length
-        shape = (rows, config.key_value_heads, self.length, config.head_size)
+        shape = (rows, config.attention.key_value_heads, self.length, config.attention.head_dim)
         self.caches = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.depth)]
         self.mask = torch.zeros(rows, self.length, dtype=torch.bool, device=like.device)
         self.positions = torch.zeros(rows, self.length, dtype=torch.int64, device=like.device)

@@ -45,7 +45,8 @@ def cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transfo
     length = prompt_tokens + new
     tokens = prompt_tokens + read
     attended = length if isinstance(config.mixer, SelfAttention) else 1
-    memory = 8.0 * rows * attended * config.depth * config.key_value_heads * config.head_size  # keys and values in fp32
+    vector = config.attention.key_value_heads * config.attention.head_dim
+    memory = 8.0 * rows * attended * config.depth * vector  # keys and values in fp32
     return Cost(rows, tokens, tokens * model.flops_per_token(length) / 3, memory)  # a forward pass is a third
 
 

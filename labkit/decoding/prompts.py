@@ -46,7 +46,7 @@ def check_generation_size(model: Transformer, rows: int, prompt: int, max_new_to
         raise LabError(f"A text has from 1 to {LONGEST:,} new tokens, not {max_new_tokens:,}.")
     config = model.config
     length = min(config.context, prompt + max_new_tokens)
-    each = length * 2 * config.depth * config.key_value_heads * config.head_size
+    each = length * 2 * config.depth * config.attention.key_value_heads * config.attention.head_dim
     check_memory(4.0 * rows * each, f"Writing {rows:,} texts of up to {length:,} tokens at once")
 
 

@@ -141,8 +141,8 @@ def _turned(
     found = {name: tensors[name] for name in part.theirs}
     for name in found:
         if llama and name.endswith(("attn_q.weight", "attn_k.weight")):
-            heads = found[name].shape[0] // c.head_size
-            halves = (c.head_size // 2, 2) if back else (2, c.head_size // 2)
+            heads = found[name].shape[0] // c.attention.head_dim
+            halves = (c.attention.head_dim // 2, 2) if back else (2, c.attention.head_dim // 2)
             found[name] = found[name].unflatten(0, (heads, *halves)).transpose(1, 2).flatten(0, 2)
     return found
 

@@ -70,10 +70,10 @@ def _shape(
     if "token_embd.weight" not in shapes:
         raise LabError("there is no token embedding (token_embd.weight): it is not a whole model.")
     heads, width, context = own["attention.head_count"], own["embedding_length"], own["context_length"]
-    head_width = own.get("attention.key_length", width // heads)
+    head_dim = own.get("attention.key_length", width // heads)
     for name in ("attention.value_length", "rope.dimension_count"):
-        if own.get(name, head_width) != head_width:
-            raise LabError(f"{name} = {own[name]} differs from the width of a head, {head_width}: not known here.")
+        if own.get(name, head_dim) != head_dim:
+            raise LabError(f"{name} = {own[name]} differs from the width of a head, {head_dim}: not known here.")
     if 0 < (own.get("attention.sliding_window") or 0) < context:
         raise LabError(
             f"a window of {own['attention.sliding_window']} tokens (attention.sliding_window) below the context of "
@@ -85,8 +85,8 @@ def _shape(
         width=width,
         depth=own["block_count"],
         heads=heads,
-        key_heads=own.get("attention.head_count_kv", heads),
-        head_width=head_width,
+        key_value_heads=own.get("attention.head_count_kv", heads),
+        head_dim=head_dim,
         feed_forward=Gated(own["feed_forward_length"]),
         position=_rotary(own, factors),
         qk_norm=architecture == "qwen3",
@@ -123,8 +123,8 @@ def _llama3(factors: Tensor, base: float, original: int) -> Llama3Scaling:
     return scaling
 
 
-def _factors(scaling: Llama3Scaling, base: float, head_width: int) -> Tensor:
-    usual = rotary_frequencies(base, head_width)
+def _factors(scaling: Llama3Scaling, base: float, head_dim: int) -> Tensor:
+    usual = rotary_frequencies(base, head_dim)
     return usual / scaling.apply(usual, base)[0]
 
 
@@ -136,7 +136,7 @@ def rope_factors(config: ModelConfig) -> Tensor | None:
     scaling, base = config.position.scaling, config.position.base
     if not isinstance(scaling, Llama3Scaling):
         return None
-    factors = _factors(scaling, base, config.head_size)
+    factors = _factors(scaling, base, config.attention.head_dim)
     if _llama3(factors, base, scaling.original) != scaling:
         raise LabError("Of this scaling of rotary positions a GGUF file would not say all; export it for transformers.")
     return factors
@@ -154,7 +154,7 @@ def architecture_of(config: ModelConfig) -> str:
         raise LabError(
             "Llama.cpp reads no window and no activation but silu of this shape; export it for transformers."
         )
-    if name == "qwen2" and config.heads * config.head_size != config.width:
+    if name == "qwen2" and config.heads * config.attention.head_dim != config.width:
         raise LabError("Llama.cpp takes a Qwen2's heads to make up its width; use transformers' form.")
     scaling = config.position.scaling
     usual = isinstance(scaling, YaRN) and scaling == YaRN(scaling.factor, scaling.original)
@@ -172,10 +172,10 @@ def write_gguf_config(writer: GGUFWriter, c: ModelConfig) -> None:
     writer.add_block_count(c.depth)
     writer.add_feed_forward_length(c.feed_forward.intermediate_size)
     writer.add_head_count(c.heads)
-    writer.add_head_count_kv(c.key_value_heads)
-    writer.add_key_length(c.head_size)
-    writer.add_value_length(c.head_size)
-    writer.add_rope_dimension_count(c.head_size)
+    writer.add_head_count_kv(c.attention.key_value_heads)
+    writer.add_key_length(c.attention.head_dim)
+    writer.add_value_length(c.attention.head_dim)
+    writer.add_rope_dimension_count(c.attention.head_dim)
     writer.add_rope_freq_base(c.position.base)
     writer.add_layer_norm_rms_eps(c.norm_eps)
     _describe_scaling(writer, c.position.scaling)

@@ -38,7 +38,7 @@ class TensorMapping(NamedTuple):
         if self.layout == "flat":
             return found[0].flatten()
         if self.layout == "heads":
-            return found[0].unflatten(0, (config.heads, 3, config.head_size)).transpose(0, 1).flatten(0, 2)
+            return found[0].unflatten(0, (config.heads, 3, config.attention.head_dim)).transpose(0, 1).flatten(0, 2)
         return torch.cat(found) if len(found) > 1 else found[0]
 
     def to_theirs(self, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ class TensorMapping(NamedTuple):
         elif self.layout == "flat":
             found = [tensor.view(self.rows)]
         elif self.layout == "heads":
-            found = [tensor.unflatten(0, (3, config.heads, config.head_size)).transpose(0, 1).flatten(0, 2)]
+            found = [tensor.unflatten(0, (3, config.heads, config.attention.head_dim)).transpose(0, 1).flatten(0, 2)]
         else:
             found = list(tensor.split(self.rows)) if self.rows else [tensor]
         return {name: part.contiguous() for name, part in zip(self.theirs, found, strict=True)}
@@ -80,8 +80,8 @@ def weight_and_bias(ours: str, theirs: str, config: ModelConfig, layout: Layout 
 
 def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:
     """How many rows of the matrix of queries, keys and values are whose."""
-    E = config.head_size
-    return config.heads * E, config.key_value_heads * E, config.key_value_heads * E
+    E = config.attention.head_dim
+    return config.heads * E, config.attention.key_value_heads * E, config.attention.key_value_heads * E
 
 
 ACTIVATIONS = {

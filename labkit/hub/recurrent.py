@@ -31,7 +31,7 @@ def _read(config: Json) -> ModelConfig:
         width=width,
         depth=depth,
         heads=heads,
-        key_heads=heads,
+        key_value_heads=heads,
         feed_forward=Plain(config.get("intermediate_size") or 4 * width, activation(config["hidden_act"])),
         mixer=RWKV((decay, rate, value, gate)),
         position=NoPosition(),
@@ -53,7 +53,7 @@ def _write(c: ModelConfig) -> dict[str, Any]:
         "intermediate_size": c.feed_forward.intermediate_size,
         "num_hidden_layers": c.depth,
         "num_heads": c.heads,
-        "head_dim": c.head_size,
+        "head_dim": c.attention.head_dim,
         "hidden_act": their_activation(c),
         "norm_eps": c.norm_eps,
         "tie_word_embeddings": c.tied,
@@ -89,7 +89,7 @@ def _mixer_parts(c: ModelConfig, ours: str, theirs: str, first: bool) -> Iterato
             yield TensorMapping(f"{ours}.{name}.start", (f"{theirs}.{letter}_lora.lora.2.bias",))
     yield TensorMapping(f"{ours}.xi", (f"{theirs}.k_k",))
     yield TensorMapping(f"{ours}.alpha", (f"{theirs}.k_a",))
-    yield TensorMapping(f"{ours}.rho", (f"{theirs}.r_k",), "flat", (c.heads, c.head_size))
+    yield TensorMapping(f"{ours}.rho", (f"{theirs}.r_k",), "flat", (c.heads, c.attention.head_dim))
     yield from _norm(f"{ours}.norm", f"{theirs}.g_norm")
 
 

@@ -85,8 +85,8 @@ def _same(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         config,
         previous_token_init=0,
-        head_width=config.head_size,
-        key_heads=config.key_value_heads,
+        head_dim=config.attention.head_dim,
+        key_value_heads=config.attention.key_value_heads,
         feed_forward=moe,
         mixer=mixer,
         window=window,

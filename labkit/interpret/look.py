@@ -24,7 +24,8 @@ ROWS = 32
 class AttentionMap(NamedTuple):
     """One kind of attention in a model. kind: "causal", "bidirectional" or "cross". name_template: how its layers are
     named, "{}" standing for the number. rows, columns: the pieces of text that look, and that are looked at. weights
-    [L, H, T, S]: in fp32; row i says how much token i takes from each, and adds up to 1. key_heads: K, shared by the H.
+    [L, H, T, S]: in fp32; row i says how much token i takes from each, and adds up to 1. key_value_heads: K, shared by
+    the H.
     """
 
     kind: Literal["causal", "bidirectional", "cross"]
@@ -32,7 +33,7 @@ class AttentionMap(NamedTuple):
     rows: list[str]
     columns: list[str]
     weights: Tensor
-    key_heads: int
+    key_value_heads: int
 
 
 class ScoreBreakdown(NamedTuple):
@@ -102,7 +103,7 @@ class Inspection:
         return logits
 
     def _maps(self) -> Any:
-        K, tokens = self.model.config.key_value_heads, self.pieces(self.ids)
+        K, tokens = self.model.config.attention.key_value_heads, self.pieces(self.ids)
         source = [] if self.source is None else self.pieces(self.source)
         if self.source is not None:
             yield AttentionMap(
@@ -143,7 +144,7 @@ class Inspection:
         if self.maps[map_].kind == "causal" and column > row:
             raise LabError(f"Token {row} cannot look at token {column}: in causal attention none sees a later one.")
         scale = self.model.config.attention.softmax_scale
-        shared = head * self.maps[map_].key_heads // self.model.config.heads
+        shared = head * self.maps[map_].key_value_heads // self.model.config.heads
         q, k, v = (self.kept[f"{where}.{part}"][0] for part in ("query", "key", "value"))
         dot = float(q[head, row] @ k[shared, column])
         scores, lengths = self.kept[f"{where}.scores"][0, head, row], v[shared].norm(dim=-1)
@@ -212,9 +213,9 @@ class Inspection:
         return found
 
     def for_viewer(self) -> dict[str, Any]:
-        """What the viewer reads: {"maps": [{"kind", "rows", "columns", "layers", "heads", "key_heads", "weights"}]},
-        the weights of all layers and heads as 16-bit numbers (0 to 65535, the low byte first) in base64; of causal
-        attention only what a token can see, 1 + 2 + … + T numbers a head.
+        """What the viewer reads, {"maps": [{"kind", "rows", "columns", "layers", "heads", "key_value_heads",
+        "weights"}]}: the weights of all layers and heads as 16-bit numbers (0 to 65535, the low byte first) in base64;
+        of causal attention only what a token can see, 1 + 2 + … + T numbers a head.
 
         That is a tenth of the same numbers as JSON, and every percentage that a page shows is made of them.
         """
@@ -243,6 +244,6 @@ def _packed(map_: AttentionMap) -> dict[str, Any]:
         "columns": map_.columns,
         "layers": layers,
         "heads": heads,
-        "key_heads": map_.key_heads,
+        "key_value_heads": map_.key_value_heads,
         "weights": base64.b64encode(data).decode("ascii"),
     }

@@ -65,7 +65,7 @@ class GatedFeedForward(nn.Module):
         self.gate_up = nn.Linear(width, 2 * config.intermediate_size, bias=bias)
         self.down = nn.Linear(config.intermediate_size, width, bias=bias)
 
-    def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap = no_tap, token_mask: Tensor | None = None) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(self.activation(gate) * up)
 
@@ -101,7 +101,7 @@ class PlainFeedForward(nn.Module):
         self.up = nn.Linear(width, config.intermediate_size, bias=bias)
         self.down = nn.Linear(config.intermediate_size, width, bias=bias)
 
-    def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap = no_tap, token_mask: Tensor | None = None) -> Tensor:
         return self.down(self.activation(self.up(x)))
 
 
@@ -157,20 +157,19 @@ class MixtureOfExperts(nn.Module):
         self.experts = nn.ModuleList(config.expert.build(width, bias) for _ in range(config.experts))
 
     @not_compiled  # which tokens go where is known only then, so each step would be compiled anew
-    def forward(self, x: Tensor, tap: Tap = no_tap, real: Tensor | None = None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; `load_balance` is then of these tokens, in training of those of all
-        processes. real [B, T]: False for padding, which no
-        expert takes and nothing counts.
+    def forward(self, x: Tensor, tap: Tap = no_tap, token_mask: Tensor | None = None) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; `load_balance` is then of these tokens, in training of those of all processes.
+        token_mask [B, T]: False for padding, which no expert takes and nothing counts.
         """
         logits = F.linear(x.float(), self.router.weight.float())  # a close choice is not left to rounding
         shares = tap(f"{self.name}.router", logits.softmax(-1))  # [B, T, experts]
         weights, chosen = shares.topk(self.config.top_k, dim=-1)
         together = self.training and torch.is_grad_enabled()  # elsewhere a process may be alone
         total = (all_reduce_sum,) if together else ()
-        self.load_balance = load_balancing_loss(shares, chosen, real, *total)
+        self.load_balance = load_balancing_loss(shares, chosen, token_mask, *total)
         if self.config.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
-        taken = self._taken(chosen, real)  # [B, T, experts]
+        taken = self._taken(chosen, token_mask)  # [B, T, experts]
         by_expert = torch.zeros_like(shares).scatter(-1, chosen, weights) * taken
         y = torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
@@ -178,11 +177,11 @@ class MixtureOfExperts(nn.Module):
             y[where] = y[where] + (expert(x[where]) * by_expert[..., e][where].unsqueeze(-1)).to(y.dtype)
         return y
 
-    def _taken(self, chosen: Tensor, real: Tensor | None) -> Tensor:
-        """Which expert takes which token: chosen [B, T, top_k], real [B, T] -> [B, T, experts] bool."""
+    def _taken(self, chosen: Tensor, token_mask: Tensor | None) -> Tensor:
+        """Which expert takes which token: chosen [B, T, top_k], token_mask [B, T] -> [B, T, experts] bool."""
         wanted = F.one_hot(chosen, self.config.experts).sum(-2)  # [B, T, experts], 0 or 1
-        if real is not None:
-            wanted = wanted * real.unsqueeze(-1)
+        if token_mask is not None:
+            wanted = wanted * token_mask.unsqueeze(-1)
         if self.config.capacity_factor is None or not self.training:
             return wanted.bool()
         even = wanted.sum((1, 2)) / self.config.experts  # [B]: of the tokens that a row sends to each of its experts

@@ -57,7 +57,7 @@ class GRUMixer(nn.Module):
         return y, None if state is None else GRUState(hiddens[:, -1])
 
     @not_compiled  # a loop over all tokens, which would be unrolled
-    def _run(self, gates: Tensor, h: Tensor, real: Tensor | None, fresh: Tensor | None) -> Tensor:
+    def _run(self, gates: Tensor, h: Tensor, token_mask: Tensor | None, fresh: Tensor | None) -> Tensor:
         """W x of all tokens [B, T, 3 D], h [B, D] -> every h [B, T, D]."""
         hiddens = []
         for t in range(gates.shape[1]):
@@ -68,6 +68,6 @@ class GRUMixer(nn.Module):
             r, z = (x_rz + h_rz).sigmoid().chunk(2, dim=-1)
             n = torch.tanh(x_n + r * h_n)
             new = torch.lerp(n, h, z)
-            h = new if real is None else torch.where(real[:, t, None], new, h)
+            h = new if token_mask is None else torch.where(token_mask[:, t, None], new, h)
             hiddens.append(h)
         return torch.stack(hiddens, 1)

@@ -39,7 +39,7 @@ def init_previous_token_heads(
     shared = torch.randn(width) * std
     embedding.weight += shared
     direction = shared / shared.norm()
-    H, K, E = attention.heads, attention.key_heads, attention.head_width
+    H, K, E = attention.heads, attention.key_value_heads, attention.head_dim
     queries, keys, _ = attention.qkv.weight.split((H * E, K * E, K * E))
     back = torch.tensor([distance])
     places = PositionIndex(position, back, back)

@@ -25,13 +25,13 @@ class KVCache(NamedTuple):
     filled: int
 
     @staticmethod
-    def empty(rows: int, heads: int, length: int, head_width: int, like: Tensor) -> KVCache:
+    def empty(rows: int, heads: int, length: int, head_dim: int, like: Tensor) -> KVCache:
         """Space for ``length`` tokens on the device of ``like``, of its type, or of autocast's where that is
         on.
         """
         device = like.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
-        keys, values = (like.new_zeros(rows, heads, length, head_width, dtype=dtype) for _ in range(2))
+        keys, values = (like.new_zeros(rows, heads, length, head_dim, dtype=dtype) for _ in range(2))
         return KVCache(keys, values, 0)
 
     def append(self, keys: Tensor, values: Tensor) -> KVCache:
@@ -98,7 +98,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: AttentionConfig, *, name: str):
         super().__init__()
-        self.heads, self.key_heads, self.head_width = heads.query_heads, heads.key_value_heads, heads.head_dim
+        self.heads, self.key_value_heads, self.head_dim = heads.query_heads, heads.key_value_heads, heads.head_dim
         self.scale, self.name = heads.softmax_scale, name
         self.qkv = nn.Linear(
             width, (heads.query_heads + 2 * heads.key_value_heads) * heads.head_dim, bias=heads.bias or heads.qkv_bias
@@ -110,7 +110,7 @@ class Attention(nn.Module):
             self.key_norm = nn.RMSNorm(heads.head_dim, heads.norm_eps)
 
     def new_state(self, rows: int, length: int) -> KVCache:
-        return KVCache.empty(rows, self.key_heads, length, self.head_width, self.out.weight)
+        return KVCache.empty(rows, self.key_value_heads, length, self.head_dim, self.out.weight)
 
     def forward(self, x: Tensor, state: KVCache | None, context: ForwardContext) -> tuple[Tensor, KVCache | None]:
         """x [B, T, D] -> [B, T, D], and the state with the T new keys and values in it."""
@@ -124,8 +124,8 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, places: PositionIndex) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> queries [B, H, T, E], keys and values [B, K, T, E]."""
-        H, K = self.heads, self.key_heads
-        qkv = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_width))  # [B, T, H + 2K, E]
+        H, K = self.heads, self.key_value_heads
+        qkv = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_dim))  # [B, T, H + 2K, E]
         q, k, v = qkv.split((H, K, K), dim=2)
         if self.qk_norm:
             dtype = self.query_norm.weight.dtype  # as every norm, in full precision even under autocast
@@ -139,7 +139,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: AttentionConfig, *, name: str):
         super().__init__()
-        self.heads, self.key_heads, self.head_width = heads.query_heads, heads.key_value_heads, heads.head_dim
+        self.heads, self.key_value_heads, self.head_dim = heads.query_heads, heads.key_value_heads, heads.head_dim
         self.scale, self.name = heads.softmax_scale, name
         self.query = nn.Linear(width, heads.query_heads * heads.head_dim, bias=heads.bias or heads.qkv_bias)
         self.key_value = nn.Linear(width, 2 * heads.key_value_heads * heads.head_dim, bias=heads.bias or heads.qkv_bias)
@@ -147,8 +147,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, memory: Memory, tap: Tap) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
-        q = self.query(x).unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)  # [B, H, T, E]
-        both = self.key_value(memory.x).unflatten(-1, (2 * self.key_heads, self.head_width))  # [B, S, 2K, E]
+        q = self.query(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)  # [B, H, T, E]
+        both = self.key_value(memory.x).unflatten(-1, (2 * self.key_value_heads, self.head_dim))  # [B, S, 2K, E]
         k, v = both.transpose(1, 2).chunk(2, dim=1)
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
         return self.out(attend(q * self.scale, k, v, memory.mask, None, tap, self.name))

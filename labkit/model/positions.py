@@ -24,12 +24,12 @@ Distance = Annotated[int, Range(1, 2**20)]
 
 
 class Sizes(NamedTuple):
-    """What an encoding needs to know of its model. causal: no token sees a later one. head_width: E."""
+    """What an encoding needs to know of its model. causal: no token sees a later one. head_dim: E."""
 
     context: int
     width: int
     heads: int
-    head_width: int
+    head_dim: int
     causal: bool = True
 
 
@@ -242,15 +242,15 @@ class Rotary(PositionConfig):
         check(self)
 
     def check_sizes(self, sizes: Sizes) -> None:
-        if sizes.head_width % 2:
+        if sizes.head_dim % 2:
             raise LabError(
-                f"Rotary turns pairs of numbers, so the head width (head_width, or width / heads) must be even, not "
-                f"{sizes.head_width}, as of width {sizes.width} and {sizes.heads} heads."
+                f"Rotary turns pairs of numbers, so the head width (head_dim, or width / heads) must be even, not "
+                f"{sizes.head_dim}, as of width {sizes.width} and {sizes.heads} heads."
             )
 
     def build(self, sizes: Sizes) -> RotaryEncoding:
         self.check_sizes(sizes)
-        return RotaryEncoding(self, sizes.context, sizes.head_width)
+        return RotaryEncoding(self, sizes.context, sizes.head_dim)
 
 
 class RotaryEncoding(PositionEncoding):
@@ -264,9 +264,9 @@ class RotaryEncoding(PositionEncoding):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: Rotary, context: int, head_width: int):
+    def __init__(self, config: Rotary, context: int, head_dim: int):
         super().__init__()
-        frequencies, attention_factor = rotary_frequencies(config.base, head_width), 1.0
+        frequencies, attention_factor = rotary_frequencies(config.base, head_dim), 1.0
         if config.scaling is not None:
             frequencies, attention_factor = config.scaling.apply(frequencies, config.base)
         angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)  # [context, E/2]
@@ -405,7 +405,7 @@ class Shaw(PositionConfig):
         check(self)
 
     def build(self, sizes: Sizes) -> ShawEncoding:
-        return ShawEncoding(self.max_distance, sizes.head_width)
+        return ShawEncoding(self.max_distance, sizes.head_dim)
 
 
 class ShawEncoding(PositionEncoding):
@@ -413,11 +413,11 @@ class ShawEncoding(PositionEncoding):
     head and layer.
     """
 
-    def __init__(self, max_distance: int, head_width: int):
+    def __init__(self, max_distance: int, head_dim: int):
         super().__init__()
         self.max_distance = max_distance
-        self.keys = nn.Embedding(2 * max_distance + 1, head_width)
-        self.values = nn.Embedding(2 * max_distance + 1, head_width)
+        self.keys = nn.Embedding(2 * max_distance + 1, head_dim)
+        self.values = nn.Embedding(2 * max_distance + 1, head_dim)
 
     def _index(self, query_positions: Tensor, key_positions: Tensor, like: Tensor) -> Tensor:
         """Which vector belongs to each pair, [B, H, T, S]; like: [B, H, …]."""

@@ -116,14 +116,14 @@ class RWKVMixer(nn.Module):
     def __init__(self, width: int, heads: AttentionConfig, ranks: tuple[int, int, int, int], index: int, name: str):
         super().__init__()
         register_weight_renames(self, {"removal": "xi", "replacement": "alpha", "bonus": "rho"})
-        self.heads, self.head_width, self.name = heads.query_heads, heads.head_dim, name
+        self.heads, self.head_dim, self.name = heads.query_heads, heads.head_dim, name
         decay, rate, value, gate = ranks
         self.shifts = nn.ModuleDict({part: TokenShift(width) for part in ("r", "w", "k", "v", "a", "g")})
         self.receptance = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         # Decays begin spread out over the numbers of each head, from long to short memory.
-        self.decay = LowRank(width, decay, torch.tanh, torch.linspace(-6, 1, self.head_width).repeat(self.heads))
+        self.decay = LowRank(width, decay, torch.tanh, torch.linspace(-6, 1, self.head_dim).repeat(self.heads))
         self.rate = LowRank(width, rate, nn.Identity(), torch.zeros(width))
         self.gate = LowRank(width, gate, torch.sigmoid, None)
         self.mix_values = LowRank(width, value, nn.Identity(), torch.zeros(width)) if index else None
@@ -134,7 +134,7 @@ class RWKVMixer(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def new_state(self, rows: int, length: int) -> RWKVState:
-        like, N = self.out.weight, self.head_width
+        like, N = self.out.weight, self.head_dim
         matrix = like.new_zeros(rows, self.heads, N, N, dtype=torch.float32)
         return RWKVState(like.new_zeros(rows, self.heads * N), matrix)
 
@@ -164,7 +164,7 @@ class RWKVMixer(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., H, N]."""
-        return x.unflatten(-1, (self.heads, self.head_width))
+        return x.unflatten(-1, (self.heads, self.head_dim))
 
 
 class WKVInputs(NamedTuple):
@@ -179,15 +179,15 @@ class WKVInputs(NamedTuple):
 
 
 def wkv7(
-    moves: WKVInputs, state: Tensor, real: Tensor | None = None, document_starts: Tensor | None = None
+    moves: WKVInputs, state: Tensor, token_mask: Tensor | None = None, document_starts: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """What each token reads [B, T, H, N], and the state [B, H, N, N] after them all.
 
-    real [B, T]: what is not changes nothing. document_starts [B, T]: the state is empty before such a token. In fp32,
-    whatever autocast says.
+    token_mask [B, T]: False for padding, which changes nothing. document_starts [B, T]: the state is empty before such
+    a token. In fp32, whatever autocast says.
     """
-    if real is not None:
-        log_w, k, b = (t * real[..., None, None] for t in (moves.log_w, moves.k, moves.b))
+    if token_mask is not None:
+        log_w, k, b = (t * token_mask[..., None, None] for t in (moves.log_w, moves.k, moves.b))
         moves = moves._replace(log_w=log_w, k=k, b=b)
     form = wkv7_recurrent if moves.r.shape[1] == 1 else wkv7_chunked
     with torch.autocast(state.device.type, enabled=False):

@@ -49,13 +49,13 @@ Depth = Annotated[int, Range(1, 4096)]
 class ModelConfig:
     """The shape of a model. Choices are values: ``ModelConfig(position=Rotary(base=500_000), ...)``.
 
-    context: the longest row of tokens. width: D. depth: blocks. heads: H, of ``head_width`` E each (width /
-    heads when not given). key_heads: K, how many key and value heads the H query heads share; H, so that each has its
-    own, when None. tied: the head
-    uses the token embedding. norm_eps: what keeps a norm from dividing by zero. previous_token_init: how many tokens
-    back the first block's heads look before any training, see `initial.init_previous_token_heads`; 0, or another
-    position than Rotary, lets chance decide. mixer: what lets tokens see each other. RWKV and GRU know the order by
-    themselves, and go with NoPosition, Learned or Sinusoidal; key_heads and qk_norm are attention's.
+    context: the longest row of tokens. width: D. depth: blocks. heads: H, of ``head_dim`` E each (width / heads when
+    None). key_value_heads: K, how many key and value heads the H query heads share; H, so that each has its own, when
+    None. tied: the head uses the token embedding. norm_eps: what keeps a norm from dividing by zero.
+    previous_token_init: how many tokens back the first block's heads look before any training, see
+    `initial.init_previous_token_heads`; 0, or another position than Rotary, lets chance decide. mixer: what lets tokens
+    see each other. RWKV and GRU know the order by themselves, and go with NoPosition, Learned or Sinusoidal;
+    key_value_heads and qk_norm are attention's.
 
     norm: RMSNorm (https://arxiv.org/abs/1910.07467) or LayerNorm (https://arxiv.org/abs/1607.06450). norm_placement:
     whether a block normalises what its parts read, or what they leave (https://arxiv.org/abs/2002.04745). bias: of all
@@ -76,8 +76,8 @@ class ModelConfig:
     width: Width = 128
     depth: Depth = 4
     heads: Width = 2
-    key_heads: Width | None = None
-    head_width: Width | None = None
+    key_value_heads: Width | None = None
+    head_dim: Width | None = None
     feed_forward: FeedForward = Gated(intermediate_size=352)
     mixer: Mixer = SelfAttention()
     position: Position = Rotary()
@@ -100,26 +100,32 @@ class ModelConfig:
     qkv_bias: bool = False
     window: CountOrNone = 0
 
-    older_names = {"previous_token_init": "look_back", "encoder_depth": "encoder", "norm_placement": "order"}
+    older_names = {
+        "key_value_heads": "key_heads",
+        "head_dim": "head_width",
+        "previous_token_init": "look_back",
+        "encoder_depth": "encoder",
+        "norm_placement": "order",
+    }
 
     def __post_init__(self) -> None:
         check(self)
-        if self.key_heads == self.heads:  # the same said in two ways is one config: recipes of before say the number
-            object.__setattr__(self, "key_heads", None)
+        if self.key_value_heads == self.heads:  # said in two ways it is one config: recipes of before have the number
+            object.__setattr__(self, "key_value_heads", None)
         if not 0 <= self.previous_token_init < self.context:
             raise LabError(
                 f"ModelConfig: previous_token_init must be a number of tokens from 0 to below the context of "
                 f"{self.context}, not {self.previous_token_init}."
             )
-        if self.heads % self.key_value_heads:
+        if self.heads % self.attention.key_value_heads:
             raise LabError(
                 f"ModelConfig: {self.heads} query heads cannot share {self.key_value_heads} key heads evenly; "
-                f"let key_heads divide heads."
+                f"let key_value_heads divide heads."
             )
-        if self.head_width is None and self.width % self.heads:
+        if self.head_dim is None and self.width % self.heads:
             raise LabError(
                 f"ModelConfig: a width of {self.width} cannot be split into {self.heads} heads; "
-                f"let heads divide width, or set head_width."
+                f"let heads divide width, or set head_dim."
             )
         if isinstance(self.feed_forward, MoE) and self.feed_forward.every > self.depth:
             raise LabError(f"MoE: every must be from 1 to the {self.depth} blocks, not {self.feed_forward.every}.")
@@ -129,7 +135,7 @@ class ModelConfig:
             raise LabError("ModelConfig: window is of attention to what came before, without an encoder.")
         if self.encoder_depth and not self.causal:
             raise LabError("ModelConfig: what looks at an encoder writes word by word; give it causal=True.")
-        self.position.check_sizes(Sizes(self.context, self.width, self.heads, self.head_size, self.causal))
+        self.position.check_sizes(Sizes(self.context, self.width, self.heads, self.attention.head_dim, self.causal))
 
     def _check_recurrent(self, mixer: str) -> None:
         if not self.causal or self.encoder_depth:
@@ -143,29 +149,22 @@ class ModelConfig:
             self.mixer.check_sizes(self.width, self.attention)
 
     @property
-    def head_size(self) -> int:
-        """E, the width of one head."""
-        return self.head_width if self.head_width is not None else self.width // self.heads
-
-    @property
-    def key_value_heads(self) -> int:
-        """K, how many key and value heads there are."""
-        return self.heads if self.key_heads is None else self.key_heads
-
-    @property
     def attention(self) -> AttentionConfig:
-        """The shape of its attentions."""
+        """The shape of its attentions: key_value_heads (K) and head_dim (E) are numbers here, given or not."""
+        K = self.heads if self.key_value_heads is None else self.key_value_heads
+        E = self.width // self.heads if self.head_dim is None else self.head_dim
         scale, norm = self.attention_scale, (self.qk_norm, self.norm_eps)
-        return AttentionConfig(self.heads, self.key_value_heads, self.head_size, self.bias, scale, *norm, self.qkv_bias)
+        return AttentionConfig(self.heads, K, E, self.bias, scale, *norm, self.qkv_bias)
 
     @property
     def min_parameter_count(self) -> int:
         """How many numbers it has at least, positions' tables included: what can be known before it is built."""
-        mixed = self.heads * self.head_size if isinstance(self.mixer, SelfAttention) else self.width
+        E = self.attention.head_dim
+        mixed = self.heads * E if isinstance(self.mixer, SelfAttention) else self.width
         moe = self.feed_forward
         experts = max(1, moe.experts // moe.every) if isinstance(moe, MoE) else 1
         block = 2 * self.width * (mixed + moe.intermediate_size * experts)
-        table = {Learned: self.width, Sinusoidal: self.width, Rotary: self.head_size}.get(type(self.position), 0)
+        table = {Learned: self.width, Sinusoidal: self.width, Rotary: E}.get(type(self.position), 0)
         return self.vocabulary * self.width + (self.depth + self.encoder_depth) * block + self.context * table
 
     def new_norm(self) -> nn.Module:
@@ -283,7 +282,7 @@ class Stack(nn.Module):
     def add_blocks(self, config: ModelConfig, depth: int, causal: bool, cross: bool, name: str = "") -> None:
         """What `__init__` does, for a stack that has other parts before these."""
         self.causal = causal
-        sizes = Sizes(config.context, config.width, config.heads, config.head_size, causal)
+        sizes = Sizes(config.context, config.width, config.heads, config.attention.head_dim, causal)
         self.position = config.position.build(sizes)
         self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.norm_placement == "pre" else nn.Identity()
@@ -470,8 +469,9 @@ class Transformer(Stack):
         """
         config = self.config
         matrices = config.vocabulary * config.width + sum(self._used(stack) for stack in (self, self.encoder) if stack)
-        each = {SelfAttention: 12.0 * length, RWKV: 24.0 * config.head_size, GRU: 0.0}[type(config.mixer)]
-        return 6.0 * matrices + each * (config.depth + config.encoder_depth) * config.heads * config.head_size
+        E = config.attention.head_dim
+        each = {SelfAttention: 12.0 * length, RWKV: 24.0 * E, GRU: 0.0}[type(config.mixer)]
+        return 6.0 * matrices + each * (config.depth + config.encoder_depth) * config.heads * E
 
     def _used(self, stack: Stack) -> float:
         """Weights of matrices in the blocks, an expert's as far as tokens are sent to it."""

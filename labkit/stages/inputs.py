@@ -223,8 +223,8 @@ def next_token_objective(model: Transformer, batch: Batch) -> tuple[Tensor, Tens
     """(summed loss, how many labels, nothing more) of the next token, over the batch's labels that count; where there
     are experts, with what keeps them all in use. What comes after a row's last such label is padding to them.
     """
-    real = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0 if model.is_moe else None
-    loss_sum, counted = next_token_loss(model(batch.inputs, mask=real), batch.labels, batch.mask)
+    token_mask = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0 if model.is_moe else None
+    loss_sum, counted = next_token_loss(model(batch.inputs, mask=token_mask), batch.labels, batch.mask)
     if model.is_moe:
         balance = model.auxiliary_loss()
         # Its value is all processes' together, of which each counts its labels' share; its gradient is this process's.

@@ -140,11 +140,11 @@ MESSAGES = {
     "Recipe: rows of {} have {} tokens, but the model's context is {}. Shorten {}.train.max_length or widen "
     "model.context.":
         "配方：{0} 的每行有 {1} 个词元，而模型的上下文为 {2}。请缩短 {3}.train.max_length 或加大 model.context。",
-    "ModelConfig: a width of {} cannot be split into {} heads; let heads divide width, or set head_width.":
-        "宽度 {0} 不能分成 {1} 个头；请让头数整除宽度，或设置 head_width。",
-    "Rotary turns pairs of numbers, so the head width (head_width, or width / heads) must be even, not {}, as "
+    "ModelConfig: a width of {} cannot be split into {} heads; let heads divide width, or set head_dim.":
+        "宽度 {0} 不能分成 {1} 个头；请让头数整除宽度，或设置 head_dim。",
+    "Rotary turns pairs of numbers, so the head width (head_dim, or width / heads) must be even, not {}, as "
     "of width {} and {} heads.":
-        "Rotary 旋转成对的数，因此头宽（head_width，或宽度 / 头数）须为偶数，不能是 {0}（宽度 {1}，{2} 个头）。",
+        "Rotary 旋转成对的数，因此头宽（head_dim，或宽度 / 头数）须为偶数，不能是 {0}（宽度 {1}，{2} 个头）。",
     "The text cannot give a vocabulary of {}: its repeated pairs end at {}. Ask for at most {}, leave the size open, "
     "or give more text.":
         "这些文本给不出 {0} 个词元的词表：重复的词元对到 {1} 为止。请最多要求 {2}，或不指定大小，或提供更多文本。",

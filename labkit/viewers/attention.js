@@ -1,7 +1,7 @@
 // <labkit-attention>: the heads of a model over a text, where a weight comes from, what a head causes, and what each
 // layer would say; the same text through several checkpoints.
 //
-// data = {maps: [{kind, rows: [T], columns: [S], layers: L, heads: H, key_heads: K, weights: base64 of 16-bit numbers,
+// data = {maps: [{kind, rows: [T], columns: [S], layers: L, heads: H, key_value_heads: K, weights: base64 of 16-bit numbers,
 //         of causal attention only what each token sees}], stages: [names], stage: name, focus: [layer, head, row],
 //         subject: what every question says besides}
 // ask(question) -> a promise of what labkit.interpret.CheckpointInspections.handle_request gives. chooseCheckpoint(name): shows another checkpoint by
@@ -129,12 +129,12 @@ class LabkitAttention extends Viewer {
 
   sees(row, column) { return this.shown.kind !== "causal" || column <= row; }
 
-  keyHead(head) { return Math.floor((head * this.shown.key_heads) / this.shown.heads); }
+  keyHead(head) { return Math.floor((head * this.shown.key_value_heads) / this.shown.heads); }
 
-  colour(head) { return this.shade(this.shown.key_heads < this.shown.heads ? COLOURS[this.keyHead(head) % COLOURS.length] : COLOURS[0]); }
+  colour(head) { return this.shade(this.shown.key_value_heads < this.shown.heads ? COLOURS[this.keyHead(head) % COLOURS.length] : COLOURS[0]); }
 
   name(layer, head) {
-    const shared = this.shown.key_heads < this.shown.heads ? ` · ${this.word("key")} ${this.keyHead(head) + 1}` : "";
+    const shared = this.shown.key_value_heads < this.shown.heads ? ` · ${this.word("key")} ${this.keyHead(head) + 1}` : "";
     return `${this.word("layer")} ${layer + 1}, ${this.word("head")} ${head + 1}${shared}`;
   }
 

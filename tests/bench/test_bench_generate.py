@@ -6,7 +6,7 @@ from labkit import machine
 from labkit.bench import generate as bench
 from labkit.bench.train import Shape
 
-TINY = Shape("tiny", width=32, depth=1, heads=1, key_heads=1, intermediate_size=32)
+TINY = Shape("tiny", width=32, depth=1, heads=1, key_value_heads=1, intermediate_size=32)
 
 
 @pytest.mark.parametrize("batch,rivals", [(1, {"llama.cpp f16", "llama.cpp q8_0"}), (3, set())])

@@ -8,7 +8,7 @@ import pytest
 
 from labkit.bench.train import Shape, TrainBench, Variant, _ratios, _step, batches, candidates, run, table
 
-TINY = Shape("tiny", width=32, depth=2, heads=2, key_heads=1, intermediate_size=48, vocabulary=40, length=16)
+TINY = Shape("tiny", width=32, depth=2, heads=2, key_value_heads=1, intermediate_size=48, vocabulary=40, length=16)
 QUICK = TrainBench(shapes=(TINY,), rows=4, blocks=3, steps=1, trial=1, curve=200, compiled=False, threads=1)
 
 

@@ -27,7 +27,7 @@ def tokenizer() -> Tokenizer:
 
 def made(tokenizer: Tokenizer, seed: int = 0, **shape) -> Transformer:
     torch.manual_seed(seed)
-    sizes = {"width": 48, "depth": 2, "heads": 4, "key_heads": 4, "feed_forward": Gated(32)}
+    sizes = {"width": 48, "depth": 2, "heads": 4, "key_value_heads": 4, "feed_forward": Gated(32)}
     model = Transformer(ModelConfig(tokenizer.size, 96, **{**sizes, **shape})).eval()
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
@@ -49,7 +49,7 @@ def opened(browser: Browser, views: CheckpointInspections) -> Page:
 
 
 def test_twelve_layers_of_twelve_heads_over_64_tokens(browser: Browser, tokenizer: Tokenizer):
-    model = made(tokenizer, depth=12, heads=12, key_heads=12, head_width=4)
+    model = made(tokenizer, depth=12, heads=12, key_value_heads=12, head_dim=4)
     ids = torch.randint(5, tokenizer.size, (64,), generator=torch.Generator().manual_seed(0)).tolist()
     views = CheckpointInspections(["model"], lambda name: Inspection(model, tokenizer, ids))
     size = len(json.dumps(views.view("model")))
@@ -117,7 +117,7 @@ def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser:
 
 
 def test_three_kinds_of_attention_and_shared_keys_are_told_apart(browser: Browser, tokenizer: Tokenizer):
-    model = made(tokenizer, encoder_depth=1, key_heads=2)
+    model = made(tokenizer, encoder_depth=1, key_value_heads=2)
     source, ids = tokenizer.encode(" Tom had a ball."), tokenizer.encode(" Who?")
     page = opened(browser, CheckpointInspections(["model"], lambda name: Inspection(model, tokenizer, ids, source)))
     expect(page.locator(".top button")).to_have_text(

@@ -20,7 +20,7 @@ def talk() -> Conversation:
     tokenizer = Tokenizer.train(["Tom is in the park. Where is Tom? Grüße! " * 20])
     torch.manual_seed(0)
     config = ModelConfig(
-        vocabulary=tokenizer.size, context=48, width=16, depth=1, heads=1, key_heads=1, feed_forward=Gated(16)
+        vocabulary=tokenizer.size, context=48, width=16, depth=1, heads=1, key_value_heads=1, feed_forward=Gated(16)
     )
     options = ChatOptions(Path("somewhere"), temperature=1.0, max_tokens=10)
     return Conversation(Transformer(config).eval(), tokenizer, options)

@@ -238,8 +238,8 @@ def test_more_heads_are_no_grouped_queries():
     from labkit.runs.presets import make_recipe
 
     made = override_recipe(make_recipe("lab"), ["--model.heads", "8"], "run").model
-    assert made.attention.query_heads == made.attention.key_value_heads == made.key_value_heads == 8
-    shared = override_recipe(make_recipe("lab"), ["--model.heads=8", "--model.key-heads=2"], "run").model
+    assert made.attention.query_heads == made.attention.key_value_heads == 8
+    shared = override_recipe(make_recipe("lab"), ["--model.heads=8", "--model.key-value-heads=2"], "run").model
     assert shared.attention.key_value_heads == 2
 
 

@@ -14,7 +14,7 @@ from labkit.text.tokenizer import Tokenizer
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    return Transformer(ModelConfig(19, 48, 24, depth=3, heads=2, key_heads=1, feed_forward=Gated(32)))
+    return Transformer(ModelConfig(19, 48, 24, depth=3, heads=2, key_value_heads=1, feed_forward=Gated(32)))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_attention_takes_the_square_of_the_length(model):
 @pytest.mark.parametrize("encoder", [0, 2])
 def test_what_a_look_keeps_is_what_was_said(encoder):
     tokenizer = Tokenizer.load(demo_folder())
-    shape = ModelConfig(tokenizer.size, 48, 24, depth=3, heads=2, key_heads=2, encoder_depth=encoder)
+    shape = ModelConfig(tokenizer.size, 48, 24, depth=3, heads=2, key_value_heads=2, encoder_depth=encoder)
     model = Transformer(shape).eval()
     found = Inspection(model, tokenizer, [1] * 9, [2] * 7 if encoder else None)
     maps = [x for name, x in found.kept.items() if name.endswith((".scores", ".weights"))]

@@ -35,7 +35,7 @@ PROMPT = [5, 7, 1]
 
 def build(seed: int = 0, noise: float = 0.35, **shape: Any) -> Transformer:
     torch.manual_seed(seed)
-    sizes: dict[str, Any] = {"width": 24, "depth": 2, "heads": 2, "key_heads": 1, "feed_forward": Gated(32)}
+    sizes: dict[str, Any] = {"width": 24, "depth": 2, "heads": 2, "key_value_heads": 1, "feed_forward": Gated(32)}
     model = Transformer(ModelConfig(V, 48, **sizes | shape)).eval()
     for parameter in model.parameters():
         parameter.data += noise * torch.randn_like(parameter)
@@ -276,7 +276,7 @@ def test_what_makes_no_sense_is_said_in_words(call, message):
 
 
 def test_what_a_model_cannot_do_is_said_in_words():
-    mixed = build(mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_heads=2)
+    mixed = build(mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_value_heads=2)
     with pytest.raises(LabError, match="none can be removed again"):
         speculative(mixed, mixed, PROMPT, max_new_tokens=6)
     assert len(beam_search(mixed, PROMPT, beams=2, max_new_tokens=4).found) == 2

@@ -15,7 +15,13 @@ def model() -> Transformer:
     torch.manual_seed(0)
     model = Transformer(
         ModelConfig(
-            vocabulary=29, context=24, width=32, depth=2, heads=2, key_heads=1, feed_forward=Gated(intermediate_size=32)
+            vocabulary=29,
+            context=24,
+            width=32,
+            depth=2,
+            heads=2,
+            key_value_heads=1,
+            feed_forward=Gated(intermediate_size=32),
         )
     )
     with torch.no_grad():

@@ -29,7 +29,7 @@ STORIES = [document.text for document in TRAINED if document.kind == "story"]
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return Transformer(ModelConfig(TOKENIZER.size, context=384, width=32, depth=1, heads=1, key_heads=1))
+    return Transformer(ModelConfig(TOKENIZER.size, context=384, width=32, depth=1, heads=1, key_value_heads=1))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ SIZE = TOKENIZER.size
 
 def model(uniform=False):
     torch.manual_seed(0)
-    made = Transformer(ModelConfig(vocabulary=SIZE, context=128, width=32, depth=1, heads=1, key_heads=1))
+    made = Transformer(ModelConfig(vocabulary=SIZE, context=128, width=32, depth=1, heads=1, key_value_heads=1))
     if uniform:
         torch.nn.init.zeros_(made.embedding.weight)  # tied: every logit is 0
     return made

@@ -163,7 +163,7 @@ def test_with_a_cache_the_same(case, tmp_path):
 @torch.no_grad()
 def test_a_window_counts_a_text_that_begins_later_alike():
     """Padding on the left, and several texts in one row: a token sees the same five up to itself."""
-    shape: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "key_heads": 1, "feed_forward": Plain(16)}
+    shape: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "key_value_heads": 1, "feed_forward": Plain(16)}
     torch.manual_seed(0)
     model = Transformer(ModelConfig(V, 64, **shape, window=5)).eval()
     one, other = tokens(1, seed=1)[:, :9], tokens(1, seed=2)

@@ -51,7 +51,7 @@ def byte_level(cut: str) -> Tokenizer:
 
 def tiny(vocabulary: int, **shape: Any) -> Transformer:
     torch.manual_seed(0)
-    base: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "key_heads": 1, "feed_forward": Gated(64)}
+    base: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "key_value_heads": 1, "feed_forward": Gated(64)}
     model = Transformer(ModelConfig(vocabulary, 128, **base | {"qk_norm": False} | shape)).eval()
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
@@ -230,8 +230,8 @@ def test_sentencepiece_is_read_from_its_scores(file, tmp_path):
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {},
-    "qwen2": {"qkv_bias": True, "tied": False, "head_width": 16},
-    "qwen3": {"qk_norm": True, "head_width": 32},
+    "qwen2": {"qkv_bias": True, "tied": False, "head_dim": 16},
+    "qwen3": {"qk_norm": True, "head_dim": 32},
     "llama-linear": {"position": Rotary(500.0, LinearScaling(4.0))},
     "llama-3": {"position": Rotary(500_000.0, Llama3Scaling(8.0, original=32))},
     "llama-yarn": {"position": Rotary(500.0, YaRN(4.0, 32))},
@@ -241,7 +241,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 @torch.no_grad()
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_is_llama_cpps_and_comes_back(name, plain, tmp_path):
-    model = tiny(plain.size, **{"head_width": 32} | SHAPES[name])
+    model = tiny(plain.size, **{"head_dim": 32} | SHAPES[name])
     save_gguf(model, plain, tmp_path / "a.gguf", "f32")
     again = load_gguf(tmp_path / "a.gguf")
     ids = plain.encode(TEXTS[0])[:60]

@@ -85,7 +85,7 @@ def test_its_attention_is_looked_at(imported):
     lab = Lab(imported.path.parent)
     data = attention.look(lab, "smol", "sft", attention.OPENING)
     (map_,) = data["maps"]
-    assert (map_["layers"], map_["heads"], map_["key_heads"]) == (30, 9, 3) and data["focus"]
+    assert (map_["layers"], map_["heads"], map_["key_value_heads"]) == (30, 9, 3) and data["focus"]
     assert attention.opening_example_results(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
 
 

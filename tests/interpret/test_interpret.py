@@ -34,7 +34,7 @@ from labkit.world import World
 
 def small(tokenizer: Tokenizer, **changes) -> Transformer:
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"width": 32, "depth": 3, "heads": 4, "key_heads": 2, "feed_forward": Gated(64)}
+    shape: dict[str, Any] = {"width": 32, "depth": 3, "heads": 4, "key_value_heads": 2, "feed_forward": Gated(64)}
     model = Transformer(ModelConfig(tokenizer.size, 32, **shape | changes)).eval()
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
@@ -172,7 +172,7 @@ def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, 
             for i in range(T):
                 expected = look.maps[0].weights[layer, head, i, : i + 1]
                 torch.testing.assert_close(next(rows), expected, atol=0.5 / 65535 + 1e-7, rtol=0)
-    assert data["key_heads"] == 2 and next(rows, None) is None
+    assert data["key_value_heads"] == 2 and next(rows, None) is None
     (both_ways,) = Inspection(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).for_viewer()["maps"]
     assert len(base64.b64decode(both_ways["weights"])) == 2 * 12 * 9
 
@@ -196,7 +196,7 @@ def test_texts_that_cannot_be_looked_at(look, tokenizer):
     for ids in ([], [5] * 33):
         with pytest.raises(LabError, match=f"A text of {len(ids)} tokens cannot be looked at: give 1 to 32"):
             Inspection(look.model, tokenizer, ids)
-    mixed = small(tokenizer, mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_heads=4)
+    mixed = small(tokenizer, mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_value_heads=4)
     with pytest.raises(LabError, match="no attention to look at: it mixes by RWKV"):
         Inspection(mixed, tokenizer, [5])
     for refused in (activation_patching, find_heads):
@@ -308,7 +308,7 @@ def test_a_head_that_copies_has_the_scores_of_an_induction_head(tokenizer):
     from labkit.interpret.heads import _repeated
 
     class Back(torch.nn.Module):
-        config = ModelConfig(tokenizer.size, 64, width=8, depth=1, heads=1, key_heads=1)
+        config = ModelConfig(tokenizer.size, 64, width=8, depth=1, heads=1, key_value_heads=1)
         embedding = torch.nn.Embedding(1, 1)
 
         def __init__(self, distance: int):

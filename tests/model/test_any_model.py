@@ -58,8 +58,8 @@ def configs(draw: st.DrawFn, **fixed: object) -> ModelConfig:
         "width": 12 * draw(st.sampled_from([1, 2])),
         "depth": draw(st.integers(1, 2)),
         "heads": heads,
-        "key_heads": shared,
-        "head_width": draw(st.sampled_from([4, 8])),
+        "key_value_heads": shared,
+        "head_dim": draw(st.sampled_from([4, 8])),
         "feed_forward": draw(st.sampled_from([*LAYERS, *MIXED])),
         "position": draw(st.sampled_from(POSITIONS)),
         "qk_norm": draw(st.booleans()),
@@ -75,7 +75,8 @@ def configs(draw: st.DrawFn, **fixed: object) -> ModelConfig:
         "head": draw(st.sampled_from(["token", "masked"])),
     }
     if recurrent:
-        drawn |= {"mixer": recurrent, "heads": 3, "key_heads": 3, "head_width": drawn["width"] // 3, "encoder_depth": 0}
+        sizes = {"heads": 3, "key_value_heads": 3, "head_dim": drawn["width"] // 3, "encoder_depth": 0}
+        drawn |= {"mixer": recurrent, **sizes}
         drawn["position"] = draw(st.sampled_from([NoPosition(), Learned(), Sinusoidal()]))
     if drawn["feed_forward"] == MIXED[2]:
         drawn["depth"] = 2
@@ -243,7 +244,7 @@ def test_what_makes_no_sense_is_refused(changes, message):
         (lambda: {"feed_forward": MoE(Gated(4), capacity_factor=0.0)}, "capacity_factor must be above 0"),
         (lambda: {"feed_forward": Plain(4, UNKNOWN)}, "activation must be one of silu, .* not 'swish'"),
         (lambda: {"feed_forward": Gated(0)}, "intermediate_size must be at least 1"),
-        (lambda: {"mixer": RWKV(), "position": NoPosition(), "key_heads": 1}, "each with a key of its own"),
+        (lambda: {"mixer": RWKV(), "position": NoPosition(), "key_value_heads": 1}, "each with a key of its own"),
         (
             lambda: {"mixer": RWKV((0, 1, 1, 1)), "position": NoPosition()},
             "ranks must be at least 1 .*, each",

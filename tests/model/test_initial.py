@@ -19,7 +19,7 @@ SHAPE = ModelConfig(
     width=64,
     depth=2,
     heads=2,
-    key_heads=1,
+    key_value_heads=1,
     feed_forward=Gated(intermediate_size=40),
     position=Rotary(base=100.0),
 )
@@ -73,7 +73,7 @@ def test_weights_under_the_names_that_they_had_before_are_loaded():
     encoder = dataclasses.replace(
         SHAPE, causal=False, classes=2, token_types=2, position=Learned(), previous_token_init=0
     )
-    recurrent = dataclasses.replace(SHAPE, mixer=RWKV(), key_heads=2, position=NoPosition(), token_shift=True)
+    recurrent = dataclasses.replace(SHAPE, mixer=RWKV(), key_value_heads=2, position=NoPosition(), token_shift=True)
     older = {
         "classifier_head.": "row_head.",
         "token_type_embedding.": "types.",

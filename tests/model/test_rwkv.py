@@ -22,9 +22,9 @@ def moves(length: int, seed: int = 0) -> tuple[WKVInputs, torch.Tensor]:
     return WKVInputs(r, -(0.5**0.5) * w.sigmoid() * 0.85, k, v, -key, key * rate.sigmoid()), state
 
 
-def nothing(real: torch.Tensor | None = None, fresh: torch.Tensor | None = None) -> ForwardContext:
+def nothing(token_mask: torch.Tensor | None = None, fresh: torch.Tensor | None = None) -> ForwardContext:
     places = torch.arange(1)
-    return ForwardContext(PositionIndex(PositionEncoding(), places, places), torch.zeros(1, 1), real, fresh)
+    return ForwardContext(PositionIndex(PositionEncoding(), places, places), torch.zeros(1, 1), token_mask, fresh)
 
 
 def test_one_step_by_hand():
@@ -73,8 +73,8 @@ def test_both_forms_give_the_same_gradients():
 
 def test_padding_leaves_the_state_alone():
     given, state = moves(5)
-    real = torch.tensor([[False, True, False, True, False]]).expand(B, 5)
-    read, after = wkv7(given, state, real)
+    token_mask = torch.tensor([[False, True, False, True, False]]).expand(B, 5)
+    read, after = wkv7(given, state, token_mask)
     alone, expected = wkv7(WKVInputs(*(t[:, [1, 3]] for t in given)), state)
     torch.testing.assert_close(read[:, [1, 3]], alone, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(after, expected, atol=2e-5, rtol=1e-4)
@@ -84,9 +84,9 @@ def test_the_token_before():
     x, last = torch.arange(1.0, 6).view(1, 5, 1), torch.tensor([[9.0]])
     before, after = token_shift(x, last, nothing())
     assert before.flatten().tolist() == [9, 1, 2, 3, 4] and after.item() == 5
-    real = torch.tensor([[False, True, True, False, False]])
-    before, after = token_shift(x, last, nothing(real=real))
-    assert before[real].tolist() == [[9], [2]] and after.item() == 3
+    token_mask = torch.tensor([[False, True, True, False, False]])
+    before, after = token_shift(x, last, nothing(token_mask=token_mask))
+    assert before[token_mask].tolist() == [[9], [2]] and after.item() == 3
     before, _ = token_shift(x, last, nothing(fresh=torch.tensor([[False, False, True, False, False]])))
     assert before.flatten().tolist() == [9, 1, 0, 3, 4]
 

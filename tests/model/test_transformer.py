@@ -19,7 +19,7 @@ SMALL = ModelConfig(
     width=48,
     depth=2,
     heads=4,
-    key_heads=2,
+    key_value_heads=2,
     feed_forward=Gated(intermediate_size=40),
     qk_norm=True,
 )
@@ -36,16 +36,16 @@ def build(config: ModelConfig = SMALL, seed: int = 0) -> Transformer:
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
-@pytest.mark.parametrize("key_heads,tied,head_width", [(2, True, None), (4, False, None), (1, True, 16)])
-def test_equals_transformers(qk_norm, key_heads, tied, head_width):
+@pytest.mark.parametrize("key_value_heads,tied,head_dim", [(2, True, None), (4, False, None), (1, True, 16)])
+def test_equals_transformers(qk_norm, key_value_heads, tied, head_dim):
     config = ModelConfig(
         vocabulary=61,
         context=48,
         width=48,
         depth=2,
         heads=4,
-        key_heads=key_heads,
-        head_width=head_width,
+        key_value_heads=key_value_heads,
+        head_dim=head_dim,
         feed_forward=Gated(intermediate_size=40),
         position=Rotary(base=500.0),
         qk_norm=qk_norm,
@@ -121,7 +121,7 @@ def test_flops_by_hand():
     """
     model = Transformer(
         ModelConfig(
-            vocabulary=10, context=8, width=4, depth=1, heads=1, key_heads=1, feed_forward=Gated(intermediate_size=6)
+            10, context=8, width=4, depth=1, heads=1, key_value_heads=1, feed_forward=Gated(intermediate_size=6)
         )
     )
     assert model.flops_per_token(8) == 1056 + 384
@@ -130,9 +130,9 @@ def test_flops_by_hand():
 
 def test_heads_are_plain_unless_key_heads_are_said():
     assert ModelConfig(9, heads=4).attention.key_value_heads == 4
-    assert ModelConfig(9, heads=4, key_heads=2).attention.key_value_heads == 2
+    assert ModelConfig(9, heads=4, key_value_heads=2).attention.key_value_heads == 2
     assert replace(ModelConfig(9, heads=2), heads=4).attention.key_value_heads == 4
-    old = to_dict(ModelConfig(9, heads=4)) | {"key_heads": 2}  # as a folder has it that was written before
+    old = to_dict(ModelConfig(9, heads=4)) | {"key_value_heads": 2}  # as a folder has it that was written before
     assert from_dict(ModelConfig, old).attention.key_value_heads == 2
 
 
@@ -149,8 +149,8 @@ def test_config_round_trip():
     "changes,message",
     [
         (lambda: {"depth": 0}, "depth must be at least 1.*, not 0"),
-        (lambda: {"heads": 4, "key_heads": 3}, "4 query heads cannot share 3 key heads"),
-        (lambda: {"width": 50, "heads": 4, "key_heads": 4}, "width of 50 cannot be split into 4 heads"),
+        (lambda: {"heads": 4, "key_value_heads": 3}, "4 query heads cannot share 3 key heads"),
+        (lambda: {"width": 50, "heads": 4, "key_value_heads": 4}, "width of 50 cannot be split into 4 heads"),
         (lambda: {"width": 6, "heads": 2}, "must be even, not 3, as of width 6 and 2 heads"),
         (lambda: {"position": Rotary(base=0.5)}, "base must be above 1.*, not 0.5"),
         (lambda: {"feed_forward": Gated(intermediate_size=0)}, "intermediate_size must be at least 1.*, not 0"),

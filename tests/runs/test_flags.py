@@ -10,7 +10,7 @@ from labkit.runs.flags import format_tyro_error
     ("arguments", "line"),
     [
         ("run --model.width abc", "--model.width must be a whole number, not 'abc'."),
-        ("run --model.key-heads x", "--model.key-heads must be None or a whole number, not 'x'."),
+        ("run --model.key-value-heads x", "--model.key-value-heads must be None or a whole number, not 'x'."),
         ("run --ppo.kl 0.1", "--ppo.kl is --ppo.kl-coef now."),
         ("run --annotation.answer_tokens=9", "--annotation.answer-tokens is --annotation.max-new-tokens now."),
         (

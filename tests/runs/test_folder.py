@@ -18,7 +18,7 @@ from tests.faults import tree
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 
-CONFIG = ModelConfig(vocabulary=16, context=8, width=8, depth=1, heads=1, key_heads=1, feed_forward=Gated(8))
+CONFIG = ModelConfig(vocabulary=16, context=8, width=8, depth=1, heads=1, key_value_heads=1, feed_forward=Gated(8))
 
 
 @pytest.fixture

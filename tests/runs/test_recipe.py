@@ -88,11 +88,11 @@ def test_recipes_of_before_whose_stages_have_a_seed_still_load():
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ({"width": 257}, r"head width \(head_width, or width / heads\) must be even, not 257, as of width 257 and 1"),
-        ({"head_width": 3}, "must be even, not 3"),
+        ({"width": 257}, r"head width \(head_dim, or width / heads\) must be even, not 257, as of width 257 and 1"),
+        ({"head_dim": 3}, "must be even, not 3"),
         ({"width": 257, "position": Sinusoidal()}, "the width must be even, not 257"),
         ({"position": T5Buckets(32, 16)}, "max_distance must be above 16, not 16"),
-        ({"mixer": RWKV(), "position": NoPosition(), "head_width": 8}, "1 heads of 8 with 1 keys do not make 64"),
+        ({"mixer": RWKV(), "position": NoPosition(), "head_dim": 8}, "1 heads of 8 with 1 keys do not make 64"),
         ({"encoder_depth": 2}, "leave model.causal True and model.encoder_depth 0"),
         ({"causal": False}, "leave model.causal True and model.encoder_depth 0"),
     ],
