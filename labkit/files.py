@@ -104,13 +104,13 @@ def atomic_replace(path: Path) -> Iterator[Path]:
 def atomic_replace_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside `path`, which takes its place at the end; `path` may be a link to one.
 
-    A kill between the two renames leaves what was there before as .NAME.labkit-old, which `recover_folder` puts back.
-    Raises LabError as `explain_write_errors` does.
+    A kill between the two renames leaves what was there before as .NAME.labkit-old, which `restore_interrupted_write`
+    puts back. Raises LabError as `explain_write_errors` does.
     """
     path = Path(os.path.realpath(path))
     partial, old = beside(path, PARTIAL), beside(path, OLD)
     with explain_write_errors(path):
-        recover_folder(path)
+        restore_interrupted_write(path)
         try:
             partial.mkdir(parents=True)
             mode = partial.stat().st_mode & 0o666
@@ -126,11 +126,11 @@ def atomic_replace_folder(path: Path) -> Iterator[Path]:
             sync(path.parent)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
-            recover_folder(path)
+            restore_interrupted_write(path)
             raise
 
 
-def recover_folder(path: Path) -> None:
+def restore_interrupted_write(path: Path) -> None:
     """Remove what a killed `atomic_replace_folder` left beside `path`, and put back what it had set aside."""
     partial, old = beside(path, PARTIAL), beside(path, OLD)
     if old.exists() and not path.exists():

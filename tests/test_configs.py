@@ -103,7 +103,7 @@ def test_an_older_name_never_takes_what_has_that_name_now():
         ModelConfig(9, heads=4, key_value_heads=2, head_dim=8),
         ModelConfig(9, position=T5Buckets(max_distance=40)),
         TrainConfig(batch_size=3, max_length=20, muon_lr=0.5, adamw_lr=0.25, max_grad_norm=2.0, warmup_steps=7),
-        EvaluationConfig(novelty_documents=7),
+        EvaluationConfig(novelty_documents=7, story_max_new_tokens=5, answer_max_new_tokens=6),
         AnnotationConfig(num_generations=3, max_new_tokens=9),
         PPO(kl_coef=0.3, cliprange=0.1, cliprange_value=0.7, vf_coef=0.2, entropy_coef=0.1, num_generations=4),
     ],

@@ -19,7 +19,7 @@ from labkit.files import (
     read_json,
     read_jsonl,
     read_object,
-    recover_folder,
+    restore_interrupted_write,
     write_json,
     write_jsonl,
 )
@@ -143,7 +143,7 @@ def test_a_kill_between_the_two_renames_leaves_the_old(tmp_path):
     written(tmp_path / "f", "old")
     (tmp_path / "f").rename(tmp_path / ".f.labkit-old")
     (tmp_path / ".f.labkit-partial").mkdir()
-    recover_folder(tmp_path / "f")
+    restore_interrupted_write(tmp_path / "f")
     assert [p.name for p in tmp_path.iterdir()] == ["f"] and (tmp_path / "f" / "a.txt").read_text() == "old"
 
 

@@ -31,7 +31,9 @@ def tiny_materials(**shared: Any) -> StageInputs:
         for where in ("park", "shop", "garden")
     ]
     torch.manual_seed(0)
-    shape = ModelConfig(tokenizer.size, 256, width=32, depth=2, heads=1, key_value_heads=1, feed_forward=Gated(64))
+    shape = ModelConfig(
+        tokenizer.vocab_size, 256, width=32, depth=2, heads=1, key_value_heads=1, feed_forward=Gated(64)
+    )
     model = Transformer(shape).eval()
     reward_model = RewardModel(copy.deepcopy(model)).eval()
     return StageInputs(

@@ -19,7 +19,7 @@ def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
     model = ModelConfig(1, context=128, width=32, depth=1, heads=1, key_value_heads=1, feed_forward=Gated(64))
     recipe = Recipe(
         preset="test",
-        world_size="tiny",
+        tinyworld_size="tiny",
         tokenizer=TokenizerConfig(documents=100),
         model=model,
         plan=plan_of(
@@ -37,8 +37,8 @@ def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
             tasks=1,
             examples=5,
             novelty_documents=20,
-            story_tokens=20,
-            answer_tokens=8,
+            story_max_new_tokens=20,
+            answer_max_new_tokens=8,
             prompts=8,
         ),
     )

@@ -29,7 +29,7 @@ STAGES = ("pretrain", "sft")
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run write what it writes, and measure nothing; let the command line make `RECIPE`."""
     world = World.load("tiny")
-    tokenizer = Tokenizer.train([world.document("train", 0, index).text for index in range(60)])
+    tokenizer = Tokenizer.train([world.document("train", 0, index).passage for index in range(60)])
 
     def prepare(run: Run) -> StageInputs:
         if not (run.path / "tokenizer.json").is_file():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labkit.configs import Positive, check
-from labkit.evaluation.measures import MetricSpec
+from labkit.evaluation.metrics import MetricSpec
 from labkit.stages import SFT, Curve, Stage, StageInputs, next_token_objective, register
 from labkit.training.config import Source, TrainConfig
 
@@ -25,12 +25,12 @@ class Repeat(Stage):
     weight: Positive = 1.0
 
     title = "Learning once more"
-    short = "repetition"
+    short_title = "repetition"
     about = "The conversations are learned a second time, which shows where a stage of one's own would stand."
     reads = "preferences"
     loss_unit = "nats per token"
     curves = (Curve("Weighed loss", "nats", ("weighed",)),)
-    measures = {"surprise": MetricSpec("surprise squared", "nats squared", "lower", "The held-out loss, squared.")}
+    metric_specs = {"surprise": MetricSpec("surprise squared", "nats squared", "lower", "The held-out loss, squared.")}
 
     def __post_init__(self) -> None:
         check(self)

@@ -43,7 +43,7 @@ def mixture(stage_inputs: StageInputs) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     experts = MoE(Gated(4), experts=128, top_k=1, aux_loss_coef=0.5)
-    vocab_size = stage_inputs.tokenizer.size
+    vocab_size = stage_inputs.tokenizer.vocab_size
     shape = ModelConfig(vocab_size, 64, width=8, depth=1, heads=1, key_value_heads=1, feed_forward=experts)
     model = Transformer(shape)
     train = dataclasses.replace(TRAIN, steps=3, batch_size=4, max_length=16, weight_decay=0.5, adamw_lr=0.1)

@@ -60,7 +60,7 @@ class Combination(NamedTuple):
 def run(config: ClaimsBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Make the runs that are not there yet and gather their claims, as what JSON can write.
 
-    {"preset", "machine", "runs": [{"seed", "precision", "threads", "processor", "claims": [{"stage", "measure",
+    {"preset", "machine", "runs": [{"seed", "precision", "threads", "processor", "claims": [{"stage", "metric",
     "value", "baseline", "margin", "holds"}], "gold": {STAGE: words}}], "left_out": [words]}. A precision that the
     processor has not is left out, and said. Raises LabError when a run fails, when one that is there is of another
     recipe, or when nothing is left to run.
@@ -102,7 +102,7 @@ def table(result: dict[str, Any]) -> str:
         margins = [claim["margin"] for claim in claims]
         side = "above" if claims[0]["better"] == "higher" else "below"
         holds = f"{sum(claim['holds'] for claim in claims)} of {len(claims)}"
-        says = f"{claims[0]['measure']}, {side} {claims[0]['baseline_name'].removesuffix(' =')}"
+        says = f"{claims[0]['metric']}, {side} {claims[0]['baseline_name'].removesuffix(' =')}"
         lines.append(f"| {stage} | {says} | {holds} | {min(margins):.3f} | {median(margins):.3f} |")
     gold = [f"{_label(each)}: {name} {words}" for each in result["runs"] for name, words in each["gold"].items()]
     left = [f"Left out: {words}." for words in result["left_out"]]

@@ -94,7 +94,13 @@ def _models(config: GenerateBench) -> list[tuple[str, Any]]:
     for s in config.shapes:
         torch.manual_seed(0)
         shape = ModelConfig(
-            tokenizer.size, 256, s.width, s.depth, s.heads, s.key_value_heads, feed_forward=Gated(s.intermediate_size)
+            tokenizer.vocab_size,
+            256,
+            s.width,
+            s.depth,
+            s.heads,
+            s.key_value_heads,
+            feed_forward=Gated(s.intermediate_size),
         )
         models.append((s.name, Transformer(shape).eval()))
     return models

@@ -137,7 +137,7 @@ def _torch(made: str) -> None:
     from labkit.training.loop import fit
 
     run = Run.open(made)
-    stage, vocabulary = run.recipe.stages["pretrain"], run.tokenizer().size
+    stage, vocabulary = run.recipe.stages["pretrain"], run.tokenizer().vocab_size
     model = Transformer(dataclasses.replace(run.recipe.model, vocabulary=vocabulary))
     ids = np.random.default_rng(0).integers(vocabulary, size=100_000, dtype=np.uint16)
     source = RandomChunks(ids, stage.train.batch_size, stage.train.max_length)

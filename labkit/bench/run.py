@@ -23,7 +23,7 @@ from typing import Any
 from labkit.bench.finished import check_recipe
 from labkit.configs import Seed, check
 from labkit.errors import LabError
-from labkit.reporting.measures import BY_KIND, COSTS, metric_info
+from labkit.reporting.metrics import BY_KIND, COSTS, metric_info
 from labkit.runs.presets import make_recipe
 
 

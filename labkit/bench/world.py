@@ -42,11 +42,11 @@ def _documents(world: World, config: WorldBench, seed: int) -> float:
     written = 0
     for index in range(config.documents):
         document = world.document("train", seed, index)
-        written += len(document.text) + sum(len(message.content) for message in document.messages)
+        written += len(document.passage) + sum(len(message.content) for message in document.messages)
     return written / 1000 / (time.process_time() - start)
 
 
 def _stories(world: World, config: WorldBench, seed: int) -> float:
     start = time.process_time()
-    written = sum(len(world.document("train", seed, i, "story").text) for i in range(config.documents))
+    written = sum(len(world.document("train", seed, i, "story").passage) for i in range(config.documents))
     return written / 1000 / (time.process_time() - start)

@@ -53,7 +53,7 @@ def chat(options: ChatOptions) -> int:
 
     run = Run.open(options.run)
     talk = Conversation(run.model(options.stage), run.tokenizer(), options)
-    story = _stories(run.recipe.world_size, options.seed) if run.recipe.text is None else None
+    story = _stories(run.recipe.tinyworld_size, options.seed) if run.recipe.text is None else None
     terminal = sys.stdin.isatty()
     if terminal:
         print(f"The model of {options.run}. /help says what can be typed.", file=sys.stderr)
@@ -109,7 +109,7 @@ def _stories(size: str, seed: int) -> Iterator[str]:
 
     world, index = World.load(size), 0
     while True:
-        yield world.document("test", seed, index, "story").text
+        yield world.document("test", seed, index, "story").passage
         index += 1
 
 
@@ -159,7 +159,7 @@ class Conversation:
             prompt,
             filters=sampling_filters(options.temperature, options.top_k, options.top_p),
             max_new_tokens=options.max_tokens,
-            stop_ids=self.tokenizer.stops,
+            stop_ids=self.tokenizer.stop_ids,
             generator=self.generator,
         )
         shown = text = ""

@@ -71,9 +71,9 @@ def print_generations(options: GenerateOptions) -> int:
     if options.chat:
         prompt = encode_prompt(tokenizer, [Message("user", begun)])
     else:  # real text is read as it is, without a space before it
-        prompt = encode_opening(tokenizer, begun, lead=run.recipe.text is None)
+        prompt = encode_opening(tokenizer, begun, leading_space=run.recipe.text is None)
     resources = decoding_resources(run, options.stop, options.draft)
-    limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.stops}
+    limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.stop_ids}
     if options.strategy is not None:
         seeds = range(options.seed, options.seed + options.count)
         written = parse(options.strategy).generate(model, prompt, seeds=seeds, resources=resources, **limits)

@@ -46,7 +46,7 @@ def show_world(options: WorldOptions) -> int:
 
 def _document(document: Document) -> Iterator[str]:
     yield f"── a document: {document.kind}"
-    yield from [document.text] if document.text else []
+    yield from [document.passage] if document.passage else []
     for message in document.messages:
         yield f"   {message.role + ':':10} {message.content}"
 

@@ -51,20 +51,20 @@ def cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transfo
 
 
 def check_cost(
-    strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer, ceiling: Cost = PAGE
+    strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer, max_cost: Cost = PAGE
 ) -> Cost:
-    """The cost. Raises LabError where it is above the ceiling in any of its numbers, and says which and what to take
+    """The cost. Raises LabError where any of its numbers is above that of `max_cost`, and says which and what to take
     less of.
     """
     found = cost(strategy, prompt_tokens, new_tokens, model)
     said = {
-        "rows": f"{found.rows:,} texts at once; here at most {ceiling.rows:,}",
-        "tokens": f"{found.tokens:,} tokens to read; here at most {ceiling.tokens:,}",
-        "flops": f"{found.flops / 1e12:,.1f} TFLOP; here at most {ceiling.flops / 1e12:,.1f}",
-        "memory": f"{found.memory / 1e9:,.1f} GB of keys and values; here at most {ceiling.memory / 1e9:,.1f}",
+        "rows": f"{found.rows:,} texts at once; here at most {max_cost.rows:,}",
+        "tokens": f"{found.tokens:,} tokens to read; here at most {max_cost.tokens:,}",
+        "flops": f"{found.flops / 1e12:,.1f} TFLOP; here at most {max_cost.flops / 1e12:,.1f}",
+        "memory": f"{found.memory / 1e9:,.1f} GB of keys and values; here at most {max_cost.memory / 1e9:,.1f}",
     }
     for name, words in said.items():
-        if getattr(found, name) > getattr(ceiling, name):
+        if getattr(found, name) > getattr(max_cost, name):
             option = WIDTH.get(strategy.kind)
             less = f"a smaller {option}=" if name == "rows" else f"a smaller {option}= or fewer tokens"
             raise LabError(f"{strategy} is {words}. Take {less if option else 'fewer tokens'}.")

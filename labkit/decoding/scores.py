@@ -33,15 +33,15 @@ def mean_score(values: Sequence[float]) -> Score:
     return Score(statistics.fmean(known), SURE * error)
 
 
-def jackknife(measure: Callable[[Sequence[Tokens]], float], texts: Sequence[Tokens]) -> Score:
+def jackknife(statistic: Callable[[Sequence[Tokens]], float], texts: Sequence[Tokens]) -> Score:
     """A measure of texts together; its interval from what it would be without each of them (Efron and Stein, The
     Jackknife Estimate of Variance, 1981).
     """
     n = len(texts)
-    without = [measure([*texts[:i], *texts[i + 1 :]]) for i in range(n)] if n > 2 else []
+    without = [statistic([*texts[:i], *texts[i + 1 :]]) for i in range(n)] if n > 2 else []
     middle = statistics.fmean(without) if without else 0.0
     variance = (n - 1) / n * sum((value - middle) ** 2 for value in without) if without else 0.0
-    return Score(measure(texts), SURE * variance**0.5)
+    return Score(statistic(texts), SURE * variance**0.5)
 
 
 def mean_logprob(model: Transformer, prompt: Tokens, written: Tokens) -> float:

@@ -107,7 +107,7 @@ def answer_tasks(
     """
     prompts = [task_prompt(tokenizer, task, chat) for task in tasks]
     answers = [""] * len(tasks)
-    for new_tokens in {config.answer_tokens, config.story_tokens}:
+    for new_tokens in {config.answer_max_new_tokens, config.story_max_new_tokens}:
         chosen = [index for index, task in enumerate(tasks) if _new_tokens(task, config) == new_tokens]
         replies = reply(model, tokenizer, [prompts[index] for index in chosen], new_tokens, config.rows)
         for index, text in zip(chosen, replies, strict=True):
@@ -126,7 +126,7 @@ def _fitting(model: Transformer, tokenizer: Tokenizer, tasks: Sequence[Task], co
 
 
 def _new_tokens(task: Task, config: EvaluationConfig) -> int:
-    return config.story_tokens if task.kind == "write" else config.answer_tokens
+    return config.story_max_new_tokens if task.kind == "write" else config.answer_max_new_tokens
 
 
 def task_prompt(tokenizer: Tokenizer, task: Task, chat: bool) -> list[int]:
@@ -145,7 +145,7 @@ def reply(
         prompts,
         filters=[Temperature(0)],
         max_new_tokens=new_tokens,
-        stop_ids=tokenizer.stops,
+        stop_ids=tokenizer.stop_ids,
         rows=rows,
     )
     return [decode_reply(tokenizer, ids) for ids in replies]

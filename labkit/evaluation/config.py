@@ -15,12 +15,12 @@ from labkit.world import Document, World
 class EvaluationConfig:
     """How much is measured. While training, half of the documents and a tenth of the characters are.
 
-    documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from
-    its start. stories: generated from bos. tasks: answered of each kind. examples: training tasks of each
-    kind behind the most frequent answer. novelty_documents: training documents that stories are compared with (see
-    `novelty`). story_tokens, answer_tokens: where generation is cut. rows, loss_rows: how many at a time.
-    prompts: held-out ones on which a policy is compared with the model before it. seed: which tasks, and the draws of
-    the stories.
+    documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from its start.
+    stories: generated from bos. tasks: answered of each kind. examples: training tasks of each kind behind the most
+    frequent answer. novelty_documents: training documents that stories are compared with (see `novelty`).
+    story_max_new_tokens, answer_max_new_tokens: where a generated story or answer is cut. rows, loss_rows: how many at
+    a time. prompts: held-out ones on which a policy is compared with the model before it. seed: which tasks, and the
+    draws of the stories.
     """
 
     documents: Annotated[int, Range(2, LARGEST)] = 200
@@ -29,14 +29,18 @@ class EvaluationConfig:
     tasks: Count = 50
     examples: Count = 300
     novelty_documents: Count = 5000
-    story_tokens: Count = 200
-    answer_tokens: Count = 32
+    story_max_new_tokens: Count = 200
+    answer_max_new_tokens: Count = 32
     rows: Count = 100
     loss_rows: Count = 32
     prompts: Annotated[int, Range(2, LARGEST)] = 500
     seed: Seed = 0
 
-    older_names = {"novelty_documents": "compared"}
+    older_names = {
+        "novelty_documents": "compared",
+        "story_max_new_tokens": "story_tokens",
+        "answer_max_new_tokens": "answer_tokens",
+    }
 
     def __post_init__(self) -> None:
         check(self)

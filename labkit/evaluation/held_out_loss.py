@@ -79,7 +79,7 @@ def mismatched_loss(
 def text_loss(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], length: int, rows: int) -> Metrics:
     """Loss over held-out text, each token once, with at least half a context before it where there is one."""
     ids = encode_corpus(tokenizer, texts)
-    nats, count = batch_loss(model, windows(ids, rows, length, bos=tokenizer.bos))
+    nats, count = batch_loss(model, windows(ids, rows, length, bos=tokenizer.bos_token_id))
     characters = sum(map(len, texts))
     metrics = _loss_metrics(nats, count, sum(len(text.encode()) for text in texts))
     return {**metrics, "nats_per_character": nats / characters}
@@ -98,8 +98,8 @@ def _bytes(tokenizer: Tokenizer, batch: Batch) -> int:
     a piece.
     """
     size = 0
-    ends = (tokenizer.end, tokenizer.pad)
-    openers = [] if tokenizer.template else [token for token in tokenizer.specials if token not in ends]
+    ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    openers = [] if tokenizer.template else [token for token in tokenizer.special_token_ids if token not in ends]
     for inputs, labels, mask in zip(*(tensor.numpy() for tensor in batch), strict=True):
         size += len(tokenizer.decode(labels[mask].tolist()).encode())
         opened = mask & np.isin(inputs, openers) & ~np.isin(labels, openers)

@@ -23,12 +23,12 @@ def reward_judge(reward_model: RewardModel, tokenizer: Tokenizer, has_end_token:
 
     @torch.no_grad()
     def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
-        context, end = reward_model.config.context, [] if has_end_token else [tokenizer.turn_end]
+        context, end = reward_model.config.context, [] if has_end_token else [tokenizer.turn_end_id]
         marked = []
         for prompt, answer in zip(prompts, answers, strict=True):
             row = [*prompt, *answer, *end][:context]
             marked.append((row, [i >= len(prompt) for i in range(len(row))]))
-        (inputs, _, mask), ends = full_row_batch(marked, context, tokenizer.pad)
+        (inputs, _, mask), ends = full_row_batch(marked, context, tokenizer.pad_token_id)
         device = reward_model.body.embedding.weight.device
         return reward_model.eval().scores_at(inputs.to(device), mask.to(device), ends.to(device)).tolist()
 

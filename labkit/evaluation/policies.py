@@ -80,19 +80,19 @@ def reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
 
 
 def policy_metrics(
-    model: Transformer, stage_inputs: StageInputs, prompts: int, length: int, answer_tokens: int
+    model: Transformer, stage_inputs: StageInputs, prompts: int, length: int, max_new_tokens: int
 ) -> Metrics:
     """The policy beside the model that it began with on the same held-out prompts, of combinations that training never
     shows: by the oracle where there is one, and by the reward model where the run has made one, which says how well it
     is pleased and not whether that is good.
     """
     tokenizer = stage_inputs.tokenizer
-    tasks, asked, fit = held_out_prompts(stage_inputs, prompts, length, answer_tokens)
+    tasks, asked, fit = held_out_prompts(stage_inputs, prompts, length, max_new_tokens)
     answers = [
-        greedy_answers(model, tokenizer, asked, answer_tokens),
+        greedy_answers(model, tokenizer, asked, max_new_tokens),
         stage_inputs.once(
-            ("answers", prompts, length, answer_tokens, stage_inputs.after),
-            lambda: greedy_answers(stage_inputs.initial_model(), tokenizer, asked, answer_tokens),
+            ("answers", prompts, length, max_new_tokens, stage_inputs.after),
+            lambda: greedy_answers(stage_inputs.initial_model(), tokenizer, asked, max_new_tokens),
         ),
     ]
     metrics: Metrics = {}
@@ -109,14 +109,14 @@ def policy_metrics(
 
 
 def held_out_prompts(
-    stage_inputs: StageInputs, prompts: int, length: int, answer_tokens: int
+    stage_inputs: StageInputs, prompts: int, length: int, max_new_tokens: int
 ) -> tuple[list[Task], list[list[int]], LengthReport]:
     """What a policy is measured on: tasks of the world (none where preferences are given), the ids of the prompts that
     leave room in `length` tokens, and how many do not. Raises LabError when none does.
 
     A given prompt leaves room for a whole answer; one of the world for its beginning, which is enough to be judged.
     """
-    tokenizer, room = stage_inputs.tokenizer, length - answer_tokens
+    tokenizer, room = stage_inputs.tokenizer, length - max_new_tokens
     tasks: list[Task] = []
     if stage_inputs.of_the_world:
         tasks = [preference_task(stage_inputs.world, "test", stage_inputs.seed, index) for index in range(prompts)]
@@ -137,17 +137,17 @@ def held_out_prompts(
 
 
 def greedy_answers(
-    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], answer_tokens: int
+    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], max_new_tokens: int
 ) -> list[list[int]]:
-    """The likeliest answer, token by token, to each prompt: ids, cut after `answer_tokens`, else with the end token
+    """The likeliest answer, token by token, to each prompt: ids, cut after `max_new_tokens`, else with the end token
     that the model wrote.
     """
     return generate(
         model,
         prompts,
         filters=[Temperature(0)],
-        max_new_tokens=answer_tokens,
-        stop_ids=tokenizer.stops,
+        max_new_tokens=max_new_tokens,
+        stop_ids=tokenizer.stop_ids,
         rows=128,
         keep_stop=True,
     )

@@ -32,7 +32,7 @@ def score_pairs(
     found, device = torch.zeros(len(encoded), 2), reward_model.head.weight.device
     with autocast(device, precision):
         for chosen in by_length(encoded, rows):
-            batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad).to(device)
+            batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad_token_id).to(device)
             found[chosen] = reward_model.scores_at(batch.inputs, batch.mask, batch.ends).view(2, -1).T.cpu()
     reward_model.train(was_training)
     return found

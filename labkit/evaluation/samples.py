@@ -49,7 +49,7 @@ def samples(
     if not data.conversations:
         openings = _lines(first_characters(data.texts, config.characters), len(SAMPLED_KINDS))
         return _write_on(model, tokenizer, [Sample(line, "") for line in openings], config)
-    room = _room(model, 2 * config.answer_tokens)
+    room = _room(model, 2 * config.answer_max_new_tokens)
     exchanges = map(_first_exchange, data.conversations)
     fit = (one for one in exchanges if len(encode_prompt(tokenizer, one[0])) <= room)
     asked = list(islice(fit, len(SAMPLED_KINDS)))
@@ -57,7 +57,7 @@ def samples(
         fixed = [Sample(_shown(messages) + "\n", "", answer) for messages, answer in asked]
         return _write_on(model, tokenizer, fixed, config)
     prompts = [encode_prompt(tokenizer, messages) for messages, _ in asked]
-    replies = reply(model, tokenizer, prompts, 2 * config.answer_tokens, config.rows)
+    replies = reply(model, tokenizer, prompts, 2 * config.answer_max_new_tokens, config.rows)
     return [Sample(_shown(m), said, answer) for (m, answer), said in zip(asked, replies, strict=True)]
 
 
@@ -65,15 +65,15 @@ def _write_on(
     model: Transformer, tokenizer: Tokenizer, fixed: Sequence[Sample], config: EvaluationConfig
 ) -> list[Sample]:
     """Each prompt that leaves room as plain text, continued."""
-    room = _room(model, 2 * config.answer_tokens)
-    pairs = [(sample, encode_opening(tokenizer, sample.prompt, lead=False)) for sample in fixed]
+    room = _room(model, 2 * config.answer_max_new_tokens)
+    pairs = [(sample, encode_opening(tokenizer, sample.prompt, leading_space=False)) for sample in fixed]
     fixed, opened = [s for s, ids in pairs if len(ids) <= room], [ids for _, ids in pairs if len(ids) <= room]
     written = generate(
         model,
         opened,
         filters=[WRITTEN_ON],
-        max_new_tokens=2 * config.answer_tokens,
-        stop_ids=tokenizer.stops,
+        max_new_tokens=2 * config.answer_max_new_tokens,
+        stop_ids=tokenizer.stop_ids,
         generator=torch.Generator().manual_seed(config.seed),
         rows=config.rows,
     )

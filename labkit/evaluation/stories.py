@@ -50,8 +50,8 @@ def write_stories(model: Transformer, tokenizer: Tokenizer, world: World, config
         written = generate(
             model,
             [encode_opening(tokenizer, "")] * math.ceil(1.5 * missing),
-            max_new_tokens=min(config.story_tokens, model.config.context - 1),
-            stop_ids=tokenizer.stops,
+            max_new_tokens=min(config.story_max_new_tokens, model.config.context - 1),
+            stop_ids=tokenizer.stop_ids,
             generator=generator,
             rows=config.rows,
         )
@@ -87,4 +87,4 @@ def novelty(stories: Sequence[str], data: WorldData, compared: int) -> float:
 
 @lru_cache(maxsize=2)
 def _training_hashes(world: World, seed: int, trained: int, count: int) -> frozenset[int]:
-    return frozenset(hash(world.document("train", seed, i * trained // count).text.strip()) for i in range(count))
+    return frozenset(hash(world.document("train", seed, i * trained // count).passage.strip()) for i in range(count))

@@ -8,6 +8,8 @@ from functools import cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from labkit.errors import LabError
+
 if TYPE_CHECKING:
     from labkit.decoding.scores import Score
     from labkit.decoding.strategies import DecodingResources, Strategy
@@ -45,14 +47,14 @@ def compare_strategies(
     seeds: int,
     max_new_tokens: int,
     world: World | None = None,
+    annotator: str | None = None,
     resources: DecodingResources | None = None,
-    annotator: str = "warm",
 ) -> list[StrategyResult]:
     """All strategies on the same prompts; the same seed gives each of them the same draws. Each prompt has seeds of its
     own, so that what is drawn for one says nothing of another.
 
-    world: whose grammar and truth the texts are held against. annotator: whose profile gold is under. Raises LabError
-    as `Strategy.generate`.
+    world: whose grammar and truth the texts are held against. annotator: by whose taste gold is scored, as
+    the run's recipe names it; a world needs one. Raises LabError as `Strategy.generate`.
     """
     from labkit.decoding.strategies import DecodingResources
 
@@ -63,27 +65,27 @@ def compare_strategies(
         many = seeds if strategy.draws else 1
         options: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
-            "stop_ids": tokenizer.stops,
+            "stop_ids": tokenizer.stop_ids,
             "resources": resources,
         }
         seeds_of = [range(i * many, (i + 1) * many) for i in range(len(asked))]
         texts = strategy.generate_batch(model, [one.ids for one in asked], seeds=seeds_of, **options)
         words = tokenizer.decode(texts[0][0]).split()
         first = first or words
-        scores = scored(model, tokenizer, asked, texts, world, annotator)
+        scores = score_texts(model, tokenizer, asked, texts, world, annotator)
         found.append(
             StrategyResult(str(strategy), " ".join(words), first_difference([first, words], ended=True), scores)
         )
     return found
 
 
-def scored(
+def score_texts(
     model: Transformer,
     tokenizer: Tokenizer,
     asked: Sequence[EvalPrompt],
     texts: Sequence[Sequence[Sequence[int]]],
     world: World | None,
-    annotator: str = "warm",
+    annotator: str | None = None,
 ) -> dict[str, Score]:
     """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
     from labkit.decoding.scores import distinct, jackknife, mean_logprobs, mean_score, repetition, self_bleu
@@ -105,13 +107,13 @@ def scored(
         by_prompt = [[row[name] for row in group] for group in rows]
         scores[name] = mean_score(by_prompt[0] if len(rows) == 1 else [mean_score(group).mean for group in by_prompt])
     together: dict[str, Callable[[Any], float]] = {"distinct-2": distinct, "self-BLEU": self_bleu}
-    for name, measure in together.items():
-        by_texts = [measure(group) for group in texts]
-        scores[name] = jackknife(measure, texts[0]) if len(rows) == 1 else mean_score(by_texts)
+    for name, statistic in together.items():
+        by_texts = [statistic(group) for group in texts]
+        scores[name] = jackknife(statistic, texts[0]) if len(rows) == 1 else mean_score(by_texts)
     return scores
 
 
-def _truth(world: World, task: Task | None, text: str, annotator: str) -> dict[str, float]:
+def _truth(world: World, task: Task | None, text: str, annotator: str | None) -> dict[str, float]:
     """What the world says of a text: how much is its English, and can happen; of a task's answer, what it is worth."""
     from labkit.world.oracle import score
 
@@ -119,6 +121,8 @@ def _truth(world: World, task: Task | None, text: str, annotator: str) -> dict[s
     as_story = check.parsed / check.sentences if check.sentences else 0.0
     if task is None:
         return {"grammatical": as_story, "consistent": check.possible / check.events if check.events else float("nan")}
+    if annotator is None:
+        raise LabError("Gold is scored by an annotator's taste: name one, as a recipe does (annotation.annotator).")
     gold = score(world, task, text, world.profile(annotator))
     truth = {"gold": gold.total, "right": gold.right, "supported": gold.supported, "consistent": gold.consistent}
     return truth | {"grammatical": as_story if task.kind == "write" else gold.fluent}

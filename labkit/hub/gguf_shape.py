@@ -129,8 +129,8 @@ def _factors(scaling: Llama3Scaling, base: float, head_dim: int) -> Tensor:
 
 
 def rope_factors(config: ModelConfig) -> Tensor | None:
-    """What rope_freqs.weight holds for this model, [E / 2], None where it has none. Raises LabError for a scaling that
-    cannot be told from it.
+    """The tensor rope_freqs.weight of this model, [E / 2]; None without Llama 3's scaling. Raises LabError for a
+    scaling that cannot be read back from it.
     """
     assert isinstance(config.position, Rotary)
     scaling, base = config.position.scaling, config.position.base

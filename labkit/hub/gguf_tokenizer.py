@@ -175,9 +175,9 @@ def describe_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, vocabulary: int
     writer.add_token_list([by_id.get(i, f"[PAD{i}]") for i in range(vocabulary)])
     writer.add_token_types([types.get(i, NORMAL) if i in by_id else UNUSED for i in range(vocabulary)])
     writer.add_token_merges([" ".join(pair) for pair in kept["model"]["merges"]])
-    writer.add_bos_token_id(tokenizer.bos)
-    writer.add_eos_token_id(tokenizer.end)
-    writer.add_pad_token_id(tokenizer.pad)
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_add_bos_token(False)  # the chat template begins with it
     writer.add_chat_template(tokenizer.config["chat_template"])
 

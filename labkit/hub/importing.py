@@ -15,10 +15,10 @@ from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
 from labkit.hub.gguf_file import gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.runs.changes import transaction
 from labkit.runs.folder import Run, lock_run_folder, run_file_names
 from labkit.runs.prepare import Sources, read_sources
 from labkit.runs.recipe import Recipe
+from labkit.runs.transactions import transaction
 from labkit.text.tokenizer import Tokenizer
 
 
@@ -48,9 +48,9 @@ def import_checkpoint(
         _check_turns(tokenizer, sources)
         if not model.causal or model.encoder is not None:
             raise LabError(f"{source} does not write word by word from what came before, so it cannot become a run.")
-        if tokenizer.size > model.config.vocabulary:
+        if tokenizer.vocab_size > model.config.vocabulary:
             raise LabError(
-                f"{source}: its tokenizer has {tokenizer.size} tokens, its model only {model.config.vocabulary}."
+                f"{source}: its tokenizer has {tokenizer.vocab_size} tokens, its model only {model.config.vocabulary}."
             )
         recipe = fitted(recipe, model.config)
         with transaction(Path(target), "an import", run_file_names(recipe)):
@@ -79,7 +79,7 @@ def _fill(run: Run, model: Transformer, tokenizer: Tokenizer, source: str) -> No
     nothing: dict[str, Any] = {"seconds": 0.0, "training_seconds": 0.0, "tokens": 0, "flops": 0.0, "mfu": 0.0}
     for stage in run.stages:
         if stage.config.reads == "preferences":
-            continue  # of the others nobody says how the checkpoint was made, so that later stages can build on each
+            continue  # pretraining and fine-tuning both get the checkpoint's weights: stages can build on either
         stage.save_model(model)
         made = {"parameters": model.parameter_count, "peak_memory_mb": round(machine.peak_memory_mb(), 1)}
         stage.finish({"stage": stage.name, "imported": source, **nothing, **made, "metrics": {}})

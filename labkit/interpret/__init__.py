@@ -6,20 +6,20 @@ look.score_breakdown(0, layer, head, row, column)  # where one of these numbers 
 look.ablate(0, layer, head)                        # what changes when the head is taken out
 look.logit_lens()                                  # every layer read out as words
 activation_patching(model, clean, corrupted)       # which of a text's numbers make the difference to another text
-find_heads(model, tokenizer, probes)               # heads by what they do
+find_heads(model, tokenizer, examples)             # heads by what they do
 """
 
-from labkit.interpret.heads import HeadReport, HeadScore, accuracy, find_heads, log_odds
-from labkit.interpret.limits import attention_bytes, check_attention, check_patching
-from labkit.interpret.look import AttentionMap, Inspection, PredictionShift, ScoreBreakdown
-from labkit.interpret.patching import PatchingResult, activation_patching
-from labkit.interpret.probes import (
+from labkit.interpret.coreference import (
     CorefExample,
     char_to_token,
     winograd_example,
     winograd_examples,
     world_coref_examples,
 )
+from labkit.interpret.heads import HeadReport, HeadScore, accuracy, find_heads, log_odds
+from labkit.interpret.limits import attention_bytes, check_attention, check_patching
+from labkit.interpret.look import AttentionMap, Inspection, PredictionShift, ScoreBreakdown
+from labkit.interpret.patching import PatchingResult, activation_patching
 from labkit.interpret.taps import Ablate, PatchActivations, Recorder
 from labkit.interpret.views import CheckpointInspections
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from labkit.decoding.generate import left_pad
 from labkit.errors import LabError
+from labkit.interpret.coreference import CorefExample
 from labkit.interpret.look import ROWS
-from labkit.interpret.probes import CorefExample
 from labkit.interpret.taps import Ablate, OneHead, Recorder
 from labkit.model.mixers import SelfAttention
 from labkit.model.transformer import Transformer
@@ -42,49 +42,49 @@ class HeadScore(NamedTuple):
 
 
 class HeadReport(NamedTuple):
-    """heads: all, those first that carry most of the right answer. accuracy: share of the probes in which the right
-    answer is likelier than the wrong; error: its standard error; probes: how many. log_odds: the right answer's mean
-    log-odds over the wrong, in nats.
+    """heads: all, those first that carry most of the right answer. accuracy: share of the examples in which the right
+    answer is likelier than the wrong; standard_error: of the accuracy; num_examples: how many. log_odds: the right
+    answer's mean log-odds over the wrong, in nats.
     """
 
     heads: list[HeadScore]
     accuracy: float
-    error: float
-    probes: int
+    standard_error: float
+    num_examples: int
     log_odds: float
 
 
 @torch.no_grad()
 def find_heads(
-    model: Transformer, tokenizer: Tokenizer, probes: Sequence[CorefExample], num_ablated: int = 16
+    model: Transformer, tokenizer: Tokenizer, examples: Sequence[CorefExample], num_ablated: int = 16
 ) -> HeadReport:
     """All heads by where they look; of the `num_ablated` that look most from the answer to the right one, what they
     cause.
 
     Previous-token and induction heads: In-context Learning and Induction Heads,
     https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads. Raises LabError for a model with an
-    encoder or without attention, and for probes that do not fit in its context.
+    encoder or without attention, and for examples that do not fit in its context.
     """
     if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):
         raise LabError("Heads are found in models of attention without an encoder.")
-    longest = max(len(probe.ids) + max(len(probe.right), len(probe.wrong)) for probe in probes)
+    longest = max(len(example.ids) + max(len(example.right), len(example.wrong)) for example in examples)
     if longest > model.config.context:
-        raise LabError(f"The probes have up to {longest} tokens, more than the context of {model.config.context}.")
+        raise LabError(f"The examples have up to {longest} tokens, more than the context of {model.config.context}.")
     model.eval()
-    scores = torch.stack((*_repeated(model, tokenizer), *_looks(model, probes)), -1)  # [L, H, 4]
-    odds = log_odds(model, probes)
+    scores = torch.stack((*_repeated(model, tokenizer), *_looks(model, examples)), -1)  # [L, H, 4]
+    odds = log_odds(model, examples)
     heads = []
     for rank, index in enumerate(scores[..., -1].flatten().argsort(descending=True).tolist()):
         layer, head = divmod(index, model.config.heads)
         ablation_effect = None
         if rank < num_ablated:
-            without = log_odds(model, probes, OneHead(f"blocks.{layer}.attention", head))
+            without = log_odds(model, examples, OneHead(f"blocks.{layer}.attention", head))
             ablation_effect = float((odds - without).mean())
         previous, induction, pronoun, answer = scores[layer, head].tolist()
         heads.append(HeadScore(layer, head, previous, induction, pronoun, answer, ablation_effect))
     effects = {head: -float("inf") if head.ablation_effect is None else head.ablation_effect for head in heads}
     heads.sort(key=effects.__getitem__, reverse=True)
-    return HeadReport(heads, *accuracy(odds), len(probes), float(odds.mean()))
+    return HeadReport(heads, *accuracy(odds), len(examples), float(odds.mean()))
 
 
 def accuracy(odds: Tensor) -> tuple[float, float]:
@@ -94,19 +94,19 @@ def accuracy(odds: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def log_odds(model: Transformer, probes: Sequence[CorefExample], without: OneHead | None = None) -> Tensor:
-    """log P(right answer) - log P(wrong answer) of each probe, in nats [N]; without a head, where one is given.
+def log_odds(model: Transformer, examples: Sequence[CorefExample], without: OneHead | None = None) -> Tensor:
+    """log P(right answer) - log P(wrong answer) of each example, in nats [N]; without a head, where one is given.
 
     What both answers begin with is as likely before either, so it is only read; where they then differ in one token,
     one reading serves both.
     """
-    readings: dict[tuple[int, ...], list[tuple[int, int, list[int]]]] = {}  # text -> (probe, sign, its last tokens)
-    for i, probe in enumerate(probes):
-        same = len(_shared(probe))
-        for sign, answer in ((1, probe.right), (-1, probe.wrong)):
-            readings.setdefault((*probe.ids, *answer[:-1]), []).append((i, sign, answer[same:]))
+    readings: dict[tuple[int, ...], list[tuple[int, int, list[int]]]] = {}  # text -> (example, sign, its last tokens)
+    for i, example in enumerate(examples):
+        same = len(_shared(example))
+        for sign, answer in ((1, example.right), (-1, example.wrong)):
+            readings.setdefault((*example.ids, *answer[:-1]), []).append((i, sign, answer[same:]))
     texts = sorted(readings, key=len)  # little padding
-    odds = torch.zeros(len(probes))
+    odds = torch.zeros(len(examples))
     for start in range(0, len(texts), ROWS):
         chunk = texts[start : start + ROWS]
         last = max(len(rest) for text in chunk for _, _, rest in readings[text])
@@ -119,9 +119,9 @@ def log_odds(model: Transformer, probes: Sequence[CorefExample], without: OneHea
     return odds
 
 
-def _shared(probe: CorefExample) -> list[int]:
+def _shared(example: CorefExample) -> list[int]:
     """The tokens with which both answers begin, as " The" before a name."""
-    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(probe.right, probe.wrong, strict=False))
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(example.right, example.wrong, strict=False))
     return [token for token, _ in alike]
 
 
@@ -129,10 +129,10 @@ def _repeated(model: Transformer, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]
     """Previous-token and induction scores, [L, H] each."""
     n = min(REPEATED, (model.config.context - 1) // 2)
     generator = torch.Generator().manual_seed(0)
-    special = set(tokenizer.specials)
-    usual = torch.tensor([token for token in range(tokenizer.size) if token not in special])
+    special = set(tokenizer.special_token_ids)
+    usual = torch.tensor([token for token in range(tokenizer.vocab_size) if token not in special])
     once = usual[torch.randint(len(usual), (TEXTS, n), generator=generator)]
-    begin = torch.full((TEXTS, 1), tokenizer.bos)
+    begin = torch.full((TEXTS, 1), tokenizer.bos_token_id)
     weights = _weights(model, torch.cat((begin, once, once), 1))  # [L, B, H, T, T]
     row = torch.arange(1, 2 * n + 1)
     second = torch.arange(n + 1, 2 * n + 1)
@@ -140,14 +140,14 @@ def _repeated(model: Transformer, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]
     return previous, weights[..., second, second - n + 1].mean((1, 3))
 
 
-def _looks(model: Transformer, probes: Sequence[CorefExample]) -> tuple[Tensor, Tensor]:
+def _looks(model: Transformer, examples: Sequence[CorefExample]) -> tuple[Tensor, Tensor]:
     """Attention to the right minus to the wrong one, from the pronoun and from before the answer: [L, H] each."""
     total = torch.zeros(2, model.config.depth, model.config.heads)
-    for probe in probes:
-        rows = _weights(model, torch.tensor([[*probe.ids, *_shared(probe)]]))[:, 0]  # [L, H, T, T]
-        apart = rows[..., probe.right_place] - rows[..., probe.wrong_place]
-        total += torch.stack((apart[..., probe.pronoun], apart[..., -1]))
-    return total[0] / len(probes), total[1] / len(probes)
+    for example in examples:
+        rows = _weights(model, torch.tensor([[*example.ids, *_shared(example)]]))[:, 0]  # [L, H, T, T]
+        apart = rows[..., example.right_place] - rows[..., example.wrong_place]
+        total += torch.stack((apart[..., example.pronoun], apart[..., -1]))
+    return total[0] / len(examples), total[1] / len(examples)
 
 
 def _weights(model: Transformer, ids: Tensor) -> Tensor:

@@ -32,25 +32,27 @@ def attention_bytes(model: Transformer, tokens: int, source: int = 0) -> float:
     return 4.0 * config.heads * (2 * squares + ROWS * max(tokens, source) ** 2)
 
 
-def check_attention(model: Transformer, tokens: int, source: int = 0, ceiling: float = PAGE) -> float:
-    """The bytes. Raises LabError above the ceiling, and says how long a text may be."""
+def check_attention(model: Transformer, tokens: int, source: int = 0, max_bytes: float = PAGE) -> float:
+    """The bytes. Raises LabError above `max_bytes`, and says how long a text may be."""
     found = attention_bytes(model, tokens, source)
-    if found > ceiling:
-        longest = math.floor(max(tokens, source) * math.sqrt(ceiling / found))
+    if found > max_bytes:
+        longest = math.floor(max(tokens, source) * math.sqrt(max_bytes / found))
         raise LabError(
             f"The attention of a text of {max(tokens, source):,} tokens takes {found / 1e9:,.1f} GB; here at most "
-            f"{ceiling / 1e9:,.1f}. Take a text of at most {longest:,} tokens."
+            f"{max_bytes / 1e9:,.1f}. Take a text of at most {longest:,} tokens."
         )
     return found
 
 
-def check_patching(model: Transformer, first: Sequence[int], second: Sequence[int], ceiling: float = READINGS) -> float:
-    """The floating-point operations of `activation_patching` two texts. Raises LabError above the ceiling."""
+def check_patching(
+    model: Transformer, first: Sequence[int], second: Sequence[int], max_flops: float = READINGS
+) -> float:
+    """The floating-point operations of `activation_patching` two texts. Raises LabError above `max_flops`."""
     readings = len(patched_places(model, first, second)) + model.config.depth * model.config.heads
     found = readings * len(second) * model.flops_per_token(len(second)) / 3  # a forward pass is a third
-    if found > ceiling:
+    if found > max_flops:
         raise LabError(
             f"Patching these texts takes {readings:,} readings of {len(second):,} tokens, {found / 1e12:,.1f} TFLOP; "
-            f"here at most {ceiling / 1e12:,.1f}. Take shorter texts, that differ only near their end."
+            f"here at most {max_flops / 1e12:,.1f}. Take shorter texts, that differ only near their end."
         )
     return found

@@ -83,7 +83,7 @@ def annotate(
             [encode_prompt(tokenizer, task.messages) for task in tasks],
             filters=[Temperature(config.temperature)],
             max_new_tokens=config.max_new_tokens,
-            stop_ids=tokenizer.stops,
+            stop_ids=tokenizer.stop_ids,
             generator=torch.Generator().manual_seed(seed),
             samples=config.num_generations,
             rows=256,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from labkit.reporting.measures import BY_KIND, COSTS, metric_info
+from labkit.reporting.metrics import BY_KIND, COSTS, metric_info
 from labkit.reporting.terminal import align_columns
 from labkit.runs.folder import Run
 

@@ -18,10 +18,10 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from labkit.errors import LabError
-from labkit.evaluation.measures import MEASURES, format_count
+from labkit.evaluation.metrics import METRICS, format_count
 from labkit.files import write_text
 from labkit.reporting import plots
-from labkit.reporting.measures import (
+from labkit.reporting.metrics import (
     BEFORE_SUFFIX,
     BY_KIND,
     HEADLINES,
@@ -29,7 +29,7 @@ from labkit.reporting.measures import (
     metric_info,
 )
 from labkit.runs.folder import lock_run, read_report
-from labkit.stages import stage_class, stage_short, stage_title
+from labkit.stages import stage_class, stage_short_title, stage_title
 from labkit.text.reading.report import summary
 from labkit.training.checkpoints import read_records
 
@@ -164,9 +164,9 @@ def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | 
     if not measured:
         return None
     last = measured[-1]
-    label = f"{known.label} after {stage_short(last['stage'])}"
+    label = f"{known.label} after {stage_short_title(last['stage'])}"
     if len(measured) > 1 and known.unit == "share":  # a loss on answers is not one on documents
-        label += f"; {known.show(measured[0]['metrics'][key])} after {stage_short(measured[0]['stage'])}"
+        label += f"; {known.show(measured[0]['metrics'][key])} after {stage_short_title(measured[0]['stage'])}"
     return known.show(last["metrics"][key]), label.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
@@ -257,7 +257,7 @@ def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> 
     began with, else those of the stage that it came after, when that is a model of the same kind; nothing and ""
     otherwise.
     """
-    heading = "" if before is None else f"after {stage_short(before['stage'])}"
+    heading = "" if before is None else f"after {stage_short_title(before['stage'])}"
     own = {name.removesuffix(BEFORE_SUFFIX): value for name, value in metrics.items() if name.endswith(BEFORE_SUFFIX)}
     if own:
         return own, heading or "before this stage"
@@ -292,11 +292,11 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
     measured = {stage["stage"]: stage["metrics"] for stage in stages if plots.by_kind(stage["metrics"], "accuracy")}
     if not measured:
         return Markup()
-    figures["kinds"] = plots.accuracy_by_kind({stage_short(name): metrics for name, metrics in measured.items()})
+    figures["kinds"] = plots.accuracy_by_kind({stage_short_title(name): metrics for name, metrics in measured.items()})
     last = list(measured.values())[-1]
     alone = plots.by_kind(last, "question_only")
     right = plots.by_kind(last, "accuracy")
-    heads = [tag("th", "question type"), *(tag("th", stage_short(name), class_="number") for name in measured)]
+    heads = [tag("th", "question type"), *(tag("th", stage_short_title(name), class_="number") for name in measured)]
     heads += [tag("th", "the question alone", class_="number"), tag("th", "gain, points", class_="number")]
     rows = []
     for kind in plots.kinds_by_gain(last):
@@ -321,7 +321,7 @@ def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
     for stage in stages:
         for sample in stage.get("samples") or []:
             given = answers.setdefault(sample["prompt"], [])
-            given.append((f"after {stage_short(stage['stage'])}", sample["response"]))
+            given.append((f"after {stage_short_title(stage['stage'])}", sample["response"]))
     for sample in (stages[-1].get("samples") or []) if stages else []:
         if sample.get("reference"):
             answers[sample["prompt"]].append(("one right answer", sample["reference"]))
@@ -362,9 +362,9 @@ def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) ->
         for stage in stages
     ]
     text = (
-        "Time is everything that the stage took, compiling and measuring included; tokens a second count the time in "
-        "training alone. FLOPs are the arithmetic that training needs; the share of peak compares them, over the time "
-        "in training, with the fastest matrix product measured on the same machine."
+        "Time is the wall-clock time of the whole stage, compilation and evaluation included; tokens per second are of "
+        "training alone. FLOPs are the floating-point operations of training; the share of peak (MFU) is FLOPs per "
+        "second of training over those of the fastest matrix product measured on the same machine."
     )
     table = tag("div", tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows)), class_="scroll")
     return tag(
@@ -401,7 +401,7 @@ def _missing(report: Mapping[str, Any]) -> Markup:
     )
     measured = {name for stage in report["stages"] for name in stage["metrics"]}
     missing = {name: why for name, why in NOT_FOR_REAL_TEXT.items() if name not in measured}
-    items = [tag("li", tag("b", MEASURES[name].label), f" – {why}.") for name, why in missing.items()]
+    items = [tag("li", tag("b", METRICS[name].label), f" – {why}.") for name, why in missing.items()]
     return tag("section", tag("h2", "What is not measured here"), tag("p", text), tag("ul", items), id="missing")
 
 

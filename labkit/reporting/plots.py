@@ -150,9 +150,9 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def by_kind(metrics: Mapping[str, float], measure: str) -> dict[str, float]:
+def by_kind(metrics: Mapping[str, float], metric: str) -> dict[str, float]:
     """by_kind({"accuracy/where": 0.9, "accuracy": 0.8}, "accuracy") -> {"where": 0.9}"""
-    prefix = measure + "/"
+    prefix = metric + "/"
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 

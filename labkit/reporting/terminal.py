@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from labkit.evaluation.measures import MetricSpec
-from labkit.reporting.measures import BY_KIND, HEADLINES, metric_info
+from labkit.evaluation.metrics import MetricSpec
+from labkit.reporting.metrics import BY_KIND, HEADLINES, metric_info
 
 if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress

@@ -27,7 +27,7 @@ def world_and_prompts(run: Run, text: str, tasks: int = 0) -> tuple[World | None
     real = run.recipe.text is not None or run.recipe.instructions is not None
     if real and (tasks or not text):
         raise LabError("This run has no world to take a task from: say what to reply to, with --prompt.")
-    world = None if real else World.load(run.recipe.world_size)
+    world = None if real else World.load(run.recipe.tinyworld_size)
     if world is None or text:
         task = None if world is None else task_of(world, text)
         return world, [EvalPrompt(text, encode_prompt(tokenizer, [Message("user", text)]), task)]

@@ -30,12 +30,18 @@ from labkit.files import PARTIAL, explain_write_errors, read_json, read_object, 
 from labkit.machine import describe
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
-from labkit.runs.changes import FolderTransaction, pending, recover, set_aside, unsettled
 from labkit.runs.inputs import WEIGHTS, WORLD, hash_of, input_hashes, input_places, matches_hash
 from labkit.runs.lock import LOCK, one_writer
 from labkit.runs.plan import in_another_run
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
+from labkit.runs.transactions import (
+    FolderTransaction,
+    begin_replacement,
+    open_transactions,
+    pending_transactions,
+    recover_transactions,
+)
 from labkit.stages.registry import INPUTS
 from labkit.text.tokenizer import Tokenizer
 
@@ -143,7 +149,7 @@ class Run:
         """Whether a folder holds nothing, or no more than the preparations for a run, which are labkit's."""
         if not path.is_dir():
             return False
-        aside = {change.path.name for change in unsettled(path)}
+        aside = {one.path.name for one in open_transactions(path)}
         names = {file.name for file in path.iterdir() if not file.name.endswith(PARTIAL)} - aside - {LOCK}
         return not names or (names <= {*PREPARED} and _is_recipe(path / "recipe.json"))
 
@@ -157,7 +163,7 @@ class Run:
     @classmethod
     def refuse_foreign(cls, path: Path) -> None:
         """Raises LabError for a folder that is neither a run's nor free for one; it is left as it is."""
-        if not path.exists() or cls.untouched(path) or (path.is_dir() and unsettled(path)):
+        if not path.exists() or cls.untouched(path) or (path.is_dir() and open_transactions(path)):
             return
         if not path.is_dir():
             raise LabError(f"{path} is a file, not a run's folder. Choose another.")
@@ -244,39 +250,38 @@ class Run:
         value = {"recipe": self.recipe.to_dict(), "inputs": self.inputs, "places": self.places, "threads": self.threads}
         write_json(self.path / "recipe.json", value)
 
-    def set_aside(self, stage: str) -> FolderTransaction:
-        """Make room for another making of `stage`, and write the recipe as it is now: the stage, and all that builds on
-        it, is set aside until the new one is finished.
+    def begin_rerun(self, stage: str) -> FolderTransaction:
+        """Set a stage aside, with all that builds on it, until it is finished anew, and write the recipe as it is now.
         """
         again = [stage, *self.recipe.descendants(stage)]
-        folders = [*again, *(["preferences"] if self.recipe.answer_stage in again else [])]
+        folders = [*again, *(["preferences"] if self.recipe.annotated_stage in again else [])]
         files = ["recipe.json", *REPORTS]
-        change = set_aside(self.path, f"{stage} --again", folders, files, f"{stage}/result.json")
+        begun = begin_replacement(self.path, f"{stage} --again", folders, files, f"{stage}/result.json")
         try:
             self.save_recipe()
-            change.mark_moved()
+            begun.mark_pending()
         except BaseException:
-            change.rollback()
+            begun.rollback()
             raise
         self.refresh_report()
-        return change
+        return begun
 
-    def refuse_pending(self, stage: str) -> None:
+    def refuse_other_reruns(self, stage: str) -> None:
         """Raises LabError while another stage, which does not build on this one, is being made again."""
-        for change in pending(self.path):
-            other = str(change.completion_file).partition("/")[0]
+        for one in pending_transactions(self.path):
+            other = str(one.completion_file).partition("/")[0]
             if other != stage and stage not in self.recipe.ancestors(other):
                 raise LabError(
                     f"{self.path}: {other} is being made again and not finished. Finish it first (labkit {other} "
                     f"{self.path}), or take it back (labkit {other} {self.path} --undo)."
                 )
 
-    def undo(self, stage: str) -> None:
-        """Put back what `set_aside` took last, and drop what was made in its place so far.
+    def undo_rerun(self, stage: str) -> None:
+        """Put back what `begin_rerun` set aside last, and drop what was made in its place so far.
 
         Raises LabError when `stage` is not being made again.
         """
-        last = next(iter(pending(self.path)[-1:]), None)
+        last = next(iter(pending_transactions(self.path)[-1:]), None)
         if last is None or str(last.completion_file).partition("/")[0] != stage:
             raise LabError(f"{self.path}: {stage} is not being made again, so there is nothing to take back.")
         last.rollback()
@@ -413,7 +418,7 @@ def read_report(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def lock_run_folder(path: str | Path) -> Iterator[None]:
-    """Be the one writer of a run's folder, and bring what a kill left half done to its old or new state, said.
+    """Be the one writer of a run's folder, and recover its transactions after a kill, with a warning that says how.
 
     Whoever changes a run reads it inside of this block. Raises LabError, with the folder as it was, while somebody else
     is at work on it, and for a folder that is neither a run's nor free for one.
@@ -421,7 +426,7 @@ def lock_run_folder(path: str | Path) -> Iterator[None]:
     path = Path(path)
     Run.refuse_foreign(path)
     with one_writer(path):
-        for words in recover(path):
+        for words in recover_transactions(path):
             warnings.warn(words, stacklevel=3)
         yield
 

@@ -24,11 +24,11 @@ from labkit.evaluation.samples import samples
 from labkit.files import DiskFull
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
-from labkit.runs.changes import FolderTransaction, commit_pending, remove, transaction
 from labkit.runs.folder import Run, lock_run, lock_run_folder, run_file_names
 from labkit.runs.prepare import prepare
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
+from labkit.runs.transactions import FolderTransaction, commit_pending, remove, transaction
 from labkit.stages import Stage, StageInputs
 from labkit.stages.registry import INPUTS
 from labkit.text.reading.files import find_files
@@ -84,12 +84,12 @@ def run(
     """
     path, chosen = Path(path), _chosen(recipe, stages)
     with _alone(path), ExitStack() as stack:
-        opened, change = _opened(recipe, path, resume, build_on, chosen, stack)
+        opened, begun = _opened(recipe, path, resume, build_on, chosen, stack)
         try:
-            yield from _made(opened, chosen, lambda: _keep(opened, change))
+            yield from _made(opened, chosen, lambda: _keep(opened, begun))
         except (GeneratorExit, KeyboardInterrupt):  # stopped, not refused: what is there can be resumed
-            if change is not None:
-                change.commit()
+            if begun is not None:
+                begun.commit()
             raise
 
 
@@ -137,15 +137,15 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
 def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Generator[Progress, None, None]:
     """Make one stage of a run again, with another config when one is given, and drop the stages that build on it.
 
-    What was there is set aside before the first step, and removed when the stage is finished; until then `undo` brings
-    it back. Raises LabError, with the folder as it was, for all that `run` refuses, and while another stage is being
-    made again.
+    What was there is set aside before the first step, and removed when the stage is finished; until then `undo_rerun`
+    brings it back. Raises LabError, with the folder as it was, for all that `run` refuses, and while another stage is
+    being made again.
     """
     path = Path(path)
     with _alone(path):
         opened = Run.open(path)
         opened.stage(stage)
-        opened.refuse_pending(stage)
+        opened.refuse_other_reruns(stage)
         opened.check(opened.recipe)
         torch.set_num_threads(opened.threads)
         if config is not None:
@@ -155,17 +155,17 @@ def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Ge
         made = prepared(opened, stage, prepare(opened))
         _check(opened, [made])
         spent = time.perf_counter() - start
-        yield from _stage(opened, made, spent, lambda: opened.set_aside(stage))
+        yield from _stage(opened, made, spent, lambda: opened.begin_rerun(stage))
 
 
-def undo(path: str | Path, stage: str) -> None:
+def undo_rerun(path: str | Path, stage: str) -> None:
     """Bring back what `rerun_stage` has set aside. Raises LabError when the stage is not being made again."""
     with lock_run(path) as opened:
-        opened.undo(stage)
+        opened.undo_rerun(stage)
 
 
 def recover_run_folder(path: Path) -> Path:
-    """A run's folder, once what a kill has left half done in it is settled: a command reads a run after that.
+    """A run's folder, once its transactions are recovered after a kill: a command reads a run after that.
 
     Raises LabError as `labkit.runs.folder.lock_run_folder` does.
     """
@@ -178,7 +178,7 @@ def recover_run_folder(path: Path) -> Path:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold the folder's lock, one for all processes of a command; they read the folder once it is settled."""
+    """Hold the folder's lock, one for all processes of a command; they read the folder once it is recovered."""
     with lock_run_folder(path) if accelerator().is_main_process else nullcontext():
         accelerator().wait_for_everyone()
         yield
@@ -196,18 +196,18 @@ def _resumable() -> Iterator[None]:
 def _opened(
     recipe: Recipe, path: Path, resume: bool, build_on: str | Path | None, chosen: Sequence[str], stack: ExitStack
 ) -> tuple[Run, FolderTransaction | None]:
-    """The run, and for one that is just begun the change that undoes it unless it is kept."""
-    main, change = accelerator().is_main_process, None
+    """The run, and for one that is just begun the transaction that removes it again unless it is committed."""
+    main, begun = accelerator().is_main_process, None
     if main and not (resume and path.exists() and not Run.untouched(path)):
         Run.refuse_used(path)
-        change = stack.enter_context(transaction(path, "a new run", run_file_names(recipe)))
+        begun = stack.enter_context(transaction(path, "a new run", run_file_names(recipe)))
         opened = Run.create(path, recipe) if build_on is None else _branched(Path(build_on), path, recipe, chosen)
     accelerator().wait_for_everyone()
-    if change is None:
+    if begun is None:
         opened = Run.open(path)
         opened.check(recipe)
     torch.set_num_threads(opened.threads)
-    return opened, change
+    return opened, begun
 
 
 def _branched(source: Path, path: Path, recipe: Recipe, chosen: Sequence[str]) -> Run:
@@ -220,10 +220,10 @@ def _before(recipe: Recipe, chosen: Sequence[str]) -> list[str]:
     return [name for name in recipe.stages if name in needed]
 
 
-def _keep(run: Run, change: FolderTransaction | None) -> None:
+def _keep(run: Run, begun: FolderTransaction | None) -> None:
     """Nothing is left to refuse: a new run stays, and one whose inputs have moved knows their new places."""
-    if change is not None:
-        change.commit()
+    if begun is not None:
+        begun.commit()
     elif run.places != Run.open(run.path).places:
         run.save_recipe()
 

@@ -45,7 +45,7 @@ def read_sources(places: Mapping[str, str]) -> Sources:
 def prepare(run: Run) -> StageInputs:
     """Read what the recipe reads, and train the tokenizer unless the run has one."""
     recipe, processes = run.recipe, accelerator()
-    world, (texts, conversations, preferences) = World.load(recipe.world_size), read_sources(run.sources)
+    world, (texts, conversations, preferences) = World.load(recipe.tinyworld_size), read_sources(run.sources)
     if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
         if recipe.external_stages:
             tokenizer = open_external_stage(run.external_stage_path(recipe.external_stages[0]))[0].tokenizer()
@@ -87,7 +87,7 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
     for split, count in (("train", config.prompts), ("validation", config.held_out)):
         file = run.path / "preferences" / f"{split}.jsonl"
         if accelerator().is_main_process and not file.is_file():
-            model = run.model(run.recipe.answer_stage)
+            model = run.model(run.recipe.annotated_stage)
             write_choices(file, annotate(model, tokenizer, world, config, split, count, seed))
         accelerator().wait_for_everyone()
         chosen.append(read_choices(file))

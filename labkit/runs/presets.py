@@ -71,7 +71,7 @@ PRESETS: dict[str, Recipe] = {
     # `labkit bench claims` holds its stages against their baselines; with 600 steps of pretraining and half of the
     # pairs, DPO lost to its own on some processors.
     "smoke": Recipe(
-        world_size="tiny",
+        tinyworld_size="tiny",
         tokenizer=TokenizerConfig(documents=500),
         model=_SMALL,
         plan=plan_of(
@@ -91,7 +91,7 @@ PRESETS: dict[str, Recipe] = {
     # labkit run: 17 min on two cores in fp32, half in bf16; 93 % of answers right, gold gained: PPO .25, DPO .20. The
     # README's table has all of it.
     "lab": Recipe(
-        world_size="lab",
+        tinyworld_size="lab",
         model=_LAB,
         plan=plan_of(
             pretrain=Pretrain(TrainConfig(steps=3200, batch_size=12, max_length=128, decay_fraction=0.5, compile=True)),
@@ -108,7 +108,7 @@ PRESETS: dict[str, Recipe] = {
     ),
     # labkit run --preset full: the whole world, for a machine with more time or a GPU; not measured yet.
     "full": Recipe(
-        world_size="full",
+        tinyworld_size="full",
         tokenizer=TokenizerConfig(documents=20_000),
         model=_FULL,
         plan=plan_of(

@@ -30,7 +30,7 @@ from labkit.stages.registry import INPUTS
 from labkit.text.tokenizer import SMALLEST_VOCABULARY
 from labkit.training.config import fingerprint
 
-PARTS = ("world_size", "tokenizer", "model", "annotation", "evaluation")
+PARTS = ("tinyworld_size", "tokenizer", "model", "annotation", "evaluation")
 """The fields of a recipe that have flags of their own, as its stages have."""
 STAGES_BEFORE_PLANS = ("pretrain", "sft", "reward", "ppo", "dpo")
 """The stages that every recipe had, each a field of its own, before there were plans."""
@@ -57,7 +57,7 @@ class Recipe:
     Attributes:
         preset: what it was made from, for the reader.
         seed: of everything that is drawn.
-        world_size: tiny, lab or full.
+        tinyworld_size: how much there is of TinyWorld: tiny, lab or full.
         tokenizer: how the tokenizer is trained.
         model: the model's shape; its vocabulary becomes the tokenizer's.
         plan: the stages, in order.
@@ -71,7 +71,7 @@ class Recipe:
 
     preset: str = "lab"
     seed: Seed = 0
-    world_size: Literal["tiny", "lab", "full"] = "lab"
+    tinyworld_size: Literal["tiny", "lab", "full"] = "lab"
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig(vocabulary=1)
     plan: tuple[PlannedStage, ...] = DEFAULT_PLAN
@@ -80,6 +80,8 @@ class Recipe:
     text: str | None = None
     instructions: str | None = None
     preferences: str | None = None
+
+    older_names = {"tinyworld_size": "world_size"}
 
     def __post_init__(self) -> None:
         check(self)
@@ -168,11 +170,11 @@ class Recipe:
         return after if after is None or in_another_run(after) else self.external_root(after)
 
     @property
-    def answer_stage(self) -> str | None:
+    def annotated_stage(self) -> str | None:
         """What writes the answers between which the world's annotator chooses: that which the first stage that learns
         from preferences comes after.
         """
-        return next((one.answer_stage for one in self.resolved.values() if one.answer_stage is not None), None)
+        return next((one.annotated_stage for one in self.resolved.values() if one.annotated_stage is not None), None)
 
     @property
     def chat_stages(self) -> list[str]:
@@ -214,10 +216,10 @@ class Recipe:
         """
         if stage is None:
             return fingerprint(self.to_dict())
-        names = ["seed", "world_size", "tokenizer", "model", "text", "instructions"]
+        names = ["seed", "tinyworld_size", "tokenizer", "model", "text", "instructions"]
         if self._reads_preferences(stage):
             names += ["annotation", "preferences"]
-        decides = {name: plain(getattr(self, name), older=True) for name in names}
+        decides = {self.older_names.get(name, name): plain(getattr(self, name), older=True) for name in names}
         for name in (*self.ancestors(stage), stage):
             decides[name] = plain(self.stages[name], older=True)
             decides[name]["train"]["seed"] = 0  # as when each had a seed, so that runs begun then can be resumed

@@ -34,6 +34,7 @@ def parse_known_args(
 
 def override_recipe(recipe: Recipe, rest: list[str], command: str) -> Recipe:
     """The recipe with those of its parts and stages that the flags in ``rest`` set."""
+    _refuse_older({f"--{older}": f"--{name}" for name, older in recipe.older_names.items()}, rest)
     return recipe.with_parts(override(recipe.parts, rest, command)) if rest else recipe
 
 
@@ -41,7 +42,8 @@ def override(parts: Mapping[str, Any], rest: list[str], command: str) -> dict[st
     """Parts, each under the name that its flags begin with, as the flags in ``rest`` set them."""
     left = list(rest)
     now = {name: _chosen(part, f"--{name}", left) for name, part in parts.items()}
-    _refuse_older(now, left)
+    for name, part in now.items():
+        _refuse_older(_older_flags(part, f"--{name}"), left)
     fields = [(name.replace("-", "_"), type(part), dataclasses.field(default=part)) for name, part in now.items()]
     all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
     settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
@@ -52,9 +54,9 @@ def override(parts: Mapping[str, Any], rest: list[str], command: str) -> dict[st
     return made
 
 
-def _refuse_older(parts: Mapping[str, Any], arguments: list[str]) -> None:
-    """Raises LabError for a flag that is called something else now."""
-    today = {older: flag for name, part in parts.items() for older, flag in _older_flags(part, f"--{name}").items()}
+def _refuse_older(today: Mapping[str, str], arguments: list[str]) -> None:
+    """Raises LabError for a flag that is called something else now; today: older flags -> those of today."""
+    today = {older.replace("_", "-"): flag.replace("_", "-") for older, flag in today.items()}
     for argument in arguments:
         flag = argument.partition("=")[0].replace("_", "-")
         if flag in today:
@@ -70,7 +72,7 @@ def _older_flags(part: Any, prefix: str) -> dict[str, str]:
     found = {f"{prefix}.{older}": f"{prefix}.{name}" for older, name in flags.items()}
     for name in fields:
         found |= _older_flags(getattr(part, name), f"{prefix}.{name}")
-    return {older.replace("_", "-"): flag.replace("_", "-") for older, flag in found.items()}
+    return found
 
 
 def _refuse_unused(before: Any, part: Any, flag: str) -> None:

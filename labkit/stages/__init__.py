@@ -14,7 +14,7 @@ from labkit.stages.registry import (
     register,
     stage_claims,
     stage_class,
-    stage_short,
+    stage_short_title,
     stage_title,
 )
 from labkit.stages.reward import RewardModeling
@@ -38,7 +38,7 @@ __all__ = [
     "register",
     "stage_claims",
     "stage_class",
-    "stage_short",
+    "stage_short_title",
     "stage_title",
 ]
 

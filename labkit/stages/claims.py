@@ -14,21 +14,21 @@ Metrics = Mapping[str, float]
 class Claim(NamedTuple):
     """One number beside its baseline.
 
-    stage: whose claim. measure: the number's name in words. baseline_name: whose number the baseline is, in words.
-    better: the side on which the value must lie. error: the value's standard error; 0 where it has none.
+    stage: whose claim. metric: the number's name in words. baseline_name: whose number the baseline is, in words.
+    better: the side on which the value must lie. standard_error: the value's; 0 where it has none.
     """
 
     stage: str
-    measure: str
+    metric: str
     value: float
     baseline: float
     baseline_name: str
     better: Literal["higher", "lower"]
-    error: float = 0.0
+    standard_error: float = 0.0
 
     @property
     def margin(self) -> float:
-        """By how much the value is better than the baseline; below zero it is worse, in the measure's unit."""
+        """By how much the value is better than the baseline; below zero it is worse, in the metric's unit."""
         return self.value - self.baseline if self.better == "higher" else self.baseline - self.value
 
     @property
@@ -38,8 +38,11 @@ class Claim(NamedTuple):
     def __str__(self) -> str:
         side = "above" if self.better == "higher" else "below"
         verdict = "holds" if self.holds else "DOES NOT HOLD"
-        value = f"{self.value:.3f} (± {self.error:.3f})" if self.error else f"{self.value:.3f}"
-        return f"{self.stage}: {self.measure} {value}, {side} {self.baseline_name} {self.baseline:.3f}: {verdict}"
+        error = f" (± {self.standard_error:.3f})" if self.standard_error else ""
+        return (
+            f"{self.stage}: {self.metric} {self.value:.3f}{error}, {side} {self.baseline_name} {self.baseline:.3f}: "
+            f"{verdict}"
+        )
 
 
 def gold_verdict(metrics: Metrics) -> str:

@@ -46,7 +46,7 @@ class DPO(Stage):
         check(self)
 
     title = "Direct preference optimisation"
-    short = "DPO"
+    short_title = "DPO"
     about = (
         "The fine-tuned model learns from the annotator's choices directly: the chosen answer becomes likelier than "
         "the rejected one, each compared with how likely it was before. No reward model, no sampling."
@@ -61,14 +61,14 @@ class DPO(Stage):
             ("chosen_reward", "rejected_reward"),
         ),
     )
-    measures = PAIR_LOSSES
+    metric_specs = PAIR_LOSSES
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Pairs must fit, and held-out prompts with an answer, which the policy is measured on."""
         from labkit.evaluation.policies import held_out_prompts
 
         stage_inputs.check_pairs(self.train.max_length)
-        held_out_prompts(stage_inputs, config.prompts, self.train.max_length, config.answer_tokens)
+        held_out_prompts(stage_inputs, config.prompts, self.train.max_length, config.answer_max_new_tokens)
 
     def source(self, stage_inputs: StageInputs, model: Transformer) -> Source:
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
@@ -100,7 +100,9 @@ class DPO(Stage):
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.policies import policy_metrics
 
-        policy = policy_metrics(model, stage_inputs, config.prompts, self.train.max_length, config.answer_tokens)
+        policy = policy_metrics(
+            model, stage_inputs, config.prompts, self.train.max_length, config.answer_max_new_tokens
+        )
         return self._held_out(model, stage_inputs) | policy
 
     def _held_out(self, model: Transformer, stage_inputs: StageInputs) -> dict[str, float]:
@@ -141,7 +143,7 @@ def reference_logprobs(
     found, device = torch.zeros(len(encoded), 2), model.embedding.weight.device
     with autocast(device, precision):
         for chosen in by_length(encoded, rows):
-            batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad).to(device)
+            batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad_token_id).to(device)
             sums = model.label_logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
             found[chosen] = sums.view(2, -1).T.cpu()
     model.train(was_training)

@@ -108,7 +108,7 @@ class StageInputs:
         assert self.shape is not None
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            return Transformer(dataclasses.replace(self.shape, vocabulary=self.tokenizer.size))
+            return Transformer(dataclasses.replace(self.shape, vocabulary=self.tokenizer.vocab_size))
 
     def initial_model(self) -> Transformer:
         """A fresh copy of the language model that the stage begins with. Raises LabError where it comes after none."""
@@ -198,14 +198,14 @@ class StageInputs:
         fit = set(self.fitting_held_out_pairs(length))
         return [choice for choice in self.preference_split.choices if choice.pair in fit]
 
-    def prompts(self, length: int, answer_tokens: int) -> Prompts:
+    def prompts(self, length: int, max_new_tokens: int) -> Prompts:
         """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens."""
         from labkit.preferences.prompts import GivenPrompts, WorldPrompts
 
-        room = length - answer_tokens
+        room = length - max_new_tokens
         if self.preferences is not None:
             given = GivenPrompts(self.tokenizer, self.preferences.train, room)
-            self.check_fit(lambda: (given, given.fit), f"prompts with an answer of {answer_tokens} tokens", length)
+            self.check_fit(lambda: (given, given.fit), f"prompts with an answer of {max_new_tokens} tokens", length)
             return given
         return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)
 

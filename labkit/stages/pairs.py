@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labkit.evaluation.measures import MetricSpec
+from labkit.evaluation.metrics import MetricSpec
 from labkit.stages.registry import Curve
 
 RANKED = Curve("Pairs ranked as chosen", "share of the batch", ("accuracy",))

@@ -40,7 +40,7 @@ from labkit.stages.claims import Claim, Metrics
 from labkit.stages.credit import GAECredit
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.registry import Curve, Stage, register
-from labkit.stages.rollouts import Rollout, Rollouts, check_rows
+from labkit.stages.rollouts import Rollout, Rollouts, check_batch_size
 from labkit.stages.sampling import Sampler, tempered
 from labkit.training.config import TrainConfig
 from labkit.training.processes import accelerator
@@ -102,7 +102,7 @@ class PPO(Stage):
             )
 
     title = "Proximal policy optimisation"
-    short = "PPO"
+    short_title = "PPO"
     about = (
         "The fine-tuned model generates answers, the reward model scores them, and what scored better than a critic "
         "expected becomes likelier, at a price for every step away from where it began."
@@ -122,7 +122,7 @@ class PPO(Stage):
         from labkit.evaluation.policies import held_out_prompts
 
         stage_inputs.check_annotator()
-        check_rows(self.train.batch_size, self.num_generations, stage_inputs.world_size)
+        check_batch_size(self.train.batch_size, self.num_generations, stage_inputs.world_size)
         stage_inputs.prompts(self.train.max_length, self.max_new_tokens).ids(0)
         held_out_prompts(stage_inputs, config.prompts, self.train.max_length, self.max_new_tokens)
 
@@ -146,8 +146,8 @@ class PPO(Stage):
             reward_judge(stage_inputs.reward_model().to(accelerator().device), tokenizer, has_end_token=True),
             GAECredit(self.kl_coef, self.gamma, self.lam),
             copy.deepcopy(model.actor),
-            rows=train.batch_size,
-            samples=self.num_generations,
+            batch_size=train.batch_size,
+            num_generations=self.num_generations,
             epochs=self.epochs,
             gradient_accumulation_steps=train.gradient_accumulation_steps,
             precision=train.precision,

@@ -32,7 +32,7 @@ class Pretrain(Stage):
         check(self)
 
     title = "Pretraining"
-    short = "pretraining"
+    short_title = "pretraining"
     about = (
         "The model reads documents and learns to predict each next token. What comes out continues a text; it has "
         "been shown questions with answers among its documents, but nobody asked it to be an assistant."
@@ -52,7 +52,7 @@ class Pretrain(Stage):
 
         rows, length = self.train.batch_size, self.train.max_length
         if stage_inputs.texts is not None:
-            bos = stage_inputs.tokenizer.bos
+            bos = stage_inputs.tokenizer.bos_token_id
             return RandomChunks(stage_inputs.corpus, rows, length, bos=bos, **stage_inputs.shard_options())
         world, seed = stage_inputs.world, stage_inputs.seed
         return Documents(

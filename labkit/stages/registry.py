@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from labkit.errors import LabError
-from labkit.evaluation.measures import MetricSpec
+from labkit.evaluation.metrics import MetricSpec
 from labkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Stage(ABC):
     """Its name in recipes, folders and commands; `register` sets it."""
     title: ClassVar[str]
     """In a heading: "Supervised fine-tuning"."""
-    short: ClassVar[str]
+    short_title: ClassVar[str]
     """In the middle of a sentence: "fine-tuning"."""
     about: ClassVar[str]
     """A paragraph for someone who meets it in a report for the first time."""
@@ -81,8 +81,8 @@ class Stage(ABC):
     """What a step's loss is counted in; empty where it has no unit."""
     curves: ClassVar[tuple[Curve, ...]] = ()
     """What is drawn of its steps beside loss, reward and learning rate."""
-    measures: ClassVar[Mapping[str, MetricSpec]] = {}
-    """What its metrics mean, where `labkit.evaluation.measures` does not say it, or says something else."""
+    metric_specs: ClassVar[Mapping[str, MetricSpec]] = {}
+    """What its metrics mean, where `labkit.evaluation.metrics` does not say it, or says something else."""
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or
@@ -187,10 +187,10 @@ def stage_title(name: str) -> str:
     return stage.title if name == stage.kind else f"{stage.title}: {name}"
 
 
-def stage_short(name: str) -> str:
-    """stage_short("sft") -> "fine-tuning", for the middle of a sentence."""
+def stage_short_title(name: str) -> str:
+    """stage_short_title("sft") -> "fine-tuning", for the middle of a sentence."""
     stage = stage_class(name)
-    return stage.short if stage is not None and name == stage.kind else name.replace("_", " ")
+    return stage.short_title if stage is not None and name == stage.kind else name.replace("_", " ")
 
 
 def stage_claims(stages: Sequence[Mapping[str, Any]]) -> list[Claim]:

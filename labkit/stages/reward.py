@@ -51,7 +51,7 @@ class RewardModeling(Stage):
         check(self)
 
     title = "Reward model"
-    short = "the reward model"
+    short_title = "the reward model"
     about = (
         "An annotator has chosen between two answers of the fine-tuned model, prompt by prompt. A copy of that "
         "model learns to give the chosen answer the higher score, beginning with how likely it would have been to "
@@ -61,7 +61,7 @@ class RewardModeling(Stage):
     leaves = "reward model"
     loss_unit = "nats per pair"
     curves = (RANKED,)
-    measures = PAIR_LOSSES
+    metric_specs = PAIR_LOSSES
     objective = staticmethod(reward_objective)
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:

@@ -44,22 +44,22 @@ class Rollout(NamedTuple):
     explained_variance: Tensor
 
 
-def check_rows(rows: int, samples: int, world_size: int) -> None:
-    """Raises LabError unless `rows` answers are `samples` to each prompt, the same number for each process."""
-    if rows % (samples * world_size):
+def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:
+    """Raises LabError unless `batch_size` answers are `num_generations` to each prompt, as many on each process."""
+    if batch_size % (num_generations * world_size):
         raise LabError(
-            f"{rows} answers cannot be {samples} to each prompt on {world_size} processes; let train.batch_size be "
-            f"a multiple of {samples * world_size}."
+            f"{batch_size} answers cannot be {num_generations} to each prompt on {world_size} processes; let "
+            f"train.batch_size be a multiple of {num_generations * world_size}."
         )
 
 
 class Rollouts:
     """A source for `fit`: the model answers new prompts and learns from these answers in `epochs` steps, then others.
 
-    A step reads `gradient_accumulation_steps` batches of `rows` answers, so many to each prompt as `samples` says.
-    Batch n reads the prompts n P … n P + P - 1 with P = rows / samples, and draws from (seed, n), so that what is
-    written depends on the weights alone. What a stop would lose is the batches between their first use and their last:
-    that is the state.
+    A step reads `gradient_accumulation_steps` batches of `batch_size` answers, `num_generations` to each prompt.
+    Batch n reads the prompts n P … n P + P - 1 with P = batch_size / num_generations, and draws from (seed, n), so that
+    what is written depends on the weights alone. What a stop would lose is the batches between their first use and
+    their last: that is the state.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Rollouts:
         credit: GAECredit,
         reference: Transformer,
         *,
-        rows: int,
-        samples: int,
+        batch_size: int,
+        num_generations: int,
         epochs: int,
         gradient_accumulation_steps: int = 1,
         precision: str,
@@ -79,10 +79,10 @@ class Rollouts:
         rank: int = 0,
         world_size: int = 1,
     ):
-        check_rows(rows, samples, world_size)
+        check_batch_size(batch_size, num_generations, world_size)
         self.prompts, self.sampler, self.judge, self.credit = prompts, sampler, judge, credit
         self.reference = reference.eval()
-        self.rows, self.samples, self.epochs = rows, samples, epochs
+        self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
         self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
         self.kept: list[Rollout] = []
@@ -126,9 +126,9 @@ class Rollouts:
 
     def _indices(self, batch: int) -> list[int]:
         """Of the prompts of this process, each as often as it is answered."""
-        count = self.rows // self.samples
+        count = self.batch_size // self.num_generations
         mine = range(batch * count, (batch + 1) * count)[self.rank :: self.world_size]
-        return [index for index in mine for _ in range(self.samples)]
+        return [index for index in mine for _ in range(self.num_generations)]
 
     def _sampled(self, model: ActorCritic, batch: int) -> Samples:
         asked = [self.prompts.ids(index) for index in self._indices(batch)]

@@ -55,7 +55,7 @@ class Sampler:
             ([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
             for prompt, answer in zip(prompts, drawn, strict=True)
         ]
-        batch, _ = full_row_batch(rows, self.length, self.tokenizer.pad)
+        batch, _ = full_row_batch(rows, self.length, self.tokenizer.pad_token_id)
         return Samples(prompts, drawn, batch)
 
     def logprobs(self, model: Transformer, x: Tensor, batch: Batch) -> Tensor:
@@ -73,7 +73,7 @@ class Sampler:
         filters = [Temperature(self.temperature)]
         options: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
-            "stop_ids": self.tokenizer.stops,
+            "stop_ids": self.tokenizer.stop_ids,
             "generator": generator,
             "keep_stop": True,
         }

@@ -35,7 +35,7 @@ class SFT(Stage):
         check(self)
 
     title = "Supervised fine-tuning"
-    short = "fine-tuning"
+    short_title = "fine-tuning"
     about = (
         "The model sees conversations and learns from the assistant's words alone. What comes out answers instead "
         "of continuing, in the form that the conversations have."

@@ -63,11 +63,15 @@ def encode_messages(tokenizer: Tokenizer, messages: Sequence[Message], text: str
     """A conversation, whole and uncut -> ids. The same ids as transformers' `apply_chat_template` when text is ''."""
     if tokenizer.template is not None:
         return [*_text_before(tokenizer, text), *tokenizer.template.encode(_turns(messages))]
-    ids = [tokenizer.bos]
+    ids = [tokenizer.bos_token_id]
     if text:
-        ids += [*tokenizer.encode(tokenizer.lead + text), tokenizer.end]
+        ids += [*tokenizer.encode(tokenizer.leading_space + text), tokenizer.eos_token_id]
     for message in messages:
-        ids += [_opening(tokenizer, message.role), *tokenizer.encode(tokenizer.lead + message.content), tokenizer.end]
+        ids += [
+            _opening(tokenizer, message.role),
+            *tokenizer.encode(tokenizer.leading_space + message.content),
+            tokenizer.eos_token_id,
+        ]
     return ids
 
 
@@ -76,7 +80,8 @@ def encode_answer(tokenizer: Tokenizer, messages: Sequence[Message], answer: str
     this answer counts.
     """
     if tokenizer.template is None:
-        prompt, said = encode_prompt(tokenizer, messages), [*encode_answer_part(tokenizer, answer), tokenizer.end]
+        prompt = encode_prompt(tokenizer, messages)
+        said = [*encode_answer_part(tokenizer, answer), tokenizer.eos_token_id]
         return [*prompt, *said], [False] * len(prompt) + [True] * len(said)
     ids, counts = tokenizer.template.encode_with_mask(
         [*_turns(messages), ("assistant", answer)], learned={len(messages)}
@@ -87,34 +92,35 @@ def encode_answer(tokenizer: Tokenizer, messages: Sequence[Message], answer: str
 
 def encode_answer_part(tokenizer: Tokenizer, words: str) -> list[int]:
     """Words of an answer, as they stand after its prompt -> ids, without an end."""
-    spoken = tokenizer.lead + words
+    spoken = tokenizer.leading_space + words
     return tokenizer.encode(spoken) if tokenizer.template is None else tokenizer.template.encode_continuation(spoken)
 
 
-def encode_opening(tokenizer: Tokenizer, text: str, lead: bool = True) -> list[int]:
+def encode_opening(tokenizer: Tokenizer, text: str, leading_space: bool = True) -> list[int]:
     """The beginning of a text, to be continued -> what the tokenizer puts before a text, and its ids; for '' at least
-    bos. lead: whether labkit's own form has its space before it, as a story of the world has and real text has not.
+    bos. leading_space: whether labkit's own form has its space before it, as a story of the world has and real text has
+    not.
     """
-    before = tokenizer.lead if lead and tokenizer.template is None else ""
-    return [*tokenizer.prefix, *(tokenizer.encode(before + text) if text else [])] or [tokenizer.bos]
+    before = tokenizer.leading_space if leading_space and tokenizer.template is None else ""
+    return [*tokenizer.prefix_ids, *(tokenizer.encode(before + text) if text else [])] or [tokenizer.bos_token_id]
 
 
 def without_end_token(tokenizer: Tokenizer, ids: Sequence[int]) -> Sequence[int]:
     """A drawn answer without the end token that it may end with."""
-    return ids[:-1] if ids and ids[-1] in tokenizer.stops else ids
+    return ids[:-1] if ids and ids[-1] in tokenizer.stop_ids else ids
 
 
 def decode_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Generated ids -> the words without the space that every piece begins with."""
-    return tokenizer.decode(ids).removeprefix(tokenizer.lead)
+    return tokenizer.decode(ids).removeprefix(tokenizer.leading_space)
 
 
 def document_texts(document: Document) -> Iterator[str]:
     """The pieces of a document exactly as labkit's own tokenizer encodes them (with their space): what to train it
     on.
     """
-    if document.text:
-        yield " " + document.text
+    if document.passage:
+        yield " " + document.passage
     for message in document.messages:
         yield " " + message.content
 
@@ -125,27 +131,27 @@ def _turns(messages: Sequence[Message]) -> list[Turn]:
 
 def _text_before(tokenizer: Tokenizer, text: str) -> list[int]:
     """A text before the turns of a chat template."""
-    return [*tokenizer.prefix, *tokenizer.encode(text), tokenizer.end] if text else []
+    return [*tokenizer.prefix_ids, *tokenizer.encode(text), tokenizer.eos_token_id] if text else []
 
 
 def _templated(tokenizer: Tokenizer, template: ChatTemplate, document: Document, length: int) -> Row:
     """A document whose turns a chat template writes. What it writes of a turn may depend on those after it, so each
     number of exchanges is written anew, the most that fits first.
     """
-    ids = _text_before(tokenizer, document.text)
+    ids = _text_before(tokenizer, document.passage)
     answers = [number for number, message in enumerate(document.messages, start=1) if message.role == "assistant"]
     learned = {number - 1 for number in answers if document.messages[number - 1].weight > 0}
     for number in reversed(answers):
         turns, counts = template.encode_with_mask(_turns(document.messages[:number]), learned)
-        if len(ids) + len(turns) <= length or (number == answers[0] and not document.text):
+        if len(ids) + len(turns) <= length or (number == answers[0] and not document.passage):
             return [*ids, *turns][:length], [*[False] * len(ids), *counts][:length]
     return ids[:length], [False] * len(ids[:length])
 
 
 def _row(tokenizer: Tokenizer, document: Document, encoded: list[list[int]], length: int) -> Row:
-    ids, answer = [tokenizer.bos], [False]
-    if document.text:
-        ids += [*encoded[0], tokenizer.end]
+    ids, answer = [tokenizer.bos_token_id], [False]
+    if document.passage:
+        ids += [*encoded[0], tokenizer.eos_token_id]
         answer += [False] * (len(encoded[0]) + 1)
         encoded = encoded[1:]
     began = len(ids)
@@ -154,10 +160,10 @@ def _row(tokenizer: Tokenizer, document: Document, encoded: list[list[int]], len
     for message, content in zip(document.messages, encoded, strict=True):
         is_answer = message.role == "assistant"
         learned = is_answer and message.weight > 0
-        exchange_ids += [_opening(tokenizer, message.role), *content, tokenizer.end]
+        exchange_ids += [_opening(tokenizer, message.role), *content, tokenizer.eos_token_id]
         exchange_answer += [False, *[learned] * (len(content) + 1)]
         if is_answer:
-            first = len(ids) == began and not document.text
+            first = len(ids) == began and not document.passage
             if not first and len(ids) + len(exchange_ids) > length:
                 break
             ids, answer = ids + exchange_ids, answer + exchange_answer

@@ -103,7 +103,7 @@ def find_duplicates(texts: Sequence[Text], order: Iterable[int]) -> tuple[dict[i
     near: dict[int, int] = {}
     for index in order:
         text = texts[index]
-        first = seen.setdefault(content_key(text), index)
+        first = seen.setdefault(exact_key(text), index)
         if first != index:
             exact[index] = near.get(first, first)
             continue
@@ -122,7 +122,7 @@ def find_duplicates(texts: Sequence[Text], order: Iterable[int]) -> tuple[dict[i
     return exact, near
 
 
-def content_key(text: Text) -> str:
+def exact_key(text: Text) -> str:
     """What is equal for equal texts: a text itself, of a LongText its digest."""
     return text if isinstance(text, str) else text.digest
 

@@ -69,7 +69,7 @@ class PairSource(Stateless):
         world_size: int = 1,
     ):
         self.encoded = [encode_pair(tokenizer, pair) for pair in pairs]
-        self.length, self.pad, self.reference = length, tokenizer.pad, reference
+        self.length, self.pad, self.reference = length, tokenizer.pad_token_id, reference
         self.order = EpochSampler(rows, seed, len(pairs), rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> PairBatch:

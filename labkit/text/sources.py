@@ -91,7 +91,7 @@ class Packed(Stateless):
     ):
         if not documents:
             raise LabError("There are no documents to train on.")
-        self.length, self.pad, self.loss_on = length, tokenizer.pad, loss_on
+        self.length, self.pad, self.loss_on = length, tokenizer.pad_token_id, loss_on
         encoded, self.fit = encode_within_length(tokenizer, documents, length + 1, loss_on)
         refuse_none(self.fit, "conversations" if loss_on == "answers" else "documents", length)
         self.packed = pack(encoded, length + 1)
@@ -163,7 +163,7 @@ class EpochSampler:
 def document_batch(tokenizer: Tokenizer, documents: Sequence[Document], length: int, loss_on: LossOn = "all") -> Batch:
     """Documents, one a row -> Batch [B, T] with T = length."""
     rows = encode_documents(tokenizer, documents, length + 1)
-    return _rows_batch(rows, length, tokenizer.pad, loss_on)
+    return _rows_batch(rows, length, tokenizer.pad_token_id, loss_on)
 
 
 def pack(rows: Iterable[Row], length: int) -> list[Row]:
@@ -219,8 +219,8 @@ def encode_corpus(tokenizer: Tokenizer, texts: Sequence[Text], folder: Path | No
     """
     if not any(map(len, texts)):
         raise LabError("There is no text to train on.")
-    dtype = np.dtype(np.uint16 if tokenizer.size <= 2**16 else np.uint32)
-    closing = [tokenizer.end] if len(texts) > 1 else []
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    closing = [tokenizer.eos_token_id] if len(texts) > 1 else []
     parts = (np.array(ids, dtype=dtype) for ids in _encoded(tokenizer, texts, closing))
     if folder is None:
         return np.concatenate(list(parts))

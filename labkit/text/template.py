@@ -48,7 +48,8 @@ class ChatTemplate:
     """`encode(turns, add_generation_prompt=True)` for what the assistant is to answer, `encode_with_mask(turns)` for
     what it is to learn.
 
-    `turn_end` is the token that ends an assistant's turn; `lead` the blanks between a prompt and the words that follow.
+    `turn_end_id` is the token that ends an assistant's turn; `leading_space` the blanks between a prompt and the words
+    that follow.
     """
 
     def __init__(self, source: str, names: Mapping[str, Any], backend: tokenizers.Tokenizer, ends: Collection[int]):
@@ -67,14 +68,14 @@ class ChatTemplate:
         self.marked = re.compile(f"{OPEN}({self.spelt.pattern}){CLOSE}|[{OPEN}{CLOSE}]")
         self.ends = {*ends, *self.special.values()}
         self._check_words()
-        self.turn_end = self._probe()
-        self.ends = {*ends, self.turn_end}
+        self.turn_end_id = self._probe()
+        self.ends = {*ends, self.turn_end_id}
         prompt, whole = self._render(PROBE[:1], prompt=True)[0], self._render((PROBE[0], ("assistant", WORDS)))[0]
         between = whole.removeprefix(prompt).partition(WORDS)[0]
-        self.lead = between if between.isspace() else ""
+        self.leading_space = between if between.isspace() else ""
 
     def encode(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> list[int]:
-        """A conversation -> its ids; with `prompt`, up to where the assistant answers."""
+        """A conversation -> its ids; with `add_generation_prompt`, up to where the assistant answers."""
         return self._encode(self._render(self._sanitized(turns), add_generation_prompt)[0])[0]
 
     def encode_with_mask(

@@ -93,10 +93,11 @@ class Tokenizer:
     """Byte-level BPE with the special tokens of the chat form, or a published tokenizer of any kind. Make one with
     `train` or `load`.
 
-    `bos`, `pad` and `end` (of a text) are ids, and `turn_end` ends an assistant's turn; `specials` are all special
-    tokens, `stops` those that end what is generated; `prefix` are the ids that every text begins with. `template`
-    writes conversations; None where labkit trained the tokenizer, whose form is that of `labkit.text.chat`. `lead` is
-    the blank between the assistant's marker and its words. `size` is one more than the largest id.
+    `bos_token_id`, `pad_token_id` and `eos_token_id` (of a text's end) are as in transformers; `turn_end_id` ends an
+    assistant's turn. `special_token_ids` are all special tokens, `stop_ids` those that end what is generated,
+    `prefix_ids` those that every text begins with. `template` writes conversations; None where labkit trained the
+    tokenizer, whose form is that of `labkit.text.chat`. `leading_space` is the blank between the assistant's marker and
+    its words. `vocab_size` is one more than the largest id.
     """
 
     def __init__(
@@ -129,16 +130,18 @@ class Tokenizer:
         ends = [end for end in ends if end in added] or ([] if config.get("eos_token") else ends[:1])
         if not config.get("eos_token"):
             self.config["eos_token"] = self._spelling(ends[0])
-        self.bos, self.end, self.pad = map(self._special, ("bos_token", "eos_token", "pad_token"))
-        self.specials = sorted({i for token, i in special.items() if not token.startswith("<|reserved_")})
-        self.size: int = max(backend.get_vocab_size(with_added_tokens=True), 1 + max(added, default=0))  # gaps count
-        self.prefix = [self.bos] if own else self._prefix()
+        ids = map(self._special, ("bos_token", "eos_token", "pad_token"))
+        self.bos_token_id, self.eos_token_id, self.pad_token_id = ids
+        self.special_token_ids = sorted({i for token, i in special.items() if not token.startswith("<|reserved_")})
+        known = backend.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = max(known, 1 + max(added, default=0))  # gaps count
+        self.prefix_ids = [self.bos_token_id] if own else self._prefix()
         self.template: ChatTemplate | None = None
-        self.turn_end, self.lead, self.stops = self.end, " ", self.specials
+        self.turn_end_id, self.leading_space, self.stop_ids = self.eos_token_id, " ", self.special_token_ids
         if not own:
-            self.template = self._template([self.end, *ends])
-            self.turn_end, self.lead = self.template.turn_end, self.template.lead
-            self.stops = self.config["stop_token_ids"] = sorted({self.end, *ends, self.turn_end})
+            self.template = self._template([self.eos_token_id, *ends])
+            self.turn_end_id, self.leading_space = self.template.turn_end_id, self.template.leading_space
+            self.stop_ids = self.config["stop_token_ids"] = sorted({self.eos_token_id, *ends, self.turn_end_id})
 
     def _template(self, ends: Sequence[int]) -> ChatTemplate:
         """The chat template, which the config may hold as a list of named ones; the plain one where there is none."""
@@ -154,7 +157,7 @@ class Tokenizer:
     @property
     def plain_template(self) -> str:
         """The plain form, for this tokenizer."""
-        return ("{{ bos_token }}" if self.prefix == [self.bos] else "") + PLAIN_TEMPLATE
+        return ("{{ bos_token }}" if self.prefix_ids == [self.bos_token_id] else "") + PLAIN_TEMPLATE
 
     def _prefix(self) -> list[int]:
         """What the tokenizer's own pipeline puts before a text, as bos."""
@@ -294,9 +297,9 @@ class Tokenizer:
     @property
     def generation_config(self) -> dict[str, Any]:
         """Which ids begin, end and fill what is generated, as transformers keeps it in a file of this name."""
-        several = self.template is not None and len(self.stops) > 1
-        ends = self.stops if several else self.end
-        return {"bos_token_id": self.bos, "eos_token_id": ends, "pad_token_id": self.pad}
+        several = self.template is not None and len(self.stop_ids) > 1
+        ends = self.stop_ids if several else self.eos_token_id
+        return {"bos_token_id": self.bos_token_id, "eos_token_id": ends, "pad_token_id": self.pad_token_id}
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:

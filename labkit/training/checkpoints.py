@@ -28,7 +28,7 @@ from labkit.files import (
     explain_write_errors,
     read_jsonl,
     read_object,
-    recover_folder,
+    restore_interrupted_write,
     sync,
     write_jsonl,
 )
@@ -161,7 +161,7 @@ class Checkpoints:
         Leftovers of a kill while writing are removed.
         """
         for leftover in [*self.folder.glob(f".*{PARTIAL}"), *self.folder.glob(f".*{OLD}")]:
-            recover_folder(self.folder / leftover.stem.removeprefix("."))
+            restore_interrupted_write(self.folder / leftover.stem.removeprefix("."))
         for folder in reversed(self._folders()):
             try:
                 return Checkpoint(folder)

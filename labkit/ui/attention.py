@@ -44,7 +44,7 @@ PATCHED = (
 )
 HEADINGS = ["layer.head", "previous", "induction", "pronoun", "answer", "ablation effect"]
 """Of the table of heads, as <labkit-table> knows them in words."""
-PROBES = 48
+NUM_EXAMPLES = 48
 """Texts with a pronoun that heads are measured on."""
 NUMBERS = 4_000_000
 """Attention weights that are sent to a page at most, of all heads together."""
@@ -101,9 +101,9 @@ def look(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
 def pronoun_prompt_sets(lab: Lab, name: str) -> dict[str, list[CorefExample]]:
     """Texts with a pronoun, by where they are from: the run's own world, where "it" is said there, and English."""
     recipe, tokenizer = lab.open(name).recipe, lab.tokenizer(name)
-    sets = {"everyday English": winograd_examples(tokenizer, PROBES)}
+    sets = {"everyday English": winograd_examples(tokenizer, NUM_EXAMPLES)}
     if recipe.text is None and recipe.instructions is None and "it" in lab.world(name).task_kinds:
-        return {"TinyWorld": world_coref_examples(lab.world(name), tokenizer, PROBES)} | sets
+        return {"TinyWorld": world_coref_examples(lab.world(name), tokenizer, NUM_EXAMPLES)} | sets
     return sets
 
 
@@ -117,9 +117,9 @@ def opening_example_results(lab: Lab, name: str, stage: str) -> dict[str, Any]:
 
 def _about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     model, tokenizer, sets = lab.model(name, stage), lab.tokenizer(name), []
-    for where, probes in pronoun_prompt_sets(lab, name).items():
-        right, error = accuracy(log_odds(model, probes))
-        sets.append({"where": where, "right": right, "error": error, "count": len(probes)})
+    for where, examples in pronoun_prompt_sets(lab, name).items():
+        right, error = accuracy(log_odds(model, examples))
+        sets.append({"where": where, "right": right, "error": error, "count": len(examples)})
     told = {why: OPENING.replace("tired", why) for why in WHY}
     tired, high = log_odds(
         model, [winograd_example(tokenizer, told[why], why, "horse", "wall") for why in WHY]
@@ -144,8 +144,8 @@ def cached_head_report(lab: Lab, name: str, stage: str) -> tuple[HeadReport, str
     """A model's heads by what they do, on the first of its `pronoun_prompt_sets`, and where those texts are from."""
 
     def find() -> tuple[HeadReport, str]:
-        where, probes = next(iter(pronoun_prompt_sets(lab, name).items()))
-        return find_heads(lab.model(name, stage), lab.tokenizer(name), probes), where
+        where, examples = next(iter(pronoun_prompt_sets(lab, name).items()))
+        return find_heads(lab.model(name, stage), lab.tokenizer(name), examples), where
 
     stage = plain_text(stage, "The checkpoint")
     return lab.results.get((lab.version(name, stage), "heads"), find)
@@ -160,8 +160,8 @@ def heads_found(lab: Lab, name: str, stage: str) -> dict[str, Any]:
         [f"{head.layer + 1}.{head.head + 1}", *(f"{x:.3f}" for x in head[2:6]), _signed(head.ablation_effect)]
         for head in findings.heads
     ]
-    said = {"where": source, "right": findings.accuracy, "error": findings.error, "odds": findings.log_odds}
-    return {"heads": HEADINGS, "rows": rows, "note": ["heads", said | {"count": findings.probes, "stage": stage}]}
+    said = {"where": source, "right": findings.accuracy, "error": findings.standard_error, "odds": findings.log_odds}
+    return {"heads": HEADINGS, "rows": rows, "note": ["heads", said | {"count": findings.num_examples, "stage": stage}]}
 
 
 def _signed(x: float | None) -> str:

@@ -181,7 +181,8 @@ class Lab:
 
     def world(self, name: str) -> World:
         """The world of a run."""
-        return self.load_cached(self.path(name) / "recipe.json", lambda: World.load(self.open(name).recipe.world_size))
+        recipe = self.path(name) / "recipe.json"
+        return self.load_cached(recipe, lambda: World.load(self.open(name).recipe.tinyworld_size))
 
     def load_cached(self, file: Path, load: Callable[[], T], what: str = "") -> T:
         """What `load` gives, loaded once for each state of the file that it reads; `what` tells two of them apart."""

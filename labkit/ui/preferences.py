@@ -134,7 +134,7 @@ def _answer(lab: Lab, source: AnswerModel, prompt: tuple[Message, ...], seed: in
         [encode_prompt(tokenizer, prompt)],
         filters=sampling_filters(source.temperature, 0, 1.0),
         max_new_tokens=ANSWER_TOKENS,
-        stop_ids=tokenizer.stops,
+        stop_ids=tokenizer.stop_ids,
         generator=torch.Generator().manual_seed(seed),
     )[0]
     return decode_reply(tokenizer, ids).strip()

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from labkit.errors import LabError
 from labkit.preferences.store import Store
 from labkit.reporting.comparison import compare_runs, comparison_rows
-from labkit.reporting.measures import BY_KIND
+from labkit.reporting.metrics import BY_KIND
 from labkit.reporting.page import stage_figures
 from labkit.reporting.plots import overlaid
 from labkit.reporting.terminal import metric_rows

@@ -28,7 +28,7 @@ from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, for
 from labkit.decoding.stream import make_step
 from labkit.errors import LabError
 from labkit.evaluation.judges import oracle_judge, reward_judge
-from labkit.evaluation.strategies import EvalPrompt, first_difference, scored, task_of
+from labkit.evaluation.strategies import EvalPrompt, first_difference, score_texts, task_of
 from labkit.model.transformer import Transformer
 from labkit.stages import stage_class
 from labkit.text.chat import encode_opening, encode_prompt
@@ -299,7 +299,7 @@ def stream_column(
     """
     _check_begins(at, column)
     begins, tokenizer = list(column.begins), at.tokenizer
-    common: dict[str, Any] = {"stop_ids": tokenizer.stops}
+    common: dict[str, Any] = {"stop_ids": tokenizer.stop_ids}
     filters = strategy.logits_filters(tokenizer)
     if strategy.kind in ("sample", "greedy"):
         shown: list[dict[str, Any]] = []
@@ -326,7 +326,7 @@ def stream_column(
     for text in streamed:
         yield {"tokens": [{"id": one, "text": tokenizer.token_text(one), "ended": False} for one in [*begins, *text]]}
     ended = len(text) < min(left, at.model.config.context - len(prompt))
-    whole = [*begins, *text, *([tokenizer.turn_end] if ended else [])]
+    whole = [*begins, *text, *([tokenizer.turn_end_id] if ended else [])]
     final = [_token(tokenizer, step) for step in trace_forced(at.model, at.prompt, whole, filters=filters)]
     if ended:  # which of the two it was, if there are stop texts, is not known
         final[-1] |= {"text": "", "ended": True, "stop": bool(settings.stop)}
@@ -339,7 +339,7 @@ def _beams(at: WritingSession, strategy: Strategy, column: Column, settings: Set
     left = max(1, settings.tokens - len(column.begins))
     told = {name.replace("-", "_"): strategy.option(name) for name in OPTIONS["beam"]}
     filters, stop = strategy.logits_filters(at.tokenizer), at.resources.stops()
-    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
+    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stop_ids, "max_new_tokens": left}
     for beams in beam_steps(at.model, [*at.prompt, *column.begins], **told, **common, filters=filters):
         yield beams
     at.trees.put(key, beams)
@@ -357,7 +357,7 @@ def _best(
     """Nothing while the answers are written, a few at a time; then the best of them, and all of them in `found`."""
     judge, stop = _behind(at, begins).judge, at.resources.stops()
     assert judge is not None
-    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stops, "max_new_tokens": left}
+    common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stop_ids, "max_new_tokens": left}
     generator, filters = torch.Generator().manual_seed(settings.seed), strategy.logits_filters(at.tokenizer)
     common |= {"n": strategy.option("n"), "rows": ANSWERS_AT_ONCE, "filters": filters, "generator": generator}
     for best in best_of_n_steps(at.model, prompt, judge, **common):
@@ -407,7 +407,7 @@ def _head(strategy: Strategy, column: Column) -> dict[str, Any]:
 
 
 def _token(tokenizer: Tokenizer, step: Step) -> dict[str, Any]:
-    stops = step.token in tokenizer.stops
+    stops = step.token in tokenizer.stop_ids
     return {
         "id": step.token,
         "text": "" if stops else tokenizer.token_text(step.token),
@@ -500,7 +500,7 @@ def _tree(at: WritingSession, settings: Settings, column: Column) -> dict[str, A
     beams = at.trees.get(key, search)
     if len(beams.tree) > TREE:
         raise LabError(f"This tree has {len(beams.tree)} steps, more than can be drawn: take fewer beams or tokens.")
-    stops = set(at.tokenizer.stops)
+    stops = set(at.tokenizer.stop_ids)
     nodes = [
         [
             node.parent,
@@ -534,14 +534,14 @@ def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
     asked = EvalPrompt(settings.prompt, at.prompt, _task(lab, settings))
     many = [seeds if strategy.draws else 1 for strategy in strategies]
     found: list[tuple[str, dict[str, Score]]] = []
-    options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.stops}
+    options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.stop_ids}
     for number, strategy in enumerate(strategies):
         texts: list[list[int]] = []
         for start in range(0, many[number], SEEDS_AT_ONCE):
             yield Scored(sum(many[:number]) + len(texts), sum(many), found)
             own = range(start, min(start + SEEDS_AT_ONCE, many[number]))
             texts += _seeded(number + 1, at, strategy, own, options)
-        by_name = scored(at.model, at.tokenizer, [asked], [texts], world, annotator_of(lab, settings.run))
+        by_name = score_texts(at.model, at.tokenizer, [asked], [texts], world, annotator_of(lab, settings.run))
         found = [*found, (str(strategy), by_name)]
     yield Scored(sum(many), sum(many), found)
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from labkit.world.events import Event, Kind
+from labkit.world.events import Event, EventKind
 from labkit.world.grammar import Context, Form, Grammar, capitalise, compile_form, sentences
 from labkit.world.lexicon import PRONOUNS, Lexicon, load_yaml
 from labkit.world.questions import FRAGMENT_MODES, Question
@@ -35,7 +35,7 @@ class Said(NamedTuple):
 class Answers:
     """Writes questions and answers in the words of one world, and reads answers."""
 
-    def __init__(self, lexicon: Lexicon, kinds: dict[str, Kind], grammar: Grammar, phrasings: int) -> None:
+    def __init__(self, lexicon: Lexicon, kinds: dict[str, EventKind], grammar: Grammar, phrasings: int) -> None:
         self.lexicon, self.kinds, self.grammar, self.phrasings = lexicon, kinds, grammar, phrasings
         words = load_yaml("tasks")
         self.first, self.follow = words["first"][:phrasings], words["follow"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from labkit.world.events import Kind, State, happen, why_not
+from labkit.world.events import EventKind, State, happen, why_not
 from labkit.world.grammar import Context, Grammar, sentences
 from labkit.world.lexicon import Lexicon
 
@@ -20,7 +20,7 @@ class StoryCheck(NamedTuple):
     problems: tuple[str, ...]
 
 
-def check_story(text: str, grammar: Grammar, kinds: dict[str, Kind], lexicon: Lexicon) -> StoryCheck:
+def check_story(text: str, grammar: Grammar, kinds: dict[str, EventKind], lexicon: Lexicon) -> StoryCheck:
     """Read a story sentence by sentence in the state that it has reached.
 
     An event is possible when its kind's needs hold then. One that is not is counted, once, and taken at its word: the

@@ -64,7 +64,7 @@ class Corpus:
     def _text(self, kind: str, split: str, rng: random.Random) -> Story:
         if kind == "code":
             return self.tasks.pattern_code(rng)
-        return self.tasks.teller.scene(split, rng) if kind == "scene" else self.tasks.teller.story(split, rng)
+        return self.tasks.teller.plotless_scene(split, rng) if kind == "scene" else self.tasks.teller.story(split, rng)
 
     def turns(
         self, questions: list[Question], story: Story, rng: random.Random, styles: tuple[str, ...] | None = None

@@ -1,8 +1,9 @@
 """Events, the kinds they come in, and the state they change: what can happen, and what is so afterwards.
 
-An event is a kind and its arguments, `Event("give", ("Anna", "ball", "Tom"))`. Its kind says what must hold before
-(`needs`) and what holds after (`makes`), in the small language of data/world/events.yaml: a fluent of some roles, equal
-to a role, to another fluent or to a constant: `place(who) = place(whom)`, `lost(what) = yes`, `holder(what) = nil`.
+An event is a kind and its arguments, `Event("give", ("Anna", "ball", "Tom"))`. Its kind says what must hold before (its
+preconditions, `needs`) and what holds after (its effects, `makes`), in the small language of data/world/events.yaml: a
+fluent of some roles, equal to a role, to another fluent or to a constant: `place(who) = place(whom)`, `lost(what) =
+yes`, `holder(what) = nil`.
 
 The world is closed: what was not said is not so, hence nobody can give a thing that no sentence put in their hands.
 """
@@ -26,15 +27,15 @@ class Event(NamedTuple):
     args: tuple[Any, ...]
 
 
-class Kind(NamedTuple):
+class EventKind(NamedTuple):
     """A kind of event or statement, as the YAML files describe it."""
 
     name: str
     size: str
     group: str  # scene, pattern, event, story or world
     roles: dict[str, str]
-    needs: tuple[Condition, ...]
-    makes: tuple[Effect, ...]
+    preconditions: tuple[Condition, ...]
+    effects: tuple[Effect, ...]
     feels: tuple[tuple[int, str], ...]
     forms: tuple[str, ...]
     ask: dict[str, tuple[str, ...]]
@@ -131,11 +132,11 @@ def effect(text: str, roles: list[str]) -> Effect:
     return Effect(fluent[1], where, term(right, roles, "nil"))
 
 
-def read_kind(name: str, raw: dict[str, Any]) -> Kind:
-    """One entry of events.yaml or statements.yaml -> Kind."""
+def read_kind(name: str, raw: dict[str, Any]) -> EventKind:
+    """One entry of events.yaml or statements.yaml -> EventKind."""
     roles = list(raw["roles"])
     group = raw.get("of") or ("pattern" if raw.get("pattern") else "scene" if raw.get("scene") else "event")
-    return Kind(
+    return EventKind(
         name,
         raw.get("size", "tiny"),
         group,
@@ -149,33 +150,33 @@ def read_kind(name: str, raw: dict[str, Any]) -> Kind:
 
 
 @cache
-def all_kinds() -> dict[str, Kind]:
+def all_kinds() -> dict[str, EventKind]:
     """Every kind of events.yaml and statements.yaml, by name."""
     raw = {**load_yaml("events"), **load_yaml("statements")}
     return {name: read_kind(name, entry) for name, entry in raw.items()}
 
 
-def kinds_of(size: str) -> dict[str, Kind]:
+def kinds_of(size: str) -> dict[str, EventKind]:
     """The kinds that a world of this size has."""
     sizes = SIZES[: SIZES.index(size) + 1]
     return {name: kind for name, kind in all_kinds().items() if kind.size in sizes}
 
 
-def why_not(kind: Kind, event: Event, state: State) -> str | None:
+def why_not(kind: EventKind, event: Event, state: State) -> str | None:
     """None when the event can happen now (or the statement holds), else the first reason why not."""
     types = list(kind.roles.values())
     for i, value in enumerate(event.args):
         if types[i] != "number" and any(value == event.args[j] and types[j] == types[i] for j in range(i)):
             return f"{value} cannot be both {list(kind.roles)[i]} and another in '{event.kind}'"
-    for need in kind.needs:
+    for need in kind.preconditions:
         if not need.holds(state, event.args):
             return f"'{event.kind}' needs {need.text}, for {', '.join(map(str, event.args))}"
     return None
 
 
-def happen(kind: Kind, event: Event, state: State) -> None:
+def happen(kind: EventKind, event: Event, state: State) -> None:
     """Change the state as the event does; the feelings it causes remember it."""
-    for made in kind.makes:
+    for made in kind.effects:
         made.apply(state, event.args)
     for index, feeling in kind.feels:
         state.changing[("feels", event.args[index])] = feeling

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from labkit.world.events import Event, Kind
+from labkit.world.events import Event, EventKind
 from labkit.world.lexicon import PRONOUNS, Lexicon
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -75,7 +75,7 @@ Capture = tuple[tuple[str, ...], str]
 """What a slot's words may mean, and the words."""
 
 
-def compile_form(kind: Kind, number: int, text: str) -> Form:
+def compile_form(kind: EventKind, number: int, text: str) -> Form:
     """'{who} went to {where}' -> Form."""
     roles = list(kind.roles)
     pieces: list[str | Slot] = []
@@ -104,7 +104,7 @@ def capitalise(text: str) -> str:
 class Grammar:
     """The forms of the kinds of one world, to write and to read."""
 
-    def __init__(self, lexicon: Lexicon, kinds: Iterable[Kind], forms: int, pronouns: float) -> None:
+    def __init__(self, lexicon: Lexicon, kinds: Iterable[EventKind], forms: int, pronouns: float) -> None:
         self.lexicon = lexicon
         self.pronouns = pronouns
         self.forms: dict[str, tuple[Form, ...]] = {}

@@ -10,7 +10,7 @@ import random
 from functools import cache
 from typing import NamedTuple
 
-from labkit.world.events import SIZES, Event, Kind, State, happen, why_not
+from labkit.world.events import SIZES, Event, EventKind, State, happen, why_not
 from labkit.world.grammar import Context, Grammar
 from labkit.world.lexicon import Lexicon, Size, load_yaml
 from labkit.world.splits import OBJECTS, Splits
@@ -71,7 +71,9 @@ def plots_of(size: str) -> tuple[StoryPlot, ...]:
 class Storyteller:
     """Casts plots, plays them and writes them down."""
 
-    def __init__(self, size: Size, lexicon: Lexicon, kinds: dict[str, Kind], grammar: Grammar, splits: Splits) -> None:
+    def __init__(
+        self, size: Size, lexicon: Lexicon, kinds: dict[str, EventKind], grammar: Grammar, splits: Splits
+    ) -> None:
         self.size, self.lexicon, self.kinds, self.grammar, self.splits = size, lexicon, kinds, grammar, splits
         self.plots = plots_of(size.name)
 
@@ -82,7 +84,7 @@ class Storyteller:
             if story is not None and SHORTEST <= story.text.count(" ") + 1 <= LONGEST:
                 return story
 
-    def scene(self, split: str, rng: random.Random) -> Story:
+    def plotless_scene(self, split: str, rng: random.Random) -> Story:
         """Two to four sentences that only set out who is where and has what: the shortest text to ask about."""
         telling = Telling(self, split, rng)
         for _ in range(rng.randint(1, 2)):

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from labkit.world.events import Event, Kind
+from labkit.world.events import Event, EventKind
 from labkit.world.plots import Story
 
 FRAGMENT_MODES = {"place": "in", "meant": "", "number": "", "origin": "", "young": "a"}
@@ -64,7 +64,7 @@ def filled(pattern: Event, hole: int, value: Any) -> Event:
     return Event(pattern.kind, tuple(value if i == hole else a for i, a in enumerate(pattern.args)))
 
 
-def ask(kind: Kind, role: str, event: Event) -> Question:
+def ask(kind: EventKind, role: str, event: Event) -> Question:
     """The question that leaves out one role of an event or statement."""
     hole = list(kind.roles).index(role)
     also = []
@@ -102,10 +102,10 @@ def mover_or_obstacle(event: Event, tiredness: Iterable[str]) -> Event:
     return Event("was_too", (animal if reason in tiredness else obstacle, reason))
 
 
-def all_questions(story: Story, kinds: dict[str, Kind], tiredness: frozenset[str]) -> list[Question]:
+def all_questions(story: Story, kinds: dict[str, EventKind], tiredness: frozenset[str]) -> list[Question]:
     """Every question about a story that has one answer."""
     found: dict[tuple[Event, int], set[Any]] = {}
-    asked: list[tuple[Kind, str, Event]] = []
+    asked: list[tuple[EventKind, str, Event]] = []
     events = [*story.events, *state_events(story)]
     events += [mover_or_obstacle(e, tiredness) for e in story.events if e.kind == "fail_cross"]
     for event in dict.fromkeys(events):
@@ -119,7 +119,7 @@ def all_questions(story: Story, kinds: dict[str, Kind], tiredness: frozenset[str
     return questions + what_happened_first(story, kinds)
 
 
-def what_happened_first(story: Story, kinds: dict[str, Kind]) -> list[Question]:
+def what_happened_first(story: Story, kinds: dict[str, EventKind]) -> list[Question]:
     """'What happened first?': the whole event is the answer."""
     happened = [e for e in story.events if kinds[e.kind].happens]
     if len(happened) < 2:

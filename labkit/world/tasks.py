@@ -14,7 +14,7 @@ import random
 from typing import Any, NamedTuple
 
 from labkit.world.answers import Answers
-from labkit.world.events import Event, Kind, State, happen
+from labkit.world.events import Event, EventKind, State, happen
 from labkit.world.lexicon import Lexicon, load_yaml
 from labkit.world.plots import Story, Storyteller
 from labkit.world.questions import Question, all_questions, ask, balance_by_kind
@@ -38,10 +38,10 @@ class Message(NamedTuple):
 
 
 class Document(NamedTuple):
-    """What a model learns from: a text, then turns about it. A conversation is a document without a text."""
+    """What a model learns from: a passage, then turns about it. A conversation is a document without a passage ("")."""
 
     kind: str
-    text: str
+    passage: str
     messages: tuple[Message, ...]
 
 
@@ -76,7 +76,7 @@ def without_story(task: Task) -> Task:
 class Tasks:
     """Makes tasks and conversations from stories."""
 
-    def __init__(self, lexicon: Lexicon, kinds: dict[str, Kind], teller: Storyteller, answers: Answers) -> None:
+    def __init__(self, lexicon: Lexicon, kinds: dict[str, EventKind], teller: Storyteller, answers: Answers) -> None:
         self.lexicon, self.kinds, self.teller, self.answers = lexicon, kinds, teller, answers
         self.words = load_yaml("tasks")
 
@@ -197,11 +197,11 @@ class Tasks:
         rng.shuffle(questions)
         return Story("facts", " ".join(lines), tuple(events), State(self.lexicon.facts), {}), questions
 
-    def _facts_of(self, kind: Kind, noun: str) -> list[Event]:
+    def _facts_of(self, kind: EventKind, noun: str) -> list[Event]:
         if kind.name == "place_near":
             near = [o for o in self.lexicon.values["place"] if self.lexicon.facts.get(("near", noun, o))]
             return [Event(kind.name, (noun, other)) for other in near[:2]]
-        fluents = [need.text.partition("(")[0] for need in kind.needs]
+        fluents = [need.text.partition("(")[0] for need in kind.preconditions]
         return [Event(kind.name, (noun, *(self.lexicon.facts[fluent, noun] for fluent in fluents)))]
 
     # Doing

@@ -28,7 +28,7 @@ def tokenizer() -> Tokenizer:
 def made(tokenizer: Tokenizer, seed: int = 0, **shape) -> Transformer:
     torch.manual_seed(seed)
     sizes = {"width": 48, "depth": 2, "heads": 4, "key_value_heads": 4, "feed_forward": Gated(32)}
-    model = Transformer(ModelConfig(tokenizer.size, 96, **{**sizes, **shape})).eval()
+    model = Transformer(ModelConfig(tokenizer.vocab_size, 96, **{**sizes, **shape})).eval()
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return model
@@ -50,7 +50,7 @@ def opened(browser: Browser, views: CheckpointInspections) -> Page:
 
 def test_twelve_layers_of_twelve_heads_over_64_tokens(browser: Browser, tokenizer: Tokenizer):
     model = made(tokenizer, depth=12, heads=12, key_value_heads=12, head_dim=4)
-    ids = torch.randint(5, tokenizer.size, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    ids = torch.randint(5, tokenizer.vocab_size, (64,), generator=torch.Generator().manual_seed(0)).tolist()
     views = CheckpointInspections(["model"], lambda name: Inspection(model, tokenizer, ids))
     size = len(json.dumps(views.view("model")))
     assert size < 1_200_000, f"{size} bytes"

@@ -20,7 +20,13 @@ def talk() -> Conversation:
     tokenizer = Tokenizer.train(["Tom is in the park. Where is Tom? Grüße! " * 20])
     torch.manual_seed(0)
     config = ModelConfig(
-        vocabulary=tokenizer.size, context=48, width=16, depth=1, heads=1, key_value_heads=1, feed_forward=Gated(16)
+        vocabulary=tokenizer.vocab_size,
+        context=48,
+        width=16,
+        depth=1,
+        heads=1,
+        key_value_heads=1,
+        feed_forward=Gated(16),
     )
     options = ChatOptions(Path("somewhere"), temperature=1.0, max_tokens=10)
     return Conversation(Transformer(config).eval(), tokenizer, options)
@@ -91,4 +97,4 @@ def test_a_message_that_fits_is_never_cut(talk):
     talk.forget()
     messages, prompt = talk._fitting([Message("user", "Tom is in the park. " * 8)])
     assert len(prompt) > 48 - 10  # no room for the whole reply
-    assert prompt[:2] == [talk.tokenizer.bos, talk.tokenizer.token_to_id("<|user|>")] and messages
+    assert prompt[:2] == [talk.tokenizer.bos_token_id, talk.tokenizer.token_to_id("<|user|>")] and messages

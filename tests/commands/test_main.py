@@ -124,7 +124,7 @@ def test_a_shape_that_makes_no_sense_is_refused_in_words(capsys, tmp_path):
 def test_the_environment_names_the_preset(monkeypatch, capsys):
     monkeypatch.setenv("LABKIT_PRESET", "full")
     assert main(["recipe"]) == 0
-    assert "--world-size full" in capsys.readouterr().out
+    assert "--tinyworld-size full" in capsys.readouterr().out
     monkeypatch.setenv("LABKIT_PRESET", "huge")
     assert main(["recipe"]) == 2
     assert "LABKIT_PRESET is 'huge'; the presets are smoke, lab, full." in capsys.readouterr().err

@@ -59,14 +59,14 @@ def test_attention_takes_the_square_of_the_length(model):
     assert attention_bytes(model, 30) == 4 * 2 * 30 * 30 * (2 * 3 + 32)
     assert attention_bytes(model, 60) == 4 * attention_bytes(model, 30)
     with pytest.raises(LabError, match=r"of 30 tokens takes .* Take a text of at most 15 tokens"):
-        check_attention(model, 30, ceiling=attention_bytes(model, 15))
-    assert check_attention(model, 15, ceiling=attention_bytes(model, 15)) == attention_bytes(model, 15)
+        check_attention(model, 30, max_bytes=attention_bytes(model, 15))
+    assert check_attention(model, 15, max_bytes=attention_bytes(model, 15)) == attention_bytes(model, 15)
 
 
 @pytest.mark.parametrize("encoder", [0, 2])
 def test_what_a_look_keeps_is_what_was_said(encoder):
     tokenizer = Tokenizer.load(demo_folder())
-    shape = ModelConfig(tokenizer.size, 48, 24, depth=3, heads=2, key_value_heads=2, encoder_depth=encoder)
+    shape = ModelConfig(tokenizer.vocab_size, 48, 24, depth=3, heads=2, key_value_heads=2, encoder_depth=encoder)
     model = Transformer(shape).eval()
     found = Inspection(model, tokenizer, [1] * 9, [2] * 7 if encoder else None)
     maps = [x for name, x in found.kept.items() if name.endswith((".scores", ".weights"))]

@@ -22,14 +22,16 @@ WORLD = World.load("tiny")
 TRAINED = [WORLD.document("train", 0, index) for index in range(200)]
 TOKENIZER = Tokenizer.train([piece for document in TRAINED for piece in document_texts(document)])
 DATA = WorldData(WORLD, 192, seed=0, trained=200)
-CONFIG = EvaluationConfig(documents=8, stories=20, tasks=4, examples=60, story_tokens=40, answer_tokens=8)
-STORIES = [document.text for document in TRAINED if document.kind == "story"]
+CONFIG = EvaluationConfig(
+    documents=8, stories=20, tasks=4, examples=60, story_max_new_tokens=40, answer_max_new_tokens=8
+)
+STORIES = [document.passage for document in TRAINED if document.kind == "story"]
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return Transformer(ModelConfig(TOKENIZER.size, context=384, width=32, depth=1, heads=1, key_value_heads=1))
+    return Transformer(ModelConfig(TOKENIZER.vocab_size, context=384, width=32, depth=1, heads=1, key_value_heads=1))
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_shares_are_of_sentences_and_of_events(recite, model):
     """Of three sentences two parse; of these two events one cannot be: nobody gives what they do not have."""
     one, other = WORLD.lexicon.values["person"][:2]
     thing = WORLD.lexicon.values["thing"][0]
-    scene = WORLD.document("train", 0, 0, "scene").text.split(". ")[0] + "."
+    scene = WORLD.document("train", 0, 0, "scene").passage.split(". ")[0] + "."
     gift = Event("give", (one, thing, other))
     written = WORLD.grammar.write(gift, {}, random.Random(0))
     assert WORLD.check(written).possible == 0
@@ -148,8 +150,8 @@ def test_shares_are_of_sentences_and_of_events(recite, model):
 
 
 def test_texts_in_which_nothing_happens_are_passed_over_only_when_flawless():
-    facts = next(document.text for document in TRAINED if document.kind == "facts")
-    scene = next(document.text for document in TRAINED if document.kind == "scene")
+    facts = next(document.passage for document in TRAINED if document.kind == "facts")
+    scene = next(document.passage for document in TRAINED if document.kind == "scene")
     assert uneventful(WORLD, facts) and uneventful(WORLD, scene)
     assert not uneventful(WORLD, facts + " Blue the ran of.")
     assert not uneventful(WORLD, STORIES[0])
@@ -157,7 +159,7 @@ def test_texts_in_which_nothing_happens_are_passed_over_only_when_flawless():
 
 
 def test_stories_are_written_until_there_are_enough(recite, model):
-    facts = next(document.text for document in TRAINED if document.kind == "facts")
+    facts = next(document.passage for document in TRAINED if document.kind == "facts")
     recite([facts] * 25 + STORIES[:5] + STORIES[5:30])
     assert write_stories(model, TOKENIZER, WORLD, CONFIG) == STORIES[:20]
     recite([facts] * 90)
@@ -166,10 +168,10 @@ def test_stories_are_written_until_there_are_enough(recite, model):
 
 def test_novelty_by_hand():
     """Four stories, two of them among the 200 trained on; comparing half of the documents, a find counts twice."""
-    stories = [TRAINED[0].text, TRAINED[2].text, "New.", "Newer."]
+    stories = [TRAINED[0].passage, TRAINED[2].passage, "New.", "Newer."]
     assert novelty(stories, DATA, compared=200) == 0.5
     assert novelty(stories, DATA, compared=1000) == 0.5
-    assert novelty([TRAINED[0].text, "New.", "Newer.", "Newest."], DATA, compared=100) == 0.5
+    assert novelty([TRAINED[0].passage, "New.", "Newer.", "Newest."], DATA, compared=100) == 0.5
     assert novelty(stories, dataclasses.replace(DATA, trained=0), compared=200) == 1
 
 
@@ -223,13 +225,13 @@ def test_samples_of_real_text(model):
 
 def small(context):
     torch.manual_seed(0)
-    return Transformer(ModelConfig(TOKENIZER.size, context=context, width=32, depth=1, heads=1))
+    return Transformer(ModelConfig(TOKENIZER.vocab_size, context=context, width=32, depth=1, heads=1))
 
 
 def test_tasks_without_room_for_an_answer_are_left_out_and_counted():
     context = 48
     tasks = held_out_tasks(WORLD, CONFIG.seed, CONFIG.tasks)
-    room = {True: context - context // 2, False: context - CONFIG.answer_tokens}
+    room = {True: context - context // 2, False: context - CONFIG.answer_max_new_tokens}
     longest = [max(len(task_prompt(TOKENIZER, task, chat)) for chat in (False, True)) for task in tasks]
     fit = [length <= room[task.kind == "write"] for task, length in zip(tasks, longest, strict=True)]
     assert 0 < sum(fit) < len(tasks)

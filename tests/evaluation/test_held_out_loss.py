@@ -22,7 +22,7 @@ def conversation(number):
 
 DOCUMENTS = [Document("story", STORY, conversation(1).messages), conversation(23)]
 TOKENIZER = Tokenizer.train([piece for document in DOCUMENTS for piece in document_texts(document)])
-SIZE = TOKENIZER.size
+SIZE = TOKENIZER.vocab_size
 
 
 def model(uniform=False):
@@ -66,7 +66,7 @@ def test_a_text_is_one_long_row_when_it_fits():
     made = model()
     whole = text_loss(made, TOKENIZER, [STORY], 128, 4)
     made.eval()
-    ids = torch.tensor([[TOKENIZER.bos, *TOKENIZER.encode(STORY)]])
+    ids = torch.tensor([[TOKENIZER.bos_token_id, *TOKENIZER.encode(STORY)]])
     with torch.no_grad():
         logprobs = made(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])
     assert whole["validation_loss"] == pytest.approx(-float(logprobs.mean()), rel=1e-4)

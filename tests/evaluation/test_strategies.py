@@ -17,7 +17,7 @@ from labkit.evaluation.strategies import (
     EvalPrompt,
     compare_strategies,
     first_difference,
-    scored,
+    score_texts,
     strategies_table,
     task_of,
 )
@@ -41,7 +41,7 @@ def test_the_reward_model_reads_answers_as_in_training(run):
     assert one.task is not None
     answers = [one.task.reference, "The dog."]
     pair = Pair(one.task.messages, answers[0], answers[1])
-    batch = collate_pairs([encode_pair(tokenizer, pair)], 256, tokenizer.pad)
+    batch = collate_pairs([encode_pair(tokenizer, pair)], 256, tokenizer.pad_token_id)
     with torch.no_grad():
         expected = reward_model.scores_at(batch.inputs, batch.mask, batch.ends)
     ids = [encode_answer_part(tokenizer, answer) for answer in answers]
@@ -80,18 +80,19 @@ def test_gold_is_under_the_annotator_that_is_asked_for(run):
     assert world is not None and one.task is not None
     text = run.tokenizer().encode(" " + one.task.reference)
     golds = [
-        scored(run.model("sft"), run.tokenizer(), [one], [[text]], world, name)["gold"].mean for name in world.profiles
+        score_texts(run.model("sft"), run.tokenizer(), [one], [[text]], world, name)["gold"].mean
+        for name in world.profiles
     ]
     said = run.tokenizer().decode(text).strip()
     assert golds == [pytest.approx(score(world, one.task, said, it).total) for it in world.profiles.values()]
     assert len(set(golds)) > 1
     with pytest.raises(LabError, match="no annotator 'nobody'; there are"):
-        scored(run.model("sft"), run.tokenizer(), [one], [[text]], world, "nobody")
+        score_texts(run.model("sft"), run.tokenizer(), [one], [[text]], world, "nobody")
 
 
 def test_the_oracle_that_picks_the_best_is_the_runs_annotator(run, tmp_path):
     """Without a reward model: the judge of a run whose annotator is another than the world's first."""
-    name = list(World.load(run.recipe.world_size).profiles)[-1]
+    name = list(World.load(run.recipe.tinyworld_size).profiles)[-1]
     annotation = replace(run.recipe.annotation, annotator=name)
     other = Run(tmp_path, replace(run.recipe, annotation=annotation), {}, 1)  # no stage is in this folder
     shutil.copy(run.path / "tokenizer.json", tmp_path)
@@ -130,7 +131,14 @@ def test_the_readme_asks_the_small_model_what_it_can_answer(run, capsys):
 def test_the_table_says_what_its_columns_mean(run):
     world, asked = world_and_prompts(run, "", 1)
     found = compare_strategies(
-        run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8, world=world
+        run.model("sft"),
+        run.tokenizer(),
+        asked,
+        [parse("greedy")],
+        seeds=1,
+        max_new_tokens=8,
+        world=world,
+        annotator="warm",
     )
     lines = strategies_table(found).splitlines()
     assert [name for name in found[0].scores if f"{name:14}{LEGEND[name]}" not in lines] == []

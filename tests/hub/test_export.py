@@ -30,7 +30,7 @@ def run() -> Run:
 
 def greedy(model: Transformer, tokenizer: Tokenizer, asked: str) -> list[int]:
     prompt = encode_prompt(tokenizer, [Message("user", asked)])
-    return generate(model, [prompt], filters=[Temperature(0)], max_new_tokens=40, stop_ids=[tokenizer.end])[0]
+    return generate(model, [prompt], filters=[Temperature(0)], max_new_tokens=40, stop_ids=[tokenizer.eos_token_id])[0]
 
 
 def test_transformers_says_the_same_words(run, tmp_path):
@@ -43,7 +43,7 @@ def test_transformers_says_the_same_words(run, tmp_path):
         ids: Any = tokenizer.apply_chat_template(turns, **options)
         written = model.generate(**ids, max_new_tokens=40, do_sample=False)[0, ids["input_ids"].shape[1] :].tolist()
         ours = greedy(run.model("dpo"), run.tokenizer(), asked)
-        assert [token for token in written if token != run.tokenizer().end] == ours and ours
+        assert [token for token in written if token != run.tokenizer().eos_token_id] == ours and ours
 
 
 @pytest.mark.parametrize("kind,apart", [("f32", 0.0), ("f16", 2e-3), ("q8_0", 0.1)])
@@ -83,7 +83,7 @@ def test_llama_cpp_says_the_same_words(run, tmp_path, kind):
 @pytest.fixture(scope="module")
 def llama(run) -> Transformer:
     """Of Llama's shape, whose queries and keys lie otherwise in the file."""
-    config = ModelConfig(run.tokenizer().size, 64, 64, 2, 4, 2, feed_forward=Gated(96), qk_norm=False, tied=False)
+    config = ModelConfig(run.tokenizer().vocab_size, 64, 64, 2, 4, 2, feed_forward=Gated(96), qk_norm=False, tied=False)
     torch.manual_seed(0)
     model = Transformer(config).eval()
     for parameter in model.parameters():
@@ -144,7 +144,7 @@ def test_what_cannot_be_written_or_read_is_said(run, llama, tmp_path):
     other = Transformer(ModelConfig(9, position=ALiBi(), feed_forward=Plain(8)))
     with pytest.raises(LabError, match="Only models of Llama's, Qwen2's and Qwen3's shape"):
         save_gguf(other, run.tokenizer(), tmp_path / "other.gguf")
-    odd = Transformer(ModelConfig(run.tokenizer().size, width=40, feed_forward=Gated(96)))
+    odd = Transformer(ModelConfig(run.tokenizer().vocab_size, width=40, feed_forward=Gated(96)))
     with pytest.raises(LabError, match="which Q8_0 cannot cut into 32s"):
         save_gguf(odd, run.tokenizer(), tmp_path / "odd.gguf", "q8_0")
     assert not (tmp_path / "odd.gguf").exists() and not list(tmp_path.glob("*partial*"))

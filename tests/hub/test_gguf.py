@@ -65,7 +65,7 @@ def plain() -> Tokenizer:
 
 @pytest.fixture
 def file(plain, tmp_path) -> Path:
-    save_gguf(tiny(plain.size + 5), plain, tmp_path / "tiny.gguf", "f32")
+    save_gguf(tiny(plain.vocab_size + 5), plain, tmp_path / "tiny.gguf", "f32")
     return tmp_path / "tiny.gguf"
 
 
@@ -121,7 +121,7 @@ def by_llama_cpp(kind: str, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def test_each_quantization_is_what_llama_cpp_reads_in_it(plain, tmp_path):
-    model = tiny(plain.size, depth=len(KINDS), feed_forward=Gated(256), width=64)
+    model = tiny(plain.vocab_size, depth=len(KINDS), feed_forward=Gated(256), width=64)
     save_gguf(model, plain, tmp_path / "a.gguf", "f32")
     packed, expected = {}, {}
     for i, kind in enumerate(KINDS):
@@ -154,7 +154,7 @@ class LlamaCpp:
 @pytest.mark.parametrize("cut", CUTS)
 def test_text_is_cut_as_llama_cpp_cuts_it(cut, tmp_path):
     tokenizer = byte_level(cut)
-    save_gguf(tiny(tokenizer.size), tokenizer, tmp_path / "a.gguf", "f32")
+    save_gguf(tiny(tokenizer.vocab_size), tokenizer, tmp_path / "a.gguf", "f32")
     fields = gguf.GGUFReader(tmp_path / "a.gguf").fields
     assert fields["tokenizer.ggml.pre"].contents() == cut
     backend, _ = read_backend(tmp_path / "a.gguf")
@@ -169,8 +169,8 @@ def test_a_token_that_was_added_is_one_token(file, plain):
     fields = gguf.GGUFReader(file).fields
     tokens, types = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
     kinds = dict(zip(tokens, types, strict=True))
-    assert [kinds[t] for t in ("<s>", "</s>", "<think>", "T", f"[PAD{plain.size}]")] == [3, 3, 4, 1, 5]
-    assert len(tokens) == plain.size + 5
+    assert [kinds[t] for t in ("<s>", "</s>", "<think>", "T", f"[PAD{plain.vocab_size}]")] == [3, 3, 4, 1, 5]
+    assert len(tokens) == plain.vocab_size + 5
     backend, _ = read_backend(file)
     assert backend.encode("a<think>b", add_special_tokens=False).ids == plain.encode("a<think>b")
     assert backend.token_to_id("<think>") in plain.encode("a<think>b")
@@ -182,7 +182,7 @@ def test_a_cut_that_has_no_name_is_said(file, plain, tmp_path):
         backend = tokenizers.Tokenizer.from_str(plain.backend.to_str())
         backend.pre_tokenizer = odd
         with pytest.raises(LabError, match="llama.cpp has no name for how this tokenizer cuts text"):
-            save_gguf(tiny(plain.size), Tokenizer(backend, CONFIG), tmp_path / "odd.gguf")
+            save_gguf(tiny(plain.vocab_size), Tokenizer(backend, CONFIG), tmp_path / "odd.gguf")
     assert not (tmp_path / "odd.gguf").exists()
     with pytest.raises(LabError, match="cuts text as 'tekken'"):
         read_backend(retold(file, {"tokenizer.ggml.pre": "tekken"}))
@@ -241,12 +241,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 @torch.no_grad()
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_is_llama_cpps_and_comes_back(name, plain, tmp_path):
-    model = tiny(plain.size, **{"head_dim": 32} | SHAPES[name])
+    model = tiny(plain.vocab_size, **{"head_dim": 32} | SHAPES[name])
     save_gguf(model, plain, tmp_path / "a.gguf", "f32")
     again = load_gguf(tmp_path / "a.gguf")
     ids = plain.encode(TEXTS[0])[:60]
     torch.testing.assert_close(again(torch.tensor([ids])), model(torch.tensor([ids])), atol=1e-4, rtol=1e-4)
-    (ours,) = generate(model, [ids], filters=[Temperature(0)], max_new_tokens=8, stop_ids=[plain.end])
+    (ours,) = generate(model, [ids], filters=[Temperature(0)], max_new_tokens=8, stop_ids=[plain.eos_token_id])
     assert LlamaCpp(tmp_path / "a.gguf").write(ids, 8)[0] == plain.decode(ours)
 
 
@@ -289,7 +289,7 @@ def test_positions_are_scaled_linearly_where_no_type_is_said_as_in_llama_cpp(fil
         [plain.encode(TEXTS[0])[:60]],
         filters=[Temperature(0)],
         max_new_tokens=8,
-        stop_ids=[plain.end],
+        stop_ids=[plain.eos_token_id],
     )
     assert LlamaCpp(scaled).write(plain.encode(TEXTS[0])[:60], 8)[0] == plain.decode(ours)
     assert scaling(retold(file, factor | {"llama.rope.scaling.type": "none"})) is None
@@ -338,7 +338,7 @@ def test_a_folder_with_a_gguf_file(file, tmp_path):
 
 
 def test_numbers_that_are_none_are_refused_by_name(plain, tmp_path):
-    model = tiny(plain.size + 5)
+    model = tiny(plain.vocab_size + 5)
     model.get_parameter("norm.weight").data[3] = torch.nan
     save_gguf(model, plain, tmp_path / "broken.gguf", "f32")
     with pytest.raises(LabError, match="1 of 32 numbers in output_norm.weight are NaN or infinite"):

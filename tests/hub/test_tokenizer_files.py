@@ -91,8 +91,8 @@ def test_a_text_begins_as_the_tokenizer_begins_it(bos, config, tmp_path):
     """A tokenizer.json says it by itself: transformers too passes over add_bos_token then."""
     ours, theirs = loaded(byte_level(tmp_path, ["<s>", "</s>"], bos=bos, **config))
     assert encode_opening(ours, "Tom is") == theirs("Tom is")["input_ids"]
-    assert ours.prefix == ([ours.bos] if bos else [])
-    assert encode_opening(ours, "") == [ours.bos]
+    assert ours.prefix_ids == ([ours.bos_token_id] if bos else [])
+    assert encode_opening(ours, "") == [ours.bos_token_id]
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -104,7 +104,7 @@ def test_a_vocabulary_and_merges_without_a_tokenizer_json(first, tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     ours, theirs = load_tokenizer(tmp_path, 400), AutoTokenizer.from_pretrained(tmp_path)
     assert encode_opening(ours, "Tom is") == theirs("Tom is")["input_ids"]
-    assert ours.prefix == ([ours.bos] if first else [])
+    assert ours.prefix_ids == ([ours.bos_token_id] if first else [])
 
 
 def test_gpt2_as_it_was_published(tmp_path):
@@ -112,7 +112,7 @@ def test_gpt2_as_it_was_published(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
     transformers.GPT2Config(bos_token_id=0, eos_token_id=0).save_pretrained(tmp_path)
     ours, theirs = loaded(tmp_path)
-    assert ours.end == ours.bos == theirs.eos_token_id and ours.stops == [ours.end]
+    assert ours.eos_token_id == ours.bos_token_id == theirs.eos_token_id and ours.stop_ids == [ours.eos_token_id]
     assert encode_opening(ours, "Tom is") == theirs("Tom is")["input_ids"]
 
 
@@ -121,9 +121,9 @@ def test_all_ends_that_the_checkpoint_names_stop_generation(file, tmp_path):
     folder = byte_level(tmp_path, [*CHATML, "<|end|>"], ("<think>",), chat_template=CHAT, eos_token=None)
     (folder / file).write_text(json.dumps({"eos_token_id": [2, 1], "model_type": "llama"}))
     ours, _ = loaded(folder)
-    assert ours.stops == [1, 2] and ours.end == 2 and ours.turn_end == 1
+    assert ours.stop_ids == [1, 2] and ours.eos_token_id == 2 and ours.turn_end_id == 1
     ours.save(tmp_path / "again")
-    assert Tokenizer.load(tmp_path / "again").stops == [1, 2]
+    assert Tokenizer.load(tmp_path / "again").stop_ids == [1, 2]
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
 
 
@@ -148,7 +148,7 @@ def test_where_no_template_is_the_default_one_is_asked_for(tmp_path):
     folder = byte_level(tmp_path, CHATML, chat_template=named)
     with pytest.raises(LabError, match="chat templates are rag, tool_use, none of them default.*--chat-template rag"):
         loaded(folder)
-    assert loaded(folder, "rag")[0].turn_end == 1
+    assert loaded(folder, "rag")[0].turn_end_id == 1
     with pytest.raises(LabError, match="none of them some"):
         loaded(folder, "some")
 
@@ -179,7 +179,7 @@ def test_an_end_that_is_an_ordinary_word_stops_nothing(tmp_path):
     """A config keeps its family's numbers, which may be words of another tokenizer."""
     folder = llama(byte_level(tmp_path, CHATML, chat_template=CHAT))
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 2
-    assert loaded(folder)[0].stops == [1]
+    assert loaded(folder)[0].stop_ids == [1]
 
 
 @pytest.mark.parametrize("extra", [["<|more|>"], {"image_token": "<|more|>"}])
@@ -193,10 +193,10 @@ def test_special_tokens_in_all_their_spellings(extra, tmp_path):
         extra_special_tokens=extra,
     )
     ours, theirs = loaded(folder)
-    assert ours.end == ours.pad == theirs.eos_token_id
+    assert ours.eos_token_id == ours.pad_token_id == theirs.eos_token_id
     assert encode_messages(ours, TALK) == chat_ids(theirs)
     more = ours.token_to_id("<|more|>")
-    assert more in ours.specials and more not in ours.encode("<|more|>") and more not in ours.stops
+    assert more in ours.special_token_ids and more not in ours.encode("<|more|>") and more not in ours.stop_ids
     ours.save(tmp_path / "kept")
     again = AutoTokenizer.from_pretrained(tmp_path / "kept")
     assert chat_ids(again) == chat_ids(theirs) and len(again) == len(theirs)
@@ -207,7 +207,7 @@ def test_tokens_without_a_row_in_the_embedding(tmp_path):
     size = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
     said: list[str] = []
     ours = load_tokenizer(folder, size, "plain", said.append)
-    assert ours.pad == ours.end and ours.size == size
+    assert ours.pad_token_id == ours.eos_token_id and ours.vocab_size == size
     assert said == ["Its pad token [PAD] has no row in the embedding: its end token stands in for it."]
     with pytest.raises(LabError, match=r"3 tokens of its tokenizer \(.*\[PAD\].*resize_token_embeddings"):
         load_tokenizer(folder, size - 2)
@@ -217,7 +217,7 @@ def test_an_embedding_with_more_rows_than_tokens(tmp_path):
     folder = llama(byte_level(tmp_path / "padded", CHATML, chat_template=CHAT), vocabulary=400)
     run = import_checkpoint(folder, tmp_path / "run", make_recipe("smoke"))
     ours = run.tokenizer()
-    assert run.model().config.vocabulary == 400 > ours.size
+    assert run.model().config.vocabulary == 400 > ours.vocab_size
     assert ours.token_text(399) == "<399>" and ours.decode([399]) == ""
 
 

@@ -35,7 +35,7 @@ from labkit.world import World
 def small(tokenizer: Tokenizer, **changes) -> Transformer:
     torch.manual_seed(0)
     shape: dict[str, Any] = {"width": 32, "depth": 3, "heads": 4, "key_value_heads": 2, "feed_forward": Gated(64)}
-    model = Transformer(ModelConfig(tokenizer.size, 32, **shape | changes)).eval()
+    model = Transformer(ModelConfig(tokenizer.vocab_size, 32, **shape | changes)).eval()
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return model
@@ -263,14 +263,14 @@ def test_patching_all_of_a_text_brings_all_of_it_back(demo):
         activation_patching(model, first, first)
 
 
-def test_the_probes_know_whom_it_stands_for(demo):
+def test_the_examples_know_whom_it_stands_for(demo):
     tokenizer = demo.tokenizer()
-    for probes in (world_coref_examples(World.load("lab"), tokenizer, 12), winograd_examples(tokenizer, 24)):
-        for probe in probes:
-            assert tokenizer.token_text(probe.ids[probe.pronoun]) == " it" and probe.right != probe.wrong
-            says = tokenizer.decode(probe.right).split()[-1]
-            assert says.endswith(tokenizer.token_text(probe.ids[probe.right_place]).strip())
-        assert len({probe.text for probe in probes}) == len(probes)
+    for examples in (world_coref_examples(World.load("lab"), tokenizer, 12), winograd_examples(tokenizer, 24)):
+        for example in examples:
+            assert tokenizer.token_text(example.ids[example.pronoun]) == " it" and example.right != example.wrong
+            says = tokenizer.decode(example.right).split()[-1]
+            assert says.endswith(tokenizer.token_text(example.ids[example.right_place]).strip())
+        assert len({example.text for example in examples}) == len(examples)
     with pytest.raises(LabError, match="nothing is called it"):
         world_coref_examples(World.load("tiny"), tokenizer)
 
@@ -278,28 +278,28 @@ def test_the_probes_know_whom_it_stands_for(demo):
 def test_coreference_is_measured_as_its_formula(demo):
     """log P(right) - log P(wrong), each the sum over the answer's tokens, by one forward pass without padding."""
     model, tokenizer = demo.model("sft"), demo.tokenizer()
-    probes = winograd_examples(tokenizer, 3)
+    examples = winograd_examples(tokenizer, 3)
 
     def said(ids: list[int], answer: list[int]) -> float:
         with torch.no_grad():
             logprobs = model(torch.tensor([[*ids, *answer]]))[0].log_softmax(-1)
         return sum(float(logprobs[len(ids) - 1 + i, token]) for i, token in enumerate(answer))
 
-    expected = [said(probe.ids, probe.right) - said(probe.ids, probe.wrong) for probe in probes]
-    assert log_odds(model, probes).tolist() == pytest.approx(expected, abs=1e-3)
+    expected = [said(example.ids, example.right) - said(example.ids, example.wrong) for example in examples]
+    assert log_odds(model, examples).tolist() == pytest.approx(expected, abs=1e-3)
     assert accuracy(torch.tensor([1.0, -1.0, 2.0, 3.0])) == (0.75, pytest.approx((0.75 * 0.25 / 4) ** 0.5))
 
 
 def test_heads_are_found_by_what_they_do(demo):
     """The demo's model answers such questions; its first layer has a head that looks one token back."""
     model, tokenizer = demo.model("sft"), demo.tokenizer()
-    probes = world_coref_examples(World.load("lab"), tokenizer, 16)
-    found = find_heads(model, tokenizer, probes)
+    examples = world_coref_examples(World.load("lab"), tokenizer, 16)
+    found = find_heads(model, tokenizer, examples)
     assert found.accuracy > 0.9 and found.log_odds > 2 and len(found.heads) == 8
     assert max(found.heads, key=lambda head: head.previous)[:2] == (0, 1)
     carried = [head.ablation_effect for head in found.heads if head.ablation_effect is not None]
     assert len(carried) == 8 and carried == sorted(carried, reverse=True) and carried[0] > 1
-    fewer = [head.ablation_effect for head in find_heads(model, tokenizer, probes, num_ablated=2).heads]
+    fewer = [head.ablation_effect for head in find_heads(model, tokenizer, examples, num_ablated=2).heads]
     assert sum(effect is not None for effect in fewer) == 2 and fewer[-1] is None
 
 
@@ -308,7 +308,7 @@ def test_a_head_that_copies_has_the_scores_of_an_induction_head(tokenizer):
     from labkit.interpret.heads import _repeated
 
     class Back(torch.nn.Module):
-        config = ModelConfig(tokenizer.size, 64, width=8, depth=1, heads=1, key_value_heads=1)
+        config = ModelConfig(tokenizer.vocab_size, 64, width=8, depth=1, heads=1, key_value_heads=1)
         embedding = torch.nn.Embedding(1, 1)
 
         def __init__(self, distance: int):

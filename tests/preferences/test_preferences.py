@@ -38,7 +38,9 @@ def lab():
         [piece for i in range(60) for piece in document_texts(world.conversation("train", 0, i))]
     )
     torch.manual_seed(0)
-    shape = ModelConfig(tokenizer.size, 256, width=32, depth=1, heads=1, key_value_heads=1, feed_forward=Gated(48))
+    shape = ModelConfig(
+        tokenizer.vocab_size, 256, width=32, depth=1, heads=1, key_value_heads=1, feed_forward=Gated(48)
+    )
     return world, tokenizer, Transformer(shape)
 
 

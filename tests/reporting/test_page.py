@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from labkit.errors import LabError
-from labkit.evaluation.measures import MEASURES, format_count
+from labkit.evaluation.metrics import METRICS, format_count
 from labkit.reporting import page as report
-from labkit.reporting.measures import NOT_FOR_REAL_TEXT, metric_info
+from labkit.reporting.metrics import NOT_FOR_REAL_TEXT, metric_info
 from labkit.runs.folder import Run
 from tests.tiny_recipe import tiny_recipe
 
@@ -266,7 +266,7 @@ def test_lines_that_are_no_records_are_left_out_of_the_page(tmp_path):
 
 
 def test_what_cannot_be_measured_on_real_text_are_measures():
-    assert NOT_FOR_REAL_TEXT.keys() <= MEASURES.keys()
+    assert NOT_FOR_REAL_TEXT.keys() <= METRICS.keys()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from labkit.runs.flags import format_tyro_error
         ("run --model.width abc", "--model.width must be a whole number, not 'abc'."),
         ("run --model.key-value-heads x", "--model.key-value-heads must be None or a whole number, not 'x'."),
         ("run --ppo.kl 0.1", "--ppo.kl is --ppo.kl-coef now."),
+        ("run --world-size tiny", "--world-size is --tinyworld-size now."),
+        ("run --model.key-heads 2", "--model.key-heads is --model.key-value-heads now."),
+        ("run --evaluation.answer-tokens 9", "--evaluation.answer-tokens is --evaluation.answer-max-new-tokens now."),
         ("run --annotation.answer_tokens=9", "--annotation.answer-tokens is --annotation.max-new-tokens now."),
         (
             "run --model.feed-forward.hidden 9",

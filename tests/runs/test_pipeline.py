@@ -211,7 +211,10 @@ def test_instructions_alone_follow_the_worlds_documents(tmp_path, corpora):
     ("change", "words"),
     [
         ({"ppo": {"max_new_tokens": 126}}, "None of .* prompts fits in 2 tokens"),
-        ({"evaluation": {"answer_tokens": 127}}, "None of .* held-out prompts leaves room for an answer of 127 tokens"),
+        (
+            {"evaluation": {"answer_max_new_tokens": 127}},
+            "None of .* held-out prompts leaves room for an answer of 127 tokens",
+        ),
         ({"reward": {"train": replace(TRAIN, optimizer="adamw", max_length=8)}}, "None of .* preference pairs fits"),
         (
             {"sft": {"train": replace(TRAIN, max_length=4)}},

@@ -47,7 +47,7 @@ def test_what_a_stage_begins_with():
     assert begins["pretrain"] is None and begins["sft"] == "pretrain" and begins["sft-long"] == "sft"
     assert begins["reward"] == begins["ppo"] == begins["dpo"] == "sft-long" and begins["dpo-strict"] == "ppo"
     assert recipe.needs("ppo") == ["sft-long", "reward"] and recipe.needs("dpo") == ["sft-long"]
-    assert recipe.answer_stage == "sft-long" and recipe.reward_stage("dpo") == "reward"
+    assert recipe.annotated_stage == "sft-long" and recipe.reward_stage("dpo") == "reward"
     assert recipe.chat_stages == ["sft", "sft-long", "ppo", "dpo", "dpo-strict"]
 
 
@@ -116,12 +116,12 @@ def test_a_stage_that_another_labkit_had_is_named(tmp_path):
 def test_who_wrote_the_answers_that_are_compared_is_built_on():
     """The first learner comes after sft-long: the world's annotator compares its answers, for those after sft too."""
     recipe = planned("pretrain,sft,sft-long@sft,reward,dpo@sft")
-    assert recipe.answer_stage == "sft-long" and recipe.needs("dpo") == ["sft", "sft-long"]
+    assert recipe.annotated_stage == "sft-long" and recipe.needs("dpo") == ["sft", "sft-long"]
     assert recipe.descendants("sft-long") == ["reward", "dpo"]
     alone = planned("pretrain,sft,sft-long@sft,dpo@sft")
-    assert alone.answer_stage == "sft" and alone.fingerprint("dpo") != recipe.fingerprint("dpo")
+    assert alone.annotated_stage == "sft" and alone.fingerprint("dpo") != recipe.fingerprint("dpo")
     given = replace(recipe, text="t", instructions="i", preferences="p")
-    assert given.answer_stage is None and given.needs("dpo") == ["sft"]
+    assert given.annotated_stage is None and given.needs("dpo") == ["sft"]
 
 
 def test_a_plan_of_many_rounds_is_resolved_at_once():

@@ -16,9 +16,9 @@ import pytest
 from labkit.commands.main import main
 from labkit.errors import LabError
 from labkit.files import read_json
-from labkit.runs.changes import FolderTransaction
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import rerun_stage, run, undo
+from labkit.runs.pipeline import rerun_stage, run, undo_rerun
+from labkit.runs.transactions import FolderTransaction
 from tests.faults import Killed, Kind, bury, faults, tree
 from tests.tiny_run import OTHER, RECIPE, STAGES, make, stub, weights
 
@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: list(rerun_stage(path, "ppo", replace(RECIPE.stages["ppo"], num_generations=3))),
         "ppo builds on reward, and reward is not finished",
     ),
-    "nothing to undo": (lambda path: undo(path, "sft"), "sft is not being made again"),
+    "nothing to undo": (lambda path: undo_rerun(path, "sft"), "sft is not being made again"),
     "a branch in its place": (lambda path: make(RECIPE, path, ["sft"], build_on=path), "already holds a run"),
 }
 
@@ -208,7 +208,7 @@ def test_what_is_made_again_is_kept_until_it_is_finished(made, straight, tmp_pat
     begun(path)
     assert not Run.open(path).stage("sft").finished
     assert [stage["stage"] for stage in read_json(path / "report.json")["stages"]] == ["pretrain"]
-    undo(path, "sft")
+    undo_rerun(path, "sft")
     assert tree(path) == before
     begun(path)
     with pytest.raises(LabError, match="sft is being made again and not finished. Finish it first .* --undo"):
@@ -221,13 +221,13 @@ def test_what_is_made_again_is_kept_until_it_is_finished(made, straight, tmp_pat
 
 
 @pytest.mark.parametrize("command", ["run --preset smoke --resume --stages pretrain sft --out", "sft"])
-def test_what_a_kill_left_is_settled_before_a_command_reads_it(made, tmp_path, monkeypatch, capsys, command):
+def test_a_killed_transaction_is_rolled_back_before_a_command_reads_it(made, tmp_path, monkeypatch, capsys, command):
     """Killed where the new recipe is written and what it replaces is set aside, but that is not said yet."""
     path = Path(shutil.copytree(made, tmp_path / "run"))
     before = tree(path)
     with monkeypatch.context() as dying:
-        dying.setattr(FolderTransaction, "mark_moved", lambda change: killed())
-        dying.setattr(FolderTransaction, "rollback", lambda change: None)
+        dying.setattr(FolderTransaction, "mark_pending", lambda begun: killed())
+        dying.setattr(FolderTransaction, "rollback", lambda begun: None)
         with pytest.raises(Killed):
             again(path)
     assert tree(path) != before
@@ -259,7 +259,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], None], Callable[[Path, Path], o
     "run": (start_new, lambda path, made: make(RECIPE, path)),
     "again": (start_made, lambda path, made: again(path)),
     "again twice": (start_begun, lambda path, made: again(path)),
-    "undo": (start_begun, lambda path, made: undo(path, "sft")),
+    "undo": (start_begun, lambda path, made: undo_rerun(path, "sft")),
     "build on": (start_new, lambda path, made: make(RECIPE, path, ["sft"], build_on=made)),
 }
 

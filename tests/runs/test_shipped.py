@@ -94,7 +94,7 @@ def test_the_measures_of_data_demo_come_out_again(name):
         demo.recipe.stages[name],
     )
     if isinstance(stage, PPO | DPO):
-        tokens = stage.max_new_tokens if isinstance(stage, PPO) else demo.recipe.evaluation.answer_tokens
+        tokens = stage.max_new_tokens if isinstance(stage, PPO) else demo.recipe.evaluation.answer_max_new_tokens
         asked = demo.recipe.evaluation.prompts, stage.train.max_length, tokens
         found = policy_metrics(demo.model(name), stage_inputs, *asked)
     else:

@@ -49,8 +49,8 @@ def test_a_score_reads_the_whole_answer_and_nothing_after(stage_inputs):
     with torch.no_grad():
         model.head.weight.normal_()
     one, other = stage_inputs.fitting_pairs(64)[:2]
-    alone = collate_pairs([encode_pair(tokenizer, one)], 64, tokenizer.pad)
-    beside = collate_pairs([encode_pair(tokenizer, one), encode_pair(tokenizer, other)], 64, tokenizer.pad)
+    alone = collate_pairs([encode_pair(tokenizer, one)], 64, tokenizer.pad_token_id)
+    beside = collate_pairs([encode_pair(tokenizer, one), encode_pair(tokenizer, other)], 64, tokenizer.pad_token_id)
     with torch.no_grad():
         scores, among = (model.scores_at(batch.inputs, batch.mask, batch.ends) for batch in (alone, beside))
         torch.testing.assert_close(scores, among[[0, 2]])
@@ -62,7 +62,7 @@ def test_a_score_reads_the_whole_answer_and_nothing_after(stage_inputs):
 def test_a_score_begins_as_the_mean_log_probability_of_the_answer(stage_inputs):
     tokenizer, model = stage_inputs.tokenizer, RewardModel(stage_inputs.model("sft"))
     pairs = stage_inputs.fitting_pairs(64)[:3]
-    batch = collate_pairs([encode_pair(tokenizer, pair) for pair in pairs], 64, tokenizer.pad)
+    batch = collate_pairs([encode_pair(tokenizer, pair) for pair in pairs], 64, tokenizer.pad_token_id)
     with torch.no_grad():
         expected = sum_logprobs(model.body(batch.inputs), batch.labels, batch.mask) / batch.mask.sum(-1)
         torch.testing.assert_close(model.scores_at(batch.inputs, batch.mask, batch.ends), expected)
@@ -74,7 +74,7 @@ def test_a_value_knows_no_token_after_its_own(stage_inputs):
     model = RewardModel(stage_inputs.model("sft"))
     with torch.no_grad():
         model.head.weight.normal_()
-        tokens, mask = torch.randint(stage_inputs.tokenizer.size, (1, 20)), torch.arange(20)[None] >= 8
+        tokens, mask = torch.randint(stage_inputs.tokenizer.vocab_size, (1, 20)), torch.arange(20)[None] >= 8
         whole = model(tokens, mask)
         for end in (5, 9, 15):
             torch.testing.assert_close(model(tokens[:, :end], mask[:, :end])[0, -1], whole[0, end - 1])
@@ -147,11 +147,11 @@ def test_what_is_learned_from_is_what_was_drawn(stage_inputs):
     free = generate(model, prompts, filters=filters, rows=200, max_new_tokens=10, generator=generator)
     ends = set()
     for drawn, other, labels, mask in zip(samples.drawn, free, samples.batch.labels, samples.batch.mask, strict=True):
-        stop = next((at for at, token in enumerate(other) if token in tokenizer.stops), len(other))
+        stop = next((at for at, token in enumerate(other) if token in tokenizer.stop_ids), len(other))
         assert list(drawn) == other[: stop + 1] == labels[mask].tolist()
         assert list(without_end_token(tokenizer, drawn)) == other[:stop]
         ends.add(drawn[-1])
-    assert len(ends & set(tokenizer.stops)) > 1 and ends - set(tokenizer.stops)
+    assert len(ends & set(tokenizer.stop_ids)) > 1 and ends - set(tokenizer.stop_ids)
 
 
 def test_a_judge_that_gives_no_numbers_is_refused(stage_inputs):

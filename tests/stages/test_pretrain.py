@@ -38,7 +38,7 @@ def real(stage_inputs):
 
 def new_model(stage_inputs):
     torch.manual_seed(0)
-    return Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=stage_inputs.tokenizer.size))
+    return Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=stage_inputs.tokenizer.vocab_size))
 
 
 def test_each_row_is_one_document_of_the_training_split(stage_inputs):
@@ -60,7 +60,7 @@ def test_processes_share_a_batch(stage_inputs):
 def test_real_text_is_read_in_crops(real):
     batch = STAGE.source(real, None).next_batch(None, 0)
     assert batch.inputs.shape == (4, 64) and batch.mask.all()
-    assert (batch.inputs[:, 0] == real.tokenizer.bos).all()
+    assert (batch.inputs[:, 0] == real.tokenizer.bos_token_id).all()
     assert real.tokenizer.decode(batch.labels[0].tolist()) in real.texts.train[0]
 
 

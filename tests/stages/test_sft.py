@@ -52,7 +52,7 @@ def test_only_the_assistants_words_count(stage_inputs):
 
 def test_the_labels_that_do_not_count_do_not_change_the_loss(stage_inputs):
     torch.manual_seed(0)
-    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=stage_inputs.tokenizer.size))
+    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=stage_inputs.tokenizer.vocab_size))
     batch = STAGE.source(stage_inputs, None).next_batch(None, 0)
     other = batch._replace(labels=batch.labels.masked_fill(~batch.mask, 7))
     losses = [STAGE.objective(model, b)[0].item() for b in (batch, other)]
@@ -83,7 +83,7 @@ def test_what_it_is_measured_on(stage_inputs, real):
 def test_training_lowers_the_loss_on_held_out_answers(stage_inputs, real, which):
     chosen = stage_inputs if which == "world" else real
     torch.manual_seed(0)
-    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=stage_inputs.tokenizer.size))
+    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=stage_inputs.tokenizer.vocab_size))
     before = STAGE.loss(model, chosen, tiny_recipe().evaluation)
     list(fit(model, STAGE.source(chosen, None), STAGE.objective, STAGE.train))
     assert STAGE.loss(model, chosen, tiny_recipe().evaluation) < before - 1
@@ -105,7 +105,7 @@ def test_conversations_that_do_not_fit_are_counted_said_and_left_out(real):
     assert "2 of 5 conversations are longer than a row of 32 tokens: 1 lose their end and 1 are left out." in words[0]
     assert "1 of 4 held-out conversations are longer than a row of 32 tokens: 1 lose their end." in words[1]
     assert isinstance(source, Packed) and all(any(answer) for _, answer in source.packed) and source.fit == (5, 1, 1)
-    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=real.tokenizer.size))
+    model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=real.tokenizer.vocab_size))
     found = stage.evaluate(model, given, tiny_recipe().evaluation)
     assert (found["cut"], found["left_out"], found["held_out_cut"], found["held_out_left_out"]) == (1, 1, 1, 0)
 

@@ -62,7 +62,7 @@ def test_only_whole_exchanges_that_fit_are_taken():
 def test_what_is_longer_than_the_row_by_itself_is_cut():
     whole, _ = encode_document(TOKENIZER, DOCUMENT, 200)
     assert encode_document(TOKENIZER, DOCUMENT, 4)[0] == whole[:4]
-    conversation, mask = encode_document(TOKENIZER, DOCUMENT._replace(text=""), 10)
+    conversation, mask = encode_document(TOKENIZER, DOCUMENT._replace(passage=""), 10)
     assert len(conversation) == len(mask) == 10
     assert show(conversation).startswith("<|bos|><|user|> Where is Tom?<|end|><|assistant|>")
 
@@ -73,7 +73,7 @@ def test_turns_after_the_last_answer_are_left_out():
 
 
 def test_many_documents_are_encoded_as_one_by_one():
-    documents = [DOCUMENT, DOCUMENT._replace(text=""), DOCUMENT._replace(messages=()), Document("", "", ())]
+    documents = [DOCUMENT, DOCUMENT._replace(passage=""), DOCUMENT._replace(messages=()), Document("", "", ())]
     rows = encode_documents(TOKENIZER, documents, 60)
     assert rows == [encode_document(TOKENIZER, document, 60) for document in documents]
     assert encode_documents(TOKENIZER, [], 60) == []
@@ -92,7 +92,7 @@ def test_a_reply_loses_its_first_space_alone():
 
 
 def test_an_opening():
-    assert encode_opening(TOKENIZER, "") == [TOKENIZER.bos]
+    assert encode_opening(TOKENIZER, "") == [TOKENIZER.bos_token_id]
     assert show(encode_opening(TOKENIZER, "Tom went")) == "<|bos|> Tom went"
 
 
@@ -111,12 +111,12 @@ def test_transformers_gives_the_same_ids(tmp_path, reader):
         prompt = theirs.apply_chat_template(rows, add_generation_prompt=True, return_dict=False)
         assert prompt == encode_prompt(TOKENIZER, turns)
         assert theirs.apply_chat_template(rows, return_dict=False) == encode_messages(TOKENIZER, turns)
-    conversation = encode_document(TOKENIZER, DOCUMENT._replace(text=""), 200)[0]
+    conversation = encode_document(TOKENIZER, DOCUMENT._replace(passage=""), 200)[0]
     assert theirs.apply_chat_template([m._asdict() for m in TURNS], return_dict=False) == conversation
     assert theirs.decode(conversation) == show(conversation)
-    assert len(theirs) == TOKENIZER.size
+    assert len(theirs) == TOKENIZER.vocab_size
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (
-        TOKENIZER.bos,
-        TOKENIZER.end,
-        TOKENIZER.pad,
+        TOKENIZER.bos_token_id,
+        TOKENIZER.eos_token_id,
+        TOKENIZER.pad_token_id,
     )

@@ -22,7 +22,7 @@ def tokenizer():
 
 
 def test_only_the_last_answer_counts(tokenizer):
-    batch = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 64, tokenizer.pad)
+    batch = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 64, tokenizer.pad_token_id)
     said = [
         tokenizer.decode(labels[mask].tolist()).strip() for labels, mask in zip(batch.labels, batch.mask, strict=True)
     ]
@@ -30,10 +30,10 @@ def test_only_the_last_answer_counts(tokenizer):
 
 
 def test_a_row_ends_with_the_closing_token_as_an_input(tokenizer):
-    batch = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 64, tokenizer.pad)
+    batch = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 64, tokenizer.pad_token_id)
     for inputs, labels, mask, end in zip(batch.inputs, batch.labels, batch.mask, batch.ends, strict=True):
-        assert inputs[end] == tokenizer.end and labels[end - 1] == tokenizer.end and mask[end - 1]
-        assert not mask[end:].any() and (inputs[end + 1 :] == tokenizer.pad).all()
+        assert inputs[end] == tokenizer.eos_token_id and labels[end - 1] == tokenizer.eos_token_id and mask[end - 1]
+        assert not mask[end:].any() and (inputs[end + 1 :] == tokenizer.pad_token_id).all()
 
 
 def test_the_reference_goes_with_its_row(tokenizer):
@@ -49,7 +49,7 @@ def test_the_reference_goes_with_its_row(tokenizer):
 
 def test_rows_are_as_wide_as_they_need_to_be(tokenizer):
     longest = max(len(ids) for pair in PAIRS for ids, _ in encode_pair(tokenizer, pair))
-    width = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 500, tokenizer.pad).inputs.shape[1]
+    width = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 500, tokenizer.pad_token_id).inputs.shape[1]
     assert longest <= width < longest + 16 and width % 16 == 0
 
 

@@ -93,4 +93,4 @@ def test_a_long_text_is_sampled_evenly_for_the_tokenizer():
     assert "".join(sample(texts)) == "".join(texts)
     taken = "".join(sample(texts, 700_000))
     assert 600_000 < len(taken) < 800_000
-    assert len(set(taken)) > 10 and Tokenizer.train(sample([PROSE * 40])).size == TOKENIZER.size
+    assert len(set(taken)) > 10 and Tokenizer.train(sample([PROSE * 40])).vocab_size == TOKENIZER.vocab_size

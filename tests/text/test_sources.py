@@ -92,7 +92,7 @@ def test_loss_on_answers_counts_their_words_and_end():
     assert torch.equal(everything.inputs, answers.inputs)
     shown = TOKENIZER.decode(answers.labels[1][answers.mask[1]].tolist(), special=True)
     assert shown == " Tom has 1.<|end|>"
-    assert torch.equal(everything.mask, everything.labels != TOKENIZER.pad)
+    assert torch.equal(everything.mask, everything.labels != TOKENIZER.pad_token_id)
 
 
 def test_packing_by_hand():

@@ -158,10 +158,10 @@ def test_an_answer_of_weight_0_is_not_learned(form):
 
 def test_special_tokens_that_somebody_types_are_text(form):
     _, ours, theirs = form
-    end = ours.decode([ours.turn_end], special=True)
+    end = ours.decode([ours.turn_end_id], special=True)
     typed = (Message("user", f"Hello{end}\n<|im_start|> \U0010ff00<think>"), *TALK[1:])
     ids = encode_messages(ours, typed)
-    assert ids.count(ours.turn_end) == encode_messages(ours, TALK).count(ours.turn_end)
+    assert ids.count(ours.turn_end_id) == encode_messages(ours, TALK).count(ours.turn_end_id)
     plain = (Message("user", f"Hello{end}\n<|im_start|> <think>"), *TALK[1:])
     assert ids == encode_messages(ours, plain)
     assert end in ours.decode(ids) and learnt(ours, typed) == learnt(ours, TALK)
@@ -174,15 +174,15 @@ def test_special_tokens_that_somebody_types_are_text(form):
 
 def test_a_turn_ends_where_the_template_ends_it(form):
     name, ours, _ = form
-    assert ours.decode([ours.turn_end], special=True) == ANSWERS[name][0].split(".")[1].strip()
-    assert set(ours.stops) == {ours.turn_end, ours.end}
+    assert ours.decode([ours.turn_end_id], special=True) == ANSWERS[name][0].split(".")[1].strip()
+    assert set(ours.stop_ids) == {ours.turn_end_id, ours.eos_token_id}
 
 
 def test_a_thought_is_shown_and_ends_nothing(tmp_path):
     byte_level(tmp_path, **FORMS["thinking"])
     ours = Tokenizer.load(tmp_path)
     thought = ours.token_to_id("<think>")
-    assert thought not in ours.stops and thought not in ours.specials
+    assert thought not in ours.stop_ids and thought not in ours.special_token_ids
     assert ours.decode([thought, *ours.encode("why")]) == "<think>why" and ours.token_text(thought) == "<think>"
     assert ours.encode("a <think> b").count(thought) == 1
     talk = (TALK[0], Message("assistant", "<think>\nWell.\n</think>\n\nIn the park."))
@@ -243,7 +243,7 @@ def test_a_text_before_the_turns_is_a_text_of_its_own(tmp_path):
     byte_level(tmp_path, **FORMS["dated"])
     ours = Tokenizer.load(tmp_path)
     ids, counts = encode_document(ours, Document("story", "Tom is here.", TALK[:2]), 500)
-    assert ids == [ours.bos, *ours.encode("Tom is here."), ours.end, *encode_messages(ours, TALK[:2])]
+    assert ids == [ours.bos_token_id, *ours.encode("Tom is here."), ours.eos_token_id, *encode_messages(ours, TALK[:2])]
     assert said(ours, (ids, counts)) == ANSWERS["dated"][:1]
 
 

@@ -31,34 +31,34 @@ def test_special_tokens_are_never_read_out_of_text(text):
 
 
 def test_special_tokens_are_shown_only_when_asked():
-    ids = [TOKENIZER.bos, *TOKENIZER.encode(" Tom"), TOKENIZER.end]
+    ids = [TOKENIZER.bos_token_id, *TOKENIZER.encode(" Tom"), TOKENIZER.eos_token_id]
     assert TOKENIZER.decode(ids) == " Tom"
     assert TOKENIZER.decode(ids, special=True) == "<|bos|> Tom<|end|>"
-    assert TOKENIZER.token_text(TOKENIZER.pad) == "<|pad|>"
+    assert TOKENIZER.token_text(TOKENIZER.pad_token_id) == "<|pad|>"
 
 
 def test_the_default_size_is_a_pure_function_of_the_text_and_a_multiple_of_64():
     again = Tokenizer.train(iter(TEXTS))
     assert again.backend.to_str() == TOKENIZER.backend.to_str()
-    assert TOKENIZER.size % 64 == 0
-    assert len(TOKENIZER.backend.get_vocab()) == TOKENIZER.size
+    assert TOKENIZER.vocab_size % 64 == 0
+    assert len(TOKENIZER.backend.get_vocab()) == TOKENIZER.vocab_size
 
 
 def test_the_default_saturates_at_one_token_a_word():
     more = Tokenizer.train(TEXTS * 5)
-    assert more.size == TOKENIZER.size == 320
+    assert more.vocab_size == TOKENIZER.vocab_size == 320
     assert all(len(TOKENIZER.encode(" " + word)) == 1 for word in WORDS)
 
 
 def test_a_size_asked_for_is_given_exactly():
-    assert Tokenizer.train(TEXTS, 270).size == 270
+    assert Tokenizer.train(TEXTS, 270).vocab_size == 270
 
 
 def test_a_size_that_the_text_cannot_give_is_refused_with_the_one_it_can():
     with pytest.raises(LabError, match=r"cannot give a vocabulary of 5000: .* end at (\d+)\.") as caught:
         Tokenizer.train(TEXTS, 5000)
     possible = int(str(caught.value).split("end at ")[1].split(".")[0])
-    assert Tokenizer.train(TEXTS, possible).size == possible
+    assert Tokenizer.train(TEXTS, possible).vocab_size == possible
     with pytest.raises(LabError, match=f"Ask for at most {possible}"):
         Tokenizer.train(TEXTS, possible + 1)
 
@@ -77,7 +77,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     TOKENIZER.save(tmp_path)
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         loaded = Tokenizer.load(path)
-        assert loaded.size == TOKENIZER.size and loaded.stops == TOKENIZER.stops
+        assert loaded.vocab_size == TOKENIZER.vocab_size and loaded.stop_ids == TOKENIZER.stop_ids
         assert loaded.encode("Tom<|end|> saw") == TOKENIZER.encode("Tom<|end|> saw")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
 

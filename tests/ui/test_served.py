@@ -18,10 +18,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 import app
-from labkit.evaluation.measures import MEASURES
+from labkit.evaluation.metrics import METRICS
 from labkit.paths import demo_folder
 from labkit.reporting import page as report
-from labkit.reporting.measures import COSTS
+from labkit.reporting.metrics import COSTS
 from labkit.stages import STAGES
 from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
@@ -160,9 +160,9 @@ def test_a_message_in_a_message_and_one_that_nobody_knows():
 
 def test_every_name_that_a_page_shows_is_translated():
     known = [
-        *MEASURES.values(),
+        *METRICS.values(),
         *COSTS.values(),
-        *(one for stage in STAGES.values() for one in stage.measures.values()),
+        *(one for stage in STAGES.values() for one in stage.metric_specs.values()),
     ]
     plain = ("share", "score", "number", "count", "megabytes", "")
     shown = {one.label for one in known} | {one.unit for one in known if one.unit not in plain}

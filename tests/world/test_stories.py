@@ -47,7 +47,7 @@ def test_the_same_seed_tells_the_same(size, split, seed):
 
 
 def test_another_index_tells_another_story():
-    texts = [WORLDS["lab"].document("train", 0, i).text for i in range(200)]
+    texts = [WORLDS["lab"].document("train", 0, i).passage for i in range(200)]
     assert len(set(texts)) == 200
 
 
@@ -76,7 +76,7 @@ def test_documents_are_whole(size):
     for index in range(200):
         document = WORLDS[size].document("train", 5, index)
         kinds.add(document.kind)
-        assert document.text and [m.role for m in document.messages] == ["user", "assistant"] * (
+        assert document.passage and [m.role for m in document.messages] == ["user", "assistant"] * (
             len(document.messages) // 2
         )
     assert kinds == {"story", "scene", "code", "rule", "facts"}
@@ -87,7 +87,7 @@ def test_conversations_end_with_the_assistant():
     for index in range(300):
         conversation = WORLDS["lab"].conversation("train", 5, index)
         kinds.add(conversation.kind)
-        assert conversation.text == "" and conversation.messages[-1].role == "assistant"
+        assert conversation.passage == "" and conversation.messages[-1].role == "assistant"
         assert conversation.messages[0].role == "user"
     assert kinds >= {"reading", "code", "fact", "name_feeling", "write", "retell", "refuse"}
 

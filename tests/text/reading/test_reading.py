@@ -43,8 +43,8 @@ def test_real_text_reaches_a_batch_and_comes_back(corpora):
     tokenizer = Tokenizer.train(map(str, texts.train))
     ids = encode_corpus(tokenizer, texts.validation)
     assert tokenizer.decode(ids.tolist()) == texts.validation[0]
-    assert 320 <= tokenizer.size <= 4096 and tokenizer.size % 64 == 0
-    batch = RandomChunks(ids, 4, 32, bos=tokenizer.bos).next_batch(None, 0)
+    assert 320 <= tokenizer.vocab_size <= 4096 and tokenizer.vocab_size % 64 == 0
+    batch = RandomChunks(ids, 4, 32, bos=tokenizer.bos_token_id).next_batch(None, 0)
     assert tokenizer.decode(batch.labels[0].tolist()) in texts.validation[0]
 
 

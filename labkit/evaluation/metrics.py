@@ -14,9 +14,9 @@ def format_count(number: float) -> str:
 
 
 class MetricSpec(NamedTuple):
-    """label: the measure's name. unit: "share" (0 to 1, shown as %), "score" (0 to 1), "number", "count" (in three
-    digits), "megabytes", or words. better:
-    "higher", "lower", or "" where neither is. meaning: one line for someone who meets it for the first time.
+    """label: the metric's name in words. unit: "share" (0 to 1, shown as %), "score" (0 to 1), "number", "count" (in
+    three digits), "megabytes", or words. better: "higher", "lower", or "" where neither is. meaning: one line for
+    someone who meets it for the first time.
     """
 
     label: str
@@ -39,7 +39,7 @@ class MetricSpec(NamedTuple):
         return f"{value:.2f}" if self.unit == "score" else f"{value:.3f}"
 
 
-MEASURES = {
+METRICS = {
     "untrained_loss": MetricSpec(
         "loss before this stage",
         "nats per token",

@@ -7,7 +7,13 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.files import write_text
-from labkit.runs.changes import commit_pending, pending, recover, set_aside, transaction
+from labkit.runs.transactions import (
+    begin_replacement,
+    commit_pending,
+    pending_transactions,
+    recover_transactions,
+    transaction,
+)
 from tests.faults import Killed, Kind, faults, tree
 
 
@@ -21,12 +27,12 @@ def old(folder: Path) -> Path:
 
 def begin(folder: Path) -> None:
     """Make stage one again: up to where its new weights are being made."""
-    change = set_aside(folder, "one --again", ["one", "two", "three"], ["recipe.json"], "one/result.json")
+    begun = begin_replacement(folder, "one --again", ["one", "two", "three"], ["recipe.json"], "one/result.json")
     try:
         write_text(folder / "recipe.json", "new")
-        change.mark_moved()
+        begun.mark_pending()
     except BaseException:
-        change.rollback()
+        begun.rollback()
         raise
 
 
@@ -46,7 +52,7 @@ def after(folder: Path, action, at: int, kind: Kind) -> dict[str, str]:
     """What is in the folder once the action has failed at its `at`-th operation, and the next writer has come."""
     with faults(at, kind), suppress(LabError, Killed):
         action(folder)
-    recover(folder)
+    recover_transactions(folder)
     return tree(folder)
 
 
@@ -60,13 +66,13 @@ def states(tmp_path):
     return tree(before), tree(during), tree(done)
 
 
-def test_set_aside_and_finished(states, tmp_path):
+def test_replaced_and_finished(states, tmp_path):
     before, during, done = states
     assert "two" not in done and done["one/weights"] != before["one/weights"] and len(done) == 5
     assert {".aside-1/one/weights", ".aside-1/two/weights", ".aside-1/recipe.json"} <= during.keys()
     folder = old(tmp_path / "again")
     begin(folder)
-    pending(folder)[-1].rollback()
+    pending_transactions(folder)[-1].rollback()
     assert tree(folder) == before
 
 
@@ -82,7 +88,7 @@ def test_undo_stopped_anywhere_ends_as_undone(states, tmp_path, kind):
     before, during, _ = states
 
     def undo(folder: Path) -> None:
-        pending(folder)[-1].rollback()
+        pending_transactions(folder)[-1].rollback()
 
     begin(old(tmp_path / "count"))
     for at in range(1, points(tmp_path / "count", undo) + 1):
@@ -129,11 +135,11 @@ def test_what_is_made_anew_can_be_made_anew(tmp_path):
     write_text(folder / "one" / "weights", "half")
     half = tree(folder)
     begin(folder)
-    pending(folder)[-1].rollback()
+    pending_transactions(folder)[-1].rollback()
     assert tree(folder) == half
     begin(folder)
     make(folder)
-    assert not pending(folder) and {path.name for path in folder.iterdir()} == {"recipe.json", "one"}
+    assert not pending_transactions(folder) and {path.name for path in folder.iterdir()} == {"recipe.json", "one"}
 
 
 def test_what_was_done_is_said(tmp_path):
@@ -143,6 +149,6 @@ def test_what_was_done_is_said(tmp_path):
         folder = old(tmp_path / str(at))
         with faults(at, "kill"), suppress(Killed):
             begin(folder)
-        said.append([words.removeprefix(f"{folder}: ") for words in recover(folder)])
-        assert recover(folder) == []
+        said.append([words.removeprefix(f"{folder}: ") for words in recover_transactions(folder)])
+        assert recover_transactions(folder) == []
     assert said[0] == [] and ["one --again was stopped half-way; all is as it was before."] in said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labkit.evaluation.measures import MEASURES, MetricSpec
+from labkit.evaluation.metrics import METRICS, MetricSpec
 from labkit.stages import stage_class
 
 COSTS = {
@@ -30,10 +30,10 @@ HEADLINES = (
 """What is said of a stage first, as far as it was measured."""
 
 BEFORE_SUFFIX = "_before"
-"""How the names of measures end that a stage took of the model that it began with, on the same prompts as its own."""
+"""How the names of metrics end that are of the model that a stage began with, on the same prompts as its own."""
 
 BY_KIND = ("accuracy/", "question_only/")
-"""How the names of measures begin that are of one question type each."""
+"""How the names of metrics begin that are of one question type each."""
 
 NOT_FOR_REAL_TEXT = {
     "grammatical": "needs the grammar that wrote the text, and real text has no such grammar",
@@ -46,19 +46,19 @@ NOT_FOR_REAL_TEXT = {
 
 
 def metric_info(name: str, stage: str = "") -> MetricSpec:
-    """The measure of a metric's name, where it says something else of some stages: of this one.
+    """What the metric of a name means, where it means something else in some stages: in this one.
 
     "accuracy/where" is accuracy, told apart by its label "answers right: where"; "right_before" is right, before the
     stage. A name that is not listed is shown as it is, with no direction.
     """
     its = stage_class(stage)
-    if its is not None and name in its.measures:
-        return its.measures[name]
+    if its is not None and name in its.metric_specs:
+        return its.metric_specs[name]
     if name.endswith(BEFORE_SUFFIX):
         after = metric_info(name.removesuffix(BEFORE_SUFFIX), stage)
         return after._replace(label=f"{after.label}, before this stage", better="")
     base, _, part = name.partition("/")
-    known = MEASURES.get(name) or COSTS.get(name) or MEASURES.get(base)
+    known = METRICS.get(name) or COSTS.get(name) or METRICS.get(base)
     if known is None:
         return MetricSpec(name.replace("_", " "), "", "", "")
     return known._replace(label=f"{known.label}: {part.replace('_', ' ')}") if part else known

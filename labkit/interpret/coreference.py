@@ -12,7 +12,7 @@ from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
 
 SEED = 20_000
-"""Of the tasks that probes are made of: no stage measures itself on these."""
+"""Of the tasks that the examples are made of: no stage measures itself on these."""
 
 FRAMES = (
     ("The {a} did not cross the {b} because it was too {why}.", ("animal", "dog", "cat"), ("street", "river", "road")),
@@ -59,7 +59,7 @@ def world_coref_examples(world: World, tokenizer: Tokenizer, count: int = 48) ->
         right, wrong = (animal, obstacle) if task.question.value == animal else (obstacle, animal)
         ids = encode_prompt(tokenizer, task.messages)
         options = [encode_answer_part(tokenizer, f"The {name}") for name in (right, wrong)]
-        found.append(_probe(tokenizer, ids, options, right, wrong))
+        found.append(_example(tokenizer, ids, options, right, wrong))
     return found
 
 
@@ -85,10 +85,10 @@ def winograd_example(
 ) -> CorefExample:
     """One sentence of this kind, and the question what was too `why`."""
     ids = encode_opening(tokenizer, f"{sentence} What was too {why}? The")
-    return _probe(tokenizer, ids, [tokenizer.encode(f" {name}") for name in (right, wrong)], right, wrong)
+    return _example(tokenizer, ids, [tokenizer.encode(f" {name}") for name in (right, wrong)], right, wrong)
 
 
-def _probe(tokenizer: Tokenizer, ids: list[int], options: list[list[int]], right: str, wrong: str) -> CorefExample:
+def _example(tokenizer: Tokenizer, ids: list[int], options: list[list[int]], right: str, wrong: str) -> CorefExample:
     pieces = [tokenizer.token_text(token) for token in ids]
     text = "".join(pieces)
     cause = text.rindex(" because it was too ")
