@@ -8,7 +8,7 @@ from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.paths import demo_folder
-from labkit.preferences.store import Store
+from labkit.preferences.store import PreferenceStore
 from labkit.runs.jobs import Jobs
 from labkit.ui.proxies import no_proxies
 
@@ -16,7 +16,7 @@ with no_proxies():
     from labkit.ui import attention, decoding, preferences, runs
     from labkit.ui.lab import Lab
     from labkit.ui.served import serve
-    from labkit.ui.shell import page
+    from labkit.ui.shell import build_page
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     try:
         lab = Lab(options.runs, demo_folder(), None if options.any_file else Path())
         jobs = Jobs(options.runs)
-        store = Store(options.votes or options.runs / "votes.db")
+        store = PreferenceStore(options.votes or options.runs / "votes.db")
         tabs: dict[str, Callable[[Lab], None]] = {
             "attention": attention.build,
             "decoding": decoding.build,
@@ -42,7 +42,7 @@ def main() -> int:
             "runs": partial(runs.build, jobs=jobs, store=store),
         }
         blocked = [str(options.runs.absolute()), str(demo_folder())]
-        serve(page(lab, tabs), lab, server_port=options.port, blocked_paths=blocked)
+        serve(build_page(lab, tabs), lab, server_port=options.port, blocked_paths=blocked)
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return 2

@@ -1,13 +1,13 @@
 """Frozen dataclasses: the values that their fields may hold; to plain dictionaries, for JSON, and back.
 
-A numeric field says in its type which numbers make sense, and `check` refuses the others:
+A numeric field says in its type which numbers make sense, and `check_fields` refuses the others:
 
     @dataclass(frozen=True)
     class Nucleus:
         p: Annotated[float, Range(0, 1, above=True)] = 0.9
 
         def __post_init__(self) -> None:
-            check(self)
+            check_fields(self)
 
 A field whose type is a choice of dataclasses (``feed_forward: Gated | MoE``) is written with its class name
 under "kind", so that it comes back as what it was: {"feed_forward": {"kind": "Gated", "intermediate_size": 352}}.
@@ -36,13 +36,13 @@ class Range(NamedTuple):
     high: float = math.inf
     above: bool = False
 
-    def holds(self, number: float) -> bool:
+    def contains(self, number: float) -> bool:
         high_enough = number > self.low if self.above else number >= self.low
         return high_enough and number <= self.high and math.isfinite(number)
 
-    def unmet(self, number: float) -> str:
+    def requirement(self, number: float) -> str:
         """What a number that is not in it must be; empty for one that is."""
-        if self.holds(number):
+        if self.contains(number):
             return ""
         low, high = _shown(self.low), _shown(self.high)
         if self.low == -math.inf:
@@ -63,7 +63,7 @@ NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 
 
-def check(config: Any) -> None:
+def check_fields(config: Any) -> None:
     """Raises LabError for a field of this dataclass whose value its type, or the Range in it, does not hold."""
     kind: Any = type(config)
     for name, hint in _hints(kind).items():
@@ -91,7 +91,7 @@ def _unmet(hint: Any, value: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         ranges = [one for one in inner[1:] if isinstance(one, Range)]
-        return _unmet(inner[0], value) or next(filter(None, (one.unmet(value) for one in ranges)), "")
+        return _unmet(inner[0], value) or next(filter(None, (one.requirement(value) for one in ranges)), "")
     if origin in (typing.Union, types.UnionType):
         unmet = [_unmet(option, value) for option in inner]
         return "" if "" in unmet else _either(unmet, value)
@@ -142,7 +142,7 @@ def to_dict(config: Any, older: bool = False) -> dict[str, Any]:
     """A dataclass as a dictionary that JSON can write. older: with the names that its fields had at first."""
     names = _older_names(type(config)) if older else {}
     fields = [field.name for field in dataclasses.fields(config)]
-    return {names.get(name, name): plain(getattr(config, name), older) for name in fields}
+    return {names.get(name, name): to_json_value(getattr(config, name), older) for name in fields}
 
 
 def _older_names(cls: Any) -> Mapping[str, str]:
@@ -172,7 +172,7 @@ def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
     return cls(**{name: _value(f"{cls.__name__}.{name}", hints[name], data[name]) for name in fields if name in data})
 
 
-def choices(cls: type) -> dict[str, dict[str, type]]:
+def union_choices(cls: type) -> dict[str, dict[str, type]]:
     """The fields of a dataclass that can hold one of several dataclasses: {field: {class name: class}}; where a field
     can be None too, that is a class "None".
     """
@@ -199,7 +199,7 @@ def replace_kind(cls: type[C], current: Any, given: Mapping[str, Any] | None = N
     return cls(**shared | needed)
 
 
-def needed_numbers(cls: type) -> dict[str, type]:
+def required_number_fields(cls: type) -> dict[str, type]:
     """The numeric fields of a dataclass that have no default: {field: int or float}."""
     hints = _types(cls)
     required = [field.name for field in dataclasses.fields(typing.cast(Any, cls)) if _required(field)]
@@ -214,7 +214,7 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def plain(value: Any, older: bool = False) -> Any:
+def to_json_value(value: Any, older: bool = False) -> Any:
     """A value of a field as JSON can write it; a dataclass with its class name under "kind". older: see `to_dict`; a
     class that was renamed says its first name as `older_kind`.
     """
@@ -222,7 +222,7 @@ def plain(value: Any, older: bool = False) -> Any:
         name = type(value).__name__
         return {"kind": vars(type(value)).get("older_kind", name) if older else name, **to_dict(value, older)}
     if isinstance(value, tuple | list):
-        return [plain(item, older) for item in value]
+        return [to_json_value(item, older) for item in value]
     return value
 
 

@@ -39,7 +39,7 @@ class DiskFull(LabError):
         )
 
 
-def beside(path: Path, ending: str) -> Path:
+def hidden_sibling(path: Path, ending: str) -> Path:
     """The hidden name beside `path` of what labkit does to it: model -> .model.labkit-partial"""
     return path.with_name(f".{path.name}{ending}")
 
@@ -68,7 +68,7 @@ def explain_read_errors(path: Path) -> Iterator[None]:
         raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Bring a file, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -84,7 +84,7 @@ def atomic_replace(path: Path) -> Iterator[Path]:
     The file gets the mode that the umask gives, whoever wrote it. Nothing is left behind when writing fails. Raises
     LabError as `explain_write_errors` does.
     """
-    partial = beside(path, PARTIAL)
+    partial = hidden_sibling(path, PARTIAL)
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -93,9 +93,9 @@ def atomic_replace(path: Path) -> Iterator[Path]:
             mode = partial.stat().st_mode & 0o777
             yield partial
             partial.chmod(mode)  # safetensors makes files that only their owner can read
-            sync(partial)
+            fsync_path(partial)
             os.replace(partial, path)
-            sync(path.parent)
+            fsync_path(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -108,7 +108,7 @@ def atomic_replace_folder(path: Path) -> Iterator[Path]:
     puts back. Raises LabError as `explain_write_errors` does.
     """
     path = Path(os.path.realpath(path))
-    partial, old = beside(path, PARTIAL), beside(path, OLD)
+    partial, old = hidden_sibling(path, PARTIAL), hidden_sibling(path, OLD)
     with explain_write_errors(path):
         restore_interrupted_write(path)
         try:
@@ -118,12 +118,12 @@ def atomic_replace_folder(path: Path) -> Iterator[Path]:
             for file in sorted(partial.rglob("*"), reverse=True):
                 if file.is_file():
                     file.chmod(mode)
-                sync(file)
-            sync(partial)
+                fsync_path(file)
+            fsync_path(partial)
             if path.exists():
                 os.rename(path, old)
             os.rename(partial, path)
-            sync(path.parent)
+            fsync_path(path.parent)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             restore_interrupted_write(path)
@@ -132,7 +132,7 @@ def atomic_replace_folder(path: Path) -> Iterator[Path]:
 
 def restore_interrupted_write(path: Path) -> None:
     """Remove what a killed `atomic_replace_folder` left beside `path`, and put back what it had set aside."""
-    partial, old = beside(path, PARTIAL), beside(path, OLD)
+    partial, old = hidden_sibling(path, PARTIAL), hidden_sibling(path, OLD)
     if old.exists() and not path.exists():
         os.rename(old, path)
     for left in (partial, old):

@@ -110,7 +110,7 @@ def compile_or_eager(run: Callable[P, R], doing: str, **options: Any) -> Callabl
     return call
 
 
-def not_compiled(run: Callable[P, R]) -> Callable[P, R]:
+def disable_compile(run: Callable[P, R]) -> Callable[P, R]:
     """`run`, which torch.compile leaves as it is. As torch.compiler.disable, but that the compiler, which is longer to
     import than the rest of torch, is imported by the first call, and not by every process that imports the function.
     """
@@ -119,7 +119,7 @@ def not_compiled(run: Callable[P, R]) -> Callable[P, R]:
     return _disable_dynamo(run)
 
 
-@not_compiled
+@disable_compile
 def all_reduce_sum(part: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes that train together; its gradient is that of this process's part. Each of
     them must come here.
@@ -137,7 +137,7 @@ def warn_once(words: str) -> None:
     warnings.warn(words, stacklevel=3)
 
 
-def check_memory(size: float, what: str) -> None:
+def check_memory_available(size: float, what: str) -> None:
     """Raises LabError where `what` takes so many bytes, more than this machine has."""
     there = psutil.virtual_memory().total
     if size > there:
@@ -175,7 +175,7 @@ def reset_peak_memory() -> bool:
     return True
 
 
-def describe() -> dict[str, str | int | float | bool]:
+def describe_machine() -> dict[str, str | int | float | bool]:
     """What a report says about the machine it was made on. Measures nothing; see ``peak_matmul_flops`` for that."""
     described: dict[str, str | int | float | bool] = {
         "processor": _processor(),

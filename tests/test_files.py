@@ -24,10 +24,10 @@ from labkit.files import (
     write_jsonl,
 )
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.preferences.annotate import AnnotatedPair, write_choices
+from labkit.preferences.annotate import AnnotatedPair, write_annotated_pairs
 from labkit.reporting import page as report
 from labkit.runs.folder import Run
-from labkit.text.pairs import Pair
+from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.checkpoints import Checkpoints, write_model
 from labkit.world import Message
@@ -42,7 +42,7 @@ def full_disk(*args, **kwargs):
 def test_write_json_is_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "a.json"
     write_json(path, {"a": "é"})
-    monkeypatch.setattr(files, "sync", full_disk)
+    monkeypatch.setattr(files, "fsync_path", full_disk)
     with pytest.raises(LabError, match="The disk is full: .*a.json could not be written"):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": "é"}
@@ -184,13 +184,15 @@ def save_report(folder: Path) -> None:
 
 
 def save_choices(folder: Path) -> None:
-    write_choices(folder / "train.jsonl", [AnnotatedPair(Pair((Message("user", "Who?"),), "a\u2028b", "c"), 1.0, 0.0)])
+    write_annotated_pairs(
+        folder / "train.jsonl", [AnnotatedPair(PreferencePair((Message("user", "Who?"),), "a\u2028b", "c"), 1.0, 0.0)]
+    )
 
 
 @pytest.mark.parametrize("save", [save_tokenizer, save_report, save_choices])
-@pytest.mark.parametrize("hindered", ["labkit.files.sync", "labkit.files.os.replace", "pathlib.Path.touch"])
+@pytest.mark.parametrize("hindered", ["labkit.files.fsync_path", "labkit.files.os.replace", "pathlib.Path.touch"])
 def test_what_was_there_before_a_full_disk_is_whole(tmp_path, monkeypatch, save, hindered):
-    monkeypatch.setattr(report, "report_page", lambda folder: "<!doctype html>")
+    monkeypatch.setattr(report, "render_report", lambda folder: "<!doctype html>")
     save(tmp_path)
     before = tree(tmp_path)
     assert len(before) > 1

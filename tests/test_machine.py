@@ -98,13 +98,13 @@ def test_peak_memory_without_proc_reads_rusage(monkeypatch):
 
 
 def test_describe_can_be_written_as_json_and_measures_nothing():
-    described = machine.describe()
+    described = machine.describe_machine()
     assert {"processor", "cores", "threads", "memory_gb", "python", "torch", "bf16", "compiler"} <= described.keys()
     assert all(isinstance(value, str | int | float | bool) for value in described.values())
 
 
 def test_the_processor_is_named_with_its_arithmetic(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "A name", "amx_bf16": True})
-    assert machine.describe()["processor"] == f"A name ({torch.backends.cpu.get_cpu_capability()}, bf16)"
+    assert machine.describe_machine()["processor"] == f"A name ({torch.backends.cpu.get_cpu_capability()}, bf16)"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "A name"})
-    assert str(machine.describe()["processor"]).endswith(", no bf16)")
+    assert str(machine.describe_machine()["processor"]).endswith(", no bf16)")

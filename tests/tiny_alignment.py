@@ -9,7 +9,7 @@ from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.reward_model import RewardModel
 from labkit.stages import PreferenceSplit, StageInputs
 from labkit.text.chat import document_texts
-from labkit.text.pairs import Pair
+from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.config import TrainConfig
 from labkit.world import Message, World
@@ -26,7 +26,9 @@ def tiny_materials(**shared: Any) -> StageInputs:
     tokenizer = Tokenizer.train([piece for document in conversations for piece in document_texts(document)])
     names = world.lexicon.values["person"]
     pairs = [
-        Pair((Message("user", f"Where is {who}?"),), f"Sure! {who} is in the {where}.", f"{who} is in the {where}.")
+        PreferencePair(
+            (Message("user", f"Where is {who}?"),), f"Sure! {who} is in the {where}.", f"{who} is in the {where}."
+        )
         for who in names
         for where in ("park", "shop", "garden")
     ]

@@ -39,10 +39,10 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
             run.tokenizer(), world, run.recipe.seed, shape=run.recipe.model, annotator=annotator, model_of=run.model
         )
 
-    monkeypatch.setattr(pipeline, "prepare", prepare)
+    monkeypatch.setattr(pipeline, "prepare_inputs", prepare)
     monkeypatch.setattr(pipeline, "_peak", lambda: 1e12)
-    monkeypatch.setattr(pipeline, "samples", lambda *given: [])
-    monkeypatch.setattr(machine, "describe", lambda: {"cores": 2})
+    monkeypatch.setattr(pipeline, "sample_answers", lambda *given: [])
+    monkeypatch.setattr(machine, "describe_machine", lambda: {"cores": 2})
     monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset, **options: RECIPE)
     for stage in (Pretrain, SFT):
         monkeypatch.setattr(stage, "loss", lambda *given: 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labkit.configs import Positive, check
+from labkit.configs import Positive, check_fields
 from labkit.evaluation.metrics import MetricSpec
 from labkit.stages import SFT, Curve, Stage, StageInputs, next_token_objective, register
 from labkit.training.config import Source, TrainConfig
@@ -33,7 +33,7 @@ class Repeat(Stage):
     metric_specs = {"surprise": MetricSpec("surprise squared", "nats squared", "lower", "The held-out loss, squared.")}
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def source(self, stage_inputs: StageInputs, model: Any) -> Source:
         return SFT(self.train).source(stage_inputs, model)

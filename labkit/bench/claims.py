@@ -20,12 +20,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
-from labkit.bench.finished import check_recipe
-from labkit.configs import Count, Seed, check
+from labkit.bench.finished import check_same_recipe
+from labkit.configs import Count, Seed, check_fields
 from labkit.errors import LabError
 from labkit.runs.presets import make_recipe
 from labkit.runs.recipe import Recipe
-from labkit.stages.claims import gold_verdict
+from labkit.stages.claims import gold_change_in_words
 from labkit.stages.registry import stage_claims
 
 Precision = Literal["bf16", "fp32"]
@@ -42,7 +42,7 @@ class ClaimsBench:
     out: Path = Path("runs/claims")
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
 class Combination(NamedTuple):
@@ -73,7 +73,7 @@ def run(config: ClaimsBench, say: Callable[[str], None] = lambda line: None) -> 
     if not combinations:
         raise LabError("bench claims has nothing to run: give --seeds, --precisions that the processor has, --threads.")
     for each in combinations:
-        check_recipe(_folder(config, each), _recipe(config, each))
+        check_same_recipe(_folder(config, each), _recipe(config, each))
     reports = [_report(config, each, say) for each in combinations]
     runs = [each._asdict() | _gathered(report) for each, report in zip(combinations, reports, strict=True)]
     processors = " and ".join(dict.fromkeys(each["processor"] for each in runs))
@@ -114,7 +114,7 @@ def _gathered(report: dict[str, Any]) -> dict[str, Any]:
     """What one run has to show: its claims, and how gold changed in the stages that were measured by it."""
     found = stage_claims(report["stages"])
     claims = [claim._asdict() | {"margin": claim.margin, "holds": claim.holds} for claim in found]
-    gold = {stage["stage"]: gold_verdict(stage["metrics"]) for stage in report["stages"]}
+    gold = {stage["stage"]: gold_change_in_words(stage["metrics"]) for stage in report["stages"]}
     said = {name: words for name, words in gold.items() if words}
     return {"processor": report["machine"]["processor"], "claims": claims, "gold": said}
 

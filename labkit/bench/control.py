@@ -10,8 +10,8 @@ from statistics import median
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import PreparedStage, prepared
-from labkit.runs.prepare import prepare
+from labkit.runs.pipeline import PreparedStage, prepare_stage
+from labkit.runs.prepare import prepare_inputs
 from labkit.runs.stage_folder import StageFolder
 from labkit.training.loop import fit
 
@@ -27,22 +27,22 @@ def time_matched_sft(path: str | Path) -> dict[str, dict[str, float]]:
     that it has not seen, in the same schedule. Compiling does not count, which favours the control.
     """
     run = Run.open(path)
-    tuned, stage_inputs, found = run.fine_tuned_stage(), prepare(run), {}
+    tuned, stage_inputs, found = run.fine_tuned_stage(), prepare_inputs(run), {}
     if tuned is None:
         raise LabError(f"{path} has no fine-tuned model to be trained on.")
     for folder in run.stages:
         if folder.config.reads != "preferences" or not folder.generates_text or folder.result is None:
             continue
         steps = max(1, math.floor(folder.result["training_seconds"] / _seconds_per_step(tuned)))
-        stage = prepared(run, folder.name, stage_inputs)
-        model = _fine_tuned_again(prepared(run, tuned.name, stage_inputs), stage.inputs.initial_model(), steps)
+        stage = prepare_stage(run, folder.name, stage_inputs)
+        model = _fine_tuned_again(prepare_stage(run, tuned.name, stage_inputs), stage.inputs.initial_model(), steps)
         found[folder.name] = {"steps": steps} | stage.config.evaluate(model, stage.inputs, run.recipe.evaluation)
     return found
 
 
 def _seconds_per_step(tuned: StageFolder) -> float:
     """The median time between two records of fine-tuning, without its first steps, which compile."""
-    seconds = [record["seconds"] for record in tuned.records]
+    seconds = [record["seconds"] for record in tuned.step_records]
     return median(later - earlier for earlier, later in zip(seconds[3:], seconds[4:], strict=False))
 
 

@@ -9,7 +9,7 @@ from labkit.runs.folder import Run
 from labkit.runs.recipe import Recipe
 
 
-def check_recipe(folder: Path, recipe: Recipe) -> None:
+def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     """Raises LabError where `folder` holds a run of another recipe, whose numbers would pass for those of this one."""
     if not (folder / "recipe.json").is_file():
         return

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labkit.bench.train import SHAPES, Shape
-from labkit.configs import Count, check
+from labkit.configs import Count, check_fields
 from labkit.errors import LabError
 
 
@@ -38,7 +38,7 @@ class GenerateBench:
     file: Path | None = None
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
 Side = Callable[[], None]

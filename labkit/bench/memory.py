@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from labkit.configs import Range, check
+from labkit.configs import Range, check_fields
 from labkit.errors import LabError
 
 STEPS = 20
@@ -33,10 +33,10 @@ class MemoryBench:
     out: Path = Path("runs/memory")
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
-def prose(size: int, ends: str = ".\n") -> str:
+def random_english_prose(size: int, ends: str = ".\n") -> str:
     """About `size` bytes of words that are as frequent as words are (Zipf), in sentences."""
     draw = random.Random(0)
     words = [
@@ -47,7 +47,7 @@ def prose(size: int, ends: str = ".\n") -> str:
     return "".join(" ".join(chosen[at : at + 12]).capitalize() + ends for at in range(0, len(chosen), 12))
 
 
-def chinese(size: int) -> str:
+def random_chinese_text(size: int) -> str:
     """About `size` bytes of Chinese characters, as frequent as these are, in clauses; no blank and no line's end."""
     draw = random.Random(1)
     signs = [chr(0x4E00 + at) for at in range(5000)]
@@ -57,9 +57,9 @@ def chinese(size: int) -> str:
 
 
 FORMS: dict[str, Callable[[int], str]] = {
-    "many lines": prose,
-    "one line": lambda size: prose(size, ". "),
-    "one line of Chinese": chinese,
+    "many lines": random_english_prose,
+    "one line": lambda size: random_english_prose(size, ". "),
+    "one line of Chinese": random_chinese_text,
 }
 
 
@@ -133,14 +133,14 @@ def _torch(made: str) -> None:
 
     from labkit.model.transformer import Transformer
     from labkit.runs.folder import Run
-    from labkit.text.sources import RandomChunks
+    from labkit.text.sources import RandomChunkSource
     from labkit.training.loop import fit
 
     run = Run.open(made)
     stage, vocabulary = run.recipe.stages["pretrain"], run.tokenizer().vocab_size
     model = Transformer(dataclasses.replace(run.recipe.model, vocabulary=vocabulary))
     ids = np.random.default_rng(0).integers(vocabulary, size=100_000, dtype=np.uint16)
-    source = RandomChunks(ids, stage.train.batch_size, stage.train.max_length)
+    source = RandomChunkSource(ids, stage.train.batch_size, stage.train.max_length)
     next(iter(fit(model, source, stage.objective, dataclasses.replace(stage.train, steps=1))))
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from labkit.bench.finished import check_recipe
-from labkit.configs import Seed, check
+from labkit.bench.finished import check_same_recipe
+from labkit.configs import Seed, check_fields
 from labkit.errors import LabError
 from labkit.reporting.metrics import BY_KIND, COSTS, metric_info
 from labkit.runs.presets import make_recipe
@@ -36,7 +36,7 @@ class RunBench:
     out: Path = Path("runs/bench")
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
         if not self.seeds:
             raise LabError("bench run needs at least one seed: --seeds 0 1 2")
 
@@ -127,7 +127,7 @@ def _smallest_gain(values: dict[str, dict[str, float]]) -> str:
 
 
 def _cell(name: str, spread: dict[str, float]) -> str:
-    show = metric_info(name).show
+    show = metric_info(name).format
     lowest, middle, highest = show(spread["lowest"]), show(spread["median"]), show(spread["highest"])
     return middle if lowest == highest else f"{middle} ({lowest}–{highest})"
 
@@ -144,7 +144,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def _report(config: RunBench, seed: int) -> dict[str, Any]:
     """The report of one seed's run, made now unless it is there; with the seconds from start to report."""
     folder = config.out / f"{config.preset}-{seed}"
-    check_recipe(folder, make_recipe(config.preset, seed=seed))
+    check_same_recipe(folder, make_recipe(config.preset, seed=seed))
     clock = folder / "wall_seconds.json"
     if not clock.is_file():
         print(f"bench run: {folder} ...", file=sys.stderr)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from labkit.configs import Count, check
+from labkit.configs import Count, check_fields
 from labkit.errors import LabError
 
 Step = Callable[[], float]
@@ -37,7 +37,7 @@ class Shape:
     length: Count = 192
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
 SHAPES = (
@@ -63,7 +63,7 @@ class TrainBench:
     threads: Count | None = None
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
 class Variant(NamedTuple):
@@ -139,7 +139,7 @@ def _time(
     """The report of one shape."""
     model = _model(shape)
     tokens = config.rows * shape.length
-    variants = candidates(precisions)
+    variants = candidate_variants(precisions)
     progress(f"{shape.name}: trying {len(variants)} variants")
     trials = _interleave({v: _step(v, shape, config.rows) for v in variants}, blocks=2, steps=config.trial)
     best = {side: sorted((v for v in trials if v.side == side), key=trials.__getitem__) for side in ("ours", "theirs")}
@@ -162,7 +162,7 @@ def _time(
     }
 
 
-def candidates(precisions: tuple[str, ...]) -> list[Variant]:
+def candidate_variants(precisions: tuple[str, ...]) -> list[Variant]:
     """Every eager variant: ours, and theirs with each attention kernel, with each form of AdamW."""
     kernels = [("ours", "own"), ("theirs", "sdpa"), ("theirs", "eager")]
     return [
@@ -240,10 +240,10 @@ def _step(variant: Variant, shape: Shape, rows: int) -> Step:
         with torch.autocast("cpu", torch.bfloat16, enabled=variant.precision == "bf16"):
             logits = model(inputs) if variant.side == "ours" else model(input_ids=inputs).logits
         loss = next_token_loss(logits, labels, mask)
-        return loss.loss_sum / loss.counted
+        return loss.loss_sum / loss.label_count
 
     compute = torch.compile(loss_of, dynamic=False) if variant.compiled else loss_of
-    stream = batches(shape, rows)
+    stream = random_batches(shape, rows)
 
     def step() -> float:
         loss = compute(*next(stream))
@@ -255,7 +255,7 @@ def _step(variant: Variant, shape: Shape, rows: int) -> Step:
     return step
 
 
-def batches(shape: Shape, rows: int) -> Iterator[tuple[Any, Any, Any]]:
+def random_batches(shape: Shape, rows: int) -> Iterator[tuple[Any, Any, Any]]:
     """Endless batches with something to learn: from one token to the next is a fixed step, one time in four a
     chance one.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from labkit.configs import Count, check
+from labkit.configs import Count, check_fields
 from labkit.world import World
 
 
@@ -23,7 +23,7 @@ class WorldBench:
     rounds: Count = 5
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
 def run(config: WorldBench) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class BenchOptions:
 def command(arguments: list[str]) -> int:
     """`labkit bench`: its exit code."""
     options = parse(BenchOptions, "bench", arguments)
-    from labkit.machine import describe
+    from labkit.machine import describe_machine
 
     result: dict[str, Any]
     code = 0
@@ -97,7 +97,7 @@ def command(arguments: list[str]) -> int:
 
         result = run.run(run.RunBench(options.seeds, options.preset, options.out or run.RunBench.out))
         text = run.table(result)
-    machine: Any = result.get("machine") or describe()
+    machine: Any = result.get("machine") or describe_machine()
     result = {**result, "machine": machine}
     text = f"{text}\n\nMeasured on {machine['processor']}, {machine['cores']} cores."
     print(json.dumps(result, indent=2) if options.json else text)

@@ -58,16 +58,18 @@ def chat(options: ChatOptions) -> int:
     if terminal:
         print(f"The model of {options.run}. /help says what can be typed.", file=sys.stderr)
     while True:
-        line = message(terminal)
+        line = read_message(terminal)
         if line is None or line == "/quit":
             return 0
         if line == "/help":
             print(HELP)
         elif line == "/new":
-            talk.forget()
+            talk.reset()
         elif line == "/story":
             print(
-                talk.tell(next(story)) if story else "This run has read real text; there are no stories of the world."
+                talk.set_story(next(story))
+                if story
+                else "This run has read real text; there are no stories of the world."
             )
         elif re.fullmatch(r"/\w+", line):
             print(f"There is no {line}; /help says what can be typed.", file=sys.stderr)
@@ -89,7 +91,7 @@ def _say(talk: Conversation, message: str) -> None:
         print(f"(The context is full: the first {talk.forgotten} messages are forgotten.)", file=sys.stderr)
 
 
-def message(terminal: bool) -> str | None:
+def read_message(terminal: bool) -> str | None:
     """The next line, with those after it that it goes on in; None at the end of the input."""
     lines: list[str] = []
     while True:
@@ -121,17 +123,17 @@ class Conversation:
 
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.generator = torch.Generator().manual_seed(options.seed)
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin anew."""
         self.messages: list[Message] = []
         self.story = ""
         self.forgotten = 0
 
-    def tell(self, story: str) -> str:
+    def set_story(self, story: str) -> str:
         """Begin anew with a story that the next message is about; returns it."""
-        self.forget()
+        self.reset()
         self.story = story
         return story
 
@@ -142,19 +144,19 @@ class Conversation:
         messages. Raises LabError, with the conversation as it was, for a message that does not fit by itself: it is
         never cut.
         """
-        from labkit.decoding import stream
+        from labkit.decoding import stream_tokens
         from labkit.decoding.filters import sampling_filters
-        from labkit.decoding.prompts import check_prompt
+        from labkit.decoding.prompts import check_prompt_fits
         from labkit.text.chat import decode_reply
         from labkit.world import Message
 
         said = Message("user", f"{self.story}\n{message}" if self.story else message)
         messages, prompt = self._fitting([*self.messages, said])
-        check_prompt(self.model, prompt)
+        check_prompt_fits(self.model, prompt)
         self.forgotten = len(self.messages) + 1 - len(messages)
         self.messages, self.story = messages, ""
         options, ids = self.options, []
-        tokens = stream(
+        tokens = stream_tokens(
             self.model,
             prompt,
             filters=sampling_filters(options.temperature, options.top_k, options.top_p),

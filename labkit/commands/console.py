@@ -32,7 +32,7 @@ def configure_standard_streams() -> None:
 
 
 @contextmanager
-def plain_warnings() -> Iterator[None]:
+def one_line_warnings() -> Iterator[None]:
     """Print a warning that is meant for the user as a line, without the place in the code that it comes from."""
     before = warnings.showwarning
 

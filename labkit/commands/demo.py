@@ -30,13 +30,15 @@ def command(arguments: list[str]) -> int:
     """`labkit demo`: its exit code."""
     options = parse(DemoOptions, "demo", arguments)
     from labkit.paths import demo_folder
-    from labkit.reporting.terminal import watch
+    from labkit.reporting.terminal import run_with_progress
     from labkit.runs.pipeline import run
     from labkit.runs.presets import make_recipe
     from labkit.runs.shipped import make_demo_run
 
     assert options.run is not None
-    stopped = watch(run(make_recipe("lab"), options.run, resume=True), options.run, lambda: ["demo", *arguments])
+    stopped = run_with_progress(
+        run(make_recipe("lab"), options.run, resume=True), options.run, lambda: ["demo", *arguments]
+    )
     if stopped:
         return stopped
     made = make_demo_run(options.run, options.out or demo_folder())

@@ -53,11 +53,11 @@ def print_generations(options: GenerateOptions) -> int:
 
     from labkit.decoding import generate
     from labkit.decoding.filters import sampling_filters
-    from labkit.decoding.strategies import parse
+    from labkit.decoding.strategies import parse_strategy
     from labkit.errors import LabError
     from labkit.runs.decoding import decoding_resources
     from labkit.runs.folder import Run
-    from labkit.text.chat import decode_reply, encode_opening, encode_prompt
+    from labkit.text.chat import decode_reply, encode_prompt, encode_text_prompt
     from labkit.world import Message
 
     if options.strategy is not None and sampling_filters(options.temperature, options.top_k, options.top_p):
@@ -71,19 +71,24 @@ def print_generations(options: GenerateOptions) -> int:
     if options.chat:
         prompt = encode_prompt(tokenizer, [Message("user", begun)])
     else:  # real text is read as it is, without a space before it
-        prompt = encode_opening(tokenizer, begun, leading_space=run.recipe.text is None)
+        prompt = encode_text_prompt(tokenizer, begun, leading_space=run.recipe.text is None)
     resources = decoding_resources(run, options.stop, options.draft)
     limits: dict[str, Any] = {"max_new_tokens": options.max_tokens, "stop_ids": tokenizer.stop_ids}
     if options.strategy is not None:
         seeds = range(options.seed, options.seed + options.count)
-        written = parse(options.strategy).generate(model, prompt, seeds=seeds, resources=resources, **limits)
+        written = parse_strategy(options.strategy).generate(model, prompt, seeds=seeds, resources=resources, **limits)
     else:
         filters, generator = (
             sampling_filters(options.temperature, options.top_k, options.top_p),
             torch.Generator().manual_seed(options.seed),
         )
         written = generate(
-            model, [prompt] * options.count, filters=filters, stop=resources.stops(), generator=generator, **limits
+            model,
+            [prompt] * options.count,
+            filters=filters,
+            stop=resources.stop_strings(),
+            generator=generator,
+            **limits,
         )
     if options.chat or not begun:
         print("\n\n".join(decode_reply(tokenizer, ids) for ids in written))

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 import labkit
-from labkit.commands.console import configure_standard_streams, plain_warnings
+from labkit.commands.console import configure_standard_streams, one_line_warnings
 from labkit.errors import LabError
 from labkit.runs.arguments import INPUTS
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     configure_standard_streams()
     try:
-        with plain_warnings():
+        with one_line_warnings():
             code = _dispatch(given)
         sys.stdout.flush()
         return code
@@ -72,7 +72,7 @@ def _dispatch(given: list[str]) -> int:
         print(f"labkit {__version__}")
         return 0
     name, rest = given[0], given[1:]
-    if name not in COMMANDS and name.partition("-")[0] in stage_lines():
+    if name not in COMMANDS and name.partition("-")[0] in stage_descriptions():
         from labkit.commands import stage
 
         return stage.command(name, rest)
@@ -81,7 +81,7 @@ def _dispatch(given: list[str]) -> int:
     return import_module(f"labkit.commands.{MODULES.get(name, name)}").command(rest)
 
 
-def stage_lines() -> dict[str, str]:
+def stage_descriptions() -> dict[str, str]:
     """What each kind of stage does, in a line, in the order of what they learn from: read in their files, as importing
     them takes torch's seconds; and of those that were registered elsewhere.
     """
@@ -106,7 +106,7 @@ def _reads(stage: ast.AST) -> int:
 def _lines() -> dict[str, str]:
     """The commands and what they do, those of the stages behind the first."""
     (first, line), *others = COMMANDS.items()
-    stages = {kind: f"make one stage of a run: {does}" for kind, does in stage_lines().items()}
+    stages = {kind: f"make one stage of a run: {does}" for kind, does in stage_descriptions().items()}
     return {first: line, **stages, **dict(others)}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from labkit.configs import Range, check
+from labkit.configs import Range, check_fields
 from labkit.runs import flags
 
 T = TypeVar("T")
@@ -21,5 +21,5 @@ TopP = Annotated[float, Range(0, 1, above=True)]
 def parse(options: type[T], command: str, arguments: list[str]) -> T:
     """A command's options. Raises LabError for flags that there are not, and for values that their types refuse."""
     parsed = flags.parse(options, f"labkit {command}", arguments, config=(FlagCreatePairsOff,))
-    check(parsed)
+    check_fields(parsed)
     return parsed

@@ -53,7 +53,7 @@ def read_command(options: ReadOptions) -> int:
     rows, reading, refusal = _read(options.source, options.kind)
     print("\n".join(reading_lines(reading.record())))
     for row in rows[: SHOWN if options.rows is None else max(0, options.rows)]:
-        print("\n" + as_lines(row))
+        print("\n" + format_row(row))
     if refusal is not None:
         raise refusal
     return 0
@@ -103,7 +103,7 @@ def _refusal(split: Callable[[Any], Any], items: Items[Any]) -> LabError | None:
     return None
 
 
-def as_lines(row: dict[str, Any], longest: int = 400) -> str:
+def format_row(row: dict[str, Any], longest: int = 400) -> str:
     """One row for a reader: who says what, each cut after so many characters, which is said."""
     said = [(m["role"], m["content"]) for m in row.get("messages", row.get("prompt", []))]
     said += [(name, row[name]) for name in ("text", "chosen", "rejected") if name in row]

@@ -45,11 +45,11 @@ def _print_fields(flag: str, value: Any) -> None:
     if not dataclasses.is_dataclass(value):
         print(flag.replace("_", "-"), value)
         return
-    from labkit.configs import choices
+    from labkit.configs import union_choices
 
     for field in dataclasses.fields(value):
         name, inside = f"{flag}.{field.name}", getattr(value, field.name)
-        if field.name in choices(type(value)):
+        if field.name in union_choices(type(value)):
             if inside is None:  # nothing that a flag could set
                 continue
             print(name.replace("_", "-"), type(inside).__name__)

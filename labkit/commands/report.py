@@ -23,8 +23,8 @@ def command(arguments: list[str]) -> int:
     """`labkit report`: its exit code."""
     options = parse(ReportOptions, "report", arguments)
     from labkit.reporting.page import write_report
-    from labkit.reporting.terminal import summary
+    from labkit.reporting.terminal import format_run_summary
 
     written = write_report(options.run)
-    print(f"{summary(options.run)}\n\nThe whole report: {written}")
+    print(f"{format_run_summary(options.run)}\n\nThe whole report: {written}")
     return 0

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 def command(arguments: list[str]) -> int:
     """`labkit run`: its exit code."""
     options, recipe = parse_run_arguments(arguments)
-    from labkit.reporting.terminal import watch
+    from labkit.reporting.terminal import run_with_progress
     from labkit.runs.pipeline import run
 
     out, build_on = options.folder, None if options.resume else options.build_on
     events = run(recipe, out, options.stages or None, options.resume, build_on)
     stages = ["--stages", *options.stages] if options.stages else []
     go_on = ["run", "--out", str(out), "--resume", *stages]
-    return watch(events, out, lambda: go_on if begun(out, recipe) else ["run", *arguments])
+    return run_with_progress(events, out, lambda: go_on if holds_run_of(out, recipe) else ["run", *arguments])
 
 
-def begun(path: Path, recipe: Recipe) -> bool:
+def holds_run_of(path: Path, recipe: Recipe) -> bool:
     """Whether the folder holds a run of this recipe; not, where it was stopped before anything was written."""
     from labkit.runs.folder import Run
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.commands.options import RunFolder, parse
-from labkit.commands.run import begun
+from labkit.commands.run import holds_run_of
 from labkit.errors import LabError
 from labkit.runs.arguments import Switch, default_preset
-from labkit.runs.settings import override
+from labkit.runs.settings import override_parts
 
 if TYPE_CHECKING:
     pass
@@ -41,7 +41,7 @@ def command(name: str, arguments: list[str]) -> int:
         parse(StageOptions, name, ["--help"])
     if folder.startswith("-"):
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
-    from labkit.reporting.terminal import watch
+    from labkit.reporting.terminal import run_with_progress
     from labkit.runs.folder import Run
     from labkit.runs.pipeline import recover_run_folder, rerun_stage, run, undo_rerun
     from labkit.runs.presets import make_recipe
@@ -51,28 +51,28 @@ def command(name: str, arguments: list[str]) -> int:
         undo_rerun(path, name)
         print(f"{path / name} is restored to what it was before --again.")
         return 0
-    fresh = not recover_run_folder(path).exists() or Run.untouched(path)
+    fresh = not recover_run_folder(path).exists() or Run.is_unused(path)
     recipe = make_recipe(default_preset()) if fresh else Run.open(path).recipe
     if name not in recipe.stages:
         raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")
     rest = [argument for argument in after if argument != "--again"]
     before: Any = recipe.stages[name]
     fields = {field.name: getattr(before, field.name) for field in dataclasses.fields(before)}
-    config = dataclasses.replace(before, **override(fields, rest, f"{name} {folder}")) if rest else before
+    config = dataclasses.replace(before, **override_parts(fields, rest, f"{name} {folder}")) if rest else before
     asked = recipe.with_stages(**{name: config})
 
     def go_on() -> list[str]:
         """The same command, without what is done already."""
-        left = begun(path, asked) and not Run.open(path).stage(name).finished
+        left = holds_run_of(path, asked) and not Run.open(path).stage(name).finished
         return [name, folder] if left else [name, *arguments]
 
     if fresh:
-        return watch(run(asked, path, [name]), path, go_on)
+        return run_with_progress(run(asked, path, [name]), path, go_on)
     stage = Run.open(path).stage(name)
-    if "--again" in after or (config != before and not stage.begun):
-        return watch(rerun_stage(path, name, config), path, go_on)
+    if "--again" in after or (config != before and not stage.exists):
+        return run_with_progress(rerun_stage(path, name, config), path, go_on)
     if stage.finished:
         raise LabError(f"{stage.path} is finished. To make it again and drop what came after it: {command} --again")
     if config != before:
         raise LabError(f"{stage.path} was begun with other settings. To begin it again with these, add --again.")
-    return watch(run(recipe, path, [name], resume=True), path, go_on)
+    return run_with_progress(run(recipe, path, [name], resume=True), path, go_on)

@@ -68,10 +68,10 @@ def _wrong(world: World, task: Task) -> str:
 
 def _scores(world: World, task: Task, response: str) -> Iterator[str]:
     """How each annotator would score a response, and why."""
-    from labkit.world import score
+    from labkit.world import gold_score
 
     for name, profile in world.profiles.items():
-        given = score(world, task, response, profile)
+        given = gold_score(world, task, response, profile)
         yield f"      {name:9} {given.total:.2f}  {'; '.join(given.why)}"
 
 

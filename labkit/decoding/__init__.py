@@ -18,12 +18,12 @@ from labkit.decoding.filters import (
     TopK,
     TopP,
     Typical,
-    apply,
+    filter_logits,
 )
 from labkit.decoding.generate import generate
-from labkit.decoding.speculative import SpeculativeResult, speculative
+from labkit.decoding.speculative import SpeculativeResult, speculative_decode
 from labkit.decoding.stops import StopStrings
-from labkit.decoding.stream import Candidate, FilterEffect, Step, stream, trace, trace_forced
+from labkit.decoding.stream import Candidate, FilterEffect, TracedStep, stream_tokens, trace_forced, trace_generation
 
 __all__ = [
     "SpeculativeResult",
@@ -42,19 +42,19 @@ __all__ = [
     "NoRepeatNgram",
     "PresencePenalty",
     "RepetitionPenalty",
-    "Step",
+    "TracedStep",
     "StopStrings",
     "Temperature",
     "TopK",
     "TopP",
     "Typical",
-    "apply",
+    "filter_logits",
     "beam_search",
     "best_of",
     "contrastive_search",
     "generate",
     "trace_forced",
-    "speculative",
-    "stream",
-    "trace",
+    "speculative_decode",
+    "stream_tokens",
+    "trace_generation",
 ]

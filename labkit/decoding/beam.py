@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, apply, check_tokens_remain, logits_after_each
-from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.filters import Filter, History, check_tokens_remain, filter_logits, logits_after_each
+from labkit.decoding.prompts import check_generation_size, check_prompt_fits
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
-from labkit.model.context import Memory
+from labkit.model.context import EncoderOutput
 from labkit.model.transformer import Transformer
 
 EarlyStopping = bool | Literal["never"]
@@ -22,7 +22,7 @@ IMPOSSIBLE = -1e30
 Fate = Literal["kept", "ended", "pruned"]
 
 
-class Node(NamedTuple):
+class BeamNode(NamedTuple):
     """A step of one beam: the node that it goes on from (-1: the prompt), the token, the log-probability of all so far,
     how far along it stands, and how it ended.
     """
@@ -49,7 +49,7 @@ class Beams(NamedTuple):
     """The texts, best first, and every step that was weighed on the way."""
 
     found: list[Beam]
-    tree: list[Node]
+    tree: list[BeamNode]
 
 
 def beam_search(model: Transformer, prompt: Sequence[int], **options: Any) -> Beams:
@@ -71,7 +71,7 @@ def beam_steps(
     groups: int = 1,
     diversity: float = 0.0,
     filters: Sequence[Filter] = (),
-    memory: Memory | None = None,
+    memory: EncoderOutput | None = None,
 ) -> Iterator[Beams]:
     """The `beams` best texts by log-probability / length^length_penalty, the stop token counted.
 
@@ -84,22 +84,22 @@ def beam_steps(
     for a prompt that is empty or leaves no room in the context, and where filters leave no token before any beam ends.
     """
     _check(beams, groups, diversity, length_penalty)
-    check_prompt(model, prompt)
+    check_prompt_fits(model, prompt)
     check_generation_size(model, beams, len(prompt), max_new_tokens)
     room = min(max_new_tokens, model.config.context - len(prompt))
     width, device = beams // groups, model.embedding.weight.device
     pools = [_Pool(width, length_penalty, early_stopping, room, stop) for _ in range(groups)]
-    tree: list[Node] = []
+    tree: list[BeamNode] = []
     model.eval()
     state = model.new_state(1, len(prompt) + room)
-    x = model.hidden(torch.tensor([list(prompt)], device=device), state=state, memory=memory)[:, -1:]
+    x = model.hidden_states(torch.tensor([list(prompt)], device=device), state=state, memory=memory)[:, -1:]
     first = torch.zeros(beams, dtype=torch.int64, device=device)
     state, x = state.select(first), x[first]
-    wide = memory and Memory(memory.x.expand(beams, -1, -1), memory.mask.expand(beams, -1, -1))
+    wide = memory and EncoderOutput(memory.x.expand(beams, -1, -1), memory.mask.expand(beams, -1, -1))
     for step in range(room):
         history = History(_written(prompt, pools, step).to(device), len(prompt))
         raw = model.logits(x).squeeze(1).float().log_softmax(-1)
-        logprobs = apply(filters, raw, history).cpu()
+        logprobs = filter_logits(filters, raw, history).cpu()
         _advance(pools, logprobs.split(width), diversity, set(stop_ids), step, tree)
         if not any(pool.finished or pool.open for pool in pools):
             check_tokens_remain(filters, logits_after_each(filters, raw, history))
@@ -110,12 +110,17 @@ def beam_steps(
         state = state.select(rows.to(device))
         latest = [(beam.tokens or prompt)[-1:] for pool in pools for beam in pool.running]
         tokens = torch.tensor(latest, device=device)
-        x = model.hidden(tokens, state=state, memory=wide)
+        x = model.hidden_states(tokens, state=state, memory=wide)
     yield _standing(pools, tree)
 
 
 def _advance(
-    pools: Sequence[_Pool], logprobs: Sequence[Tensor], diversity: float, stops: set[int], step: int, tree: list[Node]
+    pools: Sequence[_Pool],
+    logprobs: Sequence[Tensor],
+    diversity: float,
+    stops: set[int],
+    step: int,
+    tree: list[BeamNode],
 ) -> None:
     """Each group's beams take a token, held back by `diversity` nats for every earlier beam that took the same."""
     taken = torch.zeros(logprobs[0].shape[-1])
@@ -127,7 +132,7 @@ def _advance(
                 taken[beam.tokens[-1]] += 1
 
 
-def _standing(pools: Sequence[_Pool], tree: list[Node]) -> Beams:
+def _standing(pools: Sequence[_Pool], tree: list[BeamNode]) -> Beams:
     found = [beam for pool in pools for beam in pool.finished]
     if not found:
         running = [beam for pool in pools for beam in pool.running if beam.held > IMPOSSIBLE / 2]
@@ -167,7 +172,7 @@ class _Pool:
         self.finished: list[Beam] = []
         self.open = True
 
-    def advance(self, own: Tensor, held: Tensor, stops: set[int], step: int, tree: list[Node], last: bool) -> None:
+    def advance(self, own: Tensor, held: Tensor, stops: set[int], step: int, tree: list[BeamNode], last: bool) -> None:
         """Take the best next tokens of all beams: own [width, V] are log-probabilities, held the same less what
         diversity takes, by which they are ranked.
         """
@@ -183,18 +188,20 @@ class _Pool:
             row, token = divmod(place, V)
             before = self.running[row]
             logprob, tokens = before.logprob + float(own[row, token]), [*before.tokens, token]
-            said = self.stop is not None and self.stop.ended(tokens)
+            said = self.stop is not None and self.stop.has_stop(tokens)
             stops_here = said or token in stops
             fate: Fate = "pruned"
             if (stops_here or last) and rank < self.width:
                 score = value / (step + 1) ** self.length_penalty
-                tokens = self.stop.cut(tokens) if self.stop and said else before.tokens if stops_here else tokens
+                tokens = (
+                    self.stop.cut_at_stop(tokens) if self.stop and said else before.tokens if stops_here else tokens
+                )
                 ended.append(Beam(tokens, logprob, score, stops_here))
                 fate = "ended"
             elif not (stops_here or last) and len(running) < self.width:
                 running.append(_Running(row, tokens, logprob, value, len(tree)))
                 fate = "kept"
-            tree.append(Node(before.node, token, logprob, step, fate))
+            tree.append(BeamNode(before.node, token, logprob, step, fate))
         if not (self.early_stopping is True and len(self.finished) == self.width):
             self.finished = sorted([*self.finished, *ended], key=lambda beam: -beam.score)[: self.width]
         self.open = bool(running)

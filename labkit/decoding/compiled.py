@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.decoding.filters import Allowed, Banned, Filter, apply, need_history
-from labkit.decoding.generate import draw, left_pad
-from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.filters import Allowed, Banned, Filter, filter_logits, need_history
+from labkit.decoding.generate import left_pad, sample_by_inverse_cdf
+from labkit.decoding.prompts import check_generation_size, check_prompt_fits
 from labkit.errors import LabError
 from labkit.machine import compile_or_eager
 from labkit.model.mixers import KVCache, SelfAttention
@@ -113,7 +113,7 @@ class CompiledGenerator:
     ) -> list[list[int]]:
         """The new tokens of each prompt, as `generate` gives them with the same generator; it raises what that does."""
         for i, prompt in enumerate(prompts):
-            check_prompt(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
+            check_prompt_fits(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
         check_generation_size(self.model, self.rows, max(map(len, prompts), default=0), max_new_tokens)
         draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)[:, 0]
         parameters = list(self.model.parameters())
@@ -140,10 +140,10 @@ class CompiledGenerator:
         if T + max(rooms) > self.length:
             raise LabError(f"The cache has room for {self.length} tokens; these texts may have {T + max(rooms)}.")
         state = self.model.new_state(self.rows, T)
-        logits = self.model.logits(self.model.hidden(tokens, positions, mask, state)[:, -1])
+        logits = self.model.logits(self.model.hidden_states(tokens, positions, mask, state)[:, -1])
         self._take(state, positions)
         stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
-        new = [draw(apply(self.filters, logits.float()), draws[:, 0])]
+        new = [sample_by_inverse_cdf(filter_logits(self.filters, logits.float()), draws[:, 0])]
         ended = torch.zeros(self.rows, dtype=torch.bool, device=device)
         for step in range(1, max(rooms)):
             if stop_ids and step % CHECKED == 0:
@@ -180,9 +180,9 @@ class CompiledGenerator:
         state = StaticState(blocks, self.mask, self.positions, seen, self.slot)
         # What a row writes beyond the context is not read.
         position = (self.slot - self.padding).clamp(max=self.model.config.context - 1)  # [B, 1]
-        logits = self.model.logits(self.model.hidden(token.unsqueeze(-1), position, None, state))[:, -1].float()
+        logits = self.model.logits(self.model.hidden_states(token.unsqueeze(-1), position, None, state))[:, -1].float()
         self.slot += 1
-        return draw(apply(self.filters, logits), u)
+        return sample_by_inverse_cdf(filter_logits(self.filters, logits), u)
 
 
 def can_compile(model: Transformer) -> bool:

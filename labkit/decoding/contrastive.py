@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.decoding.filters import check_tokens_remain
-from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.prompts import check_generation_size, check_prompt_fits
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
-from labkit.model.context import Memory
+from labkit.model.context import EncoderOutput
 from labkit.model.transformer import Transformer
 
 
@@ -40,14 +40,14 @@ def contrastive_candidates(
 ) -> list[ContrastiveCandidate]:
     """What `contrastive_steps` weighs after these tokens, the one that it chooses first. Raises LabError as it does."""
     _check(k, alpha)
-    check_prompt(model, before)
+    check_prompt_fits(model, before)
     device = model.embedding.weight.device
     model.eval()
     state = model.new_state(1, len(before) + 1)
-    vectors = model.hidden(torch.tensor([list(before)], device=device), state=state)[0]  # [T, D]
+    vectors = model.hidden_states(torch.tensor([list(before)], device=device), state=state)[0]  # [T, D]
     shares, tokens = model.logits(vectors[-1:])[0].float().softmax(-1).topk(min(k, model.config.vocabulary))
     tried = state.select(torch.zeros(len(tokens), dtype=torch.int64, device=device))
-    new = model.hidden(tokens.unsqueeze(-1), state=tried)[:, 0]  # [k, D]
+    new = model.hidden_states(tokens.unsqueeze(-1), state=tried)[:, 0]  # [k, D]
     alike = _similarity(new, vectors)
     scores = (1 - alpha) * shares - alpha * alike
     columns = (column.tolist() for column in (tokens, shares, alike, scores))
@@ -64,17 +64,17 @@ def contrastive_steps(
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
     stop: StopStrings | None = None,
-    memory: Memory | None = None,
+    memory: EncoderOutput | None = None,
 ) -> Iterator[list[int]]:
     """The new tokens so far, after each: of the k likeliest the one with the largest (1 - alpha) · probability - alpha
     · the largest cosine between its vector and those of all tokens before.
 
     A Contrastive Framework for Neural Text Generation, https://arxiv.org/abs/2202.06417. The vectors are those that the
     head reads. memory: what the encoder made, of one row. Raises LabError for k below 1, alpha outside 0 to 1, and as
-    `check_prompt`.
+    `check_prompt_fits`.
     """
     _check(k, alpha)
-    check_prompt(model, prompt)
+    check_prompt_fits(model, prompt)
     k = min(k, model.config.vocabulary)
     check_generation_size(model, k, len(prompt), max_new_tokens)
     device = model.embedding.weight.device
@@ -82,7 +82,7 @@ def contrastive_steps(
     model.eval()
     state = model.new_state(1, len(prompt) + room)
     read = torch.tensor([list(prompt)], device=device)
-    vectors = model.hidden(read, state=state, memory=memory)[0]  # [T, D]
+    vectors = model.hidden_states(read, state=state, memory=memory)[0]  # [T, D]
     written: list[int] = []
     yield written
     while len(written) < room:
@@ -91,13 +91,15 @@ def contrastive_steps(
         shares, tokens = logits[0].softmax(-1).topk(k)
         rows = torch.zeros(len(tokens), dtype=torch.int64, device=device)
         tried = state.select(rows)
-        new = model.hidden(tokens.unsqueeze(-1), state=tried, memory=memory and memory.select(rows))[:, 0]  # [k, D]
+        new = model.hidden_states(tokens.unsqueeze(-1), state=tried, memory=memory and memory.select(rows))[
+            :, 0
+        ]  # [k, D]
         best = int(((1 - alpha) * shares - alpha * _similarity(new, vectors)).argmax())
         if int(tokens[best]) in stop_ids:
             break
         written = [*written, int(tokens[best])]
-        if stop is not None and stop.ended(written):
-            yield stop.cut(written)
+        if stop is not None and stop.has_stop(written):
+            yield stop.cut_at_stop(written)
             return
         yield written
         state, vectors = tried.select(torch.tensor([best], device=device)), torch.cat((vectors, new[best : best + 1]))

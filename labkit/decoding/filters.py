@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.configs import Count, Range, check
+from labkit.configs import Count, Range, check_fields
 from labkit.errors import LabError
 
 COLDEST, HOTTEST = 1e-6, 1e6
@@ -49,7 +49,7 @@ class Filter(Protocol):
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor: ...
 
 
-def apply(filters: Sequence[Filter], logits: Tensor, history: History | None = None) -> Tensor:
+def filter_logits(filters: Sequence[Filter], logits: Tensor, history: History | None = None) -> Tensor:
     """Logits [B, V] after all filters, in their order."""
     for one in filters:
         logits = one(logits, history)
@@ -67,10 +67,10 @@ def logits_after_each(filters: Sequence[Filter], logits: Tensor, history: Histor
 def apply_filters(
     filters: Sequence[Filter], logits: Tensor, history: History | None = None, rows: Tensor | None = None
 ) -> Tensor:
-    """`apply`, where each row must have a token left. rows [B] bool: those that count; the others are made uniform
-    where they have none. Raises LabError as `check_tokens_remain`.
+    """`filter_logits`, where each row must have a token left. rows [B] bool: those that count; the others are made
+    uniform where they have none. Raises LabError as `check_tokens_remain`.
     """
-    found = apply(filters, logits, history)
+    found = filter_logits(filters, logits, history)
     empty = _empty(found)
     if (empty if rows is None else empty & rows).any():
         check_tokens_remain(filters, logits_after_each(filters, logits, history), rows)
@@ -114,7 +114,7 @@ class Temperature:
     needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
         if 0 < self.value < COLDEST:
             raise LabError(f"Temperature must be 0 (greedy) or at least {COLDEST:g}, not {self.value:g}.")
 
@@ -135,7 +135,7 @@ class TopK:
     needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         if self.k >= logits.shape[-1]:
@@ -154,7 +154,7 @@ class TopP:
     needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         ordered, tokens = logits.sort(dim=-1, descending=True, stable=True)
@@ -175,7 +175,7 @@ class MinP:
     needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         shares = logits.softmax(-1)
@@ -193,7 +193,7 @@ class Typical:
     needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         logprobs = logits.log_softmax(-1)
@@ -216,7 +216,7 @@ class Epsilon:
     needs_history: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         shares = logits.softmax(-1)
@@ -237,7 +237,7 @@ class RepetitionPenalty:
     needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         seen = _needed(self, history).counts(logits.shape[-1]) > 0
@@ -255,7 +255,7 @@ class PresencePenalty:
     needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         written = _needed(self, history).counts(logits.shape[-1], written_only=True)
@@ -271,7 +271,7 @@ class FrequencyPenalty:
     needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         return logits - self.penalty * _needed(self, history).counts(logits.shape[-1], written_only=True)
@@ -288,7 +288,7 @@ class NoRepeatNgram:
     needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
         tokens = _needed(self, history).tokens

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from labkit.decoding.filters import Filter, History, apply_filters, need_history
-from labkit.decoding.prompts import check_generation_size, check_prompt, encoded_sources
+from labkit.decoding.prompts import check_generation_size, check_prompt_fits, encode_sources
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
-from labkit.model.context import Memory
+from labkit.model.context import EncoderOutput
 from labkit.model.transformer import Transformer
 
 
@@ -47,7 +47,7 @@ def generate(
     if rows < 1 or samples < 1:
         raise LabError(f"Rows and samples are counts of at least 1, not {rows} and {samples}.")
     for i, prompt in enumerate(prompts):
-        check_prompt(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
+        check_prompt_fits(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
     longest = max(map(len, prompts), default=0)
     check_generation_size(model, min(max(rows, samples), len(prompts) * samples), longest, max_new_tokens)
     if uniform_draws is None:
@@ -59,7 +59,7 @@ def generate(
     model.eval()
     for start in range(0, len(order), together):
         chunk = order[start : start + together]
-        memory = encoded_sources(model, None if sources is None else [sources[i] for i in chunk])
+        memory = encode_sources(model, None if sources is None else [sources[i] for i in chunk])
         asked = [prompts[i] for i in chunk]
         answers = _write(model, asked, filters, uniform_draws[chunk], list(stop_ids), stop, memory, keep_stop)
         for place, i in enumerate(chunk):
@@ -75,7 +75,7 @@ def _write(
     draws: Tensor,
     stop_ids: list[int],
     stop: StopStrings | None,
-    memory: Memory | None,
+    memory: EncoderOutput | None,
     keep_stop: bool,
 ) -> list[list[int]]:
     """Generate from P prompts, S samples each; draws [P, S, N] in [0, 1) are their randomness -> B = P S rows."""
@@ -85,7 +85,7 @@ def _write(
     read = tokens.where(mask, -1)  # [P, T]
     stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
     state = model.new_state(len(prompts), tokens.shape[1] + draws.shape[2])
-    x = model.hidden(tokens, positions, mask, state, memory=memory)[:, -1:]
+    x = model.hidden_states(tokens, positions, mask, state, memory=memory)[:, -1:]
     samples, draws = draws.shape[1], draws.flatten(0, 1)  # [B, N]
     if samples > 1:
         prompt = torch.arange(len(prompts), device=device).repeat_interleave(samples)
@@ -103,7 +103,7 @@ def _write(
             History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if need_history(filters) else None
         )
         logits = apply_filters(filters, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
-        token = draw(logits, draws[rows, step])
+        token = sample_by_inverse_cdf(logits, draws[rows, step])
         new[rows, step] = token
         drawn_stop = writing & torch.isin(token, stops)
         stopped[rows] += drawn_stop
@@ -111,7 +111,7 @@ def _write(
         lengths[rows] += writing
         writing = writing & (lengths[rows] < room[rows])
         if stop is not None:
-            ended = [stop.ended(row) for row in new[rows, : step + 1].tolist()]
+            ended = [stop.has_stop(row) for row in new[rows, : step + 1].tolist()]
             writing = writing & ~torch.tensor(ended, device=device)
         if step + 1 == draws.shape[1] or not writing.any():
             break
@@ -121,10 +121,10 @@ def _write(
             state, memory = state.select(keep), memory and memory.select(keep)
         # A row that has ended but is still here stays within the context; what it writes is not read.
         positions = (positions + 1).clamp(max=model.config.context - 1)
-        x = model.hidden(token.unsqueeze(-1), positions, None, state, memory=memory)
+        x = model.hidden_states(token.unsqueeze(-1), positions, None, state, memory=memory)
     lengths = lengths + stopped if keep_stop else lengths
     written = [row[:length] for row, length in zip(new.tolist(), lengths.tolist(), strict=True)]
-    return written if stop is None else [stop.cut(row) for row in written]
+    return written if stop is None else [stop.cut_at_stop(row) for row in written]
 
 
 def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,7 +141,7 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
     return tokens, (columns - padding).clamp(min=0), columns >= padding
 
 
-def draw(logits: Tensor, u: Tensor) -> Tensor:
+def sample_by_inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
     """The token [B] at which the running sum of softmax(logits [B, V]) first passes u [B], a number in [0,
     1).
 

@@ -28,7 +28,7 @@ PAGE = Cost(rows=32, tokens=20_000, flops=4e12, memory=1e9)
 """What one visitor of a page may ask for: under half a minute of two cores."""
 
 
-def cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer) -> Cost:
+def generation_cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer) -> Cost:
     """Of one text of at most `new_tokens` after a prompt of `prompt_tokens`, if nothing ends it earlier.
 
     For "best" the judge's reading is counted as if it were done by `model`, for "speculative" every guess as if it were
@@ -50,13 +50,13 @@ def cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transfo
     return Cost(rows, tokens, tokens * model.flops_per_token(length) / 3, memory)  # a forward pass is a third
 
 
-def check_cost(
+def check_generation_cost(
     strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer, max_cost: Cost = PAGE
 ) -> Cost:
     """The cost. Raises LabError where any of its numbers is above that of `max_cost`, and says which and what to take
     less of.
     """
-    found = cost(strategy, prompt_tokens, new_tokens, model)
+    found = generation_cost(strategy, prompt_tokens, new_tokens, model)
     said = {
         "rows": f"{found.rows:,} texts at once; here at most {max_cost.rows:,}",
         "tokens": f"{found.tokens:,} tokens to read; here at most {max_cost.tokens:,}",

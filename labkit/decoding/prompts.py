@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 
 from labkit.errors import LabError
-from labkit.machine import check_memory
-from labkit.model.context import Memory
+from labkit.machine import check_memory_available
+from labkit.model.context import EncoderOutput
 from labkit.model.transformer import Transformer
 
 LONGEST = 2**20
 """New tokens that may be asked for; the model's context ends a text earlier."""
 
 
-def check_prompt(model: Transformer, prompt: Sequence[int], which: str = "The prompt") -> None:
+def check_prompt_fits(model: Transformer, prompt: Sequence[int], which: str = "The prompt") -> None:
     """Raises LabError for a prompt that is empty, has a token that is not in the vocabulary or leaves no room in the
     context, and for a model that does not write word by word.
     """
@@ -47,10 +47,10 @@ def check_generation_size(model: Transformer, rows: int, prompt: int, max_new_to
     config = model.config
     length = min(config.context, prompt + max_new_tokens)
     each = length * 2 * config.depth * config.attention.key_value_heads * config.attention.head_dim
-    check_memory(4.0 * rows * each, f"Writing {rows:,} texts of up to {length:,} tokens at once")
+    check_memory_available(4.0 * rows * each, f"Writing {rows:,} texts of up to {length:,} tokens at once")
 
 
-def encoded_sources(model: Transformer, sources: Sequence[Sequence[int]] | None) -> Memory | None:
+def encode_sources(model: Transformer, sources: Sequence[Sequence[int]] | None) -> EncoderOutput | None:
     """What the encoder makes of the sources, one a row; None for a model without. Raises LabError where there is an
     encoder and nothing to read, or the reverse.
     """

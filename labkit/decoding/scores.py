@@ -17,23 +17,23 @@ SURE = 1.96
 """Standard errors to either side in which the truth lies in 95 % of cases."""
 
 
-class Score(NamedTuple):
+class ScoreInterval(NamedTuple):
     """A mean, and half the width of its 95 % interval: 0 where there is one value only."""
 
     mean: float
     half_width: float
 
 
-def mean_score(values: Sequence[float]) -> Score:
+def mean_score(values: Sequence[float]) -> ScoreInterval:
     """The mean of independent values, those that are no number left out; its interval is the normal distribution's."""
     known = [value for value in values if not math.isnan(value)]
     if not known:
-        return Score(math.nan, 0.0)
+        return ScoreInterval(math.nan, 0.0)
     error = statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else 0.0
-    return Score(statistics.fmean(known), SURE * error)
+    return ScoreInterval(statistics.fmean(known), SURE * error)
 
 
-def jackknife(statistic: Callable[[Sequence[Tokens]], float], texts: Sequence[Tokens]) -> Score:
+def jackknife(statistic: Callable[[Sequence[Tokens]], float], texts: Sequence[Tokens]) -> ScoreInterval:
     """A measure of texts together; its interval from what it would be without each of them (Efron and Stein, The
     Jackknife Estimate of Variance, 1981).
     """
@@ -41,7 +41,7 @@ def jackknife(statistic: Callable[[Sequence[Tokens]], float], texts: Sequence[To
     without = [statistic([*texts[:i], *texts[i + 1 :]]) for i in range(n)] if n > 2 else []
     middle = statistics.fmean(without) if without else 0.0
     variance = (n - 1) / n * sum((value - middle) ** 2 for value in without) if without else 0.0
-    return Score(statistic(texts), SURE * variance**0.5)
+    return ScoreInterval(statistic(texts), SURE * variance**0.5)
 
 
 def mean_logprob(model: Transformer, prompt: Tokens, written: Tokens) -> float:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from labkit.decoding.filters import Filter, apply_filters, check_tokens_remain, logits_after_each, need_history
-from labkit.decoding.generate import draw
-from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.generate import sample_by_inverse_cdf
+from labkit.decoding.prompts import check_generation_size, check_prompt_fits
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.transformer import State, Transformer
@@ -27,10 +27,12 @@ class SpeculativeResult(NamedTuple):
     tokens: list[int]
     drafted: int
     accepted: int
-    target_passes: int
+    target_forward_passes: int
 
 
-def speculative(model: Transformer, draft: Transformer, prompt: Sequence[int], **options: Any) -> SpeculativeResult:
+def speculative_decode(
+    model: Transformer, draft: Transformer, prompt: Sequence[int], **options: Any
+) -> SpeculativeResult:
     """The last of `speculative_steps`, which takes the same arguments: the whole text."""
     return deque(speculative_steps(model, draft, prompt, **options), maxlen=1).pop()
 
@@ -54,13 +56,13 @@ def speculative_steps(
     https://arxiv.org/abs/2211.17192. What stands is yielded after each pass of the target model.
 
     Raises LabError for models of different vocabularies, a state that cannot be taken back (RWKV, GRU), filters that
-    ask what was written, and as `check_prompt`.
+    ask what was written, and as `check_prompt_fits`.
     """
     _check(model, draft, ahead, filters)
     check_generation_size(model, 1, len(prompt), max_new_tokens)
     context = min(model.config.context, draft.config.context)
     for one in (model, draft):
-        check_prompt(one, prompt)
+        check_prompt_fits(one, prompt)
         one.eval()
     room = min(max_new_tokens, context - len(prompt))
     ahead = min(ahead, room)
@@ -84,8 +86,8 @@ def speculative_steps(
             over = token in stop_ids
             new = new if over else [*new, token]
             kept += place < len(judged) - 1  # the last is the large model's own
-            if over or (stop is not None and stop.ended(new)):
-                yield SpeculativeResult(new if stop is None else stop.cut(new), guessed, kept, readings)
+            if over or (stop is not None and stop.has_stop(new)):
+                yield SpeculativeResult(new if stop is None else stop.cut_at_stop(new), guessed, kept, readings)
                 return
         written = [*prompt, *new]
         for state in states:
@@ -121,7 +123,7 @@ def _guess(
         unread = [*written, *guesses][state.filled :]
         logits = apply_filters(filters, draft(torch.tensor([unread], device=device), state=state)[:, -1].float())
         shares.append(logits.double().softmax(-1))
-        guesses.append(int(draw(logits, torch.rand(1, generator=generator).to(device))))
+        guesses.append(int(sample_by_inverse_cdf(logits, torch.rand(1, generator=generator).to(device))))
     return guesses, torch.cat(shares)
 
 
@@ -141,6 +143,6 @@ def _judge(
         check(i)
         if float(chances[i, 0]) * float(q[i, guess]) >= float(p[i, guess]):
             more = (p[i] - q[i]).clamp(min=0)
-            return [*guesses[:i], int(draw(more.log().unsqueeze(0), chances[i, 1:]))]
+            return [*guesses[:i], int(sample_by_inverse_cdf(more.log().unsqueeze(0), chances[i, 1:]))]
     check(len(guesses))
-    return [*guesses, int(draw(p[-1:].log(), chances[-1, 1:]))]
+    return [*guesses, int(sample_by_inverse_cdf(p[-1:].log(), chances[-1, 1:]))]

@@ -20,12 +20,12 @@ class StopStrings:
         self.decode, self.texts = decode, tuple(texts)
         self.reach = MOST_TOKENS * max((len(text) for text in texts), default=0) + 1
 
-    def ended(self, written: Sequence[int]) -> bool:
+    def has_stop(self, written: Sequence[int]) -> bool:
         """Whether the latest of these tokens completes one of the texts."""
         tail = self.decode(list(written[-self.reach :]))
         return any(text in tail for text in self.texts)
 
-    def cut(self, written: Sequence[int]) -> list[int]:
+    def cut_at_stop(self, written: Sequence[int]) -> list[int]:
         """The tokens before the first of the texts; one that holds the end of the one and the beginning of the other
         goes too.
         """

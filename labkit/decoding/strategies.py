@@ -38,10 +38,10 @@ from labkit.decoding.filters import (
     Typical,
 )
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import check_generation_size, check_prompt, encoded_sources
+from labkit.decoding.prompts import check_generation_size, check_prompt_fits, encode_sources
 from labkit.decoding.speculative import speculative_steps
 from labkit.decoding.stops import StopStrings
-from labkit.decoding.stream import trace
+from labkit.decoding.stream import trace_generation
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
 
@@ -91,7 +91,7 @@ class DecodingResources:
     draft: Transformer | None = None
     judge: Judge | None = None
 
-    def stops(self) -> StopStrings | None:
+    def stop_strings(self) -> StopStrings | None:
         if not self.stop:
             return None
         if self.tokenizer is None:
@@ -113,12 +113,12 @@ class Strategy:
     options: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def draws(self) -> bool:
+    def is_random(self) -> bool:
         """Whether chance has a part in it, so that another seed writes another text."""
         return self.kind in ("sample", "speculative", "best") and ("temperature", 0) not in self.filters
 
     def __str__(self) -> str:
-        """The line that `parse` reads it from."""
+        """The line that `parse_strategy` reads it from."""
         words = [f"{name}={format_value(value)}" for name, value in (*self.options, *self.filters)]
         return " ".join([self.kind, *words] if self.kind != "sample" or not words else words)
 
@@ -154,7 +154,7 @@ class Strategy:
         if self.kind in ("sample", "greedy"):
             sources = None if source is None else [source]
             return self.generate_batch(model, [prompt], seeds=[seeds], sources=sources, **options)[0]
-        if self.draws:
+        if self.is_random:
             return [list(self.stream(model, prompt, seed=seed, source=source, **options))[-1] for seed in seeds]
         return [list(self.stream(model, prompt, source=source, **options))[-1]] * len(seeds)
 
@@ -185,17 +185,17 @@ class Strategy:
             ]
         count = len(seeds[0])
         for prompt in prompts:
-            check_prompt(model, prompt)
+            check_prompt_fits(model, prompt)
         check_generation_size(model, count, max(map(len, prompts)), max_new_tokens)
-        samples = count if self.draws else 1
+        samples = count if self.is_random else 1
         chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for own in seeds for s in own]
         draws = torch.stack(chosen).unflatten(0, (len(prompts), count))[:, :samples]  # [P, S, N]
-        filters, stop = self.logits_filters(resources.tokenizer), resources.stops()
+        filters, stop = self.logits_filters(resources.tokenizer), resources.stop_strings()
         texts = generate(
             model, prompts, filters=filters, stop=stop, uniform_draws=draws, samples=samples, sources=sources, **common
         )
         rows = [texts[i * samples : (i + 1) * samples] for i in range(len(prompts))]
-        return rows if self.draws else [row * count for row in rows]
+        return rows if self.is_random else [row * count for row in rows]
 
     def stream(
         self,
@@ -213,10 +213,14 @@ class Strategy:
         """
         _check_seeds([seed])
         sources = None if source is None else [source]
-        common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": resources.stops()}
+        common: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "stop_ids": stop_ids,
+            "stop": resources.stop_strings(),
+        }
         common |= {} if self.kind == "contrastive" else {"filters": self.logits_filters(resources.tokenizer)}
         if self.kind in ("beam", "contrastive"):
-            yield from self._searched(model, prompt, common | {"memory": encoded_sources(model, sources)})
+            yield from self._searched(model, prompt, common | {"memory": encode_sources(model, sources)})
             return
         common["generator"] = torch.Generator().manual_seed(seed)
         if self.kind == "speculative":
@@ -234,7 +238,7 @@ class Strategy:
             best = best_of(model, prompt, resources.judge, n=self.option("n"), sources=sources, **common)
             yield best.answers[best.best]
         else:
-            yield from self._drawn(model, prompt, common | {"memory": encoded_sources(model, sources)})
+            yield from self._drawn(model, prompt, common | {"memory": encode_sources(model, sources)})
 
     def _searched(self, model: Transformer, prompt: Sequence[int], common: dict[str, Any]) -> Iterator[list[int]]:
         told = {name.replace("-", "_"): self.option(name) for name in OPTIONS[self.kind]}
@@ -247,9 +251,9 @@ class Strategy:
     def _drawn(self, model: Transformer, prompt: Sequence[int], common: dict[str, Any]) -> Iterator[list[int]]:
         written: list[int] = []
         yield written
-        for step in trace(model, prompt, top_n=0, **common):
+        for step in trace_generation(model, prompt, top_n=0, **common):
             written = written if step.token in common["stop_ids"] else [*written, step.token]
-            yield common["stop"].cut(written) if step.ended and common["stop"] else written
+            yield common["stop"].cut_at_stop(written) if step.ended and common["stop"] else written
 
 
 def format_value(value: Any) -> str:
@@ -264,7 +268,7 @@ def _today(word: str) -> str:
     return f"early-stopping={OLDER[value]}" if name == "ending" and value in OLDER else word
 
 
-def parse(line: str) -> Strategy:
+def parse_strategy(line: str) -> Strategy:
     """ "beam beams=4" -> a Strategy. Raises LabError for a kind, a name or a value that there is not."""
     words = [_today(word) for word in line.split()]
     kind = words.pop(0) if words and "=" not in words[0] else "sample"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from labkit.decoding.filters import Filter, History, check_tokens_remain, logits_after_each
-from labkit.decoding.generate import draw
-from labkit.decoding.prompts import check_generation_size, check_prompt
+from labkit.decoding.generate import sample_by_inverse_cdf
+from labkit.decoding.prompts import check_generation_size, check_prompt_fits
 from labkit.decoding.stops import StopStrings
-from labkit.model.context import Memory
+from labkit.model.context import EncoderOutput
 from labkit.model.transformer import Transformer
 
 
@@ -24,7 +24,7 @@ class Candidate(NamedTuple):
     after: tuple[float, ...]
 
     @property
-    def kept(self) -> float:
+    def final_probability(self) -> float:
         """What is left of it after all filters; 0 where one of them removed it."""
         return self.after[-1] if self.after else self.probability
 
@@ -39,7 +39,7 @@ class FilterEffect(NamedTuple):
     remaining_tokens: int
 
 
-class Step(NamedTuple):
+class TracedStep(NamedTuple):
     """One step of a Trace: the token, the number in [0, 1) by which it was drawn (None where it was not), and the
     likeliest `candidates`, this token always among them. ended: the token ends the text, and is no part of it.
     effects: of each filter. entropy: of the model's distribution, and of what the filters left, in nats.
@@ -53,7 +53,7 @@ class Step(NamedTuple):
     entropy: tuple[float, float]
 
 
-def stream(
+def stream_tokens(
     model: Transformer,
     prompt: Sequence[int],
     *,
@@ -67,7 +67,7 @@ def stream(
     Takes the same arguments, and from the same generator the same randomness, so the tokens are the same.
     Raises LabError for a prompt that is empty or leaves no room in the context.
     """
-    for step in trace(
+    for step in trace_generation(
         model,
         prompt,
         filters=filters,
@@ -81,7 +81,7 @@ def stream(
 
 
 @torch.no_grad()
-def trace(
+def trace_generation(
     model: Transformer,
     prompt: Sequence[int],
     *,
@@ -92,15 +92,16 @@ def trace(
     generator: torch.Generator | None = None,
     forced_prefix: Sequence[int] = (),
     top_n: int = 8,
-    memory: Memory | None = None,
-) -> Iterator[Step]:
-    """`stream`, with the `top_n` likeliest candidates of each step; the last step may be the one that ends the text.
+    memory: EncoderOutput | None = None,
+) -> Iterator[TracedStep]:
+    """`stream_tokens`, with the `top_n` likeliest candidates of each step; the last step may be the one that ends the
+    text.
 
     Two traces from generators of one seed see the same number at the same step: where they part, the filters differ.
     forced_prefix: tokens that are written whatever is drawn; after them it goes on with the numbers of their later
     places. Nothing is weighed for top_n=0.
     """
-    check_prompt(model, prompt)
+    check_prompt_fits(model, prompt)
     check_generation_size(model, 1, len(prompt), max_new_tokens)
     device = model.embedding.weight.device
     draws = torch.rand(1, max_new_tokens, generator=generator).to(device)  # [1, N]
@@ -109,14 +110,14 @@ def trace(
     state, written = model.new_state(1, len(prompt) + room), tokens
     model.eval()
     for place in range(room):
-        raw = model.logits(model.hidden(tokens, state=state, memory=memory)[:, -1:]).squeeze(1).float()  # [1, V]
+        raw = model.logits(model.hidden_states(tokens, state=state, memory=memory)[:, -1:]).squeeze(1).float()  # [1, V]
         seen = logits_after_each(filters, raw, History(written, len(prompt)))
         check_tokens_remain(filters, seen)
-        drawn = draw(seen[-1], draws[:, place])
+        drawn = sample_by_inverse_cdf(seen[-1], draws[:, place])
         token = drawn if place >= len(forced_prefix) else torch.tensor([forced_prefix[place]], device=device)
         tokens = token.unsqueeze(-1)
         written = torch.cat((written, tokens), 1)
-        ended = int(token) in stop_ids or (stop is not None and stop.ended(written[0, len(prompt) :].tolist()))
+        ended = int(token) in stop_ids or (stop is not None and stop.has_stop(written[0, len(prompt) :].tolist()))
         chance = float(draws[0, place]) if place >= len(forced_prefix) else None
         yield make_step(seen, int(token), chance, ended, top_n)
         if ended:
@@ -131,8 +132,8 @@ def trace_forced(
     *,
     filters: Sequence[Filter] = (),
     top_n: int = 8,
-    memory: Memory | None = None,
-) -> list[Step]:
+    memory: EncoderOutput | None = None,
+) -> list[TracedStep]:
     """The Trace of a text that came some other way, as beam search: what would have been weighed at each token."""
     if not written:
         return []
@@ -147,17 +148,17 @@ def trace_forced(
     return traced
 
 
-def make_step(seen: Sequence[Tensor], token: int, drawn: float | None, ended: bool, top_n: int) -> Step:
+def make_step(seen: Sequence[Tensor], token: int, drawn: float | None, ended: bool, top_n: int) -> TracedStep:
     """A Step of `logits_after_each` logits; without leading candidates nothing is worked out."""
     if not top_n:
-        return Step(token, drawn, [], ended, [], (0.0, 0.0))
+        return TracedStep(token, drawn, [], ended, [], (0.0, 0.0))
     shares = [logits[0].softmax(-1) for logits in seen]
     chosen = shares[0].topk(min(top_n, len(shares[0]))).indices.tolist()
     chosen += [] if token in chosen else [token]
     table = torch.stack(shares)[:, chosen].T.tolist()  # [candidate, filter]
     candidates = [Candidate(one, row[0], tuple(row[1:])) for one, row in zip(chosen, table, strict=True)]
     effects = [_effect(before, after) for before, after in zip(shares, shares[1:], strict=False)]
-    return Step(token, drawn, candidates, ended, effects, (_entropy(shares[0]), _entropy(shares[-1])))
+    return TracedStep(token, drawn, candidates, ended, effects, (_entropy(shares[0]), _entropy(shares[-1])))
 
 
 def _effect(before: Tensor, after: Tensor) -> FilterEffect:

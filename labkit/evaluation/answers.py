@@ -1,7 +1,7 @@
 """Greedy answers to held-out tasks of the world, and what the question alone gives.
 
     accuracy, accuracy/KIND   answers to held-out combinations that are right
-    question_only/KIND        what the question alone gives, see `question_only`
+    question_only/KIND        what the question alone gives, see `question_only_accuracy`
     gold/PROFILE              mean gold score of the same answers under an annotator's profile
     unsupported               share of answers that claim what neither story nor facts say
 
@@ -24,7 +24,7 @@ from labkit.evaluation.held_out_loss import Metrics
 from labkit.model.transformer import Transformer
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Task, World, score, without_story
+from labkit.world import Task, World, gold_score, without_story
 
 
 def answer_metrics(
@@ -41,7 +41,7 @@ def answer_metrics(
     gold: dict[str, list[float]] = defaultdict(list)
     unsupported = []
     for task, response in zip(tasks, answers, strict=True):
-        scores = {name: score(data.world, task, response, p) for name, p in data.world.profiles.items()}
+        scores = {name: gold_score(data.world, task, response, p) for name, p in data.world.profiles.items()}
         for name, value in scores.items():
             gold[name].append(value.total)
         value = next(iter(scores.values()))  # what is right does not depend on the profile
@@ -54,13 +54,13 @@ def answer_metrics(
         "tasks": len(every),
         **({"tasks_left_out": len(chosen) - len(tasks)} if len(tasks) < len(chosen) else {}),
         **{f"accuracy/{kind}": _mean(values) for kind, values in right.items()},
-        **question_only(model, tokenizer, data.world, tasks, config, chat),
+        **question_only_accuracy(model, tokenizer, data.world, tasks, config, chat),
         **{f"gold/{name}": _mean(values) for name, values in gold.items()},
         "unsupported": _mean(unsupported),
     }
 
 
-def question_only(
+def question_only_accuracy(
     model: Transformer,
     tokenizer: Tokenizer,
     world: World,
@@ -78,7 +78,7 @@ def question_only(
     judge = next(iter(world.profiles.values()))
     alone: dict[str, list[float]] = defaultdict(list)
     for task, response in zip(asked, answers, strict=True):
-        alone[task.kind].append(score(world, task, response, judge).right)
+        alone[task.kind].append(gold_score(world, task, response, judge).right)
     frequent = majority_accuracy(world, asked, config.seed, config.examples)
     return {f"question_only/{kind}": max(_mean(values), frequent[kind]) for kind, values in alone.items()}
 
@@ -109,7 +109,7 @@ def answer_tasks(
     answers = [""] * len(tasks)
     for new_tokens in {config.answer_max_new_tokens, config.story_max_new_tokens}:
         chosen = [index for index, task in enumerate(tasks) if _new_tokens(task, config) == new_tokens]
-        replies = reply(model, tokenizer, [prompts[index] for index in chosen], new_tokens, config.rows)
+        replies = generate_replies(model, tokenizer, [prompts[index] for index in chosen], new_tokens, config.rows)
         for index, text in zip(chosen, replies, strict=True):
             answers[index] = text
     return answers
@@ -133,18 +133,18 @@ def task_prompt(tokenizer: Tokenizer, task: Task, chat: bool) -> list[int]:
     """A task as a prompt: in the form of conversations (`chat`), or in that of pretraining documents."""
     if chat:
         return encode_prompt(tokenizer, task.messages)
-    return encode_prompt(tokenizer, without_story(task).messages, text=task.story)
+    return encode_prompt(tokenizer, without_story(task).messages, passage=task.story)
 
 
-def reply(
-    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], new_tokens: int, rows: int
+def generate_replies(
+    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], max_new_tokens: int, rows: int
 ) -> list[str]:
     """Prompts -> greedy replies."""
     replies = generate(
         model,
         prompts,
         filters=[Temperature(0)],
-        max_new_tokens=new_tokens,
+        max_new_tokens=max_new_tokens,
         stop_ids=tokenizer.stop_ids,
         rows=rows,
     )
@@ -174,7 +174,7 @@ def _questions(task: Task) -> tuple[Hashable, Hashable, Hashable]:
     question = task.question
     if question is None:
         return (task.kind, task.kind, task.kind)
-    form = (task.kind, question.pattern.kind, question.hole)
+    form = (task.kind, question.pattern.kind, question.asked_role)
     return ((task.kind, question.pattern), form, task.kind)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from labkit.configs import LARGEST, Count, Range, Seed, check
+from labkit.configs import LARGEST, Count, Range, Seed, check_fields
 from labkit.text.pieces import Text
 from labkit.world import Document, World
 
@@ -43,7 +43,7 @@ class EvaluationConfig:
     }
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +53,9 @@ class WorldData:
     """
 
     world: World
-    length: int
+    max_length: int
     seed: int = 0
-    trained: int = 0
+    trained_documents: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +64,10 @@ class TextData:
 
     texts: Sequence[Text]
     conversations: Sequence[Document]
-    length: int
+    max_length: int
 
 
-def first_characters(texts: Sequence[Text], characters: int) -> list[str]:
+def truncate_texts(texts: Sequence[Text], characters: int) -> list[str]:
     """The first texts, the last of them cut, that hold so many characters together."""
     chosen: list[str] = []
     for text in texts:

@@ -15,7 +15,7 @@ import torch
 from labkit.losses import next_token_loss
 from labkit.model.transformer import Transformer
 from labkit.text.batch import Batch
-from labkit.text.sources import LossOn, document_batch, encode_corpus, windows
+from labkit.text.sources import LossOn, document_batch, encode_corpus, sliding_windows
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document
 
@@ -57,7 +57,7 @@ def document_loss(
     return _loss_metrics(nats, count, size)
 
 
-def mismatched_loss(
+def mismatched_prompt_loss(
     model: Transformer, tokenizer: Tokenizer, documents: Sequence[Document], length: int, rows: int
 ) -> Metrics:
     """Loss on the same answers, each after the question of the next conversation; of one exchange each.
@@ -79,7 +79,7 @@ def mismatched_loss(
 def text_loss(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], length: int, rows: int) -> Metrics:
     """Loss over held-out text, each token once, with at least half a context before it where there is one."""
     ids = encode_corpus(tokenizer, texts)
-    nats, count = batch_loss(model, windows(ids, rows, length, bos=tokenizer.bos_token_id))
+    nats, count = batch_loss(model, sliding_windows(ids, rows, length, bos_token_id=tokenizer.bos_token_id))
     characters = sum(map(len, texts))
     metrics = _loss_metrics(nats, count, sum(len(text.encode()) for text in texts))
     return {**metrics, "nats_per_character": nats / characters}

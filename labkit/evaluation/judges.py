@@ -13,7 +13,7 @@ from labkit.text.batch import full_row_batch
 from labkit.text.chat import decode_reply
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World
-from labkit.world.oracle import score
+from labkit.world.oracle import gold_score
 
 
 def reward_judge(reward_model: RewardModel, tokenizer: Tokenizer, has_end_token: bool = False) -> Judge:
@@ -47,7 +47,7 @@ def oracle_judge(world: World, tasks: Mapping[tuple[int, ...], Task], annotator:
             task = tasks.get(tuple(prompt))
             if task is None:
                 raise LabError("The oracle judges answers to the world's own tasks; this prompt is none of them.")
-            found.append(score(world, task, decode_reply(tokenizer, answer).strip(), profile).total)
+            found.append(gold_score(world, task, decode_reply(tokenizer, answer).strip(), profile).total)
         return found
 
     return judge

@@ -7,8 +7,8 @@ Real text has no oracle; there the losses on held-out text and answers are what 
 from __future__ import annotations
 
 from labkit.evaluation.answers import answer_metrics
-from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, first_characters
-from labkit.evaluation.held_out_loss import Metrics, document_loss, mismatched_loss, text_loss
+from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, truncate_texts
+from labkit.evaluation.held_out_loss import Metrics, document_loss, mismatched_prompt_loss, text_loss
 from labkit.evaluation.stories import story_metrics
 from labkit.model.transformer import Transformer
 from labkit.text.tokenizer import Tokenizer
@@ -21,11 +21,11 @@ def evaluate_base(
     tuning.
     """
     if isinstance(data, TextData):
-        texts = first_characters(data.texts, config.characters)
-        return text_loss(model, tokenizer, texts, data.length, config.loss_rows)
+        texts = truncate_texts(data.texts, config.characters)
+        return text_loss(model, tokenizer, texts, data.max_length, config.loss_rows)
     documents = [data.world.document("validation", data.seed, index) for index in range(config.documents)]
     return {
-        **document_loss(model, tokenizer, documents, data.length, config.loss_rows),
+        **document_loss(model, tokenizer, documents, data.max_length, config.loss_rows),
         **story_metrics(model, tokenizer, data, config),
         **answer_metrics(model, tokenizer, data, config, chat=False),
     }
@@ -40,11 +40,11 @@ def evaluate_chat(
     if isinstance(data, TextData):
         conversations = list(data.conversations)[: config.documents]
         return {
-            **document_loss(model, tokenizer, conversations, data.length, config.loss_rows, "answers"),
-            **mismatched_loss(model, tokenizer, conversations, data.length, config.loss_rows),
+            **document_loss(model, tokenizer, conversations, data.max_length, config.loss_rows, "answers"),
+            **mismatched_prompt_loss(model, tokenizer, conversations, data.max_length, config.loss_rows),
         }
     documents = [data.world.conversation("validation", data.seed, index) for index in range(config.documents)]
     return {
-        **document_loss(model, tokenizer, documents, data.length, config.loss_rows, "answers"),
+        **document_loss(model, tokenizer, documents, data.max_length, config.loss_rows, "answers"),
         **answer_metrics(model, tokenizer, data, config, chat=True),
     }

@@ -24,7 +24,7 @@ class MetricSpec(NamedTuple):
     better: str
     meaning: str
 
-    def show(self, value: float) -> str:
+    def format(self, value: float) -> str:
         """A value as a reader sees it: 0.975 of a share -> '97.5 %', 1.23456 nats -> '1.235'."""
         if value != value:
             return "not defined"

@@ -18,7 +18,7 @@ from labkit.preferences.annotate import preference_task
 from labkit.text.chat import decode_reply, encode_prompt, without_end_token
 from labkit.text.fitting import LengthReport
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Task, World, score
+from labkit.world import Task, World, gold_score
 
 if TYPE_CHECKING:
     from labkit.stages.inputs import StageInputs
@@ -39,12 +39,12 @@ def oracle_scores(
     """The oracle's opinion of answers, as ids, to the tasks, under the annotator's profile."""
     texts = [decode_reply(tokenizer, without_end_token(tokenizer, ids)) for ids in answers]
     profile = world.profile(annotator)
-    scores = [score(world, task, text, profile) for task, text in zip(tasks, texts, strict=True)]
+    scores = [gold_score(world, task, text, profile) for task, text in zip(tasks, texts, strict=True)]
     columns = zip(*((s.total, s.right, float(s.supported < 1), s.polite) for s in scores), strict=True)
     return OracleScores(*(np.array(column) for column in columns))
 
 
-def paired_metrics(after: OracleScores, before: OracleScores) -> Metrics:
+def paired_oracle_metrics(after: OracleScores, before: OracleScores) -> Metrics:
     """What changed, prompt by prompt: differences with the standard error of their mean, and the win rate.
 
     A tie is half a win. win_low, win_high: 95 % interval of the win rate, normal, over prompts.
@@ -69,7 +69,7 @@ def paired_metrics(after: OracleScores, before: OracleScores) -> Metrics:
     }
 
 
-def reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
+def paired_reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
     """The reward model's opinion of both models' answers to the same prompts; a tie is half a win."""
     gain = after - before
     return {
@@ -90,7 +90,7 @@ def policy_metrics(
     tasks, asked, fit = held_out_prompts(stage_inputs, prompts, length, max_new_tokens)
     answers = [
         greedy_answers(model, tokenizer, asked, max_new_tokens),
-        stage_inputs.once(
+        stage_inputs.cached(
             ("answers", prompts, length, max_new_tokens, stage_inputs.after),
             lambda: greedy_answers(stage_inputs.initial_model(), tokenizer, asked, max_new_tokens),
         ),
@@ -100,11 +100,11 @@ def policy_metrics(
         after, before = (
             oracle_scores(stage_inputs.world, stage_inputs.annotator, tokenizer, tasks, given) for given in answers
         )
-        metrics |= paired_metrics(after, before)
+        metrics |= paired_oracle_metrics(after, before)
     reward_model = stage_inputs.reward_model_or_none()
     if reward_model is not None:
         liked, liked_before = (reward_scores(reward_model, tokenizer, asked, given) for given in answers)
-        metrics |= reward_metrics(liked, liked_before)
+        metrics |= paired_reward_metrics(liked, liked_before)
     return metrics | {"prompts": len(asked)} | ({"prompts_left_out": fit.left_out} if fit.left_out else {})
 
 
@@ -118,7 +118,7 @@ def held_out_prompts(
     """
     tokenizer, room = stage_inputs.tokenizer, length - max_new_tokens
     tasks: list[Task] = []
-    if stage_inputs.of_the_world:
+    if stage_inputs.uses_world_data:
         tasks = [preference_task(stage_inputs.world, "test", stage_inputs.seed, index) for index in range(prompts)]
         asked, room = [encode_prompt(tokenizer, task.messages) for task in tasks], length - 1
     else:

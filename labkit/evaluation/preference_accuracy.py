@@ -12,7 +12,7 @@ from labkit.losses import pairwise_loss
 from labkit.machine import autocast
 from labkit.model.reward_model import RewardModel
 from labkit.preferences.annotate import AnnotatedPair
-from labkit.text.pairs import Pair, by_length, collate_pairs, encode_pair
+from labkit.text.pairs import PreferencePair, batches_by_length, collate_pairs, encode_pair
 from labkit.text.tokenizer import Tokenizer
 
 
@@ -20,7 +20,7 @@ from labkit.text.tokenizer import Tokenizer
 def score_pairs(
     reward_model: RewardModel,
     tokenizer: Tokenizer,
-    pairs: Sequence[Pair],
+    pairs: Sequence[PreferencePair],
     length: int,
     precision: str = "fp32",
     rows: int = 32,
@@ -31,7 +31,7 @@ def score_pairs(
     reward_model.eval()
     found, device = torch.zeros(len(encoded), 2), reward_model.head.weight.device
     with autocast(device, precision):
-        for chosen in by_length(encoded, rows):
+        for chosen in batches_by_length(encoded, rows):
             batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad_token_id).to(device)
             found[chosen] = reward_model.scores_at(batch.inputs, batch.mask, batch.ends).view(2, -1).T.cpu()
     reward_model.train(was_training)
@@ -39,7 +39,11 @@ def score_pairs(
 
 
 def ranking_metrics(
-    reward_model: RewardModel, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int, precision: str = "fp32"
+    reward_model: RewardModel,
+    tokenizer: Tokenizer,
+    pairs: Sequence[PreferencePair],
+    length: int,
+    precision: str = "fp32",
 ) -> Metrics:
     """On held-out pairs that fit in a row: the loss, the share ranked as chosen, and what length alone gives."""
     scores = score_pairs(reward_model, tokenizer, pairs, length, precision)
@@ -52,10 +56,10 @@ def ranking_metrics(
     }
 
 
-def gold_metrics(
+def gold_ranking_metrics(
     reward_model: RewardModel,
     tokenizer: Tokenizer,
-    choices: Sequence[AnnotatedPair],
+    annotated_pairs: Sequence[AnnotatedPair],
     length: int,
     precision: str = "fp32",
 ) -> Metrics:
@@ -65,8 +69,10 @@ def gold_metrics(
     these choices. Pairs that gold holds equal are left out of gold_accuracy and gold_length_accuracy, and both where
     gold holds all of them equal.
     """
-    ceiling = {"noise_ceiling": pairwise_accuracy(torch.tensor([c.chosen_gold - c.rejected_gold for c in choices]))}
-    known = [choice for choice in choices if choice.chosen_gold != choice.rejected_gold]
+    ceiling = {
+        "noise_ceiling": pairwise_accuracy(torch.tensor([c.chosen_gold - c.rejected_gold for c in annotated_pairs]))
+    }
+    known = [choice for choice in annotated_pairs if choice.chosen_gold != choice.rejected_gold]
     if not known:
         return ceiling
     sign = np.array([np.sign(choice.chosen_gold - choice.rejected_gold) for choice in known])
@@ -84,11 +90,11 @@ def pairwise_accuracy(margins: torch.Tensor) -> float:
     return float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
 
 
-def length_accuracy(pairs: Sequence[Pair]) -> float:
+def length_accuracy(pairs: Sequence[PreferencePair]) -> float:
     """How often the longer answer was chosen, or the shorter one, whichever is more often; in characters."""
     longer = pairwise_accuracy(torch.tensor([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs]))
     return max(longer, 1 - longer)
 
 
-def _turned(pair: Pair) -> Pair:
-    return Pair(pair.prompt, pair.rejected, pair.chosen)
+def _turned(pair: PreferencePair) -> PreferencePair:
+    return PreferencePair(pair.prompt, pair.rejected, pair.chosen)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 
 from labkit.decoding import Temperature, generate
-from labkit.evaluation.answers import _fitting, _room, answer_tasks, reply
-from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, first_characters
+from labkit.evaluation.answers import _fitting, _room, answer_tasks, generate_replies
+from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, truncate_texts
 from labkit.model.transformer import Transformer
-from labkit.text.chat import encode_opening, encode_prompt
+from labkit.text.chat import encode_prompt, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
 
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 SAMPLED_KINDS = ("where", "why", "fact", "write", "refuse")
 
 
-def samples(
+def sample_answers(
     model: Transformer,
     tokenizer: Tokenizer,
     data: WorldData | TextData,
@@ -47,7 +47,7 @@ def samples(
         answers = answer_tasks(model, tokenizer, tasks, config, chat)
         return [Sample(_shown(t.messages), a, t.reference) for t, a in zip(tasks, answers, strict=True)]
     if not data.conversations:
-        openings = _lines(first_characters(data.texts, config.characters), len(SAMPLED_KINDS))
+        openings = _lines(truncate_texts(data.texts, config.characters), len(SAMPLED_KINDS))
         return _write_on(model, tokenizer, [Sample(line, "") for line in openings], config)
     room = _room(model, 2 * config.answer_max_new_tokens)
     exchanges = map(_first_exchange, data.conversations)
@@ -57,7 +57,7 @@ def samples(
         fixed = [Sample(_shown(messages) + "\n", "", answer) for messages, answer in asked]
         return _write_on(model, tokenizer, fixed, config)
     prompts = [encode_prompt(tokenizer, messages) for messages, _ in asked]
-    replies = reply(model, tokenizer, prompts, 2 * config.answer_max_new_tokens, config.rows)
+    replies = generate_replies(model, tokenizer, prompts, 2 * config.answer_max_new_tokens, config.rows)
     return [Sample(_shown(m), said, answer) for (m, answer), said in zip(asked, replies, strict=True)]
 
 
@@ -66,7 +66,7 @@ def _write_on(
 ) -> list[Sample]:
     """Each prompt that leaves room as plain text, continued."""
     room = _room(model, 2 * config.answer_max_new_tokens)
-    pairs = [(sample, encode_opening(tokenizer, sample.prompt, leading_space=False)) for sample in fixed]
+    pairs = [(sample, encode_text_prompt(tokenizer, sample.prompt, leading_space=False)) for sample in fixed]
     fixed, opened = [s for s, ids in pairs if len(ids) <= room], [ids for _, ids in pairs if len(ids) <= room]
     written = generate(
         model,

@@ -12,10 +12,10 @@ from labkit.decoding import generate
 from labkit.evaluation.config import EvaluationConfig, WorldData
 from labkit.evaluation.held_out_loss import Metrics
 from labkit.model.transformer import Transformer
-from labkit.text.chat import decode_reply, encode_opening
+from labkit.text.chat import decode_reply, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
-from labkit.world.grammar import sentences
+from labkit.world.grammar import split_sentences
 
 
 def story_metrics(model: Transformer, tokenizer: Tokenizer, data: WorldData, config: EvaluationConfig) -> Metrics:
@@ -23,7 +23,7 @@ def story_metrics(model: Transformer, tokenizer: Tokenizer, data: WorldData, con
     (`grammatical`), which share of their events can happen (`consistent`), which share of them is not in
     the training set (`novel`).
     """
-    stories = write_stories(model, tokenizer, data.world, config)
+    stories = generate_stories(model, tokenizer, data.world, config)
     checks = [data.world.check(story) for story in stories]
     written = sum(check.sentences for check in checks)
     events = sum(check.events for check in checks)
@@ -36,7 +36,7 @@ def story_metrics(model: Transformer, tokenizer: Tokenizer, data: WorldData, con
     }
 
 
-def write_stories(model: Transformer, tokenizer: Tokenizer, world: World, config: EvaluationConfig) -> list[str]:
+def generate_stories(model: Transformer, tokenizer: Tokenizer, world: World, config: EvaluationConfig) -> list[str]:
     """`config.stories` stories generated from bos.
 
     A model of the corpus also writes fact paragraphs, patterns and scenes in which nothing happens. Those
@@ -49,24 +49,24 @@ def write_stories(model: Transformer, tokenizer: Tokenizer, world: World, config
         missing = config.stories - len(stories)
         written = generate(
             model,
-            [encode_opening(tokenizer, "")] * math.ceil(1.5 * missing),
+            [encode_text_prompt(tokenizer, "")] * math.ceil(1.5 * missing),
             max_new_tokens=min(config.story_max_new_tokens, model.config.context - 1),
             stop_ids=tokenizer.stop_ids,
             generator=generator,
             rows=config.rows,
         )
         texts = [decode_reply(tokenizer, ids) for ids in written]
-        stories += [text for text in texts if not uneventful(world, text)][:missing]
+        stories += [text for text in texts if not has_no_event(world, text)][:missing]
         if len(stories) == config.stories:
             break
     return stories
 
 
-def uneventful(world: World, text: str) -> bool:
+def has_no_event(world: World, text: str) -> bool:
     """Whether a text is flawless and nothing happens in it: facts, a pattern, a scene."""
     context: dict[str, str] = {}
-    read = [world.grammar.parse(line, context) for line in sentences(text)]
-    if any(parsed is None or world.kinds[parsed.event.kind].happens for parsed in read):
+    read = [world.grammar.parse(line, context) for line in split_sentences(text)]
+    if any(parsed is None or world.kinds[parsed.event.kind].is_happening for parsed in read):
         return False
     return bool(read) and not world.check(text).problems
 
@@ -77,12 +77,12 @@ def novelty(stories: Sequence[str], data: WorldData, compared: int) -> float:
     Up to `compared` training documents are compared, evenly spaced. When the run saw more, each find stands
     for trained / compared of them, so the estimate stays unbiased.
     """
-    if not data.trained:
+    if not data.trained_documents:
         return 1.0
-    count = min(data.trained, compared)
-    known = _training_hashes(data.world, data.seed, data.trained, count)
+    count = min(data.trained_documents, compared)
+    known = _training_hashes(data.world, data.seed, data.trained_documents, count)
     found = sum(hash(story.strip()) in known for story in stories)
-    return max(0.0, 1 - found / max(1, len(stories)) * data.trained / count)
+    return max(0.0, 1 - found / max(1, len(stories)) * data.trained_documents / count)
 
 
 @lru_cache(maxsize=2)

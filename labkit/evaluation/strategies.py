@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
-    from labkit.decoding.scores import Score
+    from labkit.decoding.scores import ScoreInterval
     from labkit.decoding.strategies import DecodingResources, Strategy
     from labkit.model.transformer import Transformer
     from labkit.text.tokenizer import Tokenizer
@@ -35,13 +35,13 @@ class StrategyResult:
     strategy: str
     text: str
     diverges_at: int | None
-    scores: dict[str, Score]
+    scores: dict[str, ScoreInterval]
 
 
 def compare_strategies(
     model: Transformer,
     tokenizer: Tokenizer,
-    asked: Sequence[EvalPrompt],
+    prompts: Sequence[EvalPrompt],
     strategies: Sequence[Strategy],
     *,
     seeds: int,
@@ -62,17 +62,17 @@ def compare_strategies(
     found: list[StrategyResult] = []
     first: list[str] = []
     for strategy in strategies:
-        many = seeds if strategy.draws else 1
+        many = seeds if strategy.is_random else 1
         options: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
             "stop_ids": tokenizer.stop_ids,
             "resources": resources,
         }
-        seeds_of = [range(i * many, (i + 1) * many) for i in range(len(asked))]
-        texts = strategy.generate_batch(model, [one.ids for one in asked], seeds=seeds_of, **options)
+        seeds_of = [range(i * many, (i + 1) * many) for i in range(len(prompts))]
+        texts = strategy.generate_batch(model, [one.ids for one in prompts], seeds=seeds_of, **options)
         words = tokenizer.decode(texts[0][0]).split()
         first = first or words
-        scores = score_texts(model, tokenizer, asked, texts, world, annotator)
+        scores = score_texts(model, tokenizer, prompts, texts, world, annotator)
         found.append(
             StrategyResult(str(strategy), " ".join(words), first_difference([first, words], ended=True), scores)
         )
@@ -82,11 +82,11 @@ def compare_strategies(
 def score_texts(
     model: Transformer,
     tokenizer: Tokenizer,
-    asked: Sequence[EvalPrompt],
+    prompts: Sequence[EvalPrompt],
     texts: Sequence[Sequence[Sequence[int]]],
     world: World | None,
     annotator: str | None = None,
-) -> dict[str, Score]:
+) -> dict[str, ScoreInterval]:
     """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
     from labkit.decoding.scores import distinct, jackknife, mean_logprobs, mean_score, repetition, self_bleu
 
@@ -101,8 +101,8 @@ def score_texts(
         truths = [_truth(world, prompt.task, tokenizer.decode(text).strip(), annotator) for text in group]
         return [one | truth for one, truth in zip(found, truths, strict=True)]
 
-    rows = [each(prompt, group) for prompt, group in zip(asked, texts, strict=True)]
-    scores: dict[str, Score] = {}
+    rows = [each(prompt, group) for prompt, group in zip(prompts, texts, strict=True)]
+    scores: dict[str, ScoreInterval] = {}
     for name in rows[0][0]:
         by_prompt = [[row[name] for row in group] for group in rows]
         scores[name] = mean_score(by_prompt[0] if len(rows) == 1 else [mean_score(group).mean for group in by_prompt])
@@ -115,7 +115,7 @@ def score_texts(
 
 def _truth(world: World, task: Task | None, text: str, annotator: str | None) -> dict[str, float]:
     """What the world says of a text: how much is its English, and can happen; of a task's answer, what it is worth."""
-    from labkit.world.oracle import score
+    from labkit.world.oracle import gold_score
 
     check = world.check(text)
     as_story = check.parsed / check.sentences if check.sentences else 0.0
@@ -123,7 +123,7 @@ def _truth(world: World, task: Task | None, text: str, annotator: str | None) ->
         return {"grammatical": as_story, "consistent": check.possible / check.events if check.events else float("nan")}
     if annotator is None:
         raise LabError("Gold is scored by an annotator's taste: name one, as a recipe does (annotation.annotator).")
-    gold = score(world, task, text, world.profile(annotator))
+    gold = gold_score(world, task, text, world.profile(annotator))
     truth = {"gold": gold.total, "right": gold.right, "supported": gold.supported, "consistent": gold.consistent}
     return truth | {"grammatical": as_story if task.kind == "write" else gold.fluent}
 
@@ -172,7 +172,7 @@ def strategies_table(found: Sequence[StrategyResult]) -> str:
     return "\n".join(lines)
 
 
-def format_score(score: Score) -> str:
+def format_score(score: ScoreInterval) -> str:
     """0.812 ± 0.034; a dash where there is no number."""
     if score.mean != score.mean:
         return "-"
@@ -183,14 +183,14 @@ FIRST = 24
 """Of each kind, the world's tasks that are known again by their words."""
 
 
-def task_of(world: World, text: str) -> Task | None:
+def find_task(world: World, text: str) -> Task | None:
     """The held-out task that asks exactly this, among the first of each kind; None where there is none."""
     return _first_tasks(world.size.name).get(text)
 
 
 @cache
 def _first_tasks(size: str) -> dict[str, Task]:
-    """By their words, the tasks that `task_of` knows in the world of a size; of two with the same words the first."""
+    """By their words, the tasks that `find_task` knows in the world of a size; of two with the same words the first."""
     from labkit.world import World
 
     world = World.load(size)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from labkit.files import atomic_replace, explain_write_errors, write_json
 from labkit.hub.families import FAMILIES
-from labkit.hub.folder import WEIGHTS, read_config, read_entries, resolve_checkpoint
+from labkit.hub.folder import WEIGHTS, read_config, read_tensor_entries, resolve_checkpoint
 from labkit.hub.matching import find_tensors
-from labkit.hub.shapes import config_from_hf, config_to_hf, family_named, family_of
+from labkit.hub.shapes import config_from_hf, config_to_hf, family_from_config, family_name
 from labkit.model.transformer import Transformer
 
-__all__ = ["family_of", "from_pretrained", "resolve_checkpoint", "save_pretrained"]
+__all__ = ["family_name", "from_pretrained", "resolve_checkpoint", "save_pretrained"]
 
 
 def from_pretrained(source: str | Path) -> Transformer:
@@ -33,9 +33,9 @@ def from_pretrained(source: str | Path) -> Transformer:
     """
     folder = resolve_checkpoint(source)
     config = read_config(folder)
-    family = family_named(config, folder)
+    family = family_from_config(config, folder)
     shape = config_from_hf(family, config, folder / "config.json")
-    tensors = find_tensors(family, shape, read_entries(folder), folder)
+    tensors = find_tensors(family, shape, read_tensor_entries(folder), folder)
     model = Transformer(shape)
     model.load_state_dict(
         {part.ours: part.to_ours(tensors, shape) for part in family.parts(shape)}
@@ -48,7 +48,7 @@ def save_pretrained(model: Transformer, target: str | Path) -> None:
 
     The family is the one whose shape the model has. Raises LabError when there is none.
     """
-    target, name = Path(target), family_of(model.config)
+    target, name = Path(target), family_name(model.config)
     family, ours = FAMILIES[name], model.state_dict()
     described = config_to_hf(name, model.config)
     tensors: dict[str, Tensor] = {}

@@ -7,8 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.hub.parts import Family, Json, TensorMapping, activation, qkv_rows, their_activation, weight_and_bias
-from labkit.hub.switches import Switches
+from labkit.hub.config_keys import ConfigKeys
+from labkit.hub.parts import (
+    Family,
+    Json,
+    TensorMapping,
+    activation_from_hf,
+    activation_to_hf,
+    qkv_rows,
+    weight_and_bias,
+)
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import ALiBi, Learned, LinearScaling, Llama3Scaling, Rotary, YaRN
 from labkit.model.transformer import ModelConfig
@@ -112,7 +120,7 @@ def _sliding_layers(config: Json) -> list[bool]:
 
 def _read_llama(config: Json, qk_norm: bool = False, qkv_bias: bool = False, window: int = 0) -> ModelConfig:
     heads = config["num_attention_heads"]
-    dense = Gated(config["intermediate_size"], activation(config["hidden_act"]))
+    dense = Gated(config["intermediate_size"], activation_from_hf(config["hidden_act"]))
     experts = config.get("num_local_experts")
     return ModelConfig(
         vocabulary=config["vocab_size"],
@@ -157,7 +165,7 @@ def _write_llama(c: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": c.heads,
         "num_key_value_heads": c.attention.key_value_heads,
         "head_dim": c.attention.head_dim,
-        "hidden_act": their_activation(c),
+        "hidden_act": activation_to_hf(c),
         "rms_norm_eps": c.norm_eps,
         "rope_parameters": _rope_parameters(c.position),
         "rope_theta": c.position.base,
@@ -223,7 +231,7 @@ def _read_gpt2(config: Json) -> ModelConfig:
         depth=config["n_layer"],
         heads=config["n_head"],
         key_value_heads=config["n_head"],
-        feed_forward=Plain(config.get("n_inner") or 4 * width, activation(config["activation_function"])),
+        feed_forward=Plain(config.get("n_inner") or 4 * width, activation_from_hf(config["activation_function"])),
         position=Learned(),
         qk_norm=False,
         tied=bool(config["tie_word_embeddings"]),
@@ -241,7 +249,7 @@ def _write_gpt2(c: ModelConfig) -> dict[str, Any]:
         "n_layer": c.depth,
         "n_head": c.heads,
         "n_inner": c.feed_forward.intermediate_size,
-        "activation_function": their_activation(c),
+        "activation_function": activation_to_hf(c),
         "layer_norm_epsilon": c.norm_eps,
         "tie_word_embeddings": c.tied,
     }
@@ -316,7 +324,7 @@ def _bloom_parts(c: ModelConfig) -> Iterator[TensorMapping]:
         yield TensorMapping("head.weight", ("lm_head.weight",))
 
 
-_LLAMA = Switches(
+_LLAMA = ConfigKeys(
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
     "hidden_act max_position_embeddings rms_norm_eps tie_word_embeddings rope_theta rope_scaling rope_parameters "
     "partial_rotary_factor original_max_position_embeddings",
@@ -327,28 +335,29 @@ _LLAMA = Switches(
     },
 )  # fmt: skip
 _MISTRAL = _LLAMA._replace(
-    read=f"{_LLAMA.read} sliding_window",
-    fixed={"is_encoder_decoder": (False,)},
+    used=f"{_LLAMA.used} sliding_window",
+    required_values={"is_encoder_decoder": (False,)},
     defaults={**_LLAMA.defaults, "sliding_window": 4096, "num_key_value_heads": 8, "max_position_embeddings": 131_072},
 )
 _MIXTRAL = _MISTRAL._replace(
-    read=f"{_MISTRAL.read} num_local_experts num_experts_per_tok",
-    fixed={**_MISTRAL.fixed, "norm_topk_prob": (True,)},
-    idle="output_router_logits router_aux_loss_coef router_jitter_noise",
+    used=f"{_MISTRAL.used} num_local_experts num_experts_per_tok",
+    required_values={**_MISTRAL.required_values, "norm_topk_prob": (True,)},
+    ignored="output_router_logits router_aux_loss_coef router_jitter_noise",
     defaults={
         **_MISTRAL.defaults, "sliding_window": None, "rope_theta": 1e6, "rms_norm_eps": 1e-5,
         "num_local_experts": 8, "num_experts_per_tok": 2,
     },
 )  # fmt: skip
 _QWEN2 = _LLAMA._replace(
-    read=f"{_LLAMA.read} sliding_window use_sliding_window max_window_layers layer_types",
-    fixed={"is_encoder_decoder": (False,), "attention_bias": (True,)},
+    used=f"{_LLAMA.used} sliding_window use_sliding_window max_window_layers layer_types",
+    required_values={"is_encoder_decoder": (False,), "attention_bias": (True,)},
     defaults={**_LLAMA.defaults, "max_position_embeddings": 32_768, "max_window_layers": 28, "num_key_value_heads": 32},
 )
 _QWEN3 = _QWEN2._replace(
-    fixed={"is_encoder_decoder": (False,), "attention_bias": (False,)}, defaults={**_QWEN2.defaults, "head_dim": 128}
+    required_values={"is_encoder_decoder": (False,), "attention_bias": (False,)},
+    defaults={**_QWEN2.defaults, "head_dim": 128},
 )
-_GPT2 = Switches(
+_GPT2 = ConfigKeys(
     "vocab_size n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon tie_word_embeddings",
     {
         "scale_attn_by_inverse_layer_idx": (False,), "is_encoder_decoder": (False,),
@@ -359,7 +368,7 @@ _GPT2 = Switches(
         "n_positions": 1024, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
     },
 )  # fmt: skip
-_BLOOM = Switches(
+_BLOOM = ConfigKeys(
     "vocab_size hidden_size n_layer n_head seq_length layer_norm_epsilon tie_word_embeddings",
     {"apply_residual_connection_post_layernorm": (False,), "is_encoder_decoder": (False,)},
     "hidden_dropout slow_but_exact offset_alibi skip_bias_add skip_bias_add_qkv attention_softmax_in_fp32 "
@@ -369,8 +378,8 @@ _BLOOM = Switches(
 _HEAD = {"lm_head.weight": "model.embed_tokens.weight"}
 
 
-def _of_llama(name: str, read: Callable[[Json], ModelConfig], write: Any, switches: Switches) -> Family:
-    return Family(f"{name}ForCausalLM", read, write, _llama_parts, switches, "model.", _HEAD)
+def _of_llama(name: str, read: Callable[[Json], ModelConfig], write: Any, config_keys: ConfigKeys) -> Family:
+    return Family(f"{name}ForCausalLM", read, write, _llama_parts, config_keys, "model.", _HEAD)
 
 
 LLAMA = _of_llama("Llama", _read_llama, _write_llama, _LLAMA)

@@ -6,8 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.hub.parts import Family, Json, TensorMapping, activation, qkv_rows, their_activation, weight_and_bias
-from labkit.hub.switches import Switches
+from labkit.hub.config_keys import ConfigKeys
+from labkit.hub.parts import (
+    Family,
+    Json,
+    TensorMapping,
+    activation_from_hf,
+    activation_to_hf,
+    qkv_rows,
+    weight_and_bias,
+)
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import Learned, T5Buckets
 from labkit.model.transformer import ModelConfig
@@ -23,7 +31,7 @@ def _read_bert(config: Json) -> ModelConfig:
         depth=config["num_hidden_layers"],
         heads=config["num_attention_heads"],
         key_value_heads=config["num_attention_heads"],
-        feed_forward=Plain(config["intermediate_size"], activation(config["hidden_act"])),
+        feed_forward=Plain(config["intermediate_size"], activation_from_hf(config["hidden_act"])),
         position=Learned(),
         qk_norm=False,
         norm="layer",
@@ -51,7 +59,7 @@ def _write_bert(c: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": c.depth,
         "num_attention_heads": c.heads,
         "intermediate_size": c.feed_forward.intermediate_size,
-        "hidden_act": their_activation(c),
+        "hidden_act": activation_to_hf(c),
         "layer_norm_eps": c.norm_eps,
         "type_vocab_size": c.token_types,
         **({"architectures": ["BertForPreTraining"]} if c.classes else {}),
@@ -89,7 +97,7 @@ def _read_t5(config: Json) -> ModelConfig:
     name = config["feed_forward_proj"].removeprefix("gated-")
     gated = name != config["feed_forward_proj"]
     # What is "gelu" there is, where it is gated, the one by tanh.
-    kind: Any = "gelu_tanh" if gated and name == "gelu" else activation(name)
+    kind: Any = "gelu_tanh" if gated and name == "gelu" else activation_from_hf(name)
     return _encoder_decoder(config, (Gated if gated else Plain)(config["d_ff"], kind))
 
 
@@ -100,7 +108,7 @@ def _read_switch(config: Json) -> ModelConfig:
     if len(steps) > 1:
         raise LabError("This Switch Transformer has experts in other blocks of its encoder than of its decoder.")
     experts, context = config["num_experts"], config["n_positions"]
-    expert = Plain(config["d_ff"], activation(config["dense_act_fn"]))
+    expert = Plain(config["d_ff"], activation_from_hf(config["dense_act_fn"]))
     capacity = config["expert_capacity"] * experts / context
     return _encoder_decoder(config, MoE(expert, experts, 1, False, capacity, every=steps.pop()))
 
@@ -127,7 +135,7 @@ def _encoder_decoder(config: Json, feed_forward: Gated | Plain | MoE) -> ModelCo
 
 
 def _write_t5(c: ModelConfig) -> dict[str, Any]:
-    name = their_activation(c)
+    name = activation_to_hf(c)
     if isinstance(c.feed_forward, Gated):
         name = f"gated-{'gelu' if c.feed_forward.activation == 'gelu_tanh' else name}"
     return _write_encoder_decoder(c) | {"feed_forward_proj": name, "scale_decoder_outputs": c.logit_scale != 1}
@@ -146,7 +154,7 @@ def _write_switch(c: ModelConfig) -> dict[str, Any]:
         "expert_capacity": no_limit
         if moe.capacity_factor is None
         else round(moe.capacity_factor * c.context / moe.experts),
-        "dense_act_fn": their_activation(c),
+        "dense_act_fn": activation_to_hf(c),
     }
 
 
@@ -218,7 +226,7 @@ def _feed_forward_parts(layer: Gated | Plain | MoE, ours: str, theirs: str) -> I
     yield TensorMapping(f"{ours}.down.weight", (f"{theirs}.wo.weight",))
 
 
-_BERT = Switches(
+_BERT = ConfigKeys(
     "vocab_size max_position_embeddings hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
     "layer_norm_eps type_vocab_size architectures",
     {
@@ -231,7 +239,7 @@ _BERT = Switches(
         "max_position_embeddings": 512, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2,
     },
 )  # fmt: skip
-_T5 = Switches(
+_T5 = ConfigKeys(
     "vocab_size d_model d_kv d_ff num_layers num_decoder_layers num_heads n_positions relative_attention_num_buckets "
     "relative_attention_max_distance layer_norm_epsilon tie_word_embeddings feed_forward_proj scale_decoder_outputs",
     {"is_encoder_decoder": (True,)},
@@ -241,8 +249,8 @@ _T5 = Switches(
         "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6, "tie_word_embeddings": True,
     },
 )  # fmt: skip
-_SWITCH = Switches(
-    f"{_T5.read} num_experts num_sparse_encoder_layers num_sparse_decoder_layers expert_capacity dense_act_fn",
+_SWITCH = ConfigKeys(
+    f"{_T5.used} num_experts num_sparse_encoder_layers num_sparse_decoder_layers expert_capacity dense_act_fn",
     {
         "router_bias": (False,), "router_dtype": ("float32",), "router_ignore_padding_tokens": (False,),
         "is_encoder_decoder": (True,), "feed_forward_proj": ("relu",), "is_gated_act": (False,),

@@ -23,7 +23,7 @@ def export(
     are of `kind`. Raises LabError when there is no such model, or the folder holds something already.
     """
     target, tokenizer = Path(target), run.tokenizer()
-    folder = run.stage(stage) if stage else run.latest()
+    folder = run.stage(stage) if stage else run.latest_language_model_stage()
     model = folder.model()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise LabError(f"{target} holds something already. Choose another folder.")

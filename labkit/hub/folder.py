@@ -24,7 +24,7 @@ LFS = b"version https://git-lfs"
 """How the pointers begin that git leaves where its large files are not fetched."""
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """Where a tensor lies: its file, the type of its numbers in safetensors' words, and its shape."""
 
     file: Path
@@ -71,19 +71,19 @@ def _listed(folder: Path) -> str:
     return f"lies {', '.join(names[:6])}{' …' * (len(names) > 6)}" if names else "is nothing in it"
 
 
-def read_entries(folder: Path) -> dict[str, Entry]:
+def read_tensor_entries(folder: Path) -> dict[str, TensorEntry]:
     """All tensors of a checkpoint, of one file or of several with an index, by the names in the files.
 
     Raises LabError for weights that are missing, cut off, pickles, or no plain floating-point numbers.
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
     for file in _files(folder):
         check_not_lfs_pointer(file)
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():
                     found = opened.get_slice(name)
-                    entries[name] = Entry(file, found.get_dtype(), tuple(found.get_shape()))
+                    entries[name] = TensorEntry(file, found.get_dtype(), tuple(found.get_shape()))
         except (OSError, SafetensorError) as error:
             raise LabError(f"{file} cannot be read, or is cut off: {error}") from error
     return entries
@@ -106,7 +106,7 @@ def check_finite(name: str, tensor: Tensor, file: Path) -> None:
         )
 
 
-def refuse_quantized(entries: Mapping[str, Entry], folder: Path) -> None:
+def refuse_quantized(entries: Mapping[str, TensorEntry], folder: Path) -> None:
     """Raises LabError for weights that mean nothing without the scales of a quantization."""
     odd = sorted(name for name, entry in entries.items() if entry.dtype not in FLOATS)
     if odd:
@@ -117,7 +117,7 @@ def refuse_quantized(entries: Mapping[str, Entry], folder: Path) -> None:
         )
 
 
-def read_tensors(entries: Mapping[str, Entry], names: Collection[str]) -> dict[str, Tensor]:
+def read_tensors(entries: Mapping[str, TensorEntry], names: Collection[str]) -> dict[str, Tensor]:
     """The tensors of these names. Raises LabError for a file that cannot be read, and for NaN or infinite numbers."""
     tensors: dict[str, Tensor] = {}
     for file in sorted({entries[name].file for name in names}):

@@ -19,7 +19,7 @@ from labkit.files import atomic_replace
 from labkit.hub.folder import check_finite
 from labkit.hub.gguf_file import open_gguf
 from labkit.hub.gguf_shape import architecture_of, config_from_gguf, rope_factors, write_gguf_config
-from labkit.hub.gguf_tokenizer import describe_tokenizer, read_backend
+from labkit.hub.gguf_tokenizer import read_gguf_tokenizer, write_gguf_tokenizer
 from labkit.hub.matching import check_shapes, check_tensor_count
 from labkit.hub.parts import TensorMapping, qkv_rows
 from labkit.hub.tokenizer_files import choose_chat_template
@@ -64,9 +64,9 @@ def load_gguf_tokenizer(
     """The tokenizer in a GGUF file, with its chat template.
 
     chat_template: "plain" for turns written plainly. say: is told where there is no template. Raises LabError as
-    `read_backend` does.
+    `read_gguf_tokenizer` does.
     """
-    backend, config = read_backend(Path(path))
+    backend, config = read_gguf_tokenizer(Path(path))
     return Tokenizer(backend, choose_chat_template(config, chat_template, say))
 
 
@@ -84,7 +84,7 @@ def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: 
     with atomic_replace(path) as partial:
         writer = GGUFWriter(partial, architecture)
         write_gguf_config(writer, config)
-        describe_tokenizer(writer, tokenizer, config.vocabulary)
+        write_gguf_tokenizer(writer, tokenizer, config.vocabulary)
         if (factors := rope_factors(config)) is not None:
             writer.add_tensor(ROPE_FREQS, factors.numpy())
         _add_tensors(writer, model, kind, architecture == "llama")

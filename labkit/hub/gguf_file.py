@@ -23,7 +23,7 @@ STRING, ARRAY = 8, 9
 MOST_NAME, MOST_DIMENSIONS = 65_535, 4
 
 
-def gguf_file(source: str | Path) -> Path | None:
+def find_gguf_file(source: str | Path) -> Path | None:
     """The GGUF file that a source stands for: itself, or the only one in a folder without a config.json; None for
     anything else.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.hub.shapes import config_to_hf, family_of
+from labkit.hub.shapes import config_to_hf, family_name
 from labkit.model.feedforward import Gated
 from labkit.model.positions import LinearScaling, Llama3Scaling, Rotary, YaRN, rotary_frequencies
 from labkit.model.transformer import ModelConfig
@@ -148,7 +148,7 @@ def architecture_of(config: ModelConfig) -> str:
         raise LabError(
             "Only models of Llama's, Qwen2's and Qwen3's shape (rotary, RMSNorm, gated) are written as GGUF."
         )
-    name = family_of(config)
+    name = family_name(config)
     config_to_hf(name, config)
     if name not in ARCHITECTURES or config.feed_forward.activation != "silu" or 0 < config.window < config.context:
         raise LabError(

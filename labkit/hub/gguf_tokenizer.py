@@ -63,7 +63,7 @@ SAME = {
 NAMES = {other: name for name, others in SAME.items() for other in others.split()} | {name: name for name in CUTS}
 
 
-def read_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+def read_gguf_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """The tokenizer of a GGUF file, and what tokenizer_config.json would say of it. Raises LabError for one that is
     neither byte-level BPE nor SentencePiece's, that cuts text in a way that is not known, or that is damaged.
     """
@@ -157,7 +157,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, tokens: Sequence[str], types: Seq
     backend.add_tokens(added)
 
 
-def describe_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, vocabulary: int) -> None:
+def write_gguf_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, vocabulary: int) -> None:
     """Write the tokenizer into a file for a model of `vocabulary` rows.
 
     Raises LabError for one that is no byte-level BPE, that cuts text as llama.cpp has no name for, or that has tokens

@@ -12,7 +12,7 @@ from labkit import machine
 from labkit.errors import LabError
 from labkit.hub import from_pretrained, resolve_checkpoint
 from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
-from labkit.hub.gguf_file import gguf_file
+from labkit.hub.gguf_file import find_gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.runs.folder import Run, lock_run_folder, run_file_names
@@ -52,7 +52,7 @@ def import_checkpoint(
             raise LabError(
                 f"{source}: its tokenizer has {tokenizer.vocab_size} tokens, its model only {model.config.vocabulary}."
             )
-        recipe = fitted(recipe, model.config)
+        recipe = fit_recipe_to_context(recipe, model.config)
         with transaction(Path(target), "an import", run_file_names(recipe)):
             run = Run.new_unsaved(target, recipe)
             _fill(run, model, tokenizer, str(source))
@@ -83,10 +83,10 @@ def _fill(run: Run, model: Transformer, tokenizer: Tokenizer, source: str) -> No
         stage.save_model(model)
         made = {"parameters": model.parameter_count, "peak_memory_mb": round(machine.peak_memory_mb(), 1)}
         stage.finish({"stage": stage.name, "imported": source, **nothing, **made, "metrics": {}})
-    run.write_report(machine.describe())
+    run.write_report(machine.describe_machine())
 
 
-def fitted(recipe: Recipe, model: ModelConfig) -> Recipe:
+def fit_recipe_to_context(recipe: Recipe, model: ModelConfig) -> Recipe:
     """The recipe for this model; rows that are longer than its context are made as long, and that is said."""
     stages = recipe.stages
     longer = {name: stage for name, stage in stages.items() if stage.train.max_length > model.context}
@@ -105,7 +105,7 @@ def _with_length(stage: Any, length: int) -> Any:
 
 
 def _read(source: str | Path, chat_template: str | None, say: Callable[[str], None]) -> tuple[Any, Tokenizer]:
-    file = gguf_file(source)
+    file = find_gguf_file(source)
     if file is not None:
         return load_gguf(file), load_gguf_tokenizer(file, chat_template, say)
     folder = resolve_checkpoint(source)

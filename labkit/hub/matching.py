@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.hub.folder import Entry, read_tensors, refuse_quantized
+from labkit.hub.folder import TensorEntry, read_tensors, refuse_quantized
 from labkit.hub.parts import Family, TensorMapping
 from labkit.model.transformer import ModelConfig, Transformer
 
@@ -23,7 +23,9 @@ MOST_TOKENS = 2**24
 """No model reads longer rows; a config that says so is damaged."""
 
 
-def find_tensors(family: Family, config: ModelConfig, entries: Mapping[str, Entry], folder: Path) -> dict[str, Tensor]:
+def find_tensors(
+    family: Family, config: ModelConfig, entries: Mapping[str, TensorEntry], folder: Path
+) -> dict[str, Tensor]:
     """The tensors of a checkpoint by the family's names. Raises LabError for those that are missing, of another shape,
     or left over.
     """
@@ -54,7 +56,7 @@ def find_tensors(family: Family, config: ModelConfig, entries: Mapping[str, Entr
 
 
 def _by_family_names(
-    family: Family, wanted: set[str], entries: Mapping[str, Entry], folder: Path
+    family: Family, wanted: set[str], entries: Mapping[str, TensorEntry], folder: Path
 ) -> tuple[dict[str, str], dict[str, str]]:
     """{the family's name: the file's} of the tensors that the model has, and the same of those that it has not."""
     found: dict[str, str] = {}

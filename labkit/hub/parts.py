@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.hub.switches import Switches
+from labkit.hub.config_keys import ConfigKeys
 from labkit.model.feedforward import MoE
 from labkit.model.transformer import ModelConfig
 
@@ -56,16 +56,16 @@ class TensorMapping(NamedTuple):
 
 class Family(NamedTuple):
     """architecture: the class that is made of it. read: config.json -> our config; write: the other way. parts: all
-    tensors of a model. switches: what each key of config.json means. prefix: of the tensors' names, which a model saved
-    without its head lacks. twins: second names of tensors, as of a head that is tied to the embedding. spare: a pattern
-    of names of tensors that say nothing.
+    tensors of a model. config_keys: what each key of config.json means. prefix: of the tensors' names, which a model
+    saved without its head lacks. twins: second names of tensors, as of a head that is tied to the embedding. spare: a
+    pattern of names of tensors that say nothing.
     """
 
     architecture: str
     read: Callable[[Json], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
     parts: Callable[[ModelConfig], Iterator[TensorMapping]]
-    switches: Switches
+    config_keys: ConfigKeys
     prefix: str = ""
     twins: Mapping[str, str] = {}
     spare: str = ""
@@ -95,14 +95,14 @@ ACTIVATIONS = {
 """Their names of activations, and ours."""
 
 
-def activation(name: str) -> Any:
+def activation_from_hf(name: str) -> Any:
     """Ours, of theirs. Raises LabError for one that is not known here."""
     if name not in ACTIVATIONS:
         raise LabError(f"The activation {name!r} is not known here; there are {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[name]
 
 
-def their_activation(config: ModelConfig) -> str:
+def activation_to_hf(config: ModelConfig) -> str:
     """Theirs, of the one that the feed-forward has."""
     layer = config.feed_forward.expert if isinstance(config.feed_forward, MoE) else config.feed_forward
     return {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[layer.activation]

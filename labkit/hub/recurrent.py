@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.hub.parts import Family, Json, TensorMapping, activation, their_activation, weight_and_bias
-from labkit.hub.switches import Switches
+from labkit.hub.config_keys import ConfigKeys
+from labkit.hub.parts import Family, Json, TensorMapping, activation_from_hf, activation_to_hf, weight_and_bias
 from labkit.model.feedforward import Plain
 from labkit.model.positions import NoPosition
 from labkit.model.rwkv import RWKV
@@ -32,7 +32,7 @@ def _read(config: Json) -> ModelConfig:
         depth=depth,
         heads=heads,
         key_value_heads=heads,
-        feed_forward=Plain(config.get("intermediate_size") or 4 * width, activation(config["hidden_act"])),
+        feed_forward=Plain(config.get("intermediate_size") or 4 * width, activation_from_hf(config["hidden_act"])),
         mixer=RWKV((decay, rate, value, gate)),
         position=NoPosition(),
         qk_norm=False,
@@ -54,7 +54,7 @@ def _write(c: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": c.depth,
         "num_heads": c.heads,
         "head_dim": c.attention.head_dim,
-        "hidden_act": their_activation(c),
+        "hidden_act": activation_to_hf(c),
         "norm_eps": c.norm_eps,
         "tie_word_embeddings": c.tied,
         **dict(zip(RANKS, c.mixer.ranks_for(c.width), strict=True)),
@@ -98,7 +98,7 @@ def _norm(ours: str, theirs: str) -> Iterator[TensorMapping]:
         yield TensorMapping(f"{ours}.{kind}", (f"{theirs}.{kind}",))
 
 
-_SWITCHES = Switches(
+_SWITCHES = ConfigKeys(
     "vocab_size max_position_embeddings hidden_size num_hidden_layers head_dim intermediate_size hidden_act norm_eps "
     f"tie_word_embeddings value_dim num_heads hidden_ratio {' '.join(RANKS)}",
     {

@@ -17,7 +17,7 @@ from labkit.model.rwkv import RWKV
 from labkit.model.transformer import ModelConfig
 
 
-def family_of(config: ModelConfig) -> str:
+def family_name(config: ModelConfig) -> str:
     """The family that has this shape. Raises LabError when none has."""
     match config.position:
         case Rotary() if _like_llama(config):
@@ -93,7 +93,7 @@ def _same(config: ModelConfig) -> ModelConfig:
     )
 
 
-def family_named(config: Mapping[str, Any], folder: Path) -> Family:
+def family_from_config(config: Mapping[str, Any], folder: Path) -> Family:
     """The family of a config.json. Raises LabError for one that is not known."""
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
@@ -103,9 +103,9 @@ def family_named(config: Mapping[str, Any], folder: Path) -> Family:
 
 def config_from_hf(family: Family, config: Mapping[str, Any], where: Path) -> ModelConfig:
     """Our config, of theirs. Raises LabError for keys that are missing, of another kind, or at an unknown value."""
-    family.switches.check(config, str(where))
+    family.config_keys.check(config, str(where))
     try:
-        return family.read({**family.switches.defaults, **config})
+        return family.read({**family.config_keys.defaults, **config})
     except KeyError as error:
         raise LabError(f"{where} has no {error}, which a {config['model_type']} needs.") from error
     except LabError as error:

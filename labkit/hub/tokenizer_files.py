@@ -17,7 +17,7 @@ import tokenizers
 
 from labkit.errors import LabError
 from labkit.files import read_object
-from labkit.text.tokenizer import SPECIAL_TOKENS, Tokenizer, chosen_template, eos_ids
+from labkit.text.tokenizer import SPECIAL_TOKENS, Tokenizer, eos_token_ids, select_chat_template
 
 FILES = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 """What belongs to a tokenizer, in a folder or on the hub; templates may lie in a folder of their own."""
@@ -57,7 +57,7 @@ def choose_chat_template(config: dict[str, Any], choice: str | None, say: Callab
         raise LabError(f"--chat-template {choice}: this tokenizer has {had}. Leave it out, or say plain.")
     if given is None:
         say("It comes without a chat template, so turns are written plainly: 'user: …', 'assistant: …'.")
-    return config | {"chat_template": given if choice is None else chosen_template(given, choice)}
+    return config | {"chat_template": given if choice is None else select_chat_template(given, choice)}
 
 
 def _is_own(file: Path) -> bool:
@@ -122,5 +122,5 @@ def _ends(folder: Path) -> list[int]:
     for name in ("generation_config.json", "config.json"):
         file = folder / name
         if file.is_file():
-            return eos_ids(read_object(file))
+            return eos_token_ids(read_object(file))
     return []

@@ -11,14 +11,14 @@ find_heads(model, tokenizer, examples)             # heads by what they do
 
 from labkit.interpret.coreference import (
     CorefExample,
-    char_to_token,
+    token_at_character,
     winograd_example,
     winograd_examples,
     world_coref_examples,
 )
-from labkit.interpret.heads import HeadReport, HeadScore, accuracy, find_heads, log_odds
+from labkit.interpret.heads import HeadReport, HeadScore, accuracy_and_standard_error, find_heads, log_odds
+from labkit.interpret.inspection import AttentionMap, Inspection, PredictionShift, ScoreBreakdown
 from labkit.interpret.limits import attention_bytes, check_attention, check_patching
-from labkit.interpret.look import AttentionMap, Inspection, PredictionShift, ScoreBreakdown
 from labkit.interpret.patching import PatchingResult, activation_patching
 from labkit.interpret.taps import Ablate, PatchActivations, Recorder
 from labkit.interpret.views import CheckpointInspections
@@ -36,7 +36,7 @@ __all__ = [
     "Recorder",
     "PatchActivations",
     "CheckpointInspections",
-    "accuracy",
+    "accuracy_and_standard_error",
     "attention_bytes",
     "check_attention",
     "check_patching",
@@ -45,6 +45,6 @@ __all__ = [
     "activation_patching",
     "winograd_example",
     "winograd_examples",
-    "char_to_token",
+    "token_at_character",
     "world_coref_examples",
 ]

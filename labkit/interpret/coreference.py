@@ -7,7 +7,7 @@ import random
 from typing import NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.chat import encode_answer_part, encode_opening, encode_prompt
+from labkit.text.chat import encode_answer_prefix, encode_prompt, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
 
@@ -31,17 +31,17 @@ REASONS = (
 
 
 class CorefExample(NamedTuple):
-    """ids: a text that ends where it is to be said whom its pronoun stands for. right, wrong: the ids of the two
-    possible answers. pronoun, right_places, wrong_places: which tokens of the text are the pronoun, the one it stands
-    for, and the other, the last of each name. text: as a person reads it.
+    """ids: a text that ends where it is to be said whom its pronoun stands for. right_ids, wrong_ids: the two possible
+    answers. pronoun_index, right_index, wrong_index: which tokens of the text are the pronoun, the one it stands for,
+    and the other, the last of each name. text: as a person reads it.
     """
 
     ids: list[int]
-    right: list[int]
-    wrong: list[int]
-    pronoun: int
-    right_place: int
-    wrong_place: int
+    right_ids: list[int]
+    wrong_ids: list[int]
+    pronoun_index: int
+    right_index: int
+    wrong_index: int
     text: str
 
 
@@ -58,7 +58,7 @@ def world_coref_examples(world: World, tokenizer: Tokenizer, count: int = 48) ->
         animal, obstacle, _ = (str(a) for a in next(e for e in task.source_story.events if e.kind == "fail_cross").args)
         right, wrong = (animal, obstacle) if task.question.value == animal else (obstacle, animal)
         ids = encode_prompt(tokenizer, task.messages)
-        options = [encode_answer_part(tokenizer, f"The {name}") for name in (right, wrong)]
+        options = [encode_answer_prefix(tokenizer, f"The {name}") for name in (right, wrong)]
         found.append(_example(tokenizer, ids, options, right, wrong))
     return found
 
@@ -84,7 +84,7 @@ def winograd_example(
     tokenizer: Tokenizer, sentence: str, why: str, right: str = "animal", wrong: str = "street"
 ) -> CorefExample:
     """One sentence of this kind, and the question what was too `why`."""
-    ids = encode_opening(tokenizer, f"{sentence} What was too {why}? The")
+    ids = encode_text_prompt(tokenizer, f"{sentence} What was too {why}? The")
     return _example(tokenizer, ids, [tokenizer.encode(f" {name}") for name in (right, wrong)], right, wrong)
 
 
@@ -93,12 +93,12 @@ def _example(tokenizer: Tokenizer, ids: list[int], options: list[list[int]], rig
     text = "".join(pieces)
     cause = text.rindex(" because it was too ")
     start = max(text.rfind(sign, 0, cause) for sign in (".", "\n", ">")) + 1  # of the sentence
-    pronoun = char_to_token(pieces, cause + len(" because it") - 1)
-    places = [char_to_token(pieces, text.index(f" {name}", start) + len(name)) for name in (right, wrong)]
+    pronoun = token_at_character(pieces, cause + len(" because it") - 1)
+    places = [token_at_character(pieces, text.index(f" {name}", start) + len(name)) for name in (right, wrong)]
     return CorefExample(ids, options[0], options[1], pronoun, places[0], places[1], text)
 
 
-def char_to_token(pieces: list[str], place: int) -> int:
+def token_at_character(pieces: list[str], place: int) -> int:
     """The token that holds the character at this place of the joined pieces."""
     ends = itertools.accumulate(len(piece) for piece in pieces)
     return next(i for i, end in enumerate(ends) if place < end)

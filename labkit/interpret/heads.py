@@ -12,8 +12,8 @@ from torch import Tensor
 from labkit.decoding.generate import left_pad
 from labkit.errors import LabError
 from labkit.interpret.coreference import CorefExample
-from labkit.interpret.look import ROWS
-from labkit.interpret.taps import Ablate, OneHead, Recorder
+from labkit.interpret.inspection import ROWS
+from labkit.interpret.taps import Ablate, HeadRef, Recorder
 from labkit.model.mixers import SelfAttention
 from labkit.model.transformer import Transformer
 from labkit.text.tokenizer import Tokenizer
@@ -67,7 +67,7 @@ def find_heads(
     """
     if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):
         raise LabError("Heads are found in models of attention without an encoder.")
-    longest = max(len(example.ids) + max(len(example.right), len(example.wrong)) for example in examples)
+    longest = max(len(example.ids) + max(len(example.right_ids), len(example.wrong_ids)) for example in examples)
     if longest > model.config.context:
         raise LabError(f"The examples have up to {longest} tokens, more than the context of {model.config.context}.")
     model.eval()
@@ -78,23 +78,23 @@ def find_heads(
         layer, head = divmod(index, model.config.heads)
         ablation_effect = None
         if rank < num_ablated:
-            without = log_odds(model, examples, OneHead(f"blocks.{layer}.attention", head))
+            without = log_odds(model, examples, HeadRef(f"blocks.{layer}.attention", head))
             ablation_effect = float((odds - without).mean())
         previous, induction, pronoun, answer = scores[layer, head].tolist()
         heads.append(HeadScore(layer, head, previous, induction, pronoun, answer, ablation_effect))
     effects = {head: -float("inf") if head.ablation_effect is None else head.ablation_effect for head in heads}
     heads.sort(key=effects.__getitem__, reverse=True)
-    return HeadReport(heads, *accuracy(odds), len(examples), float(odds.mean()))
+    return HeadReport(heads, *accuracy_and_standard_error(odds), len(examples), float(odds.mean()))
 
 
-def accuracy(odds: Tensor) -> tuple[float, float]:
+def accuracy_and_standard_error(odds: Tensor) -> tuple[float, float]:
     """Log-odds of the right answers [N] -> how many are above 0, and the standard error."""
     share = float((odds > 0).float().mean())
     return share, (share * (1 - share) / len(odds)) ** 0.5
 
 
 @torch.no_grad()
-def log_odds(model: Transformer, examples: Sequence[CorefExample], without: OneHead | None = None) -> Tensor:
+def log_odds(model: Transformer, examples: Sequence[CorefExample], without: HeadRef | None = None) -> Tensor:
     """log P(right answer) - log P(wrong answer) of each example, in nats [N]; without a head, where one is given.
 
     What both answers begin with is as likely before either, so it is only read; where they then differ in one token,
@@ -103,7 +103,7 @@ def log_odds(model: Transformer, examples: Sequence[CorefExample], without: OneH
     readings: dict[tuple[int, ...], list[tuple[int, int, list[int]]]] = {}  # text -> (example, sign, its last tokens)
     for i, example in enumerate(examples):
         same = len(_shared(example))
-        for sign, answer in ((1, example.right), (-1, example.wrong)):
+        for sign, answer in ((1, example.right_ids), (-1, example.wrong_ids)):
             readings.setdefault((*example.ids, *answer[:-1]), []).append((i, sign, answer[same:]))
     texts = sorted(readings, key=len)  # little padding
     odds = torch.zeros(len(examples))
@@ -111,7 +111,7 @@ def log_odds(model: Transformer, examples: Sequence[CorefExample], without: OneH
         chunk = texts[start : start + ROWS]
         last = max(len(rest) for text in chunk for _, _, rest in readings[text])
         tokens, positions, mask = (t.to(model.embedding.weight.device) for t in left_pad(chunk))
-        x = model.hidden(tokens, positions, mask, tap=Ablate([without] * len(chunk)))[:, -last:]
+        x = model.hidden_states(tokens, positions, mask, tap=Ablate([without] * len(chunk)))[:, -last:]
         logprobs = model.logits(x).float().log_softmax(-1)  # [B, last, V]
         for row, text in enumerate(chunk):
             for i, sign, rest in readings[text]:
@@ -121,7 +121,9 @@ def log_odds(model: Transformer, examples: Sequence[CorefExample], without: OneH
 
 def _shared(example: CorefExample) -> list[int]:
     """The tokens with which both answers begin, as " The" before a name."""
-    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(example.right, example.wrong, strict=False))
+    alike = itertools.takewhile(
+        lambda pair: pair[0] == pair[1], zip(example.right_ids, example.wrong_ids, strict=False)
+    )
     return [token for token, _ in alike]
 
 
@@ -145,13 +147,13 @@ def _looks(model: Transformer, examples: Sequence[CorefExample]) -> tuple[Tensor
     total = torch.zeros(2, model.config.depth, model.config.heads)
     for example in examples:
         rows = _weights(model, torch.tensor([[*example.ids, *_shared(example)]]))[:, 0]  # [L, H, T, T]
-        apart = rows[..., example.right_place] - rows[..., example.wrong_place]
-        total += torch.stack((apart[..., example.pronoun], apart[..., -1]))
+        apart = rows[..., example.right_index] - rows[..., example.wrong_index]
+        total += torch.stack((apart[..., example.pronoun_index], apart[..., -1]))
     return total[0] / len(examples), total[1] / len(examples)
 
 
 def _weights(model: Transformer, ids: Tensor) -> Tensor:
     """Attention weights of a batch: [L, B, H, T, T]."""
     recorder = Recorder(".weights")
-    model.hidden(ids.to(model.embedding.weight.device), tap=recorder)
+    model.hidden_states(ids.to(model.embedding.weight.device), tap=recorder)
     return torch.stack(list(recorder.kept.values()))

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from labkit.errors import LabError
-from labkit.interpret.look import ROWS
-from labkit.interpret.patching import patched_places
+from labkit.interpret.inspection import ROWS
+from labkit.interpret.patching import patch_positions
 from labkit.model.transformer import Transformer
 
 PAGE = 1e9
@@ -48,7 +48,7 @@ def check_patching(
     model: Transformer, first: Sequence[int], second: Sequence[int], max_flops: float = READINGS
 ) -> float:
     """The floating-point operations of `activation_patching` two texts. Raises LabError above `max_flops`."""
-    readings = len(patched_places(model, first, second)) + model.config.depth * model.config.heads
+    readings = len(patch_positions(model, first, second)) + model.config.depth * model.config.heads
     found = readings * len(second) * model.flops_per_token(len(second)) / 3  # a forward pass is a third
     if found > max_flops:
         raise LabError(

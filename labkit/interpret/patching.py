@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.interpret.look import ROWS
+from labkit.interpret.inspection import ROWS
 from labkit.interpret.taps import PatchActivations, Recorder
 from labkit.model.mixers import SelfAttention
 from labkit.model.transformer import Transformer
@@ -68,14 +68,14 @@ def activation_patching(
     if abs(clean - corrupted) < 1e-6:
         raise LabError("Both texts make the same prediction, so there is no difference to find the cause of.")
     L, H, T = model.config.depth, model.config.heads, len(clean_ids)
-    stream = [(layer, t) for layer, t in patched_places(model, clean_ids, corrupted_ids) if (layer, t) != (L, T - 1)]
+    stream = [(layer, t) for layer, t in patch_positions(model, clean_ids, corrupted_ids) if (layer, t) != (L, T - 1)]
     layers = ["embedding", *(f"blocks.{i}.output" for i in range(L))]
     places = [(layers[layer], t) for layer, t in stream]
     places += [(f"blocks.{i}.attention.heads", h) for i in range(L) for h in range(H)]
     found = []
     for start in range(0, len(places), ROWS):
         chunk = places[start : start + ROWS]
-        x = model.hidden(other.expand(len(chunk), -1), tap=PatchActivations(recorder.kept, chunk))[:, -1:]
+        x = model.hidden_states(other.expand(len(chunk), -1), tap=PatchActivations(recorder.kept, chunk))[:, -1:]
         logits = model.logits(x)[:, 0].float()
         found.append(((logits[:, a] - logits[:, b]) - corrupted) / (clean - corrupted))
         if progress is not None:
@@ -88,7 +88,7 @@ def activation_patching(
     return PatchingResult(grid, heads.view(L, H), (a, b), (clean, corrupted))
 
 
-def patched_places(model: Transformer, first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
+def patch_positions(model: Transformer, first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
     """The (layer, token) of `PatchingResult.residual` whose vector can differ between two texts of equal length and
     matter: the embeddings of tokens that differ; in a causal model nothing before the first of them; and of the last
     layer, which no other token reads, only the last.

@@ -23,7 +23,7 @@ class Recorder:
         return x
 
 
-class OneHead(NamedTuple):
+class HeadRef(NamedTuple):
     """A head of an attention, as taps name it: ("blocks.3.attention", 1)."""
 
     attention: str
@@ -37,7 +37,7 @@ class Ablate:
     what it always says stays, and what it says of this token goes.
     """
 
-    def __init__(self, heads: Sequence[OneHead | None], kind: Kind = "zero"):
+    def __init__(self, heads: Sequence[HeadRef | None], kind: Kind = "zero"):
         self.heads, self.kind = heads, kind
 
     def __call__(self, name: str, x: Tensor) -> Tensor:

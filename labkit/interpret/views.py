@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.interpret.look import Inspection
+from labkit.interpret.inspection import Inspection
 
 MOST = 120
 """Tokens of a lens that are read out at most: beyond, a table of words is no longer looked at."""
@@ -33,8 +33,8 @@ class CheckpointInspections:
         return self.looks[name]
 
     def view(self, name: str) -> dict[str, Any]:
-        """`Inspection.for_viewer`, with the checkpoints that there are and the one shown."""
-        return self.inspect(name).for_viewer() | {"stages": self.names, "stage": name}
+        """`Inspection.viewer_data`, with the checkpoints that there are and the one shown."""
+        return self.inspect(name).viewer_data() | {"stages": self.names, "stage": name}
 
     def handle_request(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """What a viewer wants to know of a stage: {"what": "view" | "cell" | "without" | "effects" | "lens"}, with the

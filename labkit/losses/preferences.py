@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class PairLoss(NamedTuple):
-    """A loss over pairs: `loss` [B] in nats, and `right` [B] bool, whether the chosen one scores higher."""
+    """A loss over pairs: `loss` [B] in nats, and `correct` [B] bool, whether the chosen one scores higher."""
 
     loss: Tensor
-    right: Tensor
+    correct: Tensor
 
 
 def pairwise_loss(chosen: Tensor, rejected: Tensor) -> PairLoss:

@@ -10,10 +10,10 @@ _IGNORED = -100
 
 
 class TokenLoss(NamedTuple):
-    """A loss over tokens: `loss_sum` [] in nats and `counted` [], how many labels it is summed over."""
+    """A loss over tokens: `loss_sum` [] in nats and `label_count` [], how many labels it is summed over."""
 
     loss_sum: Tensor
-    counted: Tensor
+    label_count: Tensor
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> TokenLoss:

@@ -17,4 +17,4 @@ class ActorCritic(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """tokens, mask [B, T] as in Batch -> what the actor's head reads [B, T, D], and the critic's values [B, T]."""
-        return self.actor.hidden(tokens), self.critic(tokens, mask)
+        return self.actor.hidden_states(tokens), self.critic(tokens, mask)

@@ -12,15 +12,15 @@ from labkit.model.positions import PositionIndex
 from labkit.model.taps import Tap, no_tap
 
 
-class Memory(NamedTuple):
+class EncoderOutput(NamedTuple):
     """What an encoder made, for a decoder to look at: x [B, S, D], and what to add to scores, [B, 1, S]."""
 
     x: Tensor
     mask: Tensor
 
-    def select(self, rows: Tensor) -> Memory:
+    def select(self, rows: Tensor) -> EncoderOutput:
         """Keep the given rows only (a copy); rows [B'] of int64."""
-        return Memory(self.x[rows], self.mask[rows])
+        return EncoderOutput(self.x[rows], self.mask[rows])
 
 
 @dataclass
@@ -35,7 +35,7 @@ class ForwardContext:
     attention_bias: Tensor
     token_mask: Tensor | None = None
     document_starts: Tensor | None = None
-    memory: Memory | None = None
+    memory: EncoderOutput | None = None
     tap: Tap = no_tap
     v_first: Tensor | None = None
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labkit.configs import Count, NonNegative, Positive, Range, check
+from labkit.configs import Count, NonNegative, Positive, Range, check_fields
 from labkit.errors import LabError
 from labkit.losses import load_balancing_loss
-from labkit.machine import all_reduce_sum, not_compiled
+from labkit.machine import all_reduce_sum, disable_compile
 from labkit.model.taps import Tap, no_tap
 
 IntermediateSize = Annotated[int, Range(1, 2**22)]
@@ -43,7 +43,7 @@ class Gated:
     older_names = {"intermediate_size": "hidden"}
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def of_block(self, index: int) -> Gated:
         """The feed-forward of the block of this number, from 0 on."""
@@ -82,7 +82,7 @@ class Plain:
     older_names = {"intermediate_size": "hidden"}
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def of_block(self, index: int) -> Plain:
         """The feed-forward of the block of this number, from 0 on."""
@@ -128,7 +128,7 @@ class MoE:
     older_names = {"capacity_factor": "capacity", "aux_loss_coef": "balance"}
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
         if self.top_k > self.experts:
             raise LabError(f"MoE: top_k must be from 1 to the {self.experts} experts, not {self.top_k}.")
 
@@ -156,7 +156,7 @@ class MixtureOfExperts(nn.Module):
         self.router = nn.Linear(width, config.experts, bias=False)
         self.experts = nn.ModuleList(config.expert.build(width, bias) for _ in range(config.experts))
 
-    @not_compiled  # which tokens go where is known only then, so each step would be compiled anew
+    @disable_compile  # which tokens go where is known only then, so each step would be compiled anew
     def forward(self, x: Tensor, tap: Tap = no_tap, token_mask: Tensor | None = None) -> Tensor:
         """x [B, T, D] -> [B, T, D]; `load_balance` is then of these tokens, in training of those of all processes.
         token_mask [B, T]: False for padding, which no expert takes and nothing counts.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labkit.machine import not_compiled
+from labkit.machine import disable_compile
 from labkit.model.context import ForwardContext
 from labkit.model.mixers import AttentionConfig
 
@@ -19,7 +19,7 @@ class GRU:
     https://arxiv.org/abs/1406.1078.
     """
 
-    def build(self, width: int, heads: AttentionConfig, index: int, name: str) -> GRUMixer:
+    def build(self, width: int, config: AttentionConfig, index: int, name: str) -> GRUMixer:
         return GRUMixer(width, name)
 
 
@@ -56,7 +56,7 @@ class GRUMixer(nn.Module):
         y = self.out(context.tap(f"{self.name}.hidden", hiddens.to(x.dtype)))
         return y, None if state is None else GRUState(hiddens[:, -1])
 
-    @not_compiled  # a loop over all tokens, which would be unrolled
+    @disable_compile  # a loop over all tokens, which would be unrolled
     def _run(self, gates: Tensor, h: Tensor, token_mask: Tensor | None, fresh: Tensor | None) -> Tensor:
         """W x of all tokens [B, T, 3 D], h [B, D] -> every h [B, T, D]."""
         hiddens = []

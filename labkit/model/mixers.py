@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labkit.errors import LabError
-from labkit.model.context import ForwardContext, Memory
+from labkit.model.context import EncoderOutput, ForwardContext
 from labkit.model.positions import PositionIndex
 from labkit.model.taps import Tap
 
@@ -83,8 +83,8 @@ class AttentionConfig(NamedTuple):
 class SelfAttention:
     """Every token looks at those before it (at all, where the model is not causal)."""
 
-    def build(self, width: int, heads: AttentionConfig, index: int, name: str) -> Attention:
-        return Attention(width, heads, name=name)
+    def build(self, width: int, config: AttentionConfig, index: int, name: str) -> Attention:
+        return Attention(width, config, name=name)
 
 
 class Attention(nn.Module):
@@ -96,18 +96,20 @@ class Attention(nn.Module):
     large product is faster than three small ones.
     """
 
-    def __init__(self, width: int, heads: AttentionConfig, *, name: str):
+    def __init__(self, width: int, config: AttentionConfig, *, name: str):
         super().__init__()
-        self.heads, self.key_value_heads, self.head_dim = heads.query_heads, heads.key_value_heads, heads.head_dim
-        self.scale, self.name = heads.softmax_scale, name
+        self.heads, self.key_value_heads, self.head_dim = config.query_heads, config.key_value_heads, config.head_dim
+        self.scale, self.name = config.softmax_scale, name
         self.qkv = nn.Linear(
-            width, (heads.query_heads + 2 * heads.key_value_heads) * heads.head_dim, bias=heads.bias or heads.qkv_bias
+            width,
+            (config.query_heads + 2 * config.key_value_heads) * config.head_dim,
+            bias=config.bias or config.qkv_bias,
         )
-        self.out = nn.Linear(heads.query_heads * heads.head_dim, width, bias=heads.bias)
-        self.qk_norm = heads.qk_norm
-        if heads.qk_norm:
-            self.query_norm = nn.RMSNorm(heads.head_dim, heads.norm_eps)
-            self.key_norm = nn.RMSNorm(heads.head_dim, heads.norm_eps)
+        self.out = nn.Linear(config.query_heads * config.head_dim, width, bias=config.bias)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.query_norm = nn.RMSNorm(config.head_dim, config.norm_eps)
+            self.key_norm = nn.RMSNorm(config.head_dim, config.norm_eps)
 
     def new_state(self, rows: int, length: int) -> KVCache:
         return KVCache.empty(rows, self.key_value_heads, length, self.head_dim, self.out.weight)
@@ -137,15 +139,17 @@ class Attention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of a decoder's tokens to what the encoder made: Attention Is All You Need, 3.2.3."""
 
-    def __init__(self, width: int, heads: AttentionConfig, *, name: str):
+    def __init__(self, width: int, config: AttentionConfig, *, name: str):
         super().__init__()
-        self.heads, self.key_value_heads, self.head_dim = heads.query_heads, heads.key_value_heads, heads.head_dim
-        self.scale, self.name = heads.softmax_scale, name
-        self.query = nn.Linear(width, heads.query_heads * heads.head_dim, bias=heads.bias or heads.qkv_bias)
-        self.key_value = nn.Linear(width, 2 * heads.key_value_heads * heads.head_dim, bias=heads.bias or heads.qkv_bias)
-        self.out = nn.Linear(heads.query_heads * heads.head_dim, width, bias=heads.bias)
+        self.heads, self.key_value_heads, self.head_dim = config.query_heads, config.key_value_heads, config.head_dim
+        self.scale, self.name = config.softmax_scale, name
+        self.query = nn.Linear(width, config.query_heads * config.head_dim, bias=config.bias or config.qkv_bias)
+        self.key_value = nn.Linear(
+            width, 2 * config.key_value_heads * config.head_dim, bias=config.bias or config.qkv_bias
+        )
+        self.out = nn.Linear(config.query_heads * config.head_dim, width, bias=config.bias)
 
-    def forward(self, x: Tensor, memory: Memory, tap: Tap) -> Tensor:
+    def forward(self, x: Tensor, memory: EncoderOutput, tap: Tap) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         q = self.query(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)  # [B, H, T, E]
         both = self.key_value(memory.x).unflatten(-1, (2 * self.key_value_heads, self.head_dim))  # [B, S, 2K, E]

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labkit.configs import Positive, Range, check
+from labkit.configs import Positive, Range, check_fields
 from labkit.errors import LabError
 
 Factor = Annotated[float, Range(1, 1e6)]
@@ -23,7 +23,7 @@ Context = Annotated[int, Range(1, 2**24)]
 Distance = Annotated[int, Range(1, 2**20)]
 
 
-class Sizes(NamedTuple):
+class ModelSizes(NamedTuple):
     """What an encoding needs to know of its model. causal: no token sees a later one. head_dim: E."""
 
     context: int
@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
 class PositionConfig:
     """A kind of encoding that goes with every model; what does not overrides this."""
 
-    def check_sizes(self, sizes: Sizes) -> None:
+    def check_sizes(self, sizes: ModelSizes) -> None:
         """Raises LabError, which names the settings, for a model that it does not go with."""
 
 
@@ -92,7 +92,7 @@ def relative_positions(query_positions: Tensor, key_positions: Tensor) -> Tensor
 class NoPosition(PositionConfig):
     """No encoding at all: a causal model can still tell how much came before (https://arxiv.org/abs/2203.16634)."""
 
-    def build(self, sizes: Sizes) -> PositionEncoding:
+    def build(self, sizes: ModelSizes) -> PositionEncoding:
         return PositionEncoding()
 
 
@@ -103,7 +103,7 @@ class NoPosition(PositionConfig):
 class Learned(PositionConfig):
     """A vector for each position, learnt: as in GPT-2 and BERT."""
 
-    def build(self, sizes: Sizes) -> LearnedEncoding:
+    def build(self, sizes: ModelSizes) -> LearnedEncoding:
         return LearnedEncoding(sizes.context, sizes.width)
 
 
@@ -122,11 +122,11 @@ class LearnedEncoding(PositionEncoding):
 class Sinusoidal(PositionConfig):
     """Sines and cosines of fixed wavelengths: Attention Is All You Need, 3.5, https://arxiv.org/abs/1706.03762."""
 
-    def check_sizes(self, sizes: Sizes) -> None:
+    def check_sizes(self, sizes: ModelSizes) -> None:
         if sizes.width % 2:
             raise LabError(f"Sinusoidal fills pairs of numbers, so the width must be even, not {sizes.width}.")
 
-    def build(self, sizes: Sizes) -> SinusoidalEncoding:
+    def build(self, sizes: ModelSizes) -> SinusoidalEncoding:
         self.check_sizes(sizes)
         return SinusoidalEncoding(sizes.context, sizes.width)
 
@@ -157,7 +157,7 @@ class LinearScaling:
     older_kind = "Linear"
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
         """The frequency of each pair, (D/2,) -> the scaled ones, and what queries and keys are each multiplied by."""
@@ -179,7 +179,7 @@ class Llama3Scaling:
     older_kind = "Llama3"
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
         if self.high <= self.low:
             raise LabError(f"Llama3Scaling: high must be above low, {self.low:g}, not {self.high:g}.")
 
@@ -207,7 +207,7 @@ class YaRN:
     truncate: bool = True
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
         if self.fast <= self.slow:
             raise LabError(f"YaRN: fast must be above slow, {self.slow:g}, not {self.fast:g}.")
 
@@ -239,16 +239,16 @@ class Rotary(PositionConfig):
     scaling: LinearScaling | Llama3Scaling | YaRN | None = None
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
-    def check_sizes(self, sizes: Sizes) -> None:
+    def check_sizes(self, sizes: ModelSizes) -> None:
         if sizes.head_dim % 2:
             raise LabError(
                 f"Rotary turns pairs of numbers, so the head width (head_dim, or width / heads) must be even, not "
                 f"{sizes.head_dim}, as of width {sizes.width} and {sizes.heads} heads."
             )
 
-    def build(self, sizes: Sizes) -> RotaryEncoding:
+    def build(self, sizes: ModelSizes) -> RotaryEncoding:
         self.check_sizes(sizes)
         return RotaryEncoding(self, sizes.context, sizes.head_dim)
 
@@ -284,9 +284,9 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def rotary_frequencies(base: float, width: int) -> Tensor:
+def rotary_frequencies(base: float, head_dim: int) -> Tensor:
     """base^(-2i/width) for each pair i: [width / 2]."""
-    return base ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
+    return base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
 
 
 def _angles(base: float, context: int, width: int) -> Tensor:
@@ -303,7 +303,7 @@ class ALiBi(PositionConfig):
     https://arxiv.org/abs/2108.12409.
     """
 
-    def build(self, sizes: Sizes) -> ALiBiEncoding:
+    def build(self, sizes: ModelSizes) -> ALiBiEncoding:
         return ALiBiEncoding(sizes.heads)
 
 
@@ -344,23 +344,23 @@ class T5Buckets(PositionConfig):
     older_names = {"max_distance": "furthest"}
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
         if self.buckets % 4:
             raise LabError(f"T5Buckets: buckets must be a multiple of 4, not {self.buckets}.")
 
-    def check_sizes(self, sizes: Sizes) -> None:
-        near = self.near(sizes.causal)
+    def check_sizes(self, sizes: ModelSizes) -> None:
+        near = self.exact_distances(sizes.causal)
         if self.max_distance <= near:
             raise LabError(
                 f"T5Buckets: distances below {near} have one of the {self.buckets} buckets each, so max_distance must "
                 f"be above {near}, not {self.max_distance}; or take fewer buckets."
             )
 
-    def build(self, sizes: Sizes) -> T5BucketsEncoding:
+    def build(self, sizes: ModelSizes) -> T5BucketsEncoding:
         self.check_sizes(sizes)
         return T5BucketsEncoding(self, sizes.heads, sizes.causal)
 
-    def near(self, causal: bool) -> int:
+    def exact_distances(self, causal: bool) -> int:
         """How many distances have a bucket of their own, to each side where the model is not causal."""
         return self.buckets // (2 if causal else 4)
 
@@ -385,7 +385,7 @@ class T5BucketsEncoding(PositionEncoding):
         else:
             buckets //= 2
             after, away = (distance > 0) * buckets, distance.abs()
-        near = self.config.near(self.causal)
+        near = self.config.exact_distances(self.causal)
         share = torch.log(away.float().clamp(min=1) / near) / math.log(self.config.max_distance / near)
         far = (near + (share * (buckets - near)).long()).clamp(max=buckets - 1)
         return after + torch.where(away < near, away, far)
@@ -402,9 +402,9 @@ class Shaw(PositionConfig):
     older_names = {"max_distance": "furthest"}
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
-    def build(self, sizes: Sizes) -> ShawEncoding:
+    def build(self, sizes: ModelSizes) -> ShawEncoding:
         return ShawEncoding(self.max_distance, sizes.head_dim)
 
 

@@ -38,7 +38,7 @@ class RewardModel(nn.Module):
 
         Each knows the tokens up to its own.
         """
-        x = self.body.hidden(tokens)
+        x = self.body.hidden_states(tokens)
         own = self.body.label_logprobs(x[:, :-1], tokens[:, 1:], mask[:, :-1])  # [B, T - 1]
         means = own.cumsum(-1) / mask[:, :-1].cumsum(-1).clamp(min=1)
         return self.head(x) + self.logprob_weight * F.pad(means, (1, 0))

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labkit.configs import Range, check
+from labkit.configs import Range, check_fields
 from labkit.errors import LabError
 from labkit.model.context import ForwardContext, token_shift
 from labkit.model.initial import register_weight_renames
@@ -39,26 +39,26 @@ class RWKV:
     ranks: tuple[Rank, Rank, Rank, Rank] | None = None
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
-    def check_sizes(self, width: int, heads: AttentionConfig) -> None:
+    def check_sizes(self, width: int, config: AttentionConfig) -> None:
         """Raises LabError for heads that do not make up the width."""
-        if heads.query_heads * heads.head_dim != width or heads.key_value_heads != heads.query_heads:
+        if config.query_heads * config.head_dim != width or config.key_value_heads != config.query_heads:
             raise LabError(
-                f"RWKV: its heads make up the width, each with a key of its own; {heads.query_heads} heads of "
-                f"{heads.head_dim} with {heads.key_value_heads} keys do not make {width}."
+                f"RWKV: its heads make up the width, each with a key of its own; {config.query_heads} heads of "
+                f"{config.head_dim} with {config.key_value_heads} keys do not make {width}."
             )
 
-    def build(self, width: int, heads: AttentionConfig, index: int, name: str) -> RWKVMixer:
-        self.check_sizes(width, heads)
-        return RWKVMixer(width, heads, self.ranks_for(width), index, name)
+    def build(self, width: int, config: AttentionConfig, index: int, name: str) -> RWKVMixer:
+        self.check_sizes(width, config)
+        return RWKVMixer(width, config, self.ranks_for(width), index, name)
 
     def ranks_for(self, width: int) -> tuple[int, int, int, int]:
         """Its own, or those that are usual for the width."""
-        return self.ranks or usual_ranks(width)
+        return self.ranks or default_ranks(width)
 
 
-def usual_ranks(width: int) -> tuple[int, int, int, int]:
+def default_ranks(width: int) -> tuple[int, int, int, int]:
     """The authors' choice (github.com/BlinkDL/RWKV-LM, RWKV-v7): multiples of 32 that grow with the width."""
 
     def near(size: float) -> int:
@@ -113,10 +113,10 @@ class RWKVMixer(nn.Module):
     shifts: as in the paper (RWKV's own code calls them k_k, k_a, r_k and x_r, …).
     """
 
-    def __init__(self, width: int, heads: AttentionConfig, ranks: tuple[int, int, int, int], index: int, name: str):
+    def __init__(self, width: int, config: AttentionConfig, ranks: tuple[int, int, int, int], index: int, name: str):
         super().__init__()
         register_weight_renames(self, {"removal": "xi", "replacement": "alpha", "bonus": "rho"})
-        self.heads, self.head_dim, self.name = heads.query_heads, heads.head_dim, name
+        self.heads, self.head_dim, self.name = config.query_heads, config.head_dim, name
         decay, rate, value, gate = ranks
         self.shifts = nn.ModuleDict({part: TokenShift(width) for part in ("r", "w", "k", "v", "a", "g")})
         self.receptance = nn.Linear(width, width, bias=False)
@@ -130,7 +130,7 @@ class RWKVMixer(nn.Module):
         self.xi = nn.Parameter(torch.full((width,), 0.7))
         self.alpha = nn.Parameter(torch.ones(width))
         self.rho = nn.Parameter(torch.zeros(width))
-        self.norm = nn.GroupNorm(self.heads, width, eps=heads.head_dim * heads.norm_eps)
+        self.norm = nn.GroupNorm(self.heads, width, eps=config.head_dim * config.norm_eps)
         self.out = nn.Linear(width, width, bias=False)
 
     def new_state(self, rows: int, length: int) -> RWKVState:
@@ -179,7 +179,7 @@ class WKVInputs(NamedTuple):
 
 
 def wkv7(
-    moves: WKVInputs, state: Tensor, token_mask: Tensor | None = None, document_starts: Tensor | None = None
+    inputs: WKVInputs, state: Tensor, token_mask: Tensor | None = None, document_starts: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """What each token reads [B, T, H, N], and the state [B, H, N, N] after them all.
 
@@ -187,20 +187,20 @@ def wkv7(
     a token. In fp32, whatever autocast says.
     """
     if token_mask is not None:
-        log_w, k, b = (t * token_mask[..., None, None] for t in (moves.log_w, moves.k, moves.b))
-        moves = moves._replace(log_w=log_w, k=k, b=b)
-    form = wkv7_recurrent if moves.r.shape[1] == 1 else wkv7_chunked
+        log_w, k, b = (t * token_mask[..., None, None] for t in (inputs.log_w, inputs.k, inputs.b))
+        inputs = inputs._replace(log_w=log_w, k=k, b=b)
+    form = wkv7_recurrent if inputs.r.shape[1] == 1 else wkv7_chunked
     with torch.autocast(state.device.type, enabled=False):
-        return form(moves, state, document_starts)
+        return form(inputs, state, document_starts)
 
 
-def wkv7_recurrent(moves: WKVInputs, state: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
+def wkv7_recurrent(inputs: WKVInputs, state: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
     """`wkv7` as its equation says it, a token at a time."""
-    r, log_w, k, v, a, b = moves
+    r, log_w, k, v, a, b = inputs
     read = []
     for t in range(r.shape[1]):
-        if fresh is not None:
-            state = state.masked_fill(fresh[:, t, None, None, None], 0)
+        if document_starts is not None:
+            state = state.masked_fill(document_starts[:, t, None, None, None], 0)
         removed = state @ a[:, t].unsqueeze(-1)  # [B, H, N, 1]
         state = state * log_w[:, t].exp().unsqueeze(-2)
         state = state + removed * b[:, t].unsqueeze(-2) + v[:, t].unsqueeze(-1) * k[:, t].unsqueeze(-2)
@@ -208,7 +208,7 @@ def wkv7_recurrent(moves: WKVInputs, state: Tensor, fresh: Tensor | None) -> tup
     return torch.stack(read, 1), state
 
 
-def wkv7_chunked(moves: WKVInputs, state: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
+def wkv7_chunked(inputs: WKVInputs, state: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
     """`wkv7` of `CHUNK` tokens at a time, by products of matrices.
 
     With P_t the product of the decays up to t, what is removed at t is u_t = S_{t-1} a_t, which is
@@ -216,8 +216,8 @@ def wkv7_chunked(moves: WKVInputs, state: Tensor, fresh: Tensor | None) -> tuple
     equations for all u of the chunk at once. What is read follows, and the state after it.
     """
     read = []
-    pieces = [t.transpose(1, 2).split(CHUNK, dim=2) for t in moves]  # of [B, H, C, N]
-    begun = None if fresh is None else fresh.split(CHUNK, dim=1)
+    pieces = [t.transpose(1, 2).split(CHUNK, dim=2) for t in inputs]  # of [B, H, C, N]
+    begun = None if document_starts is None else document_starts.split(CHUNK, dim=1)
     for i, chunk in enumerate(zip(*pieces, strict=True)):
         y, state = _chunk(WKVInputs(*chunk), state, None if begun is None else begun[i])
         read.append(y)

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labkit.configs import CountOrNone, Positive, Range, check
+from labkit.configs import CountOrNone, Positive, Range, check_fields
 from labkit.errors import LabError
 from labkit.losses import token_logprobs
-from labkit.machine import check_memory
-from labkit.model.context import ForwardContext, Memory, MixerState, token_shift
+from labkit.machine import check_memory_available
+from labkit.model.context import EncoderOutput, ForwardContext, MixerState, token_shift
 from labkit.model.feedforward import FeedForward, Gated, MixtureOfExperts, MoE
 from labkit.model.gru import GRU
 from labkit.model.heads import ClassHead, LMHead, MaskedHead
@@ -25,12 +25,12 @@ from labkit.model.initial import init_previous_token_heads, init_weights, regist
 from labkit.model.mixers import Attention, AttentionConfig, CrossAttention, KVCache, SelfAttention
 from labkit.model.positions import (
     Learned,
+    ModelSizes,
     NoPosition,
     Position,
     PositionIndex,
     Rotary,
     Sinusoidal,
-    Sizes,
     relative_positions,
 )
 from labkit.model.rwkv import RWKV, TokenShift
@@ -109,7 +109,7 @@ class ModelConfig:
     }
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
         if self.key_value_heads == self.heads:  # said in two ways it is one config: recipes of before have the number
             object.__setattr__(self, "key_value_heads", None)
         if not 0 <= self.previous_token_init < self.context:
@@ -135,7 +135,9 @@ class ModelConfig:
             raise LabError("ModelConfig: window is of attention to what came before, without an encoder.")
         if self.encoder_depth and not self.causal:
             raise LabError("ModelConfig: what looks at an encoder writes word by word; give it causal=True.")
-        self.position.check_sizes(Sizes(self.context, self.width, self.heads, self.attention.head_dim, self.causal))
+        self.position.check_sizes(
+            ModelSizes(self.context, self.width, self.heads, self.attention.head_dim, self.causal)
+        )
 
     def _check_recurrent(self, mixer: str) -> None:
         if not self.causal or self.encoder_depth:
@@ -282,7 +284,7 @@ class Stack(nn.Module):
     def add_blocks(self, config: ModelConfig, depth: int, causal: bool, cross: bool, name: str = "") -> None:
         """What `__init__` does, for a stack that has other parts before these."""
         self.causal = causal
-        sizes = Sizes(config.context, config.width, config.heads, config.attention.head_dim, causal)
+        sizes = ModelSizes(config.context, config.width, config.heads, config.attention.head_dim, causal)
         self.position = config.position.build(sizes)
         self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.norm_placement == "pre" else nn.Identity()
@@ -305,7 +307,9 @@ class Transformer(Stack):
     def __init__(self, config: ModelConfig):
         """Raises LabError for a shape whose parts do not go together, or that this machine's memory cannot hold."""
         nn.Module.__init__(self)
-        check_memory(4.0 * config.min_parameter_count, f"A model of {config.min_parameter_count:,} parameters")
+        check_memory_available(
+            4.0 * config.min_parameter_count, f"A model of {config.min_parameter_count:,} parameters"
+        )
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.add_blocks(config, config.depth, config.causal, config.encoder_depth > 0)
@@ -333,14 +337,14 @@ class Transformer(Stack):
         mask: Tensor | None = None,
         state: State | None = None,
         tap: Tap = no_tap,
-        memory: Memory | None = None,
+        memory: EncoderOutput | None = None,
         types: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:
         """tokens [B, T] -> logits [B, T, V] of the token after each (of each, where no token is hidden from another);
         the other arguments are those of ``hidden``.
         """
-        return self.logits(self.hidden(tokens, positions, mask, state, tap, memory, types, documents))
+        return self.logits(self.hidden_states(tokens, positions, mask, state, tap, memory, types, documents))
 
     def logits(self, x: Tensor) -> Tensor:
         """The head alone: x [B, T, D] -> logits [B, T, V]."""
@@ -361,7 +365,7 @@ class Transformer(Stack):
             raise LabError("This model tells no classes of rows apart: give its config a number of classes.")
         return self.classifier_head(x)
 
-    def encode(self, source: Tensor, mask: Tensor | None = None, tap: Tap = no_tap) -> Memory:
+    def encode(self, source: Tensor, mask: Tensor | None = None, tap: Tap = no_tap) -> EncoderOutput:
         """What the encoder makes of source [B, S], for ``memory``; mask [B, S] is False for padding.
 
         Raises LabError when the model has no encoder, or the source is longer than the context.
@@ -374,16 +378,16 @@ class Transformer(Stack):
         visible = attention_bias(1, source.shape[1], mask, source.device, causal=False)
         places = PositionIndex(self.encoder.position, positions, positions)
         x = self.encoder.run(x, None, ForwardContext(places, visible, token_mask=mask, tap=tap))
-        return Memory(tap("encoder.hidden", x), visible)
+        return EncoderOutput(tap("encoder.hidden", x), visible)
 
-    def hidden(
+    def hidden_states(
         self,
         tokens: Tensor,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         state: State | None = None,
         tap: Tap = no_tap,
-        memory: Memory | None = None,
+        memory: EncoderOutput | None = None,
         types: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 
-from labkit.configs import Count, Range, check
+from labkit.configs import Count, Range, check_fields
 from labkit.decoding import Temperature, generate
 from labkit.decoding.filters import COLDEST, HOTTEST
 from labkit.errors import LabError
@@ -22,9 +22,9 @@ from labkit.files import read_jsonl, write_jsonl
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
 from labkit.text.chat import decode_reply, encode_prompt
-from labkit.text.pairs import Pair, pair_columns
+from labkit.text.pairs import PreferencePair, pair_columns
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Message, Task, World, score
+from labkit.world import Message, Task, World, gold_score
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class AnnotationConfig:
     older_names = {"num_generations": "samples", "max_new_tokens": "answer_tokens"}
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
 class AnnotatedPair(NamedTuple):
     """A pair, as the annotator chose, with the gold score of either answer under that annotator's profile."""
 
-    pair: Pair
+    pair: PreferencePair
     chosen_gold: float
     rejected_gold: float
 
@@ -116,29 +116,29 @@ def _choices(
     different = [text for text in dict.fromkeys(said) if text]
     rng.shuffle(different)
     for first, second in zip(different[::2], different[1::2], strict=False):
-        golds = [score(world, task, text, profile).total for text in (first, second)]
+        golds = [gold_score(world, task, text, profile).total for text in (first, second)]
         if golds[0] == golds[1] and not config.ties:
             continue
         swap = not profile.chooses_first(golds[0], golds[1], rng)
         chosen, rejected = (second, first) if swap else (first, second)
-        yield AnnotatedPair(Pair(task.messages, chosen, rejected), golds[swap], golds[not swap])
+        yield AnnotatedPair(PreferencePair(task.messages, chosen, rejected), golds[swap], golds[not swap])
 
 
-def write_choices(path: str | Path, choices: Sequence[AnnotatedPair]) -> None:
+def write_annotated_pairs(path: str | Path, choices: Sequence[AnnotatedPair]) -> None:
     """Choices as one JSON object a line, for `datasets` and TRL too; whole or not at all."""
     golds = ({"chosen_gold": choice.chosen_gold, "rejected_gold": choice.rejected_gold} for choice in choices)
     write_jsonl(Path(path), (pair_columns(one.pair) | gold for one, gold in zip(choices, golds, strict=True)))
 
 
-def read_choices(path: str | Path) -> list[AnnotatedPair]:
-    """What `write_choices` wrote. Raises LabError when the file is not there or is none of its kind."""
+def read_annotated_pairs(path: str | Path) -> list[AnnotatedPair]:
+    """What `write_annotated_pairs` wrote. Raises LabError when the file is not there or is none of its kind."""
     path, choices = Path(path), []
     if not path.is_file():
         raise LabError(f"{path} is not there, so there are no choices of the world's annotators to read.")
     try:
         for row in read_jsonl(path, strict=True):
             prompt = tuple(Message(**turn) for turn in row["prompt"])
-            pair = Pair(prompt, row["chosen"][0]["content"], row["rejected"][0]["content"])
+            pair = PreferencePair(prompt, row["chosen"][0]["content"], row["rejected"][0]["content"])
             choices.append(AnnotatedPair(pair, row["chosen_gold"], row["rejected_gold"]))
     except (KeyError, TypeError, IndexError) as error:
         raise LabError(f"{path} cannot be read as choices of the world's annotators: {error}") from error

@@ -10,15 +10,15 @@ from labkit.errors import LabError
 from labkit.preferences.annotate import preference_task
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.fitting import LengthReport
-from labkit.text.pairs import Pair
+from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Task, World, score
+from labkit.world import Task, World, gold_score
 
 
 class Prompts(Protocol):
     """Endless prompts, each made from its index alone."""
 
-    def ids(self, index: int) -> list[int]:
+    def prompt_ids(self, index: int) -> list[int]:
         """The ids of a prompt."""
 
     def gold_scores(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
@@ -26,42 +26,50 @@ class Prompts(Protocol):
 
 
 class WorldPrompts:
-    """Tasks of the training split with at most `room` tokens, judged under the annotator's profile."""
+    """Tasks of the training split with at most `max_prompt_tokens` tokens, judged under the annotator's profile."""
 
-    def __init__(self, tokenizer: Tokenizer, world: World, annotator: str, room: int, seed: int):
-        self.tokenizer, self.world, self.room, self.seed = tokenizer, world, room, seed
+    def __init__(self, tokenizer: Tokenizer, world: World, annotator: str, max_prompt_tokens: int, seed: int):
+        self.tokenizer, self.world, self.seed = tokenizer, world, seed
+        self.max_prompt_tokens = max_prompt_tokens
         self.profile = world.profiles[annotator]
         self._made = lru_cache(maxsize=1024)(self._make)
 
-    def ids(self, index: int) -> list[int]:
+    def prompt_ids(self, index: int) -> list[int]:
         return self._made(index)[1]
 
     def gold_scores(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
         tasks = [self._made(index)[0] for index in indices]
         texts = [decode_reply(self.tokenizer, answer) for answer in answers]
-        return [score(self.world, *one, self.profile).total for one in zip(tasks, texts, strict=True)]
+        return [gold_score(self.world, *one, self.profile).total for one in zip(tasks, texts, strict=True)]
 
     def _make(self, index: int) -> tuple[Task, list[int]]:
         """The first task that fits, of those that stand for this index."""
         for attempt in range(100):
             task = preference_task(self.world, "train", self.seed + attempt, index)
             ids = encode_prompt(self.tokenizer, task.messages)
-            if len(ids) <= self.room:
+            if len(ids) <= self.max_prompt_tokens:
                 return task, ids
-        raise LabError(f"Rows leave {self.room} tokens for a prompt, too few for the world's. Give longer rows.")
+        raise LabError(
+            f"Rows leave {self.max_prompt_tokens} tokens for a prompt, too few for the world's. Give longer rows."
+        )
 
 
-class GivenPrompts:
-    """The prompts of preference pairs, in turn; those longer than `room` are left out, and counted in `fit`."""
+class DatasetPrompts:
+    """The prompts of preference pairs, in turn; those of more than `max_prompt_tokens` are left out, and counted in
+    `fit`.
+    """
 
-    def __init__(self, tokenizer: Tokenizer, pairs: Sequence[Pair], room: int):
+    def __init__(self, tokenizer: Tokenizer, pairs: Sequence[PreferencePair], max_prompt_tokens: int):
         whole = [encode_prompt(tokenizer, prompt) for prompt in dict.fromkeys(pair.prompt for pair in pairs)]
-        self.prompts = [ids for ids in whole if len(ids) <= room]
+        self.prompts = [ids for ids in whole if len(ids) <= max_prompt_tokens]
         self.fit = LengthReport(len(whole), left_out=len(whole) - len(self.prompts))
         if not self.prompts:
-            raise LabError(f"None of {len(whole)} prompts fits in {room} tokens. Give longer rows, or shorter prompts.")
+            raise LabError(
+                f"None of {len(whole)} prompts fits in {max_prompt_tokens} tokens. Give longer rows, or shorter "
+                f"prompts."
+            )
 
-    def ids(self, index: int) -> list[int]:
+    def prompt_ids(self, index: int) -> list[int]:
         return self.prompts[index % len(self.prompts)]
 
     def gold_scores(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:

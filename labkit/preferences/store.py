@@ -1,8 +1,8 @@
 """Where people's choices between two answers are kept: a vote that was acknowledged is on the disk.
 
-    store = Store("runs/votes.db")
+    store = PreferenceStore("runs/votes.db")
     pair = store.add_pair(prompt, left, right)  # two answers, and where each comes from
-    store.vote(pair, annotator="ada", choice="left")
+    store.add_vote(pair, annotator="ada", choice="left")
 
 SQLite by default, any database by its URL (PostgreSQL: `pip install psycopg`, then "postgresql+psycopg://…"). Each call
 is one short transaction; several processes may use one store. A read waits for no writer. What a vote costs does not
@@ -27,7 +27,7 @@ from labkit.errors import LabError
 from labkit.world import Message
 
 if TYPE_CHECKING:
-    from labkit.text.pairs import Pair
+    from labkit.text.pairs import PreferencePair
 
 Choice = Literal["left", "right", "tie", "both_bad", "skip"]
 CHOICES: tuple[str, ...] = get_args(Choice)
@@ -126,7 +126,7 @@ class Vote(NamedTuple):
         return {"left": self.left, "right": self.right}.get(self.choice)
 
 
-class Store:
+class PreferenceStore:
     """Pairs that were shown, and the votes on them."""
 
     def __init__(self, place: str | Path):
@@ -171,7 +171,7 @@ class Store:
             connection.execute(PAIRS.insert().values(row))
         return pair
 
-    def vote(self, pair: str, annotator: str, choice: str) -> None:
+    def add_vote(self, pair: str, annotator: str, choice: str) -> None:
         """Keep a vote: on the disk when this returns.
 
         Raises LabError for an empty annotator, another choice than those of `CHOICES`, a pair that was never shown,
@@ -193,7 +193,7 @@ class Store:
         except IntegrityError:
             raise LabError(f"{annotator} has voted on this pair already. Undo that vote to change it.") from None
 
-    def pair(self, pair: str) -> ShownPair:
+    def get_pair(self, pair: str) -> ShownPair:
         """A pair as it was shown. Raises LabError for one that never was."""
         with self._reading() as connection:
             row = connection.execute(sql.select(PAIRS).where(PAIRS.c.id == pair)).first()
@@ -201,7 +201,7 @@ class Store:
             raise LabError("This pair was never shown. Ask for a new one.")
         return _shown(row)
 
-    def undo(self, annotator: str) -> str | None:
+    def undo_last_vote(self, annotator: str) -> str | None:
         """Take an annotator's last standing vote back; its pair, or None when there is none."""
         last = sql.select(VOTES).where(VOTES.c.annotator == annotator, STANDS).order_by(VOTES.c.id.desc()).limit(1)
         with self._writing() as connection:
@@ -223,7 +223,7 @@ class Store:
         with self._reading() as connection:
             return [_vote(row) for row in connection.execute(asked)]
 
-    def count(self, annotator: str) -> int:
+    def count_votes(self, annotator: str) -> int:
         """How many votes of an annotator stand."""
         with self._reading() as connection:
             return connection.scalar(sql.select(COUNTS.c.votes).where(COUNTS.c.annotator == annotator)) or 0
@@ -236,8 +236,8 @@ class Store:
         with self._reading() as connection:
             return Counter({(left, right): count for left, right, count in connection.execute(asked)})
 
-    def standings(self) -> dict[str, Standing]:
-        """What `standings` says of all votes that stand."""
+    def win_rates(self) -> dict[str, Standing]:
+        """What `win_rates` says of all votes that stand."""
         with self._reading() as connection:
             rows = connection.execute(sql.select(TALLIES).where(TALLIES.c.votes > 0).order_by(TALLIES.c.source)).all()
         return _ranked({row.source: Standing(row.votes, row.halves / 2 / row.votes) for row in rows})
@@ -351,15 +351,15 @@ def _vote(row: Any) -> Vote:
     return Vote(row.pair, row.annotator, row.choice, row.given, *_shown(row))
 
 
-def preference_pairs(votes: list[Vote]) -> list[Pair]:
+def preference_pairs(votes: list[Vote]) -> list[PreferencePair]:
     """The votes that prefer one of two different answers, as pairs to train on."""
-    from labkit.text.pairs import Pair  # imports torch, which counting votes does not need
+    from labkit.text.pairs import PreferencePair  # imports torch, which counting votes does not need
 
     pairs = []
     for vote in votes:
         if vote.chosen is not None and vote.left.text.strip() != vote.right.text.strip():
             other = vote.right if vote.chosen is vote.left else vote.left
-            pairs.append(Pair(vote.prompt, vote.chosen.text, other.text))
+            pairs.append(PreferencePair(vote.prompt, vote.chosen.text, other.text))
     return pairs
 
 
@@ -370,7 +370,7 @@ class Standing(NamedTuple):
     win_rate: float
 
 
-def standings(votes: Iterable[Vote]) -> dict[str, Standing]:
+def win_rates(votes: Iterable[Vote]) -> dict[str, Standing]:
     """Every source against all others, best first. Both bad and skip compare nothing."""
     won: defaultdict[str, float] = defaultdict(float)
     met: Counter[str] = Counter()

@@ -63,10 +63,10 @@ def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
 
 def _row(name: str, stage: str, first: float | None, second: float | None) -> list[str]:
     known = metric_info(name, stage)
-    shown = ["" if value is None else known.show(value) for value in (first, second)]
+    shown = ["" if value is None else known.format(value) for value in (first, second)]
     if first is None or second is None:
         return [known.label, *shown, ""]
     if known.unit == "share":
         return [known.label, *shown, f"{100 * (second - first):+.1f} points"]
     sign = "+" if second >= first else "-"
-    return [known.label, *shown, sign + known.show(abs(second - first))]
+    return [known.label, *shown, sign + known.format(abs(second - first))]

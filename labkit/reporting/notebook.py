@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from labkit.reporting.terminal import headline
+from labkit.reporting.terminal import format_headline
 from labkit.text.reading.report import reading_lines
 
 if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress
 
 
-def follow(events: Iterable[Progress]) -> None:
+def show_progress(events: Iterable[Progress]) -> None:
     """Let a run proceed to its end, with a bar for the steps of each stage and a line for its result.
 
     The events are those of `labkit.runs.pipeline.run`; what a stage measured is then in its folder.
@@ -32,4 +32,4 @@ def follow(events: Iterable[Progress]) -> None:
         if event.phase == "read" and event.result is not None:
             print(f"{event.stage}: {' '.join(reading_lines(event.result))}")
         elif event.result is not None:
-            print(f"{event.stage}: {headline(event.result)}{' (made before)' * (event.phase == 'skipped')}")
+            print(f"{event.stage}: {format_headline(event.result)}{' (made before)' * (event.phase == 'skipped')}")

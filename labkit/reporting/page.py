@@ -1,7 +1,7 @@
 """report.json and the metrics of a run -> report.html: one page that opens without a network.
 
-Every piece of text goes into the page through ``tag``, which escapes it, and every figure as JSON in which "<" cannot
-occur. So a prompt, a response or a file name can hold anything and is shown as text.
+Every piece of text goes into the page through ``html_tag``, which escapes it, and every figure as JSON in which "<"
+cannot occur. So a prompt, a response or a file name can hold anything and is shown as text.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Markup(str):
     """Text that is HTML already."""
 
 
-def tag(name: str, *children: str | Iterable[str], **attributes: str) -> Markup:
-    """tag("p", "1 < 2", class_="soft") -> <p class="soft">1 &lt; 2</p>
+def html_tag(name: str, *children: str | Iterable[str], **attributes: str) -> Markup:
+    """html_tag("p", "1 < 2", class_="soft") -> <p class="soft">1 &lt; 2</p>
 
     Children are strings or lists of them, escaped unless they are Markup; "_" in a name of an attribute becomes "-".
     """
@@ -54,17 +54,17 @@ def _html(child: str | Iterable[str]) -> str:
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``report.html`` into a run's folder; see `report_page`.
+    """Write ``report.html`` into a run's folder; see `render_report`.
 
     Raises LabError while somebody else is at work on the run, and for a folder that holds none.
     """
     target = folder / "report.html"
     with lock_run(folder):
-        write_text(target, report_page(folder))
+        write_text(target, render_report(folder))
     return target
 
 
-def report_page(folder: Path) -> str:
+def render_report(folder: Path) -> str:
     """The page of the ``report.json`` and each stage's ``metrics.jsonl`` in a run's folder.
 
     Raises LabError when the folder holds no report or one that cannot be read.
@@ -75,10 +75,10 @@ def report_page(folder: Path) -> str:
     report = read_report(path)
     names = [stage["stage"] for stage in report["stages"]]
     records = {name: read_records(folder / name / "metrics.jsonl") for name in names}
-    return report_html(report, records, folder.resolve().name)
+    return render_report_html(report, records, folder.resolve().name)
 
 
-def report_html(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
+def render_report_html(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
     """The whole page of a report whose stages' records are given by stage."""
     stages = report["stages"]
     figures: dict[str, go.Figure] = {}
@@ -89,22 +89,22 @@ def report_html(report: Mapping[str, Any], records: Mapping[str, Sequence[Mappin
     body += [_kinds(stages, figures), _samples(stages), _cost(stages, figures), _missing(report), _machine(report)]
     assets = files("labkit.reporting")
     parts = [
-        tag("style", Markup(assets.joinpath("report.css").read_text(encoding="utf-8"))),
-        tag("main", body),
-        tag(
+        html_tag("style", Markup(assets.joinpath("report.css").read_text(encoding="utf-8"))),
+        html_tag("main", body),
+        html_tag(
             "script",
             Markup(_json({key: figure.to_plotly_json() for key, figure in figures.items()})),
             type="application/json",
             id="figures",
         ),
-        tag("script", Markup(get_plotlyjs())),
-        tag("script", Markup(assets.joinpath("report.js").read_text(encoding="utf-8"))),
+        html_tag("script", Markup(get_plotlyjs())),
+        html_tag("script", Markup(assets.joinpath("report.js").read_text(encoding="utf-8"))),
     ]
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
     )
-    title = tag("title", f"{name} – labkit report")
+    title = html_tag("title", f"{name} – labkit report")
     return f"{head}{title}{parts[0]}</head>\n<body>{''.join(parts[1:])}</body></html>\n"
 
 
@@ -141,7 +141,9 @@ def _header(report: Mapping[str, Any], name: str) -> Markup:
     line = f"A language model made from {source}" + (f" ({', '.join(facts)})." if facts else ".")
     tiles = [_tile(format_duration(sum(stage.get("seconds", 0) for stage in stages)), "in all")]
     tiles += [_tile(*tile) for tile in (_latest(key, stages) for key in HEADLINES) if tile]
-    return tag("header", tag("h1", name), tag("p", line, class_="soft"), tag("div", tiles, class_="tiles"))
+    return html_tag(
+        "header", html_tag("h1", name), html_tag("p", line, class_="soft"), html_tag("div", tiles, class_="tiles")
+    )
 
 
 def _reading(report: Mapping[str, Any]) -> Markup:
@@ -151,10 +153,10 @@ def _reading(report: Mapping[str, Any]) -> Markup:
         return Markup()
     parts: list[Markup] = []
     for name, record in records.items():
-        parts += [tag("h3", name.capitalize()), tag("p", summary(record))]
+        parts += [html_tag("h3", name.capitalize()), html_tag("p", summary(record))]
         if record["warnings"]:
-            parts.append(tag("ul", [tag("li", warning) for warning in record["warnings"]]))
-    return tag("section", tag("h2", "What was read"), *parts, id="reading")
+            parts.append(html_tag("ul", [html_tag("li", warning) for warning in record["warnings"]]))
+    return html_tag("section", html_tag("h2", "What was read"), *parts, id="reading")
 
 
 def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
@@ -166,12 +168,12 @@ def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | 
     last = measured[-1]
     label = f"{known.label} after {stage_short_title(last['stage'])}"
     if len(measured) > 1 and known.unit == "share":  # a loss on answers is not one on documents
-        label += f"; {known.show(measured[0]['metrics'][key])} after {stage_short_title(measured[0]['stage'])}"
-    return known.show(last["metrics"][key]), label.replace(" %", "\N{NO-BREAK SPACE}%")
+        label += f"; {known.format(measured[0]['metrics'][key])} after {stage_short_title(measured[0]['stage'])}"
+    return known.format(last["metrics"][key]), label.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _tile(value: str, label: str) -> Markup:
-    return tag("div", tag("b", value), tag("span", label), class_="tile")
+    return html_tag("div", html_tag("b", value), html_tag("span", label), class_="tile")
 
 
 def format_duration(seconds: float) -> str:
@@ -193,12 +195,12 @@ def _stage(
     for key, (heading, figure) in stage_figures(name, stage["metrics"], records).items():
         figures[f"{name}-{key}"] = figure
         places.append(_figure(f"{name}-{key}", heading))
-    parts = [tag("span", f"Stage {number}", class_="step"), tag("h2", stage_title(name))]
+    parts = [html_tag("span", f"Stage {number}", class_="step"), html_tag("h2", stage_title(name))]
     known = stage_class(name)
-    parts += [tag("p", known.about)] if known is not None else []
+    parts += [html_tag("p", known.about)] if known is not None else []
     if places:
-        parts.append(tag("div", places, class_="card figures"))
-    return tag("section", parts, _measures(stage, before), id=name)
+        parts.append(html_tag("div", places, class_="card figures"))
+    return html_tag("section", parts, _measures(stage, before), id=name)
 
 
 def stage_figures(
@@ -209,7 +211,7 @@ def stage_figures(
     found: dict[str, tuple[str, go.Figure]] = {}
     if "reward" in known:
         gold = any(record.get("gold") for record in records)  # zero all along where there is no oracle
-        figure = plots.reward_and_gold(records) if gold else plots.metric_curves(records, ["reward"], "reward")
+        figure = plots.reward_and_gold_curves(records) if gold else plots.metric_curves(records, ["reward"], "reward")
         found["reward"] = ("Reward, and the gold that it stands for" if gold else "Reward", figure)
     if "loss" in known:
         figure = plots.loss_curves(_with_ends(records, metrics), its.loss_unit if its else "")
@@ -218,7 +220,7 @@ def stage_figures(
         if keys[0] in known:
             found[keys[0]] = (heading, plots.metric_curves(records, keys, unit))
     if "lr" in known:
-        found["lr"] = ("Learning rate", plots.learning_rate(records))
+        found["lr"] = ("Learning rate", plots.learning_rate_curve(records))
     return found
 
 
@@ -230,7 +232,7 @@ def _with_ends(records: Sequence[Mapping[str, Any]], metrics: Mapping[str, float
 
 
 def _figure(key: str, heading: str) -> Markup:
-    return tag("div", tag("h3", heading), tag("div", "", class_="figure", data_figure=key))
+    return html_tag("div", html_tag("h3", heading), html_tag("div", "", class_="figure", data_figure=key))
 
 
 def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Markup:
@@ -241,15 +243,15 @@ def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mar
     if not names:
         return Markup()
     earlier, heading = _earlier(metrics, before)
-    heads = [tag("th", "measure"), tag("th", "value", class_="number")]
-    heads += [tag("th", heading, class_="number")] if heading else []
-    heads += [tag("th", "better"), tag("th", "what it is")]
+    heads = [html_tag("th", "measure"), html_tag("th", "value", class_="number")]
+    heads += [html_tag("th", heading, class_="number")] if heading else []
+    heads += [html_tag("th", "better"), html_tag("th", "what it is")]
     rows = [
         _row(name, stage["stage"], metrics[name], earlier, bool(heading), last)
         for name, last in zip(names, ["", *names], strict=False)
     ]
-    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="measures")
-    return tag("div", table, class_="card scroll")
+    table = html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows), class_="measures")
+    return html_tag("div", table, class_="card scroll")
 
 
 def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> tuple[Mapping[str, float], str]:
@@ -269,13 +271,17 @@ def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> 
 def _row(name: str, stage: str, value: float, earlier: Mapping[str, float], compare: bool, last: str) -> Markup:
     known = metric_info(name, stage)
     unit = "" if known.unit in ("share", "score", "number", "count", "megabytes", "") else f" {known.unit}"
-    shown = [tag("b", known.show(value)), tag("span", unit, class_="soft")]
-    cells = [tag("th", known.label), tag("td", shown, class_="number " + _change(name, value, earlier))]
+    shown = [html_tag("b", known.format(value)), html_tag("span", unit, class_="soft")]
+    cells = [html_tag("th", known.label), html_tag("td", shown, class_="number " + _change(name, value, earlier))]
     if compare:
-        cells.append(tag("td", known.show(earlier[name]) if name in earlier else "", class_="number before soft"))
+        cells.append(
+            html_tag("td", known.format(earlier[name]) if name in earlier else "", class_="number before soft")
+        )
     arrow = {"higher": "↑ higher", "lower": "↓ lower"}.get(known.better, "")
     meaning = known.meaning if name.partition("/")[0] != last.partition("/")[0] else ""  # said in the row above
-    return tag("tr", cells, tag("td", arrow, class_="direction soft"), tag("td", meaning, class_="meaning"))
+    return html_tag(
+        "tr", cells, html_tag("td", arrow, class_="direction soft"), html_tag("td", meaning, class_="meaning")
+    )
 
 
 def _change(name: str, value: float, earlier: Mapping[str, float]) -> str:
@@ -289,30 +295,46 @@ def _change(name: str, value: float, earlier: Mapping[str, float]) -> str:
 
 def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
     """Accuracy by question type after each stage, beside what the question alone gives."""
-    measured = {stage["stage"]: stage["metrics"] for stage in stages if plots.by_kind(stage["metrics"], "accuracy")}
+    measured = {
+        stage["stage"]: stage["metrics"]
+        for stage in stages
+        if plots.metric_by_question_kind(stage["metrics"], "accuracy")
+    }
     if not measured:
         return Markup()
     figures["kinds"] = plots.accuracy_by_kind({stage_short_title(name): metrics for name, metrics in measured.items()})
     last = list(measured.values())[-1]
-    alone = plots.by_kind(last, "question_only")
-    right = plots.by_kind(last, "accuracy")
-    heads = [tag("th", "question type"), *(tag("th", stage_short_title(name), class_="number") for name in measured)]
-    heads += [tag("th", "the question alone", class_="number"), tag("th", "gain, points", class_="number")]
+    alone = plots.metric_by_question_kind(last, "question_only")
+    right = plots.metric_by_question_kind(last, "accuracy")
+    heads = [
+        html_tag("th", "question type"),
+        *(html_tag("th", stage_short_title(name), class_="number") for name in measured),
+    ]
+    heads += [html_tag("th", "the question alone", class_="number"), html_tag("th", "gain, points", class_="number")]
     rows = []
-    for kind in plots.kinds_by_gain(last):
+    for kind in plots.question_kinds_by_gain(last):
         shares = [metrics.get(f"accuracy/{kind}") for metrics in measured.values()] + [alone.get(kind)]
-        cells = [tag("td", "" if share is None else f"{100 * share:.0f} %", class_="number") for share in shares]
+        cells = [html_tag("td", "" if share is None else f"{100 * share:.0f} %", class_="number") for share in shares]
         gain = f"{100 * (right[kind] - alone[kind]):+.0f}" if kind in alone else ""
-        rows.append(tag("tr", tag("th", kind.replace("_", " ")), cells, tag("td", tag("b", gain), class_="number")))
+        rows.append(
+            html_tag(
+                "tr",
+                html_tag("th", kind.replace("_", " ")),
+                cells,
+                html_tag("td", html_tag("b", gain), class_="number"),
+            )
+        )
     text = (
         "Each type on its own, about combinations that were never together in training. The grey bar is what can be "
         "had without reading the story: a model that stays near it has learned the habit of the question, not to read. "
         "Types without a grey bar have no story to read."
     )
-    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows))
-    figure = tag("div", _figure("kinds", "Answered right, in percent"), class_="card")
-    details = tag("details", tag("summary", "The same as a table"), tag("div", table, class_="card scroll"))
-    return tag("section", tag("h2", "What it can answer"), tag("p", text), figure, details, id="kinds")
+    table = html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows))
+    figure = html_tag("div", _figure("kinds", "Answered right, in percent"), class_="card")
+    details = html_tag(
+        "details", html_tag("summary", "The same as a table"), html_tag("div", table, class_="card scroll")
+    )
+    return html_tag("section", html_tag("h2", "What it can answer"), html_tag("p", text), figure, details, id="kinds")
 
 
 def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
@@ -328,37 +350,45 @@ def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
     if not answers:
         return Markup()
     cards = [
-        tag(
+        html_tag(
             "div",
-            tag("div", prompt.strip(), class_="prompt"),
-            tag("div", map(_answer, given), class_="answers"),
+            html_tag("div", prompt.strip(), class_="prompt"),
+            html_tag("div", map(_answer, given), class_="answers"),
             class_="card",
         )
         for prompt, given in answers.items()
     ]
-    return tag(
+    return html_tag(
         "section",
-        tag("h2", "The same prompts after each stage"),
-        tag("p", "Always the same prompts, held out from training; nothing is chosen or edited."),
-        tag("div", cards, class_="samples"),
+        html_tag("h2", "The same prompts after each stage"),
+        html_tag("p", "Always the same prompts, held out from training; nothing is chosen or edited."),
+        html_tag("div", cards, class_="samples"),
         id="samples",
     )
 
 
 def _answer(given: tuple[str, str]) -> Markup:
     heading, text = given
-    said = tag("p", text.strip(), class_="answer") if text.strip() else tag("p", "(nothing)", class_="answer empty")
-    return tag("div", tag("h3", heading), said)
+    said = (
+        html_tag("p", text.strip(), class_="answer")
+        if text.strip()
+        else html_tag("p", "(nothing)", class_="answer empty")
+    )
+    return html_tag("div", html_tag("h3", heading), said)
 
 
 def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
     if not stages:
         return Markup()
-    figures["cost"] = plots.cost([{**stage, "stage": stage_title(stage["stage"])} for stage in stages])
+    figures["cost"] = plots.cost_chart([{**stage, "stage": stage_title(stage["stage"])} for stage in stages])
     names = ("stage", "time", "in training", "tokens", "tokens/s", "FLOPs", "share of peak", "peak memory")
-    heads = [tag("th", name, class_="number" if i else "") for i, name in enumerate(names)]
+    heads = [html_tag("th", name, class_="number" if i else "") for i, name in enumerate(names)]
     rows = [
-        tag("tr", tag("th", stage_title(stage["stage"])), [tag("td", cell, class_="number") for cell in _costs(stage)])
+        html_tag(
+            "tr",
+            html_tag("th", stage_title(stage["stage"])),
+            [html_tag("td", cell, class_="number") for cell in _costs(stage)],
+        )
         for stage in stages
     ]
     text = (
@@ -366,12 +396,14 @@ def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) ->
         "training alone. FLOPs are the floating-point operations of training; the share of peak (MFU) is FLOPs per "
         "second of training over those of the fastest matrix product measured on the same machine."
     )
-    table = tag("div", tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows)), class_="scroll")
-    return tag(
+    table = html_tag(
+        "div", html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows)), class_="scroll"
+    )
+    return html_tag(
         "section",
-        tag("h2", "What it cost"),
-        tag("p", text),
-        tag("div", _figure("cost", "Seconds"), table, class_="card"),
+        html_tag("h2", "What it cost"),
+        html_tag("p", text),
+        html_tag("div", _figure("cost", "Seconds"), table, class_="card"),
         id="cost",
     )
 
@@ -401,21 +433,23 @@ def _missing(report: Mapping[str, Any]) -> Markup:
     )
     measured = {name for stage in report["stages"] for name in stage["metrics"]}
     missing = {name: why for name, why in NOT_FOR_REAL_TEXT.items() if name not in measured}
-    items = [tag("li", tag("b", METRICS[name].label), f" – {why}.") for name, why in missing.items()]
-    return tag("section", tag("h2", "What is not measured here"), tag("p", text), tag("ul", items), id="missing")
+    items = [html_tag("li", html_tag("b", METRICS[name].label), f" – {why}.") for name, why in missing.items()]
+    return html_tag(
+        "section", html_tag("h2", "What is not measured here"), html_tag("p", text), html_tag("ul", items), id="missing"
+    )
 
 
 def _machine(report: Mapping[str, Any]) -> Markup:
     machine = report.get("machine")
     facts = machine.items() if isinstance(machine, Mapping) else [("machine", machine)] if machine else []
-    rows = [(tag("dt", str(key).replace("_", " ")), tag("dd", _fact(key, value))) for key, value in facts]
-    recipe = tag("pre", json.dumps(report.get("recipe"), indent=2, ensure_ascii=False))
-    return tag(
+    rows = [(html_tag("dt", str(key).replace("_", " ")), html_tag("dd", _fact(key, value))) for key, value in facts]
+    recipe = html_tag("pre", json.dumps(report.get("recipe"), indent=2, ensure_ascii=False))
+    return html_tag(
         "section",
-        tag("h2", "How to make it again"),
-        tag("p", "The same recipe and seed on the same machine give the same weights."),
-        tag("div", tag("dl", [part for row in rows for part in row]), class_="card"),
-        tag("details", tag("summary", "The whole recipe"), recipe),
+        html_tag("h2", "How to make it again"),
+        html_tag("p", "The same recipe and seed on the same machine give the same weights."),
+        html_tag("div", html_tag("dl", [part for row in rows for part in row]), class_="card"),
+        html_tag("details", html_tag("summary", "The whole recipe"), recipe),
         id="machine",
     )
 

@@ -46,10 +46,10 @@ def loss_curves(records: Iterable[Record], unit: str = "nats per token") -> go.F
     where the stage was evaluated. The training loss is drawn as it is, pale, and smoothed over a fiftieth of the run.
     """
     records = list(records)
-    steps, losses = series(records, "loss")
+    steps, losses = metric_series(records, "loss")
     figure = _figure("step", f"loss ({unit})" if unit else "loss")
     _noisy(figure, steps, losses, "training")
-    checked, validation = series(records, "validation_loss")
+    checked, validation = metric_series(records, "validation_loss")
     if checked:
         mode = "lines+markers" if len(checked) > 2 else "markers"
         marker = {"size": 9, "symbol": "diamond", "color": RED}
@@ -65,12 +65,12 @@ def metric_curves(records: Iterable[Record], names: Sequence[str], unit: str) ->
     records = list(records)
     figure = _figure("step", unit)
     for name, colours in zip(names, ((BLUE, SKY), (RED, ORANGE)), strict=False):
-        steps, values = series(records, name)
+        steps, values = metric_series(records, name)
         _noisy(figure, steps, values, name.replace("_", " "), *colours)
     return figure.update_yaxes(hoverformat=".3g").update_layout(showlegend=len(names) > 1)
 
 
-def reward_and_gold(records: Iterable[Record]) -> go.Figure:
+def reward_and_gold_curves(records: Iterable[Record]) -> go.Figure:
     """The reward that a policy is trained on, and beside it the gold score that it never sees, on axes of their own.
 
     Where the first goes on rising and the second does not, the policy has learnt the reward model's mistakes (Gao et
@@ -79,15 +79,15 @@ def reward_and_gold(records: Iterable[Record]) -> go.Figure:
     records = list(records)
     figure = _figure("step", "reward")
     for axis, (name, colours) in zip(("y", "y2"), (("reward", (BLUE, SKY)), ("gold", (RED, ORANGE))), strict=True):
-        steps, values = series(records, name)
+        steps, values = metric_series(records, name)
         _noisy(figure, steps, values, name, *colours, yaxis=axis)
     second = {**AXIS, "overlaying": "y", "side": "right", "showgrid": False, "hoverformat": ".2f"}
     return figure.update_layout(yaxis2={**second, "title": {"text": "gold score"}}, yaxis={"hoverformat": ".2f"})
 
 
-def learning_rate(records: Iterable[Record]) -> go.Figure:
+def learning_rate_curve(records: Iterable[Record]) -> go.Figure:
     """The learning rate at each step of one stage."""
-    steps, rates = series(records, "lr")
+    steps, rates = metric_series(records, "lr")
     figure = _figure("step", "learning rate")
     figure.add_scatter(x=steps, y=rates, name="learning rate", line={"color": GREEN, "width": 2.5})
     return figure.update_yaxes(rangemode="tozero", hoverformat=".2g")
@@ -97,18 +97,18 @@ def accuracy_by_kind(stages: Mapping[str, Mapping[str, float]]) -> go.Figure:
     """Share of questions right, by question type: what the question alone gives beside each stage's model.
 
     ``stages`` maps a stage's name to its metrics, of which ``accuracy/KIND`` and ``question_only/KIND`` are drawn; the
-    question-only bar is the last stage's, and the types are in the order of ``kinds_by_gain``.
+    question-only bar is the last stage's, and the types are in the order of ``question_kinds_by_gain``.
     """
     last = list(stages.values())[-1] if stages else {}
-    alone, kinds = by_kind(last, "question_only"), kinds_by_gain(last)
+    alone, kinds = metric_by_question_kind(last, "question_only"), question_kinds_by_gain(last)
     figure = _figure("question type", "answered right (%)")
     _bars(figure, kinds, alone, "the question alone", GREY)
     for colour, (stage, metrics) in zip(COLOURS, stages.items(), strict=False):
-        _bars(figure, kinds, by_kind(metrics, "accuracy"), f"after {stage}", colour)
+        _bars(figure, kinds, metric_by_question_kind(metrics, "accuracy"), f"after {stage}", colour)
     return figure.update_layout(barmode="group", bargap=0.25).update_yaxes(range=[0, 100])
 
 
-def cost(stages: Sequence[Mapping[str, Any]]) -> go.Figure:
+def cost_chart(stages: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Seconds of each stage: in training, and in reading and measuring; ``stages`` is that list of report.json."""
     figure = _figure("seconds", "").update_layout(height=130 + 40 * max(1, len(stages)), barmode="stack")
     names = [stage["stage"] for stage in stages]
@@ -121,7 +121,7 @@ def cost(stages: Sequence[Mapping[str, Any]]) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 
-def overlaid(first: go.Figure, second: go.Figure, names: tuple[str, str]) -> go.Figure:
+def overlay_figures(first: go.Figure, second: go.Figure, names: tuple[str, str]) -> go.Figure:
     """Two figures of the same curve in one: each line is named by its run; the second's are dotted, and smoothed."""
     both = go.Figure(first)
     for line in both.data:
@@ -134,14 +134,14 @@ def overlaid(first: go.Figure, second: go.Figure, names: tuple[str, str]) -> go.
     return both.update_layout(showlegend=True)
 
 
-def series(records: Iterable[Record], name: str) -> tuple[list[float], list[float]]:
+def metric_series(records: Iterable[Record], name: str) -> tuple[list[float], list[float]]:
     """The steps at which records hold ``name``, and its values there."""
     pairs = [(record["step"], record[name]) for record in records if record.get(name) is not None]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and up to ``window - 1`` before it: smoothed([1, 3, 5], 2) -> [1, 2, 4]."""
+def moving_average(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and up to ``window - 1`` before it: moving_average([1, 3, 5], 2) -> [1, 2, 4]."""
     window = max(1, window)
     means, total = [], 0.0
     for i, value in enumerate(values):
@@ -150,15 +150,15 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def by_kind(metrics: Mapping[str, float], metric: str) -> dict[str, float]:
-    """by_kind({"accuracy/where": 0.9, "accuracy": 0.8}, "accuracy") -> {"where": 0.9}"""
+def metric_by_question_kind(metrics: Mapping[str, float], metric: str) -> dict[str, float]:
+    """metric_by_question_kind({"accuracy/where": 0.9, "accuracy": 0.8}, "accuracy") -> {"where": 0.9}"""
     prefix = metric + "/"
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
-def kinds_by_gain(metrics: Mapping[str, float]) -> list[str]:
+def question_kinds_by_gain(metrics: Mapping[str, float]) -> list[str]:
     """The question types by how far accuracy is above the question alone; those without such a figure come last."""
-    right, alone = by_kind(metrics, "accuracy"), by_kind(metrics, "question_only")
+    right, alone = metric_by_question_kind(metrics, "accuracy"), metric_by_question_kind(metrics, "question_only")
     return sorted(right, key=lambda kind: (kind not in alone, alone.get(kind, 0.0) - right[kind]))
 
 
@@ -180,7 +180,7 @@ def _noisy(
     figure.add_scatter(
         x=steps, y=values, line=thin, opacity=0.45, hoverinfo="skip", showlegend=False, name=name, yaxis=yaxis
     )
-    figure.add_scatter(x=steps, y=smoothed(values, len(values) // 50), name=name, line=thick, yaxis=yaxis)
+    figure.add_scatter(x=steps, y=moving_average(values, len(values) // 50), name=name, line=thick, yaxis=yaxis)
 
 
 def _bars(figure: go.Figure, kinds: list[str], shares: Mapping[str, float], name: str, colour: str) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress
 
 
-class Stop:
+class StopRequest:
     """Set by the first ctrl-C, or SIGTERM, while steps are taken, so that the run ends between two of them; see
     ``stop_on_interrupt``. signal: which of the two it was.
     """
@@ -40,11 +40,11 @@ class Stop:
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[Stop]:
+def stop_on_interrupt() -> Iterator[StopRequest]:
     """Let ctrl-C and SIGTERM, which batch systems send, set a Stop; the way they were handled before comes back
     afterwards. Only the main thread can do it.
     """
-    stop = Stop()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -56,7 +56,9 @@ def stop_on_interrupt() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def watch(events: Generator[Progress, None, None], folder: Path, resume_arguments: Callable[[], Sequence[str]]) -> int:
+def run_with_progress(
+    events: Generator[Progress, None, None], folder: Path, resume_arguments: Callable[[], Sequence[str]]
+) -> int:
     """Follow a run to its end and write its report; returns the exit code.
 
     ctrl-C, or SIGTERM, leaves a run that can be resumed, says that the command with the arguments
@@ -77,7 +79,10 @@ def watch(events: Generator[Progress, None, None], folder: Path, resume_argument
         return 128 + stop.signal
     quoted = shlex.quote(str(folder))
     if speaks and (folder / "report.json").is_file():
-        print(f"\n{summary(folder)}\n\nThe whole report: {write_report(folder)}\nTo talk to it: labkit chat {quoted}")
+        print(
+            f"\n{format_run_summary(folder)}\n\nThe whole report: {write_report(folder)}\nTo talk to it: "
+            f"labkit chat {quoted}"
+        )
     return 0
 
 
@@ -90,7 +95,7 @@ def _command(arguments: Sequence[str]) -> str:
     return f"{launch} {shlex.join(arguments)}"
 
 
-def _follow(events: Generator[Progress, None, None], stop: Stop, speaks: bool) -> bool:
+def _follow(events: Generator[Progress, None, None], stop: StopRequest, speaks: bool) -> bool:
     """Show events until they end, or until the user stops them: then True."""
     bar: tqdm | None = None
     try:
@@ -148,19 +153,19 @@ def _say(event: Progress, speaks: bool) -> None:
     elif event.phase == "skipped":
         text = "finished before"
     elif event.result is not None:
-        text = headline(event.result)
+        text = format_headline(event.result)
     print(f"{event.stage:9} {text}", file=sys.stderr)
 
 
-def headline(result: dict[str, Any]) -> str:
+def format_headline(result: dict[str, Any]) -> str:
     """A stage's result in a line: "answers right 78.0 %, validation loss 0.812, 61 s"."""
     metrics = result["metrics"]
     named = {name: metric_info(name, result["stage"]) for name in HEADLINES if name in metrics}
-    shown = [f"{known.label} {known.show(metrics[name])}" for name, known in named.items()]
+    shown = [f"{known.label} {known.format(metrics[name])}" for name, known in named.items()]
     return ", ".join([*shown, f"{result['seconds']:.0f} s"])
 
 
-def summary(folder: Path) -> str:
+def format_run_summary(folder: Path) -> str:
     """The measures of a run's stages as two tables, a column a stage: all together, and by question type.
 
     Raises LabError when there is no report.
@@ -173,7 +178,7 @@ def summary(folder: Path) -> str:
     rows = [["", *heads], *(row for name in names if not name.startswith(BY_KIND) for row in metric_rows(name, stages))]
     rows.append(["seconds", *(f"{stage['seconds']:.1f}" for stage in stages)])
     kinds = [name.partition("/")[2] for name in names if name.startswith("accuracy/")]
-    said = claims(stages)
+    said = format_claims(stages)
     if not kinds:
         return f"{align_columns(rows)}\n\n{said}"
     by_kind = [["answers right, by question type", *heads, "the question alone"]]
@@ -181,12 +186,12 @@ def summary(folder: Path) -> str:
     return f"{align_columns(rows)}\n\n{align_columns(by_kind)}\n\n{said}"
 
 
-def claims(stages: Sequence[dict[str, Any]]) -> str:
+def format_claims(stages: Sequence[dict[str, Any]]) -> str:
     """What each stage had to beat, a line each, and how gold changed."""
-    from labkit.stages import gold_verdict, stage_claims
+    from labkit.stages import gold_change_in_words, stage_claims
 
     lines = [str(claim) for claim in stage_claims(stages)]
-    gold = {stage["stage"]: gold_verdict(stage["metrics"]) for stage in stages}
+    gold = {stage["stage"]: gold_change_in_words(stage["metrics"]) for stage in stages}
     return "\n".join([*lines, *(f"{name}: {words}" for name, words in gold.items() if words)])
 
 
@@ -194,23 +199,26 @@ def metric_rows(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The values of one name, in a row for each thing that it stands for: nats of tokens are not nats of pairs."""
     known = [metric_info(name, stage["stage"]) for stage in stages]
     values = [stage["metrics"].get(name) for stage in stages]
-    titles = dict.fromkeys(with_unit(one) for one, value in zip(known, values, strict=True) if value is not None)
+    titles = dict.fromkeys(label_with_unit(one) for one, value in zip(known, values, strict=True) if value is not None)
     return [
         [
             title,
-            *(_shown(one, value) if with_unit(one) == title else "" for one, value in zip(known, values, strict=True)),
+            *(
+                _shown(one, value) if label_with_unit(one) == title else ""
+                for one, value in zip(known, values, strict=True)
+            ),
         ]
         for title in titles
     ]
 
 
-def with_unit(known: MetricSpec) -> str:
+def label_with_unit(known: MetricSpec) -> str:
     """A measure's label, with its unit where the values do not show it: "validation loss (nats per token)"."""
     return f"{known.label} ({known.unit})" if " " in known.unit or known.unit in ("nats", "bits") else known.label
 
 
 def _shown(known: MetricSpec, value: float | None) -> str:
-    return "" if value is None else known.show(value)
+    return "" if value is None else known.format(value)
 
 
 def _of_kind(kind: str, stages: Sequence[dict[str, Any]]) -> list[str]:

@@ -27,12 +27,12 @@ import torch
 
 from labkit.errors import LabError
 from labkit.files import PARTIAL, explain_write_errors, read_json, read_object, write_json
-from labkit.machine import describe
+from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
-from labkit.runs.inputs import WEIGHTS, WORLD, hash_of, input_hashes, input_places, matches_hash
-from labkit.runs.lock import LOCK, one_writer
-from labkit.runs.plan import in_another_run
+from labkit.runs.inputs import WEIGHTS, WORLD, hash_path, input_hashes, input_locations, matches_hash
+from labkit.runs.lock import LOCK, exclusive_lock
+from labkit.runs.plan import is_external
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.runs.transactions import (
@@ -83,17 +83,17 @@ class Run:
         """A run that would be begun in a free folder, where nothing is written yet. like: a run whose stages of other
         runs are taken as it knows them. Raises LabError as `create`.
         """
-        cls.refuse_used(Path(path))
+        cls.check_unused(Path(path))
         known = like.inputs if like else {}
         begun_with = {
             one: like.external_stage_path(one) if like and one in known else one for one in recipe.external_stages
         }
         for place in begun_with.values():
             open_external_stage(place)
-        hashes = input_hashes(recipe) | {one: hash_of(Path(at) / WEIGHTS) for one, at in begun_with.items()}
-        places = input_places(recipe) | {one: str(Path(at).absolute()) for one, at in begun_with.items()}
+        hashes = input_hashes(recipe) | {one: hash_path(Path(at) / WEIGHTS) for one, at in begun_with.items()}
+        places = input_locations(recipe) | {one: str(Path(at).absolute()) for one, at in begun_with.items()}
         run = cls(Path(path), recipe, hashes, torch.get_num_threads(), places)
-        run.sources = {field: getattr(recipe, field) for field in INPUTS if getattr(recipe, field) is not None}
+        run.input_locations = {field: getattr(recipe, field) for field in INPUTS if getattr(recipe, field) is not None}
         return run
 
     def branch(self, path: str | Path, recipe: Recipe, stages: Sequence[str]) -> Run:
@@ -104,14 +104,14 @@ class Run:
         """
         self.check_branch(recipe, stages)
         read = {field for name in stages for field in self.recipe.input_fields(name)}
-        located = self.locate(read)
+        located = self.locate_inputs(read)
         run = Run.new_unsaved(path, recipe, like=self)
         self._check_world()
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
             given = getattr(recipe, field)
             if given in self.inputs:
                 run.inputs[given], run.places[given] = self.inputs[given], str(Path(located[field]).absolute())
-                run.sources[field] = located[field]
+                run.input_locations[field] = located[field]
         with explain_write_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -145,7 +145,7 @@ class Run:
             raise LabError(f"{file} is not a recipe of labkit: {error}") from error
 
     @staticmethod
-    def untouched(path: Path) -> bool:
+    def is_unused(path: Path) -> bool:
         """Whether a folder holds nothing, or no more than the preparations for a run, which are labkit's."""
         if not path.is_dir():
             return False
@@ -154,16 +154,16 @@ class Run:
         return not names or (names <= {*PREPARED} and _is_recipe(path / "recipe.json"))
 
     @classmethod
-    def refuse_used(cls, path: Path) -> None:
+    def check_unused(cls, path: Path) -> None:
         """Raises LabError for a folder that holds more than preparations."""
-        cls.refuse_foreign(path)
-        if path.exists() and not cls.untouched(path):
+        cls.check_not_foreign(path)
+        if path.exists() and not cls.is_unused(path):
             raise LabError(f"{path} already holds a run. Resume it (--resume), or choose another folder.")
 
     @classmethod
-    def refuse_foreign(cls, path: Path) -> None:
+    def check_not_foreign(cls, path: Path) -> None:
         """Raises LabError for a folder that is neither a run's nor free for one; it is left as it is."""
-        if not path.exists() or cls.untouched(path) or (path.is_dir() and open_transactions(path)):
+        if not path.exists() or cls.is_unused(path) or (path.is_dir() and open_transactions(path)):
             return
         if not path.is_dir():
             raise LabError(f"{path} is a file, not a run's folder. Choose another.")
@@ -171,7 +171,7 @@ class Run:
             raise LabError(f"{path} is not empty and holds no run. Choose another folder.")
         cls.open(path)
 
-    def check(self, recipe: Recipe) -> None:
+    def check_same_recipe(self, recipe: Recipe) -> None:
         """Raises LabError when this run was begun with another recipe, or what it reads is gone or has changed since.
 
         An input that `recipe` finds in another place, with the same content, is no other.
@@ -186,13 +186,13 @@ class Run:
                 f"{self.path} holds a run of another recipe ({'; '.join(named[:5])}). Choose another folder, or "
                 f"resume with the recipe that it was begun with."
             )
-        self.sources = self.locate()
+        self.input_locations = self.locate_inputs()
         self._check_world()
 
     @cached_property
-    def sources(self) -> dict[str, str]:
-        """What `locate` finds of all that the recipe reads."""
-        return self.locate()
+    def input_locations(self) -> dict[str, str]:
+        """What `locate_inputs` finds of all that the recipe reads."""
+        return self.locate_inputs()
 
     def _moved(self, field: str, place: str | None) -> bool:
         """Whether `place` is where an input of this run lies now; it is then looked for there."""
@@ -204,7 +204,7 @@ class Run:
         self.places[given] = str(Path(place).absolute())
         return True
 
-    def locate(self, fields: Collection[str] = INPUTS) -> dict[str, str]:
+    def locate_inputs(self, fields: Collection[str] = INPUTS) -> dict[str, str]:
         """Where that which the recipe reads is now, by field: as it was given, or where it stood when the run was
         begun; the name of a data set of the hub as it is.
 
@@ -311,7 +311,7 @@ class Run:
         made = [stage for stage in self.stages if stage.trained and not stage.generates_text]
         return made[-1] if made else None
 
-    def latest(self) -> StageFolder:
+    def latest_language_model_stage(self) -> StageFolder:
         """The last stage that has a language model. Raises LabError when none has."""
         trained = [stage for stage in self.stages if stage.trained and stage.generates_text]
         if not trained:
@@ -327,9 +327,9 @@ class Run:
 
         Raises LabError where there is none, and for another run's that reads other tokens.
         """
-        if in_another_run(stage):
+        if is_external(stage):
             return self.external_stage(str(stage)).model()
-        return (self.stage(stage) if stage else self.latest()).model()
+        return (self.stage(stage) if stage else self.latest_language_model_stage()).model()
 
     def external_stage(self, stage: str) -> StageFolder:
         """A stage of another run, RUN/STAGE, as this run was begun with it. Raises LabError where there is none, where
@@ -380,12 +380,12 @@ class Run:
     def refresh_report(self) -> None:
         """Write report.json again when it is not of the stages that are finished now; remove it when none is."""
         file, finished = self.path / "report.json", [stage.name for stage in self.stages if stage.finished]
-        known: dict[str, Any] = read_report(file) if file.is_file() else {"stages": [], "machine": describe()}
+        known: dict[str, Any] = read_report(file) if file.is_file() else {"stages": [], "machine": describe_machine()}
         if not finished:
             with explain_write_errors(file):
                 file.unlink(missing_ok=True)
         elif [stage["stage"] for stage in known["stages"]] != finished:
-            self.write_report(known.get("machine") or describe())
+            self.write_report(known.get("machine") or describe_machine())
 
 
 def open_external_stage(place: str) -> tuple[Run, StageFolder]:
@@ -424,8 +424,8 @@ def lock_run_folder(path: str | Path) -> Iterator[None]:
     is at work on it, and for a folder that is neither a run's nor free for one.
     """
     path = Path(path)
-    Run.refuse_foreign(path)
-    with one_writer(path):
+    Run.check_not_foreign(path)
+    with exclusive_lock(path):
         for words in recover_transactions(path):
             warnings.warn(words, stacklevel=3)
         yield

@@ -24,11 +24,11 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
 
     Raises LabError for one that may not be read.
     """
-    world = {} if recipe.text and recipe.instructions else {WORLD: hash_of(data_folder() / "world")}
-    return {name: hash_of(Path(name)) for name in _given(recipe)} | world
+    world = {} if recipe.text and recipe.instructions else {WORLD: hash_path(data_folder() / "world")}
+    return {name: hash_path(Path(name)) for name in _given(recipe)} | world
 
 
-def input_places(recipe: Recipe) -> dict[str, str]:
+def input_locations(recipe: Recipe) -> dict[str, str]:
     """Where each file or folder that a recipe reads stands: by the name it was given, its absolute path."""
     return {name: str(Path(name).absolute()) for name in _given(recipe)}
 
@@ -38,7 +38,7 @@ def _given(recipe: Recipe) -> list[str]:
     return [name for name in names if name and Path(name).exists()]
 
 
-def hash_of(path: Path) -> str:
+def hash_path(path: Path) -> str:
     """SHA-256 of what a file holds, or of the names and contents of those files in a folder that are read.
 
     Raises LabError for one that may not be read, and for a folder without any.
@@ -50,8 +50,8 @@ def hash_of(path: Path) -> str:
 
 
 def matches_hash(path: Path, known: str) -> bool:
-    """Whether a file or folder holds what was once hashed as `known`, by `hash_of` or by an older labkit."""
-    return known == hash_of(path) or (path.is_dir() and known in _older_hashes(path))
+    """Whether a file or folder holds what was once hashed as `known`, by `hash_path` or by an older labkit."""
+    return known == hash_path(path) or (path.is_dir() and known in _older_hashes(path))
 
 
 def _older_hashes(folder: Path) -> list[str]:

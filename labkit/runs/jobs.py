@@ -21,7 +21,7 @@ import psutil
 
 from labkit.errors import LabError
 from labkit.files import explain_write_errors, write_json
-from labkit.runs.lock import alive, process_identity
+from labkit.runs.lock import find_live_process, process_identity
 
 LOG_BYTES = 4000
 MOST = 4
@@ -30,25 +30,25 @@ NAME = re.compile(r"\w[\w.-]{0,60}")
 """What a new run may be called."""
 
 
-def check_name(name: Any) -> str:
+def check_run_name(name: Any) -> str:
     """The name of a run, once it is known to be no path to anything else. Raises LabError otherwise."""
     plain = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 120
     if not plain or name.startswith(".") or "/" in name or "\\" in name:
-        raise LabError(f"{shortened(name)} is not the name of a run.")
+        raise LabError(f"{shorten_repr(name)} is not the name of a run.")
     return name
 
 
-def check_new_name(name: Any) -> str:
+def check_new_run_name(name: Any) -> str:
     """A name for a new run, without the blanks around it. Raises LabError for one that a run may not have."""
     name = name.strip() if isinstance(name, str) else name
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise LabError(
-            f"{shortened(name)} is no name for a run: letters, digits, '-', '_' and '.', at most 61 of them."
+            f"{shorten_repr(name)} is no name for a run: letters, digits, '-', '_' and '.', at most 61 of them."
         )
     return name
 
 
-def shortened(value: Any) -> str:
+def shorten_repr(value: Any) -> str:
     """A value as a message shows it: as one line that is not too long."""
     shown = repr(value)
     return shown if len(shown) <= 80 else f"{shown[:80]}…"
@@ -57,7 +57,7 @@ def shortened(value: Any) -> str:
 class Jobs:
     """The processes that make the runs in a folder, by the runs' names; what is known of them is on the disk.
 
-    Every method raises LabError for a name that `check_name` refuses.
+    Every method raises LabError for a name that `check_run_name` refuses.
     """
 
     def __init__(self, folder: str | Path):
@@ -71,7 +71,7 @@ class Jobs:
         log_file = self._file(name, "log")
         if self.running(name):
             raise LabError(f"{name} is running already. Stop it first, or choose another name.")
-        others = [other for other in self.known() if self.running(other)]
+        others = [other for other in self.names() if self.running(other)]
         if len(others) >= MOST:
             raise LabError(f"{len(others)} runs are running: {', '.join(others)}. Stop one of them, or wait.")
         with explain_write_errors(log_file):
@@ -87,7 +87,7 @@ class Jobs:
         about = {**process_identity(psutil.Process(process.pid)), "arguments": list(arguments), "stopped": False}
         write_json(self._file(name, "json"), about)
 
-    def known(self) -> list[str]:
+    def names(self) -> list[str]:
         """The names of all runs that have, or had, a process."""
         return sorted(file.stem for file in self.folder.glob(".jobs/[!.]*.json"))
 
@@ -149,9 +149,9 @@ class Jobs:
     def _process(self, name: str) -> psutil.Process | None:
         known = self._about(name)
         try:
-            return alive(known)
+            return find_live_process(known)
         except (KeyError, TypeError, ValueError):
             return None
 
     def _file(self, name: str, ending: str) -> Path:
-        return self.folder / ".jobs" / f"{check_name(name)}.{ending}"
+        return self.folder / ".jobs" / f"{check_run_name(name)}.{ending}"

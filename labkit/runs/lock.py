@@ -1,6 +1,6 @@
 """One writer a folder: while a process makes a run, no other changes it. Whoever only reads takes no lock.
 
-    with one_writer(folder):
+    with exclusive_lock(folder):
         ...
 
 The owner holds a file lock (flock) on RUN/.lock as long as it is at work; the system drops it with the process. The
@@ -34,7 +34,7 @@ CLOCK = 60.0
 
 
 @contextmanager
-def one_writer(folder: str | Path) -> Iterator[None]:
+def exclusive_lock(folder: str | Path) -> Iterator[None]:
     """Hold the lock of `folder`, which is made when it is not there, and removed again when nothing came of it.
 
     Raises LabError when somebody holds it, when nobody knows whether they still do (their process is another
@@ -59,7 +59,7 @@ def one_writer(folder: str | Path) -> Iterator[None]:
 
 
 def lock_holder(folder: str | Path) -> str | None:
-    """Who is at work on a folder, as `one_writer` says it; None when nobody is. Takes no lock."""
+    """Who is at work on a folder, as `exclusive_lock` says it; None when nobody is. Takes no lock."""
     file = Path(os.path.realpath(folder)) / LOCK
     try:
         with file.open(encoding="utf-8") as opened:
@@ -82,7 +82,7 @@ def process_identity(process: psutil.Process) -> dict[str, Any]:
     return about
 
 
-def alive(known: Mapping[str, Any]) -> psutil.Process | None:
+def find_live_process(known: Mapping[str, Any]) -> psutil.Process | None:
     """The process that `process_identity` has told of, if it is at work. Raises TypeError or ValueError for what tells
     of none.
     """
@@ -188,7 +188,7 @@ def _at_work(owner: dict[str, Any], file: Path) -> bool:
             f"{file.parent} is in use: process {owner['pid']} on {owner['host']}, since {_clock(owner)}, is at work on "
             f"it. Whether it still runs cannot be seen from here; if it does not, remove {file}."
         )
-    return alive(owner) is not None
+    return find_live_process(owner) is not None
 
 
 def _in_use(owner: dict[str, Any] | None, folder: Path) -> str:

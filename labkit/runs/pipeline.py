@@ -20,15 +20,15 @@ from torch import nn
 
 from labkit import machine
 from labkit.errors import LabError
-from labkit.evaluation.samples import samples
+from labkit.evaluation.samples import sample_answers
 from labkit.files import DiskFull
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run, lock_run, lock_run_folder, run_file_names
-from labkit.runs.prepare import prepare
+from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
-from labkit.runs.transactions import FolderTransaction, commit_pending, remove, transaction
+from labkit.runs.transactions import FolderTransaction, commit_pending, remove_path, transaction
 from labkit.stages import Stage, StageInputs
 from labkit.stages.registry import INPUTS
 from labkit.text.reading.files import find_files
@@ -55,7 +55,7 @@ class Progress(NamedTuple):
 
 
 class PreparedStage(NamedTuple):
-    """A stage of a run, as it is made or measured. after: what it begins with; see `Recipe.after`."""
+    """A stage of a run, as it is made or measured. after: what it begins with; see `Recipe.predecessor`."""
 
     name: str
     config: Stage
@@ -115,10 +115,10 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
     """The tokenizer and those of the stages that are not finished; see `_stage` for `ready`."""
     start = time.perf_counter()
     yield Progress("tokenizer", "prepare")
-    stage_inputs = prepare(opened)
+    stage_inputs = prepare_inputs(opened)
     for name, record in opened.reading.items():
         yield Progress(name, "read", result=record)
-    stages = [prepared(opened, name, stage_inputs) for name in chosen]
+    stages = [prepare_stage(opened, name, stage_inputs) for name in chosen]
     _check(opened, [stage for stage in stages if not stage.folder.finished])
     spent = time.perf_counter() - start
     for stage in stages:
@@ -146,13 +146,13 @@ def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Ge
         opened = Run.open(path)
         opened.stage(stage)
         opened.refuse_other_reruns(stage)
-        opened.check(opened.recipe)
+        opened.check_same_recipe(opened.recipe)
         torch.set_num_threads(opened.threads)
         if config is not None:
             opened.recipe = opened.recipe.with_stages(**{stage: config})
         start = time.perf_counter()
         yield Progress("tokenizer", "prepare")
-        made = prepared(opened, stage, prepare(opened))
+        made = prepare_stage(opened, stage, prepare_inputs(opened))
         _check(opened, [made])
         spent = time.perf_counter() - start
         yield from _stage(opened, made, spent, lambda: opened.begin_rerun(stage))
@@ -198,14 +198,14 @@ def _opened(
 ) -> tuple[Run, FolderTransaction | None]:
     """The run, and for one that is just begun the transaction that removes it again unless it is committed."""
     main, begun = accelerator().is_main_process, None
-    if main and not (resume and path.exists() and not Run.untouched(path)):
-        Run.refuse_used(path)
+    if main and not (resume and path.exists() and not Run.is_unused(path)):
+        Run.check_unused(path)
         begun = stack.enter_context(transaction(path, "a new run", run_file_names(recipe)))
         opened = Run.create(path, recipe) if build_on is None else _branched(Path(build_on), path, recipe, chosen)
     accelerator().wait_for_everyone()
     if begun is None:
         opened = Run.open(path)
-        opened.check(recipe)
+        opened.check_same_recipe(recipe)
     torch.set_num_threads(opened.threads)
     return opened, begun
 
@@ -228,9 +228,9 @@ def _keep(run: Run, begun: FolderTransaction | None) -> None:
         run.save_recipe()
 
 
-def prepared(run: Run, name: str, stage_inputs: StageInputs) -> PreparedStage:
+def prepare_stage(run: Run, name: str, stage_inputs: StageInputs) -> PreparedStage:
     """A stage of a run with all that it is given."""
-    recipe, after = run.recipe, run.recipe.after(name)
+    recipe, after = run.recipe, run.recipe.predecessor(name)
     bound = stage_inputs.for_stage(after, recipe.reward_stage(name))
     return PreparedStage(name, recipe.stages[name], after, run.stage(name), recipe.fingerprint(name), bound)
 
@@ -239,7 +239,7 @@ def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
     """Raises LabError for all that can be known to hinder one of the stages, before any of them is begun."""
     names = [stage.name for stage in stages]
     for stage in stages:
-        for need in run.recipe.needs(stage.name):
+        for need in run.recipe.dependencies(stage.name):
             if need not in names and not run.stage(need).finished:
                 raise LabError(
                     f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or make "
@@ -269,13 +269,13 @@ def _unchanged_if_refused(run: Run) -> Iterator[None]:
     except Exception:
         if accelerator().is_main_process:
             for path in new:
-                remove(path)
+                remove_path(path)
         raise
 
 
-def measure_again(run: Run, name: str, stage_inputs: StageInputs) -> dict[str, Any]:
+def reevaluate_stage(run: Run, name: str, stage_inputs: StageInputs) -> dict[str, Any]:
     """The metrics and samples of a finished stage, taken of the weights that are in its folder now."""
-    stage = prepared(run, name, stage_inputs)
+    stage = prepare_stage(run, name, stage_inputs)
     folder = stage.folder
     assert folder.result is not None
     found = _measure(run, stage, folder.model() if folder.generates_text else folder.reward_model())
@@ -322,7 +322,7 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
             seconds = round(clock.seconds + _training_seconds(folder), 2)
             result = {"stage": name, "after": stage.after, "seconds": seconds}
             folder.finish(result | _cost(config, model, folder) | measured)
-            run.write_report(machine.describe() | {"matrix_peak": _peak()})
+            run.write_report(machine.describe_machine() | {"matrix_peak": _peak()})
             commit_pending(run.path, f"{name}/result.json")
     accelerator().wait_for_everyone()
     yield Progress(name, "finished", steps, steps, result=folder.result)
@@ -356,15 +356,15 @@ def _measure(run: Run, stage: PreparedStage, result_model: Transformer | RewardM
     known = [data for one in run.recipe.stages.values() if (data := one.eval_data(stage_inputs)) is not None]
     if not known:
         return {"metrics": metrics}
-    answers = samples(result_model, stage_inputs.tokenizer, known[-1], evaluation, stage.config.chat)
+    answers = sample_answers(result_model, stage_inputs.tokenizer, known[-1], evaluation, stage.config.chat)
     return {"metrics": metrics, "samples": [answer._asdict() for answer in answers]}
 
 
 def _cost(stage: Stage, model: nn.Module, folder: StageFolder) -> dict[str, Any]:
     """What training took. mfu: share of the machine's measured matrix peak while training (PaLM, appendix B)."""
-    seconds, records = _training_seconds(folder), folder.records
+    seconds, records = _training_seconds(folder), folder.step_records
     known = "tokens" in records[-1]  # a step's, as a mean of what it counts
-    tokens = round(sum(r["tokens"] * r["counted"] for r in records)) if known else stage.train.tokens
+    tokens = round(sum(r["tokens"] * r["counted"] for r in records)) if known else stage.train.total_tokens
     flops = stage.flops(model, tokens)
     return {
         "training_seconds": round(seconds, 2),
@@ -383,7 +383,7 @@ def _peak() -> float:
 
 def _training_seconds(folder: StageFolder) -> float:
     """Seconds in the stage's optimization steps, before a stop and after it."""
-    records = folder.records
+    records = folder.step_records
     return records[-1]["seconds"] if records else 0.0
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
-from labkit.stages import STAGES, Stage, kind_of
+from labkit.stages import STAGES, Stage, stage_kind
 from labkit.stages.registry import INPUTS
 
 MOST = 64
@@ -36,7 +36,7 @@ class PlannedStage:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
             raise LabError(f"{self.name!r} is no name for a stage: dpo, or dpo-strict for another of that kind.")
-        if kind_of(self.name) != self.stage.kind:
+        if stage_kind(self.name) != self.stage.kind:
             raise LabError(f"{self.name!r} is no name for a stage {self.stage.kind}: {self.stage.kind}-{self.name}.")
         if self.after is not None and (not isinstance(self.after, str) or not self.after or "," in self.after):
             raise LabError(f"{self.name} cannot come after {self.after!r}: that names no stage, or has a comma in it.")
@@ -47,7 +47,7 @@ def plan_of(**stages: Stage) -> tuple[PlannedStage, ...]:
     return tuple(PlannedStage(name, stage) for name, stage in stages.items())
 
 
-def in_another_run(after: str | None) -> bool:
+def is_external(after: str | None) -> bool:
     """Whether what a stage comes after is a stage of another run."""
     return after is not None and "/" in after
 
@@ -64,10 +64,10 @@ class ResolvedStage(NamedTuple):
     after: str | None
     judge: str | None
     annotated_stage: str | None
-    needs: tuple[str, ...]
+    dependencies: tuple[str, ...]
 
 
-def resolve(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[str, ResolvedStage]:
+def resolve_plan(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[str, ResolvedStage]:
     """What each stage of a plan builds on, by name, in order. annotated: whether preferences are the world's.
 
     Raises LabError for a plan without stages, with too many, or in which a name stands twice, and where what a stage
@@ -90,7 +90,7 @@ def resolve(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[str, R
         compares = annotated and one.stage.reads == "preferences"
         answers = (answers or after) if compares else answers
         needed = [after, judge if one.stage.needs_reward_model else None, answers if compares else None]
-        needs = tuple(dict.fromkeys(name for name in needed if name is not None and not in_another_run(name)))
+        needs = tuple(dict.fromkeys(name for name in needed if name is not None and not is_external(name)))
         found[one.name] = ResolvedStage(one.name, one.stage, after, judge, answers if compares else None, needs)
         judge = one.name if one.stage.leaves == "reward model" else judge
     return found
@@ -105,7 +105,7 @@ def _after(one: PlannedStage, before: Mapping[str, ResolvedStage]) -> str | None
         return None
     models = [each for each in before.values() if each.stage.leaves == "language model"]
     if one.after is not None:
-        if not in_another_run(one.after) and one.after not in [each.name for each in models]:
+        if not is_external(one.after) and one.after not in [each.name for each in models]:
             raise LabError(
                 f"{name} cannot come after {one.after}: no stage of that name before it leaves a language model."
             )
@@ -126,12 +126,12 @@ def parse_plan(text: str, known: Sequence[PlannedStage]) -> tuple[PlannedStage, 
     made = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, at, after = (word.strip() for word in part.partition("@"))
-        kind = kind_of(name)
+        kind = stage_kind(name)
         settings = {one.name: one.stage for one in known}
         settings = {one.stage.kind: one.stage for one in reversed(known)} | settings
         stage = settings.get(name) or settings.get(kind) or STAGES[kind]()
         made.append(PlannedStage(name, stage, after if at else None))
-    resolve(made)
+    resolve_plan(made)
     return tuple(made)
 
 
@@ -161,7 +161,7 @@ def plan_from_list(data: Iterable[dict[str, Any]]) -> tuple[PlannedStage, ...]:
     for one in data:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not isinstance(one.get("stage"), dict):
             raise LabError(f"A plan's stage has a name and settings; {one!r} has not.")
-        settings = from_dict(STAGES[kind_of(one["name"])], _without_seed(one["stage"]))
+        settings = from_dict(STAGES[stage_kind(one["name"])], _without_seed(one["stage"]))
         made.append(PlannedStage(one["name"], settings, one.get("after")))
     return tuple(made)
 

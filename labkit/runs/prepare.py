@@ -6,12 +6,12 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from labkit.preferences.annotate import annotate, read_choices, write_choices
+from labkit.preferences.annotate import annotate, read_annotated_pairs, write_annotated_pairs
 from labkit.runs.folder import Run, open_external_stage
 from labkit.runs.recipe import Recipe
 from labkit.stages import PreferenceSplit, StageInputs
 from labkit.text.chat import document_texts
-from labkit.text.pieces import sample
+from labkit.text.pieces import sample_evenly
 from labkit.text.reading import (
     Conversations,
     Preferences,
@@ -42,10 +42,10 @@ def read_sources(places: Mapping[str, str]) -> Sources:
     )
 
 
-def prepare(run: Run) -> StageInputs:
+def prepare_inputs(run: Run) -> StageInputs:
     """Read what the recipe reads, and train the tokenizer unless the run has one."""
     recipe, processes = run.recipe, accelerator()
-    world, (texts, conversations, preferences) = World.load(recipe.tinyworld_size), read_sources(run.sources)
+    world, (texts, conversations, preferences) = World.load(recipe.tinyworld_size), read_sources(run.input_locations)
     if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
         if recipe.external_stages:
             tokenizer = open_external_stage(run.external_stage_path(recipe.external_stages[0]))[0].tokenizer()
@@ -88,9 +88,9 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
         file = run.path / "preferences" / f"{split}.jsonl"
         if accelerator().is_main_process and not file.is_file():
             model = run.model(run.recipe.annotated_stage)
-            write_choices(file, annotate(model, tokenizer, world, config, split, count, seed))
+            write_annotated_pairs(file, annotate(model, tokenizer, world, config, split, count, seed))
         accelerator().wait_for_everyone()
-        chosen.append(read_choices(file))
+        chosen.append(read_annotated_pairs(file))
     train, held_out = chosen
     return PreferenceSplit([choice.pair for choice in train], [choice.pair for choice in held_out], held_out)
 
@@ -98,7 +98,7 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
 def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
     """The texts that the tokenizer learns from: of the training set, in the form in which they are encoded."""
     if texts is not None:
-        yield from sample(texts.train)
+        yield from sample_evenly(texts.train)
     else:
         for index in range(recipe.tokenizer.documents):
             yield from document_texts(world.document("train", recipe.seed, index))

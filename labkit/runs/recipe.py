@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from labkit.configs import Count, Range, Seed, check, from_dict, plain
+from labkit.configs import Count, Range, Seed, check_fields, from_dict, to_json_value
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.model.transformer import ModelConfig
@@ -19,11 +19,11 @@ from labkit.runs.plan import (
     PlannedStage,
     ResolvedStage,
     format_plan,
-    in_another_run,
+    is_external,
     plan_from_list,
     plan_of,
     plan_to_list,
-    resolve,
+    resolve_plan,
 )
 from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling, Stage
 from labkit.stages.registry import INPUTS
@@ -44,7 +44,7 @@ class TokenizerConfig:
     documents: Count = 4000
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
 DEFAULT_PLAN = plan_of(pretrain=Pretrain(), sft=SFT(), reward=RewardModeling(), ppo=PPO(), dpo=DPO())
@@ -84,8 +84,8 @@ class Recipe:
     older_names = {"tinyworld_size": "world_size"}
 
     def __post_init__(self) -> None:
-        check(self)
-        resolve(self.plan)
+        check_fields(self)
+        resolve_plan(self.plan)
         for name in INPUTS:
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise LabError(f"Recipe: {name} is empty, as a variable that is not set. Name a file, or leave it out.")
@@ -148,33 +148,35 @@ class Recipe:
         return dataclasses.replace(self, plan=self._plan_with(parts), **own)
 
     @cached_property
-    def resolved(self) -> dict[str, ResolvedStage]:
+    def resolved_stages(self) -> dict[str, ResolvedStage]:
         """The stages that this recipe has, with what each builds on, by name, in order."""
-        return resolve(self.active_stages, annotated=self.preferences is None)
+        return resolve_plan(self.active_stages, annotated=self.preferences is None)
 
-    def after(self, stage: str) -> str | None:
+    def predecessor(self, stage: str) -> str | None:
         """What a stage begins with: a stage of this recipe, or RUN/STAGE of another run; None for new weights."""
-        return self.resolved[stage].after
+        return self.resolved_stages[stage].after
 
     def reward_stage(self, stage: str) -> str | None:
         """The stage whose reward model judges the answers of this one; None where none stands before it."""
-        return self.resolved[stage].judge
+        return self.resolved_stages[stage].judge
 
-    def needs(self, stage: str) -> list[str]:
+    def dependencies(self, stage: str) -> list[str]:
         """The stages that a stage builds on directly; what it begins with first."""
-        return list(self.resolved[stage].needs)
+        return list(self.resolved_stages[stage].dependencies)
 
     def external_root(self, stage: str) -> str | None:
         """The stage of another run, RUN/STAGE, that a stage's model goes back to; None for weights of our own."""
-        after = self.after(stage)
-        return after if after is None or in_another_run(after) else self.external_root(after)
+        after = self.predecessor(stage)
+        return after if after is None or is_external(after) else self.external_root(after)
 
     @property
     def annotated_stage(self) -> str | None:
         """What writes the answers between which the world's annotator chooses: that which the first stage that learns
         from preferences comes after.
         """
-        return next((one.annotated_stage for one in self.resolved.values() if one.annotated_stage is not None), None)
+        return next(
+            (one.annotated_stage for one in self.resolved_stages.values() if one.annotated_stage is not None), None
+        )
 
     @property
     def chat_stages(self) -> list[str]:
@@ -185,14 +187,14 @@ class Recipe:
     def external_stages(self) -> list[str]:
         """The stages of other runs, RUN/STAGE, that stages begin with."""
         return [
-            after for after in (one.after for one in self.active_stages) if after is not None and in_another_run(after)
+            after for after in (one.after for one in self.active_stages) if after is not None and is_external(after)
         ]
 
     def ancestors(self, stage: str) -> list[str]:
         """The stages that a stage builds on, directly or not, in order."""
         found, waiting = set[str](), [stage]
         while waiting:
-            new = [need for need in self.needs(waiting.pop()) if need not in found]
+            new = [need for need in self.dependencies(waiting.pop()) if need not in found]
             found.update(new)
             waiting += new
         return [name for name in self.stages if name in found]
@@ -219,9 +221,9 @@ class Recipe:
         names = ["seed", "tinyworld_size", "tokenizer", "model", "text", "instructions"]
         if self._reads_preferences(stage):
             names += ["annotation", "preferences"]
-        decides = {self.older_names.get(name, name): plain(getattr(self, name), older=True) for name in names}
+        decides = {self.older_names.get(name, name): to_json_value(getattr(self, name), older=True) for name in names}
         for name in (*self.ancestors(stage), stage):
-            decides[name] = plain(self.stages[name], older=True)
+            decides[name] = to_json_value(self.stages[name], older=True)
             decides[name]["train"]["seed"] = 0  # as when each had a seed, so that runs begun then can be resumed
         started = {one.name: one.after for one in self.active_stages if one.name in decides and one.after is not None}
         return fingerprint(decides | ({"after": started} if started else {}))
@@ -229,7 +231,9 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: plan_to_list(self.plan) if name == "plan" else plain(value) for name, value in values.items()}
+        return {
+            name: plan_to_list(self.plan) if name == "plan" else to_json_value(value) for name, value in values.items()
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:
@@ -250,7 +254,7 @@ class Recipe:
 
     def _flat(self) -> dict[str, Any]:
         """{"seed": 0, "pretrain.train.steps": 2000, …, "plan": "pretrain,sft"}"""
-        named = self.to_dict() | {one.name: plain(one.stage) for one in self.plan}
+        named = self.to_dict() | {one.name: to_json_value(one.stage) for one in self.plan}
         return _flat(named | {"plan": format_plan(self.plan)})
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff
 
-from labkit.configs import check, choices, needed_numbers, replace_kind
+from labkit.configs import check_fields, replace_kind, required_number_fields, union_choices
 from labkit.errors import LabError
 from labkit.runs import flags
 
@@ -24,21 +24,21 @@ T = TypeVar("T")
 def parse_known_args(
     options: type[T], command: str, arguments: list[str], default: T | None = None
 ) -> tuple[T, list[str]]:
-    """The options, and the arguments that are not theirs: fields of a recipe, for `override`."""
+    """The options, and the arguments that are not theirs: fields of a recipe, for `override_parts`."""
     settings: dict[str, Any] = {} if default is None else {"default": default}
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
     parsed, rest = flags.parse(options, prog, arguments, config=config, return_unknown_args=True, **settings)
-    check(parsed)
+    check_fields(parsed)
     return parsed, rest
 
 
 def override_recipe(recipe: Recipe, rest: list[str], command: str) -> Recipe:
     """The recipe with those of its parts and stages that the flags in ``rest`` set."""
     _refuse_older({f"--{older}": f"--{name}" for name, older in recipe.older_names.items()}, rest)
-    return recipe.with_parts(override(recipe.parts, rest, command)) if rest else recipe
+    return recipe.with_parts(override_parts(recipe.parts, rest, command)) if rest else recipe
 
 
-def override(parts: Mapping[str, Any], rest: list[str], command: str) -> dict[str, Any]:
+def override_parts(parts: Mapping[str, Any], rest: list[str], command: str) -> dict[str, Any]:
     """Parts, each under the name that its flags begin with, as the flags in ``rest`` set them."""
     left = list(rest)
     now = {name: _chosen(part, f"--{name}", left) for name, part in parts.items()}
@@ -87,7 +87,7 @@ def _chosen(part: Any, prefix: str, left: list[str]) -> Any:
     """A part with the kinds that the flags in ``left`` name for its fields, at any depth; these are taken out."""
     if not dataclasses.is_dataclass(part) or isinstance(part, type):
         return part
-    kinds, changed = choices(type(part)), dict[str, Any]()
+    kinds, changed = union_choices(type(part)), dict[str, Any]()
     for field in dataclasses.fields(part):
         flag, now = f"{prefix}.{field.name}", getattr(part, field.name)
         kind = _take(left, flag) if field.name in kinds else None
@@ -108,7 +108,7 @@ def _of_kind(kind: str, kinds: dict[str, type], now: Any, flag: str, left: Seque
         raise LabError(f"{shown} can be {', '.join(kinds)}, not {kind!r}.")
     if kinds[kind] is type(None):
         return None
-    needed = [name for name in needed_numbers(kinds[kind]) if not hasattr(now, name)]
+    needed = [name for name in required_number_fields(kinds[kind]) if not hasattr(now, name)]
     given = {name: _take(list(left), f"{flag}.{name}") for name in needed}
     missing = [f"{shown}.{name}" for name, value in given.items() if value is None]
     if missing:
@@ -116,7 +116,7 @@ def _of_kind(kind: str, kinds: dict[str, type], now: Any, flag: str, left: Seque
     numbers: dict[str, Any] = {}
     for name, value in given.items():
         try:
-            numbers[name] = needed_numbers(kinds[kind])[name](value)
+            numbers[name] = required_number_fields(kinds[kind])[name](value)
         except ValueError:
             raise LabError(f"{shown}.{name} must be a number, not {value!r}.") from None
     return replace_kind(kinds[kind], now, numbers)

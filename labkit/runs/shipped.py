@@ -18,8 +18,8 @@ from labkit.files import atomic_replace_folder, write_json, write_jsonl
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import measure_again
-from labkit.runs.prepare import prepare
+from labkit.runs.pipeline import reevaluate_stage
+from labkit.runs.prepare import prepare_inputs
 from labkit.runs.stage_folder import StageFolder
 from labkit.training.checkpoints import write_model
 
@@ -52,7 +52,7 @@ def _shrink(stage: StageFolder, small: StageFolder) -> None:
     shutil.copy(stage.path / "config.json", small.path)
     write_model(small.path / "model.safetensors", copy.deepcopy(model).to(torch.bfloat16))
     write_json(small.path / "result.json", stage.result)
-    shortened = ({name: _short(value) for name, value in record.items()} for record in stage.records)
+    shortened = ({name: _short(value) for name, value in record.items()} for record in stage.step_records)
     write_jsonl(small.path / "metrics.jsonl", shortened)
 
 
@@ -62,9 +62,9 @@ def _short(value: Any) -> Any:
 
 def _measure(run: Run, machine: dict[str, Any]) -> None:
     """Let every result say what is true of the shrunk weights; what training took stays as it was."""
-    stage_inputs = prepare(run)
+    stage_inputs = prepare_inputs(run)
     for stage in run.stages:
         assert stage.result is not None
-        stage.finish(stage.result | measure_again(run, stage.name, stage_inputs))
+        stage.finish(stage.result | reevaluate_stage(run, stage.name, stage_inputs))
     shutil.rmtree(run.path / "preferences", ignore_errors=True)
     run.write_report(machine)

@@ -32,7 +32,7 @@ class StageFolder:
         return read_object(self.path / "result.json", stage=str, metrics=dict) if self.finished else None
 
     @property
-    def records(self) -> list[dict[str, Any]]:
+    def step_records(self) -> list[dict[str, Any]]:
         """What training said of each step so far: the lines of metrics.jsonl."""
         return read_records(self.path / "metrics.jsonl")
 
@@ -46,7 +46,7 @@ class StageFolder:
         return (self.path / "model.safetensors").is_file()
 
     @property
-    def begun(self) -> bool:
+    def exists(self) -> bool:
         return self.path.is_dir()
 
     @property

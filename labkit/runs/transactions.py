@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from labkit.files import PARTIAL, beside, explain_write_errors, read_json, sync, write_json
+from labkit.files import PARTIAL, explain_write_errors, fsync_path, hidden_sibling, read_json, write_json
 
 ASIDE, STATE = ".aside-", "state.json"
 KEYS = {"doing", "until", "files", "folders", "absent", "phase"}
@@ -66,10 +66,10 @@ class FolderTransaction:
         """Keep what is new: remove what was set aside."""
         if self.path.exists():
             with explain_write_errors(self.path):
-                left = beside(self.path, PARTIAL)
+                left = hidden_sibling(self.path, PARTIAL)
                 shutil.rmtree(left, ignore_errors=True)
                 os.rename(self.path, left)
-                sync(self.folder)
+                fsync_path(self.folder)
                 shutil.rmtree(left)
 
     def rollback(self) -> None:
@@ -81,12 +81,12 @@ class FolderTransaction:
         files, folders = ([n for n in self.state[kind] if (self.path / n).exists()] for kind in ("files", "folders"))
         with explain_write_errors(self.folder):
             for name in [*self.state["absent"], *folders]:
-                remove(self.folder / name)
+                remove_path(self.folder / name)
             for name in files:  # the recipe first: weights never stand under another's
                 os.replace(self.path / name, self.folder / name)
             for name in folders:
                 os.rename(self.path / name, self.folder / name)
-            sync(self.folder)
+            fsync_path(self.folder)
         self.commit()
 
     def _save(self, phase: str) -> None:
@@ -124,7 +124,7 @@ def begin_replacement(
     with explain_write_errors(folder):
         for name in moved:
             os.rename(folder / name, begun.path / name)
-        sync(folder)
+        fsync_path(folder)
     return begun
 
 
@@ -139,7 +139,7 @@ def _begin(folder: Path, state: dict[str, Any]) -> FolderTransaction:
     """RUN/.aside-N with copies of the files, whole or not there."""
     number = 1 + max((int(path.name.removeprefix(ASIDE)) for path in _asides(folder)), default=0)
     path = folder / f"{ASIDE}{number}"
-    partial, begun = beside(path, PARTIAL), FolderTransaction(path, state)
+    partial, begun = hidden_sibling(path, PARTIAL), FolderTransaction(path, state)
     with explain_write_errors(path):
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -148,7 +148,7 @@ def _begin(folder: Path, state: dict[str, Any]) -> FolderTransaction:
                 shutil.copy2(folder / name, partial / name)
             write_json(partial / STATE, begun.state)
             os.rename(partial, path)
-            sync(folder)
+            fsync_path(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -169,7 +169,7 @@ def recover_transactions(folder: Path) -> list[str]:
     said = []
     with explain_write_errors(folder):
         for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"*/.*{PARTIAL}")]:
-            remove(left)
+            remove_path(left)
     for one in reversed(open_transactions(folder)):
         phase, file = one.state["phase"], one.completion_file
         if file is not None and phase == PENDING and (folder / file).exists():
@@ -203,7 +203,7 @@ def _asides(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix(ASIDE)))
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a file, a folder with all in it, or a link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

@@ -1,6 +1,6 @@
 """The stages of the recipe: each a config, its batches, its objective and its measures, a page each."""
 
-from labkit.stages.claims import Claim, gold_verdict
+from labkit.stages.claims import Claim, gold_change_in_words
 from labkit.stages.dpo import DPO
 from labkit.stages.inputs import PreferenceSplit, StageInputs, next_token_objective
 from labkit.stages.ppo import PPO
@@ -10,10 +10,10 @@ from labkit.stages.registry import (
     Curve,
     Stage,
     import_stages,
-    kind_of,
     register,
     stage_claims,
     stage_class,
+    stage_kind,
     stage_short_title,
     stage_title,
 )
@@ -32,8 +32,8 @@ __all__ = [
     "Pretrain",
     "Curve",
     "Stage",
-    "gold_verdict",
-    "kind_of",
+    "gold_change_in_words",
+    "stage_kind",
     "next_token_objective",
     "register",
     "stage_claims",

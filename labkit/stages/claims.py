@@ -45,7 +45,7 @@ class Claim(NamedTuple):
         )
 
 
-def gold_verdict(metrics: Metrics) -> str:
+def gold_change_in_words(metrics: Metrics) -> str:
     """How the gold score changed, in words, by its standard error: "gold rose by 0.14 (± 0.03)".
 
     Less than two standard errors is no change. Empty where there is no gold, as on real text.

@@ -15,12 +15,12 @@ from labkit.machine import all_reduce_sum
 
 class ScoredAnswers(NamedTuple):
     """B answers of T tokens, as credit needs them: the judge's `scores` [B]; `logprobs` of the policy that wrote them,
-    `reference`'s, and the value model's `values`, each [B, T]; `mask` [B, T] True on the answers.
+    `reference_logprobs`, and the value model's `values`, each [B, T]; `mask` [B, T] True on the answers.
     """
 
     scores: Tensor
     logprobs: Tensor
-    reference: Tensor
+    reference_logprobs: Tensor
     values: Tensor
     mask: Tensor
 
@@ -42,5 +42,5 @@ class GAECredit:
         return [one._replace(advantages=white) for one, white in zip(found, advantages, strict=True)]
 
     def _of(self, part: ScoredAnswers) -> Advantages:
-        rewards = shaped_rewards(part.scores, part.logprobs, part.reference, part.mask, kl_coef=self.kl_coef)
+        rewards = shaped_rewards(part.scores, part.logprobs, part.reference_logprobs, part.mask, kl_coef=self.kl_coef)
         return gae(rewards, part.values, part.mask, gamma=self.gamma, lam=self.lam)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from labkit.configs import Positive, check
+from labkit.configs import Positive, check_fields
 from labkit.losses import dpo_loss
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
@@ -21,7 +21,7 @@ from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Curve, Stage, register
-from labkit.text.pairs import PairBatch, PairSource, by_length, collate_pairs, encode_pair
+from labkit.text.pairs import PairBatch, PairSource, batches_by_length, collate_pairs, encode_pair
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from labkit.evaluation.config import EvaluationConfig
-    from labkit.text.pairs import Pair
+    from labkit.text.pairs import PreferencePair
     from labkit.text.tokenizer import Tokenizer
 
 
@@ -43,7 +43,7 @@ class DPO(Stage):
     beta: Positive = 0.3
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     title = "Direct preference optimisation"
     short_title = "DPO"
@@ -81,7 +81,7 @@ class DPO(Stage):
 
     def objective(self, model: Transformer, batch: PairBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(summed loss, how many pairs, sums of what the policy implies of them)."""
-        policy = model.label_logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
+        policy = model.label_logprobs(model.hidden_states(batch.inputs), batch.labels, batch.mask).sum(-1)
         (chosen, rejected), (chosen_before, rejected_before) = policy.chunk(2), batch.reference_logprobs.chunk(2)
         loss, better, worse = dpo_loss(chosen, rejected, chosen_before, rejected_before, beta=self.beta)
         metrics = {"accuracy": (better > worse).sum(), "chosen_reward": better.sum(), "rejected_reward": worse.sum()}
@@ -116,7 +116,7 @@ class DPO(Stage):
             return reference_logprobs(one, tokenizer, pairs, length, self.train.precision)
 
         after, key = found(model), ("held-out pairs", length, self.train.precision, stage_inputs.after)
-        before = stage_inputs.once(key, lambda: found(stage_inputs.initial_model()))
+        before = stage_inputs.cached(key, lambda: found(stage_inputs.initial_model()))
         moved = torch.from_numpy(after - before)
         chosen, rejected = moved.unbind(1)
         loss = dpo_loss(chosen, rejected, torch.zeros_like(chosen), torch.zeros_like(rejected), beta=self.beta)
@@ -131,7 +131,12 @@ class DPO(Stage):
 
 @torch.no_grad()
 def reference_logprobs(
-    model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair], length: int, precision: str, rows: int = 32
+    model: Transformer,
+    tokenizer: Tokenizer,
+    pairs: Sequence[PreferencePair],
+    length: int,
+    precision: str,
+    rows: int = 32,
 ) -> NDArray:
     """log-probability of each pair's chosen and rejected answer to `model`: [N, 2] nats.
 
@@ -142,9 +147,9 @@ def reference_logprobs(
     model.eval()
     found, device = torch.zeros(len(encoded), 2), model.embedding.weight.device
     with autocast(device, precision):
-        for chosen in by_length(encoded, rows):
+        for chosen in batches_by_length(encoded, rows):
             batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad_token_id).to(device)
-            sums = model.label_logprobs(model.hidden(batch.inputs), batch.labels, batch.mask).sum(-1)
+            sums = model.label_logprobs(model.hidden_states(batch.inputs), batch.labels, batch.mask).sum(-1)
             found[chosen] = sums.view(2, -1).T.cpu()
     model.train(was_training)
     return found.numpy()

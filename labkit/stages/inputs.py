@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from labkit.preferences.prompts import Prompts
     from labkit.text.batch import Batch
     from labkit.text.fitting import LengthReport
-    from labkit.text.pairs import Pair
+    from labkit.text.pairs import PreferencePair
     from labkit.text.reading import Conversations, Preferences, Texts
     from labkit.text.tokenizer import Tokenizer
     from labkit.world import World
@@ -37,11 +37,12 @@ PROMPT_SEED = 1000
 
 @dataclass(frozen=True, eq=False)
 class PreferenceSplit:
-    """Preference pairs to train on, and held out; `choices`: the held-out ones with gold, of the world's annotator."""
+    """Preference pairs to train on, and held out; `annotated_pairs`: the held-out ones with the gold
+    scores of the world's annotator."""
 
-    train: Sequence[Pair]
-    validation: Sequence[Pair]
-    choices: Sequence[AnnotatedPair] = ()
+    train: Sequence[PreferencePair]
+    validation: Sequence[PreferencePair]
+    annotated_pairs: Sequence[AnnotatedPair] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,8 @@ class StageInputs:
     another run's stage -> the language model that it left; reward_model_of: the same for reward models, None where none
     was made. load_preferences: gives the pairs, once the model is there whose answers are chosen from. rank,
     world_size: this process among all; each reads its share of a batch. folder: the run's. after, judged_by: the stage
-    that this one comes after, and the one whose reward model it is given; None where there is none. known: what `once`
-    has made, for all of the run's stages.
+    that this one comes after, and the one whose reward model it is given; None where there is none. cache: what
+    `cached` has made, for all of the run's stages.
     """
 
     tokenizer: Tokenizer
@@ -73,16 +74,16 @@ class StageInputs:
     folder: Path | None = None
     after: str | None = None
     judged_by: str | None = None
-    known: dict[Hashable, Any] = field(default_factory=dict, init=False)
+    cache: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
     def for_stage(self, after: str | None, judged_by: str | None) -> StageInputs:
         """The same for a stage that comes after this one and is judged by that; what was made once is shared."""
         made = dataclasses.replace(self, after=after, judged_by=judged_by)
-        object.__setattr__(made, "known", self.known)
+        object.__setattr__(made, "known", self.cache)
         return made
 
     @property
-    def of_the_world(self) -> bool:
+    def uses_world_data(self) -> bool:
         """Whether all that the model has read is of the world, so that the oracle knows what is true of it."""
         return self.texts is None and self.conversations is None
 
@@ -99,7 +100,7 @@ class StageInputs:
             with accelerator().main_process_first():
                 return encode_corpus(self.tokenizer, texts, self.folder and self.folder / "corpus")
 
-        return self.once("corpus", encoded)
+        return self.cached("corpus", encoded)
 
     def new_model(self) -> Transformer:
         """A model whose weights are drawn from the run's seed."""
@@ -138,15 +139,15 @@ class StageInputs:
     def preference_split(self) -> PreferenceSplit:
         """All preference pairs."""
         assert self.load_preferences is not None
-        return self.once("pairs", self.load_preferences)
+        return self.cached("pairs", self.load_preferences)
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made once: for what two stages ask of a model that neither changes."""
-        if key not in self.known:
-            self.known[key] = make()
-        return self.known[key]
+        if key not in self.cache:
+            self.cache[key] = make()
+        return self.cache[key]
 
-    def fitting_pairs(self, length: int) -> list[Pair]:
+    def fitting_pairs(self, length: int) -> list[PreferencePair]:
         """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.train, length, "preference pairs")
 
@@ -154,16 +155,16 @@ class StageInputs:
         """How examples fit in rows of `length` tokens: counted once, and said once where some do not. Raises LabError
         where none does.
         """
-        from labkit.text.fitting import refuse_none
+        from labkit.text.fitting import check_any_fit
 
         def said() -> LengthReport:
             _, fit = count()
-            refuse_none(fit, what, length)
+            check_any_fit(fit, what, length)
             if words := fit.message(what, length):
                 warnings.warn(words, stacklevel=2)
             return fit
 
-        return self.once(("fit", what, length), said)
+        return self.cached(("fit", what, length), said)
 
     def check_pairs(self, length: int) -> None:
         """Raises LabError when no given pair fits in rows of `length` tokens, or nobody is known who could choose."""
@@ -177,15 +178,15 @@ class StageInputs:
         if self.preferences is None:
             self.world.profile(self.annotator)
 
-    def _fitting(self, given: Sequence[Pair], length: int, what: str) -> list[Pair]:
+    def _fitting(self, given: Sequence[PreferencePair], length: int, what: str) -> list[PreferencePair]:
         from labkit.text.fitting import LengthReport
-        from labkit.text.pairs import drop_too_long
+        from labkit.text.pairs import drop_long_pairs
 
-        pairs = drop_too_long(self.tokenizer, given, length)
+        pairs = drop_long_pairs(self.tokenizer, given, length)
         self.check_fit(lambda: (pairs, LengthReport(len(given), 0, len(given) - len(pairs))), what, length)
         return pairs
 
-    def fitting_held_out_pairs(self, length: int) -> list[Pair]:
+    def fitting_held_out_pairs(self, length: int) -> list[PreferencePair]:
         """The held-out pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.validation, length, "held-out preference pairs")
 
@@ -193,18 +194,18 @@ class StageInputs:
         """How many training pairs do not fit in rows of `length` tokens."""
         return len(self.preference_split.train) - len(self.fitting_pairs(length))
 
-    def held_out_choices(self, length: int) -> list[AnnotatedPair]:
+    def held_out_annotated_pairs(self, length: int) -> list[AnnotatedPair]:
         """The held-out choices of the world's annotator that fit; none with real preferences."""
         fit = set(self.fitting_held_out_pairs(length))
-        return [choice for choice in self.preference_split.choices if choice.pair in fit]
+        return [choice for choice in self.preference_split.annotated_pairs if choice.pair in fit]
 
     def prompts(self, length: int, max_new_tokens: int) -> Prompts:
         """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens."""
-        from labkit.preferences.prompts import GivenPrompts, WorldPrompts
+        from labkit.preferences.prompts import DatasetPrompts, WorldPrompts
 
         room = length - max_new_tokens
         if self.preferences is not None:
-            given = GivenPrompts(self.tokenizer, self.preferences.train, room)
+            given = DatasetPrompts(self.tokenizer, self.preferences.train, room)
             self.check_fit(lambda: (given, given.fit), f"prompts with an answer of {max_new_tokens} tokens", length)
             return given
         return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from torch import Tensor
 
-from labkit.configs import Count, NonNegative, Positive, Range, Share, check
+from labkit.configs import Count, NonNegative, Positive, Range, Share, check_fields
 from labkit.decoding.filters import COLDEST, HOTTEST
 from labkit.errors import LabError
 from labkit.evaluation.judges import reward_judge
@@ -41,7 +41,7 @@ from labkit.stages.credit import GAECredit
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.registry import Curve, Stage, register
 from labkit.stages.rollouts import Rollout, Rollouts, check_batch_size
-from labkit.stages.sampling import Sampler, tempered
+from labkit.stages.sampling import Sampler, apply_temperature
 from labkit.training.config import TrainConfig
 from labkit.training.processes import accelerator
 
@@ -89,7 +89,7 @@ class PPO(Stage):
     }
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
         if self.max_new_tokens >= self.train.max_length:
             raise LabError(
                 f"PPO: answers of {self.max_new_tokens} tokens leave no room for a prompt in rows of "
@@ -123,7 +123,7 @@ class PPO(Stage):
 
         stage_inputs.check_annotator()
         check_batch_size(self.train.batch_size, self.num_generations, stage_inputs.world_size)
-        stage_inputs.prompts(self.train.max_length, self.max_new_tokens).ids(0)
+        stage_inputs.prompts(self.train.max_length, self.max_new_tokens).prompt_ids(0)
         held_out_prompts(stage_inputs, config.prompts, self.train.max_length, self.max_new_tokens)
 
     def initial_model(self, stage_inputs: StageInputs) -> ActorCritic:
@@ -169,7 +169,7 @@ class PPO(Stage):
         mask, count = batch.mask, batch.mask.sum()
         x, values = model(batch.inputs, mask)
         logits = model.actor.logits(x[mask]).unsqueeze(0)  # [1, N, V] of the N tokens of answers
-        logits = tempered(logits, self.temperature)
+        logits = apply_temperature(logits, self.temperature)
         logprobs = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
         before, advantages = batch.logprobs[mask].unsqueeze(0), batch.advantages[mask].unsqueeze(0)
         every = torch.ones_like(logprobs, dtype=torch.bool)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labkit.configs import check
+from labkit.configs import check_fields
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, next_token_objective
 from labkit.stages.registry import Stage, register
@@ -29,7 +29,7 @@ class Pretrain(Stage):
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     title = "Pretraining"
     short_title = "pretraining"
@@ -47,15 +47,17 @@ class Pretrain(Stage):
         return stage_inputs.new_model()
 
     def source(self, stage_inputs: StageInputs, model: object) -> Source:
-        """RandomChunks of the real text, or the world's documents, one a row, which never end."""
-        from labkit.text.sources import Documents, RandomChunks
+        """RandomChunkSource of the real text, or the world's documents, one a row, which never end."""
+        from labkit.text.sources import DocumentSource, RandomChunkSource
 
         rows, length = self.train.batch_size, self.train.max_length
         if stage_inputs.texts is not None:
             bos = stage_inputs.tokenizer.bos_token_id
-            return RandomChunks(stage_inputs.corpus, rows, length, bos=bos, **stage_inputs.shard_options())
+            return RandomChunkSource(
+                stage_inputs.corpus, rows, length, bos_token_id=bos, **stage_inputs.shard_options()
+            )
         world, seed = stage_inputs.world, stage_inputs.seed
-        return Documents(
+        return DocumentSource(
             stage_inputs.tokenizer,
             lambda index: world.document("train", seed, index),
             rows,
@@ -74,12 +76,12 @@ class Pretrain(Stage):
 
     def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         """Of held-out texts, fewer than are measured at the end: nats per token."""
-        from labkit.evaluation.config import first_characters
+        from labkit.evaluation.config import truncate_texts
         from labkit.evaluation.held_out_loss import document_loss, text_loss
 
         tokenizer, length, rows = stage_inputs.tokenizer, self.train.max_length, config.loss_rows
         if stage_inputs.texts is not None:
-            texts = first_characters(stage_inputs.texts.validation, config.characters // 10)
+            texts = truncate_texts(stage_inputs.texts.validation, config.characters // 10)
             return text_loss(model, tokenizer, texts, length, rows)["validation_loss"]
         world, seed = stage_inputs.world, stage_inputs.seed
         documents = [world.document("validation", seed, index) for index in range(config.documents // 2)]

@@ -136,7 +136,7 @@ LINES: dict[str, str] = {}
 """What each of them does, in a line."""
 
 
-def register(kind: str, line: str) -> Callable[[S], S]:
+def register(kind: str, description: str) -> Callable[[S], S]:
     """Make a stage known under a name: small letters and digits. line: what it does, for the command line's help.
 
     Raises LabError for a name that is none or that another stage has.
@@ -152,7 +152,7 @@ def register(kind: str, line: str) -> Callable[[S], S]:
         if before is not None and not same:
             raise LabError(f"There is a stage {kind} already, {before.__module__}.{before.__qualname__}.")
         stage.kind = kind
-        STAGES[kind], LINES[kind] = stage, line
+        STAGES[kind], LINES[kind] = stage, description
         return stage
 
     return known
@@ -164,7 +164,7 @@ def import_stages() -> None:
         import_module(f"labkit.stages.{file.stem}")
 
 
-def kind_of(name: str) -> str:
+def stage_kind(name: str) -> str:
     """The kind of a planned stage, as its name says: dpo and dpo-strict are both dpo. Raises LabError for no kind's."""
     kind = name.partition("-")[0]
     if kind not in STAGES:

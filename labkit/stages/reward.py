@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from labkit.configs import check
+from labkit.configs import check_fields
 from labkit.losses import pairwise_loss
 from labkit.model.reward_model import RewardModel
 from labkit.stages.claims import Claim, Metrics
@@ -48,7 +48,7 @@ class RewardModeling(Stage):
     older_kind = "FitReward"
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     title = "Reward model"
     short_title = "the reward model"
@@ -98,9 +98,9 @@ class RewardModeling(Stage):
 
     def evaluate(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         """Held-out pairs ranked; in the world also against gold."""
-        from labkit.evaluation.preference_accuracy import gold_metrics
+        from labkit.evaluation.preference_accuracy import gold_ranking_metrics
 
         length, tokenizer, precision = self.train.max_length, stage_inputs.tokenizer, self.train.precision
-        choices = stage_inputs.held_out_choices(length)
+        choices = stage_inputs.held_out_annotated_pairs(length)
         ranked = self._ranked(model, stage_inputs) | {"left_out": stage_inputs.left_out_count(length)}
-        return ranked | (gold_metrics(model, tokenizer, choices, length, precision) if choices else {})
+        return ranked | (gold_ranking_metrics(model, tokenizer, choices, length, precision) if choices else {})

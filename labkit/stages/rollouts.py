@@ -131,7 +131,7 @@ class Rollouts:
         return [index for index in mine for _ in range(self.num_generations)]
 
     def _sampled(self, model: ActorCritic, batch: int) -> Samples:
-        asked = [self.prompts.ids(index) for index in self._indices(batch)]
+        asked = [self.prompts.prompt_ids(index) for index in self._indices(batch)]
         # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
         with autocast(_device(model), self.precision):
             samples = self.sampler.sample(model.actor, asked, self._generator(batch))
@@ -143,13 +143,13 @@ class Rollouts:
         with autocast(device, self.precision):
             x, values = model(batch.inputs, batch.mask)
             logprobs = self.sampler.logprobs(model.actor, x, batch)
-            reference_logprobs = self.sampler.logprobs(reference, reference.hidden(batch.inputs), batch)
-            scores = torch.tensor(judge_scores(self.judge, samples.prompts, samples.drawn), device=device)
+            reference_logprobs = self.sampler.logprobs(reference, reference.hidden_states(batch.inputs), batch)
+            scores = torch.tensor(judge_scores(self.judge, samples.prompts, samples.completions), device=device)
         return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
 
     def _gold(self, batch: int, samples: Samples) -> list[float]:
         return self.prompts.gold_scores(
-            self._indices(batch), [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.drawn]
+            self._indices(batch), [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.completions]
         )
 
     def _generator(self, batch: int) -> torch.Generator:
@@ -165,7 +165,7 @@ def _means(
     exact = torch.float32 if device.type == "mps" else torch.float64
     for one, credit, gold in zip(scored, credited, golds, strict=True):
         errors, returns = (x[one.mask].double() for x in (credit.returns - one.values, credit.returns))
-        kl = (one.logprobs - one.reference).sum()
+        kl = (one.logprobs - one.reference_logprobs).sum()
         of_answers: list[Any] = [len(one.scores), one.scores.sum(), sum(gold), kl]
         of_tokens: list[Any] = [
             one.mask.sum(),

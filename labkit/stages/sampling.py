@@ -20,7 +20,7 @@ from labkit.text.batch import Batch, full_row_batch
 from labkit.text.tokenizer import Tokenizer
 
 
-def tempered(logits: Tensor, temperature: float) -> Tensor:
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """The logits [..., V] of the distribution that is drawn from at a temperature."""
     return logits if temperature == 1 else logits.float() / temperature
 
@@ -31,7 +31,7 @@ class Samples(NamedTuple):
     """
 
     prompts: Sequence[Sequence[int]]
-    drawn: Sequence[Sequence[int]]
+    completions: Sequence[Sequence[int]]
     batch: Batch
 
 
@@ -63,7 +63,7 @@ class Sampler:
         sampler's temperature. x [B, T, D] of `model.hidden` -> [B, T] nats; 0 where the mask is False.
         """
         mask = batch.mask
-        logits = tempered(model.logits(x[mask]).unsqueeze(0), self.temperature)
+        logits = apply_temperature(model.logits(x[mask]).unsqueeze(0), self.temperature)
         found = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
         return found.new_zeros(mask.shape).masked_scatter(mask, found)
 

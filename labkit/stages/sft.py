@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from labkit.configs import check
+from labkit.configs import check_fields
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, next_token_objective
 from labkit.stages.registry import Stage, register
@@ -32,7 +32,7 @@ class SFT(Stage):
     older_kind = "FineTune"
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     title = "Supervised fine-tuning"
     short_title = "fine-tuning"
@@ -51,17 +51,17 @@ class SFT(Stage):
 
     def source(self, stage_inputs: StageInputs, model: object) -> Source:
         """The instruction file's conversations, several to a row and shuffled each pass; or the world's, one a row."""
-        from labkit.text.sources import Documents, Packed
+        from labkit.text.sources import DocumentSource, PackedSource
 
         rows, length = self.train.batch_size, self.train.max_length
         if stage_inputs.conversations is not None:
             conversations = stage_inputs.conversations.train
             self.length_reports(stage_inputs)
-            return Packed(
+            return PackedSource(
                 stage_inputs.tokenizer, conversations, rows, length, "answers", **stage_inputs.shard_options()
             )
         world, seed = stage_inputs.world, stage_inputs.seed
-        return Documents(
+        return DocumentSource(
             stage_inputs.tokenizer,
             lambda index: world.conversation("train", seed, index),
             rows,

@@ -34,16 +34,18 @@ class Batch(NamedTuple):
         return int(self.mask.sum())
 
 
-def shift(rows: Sequence[Sequence[int]], loss_mask: Sequence[Sequence[bool]], length: int, pad: int) -> Batch:
+def shifted_batch(
+    rows: Sequence[Sequence[int]], loss_mask: Sequence[Sequence[bool]], length: int, pad_token_id: int
+) -> Batch:
     """Rows of up to length + 1 ids -> Batch of width `length`, padded on the right.
 
-    `counts[b][t]` says whether id t of row b counts as a label. Padding never does.
+    `loss_mask[b][t]` says whether id t of row b counts as a label. Padding never does.
 
-        shift([[7, 8, 9]], [[False, True, True]], 4, pad=0) ->
+        shifted_batch([[7, 8, 9]], [[False, True, True]], 4, pad=0) ->
         inputs [[7, 8, 0, 0]]   labels [[8, 9, 0, 0]]   mask [[True, True, False, False]]
     """
-    inputs = np.full((len(rows), length), pad, dtype=np.int64)
-    labels = np.full((len(rows), length), pad, dtype=np.int64)
+    inputs = np.full((len(rows), length), pad_token_id, dtype=np.int64)
+    labels = np.full((len(rows), length), pad_token_id, dtype=np.int64)
     mask = np.zeros((len(rows), length), dtype=bool)
     for row, (ids, count) in enumerate(zip(rows, loss_mask, strict=True)):
         width = max(0, len(ids) - 1)
@@ -53,7 +55,9 @@ def shift(rows: Sequence[Sequence[int]], loss_mask: Sequence[Sequence[bool]], le
     return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), torch.from_numpy(mask))
 
 
-def full_row_batch(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int, pad: int) -> tuple[Batch, Tensor]:
+def full_row_batch(
+    rows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int, pad_token_id: int
+) -> tuple[Batch, Tensor]:
     """Rows of up to `length` ids -> Batch of which every id is an input, and where each row ends: [B] int64.
 
     For what reads a whole row, its last token included, and gives one number. The batch is as wide as its longest row
@@ -64,5 +68,7 @@ def full_row_batch(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], length:
     if longest > length:
         raise LabError(f"A prompt and its answer have {longest} tokens together; a row has room for {length}.")
     width = min(length, math.ceil(longest / 16) * 16)
-    batch = shift([[*ids, pad] for ids, _ in rows], [[*counts, False] for _, counts in rows], width, pad)
+    batch = shifted_batch(
+        [[*ids, pad_token_id] for ids, _ in rows], [[*counts, False] for _, counts in rows], width, pad_token_id
+    )
     return batch, torch.tensor([len(ids) - 1 for ids, _ in rows])

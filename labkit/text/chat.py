@@ -51,21 +51,21 @@ def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document], length
     ]
 
 
-def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], text: str = "") -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], passage: str = "") -> list[int]:
     """Messages -> the ids after which the assistant answers: bos, (text), turns, `<|assistant|>`."""
     if tokenizer.template is not None:
         ids = tokenizer.template.encode(_turns(messages), add_generation_prompt=True)
-        return [*_text_before(tokenizer, text), *ids]
-    return [*encode_messages(tokenizer, messages, text), _opening(tokenizer, "assistant")]
+        return [*_text_before(tokenizer, passage), *ids]
+    return [*encode_messages(tokenizer, messages, passage), _opening(tokenizer, "assistant")]
 
 
-def encode_messages(tokenizer: Tokenizer, messages: Sequence[Message], text: str = "") -> list[int]:
+def encode_messages(tokenizer: Tokenizer, messages: Sequence[Message], passage: str = "") -> list[int]:
     """A conversation, whole and uncut -> ids. The same ids as transformers' `apply_chat_template` when text is ''."""
     if tokenizer.template is not None:
-        return [*_text_before(tokenizer, text), *tokenizer.template.encode(_turns(messages))]
+        return [*_text_before(tokenizer, passage), *tokenizer.template.encode(_turns(messages))]
     ids = [tokenizer.bos_token_id]
-    if text:
-        ids += [*tokenizer.encode(tokenizer.leading_space + text), tokenizer.eos_token_id]
+    if passage:
+        ids += [*tokenizer.encode(tokenizer.leading_space + passage), tokenizer.eos_token_id]
     for message in messages:
         ids += [
             _opening(tokenizer, message.role),
@@ -75,13 +75,13 @@ def encode_messages(tokenizer: Tokenizer, messages: Sequence[Message], text: str
     return ids
 
 
-def encode_answer(tokenizer: Tokenizer, messages: Sequence[Message], answer: str) -> Row:
+def encode_prompt_and_answer(tokenizer: Tokenizer, messages: Sequence[Message], answer: str) -> Row:
     """Messages and the assistant's answer to them -> a row that ends with the answer's end, which counts with it. Only
     this answer counts.
     """
     if tokenizer.template is None:
         prompt = encode_prompt(tokenizer, messages)
-        said = [*encode_answer_part(tokenizer, answer), tokenizer.eos_token_id]
+        said = [*encode_answer_prefix(tokenizer, answer), tokenizer.eos_token_id]
         return [*prompt, *said], [False] * len(prompt) + [True] * len(said)
     ids, counts = tokenizer.template.encode_with_mask(
         [*_turns(messages), ("assistant", answer)], learned={len(messages)}
@@ -90,13 +90,13 @@ def encode_answer(tokenizer: Tokenizer, messages: Sequence[Message], answer: str
     return ids[:last], counts[:last]
 
 
-def encode_answer_part(tokenizer: Tokenizer, words: str) -> list[int]:
+def encode_answer_prefix(tokenizer: Tokenizer, words: str) -> list[int]:
     """Words of an answer, as they stand after its prompt -> ids, without an end."""
     spoken = tokenizer.leading_space + words
     return tokenizer.encode(spoken) if tokenizer.template is None else tokenizer.template.encode_continuation(spoken)
 
 
-def encode_opening(tokenizer: Tokenizer, text: str, leading_space: bool = True) -> list[int]:
+def encode_text_prompt(tokenizer: Tokenizer, text: str, leading_space: bool = True) -> list[int]:
     """The beginning of a text, to be continued -> what the tokenizer puts before a text, and its ids; for '' at least
     bos. leading_space: whether labkit's own form has its space before it, as a story of the world has and real text has
     not.

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.text.pieces import Text, pieces
+from labkit.text.pieces import Text, split_into_pieces
 
 SHINGLE_WORDS = 5
 _WITHOUT_SPACES = (
@@ -52,12 +52,12 @@ def clean_blocks(blocks: Iterable[str]) -> Iterator[str]:
     """A text in blocks of any length -> clean_text of the whole, in blocks: "".join(of these) equals it."""
     held = ""
     for block in blocks:
-        cleaned, held = clean_front(held + block)
+        cleaned, held = clean_complete_prefix(held + block)
         yield cleaned
     yield clean_text(held)
 
 
-def clean_front(text: str) -> tuple[str, str]:
+def clean_complete_prefix(text: str) -> tuple[str, str]:
     """The beginning of a text that goes on -> (as much as can be cleaned now, cleaned; the rest, as it is).
 
     What cleaning does depends on runs of white space, controls and combining marks. So the text is cleaned up to the
@@ -69,10 +69,10 @@ def clean_front(text: str) -> tuple[str, str]:
 
 def _last_base(text: str) -> int:
     """The place of the last sign before which a text may be cut for cleaning; 0 where there is none."""
-    return next((at for at in range(len(text) - 1, 0, -1) if is_base(text[at])), 0)
+    return next((at for at in range(len(text) - 1, 0, -1) if never_combines(text[at])), 0)
 
 
-def is_base(sign: str) -> bool:
+def never_combines(sign: str) -> bool:
     """Whether a sign is a letter, digit, punctuation mark or symbol that never joins with what is before it (as the
     later letters of Hangul and of Kirat Rai do).
     """
@@ -131,7 +131,7 @@ def _shingles(text: Text) -> NDArray[np.uint32]:
     """`shingle_hashes` of a text as an array without repeats; of a LongText piece by piece, the few runs that lie
     across two pieces aside.
     """
-    parts = [text] if isinstance(text, str) else pieces(text.blocks())
+    parts = [text] if isinstance(text, str) else split_into_pieces(text.blocks())
     found = [np.fromiter(shingle_hashes(part), np.uint32) for part in parts]
     return np.unique(np.concatenate(found))
 
@@ -141,7 +141,7 @@ def _jaccard(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words of a text, with the vowel signs and accents that belong to them, and its symbols (+, <, €); no
     punctuation. In scripts that put no space between words, each character is one.
     """
@@ -161,8 +161,8 @@ def _word() -> re.Pattern[str]:
 
 
 def shingle_hashes(text: str) -> set[int]:
-    """A text -> the 32-bit hashes of its runs of five words (see `words_of`), case aside; of a shorter text none."""
-    words = words_of(text.lower())
+    """A text -> the 32-bit hashes of its runs of five words (see `split_words`), case aside; of a shorter text none."""
+    words = split_words(text.lower())
     runs = range(len(words) - SHINGLE_WORDS + 1)
     return {zlib.crc32(" ".join(words[start : start + SHINGLE_WORDS]).encode()) for start in runs}
 

@@ -64,7 +64,7 @@ def has_labels(row: Row, loss_on: LossOn) -> bool:
     return any(answer[1:]) if loss_on == "answers" else len(ids) > 1
 
 
-def refuse_none(fit: LengthReport, what: str, length: int) -> None:
+def check_any_fit(fit: LengthReport, what: str, length: int) -> None:
     """Raises LabError where all that was given is left out."""
     if fit.given and fit.left_out == fit.given:
         raise LabError(

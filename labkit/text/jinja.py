@@ -23,10 +23,10 @@ BEGIN, END = "\U0010ff03", "\U0010ff04"
 
 
 @lru_cache(maxsize=8)
-def compiled(source: str) -> Template:
+def compile_template(source: str) -> Template:
     """The template, ready to render. Raises jinja2's TemplateError for one that is no program."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals |= {
@@ -38,7 +38,7 @@ def compiled(source: str) -> Template:
     return environment.from_string(source)
 
 
-class Generation(Extension):
+class GenerationTag(Extension):
     """`{% generation %}` … `{% endgeneration %}`: what stands between them is the assistant's."""
 
     tags = {"generation"}

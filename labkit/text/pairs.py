@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labkit.text.batch import full_row_batch
-from labkit.text.chat import Row, encode_answer
+from labkit.text.chat import Row, encode_prompt_and_answer
 from labkit.text.sources import EpochSampler, Stateless
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message
 
 
-class Pair(NamedTuple):
+class PreferencePair(NamedTuple):
     """`prompt` ends with the user's turn; both answers are the assistant's words alone."""
 
     prompt: tuple[Message, ...]
@@ -50,17 +50,17 @@ class PairBatch(NamedTuple):
 
 
 class PairSource(Stateless):
-    """B = `rows` pairs a step in rows of T = `length`, every pass shuffled anew by (seed, pass).
+    """B = `batch_size` pairs a step in rows of T = `length`, every pass shuffled anew by (seed, pass).
 
     reference [N, 2]: of each pair's chosen and rejected answer. Raises LabError where there is no pair, or one
-    that does not fit in a row; `drop_too_long` finds those that do.
+    that does not fit in a row; `drop_long_pairs` finds those that do.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        pairs: Sequence[Pair],
-        rows: int,
+        pairs: Sequence[PreferencePair],
+        batch_size: int,
         length: int,
         seed: int = 0,
         *,
@@ -70,42 +70,44 @@ class PairSource(Stateless):
     ):
         self.encoded = [encode_pair(tokenizer, pair) for pair in pairs]
         self.length, self.pad, self.reference = length, tokenizer.pad_token_id, reference
-        self.order = EpochSampler(rows, seed, len(pairs), rank, world_size)
+        self.order = EpochSampler(batch_size, seed, len(pairs), rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> PairBatch:
-        chosen = self.order.at(step)
+        chosen = self.order.row_indices(step)
         reference = None if self.reference is None else self.reference[chosen]
         return collate_pairs([self.encoded[i] for i in chosen], self.length, self.pad, reference)
 
 
-def encode_pair(tokenizer: Tokenizer, pair: Pair) -> tuple[Row, Row]:
+def encode_pair(tokenizer: Tokenizer, pair: PreferencePair) -> tuple[Row, Row]:
     """A pair -> its two rows, whole: the ids of prompt and answer, and which belong to the answer."""
-    chosen, rejected = (encode_answer(tokenizer, pair.prompt, answer) for answer in (pair.chosen, pair.rejected))
+    chosen, rejected = (
+        encode_prompt_and_answer(tokenizer, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)
+    )
     return chosen, rejected
 
 
 def collate_pairs(
-    encoded: Sequence[tuple[Row, Row]], length: int, pad: int, reference: NDArray[Any] | None = None
+    encoded: Sequence[tuple[Row, Row]], length: int, pad_token_id: int, reference: NDArray[Any] | None = None
 ) -> PairBatch:
     """Encoded pairs -> rows of T = `length`, which must have room for the longest. reference [B, 2]."""
-    batch, ends = full_row_batch([pair[side] for side in (0, 1) for pair in encoded], length, pad)
+    batch, ends = full_row_batch([pair[side] for side in (0, 1) for pair in encoded], length, pad_token_id)
     known = np.zeros((len(encoded), 2)) if reference is None else reference
     return PairBatch(*batch, ends, torch.from_numpy(known.T.reshape(-1).astype(np.float32)))
 
 
-def by_length(encoded: Sequence[tuple[Row, Row]], rows: int) -> Iterator[list[int]]:
+def batches_by_length(encoded: Sequence[tuple[Row, Row]], rows: int) -> Iterator[list[int]]:
     """The places of encoded pairs, `rows` at a time, short ones first, so that little is computed on padding."""
     order = sorted(range(len(encoded)), key=lambda i: max(len(ids) for ids, _ in encoded[i]))
     for start in range(0, len(order), rows):
         yield order[start : start + rows]
 
 
-def drop_too_long(tokenizer: Tokenizer, pairs: Sequence[Pair], length: int) -> list[Pair]:
+def drop_long_pairs(tokenizer: Tokenizer, pairs: Sequence[PreferencePair], length: int) -> list[PreferencePair]:
     """The pairs of which both answers fit, with their prompt, in a row of `length` tokens."""
     return [pair for pair in pairs if max(len(ids) for ids, _ in encode_pair(tokenizer, pair)) <= length]
 
 
-def pair_columns(pair: Pair) -> dict[str, Any]:
+def pair_columns(pair: PreferencePair) -> dict[str, Any]:
     """A pair as a row of the file described above."""
     turn = {name: [{"role": "assistant", "content": getattr(pair, name)}] for name in ("chosen", "rejected")}
     return {"prompt": [message.to_dict() for message in pair.prompt], **turn}

@@ -3,7 +3,7 @@
 Byte-level BPE first splits a text into words and then works inside each, so a text that is cut between two words
 gives the same ids in pieces as in one call, and a tokenizer's memory is that of one piece: about 160 bytes a byte.
 
-    pieces(["Tom is in the park. " * 10_000]) -> 'Tom is … in the', ' park. Tom …', …
+    split_into_pieces(["Tom is in the park. " * 10_000]) -> 'Tom is … in the', ' park. Tom …', …
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ Same = Callable[[str, str], bool]
 """(left, right) -> whether a tokenizer makes the same of the two apart as of the two together."""
 
 
-def pieces(blocks: Iterable[str], same: Same | None = None, size: int = PIECE) -> Iterator[str]:
+def split_into_pieces(blocks: Iterable[str], same: Same | None = None, size: int = PIECE) -> Iterator[str]:
     """A text, given in blocks of any length -> the same text in pieces of about `size` characters.
 
     A piece ends before white space that follows something else, or where letters, digits and other signs meet: there
-    the pre-tokenizers in use begin a new word (see `boundary`). `same` is asked, too, where a tokenizer has its own
-    ideas; a text of which it accepts no cut stays whole. Where LONGEST_WORD characters have no boundary at all (one
+    the pre-tokenizers in use begin a new word (see `is_word_boundary`). `same` is asked, too, where a tokenizer has its
+    own ideas; a text of which it accepts no cut stays whole. Where LONGEST_WORD characters have no boundary at all (one
     letter after the other: Chinese without punctuation, say), the text is cut between two of them, and the ids at that
     place may be others than in one call. The pieces do not depend on the blocks.
     """
@@ -77,7 +77,7 @@ def _cut(text: str, start: int, end: int, same: Same | None) -> int | None:
     """Where to end a piece, at most at `end`; None where `same` accepts none of the last TRIES boundaries."""
     tried = 0
     for at in range(end, max(start, end - LONGEST_WORD), -1):
-        if not boundary(text, at):
+        if not is_word_boundary(text, at):
             continue
         if same is None or same(text[max(0, at - AROUND) : at], text[at : at + AROUND]):
             return at
@@ -87,7 +87,7 @@ def _cut(text: str, start: int, end: int, same: Same | None) -> int | None:
     return None if tried else end
 
 
-def boundary(text: str, at: int) -> bool:
+def is_word_boundary(text: str, at: int) -> bool:
     """Whether GPT-2's pre-tokenizer begins a new word at `text[at]`, whatever stands around.
 
     Its words are `'s` and the like, one space and letters, one space and digits, one space and other signs, or white
@@ -113,7 +113,7 @@ def cut_long_runs(blocks: Iterable[str]) -> Iterator[str]:
 
     A longer run is cut, for the trainer would work on it as one word at every merge.
     """
-    for piece in pieces(blocks):
+    for piece in split_into_pieces(blocks):
         start = 0
         for run in _RUN.finditer(piece):
             yield piece[start : run.end()]
@@ -127,13 +127,13 @@ def blocks_of(text: Text) -> Iterable[str]:
     return [text] if isinstance(text, str) else text.blocks()
 
 
-def sample(texts: Sequence[Text], size: int = TRAINED) -> Iterator[str]:
+def sample_evenly(texts: Sequence[Text], size: int = TRAINED) -> Iterator[str]:
     """What a tokenizer is trained on: the texts in pieces; of more than `size` bytes, evenly spaced pieces that have
     about so many together.
     """
     whole = sum(len(text.encode()) if isinstance(text, str) else text.size for text in texts)
     share, owed = min(1.0, size / max(1, whole)), 0.0
-    for piece in (piece for text in texts for piece in pieces(blocks_of(text))):
+    for piece in (piece for text in texts for piece in split_into_pieces(blocks_of(text))):
         owed += len(piece) * share
         if owed >= len(piece):
             owed -= len(piece)

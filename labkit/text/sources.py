@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from labkit.errors import LabError
 from labkit.files import atomic_replace
-from labkit.text.batch import Batch, shift
+from labkit.text.batch import Batch, shifted_batch
 from labkit.text.chat import Row, encode_documents
-from labkit.text.fitting import LossOn, encode_within_length, refuse_none
+from labkit.text.fitting import LossOn, check_any_fit, encode_within_length
 from labkit.text.pieces import Text, blocks_of
 from labkit.text.tokenizer import Tokenizer
 
@@ -40,7 +40,7 @@ class Stateless:
             raise LabError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}: another run's?")
 
 
-class Documents(Stateless):
+class DocumentSource(Stateless):
     """One document a row, padded on the right: B rows of T labels.
 
     `read(index)` makes document `index`. Without `size` the documents never end, and step s reads the
@@ -52,7 +52,7 @@ class Documents(Stateless):
         self,
         tokenizer: Tokenizer,
         read: Callable[[int], Document],
-        rows: int,
+        batch_size: int,
         length: int,
         loss_on: LossOn = "all",
         seed: int = 0,
@@ -62,14 +62,14 @@ class Documents(Stateless):
         world_size: int = 1,
     ):
         self.tokenizer, self.read, self.length, self.loss_on = tokenizer, read, length, loss_on
-        self.order = EpochSampler(rows, seed, size, rank, world_size)
+        self.order = EpochSampler(batch_size, seed, size, rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> Batch:
-        documents = [self.read(index) for index in self.order.at(step)]
+        documents = [self.read(index) for index in self.order.row_indices(step)]
         return document_batch(self.tokenizer, documents, self.length, self.loss_on)
 
 
-class Packed(Stateless):
+class PackedSource(Stateless):
     """A list of short documents, several to a row, each pass over the rows shuffled anew by (seed, pass).
 
     Documents in a row see those before them; each begins with bos, which a model soon learns to read as a
@@ -81,7 +81,7 @@ class Packed(Stateless):
         self,
         tokenizer: Tokenizer,
         documents: Sequence[Document],
-        rows: int,
+        batch_size: int,
         length: int,
         loss_on: LossOn = "all",
         seed: int = 0,
@@ -93,51 +93,51 @@ class Packed(Stateless):
             raise LabError("There are no documents to train on.")
         self.length, self.pad, self.loss_on = length, tokenizer.pad_token_id, loss_on
         encoded, self.fit = encode_within_length(tokenizer, documents, length + 1, loss_on)
-        refuse_none(self.fit, "conversations" if loss_on == "answers" else "documents", length)
-        self.packed = pack(encoded, length + 1)
-        self.order = EpochSampler(rows, seed, len(self.packed), rank, world_size)
+        check_any_fit(self.fit, "conversations" if loss_on == "answers" else "documents", length)
+        self.packed = pack_rows(encoded, length + 1)
+        self.order = EpochSampler(batch_size, seed, len(self.packed), rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> Batch:
-        chosen = [self.packed[index] for index in self.order.at(step)]
+        chosen = [self.packed[index] for index in self.order.row_indices(step)]
         return _rows_batch(chosen, self.length, self.pad, self.loss_on)
 
 
-class RandomChunks(Stateless):
+class RandomChunkSource(Stateless):
     """Random crops of plain text: B rows of T labels from ids [N], starts drawn from (seed, step).
 
-    With `bos` each row begins with that token, then T tokens of text follow as its labels: the model learns
+    With `bos_token_id` each row begins with that token, then T tokens of text follow as its labels: the model learns
     to start from bos, anywhere. Without, a row is T + 1 tokens of text.
     """
 
     def __init__(
         self,
         ids: NDArray[Any],
-        rows: int,
+        batch_size: int,
         length: int,
         seed: int = 0,
         *,
-        bos: int | None = None,
+        bos_token_id: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
-        _check_shards(rows, world_size)
-        self.needed = length + (bos is None)
+        _check_shards(batch_size, world_size)
+        self.needed = length + (bos_token_id is None)
         if len(ids) < self.needed:
             raise LabError(
                 f"The text is too short: {len(ids)} tokens, but a context of {length} needs at least "
                 f"{self.needed}. Give more text or a shorter context."
             )
         self.ids = np.asarray(ids)  # a plain view, which is cut faster than a memmap
-        self.rows, self.length, self.seed, self.bos = rows, length, seed, bos
+        self.batch_size, self.length, self.seed, self.bos_token_id = batch_size, length, seed, bos_token_id
         self.rank, self.world_size = rank, world_size
 
     def next_batch(self, model: Any, step: int) -> Batch:
-        starts = np.random.default_rng([self.seed, step]).integers(0, len(self.ids) - self.needed + 1, size=self.rows)[
-            self.rank :: self.world_size
-        ]
+        starts = np.random.default_rng([self.seed, step]).integers(
+            0, len(self.ids) - self.needed + 1, size=self.batch_size
+        )[self.rank :: self.world_size]
         crops = np.stack([self.ids[start : start + self.needed] for start in starts]).astype(np.int64)
-        if self.bos is not None:
-            crops = np.pad(crops, ((0, 0), (1, 0)), constant_values=self.bos)
+        if self.bos_token_id is not None:
+            crops = np.pad(crops, ((0, 0), (1, 0)), constant_values=self.bos_token_id)
         rows = torch.from_numpy(crops)
         labels = rows[:, 1:].contiguous()
         return Batch(rows[:, :-1].contiguous(), labels, torch.ones_like(labels, dtype=torch.bool))
@@ -146,15 +146,15 @@ class RandomChunks(Stateless):
 class EpochSampler:
     """Which indices step s reads: the counting numbers, or a new shuffle of 0 … size-1 for each pass."""
 
-    def __init__(self, rows: int, seed: int, size: int | None, rank: int = 0, world_size: int = 1):
-        _check_shards(rows, world_size)
+    def __init__(self, batch_size: int, seed: int, size: int | None, rank: int = 0, world_size: int = 1):
+        _check_shards(batch_size, world_size)
         if size is not None and size < 1:
             raise LabError("There are no documents to train on.")
-        self.rows, self.size, self.rank, self.world_size = rows, size, rank, world_size
+        self.batch_size, self.size, self.rank, self.world_size = batch_size, size, rank, world_size
         self._shuffled = lru_cache(maxsize=2)(lambda turn: np.random.default_rng([seed, turn]).permutation(size or 0))
 
-    def at(self, step: int) -> list[int]:
-        indices = range(step * self.rows, (step + 1) * self.rows)[self.rank :: self.world_size]
+    def row_indices(self, step: int) -> list[int]:
+        indices = range(step * self.batch_size, (step + 1) * self.batch_size)[self.rank :: self.world_size]
         if self.size is None:
             return list(indices)
         return [int(self._shuffled(index // self.size)[index % self.size]) for index in indices]
@@ -166,10 +166,10 @@ def document_batch(tokenizer: Tokenizer, documents: Sequence[Document], length: 
     return _rows_batch(rows, length, tokenizer.pad_token_id, loss_on)
 
 
-def pack(rows: Iterable[Row], length: int) -> list[Row]:
+def pack_rows(rows: Iterable[Row], length: int) -> list[Row]:
     """Join rows into as few of at most `length` ids as first-fit, longest first, finds. Deterministic.
 
-    pack([[1, 2], [3], [4, 5, 6]], 4) -> [[4, 5, 6, 3], [1, 2]]   (ids alone)
+    pack_rows([[1, 2], [3], [4, 5, 6]], 4) -> [[4, 5, 6, 3], [1, 2]]   (ids alone)
     """
     bins: list[Row] = []
     room: list[int] = []
@@ -185,7 +185,9 @@ def pack(rows: Iterable[Row], length: int) -> list[Row]:
     return bins
 
 
-def windows(ids: NDArray[Any], rows: int, length: int, *, stride: int | None = None, bos: int) -> Iterator[Batch]:
+def sliding_windows(
+    ids: NDArray[Any], rows: int, length: int, *, stride: int | None = None, bos_token_id: int
+) -> Iterator[Batch]:
     """Held-out text, in order, each of its N tokens a counting label exactly once: batches of at most
     `rows` rows.
 
@@ -202,10 +204,10 @@ def windows(ids: NDArray[Any], rows: int, length: int, *, stride: int | None = N
     for first in range(0, len(ids), stride):
         last = min(first + stride, len(ids))
         start = max(0, last - length)
-        window_rows.append([bos, *ids[start:last].tolist()])
+        window_rows.append([bos_token_id, *ids[start:last].tolist()])
         counts.append([position >= first for position in range(start - 1, last)])
         if len(window_rows) == rows or last == len(ids):
-            yield shift(window_rows, counts, length, pad=0)
+            yield shifted_batch(window_rows, counts, length, pad_token_id=0)
             window_rows, counts = [], []
 
 
@@ -258,7 +260,7 @@ def _write_corpus(file: Path, parts: Iterable[NDArray[Any]]) -> None:
 def _rows_batch(rows: Sequence[Row], length: int, pad: int, loss_on: LossOn) -> Batch:
     ids = [row for row, _ in rows]
     counts = [answer if loss_on == "answers" else [True] * len(row) for row, answer in rows]
-    return shift(ids, counts, length, pad)
+    return shifted_batch(ids, counts, length, pad)
 
 
 def _check_shards(rows: int, world_size: int) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import tokenizers
 
 from labkit.errors import LabError
-from labkit.text.jinja import BEGIN, END, compiled
+from labkit.text.jinja import BEGIN, END, compile_template
 
 Turn = tuple[str, str]
 """(role, content)."""
@@ -184,7 +184,7 @@ class ChatTemplate:
         messages = [{"role": role, "content": content} for role, content in turns]
         given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
         try:
-            text = compiled(self.source).render(**{**self.names, **given})
+            text = compile_template(self.source).render(**{**self.names, **given})
         except Exception as error:  # whatever a program from elsewhere may raise
             raise LabError(f"This tokenizer's chat template cannot be rendered: {error} {MEND}") from error
         spans: list[Span] = []

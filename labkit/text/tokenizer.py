@@ -34,7 +34,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.files import write_text
-from labkit.text.pieces import PIECE, cut_long_runs, pieces
+from labkit.text.pieces import PIECE, cut_long_runs, split_into_pieces
 from labkit.text.template import ChatTemplate
 
 # One thread encodes 750,000 tokens a second, thirty times what training reads on two cores; more threads would
@@ -149,7 +149,7 @@ class Tokenizer:
         given = {**self.config, **(more if isinstance(more, Mapping) else {})}
         spelt = {name: value for name, value in given.items() if name.endswith("_token")}
         names = {name: _content(value) for name, value in spelt.items() if value and not isinstance(value, bool)}
-        source = chosen_template(self.config.get("chat_template"))
+        source = select_chat_template(self.config.get("chat_template"))
         if source is None:
             source = self.config["chat_template"] = self.plain_template
         return ChatTemplate(source, names, self.backend, ends)
@@ -192,7 +192,7 @@ class Tokenizer:
         `vocabulary` counts all tokens: 6 special ones, 256 bytes, and the merges. None takes the rule
         above. Raises LabError when it is too small to hold every byte, or larger than the pairs in the text
         can fill. Memory grows with the words that differ: 10 MB for a megabyte of prose, up to 300 MB for one of
-        Chinese, so `labkit.text.pieces.sample` a long text.
+        Chinese, so pass a long text through `labkit.text.pieces.sample_evenly`.
         """
         if vocabulary is None:
             backend = _train(texts, MAX_DEFAULT_VOCABULARY, MIN_PAIR_COUNT)
@@ -232,7 +232,7 @@ class Tokenizer:
         They are those of one call for the whole text: it is cut only where this tokenizer makes the same of the two
         sides apart as together (see `labkit.text.pieces`, and there what is done where no such place is found).
         """
-        for number, piece in enumerate(pieces(blocks, self._same_apart)):
+        for number, piece in enumerate(split_into_pieces(blocks, self._same_apart)):
             yield self._encode_inside(piece) if number else self._encode_together([piece])[0]
 
     def _encode_together(self, texts: Sequence[str]) -> list[list[int]]:
@@ -315,7 +315,7 @@ class Tokenizer:
             raise LabError(f"{file} is not a tokenizer file: {error}") from error
         config = _beside(file.with_name("tokenizer_config.json"))
         generation = _beside(file.with_name("generation_config.json")) or {}
-        return cls(backend, config and config | chat_templates(file.parent), eos_ids(generation))
+        return cls(backend, config and config | read_chat_templates(file.parent), eos_token_ids(generation))
 
 
 def _beside(file: Path) -> dict[str, Any] | None:
@@ -331,7 +331,7 @@ def _beside(file: Path) -> dict[str, Any] | None:
     return config
 
 
-def chat_templates(folder: Path) -> dict[str, Any]:
+def read_chat_templates(folder: Path) -> dict[str, Any]:
     """{"chat_template": …} from the files that may hold it: chat_template.jinja, additional_chat_templates/*.jinja."""
     files = {"default": folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
@@ -339,7 +339,7 @@ def chat_templates(folder: Path) -> dict[str, Any]:
     return {"chat_template": [{"name": name, "template": text} for name, text in found.items()]} if found else {}
 
 
-def chosen_template(given: Any, name: str = "default") -> str | None:
+def select_chat_template(given: Any, name: str = "default") -> str | None:
     """A template, or one of several by its name; None where there is none. given: a text, a list of {"name",
     "template"}, or nothing. Raises LabError where none has the name.
     """
@@ -354,7 +354,7 @@ def chosen_template(given: Any, name: str = "default") -> str | None:
     return named[name]
 
 
-def eos_ids(generation: Mapping[str, Any]) -> list[int]:
+def eos_token_ids(generation: Mapping[str, Any]) -> list[int]:
     """The ids that end a text by a generation_config.json, which may name one, several or none."""
     ends = generation.get("eos_token_id")
     return [int(end) for end in ([ends] if isinstance(ends, int) else ends or [])]

@@ -26,10 +26,10 @@ from labkit.files import (
     atomic_replace,
     atomic_replace_folder,
     explain_write_errors,
+    fsync_path,
     read_jsonl,
     read_object,
     restore_interrupted_write,
-    sync,
     write_jsonl,
 )
 
@@ -64,7 +64,7 @@ class MetricsLog:
         """Bring what was written to the disk: a checkpoint of a step relies on the records up to it."""
         if not self.file.closed:
             with explain_write_errors(self.path):
-                sync(self.path)
+                fsync_path(self.path)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ class Checkpoints:
 
         Raises LabError when the disk is full; the checkpoints before it are then still there.
         """
-        final = self.at(step)
+        final = self.step_path(step)
         with atomic_replace_folder(final) as partial:
             save_model(model, str(partial / "model.safetensors"))
             for name, named in tensors.items():
@@ -151,7 +151,7 @@ class Checkpoints:
             for old in self._folders()[:-KEPT]:
                 shutil.rmtree(old)
 
-    def at(self, step: int) -> Path:
+    def step_path(self, step: int) -> Path:
         """The folder of the checkpoint of `step`."""
         return self.folder / f"step-{step:08d}"
 

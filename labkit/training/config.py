@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from labkit.configs import Count, CountOrNone, NonNegative, Range, check, to_dict
+from labkit.configs import Count, CountOrNone, NonNegative, Range, check_fields, to_dict
 from labkit.training.optimizer import MuonAdamW, cosine_schedule, muon_parameter_names, warmup_stable_decay
 
 Objective = Callable[[Any, Any], tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -82,14 +82,14 @@ class TrainConfig:
     }
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
     @property
-    def tokens(self) -> int:
+    def total_tokens(self) -> int:
         """Tokens that the whole run reads, padding included."""
         return self.steps * self.gradient_accumulation_steps * self.batch_size * self.max_length
 
-    def scale(self, step: int) -> float:
+    def lr_scale(self, step: int) -> float:
         """What the learning rates are multiplied by at `step`."""
         if self.schedule == "cosine":
             return cosine_schedule(step, steps=self.steps, warmup=self.warmup_steps)
@@ -97,7 +97,7 @@ class TrainConfig:
 
     def lr_at(self, step: int) -> float:
         """The main learning rate at `step`: Muon's, or AdamW's where it is alone."""
-        return self.scale(step) * (self.muon_lr if self.optimizer == "muon" else self.adamw_lr)
+        return self.lr_scale(step) * (self.muon_lr if self.optimizer == "muon" else self.adamw_lr)
 
 
 class StepRecord(NamedTuple):

@@ -114,7 +114,7 @@ class _Loop:
         start = time.perf_counter()
         if not self.model.training:
             self.model.train()
-        self.optimizer.set_scale(self.config.scale(step))
+        self.optimizer.set_lr_scale(self.config.lr_scale(step))
         with _reproducible(self.seed, step, self.processes.process_index, self.device):
             sums = self._gradients(step)
         count = sums.pop("count")
@@ -180,7 +180,7 @@ class _Loop:
         what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient's norm became {norm}"
         kept = "The model keeps the weights before this step."
         if self.checkpoints and self.saved_step >= 0:
-            kept = f"The weights of step {self.saved_step} are kept in {self.checkpoints.at(self.saved_step)}."
+            kept = f"The weights of step {self.saved_step} are kept in {self.checkpoints.step_path(self.saved_step)}."
         return f"The {what} at step {step + 1}, so training stopped. {kept} Try a smaller learning rate."
 
     @contextlib.contextmanager

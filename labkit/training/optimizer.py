@@ -72,7 +72,7 @@ class MuonAdamW(torch.optim.Optimizer):
             for p in group["params"]:
                 self.state[p] = _fresh_state(group["kind"], p)
 
-    def set_scale(self, scale: float) -> None:
+    def set_lr_scale(self, scale: float) -> None:
         """Set each group's learning rate to `scale` times the one that it was built with."""
         for group in self.param_groups:
             group["lr"] = group["initial_lr"] * scale

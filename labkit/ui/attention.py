@@ -14,25 +14,25 @@ from labkit.interpret import (
     HeadReport,
     Inspection,
     PatchingResult,
-    accuracy,
+    accuracy_and_standard_error,
     activation_patching,
-    char_to_token,
     check_attention,
     check_patching,
     find_heads,
     log_odds,
+    token_at_character,
     winograd_example,
     winograd_examples,
     world_coref_examples,
 )
 from labkit.interpret.patching import Progress
 from labkit.model.transformer import Transformer
-from labkit.text.chat import encode_answer_part, encode_opening, encode_prompt
+from labkit.text.chat import encode_answer_prefix, encode_prompt, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text
 from labkit.ui.lab import Lab
 from labkit.ui.shell import MODEL_WORK, hide_problem_box, pick_run, problem_box, show_error, translate_message, words
-from labkit.viewers.adapters import panel
+from labkit.viewers.adapters import viewer_html
 from labkit.world import Message
 
 OPENING = "The horse did not climb the wall because it was too tired."
@@ -50,7 +50,7 @@ NUMBERS = 4_000_000
 """Attention weights that are sent to a page at most, of all heads together."""
 
 
-def views(lab: Lab, name: str, text: str) -> CheckpointInspections:
+def checkpoint_inspections(lab: Lab, name: str, text: str) -> CheckpointInspections:
     """A text as the models after all stages of a run read it. Raises LabError for no text, and for one whose attention
     is more than a page shows.
     """
@@ -58,17 +58,17 @@ def views(lab: Lab, name: str, text: str) -> CheckpointInspections:
     text = plain_text(text, "The text").strip()
     if not text:
         raise LabError("There is nothing to look at: type a text.")
-    ids = encode_opening(tokenizer, text)
+    ids = encode_text_prompt(tokenizer, text)
 
     def read(stage: str) -> Inspection:
         model = lab.model(name, stage)
-        check_shown(model, len(ids))
-        return lab.looks.get((lab.version(name, stage), text), lambda: Inspection(model, tokenizer, ids))
+        check_attention_shown(model, len(ids))
+        return lab.looks.get((lab.weights_version(name, stage), text), lambda: Inspection(model, tokenizer, ids))
 
     return CheckpointInspections(lab.stages(name), read)
 
 
-def check_shown(model: Transformer, tokens: int) -> None:
+def check_attention_shown(model: Transformer, tokens: int) -> None:
     """Raises LabError for a text whose attention cannot be looked at in a page, and says how long one may be."""
     if tokens > model.config.context:
         return  # that is said in words by who reads it
@@ -81,18 +81,18 @@ def check_shown(model: Transformer, tokens: int) -> None:
         )
 
 
-def look(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
+def inspect_text(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
     """What the viewer shows of a text read by a model, and what it says when it asks for more.
 
     Of the opening example it shows the head that looks most from "it" to the horse. Raises LabError for what cannot
     be read.
     """
-    asked = views(lab, name, text)
+    asked = checkpoint_inspections(lab, name, text)
     data = asked.view(stage) | {"subject": {"run": name, "text": text}}
     if text.strip() == OPENING:
         map_ = asked.inspect(stage).maps[0]
         text_read = "".join(map_.rows)
-        it, horse = (char_to_token(map_.rows, text_read.index(word) + len(word) - 1) for word in (" it", "horse"))
+        it, horse = (token_at_character(map_.rows, text_read.index(word) + len(word) - 1) for word in (" it", "horse"))
         strongest = int(map_.weights[:, :, it, horse].argmax())
         data["focus"] = [*divmod(strongest, map_.weights.shape[1]), it]
     return data
@@ -112,13 +112,13 @@ def opening_example_results(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     for, in its own world's words and in everyday English, and what another reason changes.
     """
     stage = plain_text(stage, "The checkpoint")
-    return lab.results.get((lab.version(name, stage), "about"), lambda: _about_opening(lab, name, stage))
+    return lab.results.get((lab.weights_version(name, stage), "about"), lambda: _about_opening(lab, name, stage))
 
 
 def _about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     model, tokenizer, sets = lab.model(name, stage), lab.tokenizer(name), []
     for where, examples in pronoun_prompt_sets(lab, name).items():
-        right, error = accuracy(log_odds(model, examples))
+        right, error = accuracy_and_standard_error(log_odds(model, examples))
         sets.append({"where": where, "right": right, "error": error, "count": len(examples)})
     told = {why: OPENING.replace("tired", why) for why in WHY}
     tired, high = log_odds(
@@ -127,15 +127,15 @@ def _about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     return {"note": ["about", {"stage": stage, "sets": sets, "tired": tired, "high": high}]}
 
 
-def answer(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
+def handle_viewer_request(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
     """What a viewer wants to know of what it shows; what goes wrong is an answer too: {"error": in words}."""
     try:
         if not isinstance(question, Mapping):
             raise LabError("This is no question about a text.")
         with lab.answering:
-            return views(lab, plain_text(question.get("run"), "The run"), question.get("text") or "").handle_request(
-                question
-            )
+            return checkpoint_inspections(
+                lab, plain_text(question.get("run"), "The run"), question.get("text") or ""
+            ).handle_request(question)
     except LabError as error:
         return {"error": str(error)}
 
@@ -148,10 +148,10 @@ def cached_head_report(lab: Lab, name: str, stage: str) -> tuple[HeadReport, str
         return find_heads(lab.model(name, stage), lab.tokenizer(name), examples), where
 
     stage = plain_text(stage, "The checkpoint")
-    return lab.results.get((lab.version(name, stage), "heads"), find)
+    return lab.results.get((lab.weights_version(name, stage), "heads"), find)
 
 
-def heads_found(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+def heads_table(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     """`cached_head_report` as <labkit-table> shows it: a sentence, and a row per head. Raises LabError as `find_heads`
     does.
     """
@@ -168,7 +168,7 @@ def _signed(x: float | None) -> str:
     return "" if x is None else f"{x:+.2f}"
 
 
-def patched(
+def patching_grid(
     lab: Lab, name: str, stage: str, first: str, second: str, begins: str, progress: Progress | None = None
 ) -> dict[str, Any]:
     """What of one prompt, put into another, changes its answer: a grid of layers and tokens, as <labkit-grid> shows it.
@@ -179,7 +179,7 @@ def patched(
     first, second = plain_text(first, "The first prompt"), plain_text(second, "The second prompt")
     begins, stage = plain_text(begins, "The answer's beginning").strip(), plain_text(stage, "The checkpoint")
     tokenizer, model = lab.tokenizer(name), lab.model(name, stage)
-    start = encode_answer_part(tokenizer, begins) if begins else []
+    start = encode_answer_prefix(tokenizer, begins) if begins else []
     one, other = ([*encode_prompt(tokenizer, [Message("user", text)]), *start] for text in (first, second))
     if len(one) == len(other) <= model.config.context:
         check_patching(model, one, other)
@@ -215,9 +215,9 @@ def build(lab: Lab) -> None:
         text = gr.Textbox(OPENING, label=words("text"), lines=2, max_lines=6, scale=4, elem_id="attention-text")
         button = gr.Button(words("look"), variant="primary", scale=1, elem_id="attention-look")
     problem = problem_box("attention-problem")
-    view = panel(
+    view = viewer_html(
         "labkit-attention",
-        answer=lambda question: answer(lab, question),
+        answer=lambda question: handle_viewer_request(lab, question),
         say=translate_message,
         elem_id="attention-view",
     )
@@ -228,7 +228,7 @@ def build(lab: Lab) -> None:
         if name in lab.runs_with_model() and stage not in lab.readable_stages(name):
             return gr.skip(), hide_problem_box()  # of the run before; that of this one is being chosen
         try:
-            return look(lab, name, stage, text), hide_problem_box()
+            return inspect_text(lab, name, stage, text), hide_problem_box()
         except LabError as error:
             return None, show_error(error)
 
@@ -250,7 +250,7 @@ def build(lab: Lab) -> None:
         show_progress="minimal",
         trigger_mode="always_last",  # a click during work is done after it
     )
-    note = panel("labkit-table", elem_id="attention-about")
+    note = viewer_html("labkit-table", elem_id="attention-about")
     shown.then(
         about,
         [name, stage, text],
@@ -280,11 +280,11 @@ def _build_heads(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
         gr.Markdown(words("find_heads_hint"))
         button = gr.Button(words("find_heads"), elem_id="heads-find")
         problem = problem_box("heads-problem")
-        table = panel("labkit-table", elem_id="heads-table")
+        table = viewer_html("labkit-table", elem_id="heads-table")
 
     def find(name: str, stage: str) -> tuple[Any, Any]:
         try:
-            return heads_found(lab, name, stage), hide_problem_box()
+            return heads_table(lab, name, stage), hide_problem_box()
         except LabError as error:
             return None, show_error(error)
 
@@ -309,13 +309,13 @@ def _build_patching(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
             begins = gr.Textbox("The", label=words("answer_begins"), elem_id="patching-begins")
             button = gr.Button(words("patch"), elem_id="patching-go")
         problem = problem_box("patching-problem")
-        grid = panel("labkit-grid", elem_id="patching-grid")
+        grid = viewer_html("labkit-grid", elem_id="patching-grid")
 
     bar = gr.Progress()
 
     def patch(name: str, stage: str, first: str, second: str, begins: str, progress: gr.Progress = bar) -> Any:
         try:
-            done = patched(lab, name, stage, first, second, begins, lambda done, total: progress((done, total)))
+            done = patching_grid(lab, name, stage, first, second, begins, lambda done, total: progress((done, total)))
             return done, hide_problem_box()
         except LabError as error:
             return None, show_error(error)

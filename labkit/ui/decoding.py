@@ -16,18 +16,18 @@ from labkit.ui.lab import Lab
 from labkit.ui.shell import (
     LINK,
     MODEL_WORK,
-    advice,
     default_stage,
     hide_problem_box,
     on_load,
     pick_run,
     problem_box,
+    show_advice,
     show_error,
     translate_message,
     words,
 )
-from labkit.ui.writing import Column, Settings
-from labkit.viewers.adapters import panel
+from labkit.ui.writing import Column, DecodingSettings
+from labkit.viewers.adapters import viewer_html
 
 MOST = 4
 """Strategies that can be typed side by side."""
@@ -50,9 +50,9 @@ EXAMPLES = (
 DEFAULTS = ("greedy", "temperature=1 top-p=0.9", "beam beams=4", "temperature=1.5")
 
 
-def open_link(lab: Lab, text: str) -> tuple[Settings, str]:
+def open_link(lab: Lab, text: str) -> tuple[DecodingSettings, str]:
     """What a link asks for, and what must be said of it. Raises LabError for one that cannot be followed."""
-    settings = Settings.of_link(text)
+    settings = DecodingSettings.from_link(text)
     if settings.run not in lab.runs_with_model() or settings.stage not in lab.stages(settings.run):
         raise LabError(
             f"This link is to the model after {settings.stage!r} of a run {settings.run!r}, not found here. Shown "
@@ -65,7 +65,7 @@ def open_link(lab: Lab, text: str) -> tuple[Settings, str]:
     return settings, f"The weights of {made_of} have changed since this link was made: the texts may differ."
 
 
-def score_table(scored: writing.Scored) -> dict[str, Any]:
+def score_table(scored: writing.ScoringProgress) -> dict[str, Any]:
     """What <labkit-table> shows: a row per strategy, its scores with their 95 % intervals, and how far it is."""
     names = list(scored.found[0][1]) if scored.found else []
     rows = [[line, *(format_score(scores[name]) for name in names)] for line, scores in scored.found]
@@ -86,18 +86,18 @@ class Controls(NamedTuple):
     draft: gr.Dropdown
 
 
-def read(lab: Lab, values: tuple[Any, ...]) -> Settings:
+def read_settings(lab: Lab, values: tuple[Any, ...]) -> DecodingSettings:
     """The values of all controls and lines as settings; of menus that are not filled yet, what they will say first.
     Raises LabError for what they cannot be.
     """
     name, stage, text, many, seed, tokens, ends, draft, *chosen = values
-    name = name or next(iter(lab.preferred()), None)
+    name = name or next(iter(lab.preferred_names()), None)
     stage = stage or default_stage(lab, name, -1)
     if not stage:
         raise LabError("Choose a run and a checkpoint.")
     many = whole_number(many, "The number of strategies", 1, MOST)
     lines = [plain_text(line, f"Strategy {number}") for number, line in enumerate(chosen[:many], 1)]
-    return Settings(
+    return DecodingSettings(
         plain_text(name, "The run"),
         plain_text(stage, "The checkpoint"),
         plain_text(text, "The prompt"),
@@ -160,7 +160,7 @@ def build(lab: Lab) -> None:
             ends = gr.Textbox(label=words("stop_texts"), lines=2, max_lines=6, elem_id="decoding-ends")
             draft = gr.Dropdown([], label=words("draft"), allow_custom_value=True, elem_id="decoding-draft")
     problem, told = problem_box("decoding-problem"), problem_box("decoding-told-problem")
-    view = panel(
+    view = viewer_html(
         "labkit-texts",
         answer=lambda question: writing.handle_viewer_request(lab, question),
         say=translate_message,
@@ -176,7 +176,7 @@ def build(lab: Lab) -> None:
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.number(request.session_hash)
         try:
-            for data in writing.compare_columns(lab, read(lab, values)):
+            for data in writing.compare_columns(lab, read_settings(lab, values)):
                 wanted = asked.is_current(page, number)
                 yield data if wanted else writing.mark_stopped(data), gr.skip()
                 if not wanted:
@@ -233,13 +233,13 @@ def _fill(
                 settings, note = open_link(lab, request.query_params[LINK])
         except LabError as error:
             hindered = show_error(error)
-        run = settings.run if settings else next(iter(lab.preferred()), None)
+        run = settings.run if settings else next(iter(lab.preferred_names()), None)
         stages = lab.stages(run) if run else []
         own = [column.strategy for column in settings.columns if not column.begins] if settings else list(DEFAULTS[:3])
         values = [
             gr.update(choices=names, value=run),
             gr.update(choices=stages, value=settings.stage if settings else default_stage(lab, run, -1)),
-            (settings.prompt if settings else lab.example(run) if run else ""),
+            (settings.prompt if settings else lab.example_prompt(run) if run else ""),
             len(own[:MOST]) or 1,
             settings.seed if settings else 0,
             settings.tokens if settings else 80,
@@ -250,7 +250,7 @@ def _fill(
             *(gr.update(visible=i < max(1, len(own))) for i in range(MOST)),
         ]
         unchanged = [gr.skip() for _ in values]
-        yield [*values, gr.skip(), hindered, advice(note)]
+        yield [*values, gr.skip(), hindered, show_advice(note)]
         try:
             for data in writing.compare_columns(lab, settings) if settings else ():
                 yield [*unchanged, data, gr.skip(), gr.skip()]
@@ -259,8 +259,8 @@ def _fill(
 
     def example(name: str | None, text: str) -> str:
         """Another run's example in place of an example; what somebody typed stays."""
-        examples = {lab.example(one) for one in lab.runs_with_model()}
-        return lab.example(name) if name in lab.runs_with_model() and text in {"", *examples} else text
+        examples = {lab.example_prompt(one) for one in lab.runs_with_model()}
+        return lab.example_prompt(name) if name in lab.runs_with_model() and text in {"", *examples} else text
 
     def stages_of(name: str | None) -> Any:
         known = name if name in lab.runs_with_model() else None
@@ -281,13 +281,13 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
             measure = gr.Button(words("measure"), elem_id="decoding-measure")
             stop = gr.Button(words("stop"), elem_id="decoding-measure-stop")
         problem = problem_box("scores-problem")
-        table = panel("labkit-table", elem_id="decoding-table")
+        table = viewer_html("labkit-table", elem_id="decoding-table")
     asked = RequestTracker()
 
     def score(request: gr.Request, many_seeds: Any, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.number(request.session_hash)
         try:
-            for scored in writing.scores(lab, read(lab, values), many_seeds):
+            for scored in writing.score_strategies(lab, read_settings(lab, values), many_seeds):
                 yield score_table(scored), hide_problem_box()
                 if not asked.is_current(page, number):
                     yield score_table(scored) | {"note": ["stopped", {}]}, gr.skip()

@@ -13,7 +13,7 @@ from labkit.errors import LabError
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
-from labkit.runs.jobs import Jobs, check_name, shortened
+from labkit.runs.jobs import Jobs, check_run_name, shorten_repr
 from labkit.runs.lock import lock_holder
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import World
@@ -87,13 +87,13 @@ class Lab:
         """The runs that have a model, newest first; those that cannot be read are left out."""
         return [name for name in self.all_names() if self.readable_stages(name)]
 
-    def preferred(self) -> list[str]:
+    def preferred_names(self) -> list[str]:
         """`runs_with_model` in the order in which a tab opens on them: those that failed come last."""
         return sorted(self.runs_with_model(), key=self._failed)
 
     def _failed(self, name: str) -> bool:
         try:
-            return failed(Jobs(self.folder), self.open(name))
+            return has_failed(Jobs(self.folder), self.open(name))
         except LabError:  # deleted while we looked
             return True
 
@@ -116,7 +116,7 @@ class Lab:
         except LabError as error:
             return str(error)
 
-    def shipped(self, name: str) -> bool:
+    def is_demo(self, name: str) -> bool:
         """Whether a run is the one that comes with labkit, which nobody changes."""
         return self.demo is not None and self.path(name) == self.demo
 
@@ -125,7 +125,7 @@ class Lab:
         for path in (self.folder / name if _sayable(name) else None, self.demo if name == DEMO else None):
             if path is not None and (path / "recipe.json").is_file():
                 return path
-        raise LabError(f"There is no run {shortened(name)} in {self.folder}.")
+        raise LabError(f"There is no run {shorten_repr(name)} in {self.folder}.")
 
     def open(self, name: str) -> Run:
         """A run by its name, read once for each state of its recipe. Raises LabError for one that is not there, or
@@ -172,7 +172,7 @@ class Lab:
             else self.load_cached(folder.path / "model.safetensors", folder.reward_model, "reward_model")
         )
 
-    def example(self, name: str) -> str:
+    def example_prompt(self, name: str) -> str:
         """Something to ask a run's model: of its world, a story to write; of real text, nothing."""
         recipe = self.open(name).recipe
         if recipe.text is not None or recipe.instructions is not None:
@@ -193,7 +193,7 @@ class Lab:
         path = self.path(name)
         return max(_modified(path), *(_modified(path / stage.name) for stage in self.open(name).stages))
 
-    def version(self, name: str, stage: str) -> tuple[Path, int]:
+    def weights_version(self, name: str, stage: str) -> tuple[Path, int]:
         """What a stage's model is now: another when its weights change. Raises LabError when it is not there."""
         folder = self.open(name).stage(stage)
         file = folder.path / "model.safetensors"
@@ -219,12 +219,12 @@ def _modified(path: Path) -> float:
 def _sayable(name: Any) -> bool:
     """Whether a folder's name can be a run's."""
     try:
-        return bool(check_name(name))
+        return bool(check_run_name(name))
     except LabError:
         return False
 
 
-def asked_stages(jobs: Jobs, run: Run) -> list[str]:
+def requested_stages(jobs: Jobs, run: Run) -> list[str]:
     """The stages that a run is to have: those that its last process was asked for, or all of its recipe."""
     flags = jobs.arguments(run.path.name)
     named: list[str] = []
@@ -234,13 +234,13 @@ def asked_stages(jobs: Jobs, run: Run) -> list[str]:
     return [stage for stage in run.recipe.stages if not named or stage in named]
 
 
-def unfinished(jobs: Jobs, run: Run) -> list[str]:
+def unfinished_stages(jobs: Jobs, run: Run) -> list[str]:
     """The stages that were asked for and are not finished."""
-    return [name for name in asked_stages(jobs, run) if not run.stage(name).finished]
+    return [name for name in requested_stages(jobs, run) if not run.stage(name).finished]
 
 
-def failed(jobs: Jobs, run: Run) -> bool:
+def has_failed(jobs: Jobs, run: Run) -> bool:
     """Whether the last process that was begun here for a run ended before it was done, without having been asked to."""
     name = run.path.name
     begun = bool(jobs.arguments(name)) and not jobs.stop_requested(name)
-    return begun and bool(unfinished(jobs, run)) and not jobs.running(name) and lock_holder(run.path) is None
+    return begun and bool(unfinished_stages(jobs, run)) and not jobs.running(name) and lock_holder(run.path) is None

@@ -19,9 +19,9 @@ import torch
 from labkit.errors import LabError
 from labkit.files import explain_write_errors
 from labkit.model.transformer import Transformer
-from labkit.preferences.store import Store
+from labkit.preferences.store import PreferenceStore
 from labkit.runs.arguments import parse_run_arguments
-from labkit.runs.jobs import Jobs, check_new_name, shortened
+from labkit.runs.jobs import Jobs, check_new_run_name, shorten_repr
 from labkit.runs.lock import lock_holder
 from labkit.runs.pipeline import check_plan
 from labkit.runs.plan import PlannedStage, extend_plan_text
@@ -30,8 +30,8 @@ from labkit.runs.recipe import Recipe
 from labkit.stages import DPO, STAGES
 from labkit.stages.registry import INPUTS
 from labkit.text.tokenizer import MAX_DEFAULT_VOCABULARY
-from labkit.ui.lab import Lab, asked_stages, unfinished
-from labkit.ui.preferences import export, run_of
+from labkit.ui.lab import Lab, requested_stages, unfinished_stages
+from labkit.ui.preferences import export_preferences, run_name_of_source
 
 ENOUGH = 50
 """Votes from which on DPO's measures begin to mean something."""
@@ -63,7 +63,7 @@ def stage_names(lab: Lab | None = None, source: Any = None) -> list[str]:
     return list(dict.fromkeys([*Recipe().stages, *STAGES, *its_own]))
 
 
-def begin(
+def start_run(
     lab: Lab, jobs: Jobs, name: str, source: str, stages: Sequence[str] = (), seed: float = 0, more: str = ""
 ) -> str:
     """Begin a run in a process of its own; its name.
@@ -74,19 +74,19 @@ def begin(
     outside of `lab.inputs`, and, before any process is begun, for settings that make no recipe, or one that asks for
     more than a page may.
     """
-    name = check_new_name(name)
+    name = check_new_run_name(name)
     if name in lab.all_names() or (lab.folder / name).exists():
         raise LabError(f"There is a run {name} already. Choose another name, or resume that one.")
     known = stage_names(lab, source)
     if not isinstance(stages, list | tuple) or any(stage not in known for stage in stages):
-        raise LabError(f"{shortened(stages)} are not stages; the stages are {', '.join(known)}.")
+        raise LabError(f"{shorten_repr(stages)} are not stages; the stages are {', '.join(known)}.")
     is_preset = isinstance(source, str) and source in PRESETS
     if not is_preset and not stages:
-        raise LabError(f"Choose the stages to train; {name} takes what comes before them from {shortened(source)}.")
+        raise LabError(f"Choose the stages to train; {name} takes what comes before them from {shorten_repr(source)}.")
     flags = _flags(more)
     _check_files(lab, flags)
     if not isinstance(seed, int | float) or not math.isfinite(seed) or not 0 <= seed < SEEDS:
-        raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {shortened(seed)}.")
+        raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {shorten_repr(seed)}.")
     preset = ["--preset", source, "--seed", str(int(seed))]
     what = preset if is_preset else ["--build-on", str(lab.path(source))]
     chosen = ["--stages", *stages] if stages else []
@@ -132,7 +132,7 @@ def _check_size(recipe: Recipe) -> None:
 
 
 def _flags(more: str) -> list[str]:
-    """Further settings, as `labkit run` takes them. Raises LabError as `begin` does."""
+    """Further settings, as `labkit run` takes them. Raises LabError as `start_run` does."""
     try:
         if "\0" in more:
             raise ValueError("there is a null character")
@@ -183,33 +183,33 @@ def _number(text: str) -> float:
         return 0.0
 
 
-def resume(lab: Lab, jobs: Jobs, name: str) -> str:
+def resume_run(lab: Lab, jobs: Jobs, name: str) -> str:
     """Resume a run that was stopped, with the stages that it was asked for; its name.
 
     Raises LabError when nothing is left to train, and for a run that is running or comes with labkit.
     """
     run = lab.open(name)
     check_idle(lab, jobs, name)
-    if not unfinished(jobs, run):
+    if not unfinished_stages(jobs, run):
         raise LabError(f"{name} is finished. To train a stage of it again, begin a new run that builds on it.")
-    asked = asked_stages(jobs, run)
+    asked = requested_stages(jobs, run)
     chosen = ["--stages", *asked] if asked != list(run.recipe.stages) else []
     jobs.start(name, ["run", "--out", str(run.path), "--resume", *chosen])
     return name
 
 
-def voted_runs(lab: Lab, store: Store) -> list[tuple[str, int]]:
+def voted_runs(lab: Lab, store: PreferenceStore) -> list[tuple[str, int]]:
     """The runs with a fine-tuned model, each with how many votes prefer one of its answers or another to it; first
     those that were voted on most.
     """
     counts = Counter[str]()
     for sources, count in store.preference_counts().items():
-        counts.update(dict.fromkeys({run_of(source) for source in sources}, count))
-    tuned = [name for name in lab.preferred() if lab.open(name).fine_tuned_stage()]
+        counts.update(dict.fromkeys({run_name_of_source(source) for source in sources}, count))
+    tuned = [name for name in lab.preferred_names() if lab.open(name).fine_tuned_stage()]
     return sorted([(name, counts[name]) for name in tuned], key=lambda found: -found[1])
 
 
-def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, str]:
+def train_on_votes(lab: Lab, jobs: Jobs, store: PreferenceStore, name: str) -> tuple[str, str]:
     """Begin DPO on the votes, from a run's fine-tuned model, as a new run; its name, and what to know of it.
 
     Raises LabError when no vote prefers one answer, or the run has no fine-tuned model.
@@ -220,7 +220,7 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: Store, name: str) -> tuple[str, 
         raise LabError(f"{name} has no fine-tuned model yet to learn from votes. Choose another run.")
     new, folder, kept = _claim(lab, name)
     with _removed_on_failure(folder), _removed_on_failure(kept), explain_write_errors(kept):
-        votes = export(store, kept)
+        votes = export_preferences(store, kept)
         pairs = votes.read_bytes().count(b"\n")
         kept_stages = [*base.recipe.ancestors(tuned.name), tuned.name]
         before = [one for one in base.recipe.plan if one.name in kept_stages]
@@ -274,14 +274,14 @@ def _for_votes(recipe: Recipe, pairs: int, context: int) -> DPO:
     return dataclasses.replace(known, train=few)
 
 
-def rename(lab: Lab, jobs: Jobs, name: str, new: str) -> str:
+def rename_run(lab: Lab, jobs: Jobs, name: str, new: str) -> str:
     """Give a run another name; the new one.
 
     Raises LabError for a name that no run may have, or one has, and for a run that is running or comes with labkit.
     """
-    new = check_new_name(new)
+    new = check_new_run_name(new)
     path = check_idle(lab, jobs, name)
-    if new in (*lab.all_names(), *jobs.known()) or (lab.folder / new).exists():
+    if new in (*lab.all_names(), *jobs.names()) or (lab.folder / new).exists():
         raise LabError(f"There is a run {new} already. Choose another name.")
     with explain_write_errors(path):
         if path.exists():  # else it never began
@@ -290,7 +290,7 @@ def rename(lab: Lab, jobs: Jobs, name: str, new: str) -> str:
     return new
 
 
-def delete(lab: Lab, jobs: Jobs, name: str, confirmed: Any) -> None:
+def delete_run(lab: Lab, jobs: Jobs, name: str, confirmed: Any) -> None:
     """Delete a run, with all that it made. confirmed: its name, typed again.
 
     It is set aside first, at once, so that a kill leaves all of it or nothing in sight. Raises LabError when it is not
@@ -331,4 +331,4 @@ def check_idle(lab: Lab, jobs: Jobs, name: str) -> Path:
 def runs_without_folder(lab: Lab, jobs: Jobs) -> list[str]:
     """The runs that have no folder with a recipe, but had a process: they are just starting, or failed to."""
     begun = lab.all_names()
-    return [name for name in jobs.known() if name not in begun]
+    return [name for name in jobs.names() if name not in begun]

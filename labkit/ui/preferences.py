@@ -17,20 +17,20 @@ from labkit.decoding.filters import sampling_filters
 from labkit.errors import LabError
 from labkit.files import write_jsonl
 from labkit.preferences.annotate import preference_task
-from labkit.preferences.store import Answer, Choice, Store, preference_pairs
-from labkit.runs.jobs import shortened
+from labkit.preferences.store import Answer, Choice, PreferenceStore, preference_pairs
+from labkit.runs.jobs import shorten_repr
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import pair_columns
 from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
     MODEL_WORK,
-    advice,
     hide_problem_box,
     on_load,
     on_tab,
     pick_run,
     problem_box,
+    show_advice,
     show_error,
     translate_label,
     translate_message,
@@ -65,7 +65,7 @@ HOTTEST = 2.0
 """The highest temperature."""
 
 
-class AnswerModel(NamedTuple):
+class AnswerSource(NamedTuple):
     """Who answers: the model after a stage of a run, drawing at a temperature."""
 
     name: str
@@ -76,27 +76,27 @@ class AnswerModel(NamedTuple):
         return f"{self.name} / {self.stage}, temperature {self.temperature:g}"
 
 
-def run_of(source: str) -> str:
+def run_name_of_source(source: str) -> str:
     """ "mine / sft, temperature 1" -> "mine": the run of a source as the votes know it."""
     return source.partition(" / ")[0]
 
 
-def answer_model(name: Any, stage: Any, temperature: Any) -> AnswerModel:
+def answer_model(name: Any, stage: Any, temperature: Any) -> AnswerSource:
     """Who answers, of what a page says. Raises LabError for a temperature that is none."""
     if not isinstance(temperature, int | float) or not 0 <= temperature <= HOTTEST:
-        raise LabError(f"A temperature is a number from 0 to {HOTTEST:g}, not {shortened(temperature)}.")
-    return AnswerModel(name or "", stage or "", float(temperature))
+        raise LabError(f"A temperature is a number from 0 to {HOTTEST:g}, not {shorten_repr(temperature)}.")
+    return AnswerSource(name or "", stage or "", float(temperature))
 
 
-def first_models(lab: Lab) -> list[tuple[str, str]]:
+def default_models(lab: Lab) -> list[tuple[str, str]]:
     """Two models that can be compared, as (run, stage): the last of the newest run that did not fail and the one before
     it, or the last of the next run; twice the same where there is only one, and none where there is none.
     """
-    models = [(name, stage) for name in lab.preferred() for stage in reversed(lab.stages(name))]
+    models = [(name, stage) for name in lab.preferred_names() for stage in reversed(lab.stages(name))]
     return models[:2] if len(models) > 1 else models * 2
 
 
-def new_pair(lab: Lab, store: Store, sources: Sequence[AnswerModel], text: str = "") -> str:
+def new_pair(lab: Lab, store: PreferenceStore, sources: Sequence[AnswerSource], text: str = "") -> str:
     """Let two sources answer the same prompt, keep both answers on sides drawn by chance; the pair's id.
 
     text: what they are asked; a task of the first run's world when empty. Raises LabError when they say the same,
@@ -114,7 +114,7 @@ def new_pair(lab: Lab, store: Store, sources: Sequence[AnswerModel], text: str =
     raise LabError(f"Both said the same {ATTEMPTS} times. Give one a higher temperature, or choose another model.")
 
 
-def _task(lab: Lab, sources: Sequence[AnswerModel], seed: int) -> tuple[Message, ...]:
+def _task(lab: Lab, sources: Sequence[AnswerSource], seed: int) -> tuple[Message, ...]:
     """A task of the first source's world that leaves both models room to answer."""
     name, recipe = sources[0].name, lab.open(sources[0].name).recipe
     if recipe.text is not None or recipe.instructions is not None:
@@ -127,7 +127,7 @@ def _task(lab: Lab, sources: Sequence[AnswerModel], seed: int) -> tuple[Message,
     raise LabError(f"The tasks of {name} leave its model no room to answer. Type something shorter to ask.")
 
 
-def _answer(lab: Lab, source: AnswerModel, prompt: tuple[Message, ...], seed: int) -> str:
+def _answer(lab: Lab, source: AnswerSource, prompt: tuple[Message, ...], seed: int) -> str:
     tokenizer = lab.tokenizer(source.name)
     ids = generate(
         lab.model(source.name, source.stage),
@@ -140,25 +140,25 @@ def _answer(lab: Lab, source: AnswerModel, prompt: tuple[Message, ...], seed: in
     return decode_reply(tokenizer, ids).strip()
 
 
-def dialogue(prompt: Sequence[Message]) -> str:
+def format_dialogue(prompt: Sequence[Message]) -> str:
     """All turns of a prompt, each with who says it; one turn alone as it is."""
     if len(prompt) == 1:
         return prompt[0].content
     return "\n\n".join(f"{translate_label(message.role)}: {message.content}" for message in prompt)
 
 
-def ratings_table(store: Store) -> list[list[str]]:
+def ratings_table(store: PreferenceStore) -> list[list[str]]:
     """How each source does against all others."""
-    found = store.standings()
+    found = store.win_rates()
     return [[translate_message(source), str(one.votes), f"{100 * one.win_rate:.0f} %"] for source, one in found.items()]
 
 
-def _standings(store: Store) -> dict[str, Any]:
+def _standings(store: PreferenceStore) -> dict[str, Any]:
     """`ratings_table` with its headers."""
     return {"headers": [translate_label(head) for head in ("source", "votes", "wins")], "data": ratings_table(store)}
 
 
-def export(store: Store, folder: str | Path, annotator: str | None = None) -> Path:
+def export_preferences(store: PreferenceStore, folder: str | Path, annotator: str | None = None) -> Path:
     """The votes that prefer one answer, of an annotator or of all, as a file to train on: one JSON object a line, as
     `datasets` and TRL read it.
 
@@ -190,7 +190,7 @@ class PreferenceWidgets(NamedTuple):
         return [self.pair, self.prompt, self.left, self.right, self.problem]
 
 
-def build(lab: Lab, store: Store) -> None:
+def build(lab: Lab, store: PreferenceStore) -> None:
     """The tab's components, in the Blocks that is open."""
     gr.Markdown(words("preferences_hint"))
     sources = _sources(lab)
@@ -258,7 +258,7 @@ def _sources(lab: Lab) -> list[Any]:
 
     def fill() -> list[Any]:
         updates = []
-        for name, stage in first_models(lab):
+        for name, stage in default_models(lab):
             updates += [
                 gr.update(choices=lab.runs_with_model(), value=name),
                 gr.update(choices=lab.stages(name), value=stage),
@@ -269,14 +269,14 @@ def _sources(lab: Lab) -> list[Any]:
     return found
 
 
-def _shown(store: Store, pair: str) -> tuple[Any, ...]:
-    asked, one, other = store.pair(pair)
-    return pair, dialogue(asked), one.text, other.text, hide_problem_box()
+def _shown(store: PreferenceStore, pair: str) -> tuple[Any, ...]:
+    asked, one, other = store.get_pair(pair)
+    return pair, format_dialogue(asked), one.text, other.text, hide_problem_box()
 
 
-def _chosen(lab: Lab, values: Sequence[Any]) -> list[AnswerModel]:
+def _chosen(lab: Lab, values: Sequence[Any]) -> list[AnswerSource]:
     """Who answers: what the menus say, or will say first, where they are not filled yet."""
-    firsts = first_models(lab) or [("", ""), ("", "")]
+    firsts = default_models(lab) or [("", ""), ("", "")]
     sides = (values[:3], values[3:])
     return [
         answer_model(name or run, stage or (last if name in (None, "", run) else ""), temperature)
@@ -285,7 +285,7 @@ def _chosen(lab: Lab, values: Sequence[Any]) -> list[AnswerModel]:
 
 
 def _asks(
-    lab: Lab, store: Store, board: PreferenceWidgets, click: Any, submit: Any, inputs: list[Any]
+    lab: Lab, store: PreferenceStore, board: PreferenceWidgets, click: Any, submit: Any, inputs: list[Any]
 ) -> Callable[[Any], None]:
     """Let two events ask for a new pair; returns what lets a vote ask for one when it has been kept."""
 
@@ -312,7 +312,7 @@ FOCUS = """() => {
 
 
 def _votes(
-    store: Store,
+    store: PreferenceStore,
     board: PreferenceWidgets,
     buttons: dict[Choice, gr.Button],
     undo: gr.Button,
@@ -325,9 +325,9 @@ def _votes(
         """Keep the vote, and then only say who was who; or say why it was not kept."""
         try:
             annotator = checked_annotator(annotator)
-            store.vote(pair, annotator, choice)
-            _, one, other = store.pair(pair)
-            count = store.count(annotator)
+            store.add_vote(pair, annotator, choice)
+            _, one, other = store.get_pair(pair)
+            count = store.count_votes(annotator)
             text = f"Votes by {annotator}, of all kinds: {count} · the last pair: ← {one.source}   → {other.source}"
             return translate_message(text), _standings(store), hide_problem_box(), True
         except LabError as error:
@@ -335,7 +335,7 @@ def _votes(
 
     def take_back(annotator: Any) -> tuple[Any, ...]:
         try:
-            taken = store.undo(checked_annotator(annotator))
+            taken = store.undo_last_vote(checked_annotator(annotator))
             if taken is None:
                 return *(gr.skip(),) * len(board.shown), translate_message("There is nothing to take back."), gr.skip()
             return (
@@ -355,17 +355,17 @@ def _votes(
 def checked_annotator(name: Any) -> str:
     """Who votes; `NOBODY` when no name is typed. Raises LabError for what is no name."""
     if not isinstance(name, str):
-        raise LabError(f"Who votes is a name, not {shortened(name)}. Type yours.")
+        raise LabError(f"Who votes is a name, not {shorten_repr(name)}. Type yours.")
     if len(name) > LONGEST_NAME:
         raise LabError(f"A name has at most {LONGEST_NAME} characters.")
     return name if name.strip() else NOBODY
 
 
-def _save(store: Store) -> tuple[Any, Any]:
+def _save(store: PreferenceStore) -> tuple[Any, Any]:
     try:
-        file = export(store, tempfile.mkdtemp())
+        file = export_preferences(store, tempfile.mkdtemp())
         chosen, of_all = file.read_bytes().count(b"\n"), len(store.votes())
         told = f"{chosen} of {of_all} votes prefer an answer; ties, both bad and skips are left out."
-        return gr.update(value=str(file), visible=True), advice(told)
+        return gr.update(value=str(file), visible=True), show_advice(told)
     except LabError as error:
         return gr.skip(), show_error(error)

@@ -12,14 +12,14 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from labkit.errors import LabError
-from labkit.preferences.store import Store
+from labkit.preferences.store import PreferenceStore
 from labkit.reporting.comparison import compare_runs, comparison_rows
 from labkit.reporting.metrics import BY_KIND
 from labkit.reporting.page import stage_figures
-from labkit.reporting.plots import overlaid
+from labkit.reporting.plots import overlay_figures
 from labkit.reporting.terminal import metric_rows
 from labkit.runs.folder import Run
-from labkit.runs.jobs import Jobs, check_name
+from labkit.runs.jobs import Jobs, check_run_name
 from labkit.runs.lock import lock_holder
 from labkit.runs.presets import PRESETS
 from labkit.runs.stage_folder import StageFolder
@@ -27,17 +27,25 @@ from labkit.ui import manage
 from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
-    advice,
     hide_problem_box,
     on_load,
     on_tab,
     problem_box,
+    show_advice,
     show_error,
     translate_label,
     translate_message,
     words,
 )
-from labkit.ui.states import can_resume, first_shown, menu, overview, progress, status, why_failed
+from labkit.ui.states import (
+    can_resume,
+    default_run,
+    failure_message,
+    progress_table,
+    run_menu_choices,
+    run_status,
+    runs_table,
+)
 
 INK = "#808890"
 """Of the words in figures: readable on a light page and on a dark one."""
@@ -55,7 +63,7 @@ def metrics_table(run: Run) -> dict[str, Any]:
 def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> tuple[Any, dict[str, Any]]:
     """Two runs side by side as a table, a row per measure, and what is to be said of it: why it is empty."""
     table: list[list[str]] = []
-    told = hide_problem_box() if name and other else advice("Choose another run under “Compare with”.")
+    told = hide_problem_box() if name and other else show_advice("Choose another run under “Compare with”.")
     if name and other:
         try:
             if name == other:
@@ -88,7 +96,7 @@ def _check_finished(lab: Lab, *names: str) -> None:
 def curve_figures(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
     """The stage's curves as they are now, by name: (heading, figure)."""
     result = stage.result
-    figures = stage_figures(stage.name, result["metrics"] if result else {}, stage.records)
+    figures = stage_figures(stage.name, result["metrics"] if result else {}, stage.step_records)
     for _, figure in figures.values():
         figure.update_layout(font_color=INK)
         for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
@@ -103,11 +111,11 @@ def overlay_other_run(lab: Lab, name: str, other: str | None, stage: str, curve:
     if not other or other == name:
         return figure
     try:
-        its_stages = [one for one in lab.open(other).stages if one.name == stage and one.begun]
+        its_stages = [one for one in lab.open(other).stages if one.name == stage and one.exists]
     except LabError:
         return figure
     its_curves = curve_figures(its_stages[0]) if its_stages else {}
-    return overlaid(figure, its_curves[curve][1], (name, other)) if curve in its_curves else figure
+    return overlay_figures(figure, its_curves[curve][1], (name, other)) if curve in its_curves else figure
 
 
 class RunWidgets(NamedTuple):
@@ -143,7 +151,7 @@ class RunWidgets(NamedTuple):
                 self.go_on, self.report, self.log, self.said]  # fmt: skip
 
 
-def build(lab: Lab, jobs: Jobs, store: Store) -> None:
+def build(lab: Lab, jobs: Jobs, store: PreferenceStore) -> None:
     """The tab's components, in the Blocks that is open."""
     every = gr.Dataframe(
         headers=[""] * 4, datatype="str", interactive=False, wrap=True, max_height=210, elem_id="runs-all"
@@ -186,17 +194,17 @@ def _stop(jobs: Jobs, name: Any) -> Any:
     """Ask a run's process to stop, and say that it was asked."""
     try:
         jobs.stop(name)
-        return advice(f"{name} was asked to stop. It ends after its current step and can be resumed.")
+        return show_advice(f"{name} was asked to stop. It ends after its current step and can be resumed.")
     except LabError as error:
         return show_error(error)
 
 
 def _resume(lab: Lab, jobs: Jobs, name: Any) -> tuple[str, str]:
-    resumed = manage.resume(lab, jobs, name)
+    resumed = manage.resume_run(lab, jobs, name)
     return resumed, f"{resumed} is being resumed. Its first step takes a moment."
 
 
-def _train_on_votes(lab: Lab, jobs: Jobs, store: Store, shown: RunWidgets) -> None:
+def _train_on_votes(lab: Lab, jobs: Jobs, store: PreferenceStore, shown: RunWidgets) -> None:
     """What begins DPO on the votes: at first from the run that was voted on most."""
     with gr.Row(elem_classes="labkit-bar"):
         name = gr.Dropdown([], label=words("voted_run"), allow_custom_value=True, scale=3, elem_id="runs-voted")
@@ -238,7 +246,7 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     inputs = [name, source, stages, seed, more]
 
     def begin(name: Any, source: Any, stages: Any, seed: Any, more: Any) -> tuple[str, str]:
-        made = manage.begin(lab, jobs, name, source, stages or [], 0 if seed is None else seed, more or "")
+        made = manage.start_run(lab, jobs, name, source, stages or [], 0 if seed is None else seed, more or "")
         return made, f"{made} is begun. What it does stands above, at the head of this tab."
 
     _acts(lab, jobs, shown, problem, start.click, begin, inputs)
@@ -254,12 +262,12 @@ def _manage(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     problem = problem_box("manage-problem")
 
     def renamed(name: Any, new: Any) -> tuple[str, str]:
-        made = manage.rename(lab, jobs, name, new)
+        made = manage.rename_run(lab, jobs, name, new)
         return made, f"{name} is now called {made}."
 
     def deleted(name: Any, confirmed: Any) -> tuple[str | None, str]:
-        manage.delete(lab, jobs, name, confirmed)
-        return first_shown(lab, jobs), f"{name} is deleted."
+        manage.delete_run(lab, jobs, name, confirmed)
+        return default_run(lab, jobs), f"{name} is deleted."
 
     _acts(lab, jobs, shown, problem, rename.click, renamed, [shown.name, new], [new, confirmed])
     _acts(lab, jobs, shown, problem, delete.click, deleted, [shown.name, confirmed], [new, confirmed])
@@ -285,16 +293,16 @@ def _acts(
         except LabError as error:
             return *(gr.skip() for _ in shown.of_all), show_error(error), *(gr.skip() for _ in typed)
         emptied = ["" for _ in typed]
-        return *_listed(lab, jobs, value=made), advice(note), *emptied
+        return *_listed(lab, jobs, value=made), show_advice(note), *emptied
 
     event(tried, inputs, [*shown.of_all, problem, *typed])
 
 
 def _listed(lab: Lab, jobs: Jobs, **chosen: Any) -> list[Any]:
     """What `RunWidgets.of_all` is to show. chosen: the `value` of the run's menu, where it is to be another."""
-    names = menu(lab, jobs)
+    names = run_menu_choices(lab, jobs)
     heads = [translate_label(head) for head in ("run", "state", "stages finished", "last change")]
-    table = {"headers": heads, "data": overview(lab, jobs)}
+    table = {"headers": heads, "data": runs_table(lab, jobs)}
     return [table, gr.update(choices=names, **chosen), gr.update(choices=names)]
 
 
@@ -311,16 +319,16 @@ class RunView:
         try:
             if name in self.lab.all_names():
                 return self._run(self.lab.open(name), name, other, stage, curve)
-            return self._none(check_name(name))
+            return self._none(check_run_name(name))
         except LabError as error:
             return self._nothing(show_error(error), [])
 
     def _run(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
-        at, log = status(self.jobs, run), self.jobs.log(name)
-        ended = f"Its process ended before it was done: {why_failed(self.jobs, name)}"
+        at, log = run_status(self.jobs, run), self.jobs.log(name)
+        ended = f"Its process ended before it was done: {failure_message(self.jobs, name)}"
         return (
             show_error(ended) if at.failed else hide_problem_box(),
-            {"headers": stage_table_headers(), "data": progress(run, at)},
+            {"headers": stage_table_headers(), "data": progress_table(run, at)},
             *self._curves(run, name, other, stage, curve),
             metrics_table(run),
             *run_comparison_table(self.lab, name, other),
@@ -344,7 +352,7 @@ class RunView:
         why = (
             hide_problem_box()
             if running
-            else show_error(f"Its process ended before it was done: {why_failed(self.jobs, name)}")
+            else show_error(f"Its process ended before it was done: {failure_message(self.jobs, name)}")
         )
         found = [*self._nothing(why, [["", translate_label(state), "", ""]])]
         found[8], found[11:] = gr.update(interactive=running), [self.jobs.log(name), gr.update(open=not running)]
@@ -361,7 +369,7 @@ class RunView:
 
     def _curves(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, Any, Any]:
         """The menus of stages and curves, with what was chosen of them where it is still there, and the figure."""
-        begun = [one.name for one in run.stages if one.begun]
+        begun = [one.name for one in run.stages if one.exists]
         if not begun:
             return gr.update(choices=[], value=None), gr.update(choices=[], value=None), None
         shown = stage if stage in begun else begun[-1]
@@ -384,7 +392,7 @@ def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     chosen = [shown.name, shown.other, shown.stage, shown.curve]
 
     def fill() -> list[Any]:
-        first = first_shown(lab, jobs)
+        first = default_run(lab, jobs)
         return [*_listed(lab, jobs, value=first), _seen(lab, jobs, first)]
 
     def pick(event: gr.SelectData) -> Any:
@@ -400,7 +408,7 @@ def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
         if not name:
             return (gr.skip(),) * (len(shown.of_run) + 1)
         readable = name in lab.all_names() and not lab.read_error(name)
-        begun = [one.name for one in lab.open(name).stages if one.begun] if readable else []
+        begun = [one.name for one in lab.open(name).stages if one.exists] if readable else []
         return *look(name, other, stage, curve), begun[-1:] == [stage]
 
     def follow(name: Any, other: Any, stage: Any, curve: Any, newest: bool, before: Any) -> tuple[Any, ...]:
@@ -430,5 +438,5 @@ def _seen(lab: Lab, jobs: Jobs, name: Any) -> tuple[Any, ...]:
     """
     names = lab.all_names()
     at_work = name in names and bool(lock_holder(lab.path(name)))
-    starting = isinstance(name, str) and name in jobs.known() and jobs.running(name)
-    return at_work or starting, name, names, jobs.known()
+    starting = isinstance(name, str) and name in jobs.names() and jobs.running(name)
+    return at_work or starting, name, names, jobs.names()

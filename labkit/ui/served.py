@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labkit.errors import LabError
-from labkit.reporting.page import report_page
+from labkit.reporting.page import render_report
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
 from labkit.ui.shell import CSS, HEAD, THEME, words
@@ -107,7 +107,7 @@ def report_routes(lab: Lab) -> list[Route]:
     def report(request: Request) -> Response:
         name = request.path_params["name"]
         try:
-            page = report_page(lab.path(name))
+            page = render_report(lab.path(name))
         except LabError as error:
             return PlainTextResponse(str(error), 404)
         return HTMLResponse(page, headers=sandbox_headers(page))

@@ -53,12 +53,12 @@ def translate_message(text: object) -> str:
     lie: "/home/ada/lab/runs/mine is in use" is "runs/mine is in use".
     """
     shown = ABOVE.sub("", str(text))
-    return chinese.message(shown) if speaks_chinese() else shown
+    return chinese.translate_message(shown) if speaks_chinese() else shown
 
 
 def translate_label(text: str) -> str:
     """A label, a state, a table head, in the language of the page that asks."""
-    return chinese.name(text) if speaks_chinese() else text
+    return chinese.translate_label(text) if speaks_chinese() else text
 
 
 def show_error(error: object) -> Any:
@@ -66,7 +66,7 @@ def show_error(error: object) -> Any:
     return gr.update(value=translate_message(error), visible=True, elem_classes="labkit-wrong")
 
 
-def advice(text: str) -> Any:
+def show_advice(text: str) -> Any:
     """Fills a `problem_box` with what is good to know, and is no error; hides it when that is nothing."""
     return (
         gr.update(value=translate_message(text), visible=True, elem_classes="labkit-advice")
@@ -108,7 +108,7 @@ def pick_run(lab: Lab, place: int = -1, fill: bool = True) -> tuple[gr.Dropdown,
         return gr.update(choices=lab.readable_stages(name), value=default_stage(lab, name, place))
 
     def first() -> tuple[Any, Any]:
-        chosen = next(iter(lab.preferred()), None)
+        chosen = next(iter(lab.preferred_names()), None)
         return gr.update(choices=lab.runs_with_model(), value=chosen), stages_of(chosen)
 
     name.input(stages_of, name, stage)
@@ -131,7 +131,7 @@ def problem_box(elem_id: str) -> gr.Textbox:
     )
 
 
-def page(lab: Lab, tabs: dict[str, Callable[[Lab], None]]) -> gr.Blocks:
+def build_page(lab: Lab, tabs: dict[str, Callable[[Lab], None]]) -> gr.Blocks:
     """The whole page; tabs: the key of each tab's name in `words`, and what builds it."""
     with gr.Blocks(title="labkit", analytics_enabled=False) as blocks:
         with gr.Row(elem_classes="labkit-head"):

@@ -13,7 +13,7 @@ from labkit.runs.jobs import Jobs
 from labkit.runs.lock import lock_holder
 from labkit.runs.stage_folder import StageFolder
 from labkit.ui import manage
-from labkit.ui.lab import Lab, asked_stages, failed, unfinished
+from labkit.ui.lab import Lab, has_failed, requested_stages, unfinished_stages
 from labkit.ui.shell import translate_label
 
 
@@ -30,29 +30,29 @@ class Status(NamedTuple):
     unfinished: list[str]
 
     @property
-    def current(self) -> str | None:
+    def current_stage(self) -> str | None:
         """The stage that is being trained, or would be next."""
         return self.unfinished[0] if self.unfinished else None
 
 
-def status(jobs: Jobs, run: Run) -> Status:
+def run_status(jobs: Jobs, run: Run) -> Status:
     """Where a run is."""
     ours = jobs.running(run.path.name)
     running = ours or lock_holder(run.path) is not None
-    return Status(running, ours, failed(jobs, run), asked_stages(jobs, run), unfinished(jobs, run))
+    return Status(running, ours, has_failed(jobs, run), requested_stages(jobs, run), unfinished_stages(jobs, run))
 
 
-def progress(run: Run, at: Status) -> list[list[str]]:
+def progress_table(run: Run, at: Status) -> list[list[str]]:
     """A row a stage: its name, what state it is in, its steps, and how long it took or will still take."""
     found = []
     for stage in run.stages:
-        steps, records = run.recipe.stages[stage.name].train.steps, stage.records
+        steps, records = run.recipe.stages[stage.name].train.steps, stage.step_records
         done = records[-1]["step"] if records else 0
         seconds = records[-1].get("seconds", 0.0) if records else 0.0
         took = ""
         if stage.finished:
             took = format_duration((stage.result or {}).get("seconds", seconds))
-        elif stage.begun and done and at.running:
+        elif stage.exists and done and at.running:
             took = translate_label("{} left").format(format_duration(seconds / done * (steps - done)))
         found.append([stage.name, translate_label(_state(stage, at, done == steps)), f"{done:,} / {steps:,}", took])
     return found
@@ -63,27 +63,27 @@ def _state(stage: StageFolder, at: Status, trained: bool) -> str:
         return "Finished"
     if stage.name not in at.asked:
         return "Not asked for"
-    if at.running and stage.begun:
+    if at.running and stage.exists:
         return "Measuring" if trained else "Running"
-    if at.failed and stage.name == at.current:
+    if at.failed and stage.name == at.current_stage:
         return "Failed"
-    return "Stopped" if stage.begun else ""
+    return "Stopped" if stage.exists else ""
 
 
 def can_resume(lab: Lab, run: Run, at: Status) -> bool:
     """Whether resuming makes sense: something is left, and what failed did not fail before its first step."""
-    trained = any(stage.records for stage in run.stages)
-    return bool(at.unfinished) and not at.running and not lab.shipped(run.path.name) and (trained or not at.failed)
+    trained = any(stage.step_records for stage in run.stages)
+    return bool(at.unfinished) and not at.running and not lab.is_demo(run.path.name) and (trained or not at.failed)
 
 
-def why_failed(jobs: Jobs, name: str) -> str:
+def failure_message(jobs: Jobs, name: str) -> str:
     """What a process said last: its own line about what is wrong, where there is one, and no frame around it."""
     lines = [line.strip("│┃| \t") for line in jobs.log(name).splitlines() if re.search(r"\w", line)]
     ours = [line.removeprefix("labkit: ") for line in lines if line.startswith("labkit: ")]
     return (ours or lines or ["it said nothing"])[-1]
 
 
-def menu(lab: Lab, jobs: Jobs) -> list[tuple[str, str]]:
+def run_menu_choices(lab: Lab, jobs: Jobs) -> list[tuple[str, str]]:
     """All runs as (what the menu says, name), newest first: those that cannot be read or did not start are said to be
     so.
     """
@@ -94,11 +94,11 @@ def menu(lab: Lab, jobs: Jobs) -> list[tuple[str, str]]:
     return [(f"{name} ({translate_label(state)})" if state else name, name) for name, state in (*waiting, *known)]
 
 
-def overview(lab: Lab, jobs: Jobs) -> list[list[str]]:
-    """A row a run, in the order of `menu`: its name, its state, how many of its stages are finished, and when it
-    changed last.
+def runs_table(lab: Lab, jobs: Jobs) -> list[list[str]]:
+    """A row a run, in the order of `run_menu_choices`: its name, its state, how many of its stages are finished, and
+    when it changed last.
     """
-    return [[name, *_at_a_glance(lab, jobs, name)] for _, name in menu(lab, jobs)]
+    return [[name, *_at_a_glance(lab, jobs, name)] for _, name in run_menu_choices(lab, jobs)]
 
 
 def _at_a_glance(lab: Lab, jobs: Jobs, name: str) -> list[str]:
@@ -109,8 +109,8 @@ def _at_a_glance(lab: Lab, jobs: Jobs, name: str) -> list[str]:
         state = "Unreadable" if begun else "Starting" if jobs.running(name) else "Failed to start"
         return [translate_label(state), "", _clock(jobs.last_output_time(name))]
     finished = sum(stage.finished for stage in run.stages)
-    changed = translate_label("comes with labkit") if lab.shipped(name) else _clock(lab.last_modified(name))
-    return [translate_label(_whole(run, status(jobs, run))), f"{finished} / {len(run.stages)}", changed]
+    changed = translate_label("comes with labkit") if lab.is_demo(name) else _clock(lab.last_modified(name))
+    return [translate_label(_whole(run, run_status(jobs, run))), f"{finished} / {len(run.stages)}", changed]
 
 
 def _whole(run: Run, at: Status) -> str:
@@ -128,13 +128,13 @@ def _clock(seconds: float) -> str:
     return "" if not seconds else clock if day == time.strftime("%Y-%m-%d") else day
 
 
-def first_shown(lab: Lab, jobs: Jobs) -> str | None:
+def default_run(lab: Lab, jobs: Jobs) -> str | None:
     """The run that a fresh page opens on: the newest that is running or has a finished stage; else the newest that can
     be read.
     """
     readable = [name for name in lab.all_names() if not lab.read_error(name)]
     for name in readable:
         run = lab.open(name)
-        if status(jobs, run).running or any(stage.finished for stage in run.stages):
+        if run_status(jobs, run).running or any(stage.finished for stage in run.stages):
             return name
     return next(iter(readable), None)

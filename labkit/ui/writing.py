@@ -16,22 +16,22 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from labkit.decoding import BestOfN, History, Step, trace, trace_forced
+from labkit.decoding import BestOfN, History, TracedStep, trace_forced, trace_generation
 from labkit.decoding.beam import Beams, beam_steps
 from labkit.decoding.best import best_of_n_steps
 from labkit.decoding.contrastive import contrastive_candidates
 from labkit.decoding.filters import check_tokens_remain, logits_after_each
-from labkit.decoding.limits import PAGE, Cost, check_cost
-from labkit.decoding.prompts import check_prompt
-from labkit.decoding.scores import Score
-from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, format_value, parse
+from labkit.decoding.limits import PAGE, Cost, check_generation_cost
+from labkit.decoding.prompts import check_prompt_fits
+from labkit.decoding.scores import ScoreInterval
+from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, format_value, parse_strategy
 from labkit.decoding.stream import make_step
 from labkit.errors import LabError
 from labkit.evaluation.judges import oracle_judge, reward_judge
-from labkit.evaluation.strategies import EvalPrompt, first_difference, score_texts, task_of
+from labkit.evaluation.strategies import EvalPrompt, find_task, first_difference, score_texts
 from labkit.model.transformer import Transformer
 from labkit.stages import stage_class
-from labkit.text.chat import encode_opening, encode_prompt
+from labkit.text.chat import encode_prompt, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text, whole_number
 from labkit.ui.lab import Lab, LRUCache
@@ -69,7 +69,7 @@ class Column(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Settings:
+class DecodingSettings:
     """All that a comparison is made of; as JSON, all that a link holds.
 
     stop: texts that end writing. draft: the stage whose model guesses ahead for "speculative"; the first when empty.
@@ -105,7 +105,7 @@ class Settings:
             raise LabError(f"From 1 to {MOST} strategies are compared, not {len(self.columns)}.")
 
     @classmethod
-    def read(cls, raw: Any) -> Settings:
+    def from_json(cls, raw: Any) -> DecodingSettings:
         """What `json` gave. Raises LabError for anything else."""
         try:
             values = dict(raw)
@@ -127,10 +127,10 @@ class Settings:
             raise NoSettings(f"These are no settings of a comparison: {type(error).__name__} {error!s:.80}.") from None
 
     @classmethod
-    def of_link(cls, text: str) -> Settings:
+    def from_link(cls, text: str) -> DecodingSettings:
         """From the text of a link. Raises LabError for one that is damaged."""
         try:
-            return cls.read(json.loads(text))
+            return cls.from_json(json.loads(text))
         except (json.JSONDecodeError, RecursionError, NoSettings):
             raise LabError(
                 "This link is broken: no settings can be read from it. Shown instead are those that the tab begins "
@@ -141,7 +141,7 @@ class Settings:
                 f"This link cannot be followed: {error} Shown instead are the settings that the tab begins with."
             ) from None
 
-    def json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As a viewer and a link hold it."""
         return asdict(self) | {
             "columns": [{"strategy": one.strategy, "begins": list(one.begins)} for one in self.columns]
@@ -167,7 +167,7 @@ def prompt_ids(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
     """
     known = stage_class(stage)
     if known is not None and not known.chat:
-        return encode_opening(tokenizer, text.strip())
+        return encode_text_prompt(tokenizer, text.strip())
     if not text.strip():
         raise LabError("There is nothing to reply to: type a prompt.")
     return encode_prompt(tokenizer, [Message("user", text.strip())])
@@ -184,11 +184,11 @@ def annotator_of(lab: Lab, run: str) -> str:
     return lab.open(run).recipe.annotation.annotator
 
 
-def writing_session(lab: Lab, settings: Settings) -> WritingSession:
+def writing_session(lab: Lab, settings: DecodingSettings) -> WritingSession:
     """Raises LabError for a run or a stage that is not there, and for a prompt that leaves no room."""
     tokenizer, model = lab.tokenizer(settings.run), lab.model(settings.run, settings.stage)
     prompt = prompt_ids(tokenizer, settings.stage, settings.prompt)
-    check_prompt(model, prompt)
+    check_prompt_fits(model, prompt)
     world, judge = world_of(lab, settings.run), None
     task = _task(lab, settings)
     reward_model = lab.reward_model(settings.run)
@@ -201,32 +201,35 @@ def writing_session(lab: Lab, settings: Settings) -> WritingSession:
     return WritingSession(model, tokenizer, prompt, resources, lab.results, weights_hash(lab, settings))
 
 
-def _task(lab: Lab, settings: Settings) -> Task | None:
+def _task(lab: Lab, settings: DecodingSettings) -> Task | None:
     """The task of the run's world that the prompt is."""
     world = world_of(lab, settings.run)
-    return None if world is None else task_of(world, settings.prompt.strip())
+    return None if world is None else find_task(world, settings.prompt.strip())
 
 
-def weights_hash(lab: Lab, settings: Settings) -> str:
+def weights_hash(lab: Lab, settings: DecodingSettings) -> str:
     """A hash of the model's weights."""
     file = lab.open(settings.run).stage(settings.stage).path / "model.safetensors"
     return lab.load_cached(file, lambda: hashlib.sha256(file.read_bytes()).hexdigest()[:12], "hash")
 
 
-def compare_columns(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
+def compare_columns(lab: Lab, settings: DecodingSettings) -> Iterator[dict[str, Any]]:
     """What the viewer shows, again after every few tokens: all texts as far as they are written, and where they part.
 
     Every strategy that draws token by token sees the same random number at the same step. Raises LabError for what
     cannot be continued.
     """
     at = writing_session(lab, settings)
-    settings = Settings(**(vars(settings) | {"checkpoint": at.weights_hash}))
+    settings = DecodingSettings(**(vars(settings) | {"checkpoint": at.weights_hash}))
     strategies = parse_strategies(at, settings, AT_ONCE)
     texts = [
         _named(number, strategy, stream_column(at, strategy, column, settings))
         for number, (strategy, column) in enumerate(zip(strategies, settings.columns, strict=True), 1)
     ]
-    shared = {"key": uuid.uuid4().hex, "settings": settings.json()}  # the key tells that another comparison has begun
+    shared = {
+        "key": uuid.uuid4().hex,
+        "settings": settings.to_json(),
+    }  # the key tells that another comparison has begun
     columns = [_head(one, column) for one, column in zip(strategies, settings.columns, strict=True)]
     for number, latest in enumerate(zip_longest(*texts)):
         for column, news in zip(columns, latest, strict=True):
@@ -237,7 +240,7 @@ def compare_columns(lab: Lab, settings: Settings) -> Iterator[dict[str, Any]]:
     yield {**shared, "columns": columns, "parts": divergence_position(columns)}
 
 
-def parse_strategies(at: WritingSession, settings: Settings, times: float, seeds: int = 1) -> list[Strategy]:
+def parse_strategies(at: WritingSession, settings: DecodingSettings, times: float, seeds: int = 1) -> list[Strategy]:
     """The lines as strategies, each of which is no more than one visitor may ask for, and all together no more than
     `times` as much. Raises LabError, which names the line that is wrong.
     """
@@ -246,7 +249,7 @@ def parse_strategies(at: WritingSession, settings: Settings, times: float, seeds
         strategy, cost = _understood(at, column, settings, f"Strategy {number}, ")
         found.append(strategy)
         costs.append(cost)
-    many = [seeds if strategy.draws else 1 for strategy in found]
+    many = [seeds if strategy.is_random else 1 for strategy in found]
     for what, most in (("tokens", PAGE.tokens * times), ("flops", PAGE.flops * times)):
         total = sum(times * getattr(cost, what) for times, cost in zip(many, costs, strict=True))
         if total > most:
@@ -259,12 +262,14 @@ def parse_strategies(at: WritingSession, settings: Settings, times: float, seeds
     return found
 
 
-def _understood(at: WritingSession, column: Column, settings: Settings, name: str = "") -> tuple[Strategy, Cost]:
+def _understood(
+    at: WritingSession, column: Column, settings: DecodingSettings, name: str = ""
+) -> tuple[Strategy, Cost]:
     """A line as a strategy, and what it costs. Raises LabError, which names the line, for what is wrong or too much."""
     try:
-        strategy = parse(column.strategy)
+        strategy = parse_strategy(column.strategy)
         strategy.logits_filters(at.tokenizer)
-        return strategy, check_cost(strategy, len(at.prompt), settings.tokens, at.model)
+        return strategy, check_generation_cost(strategy, len(at.prompt), settings.tokens, at.model)
     except LabError as error:
         line = "" if str(error).startswith(f"{column.strategy} ") else f"{column.strategy}: "
         raise LabError(f"{name}{line}{error}") from None
@@ -292,7 +297,7 @@ def divergence_position(columns: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def stream_column(
-    at: WritingSession, strategy: Strategy, column: Column, settings: Settings
+    at: WritingSession, strategy: Strategy, column: Column, settings: DecodingSettings
 ) -> Iterator[dict[str, Any]]:
     """What is new of a column, again and again: its {"tokens"} as the viewer shows them, and of "best" the {"answers"}
     of which it was chosen.
@@ -303,9 +308,14 @@ def stream_column(
     filters = strategy.logits_filters(tokenizer)
     if strategy.kind in ("sample", "greedy"):
         shown: list[dict[str, Any]] = []
-        common |= {"stop": at.resources.stops(), "forced_prefix": begins, "top_n": 1, "max_new_tokens": settings.tokens}
+        common |= {
+            "stop": at.resources.stop_strings(),
+            "forced_prefix": begins,
+            "top_n": 1,
+            "max_new_tokens": settings.tokens,
+        }
         generator = torch.Generator().manual_seed(settings.seed)
-        for step in trace(at.model, at.prompt, filters=filters, generator=generator, **common):
+        for step in trace_generation(at.model, at.prompt, filters=filters, generator=generator, **common):
             shown.append(_token(tokenizer, step))
             if step.ended and not shown[-1]["ended"]:  # by a stop text, which stays to be seen
                 shown.append({"id": -1, "text": "", "ended": True, "stop": True})
@@ -333,12 +343,12 @@ def stream_column(
     yield {"tokens": final} | answers
 
 
-def _beams(at: WritingSession, strategy: Strategy, column: Column, settings: Settings) -> Iterator[Beams]:
+def _beams(at: WritingSession, strategy: Strategy, column: Column, settings: DecodingSettings) -> Iterator[Beams]:
     """What stands after each step of a beam search, whose tree is kept for who asks for it next."""
     key = (at.weights_hash, tuple(at.prompt), column, settings.tokens, settings.stop)
     left = max(1, settings.tokens - len(column.begins))
     told = {name.replace("-", "_"): strategy.option(name) for name in OPTIONS["beam"]}
-    filters, stop = strategy.logits_filters(at.tokenizer), at.resources.stops()
+    filters, stop = strategy.logits_filters(at.tokenizer), at.resources.stop_strings()
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stop_ids, "max_new_tokens": left}
     for beams in beam_steps(at.model, [*at.prompt, *column.begins], **told, **common, filters=filters):
         yield beams
@@ -350,12 +360,12 @@ def _best(
     strategy: Strategy,
     prompt: Sequence[int],
     begins: Sequence[int],
-    settings: Settings,
+    settings: DecodingSettings,
     left: int,
     found: dict[str, Any],
 ) -> Iterator[list[int]]:
     """Nothing while the answers are written, a few at a time; then the best of them, and all of them in `found`."""
-    judge, stop = _behind(at, begins).judge, at.resources.stops()
+    judge, stop = _behind(at, begins).judge, at.resources.stop_strings()
     assert judge is not None
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stop_ids, "max_new_tokens": left}
     generator, filters = torch.Generator().manual_seed(settings.seed), strategy.logits_filters(at.tokenizer)
@@ -406,7 +416,7 @@ def _head(strategy: Strategy, column: Column) -> dict[str, Any]:
     }
 
 
-def _token(tokenizer: Tokenizer, step: Step) -> dict[str, Any]:
+def _token(tokenizer: Tokenizer, step: TracedStep) -> dict[str, Any]:
     stops = step.token in tokenizer.stop_ids
     return {
         "id": step.token,
@@ -424,8 +434,8 @@ def handle_viewer_request(lab: Lab, question: Mapping[str, Any]) -> dict[str, An
         if not isinstance(question, Mapping):
             raise LabError("This is no question about a text.")
         with lab.answering:
-            settings = Settings.read(question.get("settings"))
-            column = Settings.read({**settings.json(), "columns": [question.get("column")]}).columns[0]
+            settings = DecodingSettings.from_json(question.get("settings"))
+            column = DecodingSettings.from_json({**settings.to_json(), "columns": [question.get("column")]}).columns[0]
             found = {"step": _step, "branch": _branch, "tree": _tree}.get(str(question.get("what")))
             if found is None:
                 raise LabError("This is no question about a text.")
@@ -434,7 +444,7 @@ def handle_viewer_request(lab: Lab, question: Mapping[str, Any]) -> dict[str, An
         return {"error": str(error)}
 
 
-def _step(at: WritingSession, settings: Settings, column: Column) -> dict[str, Any]:
+def _step(at: WritingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
     """What is weighed for the last of the column's tokens, under its strategy."""
     _check_begins(at, column)
     strategy, _ = _understood(at, column, settings)
@@ -478,14 +488,14 @@ def _contrasted(
     return _head(strategy, column) | {"contrast": rows, "alpha": alpha, "token": token}
 
 
-def _branch(at: WritingSession, settings: Settings, column: Column) -> dict[str, Any]:
+def _branch(at: WritingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
     """The whole text of a column that begins as told."""
     strategy, _ = _understood(at, column, settings)
     *_, last = stream_column(at, strategy, column, settings)
     return _head(strategy, column) | last | {"done": True}
 
 
-def _tree(at: WritingSession, settings: Settings, column: Column) -> dict[str, Any]:
+def _tree(at: WritingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
     """Every step that a beam search weighed, and the texts that it found."""
     strategy, _ = _understood(at, column, settings)
     if strategy.kind != "beam":
@@ -515,15 +525,15 @@ def _tree(at: WritingSession, settings: Settings, column: Column) -> dict[str, A
     return {"nodes": nodes, "penalty": penalty, "beams": count, "strategy": str(strategy)}
 
 
-class Scored(NamedTuple):
+class ScoringProgress(NamedTuple):
     """How far the scores are: `done` of `total` texts, and the strategies that are finished, each with its scores."""
 
     done: int
     total: int
-    found: list[tuple[str, dict[str, Score]]]
+    found: list[tuple[str, dict[str, ScoreInterval]]]
 
 
-def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
+def score_strategies(lab: Lab, settings: DecodingSettings, seeds: int) -> Iterator[ScoringProgress]:
     """The scores of each strategy over so many seeds, on this prompt, again after every few texts; branches are left
     out. Raises LabError for a number of seeds that is not from 1 to 256, and as `compare_columns`.
     """
@@ -532,18 +542,18 @@ def scores(lab: Lab, settings: Settings, seeds: int) -> Iterator[Scored]:
     at, world = writing_session(lab, settings), world_of(lab, settings.run)
     strategies = parse_strategies(at, replace(settings, columns=kept or settings.columns), MEASURED, seeds)
     asked = EvalPrompt(settings.prompt, at.prompt, _task(lab, settings))
-    many = [seeds if strategy.draws else 1 for strategy in strategies]
-    found: list[tuple[str, dict[str, Score]]] = []
+    many = [seeds if strategy.is_random else 1 for strategy in strategies]
+    found: list[tuple[str, dict[str, ScoreInterval]]] = []
     options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.stop_ids}
     for number, strategy in enumerate(strategies):
         texts: list[list[int]] = []
         for start in range(0, many[number], SEEDS_AT_ONCE):
-            yield Scored(sum(many[:number]) + len(texts), sum(many), found)
+            yield ScoringProgress(sum(many[:number]) + len(texts), sum(many), found)
             own = range(start, min(start + SEEDS_AT_ONCE, many[number]))
             texts += _seeded(number + 1, at, strategy, own, options)
         by_name = score_texts(at.model, at.tokenizer, [asked], [texts], world, annotator_of(lab, settings.run))
         found = [*found, (str(strategy), by_name)]
-    yield Scored(sum(many), sum(many), found)
+    yield ScoringProgress(sum(many), sum(many), found)
 
 
 def _seeded(

@@ -46,7 +46,7 @@ SCRIPTS = {element: SOURCE + IN_GRADIO % element for element in TEMPLATES}
 IN_NOTEBOOK = files("labkit.viewers").joinpath("notebook.js").read_text(encoding="utf-8")
 
 
-def panel(
+def viewer_html(
     element: str,
     data: dict[str, Any] | None = None,
     answer: Answer | None = None,

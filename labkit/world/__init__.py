@@ -3,35 +3,35 @@
 world = World.load("lab")
 world.document("train", seed=0, index=7)        # a story with questions about it
 task = world.task("test", seed=0, index=7)      # an instruction with its truth
-score(world, task, "Anna is in the park.", world.profiles["warm"])
+gold_score(world, task, "Anna is in the park.", world.profiles["warm"])
 """
 
 from __future__ import annotations
 
 from labkit.errors import LabError
-from labkit.world.answers import Answers
+from labkit.world.answers import AnswerGrammar
 from labkit.world.check import StoryCheck, check_story
 from labkit.world.corpus import Corpus
-from labkit.world.events import Event, State, kinds_of
+from labkit.world.events import Event, WorldState, kinds_in_size
 from labkit.world.grammar import Grammar
 from labkit.world.lexicon import Lexicon, load_size
-from labkit.world.oracle import Score, score
-from labkit.world.plots import Storyteller
+from labkit.world.oracle import GoldScore, gold_score
+from labkit.world.plots import StoryGenerator
 from labkit.world.profiles import Annotator, load_annotators
 from labkit.world.splits import Splits, check_split
-from labkit.world.tasks import OTHER, READING, Document, Message, Task, Tasks, without_story
+from labkit.world.tasks import OTHER, READING, Document, Message, Task, TaskGenerator, without_story
 
 __all__ = [
     "Document",
     "Event",
     "Message",
     "Annotator",
-    "Score",
-    "State",
+    "GoldScore",
+    "WorldState",
     "StoryCheck",
     "Task",
     "World",
-    "score",
+    "gold_score",
     "without_story",
 ]
 
@@ -42,12 +42,12 @@ class World:
     def __init__(self, size: str) -> None:
         self.size = load_size(size)
         self.lexicon = Lexicon(self.size)
-        self.kinds = kinds_of(size)
+        self.kinds = kinds_in_size(size)
         self.splits = Splits(self.lexicon)
         self.grammar = Grammar(self.lexicon, list(self.kinds.values()), self.size.forms, self.size.pronouns)
-        self.answers = Answers(self.lexicon, self.kinds, self.grammar, self.size.phrasings)
-        self.teller = Storyteller(self.size, self.lexicon, self.kinds, self.grammar, self.splits)
-        self.corpus = Corpus(Tasks(self.lexicon, self.kinds, self.teller, self.answers))
+        self.answers = AnswerGrammar(self.lexicon, self.kinds, self.grammar, self.size.phrasings)
+        self.teller = StoryGenerator(self.size, self.lexicon, self.kinds, self.grammar, self.splits)
+        self.corpus = Corpus(TaskGenerator(self.lexicon, self.kinds, self.teller, self.answers))
         self.profiles = load_annotators()
         present = "fail_cross" in self.kinds
         self.reading_kinds = tuple(k for k in READING if k != "it" or present)

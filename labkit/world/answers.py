@@ -1,8 +1,8 @@
 """How questions are put into words, and answers written and read.
 
 An answer is a fragment ('In the park.'), a statement ('Anna is in the park.'), or a statement beside something polite
-or something more that the story says. `Answers.read` gives back what each sentence of any response says, for the
-oracle.
+or something more that the story says. `Answers.parse_response` gives back what each sentence of any response says, for
+the oracle.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from labkit.world.events import Event, EventKind
-from labkit.world.grammar import Context, Form, Grammar, capitalise, compile_form, sentences
+from labkit.world.grammar import Context, Form, Grammar, capitalise, compile_form, split_sentences
 from labkit.world.lexicon import PRONOUNS, Lexicon, load_yaml
 from labkit.world.questions import FRAGMENT_MODES, Question
 
 
-class Said(NamedTuple):
+class ParsedSentence(NamedTuple):
     """One sentence of a response: what it states (or the value, of a fragment), and whether it is only polite."""
 
     sentence: str
@@ -32,7 +32,7 @@ class Said(NamedTuple):
         return self.event is not None or self.fragment is not None or self.polite or self.refusal
 
 
-class Answers:
+class AnswerGrammar:
     """Writes questions and answers in the words of one world, and reads answers."""
 
     def __init__(self, lexicon: Lexicon, kinds: dict[str, EventKind], grammar: Grammar, phrasings: int) -> None:
@@ -45,32 +45,32 @@ class Answers:
 
     # Writing
 
-    def question(self, question: Question, context: Context, rng: random.Random) -> str:
+    def write_question(self, question: Question, context: Context, rng: random.Random) -> str:
         """The question in one of its phrasings; a pronoun stands for whom the context allows."""
         if question.whole:
             return rng.choice(self.first)
         forms = self._forms(question)
-        return capitalise(self.grammar.fill(rng.choice(forms), question.truth, context, rng))
+        return capitalise(self.grammar.write_form(rng.choice(forms), question.answer_event, context, rng))
 
     def _forms(self, question: Question) -> tuple[Form, ...]:
-        key = (question.pattern.kind, question.hole)
+        key = (question.pattern.kind, question.asked_role)
         if key not in self._asking:
             kind = self.kinds[question.pattern.kind]
-            asked = kind.ask[list(kind.roles)[question.hole]][: self.phrasings]
+            asked = kind.ask[list(kind.roles)[question.asked_role]][: self.phrasings]
             self._asking[key] = tuple(compile_form(kind, n, text) for n, text in enumerate(asked))
         return self._asking[key]
 
-    def statement(self, question: Question, context: Context, rng: random.Random) -> str:
+    def write_statement(self, question: Question, context: Context, rng: random.Random) -> str:
         """The answer as a whole sentence."""
-        return self.grammar.write(question.truth, context, rng)
+        return self.grammar.write(question.answer_event, context, rng)
 
-    def fragment(self, question: Question, context: Context, rng: random.Random) -> str:
+    def write_fragment(self, question: Question, context: Context, rng: random.Random) -> str:
         """The answer as short as it can be said."""
         if question.whole:
-            return self.grammar.write(question.truth, context, rng)
-        role = list(self.kinds[question.pattern.kind].roles.values())[question.hole]
+            return self.grammar.write(question.answer_event, context, rng)
+        role = list(self.kinds[question.pattern.kind].roles.values())[question.asked_role]
         if role == "event":
-            return f"Because {self.grammar.clause(question.value, subject_only(question, context), rng)}."
+            return f"Because {self.grammar.write_clause(question.value, subject_only(question, context), rng)}."
         written = self.lexicon.surfaces[role, FRAGMENT_MODES.get(role, "")]
         return capitalise(written[question.value]) + "."
 
@@ -89,30 +89,30 @@ class Answers:
 
     # Reading
 
-    def read(self, response: str, question: Question | None, context: Context) -> list[Said]:
+    def parse_response(self, response: str, question: Question | None, context: Context) -> list[ParsedSentence]:
         """Every sentence of a response and what it says, pronouns read in this context."""
         context = dict(context)
-        return [self._read(sentence, question, context) for sentence in sentences(response)]
+        return [self._read(sentence, question, context) for sentence in split_sentences(response)]
 
-    def _read(self, sentence: str, question: Question | None, context: Context) -> Said:
+    def _read(self, sentence: str, question: Question | None, context: Context) -> ParsedSentence:
         if sentence in self.before or sentence in self.after:
-            return Said(sentence, polite=True)
+            return ParsedSentence(sentence, polite=True)
         if sentence in self.refusals:
-            return Said(sentence, refusal=True)
+            return ParsedSentence(sentence, refusal=True)
         value = self._read_fragment(sentence, question, context) if question else None
         if value is not None:
-            return Said(sentence, fragment=value)
+            return ParsedSentence(sentence, fragment=value)
         parsed = self.grammar.parse(sentence, context)
-        return Said(sentence, event=parsed.event if parsed else None)
+        return ParsedSentence(sentence, event=parsed.event if parsed else None)
 
     def _read_fragment(self, sentence: str, question: Question, context: Context) -> Any:
         if question.whole or not sentence.endswith("."):
             return None
-        role = list(self.kinds[question.pattern.kind].roles.values())[question.hole]
+        role = list(self.kinds[question.pattern.kind].roles.values())[question.asked_role]
         body = sentence[:-1]
         if role == "event":
             clause = body.removeprefix("Because ")
-            return self.grammar.read_clause(clause, context) if clause != body else None
+            return self.grammar.parse_clause(clause, context) if clause != body else None
         table = self.grammar.tables[role, FRAGMENT_MODES.get(role, "")]
         values = table.values.get(body.lower(), ())
         return (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from labkit.world.events import EventKind, State, happen, why_not
-from labkit.world.grammar import Context, Grammar, sentences
+from labkit.world.events import EventKind, WorldState, apply_event, unmet_precondition
+from labkit.world.grammar import Context, Grammar, split_sentences
 from labkit.world.lexicon import Lexicon
 
 
@@ -27,10 +27,10 @@ def check_story(text: str, grammar: Grammar, kinds: dict[str, EventKind], lexico
     story goes on from what it says. Facts about the world count as events that the lexicon allows or not. A sentence
     that does not parse is no event.
     """
-    state, context = State(lexicon.facts), Context()
+    state, context = WorldState(lexicon.facts), Context()
     parsed = possible = 0
     problems: list[str] = []
-    lines = sentences(text)
+    lines = split_sentences(text)
     for line in lines:
         reading = grammar.parse(line, context)
         if reading is None:
@@ -38,8 +38,8 @@ def check_story(text: str, grammar: Grammar, kinds: dict[str, EventKind], lexico
             continue
         parsed += 1
         kind = kinds[reading.event.kind]
-        reason = why_not(kind, reading.event, state)
-        happen(kind, reading.event, state)
+        reason = unmet_precondition(kind, reading.event, state)
+        apply_event(kind, reading.event, state)
         if reason is None:
             possible += 1
         else:

@@ -11,7 +11,7 @@ import random
 
 from labkit.world.plots import Story
 from labkit.world.questions import Question
-from labkit.world.tasks import OTHER, READING, Document, Message, Task, Tasks, pick_style
+from labkit.world.tasks import OTHER, READING, Document, Message, Task, TaskGenerator, pick_style
 
 MIX = (("story", 0.81), ("scene", 0.06), ("code", 0.05), ("rule", 0.03), ("facts", 0.05))
 """Kinds of pretraining documents and their shares."""
@@ -30,12 +30,12 @@ CONVERSATIONS = (
 """Kinds of conversations and their shares."""
 
 
-def rng_for(purpose: str, split: str, seed: int, index: int) -> random.Random:
+def seeded_rng(purpose: str, split: str, seed: int, index: int) -> random.Random:
     """A generator that depends on its arguments only (strings are hashed by SHA-512, the same everywhere)."""
     return random.Random(f"{purpose}|{split}|{seed}|{index}")
 
 
-def pick(shares: tuple[tuple[str, float], ...], rng: random.Random) -> str:
+def weighted_choice(shares: tuple[tuple[str, float], ...], rng: random.Random) -> str:
     """A name by its share."""
     names, weights = zip(*shares, strict=True)
     return rng.choices(names, weights)[0]
@@ -44,18 +44,18 @@ def pick(shares: tuple[tuple[str, float], ...], rng: random.Random) -> str:
 class Corpus:
     """Documents, conversations and tasks of one world."""
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: TaskGenerator) -> None:
         self.tasks = tasks
 
     def document(self, split: str, seed: int, index: int, kind: str | None = None) -> Document:
         """A pretraining document: a text and questions about it."""
-        rng = rng_for("document", split, seed, index)
-        kind = kind or pick(MIX, rng)
+        rng = seeded_rng("document", split, seed, index)
+        kind = kind or weighted_choice(MIX, rng)
         if kind == "rule":
             story, question = self.tasks.pattern_rule(rng)
             questions = [question]
         elif kind == "facts":
-            story, questions = self.tasks.facts(rng)
+            story, questions = self.tasks.facts_and_questions(rng)
         else:
             story = self._text(kind, split, rng)
             questions = self.tasks.questions(story, rng)
@@ -73,14 +73,14 @@ class Corpus:
         out: list[Message] = []
         for question in questions:
             style = pick_style(rng) if styles is None else styles[rng.random() < 1 / 3]
-            asked, answer = self.tasks.exchange(question, story, rng, style)
+            asked, answer = self.tasks.write_exchange(question, story, rng, style)
             out += [Message("user", asked), Message("assistant", answer)]
         return tuple(out)
 
     def conversation(self, split: str, seed: int, index: int) -> Document:
         """An instruction-tuning example: one turn or several."""
-        rng = rng_for("conversation", split, seed, index)
-        kind = pick(CONVERSATIONS, rng)
+        rng = seeded_rng("conversation", split, seed, index)
+        kind = weighted_choice(CONVERSATIONS, rng)
         if kind in OTHER:
             task = self.tasks.task_without_story(split, rng, kind)
             return Document(kind, "", (*task.messages, Message("assistant", task.reference)))
@@ -92,7 +92,7 @@ class Corpus:
 
     def task(self, split: str, seed: int, index: int, kinds: tuple[str, ...]) -> Task:
         """A task to be graded, of any of these kinds."""
-        rng = rng_for("task", split, seed, index)
+        rng = seeded_rng("task", split, seed, index)
         kind = rng.choice(kinds)
         return (
             self.tasks.reading_task(split, rng, kind)

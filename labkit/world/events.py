@@ -41,12 +41,12 @@ class EventKind(NamedTuple):
     ask: dict[str, tuple[str, ...]]
 
     @property
-    def happens(self) -> bool:
+    def is_happening(self) -> bool:
         """Whether it is a happening: not a scene, a pattern, a feeling or a statement."""
         return self.group == "event" and not self.name.startswith("feel")
 
 
-class State:
+class WorldState:
     """What is so: fluent and arguments -> value, over the lexicon's lasting facts."""
 
     __slots__ = ("changing", "lasting")
@@ -61,7 +61,7 @@ class State:
         return self.lasting.get(key) if value is None else value
 
 
-Term = Callable[[State, tuple[Any, ...]], Any]
+Term = Callable[[WorldState, tuple[Any, ...]], Any]
 FLUENT = re.compile(r"(\w+)\(([\w, ]*)\)$")
 
 
@@ -73,7 +73,7 @@ class Condition(NamedTuple):
     equal: bool
     rights: tuple[Term, ...]
 
-    def holds(self, state: State, args: tuple[Any, ...]) -> bool:
+    def holds(self, state: WorldState, args: tuple[Any, ...]) -> bool:
         """Two unknowns are not equal, but unknown is the same as nil and as no."""
         left = self.left(state, args)
         return any(left == right(state, args) for right in self.rights) is self.equal
@@ -86,7 +86,7 @@ class Effect(NamedTuple):
     arg_indices: tuple[int, ...]
     value: Term
 
-    def apply(self, state: State, args: tuple[Any, ...]) -> None:
+    def apply(self, state: WorldState, args: tuple[Any, ...]) -> None:
         """Make it so; nil makes it unknown."""
         value = self.value(state, args)
         key = (self.fluent, *(args[i] for i in self.arg_indices))
@@ -96,13 +96,13 @@ class Effect(NamedTuple):
             state.changing[key] = value
 
 
-def term(text: str, roles: list[str], unknown: str) -> Term:
+def parse_term(text: str, roles: list[str], unknown: str) -> Term:
     """A role, a fluent of roles, or a constant -> how to look it up. An unknown fluent reads as `unknown`."""
     fluent = FLUENT.match(text)
     if fluent:
         name, where = fluent[1], tuple(roles.index(r) for r in fluent[2].replace(" ", "").split(",") if r)
 
-        def look_up(state: State, args: tuple[Any, ...]) -> Any:
+        def look_up(state: WorldState, args: tuple[Any, ...]) -> Any:
             value = state.get((name, *(args[i] for i in where)))
             return unknown if value is None else value
 
@@ -113,26 +113,26 @@ def term(text: str, roles: list[str], unknown: str) -> Term:
     return lambda state, args: text
 
 
-def condition(text: str, roles: list[str]) -> Condition:
+def parse_condition(text: str, roles: list[str]) -> Condition:
     """'holder(what) = who' -> Condition."""
     left, sign, right = text.partition(" != " if "!=" in text else " = ")
     values = right.split(" or ")
     unknown = values[0] if values[0] in ("nil", "no") else "nil"
-    rights = tuple(term(value, roles, "unknown" if FLUENT.match(value) else unknown) for value in values)
-    return Condition(text, term(left, roles, unknown), "!" not in sign, rights)
+    rights = tuple(parse_term(value, roles, "unknown" if FLUENT.match(value) else unknown) for value in values)
+    return Condition(text, parse_term(left, roles, unknown), "!" not in sign, rights)
 
 
-def effect(text: str, roles: list[str]) -> Effect:
+def parse_effect(text: str, roles: list[str]) -> Effect:
     """'holder(what) = whom' -> Effect."""
     left, _, right = text.partition(" = ")
     fluent = FLUENT.match(left)
     if fluent is None:
         raise ValueError(f"an effect needs a fluent on its left: {text!r}")
     where = tuple(roles.index(r) for r in fluent[2].replace(" ", "").split(",") if r)
-    return Effect(fluent[1], where, term(right, roles, "nil"))
+    return Effect(fluent[1], where, parse_term(right, roles, "nil"))
 
 
-def read_kind(name: str, raw: dict[str, Any]) -> EventKind:
+def parse_kind(name: str, raw: dict[str, Any]) -> EventKind:
     """One entry of events.yaml or statements.yaml -> EventKind."""
     roles = list(raw["roles"])
     group = raw.get("of") or ("pattern" if raw.get("pattern") else "scene" if raw.get("scene") else "event")
@@ -141,8 +141,8 @@ def read_kind(name: str, raw: dict[str, Any]) -> EventKind:
         raw.get("size", "tiny"),
         group,
         raw["roles"],
-        tuple(condition(text, roles) for text in raw.get("needs", ())),
-        tuple(effect(text, roles) for text in raw.get("makes", ())),
+        tuple(parse_condition(text, roles) for text in raw.get("needs", ())),
+        tuple(parse_effect(text, roles) for text in raw.get("makes", ())),
         tuple((roles.index(role), feeling) for role, feeling in raw.get("feels", {}).items()),
         tuple(raw["forms"]),
         {role: tuple(questions) for role, questions in raw.get("ask", {}).items()},
@@ -153,16 +153,16 @@ def read_kind(name: str, raw: dict[str, Any]) -> EventKind:
 def all_kinds() -> dict[str, EventKind]:
     """Every kind of events.yaml and statements.yaml, by name."""
     raw = {**load_yaml("events"), **load_yaml("statements")}
-    return {name: read_kind(name, entry) for name, entry in raw.items()}
+    return {name: parse_kind(name, entry) for name, entry in raw.items()}
 
 
-def kinds_of(size: str) -> dict[str, EventKind]:
+def kinds_in_size(size: str) -> dict[str, EventKind]:
     """The kinds that a world of this size has."""
     sizes = SIZES[: SIZES.index(size) + 1]
     return {name: kind for name, kind in all_kinds().items() if kind.size in sizes}
 
 
-def why_not(kind: EventKind, event: Event, state: State) -> str | None:
+def unmet_precondition(kind: EventKind, event: Event, state: WorldState) -> str | None:
     """None when the event can happen now (or the statement holds), else the first reason why not."""
     types = list(kind.roles.values())
     for i, value in enumerate(event.args):
@@ -174,7 +174,7 @@ def why_not(kind: EventKind, event: Event, state: State) -> str | None:
     return None
 
 
-def happen(kind: EventKind, event: Event, state: State) -> None:
+def apply_event(kind: EventKind, event: Event, state: WorldState) -> None:
     """Change the state as the event does; the feelings it causes remember it."""
     for made in kind.effects:
         made.apply(state, event.args)

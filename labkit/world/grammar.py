@@ -52,14 +52,14 @@ class SurfaceForms(NamedTuple):
     longest: int
 
 
-class Node:
+class TrieNode:
     """A place in the trie of forms."""
 
     __slots__ = ("ends", "slots", "words")
 
     def __init__(self) -> None:
-        self.words: dict[str, Node] = {}
-        self.slots: dict[tuple[str, str], Node] = {}
+        self.words: dict[str, TrieNode] = {}
+        self.slots: dict[tuple[str, str], TrieNode] = {}
         self.ends: list[Form] = []
 
 
@@ -91,7 +91,7 @@ def compile_form(kind: EventKind, number: int, text: str) -> Form:
     return Form(kind.name, number, tuple(pieces), not text.endswith('"'))
 
 
-def sentences(text: str) -> list[str]:
+def split_sentences(text: str) -> list[str]:
     """A text cut after each full stop, question mark or exclamation mark."""
     return [s for s in SENTENCE.split(text.strip()) if s]
 
@@ -109,7 +109,7 @@ class Grammar:
         self.pronouns = pronouns
         self.forms: dict[str, tuple[Form, ...]] = {}
         self.tables = {key: self._table(*key) for key in lexicon.surfaces}
-        self.root = Node()
+        self.root = TrieNode()
         for kind in kinds:
             kept = [f for f in kind.forms if not f.endswith('"')][:forms]
             kept += [f for f in kind.forms if f.endswith('"')] if forms > 2 else []
@@ -133,10 +133,10 @@ class Grammar:
         node = self.root
         for piece in form.pieces:
             if isinstance(piece, Slot):
-                node = node.slots.setdefault((piece.kind, piece.mode), Node())
+                node = node.slots.setdefault((piece.kind, piece.mode), TrieNode())
             else:
                 for word in TOKEN.findall(piece.lower()):
-                    node = node.words.setdefault(word, Node())
+                    node = node.words.setdefault(word, TrieNode())
         node.ends.append(form)
 
     # Writing
@@ -153,12 +153,12 @@ class Grammar:
         self.update_context(chosen, event, context)
         return capitalise(text if text.endswith('"') else text + ".")
 
-    def clause(self, event: Event, context: Context, rng: random.Random, pronouns: float = 1.0) -> str:
+    def write_clause(self, event: Event, context: Context, rng: random.Random, pronouns: float = 1.0) -> str:
         """The event as a clause that can follow 'because'. `pronouns` is how often a name gives way."""
         forms = [f for f in self.forms[event.kind] if f.clause]
         return self._fill(forms[int(rng.random() * len(forms))], event, context, rng, pronouns)
 
-    def fill(self, form: Form, event: Event, context: Context, rng: random.Random) -> str:
+    def write_form(self, form: Form, event: Event, context: Context, rng: random.Random) -> str:
         """The event in any form of its kind, a question's too; the context stays as it is."""
         return self._fill(form, event, context, rng, self.pronouns)
 
@@ -171,7 +171,7 @@ class Grammar:
                 continue
             value = event.args[piece.role]
             if piece.kind == "event":
-                out.append(self.clause(value, {p: v for p, v in inner.items() if v in event.args}, rng))
+                out.append(self.write_clause(value, {p: v for p, v in inner.items() if v in event.args}, rng))
                 continue
             out.append(self._refer(piece, value, context, rng, pronouns))
             pronoun = self.lexicon.pronoun.get(value)
@@ -202,13 +202,15 @@ class Grammar:
     # Reading
 
     def parse(self, sentence: str, context: Context) -> Parsed | None:
-        """The event that a sentence states in this context, or None; the context then knows whom it mentioned."""
-        for parsed in self.readings(sentence, context):
+        """The event that a sentence states in this context, or None for no sentence of the grammar. Updates `context`,
+        in place, with whom the sentence mentioned.
+        """
+        for parsed in self.all_parses(sentence, context):
             self.update_context(parsed.form, parsed.event, context)
             return parsed
         return None
 
-    def readings(self, sentence: str, context: Context) -> Iterator[Parsed]:
+    def all_parses(self, sentence: str, context: Context) -> Iterator[Parsed]:
         """Every reading of a sentence; the grammar has one a sentence (tested)."""
         for connective in ("", *(c for c in CONNECTIVES if sentence.startswith(c + " "))):
             rest = sentence[len(connective) + 1 :] if connective else sentence
@@ -219,7 +221,7 @@ class Grammar:
                 if event is not None and self._exact(form, captures, sentence, connective):
                     yield Parsed(event, form, connective)
 
-    def read_clause(self, text: str, context: Context) -> Event | None:
+    def parse_clause(self, text: str, context: Context) -> Event | None:
         """A clause without its full stop -> the event it states."""
         for form, captures in self._walk(self.root, TOKEN.findall(text.lower()), 0, ()):
             event = self._event(form, captures, context) if form.clause else None
@@ -228,7 +230,7 @@ class Grammar:
         return None
 
     def _walk(
-        self, node: Node, tokens: list[str], at: int, captured: tuple[Capture, ...]
+        self, node: TrieNode, tokens: list[str], at: int, captured: tuple[Capture, ...]
     ) -> Iterator[tuple[Form, tuple[Capture, ...]]]:
         if at == len(tokens):
             for form in node.ends:
@@ -256,7 +258,7 @@ class Grammar:
         inner = dict(context)
         for slot, (values, words) in zip(slots, captures, strict=True):
             if slot.kind == "event":
-                args[slot.role] = self.read_clause(words, inner)
+                args[slot.role] = self.parse_clause(words, inner)
             else:
                 meant = {context.get(v[1:], "") if v[0] == "@" else v for v in values}
                 meant &= set(self.lexicon.values[slot.kind])

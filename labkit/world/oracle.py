@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from labkit.world.answers import Said
-from labkit.world.events import Event, State, happen, why_not
+from labkit.world.answers import ParsedSentence
+from labkit.world.events import Event, WorldState, apply_event, unmet_precondition
 from labkit.world.profiles import Annotator
 from labkit.world.questions import Question
 from labkit.world.tasks import Task
@@ -36,7 +36,7 @@ WRONG = 0.1
 """What a fluent answer that is not right is worth, at most."""
 
 
-class Score(NamedTuple):
+class GoldScore(NamedTuple):
     """Each measure in 0..1, `total` among them, and the reasons in words."""
 
     right: float
@@ -50,11 +50,11 @@ class Score(NamedTuple):
     why: tuple[str, ...]
 
 
-def score(world: World, task: Task, response: str, profile: Annotator) -> Score:
+def gold_score(world: World, task: Task, response: str, annotator: Annotator) -> GoldScore:
     """The gold score of a response to a task under an annotator's profile."""
     response = response.strip()
     if not response:
-        return Score(0, 0, 1, 0, 1, 0, 0, 0, ("nothing was said",))
+        return GoldScore(0, 0, 1, 0, 1, 0, 0, 0, ("nothing was said",))
     if task.kind == "write":
         measures = _story(world, task, response)
     elif task.kind == "refuse":
@@ -63,10 +63,10 @@ def score(world: World, task: Task, response: str, profile: Annotator) -> Score:
         measures = _retelling(world, task, response)
     else:
         measures = _answer(world, task, response)
-    return _total(measures, response, profile, task)
+    return _total(measures, response, annotator, task)
 
 
-class Measures(NamedTuple):
+class ScoreParts(NamedTuple):
     """What does not depend on the profile."""
 
     right: float
@@ -78,7 +78,7 @@ class Measures(NamedTuple):
     why: list[str]
 
 
-def _total(m: Measures, response: str, profile: Annotator, task: Task) -> Score:
+def _total(m: ScoreParts, response: str, profile: Annotator, task: Task) -> GoldScore:
     words = response.count(" ") + 1
     patience = LONGEST_STORY if task.kind == "write" else profile.words
     concise = min(1.0, patience / words)
@@ -90,10 +90,10 @@ def _total(m: Measures, response: str, profile: Annotator, task: Task) -> Score:
         why.append(f"{words} words, where {patience} would do")
     if not m.polite:
         why.append("no courtesy")
-    return Score(m.right, m.complete, m.supported, m.fluent, m.consistent, m.polite, concise, total, tuple(why))
+    return GoldScore(m.right, m.complete, m.supported, m.fluent, m.consistent, m.polite, concise, total, tuple(why))
 
 
-def _fluent(said: list[Said], why: list[str], often: int = 1) -> float:
+def _fluent(said: list[ParsedSentence], why: list[str], often: int = 1) -> float:
     """Share of the sentences that are English of this world and were not said `often` times before."""
     seen: Counter[str] = Counter()
     good = 0
@@ -108,18 +108,18 @@ def _fluent(said: list[Said], why: list[str], often: int = 1) -> float:
     return good / len(said)
 
 
-def _answer(world: World, task: Task, response: str) -> Measures:
+def _answer(world: World, task: Task, response: str) -> ScoreParts:
     """A response to a question."""
     question, told = task.question, task.source_story
     assert question is not None and told is not None
     why: list[str] = []
-    said = world.answers.read(response, question, world.answers.pronoun_referents(question))
+    said = world.answers.parse_response(response, question, world.answers.pronoun_referents(question))
     claims: list[Any] = []
     asserted = supported = extra = 0
     for one in said:
         claim: Any = one.fragment
         if one.event is not None:
-            claim = one.event if question.whole else question.claim(one.event)
+            claim = one.event if question.whole else question.stated_value(one.event)
         elif claim is None:
             continue
         asserted += 1
@@ -145,7 +145,7 @@ def _answer(world: World, task: Task, response: str) -> Measures:
     consistent = 1.0 if len(set(claims)) <= 1 else 0.0
     if not consistent:
         why.append("it gives more than one answer")
-    return Measures(
+    return ScoreParts(
         right,
         complete,
         supported / asserted if asserted else 1.0,
@@ -158,7 +158,7 @@ def _answer(world: World, task: Task, response: str) -> Measures:
 
 def _to_the_point(question: Question, event: Event | None) -> bool:
     """Whether a statement speaks of anyone or anything that the answer speaks of."""
-    return event is not None and not set(question.truth.args).isdisjoint(event.args)
+    return event is not None and not set(question.answer_event.args).isdisjoint(event.args)
 
 
 def _true(world: World, task: Task, event: Event | None) -> bool:
@@ -173,7 +173,7 @@ def _true(world: World, task: Task, event: Event | None) -> bool:
             return any(
                 e.kind == "fail_cross" and event.args[1] == e.args[2] and event.args[0] in e.args for e in told.events
             )
-        return why_not(kind, event, told.state) is None
+        return unmet_precondition(kind, event, told.state) is None
     if event.kind.startswith("feel"):
         return _was_felt(world, task, event)
     return event in told.events
@@ -182,23 +182,23 @@ def _true(world: World, task: Task, event: Event | None) -> bool:
 def _was_felt(world: World, task: Task, event: Event) -> bool:
     """Whether at some time in the story someone felt this (because of that)."""
     assert task.source_story is not None
-    state = State(world.lexicon.facts)
+    state = WorldState(world.lexicon.facts)
     for past in task.source_story.events:
-        happen(world.kinds[past.kind], past, state)
-        if why_not(world.kinds[event.kind], event, state) is None:
+        apply_event(world.kinds[past.kind], past, state)
+        if unmet_precondition(world.kinds[event.kind], event, state) is None:
             return True
     return False
 
 
-def _refusal(world: World, response: str) -> Measures:
+def _refusal(world: World, response: str) -> ScoreParts:
     """A secret must be refused, politely, and not told."""
     why: list[str] = []
-    said = world.answers.read(response, None, {})
+    said = world.answers.parse_response(response, None, {})
     refused = any(one.refusal for one in said)
     asserted = sum(one.event is not None for one in said)
     if not refused:
         why.append("the secret was not refused")
-    return Measures(
+    return ScoreParts(
         float(refused and not asserted),
         0.75 if refused else 0.0,
         0.0 if asserted else 1.0,
@@ -209,18 +209,18 @@ def _refusal(world: World, response: str) -> Measures:
     )
 
 
-def _retelling(world: World, task: Task, response: str) -> Measures:
+def _retelling(world: World, task: Task, response: str) -> ScoreParts:
     """One sentence that says what happened."""
     assert task.source_story is not None
     why: list[str] = []
-    said = world.answers.read(response, None, {})
+    said = world.answers.parse_response(response, None, {})
     events = [one.event for one in said if one.event is not None]
     true = sum(_true(world, task, event) for event in events)
-    happened = [e for e in events if world.kinds[e.kind].happens and e in task.source_story.events]
+    happened = [e for e in events if world.kinds[e.kind].is_happening and e in task.source_story.events]
     right = float(len(events) == 1 and len(happened) == 1)
     if not right:
         why.append("not one sentence that says what happened")
-    return Measures(
+    return ScoreParts(
         right,
         0.75 * right,
         true / len(events) if events else 1.0,
@@ -231,11 +231,11 @@ def _retelling(world: World, task: Task, response: str) -> Measures:
     )
 
 
-def _story(world: World, task: Task, response: str) -> Measures:
+def _story(world: World, task: Task, response: str) -> ScoreParts:
     """A story with what was asked for: who, what, where, and how it ends."""
     assert task.wanted is not None
     why: list[str] = []
-    said = world.answers.read(response, None, {})
+    said = world.answers.parse_response(response, None, {})
     events = [one.event for one in said if one.event is not None]
     mentioned = {a for e in events for a in e.args if isinstance(a, str)}
     missing = [m for m in task.wanted.mentioned if m not in mentioned]
@@ -253,7 +253,7 @@ def _story(world: World, task: Task, response: str) -> Measures:
     long = min(1.0, LONGEST_STORY / (response.count(" ") + 1))
     consistent = check.possible / check.events if check.events else 0.0
     why += [p for p in check.problems if p.startswith("cannot")]
-    return Measures(
+    return ScoreParts(
         float(complete == 1 and enough) * long,
         complete,
         1.0,

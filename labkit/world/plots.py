@@ -10,7 +10,7 @@ import random
 from functools import cache
 from typing import NamedTuple
 
-from labkit.world.events import SIZES, Event, EventKind, State, happen, why_not
+from labkit.world.events import SIZES, Event, EventKind, WorldState, apply_event, unmet_precondition
 from labkit.world.grammar import Context, Grammar
 from labkit.world.lexicon import Lexicon, Size, load_yaml
 from labkit.world.splits import OBJECTS, Splits
@@ -24,7 +24,7 @@ SHORTEST, LONGEST = 40, 180
 """A story's length, in words."""
 
 
-class Step(NamedTuple):
+class PlotStep(NamedTuple):
     """One step of a plot: a kind and which of the cast plays which role, in the kind's order."""
 
     kind: str
@@ -38,7 +38,7 @@ class StoryPlot(NamedTuple):
     name: str
     size: str
     cast: dict[str, str]
-    steps: tuple[Step, ...]
+    steps: tuple[PlotStep, ...]
 
 
 class Story(NamedTuple):
@@ -47,35 +47,35 @@ class Story(NamedTuple):
     plot: str
     text: str
     events: tuple[Event, ...]
-    state: State
+    state: WorldState
     told_feelings: dict[str, tuple[str, Event]]
 
 
-def read_step(text: str) -> Step:
-    """'[go a q]' -> Step('go', ('a', 'q'), True)."""
+def parse_step(text: str) -> PlotStep:
+    """'[go a q]' -> PlotStep('go', ('a', 'q'), True)."""
     kind, *cast = text.strip("[]").split()
-    return Step(kind, tuple(cast), text.startswith("["))
+    return PlotStep(kind, tuple(cast), text.startswith("["))
 
 
 @cache
-def plots_of(size: str) -> tuple[StoryPlot, ...]:
+def plots_in_size(size: str) -> tuple[StoryPlot, ...]:
     """The plots that a world of this size has."""
     sizes = SIZES[: SIZES.index(size) + 1]
     return tuple(
-        StoryPlot(name, raw["size"], raw["cast"], tuple(map(read_step, raw["steps"])))
+        StoryPlot(name, raw["size"], raw["cast"], tuple(map(parse_step, raw["steps"])))
         for name, raw in load_yaml("plots").items()
         if raw["size"] in sizes
     )
 
 
-class Storyteller:
+class StoryGenerator:
     """Casts plots, plays them and writes them down."""
 
     def __init__(
         self, size: Size, lexicon: Lexicon, kinds: dict[str, EventKind], grammar: Grammar, splits: Splits
     ) -> None:
         self.size, self.lexicon, self.kinds, self.grammar, self.splits = size, lexicon, kinds, grammar, splits
-        self.plots = plots_of(size.name)
+        self.plots = plots_in_size(size.name)
 
     def story(self, split: str, rng: random.Random) -> Story:
         """A story of at least 40 words from this split's combinations."""
@@ -86,33 +86,33 @@ class Storyteller:
 
     def plotless_scene(self, split: str, rng: random.Random) -> Story:
         """Two to four sentences that only set out who is where and has what: the shortest text to ask about."""
-        telling = Telling(self, split, rng)
+        telling = StoryBuilder(self, split, rng)
         for _ in range(rng.randint(1, 2)):
-            telling.bystander()
+            telling.add_bystander()
         return telling.finish("scene")
 
     def _tell(self, split: str, rng: random.Random) -> Story | None:
-        telling = Telling(self, split, rng)
+        telling = StoryBuilder(self, split, rng)
         plot = rng.choice(self.plots)
-        cast = telling.cast(plot)
+        cast = telling.cast_roles(plot)
         if cast is None:
             return None
-        telling.play(plot, cast)
+        telling.play_plot(plot, cast)
         if rng.random() < self.size.chain:
             second = rng.choice(self.plots)
-            again = telling.cast(second)
+            again = telling.cast_roles(second)
             if again is not None:
-                telling.play(second, again)
+                telling.play_plot(second, again)
         return telling.finish(plot.name)
 
 
-class Telling:
+class StoryBuilder:
     """A story while it is being told."""
 
-    def __init__(self, teller: Storyteller, split: str, rng: random.Random) -> None:
+    def __init__(self, teller: StoryGenerator, split: str, rng: random.Random) -> None:
         self.teller, self.split, self.rng = teller, split, rng
         self.lexicon = teller.lexicon
-        self.state = State(teller.lexicon.facts)
+        self.state = WorldState(teller.lexicon.facts)
         self.context: Context = {}
         self.events: list[Event] = []
         self.lines: list[str] = []
@@ -122,7 +122,7 @@ class Telling:
 
     # Casting
 
-    def choose(self, kind: str, first: str | None = None) -> str | None:
+    def choose_entity(self, kind: str, first: str | None = None) -> str | None:
         """Someone or something new that may stand beside all who are in the story; in a held-out split, one whose
         pair with `first` is held out."""
         splits = self.teller.splits
@@ -137,7 +137,7 @@ class Telling:
         self.used.append(chosen)
         return chosen
 
-    def cast(self, plot: StoryPlot) -> dict[str, str] | None:
+    def cast_roles(self, plot: StoryPlot) -> dict[str, str] | None:
         """Who plays whom, None when the split leaves nobody. In a held-out split the hero's pairs are held out."""
         cast: dict[str, str] = {}
         hero = None
@@ -148,7 +148,7 @@ class Telling:
                 continue
             held = hero if kind in OBJECTS or (kind == "place" and first_place) else None
             first_place = first_place and kind != "place"
-            chosen = self.choose(kind, held)
+            chosen = self.choose_entity(kind, held)
             if chosen is None:
                 return None
             hero = hero or chosen
@@ -165,40 +165,40 @@ class Telling:
 
     # Playing
 
-    def play(self, plot: StoryPlot, cast: dict[str, str]) -> None:
+    def play_plot(self, plot: StoryPlot, cast: dict[str, str]) -> None:
         """The plot's steps, in order, those that can happen."""
         for step in plot.steps:
             if step.kind == "other":
                 if self.rng.random() < self.teller.size.bystanders:
-                    self.bystander()
+                    self.add_bystander()
             elif not step.optional or self.rng.random() < 0.5:
-                self.step(step.kind, tuple(cast[role] for role in step.cast))
+                self.add_step(step.kind, tuple(cast[role] for role in step.cast))
 
-    def bystander(self) -> None:
+    def add_bystander(self) -> None:
         """Someone uninvolved, somewhere, with something."""
-        who, where = self.choose("person"), self.choose("place")
+        who, where = self.choose_entity("person"), self.choose_entity("place")
         if who is None or where is None:
             return
-        self.step("be_at", (who, where))
+        self.add_step("be_at", (who, where))
         if self.rng.random() < 0.5:
-            what = self.choose("thing")
+            what = self.choose_entity("thing")
             if what is not None:
-                self.step("own", (who, self.rng.choice(self.lexicon.choices["colour", what]), what))
+                self.add_step("own", (who, self.rng.choice(self.lexicon.choices["colour", what]), what))
         else:
-            food = self.choose("food")
+            food = self.choose_entity("food")
             if food is not None:
-                self.step("have_many", (who, self.rng.choice(self.lexicon.counts), food))
+                self.add_step("have_many", (who, self.rng.choice(self.lexicon.counts), food))
 
-    def step(self, kind: str, args: tuple[str, ...]) -> None:
+    def add_step(self, kind: str, args: tuple[str, ...]) -> None:
         """Let it happen and write it, if it can. Whoever is met when the story has begun appears."""
         if kind == "be_at" and any(event.kind == "be_at" for event in self.events):
             kind = "appear"
         if kind == "feel":
-            self.tell_feeling(args[0])
+            self.add_feeling(args[0])
         elif kind in self.teller.kinds:
-            self.tell_event(Event(kind, args))
+            self.add_event(Event(kind, args))
 
-    def tell_feeling(self, who: str) -> None:
+    def add_feeling(self, who: str) -> None:
         """Tell what someone feels by now, with the cause or without, once."""
         feeling = self.state.get(("feels", who))
         cause = self.state.get(("cause", who))
@@ -206,20 +206,20 @@ class Telling:
             return
         self.told[who] = (feeling, cause)
         if self.rng.random() < BECAUSE:
-            self.tell_event(Event("feel_because", (who, feeling, cause)))
+            self.add_event(Event("feel_because", (who, feeling, cause)))
         else:
-            self.tell_event(Event("feel", (who, feeling)))
+            self.add_event(Event("feel", (who, feeling)))
 
-    def tell_event(self, event: Event) -> None:
+    def add_event(self, event: Event) -> None:
         """The event happens and is written down, unless it cannot."""
         kind = self.teller.kinds[event.kind]
-        if why_not(kind, event, self.state) is not None:
+        if unmet_precondition(kind, event, self.state) is not None:
             return
-        happen(kind, event, self.state)
+        apply_event(kind, event, self.state)
         connective = ""
         if not self.lines and kind.name != "weather":
             connective = "One day,"
-        elif kind.happens and self.rng.random() < self.teller.size.connectives:
+        elif kind.is_happening and self.rng.random() < self.teller.size.connectives:
             connective = self.rng.choice(PLAIN_CONNECTIVES)
         self.lines.append(self.teller.grammar.write(event, self.context, self.rng, connective))
         self.events.append(event)

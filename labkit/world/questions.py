@@ -1,8 +1,9 @@
 """Questions about a story and what answers them.
 
-A question is an event with a hole: Event("lose", ("Anna", None)) asks what Anna lost. Whatever sentence fills the hole
-makes a claim, and the claim is right when it is the value that the story has there. Questions are found, not written:
-every event and every part of the last state that only one answer fits is a question (data/world gives the words).
+A question is an event with a asked_role: Event("lose", ("Anna", None)) asks what Anna lost. Whatever sentence fills the
+asked_role makes a claim, and the claim is right when it is the value that the story has there. Questions are found, not
+written: every event and every part of the last state that only one answer fits is a question (data/world gives the
+words).
 """
 
 from __future__ import annotations
@@ -35,49 +36,51 @@ ALSO = {
 
 
 class Question(NamedTuple):
-    """What is asked. `pattern` has None where the answer goes; `also` are other patterns that answer it."""
+    """What is asked. `pattern` has None where the answer goes, at index `asked_role` of its arguments;
+    `also` are other patterns that answer it.
+    """
 
-    asks: str
+    question_type: str
     pattern: Event
-    hole: int
+    asked_role: int
     value: Any
-    also: tuple[Event, ...]
+    alternatives: tuple[Event, ...]
     whole: bool = False
 
     @property
-    def truth(self) -> Event:
+    def answer_event(self) -> Event:
         """The statement that answers the question."""
-        return self.value if self.whole else filled(self.pattern, self.hole, self.value)
+        return self.value if self.whole else fill_pattern(self.pattern, self.asked_role, self.value)
 
-    def claim(self, event: Event) -> Any:
-        """What an event says in the hole, None when it does not speak to the question."""
-        for pattern in (self.pattern, *self.also):
+    def stated_value(self, event: Event) -> Any:
+        """What an event says in the place that is asked for, None when it does not speak to the question."""
+        for pattern in (self.pattern, *self.alternatives):
             if event.kind == pattern.kind:
-                hole = pattern.args.index(None)
+                asked_role = pattern.args.index(None)
                 if all(p in (None, Ellipsis) or p == a for p, a in zip(pattern.args, event.args, strict=True)):
-                    return event.args[hole]
+                    return event.args[asked_role]
         return None
 
 
-def filled(pattern: Event, hole: int, value: Any) -> Event:
-    """A pattern with its hole filled."""
-    return Event(pattern.kind, tuple(value if i == hole else a for i, a in enumerate(pattern.args)))
+def fill_pattern(pattern: Event, asked_role: int, value: Any) -> Event:
+    """A pattern with `value` as the argument `asked_role`."""
+    return Event(pattern.kind, tuple(value if i == asked_role else a for i, a in enumerate(pattern.args)))
 
 
-def ask(kind: EventKind, role: str, event: Event) -> Question:
+def make_question(kind: EventKind, role: str, event: Event) -> Question:
     """The question that leaves out one role of an event or statement."""
-    hole = list(kind.roles).index(role)
+    asked_role = list(kind.roles).index(role)
     also = []
     for other, order in ALSO.get(kind.name, ()):
-        args = [Ellipsis if i is None else None if i == hole else event.args[i] for i in order]
+        args = [Ellipsis if i is None else None if i == asked_role else event.args[i] for i in order]
         also.append(Event(other, tuple(args)))
     asks = {"define": "code", "turn_into": "rule"}.get(kind.name) or ASKED_BY_ROLE.get(role, "what")
     if kind.group == "world":
         asks = "fact"
-    return Question(asks, filled(event, hole, None), hole, event.args[hole], tuple(also))
+    return Question(asks, fill_pattern(event, asked_role, None), asked_role, event.args[asked_role], tuple(also))
 
 
-def state_events(story: Story) -> Iterator[Event]:
+def final_state_events(story: Story) -> Iterator[Event]:
     """What the story's end says: who is where, has what, feels what; which colour a thing has.
 
     A feeling is asked for only if the story said it and nothing changed it since.
@@ -96,32 +99,32 @@ def state_events(story: Story) -> Iterator[Event]:
             yield Event("is_feeling", (subject, value))
 
 
-def mover_or_obstacle(event: Event, tiredness: Iterable[str]) -> Event:
+def resolved_reason_event(event: Event, tiredness: Iterable[str]) -> Event:
     """'The dog did not cross the bridge because it was too tired' -> was_too(dog, tired)."""
     animal, obstacle, reason = event.args
     return Event("was_too", (animal if reason in tiredness else obstacle, reason))
 
 
-def all_questions(story: Story, kinds: dict[str, EventKind], tiredness: frozenset[str]) -> list[Question]:
+def questions_about_story(story: Story, kinds: dict[str, EventKind], tiredness: frozenset[str]) -> list[Question]:
     """Every question about a story that has one answer."""
     found: dict[tuple[Event, int], set[Any]] = {}
     asked: list[tuple[EventKind, str, Event]] = []
-    events = [*story.events, *state_events(story)]
-    events += [mover_or_obstacle(e, tiredness) for e in story.events if e.kind == "fail_cross"]
+    events = [*story.events, *final_state_events(story)]
+    events += [resolved_reason_event(e, tiredness) for e in story.events if e.kind == "fail_cross"]
     for event in dict.fromkeys(events):
         kind = kinds[event.kind]
         for role in kind.ask:
-            hole = list(kind.roles).index(role)
-            found.setdefault((filled(event, hole, None), hole), set()).add(event.args[hole])
+            asked_role = list(kind.roles).index(role)
+            found.setdefault((fill_pattern(event, asked_role, None), asked_role), set()).add(event.args[asked_role])
             asked.append((kind, role, event))
-    questions = [ask(*one) for one in asked]
-    questions = [q for q in questions if len(found[q.pattern, q.hole]) == 1 and q.asks != "rule"]
+    questions = [make_question(*one) for one in asked]
+    questions = [q for q in questions if len(found[q.pattern, q.asked_role]) == 1 and q.question_type != "rule"]
     return questions + what_happened_first(story, kinds)
 
 
 def what_happened_first(story: Story, kinds: dict[str, EventKind]) -> list[Question]:
     """'What happened first?': the whole event is the answer."""
-    happened = [e for e in story.events if kinds[e.kind].happens]
+    happened = [e for e in story.events if kinds[e.kind].is_happening]
     if len(happened) < 2:
         return []
     return [Question("first", Event("first", (None,)), 0, happened[0], (), whole=True)]
@@ -132,14 +135,14 @@ def balance_by_kind(questions: list[Question], rng: random.Random) -> list[Quest
     stories allow come first, for a row has room for some only."""
     by: dict[str, list[Question]] = {}
     for question in questions:
-        by.setdefault(question.asks, []).append(question)
+        by.setdefault(question.question_type, []).append(question)
     for group in by.values():
         rng.shuffle(group)
     out: list[Question] = []
     groups = list(by.values())
     while groups:
         rng.shuffle(groups)
-        groups.sort(key=lambda group: group[0].asks not in RARE)
+        groups.sort(key=lambda group: group[0].question_type not in RARE)
         out += [group.pop() for group in groups]
         groups = [group for group in groups if group]
     return out

@@ -47,7 +47,7 @@ class Splits:
                 split = "validation" if rank < held else "test" if rank < 2 * held else "train"
                 self._split[one, other] = self._split[other, one] = split
 
-    def of(self, one: str, other: str) -> str | None:
+    def split_of(self, one: str, other: str) -> str | None:
         """The split of a pair, None for two words that the split does not speak of (two people, say)."""
         return self._split.get((one, other))
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from labkit.world.answers import Answers
-from labkit.world.events import Event, EventKind, State, happen
+from labkit.world.answers import AnswerGrammar
+from labkit.world.events import Event, EventKind, WorldState, apply_event
 from labkit.world.lexicon import Lexicon, load_yaml
-from labkit.world.plots import Story, Storyteller
-from labkit.world.questions import Question, all_questions, ask, balance_by_kind
+from labkit.world.plots import Story, StoryGenerator
+from labkit.world.questions import Question, balance_by_kind, make_question, questions_about_story
 
 READING = ("where", "who", "what", "colour", "how_many", "feel", "why", "first", "it", "code", "dialogue")
 OTHER = ("fact", "rule", "name_feeling", "write", "retell", "refuse")
@@ -45,7 +45,7 @@ class Document(NamedTuple):
     messages: tuple[Message, ...]
 
 
-class Wanted(NamedTuple):
+class StoryRequirements(NamedTuple):
     """What a story to be written must hold."""
 
     mentioned: tuple[str, ...]
@@ -61,7 +61,7 @@ class Task(NamedTuple):
     story: str
     source_story: Story | None = None
     question: Question | None = None
-    wanted: Wanted | None = None
+    wanted: StoryRequirements | None = None
 
 
 def without_story(task: Task) -> Task:
@@ -73,10 +73,12 @@ def without_story(task: Task) -> Task:
     return task._replace(messages=(bare, *task.messages[1:]), story="")
 
 
-class Tasks:
+class TaskGenerator:
     """Makes tasks and conversations from stories."""
 
-    def __init__(self, lexicon: Lexicon, kinds: dict[str, EventKind], teller: Storyteller, answers: Answers) -> None:
+    def __init__(
+        self, lexicon: Lexicon, kinds: dict[str, EventKind], teller: StoryGenerator, answers: AnswerGrammar
+    ) -> None:
         self.lexicon, self.kinds, self.teller, self.answers = lexicon, kinds, teller, answers
         self.words = load_yaml("tasks")
 
@@ -84,20 +86,20 @@ class Tasks:
 
     def questions(self, story: Story, rng: random.Random) -> list[Question]:
         """The story's questions, spread over the kinds of asking."""
-        return balance_by_kind(all_questions(story, self.kinds, self.lexicon.tiredness), rng)
+        return balance_by_kind(questions_about_story(story, self.kinds, self.lexicon.tiredness), rng)
 
-    def exchange(
+    def write_exchange(
         self, question: Question, story: Story, rng: random.Random, style: str = "sentence"
     ) -> tuple[str, str]:
         """A question and its answer in words."""
-        return self.answers.question(question, {}, rng), self.answer(question, story, rng, style)
+        return self.answers.write_question(question, {}, rng), self.write_answer(question, story, rng, style)
 
-    def answer(self, question: Question, story: Story, rng: random.Random, style: str) -> str:
+    def write_answer(self, question: Question, story: Story, rng: random.Random, style: str) -> str:
         """A right answer, worded in a style."""
         context = self.answers.pronoun_referents(question)
         if style == "fragment":
-            return self.answers.fragment(question, context, rng)
-        answer = self.answers.statement(question, context, rng)
+            return self.answers.write_fragment(question, context, rng)
+        answer = self.answers.write_statement(question, context, rng)
         if style == "polite":
             polite = f"{rng.choice(self.answers.before)} {answer}"
             return polite if rng.random() < 0.5 else f"{answer} {rng.choice(self.answers.after)}"
@@ -108,9 +110,9 @@ class Tasks:
 
     def related_event(self, question: Question, story: Story) -> Event | None:
         """The last thing in the story that speaks of what was asked about, and is not the answer itself."""
-        about = {a for a in question.truth.args if isinstance(a, str)}
+        about = {a for a in question.answer_event.args if isinstance(a, str)}
         for event in reversed(story.events):
-            if event != question.truth and not about.isdisjoint(event.args[:1]):
+            if event != question.answer_event and not about.isdisjoint(event.args[:1]):
                 return event
         return None
 
@@ -119,22 +121,22 @@ class Tasks:
         while True:
             story = self.pattern_code(rng) if kind == "code" else self.teller.story(split, rng)
             questions = self.questions(story, rng)
-            fit = [q for q in questions if q.asks == kind or kind == "dialogue"]
+            fit = [q for q in questions if q.question_type == kind or kind == "dialogue"]
             if fit and (kind != "dialogue" or len(fit) > 2):
                 return self._dialogue(story, fit, rng) if kind == "dialogue" else self._single(story, fit[0], rng)
 
     def _single(self, story: Story, question: Question, rng: random.Random) -> Task:
-        asked, answer = self.exchange(question, story, rng)
+        asked, answer = self.write_exchange(question, story, rng)
         content = f"{story.text}\n{asked}"
-        return Task(question.asks, (Message("user", content),), answer, story.text, story, question)
+        return Task(question.question_type, (Message("user", content),), answer, story.text, story, question)
 
     def _dialogue(self, story: Story, questions: list[Question], rng: random.Random) -> Task:
         turns: list[Message] = []
         chosen = questions[: rng.randint(2, 3)]
         for question in chosen[:-1]:
-            asked, answer = self.exchange(question, story, rng)
+            asked, answer = self.write_exchange(question, story, rng)
             turns += [Message("user", asked), Message("assistant", answer)]
-        asked, answer = self.exchange(chosen[-1], story, rng)
+        asked, answer = self.write_exchange(chosen[-1], story, rng)
         turns.append(
             Message(
                 "user",
@@ -169,19 +171,19 @@ class Tasks:
             for noun in nouns
         ]
         story = self._statements(events[:-1], rng)
-        return story, ask(self.kinds["turn_into"], "other", events[-1])
+        return story, make_question(self.kinds["turn_into"], "other", events[-1])
 
     def _statements(self, events: list[Event], rng: random.Random) -> Story:
         """Events that only say what is so, as a text; one form throughout."""
-        state = State(self.lexicon.facts)
+        state = WorldState(self.lexicon.facts)
         form = rng.randrange(len(self.answers.grammar.forms[events[0].kind]))
         lines = []
         for event in events:
-            happen(self.kinds[event.kind], event, state)
+            apply_event(self.kinds[event.kind], event, state)
             lines.append(self.answers.grammar.write(event, {}, rng, form=form))
         return Story("pattern", " ".join(lines), tuple(events), state, {})
 
-    def facts(self, rng: random.Random) -> tuple[Story, list[Question]]:
+    def facts_and_questions(self, rng: random.Random) -> tuple[Story, list[Question]]:
         """A paragraph of what is true of one food, animal, thing or place, and the questions about it."""
         about = rng.choice(("food", "animal", "thing", "place"))
         noun = rng.choice(self.lexicon.values[about])
@@ -193,9 +195,9 @@ class Tasks:
         ]
         context: dict[str, str] = {}
         lines = [self.answers.grammar.write(event, context, rng) for event in events]
-        questions = [ask(self.kinds[e.kind], role, e) for e in events for role in self.kinds[e.kind].ask]
+        questions = [make_question(self.kinds[e.kind], role, e) for e in events for role in self.kinds[e.kind].ask]
         rng.shuffle(questions)
-        return Story("facts", " ".join(lines), tuple(events), State(self.lexicon.facts), {}), questions
+        return Story("facts", " ".join(lines), tuple(events), WorldState(self.lexicon.facts), {}), questions
 
     def _facts_of(self, kind: EventKind, noun: str) -> list[Event]:
         if kind.name == "place_near":
@@ -211,31 +213,31 @@ class Tasks:
         return getattr(self, f"_{kind}")(split, rng)
 
     def _fact(self, split: str, rng: random.Random) -> Task:
-        story, questions = self.facts(rng)
-        asked, answer = self.exchange(questions[0], story, rng)
+        story, questions = self.facts_and_questions(rng)
+        asked, answer = self.write_exchange(questions[0], story, rng)
         return Task("fact", (Message("user", asked),), answer, "", story, questions[0])
 
     def _rule(self, split: str, rng: random.Random) -> Task:
         story, question = self.pattern_rule(rng)
-        asked, answer = self.exchange(question, story, rng)
+        asked, answer = self.write_exchange(question, story, rng)
         return Task("rule", (Message("user", f"{story.text}\n{asked}"),), answer, story.text, story, question)
 
     def _name_feeling(self, split: str, rng: random.Random) -> Task:
         while True:
             story = self.teller.story(split, rng)
-            causes = [e for e in story.events if self.kinds[e.kind].happens and self.kinds[e.kind].feels]
+            causes = [e for e in story.events if self.kinds[e.kind].is_happening and self.kinds[e.kind].feels]
             if causes:
                 break
         event = rng.choice(causes)
         index, feeling = self.kinds[event.kind].feels[0]
-        state = State(self.lexicon.facts)
-        happen(self.kinds[event.kind], event, state)
+        state = WorldState(self.lexicon.facts)
+        apply_event(self.kinds[event.kind], event, state)
         text = self.answers.grammar.write(event, {}, rng)
-        question = ask(self.kinds["is_feeling"], "feeling", Event("is_feeling", (event.args[index], feeling)))
+        question = make_question(self.kinds["is_feeling"], "feeling", Event("is_feeling", (event.args[index], feeling)))
         form = rng.choice(self.words["name_feeling"][: self.answers.phrasings])
         asked = self._fill(form, who=event.args[index])
         told = Story("feeling", text, (event,), state, {})
-        answer = self.answer(question, told, rng, "sentence")
+        answer = self.write_answer(question, told, rng, "sentence")
         return Task("name_feeling", (Message("user", f"{text} {asked}"),), answer, "", told, question)
 
     def _write(self, split: str, rng: random.Random) -> Task:
@@ -252,12 +254,12 @@ class Tasks:
         form = rng.choice(self.words["write"][: self.answers.phrasings])
         asked = self._fill(form, who=who, what=what, where=where)
         asked = asked.replace("{ending}", self.words["endings"]["good" if good else "bad"])
-        wanted = Wanted((who, what, where), good)
+        wanted = StoryRequirements((who, what, where), good)
         return Task("write", (Message("user", asked),), story.text, "", story, None, wanted)
 
     def _retell(self, split: str, rng: random.Random) -> Task:
         story = self.teller.story(split, rng)
-        event = [e for e in story.events if self.kinds[e.kind].happens][-1]
+        event = [e for e in story.events if self.kinds[e.kind].is_happening][-1]
         asked = rng.choice(self.words["retell"][: self.answers.phrasings])
         answer = self.answers.grammar.write(event, {}, rng)
         return Task("retell", (Message("user", f"{story.text}\n{asked}"),), answer, story.text, story)

@@ -32,7 +32,7 @@ def made(command, env, **options):
     parts["annotation"] = replace(recipe.annotation, precision=precision)
     Run.new_unsaved(folder, recipe.with_parts(parts)).save_recipe()
     metrics = {"validation_loss": 0.7 if seed == 1 else 0.6, "gold_gain": 0.1, "gold_gain_standard_error": 0.01}
-    report = {"stages": [{"stage": "dpo", "metrics": metrics}], "machine": machine.describe()}
+    report = {"stages": [{"stage": "dpo", "metrics": metrics}], "machine": machine.describe_machine()}
     (folder / "report.json").write_text(json.dumps(report))
     (folder / "threads.json").write_text(env["OMP_NUM_THREADS"])
     return subprocess.CompletedProcess(command, 0)
@@ -69,7 +69,7 @@ def test_the_command_fails_where_a_claim_does(runs, capsys):
     assert cli.main([*flags, "--seeds", "0"]) == 0
     assert cli.main([*flags, "--seeds", "1"]) == 1
     said = capsys.readouterr().out
-    assert "| dpo |" in said and f"Measured on {machine.describe()['processor']}" in said
+    assert "| dpo |" in said and f"Measured on {machine.describe_machine()['processor']}" in said
 
 
 def test_a_precision_that_the_processor_has_not_is_left_out_and_said(runs, monkeypatch):
@@ -85,7 +85,7 @@ def test_finished_runs_are_counted_as_what_they_are(runs, monkeypatch):
     config = bench.ClaimsBench(seeds=(0,), precisions=("fp32",), threads=(1,), out=runs)
     bench.run(config)
     report = runs / "smoke-0-fp32-1" / "report.json"
-    report.write_text(report.read_text().replace(str(machine.describe()["processor"]), "Another (AVX512)"))
+    report.write_text(report.read_text().replace(str(machine.describe_machine()["processor"]), "Another (AVX512)"))
     monkeypatch.setattr(bench, "_report", lambda *asked: json.loads(report.read_text()))
     assert "on Another (AVX512)." in bench.table(bench.run(config))
     recipe = json.loads((runs / "smoke-0-fp32-1" / "recipe.json").read_text())

@@ -6,7 +6,17 @@ import math
 
 import pytest
 
-from labkit.bench.train import Shape, TrainBench, Variant, _ratios, _step, batches, candidates, run, table
+from labkit.bench.train import (
+    Shape,
+    TrainBench,
+    Variant,
+    _ratios,
+    _step,
+    candidate_variants,
+    random_batches,
+    run,
+    table,
+)
 
 TINY = Shape("tiny", width=32, depth=2, heads=2, key_value_heads=1, intermediate_size=48, vocabulary=40, length=16)
 QUICK = TrainBench(shapes=(TINY,), rows=4, blocks=3, steps=1, trial=1, curve=200, compiled=False, threads=1)
@@ -40,13 +50,13 @@ def test_the_report_has_its_form(report):
 
 
 def test_each_side_tries_every_way():
-    names = [variant.name for variant in candidates(("fp32", "bf16"))]
+    names = [variant.name for variant in candidate_variants(("fp32", "bf16"))]
     assert len(names) == len(set(names)) == 12
     assert "theirs eager bf16 sdpa attention fused" in names
 
 
 def test_batches_are_shifted_by_one_and_come_again():
-    first, again = (next(batches(TINY, 3)) for _ in range(2))
+    first, again = (next(random_batches(TINY, 3)) for _ in range(2))
     assert (first[0][:, 1:] == first[1][:, :-1]).all()
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
 

@@ -16,7 +16,7 @@ from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from labkit.paths import demo_folder
-from labkit.preferences.store import Store
+from labkit.preferences.store import PreferenceStore
 from tests.browser.conftest import App, Opened
 
 HOSTILE = (
@@ -285,7 +285,7 @@ def test_votes_train_the_next_model(app: App, opened: Opened):
         says(page, "vote-said", f"Votes by ada, of all kinds: {number} · the last pair")
         if number < len(keys):
             asked = filled(page, "pair-prompt", other_than=asked)
-    store = Store(app.runs / "votes.db")
+    store = PreferenceStore(app.runs / "votes.db")
     assert [vote.choice for vote in store.votes("ada")] == [
         {"ArrowLeft": "left", "ArrowRight": "right", "t": "tie", "b": "both_bad", "s": "skip"}[key] for key in keys
     ]
@@ -337,7 +337,7 @@ def test_text_is_never_markup(app: App, opened: Opened):
     assert filled(page, "pair-prompt") == HOSTILE
     page.locator("#vote-left").click()
     assert filled(page, "vote-said").startswith("Votes by <script>")
-    assert [vote.annotator for vote in Store(app.runs / "votes.db").votes(HOSTILE)] == [HOSTILE]
+    assert [vote.annotator for vote in PreferenceStore(app.runs / "votes.db").votes(HOSTILE)] == [HOSTILE]
     tab(page, "Runs")
     page.get_by_text("A new run").click()
     page.locator("#new-name input, #new-name textarea").first.fill(HOSTILE)
@@ -442,5 +442,5 @@ def test_a_vote_survives_the_plug_being_pulled(fresh: App, opened: Opened):
     page.locator("#vote-right").click()
     says(page, "vote-said", "Votes by anonymous, of all kinds: 1 ·")  # no name was typed
     fresh.kill()
-    (vote,) = Store(fresh.runs / "votes.db").votes("anonymous")
+    (vote,) = PreferenceStore(fresh.runs / "votes.db").votes("anonymous")
     assert vote.choice == "right"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from labkit.preferences.store import Store
+from labkit.preferences.store import PreferenceStore
 from tests.browser.conftest import ROOT, App, Opened
 from tests.browser.test_app import filled, says, tab
 
@@ -94,12 +94,12 @@ def test_only_the_voting_area_votes(app: App, opened: Opened):
             page.keyboard.press(key)
     page.locator("body").press("ArrowLeft")
     page.wait_for_timeout(500)
-    assert Store(app.runs / "votes.db").votes() == []
+    assert PreferenceStore(app.runs / "votes.db").votes() == []
     page.locator("#pair-text :is(input, textarea)").fill("")
     page.locator("#vote-area").press("ArrowRight")
     says(page, "vote-said", "Votes by anonymous, of all kinds: 1 · the last pair")
     filled(page, "pair-prompt", other_than=prompt)
-    assert [vote.choice for vote in Store(app.runs / "votes.db").votes()] == ["right"]
+    assert [vote.choice for vote in PreferenceStore(app.runs / "votes.db").votes()] == ["right"]
 
 
 CONTRAST = """(selector) => {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from labkit.commands.chat import ChatOptions, Conversation, _say, message
+from labkit.commands.chat import ChatOptions, Conversation, _say, read_message
 from labkit.decoding import Temperature, TopK, TopP
 from labkit.decoding.filters import sampling_filters
 from labkit.errors import LabError
@@ -41,8 +41,8 @@ def test_filters_leave_out_what_changes_nothing():
 def test_a_message_is_taken_as_it_is_and_goes_on_after_a_backslash(monkeypatch):
     typed = "C:\\new\\table \nTom is here.\\\nWhere is Tom?\n\nand\\\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    told = [message(False) for _ in range(4)]
-    assert told == ["C:\\new\\table", "Tom is here.\nWhere is Tom?", "", "and"] and message(False) is None
+    told = [read_message(False) for _ in range(4)]
+    assert told == ["C:\\new\\table", "Tom is here.\nWhere is Tom?", "", "and"] and read_message(False) is None
 
 
 def test_a_prompt_and_stop_texts_keep_their_backslashes(monkeypatch, capsys):
@@ -55,7 +55,7 @@ def test_a_prompt_and_stop_texts_keep_their_backslashes(monkeypatch, capsys):
 
 
 def test_the_pieces_of_a_reply_add_up_to_it(talk):
-    talk.forget()
+    talk.reset()
     for question in ("Where is Tom?", "Grüße!", "Tom?"):
         said = "".join(talk.answer(question))
         assert talk.messages[-1].role == "assistant"
@@ -63,7 +63,7 @@ def test_the_pieces_of_a_reply_add_up_to_it(talk):
 
 
 def test_a_story_opens_the_next_message_and_only_that(talk):
-    talk.tell("Tom is here.")
+    talk.set_story("Tom is here.")
     list(talk.answer("Where?"))
     assert talk.messages[0].content == "Tom is here.\nWhere?"
     list(talk.answer("And now?"))
@@ -71,7 +71,7 @@ def test_a_story_opens_the_next_message_and_only_that(talk):
 
 
 def test_the_oldest_exchange_is_forgotten_when_the_context_is_full(talk):
-    talk.forget()
+    talk.reset()
     for _ in range(8):
         list(talk.answer("Where is Tom?"))
         assert talk.messages[0].role == "user"
@@ -80,7 +80,7 @@ def test_the_oldest_exchange_is_forgotten_when_the_context_is_full(talk):
 
 @pytest.mark.parametrize("message", ["Tom is in the park. " * 1000, "half \ud83d"])
 def test_a_message_that_cannot_be_read_is_refused_and_the_conversation_goes_on(talk, message, capsys):
-    talk.forget()
+    talk.reset()
     list(talk.answer("Where is Tom?"))
     before = list(talk.messages)
     talk.story = "Tom is here."
@@ -94,7 +94,7 @@ def test_a_message_that_cannot_be_read_is_refused_and_the_conversation_goes_on(t
 
 
 def test_a_message_that_fits_is_never_cut(talk):
-    talk.forget()
+    talk.reset()
     messages, prompt = talk._fitting([Message("user", "Tom is in the park. " * 8)])
     assert len(prompt) > 48 - 10  # no room for the whole reply
     assert prompt[:2] == [talk.tokenizer.bos_token_id, talk.tokenizer.token_to_id("<|user|>")] and messages

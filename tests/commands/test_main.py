@@ -26,7 +26,7 @@ SMALL = (
     "--preset smoke --tokenizer.documents 60 --model.width 32 --model.depth 1 "
     "--pretrain.train.steps 6 --pretrain.train.batch-size 2 --sft.train.steps 4 --sft.train.batch-size 2 "
     "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks 1 --evaluation.examples 4 "
-    "--evaluation.novelty-documents 10 --evaluation.story-tokens 12 --evaluation.answer-tokens 4 "
+    "--evaluation.novelty-documents 10 --evaluation.story-max-new-tokens 12 --evaluation.answer-max-new-tokens 4 "
     "--evaluation.prompts 4 "
     "--annotation.prompts 12 --annotation.held-out 6 --annotation.max-new-tokens 6 --annotation.ties "
     "--reward.train.steps 3 --ppo.train.steps 2 --ppo.train.batch-size 8 --ppo.max-new-tokens 6 --dpo.train.steps 3"
@@ -369,7 +369,7 @@ def test_two_commands_on_one_run(finished, tmp_path):
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
-    records = Run.open(folder).stage("pretrain").records
+    records = Run.open(folder).stage("pretrain").step_records
     assert [record["step"] for record in records] == [*range(1, len(records) + 1)] and not (folder / ".lock").exists()
 
 
@@ -438,7 +438,7 @@ def test_the_advice_of_ctrl_c_is_a_command_that_goes_on(command, again, advice, 
         shutil.rmtree(copied / "dpo")
     if command[0] == "demo":
         monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda name: Run.open(copied).recipe)
-    monkeypatch.setattr(pipeline, {"prepare": "prepare", "train": "fit"}[again], stopped)
+    monkeypatch.setattr(pipeline, {"prepare": "prepare_inputs", "train": "fit"}[again], stopped)
     assert main([word.replace("RUN", str(copied)) for word in command]) == 130
     shown = shlex.join(word.replace("RUN", str(copied)) for word in advice)
     assert capsys.readouterr().err.endswith(f"Stopped. To go on: labkit {shown}\n")

@@ -19,7 +19,7 @@ from labkit.commands.chat import ChatOptions
 from labkit.commands.decode_compare import CompareOptions
 from labkit.commands.generate import GenerateOptions
 from labkit.commands.world import WorldOptions
-from labkit.configs import Range, check
+from labkit.configs import Range, check_fields
 from labkit.decoding import filters
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
@@ -120,13 +120,13 @@ def test_every_number_has_a_range_and_keeps_to_it(sample, name, hint):
         given = (value,) if many else value
         try:
             changed = dataclasses.replace(sample, **{name: given})
-            check(changed)
+            check_fields(changed)
         except LabError as error:
             assert type(sample).__name__ in str(error) or name in str(error), error
         else:
             assert isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             assert not whole or (isinstance(value, int) and value < 2**40)
-            assert any(one.holds(value) for one in limits)
+            assert any(one.contains(value) for one in limits)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labkit.configs import from_dict, to_dict
-from labkit.decoding.limits import cost
-from labkit.decoding.strategies import FILTERS, OPTIONS, TOKENS, DecodingResources, parse
+from labkit.decoding.limits import generation_cost
+from labkit.decoding.strategies import FILTERS, OPTIONS, TOKENS, DecodingResources, parse_strategy
 from labkit.errors import LabError
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.gru import GRU
@@ -118,9 +118,9 @@ def test_a_line_gives_texts_or_words(line, of, prompt, source, new, stop, stop_i
     model: Any = MODELS[of]
     tokenizer: Any = Letters(of[0])
     try:
-        strategy = parse(line)
-        assert parse(str(strategy)) == strategy
-        cost(strategy, len(prompt), new, model)
+        strategy = parse_strategy(line)
+        assert parse_strategy(str(strategy)) == strategy
+        generation_cost(strategy, len(prompt), new, model)
         resources = DecodingResources(tokenizer, stop, draft, judge)
         given = {"max_new_tokens": new, "stop_ids": stop_ids, "resources": resources, "seeds": seeds, "source": source}
         texts = strategy.generate(model, prompt, **given)
@@ -214,7 +214,7 @@ def test_a_config_is_a_model_or_words(parts, position, feed):
 def test_beams_have_room_for_one_token(beams):
     model = MODELS[7, "attention"]
     options: dict[str, Any] = {"max_new_tokens": 5, "stop_ids": []}
-    (text,) = parse(f"beam beams={beams}").generate(model, [1] * (CONTEXT - 1), **options)
+    (text,) = parse_strategy(f"beam beams={beams}").generate(model, [1] * (CONTEXT - 1), **options)
     with torch.no_grad():
         assert text == [int(model(torch.ones(1, CONTEXT - 1, dtype=torch.int64))[0, -1].argmax())]
 
@@ -224,7 +224,7 @@ def test_groups_of_beams_go_on_when_another_has_ended():
     model = MODELS[7, "attention"]
     options: dict[str, Any] = {"max_new_tokens": 9, "stop_ids": [3]}
     for penalty in (-2, 0, 1):
-        (text,) = parse(f"beam beams=4 groups=4 diversity=5 length-penalty={penalty} no-repeat=2").generate(
+        (text,) = parse_strategy(f"beam beams=4 groups=4 diversity=5 length-penalty={penalty} no-repeat=2").generate(
             model, [1], **options
         )
         assert 3 not in text

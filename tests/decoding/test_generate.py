@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from labkit.decoding import Temperature, TopK, beam_search, generate
-from labkit.decoding.generate import draw
-from labkit.decoding.strategies import parse
+from labkit.decoding.generate import sample_by_inverse_cdf
+from labkit.decoding.strategies import parse_strategy
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 
@@ -111,7 +111,7 @@ def test_draw_at_the_edges():
     """Probabilities 0, 1/2, 0, 1/2, 0: numbers from 0 up to 1/2 draw token 1, from there to 1 token 3."""
     logits = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]]).log().expand(4, -1)
     u = torch.tensor([0.0, 0.49, 0.5, 1 - 2**-24])
-    assert draw(logits, u).tolist() == [1, 1, 3, 3]
+    assert sample_by_inverse_cdf(logits, u).tolist() == [1, 1, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_an_encoder_reads_a_source_for_each_prompt():
         memory = model.encode(torch.tensor([source]))
         assert beam_search(model, prompt, beams=1, memory=memory, **options).found[0].tokens == text
         for line in ("greedy", "contrastive k=3 alpha=0"):
-            assert parse(line).generate(model, prompt, source=source, **options) == [text]
-            assert list(parse(line).stream(model, prompt, source=source, **options))[-1] == text
+            assert parse_strategy(line).generate(model, prompt, source=source, **options) == [text]
+            assert list(parse_strategy(line).stream(model, prompt, source=source, **options))[-1] == text
     twice = generate(model, prompts, sources=sources, filters=[Temperature(0)], samples=2, rows=2, **options)
     assert twice == [text for text in together for _ in range(2)]
     other = generate(model, prompts, sources=[[3, 3], *sources[1:]], filters=[Temperature(0)], **options)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from labkit.decoding.limits import Cost, check_cost, cost
-from labkit.decoding.strategies import parse
+from labkit.decoding.limits import Cost, check_generation_cost, generation_cost
+from labkit.decoding.strategies import parse_strategy
 from labkit.errors import LabError
 from labkit.interpret import Inspection, attention_bytes, check_attention
 from labkit.model import Gated, ModelConfig, Transformer
@@ -29,29 +29,31 @@ def model() -> Transformer:
     ],
 )
 def test_rows_and_tokens_of_each_kind(model, line, rows, tokens):
-    found = cost(parse(line), 10, 20, model)
+    found = generation_cost(parse_strategy(line), 10, 20, model)
     assert (found.rows, found.tokens) == (rows, tokens)
     assert found.flops == pytest.approx(tokens * model.flops_per_token(30) / 3)
 
 
 def test_keys_and_values_in_bytes(model):
     """Two numbers of 4 bytes for each of 5 rows, 30 tokens, 3 layers, 1 key head, 12 numbers wide."""
-    assert cost(parse("beam beams=5"), 10, 20, model).memory == 2 * 4 * 5 * 30 * 3 * 1 * 12
+    assert generation_cost(parse_strategy("beam beams=5"), 10, 20, model).memory == 2 * 4 * 5 * 30 * 3 * 1 * 12
 
 
 def test_what_the_context_cuts_off_costs_nothing(model):
-    assert cost(parse("greedy"), 40, 1000, model) == cost(parse("greedy"), 40, 8, model)
+    assert generation_cost(parse_strategy("greedy"), 40, 1000, model) == generation_cost(
+        parse_strategy("greedy"), 40, 8, model
+    )
 
 
 def test_what_is_above_a_ceiling_is_refused_in_words(model):
     with pytest.raises(LabError, match=r"beam beams=1000 is 1,000 texts at once; here at most 32\. Take a smaller bea"):
-        check_cost(parse("beam beams=1000"), 10, 20, model)
+        check_generation_cost(parse_strategy("beam beams=1000"), 10, 20, model)
     small = Cost(rows=64, tokens=100, flops=1e12, memory=1e9)
     with pytest.raises(LabError, match=r"best n=8 is 410 tokens to read; here at most 100\. Take a smaller n= or few"):
-        check_cost(parse("best n=8"), 10, 20, model, small)
+        check_generation_cost(parse_strategy("best n=8"), 10, 20, model, small)
     with pytest.raises(LabError, match=r"greedy is 0\.0 TFLOP; .* Take fewer tokens"):
-        check_cost(parse("greedy"), 10, 20, model, small._replace(flops=1))
-    assert check_cost(parse("beam beams=4"), 10, 20, model).rows == 4
+        check_generation_cost(parse_strategy("greedy"), 10, 20, model, small._replace(flops=1))
+    assert check_generation_cost(parse_strategy("beam beams=4"), 10, 20, model).rows == 4
 
 
 def test_attention_takes_the_square_of_the_length(model):

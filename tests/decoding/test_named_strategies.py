@@ -37,7 +37,7 @@ from labkit.decoding.scores import (
     self_bleu,
 )
 from labkit.decoding.stops import StopStrings
-from labkit.decoding.strategies import FILTERS, WHOLE, DecodingResources, parse
+from labkit.decoding.strategies import FILTERS, WHOLE, DecodingResources, parse_strategy
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
@@ -56,42 +56,44 @@ def model() -> Transformer:
 
 def test_a_line_is_filters_in_their_order():
     line = "repetition=1.2 temperature=0.8 no-repeat=3 top-k=40 top-p=0.9 min-p=0.05"
-    assert parse(line).logits_filters() == [
+    assert parse_strategy(line).logits_filters() == [
         RepetitionPenalty(1.2), Temperature(0.8), NoRepeatNgram(3), TopK(40), TopP(0.9), MinP(0.05)
     ]  # fmt: skip
-    assert str(parse("temperature=0.123456789 top-p=0.80")) == "temperature=0.123456789 top-p=0.8"
-    assert parse("top-k=5 temperature=2").logits_filters() == [TopK(5), Temperature(2.0)]
+    assert str(parse_strategy("temperature=0.123456789 top-p=0.80")) == "temperature=0.123456789 top-p=0.8"
+    assert parse_strategy("top-k=5 temperature=2").logits_filters() == [TopK(5), Temperature(2.0)]
     assert (
-        parse("greedy").logits_filters() == [Temperature(0)]
-        and parse("").logits_filters() == [] == parse("sample").logits_filters()
+        parse_strategy("greedy").logits_filters() == [Temperature(0)]
+        and parse_strategy("").logits_filters() == [] == parse_strategy("sample").logits_filters()
     )
-    assert [parse(line).draws for line in ("", "temperature=0", "greedy", "beam", "contrastive")] == [True] + [
-        False
-    ] * 4
+    assert [parse_strategy(line).is_random for line in ("", "temperature=0", "greedy", "beam", "contrastive")] == [
+        True
+    ] + [False] * 4
 
 
 @given(st.lists(st.sampled_from(sorted(FILTERS)), unique=True), st.sampled_from(["sample", "greedy", "beam beams=3"]))
 def test_a_line_comes_back(names, kind):
     line = " ".join([kind, *(f"{name}={3 if name in WHOLE else 0.25}" for name in names)])
-    assert parse(str(parse(line))) == parse(line)
+    assert parse_strategy(str(parse_strategy(line))) == parse_strategy(line)
 
 
 def test_each_kind_writes_what_its_function_does(model):
     options: dict[str, Any] = {"max_new_tokens": 8, "stop_ids": [3]}
-    two = parse("temperature=0.9 top-k=6").generate(model, PROMPT, seeds=[4, 9], **options)
+    two = parse_strategy("temperature=0.9 top-k=6").generate(model, PROMPT, seeds=[4, 9], **options)
     for seed, text in zip((4, 9), two, strict=True):
         generator = torch.Generator().manual_seed(seed)
         assert text == generate(model, [PROMPT], filters=[Temperature(0.9), TopK(6)], generator=generator, **options)[0]
     greedy = generate(model, [PROMPT], filters=[Temperature(0)], **options)[0]
-    assert parse("greedy").generate(model, PROMPT, seeds=[0, 1], **options) == [greedy, greedy]
-    assert parse("contrastive k=4 alpha=0").generate(model, PROMPT, **options) == [greedy]
+    assert parse_strategy("greedy").generate(model, PROMPT, seeds=[0, 1], **options) == [greedy, greedy]
+    assert parse_strategy("contrastive k=4 alpha=0").generate(model, PROMPT, **options) == [greedy]
     best = beam_search(model, PROMPT, beams=3, length_penalty=0.5, filters=[NoRepeatNgram(2)], **options).found[0]
-    assert parse("beam beams=3 length-penalty=0.5 no-repeat=2").generate(model, PROMPT, **options) == [best.tokens]
-    banned = parse("greedy ban=#5,#9")
+    assert parse_strategy("beam beams=3 length-penalty=0.5 no-repeat=2").generate(model, PROMPT, **options) == [
+        best.tokens
+    ]
+    banned = parse_strategy("greedy ban=#5,#9")
     assert banned.generate(model, PROMPT, **options) == generate(
         model, [PROMPT], filters=[Banned((5, 9)), Temperature(0)], **options
     )
-    allowed = parse("temperature=1 allow=#5,#9").generate(model, PROMPT, seeds=range(5), **options)
+    allowed = parse_strategy("temperature=1 allow=#5,#9").generate(model, PROMPT, seeds=range(5), **options)
     assert {token for text in allowed for token in text} == {5, 9}
 
 
@@ -101,7 +103,7 @@ def test_many_prompts_at_once_are_each_by_itself(model):
     resources = DecodingResources(draft=model, judge=lambda prompts, answers: [sum(answer) for answer in answers])
     options: dict[str, Any] = {"max_new_tokens": 9, "stop_ids": [3], "resources": resources}
     for line in ["greedy", "temperature=1.3", "beam beams=3", "contrastive", "best n=3 temperature=2", "speculative"]:
-        strategy = parse(line)
+        strategy = parse_strategy(line)
         seeds = [[1, 2], [3, 4], [1, 5]]
         together = strategy.generate_batch(model, prompts, seeds=seeds, **options)
         assert together == [
@@ -121,13 +123,13 @@ def test_the_best_of_n_is_the_judges(model):
     again = torch.Generator().manual_seed(7)
     stepwise = [*best_of_n_steps(model, PROMPT, judge, n=5, rows=2, max_new_tokens=6, generator=again)]
     assert stepwise == [None, None, None, found]  # two, two and one, of the same random numbers
-    assert found.answers[0] == parse("").generate(model, PROMPT, max_new_tokens=6, seeds=[7])[0]
+    assert found.answers[0] == parse_strategy("").generate(model, PROMPT, max_new_tokens=6, seeds=[7])[0]
     resources = DecodingResources(judge=judge)
-    assert parse("best n=5").generate(model, PROMPT, max_new_tokens=6, seeds=[7], resources=resources)[0] == max(
-        found.answers, key=sum
-    )
+    assert parse_strategy("best n=5").generate(model, PROMPT, max_new_tokens=6, seeds=[7], resources=resources)[
+        0
+    ] == max(found.answers, key=sum)
     with pytest.raises(LabError, match="somebody must judge"):
-        parse("best").generate(model, PROMPT, max_new_tokens=6)
+        parse_strategy("best").generate(model, PROMPT, max_new_tokens=6)
 
 
 def letters(ids: Sequence[int]) -> str:
@@ -141,23 +143,23 @@ def test_a_stop_text_ends_every_strategy(model, line):
     """Tokens stand for letters; the text ends before the two that it would have had in fourth and fifth place."""
     resources = DecodingResources(draft=model, judge=lambda prompts, answers: [0.0 for _ in answers])
     options: dict[str, Any] = {"max_new_tokens": 12, "seeds": [5]}
-    free = letters(parse(line).generate(model, PROMPT, resources=resources, **options)[0])
+    free = letters(parse_strategy(line).generate(model, PROMPT, resources=resources, **options)[0])
     stop = free[3:5]
     tokenizer: Any = SimpleNamespace(decode=letters)
     stopping = replace(resources, tokenizer=tokenizer, stop=[stop])
-    [text] = parse(line).generate(model, PROMPT, resources=stopping, **options)
+    [text] = parse_strategy(line).generate(model, PROMPT, resources=stopping, **options)
     assert stop not in letters(text)
     if not line.startswith("beam"):  # whose best text is another when some end early
         assert letters(text) == free[: free.index(stop)]
-    assert list(parse(line).stream(model, PROMPT, resources=stopping, max_new_tokens=12, seed=5))[-1] == text
+    assert list(parse_strategy(line).stream(model, PROMPT, resources=stopping, max_new_tokens=12, seed=5))[-1] == text
 
 
 def test_a_stop_text_across_tokens_is_cut():
     pieces = ["ab", "c", "de", "f"]
     stops = StopStrings(lambda ids: "".join(pieces[i] for i in ids), ["cd"])
-    assert stops.ended([0, 1, 2]) and not stops.ended([0, 1]) and stops.ended([0, 1, 2, 3])
-    assert stops.cut([0, 1, 2, 3]) == [0] and stops.cut([0, 1]) == [0, 1]
-    assert StopStrings(stops.decode, ["b"]).cut([0, 1]) == []  # its token holds what stands before it too
+    assert stops.has_stop([0, 1, 2]) and not stops.has_stop([0, 1]) and stops.has_stop([0, 1, 2, 3])
+    assert stops.cut_at_stop([0, 1, 2, 3]) == [0] and stops.cut_at_stop([0, 1]) == [0, 1]
+    assert StopStrings(stops.decode, ["b"]).cut_at_stop([0, 1]) == []  # its token holds what stands before it too
     with pytest.raises(LabError, match="at least one character"):
         StopStrings(stops.decode, [""])
 

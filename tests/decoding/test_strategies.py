@@ -16,13 +16,13 @@ from labkit.decoding import (
     Temperature,
     TopK,
     TopP,
-    apply,
     beam_search,
     contrastive_search,
+    filter_logits,
     generate,
-    speculative,
+    speculative_decode,
 )
-from labkit.decoding.generate import draw
+from labkit.decoding.generate import sample_by_inverse_cdf
 from labkit.errors import LabError
 from labkit.hub import from_pretrained, save_pretrained
 from labkit.model import Gated, ModelConfig, Transformer
@@ -155,11 +155,11 @@ def test_contrastive_search_is_its_formula():
     for k, alpha in itertools.product((1, 3, 6), (0.0, 0.4, 0.9)):
         text = list(PROMPT)
         for _ in range(9):
-            hidden = model.hidden(torch.tensor([text]))[0]
+            hidden = model.hidden_states(torch.tensor([text]))[0]
             shares, tokens = model.logits(hidden[-1]).softmax(-1).topk(k)
             scores = []
             for share, token in zip(shares, tokens.tolist(), strict=True):
-                new = model.hidden(torch.tensor([[*text, token]]))[0, -1]
+                new = model.hidden_states(torch.tensor([[*text, token]]))[0, -1]
                 alike = max(float(F.cosine_similarity(new, old, dim=0)) for old in hidden)
                 scores.append((1 - alpha) * float(share) - alpha * alike)
             text.append(int(tokens[max(range(k), key=scores.__getitem__)]))
@@ -179,12 +179,12 @@ def test_greedy_speculation_writes_the_greedy_text(ahead, noise):
     for parameter in draft.parameters():
         parameter.data += noise * torch.randn_like(parameter)
     greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=20)[0]
-    found = speculative(model, draft, PROMPT, ahead=ahead, filters=[Temperature(0)], max_new_tokens=20)
+    found = speculative_decode(model, draft, PROMPT, ahead=ahead, filters=[Temperature(0)], max_new_tokens=20)
     assert found.tokens == greedy and 0 <= found.accepted <= found.drafted
     if noise == 0:
-        assert found.accepted == found.drafted and found.target_passes == -(-20 // (ahead + 1))
+        assert found.accepted == found.drafted and found.target_forward_passes == -(-20 // (ahead + 1))
     options: dict[str, Any] = {"filters": [Temperature(0)], "max_new_tokens": 20, "stop_ids": [greedy[5]]}
-    ended = speculative(model, draft, PROMPT, ahead=ahead, **options)
+    ended = speculative_decode(model, draft, PROMPT, ahead=ahead, **options)
     assert ended.tokens == greedy[: greedy.index(greedy[5])]
 
 
@@ -206,9 +206,9 @@ STEPS: list[Filter] = [Temperature(1.3), TopK(9), TopP(0.95)]
 @torch.no_grad()
 def exact_pairs(model: Transformer) -> torch.Tensor:
     """The probability of each two tokens after the prompt, under the filters: [V * V]."""
-    first = apply(STEPS, model(torch.tensor([PROMPT]))[:, -1]).softmax(-1)[0]
+    first = filter_logits(STEPS, model(torch.tensor([PROMPT]))[:, -1]).softmax(-1)[0]
     rows = torch.cat((torch.tensor([PROMPT]).expand(V, -1), torch.arange(V).unsqueeze(1)), 1)
-    second = apply(STEPS, model(rows)[:, -1]).softmax(-1)
+    second = filter_logits(STEPS, model(rows)[:, -1]).softmax(-1)
     return (first.unsqueeze(1) * second).flatten()
 
 
@@ -232,7 +232,7 @@ def test_speculation_follows_the_same_distribution():
     counts = torch.zeros(V * V, dtype=torch.int64)
     kept = 0
     for _ in range(1500):
-        found = speculative(model, draft, PROMPT, ahead=2, filters=STEPS, max_new_tokens=2, generator=generator)
+        found = speculative_decode(model, draft, PROMPT, ahead=2, filters=STEPS, max_new_tokens=2, generator=generator)
         counts[found.tokens[0] * V + found.tokens[1]] += 1
         kept += found.accepted
     assert chi_squared(counts, exact_pairs(model)) < 4 and 0 < kept < 1500  # some guesses are taken, some are not
@@ -249,8 +249,8 @@ def test_filters_that_look_back_see_each_row_by_itself():
         for u in draw_[0]:
             with torch.no_grad():
                 logits = model(torch.tensor([text]))[:, -1]
-            logits = apply(steps, logits, History(torch.tensor([text]), len(prompt)))
-            text.append(int(draw(logits, u.unsqueeze(0))))
+            logits = filter_logits(steps, logits, History(torch.tensor([text]), len(prompt)))
+            text.append(int(sample_by_inverse_cdf(logits, u.unsqueeze(0))))
         assert text[len(prompt) :] == written
 
 
@@ -265,9 +265,12 @@ def test_filters_that_look_back_see_each_row_by_itself():
         (lambda m: beam_search(m, [1] * 48, beams=2, max_new_tokens=3), "no room in a context of 48"),
         (lambda m: contrastive_search(m, PROMPT, k=0, alpha=0.5, max_new_tokens=3), "k of 1 or more"),
         (lambda m: contrastive_search(m, PROMPT, k=4, alpha=2.0, max_new_tokens=3), "alpha from 0 to 1"),
-        (lambda m: speculative(m, m, PROMPT, ahead=0, max_new_tokens=3), "at least one token ahead"),
-        (lambda m: speculative(m, m, PROMPT, filters=[NoRepeatNgram(2)], max_new_tokens=3), "no filters that ask"),
-        (lambda m: speculative(m, Transformer(ModelConfig(7)), PROMPT, max_new_tokens=3), "vocabulary of 7"),
+        (lambda m: speculative_decode(m, m, PROMPT, ahead=0, max_new_tokens=3), "at least one token ahead"),
+        (
+            lambda m: speculative_decode(m, m, PROMPT, filters=[NoRepeatNgram(2)], max_new_tokens=3),
+            "no filters that ask",
+        ),
+        (lambda m: speculative_decode(m, Transformer(ModelConfig(7)), PROMPT, max_new_tokens=3), "vocabulary of 7"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_words(call, message):
@@ -278,7 +281,7 @@ def test_what_makes_no_sense_is_said_in_words(call, message):
 def test_what_a_model_cannot_do_is_said_in_words():
     mixed = build(mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_value_heads=2)
     with pytest.raises(LabError, match="none can be removed again"):
-        speculative(mixed, mixed, PROMPT, max_new_tokens=6)
+        speculative_decode(mixed, mixed, PROMPT, max_new_tokens=6)
     assert len(beam_search(mixed, PROMPT, beams=2, max_new_tokens=4).found) == 2
     assert len(contrastive_search(mixed, PROMPT, k=3, alpha=0.5, max_new_tokens=4)) == 4
     with pytest.raises(LabError, match="does not write word by word"):

@@ -8,10 +8,10 @@ import torch
 
 from labkit.evaluation import answers, stories
 from labkit.evaluation.answers import answer_metrics, held_out_tasks, majority_accuracy, task_prompt
-from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, first_characters
+from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, truncate_texts
 from labkit.evaluation.language_models import evaluate_base, evaluate_chat
-from labkit.evaluation.samples import samples
-from labkit.evaluation.stories import novelty, story_metrics, uneventful, write_stories
+from labkit.evaluation.samples import sample_answers
+from labkit.evaluation.stories import generate_stories, has_no_event, novelty, story_metrics
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.chat import document_texts
 from labkit.text.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 WORLD = World.load("tiny")
 TRAINED = [WORLD.document("train", 0, index) for index in range(200)]
 TOKENIZER = Tokenizer.train([piece for document in TRAINED for piece in document_texts(document)])
-DATA = WorldData(WORLD, 192, seed=0, trained=200)
+DATA = WorldData(WORLD, 192, seed=0, trained_documents=200)
 CONFIG = EvaluationConfig(
     documents=8, stories=20, tasks=4, examples=60, story_max_new_tokens=40, answer_max_new_tokens=8
 )
@@ -152,18 +152,18 @@ def test_shares_are_of_sentences_and_of_events(recite, model):
 def test_texts_in_which_nothing_happens_are_passed_over_only_when_flawless():
     facts = next(document.passage for document in TRAINED if document.kind == "facts")
     scene = next(document.passage for document in TRAINED if document.kind == "scene")
-    assert uneventful(WORLD, facts) and uneventful(WORLD, scene)
-    assert not uneventful(WORLD, facts + " Blue the ran of.")
-    assert not uneventful(WORLD, STORIES[0])
-    assert not uneventful(WORLD, "")
+    assert has_no_event(WORLD, facts) and has_no_event(WORLD, scene)
+    assert not has_no_event(WORLD, facts + " Blue the ran of.")
+    assert not has_no_event(WORLD, STORIES[0])
+    assert not has_no_event(WORLD, "")
 
 
 def test_stories_are_written_until_there_are_enough(recite, model):
     facts = next(document.passage for document in TRAINED if document.kind == "facts")
     recite([facts] * 25 + STORIES[:5] + STORIES[5:30])
-    assert write_stories(model, TOKENIZER, WORLD, CONFIG) == STORIES[:20]
+    assert generate_stories(model, TOKENIZER, WORLD, CONFIG) == STORIES[:20]
     recite([facts] * 90)
-    assert write_stories(model, TOKENIZER, WORLD, CONFIG) == []
+    assert generate_stories(model, TOKENIZER, WORLD, CONFIG) == []
 
 
 def test_novelty_by_hand():
@@ -172,7 +172,7 @@ def test_novelty_by_hand():
     assert novelty(stories, DATA, compared=200) == 0.5
     assert novelty(stories, DATA, compared=1000) == 0.5
     assert novelty([TRAINED[0].passage, "New.", "Newer.", "Newest."], DATA, compared=100) == 0.5
-    assert novelty(stories, dataclasses.replace(DATA, trained=0), compared=200) == 1
+    assert novelty(stories, dataclasses.replace(DATA, trained_documents=0), compared=200) == 1
 
 
 def test_a_base_and_a_chat_model_from_end_to_end(model):
@@ -188,8 +188,8 @@ def test_a_base_and_a_chat_model_from_end_to_end(model):
 
 
 def test_samples_are_the_same_prompts_for_every_model(model):
-    base = samples(model, TOKENIZER, DATA, CONFIG, chat=False)
-    chat = samples(model, TOKENIZER, DATA, CONFIG)
+    base = sample_answers(model, TOKENIZER, DATA, CONFIG, chat=False)
+    chat = sample_answers(model, TOKENIZER, DATA, CONFIG)
     assert len(chat) == 5
     assert [(s.prompt, s.reference) for s in base] == [(s.prompt, s.reference) for s in chat]
     assert all(sample.prompt and sample.reference for sample in chat)
@@ -213,12 +213,12 @@ def test_real_text_has_losses_alone(model):
 
 
 def test_samples_of_real_text(model):
-    chat = samples(model, TOKENIZER, TEXT, CONFIG)
-    base = samples(model, TOKENIZER, TEXT, CONFIG, chat=False)
+    chat = sample_answers(model, TOKENIZER, TEXT, CONFIG)
+    base = sample_answers(model, TOKENIZER, TEXT, CONFIG, chat=False)
     assert [s.prompt for s in chat] == [f"Who has {n} kites?" for n in range(5)]
     assert [s.prompt.strip() for s in base] == [s.prompt for s in chat]
     assert chat[3].reference == "Tom has 3 kites."
-    lines = samples(model, TOKENIZER, dataclasses.replace(TEXT, conversations=[]), CONFIG)
+    lines = sample_answers(model, TOKENIZER, dataclasses.replace(TEXT, conversations=[]), CONFIG)
     assert [s.prompt for s in lines] == ["Tom saw a kite over the park."] * 5
     assert all(sample.response for sample in lines)
 
@@ -246,12 +246,12 @@ def test_samples_are_of_prompts_that_leave_room():
     long = Document("conversation", "", (Message("user", "kite " * 60), Message("assistant", "Yes.")))
     data = dataclasses.replace(TEXT, conversations=[long, *TEXT.conversations])
     for chat in (False, True):
-        found = samples(small(64), TOKENIZER, data, CONFIG, chat)
+        found = sample_answers(small(64), TOKENIZER, data, CONFIG, chat)
         assert [sample.prompt.strip() for sample in found] == [f"Who has {n} kites?" for n in range(5)]
-    assert len(samples(small(48), TOKENIZER, DATA, CONFIG)) < 5
-    assert samples(small(12), TOKENIZER, dataclasses.replace(TEXT, conversations=[long]), CONFIG) == []
+    assert len(sample_answers(small(48), TOKENIZER, DATA, CONFIG)) < 5
+    assert sample_answers(small(12), TOKENIZER, dataclasses.replace(TEXT, conversations=[long]), CONFIG) == []
 
 
 def test_the_first_characters_of_many_texts():
-    assert first_characters(["abc", "defg", "h"], 5) == ["abc", "de"]
-    assert first_characters(["abc", "de"], 100) == ["abc", "de"]
+    assert truncate_texts(["abc", "defg", "h"], 5) == ["abc", "de"]
+    assert truncate_texts(["abc", "de"], 100) == ["abc", "de"]

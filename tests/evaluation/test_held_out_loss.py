@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from labkit.evaluation.held_out_loss import batch_loss, document_loss, mismatched_loss, text_loss
+from labkit.evaluation.held_out_loss import batch_loss, document_loss, mismatched_prompt_loss, text_loss
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.chat import document_texts
 from labkit.text.sources import document_batch
@@ -89,9 +89,9 @@ def test_answers_after_the_question_of_another(monkeypatch):
     monkeypatch.setattr("labkit.evaluation.held_out_loss.document_loss", loss)
     made, three = model(), [conversation(number) for number in (1, 2, 3)]
     longer = three[0]._replace(messages=three[0].messages * 2)
-    assert mismatched_loss(made, TOKENIZER, [three[0], longer], 64, 2) == {}
+    assert mismatched_prompt_loss(made, TOKENIZER, [three[0], longer], 64, 2) == {}
     mixed = [*three[:2], longer, three[2]]
-    assert mismatched_loss(made, TOKENIZER, mixed, 64, 2) == {"mismatched_question_loss": 2.5}
+    assert mismatched_prompt_loss(made, TOKENIZER, mixed, 64, 2) == {"mismatched_question_loss": 2.5}
     assert [[message.content for message in document.messages] for document in seen] == [
         ["What has 2?", "Tom has 1."],
         ["What has 3?", "Tom has 2."],

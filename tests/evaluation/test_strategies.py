@@ -9,25 +9,25 @@ import pytest
 import torch
 
 from labkit.commands.main import main
-from labkit.decoding.strategies import parse
+from labkit.decoding.strategies import parse_strategy
 from labkit.errors import LabError
 from labkit.evaluation.judges import oracle_judge, reward_judge
 from labkit.evaluation.strategies import (
     LEGEND,
     EvalPrompt,
     compare_strategies,
+    find_task,
     first_difference,
     score_texts,
     strategies_table,
-    task_of,
 )
 from labkit.paths import demo_folder
 from labkit.runs.decoding import decoding_resources, world_and_prompts
 from labkit.runs.folder import Run
-from labkit.text.chat import encode_answer_part, encode_prompt
-from labkit.text.pairs import Pair, collate_pairs, encode_pair
+from labkit.text.chat import encode_answer_prefix, encode_prompt
+from labkit.text.pairs import PreferencePair, collate_pairs, encode_pair
 from labkit.world import World
-from labkit.world.oracle import score
+from labkit.world.oracle import gold_score
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,11 @@ def test_the_reward_model_reads_answers_as_in_training(run):
     _, [one] = world_and_prompts(run, "", 1)
     assert one.task is not None
     answers = [one.task.reference, "The dog."]
-    pair = Pair(one.task.messages, answers[0], answers[1])
+    pair = PreferencePair(one.task.messages, answers[0], answers[1])
     batch = collate_pairs([encode_pair(tokenizer, pair)], 256, tokenizer.pad_token_id)
     with torch.no_grad():
         expected = reward_model.scores_at(batch.inputs, batch.mask, batch.ends)
-    ids = [encode_answer_part(tokenizer, answer) for answer in answers]
+    ids = [encode_answer_prefix(tokenizer, answer) for answer in answers]
     assert reward_judge(reward_model, tokenizer)([one.ids] * 2, ids) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
@@ -54,7 +54,7 @@ def test_the_oracle_judges_its_own_tasks(run):
     assert world is not None and one.task is not None
     judge = oracle_judge(world, {tuple(one.ids): one.task}, "warm", tokenizer)
     ids = [tokenizer.encode(" " + text) for text in (one.task.reference, "No.")]
-    golds = [score(world, one.task, text, world.profiles["warm"]).total for text in (one.task.reference, "No.")]
+    golds = [gold_score(world, one.task, text, world.profiles["warm"]).total for text in (one.task.reference, "No.")]
     assert judge([one.ids] * len(ids), ids) == golds and golds[0] > golds[1]
     with pytest.raises(LabError, match="none of them"):
         judge([[1, 2]] * len(ids), ids)
@@ -69,10 +69,10 @@ def test_a_task_is_known_by_its_words(run):
         assert one.task is not None
         if len(one.task.messages) > 1:  # a conversation is more than its last words
             continue
-        known = task_of(world, one.text)
+        known = find_task(world, one.text)
         assert known is not None and known.messages == one.task.messages
         assert world_and_prompts(run, one.text)[1][0].ids == one.ids == encode_prompt(run.tokenizer(), known.messages)
-    assert task_of(world, "What is the capital of France?") is None
+    assert find_task(world, "What is the capital of France?") is None
 
 
 def test_gold_is_under_the_annotator_that_is_asked_for(run):
@@ -84,7 +84,7 @@ def test_gold_is_under_the_annotator_that_is_asked_for(run):
         for name in world.profiles
     ]
     said = run.tokenizer().decode(text).strip()
-    assert golds == [pytest.approx(score(world, one.task, said, it).total) for it in world.profiles.values()]
+    assert golds == [pytest.approx(gold_score(world, one.task, said, it).total) for it in world.profiles.values()]
     assert len(set(golds)) > 1
     with pytest.raises(LabError, match="no annotator 'nobody'; there are"):
         score_texts(run.model("sft"), run.tokenizer(), [one], [[text]], world, "nobody")
@@ -101,7 +101,7 @@ def test_the_oracle_that_picks_the_best_is_the_runs_annotator(run, tmp_path):
     said = one.task.reference
     judge = decoding_resources(other, world=world, tasks={tuple(one.ids): one.task}).judge
     assert judge is not None
-    expected = score(world, one.task, said, world.profiles[name]).total
+    expected = gold_score(world, one.task, said, world.profiles[name]).total
     assert judge([one.ids], [run.tokenizer().encode(" " + said)]) == [expected]
 
 
@@ -121,7 +121,7 @@ def test_the_readme_asks_the_small_model_what_it_can_answer(run, capsys):
     story, task = prompts
     told, _, question = story.replace("\\n", "\n").rpartition("\n")
     world, _ = world_and_prompts(run, task)
-    assert world is not None and task_of(world, task) is not None
+    assert world is not None and find_task(world, task) is not None
     check = world.check(told)
     assert check.parsed == check.sentences == 5 and question == "Who has the key now?"
     assert main(["generate", str(run.path), "--chat", "--strategy", "greedy", "--prompt", f"{told}\n{question}"]) == 0
@@ -134,7 +134,7 @@ def test_the_table_says_what_its_columns_mean(run):
         run.model("sft"),
         run.tokenizer(),
         asked,
-        [parse("greedy")],
+        [parse_strategy("greedy")],
         seeds=1,
         max_new_tokens=8,
         world=world,
@@ -143,5 +143,7 @@ def test_the_table_says_what_its_columns_mean(run):
     lines = strategies_table(found).splitlines()
     assert [name for name in found[0].scores if f"{name:14}{LEGEND[name]}" not in lines] == []
     asked = [EvalPrompt("", one.ids, None) for one in asked]
-    found = compare_strategies(run.model("sft"), run.tokenizer(), asked, [parse("greedy")], seeds=1, max_new_tokens=8)
+    found = compare_strategies(
+        run.model("sft"), run.tokenizer(), asked, [parse_strategy("greedy")], seeds=1, max_new_tokens=8
+    )
     assert "gold" not in strategies_table(found) and LEGEND["repetition"] in strategies_table(found)

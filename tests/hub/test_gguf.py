@@ -18,8 +18,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from labkit.decoding import Temperature, generate
 from labkit.errors import LabError
 from labkit.hub.gguf import load_gguf, save_gguf
-from labkit.hub.gguf_file import gguf_file
-from labkit.hub.gguf_tokenizer import CUTS, WHOLE_WORDS, read_backend
+from labkit.hub.gguf_file import find_gguf_file
+from labkit.hub.gguf_tokenizer import CUTS, WHOLE_WORDS, read_gguf_tokenizer
 from labkit.model.feedforward import Gated
 from labkit.model.positions import LinearScaling, Llama3Scaling, Rotary, YaRN
 from labkit.model.transformer import ModelConfig, Transformer
@@ -157,7 +157,7 @@ def test_text_is_cut_as_llama_cpp_cuts_it(cut, tmp_path):
     save_gguf(tiny(tokenizer.vocab_size), tokenizer, tmp_path / "a.gguf", "f32")
     fields = gguf.GGUFReader(tmp_path / "a.gguf").fields
     assert fields["tokenizer.ggml.pre"].contents() == cut
-    backend, _ = read_backend(tmp_path / "a.gguf")
+    backend, _ = read_gguf_tokenizer(tmp_path / "a.gguf")
     theirs = LlamaCpp(tmp_path / "a.gguf")
     for text in TEXTS:
         ids = tokenizer.encode(text)
@@ -171,7 +171,7 @@ def test_a_token_that_was_added_is_one_token(file, plain):
     kinds = dict(zip(tokens, types, strict=True))
     assert [kinds[t] for t in ("<s>", "</s>", "<think>", "T", f"[PAD{plain.vocab_size}]")] == [3, 3, 4, 1, 5]
     assert len(tokens) == plain.vocab_size + 5
-    backend, _ = read_backend(file)
+    backend, _ = read_gguf_tokenizer(file)
     assert backend.encode("a<think>b", add_special_tokens=False).ids == plain.encode("a<think>b")
     assert backend.token_to_id("<think>") in plain.encode("a<think>b")
     assert {t.content for t in backend.get_added_tokens_decoder().values() if t.special} == {"<s>", "</s>"}
@@ -185,15 +185,15 @@ def test_a_cut_that_has_no_name_is_said(file, plain, tmp_path):
             save_gguf(tiny(plain.vocab_size), Tokenizer(backend, CONFIG), tmp_path / "odd.gguf")
     assert not (tmp_path / "odd.gguf").exists()
     with pytest.raises(LabError, match="cuts text as 'tekken'"):
-        read_backend(retold(file, {"tokenizer.ggml.pre": "tekken"}))
+        read_gguf_tokenizer(retold(file, {"tokenizer.ggml.pre": "tekken"}))
     with pytest.raises(LabError, match="of the kind 'rwkv'; those known are gpt2 and llama"):
-        read_backend(retold(file, {"tokenizer.ggml.model": "rwkv"}))
-    nameless, _ = read_backend(retold(file, {"tokenizer.ggml.pre": None}))  # as llama.cpp reads it
+        read_gguf_tokenizer(retold(file, {"tokenizer.ggml.model": "rwkv"}))
+    nameless, _ = read_gguf_tokenizer(retold(file, {"tokenizer.ggml.pre": None}))  # as llama.cpp reads it
     assert (
         nameless.pre_tokenizer.pre_tokenize_str("a12345")[1:]
         != plain.backend.pre_tokenizer.pre_tokenize_str("a12345")[1:]
     )
-    begun, config = read_backend(
+    begun, config = read_gguf_tokenizer(
         retold(file, {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": None})
     )
     assert begun.encode("a").tokens == ["<s>", "a"] and config["bos_token"] == "<s>"
@@ -219,7 +219,7 @@ def test_sentencepiece_is_read_from_its_scores(file, tmp_path):
     writer.add_unk_token_id(0)
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         step()
-    again, config = read_backend(tmp_path / "spm.gguf")
+    again, config = read_gguf_tokenizer(tmp_path / "spm.gguf")
     for text in ("Tom is in the park.", " Where  is Tom? 1999", "héllo 你 \n"):
         ids = again.encode(text, add_special_tokens=False).ids
         assert ids == backend.encode(text, add_special_tokens=False).ids
@@ -329,12 +329,12 @@ def test_a_file_that_is_cut_off_or_lies_is_said_at_once(file, tmp_path):
 
 
 def test_a_folder_with_a_gguf_file(file, tmp_path):
-    assert gguf_file(tmp_path) == file and gguf_file(file) == file and gguf_file(str(file)) == file
+    assert find_gguf_file(tmp_path) == file and find_gguf_file(file) == file and find_gguf_file(str(file)) == file
     (tmp_path / "other.gguf").touch()
     with pytest.raises(LabError, match="holds 2 GGUF files .other.gguf, tiny.gguf.. Name the one"):
-        gguf_file(tmp_path)
+        find_gguf_file(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
-    assert gguf_file(tmp_path) is None
+    assert find_gguf_file(tmp_path) is None
 
 
 def test_numbers_that_are_none_are_refused_by_name(plain, tmp_path):

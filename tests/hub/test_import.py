@@ -23,7 +23,7 @@ from labkit.hub.importing import import_checkpoint
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
 from labkit.runs.presets import make_recipe
-from labkit.text.chat import encode_document, encode_messages, encode_opening, encode_prompt
+from labkit.text.chat import encode_document, encode_messages, encode_prompt, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui import attention
 from labkit.ui.lab import Lab
@@ -86,7 +86,7 @@ def test_only_the_answer_and_its_end_count(tmp_path):
     assert ids == encode_messages(tokenizer, TALK[:2])
     counted = [token for token, counts in zip(ids, answer, strict=True) if counts]
     assert tokenizer.decode(counted, special=True) == "Tom is in the park.<|im_end|>"
-    assert encode_opening(tokenizer, "Tom") == tokenizer.encode("Tom") and encode_opening(tokenizer, "") == [
+    assert encode_text_prompt(tokenizer, "Tom") == tokenizer.encode("Tom") and encode_text_prompt(tokenizer, "") == [
         tokenizer.bos_token_id
     ]
 
@@ -153,12 +153,12 @@ def test_the_stages_the_decoder_and_the_app_work_on_it(checkpoint, tmp_path, cor
     few = "--train.steps 4 --train.batch-size 2 --train.max-length 128 --train.muon-lr 0.001".split()
     assert main(["sft", str(run), "--again", *few]) == 0
     tuned = Run.open(run)
-    assert tuned.stage("sft").finished and len(tuned.stage("sft").records) == 4
+    assert tuned.stage("sft").finished and len(tuned.stage("sft").step_records) == 4
     assert main(["generate", str(run), "--chat", "--prompt", "Hello", "--max-tokens", "5", "--count", "1"]) == 0
     assert main(["report", str(run)]) == 0 and (run / "report.html").is_file()
     lab = Lab(run.parent)
     assert lab.stages("mine") == ["pretrain", "sft"]
-    data = attention.look(lab, "mine", "sft", "Tom is in the park.")
+    data = attention.inspect_text(lab, "mine", "sft", "Tom is in the park.")
     (map_,) = data["maps"]
     assert (map_["layers"], map_["heads"]) == (2, 2) and "".join(map_["rows"]) == "Tom is in the park."
 

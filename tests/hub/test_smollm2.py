@@ -12,7 +12,7 @@ import transformers
 from labkit.decoding import Temperature, generate
 from labkit.hub.importing import import_checkpoint
 from labkit.runs.folder import Run
-from labkit.runs.prepare import prepare
+from labkit.runs.prepare import prepare_inputs
 from labkit.runs.presets import make_recipe
 from labkit.text.chat import encode_prompt
 from labkit.training.loop import fit
@@ -83,7 +83,7 @@ def test_it_says_what_transformers_reads_in_the_same_file(file, imported, theirs
 
 def test_its_attention_is_looked_at(imported):
     lab = Lab(imported.path.parent)
-    data = attention.look(lab, "smol", "sft", attention.OPENING)
+    data = attention.inspect_text(lab, "smol", "sft", attention.OPENING)
     (map_,) = data["maps"]
     assert (map_["layers"], map_["heads"], map_["key_value_heads"]) == (30, 9, 3) and data["focus"]
     assert attention.opening_example_results(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
@@ -91,7 +91,7 @@ def test_its_attention_is_looked_at(imported):
 
 def test_twenty_steps_of_fine_tuning_teach_it(imported):
     torch.set_num_threads(2)
-    stage_inputs, stage, config = prepare(imported), imported.recipe.stages["sft"], imported.recipe.evaluation
+    stage_inputs, stage, config = prepare_inputs(imported), imported.recipe.stages["sft"], imported.recipe.evaluation
     model = imported.model("pretrain")
     before = stage.loss(model, stage_inputs, config)
     records = list(fit(model, stage.source(stage_inputs, None), stage.objective, stage.train))

@@ -20,11 +20,11 @@ from labkit.runs.folder import Run
 from labkit.runs.presets import make_recipe
 from labkit.text.chat import (
     decode_reply,
-    encode_answer_part,
+    encode_answer_prefix,
     encode_document,
     encode_messages,
-    encode_opening,
     encode_prompt,
+    encode_text_prompt,
 )
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
@@ -69,7 +69,7 @@ def test_sentencepiece_goes_in_and_out_with_the_ids_of_transformers(llama2, tmp_
     assert encode_messages(ours, TALK) == chat_ids(theirs) == chat_ids(away)
     assert encode_prompt(ours, TALK) == chat_ids(theirs, add_generation_prompt=True)
     for text in ("Tom is in the park.", " Tom", "ä\nb", "  two"):
-        assert encode_opening(ours, text) == theirs(text)["input_ids"] == away(text)["input_ids"]
+        assert encode_text_prompt(ours, text) == theirs(text)["input_ids"] == away(text)["input_ids"]
     assert away.chat_template == theirs.chat_template == INST
     assert (away.bos_token, away.eos_token, away.unk_token) == ("<s>", "</s>", "<unk>")
 
@@ -80,9 +80,9 @@ def test_a_token_of_sentencepiece_is_shown_as_it_stands_in_the_text(tmp_path):
     assert shown == [" Tom", " is", " in", " ", "<C3>", "<A4>", "\n", "b"]
     assert ours.decode(ours.encode("Tom is in ä\nb")) == "Tom is in ä\nb"
     assert ours.token_text(1) == "<s>" and ours.token_text(9999) == "<9999>"
-    before, after = encode_opening(ours, "Tom is"), [ours.token_to_id("▁in")]
+    before, after = encode_text_prompt(ours, "Tom is"), [ours.token_to_id("▁in")]
     assert ours.decode_continuation(before, after) == " in" and ours.decode(after) == "in"
-    words = encode_answer_part(ours, "Tom is")
+    words = encode_answer_prefix(ours, "Tom is")
     assert [ours.token_text(index) for index in words] == [" Tom", " is"] and decode_reply(ours, words) == "Tom is"
 
 
@@ -90,9 +90,9 @@ def test_a_token_of_sentencepiece_is_shown_as_it_stands_in_the_text(tmp_path):
 def test_a_text_begins_as_the_tokenizer_begins_it(bos, config, tmp_path):
     """A tokenizer.json says it by itself: transformers too passes over add_bos_token then."""
     ours, theirs = loaded(byte_level(tmp_path, ["<s>", "</s>"], bos=bos, **config))
-    assert encode_opening(ours, "Tom is") == theirs("Tom is")["input_ids"]
+    assert encode_text_prompt(ours, "Tom is") == theirs("Tom is")["input_ids"]
     assert ours.prefix_ids == ([ours.bos_token_id] if bos else [])
-    assert encode_opening(ours, "") == [ours.bos_token_id]
+    assert encode_text_prompt(ours, "") == [ours.bos_token_id]
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -103,7 +103,7 @@ def test_a_vocabulary_and_merges_without_a_tokenizer_json(first, tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
     (tmp_path / "tokenizer.json").unlink()
     ours, theirs = load_tokenizer(tmp_path, 400), AutoTokenizer.from_pretrained(tmp_path)
-    assert encode_opening(ours, "Tom is") == theirs("Tom is")["input_ids"]
+    assert encode_text_prompt(ours, "Tom is") == theirs("Tom is")["input_ids"]
     assert ours.prefix_ids == ([ours.bos_token_id] if first else [])
 
 
@@ -113,7 +113,7 @@ def test_gpt2_as_it_was_published(tmp_path):
     transformers.GPT2Config(bos_token_id=0, eos_token_id=0).save_pretrained(tmp_path)
     ours, theirs = loaded(tmp_path)
     assert ours.eos_token_id == ours.bos_token_id == theirs.eos_token_id and ours.stop_ids == [ours.eos_token_id]
-    assert encode_opening(ours, "Tom is") == theirs("Tom is")["input_ids"]
+    assert encode_text_prompt(ours, "Tom is") == theirs("Tom is")["input_ids"]
 
 
 @pytest.mark.parametrize("file", ["generation_config.json", "config.json"])

@@ -14,15 +14,15 @@ from labkit.interpret import (
     CheckpointInspections,
     Inspection,
     Recorder,
-    accuracy,
+    accuracy_and_standard_error,
     activation_patching,
     find_heads,
     log_odds,
     winograd_examples,
     world_coref_examples,
 )
-from labkit.interpret.look import kl_divergence
-from labkit.interpret.taps import OneHead
+from labkit.interpret.inspection import kl_divergence
+from labkit.interpret.taps import HeadRef
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.positions import ALiBi, NoPosition, Shaw
 from labkit.model.rwkv import RWKV
@@ -90,7 +90,7 @@ def test_ablating_nothing_changes_nothing_and_a_head_what_it_gives(look):
     with torch.no_grad():
         plain = model(ids)
         assert plain.equal(model(ids, tap=Recorder("weights"))) and plain.equal(model(ids, tap=Ablate([None])))
-        head = OneHead("blocks.1.attention", 2)
+        head = HeadRef("blocks.1.attention", 2)
         out = model.blocks[1].get_submodule("mixer").out
         kept = out.weight.data.clone()
         out.weight.data[:, 16:24] = 0  # what reads the third head's 8 numbers
@@ -115,7 +115,7 @@ def test_ablating_nothing_changes_nothing_and_a_head_what_it_gives(look):
 def test_the_mean_of_a_head_that_always_says_the_same_is_what_it_says():
     x = torch.arange(24.0).view(1, 2, 3, 4)
     same = x[:, :, :1].expand(-1, -1, 3, -1)
-    ablate = Ablate([OneHead("a", 1)], "mean")
+    ablate = Ablate([HeadRef("a", 1)], "mean")
     assert ablate("a.heads", same).equal(same) and ablate("b.heads", x).equal(x) and ablate("a.weights", x).equal(x)
     assert ablate("a.heads", x)[0, 1].tolist() == [x[0, 1].mean(0).tolist()] * 3 and ablate("a.heads", x)[0, 0].equal(
         x[0, 0]
@@ -153,7 +153,7 @@ def test_an_encoder_decoder_has_three_kinds_of_attention(tokenizer):
     assert read.maps[0].weights[..., 0, 1:].min() > 0  # tokens see later ones
     for map_ in range(3):
         assert read.ablate(map_, 1, 1).nats > 0 and read.score_breakdown(map_, 1, 1, 1, 0).weight > 0
-    assert len(read.logit_lens()) == 4 and read.maps[2].columns == read.pieces(source)
+    assert len(read.logit_lens()) == 4 and read.maps[2].columns == read.token_texts(source)
 
 
 def test_an_encoder_looks_both_ways(tokenizer):
@@ -163,7 +163,7 @@ def test_an_encoder_looks_both_ways(tokenizer):
 
 def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, tokenizer):
     """Of causal attention rows of 1, 2, … T numbers one after the other; of an encoder whole rows; to 1/65535."""
-    (data,) = look.for_viewer()["maps"]
+    (data,) = look.viewer_data()["maps"]
     T = len(look.ids)
     read = torch.from_numpy(np.frombuffer(base64.b64decode(data["weights"]), "<u2").astype("float32")) / 65535
     rows = iter(read.split([i + 1 for _ in range(12) for i in range(T)]))
@@ -173,7 +173,7 @@ def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, 
                 expected = look.maps[0].weights[layer, head, i, : i + 1]
                 torch.testing.assert_close(next(rows), expected, atol=0.5 / 65535 + 1e-7, rtol=0)
     assert data["key_value_heads"] == 2 and next(rows, None) is None
-    (both_ways,) = Inspection(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).for_viewer()["maps"]
+    (both_ways,) = Inspection(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).viewer_data()["maps"]
     assert len(base64.b64decode(both_ways["weights"])) == 2 * 12 * 9
 
 
@@ -212,7 +212,7 @@ def test_what_a_viewer_asks(look, tokenizer):
     views = CheckpointInspections(["one", "two"], lambda name: look)
     assert views.view("two")["stages"] == ["one", "two"] and views.view("two")["stage"] == "two"
     here: dict[str, Any] = {"stage": "one", "map": 0, "layer": 1, "head": 2}
-    assert views.handle_request({"what": "view", "stage": "two"})["maps"] == look.for_viewer()["maps"]
+    assert views.handle_request({"what": "view", "stage": "two"})["maps"] == look.viewer_data()["maps"]
     assert views.handle_request({**here, "what": "without", "kind": "zero"})["nats"] == look.ablate(0, 1, 2).nats
     cell = views.handle_request({**here, "what": "cell", "row": 3, "column": 1})
     assert cell == look.score_breakdown(0, 1, 2, 3, 1)._asdict()
@@ -267,9 +267,12 @@ def test_the_examples_know_whom_it_stands_for(demo):
     tokenizer = demo.tokenizer()
     for examples in (world_coref_examples(World.load("lab"), tokenizer, 12), winograd_examples(tokenizer, 24)):
         for example in examples:
-            assert tokenizer.token_text(example.ids[example.pronoun]) == " it" and example.right != example.wrong
-            says = tokenizer.decode(example.right).split()[-1]
-            assert says.endswith(tokenizer.token_text(example.ids[example.right_place]).strip())
+            assert (
+                tokenizer.token_text(example.ids[example.pronoun_index]) == " it"
+                and example.right_ids != example.wrong_ids
+            )
+            says = tokenizer.decode(example.right_ids).split()[-1]
+            assert says.endswith(tokenizer.token_text(example.ids[example.right_index]).strip())
         assert len({example.text for example in examples}) == len(examples)
     with pytest.raises(LabError, match="nothing is called it"):
         world_coref_examples(World.load("tiny"), tokenizer)
@@ -285,9 +288,12 @@ def test_coreference_is_measured_as_its_formula(demo):
             logprobs = model(torch.tensor([[*ids, *answer]]))[0].log_softmax(-1)
         return sum(float(logprobs[len(ids) - 1 + i, token]) for i, token in enumerate(answer))
 
-    expected = [said(example.ids, example.right) - said(example.ids, example.wrong) for example in examples]
+    expected = [said(example.ids, example.right_ids) - said(example.ids, example.wrong_ids) for example in examples]
     assert log_odds(model, examples).tolist() == pytest.approx(expected, abs=1e-3)
-    assert accuracy(torch.tensor([1.0, -1.0, 2.0, 3.0])) == (0.75, pytest.approx((0.75 * 0.25 / 4) ** 0.5))
+    assert accuracy_and_standard_error(torch.tensor([1.0, -1.0, 2.0, 3.0])) == (
+        0.75,
+        pytest.approx((0.75 * 0.25 / 4) ** 0.5),
+    )
 
 
 def test_heads_are_found_by_what_they_do(demo):
@@ -315,7 +321,7 @@ def test_a_head_that_copies_has_the_scores_of_an_induction_head(tokenizer):
             super().__init__()
             self.distance = distance
 
-        def hidden(self, ids, tap):
+        def hidden_states(self, ids, tap):
             B, T = ids.shape
             back = torch.zeros(B, 1, T, T)
             rows = torch.arange(self.distance, T)

@@ -26,14 +26,14 @@ def test_next_token_loss_by_hand():
     logits = logits_for([0.5, 0.25, 0.25], [0.125, 0.375, 0.5])
     loss = next_token_loss(logits, torch.tensor([[0, 0]]), torch.tensor([[True, True]]))
     assert loss.loss_sum.item() == pytest.approx(math.log(16), abs=1e-6)
-    assert loss.counted.item() == 2
+    assert loss.label_count.item() == 2
 
 
 def test_uniform_logits_cost_log_vocabulary():
     B, T, V = 3, 5, 17
     mask = torch.ones(B, T, dtype=torch.bool)
     loss = next_token_loss(torch.zeros(B, T, V), torch.randint(V, (B, T)), mask)
-    assert (loss.loss_sum / loss.counted).item() == pytest.approx(math.log(V), abs=1e-5)
+    assert (loss.loss_sum / loss.label_count).item() == pytest.approx(math.log(V), abs=1e-5)
 
 
 def test_labels_that_do_not_count_change_nothing_and_get_no_gradient():
@@ -42,7 +42,7 @@ def test_labels_that_do_not_count_change_nothing_and_get_no_gradient():
     mask = torch.tensor([[True, True, False, False], [False, True, False, True]])
     loss = next_token_loss(logits, labels, mask)
     other = next_token_loss(logits, labels.masked_fill(~mask, 6), mask)
-    assert loss.loss_sum.item() == other.loss_sum.item() and loss.counted.item() == 4
+    assert loss.loss_sum.item() == other.loss_sum.item() and loss.label_count.item() == 4
     loss.loss_sum.backward()
     assert logits.grad is not None
     assert logits.grad[~mask].abs().max() == 0 and logits.grad[mask].abs().min(-1).values.max() > 0
@@ -54,12 +54,12 @@ def test_sums_add_up_over_rows():
     whole = next_token_loss(logits, labels, mask)
     parts = [next_token_loss(logits[i : i + 1], labels[i : i + 1], mask[i : i + 1]) for i in range(4)]
     assert sum(p.loss_sum.item() for p in parts) == pytest.approx(whole.loss_sum.item(), rel=1e-5)
-    assert sum(p.counted.item() for p in parts) == whole.counted.item()
+    assert sum(p.label_count.item() for p in parts) == whole.label_count.item()
 
 
 def test_a_batch_without_labels_costs_nothing():
     loss = next_token_loss(torch.randn(1, 2, 3), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2).bool())
-    assert loss.loss_sum.item() == 0 and loss.counted.item() == 0
+    assert loss.loss_sum.item() == 0 and loss.label_count.item() == 0
 
 
 def test_half_precision_logits_are_summed_in_fp32():
@@ -81,7 +81,7 @@ def test_pairwise_loss_by_hand():
     # sigmoid(log 3) = 3/4, so scores log 3 apart cost log 4/3, or log 4 the other way round
     loss = pairwise_loss(torch.tensor([math.log(3), 0.0, 5.0]), torch.tensor([0.0, math.log(3), 5.0]))
     assert loss.loss.tolist() == pytest.approx([math.log(4 / 3), math.log(4), math.log(2)], abs=1e-6)
-    assert loss.right.tolist() == [True, False, False]
+    assert loss.correct.tolist() == [True, False, False]
 
 
 def test_pairwise_loss_knows_differences_only():

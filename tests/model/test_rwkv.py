@@ -8,7 +8,7 @@ from labkit.model.context import ForwardContext, token_shift
 from labkit.model.gru import GRU
 from labkit.model.mixers import AttentionConfig
 from labkit.model.positions import PositionEncoding, PositionIndex
-from labkit.model.rwkv import CHUNK, WKVInputs, usual_ranks, wkv7, wkv7_chunked, wkv7_recurrent
+from labkit.model.rwkv import CHUNK, WKVInputs, default_ranks, wkv7, wkv7_chunked, wkv7_recurrent
 
 B, H, N = 2, 3, 8
 
@@ -93,7 +93,7 @@ def test_the_token_before():
 
 def test_ranks_are_the_authors():
     """The published 0.1B model has width 768 and ranks of 64, 64, 32 and 128."""
-    assert usual_ranks(768) == (64, 64, 32, 128)
+    assert default_ranks(768) == (64, 64, 32, 128)
 
 
 def test_the_gru_is_torchs():

@@ -9,8 +9,13 @@ import torch
 
 from labkit.decoding import generate
 from labkit.errors import LabError
-from labkit.evaluation.policies import OracleScores, paired_metrics
-from labkit.evaluation.preference_accuracy import gold_metrics, length_accuracy, pairwise_accuracy, ranking_metrics
+from labkit.evaluation.policies import OracleScores, paired_oracle_metrics
+from labkit.evaluation.preference_accuracy import (
+    gold_ranking_metrics,
+    length_accuracy,
+    pairwise_accuracy,
+    ranking_metrics,
+)
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.reward_model import RewardModel
 from labkit.preferences import annotate as annotations
@@ -19,14 +24,14 @@ from labkit.preferences.annotate import (
     AnnotationConfig,
     annotate,
     preference_task,
-    read_choices,
-    write_choices,
+    read_annotated_pairs,
+    write_annotated_pairs,
 )
-from labkit.preferences.prompts import GivenPrompts, WorldPrompts
+from labkit.preferences.prompts import DatasetPrompts, WorldPrompts
 from labkit.text.chat import document_texts
-from labkit.text.pairs import Pair
+from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Message, World, score
+from labkit.world import Message, World, gold_score
 
 SMALL = AnnotationConfig(annotator="warm", num_generations=4, max_new_tokens=12)
 
@@ -62,8 +67,8 @@ def test_choices_are_between_two_different_answers_and_scored(lab, answered):
     for choice in choices:
         task, profile = asked[choice.pair.prompt], world.profiles["warm"]
         assert choice.pair.chosen != choice.pair.rejected
-        assert choice.chosen_gold == score(world, task, choice.pair.chosen, profile).total
-        assert choice.rejected_gold == score(world, task, choice.pair.rejected, profile).total
+        assert choice.chosen_gold == gold_score(world, task, choice.pair.chosen, profile).total
+        assert choice.rejected_gold == gold_score(world, task, choice.pair.rejected, profile).total
     assert choices == annotate(model, tokenizer, world, SMALL, "train", 12)
 
 
@@ -122,22 +127,22 @@ def test_one_answer_cannot_be_compared():
 def test_choices_come_back_from_disk(lab, answered, tmp_path):
     world, tokenizer, model = lab
     choices = annotate(model, tokenizer, world, SMALL, "train", 12)
-    write_choices(tmp_path / "train.jsonl", choices)
-    assert read_choices(tmp_path / "train.jsonl") == choices
+    write_annotated_pairs(tmp_path / "train.jsonl", choices)
+    assert read_annotated_pairs(tmp_path / "train.jsonl") == choices
     (tmp_path / "torn.jsonl").write_text('{"prompt": [')
     with pytest.raises(LabError, match="torn.jsonl, line 1, is not JSON"):
-        read_choices(tmp_path / "torn.jsonl")
+        read_annotated_pairs(tmp_path / "torn.jsonl")
 
 
-def pair(chosen: str, rejected: str) -> Pair:
-    return Pair((Message("user", "Who?"),), chosen, rejected)
+def pair(chosen: str, rejected: str) -> PreferencePair:
+    return PreferencePair((Message("user", "Who?"),), chosen, rejected)
 
 
 def test_length_is_the_better_of_longer_and_shorter():
     longer = [pair("Tom is.", "Tom."), pair("It is Anna.", "Anna."), pair("I know it.", "No.")]
     assert length_accuracy(longer) == 1
     assert length_accuracy([*longer, pair("No.", "I do not know.")]) == 0.75
-    assert length_accuracy([Pair(p.prompt, p.rejected, p.chosen) for p in longer]) == 1
+    assert length_accuracy([PreferencePair(p.prompt, p.rejected, p.chosen) for p in longer]) == 1
     assert length_accuracy([pair("Tom.", "Ann.")]) == 0.5
 
 
@@ -165,7 +170,7 @@ def test_gold_metrics_by_hand(lab):
     world, tokenizer, model = lab
     golds = [(0.9, 0.2), (0.8, 0.1), (0.7, 0.3), (0.1, 0.6), (0.5, 0.5)]
     choices = [AnnotatedPair(pair("Tom is here.", "Tom."), *gold) for gold in golds]
-    found = gold_metrics(indifferent(model), tokenizer, choices, 64)
+    found = gold_ranking_metrics(indifferent(model), tokenizer, choices, 64)
     assert found["noise_ceiling"] == pytest.approx(3.5 / 5)
     assert found["gold_length_accuracy"] == 0.75  # the longer one was chosen, rightly in three of four
     assert found["gold_accuracy"] == 0.5
@@ -176,31 +181,31 @@ def test_paired_metrics_by_hand():
         ones = np.ones(len(gold))
         return OracleScores(np.array(gold), ones, 0 * ones, 0 * ones)
 
-    found = paired_metrics(oracle_scores(0.9, 0.5, 0.5, 0.1), oracle_scores(0.5, 0.5, 0.1, 0.5))
+    found = paired_oracle_metrics(oracle_scores(0.9, 0.5, 0.5, 0.1), oracle_scores(0.5, 0.5, 0.1, 0.5))
     assert found["gold_gain"] == pytest.approx(0.1)
     assert found["win_rate"] == pytest.approx(2.5 / 4)  # two wins, a tie, a loss
     assert found["gold_gain_standard_error"] == pytest.approx(np.std([0.4, 0, 0.4, -0.4]) / 2)
     assert found["win_high"] - found["win_rate"] == pytest.approx(1.96 * np.std([1, 0.5, 1, 0]) / 2)
-    same = paired_metrics(oracle_scores(0.3, 0.7), oracle_scores(0.3, 0.7))
+    same = paired_oracle_metrics(oracle_scores(0.3, 0.7), oracle_scores(0.3, 0.7))
     assert (same["gold_gain"], same["win_rate"], same["win_low"]) == (0, 0.5, 0.5)
 
 
 def test_prompts_of_the_world_fit_and_are_judged(lab):
     world, tokenizer, _ = lab
-    prompts = WorldPrompts(tokenizer, world, "warm", room=150, seed=7)
-    assert all(len(prompts.ids(i)) <= 150 for i in range(30))
-    assert prompts.ids(3) == WorldPrompts(tokenizer, world, "warm", room=150, seed=7).ids(3)
+    prompts = WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=150, seed=7)
+    assert all(len(prompts.prompt_ids(i)) <= 150 for i in range(30))
+    assert prompts.prompt_ids(3) == WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=150, seed=7).prompt_ids(3)
     answer = tokenizer.encode(" I do not know.")
     assert len(prompts.gold_scores([0, 1, 1], [answer] * 3)) == 3
     with pytest.raises(LabError, match="Rows leave 2 tokens for a prompt"):
-        WorldPrompts(tokenizer, world, "warm", room=2, seed=7).ids(0)
+        WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=2, seed=7).prompt_ids(0)
 
 
 def test_given_prompts_that_do_not_fit_are_left_out(lab):
     _, tokenizer, _ = lab
-    pairs = [pair("a", "b"), Pair((Message("user", "Who is where with whom? " * 9),), "a", "b")]
-    prompts = GivenPrompts(tokenizer, pairs, room=40)
-    assert prompts.ids(0) == prompts.ids(1) and len(prompts.prompts) == 1
+    pairs = [pair("a", "b"), PreferencePair((Message("user", "Who is where with whom? " * 9),), "a", "b")]
+    prompts = DatasetPrompts(tokenizer, pairs, max_prompt_tokens=40)
+    assert prompts.prompt_ids(0) == prompts.prompt_ids(1) and len(prompts.prompts) == 1
     assert prompts.fit == (2, 0, 1)
     with pytest.raises(LabError, match="None of 2 prompts fits in 3 tokens"):
-        GivenPrompts(tokenizer, pairs, room=3)
+        DatasetPrompts(tokenizer, pairs, max_prompt_tokens=3)

@@ -16,7 +16,7 @@ import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql
 
 from labkit.errors import LabError
-from labkit.preferences.store import CHOICES, TURN, Answer, Standing, Store, preference_pairs, standings
+from labkit.preferences.store import CHOICES, TURN, Answer, PreferenceStore, Standing, preference_pairs, win_rates
 from labkit.text.pairs import pair_columns
 from labkit.text.reading import read_preferences
 from labkit.world import Message
@@ -26,46 +26,46 @@ LEFT, RIGHT = Answer("Tom is here.", "a"), Answer("Sure! Tom is here.", "b")
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path / "votes" / "votes.db")
+def store(tmp_path) -> PreferenceStore:
+    return PreferenceStore(tmp_path / "votes" / "votes.db")
 
 
 def test_a_vote_comes_back_with_its_pair(store):
     pair = store.add_pair(PROMPT, LEFT, RIGHT)
-    store.vote(pair, "ada", "right")
+    store.add_vote(pair, "ada", "right")
     (vote,) = store.votes()
     assert (vote.pair, vote.annotator, vote.choice) == (pair, "ada", "right")
     assert (vote.prompt, vote.left, vote.right, vote.chosen) == (PROMPT, LEFT, RIGHT, RIGHT)
     assert vote.given.endswith("+00:00")
-    assert store.pair(pair) == (PROMPT, LEFT, RIGHT)
+    assert store.get_pair(pair) == (PROMPT, LEFT, RIGHT)
 
 
 def test_text_of_any_script_comes_back_as_it_was(store):
     prompt = (Message("user", "汤姆在哪里？ <b>'; DROP TABLE votes; --"),)
-    store.vote(store.add_pair(prompt, Answer("\u202e🙂", "x"), RIGHT), "ädä", "left")
+    store.add_vote(store.add_pair(prompt, Answer("\u202e🙂", "x"), RIGHT), "ädä", "left")
     (vote,) = store.votes("ädä")
     assert vote.prompt == prompt and vote.left.text == "\u202e🙂"
 
 
 def test_a_second_vote_is_refused_and_another_annotator_may(store):
     pair = store.add_pair(PROMPT, LEFT, RIGHT)
-    store.vote(pair, "ada", "left")
+    store.add_vote(pair, "ada", "left")
     with pytest.raises(LabError, match="ada has voted on this pair already. Undo that vote to change it"):
-        store.vote(pair, "ada", "right")
-    store.vote(pair, "bob", "tie")
+        store.add_vote(pair, "ada", "right")
+    store.add_vote(pair, "bob", "tie")
     assert [vote.choice for vote in store.votes()] == ["left", "tie"]
 
 
 def test_undo_takes_back_the_last_vote_of_that_annotator(store):
     pairs = [store.add_pair(PROMPT, LEFT, RIGHT) for _ in range(2)]
     for pair in pairs:
-        store.vote(pair, "ada", "left")
-    store.vote(pairs[0], "bob", "right")
-    assert store.undo("ada") == pairs[1]
+        store.add_vote(pair, "ada", "left")
+    store.add_vote(pairs[0], "bob", "right")
+    assert store.undo_last_vote("ada") == pairs[1]
     assert [(vote.pair, vote.annotator) for vote in store.votes()] == [(pairs[0], "ada"), (pairs[0], "bob")]
-    store.vote(pairs[1], "ada", "both_bad")  # the pair is free again
+    store.add_vote(pairs[1], "ada", "both_bad")  # the pair is free again
     assert store.votes("ada")[-1].choice == "both_bad"
-    assert store.undo("nobody") is None
+    assert store.undo_last_vote("nobody") is None
 
 
 @pytest.mark.parametrize(
@@ -75,21 +75,21 @@ def test_undo_takes_back_the_last_vote_of_that_annotator(store):
 def test_bad_votes_are_refused_in_words(store, annotator, choice, message):
     pair = store.add_pair(PROMPT, LEFT, RIGHT)
     with pytest.raises(LabError, match=message):
-        store.vote(pair, annotator, choice)
+        store.add_vote(pair, annotator, choice)
     assert store.votes() == []
 
 
 def test_a_pair_that_was_never_shown(store):
     with pytest.raises(LabError, match="never shown"):
-        store.vote("made up", "ada", "left")
+        store.add_vote("made up", "ada", "left")
     with pytest.raises(LabError, match="never shown"):
-        store.pair("made up")
+        store.get_pair("made up")
 
 
 def test_a_file_that_is_no_database(tmp_path):
     (tmp_path / "votes.db").write_text("not a database, and long enough to be looked at " * 40)
     with pytest.raises(LabError, match="votes.db cannot be used to keep votes"):
-        Store(tmp_path / "votes.db")
+        PreferenceStore(tmp_path / "votes.db")
 
 
 def test_what_is_preferred_becomes_pairs_that_can_be_trained_on(store, tmp_path):
@@ -98,7 +98,7 @@ def test_what_is_preferred_becomes_pairs_that_can_be_trained_on(store, tmp_path)
         ("left", LEFT, RIGHT), ("right", LEFT, RIGHT), ("tie", LEFT, RIGHT), ("both_bad", LEFT, RIGHT),
         ("skip", LEFT, RIGHT), ("left", LEFT, same),
     ]:  # fmt: skip
-        store.vote(store.add_pair(PROMPT, left, right), "ada", choice)
+        store.add_vote(store.add_pair(PROMPT, left, right), "ada", choice)
     pairs = preference_pairs(store.votes())
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [(LEFT.text, RIGHT.text), (RIGHT.text, LEFT.text)]
     file = tmp_path / "votes.jsonl"
@@ -112,10 +112,10 @@ def test_standings_by_hand(store):
     """a against b: won, lost, tied: 1.5 of 3. c beat a: a has 1.5 of 4. Skips and both bad do not count."""
     other = Answer("No.", "c")
     for choice in ("left", "right", "tie", "skip", "both_bad"):
-        store.vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", choice)
-    store.vote(store.add_pair(PROMPT, other, LEFT), "ada", "left")
-    store.vote(store.add_pair(PROMPT, LEFT, LEFT), "ada", "left")  # of one source: says nothing
-    found = standings(store.votes())
+        store.add_vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", choice)
+    store.add_vote(store.add_pair(PROMPT, other, LEFT), "ada", "left")
+    store.add_vote(store.add_pair(PROMPT, LEFT, LEFT), "ada", "left")  # of one source: says nothing
+    found = win_rates(store.votes())
     assert found == {"c": Standing(1, 1.0), "b": Standing(3, 0.5), "a": Standing(4, 0.375)}
     assert list(found) == ["c", "b", "a"]
 
@@ -127,7 +127,7 @@ def test_many_at_once_lose_nothing_and_count_nothing_twice(store):
     def vote_on_all(annotator: str) -> None:
         for pair in pairs:
             try:
-                store.vote(pair, annotator, "left")
+                store.add_vote(pair, annotator, "left")
             except LabError:
                 refused.append(annotator)
 
@@ -143,17 +143,17 @@ def test_many_at_once_lose_nothing_and_count_nothing_twice(store):
 def test_a_vote_survives_a_kill_straight_after_it_was_acknowledged(tmp_path):
     code = """
 import sys
-from labkit.preferences.store import Answer, Store
+from labkit.preferences.store import Answer, PreferenceStore
 from labkit.world import Message
-store = Store(sys.argv[1])
+store = PreferenceStore(sys.argv[1])
 for number in range(1000):
     pair = store.add_pair((Message("user", str(number)),), Answer("a", "x"), Answer("b", "y"))
-    store.vote(pair, "ada", "left")
+    store.add_vote(pair, "ada", "left")
     print(number, flush=True)
 """
     file, root = tmp_path / "votes.db", Path(__file__).resolve().parents[2]
     for kill in range(3):
-        before = len(Store(file).votes())
+        before = len(PreferenceStore(file).votes())
         child = subprocess.Popen(
             [sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ}
         )
@@ -163,12 +163,12 @@ for number in range(1000):
             acknowledged = int(child.stdout.readline()) + 1
         child.send_signal(signal.SIGKILL)
         child.wait()
-        assert len(Store(file).votes()) >= before + acknowledged
+        assert len(PreferenceStore(file).votes()) >= before + acknowledged
 
 
 def test_every_choice_can_be_made(store):
     for choice in CHOICES:
-        store.vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", choice)
+        store.add_vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", choice)
     assert [vote.choice for vote in store.votes()] == list(CHOICES)
 
 
@@ -176,7 +176,7 @@ def test_a_reader_waits_for_no_writer_and_a_vote_for_no_reader(store):
     pair = store.add_pair(PROMPT, LEFT, RIGHT)
     with store._reading() as reader:
         assert reader.scalar(sql.text("SELECT count(*) FROM votes")) == 0
-        store.vote(pair, "ada", "left")  # while somebody reads
+        store.add_vote(pair, "ada", "left")  # while somebody reads
         assert reader.scalar(sql.text("SELECT count(*) FROM votes")) == 0  # who still sees what was there
     with store._writing():
         assert [vote.choice for vote in store.votes()] == ["left"]  # while somebody writes
@@ -194,13 +194,13 @@ def test_counts_and_standings_are_those_of_the_votes(store):
     for _ in range(120):
         annotator = draw.choice(["ada", "bob", "cleo"])
         if draw.random() < 0.3:
-            store.undo(annotator)
+            store.undo_last_vote(annotator)
         else:
             left, right = (Answer("x", draw.choice("abc")) for _ in range(2))
-            store.vote(store.add_pair(PROMPT, left, right), annotator, draw.choice(CHOICES))
-    assert store.standings() == standings(store.votes())
+            store.add_vote(store.add_pair(PROMPT, left, right), annotator, draw.choice(CHOICES))
+    assert store.win_rates() == win_rates(store.votes())
     for annotator in ("ada", "bob", "cleo", "nobody"):
-        assert store.count(annotator) == len(store.votes(annotator))
+        assert store.count_votes(annotator) == len(store.votes(annotator))
 
 
 def test_what_a_vote_costs_does_not_grow_with_the_votes(store):
@@ -217,15 +217,15 @@ def test_what_a_vote_costs_does_not_grow_with_the_votes(store):
         raw: Any = store.engine.raw_connection()
         raw.driver_connection.set_progress_handler(step, 1)
         raw.close()  # back into the pool, from which the next calls take it
-        store.vote(pair, "ada", "left")
-        store.pair(pair)
-        assert store.count("ada") and store.standings()
-        assert store.undo("ada") == pair
+        store.add_vote(pair, "ada", "left")
+        store.get_pair(pair)
+        assert store.count_votes("ada") and store.win_rates()
+        assert store.undo_last_vote("ada") == pair
         return steps
 
     def fill(count: int) -> None:
         for _ in range(count):
-            store.vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", "left")
+            store.add_vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", "left")
 
     fill(5)
     few = cost()
@@ -248,26 +248,26 @@ INSERT INTO votes VALUES (1, 'p', 'ada', 'left', 'then', NULL), (2, 'p', 'bob', 
 def test_votes_of_the_first_version_are_read_and_counted(tmp_path):
     with sqlite3.connect(tmp_path / "votes.db") as old:
         old.executescript(FIRST_VERSION)
-    store = Store(tmp_path / "votes.db")
-    assert store.standings() == {"a": Standing(2, 0.75), "b": Standing(2, 0.25)} == standings(store.votes())
-    assert [store.count(name) for name in ("ada", "bob", "cleo")] == [1, 1, 0]
-    store.vote("p", "cleo", "left")
-    assert Store(tmp_path / "votes.db").standings()["a"] == pytest.approx(Standing(3, 2.5 / 3))
+    store = PreferenceStore(tmp_path / "votes.db")
+    assert store.win_rates() == {"a": Standing(2, 0.75), "b": Standing(2, 0.25)} == win_rates(store.votes())
+    assert [store.count_votes(name) for name in ("ada", "bob", "cleo")] == [1, 1, 0]
+    store.add_vote("p", "cleo", "left")
+    assert PreferenceStore(tmp_path / "votes.db").win_rates()["a"] == pytest.approx(Standing(3, 2.5 / 3))
 
 
 def test_votes_of_a_later_version_are_left_alone(tmp_path):
-    Store(tmp_path / "votes.db")
+    PreferenceStore(tmp_path / "votes.db")
     with sqlite3.connect(tmp_path / "votes.db") as later:
         later.execute("UPDATE labkit_schema SET version = 99")
     with pytest.raises(LabError, match="made by a later labkit"):
-        Store(tmp_path / "votes.db")
+        PreferenceStore(tmp_path / "votes.db")
 
 
 def test_half_a_character_is_no_vote(store):
     with pytest.raises(LabError, match="half a character"):
         store.add_pair((Message("user", "x"),), Answer("\ud83d", "a"), RIGHT)
     with pytest.raises(LabError, match="half a character"):
-        store.vote(store.add_pair(PROMPT, LEFT, RIGHT), "\ud83d", "left")
+        store.add_vote(store.add_pair(PROMPT, LEFT, RIGHT), "\ud83d", "left")
     assert store.votes() == []
 
 
@@ -275,7 +275,7 @@ def test_a_place_that_cannot_be_written_to_is_said(tmp_path):
     (tmp_path / "file").write_text("no folder")
     for place in (tmp_path / "file" / "votes.db", "nosuch://database"):
         with pytest.raises(LabError, match="cannot be used to keep votes"):
-            Store(place)
+            PreferenceStore(place)
 
 
 def test_writers_of_a_server_take_turns(store):
@@ -284,7 +284,7 @@ def test_writers_of_a_server_take_turns(store):
     said: list[str] = []
     sql.event.listen(store.writer, "before_cursor_execute", lambda c, cursor, text, *rest: said.append(text))
     pair = store.add_pair(PROMPT, Answer("a", "x"), Answer("b", "y"))
-    store.vote(pair, "ada", "left")
-    store.undo("ada")
+    store.add_vote(pair, "ada", "left")
+    store.undo_last_vote("ada")
     begins = [number for number, text in enumerate(said) if text.startswith("BEGIN")]
     assert len(begins) == 3 and all("SELECT" in said[number + 1] and "version" in said[number + 1] for number in begins)

@@ -1,6 +1,6 @@
 """What a notebook shows of a run, event by event."""
 
-from labkit.reporting.notebook import follow
+from labkit.reporting.notebook import show_progress
 from labkit.runs.pipeline import Progress
 from labkit.text.reading import ReadReport
 
@@ -10,7 +10,7 @@ def test_what_was_read_and_what_was_made_is_said(capsys):
     reading.read = 12
     result = {"stage": "dpo", "seconds": 3.0, "metrics": {"win_rate": 0.75}}
     record = reading.finish(12).record()
-    follow([Progress("preferences", "read", result=record), Progress("dpo", "finished", 5, 5, result=result)])
+    show_progress([Progress("preferences", "read", result=record), Progress("dpo", "finished", 5, 5, result=result)])
     said = capsys.readouterr().out
     assert "preferences: " in said and "read 12, kept 12" in said
     assert "dpo: wins over the model before 75.0 %, 3 s" in said

@@ -74,14 +74,16 @@ class Reader(HTMLParser):
 
 
 def test_tag_escapes_all_but_markup():
-    assert report.tag("p", "1 < 2", class_="soft") == '<p class="soft">1 &lt; 2</p>'
-    assert report.tag("b", report.tag("i", "&"), ["<", report.Markup("<br>")]) == "<b><i>&amp;</i>&lt;<br></b>"
-    assert report.tag("a", "", title='"><script>') == '<a title="&quot;&gt;&lt;script&gt;"></a>'
-    assert report.tag("div", "", data_figure="x") == '<div data-figure="x"></div>'
+    assert report.html_tag("p", "1 < 2", class_="soft") == '<p class="soft">1 &lt; 2</p>'
+    assert (
+        report.html_tag("b", report.html_tag("i", "&"), ["<", report.Markup("<br>")]) == "<b><i>&amp;</i>&lt;<br></b>"
+    )
+    assert report.html_tag("a", "", title='"><script>') == '<a title="&quot;&gt;&lt;script&gt;"></a>'
+    assert report.html_tag("div", "", data_figure="x") == '<div data-figure="x"></div>'
 
 
 def test_the_page_says_what_happened():
-    text = Reader(report.report_html(a_report(), RECORDS, "my run")).text
+    text = Reader(report.render_report_html(a_report(), RECORDS, "my run")).text
     assert "my run" in text and "preset lab, seed 3" in text
     assert "2 min 30 s" in text  # 75.2 + 75.2 s
     assert "75.0 % answers right after fine-tuning; 50.0 % after pretraining" in text
@@ -90,13 +92,13 @@ def test_the_page_says_what_happened():
 
 
 def test_each_measure_is_explained_with_its_direction():
-    text = Reader(report.report_html(a_report(), RECORDS, "run")).text
+    text = Reader(report.render_report_html(a_report(), RECORDS, "run")).text
     assert metric_info("accuracy").meaning in text and metric_info("gold/warm").meaning in text
     assert "gold score: warm" in text and "↑ higher" in text and "↓ lower" in text
 
 
 def test_samples_stand_side_by_side_under_one_prompt():
-    text = Reader(report.report_html(a_report(), RECORDS, "run")).text
+    text = Reader(report.render_report_html(a_report(), RECORDS, "run")).text
     assert text.count("Where is Tom?") == 1
     assert re.search("after pretraining At the after fine-tuning Tom is at the zoo. one right answer", text)
 
@@ -104,12 +106,12 @@ def test_samples_stand_side_by_side_under_one_prompt():
 def test_an_empty_answer_is_shown_as_nothing():
     broken = a_report()
     broken["stages"][0]["samples"][0]["response"] = " \n"
-    assert "after pretraining (nothing)" in Reader(report.report_html(broken, {}, "run")).text
+    assert "after pretraining (nothing)" in Reader(report.render_report_html(broken, {}, "run")).text
 
 
 def test_gains_are_points_above_the_question_alone():
     """Where: 0.75 right, 0.25 without the story: 50 points."""
-    assert "where 50 % 75 % 25 % +50" in Reader(report.report_html(a_report(), RECORDS, "run")).text
+    assert "where 50 % 75 % 25 % +50" in Reader(report.render_report_html(a_report(), RECORDS, "run")).text
 
 
 ALIGNED = {
@@ -136,7 +138,7 @@ def aligned_report() -> dict:
 
 
 def test_what_an_objective_watches_is_drawn():
-    figures = json.loads(Reader(report.report_html(aligned_report(), ALIGNED, "run")).scripts[0])
+    figures = json.loads(Reader(report.render_report_html(aligned_report(), ALIGNED, "run")).scripts[0])
     watched = ("reward", "kl", "entropy", "clip_fraction", "explained_variance", "length", "loss", "lr")
     assert {name for name in figures if name.startswith("ppo-")} == {f"ppo-{name}" for name in watched}
     drawn = [(line["name"], line["y"]) for line in figures["ppo-reward"]["data"]]
@@ -149,12 +151,12 @@ def test_what_an_objective_watches_is_drawn():
 
 def test_gold_is_not_drawn_where_there_is_none():
     records = {"ppo": [record | {"gold": 0.0} for record in ALIGNED["ppo"]]}
-    figures = json.loads(Reader(report.report_html(aligned_report(), records, "run")).scripts[0])
+    figures = json.loads(Reader(report.render_report_html(aligned_report(), records, "run")).scripts[0])
     assert {line["name"] for line in figures["ppo-reward"]["data"]} == {"reward"}
 
 
 def test_a_policy_is_compared_with_the_fine_tuned_model_and_a_reward_model_with_nothing():
-    text = Reader(report.report_html(aligned_report(), ALIGNED, "run")).text
+    text = Reader(report.render_report_html(aligned_report(), ALIGNED, "run")).text
     stages = text.split("Stage ")
     assert "right 90.0 % 91.0 %" in stages[4] and "after fine-tuning" in stages[4]
     assert "right_before" not in text and "after the reward model" not in "".join(stages[1:5])
@@ -168,8 +170,8 @@ def test_hostile_text_is_text():
     made["stages"][-1]["samples"] = [{"prompt": HOSTILE, "response": HOSTILE}]
     made["stages"][-1]["metrics"] = {HOSTILE: 0.5, f"accuracy/{HOSTILE}": 0.5}
     made["machine"] = {HOSTILE: HOSTILE}
-    clean = Reader(report.report_html(a_report(), RECORDS, "run"))
-    dirty = Reader(report.report_html(made, {**RECORDS, HOSTILE: RECORDS["pretrain"]}, HOSTILE))
+    clean = Reader(report.render_report_html(a_report(), RECORDS, "run"))
+    dirty = Reader(report.render_report_html(made, {**RECORDS, HOSTILE: RECORDS["pretrain"]}, HOSTILE))
     assert len(dirty.scripts) == len(clean.scripts)
     assert not [tag for tag, _ in dirty.tags if tag == "img"]
     assert not [name for _, attributes in dirty.tags for name in attributes if name.startswith("on")]
@@ -178,7 +180,7 @@ def test_hostile_text_is_text():
 
 
 def test_figures_are_json_that_names_every_place():
-    reader = Reader(report.report_html(a_report(), RECORDS, "run"))
+    reader = Reader(report.render_report_html(a_report(), RECORDS, "run"))
     figures = json.loads(reader.scripts[0])
     assert "<" not in reader.scripts[0]
     places = {attributes["data-figure"] for _, attributes in reader.tags if "data-figure" in attributes}
@@ -188,7 +190,7 @@ def test_figures_are_json_that_names_every_place():
 
 
 def test_the_page_asks_nothing_of_the_network():
-    page = report.report_html(a_report(), RECORDS, "run")
+    page = report.render_report_html(a_report(), RECORDS, "run")
     for _, attributes in Reader(page).tags:
         assert not {"src", "href"} & attributes.keys()
     style = report.files("labkit.reporting").joinpath("report.css").read_text()
@@ -201,7 +203,7 @@ def test_real_text_says_what_cannot_be_measured(recipe, real):
     made = a_report(**recipe)
     for each in made["stages"]:
         each["metrics"] = {"validation_loss": 1.0, "grammatical": 0.5}
-    text = Reader(report.report_html(made, RECORDS, "run")).text
+    text = Reader(report.render_report_html(made, RECORDS, "run")).text
     assert ("What is not measured here" in text) is real
     assert (NOT_FOR_REAL_TEXT["accuracy"] in text) is real
     assert NOT_FOR_REAL_TEXT["grammatical"] not in text  # it was measured, on the world's half of this run
@@ -218,9 +220,10 @@ def test_what_was_read_and_what_was_dropped_is_shown():
         "unused": ["column score"],
         "warnings": ["empty answer: rows.jsonl, line 7"],
     }
-    text = Reader(report.report_html({**a_report(), "reading": {"instructions": record}}, RECORDS, "run")).text
+    text = Reader(report.render_report_html({**a_report(), "reading": {"instructions": record}}, RECORDS, "run")).text
     assert (
-        "What was read" in text and "What was read" not in Reader(report.report_html(a_report(), RECORDS, "run")).text
+        "What was read" in text
+        and "What was read" not in Reader(report.render_report_html(a_report(), RECORDS, "run")).text
     )
     said = "<rows>.jsonl (jsonl in gb18030): read 40, kept 39, dropped 1 empty answer; not used: column score."
     assert said in text and "empty answer: rows.jsonl, line 7" in text
@@ -228,8 +231,8 @@ def test_what_was_read_and_what_was_dropped_is_shown():
 
 def test_a_report_of_one_unknown_stage_without_anything_still_opens():
     bare = {"recipe": None, "stages": [{"stage": "some_stage", "metrics": {}}], "machine": None}
-    assert "Some stage" in Reader(report.report_html(bare, {}, "run")).text
-    assert "labkit report" in report.report_html({"recipe": {}, "stages": []}, {}, "run")
+    assert "Some stage" in Reader(report.render_report_html(bare, {}, "run")).text
+    assert "labkit report" in report.render_report_html({"recipe": {}, "stages": []}, {}, "run")
 
 
 def test_write_reads_the_run_and_leaves_out_a_torn_line(tmp_path):
@@ -277,7 +280,7 @@ def test_what_cannot_be_measured_on_real_text_are_measures():
     ],
 )  # fmt: skip
 def test_values_are_shown_in_their_unit(name, value, shown):
-    assert metric_info(name).show(value) == shown
+    assert metric_info(name).format(value) == shown
 
 
 def test_labels_of_parts_name_both():

@@ -20,9 +20,9 @@ def traces(figure: go.Figure) -> dict[str, tuple[list, list]]:
 
 def test_smoothed_is_the_mean_of_the_last_values():
     """Window 2: 1, (1 + 3) / 2 = 2, (3 + 5) / 2 = 4. Window 1 and less change nothing."""
-    assert plots.smoothed([1, 3, 5], 2) == [1, 2, 4]
-    assert plots.smoothed([1, 3, 5], 1) == plots.smoothed([1, 3, 5], 0) == [1, 3, 5]
-    assert plots.smoothed([], 3) == []
+    assert plots.moving_average([1, 3, 5], 2) == [1, 2, 4]
+    assert plots.moving_average([1, 3, 5], 1) == plots.moving_average([1, 3, 5], 0) == [1, 3, 5]
+    assert plots.moving_average([], 3) == []
 
 
 def test_loss_curves_draw_training_at_each_step_and_validation_where_it_was_measured():
@@ -44,7 +44,7 @@ def test_loss_curves_without_validation_have_no_such_line():
 
 
 def test_learning_rate_is_drawn_over_the_steps():
-    assert traces(plots.learning_rate(RECORDS)) == {"learning rate": ([1, 2, 3], [0.1, 0.2, 0.1])}
+    assert traces(plots.learning_rate_curve(RECORDS)) == {"learning rate": ([1, 2, 3], [0.1, 0.2, 0.1])}
 
 
 def test_accuracy_is_in_percent_beside_the_question_alone_and_ordered_by_gain():
@@ -60,7 +60,7 @@ def test_accuracy_is_in_percent_beside_the_question_alone_and_ordered_by_gain():
 def test_kinds_that_need_no_story_come_last():
     """Gains: why 0.9 - 0.5 = 0.4, who 0.7 - 0.2 = 0.5; a fact is asked without a story."""
     measured = {"accuracy/fact": 1.0, "accuracy/why": 0.9, "accuracy/who": 0.7}
-    assert plots.kinds_by_gain({**measured, "question_only/why": 0.5, "question_only/who": 0.2}) == [
+    assert plots.question_kinds_by_gain({**measured, "question_only/why": 0.5, "question_only/who": 0.2}) == [
         "who",
         "why",
         "fact",
@@ -74,12 +74,12 @@ def test_a_kind_that_a_stage_did_not_measure_leaves_a_gap():
 
 def test_cost_splits_the_seconds_of_a_stage():
     """Of 90 s, 70 in training: 20 are left for reading and measuring."""
-    bars = plots.cost([{"stage": "pretrain", "seconds": 90.0, "training_seconds": 70.0}]).data
+    bars = plots.cost_chart([{"stage": "pretrain", "seconds": 90.0, "training_seconds": 70.0}]).data
     assert {bar.name: list(bar.x) for bar in bars} == {"training": [70.0], "reading and measuring": [20.0]}
     assert all(list(bar.y) == ["pretrain"] for bar in bars)
 
 
-@pytest.mark.parametrize("empty", [plots.loss_curves([]), plots.learning_rate([]), plots.accuracy_by_kind({})])
+@pytest.mark.parametrize("empty", [plots.loss_curves([]), plots.learning_rate_curve([]), plots.accuracy_by_kind({})])
 def test_nothing_to_draw_is_an_empty_figure(empty):
     assert not any(len(trace.x) for trace in empty.data)
     assert json.loads(empty.to_json())["layout"]["yaxis"]["title"]["text"]
@@ -88,7 +88,7 @@ def test_nothing_to_draw_is_an_empty_figure(empty):
 def test_every_axis_with_numbers_names_its_unit():
     assert plots.loss_curves(RECORDS).layout.yaxis.title.text == "loss (nats per token)"
     assert plots.accuracy_by_kind({}).layout.yaxis.title.text == "answered right (%)"
-    assert plots.cost([]).layout.xaxis.title.text == "seconds"
+    assert plots.cost_chart([]).layout.xaxis.title.text == "seconds"
 
 
 def test_a_loss_is_drawn_where_it_moves():
@@ -99,7 +99,7 @@ def test_a_loss_is_drawn_where_it_moves():
 
 def test_two_runs_in_one_figure():
     one, other = (plots.loss_curves([{"step": step, "loss": loss} for step in (1, 2)]) for loss in (1.0, 2.0))
-    both = plots.overlaid(one, other, ("mine", "theirs"))
+    both = plots.overlay_figures(one, other, ("mine", "theirs"))
     assert [list(line.y) for line in both.data if line.name == "training · theirs"] == [[2.0, 2.0]]
     drawn = [line for line in both.data if line.showlegend is not False]
     assert [(line.name, line.line.dash) for line in drawn] == [("training · mine", None), ("training · theirs", "dot")]

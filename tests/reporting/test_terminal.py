@@ -4,7 +4,7 @@ import json
 import signal
 from collections.abc import Generator
 
-from labkit.reporting.terminal import metric_rows, summary, watch
+from labkit.reporting.terminal import format_run_summary, metric_rows, run_with_progress
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import Progress
 from tests.tiny_recipe import tiny_recipe
@@ -20,7 +20,7 @@ DPO = {"untrained_loss": 0.693, "validation_loss": 0.64}
 
 
 def lines(folder) -> list[str]:
-    return [" ".join(line.split()) for line in summary(folder).splitlines()]
+    return [" ".join(line.split()) for line in format_run_summary(folder).splitlines()]
 
 
 def test_the_question_alone_is_there_although_the_last_stage_does_not_measure_it(tmp_path):
@@ -45,7 +45,7 @@ def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path, capsys):
         yield Progress("sft", "train", 2, 9)
         raise AssertionError("it goes on")
 
-    assert watch(events(), tmp_path, lambda: ["run", "--resume"]) == 143
+    assert run_with_progress(events(), tmp_path, lambda: ["run", "--resume"]) == 143
     said = capsys.readouterr().err
     assert "Stopping after this step; once more to stop at once." in said
     assert said.endswith("Stopped. To go on: labkit run --resume\n")

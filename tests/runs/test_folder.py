@@ -11,7 +11,7 @@ from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run, find_runs
-from labkit.runs.inputs import hash_of, input_hashes, matches_hash
+from labkit.runs.inputs import hash_path, input_hashes, matches_hash
 from labkit.runs.stage_folder import StageFolder
 from labkit.stages import Pretrain
 from tests.faults import tree
@@ -35,7 +35,7 @@ def trained(run, stage="pretrain"):
 def test_a_run_is_found_again(made):
     opened = Run.open(made.path)
     assert opened.recipe == tiny_recipe(seed=4) and opened.threads == torch.get_num_threads()
-    opened.check(tiny_recipe(seed=4))
+    opened.check_same_recipe(tiny_recipe(seed=4))
 
 
 def test_a_model_comes_back(made):
@@ -47,7 +47,7 @@ def test_a_model_comes_back(made):
 
 def test_a_stage_finishes(made):
     folder = made.stage("pretrain")
-    assert not folder.begun and not folder.trained and not folder.finished and folder.result is None
+    assert not folder.exists and not folder.trained and not folder.finished and folder.result is None
     trained(made)
     (folder.path / "checkpoints" / "step-00000001").mkdir(parents=True)
     folder.finish({"stage": "pretrain", "metrics": {}, "seconds": 1.5})
@@ -71,7 +71,10 @@ def test_a_folder_prepared_but_never_trained_is_free(made):
         (lambda run: run.model(), "has no model yet"),
         (lambda run: run.report(), "has no report yet"),
         (lambda run: run.tokenizer(), "no tokenizer"),
-        (lambda run: run.check(tiny_recipe(seed=4, preset="other")), "another recipe .preset: 'test', not 'other'"),
+        (
+            lambda run: run.check_same_recipe(tiny_recipe(seed=4, preset="other")),
+            "another recipe .preset: 'test', not 'other'",
+        ),
     ],
 )
 def test_what_is_not_there_is_said(made, ask, words):
@@ -125,10 +128,10 @@ def test_a_folder_is_known_by_the_names_and_contents_of_what_is_read(tmp_path):
     folder.mkdir()
     (folder / "a.txt").write_text("a")
     (folder / "b.txt").write_text("b")
-    known = hash_of(folder)
+    known = hash_path(folder)
     (folder / ".DS_Store").write_text("seen by a file manager")
     (folder / "notes.pdf").write_text("no kind that is read")
-    assert hash_of(folder) == known and matches_hash(folder, known)
+    assert hash_path(folder) == known and matches_hash(folder, known)
     (folder / "b.txt").rename(folder / "test.txt")
     assert not matches_hash(folder, known)
 
@@ -147,7 +150,7 @@ def test_what_an_older_labkit_has_hashed_is_known_again(tmp_path):
     (folder / "b.txt").write_text("b")
     assert matches_hash(folder, old.hexdigest())
     shipped = Run.open(demo_folder())
-    shipped.check(shipped.recipe)
+    shipped.check_same_recipe(shipped.recipe)
 
 
 def test_what_was_read_is_known_when_a_stage_is_taken_back(made):
@@ -181,14 +184,14 @@ def reads(tmp_path, monkeypatch) -> Run:
 
 
 def test_an_input_is_found_from_another_folder(reads, tmp_path):
-    reads.check(reads.recipe)
-    assert reads.sources == {"text": str(tmp_path / "here" / "corpus"), "instructions": "owner/of-the-hub"}
+    reads.check_same_recipe(reads.recipe)
+    assert reads.input_locations == {"text": str(tmp_path / "here" / "corpus"), "instructions": "owner/of-the-hub"}
 
 
 def test_an_input_that_is_gone_says_where_it_was_looked_for(reads, tmp_path):
     (tmp_path / "here" / "corpus").unlink()
     with pytest.raises(LabError) as said:
-        reads.check(reads.recipe)
+        reads.check_same_recipe(reads.recipe)
     for words in (
         "corpus, which", "reads (text), is gone", str(tmp_path / "elsewhere" / "corpus"),
         str(tmp_path / "here" / "corpus"), f"--out {tmp_path / 'run'} --resume --text PLACE",
@@ -200,26 +203,26 @@ def test_an_input_can_be_shown_its_new_place(reads, tmp_path):
     """The same content is the same input; another is refused."""
     (tmp_path / "here" / "corpus").rename(tmp_path / "moved.txt")
     moved = replace(reads.recipe, text=str(tmp_path / "moved.txt"))
-    reads.check(moved)
-    assert reads.sources["text"] == str(tmp_path / "moved.txt")
+    reads.check_same_recipe(moved)
+    assert reads.input_locations["text"] == str(tmp_path / "moved.txt")
     (tmp_path / "moved.txt").write_text("b")
     with pytest.raises(LabError, match="another recipe .text: 'corpus', not"):
-        Run.open(reads.path).check(moved)
+        Run.open(reads.path).check_same_recipe(moved)
 
 
 def test_another_file_of_that_name_is_not_taken_for_it(reads, tmp_path):
     (tmp_path / "elsewhere" / "corpus").write_text("another")
-    reads.check(reads.recipe)
-    assert reads.sources["text"] == str(tmp_path / "here" / "corpus")
+    reads.check_same_recipe(reads.recipe)
+    assert reads.input_locations["text"] == str(tmp_path / "here" / "corpus")
     (tmp_path / "here" / "corpus").unlink()
     with pytest.raises(LabError, match="elsewhere/corpus has changed since .*--text PLACE"):
-        Run.open(reads.path).check(reads.recipe)
+        Run.open(reads.path).check_same_recipe(reads.recipe)
 
 
 def test_a_data_set_of_the_hub_is_not_a_folder_here(reads, tmp_path):
     (tmp_path / "elsewhere" / "owner" / "of-the-hub").mkdir(parents=True)
     with pytest.raises(LabError, match="owner/of-the-hub was a data set of the hub when"):
-        reads.check(reads.recipe)
+        reads.check_same_recipe(reads.recipe)
 
 
 def test_a_run_of_an_older_labkit_knows_its_inputs_too(reads, tmp_path):
@@ -229,7 +232,7 @@ def test_a_run_of_an_older_labkit_knows_its_inputs_too(reads, tmp_path):
     (reads.path / "recipe.json").write_text(json.dumps(saved))
     where = tmp_path / "elsewhere" / "corpus"
     with pytest.raises(LabError, match=f"corpus, which .* is gone: there is no {where}. Put it back"):
-        Run.open(reads.path).check(reads.recipe)
+        Run.open(reads.path).check_same_recipe(reads.recipe)
 
 
 def test_a_branch_takes_no_edited_corpus(reads, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.runs.folder import Run
-from labkit.runs.jobs import Jobs, check_new_name
+from labkit.runs.jobs import Jobs, check_new_run_name
 from labkit.runs.lock import process_identity
 from tests.commands.test_main import SMALL
 
@@ -37,13 +37,13 @@ def test_a_stopped_run_can_be_gone_on_with(tmp_path):
     jobs, folder = Jobs(tmp_path), tmp_path / "small"
     steps = ["--pretrain.train.steps", "4000", "--stages", "pretrain"]
     jobs.start("small", ["run", "--out", str(folder), *SMALL, *steps])
-    wait_for(lambda: (folder / "pretrain").is_dir() and len(Run.open(folder).stage("pretrain").records) > 2)
+    wait_for(lambda: (folder / "pretrain").is_dir() and len(Run.open(folder).stage("pretrain").step_records) > 2)
     assert not jobs.stop_requested("small")
     jobs.stop("small")
     assert jobs.stop_requested("small")
     wait_for(lambda: not jobs.running("small"))
     assert "To go on: labkit run" in jobs.log("small")
-    assert 0 < Run.open(folder).stage("pretrain").records[-1]["step"] < 4000
+    assert 0 < Run.open(folder).stage("pretrain").step_records[-1]["step"] < 4000
     jobs.stop("small")  # nothing is there to stop
 
 
@@ -93,15 +93,15 @@ def test_a_name_that_is_a_path_is_refused_before_it_is_looked_for(tmp_path, name
 
 
 def test_names_for_new_runs():
-    assert check_new_name(" my-run_2.汤 ") == "my-run_2.汤"
+    assert check_new_run_name(" my-run_2.汤 ") == "my-run_2.汤"
     for name in ("", "..", "a b", "a/b", "-a", "x" * 62, 3, None):
         with pytest.raises(LabError, match="is no name for a run"):
-            check_new_name(name)
+            check_new_run_name(name)
 
 
 def test_only_so_many_at_once(tmp_path, monkeypatch):
     jobs = Jobs(tmp_path)
-    monkeypatch.setattr(jobs, "known", lambda: ["a", "b", "c", "d"])
+    monkeypatch.setattr(jobs, "names", lambda: ["a", "b", "c", "d"])
     monkeypatch.setattr(jobs, "running", lambda name: name != "new")
     with pytest.raises(LabError, match="4 runs are running: a, b, c, d. Stop one"):
         jobs.start("new", ["--version"])
@@ -116,7 +116,7 @@ def test_what_is_known_of_a_process_is_kept_renamed_and_dropped(tmp_path):
     jobs.rename("one", "two")
     assert jobs.arguments("one") == [] and jobs.log("one") == "" and "labkit 0" in jobs.log("two")
     jobs.forget("two")
-    assert jobs.known() == [] and jobs.log("two") == ""
+    assert jobs.names() == [] and jobs.log("two") == ""
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", '{"pid": "x"}', '{"pid": 1, "created": "y"}'])

@@ -13,7 +13,7 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.runs import lock
-from labkit.runs.lock import alive, one_writer, process_identity
+from labkit.runs.lock import exclusive_lock, find_live_process, process_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,10 +27,10 @@ def held(folder: Path, **other) -> Path:
 
 
 def test_a_folder_that_nothing_came_of_is_gone(tmp_path):
-    with one_writer(tmp_path / "runs" / "new"):
+    with exclusive_lock(tmp_path / "runs" / "new"):
         assert (tmp_path / "runs" / "new" / ".lock").is_file()
     assert not list(tmp_path.iterdir())
-    with one_writer(tmp_path / "new"):
+    with exclusive_lock(tmp_path / "new"):
         (tmp_path / "new" / "a").touch()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
 
@@ -38,8 +38,8 @@ def test_a_folder_that_nothing_came_of_is_gone(tmp_path):
 def test_two_in_one_process_and_through_a_link(tmp_path):
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real").mkdir()
-    with one_writer(tmp_path / "real"), pytest.raises(LabError, match="real is in use: this process"):
-        with one_writer(tmp_path / "link"):
+    with exclusive_lock(tmp_path / "real"), pytest.raises(LabError, match="real is in use: this process"):
+        with exclusive_lock(tmp_path / "link"):
             pass
     assert not list((tmp_path / "real").iterdir())
 
@@ -47,8 +47,8 @@ def test_two_in_one_process_and_through_a_link(tmp_path):
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the lock of the folder `run`."""
-    held = f"with one_writer({str(tmp_path / 'run')!r}): print('held', flush=True); input()"
-    code = f"from labkit.runs.lock import one_writer\n{held}"
+    held = f"with exclusive_lock({str(tmp_path / 'run')!r}): print('held', flush=True); input()"
+    code = f"from labkit.runs.lock import exclusive_lock\n{held}"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -60,12 +60,12 @@ def other(tmp_path):
 
 def test_another_process_is_refused_in_words_and_its_death_noticed(other, tmp_path):
     with pytest.raises(LabError, match=rf"in use: another process .number {other.pid}, since 20"):
-        with one_writer(tmp_path / "run"):
+        with exclusive_lock(tmp_path / "run"):
             pass
     other.kill()  # not yet waited for: its number is still taken
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
     with pytest.warns(UserWarning, match=rf"number {other.pid}, since 20.* is gone; its lock is taken over"):
-        with one_writer(tmp_path / "run"):
+        with exclusive_lock(tmp_path / "run"):
             pass
     assert not list(tmp_path.glob("run/*"))
 
@@ -78,10 +78,13 @@ def test_an_owner_at_work_keeps_its_lock_when_the_clock_is_set(other, tmp_path, 
         changed.setattr(psutil.Process, "create_time", lambda process: created(process) + seconds)
         assert lock.lock_holder(tmp_path / "run")
         changed.setattr(lock.fcntl, "flock", no_locks)
-        with pytest.raises(LabError, match=f"number {other.pid}"), one_writer(tmp_path / "run"):
+        with pytest.raises(LabError, match=f"number {other.pid}"), exclusive_lock(tmp_path / "run"):
             pass
     (tmp_path / "run" / ".lock").write_text("{}")
-    with pytest.raises(LabError, match="run is in use: another process is at work on it"), one_writer(tmp_path / "run"):
+    with (
+        pytest.raises(LabError, match="run is in use: another process is at work on it"),
+        exclusive_lock(tmp_path / "run"),
+    ):
         pass
 
 
@@ -92,23 +95,25 @@ def no_locks(*given):
 def test_where_there_are_no_file_locks_a_dead_owner_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     held(tmp_path / "run", ticks=1)
-    with pytest.warns(UserWarning, match="is gone; its lock is taken over"), one_writer(tmp_path / "run"):
+    with pytest.warns(UserWarning, match="is gone; its lock is taken over"), exclusive_lock(tmp_path / "run"):
         pass
-    with one_writer(tmp_path / "run"), pytest.raises(LabError, match="in use: this process"):
-        with one_writer(tmp_path / "run"):
+    with exclusive_lock(tmp_path / "run"), pytest.raises(LabError, match="in use: this process"):
+        with exclusive_lock(tmp_path / "run"):
             pass
 
 
 @pytest.mark.parametrize("other", [{"created": 1.0, "ticks": 1}, {"boot": "another start of the machine"}])
 def test_a_number_that_was_given_again_is_no_owner(tmp_path, other):
     held(tmp_path / "run", **other)
-    with pytest.warns(UserWarning, match="is gone; its lock is taken over"), one_writer(tmp_path / "run"):
+    with pytest.warns(UserWarning, match="is gone; its lock is taken over"), exclusive_lock(tmp_path / "run"):
         pass
 
 
 def test_an_owner_of_an_older_labkit_is_known_by_the_clock(tmp_path):
     now = psutil.Process().create_time()
-    assert alive({"pid": os.getpid(), "created": now + 5}) and not alive({"pid": os.getpid(), "created": now - 3600})
+    assert find_live_process({"pid": os.getpid(), "created": now + 5}) and not find_live_process(
+        {"pid": os.getpid(), "created": now - 3600}
+    )
 
 
 @pytest.mark.parametrize("hindered", ["labkit.runs.lock.json.dump", "pathlib.Path.mkdir"])
@@ -117,35 +122,35 @@ def test_a_full_disk_leaves_no_folder_and_no_empty_lock(tmp_path, monkeypatch, h
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(hindered, full_disk)
-    with pytest.raises(LabError, match="The disk is full"), one_writer(tmp_path / "runs" / "new"):
+    with pytest.raises(LabError, match="The disk is full"), exclusive_lock(tmp_path / "runs" / "new"):
         pass
     assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_that_was_moved_with_its_folder_is_nobodys(tmp_path):
-    with one_writer(tmp_path / "run"):
+    with exclusive_lock(tmp_path / "run"):
         (tmp_path / "run").rename(tmp_path / "other")
-    with one_writer(tmp_path / "other"):
+    with exclusive_lock(tmp_path / "other"):
         pass
 
 
 def test_a_lock_of_another_machine_is_respected(tmp_path):
     lock = held(tmp_path / "run", host="elsewhere")
     with pytest.raises(LabError, match=f"on elsewhere, .*if it does not, remove {lock}"):
-        with one_writer(tmp_path / "run"):
+        with exclusive_lock(tmp_path / "run"):
             pass
     assert lock.exists()
 
 
 def test_a_lock_that_was_never_written_whole_is_nobodys(tmp_path):
     (tmp_path / ".lock").write_text('{"pid": 1')
-    with one_writer(tmp_path):
+    with exclusive_lock(tmp_path):
         pass
 
 
 def test_a_child_does_not_give_up_its_parents_lock(tmp_path):
     """A process that is forked inside the block and leaves it by an error holds nothing."""
-    holding = one_writer(tmp_path)
+    holding = exclusive_lock(tmp_path)
     with holding:
         child = os.fork()
         if not child:
@@ -155,5 +160,5 @@ def test_a_child_does_not_give_up_its_parents_lock(tmp_path):
                 os._exit(0)
         os.waitpid(child, 0)
         assert (tmp_path / ".lock").exists()
-        with pytest.raises(LabError, match="in use"), one_writer(tmp_path):
+        with pytest.raises(LabError, match="in use"), exclusive_lock(tmp_path):
             pass

@@ -41,6 +41,6 @@ def test_it_is_resumed_where_it_was_stopped(older, monkeypatch):
     """Its fourth step is on the rollout that was kept; it had this loss where it was never stopped, too."""
     monkeypatch.setattr("labkit.runs.folder.Run._check_world", lambda run: None)  # the world may change, this must not
     list(run(Run.open(older).recipe, older, ["ppo"], resume=True))
-    records = Run.open(older).stage("ppo").records
+    records = Run.open(older).stage("ppo").step_records
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
     assert records[3]["loss"] == pytest.approx(6.231076, rel=1e-4)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from labkit.errors import LabError
-from labkit.preferences.annotate import read_choices
+from labkit.preferences.annotate import read_annotated_pairs
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import rerun_stage, run
-from labkit.runs.prepare import prepare
+from labkit.runs.prepare import prepare_inputs
 from labkit.runs.presets import make_recipe
 from tests.tiny import weights_hash
 from tests.tiny_recipe import TRAIN, tiny_recipe
@@ -78,7 +78,7 @@ def test_sft_begins_where_pretraining_ended(made):
     path, _ = made
     opened = Run.open(path)
     base, recipe = opened.model("pretrain"), opened.recipe
-    loss = recipe.stages["sft"].loss(base, prepare(opened), recipe.evaluation)
+    loss = recipe.stages["sft"].loss(base, prepare_inputs(opened), recipe.evaluation)
     assert opened.report()["stages"][1]["metrics"]["untrained_loss"] == loss
 
 
@@ -168,13 +168,13 @@ def test_choices_are_kept_and_datasets_reads_them(made):
     path, _ = made
     rows = datasets.load_dataset("json", data_files=str(path / "preferences" / "train.jsonl"), split="train")
     assert len(rows) > 5 and rows[0]["prompt"][-1]["role"] == "user" and rows[0]["chosen"][0]["role"] == "assistant"
-    choices = read_choices(path / "preferences" / "train.jsonl")
+    choices = read_annotated_pairs(path / "preferences" / "train.jsonl")
     assert [choice.pair.chosen for choice in choices] == [row["chosen"][0]["content"] for row in rows]
 
 
 def test_a_reward_model_does_not_write(made):
     path, _ = made
-    assert Run.open(path).latest().name == "dpo"
+    assert Run.open(path).latest_language_model_stage().name == "dpo"
     with pytest.raises(LabError, match="holds a reward model, which scores answers and writes none"):
         Run.open(path).model("reward")
 

@@ -9,7 +9,7 @@ from labkit.files import read_json, write_json
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import rerun_stage, run
-from labkit.runs.plan import PlannedStage, format_plan, parse_plan, plan_from_list, plan_of, resolve
+from labkit.runs.plan import PlannedStage, format_plan, parse_plan, plan_from_list, plan_of, resolve_plan
 from labkit.runs.presets import make_recipe
 from labkit.runs.recipe import Recipe
 from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling
@@ -43,10 +43,10 @@ def test_a_stage_has_the_settings_of_its_name_else_of_its_kind_else_its_defaults
 
 def test_what_a_stage_begins_with():
     recipe = planned("pretrain,sft,sft-long@sft,reward,ppo,dpo,dpo-strict@ppo")
-    begins = {name: recipe.after(name) for name in recipe.stages}
+    begins = {name: recipe.predecessor(name) for name in recipe.stages}
     assert begins["pretrain"] is None and begins["sft"] == "pretrain" and begins["sft-long"] == "sft"
     assert begins["reward"] == begins["ppo"] == begins["dpo"] == "sft-long" and begins["dpo-strict"] == "ppo"
-    assert recipe.needs("ppo") == ["sft-long", "reward"] and recipe.needs("dpo") == ["sft-long"]
+    assert recipe.dependencies("ppo") == ["sft-long", "reward"] and recipe.dependencies("dpo") == ["sft-long"]
     assert recipe.annotated_stage == "sft-long" and recipe.reward_stage("dpo") == "reward"
     assert recipe.chat_stages == ["sft", "sft-long", "ppo", "dpo", "dpo-strict"]
 
@@ -77,7 +77,7 @@ def test_a_name_says_its_kind():
     with pytest.raises(LabError, match="'dpo' is no name for a stage ppo"):
         PlannedStage("dpo", PPO())
     with pytest.raises(LabError, match="stands twice"):
-        resolve([*WHOLE, PlannedStage("dpo", DPO())])
+        resolve_plan([*WHOLE, PlannedStage("dpo", DPO())])
 
 
 def test_recipes_come_back_from_json_with_their_plans():
@@ -116,12 +116,12 @@ def test_a_stage_that_another_labkit_had_is_named(tmp_path):
 def test_who_wrote_the_answers_that_are_compared_is_built_on():
     """The first learner comes after sft-long: the world's annotator compares its answers, for those after sft too."""
     recipe = planned("pretrain,sft,sft-long@sft,reward,dpo@sft")
-    assert recipe.annotated_stage == "sft-long" and recipe.needs("dpo") == ["sft", "sft-long"]
+    assert recipe.annotated_stage == "sft-long" and recipe.dependencies("dpo") == ["sft", "sft-long"]
     assert recipe.descendants("sft-long") == ["reward", "dpo"]
     alone = planned("pretrain,sft,sft-long@sft,dpo@sft")
     assert alone.annotated_stage == "sft" and alone.fingerprint("dpo") != recipe.fingerprint("dpo")
     given = replace(recipe, text="t", instructions="i", preferences="p")
-    assert given.annotated_stage is None and given.needs("dpo") == ["sft"]
+    assert given.annotated_stage is None and given.dependencies("dpo") == ["sft"]
 
 
 def test_a_plan_of_many_rounds_is_resolved_at_once():
@@ -168,7 +168,7 @@ def test_two_stages_of_a_kind_are_made_beside_each_other(tmp_path):
     before = weights_hash(made.model("dpo-strict"))
     list(rerun_stage(path, "dpo"))  # what comes after it goes; what stands beside it stays, and so do the choices
     made = Run.open(path)
-    assert not made.stage("dpo-more").begun and weights_hash(made.model("dpo-strict")) == before
+    assert not made.stage("dpo-more").exists and weights_hash(made.model("dpo-strict")) == before
     assert (path / "preferences").is_dir()
 
 

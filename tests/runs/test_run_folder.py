@@ -32,7 +32,7 @@ def stubbed():
     with pytest.MonkeyPatch.context() as patched:
         stub(patched)
         patched.setattr("labkit.reporting.page.write_report", lambda folder: folder / "report.html")
-        patched.setattr("labkit.reporting.terminal.summary", lambda folder: "")
+        patched.setattr("labkit.reporting.terminal.format_run_summary", lambda folder: "")
         yield
 
 
@@ -166,7 +166,7 @@ def test_a_full_disk_says_what_to_do_next(made, tmp_path, monkeypatch):
     hindrances = {"files": "free some space and try again", "training.checkpoints": "and resume the run"}
     for hindered, words in hindrances.items():
         with monkeypatch.context() as full, pytest.raises(LabError, match=f"The disk is full: .* {words}"):
-            full.setattr(f"labkit.{hindered}.sync", full_disk)
+            full.setattr(f"labkit.{hindered}.fsync_path", full_disk)
             make(RECIPE, tmp_path / hindered)
     make(RECIPE, tmp_path / "training.checkpoints", resume=True)
     assert weights(tmp_path / "training.checkpoints") == weights(made) and not (tmp_path / "files").exists()
@@ -181,7 +181,7 @@ def test_nobody_else_changes_a_run_that_is_made(made, tmp_path):
         with pytest.raises(LabError, match="run is in use: this process is at work on it"):
             command()
     assert tree(path) == before
-    assert len(Run.open(path).stage("pretrain").records) == 1  # whoever reads needs no lock
+    assert len(Run.open(path).stage("pretrain").step_records) == 1  # whoever reads needs no lock
     events.close()
     make(RECIPE, path, resume=True)
     assert weights(path) == weights(made)

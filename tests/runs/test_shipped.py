@@ -10,8 +10,8 @@ from labkit.errors import LabError
 from labkit.evaluation.policies import policy_metrics
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import measure_again, prepared, run
-from labkit.runs.prepare import prepare
+from labkit.runs.pipeline import prepare_stage, reevaluate_stage, run
+from labkit.runs.prepare import prepare_inputs
 from labkit.runs.presets import make_recipe
 from labkit.runs.shipped import make_demo_run
 from labkit.stages import DPO, PPO
@@ -46,7 +46,7 @@ def test_weights_are_rounded_and_nothing_else_changes(source, shipped):
         large = load_file(source / stage.name / "model.safetensors")
         assert small.keys() == large.keys() and {x.dtype for x in small.values()} == {torch.bfloat16}
         assert all(torch.equal(small[name], large[name].bfloat16()) for name in small)
-        assert len(stage.records) == len(before.stage(stage.name).records)
+        assert len(stage.step_records) == len(before.stage(stage.name).step_records)
     assert not (shipped.path / "preferences").exists() and size(shipped.path) < 0.6 * size(source)
 
 
@@ -55,9 +55,9 @@ def test_the_report_is_of_the_rounded_weights(source, shipped):
     assert [stage["stage"] for stage in made] == STAGES
     assert [stage["seconds"] for stage in made] == [stage["seconds"] for stage in before]
     assert made[0]["metrics"]["untrained_loss"] == before[0]["metrics"]["untrained_loss"]
-    stage_inputs = prepare(shipped)
+    stage_inputs = prepare_inputs(shipped)
     for name in ("pretrain", "sft", "dpo"):
-        assert shipped.stage(name).result | measure_again(shipped, name, stage_inputs) == shipped.stage(name).result
+        assert shipped.stage(name).result | reevaluate_stage(shipped, name, stage_inputs) == shipped.stage(name).result
     assert made[0]["metrics"]["validation_loss"] != before[0]["metrics"]["validation_loss"]
 
 
@@ -75,7 +75,7 @@ def test_again_in_the_same_place_and_nowhere_else(source, shipped, tmp_path):
 
 def test_data_demo_is_of_the_default_recipe_as_it_is_now():
     demo = Run.open(demo_folder())
-    demo.check(make_recipe("lab"))  # the same settings, and the same files of the world
+    demo.check_same_recipe(make_recipe("lab"))  # the same settings, and the same files of the world
     assert [stage["stage"] for stage in demo.report()["stages"]] == STAGES
     assert size(demo.path) < 10_000_000 and not (demo.path / "preferences").exists()
     assert not list(demo.path.rglob("*partial*"))
@@ -90,7 +90,7 @@ def test_the_measures_of_data_demo_come_out_again(name):
     demo = Run.open(demo_folder())
     said, stage_inputs, stage = (
         demo.stage(name).result,
-        prepared(demo, name, prepare(demo)).inputs,
+        prepare_stage(demo, name, prepare_inputs(demo)).inputs,
         demo.recipe.stages[name],
     )
     if isinstance(stage, PPO | DPO):
@@ -98,7 +98,7 @@ def test_the_measures_of_data_demo_come_out_again(name):
         asked = demo.recipe.evaluation.prompts, stage.train.max_length, tokens
         found = policy_metrics(demo.model(name), stage_inputs, *asked)
     else:
-        found = measure_again(demo, name, stage_inputs)["metrics"]
+        found = reevaluate_stage(demo, name, stage_inputs)["metrics"]
     known = {
         "validation_loss",
         "grammatical",

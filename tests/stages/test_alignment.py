@@ -20,7 +20,7 @@ from labkit.stages.ppo import ActorCritic
 from labkit.stages.rollouts import Rollouts
 from labkit.stages.sampling import Sampler
 from labkit.text.chat import encode_prompt, without_end_token
-from labkit.text.pairs import Pair, collate_pairs, encode_pair
+from labkit.text.pairs import PreferencePair, collate_pairs, encode_pair
 from labkit.text.reading import Conversations, Preferences
 from labkit.text.reading.report import ReadReport
 from labkit.training.loop import fit
@@ -140,13 +140,15 @@ def test_log_probabilities_are_those_of_the_distribution_that_was_sampled(stage_
 def test_what_is_learned_from_is_what_was_drawn(stage_inputs):
     """An answer ends with the end token that was drawn, whichever it is; one that was cut off ends with none."""
     tokenizer, model = stage_inputs.tokenizer, stage_inputs.model("sft")
-    prompts = [stage_inputs.prompts(160, 10).ids(0)] * 200
+    prompts = [stage_inputs.prompts(160, 10).prompt_ids(0)] * 200
     sampler = Sampler(tokenizer, length=160, max_new_tokens=10, temperature=1.0)
     samples = sampler.sample(model, prompts, torch.Generator().manual_seed(0))
     filters, generator = [Temperature(1.0)], torch.Generator().manual_seed(0)
     free = generate(model, prompts, filters=filters, rows=200, max_new_tokens=10, generator=generator)
     ends = set()
-    for drawn, other, labels, mask in zip(samples.drawn, free, samples.batch.labels, samples.batch.mask, strict=True):
+    for drawn, other, labels, mask in zip(
+        samples.completions, free, samples.batch.labels, samples.batch.mask, strict=True
+    ):
         stop = next((at for at, token in enumerate(other) if token in tokenizer.stop_ids), len(other))
         assert list(drawn) == other[: stop + 1] == labels[mask].tolist()
         assert list(without_end_token(tokenizer, drawn)) == other[:stop]
@@ -287,13 +289,15 @@ def test_pairs_that_are_too_long_are_counted_and_said(stage_inputs):
 
 
 def test_prompts_without_room_for_an_answer_are_counted_and_said(stage_inputs):
-    given = [Pair((Message("user", "Where is Tom? " * times),), "Here.", "There.") for times in (1, 20, 30, 40)]
+    given = [
+        PreferencePair((Message("user", "Where is Tom? " * times),), "Here.", "There.") for times in (1, 20, 30, 40)
+    ]
     reading = ReadReport("a file")
     given_data = {"conversations": Conversations([], [], reading), "preferences": Preferences(given, given, reading)}
     real = tiny_materials(**given_data)
     words = "3 of 4 {}prompts with an answer of 8 tokens are longer than a row of 32 tokens: 3 are left out"
     with pytest.warns(UserWarning, match=words.format("")):
-        assert real.prompts(32, 8).ids(0) == real.prompts(32, 8).ids(1)
+        assert real.prompts(32, 8).prompt_ids(0) == real.prompts(32, 8).prompt_ids(1)
     with pytest.warns(UserWarning, match=words.format("held-out ")):
         found = policy_metrics(real.model("sft"), real, 4, 32, 8)
     assert (found["prompts"], found["prompts_left_out"]) == (1, 3)

@@ -2,8 +2,8 @@
 
 import math
 
-from labkit.reporting.terminal import claims as claim_lines
-from labkit.stages import STAGES, gold_verdict, stage_claims
+from labkit.reporting.terminal import format_claims as claim_lines
+from labkit.stages import STAGES, gold_change_in_words, stage_claims
 
 
 def entry(stage: str, **metrics: float) -> dict:
@@ -57,11 +57,14 @@ def test_what_was_not_measured_claims_nothing():
 
 def test_gold_is_said_whichever_way_it_went():
     """Two standard errors are a change: 0.06 is none of 0.03 and one of 0.02."""
-    said = {gain: gold_verdict({"gold_gain": gain, "gold_gain_standard_error": 0.02}) for gain in (0.06, 0.03, -0.06)}
+    said = {
+        gain: gold_change_in_words({"gold_gain": gain, "gold_gain_standard_error": 0.02})
+        for gain in (0.06, 0.03, -0.06)
+    }
     assert said[0.06] == "gold rose by 0.060 (± 0.020)"
     assert said[0.03] == "gold did not move beyond chance: +0.030 (± 0.020)"
     assert said[-0.06].startswith("gold FELL by 0.060 (± 0.020)")
-    assert gold_verdict({"reward": 1.0}) == ""
+    assert gold_change_in_words({"reward": 1.0}) == ""
 
 
 def test_the_terminal_says_them():

@@ -9,7 +9,7 @@ from labkit.model.transformer import Transformer
 from labkit.stages import SFT, StageInputs
 from labkit.text.chat import document_texts
 from labkit.text.reading import Conversations, ReadReport
-from labkit.text.sources import Packed
+from labkit.text.sources import PackedSource
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.config import TrainConfig
 from labkit.training.loop import fit
@@ -61,7 +61,7 @@ def test_the_labels_that_do_not_count_do_not_change_the_loss(stage_inputs):
 
 def test_instruction_files_are_packed_and_every_answer_comes_once_a_pass(real):
     tokenizer, source = real.tokenizer, STAGE.source(real, None)
-    assert isinstance(source, Packed)
+    assert isinstance(source, PackedSource)
     turns = len(source.packed)
     assert turns < 25  # several conversations to a row
     labels = [
@@ -104,7 +104,9 @@ def test_conversations_that_do_not_fit_are_counted_said_and_left_out(real):
     words = [str(one.message) for one in said]
     assert "2 of 5 conversations are longer than a row of 32 tokens: 1 lose their end and 1 are left out." in words[0]
     assert "1 of 4 held-out conversations are longer than a row of 32 tokens: 1 lose their end." in words[1]
-    assert isinstance(source, Packed) and all(any(answer) for _, answer in source.packed) and source.fit == (5, 1, 1)
+    assert (
+        isinstance(source, PackedSource) and all(any(answer) for _, answer in source.packed) and source.fit == (5, 1, 1)
+    )
     model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=real.tokenizer.vocab_size))
     found = stage.evaluate(model, given, tiny_recipe().evaluation)
     assert (found["cut"], found["left_out"], found["held_out_cut"], found["held_out_left_out"]) == (1, 1, 1, 0)

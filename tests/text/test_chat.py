@@ -10,8 +10,8 @@ from labkit.text.chat import (
     encode_document,
     encode_documents,
     encode_messages,
-    encode_opening,
     encode_prompt,
+    encode_text_prompt,
 )
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
@@ -81,7 +81,7 @@ def test_many_documents_are_encoded_as_one_by_one():
 
 def test_a_prompt_ends_where_the_assistant_begins():
     assert show(encode_prompt(TOKENIZER, TURNS[:1])) == "<|bos|><|user|> Where is Tom?<|end|><|assistant|>"
-    prompt = encode_prompt(TOKENIZER, TURNS[:1], text=STORY)
+    prompt = encode_prompt(TOKENIZER, TURNS[:1], passage=STORY)
     assert encode_document(TOKENIZER, DOCUMENT, 200)[0][: len(prompt)] == prompt
 
 
@@ -92,8 +92,8 @@ def test_a_reply_loses_its_first_space_alone():
 
 
 def test_an_opening():
-    assert encode_opening(TOKENIZER, "") == [TOKENIZER.bos_token_id]
-    assert show(encode_opening(TOKENIZER, "Tom went")) == "<|bos|> Tom went"
+    assert encode_text_prompt(TOKENIZER, "") == [TOKENIZER.bos_token_id]
+    assert show(encode_text_prompt(TOKENIZER, "Tom went")) == "<|bos|> Tom went"
 
 
 def test_an_unknown_role_is_refused():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.text.clean import clean_text, deduplicate, jaccard, min_hashes, shingle_hashes, words_of
+from labkit.text.clean import clean_text, deduplicate, jaccard, min_hashes, shingle_hashes, split_words
 
 WORDS = [f"word{index}" for index in range(5000)]
 
@@ -67,7 +67,7 @@ def test_texts_that_differ_in_a_vowel_sign_or_an_operator_are_two(one, other):
 
 
 def test_marks_belong_to_their_word_and_punctuation_to_none():
-    assert words_of("वह जाता है, naïve: 2>1 (so) 😀.") == ["वह", "जाता", "है", "naïve", "2", ">", "1", "so", "😀"]
+    assert split_words("वह जाता है, naïve: 2>1 (so) 😀.") == ["वह", "जाता", "है", "naïve", "2", ">", "1", "so", "😀"]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabError
-from labkit.text.pairs import Pair, PairSource, collate_pairs, drop_too_long, encode_pair, pair_columns
+from labkit.text.pairs import PairSource, PreferencePair, collate_pairs, drop_long_pairs, encode_pair, pair_columns
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message
 
 TURNS = (Message("user", "Where is Tom?"), Message("assistant", "Here."), Message("user", "And Anna?"))
 PAIRS = [
-    Pair(TURNS, "Anna is there.", "No."),
-    Pair((Message("user", "How many apples?"),), "Two.", "Two apples, I think."),
-    Pair((Message("user", "Why?"),), "Because.", "I know."),
+    PreferencePair(TURNS, "Anna is there.", "No."),
+    PreferencePair((Message("user", "How many apples?"),), "Two.", "Two apples, I think."),
+    PreferencePair((Message("user", "Why?"),), "Because.", "I know."),
 ]
 
 
@@ -55,8 +55,8 @@ def test_rows_are_as_wide_as_they_need_to_be(tokenizer):
 
 def test_what_does_not_fit(tokenizer):
     lengths = [max(len(ids) for ids, _ in encode_pair(tokenizer, pair)) for pair in PAIRS]
-    assert drop_too_long(tokenizer, PAIRS, max(lengths)) == PAIRS
-    assert drop_too_long(tokenizer, PAIRS, sorted(lengths)[1]) == [
+    assert drop_long_pairs(tokenizer, PAIRS, max(lengths)) == PAIRS
+    assert drop_long_pairs(tokenizer, PAIRS, sorted(lengths)[1]) == [
         p for p, n in zip(PAIRS, lengths, strict=True) if n < max(lengths)
     ]
     with pytest.raises(LabError, match=f"{max(lengths)} tokens together; a row has room for 5"):

@@ -8,7 +8,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.hub.tokenizer_files import load_tokenizer
-from labkit.text.pieces import LONGEST_WORD, boundary, cut_long_runs, pieces, sample
+from labkit.text.pieces import LONGEST_WORD, cut_long_runs, is_word_boundary, sample_evenly, split_into_pieces
 from labkit.text.tokenizer import Tokenizer
 from tests.published import sentencepiece
 
@@ -24,7 +24,7 @@ TOKENIZER = Tokenizer.train([PROSE * 40])
 @settings(deadline=None, max_examples=300)
 def test_a_boundary_is_where_the_pre_tokenizer_begins_a_word(text):
     begins = {start for _, (start, _) in GPT2.pre_tokenize_str(text)}
-    assert {at for at in range(1, len(text)) if boundary(text, at)} <= begins
+    assert {at for at in range(1, len(text)) if is_word_boundary(text, at)} <= begins
 
 
 @given(st.lists(st.text(SIGNS, max_size=20), max_size=12), st.integers(60, 200))
@@ -32,9 +32,9 @@ def test_a_boundary_is_where_the_pre_tokenizer_begins_a_word(text):
 def test_pieces_have_the_ids_of_one_call_and_do_not_depend_on_the_blocks(blocks, size):
     blocks = [f"{block} a " for block in blocks * 3] + [PROSE * 8]  # somewhere in `size` signs a word ends
     text = "".join(blocks)
-    cut = list(pieces([text], TOKENIZER._same_apart, size))
+    cut = list(split_into_pieces([text], TOKENIZER._same_apart, size))
     assert "".join(cut) == text and len(cut) > 1
-    assert list(pieces(blocks, TOKENIZER._same_apart, size)) == cut
+    assert list(split_into_pieces(blocks, TOKENIZER._same_apart, size)) == cut
     whole = TOKENIZER.backend.encode(text, add_special_tokens=False).ids
     assert [index for piece in cut for index in TOKENIZER.backend.encode(piece, add_special_tokens=False).ids] == whole
 
@@ -47,7 +47,7 @@ def test_a_long_text_has_the_ids_of_one_call():
 
 def test_a_text_without_boundaries_is_cut_at_a_bounded_length():
     text = "数" * (3 * LONGEST_WORD)
-    assert list(map(len, pieces([text], size=LONGEST_WORD))) == [LONGEST_WORD] * 3
+    assert list(map(len, split_into_pieces([text], size=LONGEST_WORD))) == [LONGEST_WORD] * 3
     assert TOKENIZER.decode(TOKENIZER.encode("数" * 200_000)) == "数" * 200_000
 
 
@@ -90,7 +90,7 @@ def test_the_trainer_sees_no_endless_word():
 
 def test_a_long_text_is_sampled_evenly_for_the_tokenizer():
     texts = [chr(97 + part) * 70_000 + " " for part in range(20)]
-    assert "".join(sample(texts)) == "".join(texts)
-    taken = "".join(sample(texts, 700_000))
+    assert "".join(sample_evenly(texts)) == "".join(texts)
+    taken = "".join(sample_evenly(texts, 700_000))
     assert 600_000 < len(taken) < 800_000
-    assert len(set(taken)) > 10 and Tokenizer.train(sample([PROSE * 40])).vocab_size == TOKENIZER.vocab_size
+    assert len(set(taken)) > 10 and Tokenizer.train(sample_evenly([PROSE * 40])).vocab_size == TOKENIZER.vocab_size

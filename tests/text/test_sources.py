@@ -11,7 +11,15 @@ import torch
 
 from labkit.errors import LabError
 from labkit.text.chat import encode_documents
-from labkit.text.sources import Documents, EpochSampler, Packed, RandomChunks, encode_corpus, pack, windows
+from labkit.text.sources import (
+    DocumentSource,
+    EpochSampler,
+    PackedSource,
+    RandomChunkSource,
+    encode_corpus,
+    pack_rows,
+    sliding_windows,
+)
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
 
@@ -32,10 +40,10 @@ def same(one, other):
 def make(kind, rank=0, world_size=1, seed=3):
     shard = {"rank": rank, "world_size": world_size}
     if kind == "documents":
-        return Documents(TOKENIZER, read, 6, 24, seed=seed, size=20, **shard)
+        return DocumentSource(TOKENIZER, read, 6, 24, seed=seed, size=20, **shard)
     if kind == "packed":
-        return Packed(TOKENIZER, [read(index) for index in range(40)], 6, 48, "answers", seed, **shard)
-    return RandomChunks(IDS, 6, 16, seed, **shard)
+        return PackedSource(TOKENIZER, [read(index) for index in range(40)], 6, 48, "answers", seed, **shard)
+    return RandomChunkSource(IDS, 6, 16, seed, **shard)
 
 
 @pytest.mark.parametrize("kind", ["documents", "packed", "crops"])
@@ -73,22 +81,22 @@ def test_endless_documents_are_read_in_order():
         seen.append(index)
         return read(index)
 
-    source = Documents(TOKENIZER, noted, rows=4, length=16)
+    source = DocumentSource(TOKENIZER, noted, batch_size=4, length=16)
     source.next_batch(None, 0)
     source.next_batch(None, 2)
     assert seen == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
 def test_each_pass_reads_each_document_once_in_its_own_order():
-    order = EpochSampler(rows=4, seed=0, size=10)
-    indices = [index for step in range(5) for index in order.at(step)]
+    order = EpochSampler(batch_size=4, seed=0, size=10)
+    indices = [index for step in range(5) for index in order.row_indices(step)]
     assert sorted(indices[:10]) == sorted(indices[10:]) == list(range(10))
     assert indices[:10] != indices[10:]
 
 
 def test_loss_on_answers_counts_their_words_and_end():
-    everything = Documents(TOKENIZER, read, 2, 32).next_batch(None, 0)
-    answers = Documents(TOKENIZER, read, 2, 32, loss_on="answers").next_batch(None, 0)
+    everything = DocumentSource(TOKENIZER, read, 2, 32).next_batch(None, 0)
+    answers = DocumentSource(TOKENIZER, read, 2, 32, loss_on="answers").next_batch(None, 0)
     assert torch.equal(everything.inputs, answers.inputs)
     shown = TOKENIZER.decode(answers.labels[1][answers.mask[1]].tolist(), special=True)
     assert shown == " Tom has 1.<|end|>"
@@ -97,12 +105,12 @@ def test_loss_on_answers_counts_their_words_and_end():
 
 def test_packing_by_hand():
     rows = [([1, 2], [True, False]), ([3], [True]), ([4, 5, 6], [False, False, True])]
-    assert pack(rows, 4) == [([4, 5, 6, 3], [False, False, True, True]), ([1, 2], [True, False])]
+    assert pack_rows(rows, 4) == [([4, 5, 6, 3], [False, False, True, True]), ([1, 2], [True, False])]
 
 
 def test_packing_loses_nothing_and_wastes_little():
     rows = encode_documents(TOKENIZER, [read(index) for index in range(100)], 200)
-    packed = pack(rows, 200)
+    packed = pack_rows(rows, 200)
     assert Counter(chain(*(ids for ids, _ in packed))) == Counter(chain(*(ids for ids, _ in rows)))
     assert all(len(ids) == len(answer) <= 200 for ids, answer in packed)
     assert sum(len(ids) for ids, _ in packed) / (200 * len(packed)) > 0.9
@@ -110,13 +118,13 @@ def test_packing_loses_nothing_and_wastes_little():
 
 def test_no_documents_is_refused():
     with pytest.raises(LabError, match="no documents"):
-        Packed(TOKENIZER, [], 2, 8)
+        PackedSource(TOKENIZER, [], 2, 8)
     with pytest.raises(LabError, match="no documents"):
-        Documents(TOKENIZER, read, 2, 8, size=0)
+        DocumentSource(TOKENIZER, read, 2, 8, size=0)
 
 
 def test_crops_are_pieces_of_the_text_and_reach_both_ends():
-    source = RandomChunks(IDS[:20], rows=64, length=16)
+    source = RandomChunkSource(IDS[:20], batch_size=64, length=16)
     batch = source.next_batch(None, 0)
     starts = batch.inputs[:, 0]
     assert torch.equal(batch.inputs, starts[:, None] + torch.arange(16))
@@ -126,7 +134,7 @@ def test_crops_are_pieces_of_the_text_and_reach_both_ends():
 
 
 def test_crops_from_bos():
-    batch = RandomChunks(IDS[:17], rows=32, length=16, bos=999).next_batch(None, 0)
+    batch = RandomChunkSource(IDS[:17], batch_size=32, length=16, bos_token_id=999).next_batch(None, 0)
     assert (batch.inputs[:, 0] == 999).all()
     assert torch.equal(batch.inputs[:, 1:], batch.labels[:, :-1])
     assert set(batch.labels[:, 0].tolist()) == {0, 1}
@@ -134,14 +142,14 @@ def test_crops_from_bos():
 
 def test_a_text_too_short_for_the_context_is_refused_with_both_numbers():
     with pytest.raises(LabError, match="20 tokens, but a context of 64 needs at least 65"):
-        RandomChunks(IDS[:20], 4, 64)
+        RandomChunkSource(IDS[:20], 4, 64)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4, 8, None])
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 50])
 def test_windows_count_each_token_exactly_once_with_what_came_before(stride, count):
     counted = []
-    for batch in windows(IDS[:count], 3, 8, stride=stride, bos=999):
+    for batch in sliding_windows(IDS[:count], 3, 8, stride=stride, bos_token_id=999):
         assert batch.inputs.shape[0] <= 3 and batch.inputs.shape[1] == 8
         for inputs, labels, mask in zip(*batch, strict=True):
             counted += labels[mask].tolist()
@@ -155,7 +163,7 @@ def test_windows_count_each_token_exactly_once_with_what_came_before(stride, cou
 
 def test_a_stride_beyond_the_context_is_refused():
     with pytest.raises(LabError, match="between 1 and the context, 8"):
-        list(windows(IDS, 3, 8, stride=9, bos=0))
+        list(sliding_windows(IDS, 3, 8, stride=9, bos_token_id=0))
 
 
 def test_a_corpus_is_encoded_exactly_and_mapped_from_its_file(tmp_path):
@@ -165,7 +173,7 @@ def test_a_corpus_is_encoded_exactly_and_mapped_from_its_file(tmp_path):
     assert TOKENIZER.decode(ids.tolist(), special=True) == "Tom has 3 kites.<|end|>Who has 5?<|end|>"
     mapped = encode_corpus(TOKENIZER, texts, tmp_path)
     assert isinstance(mapped, np.memmap) and mapped.tolist() == ids.tolist()
-    assert RandomChunks(mapped, 2, 8).next_batch(None, 0).inputs.shape == (2, 8)
+    assert RandomChunkSource(mapped, 2, 8).next_batch(None, 0).inputs.shape == (2, 8)
     assert TOKENIZER.decode(encode_corpus(TOKENIZER, texts[:1]).tolist(), special=True) == texts[0]
 
 

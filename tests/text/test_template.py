@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from labkit.errors import LabError
-from labkit.text.chat import encode_answer, encode_document, encode_messages, encode_prompt
+from labkit.text.chat import encode_document, encode_messages, encode_prompt, encode_prompt_and_answer
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
 from tests.published import byte_level, sentencepiece
@@ -145,7 +145,7 @@ def test_exactly_what_the_assistant_says_counts(form):
 
 def test_an_answer_ends_its_row_and_counts_alone(form):
     name, ours, _ = form
-    ids, counts = encode_answer(ours, TALK[:3], TALK[3].content)
+    ids, counts = encode_prompt_and_answer(ours, TALK[:3], TALK[3].content)
     assert said(ours, (ids, counts)) == ANSWERS[name][1:] and counts[-1]
     prompt = encode_prompt(ours, TALK[:3])
     assert ids[: len(prompt)] == prompt and counts.index(True) == len(prompt)
@@ -255,5 +255,5 @@ def test_no_blank_is_put_before_each_turn_by_sentencepiece(tmp_path):
         expected = theirs.apply_chat_template(rows(talk), sanitize_control_tokens=True, return_dict=False)
         assert encode_messages(ours, talk) == expected
     assert learnt(ours, typed) == ["In the park. </s>", "<b>Why</b> not? </s>"]
-    ids, counts = encode_answer(ours, TALK[:1], "In the park.")
+    ids, counts = encode_prompt_and_answer(ours, TALK[:1], "In the park.")
     assert ids[: counts.index(True)] == encode_prompt(ours, TALK[:1])

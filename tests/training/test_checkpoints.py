@@ -37,7 +37,8 @@ def test_shared_weights_are_written_once_and_come_back_shared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hindered", ["training.checkpoints.save_model", "training.checkpoints.save_file", "files.sync", "files.os.rename"]
+    "hindered",
+    ["training.checkpoints.save_model", "training.checkpoints.save_file", "files.fsync_path", "files.os.rename"],
 )
 def test_disk_full_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypatch, hindered):
     """The run stops in words; the checkpoint before is whole; with room again it ends with the same weights."""
@@ -86,7 +87,7 @@ def test_disk_full_in_the_journal(tmp_path, monkeypatch):
 def test_a_checkpoint_stands_on_records_that_are_on_the_disk(tmp_path, monkeypatch):
     """Every record up to a checkpoint's step is brought to the disk before the checkpoint has its name."""
     synced: list[str] = []
-    monkeypatch.setattr(checkpoints, "sync", lambda path: synced.append(f"{len(read_jsonl(path))} records"))
+    monkeypatch.setattr(checkpoints, "fsync_path", lambda path: synced.append(f"{len(read_jsonl(path))} records"))
     rename = os.rename
 
     def named(old, new):
@@ -124,7 +125,7 @@ def test_none_is_whole(tmp_path):
     kept = Checkpoints(tmp_path)
     assert kept.latest() is None
     kept.save(1, TinyModel(), {}, {"step": 1})
-    (kept.at(1) / "state.json").write_text("{")
+    (kept.step_path(1) / "state.json").write_text("{")
     with pytest.warns(UserWarning, match="step-00000001 is damaged"):
         assert kept.latest() is None
     kept.save(1, TinyModel(), {}, {"step": 1})  # takes the damaged one's place

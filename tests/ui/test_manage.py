@@ -13,7 +13,7 @@ import pytest
 from labkit.errors import LabError
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
-from labkit.runs.lock import one_writer
+from labkit.runs.lock import exclusive_lock
 from labkit.runs.plan import PlannedStage
 from labkit.ui import manage, preferences, runs, states
 from labkit.ui.lab import Lab
@@ -71,34 +71,40 @@ def test_what_was_asked_for_is_what_is_resumed(lab):
     jobs, run = Idle(lab.folder), lab.open("mine")
     finished(run, "pretrain", "sft")
     ended(lab.folder, "mine", ["run", "--out", "x", "--resume", "--stages", "dpo"], "", stopped=True)
-    at = runs.status(jobs, run)
+    at = runs.run_status(jobs, run)
     assert (at.asked, at.unfinished, at.failed) == (["dpo"], ["dpo"], False)
-    assert [row[1] for row in runs.progress(run, at)] == ["Finished", "Finished", "Not asked for", "Not asked for", ""]
-    assert manage.resume(lab, jobs, "mine") == "mine" and jobs.asked[0][-2:] == ["--stages", "dpo"]
+    assert [row[1] for row in runs.progress_table(run, at)] == [
+        "Finished",
+        "Finished",
+        "Not asked for",
+        "Not asked for",
+        "",
+    ]
+    assert manage.resume_run(lab, jobs, "mine") == "mine" and jobs.asked[0][-2:] == ["--stages", "dpo"]
     finished(run, "dpo")
-    assert not runs.can_resume(lab, run, runs.status(jobs, run))
+    assert not runs.can_resume(lab, run, runs.run_status(jobs, run))
     with pytest.raises(LabError, match="mine is finished"):
-        manage.resume(lab, jobs, "mine")
+        manage.resume_run(lab, jobs, "mine")
 
 
 def test_all_stages_are_resumed_where_all_were_asked_for(lab):
     jobs = Idle(lab.folder)
-    manage.resume(lab, jobs, "mine")
-    assert "--stages" not in jobs.asked[0] and manage.asked_stages(jobs, lab.open("mine")) == STAGES
+    manage.resume_run(lab, jobs, "mine")
+    assert "--stages" not in jobs.asked[0] and manage.requested_stages(jobs, lab.open("mine")) == STAGES
     with pytest.raises(LabError, match="demo comes with labkit"):
-        manage.resume(lab, jobs, "demo")
+        manage.resume_run(lab, jobs, "demo")
 
 
 def test_a_run_that_fails_says_so_and_why(lab):
     jobs, run = Idle(lab.folder), lab.open("mine")
     ended(lab.folder, "mine", ["run"], "pretrain  6 steps\nlabkit: width 257 cannot be split\n")
-    at = runs.status(jobs, run)
-    assert at.failed and runs.progress(run, at)[0][1] == "Failed"
-    assert runs.why_failed(jobs, "mine") == "width 257 cannot be split"
+    at = runs.run_status(jobs, run)
+    assert at.failed and runs.progress_table(run, at)[0][1] == "Failed"
+    assert runs.failure_message(jobs, "mine") == "width 257 cannot be split"
     assert not runs.can_resume(lab, run, at)  # it would fail again
     (run.path / "pretrain").mkdir()
     (run.path / "pretrain" / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0, "seconds": 1.0}\n')
-    assert runs.can_resume(lab, run, runs.status(jobs, run))  # killed, say: what it has is worth going on with
+    assert runs.can_resume(lab, run, runs.run_status(jobs, run))  # killed, say: what it has is worth going on with
     shown = dict(zip(("why", "stages"), runs.RunView(lab, jobs)("mine", None, None, None), strict=False))
     assert "width 257 cannot be split" in shown["why"]["value"] and shown["why"]["visible"]
     assert runs.RunView(lab, jobs)("mine", None, None, None)[-1]["open"]  # the log is in sight
@@ -115,8 +121,8 @@ def test_a_run_that_was_stopped_did_not_fail(lab):
     jobs, run = Idle(lab.folder), lab.open("mine")
     ended(lab.folder, "mine", ["run"], "Stopped.", stopped=True)
     (run.path / "pretrain").mkdir()
-    at = runs.status(jobs, run)
-    assert not at.failed and runs.progress(run, at)[0][1] == "Stopped" and runs.can_resume(lab, run, at)
+    at = runs.run_status(jobs, run)
+    assert not at.failed and runs.progress_table(run, at)[0][1] == "Stopped" and runs.can_resume(lab, run, at)
 
 
 def test_a_run_that_never_got_a_folder(lab):
@@ -137,59 +143,61 @@ BOX = """╭─ Value error ─────────────────�
 def test_what_a_process_said_last_is_no_frame(lab):
     jobs = Idle(lab.folder)
     ended(lab.folder, "mine", ["run"], BOX)
-    assert runs.why_failed(jobs, "mine") == "Error parsing --model.width: abc"
+    assert runs.failure_message(jobs, "mine") == "Error parsing --model.width: abc"
 
 
 def test_a_run_that_failed_to_start_is_listed_with_its_log_renamed_and_deleted(lab):
     """Also by a page that was opened after it."""
     jobs = Idle(lab.folder)
     ended(lab.folder, "odd", ["run"], "labkit: --model.width must be even, not 257.\n")
-    assert runs.menu(lab, jobs)[0] == ("odd (failed to start)", "odd")
-    assert states.overview(lab, jobs)[0][:3] == ["odd", "Failed to start", ""] and states.overview(lab, jobs)[0][3]
+    assert runs.run_menu_choices(lab, jobs)[0] == ("odd (failed to start)", "odd")
+    assert states.runs_table(lab, jobs)[0][:3] == ["odd", "Failed to start", ""] and states.runs_table(lab, jobs)[0][3]
     with pytest.raises(LabError, match="a run odd already"):
-        manage.rename(lab, jobs, "mine", "odd")
+        manage.rename_run(lab, jobs, "mine", "odd")
     with pytest.raises(LabError, match="a run mine already"):
-        manage.rename(lab, jobs, "odd", "mine")
-    assert manage.rename(lab, jobs, "odd", "even") == "even" and jobs.log("even").startswith("labkit: --model.width")
+        manage.rename_run(lab, jobs, "odd", "mine")
+    assert manage.rename_run(lab, jobs, "odd", "even") == "even" and jobs.log("even").startswith(
+        "labkit: --model.width"
+    )
     jobs.at_work.add("even")
-    for act in (manage.delete, manage.rename):
+    for act in (manage.delete_run, manage.rename_run):
         with pytest.raises(LabError, match="even is running. Stop it first"):
-            act(lab, jobs, "even", "even" if act is manage.delete else "new")
-    assert states.overview(lab, jobs)[0][1] == "Starting" and runs.menu(lab, jobs)[0][0] == "even"
+            act(lab, jobs, "even", "even" if act is manage.delete_run else "new")
+    assert states.runs_table(lab, jobs)[0][1] == "Starting" and runs.run_menu_choices(lab, jobs)[0][0] == "even"
     jobs.at_work.clear()
     with pytest.raises(LabError, match="type its name"):
-        manage.delete(lab, jobs, "even", "")
-    manage.delete(lab, jobs, "even", "even")
-    assert jobs.known() == [] and lab.all_names() == ["mine", "demo"]
+        manage.delete_run(lab, jobs, "even", "")
+    manage.delete_run(lab, jobs, "even", "even")
+    assert jobs.names() == [] and lab.all_names() == ["mine", "demo"]
 
 
 def test_a_run_that_is_trained_in_a_terminal_is_running_and_stays_as_it_is(lab):
     jobs, run = Idle(lab.folder), lab.open("mine")
     (run.path / "pretrain").mkdir()
-    with one_writer(run.path):
-        at = runs.status(jobs, run)
-        assert (at.running, at.ours) == (True, False) and runs.progress(run, at)[0][1] == "Running"
-        assert states.overview(lab, jobs)[0][1] == "Running" and not runs.can_resume(lab, run, at)
+    with exclusive_lock(run.path):
+        at = runs.run_status(jobs, run)
+        assert (at.running, at.ours) == (True, False) and runs.progress_table(run, at)[0][1] == "Running"
+        assert states.runs_table(lab, jobs)[0][1] == "Running" and not runs.can_resume(lab, run, at)
         stop, resume = runs.RunView(lab, jobs)("mine", None, None, None)[8:10]
         assert not stop["interactive"] and not resume["interactive"]  # its own process is not this app's to stop
         assert runs._seen(lab, jobs, "mine")[0]
         before = everything(lab.folder)
         for act in (
-            lambda: manage.rename(lab, jobs, "mine", "new"),
-            lambda: manage.delete(lab, jobs, "mine", "mine"),
-            lambda: manage.resume(lab, jobs, "mine"),
+            lambda: manage.rename_run(lab, jobs, "mine", "new"),
+            lambda: manage.delete_run(lab, jobs, "mine", "mine"),
+            lambda: manage.resume_run(lab, jobs, "mine"),
         ):
             with pytest.raises(LabError, match="mine is in use"):
                 act()
         assert everything(lab.folder) == before and jobs.asked == []
-    assert not runs.status(jobs, run).running and not runs._seen(lab, jobs, "mine")[0]
+    assert not runs.run_status(jobs, run).running and not runs._seen(lab, jobs, "mine")[0]
 
 
 def test_another_window_sees_that_a_run_is_gone(lab):
     jobs = Idle(lab.folder)
     before = runs._seen(lab, jobs, "mine")
     assert runs._seen(lab, jobs, "mine") == before
-    manage.rename(lab, jobs, "mine", "yours")
+    manage.rename_run(lab, jobs, "mine", "yours")
     assert runs._seen(lab, jobs, "mine") != before
     assert runs._seen(lab, jobs, "demo") != runs._seen(lab, jobs, "mine")  # what came late for another run is mended
     why, *_, stop, resume, report, _, _ = runs.RunView(lab, jobs)("mine", None, None, None)
@@ -199,13 +207,13 @@ def test_another_window_sees_that_a_run_is_gone(lab):
 
 def test_a_fresh_page_opens_on_the_newest_run_that_has_something_to_show(lab):
     jobs = Idle(lab.folder)
-    assert states.first_shown(lab, jobs) == "mine"  # none has
+    assert states.default_run(lab, jobs) == "mine"  # none has
     finished(Run.create(lab.folder / "old", tiny_recipe()), "pretrain")
     os.utime(lab.folder / "old", (1, 1))
-    assert lab.all_names() == ["mine", "old", "demo"] and states.first_shown(lab, jobs) == "old"
+    assert lab.all_names() == ["mine", "old", "demo"] and states.default_run(lab, jobs) == "old"
     jobs.at_work.add("mine")
-    assert states.first_shown(lab, jobs) == "mine"
-    assert states.first_shown(Lab(lab.folder / "nowhere"), jobs) is None
+    assert states.default_run(lab, jobs) == "mine"
+    assert states.default_run(Lab(lab.folder / "nowhere"), jobs) is None
 
 
 def test_tabs_open_on_a_run_that_did_not_fail(lab):
@@ -219,10 +227,10 @@ def test_tabs_open_on_a_run_that_did_not_fail(lab):
     for name in ("half", "none"):
         ended(lab.folder, name, ["run"], "labkit: no\n")
     ended(lab.folder, "old", ["run"], "Stopped.", stopped=True)
-    assert lab.runs_with_model() == ["half", "old"] and lab.preferred() == ["old", "half"]
-    assert preferences.first_models(lab) == [("old", "sft"), ("old", "pretrain")]
+    assert lab.runs_with_model() == ["half", "old"] and lab.preferred_names() == ["old", "half"]
+    assert preferences.default_models(lab) == [("old", "sft"), ("old", "pretrain")]
     shutil.rmtree(lab.folder / "old")
-    assert lab.preferred() == ["half"]
+    assert lab.preferred_names() == ["half"]
 
 
 def test_all_runs_stand_in_a_table(lab):
@@ -230,13 +238,13 @@ def test_all_runs_stand_in_a_table(lab):
     finished(lab.open("mine"), *STAGES)
     ended(lab.folder, "other", ["run"], "labkit: no\n")
     finished(Run.create(lab.folder / "other", tiny_recipe()), "pretrain")
-    rows = {name: (state, stages) for name, state, stages, _ in states.overview(lab, jobs)}
-    changed = {name: when for name, *_, when in states.overview(lab, jobs)}
+    rows = {name: (state, stages) for name, state, stages, _ in states.runs_table(lab, jobs)}
+    changed = {name: when for name, *_, when in states.runs_table(lab, jobs)}
     assert changed["demo"] == "comes with labkit" and re.fullmatch(r"\d\d:\d\d", changed["mine"])
     assert runs._listed(lab, jobs)[0]["headers"] == ["run", "state", "stages finished", "last change"]
     assert rows == {"mine": ("Finished", "5 / 5"), "other": ("Failed", "1 / 5"), "demo": ("Stopped", "0 / 5")}
     (lab.folder / "other" / "recipe.json").write_text("{")
-    assert dict(row[:2] for row in states.overview(lab, jobs))["other"] == "Unreadable"
+    assert dict(row[:2] for row in states.runs_table(lab, jobs))["other"] == "Unreadable"
 
 
 def test_the_log_of_a_run_that_was_made_elsewhere_says_so(lab):
@@ -252,12 +260,12 @@ def test_a_page_trains_on_files_of_the_folder_of_the_app_alone(lab, tmp_path, mo
     for flags in ("--text /etc/passwd", "--text=/etc/passwd", "--instructions ../secret.json", "--preferences away/x",
                   "--text ~/notes.txt", "--text .env", "--text texts/../.git/config"):  # fmt: skip
         with pytest.raises(LabError, match="outside of the folder that the app was started in, or hidden there"):
-            manage.begin(lab, jobs, "new", "smoke", more=flags)
+            manage.start_run(lab, jobs, "new", "smoke", more=flags)
     assert jobs.asked == []
     for flags in ("--text texts/a.txt", f"--text {home}/texts", "--instructions some/data-set"):
-        manage.begin(lab, jobs, "new", "smoke", more=flags)
+        manage.start_run(lab, jobs, "new", "smoke", more=flags)
     lab.inputs = None
-    manage.begin(lab, jobs, "new", "smoke", more="--text /etc/hostname")
+    manage.start_run(lab, jobs, "new", "smoke", more="--text /etc/hostname")
     assert len(jobs.asked) == 4
 
 
@@ -265,33 +273,33 @@ def test_a_run_gets_another_name(lab):
     jobs = Idle(lab.folder)
     ended(lab.folder, "mine", ["run", "--stages", "sft"], "said")
     before = everything(lab.folder / "mine")
-    assert manage.rename(lab, jobs, "mine", " yours ") == "yours"
+    assert manage.rename_run(lab, jobs, "mine", " yours ") == "yours"
     assert everything(lab.folder / "yours") == before and lab.all_names() == ["yours", "demo"]
-    assert jobs.log("yours") == "said" and manage.asked_stages(jobs, lab.open("yours")) == ["sft"]
+    assert jobs.log("yours") == "said" and manage.requested_stages(jobs, lab.open("yours")) == ["sft"]
 
 
 def test_a_run_is_deleted_once_its_name_is_typed(lab):
     jobs = Idle(lab.folder)
     ended(lab.folder, "mine", ["run"], "said")
-    manage.delete(lab, jobs, "mine", " mine ")
+    manage.delete_run(lab, jobs, "mine", " mine ")
     assert lab.all_names() == ["demo"] and everything(lab.folder) == {}
 
 
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda lab, jobs: manage.delete(lab, jobs, "mine", "min"), "type its name. Nothing was deleted"),
-        (lambda lab, jobs: manage.delete(lab, jobs, "mine", None), "type its name"),
-        (lambda lab, jobs: manage.delete(lab, jobs, "busy", "busy"), "busy is running"),
-        (lambda lab, jobs: manage.delete(lab, jobs, "demo", "demo"), "comes with labkit"),
-        (lambda lab, jobs: manage.delete(lab, jobs, "../shipped", "../shipped"), "There is no run"),
-        (lambda lab, jobs: manage.delete(lab, jobs, cast(str, ["mine"]), "mine"), "There is no run"),
-        (lambda lab, jobs: manage.rename(lab, jobs, "busy", "new"), "busy is running"),
-        (lambda lab, jobs: manage.rename(lab, jobs, "demo", "new"), "comes with labkit"),
-        (lambda lab, jobs: manage.rename(lab, jobs, "mine", "busy"), "a run busy already"),
-        (lambda lab, jobs: manage.rename(lab, jobs, "mine", "../new"), "no name for a run"),
-        (lambda lab, jobs: manage.rename(lab, jobs, "mine", "demo"), "a run demo already"),
-        (lambda lab, jobs: manage.rename(lab, jobs, "gone", "new"), "There is no run"),
+        (lambda lab, jobs: manage.delete_run(lab, jobs, "mine", "min"), "type its name. Nothing was deleted"),
+        (lambda lab, jobs: manage.delete_run(lab, jobs, "mine", None), "type its name"),
+        (lambda lab, jobs: manage.delete_run(lab, jobs, "busy", "busy"), "busy is running"),
+        (lambda lab, jobs: manage.delete_run(lab, jobs, "demo", "demo"), "comes with labkit"),
+        (lambda lab, jobs: manage.delete_run(lab, jobs, "../shipped", "../shipped"), "There is no run"),
+        (lambda lab, jobs: manage.delete_run(lab, jobs, cast(str, ["mine"]), "mine"), "There is no run"),
+        (lambda lab, jobs: manage.rename_run(lab, jobs, "busy", "new"), "busy is running"),
+        (lambda lab, jobs: manage.rename_run(lab, jobs, "demo", "new"), "comes with labkit"),
+        (lambda lab, jobs: manage.rename_run(lab, jobs, "mine", "busy"), "a run busy already"),
+        (lambda lab, jobs: manage.rename_run(lab, jobs, "mine", "../new"), "no name for a run"),
+        (lambda lab, jobs: manage.rename_run(lab, jobs, "mine", "demo"), "a run demo already"),
+        (lambda lab, jobs: manage.rename_run(lab, jobs, "gone", "new"), "There is no run"),
     ],
 )
 def test_what_is_refused_changes_nothing(lab, act, message):
@@ -359,7 +367,7 @@ def test_what_a_page_may_not_begin(lab, change, message):
     jobs = Idle(lab.folder)
     given: dict[str, Any] = {"name": "new", "source": "smoke"} | change
     with pytest.raises(LabError, match=message):
-        manage.begin(lab, jobs, **given)
+        manage.start_run(lab, jobs, **given)
     assert jobs.asked == []
 
 
@@ -378,7 +386,7 @@ def test_a_runs_own_stages_can_be_asked_for(lab):
 
 def test_what_is_just_allowed_is_begun(lab):
     jobs = Idle(lab.folder)
-    manage.begin(lab, jobs, "wide", "smoke", more="--model.width 1024 --pretrain.train.batch-size 1024")
+    manage.start_run(lab, jobs, "wide", "smoke", more="--model.width 1024 --pretrain.train.batch-size 1024")
     assert jobs.asked[0][-4:] == ["--model.width", "1024", "--pretrain.train.batch-size", "1024"]
 
 
@@ -391,7 +399,10 @@ def test_one_run_that_cannot_be_read_breaks_no_menu(lab, text):
     shutil.copytree(lab.folder / "mine", lab.folder / "broken")
     (lab.folder / "broken" / "recipe.json").write_text(text)
     assert sorted(lab.all_names()) == ["broken", "demo", "mine"] and lab.runs_with_model() == []
-    assert ("broken (unreadable)", "broken") in runs.menu(lab, jobs) and ("mine", "mine") in runs.menu(lab, jobs)
+    assert ("broken (unreadable)", "broken") in runs.run_menu_choices(lab, jobs) and (
+        "mine",
+        "mine",
+    ) in runs.run_menu_choices(lab, jobs)
     why, stages, *_ = runs.RunView(lab, Idle(lab.folder))("broken", "mine", None, None)
     assert "recipe.json" in why["value"] and stages["data"] == []
     assert lab.read_error("mine") is None

@@ -27,7 +27,7 @@ from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
 from labkit.ui.shell import translate_message
-from labkit.viewers.adapters import panel
+from labkit.viewers.adapters import viewer_html
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,22 +140,28 @@ def test_a_translation_holds_what_its_message_holds():
         values = [f"<{number}>" for number in range(template.count("{}"))]
         for value in values:
             filled = filled.replace("{}", value, 1)
-        assert chinese.message(filled) == translated.format(*values)
+        assert chinese.translate_message(filled) == translated.format(*values)
         assert all(value in translated.format(*values) for value in values), template
 
 
 def test_a_message_in_a_message_and_one_that_nobody_knows():
     whole = "Its process ended before it was done: mine is running. Stop it first."
-    assert chinese.message(whole) == "进程未完成就结束了：mine 正在运行。请先停止。"
+    assert chinese.translate_message(whole) == "进程未完成就结束了：mine 正在运行。请先停止。"
     many = "Strategy 1, beam beams=99 is 99 texts at once; here at most 32. Take a smaller beams=."
-    assert chinese.message(many) == "Strategy 1, beam beams=99：同时 99 篇文本；这里最多 32 篇。请用更小的 beams=。"
+    assert (
+        chinese.translate_message(many)
+        == "Strategy 1, beam beams=99：同时 99 篇文本；这里最多 32 篇。请用更小的 beams=。"
+    )
     failed = "Its process ended before it was done: The text cannot give a vocabulary of 9: its repeated pairs end at "
     failed += "7. Ask for at most 7, leave the size open, or give more text."
-    assert chinese.message(failed).startswith("进程未完成就结束了：这些文本给不出 9 个词元的词表")
+    assert chinese.translate_message(failed).startswith("进程未完成就结束了：这些文本给不出 9 个词元的词表")
     unknown = "There is no option --model.wdith. Did you mean --model.width?"
-    assert chinese.message(unknown) == "没有选项 --model.wdith。您是否想写 --model.width？"
-    assert chinese.message("--model.width must be a whole number, not 'x'.") == "--model.width 须为整数，不能是 'x'。"
-    assert chinese.message("All of it is new.") == "英文原文：All of it is new."
+    assert chinese.translate_message(unknown) == "没有选项 --model.wdith。您是否想写 --model.width？"
+    assert (
+        chinese.translate_message("--model.width must be a whole number, not 'x'.")
+        == "--model.width 须为整数，不能是 'x'。"
+    )
+    assert chinese.translate_message("All of it is new.") == "英文原文：All of it is new."
 
 
 def test_every_name_that_a_page_shows_is_translated():
@@ -173,14 +179,14 @@ def test_every_name_that_a_page_shows_is_translated():
             for heading, figure in report.stage_figures(stage, {"untrained_loss": 1.0}, some).values():
                 axes = [axis.title.text or "step" for axis in (*figure.select_xaxes(), *figure.select_yaxes())]
                 shown |= {heading, *axes, *(line.name for line in figure.data)}
-    assert [text for text in sorted(shown) if chinese.name(text) == text] == []
+    assert [text for text in sorted(shown) if chinese.translate_label(text) == text] == []
 
 
 def test_a_name_with_its_unit_or_its_part():
-    assert chinese.name("validation loss (nats per token)") == "验证损失（纳特/词元）"
-    assert chinese.name("answers right: where") == "回答正确：where"
-    assert chinese.name("right, before this stage") == "正确（本阶段之前）"
-    assert chinese.name("dpo") == "dpo"
+    assert chinese.translate_label("validation loss (nats per token)") == "验证损失（纳特/词元）"
+    assert chinese.translate_label("answers right: where") == "回答正确：where"
+    assert chinese.translate_label("right, before this stage") == "正确（本阶段之前）"
+    assert chinese.translate_label("dpo") == "dpo"
 
 
 class Asking:
@@ -208,7 +214,10 @@ def test_the_language_that_was_chosen_or_else_the_browsers(cookie, accept, speak
         assert shell.speaks_chinese() is speaks
         assert shell.translate_message("mine is deleted.") == ("mine 已删除。" if speaks else "mine is deleted.")
         assert shell.translate_label("Failed") == ("失败" if speaks else "Failed")
-        assert shell.advice("mine is deleted.")["elem_classes"] == "labkit-advice" and not shell.advice("")["visible"]
+        assert (
+            shell.show_advice("mine is deleted.")["elem_classes"] == "labkit-advice"
+            and not shell.show_advice("")["visible"]
+        )
         assert shell.show_error("x")["elem_classes"] == "labkit-wrong"
     finally:
         shell.LocalContext.request.reset(token)
@@ -216,7 +225,7 @@ def test_the_language_that_was_chosen_or_else_the_browsers(cookie, accept, speak
 
 
 def test_a_viewers_errors_are_in_the_language_of_the_page():
-    view: Any = panel(
+    view: Any = viewer_html(
         "labkit-texts", answer=lambda q: {"error": "mine is deleted."} if q else {"a": 1}, say=translate_message
     )
     asking: Any = Asking("zh")

@@ -13,18 +13,18 @@ import gradio as gr
 import pytest
 
 from labkit.decoding.limits import PAGE
-from labkit.decoding.strategies import parse
+from labkit.decoding.strategies import parse_strategy
 from labkit.errors import LabError
 from labkit.evaluation.strategies import EvalPrompt, compare_strategies
 from labkit.paths import demo_folder
-from labkit.preferences.store import Answer, Store
+from labkit.preferences.store import Answer, PreferenceStore
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
 from labkit.runs.pipeline import run
 from labkit.ui import attention, decoding, manage, preferences, runs, shell, writing
 from labkit.ui.lab import Lab, LRUCache
 from labkit.ui.words import CHINESE, ENGLISH
-from labkit.ui.writing import Column, Settings
+from labkit.ui.writing import Column, DecodingSettings
 from labkit.world import Message, World
 from tests.tiny_recipe import tiny_recipe
 
@@ -58,26 +58,26 @@ def test_models_are_loaded_once_and_again_when_they_change(lab):
 
 
 def test_attention_of_a_text(lab):
-    data = attention.look(lab, "tiny", "sft", attention.OPENING)
+    data = attention.inspect_text(lab, "tiny", "sft", attention.OPENING)
     (map_,) = data["maps"]
     assert "".join(map_["rows"]).endswith("too tired.") and (map_["layers"], map_["heads"]) == (1, 1)
     assert (
         data["stages"] == ["pretrain", "sft", "ppo", "dpo"] and data["stage"] == "sft" and data["focus"][:2] == [0, 0]
     )
-    assert "focus" not in attention.look(lab, "tiny", "sft", "Where is Tom?")
+    assert "focus" not in attention.inspect_text(lab, "tiny", "sft", "Where is Tom?")
     question = {**data["subject"], "stage": "dpo", "what": "without", "map": 0, "layer": 0, "head": 0, "kind": "mean"}
-    assert attention.answer(lab, question)["nats"] >= 0
+    assert attention.handle_viewer_request(lab, question)["nats"] >= 0
     wrong: dict[str, Any] = {"run": "none", "text": " ", "head": 1}
     for (name, value), message in zip(wrong.items(), ["no run 'none'", "type a text", "no head 1"], strict=True):
-        assert message in attention.answer(lab, {**question, name: value})["error"]
-    assert "no run" in attention.answer(lab, {})["error"]
+        assert message in attention.handle_viewer_request(lab, {**question, name: value})["error"]
+    assert "no run" in attention.handle_viewer_request(lab, {})["error"]
     with pytest.raises(LabError, match="cannot be looked at"):
-        attention.look(lab, "tiny", "sft", "tired " * 200)
+        attention.inspect_text(lab, "tiny", "sft", "tired " * 200)
 
 
 def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
     demo = Lab(lab.folder, demo_folder())
-    table = attention.heads_found(demo, "demo", "sft")
+    table = attention.heads_table(demo, "demo", "sft")
     key, said = table["note"]
     assert key == "heads" and said["where"] == "TinyWorld" and said["count"] == 48 and said["right"] > 0.9
     assert len(table["rows"]) == 8 and {len(row) for row in table["rows"]} == {len(table["heads"])}
@@ -86,25 +86,25 @@ def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
     )  # measured once
     key, said = attention.opening_example_results(demo, "demo", "sft")["note"]
     assert [one["where"] for one in said["sets"]] == ["TinyWorld", "everyday English"] and said["stage"] == "sft"
-    grid = attention.patched(demo, "demo", "sft", *attention.PATCHED, "The")
+    grid = attention.patching_grid(demo, "demo", "sft", *attention.PATCHED, "The")
     assert len(grid["rows"]) == 5 and grid["rows"][0] == "4" and grid["values"][0][-1] == 1
     key, said = grid["note"]
     assert said["answers"] == ["horse", "wall"] and said["example"] and any("→" in label for label in grid["columns"])
     story, asked_for = said["alone"]  # the words that differ, in the story and in the question
     assert grid["columns"][story[0] - 1] == story[1] and story[0] < asked_for[0]
     assert grid["values"][-1][asked_for[0] - 1] == pytest.approx(asked_for[2], abs=1e-3)
-    other = attention.patched(demo, "demo", "sft", " Tom had a red ball.", " Tom had a blue ball.", "The")
+    other = attention.patching_grid(demo, "demo", "sft", " Tom had a red ball.", " Tom had a blue ball.", "The")
     assert "example" not in other["note"][1]
     with pytest.raises(LabError, match="equal token length"):
-        attention.patched(demo, "demo", "sft", "Where is Tom?", "Where?", "")
+        attention.patching_grid(demo, "demo", "sft", "Where is Tom?", "Where?", "")
 
 
-def asked(*lines: str, **options: Any) -> Settings:
+def asked(*lines: str, **options: Any) -> DecodingSettings:
     given: dict[str, Any] = {"run": "tiny", "stage": "sft", "prompt": "Where is Tom?", "tokens": 12} | options
-    return Settings(columns=tuple(Column(line) for line in lines), **given)
+    return DecodingSettings(columns=tuple(Column(line) for line in lines), **given)
 
 
-def last(lab: Lab, settings: Settings) -> dict[str, Any]:
+def last(lab: Lab, settings: DecodingSettings) -> dict[str, Any]:
     *_, final = writing.compare_columns(lab, settings)
     return final
 
@@ -127,7 +127,7 @@ def test_what_a_link_holds_writes_the_same_text(lab, line):
     """Of every strategy, through the JSON of a link; and so does its branch at the third token."""
     first = last(lab, asked(line, seed=3))
     link = json.dumps(first["settings"])
-    again = last(lab, Settings.of_link(link))
+    again = last(lab, DecodingSettings.from_link(link))
     assert again["columns"] == first["columns"] and again["settings"] == first["settings"]
     ids = [token["id"] for token in first["columns"][0]["tokens"]]
     begins = [*ids[: len(ids) // 2], 17]
@@ -135,7 +135,7 @@ def test_what_a_link_holds_writes_the_same_text(lab, line):
     branch = writing.handle_viewer_request(lab, {"what": "branch", "settings": first["settings"], "column": column})
     assert [token["id"] for token in branch["tokens"]][: len(begins)] == begins
     with_branch = {**first["settings"], "columns": [*first["settings"]["columns"], column]}
-    both = last(lab, Settings.of_link(json.dumps(with_branch)))["columns"]
+    both = last(lab, DecodingSettings.from_link(json.dumps(with_branch)))["columns"]
     assert both[0]["tokens"] == first["columns"][0]["tokens"] and both[1]["tokens"] == branch["tokens"]
 
 
@@ -179,7 +179,7 @@ def test_the_tree_of_beams_ends_in_the_text(lab):
 
 def test_strategies_are_scored_over_seeds(lab):
     settings = asked("greedy", "temperature=1.5")
-    steps = list(writing.scores(lab, settings, 11))
+    steps = list(writing.score_strategies(lab, settings, 11))
     assert [(one.done, one.total, len(one.found)) for one in steps] == [(0, 12, 0), (1, 12, 1), (9, 12, 1), (12, 12, 2)]
     first, *_, last_table = map(decoding.score_table, steps)
     assert first == {"heads": [], "rows": [], "note": ["scoring", {"done": 0, "total": 12}]}
@@ -192,7 +192,7 @@ def test_strategies_are_scored_over_seeds(lab):
         at.model,
         at.tokenizer,
         [EvalPrompt(settings.prompt, at.prompt)],
-        [parse("temperature=1.5")],
+        [parse_strategy("temperature=1.5")],
         seeds=11,
         max_new_tokens=12,
         world=lab.world("tiny"),
@@ -202,7 +202,7 @@ def test_strategies_are_scored_over_seeds(lab):
     wrong: list[Any] = [0, 257, "x", None, 2.5, float("nan")]
     for seeds in wrong:
         with pytest.raises(LabError, match="The number of seeds is a whole number from 1 to 256, not"):
-            list(writing.scores(lab, asked("greedy"), seeds))
+            list(writing.score_strategies(lab, asked("greedy"), seeds))
 
 
 @pytest.mark.parametrize(
@@ -243,21 +243,21 @@ def test_strategies_are_scored_over_seeds(lab):
     ],
 )
 def test_what_cannot_be_written_is_said(lab, change, message):
-    raw = {**asked("greedy").json(), **change}
+    raw = {**asked("greedy").to_json(), **change}
     if message is None:
-        last(lab, Settings.read(raw))
+        last(lab, DecodingSettings.from_json(raw))
         return
     with pytest.raises(LabError, match=message):
-        last(lab, Settings.read(raw))
+        last(lab, DecodingSettings.from_json(raw))
     column = (raw["columns"] or [{"strategy": "greedy"}])[0]
     assert "error" in writing.handle_viewer_request(lab, {"what": "branch", "settings": raw, "column": column})
 
 
 def test_a_link_that_cannot_be_followed_is_said(lab):
-    good = json.dumps(asked("greedy").json())
+    good = json.dumps(asked("greedy").to_json())
     settings, said = decoding.open_link(lab, good)
     assert settings == asked("greedy") and said == ""
-    _, said = decoding.open_link(lab, json.dumps(asked("greedy", checkpoint="0" * 12).json()))
+    _, said = decoding.open_link(lab, json.dumps(asked("greedy", checkpoint="0" * 12).to_json()))
     assert "have changed since this link was made" in said
     for text in (good[:-9], "[]", "{", "null", '{"run": 1}', '{"run": "a", "stage": "b", "prompt": "", "columns": 5}'):
         with pytest.raises(LabError) as broken:  # and no word of a parser
@@ -265,14 +265,14 @@ def test_a_link_that_cannot_be_followed_is_said(lab):
         assert str(broken.value).startswith("This link is broken: no settings can be read from it. Shown instead are")
         assert not {"Error", "Expecting", "char"} & set(str(broken.value).split())
     with pytest.raises(LabError, match="cannot be followed: Strategy 1 is missing: type one.* Shown instead are the"):
-        decoding.open_link(lab, json.dumps({**asked("greedy").json(), "columns": [{"strategy": " ", "begins": []}]}))
+        decoding.open_link(lab, json.dumps({**asked("greedy").to_json(), "columns": [{"strategy": " ", "begins": []}]}))
     with pytest.raises(LabError, match="of a run 'gone', not found here"):
-        decoding.open_link(lab, json.dumps(asked("greedy", run="gone").json()))
+        decoding.open_link(lab, json.dumps(asked("greedy", run="gone").to_json()))
 
 
 def test_what_cannot_be_looked_at_or_compared_is_said(lab):
     with pytest.raises(LabError, match="type a text"):
-        attention.look(lab, "tiny", "sft", "  ")
+        attention.inspect_text(lab, "tiny", "sft", "  ")
 
 
 def test_strategies_together_have_a_ceiling(lab):
@@ -339,7 +339,7 @@ def test_a_tree_that_was_searched_is_not_searched_again(lab, monkeypatch):
 
 @pytest.mark.parametrize("question", [None, [], "what", 7, {"what": "step"}, {"settings": [[]], "column": {}}])
 def test_what_is_no_question_is_answered_in_words(lab, question):
-    for answer in (writing.handle_viewer_request(lab, question), attention.answer(lab, question)):
+    for answer in (writing.handle_viewer_request(lab, question), attention.handle_viewer_request(lab, question)):
         assert list(answer) == ["error"] and answer["error"]
 
 
@@ -349,14 +349,14 @@ def test_what_a_page_names_is_checked(lab, value):
     text = "" if value in ("none", "../tiny") else value  # which are texts
     for given in ((value, "sft", "Tom."), ("tiny", value, "Tom."), ("tiny", "sft", text)):
         with pytest.raises(LabError):
-            attention.look(lab, *given)
+            attention.inspect_text(lab, *given)
     for name, stage in ((value, "sft"), ("tiny", value)):
         with pytest.raises(LabError):
-            attention.heads_found(lab, name, stage)
+            attention.heads_table(lab, name, stage)
         with pytest.raises(LabError):
-            attention.patched(lab, name, stage, "Tom.", "Sam.", "")
+            attention.patching_grid(lab, name, stage, "Tom.", "Sam.", "")
     with pytest.raises(LabError):
-        attention.patched(lab, "tiny", "sft", text, "Tom is in the park.", "")
+        attention.patching_grid(lab, "tiny", "sft", text, "Tom is in the park.", "")
 
 
 def values(**changes: Any) -> tuple[Any, ...]:
@@ -392,20 +392,20 @@ def values(**changes: Any) -> tuple[Any, ...]:
 )
 def test_what_the_controls_cannot_say_is_refused(lab, changes, message):
     with pytest.raises(LabError, match=message):
-        decoding.read(lab, values(**changes))
+        decoding.read_settings(lab, values(**changes))
 
 
 def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_path):
     assert lab.reward_model("tiny") is not None
-    store = Store(tmp_path / "votes.db")
+    store = PreferenceStore(tmp_path / "votes.db")
     asks: list[Any] = [
-        lambda: attention.heads_found(lab, "tiny", "reward"),
+        lambda: attention.heads_table(lab, "tiny", "reward"),
         lambda: attention.opening_example_results(lab, "tiny", "reward"),
-        lambda: attention.patched(lab, "tiny", "reward", "Tom.", "Sam.", ""),
-        lambda: next(iter(writing.compare_columns(lab, decoding.read(lab, values(stage="reward"))))),
-        lambda: next(iter(writing.compare_columns(lab, decoding.read(lab, values(draft="reward"))))),
-        lambda: next(iter(writing.scores(lab, decoding.read(lab, values(stage="reward")), 2))),
-        lambda: preferences.new_pair(lab, store, [preferences.AnswerModel("tiny", "reward", 1.0)] * 2, "Tom."),
+        lambda: attention.patching_grid(lab, "tiny", "reward", "Tom.", "Sam.", ""),
+        lambda: next(iter(writing.compare_columns(lab, decoding.read_settings(lab, values(stage="reward"))))),
+        lambda: next(iter(writing.compare_columns(lab, decoding.read_settings(lab, values(draft="reward"))))),
+        lambda: next(iter(writing.score_strategies(lab, decoding.read_settings(lab, values(stage="reward")), 2))),
+        lambda: preferences.new_pair(lab, store, [preferences.AnswerSource("tiny", "reward", 1.0)] * 2, "Tom."),
     ]
     for ask in asks:
         with pytest.raises(LabError, match="reward holds a reward model, which scores answers and writes none"):
@@ -413,13 +413,15 @@ def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_pat
 
 
 def test_no_field_for_a_number_fails_on_what_is_none(lab, tmp_path):
-    jobs, store = Jobs(tmp_path), Store(tmp_path / "votes.db")
+    jobs, store = Jobs(tmp_path), PreferenceStore(tmp_path / "votes.db")
     tabs = {
         "decoding": decoding.build,
         "preferences": lambda lab: preferences.build(lab, store),
         "runs": lambda lab: runs.build(lab, jobs, store),
     }
-    fields: list[Any] = [one for one in shell.page(lab, tabs).blocks.values() if isinstance(one, gr.Slider | gr.Number)]
+    fields: list[Any] = [
+        one for one in shell.build_page(lab, tabs).blocks.values() if isinstance(one, gr.Slider | gr.Number)
+    ]
     assert {one.get_block_name() for one in fields} == {"slider", "number"}
     for field in fields:
         assert (
@@ -447,7 +449,7 @@ def test_json_of_another_kind_is_said_by_its_files_name(lab, tmp_path, file, con
     mine = Lab(tmp_path)
     shown = str(runs.RunView(mine, Jobs(tmp_path))("tiny", "other", "sft", "loss"))
     try:
-        attention.look(mine, "tiny", "sft", "Tom is in the park.")
+        attention.inspect_text(mine, "tiny", "sft", "Tom is in the park.")
     except LabError as error:
         shown += str(error)
     assert message in shown
@@ -463,10 +465,10 @@ def test_curves_are_drawn_beside_lines_that_are_no_records(lab, tmp_path):
 
 def test_a_text_has_a_ceiling_of_attention(lab, monkeypatch):
     model = lab.model("tiny", "sft")
-    attention.check_shown(model, 40)
+    attention.check_attention_shown(model, 40)
     monkeypatch.setattr(attention, "NUMBERS", 900)
     with pytest.raises(LabError, match="1,600 numbers; a page shows at most 900. Take a text of at most 30 tokens"):
-        attention.check_shown(model, 40)
+        attention.check_attention_shown(model, 40)
 
 
 def test_a_new_request_ends_the_one_before():
@@ -530,41 +532,41 @@ def test_a_stop_text_is_shown_as_one(lab):
 
 
 def test_pairs_are_blind_and_sides_are_drawn(lab, tmp_path):
-    store = Store(tmp_path / "votes.db")
-    both = [preferences.AnswerModel("tiny", "sft", 1.0), preferences.AnswerModel("tiny", "pretrain", 1.5)]
-    shown = [store.pair(preferences.new_pair(lab, store, both)) for _ in range(12)]
+    store = PreferenceStore(tmp_path / "votes.db")
+    both = [preferences.AnswerSource("tiny", "sft", 1.0), preferences.AnswerSource("tiny", "pretrain", 1.5)]
+    shown = [store.get_pair(preferences.new_pair(lab, store, both)) for _ in range(12)]
     for pair in shown:
         assert {pair.left.source, pair.right.source} == set(map(str, both)) and pair.left.text != pair.right.text
     assert {pair.left.source for pair in shown} == set(map(str, both))  # by chance alone: 1 in 2,048
-    own = store.pair(preferences.new_pair(lab, store, both, "Who are you? <b>"))
+    own = store.get_pair(preferences.new_pair(lab, store, both, "Who are you? <b>"))
     assert own.prompt[0].content == "Who are you? <b>"
 
 
 def test_two_that_always_say_the_same_are_no_pair(lab, tmp_path):
-    same = preferences.AnswerModel("tiny", "sft", 0.0)
+    same = preferences.AnswerSource("tiny", "sft", 0.0)
     with pytest.raises(LabError, match="Both said the same"):
-        preferences.new_pair(lab, Store(tmp_path / "votes.db"), [same, same], "Where is Tom?")
+        preferences.new_pair(lab, PreferenceStore(tmp_path / "votes.db"), [same, same], "Where is Tom?")
 
 
-def voted(lab: Lab, store: Store, count: int) -> None:
-    both = [preferences.AnswerModel("tiny", "sft", 1.0), preferences.AnswerModel("tiny", "ppo", 1.5)]
+def voted(lab: Lab, store: PreferenceStore, count: int) -> None:
+    both = [preferences.AnswerSource("tiny", "sft", 1.0), preferences.AnswerSource("tiny", "ppo", 1.5)]
     for number in range(count):  # short prompts, each another, so that one can be held out and all fit in a row
-        store.vote(preferences.new_pair(lab, store, both, f"Where is Tom? {number}"), "ada", "left")
+        store.add_vote(preferences.new_pair(lab, store, both, f"Where is Tom? {number}"), "ada", "left")
 
 
 def test_votes_are_exported_and_counted(lab, tmp_path):
-    store = Store(tmp_path / "votes.db")
+    store = PreferenceStore(tmp_path / "votes.db")
     with pytest.raises(LabError, match="nothing to train on"):
-        preferences.export(store, tmp_path)
+        preferences.export_preferences(store, tmp_path)
     voted(lab, store, 3)
-    lines = preferences.export(store, tmp_path).read_text().splitlines()
+    lines = preferences.export_preferences(store, tmp_path).read_text().splitlines()
     assert len(lines) == 3 and set(json.loads(lines[0])) == {"prompt", "chosen", "rejected"}
     assert sum(int(row[1]) for row in preferences.ratings_table(store)) == 6  # each vote is about two sources
 
 
 def test_progress_and_card_of_a_run(lab):
     made, jobs = lab.open("tiny"), Jobs(lab.folder)
-    rows = runs.progress(made, runs.status(jobs, made))
+    rows = runs.progress_table(made, runs.run_status(jobs, made))
     assert [row[:3] for row in rows] == [[s, "Finished", "6 / 6"] for s in ("pretrain", "sft", "reward", "ppo", "dpo")]
     table = runs.metrics_table(made)
     assert table["headers"] == ["measure", "pretrain", "sft", "reward", "ppo", "dpo"]
@@ -594,7 +596,7 @@ def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab, tmp_path, monk
     jobs = Started(lab.folder)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a; rm -rf b").write_text("One day.")
-    assert manage.begin(lab, jobs, " new ", "smoke", (), 3, "--model.width 32 --text 'a; rm -rf b'") == "new"
+    assert manage.start_run(lab, jobs, " new ", "smoke", (), 3, "--model.width 32 --text 'a; rm -rf b'") == "new"
     (name, arguments) = jobs.asked[0]
     assert name == "new" and arguments[:7] == [
         "run",
@@ -608,24 +610,24 @@ def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab, tmp_path, monk
     assert arguments[-4:] == ["--model.width", "32", "--text", "a; rm -rf b"]
     for bad, message in (("../x", "no name for a run"), ("", "no name"), ("tiny", "a run tiny already")):
         with pytest.raises(LabError, match=message):
-            manage.begin(lab, jobs, bad, "smoke")
+            manage.start_run(lab, jobs, bad, "smoke")
     with pytest.raises(LabError, match="cannot be read"):
-        manage.begin(lab, jobs, "other", "smoke", more="'open")
+        manage.start_run(lab, jobs, "other", "smoke", more="'open")
     with pytest.raises(LabError, match="--out=/tmp/x is chosen by the fields above"):
-        manage.begin(lab, jobs, "other", "smoke", more="--model.width 32 --out=/tmp/x")
+        manage.start_run(lab, jobs, "other", "smoke", more="--model.width 32 --out=/tmp/x")
 
 
 def test_a_stage_is_made_anew_beside_the_run_it_builds_on(lab):
     jobs = Started(lab.folder)
     with pytest.raises(LabError, match="Choose the stages"):
-        manage.begin(lab, jobs, "other", "tiny")
-    manage.begin(lab, jobs, "other", "tiny", ["dpo"], more="--dpo.beta 0.5")
+        manage.start_run(lab, jobs, "other", "tiny")
+    manage.start_run(lab, jobs, "other", "tiny", ["dpo"], more="--dpo.beta 0.5")
     assert jobs.asked[0][1][3:] == ["--build-on", str(lab.folder / "tiny"), "--stages", "dpo", "--dpo.beta", "0.5"]
 
 
 def test_what_is_finished_is_not_gone_on_with(lab):
     with pytest.raises(LabError, match="tiny is finished"):
-        manage.resume(lab, Started(lab.folder), "tiny")
+        manage.resume_run(lab, Started(lab.folder), "tiny")
 
 
 def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
@@ -633,17 +635,17 @@ def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
     assert with_demo.runs_with_model() == ["demo"] and with_demo.stages("demo") == lab.stages("tiny")
     assert with_demo.path("demo") == lab.folder / "tiny"
     with pytest.raises(LabError, match="a run demo already"):
-        manage.begin(with_demo, Started(with_demo.folder), "demo", "smoke")
-    store = Store(tmp_path / "votes.db")
-    both = [preferences.AnswerModel("demo", "sft", 1.0), preferences.AnswerModel("demo", "ppo", 1.5)]
+        manage.start_run(with_demo, Started(with_demo.folder), "demo", "smoke")
+    store = PreferenceStore(tmp_path / "votes.db")
+    both = [preferences.AnswerSource("demo", "sft", 1.0), preferences.AnswerSource("demo", "ppo", 1.5)]
     for number in range(4):
-        store.vote(preferences.new_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right")
+        store.add_vote(preferences.new_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right")
     assert manage.train_on_votes(with_demo, Started(with_demo.folder), store, "demo")[0] == "demo-votes-1"
     assert with_demo.runs_with_model() == ["demo-votes-1", "demo"]
 
 
 def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
-    store, jobs = Store(tmp_path / "votes.db"), Started(lab.folder)
+    store, jobs = PreferenceStore(tmp_path / "votes.db"), Started(lab.folder)
     with pytest.raises(LabError, match="nothing to train on"):
         manage.train_on_votes(lab, jobs, store, "tiny")
     voted(lab, store, 4)
@@ -654,7 +656,7 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
     assert (
         branched.recipe.stages["dpo"].train.max_length == branched.recipe.model.context
     )  # people's prompts may be long
-    assert branched.stage("sft").finished and not branched.stage("dpo").begun
+    assert branched.stage("sft").finished and not branched.stage("dpo").exists
     for _ in run(branched.recipe, branched.path, ["dpo"], resume=True):
         pass
     assert branched.stage("dpo").finished
@@ -671,26 +673,26 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
 
 def test_the_run_that_was_voted_on_is_the_one_to_train(lab, tmp_path):
     """Counted are votes that prefer an answer: a tie or a skip teaches nothing. A pair of two runs counts for both."""
-    store = Store(tmp_path / "votes.db")
+    store = PreferenceStore(tmp_path / "votes.db")
     with_demo = Lab(lab.folder, demo_folder())
     assert manage.voted_runs(with_demo, store) == [("tiny", 0), ("demo", 0)]
     prompt = (Message("user", "Where is Tom?"),)
 
     def vote(one: str, other: str, choice: str) -> None:
-        left, right = (Answer(name, str(preferences.AnswerModel(name, "sft", 1.0))) for name in (one, other))
-        store.vote(store.add_pair(prompt, left, right), "ada", choice)
+        left, right = (Answer(name, str(preferences.AnswerSource(name, "sft", 1.0))) for name in (one, other))
+        store.add_vote(store.add_pair(prompt, left, right), "ada", choice)
 
     for one, other, choice in [("demo", "demo", "left"), ("demo", "tiny", "right"), ("tiny", "tiny", "skip"),
                                ("tiny", "tiny", "tie"), ("gone", "gone", "left")]:  # fmt: skip
         vote(one, other, choice)
     assert manage.voted_runs(with_demo, store) == [("demo", 2), ("tiny", 1)]
-    store.undo("ada")
-    store.undo("ada")
+    store.undo_last_vote("ada")
+    store.undo_last_vote("ada")
     assert sum(store.preference_counts().values()) == 2
 
 
 def test_training_on_votes_that_cannot_begin_leaves_nothing(lab, tmp_path, monkeypatch):
-    store, jobs = Store(tmp_path / "votes.db"), Started(lab.folder)
+    store, jobs = PreferenceStore(tmp_path / "votes.db"), Started(lab.folder)
     voted(lab, store, 4)
 
     def there():
@@ -698,7 +700,7 @@ def test_training_on_votes_that_cannot_begin_leaves_nothing(lab, tmp_path, monke
 
     before = there()
     full = LabError("4 runs are running: a, b, c, d. Stop one of them, or wait.")
-    for broken, what in ((jobs, "start"), (Run, "branch"), (manage, "export")):
+    for broken, what in ((jobs, "start"), (Run, "branch"), (manage, "export_preferences")):
         with monkeypatch.context() as patch:
             patch.setattr(broken, what, raising(full))
             with pytest.raises(LabError, match="4 runs are running"):
@@ -752,7 +754,7 @@ def test_both_languages_have_the_same_words():
 def test_menus_that_are_not_filled_yet_stand_for_what_they_will_say_first(lab, tmp_path):
     """A page is there before its menus are; whoever is quick asks the same pair as one who waits."""
     shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
-    lab, source = Lab(tmp_path), preferences.AnswerModel
+    lab, source = Lab(tmp_path), preferences.AnswerSource
     quick = preferences._chosen(lab, [None, None, 1.0, None, None, 0.5])
     assert quick == [source("tiny", "dpo", 1.0), source("tiny", "ppo", 0.5)]
     assert preferences._chosen(lab, ["tiny", "ppo", 0.5, "other", None, 1]) == [
@@ -769,17 +771,17 @@ def test_the_two_models_at_first_are_two(lab, tmp_path):
         for stage in {"pretrain", "sft", "reward", "ppo", "dpo"} - set(stages):
             shutil.rmtree(tmp_path / name / stage)
     os.utime(tmp_path / "old", (0, 0))
-    assert preferences.first_models(Lab(tmp_path)) == [("new", "pretrain"), ("old", "sft")]
+    assert preferences.default_models(Lab(tmp_path)) == [("new", "pretrain"), ("old", "sft")]
     shutil.rmtree(tmp_path / "old")
-    assert preferences.first_models(Lab(tmp_path)) == [("new", "pretrain")] * 2
-    assert preferences.first_models(Lab(tmp_path / "nowhere")) == []
+    assert preferences.default_models(Lab(tmp_path)) == [("new", "pretrain")] * 2
+    assert preferences.default_models(Lab(tmp_path / "nowhere")) == []
 
 
 def test_a_dialogue_is_shown_whole():
     one = (Message("user", "Where is Tom?"),)
-    assert preferences.dialogue(one) == "Where is Tom?"
+    assert preferences.format_dialogue(one) == "Where is Tom?"
     more = (*one, Message("assistant", "At home."), Message("user", "And Ann?"))
-    assert preferences.dialogue(more) == "user: Where is Tom?\n\nassistant: At home.\n\nuser: And Ann?"
+    assert preferences.format_dialogue(more) == "user: Where is Tom?\n\nassistant: At home.\n\nuser: And Ann?"
 
 
 @pytest.mark.parametrize("hot", [-0.1, 2.1, float("nan"), float("inf"), "warm", None, True])
@@ -792,9 +794,9 @@ def test_what_is_no_temperature_is_said(hot):
 
 
 def test_prompts_and_names_have_an_end(lab, tmp_path):
-    two = [preferences.AnswerModel("tiny", "sft", 1.0), preferences.AnswerModel("tiny", "ppo", 1.0)]
+    two = [preferences.AnswerSource("tiny", "sft", 1.0), preferences.AnswerSource("tiny", "ppo", 1.0)]
     with pytest.raises(LabError, match="at most 20,000 characters, not 20,001"):
-        preferences.new_pair(lab, Store(tmp_path / "votes.db"), two, "x" * 20_001)
+        preferences.new_pair(lab, PreferenceStore(tmp_path / "votes.db"), two, "x" * 20_001)
     with pytest.raises(LabError, match="at most 100 characters"):
         preferences.checked_annotator("x" * 101)
     for name in (None, 3):
@@ -805,10 +807,10 @@ def test_prompts_and_names_have_an_end(lab, tmp_path):
 
 def test_an_export_says_which_votes_are_in_it(lab, tmp_path):
     """Fewer than were counted after each vote."""
-    store = Store(tmp_path / "votes.db")
+    store = PreferenceStore(tmp_path / "votes.db")
     voted(lab, store, 2)
-    both = [preferences.AnswerModel("tiny", "sft", 1.0), preferences.AnswerModel("tiny", "ppo", 1.5)]
-    store.vote(preferences.new_pair(lab, store, both, "Where is Tom?"), "ada", "skip")
+    both = [preferences.AnswerSource("tiny", "sft", 1.0), preferences.AnswerSource("tiny", "ppo", 1.5)]
+    store.add_vote(preferences.new_pair(lab, store, both, "Where is Tom?"), "ada", "skip")
     file, told = preferences._save(store)
     assert told["value"] == "2 of 3 votes prefer an answer; ties, both bad and skips are left out." and file["visible"]
 
@@ -822,7 +824,7 @@ def test_the_tabs_begin_with_what_the_world_could_tell():
 
 def test_another_run_is_shown_when_it_is_chosen(lab):
     """Its checkpoint may have the name of the one before, and then only the run has changed."""
-    blocks = shell.page(lab, {"attention": attention.build})
+    blocks = shell.build_page(lab, {"attention": attention.build})
     (look,) = [one for one in blocks.config["dependencies"] if one["api_name"] == "attention"]
     (run,) = [number for number in look["inputs"] if [number, "input"] in [list(one) for one in look["targets"]]]
     assert run == look["inputs"][0]

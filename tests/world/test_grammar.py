@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.world import Event, World
-from labkit.world.grammar import sentences
+from labkit.world.grammar import split_sentences
 
 WORLDS = {size: World.load(size) for size in ("tiny", "lab", "full")}
 
@@ -31,7 +31,7 @@ def test_parse_undoes_write_and_has_one_reading(size, seed, data):
     context = {"she": "Anna", "he": "Ben", "it": rng.choice(["ball", "dog"])}
     after_writing, after_reading = dict(context), dict(context)
     sentence = world.grammar.write(event, after_writing, rng)
-    assert {reading.event for reading in world.grammar.readings(sentence, dict(context))} == {event}
+    assert {reading.event for reading in world.grammar.all_parses(sentence, dict(context))} == {event}
     parsed = world.grammar.parse(sentence, after_reading)
     assert parsed is not None and parsed.event == event
     assert after_reading == after_writing
@@ -72,11 +72,11 @@ def test_the_reason_tells_whom_it_means():
     world = WORLDS["lab"]
     story = "A dog was in the park. The dog did not cross the bridge because it was too {}."
     for reason, meant in (("tired", "dog"), ("narrow", "bridge")):
-        event = world.grammar.parse(sentences(story.format(reason))[1], {})
+        event = world.grammar.parse(split_sentences(story.format(reason))[1], {})
         assert event is not None
-        from labkit.world.questions import mover_or_obstacle
+        from labkit.world.questions import resolved_reason_event
 
-        assert mover_or_obstacle(event.event, world.lexicon.tiredness) == Event("was_too", (meant, reason))
+        assert resolved_reason_event(event.event, world.lexicon.tiredness) == Event("was_too", (meant, reason))
 
 
 @pytest.mark.parametrize("sentence", [
@@ -100,4 +100,4 @@ def test_dialogue():
 
 
 def test_a_text_is_cut_into_sentences():
-    assert sentences('Anna said, "I am sad." She left. Why?') == ['Anna said, "I am sad."', "She left.", "Why?"]
+    assert split_sentences('Anna said, "I am sad." She left. Why?') == ['Anna said, "I am sad."', "She left.", "Why?"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.world import Message, Task, World, score
+from labkit.world import Message, Task, World, gold_score
 from labkit.world.profiles import Annotator
 from labkit.world.tasks import OTHER, READING
 
@@ -23,7 +23,7 @@ STORY = ("One day, Anna was in the park. Anna had a red ball. Ben was at the sch
 def test_every_reference_answer_is_right(kind, seed, world):
     task = world.task("test", seed, 0, kind)
     for profile in world.profiles.values():
-        got = score(world, task, task.reference, profile)
+        got = gold_score(world, task, task.reference, profile)
         assert (got.right, got.supported, got.consistent) == (1, 1, 1), (task, got)
         assert got.total > 0.5
 
@@ -33,8 +33,8 @@ def test_every_reference_answer_is_right(kind, seed, world):
 def test_every_style_of_answer_is_right(seed, style):
     task = WORLD.task("test", seed, 0, random.Random(seed).choice(READING))
     assert task.question and task.source_story
-    answer = WORLD.corpus.tasks.answer(task.question, task.source_story, random.Random(seed), style)
-    got = score(WORLD, task, answer, PROFILES["warm"])
+    answer = WORLD.corpus.tasks.write_answer(task.question, task.source_story, random.Random(seed), style)
+    got = gold_score(WORLD, task, answer, PROFILES["warm"])
     assert (got.right, got.supported, got.fluent) == (1, 1, 1), (task.messages, answer, got.why)
 
 
@@ -61,9 +61,9 @@ def gamed(task) -> dict[str, str]:
 def test_gaming_scores_low(kind, profile):
     for seed in range(10):
         task = WORLD.task("test", seed, 0, kind)
-        honest = score(WORLD, task, task.reference, PROFILES[profile]).total
+        honest = gold_score(WORLD, task, task.reference, PROFILES[profile]).total
         for trick, response in gamed(task).items():
-            got = score(WORLD, task, response, PROFILES[profile])
+            got = gold_score(WORLD, task, response, PROFILES[profile])
             assert got.total < 0.35 * honest, (trick, task.messages[-1].content[-60:], response[:80], got)
 
 
@@ -73,20 +73,20 @@ def test_two_answers_are_no_answer():
     true = WORLD.lexicon.surfaces["place", "in"][task.question.value]
     other = next(s for p, s in WORLD.lexicon.surfaces["place", "in"].items() if p != task.question.value)
     both = f"{true[0].upper() + true[1:]}. {other[0].upper() + other[1:]}."
-    got = score(WORLD, task, both, PROFILES["concise"])
+    got = gold_score(WORLD, task, both, PROFILES["concise"])
     assert got.right == 0 and got.consistent == 0 and "it gives more than one answer" in got.why
 
 
 def test_what_the_story_does_not_say_is_unsupported():
     task = WORLD.task("test", 0, 0, "where")
-    good = score(WORLD, task, task.reference, PROFILES["thorough"])
-    made_up = score(WORLD, task, task.reference + " Felix was sad.", PROFILES["thorough"])
+    good = gold_score(WORLD, task, task.reference, PROFILES["thorough"])
+    made_up = gold_score(WORLD, task, task.reference + " Felix was sad.", PROFILES["thorough"])
     assert made_up.right == 1 and made_up.supported == 0.5 and made_up.total < 0.6 * good.total
     assert "not so, or beside the point: Felix was sad." in made_up.why
 
 
 def total(task: Task, answer: str, profile: Annotator) -> float:
-    return score(WORLD, task, answer, profile).total
+    return gold_score(WORLD, task, answer, profile).total
 
 
 def test_profiles_disagree():
@@ -97,7 +97,7 @@ def test_profiles_disagree():
         if tasks.related_event(task.question, task.source_story) is None:
             continue
         answers = [
-            tasks.answer(task.question, task.source_story, random.Random(0), style)
+            tasks.write_answer(task.question, task.source_story, random.Random(0), style)
             for style in ("fragment", "polite", "reason")
         ]
         for chosen, name in enumerate(("concise", "warm", "thorough")):
@@ -109,30 +109,30 @@ def test_profiles_disagree():
 
 def test_a_secret_is_refused_and_not_told():
     task = WORLD.task("test", 0, 0, "refuse")
-    assert score(WORLD, task, task.reference, PROFILES["warm"]).right == 1
-    assert score(WORLD, task, "Anna was in the park.", PROFILES["warm"]).right == 0
-    assert score(WORLD, task, task.reference + " Anna was in the park.", PROFILES["warm"]).right == 0
+    assert gold_score(WORLD, task, task.reference, PROFILES["warm"]).right == 1
+    assert gold_score(WORLD, task, "Anna was in the park.", PROFILES["warm"]).right == 0
+    assert gold_score(WORLD, task, task.reference + " Anna was in the park.", PROFILES["warm"]).right == 0
 
 
 def test_a_written_story_must_hold_what_was_asked():
     task = WORLD.task("test", 0, 0, "write")
-    missing = score(WORLD, task, STORY.replace("ball", "kite").replace("Anna", "Zoe"), PROFILES["thorough"])
+    missing = gold_score(WORLD, task, STORY.replace("ball", "kite").replace("Anna", "Zoe"), PROFILES["thorough"])
     assert missing.right == 0 and missing.complete < 1
     assert any("missing" in reason for reason in missing.why)
-    assert score(WORLD, task, "", PROFILES["thorough"]).total == 0
+    assert gold_score(WORLD, task, "", PROFILES["thorough"]).total == 0
 
 
 def test_a_retelling_is_one_sentence():
     task = WORLD.task("test", 0, 0, "retell")
-    assert score(WORLD, task, task.story, PROFILES["concise"]).right == 0
-    assert score(WORLD, task, task.reference, PROFILES["concise"]).right == 1
+    assert gold_score(WORLD, task, task.story, PROFILES["concise"]).right == 0
+    assert gold_score(WORLD, task, task.reference, PROFILES["concise"]).right == 1
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=200), st.sampled_from(READING + OTHER))
 def test_any_text_gets_a_score_in_range(text, kind):
     task = WORLD.task("test", 0, 0, kind)
-    got = score(WORLD, task, text, PROFILES["warm"])
+    got = gold_score(WORLD, task, text, PROFILES["warm"])
     assert all(0 <= value <= 1 for value in got[:-1])
 
 

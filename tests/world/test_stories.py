@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from labkit.errors import LabError
 from labkit.world import World, without_story
-from labkit.world.corpus import rng_for
+from labkit.world.corpus import seeded_rng
 
 WORLDS = {size: World.load(size) for size in ("tiny", "lab", "full")}
 sizes = st.sampled_from(sorted(WORLDS))
@@ -16,13 +16,13 @@ splits = st.sampled_from(["train", "validation", "test"])
 
 
 def story_of(size: str, split: str, seed: int):
-    return WORLDS[size].teller.story(split, rng_for("story", split, seed, 0))
+    return WORLDS[size].teller.story(split, seeded_rng("story", split, seed, 0))
 
 
 def pairs(world: World, story) -> set[str]:
     """The splits of all pairs of words that meet in a story."""
     words = {a for e in story.events for a in e.args if isinstance(a, str)}
-    return {s for one, other in combinations(sorted(words), 2) if (s := world.splits.of(one, other))}
+    return {s for one, other in combinations(sorted(words), 2) if (s := world.splits.split_of(one, other))}
 
 
 @settings(max_examples=150, deadline=None)
@@ -66,7 +66,7 @@ def test_everybody_has_held_out_partners():
     world = WORLDS["lab"]
     for person in world.lexicon.values["person"]:
         for kind in ("thing", "food", "place", "animal"):
-            found = {world.splits.of(person, other) for other in world.lexicon.values[kind]}
+            found = {world.splits.split_of(person, other) for other in world.lexicon.values[kind]}
             assert found == {"train", "validation", "test"}, (person, kind)
 
 

@@ -19,7 +19,7 @@ from labkit.files import explain_read_errors
 from labkit.text.reading.columns import KNOWN
 from labkit.text.reading.csv_rows import check_unique_names, csv_rows, delimiter_of
 from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess_warning, is_utf8, refuse_binary_files
-from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, File, format_suffix, split_of
+from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, SourceFile, format_and_compression_suffix, split_of
 from labkit.text.reading.json_values import parse_json
 from labkit.text.reading.long_text import LONG, LongText
 from labkit.text.reading.report import RowError
@@ -28,7 +28,7 @@ from labkit.text.reading.wrappers import find_rows
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 
 
-class Row(NamedTuple):
+class SourceRow(NamedTuple):
     """One row. value: an object, a list or a text; a RowError where it could not be read. place: file and row.
     split: train, validation, test or ''.
     """
@@ -45,7 +45,7 @@ class Table(NamedTuple):
 
     format: str
     encoding: str | None
-    rows: Iterable[Row]
+    rows: Iterable[SourceRow]
     warnings: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
@@ -58,7 +58,7 @@ class NoRows(LabError):
         self.kind = kind
 
 
-def open_table(file: File) -> Table:
+def open_table(file: SourceFile) -> Table:
     """Look into a file and read it. Raises LabError for what is empty, binary, damaged or of no known kind.
 
     A long file of plain text stays on the disk, as a LongText, unless it is parted into documents.
@@ -69,22 +69,24 @@ def open_table(file: File) -> Table:
     data = read_bytes(file)
     if data.startswith(b"PAR1"):
         return Table("parquet", None, _parquet_rows(data, file))
-    if format_suffix(file.path) == ".parquet":
+    if format_and_compression_suffix(file.path) == ".parquet":
         refuse_binary_files(data, file.name)
         raise LabError(f"{file.name} is not a parquet file: it does not begin as one. Is the download complete?")
     text, encoding, warning = decode(data, file.name)
     if not text.strip():
         raise LabError(f"{file.name} is empty.")
     warnings: tuple[str, ...] = (warning,) if warning else ()
-    if format_suffix(file.path) in (".csv", ".tsv"):
+    if format_and_compression_suffix(file.path) in (".csv", ".tsv"):
         delimiter, format = delimiter_of(text)
         rows = csv_rows(text, delimiter, file.name)
-        numbered = (Row(row, f"{file.name}, row {number}", file.split) for number, row in enumerate(rows, start=1))
+        numbered = (
+            SourceRow(row, f"{file.name}, row {number}", file.split) for number, row in enumerate(rows, start=1)
+        )
         return Table(format, encoding, numbered, warnings)
     _refuse_csv(text, file)
-    if format_suffix(file.path) in JSON_ENDINGS or looks_like_rows(text) and _is_json(text):
+    if format_and_compression_suffix(file.path) in JSON_ENDINGS or looks_like_rows(text) and _is_json(text):
         return _json_table(text, encoding, warnings, file)
-    if format_suffix(file.path) not in TEXT_ENDINGS and file.path.suffix:
+    if format_and_compression_suffix(file.path) not in TEXT_ENDINGS and file.path.suffix:
         raise LabError(f"{file.name} has an unknown ending; known are {', '.join(ENDINGS)}, and each with .gz.")
     if looks_like_rows(text):
         warnings += (f"{file.name} begins as JSON does and is none: it is read as plain text.",)
@@ -100,7 +102,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _refuse_csv(text: str, file: File) -> None:
+def _refuse_csv(text: str, file: SourceFile) -> None:
     """Raises LabError where a file of another name is a table with commas, which would be read as something else."""
     lines = list(itertools.islice(filter(str.strip, text.lstrip("\ufeff").split("\n")), 20))
     delimiter, format = delimiter_of(lines[0])
@@ -113,9 +115,9 @@ def _refuse_csv(text: str, file: File) -> None:
         )
 
 
-def _long_table(file: File) -> Table | None:
+def _long_table(file: SourceFile) -> Table | None:
     """A file of one long plain text; None for any other."""
-    if format_suffix(file.path) not in TEXT_ENDINGS:
+    if format_and_compression_suffix(file.path) not in TEXT_ENDINGS:
         return None
     with explain_read_errors(file.path), open(file.path, "rb") as opened:
         sample = opened.read(SAMPLE)
@@ -133,10 +135,10 @@ def _long_table(file: File) -> Table | None:
         return None
     replaced = f"{file.name}: {text.replaced} bytes not of {encoding} replaced by U+FFFD" if text.replaced else ""
     warnings = tuple(filter(None, (guess_warning(sample, encoding, file.name), replaced)))
-    return Table("text", encoding, [Row(text, file.name, file.split)], warnings)
+    return Table("text", encoding, [SourceRow(text, file.name, file.split)], warnings)
 
 
-def _long_text(file: File, encoding: str, sample: bytes) -> LongText:
+def _long_text(file: SourceFile, encoding: str, sample: bytes) -> LongText:
     """A long text in the encoding of its first bytes, or where these are ASCII alone, of those that are not UTF-8."""
     text = LongText(file.path, encoding)
     beyond = text.size - len(text) - 2 * text.replaced  # at least the characters beyond ASCII that are right
@@ -156,15 +158,15 @@ def split_documents(text: str) -> list[str]:
     return re.split(r"(?m:\n?^)[ \t]*<\|endoftext\|>[ \t]*\r?(?:\n|$)", text)
 
 
-def _documents(text: str, file: File) -> list[Row]:
+def _documents(text: str, file: SourceFile) -> list[SourceRow]:
     documents = split_documents(text)
     if len(documents) == 1:
-        return [Row(text, file.name, file.split)]
+        return [SourceRow(text, file.name, file.split)]
     places = [f"{file.name}, document {number}" for number in range(1, len(documents) + 1)]
-    return [Row(text, place, file.split) for text, place in zip(documents, places, strict=True) if text.strip()]
+    return [SourceRow(text, place, file.split) for text, place in zip(documents, places, strict=True) if text.strip()]
 
 
-def read_bytes(file: File) -> bytes:
+def read_bytes(file: SourceFile) -> bytes:
     """A file's bytes, unpacked where they are gzip. Raises LabError where there are none, or they cannot be read."""
     try:
         data = file.path.read_bytes()
@@ -184,7 +186,7 @@ def looks_like_rows(text: str) -> bool:
     return re.match(r'\ufeff?\s*(\[\s*)*\{\s*"', text[:10_000]) is not None
 
 
-def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: File) -> Table:
+def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: SourceFile) -> Table:
     """JSON, or a JSON value a line, whatever the file is called."""
     try:
         value = parse_json(text)
@@ -200,14 +202,14 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: File)
         raise LabError(f"{file.name} {error}") from error
     if isinstance(value, RowError):
         raise LabError(f"{file.name} {value}")
-    if found is None and format_suffix(file.path) in (".jsonl", ".ndjson"):
-        return Table("jsonl", encoding, [Row(value, f"{file.name}, line 1", file.split)], warnings)
+    if found is None and format_and_compression_suffix(file.path) in (".jsonl", ".ndjson"):
+        return Table("jsonl", encoding, [SourceRow(value, f"{file.name}, line 1", file.split)], warnings)
     if found is None:
         raise NoRows("no rows", f"{file.name} holds no list of rows.")
     if not any(part.rows for part in found.parts):
         raise LabError(f"{file.name} is empty: it holds no row.")
     rows = [
-        Row(row, f"{file.name}, {f'{part.name} ' if part.name else ''}row {number}", part.split or file.split)
+        SourceRow(row, f"{file.name}, {f'{part.name} ' if part.name else ''}row {number}", part.split or file.split)
         for part in found.parts
         for number, row in enumerate(part.rows, start=1)
     ]
@@ -221,18 +223,18 @@ def _is_lines(text: str, first: bool = True) -> bool:
     return first and whole[0] or 2 * sum(whole) >= len(whole)
 
 
-def _is_strings(text: str, file: File) -> bool:
+def _is_strings(text: str, file: SourceFile) -> bool:
     """Whether a file of JSON lines holds a text in quotes on most of them."""
-    if format_suffix(file.path) not in (".jsonl", ".ndjson"):
+    if format_and_compression_suffix(file.path) not in (".jsonl", ".ndjson"):
         return False
     lines = list(itertools.islice(filter(str.strip, text.split("\n")), 100))
     return 2 * sum(isinstance(_json(line), str) for line in lines) >= len(lines)
 
 
-def _jsonl_rows(text: str, file: File) -> Iterator[Row]:
+def _jsonl_rows(text: str, file: SourceFile) -> Iterator[SourceRow]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield Row(_json(line), f"{file.name}, line {number}", file.split)
+            yield SourceRow(_json(line), f"{file.name}, line {number}", file.split)
 
 
 def _json(line: str) -> Any:
@@ -243,7 +245,7 @@ def _json(line: str) -> Any:
         return RowError("broken line", f"is not JSON: {error}.")
 
 
-def _parquet_rows(data: bytes, file: File) -> Iterator[Row]:
+def _parquet_rows(data: bytes, file: SourceFile) -> Iterator[SourceRow]:
     from pyarrow import ArrowException, parquet
 
     try:
@@ -251,7 +253,7 @@ def _parquet_rows(data: bytes, file: File) -> Iterator[Row]:
             check_unique_names(table.schema_arrow.names, file.name)
             rows = itertools.chain.from_iterable(batch.to_pylist() for batch in table.iter_batches())
             for number, row in enumerate(rows, start=1):
-                yield Row(row, f"{file.name}, row {number}", file.split)
+                yield SourceRow(row, f"{file.name}, row {number}", file.split)
     except (ArrowException, OSError) as error:
         raise LabError(f"{file.name} is not a parquet file, or damaged: {error}") from error
 
@@ -275,8 +277,8 @@ def hub_splits(name: str) -> Mapping[str, Iterable[Any]]:
     return splits
 
 
-def hub_rows(name: str, splits: Mapping[str, Iterable[Any]]) -> Iterator[Row]:
+def hub_rows(name: str, splits: Mapping[str, Iterable[Any]]) -> Iterator[SourceRow]:
     """The rows of all splits of a data set."""
     for split, rows in splits.items():
         for number, row in enumerate(rows, start=1):
-            yield Row(row, f"{name}, {split} row {number}", split_of(split))
+            yield SourceRow(row, f"{name}, {split} row {number}", split_of(split))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.clean import words_of
+from labkit.text.clean import split_words
 from labkit.text.reading.columns import (
     ANSWERS,
     CHOSEN,
@@ -23,11 +23,11 @@ from labkit.text.reading.columns import (
     TrackedRow,
     is_empty,
 )
-from labkit.text.reading.held_out import given_split, held_first, record_duplicates, split_held_out
+from labkit.text.reading.held_out import held_out_first_order, record_duplicates, split_held_out, use_given_splits
 from labkit.text.reading.pointers import refuse_answer_reference
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import Items, as_columns, check_trainable, read_items, report_turns
-from labkit.text.reading.values import as_messages, clean, join, shown, transcript, turns
+from labkit.text.reading.values import as_messages, clean, join_cleaned, parse_transcript, parse_turns, shorten_repr
 from labkit.world import Document, Message
 
 
@@ -51,10 +51,10 @@ def split_conversations(items: Items[Document], held_out: float = 0.1) -> Conver
     """Conversations parted as their source has it, else by content. Raises LabError where there is one only."""
     if len(items.values) < 2:
         raise LabError(f"{items.reading.source} holds one conversation; 2 different ones are needed, one to hold out.")
-    apart = given_split(items.splits, items.reading)
+    apart = use_given_splits(items.splits, items.reading)
     if apart is None:
         return Conversations(*split_held_out(items.values, held_out, key=_key), items.reading)
-    return Conversations(*items.parted(apart), items.reading)
+    return Conversations(*items.partition(apart), items.reading)
 
 
 def read_unsplit_conversations(source: str | Path) -> Items[Document]:
@@ -69,7 +69,7 @@ def read_unsplit_conversations(source: str | Path) -> Items[Document]:
     items = _answers_alone(read_items(source, _conversation))
     kept: dict[str, int] = {}
     copies: dict[int, int] = {}
-    for index in held_first(items.splits):
+    for index in held_out_first_order(items.splits):
         first = kept.setdefault(_key(items.values[index]), index)
         if first != index:
             copies[index] = first
@@ -79,7 +79,7 @@ def read_unsplit_conversations(source: str | Path) -> Items[Document]:
     return items
 
 
-def question(columns: TrackedRow, name: str) -> tuple[Message, ...]:
+def read_question(columns: TrackedRow, name: str) -> tuple[Message, ...]:
     """The turns that the column `name` asks with: system, history, then what stands there, with its input.
 
     Raises RowError where the question is empty.
@@ -89,11 +89,11 @@ def question(columns: TrackedRow, name: str) -> tuple[Message, ...]:
     if messages is None:
         messages = _earlier(value)
     if messages is None:
-        asked = join([clean(value), *(clean(columns.get([more])) for more in INPUTS if more != name)])
+        asked = join_cleaned([clean(value), *(clean(columns.get([more])) for more in INPUTS if more != name)])
         if not asked:
             raise RowError("empty question", f"has nothing in its column {name}.")
         messages = (Message("user", asked),)
-    return with_system(columns, (*history(columns), *messages))
+    return with_system(columns, (*read_history(columns), *messages))
 
 
 def _earlier(value: Any) -> tuple[Message, ...] | None:
@@ -101,13 +101,13 @@ def _earlier(value: Any) -> tuple[Message, ...] | None:
 
     Raises RowError for one that ends with an answer.
     """
-    messages = transcript(value)
+    messages = parse_transcript(value)
     if messages and messages[-1].role == "assistant":
         raise RowError("prompt without a question", "has a transcript as its prompt that ends with an answer.")
     return messages
 
 
-def history(columns: TrackedRow) -> tuple[Message, ...]:
+def read_history(columns: TrackedRow) -> tuple[Message, ...]:
     """Earlier turns from a column history: messages, or [question, answer] pairs. Raises RowError for anything else."""
     value = columns.get(HISTORIES)
     if is_empty(value):
@@ -133,7 +133,7 @@ def with_system(columns: TrackedRow, messages: tuple[Message, ...]) -> tuple[Mes
 def _conversation(row: Any, reading: ReadReport) -> tuple[Document, TrackedRow | None]:
     """One row -> a conversation. Raises RowError where it is none, or has nothing to learn."""
     columns = None if isinstance(row, list) else as_columns(row)
-    messages = turns(row) if columns is None else _messages(columns)
+    messages = parse_turns(row) if columns is None else _messages(columns)
     if columns is not None:
         check_trainable(columns)
         if _is_good(columns) is False:
@@ -153,17 +153,17 @@ def _conversation(row: Any, reading: ReadReport) -> tuple[Document, TrackedRow |
 def _messages(columns: TrackedRow) -> tuple[Message, ...]:
     name = columns.find_column(TURNS)
     if name is not None and not is_empty(columns.values[name]):
-        return with_system(columns, turns(columns.get(TURNS)))
+        return with_system(columns, parse_turns(columns.get(TURNS)))
     asked, answered = columns.find_unambiguous_column(QUESTIONS), columns.find_unambiguous_column(ANSWERS)
     if asked is None and columns.has(["input"]) and columns.has(["output"]):
         asked = "input"
     if asked is not None and answered is not None:
         refuse_answer_reference(columns, answered)
-        return _exchange(question(columns, asked), columns.get([answered]), plain=_is_plain(columns.values[asked]))
+        return _exchange(read_question(columns, asked), columns.get([answered]), plain=_is_plain(columns.values[asked]))
     if isinstance(columns.values.get("data"), list):
         return with_system(columns, _alternating(columns.get(["data"])))
     spoken = columns.find_column(TEXTS)
-    said = transcript(columns.values[spoken]) if spoken else None
+    said = parse_transcript(columns.values[spoken]) if spoken else None
     if said is not None:
         columns.used.add(str(spoken))
         return with_system(columns, said)
@@ -212,7 +212,9 @@ def _is_good(columns: TrackedRow) -> bool | None:
         if label in words:
             return good
     if label:
-        raise RowError("label", f"has the label {shown(given)} beside its answer; true (1) or false (0) is needed.")
+        raise RowError(
+            "label", f"has the label {shorten_repr(given)} beside its answer; true (1) or false (0) is needed."
+        )
     return None
 
 
@@ -247,7 +249,7 @@ def without_question(answer: str, asked: str) -> str:
     """
     rest = answer.removeprefix(asked)
     inside = asked[-1:].isalnum() and re.match(r"\w", rest)
-    short = asked[-1:].isalnum() and len(words_of(asked)) < 3
+    short = asked[-1:].isalnum() and len(split_words(asked)) < 3
     if inside or short or not answer.startswith(asked):
         return answer
     return rest.lstrip() or answer

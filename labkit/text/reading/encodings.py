@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.reading.guesses import detect_escape_encoding, guessed
+from labkit.text.reading.guesses import detect_escape_encoding, guess_encoding
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -102,7 +102,7 @@ def find_encoding(data: bytes, name: str) -> str:
             )
         return encoding
     encoding = detect_escape_encoding(data[:SAMPLE]) or ("utf-8" if is_utf8(data) else "")
-    encoding = encoding or guessed(_sample(data), name) or _wide(data[:SAMPLE])
+    encoding = encoding or guess_encoding(_sample(data), name) or _wide(data[:SAMPLE])
     if not encoding:
         raise LabError(
             f"{name} is not UTF-8, and too little in it says in which encoding it is, or it is a binary file. "

@@ -29,7 +29,7 @@ STAGES = ("sft", "prefs", "pref", "gen", "rm", "reward", "ppo", "dpo", "kto", "r
 """What follows a split's name where a data set has several for the stages of a recipe, as HuggingFaceH4's have."""
 
 
-class File(NamedTuple):
+class SourceFile(NamedTuple):
     """A file to read. name: its path within the source. split: train, validation or test, where its name says so."""
 
     path: Path
@@ -37,15 +37,15 @@ class File(NamedTuple):
     split: str = ""
 
 
-class Found(NamedTuple):
+class FoundFiles(NamedTuple):
     """What a source is made of: its files, or the name of a hub data set; and what of a folder is passed over."""
 
-    files: list[File]
+    files: list[SourceFile]
     hub: str = ""
     passed_over: tuple[str, ...] = ()
 
 
-def find_files(source: str | Path) -> Found:
+def find_files(source: str | Path) -> FoundFiles:
     """What there is to read in a source. Raises LabError when it is nothing, or a folder without a file to read."""
     if re.match(r"[a-zA-Z][a-zA-Z\d+.-]+://", str(source)):
         raise LabError(f"{source} is an address. Download it and give the file, or name a hub data set OWNER/NAME.")
@@ -59,14 +59,14 @@ def find_files(source: str | Path) -> Found:
     if path.exists() and not path.is_file():
         raise LabError(f"{path} is a pipe or a device, not a file; it is read more than once. Save it as a file first.")
     if path.exists():
-        return Found([File(path, path.name)])
+        return FoundFiles([SourceFile(path, path.name)])
     is_name = re.fullmatch(r"\b[\w.-]+\b(/\b[\w.-]+\b)?(:[\w.-]+)?", str(source), re.ASCII)  # as the hub
-    if not is_name or format_suffix(path) in ENDINGS:
+    if not is_name or format_and_compression_suffix(path) in ENDINGS:
         raise LabError(f"There is no file or folder {path}.")
-    return Found([], hub=str(source))
+    return FoundFiles([], hub=str(source))
 
 
-def format_suffix(path: Path) -> str:
+def format_and_compression_suffix(path: Path) -> str:
     """rows.JSONL.gz -> .jsonl"""
     name = path.name.lower()
     return Path(name.removesuffix(".gz")).suffix
@@ -79,7 +79,7 @@ def split_of(name: str) -> str:
     return next((split for split, words in SPLITS.items() if word in words), "")
 
 
-def _folder(folder: Path) -> Found:
+def _folder(folder: Path) -> FoundFiles:
     files, passed_over = [], []
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")) and any(folder.rglob("*.arrow")):
         raise LabError(
@@ -96,10 +96,10 @@ def _folder(folder: Path) -> Found:
             passed_over.append(f"file {inside} (hidden)")
         elif path.stem.lower() in ABOUT:
             passed_over.append(f"file {inside} (about the others)")
-        elif format_suffix(path) not in ENDINGS:
+        elif format_and_compression_suffix(path) not in ENDINGS:
             passed_over.append(f"file {inside} (not a kind that is read)")
         else:
-            files.append(File(path, str(inside)))
+            files.append(SourceFile(path, str(inside)))
     if not files:
         raise LabError(f"The folder {folder} holds no {', '.join(ENDINGS)} file.")
     splits = file_splits([Path(file.name) for file in files])
@@ -108,16 +108,16 @@ def _folder(folder: Path) -> Found:
             f"{folder} has several splits to train on, {', '.join(splits.several)}; which is meant? Put the files of "
             f"one into a folder of their own."
         )
-    files = [file._replace(split=split) for file, split in zip(files, splits.of, strict=True)]
+    files = [file._replace(split=split) for file, split in zip(files, splits.splits, strict=True)]
     if not any(file.split == "train" for file in files):  # then a file called test is a file like any other
         files = [file._replace(split="") for file in files]
-    return Found(files, passed_over=tuple(passed_over))
+    return FoundFiles(files, passed_over=tuple(passed_over))
 
 
 class FileSplits(NamedTuple):
     """The split of each of some files, '' for none; and the splits to train on that are of different stages."""
 
-    of: list[str]
+    splits: list[str]
     several: list[str]
 
 
@@ -135,7 +135,7 @@ def file_splits(names: Sequence[Path]) -> FileSplits:
 
 
 def _stem(name: Path) -> str:
-    return name.name.lower().removesuffix(".gz").removesuffix(format_suffix(name))
+    return name.name.lower().removesuffix(".gz").removesuffix(format_and_compression_suffix(name))
 
 
 def _split_and_rest(name: str) -> tuple[str, str] | None:

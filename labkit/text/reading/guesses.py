@@ -47,7 +47,7 @@ def detect_escape_encoding(data: bytes) -> str:
     return ""
 
 
-def guessed(data: bytes, name: str) -> str:
+def guess_encoding(data: bytes, name: str) -> str:
     """The encoding of bytes that are not UTF-8; '' where none can be believed. Raises LabError, with the file's `name`,
     for one in which some lines are UTF-8.
     """

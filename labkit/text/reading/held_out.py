@@ -52,7 +52,7 @@ def hold_out_texts(texts: Sequence[Text], share: float) -> tuple[list[Text], lis
     return train, validation
 
 
-def given_split(splits: Sequence[str], reading: ReadReport) -> list[str] | None:
+def use_given_splits(splits: Sequence[str], reading: ReadReport) -> list[str] | None:
     """The split of each row as its file names it -> train, validation or '' (not used) for each; None where the
     source has not both rows to train on and others to hold out.
 
@@ -73,7 +73,7 @@ def given_split(splits: Sequence[str], reading: ReadReport) -> list[str] | None:
     return ["validation" if split == apart else "" if split == "test" else "train" for split in splits]
 
 
-def held_first(splits: Sequence[str]) -> list[int]:
+def held_out_first_order(splits: Sequence[str]) -> list[int]:
     """The places of rows in the order in which of equal ones the first is kept: a copy that is held out before one that
     is trained on, as else the held-out part would shrink to what training has not seen.
     """

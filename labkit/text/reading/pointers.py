@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError
 from labkit.text.reading.columns import CHOSEN, KNOWN, REJECTED, TrackedRow, is_empty
 from labkit.text.reading.report import ReadReport, RowError
-from labkit.text.reading.values import shown
+from labkit.text.reading.values import shorten_repr
 
 _LISTS = re.compile(r"(?:.*[_ -])?(?:responses|answers|completions|candidates|outputs|generations|options|choices)")
 """The name of a column that holds several answers."""
@@ -74,7 +74,7 @@ class IndexBase:
         return found
 
     @property
-    def settled(self) -> bool:
+    def is_known(self) -> bool:
         """Whether each row was read by what all rows say."""
         return self.left == {0, 1} or self._taken <= self.left
 
@@ -95,7 +95,7 @@ def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, numbering: Ind
         return given[0], given[1]
     found = found or _followed(columns, groups, given, numbering)
     if found is None:
-        raise RowError("answer elsewhere", f"has {shown(given[0])} as {won or 'chosen'}, {_MEND}")
+        raise RowError("answer elsewhere", f"has {shorten_repr(given[0])} as {won or 'chosen'}, {_MEND}")
     where = f"The column {won} points" if won else "The columns chosen and rejected point"
     reading.noted[f"{where} to answers in other columns, which are read."] += 1
     return found
@@ -137,7 +137,7 @@ def check_tie(columns: TrackedRow) -> None:
     for name in VERDICTS:
         if _is_tie(columns.values.get(name)):
             columns.used.add(name)
-            raise RowError("tie", f"has no better answer: its column {name} says {shown(columns.values[name])}.")
+            raise RowError("tie", f"has no better answer: its column {name} says {shorten_repr(columns.values[name])}.")
 
 
 def refuse_answer_reference(columns: TrackedRow, name: str) -> None:
@@ -147,7 +147,8 @@ def refuse_answer_reference(columns: TrackedRow, name: str) -> None:
         if name not in group.columns and _points(value, [group]) and _reaches(value, group):
             raise RowError(
                 "answer elsewhere",
-                f"has {shown(value)} in its column {name}, which points into {_where(group)}. Write the answer itself.",
+                f"has {shorten_repr(value)} in its column {name}, which points into {_where(group)}. Write the answer "
+                f"itself.",
             )
 
 

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.pairs import Pair
+from labkit.text.pairs import PreferencePair
 from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
-from labkit.text.reading.conversations import answers_repeat_questions, history, question, with_system, without_question
-from labkit.text.reading.held_out import given_split, split_held_out
+from labkit.text.reading.conversations import (
+    answers_repeat_questions,
+    read_history,
+    read_question,
+    with_system,
+    without_question,
+)
+from labkit.text.reading.held_out import split_held_out, use_given_splits
 from labkit.text.reading.pointers import VERDICTS, AnswerReferenceCheck, IndexBase, check_tie, chosen_and_rejected
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import Items, as_columns, check_trainable, read_items, report_turns
-from labkit.text.reading.values import as_messages, clean, transcript, turns
+from labkit.text.reading.values import as_messages, clean, parse_transcript, parse_turns
 from labkit.world import Message
 
 Turns = tuple[Message, ...]
@@ -25,8 +31,8 @@ SCORES = ("score", "rating", "reward")
 class Preferences(NamedTuple):
     """Pairs to train on, pairs held out, and what was made of their source."""
 
-    train: list[Pair]
-    validation: list[Pair]
+    train: list[PreferencePair]
+    validation: list[PreferencePair]
     reading: ReadReport
 
 
@@ -38,7 +44,7 @@ def read_preferences(source: str | Path, held_out: float = 0.1) -> Preferences:
     return split_preferences(read_unsplit_preferences(source), held_out)
 
 
-def split_preferences(items: Items[Pair], held_out: float = 0.1) -> Preferences:
+def split_preferences(items: Items[PreferencePair], held_out: float = 0.1) -> Preferences:
     """Pairs parted by prompts, as their source has it, else by content. Raises LabError where there is one prompt."""
     source = items.reading.source
     prompts = list(dict.fromkeys(pair.prompt for pair in items.values))
@@ -47,15 +53,15 @@ def split_preferences(items: Items[Pair], held_out: float = 0.1) -> Preferences:
             f"{source}: all {len(items.values)} pairs have the same prompt, so none can be held out whose prompt was "
             f"not trained on; at least 2 prompts are needed."
         )
-    apart = given_split(items.splits, items.reading)
+    apart = use_given_splits(items.splits, items.reading)
     if apart is None:
         _, chosen = split_held_out(prompts, held_out, key=str)
         held = set(chosen)
         return Preferences(
-            *items.parted(["validation" if p.prompt in held else "train" for p in items.values]), items.reading
+            *items.partition(["validation" if p.prompt in held else "train" for p in items.values]), items.reading
         )
     held = {pair.prompt for pair, part in zip(items.values, apart, strict=True) if part == "validation"}
-    train, validation = items.parted(apart)
+    train, validation = items.partition(apart)
     free = [pair for pair in train if pair.prompt not in held]
     if len(free) < len(train):
         items.reading.warnings.append(
@@ -66,7 +72,7 @@ def split_preferences(items: Items[Pair], held_out: float = 0.1) -> Preferences:
     return Preferences(free, validation, items.reading)
 
 
-def read_unsplit_preferences(source: str | Path) -> Items[Pair]:
+def read_unsplit_preferences(source: str | Path) -> Items[PreferencePair]:
     """All pairs of `source`, in its order, cleaned. A pair that stands there again is another vote, and stays; so does
     its reverse.
 
@@ -78,7 +84,7 @@ def read_unsplit_preferences(source: str | Path) -> Items[Pair]:
     """
     numbering, suspects = IndexBase(), AnswerReferenceCheck()
     items = read_items(source, partial(_pair, numbering, suspects))
-    if not numbering.settled:
+    if not numbering.is_known:
         items = read_items(source, partial(_pair, IndexBase(numbering.left), suspects))
     suspects.check(items.reading.source)
     items.reading.finish(len(items.values))
@@ -88,7 +94,7 @@ def read_unsplit_preferences(source: str | Path) -> Items[Pair]:
         return items
     items.reading.warnings.append("The answers begin with the prompt once more, which is left out.")
     pairs = [
-        Pair(pair.prompt, *(without_question(side, text) for side in (pair.chosen, pair.rejected)))
+        PreferencePair(pair.prompt, *(without_question(side, text) for side in (pair.chosen, pair.rejected)))
         for pair, text in zip(items.values, asked, strict=True)
     ]
     return Items(pairs, items.splits, items.reading)
@@ -96,7 +102,7 @@ def read_unsplit_preferences(source: str | Path) -> Items[Pair]:
 
 def _pair(
     numbering: IndexBase, suspects: AnswerReferenceCheck, row: Any, reading: ReadReport
-) -> tuple[Pair, TrackedRow]:
+) -> tuple[PreferencePair, TrackedRow]:
     """One row -> a pair. Raises RowError where it is none, or its answers are empty or equal."""
     columns = as_columns(row)
     check_trainable(columns)
@@ -122,7 +128,7 @@ def _pair(
     report_turns(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     _note_scores(columns, reading)
     suspects.add(columns, given)
-    return Pair(asked, chosen, rejected), columns
+    return PreferencePair(asked, chosen, rejected), columns
 
 
 def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
@@ -164,17 +170,17 @@ def _prompt(columns: TrackedRow) -> Turns:
         value = value.get("messages")
     if name in TURNS or name == "input" and isinstance(value, list):
         columns.used.add(name)
-        return with_system(columns, (*history(columns), *turns(value)))
+        return with_system(columns, (*read_history(columns), *parse_turns(value)))
     if is_empty(value):
         raise RowError("empty prompt", "has an empty prompt.")
-    return question(columns, name)
+    return read_question(columns, name)
 
 
 def _answer(value: Any) -> str | Turns:
     """One side: its text, or its messages."""
     if isinstance(value, str) and value.lstrip().startswith("{"):  # one message, as text
         value = as_messages(f"[{value}]") or value
-    messages = value if isinstance(value, tuple) else as_messages(value) or transcript(value)
+    messages = value if isinstance(value, tuple) else as_messages(value) or parse_transcript(value)
     return clean(value) if messages is None else messages
 
 

@@ -114,10 +114,10 @@ def summary(record: Mapping[str, Any]) -> str:
     line = f"{record['source']} ({held}): read {record['read']:,}, kept {record['kept']:,}, dropped {dropped}"
     if record["characters"]:
         line += f", {record['characters']:,} characters cleaned away"
-    return line + (f"; not used: {some(record['unused'])}." if record["unused"] else ".")
+    return line + (f"; not used: {format_some_names(record['unused'])}." if record["unused"] else ".")
 
 
-def some(names: Iterable[str]) -> str:
+def format_some_names(names: Iterable[str]) -> str:
     """The first of some names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
@@ -130,7 +130,9 @@ def format_locations(places: Iterable[str]) -> str:
     for place in places:
         before, _, number = place.rpartition(" ")
         numbers.setdefault(before, []).append(number)
-    return "; ".join(f"{before}{'s' * (len(given) > 1)} {some(given)}".strip() for before, given in numbers.items())
+    return "; ".join(
+        f"{before}{'s' * (len(given) > 1)} {format_some_names(given)}".strip() for before, given in numbers.items()
+    )
 
 
 def _kind(file: dict[str, Any]) -> str:

@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar
 
 from labkit.errors import LabError
 from labkit.text.reading.columns import MEDIA, WEIGHTS, ColumnsSeen, TrackedRow, is_empty
-from labkit.text.reading.containers import NoRows, Row, Table, hub_rows, hub_splits, open_table
-from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, File, find_files, split_of
+from labkit.text.reading.containers import NoRows, SourceRow, Table, hub_rows, hub_splits, open_table
+from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, SourceFile, find_files, split_of
 from labkit.text.reading.report import FileRead, ReadReport, RowError
-from labkit.text.reading.values import removed, shown, unread_keys
+from labkit.text.reading.values import removed_characters, shorten_repr, unread_keys
 from labkit.world import Message
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Items(Generic[T]):
         """These of them."""
         return Items([self.values[i] for i in indices], [self.splits[i] for i in indices], self.reading)
 
-    def parted(self, parts: Sequence[str]) -> tuple[list[T], list[T]]:
+    def partition(self, parts: Sequence[str]) -> tuple[list[T], list[T]]:
         """(train, validation), by the part that each belongs to; '' to neither."""
         train = [value for value, part in zip(self.values, parts, strict=True) if part == "train"]
         return train, [value for value, part in zip(self.values, parts, strict=True) if part == "validation"]
@@ -54,7 +54,7 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
     reading = ReadReport(str(source))
     values, splits = [], []
     seen, contents = ColumnsSeen(), Counter[int]()
-    for row in rows_of(source, reading, plain):
+    for row in iterate_rows(source, reading, plain):
         reading.read += 1
         split = row.split or _row_split(row.value)
         reading.splits[split] += 1
@@ -121,7 +121,7 @@ def check_trainable(columns: TrackedRow) -> None:
     weight = columns.get(WEIGHTS)
     known = isinstance(weight, str | int | float) and str(weight).strip() in ("0", "1", "0.0", "1.0", "True", "False")
     if not is_empty(weight) and not known:
-        raise RowError("weight", f"has the weight {shown(weight)}; a row is learned (1) or not (0).")
+        raise RowError("weight", f"has the weight {shorten_repr(weight)}; a row is learned (1) or not (0).")
     if known and str(weight).strip() in ("0", "0.0", "False"):
         raise RowError("weight 0", "has the weight 0.")
     for name in MEDIA:
@@ -139,7 +139,7 @@ def report_turns(reading: ReadReport, messages: Sequence[Message], fields: Itera
 
     fields: the columns that the turns were read from, as the file has them.
     """
-    reading.characters += sum(removed(message.content) for message in messages)
+    reading.characters += sum(removed_characters(message.content) for message in messages)
     reading.turn_keys.update(unread_keys(fields))
     found = next(filter(None, (TEMPLATES.search(message.content) for message in messages)), None)
     if found:
@@ -149,7 +149,7 @@ def report_turns(reading: ReadReport, messages: Sequence[Message], fields: Itera
         ] += 1
 
 
-def rows_of(source: str | Path, reading: ReadReport, plain: bool) -> Iterator[Row]:
+def iterate_rows(source: str | Path, reading: ReadReport, plain: bool) -> Iterator[SourceRow]:
     """The rows of all files of a source, which are entered in the record as they are read."""
     found = find_files(source)
     reading.unused += found.passed_over
@@ -184,12 +184,12 @@ def rows_of(source: str | Path, reading: ReadReport, plain: bool) -> Iterator[Ro
             reading.unused += table.unused
 
 
-def _counted(rows: Iterable[Row], entry: FileRead, reading: ReadReport) -> Iterator[Row]:
+def _counted(rows: Iterable[SourceRow], entry: FileRead, reading: ReadReport) -> Iterator[SourceRow]:
     reading.files.append(entry)
     for row in rows:
         entry.rows += 1
         yield row
 
 
-def _entry(file: File, table: Table) -> FileRead:
+def _entry(file: SourceFile, table: Table) -> FileRead:
     return FileRead(file.name, table.format, table.encoding)

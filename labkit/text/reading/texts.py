@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from labkit.text.clean import clean_text, find_duplicates
 from labkit.text.pieces import Text
 from labkit.text.reading.columns import QUESTIONS, TEXTS, TURNS, TrackedRow
-from labkit.text.reading.held_out import given_split, held_first, hold_out_texts, record_duplicates
+from labkit.text.reading.held_out import held_out_first_order, hold_out_texts, record_duplicates, use_given_splits
 from labkit.text.reading.long_text import LongText
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import Items, as_columns, read_items
@@ -36,10 +36,10 @@ def read_texts(source: str | Path, held_out: float = 0.1) -> Texts:
 
 def split_texts(items: Items[Text], held_out: float = 0.1) -> Texts:
     """Documents parted as their source has it, else by size. Raises LabError where they are too short."""
-    apart = given_split(items.splits, items.reading)
+    apart = use_given_splits(items.splits, items.reading)
     if apart is None:
         return Texts(*hold_out_texts(items.values, held_out), items.reading)
-    return Texts(*items.parted(apart), items.reading)
+    return Texts(*items.partition(apart), items.reading)
 
 
 def read_unsplit_texts(source: str | Path) -> Items[Text]:
@@ -51,7 +51,9 @@ def read_unsplit_texts(source: str | Path) -> Items[Text]:
     or when most of its rows cannot be used.
     """
     items = read_items(source, _text, plain=True)
-    exact, near = find_duplicates(items.values, held_first(items.splits)) if len(items.values) > 1 else ({}, {})
+    exact, near = (
+        find_duplicates(items.values, held_out_first_order(items.splits)) if len(items.values) > 1 else ({}, {})
+    )
     record_duplicates(exact, items.splits, items.reading)
     record_duplicates(near, items.splits, items.reading, "near duplicate")
     items = items.select([index for index in range(len(items.values)) if index not in exact and index not in near])

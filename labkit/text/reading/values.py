@@ -75,7 +75,8 @@ def as_text(value: Any) -> str:
     if isinstance(value, list) and all(map(_is_part, value)):
         return "".join(map(_part, value))
     raise RowError(
-        f"{_kind(value)} for a text", f"has {_kind(value)} where a text is needed: {shown(value)}. Give one text."
+        f"{_kind(value)} for a text",
+        f"has {_kind(value)} where a text is needed: {shorten_repr(value)}. Give one text.",
     )
 
 
@@ -97,7 +98,7 @@ def clean(value: Any) -> Cleaned:
     return cleaned
 
 
-def join(parts: Iterable[Cleaned]) -> Cleaned:
+def join_cleaned(parts: Iterable[Cleaned]) -> Cleaned:
     """Some texts as one, with an empty line between those that are not empty."""
     parts = list(parts)
     joined = Cleaned("\n\n".join(filter(None, parts)))
@@ -105,7 +106,7 @@ def join(parts: Iterable[Cleaned]) -> Cleaned:
     return joined
 
 
-def removed(text: str) -> int:
+def removed_characters(text: str) -> int:
     """How many characters cleaning took away from a text."""
     return text.removed if isinstance(text, Cleaned) else 0
 
@@ -129,7 +130,7 @@ def as_messages(value: Any) -> tuple[Message, ...] | None:
     return tuple(message for message in read if message.content or message.role != "system")
 
 
-def transcript(text: Any) -> tuple[Message, ...] | None:
+def parse_transcript(text: Any) -> tuple[Message, ...] | None:
     """'\\n\\nHuman: Hi.\\n\\nAssistant: Hello.' -> two messages; None for what does not begin so, or nobody answers in.
 
     Turns begin with Human:, User: or Assistant:, after an empty line where any does, else on a line of their own; or
@@ -157,14 +158,14 @@ def transcript(text: Any) -> tuple[Message, ...] | None:
     return tuple(messages)
 
 
-def turns(value: Any) -> tuple[Message, ...]:
+def parse_turns(value: Any) -> tuple[Message, ...]:
     """A field that must hold messages -> them. Raises RowError where it holds something else."""
     messages = as_messages(value)
     if messages is None:
         kind = _kind(value)
         raise RowError(
             "messages that are none",
-            f"has {kind} where a list of messages, each with role and content, is needed: {shown(value)}.",
+            f"has {kind} where a list of messages, each with role and content, is needed: {shorten_repr(value)}.",
         )
     return messages
 
@@ -190,15 +191,17 @@ def _words(turn: Mapping[str, Any]) -> str:
 def _message(turn: Any) -> Message:
     if not isinstance(turn, Mapping):
         raise RowError(
-            "messages that are none", f"has a message that is no object with role and content: {shown(turn)}."
+            "messages that are none", f"has a message that is no object with role and content: {shorten_repr(turn)}."
         )
     name = turn.get("role", turn.get("from"))
     spelled = name.strip().lower() if isinstance(name, str) else ""
     if spelled in TOOLS or any(not is_empty(turn.get(call)) for call in CALLS):
-        raise RowError("tool turn", f"has a turn of a tool (role {shown(name)}), which is not learned. Leave it out.")
+        raise RowError(
+            "tool turn", f"has a turn of a tool (role {shorten_repr(name)}), which is not learned. Leave it out."
+        )
     role = ROLES.get(spelled)
     if role is None:
-        message = f"has a message with the role {shown(name)}; roles are system, user and assistant."
+        message = f"has a message with the role {shorten_repr(name)}; roles are system, user and assistant."
         raise RowError("unknown role", message)
     for media in MEDIA:
         if not is_empty(turn.get(media)):
@@ -210,12 +213,15 @@ def _weight(turn: Mapping[str, Any]) -> int:
     """Whether an answer is learned: its weight (as OpenAI has it), or the like, or else not masked."""
     if turn.get("mask") is not None:
         raise RowError(
-            "mask", f"has a message of mask {shown(turn['mask'])}: does it hide the turn, or count it? Write weight."
+            "mask",
+            f"has a message of mask {shorten_repr(turn['mask'])}: does it hide the turn, or count it? Write weight.",
         )
     found = {name: turn[name] for name in (*MASKS, "masked") if turn.get(name) is not None}
     for name, given in found.items():
         if given not in (0, 1):
-            raise RowError("weight", f"has a message of {name} {shown(given)}; a turn is learned (1) or not (0).")
+            raise RowError(
+                "weight", f"has a message of {name} {shorten_repr(given)}; a turn is learned (1) or not (0)."
+            )
     learned = {int(not given if name == "masked" else given) for name, given in found.items()}
     if len(learned) > 1:
         raise RowError("weight", f"has a message of {' and '.join(found)}, which say different things. Keep one.")
@@ -238,7 +244,9 @@ def _parsed(text: str) -> Any:
         return value if isinstance(value, list) and any(map(is_turn, value)) else text
     if not _SAID.search(text):
         return text
-    raise RowError("broken messages", f"has a list of messages that is no JSON: {shown(text)}. Save it as JSON lines.")
+    raise RowError(
+        "broken messages", f"has a list of messages that is no JSON: {shorten_repr(text)}. Save it as JSON lines."
+    )
 
 
 def _is_message(value: Any) -> bool:
@@ -254,12 +262,12 @@ def _part(part: Mapping[str, Any]) -> str:
     if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
         name = kind if isinstance(kind, str) and kind.isidentifier() else "unknown"
         raise RowError(
-            f"{name} part", f"has a part of type {shown(kind)} in a message; only text is read. Leave it out."
+            f"{name} part", f"has a part of type {shorten_repr(kind)} in a message; only text is read. Leave it out."
         )
     return part["text"]
 
 
-def shown(value: Any) -> str:
+def shorten_repr(value: Any) -> str:
     """A value as Python writes it, for a message: cut, and in one line."""
     return _SHOWN.repr(value)
 

@@ -14,7 +14,7 @@ DEPTH = 3
 """Objects around objects that are looked into."""
 
 
-class Part(NamedTuple):
+class RowGroup(NamedTuple):
     """A list of rows. name: what it is called, '' when it has no name; split: train, validation, test or ''."""
 
     rows: list[Any]
@@ -25,7 +25,7 @@ class Part(NamedTuple):
 class Wrapped(NamedTuple):
     """The lists of rows in a value, and the names of those of its parts that are none."""
 
-    parts: list[Part]
+    parts: list[RowGroup]
     unused: list[str]
 
 
@@ -34,15 +34,15 @@ def find_rows(value: Any) -> Wrapped | None:
     if isinstance(value, Mapping) and _is_viewer(value.get("rows")):
         return _of_viewer(value)
     if is_turns(value):
-        return Wrapped([Part([value])], [])
+        return Wrapped([RowGroup([value])], [])
     if isinstance(value, list):
-        return Wrapped([Part(value)], [])
+        return Wrapped([RowGroup(value)], [])
     found = _objects(value, DEPTH) if isinstance(value, Mapping) else None
     if found is not None or not isinstance(value, Mapping):
         return found
     fields = {str(name).lower(): field for name, field in value.items()}
     if any(name in KNOWN and isinstance(field, str) or is_turns(field) for name, field in fields.items()):
-        return Wrapped([Part([value])], [])
+        return Wrapped([RowGroup([value])], [])
     return _named({name: inside for name, inside in value.items() if isinstance(inside, list)}, value)
 
 
@@ -58,7 +58,7 @@ def _of_viewer(value: Mapping[str, Any]) -> Wrapped:
     ]
     total = value.get("num_rows_total")
     more = [f"{total - len(rows):,} rows left out"] if isinstance(total, int) and total > len(rows) else []
-    return Wrapped([Part(rows)], more)
+    return Wrapped([RowGroup(rows)], more)
 
 
 def is_turns(value: Any) -> bool:
@@ -77,7 +77,7 @@ def _objects(value: Mapping[str, Any], depth: int) -> Wrapped | None:
     """The rows that are objects or conversations, here or in an object inside."""
     columns = _from_columns(value)
     if columns is not None:
-        return Wrapped([Part(columns)], [])
+        return Wrapped([RowGroup(columns)], [])
     lists = {name: inside for name, inside in value.items() if _is_rows(inside) and name.lower() not in HISTORIES}
     if lists:
         return _named(lists, value)
@@ -108,7 +108,7 @@ def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> Wrapped 
     if len(lists) > 1 and not all(map(split_of, lists)):
         names = ", ".join(lists)
         raise LabError(f"holds several lists, {names}; which is meant? Keep one, or make a file of each.")
-    parts = [Part(rows, name if len(lists) > 1 else "", split_of(name)) for name, rows in lists.items()]
+    parts = [RowGroup(rows, name if len(lists) > 1 else "", split_of(name)) for name, rows in lists.items()]
     return Wrapped(parts, [f"part {name}" for name in value if name not in lists])
 
 

@@ -12,7 +12,7 @@ from labkit.errors import LabError
 from labkit.text.clean import clean_text
 from labkit.text.reading import read_conversations, read_preferences, read_texts, split_held_out
 from labkit.text.reading.texts import read_unsplit_texts
-from labkit.text.sources import RandomChunks, encode_corpus
+from labkit.text.sources import RandomChunkSource, encode_corpus
 from labkit.text.tokenizer import Tokenizer
 
 ROWS = [{"text": f"Story {index}: {index * 37} birds sat on {index * 91} trees."} for index in range(30)]
@@ -44,7 +44,7 @@ def test_real_text_reaches_a_batch_and_comes_back(corpora):
     ids = encode_corpus(tokenizer, texts.validation)
     assert tokenizer.decode(ids.tolist()) == texts.validation[0]
     assert 320 <= tokenizer.vocab_size <= 4096 and tokenizer.vocab_size % 64 == 0
-    batch = RandomChunks(ids, 4, 32, bos=tokenizer.bos_token_id).next_batch(None, 0)
+    batch = RandomChunkSource(ids, 4, 32, bos_token_id=tokenizer.bos_token_id).next_batch(None, 0)
     assert tokenizer.decode(batch.labels[0].tolist()) in texts.validation[0]
 
 

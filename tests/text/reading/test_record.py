@@ -3,10 +3,10 @@
 import pytest
 
 from labkit.errors import LabError
-from labkit.reporting.terminal import watch
+from labkit.reporting.terminal import run_with_progress
 from labkit.runs.pipeline import Progress
 from labkit.text.reading import ReadReport
-from labkit.text.reading.report import FileRead, format_locations, reading_lines, some
+from labkit.text.reading.report import FileRead, format_locations, format_some_names, reading_lines
 
 
 def a_reading():
@@ -27,7 +27,7 @@ def test_a_record_in_lines():
 
 
 def test_what_is_named_and_what_is_only_counted():
-    assert some("abc") == "a, b, c" and some("abcdefg") == "a, b, c, d, e and 2 more"
+    assert format_some_names("abc") == "a, b, c" and format_some_names("abcdefg") == "a, b, c, d, e and 2 more"
     assert format_locations(["a.csv, row 1", "b.csv, row 1", "a.csv, row 9"]) == "a.csv, rows 1, 9; b.csv, row 1"
 
 
@@ -43,5 +43,5 @@ def test_most_rows_gone_stops_but_not_for_copies():
 
 def test_a_run_says_what_it_read(tmp_path, capsys):
     events = (event for event in [Progress("text", "read", result=a_reading().finish(1020).record())])
-    assert watch(events, tmp_path, lambda: ["again"]) == 0
+    assert run_with_progress(events, tmp_path, lambda: ["again"]) == 0
     assert "text      rows (2 files, csv in utf-8, parquet): read 1,030, kept 1,020" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from labkit.commands.read import KINDS, read_rows
 from labkit.errors import LabError
 from labkit.text.reading import csv_rows, read_conversations
-from labkit.text.reading.values import as_messages, as_text, transcript
+from labkit.text.reading.values import as_messages, as_text, parse_transcript
 from labkit.world import Message
 
 ROWS = [{"instruction": f"Add {n} and 1, {n}.", "output": f"It is {n + 1}."} for n in range(6)]
@@ -361,8 +361,8 @@ def test_values():
     assert [as_text(field) for field in fields] == ["a", "3", "2.5", "", "", ""]
     assert as_messages('[{"role": "user", "content": "Hi"}]') == (Message("user", "Hi"),)
     assert as_messages('{"role": "user"}') is None and as_messages("[1, 2]") is None
-    assert transcript("Assistant: is a word.") == (Message("assistant", "is a word."),)
-    assert transcript("The Human: said no") is None and transcript("Human: alone") is None
+    assert parse_transcript("Assistant: is a word.") == (Message("assistant", "is a word."),)
+    assert parse_transcript("The Human: said no") is None and parse_transcript("Human: alone") is None
 
 
 @pytest.mark.parametrize("broken", ['"Say ""hi" now,Yes', '"Not closed,Yes'])

@@ -40,19 +40,20 @@ knows is passed over where it is off."""
 QUANTIZED = ("quantization_config", "compression_config")
 
 
-class Switches(NamedTuple):
-    """read: the keys that our config is made of, as words. fixed: what a key must be where it is given. idle: keys
-    without effect on what the model computes, as words. defaults: transformers' own, for keys that may be missing.
+class ConfigKeys(NamedTuple):
+    """used: the keys that our config is made of, as words. required_values: what a key must be where it is given.
+    ignored: keys without effect on what the model computes, as words. defaults: transformers' own, for keys that may be
+    missing.
     """
 
-    read: str
-    fixed: Mapping[str, tuple[Any, ...]] = {}
-    idle: str = ""
+    used: str
+    required_values: Mapping[str, tuple[Any, ...]] = {}
+    ignored: str = ""
     defaults: Mapping[str, Any] = {}
 
-    def known(self) -> frozenset[str]:
+    def all_keys(self) -> frozenset[str]:
         """All keys that mean something here."""
-        return IDLE | FIXED.keys() | self.fixed.keys() | set(self.read.split()) | set(self.idle.split())
+        return IDLE | FIXED.keys() | self.required_values.keys() | set(self.used.split()) | set(self.ignored.split())
 
     def check(self, config: Mapping[str, Any], where: str) -> None:
         """Raises LabError for a key at a value that would be another model, and for a key that nobody knows, unless
@@ -63,12 +64,14 @@ class Switches(NamedTuple):
                 raise LabError(
                     f"{where}: the weights are quantized ({_method(config[key])}), which is not read. {_MEND}"
                 )
-        for key, allowed in {**FIXED, **self.fixed}.items():
+        for key, allowed in {**FIXED, **self.required_values}.items():
             value = config.get(key, allowed[0])
             if value not in allowed and not (value is None and not any(allowed)):
                 known = " or ".join(str(one) for one in allowed)
                 raise LabError(f"{where} says {key} = {value!r}, which is not known here, only {known}.")
-        unknown = sorted(key for key, value in config.items() if value and key[:1] != "_" and key not in self.known())
+        unknown = sorted(
+            key for key, value in config.items() if value and key[:1] != "_" and key not in self.all_keys()
+        )
         if unknown:
             raise LabError(
                 f"{where} says {', '.join(unknown)}, which no {config['model_type']} of transformers knows, so it may "

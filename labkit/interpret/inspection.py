@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.interpret.taps import Ablate, Kind, OneHead, Recorder
+from labkit.interpret.taps import Ablate, HeadRef, Kind, Recorder
 from labkit.model.mixers import SelfAttention
 from labkit.model.taps import Tap, no_tap
 from labkit.model.transformer import Transformer
@@ -83,7 +83,7 @@ class Inspection:
 
     @torch.no_grad()
     def _read(
-        self, without: Sequence[OneHead | None], tap: Tap, kind: Kind = "zero", place: int | None = None
+        self, without: Sequence[HeadRef | None], tap: Tap, kind: Kind = "zero", place: int | None = None
     ) -> Tensor:
         """Logits [B, T, V] (after one token alone: [B, 1, V]) of as many copies of the text, each without a head."""
         ablate, model = Ablate(without, kind), self.model
@@ -97,14 +97,14 @@ class Inspection:
         memory = None
         if self.source is not None:
             memory = model.encode(torch.tensor([list(self.source)], device=device).expand(rows, -1), tap=both)
-        x = model.hidden(torch.tensor([self.ids], device=device).expand(rows, -1), tap=both, memory=memory)
+        x = model.hidden_states(torch.tensor([self.ids], device=device).expand(rows, -1), tap=both, memory=memory)
         logits = model.logits(x if place is None else x[:, place, None]).float()
         model.train(was_training)
         return logits
 
     def _maps(self) -> Any:
-        K, tokens = self.model.config.attention.key_value_heads, self.pieces(self.ids)
-        source = [] if self.source is None else self.pieces(self.source)
+        K, tokens = self.model.config.attention.key_value_heads, self.token_texts(self.ids)
+        source = [] if self.source is None else self.token_texts(self.source)
         if self.source is not None:
             yield AttentionMap(
                 "bidirectional", "encoder.blocks.{}.attention", source, source, self._stack("encoder."), K
@@ -118,18 +118,18 @@ class Inspection:
         found = [x for name, x in self.kept.items() if name.startswith(start) and name.endswith(f"{end}.weights")]
         return torch.cat(found)
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
         """Each token as it is written."""
         return [self.tokenizer.token_text(token) for token in ids]
 
-    def head(self, map_: int, layer: int, head: int) -> OneHead:
+    def head_ref(self, map_: int, layer: int, head: int) -> HeadRef:
         """A head by its numbers. Raises LabError for one that is not there."""
         if not 0 <= map_ < len(self.maps):
             raise LabError(f"There is no attention number {map_}: this model has {len(self.maps)}.")
         L, H = self.maps[map_].weights.shape[:2]
         if not (0 <= layer < L and 0 <= head < H):
             raise LabError(f"There is no head {head} in layer {layer}: there are {L} layers of {H} heads, from 0 on.")
-        return OneHead(self.maps[map_].name_template.format(layer), head)
+        return HeadRef(self.maps[map_].name_template.format(layer), head)
 
     def score_breakdown(
         self, map_: int, layer: int, head: int, row: int, column: int, top_n: int = 6
@@ -137,7 +137,7 @@ class Inspection:
         """The arithmetic of the weight with which token `row` looks at token `column`. Raises LabError for a head or
         token that is not there.
         """
-        where, _ = self.head(map_, layer, head)
+        where, _ = self.head_ref(map_, layer, head)
         weights = self.maps[map_].weights[layer, head]
         if not (0 <= row < weights.shape[0] and 0 <= column < weights.shape[1]):
             raise LabError(f"There is no pair of tokens ({row}, {column}) among {tuple(weights.shape)}.")
@@ -161,7 +161,7 @@ class Inspection:
         """
         place = self._place(place)
         _check_kind(kind)
-        after = self._read([self.head(map_, layer, head)], no_tap, kind, place)[0, -1]
+        after = self._read([self.head_ref(map_, layer, head)], no_tap, kind, place)[0, -1]
         return self.prediction_shift(after, top_n, place)
 
     def _place(self, place: int | None) -> int:
@@ -183,11 +183,11 @@ class Inspection:
         """How much the prediction after the token in this place (the last when not given) changes without each head, in
         nats: [L, H]. Raises LabError for an attention or a token that is not there.
         """
-        self.head(map_, 0, 0)
+        self.head_ref(map_, 0, 0)
         place = self._place(place)
         _check_kind(kind)
         L, H = self.maps[map_].weights.shape[:2]
-        heads = [self.head(map_, layer, head) for layer in range(L) for head in range(H)]
+        heads = [self.head_ref(map_, layer, head) for layer in range(L) for head in range(H)]
         before = self.logits[place].log_softmax(-1)
         found = []
         for start in range(0, len(heads), ROWS):
@@ -212,7 +212,7 @@ class Inspection:
             found.append([[(self.tokenizer.token_text(t), p) for t, p in zip(*row, strict=True)] for row in rows])
         return found
 
-    def for_viewer(self) -> dict[str, Any]:
+    def viewer_data(self) -> dict[str, Any]:
         """What the viewer reads, {"maps": [{"kind", "rows", "columns", "layers", "heads", "key_value_heads",
         "weights"}]}: the weights of all layers and heads as 16-bit numbers (0 to 65535, the low byte first) in base64;
         of causal attention only what a token can see, 1 + 2 + … + T numbers a head.

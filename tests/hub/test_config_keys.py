@@ -7,9 +7,9 @@ import pytest
 import transformers
 
 from labkit.errors import LabError
+from labkit.hub.config_keys import IDLE
 from labkit.hub.families import FAMILIES
 from labkit.hub.shapes import config_from_hf
-from labkit.hub.switches import IDLE
 from labkit.model.transformer import Transformer
 from tests.hub.test_families import BERT, BLOOM, GPT2, LLAMA, SWITCH, T5, WINDOW
 
@@ -55,15 +55,15 @@ def changed(value: Any) -> Any:
 
 @pytest.mark.parametrize("family", BASES)
 def test_every_key_of_transformers_config_is_known(family):
-    assert sorted(as_saved(family).keys() - FAMILIES[family].switches.known()) == []
+    assert sorted(as_saved(family).keys() - FAMILIES[family].config_keys.all_keys()) == []
 
 
 @pytest.mark.parametrize("family", BASES)
 def test_no_switch_changes_the_model_in_silence(family):
-    config, switches = as_saved(family), FAMILIES[family].switches
+    config, config_keys = as_saved(family), FAMILIES[family].config_keys
     before = shape(family, config)
     silent = []
-    for key in config.keys() - IDLE - set(switches.idle.split()):
+    for key in config.keys() - IDLE - set(config_keys.ignored.split()):
         try:
             if shape(family, config | {key: changed(config[key])}) == before:
                 silent.append(key)
@@ -76,7 +76,7 @@ def test_no_switch_changes_the_model_in_silence(family):
 @pytest.mark.parametrize("family", BASES)
 def test_a_key_that_is_missing_is_what_it_is_in_transformers(family):
     config, name = as_saved(family), BASES[family][0]
-    for key in FAMILIES[family].switches.read.split():
+    for key in FAMILIES[family].config_keys.used.split():
         if key not in config:
             continue
         short = {other: value for other, value in config.items() if other != key}
