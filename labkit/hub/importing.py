@@ -43,7 +43,7 @@ def import_checkpoint(
             "Give --instructions, too, to fine-tune it on."
         )
     with lock_run_folder(target):
-        sources = read_sources(Run.new_unsaved(target, recipe).sources)
+        sources = read_sources(Run.new_unsaved(target, recipe).input_locations)
         model, tokenizer = _read(source, chat_template, say)
         _check_turns(tokenizer, sources)
         if not model.causal or model.encoder is not None:
