@@ -22,13 +22,17 @@ with no_proxies():
 def main() -> int:
     """Serve the app until ctrl-C; returns the exit code: 2 for what hinders it, said in a line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of the runs (runs)")
-    parser.add_argument("--votes", help="a file or database URL for the votes (votes.db in the folder of the runs)")
-    parser.add_argument("--port", type=port, default=None, help="the first free one from 7860 on when not given")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of the runs (default: runs)")
+    parser.add_argument(
+        "--votes", help="a file or database URL to keep the votes in (default: votes.db in the folder of the runs)"
+    )
+    parser.add_argument(
+        "--port", type=port, default=None, help="the port to serve on (default: the first free one from 7860 on)"
+    )
     parser.add_argument(
         "--any-file",
         action="store_true",
-        help="let a page train on any file of this machine, not only on those in the folder that the app is started in",
+        help="allow training on any file of this machine, not only on those in the folder that the app is started in",
     )
     options = parser.parse_args()
     try:

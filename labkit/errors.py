@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read."""
+"""What a user is meant to read: the one error, and counts in words."""
 
 
 class LabError(ValueError):
@@ -6,3 +6,8 @@ class LabError(ValueError):
 
     The command line prints the message alone, without a traceback, and ends with exit code 2.
     """
+
+
+def counted(number: int, noun: str) -> str:
+    """counted(1, "row") -> "1 row", counted(1234, "row") -> "1,234 rows"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -88,7 +88,9 @@ def compile_or_eager(run: Callable[P, R], doing: str, **options: Any) -> Callabl
     doing: what goes on slower then, as "training".
     """
     if not has_compiler():
-        warn_once(f"No C++ compiler (or no Python headers) here: {doing} goes on without torch.compile, slower.")
+        warn_once(
+            f"No C++ compiler (or no Python headers) here: {doing} continues without torch.compile, which is slower."
+        )
         return run
     from torch._dynamo import config as dynamo  # these take a second, which only what compiles should pay
     from torch._dynamo.exc import BackendCompilerFailed
@@ -103,7 +105,7 @@ def compile_or_eager(run: Callable[P, R], doing: str, **options: Any) -> Callabl
         try:
             return best(*args, **kwargs)
         except (BackendCompilerFailed, InductorError) as error:
-            warn_once(f"torch.compile failed, so {doing} goes on without it, slower: {str(error)[:300]}")
+            warn_once(f"torch.compile failed, so {doing} continues without it, which is slower: {str(error)[:300]}")
             best = run
             return run(*args, **kwargs)
 

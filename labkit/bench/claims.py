@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from labkit.bench.finished import check_same_recipe
 from labkit.configs import Count, Seed, check_fields
-from labkit.errors import LabError
+from labkit.errors import LabError, counted
 from labkit.runs.presets import make_recipe
 from labkit.runs.recipe import Recipe
 from labkit.stages.claims import gold_change_in_words
@@ -102,11 +102,13 @@ def table(result: dict[str, Any]) -> str:
         margins = [claim["margin"] for claim in claims]
         side = "above" if claims[0]["better"] == "higher" else "below"
         holds = f"{sum(claim['holds'] for claim in claims)} of {len(claims)}"
-        says = f"{claims[0]['metric']}, {side} {claims[0]['baseline_name'].removesuffix(' =')}"
+        says = f"{claims[0]['metric']}, {side} {claims[0]['baseline_name']}"
         lines.append(f"| {stage} | {says} | {holds} | {min(margins):.3f} | {median(margins):.3f} |")
     gold = [f"{_label(each)}: {name} {words}" for each in result["runs"] for name, words in each["gold"].items()]
     left = [f"Left out: {words}." for words in result["left_out"]]
-    head = f"{len(result['runs'])} runs of the preset {result['preset']} on {result['machine']['processor']}."
+    head = (
+        f"{counted(len(result['runs']), 'run')} of the preset {result['preset']} on {result['machine']['processor']}."
+    )
     return "\n".join([head, *left, "", *lines, "", *gold])
 
 

@@ -80,7 +80,7 @@ def table(result: dict[str, Any]) -> str:
     names = dict.fromkeys(name for values in by_stage.values() for name in values)
     rows = [[metric_info(name).label, *_cells(name, by_stage)] for name in names if not name.startswith(BY_KIND)]
     gains = [_smallest_gain(values) for values in by_stage.values()]
-    rows.append(["smallest gain of a question type over the question alone", *gains])
+    rows.append(["smallest gain of a question type over the accuracy without the story", *gains])
     kinds = [name for name in names if name.startswith("accuracy/")]
     last = [*by_stage.values()][-1:]
     by_kind = [[_kind(name), *_cells(name, by_stage), *(_alone(name, values) for values in last)] for name in kinds]
@@ -88,7 +88,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             _markdown(["", *by_stage], rows),
-            _markdown(["answers right, by question type", *by_stage, "the question alone"], by_kind),
+            _markdown(["accuracy by question type", *by_stage, "without the story"], by_kind),
             f"Medians over seeds {', '.join(map(str, seeds))} (lowest–highest); "
             f"{_minutes(wall)} in all, from start to report.",
         ]

@@ -1,4 +1,4 @@
-"""``labkit bench``: measure one thing."""
+"""``labkit bench``: run one benchmark."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse
 from labkit.configs import Count, Seed
+from labkit.errors import counted
 from labkit.runs.arguments import Folder, Preset, Switch, default_preset
 
 if TYPE_CHECKING:
@@ -21,36 +22,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Measure one thing.
+    """Run one benchmark.
 
-    train: our training step beside transformers', at its best. world: how fast the world writes. run: the whole run
-    for several seeds, each in a process of its own with nothing compiled before, and the medians of its measures. app:
-    how long the app lets its user wait. generate: writing beside transformers, and llama.cpp where it is installed.
-    memory: what it takes to read, tokenize and train on a large text (Linux only).
-    claims: whether every stage beats its baseline, over --seeds, --precisions and --threads; exit code 1 where one does
-    not.
+    train: time of labkit's training step, and of transformers' with its fastest settings. generate: generation speed,
+    and that of transformers, and of llama.cpp where it is installed. world: TinyWorld documents generated per second.
+    run: whole runs over several seeds, each in a new process with an empty torch.compile cache, and the medians of
+    their metrics. app: how long the app takes to start, to answer and to show attention. memory: peak memory for
+    reading, tokenizing and training on a large text (Linux only). claims: how often every stage beats its baseline,
+    over --seeds, --precisions and --threads; exit code 1 if one does not.
     """
 
     what: Annotated[
         Positional[Literal["train", "generate", "world", "run", "app", "claims", "memory"]],
         arg(metavar="{train,generate,world,run,app,claims,memory}"),
     ]
-    """What to measure."""
+    """Which benchmark to run."""
     json: Switch = False
-    """Print everything that was measured, as JSON."""
+    """Print all results as JSON."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """For run and claims: one run for each."""
+    """For run and claims: one run per seed."""
     preset: Preset = dataclasses.field(default_factory=default_preset)
-    """For run and claims: how much."""
+    """For run and claims: the preset to run."""
     precisions: tuple[Literal["bf16", "fp32"], ...] = ("bf16", "fp32")
-    """For claims: one run for each that the processor has."""
+    """For claims: one run per precision; bf16 is left out on a CPU without it."""
     threads: tuple[Count, ...] = (1, 2)
-    """For claims: one run for each number of threads."""
+    """For claims: one run per number of CPU threads."""
     out: Folder = None
-    """For run, claims and memory: the folder of the runs, runs/bench, runs/claims or runs/memory when not given.
-    Finished ones of run and claims found there are not made again."""
+    """For run, claims and memory: the folder of the runs; runs/bench, runs/claims or runs/memory when not given. For
+    run and claims, finished runs in that folder are reused."""
     model: Path | None = None
-    """For generate: a GGUF file of a model to write with, in place of the default shapes."""
+    """For generate: the GGUF file of a model to generate with, in place of the default sizes."""
     megabytes: Count = 300
     """For memory: the size of each text."""
 
@@ -99,6 +100,6 @@ def command(arguments: list[str]) -> int:
         text = run.table(result)
     machine: Any = result.get("machine") or describe_machine()
     result = {**result, "machine": machine}
-    text = f"{text}\n\nMeasured on {machine['processor']}, {machine['cores']} cores."
+    text = f"{text}\n\nMeasured on {machine['processor']}, {counted(machine['cores'], 'core')}."
     print(json.dumps(result, indent=2) if options.json else text)
     return code

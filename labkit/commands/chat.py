@@ -17,34 +17,35 @@ if TYPE_CHECKING:
     from labkit.world import Message
 
 
-HELP = """Type a message and press enter; a line that ends with \\ goes on in the next. Other things to type:
-  /story   a new story of the world, for your next questions to be about
+HELP = """Type a message and press enter; a line that ends with \\ continues in the next. Commands:
+  /story   print a new TinyWorld story, which your next questions are about
   /new     forget the conversation
   /quit    leave (or ctrl-D)"""
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """Talk to the model of a run.
+    """Talk to a run's model.
 
-    Reads messages from the terminal, or one a line from a pipe. A line that ends with a backslash goes on in the next;
-    every other character is taken as it is.
+    Reads messages from the terminal, or from a pipe, one per line; a line that ends with a backslash continues in the
+    next. Commands: /story (a story to ask about), /new (forget the conversation), /help, /quit.
     """
 
     run: RunFolder
     """The run's folder."""
     stage: Stage = None
-    """The model after this stage; after the last when not given."""
+    """Use the model after this stage; after the last one when not given."""
     temperature: NonNegative = 0.0
     """Sampling temperature. 0: greedy; 1: sample from the model's distribution."""
     top_k: CountOrNone = 0
-    """Sample from this many likeliest tokens; 0: from all."""
+    """Sample from the k most probable tokens only; 0: from all."""
     top_p: TopP = 1.0
-    """Sample from the likeliest tokens that together have this probability (nucleus)."""
+    """Sample from the smallest set of most probable tokens whose probabilities sum to at least this (nucleus
+    sampling)."""
     max_tokens: NewTokens = 150
-    """The longest reply, in tokens."""
+    """Maximum number of new tokens in a reply."""
     seed: Seed = 0
-    """Of the sampling."""
+    """Random seed of the sampling."""
 
 
 def chat(options: ChatOptions) -> int:
@@ -56,7 +57,7 @@ def chat(options: ChatOptions) -> int:
     story = _stories(run.recipe.tinyworld_size, options.seed) if run.recipe.text is None else None
     terminal = sys.stdin.isatty()
     if terminal:
-        print(f"The model of {options.run}. /help says what can be typed.", file=sys.stderr)
+        print(f"The model of {options.run}. /help lists the commands.", file=sys.stderr)
     while True:
         line = read_message(terminal)
         if line is None or line == "/quit":
@@ -69,10 +70,10 @@ def chat(options: ChatOptions) -> int:
             print(
                 talk.set_story(next(story))
                 if story
-                else "This run has read real text; there are no stories of the world."
+                else "This run was trained on real text; it has no TinyWorld stories."
             )
         elif re.fullmatch(r"/\w+", line):
-            print(f"There is no {line}; /help says what can be typed.", file=sys.stderr)
+            print(f"There is no {line}; /help lists the commands.", file=sys.stderr)
         elif line:
             _say(talk, line)
 
@@ -88,7 +89,7 @@ def _say(talk: Conversation, message: str) -> None:
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
     if talk.forgotten:
-        print(f"(The context is full: the first {talk.forgotten} messages are forgotten.)", file=sys.stderr)
+        print(f"(The context is full: the {talk.forgotten} oldest messages are forgotten.)", file=sys.stderr)
 
 
 def read_message(terminal: bool) -> str | None:

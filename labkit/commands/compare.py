@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Two runs side by side: where their recipes differ, and every measure of either."""
+    """Compare two runs: where their recipes differ, and every metric of both."""
 
     first: Annotated[Positional[Path], arg(metavar="RUN_A", help_behavior_hint="")]
-    """The folder of one run."""
+    """The folder of the first run."""
     second: Annotated[Positional[Path], arg(metavar="RUN_B", help_behavior_hint="")]
-    """The folder of another; differences are counted from the first to it."""
+    """The folder of the second run; differences are RUN_B minus RUN_A."""
     json: Switch = False
-    """Print it as JSON."""
+    """Print the comparison as JSON."""
 
 
 def command(arguments: list[str]) -> int:

@@ -21,29 +21,31 @@ Switch = Annotated[bool, arg(help_behavior_hint="")]
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Generate from one prompt with several strategies, on the same random numbers, and score the texts."""
+    """Generate from the same prompts with several strategies, on the same random numbers, and score the texts."""
 
     run: RunFolder
     """The run's folder."""
     prompt: str = ""
-    """A message to reply to, taken as it is; without one, a task of the run's world."""
+    """A message to reply to, taken literally; without one, a held-out story-writing task of the run's TinyWorld."""
     tasks: CountOrNone = 0
-    """In place of one prompt: so many tasks of the world, of all kinds in turn. The intervals are then over tasks."""
+    """In place of one prompt: this many held-out TinyWorld tasks, of all types in turn; 0: use --prompt. The 95 %
+    intervals are then over tasks."""
     strategies: Annotated[tuple[str, ...], arg(metavar="LINE [LINE ...]", help_behavior_hint="")] = DEFAULT
-    """Each a line in quotes, as greedy, "temperature=0.8 top-k=40 top-p=0.9", "beam beams=4 length-penalty=0.8",
-    "contrastive k=5 alpha=0.6", "best n=8" or "speculative ahead=4". Filters work in the order in which they stand."""
+    """Each strategy a line in quotes, as greedy, "temperature=0.8 top-k=40 top-p=0.9", "beam beams=4
+    length-penalty=0.8", "contrastive k=5 alpha=0.6", "best n=8" or "speculative ahead=4". Filters are applied in the
+    order given."""
     seeds: Count = 8
-    """How many texts each strategy of chance writes for its scores."""
+    """How many texts to sample from each prompt for the scores; strategies without sampling generate one."""
     stage: Stage = None
-    """The model after this stage; after the last when not given."""
+    """Use the model after this stage; after the last one when not given."""
     draft: Path | None = None
-    """For speculative: the folder of the draft's run, which must have the same tokenizer."""
+    """For speculative decoding: the folder of the draft model's run, which must have the same tokenizer."""
     stop: Stops = ()
-    """Texts at which writing ends."""
+    """Texts at which generation stops."""
     max_tokens: NewTokens = 100
-    """The longest text."""
+    """Maximum number of new tokens in a text."""
     json: Switch = False
-    """Print everything as JSON."""
+    """Print texts and scores as JSON."""
 
 
 def main(options: CompareOptions) -> int:

@@ -1,4 +1,4 @@
-"""``labkit demo``: make the run again that comes with labkit."""
+"""``labkit demo``: rebuild the run that comes with labkit."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Make data/demo again, the finished run that the app opens on: a run of the default recipe, made small.
+    """Rebuild data/demo, the finished run that the app opens on: a copy of a run of the default recipe, with weights
+    rounded to bfloat16 and shorter logs.
 
-    As long as the default run takes; the run itself stays where it was made.
+    Takes as long as the default run; that run itself stays in its folder.
     """
 
     run: Folder = Path("runs/demo")
-    """The run to make it from; made, or resumed, unless it is finished."""
+    """The run to copy; it is started, or resumed, if it is not finished."""
     out: Folder = None
-    """Where to write it, instead of data/demo."""
+    """Where to write the copy, instead of data/demo."""
 
 
 def command(arguments: list[str]) -> int:
@@ -42,5 +43,5 @@ def command(arguments: list[str]) -> int:
     if stopped:
         return stopped
     made = make_demo_run(options.run, options.out or demo_folder())
-    print(f"The run to look at is in {made.path}.")
+    print(f"The rebuilt run is in {made.path}.")
     return 0

@@ -1,4 +1,4 @@
-"""``labkit export RUN FOLDER``: take a run's model away."""
+"""``labkit export RUN FOLDER``: export a run's model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Take a run's model away, with its tokenizer and chat template: for transformers or for llama.cpp."""
+    """Export a run's model, with its tokenizer and chat template, for transformers or for llama.cpp."""
 
     run: RunFolder
     """The run's folder."""
     out: Annotated[Positional[Path], arg(metavar="FOLDER", help_behavior_hint="")]
-    """Where to write it; a new or empty folder."""
+    """The folder to write to, new or empty."""
     stage: Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="")] = None
-    """The model after this stage; after the last one when not given."""
+    """Export the model after this stage; after the last one when not given."""
     format: Literal["transformers", "gguf"] = "transformers"
     """transformers: config.json and model.safetensors. gguf: one file."""
     kind: Literal["f32", "f16", "q8_0"] = "f16"
-    """For gguf: how the matrices are kept."""
+    """For gguf: the type of the weight matrices, floats of 32 or 16 bits, or quantized to 8 bits (q8_0)."""
 
 
 def command(arguments: list[str]) -> int:

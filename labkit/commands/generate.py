@@ -14,37 +14,39 @@ from labkit.configs import Count, CountOrNone, NonNegative, Seed
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Let the model of a run continue a text."""
+    """Generate text with a run's model: continue a prompt, or with --chat reply to it."""
 
     run: RunFolder
     """The run's folder."""
     prompt: str = ""
-    """The beginning; without one the model begins a text itself. It is taken as it is, backslashes too; a new line is
-    what the shell makes one, as in $'one line\\nanother'."""
+    """The text to continue; without one, the model starts a text by itself. It is taken literally, backslashes too; for
+    a new line, write $'one line\\nanother' in bash."""
     chat: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Take the prompt as a message, and write the reply to it."""
+    """Take the prompt as a user message, and generate the reply."""
     count: Count = 1
-    """How many to write."""
+    """How many texts to generate."""
     stage: Stage = None
-    """The model after this stage; when not given, after the last with --chat, else after the first."""
+    """Use the model after this stage; when not given, after the last one with --chat, else the base model after the
+    first one."""
     temperature: NonNegative = 1.0
     """Sampling temperature. 0: greedy; 1: sample from the model's distribution."""
     top_k: CountOrNone = 0
-    """Sample from this many likeliest tokens; 0: from all."""
+    """Sample from the k most probable tokens only; 0: from all."""
     top_p: TopP = 1.0
-    """Sample from the likeliest tokens that together have this probability (nucleus)."""
+    """Sample from the smallest set of most probable tokens whose probabilities sum to at least this (nucleus
+    sampling)."""
     strategy: Annotated[str | None, arg(metavar="LINE", help_behavior_hint="")] = None
-    """In place of the three before: a line in quotes, as "beam beams=4", "contrastive k=5 alpha=0.6", "best n=8" (the
-    one that the run's reward model likes most), "speculative ahead=4" (with --draft) or "repetition=1.2 temperature=0.8
-    min-p=0.1 ban=dog"; filters work in the order in which they stand."""
+    """Decoding strategy, in place of --temperature, --top-k and --top-p: a line in quotes, as "beam beams=4",
+    "contrastive k=5 alpha=0.6", "best n=8" (the answer with the highest reward of 8), "speculative ahead=4" (with
+    --draft) or "repetition=1.2 temperature=0.8 min-p=0.1 ban=dog"; filters are applied in the order given."""
     stop: Stops = ()
-    """Texts at which writing ends, taken as they are."""
+    """Texts at which generation stops, taken literally."""
     draft: Path | None = None
-    """For speculative: the folder of the draft's run, which must have the same tokenizer."""
+    """For speculative decoding: the folder of the draft model's run, which must have the same tokenizer."""
     max_tokens: NewTokens = 200
-    """The longest text, in tokens."""
+    """Maximum number of new tokens in a text."""
     seed: Seed = 0
-    """Of the sampling."""
+    """Random seed of the sampling."""
 
 
 def print_generations(options: GenerateOptions) -> int:
@@ -67,7 +69,7 @@ def print_generations(options: GenerateOptions) -> int:
     model = run.model(options.stage or (None if options.chat else next(iter(run.recipe.stages))))
     begun = options.prompt
     if options.chat and not begun.strip():
-        raise LabError("There is nothing to reply to: say it with --prompt.")
+        raise LabError("There is nothing to reply to: give a message with --prompt.")
     if options.chat:
         prompt = encode_prompt(tokenizer, [Message("user", begun)])
     else:  # real text is read as it is, without a space before it

@@ -1,4 +1,4 @@
-"""``labkit import SOURCE RUN``: begin a run with a published checkpoint."""
+"""``labkit import SOURCE RUN``: start a run from a published checkpoint."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Begin a run with a published checkpoint: its later stages, labkit chat and the app then work on it."""
+    """Start a run from a published checkpoint, to fine-tune it, chat with it, or look into it in the app."""
 
     source: Annotated[Positional[str], arg(metavar="SOURCE", help_behavior_hint="")]
-    """A folder in transformers' form, a model's id on the Hugging Face hub, or a .gguf file."""
+    """A folder in transformers' format, a model's id on the Hugging Face hub, or a .gguf file."""
     run: RunFolder
     """The new run's folder."""
     preset: Preset = dataclasses.field(default_factory=default_preset)
-    """Whose settings the later stages have."""
+    """The preset whose settings the later stages get."""
     chat_template: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """plain: turns as 'user: …' in place of the checkpoint's own chat template. Or the name of one, where it has
-    several and none is the default."""
+    """plain: format turns as 'user: …' instead of with the checkpoint's own chat template. Or the name of a template,
+    where the checkpoint has several and no default."""
     text: DataSource = None
-    """As for labkit run, for the later stages."""
+    """As for labkit run. The checkpoint takes the place of pretraining on it, so give --instructions, too."""
     instructions: DataSource = None
-    """As for labkit run."""
+    """Conversations to fine-tune on, as for labkit run."""
     preferences: DataSource = None
-    """As for labkit run."""
+    """Preference pairs for the reward model, PPO and DPO, as for labkit run."""
 
 
 def command(arguments: list[str]) -> int:
@@ -46,5 +46,5 @@ def command(arguments: list[str]) -> int:
     inputs = {name: getattr(options, name) for name in INPUTS}
     recipe = override_recipe(make_recipe(options.preset, **inputs), rest, "import")
     run = import_checkpoint(options.source, options.run, recipe, options.chat_template)
-    print(f"{run.path} begins with {options.source}. To talk to it: labkit chat {run.path}")
+    print(f"{run.path} starts from {options.source}. To talk to it: labkit chat {run.path}")
     return 0

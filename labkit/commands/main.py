@@ -20,19 +20,19 @@ from labkit.errors import LabError
 from labkit.runs.arguments import INPUTS
 
 COMMANDS = {
-    "run": "make a whole run: tokenizer, every stage, report",
-    "chat": "talk to the model of a run",
-    "generate": "let the model of a run write",
-    "decode-compare": "let it write under several strategies, side by side",
-    "report": "write a run's report again and print its measures",
-    "compare": "two runs side by side",
+    "run": "run the whole recipe: tokenizer, every stage, report",
+    "chat": "talk to a run's model",
+    "generate": "generate text with a run's model",
+    "decode-compare": "generate with several decoding strategies, side by side",
+    "report": "write a run's report again and print its metrics",
+    "compare": "compare two runs, metric by metric",
     "recipe": "print a recipe: every field that can be set",
-    "read": "show what is understood of a file, before anything is trained",
-    "import": "begin a run with a published checkpoint",
-    "export": "take a run's model away: for transformers or llama.cpp",
-    "demo": "make the run again that comes with labkit",
-    "world": "look into TinyWorld: stories, tasks, scored answers",
-    "bench": "measure: the training step, the world, whole runs",
+    "read": "show how a data source is read, before anything is trained",
+    "import": "start a run from a published checkpoint",
+    "export": "export a run's model for transformers or llama.cpp",
+    "demo": "rebuild data/demo, the finished run that comes with labkit",
+    "world": "show TinyWorld: documents, tasks, scored answers",
+    "bench": "benchmarks: training step, generation, memory, whole runs",
 }
 """What each command does, in a line."""
 MODULES = {"import": "import_checkpoint", "export": "export_model", "decode-compare": "decode_compare"}
@@ -82,41 +82,42 @@ def _dispatch(given: list[str]) -> int:
 
 
 def stage_descriptions() -> dict[str, str]:
-    """What each kind of stage does, in a line, in the order of what they learn from: read in their files, as importing
-    them takes torch's seconds; and of those that were registered elsewhere.
+    """What each kind of stage does, in a line, in the order of a recipe: read in their files, as importing them takes
+    torch's seconds; and of those that were registered elsewhere.
     """
     found = []
     for file in sorted(Path(labkit.__file__).with_name("stages").glob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             calls = [one for one in getattr(node, "decorator_list", []) if isinstance(one, ast.Call)]
             named = [call for call in calls if ast.unparse(call.func) == "register"]
-            found += [(_reads(node), *map(ast.literal_eval, call.args)) for call in named]
+            found += [(_order(node), *map(ast.literal_eval, call.args)) for call in named]
     registry = sys.modules.get("labkit.stages.registry")
     return {kind: line for _, kind, line in sorted(found)} | (registry.LINES if registry else {})
 
 
-def _reads(stage: ast.AST) -> int:
-    """The place of what a stage learns from among INPUTS; behind all of them where its class does not say it."""
-    for node in ast.walk(stage):
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "reads":
-            return INPUTS.index(ast.literal_eval(node.value))
-    return len(INPUTS)
+def _order(stage: ast.AST) -> tuple[int, bool, bool]:
+    """Sorts stages by the place of what they learn from among INPUTS (last where the class does not say it); of these,
+    what leaves a reward model comes first, then what needs one.
+    """
+    said = {ast.unparse(node.targets[0]): node.value for node in ast.walk(stage) if isinstance(node, ast.Assign)}
+    place = INPUTS.index(ast.literal_eval(said["reads"])) if "reads" in said else len(INPUTS)
+    return place, "leaves" not in said, "needs_reward_model" not in said
 
 
 def _lines() -> dict[str, str]:
     """The commands and what they do, those of the stages behind the first."""
     (first, line), *others = COMMANDS.items()
-    stages = {kind: f"make one stage of a run: {does}" for kind, does in stage_descriptions().items()}
+    stages = {kind: f"train one stage: {does}" for kind, does in stage_descriptions().items()}
     return {first: line, **stages, **dict(others)}
 
 
 def usage() -> str:
     """What ``labkit --help`` prints."""
-    lines = "\n".join(f"  {name:10} {line}" for name, line in _lines().items())
+    lines = "\n".join(f"  {name:14} {line}" for name, line in _lines().items())
     return f"""usage: labkit COMMAND …
 
-The whole recipe behind a chat model, built, run, measured and looked at on one laptop.
+The whole recipe behind a chat model, from text to DPO, on one laptop.
 
 {lines}
 
-labkit COMMAND --help says more. To begin: labkit run --preset smoke"""
+labkit COMMAND --help says more. To start: labkit run --preset smoke"""

@@ -18,8 +18,11 @@ NewTokens = Annotated[int, Range(1, 2**20)]
 TopP = Annotated[float, Range(0, 1, above=True)]
 
 
-def parse(options: type[T], command: str, arguments: list[str]) -> T:
-    """A command's options. Raises LabError for flags that there are not, and for values that their types refuse."""
-    parsed = flags.parse(options, f"labkit {command}", arguments, config=(FlagCreatePairsOff,))
+def parse(options: type[T], command: str, arguments: list[str], description: str | None = None) -> T:
+    """A command's options. description: what --help says instead of the docstring of `options`. Raises LabError for
+    flags that there are not, and for values that their types refuse.
+    """
+    prog, config = f"labkit {command}", (FlagCreatePairsOff,)
+    parsed: T = flags.parse(options, prog, arguments, config=config, description=description)
     check_fields(parsed)
     return parsed

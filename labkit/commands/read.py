@@ -1,4 +1,4 @@
-"""``labkit read SOURCE --as KIND``: what is understood of a file, before anything is trained."""
+"""``labkit read SOURCE --as KIND``: how a data source is read, before anything is trained."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Show what is understood of a source, before anything is trained: files, encodings, rows, what is dropped and why.
+    """Show how a data source is read, before anything is trained: files, encodings, rows, what is dropped and why.
 
-    Nothing is written. A source that would not be trained on is refused with the same words as `labkit run` has.
+    Nothing is written. A source that `labkit run` would refuse is refused here with the same message.
     """
 
     source: Annotated[Positional[str], arg(metavar="SOURCE", help_behavior_hint="")]
     """A file, a folder, or the name of a data set on the Hugging Face hub."""
     kind: Annotated[Kind, arg(name="as", help_behavior_hint="")]
-    """What to read it as: text to pretrain on, instructions to fine-tune on, preferences to align with."""
+    """What to read the source as: text (for pretraining), instructions (conversations for fine-tuning) or preferences
+    (pairs for the reward model, PPO and DPO)."""
     rows: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """How many rows to show: 3 when not given; with --json all of them."""
+    """How many rows (texts, conversations or pairs) to show: 3 when not given; with --json all of them."""
     json: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Print it as JSON."""
+    """Print rows and counts as JSON."""
 
 
 def read_command(options: ReadOptions) -> int:

@@ -21,9 +21,9 @@ class RecipeOptions:
     """Print a recipe: every field that `labkit run` can set, with its value."""
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
-    """The recipe that this run was made with, instead of a preset's."""
+    """Print the recipe of this run, instead of a preset's."""
     preset: Preset = dataclasses.field(default_factory=default_preset)
-    """Whose recipe."""
+    """The preset whose recipe to print."""
 
 
 def command(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""``labkit report RUN``: write a run's report again, and print its measures."""
+"""``labkit report RUN``: write a run's report again, and print its metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write a run's report.html again and print its measures."""
+    """Write a run's report.html again and print its metrics."""
 
     run: RunFolder
     """The run's folder."""

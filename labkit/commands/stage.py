@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,25 +21,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """Train this one stage of a run: begin it, resume it, or train it again.
+    """Train this one stage of a run: start it, resume it, or with --again train it again.
 
-    Every field of the stage can be set too, as --train.steps 500; with a RUN, --help lists them.
+    Every field of the stage can be set too, as --train.steps 500; `labkit STAGE RUN --help` lists them.
     """
 
     run: RunFolder
-    """The run's folder. A new one begins with the preset that LABKIT_PRESET names, lab if none."""
+    """The run's folder. A folder that is not there yet becomes a run of the preset that the environment variable
+    LABKIT_PRESET names, lab when it is not set."""
     again: Switch = False
-    """Train this stage again. Its old results, and those of the stages built on it, are kept aside until the new one is
-    finished."""
+    """Train this stage again. Its old results, and those of the stages built on it, are kept until the new one is
+    finished, then deleted."""
     undo: Switch = False
-    """Take --again back, while it is not finished: what was there before is there again."""
+    """Undo an --again that is not finished, and restore the results from before it."""
 
 
 def command(name: str, arguments: list[str]) -> int:
     """`labkit STAGE RUN`: its exit code. name: of the stage."""
     folder, *after = arguments or ["--help"]
     if folder in ("-h", "--help"):
-        parse(StageOptions, name, ["--help"])
+        from labkit.commands.main import stage_lines
+
+        line, doc = stage_lines()[name.partition("-")[0]], inspect.cleandoc(StageOptions.__doc__ or "")
+        parse(StageOptions, name, ["--help"], f"{line[0].upper()}{line[1:]}.\n\n{doc.replace('STAGE', name)}")
     if folder.startswith("-"):
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
     from labkit.reporting.terminal import run_with_progress
@@ -72,7 +77,7 @@ def command(name: str, arguments: list[str]) -> int:
     if "--again" in after or (config != before and not stage.exists):
         return run_with_progress(rerun_stage(path, name, config), path, go_on)
     if stage.finished:
-        raise LabError(f"{stage.path} is finished. To make it again and drop what came after it: {command} --again")
+        raise LabError(f"{stage.path} is finished. To train it again and drop what was built on it: {command} --again")
     if config != before:
-        raise LabError(f"{stage.path} was begun with other settings. To begin it again with these, add --again.")
+        raise LabError(f"{stage.path} was started with other settings. To train it again with these, add --again.")
     return run_with_progress(run(recipe, path, [name], resume=True), path, go_on)

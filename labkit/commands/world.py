@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorldOptions:
-    """Look into TinyWorld: documents as the model reads them, and tasks with scored answers."""
+    """Show TinyWorld: documents as the model is trained on them, and tasks with answers scored by the oracle."""
 
     size: Literal["tiny", "lab", "full"] = "lab"
-    """TinyWorld's size: the preset smoke uses tiny, the others those of their names."""
+    """TinyWorld's size (words, events, question types). The presets smoke, lab and full use tiny, lab and full."""
     seed: Seed = 0
-    """Another one gives other stories."""
+    """Random seed of the stories and tasks."""
     kind: str | None = None
-    """Tasks of this kind only, as where or why."""
+    """Show tasks of this question type only, as where or why."""
     count: Count = 1
-    """How many documents, and how many tasks of each kind."""
+    """How many documents, and how many tasks of each question type."""
     split: Literal["train", "validation", "test"] = "test"
-    """Which combinations of people, things and places: test ones never occur together in training."""
+    """The data split. Combinations of people, things and places in validation and test do not occur in training."""
 
 
 def show_world(options: WorldOptions) -> int:
@@ -55,7 +55,7 @@ def _task(world: World, task: Task) -> Iterator[str]:
     yield f"── a task: {task.kind}"
     for message in task.messages:
         yield f"   {message.role + ':':10} " + message.content.replace("\n", "\n" + 14 * " ")
-    for name, response in (("a right answer", task.reference), ("a wrong one", _wrong(world, task))):
+    for name, response in (("a right answer", task.reference), ("a wrong answer", _wrong(world, task))):
         yield f"   {name}: {response}"
         yield from _scores(world, task, response)
 

@@ -82,9 +82,9 @@ class CompiledGenerator:
         bf16: bool = False,
     ):
         if not can_compile(model):
-            raise LabError("Only models of attention without an encoder are compiled for writing; use generate.")
+            raise LabError("Only models of attention without an encoder are compiled for generation; use generate.")
         if need_history(filters):
-            raise LabError("Filters that ask what was written are not compiled; use generate.")
+            raise LabError("Filters that need the tokens so far are not compiled; use generate.")
         if any(isinstance(one, Banned | Allowed) for one in filters):  # nobody looks whether they leave a token
             raise LabError("Filters that ban or allow single tokens are not compiled; use generate.")
         if rows < 1:
@@ -204,7 +204,7 @@ class CompiledStep:
     """
 
     def __init__(self, step: Callable[[Tensor, Tensor], Tensor]):
-        self.first = compile_or_eager(step, "writing", fullgraph=True, backend=self._build)
+        self.first = compile_or_eager(step, "generation", fullgraph=True, backend=self._build)
         self.run: Callable[..., Sequence[Tensor]] | None = None
         self.inputs: list[Tensor] = []
         self.places: list[int] = []

@@ -83,12 +83,12 @@ def check_tokens_remain(filters: Sequence[Filter], seen: Sequence[Tensor], rows:
     """
     empty = [_empty(logits) if rows is None else _empty(logits) & rows for logits in seen]
     if empty[0].any():
-        raise LabError("The model's logits are no finite numbers: its weights are damaged, as when training diverged.")
+        raise LabError("The model's logits are not finite: its weights are damaged, as when training diverged.")
     taken = next((place for place, one in enumerate(empty[1:]) if one.any()), None)
     if taken is not None:
         before = ", ".join(one.name for one in filters[:taken])
         raise LabError(
-            f"{filters[taken].name} leaves no token that could come next{f', after {before}' if before else ''}. Take "
+            f"{filters[taken].name} leaves no token to sample{f', after {before}' if before else ''}. Take "
             f"it out, make it milder, or put it before the filters that remove tokens."
         )
 

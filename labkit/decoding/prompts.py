@@ -21,7 +21,7 @@ def check_prompt_fits(model: Transformer, prompt: Sequence[int], which: str = "T
     """
     context = model.config.context
     if not model.causal:
-        raise LabError("This model does not write word by word: its tokens see later ones.")
+        raise LabError("This model does not generate token by token: its tokens attend to later ones.")
     if not prompt:
         raise LabError(f"{which} is empty; begin it with at least one token.")
     if len(prompt) >= context:

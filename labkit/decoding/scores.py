@@ -81,7 +81,7 @@ def distinct(texts: Sequence[Tokens], n: int = 2) -> float:
 
 
 def self_bleu(texts: Sequence[Tokens], n: int = 4) -> float:
-    """How well the other texts foretell each, 0 to 1: mean BLEU of each against all others (Texygen,
+    """How similar each text is to the others, 0 to 1: mean BLEU of each against all others (Texygen,
     https://arxiv.org/abs/1802.01886), of runs of up to n tokens; 1 when all are alike. NaN for fewer than two texts.
 
     BLEU (https://aclanthology.org/P02-1040): the geometric mean of the shares of runs that the others have too, each

@@ -104,7 +104,7 @@ def _check(model: Transformer, draft: Transformer, ahead: int, filters: Sequence
     if ahead < 1:
         raise LabError(f"The draft guesses at least one token ahead, not {ahead}.")
     if need_history(filters):
-        raise LabError("Speculative decoding takes no filters that ask what was written.")
+        raise LabError("Speculative decoding takes no filters that need the tokens so far.")
 
 
 def _guess(

@@ -233,7 +233,7 @@ class Strategy:
         elif self.kind == "best":
             if resources.judge is None:
                 raise LabError(
-                    "best: somebody must judge the answers: a reward model, or the oracle of a world's task."
+                    "best: something must score the answers: a reward model, or for a TinyWorld task the oracle."
                 )
             best = best_of(model, prompt, resources.judge, n=self.option("n"), sources=sources, **common)
             yield best.answers[best.best]

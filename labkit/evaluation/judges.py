@@ -46,7 +46,9 @@ def oracle_judge(world: World, tasks: Mapping[tuple[int, ...], Task], annotator:
         for prompt, answer in zip(prompts, answers, strict=True):
             task = tasks.get(tuple(prompt))
             if task is None:
-                raise LabError("The oracle judges answers to the world's own tasks; this prompt is none of them.")
+                raise LabError(
+                    "The oracle scores answers to TinyWorld's own tasks only; this prompt is not one of them."
+                )
             found.append(gold_score(world, task, decode_reply(tokenizer, answer).strip(), profile).total)
         return found
 

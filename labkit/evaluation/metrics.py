@@ -1,4 +1,4 @@
-"""What each number of a report means: its name in words, its unit, which way is better, and one line why it matters."""
+"""What each metric of a report means: its name in words, its unit, which way is better, and one line why it matters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class MetricSpec(NamedTuple):
 
 METRICS = {
     "untrained_loss": MetricSpec(
-        "loss before this stage",
+        "validation loss before this stage",
         "nats per token",
         "",
         "The validation loss of the initial model, before the first step of this stage.",
@@ -50,125 +50,142 @@ METRICS = {
         "validation loss",
         "nats per token",
         "lower",
-        "How surprised the model is by each next token of text that it was not trained on.",
+        "Mean cross-entropy per token on held-out text; after fine-tuning, of the assistant's tokens only.",
     ),
     "bits_per_byte": MetricSpec(
         "bits per byte",
         "bits",
         "lower",
-        "The same surprise counted per byte of text, so that models with different tokenizers can be compared.",
+        "The validation loss in bits per byte of text, so that models with different tokenizers can be compared.",
     ),
     "nats_per_character": MetricSpec(
         "nats per character",
         "nats",
         "lower",
-        "The same surprise counted per character, as character-level models report it.",
+        "The validation loss per character of text, as character-level models report it.",
     ),
     "mismatched_question_loss": MetricSpec(
         "loss after another question",
         "nats per token",
         "",
         "The loss on the same answers when each follows the question of another conversation. If it were as small as "
-        "the validation loss, the model would be answering without reading the question; the gap is what it reads.",
+        "the validation loss, the model would be ignoring the question; the larger the gap, the more it uses it.",
     ),
     "validation_tokens": MetricSpec(
-        "tokens measured", "number", "", "How many tokens the validation loss is a mean of."
+        "tokens measured", "number", "", "How many tokens the validation loss is averaged over."
     ),
     "grammatical": MetricSpec(
-        "grammatical", "share", "higher", "Share of the sentences in freely written stories that the grammar can parse."
+        "grammatical sentences",
+        "share",
+        "higher",
+        "Share of the sentences, in stories sampled without a prompt, that TinyWorld's grammar can parse.",
     ),
     "consistent": MetricSpec(
-        "consistent",
+        "possible events",
         "share",
         "higher",
-        "Share of the events in those stories that can happen, given all that happened before them.",
+        "Share of the events in those stories that are possible, given all that happened before them.",
     ),
     "novel": MetricSpec(
-        "novel", "share", "higher", "Share of those stories that are not in the training text word for word."
-    ),
-    "stories": MetricSpec("stories measured", "number", "", "How many stories the model wrote for these shares."),
-    "story_sentences": MetricSpec("their sentences", "number", "", "How many sentences those stories have."),
-    "accuracy": MetricSpec(
-        "answers right",
+        "new stories",
         "share",
         "higher",
-        "Share of questions answered right, about combinations that never occur together in training.",
+        "Share of those stories that are not found word for word in the training documents.",
+    ),
+    "stories": MetricSpec("stories sampled", "number", "", "How many stories the model generated for these shares."),
+    "story_sentences": MetricSpec(
+        "sentences in these stories", "number", "", "How many sentences those stories have together."
+    ),
+    "accuracy": MetricSpec(
+        "accuracy",
+        "share",
+        "higher",
+        "Share of held-out questions answered right. Their combinations of people, things and places never occur "
+        "together in training.",
     ),
     "accuracy_standard_error": MetricSpec(
-        "its standard error",
+        "standard error of the accuracy",
         "share",
         "",
-        "How far the share of right answers would move by chance with other questions; twice this is a difference.",
+        "How far the accuracy would vary by chance with other questions: in 95 of 100 cases by less than two of these.",
     ),
-    "tasks": MetricSpec("questions asked", "number", "", "How many questions that share is of."),
+    "tasks": MetricSpec("questions asked", "number", "", "How many questions the accuracy is measured on."),
     "tasks_left_out": MetricSpec(
-        "questions left out", "number", "", "How many held-out questions left too little room for an answer."
+        "questions left out",
+        "number",
+        "",
+        "How many held-out questions were so long that the context left too little room for an answer.",
     ),
     "question_only": MetricSpec(
-        "right without the story",
+        "accuracy without the story",
         "share",
         "",
-        "What the question alone gives: the story is dropped, or the most common answer is always given. "
-        "Only what lies above it was read in the story.",
+        "A baseline that does not read the story: the better of the model's accuracy without the story and that of "
+        "always giving the most frequent answer. Only what lies above it comes from reading the story.",
     ),
     "gold": MetricSpec(
         "gold score",
         "score",
         "higher",
-        "How much one kind of annotator would like the answers: right, complete, fluent, polite, concise.",
+        "The true reward of the answers, from 0 to 1, under a simulated annotator (warm, concise or thorough): a right "
+        "answer without errors gets at least 0.5, and more the more complete, polite and concise it is, as the "
+        "annotator weighs these. TinyWorld's oracle computes it; no stage is trained on it.",
     ),
     "unsupported": MetricSpec(
-        "unsupported",
+        "unsupported answers",
         "share",
         "lower",
-        "Share of answers that assert what neither the story nor the facts say (hallucination).",
+        "Share of the answers with at least one claim that neither the story nor TinyWorld's facts support "
+        "(hallucination).",
     ),
     "pair_accuracy": MetricSpec(
-        "pairs ranked right",
+        "preference accuracy",
         "share",
         "higher",
-        "Share of held-out pairs of answers that the model ranks as the annotator chose.",
+        "Share of the held-out pairs in which the model scores the chosen answer higher (DPO: by its implicit reward).",
     ),
     "length_accuracy": MetricSpec(
-        "ranked by length alone",
+        "preference accuracy by length",
         "share",
         "",
-        "The same when the longer answer always wins, or always the shorter one: what needs no model at all.",
+        "A baseline without a model: always prefer the longer answer, or always the shorter one, whichever is right "
+        "more often.",
     ),
     "noise_ceiling": MetricSpec(
-        "choices that gold agrees with",
+        "noise ceiling",
         "share",
         "",
-        "How often the annotator chose what their own taste holds better: nobody can foresee the choices more "
-        "often than that.",
+        "Share of the held-out pairs in which the annotator chose the answer with the higher gold score. Annotators "
+        "make mistakes, so no model can be expected to predict their choices more often.",
     ),
     "gold_accuracy": MetricSpec(
-        "pairs ranked as gold ranks them",
+        "accuracy against gold",
         "share",
         "higher",
-        "The same pairs against the annotator's taste itself, without the mistakes that annotators make.",
+        "Share of the same pairs in which the model scores the answer with the higher gold score higher: accuracy "
+        "without the annotator's mistakes.",
     ),
     "gold_length_accuracy": MetricSpec(
-        "by length alone, against gold",
+        "accuracy against gold, by length",
         "share",
         "",
-        "How far length alone would come against the annotator's taste.",
+        "The length baseline measured against the gold score.",
     ),
     "pairs": MetricSpec(
         "pairs measured",
         "number",
         "",
-        "How many held-out pairs these shares are of.",
+        "How many held-out pairs these shares are measured on.",
     ),
     "left_out": MetricSpec(
         "examples left out",
         "number",
         "",
-        "How many training examples (conversations, pairs) were longer than train.max_length, and so were not learnt "
-        "from.",
+        "How many training examples (conversations, pairs) were longer than train.max_length and so were not trained "
+        "on.",
     ),
     "cut": MetricSpec(
-        "examples cut",
+        "examples truncated",
         "number",
         "",
         "How many training examples were longer than train.max_length and lost their end.",
@@ -177,67 +194,68 @@ METRICS = {
         "held-out examples left out",
         "number",
         "",
-        "How many held-out examples were longer than train.max_length, so that nothing of them was measured.",
+        "How many held-out examples were longer than train.max_length and so were not measured.",
     ),
     "held_out_cut": MetricSpec(
-        "held-out examples cut",
+        "held-out examples truncated",
         "number",
         "",
         "How many held-out examples were longer than train.max_length and were measured without their end.",
     ),
     "right": MetricSpec(
-        "right",
+        "right answers",
         "share",
         "higher",
-        "Share of answers to the same held-out prompts that are right.",
+        "Share of the answers to this stage's held-out prompts that are right.",
     ),
     "polite": MetricSpec(
-        "polite",
+        "polite answers",
         "share",
         "higher",
-        "Share of answers with a courtesy.",
+        "Share of those answers that contain a polite phrase, such as “Of course!”.",
     ),
     "gold_gain": MetricSpec(
-        "gold gained",
+        "gain in gold score",
         "score",
         "higher",
-        "How much higher the annotator's gold score of the answers is than before this stage, prompt by prompt.",
+        "How much higher the gold score of the answers is than the initial model's, a mean over the prompts.",
     ),
     "gold_gain_standard_error": MetricSpec(
-        "its standard error",
+        "standard error of the gain",
         "score",
         "",
-        "How far the gain would move by chance with other prompts; a gain of more than two of these is hardly chance.",
+        "How far the gain would vary by chance with other prompts; a gain of more than two of these is hardly chance.",
     ),
     "win_rate": MetricSpec(
-        "wins over the model before",
+        "win rate against the initial model",
         "share",
         "higher",
-        "Share of prompts on which the annotator likes this model's answer better; a tie is half a win.",
+        "Share of the prompts on which this model's answer has the higher gold score; a tie is half a win.",
     ),
     "win_low": MetricSpec(
-        "at least",
+        "win rate, lower bound",
         "share",
         "",
         "The lower end of the win rate's 95 % interval.",
     ),
     "win_high": MetricSpec(
-        "at most",
+        "win rate, upper bound",
         "share",
         "",
         "The upper end of the win rate's 95 % interval.",
     ),
     "control_gold_gain": MetricSpec(
-        "gold gained by more fine-tuning",
+        "gain of more fine-tuning instead",
         "score",
         "",
-        "What the seconds that this stage took would have brought as supervised fine-tuning: the control.",
+        "The control: the gain in gold score when supervised fine-tuning goes on for as many seconds instead of this "
+        "stage.",
     ),
     "control_right": MetricSpec(
-        "right, after more fine-tuning",
+        "right answers of more fine-tuning instead",
         "share",
         "",
-        "Share of right answers of that control.",
+        "Share of right answers of the same control.",
     ),
     "prompts": MetricSpec(
         "prompts measured",
@@ -249,19 +267,20 @@ METRICS = {
         "prompts left out",
         "number",
         "",
-        "How many held-out prompts left too little room for an answer, so that nothing of them was measured.",
+        "How many held-out prompts were so long that the context left too little room for an answer.",
     ),
     "reward": MetricSpec(
         "reward",
         "",
         "",
-        "What the reward model says of the answers to held-out prompts. It has no unit: only differences count.",
+        "Mean score of the reward model for the answers to held-out prompts. Its zero is arbitrary: only differences "
+        "mean something.",
     ),
     "reward_win_rate": MetricSpec(
-        "wins by the reward model",
+        "win rate by reward",
         "share",
         "",
-        "Share of prompts on which the reward model prefers this answer to the one before this stage. It says "
+        "Share of the prompts on which the reward model scores this model's answer above the initial model's. It shows "
         "that the reward went up, not that the answers are better.",
     ),
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from labkit.decoding import Temperature, generate
-from labkit.errors import LabError
+from labkit.errors import LabError, counted
 from labkit.evaluation.held_out_loss import Metrics
 from labkit.evaluation.judges import reward_judge
 from labkit.model.reward_model import RewardModel
@@ -128,11 +128,13 @@ def held_out_prompts(
     fit = [index for index, ids in enumerate(asked) if len(ids) < room]
     if not fit:
         raise LabError(
-            f"None of {len(asked)} held-out prompts leaves room for an answer of {length - room} tokens in a row of "
-            f"{length}. Give longer rows (train.max_length, up to model.context), or shorter prompts."
+            f"None of {len(asked)} held-out prompts leaves room for an answer of {counted(length - room, 'token')}: "
+            f"together at most {length}. Raise train.max_length (up to model.context), or shorten the prompts."
         )
     count = LengthReport(len(asked), left_out=len(asked) - len(fit))
-    stage_inputs.check_fit(lambda: (fit, count), f"held-out prompts with an answer of {length - room} tokens", length)
+    stage_inputs.check_fit(
+        lambda: (fit, count), f"held-out prompts with an answer of {counted(length - room, 'token')}", length
+    )
     return [tasks[index] for index in fit if tasks], [asked[index] for index in fit], count
 
 

@@ -129,18 +129,20 @@ def _truth(world: World, task: Task | None, text: str, annotator: str | None) ->
 
 
 LEGEND = {
-    "nats per token": "mean log-probability of the text's tokens under the model; nearer to 0 is likelier",
-    "repetition": "share of its runs of four tokens that stood in the text before; lower repeats less",
-    "tokens": "how many tokens the text has",
-    "gold": "the oracle's score of the answer, for the run's annotator: 0 to 1, higher is better",
-    "right": "share of the answers that do what was asked",
-    "supported": "share of what is claimed that the story, or the facts of TinyWorld, bear out",
-    "consistent": "share of what is told that can happen; 0 for an answer that contradicts itself",
-    "grammatical": "share of the sentences that are TinyWorld's English",
-    "distinct-2": "different pairs of neighbouring tokens, for each pair in all texts; higher is more varied",
-    "self-BLEU": "how well the other texts foretell each, 0 to 1; lower is more varied",
+    "nats per token": "mean log-probability per token under the model, in nats; closer to 0 is likelier",
+    "repetition": "share of the 4-grams of tokens that already occurred in the text; lower repeats less",
+    "tokens": "length of the text in tokens",
+    "gold": "gold score: the true reward of the answer under the run's simulated annotator, 0 to 1; higher is better",
+    "right": "share of correct answers; for a story, whether it has all that was asked for",
+    "supported": "share of the answer's claims that the story or TinyWorld's facts support",
+    "consistent": "share of the events told that are possible; 0 for an answer that contradicts itself",
+    "grammatical": "share of the sentences that TinyWorld's grammar can parse",
+    "distinct-2": "distinct bigrams divided by all bigrams; higher is more varied",
+    "self-BLEU": "similarity of each text to the others (BLEU against them), 0 to 1; lower is more varied",
 }
-"""What each score says."""
+"""What each score means."""
+HEADS = {"nats per token": "log-probability"}
+"""What a table calls a score, where that is not its name."""
 
 
 def first_difference(texts: Sequence[Sequence[Any]], ended: bool = False) -> int | None:
@@ -165,10 +167,10 @@ def strategies_table(found: Sequence[StrategyResult]) -> str:
         lines += [one.strategy, f"    {' '.join(words)}"]
     names = list(found[0].scores)
     width = max(len(one.strategy) for one in found)
-    lines += ["", f"{'':{width}}" + "".join(f"{name:>18}" for name in names)]
+    lines += ["", f"{'':{width}}" + "".join(f"{HEADS.get(name, name):>18}" for name in names)]
     for one in found:
         lines.append(f"{one.strategy:{width}}" + "".join(f"{format_score(one.scores[name]):>18}" for name in names))
-    lines += ["", *(f"{name:14}{LEGEND[name]}" for name in names), f"{'±':14}95 % interval"]
+    lines += ["", *(f"{HEADS.get(name, name):17}{LEGEND[name]}" for name in names), f"{'±':17}95 % confidence interval"]
     return "\n".join(lines)
 
 

@@ -39,7 +39,7 @@ def import_checkpoint(
     """
     if not recipe.chat_stages:
         raise LabError(
-            "--text alone leaves nothing to train: pretraining begins with new weights, not with a checkpoint's. "
+            "--text alone leaves nothing to train: pretraining starts from random weights, not from a checkpoint. "
             "Give --instructions, too, to fine-tune it on."
         )
     with lock_run_folder(target):
@@ -47,7 +47,7 @@ def import_checkpoint(
         model, tokenizer = _read(source, chat_template, say)
         _check_turns(tokenizer, sources)
         if not model.causal or model.encoder is not None:
-            raise LabError(f"{source} does not write word by word from what came before, so it cannot become a run.")
+            raise LabError(f"{source} does not predict each token from those before, so it cannot become a run.")
         if tokenizer.vocab_size > model.config.vocabulary:
             raise LabError(
                 f"{source}: its tokenizer has {tokenizer.vocab_size} tokens, its model only {model.config.vocabulary}."
@@ -92,8 +92,8 @@ def fit_recipe_to_context(recipe: Recipe, model: ModelConfig) -> Recipe:
     longer = {name: stage for name, stage in stages.items() if stage.train.max_length > model.context}
     if longer:
         warnings.warn(
-            f"The model's context is {model.context} tokens: rows of {', '.join(longer)} are made as long, not "
-            f"{', '.join(str(stage.train.max_length) for stage in longer.values())}.",
+            f"The model's context is {model.context} tokens: train.max_length of {', '.join(longer)} is lowered to "
+            f"it, from {', '.join(str(stage.train.max_length) for stage in longer.values())}.",
             stacklevel=3,
         )
     shorter = {name: _with_length(stage, model.context) for name, stage in longer.items()}

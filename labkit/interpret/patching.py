@@ -49,8 +49,8 @@ def activation_patching(
     """
     if len(clean_ids) != len(corrupted_ids):
         raise LabError(
-            f"The texts have {len(clean_ids)} and {len(corrupted_ids)} tokens; what stands in one place is put in the "
-            f"same place of the other, so they must be of equal token length. Change words for others of as many "
+            f"The texts have {len(clean_ids)} and {len(corrupted_ids)} tokens; a vector is moved to the same position "
+            f"in the other text, so they must have the same number of tokens. Replace words by others of as many "
             f"tokens."
         )
     if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):

@@ -96,8 +96,8 @@ def annotate(
         choices += _choices(world, task, said, config, rng)
     if not choices:
         raise LabError(
-            f"The annotator {config.annotator} likes all answers to {count} prompts alike, so there is nothing to "
-            f"learn from. Fine-tune for longer, or raise annotation.prompts or annotation.temperature."
+            f"The annotator {config.annotator} gives equal scores to all answers to {count} prompts, so there is "
+            f"nothing to learn from. Fine-tune for longer, or raise annotation.prompts or annotation.temperature."
         )
     return choices
 

@@ -50,7 +50,8 @@ class WorldPrompts:
             if len(ids) <= self.max_prompt_tokens:
                 return task, ids
         raise LabError(
-            f"Rows leave {self.max_prompt_tokens} tokens for a prompt, too few for the world's. Give longer rows."
+            f"train.max_length leaves {self.max_prompt_tokens} tokens for a prompt, too few for TinyWorld's. Raise "
+            f"train.max_length."
         )
 
 
@@ -65,8 +66,8 @@ class DatasetPrompts:
         self.fit = LengthReport(len(whole), left_out=len(whole) - len(self.prompts))
         if not self.prompts:
             raise LabError(
-                f"None of {len(whole)} prompts fits in {max_prompt_tokens} tokens. Give longer rows, or shorter "
-                f"prompts."
+                f"None of {len(whole)} prompts fits in {max_prompt_tokens} tokens. Raise train.max_length, or shorten "
+                f"the prompts."
             )
 
     def prompt_ids(self, index: int) -> list[int]:

@@ -178,7 +178,7 @@ class PreferenceStore:
         and a second vote of the same annotator on it.
         """
         if not annotator.strip():
-            raise LabError("A vote needs an annotator: any name that is always yours.")
+            raise LabError("A vote needs a name: any name, as long as you always use the same one.")
         if choice not in CHOICES:
             raise LabError(f"{choice!r} is no choice; choose {', '.join(CHOICES)}.")
         row = {"pair": pair, "annotator": annotator, "choice": choice, "given": _now()}

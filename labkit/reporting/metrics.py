@@ -6,13 +6,16 @@ from labkit.evaluation.metrics import METRICS, MetricSpec
 from labkit.stages import stage_class
 
 COSTS = {
-    "seconds": MetricSpec("seconds", "number", "", "Everything that the stage took, compiling and measuring included."),
-    "tokens": MetricSpec("tokens", "count", "", "How many tokens it read."),
-    "flops": MetricSpec("FLOPs", "count", "", "The arithmetic that its training needs."),
+    "seconds": MetricSpec("seconds", "number", "", "The time of the whole stage, compiling and measuring included."),
+    "tokens": MetricSpec("tokens", "count", "", "How many tokens the stage has processed."),
+    "flops": MetricSpec("FLOPs", "count", "", "Floating-point operations that its training needs."),
     "mfu": MetricSpec(
-        "share of matrix peak", "share", "higher", "FLOPs a second, over the fastest product measured here."
+        "MFU",
+        "share",
+        "higher",
+        "Model FLOPs utilisation: FLOPs per second, over those of the fastest matrix product measured on this machine.",
     ),
-    "peak_memory_mb": MetricSpec("peak memory", "megabytes", "lower", "The most memory that it held."),
+    "peak_memory_mb": MetricSpec("peak memory", "megabytes", "lower", "The most memory that the stage held."),
 }
 """What a stage cost, by its name in report.json."""
 
@@ -37,10 +40,10 @@ BY_KIND = ("accuracy/", "question_only/")
 
 NOT_FOR_REAL_TEXT = {
     "grammatical": "needs the grammar that wrote the text, and real text has no such grammar",
-    "consistent": "needs a simulator that knows what can happen in the story",
+    "consistent": "needs a simulator that knows what is possible in the story",
     "accuracy": "needs the true answer to each question; real instructions only show one of many good answers",
     "question_only": "needs the same true answers",
-    "gold": "needs annotators whose taste is known",
+    "gold": "needs annotators whose preferences are known",
     "unsupported": "needs to know everything that the text says and does not say",
 }
 
@@ -48,7 +51,7 @@ NOT_FOR_REAL_TEXT = {
 def metric_info(name: str, stage: str = "") -> MetricSpec:
     """What the metric of a name means, where it means something else in some stages: in this one.
 
-    "accuracy/where" is accuracy, told apart by its label "answers right: where"; "right_before" is right, before the
+    "accuracy/where" is accuracy, told apart by its label "accuracy: where"; "right_before" is right, before the
     stage. A name that is not listed is shown as it is, with no direction.
     """
     its = stage_class(stage)

@@ -32,4 +32,4 @@ def show_progress(events: Iterable[Progress]) -> None:
         if event.phase == "read" and event.result is not None:
             print(f"{event.stage}: {' '.join(reading_lines(event.result))}")
         elif event.result is not None:
-            print(f"{event.stage}: {format_headline(event.result)}{' (made before)' * (event.phase == 'skipped')}")
+            print(f"{event.stage}: {format_headline(event.result)}{' (already finished)' * (event.phase == 'skipped')}")

@@ -134,12 +134,12 @@ def _json(value: Any) -> str:
 
 def _header(report: Mapping[str, Any], name: str) -> Markup:
     recipe, stages = report.get("recipe") or {}, report["stages"]
-    source = "real text" if uses_real_data(report) else "TinyWorld, a small written world whose truth is known"
+    source = "real text" if uses_real_data(report) else "TinyWorld, a small simulated world whose truth is known"
     facts = [f"preset {recipe['preset']}"] if recipe.get("preset") else []
     facts += [f"seed {recipe['seed']}"] if "seed" in recipe else []
     facts += [f"{format_count(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
-    line = f"A language model made from {source}" + (f" ({', '.join(facts)})." if facts else ".")
-    tiles = [_tile(format_duration(sum(stage.get("seconds", 0) for stage in stages)), "in all")]
+    line = f"A language model trained on {source}" + (f" ({', '.join(facts)})." if facts else ".")
+    tiles = [_tile(format_duration(sum(stage.get("seconds", 0) for stage in stages)), "for the whole run")]
     tiles += [_tile(*tile) for tile in (_latest(key, stages) for key in HEADLINES) if tile]
     return html_tag(
         "header", html_tag("h1", name), html_tag("p", line, class_="soft"), html_tag("div", tiles, class_="tiles")
@@ -212,7 +212,7 @@ def stage_figures(
     if "reward" in known:
         gold = any(record.get("gold") for record in records)  # zero all along where there is no oracle
         figure = plots.reward_and_gold_curves(records) if gold else plots.metric_curves(records, ["reward"], "reward")
-        found["reward"] = ("Reward, and the gold that it stands for" if gold else "Reward", figure)
+        found["reward"] = ("Reward and gold score" if gold else "Reward", figure)
     if "loss" in known:
         figure = plots.loss_curves(_with_ends(records, metrics), its.loss_unit if its else "")
         found["loss"] = ("Loss", figure)
@@ -243,9 +243,9 @@ def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mar
     if not names:
         return Markup()
     earlier, heading = _earlier(metrics, before)
-    heads = [html_tag("th", "measure"), html_tag("th", "value", class_="number")]
+    heads = [html_tag("th", "metric"), html_tag("th", "value", class_="number")]
     heads += [html_tag("th", heading, class_="number")] if heading else []
-    heads += [html_tag("th", "better"), html_tag("th", "what it is")]
+    heads += [html_tag("th", "better"), html_tag("th", "meaning")]
     rows = [
         _row(name, stage["stage"], metrics[name], earlier, bool(heading), last)
         for name, last in zip(names, ["", *names], strict=False)
@@ -294,7 +294,7 @@ def _change(name: str, value: float, earlier: Mapping[str, float]) -> str:
 
 
 def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
-    """Accuracy by question type after each stage, beside what the question alone gives."""
+    """Accuracy by question type after each stage, beside the accuracy without the story."""
     measured = {
         stage["stage"]: stage["metrics"]
         for stage in stages
@@ -310,7 +310,7 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
         html_tag("th", "question type"),
         *(html_tag("th", stage_short_title(name), class_="number") for name in measured),
     ]
-    heads += [html_tag("th", "the question alone", class_="number"), html_tag("th", "gain, points", class_="number")]
+    heads += [html_tag("th", "without the story", class_="number"), html_tag("th", "gain, points", class_="number")]
     rows = []
     for kind in plots.question_kinds_by_gain(last):
         shares = [metrics.get(f"accuracy/{kind}") for metrics in measured.values()] + [alone.get(kind)]
@@ -325,14 +325,14 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
             )
         )
     text = (
-        "Each type on its own, about combinations that were never together in training. The grey bar is what can be "
-        "had without reading the story: a model that stays near it has learned the habit of the question, not to read. "
-        "Types without a grey bar have no story to read."
+        "Accuracy for each question type, on combinations of people, things and places that never occur together in "
+        "training. The grey bar is the accuracy that can be reached without reading the story: a model that stays near "
+        "it guesses from the question. Types without a grey bar have no story."
     )
     table = html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows))
-    figure = html_tag("div", _figure("kinds", "Answered right, in percent"), class_="card")
+    figure = html_tag("div", _figure("kinds", "Accuracy by question type, in percent"), class_="card")
     details = html_tag(
-        "details", html_tag("summary", "The same as a table"), html_tag("div", table, class_="card scroll")
+        "details", html_tag("summary", "The same numbers as a table"), html_tag("div", table, class_="card scroll")
     )
     return html_tag("section", html_tag("h2", "What it can answer"), html_tag("p", text), figure, details, id="kinds")
 
@@ -361,7 +361,7 @@ def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
     return html_tag(
         "section",
         html_tag("h2", "The same prompts after each stage"),
-        html_tag("p", "Always the same prompts, held out from training; nothing is chosen or edited."),
+        html_tag("p", "The same held-out prompts for every stage; no answer was picked or edited."),
         html_tag("div", cards, class_="samples"),
         id="samples",
     )
@@ -381,7 +381,7 @@ def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) ->
     if not stages:
         return Markup()
     figures["cost"] = plots.cost_chart([{**stage, "stage": stage_title(stage["stage"])} for stage in stages])
-    names = ("stage", "time", "in training", "tokens", "tokens/s", "FLOPs", "share of peak", "peak memory")
+    names = ("stage", "time", "training time", "tokens", "tokens/s", "FLOPs", "MFU", "peak memory")
     heads = [html_tag("th", name, class_="number" if i else "") for i, name in enumerate(names)]
     rows = [
         html_tag(
@@ -392,16 +392,16 @@ def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) ->
         for stage in stages
     ]
     text = (
-        "Time is the wall-clock time of the whole stage, compilation and evaluation included; tokens per second are of "
-        "training alone. FLOPs are the floating-point operations of training; the share of peak (MFU) is FLOPs per "
-        "second of training over those of the fastest matrix product measured on the same machine."
+        "Time is that of the whole stage, compiling and measuring included; tokens per second count the training time "
+        "alone. FLOPs are the floating-point operations that training needs. MFU (model FLOPs utilisation) is FLOPs "
+        "per second of training time, over those of the fastest matrix product measured on the same machine."
     )
     table = html_tag(
         "div", html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows)), class_="scroll"
     )
     return html_tag(
         "section",
-        html_tag("h2", "What it cost"),
+        html_tag("h2", "Time, compute and memory"),
         html_tag("p", text),
         html_tag("div", _figure("cost", "Seconds"), table, class_="card"),
         id="cost",
@@ -424,12 +424,12 @@ def _costs(stage: Mapping[str, Any]) -> list[str]:
 
 
 def _missing(report: Mapping[str, Any]) -> Markup:
-    """Which measures a run on real text cannot have, and why."""
+    """Which metrics a run on real text cannot have, and why."""
     if not uses_real_data(report):
         return Markup()
     text = (
-        "In TinyWorld the truth of every sentence is known, so it can be counted. Real text has no such judge. "
-        "These measures do not exist for this run:"
+        "In TinyWorld the truth of every sentence is known, so answers can be checked. Real text has no such ground "
+        "truth. These metrics do not exist for this run:"
     )
     measured = {name for stage in report["stages"] for name in stage["metrics"]}
     missing = {name: why for name, why in NOT_FOR_REAL_TEXT.items() if name not in measured}
@@ -446,7 +446,7 @@ def _machine(report: Mapping[str, Any]) -> Markup:
     recipe = html_tag("pre", json.dumps(report.get("recipe"), indent=2, ensure_ascii=False))
     return html_tag(
         "section",
-        html_tag("h2", "How to make it again"),
+        html_tag("h2", "How to reproduce this run"),
         html_tag("p", "The same recipe and seed on the same machine give the same weights."),
         html_tag("div", html_tag("dl", [part for row in rows for part in row]), class_="card"),
         html_tag("details", html_tag("summary", "The whole recipe"), recipe),

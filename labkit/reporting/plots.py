@@ -73,7 +73,7 @@ def metric_curves(records: Iterable[Record], names: Sequence[str], unit: str) ->
 def reward_and_gold_curves(records: Iterable[Record]) -> go.Figure:
     """The reward that a policy is trained on, and beside it the gold score that it never sees, on axes of their own.
 
-    Where the first goes on rising and the second does not, the policy has learnt the reward model's mistakes (Gao et
+    Where the first keeps rising and the second does not, the policy exploits the reward model's errors (Gao et
     al. 2022, https://arxiv.org/abs/2210.10760).
     """
     records = list(records)
@@ -94,28 +94,28 @@ def learning_rate_curve(records: Iterable[Record]) -> go.Figure:
 
 
 def accuracy_by_kind(stages: Mapping[str, Mapping[str, float]]) -> go.Figure:
-    """Share of questions right, by question type: what the question alone gives beside each stage's model.
+    """Accuracy by question type: that without the story, and that of each stage's model.
 
     ``stages`` maps a stage's name to its metrics, of which ``accuracy/KIND`` and ``question_only/KIND`` are drawn; the
     question-only bar is the last stage's, and the types are in the order of ``question_kinds_by_gain``.
     """
     last = list(stages.values())[-1] if stages else {}
     alone, kinds = metric_by_question_kind(last, "question_only"), question_kinds_by_gain(last)
-    figure = _figure("question type", "answered right (%)")
-    _bars(figure, kinds, alone, "the question alone", GREY)
+    figure = _figure("question type", "accuracy (%)")
+    _bars(figure, kinds, alone, "without the story", GREY)
     for colour, (stage, metrics) in zip(COLOURS, stages.items(), strict=False):
         _bars(figure, kinds, metric_by_question_kind(metrics, "accuracy"), f"after {stage}", colour)
     return figure.update_layout(barmode="group", bargap=0.25).update_yaxes(range=[0, 100])
 
 
 def cost_chart(stages: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Seconds of each stage: in training, and in reading and measuring; ``stages`` is that list of report.json."""
+    """Seconds of each stage: in training, and in preparing and measuring; ``stages`` is that list of report.json."""
     figure = _figure("seconds", "").update_layout(height=130 + 40 * max(1, len(stages)), barmode="stack")
     names = [stage["stage"] for stage in stages]
     whole = [stage.get("seconds", 0.0) for stage in stages]
     training = [stage.get("training_seconds", all_of_it) for stage, all_of_it in zip(stages, whole, strict=True)]
     rest = [max(0.0, all_of_it - part) for all_of_it, part in zip(whole, training, strict=True)]
-    for seconds, name, colour in ((training, "training", BLUE), (rest, "reading and measuring", ORANGE)):
+    for seconds, name, colour in ((training, "training", BLUE), (rest, "preparing and measuring", ORANGE)):
         figure.add_bar(x=seconds, y=names, name=name, orientation="h", marker={"color": colour}, width=0.6)
     figure.update_traces(hovertemplate="%{x:.0f} s").update_layout(hovermode="y unified")
     return figure.update_yaxes(autorange="reversed", showgrid=False)
@@ -157,7 +157,7 @@ def metric_by_question_kind(metrics: Mapping[str, float], metric: str) -> dict[s
 
 
 def question_kinds_by_gain(metrics: Mapping[str, float]) -> list[str]:
-    """The question types by how far accuracy is above the question alone; those without such a figure come last."""
+    """The question types by how far accuracy is above that without the story; those without such a figure come last."""
     right, alone = metric_by_question_kind(metrics, "accuracy"), metric_by_question_kind(metrics, "question_only")
     return sorted(right, key=lambda kind: (kind not in alone, alone.get(kind, 0.0) - right[kind]))
 

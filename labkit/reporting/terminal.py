@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from labkit.errors import counted
 from labkit.evaluation.metrics import MetricSpec
 from labkit.reporting.metrics import BY_KIND, HEADLINES, metric_info
 
@@ -36,7 +37,7 @@ class StopRequest:
         if self.asked or not self.stepping:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nStopping after this step; once more to stop at once.", file=sys.stderr)
+        print("\nStopping after this step; press again to stop at once.", file=sys.stderr)
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def run_with_progress(
             stopped = True
     if stopped:
         if speaks:
-            print(f"Stopped. To go on: {_command(resume_arguments())}", file=sys.stderr)
+            print(f"Stopped. To resume: {_command(resume_arguments())}", file=sys.stderr)
         return 128 + stop.signal
     quoted = shlex.quote(str(folder))
     if speaks and (folder / "report.json").is_file():
@@ -145,20 +146,20 @@ def _say(event: Progress, speaks: bool) -> None:
 
         text = f"\n{' ':10}".join(reading_lines(event.result))
     elif event.stage == "tokenizer":
-        text = "reading the text"
+        text = "training on the text"
     elif event.phase == "prepare":
-        text = f"{event.total} steps"
+        text = counted(event.total, "step")
     elif event.phase == "evaluate":
         text = "measuring"
     elif event.phase == "skipped":
-        text = "finished before"
+        text = "already finished"
     elif event.result is not None:
         text = format_headline(event.result)
     print(f"{event.stage:9} {text}", file=sys.stderr)
 
 
 def format_headline(result: dict[str, Any]) -> str:
-    """A stage's result in a line: "answers right 78.0 %, validation loss 0.812, 61 s"."""
+    """A stage's result in a line: "accuracy 78.0 %, validation loss 0.812, 61 s"."""
     metrics = result["metrics"]
     named = {name: metric_info(name, result["stage"]) for name in HEADLINES if name in metrics}
     shown = [f"{known.label} {known.format(metrics[name])}" for name, known in named.items()]
@@ -181,7 +182,7 @@ def format_run_summary(folder: Path) -> str:
     said = format_claims(stages)
     if not kinds:
         return f"{align_columns(rows)}\n\n{said}"
-    by_kind = [["answers right, by question type", *heads, "the question alone"]]
+    by_kind = [["accuracy by question type", *heads, "without the story"]]
     by_kind += [[kind.replace("_", " "), *_of_kind(kind, stages)] for kind in kinds]
     return f"{align_columns(rows)}\n\n{align_columns(by_kind)}\n\n{said}"
 

@@ -39,36 +39,41 @@ def default_preset() -> Preset:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Make a whole run: clean text, tokenizer, every stage trained and measured, and a report of it all.
+    """Run the whole recipe: clean the text, train a tokenizer, train and measure every stage, and write a report.
 
     Every field of the recipe can be set too, as --model.width 256 or --pretrain.train.steps 500; `labkit recipe`
     lists them with their values.
     """
 
     preset: Preset = dataclasses.field(default_factory=default_preset)
-    """How much: smoke (a minute or two), lab (minutes on two cores), full (hours, or a GPU). The environment variable
-    LABKIT_PRESET changes the default."""
+    """Sizes and settings to begin with: smoke (about 2 minutes on two CPU cores), lab (8 to 18 minutes), full (hours,
+    or a GPU). The environment variable LABKIT_PRESET changes the default."""
     out: Folder = None
     """The run's folder; runs/PRESET when not given."""
     seed: Seed = 0
-    """Of all random numbers."""
+    """The random seed of the whole run."""
     plan: Plan = None
-    """The stages in their order, as --plan pretrain,sft,dpo,dpo-strict. A name is a kind of stage, or a kind and a
-    suffix (dpo-strict), which has flags of its own (--dpo-strict.beta 0.5). STAGE@OTHER initialises STAGE from OTHER's
-    checkpoint: ppo@dpo, or sft@runs/big/pretrain from another run's. The preset's plan when not given."""
+    """The stages in their order, as --plan pretrain,sft,dpo,dpo-strict; the preset's plan when not given. A stage's
+    name is its type, with a suffix where there are two of a type (dpo-strict); each has flags of its own
+    (--dpo-strict.beta 0.5). STAGE@OTHER initialises STAGE from OTHER's checkpoint, which may be another run's: ppo@dpo,
+    sft@runs/big/pretrain."""
     stages: Names = ()
-    """Train only these stages of the plan, as --stages pretrain; all when not given."""
+    """Train only these stages of the plan, now, as --stages pretrain sft; all when not given."""
     resume: Switch = False
-    """Resume the run in the folder, with the recipe that it was begun with."""
+    """Resume the run in the folder, with the recipe that it was started with."""
     build_on: Folder = None
-    """Begin with what another run has made: its recipe, and the stages before those named by --stages, copied."""
+    """Start from another run: copy its recipe and the finished stages before those named by --stages, and train those
+    anew."""
     text: DataSource = None
-    """Pretrain on this instead of TinyWorld: a file of text or a table (.txt, .md, .jsonl, .json, .csv, .parquet), a
-    folder of them, or the name of a data set on the Hugging Face hub. `labkit read` shows what is made of it."""
+    """Pretrain on this text instead of TinyWorld: a file (.txt, .md, .json, .jsonl, .csv, .tsv, .parquet, each also
+    with .gz), a folder of them, or the name of a data set on the Hugging Face hub. `labkit read --as text` shows how it
+    is read."""
     instructions: DataSource = None
-    """Fine-tune on this instead: a .json, .jsonl, .csv or .parquet file, a folder of them, or a hub data set."""
+    """Fine-tune on these conversations: the same kinds of source; `labkit read --as instructions` shows how they are
+    read."""
     preferences: DataSource = None
-    """Align with these instead: the same kinds of file, with the columns prompt (or instruction), chosen, rejected."""
+    """Train the reward model, PPO and DPO on these preference pairs: the same kinds of source, with the columns prompt
+    (or instruction), chosen, rejected."""
 
     @property
     def folder(self) -> Path:
@@ -99,7 +104,9 @@ def parse_run_arguments(arguments: list[str]) -> tuple[RunOptions, Recipe]:
     recipe = override_recipe(recipe, rest, "run")
     if options.build_on and not options.resume and not options.stages:
         names = ", ".join(recipe.stages)
-        raise LabError(f"--build-on {options.build_on} needs the stages to make: --stages, and one or more of {names}.")
+        raise LabError(
+            f"--build-on {options.build_on} needs the stages to train: --stages, and one or more of {names}."
+        )
     return options, recipe
 
 

@@ -26,7 +26,7 @@ def world_and_prompts(run: Run, text: str, tasks: int = 0) -> tuple[World | None
     tokenizer = run.tokenizer()
     real = run.recipe.text is not None or run.recipe.instructions is not None
     if real and (tasks or not text):
-        raise LabError("This run has no world to take a task from: say what to reply to, with --prompt.")
+        raise LabError("This run was trained on real text and has no TinyWorld tasks: give a prompt with --prompt.")
     world = None if real else World.load(run.recipe.tinyworld_size)
     if world is None or text:
         task = None if world is None else find_task(world, text)

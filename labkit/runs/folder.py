@@ -136,7 +136,7 @@ class Run:
         """The run in a folder. Raises LabError, which names the file, when there is none or it cannot be read."""
         file = Path(path) / "recipe.json"
         if not file.exists():
-            raise LabError(f"{path} holds no run (no recipe.json). Make one: labkit run --out {path}")
+            raise LabError(f"{path} holds no run (no recipe.json). Start one: labkit run --out {path}")
         saved = read_json(file)
         try:
             recipe = Recipe.from_dict(saved["recipe"])
@@ -184,7 +184,7 @@ class Run:
             named = [f"{name}: {mine!r}, not {other!r}" for name, (mine, other) in differences.items()]
             raise LabError(
                 f"{self.path} holds a run of another recipe ({'; '.join(named[:5])}). Choose another folder, or "
-                f"resume with the recipe that it was begun with."
+                f"resume with the recipe that it was started with."
             )
         self.input_locations = self.locate_inputs()
         self._check_world()
@@ -217,8 +217,8 @@ class Run:
                 found[field] = self._place(field, given) if given in self.inputs else given
             if given is not None and given not in self.inputs and Path(given).exists():
                 raise LabError(
-                    f"{given} was a data set of the hub when {self.path} was begun; now a file or folder here has that "
-                    f"name. Go on from another working directory, or move it away."
+                    f"{given} was a data set of the hub when {self.path} was started; now a file or folder here has "
+                    f"that name. Resume from another working directory, or move it away."
                 )
         return found
 
@@ -231,8 +231,8 @@ class Run:
         go_on = f"labkit run --out {shlex.quote(str(self.path))} --resume --{field} PLACE"
         if there:
             raise LabError(
-                f"{' and '.join(there)} has changed since {self.path} was begun, so it cannot be resumed. Put the "
-                f"old file back, say where it is ({go_on}), or begin a new run in another folder."
+                f"{' and '.join(there)} has changed since {self.path} was started, so it cannot be resumed. Put the "
+                f"old file back, say where it is ({go_on}), or start a new run in another folder."
             )
         raise LabError(
             f"{given}, which {self.path} reads ({field}), is gone: there is no {' and no '.join(looked)}. Put it back, "
@@ -242,8 +242,8 @@ class Run:
     def _check_world(self) -> None:
         if WORLD in self.inputs and not matches_hash(data_folder() / "world", self.inputs[WORLD]):
             raise LabError(
-                f"{WORLD} has changed since {self.path} was begun, so it cannot be resumed. Put the old files "
-                f"back, or begin a new run in another folder."
+                f"{WORLD} has changed since {self.path} was started, so it cannot be resumed. Put the old files "
+                f"back, or start a new run in another folder."
             )
 
     def save_recipe(self) -> None:
@@ -272,8 +272,8 @@ class Run:
             other = str(one.completion_file).partition("/")[0]
             if other != stage and stage not in self.recipe.ancestors(other):
                 raise LabError(
-                    f"{self.path}: {other} is being made again and not finished. Finish it first (labkit {other} "
-                    f"{self.path}), or take it back (labkit {other} {self.path} --undo)."
+                    f"{self.path}: {other} is being trained again and not finished. Finish it first (labkit {other} "
+                    f"{self.path}), or undo it (labkit {other} {self.path} --undo)."
                 )
 
     def undo_rerun(self, stage: str) -> None:
@@ -283,7 +283,7 @@ class Run:
         """
         last = next(iter(pending_transactions(self.path)[-1:]), None)
         if last is None or str(last.completion_file).partition("/")[0] != stage:
-            raise LabError(f"{self.path}: {stage} is not being made again, so there is nothing to take back.")
+            raise LabError(f"{self.path}: {stage} is not being trained again, so there is nothing to undo.")
         last.rollback()
         self.recipe = Run.open(self.path).recipe
         self.refresh_report()
@@ -353,8 +353,8 @@ class Run:
                 return place
         if there:
             raise LabError(
-                f"{' and '.join(there)} has changed since {self.path} was begun with it. Put the old weights back, or "
-                f"begin a new run."
+                f"{' and '.join(there)} has changed since {self.path} was started with it. Put the old weights back, "
+                f"or start a new run."
             )
         raise LabError(
             f"{stage}, which {self.path} begins with, is gone: there is no {' and no '.join(looked)}. Put it back."
@@ -394,7 +394,7 @@ def open_external_stage(place: str) -> tuple[Run, StageFolder]:
     other = Run.open(path.parent)
     folder = other.stage(path.name)
     if not folder.trained or not folder.generates_text:
-        raise LabError(f"{path} has no language model to begin with: finish that stage, or name another.")
+        raise LabError(f"{path} has no language model to start from: finish that stage, or name another.")
     return other, folder
 
 

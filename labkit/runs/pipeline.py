@@ -107,7 +107,7 @@ def check_plan(recipe: Recipe, stages: Sequence[str] | None = None, build_on: st
         Run.open(build_on).check_branch(recipe, before)
     elif before:
         raise LabError(
-            f"{', '.join(chosen)} needs {', '.join(before)} first. Make these stages too, or name a run to build on."
+            f"{', '.join(chosen)} needs {', '.join(before)} first. Train these stages too, or name a run to start from."
         )
 
 
@@ -242,8 +242,8 @@ def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
         for need in run.recipe.dependencies(stage.name):
             if need not in names and not run.stage(need).finished:
                 raise LabError(
-                    f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or make "
-                    f"{need} first."
+                    f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or "
+                    f"train {need} first."
                 )
         root = run.recipe.external_root(stage.name)
         if root is not None:
@@ -254,8 +254,8 @@ def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
 def _check_context(stage: PreparedStage, root: str, context: int) -> None:
     if stage.config.train.max_length > context:
         raise LabError(
-            f"Rows of {stage.name} have {stage.config.train.max_length} tokens, but the context of {root} is "
-            f"{context}. Shorten {stage.name}.train.max_length."
+            f"{stage.name}.train.max_length is {stage.config.train.max_length} tokens, but the context of {root} is "
+            f"{context}. Lower {stage.name}.train.max_length."
         )
 
 

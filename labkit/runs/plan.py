@@ -76,14 +76,12 @@ def resolve_plan(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[s
     if not plan:
         raise LabError("A plan needs a stage: --plan pretrain,sft")
     if len(plan) > MOST:
-        raise LabError(f"A plan has at most {MOST} stages, not {len(plan)}. Begin another run with the last model.")
+        raise LabError(f"A plan has at most {MOST} stages, not {len(plan)}. Start another run from the last model.")
     found: dict[str, ResolvedStage] = {}
     answers = judge = None
     for one in plan:
         if one.name in found:
-            raise LabError(
-                f"{one.name} stands twice in the plan. Name the second one {one.name}-2: --plan …,{one.name}-2"
-            )
+            raise LabError(f"{one.name} is in the plan twice. Name the second one {one.name}-2: --plan …,{one.name}-2")
         after = _after(one, found)
         if one.stage.needs_reward_model and judge is None:
             raise LabError(f"{one.name} learns from a reward model: put reward before it in the plan.")
@@ -101,7 +99,7 @@ def _after(one: PlannedStage, before: Mapping[str, ResolvedStage]) -> str | None
     name, stage = one.name, one.stage
     if stage.starts_from == "nothing":
         if one.after is not None:
-            raise LabError(f"{name} begins with new weights: it comes after no stage ({name}@{one.after}).")
+            raise LabError(f"{name} starts from random weights: it comes after no stage ({name}@{one.after}).")
         return None
     models = [each for each in before.values() if each.stage.leaves == "language model"]
     if one.after is not None:
@@ -113,7 +111,7 @@ def _after(one: PlannedStage, before: Mapping[str, ResolvedStage]) -> str | None
     earlier = [each.name for each in models if INPUTS.index(each.stage.reads) < INPUTS.index(stage.reads)]
     if not earlier:
         raise LabError(
-            f"{name} needs a language model to begin with: put a stage before it in the plan (pretrain,{name}), or "
+            f"{name} needs a language model to start from: put a stage before it in the plan (pretrain,{name}), or "
             f"name one of another run ({name}@RUN/STAGE)."
         )
     return earlier[-1]

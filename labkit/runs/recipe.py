@@ -97,8 +97,8 @@ class Recipe:
         for name, stage in self.stages.items():
             if self.external_root(name) is None and stage.train.max_length > self.model.context:
                 raise LabError(
-                    f"Recipe: rows of {name} have {stage.train.max_length} tokens, but the model's context is "
-                    f"{self.model.context}. Shorten {name}.train.max_length or widen model.context."
+                    f"Recipe: {name}.train.max_length is {stage.train.max_length} tokens, but the model's context is "
+                    f"{self.model.context}. Lower {name}.train.max_length or raise model.context."
                 )
 
     @property

@@ -71,7 +71,7 @@ class StageFolder:
     def model(self) -> Transformer:
         """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
         if not self.generates_text:
-            raise LabError(f"{self.path} holds a reward model, which scores answers and writes none.")
+            raise LabError(f"{self.path} holds a reward model, which scores answers and generates no text.")
         return self._load(Transformer(self.model_config())).eval()
 
     def reward_model(self) -> RewardModel:
@@ -85,8 +85,8 @@ class StageFolder:
         now = self._tokenizer()
         if self.result and self.result.get("tokenizer", now) != now:
             raise LabError(
-                f"{self.path} was trained with another tokenizer than the run's, so it would read other words. Make "
-                f"the stage again: labkit {self.name} {self.path.parent} --again"
+                f"{self.path} was trained with another tokenizer than the run's, so its token ids mean other "
+                f"tokens. Train the stage again: labkit {self.name} {self.path.parent} --again"
             )
         return from_dict(ModelConfig, read_object(self.path / "config.json"))
 

@@ -14,7 +14,7 @@ Metrics = Mapping[str, float]
 class Claim(NamedTuple):
     """One number beside its baseline.
 
-    stage: whose claim. metric: the number's name in words. baseline_name: whose number the baseline is, in words.
+    stage: whose claim. metric: the number's name in words. baseline_name: what the baseline is, in words.
     better: the side on which the value must lie. standard_error: the value's; 0 where it has none.
     """
 
@@ -40,7 +40,7 @@ class Claim(NamedTuple):
         verdict = "holds" if self.holds else "DOES NOT HOLD"
         error = f" (± {self.standard_error:.3f})" if self.standard_error else ""
         return (
-            f"{self.stage}: {self.metric} {self.value:.3f}{error}, {side} {self.baseline_name} {self.baseline:.3f}: "
+            f"{self.stage}: {self.metric} {self.value:.3f}{error}, {side} {self.baseline:.3f} ({self.baseline_name}): "
             f"{verdict}"
         )
 
@@ -54,10 +54,7 @@ def gold_change_in_words(metrics: Metrics) -> str:
         return ""
     gain, error = metrics["gold_gain"], metrics["gold_gain_standard_error"]
     if abs(gain) < 2 * error:
-        return f"gold did not move beyond chance: {gain:+.3f} (± {error:.3f})"
+        return f"gold did not change beyond chance: {gain:+.3f} (± {error:.3f})"
     if gain > 0:
         return f"gold rose by {gain:.3f} (± {error:.3f})"
-    return (
-        f"gold FELL by {-gain:.3f} (± {error:.3f}): the answers please what was optimised and the annotator less "
-        f"(over-optimisation)"
-    )
+    return f"gold FELL by {-gain:.3f} (± {error:.3f}): over-optimisation of the reward or of the preference loss"

@@ -1,7 +1,7 @@
-"""Direct preference optimisation: learn from choices without a reward model and without sampling.
+"""Direct preference optimisation: learn from preference pairs without a reward model and without sampling.
 
-The log-probability of a whole answer, against that of the model before, is the reward that the policy implies; the
-same loss that fits a reward model is put on it (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290).
+β times the log-ratio of an answer's probability under the policy and the reference model is the policy's implicit
+reward; the reward model's loss is applied to it (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from labkit.text.tokenizer import Tokenizer
 
 
-@register("dpo", "learn from choices directly")
+@register("dpo", "direct preference optimisation, without a reward model")
 @dataclass(frozen=True)
 class DPO(Stage):
-    """Train the fine-tuned model on preference pairs. beta: how dearly it pays for leaving what it was."""
+    """Train the fine-tuned model on preference pairs. beta: how strongly it is kept close to the reference model."""
 
     train: TrainConfig = TrainConfig()
     beta: Positive = 0.3
@@ -48,16 +48,17 @@ class DPO(Stage):
     title = "Direct preference optimisation"
     short_title = "DPO"
     about = (
-        "The fine-tuned model learns from the annotator's choices directly: the chosen answer becomes likelier than "
-        "the rejected one, each compared with how likely it was before. No reward model, no sampling."
+        "The fine-tuned model is trained on the preference pairs directly: the chosen answer becomes likelier than the "
+        "rejected one, each relative to its probability under the reference model, which is the model before this "
+        "stage. There is no reward model and no sampling."
     )
     reads = "preferences"
     loss_unit = "nats per pair"
     curves = (
         RANKED,
         Curve(
-            "What the policy implies of the two answers",
-            "implied reward (nats)",
+            "Implicit reward of the two answers",
+            "implicit reward (nats)",
             ("chosen_reward", "rejected_reward"),
         ),
     )
@@ -92,10 +93,10 @@ class DPO(Stage):
 
     @classmethod
     def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
-        """It foresees held-out choices better than a coin, whose loss is log 2."""
+        """Its loss on held-out pairs is below log 2, which guessing gives."""
         if "validation_loss" not in own:
             return None
-        return Claim(cls.kind, "loss on held-out pairs", own["validation_loss"], math.log(2), "log 2 =", "lower")
+        return Claim(cls.kind, "loss on held-out pairs", own["validation_loss"], math.log(2), "chance: log 2", "lower")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.policies import policy_metrics

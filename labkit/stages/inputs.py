@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labkit.errors import LabError
+from labkit.errors import LabError, counted
 from labkit.losses import next_token_loss
 from labkit.machine import all_reduce_sum
 
@@ -126,7 +126,7 @@ class StageInputs:
         """A fresh copy of the reward model. Raises LabError when the run has made none."""
         reward_model = self.reward_model_or_none()
         if reward_model is None:
-            raise LabError("There is no reward model yet to learn from: make the stage reward first.")
+            raise LabError("There is no reward model yet to learn from: train the stage reward first.")
         return reward_model
 
     def reward_model_or_none(self) -> RewardModel | None:
@@ -206,7 +206,9 @@ class StageInputs:
         room = length - max_new_tokens
         if self.preferences is not None:
             given = DatasetPrompts(self.tokenizer, self.preferences.train, room)
-            self.check_fit(lambda: (given, given.fit), f"prompts with an answer of {max_new_tokens} tokens", length)
+            self.check_fit(
+                lambda: (given, given.fit), f"prompts with an answer of {counted(max_new_tokens, 'token')}", length
+            )
             return given
         return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from labkit.evaluation.metrics import MetricSpec
 from labkit.stages.registry import Curve
 
-RANKED = Curve("Pairs ranked as chosen", "share of the batch", ("accuracy",))
+RANKED = Curve("Preference accuracy", "fraction of the batch", ("accuracy",))
 PAIR_LOSSES = {
     "untrained_loss": MetricSpec(
-        "loss before this stage",
+        "loss on held-out pairs before this stage",
         "nats per pair",
         "",
-        "The same before the first step. A coin's would be log 2 = 0.693.",
+        "The loss on the held-out pairs before the first step. Guessing gives log 2 = 0.693.",
     ),
     "validation_loss": MetricSpec(
         "loss on held-out pairs",
         "nats per pair",
         "lower",
-        "How surprised the model is by what the annotator chose, pair by pair.",
+        "Mean over the held-out pairs of −log of the probability that the model gives to the annotator's choice.",
     ),
 }

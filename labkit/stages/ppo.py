@@ -52,16 +52,16 @@ if TYPE_CHECKING:
     from labkit.training.config import Source
 
 
-@register("ppo", "generate answers and learn from their reward")
+@register("ppo", "reinforcement learning on the reward model's scores")
 @dataclass(frozen=True)
 class PPO(Stage):
     """Train the fine-tuned model against the reward model.
 
     train.batch_size: answers of one rollout, `num_generations` to each prompt. epochs: steps taken on each rollout.
-    kl_coef: what a nat away from the fine-tuned model costs. cliprange, cliprange_value: how far a step may move a
-    probability (as a ratio) and a value. vf_coef, entropy_coef: the weights of the critic's loss, and of keeping the
-    distribution wide. gamma, lam: see `advantages.gae`. temperature, max_new_tokens: how answers are drawn, and where
-    they are cut. compile_rollouts: write them with the compiled step: half a minute once, which long answers win back.
+    kl_coef: the weight of the KL penalty against the reference model. cliprange, cliprange_value: how far a step may
+    move a probability (as a ratio) and a value. vf_coef, entropy_coef: the weights of the value loss and of the entropy
+    bonus. gamma, lam: see `advantages.gae`. temperature, max_new_tokens: how answers are sampled, and where they are
+    cut. compile_rollouts: sample with the forward pass compiled: half a minute once, which long answers win back.
     """
 
     train: TrainConfig = TrainConfig()
@@ -92,28 +92,29 @@ class PPO(Stage):
         check_fields(self)
         if self.max_new_tokens >= self.train.max_length:
             raise LabError(
-                f"PPO: answers of {self.max_new_tokens} tokens leave no room for a prompt in rows of "
-                f"{self.train.max_length}. Lower max_new_tokens, or lengthen train.max_length."
+                f"PPO: answers of {self.max_new_tokens} tokens leave no room for a prompt: train.max_length is "
+                f"{self.train.max_length}. Lower max_new_tokens, or raise train.max_length."
             )
         if self.train.compile:
             raise LabError(
                 "PPO: train.compile would compile the objective anew for each number of answered tokens, which takes "
-                "minutes; leave it off. compile_rollouts writes the rollouts by a compiled step."
+                "minutes; leave it off. compile_rollouts compiles the sampling of rollouts."
             )
 
     title = "Proximal policy optimisation"
     short_title = "PPO"
     about = (
-        "The fine-tuned model generates answers, the reward model scores them, and what scored better than a critic "
-        "expected becomes likelier, at a price for every step away from where it began."
+        "The policy generates answers, the reward model scores them, and the answers that score higher than a value "
+        "model (the critic) predicted become likelier. A KL penalty keeps the policy close to the fine-tuned model, "
+        "from which it starts."
     )
     reads = "preferences"
     needs_reward_model = True
     curves = (
-        Curve("Distance from the fine-tuned model", "KL (nats per answer)", ("kl",)),
+        Curve("KL from the reference model", "KL (nats per answer)", ("kl",)),
         Curve("Entropy", "nats per token", ("entropy",)),
-        Curve("Clipped tokens", "share of the tokens", ("clip_fraction",)),
-        Curve("What the critic foresaw", "share of the returns' variance", ("explained_variance",)),
+        Curve("Clip fraction", "fraction of the tokens", ("clip_fraction",)),
+        Curve("Explained variance of the value model", "fraction of the returns' variance", ("explained_variance",)),
         Curve("Length of the answers", "tokens", ("length",)),
     )
 
@@ -193,7 +194,7 @@ class PPO(Stage):
         """Its answers to held-out prompts are rewarded more than those of the model that it began with."""
         if "reward" not in own:
             return None
-        return Claim(cls.kind, "reward", own["reward"], own["reward_before"], "the fine-tuned model's", "higher")
+        return Claim(cls.kind, "reward", own["reward"], own["reward_before"], "the initial model", "higher")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.policies import policy_metrics

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from labkit.model.transformer import Transformer
 
 
-@register("pretrain", "learn from documents")
+@register("pretrain", "predict each next token of documents")
 @dataclass(frozen=True)
 class Pretrain(Stage):
     """Train from random weights on documents, loss on every token."""
@@ -34,8 +34,9 @@ class Pretrain(Stage):
     title = "Pretraining"
     short_title = "pretraining"
     about = (
-        "The model reads documents and learns to predict each next token. What comes out continues a text; it has "
-        "been shown questions with answers among its documents, but nobody asked it to be an assistant."
+        "The model learns to predict each next token of documents. The result is a base model, which continues a "
+        "text and has not been trained as an assistant (in TinyWorld, some of its documents are questions with their "
+        "answers)."
     )
     reads = "text"
     starts_from = "nothing"
@@ -89,10 +90,12 @@ class Pretrain(Stage):
 
     @classmethod
     def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
-        """It foresees held-out text better than the untrained model."""
+        """Its loss on held-out text is below the untrained model's."""
         if "untrained_loss" not in own:
             return None
-        return Claim(cls.kind, "held-out loss", own["validation_loss"], own["untrained_loss"], "the untrained", "lower")
+        return Claim(
+            cls.kind, "validation loss", own["validation_loss"], own["untrained_loss"], "the untrained model", "lower"
+        )
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.language_models import evaluate_base

@@ -197,7 +197,7 @@ def stage_claims(stages: Sequence[Mapping[str, Any]]) -> list[Claim]:
     """The claims of a run's finished stages, from the entries of its report, in order.
 
         for claim in stage_claims(report["stages"]):
-            print(claim)  # "sft: answers right 0.664, above the base model's 0.465: holds"
+            print(claim)  # "sft: accuracy 0.664, above 0.465 (the base model): holds"
 
     Notebooks assert these claims, `labkit bench claims` counts them over seeds, precisions and threads, and a run says
     when one does not hold. A stage that was not measured, as that of an imported checkpoint, claims nothing.

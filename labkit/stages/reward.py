@@ -38,7 +38,7 @@ def reward_objective(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tens
     )
 
 
-@register("reward", "learn what is preferred")
+@register("reward", "a reward model, from preference pairs")
 @dataclass(frozen=True)
 class RewardModeling(Stage):
     """Fit a reward model to preference pairs."""
@@ -53,9 +53,9 @@ class RewardModeling(Stage):
     title = "Reward model"
     short_title = "the reward model"
     about = (
-        "An annotator has chosen between two answers of the fine-tuned model, prompt by prompt. A copy of that "
-        "model learns to give the chosen answer the higher score, beginning with how likely it would have been to "
-        "give either itself."
+        "The data are preference pairs: two answers to one prompt, of which one was chosen (in TinyWorld, two samples "
+        "of the fine-tuned model, and a simulated annotator chooses). A copy of the fine-tuned model learns to score "
+        "the chosen answer higher. Before training, an answer's score is its mean log-probability under that model."
     )
     reads = "preferences"
     leaves = "reward model"
@@ -68,7 +68,7 @@ class RewardModeling(Stage):
         stage_inputs.check_pairs(self.train.max_length)
 
     def initial_model(self, stage_inputs: StageInputs) -> RewardModel:
-        """The fine-tuned model with a head that says nothing yet: an answer scores its mean log-probability."""
+        """The fine-tuned model with a head that is zero: an answer scores its mean log-probability."""
         return RewardModel(stage_inputs.initial_model())
 
     def source(self, stage_inputs: StageInputs, model: RewardModel) -> Source:
@@ -91,10 +91,10 @@ class RewardModeling(Stage):
 
     @classmethod
     def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
-        """It ranks more held-out pairs as they were chosen than a coin does."""
+        """Its preference accuracy on held-out pairs is above chance."""
         if "pair_accuracy" not in own:
             return None
-        return Claim(cls.kind, "pairs ranked right", own["pair_accuracy"], 0.5, "a coin's", "higher")
+        return Claim(cls.kind, "preference accuracy", own["pair_accuracy"], 0.5, "chance", "higher")
 
     def evaluate(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         """Held-out pairs ranked; in the world also against gold."""

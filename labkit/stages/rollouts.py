@@ -27,7 +27,7 @@ class Rollout(NamedTuple):
     inputs, labels, mask [B, T] as in Batch, mask True on the answers; logprobs, values [B, T] of the model that wrote
     them; advantages (whitened), returns [B, T]. Means over all answers of a step, each []: reward of the judge, gold
     of the oracle (0 where there is none), kl in nats per answer, length in tokens, and explained variance: how much of
-    the returns' variance the critic foresaw.
+    the returns' variance the critic predicted.
     """
 
     inputs: Tensor
@@ -106,7 +106,7 @@ class Rollouts:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         parts, names = range(self.batches_a_step if state else 0), Rollout._fields
         if state and f"inputs.{self.batches_a_step - 1}" not in state and self.batches_a_step > 1:
-            raise LabError("The checkpoint holds the rollout of an older labkit. Make the stage again (--again).")
+            raise LabError("The checkpoint holds the rollout of an older labkit. Train the stage again (--again).")
         self.kept = [Rollout(**{name: state[name + (f".{part}" if part else "")] for name in names}) for part in parts]
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
-"""Supervised fine-tuning: predict the assistant's words in conversations, and only those.
+"""Supervised fine-tuning: predict the assistant's tokens in conversations, and only those.
 
-The question is read but not learnt, so that the model spends what it has on answering (Ouyang et al. 2022,
+The question is context, not a target, so that the model's capacity goes into answering (Ouyang et al. 2022,
 https://arxiv.org/abs/2203.02155, without their mix of pretraining text).
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from labkit.text.fitting import LengthReport
 
 
-@register("sft", "learn to answer")
+@register("sft", "supervised fine-tuning on conversations")
 @dataclass(frozen=True)
 class SFT(Stage):
     """Train the pretrained model on conversations, loss on the answers."""
@@ -37,8 +37,8 @@ class SFT(Stage):
     title = "Supervised fine-tuning"
     short_title = "fine-tuning"
     about = (
-        "The model sees conversations and learns from the assistant's words alone. What comes out answers instead "
-        "of continuing, in the form that the conversations have."
+        "The model is trained on conversations, with the loss on the assistant's tokens only. The result answers a "
+        "message instead of continuing it, in the chat format of the conversations."
     )
     reads = "instructions"
     loss_unit = "nats per token"
@@ -108,16 +108,16 @@ class SFT(Stage):
 
     @classmethod
     def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
-        """It answers more held-out questions right than the base model; where nobody knows what is right, it foresees
-        held-out answers better.
+        """It answers more held-out questions right than the base model; where the right answers are not known, its loss
+        on held-out answers is lower.
         """
         if "accuracy" in own and "accuracy" in before:
             right, base, error = own["accuracy"], before["accuracy"], own.get("accuracy_standard_error", 0.0)
-            return Claim(cls.kind, "answers right", right, base, "the base model's", "higher", error)
+            return Claim(cls.kind, "accuracy", right, base, "the base model", "higher", error)
         if "untrained_loss" not in own:
             return None
         loss, base = own["validation_loss"], own["untrained_loss"]
-        return Claim(cls.kind, "held-out loss", loss, base, "the base model's", "lower")
+        return Claim(cls.kind, "validation loss", loss, base, "the base model", "lower")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         from labkit.evaluation.language_models import evaluate_chat

@@ -66,7 +66,7 @@ def full_row_batch(
     """
     longest = max(len(ids) for ids, _ in rows)
     if longest > length:
-        raise LabError(f"A prompt and its answer have {longest} tokens together; a row has room for {length}.")
+        raise LabError(f"A prompt and its answer have {longest} tokens together; the longest that fits is {length}.")
     width = min(length, math.ceil(longest / 16) * 16)
     batch = shifted_batch(
         [[*ids, pad_token_id] for ids, _ in rows], [[*counts, False] for _, counts in rows], width, pad_token_id

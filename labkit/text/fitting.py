@@ -29,16 +29,12 @@ class LengthReport(NamedTuple):
 
     def message(self, what: str, length: int) -> str:
         """A sentence on what does not fit; '' where all does."""
-        parts = [
-            f"{count} {done}"
-            for count, done in ((self.cut, "lose their end"), (self.left_out, "are left out"))
-            if count
-        ]
+        parts = [f"{done}: {count}" for done, count in (("truncated", self.cut), ("left out", self.left_out)) if count]
         if not parts:
             return ""
         return (
-            f"{self.cut + self.left_out} of {self.given} {what} are longer than a row of {length} tokens: "
-            f"{' and '.join(parts)}. Longer rows (train.max_length, up to model.context) would hold them."
+            f"Longer than {length} tokens (train.max_length): {self.cut + self.left_out} of {self.given} {what}; "
+            f"{', '.join(parts)}. Raise train.max_length (up to model.context) to fit them."
         )
 
 
@@ -68,6 +64,6 @@ def check_any_fit(fit: LengthReport, what: str, length: int) -> None:
     """Raises LabError where all that was given is left out."""
     if fit.given and fit.left_out == fit.given:
         raise LabError(
-            f"None of {fit.given} {what} fits, with its prompt, in a row of {length} tokens. Give longer rows "
-            f"(train.max_length, up to model.context), or shorter prompts."
+            f"None of {fit.given} {what} fits, with its prompt, in {length} tokens. Raise train.max_length (up to "
+            f"model.context), or shorten the prompts."
         )

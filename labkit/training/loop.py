@@ -120,8 +120,8 @@ class _Loop:
         count = sums.pop("count")
         if count == 0:
             raise LabError(
-                f"Step {step + 1}: no label counts in the batch. Are all answers beyond the row's "
-                f"{self.config.max_length} tokens? Give longer rows, or shorter examples."
+                f"Step {step + 1}: no token of the batch is a label. Do all answers begin after train.max_length "
+                f"({self.config.max_length} tokens)? Raise it, or shorten the examples."
             )
         loss = sums.pop("loss") / count
         norm = self._scale_gradients(count) if math.isfinite(loss) else math.nan
@@ -248,8 +248,8 @@ class _Loop:
         state = saved.state
         if state["recipe"] != self.recipe:
             raise LabError(
-                f"{saved.folder} is of another recipe than this run's, so it cannot go on from there. "
-                f"Choose another folder, or go back to the recipe that it was begun with."
+                f"{saved.folder} is of another recipe than this run's, so it cannot be resumed. "
+                f"Choose another folder, or use the recipe that it was started with."
             )
         torch.set_num_threads(state["arithmetic"]["threads"])  # sums are split by threads
         differing = [name for name, value in self._arithmetic().items() if state["arithmetic"].get(name) != value]
@@ -287,7 +287,7 @@ def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iter
 
 def _has_bf16() -> bool:
     if not has_bf16():
-        warn_once("This processor has no bf16: training goes on in fp32, slower.")
+        warn_once("This processor has no bf16: training in fp32, which is slower.")
     return has_bf16()
 
 

@@ -111,7 +111,7 @@ def opening_example_results(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     """What is measured about the opening example, as <labkit-table> says it: whether the model tells whom "it" stands
     for, in its own world's words and in everyday English, and what another reason changes.
     """
-    stage = plain_text(stage, "The checkpoint")
+    stage = plain_text(stage, "The stage")
     return lab.results.get((lab.weights_version(name, stage), "about"), lambda: _about_opening(lab, name, stage))
 
 
@@ -147,7 +147,7 @@ def cached_head_report(lab: Lab, name: str, stage: str) -> tuple[HeadReport, str
         where, examples = next(iter(pronoun_prompt_sets(lab, name).items()))
         return find_heads(lab.model(name, stage), lab.tokenizer(name), examples), where
 
-    stage = plain_text(stage, "The checkpoint")
+    stage = plain_text(stage, "The stage")
     return lab.results.get((lab.weights_version(name, stage), "heads"), find)
 
 
@@ -177,7 +177,7 @@ def patching_grid(
     and for texts that are more than a page reads.
     """
     first, second = plain_text(first, "The first prompt"), plain_text(second, "The second prompt")
-    begins, stage = plain_text(begins, "The answer's beginning").strip(), plain_text(stage, "The checkpoint")
+    begins, stage = plain_text(begins, "The answer's beginning").strip(), plain_text(stage, "The stage")
     tokenizer, model = lab.tokenizer(name), lab.model(name, stage)
     start = encode_answer_prefix(tokenizer, begins) if begins else []
     one, other = ([*encode_prompt(tokenizer, [Message("user", text)]), *start] for text in (first, second))
@@ -224,7 +224,7 @@ def build(lab: Lab) -> None:
 
     def show(name: str, stage: str, text: str) -> tuple[Any, Any]:
         if not name or not stage:
-            return gr.skip(), show_error("Choose a run and a checkpoint.")
+            return gr.skip(), show_error("Choose a run and a stage.")
         if name in lab.runs_with_model() and stage not in lab.readable_stages(name):
             return gr.skip(), hide_problem_box()  # of the run before; that of this one is being chosen
         try:

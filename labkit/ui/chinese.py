@@ -1,4 +1,4 @@
-"""What labkit says, in Chinese: the names of measures, curves and states, and the messages that a page can cause.
+"""What labkit says, in Chinese: the names of metrics, curves and states, and the messages that a page can cause.
 
 Names stand under their English text. A message stands under its template, in which {} is whatever is put in; in the
 translation {0} is the first of these. What is not here is shown as it is, in English, and said to be so.
@@ -10,63 +10,64 @@ import re
 
 NAMES = {
     # table heads and states
-    "stage": "阶段", "state": "状态", "steps": "步数", "time": "时间", "measure": "指标", "difference": "差值",
-    "source": "来源", "votes": "票数", "wins": "胜率", "recipe": "配方", "user": "用户", "assistant": "助手",
+    "stage": "阶段", "state": "状态", "steps": "步数", "time": "时间", "metric": "指标", "difference": "差值",
+    "model": "模型", "votes": "票数", "win rate": "胜率", "recipe": "配方", "user": "用户", "assistant": "助手",
     "system": "系统", "points": "个百分点",
     "Running": "运行中", "Measuring": "测量中", "Finished": "已完成", "Stopped": "已停止", "Failed": "失败",
     "Unreadable": "无法读取", "run": "运行", "stages finished": "已完成的阶段",
     "comes with labkit": "随 labkit 附带", "last change": "最近变化", "failed to start": "启动失败",
     "Failed to start": "启动失败",
-    "Starting": "启动中", "Failed to start, see log": "启动失败，见日志", "Not asked for": "未要求",
-    "{} left": "还需 {}", "{} votes": "{} 票",
+    "Starting": "启动中", "Failed to start, see log": "启动失败，见日志", "Not requested": "不在本次范围",
+    "{} left": "还需 {}", "votes: {}": "{} 票",
     "unreadable": "无法读取",
-    # measures
-    "loss before this stage": "本阶段之前的损失",
+    # metrics
+    "validation loss before this stage": "本阶段之前的验证损失",
+    "loss on held-out pairs before this stage": "本阶段之前留出偏好对上的损失",
     "validation loss": "验证损失",
     "loss on held-out pairs": "留出偏好对上的损失",
     "bits per byte": "每字节比特数",
     "nats per character": "每字符纳特数",
-    "loss after another question": "换了问题后的损失",
+    "loss after another question": "换用其他问题后的损失",
     "tokens measured": "测量的词元数",
-    "grammatical": "合语法",
-    "consistent": "前后一致",
-    "novel": "新颖",
-    "stories measured": "测量的故事数",
-    "their sentences": "其中的句子数",
-    "answers right": "回答正确",
-    "its standard error": "其标准误",
+    "grammatical sentences": "合语法的句子",
+    "possible events": "可能发生的事件",
+    "new stories": "全新的故事",
+    "stories sampled": "采样的故事数",
+    "sentences in these stories": "这些故事的句子数",
+    "accuracy": "准确率",
+    "standard error of the accuracy": "准确率的标准误",
     "questions asked": "提问数",
     "questions left out": "略去的问题数",
-    "right without the story": "不读故事也答对",
+    "accuracy without the story": "不读故事的准确率",
     "gold score": "真实得分",
-    "unsupported": "无依据",
-    "pairs ranked right": "偏好对排序正确",
-    "ranked by length alone": "仅凭长度排序",
-    "choices that gold agrees with": "与真实得分一致的选择",
-    "pairs ranked as gold ranks them": "与真实得分排序一致",
-    "by length alone, against gold": "仅凭长度，对照真实得分",
+    "unsupported answers": "无依据的回答",
+    "preference accuracy": "偏好准确率",
+    "preference accuracy by length": "仅凭长度的偏好准确率",
+    "noise ceiling": "噪声上限",
+    "accuracy against gold": "对照真实得分的准确率",
+    "accuracy against gold, by length": "仅凭长度、对照真实得分的准确率",
     "pairs measured": "测量的偏好对数",
-    "pairs left out": "略去的偏好对数",
     "examples left out": "略去的样本数",
-    "examples cut": "截断的样本数",
+    "examples truncated": "截断的样本数",
     "held-out examples left out": "略去的留出样本数",
-    "held-out examples cut": "截断的留出样本数",
-    "right": "正确",
-    "polite": "礼貌",
-    "gold gained": "真实得分的提高",
-    "wins over the model before": "胜过本阶段之前的模型",
-    "at least": "至少",
-    "at most": "至多",
-    "gold gained by more fine-tuning": "继续微调带来的真实得分提高",
-    "right, after more fine-tuning": "继续微调后的正确率",
+    "held-out examples truncated": "截断的留出样本数",
+    "right answers": "正确的回答",
+    "polite answers": "礼貌的回答",
+    "gain in gold score": "真实得分的提高",
+    "standard error of the gain": "提高的标准误",
+    "win rate against the initial model": "对初始模型的胜率",
+    "win rate, lower bound": "胜率下界",
+    "win rate, upper bound": "胜率上界",
+    "gain of more fine-tuning instead": "改为继续微调时的提高",
+    "right answers of more fine-tuning instead": "改为继续微调时正确的回答",
     "prompts measured": "测量的提示数",
     "prompts left out": "略去的提示数",
     "reward": "奖励",
-    "wins by the reward model": "奖励模型判定的胜率",
+    "win rate by reward": "按奖励计算的胜率",
     "seconds": "秒数",
     "tokens": "词元数",
     "FLOPs": "浮点运算数",
-    "share of matrix peak": "矩阵峰值占比",
+    "MFU": "MFU（算力利用率）",
     "peak memory": "内存峰值",
     # units
     "nats per token": "纳特/词元",
@@ -74,17 +75,17 @@ NAMES = {
     "bits": "比特",
     "nats": "纳特",
     # curves and their axes
-    "Loss": "损失", "Reward": "奖励", "Reward, and the gold that it stands for": "奖励，及其所代表的真实得分",
-    "Learning rate": "学习率", "Pairs ranked as chosen": "与选择一致的偏好对", "Entropy": "熵",
-    "What the policy implies of the two answers": "策略对两个回答的隐含奖励",
-    "Distance from the fine-tuned model": "与微调模型的距离", "Clipped tokens": "被截断的词元",
-    "What the critic foresaw": "价值模型的预见", "Length of the answers": "回答长度",
-    "step": "步", "loss": "损失", "learning rate": "学习率", "share of the batch": "批次中的比例",
-    "implied reward (nats)": "隐含奖励（纳特）", "KL (nats per answer)": "KL（纳特/回答）",
-    "share of the tokens": "词元中的比例", "share of the returns' variance": "回报方差中的比例",
-    "training": "训练", "validation": "验证", "gold": "真实得分", "accuracy": "准确率",
+    "Loss": "损失", "Reward": "奖励", "Reward and gold score": "奖励与真实得分",
+    "Learning rate": "学习率", "Preference accuracy": "偏好准确率", "Entropy": "熵",
+    "Implicit reward of the two answers": "两个回答的隐式奖励",
+    "KL from the reference model": "与参考模型的 KL 散度", "Clip fraction": "裁剪比例",
+    "Explained variance of the value model": "价值模型的解释方差", "Length of the answers": "回答长度",
+    "step": "步", "loss": "损失", "learning rate": "学习率", "fraction of the batch": "占批次的比例",
+    "implicit reward (nats)": "隐式奖励（纳特）", "KL (nats per answer)": "KL（纳特/回答）",
+    "fraction of the tokens": "占词元的比例", "fraction of the returns' variance": "占回报方差的比例",
+    "training": "训练", "validation": "验证", "gold": "真实得分",
     "chosen reward": "被选回答的奖励", "rejected reward": "被拒回答的奖励", "kl": "KL", "entropy": "熵",
-    "clip fraction": "截断比例", "explained variance": "解释方差", "length": "长度",
+    "clip fraction": "裁剪比例", "explained variance": "解释方差", "length": "长度",
 }  # fmt: skip
 
 MESSAGES = {
@@ -99,7 +100,8 @@ MESSAGES = {
     "{} is running already. Stop it first, or choose another name.": "{0} 已在运行。请先停止，或换一个名称。",
     "{} runs are running: {}. Stop one of them, or wait.": "已有 {0} 个运行在进行：{1}。请停止其中一个，或稍候。",
     "{} are not stages; the stages are {}.": "{0} 不是阶段；可选的阶段有 {1}。",
-    "{} is no stage of a run in {}. The command line takes it.": "{0} 不是 {1} 中某个运行的阶段。命令行可以使用它。",
+    "{} is no stage of a run in {}. Only the command line can use it.":
+        "{0} 不是 {1} 中某个运行的阶段。只能在命令行使用它。",
     "{}.muon-lr is Muon's learning rate; this stage trains by AdamW. Set {}.adamw-lr.":
         "{0}.muon-lr 是 Muon 的学习率，而该阶段用 AdamW 训练。请设置 {1}.adamw-lr。",
     "Choose the stages to train; {} takes what comes before them from {}.":
@@ -108,19 +110,18 @@ MESSAGES = {
     "The settings cannot be read: {}.": "无法读取这些设置：{0}。",
     "{} is chosen by the fields above; leave it out of the further settings.":
         "{0} 已由上面的输入框指定，请从更多设置中去掉。",
-    "{} {} is more than a page may ask for, {}. The command line takes it.":
-        "{0} {1} 超过了页面可要求的上限 {2}。命令行可以使用它。",
-    "A model of {} parameters is more than a page may ask for, {}. Take a smaller model.width, model.depth or "
-    "tokenizer.vocabulary; the command line takes it.":
-        "{0} 个参数的模型超过了页面可要求的上限 {1}。请减小 model.width、model.depth 或 tokenizer.vocabulary；"
-        "命令行可以使用它。",
-    "{}: {} rows of {} tokens are more than a page may ask for at once, {} tokens. Take fewer {}.train.batch_size; the "
-    "command line takes it.":
-        "{0}：{1} 行、每行 {2} 个词元，超过了页面一次可要求的 {3} 个词元。请减小 {4}.train.batch_size；"
-        "命令行可以使用它。",
+    "{} {} is above this page's limit, {}. Use the command line.": "{0} {1} 超过了本页面的上限 {2}。请使用命令行。",
+    "A model of {} parameters is above this page's limit, {}. Choose a smaller model.width, model.depth or "
+    "tokenizer.vocabulary, or use the command line.":
+        "{0} 个参数的模型超过了本页面的上限 {1}。请减小 model.width、model.depth 或 "
+        "tokenizer.vocabulary，或使用命令行。",
+    "{}: {} rows of {} tokens are above this page's limit, {} tokens. Lower {}.train.batch_size, or use the command "
+    "line.":
+        "{0}：{1} 行、每行 {2} 个词元，超过了本页面 {3} 个词元的上限。请减小 {4}.train.batch_size，"
+        "或使用命令行。",
     "{} sets nothing; leave it out. `labkit recipe` lists all settings.":
         "{0} 不是设置，请去掉。`labkit recipe` 列出全部设置。",
-    "{} needs {} first. Make these stages too, or name a run to build on.":
+    "{} needs {} first. Train these stages too, or name a run to start from.":
         "{0} 之前需要 {1}。请同时训练这些阶段，或选择作为起点的运行。",
     "{} of {} would be another model with another {}.": "换了 {2}，{1} 的 {0} 就是另一个模型了。",
     "This recipe has no stage {}; it has {}{}.": "此配方没有阶段 {0}；它有 {1}{2}。",
@@ -137,9 +138,10 @@ MESSAGES = {
     "{} needs a value.": "{0} 需要一个值。",
     "There is no file or folder {}.": "没有文件或文件夹 {0}。",
     "The folder {} holds no {} file.": "文件夹 {0} 中没有 {1} 文件。",
-    "Recipe: rows of {} have {} tokens, but the model's context is {}. Shorten {}.train.max_length or widen "
+    "Recipe: {}.train.max_length is {} tokens, but the model's context is {}. Lower {}.train.max_length or raise "
     "model.context.":
-        "配方：{0} 的每行有 {1} 个词元，而模型的上下文为 {2}。请缩短 {3}.train.max_length 或加大 model.context。",
+        "配方：{0}.train.max_length 为 {1} 个词元，而模型的上下文为 {2}。请减小 {3}.train.max_length 或加大 "
+        "model.context。",
     "ModelConfig: a width of {} cannot be split into {} heads; let heads divide width, or set head_dim.":
         "宽度 {0} 不能分成 {1} 个头；请让头数整除宽度，或设置 head_dim。",
     "Rotary turns pairs of numbers, so the head width (head_dim, or width / heads) must be even, not {}, as "
@@ -148,36 +150,36 @@ MESSAGES = {
     "The text cannot give a vocabulary of {}: its repeated pairs end at {}. Ask for at most {}, leave the size open, "
     "or give more text.":
         "这些文本给不出 {0} 个词元的词表：重复的词元对到 {1} 为止。请最多要求 {2}，或不指定大小，或提供更多文本。",
-    "{} is finished. To train a stage of it again, begin a new run that builds on it.":
+    "{} is finished. To train a stage of it again, start a new run from it.":
         "{0} 已完成。若要重新训练其中一个阶段，请以它为起点开始新的运行。",
-    "{} has no fine-tuned model yet to learn from votes. Choose another run.":
+    "{} has no fine-tuned model yet that could be trained on votes. Choose another run.":
         "{0} 还没有可用投票训练的微调模型。请选择另一个运行。",
-    "{} learns from {} votes that prefer an answer.": "{0} 正用 {1} 张分出优劣的投票训练。",
-    "{} learns from {} votes that prefer an answer. Too few votes: it will overfit. Collect {} or more before you "
-    "believe the measures.":
-        "{0} 正用 {1} 张投票训练。票数太少，会过拟合。收集到 {2} 张以上再相信这些指标。",
+    "{} is trained on the votes that prefer an answer: {}. Too few votes: it will overfit. Collect {} or more before "
+    "you trust its metrics.":
+        "{0} 正用 {1} 张分出优劣的投票训练。票数太少，会过拟合。收集到 {2} 张以上再相信这些指标。",
+    "{} is trained on the votes that prefer an answer: {}.": "{0} 正用 {1} 张分出优劣的投票训练。",
     "To delete {}, type its name. Nothing was deleted.": "要删除 {0}，请输入它的名称。什么都没有删除。",
     "{} is running. Stop it first.": "{0} 正在运行。请先停止。",
-    "{} comes with labkit and stays as it is. Begin a new run that builds on it.":
+    "{} comes with labkit and cannot be changed. Start a new run from it.":
         "{0} 随 labkit 附带，不能改动。请以它为起点开始新的运行。",
     "{} cannot be written to, so {} stays as it is.": "{0} 不可写入，因此 {1} 保持不变。",
     "{} could not be written: {}": "无法写入 {0}：{1}",
     "{} was asked to stop. It ends after its current step and can be resumed.":
         "已请求 {0} 停止。它会在当前这一步之后结束，可以继续。",
     "{} is being resumed. Its first step takes a moment.": "{0} 正在继续。第一步需要片刻。",
-    "{} is begun. What it does stands above, at the head of this tab.": "{0} 已开始。进展显示在本页上方。",
+    "{} has started. Its progress is shown at the top of this tab.": "{0} 已开始。进展显示在本页上方。",
     "{} is now called {}.": "{0} 现在名为 {1}。",
     "{} is deleted.": "{0} 已删除。",
     "{} cannot be read: {}": "无法读取 {0}：{1}",
     "{} is not a recipe of labkit: {}": "{0} 不是 labkit 的配方：{1}",
     "{} has no stage {}; it has {}.": "{0} 没有阶段 {1}；它有 {2}。",
-    "{} holds a reward model, which scores answers and writes none.": "{0} 是奖励模型，只评分，不生成文本。",
+    "{} holds a reward model, which scores answers and generates no text.": "{0} 是奖励模型，只评分，不生成文本。",
     "{} has not finished {}. Resume the run first.": "{0} 尚未完成 {1}。请先继续该运行。",
     "{} has no report yet: no stage of it is finished.": "{0} 还没有报告：没有任何阶段完成。",
     "{} holds no report.json; finish its run first: labkit run --out {} --resume":
         "{0} 中没有 report.json；请先完成该运行：labkit run --out {1} --resume",
-    "Its process ended before it was done: {}": "进程未完成就结束了：{0}",
-    "{} was not begun in this app: what it said stands where its command was given.":
+    "Its process ended early: {}": "进程提前结束：{0}",
+    "{} was not started in this app: its log is where its command was run.":
         "{0} 不是在本应用中开始的：它的日志在执行命令的地方。",
     "{} is in use: another process (number {}, since {}) is at work on it. Wait until it has ended, or stop it.":
         "{0} 正被另一个进程（编号 {1}，始于 {2}）使用。请等它结束，或将其停止。",
@@ -188,15 +190,16 @@ MESSAGES = {
     "{} is compared with itself. Choose another run.": "{0} 不能与自己对照。请选择另一个运行。",
     "{} cannot be compared yet: no stage of it is finished.": "{0} 还不能对照：没有任何阶段完成。",
     # preferences
-    "Both said the same {} times. Give one a higher temperature, or choose another model.":
+    "Both models gave the same answer {} times. Give one a higher temperature, or choose another model.":
         "两边 {0} 次都给出相同的回答。请提高一边的温度，或换一个模型。",
     "The tasks of {} leave its model no room to answer. Type something shorter to ask.":
         "{0} 的任务没有给模型留下回答的空间。请输入更短的问题。",
-    "{} has read real text, about which no questions are known. Type what to ask.":
-        "{0} 读的是真实文本，没有现成的问题。请输入要问的内容。",
+    "{} was trained on real text, for which there are no ready questions. Type a prompt.":
+        "{0} 用真实文本训练，没有现成的问题。请输入提示。",
     "No vote prefers one answer to another yet; there is nothing to train on.":
         "还没有任何投票偏好其中一个回答，没有可训练的数据。",
-    "A vote needs an annotator: any name that is always yours.": "投票需要标注者的名字：任何始终属于你的名字都可以。",
+    "A vote needs a name: any name, as long as you always use the same one.":
+        "投票需要名字：任何名字都可以，只要始终用同一个。",
     "Who votes is a name, not {}. Type yours.": "投票者应为名字，不能是 {0}。请输入您的名字。",
     "A name has at most {} characters.": "名字最多 {0} 个字符。",
     "A prompt typed here has at most {} characters, not {}.": "在这里输入的提示最多 {0} 个字符，不能是 {1} 个。",
@@ -209,10 +212,10 @@ MESSAGES = {
     "The votes in {} could not be reached: {}": "无法访问 {0} 中的投票：{1}",
     "This text holds half a character, which cannot be kept. Type it again.":
         "这段文本含有半个字符，无法保存。请重新输入。",
-    "There is nothing to take back.": "没有可撤销的选择。",
-    "What was chosen last is taken back.": "最后的选择已撤销。",
+    "There is nothing to undo.": "没有可撤销的投票。",
+    "Your last vote is undone.": "上一次投票已撤销。",
     "Votes by {}, of all kinds: {} · the last pair: ← {}   → {}": "{0} 的各类投票共 {1} 张 · 上一对：← {2}   → {3}",
-    "{} of {} votes prefer an answer; ties, both bad and skips are left out.":
+    "Votes that prefer an answer: {} of {}. Ties, both bad and skips are left out.":
         "{1} 张投票中有 {0} 张分出优劣；平局、都不好和跳过不在其中。",
     "{} / {}, temperature {}": "{0} / {1}，温度 {2}",
     # reading, and choosing the next token
@@ -235,7 +238,7 @@ MESSAGES = {
     "A text has from 1 to {} new tokens, not {}.": "一篇文本有 1 到 {0} 个新词元，不能是 {1}。",
     "From 1 to {} strategies are compared, not {}.": "可比较 1 到 {0} 种策略，不能是 {1}。",
     "This link is to the model after {} of a run {}, not found here. Shown instead are the settings that the tab "
-    "begins with.": "此链接指向运行 {1} 的 {0} 检查点，这里没有找到。页面改为显示初始设置。",
+    "begins with.": "此链接指向运行 {1} 在阶段 {0} 之后的模型，这里没有找到。页面改为显示初始设置。",
     "The weights of {} have changed since this link was made: the texts may differ.":
         "{0} 的权重在此链接生成之后已改变：文本可能不同。",
     "This link is broken: no settings can be read from it. Shown instead are those that the tab begins with.":
@@ -245,7 +248,7 @@ MESSAGES = {
     "Both texts make the same prediction, so there is no difference to find the cause of.":
         "两段文本的预测相同，没有差别可供寻找原因。",
     # what pages and viewers ask
-    "Choose a run and a checkpoint.": "请选择运行和检查点。",
+    "Choose a run and a stage.": "请选择运行和阶段。",
     "There is no checkpoint {} here; there are {}.": "这里没有检查点 {0}；可选的有 {1}。",
     "{} is a text, not {}.": "{0} 应为文本，不能是 {1}。",
     "{} has {} characters; here at most {}.": "{0} 有 {1} 个字符；这里最多 {2} 个。",
@@ -253,8 +256,8 @@ MESSAGES = {
     "This is no question about a text.": "这不是关于文本的问题。",
     "The attention of {} heads over {} tokens is {} numbers; a page shows at most {}. Take a text of at most {} "
     "tokens.": "{0} 个头在 {1} 个词元上的注意力共 {2} 个数；页面最多显示 {3} 个。请使用不超过 {4} 个词元的文本。",
-    "The texts have {} and {} tokens; what stands in one place is put in the same place of the other, so they must be "
-    "of equal token length. Change words for others of as many tokens.":
+    "The texts have {} and {} tokens; a vector is moved to the same position in the other text, so they must have the "
+    "same number of tokens. Replace words by others of as many tokens.":
         "两段文本分别有 {0} 和 {1} 个词元；向量要放到同一位置，因此词元数必须相同。请换用词元数相同的词。",
     "Strategy {} is missing: type one, as sample (the model as it is) or greedy.":
         "策略 {0} 为空：请输入一个，如 sample（模型原样）或 greedy。",
@@ -267,8 +270,8 @@ MESSAGES = {
     "Only beam search has a tree of beams, not {}.": "只有束搜索才有束树，{0} 没有。",
     "This tree has {} steps, more than can be drawn: take fewer beams or tokens.":
         "这棵树有 {0} 步，超出可绘制的范围：请减少束数或词元数。",
-    "best: somebody must judge the answers: a reward model, or the oracle of a world's task.":
-        "best：需要有人评判回答：奖励模型，或世界任务的神谕。",
+    "best: something must score the answers: a reward model, or for a TinyWorld task the oracle.":
+        "best：需要有人评判回答：奖励模型，或 TinyWorld 任务的判定程序。",
     "{} is {}. Take {}.": "{0}：{1}。请用{2}。",
     "{} texts at once; here at most {}": "同时 {0} 篇文本；这里最多 {1} 篇",
     "{} tokens to read; here at most {}": "需读 {0} 个词元；这里最多 {1} 个",

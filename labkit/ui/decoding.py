@@ -94,12 +94,12 @@ def read_settings(lab: Lab, values: tuple[Any, ...]) -> DecodingSettings:
     name = name or next(iter(lab.preferred_names()), None)
     stage = stage or default_stage(lab, name, -1)
     if not stage:
-        raise LabError("Choose a run and a checkpoint.")
+        raise LabError("Choose a run and a stage.")
     many = whole_number(many, "The number of strategies", 1, MOST)
     lines = [plain_text(line, f"Strategy {number}") for number, line in enumerate(chosen[:many], 1)]
     return DecodingSettings(
         plain_text(name, "The run"),
-        plain_text(stage, "The checkpoint"),
+        plain_text(stage, "The stage"),
         plain_text(text, "The prompt"),
         tuple(map(Column, lines)),
         whole_number(seed or 0, "A seed", 0, writing.SEEDS - 1),

@@ -34,7 +34,7 @@ from labkit.ui.lab import Lab, requested_stages, unfinished_stages
 from labkit.ui.preferences import export_preferences, run_name_of_source
 
 ENOUGH = 50
-"""Votes from which on DPO's measures begin to mean something."""
+"""Votes from which on DPO's metrics begin to mean something."""
 CHOSEN = ("--out", "--preset", "--seed", "--build-on", "--stages", "--resume")
 """The flags of `labkit run` that the form gives itself."""
 SEEDS = 2**32
@@ -107,7 +107,7 @@ def _check_other_runs(lab: Lab, recipe: Recipe) -> None:
     mine = {lab.path(name).resolve() for name in lab.all_names()}
     for place in recipe.external_stages:
         if lab.inputs is not None and Path(place).parent.resolve() not in mine:
-            raise LabError(f"{place} is no stage of a run in {lab.folder}. The command line takes it.")
+            raise LabError(f"{place} is no stage of a run in {lab.folder}. Only the command line can use it.")
 
 
 def _check_size(recipe: Recipe) -> None:
@@ -119,15 +119,15 @@ def _check_size(recipe: Recipe) -> None:
             parameters = sum(weights.numel() for weights in Transformer(model).parameters())
     if parameters > PARAMETERS:
         raise LabError(
-            f"A model of {parameters:,} parameters is more than a page may ask for, {PARAMETERS:,}. Take a smaller "
-            f"model.width, model.depth or tokenizer.vocabulary; the command line takes it."
+            f"A model of {parameters:,} parameters is above this page's limit, {PARAMETERS:,}. Choose a smaller "
+            f"model.width, model.depth or tokenizer.vocabulary, or use the command line."
         )
     for name, stage in recipe.stages.items():
         train = stage.train
         if train.batch_size * train.max_length > TOKENS:
             raise LabError(
-                f"{name}: {train.batch_size:,} rows of {train.max_length:,} tokens are more than a page may ask for at "
-                f"once, {TOKENS:,} tokens. Take fewer {name}.train.batch_size; the command line takes it."
+                f"{name}: {train.batch_size:,} rows of {train.max_length:,} tokens are above this page's limit, "
+                f"{TOKENS:,} tokens. Lower {name}.train.batch_size, or use the command line."
             )
 
 
@@ -153,7 +153,7 @@ def _flags(more: str) -> list[str]:
             setting, _, value = flag.partition("=")
         most = LIMITS.get(setting.lstrip("-").replace("-", "_").rpartition(".")[2], LARGEST)
         if _number(value) > most:
-            raise LabError(f"{setting} {value} is more than a page may ask for, {most:,}. The command line takes it.")
+            raise LabError(f"{setting} {value} is above this page's limit, {most:,}. Use the command line.")
     return flags
 
 
@@ -191,7 +191,7 @@ def resume_run(lab: Lab, jobs: Jobs, name: str) -> str:
     run = lab.open(name)
     check_idle(lab, jobs, name)
     if not unfinished_stages(jobs, run):
-        raise LabError(f"{name} is finished. To train a stage of it again, begin a new run that builds on it.")
+        raise LabError(f"{name} is finished. To train a stage of it again, start a new run from it.")
     asked = requested_stages(jobs, run)
     chosen = ["--stages", *asked] if asked != list(run.recipe.stages) else []
     jobs.start(name, ["run", "--out", str(run.path), "--resume", *chosen])
@@ -217,7 +217,7 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: PreferenceStore, name: str) -> t
     base = lab.open(name)
     tuned = base.fine_tuned_stage()
     if tuned is None or not tuned.finished:
-        raise LabError(f"{name} has no fine-tuned model yet to learn from votes. Choose another run.")
+        raise LabError(f"{name} has no fine-tuned model yet that could be trained on votes. Choose another run.")
     new, folder, kept = _claim(lab, name)
     with _removed_on_failure(folder), _removed_on_failure(kept), explain_write_errors(kept):
         votes = export_preferences(store, kept)
@@ -228,10 +228,10 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: PreferenceStore, name: str) -> t
         base.branch(folder, dataclasses.replace(base.recipe, preferences=str(votes), plan=plan), kept_stages)
         jobs.start(new, ["run", "--out", str(folder), "--resume", "--stages", DPO.kind])
     if pairs >= ENOUGH:
-        return new, f"{new} learns from {pairs} votes that prefer an answer."
+        return new, f"{new} is trained on the votes that prefer an answer: {pairs}."
     return new, (
-        f"{new} learns from {pairs} votes that prefer an answer. Too few votes: it will overfit. Collect {ENOUGH} or "
-        f"more before you believe the measures."
+        f"{new} is trained on the votes that prefer an answer: {pairs}. Too few votes: it will overfit. Collect "
+        f"{ENOUGH} or more before you trust its metrics."
     )
 
 
@@ -317,7 +317,7 @@ def check_idle(lab: Lab, jobs: Jobs, name: str) -> Path:
     """
     path = lab.folder / name if name in runs_without_folder(lab, jobs) else lab.path(name)
     if path == lab.demo:
-        raise LabError(f"{name} comes with labkit and stays as it is. Begin a new run that builds on it.")
+        raise LabError(f"{name} comes with labkit and cannot be changed. Start a new run from it.")
     if jobs.running(name):
         raise LabError(f"{name} is running. Stop it first.")
     at_work = lock_holder(path)

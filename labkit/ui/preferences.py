@@ -111,14 +111,16 @@ def new_pair(lab: Lab, store: PreferenceStore, sources: Sequence[AnswerSource], 
         if answers[0].text != answers[1].text and all(answer.text for answer in answers):
             first = secrets.randbelow(2)
             return store.add_pair(prompt, answers[first], answers[1 - first])
-    raise LabError(f"Both said the same {ATTEMPTS} times. Give one a higher temperature, or choose another model.")
+    raise LabError(
+        f"Both models gave the same answer {ATTEMPTS} times. Give one a higher temperature, or choose another model."
+    )
 
 
 def _task(lab: Lab, sources: Sequence[AnswerSource], seed: int) -> tuple[Message, ...]:
     """A task of the first source's world that leaves both models room to answer."""
     name, recipe = sources[0].name, lab.open(sources[0].name).recipe
     if recipe.text is not None or recipe.instructions is not None:
-        raise LabError(f"{name} has read real text, about which no questions are known. Type what to ask.")
+        raise LabError(f"{name} was trained on real text, for which there are no ready questions. Type a prompt.")
     models = [(lab.tokenizer(one.name), lab.model(one.name, one.stage).config.context) for one in sources]
     for attempt in range(100):
         messages = preference_task(lab.world(name), "train", seed + attempt, secrets.randbelow(2**20)).messages
@@ -155,7 +157,7 @@ def ratings_table(store: PreferenceStore) -> list[list[str]]:
 
 def _standings(store: PreferenceStore) -> dict[str, Any]:
     """`ratings_table` with its headers."""
-    return {"headers": [translate_label(head) for head in ("source", "votes", "wins")], "data": ratings_table(store)}
+    return {"headers": [translate_label(head) for head in ("model", "votes", "win rate")], "data": ratings_table(store)}
 
 
 def export_preferences(store: PreferenceStore, folder: str | Path, annotator: str | None = None) -> Path:
@@ -337,10 +339,10 @@ def _votes(
         try:
             taken = store.undo_last_vote(checked_annotator(annotator))
             if taken is None:
-                return *(gr.skip(),) * len(board.shown), translate_message("There is nothing to take back."), gr.skip()
+                return *(gr.skip(),) * len(board.shown), translate_message("There is nothing to undo."), gr.skip()
             return (
                 *_shown(store, taken),
-                f"↶ {translate_message('What was chosen last is taken back.')}",
+                f"↶ {translate_message('Your last vote is undone.')}",
                 _standings(store),
             )
         except LabError as error:
@@ -365,7 +367,7 @@ def _save(store: PreferenceStore) -> tuple[Any, Any]:
     try:
         file = export_preferences(store, tempfile.mkdtemp())
         chosen, of_all = file.read_bytes().count(b"\n"), len(store.votes())
-        told = f"{chosen} of {of_all} votes prefer an answer; ties, both bad and skips are left out."
+        told = f"Votes that prefer an answer: {chosen} of {of_all}. Ties, both bad and skips are left out."
         return gr.update(value=str(file), visible=True), show_advice(told)
     except LabError as error:
         return gr.skip(), show_error(error)

@@ -52,16 +52,16 @@ INK = "#808890"
 
 
 def metrics_table(run: Run) -> dict[str, Any]:
-    """The measures of all finished stages as a table: {"headers", "data"}, a column a stage."""
+    """The metrics of all finished stages as a table: {"headers", "data"}, a column a stage."""
     finished = [stage for stage in run.stages if stage.finished]
     results = [stage.result or {"stage": stage.name, "metrics": {}} for stage in finished]
     names = dict.fromkeys(name for result in results for name in result["metrics"] if not name.startswith(BY_KIND))
     table = [[translate_label(title), *values] for name in names for title, *values in metric_rows(name, results)]
-    return {"headers": [translate_label("measure"), *(stage.name for stage in finished)], "data": table}
+    return {"headers": [translate_label("metric"), *(stage.name for stage in finished)], "data": table}
 
 
 def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> tuple[Any, dict[str, Any]]:
-    """Two runs side by side as a table, a row per measure, and what is to be said of it: why it is empty."""
+    """Two runs side by side as a table, a row per metric, and what is to be said of it: why it is empty."""
     table: list[list[str]] = []
     told = hide_problem_box() if name and other else show_advice("Choose another run under “Compare with”.")
     if name and other:
@@ -78,7 +78,7 @@ def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> tuple
             told = show_error(error)
     heads = [
         translate_label("stage"),
-        translate_label("measure"),
+        translate_label("metric"),
         name or "",
         other or "",
         translate_label("difference"),
@@ -213,7 +213,7 @@ def _train_on_votes(lab: Lab, jobs: Jobs, store: PreferenceStore, shown: RunWidg
 
     def fill() -> Any:
         found = manage.voted_runs(lab, store)
-        choices = [(f"{run} ({translate_label('{} votes').format(count)})", run) for run, count in found]
+        choices = [(f"{run} ({translate_label('votes: {}').format(count)})", run) for run, count in found]
         return gr.update(choices=choices, value=found[0][0] if found else None)
 
     on_load(fill, None, name)
@@ -247,7 +247,7 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
 
     def begin(name: Any, source: Any, stages: Any, seed: Any, more: Any) -> tuple[str, str]:
         made = manage.start_run(lab, jobs, name, source, stages or [], 0 if seed is None else seed, more or "")
-        return made, f"{made} is begun. What it does stands above, at the head of this tab."
+        return made, f"{made} has started. Its progress is shown at the top of this tab."
 
     _acts(lab, jobs, shown, problem, start.click, begin, inputs)
 
@@ -325,7 +325,7 @@ class RunView:
 
     def _run(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
         at, log = run_status(self.jobs, run), self.jobs.log(name)
-        ended = f"Its process ended before it was done: {failure_message(self.jobs, name)}"
+        ended = f"Its process ended early: {failure_message(self.jobs, name)}"
         return (
             show_error(ended) if at.failed else hide_problem_box(),
             {"headers": stage_table_headers(), "data": progress_table(run, at)},
@@ -337,9 +337,7 @@ class RunView:
             gr.update(interactive=(run.path / "report.json").is_file()),
             log
             if log
-            else translate_message(
-                f"{name} was not begun in this app: what it said stands where its command was given."
-            ),
+            else translate_message(f"{name} was not started in this app: its log is where its command was run."),
             gr.update(open=True) if at.failed else gr.skip(),
         )
 
@@ -349,11 +347,8 @@ class RunView:
         if not known:
             raise LabError(f"There is no run {name!r} in {self.lab.folder}.")
         state = "Starting" if running else "Failed to start, see log"
-        why = (
-            hide_problem_box()
-            if running
-            else show_error(f"Its process ended before it was done: {failure_message(self.jobs, name)}")
-        )
+        ended = "" if running else f"Its process ended early: {failure_message(self.jobs, name)}"
+        why = hide_problem_box() if running else show_error(ended)
         found = [*self._nothing(why, [["", translate_label(state), "", ""]])]
         found[8], found[11:] = gr.update(interactive=running), [self.jobs.log(name), gr.update(open=not running)]
         return tuple(found)

@@ -62,7 +62,7 @@ def _state(stage: StageFolder, at: Status, trained: bool) -> str:
     if stage.finished:
         return "Finished"
     if stage.name not in at.asked:
-        return "Not asked for"
+        return "Not requested"
     if at.running and stage.exists:
         return "Measuring" if trained else "Running"
     if at.failed and stage.name == at.current_stage:

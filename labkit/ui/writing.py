@@ -87,7 +87,7 @@ class DecodingSettings:
     checkpoint: str = ""
 
     def __post_init__(self) -> None:
-        for what, text in (("The run", self.run), ("The checkpoint", self.stage), ("The prompt", self.prompt)):
+        for what, text in (("The run", self.run), ("The stage", self.stage), ("The prompt", self.prompt)):
             plain_text(text, what)
         for what, texts in (("A strategy", [one.strategy for one in self.columns]), ("A stop text", self.stop)):
             for text in texts:

@@ -2,12 +2,12 @@
 // data = {heads: [keys], rows: [[texts]], note: text, or [key of NOTES, its values], or null}
 
 const HEADS = chinese ? {
-  "layer.head": "层.头", previous: "看向前一个词元", induction: "归纳", pronoun: "从代词看向正确者", answer: "从回答看向正确者",
-  "ablation effect": "去掉该头后损失的对数几率", strategy: "策略", "nats per token": "每词元纳特", repetition: "重复", tokens: "词元数", "distinct-2": "distinct-2",
-  "self-BLEU": "self-BLEU", grammatical: "合语法", consistent: "可能发生", gold: "gold 得分", right: "正确", supported: "有依据",
+  "layer.head": "层.头", previous: "前一个词元", induction: "归纳", pronoun: "从代词", answer: "从回答",
+  "ablation effect": "消融后下降的对数几率", strategy: "策略", "nats per token": "对数概率", repetition: "重复", tokens: "词元数", "distinct-2": "distinct-2",
+  "self-BLEU": "self-BLEU", grammatical: "合语法", consistent: "可能发生", gold: "真实得分", right: "正确", supported: "有依据",
 } : {
-  "layer.head": "layer.head", previous: "to the token before", induction: "induction", pronoun: "from the pronoun", answer: "from the answer",
-  "ablation effect": "log-odds lost without the head", "nats per token": "nats per token",
+  "layer.head": "layer.head", previous: "previous token", induction: "induction", pronoun: "from the pronoun", answer: "from the answer",
+  "ablation effect": "log-odds lost when ablated", "nats per token": "log-probability",
 };
 const percent = (x) => `${Math.round(100 * x)} %`;
 const WHERE = chinese ? { "everyday English": "日常英语", TinyWorld: "TinyWorld" } : {};
@@ -17,12 +17,12 @@ const places = (sets) => sets.map(({ where, right, error, count }) => chinese
 
 const NOTES = {
   about: ({ stage, sets, tired, high }) => (chinese
-    ? `检查点 ${stage} 说对“it”所指的比例：${places(sets).join("；")}；随机为 50 %。在“too”之前，把“tired”换成“high”不会改变任何东西：因果模型读到“it”时还不知道。读完句子再问，“horse”对“wall”的对数几率为 ${signed(tired)} 纳特，换成“high”后为 ${signed(high)}。`
-    : `The checkpoint ${stage} tells whom “it” stands for right ${places(sets).join(" and ")}; chance is 50 %. Up to “too”, nothing changes when “tired” becomes “high”: a causal model reads “it” before it can know. Asked after the sentence, its log-odds of “horse” over “wall” are ${signed(tired)} nats, and ${signed(high)} with “high”.`),
+    ? `阶段 ${stage} 的模型判断对“it”所指的比例：${places(sets).join("；")}；随机为 50 %。在“too”之前，把“tired”换成“high”不会改变任何东西：因果模型读到“it”时还看不到后文。读完句子再问，“horse”对“wall”的对数几率为 ${signed(tired)} 纳特，换成“high”后为 ${signed(high)}。`
+    : `The model after the stage ${stage} resolves “it” correctly ${places(sets).join(" and ")}; chance is 50 %. Up to “too”, nothing changes when “tired” becomes “high”: a causal model reads “it” before that word. Asked after the sentence, its log-odds of “horse” over “wall” are ${signed(tired)} nats, and ${signed(high)} with “high”.`),
   heads: ({ where, right, error, odds, count, stage }) => (chinese
-    ? `检查点 ${stage}，${WHERE[where] || where} 的 ${count} 篇文本：说对“it”所指的占 ${percent(right)}（± ${percent(error)}；随机为 50 %），平均对数几率 ${signed(odds)} 纳特。`
-    : `Checkpoint ${stage}, ${count} texts of ${where}: whom “it” stands for is told right in ${percent(right)} (± ${percent(error)}; chance is 50 %), with log-odds of ${signed(odds)} nats.`),
-  scoring: ({ done, total }) => (chinese ? `已生成 ${done} / ${total} 篇文本…` : `${done} of ${total} texts generated …`),
+    ? `阶段 ${stage}，${WHERE[where] || where} 的 ${count} 篇文本：判断对“it”所指的占 ${percent(right)}（± ${percent(error)}；随机为 50 %），平均对数几率 ${signed(odds)} 纳特。`
+    : `Stage ${stage}, ${count} texts of ${where}: “it” is resolved correctly in ${percent(right)} (± ${percent(error)}; chance is 50 %), with log-odds of ${signed(odds)} nats.`),
+  scoring: ({ done, total }) => (chinese ? `已生成 ${done} / ${total} 篇文本…` : `${done} of ${total} ${total === 1 ? "text" : "texts"} generated …`),
   stopped: () => (chinese ? "已停止。" : "Stopped."),
   patched: ({ answers: [a, b], odds, alone, example }) => {
     const each = alone.map(([place, piece, x]) => (chinese ? `第 ${place} 个词元 ${quoted(piece)} 恢复 ${percent(x)}` : `${quoted(piece)} (token ${place}) brings back ${percent(x)}`));

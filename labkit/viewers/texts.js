@@ -70,28 +70,28 @@ const TEXTS_STYLE = `
   .pair { display: flex; gap: 8px; margin-top: 6px; }
 `;
 const TEXTS_WORDS = chinese ? {
-  parts: "橙色下划线标出文本分开的位置：在此之前它们相同。", same: "到目前为止完全相同。", token: "候选", model: "模型", waiting: "…", cut: " ✂ 未完",
-  removed: "已去除", hint: "选择一个词元：看候选、每个过滤器的作用，并从那里分支。", end: "■ 结束", branch: "分支", close: "关闭",
-  filters: "过滤器，按顺序", removes: "去除", moves: "转移", left: "个词元剩余", effects: "去除：被过滤掉的词元原有的概率。转移：从一些词元移到另一些词元的概率。剩余：还可能被选中的词元数。", scale: "得分 = 对数概率 ÷ 词元数^长度惩罚；对数概率为自然对数，0 为必然，越负越不可能。得分最高者胜出，以橙色标出；绿色为已结束的文本。", up: "上移", down: "下移",
-  remove: "移除过滤器", add: "添加过滤器…", reset: "重置", logp: "对数概率", go: "按这些过滤器从这里续写", entropy: "熵（纳特）：模型 / 过滤之后",
-  tree: "束树", penalty: "长度惩罚", pruned: "显示被剪去的", link: "链接与 JSON", copy: "复制", copied: "已复制", asking: "…", generating: "正在生成…",
+  parts: "橙色下划线标出文本开始不同的位置：在此之前它们相同。", same: "到目前为止完全相同。", token: "候选", model: "模型", waiting: "…", cut: " ✂ 未完",
+  removed: "已去除", hint: "选择一个词元：查看候选词元和每个过滤器的作用，并从那里分支。", end: "■ 结束", branch: "分支", close: "关闭",
+  filters: "过滤器，按顺序", removes: "去除", moves: "转移", left: (n) => `还剩 ${n} 个词元`, effects: "去除：被过滤掉的词元原有的概率。转移：从一些词元移到另一些词元的概率。还剩：概率不为零的词元数。", scale: "得分 = 对数概率 ÷ 词元数^长度惩罚；对数概率为自然对数，0 为必然，越负越不可能。得分最高者胜出，以橙色标出；绿色为已结束的文本。", up: "上移", down: "下移",
+  remove: "移除过滤器", add: "添加过滤器…", reset: "重置", logp: "对数概率", go: "用这些过滤器从这里续写", entropy: "熵（纳特）：模型 / 过滤之后",
+  tree: "束树", penalty: "长度惩罚", pruned: "显示被剪枝的文本", link: "链接与 JSON", copy: "复制", copied: "已复制", asking: "…", generating: "正在生成…",
   penaltyOf: "相似度惩罚：与之前词元的最大余弦", ranked: "得分", contrast: "对比搜索选择得分最高者：(1 − α)·概率 − α·相似度，α =", answers: "全部回答（按得分排序）", worth: "得分", answer: "回答",
   equal: "完全相同。", bars: "条形为每个词元的熵（纳特）：浅色为模型，蓝色为过滤之后。", stopText: "■ 停止文本", stopped: " ✂ 已停止",
   nothing: "没有改变", length: "词元数（含结束）", score: "得分",
 } : {
-  parts: "The orange underline marks where the texts part: up to there they are the same.", same: "All are the same so far.", token: "candidate", model: "the model",
+  parts: "The orange underline marks where the texts diverge: up to there they are the same.", same: "All texts are the same so far.", token: "candidate", model: "the model",
   waiting: "…", cut: " ✂ not ended", removed: "removed", end: "■ end", branch: "branch", close: "close",
-  hint: "Choose a token to see its candidates, what each filter did, and to branch from it.",
-  filters: "The filters, in their order", removes: "removes", moves: "shifts", left: "tokens left",
-  effects: "Removes: the probability of the tokens that a filter takes away. Shifts: the probability that goes from some tokens to others. Tokens left: how many can still be drawn.",
-  scale: "Score = log-probability ÷ tokens to the power of the length penalty. The log-probability is natural: 0 is certain, lower is less likely. The highest score wins and is orange; green are texts that ended.",
+  hint: "Choose a token to see its candidates and what each filter did, and to branch from it.",
+  filters: "Filters, in the order applied", removes: "removes", moves: "shifts", left: (n) => `${n} ${n === 1 ? "token" : "tokens"} left`,
+  effects: "Removes: the probability of the tokens that a filter removes. Shifts: the probability that it moves from some tokens to others. Tokens left: how many have a probability above zero.",
+  scale: "Score = log-probability ÷ tokens to the power of the length penalty. The log-probability is in nats: 0 is certain, lower is less likely. The text with the highest score wins and is orange; texts that ended are green.",
   up: "earlier", down: "later", remove: "remove this filter", add: "add a filter …", reset: "Reset", logp: "log-probability",
-  go: "Generate a continuation with these", entropy: "entropy in nats: the model's / after the filters", tree: "beam tree",
-  penalty: "length penalty", pruned: "show what was pruned", link: "Link and JSON", copy: "Copy", copied: "Copied", asking: "…",
-  generating: "Generating …", penaltyOf: "similarity: largest cosine to a token before", ranked: "score",
-  contrast: "Contrastive search takes the best score: (1 − α) · probability − α · similarity, with α =",
-  answers: "All answers, the best first", worth: "worth", answer: "answer",
-  equal: "All are the same.", bars: "The bars are each token's entropy: pale the model's, blue after the filters.",
+  go: "Generate a continuation with these", entropy: "entropy in nats: of the model / after the filters", tree: "beam tree",
+  penalty: "length penalty", pruned: "show pruned texts", link: "Link and JSON", copy: "Copy", copied: "Copied", asking: "…",
+  generating: "Generating …", penaltyOf: "similarity: largest cosine to an earlier token", ranked: "score",
+  contrast: "Contrastive search chooses the token with the highest score: (1 − α) · probability − α · similarity, with α =",
+  answers: "All answers, the best first", worth: "score", answer: "answer",
+  equal: "All texts are the same.", bars: "Bars: the entropy at each token, pale for the model and blue after the filters.",
   stopText: "■ end or stop text", stopped: " ✂ stopped", nothing: "changes nothing", length: "tokens (incl. end)", score: "score",
 };
 const MORE_FILTERS = { temperature: "0.8", "top-k": "40", "top-p": "0.9", "min-p": "0.1", typical: "0.9", epsilon: "0.01", repetition: "1.2",
@@ -341,7 +341,7 @@ class LabkitTexts extends Viewer {
     kept.style.width = `${100 * (1 - removed)}%`;
     gone.style.width = `${100 * removed}%`;
     const said = removed > 0.00005 ? `${this.word("removes")} ${share(removed)}` : moved > 0.00005 ? `${this.word("moves")} ${share(moved)}` : this.word("nothing");
-    return make("div", { class: "bar", title: `${said} · ${left} ${this.word("left")}` }, kept, gone, make("span", {}, `${said} · ${left} ${this.word("left")}`));
+    return make("div", { class: "bar", title: `${said} · ${this.word("left")(left)}` }, kept, gone, make("span", {}, `${said} · ${this.word("left")(left)}`));
   }
 
   // The score of a text that ended, as beam search ranks it: log-probability over length to the power of the penalty.

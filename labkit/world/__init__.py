@@ -1,4 +1,4 @@
-"""TinyWorld: a small written world whose truth is known.
+"""TinyWorld: a small simulated world whose truth is known.
 
 world = World.load("lab")
 world.document("train", seed=0, index=7)        # a story with questions about it

@@ -34,7 +34,7 @@ def check_story(text: str, grammar: Grammar, kinds: dict[str, EventKind], lexico
     for line in lines:
         reading = grammar.parse(line, context)
         if reading is None:
-            problems.append(f"not a sentence of this world: {line}")
+            problems.append(f"not a TinyWorld sentence: {line}")
             continue
         parsed += 1
         kind = kinds[reading.event.kind]
@@ -43,5 +43,5 @@ def check_story(text: str, grammar: Grammar, kinds: dict[str, EventKind], lexico
         if reason is None:
             possible += 1
         else:
-            problems.append(f"cannot be: {line} ({reason})")
+            problems.append(f"not possible: {line} ({reason})")
     return StoryCheck(len(lines), parsed, parsed, possible, tuple(problems))

@@ -6,7 +6,7 @@
     supported   share of the assertions that the story, or the facts of the world, bear out
     fluent      share of the sentences that parse and were not said before
     consistent  1, less the contradictions: two different answers, or events that cannot happen
-    polite      1 with a courtesy
+    polite      1 with a polite phrase
     concise     1 up to the annotator's patience, then less
     total       right * supported * fluent * consistent * (1/2 + 1/2 style); next to nothing when not right
 
@@ -87,9 +87,9 @@ def _total(m: ScoreParts, response: str, profile: Annotator, task: Task) -> Gold
     total = gate * (0.5 + 0.5 * style) + (1 - m.right) * WRONG * m.fluent * m.supported * style
     why = [*m.why]
     if concise < 1:
-        why.append(f"{words} words, where {patience} would do")
+        why.append(f"{words} words; {patience} would be enough")
     if not m.polite:
-        why.append("no courtesy")
+        why.append("no polite phrase")
     return GoldScore(m.right, m.complete, m.supported, m.fluent, m.consistent, m.polite, concise, total, tuple(why))
 
 
@@ -99,9 +99,9 @@ def _fluent(said: list[ParsedSentence], why: list[str], often: int = 1) -> float
     good = 0
     for one in said:
         if not one.understood:
-            why.append(f"not a sentence of this world: {one.sentence}")
+            why.append(f"not a TinyWorld sentence: {one.sentence}")
         elif seen[one.sentence] >= often:
-            why.append(f"said again: {one.sentence}")
+            why.append(f"repeated: {one.sentence}")
         else:
             good += 1
         seen[one.sentence] += 1
@@ -133,7 +133,7 @@ def _answer(world: World, task: Task, response: str) -> ScoreParts:
             extra += true
         supported += true
         if not true:
-            why.append(f"not so, or beside the point: {one.sentence}")
+            why.append(f"not true, or not an answer: {one.sentence}")
     right = float(bool(claims) and set(claims) == {question.value})
     if not claims:
         why.append("the question is not answered")
@@ -243,7 +243,7 @@ def _story(world: World, task: Task, response: str) -> ScoreParts:
     ends = bool(endings) and (endings[-1] in world.lexicon.good) == task.wanted.good_end
     why += [f"{m} is missing" for m in missing]
     if not ends:
-        why.append("it does not end as was asked")
+        why.append("it does not end as asked")
     enough = sum(world.kinds[e.kind].group in ("scene", "event") for e in events) >= SHORTEST_STORY
     if not enough:
         why.append("too short for a story")

@@ -38,7 +38,7 @@ def test_finished_runs_are_gathered_and_the_table_written(tmp_path):
     assert result["wall_seconds"]["median"] == 330 and result["machine"] == {"cores": 2}
     assert json.loads((tmp_path / "lab.json").read_text()) == result
     table = (tmp_path / "lab.md").read_text()
-    assert "| answers right | 70.0 % (50.0 %–90.0 %) |" in table
+    assert "| accuracy | 70.0 % (50.0 %–90.0 %) |" in table
     assert "where +50 points" in table  # 0.7 - 0.2
     assert "| where | 70.0 % (50.0 %–90.0 %) | 20.0 % |" in table
     assert "| gold score: warm | 0.40 |" in table
@@ -51,15 +51,15 @@ def test_costs_are_shown_in_their_units(tmp_path):
     saved(tmp_path / "lab-0", 60.0, [stage])
     table = bench.table(bench.run(bench.RunBench(seeds=(0,), out=tmp_path)))
     assert "| seconds | 10 |" in table and "| tokens | 1.5M |" in table and "| FLOPs | 2.5T |" in table
-    assert "| share of matrix peak | 25.0 % |" in table and "| peak memory | 900 MB |" in table
+    assert "| MFU | 25.0 % |" in table and "| peak memory | 900 MB |" in table
 
 
 def test_the_control_stands_beside_its_stage(tmp_path):
     stages = [report(0.5, 10)[0] | {"stage": "ppo", "metrics": {"gold_gain": 0.25, "right": 0.9}}]
     saved(tmp_path / "lab-0", 60.0, stages, {"ppo": {"gold_gain": 0.01, "right": 0.92, "steps": 7}})
     table = bench.table(bench.run(bench.RunBench(seeds=(0,), out=tmp_path)))
-    assert "| gold gained | 0.25 |" in table and "| gold gained by more fine-tuning | 0.01 |" in table
-    assert "| right, after more fine-tuning | 92.0 % |" in table
+    assert "| gain in gold score | 0.25 |" in table and "| gain of more fine-tuning instead | 0.01 |" in table
+    assert "| right answers of more fine-tuning instead | 92.0 % |" in table
 
 
 def test_the_control_is_fine_tuned_for_as_long_and_compared_with_the_same_model(tmp_path):

@@ -70,32 +70,32 @@ def test_a_head_is_ablated_stages_slide_and_heads_are_found(app: App, opened: Op
     without = page.locator("labkit-attention [data-panel=without]")
     expect(without).to_contain_text("nats")
     about = page.locator("#attention-about labkit-table p")
-    expect(about).to_contain_text("The checkpoint dpo tells")  # of the opening example
+    expect(about).to_contain_text("The model after the stage dpo resolves")  # of the opening example
     page.locator("labkit-attention [data-measure]").click()
     expect(page.locator("labkit-attention .effect")).to_have_count(8)
     first = without.inner_text()
     page.locator("labkit-attention .top input").focus()
     page.keyboard.press("Home")
     expect(page.locator("labkit-attention .stage")).to_have_text("pretrain")
-    expect(page.get_by_label("Checkpoint").first).to_have_value("pretrain")  # the menu says what the slider says
+    expect(page.get_by_label("Stage", exact=True).first).to_have_value("pretrain")  # the menu says what the slider says
     expect(page.locator("labkit-attention .top input")).to_be_focused()
     expect(without).not_to_have_text(first)
-    expect(about).to_contain_text("The checkpoint pretrain tells")
-    page.get_by_label("Checkpoint").first.click()
+    expect(about).to_contain_text("The model after the stage pretrain resolves")
+    page.get_by_label("Stage", exact=True).first.click()
     page.get_by_role("option", name="sft").click()
     expect(page.locator("labkit-attention .stage")).to_have_text("sft")
     expect(page.locator("labkit-attention [data-panel=lens] tbody tr")).to_have_count(5)
-    page.locator("#heads").get_by_text("Find the heads").first.click()
+    page.locator("#heads").get_by_text("Find heads by what they do").first.click()
     page.locator("#heads-find").click()
-    expect(page.locator("#heads-table p")).to_contain_text("Checkpoint sft, 48 texts of TinyWorld")
-    expect(page.locator("#heads-table th").last).to_have_text("log-odds lost without the head")
-    page.locator("#patching").get_by_text("Patch one text into another").click()
+    expect(page.locator("#heads-table p")).to_contain_text("Stage sft, 48 texts of TinyWorld")
+    expect(page.locator("#heads-table th").last).to_have_text("log-odds lost when ablated")
+    page.locator("#patching").get_by_text("Activation patching").click()
     page.locator("#patching-go").click()
     expect(page.locator("labkit-grid tbody tr")).to_have_count(5)
     expect(page.locator("labkit-grid p")).to_contain_text("rests on the word in the question more than on the reason")
     page.locator("#patching-second textarea").fill("Where?")
     page.locator("#patching-go").click()
-    says(page, "patching-problem", "equal token length")
+    says(page, "patching-problem", "the same number of tokens")
 
 
 def chosen(page: Page, number: int, line: str) -> None:
@@ -162,7 +162,7 @@ def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, opened: Opene
     page = opened(app.url)
     tab(page, "Decoding")
     filled(page, "decoding-prompt")
-    page.locator("#decoding-scores").get_by_text("Scores over many seeds").click()
+    page.locator("#decoding-scores").get_by_text("Scores over many samples").click()
     page.locator("#decoding-measure").click()
     table = page.locator("#decoding-table")
     expect(table.locator("tbody tr")).to_have_count(3, timeout=120_000)
@@ -306,12 +306,12 @@ def test_votes_train_the_next_model(app: App, opened: Opened):
     tab(page, "Attention")  # the new model is there without loading the page again
     page.get_by_label("Run", exact=True).first.click()
     page.get_by_role("option", name="demo-votes-1").click()
-    expect(page.get_by_label("Checkpoint").first).to_have_value("dpo")
+    expect(page.get_by_label("Stage", exact=True).first).to_have_value("dpo")
     page.reload()
     expect(page.locator("labkit-attention .grid button").first).to_be_visible()
     chosen = page.get_by_label("Run", exact=True).first
     expect(chosen).to_have_value("demo-votes-1")
-    expect(page.get_by_label("Checkpoint").first).to_have_value("dpo")
+    expect(page.get_by_label("Stage", exact=True).first).to_have_value("dpo")
 
 
 def test_text_is_never_markup(app: App, opened: Opened):
@@ -403,7 +403,7 @@ def test_it_speaks_the_language_of_the_browser(app: App, opened: Opened):
     page = opened(app.url, locale="zh-CN")
     expect(page.get_by_role("tab", name="注意力")).to_be_visible()
     expect(page.locator("labkit-attention")).to_contain_text("所有层与头")
-    expect(page.get_by_role("button", name="查看")).to_be_visible()
+    expect(page.get_by_role("button", name="显示注意力")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -96,7 +96,7 @@ def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser:
     panel = page.locator("[data-panel=cell]")
     for number in (cell.dot, cell.scale, cell.score):
         expect(panel).to_contain_text(f"{number:.3f}")
-    expect(panel).to_contain_text("the position is inside q and k")
+    expect(panel).to_contain_text("already in q and k")
     page.locator("[data-view=matrix]").focus()
     page.keyboard.press("Enter")
     page.locator("canvas.square").focus()
@@ -121,7 +121,7 @@ def test_three_kinds_of_attention_and_shared_keys_are_told_apart(browser: Browse
     source, ids = tokenizer.encode(" Tom had a ball."), tokenizer.encode(" Who?")
     page = opened(browser, CheckpointInspections(["model"], lambda name: Inspection(model, tokenizer, ids, source)))
     expect(page.locator(".top button")).to_have_text(
-        ["encoder, both ways", "self-attention, causal", "cross-attention"]
+        ["encoder, bidirectional", "self-attention, causal", "cross-attention"]
     )
     expect(page.locator(".grid button")).to_have_count(4)
     page.get_by_text("cross-attention").click()

@@ -176,7 +176,7 @@ def test_a_folder_in_use_is_refused_and_resuming_it_keeps_what_is_there(finished
     assert main(["run", "--out", str(finished), *SMALL]) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert main(["run", "--out", str(finished), "--resume"]) == 0
-    assert "finished before" in capsys.readouterr().err
+    assert "already finished" in capsys.readouterr().err
     assert (finished / "sft" / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -246,7 +246,7 @@ def test_more_heads_are_no_grouped_queries():
 def test_a_stage_built_on_another_run(finished, tmp_path, capsys):
     out = tmp_path / "other"
     ask = ["run", "--out", str(out), "--build-on", str(finished)]
-    assert main(ask) == 2 and "needs the stages to make" in capsys.readouterr().err
+    assert main(ask) == 2 and "needs the stages to train" in capsys.readouterr().err
     assert main([*ask, "--stages", "dpo", "--model.depth", "2"]) == 2
     assert "would be another model with another model.depth" in capsys.readouterr().err and not out.exists()
     assert main([*ask, "--stages", "dpo", "--dpo.beta", "0.5"]) == 0
@@ -274,8 +274,8 @@ def test_report_prints_measures_by_stage_and_by_question_type(finished, capsys):
     assert main(["report", str(finished)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["pretrain", "sft", "reward", "ppo", "dpo"]
-    assert any(line.startswith("answers right  ") for line in lines)
-    assert any(line.startswith("answers right, by question type") and "the question alone" in line for line in lines)
+    assert any(line.startswith("accuracy  ") for line in lines)
+    assert any(line.startswith("accuracy by question type") and "without the story" in line for line in lines)
 
 
 def test_generate_is_the_same_for_the_same_seed(finished, capsys):
@@ -295,7 +295,7 @@ def test_chat_answers_what_comes_through_a_pipe(finished, monkeypatch, capsys):
     )
     assert main(["chat", str(finished), "--max-tokens", "5"]) == 0
     said, warned = capsys.readouterr()
-    assert "There is no /hlep; /help says what can be typed." in warned
+    assert "There is no /hlep; /help lists the commands." in warned
     assert "/story" in said and "." in said
     assert "never read" not in said
 
@@ -385,7 +385,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert f"To go on: labkit run --out {folder} --resume --stages pretrain\n" in said and "Traceback" not in said
+    assert f"To resume: labkit run --out {folder} --resume --stages pretrain\n" in said and "Traceback" not in said
     taken = len(metrics.read_text().splitlines())
     assert (folder / "pretrain" / "checkpoints" / f"step-{taken:08d}").is_dir()
 
@@ -406,7 +406,7 @@ def test_resuming_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert main(["run", "--out", str(folder), "--stages", "pretrain", *SMALL]) == 130
     said = capsys.readouterr().err
     assert "Stopping after this step" in said
-    assert f"To go on: labkit run --out {folder} --resume --stages pretrain\n" in said
+    assert f"To resume: labkit run --out {folder} --resume --stages pretrain\n" in said
     assert (folder / "pretrain" / "checkpoints" / "step-00000003").is_dir()
     monkeypatch.setattr(terminal.tqdm, "update", bar)
     assert main(["run", "--out", str(folder), "--resume"]) == 0
@@ -441,7 +441,7 @@ def test_the_advice_of_ctrl_c_is_a_command_that_goes_on(command, again, advice, 
     monkeypatch.setattr(pipeline, {"prepare": "prepare_inputs", "train": "fit"}[again], stopped)
     assert main([word.replace("RUN", str(copied)) for word in command]) == 130
     shown = shlex.join(word.replace("RUN", str(copied)) for word in advice)
-    assert capsys.readouterr().err.endswith(f"Stopped. To go on: labkit {shown}\n")
+    assert capsys.readouterr().err.endswith(f"Stopped. To resume: labkit {shown}\n")
     if command[0] == "sft" and again == "train":
         assert main(["sft", str(copied), "--undo"]) == 0
         assert Run.open(copied).stage("dpo").finished

@@ -32,7 +32,7 @@ def test_the_steps_are_generates(model, steps, monkeypatch):
     def seeded() -> torch.Generator:
         return torch.Generator().manual_seed(3)
 
-    with pytest.warns(UserWarning, match="without torch.compile, slower"):
+    with pytest.warns(UserWarning, match="continues without torch.compile"):
         writer = CompiledGenerator(model, rows=2, filters=steps)
         free = writer.generate(PROMPTS, max_new_tokens=80, generator=seeded())
     assert free == generate(model, PROMPTS, filters=steps, max_new_tokens=80, generator=seeded())
@@ -78,7 +78,7 @@ def test_what_is_not_compiled_is_said(model):
     mixed = Transformer(ModelConfig(29, 96, 32, 2, 2, 2, mixer=RWKV((2, 2, 2, 2)), position=NoPosition()))
     for make, message in [
         (lambda: CompiledGenerator(mixed, rows=1), "Only models of attention"),
-        (lambda: CompiledGenerator(model, rows=1, filters=[NoRepeatNgram(2)]), "that ask what was written"),
+        (lambda: CompiledGenerator(model, rows=1, filters=[NoRepeatNgram(2)]), "that need the tokens so far"),
         (lambda: CompiledGenerator(model, rows=0), "not 0"),
         (lambda: CompiledGenerator(model, rows=1).generate([[]], max_new_tokens=3), "prompt is empty"),
         (

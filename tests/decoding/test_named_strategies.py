@@ -128,7 +128,7 @@ def test_the_best_of_n_is_the_judges(model):
     assert parse_strategy("best n=5").generate(model, PROMPT, max_new_tokens=6, seeds=[7], resources=resources)[
         0
     ] == max(found.answers, key=sum)
-    with pytest.raises(LabError, match="somebody must judge"):
+    with pytest.raises(LabError, match="something must score"):
         parse_strategy("best").generate(model, PROMPT, max_new_tokens=6)
 
 
@@ -175,7 +175,7 @@ def test_a_stop_text_across_tokens_is_cut():
         ("tempratur=0.8", "sample: unknown setting 'tempratur'. Did you mean temperature."),
         ("presence=nan", "sample: presence must be at least -10,000.*, not nan"),
         ("frequency=1e400", "sample: frequency must be .* at most 10,000, not inf"),
-        ("ban=#3,#4 allow=#3,#4", "allow leaves no token that could come next, after ban. Take it out"),
+        ("ban=#3,#4 allow=#3,#4", "allow leaves no token to sample, after ban. Take it out"),
         ("top-k=4.5", "top-k is a whole number, not '4.5'"),
         ("top-p=high", "top-p is a number, not 'high'"),
         ("top-p=0", "sample: top-p must be above 0 and at most 1, not 0"),

@@ -268,7 +268,7 @@ def test_filters_that_look_back_see_each_row_by_itself():
         (lambda m: speculative_decode(m, m, PROMPT, ahead=0, max_new_tokens=3), "at least one token ahead"),
         (
             lambda m: speculative_decode(m, m, PROMPT, filters=[NoRepeatNgram(2)], max_new_tokens=3),
-            "no filters that ask",
+            "no filters that need",
         ),
         (lambda m: speculative_decode(m, Transformer(ModelConfig(7)), PROMPT, max_new_tokens=3), "vocabulary of 7"),
     ],
@@ -284,5 +284,5 @@ def test_what_a_model_cannot_do_is_said_in_words():
         speculative_decode(mixed, mixed, PROMPT, max_new_tokens=6)
     assert len(beam_search(mixed, PROMPT, beams=2, max_new_tokens=4).found) == 2
     assert len(contrastive_search(mixed, PROMPT, k=3, alpha=0.5, max_new_tokens=4)) == 4
-    with pytest.raises(LabError, match="does not write word by word"):
+    with pytest.raises(LabError, match="does not generate token by token"):
         beam_search(build(causal=False), PROMPT, beams=2, max_new_tokens=3)

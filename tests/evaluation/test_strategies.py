@@ -13,6 +13,7 @@ from labkit.decoding.strategies import parse_strategy
 from labkit.errors import LabError
 from labkit.evaluation.judges import oracle_judge, reward_judge
 from labkit.evaluation.strategies import (
+    HEADS,
     LEGEND,
     EvalPrompt,
     compare_strategies,
@@ -56,7 +57,7 @@ def test_the_oracle_judges_its_own_tasks(run):
     ids = [tokenizer.encode(" " + text) for text in (one.task.reference, "No.")]
     golds = [gold_score(world, one.task, text, world.profiles["warm"]).total for text in (one.task.reference, "No.")]
     assert judge([one.ids] * len(ids), ids) == golds and golds[0] > golds[1]
-    with pytest.raises(LabError, match="none of them"):
+    with pytest.raises(LabError, match="not one of them"):
         judge([[1, 2]] * len(ids), ids)
     with pytest.raises(LabError, match="no annotator 'nobody'; there are"):
         oracle_judge(world, {}, "nobody", tokenizer)
@@ -141,7 +142,7 @@ def test_the_table_says_what_its_columns_mean(run):
         annotator="warm",
     )
     lines = strategies_table(found).splitlines()
-    assert [name for name in found[0].scores if f"{name:14}{LEGEND[name]}" not in lines] == []
+    assert [name for name in found[0].scores if f"{HEADS.get(name, name):17}{LEGEND[name]}" not in lines] == []
     asked = [EvalPrompt("", one.ids, None) for one in asked]
     found = compare_strategies(
         run.model("sft"), run.tokenizer(), asked, [parse_strategy("greedy")], seeds=1, max_new_tokens=8

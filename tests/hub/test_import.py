@@ -149,7 +149,7 @@ def test_the_stages_the_decoder_and_the_app_work_on_it(checkpoint, tmp_path, cor
     run = tmp_path / "runs" / "mine"
     instructions = str(corpora / "instructions.json")
     assert main(["import", str(checkpoint), str(run), "--preset", "smoke", "--instructions", instructions]) == 0
-    assert "begins with" in capsys.readouterr().out
+    assert "starts from" in capsys.readouterr().out
     few = "--train.steps 4 --train.batch-size 2 --train.max-length 128 --train.muon-lr 0.001".split()
     assert main(["sft", str(run), "--again", *few]) == 0
     tuned = Run.open(run)
@@ -221,7 +221,7 @@ def test_what_cannot_become_a_run_is_said(checkpoint, tmp_path, capsys):
     transformers.BertForMaskedLM(bert).save_pretrained(tmp_path / "bert")
     foreign(tmp_path / "bert", *FORMS["chatml"])
     assert main(["import", str(tmp_path / "bert"), str(tmp_path / "run")]) == 2
-    assert "does not write word by word" in capsys.readouterr().err
+    assert "does not predict each token from those before" in capsys.readouterr().err
     (checkpoint / "tokenizer.json").unlink()
     assert main(["import", str(checkpoint), str(tmp_path / "run")]) == 2
     assert "no tokenizer at" in capsys.readouterr().err and not (tmp_path / "run").exists()
@@ -231,7 +231,7 @@ def test_rows_are_made_to_fit_a_short_context(checkpoint, tmp_path):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 96}))
     with pytest.warns(
-        UserWarning, match="context is 96 tokens: rows of pretrain, sft, reward, ppo, dpo are made as long"
+        UserWarning, match="context is 96 tokens: train.max_length of pretrain, sft, reward, ppo, dpo is lowered to it"
     ):
         run = import_checkpoint(checkpoint, tmp_path / "run", make_recipe("smoke"))
     assert {stage.train.max_length for stage in run.recipe.stages.values()} == {96} and run.recipe.model.context == 96

@@ -109,7 +109,7 @@ def test_ties_are_left_out_unless_asked_for(lab, monkeypatch):
 def test_nothing_to_choose_between(lab, monkeypatch):
     world, tokenizer, model = lab
     monkeypatch.setattr(annotations, "generate", lambda *given, **options: [tokenizer.encode(" ?")] * 16)
-    with pytest.raises(LabError, match="warm likes all answers to 4 prompts alike, .* Fine-tune for longer"):
+    with pytest.raises(LabError, match="warm gives equal scores to all answers to 4 prompts, .* Fine-tune for longer"):
         annotate(model, tokenizer, world, SMALL, "train", 4)
 
 
@@ -197,7 +197,7 @@ def test_prompts_of_the_world_fit_and_are_judged(lab):
     assert prompts.prompt_ids(3) == WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=150, seed=7).prompt_ids(3)
     answer = tokenizer.encode(" I do not know.")
     assert len(prompts.gold_scores([0, 1, 1], [answer] * 3)) == 3
-    with pytest.raises(LabError, match="Rows leave 2 tokens for a prompt"):
+    with pytest.raises(LabError, match="train.max_length leaves 2 tokens for a prompt"):
         WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=2, seed=7).prompt_ids(0)
 
 

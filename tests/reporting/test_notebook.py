@@ -13,4 +13,4 @@ def test_what_was_read_and_what_was_made_is_said(capsys):
     show_progress([Progress("preferences", "read", result=record), Progress("dpo", "finished", 5, 5, result=result)])
     said = capsys.readouterr().out
     assert "preferences: " in said and "read 12, kept 12" in said
-    assert "dpo: wins over the model before 75.0 %, 3 s" in said
+    assert "dpo: win rate against the initial model 75.0 %, 3 s" in said

@@ -86,7 +86,7 @@ def test_the_page_says_what_happened():
     text = Reader(report.render_report_html(a_report(), RECORDS, "my run")).text
     assert "my run" in text and "preset lab, seed 3" in text
     assert "2 min 30 s" in text  # 75.2 + 75.2 s
-    assert "75.0 % answers right after fine-tuning; 50.0 % after pretraining" in text
+    assert "75.0 % accuracy after fine-tuning; 50.0 % after pretraining" in text
     assert "1.5M" in text and "30k" in text  # tokens, and 1.5M / 50 s of training
     assert "25.0 %" in text and "912 MB" in text and "400G FLOP/s" in text
 
@@ -158,7 +158,7 @@ def test_gold_is_not_drawn_where_there_is_none():
 def test_a_policy_is_compared_with_the_fine_tuned_model_and_a_reward_model_with_nothing():
     text = Reader(report.render_report_html(aligned_report(), ALIGNED, "run")).text
     stages = text.split("Stage ")
-    assert "right 90.0 % 91.0 %" in stages[4] and "after fine-tuning" in stages[4]
+    assert "right answers 90.0 % 91.0 %" in stages[4] and "after fine-tuning" in stages[4]
     assert "right_before" not in text and "after the reward model" not in "".join(stages[1:5])
     assert "after fine-tuning" not in stages[3] and "0.800 validation loss after fine-tuning" in stages[0]
     assert "loss on held-out pairs 0.600 nats per pair" in stages[3] and "validation loss" not in stages[3]
@@ -284,9 +284,9 @@ def test_values_are_shown_in_their_unit(name, value, shown):
 
 
 def test_labels_of_parts_name_both():
-    assert metric_info("accuracy/how_many").label == "answers right: how many"
+    assert metric_info("accuracy/how_many").label == "accuracy: how many"
     assert metric_info("something_new").label == "something new"
-    assert metric_info("accuracy_standard_error").label == "its standard error"
+    assert metric_info("accuracy_standard_error").label == "standard error of the accuracy"
 
 
 @pytest.mark.parametrize(

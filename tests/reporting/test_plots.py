@@ -52,7 +52,7 @@ def test_accuracy_is_in_percent_beside_the_question_alone_and_ordered_by_gain():
     base = {"accuracy/where": 0.6, "accuracy/who": 0.3, "accuracy": 0.45}
     chat = {"accuracy/where": 0.9, "accuracy/who": 0.9, "question_only/where": 0.5, "question_only/who": 0.2}
     drawn = traces(plots.accuracy_by_kind({"pretrain": base, "sft": chat}))
-    assert drawn["the question alone"] == (["who", "where"], pytest.approx([20, 50]))
+    assert drawn["without the story"] == (["who", "where"], pytest.approx([20, 50]))
     assert drawn["after pretrain"] == (["who", "where"], pytest.approx([30, 60]))
     assert drawn["after sft"] == (["who", "where"], pytest.approx([90, 90]))
 
@@ -73,9 +73,9 @@ def test_a_kind_that_a_stage_did_not_measure_leaves_a_gap():
 
 
 def test_cost_splits_the_seconds_of_a_stage():
-    """Of 90 s, 70 in training: 20 are left for reading and measuring."""
+    """Of 90 s, 70 in training: 20 are left for preparing and measuring."""
     bars = plots.cost_chart([{"stage": "pretrain", "seconds": 90.0, "training_seconds": 70.0}]).data
-    assert {bar.name: list(bar.x) for bar in bars} == {"training": [70.0], "reading and measuring": [20.0]}
+    assert {bar.name: list(bar.x) for bar in bars} == {"training": [70.0], "preparing and measuring": [20.0]}
     assert all(list(bar.y) == ["pretrain"] for bar in bars)
 
 
@@ -87,7 +87,7 @@ def test_nothing_to_draw_is_an_empty_figure(empty):
 
 def test_every_axis_with_numbers_names_its_unit():
     assert plots.loss_curves(RECORDS).layout.yaxis.title.text == "loss (nats per token)"
-    assert plots.accuracy_by_kind({}).layout.yaxis.title.text == "answered right (%)"
+    assert plots.accuracy_by_kind({}).layout.yaxis.title.text == "accuracy (%)"
     assert plots.cost_chart([]).layout.xaxis.title.text == "seconds"
 
 

@@ -33,8 +33,8 @@ def test_the_question_alone_is_there_although_the_last_stage_does_not_measure_it
 def test_nats_of_tokens_and_of_pairs_stand_in_rows_of_their_own():
     stages = [{"stage": "sft", "metrics": SFT}, {"stage": "dpo", "metrics": DPO}]
     assert metric_rows("untrained_loss", stages) == [
-        ["loss before this stage (nats per token)", "1.500", ""],
-        ["loss before this stage (nats per pair)", "", "0.693"],
+        ["validation loss before this stage (nats per token)", "1.500", ""],
+        ["loss on held-out pairs before this stage (nats per pair)", "", "0.693"],
     ]
 
 
@@ -47,5 +47,5 @@ def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path, capsys):
 
     assert run_with_progress(events(), tmp_path, lambda: ["run", "--resume"]) == 143
     said = capsys.readouterr().err
-    assert "Stopping after this step; once more to stop at once." in said
-    assert said.endswith("Stopped. To go on: labkit run --resume\n")
+    assert "Stopping after this step; press again to stop at once." in said
+    assert said.endswith("Stopped. To resume: labkit run --resume\n")

@@ -42,7 +42,7 @@ def test_a_stopped_run_can_be_gone_on_with(tmp_path):
     jobs.stop("small")
     assert jobs.stop_requested("small")
     wait_for(lambda: not jobs.running("small"))
-    assert "To go on: labkit run" in jobs.log("small")
+    assert "To resume: labkit run" in jobs.log("small")
     assert 0 < Run.open(folder).stage("pretrain").step_records[-1]["step"] < 4000
     jobs.stop("small")  # nothing is there to stop
 

@@ -175,7 +175,7 @@ def test_choices_are_kept_and_datasets_reads_them(made):
 def test_a_reward_model_does_not_write(made):
     path, _ = made
     assert Run.open(path).latest_language_model_stage().name == "dpo"
-    with pytest.raises(LabError, match="holds a reward model, which scores answers and writes none"):
+    with pytest.raises(LabError, match="holds a reward model, which scores answers and generates no text"):
         Run.open(path).model("reward")
 
 
@@ -218,7 +218,7 @@ def test_instructions_alone_follow_the_worlds_documents(tmp_path, corpora):
         ({"reward": {"train": replace(TRAIN, optimizer="adamw", max_length=8)}}, "None of .* preference pairs fits"),
         (
             {"sft": {"train": replace(TRAIN, max_length=4)}},
-            "None of .* conversations fits, with its prompt, in a row of 4",
+            "None of .* conversations fits, with its prompt, in 4 tokens",
         ),
     ],
 )

@@ -55,15 +55,15 @@ def test_what_a_stage_begins_with():
     "text, said",
     [
         ("pretrain,sft,ppo", "ppo learns from a reward model: put reward before it in the plan"),
-        ("sft", "sft needs a language model to begin with: put a stage before it in the plan .pretrain,sft., or name"),
-        ("pretrain,sft,sft", "sft stands twice in the plan. Name the second one sft-2"),
+        ("sft", "sft needs a language model to start from: put a stage before it in the plan .pretrain,sft., or name"),
+        ("pretrain,sft,sft", "sft is in the plan twice. Name the second one sft-2"),
         ("pretrain,grpo", "There is no stage 'grpo'; the stages are .*dpo.*, and such as dpo-strict"),
         ("pretrain,sft-", "'sft-' is no name for a stage: dpo, or dpo-strict for another of that kind"),
         ("pretrain,sft-Long", "'sft-Long' is no name for a stage"),
         ("pretrain,sft,dpo@reward", "dpo cannot come after reward: no stage of that name before it leaves a language"),
         ("pretrain,dpo@sft,sft", "dpo cannot come after sft"),
         ("pretrain,sft,reward,dpo@reward", "dpo cannot come after reward"),
-        ("pretrain@sft", "pretrain begins with new weights: it comes after no stage"),
+        ("pretrain@sft", "pretrain starts from random weights: it comes after no stage"),
         ("", "A plan needs a stage"),
         (",,", "A plan needs a stage"),
     ],
@@ -76,7 +76,7 @@ def test_what_is_no_plan_is_refused_in_words(text, said):
 def test_a_name_says_its_kind():
     with pytest.raises(LabError, match="'dpo' is no name for a stage ppo"):
         PlannedStage("dpo", PPO())
-    with pytest.raises(LabError, match="stands twice"):
+    with pytest.raises(LabError, match="in the plan twice"):
         resolve_plan([*WHOLE, PlannedStage("dpo", DPO())])
 
 
@@ -186,7 +186,7 @@ def test_a_stage_begins_with_a_model_of_another_run(tmp_path):
     assert weights_hash(made.model("sft")) == weights_hash(Run.open(whole).model("sft"))
     assert made.inputs[f"{big}/pretrain"] and list(run(recipe, path, resume=True))[-1].phase == "skipped"
     list(rerun_stage(big, "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
-    with pytest.raises(LabError, match="has changed since .* was begun with it"):
+    with pytest.raises(LabError, match="has changed since .* was started with it"):
         list(rerun_stage(path, "sft"))
 
 
@@ -205,7 +205,7 @@ def test_both_may_be_moved_and_what_was_begun_is_not_begun_anew(tmp_path, monkey
     monkeypatch.chdir(tmp_path / "b")
     assert Run.open("student").external_stage("big/pretrain").trained
     list(rerun_stage("big", "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
-    with pytest.raises(LabError, match="has changed since student was begun with it"):
+    with pytest.raises(LabError, match="has changed since student was started with it"):
         Run.open("student").branch("another", recipe, ["sft"])
     (tmp_path / "b" / "big").rename(tmp_path / "b" / "gone")
     with pytest.raises(LabError, match="big/pretrain, which student begins with, is gone: there is no"):
@@ -227,8 +227,8 @@ def test_rows_longer_than_the_other_runs_context_are_refused(tmp_path):
     list(run(tiny_recipe(), tmp_path / "big", ["pretrain"]))
     recipe = planned(f"sft@{tmp_path / 'big'}/pretrain")
     wide = replace(recipe, model=replace(recipe.model, context=512))
-    with pytest.raises(LabError, match="Rows of sft have 200 tokens, but the context of .*big/pretrain is 128"):
+    with pytest.raises(LabError, match="sft.train.max_length is 200 tokens, but the context of .*big/pretrain is 128"):
         list(run(wide.with_stages(sft=SFT(TrainConfig(steps=2, max_length=200))), tmp_path / "new"))
     later = replace(wide, plan=(*wide.plan, PlannedStage("dpo", DPO(TrainConfig(steps=2, max_length=200)))))
-    with pytest.raises(LabError, match="Rows of dpo have 200 tokens, but the context of .*big/pretrain is 128"):
+    with pytest.raises(LabError, match="dpo.train.max_length is 200 tokens, but the context of .*big/pretrain is 128"):
         list(run(later, tmp_path / "new"))

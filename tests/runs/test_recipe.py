@@ -31,7 +31,7 @@ def test_an_unknown_preset():
 
 
 def test_rows_longer_than_the_context():
-    with pytest.raises(LabError, match="rows of sft have 999 tokens, but the model's context is"):
+    with pytest.raises(LabError, match="sft.train.max_length is 999 tokens, but the model's context is"):
         make_recipe("smoke").with_stages(sft=SFT(TrainConfig(max_length=999)))
 
 

@@ -78,13 +78,13 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a stage that is not there": (lambda path: make(RECIPE, path, ["grpo"], resume=True), "no stage grpo"),
     "rows longer than the context": (
         lambda path: list(rerun_stage(path, "sft", replace(OTHER, train=replace(OTHER.train, max_length=4096)))),
-        "rows of sft have 4096 tokens, but the model's context is 128",
+        "sft.train.max_length is 4096 tokens, but the model's context is 128",
     ),
     "a stage whose forerunner is missing": (
         lambda path: list(rerun_stage(path, "ppo", replace(RECIPE.stages["ppo"], num_generations=3))),
         "ppo builds on reward, and reward is not finished",
     ),
-    "nothing to undo": (lambda path: undo_rerun(path, "sft"), "sft is not being made again"),
+    "nothing to undo": (lambda path: undo_rerun(path, "sft"), "sft is not being trained again"),
     "a branch in its place": (lambda path: make(RECIPE, path, ["sft"], build_on=path), "already holds a run"),
 }
 
@@ -211,7 +211,7 @@ def test_what_is_made_again_is_kept_until_it_is_finished(made, straight, tmp_pat
     undo_rerun(path, "sft")
     assert tree(path) == before
     begun(path)
-    with pytest.raises(LabError, match="sft is being made again and not finished. Finish it first .* --undo"):
+    with pytest.raises(LabError, match="sft is being trained again and not finished. Finish it first .* --undo"):
         list(rerun_stage(path, "dpo"))
     make(Run.open(path).recipe, path, resume=True)
     assert weights(path) == straight[1] and not list(path.glob(".*"))
@@ -234,7 +234,7 @@ def test_a_killed_transaction_is_rolled_back_before_a_command_reads_it(made, tmp
     code = main([*command.split(), str(path)])
     said = capsys.readouterr().err
     assert "sft --again was stopped half-way; all is as it was before" in said and "another recipe" not in said
-    assert code == (2 if command == "sft" else 0) and (command != "sft" or "sft is finished. To make it again" in said)
+    assert code == (2 if command == "sft" else 0) and (command != "sft" or "sft is finished. To train it again" in said)
     assert tree(path) == before
 
 

@@ -280,7 +280,7 @@ def test_pairs_that_are_too_long_are_counted_and_said(stage_inputs):
     ]
     between = max(lengths) - 1
     fit_there = sum(length <= between for length in lengths)
-    with pytest.warns(UserWarning, match=f"{len(lengths) - fit_there} of {len(lengths)} preference pairs are longer"):
+    with pytest.warns(UserWarning, match=f"{len(lengths) - fit_there} of {len(lengths)} preference pairs; left out"):
         assert stage_inputs.left_out_count(between) == len(lengths) - fit_there > 0
     found = RewardModeling(dataclasses.replace(TRAIN, max_length=between)).evaluate(
         RewardModel(stage_inputs.model("sft")), stage_inputs, EvaluationConfig()
@@ -295,7 +295,7 @@ def test_prompts_without_room_for_an_answer_are_counted_and_said(stage_inputs):
     reading = ReadReport("a file")
     given_data = {"conversations": Conversations([], [], reading), "preferences": Preferences(given, given, reading)}
     real = tiny_materials(**given_data)
-    words = "3 of 4 {}prompts with an answer of 8 tokens are longer than a row of 32 tokens: 3 are left out"
+    words = r"Longer than 32 tokens \(train.max_length\): 3 of 4 {}prompts with an answer of 8 tokens; left out: 3"
     with pytest.warns(UserWarning, match=words.format("")):
         assert real.prompts(32, 8).prompt_ids(0) == real.prompts(32, 8).prompt_ids(1)
     with pytest.warns(UserWarning, match=words.format("held-out ")):
@@ -308,11 +308,11 @@ def test_tasks_without_room_for_an_answer_are_left_out_too(stage_inputs):
         len(encode_prompt(stage_inputs.tokenizer, t.messages)) for t in held_out_prompts(stage_inputs, 20, 256, 8)[0]
     ]
     assert len(lengths) == 20
-    with pytest.warns(UserWarning, match="held-out prompts with an answer of 1 tokens are longer"):
+    with pytest.warns(UserWarning, match="held-out prompts with an answer of 1 token; left out"):
         tasks, asked, fit = held_out_prompts(stage_inputs, 20, max(lengths) + 1, 8)
     assert len(tasks) == len(asked) == 20 - fit.left_out == sum(size < max(lengths) for size in lengths) > 0
 
 
 def test_no_pair_fits(stage_inputs):
-    with pytest.raises(LabError, match="None of .* preference pairs fits, with its prompt, in a row of 8 tokens"):
+    with pytest.raises(LabError, match="None of .* preference pairs fits, with its prompt, in 8 tokens"):
         stage_inputs.fitting_pairs(8)

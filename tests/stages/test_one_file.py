@@ -47,7 +47,7 @@ def made(toy, tmp_path, monkeypatch):
 
 def test_the_command_line_and_the_recipe_know_it(made, capsys):
     assert main(["--help"]) == 0
-    assert "  repeat     make one stage of a run: learn the conversations once more" in capsys.readouterr().out
+    assert "  repeat         train one stage: learn the conversations once more" in capsys.readouterr().out
     assert main(["recipe", str(made)]) == 0
     said = capsys.readouterr().out
     assert "--plan pretrain,sft,repeat" in said and "--repeat.weight 0.5" in said

@@ -102,8 +102,8 @@ def test_conversations_that_do_not_fit_are_counted_said_and_left_out(real):
     with pytest.warns(UserWarning) as said:
         source = stage.source(given, None)
     words = [str(one.message) for one in said]
-    assert "2 of 5 conversations are longer than a row of 32 tokens: 1 lose their end and 1 are left out." in words[0]
-    assert "1 of 4 held-out conversations are longer than a row of 32 tokens: 1 lose their end." in words[1]
+    assert "Longer than 32 tokens (train.max_length): 2 of 5 conversations; truncated: 1, left out: 1." in words[0]
+    assert "Longer than 32 tokens (train.max_length): 1 of 4 held-out conversations; truncated: 1." in words[1]
     assert (
         isinstance(source, PackedSource) and all(any(answer) for _, answer in source.packed) and source.fit == (5, 1, 1)
     )
@@ -117,5 +117,5 @@ def test_conversations_of_which_none_fits_are_refused_before_training(real, spli
     long = (Message("user", "What comes after this? " * 20), Message("assistant", "It is 3."))
     beyond = real.conversations._replace(**{split: [Document("conversation", "", long)] * 3})
     stage = dataclasses.replace(STAGE, train=dataclasses.replace(STAGE.train, max_length=32))
-    with pytest.raises(LabError, match="None of 3 .*conversations fits, with its prompt, in a row of 32 tokens"):
+    with pytest.raises(LabError, match="None of 3 .*conversations fits, with its prompt, in 32 tokens"):
         stage.source(dataclasses.replace(real, conversations=beyond), None)

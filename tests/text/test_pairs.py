@@ -59,7 +59,7 @@ def test_what_does_not_fit(tokenizer):
     assert drop_long_pairs(tokenizer, PAIRS, sorted(lengths)[1]) == [
         p for p, n in zip(PAIRS, lengths, strict=True) if n < max(lengths)
     ]
-    with pytest.raises(LabError, match=f"{max(lengths)} tokens together; a row has room for 5"):
+    with pytest.raises(LabError, match=f"{max(lengths)} tokens together; the longest that fits is 5"):
         PairSource(tokenizer, PAIRS, 3, 5).next_batch(None, 0)
 
 

@@ -269,7 +269,7 @@ def test_a_batch_in_which_nothing_counts():
         loss_sum, _, metrics = tiny_objective(model, batch)
         return loss_sum, torch.tensor(0), metrics
 
-    with pytest.raises(LabError, match="Step 1: no label counts in the batch"):
+    with pytest.raises(LabError, match="Step 1: no token of the batch is a label"):
         list(fit(TinyModel(), Counting(), objective, tiny_config()))
 
 

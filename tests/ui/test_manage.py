@@ -76,8 +76,8 @@ def test_what_was_asked_for_is_what_is_resumed(lab):
     assert [row[1] for row in runs.progress_table(run, at)] == [
         "Finished",
         "Finished",
-        "Not asked for",
-        "Not asked for",
+        "Not requested",
+        "Not requested",
         "",
     ]
     assert manage.resume_run(lab, jobs, "mine") == "mine" and jobs.asked[0][-2:] == ["--stages", "dpo"]
@@ -248,7 +248,7 @@ def test_all_runs_stand_in_a_table(lab):
 
 
 def test_the_log_of_a_run_that_was_made_elsewhere_says_so(lab):
-    assert "was not begun in this app" in runs.RunView(lab, Idle(lab.folder))("mine", None, None, None)[11]
+    assert "was not started in this app" in runs.RunView(lab, Idle(lab.folder))("mine", None, None, None)[11]
 
 
 def test_a_page_trains_on_files_of_the_folder_of_the_app_alone(lab, tmp_path, monkeypatch):
@@ -317,17 +317,23 @@ def test_what_is_refused_changes_nothing(lab, act, message):
     [
         ({"more": "--out /tmp/x"}, "--out is chosen by the fields above"),
         ({"more": "--build_on=/tmp/x --stages dpo"}, "--build_on=/tmp/x, --stages is chosen"),
-        ({"more": "--pretrain.train.steps 100001"}, "--pretrain.train.steps 100001 is more than a page may ask for"),
-        ({"more": "--model.width=1e9"}, "--model.width 1e9 is more than"),
-        ({"more": "--annotation.prompts 99999999"}, "more than a page may ask for, 1,000,000"),
+        ({"more": "--pretrain.train.steps 100001"}, "--pretrain.train.steps 100001 is above this page's limit"),
+        ({"more": "--model.width=1e9"}, "--model.width 1e9 is above this page"),
+        ({"more": "--annotation.prompts 99999999"}, "above this page's limit, 1,000,000"),
         ({"more": "--model.width 257"}, r"must be even, not 257"),
         ({"more": "--model.wdith 64"}, "There is no option --model.wdith. Did you mean"),
         ({"more": "--model.width wide"}, "--model.width must be a whole number, not 'wide'"),
         ({"more": "--dpo.beta -1"}, "--dpo.beta must be"),
-        ({"more": "--sft.train.max-length 4096"}, "rows of sft have 4096 tokens, but the model's context is 192"),
+        (
+            {"more": "--sft.train.max-length 4096"},
+            "sft.train.max_length is 4096 tokens, but the model's context is 192",
+        ),
         ({"more": "64"}, "No option takes 64"),
         ({"more": "--text nowhere.txt"}, "There is no file or folder nowhere.txt"),
-        ({"more": "--model.width 4096 --model.depth 64 --tokenizer.vocabulary 1000000"}, "parameters is more than a"),
+        (
+            {"more": "--model.width 4096 --model.depth 64 --tokenizer.vocabulary 1000000"},
+            "parameters is above this page",
+        ),
         (
             {"more": "--model.width 2048 --model.depth 12 --model.feed-forward.intermediate-size 2048"},
             "A model of 3.* parameters",
@@ -338,7 +344,7 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ),
         (
             {"more": "--model.feed-forward MoE --model.feed-forward.experts 4096"},
-            "more than a page may ask for, 256",
+            "above this page's limit, 256",
         ),
         ({"more": "--help"}, "--help sets nothing"),
         ({"more": "--tyro-write-completion bash /tmp/x"}, "sets nothing"),

@@ -145,16 +145,16 @@ def test_a_translation_holds_what_its_message_holds():
 
 
 def test_a_message_in_a_message_and_one_that_nobody_knows():
-    whole = "Its process ended before it was done: mine is running. Stop it first."
-    assert chinese.translate_message(whole) == "进程未完成就结束了：mine 正在运行。请先停止。"
+    whole = "Its process ended early: mine is running. Stop it first."
+    assert chinese.translate_message(whole) == "进程提前结束：mine 正在运行。请先停止。"
     many = "Strategy 1, beam beams=99 is 99 texts at once; here at most 32. Take a smaller beams=."
     assert (
         chinese.translate_message(many)
         == "Strategy 1, beam beams=99：同时 99 篇文本；这里最多 32 篇。请用更小的 beams=。"
     )
-    failed = "Its process ended before it was done: The text cannot give a vocabulary of 9: its repeated pairs end at "
+    failed = "Its process ended early: The text cannot give a vocabulary of 9: its repeated pairs end at "
     failed += "7. Ask for at most 7, leave the size open, or give more text."
-    assert chinese.translate_message(failed).startswith("进程未完成就结束了：这些文本给不出 9 个词元的词表")
+    assert chinese.translate_message(failed).startswith("进程提前结束：这些文本给不出 9 个词元的词表")
     unknown = "There is no option --model.wdith. Did you mean --model.width?"
     assert chinese.translate_message(unknown) == "没有选项 --model.wdith。您是否想写 --model.width？"
     assert (
@@ -184,8 +184,8 @@ def test_every_name_that_a_page_shows_is_translated():
 
 def test_a_name_with_its_unit_or_its_part():
     assert chinese.translate_label("validation loss (nats per token)") == "验证损失（纳特/词元）"
-    assert chinese.translate_label("answers right: where") == "回答正确：where"
-    assert chinese.translate_label("right, before this stage") == "正确（本阶段之前）"
+    assert chinese.translate_label("accuracy: where") == "准确率：where"
+    assert chinese.translate_label("right answers, before this stage") == "正确的回答（本阶段之前）"
     assert chinese.translate_label("dpo") == "dpo"
 
 

@@ -95,7 +95,7 @@ def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
     assert grid["values"][-1][asked_for[0] - 1] == pytest.approx(asked_for[2], abs=1e-3)
     other = attention.patching_grid(demo, "demo", "sft", " Tom had a red ball.", " Tom had a blue ball.", "The")
     assert "example" not in other["note"][1]
-    with pytest.raises(LabError, match="equal token length"):
+    with pytest.raises(LabError, match="the same number of tokens"):
         attention.patching_grid(demo, "demo", "sft", "Where is Tom?", "Where?", "")
 
 
@@ -408,7 +408,7 @@ def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_pat
         lambda: preferences.new_pair(lab, store, [preferences.AnswerSource("tiny", "reward", 1.0)] * 2, "Tom."),
     ]
     for ask in asks:
-        with pytest.raises(LabError, match="reward holds a reward model, which scores answers and writes none"):
+        with pytest.raises(LabError, match="reward holds a reward model, which scores answers and generates no text"):
             ask()
 
 
@@ -544,7 +544,7 @@ def test_pairs_are_blind_and_sides_are_drawn(lab, tmp_path):
 
 def test_two_that_always_say_the_same_are_no_pair(lab, tmp_path):
     same = preferences.AnswerSource("tiny", "sft", 0.0)
-    with pytest.raises(LabError, match="Both said the same"):
+    with pytest.raises(LabError, match="Both models gave the same answer"):
         preferences.new_pair(lab, PreferenceStore(tmp_path / "votes.db"), [same, same], "Where is Tom?")
 
 
@@ -569,14 +569,15 @@ def test_progress_and_card_of_a_run(lab):
     rows = runs.progress_table(made, runs.run_status(jobs, made))
     assert [row[:3] for row in rows] == [[s, "Finished", "6 / 6"] for s in ("pretrain", "sft", "reward", "ppo", "dpo")]
     table = runs.metrics_table(made)
-    assert table["headers"] == ["measure", "pretrain", "sft", "reward", "ppo", "dpo"]
+    assert table["headers"] == ["metric", "pretrain", "sft", "reward", "ppo", "dpo"]
     assert all(len(row) == 6 for row in table["data"])
     assert list(runs.curve_figures(made.stage("ppo")))[0] == "reward"
 
 
 def test_nats_of_tokens_and_of_pairs_stand_apart(lab):
     rows = {row[0]: row[1:] for row in runs.metrics_table(lab.open("tiny"))["data"]}
-    token, pair = (rows[f"loss before this stage (nats per {unit})"] for unit in ("token", "pair"))
+    token = rows["validation loss before this stage (nats per token)"]
+    pair = rows["loss on held-out pairs before this stage (nats per pair)"]
     assert [bool(value) for value in token] == [True, True, False, False, False]
     assert [bool(value) for value in pair] == [False, False, True, False, True]
 
@@ -650,7 +651,9 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
         manage.train_on_votes(lab, jobs, store, "tiny")
     voted(lab, store, 4)
     new, note = manage.train_on_votes(lab, jobs, store, "tiny")
-    assert note.startswith("tiny-votes-1 learns from 4 votes that prefer an answer. Too few votes: it will overfit")
+    assert note.startswith(
+        "tiny-votes-1 is trained on the votes that prefer an answer: 4. Too few votes: it will overfit"
+    )
     assert new == "tiny-votes-1" and jobs.asked[-1][1][-2:] == ["--stages", "dpo"]
     branched = Run.open(lab.folder / new)
     assert (
@@ -726,7 +729,7 @@ def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
 def test_two_runs_side_by_side(lab):
     with_demo = Lab(lab.folder, demo_folder())
     told, table = runs.run_comparison_table(with_demo, "tiny", "demo")
-    assert not told["visible"] and table["headers"] == ["stage", "measure", "tiny", "demo", "difference"]
+    assert not told["visible"] and table["headers"] == ["stage", "metric", "tiny", "demo", "difference"]
     assert table["data"] and all(len(row) == 5 for row in table["data"])
 
 
@@ -812,7 +815,10 @@ def test_an_export_says_which_votes_are_in_it(lab, tmp_path):
     both = [preferences.AnswerSource("tiny", "sft", 1.0), preferences.AnswerSource("tiny", "ppo", 1.5)]
     store.add_vote(preferences.new_pair(lab, store, both, "Where is Tom?"), "ada", "skip")
     file, told = preferences._save(store)
-    assert told["value"] == "2 of 3 votes prefer an answer; ties, both bad and skips are left out." and file["visible"]
+    assert (
+        told["value"] == "Votes that prefer an answer: 2 of 3. Ties, both bad and skips are left out."
+        and file["visible"]
+    )
 
 
 def test_the_tabs_begin_with_what_the_world_could_tell():

@@ -82,7 +82,7 @@ def test_what_the_story_does_not_say_is_unsupported():
     good = gold_score(WORLD, task, task.reference, PROFILES["thorough"])
     made_up = gold_score(WORLD, task, task.reference + " Felix was sad.", PROFILES["thorough"])
     assert made_up.right == 1 and made_up.supported == 0.5 and made_up.total < 0.6 * good.total
-    assert "not so, or beside the point: Felix was sad." in made_up.why
+    assert "not true, or not an answer: Felix was sad." in made_up.why
 
 
 def total(task: Task, answer: str, profile: Annotator) -> float:

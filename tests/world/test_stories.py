@@ -109,5 +109,5 @@ def test_unknown_splits_and_kinds_are_named():
 def test_a_check_says_what_is_wrong():
     check = WORLDS["lab"].check("One day, Anna was in the park. Anna gave the ball to Ben. Banana banana.")
     assert (check.sentences, check.parsed, check.events, check.possible) == (3, 2, 2, 1)
-    assert "cannot be: Anna gave the ball to Ben." in check.problems[0]
-    assert check.problems[1] == "not a sentence of this world: Banana banana."
+    assert "not possible: Anna gave the ball to Ben." in check.problems[0]
+    assert check.problems[1] == "not a TinyWorld sentence: Banana banana."

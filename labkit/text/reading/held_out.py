@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from labkit.errors import LabError
+from labkit.errors import LabError, counted
 from labkit.text.clean import exact_key
 from labkit.text.pieces import Text
 from labkit.text.reading.report import ReadReport
@@ -65,11 +65,12 @@ def use_given_splits(splits: Sequence[str], reading: ReadReport) -> list[str] | 
     if apart not in names:
         return None
     if not names & {"train", ""}:
-        reading.warnings.append(f"All rows are of the split {apart}: they are trained on, but for a part.")
+        reading.warnings.append(f"All rows are of the split {apart}: they are trained on, except a held-out part.")
         return None
-    reading.warnings.append(f"The split {apart} ({splits.count(apart):,} rows) is held out, as the source has it.")
+    held = counted(splits.count(apart), "row")
+    reading.warnings.append(f"The split {apart} ({held}) is the held-out data, as the source has it.")
     if apart == "validation" and "test" in names:
-        reading.unused.append(f"split test ({splits.count('test'):,} rows)")
+        reading.unused.append(f"split test ({counted(splits.count('test'), 'row')})")
     return ["validation" if split == apart else "" if split == "test" else "train" for split in splits]
 
 

@@ -78,7 +78,7 @@ class LongText:
     def blocks(self) -> Iterator[str]:
         """The text, about a megabyte at a time."""
         if self._now() != self._stamp:
-            raise LabError(f"{self.path} has changed since it was first read. Begin again.")
+            raise LabError(f"{self.path} has changed since it was first read. Start again.")
         before = bisect_right(self._marks, self.start, key=lambda mark: mark.characters) - 1
         at = self._marks[before].characters if self._marks else 0
         for _, _, cleaned in self._read(self._marks[before]) if len(self) else ():

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from labkit.errors import LabError
+from labkit.errors import LabError, counted
 
 LISTED = 5
 """Places, columns and files that are named before the rest is only counted."""
@@ -113,7 +113,7 @@ def summary(record: Mapping[str, Any]) -> str:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in record["dropped"].items()) or "none"
     line = f"{record['source']} ({held}): read {record['read']:,}, kept {record['kept']:,}, dropped {dropped}"
     if record["characters"]:
-        line += f", {record['characters']:,} characters cleaned away"
+        line += f", {counted(record['characters'], 'character')} cleaned away"
     return line + (f"; not used: {format_some_names(record['unused'])}." if record["unused"] else ".")
 
 

@@ -213,7 +213,7 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     "t-emoji": (as_it_stands, {}),
     "t-folder-checkpoints": (plain(1), {"unused": ["file .ipynb_checkpoints/a-checkpoint.txt (hidden)"]}),
     "t-folder-empty-file": (plain(1), {"said": "Not read: __init__.txt is empty"}),
-    "t-folder-hf-snapshot": (plain(60), {"format": "parquet", "said": "The split test (10 rows) is held out"}),
+    "t-folder-hf-snapshot": (plain(60), {"format": "parquet", "said": "The split test (10 rows) is the held-out data"}),
     "t-folder-md-csv": (plain(4), {}),
     "t-japanese-sjis": (repeated("吾輩の店には灯りがある。第一の日は寒い。", 200), {"encoding": "cp932"}),
     "t-markdown": (as_it_stands, {}),

@@ -55,7 +55,7 @@ def test_files_named_as_splits_are_what_they_say(tmp_path):
     found = read_texts(tmp_path)
     assert [len(found.train), len(found.validation)] == [20, 5]
     assert found.validation == [row["text"] for row in texts[20:25]]
-    assert found.reading.warnings == ["The split validation (5 rows) is held out, as the source has it."]
+    assert found.reading.warnings == ["The split validation (5 rows) is the held-out data, as the source has it."]
     assert found.reading.unused == ["split test (5 rows)"]
 
 
@@ -175,7 +175,9 @@ def test_a_source_of_one_split_that_is_held_out_elsewhere_is_trained_on_and_that
     lines(tmp_path / "rows.jsonl", [{"text": f"Story {index} of birds.", "split": split} for index in range(20)])
     found = read_texts(tmp_path / "rows.jsonl")
     assert [len(found.train), len(found.validation)] == [18, 2]
-    assert found.reading.warnings == [f"All rows are of the split {split}: they are trained on, but for a part."]
+    assert found.reading.warnings == [
+        f"All rows are of the split {split}: they are trained on, except a held-out part."
+    ]
 
 
 def test_an_empty_split_to_train_on_of_a_hub_data_set_is_refused(monkeypatch):
