@@ -7,17 +7,14 @@ takes a recipe's own fields (``labkit run --model.width 256``), see `labkit.runs
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
-import labkit
 from labkit.commands.console import configure_standard_streams, one_line_warnings
+from labkit.commands.stage_kinds import stage_kinds
 from labkit.errors import LabError
-from labkit.runs.arguments import INPUTS
 
 COMMANDS = {
     "run": "run the whole recipe: tokenizer, every stage, report",
@@ -72,7 +69,7 @@ def _dispatch(given: list[str]) -> int:
         print(f"labkit {__version__}")
         return 0
     name, rest = given[0], given[1:]
-    if name not in COMMANDS and name.partition("-")[0] in stage_descriptions():
+    if name not in COMMANDS and name.partition("-")[0] in stage_kinds():
         from labkit.commands import stage
 
         return stage.command(name, rest)
@@ -81,33 +78,10 @@ def _dispatch(given: list[str]) -> int:
     return import_module(f"labkit.commands.{MODULES.get(name, name)}").command(rest)
 
 
-def stage_descriptions() -> dict[str, str]:
-    """What each kind of stage does, in a line, in the order of a recipe: read in their files, as importing them takes
-    torch's seconds; and of those that were registered elsewhere.
-    """
-    found = []
-    for file in sorted(Path(labkit.__file__).with_name("stages").glob("*.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            calls = [one for one in getattr(node, "decorator_list", []) if isinstance(one, ast.Call)]
-            named = [call for call in calls if ast.unparse(call.func) == "register"]
-            found += [(_order(node), *map(ast.literal_eval, call.args)) for call in named]
-    registry = sys.modules.get("labkit.stages.registry")
-    return {kind: line for _, kind, line in sorted(found)} | (registry.LINES if registry else {})
-
-
-def _order(stage: ast.AST) -> tuple[int, bool, bool]:
-    """Sorts stages by the place of what they learn from among INPUTS (last where the class does not say it); of these,
-    what leaves a reward model comes first, then what needs one.
-    """
-    said = {ast.unparse(node.targets[0]): node.value for node in ast.walk(stage) if isinstance(node, ast.Assign)}
-    place = INPUTS.index(ast.literal_eval(said["reads"])) if "reads" in said else len(INPUTS)
-    return place, "leaves" not in said, "needs_reward_model" not in said
-
-
 def _lines() -> dict[str, str]:
     """The commands and what they do, those of the stages behind the first."""
     (first, line), *others = COMMANDS.items()
-    stages = {kind: f"train one stage: {does}" for kind, does in stage_descriptions().items()}
+    stages = {kind: f"train one stage: {said.line}" for kind, said in stage_kinds().items()}
     return {first: line, **stages, **dict(others)}
 
 

@@ -19,8 +19,9 @@ TopP = Annotated[float, Range(0, 1, above=True)]
 
 
 def parse(options: type[T], command: str, arguments: list[str], description: str | None = None) -> T:
-    """A command's options. description: what --help says instead of the docstring of `options`. Raises LabError for
-    flags that there are not, and for values that their types refuse.
+    """A command's options. description: what --help says first, in place of the docstring of `options`.
+
+    Raises LabError for flags that there are not, and for values that their types refuse.
     """
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
     parsed: T = flags.parse(options, prog, arguments, config=config, description=description)

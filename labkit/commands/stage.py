@@ -7,16 +7,14 @@ import inspect
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labkit.commands.options import RunFolder, parse
 from labkit.commands.run import holds_run_of
+from labkit.commands.stage_kinds import stage_kinds
 from labkit.errors import LabError
 from labkit.runs.arguments import Switch, default_preset
 from labkit.runs.settings import override_parts
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,18 @@ class StageOptions:
     """Undo an --again that is not finished, and restore the results from before it."""
 
 
+def _description(name: str) -> str:
+    """What --help says of a stage of this name before its flags."""
+    kind = stage_kinds()[name.partition("-")[0]]
+    about = f"{kind.title}. {kind.about}"
+    return f"{about}\n\n{inspect.cleandoc(StageOptions.__doc__ or '').replace('STAGE', name)}"
+
+
 def command(name: str, arguments: list[str]) -> int:
     """`labkit STAGE RUN`: its exit code. name: of the stage."""
     folder, *after = arguments or ["--help"]
     if folder in ("-h", "--help"):
-        from labkit.commands.main import stage_lines
-
-        line, doc = stage_lines()[name.partition("-")[0]], inspect.cleandoc(StageOptions.__doc__ or "")
-        parse(StageOptions, name, ["--help"], f"{line[0].upper()}{line[1:]}.\n\n{doc.replace('STAGE', name)}")
+        parse(StageOptions, name, ["--help"], _description(name))
     if folder.startswith("-"):
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
     from labkit.reporting.terminal import run_with_progress

@@ -61,7 +61,7 @@ def test_help_of_every_command_needs_no_torch():
 import sys
 from labkit.commands.main import COMMANDS, main
 assert main(["--help"]) == 0
-for command in COMMANDS:
+for command in [*COMMANDS, "dpo", "dpo-strict"]:
     try:
         main([command, "--help"])
     except SystemExit as ended:
@@ -72,6 +72,7 @@ sys.exit(f"{heavy} was loaded" if heavy else 0)
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert all(command in ended.stdout for command in cli.COMMANDS)
+    assert ended.stdout.count("Direct preference optimisation. The fine-tuned model learns") == 2
 
 
 def test_no_command_prints_the_commands(capsys):

@@ -48,6 +48,9 @@ def made(toy, tmp_path, monkeypatch):
 def test_the_command_line_and_the_recipe_know_it(made, capsys):
     assert main(["--help"]) == 0
     assert "  repeat         train one stage: learn the conversations once more" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["repeat", "--help"])
+    assert "Learning once more. The conversations are learned a second time" in capsys.readouterr().out
     assert main(["recipe", str(made)]) == 0
     said = capsys.readouterr().out
     assert "--plan pretrain,sft,repeat" in said and "--repeat.weight 0.5" in said
