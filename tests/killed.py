@@ -23,7 +23,9 @@ from labkit.training.config import TrainConfig
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 
-STEPS, KILLS = 40, 10
+STEPS = 40
+KILLS = {"pretrain": 10, "sft": 5, "reward": 5, "ppo": 10, "dpo": 5}
+"""Most where a graph is compiled, and where the source has a state."""
 TRAIN = TrainConfig(steps=STEPS, batch_size=4, max_length=128, checkpoint_every=3, warmup_steps=2, compile=True)
 RECIPE = tiny_recipe(TRAIN)
 for name in ("sft", "reward", "ppo", "dpo"):  # not compiled, so their steps pass quickly: twice as many
@@ -87,7 +89,7 @@ def compiling(moment: float) -> Callable[[], bool]:
 def killed_stage(folder: Path, stage: str, rng: random.Random) -> list[str]:
     """Kill the stage at points spread over its length, every third one while a checkpoint is being written."""
     inside, kills = folder / stage, []
-    for number in range(KILLS):
+    for number in range(KILLS[stage]):
         step = steps_done(inside) + rng.randint(1, 3)
         if number == 0 and RECIPE.stages[stage].train.compile:
             where, ready = "compiling", compiling(time.monotonic() + 1.5 * rng.random())

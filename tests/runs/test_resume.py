@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.killed import KILLS
+
 
 @pytest.mark.slow
 def test_killed_many_times_ends_with_the_same_weights(tmp_path):
@@ -18,9 +20,10 @@ def test_killed_many_times_ends_with_the_same_weights(tmp_path):
     assert list(result) == ["pretrain", "sft", "reward", "ppo", "dpo"]
     for stage in result:
         kills, (straight, killed), losses = (result[stage][name] for name in ("kills", "hashes", "losses"))
-        assert len(kills) >= 10, kills
-        assert sum(kill.startswith("in a checkpoint") for kill in kills) >= 3, kills
-        assert len(set(kills)) >= 8, kills  # spread over the stage
+        many = KILLS[stage]
+        assert len(kills) == many, kills
+        assert sum(kill.startswith("in a checkpoint") for kill in kills) >= many // 3, kills
+        assert len(set(kills)) >= many - 2, kills  # spread over the stage
         assert straight == killed
         # the record shows no seam either
         assert losses[0] == losses[1] and len(losses[0]) == (40 if stage == "pretrain" else 80)
