@@ -160,7 +160,7 @@ def test_a_run_that_fails_is_seen_to_and_goes_away(app: App, opened: Opened):
     says(page, "new-problem", "must be even, not 257")
     more.fill("--tokenizer.documents 60 --tokenizer.vocabulary 20001")  # which only the text can tell
     page.locator("#runs-begin").click()
-    says(page, "runs-why-problem", "ended before it was done")
+    says(page, "runs-why-problem", "ended early")
     expect(page.locator("#runs-stages")).to_contain_text("Failed")
     expect(page.locator("#runs-go-on")).to_be_disabled()
     assert "20001" in page.locator("#runs-log textarea").input_value()

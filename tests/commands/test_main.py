@@ -72,7 +72,7 @@ sys.exit(f"{heavy} was loaded" if heavy else 0)
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert all(command in ended.stdout for command in cli.COMMANDS)
-    assert ended.stdout.count("Direct preference optimisation. The fine-tuned model learns") == 2
+    assert ended.stdout.count("Direct preference optimisation. The fine-tuned model is trained") == 2
 
 
 def test_no_command_prints_the_commands(capsys):

@@ -50,7 +50,7 @@ def test_the_report(made):
     assert report["stages"][-1] == events[-1].result
     assert report["recipe"] == tiny_recipe().to_dict() and report["machine"]["matrix_peak"] > 0
     for stage in report["stages"]:
-        took = Run.open(path).stage(stage["stage"]).records[-1]["seconds"]
+        took = Run.open(path).stage(stage["stage"]).step_records[-1]["seconds"]
         assert stage["mfu"] == pytest.approx(stage["flops"] / took / report["machine"]["matrix_peak"])
         assert stage["peak_memory_mb"] > 10
         assert stage["seconds"] > stage["training_seconds"] > 0
