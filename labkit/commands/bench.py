@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -15,9 +15,6 @@ from labkit.commands.options import parse
 from labkit.configs import Count, Seed
 from labkit.errors import counted
 from labkit.runs.arguments import Folder, Preset, Switch, default_preset
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

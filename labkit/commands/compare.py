@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse
 from labkit.runs.arguments import Switch
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

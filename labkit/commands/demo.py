@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labkit.commands.options import parse
 from labkit.runs.arguments import Folder
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import RunFolder, parse
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import RunFolder
 from labkit.runs.arguments import INPUTS, DataSource, Preset, default_preset
 from labkit.runs.settings import override_recipe, parse_known_args
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

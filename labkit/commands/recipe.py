@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse
 from labkit.runs.arguments import Preset, default_preset
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def init_previous_token_heads(
     """Let every head of the first block's `attention` begin by looking `distance` tokens back.
 
     Copying from the context takes two steps: a head that looks at the token before, and a later one that finds
-    what followed the same token earlier (In-context Learning and Induction AttentionConfig,
+    what followed the same token earlier (In-context Learning and Induction Heads,
     https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads). The second cannot be learnt
     before the first is there. So all embeddings share one random vector, and what the first block's queries and
     keys make of it is one vector q turned to two places: its score is highest where they are `distance` apart.

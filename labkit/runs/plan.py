@@ -55,8 +55,8 @@ def is_external(after: str | None) -> bool:
 class ResolvedStage(NamedTuple):
     """A stage of a plan and what it builds on. after: what it begins with, a stage of the plan or RUN/STAGE of another
     run; None for new weights. judge: the last stage before it that leaves a reward model. annotated_stage: the stage,
-    or RUN/STAGE, whose answers the world's annotator compares for it. needs: those of these that are stages of the plan
-    and that it cannot do without, the one that it begins with first.
+    or RUN/STAGE, whose answers the world's annotator compares for it. dependencies: those of these that are stages of
+    the plan and that it cannot do without, the one that it begins with first.
     """
 
     name: str

@@ -79,7 +79,7 @@ class StageInputs:
     def for_stage(self, after: str | None, judged_by: str | None) -> StageInputs:
         """The same for a stage that comes after this one and is judged by that; what was made once is shared."""
         made = dataclasses.replace(self, after=after, judged_by=judged_by)
-        object.__setattr__(made, "known", self.cache)
+        object.__setattr__(made, "cache", self.cache)
         return made
 
     @property

@@ -137,7 +137,7 @@ LINES: dict[str, str] = {}
 
 
 def register(kind: str, description: str) -> Callable[[S], S]:
-    """Make a stage known under a name: small letters and digits. line: what it does, for the command line's help.
+    """Make a stage known under a name: small letters and digits. description: for the command line's help, a line.
 
     Raises LabError for a name that is none or that another stage has.
     """

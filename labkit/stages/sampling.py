@@ -60,7 +60,7 @@ class Sampler:
 
     def logprobs(self, model: Transformer, x: Tensor, batch: Batch) -> Tensor:
         """Log-probability of each token of the answers under the distribution that it is drawn from: `model` at the
-        sampler's temperature. x [B, T, D] of `model.hidden` -> [B, T] nats; 0 where the mask is False.
+        sampler's temperature. x [B, T, D] of `model.hidden_states` -> [B, T] nats; 0 where the mask is False.
         """
         mask = batch.mask
         logits = apply_temperature(model.logits(x[mask]).unsqueeze(0), self.temperature)

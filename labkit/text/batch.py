@@ -41,7 +41,7 @@ def shifted_batch(
 
     `loss_mask[b][t]` says whether id t of row b counts as a label. Padding never does.
 
-        shifted_batch([[7, 8, 9]], [[False, True, True]], 4, pad=0) ->
+        shifted_batch([[7, 8, 9]], [[False, True, True]], 4, pad_token_id=0) ->
         inputs [[7, 8, 0, 0]]   labels [[8, 9, 0, 0]]   mask [[True, True, False, False]]
     """
     inputs = np.full((len(rows), length), pad_token_id, dtype=np.int64)

@@ -1,7 +1,7 @@
 """Questions about a story and what answers them.
 
-A question is an event with a asked_role: Event("lose", ("Anna", None)) asks what Anna lost. Whatever sentence fills the
-asked_role makes a claim, and the claim is right when it is the value that the story has there. Questions are found, not
+A question is an event with an asked role: Event("lose", ("Anna", None)) asks what Anna lost. Whatever sentence fills
+that role makes a claim, and the claim is right when it is the value that the story has there. Questions are found, not
 written: every event and every part of the last state that only one answer fits is a question (data/world gives the
 words).
 """
@@ -37,7 +37,7 @@ ALSO = {
 
 class Question(NamedTuple):
     """What is asked. `pattern` has None where the answer goes, at index `asked_role` of its arguments;
-    `also` are other patterns that answer it.
+    `alternatives` are other patterns that answer it.
     """
 
     question_type: str

@@ -214,7 +214,8 @@ def test_a_weight_has_one_percentage_wherever_it_stands(browser: Browser, tokeni
         expect(page.locator("[data-panel=cell] table").first).to_contain_text(said)
         expect(page.locator("[data-panel=cell] table").nth(1).locator("tbody tr").first).to_contain_text(said)
         place = page.locator("[data-panel=without] h3").inner_text().rpartition("(")[2]
-        assert place == page.locator("[data-panel=lens] h3").inner_text().rpartition("(")[2]  # both after the same token
+        lens = page.locator("[data-panel=lens] h3").inner_text().rpartition("(")[2]
+        assert place == lens  # both after the same token
     page.close()
 
 

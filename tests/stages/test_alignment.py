@@ -316,3 +316,10 @@ def test_tasks_without_room_for_an_answer_are_left_out_too(stage_inputs):
 def test_no_pair_fits(stage_inputs):
     with pytest.raises(LabError, match="None of .* preference pairs fits, with its prompt, in 8 tokens"):
         stage_inputs.fitting_pairs(8)
+
+
+def test_what_one_stage_has_made_another_is_given(stage_inputs):
+    """Stages of a run share what is costly to make, as the log-probabilities of the reference."""
+    first, second = stage_inputs.for_stage("sft", None), stage_inputs.for_stage("ppo", "reward")
+    assert first.cached("twice", object) is second.cached("twice", object) is stage_inputs.cached("twice", object)
+    assert (second.after, second.judged_by) == ("ppo", "reward")
