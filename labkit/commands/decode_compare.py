@@ -52,7 +52,7 @@ def main(options: CompareOptions) -> int:
     """`labkit decode-compare`."""
     import json
 
-    from labkit.decoding.strategies import parse_strategy as parse_strategy
+    from labkit.decoding.strategies import parse_strategy
     from labkit.evaluation.strategies import compare_strategies, strategies_table
     from labkit.runs.decoding import decoding_resources, world_and_prompts
     from labkit.runs.folder import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import labkit
 from labkit.runs.arguments import INPUTS
@@ -26,32 +26,47 @@ def stage_kinds() -> dict[str, StageKind]:
     found = []
     for file in sorted(Path(labkit.__file__).with_name("stages").glob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            for decorator in getattr(node, "decorator_list", []):
-                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "register":
-                    kind, line = map(ast.literal_eval, decorator.args)
-                    says = _assigned(node)
-                    said = StageKind(line, _text(says, "title"), _text(says, "about"))
-                    found.append((_order(says), kind, said))
+            if isinstance(node, ast.ClassDef):
+                found += [_described(node, call) for call in _registrations(node)]
     registry = sys.modules.get("labkit.stages.registry")
     registered = {}
     if registry:
         for kind, line in registry.LINES.items():
-            registered[kind] = StageKind(line, registry.STAGES[kind].title, registry.STAGES[kind].about)
+            stage = registry.STAGES[kind]
+            registered[kind] = StageKind(line, getattr(stage, "title", ""), getattr(stage, "about", ""))
     return {kind: said for _, kind, said in sorted(found)} | registered
 
 
-def _assigned(stage: ast.AST) -> dict[str, ast.expr]:
+def _registrations(stage: ast.ClassDef) -> list[ast.Call]:
+    calls = [decorator for decorator in stage.decorator_list if isinstance(decorator, ast.Call)]
+    return [call for call in calls if ast.unparse(call.func) == "register"]
+
+
+def _described(stage: ast.ClassDef, registration: ast.Call) -> tuple[tuple[int, bool, bool], str, StageKind]:
+    """The stage's place, its name and what it says of itself."""
+    kind, line = map(ast.literal_eval, registration.args)
+    says = _assigned(stage)
+    return _order(says), kind, StageKind(line, _literal(says, "title"), _literal(says, "about"))
+
+
+def _assigned(stage: ast.ClassDef) -> dict[str, ast.expr]:
     """What stands in a class's file behind the name of each attribute that it sets."""
-    return {ast.unparse(node.targets[0]): node.value for node in ast.walk(stage) if isinstance(node, ast.Assign)}
+    found = {}
+    for node in stage.body:
+        if isinstance(node, ast.Assign):
+            found[ast.unparse(node.targets[0])] = node.value
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            found[ast.unparse(node.target)] = node.value
+    return found
 
 
-def _text(says: dict[str, ast.expr], name: str) -> str:
-    return ast.literal_eval(says[name]) if name in says else ""
+def _literal(says: dict[str, ast.expr], name: str, default: Any = "") -> Any:
+    return ast.literal_eval(says[name]) if name in says else default
 
 
 def _order(says: dict[str, ast.expr]) -> tuple[int, bool, bool]:
     """Sorts stages by the place of what they learn from among INPUTS (last where the class does not say it); of these,
     what leaves a reward model comes first, then what needs one.
     """
-    place = INPUTS.index(_text(says, "reads")) if "reads" in says else len(INPUTS)
-    return place, "leaves" not in says, "needs_reward_model" not in says
+    place = INPUTS.index(_literal(says, "reads")) if "reads" in says else len(INPUTS)
+    return place, _literal(says, "leaves") != "reward model", not _literal(says, "needs_reward_model", False)

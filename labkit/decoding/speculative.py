@@ -21,7 +21,7 @@ from labkit.model.transformer import State, Transformer
 class SpeculativeResult(NamedTuple):
     """tokens: what was generated. drafted, accepted: how many tokens the draft proposed, and how many of them were
     accepted; after the first that is not, a pass's other proposals are in vain, so that accepted / drafted is below the
-    rate at which one proposal is accepted. target_passes: how often the target, the large model, read.
+    rate at which one proposal is accepted. target_forward_passes: how many forward passes the target model made.
     """
 
     tokens: list[int]

@@ -53,7 +53,7 @@ def compare_strategies(
     """All strategies on the same prompts; the same seed gives each of them the same draws. Each prompt has seeds of its
     own, so that what is drawn for one says nothing of another.
 
-    world: whose grammar and truth the texts are held against. annotator: by whose taste gold is scored, as
+    world: whose grammar and truth the texts are held against. annotator: by whose preferences gold is scored, as
     the run's recipe names it; a world needs one. Raises LabError as `Strategy.generate`.
     """
     from labkit.decoding.strategies import DecodingResources
@@ -122,7 +122,7 @@ def _truth(world: World, task: Task | None, text: str, annotator: str | None) ->
     if task is None:
         return {"grammatical": as_story, "consistent": check.possible / check.events if check.events else float("nan")}
     if annotator is None:
-        raise LabError("Gold is scored by an annotator's taste: name one, as a recipe does (annotation.annotator).")
+        raise LabError("The gold score needs an annotator: give annotator=, as in the recipe's annotation.annotator.")
     gold = gold_score(world, task, text, world.profile(annotator))
     truth = {"gold": gold.total, "right": gold.right, "supported": gold.supported, "consistent": gold.consistent}
     return truth | {"grammatical": as_story if task.kind == "write" else gold.fluent}

@@ -50,8 +50,8 @@ class WorldPrompts:
             if len(ids) <= self.max_prompt_tokens:
                 return task, ids
         raise LabError(
-            f"train.max_length leaves {self.max_prompt_tokens} tokens for a prompt, too few for TinyWorld's. Raise "
-            f"train.max_length."
+            f"train.max_length leaves {self.max_prompt_tokens} tokens for a prompt, too few for TinyWorld's. "
+            f"Raise train.max_length."
         )
 
 
@@ -66,8 +66,8 @@ class DatasetPrompts:
         self.fit = LengthReport(len(whole), left_out=len(whole) - len(self.prompts))
         if not self.prompts:
             raise LabError(
-                f"None of {len(whole)} prompts fits in {max_prompt_tokens} tokens. Raise train.max_length, or shorten "
-                f"the prompts."
+                f"None of {len(whole)} prompts fits in {max_prompt_tokens} tokens. "
+                f"Raise train.max_length, or shorten the prompts."
             )
 
     def prompt_ids(self, index: int) -> list[int]:

@@ -160,7 +160,7 @@ def _reading(report: Mapping[str, Any]) -> Markup:
 
 
 def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """A measure's value after the last stage that measured it, and its name with the value before."""
+    """A metric's value after the last stage that measured it, and its name with the value before."""
     known = metric_info(key)
     measured = [stage for stage in stages if key in stage["metrics"] and metric_info(key, stage["stage"]) == known]
     if not measured:
@@ -200,7 +200,7 @@ def _stage(
     parts += [html_tag("p", known.about)] if known is not None else []
     if places:
         parts.append(html_tag("div", places, class_="card figures"))
-    return html_tag("section", parts, _measures(stage, before), id=name)
+    return html_tag("section", parts, _metrics_table(stage, before), id=name)
 
 
 def stage_figures(
@@ -235,8 +235,8 @@ def _figure(key: str, heading: str) -> Markup:
     return html_tag("div", html_tag("h3", heading), html_tag("div", "", class_="figure", data_figure=key))
 
 
-def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Markup:
-    """One row a measure, with its value before the stage where that was measured; those of single question types have
+def _metrics_table(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Markup:
+    """One row a metric, with its value before the stage where that was measured; those of single question types have
     their own figure."""
     metrics = stage["metrics"]
     names = [name for name in metrics if not name.startswith(BY_KIND) and not name.endswith(BEFORE_SUFFIX)]
@@ -250,12 +250,12 @@ def _measures(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mar
         _row(name, stage["stage"], metrics[name], earlier, bool(heading), last)
         for name, last in zip(names, ["", *names], strict=False)
     ]
-    table = html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows), class_="measures")
+    table = html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows), class_="metrics")
     return html_tag("div", table, class_="card scroll")
 
 
 def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> tuple[Mapping[str, float], str]:
-    """What a stage's measures are compared with, and what that is called: what it measured itself of the model that it
+    """What a stage's metrics are compared with, and what that is called: what it measured itself of the model that it
     began with, else those of the stage that it came after, when that is a model of the same kind; nothing and ""
     otherwise.
     """

@@ -42,7 +42,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[StopRequest]:
-    """Let ctrl-C and SIGTERM, which batch systems send, set a Stop; the way they were handled before comes back
+    """Let ctrl-C and SIGTERM, which batch systems send, set a StopRequest; the way they were handled before comes back
     afterwards. Only the main thread can do it.
     """
     stop = StopRequest()
@@ -167,7 +167,7 @@ def format_headline(result: dict[str, Any]) -> str:
 
 
 def format_run_summary(folder: Path) -> str:
-    """The measures of a run's stages as two tables, a column a stage: all together, and by question type.
+    """The metrics of a run's stages as two tables, a column a stage: all together, and by question type.
 
     Raises LabError when there is no report.
     """
@@ -214,7 +214,7 @@ def metric_rows(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def label_with_unit(known: MetricSpec) -> str:
-    """A measure's label, with its unit where the values do not show it: "validation loss (nats per token)"."""
+    """A metric's label, with its unit where the values do not show it: "validation loss (nats per token)"."""
     return f"{known.label} ({known.unit})" if " " in known.unit or known.unit in ("nats", "bits") else known.label
 
 

@@ -42,7 +42,7 @@ INPUTS = ("text", "instructions", "preferences")
 
 
 TAKEN = (
-    *("preset", "seed", "world", "tokenizer", "model", "plan", "annotation", "evaluation", *INPUTS),
+    *("preset", "seed", "world", "tinyworld", "tokenizer", "model", "plan", "annotation", "evaluation", *INPUTS),
     *("checkpoints", "corpus", "run", "stages", "out", "resume", "help"),
 )
 """Names that mean something else in recipes, among flags, or in a run's folder."""

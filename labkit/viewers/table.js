@@ -17,10 +17,10 @@ const places = (sets) => sets.map(({ where, right, error, count }) => chinese
 
 const NOTES = {
   about: ({ stage, sets, tired, high }) => (chinese
-    ? `阶段 ${stage} 的模型判断对“it”所指的比例：${places(sets).join("；")}；随机为 50 %。在“too”之前，把“tired”换成“high”不会改变任何东西：因果模型读到“it”时还看不到后文。读完句子再问，“horse”对“wall”的对数几率为 ${signed(tired)} 纳特，换成“high”后为 ${signed(high)}。`
+    ? `阶段 ${stage} 的模型正确判断“it”所指的比例：${places(sets).join("；")}；随机为 50 %。在“too”之前，把“tired”换成“high”不会改变任何东西：因果模型读到“it”时还看不到后文。读完句子再问，“horse”对“wall”的对数几率为 ${signed(tired)} 纳特，换成“high”后为 ${signed(high)}。`
     : `The model after the stage ${stage} resolves “it” correctly ${places(sets).join(" and ")}; chance is 50 %. Up to “too”, nothing changes when “tired” becomes “high”: a causal model reads “it” before that word. Asked after the sentence, its log-odds of “horse” over “wall” are ${signed(tired)} nats, and ${signed(high)} with “high”.`),
   heads: ({ where, right, error, odds, count, stage }) => (chinese
-    ? `阶段 ${stage}，${WHERE[where] || where} 的 ${count} 篇文本：判断对“it”所指的占 ${percent(right)}（± ${percent(error)}；随机为 50 %），平均对数几率 ${signed(odds)} 纳特。`
+    ? `阶段 ${stage}，${WHERE[where] || where} 的 ${count} 篇文本：正确判断“it”所指的占 ${percent(right)}（± ${percent(error)}；随机为 50 %），平均对数几率 ${signed(odds)} 纳特。`
     : `Stage ${stage}, ${count} texts of ${where}: “it” is resolved correctly in ${percent(right)} (± ${percent(error)}; chance is 50 %), with log-odds of ${signed(odds)} nats.`),
   scoring: ({ done, total }) => (chinese ? `已生成 ${done} / ${total} 篇文本…` : `${done} of ${total} ${total === 1 ? "text" : "texts"} generated …`),
   stopped: () => (chinese ? "已停止。" : "Stopped."),

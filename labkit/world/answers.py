@@ -1,8 +1,8 @@
 """How questions are put into words, and answers written and read.
 
 An answer is a fragment ('In the park.'), a statement ('Anna is in the park.'), or a statement beside something polite
-or something more that the story says. `Answers.parse_response` gives back what each sentence of any response says, for
-the oracle.
+or something more that the story says. `AnswerGrammar.parse_response` gives back what each sentence of any response
+says, for the oracle.
 """
 
 from __future__ import annotations

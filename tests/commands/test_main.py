@@ -15,11 +15,13 @@ import pytest
 
 from labkit.commands import main as cli
 from labkit.commands.main import main
+from labkit.commands.stage_kinds import stage_kinds
 from labkit.errors import LabError
 from labkit.model.rwkv import RWKV
 from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.folder import Run
 from labkit.runs.settings import override_recipe
+from labkit.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -73,6 +75,13 @@ sys.exit(f"{heavy} was loaded" if heavy else 0)
     assert ended.returncode == 0, ended.stderr
     assert all(command in ended.stdout for command in cli.COMMANDS)
     assert ended.stdout.count("Direct preference optimisation. The fine-tuned model is trained") == 2
+
+
+def test_what_help_reads_in_the_stages_files_is_what_they_say():
+    for kind, said in stage_kinds().items():
+        stage = STAGES[kind]
+        assert (said.title, said.about) == (stage.title, stage.about)
+    assert list(stage_kinds())[:5] == ["pretrain", "sft", "reward", "ppo", "dpo"]
 
 
 def test_no_command_prints_the_commands(capsys):

@@ -147,8 +147,8 @@ def refuse_answer_reference(columns: TrackedRow, name: str) -> None:
         if name not in group.columns and _points(value, [group]) and _reaches(value, group):
             raise RowError(
                 "answer elsewhere",
-                f"has {shorten_repr(value)} in its column {name}, which points into {_where(group)}. Write the answer "
-                f"itself.",
+                f"has {shorten_repr(value)} in its column {name}, which points into {_where(group)}. "
+                f"Write the answer itself.",
             )
 
 
