@@ -146,6 +146,13 @@ def check_memory_available(size: float, what: str) -> None:
         raise LabError(f"{what} takes {size / 1e9:,.0f} GB of memory; this machine has {there / 1e9:,.0f}.")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice: Python's, the GPU's, or the processor's, which torch raises as
+    a RuntimeError like any other.
+    """
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def peak_memory_mb() -> float:
     """The most memory this process has held, in MB of 10**6 bytes: on the GPU if it was used, else resident.
 

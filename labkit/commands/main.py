@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from labkit.commands import launched
 from labkit.commands.console import configure_standard_streams, one_line_warnings
 from labkit.commands.stage_kinds import stage_kinds
 from labkit.errors import LabError
@@ -40,9 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input (said in a line), 130 stopped by ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     configure_standard_streams()
+    launched.set_up()
+    return launched.leave(_run(given))
+
+
+def _run(given: list[str]) -> int:
     try:
         with one_line_warnings():
-            code = _dispatch(given)
+            code = _dispatch(launched.take_options(given))
         sys.stdout.flush()
         return code
     except LabError as error:
@@ -57,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk behind the output, a file that may not be read
         print(f"labkit: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if launched.process_count() == 1:
+            raise
+        return launched.fail(error)
 
 
 def _dispatch(given: list[str]) -> int:
@@ -93,5 +103,7 @@ def usage() -> str:
 The whole recipe behind a chat model, from text to DPO, on one laptop.
 
 {lines}
+
+{launched.HELP}
 
 labkit COMMAND --help says more. To start: labkit run --preset smoke"""

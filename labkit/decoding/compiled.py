@@ -109,13 +109,18 @@ class CompiledGenerator:
         max_new_tokens: int,
         stop_ids: Collection[int] = (),
         generator: torch.Generator | None = None,
+        uniform_draws: Tensor | None = None,
         keep_stop: bool = False,
     ) -> list[list[int]]:
-        """The new tokens of each prompt, as `generate` gives them with the same generator; it raises what that does."""
+        """The new tokens of each prompt, as `generate` gives them with the same generator or uniform_draws
+        [P, 1, max_new_tokens]; it raises what that does.
+        """
         for i, prompt in enumerate(prompts):
             check_prompt_fits(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
         check_generation_size(self.model, self.rows, max(map(len, prompts), default=0), max_new_tokens)
-        draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)[:, 0]
+        if uniform_draws is None:
+            uniform_draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)
+        draws = uniform_draws[:, 0]
         parameters = list(self.model.parameters())
         if list(map(id, parameters)) != list(map(id, self.parameters)):  # others than those in the graphs
             self.graphs, self.parameters = {}, parameters

@@ -89,11 +89,12 @@ def run_with_progress(
 
 def _command(arguments: Sequence[str]) -> str:
     """The line that begins labkit with these arguments, on as many processes as now."""
-    from labkit.training.processes import accelerator
+    from labkit.training.processes import accelerator, parallel_config
 
     count = accelerator().num_processes
-    launch = f"accelerate launch --multi_gpu --num_processes {count} -m labkit" if count > 1 else "labkit"
-    return f"{launch} {shlex.join(arguments)}"
+    launch = f"torchrun --nproc-per-node {count} -m labkit" if count > 1 else "labkit"
+    sharded = count > 1 and parallel_config().strategy == "fsdp"
+    return f"{launch} {shlex.join([*arguments, *(['--parallel', 'fsdp'] if sharded else [])])}"
 
 
 def _follow(events: Generator[Progress, None, None], stop: StopRequest, speaks: bool) -> bool:

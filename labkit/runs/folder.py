@@ -251,7 +251,7 @@ class Run:
         write_json(self.path / "recipe.json", value)
 
     def begin_rerun(self, stage: str) -> FolderTransaction:
-        """Set a stage aside, with all that builds on it, until it is finished anew, and write the recipe as it is now."""
+        """Set a stage aside, with all that builds on it, until it is finished anew; write the recipe as it is now."""
         again = [stage, *self.recipe.descendants(stage)]
         folders = [*again, *(["preferences"] if self.recipe.annotated_stage in again else [])]
         files = ["recipe.json", *REPORTS]

@@ -24,6 +24,7 @@ Where this departs from the two papers, and from TRL's PPOTrainer (0.24, the las
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,10 +44,13 @@ from labkit.stages.registry import Curve, Stage, register
 from labkit.stages.rollouts import Rollout, Rollouts, check_batch_size
 from labkit.stages.sampling import Sampler, apply_temperature
 from labkit.training.config import TrainConfig
+from labkit.training.engine import spread
 from labkit.training.processes import accelerator
 
 if TYPE_CHECKING:
+    from labkit.decoding import Judge
     from labkit.evaluation.config import EvaluationConfig
+    from labkit.model.reward_model import RewardModel
     from labkit.model.transformer import Transformer
     from labkit.text.tokenizer import Tokenizer
     from labkit.training.config import Source
@@ -144,7 +148,7 @@ class PPO(Stage):
         return Rollouts(
             stage_inputs.prompts(train.max_length, self.max_new_tokens),
             self.sampler(tokenizer),
-            reward_judge(stage_inputs.reward_model().to(accelerator().device), tokenizer, has_end_token=True),
+            self.judge(stage_inputs.reward_model(), tokenizer),
             GAECredit(self.kl_coef, self.gamma, self.lam),
             copy.deepcopy(model.actor),
             batch_size=train.batch_size,
@@ -154,6 +158,15 @@ class PPO(Stage):
             precision=train.precision,
             **stage_inputs.shard_options(),
         )
+
+    def judge(self, reward_model: RewardModel, tokenizer: Tokenizer) -> Judge:
+        """The reward model's number of each answer, by as many processes as hold its weights."""
+        engine = spread(reward_model, accelerator().device)
+
+        def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Sequence[float]:
+            return engine.run(lambda model: reward_judge(model, tokenizer, has_end_token=True)(prompts, answers))
+
+        return judge
 
     def sampler(self, tokenizer: Tokenizer) -> Sampler:
         """What draws the answers."""

@@ -18,7 +18,10 @@ from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import Prompts
 from labkit.stages.credit import GAECredit, ScoredAnswers
 from labkit.stages.sampling import Sampler, Samples
+from labkit.text.batch import Batch
 from labkit.text.chat import without_end_token
+from labkit.training.engine import gathered, spread
+from labkit.training.processes import accelerator
 
 
 class Rollout(NamedTuple):
@@ -81,7 +84,7 @@ class Rollouts:
     ):
         check_batch_size(batch_size, num_generations, world_size)
         self.prompts, self.sampler, self.judge, self.credit = prompts, sampler, judge, credit
-        self.reference = reference.eval()
+        self.reference = spread(reference, accelerator().device)
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
         self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
@@ -131,30 +134,37 @@ class Rollouts:
         return [index for index in mine for _ in range(self.num_generations)]
 
     def _sampled(self, model: ActorCritic, batch: int) -> Samples:
-        asked = [self.prompts.prompt_ids(index) for index in self._indices(batch)]
+        indices, samples = self._indices(batch), self.num_generations
+        first = batch * (self.batch_size // samples)
+        asked = [self.prompts.prompt_ids(index) for index in indices]
+        places = [(index - first) * samples + at % samples for at, index in enumerate(indices)]
         # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
-        with autocast(_device(model), self.precision):
-            samples = self.sampler.sample(model.actor, asked, self._generator(batch))
-        return samples._replace(batch=samples.batch.to(_device(model)))
+        with autocast(_device(model), self.precision), gathered(model.actor):
+            written = self.sampler.sample(model.actor, asked, self._uniform_draws(batch)[places])
+        return written._replace(batch=written.batch.to(_device(model)))
 
     def _scored(self, model: ActorCritic, samples: Samples) -> ScoredAnswers:
         device, batch = _device(model), samples.batch
-        reference = self.reference.to(device)
         with autocast(device, self.precision):
             x, values = model(batch.inputs, batch.mask)
             logprobs = self.sampler.logprobs(model.actor, x, batch)
-            reference_logprobs = self.sampler.logprobs(reference, reference.hidden_states(batch.inputs), batch)
+            reference_logprobs = self.reference.run(self._logprobs, batch)
             scores = torch.tensor(judge_scores(self.judge, samples.prompts, samples.completions), device=device)
         return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
+
+    def _logprobs(self, model: Transformer, batch: Batch) -> Tensor:
+        return self.sampler.logprobs(model, model.hidden_states(batch.inputs), batch)
 
     def _gold(self, batch: int, samples: Samples) -> list[float]:
         return self.prompts.gold_scores(
             self._indices(batch), [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.completions]
         )
 
-    def _generator(self, batch: int) -> torch.Generator:
-        drawn = np.random.default_rng([self.seed, batch, self.rank]).integers(2**62)
-        return torch.Generator().manual_seed(int(drawn))
+    def _uniform_draws(self, batch: int) -> Tensor:
+        """[batch_size, max_new_tokens]: the randomness of each answer of a batch, whichever process writes it."""
+        seed = np.random.default_rng([self.seed, batch, 0]).integers(2**62)
+        generator = torch.Generator().manual_seed(int(seed))
+        return torch.rand(self.batch_size, self.sampler.max_new_tokens, generator=generator)
 
 
 def _means(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from labkit.decoding import Temperature, generate
@@ -48,9 +47,9 @@ class Sampler:
         self.temperature, self.compile = temperature, compile
         self.writer: CompiledGenerator | None = None
 
-    def sample(self, model: Transformer, prompts: Sequence[Sequence[int]], generator: torch.Generator) -> Samples:
-        """An answer to each prompt."""
-        drawn = self._drawn(model, prompts, generator)
+    def sample(self, model: Transformer, prompts: Sequence[Sequence[int]], uniform_draws: Tensor) -> Samples:
+        """An answer to each prompt. uniform_draws [P, max_new_tokens]: numbers in [0, 1), the randomness of each."""
+        drawn = self._drawn(model, prompts, uniform_draws.unsqueeze(1))
         rows = [
             ([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
             for prompt, answer in zip(prompts, drawn, strict=True)
@@ -68,13 +67,13 @@ class Sampler:
         return found.new_zeros(mask.shape).masked_scatter(mask, found)
 
     def _drawn(
-        self, model: Transformer, prompts: Sequence[Sequence[int]], generator: torch.Generator
+        self, model: Transformer, prompts: Sequence[Sequence[int]], uniform_draws: Tensor
     ) -> list[list[int]]:
         filters = [Temperature(self.temperature)]
         options: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
             "stop_ids": self.tokenizer.stop_ids,
-            "generator": generator,
+            "uniform_draws": uniform_draws,
             "keep_stop": True,
         }
         if not (self.compile and can_compile(model)):

@@ -2,6 +2,10 @@
 
     checkpoints/step-00000200/   model.safetensors  optimizer.safetensors  source.safetensors  state.json
 
+Where each process holds a share of the model, each writes its own (torch's distributed checkpoint, as safetensors):
+
+    checkpoints/step-00000200/   shards/  replicated.safetensors  source-0.safetensors …  state.json
+
 Each checkpoint is written into a temporary folder, brought to the disk (fsync) and only then renamed. state.json is
 written last and holds the SHA-256 of the other files, so that a damaged checkpoint is known for what it is and the
 one before it is used: two are kept.
@@ -12,11 +16,13 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
@@ -27,13 +33,17 @@ from labkit.files import (
     atomic_replace_folder,
     explain_write_errors,
     fsync_path,
+    hidden_sibling,
     read_jsonl,
     read_object,
     restore_interrupted_write,
     write_jsonl,
 )
+from labkit.training.shares import is_sharded, read_shares, read_whole, write_shares
 
 KEPT = 2
+SHARDS, REPLICATED = "shards", "replicated"
+"""Of a sharded checkpoint: the folder of what each process holds a share of, and the file of what each holds whole."""
 
 
 def write_model(path: Path, model: nn.Module) -> None:
@@ -115,14 +125,41 @@ class Checkpoint:
             if _digest(folder / name) != digest:
                 raise ValueError(f"{name} is not what was written")
 
+    @property
+    def sharded(self) -> bool:
+        """Whether it was written by processes that held a share each."""
+        return (self.folder / SHARDS).is_dir()
+
     def load_model(self, model: nn.Module) -> None:
         """Copy the weights into `model`."""
         load_model(model, str(self.folder / "model.safetensors"))
+
+    def load_into(self, model: nn.Module, optimizer: Mapping[str, Tensor]) -> None:
+        """Copy weights and optimizer state into tensors that are whole, or shares of as many processes as there are
+        now; every process comes here.
+        """
+        named = dict(model.named_parameters(remove_duplicate=False))
+        if not self.sharded:
+            for file, into in (("model", named), ("optimizer", optimizer)):
+                with safe_open(str(self.folder / f"{file}.safetensors"), "pt") as saved:
+                    known = {name: into[name] for name in saved.keys()}
+                read_whole(self.folder / f"{file}.safetensors", known)
+            return
+        into = checkpoint_tensors(model, optimizer)
+        replicated = {name: into.pop(name) for name in self.tensors(REPLICATED)}
+        read_whole(self.folder / f"{REPLICATED}.safetensors", replicated)
+        read_shares(self.folder / SHARDS, into)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors saved under `name`, {} when there are none."""
         path = self.folder / f"{name}.safetensors"
         return load_file(str(path)) if path.exists() else {}
+
+
+def checkpoint_tensors(model: nn.Module, optimizer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All that is trained and all that the optimizer remembers, by names that differ."""
+    weights = {f"model/{name}": p for name, p in model.named_parameters()}
+    return weights | {f"optimizer/{name}": tensor for name, tensor in optimizer.items()}
 
 
 class Checkpoints:
@@ -141,13 +178,31 @@ class Checkpoints:
         final = self.step_path(step)
         with atomic_replace_folder(final) as partial:
             save_model(model, str(partial / "model.safetensors"))
-            for name, named in tensors.items():
-                if named:
-                    save_file(dict(named), str(partial / f"{name}.safetensors"))
-            files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-            text = json.dumps({**state, "files": files}, indent=2)
-            (partial / "state.json").write_text(text, encoding="utf-8")
-        with explain_write_errors(final):
+            _finish(partial, tensors, state)
+        self._drop_oldest()
+
+    def save_shares(
+        self,
+        step: int,
+        weights: Mapping[str, Tensor],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: dict[str, Any],
+        processes: Accelerator,
+    ) -> None:
+        """The same where each process holds a share of the weights (`checkpoint_tensors`); every process comes here."""
+        final, main = self.step_path(step), processes.is_main_process
+        replicated = {name: tensor.detach() for name, tensor in weights.items() if not is_sharded(tensor)}
+        with atomic_replace_folder(final) if main else nullcontext(hidden_sibling(final, PARTIAL)) as partial:
+            processes.wait_for_everyone()
+            write_shares(partial / SHARDS, {name: one for name, one in weights.items() if name not in replicated})
+            if main:
+                _finish(partial, {**tensors, REPLICATED: replicated}, state)
+        if main:
+            self._drop_oldest()
+        processes.wait_for_everyone()
+
+    def _drop_oldest(self) -> None:
+        with explain_write_errors(self.folder):
             for old in self._folders()[:-KEPT]:
                 shutil.rmtree(old)
 
@@ -177,6 +232,16 @@ class Checkpoints:
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if not path.suffix)
+
+
+def _finish(partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
+    """Write the tensors that are whole, and last the state with the digests of all files."""
+    for name, named in tensors.items():
+        if named:
+            save_file(dict(named), str(partial / f"{name}.safetensors"))
+    files = {path.relative_to(partial).as_posix(): _digest(path) for path in sorted(partial.rglob("*.safetensors"))}
+    text = json.dumps({**state, "files": files}, indent=2)
+    (partial / "state.json").write_text(text, encoding="utf-8")
 
 
 def _digest(path: Path) -> str:

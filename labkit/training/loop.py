@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast, gather_object, send_to_device
+from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 
 from labkit.configs import to_dict
 from labkit.errors import LabError
-from labkit.machine import compile_or_eager, has_bf16, warn_once
+from labkit.machine import compile_or_eager, has_bf16, is_out_of_memory, warn_once
 from labkit.model.initial import older_weight_names
-from labkit.training.checkpoints import Checkpoints, MetricsLog, open_metrics_log
+from labkit.training.checkpoints import Checkpoints, MetricsLog, checkpoint_tensors, open_metrics_log
 from labkit.training.config import Evaluate, Objective, Source, StepRecord, TrainConfig, build_optimizer, fingerprint
+from labkit.training.engine import make_engine
 from labkit.training.processes import accelerator
+from labkit.training.shares import local
 
 
 def fit(
@@ -55,20 +57,27 @@ def fit(
 
     Raises LabError when the loss or gradient is not a number (the model and the checkpoints keep the last good
     weights), when no label counts, when the disk is full and when the folder is of another recipe.
+
+    On several processes (see `labkit.training.engine`) all of them come here, and end together. By FSDP2 the weights
+    are back in `model` at the end only: after a `break` they are in the last checkpoint.
     """
-    loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe, seed)
-    model.train()
+    with _explain_memory(config):
+        loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe, seed)
+    loop.model.train()
     try:
         with loop.journal():
             for step in range(loop.step, config.steps):
-                record = loop.take(step)
+                with _explain_memory(config):
+                    record = loop.take(step)
                 last = loop.step == config.steps
                 if evaluate and (last or (config.evaluate_every and loop.step % config.evaluate_every == 0)):
-                    record.metrics.update(_evaluated(evaluate, model, loop.step))
+                    record.metrics.update(loop.engine.run(_evaluated, evaluate, loop.step))
                 loop.record(record)
                 if last or (config.checkpoint_every and loop.step % config.checkpoint_every == 0):
                     loop.save()
                 yield record
+        loop.optimizer.state.clear()  # before the weights are gathered
+        loop.engine.finish()
     except GeneratorExit:  # `break`: between two steps, so the weights are whole
         loop.save(together=False)
         raise
@@ -90,24 +99,30 @@ class _Loop:
         seed: int,
     ):
         self.seed = seed
-        self.model, self.source, self.config, self.folder = model, source, config, folder
+        self.source, self.config, self.folder = source, config, folder
         self.recipe = recipe or fingerprint({**to_dict(config, older=True), "seed": seed})
         self.processes = accelerator()
         self.device = self.processes.device
-        model.to(self.device)
         self.bf16 = config.precision == "bf16" and _has_bf16()
-        self.objective = compile_or_eager(objective, "training") if config.compile else objective
+        self.engine = make_engine(model.to(self.device), self.device)
+        self.model = self.engine.model
+        self.objective = self._compiled(objective)
         self.compiled = self.objective is not objective
-        self.optimizer = build_optimizer(model, config, torch.bfloat16 if self.bf16 else torch.float32)
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(self.model, config, torch.bfloat16 if self.bf16 else torch.float32)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.step, self.saved_step, self.seconds = 0, -1, 0.0
         self.checkpoints = Checkpoints(folder / "checkpoints") if folder else None
         self.written: MetricsLog | None = None
         self._resume()
-        if self.processes.num_processes > 1:
-            for p in model.parameters():
-                broadcast(p.data)
         self.optimizer.zero_grad()  # whatever was left from before
+
+    def _compiled(self, objective: Objective) -> Objective:
+        if not self.config.compile:
+            return objective
+        if self.engine.gathers:
+            warn_once("FSDP2 gathers each block's weights as it computes: training goes on without torch.compile.")
+            return objective
+        return compile_or_eager(objective, "training")
 
     def take(self, step: int) -> StepRecord:
         """One optimizer step. Raises LabError, with the weights untouched, when loss or gradient is no number."""
@@ -138,42 +153,31 @@ class _Loop:
         """Add up the gradients and sums of a step's batches, over all processes."""
         names: list[str] = []
         totals: Tensor | None = None
-        for part in range(self.config.gradient_accumulation_steps):
-            batch = self.source.next_batch(self.model, step * self.config.gradient_accumulation_steps + part)
+        parts = self.config.gradient_accumulation_steps
+        for part in range(parts):
+            batch = self.engine.run(self.source.next_batch, step * parts + part)
             if self.device.type != "cpu":
                 batch = send_to_device(batch, self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                loss_sum, count, metrics = self.objective(self.model, batch)
-            self.processes.backward(loss_sum)
+            loss_sum, count, metrics = self.engine.backward(self._objective, batch, last=part == parts - 1)
             names = ["loss", "count", *metrics]
-            sums = torch.stack([x.detach().double() for x in (loss_sum, count, *metrics.values())])
+            sums = torch.stack([x.double() for x in (loss_sum, count, *metrics.values())])
             totals = sums if totals is None else totals + sums
         assert totals is not None
         if self.processes.num_processes > 1:
             totals = self.processes.reduce(totals, "sum")
-            self._share_gradients()
         return dict(zip(names, totals.tolist(), strict=True))
 
-    def _share_gradients(self) -> None:
-        """Sum the gradients of all processes, as one flat tensor.
-
-        By hand instead of through DistributedDataParallel: an objective may then call any method of the model, and
-        the compiled graph and the parameters' names are those of one process.
-        """
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
-        used = torch.tensor([p.grad is not None for p in self.trained], device=self.device, dtype=torch.int64)
-        used = self.processes.reduce(used, "sum")
-        flat = self.processes.reduce(torch.cat([g.flatten() for g in gradients]), "sum")
-        parts = flat.split([p.numel() for p in self.trained])
-        for p, part, anywhere in zip(self.trained, parts, used.tolist(), strict=True):
-            p.grad = part.view_as(p) if anywhere else None  # as on one process, where the optimizer passes it over
+    def _objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.objective(model, batch)
 
     def _scale_gradients(self, count: float) -> float:
         """Divide the summed gradients by `count` and clip them; the norm before clipping."""
         gradients = [p.grad for p in self.trained if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item() / count
+        norm = self.engine.norm(gradients) / count
         clip = self.config.max_grad_norm
-        torch._foreach_mul_(gradients, (min(1.0, clip / (norm + 1e-6)) if clip else 1.0) / count)
+        scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+        torch._foreach_mul_([local(gradient) for gradient in gradients], scale / count)
         return norm
 
     def _diverged(self, step: int, loss: float, norm: float) -> str:
@@ -207,10 +211,10 @@ class _Loop:
             return
         sources = [self.source.state_dict()]
         if self.processes.num_processes > 1:
-            if not together and sources[0]:
+            if not together and (sources[0] or self.engine.gathers):
                 return
             sources = gather_object(sources) if together else [{}] * self.processes.num_processes
-        if self.processes.is_main_process:
+        if self.processes.is_main_process or self.engine.gathers:
             self._write(sources)
         self.saved_step = self.step
 
@@ -222,12 +226,12 @@ class _Loop:
         plain = [{name: value for name, value in own.items() if not isinstance(value, Tensor)} for own in sources]
         tensors = {f"source-{rank}": _tensors(own) for rank, own in enumerate(sources)}
         state = {"step": self.step, "seconds": self.seconds, "recipe": self.recipe, "sources": plain}
-        self.checkpoints.save(
-            self.step,
-            self.model,
-            {"optimizer": self.optimizer.tensors(), **tensors},
-            {**state, "arithmetic": self._arithmetic()},
-        )
+        state["arithmetic"], optimizer = self._arithmetic(), self.optimizer.tensors()
+        if self.engine.gathers:
+            weights = checkpoint_tensors(self.model, optimizer)
+            self.checkpoints.save_shares(self.step, weights, tensors, state, self.processes)
+        else:
+            self.checkpoints.save(self.step, self.model, {"optimizer": optimizer, **tensors}, state)
 
     def _arithmetic(self) -> dict[str, Any]:
         """What the last bits of the weights depend on beside the recipe."""
@@ -255,8 +259,11 @@ class _Loop:
         differing = [name for name, value in self._arithmetic().items() if state["arithmetic"].get(name) != value]
         if differing:
             warn_once(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
-        saved.load_model(self.model)
-        self.optimizer.load_tensors(saved.tensors("optimizer"), older_weight_names(self.model))
+        if saved.sharded or self.engine.gathers:
+            saved.load_into(self.model, self.optimizer.tensors())
+        else:
+            saved.load_model(self.model)
+            self.optimizer.load_tensors(saved.tensors("optimizer"), older_weight_names(self.model))
         if len(state["sources"]) == self.processes.num_processes:
             rank = self.processes.process_index
             self.source.load_state_dict({**state["sources"][rank], **saved.tensors(f"source-{rank}")})
@@ -265,6 +272,21 @@ class _Loop:
 
 def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in state.items() if isinstance(value, Tensor)}
+
+
+@contextlib.contextmanager
+def _explain_memory(config: TrainConfig) -> Iterator[None]:
+    """Turns an error for want of memory into a LabError that says what takes less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise LabError(
+            f"The model with its gradients and optimizer state, and {config.batch_size} rows of {config.max_length} "
+            f"tokens, do not fit in memory. Lower train.batch_size and raise train.gradient_accumulation_steps, add "
+            f"--activation-checkpointing, or share the model among more processes (--parallel fsdp)."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -292,6 +314,6 @@ def _has_bf16() -> bool:
 
 
 @torch.no_grad()
-def _evaluated(evaluate: Evaluate, model: nn.Module, step: int) -> dict[str, float]:
+def _evaluated(model: nn.Module, evaluate: Evaluate, step: int) -> dict[str, float]:
     model.eval()
     return evaluate(model, step)

@@ -7,11 +7,14 @@ the network; embeddings, the output head, norms and other vectors keep AdamW (Lo
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
+
+from labkit.training.shares import is_sharded, local, map_whole
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: steep at zero, so that five steps are enough
 
@@ -88,31 +91,48 @@ class MuonAdamW(torch.optim.Optimizer):
     def _muon(self, params: list[Tensor], group: dict) -> None:
         """M <- mu M + (1 - mu) G; p <- p - lr max(1, rows / columns)^(1/2) orthogonalize((1 - mu) G + mu M)."""
         mu, lr = group["momentum"], group["lr"]
-        gradients = [p.grad for p in params if p.grad is not None]
-        momenta = [self.state[p]["momentum"] for p in params]
+        gradients = [local(p.grad) for p in params if p.grad is not None]
+        momenta = [local(self.state[p]["momentum"]) for p in params]
         torch._foreach_lerp_(momenta, gradients, 1 - mu)
         nesterov = torch._foreach_lerp(gradients, momenta, mu)
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        torch._foreach_mul_([local(p) for p in params], 1 - lr * group["weight_decay"])
+        orthogonal = self._orthogonal_shares if is_sharded(params[0]) else self._orthogonal
+        for p, update in zip(params, orthogonal(params, nesterov, group["dtype"]), strict=True):
+            local(p).add_(update, alpha=-lr * math.sqrt(max(1.0, p.shape[-2] / p.shape[-1])))
+
+    @staticmethod
+    def _orthogonal(params: Sequence[Tensor], updates: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """The nearest orthogonal matrices to the updates of `params`; those of one shape in one batch."""
         by_shape = defaultdict(list)  # short side first, so that up- and down-projections share a batch
-        for p, update in zip(params, nesterov, strict=True):
+        for at, (p, update) in enumerate(zip(params, updates, strict=True)):
             flat = update.reshape(-1, *p.shape[-2:])
             turned = p.shape[-2] > p.shape[-1]
-            by_shape[_sides(p)].append((p, turned, flat.mT if turned else flat))
+            by_shape[_sides(p)].append((at, turned, flat.mT if turned else flat))
+        found = list(updates)
         for members in by_shape.values():
-            stacked = newton_schulz(torch.cat([flat for *_, flat in members]), dtype=group["dtype"])
+            stacked = newton_schulz(torch.cat([flat for *_, flat in members]), dtype=dtype)
             sizes = [len(flat) for *_, flat in members]
-            for (p, turned, _), update in zip(members, stacked.split(sizes), strict=True):
-                update = (update.mT if turned else update).reshape(p.shape)
-                p.add_(update, alpha=-lr * math.sqrt(max(1.0, p.shape[-2] / p.shape[-1])))
+            for (at, turned, _), update in zip(members, stacked.split(sizes), strict=True):
+                found[at] = (update.mT if turned else update).reshape(updates[at].shape)
+        return found
+
+    @staticmethod
+    def _orthogonal_shares(params: Sequence[Any], updates: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """The same of shares: each matrix is gathered on one process, which computes its update."""
+
+        def orthogonal(whole: Tensor) -> Tensor:
+            return newton_schulz(whole.reshape(-1, *whole.shape[-2:]), dtype=dtype).reshape(whole.shape)
+
+        return map_whole(updates, params, orthogonal)
 
     def _adamw(self, params: list[Tensor], group: dict) -> None:
         """m, v <- moving averages of G, G^2; p <- p (1 - lr wd) - lr m' / (v'^(1/2) + eps), m' and v' unbiased."""
         states = [self.state[p] for p in params]
         adamw(
-            params,
-            [p.grad for p in params if p.grad is not None],
-            [state["mean"] for state in states],
-            [state["square"] for state in states],
+            [local(p) for p in params],
+            [local(p.grad) for p in params if p.grad is not None],
+            [local(state["mean"]) for state in states],
+            [local(state["square"]) for state in states],
             [],
             [state["step"] for state in states],
             fused=True,

@@ -1,26 +1,74 @@
-"""The processes that train together, as `accelerate launch` started them."""
+"""The processes that train together, as `accelerate launch` or `torchrun` started them."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
 
 from labkit.errors import LabError
 
+STRATEGIES = ("ddp", "fsdp")
+"""What LABKIT_PARALLEL may be."""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How a model is trained on several processes. It changes where numbers are kept, not what they are.
+
+    Attributes:
+        strategy: ddp: each process holds the whole model, gradients are summed (torch's DistributedDataParallel).
+            fsdp: each holds a share of weights, gradients and optimizer state, and a block's weights are gathered
+            while it computes (torch's fully_shard, FSDP2; Zhao et al. 2023, https://arxiv.org/abs/2304.11277).
+        activation_checkpointing: keep a block's input only, and compute the rest again in the backward pass.
+        cpu_offload: fsdp keeps its shares in the processor's memory, and on the GPU what is computed with.
+    """
+
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    activation_checkpointing: bool = False
+    cpu_offload: bool = False
+
 
 @cache
 def accelerator() -> Accelerator:
-    """The one Accelerator: device and processes, as `accelerate launch` set them; on its own, one process.
+    """The one Accelerator: device and processes, as the launcher set them; on its own, one process.
 
-    Precision is the recipe's, not the launcher's. Raises LabError for launchers that take the weights apart.
+    Precision is the recipe's, not the launcher's. Raises LabError for launchers whose strategy labkit has not.
     """
+    for name in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if _is_set(f"ACCELERATE_USE_{name}"):
+            raise LabError(
+                f"labkit trains by DDP or FSDP2, not by {name}. Launch with accelerate launch --multi_gpu (or --cpu), "
+                f"with --use_fsdp, or with torchrun and --parallel ddp or fsdp."
+            )
+    if _is_set("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
+        raise LabError("labkit shares models by FSDP2: launch with accelerate launch --use_fsdp --fsdp_version 2.")
     # Without cpu=True accelerate would see two processes on a machine without a GPU as two of one process each.
-    processes = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
-    if processes.distributed_type.value in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "TP"):
-        raise LabError(
-            f"labkit trains on several processes that each hold the whole model; {processes.distributed_type.value} "
-            f"splits it. Launch without it: accelerate launch --multi_gpu, or --cpu."
+    return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+
+
+@cache
+def parallel_config() -> ParallelConfig:
+    """What LABKIT_PARALLEL says, and LABKIT_ACTIVATION_CHECKPOINTING and LABKIT_CPU_OFFLOAD (the options of the same
+    names set them); else what `accelerate launch --use_fsdp` asks for. Raises LabError for a strategy that is none.
+    """
+    launcher = _is_set("ACCELERATE_USE_FSDP")
+    strategy = os.environ.get("LABKIT_PARALLEL") or ("fsdp" if launcher else "ddp")
+    if strategy not in STRATEGIES:
+        raise LabError(f"LABKIT_PARALLEL can be {' or '.join(STRATEGIES)}, not {strategy!r}.")
+    asked = {
+        field: _is_set(f"LABKIT_{field.upper()}") or (launcher and _is_set(theirs))
+        for field, theirs in (
+            ("activation_checkpointing", "FSDP_ACTIVATION_CHECKPOINTING"),
+            ("cpu_offload", "FSDP_OFFLOAD_PARAMS"),
         )
-    return processes
+    }
+    return ParallelConfig("fsdp" if strategy == "fsdp" else "ddp", **asked)
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on")

@@ -142,9 +142,11 @@ def test_what_is_learned_from_is_what_was_drawn(stage_inputs):
     tokenizer, model = stage_inputs.tokenizer, stage_inputs.model("sft")
     prompts = [stage_inputs.prompts(160, 10).prompt_ids(0)] * 200
     sampler = Sampler(tokenizer, length=160, max_new_tokens=10, temperature=1.0)
-    samples = sampler.sample(model, prompts, torch.Generator().manual_seed(0))
-    filters, generator = [Temperature(1.0)], torch.Generator().manual_seed(0)
-    free = generate(model, prompts, filters=filters, rows=200, max_new_tokens=10, generator=generator)
+    draws = torch.rand(200, 10, generator=torch.Generator().manual_seed(0))
+    samples = sampler.sample(model, prompts, draws)
+    free = generate(
+        model, prompts, filters=[Temperature(1.0)], rows=200, max_new_tokens=10, uniform_draws=draws.unsqueeze(1)
+    )
     ends = set()
     for drawn, other, labels, mask in zip(
         samples.completions, free, samples.batch.labels, samples.batch.mask, strict=True

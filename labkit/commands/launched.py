@@ -1,0 +1,78 @@
+"""The command line as one of several processes, which `accelerate launch` or `torchrun` has started.
+
+How they train together is no part of a recipe, but of where it runs: options that every command takes, and environment
+variables for whatever a command starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from labkit.errors import LabError
+
+CHOICES = {"--parallel": ("LABKIT_PARALLEL", ("ddp", "fsdp"))}
+SWITCHES = {
+    "--activation-checkpointing": "LABKIT_ACTIVATION_CHECKPOINTING",
+    "--cpu-offload": "LABKIT_CPU_OFFLOAD",
+}
+HELP = """Options of every command that trains, on one process or several:
+  --parallel ddp|fsdp           each process holds the whole model, or a share of it
+  --activation-checkpointing    less memory: compute activations again in the backward pass
+  --cpu-offload                 with fsdp: keep the shares in the processor's memory"""
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL")
+"""What torch says, among much else, in a process whose partner has gone."""
+
+
+def take_options(arguments: list[str]) -> list[str]:
+    """The arguments without the options of this file, which are set as environment variables. Raises LabError for a
+    value that an option has not.
+    """
+    rest, given = [], iter(arguments)
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if name in SWITCHES and not equals:
+            os.environ[SWITCHES[name]] = "1"
+        elif name in CHOICES:
+            variable, choices = CHOICES[name]
+            value = value if equals else next(given, "")
+            if value not in choices:
+                raise LabError(f"{name} can be {' or '.join(choices)}, not {value!r}.")
+            os.environ[variable] = value
+        else:
+            rest.append(argument)
+    return rest
+
+
+def process_count() -> int:
+    """How many processes the launcher has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def set_up() -> None:
+    """Before torch is imported: DDP warns, in every process, of each first step in which all parameters were used."""
+    if process_count() > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def fail(error: Exception) -> int:
+    """Say why this process ends, one of several; the exit code. The others' connections end with it."""
+    rank = os.environ.get("RANK", "0")
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST):
+        print(f"labkit: process {rank} ends, because another process did: what that one said is why.", file=sys.stderr)
+    else:
+        print(f"labkit: process {rank} failed:", file=sys.stderr)
+        traceback.print_exception(error)
+    return 1
+
+
+def leave(code: int) -> int:
+    """The exit code. A failed process among several leaves at once: what Python does at its end would wait for the
+    others, and they for it.
+    """
+    if code and process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -1,0 +1,141 @@
+"""The engines of several processes: each holds a copy of the model (DDP), or a share of it (FSDP2)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from labkit.model.transformer import Block
+from labkit.training.config import Objective
+from labkit.training.engine import Engine, Step, detached
+from labkit.training.shares import local
+
+R = TypeVar("R")
+_M_MMAP_THRESHOLD = -3  # of mallopt(3)
+
+
+class Replicated(Engine):
+    """DDP: every process holds the whole model."""
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        super().__init__(model)
+        self.root = DistributedDataParallel(
+            _Root(model),
+            device_ids=[device] if device.type == "cuda" else None,
+            forward_sync_buffers=False,
+            find_unused_parameters=True,  # those that no process used are left without a gradient
+        )
+        self.root.register_comm_hook(None, _summed)
+
+    def backward(self, objective: Objective, batch: Any, last: bool) -> Step:
+        with nullcontext() if last else self.root.no_sync():
+            found = self.root(_objective, objective, batch)
+            found[0].backward()
+        return detached(found)
+
+
+class Sharded(Engine):
+    """FSDP2: every process holds a share of each parameter, of its gradient and of its optimizer state.
+
+    The weights of `model` itself are let go until `finish`; a copy of its modules holds the shares.
+    """
+
+    gathers = True
+
+    def __init__(self, model: nn.Module, device: torch.device, cpu_offload: bool):
+        weights = list(model.parameters())
+        super().__init__(copy.deepcopy(model, {id(p): p for p in weights}))  # modules are copied, weights are not
+        self.given, self.device = model, device
+        if device.type == "cpu":
+            _give_back_freed_memory()
+        root = _Root(self.model)
+        self.scalars = {p for p in root.parameters() if p.ndim == 0}  # which have no dimension to be split along
+        options: Any = {
+            "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
+            "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
+        }
+        for block in [module for module in root.modules() if isinstance(module, Block)]:
+            fully_shard(block, **options)
+        self.root: Any = fully_shard(root, ignored_params=self.scalars, **options)
+        for module in self._sharded_modules():
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+        for p in weights:
+            if p not in self.scalars:
+                p.data = p.data.new_empty(0)
+
+    def _sharded_modules(self) -> list[FSDPModule]:
+        return [module for module in self.root.modules() if isinstance(module, FSDPModule)]
+
+    def run(self, call: Callable[..., R], *given: Any) -> R:
+        return self.root(call, *given)
+
+    def backward(self, objective: Objective, batch: Any, last: bool) -> Step:
+        self.root.set_requires_gradient_sync(last)
+        found = self.root(_objective, objective, batch)
+        found[0].backward()
+        if last:
+            for p in self.scalars:
+                if p.grad is not None:
+                    dist.all_reduce(p.grad)
+        return detached(found)
+
+    def norm(self, gradients: Sequence[Tensor]) -> float:
+        parts = [g for g in gradients if isinstance(g, DTensor)]
+        whole = [g for g in gradients if not isinstance(g, DTensor)]
+        own = torch.stack([local(g).double().square().sum() for g in parts]).sum().to(self.device)
+        dist.all_reduce(own)
+        return math.sqrt(own.item() + sum(g.double().square().sum().item() for g in whole))
+
+    def finish(self) -> None:
+        for given, held in zip(self.given.parameters(), self.model.parameters(), strict=True):
+            given.data = self._whole(held.detach())
+            given.grad = None
+
+    def _whole(self, held: Any) -> Tensor:
+        """All of a tensor, with no more memory than it needs: what is gathered has room for equal shares."""
+        if not isinstance(held, DTensor):
+            return held
+        on_device: Any = held.to(self.device)
+        return on_device.full_tensor().clone()
+
+
+class _Root(nn.Module):
+    """What torch's engines hook into: its forward pass is any computation with the model."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, call: Callable[..., R], *given: Any) -> R:
+        return call(self.model, *given)
+
+
+def _give_back_freed_memory() -> None:
+    """Let glibc return each large tensor's memory when it is freed: in pieces between those of the gathered blocks it
+    would keep three times what is held.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 16)
+
+
+def _objective(model: nn.Module, objective: Objective, batch: Any) -> Step:
+    return detached(objective(model, batch), keep_loss=True)
+
+
+def _summed(state, bucket):  # DDP refuses an annotation that is a text, as all of this file's are
+    """A communication hook of DDP, which would divide by the number of processes."""
+    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])

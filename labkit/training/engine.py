@@ -1,0 +1,114 @@
+"""One model on one process or on several: each holds a copy of it (DDP) or a share of it (FSDP2).
+
+    engine = make_engine(model, device)
+    loss_sum, count, metrics = engine.backward(objective, batch, last=True)   # engine.model's parameters have .grad
+    value = engine.run(lambda model: evaluate(model, step))                   # every process comes here
+    engine.finish()                                                           # the weights are back in `model`
+
+An objective may call any method of the model: it is itself called inside the forward pass of a module that holds the
+model, which is what torch's engines hook into. Gradients are sums over processes, as losses are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from labkit.machine import warn_once
+from labkit.model.transformer import Block
+from labkit.training.config import Objective
+from labkit.training.processes import accelerator, parallel_config
+
+R = TypeVar("R")
+Step = tuple[Tensor, Tensor, dict[str, Tensor]]
+
+
+class Engine:
+    """The model on one process. The other engines do what this one does, over all processes."""
+
+    gathers = False
+    """Whether weights are gathered as they are needed."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        """What holds the parameters that are trained."""
+
+    def run(self, call: Callable[..., R], *given: Any) -> R:
+        """call(model, *given), with the weights at hand; every process comes here, and computes as many passes."""
+        return call(self.model, *given)
+
+    def backward(self, objective: Objective, batch: Any, last: bool) -> Step:
+        """The objective of a batch, its gradient added to the parameters'. last: of a step's batches; the gradients are
+        then those of all processes.
+        """
+        found = detached(objective(self.model, batch), keep_loss=True)
+        found[0].backward()
+        return detached(found)
+
+    def norm(self, gradients: Sequence[Tensor]) -> float:
+        """The norm of all gradients together."""
+        return torch.nn.utils.get_total_norm(gradients).item()
+
+    def finish(self) -> None:
+        """Give the trained weights back to the model that the engine was made of."""
+
+
+def make_engine(model: nn.Module, device: torch.device) -> Engine:
+    """What the launcher asks for (see `parallel_config`). All processes begin with the first one's weights."""
+    config = parallel_config()
+    if config.activation_checkpointing:
+        from torch.distributed._composable import checkpoint
+
+        for block in [module for module in model.modules() if isinstance(module, Block)]:
+            checkpoint(block)
+    if accelerator().num_processes == 1:
+        if config.strategy == "fsdp":
+            warn_once("One process holds the whole model: fsdp shares it among several (torchrun --nproc-per-node 2).")
+        return Engine(model)
+    from labkit.training.distributed import Replicated, Sharded  # which take a second to import
+
+    for p in model.parameters():
+        broadcast(p.data)
+    if config.strategy == "fsdp":
+        return Sharded(model, device, config.cpu_offload)
+    return Replicated(model, device)
+
+
+def spread(model: nn.Module, device: torch.device) -> Engine:
+    """For a model that is read only: shares of it where the launcher asks for shares, else a copy on each process."""
+    model = model.to(device).eval()
+    if accelerator().num_processes == 1 or parallel_config().strategy == "ddp":
+        return Engine(model)
+    from labkit.training.distributed import Sharded
+
+    return Sharded(model, device, parallel_config().cpu_offload)
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Inside, a sharded model's weights are whole on every process, so that each may compute as often as it likes."""
+    sharded: list[Any] = [module for module in model.modules() if hasattr(module, "set_reshard_after_forward")]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
+def detached(step: Step, keep_loss: bool = False) -> Step:
+    """A step's numbers without what they were made of. keep_loss: but the loss."""
+    loss_sum, count, metrics = step
+    return (
+        loss_sum if keep_loss else loss_sum.detach(),
+        count.detach(),
+        {name: value.detach() for name, value in metrics.items()},
+    )

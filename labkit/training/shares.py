@@ -1,0 +1,105 @@
+"""Tensors of which each process holds a share: some rows of the first dimension (a DTensor, Shard(0))."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+# What torch has for shares takes a second to import, so it is imported where there are some.
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process holds a share of the tensor."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Any) -> Tensor:
+    """This process's share of a tensor; the tensor itself where it is not sharded."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def map_whole(shares: Sequence[Tensor], like: Sequence[Tensor], make: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """This process's shares of make(whole), where `shares` are its shares of tensors that are sharded as `like`.
+
+    Each whole tensor is gathered on one process, in turn, which alone computes: so many processes make as many at once.
+    `make` keeps the shape.
+    """
+    processes, made = dist.get_world_size(), []
+    for start in range(0, len(shares), processes):
+        some, shapes = shares[start : start + processes], [one.shape for one in like[start : start + processes]]
+        whole = [_gather(share, shape, owner) for owner, (share, shape) in enumerate(zip(some, shapes, strict=True))]
+        mine = dist.get_rank()
+        if mine < len(whole):
+            whole[mine] = make(whole[mine])
+        made += [_scatter(*given, owner) for owner, given in enumerate(zip(whole, some, shapes, strict=True))]
+    return made
+
+
+def _rows(shape: torch.Size) -> int:
+    """Of each share but the last ones, which may be shorter or empty."""
+    return -(-shape[0] // dist.get_world_size())
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    return F.pad(rows, [0, 0] * (rows.ndim - 1) + [0, count - len(rows)]).contiguous()  # as gloo reads it
+
+
+def _gather(share: Tensor, shape: torch.Size, owner: int) -> Tensor:
+    """The whole tensor on its owner; on the others one without rows."""
+    own = _padded(share, _rows(shape))
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())] if dist.get_rank() == owner else None
+    dist.gather(own, parts, dst=owner)
+    return torch.cat(parts)[: shape[0]] if parts else share[:0]
+
+
+def _scatter(whole: Tensor, share: Tensor, shape: torch.Size, owner: int) -> Tensor:
+    """What the owner has of this process's rows."""
+    count = _rows(shape)
+    parts = list(_padded(whole, count * dist.get_world_size()).split(count)) if dist.get_rank() == owner else None
+    own = share.new_empty(count, *shape[1:])
+    dist.scatter(own, parts, src=owner)
+    return own[: len(share)]
+
+
+def write_shares(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write sharded tensors as safetensors, each process its own shares; every process comes here."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    folder.mkdir(exist_ok=True)
+    dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def read_shares(folder: Path, into: Mapping[str, Tensor]) -> None:
+    """Copy what `write_shares` wrote into tensors of the same names, whole ones or shares of as many processes as there
+    are now; every process comes here.
+    """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    state: dict[str, Any] = {name: tensor.detach() for name, tensor in into.items()}
+    dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
+
+
+def read_whole(file: Path, into: Mapping[str, Tensor]) -> None:
+    """Copy the tensors of a safetensors file into those of the same names, or this process's shares of them."""
+    with safe_open(str(file), "pt") as saved:
+        for name, tensor in into.items():
+            whole = saved.get_tensor(name)
+            local(tensor.detach()).copy_(local(_shared_as(tensor, whole)))
+
+
+def _shared_as(like: Any, whole: Tensor) -> Tensor:
+    if not is_sharded(like):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    whole = whole.to(like.device)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)  # every process has it

@@ -1,0 +1,69 @@
+"""Run by test_engines.py: train a model under a limit on this process's memory.
+
+    python -m tests.limited TIMES     of the weights' bytes: what may be added to the data that is there at the start
+"""
+
+import resource
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labkit.commands import launched
+from labkit.errors import LabError
+from labkit.model import Gated, ModelConfig, Transformer
+from labkit.stages import next_token_objective
+from labkit.text.batch import Batch
+from labkit.training.config import TrainConfig
+from labkit.training.loop import fit
+from labkit.training.processes import accelerator
+
+SHAPE = ModelConfig(100, 32, width=512, depth=12, heads=4, feed_forward=Gated(1536))
+TRAIN = TrainConfig(3, 4, 16, optimizer="adamw", precision="fp32", checkpoint_every=0)
+
+
+class Random:
+    """Rows of random tokens, shared out among the processes."""
+
+    def next_batch(self, model: Any, step: int) -> Batch:
+        ids = torch.randint(100, (4, 17), generator=torch.Generator().manual_seed(step))
+        own = ids[accelerator().process_index :: accelerator().num_processes]
+        return Batch(own[:, :-1], own[:, 1:], torch.ones_like(own[:, 1:], dtype=torch.bool))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert not state
+
+
+def data_bytes() -> int:
+    """The memory that the limit counts."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    accelerator()
+    import_module("labkit.training.distributed")  # what it imports is no part of what is limited
+    weights = 4 * sum(p.numel() for p in Transformer(SHAPE).parameters())
+    limit = data_bytes() + int(float(sys.argv[1]) * weights)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        torch.manual_seed(0)
+        for record in fit(Transformer(SHAPE), Random(), next_token_objective, TRAIN):
+            print(record.step, record.loss)
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Exception as error:
+        return launched.fail(error)
+    accelerator().end_training()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(launched.leave(main()))

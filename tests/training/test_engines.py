@@ -1,0 +1,91 @@
+"""DDP and FSDP2 on two processes (gloo, on the processor) train what one process trains; killed and resumed too."""
+
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workers import finish, start
+
+STEPS = os.environ.get("LABKIT_STEPS", "5")
+"""Of each stage; the README's claim is of 50."""
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_processes_give_the_losses_of_one():
+    """Every stage, with both optimizers, by both strategies."""
+    (alone,) = map(json.loads, finish(start("tests.engines", ["all", STEPS], 1), 900))
+    both = [json.loads(said) for said in finish(start("tests.engines", ["all", STEPS]), 900)]
+    furthest = 0.0
+    for strategy in ("ddp", "fsdp"):
+        for optimizer in ("adamw", "muon"):
+            for stage, ours in alone["ddp"][optimizer].items():
+                theirs = both[0][strategy][optimizer][stage]
+                assert len(ours) == int(STEPS) and [x["counted"] for x in theirs] == [x["counted"] for x in ours]
+                apart = max(abs(x["loss"] - y["loss"]) for x, y in zip(ours, theirs, strict=True))
+                assert apart < 1e-5, (strategy, optimizer, stage)
+                furthest = max(furthest, apart)
+        held = [one[strategy]["share"] for one in both]
+        assert held == pytest.approx([0.5, 0.5], abs=0.01) if strategy == "fsdp" else held == [1, 1]
+    print(f"losses of {STEPS} steps are at most {furthest:.1e} apart")
+
+
+def killed(folder: Path, steps: str, rng: random.Random, processes: int) -> None:
+    """Begin or resume, and kill all processes at a random moment after a few new records."""
+    log = folder / "metrics.jsonl"
+    before = log.read_bytes().count(b"\n") if log.exists() else 0
+    more, until = rng.randint(1, 4), time.monotonic() + 120
+    started = start("tests.engines", ["ppo", steps, str(folder)], processes, LABKIT_PARALLEL="fsdp")
+    while all(process.poll() is None for process in started) and time.monotonic() < until:
+        if log.exists() and log.read_bytes().count(b"\n") >= before + more:
+            time.sleep(0.2 * rng.random())
+            break
+        time.sleep(0.01)
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_killed_and_resumed_a_sharded_run_ends_with_the_same_weights(tmp_path):
+    steps, rng = "14", random.Random(0)
+    straight = finish(start("tests.engines", ["ppo", steps, str(tmp_path / "a")], LABKIT_PARALLEL="fsdp"))
+    for _ in range(2):
+        killed(tmp_path / "b", steps, rng, 2)
+    last = sorted((tmp_path / "b" / "checkpoints").glob("step-*"))[-1]
+    assert (last / "shards").is_dir() and not (last / "model.safetensors").exists()
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    again = finish(start("tests.engines", ["ppo", steps, str(tmp_path / "b")], LABKIT_PARALLEL="fsdp"))
+    assert len({json.loads(said)["hash"] for said in [*straight, *again]}) == 1
+
+    # On one process too, whose last bits differ, and from there on two.
+    killed(tmp_path / "c", steps, rng, 1)
+    assert sorted((tmp_path / "c" / "checkpoints").glob("step-*/model.safetensors"))
+    finish(start("tests.engines", ["ppo", steps, str(tmp_path / "c")], LABKIT_PARALLEL="fsdp"))
+    ours, theirs = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in "ac"
+    )
+    assert [record["step"] for record in theirs] == list(range(1, int(steps) + 1))
+    assert [record["loss"] for record in theirs] == pytest.approx([record["loss"] for record in ours], abs=1e-5)
+
+
+def test_what_does_not_fit_in_one_process_is_trained_by_two():
+    """AdamW takes four times the weights in one process, and two times, and what is gathered, in each of two."""
+    (alone,) = start("tests.limited", ["2.8"], 1)
+    said, why = alone.communicate(timeout=300)
+    assert alone.returncode == 2 and "3 " not in said
+    assert "do not fit in memory. Lower train.batch_size" in why and "--parallel fsdp" in why
+    both = finish(start("tests.limited", ["2.8"], LABKIT_PARALLEL="fsdp"))
+    assert [len(printed.splitlines()) for printed in both] == [3, 3]
+
+
+def test_when_one_process_ends_the_others_do_too():
+    """One of two may not have the memory: it says so, and the other says that it has lost it."""
+    started = start("tests.limited", ["2.8"], LABKIT_PARALLEL="ddp")
+    errors = [process.communicate(timeout=60)[1] for process in started]
+    assert all(process.returncode in (1, 2) for process in started)
+    assert any("do not fit in memory" in error for error in errors)
