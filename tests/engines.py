@@ -22,6 +22,7 @@ from labkit.training.processes import accelerator, parallel_config
 from labkit.training.shares import local
 from tests.tiny import weights_hash
 from tests.tiny_alignment import TRAIN, tiny_materials
+from tests.tiny_recipe import tiny_recipe
 
 
 def stages(steps: int, optimizer: Any) -> dict[str, Stage]:
@@ -40,7 +41,12 @@ def trained(stage: Stage, stage_inputs: StageInputs, folder: Path | None = None)
     """The records of all steps, and a hash of the weights after them."""
     model = stage_inputs.model("") if stage.kind == "pretrain" else stage.initial_model(stage_inputs)
     source = stage.source(stage_inputs, model)
-    records = [record.to_dict() for record in fit(model, source, stage.objective, stage.train, folder=folder)]
+
+    def validate(trained: Any, step: int) -> dict[str, float]:
+        return {"validation_loss": stage.loss(trained, stage_inputs, tiny_recipe().evaluation) or 0.0}
+
+    run = fit(model, source, stage.objective, stage.train, folder=folder, evaluate=validate)
+    records = [record.to_dict() for record in run]
     save({name: p.data for name, p in model.named_parameters()})  # whole tensors, with no storage beyond them
     return {"records": records, "hash": weights_hash(model)}
 

@@ -21,7 +21,7 @@ HELP = """Options of every command that trains, on one process or several:
   --parallel ddp|fsdp           each process holds the whole model, or a share of it
   --activation-checkpointing    less memory: compute activations again in the backward pass
   --cpu-offload                 with fsdp: keep the shares in the processor's memory"""
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL")
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """What torch says, among much else, in a process whose partner has gone."""
 
 
@@ -60,7 +60,8 @@ def fail(error: Exception) -> int:
     """Say why this process ends, one of several; the exit code. The others' connections end with it."""
     rank = os.environ.get("RANK", "0")
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST):
-        print(f"labkit: process {rank} ends, because another process did: what that one said is why.", file=sys.stderr)
+        said = str(error).strip().splitlines()[-1]
+        print(f"labkit: process {rank} ends, as another process did, which says why ({said})", file=sys.stderr)
     else:
         print(f"labkit: process {rank} failed:", file=sys.stderr)
         traceback.print_exception(error)
@@ -68,11 +69,14 @@ def fail(error: Exception) -> int:
 
 
 def leave(code: int) -> int:
-    """The exit code. A failed process among several leaves at once: what Python does at its end would wait for the
-    others, and they for it.
+    """The exit code. Of several processes one that failed leaves at once, as what Python does at its end would wait for
+    the others, and they for it; those that have ended well wait for each other.
     """
-    if code and process_count() > 1:
+    if process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        if code:
+            os._exit(code)
+        if "labkit.training.processes" in sys.modules:
+            sys.modules["labkit.training.processes"].accelerator().end_training()
     return code

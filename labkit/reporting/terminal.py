@@ -93,8 +93,7 @@ def _command(arguments: Sequence[str]) -> str:
 
     count = accelerator().num_processes
     launch = f"torchrun --nproc-per-node {count} -m labkit" if count > 1 else "labkit"
-    sharded = count > 1 and parallel_config().strategy == "fsdp"
-    return f"{launch} {shlex.join([*arguments, *(['--parallel', 'fsdp'] if sharded else [])])}"
+    return f"{launch} {shlex.join([*arguments, *parallel_config().flags()])}"
 
 
 def _follow(events: Generator[Progress, None, None], stop: StopRequest, speaks: bool) -> bool:

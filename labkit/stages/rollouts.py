@@ -96,7 +96,10 @@ class Rollouts:
         if within == 0:
             self.kept = self.generate_batches(model, iteration)
         if not self.kept:
-            raise LabError(f"Step {step // self.batches_a_step} learns from a rollout that was not kept.")
+            raise LabError(
+                f"Step {step // self.batches_a_step} learns from a rollout that was not kept. Resume on as many "
+                f"processes as the checkpoint is of, or train the stage again (--again)."
+            )
         return self.kept[within % self.batches_a_step]
 
     def state_dict(self) -> dict[str, Any]:

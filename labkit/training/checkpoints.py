@@ -26,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
+from labkit.errors import LabError
 from labkit.files import (
     OLD,
     PARTIAL,
@@ -39,6 +40,7 @@ from labkit.files import (
     restore_interrupted_write,
     write_jsonl,
 )
+from labkit.model.initial import older_weight_names
 from labkit.training.shares import is_sharded, read_shares, read_whole, write_shares
 
 KEPT = 2
@@ -138,17 +140,36 @@ class Checkpoint:
         """Copy weights and optimizer state into tensors that are whole, or shares of as many processes as there are
         now; every process comes here.
         """
-        named = dict(model.named_parameters(remove_duplicate=False))
         if not self.sharded:
-            for file, into in (("model", named), ("optimizer", optimizer)):
-                with safe_open(str(self.folder / f"{file}.safetensors"), "pt") as saved:
-                    known = {name: into[name] for name in saved.keys()}
-                read_whole(self.folder / f"{file}.safetensors", known)
+            older = older_weight_names(model)
+            weights = dict(model.named_parameters(remove_duplicate=False))
+            self._read_file("model", weights, older)
+            self._read_file("optimizer", dict(optimizer), older)
             return
         into = checkpoint_tensors(model, optimizer)
-        replicated = {name: into.pop(name) for name in self.tensors(REPLICATED)}
-        read_whole(self.folder / f"{REPLICATED}.safetensors", replicated)
+        replicated = {name: (name, into.pop(name)) for name in self.tensors(REPLICATED)}
+        if replicated:
+            read_whole(self.folder / f"{REPLICATED}.safetensors", replicated)
         read_shares(self.folder / SHARDS, into)
+
+    def _read_file(self, name: str, into: Mapping[str, Tensor], older: Mapping[str, str]) -> None:
+        """Copy a whole file into these tensors, of which several names may mean one. Raises LabError for a tensor that
+        the file has not.
+        """
+        file = self.folder / f"{name}.safetensors"
+        with safe_open(str(file), "pt") as saved:
+            keys = set(saved.keys())
+        found, filled = {}, set()
+        for now, tensor in into.items():
+            weight, slash, entry = now.partition("/")
+            key = now if now in keys else f"{older.get(weight, weight)}{slash}{entry}"
+            if key in keys:
+                found[now] = (key, tensor)
+                filled.add(id(tensor))
+        missing = [now for now, tensor in into.items() if id(tensor) not in filled]
+        if missing:
+            raise LabError(f"{file} has no {missing[0]}, so training cannot be resumed from it.")
+        read_whole(file, found)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors saved under `name`, {} when there are none."""

@@ -62,29 +62,31 @@ class Sharded(Engine):
         if device.type == "cpu":
             _give_back_freed_memory()
         root = _Root(self.model)
-        self.scalars = {p for p in root.parameters() if p.ndim == 0}  # which have no dimension to be split along
+        self.scalars = [p for p in root.parameters() if p.ndim == 0]  # which have no dimension to be split along
         options: Any = {
             "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
-            "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
+            "offload_policy": CPUOffloadPolicy() if cpu_offload and device.type != "cpu" else OffloadPolicy(),
         }
         for block in [module for module in root.modules() if isinstance(module, Block)]:
             fully_shard(block, **options)
-        self.root: Any = fully_shard(root, ignored_params=self.scalars, **options)
+        self.root: Any = fully_shard(root, ignored_params=set(self.scalars), **options)
         for module in self._sharded_modules():
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
         for p in weights:
-            if p not in self.scalars:
+            if p.ndim > 0:
                 p.data = p.data.new_empty(0)
 
     def _sharded_modules(self) -> list[FSDPModule]:
         return [module for module in self.root.modules() if isinstance(module, FSDPModule)]
 
     def run(self, call: Callable[..., R], *given: Any) -> R:
-        return self.root(call, *given)
+        found = self.root(call, *given)
+        self.root.reshard()  # as a backward pass, which may not come, would do
+        return found
 
     def backward(self, objective: Objective, batch: Any, last: bool) -> Step:
-        self.root.set_requires_gradient_sync(last)
+        # Each part's gradients are summed over the processes at once: kept until the last they would be whole.
         found = self.root(_objective, objective, batch)
         found[0].backward()
         if last:
@@ -96,11 +98,13 @@ class Sharded(Engine):
     def norm(self, gradients: Sequence[Tensor]) -> float:
         parts = [g for g in gradients if isinstance(g, DTensor)]
         whole = [g for g in gradients if not isinstance(g, DTensor)]
-        own = torch.stack([local(g).double().square().sum() for g in parts]).sum().to(self.device)
+        own = sum((local(g).double().square().sum() for g in parts), torch.zeros((), dtype=torch.float64))
+        own = own.to(self.device)
         dist.all_reduce(own)
         return math.sqrt(own.item() + sum(g.double().square().sum().item() for g in whole))
 
     def finish(self) -> None:
+        self.root.reshard()
         for given, held in zip(self.given.parameters(), self.model.parameters(), strict=True):
             given.data = self._whole(held.detach())
             given.grad = None

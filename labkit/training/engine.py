@@ -62,10 +62,9 @@ def make_engine(model: nn.Module, device: torch.device) -> Engine:
     """What the launcher asks for (see `parallel_config`). All processes begin with the first one's weights."""
     config = parallel_config()
     if config.activation_checkpointing:
-        from torch.distributed._composable import checkpoint
-
-        for block in [module for module in model.modules() if isinstance(module, Block)]:
-            checkpoint(block)
+        _checkpoint_activations(model)
+    if config.cpu_offload and (device.type == "cpu" or config.strategy == "ddp" or accelerator().num_processes == 1):
+        warn_once("--cpu-offload does nothing here: it is for --parallel fsdp on several GPUs.")
     if accelerator().num_processes == 1:
         if config.strategy == "fsdp":
             warn_once("One process holds the whole model: fsdp shares it among several (torchrun --nproc-per-node 2).")
@@ -77,6 +76,16 @@ def make_engine(model: nn.Module, device: torch.device) -> Engine:
     if config.strategy == "fsdp":
         return Sharded(model, device, config.cpu_offload)
     return Replicated(model, device)
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    """Let each block keep its input only; once, however often the model is trained."""
+    from torch.distributed._composable import checkpoint
+    from torch.distributed._composable.contract import _get_registry
+
+    for block in [module for module in model.modules() if isinstance(module, Block)]:
+        if not _get_registry(block):
+            checkpoint(block)
 
 
 def spread(model: nn.Module, device: torch.device) -> Engine:

@@ -59,7 +59,7 @@ def fit(
     weights), when no label counts, when the disk is full and when the folder is of another recipe.
 
     On several processes (see `labkit.training.engine`) all of them come here, and end together. By FSDP2 the weights
-    are back in `model` at the end only: after a `break` they are in the last checkpoint.
+    are back in `model` at the end only: after a `break`, or an error, they are in the last checkpoint.
     """
     with _explain_memory(config):
         loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe, seed)
@@ -182,7 +182,7 @@ class _Loop:
 
     def _diverged(self, step: int, loss: float, norm: float) -> str:
         what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient's norm became {norm}"
-        kept = "The model keeps the weights before this step."
+        kept = "" if self.engine.gathers else "The model keeps the weights before this step."
         if self.checkpoints and self.saved_step >= 0:
             kept = f"The weights of step {self.saved_step} are kept in {self.checkpoints.step_path(self.saved_step)}."
         return f"The {what} at step {step + 1}, so training stopped. {kept} Try a smaller learning rate."

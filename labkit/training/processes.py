@@ -32,6 +32,12 @@ class ParallelConfig:
     activation_checkpointing: bool = False
     cpu_offload: bool = False
 
+    def flags(self) -> list[str]:
+        """The options of the command line that ask for it."""
+        switches = [name for name in ("activation_checkpointing", "cpu_offload") if getattr(self, name)]
+        parallel = ["--parallel", self.strategy] if self.strategy != "ddp" else []
+        return [*parallel, *(f"--{name.replace('_', '-')}" for name in switches)]
+
 
 @cache
 def accelerator() -> Accelerator:

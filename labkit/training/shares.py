@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
+
+from labkit.errors import LabError
 
 # What torch has for shares takes a second to import, so it is imported where there are some.
 
@@ -74,7 +77,8 @@ def write_shares(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
     folder.mkdir(exist_ok=True)
-    dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    with _explain_checkpoint_errors(folder):
+        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def read_shares(folder: Path, into: Mapping[str, Tensor]) -> None:
@@ -85,13 +89,28 @@ def read_shares(folder: Path, into: Mapping[str, Tensor]) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     state: dict[str, Any] = {name: tensor.detach() for name, tensor in into.items()}
-    dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
+    with _explain_checkpoint_errors(folder):
+        dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
 
 
-def read_whole(file: Path, into: Mapping[str, Tensor]) -> None:
-    """Copy the tensors of a safetensors file into those of the same names, or this process's shares of them."""
+@contextmanager
+def _explain_checkpoint_errors(folder: Path) -> Iterator[None]:
+    """Raises in every process what was raised in one of them: an OSError as it is, else a LabError that names it."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        if isinstance(cause, OSError):
+            raise cause from error
+        raise LabError(f"Process {rank} cannot read or write its share of {folder}: {cause}") from error
+
+
+def read_whole(file: Path, into: Mapping[str, tuple[str, Tensor]]) -> None:
+    """Copy tensors of a safetensors file, (its name there, the tensor) each, or this process's shares of them."""
     with safe_open(str(file), "pt") as saved:
-        for name, tensor in into.items():
+        for name, tensor in into.values():
             whole = saved.get_tensor(name)
             local(tensor.detach()).copy_(local(_shared_as(tensor, whole)))
 

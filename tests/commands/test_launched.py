@@ -64,7 +64,8 @@ def test_a_launcher_of_another_engine_is_refused(monkeypatch, name):
 def test_a_process_that_has_lost_another_says_so(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "3")
     assert launched.fail(RuntimeError("[gloo/transport] Connection closed by peer [127.0.0.1]:4711")) == 1
-    assert "labkit: process 3 ends, because another process did" in capsys.readouterr().err
-    assert launched.fail(ValueError("no such thing")) == 1
-    said = capsys.readouterr().err
-    assert "labkit: process 3 failed:" in said and "ValueError: no such thing" in said
+    assert "labkit: process 3 ends, as another process did, which says why ([gloo" in capsys.readouterr().err
+    for error in (ValueError("no such thing"), RuntimeError("NCCL error: Duplicate GPU detected")):
+        assert launched.fail(error) == 1
+        said = capsys.readouterr().err
+        assert "labkit: process 3 failed:" in said and f"{type(error).__name__}: {error}" in said

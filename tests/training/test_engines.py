@@ -5,10 +5,20 @@ import os
 import random
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from labkit.errors import LabError
+from labkit.stages import Pretrain, next_token_objective
+from labkit.training.checkpoints import Checkpoints
+from labkit.training.config import build_optimizer
+from labkit.training.loop import fit
+from labkit.training.processes import parallel_config
+from tests.tiny import TinyModel, weights_hash
+from tests.tiny_alignment import TRAIN, tiny_materials
 from tests.workers import finish, start
 
 STEPS = os.environ.get("LABKIT_STEPS", "5")
@@ -29,6 +39,7 @@ def test_two_processes_give_the_losses_of_one():
                 assert len(ours) == int(STEPS) and [x["counted"] for x in theirs] == [x["counted"] for x in ours]
                 apart = max(abs(x["loss"] - y["loss"]) for x, y in zip(ours, theirs, strict=True))
                 assert apart < 1e-5, (strategy, optimizer, stage)
+                assert theirs[-1]["validation_loss"] == pytest.approx(ours[-1]["validation_loss"], abs=1e-5)
                 furthest = max(furthest, apart)
         held = [one[strategy]["share"] for one in both]
         assert held == pytest.approx([0.5, 0.5], abs=0.01) if strategy == "fsdp" else held == [1, 1]
@@ -89,3 +100,35 @@ def test_when_one_process_ends_the_others_do_too():
     errors = [process.communicate(timeout=60)[1] for process in started]
     assert all(process.returncode in (1, 2) for process in started)
     assert any("do not fit in memory" in error for error in errors)
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(monkeypatch):
+    losses: dict[str, list[float]] = {}
+    for asked in ("", "1"):
+        monkeypatch.setenv("LABKIT_ACTIVATION_CHECKPOINTING", asked)
+        parallel_config.cache_clear()
+        stage_inputs = tiny_materials()
+        model = stage_inputs.model("")
+        train = replace(TRAIN, steps=3, max_length=128)
+        for _ in range(2):  # the second time on a model that has it
+            source = Pretrain(train).source(stage_inputs, model)
+            losses.setdefault(asked, []).extend(
+                record.loss for record in fit(model, source, next_token_objective, train)
+            )
+    parallel_config.cache_clear()
+    assert losses["1"] == losses[""] and losses[""][-1] < losses[""][0]
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path):
+    """Whether it is read whole or in shares."""
+    checkpoints, model = Checkpoints(tmp_path), TinyModel()
+    optimizer = build_optimizer(model, TRAIN).tensors()
+    checkpoints.save(1, model, {"optimizer": optimizer}, {})
+    saved = checkpoints.latest()
+    assert saved is not None and not saved.sharded
+    other = TinyModel(seed=1)
+    saved.load_into(other, build_optimizer(other, TRAIN).tensors())
+    assert weights_hash(other) == weights_hash(model)
+    other.extra = torch.nn.Parameter(torch.zeros(2))
+    with pytest.raises(LabError, match="model.safetensors has no extra, so training cannot be resumed"):
+        saved.load_into(other, optimizer)
