@@ -1,4 +1,4 @@
-"""The Preferences tab: two answers, nobody says whose, and a vote that is kept."""
+"""The Preferences tab: blind pairs of answers, and a store of the votes on them."""
 
 from __future__ import annotations
 

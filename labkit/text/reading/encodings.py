@@ -55,7 +55,7 @@ class Decoded(NamedTuple):
 def decode(data: bytes, file_name: str) -> Decoded:
     """The text in a file's bytes. Bytes that are not of its encoding become U+FFFD and are counted, while they are few.
 
-    Raises LabError, with the `file_name`, for bytes that are no text and for an encoding that cannot be told.
+    Raises LabError, with the `file_name`, for bytes that are not text and for an encoding that cannot be detected.
     """
     encoding = find_encoding(data, file_name)
     try:
