@@ -30,17 +30,19 @@ C = TypeVar("C")
 
 
 class Range(NamedTuple):
-    """The numbers from `low` to `high`, both among them; above: `low` itself is not. Neither nan nor infinity is."""
+    """The numbers from `low` to `high`, both among them; exclude_low: `low` itself is not. Neither nan nor infinity
+    is.
+    """
 
     low: float = -math.inf
     high: float = math.inf
-    above: bool = False
+    exclude_low: bool = False
 
     def contains(self, number: float) -> bool:
-        high_enough = number > self.low if self.above else number >= self.low
+        high_enough = number > self.low if self.exclude_low else number >= self.low
         return high_enough and number <= self.high and math.isfinite(number)
 
-    def requirement(self, number: float) -> str:
+    def unmet_requirement(self, number: float) -> str:
         """What a number that is not in it must be; empty for one that is."""
         if self.contains(number):
             return ""
@@ -48,8 +50,8 @@ class Range(NamedTuple):
         if self.low == -math.inf:
             return f"at most {high}" if math.isfinite(self.high) else "a finite number"
         if self.high < LARGEST or self.high < number < math.inf:
-            return f"above {low} and at most {high}" if self.above else f"at least {low} and at most {high}"
-        return f"above {low}" if self.above else f"at least {low}"
+            return f"above {low} and at most {high}" if self.exclude_low else f"at least {low} and at most {high}"
+        return f"above {low}" if self.exclude_low else f"at least {low}"
 
 
 LARGEST = 2**31 - 1
@@ -58,7 +60,7 @@ Count = Annotated[int, Range(1, LARGEST)]
 CountOrNone = Annotated[int, Range(0, LARGEST)]
 """A count, or 0 for none."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
-Positive = Annotated[float, Range(0, above=True)]
+Positive = Annotated[float, Range(0, exclude_low=True)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 
@@ -91,7 +93,7 @@ def _unmet(hint: Any, value: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         ranges = [one for one in inner[1:] if isinstance(one, Range)]
-        return _unmet(inner[0], value) or next(filter(None, (one.requirement(value) for one in ranges)), "")
+        return _unmet(inner[0], value) or next(filter(None, (one.unmet_requirement(value) for one in ranges)), "")
     if origin in (typing.Union, types.UnionType):
         unmet = [_unmet(option, value) for option in inner]
         return "" if "" in unmet else _either(unmet, value)
@@ -138,11 +140,11 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else repr(value)
 
 
-def to_dict(config: Any, older: bool = False) -> dict[str, Any]:
-    """A dataclass as a dictionary that JSON can write. older: with the names that its fields had at first."""
-    names = _older_names(type(config)) if older else {}
+def to_dict(config: Any, legacy_names: bool = False) -> dict[str, Any]:
+    """A dataclass as a dictionary that JSON can write. legacy_names: with the names that its fields had at first."""
+    names = _older_names(type(config)) if legacy_names else {}
     fields = [field.name for field in dataclasses.fields(config)]
-    return {names.get(name, name): to_json_value(getattr(config, name), older) for name in fields}
+    return {names.get(name, name): to_json_value(getattr(config, name), legacy_names) for name in fields}
 
 
 def _older_names(cls: Any) -> Mapping[str, str]:
@@ -214,15 +216,18 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def to_json_value(value: Any, older: bool = False) -> Any:
-    """A value of a field as JSON can write it; a dataclass with its class name under "kind". older: see `to_dict`; a
-    class that was renamed says its first name as `older_kind`.
+def to_json_value(value: Any, legacy_names: bool = False) -> Any:
+    """A value of a field as JSON can write it; a dataclass with its class name under "kind". legacy_names: see
+    `to_dict`; a class that was renamed says its first name as `older_kind`.
     """
     if dataclasses.is_dataclass(value):
         name = type(value).__name__
-        return {"kind": vars(type(value)).get("older_kind", name) if older else name, **to_dict(value, older)}
+        return {
+            "kind": vars(type(value)).get("older_kind", name) if legacy_names else name,
+            **to_dict(value, legacy_names),
+        }
     if isinstance(value, tuple | list):
-        return [to_json_value(item, older) for item in value]
+        return [to_json_value(item, legacy_names) for item in value]
     return value
 
 

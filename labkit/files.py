@@ -29,13 +29,13 @@ PARTIAL, OLD = ".labkit-partial", ".labkit-old"
 
 
 class DiskFull(LabError):
-    """`path` could not be written; `then` is what to do once there is room."""
+    """`path` could not be written; `suggestion` is what to do once there is room."""
 
-    def __init__(self, path: Path, then: str = "try again"):
+    def __init__(self, path: Path, suggestion: str = "try again"):
         self.path = path
         super().__init__(
             f"The disk is full: {path} could not be written. What was saved before is whole; free some space and "
-            f"{then}."
+            f"{suggestion}."
         )
 
 

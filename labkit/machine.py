@@ -156,7 +156,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def peak_memory_mb() -> float:
     """The most memory this process has held, in MB of 10**6 bytes: on the GPU if it was used, else resident.
 
-    Counts from the start of the process, or from the last ``reset_peak_memory``.
+    Counts from the start of the process, or from the last ``reset_peak_memory_stats``.
     """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e6
@@ -172,7 +172,7 @@ def peak_memory_mb() -> float:
     return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6
 
 
-def reset_peak_memory() -> bool:
+def reset_peak_memory_stats() -> bool:
     """Let ``peak_memory_mb`` count from now on; False where the system cannot (all but Linux, without a GPU)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

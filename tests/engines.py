@@ -1,7 +1,7 @@
 """Run by test_engines.py on one process or more: stages of seconds on the tiny model; what happened, as JSON.
 
-    python -m tests.engines all STEPS           {strategy: {optimizer: {stage: records}, "share": of what is held}}
-    python -m tests.engines ppo STEPS FOLDER    PPO in a folder, resumed if it was begun: {"records", "hash"}
+python -m tests.engines all STEPS           {strategy: {optimizer: {stage: records}, "share": of what is held}}
+python -m tests.engines ppo STEPS FOLDER    PPO in a folder, resumed if it was begun: {"records", "hash"}
 """
 
 import json
@@ -19,7 +19,7 @@ from labkit.training.config import build_optimizer
 from labkit.training.engine import make_engine
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator, parallel_config
-from labkit.training.shares import local
+from labkit.training.sharding import local_shard
 from tests.tiny import weights_hash
 from tests.tiny_alignment import TRAIN, tiny_materials
 from tests.tiny_recipe import tiny_recipe
@@ -43,7 +43,7 @@ def trained(stage: Stage, stage_inputs: StageInputs, folder: Path | None = None)
     source = stage.source(stage_inputs, model)
 
     def validate(trained: Any, step: int) -> dict[str, float]:
-        return {"validation_loss": stage.loss(trained, stage_inputs, tiny_recipe().evaluation) or 0.0}
+        return {"validation_loss": stage.validation_loss(trained, stage_inputs, tiny_recipe().evaluation) or 0.0}
 
     run = fit(model, source, stage.objective, stage.train, folder=folder, evaluate=validate)
     records = [record.to_dict() for record in run]
@@ -57,8 +57,8 @@ def share(stage_inputs: StageInputs) -> float:
     whole = sum(p.numel() for p in model.parameters())
     engine = make_engine(model, torch.device("cpu"))
     optimizer = build_optimizer(engine.model, replace(TRAIN, optimizer="adamw"))
-    state = sum(local(tensor).numel() for tensor in optimizer.tensors().values() if tensor.ndim)
-    return (sum(local(p).numel() for p in engine.model.parameters()) + state) / (3 * whole)
+    state = sum(local_shard(tensor).numel() for tensor in optimizer.tensors().values() if tensor.ndim)
+    return (sum(local_shard(p).numel() for p in engine.model.parameters()) + state) / (3 * whole)
 
 
 def every_stage(stage_inputs: StageInputs, steps: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Run by test_engines.py: train a model under a limit on this process's memory.
 
-    python -m tests.limited TIMES     of the weights' bytes: what may be added to the data that is there at the start
+python -m tests.limited TIMES     of the weights' bytes: what may be added to the data that is there at the start
 """
 
 import resource
@@ -60,10 +60,10 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except Exception as error:
-        return launched.fail(error)
+        return launched.report_process_failure(error)
     accelerator().end_training()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(launched.leave(main()))
+    sys.exit(launched.exit_at_once_on_failure(main()))

@@ -9,7 +9,7 @@ from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated, MoE
-from labkit.model.positions import LinearScaling, Llama3Scaling, Rotary, T5Buckets
+from labkit.model.positions import LinearScaling, Llama3Scaling, Rotary, T5Buckets, YaRN
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.stages import PPO
@@ -80,7 +80,7 @@ class Holder:
 
 
 def test_older_names_and_kinds_are_read_as_what_they_are_now():
-    older = to_dict(Holder(Renamed(3)), older=True)
+    older = to_dict(Holder(Renamed(3)), legacy_names=True)
     assert older["inner"] == {"kind": "Before", "count": 3} and from_dict(Holder, older) == Holder(Renamed(3))
     assert from_dict(Holder, to_dict(Holder(Renamed(3)))) == Holder(Renamed(3))
 
@@ -89,7 +89,7 @@ def test_an_older_name_never_takes_what_has_that_name_now():
     assert from_dict(Heir, {"size": 2, "count": 3}) == Heir(2, 3)
     assert from_dict(Holder, {"inner": to_dict(Heir(2, 3)) | {"kind": "Heir"}}) == Holder(Heir(2, 3))
     assert from_dict(Holder, {"other": {"kind": "Before", "size": 4}}) == Holder(0, Before(4))
-    assert to_dict(Holder(Heir(2, 3)), older=True)["inner"]["kind"] == "Heir"
+    assert to_dict(Holder(Heir(2, 3)), legacy_names=True)["inner"]["kind"] == "Heir"
     with pytest.raises(LabError, match="Renamed has count and size, which are one setting"):
         from_dict(Renamed, {"count": 1, "size": 2})
 
@@ -97,19 +97,24 @@ def test_an_older_name_never_takes_what_has_that_name_now():
 @pytest.mark.parametrize(
     "config",
     [
-        ModelConfig(9, feed_forward=MoE(Gated(8), capacity_factor=1.5, aux_loss_coef=0.1), norm_placement="post"),
+        ModelConfig(
+            9, feed_forward=MoE(Gated(8), 4, 2, False, 1.5, sparse_step=2, aux_loss_coef=0.1), norm_placement="post"
+        ),
         ModelConfig(9, position=Rotary(scaling=LinearScaling(2.0)), encoder_depth=1),
         ModelConfig(9, position=Rotary(scaling=Llama3Scaling())),
+        ModelConfig(9, position=Rotary(scaling=YaRN(2.0, 64, 8.0, 2.0))),
+        ModelConfig(9, position=T5Buckets(num_buckets=8)),
         ModelConfig(9, heads=4, key_value_heads=2, head_dim=8),
         ModelConfig(9, position=T5Buckets(max_distance=40)),
         TrainConfig(batch_size=3, max_length=20, muon_lr=0.5, adamw_lr=0.25, max_grad_norm=2.0, warmup_steps=7),
         EvaluationConfig(novelty_documents=7, story_max_new_tokens=5, answer_max_new_tokens=6),
+        EvaluationConfig(generation_batch_size=5, loss_batch_size=3),
         AnnotationConfig(num_generations=3, max_new_tokens=9),
         PPO(kl_coef=0.3, cliprange=0.1, cliprange_value=0.7, vf_coef=0.2, entropy_coef=0.1, num_generations=4),
     ],
     ids=lambda config: type(config).__name__,
 )
 def test_what_an_older_labkit_wrote_is_read(config):
-    older = to_dict(config, older=True)
+    older = to_dict(config, legacy_names=True)
     assert set(older) != set(to_dict(config)) or older != to_dict(config)
     assert from_dict(type(config), json.loads(json.dumps(older))) == config

@@ -44,7 +44,7 @@ def tiny_materials(**shared: Any) -> StageInputs:
         model_of=lambda name: copy.deepcopy(model),
         reward_model_of=lambda name: copy.deepcopy(reward_model),
         load_preferences=lambda: PreferenceSplit(pairs[::2], pairs[1::2]),
-        after="sft",
-        judged_by="reward",
+        predecessor="sft",
+        reward_stage="reward",
         **shared,
     )

@@ -7,7 +7,7 @@ from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
-from labkit.runs.plan import plan_of
+from labkit.runs.plan import make_plan
 from labkit.runs.recipe import Recipe, TokenizerConfig
 from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling
 from labkit.training.config import TrainConfig
@@ -22,7 +22,7 @@ def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
         tinyworld_size="tiny",
         tokenizer=TokenizerConfig(documents=100),
         model=model,
-        plan=plan_of(
+        plan=make_plan(
             pretrain=Pretrain(train),
             sft=SFT(train),
             reward=RewardModeling(replace(train, optimizer="adamw", max_length=128, compile=False)),

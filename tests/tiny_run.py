@@ -36,7 +36,12 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
             tokenizer.save(run.path)
         annotator = run.recipe.annotation.annotator
         return StageInputs(
-            run.tokenizer(), world, run.recipe.seed, shape=run.recipe.model, annotator=annotator, model_of=run.model
+            run.tokenizer(),
+            world,
+            run.recipe.seed,
+            model_config=run.recipe.model,
+            annotator=annotator,
+            model_of=run.model,
         )
 
     monkeypatch.setattr(pipeline, "prepare_inputs", prepare)
@@ -45,7 +50,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "describe_machine", lambda: {"cores": 2})
     monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset, **options: RECIPE)
     for stage in (Pretrain, SFT):
-        monkeypatch.setattr(stage, "loss", lambda *given: 1.0)
+        monkeypatch.setattr(stage, "validation_loss", lambda *given: 1.0)
         monkeypatch.setattr(stage, "evaluate", lambda *given: {"validation_loss": 1.0})
 
 

@@ -42,9 +42,9 @@ class Repeat(Stage):
         loss_sum, count, _ = next_token_objective(model, batch)
         return self.weight * loss_sum, count, {"weighed": self.weight * loss_sum.detach()}
 
-    def loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
-        return SFT(self.train).loss(model, stage_inputs, config)
+    def validation_loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
+        return SFT(self.train).validation_loss(model, stage_inputs, config)
 
     def evaluate(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
-        loss = self.loss(model, stage_inputs, config)
+        loss = self.validation_loss(model, stage_inputs, config)
         return {"validation_loss": loss, "surprise": loss**2}

@@ -42,7 +42,7 @@ def mixture(stage_inputs: StageInputs) -> dict[str, Any]:
     """A mixture in which most experts are never asked: its records, and the norm of each expert's first weights."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    experts = MoE(Gated(4), experts=128, top_k=1, aux_loss_coef=0.5)
+    experts = MoE(Gated(4), num_experts=128, top_k=1, aux_loss_coef=0.5)
     vocab_size = stage_inputs.tokenizer.vocab_size
     shape = ModelConfig(vocab_size, 64, width=8, depth=1, heads=1, key_value_heads=1, feed_forward=experts)
     model = Transformer(shape)

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from labkit.bench.finished import check_same_recipe
 from labkit.configs import Count, Seed, check_fields
-from labkit.errors import LabError, counted
+from labkit.errors import LabError, count_with_noun
 from labkit.runs.presets import make_recipe
 from labkit.runs.recipe import Recipe
 from labkit.stages.claims import gold_change_in_words
@@ -45,7 +45,7 @@ class ClaimsBench:
         check_fields(self)
 
 
-class Combination(NamedTuple):
+class RunVariant(NamedTuple):
     """What one run is made with."""
 
     seed: int
@@ -53,7 +53,7 @@ class Combination(NamedTuple):
     threads: int
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
         return f"seed {self.seed}, {self.precision}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
@@ -69,7 +69,7 @@ def run(config: ClaimsBench, say: Callable[[str], None] = lambda line: None) -> 
 
     possible = [name for name in config.precisions if name == "fp32" or has_bf16()]
     left_out = [] if len(possible) == len(config.precisions) else ["bf16: this processor has no bf16 arithmetic"]
-    combinations = [Combination(*each) for each in itertools.product(config.seeds, possible, config.threads)]
+    combinations = [RunVariant(*each) for each in itertools.product(config.seeds, possible, config.threads)]
     if not combinations:
         raise LabError("bench claims has nothing to run: give --seeds, --precisions that the processor has, --threads.")
     for each in combinations:
@@ -84,7 +84,7 @@ def run(config: ClaimsBench, say: Callable[[str], None] = lambda line: None) -> 
 def failed(result: dict[str, Any]) -> list[str]:
     """The claims that do not hold, in words."""
     return [
-        f"{Combination(each['seed'], each['precision'], each['threads']).name}: {claim['stage']}"
+        f"{RunVariant(each['seed'], each['precision'], each['threads']).label}: {claim['stage']}"
         for each in result["runs"]
         for claim in each["claims"]
         if not claim["holds"]
@@ -106,9 +106,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {stage} | {says} | {holds} | {min(margins):.3f} | {median(margins):.3f} |")
     gold = [f"{_label(each)}: {name} {words}" for each in result["runs"] for name, words in each["gold"].items()]
     left = [f"Left out: {words}." for words in result["left_out"]]
-    head = (
-        f"{counted(len(result['runs']), 'run')} of the preset {result['preset']} on {result['machine']['processor']}."
-    )
+    runs = count_with_noun(len(result["runs"]), "run")
+    head = f"{runs} of the preset {result['preset']} on {result['machine']['processor']}."
     return "\n".join([head, *left, "", *lines, "", *gold])
 
 
@@ -122,14 +121,14 @@ def _gathered(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(each: dict[str, Any]) -> str:
-    return Combination(each["seed"], each["precision"], each["threads"]).name
+    return RunVariant(each["seed"], each["precision"], each["threads"]).label
 
 
-def _folder(config: ClaimsBench, combination: Combination) -> Path:
+def _folder(config: ClaimsBench, combination: RunVariant) -> Path:
     return config.out / f"{config.preset}-{combination.seed}-{combination.precision}-{combination.threads}"
 
 
-def _recipe(config: ClaimsBench, combination: Combination) -> Recipe:
+def _recipe(config: ClaimsBench, combination: RunVariant) -> Recipe:
     """The preset's, with the combination's seed and precision."""
     recipe = make_recipe(config.preset, seed=combination.seed)
 
@@ -140,7 +139,7 @@ def _recipe(config: ClaimsBench, combination: Combination) -> Recipe:
     return recipe.with_parts({"annotation": changed(recipe.annotation), **stages})
 
 
-def _report(config: ClaimsBench, combination: Combination, say: Callable[[str], None]) -> dict[str, Any]:
+def _report(config: ClaimsBench, combination: RunVariant, say: Callable[[str], None]) -> dict[str, Any]:
     """The report of one combination's run, which is made, or resumed, unless it is finished."""
     folder = _folder(config, combination)
     say(f"{folder} ...")

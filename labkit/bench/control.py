@@ -27,7 +27,7 @@ def time_matched_sft(path: str | Path) -> dict[str, dict[str, float]]:
     that it has not seen, in the same schedule. Compiling does not count, which favours the control.
     """
     run = Run.open(path)
-    tuned, stage_inputs, found = run.fine_tuned_stage(), prepare_inputs(run), {}
+    tuned, stage_inputs, found = run.latest_sft_stage(), prepare_inputs(run), {}
     if tuned is None:
         raise LabError(f"{path} has no fine-tuned model to be trained on.")
     for folder in run.stages:
@@ -35,7 +35,7 @@ def time_matched_sft(path: str | Path) -> dict[str, dict[str, float]]:
             continue
         steps = max(1, math.floor(folder.result["training_seconds"] / _seconds_per_step(tuned)))
         stage = prepare_stage(run, folder.name, stage_inputs)
-        model = _fine_tuned_again(prepare_stage(run, tuned.name, stage_inputs), stage.inputs.initial_model(), steps)
+        model = _fine_tuned_again(prepare_stage(run, tuned.name, stage_inputs), stage.inputs.predecessor_model(), steps)
         found[folder.name] = {"steps": steps} | stage.config.evaluate(model, stage.inputs, run.recipe.evaluation)
     return found
 

@@ -17,25 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from labkit.bench.train import SHAPES, Shape
+from labkit.bench.train import SHAPES, ModelShape
 from labkit.configs import Count, check_fields
 from labkit.errors import LabError
 
 
 @dataclass(frozen=True)
 class GenerateBench:
-    """What to time. batches: rows written at once. modes: "greedy" and "sampled", at temperature 0.8 among the 40
-    likeliest. prompt, new: tokens. rounds: how often the sides take turns. file: a GGUF file of a model to write with
-    in place of the shapes, one row at a time.
+    """What to time. batch_sizes: rows written at once. modes: "greedy" and "sampled", at temperature 0.8 among the 40
+    likeliest. prompt_tokens, new_tokens: how many of each. rounds: how often the sides take turns. gguf_file: a GGUF
+    file of a model to write with in place of the shapes, one row at a time.
     """
 
-    shapes: tuple[Shape, ...] = SHAPES
-    batches: tuple[Count, ...] = (1, 32)
+    shapes: tuple[ModelShape, ...] = SHAPES
+    batch_sizes: tuple[Count, ...] = (1, 32)
     modes: tuple[Literal["greedy", "sampled"], ...] = ("greedy", "sampled")
-    prompt: Count = 16
-    new: Count = 112
+    prompt_tokens: Count = 16
+    new_tokens: Count = 112
     rounds: Count = 5
-    file: Path | None = None
+    gguf_file: Path | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -59,17 +59,22 @@ def run(config: GenerateBench | None = None, progress: Callable[[str], None] = l
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for name, model in _models(config):
-            for batch in (1,) if config.file else config.batches:
+            for batch in (1,) if config.gguf_file else config.batch_sizes:
                 for mode in config.modes:
                     progress(f"{name}, {mode}, {batch} at a time")
                     generator = torch.Generator().manual_seed(0)
-                    prompts = torch.randint(model.config.vocabulary, (batch, config.prompt), generator=generator)
+                    prompts = torch.randint(model.config.vocabulary, (batch, config.prompt_tokens), generator=generator)
                     speeds = _race(_sides(model, prompts, mode, config), batch, config)
                     if batch == 1:
                         speeds |= _llama_cpp(model, prompts[0].tolist(), mode, config, Path(folder) / name)
                     found.append({"model": name, "batch": batch, "mode": mode, **_compared(speeds)})
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    return versions | {"threads": torch.get_num_threads(), "new": config.new, "prompt": config.prompt, "timings": found}
+    return versions | {
+        "threads": torch.get_num_threads(),
+        "new": config.new_tokens,
+        "prompt": config.prompt_tokens,
+        "timings": found,
+    }
 
 
 def table(report: dict[str, Any]) -> str:
@@ -88,8 +93,8 @@ def _models(config: GenerateBench) -> list[tuple[str, Any]]:
     from labkit.model.feedforward import Gated
     from labkit.model.transformer import ModelConfig, Transformer
 
-    if config.file is not None:
-        return [(config.file.stem, load_gguf(config.file))]
+    if config.gguf_file is not None:
+        return [(config.gguf_file.stem, load_gguf(config.gguf_file))]
     tokenizer, models = _tokenizer(), []
     for s in config.shapes:
         torch.manual_seed(0)
@@ -131,11 +136,13 @@ def _ours(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBench
     from labkit.decoding.compiled import CompiledGenerator
 
     filters: list[Filter] = [Temperature(0)] if mode == "greedy" else [Temperature(0.8), TopK(40)]
-    writer = CompiledGenerator(model, rows=len(prompts), length=config.prompt + config.new, filters=filters, bf16=half)
+    writer = CompiledGenerator(
+        model, batch_size=len(prompts), max_length=config.prompt_tokens + config.new_tokens, filters=filters, bf16=half
+    )
 
     def write() -> None:
-        rows = writer.generate(prompts.tolist(), max_new_tokens=config.new)
-        assert all(len(row) == config.new for row in rows)
+        rows = writer.generate(prompts.tolist(), max_new_tokens=config.new_tokens)
+        assert all(len(row) == config.new_tokens for row in rows)
 
     return write
 
@@ -152,8 +159,8 @@ def _theirs(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBen
     options = sampled if mode == "sampled" else {"do_sample": False}
 
     def write() -> None:
-        rows = theirs.generate(prompts, max_new_tokens=config.new, pad_token_id=0, **options)
-        assert rows.shape[1] == config.prompt + config.new
+        rows = theirs.generate(prompts, max_new_tokens=config.new_tokens, pad_token_id=0, **options)
+        assert rows.shape[1] == config.prompt_tokens + config.new_tokens
 
     return write
 
@@ -168,12 +175,12 @@ def _llama_cpp(model: Any, prompt: list[int], mode: str, config: GenerateBench, 
 
     from labkit.hub.gguf import save_gguf
 
-    files = {"file": config.file} if config.file else {}
-    for kind in () if config.file else ("f16", "q8_0"):
+    files = {"file": config.gguf_file} if config.gguf_file else {}
+    for kind in () if config.gguf_file else ("f16", "q8_0"):
         files[kind] = folder.with_name(f"{folder.name}-{kind}.gguf")
         if not files[kind].exists():
             save_gguf(model, _tokenizer(), files[kind], kind)
-    options: dict[str, Any] = {"max_tokens": config.new, "ignore_eos": True, "cache_prompt": False}
+    options: dict[str, Any] = {"max_tokens": config.new_tokens, "ignore_eos": True, "cache_prompt": False}
     options |= {"temperature": 0} if mode == "greedy" else {"temperature": 0.8, "top_k": 40, "top_p": 1.0, "min_p": 0.0}
     speeds: dict[str, float] = {}
     for kind, file in files.items():
@@ -184,7 +191,7 @@ def _llama_cpp(model: Any, prompt: list[int], mode: str, config: GenerateBench, 
 
         def write(server: Any = server) -> None:
             written = server.handle_completions({"prompt": prompt, **options})
-            assert written["usage"]["completion_tokens"] == config.new
+            assert written["usage"]["completion_tokens"] == config.new_tokens
 
         speeds |= _race({f"llama.cpp {kind}": write}, 1, config)
         del write, server  # and with them its threads
@@ -200,7 +207,7 @@ def _race(sides: dict[str, Side], batch: int, config: GenerateBench) -> dict[str
             write()
             if round_:
                 taken[name].append(time.perf_counter() - start)
-    return {name: batch * config.new / statistics.median(seconds) for name, seconds in taken.items()}
+    return {name: batch * config.new_tokens / statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def _compared(speeds: dict[str, float]) -> dict[str, Any]:

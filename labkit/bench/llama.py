@@ -9,16 +9,18 @@ from labkit.hub import save_pretrained
 from labkit.model.transformer import Transformer
 
 
-def as_transformers(model: Transformer, attention: str = "sdpa") -> Any:
+def as_transformers(model: Transformer, attn_implementation: str = "sdpa") -> Any:
     """transformers' model of the same family, with a copy of the weights, in training mode.
 
-    attention: transformers' ``attn_implementation``, "sdpa" or "eager".
+    attn_implementation: transformers' ``attn_implementation``, "sdpa" or "eager".
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, folder)
-        theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, dtype=torch.float32)
+        theirs = AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation=attn_implementation, dtype=torch.float32
+        )
     theirs.config.use_cache = False
     return theirs.train()

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 from labkit.configs import Count, check_fields
 from labkit.errors import LabError
 
-Step = Callable[[], float]
+TimedStep = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A model to time, tokens in rows of ``length``."""
+class ModelShape:
+    """A model to time, tokens in rows of ``sequence_length``."""
 
     name: str
     width: Count
@@ -34,31 +34,31 @@ class Shape:
     key_value_heads: Count
     intermediate_size: Count
     vocabulary: Count = 904
-    length: Count = 192
+    sequence_length: Count = 192
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
 SHAPES = (
-    Shape("1M", width=128, depth=4, heads=2, key_value_heads=2, intermediate_size=352),
-    Shape("3M", width=192, depth=6, heads=3, key_value_heads=3, intermediate_size=512),
+    ModelShape("1M", width=128, depth=4, heads=2, key_value_heads=2, intermediate_size=352),
+    ModelShape("3M", width=192, depth=6, heads=3, key_value_heads=3, intermediate_size=512),
 )
 
 
 @dataclass(frozen=True)
 class TrainBench:
-    """What to time. rows: of a batch. blocks: how often the sides take turns, ``steps`` at a time. trial:
-    steps of each first try. curve: steps of the loss curves. compiled: time torch.compile too, where there is
-    a C++ compiler. threads: of torch (its own choice when None).
+    """What to time. batch_size: rows of a step. rounds: how often the sides take turns, ``steps_per_round`` at a time.
+    trial_steps: steps of each first try. loss_curve_steps: steps of the loss curves. compiled: time torch.compile too,
+    where there is a C++ compiler. threads: of torch (its own choice when None).
     """
 
-    shapes: tuple[Shape, ...] = SHAPES
-    rows: Count = 8
-    blocks: Count = 9
-    steps: Count = 6
-    trial: Count = 4
-    curve: Count = 200
+    shapes: tuple[ModelShape, ...] = SHAPES
+    batch_size: Count = 8
+    rounds: Count = 9
+    steps_per_round: Count = 6
+    trial_steps: Count = 4
+    loss_curve_steps: Count = 200
     compiled: bool = True
     threads: Count | None = None
 
@@ -103,7 +103,7 @@ def run(config: TrainBench | None = None, progress: Callable[[str], None] = lamb
     with _threads(config.threads):
         shapes = [_time(shape, config, precisions, compiled, progress) for shape in config.shapes]
         progress("loss curves")
-        curve = loss_curves(config.shapes[0], config.rows, config.curve)
+        curve = loss_curves(config.shapes[0], config.batch_size, config.loss_curve_steps)
         threads = torch.get_num_threads()
     return {
         "torch": torch.__version__,
@@ -111,7 +111,7 @@ def run(config: TrainBench | None = None, progress: Callable[[str], None] = lamb
         "threads": threads,
         "bf16": has_bf16(),
         "compiled": compiled,
-        "rows": config.rows,
+        "rows": config.batch_size,
         "shapes": shapes,
         "loss_curve": curve,
     }
@@ -134,14 +134,14 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _time(
-    shape: Shape, config: TrainBench, precisions: tuple[str, ...], compiled: bool, progress: Callable[[str], None]
+    shape: ModelShape, config: TrainBench, precisions: tuple[str, ...], compiled: bool, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """The report of one shape."""
     model = _model(shape)
-    tokens = config.rows * shape.length
+    tokens = config.batch_size * shape.sequence_length
     variants = candidate_variants(precisions)
     progress(f"{shape.name}: trying {len(variants)} variants")
-    trials = _interleave({v: _step(v, shape, config.rows) for v in variants}, blocks=2, steps=config.trial)
+    trials = _interleave({v: _step(v, shape, config.batch_size) for v in variants}, blocks=2, steps=config.trial_steps)
     best = {side: sorted((v for v in trials if v.side == side), key=trials.__getitem__) for side in ("ours", "theirs")}
     finalists = [best["ours"][0], *best["theirs"][:2]]
     if compiled:
@@ -149,13 +149,13 @@ def _time(
         finalists.append(best["ours"][0]._replace(compiled=True))
         finalists += [best["theirs"][0]._replace(compiled=True, attention=kernel) for kernel in attentions]
     progress(f"{shape.name}: timing {', '.join(v.name for v in finalists)}")
-    steps = {v: _step(v, shape, config.rows) for v in finalists}
-    seconds = _interleave(steps, blocks=config.blocks, steps=config.steps)
+    steps = {v: _step(v, shape, config.batch_size) for v in finalists}
+    seconds = _interleave(steps, blocks=config.rounds, steps=config.steps_per_round)
     return {
         "name": shape.name,
         "parameters": model.parameter_count,
         "tokens": tokens,
-        "length": shape.length,
+        "length": shape.sequence_length,
         "timings": {v.name: {"seconds": s, "tokens_per_second": tokens / s} for v, s in seconds.items()},
         "trials": {v.name: s for v, s in trials.items()},
         "ratios": _ratios(seconds),
@@ -184,7 +184,7 @@ def _ratios(seconds: dict[Variant, float]) -> dict[str, float]:
     return ratios
 
 
-def _interleave(runs: dict[Variant, Step], *, blocks: int, steps: int) -> dict[Variant, float]:
+def _interleave(runs: dict[Variant, TimedStep], *, blocks: int, steps: int) -> dict[Variant, float]:
     """Median seconds of a step of each, taking turns; the first steps, which compile and allocate, do not
     count.
     """
@@ -200,7 +200,7 @@ def _interleave(runs: dict[Variant, Step], *, blocks: int, steps: int) -> dict[V
     return {variant: statistics.median(seconds) for variant, seconds in taken.items()}
 
 
-def _model(shape: Shape) -> Any:
+def _model(shape: ModelShape) -> Any:
     """Our model of the shape, its weights from a fixed seed."""
     import torch
 
@@ -208,7 +208,7 @@ def _model(shape: Shape) -> Any:
 
     config = ModelConfig(
         vocabulary=shape.vocabulary,
-        context=shape.length,
+        context=shape.sequence_length,
         width=shape.width,
         depth=shape.depth,
         heads=shape.heads,
@@ -221,7 +221,7 @@ def _model(shape: Shape) -> Any:
         return Transformer(config)
 
 
-def _step(variant: Variant, shape: Shape, rows: int) -> Step:
+def _step(variant: Variant, shape: ModelShape, rows: int) -> TimedStep:
     """A training step of the variant, from the shape's own weights; each call takes the next batch, returns
     its loss.
     """
@@ -255,7 +255,7 @@ def _step(variant: Variant, shape: Shape, rows: int) -> Step:
     return step
 
 
-def random_batches(shape: Shape, rows: int) -> Iterator[tuple[Any, Any, Any]]:
+def random_batches(shape: ModelShape, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:
     """Endless batches with something to learn: from one token to the next is a fixed step, one time in four a
     chance one.
 
@@ -264,19 +264,21 @@ def random_batches(shape: Shape, rows: int) -> Iterator[tuple[Any, Any, Any]]:
     import torch
 
     generator = torch.Generator().manual_seed(1)
-    shape_of = (rows, shape.length + 1)
-    mask = torch.ones(rows, shape.length, dtype=torch.bool)
+    shape_of = (batch_size, shape.sequence_length + 1)
+    mask = torch.ones(batch_size, shape.sequence_length, dtype=torch.bool)
     while True:
-        start = torch.randint(shape.vocabulary, (rows, 1), generator=generator)
+        start = torch.randint(shape.vocabulary, (batch_size, 1), generator=generator)
         chance = torch.randint(shape.vocabulary, shape_of, generator=generator)
         moves = torch.where(torch.rand(shape_of, generator=generator) < 0.25, chance, 7)
         tokens = (start + moves.cumsum(1)) % shape.vocabulary
         yield tokens[:, :-1], tokens[:, 1:], mask
 
 
-def loss_curves(shape: Shape, rows: int, steps: int) -> dict[str, Any]:
+def loss_curves(shape: ModelShape, batch_size: int, steps: int) -> dict[str, Any]:
     """The losses of both sides in fp32, nats per token, and the largest difference between them."""
-    ours, theirs = (_step(Variant(side, "fp32", "eager", "fused", False), shape, rows) for side in ("ours", "theirs"))
+    ours, theirs = (
+        _step(Variant(side, "fp32", "eager", "fused", False), shape, batch_size) for side in ("ours", "theirs")
+    )
     curves = [[step() for _ in range(steps)] for step in (ours, theirs)]
     difference = max(abs(a - b) for a, b in zip(*curves, strict=True))
     return {"steps": steps, "max_difference": difference, "ours": curves[0], "theirs": curves[1]}

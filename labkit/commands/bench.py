@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse
 from labkit.configs import Count, Seed
-from labkit.errors import counted
+from labkit.errors import count_with_noun
 from labkit.runs.arguments import Folder, Preset, Switch, default_preset
 
 
@@ -68,7 +68,11 @@ def command(arguments: list[str]) -> int:
     elif options.what == "generate":
         from labkit.bench import generate
 
-        config = generate.GenerateBench(new=48, file=options.model) if options.model else generate.GenerateBench()
+        config = (
+            generate.GenerateBench(new_tokens=48, gguf_file=options.model)
+            if options.model
+            else generate.GenerateBench()
+        )
         result = generate.run(config, lambda line: print(f"bench generate: {line} ...", file=sys.stderr))
         text = generate.table(result)
     elif options.what in ("world", "app"):
@@ -97,6 +101,6 @@ def command(arguments: list[str]) -> int:
         text = run.table(result)
     machine: Any = result.get("machine") or describe_machine()
     result = {**result, "machine": machine}
-    text = f"{text}\n\nMeasured on {machine['processor']}, {counted(machine['cores'], 'core')}."
+    text = f"{text}\n\nMeasured on {machine['processor']}, {count_with_noun(machine['cores'], 'core')}."
     print(json.dumps(result, indent=2) if options.json else text)
     return code

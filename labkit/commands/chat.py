@@ -80,7 +80,7 @@ def chat(options: ChatOptions) -> int:
 
 def _say(talk: Conversation, message: str) -> None:
     """Print the reply to a message, piece by piece; what cannot be answered, why, and the conversation goes on."""
-    from labkit.errors import LabError, counted
+    from labkit.errors import LabError, count_with_noun
 
     try:
         for piece in talk.answer(message):
@@ -89,7 +89,10 @@ def _say(talk: Conversation, message: str) -> None:
     except LabError as error:
         print(f"labkit: {error}", file=sys.stderr)
     if talk.forgotten:
-        print(f"(The context is full; forgotten: {counted(talk.forgotten, 'message')}, the oldest.)", file=sys.stderr)
+        print(
+            f"(The context is full; forgotten: {count_with_noun(talk.forgotten, 'message')}, the oldest.)",
+            file=sys.stderr,
+        )
 
 
 def read_message(terminal: bool) -> str | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import RunFolder
-from labkit.runs.arguments import INPUTS, DataSource, Preset, default_preset
+from labkit.runs.arguments import DATA_FIELDS, DataSource, Preset, default_preset
 from labkit.runs.settings import override_recipe, parse_known_args
 
 
@@ -40,7 +40,7 @@ def command(arguments: list[str]) -> int:
     from labkit.hub.importing import import_checkpoint
     from labkit.runs.presets import make_recipe
 
-    inputs = {name: getattr(options, name) for name in INPUTS}
+    inputs = {name: getattr(options, name) for name in DATA_FIELDS}
     recipe = override_recipe(make_recipe(options.preset, **inputs), rest, "import")
     run = import_checkpoint(options.source, options.run, recipe, options.chat_template)
     print(f"{run.path} starts from {options.source}. To talk to it: labkit chat {run.path}")

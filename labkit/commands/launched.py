@@ -25,7 +25,7 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """What torch says, among much else, in a process whose partner has gone."""
 
 
-def take_options(arguments: list[str]) -> list[str]:
+def take_launch_options(arguments: list[str]) -> list[str]:
     """The arguments without the options of this file, which are set as environment variables. Raises LabError for a
     value that an option has not.
     """
@@ -50,13 +50,13 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def set_up() -> None:
+def silence_ddp_warnings() -> None:
     """Before torch is imported: DDP warns, in every process, of each first step in which all parameters were used."""
     if process_count() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def fail(error: Exception) -> int:
+def report_process_failure(error: Exception) -> int:
     """Say why this process ends, one of several; the exit code. The others' connections end with it."""
     rank = os.environ.get("RANK", "0")
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST):
@@ -68,7 +68,7 @@ def fail(error: Exception) -> int:
     return 1
 
 
-def leave(code: int) -> int:
+def exit_at_once_on_failure(code: int) -> int:
     """The exit code. Of several processes one that failed leaves at once, as what Python does at its end would wait for
     the others, and they for it; those that have ended well wait for each other.
     """

@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input (said in a line), 130 stopped by ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     configure_standard_streams()
-    launched.set_up()
-    return launched.leave(_run(given))
+    launched.silence_ddp_warnings()
+    return launched.exit_at_once_on_failure(_run(given))
 
 
 def _run(given: list[str]) -> int:
     try:
         with one_line_warnings():
-            code = _dispatch(launched.take_options(given))
+            code = _dispatch(launched.take_launch_options(given))
         sys.stdout.flush()
         return code
     except LabError as error:
@@ -66,7 +66,7 @@ def _run(given: list[str]) -> int:
     except Exception as error:
         if launched.process_count() == 1:
             raise
-        return launched.fail(error)
+        return launched.report_process_failure(error)
 
 
 def _dispatch(given: list[str]) -> int:
@@ -91,7 +91,7 @@ def _dispatch(given: list[str]) -> int:
 def _lines() -> dict[str, str]:
     """The commands and what they do, those of the stages behind the first."""
     (first, line), *others = COMMANDS.items()
-    stages = {kind: f"train one stage: {said.line}" for kind, said in stage_kinds().items()}
+    stages = {kind: f"train one stage: {said.description}" for kind, said in stage_kinds().items()}
     return {first: line, **stages, **dict(others)}
 
 

@@ -15,7 +15,7 @@ RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint=""
 Stage = Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="")]
 Stops = Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]", help_behavior_hint="")]
 NewTokens = Annotated[int, Range(1, 2**20)]
-TopP = Annotated[float, Range(0, 1, above=True)]
+TopP = Annotated[float, Range(0, 1, exclude_low=True)]
 
 
 def parse(options: type[T], command: str, arguments: list[str], description: str | None = None) -> T:

@@ -14,7 +14,7 @@ from labkit.errors import LabError
 
 if TYPE_CHECKING:
     from labkit.text.reading.report import ReadReport
-    from labkit.text.reading.rows import Items
+    from labkit.text.reading.rows import ParsedRows
 
 Kind = Literal["text", "instructions", "preferences"]
 KINDS: tuple[Kind, ...] = ("text", "instructions", "preferences")
@@ -49,10 +49,10 @@ def read_command(options: ReadOptions) -> int:
         shown = rows if options.rows is None else rows[: max(0, options.rows)]
         print(json.dumps(reading.to_dict() | {"rows": shown}))
         return 0
-    from labkit.text.reading.report import reading_lines
+    from labkit.text.reading.report import format_reading_lines
 
     rows, reading, refusal = _read(options.source, options.kind)
-    print("\n".join(reading_lines(reading.record())))
+    print("\n".join(format_reading_lines(reading.record())))
     for row in rows[: SHOWN if options.rows is None else max(0, options.rows)]:
         print("\n" + format_row(row))
     if refusal is not None:
@@ -95,7 +95,7 @@ def _read(source: str, kind: Kind) -> tuple[list[dict[str, Any]], ReadReport, La
     return rows, pairs.reading, _refusal(split_preferences, pairs)
 
 
-def _refusal(split: Callable[[Any], Any], items: Items[Any]) -> LabError | None:
+def _refusal(split: Callable[[Any], Any], items: ParsedRows[Any]) -> LabError | None:
     """Why a part of what was read cannot be held out; None where it can."""
     try:
         split(items)
@@ -104,12 +104,14 @@ def _refusal(split: Callable[[Any], Any], items: Items[Any]) -> LabError | None:
     return None
 
 
-def format_row(row: dict[str, Any], longest: int = 400) -> str:
+def format_row(row: dict[str, Any], max_characters: int = 400) -> str:
     """One row for a reader: who says what, each cut after so many characters, which is said."""
     said = [(m["role"], m["content"]) for m in row.get("messages", row.get("prompt", []))]
     said += [(name, row[name]) for name in ("text", "chosen", "rejected") if name in row]
-    more = [f" … ({len(text) - longest:,} characters more)" if len(text) > longest else "" for _, text in said]
-    return "\n".join(f"{name}: {text[:longest]}{rest}" for (name, text), rest in zip(said, more, strict=True))
+    more = [
+        f" … ({len(text) - max_characters:,} characters more)" if len(text) > max_characters else "" for _, text in said
+    ]
+    return "\n".join(f"{name}: {text[:max_characters]}{rest}" for (name, text), rest in zip(said, more, strict=True))
 
 
 def command(arguments: list[str]) -> int:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import labkit
-from labkit.runs.arguments import INPUTS
+from labkit.runs.arguments import DATA_FIELDS
 
 
 class StageKind(NamedTuple):
     """What a stage says of itself: its line for `register`, its class's title and about (`labkit.stages.registry`)."""
 
-    line: str
+    description: str
     title: str
     about: str
 
@@ -31,7 +31,7 @@ def stage_kinds() -> dict[str, StageKind]:
     registry = sys.modules.get("labkit.stages.registry")
     registered = {}
     if registry:
-        for kind, line in registry.LINES.items():
+        for kind, line in registry.STAGE_DESCRIPTIONS.items():
             stage = registry.STAGES[kind]
             registered[kind] = StageKind(line, getattr(stage, "title", ""), getattr(stage, "about", ""))
     return {kind: said for _, kind, said in sorted(found)} | registered
@@ -65,8 +65,8 @@ def _literal(says: dict[str, ast.expr], name: str, default: Any = "") -> Any:
 
 
 def _order(says: dict[str, ast.expr]) -> tuple[int, bool, bool]:
-    """Sorts stages by the place of what they learn from among INPUTS (last where the class does not say it); of these,
-    what leaves a reward model comes first, then what needs one.
+    """Sorts stages by the place of what they learn from among DATA_FIELDS (last where the class does not say it); of
+    these, what leaves a reward model comes first, then what needs one.
     """
-    place = INPUTS.index(_literal(says, "reads")) if "reads" in says else len(INPUTS)
+    place = DATA_FIELDS.index(_literal(says, "reads")) if "reads" in says else len(DATA_FIELDS)
     return place, _literal(says, "leaves") != "reward model", not _literal(says, "needs_reward_model", False)

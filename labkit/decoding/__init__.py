@@ -1,7 +1,7 @@
 """Decoding: filters of the next token's distribution, and strategies of generation from a prompt."""
 
 from labkit.decoding.beam import Beam, beam_search
-from labkit.decoding.best import BestOfN, Judge, best_of
+from labkit.decoding.best import BestOfN, Judge, best_of_n
 from labkit.decoding.contrastive import contrastive_search
 from labkit.decoding.filters import (
     Allowed,
@@ -50,7 +50,7 @@ __all__ = [
     "Typical",
     "filter_logits",
     "beam_search",
-    "best_of",
+    "best_of_n",
     "contrastive_search",
     "generate",
     "trace_forced",

@@ -19,7 +19,7 @@ from labkit.model.transformer import Transformer
 EarlyStopping = bool | Literal["never"]
 IMPOSSIBLE = -1e30
 """The log-probability of a beam that is none; finite, so that what is added to it is no NaN."""
-Fate = Literal["kept", "ended", "pruned"]
+BeamOutcome = Literal["kept", "ended", "pruned"]
 
 
 class BeamNode(NamedTuple):
@@ -31,7 +31,7 @@ class BeamNode(NamedTuple):
     token: int
     logprob: float
     step: int
-    fate: Fate
+    outcome: BeamOutcome
 
 
 class Beam(NamedTuple):
@@ -45,14 +45,14 @@ class Beam(NamedTuple):
     ended: bool
 
 
-class Beams(NamedTuple):
+class BeamSearchOutput(NamedTuple):
     """The texts, best first, and every step that was weighed on the way."""
 
-    found: list[Beam]
+    hypotheses: list[Beam]
     tree: list[BeamNode]
 
 
-def beam_search(model: Transformer, prompt: Sequence[int], **options: Any) -> Beams:
+def beam_search(model: Transformer, prompt: Sequence[int], **options: Any) -> BeamSearchOutput:
     """The last of `beam_steps`, which takes the same arguments: the texts that were found."""
     return deque(beam_steps(model, prompt, **options), maxlen=1).pop()
 
@@ -72,7 +72,7 @@ def beam_steps(
     diversity: float = 0.0,
     filters: Sequence[Filter] = (),
     memory: EncoderOutput | None = None,
-) -> Iterator[Beams]:
+) -> Iterator[BeamSearchOutput]:
     """The `beams` best texts by log-probability / length^length_penalty, the stop token counted.
 
     early_stopping, as in transformers: True ends when as many texts have ended as there are beams; False when no beam,
@@ -95,7 +95,9 @@ def beam_steps(
     x = model.hidden_states(torch.tensor([list(prompt)], device=device), state=state, memory=memory)[:, -1:]
     first = torch.zeros(beams, dtype=torch.int64, device=device)
     state, x = state.select(first), x[first]
-    wide = memory and EncoderOutput(memory.x.expand(beams, -1, -1), memory.mask.expand(beams, -1, -1))
+    wide = memory and EncoderOutput(
+        memory.hidden_states.expand(beams, -1, -1), memory.attention_bias.expand(beams, -1, -1)
+    )
     for step in range(room):
         history = History(_written(prompt, pools, step).to(device), len(prompt))
         raw = model.logits(x).squeeze(1).float().log_softmax(-1)
@@ -132,12 +134,12 @@ def _advance(
                 taken[beam.tokens[-1]] += 1
 
 
-def _standing(pools: Sequence[_Pool], tree: list[BeamNode]) -> Beams:
+def _standing(pools: Sequence[_Pool], tree: list[BeamNode]) -> BeamSearchOutput:
     found = [beam for pool in pools for beam in pool.finished]
     if not found:
         running = [beam for pool in pools for beam in pool.running if beam.held > IMPOSSIBLE / 2]
         found = [Beam(beam.tokens, beam.logprob, beam.held, False) for beam in running]
-    return Beams(sorted(found, key=lambda beam: -beam.score), tree)
+    return BeamSearchOutput(sorted(found, key=lambda beam: -beam.score), tree)
 
 
 def _written(prompt: Sequence[int], pools: Sequence[_Pool], step: int) -> Tensor:
@@ -190,7 +192,7 @@ class _Pool:
             logprob, tokens = before.logprob + float(own[row, token]), [*before.tokens, token]
             said = self.stop is not None and self.stop.has_stop(tokens)
             stops_here = said or token in stops
-            fate: Fate = "pruned"
+            fate: BeamOutcome = "pruned"
             if (stops_here or last) and rank < self.width:
                 score = value / (step + 1) ** self.length_penalty
                 tokens = (

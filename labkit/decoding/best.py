@@ -28,14 +28,14 @@ def judge_scores(judge: Judge, prompts: Sequence[Sequence[int]], answers: Sequen
 
 
 class BestOfN(NamedTuple):
-    """Answers in the order in which they were drawn, what the judge gave each, and the place of the best one."""
+    """Answers in the order in which they were drawn, what the judge gave each, and the index of the best one."""
 
     answers: list[list[int]]
     scores: list[float]
-    best: int
+    best_index: int
 
 
-def best_of(
+def best_of_n(
     model: Transformer,
     prompt: Sequence[int],
     judge: Judge,
@@ -53,7 +53,7 @@ def best_of(
     each answer, and as `generate`.
     """
     common: dict[str, Any] = {"filters": filters, "max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": stop}
-    *_, best = best_of_n_steps(model, prompt, judge, n=n, rows=n, generator=generator, sources=sources, **common)
+    *_, best = best_of_n_steps(model, prompt, judge, n=n, batch_size=n, generator=generator, sources=sources, **common)
     assert best is not None
     return best
 
@@ -64,7 +64,7 @@ def best_of_n_steps(
     judge: Judge,
     *,
     n: int,
-    rows: int,
+    batch_size: int,
     filters: Sequence[Filter] = (),
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
@@ -72,7 +72,7 @@ def best_of_n_steps(
     generator: torch.Generator | None = None,
     sources: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[BestOfN | None]:
-    """`best_of` for who may want to stop: after every `rows` answers None, and at last the best."""
+    """`best_of_n` for who may want to stop: after every `batch_size` answers None, and at last the best."""
     if n < 1:
         raise LabError(f"The best is chosen of at least one answer, not {n}.")
     check_prompt_fits(model, prompt)
@@ -80,9 +80,14 @@ def best_of_n_steps(
     draws = torch.rand(1, n, max_new_tokens, generator=generator)
     common: dict[str, Any] = {"filters": filters, "stop_ids": stop_ids, "stop": stop, "sources": sources}
     answers: list[list[int]] = []
-    for some in draws.split(rows, 1):
+    for some in draws.split(batch_size, 1):
         answers += generate(
-            model, [prompt], uniform_draws=some, samples=some.shape[1], max_new_tokens=max_new_tokens, **common
+            model,
+            [prompt],
+            uniform_draws=some,
+            num_return_sequences=some.shape[1],
+            max_new_tokens=max_new_tokens,
+            **common,
         )
         yield None
     scores = judge_scores(judge, [prompt] * n, answers)

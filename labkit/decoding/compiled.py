@@ -45,7 +45,7 @@ class StaticKVCache(NamedTuple):
         self.values.index_copy_(2, self.cache_position, values.to(self.values.dtype))
         return self
 
-    def in_use(self) -> tuple[Tensor, Tensor]:
+    def valid_keys_values(self) -> tuple[Tensor, Tensor]:
         return self.keys[:, :, : self.attended_length], self.values[:, :, : self.attended_length]
 
     def select(self, rows: Tensor) -> StaticKVCache:
@@ -56,28 +56,28 @@ class StaticKVCache(NamedTuple):
 class StaticState(State):
     """A State of such blocks; what is not filled yet is hidden by its mask."""
 
-    slot: Tensor = torch.zeros(1, dtype=torch.int64)
+    cache_position: Tensor = torch.zeros(1, dtype=torch.int64)
 
     def append(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
-        self.mask.index_fill_(1, self.slot, True)
-        self.positions.index_copy_(1, self.slot, positions)
+        self.mask.index_fill_(1, self.cache_position, True)
+        self.positions.index_copy_(1, self.cache_position, positions)
 
 
 class CompiledGenerator:
     """Writes what `generate` writes, from the same draws, for a fixed number of rows at a time.
 
-    length: tokens that the cache has room for, prompt and all; by default twice the context, since a short prompt is
-    padded to the longest and has its own room after it. bf16: with a copy of the weights in bf16; else the model's own
-    are used, and may go on being trained between calls.
-    Raises LabError for a model with an encoder or without attention, and for filters that ask what was written.
+    max_length: tokens that the cache has room for, prompt and all; by default twice the context, since a short prompt
+    is padded to the longest and has its own room after it. bf16: with a copy of the weights in bf16; else the model's
+    own are used, and may go on being trained between calls. Raises LabError for a model with an encoder or without
+    attention, and for filters that ask what was written.
     """
 
     def __init__(
         self,
         model: Transformer,
         *,
-        rows: int,
-        length: int | None = None,
+        batch_size: int,
+        max_length: int | None = None,
         filters: Sequence[Filter] = (),
         bf16: bool = False,
     ):
@@ -87,18 +87,18 @@ class CompiledGenerator:
             raise LabError("Filters that need the tokens so far are not compiled; use generate.")
         if any(isinstance(one, Banned | Allowed) for one in filters):  # nobody looks whether they leave a token
             raise LabError("Filters that ban or allow single tokens are not compiled; use generate.")
-        if rows < 1:
-            raise LabError(f"Rows are written at least one at a time, not {rows}.")
-        self.model, self.rows, self.filters = _in_bf16(model) if bf16 else model, rows, tuple(filters)
+        if batch_size < 1:
+            raise LabError(f"Rows are written at least one at a time, not {batch_size}.")
+        self.model, self.batch_size, self.filters = _in_bf16(model) if bf16 else model, batch_size, tuple(filters)
         config, like = model.config, self.model.embedding.weight
-        self.length = 2 * config.context if length is None else length
-        shape = (rows, config.attention.key_value_heads, self.length, config.attention.head_dim)
+        self.length = 2 * config.context if max_length is None else max_length
+        shape = (batch_size, config.attention.key_value_heads, self.length, config.attention.head_dim)
         self.caches = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.depth)]
-        self.mask = torch.zeros(rows, self.length, dtype=torch.bool, device=like.device)
-        self.positions = torch.zeros(rows, self.length, dtype=torch.int64, device=like.device)
+        self.mask = torch.zeros(batch_size, self.length, dtype=torch.bool, device=like.device)
+        self.positions = torch.zeros(batch_size, self.length, dtype=torch.int64, device=like.device)
         self.slot = torch.zeros(1, dtype=torch.int64, device=like.device)
-        self.padding = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
-        self.graphs: dict[tuple[int, bool], CompiledStep] = {}
+        self.padding = torch.zeros(batch_size, 1, dtype=torch.int64, device=like.device)
+        self.graphs: dict[tuple[int, bool], CompiledSampleStep] = {}
         self.parameters = list(self.model.parameters())
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class CompiledGenerator:
         """
         for i, prompt in enumerate(prompts):
             check_prompt_fits(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
-        check_generation_size(self.model, self.rows, max(map(len, prompts), default=0), max_new_tokens)
+        check_generation_size(self.model, self.batch_size, max(map(len, prompts), default=0), max_new_tokens)
         if uniform_draws is None:
             uniform_draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)
         draws = uniform_draws[:, 0]
@@ -127,8 +127,8 @@ class CompiledGenerator:
         written: list[list[int]] = []
         was_training = self.model.training
         self.model.eval()
-        for start in range(0, len(prompts), self.rows):
-            chunk = slice(start, start + self.rows)
+        for start in range(0, len(prompts), self.batch_size):
+            chunk = slice(start, start + self.batch_size)
             written += self._write(prompts[chunk], draws[chunk], list(stop_ids), keep_stop)
         self.model.train(was_training)
         return written
@@ -137,19 +137,19 @@ class CompiledGenerator:
         self, prompts: Sequence[Sequence[int]], draws: Tensor, stop_ids: list[int], keep_stop: bool
     ) -> list[list[int]]:
         """Up to `rows` prompts; the rows that are not needed write the first prompt's text again."""
-        device, missing = self.slot.device, self.rows - len(prompts)
+        device, missing = self.slot.device, self.batch_size - len(prompts)
         tokens, positions, mask = (t.to(device) for t in left_pad([*prompts, *[prompts[0]] * missing]))
         draws = torch.cat((draws, draws[:1].expand(missing, -1))).to(device)
         T, context = tokens.shape[1], self.model.config.context
         rooms = [min(draws.shape[1], context - len(prompt)) for prompt in prompts]
         if T + max(rooms) > self.length:
             raise LabError(f"The cache has room for {self.length} tokens; these texts may have {T + max(rooms)}.")
-        state = self.model.new_state(self.rows, T)
+        state = self.model.new_state(self.batch_size, T)
         logits = self.model.logits(self.model.hidden_states(tokens, positions, mask, state)[:, -1])
         self._take(state, positions)
         stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
         new = [sample_by_inverse_cdf(filter_logits(self.filters, logits.float()), draws[:, 0])]
-        ended = torch.zeros(self.rows, dtype=torch.bool, device=device)
+        ended = torch.zeros(self.batch_size, dtype=torch.bool, device=device)
         for step in range(1, max(rooms)):
             if stop_ids and step % CHECKED == 0:
                 ended |= torch.isin(torch.stack(new[-CHECKED:], 1), stops).any(1)
@@ -171,12 +171,12 @@ class CompiledGenerator:
         self.slot.fill_(length)
         self.padding.copy_(length - 1 - positions[:, -1:])
 
-    def _graph(self, filled: int) -> CompiledStep:
+    def _graph(self, filled: int) -> CompiledSampleStep:
         """The step that looks at no more of the cache than `filled` tokens need."""
         seen = min(-(-filled // BUCKET) * BUCKET, self.length)
         key = seen, torch.is_autocast_enabled(self.slot.device.type)
         if key not in self.graphs:
-            self.graphs[key] = CompiledStep(functools.partial(self._step, seen))
+            self.graphs[key] = CompiledSampleStep(functools.partial(self._step, seen))
         return self.graphs[key]
 
     def _step(self, seen: int, token: Tensor, u: Tensor) -> Tensor:
@@ -203,13 +203,13 @@ def _in_bf16(model: Transformer) -> Transformer:
     return made
 
 
-class CompiledStep:
+class CompiledSampleStep:
     """A step that is compiled when first called, and then called without asking again whether it still fits, which
     costs a small model a fifth of its time: but for its two arguments, it reads and writes the same tensors each time.
     """
 
-    def __init__(self, step: Callable[[Tensor, Tensor], Tensor]):
-        self.first = compile_or_eager(step, "generation", fullgraph=True, backend=self._build)
+    def __init__(self, sample_step: Callable[[Tensor, Tensor], Tensor]):
+        self.first = compile_or_eager(sample_step, "generation", fullgraph=True, backend=self._build)
         self.run: Callable[..., Sequence[Tensor]] | None = None
         self.inputs: list[Tensor] = []
         self.places: list[int] = []

@@ -36,15 +36,15 @@ class ContrastiveCandidate(NamedTuple):
 
 @torch.no_grad()
 def contrastive_candidates(
-    model: Transformer, before: Sequence[int], *, k: int, alpha: float
+    model: Transformer, prefix: Sequence[int], *, k: int, alpha: float
 ) -> list[ContrastiveCandidate]:
     """What `contrastive_steps` weighs after these tokens, the one that it chooses first. Raises LabError as it does."""
     _check(k, alpha)
-    check_prompt_fits(model, before)
+    check_prompt_fits(model, prefix)
     device = model.embedding.weight.device
     model.eval()
-    state = model.new_state(1, len(before) + 1)
-    vectors = model.hidden_states(torch.tensor([list(before)], device=device), state=state)[0]  # [T, D]
+    state = model.new_state(1, len(prefix) + 1)
+    vectors = model.hidden_states(torch.tensor([list(prefix)], device=device), state=state)[0]  # [T, D]
     shares, tokens = model.logits(vectors[-1:])[0].float().softmax(-1).topk(min(k, model.config.vocabulary))
     tried = state.select(torch.zeros(len(tokens), dtype=torch.int64, device=device))
     new = model.hidden_states(tokens.unsqueeze(-1), state=tried)[:, 0]  # [k, D]

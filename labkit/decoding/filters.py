@@ -19,23 +19,23 @@ from labkit.errors import LabError
 
 COLDEST, HOTTEST = 1e-6, 1e6
 """Temperatures between which logits of any size stay numbers."""
-Part = Annotated[float, Range(0, 1, above=True)]
+Part = Annotated[float, Range(0, 1, exclude_low=True)]
 Penalty = Annotated[float, Range(-1e4, 1e4)]
 
 
 class History(NamedTuple):
     """tokens [B, T]: each row's prompt and what was written after it, -1 where there is no token; the last column is
-    the latest. prompt: how many of the columns are prompt.
+    the latest. prompt_length: how many of the columns are prompt.
     """
 
     tokens: Tensor
-    prompt: int
+    prompt_length: int
 
-    def counts(self, vocabulary: int, written_only: bool = False) -> Tensor:
+    def token_counts(self, vocab_size: int, generated_only: bool = False) -> Tensor:
         """How often each token stands in each row: [B, V]."""
-        tokens = self.tokens[:, self.prompt :] if written_only else self.tokens
-        counts = tokens.new_zeros(len(tokens), vocabulary + 1)
-        return counts.scatter_add(1, tokens.where(tokens >= 0, vocabulary), torch.ones_like(tokens))[:, :vocabulary]
+        tokens = self.tokens[:, self.prompt_length :] if generated_only else self.tokens
+        counts = tokens.new_zeros(len(tokens), vocab_size + 1)
+        return counts.scatter_add(1, tokens.where(tokens >= 0, vocab_size), torch.ones_like(tokens))[:, :vocab_size]
 
 
 class Filter(Protocol):
@@ -65,23 +65,26 @@ def logits_after_each(filters: Sequence[Filter], logits: Tensor, history: Histor
 
 
 def apply_filters(
-    filters: Sequence[Filter], logits: Tensor, history: History | None = None, rows: Tensor | None = None
+    filters: Sequence[Filter], logits: Tensor, history: History | None = None, active_rows: Tensor | None = None
 ) -> Tensor:
-    """`filter_logits`, where each row must have a token left. rows [B] bool: those that count; the others are made
-    uniform where they have none. Raises LabError as `check_tokens_remain`.
+    """`filter_logits`, where each row must have a token left. active_rows [B] bool: those that count; the others are
+    made uniform where they have none. Raises LabError as `check_tokens_remain`.
     """
     found = filter_logits(filters, logits, history)
     empty = _empty(found)
-    if (empty if rows is None else empty & rows).any():
-        check_tokens_remain(filters, logits_after_each(filters, logits, history), rows)
-    return found if rows is None else found.masked_fill(empty.unsqueeze(-1), 0.0)
+    if (empty if active_rows is None else empty & active_rows).any():
+        check_tokens_remain(filters, logits_after_each(filters, logits, history), active_rows)
+    return found if active_rows is None else found.masked_fill(empty.unsqueeze(-1), 0.0)
 
 
-def check_tokens_remain(filters: Sequence[Filter], seen: Sequence[Tensor], rows: Tensor | None = None) -> None:
-    """seen: what `logits_after_each` gave; rows [B] bool: those that count. Raises LabError for a row without a token
-    that could come next, and names the filter that took the last; and for a model whose logits are no numbers.
+def check_tokens_remain(
+    filters: Sequence[Filter], logits_by_filter: Sequence[Tensor], active_rows: Tensor | None = None
+) -> None:
+    """logits_by_filter: what `logits_after_each` gave; active_rows [B] bool: those that count. Raises LabError for a
+    row without a token that could come next, and names the filter that took the last; and for a model whose logits are
+    no numbers.
     """
-    empty = [_empty(logits) if rows is None else _empty(logits) & rows for logits in seen]
+    empty = [_empty(logits) if active_rows is None else _empty(logits) & active_rows for logits in logits_by_filter]
     if empty[0].any():
         raise LabError("The model's logits are not finite: its weights are damaged, as when training diverged.")
     taken = next((place for place, one in enumerate(empty[1:]) if one.any()), None)
@@ -240,7 +243,7 @@ class RepetitionPenalty:
         check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
-        seen = _needed(self, history).counts(logits.shape[-1]) > 0
+        seen = _needed(self, history).token_counts(logits.shape[-1]) > 0
         return torch.where(seen, torch.where(logits < 0, logits * self.penalty, logits / self.penalty), logits)
 
 
@@ -258,7 +261,7 @@ class PresencePenalty:
         check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
-        written = _needed(self, history).counts(logits.shape[-1], written_only=True)
+        written = _needed(self, history).token_counts(logits.shape[-1], generated_only=True)
         return logits - self.penalty * (written > 0)
 
 
@@ -274,7 +277,7 @@ class FrequencyPenalty:
         check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
-        return logits - self.penalty * _needed(self, history).counts(logits.shape[-1], written_only=True)
+        return logits - self.penalty * _needed(self, history).token_counts(logits.shape[-1], generated_only=True)
 
 
 @dataclass(frozen=True)

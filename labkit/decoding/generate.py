@@ -27,34 +27,36 @@ def generate(
     generator: torch.Generator | None = None,
     uniform_draws: Tensor | None = None,
     sources: Sequence[Sequence[int]] | None = None,
-    rows: int = 64,
-    samples: int = 1,
+    batch_size: int = 64,
+    num_return_sequences: int = 1,
     keep_stop: bool = False,
 ) -> list[list[int]]:
     """The new tokens of each prompt, in the prompts' order, ending before its stop token or stop text.
 
     keep_stop: a stop token that was drawn stays at the end of its row.
 
-    samples: how many answers to each prompt, one after another in the result; the prompt is read once for all. sources:
-    what an encoder reads, one for each prompt; the prompt is then how the decoder begins. uniform_draws [P, samples,
-    max_new_tokens]: numbers in [0, 1) to use in place of the generator's. filters: applied in their order to the
-    logits; none samples from the model as it is, ``[Temperature(0)]`` is greedy. A row also ends after max_new_tokens,
-    and when the model's context is full. generator: where randomness comes from (torch's own when None); each row has
-    its own draws, so what it writes depends neither on ``rows``, how many are written at a time, nor on the rows beside
-    it. Raises LabError for a prompt that is empty or leaves no room in the context, for an encoder without a source,
-    and where filters leave no token.
+    num_return_sequences: how many answers to each prompt, one after another in the result; the prompt is read once for
+    all. sources: what an encoder reads, one for each prompt; the prompt is then how the decoder begins. uniform_draws
+    [P, samples, max_new_tokens]: numbers in [0, 1) to use in place of the generator's. filters: applied in their order
+    to the logits; none samples from the model as it is, ``[Temperature(0)]`` is greedy. A row also ends after
+    max_new_tokens, and when the model's context is full. generator: where randomness comes from (torch's own when
+    None); each row has its own draws, so what it writes depends neither on ``batch_size``, how many are written at a
+    time, nor on the rows beside it. Raises LabError for a prompt that is empty or leaves no room in the context, for an
+    encoder without a source, and where filters leave no token.
     """
-    if rows < 1 or samples < 1:
-        raise LabError(f"Rows and samples are counts of at least 1, not {rows} and {samples}.")
+    if batch_size < 1 or num_return_sequences < 1:
+        raise LabError(f"Rows and samples are counts of at least 1, not {batch_size} and {num_return_sequences}.")
     for i, prompt in enumerate(prompts):
         check_prompt_fits(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
     longest = max(map(len, prompts), default=0)
-    check_generation_size(model, min(max(rows, samples), len(prompts) * samples), longest, max_new_tokens)
+    check_generation_size(
+        model, min(max(batch_size, num_return_sequences), len(prompts) * num_return_sequences), longest, max_new_tokens
+    )
     if uniform_draws is None:
-        uniform_draws = torch.rand(len(prompts), samples, max_new_tokens, generator=generator)
+        uniform_draws = torch.rand(len(prompts), num_return_sequences, max_new_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     written: list[list[list[int]]] = [[] for _ in prompts]
-    together = max(1, rows // samples)
+    together = max(1, batch_size // num_return_sequences)
     was_training = model.training
     model.eval()
     for start in range(0, len(order), together):
@@ -63,7 +65,7 @@ def generate(
         asked = [prompts[i] for i in chunk]
         answers = _write(model, asked, filters, uniform_draws[chunk], list(stop_ids), stop, memory, keep_stop)
         for place, i in enumerate(chunk):
-            written[i] = answers[place * samples : (place + 1) * samples]
+            written[i] = answers[place * num_return_sequences : (place + 1) * num_return_sequences]
     model.train(was_training)
     return [answer for answers in written for answer in answers]
 

@@ -13,22 +13,22 @@ WIDTH = {"beam": "beams", "contrastive": "k", "best": "n"}
 """The option that says how many rows a kind writes at once; the others write one."""
 
 
-class Cost(NamedTuple):
-    """rows: texts that are written at once. tokens: that models read, in all rows. flops: floating-point operations of
-    these readings. memory: bytes of the keys and values of all rows.
+class GenerationCost(NamedTuple):
+    """batch_size: texts that are written at once. tokens: that models read, in all rows. flops: floating-point
+    operations of these readings. memory: bytes of the keys and values of all rows.
     """
 
-    rows: int
+    batch_size: int
     tokens: int
     flops: float
     memory: float
 
 
-PAGE = Cost(rows=32, tokens=20_000, flops=4e12, memory=1e9)
+MAX_PAGE_COST = GenerationCost(batch_size=32, tokens=20_000, flops=4e12, memory=1e9)
 """What one visitor of a page may ask for: under half a minute of two cores."""
 
 
-def generation_cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer) -> Cost:
+def generation_cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer) -> GenerationCost:
     """Of one text of at most `new_tokens` after a prompt of `prompt_tokens`, if nothing ends it earlier.
 
     For "best" the judge's reading is counted as if it were done by `model`, for "speculative" every guess as if it were
@@ -47,18 +47,22 @@ def generation_cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, mod
     attended = length if isinstance(config.mixer, SelfAttention) else 1
     vector = config.attention.key_value_heads * config.attention.head_dim
     memory = 8.0 * rows * attended * config.depth * vector  # keys and values in fp32
-    return Cost(rows, tokens, tokens * model.flops_per_token(length) / 3, memory)  # a forward pass is a third
+    return GenerationCost(rows, tokens, tokens * model.flops_per_token(length) / 3, memory)  # a forward pass is a third
 
 
 def check_generation_cost(
-    strategy: Strategy, prompt_tokens: int, new_tokens: int, model: Transformer, max_cost: Cost = PAGE
-) -> Cost:
+    strategy: Strategy,
+    prompt_tokens: int,
+    new_tokens: int,
+    model: Transformer,
+    max_cost: GenerationCost = MAX_PAGE_COST,
+) -> GenerationCost:
     """The cost. Raises LabError where any of its numbers is above that of `max_cost`, and says which and what to take
     less of.
     """
     found = generation_cost(strategy, prompt_tokens, new_tokens, model)
     said = {
-        "rows": f"{found.rows:,} texts at once; here at most {max_cost.rows:,}",
+        "batch_size": f"{found.batch_size:,} texts at once; here at most {max_cost.batch_size:,}",
         "tokens": f"{found.tokens:,} tokens to read; here at most {max_cost.tokens:,}",
         "flops": f"{found.flops / 1e12:,.1f} TFLOP; here at most {max_cost.flops / 1e12:,.1f}",
         "memory": f"{found.memory / 1e9:,.1f} GB of keys and values; here at most {max_cost.memory / 1e9:,.1f}",
@@ -66,6 +70,6 @@ def check_generation_cost(
     for name, words in said.items():
         if getattr(found, name) > getattr(max_cost, name):
             option = WIDTH.get(strategy.kind)
-            less = f"a smaller {option}=" if name == "rows" else f"a smaller {option}= or fewer tokens"
+            less = f"a smaller {option}=" if name == "batch_size" else f"a smaller {option}= or fewer tokens"
             raise LabError(f"{strategy} is {words}. Take {less if option else 'fewer tokens'}.")
     return found

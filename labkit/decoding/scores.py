@@ -44,11 +44,11 @@ def jackknife(statistic: Callable[[Sequence[Tokens]], float], texts: Sequence[To
     return ScoreInterval(statistic(texts), SURE * variance**0.5)
 
 
-def mean_logprob(model: Transformer, prompt: Tokens, written: Tokens) -> float:
+def mean_logprob(model: Transformer, prompt: Tokens, continuation: Tokens) -> float:
     """Mean log-probability of the written tokens after the prompt, in nats per token; the one that ended them is not
     counted. NaN for no token.
     """
-    return mean_logprobs(model, prompt, [written])[0]
+    return mean_logprobs(model, prompt, [continuation])[0]
 
 
 @torch.no_grad()
@@ -64,11 +64,11 @@ def mean_logprobs(model: Transformer, prompt: Tokens, texts: Sequence[Tokens]) -
     return [float(row[: len(text)].mean()) if text else math.nan for row, text in zip(own, texts, strict=True)]
 
 
-def repetition(written: Tokens, n: int = 4) -> float:
+def repetition(tokens: Tokens, n: int = 4) -> float:
     """Share of a text's runs of n tokens that stood in it before: seq-rep-n of Neural Text Generation with Unlikelihood
     Training, https://arxiv.org/abs/1908.04319. 0 for a shorter text.
     """
-    runs = _runs(written, n)
+    runs = _runs(tokens, n)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 

@@ -76,7 +76,7 @@ def speculative_steps(
         count = min(ahead, left - 1)
         guesses, q = _guess(draft, states[1], written, count, filters, generator)
         # The last token that was kept has not been read yet; with the guesses after it one reading judges all.
-        unread = [*written[states[0].filled :], *guesses]
+        unread = [*written[states[0].length :], *guesses]
         logits = model(torch.tensor([unread], device=device), state=states[0])[0].float()[-count - 1 :]
         readings, guessed = readings + 1, guessed + count
         seen = logits_after_each(filters, logits)
@@ -91,7 +91,7 @@ def speculative_steps(
                 return
         written = [*prompt, *new]
         for state in states:
-            state.truncate(min(state.filled, len(written) - 1))
+            state.truncate(min(state.length, len(written) - 1))
         yield SpeculativeResult(new, guessed, kept, readings)
 
 
@@ -120,7 +120,7 @@ def _guess(
     guesses: list[int] = []
     shares = [torch.zeros(0, draft.config.vocabulary, dtype=torch.float64, device=device)]
     for _ in range(count):
-        unread = [*written, *guesses][state.filled :]
+        unread = [*written, *guesses][state.length :]
         logits = apply_filters(filters, draft(torch.tensor([unread], device=device), state=state)[:, -1].float())
         shares.append(logits.double().softmax(-1))
         guesses.append(int(sample_by_inverse_cdf(logits, torch.rand(1, generator=generator).to(device))))

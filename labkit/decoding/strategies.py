@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from labkit.decoding.beam import beam_steps
-from labkit.decoding.best import Judge, best_of
+from labkit.decoding.best import Judge, best_of_n
 from labkit.decoding.contrastive import contrastive_steps
 from labkit.decoding.filters import (
     Allowed,
@@ -72,11 +72,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "best": {"n": 8},
 }
 """The options of each kind, with their defaults."""
-OLDER = {"settled": "false", "full": "true", "never": "never"}
+OLDER_EARLY_STOPPING = {"settled": "false", "full": "true", "never": "never"}
 """The values of early-stopping when it was called ending."""
 EARLY_STOPPING: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
-WHOLE = ("top-k", "no-repeat", "beams", "groups", "k", "ahead", "n")
-TOKENS: dict[str, Callable[[tuple[int, ...]], Filter]] = {one.name: one for one in (Banned, Allowed)}
+INTEGER_OPTIONS = ("top-k", "no-repeat", "beams", "groups", "k", "ahead", "n")
+TOKEN_FILTERS: dict[str, Callable[[tuple[int, ...]], Filter]] = {one.name: one for one in (Banned, Allowed)}
 """Filters whose value is words, with commas between them."""
 
 
@@ -99,13 +99,13 @@ class DecodingResources:
         return StopStrings(self.tokenizer.decode, self.stop)
 
 
-ALONE = DecodingResources()
+NO_RESOURCES = DecodingResources()
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """kind: of OPTIONS. filters: (name, value) of FILTERS and TOKENS, in their order. options: (name, value) of its
-    kind's.
+    """kind: of OPTIONS. filters: (name, value) of FILTERS and TOKEN_FILTERS, in their order. options: (name, value) of
+    its kind's.
     """
 
     kind: str
@@ -132,7 +132,9 @@ class Strategy:
         return [*chosen, Temperature(0)] if self.kind == "greedy" else chosen
 
     def _filter(self, name: str, value: Any, tokenizer: Tokenizer | None) -> Filter:
-        return TOKENS[name](_tokens_of(name, value, tokenizer)) if name in TOKENS else FILTERS[name](value)
+        return (
+            TOKEN_FILTERS[name](_tokens_of(name, value, tokenizer)) if name in TOKEN_FILTERS else FILTERS[name](value)
+        )
 
     def generate(
         self,
@@ -143,7 +145,7 @@ class Strategy:
         stop_ids: Collection[int] = (),
         seeds: Sequence[int] = (0,),
         source: Sequence[int] | None = None,
-        resources: DecodingResources = ALONE,
+        resources: DecodingResources = NO_RESOURCES,
     ) -> list[list[int]]:
         """A text for each seed; where chance has no part, one text for all. The same seed gives every strategy the same
         draws (speculative takes as many as it needs). source: what an encoder reads. Raises LabError for a prompt or a
@@ -155,8 +157,11 @@ class Strategy:
             sources = None if source is None else [source]
             return self.generate_batch(model, [prompt], seeds=[seeds], sources=sources, **options)[0]
         if self.is_random:
-            return [list(self.stream(model, prompt, seed=seed, source=source, **options))[-1] for seed in seeds]
-        return [list(self.stream(model, prompt, source=source, **options))[-1]] * len(seeds)
+            return [
+                list(self.stream_partial_outputs(model, prompt, seed=seed, source=source, **options))[-1]
+                for seed in seeds
+            ]
+        return [list(self.stream_partial_outputs(model, prompt, source=source, **options))[-1]] * len(seeds)
 
     def generate_batch(
         self,
@@ -167,7 +172,7 @@ class Strategy:
         stop_ids: Collection[int] = (),
         seeds: Sequence[Sequence[int]],
         sources: Sequence[Sequence[int]] | None = None,
-        resources: DecodingResources = ALONE,
+        resources: DecodingResources = NO_RESOURCES,
     ) -> list[list[list[int]]]:
         """`generate` for many prompts, each with as many seeds: texts[prompt][seed]. Samples and greedy texts are
         written together.
@@ -192,12 +197,19 @@ class Strategy:
         draws = torch.stack(chosen).unflatten(0, (len(prompts), count))[:, :samples]  # [P, S, N]
         filters, stop = self.logits_filters(resources.tokenizer), resources.stop_strings()
         texts = generate(
-            model, prompts, filters=filters, stop=stop, uniform_draws=draws, samples=samples, sources=sources, **common
+            model,
+            prompts,
+            filters=filters,
+            stop=stop,
+            uniform_draws=draws,
+            num_return_sequences=samples,
+            sources=sources,
+            **common,
         )
         rows = [texts[i * samples : (i + 1) * samples] for i in range(len(prompts))]
         return rows if self.is_random else [row * count for row in rows]
 
-    def stream(
+    def stream_partial_outputs(
         self,
         model: Transformer,
         prompt: Sequence[int],
@@ -206,7 +218,7 @@ class Strategy:
         stop_ids: Collection[int] = (),
         seed: int = 0,
         source: Sequence[int] | None = None,
-        resources: DecodingResources = ALONE,
+        resources: DecodingResources = NO_RESOURCES,
     ) -> Iterator[list[int]]:
         """The new tokens so far, again and again as they change; the last are the text. Raises LabError as
         `generate`.
@@ -235,8 +247,8 @@ class Strategy:
                 raise LabError(
                     "best: something must score the answers: a reward model, or for a TinyWorld task the oracle."
                 )
-            best = best_of(model, prompt, resources.judge, n=self.option("n"), sources=sources, **common)
-            yield best.answers[best.best]
+            best = best_of_n(model, prompt, resources.judge, n=self.option("n"), sources=sources, **common)
+            yield best.answers[best.best_index]
         else:
             yield from self._drawn(model, prompt, common | {"memory": encode_sources(model, sources)})
 
@@ -246,7 +258,7 @@ class Strategy:
             yield from contrastive_steps(model, prompt, **told, **common)
         else:
             for beams in beam_steps(model, prompt, **told, **common):
-                yield beams.found[0].tokens
+                yield beams.hypotheses[0].tokens
 
     def _drawn(self, model: Transformer, prompt: Sequence[int], common: dict[str, Any]) -> Iterator[list[int]]:
         written: list[int] = []
@@ -265,23 +277,25 @@ def format_value(value: Any) -> str:
 
 def _today(word: str) -> str:
     name, _, value = word.partition("=")
-    return f"early-stopping={OLDER[value]}" if name == "ending" and value in OLDER else word
+    return (
+        f"early-stopping={OLDER_EARLY_STOPPING[value]}" if name == "ending" and value in OLDER_EARLY_STOPPING else word
+    )
 
 
 def parse_strategy(line: str) -> Strategy:
     """ "beam beams=4" -> a Strategy. Raises LabError for a kind, a name or a value that there is not."""
     words = [_today(word) for word in line.split()]
     kind = words.pop(0) if words and "=" not in words[0] else "sample"
-    if kind in (*FILTERS, *TOKENS):
+    if kind in (*FILTERS, *TOKEN_FILTERS):
         raise LabError(f"{kind} needs a value, written {kind}=VALUE.")
     if kind not in OPTIONS:
         raise LabError(f"There is no strategy {kind!r}.{_nearest(kind, OPTIONS)} There are {', '.join(OPTIONS)}.")
     filters: list[tuple[str, float | str]] = []
     options: list[tuple[str, Any]] = []
-    known = [*OPTIONS[kind], *([] if kind == "contrastive" else [*FILTERS, *TOKENS])]
+    known = [*OPTIONS[kind], *([] if kind == "contrastive" else [*FILTERS, *TOKEN_FILTERS])]
     for word in words:
         name, equals, value = word.partition("=")
-        if kind == "contrastive" and name in {**FILTERS, **TOKENS}:
+        if kind == "contrastive" and name in {**FILTERS, **TOKEN_FILTERS}:
             raise LabError("contrastive: it chooses among the likeliest tokens by itself, and takes no filters.")
         if name not in known:
             settings = f"Its settings are {', '.join(known)}." if known else "It has no settings."
@@ -292,7 +306,7 @@ def parse_strategy(line: str) -> Strategy:
             raise LabError(f"{kind}: {name} is given twice.")
         (options if name in OPTIONS[kind] else filters).append((name, _value(kind, name, value)))
     for name, told in filters:
-        if name not in TOKENS:
+        if name not in TOKEN_FILTERS:
             _checked_filter(kind, name, told)
     return Strategy(kind, tuple(filters), tuple(options))
 
@@ -319,7 +333,7 @@ def _check_seeds(seeds: Sequence[int]) -> None:
 
 
 def _value(kind: str, name: str, text: str) -> Any:
-    if name in TOKENS:
+    if name in TOKEN_FILTERS:
         if not all(text.split(",")):
             raise LabError(f"{kind}: {name} is words with commas between them, not {text!r}.")
         return text
@@ -328,12 +342,12 @@ def _value(kind: str, name: str, text: str) -> Any:
             raise LabError(f"{kind}: early-stopping can be true, false or never, not {text!r}.")
         return EARLY_STOPPING[text]
     try:
-        number = int(text) if name in WHOLE else float(text)
+        number = int(text) if name in INTEGER_OPTIONS else float(text)
         if name in FILTERS or math.isfinite(number):  # a filter says itself which numbers it takes
             return number
         raise ValueError
     except (ValueError, OverflowError):
-        kind_of = "a whole number" if name in WHOLE else "a number"
+        kind_of = "a whole number" if name in INTEGER_OPTIONS else "a number"
         raise LabError(f"{kind}: {name} is {kind_of}, not {text!r}.") from None
 
 

@@ -21,12 +21,12 @@ class Candidate(NamedTuple):
 
     token: int
     probability: float
-    after: tuple[float, ...]
+    filtered_probabilities: tuple[float, ...]
 
     @property
     def final_probability(self) -> float:
         """What is left of it after all filters; 0 where one of them removed it."""
-        return self.after[-1] if self.after else self.probability
+        return self.filtered_probabilities[-1] if self.filtered_probabilities else self.probability
 
 
 class FilterEffect(NamedTuple):
@@ -42,14 +42,14 @@ class FilterEffect(NamedTuple):
 class TracedStep(NamedTuple):
     """One step of a Trace: the token, the number in [0, 1) by which it was drawn (None where it was not), and the
     likeliest `candidates`, this token always among them. ended: the token ends the text, and is no part of it.
-    effects: of each filter. entropy: of the model's distribution, and of what the filters left, in nats.
+    filter_effects: of each filter. entropy: of the model's distribution, and of what the filters left, in nats.
     """
 
     token: int
-    drawn: float | None
+    uniform_draw: float | None
     candidates: list[Candidate]
     ended: bool
-    effects: list[FilterEffect]
+    filter_effects: list[FilterEffect]
     entropy: tuple[float, float]
 
 
@@ -119,7 +119,7 @@ def trace_generation(
         written = torch.cat((written, tokens), 1)
         ended = int(token) in stop_ids or (stop is not None and stop.has_stop(written[0, len(prompt) :].tolist()))
         chance = float(draws[0, place]) if place >= len(forced_prefix) else None
-        yield make_step(seen, int(token), chance, ended, top_n)
+        yield make_traced_step(seen, int(token), chance, ended, top_n)
         if ended:
             return
 
@@ -128,37 +128,39 @@ def trace_generation(
 def trace_forced(
     model: Transformer,
     prompt: Sequence[int],
-    written: Sequence[int],
+    tokens: Sequence[int],
     *,
     filters: Sequence[Filter] = (),
     top_n: int = 8,
     memory: EncoderOutput | None = None,
 ) -> list[TracedStep]:
     """The Trace of a text that came some other way, as beam search: what would have been weighed at each token."""
-    if not written:
+    if not tokens:
         return []
-    ids = torch.tensor([[*prompt, *written]], device=model.embedding.weight.device)
+    ids = torch.tensor([[*prompt, *tokens]], device=model.embedding.weight.device)
     model.eval()
     logits = model(ids[:, :-1], memory=memory)[:, len(prompt) - 1 :].float()  # [1, N, V]
     traced = []
-    for place, token in enumerate(written):
+    for place, token in enumerate(tokens):
         end = len(prompt) + place
         seen = logits_after_each(filters, logits[:, place], History(ids[:, :end], len(prompt)))
-        traced.append(make_step(seen, token, None, False, top_n))
+        traced.append(make_traced_step(seen, token, None, False, top_n))
     return traced
 
 
-def make_step(seen: Sequence[Tensor], token: int, drawn: float | None, ended: bool, top_n: int) -> TracedStep:
+def make_traced_step(
+    logits_by_filter: Sequence[Tensor], token: int, uniform_draw: float | None, ended: bool, top_n: int
+) -> TracedStep:
     """A Step of `logits_after_each` logits; without leading candidates nothing is worked out."""
     if not top_n:
-        return TracedStep(token, drawn, [], ended, [], (0.0, 0.0))
-    shares = [logits[0].softmax(-1) for logits in seen]
+        return TracedStep(token, uniform_draw, [], ended, [], (0.0, 0.0))
+    shares = [logits[0].softmax(-1) for logits in logits_by_filter]
     chosen = shares[0].topk(min(top_n, len(shares[0]))).indices.tolist()
     chosen += [] if token in chosen else [token]
     table = torch.stack(shares)[:, chosen].T.tolist()  # [candidate, filter]
     candidates = [Candidate(one, row[0], tuple(row[1:])) for one, row in zip(chosen, table, strict=True)]
     effects = [_effect(before, after) for before, after in zip(shares, shares[1:], strict=False)]
-    return TracedStep(token, drawn, candidates, ended, effects, (_entropy(shares[0]), _entropy(shares[-1])))
+    return TracedStep(token, uniform_draw, candidates, ended, effects, (_entropy(shares[0]), _entropy(shares[-1])))
 
 
 def _effect(before: Tensor, after: Tensor) -> FilterEffect:

@@ -28,7 +28,7 @@ from labkit.world import Task, World, gold_score, without_story
 
 
 def answer_metrics(
-    model: Transformer, tokenizer: Tokenizer, data: WorldData, config: EvaluationConfig, chat: bool
+    model: Transformer, tokenizer: Tokenizer, data: WorldData, config: EvaluationConfig, story_in_user_turn: bool
 ) -> Metrics:
     """Answers to held-out tasks: accuracy by kind beside what the question alone gives, gold under each
     profile, and the share of answers with an unsupported claim. Tasks that leave too little room for an answer are
@@ -36,7 +36,7 @@ def answer_metrics(
     """
     chosen = held_out_tasks(data.world, config.seed, config.tasks)
     tasks = _fitting(model, tokenizer, chosen, config)
-    answers = answer_tasks(model, tokenizer, tasks, config, chat)
+    answers = answer_tasks(model, tokenizer, tasks, config, story_in_user_turn)
     right: dict[str, list[float]] = defaultdict(list)
     gold: dict[str, list[float]] = defaultdict(list)
     unsupported = []
@@ -54,7 +54,7 @@ def answer_metrics(
         "tasks": len(every),
         **({"tasks_left_out": len(chosen) - len(tasks)} if len(tasks) < len(chosen) else {}),
         **{f"accuracy/{kind}": _mean(values) for kind, values in right.items()},
-        **question_only_accuracy(model, tokenizer, data.world, tasks, config, chat),
+        **question_only_accuracy(model, tokenizer, data.world, tasks, config, story_in_user_turn),
         **{f"gold/{name}": _mean(values) for name, values in gold.items()},
         "unsupported": _mean(unsupported),
     }
@@ -66,7 +66,7 @@ def question_only_accuracy(
     world: World,
     tasks: Sequence[Task],
     config: EvaluationConfig,
-    chat: bool,
+    story_in_user_turn: bool,
 ) -> Metrics:
     """`question_only/KIND` for the kinds whose answer is in the story: how many are right without reading it.
 
@@ -74,7 +74,7 @@ def question_only_accuracy(
     right answer (`majority_accuracy`). What lies above it was read.
     """
     asked = [task for task in tasks if task.kind in world.reading_kinds]
-    answers = answer_tasks(model, tokenizer, [without_story(task) for task in asked], config, chat)
+    answers = answer_tasks(model, tokenizer, [without_story(task) for task in asked], config, story_in_user_turn)
     judge = next(iter(world.profiles.values()))
     alone: dict[str, list[float]] = defaultdict(list)
     for task, response in zip(asked, answers, strict=True):
@@ -83,8 +83,8 @@ def question_only_accuracy(
     return {f"question_only/{kind}": max(_mean(values), frequent[kind]) for kind, values in alone.items()}
 
 
-def majority_accuracy(world: World, tasks: Sequence[Task], seed: int, examples: int) -> Metrics:
-    """Accuracy by kind of always giving the most frequent right answer, counted over `examples` training
+def majority_accuracy(world: World, tasks: Sequence[Task], seed: int, num_examples: int) -> Metrics:
+    """Accuracy by kind of always giving the most frequent right answer, counted over `num_examples` training
     tasks.
 
     'To that question' is taken three ways: to the very same question (Where is Tom?), to the same form of
@@ -92,7 +92,7 @@ def majority_accuracy(world: World, tasks: Sequence[Task], seed: int, examples: 
     mark.
     """
     kinds = tuple(dict.fromkeys(task.kind for task in tasks))
-    counts = _answer_counts(world, kinds, seed, examples)
+    counts = _answer_counts(world, kinds, seed, num_examples)
     hits: dict[str, list[list[bool]]] = defaultdict(list)
     for task in tasks:
         hits[task.kind].append([_value(task) == _most_frequent(counts, key) for key in _questions(task)])
@@ -100,16 +100,18 @@ def majority_accuracy(world: World, tasks: Sequence[Task], seed: int, examples: 
 
 
 def answer_tasks(
-    model: Transformer, tokenizer: Tokenizer, tasks: Sequence[Task], config: EvaluationConfig, chat: bool
+    model: Transformer, tokenizer: Tokenizer, tasks: Sequence[Task], config: EvaluationConfig, story_in_user_turn: bool
 ) -> list[str]:
     """Greedy answers, in the form that the stage has trained on (see above). Tasks to write get room for a
     story.
     """
-    prompts = [task_prompt(tokenizer, task, chat) for task in tasks]
+    prompts = [task_prompt(tokenizer, task, story_in_user_turn) for task in tasks]
     answers = [""] * len(tasks)
     for new_tokens in {config.answer_max_new_tokens, config.story_max_new_tokens}:
         chosen = [index for index, task in enumerate(tasks) if _new_tokens(task, config) == new_tokens]
-        replies = generate_replies(model, tokenizer, [prompts[index] for index in chosen], new_tokens, config.rows)
+        replies = generate_replies(
+            model, tokenizer, [prompts[index] for index in chosen], new_tokens, config.generation_batch_size
+        )
         for index, text in zip(chosen, replies, strict=True):
             answers[index] = text
     return answers
@@ -119,7 +121,7 @@ def _fitting(model: Transformer, tokenizer: Tokenizer, tasks: Sequence[Task], co
     """The tasks that leave room for an answer in either form, so that all stages are asked the same."""
 
     def fits(task: Task) -> bool:
-        longest = max(len(task_prompt(tokenizer, task, chat)) for chat in (False, True))
+        longest = max(len(task_prompt(tokenizer, task, story_in_user_turn)) for story_in_user_turn in (False, True))
         return longest <= _room(model, _new_tokens(task, config))
 
     return [task for task in tasks if fits(task)]
@@ -129,15 +131,17 @@ def _new_tokens(task: Task, config: EvaluationConfig) -> int:
     return config.story_max_new_tokens if task.kind == "write" else config.answer_max_new_tokens
 
 
-def task_prompt(tokenizer: Tokenizer, task: Task, chat: bool) -> list[int]:
-    """A task as a prompt: in the form of conversations (`chat`), or in that of pretraining documents."""
-    if chat:
+def task_prompt(tokenizer: Tokenizer, task: Task, story_in_user_turn: bool) -> list[int]:
+    """A task as a prompt: in the form of conversations, the story in the user's turn, or else in that of pretraining
+    documents, the story before the first turn.
+    """
+    if story_in_user_turn:
         return encode_prompt(tokenizer, task.messages)
     return encode_prompt(tokenizer, without_story(task).messages, passage=task.story)
 
 
 def generate_replies(
-    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], max_new_tokens: int, rows: int
+    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int
 ) -> list[str]:
     """Prompts -> greedy replies."""
     replies = generate(
@@ -146,7 +150,7 @@ def generate_replies(
         filters=[Temperature(0)],
         max_new_tokens=max_new_tokens,
         stop_ids=tokenizer.stop_ids,
-        rows=rows,
+        batch_size=batch_size,
     )
     return [decode_reply(tokenizer, ids) for ids in replies]
 

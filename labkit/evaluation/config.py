@@ -18,9 +18,9 @@ class EvaluationConfig:
     documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from its start.
     stories: generated from bos. tasks: answered of each kind. examples: training tasks of each kind behind the most
     frequent answer. novelty_documents: training documents that stories are compared with (see `novelty`).
-    story_max_new_tokens, answer_max_new_tokens: where a generated story or answer is cut. rows, loss_rows: how many at
-    a time. prompts: held-out ones on which a policy is compared with the model before it. seed: which tasks, and the
-    draws of the stories.
+    story_max_new_tokens, answer_max_new_tokens: where a generated story or answer is cut. generation_batch_size,
+    loss_batch_size: how many at a time. prompts: held-out ones on which a policy is compared with the model before it.
+    seed: which tasks, and the draws of the stories.
     """
 
     documents: Annotated[int, Range(2, LARGEST)] = 200
@@ -31,8 +31,8 @@ class EvaluationConfig:
     novelty_documents: Count = 5000
     story_max_new_tokens: Count = 200
     answer_max_new_tokens: Count = 32
-    rows: Count = 100
-    loss_rows: Count = 32
+    generation_batch_size: Count = 100
+    loss_batch_size: Count = 32
     prompts: Annotated[int, Range(2, LARGEST)] = 500
     seed: Seed = 0
 
@@ -40,6 +40,8 @@ class EvaluationConfig:
         "novelty_documents": "compared",
         "story_max_new_tokens": "story_tokens",
         "answer_max_new_tokens": "answer_tokens",
+        "generation_batch_size": "rows",
+        "loss_batch_size": "loss_rows",
     }
 
     def __post_init__(self) -> None:

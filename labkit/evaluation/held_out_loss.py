@@ -15,7 +15,7 @@ import torch
 from labkit.losses import next_token_loss
 from labkit.model.transformer import Transformer
 from labkit.text.batch import Batch
-from labkit.text.sources import LossOn, document_batch, encode_corpus, sliding_windows
+from labkit.text.sources import LossOn, document_batch, encode_corpus, sliding_window_batches
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document
 
@@ -23,7 +23,7 @@ Metrics = dict[str, float]
 
 
 @torch.no_grad()
-def batch_loss(model: Transformer, batches: Iterable[Batch]) -> tuple[float, int]:
+def loss_sum_and_count(model: Transformer, batches: Iterable[Batch]) -> tuple[float, int]:
     """Next-token loss over batches -> (nats, how many labels counted)."""
     device = model.embedding.weight.device
     was_training = model.training
@@ -42,23 +42,23 @@ def document_loss(
     tokenizer: Tokenizer,
     documents: Sequence[Document],
     length: int,
-    rows: int,
+    batch_size: int,
     loss_on: LossOn = "all",
 ) -> Metrics:
     """Loss over documents, one a row, as they are in training. Bytes are those of the text that the rows
     hold.
     """
     batches = [
-        document_batch(tokenizer, documents[start : start + rows], length, loss_on)
-        for start in range(0, len(documents), rows)
+        document_batch(tokenizer, documents[start : start + batch_size], length, loss_on)
+        for start in range(0, len(documents), batch_size)
     ]
-    nats, count = batch_loss(model, batches)
+    nats, count = loss_sum_and_count(model, batches)
     size = sum(_bytes(tokenizer, batch) for batch in batches)
     return _loss_metrics(nats, count, size)
 
 
 def mismatched_prompt_loss(
-    model: Transformer, tokenizer: Tokenizer, documents: Sequence[Document], length: int, rows: int
+    model: Transformer, tokenizer: Tokenizer, documents: Sequence[Document], length: int, batch_size: int
 ) -> Metrics:
     """Loss on the same answers, each after the question of the next conversation; of one exchange each.
 
@@ -72,14 +72,19 @@ def mismatched_prompt_loss(
         document._replace(messages=(*other.messages[:-1], document.messages[-1]))
         for document, other in zip(single, [*single[1:], single[0]], strict=True)
     ]
-    loss = document_loss(model, tokenizer, swapped, length, rows, "answers")["validation_loss"]
+    loss = document_loss(model, tokenizer, swapped, length, batch_size, "answers")["validation_loss"]
     return {"mismatched_question_loss": loss}
 
 
-def text_loss(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], length: int, rows: int) -> Metrics:
+def text_loss(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], length: int, batch_size: int) -> Metrics:
     """Loss over held-out text, each token once, with at least half a context before it where there is one."""
     ids = encode_corpus(tokenizer, texts)
-    nats, count = batch_loss(model, sliding_windows(ids, rows, length, bos_token_id=tokenizer.bos_token_id))
+    nats, count = loss_sum_and_count(
+        model,
+        sliding_window_batches(
+            ids, batch_size, length, stride=max(1, length // 2), bos_token_id=tokenizer.bos_token_id
+        ),
+    )
     characters = sum(map(len, texts))
     metrics = _loss_metrics(nats, count, sum(len(text.encode()) for text in texts))
     return {**metrics, "nats_per_character": nats / characters}

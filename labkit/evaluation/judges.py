@@ -9,7 +9,7 @@ import torch
 from labkit.decoding import Judge
 from labkit.errors import LabError
 from labkit.model.reward_model import RewardModel
-from labkit.text.batch import full_row_batch
+from labkit.text.batch import batch_with_last_token_index
 from labkit.text.chat import decode_reply
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World
@@ -28,7 +28,7 @@ def reward_judge(reward_model: RewardModel, tokenizer: Tokenizer, has_end_token:
         for prompt, answer in zip(prompts, answers, strict=True):
             row = [*prompt, *answer, *end][:context]
             marked.append((row, [i >= len(prompt) for i in range(len(row))]))
-        (inputs, _, mask), ends = full_row_batch(marked, context, tokenizer.pad_token_id)
+        (inputs, _, mask), ends = batch_with_last_token_index(marked, context, tokenizer.pad_token_id)
         device = reward_model.body.embedding.weight.device
         return reward_model.eval().scores_at(inputs.to(device), mask.to(device), ends.to(device)).tolist()
 

@@ -22,12 +22,12 @@ def evaluate_base(
     """
     if isinstance(data, TextData):
         texts = truncate_texts(data.texts, config.characters)
-        return text_loss(model, tokenizer, texts, data.max_length, config.loss_rows)
+        return text_loss(model, tokenizer, texts, data.max_length, config.loss_batch_size)
     documents = [data.world.document("validation", data.seed, index) for index in range(config.documents)]
     return {
-        **document_loss(model, tokenizer, documents, data.max_length, config.loss_rows),
+        **document_loss(model, tokenizer, documents, data.max_length, config.loss_batch_size),
         **story_metrics(model, tokenizer, data, config),
-        **answer_metrics(model, tokenizer, data, config, chat=False),
+        **answer_metrics(model, tokenizer, data, config, story_in_user_turn=False),
     }
 
 
@@ -40,11 +40,11 @@ def evaluate_chat(
     if isinstance(data, TextData):
         conversations = list(data.conversations)[: config.documents]
         return {
-            **document_loss(model, tokenizer, conversations, data.max_length, config.loss_rows, "answers"),
-            **mismatched_prompt_loss(model, tokenizer, conversations, data.max_length, config.loss_rows),
+            **document_loss(model, tokenizer, conversations, data.max_length, config.loss_batch_size, "answers"),
+            **mismatched_prompt_loss(model, tokenizer, conversations, data.max_length, config.loss_batch_size),
         }
     documents = [data.world.conversation("validation", data.seed, index) for index in range(config.documents)]
     return {
-        **document_loss(model, tokenizer, documents, data.max_length, config.loss_rows, "answers"),
-        **answer_metrics(model, tokenizer, data, config, chat=True),
+        **document_loss(model, tokenizer, documents, data.max_length, config.loss_batch_size, "answers"),
+        **answer_metrics(model, tokenizer, data, config, story_in_user_turn=True),
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from labkit.decoding import Temperature, generate
-from labkit.errors import LabError, counted
+from labkit.errors import LabError, count_with_noun
 from labkit.evaluation.held_out_loss import Metrics
 from labkit.evaluation.judges import reward_judge
 from labkit.model.reward_model import RewardModel
@@ -80,19 +80,19 @@ def paired_reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
 
 
 def policy_metrics(
-    model: Transformer, stage_inputs: StageInputs, prompts: int, length: int, max_new_tokens: int
+    model: Transformer, stage_inputs: StageInputs, num_prompts: int, length: int, max_new_tokens: int
 ) -> Metrics:
     """The policy beside the model that it began with on the same held-out prompts, of combinations that training never
     shows: by the oracle where there is one, and by the reward model where the run has made one, which says how well it
     is pleased and not whether that is good.
     """
     tokenizer = stage_inputs.tokenizer
-    tasks, asked, fit = held_out_prompts(stage_inputs, prompts, length, max_new_tokens)
+    tasks, asked, fit = held_out_prompts(stage_inputs, num_prompts, length, max_new_tokens)
     answers = [
         greedy_answers(model, tokenizer, asked, max_new_tokens),
         stage_inputs.cached(
-            ("answers", prompts, length, max_new_tokens, stage_inputs.after),
-            lambda: greedy_answers(stage_inputs.initial_model(), tokenizer, asked, max_new_tokens),
+            ("answers", num_prompts, length, max_new_tokens, stage_inputs.predecessor),
+            lambda: greedy_answers(stage_inputs.predecessor_model(), tokenizer, asked, max_new_tokens),
         ),
     ]
     metrics: Metrics = {}
@@ -109,7 +109,7 @@ def policy_metrics(
 
 
 def held_out_prompts(
-    stage_inputs: StageInputs, prompts: int, length: int, max_new_tokens: int
+    stage_inputs: StageInputs, num_prompts: int, length: int, max_new_tokens: int
 ) -> tuple[list[Task], list[list[int]], LengthReport]:
     """What a policy is measured on: tasks of the world (none where preferences are given), the ids of the prompts that
     leave room in `length` tokens, and how many do not. Raises LabError when none does.
@@ -119,21 +119,22 @@ def held_out_prompts(
     tokenizer, room = stage_inputs.tokenizer, length - max_new_tokens
     tasks: list[Task] = []
     if stage_inputs.uses_world_data:
-        tasks = [preference_task(stage_inputs.world, "test", stage_inputs.seed, index) for index in range(prompts)]
+        tasks = [preference_task(stage_inputs.world, "test", stage_inputs.seed, index) for index in range(num_prompts)]
         asked, room = [encode_prompt(tokenizer, task.messages) for task in tasks], length - 1
     else:
         assert stage_inputs.preferences is not None
-        different = list(dict.fromkeys(pair.prompt for pair in stage_inputs.preferences.validation))[:prompts]
+        different = list(dict.fromkeys(pair.prompt for pair in stage_inputs.preferences.validation))[:num_prompts]
         asked = [encode_prompt(tokenizer, prompt) for prompt in different]
     fit = [index for index, ids in enumerate(asked) if len(ids) < room]
     if not fit:
         raise LabError(
-            f"None of {len(asked)} held-out prompts leaves room for an answer of {counted(length - room, 'token')}: "
-            f"together at most {length}. Raise train.max_length (up to model.context), or shorten the prompts."
+            f"None of {len(asked)} held-out prompts leaves room for an answer of "
+            f"{count_with_noun(length - room, 'token')}: together at most {length}. Raise train.max_length (up to "
+            f"model.context), or shorten the prompts."
         )
     count = LengthReport(len(asked), left_out=len(asked) - len(fit))
     stage_inputs.check_fit(
-        lambda: (fit, count), f"held-out prompts with an answer of {counted(length - room, 'token')}", length
+        lambda: (fit, count), f"held-out prompts with an answer of {count_with_noun(length - room, 'token')}", length
     )
     return [tasks[index] for index in fit if tasks], [asked[index] for index in fit], count
 
@@ -150,7 +151,7 @@ def greedy_answers(
         filters=[Temperature(0)],
         max_new_tokens=max_new_tokens,
         stop_ids=tokenizer.stop_ids,
-        rows=128,
+        batch_size=128,
         keep_stop=True,
     )
 
@@ -160,11 +161,11 @@ def reward_scores(
     tokenizer: Tokenizer,
     prompts: Sequence[list[int]],
     answers: Sequence[list[int]],
-    rows: int = 64,
+    batch_size: int = 64,
 ) -> np.ndarray:
     """The reward model's scores of answers, as ids, to the prompts, so many at a time: [N]. An answer is read at its
     last token, as PPO's rollouts are: at its end token, or where it was cut.
     """
-    judge, starts = reward_judge(reward_model, tokenizer, has_end_token=True), range(0, len(prompts), rows)
-    chunks = [judge(prompts[start : start + rows], answers[start : start + rows]) for start in starts]
+    judge, starts = reward_judge(reward_model, tokenizer, has_end_token=True), range(0, len(prompts), batch_size)
+    chunks = [judge(prompts[start : start + batch_size], answers[start : start + batch_size]) for start in starts]
     return np.array([score for chunk in chunks for score in chunk])

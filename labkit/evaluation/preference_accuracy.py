@@ -12,7 +12,7 @@ from labkit.losses import pairwise_loss
 from labkit.machine import autocast
 from labkit.model.reward_model import RewardModel
 from labkit.preferences.annotate import AnnotatedPair
-from labkit.text.pairs import PreferencePair, batches_by_length, collate_pairs, encode_pair
+from labkit.text.pairs import PreferencePair, batch_indices_by_length, collate_pairs, encode_pair
 from labkit.text.tokenizer import Tokenizer
 
 
@@ -23,7 +23,7 @@ def score_pairs(
     pairs: Sequence[PreferencePair],
     length: int,
     precision: str = "fp32",
-    rows: int = 32,
+    batch_size: int = 32,
 ) -> torch.Tensor:
     """The reward model's scores of each pair's chosen and rejected answer: [N, 2]."""
     encoded = [encode_pair(tokenizer, pair) for pair in pairs]
@@ -31,9 +31,9 @@ def score_pairs(
     reward_model.eval()
     found, device = torch.zeros(len(encoded), 2), reward_model.head.weight.device
     with autocast(device, precision):
-        for chosen in batches_by_length(encoded, rows):
+        for chosen in batch_indices_by_length(encoded, batch_size):
             batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad_token_id).to(device)
-            found[chosen] = reward_model.scores_at(batch.inputs, batch.mask, batch.ends).view(2, -1).T.cpu()
+            found[chosen] = reward_model.scores_at(batch.inputs, batch.mask, batch.last_token_index).view(2, -1).T.cpu()
     reward_model.train(was_training)
     return found
 

@@ -57,7 +57,9 @@ def sample_answers(
         fixed = [Sample(_shown(messages) + "\n", "", answer) for messages, answer in asked]
         return _write_on(model, tokenizer, fixed, config)
     prompts = [encode_prompt(tokenizer, messages) for messages, _ in asked]
-    replies = generate_replies(model, tokenizer, prompts, 2 * config.answer_max_new_tokens, config.rows)
+    replies = generate_replies(
+        model, tokenizer, prompts, 2 * config.answer_max_new_tokens, config.generation_batch_size
+    )
     return [Sample(_shown(m), said, answer) for (m, answer), said in zip(asked, replies, strict=True)]
 
 
@@ -75,7 +77,7 @@ def _write_on(
         max_new_tokens=2 * config.answer_max_new_tokens,
         stop_ids=tokenizer.stop_ids,
         generator=torch.Generator().manual_seed(config.seed),
-        rows=config.rows,
+        batch_size=config.generation_batch_size,
     )
     said = [tokenizer.decode_continuation(before, ids) for before, ids in zip(opened, written, strict=True)]
     return [sample._replace(response=text) for sample, text in zip(fixed, said, strict=True)]

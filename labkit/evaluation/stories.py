@@ -53,7 +53,7 @@ def generate_stories(model: Transformer, tokenizer: Tokenizer, world: World, con
             max_new_tokens=min(config.story_max_new_tokens, model.config.context - 1),
             stop_ids=tokenizer.stop_ids,
             generator=generator,
-            rows=config.rows,
+            batch_size=config.generation_batch_size,
         )
         texts = [decode_reply(tokenizer, ids) for ids in written]
         stories += [text for text in texts if not has_no_event(world, text)][:missing]
@@ -71,15 +71,15 @@ def has_no_event(world: World, text: str) -> bool:
     return bool(read) and not world.check(text).problems
 
 
-def novelty(stories: Sequence[str], data: WorldData, compared: int) -> float:
+def novelty(stories: Sequence[str], data: WorldData, num_documents: int) -> float:
     """The share of stories that are not word for word in the training set.
 
-    Up to `compared` training documents are compared, evenly spaced. When the run saw more, each find stands
+    Up to `num_documents` training documents are compared, evenly spaced. When the run saw more, each find stands
     for trained / compared of them, so the estimate stays unbiased.
     """
     if not data.trained_documents:
         return 1.0
-    count = min(data.trained_documents, compared)
+    count = min(data.trained_documents, num_documents)
     known = _training_hashes(data.world, data.seed, data.trained_documents, count)
     found = sum(hash(story.strip()) in known for story in stories)
     return max(0.0, 1 - found / max(1, len(stories)) * data.trained_documents / count)

@@ -157,18 +157,18 @@ def first_difference(texts: Sequence[Sequence[Any]], ended: bool = False) -> int
     return None
 
 
-def strategies_table(found: Sequence[StrategyResult]) -> str:
+def strategies_table(results: Sequence[StrategyResult]) -> str:
     """The texts, the first word that differs in brackets, and under them the scores."""
     lines = []
-    for one in found:
+    for one in results:
         words = one.text.split(" ")
         if one.diverges_at is not None and one.diverges_at < len(words):
             words[one.diverges_at] = f"[{words[one.diverges_at]}]"
         lines += [one.strategy, f"    {' '.join(words)}"]
-    names = list(found[0].scores)
-    width = max(len(one.strategy) for one in found)
+    names = list(results[0].scores)
+    width = max(len(one.strategy) for one in results)
     lines += ["", f"{'':{width}}" + "".join(f"{HEADS.get(name, name):>18}" for name in names)]
-    for one in found:
+    for one in results:
         lines.append(f"{one.strategy:{width}}" + "".join(f"{format_score(one.scores[name]):>18}" for name in names))
     lines += ["", *(f"{HEADS.get(name, name):17}{LEGEND[name]}" for name in names), f"{'±':17}95 % confidence interval"]
     return "\n".join(lines)

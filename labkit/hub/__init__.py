@@ -16,7 +16,7 @@ from torch import Tensor
 from labkit.files import atomic_replace, explain_write_errors, write_json
 from labkit.hub.families import FAMILIES
 from labkit.hub.folder import WEIGHTS, read_config, read_tensor_entries, resolve_checkpoint
-from labkit.hub.matching import find_tensors
+from labkit.hub.matching import read_checkpoint_tensors
 from labkit.hub.shapes import config_from_hf, config_to_hf, family_from_config, family_name
 from labkit.model.transformer import Transformer
 
@@ -35,10 +35,10 @@ def from_pretrained(source: str | Path) -> Transformer:
     config = read_config(folder)
     family = family_from_config(config, folder)
     shape = config_from_hf(family, config, folder / "config.json")
-    tensors = find_tensors(family, shape, read_tensor_entries(folder), folder)
+    tensors = read_checkpoint_tensors(family, shape, read_tensor_entries(folder), folder)
     model = Transformer(shape)
     model.load_state_dict(
-        {part.ours: part.to_ours(tensors, shape) for part in family.parts(shape)}
+        {part.ours: part.to_ours(tensors, shape) for part in family.tensor_mappings(shape)}
     )  # copies, into fp32
     return model.eval()
 
@@ -52,7 +52,7 @@ def save_pretrained(model: Transformer, target: str | Path) -> None:
     family, ours = FAMILIES[name], model.state_dict()
     described = config_to_hf(name, model.config)
     tensors: dict[str, Tensor] = {}
-    for part in family.parts(model.config):
+    for part in family.tensor_mappings(model.config):
         tensors |= part.to_theirs(ours[part.ours].detach().cpu(), model.config)
     with explain_write_errors(target):
         target.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from labkit.hub.parts import (
     TensorMapping,
     activation_from_hf,
     activation_to_hf,
-    qkv_rows,
+    qkv_split_sizes,
     weight_and_bias,
 )
 from labkit.model.feedforward import Gated, MoE, Plain
@@ -81,12 +81,12 @@ def _rope_parameters(position: Rotary) -> dict[str, Any]:
         case LinearScaling():
             return theta | {"rope_type": "linear", "factor": scaling.factor}
         case Llama3Scaling():
-            low_high = {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
-            original = {"original_max_position_embeddings": scaling.original}
+            low_high = {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
+            original = {"original_max_position_embeddings": scaling.original_max_position_embeddings}
             return theta | {"rope_type": "llama3", "factor": scaling.factor} | low_high | original
         case YaRN():
-            fast_slow = {"beta_fast": scaling.fast, "beta_slow": scaling.slow}
-            original = {"original_max_position_embeddings": scaling.original}
+            fast_slow = {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
+            original = {"original_max_position_embeddings": scaling.original_max_position_embeddings}
             rest = {"attention_factor": scaling.attention_factor, "truncate": scaling.truncate}
             return theta | {"rope_type": "yarn", "factor": scaling.factor} | fast_slow | original | rest
     return theta | {"rope_type": "default"}
@@ -155,7 +155,7 @@ def _read_qwen3(config: Json) -> ModelConfig:
 def _write_llama(c: ModelConfig) -> dict[str, Any]:
     assert isinstance(c.feed_forward, Gated | MoE) and isinstance(c.position, Rotary)
     moe = c.feed_forward if isinstance(c.feed_forward, MoE) else None
-    experts = {"num_local_experts": moe.experts, "num_experts_per_tok": moe.top_k} if moe else {}
+    experts = {"num_local_experts": moe.num_experts, "num_experts_per_tok": moe.top_k} if moe else {}
     return {
         "vocab_size": c.vocabulary,
         "max_position_embeddings": c.context,
@@ -189,10 +189,10 @@ def _llama_parts(c: ModelConfig) -> Iterator[TensorMapping]:
         ours, theirs = f"blocks.{i}", f"model.layers.{i}"
         yield TensorMapping(f"{ours}.mixer_norm.weight", (f"{theirs}.input_layernorm.weight",))
         names = tuple(f"{theirs}.self_attn.{part}_proj.weight" for part in "qkv")
-        yield TensorMapping(f"{ours}.mixer.qkv.weight", names, rows=qkv_rows(c))
+        yield TensorMapping(f"{ours}.mixer.qkv.weight", names, split_sizes=qkv_split_sizes(c))
         if c.qkv_bias:
             names = tuple(f"{theirs}.self_attn.{part}_proj.bias" for part in "qkv")
-            yield TensorMapping(f"{ours}.mixer.qkv.bias", names, rows=qkv_rows(c))
+            yield TensorMapping(f"{ours}.mixer.qkv.bias", names, split_sizes=qkv_split_sizes(c))
         yield TensorMapping(f"{ours}.mixer.out.weight", (f"{theirs}.self_attn.o_proj.weight",))
         if c.qk_norm:
             yield TensorMapping(f"{ours}.mixer.query_norm.weight", (f"{theirs}.self_attn.q_norm.weight",))
@@ -208,14 +208,14 @@ def _llama_feed_forward(c: ModelConfig, ours: str, theirs: str) -> Iterator[Tens
     hidden = c.feed_forward.intermediate_size
     if not isinstance(c.feed_forward, MoE):
         names = tuple(f"{theirs}.mlp.{part}_proj.weight" for part in ("gate", "up"))
-        yield TensorMapping(f"{ours}.gate_up.weight", names, rows=(hidden, hidden))
+        yield TensorMapping(f"{ours}.gate_up.weight", names, split_sizes=(hidden, hidden))
         yield TensorMapping(f"{ours}.down.weight", (f"{theirs}.mlp.down_proj.weight",))
         return
     moe = f"{theirs}.block_sparse_moe"
     yield TensorMapping(f"{ours}.router.weight", (f"{moe}.gate.weight",))
-    for e in range(c.feed_forward.experts):
+    for e in range(c.feed_forward.num_experts):
         names = tuple(f"{moe}.experts.{e}.{part}.weight" for part in ("w1", "w3"))
-        yield TensorMapping(f"{ours}.experts.{e}.gate_up.weight", names, rows=(hidden, hidden))
+        yield TensorMapping(f"{ours}.experts.{e}.gate_up.weight", names, split_sizes=(hidden, hidden))
         yield TensorMapping(f"{ours}.experts.{e}.down.weight", (f"{moe}.experts.{e}.w2.weight",))
 
 
@@ -261,11 +261,11 @@ def _gpt2_parts(c: ModelConfig) -> Iterator[TensorMapping]:
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"transformer.h.{i}"
         yield from weight_and_bias(f"{ours}.mixer_norm", f"{theirs}.ln_1", c)
-        yield from weight_and_bias(f"{ours}.mixer.qkv", f"{theirs}.attn.c_attn", c, "turned")
-        yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.attn.c_proj", c, "turned")
+        yield from weight_and_bias(f"{ours}.mixer.qkv", f"{theirs}.attn.c_attn", c, "transposed")
+        yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.attn.c_proj", c, "transposed")
         yield from weight_and_bias(f"{ours}.feed_forward_norm", f"{theirs}.ln_2", c)
-        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.mlp.c_fc", c, "turned")
-        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.mlp.c_proj", c, "turned")
+        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.mlp.c_fc", c, "transposed")
+        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.mlp.c_proj", c, "transposed")
     yield from weight_and_bias("norm", "transformer.ln_f", c)
     if not c.tied:
         yield TensorMapping("head.weight", ("lm_head.weight",))
@@ -314,7 +314,9 @@ def _bloom_parts(c: ModelConfig) -> Iterator[TensorMapping]:
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"transformer.h.{i}"
         yield from weight_and_bias(f"{ours}.mixer_norm", f"{theirs}.input_layernorm", c)
-        yield from weight_and_bias(f"{ours}.mixer.qkv", f"{theirs}.self_attention.query_key_value", c, "heads")
+        yield from weight_and_bias(
+            f"{ours}.mixer.qkv", f"{theirs}.self_attention.query_key_value", c, "interleaved_qkv"
+        )
         yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.self_attention.dense", c)
         yield from weight_and_bias(f"{ours}.feed_forward_norm", f"{theirs}.post_attention_layernorm", c)
         yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.mlp.dense_h_to_4h", c)

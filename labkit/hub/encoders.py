@@ -13,7 +13,7 @@ from labkit.hub.parts import (
     TensorMapping,
     activation_from_hf,
     activation_to_hf,
-    qkv_rows,
+    qkv_split_sizes,
     weight_and_bias,
 )
 from labkit.model.feedforward import Gated, MoE, Plain
@@ -76,7 +76,7 @@ def _bert_parts(c: ModelConfig) -> Iterator[TensorMapping]:
         ours, theirs = f"blocks.{i}", f"bert.encoder.layer.{i}"
         for kind in ("weight", "bias"):
             names = tuple(f"{theirs}.attention.self.{part}.{kind}" for part in ("query", "key", "value"))
-            yield TensorMapping(f"{ours}.mixer.qkv.{kind}", names, rows=qkv_rows(c))
+            yield TensorMapping(f"{ours}.mixer.qkv.{kind}", names, split_sizes=qkv_split_sizes(c))
         yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.attention.output.dense", c)
         yield from weight_and_bias(f"{ours}.mixer_norm", f"{theirs}.attention.output.LayerNorm", c)
         yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.intermediate.dense", c)
@@ -110,7 +110,7 @@ def _read_switch(config: Json) -> ModelConfig:
     experts, context = config["num_experts"], config["n_positions"]
     expert = Plain(config["d_ff"], activation_from_hf(config["dense_act_fn"]))
     capacity = config["expert_capacity"] * experts / context
-    return _encoder_decoder(config, MoE(expert, experts, 1, False, capacity, every=steps.pop()))
+    return _encoder_decoder(config, MoE(expert, experts, 1, False, capacity, sparse_step=steps.pop()))
 
 
 def _encoder_decoder(config: Json, feed_forward: Gated | Plain | MoE) -> ModelConfig:
@@ -144,16 +144,16 @@ def _write_t5(c: ModelConfig) -> dict[str, Any]:
 def _write_switch(c: ModelConfig) -> dict[str, Any]:
     moe = c.feed_forward
     assert isinstance(moe, MoE)
-    if moe.top_k != 1 or moe.renormalise or not isinstance(moe.expert, Plain):
+    if moe.top_k != 1 or moe.norm_topk_prob or not isinstance(moe.expert, Plain):
         raise LabError("A Switch Transformer sends a token to one plain expert, and weighs what it makes.")
     no_limit = c.context  # tokens of a row that one expert may take
     return _write_encoder_decoder(c) | {
-        "num_experts": moe.experts,
-        "num_sparse_encoder_layers": c.encoder_depth // moe.every,
-        "num_sparse_decoder_layers": c.depth // moe.every,
+        "num_experts": moe.num_experts,
+        "num_sparse_encoder_layers": c.encoder_depth // moe.sparse_step,
+        "num_sparse_decoder_layers": c.depth // moe.sparse_step,
         "expert_capacity": no_limit
         if moe.capacity_factor is None
-        else round(moe.capacity_factor * c.context / moe.experts),
+        else round(moe.capacity_factor * c.context / moe.num_experts),
         "dense_act_fn": activation_to_hf(c),
     }
 
@@ -169,7 +169,7 @@ def _write_encoder_decoder(c: ModelConfig) -> dict[str, Any]:
         "num_layers": c.encoder_depth,
         "num_decoder_layers": c.depth,
         "num_heads": c.heads,
-        "relative_attention_num_buckets": c.position.buckets,
+        "relative_attention_num_buckets": c.position.num_buckets,
         "relative_attention_max_distance": c.position.max_distance,
         "layer_norm_epsilon": c.norm_eps,
         "tie_word_embeddings": c.tied,
@@ -187,7 +187,7 @@ def _t5_parts(c: ModelConfig, feed_forward: str = "DenseReluDense") -> Iterator[
             ours, theirs = f"{prefix}blocks.{i}", f"{stack}.block.{i}.layer"
             last = 2 if stack == "decoder" else 1
             names = tuple(f"{theirs}.0.SelfAttention.{part}.weight" for part in "qkv")
-            yield TensorMapping(f"{ours}.mixer.qkv.weight", names, rows=qkv_rows(c))
+            yield TensorMapping(f"{ours}.mixer.qkv.weight", names, split_sizes=qkv_split_sizes(c))
             yield TensorMapping(f"{ours}.mixer.out.weight", (f"{theirs}.0.SelfAttention.o.weight",))
             yield TensorMapping(f"{ours}.mixer_norm.weight", (f"{theirs}.0.layer_norm.weight",))
             if stack == "decoder":
@@ -204,7 +204,7 @@ def _cross_parts(c: ModelConfig, ours: str, theirs: str) -> Iterator[TensorMappi
     cross = f"{theirs}.EncDecAttention"
     yield TensorMapping(f"{ours}.cross.query.weight", (f"{cross}.q.weight",))
     both_of_it = (f"{cross}.k.weight", f"{cross}.v.weight")
-    yield TensorMapping(f"{ours}.cross.key_value.weight", both_of_it, rows=qkv_rows(c)[1:])
+    yield TensorMapping(f"{ours}.cross.key_value.weight", both_of_it, split_sizes=qkv_split_sizes(c)[1:])
     yield TensorMapping(f"{ours}.cross.out.weight", (f"{cross}.o.weight",))
     yield TensorMapping(f"{ours}.cross_norm.weight", (f"{theirs}.layer_norm.weight",))
 
@@ -213,13 +213,13 @@ def _feed_forward_parts(layer: Gated | Plain | MoE, ours: str, theirs: str) -> I
     match layer:
         case MoE():
             yield TensorMapping(f"{ours}.router.weight", (f"{theirs}.router.classifier.weight",))
-            for e in range(layer.experts):
+            for e in range(layer.num_experts):
                 yield from _feed_forward_parts(layer.expert, f"{ours}.experts.{e}", f"{theirs}.experts.expert_{e}")
             return
         case Gated():
             names = (f"{theirs}.wi_0.weight", f"{theirs}.wi_1.weight")
             yield TensorMapping(
-                f"{ours}.gate_up.weight", names, rows=(layer.intermediate_size, layer.intermediate_size)
+                f"{ours}.gate_up.weight", names, split_sizes=(layer.intermediate_size, layer.intermediate_size)
             )
         case Plain():
             yield TensorMapping(f"{ours}.up.weight", (f"{theirs}.wi.weight",))

@@ -15,21 +15,21 @@ Format = Literal["transformers", "gguf"]
 
 
 def export(
-    run: Run, target: str | Path, stage: str | None = None, form: Format = "transformers", kind: Kind = "f16"
+    run: Run, target: str | Path, stage: str | None = None, format: Format = "transformers", gguf_dtype: Kind = "f16"
 ) -> Path:
     """Write the model after `stage` (the last that writes when None) into the folder `target`; what was written.
 
-    form: "transformers", a folder for AutoModelForCausalLM and AutoTokenizer, or "gguf", a file in it whose matrices
-    are of `kind`. Raises LabError when there is no such model, or the folder holds something already.
+    format: "transformers", a folder for AutoModelForCausalLM and AutoTokenizer, or "gguf", a file in it whose matrices
+    are of `gguf_dtype`. Raises LabError when there is no such model, or the folder holds something already.
     """
     target, tokenizer = Path(target), run.tokenizer()
     folder = run.stage(stage) if stage else run.latest_language_model_stage()
     model = folder.model()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise LabError(f"{target} holds something already. Choose another folder.")
-    if form == "gguf":
-        file = target / f"{run.path.resolve().name}-{folder.name}.{kind.upper()}.gguf"
-        save_gguf(model, tokenizer, file, kind)
+    if format == "gguf":
+        file = target / f"{run.path.resolve().name}-{folder.name}.{gguf_dtype.upper()}.gguf"
+        save_gguf(model, tokenizer, file, gguf_dtype)
         return file
     save_pretrained(model, target)
     tokenizer.save(target)

@@ -21,7 +21,7 @@ from labkit.hub.gguf_file import open_gguf
 from labkit.hub.gguf_shape import architecture_of, config_from_gguf, rope_factors, write_gguf_config
 from labkit.hub.gguf_tokenizer import read_gguf_tokenizer, write_gguf_tokenizer
 from labkit.hub.matching import check_shapes, check_tensor_count
-from labkit.hub.parts import TensorMapping, qkv_rows
+from labkit.hub.parts import TensorMapping, qkv_split_sizes
 from labkit.hub.tokenizer_files import choose_chat_template
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.tokenizer import Tokenizer
@@ -70,12 +70,12 @@ def load_gguf_tokenizer(
     return Tokenizer(backend, choose_chat_template(config, chat_template, say))
 
 
-def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: Kind = "f16") -> None:
+def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, dtype: Kind = "f16") -> None:
     """Write the model and its tokenizer, chat template included, as llama.cpp reads them.
 
-    kind: of the matrices; norms and biases stay in F32. Raises LabError for a model whose shape is not Llama's, Qwen2's
-    or Qwen3's or that llama.cpp would read as another, for a width that Q8_0 cannot cut into blocks of 32, and for a
-    tokenizer that llama.cpp has no name for.
+    dtype: of the matrices; norms and biases stay in F32. Raises LabError for a model whose shape is not Llama's,
+    Qwen2's or Qwen3's or that llama.cpp would read as another, for a width that Q8_0 cannot cut into blocks of 32, and
+    for a tokenizer that llama.cpp has no name for.
     """
     from gguf import GGUFWriter
 
@@ -87,7 +87,7 @@ def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, kind: 
         write_gguf_tokenizer(writer, tokenizer, config.vocabulary)
         if (factors := rope_factors(config)) is not None:
             writer.add_tensor(ROPE_FREQS, factors.numpy())
-        _add_tensors(writer, model, kind, architecture == "llama")
+        _add_tensors(writer, model, dtype, architecture == "llama")
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -113,18 +113,20 @@ def _parts(c: ModelConfig) -> Iterator[TensorMapping]:
         ours, theirs = f"blocks.{i}", f"blk.{i}"
         yield TensorMapping(f"{ours}.mixer_norm.weight", (f"{theirs}.attn_norm.weight",))
         yield TensorMapping(
-            f"{ours}.mixer.qkv.weight", tuple(f"{theirs}.attn_{part}.weight" for part in "qkv"), rows=qkv_rows(c)
+            f"{ours}.mixer.qkv.weight",
+            tuple(f"{theirs}.attn_{part}.weight" for part in "qkv"),
+            split_sizes=qkv_split_sizes(c),
         )
         if c.qkv_bias:
             names = tuple(f"{theirs}.attn_{part}.bias" for part in "qkv")
-            yield TensorMapping(f"{ours}.mixer.qkv.bias", names, rows=qkv_rows(c))
+            yield TensorMapping(f"{ours}.mixer.qkv.bias", names, split_sizes=qkv_split_sizes(c))
         yield TensorMapping(f"{ours}.mixer.out.weight", (f"{theirs}.attn_output.weight",))
         if c.qk_norm:
             yield TensorMapping(f"{ours}.mixer.query_norm.weight", (f"{theirs}.attn_q_norm.weight",))
             yield TensorMapping(f"{ours}.mixer.key_norm.weight", (f"{theirs}.attn_k_norm.weight",))
         yield TensorMapping(f"{ours}.feed_forward_norm.weight", (f"{theirs}.ffn_norm.weight",))
         names = (f"{theirs}.ffn_gate.weight", f"{theirs}.ffn_up.weight")
-        yield TensorMapping(f"{ours}.feed_forward.gate_up.weight", names, rows=(hidden, hidden))
+        yield TensorMapping(f"{ours}.feed_forward.gate_up.weight", names, split_sizes=(hidden, hidden))
         yield TensorMapping(f"{ours}.feed_forward.down.weight", (f"{theirs}.ffn_down.weight",))
     yield TensorMapping("norm.weight", ("output_norm.weight",))
     if not c.tied:

@@ -103,7 +103,7 @@ def _rotary(own: Mapping[str, Any], factors: Tensor | None) -> Rotary:
     if factors is not None:
         if kind != "none":
             raise LabError(f"rotary positions are scaled twice, as {kind!r} and by rope_freqs.weight: not known here.")
-        original = own.get("rope.scaling.original_context_length") or Llama3Scaling.original
+        original = own.get("rope.scaling.original_context_length") or Llama3Scaling.original_max_position_embeddings
         return Rotary(base, _llama3(factors, base, original))
     if kind == "none":
         return Rotary(base)
@@ -117,7 +117,7 @@ def _rotary(own: Mapping[str, Any], factors: Tensor | None) -> Rotary:
 
 def _llama3(factors: Tensor, base: float, original: int) -> Llama3Scaling:
     """The scaling of Llama 3.1 and 3.2 that gives these factors [E / 2]. Raises LabError where there is none."""
-    scaling = Llama3Scaling(factor=round(float(factors.max()), 4), original=original)
+    scaling = Llama3Scaling(factor=round(float(factors.max()), 4), original_max_position_embeddings=original)
     if factors.dim() != 1 or not torch.allclose(_factors(scaling, base, 2 * len(factors)), factors, rtol=1e-4):
         raise LabError("rope_freqs.weight scales rotary positions otherwise than Llama 3.1 does: not known here.")
     return scaling
@@ -137,7 +137,7 @@ def rope_factors(config: ModelConfig) -> Tensor | None:
     if not isinstance(scaling, Llama3Scaling):
         return None
     factors = _factors(scaling, base, config.attention.head_dim)
-    if _llama3(factors, base, scaling.original) != scaling:
+    if _llama3(factors, base, scaling.original_max_position_embeddings) != scaling:
         raise LabError("Of this scaling of rotary positions a GGUF file would not say all; export it for transformers.")
     return factors
 
@@ -157,7 +157,7 @@ def architecture_of(config: ModelConfig) -> str:
     if name == "qwen2" and config.heads * config.attention.head_dim != config.width:
         raise LabError("Llama.cpp takes a Qwen2's heads to make up its width; use transformers' form.")
     scaling = config.position.scaling
-    usual = isinstance(scaling, YaRN) and scaling == YaRN(scaling.factor, scaling.original)
+    usual = isinstance(scaling, YaRN) and scaling == YaRN(scaling.factor, scaling.original_max_position_embeddings)
     if scaling is not None and not isinstance(scaling, LinearScaling | Llama3Scaling) and not usual:
         raise LabError("A YaRN with settings of its own is not written as GGUF; export the model for transformers.")
     return name
@@ -189,4 +189,4 @@ def _describe_scaling(writer: GGUFWriter, scaling: LinearScaling | Llama3Scaling
         writer.add_rope_scaling_type(kind)
         writer.add_rope_scaling_factor(scaling.factor)
     if isinstance(scaling, Llama3Scaling | YaRN):
-        writer.add_rope_scaling_orig_ctx_len(scaling.original)
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_max_position_embeddings)

@@ -15,8 +15,8 @@ from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
 from labkit.hub.gguf_file import find_gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.runs.folder import Run, lock_run_folder, run_file_names
-from labkit.runs.prepare import Sources, read_sources
+from labkit.runs.folder import Run, lock_and_recover_run_folder, run_file_names
+from labkit.runs.prepare import DataSources, read_sources
 from labkit.runs.recipe import Recipe
 from labkit.runs.transactions import transaction
 from labkit.text.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ def import_checkpoint(
             "--text alone leaves nothing to train: pretraining starts from random weights, not from a checkpoint. "
             "Give --instructions, too, to fine-tune it on."
         )
-    with lock_run_folder(target):
+    with lock_and_recover_run_folder(target):
         sources = read_sources(Run.new_unsaved(target, recipe).input_locations)
         model, tokenizer = _read(source, chat_template, say)
         _check_turns(tokenizer, sources)
@@ -60,7 +60,7 @@ def import_checkpoint(
     return run
 
 
-def _check_turns(tokenizer: Tokenizer, sources: Sources) -> None:
+def _check_turns(tokenizer: Tokenizer, sources: DataSources) -> None:
     """Raises LabError where the chat template refuses turns that were read, before anything is written: by their roles,
     each sequence of which is tried once.
     """
@@ -82,7 +82,9 @@ def _fill(run: Run, model: Transformer, tokenizer: Tokenizer, source: str) -> No
             continue  # pretraining and fine-tuning both get the checkpoint's weights: stages can build on either
         stage.save_model(model)
         made = {"parameters": model.parameter_count, "peak_memory_mb": round(machine.peak_memory_mb(), 1)}
-        stage.finish({"stage": stage.name, "imported": source, **nothing, **made, "metrics": {}})
+        stage.write_result_and_clear_checkpoints(
+            {"stage": stage.name, "imported": source, **nothing, **made, "metrics": {}}
+        )
     run.write_report(machine.describe_machine())
 
 

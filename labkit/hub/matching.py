@@ -17,20 +17,20 @@ from labkit.hub.folder import TensorEntry, read_tensors, refuse_quantized
 from labkit.hub.parts import Family, TensorMapping
 from labkit.model.transformer import ModelConfig, Transformer
 
-SPARE = r"(.*\.)?(rotary_emb\.inv_freq|position_ids)"
+IGNORED_TENSORS = r"(.*\.)?(rotary_emb\.inv_freq|position_ids)"
 """Buffers that any family may have saved, and that its config says already."""
 MOST_TOKENS = 2**24
 """No model reads longer rows; a config that says so is damaged."""
 
 
-def find_tensors(
+def read_checkpoint_tensors(
     family: Family, config: ModelConfig, entries: Mapping[str, TensorEntry], folder: Path
 ) -> dict[str, Tensor]:
     """The tensors of a checkpoint by the family's names. Raises LabError for those that are missing, of another shape,
     or left over.
     """
     check_tensor_count(config, len(entries), str(folder), "config.json")
-    parts = list(family.parts(config))
+    parts = list(family.tensor_mappings(config))
     wanted = {name for part in parts for name in part.theirs}
     found, left = _by_family_names(family, wanted, entries, folder)
     refuse_quantized({name: entries[name] for name in (*found.values(), *left.values())}, folder)
@@ -61,12 +61,12 @@ def _by_family_names(
     """{the family's name: the file's} of the tensors that the model has, and the same of those that it has not."""
     found: dict[str, str] = {}
     left: dict[str, str] = {}
-    spare = re.compile(f"{SPARE}|{family.spare}" if family.spare else SPARE)
+    spare = re.compile(f"{IGNORED_TENSORS}|{family.ignored_tensors}" if family.ignored_tensors else IGNORED_TENSORS)
     for given in entries:
         name = _plain(given)
-        if name not in wanted and f"{family.prefix}{name}" in wanted | family.twins.keys():
-            name = f"{family.prefix}{name}"  # of the model without its head
-        if name not in wanted and (spare.fullmatch(name) or spare.fullmatch(f"{family.prefix}{name}")):
+        if name not in wanted and f"{family.base_model_prefix}{name}" in wanted | family.aliases.keys():
+            name = f"{family.base_model_prefix}{name}"  # of the model without its head
+        if name not in wanted and (spare.fullmatch(name) or spare.fullmatch(f"{family.base_model_prefix}{name}")):
             continue
         where = found if name in wanted else left
         if name in where:
@@ -89,7 +89,7 @@ def _twins(family: Family, found: dict[str, str], left: dict[str, str]) -> dict[
     first name is missing, the second stands in for it.
     """
     twins = {}
-    for other, name in family.twins.items():
+    for other, name in family.aliases.items():
         if other in left:
             given = left.pop(other)
             if found.setdefault(name, given) != given:
@@ -98,7 +98,7 @@ def _twins(family: Family, found: dict[str, str], left: dict[str, str]) -> dict[
 
 
 def _missing(missing: list[str], family: Family, folder: Path) -> str:
-    if set(missing) <= family.twins.keys():
+    if set(missing) <= family.aliases.keys():
         return (
             f"{folder} has no head: {missing[0]} is not in its files, and its config.json does not tie it to the "
             f"embedding (tie_word_embeddings). It is a model without a head, or not whole."

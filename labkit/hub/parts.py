@@ -14,71 +14,74 @@ from labkit.model.feedforward import MoE
 from labkit.model.transformer import ModelConfig
 
 Json = Mapping[str, Any]
-Layout = Literal["rows", "turned", "heads", "flat"]
+Layout = Literal["concatenated", "transposed", "interleaved_qkv", "flattened"]
 
 
 class TensorMapping(NamedTuple):
     """One of our tensors, and what it is made of in a file.
 
-    layout: "rows", theirs one below the other, of so many `rows` each; "turned", theirs transposed; "heads", queries,
-    keys and values of each head together, where ours have all queries first; "flat", ours is a vector, theirs has the
-    shape `rows`.
+    layout: what ours is of theirs. "concatenated": theirs one below the other, of so many rows each as `split_sizes`
+    says. "transposed": theirs, transposed. "interleaved_qkv": theirs has queries, keys and values of each head
+    together, ours all queries first. "flattened": theirs as a vector; theirs has this `shape`.
     """
 
     ours: str
     theirs: tuple[str, ...]
-    layout: Layout = "rows"
-    rows: tuple[int, ...] = ()
+    layout: Layout = "concatenated"
+    split_sizes: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
 
     def to_ours(self, tensors: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
         """Ours, of theirs."""
         found = [tensors[name] for name in self.theirs]
-        if self.layout == "turned":
+        if self.layout == "transposed":
             return found[0].T
-        if self.layout == "flat":
+        if self.layout == "flattened":
             return found[0].flatten()
-        if self.layout == "heads":
+        if self.layout == "interleaved_qkv":
             return found[0].unflatten(0, (config.heads, 3, config.attention.head_dim)).transpose(0, 1).flatten(0, 2)
         return torch.cat(found) if len(found) > 1 else found[0]
 
     def to_theirs(self, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
         """Theirs, of ours."""
-        if self.layout == "turned":
+        if self.layout == "transposed":
             found = [tensor.T]
-        elif self.layout == "flat":
-            found = [tensor.view(self.rows)]
-        elif self.layout == "heads":
+        elif self.layout == "flattened":
+            found = [tensor.view(self.shape)]
+        elif self.layout == "interleaved_qkv":
             found = [tensor.unflatten(0, (3, config.heads, config.attention.head_dim)).transpose(0, 1).flatten(0, 2)]
         else:
-            found = list(tensor.split(self.rows)) if self.rows else [tensor]
+            found = list(tensor.split(self.split_sizes)) if self.split_sizes else [tensor]
         return {name: part.contiguous() for name, part in zip(self.theirs, found, strict=True)}
 
 
 class Family(NamedTuple):
-    """architecture: the class that is made of it. read: config.json -> our config; write: the other way. parts: all
-    tensors of a model. config_keys: what each key of config.json means. prefix: of the tensors' names, which a model
-    saved without its head lacks. twins: second names of tensors, as of a head that is tied to the embedding. spare: a
-    pattern of names of tensors that say nothing.
+    """architecture: the class that is made of it. read_config: config.json -> our config; write_config: the other way.
+    tensor_mappings: all tensors of a model. config_keys: what each key of config.json means. base_model_prefix: of the
+    tensors' names, which a model saved without its head lacks. aliases: second names of tensors, as of a head that is
+    tied to the embedding. ignored_tensors: a pattern of names of tensors that say nothing.
     """
 
     architecture: str
-    read: Callable[[Json], ModelConfig]
-    write: Callable[[ModelConfig], dict[str, Any]]
-    parts: Callable[[ModelConfig], Iterator[TensorMapping]]
+    read_config: Callable[[Json], ModelConfig]
+    write_config: Callable[[ModelConfig], dict[str, Any]]
+    tensor_mappings: Callable[[ModelConfig], Iterator[TensorMapping]]
     config_keys: ConfigKeys
-    prefix: str = ""
-    twins: Mapping[str, str] = {}
-    spare: str = ""
+    base_model_prefix: str = ""
+    aliases: Mapping[str, str] = {}
+    ignored_tensors: str = ""
 
 
-def weight_and_bias(ours: str, theirs: str, config: ModelConfig, layout: Layout = "rows") -> Iterator[TensorMapping]:
-    """A matrix and its bias, where there is one. A bias has nothing to be turned."""
+def weight_and_bias(
+    ours: str, theirs: str, config: ModelConfig, layout: Layout = "concatenated"
+) -> Iterator[TensorMapping]:
+    """A matrix and its bias, where there is one. A bias has nothing to be transposed."""
     yield TensorMapping(f"{ours}.weight", (f"{theirs}.weight",), layout)
     if config.bias:
-        yield TensorMapping(f"{ours}.bias", (f"{theirs}.bias",), "rows" if layout == "turned" else layout)
+        yield TensorMapping(f"{ours}.bias", (f"{theirs}.bias",), "concatenated" if layout == "transposed" else layout)
 
 
-def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:
+def qkv_split_sizes(config: ModelConfig) -> tuple[int, int, int]:
     """How many rows of the matrix of queries, keys and values are whose."""
     E = config.attention.head_dim
     return config.heads * E, config.attention.key_value_heads * E, config.attention.key_value_heads * E

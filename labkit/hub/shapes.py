@@ -64,7 +64,9 @@ def _family_of_llama(config: ModelConfig) -> str:
 def config_to_hf(name: str, config: ModelConfig) -> dict[str, Any]:
     """config.json. Raises LabError where a model that is made of it would not be this one."""
     family = FAMILIES[name]
-    described = {"architectures": [family.architecture], "model_type": name, "dtype": "float32"} | family.write(config)
+    described = {"architectures": [family.architecture], "model_type": name, "dtype": "float32"} | family.write_config(
+        config
+    )
     again, wanted = (to_dict(_same(one)) for one in (config_from_hf(family, described, Path("config.json")), config))
     lost = [key for key in wanted if again[key] != wanted[key]]
     if lost:
@@ -77,7 +79,7 @@ def _same(config: ModelConfig) -> ModelConfig:
     """The config with what does not change the model's numbers at a value of its own, to compare two."""
     moe, mixer = config.feed_forward, config.mixer
     if isinstance(moe, MoE):
-        unlimited = moe.capacity_factor is None or moe.capacity_factor >= moe.experts
+        unlimited = moe.capacity_factor is None or moe.capacity_factor >= moe.num_experts
         moe = dataclasses.replace(moe, aux_loss_coef=0.0, capacity_factor=None if unlimited else moe.capacity_factor)
     if isinstance(mixer, RWKV):
         mixer = RWKV(mixer.ranks_for(config.width))
@@ -105,7 +107,7 @@ def config_from_hf(family: Family, config: Mapping[str, Any], where: Path) -> Mo
     """Our config, of theirs. Raises LabError for keys that are missing, of another kind, or at an unknown value."""
     family.config_keys.check(config, str(where))
     try:
-        return family.read({**family.config_keys.defaults, **config})
+        return family.read_config({**family.config_keys.defaults, **config})
     except KeyError as error:
         raise LabError(f"{where} has no {error}, which a {config['model_type']} needs.") from error
     except LabError as error:

@@ -93,12 +93,12 @@ def _example(tokenizer: Tokenizer, ids: list[int], options: list[list[int]], rig
     text = "".join(pieces)
     cause = text.rindex(" because it was too ")
     start = max(text.rfind(sign, 0, cause) for sign in (".", "\n", ">")) + 1  # of the sentence
-    pronoun = token_at_character(pieces, cause + len(" because it") - 1)
-    places = [token_at_character(pieces, text.index(f" {name}", start) + len(name)) for name in (right, wrong)]
+    pronoun = token_index_at_character(pieces, cause + len(" because it") - 1)
+    places = [token_index_at_character(pieces, text.index(f" {name}", start) + len(name)) for name in (right, wrong)]
     return CorefExample(ids, options[0], options[1], pronoun, places[0], places[1], text)
 
 
-def token_at_character(pieces: list[str], place: int) -> int:
+def token_index_at_character(token_texts: list[str], character: int) -> int:
     """The token that holds the character at this place of the joined pieces."""
-    ends = itertools.accumulate(len(piece) for piece in pieces)
-    return next(i for i, end in enumerate(ends) if place < end)
+    ends = itertools.accumulate(len(piece) for piece in token_texts)
+    return next(i for i, end in enumerate(ends) if character < end)

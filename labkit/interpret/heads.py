@@ -25,8 +25,8 @@ TEXTS = 8
 
 
 class HeadScore(NamedTuple):
-    """previous: how much of its attention goes to the token before. induction: in a random text that is repeated, how
-    much goes to the token after the same token's first time. pronoun: how much more goes from a pronoun to whom it
+    """previous_token: how much of its attention goes to the token before. induction: in a random text that is repeated,
+    how much goes to the token after the same token's first time. pronoun: how much more goes from a pronoun to whom it
     stands for than to the other; a causal model reads the pronoun before it knows. answer: likewise from the token
     after which that one is named. ablation_effect: by how many nats the odds of the right answer over the wrong fall
     when the head is taken out; None where it was not measured.
@@ -34,7 +34,7 @@ class HeadScore(NamedTuple):
 
     layer: int
     head: int
-    previous: float
+    previous_token: float
     induction: float
     pronoun: float
     answer: float
@@ -94,7 +94,7 @@ def accuracy_and_standard_error(odds: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def log_odds(model: Transformer, examples: Sequence[CorefExample], without: HeadRef | None = None) -> Tensor:
+def log_odds(model: Transformer, examples: Sequence[CorefExample], ablated_head: HeadRef | None = None) -> Tensor:
     """log P(right answer) - log P(wrong answer) of each example, in nats [N]; without a head, where one is given.
 
     What both answers begin with is as likely before either, so it is only read; where they then differ in one token,
@@ -111,7 +111,7 @@ def log_odds(model: Transformer, examples: Sequence[CorefExample], without: Head
         chunk = texts[start : start + ROWS]
         last = max(len(rest) for text in chunk for _, _, rest in readings[text])
         tokens, positions, mask = (t.to(model.embedding.weight.device) for t in left_pad(chunk))
-        x = model.hidden_states(tokens, positions, mask, tap=Ablate([without] * len(chunk)))[:, -last:]
+        x = model.hidden_states(tokens, positions, mask, tap=Ablate([ablated_head] * len(chunk)))[:, -last:]
         logprobs = model.logits(x).float().log_softmax(-1)  # [B, last, V]
         for row, text in enumerate(chunk):
             for i, sign, rest in readings[text]:
@@ -156,4 +156,4 @@ def _weights(model: Transformer, ids: Tensor) -> Tensor:
     """Attention weights of a batch: [L, B, H, T, T]."""
     recorder = Recorder(".weights")
     model.hidden_states(ids.to(model.embedding.weight.device), tap=recorder)
-    return torch.stack(list(recorder.kept.values()))
+    return torch.stack(list(recorder.activations.values()))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.interpret.taps import Ablate, HeadRef, Kind, Recorder
+from labkit.interpret.taps import Ablate, AblationKind, HeadRef, Recorder
 from labkit.model.mixers import SelfAttention
 from labkit.model.taps import Tap, no_tap
 from labkit.model.transformer import Transformer
@@ -78,12 +78,12 @@ class Inspection:
         self.model, self.tokenizer, self.ids, self.source = model, tokenizer, list(ids), source
         recorder = Recorder((".weights", ".scores", ".query", ".key", ".value", "embedding", ".output"))
         self.logits = self._read([None], recorder)[0]
-        self.kept = recorder.kept
-        self.maps = list(self._maps())
+        self.activations = recorder.activations
+        self.attention_maps = list(self._maps())
 
     @torch.no_grad()
     def _read(
-        self, without: Sequence[HeadRef | None], tap: Tap, kind: Kind = "zero", place: int | None = None
+        self, without: Sequence[HeadRef | None], tap: Tap, kind: AblationKind = "zero", position: int | None = None
     ) -> Tensor:
         """Logits [B, T, V] (after one token alone: [B, 1, V]) of as many copies of the text, each without a head."""
         ablate, model = Ablate(without, kind), self.model
@@ -98,7 +98,7 @@ class Inspection:
         if self.source is not None:
             memory = model.encode(torch.tensor([list(self.source)], device=device).expand(rows, -1), tap=both)
         x = model.hidden_states(torch.tensor([self.ids], device=device).expand(rows, -1), tap=both, memory=memory)
-        logits = model.logits(x if place is None else x[:, place, None]).float()
+        logits = model.logits(x if position is None else x[:, position, None]).float()
         model.train(was_training)
         return logits
 
@@ -115,90 +115,98 @@ class Inspection:
             yield AttentionMap("cross", "blocks.{}.cross", tokens, source, self._stack("blocks.", ".cross"), K)
 
     def _stack(self, start: str, end: str = "") -> Tensor:
-        found = [x for name, x in self.kept.items() if name.startswith(start) and name.endswith(f"{end}.weights")]
+        found = [
+            x for name, x in self.activations.items() if name.startswith(start) and name.endswith(f"{end}.weights")
+        ]
         return torch.cat(found)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """Each token as it is written."""
         return [self.tokenizer.token_text(token) for token in ids]
 
-    def head_ref(self, map_: int, layer: int, head: int) -> HeadRef:
+    def head_ref(self, map_index: int, layer: int, head: int) -> HeadRef:
         """A head by its numbers. Raises LabError for one that is not there."""
-        if not 0 <= map_ < len(self.maps):
-            raise LabError(f"There is no attention number {map_}: this model has {len(self.maps)}.")
-        L, H = self.maps[map_].weights.shape[:2]
+        if not 0 <= map_index < len(self.attention_maps):
+            raise LabError(f"There is no attention number {map_index}: this model has {len(self.attention_maps)}.")
+        L, H = self.attention_maps[map_index].weights.shape[:2]
         if not (0 <= layer < L and 0 <= head < H):
             raise LabError(f"There is no head {head} in layer {layer}: there are {L} layers of {H} heads, from 0 on.")
-        return HeadRef(self.maps[map_].name_template.format(layer), head)
+        return HeadRef(self.attention_maps[map_index].name_template.format(layer), head)
 
     def score_breakdown(
-        self, map_: int, layer: int, head: int, row: int, column: int, top_n: int = 6
+        self, map_index: int, layer: int, head: int, row: int, column: int, top_n: int = 6
     ) -> ScoreBreakdown:
         """The arithmetic of the weight with which token `row` looks at token `column`. Raises LabError for a head or
         token that is not there.
         """
-        where, _ = self.head_ref(map_, layer, head)
-        weights = self.maps[map_].weights[layer, head]
+        where, _ = self.head_ref(map_index, layer, head)
+        weights = self.attention_maps[map_index].weights[layer, head]
         if not (0 <= row < weights.shape[0] and 0 <= column < weights.shape[1]):
             raise LabError(f"There is no pair of tokens ({row}, {column}) among {tuple(weights.shape)}.")
-        if self.maps[map_].kind == "causal" and column > row:
+        if self.attention_maps[map_index].kind == "causal" and column > row:
             raise LabError(f"Token {row} cannot look at token {column}: in causal attention none sees a later one.")
         scale = self.model.config.attention.softmax_scale
-        shared = head * self.maps[map_].key_value_heads // self.model.config.heads
-        q, k, v = (self.kept[f"{where}.{part}"][0] for part in ("query", "key", "value"))
+        shared = head * self.attention_maps[map_index].key_value_heads // self.model.config.heads
+        q, k, v = (self.activations[f"{where}.{part}"][0] for part in ("query", "key", "value"))
         dot = float(q[head, row] @ k[shared, column])
-        scores, lengths = self.kept[f"{where}.scores"][0, head, row], v[shared].norm(dim=-1)
+        scores, lengths = self.activations[f"{where}.scores"][0, head, row], v[shared].norm(dim=-1)
         score = float(scores[column])
         most = weights[row].topk(min(top_n, weights.shape[1])).indices.tolist()
         listed = [(j, float(scores[j]), float(weights[row, j]), float(lengths[j])) for j in most if weights[row, j] > 0]
         return ScoreBreakdown(dot, scale, score - dot * scale, score, float(weights[row, column]), q.shape[-1], listed)
 
     def ablate(
-        self, map_: int, layer: int, head: int, kind: Kind = "zero", top_n: int = 6, place: int | None = None
+        self,
+        map_index: int,
+        layer: int,
+        head: int,
+        kind: AblationKind = "zero",
+        top_n: int = 6,
+        position: int | None = None,
     ) -> PredictionShift:
         """What is predicted after the token in this place (the last when not given) without a head. Raises LabError for
         a head or a token that is not there.
         """
-        place = self._place(place)
+        position = self._place(position)
         _check_kind(kind)
-        after = self._read([self.head_ref(map_, layer, head)], no_tap, kind, place)[0, -1]
-        return self.prediction_shift(after, top_n, place)
+        after = self._read([self.head_ref(map_index, layer, head)], no_tap, kind, position)[0, -1]
+        return self.prediction_shift(after, top_n, position)
 
-    def _place(self, place: int | None) -> int:
+    def _place(self, position: int | None) -> int:
         last = len(self.ids) - 1
-        if place is not None and not 0 <= place <= last:
-            raise LabError(f"There is no token {place} in this text: there are {last + 1}, from 0 on.")
-        return last if place is None else place
+        if position is not None and not 0 <= position <= last:
+            raise LabError(f"There is no token {position} in this text: there are {last + 1}, from 0 on.")
+        return last if position is None else position
 
-    def prediction_shift(self, after: Tensor, top_n: int = 6, place: int = -1) -> PredictionShift:
+    def prediction_shift(self, after: Tensor, top_n: int = 6, position: int = -1) -> PredictionShift:
         """From the prediction after the token in this place to other logits [V]."""
-        before, after = self.logits[place].log_softmax(-1).cpu(), after.log_softmax(-1).cpu()
+        before, after = self.logits[position].log_softmax(-1).cpu(), after.log_softmax(-1).cpu()
         most = before.topk(min(top_n, len(before))).indices.tolist()
         most += [token for token in after.topk(min(top_n // 2, len(after))).indices.tolist() if token not in most]
         p, q = before.exp(), after.exp()
         listed = [(self.tokenizer.token_text(token), float(p[token]), float(q[token])) for token in most]
         return PredictionShift(float(kl_divergence(before, after)), listed)
 
-    def ablation_effects(self, map_: int, kind: Kind = "zero", place: int | None = None) -> Tensor:
+    def ablation_effects(self, map_index: int, kind: AblationKind = "zero", position: int | None = None) -> Tensor:
         """How much the prediction after the token in this place (the last when not given) changes without each head, in
         nats: [L, H]. Raises LabError for an attention or a token that is not there.
         """
-        self.head_ref(map_, 0, 0)
-        place = self._place(place)
+        self.head_ref(map_index, 0, 0)
+        position = self._place(position)
         _check_kind(kind)
-        L, H = self.maps[map_].weights.shape[:2]
-        heads = [self.head_ref(map_, layer, head) for layer in range(L) for head in range(H)]
-        before = self.logits[place].log_softmax(-1)
+        L, H = self.attention_maps[map_index].weights.shape[:2]
+        heads = [self.head_ref(map_index, layer, head) for layer in range(L) for head in range(H)]
+        before = self.logits[position].log_softmax(-1)
         found = []
         for start in range(0, len(heads), ROWS):
-            after = self._read(heads[start : start + ROWS], no_tap, kind, place)[:, -1].log_softmax(-1)
+            after = self._read(heads[start : start + ROWS], no_tap, kind, position)[:, -1].log_softmax(-1)
             found.append(kl_divergence(before, after))
         return torch.cat(found).view(L, H).cpu()
 
     @torch.no_grad()
-    def logit_lens(self, top_n: int = 3, most: int | None = None) -> list[list[list[tuple[str, float]]]]:
+    def logit_lens(self, top_n: int = 3, last_tokens: int | None = None) -> list[list[list[tuple[str, float]]]]:
         """What the model would say if it ended after each layer: [1 + L][T][top_n] of (text, probability), the first
-        of the embeddings alone. most: of so many tokens at the end; of all when not given.
+        of the embeddings alone. last_tokens: of so many tokens at the end; of all when not given.
 
         The logit lens: https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens
         """
@@ -206,7 +214,7 @@ class Inspection:
         device = self.model.embedding.weight.device
         found = []
         for name in names:
-            x = self.model.norm(self.kept[name][:, -most if most else 0 :].to(device))
+            x = self.model.norm(self.activations[name][:, -last_tokens if last_tokens else 0 :].to(device))
             shares, tokens = self.model.logits(x)[0].float().softmax(-1).topk(top_n)
             rows = zip(tokens.tolist(), shares.tolist(), strict=True)
             found.append([[(self.tokenizer.token_text(t), p) for t, p in zip(*row, strict=True)] for row in rows])
@@ -219,7 +227,7 @@ class Inspection:
 
         That is a tenth of the same numbers as JSON, and every percentage that a page shows is made of them.
         """
-        return {"maps": [_packed(map_) for map_ in self.maps]}
+        return {"maps": [_packed(map_) for map_ in self.attention_maps]}
 
 
 def kl_divergence(before: Tensor, after: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ from labkit.interpret.inspection import ROWS
 from labkit.interpret.patching import patch_positions
 from labkit.model.transformer import Transformer
 
-PAGE = 1e9
+MAX_PAGE_BYTES = 1e9
 """Bytes that one visitor of a page may ask for."""
-READINGS = 4e12
+MAX_PATCHING_FLOPS = 4e12
 """Floating-point operations that one visitor may ask for."""
 
 
-def attention_bytes(model: Transformer, tokens: int, source: int = 0) -> float:
-    """Memory of an `Inspection` at so many tokens (and at the `source` tokens that an encoder reads), and of its
+def attention_bytes(model: Transformer, tokens: int, source_tokens: int = 0) -> float:
+    """Memory of an `Inspection` at so many tokens (and at the `source_tokens` tokens that an encoder reads), and of its
     `ablation_effects`:
 
         4 heads (2 layers T^2 + rows T^2)
@@ -28,31 +28,33 @@ def attention_bytes(model: Transformer, tokens: int, source: int = 0) -> float:
     config = model.config
     squares = tokens**2 * config.depth
     if config.encoder_depth:
-        squares += source**2 * config.encoder_depth + tokens * source * config.depth
-    return 4.0 * config.heads * (2 * squares + ROWS * max(tokens, source) ** 2)
+        squares += source_tokens**2 * config.encoder_depth + tokens * source_tokens * config.depth
+    return 4.0 * config.heads * (2 * squares + ROWS * max(tokens, source_tokens) ** 2)
 
 
-def check_attention(model: Transformer, tokens: int, source: int = 0, max_bytes: float = PAGE) -> float:
+def check_attention_memory(
+    model: Transformer, tokens: int, source_tokens: int = 0, max_bytes: float = MAX_PAGE_BYTES
+) -> float:
     """The bytes. Raises LabError above `max_bytes`, and says how long a text may be."""
-    found = attention_bytes(model, tokens, source)
+    found = attention_bytes(model, tokens, source_tokens)
     if found > max_bytes:
-        longest = math.floor(max(tokens, source) * math.sqrt(max_bytes / found))
+        longest = math.floor(max(tokens, source_tokens) * math.sqrt(max_bytes / found))
         raise LabError(
-            f"The attention of a text of {max(tokens, source):,} tokens takes {found / 1e9:,.1f} GB; here at most "
-            f"{max_bytes / 1e9:,.1f}. Take a text of at most {longest:,} tokens."
+            f"The attention of a text of {max(tokens, source_tokens):,} tokens takes {found / 1e9:,.1f} GB; here "
+            f"at most {max_bytes / 1e9:,.1f}. Take a text of at most {longest:,} tokens."
         )
     return found
 
 
-def check_patching(
-    model: Transformer, first: Sequence[int], second: Sequence[int], max_flops: float = READINGS
+def check_patching_cost(
+    model: Transformer, clean_ids: Sequence[int], corrupted_ids: Sequence[int], max_flops: float = MAX_PATCHING_FLOPS
 ) -> float:
     """The floating-point operations of `activation_patching` two texts. Raises LabError above `max_flops`."""
-    readings = len(patch_positions(model, first, second)) + model.config.depth * model.config.heads
-    found = readings * len(second) * model.flops_per_token(len(second)) / 3  # a forward pass is a third
+    readings = len(patch_positions(model, clean_ids, corrupted_ids)) + model.config.depth * model.config.heads
+    found = readings * len(corrupted_ids) * model.flops_per_token(len(corrupted_ids)) / 3  # a forward pass is a third
     if found > max_flops:
         raise LabError(
-            f"Patching these texts takes {readings:,} readings of {len(second):,} tokens, {found / 1e12:,.1f} TFLOP; "
-            f"here at most {max_flops / 1e12:,.1f}. Take shorter texts, that differ only near their end."
+            f"Patching these texts takes {readings:,} readings of {len(corrupted_ids):,} tokens, {found / 1e12:,.1f} "
+            f"TFLOP; here at most {max_flops / 1e12:,.1f}. Take shorter texts, that differ only near their end."
         )
     return found

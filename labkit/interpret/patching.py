@@ -75,7 +75,7 @@ def activation_patching(
     found = []
     for start in range(0, len(places), ROWS):
         chunk = places[start : start + ROWS]
-        x = model.hidden_states(other.expand(len(chunk), -1), tap=PatchActivations(recorder.kept, chunk))[:, -1:]
+        x = model.hidden_states(other.expand(len(chunk), -1), tap=PatchActivations(recorder.activations, chunk))[:, -1:]
         logits = model.logits(x)[:, 0].float()
         found.append(((logits[:, a] - logits[:, b]) - corrupted) / (clean - corrupted))
         if progress is not None:
@@ -88,13 +88,15 @@ def activation_patching(
     return PatchingResult(grid, heads.view(L, H), (a, b), (clean, corrupted))
 
 
-def patch_positions(model: Transformer, first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
+def patch_positions(
+    model: Transformer, clean_ids: Sequence[int], corrupted_ids: Sequence[int]
+) -> list[tuple[int, int]]:
     """The (layer, token) of `PatchingResult.residual` whose vector can differ between two texts of equal length and
     matter: the embeddings of tokens that differ; in a causal model nothing before the first of them; and of the last
     layer, which no other token reads, only the last.
     """
-    L, T = model.config.depth, len(first)
-    differ = [t for t in range(T) if first[t] != second[t]]
+    L, T = model.config.depth, len(clean_ids)
+    differ = [t for t in range(T) if clean_ids[t] != corrupted_ids[t]]
     start = differ[0] if differ and model.causal else 0
     between = [(layer, t) for layer in range(1, L) for t in range(start, T)]
     return [*((0, t) for t in differ), *between, (L, T - 1)]

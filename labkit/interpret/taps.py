@@ -7,19 +7,21 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-Kind = Literal["zero", "mean"]
+AblationKind = Literal["zero", "mean"]
 
 
 class Recorder:
-    """A tap that keeps what it is shown, by name, and changes nothing. wanted: how the names end, one or several."""
+    """A tap that keeps what it is shown, by name, and changes nothing. name_suffixes: how the names end, one or
+    several.
+    """
 
-    def __init__(self, wanted: str | tuple[str, ...]):
-        self.wanted = wanted
-        self.kept: dict[str, Tensor] = {}
+    def __init__(self, name_suffixes: str | tuple[str, ...]):
+        self.name_suffixes = name_suffixes
+        self.activations: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if name.endswith(self.wanted):
-            self.kept[name] = x.detach().float().cpu()
+        if name.endswith(self.name_suffixes):
+            self.activations[name] = x.detach().float().cpu()
         return x
 
 
@@ -37,7 +39,7 @@ class Ablate:
     what it always says stays, and what it says of this token goes.
     """
 
-    def __init__(self, heads: Sequence[HeadRef | None], kind: Kind = "zero"):
+    def __init__(self, heads: Sequence[HeadRef | None], kind: AblationKind = "zero"):
         self.heads, self.kind = heads, kind
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
@@ -53,16 +55,16 @@ class Ablate:
 
 class PatchActivations:
     """A tap that puts what was recorded of another text in the place of what passes: row b of the batch gets
-    places[b] = (name, index into one row of what passes there) of `kept`, whose tensors have a single row.
+    sites[b] = (name, index into one row of what passes there) of `activations`, whose tensors have a single row.
     """
 
-    def __init__(self, kept: Mapping[str, Tensor], places: Sequence[tuple[str, int]]):
-        self.kept, self.places = kept, places
+    def __init__(self, activations: Mapping[str, Tensor], sites: Sequence[tuple[str, int]]):
+        self.activations, self.sites = activations, sites
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        here = [(row, index) for row, (where, index) in enumerate(self.places) if where == name]
+        here = [(row, index) for row, (where, index) in enumerate(self.sites) if where == name]
         if here:
             x = x.clone()
         for row, index in here:
-            x[row, index] = self.kept[name][0, index].to(x)
+            x[row, index] = self.activations[name][0, index].to(x)
         return x

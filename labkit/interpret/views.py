@@ -13,15 +13,15 @@ MOST = 120
 
 
 class CheckpointInspections:
-    """names: of the checkpoints, in order. read: a name -> the text as that checkpoint reads it; asked once for each.
+    """names: of the checkpoints, in order. load: a name -> the text as that checkpoint reads it; asked once for each.
 
     view = views.view("sft") is what the viewer shows, and views.handle_request(question) what it asks for later.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], Inspection]):
+    def __init__(self, names: Sequence[str], load: Callable[[str], Inspection]):
         if not names:
             raise LabError("There is nothing to look at: give at least one checkpoint.")
-        self.names, self.read = list(names), read
+        self.names, self.load = list(names), load
         self.looks: dict[str, Inspection] = {}
 
     def inspect(self, name: str) -> Inspection:
@@ -29,10 +29,10 @@ class CheckpointInspections:
         if name not in self.names:
             raise LabError(f"There is no checkpoint {name!r} here; there are {', '.join(self.names)}.")
         if name not in self.looks:
-            self.looks[name] = self.read(name)
+            self.looks[name] = self.load(name)
         return self.looks[name]
 
-    def view(self, name: str) -> dict[str, Any]:
+    def viewer_data(self, name: str) -> dict[str, Any]:
         """`Inspection.viewer_data`, with the checkpoints that there are and the one shown."""
         return self.inspect(name).viewer_data() | {"stages": self.names, "stage": name}
 
@@ -54,17 +54,17 @@ class CheckpointInspections:
         name = str(question["stage"])
         what = question["what"]
         if what == "view":
-            return self.view(name)
+            return self.viewer_data(name)
         look = self.inspect(name)
         if what == "lens":
-            return {"lens": look.logit_lens(most=MOST)}
+            return {"lens": look.logit_lens(last_tokens=MOST)}
         map_ = int(question["map"])
         place = None if question.get("place") is None else int(question["place"])
         if what == "effects":
             return {"effects": look.ablation_effects(map_, question["kind"], place).tolist()}
         layer, head = int(question["layer"]), int(question["head"])
         if what == "without":
-            return look.ablate(map_, layer, head, question["kind"], place=place)._asdict()
+            return look.ablate(map_, layer, head, question["kind"], position=place)._asdict()
         if what == "cell":
             return look.score_breakdown(map_, layer, head, int(question["row"]), int(question["column"]))._asdict()
         raise LabError(f"A viewer can ask for view, cell, without, effects or lens, not {what!r}.")

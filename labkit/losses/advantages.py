@@ -24,16 +24,18 @@ def last_token_mask(mask: Tensor) -> Tensor:
     return mask & (after == 1)
 
 
-def shaped_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, *, kl_coef: float) -> Tensor:
+def shaped_rewards(
+    scores: Tensor, logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, *, kl_coef: float
+) -> Tensor:
     """What each token earns: the answer's score on its last token, less what leaving the reference costs.
 
-        reward[t] = - kl_coef (logprobs[t] - reference[t]) + [t is the last] score
+        reward[t] = - kl_coef (logprobs[t] - reference_logprobs[t]) + [t is the last] score
 
-    scores [B]; logprobs, reference [B, T] of the tokens that were drawn, mask [B, T] -> [B, T]. The mean of logprobs -
-    reference over draws of the policy is the KL divergence between the two. Ouyang et al. 2022,
+    scores [B]; logprobs, reference_logprobs [B, T] of the tokens that were drawn, mask [B, T] -> [B, T]. The mean of
+    logprobs - reference over draws of the policy is the KL divergence between the two. Ouyang et al. 2022,
     https://arxiv.org/abs/2203.02155, equation 2; Ziegler et al. 2019, https://arxiv.org/abs/1909.08593.
     """
-    penalty = torch.where(mask, -kl_coef * (logprobs - reference), 0.0)
+    penalty = torch.where(mask, -kl_coef * (logprobs - reference_logprobs), 0.0)
     return penalty + scores.unsqueeze(-1) * last_token_mask(mask)
 
 

@@ -13,14 +13,14 @@ from labkit.model.taps import Tap, no_tap
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder made, for a decoder to look at: x [B, S, D], and what to add to scores, [B, 1, S]."""
+    """What an encoder made, for a decoder to look at: hidden_states [B, S, D], and what to add to scores, [B, 1, S]."""
 
-    x: Tensor
-    mask: Tensor
+    hidden_states: Tensor
+    attention_bias: Tensor
 
     def select(self, rows: Tensor) -> EncoderOutput:
         """Keep the given rows only (a copy); rows [B'] of int64."""
-        return EncoderOutput(self.x[rows], self.mask[rows])
+        return EncoderOutput(self.hidden_states[rows], self.attention_bias[rows])
 
 
 @dataclass

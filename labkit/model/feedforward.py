@@ -107,30 +107,36 @@ class PlainFeedForward(nn.Module):
 
 @dataclass(frozen=True)
 class MoE:
-    """Each token goes to a few of several experts: Mixtral, https://arxiv.org/abs/2401.04088; with ``top_k=1`` and
-    ``renormalise=False`` Switch Transformers, https://arxiv.org/abs/2101.03961.
+    """Each token goes to a few of `num_experts`: Mixtral, https://arxiv.org/abs/2401.04088; with ``top_k=1`` and
+    ``norm_topk_prob=False`` Switch Transformers, https://arxiv.org/abs/2101.03961.
 
-    expert: what each of them is. renormalise: let the weights of a token's experts add up to 1. capacity_factor: in
+    expert: what each of them is. norm_topk_prob: let the weights of a token's experts add up to 1. capacity_factor: in
     training an expert takes at most this many times its even share of a row's tokens, the first that come, and the
-    others pass by; None drops no token, and evaluation never does. every: only every so manyth block has experts, the
-    second the first of them (all when 1), and the others one `expert` for all tokens. aux_loss_coef: the weight of
+    others pass by; None drops no token, and evaluation never does. sparse_step: only every so manyth block has experts,
+    the second the first of them (all when 1), and the others one `expert` for all tokens. aux_loss_coef: the weight of
     `losses.load_balancing_loss` in training.
     """
 
     expert: Gated | Plain
-    experts: Annotated[int, Range(1, 4096)] = 8
+    num_experts: Annotated[int, Range(1, 4096)] = 8
     top_k: Count = 2
-    renormalise: bool = True
+    norm_topk_prob: bool = True
     capacity_factor: Positive | None = None
-    every: Count = 1
+    sparse_step: Count = 1
     aux_loss_coef: NonNegative = 0.01
 
-    older_names = {"capacity_factor": "capacity", "aux_loss_coef": "balance"}
+    older_names = {
+        "num_experts": "experts",
+        "norm_topk_prob": "renormalise",
+        "sparse_step": "every",
+        "capacity_factor": "capacity",
+        "aux_loss_coef": "balance",
+    }
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.top_k > self.experts:
-            raise LabError(f"MoE: top_k must be from 1 to the {self.experts} experts, not {self.top_k}.")
+        if self.top_k > self.num_experts:
+            raise LabError(f"MoE: top_k must be from 1 to the {self.num_experts} experts, not {self.top_k}.")
 
     @property
     def intermediate_size(self) -> int:
@@ -139,7 +145,7 @@ class MoE:
 
     def of_block(self, index: int) -> FeedForward:
         """The feed-forward of the block of this number, from 0 on."""
-        return self if index % self.every == 1 % self.every else self.expert
+        return self if index % self.sparse_step == 1 % self.sparse_step else self.expert
 
     def build(self, width: int, bias: bool = False, name: str = "") -> MixtureOfExperts:
         return MixtureOfExperts(self, width, bias, name)
@@ -153,8 +159,8 @@ class MixtureOfExperts(nn.Module):
         self.config, self.name = config, name
         self.load_balance = torch.zeros(())
         """`load_balancing_loss` of the tokens that were last read."""
-        self.router = nn.Linear(width, config.experts, bias=False)
-        self.experts = nn.ModuleList(config.expert.build(width, bias) for _ in range(config.experts))
+        self.router = nn.Linear(width, config.num_experts, bias=False)
+        self.experts = nn.ModuleList(config.expert.build(width, bias) for _ in range(config.num_experts))
 
     @disable_compile  # which tokens go where is known only then, so each step would be compiled anew
     def forward(self, x: Tensor, tap: Tap = no_tap, token_mask: Tensor | None = None) -> Tensor:
@@ -167,7 +173,7 @@ class MixtureOfExperts(nn.Module):
         together = self.training and torch.is_grad_enabled()  # elsewhere a process may be alone
         total = (all_reduce_sum,) if together else ()
         self.load_balance = load_balancing_loss(shares, chosen, token_mask, *total)
-        if self.config.renormalise:
+        if self.config.norm_topk_prob:
             weights = weights / weights.sum(-1, keepdim=True)
         taken = self._taken(chosen, token_mask)  # [B, T, experts]
         by_expert = torch.zeros_like(shares).scatter(-1, chosen, weights) * taken
@@ -179,12 +185,14 @@ class MixtureOfExperts(nn.Module):
 
     def _taken(self, chosen: Tensor, token_mask: Tensor | None) -> Tensor:
         """Which expert takes which token: chosen [B, T, top_k], token_mask [B, T] -> [B, T, experts] bool."""
-        wanted = F.one_hot(chosen, self.config.experts).sum(-2)  # [B, T, experts], 0 or 1
+        wanted = F.one_hot(chosen, self.config.num_experts).sum(-2)  # [B, T, experts], 0 or 1
         if token_mask is not None:
             wanted = wanted * token_mask.unsqueeze(-1)
         if self.config.capacity_factor is None or not self.training:
             return wanted.bool()
-        even = wanted.sum((1, 2)) / self.config.experts  # [B]: of the tokens that a row sends to each of its experts
+        even = (
+            wanted.sum((1, 2)) / self.config.num_experts
+        )  # [B]: of the tokens that a row sends to each of its experts
         room = (self.config.capacity_factor * even).round().clamp(min=1)
         return (wanted * (wanted.cumsum(1) <= room[:, None, None])).bool()
 

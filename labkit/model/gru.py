@@ -45,8 +45,8 @@ class GRUMixer(nn.Module):
         self.hidden = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width, bias=False)
 
-    def new_state(self, rows: int, length: int) -> GRUState:
-        return GRUState(self.out.weight.new_zeros(rows, self.width))
+    def new_state(self, batch_size: int, max_length: int) -> GRUState:
+        return GRUState(self.out.weight.new_zeros(batch_size, self.width))
 
     def forward(self, x: Tensor, state: GRUState | None, context: ForwardContext) -> tuple[Tensor, GRUState | None]:
         """x [B, T, D] -> [B, T, D], and the state after the T tokens."""

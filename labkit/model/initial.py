@@ -56,22 +56,24 @@ def _answer(weight: Tensor, direction: Tensor, vector: Tensor) -> None:
     weight += torch.outer(vector - weight @ direction, direction)
 
 
-def register_weight_renames(module: nn.Module, names: Mapping[str, str]) -> None:
-    """Let a module load weights whose names in it began otherwise when they were saved: {before: now}."""
+def register_weight_renames(module: nn.Module, older_to_current: Mapping[str, str]) -> None:
+    """Let a module load weights whose names in it began otherwise when they were saved. older_to_current: how they
+    began, and how they begin now.
+    """
 
     def rename(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
         for key in list(state):
             name = key.removeprefix(prefix)
-            before = next((one for one in names if key.startswith(prefix) and name.startswith(one)), None)
+            before = next((one for one in older_to_current if key.startswith(prefix) and name.startswith(one)), None)
             if before is not None:
-                state[prefix + names[before] + name.removeprefix(before)] = state.pop(key)
+                state[prefix + older_to_current[before] + name.removeprefix(before)] = state.pop(key)
 
-    module.__dict__["older_weights"] = {now: before for before, now in names.items()}
+    module.__dict__["older_weights"] = {now: before for before, now in older_to_current.items()}
     module.register_load_state_dict_pre_hook(rename)
 
 
-def older_weight_names(model: nn.Module) -> dict[str, str]:
-    """What a model's renamed weights were called before, by their names of today."""
+def current_to_older_weight_names(model: nn.Module) -> dict[str, str]:
+    """{name of today: name that it was saved under before} of a model's renamed weights."""
     found = {}
     for prefix, module in model.named_modules():
         for now, before in getattr(module, "older_weights", {}).items():

@@ -16,22 +16,22 @@ from labkit.model.taps import Tap
 
 
 class KVCache(NamedTuple):
-    """The keys and values of one layer, in space set aside beforehand: [B, K, L, E], of which ``filled`` are
+    """The keys and values of one layer, in space set aside beforehand: [B, K, L, E], of which ``length`` are
     in use.
     """
 
     keys: Tensor
     values: Tensor
-    filled: int
+    length: int
 
     @staticmethod
-    def empty(rows: int, heads: int, length: int, head_dim: int, like: Tensor) -> KVCache:
-        """Space for ``length`` tokens on the device of ``like``, of its type, or of autocast's where that is
+    def empty(batch_size: int, heads: int, max_length: int, head_dim: int, like: Tensor) -> KVCache:
+        """Space for ``max_length`` tokens on the device of ``like``, of its type, or of autocast's where that is
         on.
         """
         device = like.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
-        keys, values = (like.new_zeros(rows, heads, length, head_dim, dtype=dtype) for _ in range(2))
+        keys, values = (like.new_zeros(batch_size, heads, max_length, head_dim, dtype=dtype) for _ in range(2))
         return KVCache(keys, values, 0)
 
     def append(self, keys: Tensor, values: Tensor) -> KVCache:
@@ -39,24 +39,24 @@ class KVCache(NamedTuple):
 
         Raises LabError when there is no space left for T more.
         """
-        end = self.filled + keys.shape[2]
+        end = self.length + keys.shape[2]
         if end > self.keys.shape[2]:
             raise LabError(f"The key/value cache holds {self.keys.shape[2]} tokens and cannot take {end}.")
-        self.keys[:, :, self.filled : end] = keys
-        self.values[:, :, self.filled : end] = values
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
         return KVCache(self.keys, self.values, end)
 
-    def in_use(self) -> tuple[Tensor, Tensor]:
+    def valid_keys_values(self) -> tuple[Tensor, Tensor]:
         """Views of the filled part, each [B, K, filled, E]."""
-        return self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def select(self, rows: Tensor) -> KVCache:
         """Keep the given rows only (a copy); rows [B'] of int64."""
-        return KVCache(self.keys[rows], self.values[rows], self.filled)
+        return KVCache(self.keys[rows], self.values[rows], self.length)
 
-    def truncate(self, filled: int) -> KVCache:
+    def truncate(self, length: int) -> KVCache:
         """What it was when it held so many tokens."""
-        return self._replace(filled=filled)
+        return self._replace(length=length)
 
 
 class AttentionConfig(NamedTuple):
@@ -111,8 +111,8 @@ class Attention(nn.Module):
             self.query_norm = nn.RMSNorm(config.head_dim, config.norm_eps)
             self.key_norm = nn.RMSNorm(config.head_dim, config.norm_eps)
 
-    def new_state(self, rows: int, length: int) -> KVCache:
-        return KVCache.empty(rows, self.key_value_heads, length, self.head_dim, self.out.weight)
+    def new_state(self, batch_size: int, max_length: int) -> KVCache:
+        return KVCache.empty(batch_size, self.key_value_heads, max_length, self.head_dim, self.out.weight)
 
     def forward(self, x: Tensor, state: KVCache | None, context: ForwardContext) -> tuple[Tensor, KVCache | None]:
         """x [B, T, D] -> [B, T, D], and the state with the T new keys and values in it."""
@@ -120,7 +120,7 @@ class Attention(nn.Module):
         q, k, v = self.project(x, places)
         if state is not None:
             state = state.append(k, v)
-            k, v = (part.to(q.dtype) for part in state.in_use())
+            k, v = (part.to(q.dtype) for part in state.valid_keys_values())
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
         return self.out(attend(q * self.scale, k, v, context.attention_bias, places, tap, self.name)), state
 
@@ -152,10 +152,12 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, memory: EncoderOutput, tap: Tap) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         q = self.query(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)  # [B, H, T, E]
-        both = self.key_value(memory.x).unflatten(-1, (2 * self.key_value_heads, self.head_dim))  # [B, S, 2K, E]
+        both = self.key_value(memory.hidden_states).unflatten(
+            -1, (2 * self.key_value_heads, self.head_dim)
+        )  # [B, S, 2K, E]
         k, v = both.transpose(1, 2).chunk(2, dim=1)
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        return self.out(attend(q * self.scale, k, v, memory.mask, None, tap, self.name))
+        return self.out(attend(q * self.scale, k, v, memory.attention_bias, None, tap, self.name))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: PositionIndex | None, tap: Tap, name: str) -> Tensor:

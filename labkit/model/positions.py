@@ -168,25 +168,34 @@ class LinearScaling:
 class Llama3Scaling:
     """Slow turns slower by `factor`, fast ones as they were, those between in part: Llama 3.1's way.
 
-    https://arxiv.org/abs/2407.21783 and Meta's reference code. original: the context that was trained.
+    https://arxiv.org/abs/2407.21783 and Meta's reference code. original_max_position_embeddings: the context that was
+    trained.
     """
 
     factor: Factor = 8.0
-    low: Positive = 1.0
-    high: Positive = 4.0
-    original: Context = 8192
+    low_freq_factor: Positive = 1.0
+    high_freq_factor: Positive = 4.0
+    original_max_position_embeddings: Context = 8192
 
     older_kind = "Llama3"
+    older_names = {
+        "low_freq_factor": "low",
+        "high_freq_factor": "high",
+        "original_max_position_embeddings": "original",
+    }
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.high <= self.low:
-            raise LabError(f"Llama3Scaling: high must be above low, {self.low:g}, not {self.high:g}.")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise LabError(
+                f"Llama3Scaling: high_freq_factor must be above low_freq_factor, {self.low_freq_factor:g}, "
+                f"not {self.high_freq_factor:g}."
+            )
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
         """As `LinearScaling.apply`."""
-        turns = self.original * frequencies / (2 * math.pi)  # over the context that was trained
-        kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)  # over the context that was trained
+        kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
         return frequencies * (kept + (1 - kept) / self.factor), 1.0
 
 
@@ -194,22 +203,24 @@ class Llama3Scaling:
 class YaRN:
     """As `Llama3Scaling`, with a ramp over the pairs' numbers and sharper scores: https://arxiv.org/abs/2309.00071.
 
-    fast, slow: the turns over the context that was trained between which the ramp stands. attention_factor: what
-    queries and keys are multiplied by, the paper's 0.1 ln(factor) + 1 when None. truncate: the ramp begins and ends at
-    whole pairs.
+    beta_fast, beta_slow: the turns over the context that was trained between which the ramp stands. attention_factor:
+    what queries and keys are multiplied by, the paper's 0.1 ln(factor) + 1 when None. truncate: the ramp begins and
+    ends at whole pairs.
     """
 
     factor: Factor
-    original: Context
-    fast: Positive = 32.0
-    slow: Positive = 1.0
+    original_max_position_embeddings: Context
+    beta_fast: Positive = 32.0
+    beta_slow: Positive = 1.0
     attention_factor: Positive | None = None
     truncate: bool = True
 
+    older_names = {"original_max_position_embeddings": "original", "beta_fast": "fast", "beta_slow": "slow"}
+
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.fast <= self.slow:
-            raise LabError(f"YaRN: fast must be above slow, {self.slow:g}, not {self.fast:g}.")
+        if self.beta_fast <= self.beta_slow:
+            raise LabError(f"YaRN: beta_fast must be above beta_slow, {self.beta_slow:g}, not {self.beta_fast:g}.")
 
     def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
         """As `LinearScaling.apply`."""
@@ -217,9 +228,9 @@ class YaRN:
 
         def pair(turns: float) -> float:
             """Which pair turns so often over the context that was trained."""
-            return half * math.log(self.original / (turns * 2 * math.pi)) / math.log(base)
+            return half * math.log(self.original_max_position_embeddings / (turns * 2 * math.pi)) / math.log(base)
 
-        low, high = pair(self.fast), pair(self.slow)
+        low, high = pair(self.beta_fast), pair(self.beta_slow)
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, 2 * half - 1)
@@ -235,7 +246,7 @@ class Rotary(PositionConfig):
     scaling: how a model is used beyond the context that it was trained with; None as it was trained.
     """
 
-    base: Annotated[float, Range(1, 1e12, above=True)] = 10_000.0
+    base: Annotated[float, Range(1, 1e12, exclude_low=True)] = 10_000.0
     scaling: LinearScaling | Llama3Scaling | YaRN | None = None
 
     def __post_init__(self) -> None:
@@ -334,26 +345,26 @@ def _slopes(heads: int) -> list[float]:
 class T5Buckets(PositionConfig):
     """A learnt number for each head and range of distances: T5, https://arxiv.org/abs/1910.10683, 2.1.
 
-    buckets: how many ranges; near distances have one each, those up to `max_distance` share the rest, evenly in their
-    logarithm.
+    num_buckets: how many ranges; near distances have one each, those up to `max_distance` share the rest, evenly in
+    their logarithm.
     """
 
-    buckets: Annotated[int, Range(4, 2**20)] = 32
+    num_buckets: Annotated[int, Range(4, 2**20)] = 32
     max_distance: Distance = 128
 
-    older_names = {"max_distance": "furthest"}
+    older_names = {"num_buckets": "buckets", "max_distance": "furthest"}
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.buckets % 4:
-            raise LabError(f"T5Buckets: buckets must be a multiple of 4, not {self.buckets}.")
+        if self.num_buckets % 4:
+            raise LabError(f"T5Buckets: num_buckets must be a multiple of 4, not {self.num_buckets}.")
 
     def check_sizes(self, sizes: ModelSizes) -> None:
         near = self.exact_distances(sizes.causal)
         if self.max_distance <= near:
             raise LabError(
-                f"T5Buckets: distances below {near} have one of the {self.buckets} buckets each, so max_distance must "
-                f"be above {near}, not {self.max_distance}; or take fewer buckets."
+                f"T5Buckets: distances below {near} have one of the {self.num_buckets} buckets each, so max_distance "
+                f"must be above {near}, not {self.max_distance}; or take fewer buckets."
             )
 
     def build(self, sizes: ModelSizes) -> T5BucketsEncoding:
@@ -362,7 +373,7 @@ class T5Buckets(PositionConfig):
 
     def exact_distances(self, causal: bool) -> int:
         """How many distances have a bucket of their own, to each side where the model is not causal."""
-        return self.buckets // (2 if causal else 4)
+        return self.num_buckets // (2 if causal else 4)
 
 
 class T5BucketsEncoding(PositionEncoding):
@@ -371,7 +382,7 @@ class T5BucketsEncoding(PositionEncoding):
     def __init__(self, config: T5Buckets, heads: int, causal: bool):
         super().__init__()
         self.config, self.causal = config, causal
-        self.table = nn.Embedding(config.buckets, heads)
+        self.table = nn.Embedding(config.num_buckets, heads)
 
     def bias(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         bucket = self.bucket(relative_positions(query_positions, key_positions))  # [(B,) T, S]
@@ -379,7 +390,7 @@ class T5BucketsEncoding(PositionEncoding):
 
     def bucket(self, distance: Tensor) -> Tensor:
         """The range of each distance; a causal model has none after the query, any other one half for them."""
-        buckets, after = self.config.buckets, torch.zeros_like(distance)
+        buckets, after = self.config.num_buckets, torch.zeros_like(distance)
         if self.causal:
             away = (-distance).clamp(min=0)
         else:

@@ -43,6 +43,8 @@ class RewardModel(nn.Module):
         means = own.cumsum(-1) / mask[:, :-1].cumsum(-1).clamp(min=1)
         return self.head(x) + self.logprob_weight * F.pad(means, (1, 0))
 
-    def scores_at(self, tokens: Tensor, mask: Tensor, ends: Tensor) -> Tensor:
-        """The number at one token of each row: tokens, mask [B, T], ends [B], the places of these tokens -> [B]."""
-        return self(tokens, mask).gather(1, ends.unsqueeze(1)).squeeze(1)
+    def scores_at(self, tokens: Tensor, mask: Tensor, last_token_index: Tensor) -> Tensor:
+        """The number at one token of each row: tokens, mask [B, T], last_token_index [B], the places of these tokens ->
+        [B].
+        """
+        return self(tokens, mask).gather(1, last_token_index.unsqueeze(1)).squeeze(1)

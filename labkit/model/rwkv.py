@@ -91,11 +91,11 @@ class TokenShift(nn.Module):
 
 
 class LowRank(nn.Module):
-    """start + up f(down x): a product of two thin matrices."""
+    """start + up activation(down x): a product of two thin matrices."""
 
-    def __init__(self, width: int, rank: int, f: Callable[[Tensor], Tensor], start: Tensor | None):
+    def __init__(self, width: int, rank: int, activation: Callable[[Tensor], Tensor], start: Tensor | None):
         super().__init__()
-        self.f = f
+        self.f = activation
         self.down = nn.Linear(width, rank, bias=False)
         self.up = nn.Linear(rank, width, bias=False)
         self.start = None if start is None else nn.Parameter(start)
@@ -133,10 +133,10 @@ class RWKVMixer(nn.Module):
         self.norm = nn.GroupNorm(self.heads, width, eps=config.head_dim * config.norm_eps)
         self.out = nn.Linear(width, width, bias=False)
 
-    def new_state(self, rows: int, length: int) -> RWKVState:
+    def new_state(self, batch_size: int, max_length: int) -> RWKVState:
         like, N = self.out.weight, self.head_dim
-        matrix = like.new_zeros(rows, self.heads, N, N, dtype=torch.float32)
-        return RWKVState(like.new_zeros(rows, self.heads * N), matrix)
+        matrix = like.new_zeros(batch_size, self.heads, N, N, dtype=torch.float32)
+        return RWKVState(like.new_zeros(batch_size, self.heads * N), matrix)
 
     def forward(self, x: Tensor, state: RWKVState | None, context: ForwardContext) -> tuple[Tensor, RWKVState | None]:
         """x [B, T, D] -> [B, T, D], and the state after the T tokens."""

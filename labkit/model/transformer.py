@@ -83,7 +83,7 @@ class ModelConfig:
     position: Position = Rotary()
     qk_norm: bool = True
     tied: bool = True
-    norm_eps: Annotated[float, Range(0, 1, above=True)] = 1e-6
+    norm_eps: Annotated[float, Range(0, 1, exclude_low=True)] = 1e-6
     previous_token_init: CountOrNone = 0
     norm: Literal["rms", "layer"] = "rms"
     norm_placement: Literal["pre", "post"] = "pre"
@@ -127,8 +127,10 @@ class ModelConfig:
                 f"ModelConfig: a width of {self.width} cannot be split into {self.heads} heads; "
                 f"let heads divide width, or set head_dim."
             )
-        if isinstance(self.feed_forward, MoE) and self.feed_forward.every > self.depth:
-            raise LabError(f"MoE: every must be from 1 to the {self.depth} blocks, not {self.feed_forward.every}.")
+        if isinstance(self.feed_forward, MoE) and self.feed_forward.sparse_step > self.depth:
+            raise LabError(
+                f"MoE: sparse_step must be from 1 to the {self.depth} blocks, not {self.feed_forward.sparse_step}."
+            )
         if not isinstance(self.mixer, SelfAttention):
             self._check_recurrent(type(self.mixer).__name__)
         if self.window and (not self.causal or self.encoder_depth or not isinstance(self.mixer, SelfAttention)):
@@ -164,7 +166,7 @@ class ModelConfig:
         E = self.attention.head_dim
         mixed = self.heads * E if isinstance(self.mixer, SelfAttention) else self.width
         moe = self.feed_forward
-        experts = max(1, moe.experts // moe.every) if isinstance(moe, MoE) else 1
+        experts = max(1, moe.num_experts // moe.sparse_step) if isinstance(moe, MoE) else 1
         block = 2 * self.width * (mixed + moe.intermediate_size * experts)
         table = {Learned: self.width, Sinusoidal: self.width, Rotary: E}.get(type(self.position), 0)
         return self.vocabulary * self.width + (self.depth + self.encoder_depth) * block + self.context * table
@@ -186,11 +188,11 @@ class BlockState(NamedTuple):
         """Keep the given rows only (a copy); rows [B'] of int64."""
         return BlockState(self.mixer.select(rows), None if self.last is None else self.last[rows])
 
-    def truncate(self, filled: int) -> BlockState:
+    def truncate(self, length: int) -> BlockState:
         """What it was when it held so many tokens. Raises LabError where only a summary of them is kept."""
         if not isinstance(self.mixer, KVCache) or self.last is not None:
             raise LabError("This model keeps only a state that sums up its tokens, so none can be removed again.")
-        return BlockState(self.mixer.truncate(filled))
+        return BlockState(self.mixer.truncate(length))
 
 
 @dataclass
@@ -198,32 +200,32 @@ class State:
     """What a model remembers of the tokens so far, changed in place as tokens come.
 
     blocks: one state a block; mask [B, L]: True where the remembered token is real, not padding;
-    positions [B, L]; filled: how many of the L places are in use.
+    positions [B, L]; length: how many of the L places are in use.
     """
 
     blocks: list[BlockState]
     mask: Tensor
     positions: Tensor
-    filled: int = 0
+    length: int = 0
 
     def append(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
         """Note that ``length`` tokens come next, with their mask [B, T] and positions [(B,) T]."""
-        end = self.filled + length
+        end = self.length + length
         if end > self.mask.shape[1]:
             raise LabError(f"The state has room for {self.mask.shape[1]} tokens and cannot take {end}.")
-        self.mask[:, self.filled : end] = True if mask is None else mask
-        self.positions[:, self.filled : end] = positions
-        self.filled = end
+        self.mask[:, self.length : end] = True if mask is None else mask
+        self.positions[:, self.length : end] = positions
+        self.length = end
 
-    def truncate(self, filled: int) -> None:
+    def truncate(self, length: int) -> None:
         """Be again what it was with so many tokens. Raises LabError for a mixer that cannot."""
-        self.blocks = [block.truncate(filled) for block in self.blocks]
-        self.filled = filled
+        self.blocks = [block.truncate(length) for block in self.blocks]
+        self.length = length
 
     def select(self, rows: Tensor) -> State:
         """Keep the given rows only (a copy); rows [B'] of int64."""
         blocks = [block.select(rows) for block in self.blocks]
-        return State(blocks, self.mask[rows], self.positions[rows], self.filled)
+        return State(blocks, self.mask[rows], self.positions[rows], self.length)
 
 
 class Block(nn.Module):
@@ -241,10 +243,10 @@ class Block(nn.Module):
         feed_forward = config.feed_forward.of_block(index)
         self.feed_forward = feed_forward.build(config.width, config.bias, f"{name}.feed_forward")
 
-    def new_state(self, rows: int, length: int) -> BlockState:
-        """An empty state for rows of at most ``length`` tokens."""
-        last = None if self.shift is None else self.shift.mu.new_zeros(rows, len(self.shift.mu))
-        return BlockState(self.mixer.new_state(rows, length), last)
+    def new_state(self, batch_size: int, max_length: int) -> BlockState:
+        """An empty state for rows of at most ``max_length`` tokens."""
+        last = None if self.shift is None else self.shift.mu.new_zeros(batch_size, len(self.shift.mu))
+        return BlockState(self.mixer.new_state(batch_size, max_length), last)
 
     def forward(self, x: Tensor, state: BlockState | None, context: ForwardContext) -> tuple[Tensor, BlockState | None]:
         """x [B, T, D] -> [B, T, D], and the state with these tokens."""
@@ -289,7 +291,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.norm_placement == "pre" else nn.Identity()
 
-    def run(self, x: Tensor, state: State | None, context: ForwardContext) -> Tensor:
+    def run_blocks(self, x: Tensor, state: State | None, context: ForwardContext) -> Tensor:
         """Embedded tokens x [B, T, D] -> what the last block leaves, normalised [B, T, D]."""
         for i, block in enumerate(self.blocks):
             if state is None:
@@ -346,24 +348,26 @@ class Transformer(Stack):
         """
         return self.logits(self.hidden_states(tokens, positions, mask, state, tap, memory, types, documents))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """The head alone: x [B, T, D] -> logits [B, T, V]."""
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """The head alone: hidden_states [B, T, D] -> logits [B, T, V]."""
         scale = self.config.logit_scale
-        return self.head(x if scale == 1 else x * scale, self.embedding.weight)
+        return self.head(hidden_states if scale == 1 else hidden_states * scale, self.embedding.weight)
 
-    def label_logprobs(self, x: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """Log-probability of each label: x [B, T, D], labels [B, T], mask [B, T] -> [B, T] nats in fp32.
+    def label_logprobs(self, hidden_states: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Log-probability of each label: hidden_states [B, T, D], labels [B, T], mask [B, T] -> [B, T] nats in fp32.
 
         0 where the mask is False: there the head, the larger part of the work on short answers, is not asked at all.
         """
-        found = token_logprobs(self.logits(x[mask]).unsqueeze(0), labels[mask].unsqueeze(0))
+        found = token_logprobs(self.logits(hidden_states[mask]).unsqueeze(0), labels[mask].unsqueeze(0))
         return found.new_zeros(labels.shape).masked_scatter(mask, found)
 
-    def class_logits(self, x: Tensor) -> Tensor:
-        """What each row is: x [B, T, D] of `hidden` -> logits [B, classes]. Raises LabError for a model without."""
+    def class_logits(self, hidden_states: Tensor) -> Tensor:
+        """What each row is: hidden_states [B, T, D] -> logits [B, classes]. Raises LabError for a model
+        without.
+        """
         if self.classifier_head is None:
             raise LabError("This model tells no classes of rows apart: give its config a number of classes.")
-        return self.classifier_head(x)
+        return self.classifier_head(hidden_states)
 
     def encode(self, source: Tensor, mask: Tensor | None = None, tap: Tap = no_tap) -> EncoderOutput:
         """What the encoder makes of source [B, S], for ``memory``; mask [B, S] is False for padding.
@@ -377,7 +381,7 @@ class Transformer(Stack):
         x = tap("encoder.embedding", self._embedded(source, positions, self.encoder, None))
         visible = attention_bias(1, source.shape[1], mask, source.device, causal=False)
         places = PositionIndex(self.encoder.position, positions, positions)
-        x = self.encoder.run(x, None, ForwardContext(places, visible, token_mask=mask, tap=tap))
+        x = self.encoder.run_blocks(x, None, ForwardContext(places, visible, token_mask=mask, tap=tap))
         return EncoderOutput(tap("encoder.hidden", x), visible)
 
     def hidden_states(
@@ -404,7 +408,7 @@ class Transformer(Stack):
         if (memory is None) != (self.encoder is None):
             what = "needs the memory of its encoder" if memory is None else "has no encoder, and takes no memory"
             raise LabError(f"This model {what}: model(tokens, memory=model.encode(source)).")
-        filled = 0 if state is None else state.filled
+        filled = 0 if state is None else state.length
         T = tokens.shape[1]
         fresh = None if documents is None else F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
         if positions is None:
@@ -417,14 +421,14 @@ class Transformer(Stack):
             if documents is not None:
                 raise LabError("Packed documents are read in one go; a state goes on with one document a row.")
             state.append(mask, positions, T)
-            keys, key_positions = state.mask[:, : state.filled], state.positions[:, : state.filled]
+            keys, key_positions = state.mask[:, : state.length], state.positions[:, : state.length]
         document = None if fresh is None else fresh.cumsum(1)
         visible = attention_bias(T, key_positions.shape[-1], keys, tokens.device, self.causal, document)
         if self.config.window:
             visible = visible + sliding_window_bias(positions, key_positions, self.config.window)
         places = PositionIndex(self.position, positions, key_positions)
         x = tap("embedding", self._embedded(tokens, positions, self, types))
-        return tap("hidden", self.run(x, state, ForwardContext(places, visible, mask, fresh, memory, tap)))
+        return tap("hidden", self.run_blocks(x, state, ForwardContext(places, visible, mask, fresh, memory, tap)))
 
     def _fits(self, length: int) -> None:
         if length > self.config.context:
@@ -436,14 +440,14 @@ class Transformer(Stack):
             x = x + self.token_type_embedding(torch.zeros_like(tokens) if types is None else types)
         return self.embedding_norm(stack.position.embed(x, positions))
 
-    def new_state(self, rows: int, length: int) -> State:
-        """An empty state for ``rows`` rows of at most ``length`` tokens. Raises LabError where tokens see later ones,
-        so that nothing can be kept.
+    def new_state(self, batch_size: int, max_length: int) -> State:
+        """An empty state for ``batch_size`` rows of at most ``max_length`` tokens. Raises LabError where tokens see
+        later ones, so that nothing can be kept.
         """
         if not self.causal:
             raise LabError("A model whose tokens see later ones keeps no state: let it read the whole row at once.")
-        places = torch.zeros(rows, length, dtype=torch.int64, device=self.embedding.weight.device)
-        blocks = [block.new_state(rows, length) for block in self.blocks if isinstance(block, Block)]
+        places = torch.zeros(batch_size, max_length, dtype=torch.int64, device=self.embedding.weight.device)
+        blocks = [block.new_state(batch_size, max_length) for block in self.blocks if isinstance(block, Block)]
         return State(blocks, places.bool(), places)
 
     @property
@@ -480,7 +484,7 @@ class Transformer(Stack):
     def _used(self, stack: Stack) -> float:
         """Weights of matrices in the blocks, an expert's as far as tokens are sent to it."""
         moe = self.config.feed_forward
-        share = moe.top_k / moe.experts if isinstance(moe, MoE) else 1.0
+        share = moe.top_k / moe.num_experts if isinstance(moe, MoE) else 1.0
         named = ((name, p) for name, p in stack.blocks.named_parameters() if p.dim() > 1)
         return sum(p.numel() * (share if ".experts." in name else 1.0) for name, p in named)
 

@@ -67,16 +67,17 @@ def annotate(
     world: World,
     config: AnnotationConfig,
     split: str,
-    count: int,
+    num_prompts: int,
     seed: int = 0,
 ) -> list[AnnotatedPair]:
-    """Choices between answers of `model` to `count` tasks of a split; the same for the same weights and arguments.
+    """Choices between answers of `model` to `num_prompts` tasks of a split; the same for the same weights and
+    arguments.
 
     Raises LabError for an annotator that the world has not, and when there is nothing to choose between.
     """
     if config.annotator not in world.profiles:
         raise LabError(f"There is no annotator {config.annotator!r}; there are {', '.join(world.profiles)}.")
-    tasks = [preference_task(world, split, seed, index) for index in range(count)]
+    tasks = [preference_task(world, split, seed, index) for index in range(num_prompts)]
     with autocast(model.embedding.weight.device, config.precision):
         answers = generate(
             model,
@@ -85,8 +86,8 @@ def annotate(
             max_new_tokens=config.max_new_tokens,
             stop_ids=tokenizer.stop_ids,
             generator=torch.Generator().manual_seed(seed),
-            samples=config.num_generations,
-            rows=256,
+            num_return_sequences=config.num_generations,
+            batch_size=256,
         )
     texts = [decode_reply(tokenizer, ids).strip() for ids in answers]
     rng = random.Random(f"{split} {seed}")
@@ -96,7 +97,7 @@ def annotate(
         choices += _choices(world, task, said, config, rng)
     if not choices:
         raise LabError(
-            f"The annotator {config.annotator} gives equal scores to all answers to {count} prompts, so there is "
+            f"The annotator {config.annotator} gives equal scores to all answers to {num_prompts} prompts, so there is "
             f"nothing to learn from. Fine-tune for longer, or raise annotation.prompts or annotation.temperature."
         )
     return choices

@@ -94,7 +94,7 @@ the first version, which kept none.
 VERSION = max(UPGRADES)
 
 
-class Answer(NamedTuple):
+class SourcedAnswer(NamedTuple):
     """What was said, and by what: `source` names run, stage and settings, in whatever words its maker likes."""
 
     text: str
@@ -105,23 +105,23 @@ class ShownPair(NamedTuple):
     """Two answers to a prompt, side by side."""
 
     prompt: tuple[Message, ...]
-    left: Answer
-    right: Answer
+    left: SourcedAnswer
+    right: SourcedAnswer
 
 
 class Vote(NamedTuple):
-    """A vote that stands, with the pair that it is about. `given`: when, in UTC, as ISO 8601."""
+    """A vote that stands, with the pair that it is about. `voted_at`: when, in UTC, as ISO 8601."""
 
     pair: str
     annotator: str
     choice: str
-    given: str
+    voted_at: str
     prompt: tuple[Message, ...]
-    left: Answer
-    right: Answer
+    left: SourcedAnswer
+    right: SourcedAnswer
 
     @property
-    def chosen(self) -> Answer | None:
+    def chosen(self) -> SourcedAnswer | None:
         """The answer that was preferred; None for a tie, both bad and skip."""
         return {"left": self.left, "right": self.right}.get(self.choice)
 
@@ -129,18 +129,20 @@ class Vote(NamedTuple):
 class PreferenceStore:
     """Pairs that were shown, and the votes on them."""
 
-    def __init__(self, place: str | Path):
-        """place: a file, made when it is not there, or a database's URL.
+    def __init__(self, url_or_path: str | Path):
+        """url_or_path: a file, made when it is not there, or a database's URL.
 
         Raises LabError when it cannot be opened, or was made by a later labkit.
         """
         try:
-            if "://" not in str(place):
-                Path(place).parent.mkdir(parents=True, exist_ok=True)
-            url = str(place) if "://" in str(place) else f"sqlite:///{Path(place).absolute()}"
+            if "://" not in str(url_or_path):
+                Path(url_or_path).parent.mkdir(parents=True, exist_ok=True)
+            url = str(url_or_path) if "://" in str(url_or_path) else f"sqlite:///{Path(url_or_path).absolute()}"
             self.engine = sql.create_engine(url)
         except (OSError, sql.exc.ArgumentError, ImportError) as error:
-            raise LabError(f"{place} cannot be used to keep votes: {error}. Name another place: --votes") from error
+            raise LabError(
+                f"{url_or_path} cannot be used to keep votes: {error}. Name another place: --votes"
+            ) from error
         if self.engine.dialect.name == "sqlite":
             sql.event.listen(self.engine, "connect", _durable)
             sql.event.listen(self.engine, "begin", _begin)
@@ -150,12 +152,12 @@ class PreferenceStore:
                 known = _version(connection)
             if known != VERSION:
                 with self.writer.begin() as connection:
-                    _upgrade(connection, str(place))
+                    _upgrade(connection, str(url_or_path))
         except DBAPIError as error:
-            text = f"{place} cannot be used to keep votes: {error.orig}. Name another place: --votes"
+            text = f"{url_or_path} cannot be used to keep votes: {error.orig}. Name another place: --votes"
             raise LabError(text) from error
 
-    def add_pair(self, prompt: tuple[Message, ...], left: Answer, right: Answer) -> str:
+    def add_pair(self, prompt: tuple[Message, ...], left: SourcedAnswer, right: SourcedAnswer) -> str:
         """Keep a pair as it is shown, side by side; its id. Whoever shows it has drawn the sides."""
         pair = uuid.uuid4().hex
         row = {
@@ -236,11 +238,11 @@ class PreferenceStore:
         with self._reading() as connection:
             return Counter({(left, right): count for left, right, count in connection.execute(asked)})
 
-    def win_rates(self) -> dict[str, Standing]:
+    def win_rates(self) -> dict[str, WinRate]:
         """What `win_rates` says of all votes that stand."""
         with self._reading() as connection:
             rows = connection.execute(sql.select(TALLIES).where(TALLIES.c.votes > 0).order_by(TALLIES.c.source)).all()
-        return _ranked({row.source: Standing(row.votes, row.halves / 2 / row.votes) for row in rows})
+        return _ranked({row.source: WinRate(row.votes, row.halves / 2 / row.votes) for row in rows})
 
     def _reading(self) -> AbstractContextManager[sql.Connection]:
         return self._transaction(self.engine)
@@ -344,7 +346,9 @@ def _now() -> str:
 
 def _shown(row: Any) -> ShownPair:
     prompt = tuple(Message(**turn) for turn in json.loads(row.prompt))
-    return ShownPair(prompt, Answer(row.left_text, row.left_source), Answer(row.right_text, row.right_source))
+    return ShownPair(
+        prompt, SourcedAnswer(row.left_text, row.left_source), SourcedAnswer(row.right_text, row.right_source)
+    )
 
 
 def _vote(row: Any) -> Vote:
@@ -363,14 +367,14 @@ def preference_pairs(votes: list[Vote]) -> list[PreferencePair]:
     return pairs
 
 
-class Standing(NamedTuple):
+class WinRate(NamedTuple):
     """How a source did: `votes` that compare it with another, and its share of wins; a tie is half a win."""
 
     votes: int
     win_rate: float
 
 
-def win_rates(votes: Iterable[Vote]) -> dict[str, Standing]:
+def win_rates(votes: Iterable[Vote]) -> dict[str, WinRate]:
     """Every source against all others, best first. Both bad and skip compare nothing."""
     won: defaultdict[str, float] = defaultdict(float)
     met: Counter[str] = Counter()
@@ -378,7 +382,7 @@ def win_rates(votes: Iterable[Vote]) -> dict[str, Standing]:
         for source, share in _shares(vote.left.source, vote.right.source, vote.choice):
             met[source] += 1
             won[source] += share
-    return _ranked({source: Standing(count, won[source] / count) for source, count in met.items()})
+    return _ranked({source: WinRate(count, won[source] / count) for source, count in met.items()})
 
 
 def _shares(left: str, right: str, choice: str) -> list[tuple[str, float]]:
@@ -387,5 +391,5 @@ def _shares(left: str, right: str, choice: str) -> list[tuple[str, float]]:
     return [] if won is None or left == right else [(left, won), (right, 1 - won)]
 
 
-def _ranked(found: dict[str, Standing]) -> dict[str, Standing]:
+def _ranked(found: dict[str, WinRate]) -> dict[str, WinRate]:
     return dict(sorted(found.items(), key=lambda item: -item[1].win_rate))

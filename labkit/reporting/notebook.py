@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from labkit.reporting.terminal import format_headline
-from labkit.text.reading.report import reading_lines
+from labkit.text.reading.report import format_reading_lines
 
 if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress
@@ -22,7 +22,7 @@ def show_progress(events: Iterable[Progress]) -> None:
     bar: tqdm | None = None
     for event in events:
         if event.phase == "train" and event.record is not None:
-            bar = bar or tqdm(total=event.total, initial=event.steps_done - 1, desc=event.stage)
+            bar = bar or tqdm(total=event.total_steps, initial=event.steps_done - 1, desc=event.stage)
             bar.set_postfix_str(f"loss {event.record.loss:.3f}", refresh=False)
             bar.update(event.steps_done - bar.n)
             continue
@@ -30,6 +30,6 @@ def show_progress(events: Iterable[Progress]) -> None:
             bar.close()
             bar = None
         if event.phase == "read" and event.result is not None:
-            print(f"{event.stage}: {' '.join(reading_lines(event.result))}")
+            print(f"{event.stage}: {' '.join(format_reading_lines(event.result))}")
         elif event.result is not None:
             print(f"{event.stage}: {format_headline(event.result)}{' (already finished)' * (event.phase == 'skipped')}")

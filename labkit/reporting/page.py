@@ -28,9 +28,9 @@ from labkit.reporting.metrics import (
     NOT_FOR_REAL_TEXT,
     metric_info,
 )
-from labkit.runs.folder import lock_run, read_report
+from labkit.runs.folder import lock_and_open_run, read_report
 from labkit.stages import stage_class, stage_short_title, stage_title
-from labkit.text.reading.report import summary
+from labkit.text.reading.report import format_reading_summary
 from labkit.training.checkpoints import read_records
 
 
@@ -59,7 +59,7 @@ def write_report(folder: Path) -> Path:
     Raises LabError while somebody else is at work on the run, and for a folder that holds none.
     """
     target = folder / "report.html"
-    with lock_run(folder):
+    with lock_and_open_run(folder):
         write_text(target, render_report(folder))
     return target
 
@@ -153,7 +153,7 @@ def _reading(report: Mapping[str, Any]) -> Markup:
         return Markup()
     parts: list[Markup] = []
     for name, record in records.items():
-        parts += [html_tag("h3", name.capitalize()), html_tag("p", summary(record))]
+        parts += [html_tag("h3", name.capitalize()), html_tag("p", format_reading_summary(record))]
         if record["warnings"]:
             parts.append(html_tag("ul", [html_tag("li", warning) for warning in record["warnings"]]))
     return html_tag("section", html_tag("h2", "What was read"), *parts, id="reading")

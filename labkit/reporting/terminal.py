@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from labkit.errors import counted
+from labkit.errors import count_with_noun
 from labkit.evaluation.metrics import MetricSpec
 from labkit.reporting.metrics import BY_KIND, HEADLINES, metric_info
 
@@ -101,7 +101,7 @@ def _follow(events: Generator[Progress, None, None], stop: StopRequest, speaks: 
     bar: tqdm | None = None
     try:
         for event in events:
-            stop.stepping = event.phase == "train" and event.steps_done < event.total
+            stop.stepping = event.phase == "train" and event.steps_done < event.total_steps
             if event.phase == "train" and event.record is not None:
                 bar = bar or _bar(event, speaks)
                 bar.set_postfix_str(f"loss {event.record.loss:.3f}", refresh=False)
@@ -121,7 +121,7 @@ def _follow(events: Generator[Progress, None, None], stop: StopRequest, speaks: 
 def _bar(event: Progress, speaks: bool) -> tqdm:
     shape = "{desc} {percentage:3.0f} % |{bar:24}| step {n_fmt} of {total_fmt}{postfix}, {remaining} left"
     return tqdm(
-        total=event.total,
+        total=event.total_steps,
         initial=event.steps_done - 1,
         desc=f"{event.stage:9}",
         bar_format=shape,
@@ -142,13 +142,13 @@ def _say(event: Progress, speaks: bool) -> None:
         return
     text = ""
     if event.phase == "read" and event.result is not None:
-        from labkit.text.reading.report import reading_lines
+        from labkit.text.reading.report import format_reading_lines
 
-        text = f"\n{' ':10}".join(reading_lines(event.result))
+        text = f"\n{' ':10}".join(format_reading_lines(event.result))
     elif event.stage == "tokenizer":
         text = "training on the text"
     elif event.phase == "prepare":
-        text = counted(event.total, "step")
+        text = count_with_noun(event.total_steps, "step")
     elif event.phase == "evaluate":
         text = "measuring"
     elif event.phase == "skipped":
@@ -176,7 +176,10 @@ def format_run_summary(folder: Path) -> str:
     stages = Run.open(folder).report()["stages"]
     names = list(dict.fromkeys(name for stage in stages for name in stage["metrics"]))
     heads = [stage["stage"] for stage in stages]
-    rows = [["", *heads], *(row for name in names if not name.startswith(BY_KIND) for row in metric_rows(name, stages))]
+    rows = [
+        ["", *heads],
+        *(row for name in names if not name.startswith(BY_KIND) for row in metric_table_rows(name, stages)),
+    ]
     rows.append(["seconds", *(f"{stage['seconds']:.1f}" for stage in stages)])
     kinds = [name.partition("/")[2] for name in names if name.startswith("accuracy/")]
     said = format_claims(stages)
@@ -196,10 +199,10 @@ def format_claims(stages: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, *(f"{name}: {words}" for name, words in gold.items() if words)])
 
 
-def metric_rows(name: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
+def metric_table_rows(metric: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The values of one name, in a row for each thing that it stands for: nats of tokens are not nats of pairs."""
-    known = [metric_info(name, stage["stage"]) for stage in stages]
-    values = [stage["metrics"].get(name) for stage in stages]
+    known = [metric_info(metric, stage["stage"]) for stage in stages]
+    values = [stage["metrics"].get(metric) for stage in stages]
     titles = dict.fromkeys(label_with_unit(one) for one, value in zip(known, values, strict=True) if value is not None)
     return [
         [

@@ -24,7 +24,7 @@ Plan = Annotated[str | None, arg(metavar="STAGE,STAGE", help_behavior_hint="")]
 Names = Annotated[tuple[str, ...], arg(metavar="STAGE …", help_behavior_hint="")]
 Switch = Annotated[bool, arg(help_behavior_hint="")]
 
-INPUTS = ("text", "instructions", "preferences")
+DATA_FIELDS = ("text", "instructions", "preferences")
 """The fields of a recipe that name what it reads; `labkit.runs.recipe` has them too, but needs torch."""
 
 
@@ -97,7 +97,7 @@ def parse_run_arguments(arguments: list[str]) -> tuple[RunOptions, Recipe]:
     )
     saved = Run.open(before).recipe if before else None
     if saved is not None:  # what is not asked for stays as it was
-        known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", *INPUTS)}
+        known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", *DATA_FIELDS)}
         known["resume"] = False  # a switch that is on already would not be known as a flag
         options, rest = parse_known_args(RunOptions, "run", arguments, dataclasses.replace(options, **known))
     recipe = _recipe(options, saved)
@@ -115,7 +115,7 @@ def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
     from labkit.runs.plan import parse_plan
     from labkit.runs.presets import make_recipe
 
-    inputs = {name: getattr(options, name) for name in INPUTS}
+    inputs = {name: getattr(options, name) for name in DATA_FIELDS}
     if saved is not None and saved.preset == options.preset:
         recipe = dataclasses.replace(saved, seed=options.seed, **inputs)
     else:

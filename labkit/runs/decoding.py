@@ -58,7 +58,7 @@ def decoding_resources(
         smaller = other.model()
         if other.tokenizer().backend.to_str() != tokenizer.backend.to_str():
             raise LabError(f"{draft} has another tokenizer than {run.path}: a draft must read the same tokens.")
-    reward = run.reward_stage()
+    reward = run.latest_reward_stage()
     if reward is not None:
         judge = reward_judge(reward.reward_model(), tokenizer)
     elif world is not None and tasks:

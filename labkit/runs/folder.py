@@ -31,7 +31,7 @@ from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
 from labkit.runs.inputs import WEIGHTS, WORLD, hash_path, input_hashes, input_locations, matches_hash
-from labkit.runs.lock import LOCK, exclusive_lock
+from labkit.runs.lock import LOCK_FILE, exclusive_lock
 from labkit.runs.plan import is_external
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
@@ -42,7 +42,7 @@ from labkit.runs.transactions import (
     pending_transactions,
     recover_transactions,
 )
-from labkit.stages.registry import INPUTS
+from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import Tokenizer
 
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
@@ -54,16 +54,22 @@ class Run:
     """A run in its folder. Make one with `Run.create`, find one with `Run.open`.
 
     inputs: what the recipe reads, by its name there -> the SHA-256 of its content; data sets of the hub have none.
-    places: by the same names, where each stood when the run was begun (older runs do not know). threads: torch's.
+    original_locations: by the same names, where each stood when the run was begun (older runs do not know). threads:
+    torch's.
     """
 
     def __init__(
-        self, path: Path, recipe: Recipe, inputs: dict[str, str], threads: int, places: dict[str, str] | None = None
+        self,
+        path: Path,
+        recipe: Recipe,
+        inputs: dict[str, str],
+        threads: int,
+        original_locations: dict[str, str] | None = None,
     ):
         self.path, self.recipe, self.inputs, self.threads = path, recipe, inputs, threads
         self.reading: dict[str, Any] = {}
         """What was made of each source that the run was given to read, as `labkit.text.reading.ReadReport` says it."""
-        self.places = places or {}
+        self.original_locations = original_locations or {}
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe) -> Run:
@@ -93,7 +99,9 @@ class Run:
         hashes = input_hashes(recipe) | {one: hash_path(Path(at) / WEIGHTS) for one, at in begun_with.items()}
         places = input_locations(recipe) | {one: str(Path(at).absolute()) for one, at in begun_with.items()}
         run = cls(Path(path), recipe, hashes, torch.get_num_threads(), places)
-        run.input_locations = {field: getattr(recipe, field) for field in INPUTS if getattr(recipe, field) is not None}
+        run.input_locations = {
+            field: getattr(recipe, field) for field in DATA_FIELDS if getattr(recipe, field) is not None
+        }
         return run
 
     def branch(self, path: str | Path, recipe: Recipe, stages: Sequence[str]) -> Run:
@@ -110,7 +118,10 @@ class Run:
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
             given = getattr(recipe, field)
             if given in self.inputs:
-                run.inputs[given], run.places[given] = self.inputs[given], str(Path(located[field]).absolute())
+                run.inputs[given], run.original_locations[given] = (
+                    self.inputs[given],
+                    str(Path(located[field]).absolute()),
+                )
                 run.input_locations[field] = located[field]
         with explain_write_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
@@ -150,7 +161,7 @@ class Run:
         if not path.is_dir():
             return False
         aside = {one.path.name for one in open_transactions(path)}
-        names = {file.name for file in path.iterdir() if not file.name.endswith(PARTIAL)} - aside - {LOCK}
+        names = {file.name for file in path.iterdir() if not file.name.endswith(PARTIAL)} - aside - {LOCK_FILE}
         return not names or (names <= {*PREPARED} and _is_recipe(path / "recipe.json"))
 
     @classmethod
@@ -177,7 +188,7 @@ class Run:
         An input that `recipe` finds in another place, with the same content, is no other.
         """
         differences = self.recipe.differences(recipe)
-        for field in [field for field in INPUTS if field in differences]:
+        for field in [field for field in DATA_FIELDS if field in differences]:
             if self._moved(field, getattr(recipe, field)):
                 del differences[field]
         if differences:
@@ -201,10 +212,10 @@ class Run:
             return False
         if not matches_hash(Path(place), self.inputs[given]):
             return False
-        self.places[given] = str(Path(place).absolute())
+        self.original_locations[given] = str(Path(place).absolute())
         return True
 
-    def locate_inputs(self, fields: Collection[str] = INPUTS) -> dict[str, str]:
+    def locate_inputs(self, fields: Collection[str] = DATA_FIELDS) -> dict[str, str]:
         """Where that which the recipe reads is now, by field: as it was given, or where it stood when the run was
         begun; the name of a data set of the hub as it is.
 
@@ -223,7 +234,7 @@ class Run:
         return found
 
     def _place(self, field: str, given: str) -> str:
-        looked = dict.fromkeys([str(Path(given).absolute()), *filter(None, [self.places.get(given)])])
+        looked = dict.fromkeys([str(Path(given).absolute()), *filter(None, [self.original_locations.get(given)])])
         there = [place for place in looked if Path(place).exists()]
         for place in there:
             if matches_hash(Path(place), self.inputs[given]):
@@ -247,7 +258,12 @@ class Run:
             )
 
     def save_recipe(self) -> None:
-        value = {"recipe": self.recipe.to_dict(), "inputs": self.inputs, "places": self.places, "threads": self.threads}
+        value = {
+            "recipe": self.recipe.to_dict(),
+            "inputs": self.inputs,
+            "places": self.original_locations,
+            "threads": self.threads,
+        }
         write_json(self.path / "recipe.json", value)
 
     def begin_rerun(self, stage: str) -> FolderTransaction:
@@ -265,7 +281,7 @@ class Run:
         self.refresh_report()
         return begun
 
-    def refuse_other_reruns(self, stage: str) -> None:
+    def check_no_other_rerun(self, stage: str) -> None:
         """Raises LabError while another stage, which does not build on this one, is being made again."""
         for one in pending_transactions(self.path):
             other = str(one.completion_file).partition("/")[0]
@@ -298,14 +314,14 @@ class Run:
         """All stages of the recipe, in order."""
         return [self.stage(name) for name in self.recipe.stages]
 
-    def fine_tuned_stage(self) -> StageFolder | None:
+    def latest_sft_stage(self) -> StageFolder | None:
         """The last stage that has learned to answer, from instructions and not yet from preferences; None where none
         has.
         """
         made = [stage for stage in self.stages if stage.trained and stage.config.reads == "instructions"]
         return made[-1] if made else None
 
-    def reward_stage(self) -> StageFolder | None:
+    def latest_reward_stage(self) -> StageFolder | None:
         """The last stage that has a reward model; None where none has."""
         made = [stage for stage in self.stages if stage.trained and not stage.generates_text]
         return made[-1] if made else None
@@ -345,7 +361,7 @@ class Run:
 
         Raises LabError, which says where it was looked for, when it is gone or has changed.
         """
-        looked = dict.fromkeys([str(Path(stage).absolute()), *filter(None, [self.places.get(stage)])])
+        looked = dict.fromkeys([str(Path(stage).absolute()), *filter(None, [self.original_locations.get(stage)])])
         there = [place for place in looked if (Path(place) / WEIGHTS).is_file()]
         for place in there:
             if stage not in self.inputs or matches_hash(Path(place) / WEIGHTS, self.inputs[stage]):
@@ -416,7 +432,7 @@ def read_report(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def lock_run_folder(path: str | Path) -> Iterator[None]:
+def lock_and_recover_run_folder(path: str | Path) -> Iterator[None]:
     """Be the one writer of a run's folder, and recover its transactions after a kill, with a warning that says how.
 
     Whoever changes a run reads it inside of this block. Raises LabError, with the folder as it was, while somebody else
@@ -431,10 +447,10 @@ def lock_run_folder(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def lock_run(path: str | Path) -> Iterator[Run]:
-    """The run in a folder, to be changed: see `lock_run_folder`. Raises LabError when there is none."""
+def lock_and_open_run(path: str | Path) -> Iterator[Run]:
+    """The run in a folder, to be changed: see `lock_and_recover_run_folder`. Raises LabError when there is none."""
     Run.open(path)
-    with lock_run_folder(path):
+    with lock_and_recover_run_folder(path):
         yield Run.open(path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from labkit.files import explain_read_errors
 from labkit.paths import data_folder
 from labkit.runs.recipe import Recipe
-from labkit.stages.registry import INPUTS
+from labkit.stages.registry import DATA_FIELDS
 from labkit.text.reading.files import find_files
 
 WORLD = "data/world"
@@ -34,7 +34,7 @@ def input_locations(recipe: Recipe) -> dict[str, str]:
 
 
 def _given(recipe: Recipe) -> list[str]:
-    names = [getattr(recipe, field) for field in INPUTS]
+    names = [getattr(recipe, field) for field in DATA_FIELDS]
     return [name for name in names if name and Path(name).exists()]
 
 

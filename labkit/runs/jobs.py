@@ -2,7 +2,7 @@
 
 jobs = Jobs("runs")
 jobs.start("mine", ["run", "--preset", "smoke", "--out", "runs/mine"])
-jobs.running("mine"), jobs.stop("mine"), jobs.log("mine")
+jobs.is_running("mine"), jobs.stop("mine"), jobs.log("mine")
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Jobs:
         Raises LabError when that run has a process already, when `MOST` are at work, and when nothing can be written.
         """
         log_file = self._file(name, "log")
-        if self.running(name):
+        if self.is_running(name):
             raise LabError(f"{name} is running already. Stop it first, or choose another name.")
-        others = [other for other in self.names() if self.running(other)]
+        others = [other for other in self.names() if self.is_running(other)]
         if len(others) >= MOST:
             raise LabError(f"{len(others)} runs are running: {', '.join(others)}. Stop one of them, or wait.")
         with explain_write_errors(log_file):
@@ -91,7 +91,7 @@ class Jobs:
         """The names of all runs that have, or had, a process."""
         return sorted(file.stem for file in self.folder.glob(".jobs/[!.]*.json"))
 
-    def running(self, name: str) -> bool:
+    def is_running(self, name: str) -> bool:
         """Whether the run's process is at work."""
         return self._process(name) is not None
 

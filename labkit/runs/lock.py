@@ -28,8 +28,8 @@ import psutil
 from labkit.errors import LabError
 from labkit.files import explain_write_errors
 
-LOCK = ".lock"
-CLOCK = 60.0
+LOCK_FILE = ".lock"
+CLOCK_TOLERANCE_SECONDS = 60.0
 """Seconds by which the time at which a process began may seem to move, where it is only known by the clock."""
 
 
@@ -42,7 +42,7 @@ def exclusive_lock(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(os.path.realpath(folder))
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    file, owner = folder / LOCK, os.getpid()
+    file, owner = folder / LOCK_FILE, os.getpid()
     try:
         with explain_write_errors(folder):
             held = _take(file)
@@ -60,7 +60,7 @@ def exclusive_lock(folder: str | Path) -> Iterator[None]:
 
 def lock_holder(folder: str | Path) -> str | None:
     """Who is at work on a folder, as `exclusive_lock` says it; None when nobody is. Takes no lock."""
-    file = Path(os.path.realpath(folder)) / LOCK
+    file = Path(os.path.realpath(folder)) / LOCK_FILE
     try:
         with file.open(encoding="utf-8") as opened:
             owner = _owner(opened)
@@ -96,7 +96,7 @@ def find_live_process(known: Mapping[str, Any]) -> psutil.Process | None:
     if "ticks" in known and "ticks" in now:
         same = (known["ticks"], known.get("boot")) == (now["ticks"], now["boot"])
     else:  # what an older labkit wrote, or another system
-        same = abs(now["created"] - known["created"]) < CLOCK
+        same = abs(now["created"] - known["created"]) < CLOCK_TOLERANCE_SECONDS
     return process if same else None
 
 

@@ -24,13 +24,13 @@ from labkit.evaluation.samples import sample_answers
 from labkit.files import DiskFull
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
-from labkit.runs.folder import Run, lock_run, lock_run_folder, run_file_names
+from labkit.runs.folder import Run, lock_and_open_run, lock_and_recover_run_folder, run_file_names
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.runs.transactions import FolderTransaction, commit_pending, remove_path, transaction
 from labkit.stages import Stage, StageInputs
-from labkit.stages.registry import INPUTS
+from labkit.stages.registry import DATA_FIELDS
 from labkit.text.reading.files import find_files
 from labkit.training.config import Source, StepRecord
 from labkit.training.loop import fit
@@ -43,23 +43,23 @@ class Progress(NamedTuple):
     stage: "tokenizer", a stage's name, or what was read (text, instructions, preferences). phase: "read" (with the
     record of the reading as `result`), "prepare", "train" (one event a step, with its `record`), "evaluate"
     (before it begins), "finished" (with the stage's `result`, its entry in the report) or "skipped" (it was finished
-    before). steps_done, total: steps.
+    before). steps_done, total_steps: steps.
     """
 
     stage: str
     phase: Literal["read", "prepare", "train", "evaluate", "finished", "skipped"]
     steps_done: int = 0
-    total: int = 0
+    total_steps: int = 0
     record: StepRecord | None = None
     result: dict[str, Any] | None = None
 
 
 class PreparedStage(NamedTuple):
-    """A stage of a run, as it is made or measured. after: what it begins with; see `Recipe.predecessor`."""
+    """A stage of a run, as it is made or measured. predecessor: what it begins with; see `Recipe.predecessor`."""
 
     name: str
     config: Stage
-    after: str | None
+    predecessor: str | None
     folder: StageFolder
     fingerprint: str
     inputs: StageInputs
@@ -99,7 +99,7 @@ def check_plan(recipe: Recipe, stages: Sequence[str] | None = None, build_on: st
     or would be others.
     """
     chosen = _chosen(recipe, stages)
-    for field in INPUTS:
+    for field in DATA_FIELDS:
         if getattr(recipe, field) is not None:
             find_files(getattr(recipe, field))
     before = _before(recipe, chosen)
@@ -145,7 +145,7 @@ def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Ge
     with _alone(path):
         opened = Run.open(path)
         opened.stage(stage)
-        opened.refuse_other_reruns(stage)
+        opened.check_no_other_rerun(stage)
         opened.check_same_recipe(opened.recipe)
         torch.set_num_threads(opened.threads)
         if config is not None:
@@ -160,17 +160,17 @@ def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Ge
 
 def undo_rerun(path: str | Path, stage: str) -> None:
     """Bring back what `rerun_stage` has set aside. Raises LabError when the stage is not being made again."""
-    with lock_run(path) as opened:
+    with lock_and_open_run(path) as opened:
         opened.undo_rerun(stage)
 
 
 def recover_run_folder(path: Path) -> Path:
     """A run's folder, once its transactions are recovered after a kill: a command reads a run after that.
 
-    Raises LabError as `labkit.runs.folder.lock_run_folder` does.
+    Raises LabError as `labkit.runs.folder.lock_and_recover_run_folder` does.
     """
     if accelerator().is_main_process and path.exists():
-        with lock_run_folder(path):
+        with lock_and_recover_run_folder(path):
             pass
     accelerator().wait_for_everyone()
     return path
@@ -179,7 +179,7 @@ def recover_run_folder(path: Path) -> Path:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold the folder's lock, one for all processes of a command; they read the folder once it is recovered."""
-    with lock_run_folder(path) if accelerator().is_main_process else nullcontext():
+    with lock_and_recover_run_folder(path) if accelerator().is_main_process else nullcontext():
         accelerator().wait_for_everyone()
         yield
 
@@ -224,14 +224,14 @@ def _keep(run: Run, begun: FolderTransaction | None) -> None:
     """Nothing is left to refuse: a new run stays, and one whose inputs have moved knows their new places."""
     if begun is not None:
         begun.commit()
-    elif run.places != Run.open(run.path).places:
+    elif run.original_locations != Run.open(run.path).original_locations:
         run.save_recipe()
 
 
 def prepare_stage(run: Run, name: str, stage_inputs: StageInputs) -> PreparedStage:
     """A stage of a run with all that it is given."""
     recipe, after = run.recipe, run.recipe.predecessor(name)
-    bound = stage_inputs.for_stage(after, recipe.reward_stage(name))
+    bound = stage_inputs.for_stage(after, recipe.preceding_reward_stage(name))
     return PreparedStage(name, recipe.stages[name], after, run.stage(name), recipe.fingerprint(name), bound)
 
 
@@ -298,13 +298,13 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
     refuse, before the folder is changed.
     """
     name, config, folder, steps = stage.name, stage.config, stage.folder, stage.config.train.steps
-    machine.reset_peak_memory()
+    machine.reset_peak_memory_stats()
     clock = _Clock(preparation)
     yield Progress(name, "prepare", 0, steps)
     with clock, _unchanged_if_refused(run):
         model = config.initial_model(stage.inputs)
         source = config.source(stage.inputs, model)
-        untrained = config.loss(model, stage.inputs, run.recipe.evaluation)
+        untrained = config.validation_loss(model, stage.inputs, run.recipe.evaluation)
     if accelerator().is_main_process:
         ready()
     accelerator().wait_for_everyone()
@@ -320,8 +320,8 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
             if untrained is not None:
                 measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
             seconds = round(clock.seconds + _training_seconds(folder), 2)
-            result = {"stage": name, "after": stage.after, "seconds": seconds}
-            folder.finish(result | _cost(config, model, folder) | measured)
+            result = {"stage": name, "after": stage.predecessor, "seconds": seconds}
+            folder.write_result_and_clear_checkpoints(result | _cost(config, model, folder) | measured)
             run.write_report(machine.describe_machine() | {"matrix_peak": _peak()})
             commit_pending(run.path, f"{name}/result.json")
     accelerator().wait_for_everyone()
@@ -332,7 +332,7 @@ def _train(run: Run, stage: PreparedStage, model: nn.Module, source: Source) -> 
     """`fit` with all that the run knows."""
 
     def validate(trained: Any, step: int) -> dict[str, float]:
-        loss = stage.config.loss(trained, stage.inputs, run.recipe.evaluation)
+        loss = stage.config.validation_loss(trained, stage.inputs, run.recipe.evaluation)
         return {} if loss is None else {"validation_loss": loss}
 
     return fit(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.stages import STAGES, Stage, stage_kind
-from labkit.stages.registry import INPUTS
+from labkit.stages.registry import DATA_FIELDS
 
 MOST = 64
 """How many stages a plan may have."""
@@ -42,7 +42,7 @@ class PlannedStage:
             raise LabError(f"{self.name} cannot come after {self.after!r}: that names no stage, or has a comma in it.")
 
 
-def plan_of(**stages: Stage) -> tuple[PlannedStage, ...]:
+def make_plan(**stages: Stage) -> tuple[PlannedStage, ...]:
     """A plan of these stages, each under the name of its argument: plan_of(pretrain=Pretrain(), sft=SFT())."""
     return tuple(PlannedStage(name, stage) for name, stage in stages.items())
 
@@ -52,22 +52,22 @@ def is_external(after: str | None) -> bool:
     return after is not None and "/" in after
 
 
-class ResolvedStage(NamedTuple):
-    """A stage of a plan and what it builds on. after: what it begins with, a stage of the plan or RUN/STAGE of another
-    run; None for new weights. judge: the last stage before it that leaves a reward model. annotated_stage: the stage,
-    or RUN/STAGE, whose answers the world's annotator compares for it. dependencies: those of these that are stages of
-    the plan and that it cannot do without, the one that it begins with first.
+class StageDependencies(NamedTuple):
+    """A stage of a plan and what it builds on. predecessor: what it begins with, a stage of the plan or RUN/STAGE of
+    another run; None for new weights. reward_stage: the last stage before it that leaves a reward model.
+    annotated_stage: the stage, or RUN/STAGE, whose answers the world's annotator compares for it. required_stages:
+    those of these that are stages of the plan and that it cannot do without, the one that it begins with first.
     """
 
     name: str
     stage: Stage
-    after: str | None
-    judge: str | None
+    predecessor: str | None
+    reward_stage: str | None
     annotated_stage: str | None
-    dependencies: tuple[str, ...]
+    required_stages: tuple[str, ...]
 
 
-def resolve_plan(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[str, ResolvedStage]:
+def resolve_dependencies(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[str, StageDependencies]:
     """What each stage of a plan builds on, by name, in order. annotated: whether preferences are the world's.
 
     Raises LabError for a plan without stages, with too many, or in which a name stands twice, and where what a stage
@@ -77,7 +77,7 @@ def resolve_plan(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[s
         raise LabError("A plan needs a stage: --plan pretrain,sft")
     if len(plan) > MOST:
         raise LabError(f"A plan has at most {MOST} stages, not {len(plan)}. Start another run from the last model.")
-    found: dict[str, ResolvedStage] = {}
+    found: dict[str, StageDependencies] = {}
     answers = judge = None
     for one in plan:
         if one.name in found:
@@ -89,12 +89,12 @@ def resolve_plan(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[s
         answers = (answers or after) if compares else answers
         needed = [after, judge if one.stage.needs_reward_model else None, answers if compares else None]
         needs = tuple(dict.fromkeys(name for name in needed if name is not None and not is_external(name)))
-        found[one.name] = ResolvedStage(one.name, one.stage, after, judge, answers if compares else None, needs)
+        found[one.name] = StageDependencies(one.name, one.stage, after, judge, answers if compares else None, needs)
         judge = one.name if one.stage.leaves == "reward model" else judge
     return found
 
 
-def _after(one: PlannedStage, before: Mapping[str, ResolvedStage]) -> str | None:
+def _after(one: PlannedStage, before: Mapping[str, StageDependencies]) -> str | None:
     """What a stage begins with: what it says, or the last stage that learned from an earlier kind of data."""
     name, stage = one.name, one.stage
     if stage.starts_from == "nothing":
@@ -108,7 +108,7 @@ def _after(one: PlannedStage, before: Mapping[str, ResolvedStage]) -> str | None
                 f"{name} cannot come after {one.after}: no stage of that name before it leaves a language model."
             )
         return one.after
-    earlier = [each.name for each in models if INPUTS.index(each.stage.reads) < INPUTS.index(stage.reads)]
+    earlier = [each.name for each in models if DATA_FIELDS.index(each.stage.reads) < DATA_FIELDS.index(stage.reads)]
     if not earlier:
         raise LabError(
             f"{name} needs a language model to start from: put a stage before it in the plan (pretrain,{name}), or "
@@ -117,19 +117,19 @@ def _after(one: PlannedStage, before: Mapping[str, ResolvedStage]) -> str | None
     return earlier[-1]
 
 
-def parse_plan(text: str, known: Sequence[PlannedStage]) -> tuple[PlannedStage, ...]:
+def parse_plan(text: str, templates: Sequence[PlannedStage]) -> tuple[PlannedStage, ...]:
     """Planned stages from "pretrain,sft,ppo@sft", with the settings that a stage of that name, else of that kind, has
-    in `known`, else its defaults. Raises LabError for what is no plan.
+    in `templates`, else its defaults. Raises LabError for what is no plan.
     """
     made = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, at, after = (word.strip() for word in part.partition("@"))
         kind = stage_kind(name)
-        settings = {one.name: one.stage for one in known}
-        settings = {one.stage.kind: one.stage for one in reversed(known)} | settings
+        settings = {one.name: one.stage for one in templates}
+        settings = {one.stage.kind: one.stage for one in reversed(templates)} | settings
         stage = settings.get(name) or settings.get(kind) or STAGES[kind]()
         made.append(PlannedStage(name, stage, after if at else None))
-    resolve_plan(made)
+    resolve_dependencies(made)
     return tuple(made)
 
 

@@ -25,7 +25,7 @@ from labkit.training.processes import accelerator
 from labkit.world import World
 
 
-class Sources(NamedTuple):
+class DataSources(NamedTuple):
     """What a recipe names to be read; None where the world takes its place."""
 
     texts: Texts | None
@@ -33,12 +33,12 @@ class Sources(NamedTuple):
     preferences: Preferences | None
 
 
-def read_sources(places: Mapping[str, str]) -> Sources:
+def read_sources(locations: Mapping[str, str]) -> DataSources:
     """Read what stands in these places, by the recipe's fields. Raises LabError for what cannot be read."""
-    return Sources(
-        read_texts(places["text"]) if "text" in places else None,
-        read_conversations(places["instructions"]) if "instructions" in places else None,
-        read_preferences(places["preferences"]) if "preferences" in places else None,
+    return DataSources(
+        read_texts(locations["text"]) if "text" in locations else None,
+        read_conversations(locations["instructions"]) if "instructions" in locations else None,
+        read_preferences(locations["preferences"]) if "preferences" in locations else None,
     )
 
 
@@ -64,7 +64,7 @@ def prepare_inputs(run: Run) -> StageInputs:
         texts,
         conversations,
         preferences,
-        shape=recipe.model,
+        model_config=recipe.model,
         annotator=recipe.annotation.annotator,
         model_of=run.model,
         reward_model_of=lambda name: run.stage(name).reward_model() if run.stage(name).trained else None,

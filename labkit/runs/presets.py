@@ -10,7 +10,7 @@ from labkit.model.feedforward import Gated
 from labkit.model.positions import Rotary
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
-from labkit.runs.plan import plan_of
+from labkit.runs.plan import make_plan
 from labkit.runs.recipe import Recipe, TokenizerConfig
 from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling
 from labkit.training.config import TrainConfig
@@ -74,7 +74,7 @@ PRESETS: dict[str, Recipe] = {
         tinyworld_size="tiny",
         tokenizer=TokenizerConfig(documents=500),
         model=_SMALL,
-        plan=plan_of(
+        plan=make_plan(
             pretrain=Pretrain(TrainConfig(steps=1500, batch_size=8, max_length=128, muon_lr=6e-3, adamw_lr=6e-3)),
             sft=SFT(TrainConfig(steps=250, batch_size=8, max_length=128, muon_lr=1e-2, adamw_lr=5e-3)),
             reward=RewardModeling(
@@ -93,7 +93,7 @@ PRESETS: dict[str, Recipe] = {
     "lab": Recipe(
         tinyworld_size="lab",
         model=_LAB,
-        plan=plan_of(
+        plan=make_plan(
             pretrain=Pretrain(TrainConfig(steps=3200, batch_size=12, max_length=128, decay_fraction=0.5, compile=True)),
             sft=SFT(TrainConfig(steps=350, batch_size=12, max_length=128, muon_lr=1.5e-3, adamw_lr=2e-3, compile=True)),
             reward=RewardModeling(
@@ -111,7 +111,7 @@ PRESETS: dict[str, Recipe] = {
         tinyworld_size="full",
         tokenizer=TokenizerConfig(documents=20_000),
         model=_FULL,
-        plan=plan_of(
+        plan=make_plan(
             pretrain=Pretrain(TrainConfig(steps=20_000, batch_size=32, max_length=256, warmup_steps=100, compile=True)),
             sft=SFT(
                 TrainConfig(steps=2000, batch_size=32, max_length=256, muon_lr=1.5e-3, adamw_lr=2e-3, compile=True)

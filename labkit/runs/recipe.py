@@ -17,16 +17,16 @@ from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.runs.plan import (
     PlannedStage,
-    ResolvedStage,
+    StageDependencies,
     format_plan,
     is_external,
+    make_plan,
     plan_from_list,
-    plan_of,
     plan_to_list,
-    resolve_plan,
+    resolve_dependencies,
 )
 from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling, Stage
-from labkit.stages.registry import INPUTS
+from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import SMALLEST_VOCABULARY
 from labkit.training.config import fingerprint
 
@@ -47,7 +47,7 @@ class TokenizerConfig:
         check_fields(self)
 
 
-DEFAULT_PLAN = plan_of(pretrain=Pretrain(), sft=SFT(), reward=RewardModeling(), ppo=PPO(), dpo=DPO())
+DEFAULT_PLAN = make_plan(pretrain=Pretrain(), sft=SFT(), reward=RewardModeling(), ppo=PPO(), dpo=DPO())
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        resolve_plan(self.plan)
-        for name in INPUTS:
+        resolve_dependencies(self.plan)
+        for name in DATA_FIELDS:
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise LabError(f"Recipe: {name} is empty, as a variable that is not set. Name a file, or leave it out.")
         if not self.model.causal or self.model.encoder_depth:
@@ -112,7 +112,7 @@ class Recipe:
 
     def _serves(self, reads: str) -> bool:
         """Whether there is such data: as it is given, or of the world, where nothing that comes before is given."""
-        before = INPUTS[: INPUTS.index(reads)]
+        before = DATA_FIELDS[: DATA_FIELDS.index(reads)]
         given = [getattr(self, field) is not None for field in before]
         if not any(given):
             return True
@@ -148,21 +148,21 @@ class Recipe:
         return dataclasses.replace(self, plan=self._plan_with(parts), **own)
 
     @cached_property
-    def resolved_stages(self) -> dict[str, ResolvedStage]:
+    def stage_dependencies(self) -> dict[str, StageDependencies]:
         """The stages that this recipe has, with what each builds on, by name, in order."""
-        return resolve_plan(self.active_stages, annotated=self.preferences is None)
+        return resolve_dependencies(self.active_stages, annotated=self.preferences is None)
 
     def predecessor(self, stage: str) -> str | None:
         """What a stage begins with: a stage of this recipe, or RUN/STAGE of another run; None for new weights."""
-        return self.resolved_stages[stage].after
+        return self.stage_dependencies[stage].predecessor
 
-    def reward_stage(self, stage: str) -> str | None:
+    def preceding_reward_stage(self, stage: str) -> str | None:
         """The stage whose reward model judges the answers of this one; None where none stands before it."""
-        return self.resolved_stages[stage].judge
+        return self.stage_dependencies[stage].reward_stage
 
     def dependencies(self, stage: str) -> list[str]:
         """The stages that a stage builds on directly; what it begins with first."""
-        return list(self.resolved_stages[stage].dependencies)
+        return list(self.stage_dependencies[stage].required_stages)
 
     def external_root(self, stage: str) -> str | None:
         """The stage of another run, RUN/STAGE, that a stage's model goes back to; None for weights of our own."""
@@ -175,7 +175,7 @@ class Recipe:
         from preferences comes after.
         """
         return next(
-            (one.annotated_stage for one in self.resolved_stages.values() if one.annotated_stage is not None), None
+            (one.annotated_stage for one in self.stage_dependencies.values() if one.annotated_stage is not None), None
         )
 
     @property
@@ -204,8 +204,8 @@ class Recipe:
         return [name for name in self.stages if stage in self.ancestors(name)]
 
     def input_fields(self, stage: str) -> list[str]:
-        """The fields of `INPUTS` that decide what a stage becomes; the tokenizer learns from instructions, too."""
-        fields = INPUTS if self._reads_preferences(stage) else INPUTS[:2]
+        """The fields of `DATA_FIELDS` that decide what a stage becomes; the tokenizer learns from instructions, too."""
+        fields = DATA_FIELDS if self._reads_preferences(stage) else DATA_FIELDS[:2]
         return [field for field in fields if getattr(self, field) is not None]
 
     def _reads_preferences(self, stage: str) -> bool:
@@ -221,9 +221,11 @@ class Recipe:
         names = ["seed", "tinyworld_size", "tokenizer", "model", "text", "instructions"]
         if self._reads_preferences(stage):
             names += ["annotation", "preferences"]
-        decides = {self.older_names.get(name, name): to_json_value(getattr(self, name), older=True) for name in names}
+        decides = {
+            self.older_names.get(name, name): to_json_value(getattr(self, name), legacy_names=True) for name in names
+        }
         for name in (*self.ancestors(stage), stage):
-            decides[name] = to_json_value(self.stages[name], older=True)
+            decides[name] = to_json_value(self.stages[name], legacy_names=True)
             decides[name]["train"]["seed"] = 0  # as when each had a seed, so that runs begun then can be resumed
         started = {one.name: one.after for one in self.active_stages if one.name in decides and one.after is not None}
         return fingerprint(decides | ({"after": started} if started else {}))

@@ -110,7 +110,7 @@ def _of_kind(kind: str, kinds: dict[str, type], now: Any, flag: str, left: Seque
         return None
     needed = [name for name in required_number_fields(kinds[kind]) if not hasattr(now, name)]
     given = {name: _take(list(left), f"{flag}.{name}") for name in needed}
-    missing = [f"{shown}.{name}" for name, value in given.items() if value is None]
+    missing = [f"{shown}.{name.replace('_', '-')}" for name, value in given.items() if value is None]
     if missing:
         raise LabError(f"{shown} {kind} needs {' and '.join(missing)} too.")
     numbers: dict[str, Any] = {}

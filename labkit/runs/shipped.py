@@ -65,6 +65,6 @@ def _measure(run: Run, machine: dict[str, Any]) -> None:
     stage_inputs = prepare_inputs(run)
     for stage in run.stages:
         assert stage.result is not None
-        stage.finish(stage.result | reevaluate_stage(run, stage.name, stage_inputs))
+        stage.write_result_and_clear_checkpoints(stage.result | reevaluate_stage(run, stage.name, stage_inputs))
     shutil.rmtree(run.path / "preferences", ignore_errors=True)
     run.write_report(machine)

@@ -59,7 +59,7 @@ class StageFolder:
         write_json(self.path / "config.json", to_dict(model.config))
         write_model(self.path / "model.safetensors", model)
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def write_result_and_clear_checkpoints(self, result: dict[str, Any]) -> None:
         """Keep the stage's result, with what its words were split by, and drop what was only there to resume."""
         write_json(self.path / "result.json", {**result, "tokenizer": self._tokenizer()})
         self.clear_checkpoints()

@@ -21,7 +21,7 @@ from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Curve, Stage, register
-from labkit.text.pairs import PairBatch, PairSource, batches_by_length, collate_pairs, encode_pair
+from labkit.text.pairs import PairBatch, PairSource, batch_indices_by_length, collate_pairs, encode_pair
 from labkit.training.config import Source, TrainConfig
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ class DPO(Stage):
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
         rows, length = self.train.batch_size, self.train.max_length
         pairs = stage_inputs.fitting_pairs(length)
-        reference = reference_logprobs(model, stage_inputs.tokenizer, pairs, length, self.train.precision)
+        reference = pair_logprobs(model, stage_inputs.tokenizer, pairs, length, self.train.precision)
         return PairSource(
-            stage_inputs.tokenizer, pairs, rows, length, reference=reference, **stage_inputs.shard_options()
+            stage_inputs.tokenizer, pairs, rows, length, reference_logprobs=reference, **stage_inputs.shard_options()
         )
 
     def objective(self, model: Transformer, batch: PairBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -88,17 +88,22 @@ class DPO(Stage):
         metrics = {"accuracy": (better > worse).sum(), "chosen_reward": better.sum(), "rejected_reward": worse.sum()}
         return loss.sum(), torch.tensor(len(loss), device=loss.device), metrics | token_count_metric(batch.inputs)
 
-    def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
+    def validation_loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         return self._held_out(model, stage_inputs)["validation_loss"]
 
     @classmethod
-    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
+    def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:
         """Its loss on held-out pairs is below log 2, which guessing gives."""
-        if "validation_loss" not in own:
+        if "validation_loss" not in metrics:
             return None
-        return Claim(cls.kind, "loss on held-out pairs", own["validation_loss"], math.log(2), "chance: log 2", "lower")
+        return Claim(
+            cls.kind, "loss on held-out pairs", metrics["validation_loss"], math.log(2), "chance: log 2", "lower"
+        )
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
+        """Loss and accuracy on held-out pairs; then greedy answers to held-out prompts are generated, and their gold or
+        reward is compared with that of the model before.
+        """
         from labkit.evaluation.policies import policy_metrics
 
         policy = policy_metrics(
@@ -114,10 +119,10 @@ class DPO(Stage):
         pairs = stage_inputs.fitting_held_out_pairs(length)
 
         def found(one: Transformer) -> NDArray:
-            return reference_logprobs(one, tokenizer, pairs, length, self.train.precision)
+            return pair_logprobs(one, tokenizer, pairs, length, self.train.precision)
 
-        after, key = found(model), ("held-out pairs", length, self.train.precision, stage_inputs.after)
-        before = stage_inputs.cached(key, lambda: found(stage_inputs.initial_model()))
+        after, key = found(model), ("held-out pairs", length, self.train.precision, stage_inputs.predecessor)
+        before = stage_inputs.cached(key, lambda: found(stage_inputs.predecessor_model()))
         moved = torch.from_numpy(after - before)
         chosen, rejected = moved.unbind(1)
         loss = dpo_loss(chosen, rejected, torch.zeros_like(chosen), torch.zeros_like(rejected), beta=self.beta)
@@ -126,18 +131,18 @@ class DPO(Stage):
             "pair_accuracy": pairwise_accuracy(chosen - rejected),
             "length_accuracy": length_accuracy(pairs),
             "pairs": len(pairs),
-            "left_out": stage_inputs.left_out_count(length),
+            "left_out": stage_inputs.num_left_out_pairs(length),
         }
 
 
 @torch.no_grad()
-def reference_logprobs(
+def pair_logprobs(
     model: Transformer,
     tokenizer: Tokenizer,
     pairs: Sequence[PreferencePair],
     length: int,
     precision: str,
-    rows: int = 32,
+    batch_size: int = 32,
 ) -> NDArray:
     """log-probability of each pair's chosen and rejected answer to `model`: [N, 2] nats.
 
@@ -148,7 +153,7 @@ def reference_logprobs(
     model.eval()
     found, device = torch.zeros(len(encoded), 2), model.embedding.weight.device
     with autocast(device, precision):
-        for chosen in batches_by_length(encoded, rows):
+        for chosen in batch_indices_by_length(encoded, batch_size):
             batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad_token_id).to(device)
             sums = model.label_logprobs(model.hidden_states(batch.inputs), batch.labels, batch.mask).sum(-1)
             found[chosen] = sums.view(2, -1).T.cpu()

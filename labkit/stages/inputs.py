@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labkit.errors import LabError, counted
+from labkit.errors import LabError, count_with_noun
 from labkit.losses import next_token_loss
 from labkit.machine import all_reduce_sum
 
@@ -49,13 +49,13 @@ class PreferenceSplit:
 class StageInputs:
     """What a run reads, for one of its stages.
 
-    texts, conversations, preferences: real ones, or None where the world's take their place. shape: of a new model, its
-    vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name, or the folder of
-    another run's stage -> the language model that it left; reward_model_of: the same for reward models, None where none
-    was made. load_preferences: gives the pairs, once the model is there whose answers are chosen from. rank,
-    world_size: this process among all; each reads its share of a batch. folder: the run's. after, judged_by: the stage
-    that this one comes after, and the one whose reward model it is given; None where there is none. cache: what
-    `cached` has made, for all of the run's stages.
+    texts, conversations, preferences: real ones, or None where the world's take their place. model_config: of a new
+    model, its vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name, or the
+    folder of another run's stage -> the language model that it left; reward_model_of: the same for reward models, None
+    where none was made. load_preferences: gives the pairs, once the model is there whose answers are chosen from. rank,
+    world_size: this process among all; each reads its share of a batch. folder: the run's. predecessor, reward_stage:
+    the stage that this one comes after, and the one whose reward model it is given; None where there is none. cache:
+    what `cached` has made, for all of the run's stages.
     """
 
     tokenizer: Tokenizer
@@ -64,7 +64,7 @@ class StageInputs:
     texts: Texts | None = None
     conversations: Conversations | None = None
     preferences: Preferences | None = None
-    shape: ModelConfig | None = None
+    model_config: ModelConfig | None = None
     annotator: str = "warm"
     model_of: Callable[[str], Transformer] | None = None
     reward_model_of: Callable[[str], RewardModel | None] | None = None
@@ -72,13 +72,13 @@ class StageInputs:
     rank: int = 0
     world_size: int = 1
     folder: Path | None = None
-    after: str | None = None
-    judged_by: str | None = None
+    predecessor: str | None = None
+    reward_stage: str | None = None
     cache: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
-    def for_stage(self, after: str | None, judged_by: str | None) -> StageInputs:
+    def for_stage(self, predecessor: str | None, reward_stage: str | None) -> StageInputs:
         """The same for a stage that comes after this one and is judged by that; what was made once is shared."""
-        made = dataclasses.replace(self, after=after, judged_by=judged_by)
+        made = dataclasses.replace(self, predecessor=predecessor, reward_stage=reward_stage)
         object.__setattr__(made, "cache", self.cache)
         return made
 
@@ -106,16 +106,16 @@ class StageInputs:
         """A model whose weights are drawn from the run's seed."""
         from labkit.model.transformer import Transformer
 
-        assert self.shape is not None
+        assert self.model_config is not None
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            return Transformer(dataclasses.replace(self.shape, vocabulary=self.tokenizer.vocab_size))
+            return Transformer(dataclasses.replace(self.model_config, vocabulary=self.tokenizer.vocab_size))
 
-    def initial_model(self) -> Transformer:
+    def predecessor_model(self) -> Transformer:
         """A fresh copy of the language model that the stage begins with. Raises LabError where it comes after none."""
-        if self.after is None:
+        if self.predecessor is None:
             raise LabError("The stage comes after none that has left a language model.")
-        return self.model(self.after)
+        return self.model(self.predecessor)
 
     def model(self, stage: str) -> Transformer:
         """A fresh copy of the language model after a stage of the run, or of another: RUN/STAGE."""
@@ -131,9 +131,9 @@ class StageInputs:
 
     def reward_model_or_none(self) -> RewardModel | None:
         """A fresh copy of the reward model, where the run has made one."""
-        if self.reward_model_of is None or self.judged_by is None:
+        if self.reward_model_of is None or self.reward_stage is None:
             return None
-        return self.reward_model_of(self.judged_by)
+        return self.reward_model_of(self.reward_stage)
 
     @property
     def preference_split(self) -> PreferenceSplit:
@@ -151,14 +151,16 @@ class StageInputs:
         """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.train, length, "preference pairs")
 
-    def check_fit(self, count: Callable[[], tuple[Any, LengthReport]], what: str, length: int) -> LengthReport:
+    def check_fit(
+        self, measure_lengths: Callable[[], tuple[Any, LengthReport]], what: str, length: int
+    ) -> LengthReport:
         """How examples fit in rows of `length` tokens: counted once, and said once where some do not. Raises LabError
         where none does.
         """
         from labkit.text.fitting import check_any_fit
 
         def said() -> LengthReport:
-            _, fit = count()
+            _, fit = measure_lengths()
             check_any_fit(fit, what, length)
             if words := fit.message(what, length):
                 warnings.warn(words, stacklevel=2)
@@ -190,7 +192,7 @@ class StageInputs:
         """The held-out pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.validation, length, "held-out preference pairs")
 
-    def left_out_count(self, length: int) -> int:
+    def num_left_out_pairs(self, length: int) -> int:
         """How many training pairs do not fit in rows of `length` tokens."""
         return len(self.preference_split.train) - len(self.fitting_pairs(length))
 
@@ -207,7 +209,9 @@ class StageInputs:
         if self.preferences is not None:
             given = DatasetPrompts(self.tokenizer, self.preferences.train, room)
             self.check_fit(
-                lambda: (given, given.fit), f"prompts with an answer of {counted(max_new_tokens, 'token')}", length
+                lambda: (given, given.fit),
+                f"prompts with an answer of {count_with_noun(max_new_tokens, 'token')}",
+                length,
             )
             return given
         return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)

@@ -41,10 +41,10 @@ from labkit.stages.claims import Claim, Metrics
 from labkit.stages.credit import GAECredit
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.registry import Curve, Stage, register
-from labkit.stages.rollouts import Rollout, Rollouts, check_batch_size
+from labkit.stages.rollouts import Rollout, RolloutSource, check_batch_size
 from labkit.stages.sampling import Sampler, apply_temperature
 from labkit.training.config import TrainConfig
-from labkit.training.engine import spread
+from labkit.training.engine import make_eval_engine
 from labkit.training.processes import accelerator
 
 if TYPE_CHECKING:
@@ -138,14 +138,14 @@ class PPO(Stage):
         """
         critic = stage_inputs.reward_model()
         critic.logprob_weight.data.zero_()
-        return ActorCritic(stage_inputs.initial_model(), critic)
+        return ActorCritic(stage_inputs.predecessor_model(), critic)
 
     def source(self, stage_inputs: StageInputs, model: ActorCritic) -> Source:
         """Rollouts of the actor, judged by the reward model; the reference is a copy of the actor as it is before the
         first step.
         """
         tokenizer, train = stage_inputs.tokenizer, self.train
-        return Rollouts(
+        return RolloutSource(
             stage_inputs.prompts(train.max_length, self.max_new_tokens),
             self.sampler(tokenizer),
             self.judge(stage_inputs.reward_model(), tokenizer),
@@ -161,10 +161,12 @@ class PPO(Stage):
 
     def judge(self, reward_model: RewardModel, tokenizer: Tokenizer) -> Judge:
         """The reward model's number of each answer, by as many processes as hold its weights."""
-        engine = spread(reward_model, accelerator().device)
+        engine = make_eval_engine(reward_model, accelerator().device)
 
         def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Sequence[float]:
-            return engine.run(lambda model: reward_judge(model, tokenizer, has_end_token=True)(prompts, answers))
+            return engine.call_with_weights(
+                lambda model: reward_judge(model, tokenizer, has_end_token=True)(prompts, answers)
+            )
 
         return judge
 
@@ -172,7 +174,7 @@ class PPO(Stage):
         """What draws the answers."""
         return Sampler(
             tokenizer,
-            length=self.train.max_length,
+            max_length=self.train.max_length,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             compile=self.compile_rollouts,
@@ -203,13 +205,16 @@ class PPO(Stage):
         return tokens * model.actor.flops_per_token(self.train.max_length) * (2 + 5 / 3 / self.epochs)
 
     @classmethod
-    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
+    def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:
         """Its answers to held-out prompts are rewarded more than those of the model that it began with."""
-        if "reward" not in own:
+        if "reward" not in metrics:
             return None
-        return Claim(cls.kind, "reward", own["reward"], own["reward_before"], "the initial model", "higher")
+        return Claim(cls.kind, "reward", metrics["reward"], metrics["reward_before"], "the initial model", "higher")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
+        """Generates greedy answers to held-out prompts, and compares their gold or reward with that of the model
+        before.
+        """
         from labkit.evaluation.policies import policy_metrics
 
         return policy_metrics(model, stage_inputs, config.prompts, self.train.max_length, self.max_new_tokens)

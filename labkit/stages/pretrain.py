@@ -75,12 +75,12 @@ class Pretrain(Stage):
         trained = self.train.steps * self.train.gradient_accumulation_steps * self.train.batch_size
         return WorldData(stage_inputs.world, self.train.max_length, stage_inputs.seed, trained)
 
-    def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
+    def validation_loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         """Of held-out texts, fewer than are measured at the end: nats per token."""
         from labkit.evaluation.config import truncate_texts
         from labkit.evaluation.held_out_loss import document_loss, text_loss
 
-        tokenizer, length, rows = stage_inputs.tokenizer, self.train.max_length, config.loss_rows
+        tokenizer, length, rows = stage_inputs.tokenizer, self.train.max_length, config.loss_batch_size
         if stage_inputs.texts is not None:
             texts = truncate_texts(stage_inputs.texts.validation, config.characters // 10)
             return text_loss(model, tokenizer, texts, length, rows)["validation_loss"]
@@ -89,15 +89,21 @@ class Pretrain(Stage):
         return document_loss(model, tokenizer, documents, length, rows)["validation_loss"]
 
     @classmethod
-    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
+    def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:
         """Its loss on held-out text is below the untrained model's."""
-        if "untrained_loss" not in own:
+        if "untrained_loss" not in metrics:
             return None
         return Claim(
-            cls.kind, "validation loss", own["validation_loss"], own["untrained_loss"], "the untrained model", "lower"
+            cls.kind,
+            "validation loss",
+            metrics["validation_loss"],
+            metrics["untrained_loss"],
+            "the untrained model",
+            "lower",
         )
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
+        """Held-out loss; in the world also stories and answers, which are generated here and checked."""
         from labkit.evaluation.language_models import evaluate_base
 
         return evaluate_base(model, stage_inputs.tokenizer, self.eval_data(stage_inputs), config)

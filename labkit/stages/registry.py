@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="type[Stage]")
 
-INPUTS = ("text", "instructions", "preferences")
+DATA_FIELDS = ("text", "instructions", "preferences")
 """The kinds of data that a stage may learn from, from the first in a recipe to the last."""
 
 
-TAKEN = (
-    *("preset", "seed", "world", "tinyworld", "tokenizer", "model", "plan", "annotation", "evaluation", *INPUTS),
+RESERVED_NAMES = (
+    *("preset", "seed", "world", "tinyworld", "tokenizer", "model", "plan", "annotation", "evaluation", *DATA_FIELDS),
     *("checkpoints", "corpus", "run", "stages", "out", "resume", "help"),
 )
 """Names that mean something else in recipes, among flags, or in a run's folder."""
@@ -92,7 +92,7 @@ class Stage(ABC):
 
     def initial_model(self, stage_inputs: StageInputs) -> Any:
         """The module that is trained, before the first step."""
-        return stage_inputs.initial_model()
+        return stage_inputs.predecessor_model()
 
     @abstractmethod
     def source(self, stage_inputs: StageInputs, model: Any) -> Source:
@@ -110,7 +110,7 @@ class Stage(ABC):
         """Floating-point operations of the whole stage, which read so many tokens, sampling included."""
         return tokens * model.flops_per_token(self.train.max_length)
 
-    def loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float | None:
+    def validation_loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float | None:
         """Of a label on held-out data: the one measure cheap enough to take while training; None without one."""
         return None
 
@@ -119,11 +119,13 @@ class Stage(ABC):
         return None
 
     def evaluate(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
-        """All that can be measured after the stage."""
+        """All that can be measured after the stage. Where answers are judged, they are generated here first: greedy
+        ones to held-out prompts, which takes most of the time.
+        """
         return {}
 
     @classmethod
-    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
+    def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:
         """What the stage must beat, from its own metrics and those of the stage that it came after (empty without
         one); None where nothing was measured.
         """
@@ -132,7 +134,7 @@ class Stage(ABC):
 
 STAGES: dict[str, type[Stage]] = {}
 """Every kind of stage whose file was imported, by its name."""
-LINES: dict[str, str] = {}
+STAGE_DESCRIPTIONS: dict[str, str] = {}
 """What each of them does, in a line."""
 
 
@@ -143,16 +145,16 @@ def register(kind: str, description: str) -> Callable[[S], S]:
     """
 
     def known(stage: S) -> S:
-        if not re.fullmatch("[a-z][a-z0-9]*", kind) or kind in TAKEN:
+        if not re.fullmatch("[a-z][a-z0-9]*", kind) or kind in RESERVED_NAMES:
             raise LabError(
-                f"{kind!r} is no name for a stage: small letters and digits, and none of {', '.join(TAKEN)}."
+                f"{kind!r} is no name for a stage: small letters and digits, and none of {', '.join(RESERVED_NAMES)}."
             )
         before = STAGES.get(kind)
         same = before is None or (before.__module__, before.__qualname__) == (stage.__module__, stage.__qualname__)
         if before is not None and not same:
             raise LabError(f"There is a stage {kind} already, {before.__module__}.{before.__qualname__}.")
         stage.kind = kind
-        STAGES[kind], LINES[kind] = stage, description
+        STAGES[kind], STAGE_DESCRIPTIONS[kind] = stage, description
         return stage
 
     return known

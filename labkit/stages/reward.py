@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def reward_objective(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(summed loss, how many pairs, how many of them are ranked as chosen)."""
-    chosen, rejected = model.scores_at(batch.inputs, batch.mask, batch.ends).chunk(2)
+    chosen, rejected = model.scores_at(batch.inputs, batch.mask, batch.last_token_index).chunk(2)
     loss, right = pairwise_loss(chosen, rejected)
     return (
         loss.sum(),
@@ -69,7 +69,7 @@ class RewardModeling(Stage):
 
     def initial_model(self, stage_inputs: StageInputs) -> RewardModel:
         """The fine-tuned model with a head that is zero: an answer scores its mean log-probability."""
-        return RewardModel(stage_inputs.initial_model())
+        return RewardModel(stage_inputs.predecessor_model())
 
     def source(self, stage_inputs: StageInputs, model: RewardModel) -> Source:
         rows, length = self.train.batch_size, self.train.max_length
@@ -80,7 +80,7 @@ class RewardModeling(Stage):
     def flops(self, model: RewardModel, tokens: float) -> float:
         return tokens * model.body.flops_per_token(self.train.max_length)
 
-    def loss(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
+    def validation_loss(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         return self._ranked(model, stage_inputs)["validation_loss"]
 
     def _ranked(self, model: RewardModel, stage_inputs: StageInputs) -> dict[str, float]:
@@ -90,11 +90,11 @@ class RewardModeling(Stage):
         return ranking_metrics(model, stage_inputs.tokenizer, pairs, self.train.max_length, self.train.precision)
 
     @classmethod
-    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
+    def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:
         """Its preference accuracy on held-out pairs is above chance."""
-        if "pair_accuracy" not in own:
+        if "pair_accuracy" not in metrics:
             return None
-        return Claim(cls.kind, "preference accuracy", own["pair_accuracy"], 0.5, "chance", "higher")
+        return Claim(cls.kind, "preference accuracy", metrics["pair_accuracy"], 0.5, "chance", "higher")
 
     def evaluate(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
         """Held-out pairs ranked; in the world also against gold."""
@@ -102,5 +102,5 @@ class RewardModeling(Stage):
 
         length, tokenizer, precision = self.train.max_length, stage_inputs.tokenizer, self.train.precision
         choices = stage_inputs.held_out_annotated_pairs(length)
-        ranked = self._ranked(model, stage_inputs) | {"left_out": stage_inputs.left_out_count(length)}
+        ranked = self._ranked(model, stage_inputs) | {"left_out": stage_inputs.num_left_out_pairs(length)}
         return ranked | (gold_ranking_metrics(model, tokenizer, choices, length, precision) if choices else {})

@@ -20,7 +20,7 @@ from labkit.stages.credit import GAECredit, ScoredAnswers
 from labkit.stages.sampling import Sampler, Samples
 from labkit.text.batch import Batch
 from labkit.text.chat import without_end_token
-from labkit.training.engine import gathered, spread
+from labkit.training.engine import gather_full_parameters, make_eval_engine
 from labkit.training.processes import accelerator
 
 
@@ -56,7 +56,7 @@ def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> 
         )
 
 
-class Rollouts:
+class RolloutSource:
     """A source for `fit`: the model answers new prompts and learns from these answers in `epochs` steps, then others.
 
     A step reads `gradient_accumulation_steps` batches of `batch_size` answers, `num_generations` to each prompt.
@@ -84,7 +84,7 @@ class Rollouts:
     ):
         check_batch_size(batch_size, num_generations, world_size)
         self.prompts, self.sampler, self.judge, self.credit = prompts, sampler, judge, credit
-        self.reference = spread(reference, accelerator().device)
+        self.reference = make_eval_engine(reference, accelerator().device)
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
         self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
@@ -142,7 +142,7 @@ class Rollouts:
         asked = [self.prompts.prompt_ids(index) for index in indices]
         places = [(index - first) * samples + at % samples for at, index in enumerate(indices)]
         # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
-        with autocast(_device(model), self.precision), gathered(model.actor):
+        with autocast(_device(model), self.precision), gather_full_parameters(model.actor):
             written = self.sampler.sample(model.actor, asked, self._uniform_draws(batch)[places])
         return written._replace(batch=written.batch.to(_device(model)))
 
@@ -150,13 +150,13 @@ class Rollouts:
         device, batch = _device(model), samples.batch
         with autocast(device, self.precision):
             x, values = model(batch.inputs, batch.mask)
-            logprobs = self.sampler.logprobs(model.actor, x, batch)
-            reference_logprobs = self.reference.run(self._logprobs, batch)
+            logprobs = self.sampler.completion_logprobs(model.actor, x, batch)
+            reference_logprobs = self.reference.call_with_weights(self._logprobs, batch)
             scores = torch.tensor(judge_scores(self.judge, samples.prompts, samples.completions), device=device)
         return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
 
     def _logprobs(self, model: Transformer, batch: Batch) -> Tensor:
-        return self.sampler.logprobs(model, model.hidden_states(batch.inputs), batch)
+        return self.sampler.completion_logprobs(model, model.hidden_states(batch.inputs), batch)
 
     def _gold(self, batch: int, samples: Samples) -> list[float]:
         return self.prompts.gold_scores(

@@ -15,7 +15,7 @@ from labkit.decoding import Temperature, generate
 from labkit.decoding.compiled import CompiledGenerator, can_compile
 from labkit.losses import token_logprobs
 from labkit.model.transformer import Transformer
-from labkit.text.batch import Batch, full_row_batch
+from labkit.text.batch import Batch, batch_with_last_token_index
 from labkit.text.tokenizer import Tokenizer
 
 
@@ -35,15 +35,15 @@ class Samples(NamedTuple):
 
 
 class Sampler:
-    """Draws answers of at most `max_new_tokens` tokens at a temperature, for rows of `length`.
+    """Draws answers of at most `max_new_tokens` tokens at a temperature, for rows of `max_length`.
 
     compile: by the compiled writer, which writes the same, where the model can be compiled.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, length: int, max_new_tokens: int, temperature: float, compile: bool = False
+        self, tokenizer: Tokenizer, *, max_length: int, max_new_tokens: int, temperature: float, compile: bool = False
     ):
-        self.tokenizer, self.length, self.max_new_tokens = tokenizer, length, max_new_tokens
+        self.tokenizer, self.max_length, self.max_new_tokens = tokenizer, max_length, max_new_tokens
         self.temperature, self.compile = temperature, compile
         self.writer: CompiledGenerator | None = None
 
@@ -54,21 +54,20 @@ class Sampler:
             ([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
             for prompt, answer in zip(prompts, drawn, strict=True)
         ]
-        batch, _ = full_row_batch(rows, self.length, self.tokenizer.pad_token_id)
+        batch, _ = batch_with_last_token_index(rows, self.max_length, self.tokenizer.pad_token_id)
         return Samples(prompts, drawn, batch)
 
-    def logprobs(self, model: Transformer, x: Tensor, batch: Batch) -> Tensor:
+    def completion_logprobs(self, model: Transformer, hidden_states: Tensor, batch: Batch) -> Tensor:
         """Log-probability of each token of the answers under the distribution that it is drawn from: `model` at the
-        sampler's temperature. x [B, T, D] of `model.hidden_states` -> [B, T] nats; 0 where the mask is False.
+        sampler's temperature. hidden_states [B, T, D] of `model.hidden_states` -> [B, T] nats; 0 where the mask is
+        False.
         """
         mask = batch.mask
-        logits = apply_temperature(model.logits(x[mask]).unsqueeze(0), self.temperature)
+        logits = apply_temperature(model.logits(hidden_states[mask]).unsqueeze(0), self.temperature)
         found = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
         return found.new_zeros(mask.shape).masked_scatter(mask, found)
 
-    def _drawn(
-        self, model: Transformer, prompts: Sequence[Sequence[int]], uniform_draws: Tensor
-    ) -> list[list[int]]:
+    def _drawn(self, model: Transformer, prompts: Sequence[Sequence[int]], uniform_draws: Tensor) -> list[list[int]]:
         filters = [Temperature(self.temperature)]
         options: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
@@ -77,7 +76,7 @@ class Sampler:
             "keep_stop": True,
         }
         if not (self.compile and can_compile(model)):
-            return generate(model, prompts, filters=filters, rows=len(prompts), **options)
+            return generate(model, prompts, filters=filters, batch_size=len(prompts), **options)
         if self.writer is None or self.writer.model is not model:
-            self.writer = CompiledGenerator(model, rows=len(prompts), length=self.length, filters=filters)
+            self.writer = CompiledGenerator(model, batch_size=len(prompts), max_length=self.max_length, filters=filters)
         return self.writer.generate(prompts, **options)

@@ -93,7 +93,7 @@ class SFT(Stage):
             return TextData((), stage_inputs.conversations.validation, self.train.max_length)
         return WorldData(stage_inputs.world, self.train.max_length, stage_inputs.seed)
 
-    def loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
+    def validation_loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         from labkit.evaluation.held_out_loss import document_loss
 
         count = config.documents // 2
@@ -102,28 +102,35 @@ class SFT(Stage):
         else:
             documents = [stage_inputs.world.conversation("validation", stage_inputs.seed, i) for i in range(count)]
         measured = document_loss(
-            model, stage_inputs.tokenizer, documents, self.train.max_length, config.loss_rows, "answers"
+            model, stage_inputs.tokenizer, documents, self.train.max_length, config.loss_batch_size, "answers"
         )
         return measured["validation_loss"]
 
     @classmethod
-    def claim(cls, own: Metrics, before: Metrics) -> Claim | None:
+    def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:
         """It answers more held-out questions right than the base model; where the right answers are not known, its loss
         on held-out answers is lower.
         """
-        if "accuracy" in own and "accuracy" in before:
-            right, base, error = own["accuracy"], before["accuracy"], own.get("accuracy_standard_error", 0.0)
+        if "accuracy" in metrics and "accuracy" in predecessor_metrics:
+            right, base, error = (
+                metrics["accuracy"],
+                predecessor_metrics["accuracy"],
+                metrics.get("accuracy_standard_error", 0.0),
+            )
             return Claim(cls.kind, "accuracy", right, base, "the base model", "higher", error)
-        if "untrained_loss" not in own:
+        if "untrained_loss" not in metrics:
             return None
-        loss, base = own["validation_loss"], own["untrained_loss"]
+        loss, base = metrics["validation_loss"], metrics["untrained_loss"]
         return Claim(cls.kind, "validation loss", loss, base, "the base model", "lower")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
+        """Loss on held-out answers, and how many examples were cut or left out; in the world also the accuracy and gold
+        of answers that are generated here.
+        """
         from labkit.evaluation.language_models import evaluate_chat
 
         measured = evaluate_chat(model, stage_inputs.tokenizer, self.eval_data(stage_inputs), config)
         for what, fit in self.length_reports(stage_inputs).items():
             held_out = "held_out_" if what.startswith("held-out") else ""
-            measured |= {f"{held_out}cut": fit.cut, f"{held_out}left_out": fit.left_out}
+            measured |= {f"{held_out}cut": fit.truncated, f"{held_out}left_out": fit.left_out}
         return measured

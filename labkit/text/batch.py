@@ -55,7 +55,7 @@ def shifted_batch(
     return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), torch.from_numpy(mask))
 
 
-def full_row_batch(
+def batch_with_last_token_index(
     rows: Sequence[tuple[Sequence[int], Sequence[bool]]], length: int, pad_token_id: int
 ) -> tuple[Batch, Tensor]:
     """Rows of up to `length` ids -> Batch of which every id is an input, and where each row ends: [B] int64.

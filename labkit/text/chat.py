@@ -84,15 +84,15 @@ def encode_prompt_and_answer(tokenizer: Tokenizer, messages: Sequence[Message], 
         said = [*encode_answer_prefix(tokenizer, answer), tokenizer.eos_token_id]
         return [*prompt, *said], [False] * len(prompt) + [True] * len(said)
     ids, counts = tokenizer.template.encode_with_mask(
-        [*_turns(messages), ("assistant", answer)], learned={len(messages)}
+        [*_turns(messages), ("assistant", answer)], trained_turns={len(messages)}
     )
     last = len(counts) - counts[::-1].index(True)
     return ids[:last], counts[:last]
 
 
-def encode_answer_prefix(tokenizer: Tokenizer, words: str) -> list[int]:
+def encode_answer_prefix(tokenizer: Tokenizer, text: str) -> list[int]:
     """Words of an answer, as they stand after its prompt -> ids, without an end."""
-    spoken = tokenizer.leading_space + words
+    spoken = tokenizer.leading_space + text
     return tokenizer.encode(spoken) if tokenizer.template is None else tokenizer.template.encode_continuation(spoken)
 
 

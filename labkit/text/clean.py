@@ -11,6 +11,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,16 +81,30 @@ def never_combines(sign: str) -> bool:
     return unicodedata.category(sign)[0] in "LNPS" and not joins
 
 
-def deduplicate(texts: Sequence[Text]) -> tuple[list[int], int, int]:
-    """Which texts to keep, the first of those that are alike -> (indices, exact duplicates dropped, near duplicates
-    dropped).
-    """
+class Deduplicated(NamedTuple):
+    """The indices of the texts to keep, and how many exact and near duplicates are dropped."""
+
+    kept_indices: list[int]
+    num_exact: int
+    num_near: int
+
+
+def deduplicate(texts: Sequence[Text]) -> Deduplicated:
+    """Which texts to keep: the first of those that are alike."""
     exact, near = find_duplicates(texts, range(len(texts)))
-    return [index for index in range(len(texts)) if index not in exact and index not in near], len(exact), len(near)
+    kept = [index for index in range(len(texts)) if index not in exact and index not in near]
+    return Deduplicated(kept, len(exact), len(near))
 
 
-def find_duplicates(texts: Sequence[Text], order: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
-    """Texts that repeat one before them in this order -> ({index: index of its equal}, {index: of its near duplicate}).
+class DuplicateTexts(NamedTuple):
+    """exact: {index: index of the text that it equals}. near: {index: index of the text that it nearly equals}."""
+
+    exact: dict[int, int]
+    near: dict[int, int]
+
+
+def find_duplicates(texts: Sequence[Text], order: Iterable[int]) -> DuplicateTexts:
+    """The texts that repeat one before them in this order.
 
     Near: the sets of runs of five words (see `shingle_hashes`) overlap by a Jaccard index of 0.8 or more with a text
     kept before. Candidates are found by MinHash (Broder 1997) in 16 bands of 8 hashes, which meets a pair of Jaccard
@@ -103,7 +118,7 @@ def find_duplicates(texts: Sequence[Text], order: Iterable[int]) -> tuple[dict[i
     near: dict[int, int] = {}
     for index in order:
         text = texts[index]
-        first = seen.setdefault(exact_key(text), index)
+        first = seen.setdefault(duplicate_key(text), index)
         if first != index:
             exact[index] = near.get(first, first)
             continue
@@ -119,10 +134,10 @@ def find_duplicates(texts: Sequence[Text], order: Iterable[int]) -> tuple[dict[i
         shingles[index] = mine
         for table, band in zip(tables, bands, strict=True):
             table.setdefault(band, []).append(index)
-    return exact, near
+    return DuplicateTexts(exact, near)
 
 
-def exact_key(text: Text) -> str:
+def duplicate_key(text: Text) -> str:
     """What is equal for equal texts: a text itself, of a LongText its digest."""
     return text if isinstance(text, str) else text.digest
 

@@ -19,21 +19,23 @@ LossOn = Literal["all", "answers"]
 class LengthReport(NamedTuple):
     """Examples beside the rows that they were to fit in.
 
-    given: how many there are. cut: how many of them are longer than a row and lose their end. left_out: how many are
-    not used, for no label of theirs is left in the row (or, of pairs and prompts, which are never cut, all longer).
+    total: how many there are. truncated: how many of them are longer than a row and lose their end. left_out: how many
+    are not used, for no label of theirs is left in the row (or, of pairs and prompts, which are never cut, all longer).
     """
 
-    given: int
-    cut: int = 0
+    total: int
+    truncated: int = 0
     left_out: int = 0
 
     def message(self, what: str, length: int) -> str:
         """A sentence on what does not fit; '' where all does."""
-        parts = [f"{done}: {count}" for done, count in (("truncated", self.cut), ("left out", self.left_out)) if count]
+        parts = [
+            f"{done}: {count}" for done, count in (("truncated", self.truncated), ("left out", self.left_out)) if count
+        ]
         if not parts:
             return ""
         return (
-            f"Longer than {length} tokens (train.max_length): {self.cut + self.left_out} of {self.given} {what}; "
+            f"Longer than {length} tokens (train.max_length): {self.truncated + self.left_out} of {self.total} {what}; "
             f"{', '.join(parts)}. Raise train.max_length (up to model.context) to fit them."
         )
 
@@ -62,8 +64,8 @@ def has_labels(row: Row, loss_on: LossOn) -> bool:
 
 def check_any_fit(fit: LengthReport, what: str, length: int) -> None:
     """Raises LabError where all that was given is left out."""
-    if fit.given and fit.left_out == fit.given:
+    if fit.total and fit.left_out == fit.total:
         raise LabError(
-            f"None of {fit.given} {what} fits, with its prompt, in {length} tokens. Raise train.max_length (up to "
+            f"None of {fit.total} {what} fits, with its prompt, in {length} tokens. Raise train.max_length (up to "
             f"model.context), or shorten the prompts."
         )

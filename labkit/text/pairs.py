@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labkit.text.batch import full_row_batch
+from labkit.text.batch import batch_with_last_token_index
 from labkit.text.chat import Row, encode_prompt_and_answer
-from labkit.text.sources import EpochSampler, Stateless
+from labkit.text.sources import EpochSampler, StatelessSource
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message
 
@@ -35,24 +35,24 @@ class PairBatch(NamedTuple):
     """B pairs as 2B rows: the chosen answers, then the rejected ones.
 
     inputs, labels, mask [2B, T] as in Batch: True where a label belongs to the answer or is the `<|end|>` that closes
-    it. ends [2B]: where in the inputs that `<|end|>` stands, the place at which the whole answer has been read.
-    reference_logprobs [2B]: log-probability of each answer to another model, 0 where that was not asked for.
+    it. last_token_index [2B]: where in the inputs that `<|end|>` stands, the place at which the whole answer has been
+    read. reference_logprobs [2B]: log-probability of each answer to another model, 0 where that was not asked for.
     """
 
     inputs: Tensor
     labels: Tensor
     mask: Tensor
-    ends: Tensor
+    last_token_index: Tensor
     reference_logprobs: Tensor
 
     def to(self, device: torch.device) -> PairBatch:
         return PairBatch(*(tensor.to(device) for tensor in self))
 
 
-class PairSource(Stateless):
+class PairSource(StatelessSource):
     """B = `batch_size` pairs a step in rows of T = `length`, every pass shuffled anew by (seed, pass).
 
-    reference [N, 2]: of each pair's chosen and rejected answer. Raises LabError where there is no pair, or one
+    reference_logprobs [N, 2]: of each pair's chosen and rejected answer. Raises LabError where there is no pair, or one
     that does not fit in a row; `drop_long_pairs` finds those that do.
     """
 
@@ -64,12 +64,12 @@ class PairSource(Stateless):
         length: int,
         seed: int = 0,
         *,
-        reference: NDArray[Any] | None = None,
+        reference_logprobs: NDArray[Any] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
         self.encoded = [encode_pair(tokenizer, pair) for pair in pairs]
-        self.length, self.pad, self.reference = length, tokenizer.pad_token_id, reference
+        self.length, self.pad, self.reference = length, tokenizer.pad_token_id, reference_logprobs
         self.order = EpochSampler(batch_size, seed, len(pairs), rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> PairBatch:
@@ -87,19 +87,24 @@ def encode_pair(tokenizer: Tokenizer, pair: PreferencePair) -> tuple[Row, Row]:
 
 
 def collate_pairs(
-    encoded: Sequence[tuple[Row, Row]], length: int, pad_token_id: int, reference: NDArray[Any] | None = None
+    encoded_pairs: Sequence[tuple[Row, Row]],
+    length: int,
+    pad_token_id: int,
+    reference_logprobs: NDArray[Any] | None = None,
 ) -> PairBatch:
-    """Encoded pairs -> rows of T = `length`, which must have room for the longest. reference [B, 2]."""
-    batch, ends = full_row_batch([pair[side] for side in (0, 1) for pair in encoded], length, pad_token_id)
-    known = np.zeros((len(encoded), 2)) if reference is None else reference
+    """Encoded pairs -> rows of T = `length`, which must have room for the longest. reference_logprobs [B, 2]."""
+    batch, ends = batch_with_last_token_index(
+        [pair[side] for side in (0, 1) for pair in encoded_pairs], length, pad_token_id
+    )
+    known = np.zeros((len(encoded_pairs), 2)) if reference_logprobs is None else reference_logprobs
     return PairBatch(*batch, ends, torch.from_numpy(known.T.reshape(-1).astype(np.float32)))
 
 
-def batches_by_length(encoded: Sequence[tuple[Row, Row]], rows: int) -> Iterator[list[int]]:
-    """The places of encoded pairs, `rows` at a time, short ones first, so that little is computed on padding."""
-    order = sorted(range(len(encoded)), key=lambda i: max(len(ids) for ids, _ in encoded[i]))
-    for start in range(0, len(order), rows):
-        yield order[start : start + rows]
+def batch_indices_by_length(encoded_pairs: Sequence[tuple[Row, Row]], batch_size: int) -> Iterator[list[int]]:
+    """The places of encoded pairs, `batch_size` at a time, short ones first, so that little is computed on padding."""
+    order = sorted(range(len(encoded_pairs)), key=lambda i: max(len(ids) for ids, _ in encoded_pairs[i]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 def drop_long_pairs(tokenizer: Tokenizer, pairs: Sequence[PreferencePair], length: int) -> list[PreferencePair]:

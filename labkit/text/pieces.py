@@ -13,29 +13,29 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-PIECE = 2**16
+PIECE_CHARACTERS = 2**16
 """Characters of a piece, about."""
-LONGEST_WORD = 4096
+MAX_WORD_CHARACTERS = 4096
 """Characters without a boundary after which a text is cut in the middle of a word."""
-AROUND = 256
+SPLIT_CONTEXT_CHARACTERS = 256
 """Characters on each side of a cut that decide whether it is a good one."""
-TRIES = 64
+MAX_SPLIT_ATTEMPTS = 64
 
 # Runs of one kind, which the pre-tokenizer makes one word; the trainer's time grows with the length of its words.
 _RUN = re.compile(r"[^\W\d_]{256}|\d{256}|[^\w\s]{256}|\s{256}")
 
-TRAINED = 8_000_000
+MAX_TRAINING_BYTES = 8_000_000
 """Bytes of text that a tokenizer learns from: a second for prose, at most a minute and 1 GB for Chinese in one line."""
 
 
 class LongText(Protocol):
-    """A text that is not held in memory whole. size: its bytes in UTF-8. digest: of its content. read: the characters
-    that it had before it was cleaned.
+    """A text that is not held in memory whole. num_bytes: its bytes in UTF-8. digest: of its content. uncleaned_length:
+    the characters that it had before it was cleaned.
     """
 
-    size: int
+    num_bytes: int
     digest: str
-    read: int
+    uncleaned_length: int
 
     def __len__(self) -> int: ...
 
@@ -45,44 +45,49 @@ class LongText(Protocol):
 
 
 Text = str | LongText
-Same = Callable[[str, str], bool]
+SplitCheck = Callable[[str, str], bool]
 """(left, right) -> whether a tokenizer makes the same of the two apart as of the two together."""
 
 
-def split_into_pieces(blocks: Iterable[str], same: Same | None = None, size: int = PIECE) -> Iterator[str]:
-    """A text, given in blocks of any length -> the same text in pieces of about `size` characters.
+def split_into_pieces(
+    blocks: Iterable[str], splits_cleanly: SplitCheck | None = None, piece_characters: int = PIECE_CHARACTERS
+) -> Iterator[str]:
+    """A text, given in blocks of any length -> the same text in pieces of about `piece_characters` characters.
 
     A piece ends before white space that follows something else, or where letters, digits and other signs meet: there
-    the pre-tokenizers in use begin a new word (see `is_word_boundary`). `same` is asked, too, where a tokenizer has its
-    own ideas; a text of which it accepts no cut stays whole. Where LONGEST_WORD characters have no boundary at all (one
-    letter after the other: Chinese without punctuation, say), the text is cut between two of them, and the ids at that
-    place may be others than in one call. The pieces do not depend on the blocks.
+    the pre-tokenizers in use begin a new word (see `is_word_boundary`). `splits_cleanly` is asked, too, where a
+    tokenizer has its own ideas; a text of which it accepts no cut stays whole. Where MAX_WORD_CHARACTERS characters
+    have no boundary at all (one letter after the other: Chinese without punctuation, say), the text is cut between two
+    of them, and the ids at that place may be others than in one call. The pieces do not depend on the blocks.
     """
     held = ""
     for block in blocks:
-        text, start, limit = held + block, 0, size
-        while len(text) - start > limit + AROUND:
-            cut = _cut(text, start, start + limit, same)
+        text, start, limit = held + block, 0, piece_characters
+        while len(text) - start > limit + SPLIT_CONTEXT_CHARACTERS:
+            cut = _cut(text, start, start + limit, splits_cleanly)
             if cut is None:
-                limit += size
+                limit += piece_characters
                 continue
             yield text[start:cut]
-            start, limit = cut, size
+            start, limit = cut, piece_characters
         held = text[start:]
     if held:
         yield held
 
 
-def _cut(text: str, start: int, end: int, same: Same | None) -> int | None:
-    """Where to end a piece, at most at `end`; None where `same` accepts none of the last TRIES boundaries."""
+def _cut(text: str, start: int, end: int, splits_cleanly: SplitCheck | None) -> int | None:
+    """Where to end a piece, at most at `end`; None where `splits_cleanly` accepts none of the last MAX_SPLIT_ATTEMPTS
+    boundaries."""
     tried = 0
-    for at in range(end, max(start, end - LONGEST_WORD), -1):
+    for at in range(end, max(start, end - MAX_WORD_CHARACTERS), -1):
         if not is_word_boundary(text, at):
             continue
-        if same is None or same(text[max(0, at - AROUND) : at], text[at : at + AROUND]):
+        if splits_cleanly is None or splits_cleanly(
+            text[max(0, at - SPLIT_CONTEXT_CHARACTERS) : at], text[at : at + SPLIT_CONTEXT_CHARACTERS]
+        ):
             return at
         tried += 1
-        if tried == TRIES:
+        if tried == MAX_SPLIT_ATTEMPTS:
             return None
     return None if tried else end
 
@@ -122,18 +127,18 @@ def cut_long_runs(blocks: Iterable[str]) -> Iterator[str]:
             yield piece[start:]
 
 
-def blocks_of(text: Text) -> Iterable[str]:
+def text_blocks(text: Text) -> Iterable[str]:
     """A text, in blocks that are held in memory one at a time where it is long."""
     return [text] if isinstance(text, str) else text.blocks()
 
 
-def sample_evenly(texts: Sequence[Text], size: int = TRAINED) -> Iterator[str]:
-    """What a tokenizer is trained on: the texts in pieces; of more than `size` bytes, evenly spaced pieces that have
-    about so many together.
+def sample_evenly(texts: Sequence[Text], max_bytes: int = MAX_TRAINING_BYTES) -> Iterator[str]:
+    """What a tokenizer is trained on: the texts in pieces; of more than `max_bytes` bytes, evenly spaced pieces that
+    have about so many together.
     """
-    whole = sum(len(text.encode()) if isinstance(text, str) else text.size for text in texts)
-    share, owed = min(1.0, size / max(1, whole)), 0.0
-    for piece in (piece for text in texts for piece in split_into_pieces(blocks_of(text))):
+    whole = sum(len(text.encode()) if isinstance(text, str) else text.num_bytes for text in texts)
+    share, owed = min(1.0, max_bytes / max(1, whole)), 0.0
+    for piece in (piece for text in texts for piece in split_into_pieces(text_blocks(text))):
         owed += len(piece) * share
         if owed >= len(piece):
             owed -= len(piece)

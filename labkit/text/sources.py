@@ -22,14 +22,14 @@ from labkit.files import atomic_replace
 from labkit.text.batch import Batch, shifted_batch
 from labkit.text.chat import Row, encode_documents
 from labkit.text.fitting import LossOn, check_any_fit, encode_within_length
-from labkit.text.pieces import Text, blocks_of
+from labkit.text.pieces import Text, text_blocks
 from labkit.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from labkit.world import Document
 
 
-class Stateless:
+class StatelessSource:
     """The state of a source that derives everything from (seed, step): none."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -40,36 +40,36 @@ class Stateless:
             raise LabError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}: another run's?")
 
 
-class DocumentSource(Stateless):
+class DocumentSource(StatelessSource):
     """One document a row, padded on the right: B rows of T labels.
 
-    `read(index)` makes document `index`. Without `size` the documents never end, and step s reads the
-    indices s*B … s*B + B - 1. With `size` there are that many, and each pass over them is shuffled anew by
+    `read_document(index)` makes document `index`. Without `num_documents` the documents never end, and step s reads the
+    indices s*B … s*B + B - 1. With `num_documents` there are that many, and each pass over them is shuffled anew by
     (seed, pass). `loss_on="answers"` counts the assistant's words and closing `<|end|>` alone.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        read: Callable[[int], Document],
+        read_document: Callable[[int], Document],
         batch_size: int,
         length: int,
         loss_on: LossOn = "all",
         seed: int = 0,
         *,
-        size: int | None = None,
+        num_documents: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
-        self.tokenizer, self.read, self.length, self.loss_on = tokenizer, read, length, loss_on
-        self.order = EpochSampler(batch_size, seed, size, rank, world_size)
+        self.tokenizer, self.read_document, self.length, self.loss_on = tokenizer, read_document, length, loss_on
+        self.order = EpochSampler(batch_size, seed, num_documents, rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> Batch:
-        documents = [self.read(index) for index in self.order.row_indices(step)]
+        documents = [self.read_document(index) for index in self.order.row_indices(step)]
         return document_batch(self.tokenizer, documents, self.length, self.loss_on)
 
 
-class PackedSource(Stateless):
+class PackedSource(StatelessSource):
     """A list of short documents, several to a row, each pass over the rows shuffled anew by (seed, pass).
 
     Documents in a row see those before them; each begins with bos, which a model soon learns to read as a
@@ -102,7 +102,7 @@ class PackedSource(Stateless):
         return _rows_batch(chosen, self.length, self.pad, self.loss_on)
 
 
-class RandomChunkSource(Stateless):
+class RandomChunkSource(StatelessSource):
     """Random crops of plain text: B rows of T labels from ids [N], starts drawn from (seed, step).
 
     With `bos_token_id` each row begins with that token, then T tokens of text follow as its labels: the model learns
@@ -144,20 +144,22 @@ class RandomChunkSource(Stateless):
 
 
 class EpochSampler:
-    """Which indices step s reads: the counting numbers, or a new shuffle of 0 … size-1 for each pass."""
+    """Which indices step s reads: the counting numbers, or a new shuffle of 0 … num_examples-1 for each pass."""
 
-    def __init__(self, batch_size: int, seed: int, size: int | None, rank: int = 0, world_size: int = 1):
+    def __init__(self, batch_size: int, seed: int, num_examples: int | None, rank: int = 0, world_size: int = 1):
         _check_shards(batch_size, world_size)
-        if size is not None and size < 1:
+        if num_examples is not None and num_examples < 1:
             raise LabError("There are no documents to train on.")
-        self.batch_size, self.size, self.rank, self.world_size = batch_size, size, rank, world_size
-        self._shuffled = lru_cache(maxsize=2)(lambda turn: np.random.default_rng([seed, turn]).permutation(size or 0))
+        self.batch_size, self.num_examples, self.rank, self.world_size = batch_size, num_examples, rank, world_size
+        self._shuffled = lru_cache(maxsize=2)(
+            lambda turn: np.random.default_rng([seed, turn]).permutation(num_examples or 0)
+        )
 
     def row_indices(self, step: int) -> list[int]:
         indices = range(step * self.batch_size, (step + 1) * self.batch_size)[self.rank :: self.world_size]
-        if self.size is None:
+        if self.num_examples is None:
             return list(indices)
-        return [int(self._shuffled(index // self.size)[index % self.size]) for index in indices]
+        return [int(self._shuffled(index // self.num_examples)[index % self.num_examples]) for index in indices]
 
 
 def document_batch(tokenizer: Tokenizer, documents: Sequence[Document], length: int, loss_on: LossOn = "all") -> Batch:
@@ -185,18 +187,17 @@ def pack_rows(rows: Iterable[Row], length: int) -> list[Row]:
     return bins
 
 
-def sliding_windows(
-    ids: NDArray[Any], rows: int, length: int, *, stride: int | None = None, bos_token_id: int
+def sliding_window_batches(
+    ids: NDArray[Any], batch_size: int, length: int, *, stride: int, bos_token_id: int
 ) -> Iterator[Batch]:
     """Held-out text, in order, each of its N tokens a counting label exactly once: batches of at most
-    `rows` rows.
+    `batch_size` rows.
 
     Each window is bos and then `length` - 1 tokens or fewer as inputs. It counts `stride` new labels and
-    shows the tokens before them as context, which does not count; a stride of half the length (the default)
+    shows the tokens before them as context, which does not count; a stride of half the length
     gives every label at least half a context, except at the very start. `stride=length` is plain,
     non-overlapping evaluation.
     """
-    stride = stride or max(1, length // 2)
     if not 1 <= stride <= length:
         raise LabError(f"The stride of evaluation is {stride}; it must lie between 1 and the context, {length}.")
     window_rows: list[list[int]] = []
@@ -206,7 +207,7 @@ def sliding_windows(
         start = max(0, last - length)
         window_rows.append([bos_token_id, *ids[start:last].tolist()])
         counts.append([position >= first for position in range(start - 1, last)])
-        if len(window_rows) == rows or last == len(ids):
+        if len(window_rows) == batch_size or last == len(ids):
             yield shifted_batch(window_rows, counts, length, pad_token_id=0)
             window_rows, counts = [], []
 
@@ -234,7 +235,7 @@ def encode_corpus(tokenizer: Tokenizer, texts: Sequence[Text], folder: Path | No
 
 def _encoded(tokenizer: Tokenizer, texts: Sequence[Text], closing: list[int]) -> Iterator[list[int]]:
     for text in texts:
-        yield from tokenizer.encode_long(blocks_of(text))
+        yield from tokenizer.encode_blocks(text_blocks(text))
         yield closing
 
 

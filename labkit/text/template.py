@@ -52,13 +52,15 @@ class ChatTemplate:
     that follow.
     """
 
-    def __init__(self, source: str, names: Mapping[str, Any], backend: tokenizers.Tokenizer, ends: Collection[int]):
-        """source: of the template. names: what it may ask for, as bos_token. ends: ids that end a text.
+    def __init__(
+        self, source: str, variables: Mapping[str, Any], backend: tokenizers.Tokenizer, stop_ids: Collection[int]
+    ):
+        """source: of the template. variables: what it may ask for, as bos_token. stop_ids: ids that end a text.
 
         Raises LabError for a template that cannot be rendered, and for one that changes what the assistant says, in
         which it cannot be seen, or that ends its turns with no token.
         """
-        self.source, self.names = source, dict(names)
+        self.source, self.names = source, dict(variables)
         self.tagged = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self.plain = backend
         self.parser = tokenizers.Tokenizer.from_str(backend.to_str())  # reads special tokens, which `plain` does not
@@ -66,10 +68,10 @@ class ChatTemplate:
         longest = sorted(map(re.escape, self.special), key=len, reverse=True)
         self.spelt = re.compile("|".join(longest) or "(?!)")
         self.marked = re.compile(f"{OPEN}({self.spelt.pattern}){CLOSE}|[{OPEN}{CLOSE}]")
-        self.ends = {*ends, *self.special.values()}
+        self.ends = {*stop_ids, *self.special.values()}
         self._check_words()
         self.turn_end_id = self._probe()
-        self.ends = {*ends, self.turn_end_id}
+        self.ends = {*stop_ids, self.turn_end_id}
         prompt, whole = self._render(PROBE[:1], prompt=True)[0], self._render((PROBE[0], ("assistant", WORDS)))[0]
         between = whole.removeprefix(prompt).partition(WORDS)[0]
         self.leading_space = between if between.isspace() else ""
@@ -79,18 +81,18 @@ class ChatTemplate:
         return self._encode(self._render(self._sanitized(turns), add_generation_prompt)[0])[0]
 
     def encode_with_mask(
-        self, turns: Sequence[Turn], learned: Collection[int] | None = None
+        self, turns: Sequence[Turn], trained_turns: Collection[int] | None = None
     ) -> tuple[list[int], list[bool]]:
         """A conversation -> its ids, and which of them the assistant says: its words and the token that ends them.
 
-        learned: the turns of the assistant that count; None for all.
+        trained_turns: the turns of the assistant that count; None for all.
         """
         turns = self._sanitized(turns)
         text, tagged = self._render(turns)
         answers = [place for place, turn in enumerate(turns) if turn[0] == "assistant"]
         if self.tagged and len(tagged) != len(answers):
             raise LabError(f"This tokenizer's chat template does not mark each of the assistant's turns once. {MEND}")
-        counted = [n for n, place in enumerate(answers) if learned is None or place in learned]
+        counted = [n for n, place in enumerate(answers) if trained_turns is None or place in trained_turns]
         spans = [tagged[n] if self.tagged else self._span(text, turns, answers[n]) for n in counted]
         ids, places = self._encode(text)
         said = [any(end > span.start and start < span.end for span in spans) for start, end in places]

@@ -34,7 +34,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.files import write_text
-from labkit.text.pieces import PIECE, cut_long_runs, split_into_pieces
+from labkit.text.pieces import PIECE_CHARACTERS, cut_long_runs, split_into_pieces
 from labkit.text.template import ChatTemplate
 
 # One thread encodes 750,000 tokens a second, thirty times what training reads on two cores; more threads would
@@ -101,10 +101,10 @@ class Tokenizer:
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any] | None = None, ends: Sequence[int] = ()
+        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any] | None = None, stop_ids: Sequence[int] = ()
     ):
         """config: what tokenizer_config.json says of a tokenizer that labkit did not train: eos_token, chat_template,
-        and bos_token and pad_token, which eos_token stands in for. ends: ids that end a text beside eos_token, as
+        and bos_token and pad_token, which eos_token stands in for. stop_ids: ids that end a text beside eos_token, as
         generation_config.json names them.
 
         Raises LabError where no end is named, for names that are no tokens, and for a chat template that cannot be
@@ -114,22 +114,22 @@ class Tokenizer:
         special = {token.content: index for index, token in added.items() if token.special}
         own = all(token in special for token in SPECIAL_TOKENS)
         if own:
-            config, ends = OWN, ()
-        elif config is None or not (config.get("eos_token") or ends):
+            config, stop_ids = OWN, ()
+        elif config is None or not (config.get("eos_token") or stop_ids):
             missing = [token for token in SPECIAL_TOKENS if token not in special]
             raise LabError(
                 f"This tokenizer has no {', '.join(missing)}, so labkit did not train it, and neither its "
                 f"tokenizer_config.json nor a generation_config.json names the token that ends a text (eos_token)."
             )
-        ends = [*ends, *config.get("stop_token_ids", ())]  # a name of labkit's own
+        stop_ids = [*stop_ids, *config.get("stop_token_ids", ())]  # a name of labkit's own
         backend.encode_special_tokens = True  # text is text: not kept in the JSON, so set here
         backend.no_truncation()  # which some files ask for, of every text
         backend.no_padding()
         self.backend, self.config = backend, dict(config)
         # Words end nothing: a config may keep the numbers of its family. Where nobody names an end, one has to.
-        ends = [end for end in ends if end in added] or ([] if config.get("eos_token") else ends[:1])
+        stop_ids = [end for end in stop_ids if end in added] or ([] if config.get("eos_token") else stop_ids[:1])
         if not config.get("eos_token"):
-            self.config["eos_token"] = self._spelling(ends[0])
+            self.config["eos_token"] = self._spelling(stop_ids[0])
         ids = map(self._special, ("bos_token", "eos_token", "pad_token"))
         self.bos_token_id, self.eos_token_id, self.pad_token_id = ids
         self.special_token_ids = sorted({i for token, i in special.items() if not token.startswith("<|reserved_")})
@@ -139,9 +139,9 @@ class Tokenizer:
         self.template: ChatTemplate | None = None
         self.turn_end_id, self.leading_space, self.stop_ids = self.eos_token_id, " ", self.special_token_ids
         if not own:
-            self.template = self._template([self.eos_token_id, *ends])
+            self.template = self._template([self.eos_token_id, *stop_ids])
             self.turn_end_id, self.leading_space = self.template.turn_end_id, self.template.leading_space
-            self.stop_ids = self.config["stop_token_ids"] = sorted({self.eos_token_id, *ends, self.turn_end_id})
+            self.stop_ids = self.config["stop_token_ids"] = sorted({self.eos_token_id, *stop_ids, self.turn_end_id})
 
     def _template(self, ends: Sequence[int]) -> ChatTemplate:
         """The chat template, which the config may hold as a list of named ones; the plain one where there is none."""
@@ -215,9 +215,9 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """'Tom ran' -> [352, 417]. Special tokens are never parsed out of the text.
 
-        A long text is encoded in pieces (see `encode_long`), which bounds the memory that it takes.
+        A long text is encoded in pieces (see `encode_blocks`), which bounds the memory that it takes.
         """
-        return [index for ids in self.encode_long([_encodable(text)]) for index in ids]
+        return [index for ids in self.encode_blocks([_encodable(text)]) for index in ids]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The same as [encode(text) for text in texts], with one call for all that are short."""
@@ -226,7 +226,7 @@ class Tokenizer:
             found += self._encode_together(group) if len(group) > 1 else [self.encode(group[0])]
         return found
 
-    def encode_long(self, blocks: Iterable[str]) -> Iterator[list[int]]:
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[list[int]]:
         """One text, given in blocks of any length -> its ids, some tens of thousands at a time.
 
         They are those of one call for the whole text: it is cut only where this tokenizer makes the same of the two
@@ -254,28 +254,30 @@ class Tokenizer:
         """Whether a blank is put before a text, as SentencePiece does."""
         return self.template is not None and self._encode_together(["a"])[0] != self.template.encode_continuation("a")
 
-    def decode(self, ids: Sequence[int], special: bool = False) -> str:
-        """[352, 417] -> 'Tom ran'. Special tokens are left out, unless `special`. A cut character becomes
+    def decode(self, ids: Sequence[int], keep_special_tokens: bool = False) -> str:
+        """[352, 417] -> 'Tom ran'. Special tokens are left out, unless `keep_special_tokens`. A cut character becomes
         U+FFFD.
         """
-        return self.backend.decode(list(ids), skip_special_tokens=not special)
+        return self.backend.decode(list(ids), skip_special_tokens=not keep_special_tokens)
 
-    def decode_continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """What `ids` add to the text of `before`. SentencePiece leaves out the blank before the first word of a text,
-        so this is more than `decode(ids)`.
+    def decode_continuation(self, prefix_ids: Sequence[int], ids: Sequence[int]) -> str:
+        """What `ids` add to the text of `prefix_ids`. SentencePiece leaves out the blank before the first word of a
+        text, so this is more than `decode(ids)`.
         """
-        return self.decode([*before, *ids]).removeprefix(self.decode(before))
+        return self.decode([*prefix_ids, *ids]).removeprefix(self.decode(prefix_ids))
 
-    def token_text(self, index: int) -> str:
+    def token_text(self, token_id: int) -> str:
         """The text of one token, special ones included, for tables and figures; bytes that are no whole character as
         <E4>, and an id that no token has as <51200>.
         """
-        spelling = self.backend.id_to_token(index)
+        spelling = self.backend.id_to_token(token_id)
         if spelling is None:
-            return f"<{index}>"
+            return f"<{token_id}>"
         if byte := re.fullmatch("<0x([0-9A-F]{2})>", spelling):  # SentencePiece's byte, which is a character below 128
             return chr(int(byte[1], 16)) if int(byte[1], 16) < 128 else f"<{byte[1]}>"
-        text = self.decode([self._anchor, index], special=True).removeprefix(self.decode([self._anchor], special=True))
+        text = self.decode([self._anchor, token_id], keep_special_tokens=True).removeprefix(
+            self.decode([self._anchor], keep_special_tokens=True)
+        )
         if "\ufffd" not in text:
             return text
         return "".join(f"<{BYTES[sign]:02X}>" if sign in BYTES else sign for sign in spelling)
@@ -386,7 +388,7 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
     group: list[str] = []
     size = 0
     for text in texts:
-        if group and size + len(text) > 4 * PIECE:
+        if group and size + len(text) > 4 * PIECE_CHARACTERS:
             yield group
             group, size = [], 0
         group.append(text)

@@ -40,8 +40,8 @@ from labkit.files import (
     restore_interrupted_write,
     write_jsonl,
 )
-from labkit.model.initial import older_weight_names
-from labkit.training.shares import is_sharded, read_shares, read_whole, write_shares
+from labkit.model.initial import current_to_older_weight_names
+from labkit.training.sharding import is_sharded, read_full_tensors, read_shards, write_shards
 
 KEPT = 2
 SHARDS, REPLICATED = "shards", "replicated"
@@ -141,7 +141,7 @@ class Checkpoint:
         now; every process comes here.
         """
         if not self.sharded:
-            older = older_weight_names(model)
+            older = current_to_older_weight_names(model)
             weights = dict(model.named_parameters(remove_duplicate=False))
             self._read_file("model", weights, older)
             self._read_file("optimizer", dict(optimizer), older)
@@ -149,8 +149,8 @@ class Checkpoint:
         into = checkpoint_tensors(model, optimizer)
         replicated = {name: (name, into.pop(name)) for name in self.tensors(REPLICATED)}
         if replicated:
-            read_whole(self.folder / f"{REPLICATED}.safetensors", replicated)
-        read_shares(self.folder / SHARDS, into)
+            read_full_tensors(self.folder / f"{REPLICATED}.safetensors", replicated)
+        read_shards(self.folder / SHARDS, into)
 
     def _read_file(self, name: str, into: Mapping[str, Tensor], older: Mapping[str, str]) -> None:
         """Copy a whole file into these tensors, of which several names may mean one. Raises LabError for a tensor that
@@ -169,7 +169,7 @@ class Checkpoint:
         missing = [now for now, tensor in into.items() if id(tensor) not in filled]
         if missing:
             raise LabError(f"{file} has no {missing[0]}, so training cannot be resumed from it.")
-        read_whole(file, found)
+        read_full_tensors(file, found)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors saved under `name`, {} when there are none."""
@@ -196,13 +196,13 @@ class Checkpoints:
 
         Raises LabError when the disk is full; the checkpoints before it are then still there.
         """
-        final = self.step_path(step)
+        final = self.checkpoint_path(step)
         with atomic_replace_folder(final) as partial:
             save_model(model, str(partial / "model.safetensors"))
             _finish(partial, tensors, state)
         self._drop_oldest()
 
-    def save_shares(
+    def save_shards(
         self,
         step: int,
         weights: Mapping[str, Tensor],
@@ -211,11 +211,11 @@ class Checkpoints:
         processes: Accelerator,
     ) -> None:
         """The same where each process holds a share of the weights (`checkpoint_tensors`); every process comes here."""
-        final, main = self.step_path(step), processes.is_main_process
+        final, main = self.checkpoint_path(step), processes.is_main_process
         replicated = {name: tensor.detach() for name, tensor in weights.items() if not is_sharded(tensor)}
         with atomic_replace_folder(final) if main else nullcontext(hidden_sibling(final, PARTIAL)) as partial:
             processes.wait_for_everyone()
-            write_shares(partial / SHARDS, {name: one for name, one in weights.items() if name not in replicated})
+            write_shards(partial / SHARDS, {name: one for name, one in weights.items() if name not in replicated})
             if main:
                 _finish(partial, {**tensors, REPLICATED: replicated}, state)
         if main:
@@ -227,7 +227,7 @@ class Checkpoints:
             for old in self._folders()[:-KEPT]:
                 shutil.rmtree(old)
 
-    def step_path(self, step: int) -> Path:
+    def checkpoint_path(self, step: int) -> Path:
         """The folder of the checkpoint of `step`."""
         return self.folder / f"step-{step:08d}"
 

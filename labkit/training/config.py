@@ -63,7 +63,7 @@ class TrainConfig:
     weight_decay: NonNegative = 0.0
     schedule: Literal["wsd", "cosine"] = "wsd"
     warmup_steps: CountOrNone = 20
-    decay_fraction: Annotated[float, Range(0, 1, above=True)] = 0.4
+    decay_fraction: Annotated[float, Range(0, 1, exclude_low=True)] = 0.4
     max_grad_norm: NonNegative = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
@@ -92,8 +92,10 @@ class TrainConfig:
     def lr_scale(self, step: int) -> float:
         """What the learning rates are multiplied by at `step`."""
         if self.schedule == "cosine":
-            return cosine_schedule(step, steps=self.steps, warmup=self.warmup_steps)
-        return warmup_stable_decay(step, steps=self.steps, warmup=self.warmup_steps, decay=self.decay_fraction)
+            return cosine_schedule(step, steps=self.steps, warmup_steps=self.warmup_steps)
+        return warmup_stable_decay(
+            step, steps=self.steps, warmup_steps=self.warmup_steps, decay_fraction=self.decay_fraction
+        )
 
     def lr_at(self, step: int) -> float:
         """The main learning rate at `step`: Muon's, or AdamW's where it is alone."""

@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from labkit.model.transformer import Block
 from labkit.training.config import Objective
-from labkit.training.engine import Engine, Step, detached
-from labkit.training.shares import local
+from labkit.training.engine import Engine, Step, detach_step
+from labkit.training.sharding import local_shard
 
 R = TypeVar("R")
 _M_MMAP_THRESHOLD = -3  # of mallopt(3)
@@ -40,11 +40,11 @@ class Replicated(Engine):
         )
         self.root.register_comm_hook(None, _summed)
 
-    def backward(self, objective: Objective, batch: Any, last: bool) -> Step:
-        with nullcontext() if last else self.root.no_sync():
+    def backward(self, objective: Objective, batch: Any, last_micro_batch: bool) -> Step:
+        with nullcontext() if last_micro_batch else self.root.no_sync():
             found = self.root(_objective, objective, batch)
             found[0].backward()
-        return detached(found)
+        return detach_step(found)
 
 
 class Sharded(Engine):
@@ -80,25 +80,25 @@ class Sharded(Engine):
     def _sharded_modules(self) -> list[FSDPModule]:
         return [module for module in self.root.modules() if isinstance(module, FSDPModule)]
 
-    def run(self, call: Callable[..., R], *given: Any) -> R:
+    def call_with_weights(self, call: Callable[..., R], *given: Any) -> R:
         found = self.root(call, *given)
         self.root.reshard()  # as a backward pass, which may not come, would do
         return found
 
-    def backward(self, objective: Objective, batch: Any, last: bool) -> Step:
+    def backward(self, objective: Objective, batch: Any, last_micro_batch: bool) -> Step:
         # Each part's gradients are summed over the processes at once: kept until the last they would be whole.
         found = self.root(_objective, objective, batch)
         found[0].backward()
-        if last:
+        if last_micro_batch:
             for p in self.scalars:
                 if p.grad is not None:
                     dist.all_reduce(p.grad)
-        return detached(found)
+        return detach_step(found)
 
-    def norm(self, gradients: Sequence[Tensor]) -> float:
+    def gradient_norm(self, gradients: Sequence[Tensor]) -> float:
         parts = [g for g in gradients if isinstance(g, DTensor)]
         whole = [g for g in gradients if not isinstance(g, DTensor)]
-        own = sum((local(g).double().square().sum() for g in parts), torch.zeros((), dtype=torch.float64))
+        own = sum((local_shard(g).double().square().sum() for g in parts), torch.zeros((), dtype=torch.float64))
         own = own.to(self.device)
         dist.all_reduce(own)
         return math.sqrt(own.item() + sum(g.double().square().sum().item() for g in whole))
@@ -137,7 +137,7 @@ def _give_back_freed_memory() -> None:
 
 
 def _objective(model: nn.Module, objective: Objective, batch: Any) -> Step:
-    return detached(objective(model, batch), keep_loss=True)
+    return detach_step(objective(model, batch), keep_loss=True)
 
 
 def _summed(state, bucket):  # DDP refuses an annotation that is a text, as all of this file's are

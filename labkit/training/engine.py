@@ -2,7 +2,7 @@
 
     engine = make_engine(model, device)
     loss_sum, count, metrics = engine.backward(objective, batch, last=True)   # engine.model's parameters have .grad
-    value = engine.run(lambda model: evaluate(model, step))                   # every process comes here
+    value = engine.call_with_weights(lambda model: evaluate(model, step))     # every process comes here
     engine.finish()                                                           # the weights are back in `model`
 
 An objective may call any method of the model: it is itself called inside the forward pass of a module that holds the
@@ -38,19 +38,19 @@ class Engine:
         self.model = model
         """What holds the parameters that are trained."""
 
-    def run(self, call: Callable[..., R], *given: Any) -> R:
+    def call_with_weights(self, call: Callable[..., R], *given: Any) -> R:
         """call(model, *given), with the weights at hand; every process comes here, and computes as many passes."""
         return call(self.model, *given)
 
-    def backward(self, objective: Objective, batch: Any, last: bool) -> Step:
-        """The objective of a batch, its gradient added to the parameters'. last: of a step's batches; the gradients are
-        then those of all processes.
+    def backward(self, objective: Objective, batch: Any, last_micro_batch: bool) -> Step:
+        """The objective of a batch, its gradient added to the parameters'. last_micro_batch: of a step's batches; the
+        gradients are then those of all processes.
         """
-        found = detached(objective(self.model, batch), keep_loss=True)
+        found = detach_step(objective(self.model, batch), keep_loss=True)
         found[0].backward()
-        return detached(found)
+        return detach_step(found)
 
-    def norm(self, gradients: Sequence[Tensor]) -> float:
+    def gradient_norm(self, gradients: Sequence[Tensor]) -> float:
         """The norm of all gradients together."""
         return torch.nn.utils.get_total_norm(gradients).item()
 
@@ -88,7 +88,7 @@ def _checkpoint_activations(model: nn.Module) -> None:
             checkpoint(block)
 
 
-def spread(model: nn.Module, device: torch.device) -> Engine:
+def make_eval_engine(model: nn.Module, device: torch.device) -> Engine:
     """For a model that is read only: shares of it where the launcher asks for shares, else a copy on each process."""
     model = model.to(device).eval()
     if accelerator().num_processes == 1 or parallel_config().strategy == "ddp":
@@ -99,7 +99,7 @@ def spread(model: nn.Module, device: torch.device) -> Engine:
 
 
 @contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
+def gather_full_parameters(model: nn.Module) -> Iterator[None]:
     """Inside, a sharded model's weights are whole on every process, so that each may compute as often as it likes."""
     sharded: list[Any] = [module for module in model.modules() if hasattr(module, "set_reshard_after_forward")]
     for module in sharded:
@@ -113,7 +113,7 @@ def gathered(model: nn.Module) -> Iterator[None]:
             module.reshard()
 
 
-def detached(step: Step, keep_loss: bool = False) -> Step:
+def detach_step(step: Step, keep_loss: bool = False) -> Step:
     """A step's numbers without what they were made of. keep_loss: but the loss."""
     loss_sum, count, metrics = step
     return (

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from labkit.configs import to_dict
 from labkit.errors import LabError
 from labkit.machine import compile_or_eager, has_bf16, is_out_of_memory, warn_once
-from labkit.model.initial import older_weight_names
+from labkit.model.initial import current_to_older_weight_names
 from labkit.training.checkpoints import Checkpoints, MetricsLog, checkpoint_tensors, open_metrics_log
 from labkit.training.config import Evaluate, Objective, Source, StepRecord, TrainConfig, build_optimizer, fingerprint
 from labkit.training.engine import make_engine
 from labkit.training.processes import accelerator
-from labkit.training.shares import local
+from labkit.training.sharding import local_shard
 
 
 def fit(
@@ -71,7 +71,7 @@ def fit(
                     record = loop.take(step)
                 last = loop.step == config.steps
                 if evaluate and (last or (config.evaluate_every and loop.step % config.evaluate_every == 0)):
-                    record.metrics.update(loop.engine.run(_evaluated, evaluate, loop.step))
+                    record.metrics.update(loop.engine.call_with_weights(_evaluated, evaluate, loop.step))
                 loop.record(record)
                 if last or (config.checkpoint_every and loop.step % config.checkpoint_every == 0):
                     loop.save()
@@ -100,7 +100,7 @@ class _Loop:
     ):
         self.seed = seed
         self.source, self.config, self.folder = source, config, folder
-        self.recipe = recipe or fingerprint({**to_dict(config, older=True), "seed": seed})
+        self.recipe = recipe or fingerprint({**to_dict(config, legacy_names=True), "seed": seed})
         self.processes = accelerator()
         self.device = self.processes.device
         self.bf16 = config.precision == "bf16" and _has_bf16()
@@ -155,10 +155,10 @@ class _Loop:
         totals: Tensor | None = None
         parts = self.config.gradient_accumulation_steps
         for part in range(parts):
-            batch = self.engine.run(self.source.next_batch, step * parts + part)
+            batch = self.engine.call_with_weights(self.source.next_batch, step * parts + part)
             if self.device.type != "cpu":
                 batch = send_to_device(batch, self.device)
-            loss_sum, count, metrics = self.engine.backward(self._objective, batch, last=part == parts - 1)
+            loss_sum, count, metrics = self.engine.backward(self._objective, batch, last_micro_batch=part == parts - 1)
             names = ["loss", "count", *metrics]
             sums = torch.stack([x.double() for x in (loss_sum, count, *metrics.values())])
             totals = sums if totals is None else totals + sums
@@ -174,17 +174,18 @@ class _Loop:
     def _scale_gradients(self, count: float) -> float:
         """Divide the summed gradients by `count` and clip them; the norm before clipping."""
         gradients = [p.grad for p in self.trained if p.grad is not None]
-        norm = self.engine.norm(gradients) / count
+        norm = self.engine.gradient_norm(gradients) / count
         clip = self.config.max_grad_norm
         scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
-        torch._foreach_mul_([local(gradient) for gradient in gradients], scale / count)
+        torch._foreach_mul_([local_shard(gradient) for gradient in gradients], scale / count)
         return norm
 
     def _diverged(self, step: int, loss: float, norm: float) -> str:
         what = f"loss became {loss}" if not math.isfinite(loss) else f"gradient's norm became {norm}"
         kept = "" if self.engine.gathers else "The model keeps the weights before this step."
         if self.checkpoints and self.saved_step >= 0:
-            kept = f"The weights of step {self.saved_step} are kept in {self.checkpoints.step_path(self.saved_step)}."
+            path = self.checkpoints.checkpoint_path(self.saved_step)
+            kept = f"The weights of step {self.saved_step} are kept in {path}."
         return f"The {what} at step {step + 1}, so training stopped. {kept} Try a smaller learning rate."
 
     @contextlib.contextmanager
@@ -229,7 +230,7 @@ class _Loop:
         state["arithmetic"], optimizer = self._arithmetic(), self.optimizer.tensors()
         if self.engine.gathers:
             weights = checkpoint_tensors(self.model, optimizer)
-            self.checkpoints.save_shares(self.step, weights, tensors, state, self.processes)
+            self.checkpoints.save_shards(self.step, weights, tensors, state, self.processes)
         else:
             self.checkpoints.save(self.step, self.model, {"optimizer": optimizer, **tensors}, state)
 
@@ -263,7 +264,7 @@ class _Loop:
             saved.load_into(self.model, self.optimizer.tensors())
         else:
             saved.load_model(self.model)
-            self.optimizer.load_tensors(saved.tensors("optimizer"), older_weight_names(self.model))
+            self.optimizer.load_tensors(saved.tensors("optimizer"), current_to_older_weight_names(self.model))
         if len(state["sources"]) == self.processes.num_processes:
             rank = self.processes.process_index
             self.source.load_state_dict({**state["sources"][rank], **saved.tensors(f"source-{rank}")})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from labkit.training.shares import is_sharded, local, map_whole
+from labkit.training.sharding import is_sharded, local_shard, map_full_tensors
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: steep at zero, so that five steps are enough
 
@@ -91,14 +91,14 @@ class MuonAdamW(torch.optim.Optimizer):
     def _muon(self, params: list[Tensor], group: dict) -> None:
         """M <- mu M + (1 - mu) G; p <- p - lr max(1, rows / columns)^(1/2) orthogonalize((1 - mu) G + mu M)."""
         mu, lr = group["momentum"], group["lr"]
-        gradients = [local(p.grad) for p in params if p.grad is not None]
-        momenta = [local(self.state[p]["momentum"]) for p in params]
+        gradients = [local_shard(p.grad) for p in params if p.grad is not None]
+        momenta = [local_shard(self.state[p]["momentum"]) for p in params]
         torch._foreach_lerp_(momenta, gradients, 1 - mu)
         nesterov = torch._foreach_lerp(gradients, momenta, mu)
-        torch._foreach_mul_([local(p) for p in params], 1 - lr * group["weight_decay"])
+        torch._foreach_mul_([local_shard(p) for p in params], 1 - lr * group["weight_decay"])
         orthogonal = self._orthogonal_shares if is_sharded(params[0]) else self._orthogonal
         for p, update in zip(params, orthogonal(params, nesterov, group["dtype"]), strict=True):
-            local(p).add_(update, alpha=-lr * math.sqrt(max(1.0, p.shape[-2] / p.shape[-1])))
+            local_shard(p).add_(update, alpha=-lr * math.sqrt(max(1.0, p.shape[-2] / p.shape[-1])))
 
     @staticmethod
     def _orthogonal(params: Sequence[Tensor], updates: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -123,16 +123,16 @@ class MuonAdamW(torch.optim.Optimizer):
         def orthogonal(whole: Tensor) -> Tensor:
             return newton_schulz(whole.reshape(-1, *whole.shape[-2:]), dtype=dtype).reshape(whole.shape)
 
-        return map_whole(updates, params, orthogonal)
+        return map_full_tensors(updates, params, orthogonal)
 
     def _adamw(self, params: list[Tensor], group: dict) -> None:
         """m, v <- moving averages of G, G^2; p <- p (1 - lr wd) - lr m' / (v'^(1/2) + eps), m' and v' unbiased."""
         states = [self.state[p] for p in params]
         adamw(
-            [local(p) for p in params],
-            [local(p.grad) for p in params if p.grad is not None],
-            [local(state["mean"]) for state in states],
-            [local(state["square"]) for state in states],
+            [local_shard(p) for p in params],
+            [local_shard(p.grad) for p in params if p.grad is not None],
+            [local_shard(state["mean"]) for state in states],
+            [local_shard(state["square"]) for state in states],
             [],
             [state["step"] for state in states],
             fused=True,
@@ -153,12 +153,12 @@ class MuonAdamW(torch.optim.Optimizer):
             for entry, value in self.state[p].items()
         }
 
-    def load_tensors(self, tensors: dict[str, Tensor], older: Mapping[str, str] | None = None) -> None:
-        """Take back what `tensors` gave. older: what parameters were called then, by their names of today. Raises
-        KeyError when a parameter's entry is not there.
+    def load_tensors(self, tensors: dict[str, Tensor], current_to_older: Mapping[str, str] | None = None) -> None:
+        """Take back what `tensors` gave. current_to_older: what parameters were called then, by their names of today.
+        Raises KeyError when a parameter's entry is not there.
         """
         for name, p in self.named.items():
-            saved = (older or {}).get(name, name)
+            saved = (current_to_older or {}).get(name, name)
             saved = saved if any(f"{saved}/{entry}" in tensors for entry in self.state[p]) else name
             for entry, value in self.state[p].items():
                 value.copy_(tensors[f"{saved}/{entry}"])
@@ -193,24 +193,26 @@ def muon_parameter_names(model: nn.Module) -> list[str]:
     ]
 
 
-def cosine_schedule(step: int, *, steps: int, warmup: int = 0, final: float = 0.0) -> float:
-    """Scale of the learning rate at `step` of `steps`: linear warm-up, then half a cosine from 1 down to `final`.
+def cosine_schedule(step: int, *, steps: int, warmup_steps: int = 0, final_scale: float = 0.0) -> float:
+    """Scale of the learning rate at `step` of `steps`: linear warm-up, then half a cosine from 1 down to `final_scale`.
 
     Loshchilov & Hutter 2017, without restarts.
     """
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    return final_scale + (1 - final_scale) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def warmup_stable_decay(step: int, *, steps: int, warmup: int = 0, decay: float = 0.4, final: float = 0.0) -> float:
-    """Scale of the learning rate at `step` of `steps`: linear warm-up, 1, then linear to `final`.
+def warmup_stable_decay(
+    step: int, *, steps: int, warmup_steps: int = 0, decay_fraction: float = 0.4, final_scale: float = 0.0
+) -> float:
+    """Scale of the learning rate at `step` of `steps`: linear warm-up, 1, then linear to `final_scale`.
 
-    The descent takes the last `decay` share of the steps (Hu et al. 2024, MiniCPM). The same run can be stopped and
-    decayed at any length, since the scale before the descent does not depend on `steps`.
+    The descent takes the last `decay_fraction` share of the steps (Hu et al. 2024, MiniCPM). The same run can be
+    stopped and decayed at any length, since the scale before the descent does not depend on `steps`.
     """
-    if step < warmup:
-        return (step + 1) / warmup
-    left = (steps - step) / max(1.0, decay * steps)
-    return final + (1 - final) * min(1.0, left)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    left = (steps - step) / max(1.0, decay_fraction * steps)
+    return final_scale + (1 - final_scale) * min(1.0, left)

@@ -16,11 +16,11 @@ from labkit.interpret import (
     PatchingResult,
     accuracy_and_standard_error,
     activation_patching,
-    check_attention,
-    check_patching,
+    check_attention_memory,
+    check_patching_cost,
     find_heads,
     log_odds,
-    token_at_character,
+    token_index_at_character,
     winograd_example,
     winograd_examples,
     world_coref_examples,
@@ -31,7 +31,15 @@ from labkit.text.chat import encode_answer_prefix, encode_prompt, encode_text_pr
 from labkit.text.tokenizer import Tokenizer
 from labkit.ui.checks import plain_text
 from labkit.ui.lab import Lab
-from labkit.ui.shell import MODEL_WORK, hide_problem_box, pick_run, problem_box, show_error, translate_message, words
+from labkit.ui.shell import (
+    MODEL_WORK,
+    hide_problem_box,
+    problem_box,
+    run_and_stage_menus,
+    show_error,
+    translate_message,
+    words,
+)
 from labkit.viewers.adapters import viewer_html
 from labkit.world import Message
 
@@ -72,7 +80,7 @@ def check_attention_shown(model: Transformer, tokens: int) -> None:
     """Raises LabError for a text whose attention cannot be looked at in a page, and says how long one may be."""
     if tokens > model.config.context:
         return  # that is said in words by who reads it
-    check_attention(model, tokens)
+    check_attention_memory(model, tokens)
     heads = model.config.depth * model.config.heads
     if heads * tokens**2 > NUMBERS:
         raise LabError(
@@ -88,11 +96,13 @@ def inspect_text(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
     be read.
     """
     asked = checkpoint_inspections(lab, name, text)
-    data = asked.view(stage) | {"subject": {"run": name, "text": text}}
+    data = asked.viewer_data(stage) | {"subject": {"run": name, "text": text}}
     if text.strip() == OPENING:
-        map_ = asked.inspect(stage).maps[0]
+        map_ = asked.inspect(stage).attention_maps[0]
         text_read = "".join(map_.rows)
-        it, horse = (token_at_character(map_.rows, text_read.index(word) + len(word) - 1) for word in (" it", "horse"))
+        it, horse = (
+            token_index_at_character(map_.rows, text_read.index(word) + len(word) - 1) for word in (" it", "horse")
+        )
         strongest = int(map_.weights[:, :, it, horse].argmax())
         data["focus"] = [*divmod(strongest, map_.weights.shape[1]), it]
     return data
@@ -169,20 +179,31 @@ def _signed(x: float | None) -> str:
 
 
 def patching_grid(
-    lab: Lab, name: str, stage: str, first: str, second: str, begins: str, progress: Progress | None = None
+    lab: Lab,
+    name: str,
+    stage: str,
+    clean_prompt: str,
+    corrupted_prompt: str,
+    answer_prefix: str,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """What of one prompt, put into another, changes its answer: a grid of layers and tokens, as <labkit-grid> shows it.
 
-    begins: how the answer begins; the next token is what is measured. Raises LabError as `activation_patching` does,
-    and for texts that are more than a page reads.
+    answer_prefix: how the answer begins; the next token is what is measured. Raises LabError as `activation_patching`
+    does, and for texts that are more than a page reads.
     """
-    first, second = plain_text(first, "The first prompt"), plain_text(second, "The second prompt")
-    begins, stage = plain_text(begins, "The answer's beginning").strip(), plain_text(stage, "The stage")
+    clean_prompt, corrupted_prompt = (
+        plain_text(clean_prompt, "The first prompt"),
+        plain_text(corrupted_prompt, "The second prompt"),
+    )
+    answer_prefix, stage = plain_text(answer_prefix, "The answer's beginning").strip(), plain_text(stage, "The stage")
     tokenizer, model = lab.tokenizer(name), lab.model(name, stage)
-    start = encode_answer_prefix(tokenizer, begins) if begins else []
-    one, other = ([*encode_prompt(tokenizer, [Message("user", text)]), *start] for text in (first, second))
+    start = encode_answer_prefix(tokenizer, answer_prefix) if answer_prefix else []
+    one, other = (
+        [*encode_prompt(tokenizer, [Message("user", text)]), *start] for text in (clean_prompt, corrupted_prompt)
+    )
     if len(one) == len(other) <= model.config.context:
-        check_patching(model, one, other)
+        check_patching_cost(model, one, other)
     result = activation_patching(model, one, other, progress=progress)
     layers = ["embedding", *(str(i + 1) for i in range(model.config.depth))]
     pieces = [
@@ -192,7 +213,7 @@ def patching_grid(
     order = range(len(layers) - 1, -1, -1)  # the last layer on top
     values = [[round(float(x), 3) for x in result.residual[layer]] for layer in order]
     note = _shown_by(tokenizer, result, [(t, pieces[t]) for t in range(len(one)) if one[t] != other[t]])
-    if (first, second) == PATCHED:
+    if (clean_prompt, corrupted_prompt) == PATCHED:
         note["example"] = True
     return {"rows": [layers[i] for i in order], "columns": pieces, "values": values, "note": ["patched", note]}
 
@@ -210,15 +231,15 @@ def build(lab: Lab) -> None:
     """The tab's components, in the Blocks that is open."""
     gr.Markdown(words("look_hint"))
     with gr.Row():
-        name, stage = pick_run(lab)
+        name, stage = run_and_stage_menus(lab)
     with gr.Row(elem_classes="labkit-bar"):
         text = gr.Textbox(OPENING, label=words("text"), lines=2, max_lines=6, scale=4, elem_id="attention-text")
         button = gr.Button(words("look"), variant="primary", scale=1, elem_id="attention-look")
     problem = problem_box("attention-problem")
     view = viewer_html(
         "labkit-attention",
-        answer=lambda question: handle_viewer_request(lab, question),
-        say=translate_message,
+        handle_request=lambda question: handle_viewer_request(lab, question),
+        translate_error=translate_message,
         elem_id="attention-view",
     )
 

@@ -19,8 +19,8 @@ from labkit.ui.shell import (
     default_stage,
     hide_problem_box,
     on_load,
-    pick_run,
     problem_box,
+    run_and_stage_menus,
     show_advice,
     show_error,
     translate_message,
@@ -79,10 +79,10 @@ class Controls(NamedTuple):
     run: gr.Dropdown
     stage: gr.Dropdown
     prompt: gr.Textbox
-    many: gr.Radio
+    num_strategies: gr.Radio
     seed: gr.Number
     tokens: gr.Slider
-    ends: gr.Textbox
+    stop: gr.Textbox
     draft: gr.Dropdown
 
 
@@ -141,7 +141,7 @@ def build(lab: Lab) -> None:
     """The tab's components, in the Blocks that is open."""
     gr.Markdown(words("decoding_hint"))
     with gr.Row():
-        name, stage = pick_run(lab, fill=False)
+        name, stage = run_and_stage_menus(lab, fill_on_load=False)
         seed = skip_gradio_check(gr.Number(0, label=words("seed"), precision=0, elem_id="decoding-seed"))
         tokens = skip_gradio_check(
             gr.Slider(10, 200, value=80, step=10, label=words("new_tokens"), elem_id="decoding-tokens")
@@ -162,8 +162,8 @@ def build(lab: Lab) -> None:
     problem, told = problem_box("decoding-problem"), problem_box("decoding-told-problem")
     view = viewer_html(
         "labkit-texts",
-        answer=lambda question: writing.handle_viewer_request(lab, question),
-        say=translate_message,
+        handle_request=lambda question: writing.handle_viewer_request(lab, question),
+        translate_error=translate_message,
         elem_id="decoding-view",
     )
     controls = Controls(name, stage, text, many, seed, tokens, ends, draft)
@@ -176,7 +176,7 @@ def build(lab: Lab) -> None:
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.number(request.session_hash)
         try:
-            for data in writing.compare_columns(lab, read_settings(lab, values)):
+            for data in writing.stream_comparison(lab, read_settings(lab, values)):
                 wanted = asked.is_current(page, number)
                 yield data if wanted else writing.mark_stopped(data), gr.skip()
                 if not wanted:
@@ -235,7 +235,11 @@ def _fill(
             hindered = show_error(error)
         run = settings.run if settings else next(iter(lab.preferred_names()), None)
         stages = lab.stages(run) if run else []
-        own = [column.strategy for column in settings.columns if not column.begins] if settings else list(DEFAULTS[:3])
+        own = (
+            [column.strategy for column in settings.columns if not column.forced_prefix]
+            if settings
+            else list(DEFAULTS[:3])
+        )
         values = [
             gr.update(choices=names, value=run),
             gr.update(choices=stages, value=settings.stage if settings else default_stage(lab, run, -1)),
@@ -252,7 +256,7 @@ def _fill(
         unchanged = [gr.skip() for _ in values]
         yield [*values, gr.skip(), hindered, show_advice(note)]
         try:
-            for data in writing.compare_columns(lab, settings) if settings else ():
+            for data in writing.stream_comparison(lab, settings) if settings else ():
                 yield [*unchanged, data, gr.skip(), gr.skip()]
         except LabError as error:
             yield [*unchanged, None, show_error(error), gr.skip()]

@@ -59,9 +59,9 @@ class LRUCache:
                 with self.lock:
                     self.making.pop(key, None)
 
-    def put(self, key: Hashable, thing: Any) -> None:
+    def put(self, key: Hashable, value: Any) -> None:
         with self.lock:
-            self.kept[key] = thing
+            self.kept[key] = value
             self.kept.move_to_end(key)
             while len(self.kept) > self.size:
                 self.kept.popitem(last=False)
@@ -165,7 +165,7 @@ class Lab:
 
     def reward_model(self, name: str) -> RewardModel | None:
         """The reward model of a run; None where it has none."""
-        folder = self.open(name).reward_stage()
+        folder = self.open(name).latest_reward_stage()
         return (
             None
             if folder is None
@@ -243,4 +243,4 @@ def has_failed(jobs: Jobs, run: Run) -> bool:
     """Whether the last process that was begun here for a run ended before it was done, without having been asked to."""
     name = run.path.name
     begun = bool(jobs.arguments(name)) and not jobs.stop_requested(name)
-    return begun and bool(unfinished_stages(jobs, run)) and not jobs.running(name) and lock_holder(run.path) is None
+    return begun and bool(unfinished_stages(jobs, run)) and not jobs.is_running(name) and lock_holder(run.path) is None

@@ -28,7 +28,7 @@ from labkit.runs.plan import PlannedStage, extend_plan_text
 from labkit.runs.presets import PRESETS
 from labkit.runs.recipe import Recipe
 from labkit.stages import DPO, STAGES
-from labkit.stages.registry import INPUTS
+from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import MAX_DEFAULT_VOCABULARY
 from labkit.ui.lab import Lab, requested_stages, unfinished_stages
 from labkit.ui.preferences import export_preferences, run_name_of_source
@@ -40,7 +40,7 @@ CHOSEN = ("--out", "--preset", "--seed", "--build-on", "--stages", "--resume")
 SEEDS = 2**32
 LIMITS = {
     "steps": 100_000, "batch_size": 1024, "max_length": 8192, "width": 4096, "depth": 64, "encoder_depth": 64,
-    "context": 8192, "intermediate_size": 16_384, "experts": 256,
+    "context": 8192, "intermediate_size": 16_384, "num_experts": 256,
 }  # fmt: skip
 """The largest number that a page may ask of a setting, by the last part of its name; `LARGEST` of any other."""
 LARGEST = 1_000_000
@@ -164,7 +164,7 @@ def _check_files(lab: Lab, flags: Sequence[str]) -> None:
     inside = lab.inputs.resolve()
     for flag, after in itertools.pairwise([*flags, ""]):
         name, _, behind = flag.partition("=")
-        if name.lstrip("-") not in INPUTS:
+        if name.lstrip("-") not in DATA_FIELDS:
             continue
         value = behind or after
         file = Path(value).expanduser().resolve()
@@ -205,7 +205,7 @@ def voted_runs(lab: Lab, store: PreferenceStore) -> list[tuple[str, int]]:
     counts = Counter[str]()
     for sources, count in store.preference_counts().items():
         counts.update(dict.fromkeys({run_name_of_source(source) for source in sources}, count))
-    tuned = [name for name in lab.preferred_names() if lab.open(name).fine_tuned_stage()]
+    tuned = [name for name in lab.preferred_names() if lab.open(name).latest_sft_stage()]
     return sorted([(name, counts[name]) for name in tuned], key=lambda found: -found[1])
 
 
@@ -215,7 +215,7 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: PreferenceStore, name: str) -> t
     Raises LabError when no vote prefers one answer, or the run has no fine-tuned model.
     """
     base = lab.open(name)
-    tuned = base.fine_tuned_stage()
+    tuned = base.latest_sft_stage()
     if tuned is None or not tuned.finished:
         raise LabError(f"{name} has no fine-tuned model yet that could be trained on votes. Choose another run.")
     new, folder, kept = _claim(lab, name)
@@ -318,7 +318,7 @@ def check_idle(lab: Lab, jobs: Jobs, name: str) -> Path:
     path = lab.folder / name if name in runs_without_folder(lab, jobs) else lab.path(name)
     if path == lab.demo:
         raise LabError(f"{name} comes with labkit and cannot be changed. Start a new run from it.")
-    if jobs.running(name):
+    if jobs.is_running(name):
         raise LabError(f"{name} is running. Stop it first.")
     at_work = lock_holder(path)
     if at_work:

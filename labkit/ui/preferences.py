@@ -17,7 +17,7 @@ from labkit.decoding.filters import sampling_filters
 from labkit.errors import LabError
 from labkit.files import write_jsonl
 from labkit.preferences.annotate import preference_task
-from labkit.preferences.store import Answer, Choice, PreferenceStore, preference_pairs
+from labkit.preferences.store import Choice, PreferenceStore, SourcedAnswer, preference_pairs
 from labkit.runs.jobs import shorten_repr
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import pair_columns
@@ -28,8 +28,8 @@ from labkit.ui.shell import (
     hide_problem_box,
     on_load,
     on_tab,
-    pick_run,
     problem_box,
+    run_and_stage_menus,
     show_advice,
     show_error,
     translate_label,
@@ -107,7 +107,9 @@ def new_pair(lab: Lab, store: PreferenceStore, sources: Sequence[AnswerSource], 
     for _ in range(ATTEMPTS):
         seed = secrets.randbelow(2**31)
         prompt = (Message("user", text.strip()),) if text.strip() else _task(lab, sources, seed)
-        answers = [Answer(_answer(lab, source, prompt, seed + i), str(source)) for i, source in enumerate(sources)]
+        answers = [
+            SourcedAnswer(_answer(lab, source, prompt, seed + i), str(source)) for i, source in enumerate(sources)
+        ]
         if answers[0].text != answers[1].text and all(answer.text for answer in answers):
             first = secrets.randbelow(2)
             return store.add_pair(prompt, answers[first], answers[1 - first])
@@ -182,7 +184,7 @@ class PreferenceWidgets(NamedTuple):
     left: gr.Textbox
     right: gr.Textbox
     problem: gr.Textbox
-    said: gr.Textbox
+    vote_status: gr.Textbox
     standings: gr.Dataframe
     kept: gr.State
 
@@ -252,7 +254,7 @@ def _sources(lab: Lab) -> list[Any]:
         for side, place in (("first", -1), ("second", -2)):
             with gr.Group():
                 gr.Markdown(words(f"{side}_source"), padding=True)
-                menus += pick_run(lab, place, fill=False)
+                menus += run_and_stage_menus(lab, place, fill_on_load=False)
                 hot = skip_gradio_check(
                     gr.Slider(0, HOTTEST, value=1.0, step=0.05, label=words("temperature"), elem_id=f"{side}-hot")
                 )
@@ -348,10 +350,10 @@ def _votes(
         except LabError as error:
             return *(gr.skip(),) * (len(board.shown) - 1), show_error(error), gr.skip(), gr.skip()
 
-    told = [board.said, board.standings, board.problem, board.kept]
+    told = [board.vote_status, board.standings, board.problem, board.kept]
     for choice, button in buttons.items():
         then_ask(button.click(partial(vote, choice), [board.pair, annotator], told))
-    undo.click(take_back, [annotator], [*board.shown, board.said, board.standings])
+    undo.click(take_back, [annotator], [*board.shown, board.vote_status, board.standings])
 
 
 def checked_annotator(name: Any) -> str:

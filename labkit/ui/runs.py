@@ -17,7 +17,7 @@ from labkit.reporting.comparison import compare_runs, comparison_rows
 from labkit.reporting.metrics import BY_KIND
 from labkit.reporting.page import stage_figures
 from labkit.reporting.plots import overlay_figures
-from labkit.reporting.terminal import metric_rows
+from labkit.reporting.terminal import metric_table_rows
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_run_name
 from labkit.runs.lock import lock_holder
@@ -56,7 +56,7 @@ def metrics_table(run: Run) -> dict[str, Any]:
     finished = [stage for stage in run.stages if stage.finished]
     results = [stage.result or {"stage": stage.name, "metrics": {}} for stage in finished]
     names = dict.fromkeys(name for result in results for name in result["metrics"] if not name.startswith(BY_KIND))
-    table = [[translate_label(title), *values] for name in names for title, *values in metric_rows(name, results)]
+    table = [[translate_label(title), *values] for name in names for title, *values in metric_table_rows(name, results)]
     return {"headers": [translate_label("metric"), *(stage.name for stage in finished)], "data": table}
 
 
@@ -121,34 +121,36 @@ def overlay_other_run(lab: Lab, name: str, other: str | None, stage: str, curve:
 class RunWidgets(NamedTuple):
     """The tab's components that change."""
 
-    all: gr.Dataframe
+    all_runs: gr.Dataframe
     name: gr.Dropdown
-    other: gr.Dropdown
+    other_run: gr.Dropdown
     stop: gr.Button
-    go_on: gr.Button
+    resume: gr.Button
     problem: gr.Textbox
-    why: gr.Textbox
+    run_problem: gr.Textbox
     stages: gr.Dataframe
     stage: gr.Dropdown
     curve: gr.Dropdown
     plot: gr.Plot
-    card: gr.Dataframe
-    told: gr.Textbox
-    beside: gr.Dataframe
+    metrics: gr.Dataframe
+    comparison_problem: gr.Textbox
+    comparison: gr.Dataframe
     report: gr.Button
     log: gr.Textbox
-    said: gr.Accordion
+    log_box: gr.Accordion
 
     @property
-    def of_all(self) -> list[Any]:
+    def updated_with_runs(self) -> list[Any]:
         """What is to be filled anew when there are other runs, or one is in another state; see `_listed`."""
-        return [self.all, self.name, self.other]
+        return [self.all_runs, self.name, self.other_run]
 
     @property
-    def of_run(self) -> list[Any]:
+    def updated_with_run(self) -> list[Any]:
         """What is to be filled anew when something of the run has changed."""
-        return [self.why, self.stages, self.stage, self.curve, self.plot, self.card, self.told, self.beside, self.stop,
-                self.go_on, self.report, self.log, self.said]  # fmt: skip
+        return [
+            self.run_problem, self.stages, self.stage, self.curve, self.plot, self.metrics, self.comparison_problem,
+            self.comparison, self.stop, self.resume, self.report, self.log, self.log_box,
+        ]  # fmt: skip
 
 
 def build(lab: Lab, jobs: Jobs, store: PreferenceStore) -> None:
@@ -291,11 +293,11 @@ def _acts(
         try:
             made, note = action(*given)
         except LabError as error:
-            return *(gr.skip() for _ in shown.of_all), show_error(error), *(gr.skip() for _ in typed)
+            return *(gr.skip() for _ in shown.updated_with_runs), show_error(error), *(gr.skip() for _ in typed)
         emptied = ["" for _ in typed]
         return *_listed(lab, jobs, value=made), show_advice(note), *emptied
 
-    event(tried, inputs, [*shown.of_all, problem, *typed])
+    event(tried, inputs, [*shown.updated_with_runs, problem, *typed])
 
 
 def _listed(lab: Lab, jobs: Jobs, **chosen: Any) -> list[Any]:
@@ -332,7 +334,7 @@ class RunView:
             *self._curves(run, name, other, stage, curve),
             metrics_table(run),
             *run_comparison_table(self.lab, name, other),
-            gr.update(interactive=at.ours),
+            gr.update(interactive=at.started_here),
             gr.update(interactive=can_resume(self.lab, run, at)),
             gr.update(interactive=(run.path / "report.json").is_file()),
             log
@@ -343,7 +345,7 @@ class RunView:
 
     def _none(self, name: str) -> tuple[Any, ...]:
         """Of a run that has just been begun, or could not be."""
-        running, known = self.jobs.running(name), bool(self.jobs.arguments(name))
+        running, known = self.jobs.is_running(name), bool(self.jobs.arguments(name))
         if not known:
             raise LabError(f"There is no run {name!r} in {self.lab.folder}.")
         state = "Starting" if running else "Failed to start, see log"
@@ -384,7 +386,7 @@ def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     """Keep what is shown true: when the page opens, when something is chosen, and while a process is at work."""
     look = RunView(lab, jobs)
     timer, seen, newest = gr.Timer(2), gr.State(None), gr.State(True)
-    chosen = [shown.name, shown.other, shown.stage, shown.curve]
+    chosen = [shown.name, shown.other_run, shown.stage, shown.curve]
 
     def fill() -> list[Any]:
         first = default_run(lab, jobs)
@@ -396,12 +398,12 @@ def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
 
     def begin_to_look(name: Any, other: Any, curve: Any) -> tuple[Any, ...]:
         if not name:
-            return (gr.skip(),) * (len(shown.of_run) + 2)
+            return (gr.skip(),) * (len(shown.updated_with_run) + 2)
         return *look(name, other, None, curve), True, _seen(lab, jobs, name)
 
     def choose(name: Any, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
         if not name:
-            return (gr.skip(),) * (len(shown.of_run) + 1)
+            return (gr.skip(),) * (len(shown.updated_with_run) + 1)
         readable = name in lab.all_names() and not lab.read_error(name)
         begun = [one.name for one in lab.open(name).stages if one.exists] if readable else []
         return *look(name, other, stage, curve), begun[-1:] == [stage]
@@ -411,20 +413,26 @@ def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
         was done; at its newest stage unless another was chosen.
         """
         now = _seen(lab, jobs, name)
-        listed = [gr.skip()] * len(shown.of_all) if now == before else _listed(lab, jobs)
+        listed = [gr.skip()] * len(shown.updated_with_runs) if now == before else _listed(lab, jobs)
         if not name or (now == before and not now[0]):
-            return *(gr.skip(),) * len(shown.of_run), *listed, now
+            return *(gr.skip(),) * len(shown.updated_with_run), *listed, now
         return *look(name, other, None if newest else stage, curve), *listed, now
 
     quietly: dict[str, Any] = {"show_progress": "hidden"}
-    on_load(fill, None, [*shown.of_all, seen])
-    on_tab(lambda: _listed(lab, jobs), shown.of_all)
-    shown.all.select(pick, None, shown.name, **quietly)
-    shown.name.change(begin_to_look, [shown.name, shown.other, shown.curve], [*shown.of_run, newest, seen], **quietly)
-    gr.on(
-        [shown.stage.input, shown.curve.input, shown.other.change], choose, chosen, [*shown.of_run, newest], **quietly
+    on_load(fill, None, [*shown.updated_with_runs, seen])
+    on_tab(lambda: _listed(lab, jobs), shown.updated_with_runs)
+    shown.all_runs.select(pick, None, shown.name, **quietly)
+    shown.name.change(
+        begin_to_look, [shown.name, shown.other_run, shown.curve], [*shown.updated_with_run, newest, seen], **quietly
     )
-    timer.tick(follow, [*chosen, newest, seen], [*shown.of_run, *shown.of_all, seen], **quietly)
+    gr.on(
+        [shown.stage.input, shown.curve.input, shown.other_run.change],
+        choose,
+        chosen,
+        [*shown.updated_with_run, newest],
+        **quietly,
+    )
+    timer.tick(follow, [*chosen, newest, seen], [*shown.updated_with_run, *shown.updated_with_runs, seen], **quietly)
 
 
 def _seen(lab: Lab, jobs: Jobs, name: Any) -> tuple[Any, ...]:
@@ -433,5 +441,5 @@ def _seen(lab: Lab, jobs: Jobs, name: Any) -> tuple[Any, ...]:
     """
     names = lab.all_names()
     at_work = name in names and bool(lock_holder(lab.path(name)))
-    starting = isinstance(name, str) and name in jobs.names() and jobs.running(name)
+    starting = isinstance(name, str) and name in jobs.names() and jobs.is_running(name)
     return at_work or starting, name, names, jobs.names()

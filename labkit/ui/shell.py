@@ -95,17 +95,17 @@ def on_tab(fn: Callable[[], Any], outputs: Any) -> None:
     block.select(fn, None, outputs, show_progress="hidden")
 
 
-def pick_run(lab: Lab, place: int = -1, fill: bool = True) -> tuple[gr.Dropdown, gr.Dropdown]:
+def run_and_stage_menus(lab: Lab, stage_index: int = -1, fill_on_load: bool = True) -> tuple[gr.Dropdown, gr.Dropdown]:
     """Two menus: a run, and the model after which of its stages. They are filled when the page opens, unless the tab
     does that itself.
 
-    place: which stage is chosen at first, counted as in a list; the first where there are not so many.
+    stage_index: which stage is chosen at first, counted as in a list; the first where there are not so many.
     """
     name = gr.Dropdown([], label=words("run"), allow_custom_value=True)
     stage = gr.Dropdown([], label=words("stage"), allow_custom_value=True)
 
     def stages_of(name: str | None) -> Any:
-        return gr.update(choices=lab.readable_stages(name), value=default_stage(lab, name, place))
+        return gr.update(choices=lab.readable_stages(name), value=default_stage(lab, name, stage_index))
 
     def first() -> tuple[Any, Any]:
         chosen = next(iter(lab.preferred_names()), None)
@@ -113,15 +113,15 @@ def pick_run(lab: Lab, place: int = -1, fill: bool = True) -> tuple[gr.Dropdown,
 
     name.input(stages_of, name, stage)
     on_tab(lambda: gr.update(choices=lab.runs_with_model()), name)
-    if fill:
+    if fill_on_load:
         on_load(first, None, [name, stage])
     return name, stage
 
 
-def default_stage(lab: Lab, name: str | None, place: int) -> str | None:
+def default_stage(lab: Lab, name: str | None, stage_index: int) -> str | None:
     """The stage of a run that is chosen at first: the one in this place, or the first of all; None without a run."""
     stages = lab.readable_stages(name)
-    return stages[place] if len(stages) >= abs(place) else next(iter(stages), None)
+    return stages[stage_index] if len(stages) >= abs(stage_index) else next(iter(stages), None)
 
 
 def problem_box(elem_id: str) -> gr.Textbox:

@@ -17,16 +17,16 @@ from labkit.ui.lab import Lab, has_failed, requested_stages, unfinished_stages
 from labkit.ui.shell import translate_label
 
 
-class Status(NamedTuple):
-    """Where a run is. running: whether a process is at work, ours: one that was begun here, which can be stopped.
-    failed: whether the last one that was begun here ended before it was done, without having been asked to. asked: the
-    stages that the run is to have.
+class RunStatus(NamedTuple):
+    """Where a run is. running: whether a process is at work, started_here: one that was begun here, which can be
+    stopped. failed: whether the last one that was begun here ended before it was done, without having been asked to.
+    requested: the stages that the run is to have.
     """
 
     running: bool
-    ours: bool
+    started_here: bool
     failed: bool
-    asked: list[str]
+    requested: list[str]
     unfinished: list[str]
 
     @property
@@ -35,14 +35,14 @@ class Status(NamedTuple):
         return self.unfinished[0] if self.unfinished else None
 
 
-def run_status(jobs: Jobs, run: Run) -> Status:
+def run_status(jobs: Jobs, run: Run) -> RunStatus:
     """Where a run is."""
-    ours = jobs.running(run.path.name)
+    ours = jobs.is_running(run.path.name)
     running = ours or lock_holder(run.path) is not None
-    return Status(running, ours, has_failed(jobs, run), requested_stages(jobs, run), unfinished_stages(jobs, run))
+    return RunStatus(running, ours, has_failed(jobs, run), requested_stages(jobs, run), unfinished_stages(jobs, run))
 
 
-def progress_table(run: Run, at: Status) -> list[list[str]]:
+def progress_table(run: Run, status: RunStatus) -> list[list[str]]:
     """A row a stage: its name, what state it is in, its steps, and how long it took or will still take."""
     found = []
     for stage in run.stages:
@@ -52,28 +52,33 @@ def progress_table(run: Run, at: Status) -> list[list[str]]:
         took = ""
         if stage.finished:
             took = format_duration((stage.result or {}).get("seconds", seconds))
-        elif stage.exists and done and at.running:
+        elif stage.exists and done and status.running:
             took = translate_label("{} left").format(format_duration(seconds / done * (steps - done)))
-        found.append([stage.name, translate_label(_state(stage, at, done == steps)), f"{done:,} / {steps:,}", took])
+        found.append([stage.name, translate_label(_state(stage, status, done == steps)), f"{done:,} / {steps:,}", took])
     return found
 
 
-def _state(stage: StageFolder, at: Status, trained: bool) -> str:
+def _state(stage: StageFolder, status: RunStatus, trained: bool) -> str:
     if stage.finished:
         return "Finished"
-    if stage.name not in at.asked:
+    if stage.name not in status.requested:
         return "Not requested"
-    if at.running and stage.exists:
+    if status.running and stage.exists:
         return "Measuring" if trained else "Running"
-    if at.failed and stage.name == at.current_stage:
+    if status.failed and stage.name == status.current_stage:
         return "Failed"
     return "Stopped" if stage.exists else ""
 
 
-def can_resume(lab: Lab, run: Run, at: Status) -> bool:
+def can_resume(lab: Lab, run: Run, status: RunStatus) -> bool:
     """Whether resuming makes sense: something is left, and what failed did not fail before its first step."""
     trained = any(stage.step_records for stage in run.stages)
-    return bool(at.unfinished) and not at.running and not lab.is_demo(run.path.name) and (trained or not at.failed)
+    return (
+        bool(status.unfinished)
+        and not status.running
+        and not lab.is_demo(run.path.name)
+        and (trained or not status.failed)
+    )
 
 
 def failure_message(jobs: Jobs, name: str) -> str:
@@ -88,7 +93,7 @@ def run_menu_choices(lab: Lab, jobs: Jobs) -> list[tuple[str, str]]:
     so.
     """
     waiting = [
-        (name, "" if jobs.running(name) else "failed to start") for name in manage.runs_without_folder(lab, jobs)
+        (name, "" if jobs.is_running(name) else "failed to start") for name in manage.runs_without_folder(lab, jobs)
     ]
     known = [(name, "unreadable" if lab.read_error(name) else "") for name in lab.all_names()]
     return [(f"{name} ({translate_label(state)})" if state else name, name) for name, state in (*waiting, *known)]
@@ -106,20 +111,20 @@ def _at_a_glance(lab: Lab, jobs: Jobs, name: str) -> list[str]:
         run = lab.open(name)
     except LabError:
         begun = name in lab.all_names()
-        state = "Unreadable" if begun else "Starting" if jobs.running(name) else "Failed to start"
+        state = "Unreadable" if begun else "Starting" if jobs.is_running(name) else "Failed to start"
         return [translate_label(state), "", _clock(jobs.last_output_time(name))]
     finished = sum(stage.finished for stage in run.stages)
     changed = translate_label("comes with labkit") if lab.is_demo(name) else _clock(lab.last_modified(name))
     return [translate_label(_whole(run, run_status(jobs, run))), f"{finished} / {len(run.stages)}", changed]
 
 
-def _whole(run: Run, at: Status) -> str:
+def _whole(run: Run, status: RunStatus) -> str:
     """The state of a run as one word."""
-    if at.running:
+    if status.running:
         return "Running"
-    if at.failed:
+    if status.failed:
         return "Failed"
-    return "Stopped" if at.unfinished else "Finished"
+    return "Stopped" if status.unfinished else "Finished"
 
 
 def _clock(seconds: float) -> str:

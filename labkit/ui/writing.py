@@ -17,15 +17,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from labkit.decoding import BestOfN, History, TracedStep, trace_forced, trace_generation
-from labkit.decoding.beam import Beams, beam_steps
+from labkit.decoding.beam import BeamSearchOutput, beam_steps
 from labkit.decoding.best import best_of_n_steps
 from labkit.decoding.contrastive import contrastive_candidates
 from labkit.decoding.filters import check_tokens_remain, logits_after_each
-from labkit.decoding.limits import PAGE, Cost, check_generation_cost
+from labkit.decoding.limits import MAX_PAGE_COST, GenerationCost, check_generation_cost
 from labkit.decoding.prompts import check_prompt_fits
 from labkit.decoding.scores import ScoreInterval
 from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, format_value, parse_strategy
-from labkit.decoding.stream import make_step
+from labkit.decoding.stream import make_traced_step
 from labkit.errors import LabError
 from labkit.evaluation.judges import oracle_judge, reward_judge
 from labkit.evaluation.strategies import EvalPrompt, find_task, first_difference, score_texts
@@ -57,7 +57,7 @@ SEEDS_AT_ONCE = 8
 """Seeds of one strategy that are written between two signs of progress."""
 
 
-class NoSettings(LabError):
+class InvalidSettings(LabError):
     """What was to be settings of a comparison is something else."""
 
 
@@ -65,7 +65,7 @@ class Column(NamedTuple):
     """A strategy as a line, and the tokens that its text begins with: none, or those up to where it was branched."""
 
     strategy: str
-    begins: tuple[int, ...] = ()
+    forced_prefix: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,16 @@ class DecodingSettings:
         except LabError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise NoSettings(f"These are no settings of a comparison: {type(error).__name__} {error!s:.80}.") from None
+            raise InvalidSettings(
+                f"These are no settings of a comparison: {type(error).__name__} {error!s:.80}."
+            ) from None
 
     @classmethod
     def from_link(cls, text: str) -> DecodingSettings:
         """From the text of a link. Raises LabError for one that is damaged."""
         try:
             return cls.from_json(json.loads(text))
-        except (json.JSONDecodeError, RecursionError, NoSettings):
+        except (json.JSONDecodeError, RecursionError, InvalidSettings):
             raise LabError(
                 "This link is broken: no settings can be read from it. Shown instead are those that the tab begins "
                 "with."
@@ -144,11 +146,11 @@ class DecodingSettings:
     def to_json(self) -> dict[str, Any]:
         """As a viewer and a link hold it."""
         return asdict(self) | {
-            "columns": [{"strategy": one.strategy, "begins": list(one.begins)} for one in self.columns]
+            "columns": [{"strategy": one.strategy, "begins": list(one.forced_prefix)} for one in self.columns]
         }
 
 
-class WritingSession(NamedTuple):
+class DecodingSession(NamedTuple):
     """What is needed to write: the model, its tokenizer, the prompt's tokens, what stands beside, and the trees of
     beams that were searched last. weights_hash: a hash of the model's.
     """
@@ -184,7 +186,7 @@ def annotator_of(lab: Lab, run: str) -> str:
     return lab.open(run).recipe.annotation.annotator
 
 
-def writing_session(lab: Lab, settings: DecodingSettings) -> WritingSession:
+def decoding_session(lab: Lab, settings: DecodingSettings) -> DecodingSession:
     """Raises LabError for a run or a stage that is not there, and for a prompt that leaves no room."""
     tokenizer, model = lab.tokenizer(settings.run), lab.model(settings.run, settings.stage)
     prompt = prompt_ids(tokenizer, settings.stage, settings.prompt)
@@ -198,7 +200,7 @@ def writing_session(lab: Lab, settings: DecodingSettings) -> WritingSession:
         judge = oracle_judge(world, {tuple(prompt): task}, annotator_of(lab, settings.run), tokenizer)
     draft = lab.model(settings.run, settings.draft or lab.stages(settings.run)[0])
     resources = DecodingResources(tokenizer, settings.stop, draft, judge)
-    return WritingSession(model, tokenizer, prompt, resources, lab.results, weights_hash(lab, settings))
+    return DecodingSession(model, tokenizer, prompt, resources, lab.results, weights_hash(lab, settings))
 
 
 def _task(lab: Lab, settings: DecodingSettings) -> Task | None:
@@ -213,13 +215,13 @@ def weights_hash(lab: Lab, settings: DecodingSettings) -> str:
     return lab.load_cached(file, lambda: hashlib.sha256(file.read_bytes()).hexdigest()[:12], "hash")
 
 
-def compare_columns(lab: Lab, settings: DecodingSettings) -> Iterator[dict[str, Any]]:
+def stream_comparison(lab: Lab, settings: DecodingSettings) -> Iterator[dict[str, Any]]:
     """What the viewer shows, again after every few tokens: all texts as far as they are written, and where they part.
 
     Every strategy that draws token by token sees the same random number at the same step. Raises LabError for what
     cannot be continued.
     """
-    at = writing_session(lab, settings)
+    at = decoding_session(lab, settings)
     settings = DecodingSettings(**(vars(settings) | {"checkpoint": at.weights_hash}))
     strategies = parse_strategies(at, settings, AT_ONCE)
     texts = [
@@ -240,18 +242,23 @@ def compare_columns(lab: Lab, settings: DecodingSettings) -> Iterator[dict[str, 
     yield {**shared, "columns": columns, "parts": divergence_position(columns)}
 
 
-def parse_strategies(at: WritingSession, settings: DecodingSettings, times: float, seeds: int = 1) -> list[Strategy]:
+def parse_strategies(
+    session: DecodingSession, settings: DecodingSettings, max_page_costs: float, seeds: int = 1
+) -> list[Strategy]:
     """The lines as strategies, each of which is no more than one visitor may ask for, and all together no more than
-    `times` as much. Raises LabError, which names the line that is wrong.
+    `max_page_costs` as much. Raises LabError, which names the line that is wrong.
     """
     found, costs = [], []
     for number, column in enumerate(settings.columns, 1):
-        strategy, cost = _understood(at, column, settings, f"Strategy {number}, ")
+        strategy, cost = _understood(session, column, settings, f"Strategy {number}, ")
         found.append(strategy)
         costs.append(cost)
     many = [seeds if strategy.is_random else 1 for strategy in found]
-    for what, most in (("tokens", PAGE.tokens * times), ("flops", PAGE.flops * times)):
-        total = sum(times * getattr(cost, what) for times, cost in zip(many, costs, strict=True))
+    for what, most in (
+        ("tokens", MAX_PAGE_COST.tokens * max_page_costs),
+        ("flops", MAX_PAGE_COST.flops * max_page_costs),
+    ):
+        total = sum(max_page_costs * getattr(cost, what) for max_page_costs, cost in zip(many, costs, strict=True))
         if total > most:
             said = f"{total:,.0f} tokens to read" if what == "tokens" else f"{total / 1e12:,.1f} TFLOP"
             limit = f"{most:,.0f}" if what == "tokens" else f"{most / 1e12:,.1f}"
@@ -263,8 +270,8 @@ def parse_strategies(at: WritingSession, settings: DecodingSettings, times: floa
 
 
 def _understood(
-    at: WritingSession, column: Column, settings: DecodingSettings, name: str = ""
-) -> tuple[Strategy, Cost]:
+    at: DecodingSession, column: Column, settings: DecodingSettings, name: str = ""
+) -> tuple[Strategy, GenerationCost]:
     """A line as a strategy, and what it costs. Raises LabError, which names the line, for what is wrong or too much."""
     try:
         strategy = parse_strategy(column.strategy)
@@ -297,25 +304,25 @@ def divergence_position(columns: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def stream_column(
-    at: WritingSession, strategy: Strategy, column: Column, settings: DecodingSettings
+    session: DecodingSession, strategy: Strategy, column: Column, settings: DecodingSettings
 ) -> Iterator[dict[str, Any]]:
     """What is new of a column, again and again: its {"tokens"} as the viewer shows them, and of "best" the {"answers"}
     of which it was chosen.
     """
-    _check_begins(at, column)
-    begins, tokenizer = list(column.begins), at.tokenizer
+    _check_begins(session, column)
+    begins, tokenizer = list(column.forced_prefix), session.tokenizer
     common: dict[str, Any] = {"stop_ids": tokenizer.stop_ids}
     filters = strategy.logits_filters(tokenizer)
     if strategy.kind in ("sample", "greedy"):
         shown: list[dict[str, Any]] = []
         common |= {
-            "stop": at.resources.stop_strings(),
+            "stop": session.resources.stop_strings(),
             "forced_prefix": begins,
             "top_n": 1,
             "max_new_tokens": settings.tokens,
         }
         generator = torch.Generator().manual_seed(settings.seed)
-        for step in trace_generation(at.model, at.prompt, filters=filters, generator=generator, **common):
+        for step in trace_generation(session.model, session.prompt, filters=filters, generator=generator, **common):
             shown.append(_token(tokenizer, step))
             if step.ended and not shown[-1]["ended"]:  # by a stop text, which stays to be seen
                 shown.append({"id": -1, "text": "", "ended": True, "stop": True})
@@ -323,40 +330,42 @@ def stream_column(
         return
     text: list[int] = []
     answers: dict[str, Any] = {}
-    prompt, left = [*at.prompt, *begins], max(1, settings.tokens - len(begins))
+    prompt, left = [*session.prompt, *begins], max(1, settings.tokens - len(begins))
     streamed: Iterator[list[int]]
     if strategy.kind == "beam":
-        streamed = (beams.found[0].tokens for beams in _beams(at, strategy, column, settings))
-    elif strategy.kind == "best" and at.resources.judge is not None:
-        streamed = _best(at, strategy, prompt, begins, settings, left, answers)
+        streamed = (beams.hypotheses[0].tokens for beams in _beams(session, strategy, column, settings))
+    elif strategy.kind == "best" and session.resources.judge is not None:
+        streamed = _best(session, strategy, prompt, begins, settings, left, answers)
     else:
-        streamed = strategy.stream(
-            at.model, prompt, max_new_tokens=left, seed=settings.seed, resources=_behind(at, begins), **common
+        streamed = strategy.stream_partial_outputs(
+            session.model, prompt, max_new_tokens=left, seed=settings.seed, resources=_behind(session, begins), **common
         )
     for text in streamed:
         yield {"tokens": [{"id": one, "text": tokenizer.token_text(one), "ended": False} for one in [*begins, *text]]}
-    ended = len(text) < min(left, at.model.config.context - len(prompt))
+    ended = len(text) < min(left, session.model.config.context - len(prompt))
     whole = [*begins, *text, *([tokenizer.turn_end_id] if ended else [])]
-    final = [_token(tokenizer, step) for step in trace_forced(at.model, at.prompt, whole, filters=filters)]
+    final = [_token(tokenizer, step) for step in trace_forced(session.model, session.prompt, whole, filters=filters)]
     if ended:  # which of the two it was, if there are stop texts, is not known
         final[-1] |= {"text": "", "ended": True, "stop": bool(settings.stop)}
     yield {"tokens": final} | answers
 
 
-def _beams(at: WritingSession, strategy: Strategy, column: Column, settings: DecodingSettings) -> Iterator[Beams]:
+def _beams(
+    at: DecodingSession, strategy: Strategy, column: Column, settings: DecodingSettings
+) -> Iterator[BeamSearchOutput]:
     """What stands after each step of a beam search, whose tree is kept for who asks for it next."""
     key = (at.weights_hash, tuple(at.prompt), column, settings.tokens, settings.stop)
-    left = max(1, settings.tokens - len(column.begins))
+    left = max(1, settings.tokens - len(column.forced_prefix))
     told = {name.replace("-", "_"): strategy.option(name) for name in OPTIONS["beam"]}
     filters, stop = strategy.logits_filters(at.tokenizer), at.resources.stop_strings()
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stop_ids, "max_new_tokens": left}
-    for beams in beam_steps(at.model, [*at.prompt, *column.begins], **told, **common, filters=filters):
+    for beams in beam_steps(at.model, [*at.prompt, *column.forced_prefix], **told, **common, filters=filters):
         yield beams
     at.trees.put(key, beams)
 
 
 def _best(
-    at: WritingSession,
+    at: DecodingSession,
     strategy: Strategy,
     prompt: Sequence[int],
     begins: Sequence[int],
@@ -369,20 +378,20 @@ def _best(
     assert judge is not None
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stop_ids, "max_new_tokens": left}
     generator, filters = torch.Generator().manual_seed(settings.seed), strategy.logits_filters(at.tokenizer)
-    common |= {"n": strategy.option("n"), "rows": ANSWERS_AT_ONCE, "filters": filters, "generator": generator}
+    common |= {"n": strategy.option("n"), "batch_size": ANSWERS_AT_ONCE, "filters": filters, "generator": generator}
     for best in best_of_n_steps(at.model, prompt, judge, **common):
         if best is not None:
             found["answers"] = _answers(at.tokenizer, best, begins)
-        yield [] if best is None else best.answers[best.best]
+        yield [] if best is None else best.answers[best.best_index]
 
 
 def _answers(tokenizer: Tokenizer, best: BestOfN, begins: Sequence[int]) -> list[list[Any]]:
     """All answers as [text, worth, whether it was chosen], the best first."""
-    order = sorted(range(len(best.answers)), key=lambda i: (-best.scores[i], i != best.best))
-    return [[tokenizer.decode([*begins, *best.answers[i]]), best.scores[i], i == best.best] for i in order]
+    order = sorted(range(len(best.answers)), key=lambda i: (-best.scores[i], i != best.best_index))
+    return [[tokenizer.decode([*begins, *best.answers[i]]), best.scores[i], i == best.best_index] for i in order]
 
 
-def _behind(at: WritingSession, begins: Sequence[int]) -> DecodingResources:
+def _behind(at: DecodingSession, begins: Sequence[int]) -> DecodingResources:
     """The judge is told of a branch's beginning as part of the answer, not of the prompt."""
     judge = at.resources.judge
     if judge is None or not begins:
@@ -396,8 +405,8 @@ def _behind(at: WritingSession, begins: Sequence[int]) -> DecodingResources:
     )
 
 
-def _check_begins(at: WritingSession, column: Column) -> None:
-    unknown = [token for token in column.begins if not 0 <= token < at.model.config.vocabulary]
+def _check_begins(at: DecodingSession, column: Column) -> None:
+    unknown = [token for token in column.forced_prefix if not 0 <= token < at.model.config.vocabulary]
     if unknown:
         raise LabError(f"There is no token {unknown[0]} in this model's vocabulary of {at.model.config.vocabulary}.")
 
@@ -410,7 +419,7 @@ def _head(strategy: Strategy, column: Column) -> dict[str, Any]:
         "kind": strategy.kind,
         "head": "" if kind == "sample" else kind,
         "filters": [[name, format_value(value)] for name, value in strategy.filters],
-        "begins": list(column.begins),
+        "begins": list(column.forced_prefix),
         "tokens": [],
         "done": False,
     }
@@ -439,17 +448,17 @@ def handle_viewer_request(lab: Lab, question: Mapping[str, Any]) -> dict[str, An
             found = {"step": _step, "branch": _branch, "tree": _tree}.get(str(question.get("what")))
             if found is None:
                 raise LabError("This is no question about a text.")
-            return found(writing_session(lab, settings), settings, column)
+            return found(decoding_session(lab, settings), settings, column)
     except LabError as error:
         return {"error": str(error)}
 
 
-def _step(at: WritingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
+def _step(at: DecodingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
     """What is weighed for the last of the column's tokens, under its strategy."""
     _check_begins(at, column)
     strategy, _ = _understood(at, column, settings)
     filters = strategy.logits_filters(at.tokenizer)
-    *before, token = column.begins or (None,)
+    *before, token = column.forced_prefix or (None,)
     if token is None:
         raise LabError("There is no token to look at.")
     ids = torch.tensor([[*at.prompt, *before]], device=at.model.embedding.weight.device)
@@ -461,15 +470,16 @@ def _step(at: WritingSession, settings: DecodingSettings, column: Column) -> dic
         raw = at.model(ids)[:, -1].float()
     seen = logits_after_each(filters, raw, History(ids, len(at.prompt)))
     check_tokens_remain(filters, seen)
-    step = make_step(seen, token, None, False, 10)
+    step = make_traced_step(seen, token, None, False, 10)
     rows = [
-        [one.token, at.tokenizer.token_text(one.token), one.probability, list(one.after)] for one in step.candidates
+        [one.token, at.tokenizer.token_text(one.token), one.probability, list(one.filtered_probabilities)]
+        for one in step.candidates
     ]
     names = [f"{name}={format_value(value)}" for name, value in strategy.filters]
     names += ["greedy"] if strategy.kind == "greedy" else []
     return {
         "candidates": rows,
-        "effects": [list(effect) for effect in step.effects],
+        "effects": [list(effect) for effect in step.filter_effects],
         "names": names,
         "entropy": list(step.entropy),
         "vocabulary": at.model.config.vocabulary,
@@ -477,7 +487,7 @@ def _step(at: WritingSession, settings: DecodingSettings, column: Column) -> dic
 
 
 def _contrasted(
-    at: WritingSession, strategy: Strategy, column: Column, before: list[int], token: int
+    at: DecodingSession, strategy: Strategy, column: Column, before: list[int], token: int
 ) -> dict[str, Any]:
     """What contrastive search weighs: of each candidate the probability, the similarity, and what it is ranked by."""
     k, alpha = strategy.option("k"), strategy.option("alpha")
@@ -488,14 +498,14 @@ def _contrasted(
     return _head(strategy, column) | {"contrast": rows, "alpha": alpha, "token": token}
 
 
-def _branch(at: WritingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
+def _branch(at: DecodingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
     """The whole text of a column that begins as told."""
     strategy, _ = _understood(at, column, settings)
     *_, last = stream_column(at, strategy, column, settings)
     return _head(strategy, column) | last | {"done": True}
 
 
-def _tree(at: WritingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
+def _tree(at: DecodingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
     """Every step that a beam search weighed, and the texts that it found."""
     strategy, _ = _understood(at, column, settings)
     if strategy.kind != "beam":
@@ -503,7 +513,7 @@ def _tree(at: WritingSession, settings: DecodingSettings, column: Column) -> dic
     _check_begins(at, column)
     key = (at.weights_hash, tuple(at.prompt), column, settings.tokens, settings.stop)
 
-    def search() -> Beams:
+    def search() -> BeamSearchOutput:
         *_, last = _beams(at, strategy, column, settings)
         return last
 
@@ -517,7 +527,7 @@ def _tree(at: WritingSession, settings: DecodingSettings, column: Column) -> dic
             "■" if node.token in stops else at.tokenizer.token_text(node.token),
             node.logprob,
             node.step,
-            node.fate,
+            node.outcome,
         ]
         for node in beams.tree
     ]
@@ -535,11 +545,11 @@ class ScoringProgress(NamedTuple):
 
 def score_strategies(lab: Lab, settings: DecodingSettings, seeds: int) -> Iterator[ScoringProgress]:
     """The scores of each strategy over so many seeds, on this prompt, again after every few texts; branches are left
-    out. Raises LabError for a number of seeds that is not from 1 to 256, and as `compare_columns`.
+    out. Raises LabError for a number of seeds that is not from 1 to 256, and as `stream_comparison`.
     """
     seeds = whole_number(seeds, "The number of seeds", 1, 256)
-    kept = tuple(column for column in settings.columns if not column.begins)
-    at, world = writing_session(lab, settings), world_of(lab, settings.run)
+    kept = tuple(column for column in settings.columns if not column.forced_prefix)
+    at, world = decoding_session(lab, settings), world_of(lab, settings.run)
     strategies = parse_strategies(at, replace(settings, columns=kept or settings.columns), MEASURED, seeds)
     asked = EvalPrompt(settings.prompt, at.prompt, _task(lab, settings))
     many = [seeds if strategy.is_random else 1 for strategy in strategies]
@@ -557,7 +567,7 @@ def score_strategies(lab: Lab, settings: DecodingSettings, seeds: int) -> Iterat
 
 
 def _seeded(
-    number: int, at: WritingSession, strategy: Strategy, seeds: range, options: dict[str, Any]
+    number: int, at: DecodingSession, strategy: Strategy, seeds: range, options: dict[str, Any]
 ) -> list[list[int]]:
     try:
         return strategy.generate(at.model, at.prompt, seeds=seeds, resources=at.resources, **options)

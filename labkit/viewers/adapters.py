@@ -16,7 +16,7 @@ from labkit.interpret.views import CheckpointInspections
 if TYPE_CHECKING:
     import gradio
 
-Answer = Callable[[Mapping[str, Any]], dict[str, Any]]
+RequestHandler = Callable[[Mapping[str, Any]], dict[str, Any]]
 FILES = ("common", "table", "attention", "texts", "grid")
 BUNDLE = "\n".join(files("labkit.viewers").joinpath(f"{name}.js").read_text(encoding="utf-8") for name in FILES)
 TEMPLATES = {
@@ -49,11 +49,11 @@ IN_NOTEBOOK = files("labkit.viewers").joinpath("notebook.js").read_text(encoding
 def viewer_html(
     element: str,
     data: dict[str, Any] | None = None,
-    answer: Answer | None = None,
-    say: Callable[[str], str] = str,
+    handle_request: RequestHandler | None = None,
+    translate_error: Callable[[str], str] = str,
     **options: Any,
 ) -> gradio.HTML:
-    """A viewer of TEMPLATES as a Gradio component. answer: what it asks. say: an error in the
+    """A viewer of TEMPLATES as a Gradio component. handle_request: what it asks. translate_error: an error in the
     page's language.
 
     The template is fixed and the data reach the element as an object, so that no text in them can become markup.
@@ -61,16 +61,16 @@ def viewer_html(
     import gradio
 
     def answer_(question: dict[str, Any]) -> dict[str, Any]:
-        assert answer is not None
-        found = answer(question)
-        return {"error": say(found["error"])} if set(found) == {"error"} else found
+        assert handle_request is not None
+        found = handle_request(question)
+        return {"error": translate_error(found["error"])} if set(found) == {"error"} else found
 
     answer_.__name__ = "answer"  # what the page calls it by
     return gradio.HTML(
         data,
         html_template=TEMPLATES[element],
         js_on_load=SCRIPTS[element],
-        server_functions=[answer_] if answer else None,
+        server_functions=[answer_] if handle_request else None,
         **options,
     )
 
@@ -92,30 +92,30 @@ class AttentionViewer(anywidget.AnyWidget):
     def show(self, views: CheckpointInspections, stage: str | None = None) -> None:
         """Show a text as the checkpoint `stage` reads it, the first when not given."""
         self.views = views
-        self.data = views.view(views.names[0] if stage is None else stage)
+        self.data = views.viewer_data(views.names[0] if stage is None else stage)
 
     def _asked(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
         self.send({"id": message.get("id"), "answer": self.views.handle_request(message.get("question", {}))})
 
 
 class TextsViewer(anywidget.AnyWidget):
-    """Texts side by side in a notebook: TextsViewer(data=…) of what `labkit.ui.writing.compare_columns` gives.
+    """Texts side by side in a notebook: TextsViewer(data=…) of what `labkit.ui.writing.stream_comparison` gives.
 
-    answer: `labkit.ui.writing.handle_viewer_request` of the same lab, for what is asked of a token; without it, nothing
-    is.
+    handle_request: `labkit.ui.writing.handle_viewer_request` of the same lab, for what is asked of a token; without it,
+    nothing is.
     """
 
     _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-texts")
     data = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, data: dict[str, Any], answer: Answer | None = None):
+    def __init__(self, data: dict[str, Any], handle_request: RequestHandler | None = None):
         super().__init__(data=data)
-        self.answer = answer
+        self.handle_request = handle_request
         self.on_msg(self._asked)
 
     def _asked(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
         asked = message.get("question", {})
-        self.send({"id": message.get("id"), "answer": self.answer(asked) if self.answer else None})
+        self.send({"id": message.get("id"), "answer": self.handle_request(asked) if self.handle_request else None})
 
 
 class GridViewer(anywidget.AnyWidget):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from labkit.errors import LabError
 from labkit.world.answers import AnswerGrammar
 from labkit.world.check import StoryCheck, check_story
-from labkit.world.corpus import Corpus
+from labkit.world.corpus import ExampleGenerator
 from labkit.world.events import Event, WorldState, kinds_in_size
 from labkit.world.grammar import Grammar
 from labkit.world.lexicon import Lexicon, load_size
@@ -46,8 +46,9 @@ class World:
         self.splits = Splits(self.lexicon)
         self.grammar = Grammar(self.lexicon, list(self.kinds.values()), self.size.forms, self.size.pronouns)
         self.answers = AnswerGrammar(self.lexicon, self.kinds, self.grammar, self.size.phrasings)
-        self.teller = StoryGenerator(self.size, self.lexicon, self.kinds, self.grammar, self.splits)
-        self.corpus = Corpus(TaskGenerator(self.lexicon, self.kinds, self.teller, self.answers))
+        self.story_generator = StoryGenerator(self.size, self.lexicon, self.kinds, self.grammar, self.splits)
+        task_generator = TaskGenerator(self.lexicon, self.kinds, self.story_generator, self.answers)
+        self.example_generator = ExampleGenerator(task_generator)
         self.profiles = load_annotators()
         present = "fail_cross" in self.kinds
         self.reading_kinds = tuple(k for k in READING if k != "it" or present)
@@ -67,12 +68,12 @@ class World:
     def document(self, split: str, seed: int, index: int, kind: str | None = None) -> Document:
         """A pretraining document of a split in {"train", "validation", "test"}; the same for the same arguments."""
         check_split(split)
-        return self.corpus.document(split, seed, index, kind)
+        return self.example_generator.document(split, seed, index, kind)
 
     def conversation(self, split: str, seed: int, index: int) -> Document:
         """An instruction-tuning example: messages only."""
         check_split(split)
-        return self.corpus.conversation(split, seed, index)
+        return self.example_generator.conversation(split, seed, index)
 
     def task(self, split: str, seed: int, index: int, kind: str | None = None) -> Task:
         """A task with its truth. Raises LabError when this world has no such kind."""
@@ -81,7 +82,7 @@ class World:
             raise LabError(
                 f"a world of size {self.size.name} has no task {kind!r}; it has {', '.join(self.task_kinds)}."
             )
-        return self.corpus.task(split, seed, index, (kind,) if kind else self.task_kinds)
+        return self.example_generator.task(split, seed, index, (kind,) if kind else self.task_kinds)
 
     def check(self, text: str) -> StoryCheck:
         """How much of a story is grammatical, and how many of its events can happen."""

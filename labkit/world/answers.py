@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from labkit.world.events import Event, EventKind
-from labkit.world.grammar import Context, Form, Grammar, capitalise, compile_form, split_sentences
+from labkit.world.grammar import Form, Grammar, PronounReferents, capitalise, compile_form, split_sentences
 from labkit.world.lexicon import PRONOUNS, Lexicon, load_yaml
 from labkit.world.questions import FRAGMENT_MODES, Question
 
@@ -45,12 +45,12 @@ class AnswerGrammar:
 
     # Writing
 
-    def write_question(self, question: Question, context: Context, rng: random.Random) -> str:
-        """The question in one of its phrasings; a pronoun stands for whom the context allows."""
-        if question.whole:
+    def write_question(self, question: Question, referents: PronounReferents, rng: random.Random) -> str:
+        """The question in one of its phrasings; a pronoun stands for whom the referents allow."""
+        if question.value_is_event:
             return rng.choice(self.first)
         forms = self._forms(question)
-        return capitalise(self.grammar.write_form(rng.choice(forms), question.answer_event, context, rng))
+        return capitalise(self.grammar.write_form(rng.choice(forms), question.answer_event, referents, rng))
 
     def _forms(self, question: Question) -> tuple[Form, ...]:
         key = (question.pattern.kind, question.asked_role)
@@ -60,59 +60,63 @@ class AnswerGrammar:
             self._asking[key] = tuple(compile_form(kind, n, text) for n, text in enumerate(asked))
         return self._asking[key]
 
-    def write_statement(self, question: Question, context: Context, rng: random.Random) -> str:
+    def write_statement(self, question: Question, referents: PronounReferents, rng: random.Random) -> str:
         """The answer as a whole sentence."""
-        return self.grammar.write(question.answer_event, context, rng)
+        return self.grammar.write(question.answer_event, referents, rng)
 
-    def write_fragment(self, question: Question, context: Context, rng: random.Random) -> str:
+    def write_fragment(self, question: Question, referents: PronounReferents, rng: random.Random) -> str:
         """The answer as short as it can be said."""
-        if question.whole:
-            return self.grammar.write(question.answer_event, context, rng)
+        if question.value_is_event:
+            return self.grammar.write(question.answer_event, referents, rng)
         role = list(self.kinds[question.pattern.kind].roles.values())[question.asked_role]
         if role == "event":
-            return f"Because {self.grammar.write_clause(question.value, subject_only(question, context), rng)}."
+            return (
+                f"Because {self.grammar.write_clause(question.value, keep_subject_referent(question, referents), rng)}."
+            )
         written = self.lexicon.surfaces[role, FRAGMENT_MODES.get(role, "")]
         return capitalise(written[question.value]) + "."
 
-    def pronoun_referents(self, question: Question) -> Context:
+    def pronoun_referents(self, question: Question) -> PronounReferents:
         """Whom a pronoun in the answer stands for: those whom the question names."""
-        context: Context = {}
-        if not question.whole:
-            self._mention_all(question.pattern.args, context)
-        return context
+        referents: PronounReferents = {}
+        if not question.value_is_event:
+            self._mention_all(question.pattern.args, referents)
+        return referents
 
-    def _mention_all(self, args: Sequence[Any], context: Context) -> None:
+    def _mention_all(self, args: Sequence[Any], referents: PronounReferents) -> None:
         for value in args:
             pronoun = self.lexicon.pronoun.get(value) if isinstance(value, str) else None
             if pronoun:
-                context[pronoun] = value
+                referents[pronoun] = value
 
     # Reading
 
-    def parse_response(self, response: str, question: Question | None, context: Context) -> list[ParsedSentence]:
-        """Every sentence of a response and what it says, pronouns read in this context."""
-        context = dict(context)
-        return [self._read(sentence, question, context) for sentence in split_sentences(response)]
+    def parse_response(
+        self, response: str, question: Question | None, referents: PronounReferents
+    ) -> list[ParsedSentence]:
+        """Every sentence of a response and what it says, pronouns read by these referents."""
+        referents = dict(referents)
+        return [self._read(sentence, question, referents) for sentence in split_sentences(response)]
 
-    def _read(self, sentence: str, question: Question | None, context: Context) -> ParsedSentence:
+    def _read(self, sentence: str, question: Question | None, referents: PronounReferents) -> ParsedSentence:
         if sentence in self.before or sentence in self.after:
             return ParsedSentence(sentence, polite=True)
         if sentence in self.refusals:
             return ParsedSentence(sentence, refusal=True)
-        value = self._read_fragment(sentence, question, context) if question else None
+        value = self._read_fragment(sentence, question, referents) if question else None
         if value is not None:
             return ParsedSentence(sentence, fragment=value)
-        parsed = self.grammar.parse(sentence, context)
+        parsed = self.grammar.parse(sentence, referents)
         return ParsedSentence(sentence, event=parsed.event if parsed else None)
 
-    def _read_fragment(self, sentence: str, question: Question, context: Context) -> Any:
-        if question.whole or not sentence.endswith("."):
+    def _read_fragment(self, sentence: str, question: Question, referents: PronounReferents) -> Any:
+        if question.value_is_event or not sentence.endswith("."):
             return None
         role = list(self.kinds[question.pattern.kind].roles.values())[question.asked_role]
         body = sentence[:-1]
         if role == "event":
             clause = body.removeprefix("Because ")
-            return self.grammar.parse_clause(clause, context) if clause != body else None
+            return self.grammar.parse_clause(clause, referents) if clause != body else None
         table = self.grammar.tables[role, FRAGMENT_MODES.get(role, "")]
         values = table.values.get(body.lower(), ())
         return (
@@ -122,6 +126,6 @@ class AnswerGrammar:
         )
 
 
-def subject_only(question: Question, context: Context) -> Context:
-    """The context in which a because-clause names everybody but the one asked about."""
-    return {p: v for p, v in context.items() if v == question.pattern.args[0] and p in PRONOUNS}
+def keep_subject_referent(question: Question, referents: PronounReferents) -> PronounReferents:
+    """Only the referent that is the question's subject, so that a because-clause names everybody else."""
+    return {p: v for p, v in referents.items() if v == question.pattern.args[0] and p in PRONOUNS}

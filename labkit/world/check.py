@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from labkit.world.events import EventKind, WorldState, apply_event, unmet_precondition
-from labkit.world.grammar import Context, Grammar, split_sentences
+from labkit.world.grammar import Grammar, PronounReferents, split_sentences
 from labkit.world.lexicon import Lexicon
 
 
@@ -27,12 +27,12 @@ def check_story(text: str, grammar: Grammar, kinds: dict[str, EventKind], lexico
     story goes on from what it says. Facts about the world count as events that the lexicon allows or not. A sentence
     that does not parse is no event.
     """
-    state, context = WorldState(lexicon.facts), Context()
+    state, referents = WorldState(lexicon.facts), PronounReferents()
     parsed = possible = 0
     problems: list[str] = []
     lines = split_sentences(text)
     for line in lines:
-        reading = grammar.parse(line, context)
+        reading = grammar.parse(line, referents)
         if reading is None:
             problems.append(f"not a TinyWorld sentence: {line}")
             continue

@@ -41,7 +41,7 @@ def weighted_choice(shares: tuple[tuple[str, float], ...], rng: random.Random) -
     return rng.choices(names, weights)[0]
 
 
-class Corpus:
+class ExampleGenerator:
     """Documents, conversations and tasks of one world."""
 
     def __init__(self, tasks: TaskGenerator) -> None:
@@ -52,7 +52,7 @@ class Corpus:
         rng = seeded_rng("document", split, seed, index)
         kind = kind or weighted_choice(MIX, rng)
         if kind == "rule":
-            story, question = self.tasks.pattern_rule(rng)
+            story, question = self.tasks.pattern_story_and_question(rng)
             questions = [question]
         elif kind == "facts":
             story, questions = self.tasks.facts_and_questions(rng)
@@ -63,8 +63,12 @@ class Corpus:
 
     def _text(self, kind: str, split: str, rng: random.Random) -> Story:
         if kind == "code":
-            return self.tasks.pattern_code(rng)
-        return self.tasks.teller.plotless_scene(split, rng) if kind == "scene" else self.tasks.teller.story(split, rng)
+            return self.tasks.code_story(rng)
+        return (
+            self.tasks.story_generator.plotless_scene(split, rng)
+            if kind == "scene"
+            else self.tasks.story_generator.story(split, rng)
+        )
 
     def turns(
         self, questions: list[Question], story: Story, rng: random.Random, styles: tuple[str, ...] | None = None

@@ -71,12 +71,12 @@ class Condition(NamedTuple):
     text: str
     left: Term
     equal: bool
-    rights: tuple[Term, ...]
+    allowed_values: tuple[Term, ...]
 
     def holds(self, state: WorldState, args: tuple[Any, ...]) -> bool:
         """Two unknowns are not equal, but unknown is the same as nil and as no."""
         left = self.left(state, args)
-        return any(left == right(state, args) for right in self.rights) is self.equal
+        return any(left == right(state, args) for right in self.allowed_values) is self.equal
 
 
 class Effect(NamedTuple):

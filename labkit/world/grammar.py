@@ -1,9 +1,9 @@
 """The grammar: how an event is written, and how a sentence is read back into the event that it states.
 
-`Grammar.write(event, context)` picks a form and fills its slots; `Grammar.parse(sentence, context)` undoes it, so that
-`parse(write(event)) == event` in the same context. The context is who was mentioned last: a pronoun stands for the most
-recent person or thing that agrees with it. Both directions are made of the same forms (data/world/events.yaml), hence
-they cannot drift apart.
+`Grammar.write(event, referents)` picks a form and fills its slots; `Grammar.parse(sentence, referents)` undoes it, so
+that `parse(write(event)) == event` with the same referents. The referents are who was mentioned last: a pronoun stands
+for the most recent person or thing that agrees with it. Both directions are made of the same forms
+(data/world/events.yaml), hence they cannot drift apart.
 
 Reading walks a trie of the forms' words; a slot's edge tries each way in which a value of its type can be written.
 """
@@ -24,7 +24,7 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[.!?]\")\s+")
 CONNECTIVES = ("Then", "After that,", "Soon", "Later,", "One day,", "But", "So")
 REFERRING = {"person": ("", "obj"), "thing": ("",), "animal": ("", "obj")}
 """The slots where a pronoun may stand."""
-Context = dict[str, str]
+PronounReferents = dict[str, str]
 """Pronoun -> whom it stands for."""
 
 
@@ -46,10 +46,10 @@ class Form(NamedTuple):
 
 
 class SurfaceForms(NamedTuple):
-    """How the values of a type are written in a mode: written -> values. `longest` is counted in words."""
+    """How the values of a type are written in a mode: written -> values. `max_words` is counted in words."""
 
     values: dict[str, tuple[str, ...]]
-    longest: int
+    max_words: int
 
 
 class TrieNode:
@@ -75,7 +75,7 @@ Capture = tuple[tuple[str, ...], str]
 """What a slot's words may mean, and the words."""
 
 
-def compile_form(kind: EventKind, number: int, text: str) -> Form:
+def compile_form(kind: EventKind, form_index: int, text: str) -> Form:
     """'{who} went to {where}' -> Form."""
     roles = list(kind.roles)
     pieces: list[str | Slot] = []
@@ -88,7 +88,7 @@ def compile_form(kind: EventKind, number: int, text: str) -> Form:
         place = match.end()
     if place < len(text):
         pieces.append(text[place:])
-    return Form(kind.name, number, tuple(pieces), not text.endswith('"'))
+    return Form(kind.name, form_index, tuple(pieces), not text.endswith('"'))
 
 
 def split_sentences(text: str) -> list[str]:
@@ -104,15 +104,17 @@ def capitalise(text: str) -> str:
 class Grammar:
     """The forms of the kinds of one world, to write and to read."""
 
-    def __init__(self, lexicon: Lexicon, kinds: Iterable[EventKind], forms: int, pronouns: float) -> None:
+    def __init__(
+        self, lexicon: Lexicon, kinds: Iterable[EventKind], max_forms: int, pronoun_probability: float
+    ) -> None:
         self.lexicon = lexicon
-        self.pronouns = pronouns
+        self.pronoun_probability = pronoun_probability
         self.forms: dict[str, tuple[Form, ...]] = {}
         self.tables = {key: self._table(*key) for key in lexicon.surfaces}
         self.root = TrieNode()
         for kind in kinds:
-            kept = [f for f in kind.forms if not f.endswith('"')][:forms]
-            kept += [f for f in kind.forms if f.endswith('"')] if forms > 2 else []
+            kept = [f for f in kind.forms if not f.endswith('"')][:max_forms]
+            kept += [f for f in kind.forms if f.endswith('"')] if max_forms > 2 else []
             self.forms[kind.name] = tuple(compile_form(kind, n, text) for n, text in enumerate(kept))
             for form in self.forms[kind.name]:
                 self._learn(form)
@@ -142,29 +144,36 @@ class Grammar:
     # Writing
 
     def write(
-        self, event: Event, context: Context, rng: random.Random, connective: str = "", form: int | None = None
+        self,
+        event: Event,
+        referents: PronounReferents,
+        rng: random.Random,
+        connective: str = "",
+        form_index: int | None = None,
     ) -> str:
-        """The event as a sentence; the context then knows whom it mentioned."""
+        """The event as a sentence; the referents are then those that it mentioned, too."""
         forms = self.forms[event.kind]
-        chosen = forms[form] if form is not None else rng.choice(forms) if len(forms) > 1 else forms[0]
-        text = self._fill(chosen, event, context, rng, self.pronouns)
+        chosen = forms[form_index] if form_index is not None else rng.choice(forms) if len(forms) > 1 else forms[0]
+        text = self._fill(chosen, event, referents, rng, self.pronoun_probability)
         if connective:
             text = f"{connective} {text}"
-        self.update_context(chosen, event, context)
+        self.update_referents(chosen, event, referents)
         return capitalise(text if text.endswith('"') else text + ".")
 
-    def write_clause(self, event: Event, context: Context, rng: random.Random, pronouns: float = 1.0) -> str:
-        """The event as a clause that can follow 'because'. `pronouns` is how often a name gives way."""
+    def write_clause(
+        self, event: Event, referents: PronounReferents, rng: random.Random, pronoun_probability: float = 1.0
+    ) -> str:
+        """The event as a clause that can follow 'because'. `pronoun_probability` is how often a name gives way."""
         forms = [f for f in self.forms[event.kind] if f.clause]
-        return self._fill(forms[int(rng.random() * len(forms))], event, context, rng, pronouns)
+        return self._fill(forms[int(rng.random() * len(forms))], event, referents, rng, pronoun_probability)
 
-    def write_form(self, form: Form, event: Event, context: Context, rng: random.Random) -> str:
-        """The event in any form of its kind, a question's too; the context stays as it is."""
-        return self._fill(form, event, context, rng, self.pronouns)
+    def write_form(self, form: Form, event: Event, referents: PronounReferents, rng: random.Random) -> str:
+        """The event in any form of its kind, a question's too; the referents stay as they are."""
+        return self._fill(form, event, referents, rng, self.pronoun_probability)
 
-    def _fill(self, form: Form, event: Event, context: Context, rng: random.Random, pronouns: float) -> str:
+    def _fill(self, form: Form, event: Event, referents: PronounReferents, rng: random.Random, pronouns: float) -> str:
         out: list[str] = []
-        inner = dict(context) if any(isinstance(a, Event) for a in event.args) else context
+        inner = dict(referents) if any(isinstance(a, Event) for a in event.args) else referents
         for piece in form.pieces:
             if isinstance(piece, str):
                 out.append(piece)
@@ -173,58 +182,60 @@ class Grammar:
             if piece.kind == "event":
                 out.append(self.write_clause(value, {p: v for p, v in inner.items() if v in event.args}, rng))
                 continue
-            out.append(self._refer(piece, value, context, rng, pronouns))
+            out.append(self._refer(piece, value, referents, rng, pronouns))
             pronoun = self.lexicon.pronoun.get(value)
-            if pronoun and inner is not context:
+            if pronoun and inner is not referents:
                 inner[pronoun] = value
         return "".join(out)
 
-    def _refer(self, slot: Slot, value: str, context: Context, rng: random.Random, pronouns: float) -> str:
-        """A value in its slot: by pronoun where the context allows it and chance wants it."""
+    def _refer(self, slot: Slot, value: str, referents: PronounReferents, rng: random.Random, pronouns: float) -> str:
+        """A value in its slot: by pronoun where the referents allow it and chance wants it."""
         if slot.mode in REFERRING.get(slot.kind, ()):
             pronoun = self.lexicon.pronoun[value]
-            if context.get(pronoun) == value and rng.random() < pronouns:
+            if referents.get(pronoun) == value and rng.random() < pronouns:
                 return PRONOUNS[pronoun] if slot.mode == "obj" else pronoun
         return self.lexicon.surfaces[(slot.kind, slot.mode)][value]
 
-    def update_context(self, form: Form, event: Event, context: Context) -> None:
-        """The context after the event was written in this form: the last that agrees with a pronoun."""
+    def update_referents(self, form: Form, event: Event, referents: PronounReferents) -> None:
+        """Change the referents, in place, to those after the event was written in this form: of each pronoun the last
+        that agrees with it.
+        """
         for piece in form.pieces:
             if isinstance(piece, Slot):
                 value = event.args[piece.role]
                 if isinstance(value, Event):
-                    self.update_context(self.forms[value.kind][0], value, context)
+                    self.update_referents(self.forms[value.kind][0], value, referents)
                     continue
                 pronoun = self.lexicon.pronoun.get(value)
                 if pronoun and piece.kind in REFERRING:
-                    context[pronoun] = value
+                    referents[pronoun] = value
 
     # Reading
 
-    def parse(self, sentence: str, context: Context) -> Parsed | None:
-        """The event that a sentence states in this context, or None for no sentence of the grammar. Updates `context`,
-        in place, with whom the sentence mentioned.
+    def parse(self, sentence: str, referents: PronounReferents) -> Parsed | None:
+        """The event that a sentence states, its pronouns read by `referents`, or None for no sentence of the grammar.
+        Updates `referents`, in place, with whom the sentence mentioned.
         """
-        for parsed in self.all_parses(sentence, context):
-            self.update_context(parsed.form, parsed.event, context)
+        for parsed in self.all_parses(sentence, referents):
+            self.update_referents(parsed.form, parsed.event, referents)
             return parsed
         return None
 
-    def all_parses(self, sentence: str, context: Context) -> Iterator[Parsed]:
+    def all_parses(self, sentence: str, referents: PronounReferents) -> Iterator[Parsed]:
         """Every reading of a sentence; the grammar has one a sentence (tested)."""
         for connective in ("", *(c for c in CONNECTIVES if sentence.startswith(c + " "))):
             rest = sentence[len(connective) + 1 :] if connective else sentence
             body = rest[:-1] if rest.endswith(".") else rest
             tokens = TOKEN.findall(body.lower())
             for form, captures in self._walk(self.root, tokens, 0, ()):
-                event = self._event(form, captures, context)
+                event = self._event(form, captures, referents)
                 if event is not None and self._exact(form, captures, sentence, connective):
                     yield Parsed(event, form, connective)
 
-    def parse_clause(self, text: str, context: Context) -> Event | None:
+    def parse_clause(self, text: str, referents: PronounReferents) -> Event | None:
         """A clause without its full stop -> the event it states."""
         for form, captures in self._walk(self.root, TOKEN.findall(text.lower()), 0, ()):
-            event = self._event(form, captures, context) if form.clause else None
+            event = self._event(form, captures, referents) if form.clause else None
             if event is not None:
                 return event
         return None
@@ -245,22 +256,22 @@ class Grammar:
                 yield from ((form, (*captured, ((), rest))) for form in after.ends)
                 continue
             table = self.tables[(kind, mode)]
-            for length in range(1, min(table.longest, len(tokens) - at) + 1):
+            for length in range(1, min(table.max_words, len(tokens) - at) + 1):
                 words = " ".join(tokens[at : at + length])
                 values = table.values.get(words)
                 if values is not None:
                     yield from self._walk(after, tokens, at + length, (*captured, (values, words)))
 
-    def _event(self, form: Form, captures: tuple[Capture, ...], context: Context) -> Event | None:
-        """Captures -> event: pronouns stand for whom the context says, several slots of a role must agree."""
+    def _event(self, form: Form, captures: tuple[Capture, ...], referents: PronounReferents) -> Event | None:
+        """Captures -> event: pronouns stand for whom the referents say, several slots of a role must agree."""
         slots = [p for p in form.pieces if isinstance(p, Slot)]
         args: list[Any] = [None] * len(self.roles[form.kind])
-        inner = dict(context)
+        inner = dict(referents)
         for slot, (values, words) in zip(slots, captures, strict=True):
             if slot.kind == "event":
                 args[slot.role] = self.parse_clause(words, inner)
             else:
-                meant = {context.get(v[1:], "") if v[0] == "@" else v for v in values}
+                meant = {referents.get(v[1:], "") if v[0] == "@" else v for v in values}
                 meant &= set(self.lexicon.values[slot.kind])
                 known = args[slot.role]
                 agreed = meant if known is None else meant & known

@@ -23,7 +23,7 @@ COUNTED = ("people", "animals", "things", "foods", "places", "obstacles", "colou
 LEGS = {2: "two", 4: "four", 6: "six"}
 
 
-class Size(NamedTuple):
+class WorldSize(NamedTuple):
     """How much of the world there is; see data/world/sizes.yaml."""
 
     name: str
@@ -52,12 +52,12 @@ def load_yaml(name: str) -> dict[str, Any]:
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def load_size(name: str) -> Size:
+def load_size(name: str) -> WorldSize:
     """A size by its name. Raises LabError for a name that sizes.yaml does not have."""
     sizes = load_yaml("sizes")
     if name not in sizes:
         raise LabError(f"there is no world of size {name!r}; the sizes are {', '.join(sizes)}.")
-    return Size(name=name, **sizes[name])
+    return WorldSize(name=name, **sizes[name])
 
 
 def with_article(words: str) -> str:
@@ -73,7 +73,7 @@ def plural(noun: str) -> str:
 class Lexicon:
     """The lexicon cut to a size."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: WorldSize) -> None:
         raw = load_yaml("lexicon")
         cut = {name: raw[name][: getattr(size, name)] for name in COUNTED}
         self.pronoun: dict[str, str] = {p["name"]: p["pronoun"] for p in cut["people"]}

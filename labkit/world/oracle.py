@@ -47,7 +47,7 @@ class GoldScore(NamedTuple):
     polite: float
     concise: float
     total: float
-    why: tuple[str, ...]
+    reasons: tuple[str, ...]
 
 
 def gold_score(world: World, task: Task, response: str, annotator: Annotator) -> GoldScore:
@@ -75,7 +75,7 @@ class ScoreParts(NamedTuple):
     fluent: float
     consistent: float
     polite: float
-    why: list[str]
+    reasons: list[str]
 
 
 def _total(m: ScoreParts, response: str, profile: Annotator, task: Task) -> GoldScore:
@@ -85,7 +85,7 @@ def _total(m: ScoreParts, response: str, profile: Annotator, task: Task) -> Gold
     style = profile.complete * m.complete + profile.polite * m.polite + profile.concise * concise
     gate = m.right * m.supported * m.fluent * m.consistent
     total = gate * (0.5 + 0.5 * style) + (1 - m.right) * WRONG * m.fluent * m.supported * style
-    why = [*m.why]
+    why = [*m.reasons]
     if concise < 1:
         why.append(f"{words} words; {patience} would be enough")
     if not m.polite:
@@ -119,11 +119,11 @@ def _answer(world: World, task: Task, response: str) -> ScoreParts:
     for one in said:
         claim: Any = one.fragment
         if one.event is not None:
-            claim = one.event if question.whole else question.stated_value(one.event)
+            claim = one.event if question.value_is_event else question.stated_value(one.event)
         elif claim is None:
             continue
         asserted += 1
-        if claim is not None and not (question.whole and claims):
+        if claim is not None and not (question.value_is_event and claims):
             true = claim == question.value
             # 'She went to the park.' beside 'She is in the park.' tells how it came about.
             extra += bool(true and claims and one.event and one.event.kind != question.pattern.kind)
@@ -233,21 +233,21 @@ def _retelling(world: World, task: Task, response: str) -> ScoreParts:
 
 def _story(world: World, task: Task, response: str) -> ScoreParts:
     """A story with what was asked for: who, what, where, and how it ends."""
-    assert task.wanted is not None
+    assert task.story_requirements is not None
     why: list[str] = []
     said = world.answers.parse_response(response, None, {})
     events = [one.event for one in said if one.event is not None]
     mentioned = {a for e in events for a in e.args if isinstance(a, str)}
-    missing = [m for m in task.wanted.mentioned if m not in mentioned]
+    missing = [m for m in task.story_requirements.mentioned if m not in mentioned]
     endings = [e.args[1] for e in events if e.kind.startswith("feel")]
-    ends = bool(endings) and (endings[-1] in world.lexicon.good) == task.wanted.good_end
+    ends = bool(endings) and (endings[-1] in world.lexicon.good) == task.story_requirements.good_end
     why += [f"{m} is missing" for m in missing]
     if not ends:
         why.append("it does not end as asked")
     enough = sum(world.kinds[e.kind].group in ("scene", "event") for e in events) >= SHORTEST_STORY
     if not enough:
         why.append("too short for a story")
-    parts = len(task.wanted.mentioned) + 1
+    parts = len(task.story_requirements.mentioned) + 1
     complete = (parts - len(missing) - (not ends)) / parts
     check = world.check(response)
     long = min(1.0, LONGEST_STORY / (response.count(" ") + 1))

@@ -11,8 +11,8 @@ from functools import cache
 from typing import NamedTuple
 
 from labkit.world.events import SIZES, Event, EventKind, WorldState, apply_event, unmet_precondition
-from labkit.world.grammar import Context, Grammar
-from labkit.world.lexicon import Lexicon, Size, load_yaml
+from labkit.world.grammar import Grammar, PronounReferents
+from labkit.world.lexicon import Lexicon, WorldSize, load_yaml
 from labkit.world.splits import OBJECTS, Splits
 
 PLAIN_CONNECTIVES = ("Then", "After that,", "Soon", "Later,")
@@ -72,7 +72,7 @@ class StoryGenerator:
     """Casts plots, plays them and writes them down."""
 
     def __init__(
-        self, size: Size, lexicon: Lexicon, kinds: dict[str, EventKind], grammar: Grammar, splits: Splits
+        self, size: WorldSize, lexicon: Lexicon, kinds: dict[str, EventKind], grammar: Grammar, splits: Splits
     ) -> None:
         self.size, self.lexicon, self.kinds, self.grammar, self.splits = size, lexicon, kinds, grammar, splits
         self.plots = plots_in_size(size.name)
@@ -109,11 +109,11 @@ class StoryGenerator:
 class StoryBuilder:
     """A story while it is being told."""
 
-    def __init__(self, teller: StoryGenerator, split: str, rng: random.Random) -> None:
-        self.teller, self.split, self.rng = teller, split, rng
-        self.lexicon = teller.lexicon
-        self.state = WorldState(teller.lexicon.facts)
-        self.context: Context = {}
+    def __init__(self, story_generator: StoryGenerator, split: str, rng: random.Random) -> None:
+        self.story_generator, self.split, self.rng = story_generator, split, rng
+        self.lexicon = story_generator.lexicon
+        self.state = WorldState(story_generator.lexicon.facts)
+        self.referents: PronounReferents = {}
         self.events: list[Event] = []
         self.lines: list[str] = []
         self.told: dict[str, tuple[str, Event]] = {}
@@ -125,7 +125,7 @@ class StoryBuilder:
     def choose_entity(self, kind: str, first: str | None = None) -> str | None:
         """Someone or something new that may stand beside all who are in the story; in a held-out split, one whose
         pair with `first` is held out."""
-        splits = self.teller.splits
+        splits = self.story_generator.splits
         fit = set(self.lexicon.values[kind]).difference(self.used)
         for one in self.used:
             fit &= splits.partners(one, kind, self.others)
@@ -169,7 +169,7 @@ class StoryBuilder:
         """The plot's steps, in order, those that can happen."""
         for step in plot.steps:
             if step.kind == "other":
-                if self.rng.random() < self.teller.size.bystanders:
+                if self.rng.random() < self.story_generator.size.bystanders:
                     self.add_bystander()
             elif not step.optional or self.rng.random() < 0.5:
                 self.add_step(step.kind, tuple(cast[role] for role in step.cast))
@@ -195,7 +195,7 @@ class StoryBuilder:
             kind = "appear"
         if kind == "feel":
             self.add_feeling(args[0])
-        elif kind in self.teller.kinds:
+        elif kind in self.story_generator.kinds:
             self.add_event(Event(kind, args))
 
     def add_feeling(self, who: str) -> None:
@@ -212,16 +212,16 @@ class StoryBuilder:
 
     def add_event(self, event: Event) -> None:
         """The event happens and is written down, unless it cannot."""
-        kind = self.teller.kinds[event.kind]
+        kind = self.story_generator.kinds[event.kind]
         if unmet_precondition(kind, event, self.state) is not None:
             return
         apply_event(kind, event, self.state)
         connective = ""
         if not self.lines and kind.name != "weather":
             connective = "One day,"
-        elif kind.is_happening and self.rng.random() < self.teller.size.connectives:
+        elif kind.is_happening and self.rng.random() < self.story_generator.size.connectives:
             connective = self.rng.choice(PLAIN_CONNECTIVES)
-        self.lines.append(self.teller.grammar.write(event, self.context, self.rng, connective))
+        self.lines.append(self.story_generator.grammar.write(event, self.referents, self.rng, connective))
         self.events.append(event)
 
     def finish(self, plot: str) -> Story:

@@ -21,11 +21,11 @@ class Annotator:
     words: int
     flip_probability: float
 
-    def chooses_first(self, first: float, second: float, rng: random.Random) -> bool:
+    def chooses_first(self, first_score: float, second_score: float, rng: random.Random) -> bool:
         """Which of two totals this annotator prefers: the higher, a coin for a tie, and with `flip_probability` the
         other.
         """
-        better = rng.random() < 0.5 if first == second else first > second
+        better = rng.random() < 0.5 if first_score == second_score else first_score > second_score
         return better != (rng.random() < self.flip_probability)
 
 

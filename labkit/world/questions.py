@@ -45,12 +45,12 @@ class Question(NamedTuple):
     asked_role: int
     value: Any
     alternatives: tuple[Event, ...]
-    whole: bool = False
+    value_is_event: bool = False
 
     @property
     def answer_event(self) -> Event:
         """The statement that answers the question."""
-        return self.value if self.whole else fill_pattern(self.pattern, self.asked_role, self.value)
+        return self.value if self.value_is_event else fill_pattern(self.pattern, self.asked_role, self.value)
 
     def stated_value(self, event: Event) -> Any:
         """What an event says in the place that is asked for, None when it does not speak to the question."""
@@ -127,7 +127,7 @@ def what_happened_first(story: Story, kinds: dict[str, EventKind]) -> list[Quest
     happened = [e for e in story.events if kinds[e.kind].is_happening]
     if len(happened) < 2:
         return []
-    return [Question("first", Event("first", (None,)), 0, happened[0], (), whole=True)]
+    return [Question("first", Event("first", (None,)), 0, happened[0], (), value_is_event=True)]
 
 
 def balance_by_kind(questions: list[Question], rng: random.Random) -> list[Question]:

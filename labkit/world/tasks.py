@@ -61,7 +61,7 @@ class Task(NamedTuple):
     story: str
     source_story: Story | None = None
     question: Question | None = None
-    wanted: StoryRequirements | None = None
+    story_requirements: StoryRequirements | None = None
 
 
 def without_story(task: Task) -> Task:
@@ -77,9 +77,9 @@ class TaskGenerator:
     """Makes tasks and conversations from stories."""
 
     def __init__(
-        self, lexicon: Lexicon, kinds: dict[str, EventKind], teller: StoryGenerator, answers: AnswerGrammar
+        self, lexicon: Lexicon, kinds: dict[str, EventKind], story_generator: StoryGenerator, answers: AnswerGrammar
     ) -> None:
-        self.lexicon, self.kinds, self.teller, self.answers = lexicon, kinds, teller, answers
+        self.lexicon, self.kinds, self.story_generator, self.answers = lexicon, kinds, story_generator, answers
         self.words = load_yaml("tasks")
 
     # Reading
@@ -96,16 +96,16 @@ class TaskGenerator:
 
     def write_answer(self, question: Question, story: Story, rng: random.Random, style: str) -> str:
         """A right answer, worded in a style."""
-        context = self.answers.pronoun_referents(question)
+        referents = self.answers.pronoun_referents(question)
         if style == "fragment":
-            return self.answers.write_fragment(question, context, rng)
-        answer = self.answers.write_statement(question, context, rng)
+            return self.answers.write_fragment(question, referents, rng)
+        answer = self.answers.write_statement(question, referents, rng)
         if style == "polite":
             polite = f"{rng.choice(self.answers.before)} {answer}"
             return polite if rng.random() < 0.5 else f"{answer} {rng.choice(self.answers.after)}"
         if style == "reason":
             more = self.related_event(question, story)
-            return answer if more is None else f"{answer} {self.answers.grammar.write(more, context, rng)}"
+            return answer if more is None else f"{answer} {self.answers.grammar.write(more, referents, rng)}"
         return answer
 
     def related_event(self, question: Question, story: Story) -> Event | None:
@@ -119,7 +119,7 @@ class TaskGenerator:
     def reading_task(self, split: str, rng: random.Random, kind: str) -> Task:
         """A story and one question of this kind of asking."""
         while True:
-            story = self.pattern_code(rng) if kind == "code" else self.teller.story(split, rng)
+            story = self.code_story(rng) if kind == "code" else self.story_generator.story(split, rng)
             questions = self.questions(story, rng)
             fit = [q for q in questions if q.question_type == kind or kind == "dialogue"]
             if fit and (kind != "dialogue" or len(fit) > 2):
@@ -141,7 +141,7 @@ class TaskGenerator:
             Message(
                 "user",
                 f"{rng.choice(self.answers.follow[:2])} {asked[0].lower() + asked[1:]}"
-                if rng.random() < 0.3 and not chosen[-1].whole
+                if rng.random() < 0.3 and not chosen[-1].value_is_event
                 else asked,
             )
         )
@@ -150,12 +150,12 @@ class TaskGenerator:
 
     # Patterns and facts
 
-    def pattern_code(self, rng: random.Random) -> Story:
+    def code_story(self, rng: random.Random) -> Story:
         """A made-up language: 'In this game we call dog red.' Three to five words of it."""
         words = rng.sample(self.lexicon.code_words, 2 * rng.randint(3, 5))
         return self._statements([Event("define", pair) for pair in zip(words[::2], words[1::2], strict=True)], rng)
 
-    def pattern_rule(self, rng: random.Random) -> tuple[Story, Question]:
+    def pattern_story_and_question(self, rng: random.Random) -> tuple[Story, Question]:
         """Examples of a relation ('We say dog and you say puppy.'), and the question for one more word."""
         about = rng.choice(("animal", "thing", "food", "echo"))
         relation = rng.choice(
@@ -180,7 +180,7 @@ class TaskGenerator:
         lines = []
         for event in events:
             apply_event(self.kinds[event.kind], event, state)
-            lines.append(self.answers.grammar.write(event, {}, rng, form=form))
+            lines.append(self.answers.grammar.write(event, {}, rng, form_index=form))
         return Story("pattern", " ".join(lines), tuple(events), state, {})
 
     def facts_and_questions(self, rng: random.Random) -> tuple[Story, list[Question]]:
@@ -193,8 +193,8 @@ class TaskGenerator:
             if kind.group == "world" and next(iter(kind.roles.values())) == about
             for e in self._facts_of(kind, noun)
         ]
-        context: dict[str, str] = {}
-        lines = [self.answers.grammar.write(event, context, rng) for event in events]
+        referents: dict[str, str] = {}
+        lines = [self.answers.grammar.write(event, referents, rng) for event in events]
         questions = [make_question(self.kinds[e.kind], role, e) for e in events for role in self.kinds[e.kind].ask]
         rng.shuffle(questions)
         return Story("facts", " ".join(lines), tuple(events), WorldState(self.lexicon.facts), {}), questions
@@ -218,13 +218,13 @@ class TaskGenerator:
         return Task("fact", (Message("user", asked),), answer, "", story, questions[0])
 
     def _rule(self, split: str, rng: random.Random) -> Task:
-        story, question = self.pattern_rule(rng)
+        story, question = self.pattern_story_and_question(rng)
         asked, answer = self.write_exchange(question, story, rng)
         return Task("rule", (Message("user", f"{story.text}\n{asked}"),), answer, story.text, story, question)
 
     def _name_feeling(self, split: str, rng: random.Random) -> Task:
         while True:
-            story = self.teller.story(split, rng)
+            story = self.story_generator.story(split, rng)
             causes = [e for e in story.events if self.kinds[e.kind].is_happening and self.kinds[e.kind].feels]
             if causes:
                 break
@@ -242,7 +242,7 @@ class TaskGenerator:
 
     def _write(self, split: str, rng: random.Random) -> Task:
         while True:
-            story = self.teller.story(split, rng)
+            story = self.story_generator.story(split, rng)
             ending = next((e.args[1] for e in reversed(story.events) if e.kind.startswith("feel")), None)
             what = next((a for e in story.events for a in e.args if a in self.lexicon.values["thing"]), None)
             if ending is not None and what is not None:
@@ -258,7 +258,7 @@ class TaskGenerator:
         return Task("write", (Message("user", asked),), story.text, "", story, None, wanted)
 
     def _retell(self, split: str, rng: random.Random) -> Task:
-        story = self.teller.story(split, rng)
+        story = self.story_generator.story(split, rng)
         event = [e for e in story.events if self.kinds[e.kind].is_happening][-1]
         asked = rng.choice(self.words["retell"][: self.answers.phrasings])
         answer = self.answers.grammar.write(event, {}, rng)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from labkit.bench.train import (
-    Shape,
+    ModelShape,
     TrainBench,
     Variant,
     _ratios,
@@ -18,8 +18,19 @@ from labkit.bench.train import (
     table,
 )
 
-TINY = Shape("tiny", width=32, depth=2, heads=2, key_value_heads=1, intermediate_size=48, vocabulary=40, length=16)
-QUICK = TrainBench(shapes=(TINY,), rows=4, blocks=3, steps=1, trial=1, curve=200, compiled=False, threads=1)
+TINY = ModelShape(
+    "tiny", width=32, depth=2, heads=2, key_value_heads=1, intermediate_size=48, vocabulary=40, sequence_length=16
+)
+QUICK = TrainBench(
+    shapes=(TINY,),
+    batch_size=4,
+    rounds=3,
+    steps_per_round=1,
+    trial_steps=1,
+    loss_curve_steps=200,
+    compiled=False,
+    threads=1,
+)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def environment(monkeypatch):
 
 def test_options_stand_anywhere_and_reach_the_engine():
     given = ["run", "--parallel", "fsdp", "--preset", "smoke", "--activation-checkpointing"]
-    assert launched.take_options(given) == ["run", "--preset", "smoke"]
+    assert launched.take_launch_options(given) == ["run", "--preset", "smoke"]
     assert processes.parallel_config() == processes.ParallelConfig("fsdp", activation_checkpointing=True)
 
 
@@ -30,7 +30,7 @@ def test_without_options_the_launcher_says_how(monkeypatch):
         monkeypatch.setenv(name, value)
     processes.parallel_config.cache_clear()
     assert processes.parallel_config() == processes.ParallelConfig("fsdp", cpu_offload=True)
-    launched.take_options(["--parallel=ddp"])
+    launched.take_launch_options(["--parallel=ddp"])
     processes.parallel_config.cache_clear()
     assert processes.parallel_config().strategy == "ddp"
 
@@ -63,9 +63,12 @@ def test_a_launcher_of_another_engine_is_refused(monkeypatch, name):
 
 def test_a_process_that_has_lost_another_says_so(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "3")
-    assert launched.fail(RuntimeError("[gloo/transport] Connection closed by peer [127.0.0.1]:4711")) == 1
+    assert (
+        launched.report_process_failure(RuntimeError("[gloo/transport] Connection closed by peer [127.0.0.1]:4711"))
+        == 1
+    )
     assert "labkit: process 3 ends, as another process did, which says why ([gloo" in capsys.readouterr().err
     for error in (ValueError("no such thing"), RuntimeError("NCCL error: Duplicate GPU detected")):
-        assert launched.fail(error) == 1
+        assert launched.report_process_failure(error) == 1
         said = capsys.readouterr().err
         assert "labkit: process 3 failed:" in said and f"{type(error).__name__}: {error}" in said

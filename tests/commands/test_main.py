@@ -199,11 +199,13 @@ def test_resuming_with_another_recipe_names_the_difference(finished, capsys):
 
 def test_another_architecture_is_one_value(tmp_path, capsys):
     out = tmp_path / "alibi"
-    parts = "--model.position ALiBi --model.feed-forward MoE --model.feed-forward.experts 3 --model.norm layer".split()
+    parts = (
+        "--model.position ALiBi --model.feed-forward MoE --model.feed-forward.num-experts 3 --model.norm layer".split()
+    )
     assert main(["run", "--out", str(out), "--stages", "pretrain", *SMALL, *parts]) == 0
     model = json.loads((out / "recipe.json").read_text())["recipe"]["model"]
     assert model["position"] == {"kind": "ALiBi"} and model["norm"] == "layer"
-    assert model["feed_forward"]["kind"] == "MoE" and model["feed_forward"]["experts"] == 3
+    assert model["feed_forward"]["kind"] == "MoE" and model["feed_forward"]["num_experts"] == 3
     assert model["feed_forward"]["expert"] == {"kind": "Gated", "intermediate_size": 192, "activation": "silu"}
     recurrent = "--model.mixer RWKV --model.position NoPosition --model.token-shift".split()
     assert main(["run", "--out", str(tmp_path / "rwkv"), "--stages", "pretrain", "sft", *SMALL, *recurrent]) == 0
@@ -223,18 +225,26 @@ def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
         return override_recipe(make_recipe("smoke"), list(flags), "run").model
 
     assert model("--model.position=ALiBi").position == ALiBi()
-    far = ["--model.position.scaling", "YaRN", "--model.position.scaling.factor=4", "--model.position.scaling.original"]
+    far = [
+        "--model.position.scaling",
+        "YaRN",
+        "--model.position.scaling.factor=4",
+        "--model.position.scaling.original-max-position-embeddings",
+    ]
     assert model(*far, "96").position == Rotary(100.0, YaRN(4.0, 96))
     linear = ["--model.position.scaling=LinearScaling", "--model.position.scaling.factor", "2.5"]
     assert model(*linear).position == Rotary(100.0, LinearScaling(2.5))
     assert model("--model.position.scaling=None").position == Rotary(100.0)
-    experts = ["--model.feed-forward.expert=Plain", "--model.feed-forward.experts=3"]
+    experts = ["--model.feed-forward.expert=Plain", "--model.feed-forward.num-experts=3"]
     mixture = model("--model.feed_forward", "MoE", *experts)
-    assert mixture.feed_forward == MoE(Plain(192, "silu"), experts=3)
+    assert mixture.feed_forward == MoE(Plain(192, "silu"), num_experts=3)
     assert model("--model.feed-forward.intermediate-size=64").feed_forward == Gated(64)
     for flags, words in {
         ("--model.position=Alibi",): "--model.position can be Rotary, .* not 'Alibi'",
-        ("--model.position.scaling", "YaRN"): "scaling YaRN needs --model.position.scaling.factor and .*original too",
+        (
+            "--model.position.scaling",
+            "YaRN",
+        ): "scaling YaRN needs --model.position.scaling.factor and .*original-max-position-embeddings too",
         (
             "--model.position.scaling=LinearScaling",
             "--model.position.scaling.factor=x",

@@ -12,7 +12,7 @@ from labkit.bench.claims import ClaimsBench
 from labkit.bench.generate import GenerateBench
 from labkit.bench.memory import MemoryBench
 from labkit.bench.run import RunBench
-from labkit.bench.train import Shape, TrainBench
+from labkit.bench.train import ModelShape, TrainBench
 from labkit.bench.world import WorldBench
 from labkit.commands.bench import BenchOptions
 from labkit.commands.chat import ChatOptions
@@ -41,7 +41,7 @@ SAMPLES: list[Any] = [
     PlannedStage("sft", SFT()),
     GenerateBench(),
     TrainBench(),
-    Shape("tiny", 8, 1, 1, 1, 8),
+    ModelShape("tiny", 8, 1, 1, 1, 8),
     WorldBench(),
     RunBench(),
     ClaimsBench(),
@@ -139,7 +139,7 @@ def test_every_number_has_a_range_and_keeps_to_it(sample, name, hint):
         (lambda: PPO(gamma=1.1), "PPO: gamma must be at least 0 and at most 1, not 1.1"),
         (lambda: DPO(beta=-0.1), "DPO: beta must be above 0, not -0.1"),
         (lambda: DPO(beta=math.nan), "DPO: beta must be above 0, not nan"),
-        (lambda: EvaluationConfig(loss_rows=0), "EvaluationConfig: loss_rows must be at least 1"),
+        (lambda: EvaluationConfig(loss_batch_size=0), "EvaluationConfig: loss_batch_size must be at least 1"),
         (lambda: AnnotationConfig(num_generations=1), "AnnotationConfig: num_generations must be at least 2"),
         (lambda: TrainConfig(muon_lr=math.inf), "TrainConfig: muon_lr must be .* not inf"),
         (lambda: TrainConfig(precision=FP16), "TrainConfig: precision must be one of bf16, fp32, not 'fp16'"),

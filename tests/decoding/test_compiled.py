@@ -33,7 +33,7 @@ def test_the_steps_are_generates(model, steps, monkeypatch):
         return torch.Generator().manual_seed(3)
 
     with pytest.warns(UserWarning, match="continues without torch.compile"):
-        writer = CompiledGenerator(model, rows=2, filters=steps)
+        writer = CompiledGenerator(model, batch_size=2, filters=steps)
         free = writer.generate(PROMPTS, max_new_tokens=80, generator=seeded())
     assert free == generate(model, PROMPTS, filters=steps, max_new_tokens=80, generator=seeded())
     assert [seen for seen, _ in sorted(writer.graphs)] == [64, 128]
@@ -49,7 +49,7 @@ def test_the_steps_are_generates(model, steps, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3])
 def test_compiled_it_writes_the_same(model, rows):
-    writer = CompiledGenerator(model, rows=rows, filters=[Temperature(1.2), TopK(9)])
+    writer = CompiledGenerator(model, batch_size=rows, filters=[Temperature(1.2), TopK(9)])
     found = writer.generate(PROMPTS, max_new_tokens=20, generator=torch.Generator().manual_seed(3))
     plain = generate(
         model, PROMPTS, filters=writer.filters, max_new_tokens=20, generator=torch.Generator().manual_seed(3)
@@ -66,7 +66,7 @@ def test_compiled_it_writes_the_same(model, rows):
 
 def test_half_the_bytes_say_nearly_the_same(model, monkeypatch):
     monkeypatch.setattr(machine, "has_compiler", lambda: False)
-    writer = CompiledGenerator(model, rows=1, filters=[Temperature(0)], bf16=True)
+    writer = CompiledGenerator(model, batch_size=1, filters=[Temperature(0)], bf16=True)
     assert writer.model.embedding.weight.dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
     with torch.no_grad():
         half, full = writer.model(torch.tensor([PROMPTS[0]])).float(), model(torch.tensor([PROMPTS[0]]))
@@ -77,12 +77,12 @@ def test_half_the_bytes_say_nearly_the_same(model, monkeypatch):
 def test_what_is_not_compiled_is_said(model):
     mixed = Transformer(ModelConfig(29, 96, 32, 2, 2, 2, mixer=RWKV((2, 2, 2, 2)), position=NoPosition()))
     for make, message in [
-        (lambda: CompiledGenerator(mixed, rows=1), "Only models of attention"),
-        (lambda: CompiledGenerator(model, rows=1, filters=[NoRepeatNgram(2)]), "that need the tokens so far"),
-        (lambda: CompiledGenerator(model, rows=0), "not 0"),
-        (lambda: CompiledGenerator(model, rows=1).generate([[]], max_new_tokens=3), "prompt is empty"),
+        (lambda: CompiledGenerator(mixed, batch_size=1), "Only models of attention"),
+        (lambda: CompiledGenerator(model, batch_size=1, filters=[NoRepeatNgram(2)]), "that need the tokens so far"),
+        (lambda: CompiledGenerator(model, batch_size=0), "not 0"),
+        (lambda: CompiledGenerator(model, batch_size=1).generate([[]], max_new_tokens=3), "prompt is empty"),
         (
-            lambda: CompiledGenerator(model, rows=1, length=9).generate([[1, 2]], max_new_tokens=8),
+            lambda: CompiledGenerator(model, batch_size=1, max_length=9).generate([[1, 2]], max_new_tokens=8),
             "room for 9 .* may have 10",
         ),
     ]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from labkit.configs import from_dict, to_dict
 from labkit.decoding.limits import generation_cost
-from labkit.decoding.strategies import FILTERS, OPTIONS, TOKENS, DecodingResources, parse_strategy
+from labkit.decoding.strategies import FILTERS, OPTIONS, TOKEN_FILTERS, DecodingResources, parse_strategy
 from labkit.errors import LabError
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.gru import GRU
@@ -88,14 +88,19 @@ VALUES = [
     "1000000000000", "10000000000000000000000000000", "", "x", "true", "false", "never", "#0", "#1", "#0,#1",
     "#0,#1,#2,#3,#4,#5,#6", "#99", "a", "a,b", ",",
 ]  # fmt: skip
-NAMES = [*FILTERS, *TOKENS, *dict.fromkeys(name for options in OPTIONS.values() for name in options), "tempratur"]
+NAMES = [
+    *FILTERS,
+    *TOKEN_FILTERS,
+    *dict.fromkeys(name for options in OPTIONS.values() for name in options),
+    "tempratur",
+]
 
 
 @st.composite
 def lines(draw: st.DrawFn) -> str:
     """A line that mostly makes sense: of each name a small number or what no one should write."""
     kind = draw(st.sampled_from([*OPTIONS, *OPTIONS, "", "bem"]))
-    own = [*OPTIONS.get(kind, {}), *FILTERS, *TOKENS]
+    own = [*OPTIONS.get(kind, {}), *FILTERS, *TOKEN_FILTERS]
     names = draw(st.lists(st.sampled_from(own) | st.sampled_from(NAMES), max_size=4))
     words = [f"{name}={draw(st.sampled_from(VALUES[:7]) | st.sampled_from(VALUES))}" for name in names]
     return " ".join([kind, *words] if kind else words)
@@ -162,7 +167,7 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
 SCALINGS = [
     None,
     lambda: LinearScaling(2.0),
-    lambda: Llama3Scaling(original=4),
+    lambda: Llama3Scaling(original_max_position_embeddings=4),
     lambda: YaRN(4.0, 8),
     lambda: YaRN(0.5, 8),
 ]
@@ -172,7 +177,7 @@ POSITIONS = [
 ]  # fmt: skip
 FEED_FORWARDS = [
     lambda: Gated(4), lambda: Plain(4, "relu2"), lambda: Gated(0), lambda: MoE(Plain(4), 2, 1, False, 1.0),
-    lambda: MoE(Gated(4), 3, 2, every=2), lambda: MoE(Gated(4), 2, 3),
+    lambda: MoE(Gated(4), 3, 2, sparse_step=2), lambda: MoE(Gated(4), 2, 3),
 ]  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def by_hand(model, prompt, count):
 
 @pytest.mark.parametrize("rows", [1, 2, 64])
 def test_greedy_equals_the_plain_loop(model, rows):
-    written = generate(model, PROMPTS, filters=[Temperature(0)], max_new_tokens=10, rows=rows)
+    written = generate(model, PROMPTS, filters=[Temperature(0)], max_new_tokens=10, batch_size=rows)
     assert written == [by_hand(model, prompt, 10) for prompt in PROMPTS]
 
 
@@ -60,7 +60,7 @@ def test_a_row_ends_before_its_stop_token(model):
 def test_samples_depend_on_neither_batch_nor_neighbours(model):
     def sample(rows, stop_ids=()):
         generator = torch.Generator().manual_seed(3)
-        return generate(model, PROMPTS, max_new_tokens=12, stop_ids=stop_ids, generator=generator, rows=rows)
+        return generate(model, PROMPTS, max_new_tokens=12, stop_ids=stop_ids, generator=generator, batch_size=rows)
 
     free = sample(64)
     assert sample(1) == sample(2) == free
@@ -75,9 +75,11 @@ def test_samples_depend_on_neither_batch_nor_neighbours(model):
 def test_several_samples_of_a_prompt_are_those_of_the_prompt_repeated(model, rows):
     def sample(prompts, **options):
         generator = torch.Generator().manual_seed(5)
-        return generate(model, prompts, max_new_tokens=9, stop_ids=[3, 4], generator=generator, rows=rows, **options)
+        return generate(
+            model, prompts, max_new_tokens=9, stop_ids=[3, 4], generator=generator, batch_size=rows, **options
+        )
 
-    assert sample(PROMPTS, samples=3) == sample([prompt for prompt in PROMPTS for _ in range(3)])
+    assert sample(PROMPTS, num_return_sequences=3) == sample([prompt for prompt in PROMPTS for _ in range(3)])
 
 
 def test_a_row_ends_when_the_context_is_full(model):
@@ -102,7 +104,9 @@ def test_samples_follow_the_distribution(model):
         expected = TopK(5)(model(torch.tensor([[3, 4]]))[:, -1]).softmax(-1)[0]
     count = 4_000
     generator = torch.Generator().manual_seed(0)
-    written = generate(model, [[3, 4]] * count, filters=[TopK(5)], max_new_tokens=1, generator=generator, rows=1000)
+    written = generate(
+        model, [[3, 4]] * count, filters=[TopK(5)], max_new_tokens=1, generator=generator, batch_size=1000
+    )
     found = torch.bincount(torch.tensor(written).flatten(), minlength=29) / count
     assert ((found - expected).abs() <= 5 * (expected * (1 - expected) / count).sqrt()).all()
 
@@ -136,11 +140,15 @@ def test_an_encoder_reads_a_source_for_each_prompt():
     for prompt, source, text in zip(prompts, sources, together, strict=True):
         assert generate(model, [prompt], sources=[source], filters=[Temperature(0)], **options) == [text]
         memory = model.encode(torch.tensor([source]))
-        assert beam_search(model, prompt, beams=1, memory=memory, **options).found[0].tokens == text
+        assert beam_search(model, prompt, beams=1, memory=memory, **options).hypotheses[0].tokens == text
         for line in ("greedy", "contrastive k=3 alpha=0"):
             assert parse_strategy(line).generate(model, prompt, source=source, **options) == [text]
-            assert list(parse_strategy(line).stream(model, prompt, source=source, **options))[-1] == text
-    twice = generate(model, prompts, sources=sources, filters=[Temperature(0)], samples=2, rows=2, **options)
+            assert (
+                list(parse_strategy(line).stream_partial_outputs(model, prompt, source=source, **options))[-1] == text
+            )
+    twice = generate(
+        model, prompts, sources=sources, filters=[Temperature(0)], num_return_sequences=2, batch_size=2, **options
+    )
     assert twice == [text for text in together for _ in range(2)]
     other = generate(model, prompts, sources=[[3, 3], *sources[1:]], filters=[Temperature(0)], **options)
     assert other[0] != together[0] and other[1:] == together[1:]

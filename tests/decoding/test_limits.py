@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from labkit.decoding.limits import Cost, check_generation_cost, generation_cost
+from labkit.decoding.limits import GenerationCost, check_generation_cost, generation_cost
 from labkit.decoding.strategies import parse_strategy
 from labkit.errors import LabError
-from labkit.interpret import Inspection, attention_bytes, check_attention
+from labkit.interpret import Inspection, attention_bytes, check_attention_memory
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
 from labkit.text.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ def model() -> Transformer:
 )
 def test_rows_and_tokens_of_each_kind(model, line, rows, tokens):
     found = generation_cost(parse_strategy(line), 10, 20, model)
-    assert (found.rows, found.tokens) == (rows, tokens)
+    assert (found.batch_size, found.tokens) == (rows, tokens)
     assert found.flops == pytest.approx(tokens * model.flops_per_token(30) / 3)
 
 
@@ -48,12 +48,12 @@ def test_what_the_context_cuts_off_costs_nothing(model):
 def test_what_is_above_a_ceiling_is_refused_in_words(model):
     with pytest.raises(LabError, match=r"beam beams=1000 is 1,000 texts at once; here at most 32\. Take a smaller bea"):
         check_generation_cost(parse_strategy("beam beams=1000"), 10, 20, model)
-    small = Cost(rows=64, tokens=100, flops=1e12, memory=1e9)
+    small = GenerationCost(batch_size=64, tokens=100, flops=1e12, memory=1e9)
     with pytest.raises(LabError, match=r"best n=8 is 410 tokens to read; here at most 100\. Take a smaller n= or few"):
         check_generation_cost(parse_strategy("best n=8"), 10, 20, model, small)
     with pytest.raises(LabError, match=r"greedy is 0\.0 TFLOP; .* Take fewer tokens"):
         check_generation_cost(parse_strategy("greedy"), 10, 20, model, small._replace(flops=1))
-    assert check_generation_cost(parse_strategy("beam beams=4"), 10, 20, model).rows == 4
+    assert check_generation_cost(parse_strategy("beam beams=4"), 10, 20, model).batch_size == 4
 
 
 def test_attention_takes_the_square_of_the_length(model):
@@ -61,8 +61,8 @@ def test_attention_takes_the_square_of_the_length(model):
     assert attention_bytes(model, 30) == 4 * 2 * 30 * 30 * (2 * 3 + 32)
     assert attention_bytes(model, 60) == 4 * attention_bytes(model, 30)
     with pytest.raises(LabError, match=r"of 30 tokens takes .* Take a text of at most 15 tokens"):
-        check_attention(model, 30, max_bytes=attention_bytes(model, 15))
-    assert check_attention(model, 15, max_bytes=attention_bytes(model, 15)) == attention_bytes(model, 15)
+        check_attention_memory(model, 30, max_bytes=attention_bytes(model, 15))
+    assert check_attention_memory(model, 15, max_bytes=attention_bytes(model, 15)) == attention_bytes(model, 15)
 
 
 @pytest.mark.parametrize("encoder", [0, 2])
@@ -71,7 +71,7 @@ def test_what_a_look_keeps_is_what_was_said(encoder):
     shape = ModelConfig(tokenizer.vocab_size, 48, 24, depth=3, heads=2, key_value_heads=2, encoder_depth=encoder)
     model = Transformer(shape).eval()
     found = Inspection(model, tokenizer, [1] * 9, [2] * 7 if encoder else None)
-    maps = [x for name, x in found.kept.items() if name.endswith((".scores", ".weights"))]
+    maps = [x for name, x in found.activations.items() if name.endswith((".scores", ".weights"))]
     kept = sum(torch.as_tensor(x).numel() * 4 for x in maps)
     copies = 4 * 2 * 32 * 9**2
     assert attention_bytes(model, 9, 7 if encoder else 0) == kept + copies

@@ -23,7 +23,7 @@ from labkit.decoding import (
     TopK,
     TopP,
     beam_search,
-    best_of,
+    best_of_n,
     generate,
 )
 from labkit.decoding.best import best_of_n_steps
@@ -37,7 +37,7 @@ from labkit.decoding.scores import (
     self_bleu,
 )
 from labkit.decoding.stops import StopStrings
-from labkit.decoding.strategies import FILTERS, WHOLE, DecodingResources, parse_strategy
+from labkit.decoding.strategies import FILTERS, INTEGER_OPTIONS, DecodingResources, parse_strategy
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.paths import demo_folder
@@ -72,7 +72,7 @@ def test_a_line_is_filters_in_their_order():
 
 @given(st.lists(st.sampled_from(sorted(FILTERS)), unique=True), st.sampled_from(["sample", "greedy", "beam beams=3"]))
 def test_a_line_comes_back(names, kind):
-    line = " ".join([kind, *(f"{name}={3 if name in WHOLE else 0.25}" for name in names)])
+    line = " ".join([kind, *(f"{name}={3 if name in INTEGER_OPTIONS else 0.25}" for name in names)])
     assert parse_strategy(str(parse_strategy(line))) == parse_strategy(line)
 
 
@@ -85,7 +85,7 @@ def test_each_kind_writes_what_its_function_does(model):
     greedy = generate(model, [PROMPT], filters=[Temperature(0)], **options)[0]
     assert parse_strategy("greedy").generate(model, PROMPT, seeds=[0, 1], **options) == [greedy, greedy]
     assert parse_strategy("contrastive k=4 alpha=0").generate(model, PROMPT, **options) == [greedy]
-    best = beam_search(model, PROMPT, beams=3, length_penalty=0.5, filters=[NoRepeatNgram(2)], **options).found[0]
+    best = beam_search(model, PROMPT, beams=3, length_penalty=0.5, filters=[NoRepeatNgram(2)], **options).hypotheses[0]
     assert parse_strategy("beam beams=3 length-penalty=0.5 no-repeat=2").generate(model, PROMPT, **options) == [
         best.tokens
     ]
@@ -109,7 +109,9 @@ def test_many_prompts_at_once_are_each_by_itself(model):
         assert together == [
             strategy.generate(model, prompt, seeds=own, **options) for prompt, own in zip(prompts, seeds, strict=True)
         ]
-        assert [list(strategy.stream(model, prompts[0], seed=seed, **options))[-1] for seed in (1, 2)] == together[0]
+        assert [
+            list(strategy.stream_partial_outputs(model, prompts[0], seed=seed, **options))[-1] for seed in (1, 2)
+        ] == together[0]
 
 
 def test_the_best_of_n_is_the_judges(model):
@@ -118,10 +120,12 @@ def test_the_best_of_n_is_the_judges(model):
     def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
         return [float(sum(answer)) for answer in answers]
 
-    found = best_of(model, PROMPT, judge, n=5, max_new_tokens=6, generator=torch.Generator().manual_seed(7))
-    assert found.scores == [sum(answer) for answer in found.answers] and found.scores[found.best] == max(found.scores)
+    found = best_of_n(model, PROMPT, judge, n=5, max_new_tokens=6, generator=torch.Generator().manual_seed(7))
+    assert found.scores == [sum(answer) for answer in found.answers] and found.scores[found.best_index] == max(
+        found.scores
+    )
     again = torch.Generator().manual_seed(7)
-    stepwise = [*best_of_n_steps(model, PROMPT, judge, n=5, rows=2, max_new_tokens=6, generator=again)]
+    stepwise = [*best_of_n_steps(model, PROMPT, judge, n=5, batch_size=2, max_new_tokens=6, generator=again)]
     assert stepwise == [None, None, None, found]  # two, two and one, of the same random numbers
     assert found.answers[0] == parse_strategy("").generate(model, PROMPT, max_new_tokens=6, seeds=[7])[0]
     resources = DecodingResources(judge=judge)
@@ -151,7 +155,12 @@ def test_a_stop_text_ends_every_strategy(model, line):
     assert stop not in letters(text)
     if not line.startswith("beam"):  # whose best text is another when some end early
         assert letters(text) == free[: free.index(stop)]
-    assert list(parse_strategy(line).stream(model, PROMPT, resources=stopping, max_new_tokens=12, seed=5))[-1] == text
+    assert (
+        list(parse_strategy(line).stream_partial_outputs(model, PROMPT, resources=stopping, max_new_tokens=12, seed=5))[
+            -1
+        ]
+        == text
+    )
 
 
 def test_a_stop_text_across_tokens_is_cut():

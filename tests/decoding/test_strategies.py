@@ -61,7 +61,7 @@ def test_beams_are_transformers(pair, beams, length_penalty, early_stopping):
     for prompt in (PROMPT, [2, 2], [11, 4, 9, 13]):
         expected = published.generate(torch.tensor([prompt]), **settings)
         ours = {"beams": beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
-        found = beam_search(model, prompt, max_new_tokens=12, stop_ids=[END], **ours).found
+        found = beam_search(model, prompt, max_new_tokens=12, stop_ids=[END], **ours).hypotheses
         assert [beam.score for beam in found] == pytest.approx(expected.sequences_scores.tolist(), abs=1e-4)
         for beam, row in zip(found, expected.sequences[:, len(prompt) :].tolist(), strict=True):
             assert beam.tokens == row[: row.index(END) if END in row else 12]
@@ -70,7 +70,7 @@ def test_beams_are_transformers(pair, beams, length_penalty, early_stopping):
 def test_one_beam_that_ends_with_the_first_text_is_greedy():
     model = build()
     greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=12, stop_ids=[END])[0]
-    found = beam_search(model, PROMPT, beams=1, max_new_tokens=12, stop_ids=[END], early_stopping=True).found
+    found = beam_search(model, PROMPT, beams=1, max_new_tokens=12, stop_ids=[END], early_stopping=True).hypotheses
     assert [beam.tokens for beam in found] == [greedy]
 
 
@@ -81,7 +81,7 @@ def test_enough_beams_find_the_best_text_of_all():
     with torch.no_grad():
         rows = torch.cat((torch.tensor([PROMPT]).expand(len(texts), -1), texts), 1)
         logprobs = model(rows)[:, 2:5].log_softmax(-1).gather(-1, texts.unsqueeze(-1)).sum((1, 2))
-    found = beam_search(model, PROMPT, beams=V * V, max_new_tokens=3).found
+    found = beam_search(model, PROMPT, beams=V * V, max_new_tokens=3).hypotheses
     assert found[0].tokens == texts[logprobs.argmax()].tolist()
     assert found[0].logprob == pytest.approx(float(logprobs.max()), abs=1e-4)
     assert [beam.logprob for beam in found[:50]] == pytest.approx(logprobs.topk(50).values.tolist(), abs=1e-3)
@@ -90,7 +90,7 @@ def test_enough_beams_find_the_best_text_of_all():
 def test_the_tree_holds_every_step_that_was_weighed():
     found, tree = beam_search(build(), PROMPT, beams=3, max_new_tokens=6, stop_ids=[END])
     for beam in found:
-        ends = [i for i, node in enumerate(tree) if node.fate == "ended" and node.logprob == beam.logprob]
+        ends = [i for i, node in enumerate(tree) if node.outcome == "ended" and node.logprob == beam.logprob]
         path, at = [], ends[0]
         while at >= 0:
             path.append(tree[at].token)
@@ -98,14 +98,14 @@ def test_the_tree_holds_every_step_that_was_weighed():
         path = path[::-1]
         assert (path[:-1] if beam.ended else path) == beam.tokens
     for step in range(max(node.step for node in tree)):
-        fates = [node.fate for node in tree if node.step == step]
+        fates = [node.outcome for node in tree if node.step == step]
         assert fates.count("kept") == 3 and "pruned" in fates
 
 
 def test_diverse_groups_part_at_once_and_without_diversity_are_alike():
     """By the paper's algorithm, written out: each group ranks by log-probability less what earlier groups took."""
     model = build()
-    alike = beam_search(model, PROMPT, beams=3, groups=3, max_new_tokens=5).found
+    alike = beam_search(model, PROMPT, beams=3, groups=3, max_new_tokens=5).hypotheses
     greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=5)[0]
     assert [beam.tokens for beam in alike] == [greedy] * 3
     groups: list[list[int]] = [[], [], []]
@@ -116,7 +116,7 @@ def test_diverse_groups_part_at_once_and_without_diversity_are_alike():
                 logprobs = model(torch.tensor([PROMPT + group]))[0, -1].log_softmax(-1)
                 group.append(int((logprobs - 2.0 * taken).argmax()))
                 taken[group[-1]] += 1
-    diverse = beam_search(model, PROMPT, beams=3, groups=3, diversity=2.0, max_new_tokens=5).found
+    diverse = beam_search(model, PROMPT, beams=3, groups=3, diversity=2.0, max_new_tokens=5).hypotheses
     assert sorted(beam.tokens for beam in diverse) == sorted(groups)
     assert len({beam.tokens[0] for beam in diverse}) == 3
 
@@ -126,10 +126,10 @@ def test_a_group_that_can_only_end_leaves_the_others_in_their_rows():
     model = build()
     greedy = generate(model, [PROMPT], filters=[Temperature(0)], max_new_tokens=8)[0]
     options: dict[str, Any] = {"max_new_tokens": 8, "stop_ids": [greedy[2]]}
-    alone = beam_search(model, PROMPT, beams=1, filters=[Temperature(0)], **options).found
-    both = beam_search(model, PROMPT, beams=2, groups=2, filters=[Temperature(0)], **options).found
+    alone = beam_search(model, PROMPT, beams=1, filters=[Temperature(0)], **options).hypotheses
+    both = beam_search(model, PROMPT, beams=2, groups=2, filters=[Temperature(0)], **options).hypotheses
     assert [beam.tokens for beam in both] == [alone[0].tokens] * 2 == [greedy[: greedy.index(greedy[2])]] * 2
-    apart = beam_search(model, PROMPT, beams=2, groups=2, diversity=1.0, filters=[TopK(2)], **options).found
+    apart = beam_search(model, PROMPT, beams=2, groups=2, diversity=1.0, filters=[TopK(2)], **options).hypotheses
     assert len(apart) == 2 and apart[0].tokens != apart[1].tokens
 
 
@@ -144,7 +144,7 @@ def test_an_encoder_decoder_is_searched_too(tmp_path):
     published.save_pretrained(tmp_path)
     model, source = from_pretrained(tmp_path), torch.tensor([[4, 9, 2, 8]])
     expected = published.generate(source, num_beams=3, max_new_tokens=8, do_sample=False)[0, 1:].tolist()
-    best = beam_search(model, [0], beams=3, max_new_tokens=8, stop_ids=[END], memory=model.encode(source)).found[0]
+    best = beam_search(model, [0], beams=3, max_new_tokens=8, stop_ids=[END], memory=model.encode(source)).hypotheses[0]
     assert best.tokens == (expected[: expected.index(END)] if END in expected else expected)
 
 
@@ -219,8 +219,8 @@ def test_samples_follow_the_filtered_distribution():
         [PROMPT],
         filters=STEPS,
         max_new_tokens=2,
-        samples=4000,
-        rows=4000,
+        num_return_sequences=4000,
+        batch_size=4000,
         generator=torch.Generator().manual_seed(0),
     )
     counts = torch.bincount(torch.tensor([a * V + b for a, b in written]), minlength=V * V)
@@ -282,7 +282,7 @@ def test_what_a_model_cannot_do_is_said_in_words():
     mixed = build(mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_value_heads=2)
     with pytest.raises(LabError, match="none can be removed again"):
         speculative_decode(mixed, mixed, PROMPT, max_new_tokens=6)
-    assert len(beam_search(mixed, PROMPT, beams=2, max_new_tokens=4).found) == 2
+    assert len(beam_search(mixed, PROMPT, beams=2, max_new_tokens=4).hypotheses) == 2
     assert len(contrastive_search(mixed, PROMPT, k=3, alpha=0.5, max_new_tokens=4)) == 4
     with pytest.raises(LabError, match="does not generate token by token"):
         beam_search(build(causal=False), PROMPT, beams=2, max_new_tokens=3)

@@ -75,16 +75,16 @@ def test_a_trace_holds_what_was_weighed(model):
     assert [candidate.final_probability for candidate in first.candidates[:4]] == pytest.approx(
         [*two.tolist(), 0, 0], abs=1e-6
     )
-    assert first.token == sorted(best[:2])[int(first.drawn >= two[0 if best[0] < best[1] else 1].item())]
+    assert first.token == sorted(best[:2])[int(first.uniform_draw >= two[0 if best[0] < best[1] else 1].item())]
     assert len(rest) == 4 and not rest[-1].ended
     # Temperature removes nothing and moves what the sharper distribution gained; TopK removes all but two.
     whole, sharper = logits.softmax(-1), (logits / 0.8).softmax(-1)
-    temperature, top_k = first.effects
+    temperature, top_k = first.filter_effects
     assert (temperature.removed_mass, temperature.remaining_tokens, top_k.remaining_tokens) == (0, 29, 2)
     assert temperature.total_variation == pytest.approx((sharper - whole).clamp(min=0).sum().item(), abs=1e-5)
     assert top_k.removed_mass == pytest.approx(1 - sharper[best[:2]].sum().item(), abs=1e-5)
     assert top_k.total_variation == pytest.approx(top_k.removed_mass, abs=1e-5)
-    assert first.candidates[0].after[0] == pytest.approx(sharper[best[0]].item())
+    assert first.candidates[0].filtered_probabilities[0] == pytest.approx(sharper[best[0]].item())
     entropies = [-(p * p.clamp(min=1e-30).log()).sum().item() for p in (whole, two)]
     assert first.entropy == pytest.approx(entropies, abs=1e-5)
 
@@ -99,7 +99,7 @@ def test_a_branch_begins_as_told_and_goes_on_with_the_numbers_of_its_places(mode
     free = traced([])
     same = traced([step.token for step in free[:3]])
     assert [step.token for step in same] == [step.token for step in free]
-    assert [step.drawn for step in same] == [None] * 3 + [step.drawn for step in free[3:]]
+    assert [step.uniform_draw for step in same] == [None] * 3 + [step.uniform_draw for step in free[3:]]
     other = (free[2].token + 1) % 29
     assert [step.token for step in traced([*(step.token for step in free[:2]), other])][:3][-1] == other
 
@@ -111,7 +111,7 @@ def test_a_text_is_read_back_as_it_was_traced(model):
     )
     back = trace_forced(model, [5, 6], [step.token for step in free], filters=steps)
     for one, other in zip(free, back, strict=True):
-        assert other.drawn is None and one.token == other.token
+        assert other.uniform_draw is None and one.token == other.token
         assert [c.token for c in one.candidates] == [c.token for c in other.candidates]
         assert [c.final_probability for c in one.candidates] == pytest.approx(
             [c.final_probability for c in other.candidates], abs=1e-5
@@ -128,7 +128,7 @@ def test_a_trace_says_what_ended_it(model):
 
 def test_one_seed_gives_every_strategy_the_same_numbers(model):
     drawn = [
-        [step.drawn for step in trace_generation(model, [1], filters=steps, max_new_tokens=6, generator=seeded)]
+        [step.uniform_draw for step in trace_generation(model, [1], filters=steps, max_new_tokens=6, generator=seeded)]
         for steps, seeded in (([], torch.Generator().manual_seed(2)), ([TopK(1)], torch.Generator().manual_seed(2)))
     ]
     assert drawn[0] == drawn[1] and len(set(drawn[0])) == 6

@@ -51,7 +51,7 @@ def recite_answers(monkeypatch, answer):
 
 def test_a_model_that_knows_the_truth_has_full_marks(monkeypatch, model):
     recite_answers(monkeypatch, lambda task: task.reference)
-    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, story_in_user_turn=True)
     for name, value in metrics.items():
         if name.startswith("accuracy") and "error" not in name:
             assert value == 1, name
@@ -63,7 +63,7 @@ def test_a_model_that_knows_the_truth_has_full_marks(monkeypatch, model):
 
 def test_a_model_that_says_nothing_has_none(monkeypatch, model):
     recite_answers(monkeypatch, lambda task: "")
-    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, story_in_user_turn=True)
     assert metrics["accuracy"] == 0 and metrics["gold/warm"] == 0 and metrics["unsupported"] == 0
 
 
@@ -71,7 +71,7 @@ def test_half_right_by_hand(monkeypatch, model):
     """Right in every second of n tasks: the standard error is sqrt(1/2 · 1/2 / n)."""
     turn = iter(range(10_000))
     recite_answers(monkeypatch, lambda task: task.reference if next(turn) % 2 else "")
-    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, story_in_user_turn=True)
     assert metrics["accuracy"] == 0.5
     assert metrics["accuracy_standard_error"] == pytest.approx((0.25 / metrics["tasks"]) ** 0.5)
     assert metrics["accuracy/where"] == 0.5
@@ -80,7 +80,7 @@ def test_half_right_by_hand(monkeypatch, model):
 def test_without_the_story_a_reader_knows_what_it_can_guess(monkeypatch, model):
     """A model that answers right only while it sees the story has of the question alone what frequency gives."""
     recite_answers(monkeypatch, lambda task: task.reference if task.story else "")
-    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, story_in_user_turn=True)
     reading = [task for task in held_out_tasks(WORLD, 0, 4) if task.kind in WORLD.reading_kinds]
     frequent = majority_accuracy(WORLD, reading, 0, 60)
     assert {f"question_only/{kind}" for kind in WORLD.reading_kinds} == {
@@ -94,7 +94,7 @@ def test_without_the_story_a_reader_knows_what_it_can_guess(monkeypatch, model):
 
 def test_a_model_that_guesses_right_without_the_story_is_found_out(monkeypatch, model):
     recite_answers(monkeypatch, lambda task: task.reference)
-    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, chat=True)
+    metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, story_in_user_turn=True)
     assert all(value == 1 for name, value in metrics.items() if name.startswith("question_only"))
 
 
@@ -117,7 +117,9 @@ def test_the_most_frequent_answer_counted_by_hand():
 def test_the_base_is_asked_as_in_its_documents_and_the_chat_as_in_its_conversations():
     task = WORLD.task("test", 0, 0, "where")
     question = task.messages[0].content.removeprefix(task.story).strip()
-    base, chat = (TOKENIZER.decode(task_prompt(TOKENIZER, task, form), special=True) for form in (False, True))
+    base, chat = (
+        TOKENIZER.decode(task_prompt(TOKENIZER, task, form), keep_special_tokens=True) for form in (False, True)
+    )
     assert base == f"<|bos|> {task.story}<|end|><|user|> {question}<|end|><|assistant|>"
     assert chat == f"<|bos|><|user|> {task.messages[0].content}<|end|><|assistant|>"
 
@@ -169,10 +171,10 @@ def test_stories_are_written_until_there_are_enough(recite, model):
 def test_novelty_by_hand():
     """Four stories, two of them among the 200 trained on; comparing half of the documents, a find counts twice."""
     stories = [TRAINED[0].passage, TRAINED[2].passage, "New.", "Newer."]
-    assert novelty(stories, DATA, compared=200) == 0.5
-    assert novelty(stories, DATA, compared=1000) == 0.5
-    assert novelty([TRAINED[0].passage, "New.", "Newer.", "Newest."], DATA, compared=100) == 0.5
-    assert novelty(stories, dataclasses.replace(DATA, trained_documents=0), compared=200) == 1
+    assert novelty(stories, DATA, num_documents=200) == 0.5
+    assert novelty(stories, DATA, num_documents=1000) == 0.5
+    assert novelty([TRAINED[0].passage, "New.", "Newer.", "Newest."], DATA, num_documents=100) == 0.5
+    assert novelty(stories, dataclasses.replace(DATA, trained_documents=0), num_documents=200) == 1
 
 
 def test_a_base_and_a_chat_model_from_end_to_end(model):

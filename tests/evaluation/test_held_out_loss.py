@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from labkit.evaluation.held_out_loss import batch_loss, document_loss, mismatched_prompt_loss, text_loss
+from labkit.evaluation.held_out_loss import document_loss, loss_sum_and_count, mismatched_prompt_loss, text_loss
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.chat import document_texts
 from labkit.text.sources import document_batch
@@ -74,9 +74,9 @@ def test_a_text_is_one_long_row_when_it_fits():
 
 def test_measuring_leaves_the_model_as_it_was():
     made = model().train()
-    batch_loss(made, [document_batch(TOKENIZER, DOCUMENTS, 64)])
+    loss_sum_and_count(made, [document_batch(TOKENIZER, DOCUMENTS, 64)])
     assert made.training and all(parameter.grad is None for parameter in made.parameters())
-    assert batch_loss(made.eval(), []) == (0.0, 0) and not made.training
+    assert loss_sum_and_count(made.eval(), []) == (0.0, 0) and not made.training
 
 
 def test_answers_after_the_question_of_another(monkeypatch):

@@ -44,7 +44,7 @@ def test_the_reward_model_reads_answers_as_in_training(run):
     pair = PreferencePair(one.task.messages, answers[0], answers[1])
     batch = collate_pairs([encode_pair(tokenizer, pair)], 256, tokenizer.pad_token_id)
     with torch.no_grad():
-        expected = reward_model.scores_at(batch.inputs, batch.mask, batch.ends)
+        expected = reward_model.scores_at(batch.inputs, batch.mask, batch.last_token_index)
     ids = [encode_answer_prefix(tokenizer, answer) for answer in answers]
     assert reward_judge(reward_model, tokenizer)([one.ids] * 2, ids) == pytest.approx(expected.tolist(), abs=1e-4)
 

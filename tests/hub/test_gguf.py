@@ -233,7 +233,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "qwen2": {"qkv_bias": True, "tied": False, "head_dim": 16},
     "qwen3": {"qk_norm": True, "head_dim": 32},
     "llama-linear": {"position": Rotary(500.0, LinearScaling(4.0))},
-    "llama-3": {"position": Rotary(500_000.0, Llama3Scaling(8.0, original=32))},
+    "llama-3": {"position": Rotary(500_000.0, Llama3Scaling(8.0, original_max_position_embeddings=32))},
     "llama-yarn": {"position": Rotary(500.0, YaRN(4.0, 32))},
 }
 

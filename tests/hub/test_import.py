@@ -85,7 +85,7 @@ def test_only_the_answer_and_its_end_count(tmp_path):
     ids, answer = encode_document(tokenizer, Document("chat", "", tuple(TALK[:2])), 200)
     assert ids == encode_messages(tokenizer, TALK[:2])
     counted = [token for token, counts in zip(ids, answer, strict=True) if counts]
-    assert tokenizer.decode(counted, special=True) == "Tom is in the park.<|im_end|>"
+    assert tokenizer.decode(counted, keep_special_tokens=True) == "Tom is in the park.<|im_end|>"
     assert encode_text_prompt(tokenizer, "Tom") == tokenizer.encode("Tom") and encode_text_prompt(tokenizer, "") == [
         tokenizer.bos_token_id
     ]

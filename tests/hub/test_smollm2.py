@@ -94,8 +94,8 @@ def test_eight_steps_of_fine_tuning_teach_it(imported):
     torch.set_num_threads(2)
     stage_inputs, stage, config = prepare_inputs(imported), imported.recipe.stages["sft"], imported.recipe.evaluation
     model = imported.model("pretrain")
-    before = stage.loss(model, stage_inputs, config)
+    before = stage.validation_loss(model, stage_inputs, config)
     records = list(fit(model, stage.source(stage_inputs, None), stage.objective, stage.train))
-    after = stage.loss(model, stage_inputs, config)
+    after = stage.validation_loss(model, stage_inputs, config)
     print(f"{before:.3f} -> {after:.3f} nats per token")
     assert len(records) == 8 and after < before - 0.05

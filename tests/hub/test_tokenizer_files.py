@@ -163,10 +163,10 @@ def test_the_plain_form_is_taken_when_asked_for_or_said(tmp_path, capsys):
     assert "without a chat template" not in capsys.readouterr().out
     ours = Run.open(run).tokenizer()
     plain = "<|im_start|>user: Where is Tom?<|im_end|>assistant: In the park: ä.<|im_end|>"
-    assert ours.decode(encode_messages(ours, TALK[:2]), special=True) == plain
+    assert ours.decode(encode_messages(ours, TALK[:2]), keep_special_tokens=True) == plain
     row = encode_document(ours, Document("chat", "", TALK[:2]), 200)
     counted = [token for token, counts in zip(*row, strict=True) if counts]
-    assert ours.decode(counted, special=True) == " In the park: ä.<|im_end|>"
+    assert ours.decode(counted, keep_special_tokens=True) == " In the park: ä.<|im_end|>"
     base = byte_level(tmp_path / "base", ["<s>", "</s>"])
     said: list[str] = []
     loaded(base, None, said.append)

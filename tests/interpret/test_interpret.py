@@ -57,7 +57,7 @@ def demo() -> Run:
 
 
 def test_every_row_is_a_distribution_over_the_tokens_so_far(look):
-    (found,) = look.maps
+    (found,) = look.attention_maps
     T = len(look.ids)
     assert found.kind == "causal" and found.weights.shape == (3, 4, T, T)
     assert "".join(found.rows) == "Tom ran to the park." and found.rows == found.columns
@@ -76,7 +76,7 @@ def test_a_cell_is_the_softmax_of_its_row_by_hand(tokenizer, changes):
     total = sum(math.exp(cell.score) for cell in cells)
     for column, cell in enumerate(cells):
         assert cell.weight == pytest.approx(math.exp(cell.score) / total, abs=1e-5)
-        assert cell.weight == pytest.approx(float(read.maps[0].weights[1, 3, 3, column]), abs=1e-6)
+        assert cell.weight == pytest.approx(float(read.attention_maps[0].weights[1, 3, 3, column]), abs=1e-6)
     positions = [cell.position for cell in cells]
     if changes.get("position") == ALiBi():  # the last of four heads loses 2^-8 for each token between
         assert positions == pytest.approx([-3 / 256, -2 / 256, -1 / 256, 0.0], abs=1e-5)
@@ -145,20 +145,20 @@ def test_an_encoder_decoder_has_three_kinds_of_attention(tokenizer):
     model = small(tokenizer, encoder_depth=2)
     source, ids = tokenizer.encode("Tom ran to the park."), tokenizer.encode("he was late")
     read = Inspection(model, tokenizer, ids, source)
-    assert [map_.kind for map_ in read.maps] == ["bidirectional", "causal", "cross"]
+    assert [map_.kind for map_ in read.attention_maps] == ["bidirectional", "causal", "cross"]
     S, T = len(source), len(ids)
-    assert [tuple(map_.weights.shape) for map_ in read.maps] == [(2, 4, S, S), (3, 4, T, T), (3, 4, T, S)]
-    for map_ in read.maps:
+    assert [tuple(map_.weights.shape) for map_ in read.attention_maps] == [(2, 4, S, S), (3, 4, T, T), (3, 4, T, S)]
+    for map_ in read.attention_maps:
         torch.testing.assert_close(map_.weights.sum(-1), torch.ones(map_.weights.shape[:-1]))
-    assert read.maps[0].weights[..., 0, 1:].min() > 0  # tokens see later ones
+    assert read.attention_maps[0].weights[..., 0, 1:].min() > 0  # tokens see later ones
     for map_ in range(3):
         assert read.ablate(map_, 1, 1).nats > 0 and read.score_breakdown(map_, 1, 1, 1, 0).weight > 0
-    assert len(read.logit_lens()) == 4 and read.maps[2].columns == read.token_texts(source)
+    assert len(read.logit_lens()) == 4 and read.attention_maps[2].columns == read.token_texts(source)
 
 
 def test_an_encoder_looks_both_ways(tokenizer):
     read = Inspection(small(tokenizer, causal=False), tokenizer, tokenizer.encode("Tom ran."))
-    assert [map_.kind for map_ in read.maps] == ["bidirectional"] and read.maps[0].weights.min() > 0
+    assert [map_.kind for map_ in read.attention_maps] == ["bidirectional"] and read.attention_maps[0].weights.min() > 0
 
 
 def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, tokenizer):
@@ -170,7 +170,7 @@ def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, 
     for layer in range(3):
         for head in range(4):
             for i in range(T):
-                expected = look.maps[0].weights[layer, head, i, : i + 1]
+                expected = look.attention_maps[0].weights[layer, head, i, : i + 1]
                 torch.testing.assert_close(next(rows), expected, atol=0.5 / 65535 + 1e-7, rtol=0)
     assert data["key_value_heads"] == 2 and next(rows, None) is None
     (both_ways,) = Inspection(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).viewer_data()["maps"]
@@ -180,13 +180,13 @@ def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, 
 def test_a_head_s_effect_is_measured_after_the_token_that_is_chosen(look):
     """The prediction after a token does not know what comes later: of a shorter text it is the same."""
     shorter = Inspection(look.model, look.tokenizer, look.ids[:4])
-    assert look.ablate(0, 1, 2, place=3).nats == pytest.approx(shorter.ablate(0, 1, 2).nats, abs=1e-5)
-    torch.testing.assert_close(look.ablation_effects(0, place=3), shorter.ablation_effects(0), atol=1e-5, rtol=1e-4)
-    assert look.ablate(0, 1, 2, place=3).nats != pytest.approx(look.ablate(0, 1, 2).nats, abs=1e-4)
+    assert look.ablate(0, 1, 2, position=3).nats == pytest.approx(shorter.ablate(0, 1, 2).nats, abs=1e-5)
+    torch.testing.assert_close(look.ablation_effects(0, position=3), shorter.ablation_effects(0), atol=1e-5, rtol=1e-4)
+    assert look.ablate(0, 1, 2, position=3).nats != pytest.approx(look.ablate(0, 1, 2).nats, abs=1e-4)
     for place in (-1, len(look.ids)):
         with pytest.raises(LabError, match=f"no token {place} in this text"):
-            look.ablation_effects(0, place=place)
-    for some, whole in zip(look.logit_lens(most=2), look.logit_lens(), strict=True):
+            look.ablation_effects(0, position=place)
+    for some, whole in zip(look.logit_lens(last_tokens=2), look.logit_lens(), strict=True):
         assert [[text for text, _ in token] for token in some] == [[text for text, _ in token] for token in whole[-2:]]
     with pytest.raises(LabError, match="Token 1 cannot look at token 3"):
         look.score_breakdown(0, 1, 2, 1, 3)
@@ -210,7 +210,7 @@ def test_texts_that_cannot_be_looked_at(look, tokenizer):
 
 def test_what_a_viewer_asks(look, tokenizer):
     views = CheckpointInspections(["one", "two"], lambda name: look)
-    assert views.view("two")["stages"] == ["one", "two"] and views.view("two")["stage"] == "two"
+    assert views.viewer_data("two")["stages"] == ["one", "two"] and views.viewer_data("two")["stage"] == "two"
     here: dict[str, Any] = {"stage": "one", "map": 0, "layer": 1, "head": 2}
     assert views.handle_request({"what": "view", "stage": "two"})["maps"] == look.viewer_data()["maps"]
     assert views.handle_request({**here, "what": "without", "kind": "zero"})["nats"] == look.ablate(0, 1, 2).nats
@@ -219,7 +219,7 @@ def test_what_a_viewer_asks(look, tokenizer):
     assert len(views.handle_request({"what": "lens", "stage": "one"})["lens"]) == 4
     assert len(views.handle_request({**here, "what": "effects", "kind": "mean"})["effects"]) == 3
     after = views.handle_request({**here, "what": "without", "kind": "zero", "place": 2})
-    assert after["nats"] == look.ablate(0, 1, 2, place=2).nats
+    assert after["nats"] == look.ablate(0, 1, 2, position=2).nats
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"stage": "three"}, "no checkpoint 'three'"),
         ({"what": "all"}, "view, cell, without, effects or lens"),
@@ -302,7 +302,7 @@ def test_heads_are_found_by_what_they_do(demo):
     examples = world_coref_examples(World.load("lab"), tokenizer, 16)
     found = find_heads(model, tokenizer, examples)
     assert found.accuracy > 0.9 and found.log_odds > 2 and len(found.heads) == 8
-    assert max(found.heads, key=lambda head: head.previous)[:2] == (0, 1)
+    assert max(found.heads, key=lambda head: head.previous_token)[:2] == (0, 1)
     carried = [head.ablation_effect for head in found.heads if head.ablation_effect is not None]
     assert len(carried) == 8 and carried == sorted(carried, reverse=True) and carried[0] > 1
     fewer = [head.ablation_effect for head in find_heads(model, tokenizer, examples, num_ablated=2).heads]

@@ -34,8 +34,8 @@ V, CONTEXT, T = 17, 16, 7
 POSITIONS = [
     Rotary(100.0),
     Rotary(100.0, LinearScaling(4.0)),
-    Rotary(100.0, Llama3Scaling(original=8)),
-    Rotary(100.0, YaRN(4.0, original=8)),
+    Rotary(100.0, Llama3Scaling(original_max_position_embeddings=8)),
+    Rotary(100.0, YaRN(4.0, original_max_position_embeddings=8)),
     NoPosition(),
     Learned(),
     Sinusoidal(),
@@ -45,7 +45,7 @@ POSITIONS = [
 ]
 LAYERS: list[Gated | Plain] = [Gated(12), Gated(12, "gelu"), Plain(12), Plain(12, "relu")]
 UNKNOWN: Any = "swish"
-MIXED = [MoE(LAYERS[0], 3, 2), MoE(LAYERS[3], 4, 1, renormalise=False), MoE(LAYERS[0], 3, 1, every=2)]
+MIXED = [MoE(LAYERS[0], 3, 2), MoE(LAYERS[3], 4, 1, norm_topk_prob=False), MoE(LAYERS[0], 3, 1, sparse_step=2)]
 
 
 @st.composite
@@ -222,7 +222,7 @@ def test_token_types_tell_tokens_apart():
         ({"mixer": RWKV()}, "Rotary works inside attention, which RWKV has none of"),
         ({"mixer": GRU(), "position": NoPosition(), "causal": False}, "GRU reads forwards only"),
         ({"mixer": RWKV(), "position": NoPosition(), "encoder_depth": 1}, "RWKV reads forwards only"),
-        ({"feed_forward": MoE(Gated(4), every=5)}, "every must be from 1 to the 4 blocks, not 5"),
+        ({"feed_forward": MoE(Gated(4), sparse_step=5)}, "sparse_step must be from 1 to the 4 blocks, not 5"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, message):

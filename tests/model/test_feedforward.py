@@ -48,7 +48,7 @@ def test_a_token_goes_to_its_experts_by_hand():
 
 def test_one_expert_keeps_its_share_of_all_by_hand():
     """As Switch: only the best, times its share of all three, e² / (1 + e + e²) = .665."""
-    made = routed(MoE(Plain(2, "relu"), 3, 1, renormalise=False), torch.tensor([[[5.0, 1.0]]]))
+    made = routed(MoE(Plain(2, "relu"), 3, 1, norm_topk_prob=False), torch.tensor([[[5.0, 1.0]]]))
     share = math.e**2 / (1 + math.e + math.e**2)
     torch.testing.assert_close(made.flatten(), 100 * share * torch.tensor([5.0, 1.0]))
 
@@ -65,7 +65,7 @@ def test_training_pays_for_experts_that_lie_idle():
     router learns from it.
     """
     torch.manual_seed(0)
-    mixture = MoE(Gated(8), experts=4, top_k=2, aux_loss_coef=0.5)
+    mixture = MoE(Gated(8), num_experts=4, top_k=2, aux_loss_coef=0.5)
     model = Transformer(ModelConfig(vocabulary=9, width=8, depth=2, feed_forward=mixture))
     inputs, labels = torch.randint(9, (2, 6)), torch.randint(9, (2, 6))
     batch = Batch(inputs, labels, torch.ones(2, 6, dtype=torch.bool))
@@ -82,7 +82,7 @@ def test_training_pays_for_experts_that_lie_idle():
 def test_padding_is_nothing_to_experts(capacity):
     """Rows of 5 and 7 tokens, padded to 7 or to 19: the same loss, gradient and balance."""
     torch.manual_seed(0)
-    mixture = MoE(Gated(8), experts=4, top_k=2, aux_loss_coef=0.5, capacity_factor=capacity)
+    mixture = MoE(Gated(8), num_experts=4, top_k=2, aux_loss_coef=0.5, capacity_factor=capacity)
     model = Transformer(ModelConfig(vocabulary=9, width=8, depth=2, feed_forward=mixture))
     tokens = torch.randint(1, 9, (2, 8))
     found: list[list[Any]] = []
@@ -118,7 +118,7 @@ def test_a_mixture_learns_compiled_too():
     losses = {}
     for compiled in (False, True):
         torch.manual_seed(0)
-        mixture = MoE(Gated(16), experts=4, top_k=1, renormalise=False)
+        mixture = MoE(Gated(16), num_experts=4, top_k=1, norm_topk_prob=False)
         model = Transformer(ModelConfig(vocabulary=16, width=16, depth=1, feed_forward=mixture))
         config = TrainConfig(30, 2, 12, muon_lr=2e-2, adamw_lr=2e-2, warmup_steps=2, precision="fp32", compile=compiled)
         losses[compiled] = [record.loss for record in fit(model, Always(), next_token_objective, config)]

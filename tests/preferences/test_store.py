@@ -16,13 +16,21 @@ import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql
 
 from labkit.errors import LabError
-from labkit.preferences.store import CHOICES, TURN, Answer, PreferenceStore, Standing, preference_pairs, win_rates
+from labkit.preferences.store import (
+    CHOICES,
+    TURN,
+    PreferenceStore,
+    SourcedAnswer,
+    WinRate,
+    preference_pairs,
+    win_rates,
+)
 from labkit.text.pairs import pair_columns
 from labkit.text.reading import read_preferences
 from labkit.world import Message
 
 PROMPT = (Message("user", "Where is Tom?"),)
-LEFT, RIGHT = Answer("Tom is here.", "a"), Answer("Sure! Tom is here.", "b")
+LEFT, RIGHT = SourcedAnswer("Tom is here.", "a"), SourcedAnswer("Sure! Tom is here.", "b")
 
 
 @pytest.fixture
@@ -36,13 +44,13 @@ def test_a_vote_comes_back_with_its_pair(store):
     (vote,) = store.votes()
     assert (vote.pair, vote.annotator, vote.choice) == (pair, "ada", "right")
     assert (vote.prompt, vote.left, vote.right, vote.chosen) == (PROMPT, LEFT, RIGHT, RIGHT)
-    assert vote.given.endswith("+00:00")
+    assert vote.voted_at.endswith("+00:00")
     assert store.get_pair(pair) == (PROMPT, LEFT, RIGHT)
 
 
 def test_text_of_any_script_comes_back_as_it_was(store):
     prompt = (Message("user", "汤姆在哪里？ <b>'; DROP TABLE votes; --"),)
-    store.add_vote(store.add_pair(prompt, Answer("\u202e🙂", "x"), RIGHT), "ädä", "left")
+    store.add_vote(store.add_pair(prompt, SourcedAnswer("\u202e🙂", "x"), RIGHT), "ädä", "left")
     (vote,) = store.votes("ädä")
     assert vote.prompt == prompt and vote.left.text == "\u202e🙂"
 
@@ -93,7 +101,7 @@ def test_a_file_that_is_no_database(tmp_path):
 
 
 def test_what_is_preferred_becomes_pairs_that_can_be_trained_on(store, tmp_path):
-    same = Answer(LEFT.text + " ", "b")
+    same = SourcedAnswer(LEFT.text + " ", "b")
     for choice, left, right in [
         ("left", LEFT, RIGHT), ("right", LEFT, RIGHT), ("tie", LEFT, RIGHT), ("both_bad", LEFT, RIGHT),
         ("skip", LEFT, RIGHT), ("left", LEFT, same),
@@ -110,13 +118,13 @@ def test_what_is_preferred_becomes_pairs_that_can_be_trained_on(store, tmp_path)
 
 def test_standings_by_hand(store):
     """a against b: won, lost, tied: 1.5 of 3. c beat a: a has 1.5 of 4. Skips and both bad do not count."""
-    other = Answer("No.", "c")
+    other = SourcedAnswer("No.", "c")
     for choice in ("left", "right", "tie", "skip", "both_bad"):
         store.add_vote(store.add_pair(PROMPT, LEFT, RIGHT), "ada", choice)
     store.add_vote(store.add_pair(PROMPT, other, LEFT), "ada", "left")
     store.add_vote(store.add_pair(PROMPT, LEFT, LEFT), "ada", "left")  # of one source: says nothing
     found = win_rates(store.votes())
-    assert found == {"c": Standing(1, 1.0), "b": Standing(3, 0.5), "a": Standing(4, 0.375)}
+    assert found == {"c": WinRate(1, 1.0), "b": WinRate(3, 0.5), "a": WinRate(4, 0.375)}
     assert list(found) == ["c", "b", "a"]
 
 
@@ -143,11 +151,11 @@ def test_many_at_once_lose_nothing_and_count_nothing_twice(store):
 def test_a_vote_survives_a_kill_straight_after_it_was_acknowledged(tmp_path):
     code = """
 import sys
-from labkit.preferences.store import Answer, PreferenceStore
+from labkit.preferences.store import PreferenceStore, SourcedAnswer
 from labkit.world import Message
 store = PreferenceStore(sys.argv[1])
 for number in range(1000):
-    pair = store.add_pair((Message("user", str(number)),), Answer("a", "x"), Answer("b", "y"))
+    pair = store.add_pair((Message("user", str(number)),), SourcedAnswer("a", "x"), SourcedAnswer("b", "y"))
     store.add_vote(pair, "ada", "left")
     print(number, flush=True)
 """
@@ -196,7 +204,7 @@ def test_counts_and_standings_are_those_of_the_votes(store):
         if draw.random() < 0.3:
             store.undo_last_vote(annotator)
         else:
-            left, right = (Answer("x", draw.choice("abc")) for _ in range(2))
+            left, right = (SourcedAnswer("x", draw.choice("abc")) for _ in range(2))
             store.add_vote(store.add_pair(PROMPT, left, right), annotator, draw.choice(CHOICES))
     assert store.win_rates() == win_rates(store.votes())
     for annotator in ("ada", "bob", "cleo", "nobody"):
@@ -249,10 +257,10 @@ def test_votes_of_the_first_version_are_read_and_counted(tmp_path):
     with sqlite3.connect(tmp_path / "votes.db") as old:
         old.executescript(FIRST_VERSION)
     store = PreferenceStore(tmp_path / "votes.db")
-    assert store.win_rates() == {"a": Standing(2, 0.75), "b": Standing(2, 0.25)} == win_rates(store.votes())
+    assert store.win_rates() == {"a": WinRate(2, 0.75), "b": WinRate(2, 0.25)} == win_rates(store.votes())
     assert [store.count_votes(name) for name in ("ada", "bob", "cleo")] == [1, 1, 0]
     store.add_vote("p", "cleo", "left")
-    assert PreferenceStore(tmp_path / "votes.db").win_rates()["a"] == pytest.approx(Standing(3, 2.5 / 3))
+    assert PreferenceStore(tmp_path / "votes.db").win_rates()["a"] == pytest.approx(WinRate(3, 2.5 / 3))
 
 
 def test_votes_of_a_later_version_are_left_alone(tmp_path):
@@ -265,7 +273,7 @@ def test_votes_of_a_later_version_are_left_alone(tmp_path):
 
 def test_half_a_character_is_no_vote(store):
     with pytest.raises(LabError, match="half a character"):
-        store.add_pair((Message("user", "x"),), Answer("\ud83d", "a"), RIGHT)
+        store.add_pair((Message("user", "x"),), SourcedAnswer("\ud83d", "a"), RIGHT)
     with pytest.raises(LabError, match="half a character"):
         store.add_vote(store.add_pair(PROMPT, LEFT, RIGHT), "\ud83d", "left")
     assert store.votes() == []
@@ -283,7 +291,7 @@ def test_writers_of_a_server_take_turns(store):
     assert str(TURN.compile(dialect=postgresql.dialect())).endswith("FOR UPDATE")
     said: list[str] = []
     sql.event.listen(store.writer, "before_cursor_execute", lambda c, cursor, text, *rest: said.append(text))
-    pair = store.add_pair(PROMPT, Answer("a", "x"), Answer("b", "y"))
+    pair = store.add_pair(PROMPT, SourcedAnswer("a", "x"), SourcedAnswer("b", "y"))
     store.add_vote(pair, "ada", "left")
     store.undo_last_vote("ada")
     begins = [number for number, text in enumerate(said) if text.startswith("BEGIN")]

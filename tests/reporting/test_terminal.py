@@ -4,7 +4,7 @@ import json
 import signal
 from collections.abc import Generator
 
-from labkit.reporting.terminal import format_run_summary, metric_rows, run_with_progress
+from labkit.reporting.terminal import format_run_summary, metric_table_rows, run_with_progress
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import Progress
 from tests.tiny_recipe import tiny_recipe
@@ -32,7 +32,7 @@ def test_the_question_alone_is_there_although_the_last_stage_does_not_measure_it
 
 def test_nats_of_tokens_and_of_pairs_stand_in_rows_of_their_own():
     stages = [{"stage": "sft", "metrics": SFT}, {"stage": "dpo", "metrics": DPO}]
-    assert metric_rows("untrained_loss", stages) == [
+    assert metric_table_rows("untrained_loss", stages) == [
         ["validation loss before this stage (nats per token)", "1.500", ""],
         ["loss on held-out pairs before this stage (nats per pair)", "", "0.693"],
     ]

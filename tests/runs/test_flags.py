@@ -15,6 +15,7 @@ from labkit.runs.flags import format_tyro_error
         ("run --world-size tiny", "--world-size is --tinyworld-size now."),
         ("run --model.key-heads 2", "--model.key-heads is --model.key-value-heads now."),
         ("run --evaluation.answer-tokens 9", "--evaluation.answer-tokens is --evaluation.answer-max-new-tokens now."),
+        ("run --evaluation.loss-rows 9", "--evaluation.loss-rows is --evaluation.loss-batch-size now."),
         ("run --annotation.answer_tokens=9", "--annotation.answer-tokens is --annotation.max-new-tokens now."),
         (
             "run --model.feed-forward.hidden 9",

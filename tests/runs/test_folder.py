@@ -50,7 +50,7 @@ def test_a_stage_finishes(made):
     assert not folder.exists and not folder.trained and not folder.finished and folder.result is None
     trained(made)
     (folder.path / "checkpoints" / "step-00000001").mkdir(parents=True)
-    folder.finish({"stage": "pretrain", "metrics": {}, "seconds": 1.5})
+    folder.write_result_and_clear_checkpoints({"stage": "pretrain", "metrics": {}, "seconds": 1.5})
     assert folder.finished and folder.result == {"stage": "pretrain", "metrics": {}, "seconds": 1.5, "tokenizer": None}
     assert not (folder.path / "checkpoints").exists()
     report = made.write_report({"cores": 2})
@@ -156,7 +156,7 @@ def test_what_an_older_labkit_has_hashed_is_known_again(tmp_path):
 def test_what_was_read_is_known_when_a_stage_is_taken_back(made):
     """Also where nothing else was finished, so that meanwhile there is no report."""
     trained(made)
-    made.stage("pretrain").finish({"stage": "pretrain", "metrics": {}})
+    made.stage("pretrain").write_result_and_clear_checkpoints({"stage": "pretrain", "metrics": {}})
     made.reading = {"text": {"read": 10, "dropped": {"near duplicate": 4}}}
     made.write_report({"cores": 2})
     before = tree(made.path)
@@ -238,12 +238,12 @@ def test_a_run_of_an_older_labkit_knows_its_inputs_too(reads, tmp_path):
 def test_a_branch_takes_no_edited_corpus(reads, tmp_path):
     model = Transformer(CONFIG)
     reads.stage("pretrain").save_model(model)
-    reads.stage("pretrain").finish({"stage": "pretrain", "metrics": {}})
+    reads.stage("pretrain").write_result_and_clear_checkpoints({"stage": "pretrain", "metrics": {}})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (reads.path / name).write_text("{}")
     made = reads.branch(tmp_path / "branch", reads.recipe, ["pretrain"])
     assert Run.open(made.path).inputs == reads.inputs
-    assert Run.open(made.path).places["corpus"] == str(tmp_path / "here" / "corpus")
+    assert Run.open(made.path).original_locations["corpus"] == str(tmp_path / "here" / "corpus")
     (tmp_path / "here" / "corpus").write_text("edited")
     with pytest.raises(LabError, match="corpus has changed since"):
         Run.open(reads.path).branch(tmp_path / "other", reads.recipe, ["pretrain"])

@@ -23,12 +23,12 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 
 def test_a_run_is_made_and_is_there_afterwards(tmp_path):
     jobs = Jobs(tmp_path)
-    assert not jobs.running("small") and jobs.log("small") == ""
+    assert not jobs.is_running("small") and jobs.log("small") == ""
     jobs.start("small", ["run", "--out", str(tmp_path / "small"), *SMALL, "--stages", "pretrain"])
     with pytest.raises(LabError, match="small is running already"):
         jobs.start("small", ["run"])
-    assert Jobs(tmp_path).running("small")  # whoever looks, another process too
-    wait_for(lambda: not jobs.running("small"))
+    assert Jobs(tmp_path).is_running("small")  # whoever looks, another process too
+    wait_for(lambda: not jobs.is_running("small"))
     assert Run.open(tmp_path / "small").stage("pretrain").finished
     assert "The whole report" in jobs.log("small")
 
@@ -41,7 +41,7 @@ def test_a_stopped_run_can_be_gone_on_with(tmp_path):
     assert not jobs.stop_requested("small")
     jobs.stop("small")
     assert jobs.stop_requested("small")
-    wait_for(lambda: not jobs.running("small"))
+    wait_for(lambda: not jobs.is_running("small"))
     assert "To resume: labkit run" in jobs.log("small")
     assert 0 < Run.open(folder).stage("pretrain").step_records[-1]["step"] < 4000
     jobs.stop("small")  # nothing is there to stop
@@ -50,7 +50,7 @@ def test_a_stopped_run_can_be_gone_on_with(tmp_path):
 def test_what_went_wrong_is_in_the_log(tmp_path):
     jobs = Jobs(tmp_path)
     jobs.start("bad", ["run", "--out", str(tmp_path / "bad"), "--text", "missing.txt"])
-    wait_for(lambda: not jobs.running("bad"))
+    wait_for(lambda: not jobs.is_running("bad"))
     assert "There is no file or folder missing.txt" in jobs.log("bad")
 
 
@@ -58,7 +58,7 @@ def test_another_process_with_the_same_number_is_not_ours(tmp_path):
     jobs = Jobs(tmp_path)
     (tmp_path / ".jobs").mkdir()
     (tmp_path / ".jobs" / "old.json").write_text(json.dumps({"pid": os.getpid(), "created": 0.0, "arguments": []}))
-    assert not jobs.running("old")
+    assert not jobs.is_running("old")
     jobs.stop("old")
 
 
@@ -81,7 +81,7 @@ def test_a_name_that_is_a_path_is_refused_before_it_is_looked_for(tmp_path, name
     (tmp_path / "runs" / ".jobs").mkdir(parents=True)
     (tmp_path / "x.log").write_text("secret")
     jobs = Jobs(tmp_path / "runs")
-    for ask in (jobs.log, jobs.running, jobs.stop, jobs.stop_requested, jobs.arguments, jobs.forget):
+    for ask in (jobs.log, jobs.is_running, jobs.stop, jobs.stop_requested, jobs.arguments, jobs.forget):
         with pytest.raises(LabError, match="is not the name of a run"):
             ask(name)
     with pytest.raises(LabError, match="is not the name of a run"):
@@ -102,7 +102,7 @@ def test_names_for_new_runs():
 def test_only_so_many_at_once(tmp_path, monkeypatch):
     jobs = Jobs(tmp_path)
     monkeypatch.setattr(jobs, "names", lambda: ["a", "b", "c", "d"])
-    monkeypatch.setattr(jobs, "running", lambda name: name != "new")
+    monkeypatch.setattr(jobs, "is_running", lambda name: name != "new")
     with pytest.raises(LabError, match="4 runs are running: a, b, c, d. Stop one"):
         jobs.start("new", ["--version"])
     assert not (tmp_path / ".jobs").exists()
@@ -111,7 +111,7 @@ def test_only_so_many_at_once(tmp_path, monkeypatch):
 def test_what_is_known_of_a_process_is_kept_renamed_and_dropped(tmp_path):
     jobs = Jobs(tmp_path)
     jobs.start("one", ["--version"])
-    wait_for(lambda: not jobs.running("one"))
+    wait_for(lambda: not jobs.is_running("one"))
     assert jobs.arguments("one") == ["--version"] and not jobs.stop_requested("one") and "labkit 0" in jobs.log("one")
     jobs.rename("one", "two")
     assert jobs.arguments("one") == [] and jobs.log("one") == "" and "labkit 0" in jobs.log("two")
@@ -123,7 +123,7 @@ def test_what_is_known_of_a_process_is_kept_renamed_and_dropped(tmp_path):
 def test_a_damaged_note_of_a_process_is_none(tmp_path, text):
     (tmp_path / ".jobs").mkdir()
     (tmp_path / ".jobs" / "mine.json").write_text(text)
-    assert not Jobs(tmp_path).running("mine")
+    assert not Jobs(tmp_path).is_running("mine")
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):
@@ -139,4 +139,4 @@ def test_a_process_is_known_again_when_the_clock_is_set(tmp_path, monkeypatch):
     (tmp_path / ".jobs" / "mine.json").write_text(json.dumps(about))
     created = psutil.Process.create_time
     monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 7200)
-    assert jobs.running("mine")
+    assert jobs.is_running("mine")

@@ -40,7 +40,9 @@ def test_events_tell_the_whole_story(made):
     each = ["prepare", *["train"] * 6, "evaluate", "finished"]
     assert phases == [("tokenizer", "prepare"), *[(stage, p) for stage in STAGES for p in each]]
     trained = [event for event in events if event.phase == "train" and event.stage == "sft"]
-    assert [(event.steps_done, event.total, event.record.step) for event in trained] == [(i, 6, i) for i in range(1, 7)]
+    assert [(event.steps_done, event.total_steps, event.record.step) for event in trained] == [
+        (i, 6, i) for i in range(1, 7)
+    ]
 
 
 def test_the_report(made):
@@ -80,7 +82,7 @@ def test_sft_begins_where_pretraining_ended(made):
     path, _ = made
     opened = Run.open(path)
     base, recipe = opened.model("pretrain"), opened.recipe
-    loss = recipe.stages["sft"].loss(base, prepare_inputs(opened), recipe.evaluation)
+    loss = recipe.stages["sft"].validation_loss(base, prepare_inputs(opened), recipe.evaluation)
     assert opened.report()["stages"][1]["metrics"]["untrained_loss"] == loss
 
 

@@ -9,7 +9,7 @@ from labkit.files import read_json, write_json
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import rerun_stage, run
-from labkit.runs.plan import PlannedStage, format_plan, parse_plan, plan_from_list, plan_of, resolve_plan
+from labkit.runs.plan import PlannedStage, format_plan, make_plan, parse_plan, plan_from_list, resolve_dependencies
 from labkit.runs.presets import make_recipe
 from labkit.runs.recipe import Recipe
 from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling
@@ -33,7 +33,7 @@ def test_a_plan_is_its_text():
 
 
 def test_a_stage_has_the_settings_of_its_name_else_of_its_kind_else_its_defaults():
-    known = (*plan_of(pretrain=Pretrain(), sft=SFT()), PlannedStage("dpo-strict", DPO(beta=0.7)))
+    known = (*make_plan(pretrain=Pretrain(), sft=SFT()), PlannedStage("dpo-strict", DPO(beta=0.7)))
     pretrain, sft, strict, other = parse_plan("pretrain,sft,dpo-strict,dpo-other", known)
     assert strict.stage == other.stage == DPO(beta=0.7) and sft.stage == SFT()
     both = (*known, PlannedStage("dpo", DPO(beta=0.2)))
@@ -47,7 +47,7 @@ def test_what_a_stage_begins_with():
     assert begins["pretrain"] is None and begins["sft"] == "pretrain" and begins["sft-long"] == "sft"
     assert begins["reward"] == begins["ppo"] == begins["dpo"] == "sft-long" and begins["dpo-strict"] == "ppo"
     assert recipe.dependencies("ppo") == ["sft-long", "reward"] and recipe.dependencies("dpo") == ["sft-long"]
-    assert recipe.annotated_stage == "sft-long" and recipe.reward_stage("dpo") == "reward"
+    assert recipe.annotated_stage == "sft-long" and recipe.preceding_reward_stage("dpo") == "reward"
     assert recipe.chat_stages == ["sft", "sft-long", "ppo", "dpo", "dpo-strict"]
 
 
@@ -77,7 +77,7 @@ def test_a_name_says_its_kind():
     with pytest.raises(LabError, match="'dpo' is no name for a stage ppo"):
         PlannedStage("dpo", PPO())
     with pytest.raises(LabError, match="in the plan twice"):
-        resolve_plan([*WHOLE, PlannedStage("dpo", DPO())])
+        resolve_dependencies([*WHOLE, PlannedStage("dpo", DPO())])
 
 
 def test_recipes_come_back_from_json_with_their_plans():
@@ -200,7 +200,7 @@ def test_both_may_be_moved_and_what_was_begun_is_not_begun_anew(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert Run.open("a/student").external_stage("big/pretrain").trained
     Run.open("a/student").branch("branch", recipe, ["sft"])
-    assert Run.open("branch").places["big/pretrain"] == str(tmp_path / "a" / "big" / "pretrain")
+    assert Run.open("branch").original_locations["big/pretrain"] == str(tmp_path / "a" / "big" / "pretrain")
     (tmp_path / "a").rename(tmp_path / "b")
     monkeypatch.chdir(tmp_path / "b")
     assert Run.open("student").external_stage("big/pretrain").trained

@@ -154,7 +154,7 @@ def test_a_refused_resume_keeps_where_its_inputs_were(stubbed, tmp_path):
         make(now, path, ["sft"], resume=True)
     assert tree(path) == before
     make(now, path, resume=True)
-    assert Run.open(path).places[str(text)] == str(moved) and Run.open(path).stage("sft").finished
+    assert Run.open(path).original_locations[str(text)] == str(moved) and Run.open(path).stage("sft").finished
 
 
 def test_a_full_disk_says_what_to_do_next(made, tmp_path, monkeypatch):

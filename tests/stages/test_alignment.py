@@ -15,9 +15,9 @@ from labkit.evaluation.preference_accuracy import ranking_metrics
 from labkit.losses import entropy, sum_logprobs, token_logprobs
 from labkit.model.reward_model import RewardModel
 from labkit.stages import DPO, PPO, RewardModeling
-from labkit.stages.dpo import reference_logprobs
+from labkit.stages.dpo import pair_logprobs
 from labkit.stages.ppo import ActorCritic
-from labkit.stages.rollouts import Rollouts
+from labkit.stages.rollouts import RolloutSource
 from labkit.stages.sampling import Sampler
 from labkit.text.chat import encode_prompt, without_end_token
 from labkit.text.pairs import PreferencePair, collate_pairs, encode_pair
@@ -37,7 +37,7 @@ def stage_inputs():
 def test_the_reward_model_learns_what_was_chosen(stage_inputs):
     stage = RewardModeling(TRAIN)
     model = stage.initial_model(stage_inputs)
-    untrained = stage.loss(model, stage_inputs, EvaluationConfig())
+    untrained = stage.validation_loss(model, stage_inputs, EvaluationConfig())
     list(fit(model, stage.source(stage_inputs, model), stage.objective, stage.train))
     found = ranking_metrics(model, stage_inputs.tokenizer, stage_inputs.fitting_held_out_pairs(64), 64)
     assert found["pair_accuracy"] > 0.9 and found["validation_loss"] < min(0.5, untrained)
@@ -52,7 +52,7 @@ def test_a_score_reads_the_whole_answer_and_nothing_after(stage_inputs):
     alone = collate_pairs([encode_pair(tokenizer, one)], 64, tokenizer.pad_token_id)
     beside = collate_pairs([encode_pair(tokenizer, one), encode_pair(tokenizer, other)], 64, tokenizer.pad_token_id)
     with torch.no_grad():
-        scores, among = (model.scores_at(batch.inputs, batch.mask, batch.ends) for batch in (alone, beside))
+        scores, among = (model.scores_at(batch.inputs, batch.mask, batch.last_token_index) for batch in (alone, beside))
         torch.testing.assert_close(scores, among[[0, 2]])
         ids, answer = encode_pair(tokenizer, one)[0]
         found = model(torch.tensor([ids]), torch.tensor([[*answer[1:], False]]))
@@ -65,9 +65,9 @@ def test_a_score_begins_as_the_mean_log_probability_of_the_answer(stage_inputs):
     batch = collate_pairs([encode_pair(tokenizer, pair) for pair in pairs], 64, tokenizer.pad_token_id)
     with torch.no_grad():
         expected = sum_logprobs(model.body(batch.inputs), batch.labels, batch.mask) / batch.mask.sum(-1)
-        torch.testing.assert_close(model.scores_at(batch.inputs, batch.mask, batch.ends), expected)
+        torch.testing.assert_close(model.scores_at(batch.inputs, batch.mask, batch.last_token_index), expected)
         model.logprob_weight.fill_(0.0)
-        assert model.scores_at(batch.inputs, batch.mask, batch.ends).abs().max() == 0
+        assert model.scores_at(batch.inputs, batch.mask, batch.last_token_index).abs().max() == 0
 
 
 def test_a_value_knows_no_token_after_its_own(stage_inputs):
@@ -86,12 +86,14 @@ def test_dpo_begins_at_log_2_and_learns(stage_inputs):
     records = list(fit(model, stage.source(stage_inputs, model), stage.objective, stage.train))
     assert records[0].loss == pytest.approx(math.log(2), abs=1e-5)
     assert records[0].metrics["chosen_reward"] == pytest.approx(0, abs=1e-5)
-    assert stage.loss(model, stage_inputs, EvaluationConfig()) < 0.6 and records[-1].metrics["accuracy"] > 0.9
+    assert (
+        stage.validation_loss(model, stage_inputs, EvaluationConfig()) < 0.6 and records[-1].metrics["accuracy"] > 0.9
+    )
 
 
 def test_reference_logprobs_are_those_of_each_answer_alone(stage_inputs):
     model, tokenizer, pairs = stage_inputs.model("sft"), stage_inputs.tokenizer, stage_inputs.fitting_pairs(64)[:5]
-    together = reference_logprobs(model, tokenizer, pairs, 64, "fp32", rows=3)
+    together = pair_logprobs(model, tokenizer, pairs, 64, "fp32", batch_size=3)
     for pair, found in zip(pairs, together, strict=True):
         for row, value in zip(encode_pair(tokenizer, pair), found, strict=True):
             ids, counts = torch.tensor([row[0]]), torch.tensor([row[1]])
@@ -141,11 +143,11 @@ def test_what_is_learned_from_is_what_was_drawn(stage_inputs):
     """An answer ends with the end token that was drawn, whichever it is; one that was cut off ends with none."""
     tokenizer, model = stage_inputs.tokenizer, stage_inputs.model("sft")
     prompts = [stage_inputs.prompts(160, 10).prompt_ids(0)] * 200
-    sampler = Sampler(tokenizer, length=160, max_new_tokens=10, temperature=1.0)
+    sampler = Sampler(tokenizer, max_length=160, max_new_tokens=10, temperature=1.0)
     draws = torch.rand(200, 10, generator=torch.Generator().manual_seed(0))
     samples = sampler.sample(model, prompts, draws)
     free = generate(
-        model, prompts, filters=[Temperature(1.0)], rows=200, max_new_tokens=10, uniform_draws=draws.unsqueeze(1)
+        model, prompts, filters=[Temperature(1.0)], batch_size=200, max_new_tokens=10, uniform_draws=draws.unsqueeze(1)
     )
     ends = set()
     for drawn, other, labels, mask in zip(
@@ -163,11 +165,11 @@ def test_a_judge_that_gives_no_numbers_is_refused(stage_inputs):
     model = stage.initial_model(stage_inputs)
     for judge in (lambda prompts, answers: [1], lambda prompts, answers: [math.nan] * len(answers)):
         source = stage.source(stage_inputs, model)
-        assert isinstance(source, Rollouts)
+        assert isinstance(source, RolloutSource)
         source.judge = judge
         with pytest.raises(LabError, match="must give a number to each of 16 answers"):
             source.next_batch(model, 0)
-    assert isinstance(source, Rollouts)
+    assert isinstance(source, RolloutSource)
     source.judge = lambda prompts, answers: [len(answer) for answer in answers]  # whole numbers are numbers
     batch = source.next_batch(model, 0)
     assert batch.reward.item() == pytest.approx(batch.length.item())
@@ -211,7 +213,7 @@ def test_rollouts_by_the_compiled_writer_are_the_same(stage_inputs, monkeypatch)
     model = ppo().initial_model(stage_inputs)
     fast = ppo(compile_rollouts=True).source(stage_inputs, model)
     plain = ppo().source(stage_inputs, model)
-    assert isinstance(fast, Rollouts) and isinstance(plain, Rollouts)
+    assert isinstance(fast, RolloutSource) and isinstance(plain, RolloutSource)
     for one, other in zip(*plain.generate_batches(model, 0), *fast.generate_batches(model, 0), strict=True):
         assert one.equal(other)
     assert fast.sampler.writer is not None and fast.sampler.writer.model is model.actor
@@ -283,7 +285,7 @@ def test_pairs_that_are_too_long_are_counted_and_said(stage_inputs):
     between = max(lengths) - 1
     fit_there = sum(length <= between for length in lengths)
     with pytest.warns(UserWarning, match=f"{len(lengths) - fit_there} of {len(lengths)} preference pairs; left out"):
-        assert stage_inputs.left_out_count(between) == len(lengths) - fit_there > 0
+        assert stage_inputs.num_left_out_pairs(between) == len(lengths) - fit_there > 0
     found = RewardModeling(dataclasses.replace(TRAIN, max_length=between)).evaluate(
         RewardModel(stage_inputs.model("sft")), stage_inputs, EvaluationConfig()
     )
@@ -324,4 +326,4 @@ def test_what_one_stage_has_made_another_is_given(stage_inputs):
     """Stages of a run share what is costly to make, as the log-probabilities of the reference."""
     first, second = stage_inputs.for_stage("sft", None), stage_inputs.for_stage("ppo", "reward")
     assert first.cached("twice", object) is second.cached("twice", object) is stage_inputs.cached("twice", object)
-    assert (second.after, second.judged_by) == ("ppo", "reward")
+    assert (second.predecessor, second.reward_stage) == ("ppo", "reward")

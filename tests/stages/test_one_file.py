@@ -13,7 +13,7 @@ from labkit.reporting.page import render_report, stage_figures
 from labkit.runs.folder import Run
 from labkit.runs.plan import parse_plan
 from labkit.stages import STAGES, Stage, register
-from labkit.stages.registry import LINES
+from labkit.stages.registry import STAGE_DESCRIPTIONS
 from labkit.ui import manage
 from labkit.ui.lab import Lab
 from tests.tiny import weights_hash
@@ -23,12 +23,12 @@ from tests.tiny_recipe import tiny_recipe
 @pytest.fixture
 def toy():
     """The stage is known while a test runs, and forgotten after it."""
-    known = dict(STAGES), dict(LINES)
+    known = dict(STAGES), dict(STAGE_DESCRIPTIONS)
     from tests.toy_stage import Repeat
 
-    STAGES["repeat"], LINES["repeat"] = Repeat, "learn the conversations once more"
+    STAGES["repeat"], STAGE_DESCRIPTIONS["repeat"] = Repeat, "learn the conversations once more"
     yield Repeat
-    tables: list[Any] = [STAGES, LINES]
+    tables: list[Any] = [STAGES, STAGE_DESCRIPTIONS]
     for registered, before in zip(tables, known, strict=True):
         registered.clear()
         registered.update(before)

@@ -81,6 +81,6 @@ def test_what_it_is_measured_on(stage_inputs, real):
 def test_training_lowers_the_held_out_loss(stage_inputs, real, which):
     chosen = stage_inputs if which == "world" else real
     model, evaluation = new_model(stage_inputs), tiny_recipe().evaluation
-    before = STAGE.loss(model, chosen, evaluation)
+    before = STAGE.validation_loss(model, chosen, evaluation)
     list(fit(model, STAGE.source(chosen, None), STAGE.objective, STAGE.train))
-    assert STAGE.loss(model, chosen, evaluation) < before - 0.5
+    assert STAGE.validation_loss(model, chosen, evaluation) < before - 0.5

@@ -44,7 +44,7 @@ def test_only_the_assistants_words_count(stage_inputs):
     tokenizer = stage_inputs.tokenizer
     batch = STAGE.source(stage_inputs, None).next_batch(None, 0)
     conversation = stage_inputs.world.conversation("train", 2, 0)
-    counted = tokenizer.decode(batch.labels[0][batch.mask[0]].tolist(), special=True)
+    counted = tokenizer.decode(batch.labels[0][batch.mask[0]].tolist(), keep_special_tokens=True)
     answers = [f" {m.content}<|end|>" for m in conversation.messages if m.role == "assistant"]
     assert answers and counted == "".join(answers)[: len(counted)]
     assert 0 < batch.mask.sum() < batch.mask.numel()
@@ -65,7 +65,7 @@ def test_instruction_files_are_packed_and_every_answer_comes_once_a_pass(real):
     turns = len(source.packed)
     assert turns < 25  # several conversations to a row
     labels = [
-        tokenizer.decode(ids[t : t + 1], special=True)
+        tokenizer.decode(ids[t : t + 1], keep_special_tokens=True)
         for ids, answer in source.packed
         for t in range(len(ids))
         if answer[t]
@@ -84,9 +84,9 @@ def test_training_lowers_the_loss_on_held_out_answers(stage_inputs, real, which)
     chosen = stage_inputs if which == "world" else real
     torch.manual_seed(0)
     model = Transformer(dataclasses.replace(tiny_recipe().model, vocabulary=stage_inputs.tokenizer.vocab_size))
-    before = STAGE.loss(model, chosen, tiny_recipe().evaluation)
+    before = STAGE.validation_loss(model, chosen, tiny_recipe().evaluation)
     list(fit(model, STAGE.source(chosen, None), STAGE.objective, STAGE.train))
-    assert STAGE.loss(model, chosen, tiny_recipe().evaluation) < before - 1
+    assert STAGE.validation_loss(model, chosen, tiny_recipe().evaluation) < before - 1
 
 
 def test_conversations_that_do_not_fit_are_counted_said_and_left_out(real):

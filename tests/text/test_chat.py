@@ -28,7 +28,7 @@ TOKENIZER = Tokenizer.train([piece for piece in document_texts(DOCUMENT)] * 40)
 
 
 def show(ids):
-    return TOKENIZER.decode(ids, special=True)
+    return TOKENIZER.decode(ids, keep_special_tokens=True)
 
 
 def test_a_document_is_its_text_and_then_its_turns():

@@ -31,14 +31,14 @@ def test_only_the_last_answer_counts(tokenizer):
 
 def test_a_row_ends_with_the_closing_token_as_an_input(tokenizer):
     batch = collate_pairs([encode_pair(tokenizer, pair) for pair in PAIRS], 64, tokenizer.pad_token_id)
-    for inputs, labels, mask, end in zip(batch.inputs, batch.labels, batch.mask, batch.ends, strict=True):
+    for inputs, labels, mask, end in zip(batch.inputs, batch.labels, batch.mask, batch.last_token_index, strict=True):
         assert inputs[end] == tokenizer.eos_token_id and labels[end - 1] == tokenizer.eos_token_id and mask[end - 1]
         assert not mask[end:].any() and (inputs[end + 1 :] == tokenizer.pad_token_id).all()
 
 
 def test_the_reference_goes_with_its_row(tokenizer):
     reference = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    source = PairSource(tokenizer, PAIRS, 3, 64, seed=1, reference=reference)
+    source = PairSource(tokenizer, PAIRS, 3, 64, seed=1, reference_logprobs=reference)
     plain = PairSource(tokenizer, PAIRS, 3, 64, seed=1)
     for step in range(3):
         batch = source.next_batch(None, step)

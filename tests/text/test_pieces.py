@@ -8,7 +8,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.hub.tokenizer_files import load_tokenizer
-from labkit.text.pieces import LONGEST_WORD, cut_long_runs, is_word_boundary, sample_evenly, split_into_pieces
+from labkit.text.pieces import MAX_WORD_CHARACTERS, cut_long_runs, is_word_boundary, sample_evenly, split_into_pieces
 from labkit.text.tokenizer import Tokenizer
 from tests.published import sentencepiece
 
@@ -46,8 +46,8 @@ def test_a_long_text_has_the_ids_of_one_call():
 
 
 def test_a_text_without_boundaries_is_cut_at_a_bounded_length():
-    text = "数" * (3 * LONGEST_WORD)
-    assert list(map(len, split_into_pieces([text], size=LONGEST_WORD))) == [LONGEST_WORD] * 3
+    text = "数" * (3 * MAX_WORD_CHARACTERS)
+    assert list(map(len, split_into_pieces([text], piece_characters=MAX_WORD_CHARACTERS))) == [MAX_WORD_CHARACTERS] * 3
     assert TOKENIZER.decode(TOKENIZER.encode("数" * 200_000)) == "数" * 200_000
 
 
@@ -56,7 +56,7 @@ def test_sentencepiece_has_the_ids_of_one_call_in_pieces(tmp_path, legacy):
     """A piece from inside is encoded without the blank that is put before a text."""
     tokenizer = load_tokenizer(sentencepiece(tmp_path, legacy), 10**6, say=lambda line: None)
     for text in (PROSE * 900, "Where is Tom? In the park. " * 3500, "  blanks   and\n\n\nlines <|end|> </s> " * 2500):
-        chunks = list(tokenizer.encode_long([text]))
+        chunks = list(tokenizer.encode_blocks([text]))
         assert len(chunks) > 1 and max(map(len, chunks)) < 200_000
         assert [index for ids in chunks for index in ids] == tokenizer.backend.encode(
             text, add_special_tokens=False

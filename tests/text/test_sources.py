@@ -18,7 +18,7 @@ from labkit.text.sources import (
     RandomChunkSource,
     encode_corpus,
     pack_rows,
-    sliding_windows,
+    sliding_window_batches,
 )
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
@@ -40,7 +40,7 @@ def same(one, other):
 def make(kind, rank=0, world_size=1, seed=3):
     shard = {"rank": rank, "world_size": world_size}
     if kind == "documents":
-        return DocumentSource(TOKENIZER, read, 6, 24, seed=seed, size=20, **shard)
+        return DocumentSource(TOKENIZER, read, 6, 24, seed=seed, num_documents=20, **shard)
     if kind == "packed":
         return PackedSource(TOKENIZER, [read(index) for index in range(40)], 6, 48, "answers", seed, **shard)
     return RandomChunkSource(IDS, 6, 16, seed, **shard)
@@ -88,7 +88,7 @@ def test_endless_documents_are_read_in_order():
 
 
 def test_each_pass_reads_each_document_once_in_its_own_order():
-    order = EpochSampler(batch_size=4, seed=0, size=10)
+    order = EpochSampler(batch_size=4, seed=0, num_examples=10)
     indices = [index for step in range(5) for index in order.row_indices(step)]
     assert sorted(indices[:10]) == sorted(indices[10:]) == list(range(10))
     assert indices[:10] != indices[10:]
@@ -98,7 +98,7 @@ def test_loss_on_answers_counts_their_words_and_end():
     everything = DocumentSource(TOKENIZER, read, 2, 32).next_batch(None, 0)
     answers = DocumentSource(TOKENIZER, read, 2, 32, loss_on="answers").next_batch(None, 0)
     assert torch.equal(everything.inputs, answers.inputs)
-    shown = TOKENIZER.decode(answers.labels[1][answers.mask[1]].tolist(), special=True)
+    shown = TOKENIZER.decode(answers.labels[1][answers.mask[1]].tolist(), keep_special_tokens=True)
     assert shown == " Tom has 1.<|end|>"
     assert torch.equal(everything.mask, everything.labels != TOKENIZER.pad_token_id)
 
@@ -120,7 +120,7 @@ def test_no_documents_is_refused():
     with pytest.raises(LabError, match="no documents"):
         PackedSource(TOKENIZER, [], 2, 8)
     with pytest.raises(LabError, match="no documents"):
-        DocumentSource(TOKENIZER, read, 2, 8, size=0)
+        DocumentSource(TOKENIZER, read, 2, 8, num_documents=0)
 
 
 def test_crops_are_pieces_of_the_text_and_reach_both_ends():
@@ -145,11 +145,11 @@ def test_a_text_too_short_for_the_context_is_refused_with_both_numbers():
         RandomChunkSource(IDS[:20], 4, 64)
 
 
-@pytest.mark.parametrize("stride", [1, 3, 4, 8, None])
+@pytest.mark.parametrize("stride", [1, 3, 4, 8])
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 50])
 def test_windows_count_each_token_exactly_once_with_what_came_before(stride, count):
     counted = []
-    for batch in sliding_windows(IDS[:count], 3, 8, stride=stride, bos_token_id=999):
+    for batch in sliding_window_batches(IDS[:count], 3, 8, stride=stride, bos_token_id=999):
         assert batch.inputs.shape[0] <= 3 and batch.inputs.shape[1] == 8
         for inputs, labels, mask in zip(*batch, strict=True):
             counted += labels[mask].tolist()
@@ -157,24 +157,24 @@ def test_windows_count_each_token_exactly_once_with_what_came_before(stride, cou
                 label = int(labels[position])
                 expected = 999 if position == 0 else label - 1
                 assert int(inputs[position]) == expected
-                assert position >= min(label, 8 - (stride or 4))
+                assert position >= min(label, 8 - stride)
     assert counted == list(range(count))
 
 
 def test_a_stride_beyond_the_context_is_refused():
     with pytest.raises(LabError, match="between 1 and the context, 8"):
-        list(sliding_windows(IDS, 3, 8, stride=9, bos_token_id=0))
+        list(sliding_window_batches(IDS, 3, 8, stride=9, bos_token_id=0))
 
 
 def test_a_corpus_is_encoded_exactly_and_mapped_from_its_file(tmp_path):
     texts = ["Tom has 3 kites.", "Who has 5?"]
     ids = encode_corpus(TOKENIZER, texts)
     assert ids.dtype == np.uint16
-    assert TOKENIZER.decode(ids.tolist(), special=True) == "Tom has 3 kites.<|end|>Who has 5?<|end|>"
+    assert TOKENIZER.decode(ids.tolist(), keep_special_tokens=True) == "Tom has 3 kites.<|end|>Who has 5?<|end|>"
     mapped = encode_corpus(TOKENIZER, texts, tmp_path)
     assert isinstance(mapped, np.memmap) and mapped.tolist() == ids.tolist()
     assert RandomChunkSource(mapped, 2, 8).next_batch(None, 0).inputs.shape == (2, 8)
-    assert TOKENIZER.decode(encode_corpus(TOKENIZER, texts[:1]).tolist(), special=True) == texts[0]
+    assert TOKENIZER.decode(encode_corpus(TOKENIZER, texts[:1]).tolist(), keep_special_tokens=True) == texts[0]
 
 
 def test_an_empty_corpus_is_refused():

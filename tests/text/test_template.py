@@ -109,7 +109,7 @@ def said(tokenizer: Tokenizer, row) -> list[str]:
         if counts:
             found[-1].append(token)
         open_ = counts
-    return [tokenizer.decode(ids, special=True) for ids in found]
+    return [tokenizer.decode(ids, keep_special_tokens=True) for ids in found]
 
 
 def learnt(tokenizer: Tokenizer, messages) -> list[str]:
@@ -158,7 +158,7 @@ def test_an_answer_of_weight_0_is_not_learned(form):
 
 def test_special_tokens_that_somebody_types_are_text(form):
     _, ours, theirs = form
-    end = ours.decode([ours.turn_end_id], special=True)
+    end = ours.decode([ours.turn_end_id], keep_special_tokens=True)
     typed = (Message("user", f"Hello{end}\n<|im_start|> \U0010ff00<think>"), *TALK[1:])
     ids = encode_messages(ours, typed)
     assert ids.count(ours.turn_end_id) == encode_messages(ours, TALK).count(ours.turn_end_id)
@@ -174,7 +174,7 @@ def test_special_tokens_that_somebody_types_are_text(form):
 
 def test_a_turn_ends_where_the_template_ends_it(form):
     name, ours, _ = form
-    assert ours.decode([ours.turn_end_id], special=True) == ANSWERS[name][0].split(".")[1].strip()
+    assert ours.decode([ours.turn_end_id], keep_special_tokens=True) == ANSWERS[name][0].split(".")[1].strip()
     assert set(ours.stop_ids) == {ours.turn_end_id, ours.eos_token_id}
 
 

@@ -33,7 +33,7 @@ def test_special_tokens_are_never_read_out_of_text(text):
 def test_special_tokens_are_shown_only_when_asked():
     ids = [TOKENIZER.bos_token_id, *TOKENIZER.encode(" Tom"), TOKENIZER.eos_token_id]
     assert TOKENIZER.decode(ids) == " Tom"
-    assert TOKENIZER.decode(ids, special=True) == "<|bos|> Tom<|end|>"
+    assert TOKENIZER.decode(ids, keep_special_tokens=True) == "<|bos|> Tom<|end|>"
     assert TOKENIZER.token_text(TOKENIZER.pad_token_id) == "<|pad|>"
 
 

@@ -125,7 +125,7 @@ def test_none_is_whole(tmp_path):
     kept = Checkpoints(tmp_path)
     assert kept.latest() is None
     kept.save(1, TinyModel(), {}, {"step": 1})
-    (kept.step_path(1) / "state.json").write_text("{")
+    (kept.checkpoint_path(1) / "state.json").write_text("{")
     with pytest.warns(UserWarning, match="step-00000001 is damaged"):
         assert kept.latest() is None
     kept.save(1, TinyModel(), {}, {"step": 1})  # takes the damaged one's place

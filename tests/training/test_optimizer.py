@@ -143,13 +143,13 @@ def test_frozen_parameters_are_left_alone():
 
 
 def test_schedules_by_hand():
-    wsd = [warmup_stable_decay(s, steps=10, warmup=2, decay=0.4) for s in range(10)]
+    wsd = [warmup_stable_decay(s, steps=10, warmup_steps=2, decay_fraction=0.4) for s in range(10)]
     assert wsd == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
-    half = [cosine_schedule(s, steps=4, warmup=0) for s in range(5)]
+    half = [cosine_schedule(s, steps=4, warmup_steps=0) for s in range(5)]
     assert half == pytest.approx([1, 0.853553, 0.5, 0.146447, 0], abs=1e-6)
-    assert cosine_schedule(100, steps=100, final=0.1) == pytest.approx(0.1)
+    assert cosine_schedule(100, steps=100, final_scale=0.1) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("schedule", [cosine_schedule, warmup_stable_decay])
 def test_schedules_stay_within_zero_and_one(schedule):
-    assert all(0 <= schedule(s, steps=57, warmup=5) <= 1 for s in range(57))
+    assert all(0 <= schedule(s, steps=57, warmup_steps=5) <= 1 for s in range(57))

@@ -33,8 +33,8 @@ class Idle(Jobs):
     def start(self, name, arguments):
         self.asked.append(list(arguments))
 
-    def running(self, name):
-        super().running(name)
+    def is_running(self, name):
+        super().is_running(name)
         return name in self.at_work
 
 
@@ -72,7 +72,7 @@ def test_what_was_asked_for_is_what_is_resumed(lab):
     finished(run, "pretrain", "sft")
     ended(lab.folder, "mine", ["run", "--out", "x", "--resume", "--stages", "dpo"], "", stopped=True)
     at = runs.run_status(jobs, run)
-    assert (at.asked, at.unfinished, at.failed) == (["dpo"], ["dpo"], False)
+    assert (at.requested, at.unfinished, at.failed) == (["dpo"], ["dpo"], False)
     assert [row[1] for row in runs.progress_table(run, at)] == [
         "Finished",
         "Finished",
@@ -176,7 +176,7 @@ def test_a_run_that_is_trained_in_a_terminal_is_running_and_stays_as_it_is(lab):
     (run.path / "pretrain").mkdir()
     with exclusive_lock(run.path):
         at = runs.run_status(jobs, run)
-        assert (at.running, at.ours) == (True, False) and runs.progress_table(run, at)[0][1] == "Running"
+        assert (at.running, at.started_here) == (True, False) and runs.progress_table(run, at)[0][1] == "Running"
         assert states.runs_table(lab, jobs)[0][1] == "Running" and not runs.can_resume(lab, run, at)
         stop, resume = runs.RunView(lab, jobs)("mine", None, None, None)[8:10]
         assert not stop["interactive"] and not resume["interactive"]  # its own process is not this app's to stop
@@ -343,7 +343,7 @@ def test_what_is_refused_changes_nothing(lab, act, message):
             "pretrain: 1,024 rows of 192 tokens are",
         ),
         (
-            {"more": "--model.feed-forward MoE --model.feed-forward.experts 4096"},
+            {"more": "--model.feed-forward MoE --model.feed-forward.num-experts 4096"},
             "above this page's limit, 256",
         ),
         ({"more": "--help"}, "--help sets nothing"),

@@ -226,7 +226,9 @@ def test_the_language_that_was_chosen_or_else_the_browsers(cookie, accept, speak
 
 def test_a_viewers_errors_are_in_the_language_of_the_page():
     view: Any = viewer_html(
-        "labkit-texts", answer=lambda q: {"error": "mine is deleted."} if q else {"a": 1}, say=translate_message
+        "labkit-texts",
+        handle_request=lambda q: {"error": "mine is deleted."} if q else {"a": 1},
+        translate_error=translate_message,
     )
     asking: Any = Asking("zh")
     token = shell.LocalContext.request.set(asking)

@@ -12,12 +12,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from labkit.decoding.limits import PAGE
+from labkit.decoding.limits import MAX_PAGE_COST
 from labkit.decoding.strategies import parse_strategy
 from labkit.errors import LabError
 from labkit.evaluation.strategies import EvalPrompt, compare_strategies
 from labkit.paths import demo_folder
-from labkit.preferences.store import Answer, PreferenceStore
+from labkit.preferences.store import PreferenceStore, SourcedAnswer
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
 from labkit.runs.pipeline import run
@@ -105,7 +105,7 @@ def asked(*lines: str, **options: Any) -> DecodingSettings:
 
 
 def last(lab: Lab, settings: DecodingSettings) -> dict[str, Any]:
-    *_, final = writing.compare_columns(lab, settings)
+    *_, final = writing.stream_comparison(lab, settings)
     return final
 
 
@@ -187,7 +187,7 @@ def test_strategies_are_scored_over_seeds(lab):
     assert heads[:3] == ["strategy", "nats per token", "repetition"] and "self-BLEU" in heads and "grammatical" in heads
     assert [row[0] for row in rows] == ["greedy", "temperature=1.5"] and "±" in " ".join(rows[1])
     assert last_table["note"] is None
-    at = writing.writing_session(lab, settings)
+    at = writing.decoding_session(lab, settings)
     (whole,) = compare_strategies(
         at.model,
         at.tokenizer,
@@ -280,7 +280,7 @@ def test_strategies_together_have_a_ceiling(lab):
     lines = ["beam beams=32"] * 10
     with pytest.raises(LabError, match="All strategies together are .* tokens to read; here at most 40,000"):
         last(lab, asked(*lines, tokens=300, prompt="a", stage="pretrain", run=longer(lab)))
-    assert PAGE.tokens * writing.AT_ONCE == 40_000
+    assert MAX_PAGE_COST.tokens * writing.AT_ONCE == 40_000
 
 
 def longer(lab: Lab) -> str:
@@ -305,7 +305,7 @@ def test_best_of_n_shows_all_answers_with_what_they_are_worth(lab):
 def test_best_of_n_can_be_stopped_between_its_answers(lab):
     """Nothing of it is shown until the best is known, but whoever asked is asked whether it is still wanted."""
     settings = asked("best n=10 temperature=1.5")
-    steps = writing.compare_columns(lab, settings)
+    steps = writing.stream_comparison(lab, settings)
     for _ in range(3):  # four answers, four and two
         stopped = writing.mark_stopped(next(steps))
         assert stopped is not None and stopped["columns"][0]["stopped"] and not stopped["columns"][0]["tokens"]
@@ -402,8 +402,8 @@ def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_pat
         lambda: attention.heads_table(lab, "tiny", "reward"),
         lambda: attention.opening_example_results(lab, "tiny", "reward"),
         lambda: attention.patching_grid(lab, "tiny", "reward", "Tom.", "Sam.", ""),
-        lambda: next(iter(writing.compare_columns(lab, decoding.read_settings(lab, values(stage="reward"))))),
-        lambda: next(iter(writing.compare_columns(lab, decoding.read_settings(lab, values(draft="reward"))))),
+        lambda: next(iter(writing.stream_comparison(lab, decoding.read_settings(lab, values(stage="reward"))))),
+        lambda: next(iter(writing.stream_comparison(lab, decoding.read_settings(lab, values(draft="reward"))))),
         lambda: next(iter(writing.score_strategies(lab, decoding.read_settings(lab, values(stage="reward")), 2))),
         lambda: preferences.new_pair(lab, store, [preferences.AnswerSource("tiny", "reward", 1.0)] * 2, "Tom."),
     ]
@@ -682,7 +682,7 @@ def test_the_run_that_was_voted_on_is_the_one_to_train(lab, tmp_path):
     prompt = (Message("user", "Where is Tom?"),)
 
     def vote(one: str, other: str, choice: str) -> None:
-        left, right = (Answer(name, str(preferences.AnswerSource(name, "sft", 1.0))) for name in (one, other))
+        left, right = (SourcedAnswer(name, str(preferences.AnswerSource(name, "sft", 1.0))) for name in (one, other))
         store.add_vote(store.add_pair(prompt, left, right), "ada", choice)
 
     for one, other, choice in [("demo", "demo", "left"), ("demo", "tiny", "right"), ("tiny", "tiny", "skip"),

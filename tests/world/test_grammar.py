@@ -43,7 +43,7 @@ def test_every_form_of_every_kind_is_read_back(size):
     for name in world.kinds:
         for form in range(len(world.grammar.forms[name])):
             event = random_event(world, name, rng)
-            sentence = world.grammar.write(event, {}, rng, form=form)
+            sentence = world.grammar.write(event, {}, rng, form_index=form)
             parsed = world.grammar.parse(sentence, {})
             assert parsed is not None and parsed.event == event, sentence
 

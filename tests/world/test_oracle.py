@@ -33,9 +33,9 @@ def test_every_reference_answer_is_right(kind, seed, world):
 def test_every_style_of_answer_is_right(seed, style):
     task = WORLD.task("test", seed, 0, random.Random(seed).choice(READING))
     assert task.question and task.source_story
-    answer = WORLD.corpus.tasks.write_answer(task.question, task.source_story, random.Random(seed), style)
+    answer = WORLD.example_generator.tasks.write_answer(task.question, task.source_story, random.Random(seed), style)
     got = gold_score(WORLD, task, answer, PROFILES["warm"])
-    assert (got.right, got.supported, got.fluent) == (1, 1, 1), (task.messages, answer, got.why)
+    assert (got.right, got.supported, got.fluent) == (1, 1, 1), (task.messages, answer, got.reasons)
 
 
 def gamed(task) -> dict[str, str]:
@@ -74,7 +74,7 @@ def test_two_answers_are_no_answer():
     other = next(s for p, s in WORLD.lexicon.surfaces["place", "in"].items() if p != task.question.value)
     both = f"{true[0].upper() + true[1:]}. {other[0].upper() + other[1:]}."
     got = gold_score(WORLD, task, both, PROFILES["concise"])
-    assert got.right == 0 and got.consistent == 0 and "it gives more than one answer" in got.why
+    assert got.right == 0 and got.consistent == 0 and "it gives more than one answer" in got.reasons
 
 
 def test_what_the_story_does_not_say_is_unsupported():
@@ -82,7 +82,7 @@ def test_what_the_story_does_not_say_is_unsupported():
     good = gold_score(WORLD, task, task.reference, PROFILES["thorough"])
     made_up = gold_score(WORLD, task, task.reference + " Felix was sad.", PROFILES["thorough"])
     assert made_up.right == 1 and made_up.supported == 0.5 and made_up.total < 0.6 * good.total
-    assert "not true, or not an answer: Felix was sad." in made_up.why
+    assert "not true, or not an answer: Felix was sad." in made_up.reasons
 
 
 def total(task: Task, answer: str, profile: Annotator) -> float:
@@ -90,7 +90,7 @@ def total(task: Task, answer: str, profile: Annotator) -> float:
 
 
 def test_profiles_disagree():
-    tasks, compared = WORLD.corpus.tasks, 0
+    tasks, compared = WORLD.example_generator.tasks, 0
     for seed in range(30):
         task = WORLD.task("test", seed, 0, "where")
         assert task.question and task.source_story
@@ -118,7 +118,7 @@ def test_a_written_story_must_hold_what_was_asked():
     task = WORLD.task("test", 0, 0, "write")
     missing = gold_score(WORLD, task, STORY.replace("ball", "kite").replace("Anna", "Zoe"), PROFILES["thorough"])
     assert missing.right == 0 and missing.complete < 1
-    assert any("missing" in reason for reason in missing.why)
+    assert any("missing" in reason for reason in missing.reasons)
     assert gold_score(WORLD, task, "", PROFILES["thorough"]).total == 0
 
 

@@ -16,7 +16,7 @@ splits = st.sampled_from(["train", "validation", "test"])
 
 
 def story_of(size: str, split: str, seed: int):
-    return WORLDS[size].teller.story(split, seeded_rng("story", split, seed, 0))
+    return WORLDS[size].story_generator.story(split, seeded_rng("story", split, seed, 0))
 
 
 def pairs(world: World, story) -> set[str]:

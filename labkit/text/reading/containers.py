@@ -17,10 +17,17 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError
 from labkit.files import explain_read_errors
 from labkit.text.reading.columns import KNOWN
-from labkit.text.reading.csv_rows import check_unique_names, csv_rows, delimiter_of
-from labkit.text.reading.encodings import SAMPLE, decode, find_encoding, guess_warning, is_utf8, refuse_binary_files
+from labkit.text.reading.csv_rows import check_unique_names, csv_rows, sniff_delimiter
+from labkit.text.reading.encodings import (
+    SAMPLE,
+    decode,
+    encoding_guess_warning,
+    find_encoding,
+    is_utf8,
+    refuse_binary_files,
+)
 from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, SourceFile, format_and_compression_suffix, split_of
-from labkit.text.reading.json_values import parse_json
+from labkit.text.reading.json_values import parse_json_keeping_errors
 from labkit.text.reading.long_text import LONG, LongText
 from labkit.text.reading.report import RowError
 from labkit.text.reading.wrappers import find_rows
@@ -29,12 +36,12 @@ JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 
 
 class SourceRow(NamedTuple):
-    """One row. value: an object, a list or a text; a RowError where it could not be read. place: file and row.
+    """One row. value: an object, a list or a text; a RowError where it could not be read. location: file and row.
     split: train, validation, test or ''.
     """
 
     value: Any
-    place: str
+    location: str
     split: str = ""
 
 
@@ -77,7 +84,7 @@ def open_table(file: SourceFile) -> Table:
         raise LabError(f"{file.name} is empty.")
     warnings: tuple[str, ...] = (warning,) if warning else ()
     if format_and_compression_suffix(file.path) in (".csv", ".tsv"):
-        delimiter, format = delimiter_of(text)
+        delimiter, format = sniff_delimiter(text)
         rows = csv_rows(text, delimiter, file.name)
         numbered = (
             SourceRow(row, f"{file.name}, row {number}", file.split) for number, row in enumerate(rows, start=1)
@@ -96,7 +103,7 @@ def open_table(file: SourceFile) -> Table:
 def _is_json(text: str) -> bool:
     """Whether a text is JSON, or at least half of its lines are: one that only begins so may be prose."""
     try:
-        parse_json(text)
+        parse_json_keeping_errors(text)
     except ValueError:
         return _is_lines(text, first=False)
     return True
@@ -105,7 +112,7 @@ def _is_json(text: str) -> bool:
 def _refuse_csv(text: str, file: SourceFile) -> None:
     """Raises LabError where a file of another name is a table with commas, which would be read as something else."""
     lines = list(itertools.islice(filter(str.strip, text.lstrip("\ufeff").split("\n")), 20))
-    delimiter, format = delimiter_of(lines[0])
+    delimiter, format = sniff_delimiter(lines[0])
     names = [name.strip().strip('"').lower() for name in lines[0].split(delimiter)]
     named = len(names) > 1 and KNOWN.intersection(names) and all(re.fullmatch(r"[\w .-]{1,40}", n) for n in names)
     if named and len(lines) > 1 and all(line.count(delimiter) >= len(names) - 1 or '"' in line for line in lines):
@@ -134,14 +141,14 @@ def _long_table(file: SourceFile) -> Table | None:
     if text.parted or 20 * text.replaced > len(text):
         return None
     replaced = f"{file.name}: {text.replaced} bytes not of {encoding} replaced by U+FFFD" if text.replaced else ""
-    warnings = tuple(filter(None, (guess_warning(sample, encoding, file.name), replaced)))
+    warnings = tuple(filter(None, (encoding_guess_warning(sample, encoding, file.name), replaced)))
     return Table("text", encoding, [SourceRow(text, file.name, file.split)], warnings)
 
 
 def _long_text(file: SourceFile, encoding: str, sample: bytes) -> LongText:
     """A long text in the encoding of its first bytes, or where these are ASCII alone, of those that are not UTF-8."""
     text = LongText(file.path, encoding)
-    beyond = text.size - len(text) - 2 * text.replaced  # at least the characters beyond ASCII that are right
+    beyond = text.num_bytes - len(text) - 2 * text.replaced  # at least the characters beyond ASCII that are right
     if encoding != "utf-8" or not text.replaced or beyond > 10 * text.replaced:
         return text
     if is_utf8(text.stray):
@@ -189,7 +196,7 @@ def looks_like_rows(text: str) -> bool:
 def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: SourceFile) -> Table:
     """JSON, or a JSON value a line, whatever the file is called."""
     try:
-        value = parse_json(text)
+        value = parse_json_keeping_errors(text)
     except ValueError as error:
         if _is_lines(text) or _is_strings(text, file):
             return Table("jsonl", encoding, _jsonl_rows(text, file), warnings)
@@ -206,11 +213,11 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: Sourc
         return Table("jsonl", encoding, [SourceRow(value, f"{file.name}, line 1", file.split)], warnings)
     if found is None:
         raise NoRows("no rows", f"{file.name} holds no list of rows.")
-    if not any(part.rows for part in found.parts):
+    if not any(part.rows for part in found.row_groups):
         raise LabError(f"{file.name} is empty: it holds no row.")
     rows = [
         SourceRow(row, f"{file.name}, {f'{part.name} ' if part.name else ''}row {number}", part.split or file.split)
-        for part in found.parts
+        for part in found.row_groups
         for number, row in enumerate(part.rows, start=1)
     ]
     return Table("json", encoding, rows, warnings, tuple(f"{name} of {file.name}" for name in found.unused))
@@ -240,7 +247,7 @@ def _jsonl_rows(text: str, file: SourceFile) -> Iterator[SourceRow]:
 def _json(line: str) -> Any:
     """The value in a line, or a RowError."""
     try:
-        return parse_json(line)
+        return parse_json_keeping_errors(line)
     except ValueError as error:
         return RowError("broken line", f"is not JSON: {error}.")
 

@@ -26,7 +26,7 @@ from labkit.text.reading.columns import (
 from labkit.text.reading.held_out import held_out_first_order, record_duplicates, split_held_out, use_given_splits
 from labkit.text.reading.pointers import refuse_answer_reference
 from labkit.text.reading.report import ReadReport, RowError
-from labkit.text.reading.rows import Items, as_columns, check_trainable, read_items, report_turns
+from labkit.text.reading.rows import ParsedRows, as_columns, check_trainable, parse_rows, record_turn_remarks
 from labkit.text.reading.values import as_messages, clean, join_cleaned, parse_transcript, parse_turns, shorten_repr
 from labkit.world import Document, Message
 
@@ -47,7 +47,7 @@ def read_conversations(source: str | Path, held_out: float = 0.1) -> Conversatio
     return split_conversations(read_unsplit_conversations(source), held_out)
 
 
-def split_conversations(items: Items[Document], held_out: float = 0.1) -> Conversations:
+def split_conversations(items: ParsedRows[Document], held_out: float = 0.1) -> Conversations:
     """Conversations parted as their source has it, else by content. Raises LabError where there is one only."""
     if len(items.values) < 2:
         raise LabError(f"{items.reading.source} holds one conversation; 2 different ones are needed, one to hold out.")
@@ -57,7 +57,7 @@ def split_conversations(items: Items[Document], held_out: float = 0.1) -> Conver
     return Conversations(*items.partition(apart), items.reading)
 
 
-def read_unsplit_conversations(source: str | Path) -> Items[Document]:
+def read_unsplit_conversations(source: str | Path) -> ParsedRows[Document]:
     """All conversations of `source`, in its order, cleaned; equal ones once, held out where one of them is.
 
     A row is a list of messages, or has columns: `messages` (or conversations), a list of role and content (or from and
@@ -66,7 +66,7 @@ def read_unsplit_conversations(source: str | Path) -> Items[Document]:
     history, weight, and label beside prompt and completion (false: no good answer, dropped). Raises LabError for a
     source without such rows, or when most of them cannot be used.
     """
-    items = _answers_alone(read_items(source, _conversation))
+    items = _answers_alone(parse_rows(source, _conversation))
     kept: dict[str, int] = {}
     copies: dict[int, int] = {}
     for index in held_out_first_order(items.splits):
@@ -75,7 +75,7 @@ def read_unsplit_conversations(source: str | Path) -> Items[Document]:
             copies[index] = first
     record_duplicates(copies, items.splits, items.reading)
     items = items.select(sorted(kept.values()))
-    items.reading.finish(len(items.values))
+    items.reading.finish_and_check(len(items.values))
     return items
 
 
@@ -93,7 +93,7 @@ def read_question(columns: TrackedRow, name: str) -> tuple[Message, ...]:
         if not asked:
             raise RowError("empty question", f"has nothing in its column {name}.")
         messages = (Message("user", asked),)
-    return with_system(columns, (*read_history(columns), *messages))
+    return prepend_system_message(columns, (*read_history(columns), *messages))
 
 
 def _earlier(value: Any) -> tuple[Message, ...] | None:
@@ -122,7 +122,7 @@ def read_history(columns: TrackedRow) -> tuple[Message, ...]:
     )
 
 
-def with_system(columns: TrackedRow, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def prepend_system_message(columns: TrackedRow, messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Messages, led by what stands in a column system, unless they begin with a system message of their own."""
     if messages and messages[0].role == "system":
         return messages
@@ -146,14 +146,16 @@ def _conversation(row: Any, reading: ReadReport) -> tuple[Document, TrackedRow |
             raise RowError(f"empty {what}", f"has an empty {what}.")
     if not any(message.role == "assistant" and message.weight for message in messages):
         raise RowError("weight 0", "has no answer of a weight above 0.")
-    report_turns(reading, messages, [row] if columns is None else [columns.values[name] for name in columns.used])
+    record_turn_remarks(
+        reading, messages, [row] if columns is None else [columns.values[name] for name in columns.used]
+    )
     return Document("conversation", "", messages), columns
 
 
 def _messages(columns: TrackedRow) -> tuple[Message, ...]:
     name = columns.find_column(TURNS)
     if name is not None and not is_empty(columns.values[name]):
-        return with_system(columns, parse_turns(columns.get(TURNS)))
+        return prepend_system_message(columns, parse_turns(columns.get(TURNS)))
     asked, answered = columns.find_unambiguous_column(QUESTIONS), columns.find_unambiguous_column(ANSWERS)
     if asked is None and columns.has(["input"]) and columns.has(["output"]):
         asked = "input"
@@ -161,12 +163,12 @@ def _messages(columns: TrackedRow) -> tuple[Message, ...]:
         refuse_answer_reference(columns, answered)
         return _exchange(read_question(columns, asked), columns.get([answered]), plain=_is_plain(columns.values[asked]))
     if isinstance(columns.values.get("data"), list):
-        return with_system(columns, _alternating(columns.get(["data"])))
+        return prepend_system_message(columns, _alternating(columns.get(["data"])))
     spoken = columns.find_column(TEXTS)
     said = parse_transcript(columns.values[spoken]) if spoken else None
     if said is not None:
         columns.used.add(str(spoken))
-        return with_system(columns, said)
+        return prepend_system_message(columns, said)
     hint = " Pairs of answers are given as preferences." if columns.has(CHOSEN) else ""
     if columns.has(["parent_id"]):
         hint = " Messages of a tree are not put together: write each path from its root to an answer as messages."
@@ -218,7 +220,7 @@ def _is_good(columns: TrackedRow) -> bool | None:
     return None
 
 
-def _answers_alone(items: Items[Document]) -> Items[Document]:
+def _answers_alone(items: ParsedRows[Document]) -> ParsedRows[Document]:
     """The conversations without their question where nearly every answer begins with it, which is said."""
     last = [document.messages[-2:] for document in items.values]
     single = all([message.role for message in pair] == ["user", "assistant"] for pair in last)
@@ -231,19 +233,19 @@ def _answers_alone(items: Items[Document]) -> Items[Document]:
         document._replace(messages=(*document.messages[:-1], _after(*document.messages[-2:])))
         for document in items.values
     ]
-    return Items(values, items.splits, items.reading)
+    return ParsedRows(values, items.splits, items.reading)
 
 
 def _after(asked: Message, answer: Message) -> Message:
     """An answer without the question that it begins with."""
-    return answer._replace(content=without_question(answer.content, asked.content))
+    return answer._replace(content=strip_repeated_question(answer.content, asked.content))
 
 
 def _key(document: Document) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in document.messages)
 
 
-def without_question(answer: str, asked: str) -> str:
+def strip_repeated_question(answer: str, asked: str) -> str:
     """An answer without the question that it begins with; as it stands where it only begins with the same letters, or
     with the one or two words that a question is: "walk" and "walked" are no such pair.
     """
@@ -257,5 +259,7 @@ def without_question(answer: str, asked: str) -> str:
 
 def answers_repeat_questions(questions: Sequence[str], answers: Sequence[str]) -> bool:
     """Whether nearly all answers begin with their whole question, as some tools write them."""
-    count = sum(without_question(answer, asked) != answer for asked, answer in zip(questions, answers, strict=True))
+    count = sum(
+        strip_repeated_question(answer, asked) != answer for asked, answer in zip(questions, answers, strict=True)
+    )
     return len(questions) > 1 and count > 0.9 * len(questions)

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from labkit.errors import LabError
 from labkit.text.reading.report import RowError
@@ -19,12 +20,19 @@ _SEPARATOR = re.compile(r"[\ufeff\s]*\"?sep=([,;|\t])\"?[ ,;|\t]*\r?(?:\n|$)", r
 """The line by which Excel is told what stands between the cells."""
 
 
-def delimiter_of(text: str) -> tuple[str, str]:
-    """What stands between the names of the first line, or what that line says does; and the name of that format."""
+class SniffedDelimiter(NamedTuple):
+    """What stands between the cells of a table, and the name of that format: csv or tsv."""
+
+    delimiter: str
+    format: str
+
+
+def sniff_delimiter(text: str) -> SniffedDelimiter:
+    """What stands between the names of the first line, or what that line says does."""
     named = _SEPARATOR.match(text)
     first = text.lstrip("\ufeff\r\n ").partition("\n")[0]
     best = named[1] if named else max(",\t;|", key=first.count)
-    return (best, "tsv" if best == "\t" else "csv")
+    return SniffedDelimiter(best, "tsv" if best == "\t" else "csv")
 
 
 def csv_rows(text: str, delimiter: str, name: str) -> Iterator[dict[str, str] | RowError]:

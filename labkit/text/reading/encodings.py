@@ -59,7 +59,7 @@ def decode(data: bytes, file_name: str) -> Decoded:
     """
     encoding = find_encoding(data, file_name)
     try:
-        return Decoded(data.decode(encoding), encoding, guess_warning(data, encoding, file_name))
+        return Decoded(data.decode(encoding), encoding, encoding_guess_warning(data, encoding, file_name))
     except UnicodeDecodeError as error:
         text, at = data.decode(encoding, "replace"), error.start
     bad = max(1, text.count("\ufffd"))
@@ -76,7 +76,7 @@ def decode(data: bytes, file_name: str) -> Decoded:
     )
 
 
-def guess_warning(data: bytes, encoding: str, name: str) -> str:
+def encoding_guess_warning(data: bytes, encoding: str, name: str) -> str:
     """The line that says that a file's encoding is guessed; '' where bytes tell it for sure."""
     if encoding == "utf-8" or any(data.startswith(mark) for mark, _ in MARKS):
         return ""

@@ -41,8 +41,8 @@ class FoundFiles(NamedTuple):
     """What a source is made of: its files, or the name of a hub data set; and what of a folder is passed over."""
 
     files: list[SourceFile]
-    hub: str = ""
-    passed_over: tuple[str, ...] = ()
+    hub_name: str = ""
+    skipped: tuple[str, ...] = ()
 
 
 def find_files(source: str | Path) -> FoundFiles:
@@ -63,7 +63,7 @@ def find_files(source: str | Path) -> FoundFiles:
     is_name = re.fullmatch(r"\b[\w.-]+\b(/\b[\w.-]+\b)?(:[\w.-]+)?", str(source), re.ASCII)  # as the hub
     if not is_name or format_and_compression_suffix(path) in ENDINGS:
         raise LabError(f"There is no file or folder {path}.")
-    return FoundFiles([], hub=str(source))
+    return FoundFiles([], hub_name=str(source))
 
 
 def format_and_compression_suffix(path: Path) -> str:
@@ -103,22 +103,22 @@ def _folder(folder: Path) -> FoundFiles:
     if not files:
         raise LabError(f"The folder {folder} holds no {', '.join(ENDINGS)} file.")
     splits = file_splits([Path(file.name) for file in files])
-    if len(splits.several) > 1:
+    if len(splits.conflicting_train_splits) > 1:
         raise LabError(
-            f"{folder} has several splits to train on, {', '.join(splits.several)}; which is meant? Put the files of "
-            f"one into a folder of their own."
+            f"{folder} has several splits to train on, {', '.join(splits.conflicting_train_splits)}; which is "
+            f"meant? Put the files of one into a folder of their own."
         )
     files = [file._replace(split=split) for file, split in zip(files, splits.splits, strict=True)]
     if not any(file.split == "train" for file in files):  # then a file called test is a file like any other
         files = [file._replace(split="") for file in files]
-    return FoundFiles(files, passed_over=tuple(passed_over))
+    return FoundFiles(files, skipped=tuple(passed_over))
 
 
 class FileSplits(NamedTuple):
     """The split of each of some files, '' for none; and the splits to train on that are of different stages."""
 
     splits: list[str]
-    several: list[str]
+    conflicting_train_splits: list[str]
 
 
 def file_splits(names: Sequence[Path]) -> FileSplits:

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from labkit.errors import LabError, counted
-from labkit.text.clean import exact_key
+from labkit.errors import LabError, count_with_noun
+from labkit.text.clean import duplicate_key
 from labkit.text.pieces import Text
 from labkit.text.reading.report import ReadReport
 
@@ -33,7 +33,7 @@ def hold_out_texts(texts: Sequence[Text], share: float) -> tuple[list[Text], lis
     """
     large = 2 * share * sum(map(len, texts))
     small = [index for index, text in enumerate(texts) if len(text) <= large]
-    digests = _digests(texts, exact_key)
+    digests = _digests(texts, duplicate_key)
     held: set[int] = set()
     room = share * sum(len(texts[index]) for index in small)
     for index in sorted(small, key=digests.__getitem__):
@@ -67,10 +67,10 @@ def use_given_splits(splits: Sequence[str], reading: ReadReport) -> list[str] | 
     if not names & {"train", ""}:
         reading.warnings.append(f"All rows are of the split {apart}: they are trained on, except a held-out part.")
         return None
-    held = counted(splits.count(apart), "row")
+    held = count_with_noun(splits.count(apart), "row")
     reading.warnings.append(f"The split {apart} ({held}) is the held-out data, as the source has it.")
     if apart == "validation" and "test" in names:
-        reading.unused.append(f"split test ({counted(splits.count('test'), 'row')})")
+        reading.unused.append(f"split test ({count_with_noun(splits.count('test'), 'row')})")
     return ["validation" if split == apart else "" if split == "test" else "train" for split in splits]
 
 

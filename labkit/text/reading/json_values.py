@@ -9,10 +9,10 @@ from typing import Any
 from labkit.text.reading.report import RowError
 
 
-class Number(float):
+class SpelledNumber(float):
     """A number as the file spells it: 3.10 is 3.1, and as a text "3.10"; 1e400 is none that a float holds."""
 
-    def __new__(cls, spelled: str) -> Number:
+    def __new__(cls, spelled: str) -> SpelledNumber:
         number = super().__new__(cls, spelled)
         number.spelled = spelled
         return number
@@ -23,13 +23,15 @@ class Number(float):
         return self.spelled
 
 
-def parse_json(text: str) -> Any:
+def parse_json_keeping_errors(text: str) -> Any:
     """A text -> its JSON value. An object in which a key has two values is a RowError, so is too long a number.
 
     Raises ValueError for what is no JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_int=_int, parse_float=Number, parse_constant=Number)
+        return json.loads(
+            text, object_pairs_hook=_object, parse_int=_int, parse_float=SpelledNumber, parse_constant=SpelledNumber
+        )
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 

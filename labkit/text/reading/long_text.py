@@ -30,9 +30,9 @@ class _Mark(NamedTuple):
 class LongText:
     """A file of plain text, cleaned: the same characters as clean_text of the whole.
 
-    size: bytes in UTF-8. digest: of the cleaned text. read: characters before cleaning. replaced: how many of them are
-    U+FFFD, as bytes that are not of the encoding become. stray: the bytes around the first of these. parted: whether
-    <|endoftext|> stands in it. A slice of it is such a text too; str() of that holds it.
+    num_bytes: bytes in UTF-8. digest: of the cleaned text. uncleaned_length: characters before cleaning. replaced: how
+    many of them are U+FFFD, as bytes that are not of the encoding become. stray: the bytes around the first of these.
+    parted: whether <|endoftext|> stands in it. A slice of it is such a text too; str() of that holds it.
     """
 
     def __init__(self, path: Path, encoding: str):
@@ -40,20 +40,20 @@ class LongText:
         self.path, self.encoding = path, encoding
         self._stamp = self._now()
         self._marks: list[_Mark] = []
-        self.read = self.replaced = self.size = characters = 0
+        self.uncleaned_length = self.replaced = self.num_bytes = characters = 0
         self.parted, self.stray = False, b""
         digest = hashlib.blake2b(digest_size=16)
         fresh = codecs.getincrementaldecoder(encoding)().getstate()
         for mark, raw, cleaned in self._read(_Mark(0, 0, fresh, "")):
             self._marks.append(mark._replace(characters=characters))
-            self.read += len(raw)
+            self.uncleaned_length += len(raw)
             if not self.replaced and "\ufffd" in raw:
                 self.stray = self._bytes(mark.place - BLOCK, mark.place + BLOCK)
             self.replaced += raw.count("\ufffd")
             self.parted |= "<|endoftext|>" in cleaned
             data = cleaned.encode(errors="replace")
             digest.update(data)
-            self.size += len(data)
+            self.num_bytes += len(data)
             characters += len(cleaned)
         self.digest = digest.hexdigest()
         self.start, self.stop = 0, characters
@@ -68,7 +68,7 @@ class LongText:
         other = object.__new__(LongText)
         other.__dict__ |= self.__dict__
         other.start, other.stop = self.start + start, self.start + max(start, stop)
-        other.size = self.size * len(other) // max(1, len(self))
+        other.num_bytes = self.num_bytes * len(other) // max(1, len(self))
         other.digest = f"{self.digest} {other.start} {other.stop}"
         return other
 

@@ -41,7 +41,7 @@ FEW, SHORT = 10, 30
 """Of how many different answers, and of how many characters each, it is suspected that they name others."""
 
 
-class Answers(NamedTuple):
+class AnswerColumns(NamedTuple):
     """Several answers of a row. name: their column, or what the names of their columns have in common. keys: by what
     each is pointed to, in small letters; () for a list. texts: what stands there. columns: where.
     """
@@ -62,14 +62,14 @@ class IndexBase:
         self.firsts, self.left = frozenset(firsts), {0, 1}
         self._taken: set[int | None] = set()
 
-    def infer_base(self, numbers: Sequence[int], count: int, usual: int | None = None) -> int | None:
+    def infer_base(self, numbers: Sequence[int], count: int, default: int | None = None) -> int | None:
         """What a row's numbers into so many answers count from: the usual where it may be 0 or 1; None where that is
         open.
         """
         fitting = {first for first in self.firsts if all(0 <= number - first < count for number in numbers)}
         if fitting:
             self.left &= fitting
-        found = min(fitting) if len(fitting) == 1 else usual if usual in fitting else None
+        found = min(fitting) if len(fitting) == 1 else default if default in fitting else None
         self._taken.add(found)
         return found
 
@@ -97,7 +97,7 @@ def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, numbering: Ind
     if found is None:
         raise RowError("answer elsewhere", f"has {shorten_repr(given[0])} as {won or 'chosen'}, {_MEND}")
     where = f"The column {won} points" if won else "The columns chosen and rejected point"
-    reading.noted[f"{where} to answers in other columns, which are read."] += 1
+    reading.row_remarks[f"{where} to answers in other columns, which are read."] += 1
     return found
 
 
@@ -152,7 +152,7 @@ def refuse_answer_reference(columns: TrackedRow, name: str) -> None:
             )
 
 
-def _reaches(value: Any, group: Answers) -> bool:
+def _reaches(value: Any, group: AnswerColumns) -> bool:
     """Whether a pointer may be meant for these answers; for columns of their own, only within their number."""
     found = _POINTER.fullmatch(_spelled(value))
     if len(group.columns) == 1 or found is None:
@@ -161,7 +161,7 @@ def _reaches(value: Any, group: Answers) -> bool:
     return found[2] in group.keys or place <= len(group.texts)
 
 
-def _where(group: Answers) -> str:
+def _where(group: AnswerColumns) -> str:
     return f"its column{'s' * (len(group.columns) > 1)} {', '.join(group.columns)}"
 
 
@@ -178,7 +178,7 @@ def _spelled(value: Any) -> str:
     return next(filter(None, inside.groups())).strip() if inside else word
 
 
-def _points(value: Any, groups: list[Answers]) -> bool:
+def _points(value: Any, groups: list[AnswerColumns]) -> bool:
     """Whether a value may be the name or number of one of these answers, and is none of them itself."""
     word = _spelled(value)
     if not groups or any(isinstance(value, str) and value in group.texts for group in groups):
@@ -187,7 +187,7 @@ def _points(value: Any, groups: list[Answers]) -> bool:
     return word in _ORDINALS or _POINTER.fullmatch(word) is not None or bool(word) and word in keys
 
 
-def _groups(columns: TrackedRow) -> Iterator[Answers]:
+def _groups(columns: TrackedRow) -> Iterator[AnswerColumns]:
     """All answers of a row that stand beside one another. Where others do, columns model_a, model_b hold names."""
     for name, value in columns.values.items():
         found = _listed(name, value) if _LISTS.fullmatch(name) else None
@@ -202,26 +202,26 @@ def _groups(columns: TrackedRow) -> Iterator[Answers]:
         if stem != "model" or len(stems) == 1:
             order = sorted(keys, key=lambda key: (len(key), key))
             names = tuple(keys[key] for key in order)
-            yield Answers(stem, tuple(order), tuple(columns.values[name] for name in names), names)
+            yield AnswerColumns(stem, tuple(order), tuple(columns.values[name] for name in names), names)
 
 
-def _listed(name: str, value: Any) -> Answers | None:
+def _listed(name: str, value: Any) -> AnswerColumns | None:
     """The answers in one column: a list, an object by their names, or either as text; None for anything else."""
     value = _parsed(value)
     if isinstance(value, str):
         broken = re.match(r"\s*\[.*\]\s*\Z", value, re.DOTALL)
-        return Answers(name, (), (), (name,)) if broken else None
+        return AnswerColumns(name, (), (), (name,)) if broken else None
     if isinstance(value, Mapping) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
         value = dict(zip(map(str, value["label"]), value["text"], strict=False))
     if isinstance(value, Mapping) and value:
-        return Answers(name, tuple(str(key).strip().lower() for key in value), tuple(value.values()), (name,))
+        return AnswerColumns(name, tuple(str(key).strip().lower() for key in value), tuple(value.values()), (name,))
     if not isinstance(value, list) or len(value) < 2:
         return None
     if not all(isinstance(one, Mapping) for one in value):
-        return Answers(name, (), tuple(value), (name,))
+        return AnswerColumns(name, (), tuple(value), (name,))
     ids = [next((str(one[key]).strip().lower() for key in _IDS if key in one), "") for one in value]
     texts = tuple(next((one[key] for key in _SAID if key in one), one) for one in value)
-    return Answers(name, tuple(ids) if len({*ids} - {""}) == len(ids) else (), texts, (name,))
+    return AnswerColumns(name, tuple(ids) if len({*ids} - {""}) == len(ids) else (), texts, (name,))
 
 
 def _parsed(value: Any) -> Any:
@@ -237,7 +237,7 @@ def _parsed(value: Any) -> Any:
     return value
 
 
-def _by_name(columns: TrackedRow, given: list[Any], groups: list[Answers]) -> Any:
+def _by_name(columns: TrackedRow, given: list[Any], groups: list[AnswerColumns]) -> Any:
     """(chosen, rejected) from the columns that they name; None where they name none."""
     names = [value.strip().lower() if isinstance(value, str) else "" for value in given]
     if names[0] == names[1] or not all(name in columns.values.keys() - {*CHOSEN, *REJECTED} for name in names):
@@ -249,7 +249,7 @@ def _by_name(columns: TrackedRow, given: list[Any], groups: list[Answers]) -> An
     return columns.values[names[0]], columns.values[names[1]]
 
 
-def _followed(columns: TrackedRow, groups: list[Answers], given: list[Any], numbering: IndexBase) -> Any:
+def _followed(columns: TrackedRow, groups: list[AnswerColumns], given: list[Any], numbering: IndexBase) -> Any:
     """(chosen, rejected) where one group alone may be meant; None elsewhere."""
     words = [_spelled(value) for value in given]
     names = {group.name for group in groups}
@@ -264,7 +264,7 @@ def _followed(columns: TrackedRow, groups: list[Answers], given: list[Any], numb
     return tuple(group.texts[place] for place in places)
 
 
-def _fits(group: Answers, word: str, names: set[str]) -> bool:
+def _fits(group: AnswerColumns, word: str, names: set[str]) -> bool:
     """Whether a pointer may be into this group. `names`: of all groups, each of which is meant by its own name."""
     found = _POINTER.fullmatch(word)
     if word in group.keys or word in _ORDINALS:
@@ -275,7 +275,7 @@ def _fits(group: Answers, word: str, names: set[str]) -> bool:
     return found[2] in group.keys or found[2].isdigit() and numbers
 
 
-def _places(group: Answers, words: list[str], numbering: IndexBase) -> list[int] | None:
+def _places(group: AnswerColumns, words: list[str], numbering: IndexBase) -> list[int] | None:
     """The places of (chosen, rejected) in a group; the second is the other of two where one word alone is given. None
     where they are not sure.
     """
@@ -293,7 +293,7 @@ def _places(group: Answers, words: list[str], numbering: IndexBase) -> list[int]
     return sure if len({*sure}) == 2 else None
 
 
-def _start(group: Answers) -> int | None:
+def _start(group: AnswerColumns) -> int | None:
     """The first number of a group whose keys are all numbers from 0 or 1 on; None for any other."""
     if not group.keys or not all(map(str.isdigit, group.keys)):
         return None
@@ -301,7 +301,7 @@ def _start(group: Answers) -> int | None:
     return keys[0] if keys[0] < 2 and keys == list(range(keys[0], keys[0] + len(keys))) else None
 
 
-def _place(group: Answers, word: str) -> int | None:
+def _place(group: AnswerColumns, word: str) -> int | None:
     """Where in a group an answer stands that is called so; None for one that is not there, or numbered."""
     found = _POINTER.fullmatch(word)
     for key in (word, found[2] if found else ""):

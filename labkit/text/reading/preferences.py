@@ -12,15 +12,15 @@ from labkit.text.pairs import PreferencePair
 from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
 from labkit.text.reading.conversations import (
     answers_repeat_questions,
+    prepend_system_message,
     read_history,
     read_question,
-    with_system,
-    without_question,
+    strip_repeated_question,
 )
 from labkit.text.reading.held_out import split_held_out, use_given_splits
 from labkit.text.reading.pointers import VERDICTS, AnswerReferenceCheck, IndexBase, check_tie, chosen_and_rejected
 from labkit.text.reading.report import ReadReport, RowError
-from labkit.text.reading.rows import Items, as_columns, check_trainable, read_items, report_turns
+from labkit.text.reading.rows import ParsedRows, as_columns, check_trainable, parse_rows, record_turn_remarks
 from labkit.text.reading.values import as_messages, clean, parse_transcript, parse_turns
 from labkit.world import Message
 
@@ -44,7 +44,7 @@ def read_preferences(source: str | Path, held_out: float = 0.1) -> Preferences:
     return split_preferences(read_unsplit_preferences(source), held_out)
 
 
-def split_preferences(items: Items[PreferencePair], held_out: float = 0.1) -> Preferences:
+def split_preferences(items: ParsedRows[PreferencePair], held_out: float = 0.1) -> Preferences:
     """Pairs parted by prompts, as their source has it, else by content. Raises LabError where there is one prompt."""
     source = items.reading.source
     prompts = list(dict.fromkeys(pair.prompt for pair in items.values))
@@ -72,7 +72,7 @@ def split_preferences(items: Items[PreferencePair], held_out: float = 0.1) -> Pr
     return Preferences(free, validation, items.reading)
 
 
-def read_unsplit_preferences(source: str | Path) -> Items[PreferencePair]:
+def read_unsplit_preferences(source: str | Path) -> ParsedRows[PreferencePair]:
     """All pairs of `source`, in its order, cleaned. A pair that stands there again is another vote, and stays; so does
     its reverse.
 
@@ -83,21 +83,21 @@ def read_unsplit_preferences(source: str | Path) -> Items[PreferencePair]:
     without such rows, or when most of them cannot be used.
     """
     numbering, suspects = IndexBase(), AnswerReferenceCheck()
-    items = read_items(source, partial(_pair, numbering, suspects))
+    items = parse_rows(source, partial(_pair, numbering, suspects))
     if not numbering.is_known:
-        items = read_items(source, partial(_pair, IndexBase(numbering.left), suspects))
+        items = parse_rows(source, partial(_pair, IndexBase(numbering.left), suspects))
     suspects.check(items.reading.source)
-    items.reading.finish(len(items.values))
+    items.reading.finish_and_check(len(items.values))
     asked = [pair.prompt[-1].content for pair in items.values]
     both = [[getattr(pair, side) for pair in items.values] for side in ("chosen", "rejected")]
     if not all(answers_repeat_questions(asked, answers) for answers in both):
         return items
     items.reading.warnings.append("The answers begin with a copy of the prompt, which is left out.")
     pairs = [
-        PreferencePair(pair.prompt, *(without_question(side, text) for side in (pair.chosen, pair.rejected)))
+        PreferencePair(pair.prompt, *(strip_repeated_question(side, text) for side in (pair.chosen, pair.rejected)))
         for pair, text in zip(items.values, asked, strict=True)
     ]
-    return Items(pairs, items.splits, items.reading)
+    return ParsedRows(pairs, items.splits, items.reading)
 
 
 def _pair(
@@ -113,7 +113,7 @@ def _pair(
     asked = _prompt(columns)
     chosen, rejected = map(_answer, given)
     if not isinstance(chosen, str) and not isinstance(rejected, str):
-        asked, chosen, rejected = _parted(with_system(columns, asked), chosen, rejected)
+        asked, chosen, rejected = _parted(prepend_system_message(columns, asked), chosen, rejected)
     if not isinstance(chosen, str) or not isinstance(rejected, str):
         raise RowError("unlike answers", "has a text on one side and messages on the other.")
     if not asked:
@@ -125,7 +125,7 @@ def _pair(
     if chosen == rejected:
         raise RowError("equal answers", "has the same answer chosen and rejected.")
     said = (Message("assistant", chosen), Message("assistant", rejected))
-    report_turns(reading, (*asked, *said), [columns.values[name] for name in columns.used])
+    record_turn_remarks(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     _note_scores(columns, reading)
     suspects.add(columns, given)
     return PreferencePair(asked, chosen, rejected), columns
@@ -138,7 +138,7 @@ def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
         worse = (_number(value) or 0) < 0 if name == "margin" else str(value).strip().lower() == "rejected"
         if worse:
             words = f"{name} says that the rejected answer is better; the pair is read as it stands."
-            reading.noted[f"{words} Swap them if it is wrong."] += 1
+            reading.row_remarks[f"{words} Swap them if it is wrong."] += 1
     for name in columns.values:
         parts = re.split("[_ -]", name)
         if "chosen" in parts and not {*parts}.isdisjoint(SCORES):
@@ -146,7 +146,7 @@ def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
             chosen, rejected = _number(columns.values[name]), _number(columns.values.get(other))
             if chosen is not None and rejected is not None and chosen < rejected:
                 words = f"{name} is below {other}; the pair is read as it stands. Swap them if it is wrong."
-                reading.noted[words] += 1
+                reading.row_remarks[words] += 1
 
 
 def _number(value: Any) -> float | None:
@@ -170,7 +170,7 @@ def _prompt(columns: TrackedRow) -> Turns:
         value = value.get("messages")
     if name in TURNS or name == "input" and isinstance(value, list):
         columns.used.add(name)
-        return with_system(columns, (*read_history(columns), *parse_turns(value)))
+        return prepend_system_message(columns, (*read_history(columns), *parse_turns(value)))
     if is_empty(value):
         raise RowError("empty prompt", "has an empty prompt.")
     return read_question(columns, name)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from labkit.errors import LabError, counted
+from labkit.errors import LabError, count_with_noun
 
 LISTED = 5
 """Places, columns and files that are named before the rest is only counted."""
@@ -36,12 +36,12 @@ class FileRead:
 
 @dataclass
 class ReadReport:
-    """The record of one reading. All counts are of rows (documents, conversations, pairs) but `characters`.
+    """The record of one reading. All counts are of rows (documents, conversations, pairs) but `removed_characters`.
 
     read = kept + sum(dropped). dropped: by reason. unused: columns, files, lists and splits that were not read.
-    warnings: whole sentences. characters: how many cleaning took away inside the rows that were kept. noted: what is
-    odd in rows that are kept, and in how many. turn_keys: keys of their turns, or beside these, that were not read.
-    splits: how many rows were read of each split that the source names.
+    warnings: whole sentences. removed_characters: how many cleaning took away inside the rows that were kept.
+    row_remarks: what is odd in rows that are kept, and in how many. turn_keys: keys of their turns, or beside these,
+    that were not read. splits: how many rows were read of each split that the source names.
     """
 
     source: str
@@ -51,24 +51,24 @@ class ReadReport:
     dropped: Counter[str] = field(default_factory=Counter)
     unused: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    characters: int = 0
-    examples: dict[str, str] = field(default_factory=dict)
-    places: dict[str, list[str]] = field(default_factory=dict)
-    noted: Counter[str] = field(default_factory=Counter)
+    removed_characters: int = 0
+    drop_examples: dict[str, str] = field(default_factory=dict)
+    dropped_locations: dict[str, list[str]] = field(default_factory=dict)
+    row_remarks: Counter[str] = field(default_factory=Counter)
     turn_keys: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
 
-    def drop(self, reason: str, place: str = "", message: str = "", count: int = 1) -> None:
-        """Count rows that are not used. place: file and row; message: what is wrong there."""
+    def drop(self, reason: str, location: str = "", message: str = "", count: int = 1) -> None:
+        """Count rows that are not used. location: file and row; message: what is wrong there."""
         self.dropped[reason] += count
-        if place:
-            self.places.setdefault(reason, []).append(place)
-            self.examples.setdefault(reason, f"{place} {message or f'has an {reason}.'}")
+        if location:
+            self.dropped_locations.setdefault(reason, []).append(location)
+            self.drop_examples.setdefault(reason, f"{location} {message or f'has an {reason}.'}")
 
-    def finish(self, kept: int) -> ReadReport:
+    def finish_and_check(self, kept: int) -> ReadReport:
         """The record once all is read. Raises LabError when no row is left, or fewer than half of those read."""
         self.kept = kept
-        for reason, places in self.places.items():
+        for reason, places in self.dropped_locations.items():
             self.warnings.append(f"{reason}: {format_locations(places)}")
         lost = self.dropped.total() - sum(self.dropped[reason] for reason in HARMLESS)
         if 2 * lost > self.read or not kept:
@@ -79,9 +79,9 @@ class ReadReport:
         if not self.dropped:
             return f"{self.source} holds nothing to read."
         counted = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
-        if self.examples:
-            worst = max(self.examples, key=self.dropped.__getitem__)
-            return f"{self.examples[worst]} ({self.source}: {lost} of {self.read} rows cannot be used: {counted}.)"
+        if self.drop_examples:
+            worst = max(self.drop_examples, key=self.dropped.__getitem__)
+            return f"{self.drop_examples[worst]} ({self.source}: {lost} of {self.read} rows cannot be used: {counted}.)"
         return f"{self.source}: {lost} of {self.read} rows cannot be used: {counted}. Take them out, or mend them."
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,15 +97,15 @@ class ReadReport:
 
     def record(self) -> dict[str, Any]:
         """The same with the name of the source and `characters`, as report.json keeps it."""
-        return {"source": self.source, "characters": self.characters, **self.to_dict()}
+        return {"source": self.source, "characters": self.removed_characters, **self.to_dict()}
 
 
-def reading_lines(record: Mapping[str, Any]) -> list[str]:
+def format_reading_lines(record: Mapping[str, Any]) -> list[str]:
     """A record of `ReadReport.record` as lines: the counts, then a line for each thing that was odd."""
-    return [summary(record), *(f"  {warning}" for warning in record["warnings"])]
+    return [format_reading_summary(record), *(f"  {warning}" for warning in record["warnings"])]
 
 
-def summary(record: Mapping[str, Any]) -> str:
+def format_reading_summary(record: Mapping[str, Any]) -> str:
     """A record in a line: what the files are, how many rows were read, kept and dropped, and what was not used."""
     files = record["files"]
     kinds = ", ".join(dict.fromkeys(_kind(file) for file in files))
@@ -113,7 +113,7 @@ def summary(record: Mapping[str, Any]) -> str:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in record["dropped"].items()) or "none"
     line = f"{record['source']} ({held}): read {record['read']:,}, kept {record['kept']:,}, dropped {dropped}"
     if record["characters"]:
-        line += f", {counted(record['characters'], 'character')} cleaned away"
+        line += f", {count_with_noun(record['characters'], 'character')} cleaned away"
     return line + (f"; not used: {format_some_names(record['unused'])}." if record["unused"] else ".")
 
 

@@ -27,16 +27,16 @@ Convert = Callable[[Any, ReadReport], tuple[T, TrackedRow | None]]
 
 
 @dataclass(frozen=True)
-class Items(Generic[T]):
+class ParsedRows(Generic[T]):
     """What was understood, in the order of the source. splits: train, validation, test or '' for each."""
 
     values: list[T]
     splits: list[str]
     reading: ReadReport
 
-    def select(self, indices: Sequence[int]) -> Items[T]:
+    def select(self, indices: Sequence[int]) -> ParsedRows[T]:
         """These of them."""
-        return Items([self.values[i] for i in indices], [self.splits[i] for i in indices], self.reading)
+        return ParsedRows([self.values[i] for i in indices], [self.splits[i] for i in indices], self.reading)
 
     def partition(self, parts: Sequence[str]) -> tuple[list[T], list[T]]:
         """(train, validation), by the part that each belongs to; '' to neither."""
@@ -44,9 +44,9 @@ class Items(Generic[T]):
         return train, [value for value, part in zip(self.values, parts, strict=True) if part == "validation"]
 
 
-def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> Items[T]:
+def parse_rows(source: str | Path, convert: Convert[T], include_plain_text: bool = False) -> ParsedRows[T]:
     """Every row of a source, converted. A row that `convert` refuses is counted in the record, with its place.
-    plain: whether files of plain text are rows too.
+    include_plain_text: whether files of plain text are rows too.
 
     Raises LabError for a source that is not there, or most of whose files are damaged. Whether enough rows are left is
     for `ReadReport.finish` to say.
@@ -54,7 +54,7 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
     reading = ReadReport(str(source))
     values, splits = [], []
     seen, contents = ColumnsSeen(), Counter[int]()
-    for row in iterate_rows(source, reading, plain):
+    for row in iterate_rows(source, reading, include_plain_text):
         reading.read += 1
         split = row.split or _row_split(row.value)
         reading.splits[split] += 1
@@ -63,7 +63,7 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
                 raise row.value
             value, columns = convert(row.value, reading)
         except RowError as error:
-            reading.drop(error.reason, row.place, str(error))
+            reading.drop(error.reason, row.location, str(error))
             continue
         values.append(value)
         splits.append(split)
@@ -74,8 +74,8 @@ def read_items(source: str | Path, convert: Convert[T], plain: bool = False) -> 
     reading.warnings += _copies(reading.files, contents)
     reading.unused += seen.unused()
     reading.unused += [f"key {key} ({count:,} times)" for key, count in reading.turn_keys.items()]
-    reading.warnings += [f"{count:,} row{'s' * (count > 1)}: {words}" for words, count in reading.noted.items()]
-    return Items(values, splits, reading)
+    reading.warnings += [f"{count:,} row{'s' * (count > 1)}: {words}" for words, count in reading.row_remarks.items()]
+    return ParsedRows(values, splits, reading)
 
 
 def _copies(files: Sequence[FileRead], contents: Mapping[int, int]) -> Iterator[str]:
@@ -133,38 +133,38 @@ def check_trainable(columns: TrackedRow) -> None:
             )
 
 
-def report_turns(reading: ReadReport, messages: Sequence[Message], fields: Iterable[Any]) -> None:
+def record_turn_remarks(reading: ReadReport, messages: Sequence[Message], fields: Iterable[Any]) -> None:
     """Enter in the record what is to say about the turns of a row that is kept: what cleaning took away, keys that were
     not read, and marks of a template.
 
     fields: the columns that the turns were read from, as the file has them.
     """
-    reading.characters += sum(removed_characters(message.content) for message in messages)
+    reading.removed_characters += sum(removed_characters(message.content) for message in messages)
     reading.turn_keys.update(unread_keys(fields))
     found = next(filter(None, (TEMPLATES.search(message.content) for message in messages)), None)
     if found:
-        reading.noted[
+        reading.row_remarks[
             f"The text spells a chat template ({found[0]}): it is learned as text, and turns are marked again around "
             f"it. Give the turns without a template."
         ] += 1
 
 
-def iterate_rows(source: str | Path, reading: ReadReport, plain: bool) -> Iterator[SourceRow]:
+def iterate_rows(source: str | Path, reading: ReadReport, include_plain_text: bool) -> Iterator[SourceRow]:
     """The rows of all files of a source, which are entered in the record as they are read."""
     found = find_files(source)
-    reading.unused += found.passed_over
-    if found.hub:
-        splits = hub_splits(found.hub)
+    reading.unused += found.skipped
+    if found.hub_name:
+        splits = hub_splits(found.hub_name)
         for split in splits:
             reading.splits[split_of(split)] += 0
-        yield from _counted(hub_rows(found.hub, splits), FileRead(found.hub, "hub data set", None), reading)
+        yield from _counted(hub_rows(found.hub_name, splits), FileRead(found.hub_name, "hub data set", None), reading)
         return
     damaged: list[LabError] = []
     for file in found.files:
         reading.splits[file.split] += 0
         try:
             table = open_table(file)
-            if table.format == "text" and not plain:
+            if table.format == "text" and not include_plain_text:
                 kinds = ", ".join(TABLE_ENDINGS)
                 words = f"{file.name} is plain text; what is asked for is read from {kinds}."
                 raise NoRows("plain text", " ".join((words, *table.warnings)))

@@ -12,7 +12,7 @@ from labkit.text.reading.columns import QUESTIONS, TEXTS, TURNS, TrackedRow
 from labkit.text.reading.held_out import held_out_first_order, hold_out_texts, record_duplicates, use_given_splits
 from labkit.text.reading.long_text import LongText
 from labkit.text.reading.report import ReadReport, RowError
-from labkit.text.reading.rows import Items, as_columns, read_items
+from labkit.text.reading.rows import ParsedRows, as_columns, parse_rows
 from labkit.text.reading.values import as_text
 
 
@@ -34,7 +34,7 @@ def read_texts(source: str | Path, held_out: float = 0.1) -> Texts:
     return split_texts(read_unsplit_texts(source), held_out)
 
 
-def split_texts(items: Items[Text], held_out: float = 0.1) -> Texts:
+def split_texts(items: ParsedRows[Text], held_out: float = 0.1) -> Texts:
     """Documents parted as their source has it, else by size. Raises LabError where they are too short."""
     apart = use_given_splits(items.splits, items.reading)
     if apart is None:
@@ -42,7 +42,7 @@ def split_texts(items: Items[Text], held_out: float = 0.1) -> Texts:
     return Texts(*items.partition(apart), items.reading)
 
 
-def read_unsplit_texts(source: str | Path) -> Items[Text]:
+def read_unsplit_texts(source: str | Path) -> ParsedRows[Text]:
     """All documents of `source`, in its order, cleaned, without duplicates and near-duplicates: of two the
     one that is held out is kept.
 
@@ -50,28 +50,28 @@ def read_unsplit_texts(source: str | Path) -> Items[Text]:
     itself, or what stands in its column text, content, story or document. Raises LabError for a source without text,
     or when most of its rows cannot be used.
     """
-    items = read_items(source, _text, plain=True)
+    items = parse_rows(source, _text, include_plain_text=True)
     exact, near = (
         find_duplicates(items.values, held_out_first_order(items.splits)) if len(items.values) > 1 else ({}, {})
     )
     record_duplicates(exact, items.splits, items.reading)
     record_duplicates(near, items.splits, items.reading, "near duplicate")
     items = items.select([index for index in range(len(items.values)) if index not in exact and index not in near])
-    items.reading.finish(len(items.values))
+    items.reading.finish_and_check(len(items.values))
     return items
 
 
 def _text(row: Any, reading: ReadReport) -> tuple[Text, TrackedRow | None]:
     """One row -> its text, cleaned. Raises RowError where it has none."""
     if isinstance(row, LongText):  # which is cleaned whenever it is read
-        reading.characters += max(0, row.read - len(row))
+        reading.removed_characters += max(0, row.uncleaned_length - len(row))
         return row, None
     columns = as_columns(row) if isinstance(row, Mapping) else None
     raw = as_text(row) if columns is None else as_text(_column(columns))
     text = clean_text(raw)
     if not text.strip():
         raise RowError("empty text", "has no text.")
-    reading.characters += max(0, len(raw) - len(text))
+    reading.removed_characters += max(0, len(raw) - len(text))
     return text, columns
 
 

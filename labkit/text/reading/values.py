@@ -15,7 +15,7 @@ from typing import Any
 from labkit.text.clean import clean_text
 from labkit.text.reading.columns import MEDIA, is_empty
 from labkit.text.reading.report import RowError
-from labkit.text.reading.wrappers import is_turn
+from labkit.text.reading.wrappers import is_message
 from labkit.world import Message
 
 ROLES = {
@@ -80,35 +80,35 @@ def as_text(value: Any) -> str:
     )
 
 
-class Cleaned(str):
+class CleanedText(str):
     """A cleaned text. removed: how many characters cleaning took away, its ends included."""
 
     removed = 0
 
 
-def clean(value: Any) -> Cleaned:
+def clean(value: Any) -> CleanedText:
     """One field -> its text, cleaned, without blank lines at its ends and blanks at its end.
 
     Nor with one blank before it, as completions begin; more are the indentation of its first line, and stay.
     """
     raw = as_text(value)
     text = re.sub(r"\A\s*\n", "", clean_text(raw)).rstrip()
-    cleaned = Cleaned(text[1:] if re.match(r" \S", text) else text)
+    cleaned = CleanedText(text[1:] if re.match(r" \S", text) else text)
     cleaned.removed = max(0, len(raw) - len(cleaned))
     return cleaned
 
 
-def join_cleaned(parts: Iterable[Cleaned]) -> Cleaned:
+def join_cleaned(parts: Iterable[CleanedText]) -> CleanedText:
     """Some texts as one, with an empty line between those that are not empty."""
     parts = list(parts)
-    joined = Cleaned("\n\n".join(filter(None, parts)))
+    joined = CleanedText("\n\n".join(filter(None, parts)))
     joined.removed = sum(part.removed for part in parts)
     return joined
 
 
 def removed_characters(text: str) -> int:
     """How many characters cleaning took away from a text."""
-    return text.removed if isinstance(text, Cleaned) else 0
+    return text.removed if isinstance(text, CleanedText) else 0
 
 
 def as_messages(value: Any) -> tuple[Message, ...] | None:
@@ -119,7 +119,7 @@ def as_messages(value: Any) -> tuple[Message, ...] | None:
     """
     if isinstance(value, str):
         value = _parsed(value)
-    if is_turn(value):
+    if is_message(value):
         value = [value]
     for turn in value if isinstance(value, list) else ():
         if isinstance(turn, RowError):
@@ -174,11 +174,11 @@ def unread_keys(fields: Iterable[Any]) -> Iterator[str]:
     """Keys of the turns in some fields, or beside these, that have a value and were not read, once for each."""
     for field in fields:
         field = _parsed(field) if isinstance(field, str) else field
-        if isinstance(field, Mapping) and not is_turn(field) and "messages" in field:
+        if isinstance(field, Mapping) and not is_message(field) and "messages" in field:
             yield from (str(key) for key, value in field.items() if key != "messages" and not is_empty(value))
             field = field.get("messages")
         for turn in field if isinstance(field, list) else [field]:
-            if is_turn(turn):
+            if is_message(turn):
                 read = ("role" if "role" in turn else "from", _words(turn), *MASKS, "masked")
                 yield from (str(key) for key, value in turn.items() if key not in read and not is_empty(value))
 
@@ -241,7 +241,7 @@ def _parsed(text: str) -> Any:
             value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        return value if isinstance(value, list) and any(map(is_turn, value)) else text
+        return value if isinstance(value, list) and any(map(is_message, value)) else text
     if not _SAID.search(text):
         return text
     raise RowError(

@@ -22,27 +22,27 @@ class RowGroup(NamedTuple):
     split: str = ""
 
 
-class Wrapped(NamedTuple):
+class FoundRowGroups(NamedTuple):
     """The lists of rows in a value, and the names of those of its parts that are none."""
 
-    parts: list[RowGroup]
+    row_groups: list[RowGroup]
     unused: list[str]
 
 
-def find_rows(value: Any) -> Wrapped | None:
+def find_rows(value: Any) -> FoundRowGroups | None:
     """The rows in a JSON value; None where there are none. Raises LabError where several lists could be meant."""
     if isinstance(value, Mapping) and _is_viewer(value.get("rows")):
         return _of_viewer(value)
-    if is_turns(value):
-        return Wrapped([RowGroup([value])], [])
+    if is_message_list(value):
+        return FoundRowGroups([RowGroup([value])], [])
     if isinstance(value, list):
-        return Wrapped([RowGroup(value)], [])
+        return FoundRowGroups([RowGroup(value)], [])
     found = _objects(value, DEPTH) if isinstance(value, Mapping) else None
     if found is not None or not isinstance(value, Mapping):
         return found
     fields = {str(name).lower(): field for name, field in value.items()}
-    if any(name in KNOWN and isinstance(field, str) or is_turns(field) for name, field in fields.items()):
-        return Wrapped([RowGroup([value])], [])
+    if any(name in KNOWN and isinstance(field, str) or is_message_list(field) for name, field in fields.items()):
+        return FoundRowGroups([RowGroup([value])], [])
     return _named({name: inside for name, inside in value.items() if isinstance(inside, list)}, value)
 
 
@@ -50,7 +50,7 @@ def _is_viewer(rows: Any) -> bool:
     return isinstance(rows, list) and bool(rows) and all(isinstance(r, Mapping) and "row" in r for r in rows)
 
 
-def _of_viewer(value: Mapping[str, Any]) -> Wrapped:
+def _of_viewer(value: Mapping[str, Any]) -> FoundRowGroups:
     """{"rows": [{"row_idx": 0, "row": {…}, "truncated_cells": []}, …]} as the API of the hub's viewer gives them."""
     rows = [
         RowError("cut cell", "has cells that were cut (truncated_cells).") if row.get("truncated_cells") else row["row"]
@@ -58,26 +58,28 @@ def _of_viewer(value: Mapping[str, Any]) -> Wrapped:
     ]
     total = value.get("num_rows_total")
     more = [f"{total - len(rows):,} rows left out"] if isinstance(total, int) and total > len(rows) else []
-    return Wrapped([RowGroup(rows)], more)
+    return FoundRowGroups([RowGroup(rows)], more)
 
 
-def is_turns(value: Any) -> bool:
+def is_message_list(value: Any) -> bool:
     """Whether a value is one conversation: a list of messages, and not of those of a tree, which know their parent."""
-    return isinstance(value, list) and bool(value) and all(is_turn(turn) and "parent_id" not in turn for turn in value)
+    return (
+        isinstance(value, list) and bool(value) and all(is_message(turn) and "parent_id" not in turn for turn in value)
+    )
 
 
-def is_turn(value: Any) -> bool:
+def is_message(value: Any) -> bool:
     """Whether a value is a message: who says it, and what."""
     if not isinstance(value, Mapping):
         return False
     return bool({"role", "from"} & value.keys()) and bool({"content", "value", "text", "parts"} & value.keys())
 
 
-def _objects(value: Mapping[str, Any], depth: int) -> Wrapped | None:
+def _objects(value: Mapping[str, Any], depth: int) -> FoundRowGroups | None:
     """The rows that are objects or conversations, here or in an object inside."""
     columns = _from_columns(value)
     if columns is not None:
-        return Wrapped([RowGroup(columns)], [])
+        return FoundRowGroups([RowGroup(columns)], [])
     lists = {name: inside for name, inside in value.items() if _is_rows(inside) and name.lower() not in HISTORIES}
     if lists:
         return _named(lists, value)
@@ -86,16 +88,16 @@ def _objects(value: Mapping[str, Any], depth: int) -> Wrapped | None:
     if len(found) != 1:
         return None
     ((name, wrapped),) = found.items()
-    return Wrapped(wrapped.parts, [*wrapped.unused, *(f"part {other}" for other in value if other != name)])
+    return FoundRowGroups(wrapped.row_groups, [*wrapped.unused, *(f"part {other}" for other in value if other != name)])
 
 
 def _is_rows(value: Any) -> bool:
-    if not isinstance(value, list) or is_turns(value):
+    if not isinstance(value, list) or is_message_list(value):
         return False
-    return any(isinstance(row, Mapping) or is_turns(row) for row in value)
+    return any(isinstance(row, Mapping) or is_message_list(row) for row in value)
 
 
-def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> Wrapped | None:
+def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> FoundRowGroups | None:
     """The only list of rows, or the lists that are named as splits are."""
     if not lists:
         return None
@@ -109,7 +111,7 @@ def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> Wrapped 
         names = ", ".join(lists)
         raise LabError(f"holds several lists, {names}; which is meant? Keep one, or make a file of each.")
     parts = [RowGroup(rows, name if len(lists) > 1 else "", split_of(name)) for name, rows in lists.items()]
-    return Wrapped(parts, [f"part {name}" for name in value if name not in lists])
+    return FoundRowGroups(parts, [f"part {name}" for name in value if name not in lists])
 
 
 def _from_columns(value: Mapping[str, Any]) -> list[Any] | None:
@@ -135,9 +137,9 @@ def _from_columns(value: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _is_column(value: Any) -> bool:
-    if not isinstance(value, list) or is_turns(value):
+    if not isinstance(value, list) or is_message_list(value):
         return False
-    return not _is_rows(value) or all(map(is_turns, value))
+    return not _is_rows(value) or all(map(is_message_list, value))
 
 
 def _numbered(value: Mapping[str, Any]) -> bool:

@@ -47,7 +47,7 @@ def test_a_file_and_every_part_of_it_is_its_cleaned_text(tmp_path, small_blocks,
     raw = TEXT if encoding != "iso2022_jp" else "日本語の文章。\r\n\r\n\r\nabc 数 " * 200
     (tmp_path / "a.txt").write_bytes(raw.encode(encoding))
     text, whole = LongText(tmp_path / "a.txt", encoding), clean_text(raw)
-    assert str(text) == whole and len(text) == len(whole) and text.size == len(whole.encode())
+    assert str(text) == whole and len(text) == len(whole) and text.num_bytes == len(whole.encode())
     for start, stop in [(0, 10), (7, 7), (len(whole) // 3, len(whole) // 2), (len(whole) - 5, None), (1000, 1200)]:
         assert str(text[start:stop]) == whole[start:stop]
         assert str(text[start:stop][2:4]) == whole[start:stop][2:4]
@@ -62,7 +62,10 @@ def test_a_long_file_gives_what_a_short_one_gives(tmp_path, monkeypatch):
     assert not isinstance(long.train[0], str)
     assert [str(text) for text in long.train] == short.train
     assert [str(text) for text in long.validation] == short.validation
-    assert long.reading.to_dict() == short.reading.to_dict() and long.reading.characters == short.reading.characters
+    assert (
+        long.reading.to_dict() == short.reading.to_dict()
+        and long.reading.removed_characters == short.reading.removed_characters
+    )
     tokenizer = Tokenizer.train(short.train)
     assert (encode_corpus(tokenizer, long.train, tmp_path) == encode_corpus(tokenizer, short.train)).all()
 

@@ -35,7 +35,7 @@ def test_one_text_is_split_by_character(corpora):
     whole = clean_text(raw)
     assert texts.train == [whole[: int(len(whole) * 0.9)]]
     assert texts.train[0] + texts.validation[0] == whole
-    assert texts.reading.characters == len(raw) - len(whole)
+    assert texts.reading.removed_characters == len(raw) - len(whole)
 
 
 def test_real_text_reaches_a_batch_and_comes_back(corpora):

@@ -516,10 +516,10 @@ def test_an_answer_keeps_its_indentation_and_what_cleaning_takes_is_counted(tmp_
     path = jsonl(tmp_path / "rows.jsonl", [json.loads(json.dumps(row).replace("{}", str(n))) for n in range(4)])
     read, reading = talks(path)
     assert read[0] == [("user", "Which 0?"), ("assistant", "    if x:\n        y0\n\nend")]
-    assert reading.characters == 4 * (2 + 1 + 3 + 3)
+    assert reading.removed_characters == 4 * (2 + 1 + 3 + 3)
     read, reading = pairs(path)
     assert read[0] == ([("user", "Which 0?")], "    if x:\n        y0\n\nend", "No 0.")
-    assert reading.characters == 4 * (2 + 1 + 3 + 3 + 1)
+    assert reading.removed_characters == 4 * (2 + 1 + 3 + 3 + 1)
 
 
 def test_a_class_beside_a_question_is_no_judgement_of_its_answer(tmp_path):

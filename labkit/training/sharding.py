@@ -23,12 +23,14 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "to_local")
 
 
-def local(tensor: Any) -> Tensor:
+def local_shard(tensor: Any) -> Tensor:
     """This process's share of a tensor; the tensor itself where it is not sharded."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
-def map_whole(shares: Sequence[Tensor], like: Sequence[Tensor], make: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def map_full_tensors(
+    shares: Sequence[Tensor], like: Sequence[Tensor], make: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
     """This process's shares of make(whole), where `shares` are its shares of tensors that are sharded as `like`.
 
     Each whole tensor is gathered on one process, in turn, which alone computes: so many processes make as many at once.
@@ -71,7 +73,7 @@ def _scatter(whole: Tensor, share: Tensor, shape: torch.Size, owner: int) -> Ten
     return own[: len(share)]
 
 
-def write_shares(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write sharded tensors as safetensors, each process its own shares; every process comes here."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -81,8 +83,8 @@ def write_shares(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
-def read_shares(folder: Path, into: Mapping[str, Tensor]) -> None:
-    """Copy what `write_shares` wrote into tensors of the same names, whole ones or shares of as many processes as there
+def read_shards(folder: Path, into: Mapping[str, Tensor]) -> None:
+    """Copy what `write_shards` wrote into tensors of the same names, whole ones or shares of as many processes as there
     are now; every process comes here.
     """
     import torch.distributed.checkpoint as dcp
@@ -107,12 +109,12 @@ def _explain_checkpoint_errors(folder: Path) -> Iterator[None]:
         raise LabError(f"Process {rank} cannot read or write its share of {folder}: {cause}") from error
 
 
-def read_whole(file: Path, into: Mapping[str, tuple[str, Tensor]]) -> None:
+def read_full_tensors(file: Path, into: Mapping[str, tuple[str, Tensor]]) -> None:
     """Copy tensors of a safetensors file, (its name there, the tensor) each, or this process's shares of them."""
     with safe_open(str(file), "pt") as saved:
         for name, tensor in into.values():
             whole = saved.get_tensor(name)
-            local(tensor.detach()).copy_(local(_shared_as(tensor, whole)))
+            local_shard(tensor.detach()).copy_(local_shard(_shared_as(tensor, whole)))
 
 
 def _shared_as(like: Any, whole: Tensor) -> Tensor:
