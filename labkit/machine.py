@@ -55,9 +55,12 @@ def peak_matmul_flops(dtype: torch.dtype | None = None, *, seconds: float = 0.25
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """What computes in bf16 where `precision` says so and the processor can, else in fp32."""
-    import torch
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision))
 
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and has_bf16())
+
+def uses_bf16(precision: str) -> bool:
+    """Whether `precision` is bf16, and the processor can."""
+    return precision == "bf16" and has_bf16()
 
 
 @cache

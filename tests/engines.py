@@ -2,18 +2,27 @@
 
 python -m tests.engines all STEPS           {strategy: {optimizer: {stage: records}, "share": of what is held}}
 python -m tests.engines ppo STEPS FOLDER    PPO in a folder, resumed if it was begun: {"records", "hash"}
+python -m tests.engines bf16 STEPS          {stage or kind of mixer: losses}, in bf16 whatever the processor has
 """
 
+import copy
+import functools
 import json
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors.torch import save
 
+from labkit.model import Gated, Transformer
+from labkit.model.feedforward import MoE
+from labkit.model.gru import GRU
+from labkit.model.positions import NoPosition
+from labkit.model.rwkv import RWKV
 from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling, Stage, StageInputs
 from labkit.training.config import build_optimizer
 from labkit.training.engine import make_engine
@@ -25,11 +34,11 @@ from tests.tiny_alignment import TRAIN, tiny_materials
 from tests.tiny_recipe import tiny_recipe
 
 
-def stages(steps: int, optimizer: Any) -> dict[str, Stage]:
+def stages(steps: int, optimizer: Any, compile: bool = False) -> dict[str, Stage]:
     train = replace(TRAIN, steps=steps, optimizer=optimizer, max_length=128, adamw_lr=1e-3, muon_lr=1e-3)
     answers = replace(train, max_length=160, adamw_lr=3e-4, muon_lr=3e-4)
     return {
-        "pretrain": Pretrain(replace(train, gradient_accumulation_steps=2)),
+        "pretrain": Pretrain(replace(train, gradient_accumulation_steps=2, compile=compile)),
         "sft": SFT(train),
         "reward": RewardModeling(train),
         "ppo": PPO(answers, max_new_tokens=10),
@@ -61,12 +70,33 @@ def share(stage_inputs: StageInputs) -> float:
     return (sum(local_shard(p).numel() for p in engine.model.parameters()) + state) / (3 * whole)
 
 
-def every_stage(stage_inputs: StageInputs, steps: int) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        optimizer: {name: trained(stage, stage_inputs)["records"] for name, stage in stages(steps, optimizer).items()}
-        for optimizer in ("adamw", "muon")
+def every_stage(stage_inputs: StageInputs, steps: int, compile: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"share": share(stage_inputs)}
+    for optimizer in ("adamw", "muon"):
+        named = stages(steps, optimizer, compile)
+        found[optimizer] = {name: trained(stage, stage_inputs)["records"] for name, stage in named.items()}
+    return found
+
+
+def in_bf16(stage_inputs: StageInputs, steps: int) -> dict[str, list[float]]:
+    """Every stage, and pretraining with the mixers that compute a part of their work in fp32."""
+    named: dict[str, Any] = stages(steps, "adamw")
+    named = {name: replace(stage, train=replace(stage.train, precision="bf16")) for name, stage in named.items()}
+    found = {name: trained(stage, stage_inputs) for name, stage in named.items()}
+    mixers: dict[str, dict[str, Any]] = {
+        "rwkv": {"mixer": RWKV(), "position": NoPosition(), "token_shift": True},
+        "gru": {"mixer": GRU(), "position": NoPosition()},
+        "moe": {"feed_forward": MoE(Gated(32), num_experts=4, top_k=2)},
     }
-    return found | {"share": share(stage_inputs)}
+    for name, changes in mixers.items():
+        torch.manual_seed(0)
+        model = Transformer(replace(stage_inputs.model("").config, **changes))
+        found[name] = trained(named["pretrain"], replace(stage_inputs, model_of=functools.partial(_same, model)))
+    return {name: [record["loss"] for record in one["records"]] for name, one in found.items()}
+
+
+def _same(model: Transformer, name: str) -> Transformer:
+    return copy.deepcopy(model)
 
 
 def main() -> None:
@@ -78,11 +108,18 @@ def main() -> None:
     if what == "ppo":
         train = replace(stages(int(steps), "muon")["ppo"].train, checkpoint_every=2)
         found = trained(PPO(train, max_new_tokens=10), stage_inputs, Path(*folder))
+    elif what == "bf16":
+        with (
+            mock.patch("labkit.machine.has_bf16", return_value=True),
+            mock.patch("labkit.training.loop.has_bf16", return_value=True),
+        ):
+            found = in_bf16(stage_inputs, int(steps))
     else:
         for strategy in ("ddp", "fsdp") if processes.num_processes > 1 else ("ddp",):
             os.environ["LABKIT_PARALLEL"] = strategy
             parallel_config.cache_clear()
-            found[strategy] = every_stage(stage_inputs, int(steps))
+            compiled = strategy == "ddp" and processes.num_processes > 1
+            found[strategy] = every_stage(stage_inputs, int(steps), compiled)
     print(json.dumps(found))
     sys.stdout.flush()
     processes.end_training()  # a process that only exits may abort while the other still listens

@@ -1,13 +1,15 @@
 """Run by test_engines.py: train a model under a limit on this process's memory.
 
-python -m tests.limited TIMES     of the weights' bytes: what may be added to the data that is there at the start
+python -m tests.limited TIMES PRECISION     TIMES the weights' bytes may be added to the data that is there at the start
 """
 
 import resource
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -48,14 +50,19 @@ def data_bytes() -> int:
 def main() -> int:
     torch.set_num_threads(1)
     accelerator()
+    times: str
+    precision: Any
+    times, precision = sys.argv[1:]
+    train = replace(TRAIN, precision=precision)
     import_module("labkit.training.distributed")  # what it imports is no part of what is limited
     weights = 4 * sum(p.numel() for p in Transformer(SHAPE).parameters())
-    limit = data_bytes() + int(float(sys.argv[1]) * weights)
+    limit = data_bytes() + int(float(times) * weights)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
         torch.manual_seed(0)
-        for record in fit(Transformer(SHAPE), Random(), next_token_objective, TRAIN):
-            print(record.step, record.loss)
+        with mock.patch("labkit.training.loop.has_bf16", return_value=True):
+            for record in fit(Transformer(SHAPE), Random(), next_token_objective, train):
+                print(record.step, record.loss)
     except LabError as error:
         print(error, file=sys.stderr)
         return 2

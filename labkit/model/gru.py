@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from labkit.machine import disable_compile
 from labkit.model.context import ForwardContext
@@ -52,19 +53,21 @@ class GRUMixer(nn.Module):
         """x [B, T, D] -> [B, T, D], and the state after the T tokens."""
         hidden = (self.new_state(len(x), 0) if state is None else state).hidden
         with torch.autocast(x.device.type, enabled=False):  # many small steps: casting would cost more than it saves
-            hiddens = self._run(self.input(x.float()), hidden.float(), context.token_mask, context.document_starts)
+            hiddens = self._run(x.float(), hidden.float(), context.token_mask, context.document_starts)
         y = self.out(context.tap(f"{self.name}.hidden", hiddens.to(x.dtype)))
         return y, None if state is None else GRUState(hiddens[:, -1])
 
     @disable_compile  # a loop over all tokens, which would be unrolled
-    def _run(self, gates: Tensor, h: Tensor, token_mask: Tensor | None, fresh: Tensor | None) -> Tensor:
-        """W x of all tokens [B, T, 3 D], h [B, D] -> every h [B, T, D]."""
+    def _run(self, x: Tensor, h: Tensor, token_mask: Tensor | None, fresh: Tensor | None) -> Tensor:
+        """x [B, T, D], h [B, D] -> every h [B, T, D]; all in fp32."""
+        gates = F.linear(x, self.input.weight.float(), self.input.bias.float())  # [B, T, 3 D]
+        weight, bias = self.hidden.weight.float(), self.hidden.bias.float()
         hiddens = []
         for t in range(gates.shape[1]):
             if fresh is not None:
                 h = h.masked_fill(fresh[:, t, None], 0)
             x_rz, x_n = gates[:, t].split((2 * self.width, self.width), dim=-1)
-            h_rz, h_n = self.hidden(h).split((2 * self.width, self.width), dim=-1)
+            h_rz, h_n = F.linear(h, weight, bias).split((2 * self.width, self.width), dim=-1)
             r, z = (x_rz + h_rz).sigmoid().chunk(2, dim=-1)
             n = torch.tanh(x_n + r * h_n)
             new = torch.lerp(n, h, z)

@@ -157,7 +157,8 @@ class RWKVMixer(nn.Module):
         moves = WKVInputs(r, log_w, k, v, -removed, removed * self._split(rate))
         y, matrix = wkv7(moves, matrix, context.token_mask, context.document_starts)
         y = context.tap(f"{self.name}.read", y)
-        y = F.group_norm(y.flatten(0, 1).flatten(1), self.heads, self.norm.weight, self.norm.bias, self.norm.eps)
+        gain, bias = self.norm.weight.float(), self.norm.bias.float()
+        y = F.group_norm(y.flatten(0, 1).flatten(1), self.heads, gain, bias, self.norm.eps)
         extra = (r * k * self._split(self.rho)).sum(-1, keepdim=True) * v  # [B, T, H, N]
         y = (y.view(x.shape) + extra.flatten(2)).to(x.dtype)
         return self.out(y * self.gate(xs["g"])), None if state is None else RWKVState(last, matrix)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,8 @@ def _command(arguments: Sequence[str]) -> str:
 
 def _follow(events: Generator[Progress, None, None], stop: StopRequest, speaks: bool) -> bool:
     """Show events until they end, or until the user stops them: then True."""
+    from labkit.training.processes import on_any_process
+
     bar: tqdm | None = None
     try:
         for event in events:
@@ -110,12 +112,20 @@ def _follow(events: Generator[Progress, None, None], stop: StopRequest, speaks: 
                 _close(bar)
                 bar = None
                 _say(event, speaks)
-            if stop.asked:
-                events.close()  # lets fit save a checkpoint of this step
+            if event.phase == "train" and on_any_process(stop.asked):
+                _stop_all(events)
                 return True
     finally:
         _close(bar)
     return False
+
+
+def _stop_all(events: Generator[Progress, None, None]) -> None:
+    """End a run after the step that every process has just taken; `fit` saves a checkpoint of it."""
+    from labkit.training.config import StopTraining
+
+    with suppress(StopTraining):
+        events.throw(StopTraining())
 
 
 def _bar(event: Progress, speaks: bool) -> tqdm:

@@ -32,7 +32,7 @@ from labkit.runs.transactions import FolderTransaction, commit_pending, remove_p
 from labkit.stages import Stage, StageInputs
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.reading.files import find_files
-from labkit.training.config import Source, StepRecord
+from labkit.training.config import Source, StepRecord, StopTraining
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
 
@@ -77,7 +77,8 @@ def run(
     resume: continue the run in the folder from its last checkpoint; finished stages are kept. An empty folder, or
     none, is begun anew. build_on: begin with what the run in that folder has made of the stages before those named.
 
-    The folder is this process's alone until the generator ends or is closed. Whatever can be refused is refused before
+    The folder is this process's alone until the generator ends or is closed (or `StopTraining` is thrown into it, by
+    every process after the same step, which saves a checkpoint). Whatever can be refused is refused before
     the first step, and leaves the folder as it was: raises LabError for a folder in use (without `resume`), of another
     recipe or another process's, for a stage that the recipe has not or whose forerunner is missing, and all that the
     stages raise.
@@ -87,7 +88,7 @@ def run(
         opened, begun = _opened(recipe, path, resume, build_on, chosen, stack)
         try:
             yield from _made(opened, chosen, lambda: _keep(opened, begun))
-        except (GeneratorExit, KeyboardInterrupt):  # stopped, not refused: what is there can be resumed
+        except (GeneratorExit, KeyboardInterrupt, StopTraining):  # stopped, not refused: what is there can be resumed
             if begun is not None:
                 begun.commit()
             raise
@@ -309,8 +310,12 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
         ready()
     accelerator().wait_for_everyone()
     with _resumable():
-        for record in _train(run, stage, model, source):
-            yield Progress(name, "train", record.step, steps, record)
+        records = _train(run, stage, model, source)
+        for record in records:
+            try:
+                yield Progress(name, "train", record.step, steps, record)
+            except StopTraining as stop:
+                records.throw(stop)
         yield Progress(name, "evaluate", steps, steps)
         if accelerator().is_main_process:
             with clock:
@@ -328,7 +333,7 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
     yield Progress(name, "finished", steps, steps, result=folder.result)
 
 
-def _train(run: Run, stage: PreparedStage, model: nn.Module, source: Source) -> Iterator[StepRecord]:
+def _train(run: Run, stage: PreparedStage, model: nn.Module, source: Source) -> Generator[StepRecord, None, None]:
     """`fit` with all that the run knows."""
 
     def validate(trained: Any, step: int) -> dict[str, float]:

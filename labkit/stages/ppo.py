@@ -36,6 +36,7 @@ from labkit.decoding.filters import COLDEST, HOTTEST
 from labkit.errors import LabError
 from labkit.evaluation.judges import reward_judge
 from labkit.losses import clipped_policy_loss, clipped_value_loss, entropy, token_logprobs
+from labkit.machine import uses_bf16
 from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.credit import GAECredit
@@ -161,7 +162,7 @@ class PPO(Stage):
 
     def judge(self, reward_model: RewardModel, tokenizer: Tokenizer) -> Judge:
         """The reward model's number of each answer, by as many processes as hold its weights."""
-        engine = make_eval_engine(reward_model, accelerator().device)
+        engine = make_eval_engine(reward_model, accelerator().device, uses_bf16(self.train.precision))
 
         def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Sequence[float]:
             return engine.call_with_weights(

@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.decoding.best import Judge, judge_scores
 from labkit.errors import LabError
 from labkit.losses.advantages import Advantages
-from labkit.machine import all_reduce_sum, autocast
+from labkit.machine import all_reduce_sum, autocast, uses_bf16
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import Prompts
@@ -84,7 +84,7 @@ class RolloutSource:
     ):
         check_batch_size(batch_size, num_generations, world_size)
         self.prompts, self.sampler, self.judge, self.credit = prompts, sampler, judge, credit
-        self.reference = make_eval_engine(reference, accelerator().device)
+        self.reference = make_eval_engine(reference, accelerator().device, uses_bf16(precision))
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
         self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size

@@ -102,6 +102,12 @@ class TrainConfig:
         return self.lr_scale(step) * (self.muon_lr if self.optimizer == "muon" else self.adamw_lr)
 
 
+class StopTraining(BaseException):
+    """Thrown into `fit` (``generator.throw(StopTraining())``), by every process after the same step: a checkpoint is
+    saved, by all together, and training ends. No error, as KeyboardInterrupt is none.
+    """
+
+
 class StepRecord(NamedTuple):
     """One optimizer step, as `fit` yields it and metrics.jsonl keeps it.
 

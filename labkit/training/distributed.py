@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,25 +50,29 @@ class Replicated(Engine):
 class Sharded(Engine):
     """FSDP2: every process holds a share of each parameter, of its gradient and of its optimizer state.
 
-    The weights of `model` itself are let go until `finish`; a copy of its modules holds the shares.
+    The weights of `model` itself are let go until `finish`; a copy of its modules holds the shares. On a GPU they are
+    moved there block by block, and each block is sharded before the next one comes.
     """
 
     gathers = True
 
-    def __init__(self, model: nn.Module, device: torch.device, cpu_offload: bool):
+    def __init__(self, model: nn.Module, device: torch.device, bf16: bool, cpu_offload: bool):
         weights = list(model.parameters())
         super().__init__(copy.deepcopy(model, {id(p): p for p in weights}))  # modules are copied, weights are not
         self.given, self.device = model, device
         if device.type == "cpu":
             _give_back_freed_memory()
-        root = _Root(self.model)
+        root = _Root(self.model, bf16)
         self.scalars = [p for p in root.parameters() if p.ndim == 0]  # which have no dimension to be split along
         options: Any = {
             "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
             "offload_policy": CPUOffloadPolicy() if cpu_offload and device.type != "cpu" else OffloadPolicy(),
+            "mp_policy": _gathered_in_bf16() if bf16 else MixedPrecisionPolicy(),
         }
         for block in [module for module in root.modules() if isinstance(module, Block)]:
             fully_shard(block, **options)
+        for p in self.scalars:
+            p.data = p.data.to(device)
         self.root: Any = fully_shard(root, ignored_params=set(self.scalars), **options)
         for module in self._sharded_modules():
             module.set_gradient_divide_factor(1.0)
@@ -118,14 +122,25 @@ class Sharded(Engine):
 
 
 class _Root(nn.Module):
-    """What torch's engines hook into: its forward pass is any computation with the model."""
+    """What torch's engines hook into: its forward pass is any computation with the model. bf16: by autocast, as the
+    weights that a sharded model gathers are then.
+    """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, bf16: bool = False):
         super().__init__()
-        self.model = model
+        self.model, self.bf16 = model, bf16
 
     def forward(self, call: Callable[..., R], *given: Any) -> R:
-        return call(self.model, *given)
+        if not self.bf16:
+            return call(self.model, *given)
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16):
+            return call(self.model, *given)
+
+
+def _gathered_in_bf16() -> MixedPrecisionPolicy:
+    """Autocast alone would keep a copy of all weights, in bf16, from the forward pass to the backward pass."""
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def _give_back_freed_memory() -> None:

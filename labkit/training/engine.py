@@ -58,8 +58,12 @@ class Engine:
         """Give the trained weights back to the model that the engine was made of."""
 
 
-def make_engine(model: nn.Module, device: torch.device) -> Engine:
-    """What the launcher asks for (see `parallel_config`). All processes begin with the first one's weights."""
+def make_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> Engine:
+    """What the launcher asks for (see `parallel_config`). All processes begin with the first one's weights.
+
+    bf16: training computes in bf16. A sharded model's weights are then gathered in bf16, and whatever is computed with
+    them is; its shares stay in fp32.
+    """
     config = parallel_config()
     if config.activation_checkpointing:
         _checkpoint_activations(model)
@@ -68,14 +72,14 @@ def make_engine(model: nn.Module, device: torch.device) -> Engine:
     if accelerator().num_processes == 1:
         if config.strategy == "fsdp":
             warn_once("One process holds the whole model: fsdp shares it among several (torchrun --nproc-per-node 2).")
-        return Engine(model)
+        return Engine(model.to(device))
     from labkit.training.distributed import Replicated, Sharded  # which take a second to import
 
     for p in model.parameters():
         broadcast(p.data)
     if config.strategy == "fsdp":
-        return Sharded(model, device, config.cpu_offload)
-    return Replicated(model, device)
+        return Sharded(model, device, bf16, config.cpu_offload)
+    return Replicated(model.to(device), device)
 
 
 def _checkpoint_activations(model: nn.Module) -> None:
@@ -88,14 +92,14 @@ def _checkpoint_activations(model: nn.Module) -> None:
             checkpoint(block)
 
 
-def make_eval_engine(model: nn.Module, device: torch.device) -> Engine:
+def make_eval_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> Engine:
     """For a model that is read only: shares of it where the launcher asks for shares, else a copy on each process."""
-    model = model.to(device).eval()
+    model = model.eval()
     if accelerator().num_processes == 1 or parallel_config().strategy == "ddp":
-        return Engine(model)
+        return Engine(model.to(device))
     from labkit.training.distributed import Sharded
 
-    return Sharded(model, device, parallel_config().cpu_offload)
+    return Sharded(model, device, bf16, parallel_config().cpu_offload)
 
 
 @contextmanager

@@ -21,15 +21,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from torch import Tensor, nn
 
 from labkit.configs import to_dict
 from labkit.errors import LabError
 from labkit.machine import compile_or_eager, has_bf16, is_out_of_memory, warn_once
 from labkit.model.initial import current_to_older_weight_names
-from labkit.training.checkpoints import Checkpoints, MetricsLog, checkpoint_tensors, open_metrics_log
-from labkit.training.config import Evaluate, Objective, Source, StepRecord, TrainConfig, build_optimizer, fingerprint
+from labkit.training.checkpoints import Checkpoint, Checkpoints, MetricsLog, checkpoint_tensors, open_metrics_log
+from labkit.training.config import (
+    Evaluate,
+    Objective,
+    Source,
+    StepRecord,
+    StopTraining,
+    TrainConfig,
+    build_optimizer,
+    fingerprint,
+)
 from labkit.training.engine import make_engine
 from labkit.training.processes import accelerator
 from labkit.training.sharding import local_shard
@@ -59,7 +68,8 @@ def fit(
     weights), when no label counts, when the disk is full and when the folder is of another recipe.
 
     On several processes (see `labkit.training.engine`) all of them come here, and end together. By FSDP2 the weights
-    are back in `model` at the end only: after a `break`, or an error, they are in the last checkpoint.
+    are back in `model` at the end only: after a `break`, or an error, they are in the last checkpoint. A `break` saves
+    one only where no process needs the others for it; to stop all after the same step, throw `StopTraining`.
     """
     with _explain_memory(config):
         loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe, seed)
@@ -80,6 +90,9 @@ def fit(
         loop.engine.finish()
     except GeneratorExit:  # `break`: between two steps, so the weights are whole
         loop.save(together=False)
+        raise
+    except StopTraining:
+        loop.save()
         raise
     finally:
         model.eval()
@@ -104,7 +117,7 @@ class _Loop:
         self.processes = accelerator()
         self.device = self.processes.device
         self.bf16 = config.precision == "bf16" and _has_bf16()
-        self.engine = make_engine(model.to(self.device), self.device)
+        self.engine = make_engine(model, self.device, self.bf16)
         self.model = self.engine.model
         self.objective = self._compiled(objective)
         self.compiled = self.objective is not objective
@@ -210,7 +223,7 @@ class _Loop:
         """
         if self.checkpoints is None or self.saved_step == self.step:
             return
-        sources = [self.source.state_dict()]
+        sources = [{name: _on_cpu(value) for name, value in self.source.state_dict().items()}]
         if self.processes.num_processes > 1:
             if not together and (sources[0] or self.engine.gathers):
                 return
@@ -225,7 +238,7 @@ class _Loop:
         if self.written is not None:
             self.written.sync()
         plain = [{name: value for name, value in own.items() if not isinstance(value, Tensor)} for own in sources]
-        tensors = {f"source-{rank}": _tensors(own) for rank, own in enumerate(sources)}
+        tensors = {f"source-{rank}": _only_tensors(own) for rank, own in enumerate(sources)}
         state = {"step": self.step, "seconds": self.seconds, "recipe": self.recipe, "sources": plain}
         state["arithmetic"], optimizer = self._arithmetic(), self.optimizer.tensors()
         if self.engine.gathers:
@@ -233,6 +246,16 @@ class _Loop:
             self.checkpoints.save_shards(self.step, weights, tensors, state, self.processes)
         else:
             self.checkpoints.save(self.step, self.model, {"optimizer": optimizer, **tensors}, state)
+
+    def _latest_checkpoint(self) -> Checkpoint | None:
+        """The one that the main process chooses, which alone reads all files to check that they are whole."""
+        if self.checkpoints is None:
+            return None
+        saved = self.checkpoints.latest() if self.processes.is_main_process else None
+        if self.processes.num_processes > 1:
+            name = broadcast_object_list([saved and saved.folder.name])[0]
+            saved = Checkpoint(self.checkpoints.folder / name, verify=False) if name else None
+        return saved
 
     def _arithmetic(self) -> dict[str, Any]:
         """What the last bits of the weights depend on beside the recipe."""
@@ -247,7 +270,7 @@ class _Loop:
 
     def _resume(self) -> None:
         """Take up the last whole checkpoint, if there is one. Raises LabError when it is of another recipe."""
-        saved = self.checkpoints.latest() if self.checkpoints else None
+        saved = self._latest_checkpoint()
         if saved is None:
             return
         state = saved.state
@@ -271,8 +294,13 @@ class _Loop:
         self.step, self.saved_step, self.seconds = state["step"], state["step"], state["seconds"]
 
 
-def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: value.cpu() for name, value in state.items() if isinstance(value, Tensor)}
+def _on_cpu(value: Any) -> Any:
+    """From which each process can read it."""
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def _only_tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 @contextlib.contextmanager

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from labkit.errors import LabError
 
 STRATEGIES = ("ddp", "fsdp")
 """What LABKIT_PARALLEL may be."""
+_TIMEOUT = timedelta(hours=12)
+"""How long a process waits for the others: the main one annotates and evaluates for them. That one of them has died is
+known at once, by its connections and by the launcher.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,14 @@ def accelerator() -> Accelerator:
     if _is_set("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
         raise LabError("labkit shares models by FSDP2: launch with accelerate launch --use_fsdp --fsdp_version 2.")
     # Without cpu=True accelerate would see two processes on a machine without a GPU as two of one process each.
-    return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    cpu = not torch.accelerator.is_available()
+    return Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[_process_group()])
+
+
+def _process_group() -> InitProcessGroupKwargs:
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # objects, and what is offloaded, go by gloo
+        return InitProcessGroupKwargs(backend="cuda:nccl,cpu:gloo", timeout=_TIMEOUT)
+    return InitProcessGroupKwargs(timeout=_TIMEOUT)
 
 
 @cache
@@ -74,6 +87,15 @@ def parallel_config() -> ParallelConfig:
         )
     }
     return ParallelConfig("fsdp" if strategy == "fsdp" else "ddp", **asked)
+
+
+def on_any_process(true: bool) -> bool:
+    """Whether it is true on any of the processes, each of which comes here."""
+    if accelerator().num_processes == 1:
+        return true
+    count = torch.tensor(int(true))
+    torch.distributed.all_reduce(count)
+    return bool(count)
 
 
 def _is_set(variable: str) -> bool:
