@@ -18,9 +18,9 @@ SWITCHES = {
     "--cpu-offload": "LABKIT_CPU_OFFLOAD",
 }
 HELP = """Options of every command that trains, on one process or several:
-  --parallel ddp|fsdp           each process holds the whole model, or a share of it
+  --parallel ddp|fsdp           each process holds the whole model, or a shard of it
   --activation-checkpointing    less memory: compute activations again in the backward pass
-  --cpu-offload                 with fsdp: keep the shares in the processor's memory"""
+  --cpu-offload                 with fsdp: keep the shards in the processor's memory"""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """What torch says, among much else, in a process whose partner has gone."""
 

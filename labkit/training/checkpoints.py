@@ -2,7 +2,7 @@
 
     checkpoints/step-00000200/   model.safetensors  optimizer.safetensors  source.safetensors  state.json
 
-Where each process holds a share of the model, each writes its own (torch's distributed checkpoint, as safetensors):
+Where each process holds a shard of the model, each writes its own (torch's distributed checkpoint, as safetensors):
 
     checkpoints/step-00000200/   shards/  replicated.safetensors  source-0.safetensors …  state.json
 
@@ -45,7 +45,7 @@ from labkit.training.sharding import is_sharded, read_full_tensors, read_shards,
 
 KEPT = 2
 SHARDS, REPLICATED = "shards", "replicated"
-"""Of a sharded checkpoint: the folder of what each process holds a share of, and the file of what each holds whole."""
+"""Of a sharded checkpoint: the folder of what each process holds a shard of, and the file of what each holds whole."""
 
 
 def write_model(path: Path, model: nn.Module) -> None:
@@ -129,7 +129,7 @@ class Checkpoint:
 
     @property
     def sharded(self) -> bool:
-        """Whether it was written by processes that held a share each."""
+        """Whether it was written by processes that held a shard each."""
         return (self.folder / SHARDS).is_dir()
 
     def load_model(self, model: nn.Module) -> None:
@@ -137,7 +137,7 @@ class Checkpoint:
         load_model(model, str(self.folder / "model.safetensors"))
 
     def load_into(self, model: nn.Module, optimizer: Mapping[str, Tensor]) -> None:
-        """Copy weights and optimizer state into tensors that are whole, or shares of as many processes as there are
+        """Copy weights and optimizer state into tensors that are whole, or shards of as many processes as there are
         now; every process comes here.
         """
         if not self.sharded:
@@ -210,7 +210,7 @@ class Checkpoints:
         state: dict[str, Any],
         processes: Accelerator,
     ) -> None:
-        """The same where each process holds a share of the weights (`checkpoint_tensors`); every process comes here."""
+        """The same where each process holds a shard of the weights (`checkpoint_tensors`); every process comes here."""
         final, main = self.checkpoint_path(step), processes.is_main_process
         replicated = {name: tensor.detach() for name, tensor in weights.items() if not is_sharded(tensor)}
         with atomic_replace_folder(final) if main else nullcontext(hidden_sibling(final, PARTIAL)) as partial:

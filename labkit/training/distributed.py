@@ -1,4 +1,4 @@
-"""The engines of several processes: each holds a copy of the model (DDP), or a share of it (FSDP2)."""
+"""The engines of several processes: each holds a copy of the model (DDP), or a shard of it (FSDP2)."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Replicated(Engine):
 
 
 class Sharded(Engine):
-    """FSDP2: every process holds a share of each parameter, of its gradient and of its optimizer state.
+    """FSDP2: every process holds a shard of each parameter, of its gradient and of its optimizer state.
 
-    The weights of `model` itself are let go until `finish`; a copy of its modules holds the shares. On a GPU they are
+    The weights of `model` itself are let go until `finish`; a copy of its modules holds the shards. On a GPU they are
     moved there block by block, and each block is sharded before the next one comes.
     """
 
@@ -114,7 +114,7 @@ class Sharded(Engine):
             given.grad = None
 
     def _whole(self, held: Any) -> Tensor:
-        """All of a tensor, with no more memory than it needs: what is gathered has room for equal shares."""
+        """All of a tensor, with no more memory than it needs: what is gathered has room for equal shards."""
         if not isinstance(held, DTensor):
             return held
         on_device: Any = held.to(self.device)

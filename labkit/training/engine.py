@@ -1,4 +1,4 @@
-"""One model on one process or on several: each holds a copy of it (DDP) or a share of it (FSDP2).
+"""One model on one process or on several: each holds a copy of it (DDP) or a shard of it (FSDP2).
 
     engine = make_engine(model, device)
     loss_sum, count, metrics = engine.backward(objective, batch, last=True)   # engine.model's parameters have .grad
@@ -62,7 +62,7 @@ def make_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> E
     """What the launcher asks for (see `parallel_config`). All processes begin with the first one's weights.
 
     bf16: training computes in bf16. A sharded model's weights are then gathered in bf16, and whatever is computed with
-    them is; its shares stay in fp32.
+    them is; its shards stay in fp32.
     """
     config = parallel_config()
     if config.activation_checkpointing:
@@ -71,7 +71,7 @@ def make_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> E
         warn_once("--cpu-offload does nothing here: it is for --parallel fsdp on several GPUs.")
     if accelerator().num_processes == 1:
         if config.strategy == "fsdp":
-            warn_once("One process holds the whole model: fsdp shares it among several (torchrun --nproc-per-node 2).")
+            warn_once("One process holds the whole model: fsdp shards it over several (torchrun --nproc-per-node 2).")
         return Engine(model.to(device))
     from labkit.training.distributed import Replicated, Sharded  # which take a second to import
 
@@ -93,7 +93,7 @@ def _checkpoint_activations(model: nn.Module) -> None:
 
 
 def make_eval_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> Engine:
-    """For a model that is read only: shares of it where the launcher asks for shares, else a copy on each process."""
+    """For a model that is read only: shards of it where the launcher asks for shards, else a copy on each process."""
     model = model.eval()
     if accelerator().num_processes == 1 or parallel_config().strategy == "ddp":
         return Engine(model.to(device))

@@ -314,7 +314,7 @@ def _explain_memory(config: TrainConfig) -> Iterator[None]:
         raise LabError(
             f"The model with its gradients and optimizer state, and {config.batch_size} rows of {config.max_length} "
             f"tokens, do not fit in memory. Lower train.batch_size and raise train.gradient_accumulation_steps, add "
-            f"--activation-checkpointing, or share the model among more processes (--parallel fsdp)."
+            f"--activation-checkpointing, or shard the model over more processes (--parallel fsdp)."
         ) from error
 
 

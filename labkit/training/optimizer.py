@@ -118,7 +118,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @staticmethod
     def _orthogonal_shares(params: Sequence[Any], updates: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """The same of shares: each matrix is gathered on one process, which computes its update."""
+        """The same of shards: each matrix is gathered on one process, which computes its update."""
 
         def orthogonal(whole: Tensor) -> Tensor:
             return newton_schulz(whole.reshape(-1, *whole.shape[-2:]), dtype=dtype).reshape(whole.shape)

@@ -28,10 +28,10 @@ class ParallelConfig:
 
     Attributes:
         strategy: ddp: each process holds the whole model, gradients are summed (torch's DistributedDataParallel).
-            fsdp: each holds a share of weights, gradients and optimizer state, and a block's weights are gathered
+            fsdp: each holds a shard of weights, gradients and optimizer state, and a block's weights are gathered
             while it computes (torch's fully_shard, FSDP2; Zhao et al. 2023, https://arxiv.org/abs/2304.11277).
         activation_checkpointing: keep a block's input only, and compute the rest again in the backward pass.
-        cpu_offload: fsdp keeps its shares in the processor's memory, and on the GPU what is computed with.
+        cpu_offload: fsdp keeps its shards in the processor's memory, and on the GPU what is computed with.
     """
 
     strategy: Literal["ddp", "fsdp"] = "ddp"
@@ -58,7 +58,7 @@ def accelerator() -> Accelerator:
                 f"with --use_fsdp, or with torchrun and --parallel ddp or fsdp."
             )
     if _is_set("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
-        raise LabError("labkit shares models by FSDP2: launch with accelerate launch --use_fsdp --fsdp_version 2.")
+        raise LabError("labkit shards models by FSDP2: launch with accelerate launch --use_fsdp --fsdp_version 2.")
     # Without cpu=True accelerate would see two processes on a machine without a GPU as two of one process each.
     cpu = not torch.accelerator.is_available()
     return Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[_process_group()])

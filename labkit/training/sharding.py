@@ -1,4 +1,4 @@
-"""Tensors of which each process holds a share: some rows of the first dimension (a DTensor, Shard(0))."""
+"""Tensors of which each process holds a shard: some rows of the first dimension (a DTensor, Shard(0))."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from torch.nn import functional as F
 
 from labkit.errors import LabError
 
-# What torch has for shares takes a second to import, so it is imported where there are some.
+# What torch has for shards takes a second to import, so it is imported where there are some.
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether each process holds a share of the tensor."""
+    """Whether each process holds a shard of the tensor."""
     return hasattr(tensor, "to_local")
 
 
 def local_shard(tensor: Any) -> Tensor:
-    """This process's share of a tensor; the tensor itself where it is not sharded."""
+    """This process's shard of a tensor; the tensor itself where it is not sharded."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def map_full_tensors(
-    shares: Sequence[Tensor], like: Sequence[Tensor], make: Callable[[Tensor], Tensor]
+    shards: Sequence[Tensor], like: Sequence[Tensor], make: Callable[[Tensor], Tensor]
 ) -> list[Tensor]:
-    """This process's shares of make(whole), where `shares` are its shares of tensors that are sharded as `like`.
+    """This process's shards of make(whole), where `shards` are its shards of tensors that are sharded as `like`.
 
     Each whole tensor is gathered on one process, in turn, which alone computes: so many processes make as many at once.
     `make` keeps the shape.
     """
     processes, made = dist.get_world_size(), []
-    for start in range(0, len(shares), processes):
-        some, shapes = shares[start : start + processes], [one.shape for one in like[start : start + processes]]
-        whole = [_gather(share, shape, owner) for owner, (share, shape) in enumerate(zip(some, shapes, strict=True))]
+    for start in range(0, len(shards), processes):
+        some, shapes = shards[start : start + processes], [one.shape for one in like[start : start + processes]]
+        whole = [_gather(shard, shape, owner) for owner, (shard, shape) in enumerate(zip(some, shapes, strict=True))]
         mine = dist.get_rank()
         if mine < len(whole):
             whole[mine] = make(whole[mine])
@@ -48,7 +48,7 @@ def map_full_tensors(
 
 
 def _rows(shape: torch.Size) -> int:
-    """Of each share but the last ones, which may be shorter or empty."""
+    """Of each shard but the last ones, which may be shorter or empty."""
     return -(-shape[0] // dist.get_world_size())
 
 
@@ -56,25 +56,25 @@ def _padded(rows: Tensor, count: int) -> Tensor:
     return F.pad(rows, [0, 0] * (rows.ndim - 1) + [0, count - len(rows)]).contiguous()  # as gloo reads it
 
 
-def _gather(share: Tensor, shape: torch.Size, owner: int) -> Tensor:
+def _gather(shard: Tensor, shape: torch.Size, owner: int) -> Tensor:
     """The whole tensor on its owner; on the others one without rows."""
-    own = _padded(share, _rows(shape))
+    own = _padded(shard, _rows(shape))
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())] if dist.get_rank() == owner else None
     dist.gather(own, parts, dst=owner)
-    return torch.cat(parts)[: shape[0]] if parts else share[:0]
+    return torch.cat(parts)[: shape[0]] if parts else shard[:0]
 
 
-def _scatter(whole: Tensor, share: Tensor, shape: torch.Size, owner: int) -> Tensor:
+def _scatter(whole: Tensor, shard: Tensor, shape: torch.Size, owner: int) -> Tensor:
     """What the owner has of this process's rows."""
     count = _rows(shape)
     parts = list(_padded(whole, count * dist.get_world_size()).split(count)) if dist.get_rank() == owner else None
-    own = share.new_empty(count, *shape[1:])
+    own = shard.new_empty(count, *shape[1:])
     dist.scatter(own, parts, src=owner)
-    return own[: len(share)]
+    return own[: len(shard)]
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write sharded tensors as safetensors, each process its own shares; every process comes here."""
+    """Write sharded tensors as safetensors, each process its own shards; every process comes here."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
@@ -84,7 +84,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_shards(folder: Path, into: Mapping[str, Tensor]) -> None:
-    """Copy what `write_shards` wrote into tensors of the same names, whole ones or shares of as many processes as there
+    """Copy what `write_shards` wrote into tensors of the same names, whole ones or shards of as many processes as there
     are now; every process comes here.
     """
     import torch.distributed.checkpoint as dcp
@@ -106,11 +106,11 @@ def _explain_checkpoint_errors(folder: Path) -> Iterator[None]:
         rank, (cause, _) = next(iter(error.failures.items()))
         if isinstance(cause, OSError):
             raise cause from error
-        raise LabError(f"Process {rank} cannot read or write its share of {folder}: {cause}") from error
+        raise LabError(f"Process {rank} cannot read or write its shard of {folder}: {cause}") from error
 
 
 def read_full_tensors(file: Path, into: Mapping[str, tuple[str, Tensor]]) -> None:
-    """Copy tensors of a safetensors file, (its name there, the tensor) each, or this process's shares of them."""
+    """Copy tensors of a safetensors file, (its name there, the tensor) each, or this process's shards of them."""
     with safe_open(str(file), "pt") as saved:
         for name, tensor in into.values():
             whole = saved.get_tensor(name)
