@@ -23,7 +23,7 @@ from labkit.training.loop import fit
 from labkit.training.processes import accelerator
 
 SHAPE = ModelConfig(100, 32, width=512, depth=12, heads=4, feed_forward=Gated(1536))
-TRAIN = TrainConfig(3, 4, 16, optimizer="adamw", precision="fp32", checkpoint_every=0)
+TRAIN = TrainConfig(2, 4, 16, optimizer="adamw", precision="fp32", checkpoint_every=0)
 
 
 class Random:
