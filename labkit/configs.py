@@ -174,7 +174,7 @@ def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
     return cls(**{name: _value(f"{cls.__name__}.{name}", hints[name], data[name]) for name in fields if name in data})
 
 
-def union_choices(cls: type) -> dict[str, dict[str, type]]:
+def union_field_choices(cls: type) -> dict[str, dict[str, type]]:
     """The fields of a dataclass that can hold one of several dataclasses: {field: {class name: class}}; where a field
     can be None too, that is a class "None".
     """
@@ -188,7 +188,7 @@ def union_choices(cls: type) -> dict[str, dict[str, type]]:
     return {name: found for name, found in kinds.items() if len(found) > 1}
 
 
-def replace_kind(cls: type[C], current: Any, given: Mapping[str, Any] | None = None) -> C:
+def convert_config(cls: type[C], current: Any, overrides: Mapping[str, Any] | None = None) -> C:
     """A `cls` in place of `current`, with the values of the fields that both have, and those that are given; a field
     without a default or a value takes `current` itself.
     """
@@ -196,7 +196,7 @@ def replace_kind(cls: type[C], current: Any, given: Mapping[str, Any] | None = N
         return current
     fields = dataclasses.fields(typing.cast(Any, cls))
     shared = {field.name: getattr(current, field.name) for field in fields if hasattr(current, field.name)}
-    shared |= given or {}
+    shared |= overrides or {}
     needed = {field.name: current for field in fields if _required(field) and field.name not in shared}
     return cls(**shared | needed)
 

@@ -39,9 +39,9 @@ class DiskFull(LabError):
         )
 
 
-def hidden_sibling(path: Path, ending: str) -> Path:
+def hidden_sibling(path: Path, suffix: str) -> Path:
     """The hidden name beside `path` of what labkit does to it: model -> .model.labkit-partial"""
-    return path.with_name(f".{path.name}{ending}")
+    return path.with_name(f".{path.name}{suffix}")
 
 
 @contextmanager
@@ -165,14 +165,14 @@ def read_json(path: Path) -> Any:
         raise LabError(f"{path} cannot be read: it {state}") from error
 
 
-def read_object(path: Path, **needed: type) -> dict[str, Any]:
-    """The object in a JSON file. needed: keys that it must have, by the types of their values. Raises LabError, which
-    names the file, when it cannot be read or holds something else.
+def read_object(path: Path, **required_types: type) -> dict[str, Any]:
+    """The object in a JSON file. required_types: keys that it must have, by the types of their values. Raises
+    LabError, which names the file, when it cannot be read or holds something else.
     """
     value = read_json(path)
     if not isinstance(value, dict):
         raise LabError(f"{path} is damaged: it holds {_kind(value)}, not an object ({{…}}).")
-    for name, kind in needed.items():
+    for name, kind in required_types.items():
         if name not in value:
             raise LabError(f"{path} is damaged: it has no {name!r}.")
         if not isinstance(value[name], kind):

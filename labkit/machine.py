@@ -85,43 +85,45 @@ def has_compiler() -> bool:
     return headers.is_file() and any(shutil.which(name) for name in compilers)
 
 
-def compile_or_eager(run: Callable[P, R], doing: str, **options: Any) -> Callable[P, R]:
-    """`run` by torch.compile with these options; as it is, and that said once, where there is no compiler or it fails.
+def compile_or_eager(function: Callable[P, R], purpose: str, **options: Any) -> Callable[P, R]:
+    """`function` by torch.compile with these options; as it is, and that said once, where there is no compiler or it
+    fails.
 
-    doing: what goes on slower then, as "training".
+    purpose: what goes on slower then, as "training".
     """
     if not has_compiler():
         warn_once(
-            f"No C++ compiler (or no Python headers) here: {doing} continues without torch.compile, which is slower."
+            f"No C++ compiler (or no Python headers) here: {purpose} continues without torch.compile, which is slower."
         )
-        return run
+        return function
     from torch._dynamo import config as dynamo  # these take a second, which only what compiles should pay
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor.exc import InductorError
 
     # Every model and shape is a graph of its own; the default limit of 8 would end in silent eager execution.
     dynamo.recompile_limit = max(64, dynamo.recompile_limit)
-    best: Callable[P, R] = torch.compile(run, dynamic=False, **options)
+    best: Callable[P, R] = torch.compile(function, dynamic=False, **options)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal best
         try:
             return best(*args, **kwargs)
         except (BackendCompilerFailed, InductorError) as error:
-            warn_once(f"torch.compile failed, so {doing} continues without it, which is slower: {str(error)[:300]}")
-            best = run
-            return run(*args, **kwargs)
+            warn_once(f"torch.compile failed, so {purpose} continues without it, which is slower: {str(error)[:300]}")
+            best = function
+            return function(*args, **kwargs)
 
     return call
 
 
-def disable_compile(run: Callable[P, R]) -> Callable[P, R]:
-    """`run`, which torch.compile leaves as it is. As torch.compiler.disable, but that the compiler, which is longer to
-    import than the rest of torch, is imported by the first call, and not by every process that imports the function.
+def disable_compile(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, which torch.compile leaves as it is. As torch.compiler.disable, but that the compiler, which takes
+    longer to import than the rest of torch, is imported by the first call, and not by every process that imports the
+    function.
     """
     from torch._compile import _disable_dynamo
 
-    return _disable_dynamo(run)
+    return _disable_dynamo(function)
 
 
 @disable_compile
@@ -142,11 +144,11 @@ def warn_once(words: str) -> None:
     warnings.warn(words, stacklevel=3)
 
 
-def check_memory_available(size: float, what: str) -> None:
+def check_memory_available(num_bytes: float, what: str) -> None:
     """Raises LabError where `what` takes so many bytes, more than this machine has."""
     there = psutil.virtual_memory().total
-    if size > there:
-        raise LabError(f"{what} takes {size / 1e9:,.0f} GB of memory; this machine has {there / 1e9:,.0f}.")
+    if num_bytes > there:
+        raise LabError(f"{what} takes {num_bytes / 1e9:,.0f} GB of memory; this machine has {there / 1e9:,.0f}.")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

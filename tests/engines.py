@@ -25,7 +25,7 @@ from labkit.model.positions import NoPosition
 from labkit.model.rwkv import RWKV
 from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling, Stage, StageInputs
 from labkit.training.config import build_optimizer
-from labkit.training.engine import make_engine
+from labkit.training.engine import make_parallel_engine
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator, parallel_config
 from labkit.training.sharding import local_shard
@@ -64,7 +64,7 @@ def share(stage_inputs: StageInputs) -> float:
     """How much of the parameters and of the optimizer's state this process holds."""
     model = stage_inputs.model("")
     whole = sum(p.numel() for p in model.parameters())
-    engine = make_engine(model, torch.device("cpu"))
+    engine = make_parallel_engine(model, torch.device("cpu"))
     optimizer = build_optimizer(engine.model, replace(TRAIN, optimizer="adamw"))
     state = sum(local_shard(tensor).numel() for tensor in optimizer.tensors().values() if tensor.ndim)
     return (sum(local_shard(p).numel() for p in engine.model.parameters()) + state) / (3 * whole)

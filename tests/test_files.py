@@ -192,7 +192,7 @@ def save_choices(folder: Path) -> None:
 @pytest.mark.parametrize("save", [save_tokenizer, save_report, save_choices])
 @pytest.mark.parametrize("hindered", ["labkit.files.fsync_path", "labkit.files.os.replace", "pathlib.Path.touch"])
 def test_what_was_there_before_a_full_disk_is_whole(tmp_path, monkeypatch, save, hindered):
-    monkeypatch.setattr(report, "render_report", lambda folder: "<!doctype html>")
+    monkeypatch.setattr(report, "render_run_report", lambda folder: "<!doctype html>")
     save(tmp_path)
     before = tree(tmp_path)
     assert len(before) > 1

@@ -42,7 +42,7 @@ def test_the_commands_in_the_files_are_those_of_labkit():
         text = re.sub(r"\\\n#?", " ", path.read_text())
         for words in re.findall(r"labkit run([^\n]*)", text):
             found.append(path.name)
-            parse_run_arguments(launched.take_launch_options(shlex.split(words)))
+            parse_run_arguments(launched.move_launch_options_to_environment(shlex.split(words)))
     assert sorted(found) == sorted(path.name for path in LAUNCH.iterdir() if path.suffix != ".dockerignore")
 
 

@@ -48,7 +48,7 @@ def mixture(stage_inputs: StageInputs) -> dict[str, Any]:
     model = Transformer(shape)
     train = dataclasses.replace(TRAIN, steps=3, batch_size=4, max_length=16, weight_decay=0.5, adamw_lr=0.1)
     read = partial(stage_inputs.world.conversation, "train", 0)
-    source = DocumentSource(stage_inputs.tokenizer, read, 4, 16, **stage_inputs.shard_options())
+    source = DocumentSource(stage_inputs.tokenizer, read, 4, 16, **stage_inputs.seed_and_rank_options())
     records = [record.to_dict() for record in fit(model, source, next_token_objective, train)]
     weights = [weight for name, weight in model.named_parameters() if ".experts." in name]
     return {"records": records, "norms": [float(weight.norm()) for weight in weights]}

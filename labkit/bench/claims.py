@@ -81,7 +81,7 @@ def run(config: ClaimsBench, say: Callable[[str], None] = lambda line: None) -> 
     return {"preset": config.preset, "machine": machine, "runs": runs, "left_out": left_out}
 
 
-def failed(result: dict[str, Any]) -> list[str]:
+def failed_claims(result: dict[str, Any]) -> list[str]:
     """The claims that do not hold, in words."""
     return [
         f"{RunVariant(each['seed'], each['precision'], each['threads']).label}: {claim['stage']}"

@@ -19,17 +19,17 @@ FRESH = 2000
 """Added to the run's seed for conversations that its fine-tuning has not seen."""
 
 
-def time_matched_sft(path: str | Path) -> dict[str, dict[str, float]]:
+def time_matched_sft_metrics(run_path: str | Path) -> dict[str, dict[str, float]]:
     """{"ppo": metrics, "dpo": metrics} of what each policy of a finished run began with, fine-tuned for as long as the
     policy was trained, and measured as its stage measures its own.
 
     As many steps as fit into the stage's seconds at the median step of the run's own fine-tuning, on conversations
     that it has not seen, in the same schedule. Compiling does not count, which favours the control.
     """
-    run = Run.open(path)
+    run = Run.open(run_path)
     tuned, stage_inputs, found = run.latest_sft_stage(), prepare_inputs(run), {}
     if tuned is None:
-        raise LabError(f"{path} has no fine-tuned model to be trained on.")
+        raise LabError(f"{run_path} has no fine-tuned model to be trained on.")
     for folder in run.stages:
         if folder.config.reads != "preferences" or not folder.generates_text or folder.result is None:
             continue

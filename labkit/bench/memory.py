@@ -36,23 +36,23 @@ class MemoryBench:
         check_fields(self)
 
 
-def random_english_prose(size: int, ends: str = ".\n") -> str:
-    """About `size` bytes of words that are as frequent as words are (Zipf), in sentences."""
+def random_english_prose(num_bytes: int, sentence_end: str = ".\n") -> str:
+    """About `num_bytes` bytes of words that are as frequent as words are (Zipf), in sentences."""
     draw = random.Random(0)
     words = [
         "".join(draw.choices("etaoinshrdlucmfwypvbgkqjxz", range(26, 0, -1), k=draw.randint(1, 9)))
         for _ in range(40_000)
     ]
-    chosen = draw.choices(words, [1 / (rank + 3) for rank in range(len(words))], k=size // 6)
-    return "".join(" ".join(chosen[at : at + 12]).capitalize() + ends for at in range(0, len(chosen), 12))
+    chosen = draw.choices(words, [1 / (rank + 3) for rank in range(len(words))], k=num_bytes // 6)
+    return "".join(" ".join(chosen[at : at + 12]).capitalize() + sentence_end for at in range(0, len(chosen), 12))
 
 
-def random_chinese_text(size: int) -> str:
-    """About `size` bytes of Chinese characters, as frequent as these are, in clauses; no blank and no line's end."""
+def random_chinese_text(num_bytes: int) -> str:
+    """About `num_bytes` bytes of Chinese characters, as frequent as these are, in clauses; no blank, no line's end."""
     draw = random.Random(1)
     signs = [chr(0x4E00 + at) for at in range(5000)]
     draw.shuffle(signs)
-    chosen = draw.choices(signs, [1 / (rank + 5) for rank in range(len(signs))], k=size // 3)
+    chosen = draw.choices(signs, [1 / (rank + 5) for rank in range(len(signs))], k=num_bytes // 3)
     return "".join(sign + (draw.choice("，，，。") if draw.random() < 0.08 else "") for sign in chosen)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from labkit.bench.finished import check_same_recipe
 from labkit.configs import Seed, check_fields
 from labkit.errors import LabError
-from labkit.reporting.metrics import BY_KIND, COSTS, metric_info
+from labkit.reporting.metrics import BY_KIND, COSTS, metric_spec
 from labkit.runs.presets import make_recipe
 
 
@@ -78,7 +78,7 @@ def table(result: dict[str, Any]) -> str:
     """
     by_stage = result["stages"]
     names = dict.fromkeys(name for values in by_stage.values() for name in values)
-    rows = [[metric_info(name).label, *_cells(name, by_stage)] for name in names if not name.startswith(BY_KIND)]
+    rows = [[metric_spec(name).label, *_cells(name, by_stage)] for name in names if not name.startswith(BY_KIND)]
     gains = [_smallest_gain(values) for values in by_stage.values()]
     rows.append(["smallest gain of a question type over the accuracy without the story", *gains])
     kinds = [name for name in names if name.startswith("accuracy/")]
@@ -127,7 +127,7 @@ def _smallest_gain(values: dict[str, dict[str, float]]) -> str:
 
 
 def _cell(name: str, spread: dict[str, float]) -> str:
-    show = metric_info(name).format
+    show = metric_spec(name).format
     lowest, middle, highest = show(spread["lowest"]), show(spread["median"]), show(spread["highest"])
     return middle if lowest == highest else f"{middle} ({lowest}–{highest})"
 
@@ -164,10 +164,10 @@ def _report(config: RunBench, seed: int) -> dict[str, Any]:
 
 
 def _control(folder: Path) -> dict[str, dict[str, float]]:
-    """See `time_matched_sft`; made once, and kept in the run's folder."""
-    from labkit.bench.control import time_matched_sft
+    """See `time_matched_sft_metrics`; made once, and kept in the run's folder."""
+    from labkit.bench.control import time_matched_sft_metrics
 
     kept = folder / "control.json"
     if not kept.is_file():
-        kept.write_text(json.dumps(time_matched_sft(folder)), encoding="utf-8")
+        kept.write_text(json.dumps(time_matched_sft_metrics(folder)), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))

@@ -66,7 +66,7 @@ class TrainBench:
         check_fields(self)
 
 
-class Variant(NamedTuple):
+class StepVariant(NamedTuple):
     """One way to run a step. side: "ours" or "theirs"; attention: transformers' kernel; adamw: torch's form
     of it.
     """
@@ -103,7 +103,7 @@ def run(config: TrainBench | None = None, progress: Callable[[str], None] = lamb
     with _threads(config.threads):
         shapes = [_time(shape, config, precisions, compiled, progress) for shape in config.shapes]
         progress("loss curves")
-        curve = loss_curves(config.shapes[0], config.batch_size, config.loss_curve_steps)
+        curve = compare_loss_curves(config.shapes[0], config.batch_size, config.loss_curve_steps)
         threads = torch.get_num_threads()
     return {
         "torch": torch.__version__,
@@ -162,18 +162,18 @@ def _time(
     }
 
 
-def candidate_variants(precisions: tuple[str, ...]) -> list[Variant]:
+def candidate_variants(precisions: tuple[str, ...]) -> list[StepVariant]:
     """Every eager variant: ours, and theirs with each attention kernel, with each form of AdamW."""
     kernels = [("ours", "own"), ("theirs", "sdpa"), ("theirs", "eager")]
     return [
-        Variant(side, precision, attention, adamw, False)
+        StepVariant(side, precision, attention, adamw, False)
         for side, attention in kernels
         for precision in precisions
         for adamw in ("fused", "foreach")
     ]
 
 
-def _ratios(seconds: dict[Variant, float]) -> dict[str, float]:
+def _ratios(seconds: dict[StepVariant, float]) -> dict[str, float]:
     def best(side: str, compiled: bool) -> float:
         return min((s for v, s in seconds.items() if (v.side, v.compiled) == (side, compiled)), default=float("nan"))
 
@@ -184,13 +184,13 @@ def _ratios(seconds: dict[Variant, float]) -> dict[str, float]:
     return ratios
 
 
-def _interleave(runs: dict[Variant, TimedStep], *, blocks: int, steps: int) -> dict[Variant, float]:
+def _interleave(runs: dict[StepVariant, TimedStep], *, blocks: int, steps: int) -> dict[StepVariant, float]:
     """Median seconds of a step of each, taking turns; the first steps, which compile and allocate, do not
     count.
     """
     for step in runs.values():
         step(), step()
-    taken: dict[Variant, list[float]] = {variant: [] for variant in runs}
+    taken: dict[StepVariant, list[float]] = {variant: [] for variant in runs}
     for _ in range(blocks):
         for variant, step in runs.items():
             start = time.perf_counter()
@@ -221,7 +221,7 @@ def _model(shape: ModelShape) -> Any:
         return Transformer(config)
 
 
-def _step(variant: Variant, shape: ModelShape, rows: int) -> TimedStep:
+def _step(variant: StepVariant, shape: ModelShape, rows: int) -> TimedStep:
     """A training step of the variant, from the shape's own weights; each call takes the next batch, returns
     its loss.
     """
@@ -274,10 +274,10 @@ def random_batches(shape: ModelShape, batch_size: int) -> Iterator[tuple[Any, An
         yield tokens[:, :-1], tokens[:, 1:], mask
 
 
-def loss_curves(shape: ModelShape, batch_size: int, steps: int) -> dict[str, Any]:
+def compare_loss_curves(shape: ModelShape, batch_size: int, steps: int) -> dict[str, Any]:
     """The losses of both sides in fp32, nats per token, and the largest difference between them."""
     ours, theirs = (
-        _step(Variant(side, "fp32", "eager", "fused", False), shape, batch_size) for side in ("ours", "theirs")
+        _step(StepVariant(side, "fp32", "eager", "fused", False), shape, batch_size) for side in ("ours", "theirs")
     )
     curves = [[step() for _ in range(steps)] for step in (ours, theirs)]
     difference = max(abs(a - b) for a, b in zip(*curves, strict=True))

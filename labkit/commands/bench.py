@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from labkit.commands.options import parse
+from labkit.commands.options import parse_options
 from labkit.configs import Count, Seed
 from labkit.errors import count_with_noun
 from labkit.runs.arguments import Folder, Preset, Switch, default_preset
@@ -55,7 +55,7 @@ class BenchOptions:
 
 def command(arguments: list[str]) -> int:
     """`labkit bench`: its exit code."""
-    options = parse(BenchOptions, "bench", arguments)
+    options = parse_options(BenchOptions, "bench", arguments)
     from labkit.machine import describe_machine
 
     result: dict[str, Any]
@@ -93,7 +93,7 @@ def command(arguments: list[str]) -> int:
         asked = claims.ClaimsBench(options.seeds, options.preset, options.precisions, options.threads, out)
         result = claims.run(asked, lambda line: print(f"bench claims: {line}", file=sys.stderr))
         text = claims.table(result)
-        code = 1 if claims.failed(result) else 0
+        code = 1 if claims.failed_claims(result) else 0
     else:
         from labkit.bench import run
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labkit.commands.options import NewTokens, RunFolder, Stage, TopP, parse
+from labkit.commands.options import NewTokens, RunFolder, Stage, TopP, parse_options
 from labkit.configs import CountOrNone, NonNegative, Seed
 
 if TYPE_CHECKING:
@@ -95,13 +95,13 @@ def _say(talk: Conversation, message: str) -> None:
         )
 
 
-def read_message(terminal: bool) -> str | None:
+def read_message(is_terminal: bool) -> str | None:
     """The next line, with those after it that it goes on in; None at the end of the input."""
     lines: list[str] = []
     while True:
         prompt = "... " if lines else "> "
         try:
-            line = input(prompt if terminal else "")
+            line = input(prompt if is_terminal else "")
         except EOFError:
             return "\n".join(lines).strip() if lines else None
         lines.append(line.removesuffix("\\"))
@@ -194,4 +194,4 @@ class Conversation:
 
 def command(arguments: list[str]) -> int:
     """`labkit chat`: its exit code."""
-    return chat(parse(ChatOptions, "chat", arguments))
+    return chat(parse_options(ChatOptions, "chat", arguments))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from labkit.commands.options import parse
+from labkit.commands.options import parse_options
 from labkit.runs.arguments import Switch
 
 
@@ -27,9 +27,9 @@ class CompareOptions:
 
 def command(arguments: list[str]) -> int:
     """`labkit compare`: its exit code."""
-    options = parse(CompareOptions, "compare", arguments)
-    from labkit.reporting.comparison import compare_runs, comparison_table
+    options = parse_options(CompareOptions, "compare", arguments)
+    from labkit.reporting.comparison import compare_runs, format_run_comparison
 
     result = compare_runs(options.first, options.second)
-    print(json.dumps(result, indent=2) if options.json else comparison_table(result))
+    print(json.dumps(result, indent=2) if options.json else format_run_comparison(result))
     return 0

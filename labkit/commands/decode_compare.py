@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, parse
+from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, parse_options
 from labkit.configs import Count, CountOrNone
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(options: CompareOptions) -> int:
     import json
 
     from labkit.decoding.strategies import parse_strategy
-    from labkit.evaluation.strategies import compare_strategies, strategies_table
+    from labkit.evaluation.strategies import compare_strategies, format_strategies_table
     from labkit.runs.decoding import decoding_resources, world_and_prompts
     from labkit.runs.folder import Run
 
@@ -72,7 +72,7 @@ def main(options: CompareOptions) -> int:
         prompts = [one.text for one in asked]
         print(json.dumps({"prompts": prompts, "seeds": options.seeds, "strategies": rows}, indent=2))
     else:
-        print(f"{asked[0].text}\n\n{strategies_table(found)}")
+        print(f"{asked[0].text}\n\n{format_strategies_table(found)}")
     return 0
 
 
@@ -86,4 +86,4 @@ def _by_name(one: StrategyResult) -> dict[str, dict[str, float | None]]:
 
 def command(arguments: list[str]) -> int:
     """`labkit decode-compare`: its exit code."""
-    return main(parse(CompareOptions, "decode-compare", arguments))
+    return main(parse_options(CompareOptions, "decode-compare", arguments))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from labkit.commands.options import parse
+from labkit.commands.options import parse_options
 from labkit.runs.arguments import Folder
 
 
@@ -25,7 +25,7 @@ class DemoOptions:
 
 def command(arguments: list[str]) -> int:
     """`labkit demo`: its exit code."""
-    options = parse(DemoOptions, "demo", arguments)
+    options = parse_options(DemoOptions, "demo", arguments)
     from labkit.paths import demo_folder
     from labkit.reporting.terminal import run_with_progress
     from labkit.runs.pipeline import run

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from labkit.commands.options import RunFolder, parse
+from labkit.commands.options import RunFolder, parse_options
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ExportOptions:
 
 def command(arguments: list[str]) -> int:
     """`labkit export`: its exit code."""
-    options = parse(ExportOptions, "export", arguments)
+    options = parse_options(ExportOptions, "export", arguments)
     from labkit.hub.export import export
     from labkit.runs.folder import Run
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, TopP, parse
+from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, TopP, parse_options
 from labkit.configs import Count, CountOrNone, NonNegative, Seed
 
 
@@ -101,4 +101,4 @@ def print_generations(options: GenerateOptions) -> int:
 
 def command(arguments: list[str]) -> int:
     """`labkit generate`: its exit code."""
-    return print_generations(parse(GenerateOptions, "generate", arguments))
+    return print_generations(parse_options(GenerateOptions, "generate", arguments))

@@ -25,7 +25,7 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """What torch says, among much else, in a process whose partner has gone."""
 
 
-def take_launch_options(arguments: list[str]) -> list[str]:
+def move_launch_options_to_environment(arguments: list[str]) -> list[str]:
     """The arguments without the options of this file, which are set as environment variables. Raises LabError for a
     value that an option has not.
     """
@@ -45,14 +45,14 @@ def take_launch_options(arguments: list[str]) -> list[str]:
     return rest
 
 
-def process_count() -> int:
+def launched_process_count() -> int:
     """How many processes the launcher has started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def silence_ddp_warnings() -> None:
     """Before torch is imported: DDP warns, in every process, of each first step in which all parameters were used."""
-    if process_count() > 1:
+    if launched_process_count() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
@@ -68,15 +68,15 @@ def report_process_failure(error: Exception) -> int:
     return 1
 
 
-def exit_at_once_on_failure(code: int) -> int:
+def exit_at_once_on_failure(exit_code: int) -> int:
     """The exit code. Of several processes one that failed leaves at once, as what Python does at its end would wait for
     the others, and they for it; those that have ended well wait for each other.
     """
-    if process_count() > 1:
+    if launched_process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        if code:
-            os._exit(code)
+        if exit_code:
+            os._exit(exit_code)
         if "labkit.training.processes" in sys.modules:
             sys.modules["labkit.training.processes"].accelerator().end_training()
-    return code
+    return exit_code

@@ -14,7 +14,7 @@ from importlib import import_module
 
 from labkit.commands import launched
 from labkit.commands.console import configure_standard_streams, one_line_warnings
-from labkit.commands.stage_kinds import stage_kinds
+from labkit.commands.stage_descriptions import stage_descriptions
 from labkit.errors import LabError
 
 COMMANDS = {
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     try:
         with one_line_warnings():
-            code = _dispatch(launched.take_launch_options(given))
+            code = _dispatch(launched.move_launch_options_to_environment(given))
         sys.stdout.flush()
         return code
     except LabError as error:
@@ -64,7 +64,7 @@ def _run(given: list[str]) -> int:
         print(f"labkit: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if launched.process_count() == 1:
+        if launched.launched_process_count() == 1:
             raise
         return launched.report_process_failure(error)
 
@@ -79,7 +79,7 @@ def _dispatch(given: list[str]) -> int:
         print(f"labkit {__version__}")
         return 0
     name, rest = given[0], given[1:]
-    if name not in COMMANDS and name.partition("-")[0] in stage_kinds():
+    if name not in COMMANDS and name.partition("-")[0] in stage_descriptions():
         from labkit.commands import stage
 
         return stage.command(name, rest)
@@ -91,7 +91,7 @@ def _dispatch(given: list[str]) -> int:
 def _lines() -> dict[str, str]:
     """The commands and what they do, those of the stages behind the first."""
     (first, line), *others = COMMANDS.items()
-    stages = {kind: f"train one stage: {said.description}" for kind, said in stage_kinds().items()}
+    stages = {kind: f"train one stage: {said.description}" for kind, said in stage_descriptions().items()}
     return {first: line, **stages, **dict(others)}
 
 

@@ -18,12 +18,12 @@ NewTokens = Annotated[int, Range(1, 2**20)]
 TopP = Annotated[float, Range(0, 1, exclude_low=True)]
 
 
-def parse(options: type[T], command: str, arguments: list[str], description: str | None = None) -> T:
+def parse_options(options: type[T], command: str, arguments: list[str], description: str | None = None) -> T:
     """A command's options. description: what --help says first, in place of the docstring of `options`.
 
     Raises LabError for flags that there are not, and for values that their types refuse.
     """
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
-    parsed: T = flags.parse(options, prog, arguments, config=config, description=description)
+    parsed: T = flags.parse_flags(options, prog, arguments, config=config, description=description)
     check_fields(parsed)
     return parsed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from labkit.commands.options import parse
+from labkit.commands.options import parse_options
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ReadOptions:
     """Print rows and counts as JSON."""
 
 
-def read_command(options: ReadOptions) -> int:
+def print_data_source(options: ReadOptions) -> int:
     """Print what a source is understood as. Raises LabError where `labkit run` would: where only nothing can be held
     out of it, once its rows are shown.
     """
@@ -52,7 +52,7 @@ def read_command(options: ReadOptions) -> int:
     from labkit.text.reading.report import format_reading_lines
 
     rows, reading, refusal = _read(options.source, options.kind)
-    print("\n".join(format_reading_lines(reading.record())))
+    print("\n".join(format_reading_lines(reading.to_report_record())))
     for row in rows[: SHOWN if options.rows is None else max(0, options.rows)]:
         print("\n" + format_row(row))
     if refusal is not None:
@@ -104,16 +104,19 @@ def _refusal(split: Callable[[Any], Any], items: ParsedRows[Any]) -> LabError | 
     return None
 
 
-def format_row(row: dict[str, Any], max_characters: int = 400) -> str:
+def format_row(row: dict[str, Any], max_characters_per_text: int = 400) -> str:
     """One row for a reader: who says what, each cut after so many characters, which is said."""
     said = [(m["role"], m["content"]) for m in row.get("messages", row.get("prompt", []))]
     said += [(name, row[name]) for name in ("text", "chosen", "rejected") if name in row]
     more = [
-        f" … ({len(text) - max_characters:,} characters more)" if len(text) > max_characters else "" for _, text in said
+        f" … ({len(text) - max_characters_per_text:,} characters more)" if len(text) > max_characters_per_text else ""
+        for _, text in said
     ]
-    return "\n".join(f"{name}: {text[:max_characters]}{rest}" for (name, text), rest in zip(said, more, strict=True))
+    return "\n".join(
+        f"{name}: {text[:max_characters_per_text]}{rest}" for (name, text), rest in zip(said, more, strict=True)
+    )
 
 
 def command(arguments: list[str]) -> int:
     """`labkit read`: its exit code."""
-    return read_command(parse(ReadOptions, "read", arguments))
+    return print_data_source(parse_options(ReadOptions, "read", arguments))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from labkit.commands.options import parse
+from labkit.commands.options import parse_options
 from labkit.runs.arguments import Preset, default_preset
 
 
@@ -25,7 +25,7 @@ class RecipeOptions:
 
 def command(arguments: list[str]) -> int:
     """`labkit recipe`: its exit code."""
-    options = parse(RecipeOptions, "recipe", arguments)
+    options = parse_options(RecipeOptions, "recipe", arguments)
     from labkit.runs.folder import Run
     from labkit.runs.plan import format_plan
     from labkit.runs.presets import make_recipe
@@ -42,11 +42,11 @@ def _print_fields(flag: str, value: Any) -> None:
     if not dataclasses.is_dataclass(value):
         print(flag.replace("_", "-"), value)
         return
-    from labkit.configs import union_choices
+    from labkit.configs import union_field_choices
 
     for field in dataclasses.fields(value):
         name, inside = f"{flag}.{field.name}", getattr(value, field.name)
-        if field.name in union_choices(type(value)):
+        if field.name in union_field_choices(type(value)):
             if inside is None:  # nothing that a flag could set
                 continue
             print(name.replace("_", "-"), type(inside).__name__)

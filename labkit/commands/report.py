@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labkit.commands.options import RunFolder, parse
+from labkit.commands.options import RunFolder, parse_options
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class ReportOptions:
 
 def command(arguments: list[str]) -> int:
     """`labkit report`: its exit code."""
-    options = parse(ReportOptions, "report", arguments)
+    options = parse_options(ReportOptions, "report", arguments)
     from labkit.reporting.page import write_report
-    from labkit.reporting.terminal import format_run_summary
+    from labkit.reporting.terminal import format_run_metrics
 
     written = write_report(options.run)
-    print(f"{format_run_summary(options.run)}\n\nThe whole report: {written}")
+    print(f"{format_run_metrics(options.run)}\n\nThe whole report: {written}")
     return 0

@@ -21,10 +21,10 @@ def command(arguments: list[str]) -> int:
     events = run(recipe, out, options.stages or None, options.resume, build_on)
     stages = ["--stages", *options.stages] if options.stages else []
     go_on = ["run", "--out", str(out), "--resume", *stages]
-    return run_with_progress(events, out, lambda: go_on if holds_run_of(out, recipe) else ["run", *arguments])
+    return run_with_progress(events, out, lambda: go_on if holds_run_of_recipe(out, recipe) else ["run", *arguments])
 
 
-def holds_run_of(path: Path, recipe: Recipe) -> bool:
+def holds_run_of_recipe(path: Path, recipe: Recipe) -> bool:
     """Whether the folder holds a run of this recipe; not, where it was stopped before anything was written."""
     from labkit.runs.folder import Run
 

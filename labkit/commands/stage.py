@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.commands.options import RunFolder, parse
-from labkit.commands.run import holds_run_of
-from labkit.commands.stage_kinds import stage_kinds
+from labkit.commands.options import RunFolder, parse_options
+from labkit.commands.run import holds_run_of_recipe
+from labkit.commands.stage_descriptions import stage_descriptions
 from labkit.errors import LabError
 from labkit.runs.arguments import Switch, default_preset
 from labkit.runs.settings import override_parts
@@ -36,7 +36,7 @@ class StageOptions:
 
 def _description(name: str) -> str:
     """What --help says of a stage of this name before its flags."""
-    kind = stage_kinds()[name.partition("-")[0]]
+    kind = stage_descriptions()[name.partition("-")[0]]
     about = f"{kind.title}. {kind.about}"
     return f"{about}\n\n{inspect.cleandoc(StageOptions.__doc__ or '').replace('STAGE', name)}"
 
@@ -45,7 +45,7 @@ def command(name: str, arguments: list[str]) -> int:
     """`labkit STAGE RUN`: its exit code. name: of the stage."""
     folder, *after = arguments or ["--help"]
     if folder in ("-h", "--help"):
-        parse(StageOptions, name, ["--help"], _description(name))
+        parse_options(StageOptions, name, ["--help"], _description(name))
     if folder.startswith("-"):
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
     from labkit.reporting.terminal import run_with_progress
@@ -70,7 +70,7 @@ def command(name: str, arguments: list[str]) -> int:
 
     def go_on() -> list[str]:
         """The same command, without what is done already."""
-        left = holds_run_of(path, asked) and not Run.open(path).stage(name).finished
+        left = holds_run_of_recipe(path, asked) and not Run.open(path).stage(name).finished
         return [name, folder] if left else [name, *arguments]
 
     if fresh:

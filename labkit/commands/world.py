@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from labkit.commands.options import parse
+from labkit.commands.options import parse_options
 from labkit.configs import Count, Seed
 
 if TYPE_CHECKING:
@@ -77,4 +77,4 @@ def _scores(world: World, task: Task, response: str) -> Iterator[str]:
 
 def command(arguments: list[str]) -> int:
     """`labkit world`: its exit code."""
-    return show_world(parse(WorldOptions, "world", arguments))
+    return show_world(parse_options(WorldOptions, "world", arguments))

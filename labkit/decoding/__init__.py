@@ -23,7 +23,14 @@ from labkit.decoding.filters import (
 from labkit.decoding.generate import generate
 from labkit.decoding.speculative import SpeculativeResult, speculative_decode
 from labkit.decoding.stops import StopStrings
-from labkit.decoding.stream import Candidate, FilterEffect, TracedStep, stream_tokens, trace_forced, trace_generation
+from labkit.decoding.stream import (
+    CandidateToken,
+    FilterEffect,
+    TracedStep,
+    stream_tokens,
+    trace_generation,
+    trace_given_tokens,
+)
 
 __all__ = [
     "SpeculativeResult",
@@ -31,7 +38,7 @@ __all__ = [
     "Banned",
     "Beam",
     "BestOfN",
-    "Candidate",
+    "CandidateToken",
     "FilterEffect",
     "Epsilon",
     "Filter",
@@ -53,7 +60,7 @@ __all__ = [
     "best_of_n",
     "contrastive_search",
     "generate",
-    "trace_forced",
+    "trace_given_tokens",
     "speculative_decode",
     "stream_tokens",
     "trace_generation",

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, check_tokens_remain, filter_logits, logits_after_each
-from labkit.decoding.prompts import check_generation_size, check_prompt_fits
+from labkit.decoding.filters import Filter, History, check_tokens_remain, filter_logits, logits_after_each_filter
+from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import EncoderOutput
@@ -85,7 +85,7 @@ def beam_steps(
     """
     _check(beams, groups, diversity, length_penalty)
     check_prompt_fits(model, prompt)
-    check_generation_size(model, beams, len(prompt), max_new_tokens)
+    check_generation_memory(model, beams, len(prompt), max_new_tokens)
     room = min(max_new_tokens, model.config.context - len(prompt))
     width, device = beams // groups, model.embedding.weight.device
     pools = [_Pool(width, length_penalty, early_stopping, room, stop) for _ in range(groups)]
@@ -104,7 +104,7 @@ def beam_steps(
         logprobs = filter_logits(filters, raw, history).cpu()
         _advance(pools, logprobs.split(width), diversity, set(stop_ids), step, tree)
         if not any(pool.finished or pool.open for pool in pools):
-            check_tokens_remain(filters, logits_after_each(filters, raw, history))
+            check_tokens_remain(filters, logits_after_each_filter(filters, raw, history))
         if not any(pool.open for pool in pools):
             break
         yield _standing(pools, tree)
@@ -190,7 +190,7 @@ class _Pool:
             row, token = divmod(place, V)
             before = self.running[row]
             logprob, tokens = before.logprob + float(own[row, token]), [*before.tokens, token]
-            said = self.stop is not None and self.stop.has_stop(tokens)
+            said = self.stop is not None and self.stop.ends_with_stop(tokens)
             stops_here = said or token in stops
             fate: BeamOutcome = "pruned"
             if (stops_here or last) and rank < self.width:

@@ -10,7 +10,7 @@ import torch
 
 from labkit.decoding.filters import Filter
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import check_generation_size, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
@@ -76,7 +76,7 @@ def best_of_n_steps(
     if n < 1:
         raise LabError(f"The best is chosen of at least one answer, not {n}.")
     check_prompt_fits(model, prompt)
-    check_generation_size(model, n, len(prompt), max_new_tokens)
+    check_generation_memory(model, n, len(prompt), max_new_tokens)
     draws = torch.rand(1, n, max_new_tokens, generator=generator)
     common: dict[str, Any] = {"filters": filters, "stop_ids": stop_ids, "stop": stop, "sources": sources}
     answers: list[list[int]] = []

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.decoding.filters import Allowed, Banned, Filter, filter_logits, need_history
+from labkit.decoding.filters import Allowed, Banned, Filter, any_needs_history, filter_logits
 from labkit.decoding.generate import left_pad, sample_by_inverse_cdf
-from labkit.decoding.prompts import check_generation_size, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
 from labkit.errors import LabError
 from labkit.machine import compile_or_eager
 from labkit.model.mixers import KVCache, SelfAttention
@@ -81,9 +81,9 @@ class CompiledGenerator:
         filters: Sequence[Filter] = (),
         bf16: bool = False,
     ):
-        if not can_compile(model):
+        if not supports_compiled_generation(model):
             raise LabError("Only models of attention without an encoder are compiled for generation; use generate.")
-        if need_history(filters):
+        if any_needs_history(filters):
             raise LabError("Filters that need the tokens so far are not compiled; use generate.")
         if any(isinstance(one, Banned | Allowed) for one in filters):  # nobody looks whether they leave a token
             raise LabError("Filters that ban or allow single tokens are not compiled; use generate.")
@@ -92,7 +92,7 @@ class CompiledGenerator:
         self.model, self.batch_size, self.filters = _in_bf16(model) if bf16 else model, batch_size, tuple(filters)
         config, like = model.config, self.model.embedding.weight
         self.length = 2 * config.context if max_length is None else max_length
-        shape = (batch_size, config.attention.key_value_heads, self.length, config.attention.head_dim)
+        shape = (batch_size, config.attention_config.key_value_heads, self.length, config.attention_config.head_dim)
         self.caches = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.depth)]
         self.mask = torch.zeros(batch_size, self.length, dtype=torch.bool, device=like.device)
         self.positions = torch.zeros(batch_size, self.length, dtype=torch.int64, device=like.device)
@@ -117,7 +117,7 @@ class CompiledGenerator:
         """
         for i, prompt in enumerate(prompts):
             check_prompt_fits(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
-        check_generation_size(self.model, self.batch_size, max(map(len, prompts), default=0), max_new_tokens)
+        check_generation_memory(self.model, self.batch_size, max(map(len, prompts), default=0), max_new_tokens)
         if uniform_draws is None:
             uniform_draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)
         draws = uniform_draws[:, 0]
@@ -190,7 +190,7 @@ class CompiledGenerator:
         return sample_by_inverse_cdf(filter_logits(self.filters, logits), u)
 
 
-def can_compile(model: Transformer) -> bool:
+def supports_compiled_generation(model: Transformer) -> bool:
     """Whether a `CompiledGenerator` can write with this model: one of attention, without an encoder."""
     return isinstance(model.config.mixer, SelfAttention) and model.encoder is None
 

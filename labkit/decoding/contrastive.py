@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.decoding.filters import check_tokens_remain
-from labkit.decoding.prompts import check_generation_size, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import EncoderOutput
@@ -25,12 +25,12 @@ def contrastive_search(model: Transformer, prompt: Sequence[int], **options: Any
 
 class ContrastiveCandidate(NamedTuple):
     """A candidate: its probability, the largest cosine between its vector and those of all tokens before, and the score
-    by which it is ranked, (1 - alpha) · probability - alpha · similarity.
+    by which it is ranked, (1 - alpha) · probability - alpha · max_similarity.
     """
 
     token: int
     probability: float
-    similarity: float
+    max_similarity: float
     score: float
 
 
@@ -76,7 +76,7 @@ def contrastive_steps(
     _check(k, alpha)
     check_prompt_fits(model, prompt)
     k = min(k, model.config.vocabulary)
-    check_generation_size(model, k, len(prompt), max_new_tokens)
+    check_generation_memory(model, k, len(prompt), max_new_tokens)
     device = model.embedding.weight.device
     room = min(max_new_tokens, model.config.context - len(prompt))
     model.eval()
@@ -98,7 +98,7 @@ def contrastive_steps(
         if int(tokens[best]) in stop_ids:
             break
         written = [*written, int(tokens[best])]
-        if stop is not None and stop.has_stop(written):
+        if stop is not None and stop.ends_with_stop(written):
             yield stop.cut_at_stop(written)
             return
         yield written

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, apply_filters, need_history
-from labkit.decoding.prompts import check_generation_size, check_prompt_fits, encode_sources
+from labkit.decoding.filters import Filter, History, any_needs_history, apply_filters
+from labkit.decoding.prompts import check_generation_memory, check_prompt_fits, encode_sources
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import EncoderOutput
@@ -49,7 +50,7 @@ def generate(
     for i, prompt in enumerate(prompts):
         check_prompt_fits(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
     longest = max(map(len, prompts), default=0)
-    check_generation_size(
+    check_generation_memory(
         model, min(max(batch_size, num_return_sequences), len(prompts) * num_return_sequences), longest, max_new_tokens
     )
     if uniform_draws is None:
@@ -102,7 +103,7 @@ def _write(
     writing = torch.ones_like(rows, dtype=torch.bool)  # and which of these have not ended
     for step in range(draws.shape[1]):
         history = (
-            History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if need_history(filters) else None
+            History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if any_needs_history(filters) else None
         )
         logits = apply_filters(filters, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
         token = sample_by_inverse_cdf(logits, draws[rows, step])
@@ -113,7 +114,7 @@ def _write(
         lengths[rows] += writing
         writing = writing & (lengths[rows] < room[rows])
         if stop is not None:
-            ended = [stop.has_stop(row) for row in new[rows, : step + 1].tolist()]
+            ended = [stop.ends_with_stop(row) for row in new[rows, : step + 1].tolist()]
             writing = writing & ~torch.tensor(ended, device=device)
         if step + 1 == draws.shape[1] or not writing.any():
             break
@@ -129,25 +130,30 @@ def _write(
     return written if stop is None else [stop.cut_at_stop(row) for row in written]
 
 
-def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts as tokens, positions and mask, each [B, T], padded on the left so that all end in the last
-    column.
-
-    Each prompt's own positions start at 0; the mask is True for its tokens and False for the padding before
-    them.
+class LeftPadded(NamedTuple):
+    """Prompts padded on the left so that all end in the last column, each field [B, T]. Each prompt's own positions
+    start at 0; the mask is True for its tokens and False for the padding before them.
     """
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+
+
+def left_pad(prompts: Sequence[Sequence[int]]) -> LeftPadded:
+    """Prompts of any lengths as one batch."""
     T = max(len(prompt) for prompt in prompts)
     tokens = torch.tensor([[0] * (T - len(prompt)) + list(prompt) for prompt in prompts])
     columns = torch.arange(T)
     padding = torch.tensor([[T - len(prompt)] for prompt in prompts])
-    return tokens, (columns - padding).clamp(min=0), columns >= padding
+    return LeftPadded(tokens, (columns - padding).clamp(min=0), columns >= padding)
 
 
-def sample_by_inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
-    """The token [B] at which the running sum of softmax(logits [B, V]) first passes u [B], a number in [0,
+def sample_by_inverse_cdf(logits: Tensor, uniform_draws: Tensor) -> Tensor:
+    """The token [B] at which the running sum of softmax(logits [B, V]) first passes uniform_draws [B], a number in [0,
     1).
 
     Summed in double precision, so that a token of probability 0 is never drawn by rounding.
     """
     passed = logits.softmax(-1).double().cumsum(-1)
-    return torch.searchsorted(passed, u.double().unsqueeze(-1) * passed[:, -1:], right=True).squeeze(-1)
+    return torch.searchsorted(passed, uniform_draws.double().unsqueeze(-1) * passed[:, -1:], right=True).squeeze(-1)

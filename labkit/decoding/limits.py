@@ -15,16 +15,16 @@ WIDTH = {"beam": "beams", "contrastive": "k", "best": "n"}
 
 class GenerationCost(NamedTuple):
     """batch_size: texts that are written at once. tokens: that models read, in all rows. flops: floating-point
-    operations of these readings. memory: bytes of the keys and values of all rows.
+    operations of these readings. memory_bytes: bytes of the keys and values of all rows.
     """
 
     batch_size: int
     tokens: int
     flops: float
-    memory: float
+    memory_bytes: float
 
 
-MAX_PAGE_COST = GenerationCost(batch_size=32, tokens=20_000, flops=4e12, memory=1e9)
+MAX_PAGE_COST = GenerationCost(batch_size=32, tokens=20_000, flops=4e12, memory_bytes=1e9)
 """What one visitor of a page may ask for: under half a minute of two cores."""
 
 
@@ -45,9 +45,11 @@ def generation_cost(strategy: Strategy, prompt_tokens: int, new_tokens: int, mod
     length = prompt_tokens + new
     tokens = prompt_tokens + read
     attended = length if isinstance(config.mixer, SelfAttention) else 1
-    vector = config.attention.key_value_heads * config.attention.head_dim
+    vector = config.attention_config.key_value_heads * config.attention_config.head_dim
     memory = 8.0 * rows * attended * config.depth * vector  # keys and values in fp32
-    return GenerationCost(rows, tokens, tokens * model.flops_per_token(length) / 3, memory)  # a forward pass is a third
+    return GenerationCost(
+        rows, tokens, tokens * model.training_flops_per_token(length) / 3, memory
+    )  # a forward pass is a third
 
 
 def check_generation_cost(
@@ -65,7 +67,8 @@ def check_generation_cost(
         "batch_size": f"{found.batch_size:,} texts at once; here at most {max_cost.batch_size:,}",
         "tokens": f"{found.tokens:,} tokens to read; here at most {max_cost.tokens:,}",
         "flops": f"{found.flops / 1e12:,.1f} TFLOP; here at most {max_cost.flops / 1e12:,.1f}",
-        "memory": f"{found.memory / 1e9:,.1f} GB of keys and values; here at most {max_cost.memory / 1e9:,.1f}",
+        "memory_bytes": f"{found.memory_bytes / 1e9:,.1f} GB of keys and values; here at most "
+        f"{max_cost.memory_bytes / 1e9:,.1f}",
     }
     for name, words in said.items():
         if getattr(found, name) > getattr(max_cost, name):

@@ -33,7 +33,7 @@ def mean_score(values: Sequence[float]) -> ScoreInterval:
     return ScoreInterval(statistics.fmean(known), SURE * error)
 
 
-def jackknife(statistic: Callable[[Sequence[Tokens]], float], texts: Sequence[Tokens]) -> ScoreInterval:
+def jackknife_interval(statistic: Callable[[Sequence[Tokens]], float], texts: Sequence[Tokens]) -> ScoreInterval:
     """A measure of texts together; its interval from what it would be without each of them (Efron and Stein, The
     Jackknife Estimate of Variance, 1981).
     """
@@ -64,7 +64,7 @@ def mean_logprobs(model: Transformer, prompt: Tokens, texts: Sequence[Tokens]) -
     return [float(row[: len(text)].mean()) if text else math.nan for row, text in zip(own, texts, strict=True)]
 
 
-def repetition(tokens: Tokens, n: int = 4) -> float:
+def repeated_ngram_share(tokens: Tokens, n: int = 4) -> float:
     """Share of a text's runs of n tokens that stood in it before: seq-rep-n of Neural Text Generation with Unlikelihood
     Training, https://arxiv.org/abs/1908.04319. 0 for a shorter text.
     """
@@ -72,7 +72,7 @@ def repetition(tokens: Tokens, n: int = 4) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def distinct(texts: Sequence[Tokens], n: int = 2) -> float:
+def distinct_ngram_share(texts: Sequence[Tokens], n: int = 2) -> float:
     """Different runs of n tokens of all texts together, for each run: A Diversity-Promoting Objective Function for
     Neural Conversation Models, https://arxiv.org/abs/1510.03055. 0 for no run.
     """

@@ -10,9 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, apply_filters, check_tokens_remain, logits_after_each, need_history
+from labkit.decoding.filters import (
+    Filter,
+    any_needs_history,
+    apply_filters,
+    check_tokens_remain,
+    logits_after_each_filter,
+)
 from labkit.decoding.generate import sample_by_inverse_cdf
-from labkit.decoding.prompts import check_generation_size, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.transformer import State, Transformer
@@ -59,7 +65,7 @@ def speculative_steps(
     ask what was written, and as `check_prompt_fits`.
     """
     _check(model, draft, ahead, filters)
-    check_generation_size(model, 1, len(prompt), max_new_tokens)
+    check_generation_memory(model, 1, len(prompt), max_new_tokens)
     context = min(model.config.context, draft.config.context)
     for one in (model, draft):
         check_prompt_fits(one, prompt)
@@ -79,14 +85,14 @@ def speculative_steps(
         unread = [*written[states[0].length :], *guesses]
         logits = model(torch.tensor([unread], device=device), state=states[0])[0].float()[-count - 1 :]
         readings, guessed = readings + 1, guessed + count
-        seen = logits_after_each(filters, logits)
+        seen = logits_after_each_filter(filters, logits)
         p = seen[-1].double().softmax(-1)  # [count + 1, V]
         judged = _judge(guesses, p, q, generator, partial(_check_row, filters, seen))
         for place, token in enumerate(judged):
             over = token in stop_ids
             new = new if over else [*new, token]
             kept += place < len(judged) - 1  # the last is the large model's own
-            if over or (stop is not None and stop.has_stop(new)):
+            if over or (stop is not None and stop.ends_with_stop(new)):
                 yield SpeculativeResult(new if stop is None else stop.cut_at_stop(new), guessed, kept, readings)
                 return
         written = [*prompt, *new]
@@ -103,7 +109,7 @@ def _check(model: Transformer, draft: Transformer, ahead: int, filters: Sequence
         )
     if ahead < 1:
         raise LabError(f"The draft guesses at least one token ahead, not {ahead}.")
-    if need_history(filters):
+    if any_needs_history(filters):
         raise LabError("Speculative decoding takes no filters that need the tokens so far.")
 
 

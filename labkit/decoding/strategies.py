@@ -38,7 +38,7 @@ from labkit.decoding.filters import (
     Typical,
 )
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import check_generation_size, check_prompt_fits, encode_sources
+from labkit.decoding.prompts import check_generation_memory, check_prompt_fits, encode_sources
 from labkit.decoding.speculative import speculative_steps
 from labkit.decoding.stops import StopStrings
 from labkit.decoding.stream import trace_generation
@@ -119,7 +119,7 @@ class Strategy:
 
     def __str__(self) -> str:
         """The line that `parse_strategy` reads it from."""
-        words = [f"{name}={format_value(value)}" for name, value in (*self.options, *self.filters)]
+        words = [f"{name}={format_option_value(value)}" for name, value in (*self.options, *self.filters)]
         return " ".join([self.kind, *words] if self.kind != "sample" or not words else words)
 
     def option(self, name: str) -> Any:
@@ -191,7 +191,7 @@ class Strategy:
         count = len(seeds[0])
         for prompt in prompts:
             check_prompt_fits(model, prompt)
-        check_generation_size(model, count, max(map(len, prompts)), max_new_tokens)
+        check_generation_memory(model, count, max(map(len, prompts)), max_new_tokens)
         samples = count if self.is_random else 1
         chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for own in seeds for s in own]
         draws = torch.stack(chosen).unflatten(0, (len(prompts), count))[:, :samples]  # [P, S, N]
@@ -268,8 +268,8 @@ class Strategy:
             yield common["stop"].cut_at_stop(written) if step.ended and common["stop"] else written
 
 
-def format_value(value: Any) -> str:
-    """A value as it stands in a line: format_value(0.80) -> "0.8"."""
+def format_option_value(value: Any) -> str:
+    """A value as it stands in a line: format_option_value(0.80) -> "0.8"."""
     return (
         str(value).lower() if isinstance(value, bool) else f"{value:.15g}" if isinstance(value, float) else str(value)
     )

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, check_tokens_remain, logits_after_each
+from labkit.decoding.filters import Filter, History, check_tokens_remain, logits_after_each_filter
 from labkit.decoding.generate import sample_by_inverse_cdf
-from labkit.decoding.prompts import check_generation_size, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
 from labkit.decoding.stops import StopStrings
 from labkit.model.context import EncoderOutput
 from labkit.model.transformer import Transformer
 
 
-class Candidate(NamedTuple):
+class CandidateToken(NamedTuple):
     """A token that could have come: how probable the model holds it, and how probable it is after each filter."""
 
     token: int
@@ -39,18 +39,25 @@ class FilterEffect(NamedTuple):
     remaining_tokens: int
 
 
+class FilteredEntropy(NamedTuple):
+    """Entropy of the next token's distribution in nats: the model's own, and what the filters left of it."""
+
+    model: float
+    after_filters: float
+
+
 class TracedStep(NamedTuple):
     """One step of a Trace: the token, the number in [0, 1) by which it was drawn (None where it was not), and the
     likeliest `candidates`, this token always among them. ended: the token ends the text, and is no part of it.
-    filter_effects: of each filter. entropy: of the model's distribution, and of what the filters left, in nats.
+    filter_effects: of each filter.
     """
 
     token: int
     uniform_draw: float | None
-    candidates: list[Candidate]
+    candidates: list[CandidateToken]
     ended: bool
     filter_effects: list[FilterEffect]
-    entropy: tuple[float, float]
+    entropy: FilteredEntropy
 
 
 def stream_tokens(
@@ -102,7 +109,7 @@ def trace_generation(
     places. Nothing is weighed for top_n=0.
     """
     check_prompt_fits(model, prompt)
-    check_generation_size(model, 1, len(prompt), max_new_tokens)
+    check_generation_memory(model, 1, len(prompt), max_new_tokens)
     device = model.embedding.weight.device
     draws = torch.rand(1, max_new_tokens, generator=generator).to(device)  # [1, N]
     room = min(max_new_tokens, model.config.context - len(prompt))
@@ -111,13 +118,13 @@ def trace_generation(
     model.eval()
     for place in range(room):
         raw = model.logits(model.hidden_states(tokens, state=state, memory=memory)[:, -1:]).squeeze(1).float()  # [1, V]
-        seen = logits_after_each(filters, raw, History(written, len(prompt)))
+        seen = logits_after_each_filter(filters, raw, History(written, len(prompt)))
         check_tokens_remain(filters, seen)
         drawn = sample_by_inverse_cdf(seen[-1], draws[:, place])
         token = drawn if place >= len(forced_prefix) else torch.tensor([forced_prefix[place]], device=device)
         tokens = token.unsqueeze(-1)
         written = torch.cat((written, tokens), 1)
-        ended = int(token) in stop_ids or (stop is not None and stop.has_stop(written[0, len(prompt) :].tolist()))
+        ended = int(token) in stop_ids or (stop is not None and stop.ends_with_stop(written[0, len(prompt) :].tolist()))
         chance = float(draws[0, place]) if place >= len(forced_prefix) else None
         yield make_traced_step(seen, int(token), chance, ended, top_n)
         if ended:
@@ -125,7 +132,7 @@ def trace_generation(
 
 
 @torch.no_grad()
-def trace_forced(
+def trace_given_tokens(
     model: Transformer,
     prompt: Sequence[int],
     tokens: Sequence[int],
@@ -143,7 +150,7 @@ def trace_forced(
     traced = []
     for place, token in enumerate(tokens):
         end = len(prompt) + place
-        seen = logits_after_each(filters, logits[:, place], History(ids[:, :end], len(prompt)))
+        seen = logits_after_each_filter(filters, logits[:, place], History(ids[:, :end], len(prompt)))
         traced.append(make_traced_step(seen, token, None, False, top_n))
     return traced
 
@@ -151,16 +158,17 @@ def trace_forced(
 def make_traced_step(
     logits_by_filter: Sequence[Tensor], token: int, uniform_draw: float | None, ended: bool, top_n: int
 ) -> TracedStep:
-    """A Step of `logits_after_each` logits; without leading candidates nothing is worked out."""
+    """A Step of `logits_after_each_filter` logits; without leading candidates nothing is worked out."""
     if not top_n:
-        return TracedStep(token, uniform_draw, [], ended, [], (0.0, 0.0))
+        return TracedStep(token, uniform_draw, [], ended, [], FilteredEntropy(0.0, 0.0))
     shares = [logits[0].softmax(-1) for logits in logits_by_filter]
     chosen = shares[0].topk(min(top_n, len(shares[0]))).indices.tolist()
     chosen += [] if token in chosen else [token]
     table = torch.stack(shares)[:, chosen].T.tolist()  # [candidate, filter]
-    candidates = [Candidate(one, row[0], tuple(row[1:])) for one, row in zip(chosen, table, strict=True)]
+    candidates = [CandidateToken(one, row[0], tuple(row[1:])) for one, row in zip(chosen, table, strict=True)]
     effects = [_effect(before, after) for before, after in zip(shares, shares[1:], strict=False)]
-    return TracedStep(token, uniform_draw, candidates, ended, effects, (_entropy(shares[0]), _entropy(shares[-1])))
+    entropy = FilteredEntropy(_entropy(shares[0]), _entropy(shares[-1]))
+    return TracedStep(token, uniform_draw, candidates, ended, effects, entropy)
 
 
 def _effect(before: Tensor, after: Tensor) -> FilterEffect:

@@ -36,7 +36,7 @@ def answer_metrics(
     """
     chosen = held_out_tasks(data.world, config.seed, config.tasks)
     tasks = _fitting(model, tokenizer, chosen, config)
-    answers = answer_tasks(model, tokenizer, tasks, config, story_in_user_turn)
+    answers = answer_tasks_greedily(model, tokenizer, tasks, config, story_in_user_turn)
     right: dict[str, list[float]] = defaultdict(list)
     gold: dict[str, list[float]] = defaultdict(list)
     unsupported = []
@@ -71,19 +71,21 @@ def question_only_accuracy(
     """`question_only/KIND` for the kinds whose answer is in the story: how many are right without reading it.
 
     The better of the model's own accuracy when the story is dropped, and the accuracy of the most frequent
-    right answer (`majority_accuracy`). What lies above it was read.
+    right answer (`majority_answer_accuracy`). What lies above it was read.
     """
     asked = [task for task in tasks if task.kind in world.reading_kinds]
-    answers = answer_tasks(model, tokenizer, [without_story(task) for task in asked], config, story_in_user_turn)
+    answers = answer_tasks_greedily(
+        model, tokenizer, [without_story(task) for task in asked], config, story_in_user_turn
+    )
     judge = next(iter(world.profiles.values()))
     alone: dict[str, list[float]] = defaultdict(list)
     for task, response in zip(asked, answers, strict=True):
         alone[task.kind].append(gold_score(world, task, response, judge).right)
-    frequent = majority_accuracy(world, asked, config.seed, config.examples)
+    frequent = majority_answer_accuracy(world, asked, config.seed, config.examples)
     return {f"question_only/{kind}": max(_mean(values), frequent[kind]) for kind, values in alone.items()}
 
 
-def majority_accuracy(world: World, tasks: Sequence[Task], seed: int, num_examples: int) -> Metrics:
+def majority_answer_accuracy(world: World, tasks: Sequence[Task], seed: int, num_examples: int) -> Metrics:
     """Accuracy by kind of always giving the most frequent right answer, counted over `num_examples` training
     tasks.
 
@@ -99,7 +101,7 @@ def majority_accuracy(world: World, tasks: Sequence[Task], seed: int, num_exampl
     return {kind: float(np.mean(rows, axis=0).max()) for kind, rows in hits.items()}
 
 
-def answer_tasks(
+def answer_tasks_greedily(
     model: Transformer, tokenizer: Tokenizer, tasks: Sequence[Task], config: EvaluationConfig, story_in_user_turn: bool
 ) -> list[str]:
     """Greedy answers, in the form that the stage has trained on (see above). Tasks to write get room for a
@@ -109,7 +111,7 @@ def answer_tasks(
     answers = [""] * len(tasks)
     for new_tokens in {config.answer_max_new_tokens, config.story_max_new_tokens}:
         chosen = [index for index, task in enumerate(tasks) if _new_tokens(task, config) == new_tokens]
-        replies = generate_replies(
+        replies = generate_greedy_replies(
             model, tokenizer, [prompts[index] for index in chosen], new_tokens, config.generation_batch_size
         )
         for index, text in zip(chosen, replies, strict=True):
@@ -140,7 +142,7 @@ def task_prompt(tokenizer: Tokenizer, task: Task, story_in_user_turn: bool) -> l
     return encode_prompt(tokenizer, without_story(task).messages, passage=task.story)
 
 
-def generate_replies(
+def generate_greedy_replies(
     model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int
 ) -> list[str]:
     """Prompts -> greedy replies."""
@@ -156,9 +158,9 @@ def generate_replies(
 
 
 @lru_cache(maxsize=4)
-def held_out_tasks(world: World, seed: int, count: int) -> tuple[Task, ...]:
-    """`count` tasks of each kind, of combinations that training never shows."""
-    return tuple(world.task("test", seed, index, kind) for kind in world.task_kinds for index in range(count))
+def held_out_tasks(world: World, seed: int, count_per_kind: int) -> tuple[Task, ...]:
+    """`count_per_kind` tasks of each kind, of combinations that training never shows."""
+    return tuple(world.task("test", seed, index, kind) for kind in world.task_kinds for index in range(count_per_kind))
 
 
 @lru_cache(maxsize=4)

@@ -17,7 +17,7 @@ class EvaluationConfig:
 
     documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from its start.
     stories: generated from bos. tasks: answered of each kind. examples: training tasks of each kind behind the most
-    frequent answer. novelty_documents: training documents that stories are compared with (see `novelty`).
+    frequent answer. novelty_documents: training documents that stories are compared with (see `novel_story_share`).
     story_max_new_tokens, answer_max_new_tokens: where a generated story or answer is cut. generation_batch_size,
     loss_batch_size: how many at a time. prompts: held-out ones on which a policy is compared with the model before it.
     seed: which tasks, and the draws of the stories.
@@ -57,7 +57,7 @@ class WorldData:
     world: World
     max_length: int
     seed: int = 0
-    trained_documents: int = 0
+    num_trained_documents: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +69,12 @@ class TextData:
     max_length: int
 
 
-def truncate_texts(texts: Sequence[Text], characters: int) -> list[str]:
+def truncate_texts(texts: Sequence[Text], max_characters: int) -> list[str]:
     """The first texts, the last of them cut, that hold so many characters together."""
     chosen: list[str] = []
     for text in texts:
-        if characters <= 0:
+        if max_characters <= 0:
             break
-        chosen.append(str(text[:characters]))
-        characters -= len(text)
+        chosen.append(str(text[:max_characters]))
+        max_characters -= len(text)
     return chosen

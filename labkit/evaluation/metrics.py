@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
-def format_count(number: float) -> str:
+def abbreviate_number(number: float) -> str:
     """A large number in three digits: 1234 -> '1.23k', 2.5e12 -> '2.5T'."""
     for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
@@ -21,7 +21,7 @@ class MetricSpec(NamedTuple):
 
     label: str
     unit: str
-    better: str
+    better: Literal["higher", "lower", ""]
     meaning: str
 
     def format(self, value: float) -> str:
@@ -31,7 +31,7 @@ class MetricSpec(NamedTuple):
         if self.unit == "share":
             return f"{100 * value:.1f} %"
         if self.unit == "count":
-            return format_count(value)
+            return abbreviate_number(value)
         if self.unit == "megabytes":
             return f"{value:,.0f} MB"
         if self.unit == "number":

@@ -80,19 +80,19 @@ def paired_reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
 
 
 def policy_metrics(
-    model: Transformer, stage_inputs: StageInputs, num_prompts: int, length: int, max_new_tokens: int
+    model: Transformer, stage_inputs: StageInputs, num_prompts: int, max_length: int, max_new_tokens: int
 ) -> Metrics:
     """The policy beside the model that it began with on the same held-out prompts, of combinations that training never
     shows: by the oracle where there is one, and by the reward model where the run has made one, which says how well it
     is pleased and not whether that is good.
     """
     tokenizer = stage_inputs.tokenizer
-    tasks, asked, fit = held_out_prompts(stage_inputs, num_prompts, length, max_new_tokens)
+    tasks, asked, fit = held_out_prompts(stage_inputs, num_prompts, max_length, max_new_tokens)
     answers = [
-        greedy_answers(model, tokenizer, asked, max_new_tokens),
+        greedy_answer_ids(model, tokenizer, asked, max_new_tokens),
         stage_inputs.cached(
-            ("answers", num_prompts, length, max_new_tokens, stage_inputs.predecessor),
-            lambda: greedy_answers(stage_inputs.predecessor_model(), tokenizer, asked, max_new_tokens),
+            ("answers", num_prompts, max_length, max_new_tokens, stage_inputs.predecessor),
+            lambda: greedy_answer_ids(stage_inputs.predecessor_model(), tokenizer, asked, max_new_tokens),
         ),
     ]
     metrics: Metrics = {}
@@ -108,19 +108,28 @@ def policy_metrics(
     return metrics | {"prompts": len(asked)} | ({"prompts_left_out": fit.left_out} if fit.left_out else {})
 
 
+class HeldOutPrompts(NamedTuple):
+    """tasks: of the world, one a prompt; none where preferences are given. prompt_ids: of the prompts that leave room
+    for an answer. length_report: how many do not.
+    """
+
+    tasks: list[Task]
+    prompt_ids: list[list[int]]
+    length_report: LengthReport
+
+
 def held_out_prompts(
-    stage_inputs: StageInputs, num_prompts: int, length: int, max_new_tokens: int
-) -> tuple[list[Task], list[list[int]], LengthReport]:
-    """What a policy is measured on: tasks of the world (none where preferences are given), the ids of the prompts that
-    leave room in `length` tokens, and how many do not. Raises LabError when none does.
+    stage_inputs: StageInputs, num_prompts: int, max_length: int, max_new_tokens: int
+) -> HeldOutPrompts:
+    """What a policy is measured on, in rows of `max_length` tokens. Raises LabError when none does.
 
     A given prompt leaves room for a whole answer; one of the world for its beginning, which is enough to be judged.
     """
-    tokenizer, room = stage_inputs.tokenizer, length - max_new_tokens
+    tokenizer, room = stage_inputs.tokenizer, max_length - max_new_tokens
     tasks: list[Task] = []
     if stage_inputs.uses_world_data:
         tasks = [preference_task(stage_inputs.world, "test", stage_inputs.seed, index) for index in range(num_prompts)]
-        asked, room = [encode_prompt(tokenizer, task.messages) for task in tasks], length - 1
+        asked, room = [encode_prompt(tokenizer, task.messages) for task in tasks], max_length - 1
     else:
         assert stage_inputs.preferences is not None
         different = list(dict.fromkeys(pair.prompt for pair in stage_inputs.preferences.validation))[:num_prompts]
@@ -129,17 +138,19 @@ def held_out_prompts(
     if not fit:
         raise LabError(
             f"None of {len(asked)} held-out prompts leaves room for an answer of "
-            f"{count_with_noun(length - room, 'token')}: together at most {length}. Raise train.max_length (up to "
-            f"model.context), or shorten the prompts."
+            f"{count_with_noun(max_length - room, 'token')}: together at most {max_length}. Raise train.max_length (up "
+            f"to model.context), or shorten the prompts."
         )
     count = LengthReport(len(asked), left_out=len(asked) - len(fit))
     stage_inputs.check_fit(
-        lambda: (fit, count), f"held-out prompts with an answer of {count_with_noun(length - room, 'token')}", length
+        lambda: (fit, count),
+        f"held-out prompts with an answer of {count_with_noun(max_length - room, 'token')}",
+        max_length,
     )
-    return [tasks[index] for index in fit if tasks], [asked[index] for index in fit], count
+    return HeldOutPrompts([tasks[index] for index in fit if tasks], [asked[index] for index in fit], count)
 
 
-def greedy_answers(
+def greedy_answer_ids(
     model: Transformer, tokenizer: Tokenizer, prompts: Sequence[list[int]], max_new_tokens: int
 ) -> list[list[int]]:
     """The likeliest answer, token by token, to each prompt: ids, cut after `max_new_tokens`, else with the end token

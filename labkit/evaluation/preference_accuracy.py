@@ -51,7 +51,7 @@ def ranking_metrics(
     return {
         "validation_loss": float(pairwise_loss(chosen, rejected).loss.mean()),
         "pair_accuracy": pairwise_accuracy(chosen - rejected),
-        "length_accuracy": length_accuracy(pairs),
+        "length_accuracy": length_baseline_accuracy(pairs),
         "pairs": len(pairs),
     }
 
@@ -80,7 +80,7 @@ def gold_ranking_metrics(
     better = [c.pair if c.chosen_gold > c.rejected_gold else _turned(c.pair) for c in known]
     return {
         "gold_accuracy": pairwise_accuracy((scores[:, 0] - scores[:, 1]) * torch.from_numpy(sign)),
-        "gold_length_accuracy": length_accuracy(better),
+        "gold_length_accuracy": length_baseline_accuracy(better),
         **ceiling,
     }
 
@@ -90,7 +90,7 @@ def pairwise_accuracy(margins: torch.Tensor) -> float:
     return float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
 
 
-def length_accuracy(pairs: Sequence[PreferencePair]) -> float:
+def length_baseline_accuracy(pairs: Sequence[PreferencePair]) -> float:
     """How often the longer answer was chosen, or the shorter one, whichever is more often; in characters."""
     longer = pairwise_accuracy(torch.tensor([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs]))
     return max(longer, 1 - longer)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from labkit.decoding import Temperature, generate
-from labkit.evaluation.answers import _fitting, _room, answer_tasks, generate_replies
+from labkit.evaluation.answers import _fitting, _room, answer_tasks_greedily, generate_greedy_replies
 from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, truncate_texts
 from labkit.model.transformer import Transformer
 from labkit.text.chat import encode_prompt, encode_text_prompt
@@ -44,7 +44,7 @@ def sample_answers(
     if isinstance(data, WorldData):
         tasks = [data.world.task("test", config.seed + 1, i, kind) for i, kind in enumerate(SAMPLED_KINDS)]
         tasks = _fitting(model, tokenizer, tasks, config)
-        answers = answer_tasks(model, tokenizer, tasks, config, chat)
+        answers = answer_tasks_greedily(model, tokenizer, tasks, config, chat)
         return [Sample(_shown(t.messages), a, t.reference) for t, a in zip(tasks, answers, strict=True)]
     if not data.conversations:
         openings = _lines(truncate_texts(data.texts, config.characters), len(SAMPLED_KINDS))
@@ -57,7 +57,7 @@ def sample_answers(
         fixed = [Sample(_shown(messages) + "\n", "", answer) for messages, answer in asked]
         return _write_on(model, tokenizer, fixed, config)
     prompts = [encode_prompt(tokenizer, messages) for messages, _ in asked]
-    replies = generate_replies(
+    replies = generate_greedy_replies(
         model, tokenizer, prompts, 2 * config.answer_max_new_tokens, config.generation_batch_size
     )
     return [Sample(_shown(m), said, answer) for (m, answer), said in zip(asked, replies, strict=True)]

@@ -30,7 +30,7 @@ def story_metrics(model: Transformer, tokenizer: Tokenizer, data: WorldData, con
     return {
         "grammatical": sum(check.parsed for check in checks) / max(1, written),
         "consistent": sum(check.possible for check in checks) / max(1, events),
-        "novel": novelty(stories, data, config.novelty_documents),
+        "novel": novel_story_share(stories, data, config.novelty_documents),
         "stories": len(stories),
         "story_sentences": written,
     }
@@ -56,13 +56,13 @@ def generate_stories(model: Transformer, tokenizer: Tokenizer, world: World, con
             batch_size=config.generation_batch_size,
         )
         texts = [decode_reply(tokenizer, ids) for ids in written]
-        stories += [text for text in texts if not has_no_event(world, text)][:missing]
+        stories += [text for text in texts if not is_valid_without_events(world, text)][:missing]
         if len(stories) == config.stories:
             break
     return stories
 
 
-def has_no_event(world: World, text: str) -> bool:
+def is_valid_without_events(world: World, text: str) -> bool:
     """Whether a text is flawless and nothing happens in it: facts, a pattern, a scene."""
     context: dict[str, str] = {}
     read = [world.grammar.parse(line, context) for line in split_sentences(text)]
@@ -71,18 +71,18 @@ def has_no_event(world: World, text: str) -> bool:
     return bool(read) and not world.check(text).problems
 
 
-def novelty(stories: Sequence[str], data: WorldData, num_documents: int) -> float:
+def novel_story_share(stories: Sequence[str], data: WorldData, num_training_documents: int) -> float:
     """The share of stories that are not word for word in the training set.
 
-    Up to `num_documents` training documents are compared, evenly spaced. When the run saw more, each find stands
-    for trained / compared of them, so the estimate stays unbiased.
+    Up to `num_training_documents` training documents are compared, evenly spaced. When the run saw more, each find
+    stands for trained / compared of them, so the estimate stays unbiased.
     """
-    if not data.trained_documents:
+    if not data.num_trained_documents:
         return 1.0
-    count = min(data.trained_documents, num_documents)
-    known = _training_hashes(data.world, data.seed, data.trained_documents, count)
+    count = min(data.num_trained_documents, num_training_documents)
+    known = _training_hashes(data.world, data.seed, data.num_trained_documents, count)
     found = sum(hash(story.strip()) in known for story in stories)
-    return max(0.0, 1 - found / max(1, len(stories)) * data.trained_documents / count)
+    return max(0.0, 1 - found / max(1, len(stories)) * data.num_trained_documents / count)
 
 
 @lru_cache(maxsize=2)

@@ -74,7 +74,7 @@ def compare_strategies(
         first = first or words
         scores = score_texts(model, tokenizer, prompts, texts, world, annotator)
         found.append(
-            StrategyResult(str(strategy), " ".join(words), first_difference([first, words], ended=True), scores)
+            StrategyResult(str(strategy), " ".join(words), first_difference_index([first, words], ended=True), scores)
         )
     return found
 
@@ -88,12 +88,19 @@ def score_texts(
     annotator: str | None = None,
 ) -> dict[str, ScoreInterval]:
     """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
-    from labkit.decoding.scores import distinct, jackknife, mean_logprobs, mean_score, repetition, self_bleu
+    from labkit.decoding.scores import (
+        distinct_ngram_share,
+        jackknife_interval,
+        mean_logprobs,
+        mean_score,
+        repeated_ngram_share,
+        self_bleu,
+    )
 
     def each(prompt: EvalPrompt, group: Sequence[Sequence[int]]) -> list[dict[str, float]]:
         likelihoods = mean_logprobs(model, prompt.ids, group)
         found = [
-            {"nats per token": likelihood, "repetition": repetition(text), "tokens": float(len(text))}
+            {"nats per token": likelihood, "repetition": repeated_ngram_share(text), "tokens": float(len(text))}
             for text, likelihood in zip(group, likelihoods, strict=True)
         ]
         if world is None:
@@ -106,10 +113,10 @@ def score_texts(
     for name in rows[0][0]:
         by_prompt = [[row[name] for row in group] for group in rows]
         scores[name] = mean_score(by_prompt[0] if len(rows) == 1 else [mean_score(group).mean for group in by_prompt])
-    together: dict[str, Callable[[Any], float]] = {"distinct-2": distinct, "self-BLEU": self_bleu}
+    together: dict[str, Callable[[Any], float]] = {"distinct-2": distinct_ngram_share, "self-BLEU": self_bleu}
     for name, statistic in together.items():
         by_texts = [statistic(group) for group in texts]
-        scores[name] = jackknife(statistic, texts[0]) if len(rows) == 1 else mean_score(by_texts)
+        scores[name] = jackknife_interval(statistic, texts[0]) if len(rows) == 1 else mean_score(by_texts)
     return scores
 
 
@@ -145,19 +152,19 @@ HEADS = {"nats per token": "log-probability"}
 """What a table calls a score, where that is not its name."""
 
 
-def first_difference(texts: Sequence[Sequence[Any]], ended: bool = False) -> int | None:
-    """Where texts first differ: first_difference([[5, 6], [5, 7]]) -> 1; None where they do not.
+def first_difference_index(sequences: Sequence[Sequence[Any]], ended: bool = False) -> int | None:
+    """Where sequences first differ: first_difference_index([[5, 6], [5, 7]]) -> 1; None where they do not.
 
     ended: no text goes on, so that one which is over differs from one that is not.
     """
-    for place, here in enumerate(zip_longest(*texts)):
+    for place, here in enumerate(zip_longest(*sequences)):
         known = set(here) if ended else set(here) - {None}
         if len(known) > 1:
             return place
     return None
 
 
-def strategies_table(results: Sequence[StrategyResult]) -> str:
+def format_strategies_table(results: Sequence[StrategyResult]) -> str:
     """The texts, the first word that differs in brackets, and under them the scores."""
     lines = []
     for one in results:
@@ -185,14 +192,16 @@ FIRST = 24
 """Of each kind, the world's tasks that are known again by their words."""
 
 
-def find_task(world: World, text: str) -> Task | None:
+def find_held_out_task(world: World, question_text: str) -> Task | None:
     """The held-out task that asks exactly this, among the first of each kind; None where there is none."""
-    return _first_tasks(world.size.name).get(text)
+    return _first_tasks(world.size.name).get(question_text)
 
 
 @cache
 def _first_tasks(size: str) -> dict[str, Task]:
-    """By their words, the tasks that `find_task` knows in the world of a size; of two with the same words the first."""
+    """By their words, the tasks that `find_held_out_task` knows in the world of a size; of two with the same words the
+    first.
+    """
     from labkit.world import World
 
     world = World.load(size)

@@ -15,7 +15,7 @@ from labkit.hub.parts import (
     activation_from_hf,
     activation_to_hf,
     qkv_split_sizes,
-    weight_and_bias,
+    weight_and_bias_mappings,
 )
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import ALiBi, Learned, LinearScaling, Llama3Scaling, Rotary, YaRN
@@ -163,8 +163,8 @@ def _write_llama(c: ModelConfig) -> dict[str, Any]:
         "intermediate_size": c.feed_forward.intermediate_size,
         "num_hidden_layers": c.depth,
         "num_attention_heads": c.heads,
-        "num_key_value_heads": c.attention.key_value_heads,
-        "head_dim": c.attention.head_dim,
+        "num_key_value_heads": c.attention_config.key_value_heads,
+        "head_dim": c.attention_config.head_dim,
         "hidden_act": activation_to_hf(c),
         "rms_norm_eps": c.norm_eps,
         "rope_parameters": _rope_parameters(c.position),
@@ -260,13 +260,13 @@ def _gpt2_parts(c: ModelConfig) -> Iterator[TensorMapping]:
     yield TensorMapping("position.table.weight", ("transformer.wpe.weight",))
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"transformer.h.{i}"
-        yield from weight_and_bias(f"{ours}.mixer_norm", f"{theirs}.ln_1", c)
-        yield from weight_and_bias(f"{ours}.mixer.qkv", f"{theirs}.attn.c_attn", c, "transposed")
-        yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.attn.c_proj", c, "transposed")
-        yield from weight_and_bias(f"{ours}.feed_forward_norm", f"{theirs}.ln_2", c)
-        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.mlp.c_fc", c, "transposed")
-        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.mlp.c_proj", c, "transposed")
-    yield from weight_and_bias("norm", "transformer.ln_f", c)
+        yield from weight_and_bias_mappings(f"{ours}.mixer_norm", f"{theirs}.ln_1", c)
+        yield from weight_and_bias_mappings(f"{ours}.mixer.qkv", f"{theirs}.attn.c_attn", c, "transposed")
+        yield from weight_and_bias_mappings(f"{ours}.mixer.out", f"{theirs}.attn.c_proj", c, "transposed")
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward_norm", f"{theirs}.ln_2", c)
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward.up", f"{theirs}.mlp.c_fc", c, "transposed")
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward.down", f"{theirs}.mlp.c_proj", c, "transposed")
+    yield from weight_and_bias_mappings("norm", "transformer.ln_f", c)
     if not c.tied:
         yield TensorMapping("head.weight", ("lm_head.weight",))
 
@@ -310,18 +310,18 @@ def _write_bloom(c: ModelConfig) -> dict[str, Any]:
 
 def _bloom_parts(c: ModelConfig) -> Iterator[TensorMapping]:
     yield TensorMapping("embedding.weight", ("transformer.word_embeddings.weight",))
-    yield from weight_and_bias("embedding_norm", "transformer.word_embeddings_layernorm", c)
+    yield from weight_and_bias_mappings("embedding_norm", "transformer.word_embeddings_layernorm", c)
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"transformer.h.{i}"
-        yield from weight_and_bias(f"{ours}.mixer_norm", f"{theirs}.input_layernorm", c)
-        yield from weight_and_bias(
+        yield from weight_and_bias_mappings(f"{ours}.mixer_norm", f"{theirs}.input_layernorm", c)
+        yield from weight_and_bias_mappings(
             f"{ours}.mixer.qkv", f"{theirs}.self_attention.query_key_value", c, "interleaved_qkv"
         )
-        yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.self_attention.dense", c)
-        yield from weight_and_bias(f"{ours}.feed_forward_norm", f"{theirs}.post_attention_layernorm", c)
-        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.mlp.dense_h_to_4h", c)
-        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.mlp.dense_4h_to_h", c)
-    yield from weight_and_bias("norm", "transformer.ln_f", c)
+        yield from weight_and_bias_mappings(f"{ours}.mixer.out", f"{theirs}.self_attention.dense", c)
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward_norm", f"{theirs}.post_attention_layernorm", c)
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward.up", f"{theirs}.mlp.dense_h_to_4h", c)
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward.down", f"{theirs}.mlp.dense_4h_to_h", c)
+    yield from weight_and_bias_mappings("norm", "transformer.ln_f", c)
     if not c.tied:
         yield TensorMapping("head.weight", ("lm_head.weight",))
 

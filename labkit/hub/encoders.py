@@ -14,7 +14,7 @@ from labkit.hub.parts import (
     activation_from_hf,
     activation_to_hf,
     qkv_split_sizes,
-    weight_and_bias,
+    weight_and_bias_mappings,
 )
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.positions import Learned, T5Buckets
@@ -71,23 +71,23 @@ def _bert_parts(c: ModelConfig) -> Iterator[TensorMapping]:
     yield TensorMapping("embedding.weight", (f"{embeddings}.word_embeddings.weight",))
     yield TensorMapping("position.table.weight", (f"{embeddings}.position_embeddings.weight",))
     yield TensorMapping("token_type_embedding.weight", (f"{embeddings}.token_type_embeddings.weight",))
-    yield from weight_and_bias("embedding_norm", f"{embeddings}.LayerNorm", c)
+    yield from weight_and_bias_mappings("embedding_norm", f"{embeddings}.LayerNorm", c)
     for i in range(c.depth):
         ours, theirs = f"blocks.{i}", f"bert.encoder.layer.{i}"
         for kind in ("weight", "bias"):
             names = tuple(f"{theirs}.attention.self.{part}.{kind}" for part in ("query", "key", "value"))
             yield TensorMapping(f"{ours}.mixer.qkv.{kind}", names, split_sizes=qkv_split_sizes(c))
-        yield from weight_and_bias(f"{ours}.mixer.out", f"{theirs}.attention.output.dense", c)
-        yield from weight_and_bias(f"{ours}.mixer_norm", f"{theirs}.attention.output.LayerNorm", c)
-        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.intermediate.dense", c)
-        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.output.dense", c)
-        yield from weight_and_bias(f"{ours}.feed_forward_norm", f"{theirs}.output.LayerNorm", c)
-    yield from weight_and_bias("head.dense", "cls.predictions.transform.dense", c)
-    yield from weight_and_bias("head.norm", "cls.predictions.transform.LayerNorm", c)
+        yield from weight_and_bias_mappings(f"{ours}.mixer.out", f"{theirs}.attention.output.dense", c)
+        yield from weight_and_bias_mappings(f"{ours}.mixer_norm", f"{theirs}.attention.output.LayerNorm", c)
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward.up", f"{theirs}.intermediate.dense", c)
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward.down", f"{theirs}.output.dense", c)
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward_norm", f"{theirs}.output.LayerNorm", c)
+    yield from weight_and_bias_mappings("head.dense", "cls.predictions.transform.dense", c)
+    yield from weight_and_bias_mappings("head.norm", "cls.predictions.transform.LayerNorm", c)
     yield TensorMapping("head.bias", ("cls.predictions.bias",))
     if c.classes:
-        yield from weight_and_bias("classifier_head.dense", "bert.pooler.dense", c)
-        yield from weight_and_bias("classifier_head.out", "cls.seq_relationship", c)
+        yield from weight_and_bias_mappings("classifier_head.dense", "bert.pooler.dense", c)
+        yield from weight_and_bias_mappings("classifier_head.out", "cls.seq_relationship", c)
 
 
 # T5, Switch Transformers
@@ -164,7 +164,7 @@ def _write_encoder_decoder(c: ModelConfig) -> dict[str, Any]:
         "vocab_size": c.vocabulary,
         "n_positions": c.context,
         "d_model": c.width,
-        "d_kv": c.attention.head_dim,
+        "d_kv": c.attention_config.head_dim,
         "d_ff": c.feed_forward.intermediate_size,
         "num_layers": c.encoder_depth,
         "num_decoder_layers": c.depth,
@@ -192,7 +192,7 @@ def _t5_parts(c: ModelConfig, feed_forward: str = "DenseReluDense") -> Iterator[
             yield TensorMapping(f"{ours}.mixer_norm.weight", (f"{theirs}.0.layer_norm.weight",))
             if stack == "decoder":
                 yield from _cross_parts(c, ours, f"{theirs}.1")
-            layer = c.feed_forward.of_block(i)
+            layer = c.feed_forward.config_for_block(i)
             yield from _feed_forward_parts(layer, f"{ours}.feed_forward", f"{theirs}.{last}.{feed_forward}")
             yield TensorMapping(f"{ours}.feed_forward_norm.weight", (f"{theirs}.{last}.layer_norm.weight",))
         yield TensorMapping(f"{prefix}norm.weight", (f"{stack}.final_layer_norm.weight",))

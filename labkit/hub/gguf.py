@@ -18,7 +18,7 @@ from labkit.errors import LabError
 from labkit.files import atomic_replace
 from labkit.hub.folder import check_finite
 from labkit.hub.gguf_file import open_gguf
-from labkit.hub.gguf_shape import architecture_of, config_from_gguf, rope_factors, write_gguf_config
+from labkit.hub.gguf_shape import config_from_gguf, gguf_architecture_name, rope_factors, write_gguf_config
 from labkit.hub.gguf_tokenizer import read_gguf_tokenizer, write_gguf_tokenizer
 from labkit.hub.matching import check_shapes, check_tensor_count
 from labkit.hub.parts import TensorMapping, qkv_split_sizes
@@ -80,7 +80,7 @@ def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, dtype:
     from gguf import GGUFWriter
 
     config, path = model.config, Path(path)
-    architecture = architecture_of(config)
+    architecture = gguf_architecture_name(config)
     with atomic_replace(path) as partial:
         writer = GGUFWriter(partial, architecture)
         write_gguf_config(writer, config)
@@ -143,8 +143,8 @@ def _turned(
     found = {name: tensors[name] for name in part.theirs}
     for name in found:
         if llama and name.endswith(("attn_q.weight", "attn_k.weight")):
-            heads = found[name].shape[0] // c.attention.head_dim
-            halves = (c.attention.head_dim // 2, 2) if back else (2, c.attention.head_dim // 2)
+            heads = found[name].shape[0] // c.attention_config.head_dim
+            halves = (c.attention_config.head_dim // 2, 2) if back else (2, c.attention_config.head_dim // 2)
             found[name] = found[name].unflatten(0, (heads, *halves)).transpose(1, 2).flatten(0, 2)
     return found
 

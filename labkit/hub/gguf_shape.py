@@ -125,7 +125,7 @@ def _llama3(factors: Tensor, base: float, original: int) -> Llama3Scaling:
 
 def _factors(scaling: Llama3Scaling, base: float, head_dim: int) -> Tensor:
     usual = rotary_frequencies(base, head_dim)
-    return usual / scaling.apply(usual, base)[0]
+    return usual / scaling.scale_frequencies(usual, base).frequencies
 
 
 def rope_factors(config: ModelConfig) -> Tensor | None:
@@ -136,13 +136,13 @@ def rope_factors(config: ModelConfig) -> Tensor | None:
     scaling, base = config.position.scaling, config.position.base
     if not isinstance(scaling, Llama3Scaling):
         return None
-    factors = _factors(scaling, base, config.attention.head_dim)
+    factors = _factors(scaling, base, config.attention_config.head_dim)
     if _llama3(factors, base, scaling.original_max_position_embeddings) != scaling:
         raise LabError("Of this scaling of rotary positions a GGUF file would not say all; export it for transformers.")
     return factors
 
 
-def architecture_of(config: ModelConfig) -> str:
+def gguf_architecture_name(config: ModelConfig) -> str:
     """llama.cpp's name for the shape. Raises LabError where it has none, or would work it out otherwise."""
     if not (isinstance(config.position, Rotary) and isinstance(config.feed_forward, Gated) and config.norm == "rms"):
         raise LabError(
@@ -154,7 +154,7 @@ def architecture_of(config: ModelConfig) -> str:
         raise LabError(
             "Llama.cpp reads no window and no activation but silu of this shape; export it for transformers."
         )
-    if name == "qwen2" and config.heads * config.attention.head_dim != config.width:
+    if name == "qwen2" and config.heads * config.attention_config.head_dim != config.width:
         raise LabError("Llama.cpp takes a Qwen2's heads to make up its width; use transformers' form.")
     scaling = config.position.scaling
     usual = isinstance(scaling, YaRN) and scaling == YaRN(scaling.factor, scaling.original_max_position_embeddings)
@@ -172,10 +172,10 @@ def write_gguf_config(writer: GGUFWriter, c: ModelConfig) -> None:
     writer.add_block_count(c.depth)
     writer.add_feed_forward_length(c.feed_forward.intermediate_size)
     writer.add_head_count(c.heads)
-    writer.add_head_count_kv(c.attention.key_value_heads)
-    writer.add_key_length(c.attention.head_dim)
-    writer.add_value_length(c.attention.head_dim)
-    writer.add_rope_dimension_count(c.attention.head_dim)
+    writer.add_head_count_kv(c.attention_config.key_value_heads)
+    writer.add_key_length(c.attention_config.head_dim)
+    writer.add_value_length(c.attention_config.head_dim)
+    writer.add_rope_dimension_count(c.attention_config.head_dim)
     writer.add_rope_freq_base(c.position.base)
     writer.add_layer_norm_rms_eps(c.norm_eps)
     _describe_scaling(writer, c.position.scaling)

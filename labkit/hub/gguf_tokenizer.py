@@ -164,7 +164,7 @@ def write_gguf_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, vocabulary: i
     beyond the model's rows.
     """
     kept = json.loads(tokenizer.backend.to_str())
-    name = pre_tokenizer_name(kept)
+    name = gguf_pre_tokenizer_name(kept)
     ids = tokenizer.backend.get_vocab(with_added_tokens=True)
     if max(ids.values()) >= vocabulary:
         raise LabError(f"The tokenizer has {1 + max(ids.values())} tokens, the model rows for {vocabulary} only.")
@@ -182,10 +182,10 @@ def write_gguf_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, vocabulary: i
     writer.add_chat_template(tokenizer.config["chat_template"])
 
 
-def pre_tokenizer_name(kept: dict[str, Any]) -> str:
+def gguf_pre_tokenizer_name(tokenizer_json: dict[str, Any]) -> str:
     """llama.cpp's name for how a tokenizer, as its JSON, cuts text. Raises LabError where it has none."""
-    model, given = kept["model"], _steps(kept["pre_tokenizer"])
-    if model["type"] == "BPE" and (kept["normalizer"] or {"type": "NFC"})["type"] == "NFC":
+    model, given = tokenizer_json["model"], _steps(tokenizer_json["pre_tokenizer"])
+    if model["type"] == "BPE" and (tokenizer_json["normalizer"] or {"type": "NFC"})["type"] == "NFC":
         for name, cuts in CUTS.items():
             whole_words = bool(model.get("ignore_merges")) == (name in WHOLE_WORDS)
             if whole_words and given == _as_json(cuts()):

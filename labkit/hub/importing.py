@@ -16,7 +16,7 @@ from labkit.hub.gguf_file import find_gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.runs.folder import Run, lock_and_recover_run_folder, run_file_names
-from labkit.runs.prepare import DataSources, read_sources
+from labkit.runs.prepare import LoadedSources, read_sources
 from labkit.runs.recipe import Recipe
 from labkit.runs.transactions import transaction
 from labkit.text.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ def import_checkpoint(
     return run
 
 
-def _check_turns(tokenizer: Tokenizer, sources: DataSources) -> None:
+def _check_turns(tokenizer: Tokenizer, sources: LoadedSources) -> None:
     """Raises LabError where the chat template refuses turns that were read, before anything is written: by their roles,
     each sequence of which is tried once.
     """
@@ -88,18 +88,18 @@ def _fill(run: Run, model: Transformer, tokenizer: Tokenizer, source: str) -> No
     run.write_report(machine.describe_machine())
 
 
-def fit_recipe_to_context(recipe: Recipe, model: ModelConfig) -> Recipe:
+def fit_recipe_to_context(recipe: Recipe, model_config: ModelConfig) -> Recipe:
     """The recipe for this model; rows that are longer than its context are made as long, and that is said."""
     stages = recipe.stages
-    longer = {name: stage for name, stage in stages.items() if stage.train.max_length > model.context}
+    longer = {name: stage for name, stage in stages.items() if stage.train.max_length > model_config.context}
     if longer:
         warnings.warn(
-            f"The model's context is {model.context} tokens: train.max_length of {', '.join(longer)} is lowered to "
-            f"it, from {', '.join(str(stage.train.max_length) for stage in longer.values())}.",
+            f"The model's context is {model_config.context} tokens: train.max_length of {', '.join(longer)} is lowered "
+            f"to it, from {', '.join(str(stage.train.max_length) for stage in longer.values())}.",
             stacklevel=3,
         )
-    shorter = {name: _with_length(stage, model.context) for name, stage in longer.items()}
-    return recipe.with_parts({"model": model, **shorter})
+    shorter = {name: _with_length(stage, model_config.context) for name, stage in longer.items()}
+    return recipe.with_parts({"model": model_config, **shorter})
 
 
 def _with_length(stage: Any, length: int) -> Any:

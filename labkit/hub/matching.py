@@ -106,22 +106,22 @@ def _missing(missing: list[str], family: Family, folder: Path) -> str:
     return f"{folder} lacks {len(missing)} tensors that its config.json asks for, {missing[0]} the first."
 
 
-def check_tensor_count(config: ModelConfig, tensors: int, where: str, said_by: str) -> None:
+def check_tensor_count(config: ModelConfig, num_tensors: int, where: str, said_by: str) -> None:
     """Raises LabError for counts that no checkpoint of so many tensors can have."""
-    if max(config.depth, config.encoder_depth) > tensors or config.context > MOST_TOKENS:
+    if max(config.depth, config.encoder_depth) > num_tensors or config.context > MOST_TOKENS:
         raise LabError(
             f"{where}: its {said_by} speaks of {config.depth} layers and a context of {config.context} tokens, but it "
-            f"holds {tensors} tensors: the two do not belong together."
+            f"holds {num_tensors} tensors: the two do not belong together."
         )
 
 
 def check_shapes(
-    parts: list[TensorMapping], config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str, said_by: str
+    mappings: list[TensorMapping], config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str, said_by: str
 ) -> None:
     """Raises LabError where tensors of these shapes do not make a model of this config; needs no memory for it."""
     with torch.device("meta"):
         expected = {name: x.shape for name, x in Transformer(config).state_dict().items()}
-        for part in parts:
+        for part in mappings:
             try:
                 found = part.to_ours({name: torch.empty(shapes[name]) for name in part.theirs}, config).shape
             except (RuntimeError, IndexError):

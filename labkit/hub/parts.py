@@ -39,7 +39,9 @@ class TensorMapping(NamedTuple):
         if self.layout == "flattened":
             return found[0].flatten()
         if self.layout == "interleaved_qkv":
-            return found[0].unflatten(0, (config.heads, 3, config.attention.head_dim)).transpose(0, 1).flatten(0, 2)
+            return (
+                found[0].unflatten(0, (config.heads, 3, config.attention_config.head_dim)).transpose(0, 1).flatten(0, 2)
+            )
         return torch.cat(found) if len(found) > 1 else found[0]
 
     def to_theirs(self, tensor: Tensor, config: ModelConfig) -> dict[str, Tensor]:
@@ -49,7 +51,9 @@ class TensorMapping(NamedTuple):
         elif self.layout == "flattened":
             found = [tensor.view(self.shape)]
         elif self.layout == "interleaved_qkv":
-            found = [tensor.unflatten(0, (3, config.heads, config.attention.head_dim)).transpose(0, 1).flatten(0, 2)]
+            found = [
+                tensor.unflatten(0, (3, config.heads, config.attention_config.head_dim)).transpose(0, 1).flatten(0, 2)
+            ]
         else:
             found = list(tensor.split(self.split_sizes)) if self.split_sizes else [tensor]
         return {name: part.contiguous() for name, part in zip(self.theirs, found, strict=True)}
@@ -72,7 +76,7 @@ class Family(NamedTuple):
     ignored_tensors: str = ""
 
 
-def weight_and_bias(
+def weight_and_bias_mappings(
     ours: str, theirs: str, config: ModelConfig, layout: Layout = "concatenated"
 ) -> Iterator[TensorMapping]:
     """A matrix and its bias, where there is one. A bias has nothing to be transposed."""
@@ -83,8 +87,8 @@ def weight_and_bias(
 
 def qkv_split_sizes(config: ModelConfig) -> tuple[int, int, int]:
     """How many rows of the matrix of queries, keys and values are whose."""
-    E = config.attention.head_dim
-    return config.heads * E, config.attention.key_value_heads * E, config.attention.key_value_heads * E
+    E = config.attention_config.head_dim
+    return config.heads * E, config.attention_config.key_value_heads * E, config.attention_config.key_value_heads * E
 
 
 ACTIVATIONS = {

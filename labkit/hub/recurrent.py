@@ -10,7 +10,7 @@ from typing import Any
 
 from labkit.errors import LabError
 from labkit.hub.config_keys import ConfigKeys
-from labkit.hub.parts import Family, Json, TensorMapping, activation_from_hf, activation_to_hf, weight_and_bias
+from labkit.hub.parts import Family, Json, TensorMapping, activation_from_hf, activation_to_hf, weight_and_bias_mappings
 from labkit.model.feedforward import Plain
 from labkit.model.positions import NoPosition
 from labkit.model.rwkv import RWKV
@@ -53,11 +53,11 @@ def _write(c: ModelConfig) -> dict[str, Any]:
         "intermediate_size": c.feed_forward.intermediate_size,
         "num_hidden_layers": c.depth,
         "num_heads": c.heads,
-        "head_dim": c.attention.head_dim,
+        "head_dim": c.attention_config.head_dim,
         "hidden_act": activation_to_hf(c),
         "norm_eps": c.norm_eps,
         "tie_word_embeddings": c.tied,
-        **dict(zip(RANKS, c.mixer.ranks_for(c.width), strict=True)),
+        **dict(zip(RANKS, c.mixer.ranks_at_width(c.width), strict=True)),
     }
 
 
@@ -70,8 +70,8 @@ def _parts(c: ModelConfig) -> Iterator[TensorMapping]:
         yield from _mixer_parts(c, f"{ours}.mixer", f"{theirs}.attn", first=i == 0)
         yield from _norm(f"{ours}.feed_forward_norm", f"{theirs}.ffn_norm")
         yield TensorMapping(f"{ours}.shift.mu", (f"{theirs}.ffn.x_k",))
-        yield from weight_and_bias(f"{ours}.feed_forward.up", f"{theirs}.ffn.key", c)
-        yield from weight_and_bias(f"{ours}.feed_forward.down", f"{theirs}.ffn.value", c)
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward.up", f"{theirs}.ffn.key", c)
+        yield from weight_and_bias_mappings(f"{ours}.feed_forward.down", f"{theirs}.ffn.value", c)
     yield from _norm("norm", "model.norm")
     if not c.tied:
         yield TensorMapping("head.weight", ("lm_head.weight",))
@@ -89,7 +89,7 @@ def _mixer_parts(c: ModelConfig, ours: str, theirs: str, first: bool) -> Iterato
             yield TensorMapping(f"{ours}.{name}.start", (f"{theirs}.{letter}_lora.lora.2.bias",))
     yield TensorMapping(f"{ours}.xi", (f"{theirs}.k_k",))
     yield TensorMapping(f"{ours}.alpha", (f"{theirs}.k_a",))
-    yield TensorMapping(f"{ours}.rho", (f"{theirs}.r_k",), "flattened", shape=(c.heads, c.attention.head_dim))
+    yield TensorMapping(f"{ours}.rho", (f"{theirs}.r_k",), "flattened", shape=(c.heads, c.attention_config.head_dim))
     yield from _norm(f"{ours}.norm", f"{theirs}.g_norm")
 
 

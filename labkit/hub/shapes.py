@@ -82,13 +82,13 @@ def _same(config: ModelConfig) -> ModelConfig:
         unlimited = moe.capacity_factor is None or moe.capacity_factor >= moe.num_experts
         moe = dataclasses.replace(moe, aux_loss_coef=0.0, capacity_factor=None if unlimited else moe.capacity_factor)
     if isinstance(mixer, RWKV):
-        mixer = RWKV(mixer.ranks_for(config.width))
+        mixer = RWKV(mixer.ranks_at_width(config.width))
     window = 0 if config.window >= config.context else config.window
     return dataclasses.replace(
         config,
         previous_token_init=0,
-        head_dim=config.attention.head_dim,
-        key_value_heads=config.attention.key_value_heads,
+        head_dim=config.attention_config.head_dim,
+        key_value_heads=config.attention_config.key_value_heads,
         feed_forward=moe,
         mixer=mixer,
         window=window,

@@ -44,20 +44,25 @@ def load_tokenizer(
     return Tokenizer(backend, choose_chat_template(config, chat_template, say), _ends(folder))
 
 
-def choose_chat_template(config: dict[str, Any], choice: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+def choose_chat_template(
+    tokenizer_config: dict[str, Any], template_name: str | None, say: Callable[[str], None]
+) -> dict[str, Any]:
     """The tokenizer's config with the chat template that was chosen; None in it stands for the plain form.
 
-    choice: "plain", a name of several templates, or None for the default. Raises LabError for a name that none has.
+    template_name: "plain", a name of several templates, or None for the default. Raises LabError for a name that none
+    has.
     """
-    given = config.get("chat_template") or None
-    if choice == PLAIN:
-        return config | {"chat_template": None}
-    if choice is not None and (given is None or isinstance(given, str)):
+    given = tokenizer_config.get("chat_template") or None
+    if template_name == PLAIN:
+        return tokenizer_config | {"chat_template": None}
+    if template_name is not None and (given is None or isinstance(given, str)):
         had = "no chat template" if given is None else "one chat template, which has no name"
-        raise LabError(f"--chat-template {choice}: this tokenizer has {had}. Leave it out, or say plain.")
+        raise LabError(f"--chat-template {template_name}: this tokenizer has {had}. Leave it out, or say plain.")
     if given is None:
         say("It comes without a chat template, so turns are written plainly: 'user: …', 'assistant: …'.")
-    return config | {"chat_template": given if choice is None else select_chat_template(given, choice)}
+    return tokenizer_config | {
+        "chat_template": given if template_name is None else select_chat_template(given, template_name)
+    }
 
 
 def _is_own(file: Path) -> bool:

@@ -16,15 +16,15 @@ from labkit.interpret.coreference import (
     winograd_examples,
     world_coref_examples,
 )
-from labkit.interpret.heads import HeadReport, HeadScore, accuracy_and_standard_error, find_heads, log_odds
+from labkit.interpret.heads import HeadReport, HeadScore, accuracy_and_standard_error, answer_log_odds, find_heads
 from labkit.interpret.inspection import AttentionMap, Inspection, PredictionShift, ScoreBreakdown
 from labkit.interpret.limits import attention_bytes, check_attention_memory, check_patching_cost
 from labkit.interpret.patching import PatchingResult, activation_patching
-from labkit.interpret.taps import Ablate, PatchActivations, Recorder
+from labkit.interpret.taps import AblateHeads, ActivationRecorder, PatchActivations
 from labkit.interpret.views import CheckpointInspections
 
 __all__ = [
-    "Ablate",
+    "AblateHeads",
     "ScoreBreakdown",
     "PredictionShift",
     "HeadReport",
@@ -33,7 +33,7 @@ __all__ = [
     "AttentionMap",
     "PatchingResult",
     "CorefExample",
-    "Recorder",
+    "ActivationRecorder",
     "PatchActivations",
     "CheckpointInspections",
     "accuracy_and_standard_error",
@@ -41,7 +41,7 @@ __all__ = [
     "check_attention_memory",
     "check_patching_cost",
     "find_heads",
-    "log_odds",
+    "answer_log_odds",
     "activation_patching",
     "winograd_example",
     "winograd_examples",

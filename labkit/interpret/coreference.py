@@ -81,11 +81,13 @@ def winograd_examples(tokenizer: Tokenizer, count: int = 48) -> list[CorefExampl
 
 
 def winograd_example(
-    tokenizer: Tokenizer, sentence: str, why: str, right: str = "animal", wrong: str = "street"
+    tokenizer: Tokenizer, sentence: str, adjective: str, right_noun: str = "animal", wrong_noun: str = "street"
 ) -> CorefExample:
-    """One sentence of this kind, and the question what was too `why`."""
-    ids = encode_text_prompt(tokenizer, f"{sentence} What was too {why}? The")
-    return _example(tokenizer, ids, [tokenizer.encode(f" {name}") for name in (right, wrong)], right, wrong)
+    """One sentence of this kind, and the question what was too `adjective`."""
+    ids = encode_text_prompt(tokenizer, f"{sentence} What was too {adjective}? The")
+    return _example(
+        tokenizer, ids, [tokenizer.encode(f" {name}") for name in (right_noun, wrong_noun)], right_noun, wrong_noun
+    )
 
 
 def _example(tokenizer: Tokenizer, ids: list[int], options: list[list[int]], right: str, wrong: str) -> CorefExample:

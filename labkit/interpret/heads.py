@@ -13,7 +13,7 @@ from labkit.decoding.generate import left_pad
 from labkit.errors import LabError
 from labkit.interpret.coreference import CorefExample
 from labkit.interpret.inspection import ROWS
-from labkit.interpret.taps import Ablate, HeadRef, Recorder
+from labkit.interpret.taps import AblateHeads, ActivationRecorder, HeadRef
 from labkit.model.mixers import SelfAttention
 from labkit.model.transformer import Transformer
 from labkit.text.tokenizer import Tokenizer
@@ -72,13 +72,13 @@ def find_heads(
         raise LabError(f"The examples have up to {longest} tokens, more than the context of {model.config.context}.")
     model.eval()
     scores = torch.stack((*_repeated(model, tokenizer), *_looks(model, examples)), -1)  # [L, H, 4]
-    odds = log_odds(model, examples)
+    odds = answer_log_odds(model, examples)
     heads = []
     for rank, index in enumerate(scores[..., -1].flatten().argsort(descending=True).tolist()):
         layer, head = divmod(index, model.config.heads)
         ablation_effect = None
         if rank < num_ablated:
-            without = log_odds(model, examples, HeadRef(f"blocks.{layer}.attention", head))
+            without = answer_log_odds(model, examples, HeadRef(f"blocks.{layer}.attention", head))
             ablation_effect = float((odds - without).mean())
         previous, induction, pronoun, answer = scores[layer, head].tolist()
         heads.append(HeadScore(layer, head, previous, induction, pronoun, answer, ablation_effect))
@@ -94,7 +94,9 @@ def accuracy_and_standard_error(odds: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def log_odds(model: Transformer, examples: Sequence[CorefExample], ablated_head: HeadRef | None = None) -> Tensor:
+def answer_log_odds(
+    model: Transformer, examples: Sequence[CorefExample], ablated_head: HeadRef | None = None
+) -> Tensor:
     """log P(right answer) - log P(wrong answer) of each example, in nats [N]; without a head, where one is given.
 
     What both answers begin with is as likely before either, so it is only read; where they then differ in one token,
@@ -111,7 +113,7 @@ def log_odds(model: Transformer, examples: Sequence[CorefExample], ablated_head:
         chunk = texts[start : start + ROWS]
         last = max(len(rest) for text in chunk for _, _, rest in readings[text])
         tokens, positions, mask = (t.to(model.embedding.weight.device) for t in left_pad(chunk))
-        x = model.hidden_states(tokens, positions, mask, tap=Ablate([ablated_head] * len(chunk)))[:, -last:]
+        x = model.hidden_states(tokens, positions, mask, tap=AblateHeads([ablated_head] * len(chunk)))[:, -last:]
         logprobs = model.logits(x).float().log_softmax(-1)  # [B, last, V]
         for row, text in enumerate(chunk):
             for i, sign, rest in readings[text]:
@@ -154,6 +156,6 @@ def _looks(model: Transformer, examples: Sequence[CorefExample]) -> tuple[Tensor
 
 def _weights(model: Transformer, ids: Tensor) -> Tensor:
     """Attention weights of a batch: [L, B, H, T, T]."""
-    recorder = Recorder(".weights")
+    recorder = ActivationRecorder(".weights")
     model.hidden_states(ids.to(model.embedding.weight.device), tap=recorder)
     return torch.stack(list(recorder.activations.values()))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.interpret.taps import Ablate, AblationKind, HeadRef, Recorder
+from labkit.interpret.taps import AblateHeads, AblationKind, ActivationRecorder, HeadRef
 from labkit.model.mixers import SelfAttention
 from labkit.model.taps import Tap, no_tap
 from labkit.model.transformer import Transformer
@@ -36,27 +36,46 @@ class AttentionMap(NamedTuple):
     key_value_heads: int
 
 
+class TopKey(NamedTuple):
+    """One of the keys that a query looks at most: its column, the score and weight of the pair, and the length (the L2
+    norm) of its value.
+    """
+
+    column: int
+    score: float
+    weight: float
+    value_norm: float
+
+
 class ScoreBreakdown(NamedTuple):
-    """Where one weight comes from: score = dot · scale + position, weight = e^score / Σ e^score over what the token
-    sees. leading: of that row the largest (column, score, weight, length of the value). width: numbers in q and k.
+    """Where one weight comes from: score = dot · scale + position_bias, weight = e^score / Σ e^score over what the
+    token sees. top_keys: of that row the largest. head_dim: numbers in q and k.
     """
 
     dot: float
     scale: float
-    position: float
+    position_bias: float
     score: float
     weight: float
-    width: int
-    leading: list[tuple[int, float, float, float]]
+    head_dim: int
+    top_keys: list[TopKey]
+
+
+class TokenProbabilityChange(NamedTuple):
+    """The text of a token, and how probable it is before and after."""
+
+    text: str
+    before: float
+    after: float
 
 
 class PredictionShift(NamedTuple):
     """How a distribution of the next token changes: nats of Kullback-Leibler divergence from before to after, and the
-    leading tokens as (text, before, after).
+    leading tokens.
     """
 
-    nats: float
-    leading: list[tuple[str, float, float]]
+    kl_nats: float
+    top_tokens: list[TokenProbabilityChange]
 
 
 class Inspection:
@@ -76,7 +95,7 @@ class Inspection:
         if not isinstance(model.config.mixer, SelfAttention):
             raise LabError(f"This model has no attention to look at: it mixes by {type(model.config.mixer).__name__}.")
         self.model, self.tokenizer, self.ids, self.source = model, tokenizer, list(ids), source
-        recorder = Recorder((".weights", ".scores", ".query", ".key", ".value", "embedding", ".output"))
+        recorder = ActivationRecorder((".weights", ".scores", ".query", ".key", ".value", "embedding", ".output"))
         self.logits = self._read([None], recorder)[0]
         self.activations = recorder.activations
         self.attention_maps = list(self._maps())
@@ -86,7 +105,7 @@ class Inspection:
         self, without: Sequence[HeadRef | None], tap: Tap, kind: AblationKind = "zero", position: int | None = None
     ) -> Tensor:
         """Logits [B, T, V] (after one token alone: [B, 1, V]) of as many copies of the text, each without a head."""
-        ablate, model = Ablate(without, kind), self.model
+        ablate, model = AblateHeads(without, kind), self.model
         device, rows = model.embedding.weight.device, len(without)
 
         def both(name: str, x: Tensor) -> Tensor:
@@ -103,7 +122,7 @@ class Inspection:
         return logits
 
     def _maps(self) -> Any:
-        K, tokens = self.model.config.attention.key_value_heads, self.token_texts(self.ids)
+        K, tokens = self.model.config.attention_config.key_value_heads, self.token_texts(self.ids)
         source = [] if self.source is None else self.token_texts(self.source)
         if self.source is not None:
             yield AttentionMap(
@@ -145,14 +164,16 @@ class Inspection:
             raise LabError(f"There is no pair of tokens ({row}, {column}) among {tuple(weights.shape)}.")
         if self.attention_maps[map_index].kind == "causal" and column > row:
             raise LabError(f"Token {row} cannot look at token {column}: in causal attention none sees a later one.")
-        scale = self.model.config.attention.softmax_scale
+        scale = self.model.config.attention_config.softmax_scale
         shared = head * self.attention_maps[map_index].key_value_heads // self.model.config.heads
         q, k, v = (self.activations[f"{where}.{part}"][0] for part in ("query", "key", "value"))
         dot = float(q[head, row] @ k[shared, column])
         scores, lengths = self.activations[f"{where}.scores"][0, head, row], v[shared].norm(dim=-1)
         score = float(scores[column])
         most = weights[row].topk(min(top_n, weights.shape[1])).indices.tolist()
-        listed = [(j, float(scores[j]), float(weights[row, j]), float(lengths[j])) for j in most if weights[row, j] > 0]
+        listed = [
+            TopKey(j, float(scores[j]), float(weights[row, j]), float(lengths[j])) for j in most if weights[row, j] > 0
+        ]
         return ScoreBreakdown(dot, scale, score - dot * scale, score, float(weights[row, column]), q.shape[-1], listed)
 
     def ablate(
@@ -178,13 +199,15 @@ class Inspection:
             raise LabError(f"There is no token {position} in this text: there are {last + 1}, from 0 on.")
         return last if position is None else position
 
-    def prediction_shift(self, after: Tensor, top_n: int = 6, position: int = -1) -> PredictionShift:
-        """From the prediction after the token in this place to other logits [V]."""
-        before, after = self.logits[position].log_softmax(-1).cpu(), after.log_softmax(-1).cpu()
+    def prediction_shift(self, new_logits: Tensor, top_n: int = 6, position: int = -1) -> PredictionShift:
+        """From the prediction after the token at `position` to that of new_logits [V]."""
+        before, after = self.logits[position].log_softmax(-1).cpu(), new_logits.log_softmax(-1).cpu()
         most = before.topk(min(top_n, len(before))).indices.tolist()
         most += [token for token in after.topk(min(top_n // 2, len(after))).indices.tolist() if token not in most]
         p, q = before.exp(), after.exp()
-        listed = [(self.tokenizer.token_text(token), float(p[token]), float(q[token])) for token in most]
+        listed = [
+            TokenProbabilityChange(self.tokenizer.token_text(token), float(p[token]), float(q[token])) for token in most
+        ]
         return PredictionShift(float(kl_divergence(before, after)), listed)
 
     def ablation_effects(self, map_index: int, kind: AblationKind = "zero", position: int | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from labkit.errors import LabError
 from labkit.interpret.inspection import ROWS
-from labkit.interpret.patching import patch_positions
+from labkit.interpret.patching import patchable_residual_sites
 from labkit.model.transformer import Transformer
 
 MAX_PAGE_BYTES = 1e9
@@ -50,8 +50,10 @@ def check_patching_cost(
     model: Transformer, clean_ids: Sequence[int], corrupted_ids: Sequence[int], max_flops: float = MAX_PATCHING_FLOPS
 ) -> float:
     """The floating-point operations of `activation_patching` two texts. Raises LabError above `max_flops`."""
-    readings = len(patch_positions(model, clean_ids, corrupted_ids)) + model.config.depth * model.config.heads
-    found = readings * len(corrupted_ids) * model.flops_per_token(len(corrupted_ids)) / 3  # a forward pass is a third
+    readings = len(patchable_residual_sites(model, clean_ids, corrupted_ids)) + model.config.depth * model.config.heads
+    found = (
+        readings * len(corrupted_ids) * model.training_flops_per_token(len(corrupted_ids)) / 3
+    )  # a forward pass is a third
     if found > max_flops:
         raise LabError(
             f"Patching these texts takes {readings:,} readings of {len(corrupted_ids):,} tokens, {found / 1e12:,.1f} "

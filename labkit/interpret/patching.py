@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.interpret.inspection import ROWS
-from labkit.interpret.taps import PatchActivations, Recorder
+from labkit.interpret.taps import ActivationRecorder, PatchActivations
 from labkit.model.mixers import SelfAttention
 from labkit.model.transformer import Transformer
 
@@ -18,13 +18,13 @@ from labkit.model.transformer import Transformer
 class PatchingResult(NamedTuple):
     """residual [1 + L, T]: how much of the difference comes back when the vector of one token after one layer (0: the
     embeddings) is the first text's, in the second; heads [L, H]: likewise of what one head gives to all tokens. 0:
-    nothing, 1: all of it. answers: the tokens whose log-odds are measured, the first text's and the second's. log_odds:
-    these log-odds in nats, in the first text and in the second.
+    nothing, 1: all of it. answer_ids: the tokens whose log-odds are measured, the first text's and the second's.
+    log_odds: these log-odds in nats, in the first text and in the second.
     """
 
     residual: Tensor
     heads: Tensor
-    answers: tuple[int, int]
+    answer_ids: tuple[int, int]
     log_odds: tuple[float, float]
 
 
@@ -58,7 +58,7 @@ def activation_patching(
     if not 0 < len(clean_ids) <= model.config.context:
         raise LabError(f"A text of {len(clean_ids)} tokens cannot be looked at: give 1 to {model.config.context}.")
     device = model.embedding.weight.device
-    recorder = Recorder(("embedding", ".output", ".heads"))
+    recorder = ActivationRecorder(("embedding", ".output", ".heads"))
     one, other = (torch.tensor([list(text)], device=device) for text in (clean_ids, corrupted_ids))
     model.eval()
     before = model(one, tap=recorder)[0, -1].float().log_softmax(-1)
@@ -68,7 +68,9 @@ def activation_patching(
     if abs(clean - corrupted) < 1e-6:
         raise LabError("Both texts make the same prediction, so there is no difference to find the cause of.")
     L, H, T = model.config.depth, model.config.heads, len(clean_ids)
-    stream = [(layer, t) for layer, t in patch_positions(model, clean_ids, corrupted_ids) if (layer, t) != (L, T - 1)]
+    stream = [
+        (layer, t) for layer, t in patchable_residual_sites(model, clean_ids, corrupted_ids) if (layer, t) != (L, T - 1)
+    ]
     layers = ["embedding", *(f"blocks.{i}.output" for i in range(L))]
     places = [(layers[layer], t) for layer, t in stream]
     places += [(f"blocks.{i}.attention.heads", h) for i in range(L) for h in range(H)]
@@ -88,7 +90,7 @@ def activation_patching(
     return PatchingResult(grid, heads.view(L, H), (a, b), (clean, corrupted))
 
 
-def patch_positions(
+def patchable_residual_sites(
     model: Transformer, clean_ids: Sequence[int], corrupted_ids: Sequence[int]
 ) -> list[tuple[int, int]]:
     """The (layer, token) of `PatchingResult.residual` whose vector can differ between two texts of equal length and

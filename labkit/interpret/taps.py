@@ -10,7 +10,7 @@ from torch import Tensor
 AblationKind = Literal["zero", "mean"]
 
 
-class Recorder:
+class ActivationRecorder:
     """A tap that keeps what it is shown, by name, and changes nothing. name_suffixes: how the names end, one or
     several.
     """
@@ -32,7 +32,7 @@ class HeadRef(NamedTuple):
     head: int
 
 
-class Ablate:
+class AblateHeads:
     """A tap that takes heads out: row b of the batch does without heads[b], where that is not None.
 
     "zero": the head gives nothing. "mean": it gives each token the mean of what it gives to the row's tokens, so that

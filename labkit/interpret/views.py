@@ -36,7 +36,7 @@ class CheckpointInspections:
         """`Inspection.viewer_data`, with the checkpoints that there are and the one shown."""
         return self.inspect(name).viewer_data() | {"stages": self.names, "stage": name}
 
-    def handle_request(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    def handle_request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What a viewer wants to know of a stage: {"what": "view" | "cell" | "without" | "effects" | "lens"}, with the
         numbers of the map, layer, head, row and column where these matter; of "without" and "effects", "place" is the
         token after which is predicted, the last when not given.
@@ -44,7 +44,7 @@ class CheckpointInspections:
         What goes wrong is an answer too: {"error": in words}.
         """
         try:
-            return self._answer(question)
+            return self._answer(request)
         except LabError as error:
             return {"error": str(error)}
         except (KeyError, TypeError, ValueError, OverflowError) as error:

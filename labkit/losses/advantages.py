@@ -77,17 +77,17 @@ def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def whiten_together(
-    parts: Sequence[Tensor],
+    tensors: Sequence[Tensor],
     masks: Sequence[Tensor],
     all_reduce: Callable[[Tensor], Tensor] = lambda sum_: sum_,
     eps: float = 1e-8,
 ) -> list[Tensor]:
     """`whiten` of several tensors as if they were one. all_reduce: sums a number over all processes."""
     count = all_reduce(_sum(mask.sum() for mask in masks)).clamp(min=1)
-    mean = all_reduce(_sum((x * mask).sum() for x, mask in zip(parts, masks, strict=True))) / count
-    squares = _sum((((x - mean) ** 2) * mask).sum() for x, mask in zip(parts, masks, strict=True))
+    mean = all_reduce(_sum((x * mask).sum() for x, mask in zip(tensors, masks, strict=True))) / count
+    squares = _sum((((x - mean) ** 2) * mask).sum() for x, mask in zip(tensors, masks, strict=True))
     deviation = torch.rsqrt(all_reduce(squares) / count + eps)
-    return [(x - mean) * deviation * mask for x, mask in zip(parts, masks, strict=True)]
+    return [(x - mean) * deviation * mask for x, mask in zip(tensors, masks, strict=True)]
 
 
 def _sum(tensors: Iterable[Tensor]) -> Tensor:

@@ -51,18 +51,18 @@ class MixerState(Protocol):
         ...
 
 
-def token_shift(x: Tensor, last: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
-    """The real token before each: x [B, T, D] and what came before all, last [B, D] -> [B, T, D], and the `last` of the
-    next call. Zeros at the beginning of a document.
+def token_shift(x: Tensor, last_input: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
+    """The real token before each: x [B, T, D] and what came before all, last_input [B, D] -> [B, T, D], and the
+    `last_input` of the next call. Zeros at the beginning of a document.
     """
-    together = torch.cat((last.to(x.dtype).unsqueeze(1), x), 1)  # [B, 1 + T, D]
+    together = torch.cat((last_input.to(x.dtype).unsqueeze(1), x), 1)  # [B, 1 + T, D]
     if context.token_mask is None:
-        before, last = together[:, :-1], x[:, -1]
+        before, last_input = together[:, :-1], x[:, -1]
     else:
         place = torch.arange(1, x.shape[1] + 1, device=x.device) * context.token_mask  # where the real ones stand
         latest = torch.cat((place.new_zeros(len(x), 1), place.cummax(1).values), 1)  # [B, 1 + T]
         found = together.gather(1, latest.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        before, last = found[:, :-1], found[:, -1]
+        before, last_input = found[:, :-1], found[:, -1]
     if context.document_starts is not None:
         before = before.masked_fill(context.document_starts.unsqueeze(-1), 0)
-    return before, last
+    return before, last_input

@@ -45,7 +45,7 @@ class Gated:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def of_block(self, index: int) -> Gated:
+    def config_for_block(self, index: int) -> Gated:
         """The feed-forward of the block of this number, from 0 on."""
         return self
 
@@ -84,7 +84,7 @@ class Plain:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def of_block(self, index: int) -> Plain:
+    def config_for_block(self, index: int) -> Plain:
         """The feed-forward of the block of this number, from 0 on."""
         return self
 
@@ -143,7 +143,7 @@ class MoE:
         """Of one expert."""
         return self.expert.intermediate_size
 
-    def of_block(self, index: int) -> FeedForward:
+    def config_for_block(self, index: int) -> FeedForward:
         """The feed-forward of the block of this number, from 0 on."""
         return self if index % self.sparse_step == 1 % self.sparse_step else self.expert
 

@@ -117,14 +117,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, state: KVCache | None, context: ForwardContext) -> tuple[Tensor, KVCache | None]:
         """x [B, T, D] -> [B, T, D], and the state with the T new keys and values in it."""
         places, tap = context.positions, context.tap
-        q, k, v = self.project(x, places)
+        q, k, v = self.project_qkv(x, places)
         if state is not None:
             state = state.append(k, v)
             k, v = (part.to(q.dtype) for part in state.valid_keys_values())
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
         return self.out(attend(q * self.scale, k, v, context.attention_bias, places, tap, self.name)), state
 
-    def project(self, x: Tensor, places: PositionIndex) -> tuple[Tensor, Tensor, Tensor]:
+    def project_qkv(self, x: Tensor, positions: PositionIndex) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> queries [B, H, T, E], keys and values [B, K, T, E]."""
         H, K = self.heads, self.key_value_heads
         qkv = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_dim))  # [B, T, H + 2K, E]
@@ -132,7 +132,7 @@ class Attention(nn.Module):
         if self.qk_norm:
             dtype = self.query_norm.weight.dtype  # as every norm, in full precision even under autocast
             q, k = self.query_norm(q.to(dtype)), self.key_norm(k.to(dtype))
-        q, k = places.rotate(q, k)
+        q, k = positions.rotate(q, k)
         return q.to(v.dtype).transpose(1, 2), k.to(v.dtype).transpose(1, 2), v.transpose(1, 2)
 
 
@@ -160,7 +160,9 @@ class CrossAttention(nn.Module):
         return self.out(attend(q * self.scale, k, v, memory.attention_bias, None, tap, self.name))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: PositionIndex | None, tap: Tap, name: str) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, attention_bias: Tensor, positions: PositionIndex | None, tap: Tap, name: str
+) -> Tensor:
     """softmax(q kᵀ + bias) v: q [B, H, T, E], scaled, k and v [B, K, S, E] -> [B, T, H·E].
 
     Written out, not torch's fused kernel: on a CPU in bf16 forward and backward together take half the time,
@@ -170,12 +172,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, places: PositionIndex 
     K, S = k.shape[1], k.shape[2]
     # The queries that share a key head are stacked, so that no key is copied.
     scores = (q.reshape(B, K, -1, E) @ k.transpose(-1, -2)).view(B, H, T, S)
-    bias = None if places is None else places.bias(q)
+    bias = None if positions is None else positions.bias(q)
     if bias is not None:
         scores = scores + bias
-    scores = tap(f"{name}.scores", scores) + mask.unsqueeze(-3).to(scores.dtype)
+    scores = tap(f"{name}.scores", scores) + attention_bias.unsqueeze(-3).to(scores.dtype)
     weights = tap(f"{name}.weights", F.softmax(scores, dim=-1))
     y = (weights.view(B, K, -1, S) @ v).view(B, H, T, E)
-    term = None if places is None else places.value_term(weights)
+    term = None if positions is None else positions.value_term(weights)
     y = tap(f"{name}.heads", y if term is None else y + term)
     return y.transpose(1, 2).reshape(B, T, H * E)

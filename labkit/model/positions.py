@@ -148,6 +148,13 @@ class SinusoidalEncoding(PositionEncoding):
 # Turning queries and keys
 
 
+class ScaledFrequencies(NamedTuple):
+    """The frequency of each pair, (D/2,), and what queries and keys are each multiplied by."""
+
+    frequencies: Tensor
+    attention_factor: float
+
+
 @dataclass(frozen=True)
 class LinearScaling:
     """All positions closer together by `factor`: position interpolation, https://arxiv.org/abs/2306.15595."""
@@ -159,9 +166,9 @@ class LinearScaling:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
-        """The frequency of each pair, (D/2,) -> the scaled ones, and what queries and keys are each multiplied by."""
-        return frequencies / self.factor, 1.0
+    def scale_frequencies(self, frequencies: Tensor, base: float) -> ScaledFrequencies:
+        """The frequency of each pair, (D/2,) -> the scaled ones."""
+        return ScaledFrequencies(frequencies / self.factor, 1.0)
 
 
 @dataclass(frozen=True)
@@ -192,11 +199,11 @@ class Llama3Scaling:
                 f"not {self.high_freq_factor:g}."
             )
 
-    def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
-        """As `LinearScaling.apply`."""
+    def scale_frequencies(self, frequencies: Tensor, base: float) -> ScaledFrequencies:
+        """As `LinearScaling.scale_frequencies`."""
         turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)  # over the context that was trained
         kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
-        return frequencies * (kept + (1 - kept) / self.factor), 1.0
+        return ScaledFrequencies(frequencies * (kept + (1 - kept) / self.factor), 1.0)
 
 
 @dataclass(frozen=True)
@@ -222,8 +229,8 @@ class YaRN:
         if self.beta_fast <= self.beta_slow:
             raise LabError(f"YaRN: beta_fast must be above beta_slow, {self.beta_slow:g}, not {self.beta_fast:g}.")
 
-    def apply(self, frequencies: Tensor, base: float) -> tuple[Tensor, float]:
-        """As `LinearScaling.apply`."""
+    def scale_frequencies(self, frequencies: Tensor, base: float) -> ScaledFrequencies:
+        """As `LinearScaling.scale_frequencies`."""
         half = len(frequencies)
 
         def pair(turns: float) -> float:
@@ -236,7 +243,7 @@ class YaRN:
         low, high = max(low, 0), min(high, 2 * half - 1)
         slowed = ((torch.arange(half) - low) / (high - low if high != low else 1e-3)).clamp(0, 1)
         attention_factor = 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
-        return frequencies * (1 - slowed + slowed / self.factor), attention_factor
+        return ScaledFrequencies(frequencies * (1 - slowed + slowed / self.factor), attention_factor)
 
 
 @dataclass(frozen=True)
@@ -279,7 +286,7 @@ class RotaryEncoding(PositionEncoding):
         super().__init__()
         frequencies, attention_factor = rotary_frequencies(config.base, head_dim), 1.0
         if config.scaling is not None:
-            frequencies, attention_factor = config.scaling.apply(frequencies, config.base)
+            frequencies, attention_factor = config.scaling.scale_frequencies(frequencies, config.base)
         angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)  # [context, E/2]
         self.register_buffer("cos", angles.cos() * attention_factor, persistent=False)
         self.register_buffer("sin", angles.sin() * attention_factor, persistent=False)
@@ -360,7 +367,7 @@ class T5Buckets(PositionConfig):
             raise LabError(f"T5Buckets: num_buckets must be a multiple of 4, not {self.num_buckets}.")
 
     def check_sizes(self, sizes: ModelSizes) -> None:
-        near = self.exact_distances(sizes.causal)
+        near = self.num_exact_buckets(sizes.causal)
         if self.max_distance <= near:
             raise LabError(
                 f"T5Buckets: distances below {near} have one of the {self.num_buckets} buckets each, so max_distance "
@@ -371,7 +378,7 @@ class T5Buckets(PositionConfig):
         self.check_sizes(sizes)
         return T5BucketsEncoding(self, sizes.heads, sizes.causal)
 
-    def exact_distances(self, causal: bool) -> int:
+    def num_exact_buckets(self, causal: bool) -> int:
         """How many distances have a bucket of their own, to each side where the model is not causal."""
         return self.num_buckets // (2 if causal else 4)
 
@@ -396,7 +403,7 @@ class T5BucketsEncoding(PositionEncoding):
         else:
             buckets //= 2
             after, away = (distance > 0) * buckets, distance.abs()
-        near = self.config.exact_distances(self.causal)
+        near = self.config.num_exact_buckets(self.causal)
         share = torch.log(away.float().clamp(min=1) / near) / math.log(self.config.max_distance / near)
         far = (near + (share * (buckets - near)).long()).clamp(max=buckets - 1)
         return after + torch.where(away < near, away, far)

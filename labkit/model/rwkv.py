@@ -51,9 +51,9 @@ class RWKV:
 
     def build(self, width: int, config: AttentionConfig, index: int, name: str) -> RWKVMixer:
         self.check_sizes(width, config)
-        return RWKVMixer(width, config, self.ranks_for(width), index, name)
+        return RWKVMixer(width, config, self.ranks_at_width(width), index, name)
 
-    def ranks_for(self, width: int) -> tuple[int, int, int, int]:
+    def ranks_at_width(self, width: int) -> tuple[int, int, int, int]:
         """Its own, or those that are usual for the width."""
         return self.ranks or default_ranks(width)
 
@@ -69,36 +69,36 @@ def default_ranks(width: int) -> tuple[int, int, int, int]:
 
 
 class RWKVState(NamedTuple):
-    """last [B, D]: the vector of the token before; matrix [B, H, N, N]: each head's S, in fp32."""
+    """last_input [B, D]: the vector of the token before; wkv_state [B, H, N, N]: each head's S, in fp32."""
 
-    last: Tensor
-    matrix: Tensor
+    last_input: Tensor
+    wkv_state: Tensor
 
     def select(self, rows: Tensor) -> RWKVState:
-        return RWKVState(self.last[rows], self.matrix[rows])
+        return RWKVState(self.last_input[rows], self.wkv_state[rows])
 
 
-class TokenShift(nn.Module):
-    """x + (before - x) · mu: each token mixed with the one before it, learnt for each number."""
+class TokenShiftLerp(nn.Module):
+    """x + (previous - x) · mu: each token mixed with the one before it, learnt for each number."""
 
     def __init__(self, width: int):
         super().__init__()
         register_weight_renames(self, {"share": "mu"})
         self.mu = nn.Parameter(torch.full((width,), 0.5))
 
-    def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        return x + (before - x) * self.mu
+    def forward(self, x: Tensor, previous: Tensor) -> Tensor:
+        return x + (previous - x) * self.mu
 
 
 class LowRank(nn.Module):
-    """start + up activation(down x): a product of two thin matrices."""
+    """initial_bias + up activation(down x): a product of two thin matrices."""
 
-    def __init__(self, width: int, rank: int, activation: Callable[[Tensor], Tensor], start: Tensor | None):
+    def __init__(self, width: int, rank: int, activation: Callable[[Tensor], Tensor], initial_bias: Tensor | None):
         super().__init__()
         self.f = activation
         self.down = nn.Linear(width, rank, bias=False)
         self.up = nn.Linear(rank, width, bias=False)
-        self.start = None if start is None else nn.Parameter(start)
+        self.start = None if initial_bias is None else nn.Parameter(initial_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.up(self.f(self.down(x)))
@@ -118,7 +118,7 @@ class RWKVMixer(nn.Module):
         register_weight_renames(self, {"removal": "xi", "replacement": "alpha", "bonus": "rho"})
         self.heads, self.head_dim, self.name = config.query_heads, config.head_dim, name
         decay, rate, value, gate = ranks
-        self.shifts = nn.ModuleDict({part: TokenShift(width) for part in ("r", "w", "k", "v", "a", "g")})
+        self.shifts = nn.ModuleDict({part: TokenShiftLerp(width) for part in ("r", "w", "k", "v", "a", "g")})
         self.receptance = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)

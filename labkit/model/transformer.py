@@ -33,7 +33,7 @@ from labkit.model.positions import (
     Sinusoidal,
     relative_positions,
 )
-from labkit.model.rwkv import RWKV, TokenShift
+from labkit.model.rwkv import RWKV, TokenShiftLerp
 from labkit.model.taps import Tap, no_tap
 
 MASKED_SCORE = -1e30
@@ -117,7 +117,7 @@ class ModelConfig:
                 f"ModelConfig: previous_token_init must be a number of tokens from 0 to below the context of "
                 f"{self.context}, not {self.previous_token_init}."
             )
-        if self.heads % self.attention.key_value_heads:
+        if self.heads % self.attention_config.key_value_heads:
             raise LabError(
                 f"ModelConfig: {self.heads} query heads cannot share {self.key_value_heads} key heads evenly; "
                 f"let key_value_heads divide heads."
@@ -138,7 +138,7 @@ class ModelConfig:
         if self.encoder_depth and not self.causal:
             raise LabError("ModelConfig: what looks at an encoder writes word by word; give it causal=True.")
         self.position.check_sizes(
-            ModelSizes(self.context, self.width, self.heads, self.attention.head_dim, self.causal)
+            ModelSizes(self.context, self.width, self.heads, self.attention_config.head_dim, self.causal)
         )
 
     def _check_recurrent(self, mixer: str) -> None:
@@ -150,10 +150,10 @@ class ModelConfig:
                 f"it position=NoPosition()."
             )
         if isinstance(self.mixer, RWKV):
-            self.mixer.check_sizes(self.width, self.attention)
+            self.mixer.check_sizes(self.width, self.attention_config)
 
     @property
-    def attention(self) -> AttentionConfig:
+    def attention_config(self) -> AttentionConfig:
         """The shape of its attentions: key_value_heads (K) and head_dim (E) are numbers here, given or not."""
         K = self.heads if self.key_value_heads is None else self.key_value_heads
         E = self.width // self.heads if self.head_dim is None else self.head_dim
@@ -163,7 +163,7 @@ class ModelConfig:
     @property
     def min_parameter_count(self) -> int:
         """How many numbers it has at least, positions' tables included: what can be known before it is built."""
-        E = self.attention.head_dim
+        E = self.attention_config.head_dim
         mixed = self.heads * E if isinstance(self.mixer, SelfAttention) else self.width
         moe = self.feed_forward
         experts = max(1, moe.num_experts // moe.sparse_step) if isinstance(moe, MoE) else 1
@@ -179,18 +179,18 @@ class ModelConfig:
 
 
 class BlockState(NamedTuple):
-    """What a block remembers: its mixer's state, and the vector before, `last` [B, D], for its token shift."""
+    """What a block remembers: its mixer's state, and the vector before, `last_input` [B, D], for its token shift."""
 
     mixer: MixerState
-    last: Tensor | None = None
+    last_input: Tensor | None = None
 
     def select(self, rows: Tensor) -> BlockState:
         """Keep the given rows only (a copy); rows [B'] of int64."""
-        return BlockState(self.mixer.select(rows), None if self.last is None else self.last[rows])
+        return BlockState(self.mixer.select(rows), None if self.last_input is None else self.last_input[rows])
 
     def truncate(self, length: int) -> BlockState:
         """What it was when it held so many tokens. Raises LabError where only a summary of them is kept."""
-        if not isinstance(self.mixer, KVCache) or self.last is not None:
+        if not isinstance(self.mixer, KVCache) or self.last_input is not None:
             raise LabError("This model keeps only a state that sums up its tokens, so none can be removed again.")
         return BlockState(self.mixer.truncate(length))
 
@@ -235,12 +235,12 @@ class Block(nn.Module):
         super().__init__()
         self.name, self.post = name, config.norm_placement == "post"
         self.mixer_norm = config.new_norm()
-        self.mixer = config.mixer.build(config.width, config.attention, index, f"{name}.attention")
-        self.cross = CrossAttention(config.width, config.attention, name=f"{name}.cross") if cross else None
+        self.mixer = config.mixer.build(config.width, config.attention_config, index, f"{name}.attention")
+        self.cross = CrossAttention(config.width, config.attention_config, name=f"{name}.cross") if cross else None
         self.cross_norm = config.new_norm() if cross else None
         self.feed_forward_norm = config.new_norm()
-        self.shift = TokenShift(config.width) if config.token_shift else None
-        feed_forward = config.feed_forward.of_block(index)
+        self.shift = TokenShiftLerp(config.width) if config.token_shift else None
+        feed_forward = config.feed_forward.config_for_block(index)
         self.feed_forward = feed_forward.build(config.width, config.bias, f"{name}.feed_forward")
 
     def new_state(self, batch_size: int, max_length: int) -> BlockState:
@@ -286,7 +286,7 @@ class Stack(nn.Module):
     def add_blocks(self, config: ModelConfig, depth: int, causal: bool, cross: bool, name: str = "") -> None:
         """What `__init__` does, for a stack that has other parts before these."""
         self.causal = causal
-        sizes = ModelSizes(config.context, config.width, config.heads, config.attention.head_dim, causal)
+        sizes = ModelSizes(config.context, config.width, config.heads, config.attention_config.head_dim, causal)
         self.position = config.position.build(sizes)
         self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.norm_placement == "pre" else nn.Identity()
@@ -466,8 +466,8 @@ class Transformer(Stack):
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def flops_per_token(self, length: int) -> float:
-        """Floating-point operations to train on one token in rows of ``length``: 6 N + 12 · depth · H · E ·
+    def training_flops_per_token(self, sequence_length: int) -> float:
+        """Floating-point operations to train on one token in rows of ``sequence_length``: 6 N + 12 · depth · H · E ·
         T.
 
         PaLM, https://arxiv.org/abs/2204.02311, appendix B. N counts the weights of matrix products that a token takes
@@ -477,8 +477,8 @@ class Transformer(Stack):
         """
         config = self.config
         matrices = config.vocabulary * config.width + sum(self._used(stack) for stack in (self, self.encoder) if stack)
-        E = config.attention.head_dim
-        each = {SelfAttention: 12.0 * length, RWKV: 24.0 * E, GRU: 0.0}[type(config.mixer)]
+        E = config.attention_config.head_dim
+        each = {SelfAttention: 12.0 * sequence_length, RWKV: 24.0 * E, GRU: 0.0}[type(config.mixer)]
         return 6.0 * matrices + each * (config.depth + config.encoder_depth) * config.heads * E
 
     def _used(self, stack: Stack) -> float:

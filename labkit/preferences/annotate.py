@@ -22,7 +22,7 @@ from labkit.files import read_jsonl, write_jsonl
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
 from labkit.text.chat import decode_reply, encode_prompt
-from labkit.text.pairs import PreferencePair, pair_columns
+from labkit.text.pairs import PreferencePair, pair_to_row
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message, Task, World, gold_score
 
@@ -61,7 +61,7 @@ class AnnotatedPair(NamedTuple):
     rejected_gold: float
 
 
-def annotate(
+def generate_annotated_pairs(
     model: Transformer,
     tokenizer: Tokenizer,
     world: World,
@@ -125,10 +125,10 @@ def _choices(
         yield AnnotatedPair(PreferencePair(task.messages, chosen, rejected), golds[swap], golds[not swap])
 
 
-def write_annotated_pairs(path: str | Path, choices: Sequence[AnnotatedPair]) -> None:
+def write_annotated_pairs(path: str | Path, pairs: Sequence[AnnotatedPair]) -> None:
     """Choices as one JSON object a line, for `datasets` and TRL too; whole or not at all."""
-    golds = ({"chosen_gold": choice.chosen_gold, "rejected_gold": choice.rejected_gold} for choice in choices)
-    write_jsonl(Path(path), (pair_columns(one.pair) | gold for one, gold in zip(choices, golds, strict=True)))
+    golds = ({"chosen_gold": choice.chosen_gold, "rejected_gold": choice.rejected_gold} for choice in pairs)
+    write_jsonl(Path(path), (pair_to_row(one.pair) | gold for one, gold in zip(pairs, golds, strict=True)))
 
 
 def read_annotated_pairs(path: str | Path) -> list[AnnotatedPair]:

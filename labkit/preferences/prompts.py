@@ -15,7 +15,7 @@ from labkit.text.tokenizer import Tokenizer
 from labkit.world import Task, World, gold_score
 
 
-class Prompts(Protocol):
+class IndexedPrompts(Protocol):
     """Endless prompts, each made from its index alone."""
 
     def prompt_ids(self, index: int) -> list[int]:

@@ -112,7 +112,7 @@ class ShownPair(NamedTuple):
 class Vote(NamedTuple):
     """A vote that stands, with the pair that it is about. `voted_at`: when, in UTC, as ISO 8601."""
 
-    pair: str
+    pair_id: str
     annotator: str
     choice: str
     voted_at: str
@@ -173,7 +173,7 @@ class PreferenceStore:
             connection.execute(PAIRS.insert().values(row))
         return pair
 
-    def add_vote(self, pair: str, annotator: str, choice: str) -> None:
+    def add_vote(self, pair_id: str, annotator: str, choice: str) -> None:
         """Keep a vote: on the disk when this returns.
 
         Raises LabError for an empty annotator, another choice than those of `CHOICES`, a pair that was never shown,
@@ -183,10 +183,10 @@ class PreferenceStore:
             raise LabError("A vote needs a name: any name, as long as you always use the same one.")
         if choice not in CHOICES:
             raise LabError(f"{choice!r} is no choice; choose {', '.join(CHOICES)}.")
-        row = {"pair": pair, "annotator": annotator, "choice": choice, "given": _now()}
+        row = {"pair": pair_id, "annotator": annotator, "choice": choice, "given": _now()}
         try:
             with self._writing() as connection:
-                sources = _sources(connection, pair)
+                sources = _sources(connection, pair_id)
                 if sources is None:
                     raise LabError("This pair was never shown, so it cannot be voted on. Ask for a new one.")
                 connection.execute(VOTES.insert().values(row))
@@ -195,10 +195,10 @@ class PreferenceStore:
         except IntegrityError:
             raise LabError(f"{annotator} has voted on this pair already. Undo that vote to change it.") from None
 
-    def get_pair(self, pair: str) -> ShownPair:
+    def get_pair(self, pair_id: str) -> ShownPair:
         """A pair as it was shown. Raises LabError for one that never was."""
         with self._reading() as connection:
-            row = connection.execute(sql.select(PAIRS).where(PAIRS.c.id == pair)).first()
+            row = connection.execute(sql.select(PAIRS).where(PAIRS.c.id == pair_id)).first()
         if row is None:
             raise LabError("This pair was never shown. Ask for a new one.")
         return _shown(row)
@@ -230,7 +230,7 @@ class PreferenceStore:
         with self._reading() as connection:
             return connection.scalar(sql.select(COUNTS.c.votes).where(COUNTS.c.annotator == annotator)) or 0
 
-    def preference_counts(self) -> Counter[tuple[str, str]]:
+    def decisive_vote_counts(self) -> Counter[tuple[str, str]]:
         """How many standing votes prefer an answer, by the two sources (left, right) that they compare."""
         sources = (PAIRS.c.left_source, PAIRS.c.right_source)
         asked = sql.select(*sources, sql.func.count()).join(VOTES, VOTES.c.pair == PAIRS.c.id)
@@ -355,7 +355,7 @@ def _vote(row: Any) -> Vote:
     return Vote(row.pair, row.annotator, row.choice, row.given, *_shown(row))
 
 
-def preference_pairs(votes: list[Vote]) -> list[PreferencePair]:
+def pairs_from_votes(votes: list[Vote]) -> list[PreferencePair]:
     """The votes that prefer one of two different answers, as pairs to train on."""
     from labkit.text.pairs import PreferencePair  # imports torch, which counting votes does not need
 

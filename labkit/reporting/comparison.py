@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from labkit.reporting.metrics import BY_KIND, COSTS, metric_info
+from labkit.reporting.metrics import BY_KIND, COSTS, metric_spec
 from labkit.reporting.terminal import align_columns
 from labkit.runs.folder import Run
 
@@ -37,7 +37,7 @@ def _values(stage: dict[str, Any]) -> dict[str, float]:
     return stage["metrics"] | {name: stage[name] for name in COSTS if stage.get(name) is not None}
 
 
-def comparison_table(result: dict[str, Any]) -> str:
+def format_run_comparison(result: dict[str, Any]) -> str:
     """What `compare_runs` found as text: the recipes' differences, then a table a stage."""
     names = [Path(run).name for run in result["runs"]]
     if names[0] == names[1]:
@@ -62,7 +62,7 @@ def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _row(name: str, stage: str, first: float | None, second: float | None) -> list[str]:
-    known = metric_info(name, stage)
+    known = metric_spec(name, stage)
     shown = ["" if value is None else known.format(value) for value in (first, second)]
     if first is None or second is None:
         return [known.label, *shown, ""]

@@ -48,7 +48,7 @@ NOT_FOR_REAL_TEXT = {
 }
 
 
-def metric_info(name: str, stage: str = "") -> MetricSpec:
+def metric_spec(name: str, stage: str = "") -> MetricSpec:
     """What the metric of a name means, where it means something else in some stages: in this one.
 
     "accuracy/where" is accuracy, told apart by its label "accuracy: where"; "right_before" is right, before the
@@ -58,7 +58,7 @@ def metric_info(name: str, stage: str = "") -> MetricSpec:
     if its is not None and name in its.metric_specs:
         return its.metric_specs[name]
     if name.endswith(BEFORE_SUFFIX):
-        after = metric_info(name.removesuffix(BEFORE_SUFFIX), stage)
+        after = metric_spec(name.removesuffix(BEFORE_SUFFIX), stage)
         return after._replace(label=f"{after.label}, before this stage", better="")
     base, _, part = name.partition("/")
     known = METRICS.get(name) or COSTS.get(name) or METRICS.get(base)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from labkit.reporting.terminal import format_headline
+from labkit.reporting.terminal import format_stage_headline
 from labkit.text.reading.report import format_reading_lines
 
 if TYPE_CHECKING:
@@ -32,4 +32,5 @@ def show_progress(events: Iterable[Progress]) -> None:
         if event.phase == "read" and event.result is not None:
             print(f"{event.stage}: {' '.join(format_reading_lines(event.result))}")
         elif event.result is not None:
-            print(f"{event.stage}: {format_headline(event.result)}{' (already finished)' * (event.phase == 'skipped')}")
+            skipped = " (already finished)" * (event.phase == "skipped")
+            print(f"{event.stage}: {format_stage_headline(event.result)}{skipped}")

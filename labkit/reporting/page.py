@@ -11,14 +11,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from labkit.errors import LabError
-from labkit.evaluation.metrics import METRICS, format_count
+from labkit.evaluation.metrics import METRICS, abbreviate_number
 from labkit.files import write_text
 from labkit.reporting import plots
 from labkit.reporting.metrics import (
@@ -26,10 +26,10 @@ from labkit.reporting.metrics import (
     BY_KIND,
     HEADLINES,
     NOT_FOR_REAL_TEXT,
-    metric_info,
+    metric_spec,
 )
 from labkit.runs.folder import lock_and_open_run, read_report
-from labkit.stages import stage_class, stage_short_title, stage_title
+from labkit.stages import stage_class, stage_title, stage_title_in_sentence
 from labkit.text.reading.report import format_reading_summary
 from labkit.training.checkpoints import read_records
 
@@ -54,17 +54,17 @@ def _html(child: str | Iterable[str]) -> str:
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``report.html`` into a run's folder; see `render_report`.
+    """Write ``report.html`` into a run's folder; see `render_run_report`.
 
     Raises LabError while somebody else is at work on the run, and for a folder that holds none.
     """
     target = folder / "report.html"
     with lock_and_open_run(folder):
-        write_text(target, render_report(folder))
+        write_text(target, render_run_report(folder))
     return target
 
 
-def render_report(folder: Path) -> str:
+def render_run_report(folder: Path) -> str:
     """The page of the ``report.json`` and each stage's ``metrics.jsonl`` in a run's folder.
 
     Raises LabError when the folder holds no report or one that cannot be read.
@@ -78,14 +78,16 @@ def render_report(folder: Path) -> str:
     return render_report_html(report, records, folder.resolve().name)
 
 
-def render_report_html(report: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
+def render_report_html(
+    report: Mapping[str, Any], records_by_stage: Mapping[str, Sequence[Mapping[str, Any]]], run_name: str
+) -> str:
     """The whole page of a report whose stages' records are given by stage."""
     stages = report["stages"]
     figures: dict[str, go.Figure] = {}
-    body = [_header(report, name), _reading(report)]
+    body = [_header(report, run_name), _reading(report)]
     for number, stage in enumerate(stages, 1):
         before = _before(stages, number - 1)
-        body.append(_stage(number, stage, before, records.get(stage["stage"], []), figures))
+        body.append(_stage(number, stage, before, records_by_stage.get(stage["stage"], []), figures))
     body += [_kinds(stages, figures), _samples(stages), _cost(stages, figures), _missing(report), _machine(report)]
     assets = files("labkit.reporting")
     parts = [
@@ -104,7 +106,7 @@ def render_report_html(report: Mapping[str, Any], records: Mapping[str, Sequence
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
     )
-    title = html_tag("title", f"{name} – labkit report")
+    title = html_tag("title", f"{run_name} – labkit report")
     return f"{head}{title}{parts[0]}</head>\n<body>{''.join(parts[1:])}</body></html>\n"
 
 
@@ -137,7 +139,7 @@ def _header(report: Mapping[str, Any], name: str) -> Markup:
     source = "real text" if uses_real_data(report) else "TinyWorld, a small simulated world whose truth is known"
     facts = [f"preset {recipe['preset']}"] if recipe.get("preset") else []
     facts += [f"seed {recipe['seed']}"] if "seed" in recipe else []
-    facts += [f"{format_count(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
+    facts += [f"{abbreviate_number(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
     line = f"A language model trained on {source}" + (f" ({', '.join(facts)})." if facts else ".")
     tiles = [_tile(format_duration(sum(stage.get("seconds", 0) for stage in stages)), "for the whole run")]
     tiles += [_tile(*tile) for tile in (_latest(key, stages) for key in HEADLINES) if tile]
@@ -161,14 +163,14 @@ def _reading(report: Mapping[str, Any]) -> Markup:
 
 def _latest(key: str, stages: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """A metric's value after the last stage that measured it, and its name with the value before."""
-    known = metric_info(key)
-    measured = [stage for stage in stages if key in stage["metrics"] and metric_info(key, stage["stage"]) == known]
+    known = metric_spec(key)
+    measured = [stage for stage in stages if key in stage["metrics"] and metric_spec(key, stage["stage"]) == known]
     if not measured:
         return None
     last = measured[-1]
-    label = f"{known.label} after {stage_short_title(last['stage'])}"
+    label = f"{known.label} after {stage_title_in_sentence(last['stage'])}"
     if len(measured) > 1 and known.unit == "share":  # a loss on answers is not one on documents
-        label += f"; {known.format(measured[0]['metrics'][key])} after {stage_short_title(measured[0]['stage'])}"
+        label += f"; {known.format(measured[0]['metrics'][key])} after {stage_title_in_sentence(measured[0]['stage'])}"
     return known.format(last["metrics"][key]), label.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
@@ -203,24 +205,31 @@ def _stage(
     return html_tag("section", parts, _metrics_table(stage, before), id=name)
 
 
+class HeadedFigure(NamedTuple):
+    """A figure and the heading that stands above it."""
+
+    heading: str
+    figure: go.Figure
+
+
 def stage_figures(
     stage: str, metrics: Mapping[str, float], records: Sequence[Mapping[str, Any]]
-) -> dict[str, tuple[str, go.Figure]]:
+) -> dict[str, HeadedFigure]:
     """Heading and figure of all that was recorded step by step, by name; the reward, where there is one, first."""
     known, its = {name for record in records for name in record}, stage_class(stage)
-    found: dict[str, tuple[str, go.Figure]] = {}
+    found: dict[str, HeadedFigure] = {}
     if "reward" in known:
         gold = any(record.get("gold") for record in records)  # zero all along where there is no oracle
         figure = plots.reward_and_gold_curves(records) if gold else plots.metric_curves(records, ["reward"], "reward")
-        found["reward"] = ("Reward and gold score" if gold else "Reward", figure)
+        found["reward"] = HeadedFigure("Reward and gold score" if gold else "Reward", figure)
     if "loss" in known:
         figure = plots.loss_curves(_with_ends(records, metrics), its.loss_unit if its else "")
-        found["loss"] = ("Loss", figure)
+        found["loss"] = HeadedFigure("Loss", figure)
     for heading, unit, keys in its.curves if its else ():
         if keys[0] in known:
-            found[keys[0]] = (heading, plots.metric_curves(records, keys, unit))
+            found[keys[0]] = HeadedFigure(heading, plots.metric_curves(records, keys, unit))
     if "lr" in known:
-        found["lr"] = ("Learning rate", plots.learning_rate_curve(records))
+        found["lr"] = HeadedFigure("Learning rate", plots.learning_rate_curve(records))
     return found
 
 
@@ -259,7 +268,7 @@ def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> 
     began with, else those of the stage that it came after, when that is a model of the same kind; nothing and ""
     otherwise.
     """
-    heading = "" if before is None else f"after {stage_short_title(before['stage'])}"
+    heading = "" if before is None else f"after {stage_title_in_sentence(before['stage'])}"
     own = {name.removesuffix(BEFORE_SUFFIX): value for name, value in metrics.items() if name.endswith(BEFORE_SUFFIX)}
     if own:
         return own, heading or "before this stage"
@@ -269,7 +278,7 @@ def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> 
 
 
 def _row(name: str, stage: str, value: float, earlier: Mapping[str, float], compare: bool, last: str) -> Markup:
-    known = metric_info(name, stage)
+    known = metric_spec(name, stage)
     unit = "" if known.unit in ("share", "score", "number", "count", "megabytes", "") else f" {known.unit}"
     shown = [html_tag("b", known.format(value)), html_tag("span", unit, class_="soft")]
     cells = [html_tag("th", known.label), html_tag("td", shown, class_="number " + _change(name, value, earlier))]
@@ -286,9 +295,9 @@ def _row(name: str, stage: str, value: float, earlier: Mapping[str, float], comp
 
 def _change(name: str, value: float, earlier: Mapping[str, float]) -> str:
     """The class that colours a value: better or worse than before, or neither."""
-    if metric_info(name).unit not in ("share", "score"):  # losses of two stages are of different texts
+    if metric_spec(name).unit not in ("share", "score"):  # losses of two stages are of different texts
         return ""
-    direction = {"higher": 1, "lower": -1}.get(metric_info(name).better, 0)
+    direction = {"higher": 1, "lower": -1}.get(metric_spec(name).better, 0)
     gain = direction * (value - earlier.get(name, value))
     return "better" if gain > 0 else "worse" if gain < 0 else ""
 
@@ -302,17 +311,19 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
     }
     if not measured:
         return Markup()
-    figures["kinds"] = plots.accuracy_by_kind({stage_short_title(name): metrics for name, metrics in measured.items()})
+    figures["kinds"] = plots.accuracy_by_kind_chart(
+        {stage_title_in_sentence(name): metrics for name, metrics in measured.items()}
+    )
     last = list(measured.values())[-1]
     alone = plots.metric_by_question_kind(last, "question_only")
     right = plots.metric_by_question_kind(last, "accuracy")
     heads = [
         html_tag("th", "question type"),
-        *(html_tag("th", stage_short_title(name), class_="number") for name in measured),
+        *(html_tag("th", stage_title_in_sentence(name), class_="number") for name in measured),
     ]
     heads += [html_tag("th", "without the story", class_="number"), html_tag("th", "gain, points", class_="number")]
     rows = []
-    for kind in plots.question_kinds_by_gain(last):
+    for kind in plots.sort_question_kinds_by_gain(last):
         shares = [metrics.get(f"accuracy/{kind}") for metrics in measured.values()] + [alone.get(kind)]
         cells = [html_tag("td", "" if share is None else f"{100 * share:.0f} %", class_="number") for share in shares]
         gain = f"{100 * (right[kind] - alone[kind]):+.0f}" if kind in alone else ""
@@ -343,7 +354,7 @@ def _samples(stages: Sequence[Mapping[str, Any]]) -> Markup:
     for stage in stages:
         for sample in stage.get("samples") or []:
             given = answers.setdefault(sample["prompt"], [])
-            given.append((f"after {stage_short_title(stage['stage'])}", sample["response"]))
+            given.append((f"after {stage_title_in_sentence(stage['stage'])}", sample["response"]))
     for sample in (stages[-1].get("samples") or []) if stages else []:
         if sample.get("reference"):
             answers[sample["prompt"]].append(("one right answer", sample["reference"]))
@@ -415,9 +426,9 @@ def _costs(stage: Mapping[str, Any]) -> list[str]:
     return [
         format_duration(seconds),
         format_duration(training),
-        format_count(tokens),
-        format_count(tokens / training) if training else "",
-        format_count(stage.get("flops") or 0),
+        abbreviate_number(tokens),
+        abbreviate_number(tokens / training) if training else "",
+        abbreviate_number(stage.get("flops") or 0),
         "" if mfu is None else f"{100 * mfu:.1f} %",
         "" if memory is None else f"{memory:,.0f} MB",
     ]
@@ -457,4 +468,4 @@ def _machine(report: Mapping[str, Any]) -> Markup:
 def _fact(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{format_count(value)} FLOP/s" if isinstance(value, float) and "peak" in key else str(value)
+    return f"{abbreviate_number(value)} FLOP/s" if isinstance(value, float) and "peak" in key else str(value)

@@ -7,7 +7,7 @@ axis names its unit. A figure is a plain ``go.Figure``: show it in a notebook, h
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
@@ -93,27 +93,28 @@ def learning_rate_curve(records: Iterable[Record]) -> go.Figure:
     return figure.update_yaxes(rangemode="tozero", hoverformat=".2g")
 
 
-def accuracy_by_kind(stages: Mapping[str, Mapping[str, float]]) -> go.Figure:
+def accuracy_by_kind_chart(metrics_by_stage: Mapping[str, Mapping[str, float]]) -> go.Figure:
     """Accuracy by question type: that without the story, and that of each stage's model.
 
-    ``stages`` maps a stage's name to its metrics, of which ``accuracy/KIND`` and ``question_only/KIND`` are drawn; the
-    question-only bar is the last stage's, and the types are in the order of ``question_kinds_by_gain``.
+    ``metrics_by_stage`` maps a stage's name to its metrics, of which ``accuracy/KIND`` and ``question_only/KIND`` are
+    drawn; the question-only bar is the last stage's, and the types are in the order of
+    ``sort_question_kinds_by_gain``.
     """
-    last = list(stages.values())[-1] if stages else {}
-    alone, kinds = metric_by_question_kind(last, "question_only"), question_kinds_by_gain(last)
+    last = list(metrics_by_stage.values())[-1] if metrics_by_stage else {}
+    alone, kinds = metric_by_question_kind(last, "question_only"), sort_question_kinds_by_gain(last)
     figure = _figure("question type", "accuracy (%)")
     _bars(figure, kinds, alone, "without the story", GREY)
-    for colour, (stage, metrics) in zip(COLOURS, stages.items(), strict=False):
+    for colour, (stage, metrics) in zip(COLOURS, metrics_by_stage.items(), strict=False):
         _bars(figure, kinds, metric_by_question_kind(metrics, "accuracy"), f"after {stage}", colour)
     return figure.update_layout(barmode="group", bargap=0.25).update_yaxes(range=[0, 100])
 
 
-def cost_chart(stages: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Seconds of each stage: in training, and in preparing and measuring; ``stages`` is that list of report.json."""
-    figure = _figure("seconds", "").update_layout(height=130 + 40 * max(1, len(stages)), barmode="stack")
-    names = [stage["stage"] for stage in stages]
-    whole = [stage.get("seconds", 0.0) for stage in stages]
-    training = [stage.get("training_seconds", all_of_it) for stage, all_of_it in zip(stages, whole, strict=True)]
+def cost_chart(stage_results: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Seconds of each stage: in training, and in preparing and measuring; ``stage_results``: report.json's "stages"."""
+    figure = _figure("seconds", "").update_layout(height=130 + 40 * max(1, len(stage_results)), barmode="stack")
+    names = [stage["stage"] for stage in stage_results]
+    whole = [stage.get("seconds", 0.0) for stage in stage_results]
+    training = [stage.get("training_seconds", all_of_it) for stage, all_of_it in zip(stage_results, whole, strict=True)]
     rest = [max(0.0, all_of_it - part) for all_of_it, part in zip(whole, training, strict=True)]
     for seconds, name, colour in ((training, "training", BLUE), (rest, "preparing and measuring", ORANGE)):
         figure.add_bar(x=seconds, y=names, name=name, orientation="h", marker={"color": colour}, width=0.6)
@@ -121,23 +122,30 @@ def cost_chart(stages: Sequence[Mapping[str, Any]]) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", showgrid=False)
 
 
-def overlay_figures(first: go.Figure, second: go.Figure, names: tuple[str, str]) -> go.Figure:
+def overlay_figures(first: go.Figure, second: go.Figure, run_names: tuple[str, str]) -> go.Figure:
     """Two figures of the same curve in one: each line is named by its run; the second's are dotted, and smoothed."""
     both = go.Figure(first)
     for line in both.data:
-        line.name = f"{line.name} · {names[0]}"
+        line.name = f"{line.name} · {run_names[0]}"
     for line in go.Figure(second).data:
         if line.showlegend is False:  # as it is, before it was smoothed
             continue
-        line.update(name=f"{line.name} · {names[1]}", line={"dash": "dot"}, marker={"symbol": "diamond-open"})
+        line.update(name=f"{line.name} · {run_names[1]}", line={"dash": "dot"}, marker={"symbol": "diamond-open"})
         both.add_trace(line)
     return both.update_layout(showlegend=True)
 
 
-def metric_series(records: Iterable[Record], name: str) -> tuple[list[float], list[float]]:
+class MetricSeries(NamedTuple):
+    """The values of a metric, and the steps at which they were recorded."""
+
+    steps: list[float]
+    values: list[float]
+
+
+def metric_series(records: Iterable[Record], name: str) -> MetricSeries:
     """The steps at which records hold ``name``, and its values there."""
     pairs = [(record["step"], record[name]) for record in records if record.get(name) is not None]
-    return [step for step, _ in pairs], [value for _, value in pairs]
+    return MetricSeries([step for step, _ in pairs], [value for _, value in pairs])
 
 
 def moving_average(values: Sequence[float], window: int) -> list[float]:
@@ -156,7 +164,7 @@ def metric_by_question_kind(metrics: Mapping[str, float], metric: str) -> dict[s
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
-def question_kinds_by_gain(metrics: Mapping[str, float]) -> list[str]:
+def sort_question_kinds_by_gain(metrics: Mapping[str, float]) -> list[str]:
     """The question types by how far accuracy is above that without the story; those without such a figure come last."""
     right, alone = metric_by_question_kind(metrics, "accuracy"), metric_by_question_kind(metrics, "question_only")
     return sorted(right, key=lambda kind: (kind not in alone, alone.get(kind, 0.0) - right[kind]))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from labkit.errors import count_with_noun
 from labkit.evaluation.metrics import MetricSpec
-from labkit.reporting.metrics import BY_KIND, HEADLINES, metric_info
+from labkit.reporting.metrics import BY_KIND, HEADLINES, metric_spec
 
 if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress
@@ -81,7 +81,7 @@ def run_with_progress(
     quoted = shlex.quote(str(folder))
     if speaks and (folder / "report.json").is_file():
         print(
-            f"\n{format_run_summary(folder)}\n\nThe whole report: {write_report(folder)}\nTo talk to it: "
+            f"\n{format_run_metrics(folder)}\n\nThe whole report: {write_report(folder)}\nTo talk to it: "
             f"labkit chat {quoted}"
         )
     return 0
@@ -164,19 +164,19 @@ def _say(event: Progress, speaks: bool) -> None:
     elif event.phase == "skipped":
         text = "already finished"
     elif event.result is not None:
-        text = format_headline(event.result)
+        text = format_stage_headline(event.result)
     print(f"{event.stage:9} {text}", file=sys.stderr)
 
 
-def format_headline(result: dict[str, Any]) -> str:
+def format_stage_headline(stage_result: dict[str, Any]) -> str:
     """A stage's result in a line: "accuracy 78.0 %, validation loss 0.812, 61 s"."""
-    metrics = result["metrics"]
-    named = {name: metric_info(name, result["stage"]) for name in HEADLINES if name in metrics}
+    metrics = stage_result["metrics"]
+    named = {name: metric_spec(name, stage_result["stage"]) for name in HEADLINES if name in metrics}
     shown = [f"{known.label} {known.format(metrics[name])}" for name, known in named.items()]
-    return ", ".join([*shown, f"{result['seconds']:.0f} s"])
+    return ", ".join([*shown, f"{stage_result['seconds']:.0f} s"])
 
 
-def format_run_summary(folder: Path) -> str:
+def format_run_metrics(folder: Path) -> str:
     """The metrics of a run's stages as two tables, a column a stage: all together, and by question type.
 
     Raises LabError when there is no report.
@@ -200,19 +200,19 @@ def format_run_summary(folder: Path) -> str:
     return f"{align_columns(rows)}\n\n{align_columns(by_kind)}\n\n{said}"
 
 
-def format_claims(stages: Sequence[dict[str, Any]]) -> str:
+def format_claims(stage_results: Sequence[dict[str, Any]]) -> str:
     """What each stage had to beat, a line each, and how gold changed."""
     from labkit.stages import gold_change_in_words, stage_claims
 
-    lines = [str(claim) for claim in stage_claims(stages)]
-    gold = {stage["stage"]: gold_change_in_words(stage["metrics"]) for stage in stages}
+    lines = [str(claim) for claim in stage_claims(stage_results)]
+    gold = {stage["stage"]: gold_change_in_words(stage["metrics"]) for stage in stage_results}
     return "\n".join([*lines, *(f"{name}: {words}" for name, words in gold.items() if words)])
 
 
-def metric_table_rows(metric: str, stages: Sequence[dict[str, Any]]) -> list[list[str]]:
+def metric_table_rows(metric: str, stage_results: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The values of one name, in a row for each thing that it stands for: nats of tokens are not nats of pairs."""
-    known = [metric_info(metric, stage["stage"]) for stage in stages]
-    values = [stage["metrics"].get(metric) for stage in stages]
+    known = [metric_spec(metric, stage["stage"]) for stage in stage_results]
+    values = [stage["metrics"].get(metric) for stage in stage_results]
     titles = dict.fromkeys(label_with_unit(one) for one, value in zip(known, values, strict=True) if value is not None)
     return [
         [
@@ -226,9 +226,9 @@ def metric_table_rows(metric: str, stages: Sequence[dict[str, Any]]) -> list[lis
     ]
 
 
-def label_with_unit(known: MetricSpec) -> str:
+def label_with_unit(spec: MetricSpec) -> str:
     """A metric's label, with its unit where the values do not show it: "validation loss (nats per token)"."""
-    return f"{known.label} ({known.unit})" if " " in known.unit or known.unit in ("nats", "bits") else known.label
+    return f"{spec.label} ({spec.unit})" if " " in spec.unit or spec.unit in ("nats", "bits") else spec.label
 
 
 def _shown(known: MetricSpec, value: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.evaluation.strategies import EvalPrompt, find_task
+from labkit.evaluation.strategies import EvalPrompt, find_held_out_task
 
 if TYPE_CHECKING:
     from labkit.decoding.strategies import DecodingResources
@@ -29,7 +29,7 @@ def world_and_prompts(run: Run, text: str, tasks: int = 0) -> tuple[World | None
         raise LabError("This run was trained on real text and has no TinyWorld tasks: give a prompt with --prompt.")
     world = None if real else World.load(run.recipe.tinyworld_size)
     if world is None or text:
-        task = None if world is None else find_task(world, text)
+        task = None if world is None else find_held_out_task(world, text)
         return world, [EvalPrompt(text, encode_prompt(tokenizer, [Message("user", text)]), task)]
     kinds = world.task_kinds
     chosen = [world.task("test", 0, i // len(kinds), kinds[i % len(kinds)]) for i in range(tasks)]

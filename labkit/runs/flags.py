@@ -18,7 +18,7 @@ ONE = threading.Lock()
 """Held while tyro reads flags: what it says goes to the process's one stderr."""
 
 
-def parse(kind: Any, prog: str, arguments: Sequence[str], **settings: Any) -> Any:
+def parse_flags(kind: Any, prog: str, arguments: Sequence[str], **settings: Any) -> Any:
     """What `tyro.cli` makes of the arguments. Raises LabError, which names the flag, for what it refuses."""
     said = io.StringIO()
     try:
@@ -30,11 +30,11 @@ def parse(kind: Any, prog: str, arguments: Sequence[str], **settings: Any) -> An
         raise LabError(format_tyro_error(said.getvalue(), prog)) from None
 
 
-def format_tyro_error(box: str, prog: str) -> str:
-    """What tyro says in a box, as a line: the flag's name, what it takes, and what it was given."""
-    lines = [line.strip("│ ") for line in box.strip().splitlines()][1:]  # under the box's title
+def format_tyro_error(tyro_output: str, prog: str) -> str:
+    """What tyro says in a box (tyro_output), as a line: the flag's name, what it takes, and what it was given."""
+    lines = [line.strip("│ ") for line in tyro_output.strip().splitlines()][1:]  # under the box's title
     lines = [line for line in lines if line.strip("─-╰╯")]  # a console without these signs has "-" for all of them
-    first, *more = lines or [box.strip()]
+    first, *more = lines or [tyro_output.strip()]
     failed = re.fullmatch(r"Error parsing (.*?): (.*)", first)
     choice = re.fullmatch(r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)\.", first)
     without = re.fullmatch(r"Missing value for argument '(.*)'\..*", first)

@@ -38,9 +38,9 @@ from labkit.runs.stage_folder import StageFolder
 from labkit.runs.transactions import (
     FolderTransaction,
     begin_replacement,
-    open_transactions,
     pending_transactions,
     recover_transactions,
+    unfinished_transactions,
 )
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import Tokenizer
@@ -111,7 +111,7 @@ class Run:
         or has changed, or the folder is not free.
         """
         self.check_branch(recipe, stages)
-        read = {field for name in stages for field in self.recipe.input_fields(name)}
+        read = {field for name in stages for field in self.recipe.data_fields_used(name)}
         located = self.locate_inputs(read)
         run = Run.new_unsaved(path, recipe, like=self)
         self._check_world()
@@ -160,7 +160,7 @@ class Run:
         """Whether a folder holds nothing, or no more than the preparations for a run, which are labkit's."""
         if not path.is_dir():
             return False
-        aside = {one.path.name for one in open_transactions(path)}
+        aside = {one.path.name for one in unfinished_transactions(path)}
         names = {file.name for file in path.iterdir() if not file.name.endswith(PARTIAL)} - aside - {LOCK_FILE}
         return not names or (names <= {*PREPARED} and _is_recipe(path / "recipe.json"))
 
@@ -174,7 +174,7 @@ class Run:
     @classmethod
     def check_not_foreign(cls, path: Path) -> None:
         """Raises LabError for a folder that is neither a run's nor free for one; it is left as it is."""
-        if not path.exists() or cls.is_unused(path) or (path.is_dir() and open_transactions(path)):
+        if not path.exists() or cls.is_unused(path) or (path.is_dir() and unfinished_transactions(path)):
             return
         if not path.is_dir():
             raise LabError(f"{path} is a file, not a run's folder. Choose another.")
@@ -403,9 +403,9 @@ class Run:
             self.write_report(known.get("machine") or describe_machine())
 
 
-def open_external_stage(place: str) -> tuple[Run, StageFolder]:
-    """The run and the stage of a place RUN/STAGE. Raises LabError where no language model lies there."""
-    path = Path(place)
+def open_external_stage(external_stage: str) -> tuple[Run, StageFolder]:
+    """The run and the stage of an external_stage RUN/STAGE. Raises LabError where no language model lies there."""
+    path = Path(external_stage)
     other = Run.open(path.parent)
     folder = other.stage(path.name)
     if not folder.trained or not folder.generates_text:

@@ -49,9 +49,9 @@ def hash_path(path: Path) -> str:
     return hashlib.sha256(b"".join(os.fsencode(name) + b"\0" + digest for name, digest in named)).hexdigest()
 
 
-def matches_hash(path: Path, known: str) -> bool:
-    """Whether a file or folder holds what was once hashed as `known`, by `hash_path` or by an older labkit."""
-    return known == hash_path(path) or (path.is_dir() and known in _older_hashes(path))
+def matches_hash(path: Path, expected_hash: str) -> bool:
+    """Whether a file or folder holds what was once hashed as `expected_hash`, by `hash_path` or by an older labkit."""
+    return expected_hash == hash_path(path) or (path.is_dir() and expected_hash in _older_hashes(path))
 
 
 def _older_hashes(folder: Path) -> list[str]:

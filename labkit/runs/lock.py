@@ -82,21 +82,21 @@ def process_identity(process: psutil.Process) -> dict[str, Any]:
     return about
 
 
-def find_live_process(known: Mapping[str, Any]) -> psutil.Process | None:
+def find_live_process(identity: Mapping[str, Any]) -> psutil.Process | None:
     """The process that `process_identity` has told of, if it is at work. Raises TypeError or ValueError for what tells
     of none.
     """
     try:
-        process = psutil.Process(known["pid"])
+        process = psutil.Process(identity["pid"])
         now = process_identity(process)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
     except psutil.NoSuchProcess:
         return None
-    if "ticks" in known and "ticks" in now:
-        same = (known["ticks"], known.get("boot")) == (now["ticks"], now["boot"])
+    if "ticks" in identity and "ticks" in now:
+        same = (identity["ticks"], identity.get("boot")) == (now["ticks"], now["boot"])
     else:  # what an older labkit wrote, or another system
-        same = abs(now["created"] - known["created"]) < CLOCK_TOLERANCE_SECONDS
+        same = abs(now["created"] - identity["created"]) < CLOCK_TOLERANCE_SECONDS
     return process if same else None
 
 

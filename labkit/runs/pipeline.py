@@ -28,7 +28,7 @@ from labkit.runs.folder import Run, lock_and_open_run, lock_and_recover_run_fold
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
-from labkit.runs.transactions import FolderTransaction, commit_pending, remove_path, transaction
+from labkit.runs.transactions import FolderTransaction, commit_pending_transactions, remove_path, transaction
 from labkit.stages import Stage, StageInputs
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.reading.files import find_files
@@ -246,7 +246,7 @@ def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
                     f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or "
                     f"train {need} first."
                 )
-        root = run.recipe.external_root(stage.name)
+        root = run.recipe.external_ancestor(stage.name)
         if root is not None:
             _check_context(stage, root, run.external_stage(root).model_config().context)
         stage.config.check(stage.inputs, run.recipe.evaluation)
@@ -328,7 +328,7 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
             result = {"stage": name, "after": stage.predecessor, "seconds": seconds}
             folder.write_result_and_clear_checkpoints(result | _cost(config, model, folder) | measured)
             run.write_report(machine.describe_machine() | {"matrix_peak": _peak()})
-            commit_pending(run.path, f"{name}/result.json")
+            commit_pending_transactions(run.path, f"{name}/result.json")
     accelerator().wait_for_everyone()
     yield Progress(name, "finished", steps, steps, result=folder.result)
 

@@ -67,8 +67,8 @@ class StageDependencies(NamedTuple):
     required_stages: tuple[str, ...]
 
 
-def resolve_dependencies(plan: Sequence[PlannedStage], annotated: bool = True) -> dict[str, StageDependencies]:
-    """What each stage of a plan builds on, by name, in order. annotated: whether preferences are the world's.
+def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = True) -> dict[str, StageDependencies]:
+    """What each stage of a plan builds on, by name, in order. uses_annotator: whether preferences are the world's.
 
     Raises LabError for a plan without stages, with too many, or in which a name stands twice, and where what a stage
     needs does not stand before it.
@@ -85,7 +85,7 @@ def resolve_dependencies(plan: Sequence[PlannedStage], annotated: bool = True) -
         after = _after(one, found)
         if one.stage.needs_reward_model and judge is None:
             raise LabError(f"{one.name} learns from a reward model: put reward before it in the plan.")
-        compares = annotated and one.stage.reads == "preferences"
+        compares = uses_annotator and one.stage.reads == "preferences"
         answers = (answers or after) if compares else answers
         needed = [after, judge if one.stage.needs_reward_model else None, answers if compares else None]
         needs = tuple(dict.fromkeys(name for name in needed if name is not None and not is_external(name)))

@@ -6,12 +6,12 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from labkit.preferences.annotate import annotate, read_annotated_pairs, write_annotated_pairs
+from labkit.preferences.annotate import generate_annotated_pairs, read_annotated_pairs, write_annotated_pairs
 from labkit.runs.folder import Run, open_external_stage
 from labkit.runs.recipe import Recipe
 from labkit.stages import PreferenceSplit, StageInputs
 from labkit.text.chat import document_texts
-from labkit.text.pieces import sample_evenly
+from labkit.text.pieces import sample_evenly_spaced_pieces
 from labkit.text.reading import (
     Conversations,
     Preferences,
@@ -25,7 +25,7 @@ from labkit.training.processes import accelerator
 from labkit.world import World
 
 
-class DataSources(NamedTuple):
+class LoadedSources(NamedTuple):
     """What a recipe names to be read; None where the world takes its place."""
 
     texts: Texts | None
@@ -33,9 +33,9 @@ class DataSources(NamedTuple):
     preferences: Preferences | None
 
 
-def read_sources(locations: Mapping[str, str]) -> DataSources:
+def read_sources(locations: Mapping[str, str]) -> LoadedSources:
     """Read what stands in these places, by the recipe's fields. Raises LabError for what cannot be read."""
-    return DataSources(
+    return LoadedSources(
         read_texts(locations["text"]) if "text" in locations else None,
         read_conversations(locations["instructions"]) if "instructions" in locations else None,
         read_preferences(locations["preferences"]) if "preferences" in locations else None,
@@ -55,7 +55,7 @@ def prepare_inputs(run: Run) -> StageInputs:
         tokenizer.save(run.path)
     processes.wait_for_everyone()
     given = {"text": texts, "instructions": conversations, "preferences": preferences}
-    run.reading = {name: part.reading.record() for name, part in given.items() if part is not None}
+    run.reading = {name: part.reading.to_report_record() for name, part in given.items() if part is not None}
     tokenizer = run.tokenizer()
     return StageInputs(
         tokenizer,
@@ -88,7 +88,7 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
         file = run.path / "preferences" / f"{split}.jsonl"
         if accelerator().is_main_process and not file.is_file():
             model = run.model(run.recipe.annotated_stage)
-            write_annotated_pairs(file, annotate(model, tokenizer, world, config, split, count, seed))
+            write_annotated_pairs(file, generate_annotated_pairs(model, tokenizer, world, config, split, count, seed))
         accelerator().wait_for_everyone()
         chosen.append(read_annotated_pairs(file))
     train, held_out = chosen
@@ -98,7 +98,7 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
 def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
     """The texts that the tokenizer learns from: of the training set, in the form in which they are encoded."""
     if texts is not None:
-        yield from sample_evenly(texts.train)
+        yield from sample_evenly_spaced_pieces(texts.train)
     else:
         for index in range(recipe.tokenizer.documents):
             yield from document_texts(world.document("train", recipe.seed, index))

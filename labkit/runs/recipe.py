@@ -95,7 +95,7 @@ class Recipe:
                 "leave model.causal True and model.encoder_depth 0."
             )
         for name, stage in self.stages.items():
-            if self.external_root(name) is None and stage.train.max_length > self.model.context:
+            if self.external_ancestor(name) is None and stage.train.max_length > self.model.context:
                 raise LabError(
                     f"Recipe: {name}.train.max_length is {stage.train.max_length} tokens, but the model's context is "
                     f"{self.model.context}. Lower {name}.train.max_length or raise model.context."
@@ -150,7 +150,7 @@ class Recipe:
     @cached_property
     def stage_dependencies(self) -> dict[str, StageDependencies]:
         """The stages that this recipe has, with what each builds on, by name, in order."""
-        return resolve_dependencies(self.active_stages, annotated=self.preferences is None)
+        return resolve_dependencies(self.active_stages, uses_annotator=self.preferences is None)
 
     def predecessor(self, stage: str) -> str | None:
         """What a stage begins with: a stage of this recipe, or RUN/STAGE of another run; None for new weights."""
@@ -164,10 +164,10 @@ class Recipe:
         """The stages that a stage builds on directly; what it begins with first."""
         return list(self.stage_dependencies[stage].required_stages)
 
-    def external_root(self, stage: str) -> str | None:
+    def external_ancestor(self, stage: str) -> str | None:
         """The stage of another run, RUN/STAGE, that a stage's model goes back to; None for weights of our own."""
         after = self.predecessor(stage)
-        return after if after is None or is_external(after) else self.external_root(after)
+        return after if after is None or is_external(after) else self.external_ancestor(after)
 
     @property
     def annotated_stage(self) -> str | None:
@@ -203,7 +203,7 @@ class Recipe:
         """The stages that build on a stage, directly or not, in order."""
         return [name for name in self.stages if stage in self.ancestors(name)]
 
-    def input_fields(self, stage: str) -> list[str]:
+    def data_fields_used(self, stage: str) -> list[str]:
         """The fields of `DATA_FIELDS` that decide what a stage becomes; the tokenizer learns from instructions, too."""
         fields = DATA_FIELDS if self._reads_preferences(stage) else DATA_FIELDS[:2]
         return [field for field in fields if getattr(self, field) is not None]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff
 
-from labkit.configs import check_fields, replace_kind, required_number_fields, union_choices
+from labkit.configs import check_fields, convert_config, required_number_fields, union_field_choices
 from labkit.errors import LabError
 from labkit.runs import flags
 
@@ -27,7 +27,7 @@ def parse_known_args(
     """The options, and the arguments that are not theirs: fields of a recipe, for `override_parts`."""
     settings: dict[str, Any] = {} if default is None else {"default": default}
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
-    parsed, rest = flags.parse(options, prog, arguments, config=config, return_unknown_args=True, **settings)
+    parsed, rest = flags.parse_flags(options, prog, arguments, config=config, return_unknown_args=True, **settings)
     check_fields(parsed)
     return parsed, rest
 
@@ -47,7 +47,7 @@ def override_parts(parts: Mapping[str, Any], rest: list[str], command: str) -> d
     fields = [(name.replace("-", "_"), type(part), dataclasses.field(default=part)) for name, part in now.items()]
     all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
     settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
-    parsed: Any = flags.parse(all_fields, f"labkit {command}", left, **settings)
+    parsed: Any = flags.parse_flags(all_fields, f"labkit {command}", left, **settings)
     made = {name: getattr(parsed, name.replace("-", "_")) for name in now}
     for name, part in made.items():
         _refuse_unused(parts[name], part, f"--{name}")
@@ -87,7 +87,7 @@ def _chosen(part: Any, prefix: str, left: list[str]) -> Any:
     """A part with the kinds that the flags in ``left`` name for its fields, at any depth; these are taken out."""
     if not dataclasses.is_dataclass(part) or isinstance(part, type):
         return part
-    kinds, changed = union_choices(type(part)), dict[str, Any]()
+    kinds, changed = union_field_choices(type(part)), dict[str, Any]()
     for field in dataclasses.fields(part):
         flag, now = f"{prefix}.{field.name}", getattr(part, field.name)
         kind = _take(left, flag) if field.name in kinds else None
@@ -119,7 +119,7 @@ def _of_kind(kind: str, kinds: dict[str, type], now: Any, flag: str, left: Seque
             numbers[name] = required_number_fields(kinds[kind])[name](value)
         except ValueError:
             raise LabError(f"{shown}.{name} must be a number, not {value!r}.") from None
-    return replace_kind(kinds[kind], now, numbers)
+    return convert_config(kinds[kind], now, numbers)
 
 
 def _take(left: list[str], flag: str) -> str | None:

@@ -7,7 +7,7 @@
     made = begin_replacement(folder, "sft --again", ["sft", "reward"], ["recipe.json"], "sft/result.json")
     made.mark_pending()
     ...write what takes their place...
-    commit_pending(folder, "sft/result.json")
+    commit_pending_transactions(folder, "sft/result.json")
 
 What is replaced is kept in RUN/.aside-1 until the transaction is committed. After a kill at any moment,
 `recover_transactions`, which the next writer calls, rolls back or commits; the phase in .aside-1/state.json decides:
@@ -114,7 +114,7 @@ def begin_replacement(
 ) -> FolderTransaction:
     """Move `folders` aside and copy `files`, which are to be written anew; those that are not there are remembered as
     absent. Call `mark_pending` once the folder is in its new state; it then stays pending until `completion_file` is
-    written and `commit_pending` is called with it.
+    written and `commit_pending_transactions` is called with it.
     """
     there = [name for name in (*folders, *files) if (folder / name).exists()]
     absent = [name for name in (*folders, *files) if name not in there]
@@ -157,7 +157,7 @@ def _begin(folder: Path, state: dict[str, Any]) -> FolderTransaction:
 
 def pending_transactions(folder: Path) -> list[FolderTransaction]:
     """The transactions whose new files are being written, the latest last."""
-    return [one for one in open_transactions(folder) if one.state["phase"] == PENDING]
+    return [one for one in unfinished_transactions(folder) if one.state["phase"] == PENDING]
 
 
 def recover_transactions(folder: Path) -> list[str]:
@@ -170,10 +170,10 @@ def recover_transactions(folder: Path) -> list[str]:
     with explain_write_errors(folder):
         for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"*/.*{PARTIAL}")]:
             remove_path(left)
-    for one in reversed(open_transactions(folder)):
+    for one in reversed(unfinished_transactions(folder)):
         phase, file = one.state["phase"], one.completion_file
         if file is not None and phase == PENDING and (folder / file).exists():
-            commit_pending(folder, file)
+            commit_pending_transactions(folder, file)
             said.append(f"{folder}: {one.description} was stopped when it was complete; what it replaced is removed.")
             break
         if phase in (PREPARING, ROLLING_BACK):
@@ -182,7 +182,7 @@ def recover_transactions(folder: Path) -> list[str]:
     return said
 
 
-def commit_pending(folder: Path, completion_file: str) -> None:
+def commit_pending_transactions(folder: Path, completion_file: str) -> None:
     """Commit the pending transaction that `completion_file`, which is there now, completes, and all others that are
     pending with it.
     """
@@ -192,7 +192,7 @@ def commit_pending(folder: Path, completion_file: str) -> None:
             one.commit()
 
 
-def open_transactions(folder: Path) -> list[FolderTransaction]:
+def unfinished_transactions(folder: Path) -> list[FolderTransaction]:
     """The transactions that are neither committed nor rolled back, the latest last."""
     found = [(path, read_json(path / STATE)) for path in _asides(folder) if (path / STATE).exists()]
     return [FolderTransaction(path, state) for path, state in found if isinstance(state, dict) and KEYS <= state.keys()]

@@ -14,8 +14,8 @@ from labkit.stages.registry import (
     stage_claims,
     stage_class,
     stage_kind,
-    stage_short_title,
     stage_title,
+    stage_title_in_sentence,
 )
 from labkit.stages.reward import RewardModeling
 from labkit.stages.sft import SFT
@@ -38,7 +38,7 @@ __all__ = [
     "register",
     "stage_claims",
     "stage_class",
-    "stage_short_title",
+    "stage_title_in_sentence",
     "stage_title",
 ]
 

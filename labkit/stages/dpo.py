@@ -77,7 +77,12 @@ class DPO(Stage):
         pairs = stage_inputs.fitting_pairs(length)
         reference = pair_logprobs(model, stage_inputs.tokenizer, pairs, length, self.train.precision)
         return PairSource(
-            stage_inputs.tokenizer, pairs, rows, length, reference_logprobs=reference, **stage_inputs.shard_options()
+            stage_inputs.tokenizer,
+            pairs,
+            rows,
+            length,
+            reference_logprobs=reference,
+            **stage_inputs.seed_and_rank_options(),
         )
 
     def objective(self, model: Transformer, batch: PairBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -113,7 +118,7 @@ class DPO(Stage):
 
     def _held_out(self, model: Transformer, stage_inputs: StageInputs) -> dict[str, float]:
         """Loss and accuracy on held-out pairs, and the accuracy of length alone."""
-        from labkit.evaluation.preference_accuracy import length_accuracy, pairwise_accuracy
+        from labkit.evaluation.preference_accuracy import length_baseline_accuracy, pairwise_accuracy
 
         tokenizer, length = stage_inputs.tokenizer, self.train.max_length
         pairs = stage_inputs.fitting_held_out_pairs(length)
@@ -129,7 +134,7 @@ class DPO(Stage):
         return {
             "validation_loss": float(loss.loss.mean()),
             "pair_accuracy": pairwise_accuracy(chosen - rejected),
-            "length_accuracy": length_accuracy(pairs),
+            "length_accuracy": length_baseline_accuracy(pairs),
             "pairs": len(pairs),
             "left_out": stage_inputs.num_left_out_pairs(length),
         }

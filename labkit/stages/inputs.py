@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from labkit.model.reward_model import RewardModel
     from labkit.model.transformer import ModelConfig, Transformer
     from labkit.preferences.annotate import AnnotatedPair
-    from labkit.preferences.prompts import Prompts
+    from labkit.preferences.prompts import IndexedPrompts
     from labkit.text.batch import Batch
     from labkit.text.fitting import LengthReport
     from labkit.text.pairs import PreferencePair
@@ -201,7 +201,7 @@ class StageInputs:
         fit = set(self.fitting_held_out_pairs(length))
         return [choice for choice in self.preference_split.annotated_pairs if choice.pair in fit]
 
-    def prompts(self, length: int, max_new_tokens: int) -> Prompts:
+    def prompts(self, length: int, max_new_tokens: int) -> IndexedPrompts:
         """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens."""
         from labkit.preferences.prompts import DatasetPrompts, WorldPrompts
 
@@ -216,7 +216,7 @@ class StageInputs:
             return given
         return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)
 
-    def shard_options(self) -> dict[str, Any]:
+    def seed_and_rank_options(self) -> dict[str, Any]:
         """What a source needs to know to share batches and to draw its own."""
         return {"seed": self.seed, "rank": self.rank, "world_size": self.world_size}
 

@@ -45,7 +45,7 @@ from labkit.stages.registry import Curve, Stage, register
 from labkit.stages.rollouts import Rollout, RolloutSource, check_batch_size
 from labkit.stages.sampling import Sampler, apply_temperature
 from labkit.training.config import TrainConfig
-from labkit.training.engine import make_eval_engine
+from labkit.training.engine import make_parallel_eval_engine
 from labkit.training.processes import accelerator
 
 if TYPE_CHECKING:
@@ -157,12 +157,12 @@ class PPO(Stage):
             epochs=self.epochs,
             gradient_accumulation_steps=train.gradient_accumulation_steps,
             precision=train.precision,
-            **stage_inputs.shard_options(),
+            **stage_inputs.seed_and_rank_options(),
         )
 
     def judge(self, reward_model: RewardModel, tokenizer: Tokenizer) -> Judge:
         """The reward model's number of each answer, by as many processes as hold its weights."""
-        engine = make_eval_engine(reward_model, accelerator().device, uses_bf16(self.train.precision))
+        engine = make_parallel_eval_engine(reward_model, accelerator().device, uses_bf16(self.train.precision))
 
         def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Sequence[float]:
             return engine.call_with_weights(
@@ -203,7 +203,7 @@ class PPO(Stage):
 
     def flops(self, model: ActorCritic, tokens: float) -> float:
         """Actor and critic are trained; a rollout is five forward passes: writing, both of them, reward, reference."""
-        return tokens * model.actor.flops_per_token(self.train.max_length) * (2 + 5 / 3 / self.epochs)
+        return tokens * model.actor.training_flops_per_token(self.train.max_length) * (2 + 5 / 3 / self.epochs)
 
     @classmethod
     def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:

@@ -55,7 +55,7 @@ class Pretrain(Stage):
         if stage_inputs.texts is not None:
             bos = stage_inputs.tokenizer.bos_token_id
             return RandomChunkSource(
-                stage_inputs.corpus, rows, length, bos_token_id=bos, **stage_inputs.shard_options()
+                stage_inputs.corpus, rows, length, bos_token_id=bos, **stage_inputs.seed_and_rank_options()
             )
         world, seed = stage_inputs.world, stage_inputs.seed
         return DocumentSource(
@@ -64,7 +64,7 @@ class Pretrain(Stage):
             rows,
             length,
             "all",
-            **stage_inputs.shard_options(),
+            **stage_inputs.seed_and_rank_options(),
         )
 
     def eval_data(self, stage_inputs: StageInputs) -> WorldData | TextData:

@@ -49,11 +49,13 @@ RESERVED_NAMES = (
 
 
 class Curve(NamedTuple):
-    """A figure of what an objective watches: the keys in metrics.jsonl that are drawn, once the first is there."""
+    """A figure of what an objective watches. metric_names: those in metrics.jsonl that are drawn, once the first is
+    there.
+    """
 
     heading: str
     unit: str
-    keys: tuple[str, ...]
+    metric_names: tuple[str, ...]
 
 
 class Stage(ABC):
@@ -108,7 +110,7 @@ class Stage(ABC):
 
     def flops(self, model: Any, tokens: float) -> float:
         """Floating-point operations of the whole stage, which read so many tokens, sampling included."""
-        return tokens * model.flops_per_token(self.train.max_length)
+        return tokens * model.training_flops_per_token(self.train.max_length)
 
     def validation_loss(self, model: Any, stage_inputs: StageInputs, config: EvaluationConfig) -> float | None:
         """Of a label on held-out data: the one measure cheap enough to take while training; None without one."""
@@ -189,13 +191,13 @@ def stage_title(name: str) -> str:
     return stage.title if name == stage.kind else f"{stage.title}: {name}"
 
 
-def stage_short_title(name: str) -> str:
-    """stage_short_title("sft") -> "fine-tuning", for the middle of a sentence."""
+def stage_title_in_sentence(name: str) -> str:
+    """stage_title_in_sentence("sft") -> "fine-tuning", for the middle of a sentence."""
     stage = stage_class(name)
     return stage.short_title if stage is not None and name == stage.kind else name.replace("_", " ")
 
 
-def stage_claims(stages: Sequence[Mapping[str, Any]]) -> list[Claim]:
+def stage_claims(stage_results: Sequence[Mapping[str, Any]]) -> list[Claim]:
     """The claims of a run's finished stages, from the entries of its report, in order.
 
         for claim in stage_claims(report["stages"]):
@@ -204,11 +206,11 @@ def stage_claims(stages: Sequence[Mapping[str, Any]]) -> list[Claim]:
     Notebooks assert these claims, `labkit bench claims` counts them over seeds, precisions and threads, and a run says
     when one does not hold. A stage that was not measured, as that of an imported checkpoint, claims nothing.
     """
-    results = {stage["stage"]: stage["metrics"] for stage in stages}
+    results = {stage["stage"]: stage["metrics"] for stage in stage_results}
     claims = []
-    for at, entry in enumerate(stages):
+    for at, entry in enumerate(stage_results):
         stage = stage_class(entry["stage"])
-        after = entry.get("after", stages[at - 1]["stage"] if at else None)  # older reports do not say it
+        after = entry.get("after", stage_results[at - 1]["stage"] if at else None)  # older reports do not say it
         claim = None if stage is None else stage.claim(entry["metrics"], results.get(after, {}))
         if claim is not None:
             claims.append(claim._replace(stage=entry["stage"]))

@@ -74,11 +74,15 @@ class RewardModeling(Stage):
     def source(self, stage_inputs: StageInputs, model: RewardModel) -> Source:
         rows, length = self.train.batch_size, self.train.max_length
         return PairSource(
-            stage_inputs.tokenizer, stage_inputs.fitting_pairs(length), rows, length, **stage_inputs.shard_options()
+            stage_inputs.tokenizer,
+            stage_inputs.fitting_pairs(length),
+            rows,
+            length,
+            **stage_inputs.seed_and_rank_options(),
         )
 
     def flops(self, model: RewardModel, tokens: float) -> float:
-        return tokens * model.body.flops_per_token(self.train.max_length)
+        return tokens * model.body.training_flops_per_token(self.train.max_length)
 
     def validation_loss(self, model: RewardModel, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
         return self._ranked(model, stage_inputs)["validation_loss"]

@@ -15,12 +15,12 @@ from labkit.losses.advantages import Advantages
 from labkit.machine import all_reduce_sum, autocast, uses_bf16
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.transformer import Transformer
-from labkit.preferences.prompts import Prompts
+from labkit.preferences.prompts import IndexedPrompts
 from labkit.stages.credit import GAECredit, ScoredAnswers
 from labkit.stages.sampling import Sampler, Samples
 from labkit.text.batch import Batch
 from labkit.text.chat import without_end_token
-from labkit.training.engine import gather_full_parameters, make_eval_engine
+from labkit.training.engine import gather_full_parameters, make_parallel_eval_engine
 from labkit.training.processes import accelerator
 
 
@@ -67,7 +67,7 @@ class RolloutSource:
 
     def __init__(
         self,
-        prompts: Prompts,
+        prompts: IndexedPrompts,
         sampler: Sampler,
         judge: Judge,
         credit: GAECredit,
@@ -84,7 +84,7 @@ class RolloutSource:
     ):
         check_batch_size(batch_size, num_generations, world_size)
         self.prompts, self.sampler, self.judge, self.credit = prompts, sampler, judge, credit
-        self.reference = make_eval_engine(reference, accelerator().device, uses_bf16(precision))
+        self.reference = make_parallel_eval_engine(reference, accelerator().device, uses_bf16(precision))
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
         self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from labkit.decoding import Temperature, generate
-from labkit.decoding.compiled import CompiledGenerator, can_compile
+from labkit.decoding.compiled import CompiledGenerator, supports_compiled_generation
 from labkit.losses import token_logprobs
 from labkit.model.transformer import Transformer
 from labkit.text.batch import Batch, batch_with_last_token_index
@@ -75,7 +75,7 @@ class Sampler:
             "uniform_draws": uniform_draws,
             "keep_stop": True,
         }
-        if not (self.compile and can_compile(model)):
+        if not (self.compile and supports_compiled_generation(model)):
             return generate(model, prompts, filters=filters, batch_size=len(prompts), **options)
         if self.writer is None or self.writer.model is not model:
             self.writer = CompiledGenerator(model, batch_size=len(prompts), max_length=self.max_length, filters=filters)

@@ -51,14 +51,14 @@ class SFT(Stage):
 
     def source(self, stage_inputs: StageInputs, model: object) -> Source:
         """The instruction file's conversations, several to a row and shuffled each pass; or the world's, one a row."""
-        from labkit.text.sources import DocumentSource, PackedSource
+        from labkit.text.sources import DocumentSource, PackedConversationSource
 
         rows, length = self.train.batch_size, self.train.max_length
         if stage_inputs.conversations is not None:
             conversations = stage_inputs.conversations.train
             self.length_reports(stage_inputs)
-            return PackedSource(
-                stage_inputs.tokenizer, conversations, rows, length, "answers", **stage_inputs.shard_options()
+            return PackedConversationSource(
+                stage_inputs.tokenizer, conversations, rows, length, "answers", **stage_inputs.seed_and_rank_options()
             )
         world, seed = stage_inputs.world, stage_inputs.seed
         return DocumentSource(
@@ -67,7 +67,7 @@ class SFT(Stage):
             rows,
             length,
             "answers",
-            **stage_inputs.shard_options(),
+            **stage_inputs.seed_and_rank_options(),
         )
 
     def length_reports(self, stage_inputs: StageInputs) -> dict[str, LengthReport]:

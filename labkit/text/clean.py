@@ -58,27 +58,35 @@ def clean_blocks(blocks: Iterable[str]) -> Iterator[str]:
     yield clean_text(held)
 
 
-def clean_complete_prefix(text: str) -> tuple[str, str]:
-    """The beginning of a text that goes on -> (as much as can be cleaned now, cleaned; the rest, as it is).
+class CleanedPrefix(NamedTuple):
+    """cleaned: as much of a text as can be cleaned before more of it is known. remainder: the rest, as it is."""
+
+    cleaned: str
+    remainder: str
+
+
+def clean_complete_prefix(text: str) -> CleanedPrefix:
+    """The beginning of a text that goes on, cleaned as far as it can be now.
 
     What cleaning does depends on runs of white space, controls and combining marks. So the text is cleaned up to the
     last sign in it that is none of these and joins with nothing before it.
     """
     end = _last_base(text)
-    return (clean_text(text[:end] + "x")[:-1] if end else ""), text[end:]  # blanks before a sign are no line's end
+    cleaned = clean_text(text[:end] + "x")[:-1] if end else ""  # blanks before a sign are no line's end
+    return CleanedPrefix(cleaned, text[end:])
 
 
 def _last_base(text: str) -> int:
     """The place of the last sign before which a text may be cut for cleaning; 0 where there is none."""
-    return next((at for at in range(len(text) - 1, 0, -1) if never_combines(text[at])), 0)
+    return next((at for at in range(len(text) - 1, 0, -1) if is_never_combining(text[at])), 0)
 
 
-def never_combines(sign: str) -> bool:
+def is_never_combining(character: str) -> bool:
     """Whether a sign is a letter, digit, punctuation mark or symbol that never joins with what is before it (as the
     later letters of Hangul and of Kirat Rai do).
     """
-    joins = "\u1100" <= sign <= "\u11ff" or "\U00016d40" <= sign <= "\U00016d7f"
-    return unicodedata.category(sign)[0] in "LNPS" and not joins
+    joins = "\u1100" <= character <= "\u11ff" or "\U00016d40" <= character <= "\U00016d7f"
+    return unicodedata.category(character)[0] in "LNPS" and not joins
 
 
 class Deduplicated(NamedTuple):
@@ -187,7 +195,7 @@ def jaccard(one: set[int], other: set[int]) -> float:
     return len(one & other) / len(one | other)
 
 
-def min_hashes(shingles: set[int] | NDArray[np.uint32]) -> NDArray[np.uint64]:
+def minhash_signature(shingles: set[int] | NDArray[np.uint32]) -> NDArray[np.uint64]:
     """A set -> 128 minima of random linear hashes. Two sets agree in each with a probability of their
     Jaccard index.
     """
@@ -200,7 +208,7 @@ def min_hashes(shingles: set[int] | NDArray[np.uint32]) -> NDArray[np.uint64]:
 
 
 def _bands(shingles: NDArray[np.uint32]) -> list[bytes]:
-    return [band.tobytes() for band in min_hashes(shingles).reshape(BANDS, BAND_ROWS)]
+    return [band.tobytes() for band in minhash_signature(shingles).reshape(BANDS, BAND_ROWS)]
 
 
 # Slopes under 2^31 times 32-bit hashes plus offsets under 2^61 stay below 2^64: nothing wraps around.

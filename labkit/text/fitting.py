@@ -62,10 +62,10 @@ def has_labels(row: Row, loss_on: LossOn) -> bool:
     return any(answer[1:]) if loss_on == "answers" else len(ids) > 1
 
 
-def check_any_fit(fit: LengthReport, what: str, length: int) -> None:
+def check_any_fit(report: LengthReport, what: str, length: int) -> None:
     """Raises LabError where all that was given is left out."""
-    if fit.total and fit.left_out == fit.total:
+    if report.total and report.left_out == report.total:
         raise LabError(
-            f"None of {fit.total} {what} fits, with its prompt, in {length} tokens. Raise train.max_length (up to "
+            f"None of {report.total} {what} fits, with its prompt, in {length} tokens. Raise train.max_length (up to "
             f"model.context), or shorten the prompts."
         )

@@ -112,7 +112,7 @@ def drop_long_pairs(tokenizer: Tokenizer, pairs: Sequence[PreferencePair], lengt
     return [pair for pair in pairs if max(len(ids) for ids, _ in encode_pair(tokenizer, pair)) <= length]
 
 
-def pair_columns(pair: PreferencePair) -> dict[str, Any]:
+def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
     """A pair as a row of the file described above."""
     turn = {name: [{"role": "assistant", "content": getattr(pair, name)}] for name in ("chosen", "rejected")}
     return {"prompt": [message.to_dict() for message in pair.prompt], **turn}

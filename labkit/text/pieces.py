@@ -92,17 +92,17 @@ def _cut(text: str, start: int, end: int, splits_cleanly: SplitCheck | None) -> 
     return None if tried else end
 
 
-def is_word_boundary(text: str, at: int) -> bool:
+def is_word_boundary(text: str, index: int) -> bool:
     """Whether GPT-2's pre-tokenizer begins a new word at `text[at]`, whatever stands around.
 
     Its words are `'s` and the like, one space and letters, one space and digits, one space and other signs, or white
     space; none of them goes on after what is not white space with white space, or with another kind of sign. An
     apostrophe may belong to the letters after it. Not said of combining marks, which belong to what is before them.
     """
-    before, after = _kind(text[at - 1]), _kind(text[at])
-    if before in " ?" or after == "?" or unicodedata.category(text[at]).startswith("M"):
+    before, after = _kind(text[index - 1]), _kind(text[index])
+    if before in " ?" or after == "?" or unicodedata.category(text[index]).startswith("M"):
         return False
-    return before != after and text[at - 1] != "'"
+    return before != after and text[index - 1] != "'"
 
 
 def _kind(sign: str) -> str:
@@ -113,7 +113,7 @@ def _kind(sign: str) -> str:
     return "?" if kind == "C" else kind if kind in "LN" else "."
 
 
-def cut_long_runs(blocks: Iterable[str]) -> Iterator[str]:
+def split_long_character_runs(blocks: Iterable[str]) -> Iterator[str]:
     """Pieces of a text for a trainer: no run of letters, digits, signs or blanks in one of them is longer than 256.
 
     A longer run is cut, for the trainer would work on it as one word at every merge.
@@ -132,7 +132,7 @@ def text_blocks(text: Text) -> Iterable[str]:
     return [text] if isinstance(text, str) else text.blocks()
 
 
-def sample_evenly(texts: Sequence[Text], max_bytes: int = MAX_TRAINING_BYTES) -> Iterator[str]:
+def sample_evenly_spaced_pieces(texts: Sequence[Text], max_bytes: int = MAX_TRAINING_BYTES) -> Iterator[str]:
     """What a tokenizer is trained on: the texts in pieces; of more than `max_bytes` bytes, evenly spaced pieces that
     have about so many together.
     """

@@ -69,7 +69,7 @@ class DocumentSource(StatelessSource):
         return document_batch(self.tokenizer, documents, self.length, self.loss_on)
 
 
-class PackedSource(StatelessSource):
+class PackedConversationSource(StatelessSource):
     """A list of short documents, several to a row, each pass over the rows shuffled anew by (seed, pass).
 
     Documents in a row see those before them; each begins with bos, which a model soon learns to read as a

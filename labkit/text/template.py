@@ -36,7 +36,7 @@ PROBE: tuple[Turn, ...] = (("user", "Hello"), ("assistant", "Hi"), ("user", "Tha
 MEND = "With `labkit import … --chat-template plain` turns are written plainly instead."
 
 
-class Span(NamedTuple):
+class AssistantSpan(NamedTuple):
     """Characters start … end - 1 of a text, said by the assistant. closed: whether they end with the turn's end."""
 
     start: int
@@ -124,7 +124,7 @@ class ChatTemplate:
             raise LabError(f"This tokenizer's chat template ends an assistant's turn with no end token. {MEND}")
         return next(token for token in closing if token is not None)
 
-    def _span(self, text: str, turns: Sequence[Turn], index: int) -> Span:
+    def _span(self, text: str, turns: Sequence[Turn], index: int) -> AssistantSpan:
         """Where turn `index` is said in the text of all: from the end of its prompt to the end of its words."""
         prompt = self._render(turns[:index], prompt=True)[0] if index else ""
         without = [*turns[:index], ("assistant", WORDS), *turns[index + 1 :]]
@@ -135,9 +135,9 @@ class ChatTemplate:
                 f"This tokenizer's chat template changes what the assistant says so that it cannot be found again "
                 f"in the text ({turns[index][1][:60]!r}). {MEND}"
             )
-        return Span(start, end, closed=False)
+        return AssistantSpan(start, end, closed=False)
 
-    def _close(self, span: Span, ids: list[int], places: list[tuple[int, int]], said: list[bool]) -> None:
+    def _close(self, span: AssistantSpan, ids: list[int], places: list[tuple[int, int]], said: list[bool]) -> None:
         """Count what stands between the words and the token that ends them, and the token."""
         after = [i for i, (start, _) in enumerate(places) if start >= span.end and not said[i]]
         for n, i in enumerate(after):
@@ -181,7 +181,7 @@ class ChatTemplate:
             return ids[len(newline) :], places[len(newline) :]
         return _encoded(backend, text, start)
 
-    def _render(self, turns: Sequence[Turn], prompt: bool = False) -> tuple[str, list[Span]]:
+    def _render(self, turns: Sequence[Turn], prompt: bool = False) -> tuple[str, list[AssistantSpan]]:
         """The text, and what the template itself says is the assistant's."""
         messages = [{"role": role, "content": content} for role, content in turns]
         given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
@@ -189,12 +189,12 @@ class ChatTemplate:
             text = compile_template(self.source).render(**{**self.names, **given})
         except Exception as error:  # whatever a program from elsewhere may raise
             raise LabError(f"This tokenizer's chat template cannot be rendered: {error} {MEND}") from error
-        spans: list[Span] = []
+        spans: list[AssistantSpan] = []
         pieces = re.split(f"{BEGIN}(.*?){END}", text, flags=re.DOTALL)
         at = 0
         for place, piece in enumerate(pieces):
             if place % 2 and piece:
-                spans.append(Span(at, at + len(piece), closed=True))
+                spans.append(AssistantSpan(at, at + len(piece), closed=True))
             at += len(piece)
         return "".join(pieces), spans
 

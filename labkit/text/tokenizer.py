@@ -34,7 +34,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.files import write_text
-from labkit.text.pieces import PIECE_CHARACTERS, cut_long_runs, split_into_pieces
+from labkit.text.pieces import PIECE_CHARACTERS, split_into_pieces, split_long_character_runs
 from labkit.text.template import ChatTemplate
 
 # One thread encodes 750,000 tokens a second, thirty times what training reads on two cores; more threads would
@@ -151,11 +151,11 @@ class Tokenizer:
         names = {name: _content(value) for name, value in spelt.items() if value and not isinstance(value, bool)}
         source = select_chat_template(self.config.get("chat_template"))
         if source is None:
-            source = self.config["chat_template"] = self.plain_template
+            source = self.config["chat_template"] = self.plain_chat_template
         return ChatTemplate(source, names, self.backend, ends)
 
     @property
-    def plain_template(self) -> str:
+    def plain_chat_template(self) -> str:
         """The plain form, for this tokenizer."""
         return ("{{ bos_token }}" if self.prefix_ids == [self.bos_token_id] else "") + PLAIN_TEMPLATE
 
@@ -192,7 +192,7 @@ class Tokenizer:
         `vocabulary` counts all tokens: 6 special ones, 256 bytes, and the merges. None takes the rule
         above. Raises LabError when it is too small to hold every byte, or larger than the pairs in the text
         can fill. Memory grows with the words that differ: 10 MB for a megabyte of prose, up to 300 MB for one of
-        Chinese, so pass a long text through `labkit.text.pieces.sample_evenly`.
+        Chinese, so pass a long text through `labkit.text.pieces.sample_evenly_spaced_pieces`.
         """
         if vocabulary is None:
             backend = _train(texts, MAX_DEFAULT_VOCABULARY, MIN_PAIR_COUNT)
@@ -341,13 +341,13 @@ def read_chat_templates(folder: Path) -> dict[str, Any]:
     return {"chat_template": [{"name": name, "template": text} for name, text in found.items()]} if found else {}
 
 
-def select_chat_template(given: Any, name: str = "default") -> str | None:
-    """A template, or one of several by its name; None where there is none. given: a text, a list of {"name",
+def select_chat_template(templates: Any, name: str = "default") -> str | None:
+    """A template, or one of several by its name; None where there is none. templates: a text, a list of {"name",
     "template"}, or nothing. Raises LabError where none has the name.
     """
-    if not given or isinstance(given, str):
-        return given or None
-    named = {one["name"]: one["template"] for one in given}
+    if not templates or isinstance(templates, str):
+        return templates or None
+    named = {one["name"]: one["template"] for one in templates}
     if name not in named:
         raise LabError(
             f"This tokenizer's chat templates are {', '.join(named)}, none of them {name}. Choose one: "
@@ -379,7 +379,7 @@ def _train(texts: Iterable[str], vocabulary: int, min_pair_count: int) -> tokeni
         show_progress=False,
     )
     whole = (_encodable(text) for text in texts)
-    backend.train_from_iterator((piece for text in whole for piece in cut_long_runs([text])), trainer)
+    backend.train_from_iterator((piece for text in whole for piece in split_long_character_runs([text])), trainer)
     return backend
 
 

@@ -1,6 +1,6 @@
 """One model on one process or on several: each holds a copy of it (DDP) or a shard of it (FSDP2).
 
-    engine = make_engine(model, device)
+    engine = make_parallel_engine(model, device)
     loss_sum, count, metrics = engine.backward(objective, batch, last=True)   # engine.model's parameters have .grad
     value = engine.call_with_weights(lambda model: evaluate(model, step))     # every process comes here
     engine.finish()                                                           # the weights are back in `model`
@@ -58,7 +58,7 @@ class Engine:
         """Give the trained weights back to the model that the engine was made of."""
 
 
-def make_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> Engine:
+def make_parallel_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> Engine:
     """What the launcher asks for (see `parallel_config`). All processes begin with the first one's weights.
 
     bf16: training computes in bf16. A sharded model's weights are then gathered in bf16, and whatever is computed with
@@ -92,7 +92,7 @@ def _checkpoint_activations(model: nn.Module) -> None:
             checkpoint(block)
 
 
-def make_eval_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> Engine:
+def make_parallel_eval_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> Engine:
     """For a model that is read only: shards of it where the launcher asks for shards, else a copy on each process."""
     model = model.eval()
     if accelerator().num_processes == 1 or parallel_config().strategy == "ddp":

@@ -39,7 +39,7 @@ from labkit.training.config import (
     build_optimizer,
     fingerprint,
 )
-from labkit.training.engine import make_engine
+from labkit.training.engine import make_parallel_engine
 from labkit.training.processes import accelerator
 from labkit.training.sharding import local_shard
 
@@ -117,7 +117,7 @@ class _Loop:
         self.processes = accelerator()
         self.device = self.processes.device
         self.bf16 = config.precision == "bf16" and _has_bf16()
-        self.engine = make_engine(model, self.device, self.bf16)
+        self.engine = make_parallel_engine(model, self.device, self.bf16)
         self.model = self.engine.model
         self.objective = self._compiled(objective)
         self.compiled = self.objective is not objective

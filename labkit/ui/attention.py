@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -16,10 +16,10 @@ from labkit.interpret import (
     PatchingResult,
     accuracy_and_standard_error,
     activation_patching,
+    answer_log_odds,
     check_attention_memory,
     check_patching_cost,
     find_heads,
-    log_odds,
     token_index_at_character,
     winograd_example,
     winograd_examples,
@@ -29,18 +29,18 @@ from labkit.interpret.patching import Progress
 from labkit.model.transformer import Transformer
 from labkit.text.chat import encode_answer_prefix, encode_prompt, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
-from labkit.ui.checks import plain_text
+from labkit.ui.checks import checked_text
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
     MODEL_WORK,
-    hide_problem_box,
+    error_box_update,
+    hidden_box_update,
     problem_box,
     run_and_stage_menus,
-    show_error,
     translate_message,
     words,
 )
-from labkit.viewers.adapters import viewer_html
+from labkit.viewers.adapters import viewer_component
 from labkit.world import Message
 
 OPENING = "The horse did not climb the wall because it was too tired."
@@ -62,8 +62,8 @@ def checkpoint_inspections(lab: Lab, name: str, text: str) -> CheckpointInspecti
     """A text as the models after all stages of a run read it. Raises LabError for no text, and for one whose attention
     is more than a page shows.
     """
-    tokenizer = lab.tokenizer(plain_text(name, "The run"))
-    text = plain_text(text, "The text").strip()
+    tokenizer = lab.tokenizer(checked_text(name, "The run"))
+    text = checked_text(text, "The text").strip()
     if not text:
         raise LabError("There is nothing to look at: type a text.")
     ids = encode_text_prompt(tokenizer, text)
@@ -73,7 +73,7 @@ def checkpoint_inspections(lab: Lab, name: str, text: str) -> CheckpointInspecti
         check_attention_shown(model, len(ids))
         return lab.looks.get((lab.weights_version(name, stage), text), lambda: Inspection(model, tokenizer, ids))
 
-    return CheckpointInspections(lab.stages(name), read)
+    return CheckpointInspections(lab.language_model_stages(name), read)
 
 
 def check_attention_shown(model: Transformer, tokens: int) -> None:
@@ -89,7 +89,7 @@ def check_attention_shown(model: Transformer, tokens: int) -> None:
         )
 
 
-def inspect_text(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
+def attention_viewer_data(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
     """What the viewer shows of a text read by a model, and what it says when it asks for more.
 
     Of the opening example it shows the head that looks most from "it" to the horse. Raises LabError for what cannot
@@ -117,47 +117,54 @@ def pronoun_prompt_sets(lab: Lab, name: str) -> dict[str, list[CorefExample]]:
     return sets
 
 
-def opening_example_results(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+def opening_example_table(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     """What is measured about the opening example, as <labkit-table> says it: whether the model tells whom "it" stands
     for, in its own world's words and in everyday English, and what another reason changes.
     """
-    stage = plain_text(stage, "The stage")
+    stage = checked_text(stage, "The stage")
     return lab.results.get((lab.weights_version(name, stage), "about"), lambda: _about_opening(lab, name, stage))
 
 
 def _about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     model, tokenizer, sets = lab.model(name, stage), lab.tokenizer(name), []
     for where, examples in pronoun_prompt_sets(lab, name).items():
-        right, error = accuracy_and_standard_error(log_odds(model, examples))
+        right, error = accuracy_and_standard_error(answer_log_odds(model, examples))
         sets.append({"where": where, "right": right, "error": error, "count": len(examples)})
     told = {why: OPENING.replace("tired", why) for why in WHY}
-    tired, high = log_odds(
+    tired, high = answer_log_odds(
         model, [winograd_example(tokenizer, told[why], why, "horse", "wall") for why in WHY]
     ).tolist()
     return {"note": ["about", {"stage": stage, "sets": sets, "tired": tired, "high": high}]}
 
 
-def handle_viewer_request(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
+def handle_viewer_request(lab: Lab, request: Mapping[str, Any]) -> dict[str, Any]:
     """What a viewer wants to know of what it shows; what goes wrong is an answer too: {"error": in words}."""
     try:
-        if not isinstance(question, Mapping):
+        if not isinstance(request, Mapping):
             raise LabError("This is no question about a text.")
         with lab.answering:
             return checkpoint_inspections(
-                lab, plain_text(question.get("run"), "The run"), question.get("text") or ""
-            ).handle_request(question)
+                lab, checked_text(request.get("run"), "The run"), request.get("text") or ""
+            ).handle_request(request)
     except LabError as error:
         return {"error": str(error)}
 
 
-def cached_head_report(lab: Lab, name: str, stage: str) -> tuple[HeadReport, str]:
-    """A model's heads by what they do, on the first of its `pronoun_prompt_sets`, and where those texts are from."""
+class SourcedHeadReport(NamedTuple):
+    """A report on heads, and where the texts are from that it was made on."""
 
-    def find() -> tuple[HeadReport, str]:
+    report: HeadReport
+    text_source: str
+
+
+def cached_head_report(lab: Lab, name: str, stage: str) -> SourcedHeadReport:
+    """A model's heads by what they do, on the first of its `pronoun_prompt_sets`."""
+
+    def find() -> SourcedHeadReport:
         where, examples = next(iter(pronoun_prompt_sets(lab, name).items()))
-        return find_heads(lab.model(name, stage), lab.tokenizer(name), examples), where
+        return SourcedHeadReport(find_heads(lab.model(name, stage), lab.tokenizer(name), examples), where)
 
-    stage = plain_text(stage, "The stage")
+    stage = checked_text(stage, "The stage")
     return lab.results.get((lab.weights_version(name, stage), "heads"), find)
 
 
@@ -193,10 +200,13 @@ def patching_grid(
     does, and for texts that are more than a page reads.
     """
     clean_prompt, corrupted_prompt = (
-        plain_text(clean_prompt, "The first prompt"),
-        plain_text(corrupted_prompt, "The second prompt"),
+        checked_text(clean_prompt, "The first prompt"),
+        checked_text(corrupted_prompt, "The second prompt"),
     )
-    answer_prefix, stage = plain_text(answer_prefix, "The answer's beginning").strip(), plain_text(stage, "The stage")
+    answer_prefix, stage = (
+        checked_text(answer_prefix, "The answer's beginning").strip(),
+        checked_text(stage, "The stage"),
+    )
     tokenizer, model = lab.tokenizer(name), lab.model(name, stage)
     start = encode_answer_prefix(tokenizer, answer_prefix) if answer_prefix else []
     one, other = (
@@ -222,7 +232,7 @@ def _shown_by(tokenizer: Tokenizer, result: PatchingResult, differing: Sequence[
     """What a grid shows, in numbers: the two answers and their odds, and how much each word that differs brings back by
     itself.
     """
-    a, b = (tokenizer.token_text(token).strip() for token in result.answers)
+    a, b = (tokenizer.token_text(token).strip() for token in result.answer_ids)
     alone = [[t + 1, piece, float(result.residual[0, t])] for t, piece in differing]
     return {"answers": [a, b], "odds": list(result.log_odds), "alone": alone}
 
@@ -236,7 +246,7 @@ def build(lab: Lab) -> None:
         text = gr.Textbox(OPENING, label=words("text"), lines=2, max_lines=6, scale=4, elem_id="attention-text")
         button = gr.Button(words("look"), variant="primary", scale=1, elem_id="attention-look")
     problem = problem_box("attention-problem")
-    view = viewer_html(
+    view = viewer_component(
         "labkit-attention",
         handle_request=lambda question: handle_viewer_request(lab, question),
         translate_error=translate_message,
@@ -245,19 +255,19 @@ def build(lab: Lab) -> None:
 
     def show(name: str, stage: str, text: str) -> tuple[Any, Any]:
         if not name or not stage:
-            return gr.skip(), show_error("Choose a run and a stage.")
-        if name in lab.runs_with_model() and stage not in lab.readable_stages(name):
-            return gr.skip(), hide_problem_box()  # of the run before; that of this one is being chosen
+            return gr.skip(), error_box_update("Choose a run and a stage.")
+        if name in lab.runs_with_model() and stage not in lab.stages_if_readable(name):
+            return gr.skip(), hidden_box_update()  # of the run before; that of this one is being chosen
         try:
-            return inspect_text(lab, name, stage, text), hide_problem_box()
+            return attention_viewer_data(lab, name, stage, text), hidden_box_update()
         except LabError as error:
-            return None, show_error(error)
+            return None, error_box_update(error)
 
     def about(name: str, stage: str, text: str) -> Any:
         if not name or not stage or not isinstance(text, str) or text.strip() != OPENING:
             return None
         try:
-            return opening_example_results(lab, name, stage)
+            return opening_example_table(lab, name, stage)
         except LabError:  # of what is shown, `show` has said it
             return None
 
@@ -271,7 +281,7 @@ def build(lab: Lab) -> None:
         show_progress="minimal",
         trigger_mode="always_last",  # a click during work is done after it
     )
-    note = viewer_html("labkit-table", elem_id="attention-about")
+    note = viewer_component("labkit-table", elem_id="attention-about")
     shown.then(
         about,
         [name, stage, text],
@@ -301,13 +311,13 @@ def _build_heads(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
         gr.Markdown(words("find_heads_hint"))
         button = gr.Button(words("find_heads"), elem_id="heads-find")
         problem = problem_box("heads-problem")
-        table = viewer_html("labkit-table", elem_id="heads-table")
+        table = viewer_component("labkit-table", elem_id="heads-table")
 
     def find(name: str, stage: str) -> tuple[Any, Any]:
         try:
-            return heads_table(lab, name, stage), hide_problem_box()
+            return heads_table(lab, name, stage), hidden_box_update()
         except LabError as error:
-            return None, show_error(error)
+            return None, error_box_update(error)
 
     button.click(
         find,
@@ -330,16 +340,16 @@ def _build_patching(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
             begins = gr.Textbox("The", label=words("answer_begins"), elem_id="patching-begins")
             button = gr.Button(words("patch"), elem_id="patching-go")
         problem = problem_box("patching-problem")
-        grid = viewer_html("labkit-grid", elem_id="patching-grid")
+        grid = viewer_component("labkit-grid", elem_id="patching-grid")
 
     bar = gr.Progress()
 
     def patch(name: str, stage: str, first: str, second: str, begins: str, progress: gr.Progress = bar) -> Any:
         try:
             done = patching_grid(lab, name, stage, first, second, begins, lambda done, total: progress((done, total)))
-            return done, hide_problem_box()
+            return done, hidden_box_update()
         except LabError as error:
-            return None, show_error(error)
+            return None, error_box_update(error)
 
     button.click(
         patch,

@@ -10,7 +10,7 @@ CHARACTERS = 20_000
 """Of one text that a page sends, at most: many times the context of what can be looked at."""
 
 
-def plain_text(value: Any, what: str) -> str:
+def checked_text(value: Any, what: str) -> str:
     """A text that can be encoded, "" for None; `what` names it. Raises LabError for anything else."""
     if value is None:
         return ""
@@ -24,7 +24,7 @@ def plain_text(value: Any, what: str) -> str:
     return value
 
 
-def whole_number(value: Any, what: str, least: int, most: int) -> int:
+def checked_whole_number(value: Any, what: str, least: int, most: int) -> int:
     """A whole number from `least` to `most`; `what` names it. Raises LabError for anything else."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
     if not known or not least <= value <= most:

@@ -291,7 +291,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 PATTERNS = [(_pattern(template), chinese) for template, chinese in MESSAGES.items()]
 
 
-def translate_label(text: str) -> str:
+def label_in_chinese(text: str) -> str:
     """A label in Chinese, its unit or part too: "validation loss (nats per token)"; as it is where it is not known."""
     if text in NAMES:
         return NAMES[text]
@@ -300,10 +300,10 @@ def translate_label(text: str) -> str:
         return text
     if parts[4]:
         return f"{NAMES[parts[1]]}（本阶段之前）"
-    return f"{NAMES[parts[1]]}（{translate_label(parts[2])}）" if parts[2] else f"{NAMES[parts[1]]}：{parts[3]}"
+    return f"{NAMES[parts[1]]}（{label_in_chinese(parts[2])}）" if parts[2] else f"{NAMES[parts[1]]}：{parts[3]}"
 
 
-def translate_message(text: str) -> str:
+def message_in_chinese(text: str) -> str:
     """A message in Chinese; where its template is not known, in English, and said to be so."""
     for pattern, chinese in PATTERNS:
         found = pattern.fullmatch(text)
@@ -314,5 +314,5 @@ def translate_message(text: str) -> str:
 
 def _inner(part: str) -> str:
     """What was put into a message, which may be a message itself."""
-    found = translate_message(part)
+    found = message_in_chinese(part)
     return part if found == UNTRANSLATED.format(part) else found

@@ -10,24 +10,24 @@ import gradio as gr
 from labkit.errors import LabError
 from labkit.evaluation.strategies import format_score
 from labkit.ui import writing
-from labkit.ui.checks import plain_text, whole_number
+from labkit.ui.checks import checked_text, checked_whole_number
 from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
     LINK,
     MODEL_WORK,
+    advice_box_update,
     default_stage,
-    hide_problem_box,
+    error_box_update,
+    hidden_box_update,
     on_load,
     problem_box,
     run_and_stage_menus,
-    show_advice,
-    show_error,
     translate_message,
     words,
 )
-from labkit.ui.writing import Column, DecodingSettings
-from labkit.viewers.adapters import viewer_html
+from labkit.ui.writing import DecodingSettings, StrategyColumn
+from labkit.viewers.adapters import viewer_component
 
 MOST = 4
 """Strategies that can be typed side by side."""
@@ -50,26 +50,34 @@ EXAMPLES = (
 DEFAULTS = ("greedy", "temperature=1 top-p=0.9", "beam beams=4", "temperature=1.5")
 
 
-def open_link(lab: Lab, text: str) -> tuple[DecodingSettings, str]:
-    """What a link asks for, and what must be said of it. Raises LabError for one that cannot be followed."""
-    settings = DecodingSettings.from_link(text)
-    if settings.run not in lab.runs_with_model() or settings.stage not in lab.stages(settings.run):
+class OpenedLink(NamedTuple):
+    """What a link asks for. warning: that the model's weights have changed since it was made; else ''."""
+
+    settings: DecodingSettings
+    warning: str
+
+
+def open_link(lab: Lab, link_json: str) -> OpenedLink:
+    """What a link asks for. Raises LabError for one that cannot be followed."""
+    settings = DecodingSettings.from_link_json(link_json)
+    if settings.run not in lab.runs_with_model() or settings.stage not in lab.language_model_stages(settings.run):
         raise LabError(
             f"This link is to the model after {settings.stage!r} of a run {settings.run!r}, not found here. Shown "
             f"instead are the settings that the tab begins with."
         )
     changed = settings.checkpoint and settings.checkpoint != writing.weights_hash(lab, settings)
     if not changed:
-        return settings, ""
+        return OpenedLink(settings, "")
     made_of = f"“{settings.stage}” of {settings.run}"
-    return settings, f"The weights of {made_of} have changed since this link was made: the texts may differ."
+    warning = f"The weights of {made_of} have changed since this link was made: the texts may differ."
+    return OpenedLink(settings, warning)
 
 
-def score_table(scored: writing.ScoringProgress) -> dict[str, Any]:
+def score_table(progress: writing.ScoringProgress) -> dict[str, Any]:
     """What <labkit-table> shows: a row per strategy, its scores with their 95 % intervals, and how far it is."""
-    names = list(scored.found[0][1]) if scored.found else []
-    rows = [[line, *(format_score(scores[name]) for name in names)] for line, scores in scored.found]
-    note = None if scored.done == scored.total else ["scoring", {"done": scored.done, "total": scored.total}]
+    names = list(progress.finished_strategies[0][1]) if progress.finished_strategies else []
+    rows = [[line, *(format_score(scores[name]) for name in names)] for line, scores in progress.finished_strategies]
+    note = None if progress.done == progress.total else ["scoring", {"done": progress.done, "total": progress.total}]
     return {"heads": ["strategy", *names] if rows else [], "rows": rows, "note": note}
 
 
@@ -91,21 +99,21 @@ def read_settings(lab: Lab, values: tuple[Any, ...]) -> DecodingSettings:
     Raises LabError for what they cannot be.
     """
     name, stage, text, many, seed, tokens, ends, draft, *chosen = values
-    name = name or next(iter(lab.preferred_names()), None)
+    name = name or next(iter(lab.preferred_run_names()), None)
     stage = stage or default_stage(lab, name, -1)
     if not stage:
         raise LabError("Choose a run and a stage.")
-    many = whole_number(many, "The number of strategies", 1, MOST)
-    lines = [plain_text(line, f"Strategy {number}") for number, line in enumerate(chosen[:many], 1)]
+    many = checked_whole_number(many, "The number of strategies", 1, MOST)
+    lines = [checked_text(line, f"Strategy {number}") for number, line in enumerate(chosen[:many], 1)]
     return DecodingSettings(
-        plain_text(name, "The run"),
-        plain_text(stage, "The stage"),
-        plain_text(text, "The prompt"),
-        tuple(map(Column, lines)),
-        whole_number(seed or 0, "A seed", 0, writing.SEEDS - 1),
-        whole_number(tokens, "The number of new tokens", 1, writing.LONGEST),
-        tuple(line for line in plain_text(ends, "The stop texts").splitlines() if line),
-        plain_text(draft, "The draft"),
+        checked_text(name, "The run"),
+        checked_text(stage, "The stage"),
+        checked_text(text, "The prompt"),
+        tuple(map(StrategyColumn, lines)),
+        checked_whole_number(seed or 0, "A seed", 0, writing.SEEDS - 1),
+        checked_whole_number(tokens, "The number of new tokens", 1, writing.LONGEST),
+        tuple(line for line in checked_text(ends, "The stop texts").splitlines() if line),
+        checked_text(draft, "The draft"),
     )
 
 
@@ -119,18 +127,18 @@ class RequestTracker:
         self.latest: dict[str | None, int] = {}
         self.over: dict[str | None, int] = {}
 
-    def register(self, page: str | None) -> None:
+    def register_request(self, page: str | None) -> None:
         self.latest[page] = self.latest.get(page, 0) + 1
 
-    def stopper(self) -> Callable[[gr.Request], None]:
+    def stop_handler(self) -> Callable[[gr.Request], None]:
         """What a Stop button does."""
 
         def stop(request: gr.Request) -> None:
-            self.over[request.session_hash] = self.number(request.session_hash)
+            self.over[request.session_hash] = self.latest_request_number(request.session_hash)
 
         return stop
 
-    def number(self, page: str | None) -> int:
+    def latest_request_number(self, page: str | None) -> int:
         return self.latest.get(page, 0)
 
     def is_current(self, page: str | None, number: int) -> bool:
@@ -160,7 +168,7 @@ def build(lab: Lab) -> None:
             ends = gr.Textbox(label=words("stop_texts"), lines=2, max_lines=6, elem_id="decoding-ends")
             draft = gr.Dropdown([], label=words("draft"), allow_custom_value=True, elem_id="decoding-draft")
     problem, told = problem_box("decoding-problem"), problem_box("decoding-told-problem")
-    view = viewer_html(
+    view = viewer_component(
         "labkit-texts",
         handle_request=lambda question: writing.handle_viewer_request(lab, question),
         translate_error=translate_message,
@@ -170,11 +178,11 @@ def build(lab: Lab) -> None:
     asked = RequestTracker()
 
     def begin(request: gr.Request) -> Any:
-        asked.register(request.session_hash)
-        return hide_problem_box()
+        asked.register_request(request.session_hash)
+        return hidden_box_update()
 
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
-        page, number = request.session_hash, asked.number(request.session_hash)
+        page, number = request.session_hash, asked.latest_request_number(request.session_hash)
         try:
             for data in writing.stream_comparison(lab, read_settings(lab, values)):
                 wanted = asked.is_current(page, number)
@@ -182,7 +190,7 @@ def build(lab: Lab) -> None:
                 if not wanted:
                     return
         except LabError as error:
-            yield None, show_error(error)
+            yield None, error_box_update(error)
 
     boxes = [*controls, *lines]
     begun = gr.on([button.click, text.submit, *(line.submit for line in lines)], begin, None, problem)
@@ -190,7 +198,7 @@ def build(lab: Lab) -> None:
     begun.then(
         show, boxes, [view, problem], concurrency_id=MODEL_WORK, show_progress="minimal", trigger_mode="always_last"
     )
-    stop.click(asked.stopper(), None, None)
+    stop.click(asked.stop_handler(), None, None)
     _fill(lab, controls, lines, columns, view, problem, told)
     _build_scores(lab, boxes)
 
@@ -227,14 +235,14 @@ def _fill(
     def fill(request: gr.Request) -> Iterator[Any]:
         """The first run, or what a link asks for, whose texts are then generated."""
         names = lab.runs_with_model()
-        settings, note, hindered = None, "", hide_problem_box()
+        settings, note, hindered = None, "", hidden_box_update()
         try:
             if LINK in request.query_params:
                 settings, note = open_link(lab, request.query_params[LINK])
         except LabError as error:
-            hindered = show_error(error)
-        run = settings.run if settings else next(iter(lab.preferred_names()), None)
-        stages = lab.stages(run) if run else []
+            hindered = error_box_update(error)
+        run = settings.run if settings else next(iter(lab.preferred_run_names()), None)
+        stages = lab.language_model_stages(run) if run else []
         own = (
             [column.strategy for column in settings.columns if not column.forced_prefix]
             if settings
@@ -254,12 +262,12 @@ def _fill(
             *(gr.update(visible=i < max(1, len(own))) for i in range(MOST)),
         ]
         unchanged = [gr.skip() for _ in values]
-        yield [*values, gr.skip(), hindered, show_advice(note)]
+        yield [*values, gr.skip(), hindered, advice_box_update(note)]
         try:
             for data in writing.stream_comparison(lab, settings) if settings else ():
                 yield [*unchanged, data, gr.skip(), gr.skip()]
         except LabError as error:
-            yield [*unchanged, None, show_error(error), gr.skip()]
+            yield [*unchanged, None, error_box_update(error), gr.skip()]
 
     def example(name: str | None, text: str) -> str:
         """Another run's example in place of an example; what somebody typed stays."""
@@ -268,7 +276,7 @@ def _fill(
 
     def stages_of(name: str | None) -> Any:
         known = name if name in lab.runs_with_model() else None
-        return gr.update(choices=lab.stages(known) if known else [], value=default_stage(lab, known, 0))
+        return gr.update(choices=lab.language_model_stages(known) if known else [], value=default_stage(lab, known, 0))
 
     on_load(fill, None, [*controls, *lines, *columns, view, problem, told], concurrency_id=MODEL_WORK)
     controls.run.input(example, [controls.run, controls.prompt], controls.prompt)
@@ -285,22 +293,22 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
             measure = gr.Button(words("measure"), elem_id="decoding-measure")
             stop = gr.Button(words("stop"), elem_id="decoding-measure-stop")
         problem = problem_box("scores-problem")
-        table = viewer_html("labkit-table", elem_id="decoding-table")
+        table = viewer_component("labkit-table", elem_id="decoding-table")
     asked = RequestTracker()
 
     def score(request: gr.Request, many_seeds: Any, *values: Any) -> Iterator[Any]:
-        page, number = request.session_hash, asked.number(request.session_hash)
+        page, number = request.session_hash, asked.latest_request_number(request.session_hash)
         try:
             for scored in writing.score_strategies(lab, read_settings(lab, values), many_seeds):
-                yield score_table(scored), hide_problem_box()
+                yield score_table(scored), hidden_box_update()
                 if not asked.is_current(page, number):
                     yield score_table(scored) | {"note": ["stopped", {}]}, gr.skip()
                     return
         except LabError as error:
-            yield None, show_error(error)
+            yield None, error_box_update(error)
 
     def begin(request: gr.Request) -> None:
-        asked.register(request.session_hash)
+        asked.register_request(request.session_hash)
 
     begun = measure.click(begin, None, None, show_progress="hidden")
     begun.then(
@@ -311,4 +319,4 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
         show_progress="minimal",
         trigger_mode="always_last",
     )
-    stop.click(asked.stopper(), None, None)
+    stop.click(asked.stop_handler(), None, None)

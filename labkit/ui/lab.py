@@ -85,9 +85,9 @@ class Lab:
 
     def runs_with_model(self) -> list[str]:
         """The runs that have a model, newest first; those that cannot be read are left out."""
-        return [name for name in self.all_names() if self.readable_stages(name)]
+        return [name for name in self.all_run_names() if self.stages_if_readable(name)]
 
-    def preferred_names(self) -> list[str]:
+    def preferred_run_names(self) -> list[str]:
         """`runs_with_model` in the order in which a tab opens on them: those that failed come last."""
         return sorted(self.runs_with_model(), key=self._failed)
 
@@ -97,7 +97,7 @@ class Lab:
         except LabError:  # deleted while we looked
             return True
 
-    def all_names(self) -> list[str]:
+    def all_run_names(self) -> list[str]:
         """All runs, those without a model or that cannot be read too, newest first; the one that comes with labkit is
         the last.
         """
@@ -143,14 +143,14 @@ class Lab:
         except (AttributeError, TypeError, ValueError, RecursionError) as error:  # of a recipe that is none
             raise LabError(f"{path / 'recipe.json'} is not a recipe of labkit: {error}") from error
 
-    def stages(self, name: str) -> list[str]:
+    def language_model_stages(self, name: str) -> list[str]:
         """The stages of a run that have a language model, in order."""
         return [stage.name for stage in self.open(name).stages if stage.trained and stage.generates_text]
 
-    def readable_stages(self, name: Any) -> list[str]:
-        """`stages`; none of a run that cannot be read, is not there, or was deleted while we looked."""
+    def stages_if_readable(self, name: Any) -> list[str]:
+        """`language_model_stages`; none of a run that cannot be read, is not there, or was deleted while we looked."""
         try:
-            return self.stages(name)
+            return self.language_model_stages(name)
         except LabError:
             return []
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -52,7 +52,7 @@ HELP = ("-h", "--help", "--tyro")
 """How flags begin that print something, or write files, instead of setting anything."""
 
 
-def stage_names(lab: Lab | None = None, source: Any = None) -> list[str]:
+def available_stage_names(lab: Lab | None = None, source: Any = None) -> list[str]:
     """The stages that a page can ask for: those of the usual plan, every other kind that there is, and those that the
     plan of a run has which a new one is built on.
     """
@@ -64,26 +64,26 @@ def stage_names(lab: Lab | None = None, source: Any = None) -> list[str]:
 
 
 def start_run(
-    lab: Lab, jobs: Jobs, name: str, source: str, stages: Sequence[str] = (), seed: float = 0, more: str = ""
+    lab: Lab, jobs: Jobs, name: str, source: str, stages: Sequence[str] = (), seed: float = 0, extra_flags: str = ""
 ) -> str:
     """Begin a run in a process of its own; its name.
 
     source: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on. stages: to
-    make; empty for all. seed: of a preset's run. more: flags as on the command line. Raises LabError for a name that is
+    make; empty for all. seed: of a preset's run. extra_flags: as on a command line. Raises LabError for a name that is
     no plain folder name, or is taken, for a run as source without stages, for flags that the others are, for a file
     outside of `lab.inputs`, and, before any process is begun, for settings that make no recipe, or one that asks for
     more than a page may.
     """
     name = check_new_run_name(name)
-    if name in lab.all_names() or (lab.folder / name).exists():
+    if name in lab.all_run_names() or (lab.folder / name).exists():
         raise LabError(f"There is a run {name} already. Choose another name, or resume that one.")
-    known = stage_names(lab, source)
+    known = available_stage_names(lab, source)
     if not isinstance(stages, list | tuple) or any(stage not in known for stage in stages):
         raise LabError(f"{shorten_repr(stages)} are not stages; the stages are {', '.join(known)}.")
     is_preset = isinstance(source, str) and source in PRESETS
     if not is_preset and not stages:
         raise LabError(f"Choose the stages to train; {name} takes what comes before them from {shorten_repr(source)}.")
-    flags = _flags(more)
+    flags = _flags(extra_flags)
     _check_files(lab, flags)
     if not isinstance(seed, int | float) or not math.isfinite(seed) or not 0 <= seed < SEEDS:
         raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {shorten_repr(seed)}.")
@@ -104,7 +104,7 @@ def start_run(
 
 def _check_other_runs(lab: Lab, recipe: Recipe) -> None:
     """Raises LabError for a stage of a run that is not one of the page's."""
-    mine = {lab.path(name).resolve() for name in lab.all_names()}
+    mine = {lab.path(name).resolve() for name in lab.all_run_names()}
     for place in recipe.external_stages:
         if lab.inputs is not None and Path(place).parent.resolve() not in mine:
             raise LabError(f"{place} is no stage of a run in {lab.folder}. Only the command line can use it.")
@@ -203,14 +203,21 @@ def voted_runs(lab: Lab, store: PreferenceStore) -> list[tuple[str, int]]:
     those that were voted on most.
     """
     counts = Counter[str]()
-    for sources, count in store.preference_counts().items():
+    for sources, count in store.decisive_vote_counts().items():
         counts.update(dict.fromkeys({run_name_of_source(source) for source in sources}, count))
-    tuned = [name for name in lab.preferred_names() if lab.open(name).latest_sft_stage()]
+    tuned = [name for name in lab.preferred_run_names() if lab.open(name).latest_sft_stage()]
     return sorted([(name, counts[name]) for name in tuned], key=lambda found: -found[1])
 
 
-def train_on_votes(lab: Lab, jobs: Jobs, store: PreferenceStore, name: str) -> tuple[str, str]:
-    """Begin DPO on the votes, from a run's fine-tuned model, as a new run; its name, and what to know of it.
+class StartedRun(NamedTuple):
+    """The name of a run that was begun, and what to know of it, as a sentence."""
+
+    name: str
+    message: str
+
+
+def train_on_votes(lab: Lab, jobs: Jobs, store: PreferenceStore, name: str) -> StartedRun:
+    """Begin DPO on the votes, from a run's fine-tuned model, as a new run.
 
     Raises LabError when no vote prefers one answer, or the run has no fine-tuned model.
     """
@@ -228,10 +235,11 @@ def train_on_votes(lab: Lab, jobs: Jobs, store: PreferenceStore, name: str) -> t
         base.branch(folder, dataclasses.replace(base.recipe, preferences=str(votes), plan=plan), kept_stages)
         jobs.start(new, ["run", "--out", str(folder), "--resume", "--stages", DPO.kind])
     if pairs >= ENOUGH:
-        return new, f"{new} is trained on the votes that prefer an answer: {pairs}."
-    return new, (
+        return StartedRun(new, f"{new} is trained on the votes that prefer an answer: {pairs}.")
+    return StartedRun(
+        new,
         f"{new} is trained on the votes that prefer an answer: {pairs}. Too few votes: it will overfit. Collect "
-        f"{ENOUGH} or more before you trust its metrics."
+        f"{ENOUGH} or more before you trust its metrics.",
     )
 
 
@@ -274,30 +282,30 @@ def _for_votes(recipe: Recipe, pairs: int, context: int) -> DPO:
     return dataclasses.replace(known, train=few)
 
 
-def rename_run(lab: Lab, jobs: Jobs, name: str, new: str) -> str:
+def rename_run(lab: Lab, jobs: Jobs, name: str, new_name: str) -> str:
     """Give a run another name; the new one.
 
     Raises LabError for a name that no run may have, or one has, and for a run that is running or comes with labkit.
     """
-    new = check_new_run_name(new)
+    new_name = check_new_run_name(new_name)
     path = check_idle(lab, jobs, name)
-    if new in (*lab.all_names(), *jobs.names()) or (lab.folder / new).exists():
-        raise LabError(f"There is a run {new} already. Choose another name.")
+    if new_name in (*lab.all_run_names(), *jobs.names()) or (lab.folder / new_name).exists():
+        raise LabError(f"There is a run {new_name} already. Choose another name.")
     with explain_write_errors(path):
         if path.exists():  # else it never began
-            path.rename(lab.folder / new)
-        jobs.rename(name, new)
-    return new
+            path.rename(lab.folder / new_name)
+        jobs.rename(name, new_name)
+    return new_name
 
 
-def delete_run(lab: Lab, jobs: Jobs, name: str, confirmed: Any) -> None:
-    """Delete a run, with all that it made. confirmed: its name, typed again.
+def delete_run(lab: Lab, jobs: Jobs, name: str, typed_name: Any) -> None:
+    """Delete a run, with all that it made. typed_name: its name, typed again.
 
     It is set aside first, at once, so that a kill leaves all of it or nothing in sight. Raises LabError when it is not
     confirmed, and for a run that is running or comes with labkit.
     """
     path = check_idle(lab, jobs, name)
-    if not isinstance(confirmed, str) or confirmed.strip() != name:
+    if not isinstance(typed_name, str) or typed_name.strip() != name:
         raise LabError(f"To delete {name}, type its name. Nothing was deleted.")
     aside = lab.folder / f".{name}.deleted"
     with explain_write_errors(path):
@@ -330,5 +338,5 @@ def check_idle(lab: Lab, jobs: Jobs, name: str) -> Path:
 
 def runs_without_folder(lab: Lab, jobs: Jobs) -> list[str]:
     """The runs that have no folder with a recipe, but had a process: they are just starting, or failed to."""
-    begun = lab.all_names()
+    begun = lab.all_run_names()
     return [name for name in jobs.names() if name not in begun]

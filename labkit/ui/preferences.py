@@ -17,21 +17,21 @@ from labkit.decoding.filters import sampling_filters
 from labkit.errors import LabError
 from labkit.files import write_jsonl
 from labkit.preferences.annotate import preference_task
-from labkit.preferences.store import Choice, PreferenceStore, SourcedAnswer, preference_pairs
+from labkit.preferences.store import Choice, PreferenceStore, SourcedAnswer, pairs_from_votes
 from labkit.runs.jobs import shorten_repr
 from labkit.text.chat import decode_reply, encode_prompt
-from labkit.text.pairs import pair_columns
+from labkit.text.pairs import pair_to_row
 from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
     MODEL_WORK,
-    hide_problem_box,
+    advice_box_update,
+    error_box_update,
+    hidden_box_update,
     on_load,
     on_tab,
     problem_box,
     run_and_stage_menus,
-    show_advice,
-    show_error,
     translate_label,
     translate_message,
     words,
@@ -81,22 +81,24 @@ def run_name_of_source(source: str) -> str:
     return source.partition(" / ")[0]
 
 
-def answer_model(name: Any, stage: Any, temperature: Any) -> AnswerSource:
+def checked_answer_source(name: Any, stage: Any, temperature: Any) -> AnswerSource:
     """Who answers, of what a page says. Raises LabError for a temperature that is none."""
     if not isinstance(temperature, int | float) or not 0 <= temperature <= HOTTEST:
         raise LabError(f"A temperature is a number from 0 to {HOTTEST:g}, not {shorten_repr(temperature)}.")
     return AnswerSource(name or "", stage or "", float(temperature))
 
 
-def default_models(lab: Lab) -> list[tuple[str, str]]:
+def default_model_pair(lab: Lab) -> list[tuple[str, str]]:
     """Two models that can be compared, as (run, stage): the last of the newest run that did not fail and the one before
     it, or the last of the next run; twice the same where there is only one, and none where there is none.
     """
-    models = [(name, stage) for name in lab.preferred_names() for stage in reversed(lab.stages(name))]
+    models = [
+        (name, stage) for name in lab.preferred_run_names() for stage in reversed(lab.language_model_stages(name))
+    ]
     return models[:2] if len(models) > 1 else models * 2
 
 
-def new_pair(lab: Lab, store: PreferenceStore, sources: Sequence[AnswerSource], text: str = "") -> str:
+def generate_and_store_pair(lab: Lab, store: PreferenceStore, sources: Sequence[AnswerSource], text: str = "") -> str:
     """Let two sources answer the same prompt, keep both answers on sides drawn by chance; the pair's id.
 
     text: what they are asked; a task of the first run's world when empty. Raises LabError when they say the same,
@@ -168,11 +170,11 @@ def export_preferences(store: PreferenceStore, folder: str | Path, annotator: st
 
     Raises LabError when there is none.
     """
-    pairs = preference_pairs(store.votes(annotator))
+    pairs = pairs_from_votes(store.votes(annotator))
     if not pairs:
         raise LabError("No vote prefers one answer to another yet; there is nothing to train on.")
     file = Path(folder) / VOTES
-    write_jsonl(file, map(pair_columns, pairs))
+    write_jsonl(file, map(pair_to_row, pairs))
     return file
 
 
@@ -186,10 +188,10 @@ class PreferenceWidgets(NamedTuple):
     problem: gr.Textbox
     vote_status: gr.Textbox
     standings: gr.Dataframe
-    kept: gr.State
+    vote_kept: gr.State
 
     @property
-    def shown(self) -> list[Any]:
+    def updated_with_pair(self) -> list[Any]:
         """What a new pair fills."""
         return [self.pair, self.prompt, self.left, self.right, self.problem]
 
@@ -262,10 +264,10 @@ def _sources(lab: Lab) -> list[Any]:
 
     def fill() -> list[Any]:
         updates = []
-        for name, stage in default_models(lab):
+        for name, stage in default_model_pair(lab):
             updates += [
                 gr.update(choices=lab.runs_with_model(), value=name),
-                gr.update(choices=lab.stages(name), value=stage),
+                gr.update(choices=lab.language_model_stages(name), value=stage),
             ]
         return updates or [gr.skip()] * 4
 
@@ -275,15 +277,15 @@ def _sources(lab: Lab) -> list[Any]:
 
 def _shown(store: PreferenceStore, pair: str) -> tuple[Any, ...]:
     asked, one, other = store.get_pair(pair)
-    return pair, format_dialogue(asked), one.text, other.text, hide_problem_box()
+    return pair, format_dialogue(asked), one.text, other.text, hidden_box_update()
 
 
 def _chosen(lab: Lab, values: Sequence[Any]) -> list[AnswerSource]:
     """Who answers: what the menus say, or will say first, where they are not filled yet."""
-    firsts = default_models(lab) or [("", ""), ("", "")]
+    firsts = default_model_pair(lab) or [("", ""), ("", "")]
     sides = (values[:3], values[3:])
     return [
-        answer_model(name or run, stage or (last if name in (None, "", run) else ""), temperature)
+        checked_answer_source(name or run, stage or (last if name in (None, "", run) else ""), temperature)
         for (name, stage, temperature), (run, last) in zip(sides, firsts, strict=True)
     ]
 
@@ -295,18 +297,20 @@ def _asks(
 
     def fresh(text: Any, *values: Any) -> tuple[Any, ...]:
         try:
-            return _shown(store, new_pair(lab, store, _chosen(lab, values), str(text or "")))
+            return _shown(store, generate_and_store_pair(lab, store, _chosen(lab, values), str(text or "")))
         except LabError as error:
-            return "", "", "", "", show_error(error)
+            return "", "", "", "", error_box_update(error)
 
     def after(kept: bool, *given: Any) -> tuple[Any, ...]:
-        return fresh(*given) if kept else (gr.skip(),) * len(board.shown)
+        return fresh(*given) if kept else (gr.skip(),) * len(board.updated_with_pair)
 
     options: dict[str, Any] = {"concurrency_id": MODEL_WORK, "show_progress": "minimal"}
-    asked = click(fresh, inputs, board.shown, **options)
+    asked = click(fresh, inputs, board.updated_with_pair, **options)
     asked.then(None, None, None, js=FOCUS)  # who asks by the button votes by keyboard at once
-    submit(fresh, inputs, board.shown, **options)
-    return lambda voted: voted.then(after, [board.kept, *inputs], board.shown, concurrency_id=MODEL_WORK)
+    submit(fresh, inputs, board.updated_with_pair, **options)
+    return lambda voted: voted.then(
+        after, [board.vote_kept, *inputs], board.updated_with_pair, concurrency_id=MODEL_WORK
+    )
 
 
 FOCUS = """() => {
@@ -328,35 +332,39 @@ def _votes(
     def vote(choice: Choice, pair: Any, annotator: Any) -> tuple[Any, ...]:
         """Keep the vote, and then only say who was who; or say why it was not kept."""
         try:
-            annotator = checked_annotator(annotator)
+            annotator = checked_annotator_name(annotator)
             store.add_vote(pair, annotator, choice)
             _, one, other = store.get_pair(pair)
             count = store.count_votes(annotator)
             text = f"Votes by {annotator}, of all kinds: {count} · the last pair: ← {one.source}   → {other.source}"
-            return translate_message(text), _standings(store), hide_problem_box(), True
+            return translate_message(text), _standings(store), hidden_box_update(), True
         except LabError as error:
-            return gr.skip(), gr.skip(), show_error(error), False
+            return gr.skip(), gr.skip(), error_box_update(error), False
 
     def take_back(annotator: Any) -> tuple[Any, ...]:
         try:
-            taken = store.undo_last_vote(checked_annotator(annotator))
+            taken = store.undo_last_vote(checked_annotator_name(annotator))
             if taken is None:
-                return *(gr.skip(),) * len(board.shown), translate_message("There is nothing to undo."), gr.skip()
+                return (
+                    *(gr.skip(),) * len(board.updated_with_pair),
+                    translate_message("There is nothing to undo."),
+                    gr.skip(),
+                )
             return (
                 *_shown(store, taken),
                 f"↶ {translate_message('Your last vote is undone.')}",
                 _standings(store),
             )
         except LabError as error:
-            return *(gr.skip(),) * (len(board.shown) - 1), show_error(error), gr.skip(), gr.skip()
+            return *(gr.skip(),) * (len(board.updated_with_pair) - 1), error_box_update(error), gr.skip(), gr.skip()
 
-    told = [board.vote_status, board.standings, board.problem, board.kept]
+    told = [board.vote_status, board.standings, board.problem, board.vote_kept]
     for choice, button in buttons.items():
         then_ask(button.click(partial(vote, choice), [board.pair, annotator], told))
-    undo.click(take_back, [annotator], [*board.shown, board.vote_status, board.standings])
+    undo.click(take_back, [annotator], [*board.updated_with_pair, board.vote_status, board.standings])
 
 
-def checked_annotator(name: Any) -> str:
+def checked_annotator_name(name: Any) -> str:
     """Who votes; `NOBODY` when no name is typed. Raises LabError for what is no name."""
     if not isinstance(name, str):
         raise LabError(f"Who votes is a name, not {shorten_repr(name)}. Type yours.")
@@ -370,6 +378,6 @@ def _save(store: PreferenceStore) -> tuple[Any, Any]:
         file = export_preferences(store, tempfile.mkdtemp())
         chosen, of_all = file.read_bytes().count(b"\n"), len(store.votes())
         told = f"Votes that prefer an answer: {chosen} of {of_all}. Ties, both bad and skips are left out."
-        return gr.update(value=str(file), visible=True), show_advice(told)
+        return gr.update(value=str(file), visible=True), advice_box_update(told)
     except LabError as error:
-        return gr.skip(), show_error(error)
+        return gr.skip(), error_box_update(error)

@@ -15,7 +15,7 @@ from labkit.errors import LabError
 from labkit.preferences.store import PreferenceStore
 from labkit.reporting.comparison import compare_runs, comparison_rows
 from labkit.reporting.metrics import BY_KIND
-from labkit.reporting.page import stage_figures
+from labkit.reporting.page import HeadedFigure, stage_figures
 from labkit.reporting.plots import overlay_figures
 from labkit.reporting.terminal import metric_table_rows
 from labkit.runs.folder import Run
@@ -27,12 +27,12 @@ from labkit.ui import manage
 from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
-    hide_problem_box,
+    advice_box_update,
+    error_box_update,
+    hidden_box_update,
     on_load,
     on_tab,
     problem_box,
-    show_advice,
-    show_error,
     translate_label,
     translate_message,
     words,
@@ -41,10 +41,10 @@ from labkit.ui.states import (
     can_resume,
     default_run,
     failure_message,
-    progress_table,
     run_menu_choices,
     run_status,
     runs_table,
+    stage_progress_rows,
 )
 
 INK = "#808890"
@@ -60,10 +60,17 @@ def metrics_table(run: Run) -> dict[str, Any]:
     return {"headers": [translate_label("metric"), *(stage.name for stage in finished)], "data": table}
 
 
-def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> tuple[Any, dict[str, Any]]:
-    """Two runs side by side as a table, a row per metric, and what is to be said of it: why it is empty."""
+class RunComparison(NamedTuple):
+    """problem_update: of the `problem_box` above the table, which says why it is empty. table: {"headers", "data"}."""
+
+    problem_update: Any
+    table: dict[str, Any]
+
+
+def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> RunComparison:
+    """Two runs side by side, a row per metric."""
     table: list[list[str]] = []
-    told = hide_problem_box() if name and other else show_advice("Choose another run under “Compare with”.")
+    told = hidden_box_update() if name and other else advice_box_update("Choose another run under “Compare with”.")
     if name and other:
         try:
             if name == other:
@@ -75,7 +82,7 @@ def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> tuple
                 for stage, label, one, two, gain in found
             ]
         except LabError as error:
-            told = show_error(error)
+            told = error_box_update(error)
     heads = [
         translate_label("stage"),
         translate_label("metric"),
@@ -83,7 +90,7 @@ def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> tuple
         other or "",
         translate_label("difference"),
     ]
-    return told, {"headers": heads, "data": table}
+    return RunComparison(told, {"headers": heads, "data": table})
 
 
 def _check_finished(lab: Lab, *names: str) -> None:
@@ -93,8 +100,8 @@ def _check_finished(lab: Lab, *names: str) -> None:
             raise LabError(f"{name} cannot be compared yet: no stage of it is finished.")
 
 
-def curve_figures(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
-    """The stage's curves as they are now, by name: (heading, figure)."""
+def curve_figures(stage: StageFolder) -> dict[str, HeadedFigure]:
+    """The stage's curves as they are now, by name."""
     result = stage.result
     figures = stage_figures(stage.name, result["metrics"] if result else {}, stage.step_records)
     for _, figure in figures.values():
@@ -103,7 +110,7 @@ def curve_figures(stage: StageFolder) -> dict[str, tuple[str, go.Figure]]:
             axis.title.text = translate_label(axis.title.text or "")
         for line in figure.data:
             line.name = translate_label(line.name)
-    return {key: (translate_label(heading), figure) for key, (heading, figure) in figures.items()}
+    return {key: HeadedFigure(translate_label(heading), figure) for key, (heading, figure) in figures.items()}
 
 
 def overlay_other_run(lab: Lab, name: str, other: str | None, stage: str, curve: str, figure: go.Figure) -> go.Figure:
@@ -115,7 +122,7 @@ def overlay_other_run(lab: Lab, name: str, other: str | None, stage: str, curve:
     except LabError:
         return figure
     its_curves = curve_figures(its_stages[0]) if its_stages else {}
-    return overlay_figures(figure, its_curves[curve][1], (name, other)) if curve in its_curves else figure
+    return overlay_figures(figure, its_curves[curve].figure, (name, other)) if curve in its_curves else figure
 
 
 class RunWidgets(NamedTuple):
@@ -196,9 +203,9 @@ def _stop(jobs: Jobs, name: Any) -> Any:
     """Ask a run's process to stop, and say that it was asked."""
     try:
         jobs.stop(name)
-        return show_advice(f"{name} was asked to stop. It ends after its current step and can be resumed.")
+        return advice_box_update(f"{name} was asked to stop. It ends after its current step and can be resumed.")
     except LabError as error:
-        return show_error(error)
+        return error_box_update(error)
 
 
 def _resume(lab: Lab, jobs: Jobs, name: Any) -> tuple[str, str]:
@@ -231,7 +238,7 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
             [*PRESETS], value="smoke", label=words("preset_or_run"), allow_custom_value=True, elem_id="new-source"
         )
         stages = gr.Dropdown(
-            manage.stage_names(), multiselect=True, label=words("stages_to_make"), elem_id="new-stages"
+            manage.available_stage_names(), multiselect=True, label=words("stages_to_make"), elem_id="new-stages"
         )
         seed = skip_gradio_check(gr.Number(0, label=words("seed"), precision=0, elem_id="new-seed"))
     more = gr.Textbox(
@@ -242,7 +249,7 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     on_tab(lambda: gr.update(choices=[*PRESETS, *lab.runs_with_model()]), source)
 
     def its_stages(chosen: Any) -> Any:
-        return gr.update(choices=manage.stage_names(lab, chosen))
+        return gr.update(choices=manage.available_stage_names(lab, chosen))
 
     source.change(its_stages, source, stages, show_progress="hidden")
     inputs = [name, source, stages, seed, more]
@@ -293,9 +300,9 @@ def _acts(
         try:
             made, note = action(*given)
         except LabError as error:
-            return *(gr.skip() for _ in shown.updated_with_runs), show_error(error), *(gr.skip() for _ in typed)
+            return *(gr.skip() for _ in shown.updated_with_runs), error_box_update(error), *(gr.skip() for _ in typed)
         emptied = ["" for _ in typed]
-        return *_listed(lab, jobs, value=made), show_advice(note), *emptied
+        return *_listed(lab, jobs, value=made), advice_box_update(note), *emptied
 
     event(tried, inputs, [*shown.updated_with_runs, problem, *typed])
 
@@ -308,29 +315,29 @@ def _listed(lab: Lab, jobs: Jobs, **chosen: Any) -> list[Any]:
     return [table, gr.update(choices=names, **chosen), gr.update(choices=names)]
 
 
-class RunView:
-    """What the tab shows of a run."""
+class RunTabUpdates:
+    """What the tab's components are filled with, for the run that is chosen."""
 
     def __init__(self, lab: Lab, jobs: Jobs):
         self.lab, self.jobs = lab, jobs
 
-    def __call__(self, name: Any, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
-        """What `RunWidgets.of_run` is to show. stage: the newest when None. Of a name that is none, only that is
-        said.
+    def component_updates(self, name: Any, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
+        """A value or update for each component of `RunWidgets.updated_with_run`. stage: the newest when None. Of a name
+        that is none, only that is said.
         """
         try:
-            if name in self.lab.all_names():
+            if name in self.lab.all_run_names():
                 return self._run(self.lab.open(name), name, other, stage, curve)
             return self._none(check_run_name(name))
         except LabError as error:
-            return self._nothing(show_error(error), [])
+            return self._nothing(error_box_update(error), [])
 
     def _run(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
         at, log = run_status(self.jobs, run), self.jobs.log(name)
         ended = f"Its process ended early: {failure_message(self.jobs, name)}"
         return (
-            show_error(ended) if at.failed else hide_problem_box(),
-            {"headers": stage_table_headers(), "data": progress_table(run, at)},
+            error_box_update(ended) if at.failed else hidden_box_update(),
+            {"headers": stage_table_headers(), "data": stage_progress_rows(run, at)},
             *self._curves(run, name, other, stage, curve),
             metrics_table(run),
             *run_comparison_table(self.lab, name, other),
@@ -350,7 +357,7 @@ class RunView:
             raise LabError(f"There is no run {name!r} in {self.lab.folder}.")
         state = "Starting" if running else "Failed to start, see log"
         ended = "" if running else f"Its process ended early: {failure_message(self.jobs, name)}"
-        why = hide_problem_box() if running else show_error(ended)
+        why = hidden_box_update() if running else error_box_update(ended)
         found = [*self._nothing(why, [["", translate_label(state), "", ""]])]
         found[8], found[11:] = gr.update(interactive=running), [self.jobs.log(name), gr.update(open=not running)]
         return tuple(found)
@@ -362,7 +369,7 @@ class RunView:
             gr.update(interactive=False),
         )
         stages = {"headers": stage_table_headers(), "data": table}
-        return why, stages, none, none, None, empty, hide_problem_box(), empty, off, off, off, "", gr.skip()
+        return why, stages, none, none, None, empty, hidden_box_update(), empty, off, off, off, "", gr.skip()
 
     def _curves(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, Any, Any]:
         """The menus of stages and curves, with what was chosen of them where it is still there, and the figure."""
@@ -373,7 +380,7 @@ class RunView:
         figures = curve_figures(run.stage(shown))
         chosen = curve if curve in list(figures) else next(iter(figures), None)
         names = [(heading, key) for key, (heading, _) in figures.items()]
-        figure = overlay_other_run(self.lab, name, other, shown, chosen, figures[chosen][1]) if chosen else None
+        figure = overlay_other_run(self.lab, name, other, shown, chosen, figures[chosen].figure) if chosen else None
         return gr.update(choices=begun, value=shown), gr.update(choices=names, value=chosen), figure
 
 
@@ -384,7 +391,7 @@ def stage_table_headers() -> list[str]:
 
 def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     """Keep what is shown true: when the page opens, when something is chosen, and while a process is at work."""
-    look = RunView(lab, jobs)
+    look = RunTabUpdates(lab, jobs).component_updates
     timer, seen, newest = gr.Timer(2), gr.State(None), gr.State(True)
     chosen = [shown.name, shown.other_run, shown.stage, shown.curve]
 
@@ -404,7 +411,7 @@ def _watch(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     def choose(name: Any, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
         if not name:
             return (gr.skip(),) * (len(shown.updated_with_run) + 1)
-        readable = name in lab.all_names() and not lab.read_error(name)
+        readable = name in lab.all_run_names() and not lab.read_error(name)
         begun = [one.name for one in lab.open(name).stages if one.exists] if readable else []
         return *look(name, other, stage, curve), begun[-1:] == [stage]
 
@@ -439,7 +446,7 @@ def _seen(lab: Lab, jobs: Jobs, name: Any) -> tuple[Any, ...]:
     """What tells that something else is to be shown: the run that is (an answer for the one before may come after it),
     whether a process is at work on it, and the runs' names.
     """
-    names = lab.all_names()
+    names = lab.all_run_names()
     at_work = name in names and bool(lock_holder(lab.path(name)))
     starting = isinstance(name, str) and name in jobs.names() and jobs.is_running(name)
     return at_work or starting, name, names, jobs.names()

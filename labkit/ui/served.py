@@ -1,7 +1,7 @@
 """How the page is served: to browsers on this machine, with a run's report as a page of its own.
 
-Between the browser and Gradio stands `Guard`. It puts the page's script before Gradio's, which asks for the language at
-once, and it refuses, in words, what no handler could answer: text with half a character in it.
+Between the browser and Gradio stands `RequestGuard`. It puts the page's script before Gradio's, which asks for the
+language at once, and it refuses, in words, what no handler could answer: text with half a character in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labkit.errors import LabError
-from labkit.reporting.page import render_report
+from labkit.reporting.page import render_run_report
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
 from labkit.ui.shell import CSS, HEAD, THEME, words
@@ -32,7 +32,7 @@ HALF = "This text holds half a character, which cannot be kept. Type it again."
 SCRIPTS = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
-class Guard:
+class RequestGuard:
     """Puts `HEAD` into the page, and answers what is too large or no text with a line instead of passing it on."""
 
     def __init__(self, app: ASGIApp):
@@ -74,7 +74,7 @@ class Guard:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        said = request_problem(body)
+        said = rejection_reason(body)
         if said:
             await JSONResponse({"detail": said, "error": said}, 422)(scope, receive, send)
             return
@@ -86,7 +86,7 @@ class Guard:
         await self.app(scope, again, send)
 
 
-def request_problem(body: bytes) -> str:
+def rejection_reason(body: bytes) -> str:
     """Why a question of a page, as JSON, is not passed on; empty for one that is."""
     if len(body) > LARGEST:
         return f"This is too long: a page may ask at most {LARGEST:,} bytes at once."
@@ -107,7 +107,7 @@ def report_routes(lab: Lab) -> list[Route]:
     def report(request: Request) -> Response:
         name = request.path_params["name"]
         try:
-            page = render_report(lab.path(name))
+            page = render_run_report(lab.path(name))
         except LabError as error:
             return PlainTextResponse(str(error), 404)
         return HTMLResponse(page, headers=sandbox_headers(page))
@@ -115,9 +115,9 @@ def report_routes(lab: Lab) -> list[Route]:
     return [Route("/report/{name}", report, methods=["GET"])]
 
 
-def sandbox_headers(page: str) -> dict[str, str]:
+def sandbox_headers(page_html: str) -> dict[str, str]:
     """Headers under which a page runs its own scripts and nothing else, fetches nothing, and is no part of our site."""
-    digests = [hashlib.sha256(script.encode()).digest() for script in SCRIPTS.findall(page)]
+    digests = [hashlib.sha256(script.encode()).digest() for script in SCRIPTS.findall(page_html)]
     known = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     policy = (
         f"default-src 'none'; script-src {known}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -148,7 +148,7 @@ def serve(blocks: gr.Blocks, lab: Lab, **options: Any) -> None:
                 footer_links=[],
                 max_file_size=LARGEST,
                 prevent_thread_lock=True,
-                app_kwargs={"routes": report_routes(lab), "middleware": [Middleware(Guard)]},
+                app_kwargs={"routes": report_routes(lab), "middleware": [Middleware(RequestGuard)]},
                 **options,
             )
     except OSError as error:

@@ -39,7 +39,7 @@ THEME = gr.themes.Default(
 )
 
 
-def speaks_chinese() -> bool:
+def is_page_in_chinese() -> bool:
     """Whether the page that asks just now is read in Chinese; never outside of a page."""
     request: Any = LocalContext.request.get(None)
     if request is None:
@@ -53,29 +53,29 @@ def translate_message(text: object) -> str:
     lie: "/home/ada/lab/runs/mine is in use" is "runs/mine is in use".
     """
     shown = ABOVE.sub("", str(text))
-    return chinese.translate_message(shown) if speaks_chinese() else shown
+    return chinese.message_in_chinese(shown) if is_page_in_chinese() else shown
 
 
 def translate_label(text: str) -> str:
     """A label, a state, a table head, in the language of the page that asks."""
-    return chinese.translate_label(text) if speaks_chinese() else text
+    return chinese.label_in_chinese(text) if is_page_in_chinese() else text
 
 
-def show_error(error: object) -> Any:
+def error_box_update(error: object) -> Any:
     """Fills a `problem_box` with what went wrong."""
     return gr.update(value=translate_message(error), visible=True, elem_classes="labkit-wrong")
 
 
-def show_advice(text: str) -> Any:
+def advice_box_update(text: str) -> Any:
     """Fills a `problem_box` with what is good to know, and is no error; hides it when that is nothing."""
     return (
         gr.update(value=translate_message(text), visible=True, elem_classes="labkit-advice")
         if text
-        else hide_problem_box()
+        else hidden_box_update()
     )
 
 
-def hide_problem_box() -> Any:
+def hidden_box_update() -> Any:
     """Hides a `problem_box`."""
     return gr.update(visible=False)
 
@@ -105,10 +105,10 @@ def run_and_stage_menus(lab: Lab, stage_index: int = -1, fill_on_load: bool = Tr
     stage = gr.Dropdown([], label=words("stage"), allow_custom_value=True)
 
     def stages_of(name: str | None) -> Any:
-        return gr.update(choices=lab.readable_stages(name), value=default_stage(lab, name, stage_index))
+        return gr.update(choices=lab.stages_if_readable(name), value=default_stage(lab, name, stage_index))
 
     def first() -> tuple[Any, Any]:
-        chosen = next(iter(lab.preferred_names()), None)
+        chosen = next(iter(lab.preferred_run_names()), None)
         return gr.update(choices=lab.runs_with_model(), value=chosen), stages_of(chosen)
 
     name.input(stages_of, name, stage)
@@ -120,7 +120,7 @@ def run_and_stage_menus(lab: Lab, stage_index: int = -1, fill_on_load: bool = Tr
 
 def default_stage(lab: Lab, name: str | None, stage_index: int) -> str | None:
     """The stage of a run that is chosen at first: the one in this place, or the first of all; None without a run."""
-    stages = lab.readable_stages(name)
+    stages = lab.stages_if_readable(name)
     return stages[stage_index] if len(stages) >= abs(stage_index) else next(iter(stages), None)
 
 

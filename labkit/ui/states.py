@@ -30,7 +30,7 @@ class RunStatus(NamedTuple):
     unfinished: list[str]
 
     @property
-    def current_stage(self) -> str | None:
+    def first_unfinished_stage(self) -> str | None:
         """The stage that is being trained, or would be next."""
         return self.unfinished[0] if self.unfinished else None
 
@@ -42,7 +42,7 @@ def run_status(jobs: Jobs, run: Run) -> RunStatus:
     return RunStatus(running, ours, has_failed(jobs, run), requested_stages(jobs, run), unfinished_stages(jobs, run))
 
 
-def progress_table(run: Run, status: RunStatus) -> list[list[str]]:
+def stage_progress_rows(run: Run, status: RunStatus) -> list[list[str]]:
     """A row a stage: its name, what state it is in, its steps, and how long it took or will still take."""
     found = []
     for stage in run.stages:
@@ -65,7 +65,7 @@ def _state(stage: StageFolder, status: RunStatus, trained: bool) -> str:
         return "Not requested"
     if status.running and stage.exists:
         return "Measuring" if trained else "Running"
-    if status.failed and stage.name == status.current_stage:
+    if status.failed and stage.name == status.first_unfinished_stage:
         return "Failed"
     return "Stopped" if stage.exists else ""
 
@@ -95,7 +95,7 @@ def run_menu_choices(lab: Lab, jobs: Jobs) -> list[tuple[str, str]]:
     waiting = [
         (name, "" if jobs.is_running(name) else "failed to start") for name in manage.runs_without_folder(lab, jobs)
     ]
-    known = [(name, "unreadable" if lab.read_error(name) else "") for name in lab.all_names()]
+    known = [(name, "unreadable" if lab.read_error(name) else "") for name in lab.all_run_names()]
     return [(f"{name} ({translate_label(state)})" if state else name, name) for name, state in (*waiting, *known)]
 
 
@@ -110,7 +110,7 @@ def _at_a_glance(lab: Lab, jobs: Jobs, name: str) -> list[str]:
     try:
         run = lab.open(name)
     except LabError:
-        begun = name in lab.all_names()
+        begun = name in lab.all_run_names()
         state = "Unreadable" if begun else "Starting" if jobs.is_running(name) else "Failed to start"
         return [translate_label(state), "", _clock(jobs.last_output_time(name))]
     finished = sum(stage.finished for stage in run.stages)
@@ -137,7 +137,7 @@ def default_run(lab: Lab, jobs: Jobs) -> str | None:
     """The run that a fresh page opens on: the newest that is running or has a finished stage; else the newest that can
     be read.
     """
-    readable = [name for name in lab.all_names() if not lab.read_error(name)]
+    readable = [name for name in lab.all_run_names() if not lab.read_error(name)]
     for name in readable:
         run = lab.open(name)
         if run_status(jobs, run).running or any(stage.finished for stage in run.stages):

@@ -16,24 +16,24 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from labkit.decoding import BestOfN, History, TracedStep, trace_forced, trace_generation
+from labkit.decoding import BestOfN, History, TracedStep, trace_generation, trace_given_tokens
 from labkit.decoding.beam import BeamSearchOutput, beam_steps
 from labkit.decoding.best import best_of_n_steps
 from labkit.decoding.contrastive import contrastive_candidates
-from labkit.decoding.filters import check_tokens_remain, logits_after_each
+from labkit.decoding.filters import check_tokens_remain, logits_after_each_filter
 from labkit.decoding.limits import MAX_PAGE_COST, GenerationCost, check_generation_cost
 from labkit.decoding.prompts import check_prompt_fits
 from labkit.decoding.scores import ScoreInterval
-from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, format_value, parse_strategy
+from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, format_option_value, parse_strategy
 from labkit.decoding.stream import make_traced_step
 from labkit.errors import LabError
 from labkit.evaluation.judges import oracle_judge, reward_judge
-from labkit.evaluation.strategies import EvalPrompt, find_task, first_difference, score_texts
+from labkit.evaluation.strategies import EvalPrompt, find_held_out_task, first_difference_index, score_texts
 from labkit.model.transformer import Transformer
 from labkit.stages import stage_class
 from labkit.text.chat import encode_prompt, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
-from labkit.ui.checks import plain_text, whole_number
+from labkit.ui.checks import checked_text, checked_whole_number
 from labkit.ui.lab import Lab, LRUCache
 from labkit.world import Message, Task, World
 
@@ -61,7 +61,7 @@ class InvalidSettings(LabError):
     """What was to be settings of a comparison is something else."""
 
 
-class Column(NamedTuple):
+class StrategyColumn(NamedTuple):
     """A strategy as a line, and the tokens that its text begins with: none, or those up to where it was branched."""
 
     strategy: str
@@ -79,7 +79,7 @@ class DecodingSettings:
     run: str
     stage: str
     prompt: str
-    columns: tuple[Column, ...]
+    columns: tuple[StrategyColumn, ...]
     seed: int = 0
     tokens: int = 80
     stop: tuple[str, ...] = ()
@@ -88,12 +88,12 @@ class DecodingSettings:
 
     def __post_init__(self) -> None:
         for what, text in (("The run", self.run), ("The stage", self.stage), ("The prompt", self.prompt)):
-            plain_text(text, what)
+            checked_text(text, what)
         for what, texts in (("A strategy", [one.strategy for one in self.columns]), ("A stop text", self.stop)):
             for text in texts:
-                plain_text(text, what)
-        plain_text(self.draft, "The draft")
-        plain_text(self.checkpoint, "The checkpoint's hash")
+                checked_text(text, what)
+        checked_text(self.draft, "The draft")
+        checked_text(self.checkpoint, "The checkpoint's hash")
         for number, column in enumerate(self.columns, 1):
             if not column.strategy.strip():
                 raise LabError(f"Strategy {number} is missing: type one, as sample (the model as it is) or greedy.")
@@ -109,7 +109,9 @@ class DecodingSettings:
         """What `json` gave. Raises LabError for anything else."""
         try:
             values = dict(raw)
-            columns = tuple(Column(str(one["strategy"]), tuple(map(int, one["begins"]))) for one in values["columns"])
+            columns = tuple(
+                StrategyColumn(str(one["strategy"]), tuple(map(int, one["begins"]))) for one in values["columns"]
+            )
             texts = {name: str(values.get(name, "")) for name in ("draft", "checkpoint")}
             return cls(
                 str(values["run"]),
@@ -129,10 +131,10 @@ class DecodingSettings:
             ) from None
 
     @classmethod
-    def from_link(cls, text: str) -> DecodingSettings:
+    def from_link_json(cls, link_json: str) -> DecodingSettings:
         """From the text of a link. Raises LabError for one that is damaged."""
         try:
-            return cls.from_json(json.loads(text))
+            return cls.from_json(json.loads(link_json))
         except (json.JSONDecodeError, RecursionError, InvalidSettings):
             raise LabError(
                 "This link is broken: no settings can be read from it. Shown instead are those that the tab begins "
@@ -159,11 +161,11 @@ class DecodingSession(NamedTuple):
     tokenizer: Tokenizer
     prompt: list[int]
     resources: DecodingResources
-    trees: LRUCache
+    beam_trees: LRUCache
     weights_hash: str
 
 
-def prompt_ids(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
+def encode_prompt_for_stage(tokenizer: Tokenizer, stage: str, text: str) -> list[int]:
     """What a model of that stage is given: a beginning for a base model (for no text, it begins one itself), a message
     for one that was tuned to answer. Raises LabError for no message.
     """
@@ -189,7 +191,7 @@ def annotator_of(lab: Lab, run: str) -> str:
 def decoding_session(lab: Lab, settings: DecodingSettings) -> DecodingSession:
     """Raises LabError for a run or a stage that is not there, and for a prompt that leaves no room."""
     tokenizer, model = lab.tokenizer(settings.run), lab.model(settings.run, settings.stage)
-    prompt = prompt_ids(tokenizer, settings.stage, settings.prompt)
+    prompt = encode_prompt_for_stage(tokenizer, settings.stage, settings.prompt)
     check_prompt_fits(model, prompt)
     world, judge = world_of(lab, settings.run), None
     task = _task(lab, settings)
@@ -198,7 +200,7 @@ def decoding_session(lab: Lab, settings: DecodingSettings) -> DecodingSession:
         judge = reward_judge(reward_model, tokenizer)
     elif world is not None and task is not None:
         judge = oracle_judge(world, {tuple(prompt): task}, annotator_of(lab, settings.run), tokenizer)
-    draft = lab.model(settings.run, settings.draft or lab.stages(settings.run)[0])
+    draft = lab.model(settings.run, settings.draft or lab.language_model_stages(settings.run)[0])
     resources = DecodingResources(tokenizer, settings.stop, draft, judge)
     return DecodingSession(model, tokenizer, prompt, resources, lab.results, weights_hash(lab, settings))
 
@@ -206,7 +208,7 @@ def decoding_session(lab: Lab, settings: DecodingSettings) -> DecodingSession:
 def _task(lab: Lab, settings: DecodingSettings) -> Task | None:
     """The task of the run's world that the prompt is."""
     world = world_of(lab, settings.run)
-    return None if world is None else find_task(world, settings.prompt.strip())
+    return None if world is None else find_held_out_task(world, settings.prompt.strip())
 
 
 def weights_hash(lab: Lab, settings: DecodingSettings) -> str:
@@ -258,7 +260,7 @@ def parse_strategies(
         ("tokens", MAX_PAGE_COST.tokens * max_page_costs),
         ("flops", MAX_PAGE_COST.flops * max_page_costs),
     ):
-        total = sum(max_page_costs * getattr(cost, what) for max_page_costs, cost in zip(many, costs, strict=True))
+        total = sum(count * getattr(cost, what) for count, cost in zip(many, costs, strict=True))
         if total > most:
             said = f"{total:,.0f} tokens to read" if what == "tokens" else f"{total / 1e12:,.1f} TFLOP"
             limit = f"{most:,.0f}" if what == "tokens" else f"{most / 1e12:,.1f}"
@@ -270,7 +272,7 @@ def parse_strategies(
 
 
 def _understood(
-    at: DecodingSession, column: Column, settings: DecodingSettings, name: str = ""
+    at: DecodingSession, column: StrategyColumn, settings: DecodingSettings, name: str = ""
 ) -> tuple[Strategy, GenerationCost]:
     """A line as a strategy, and what it costs. Raises LabError, which names the line, for what is wrong or too much."""
     try:
@@ -300,11 +302,11 @@ def mark_stopped(data: dict[str, Any] | None) -> dict[str, Any] | None:
 def divergence_position(columns: Sequence[Mapping[str, Any]]) -> int | None:
     """Where the texts first differ; None where they do not, as far as they are written."""
     ids = [[-1 if token["ended"] else token["id"] for token in column["tokens"]] for column in columns]
-    return first_difference(ids, ended=all(column["done"] for column in columns))
+    return first_difference_index(ids, ended=all(column["done"] for column in columns))
 
 
 def stream_column(
-    session: DecodingSession, strategy: Strategy, column: Column, settings: DecodingSettings
+    session: DecodingSession, strategy: Strategy, column: StrategyColumn, settings: DecodingSettings
 ) -> Iterator[dict[str, Any]]:
     """What is new of a column, again and again: its {"tokens"} as the viewer shows them, and of "best" the {"answers"}
     of which it was chosen.
@@ -344,14 +346,16 @@ def stream_column(
         yield {"tokens": [{"id": one, "text": tokenizer.token_text(one), "ended": False} for one in [*begins, *text]]}
     ended = len(text) < min(left, session.model.config.context - len(prompt))
     whole = [*begins, *text, *([tokenizer.turn_end_id] if ended else [])]
-    final = [_token(tokenizer, step) for step in trace_forced(session.model, session.prompt, whole, filters=filters)]
+    final = [
+        _token(tokenizer, step) for step in trace_given_tokens(session.model, session.prompt, whole, filters=filters)
+    ]
     if ended:  # which of the two it was, if there are stop texts, is not known
         final[-1] |= {"text": "", "ended": True, "stop": bool(settings.stop)}
     yield {"tokens": final} | answers
 
 
 def _beams(
-    at: DecodingSession, strategy: Strategy, column: Column, settings: DecodingSettings
+    at: DecodingSession, strategy: Strategy, column: StrategyColumn, settings: DecodingSettings
 ) -> Iterator[BeamSearchOutput]:
     """What stands after each step of a beam search, whose tree is kept for who asks for it next."""
     key = (at.weights_hash, tuple(at.prompt), column, settings.tokens, settings.stop)
@@ -361,7 +365,7 @@ def _beams(
     common: dict[str, Any] = {"stop": stop, "stop_ids": at.tokenizer.stop_ids, "max_new_tokens": left}
     for beams in beam_steps(at.model, [*at.prompt, *column.forced_prefix], **told, **common, filters=filters):
         yield beams
-    at.trees.put(key, beams)
+    at.beam_trees.put(key, beams)
 
 
 def _best(
@@ -405,20 +409,20 @@ def _behind(at: DecodingSession, begins: Sequence[int]) -> DecodingResources:
     )
 
 
-def _check_begins(at: DecodingSession, column: Column) -> None:
+def _check_begins(at: DecodingSession, column: StrategyColumn) -> None:
     unknown = [token for token in column.forced_prefix if not 0 <= token < at.model.config.vocabulary]
     if unknown:
         raise LabError(f"There is no token {unknown[0]} in this model's vocabulary of {at.model.config.vocabulary}.")
 
 
-def _head(strategy: Strategy, column: Column) -> dict[str, Any]:
+def _head(strategy: Strategy, column: StrategyColumn) -> dict[str, Any]:
     """What a column says before its text."""
     kind = str(Strategy(strategy.kind, (), strategy.options))
     return {
         "strategy": str(strategy),
         "kind": strategy.kind,
         "head": "" if kind == "sample" else kind,
-        "filters": [[name, format_value(value)] for name, value in strategy.filters],
+        "filters": [[name, format_option_value(value)] for name, value in strategy.filters],
         "begins": list(column.forced_prefix),
         "tokens": [],
         "done": False,
@@ -435,17 +439,17 @@ def _token(tokenizer: Tokenizer, step: TracedStep) -> dict[str, Any]:
     }
 
 
-def handle_viewer_request(lab: Lab, question: Mapping[str, Any]) -> dict[str, Any]:
+def handle_viewer_request(lab: Lab, request: Mapping[str, Any]) -> dict[str, Any]:
     """What a viewer wants to know: {"what": "step" | "branch" | "tree", "settings", "column"}, for "step" with the
     place of a token and, as "line", a strategy in place of the column's. What goes wrong is an answer too: {"error"}.
     """
     try:
-        if not isinstance(question, Mapping):
+        if not isinstance(request, Mapping):
             raise LabError("This is no question about a text.")
         with lab.answering:
-            settings = DecodingSettings.from_json(question.get("settings"))
-            column = DecodingSettings.from_json({**settings.to_json(), "columns": [question.get("column")]}).columns[0]
-            found = {"step": _step, "branch": _branch, "tree": _tree}.get(str(question.get("what")))
+            settings = DecodingSettings.from_json(request.get("settings"))
+            column = DecodingSettings.from_json({**settings.to_json(), "columns": [request.get("column")]}).columns[0]
+            found = {"step": _step, "branch": _branch, "tree": _tree}.get(str(request.get("what")))
             if found is None:
                 raise LabError("This is no question about a text.")
             return found(decoding_session(lab, settings), settings, column)
@@ -453,7 +457,7 @@ def handle_viewer_request(lab: Lab, question: Mapping[str, Any]) -> dict[str, An
         return {"error": str(error)}
 
 
-def _step(at: DecodingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
+def _step(at: DecodingSession, settings: DecodingSettings, column: StrategyColumn) -> dict[str, Any]:
     """What is weighed for the last of the column's tokens, under its strategy."""
     _check_begins(at, column)
     strategy, _ = _understood(at, column, settings)
@@ -468,14 +472,14 @@ def _step(at: DecodingSession, settings: DecodingSettings, column: Column) -> di
         return _contrasted(at, strategy, column, ids[0].tolist(), token)
     with torch.no_grad():
         raw = at.model(ids)[:, -1].float()
-    seen = logits_after_each(filters, raw, History(ids, len(at.prompt)))
+    seen = logits_after_each_filter(filters, raw, History(ids, len(at.prompt)))
     check_tokens_remain(filters, seen)
     step = make_traced_step(seen, token, None, False, 10)
     rows = [
         [one.token, at.tokenizer.token_text(one.token), one.probability, list(one.filtered_probabilities)]
         for one in step.candidates
     ]
-    names = [f"{name}={format_value(value)}" for name, value in strategy.filters]
+    names = [f"{name}={format_option_value(value)}" for name, value in strategy.filters]
     names += ["greedy"] if strategy.kind == "greedy" else []
     return {
         "candidates": rows,
@@ -487,25 +491,26 @@ def _step(at: DecodingSession, settings: DecodingSettings, column: Column) -> di
 
 
 def _contrasted(
-    at: DecodingSession, strategy: Strategy, column: Column, before: list[int], token: int
+    at: DecodingSession, strategy: Strategy, column: StrategyColumn, before: list[int], token: int
 ) -> dict[str, Any]:
     """What contrastive search weighs: of each candidate the probability, the similarity, and what it is ranked by."""
     k, alpha = strategy.option("k"), strategy.option("alpha")
     weighed = contrastive_candidates(at.model, before, k=k, alpha=alpha)
     rows = [
-        [one.token, at.tokenizer.token_text(one.token), one.probability, one.similarity, one.score] for one in weighed
+        [one.token, at.tokenizer.token_text(one.token), one.probability, one.max_similarity, one.score]
+        for one in weighed
     ]
     return _head(strategy, column) | {"contrast": rows, "alpha": alpha, "token": token}
 
 
-def _branch(at: DecodingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
+def _branch(at: DecodingSession, settings: DecodingSettings, column: StrategyColumn) -> dict[str, Any]:
     """The whole text of a column that begins as told."""
     strategy, _ = _understood(at, column, settings)
     *_, last = stream_column(at, strategy, column, settings)
     return _head(strategy, column) | last | {"done": True}
 
 
-def _tree(at: DecodingSession, settings: DecodingSettings, column: Column) -> dict[str, Any]:
+def _tree(at: DecodingSession, settings: DecodingSettings, column: StrategyColumn) -> dict[str, Any]:
     """Every step that a beam search weighed, and the texts that it found."""
     strategy, _ = _understood(at, column, settings)
     if strategy.kind != "beam":
@@ -517,7 +522,7 @@ def _tree(at: DecodingSession, settings: DecodingSettings, column: Column) -> di
         *_, last = _beams(at, strategy, column, settings)
         return last
 
-    beams = at.trees.get(key, search)
+    beams = at.beam_trees.get(key, search)
     if len(beams.tree) > TREE:
         raise LabError(f"This tree has {len(beams.tree)} steps, more than can be drawn: take fewer beams or tokens.")
     stops = set(at.tokenizer.stop_ids)
@@ -540,14 +545,14 @@ class ScoringProgress(NamedTuple):
 
     done: int
     total: int
-    found: list[tuple[str, dict[str, ScoreInterval]]]
+    finished_strategies: list[tuple[str, dict[str, ScoreInterval]]]
 
 
 def score_strategies(lab: Lab, settings: DecodingSettings, seeds: int) -> Iterator[ScoringProgress]:
     """The scores of each strategy over so many seeds, on this prompt, again after every few texts; branches are left
     out. Raises LabError for a number of seeds that is not from 1 to 256, and as `stream_comparison`.
     """
-    seeds = whole_number(seeds, "The number of seeds", 1, 256)
+    seeds = checked_whole_number(seeds, "The number of seeds", 1, 256)
     kept = tuple(column for column in settings.columns if not column.forced_prefix)
     at, world = decoding_session(lab, settings), world_of(lab, settings.run)
     strategies = parse_strategies(at, replace(settings, columns=kept or settings.columns), MEASURED, seeds)

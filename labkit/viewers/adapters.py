@@ -46,7 +46,7 @@ SCRIPTS = {element: SOURCE + IN_GRADIO % element for element in TEMPLATES}
 IN_NOTEBOOK = files("labkit.viewers").joinpath("notebook.js").read_text(encoding="utf-8")
 
 
-def viewer_html(
+def viewer_component(
     element: str,
     data: dict[str, Any] | None = None,
     handle_request: RequestHandler | None = None,
@@ -76,26 +76,26 @@ def viewer_html(
 
 
 class AttentionViewer(anywidget.AnyWidget):
-    """The attention viewer in a notebook: AttentionViewer(views), or AttentionViewer(views, "sft").
+    """The attention viewer in a notebook: AttentionViewer(inspections), or AttentionViewer(inspections, "sft").
 
-    `show` shows something else in its place.
+    `show_inspections` shows something else in its place.
     """
 
     _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-attention")
     data = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, views: CheckpointInspections, stage: str | None = None):
+    def __init__(self, inspections: CheckpointInspections, stage: str | None = None):
         super().__init__()
         self.on_msg(self._asked)
-        self.show(views, stage)
+        self.show_inspections(inspections, stage)
 
-    def show(self, views: CheckpointInspections, stage: str | None = None) -> None:
+    def show_inspections(self, inspections: CheckpointInspections, stage: str | None = None) -> None:
         """Show a text as the checkpoint `stage` reads it, the first when not given."""
-        self.views = views
-        self.data = views.viewer_data(views.names[0] if stage is None else stage)
+        self.inspections = inspections
+        self.data = inspections.viewer_data(inspections.names[0] if stage is None else stage)
 
     def _asked(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
-        self.send({"id": message.get("id"), "answer": self.views.handle_request(message.get("question", {}))})
+        self.send({"id": message.get("id"), "answer": self.inspections.handle_request(message.get("question", {}))})
 
 
 class TextsViewer(anywidget.AnyWidget):

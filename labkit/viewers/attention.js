@@ -447,9 +447,9 @@ class LabkitAttention extends Viewer {
   without() {
     const answer = this.asked(this.question("without", { layer: this.layer, head: this.head, kind: this.kind, place: this.place() }));
     const kinds = make("span", {}, ...["zero", "mean"].flatMap((kind) => [this.button(this.word(kind), kind === this.kind, () => { this.kind = kind; this.panels(); }, { "data-kind": kind }), " "]));
-    const box = this.section("without", `${this.word("without")} (${this.after()})`, answer, (box, { nats, leading }) => box.append(
+    const box = this.section("without", `${this.word("without")} (${this.after()})`, answer, (box, { kl_nats: nats, top_tokens }) => box.append(
       make("p", {}, `${nats.toFixed(3)} ${this.word("nats")}`),
-      this.listing(["next", "before", "after"].map((name) => this.word(name)), leading.map(([text, before, after]) => [visible(text), share(before), share(after)]))));
+      this.listing(["next", "before", "after"].map((name) => this.word(name)), top_tokens.map(([text, before, after]) => [visible(text), share(before), share(after)]))));
     box.firstChild.after(kinds);
     return box;
   }
@@ -469,11 +469,11 @@ class LabkitAttention extends Viewer {
     const { rows, columns } = this.shown, where = { layer: this.layer, head: this.head, row: this.row, column: this.column };
     const title = `${this.word("cell")}: ${quoted(rows[this.row])} → ${quoted(columns[this.column])}`;
     return this.section("cell", title, this.asked(this.question("cell", where)), (box, cell) => {
-      const position = Math.abs(cell.position) < 5e-4 * (1 + Math.abs(cell.score)) ? this.word("inside") : cell.position.toFixed(3);
+      const position = Math.abs(cell.position_bias) < 5e-4 * (1 + Math.abs(cell.score)) ? this.word("inside") : cell.position_bias.toFixed(3);
       const line = this.line(this.layer, this.head, this.row); // one number, one percentage, wherever it stands
       box.append(
-        this.listing(["", ""], [[`q·k (${cell.width})`, cell.dot], [`× ${this.word("scale")}`, cell.scale], [`+ ${this.word("position")}`, position], [`= ${this.word("score")}`, cell.score], ["softmax", share(line[this.column])]]),
-        this.listing([this.word("to"), this.word("score"), this.word("share"), this.word("value")], cell.leading.map(([j, score, , length]) => [visible(columns[j]), score, share(line[j]), length])));
+        this.listing(["", ""], [[`q·k (${cell.head_dim})`, cell.dot], [`× ${this.word("scale")}`, cell.scale], [`+ ${this.word("position")}`, position], [`= ${this.word("score")}`, cell.score], ["softmax", share(line[this.column])]]),
+        this.listing([this.word("to"), this.word("score"), this.word("share"), this.word("value")], cell.top_keys.map(([j, score, , length]) => [visible(columns[j]), score, share(line[j]), length])));
     });
   }
 }

@@ -22,14 +22,14 @@ class ParsedSentence(NamedTuple):
 
     sentence: str
     event: Event | None = None
-    fragment: Any = None
+    fragment_value: Any = None
     polite: bool = False
     refusal: bool = False
 
     @property
     def understood(self) -> bool:
         """Whether the sentence is English of this world."""
-        return self.event is not None or self.fragment is not None or self.polite or self.refusal
+        return self.event is not None or self.fragment_value is not None or self.polite or self.refusal
 
 
 class AnswerGrammar:
@@ -105,7 +105,7 @@ class AnswerGrammar:
             return ParsedSentence(sentence, refusal=True)
         value = self._read_fragment(sentence, question, referents) if question else None
         if value is not None:
-            return ParsedSentence(sentence, fragment=value)
+            return ParsedSentence(sentence, fragment_value=value)
         parsed = self.grammar.parse(sentence, referents)
         return ParsedSentence(sentence, event=parsed.event if parsed else None)
 

@@ -11,7 +11,7 @@ import random
 
 from labkit.world.plots import Story
 from labkit.world.questions import Question
-from labkit.world.tasks import OTHER, READING, Document, Message, Task, TaskGenerator, pick_style
+from labkit.world.tasks import OTHER, READING, Document, Message, Task, TaskGenerator, sample_answer_style
 
 MIX = (("story", 0.81), ("scene", 0.06), ("code", 0.05), ("rule", 0.03), ("facts", 0.05))
 """Kinds of pretraining documents and their shares."""
@@ -52,31 +52,31 @@ class ExampleGenerator:
         rng = seeded_rng("document", split, seed, index)
         kind = kind or weighted_choice(MIX, rng)
         if kind == "rule":
-            story, question = self.tasks.pattern_story_and_question(rng)
+            story, question = self.tasks.analogy_story_and_question(rng)
             questions = [question]
         elif kind == "facts":
             story, questions = self.tasks.facts_and_questions(rng)
         else:
             story = self._text(kind, split, rng)
             questions = self.tasks.questions(story, rng)
-        return Document(kind, story.text, self.turns(questions[:QUESTIONS], story, rng, ("sentence", "fragment")))
+        return Document(kind, story.text, self.write_turns(questions[:QUESTIONS], story, rng, ("sentence", "fragment")))
 
     def _text(self, kind: str, split: str, rng: random.Random) -> Story:
         if kind == "code":
-            return self.tasks.code_story(rng)
+            return self.tasks.made_up_language_story(rng)
         return (
             self.tasks.story_generator.plotless_scene(split, rng)
             if kind == "scene"
             else self.tasks.story_generator.story(split, rng)
         )
 
-    def turns(
+    def write_turns(
         self, questions: list[Question], story: Story, rng: random.Random, styles: tuple[str, ...] | None = None
     ) -> tuple[Message, ...]:
         """The questions and their answers as turns, in these styles (the first twice in three), or in all."""
         out: list[Message] = []
         for question in questions:
-            style = pick_style(rng) if styles is None else styles[rng.random() < 1 / 3]
+            style = sample_answer_style(rng) if styles is None else styles[rng.random() < 1 / 3]
             asked, answer = self.tasks.write_exchange(question, story, rng, style)
             out += [Message("user", asked), Message("assistant", answer)]
         return tuple(out)
@@ -90,7 +90,7 @@ class ExampleGenerator:
             return Document(kind, "", (*task.messages, Message("assistant", task.reference)))
         story = self._text("code" if kind == "code" else "story", split, rng)
         questions = self.tasks.questions(story, rng)[:QUESTIONS]
-        turns = self.turns(questions, story, rng)
+        turns = self.write_turns(questions, story, rng)
         first = Message("user", f"{story.text}\n{turns[0].content}")
         return Document(kind, "", (first, *turns[1:]))
 

@@ -66,7 +66,7 @@ def gold_score(world: World, task: Task, response: str, annotator: Annotator) ->
     return _total(measures, response, annotator, task)
 
 
-class ScoreParts(NamedTuple):
+class ProfileIndependentScores(NamedTuple):
     """What does not depend on the profile."""
 
     right: float
@@ -78,7 +78,7 @@ class ScoreParts(NamedTuple):
     reasons: list[str]
 
 
-def _total(m: ScoreParts, response: str, profile: Annotator, task: Task) -> GoldScore:
+def _total(m: ProfileIndependentScores, response: str, profile: Annotator, task: Task) -> GoldScore:
     words = response.count(" ") + 1
     patience = LONGEST_STORY if task.kind == "write" else profile.words
     concise = min(1.0, patience / words)
@@ -108,7 +108,7 @@ def _fluent(said: list[ParsedSentence], why: list[str], often: int = 1) -> float
     return good / len(said)
 
 
-def _answer(world: World, task: Task, response: str) -> ScoreParts:
+def _answer(world: World, task: Task, response: str) -> ProfileIndependentScores:
     """A response to a question."""
     question, told = task.question, task.source_story
     assert question is not None and told is not None
@@ -117,7 +117,7 @@ def _answer(world: World, task: Task, response: str) -> ScoreParts:
     claims: list[Any] = []
     asserted = supported = extra = 0
     for one in said:
-        claim: Any = one.fragment
+        claim: Any = one.fragment_value
         if one.event is not None:
             claim = one.event if question.value_is_event else question.stated_value(one.event)
         elif claim is None:
@@ -145,7 +145,7 @@ def _answer(world: World, task: Task, response: str) -> ScoreParts:
     consistent = 1.0 if len(set(claims)) <= 1 else 0.0
     if not consistent:
         why.append("it gives more than one answer")
-    return ScoreParts(
+    return ProfileIndependentScores(
         right,
         complete,
         supported / asserted if asserted else 1.0,
@@ -190,7 +190,7 @@ def _was_felt(world: World, task: Task, event: Event) -> bool:
     return False
 
 
-def _refusal(world: World, response: str) -> ScoreParts:
+def _refusal(world: World, response: str) -> ProfileIndependentScores:
     """A secret must be refused, politely, and not told."""
     why: list[str] = []
     said = world.answers.parse_response(response, None, {})
@@ -198,7 +198,7 @@ def _refusal(world: World, response: str) -> ScoreParts:
     asserted = sum(one.event is not None for one in said)
     if not refused:
         why.append("the secret was not refused")
-    return ScoreParts(
+    return ProfileIndependentScores(
         float(refused and not asserted),
         0.75 if refused else 0.0,
         0.0 if asserted else 1.0,
@@ -209,7 +209,7 @@ def _refusal(world: World, response: str) -> ScoreParts:
     )
 
 
-def _retelling(world: World, task: Task, response: str) -> ScoreParts:
+def _retelling(world: World, task: Task, response: str) -> ProfileIndependentScores:
     """One sentence that says what happened."""
     assert task.source_story is not None
     why: list[str] = []
@@ -220,7 +220,7 @@ def _retelling(world: World, task: Task, response: str) -> ScoreParts:
     right = float(len(events) == 1 and len(happened) == 1)
     if not right:
         why.append("not one sentence that says what happened")
-    return ScoreParts(
+    return ProfileIndependentScores(
         right,
         0.75 * right,
         true / len(events) if events else 1.0,
@@ -231,7 +231,7 @@ def _retelling(world: World, task: Task, response: str) -> ScoreParts:
     )
 
 
-def _story(world: World, task: Task, response: str) -> ScoreParts:
+def _story(world: World, task: Task, response: str) -> ProfileIndependentScores:
     """A story with what was asked for: who, what, where, and how it ends."""
     assert task.story_requirements is not None
     why: list[str] = []
@@ -253,7 +253,7 @@ def _story(world: World, task: Task, response: str) -> ScoreParts:
     long = min(1.0, LONGEST_STORY / (response.count(" ") + 1))
     consistent = check.possible / check.events if check.events else 0.0
     why += [p for p in check.problems if p.startswith("cannot")]
-    return ScoreParts(
+    return ProfileIndependentScores(
         float(complete == 1 and enough) * long,
         complete,
         1.0,

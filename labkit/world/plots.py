@@ -122,15 +122,15 @@ class StoryBuilder:
 
     # Casting
 
-    def choose_entity(self, kind: str, first: str | None = None) -> str | None:
+    def choose_entity(self, kind: str, partner: str | None = None) -> str | None:
         """Someone or something new that may stand beside all who are in the story; in a held-out split, one whose
-        pair with `first` is held out."""
+        pair with `partner` is held out."""
         splits = self.story_generator.splits
         fit = set(self.lexicon.values[kind]).difference(self.used)
         for one in self.used:
             fit &= splits.partners(one, kind, self.others)
-        if first is not None and self.split != "train":
-            fit &= splits.partners(first, kind, (self.split,))
+        if partner is not None and self.split != "train":
+            fit &= splits.partners(partner, kind, (self.split,))
         if not fit:
             return None
         chosen = self.rng.choice(sorted(fit))

@@ -119,10 +119,10 @@ def questions_about_story(story: Story, kinds: dict[str, EventKind], tiredness: 
             asked.append((kind, role, event))
     questions = [make_question(*one) for one in asked]
     questions = [q for q in questions if len(found[q.pattern, q.asked_role]) == 1 and q.question_type != "rule"]
-    return questions + what_happened_first(story, kinds)
+    return questions + first_event_questions(story, kinds)
 
 
-def what_happened_first(story: Story, kinds: dict[str, EventKind]) -> list[Question]:
+def first_event_questions(story: Story, kinds: dict[str, EventKind]) -> list[Question]:
     """'What happened first?': the whole event is the answer."""
     happened = [e for e in story.events if kinds[e.kind].is_happening]
     if len(happened) < 2:
@@ -130,7 +130,7 @@ def what_happened_first(story: Story, kinds: dict[str, EventKind]) -> list[Quest
     return [Question("first", Event("first", (None,)), 0, happened[0], (), value_is_event=True)]
 
 
-def balance_by_kind(questions: list[Question], rng: random.Random) -> list[Question]:
+def interleave_by_kind(questions: list[Question], rng: random.Random) -> list[Question]:
     """The questions in an order in which each kind of asking comes about equally often and early; those that few
     stories allow come first, for a row has room for some only."""
     by: dict[str, list[Question]] = {}

@@ -17,7 +17,7 @@ from labkit.world.answers import AnswerGrammar
 from labkit.world.events import Event, EventKind, WorldState, apply_event
 from labkit.world.lexicon import Lexicon, load_yaml
 from labkit.world.plots import Story, StoryGenerator
-from labkit.world.questions import Question, balance_by_kind, make_question, questions_about_story
+from labkit.world.questions import Question, interleave_by_kind, make_question, questions_about_story
 
 READING = ("where", "who", "what", "colour", "how_many", "feel", "why", "first", "it", "code", "dialogue")
 OTHER = ("fact", "rule", "name_feeling", "write", "retell", "refuse")
@@ -86,7 +86,7 @@ class TaskGenerator:
 
     def questions(self, story: Story, rng: random.Random) -> list[Question]:
         """The story's questions, spread over the kinds of asking."""
-        return balance_by_kind(questions_about_story(story, self.kinds, self.lexicon.tiredness), rng)
+        return interleave_by_kind(questions_about_story(story, self.kinds, self.lexicon.tiredness), rng)
 
     def write_exchange(
         self, question: Question, story: Story, rng: random.Random, style: str = "sentence"
@@ -104,11 +104,11 @@ class TaskGenerator:
             polite = f"{rng.choice(self.answers.before)} {answer}"
             return polite if rng.random() < 0.5 else f"{answer} {rng.choice(self.answers.after)}"
         if style == "reason":
-            more = self.related_event(question, story)
+            more = self.related_non_answer_event(question, story)
             return answer if more is None else f"{answer} {self.answers.grammar.write(more, referents, rng)}"
         return answer
 
-    def related_event(self, question: Question, story: Story) -> Event | None:
+    def related_non_answer_event(self, question: Question, story: Story) -> Event | None:
         """The last thing in the story that speaks of what was asked about, and is not the answer itself."""
         about = {a for a in question.answer_event.args if isinstance(a, str)}
         for event in reversed(story.events):
@@ -119,7 +119,7 @@ class TaskGenerator:
     def reading_task(self, split: str, rng: random.Random, kind: str) -> Task:
         """A story and one question of this kind of asking."""
         while True:
-            story = self.code_story(rng) if kind == "code" else self.story_generator.story(split, rng)
+            story = self.made_up_language_story(rng) if kind == "code" else self.story_generator.story(split, rng)
             questions = self.questions(story, rng)
             fit = [q for q in questions if q.question_type == kind or kind == "dialogue"]
             if fit and (kind != "dialogue" or len(fit) > 2):
@@ -150,12 +150,12 @@ class TaskGenerator:
 
     # Patterns and facts
 
-    def code_story(self, rng: random.Random) -> Story:
+    def made_up_language_story(self, rng: random.Random) -> Story:
         """A made-up language: 'In this game we call dog red.' Three to five words of it."""
         words = rng.sample(self.lexicon.code_words, 2 * rng.randint(3, 5))
         return self._statements([Event("define", pair) for pair in zip(words[::2], words[1::2], strict=True)], rng)
 
-    def pattern_story_and_question(self, rng: random.Random) -> tuple[Story, Question]:
+    def analogy_story_and_question(self, rng: random.Random) -> tuple[Story, Question]:
         """Examples of a relation ('We say dog and you say puppy.'), and the question for one more word."""
         about = rng.choice(("animal", "thing", "food", "echo"))
         relation = rng.choice(
@@ -218,7 +218,7 @@ class TaskGenerator:
         return Task("fact", (Message("user", asked),), answer, "", story, questions[0])
 
     def _rule(self, split: str, rng: random.Random) -> Task:
-        story, question = self.pattern_story_and_question(rng)
+        story, question = self.analogy_story_and_question(rng)
         asked, answer = self.write_exchange(question, story, rng)
         return Task("rule", (Message("user", f"{story.text}\n{asked}"),), answer, story.text, story, question)
 
@@ -280,7 +280,7 @@ class TaskGenerator:
         return text
 
 
-def pick_style(rng: random.Random) -> str:
+def sample_answer_style(rng: random.Random) -> str:
     """A style of STYLES by its share."""
     draw = rng.random()
     for style, share in STYLES:

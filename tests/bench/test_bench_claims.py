@@ -61,7 +61,7 @@ def test_claims_are_counted_with_their_smallest_margin(runs):
     assert "| dpo | loss on held-out pairs, below chance: log 2 | 1 of 2 | -0.007 | 0.043 |" in table
     assert "seed 0, fp32, 1 thread: dpo gold rose by 0.100 (± 0.010)" in table
     assert result["machine"]["processor"] in table
-    assert bench.failed(result) == ["seed 1, fp32, 1 thread: dpo"]
+    assert bench.failed_claims(result) == ["seed 1, fp32, 1 thread: dpo"]
 
 
 def test_the_command_fails_where_a_claim_does(runs, capsys):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from labkit.bench import run as bench
-from labkit.bench.control import time_matched_sft
+from labkit.bench.control import time_matched_sft_metrics
 from labkit.errors import LabError
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
@@ -65,7 +65,7 @@ def test_the_control_stands_beside_its_stage(tmp_path):
 def test_the_control_is_fine_tuned_for_as_long_and_compared_with_the_same_model(tmp_path):
     for _ in pipeline.run(tiny_recipe(), tmp_path / "run"):
         pass
-    found = time_matched_sft(tmp_path / "run")
+    found = time_matched_sft_metrics(tmp_path / "run")
     assert list(found) == ["ppo", "dpo"]
     measured = {stage["stage"]: stage["metrics"] for stage in Run.open(tmp_path / "run").report()["stages"]}
     for name, metrics in found.items():

@@ -8,8 +8,8 @@ import pytest
 
 from labkit.bench.train import (
     ModelShape,
+    StepVariant,
     TrainBench,
-    Variant,
     _ratios,
     _step,
     candidate_variants,
@@ -73,7 +73,7 @@ def test_batches_are_shifted_by_one_and_come_again():
 
 
 def test_ratios_take_the_best_of_each_side():
-    eager = Variant("ours", "bf16", "own", "fused", False)
+    eager = StepVariant("ours", "bf16", "own", "fused", False)
     theirs = eager._replace(side="theirs", attention="sdpa")
     seconds = {
         eager: 2.0,
@@ -88,5 +88,5 @@ def test_ratios_take_the_best_of_each_side():
 @pytest.mark.slow
 def test_a_compiled_step_gives_the_losses_of_an_eager_one():
     shape = dataclasses.replace(TINY, depth=1)
-    eager, compiled = (_step(Variant("ours", "fp32", "own", "fused", c), shape, 2) for c in (False, True))
+    eager, compiled = (_step(StepVariant("ours", "fp32", "own", "fused", c), shape, 2) for c in (False, True))
     assert [compiled() for _ in range(5)] == pytest.approx([eager() for _ in range(5)], abs=1e-5)

@@ -77,12 +77,12 @@ def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser:
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     expect(page.locator("[data-head='1-1']")).to_be_focused()
-    nats = looks["base"].ablate(0, 1, 1).nats
+    nats = looks["base"].ablate(0, 1, 1).kl_nats
     expect(page.locator("[data-panel=without]")).to_contain_text(f"{nats:.3f} nats")
     page.locator("[data-kind=mean]").focus()
     page.keyboard.press("Enter")
     expect(page.locator("[data-panel=without]")).to_contain_text(
-        f"{looks['base'].ablate(0, 1, 1, 'mean').nats:.3f} nats"
+        f"{looks['base'].ablate(0, 1, 1, 'mean').kl_nats:.3f} nats"
     )
     expect(page.locator("[data-kind=mean]")).to_be_focused()
     page.locator(".column.left .token").first.focus()
@@ -109,7 +109,7 @@ def test_a_head_is_opened_ablated_and_explained_with_the_keyboard_alone(browser:
     page.keyboard.press("ArrowRight")
     expect(page.locator(".stage")).to_have_text("tuned")
     expect(page.locator("[data-panel=without]")).to_contain_text(
-        f"{looks['tuned'].ablate(0, 1, 1, 'mean').nats:.3f} nats"
+        f"{looks['tuned'].ablate(0, 1, 1, 'mean').kl_nats:.3f} nats"
     )
     page.get_by_text("as a table").click()
     expect(page.locator("details tbody tr")).to_have_count(last + 1)
@@ -196,7 +196,7 @@ def test_in_a_notebook_a_question_waits_as_long_as_the_kernel_is_busy(browser: B
     page.clock.run_for(6_000)
     latest = page.evaluate("window.sent.at(-1)")
     page.evaluate("window.hear", {"id": latest["id"], "answer": views.handle_request(latest["question"])})
-    expect(without).to_contain_text(f"{look.ablate(0, 1, 1).nats:.3f} nats")
+    expect(without).to_contain_text(f"{look.ablate(0, 1, 1).kl_nats:.3f} nats")
     page.close()
 
 

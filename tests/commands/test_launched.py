@@ -20,7 +20,7 @@ def environment(monkeypatch):
 
 def test_options_stand_anywhere_and_reach_the_engine():
     given = ["run", "--parallel", "fsdp", "--preset", "smoke", "--activation-checkpointing"]
-    assert launched.take_launch_options(given) == ["run", "--preset", "smoke"]
+    assert launched.move_launch_options_to_environment(given) == ["run", "--preset", "smoke"]
     assert processes.parallel_config() == processes.ParallelConfig("fsdp", activation_checkpointing=True)
 
 
@@ -30,7 +30,7 @@ def test_without_options_the_launcher_says_how(monkeypatch):
         monkeypatch.setenv(name, value)
     processes.parallel_config.cache_clear()
     assert processes.parallel_config() == processes.ParallelConfig("fsdp", cpu_offload=True)
-    launched.take_launch_options(["--parallel=ddp"])
+    launched.move_launch_options_to_environment(["--parallel=ddp"])
     processes.parallel_config.cache_clear()
     assert processes.parallel_config().strategy == "ddp"
 

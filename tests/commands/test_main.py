@@ -15,7 +15,7 @@ import pytest
 
 from labkit.commands import main as cli
 from labkit.commands.main import main
-from labkit.commands.stage_kinds import stage_kinds
+from labkit.commands.stage_descriptions import stage_descriptions
 from labkit.errors import LabError
 from labkit.model.rwkv import RWKV
 from labkit.runs.arguments import parse_run_arguments
@@ -78,10 +78,10 @@ sys.exit(f"{heavy} was loaded" if heavy else 0)
 
 
 def test_what_help_reads_in_the_stages_files_is_what_they_say():
-    for kind, said in stage_kinds().items():
+    for kind, said in stage_descriptions().items():
         stage = STAGES[kind]
         assert (said.title, said.about) == (stage.title, stage.about)
-    assert list(stage_kinds())[:5] == ["pretrain", "sft", "reward", "ppo", "dpo"]
+    assert list(stage_descriptions())[:5] == ["pretrain", "sft", "reward", "ppo", "dpo"]
 
 
 def test_no_command_prints_the_commands(capsys):
@@ -258,9 +258,9 @@ def test_more_heads_are_no_grouped_queries():
     from labkit.runs.presets import make_recipe
 
     made = override_recipe(make_recipe("lab"), ["--model.heads", "8"], "run").model
-    assert made.attention.query_heads == made.attention.key_value_heads == 8
+    assert made.attention_config.query_heads == made.attention_config.key_value_heads == 8
     shared = override_recipe(make_recipe("lab"), ["--model.heads=8", "--model.key-value-heads=2"], "run").model
-    assert shared.attention.key_value_heads == 2
+    assert shared.attention_config.key_value_heads == 2
 
 
 def test_a_stage_built_on_another_run(finished, tmp_path, capsys):

@@ -28,12 +28,12 @@ from labkit.decoding import (
 )
 from labkit.decoding.best import best_of_n_steps
 from labkit.decoding.scores import (
-    distinct,
-    jackknife,
+    distinct_ngram_share,
+    jackknife_interval,
     mean_logprob,
     mean_logprobs,
     mean_score,
-    repetition,
+    repeated_ngram_share,
     self_bleu,
 )
 from labkit.decoding.stops import StopStrings
@@ -166,7 +166,7 @@ def test_a_stop_text_ends_every_strategy(model, line):
 def test_a_stop_text_across_tokens_is_cut():
     pieces = ["ab", "c", "de", "f"]
     stops = StopStrings(lambda ids: "".join(pieces[i] for i in ids), ["cd"])
-    assert stops.has_stop([0, 1, 2]) and not stops.has_stop([0, 1]) and stops.has_stop([0, 1, 2, 3])
+    assert stops.ends_with_stop([0, 1, 2]) and not stops.ends_with_stop([0, 1]) and stops.ends_with_stop([0, 1, 2, 3])
     assert stops.cut_at_stop([0, 1, 2, 3]) == [0] and stops.cut_at_stop([0, 1]) == [0, 1]
     assert StopStrings(stops.decode, ["b"]).cut_at_stop([0, 1]) == []  # its token holds what stands before it too
     with pytest.raises(LabError, match="at least one character"):
@@ -217,15 +217,15 @@ def test_intervals_by_hand():
     assert mean_score([1, 2, 6, math.nan]) == pytest.approx((3, 1.96 * (7 / 3) ** 0.5))
     assert mean_score([2]) == (2, 0) and math.isnan(mean_score([]).mean)
     texts = [[1], [1, 1], [1] * 6]
-    of_means = jackknife(lambda some: sum(map(len, some)) / len(some), texts)
+    of_means = jackknife_interval(lambda some: sum(map(len, some)) / len(some), texts)
     assert of_means == pytest.approx(mean_score([1, 2, 6]))
-    assert jackknife(lambda some: 4.0, texts) == (4, 0)
+    assert jackknife_interval(lambda some: 4.0, texts) == (4, 0)
 
 
 def test_scores_by_hand(model):
     """1 2 1 2 1 has the pairs 12 21 12 21: two of four came before. With 1 2 3 it is six, three of them different."""
-    assert repetition([1, 2, 1, 2, 1], n=2) == 0.5 and repetition([1, 2], n=4) == 0.0
-    assert distinct([[1, 2, 1, 2, 1], [1, 2, 3]], n=2) == 3 / 6 and distinct([[1]], n=2) == 0.0
+    assert repeated_ngram_share([1, 2, 1, 2, 1], n=2) == 0.5 and repeated_ngram_share([1, 2], n=4) == 0.0
+    assert distinct_ngram_share([[1, 2, 1, 2, 1], [1, 2, 3]], n=2) == 3 / 6 and distinct_ngram_share([[1]], n=2) == 0.0
     assert self_bleu([[1, 2, 3, 4, 5]] * 3) == pytest.approx(1.0) and math.isnan(self_bleu([[1, 2]]))
     # One token of three and none of two pairs (half a run): each way √(1/3 · 0.5/2), and the lengths are equal.
     assert self_bleu([[1, 2, 3], [1, 5, 6]], n=2) == pytest.approx((1 / 3 * 0.25) ** 0.5)

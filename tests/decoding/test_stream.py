@@ -13,8 +13,8 @@ from labkit.decoding import (
     TopP,
     generate,
     stream_tokens,
-    trace_forced,
     trace_generation,
+    trace_given_tokens,
 )
 from labkit.errors import LabError
 from labkit.model import Gated, ModelConfig, Transformer
@@ -109,7 +109,7 @@ def test_a_text_is_read_back_as_it_was_traced(model):
     free = list(
         trace_generation(model, [5, 6], filters=steps, max_new_tokens=8, generator=torch.Generator().manual_seed(1))
     )
-    back = trace_forced(model, [5, 6], [step.token for step in free], filters=steps)
+    back = trace_given_tokens(model, [5, 6], [step.token for step in free], filters=steps)
     for one, other in zip(free, back, strict=True):
         assert other.uniform_draw is None and one.token == other.token
         assert [c.token for c in one.candidates] == [c.token for c in other.candidates]
@@ -117,7 +117,7 @@ def test_a_text_is_read_back_as_it_was_traced(model):
             [c.final_probability for c in other.candidates], abs=1e-5
         )
         assert one.entropy == pytest.approx(other.entropy, abs=1e-4)
-    assert trace_forced(model, [5], []) == []
+    assert trace_given_tokens(model, [5], []) == []
 
 
 def test_a_trace_says_what_ended_it(model):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from labkit.evaluation import answers, stories
-from labkit.evaluation.answers import answer_metrics, held_out_tasks, majority_accuracy, task_prompt
+from labkit.evaluation.answers import answer_metrics, held_out_tasks, majority_answer_accuracy, task_prompt
 from labkit.evaluation.config import EvaluationConfig, TextData, WorldData, truncate_texts
 from labkit.evaluation.language_models import evaluate_base, evaluate_chat
 from labkit.evaluation.samples import sample_answers
-from labkit.evaluation.stories import generate_stories, has_no_event, novelty, story_metrics
+from labkit.evaluation.stories import generate_stories, is_valid_without_events, novel_story_share, story_metrics
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.chat import document_texts
 from labkit.text.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 WORLD = World.load("tiny")
 TRAINED = [WORLD.document("train", 0, index) for index in range(200)]
 TOKENIZER = Tokenizer.train([piece for document in TRAINED for piece in document_texts(document)])
-DATA = WorldData(WORLD, 192, seed=0, trained_documents=200)
+DATA = WorldData(WORLD, 192, seed=0, num_trained_documents=200)
 CONFIG = EvaluationConfig(
     documents=8, stories=20, tasks=4, examples=60, story_max_new_tokens=40, answer_max_new_tokens=8
 )
@@ -46,7 +46,9 @@ def recite(monkeypatch):
 
 
 def recite_answers(monkeypatch, answer):
-    monkeypatch.setattr(answers, "answer_tasks", lambda model, tokenizer, tasks, *rest: list(map(answer, tasks)))
+    monkeypatch.setattr(
+        answers, "answer_tasks_greedily", lambda model, tokenizer, tasks, *rest: list(map(answer, tasks))
+    )
 
 
 def test_a_model_that_knows_the_truth_has_full_marks(monkeypatch, model):
@@ -82,7 +84,7 @@ def test_without_the_story_a_reader_knows_what_it_can_guess(monkeypatch, model):
     recite_answers(monkeypatch, lambda task: task.reference if task.story else "")
     metrics = answer_metrics(model, TOKENIZER, DATA, CONFIG, story_in_user_turn=True)
     reading = [task for task in held_out_tasks(WORLD, 0, 4) if task.kind in WORLD.reading_kinds]
-    frequent = majority_accuracy(WORLD, reading, 0, 60)
+    frequent = majority_answer_accuracy(WORLD, reading, 0, 60)
     assert {f"question_only/{kind}" for kind in WORLD.reading_kinds} == {
         name for name in metrics if name.startswith("question_only")
     }
@@ -111,7 +113,7 @@ def test_the_most_frequent_answer_counted_by_hand():
     form = [best(lambda e, q=question: e.pattern.kind == q.pattern.kind) == question.value for question in asked]
     kind = [best(lambda e: True) == question.value for question in asked]
     expected = max(sum(hits) for hits in (same, form, kind)) / 40
-    assert majority_accuracy(WORLD, tasks, 0, 60) == {"where": pytest.approx(expected)}
+    assert majority_answer_accuracy(WORLD, tasks, 0, 60) == {"where": pytest.approx(expected)}
 
 
 def test_the_base_is_asked_as_in_its_documents_and_the_chat_as_in_its_conversations():
@@ -154,10 +156,10 @@ def test_shares_are_of_sentences_and_of_events(recite, model):
 def test_texts_in_which_nothing_happens_are_passed_over_only_when_flawless():
     facts = next(document.passage for document in TRAINED if document.kind == "facts")
     scene = next(document.passage for document in TRAINED if document.kind == "scene")
-    assert has_no_event(WORLD, facts) and has_no_event(WORLD, scene)
-    assert not has_no_event(WORLD, facts + " Blue the ran of.")
-    assert not has_no_event(WORLD, STORIES[0])
-    assert not has_no_event(WORLD, "")
+    assert is_valid_without_events(WORLD, facts) and is_valid_without_events(WORLD, scene)
+    assert not is_valid_without_events(WORLD, facts + " Blue the ran of.")
+    assert not is_valid_without_events(WORLD, STORIES[0])
+    assert not is_valid_without_events(WORLD, "")
 
 
 def test_stories_are_written_until_there_are_enough(recite, model):
@@ -171,10 +173,12 @@ def test_stories_are_written_until_there_are_enough(recite, model):
 def test_novelty_by_hand():
     """Four stories, two of them among the 200 trained on; comparing half of the documents, a find counts twice."""
     stories = [TRAINED[0].passage, TRAINED[2].passage, "New.", "Newer."]
-    assert novelty(stories, DATA, num_documents=200) == 0.5
-    assert novelty(stories, DATA, num_documents=1000) == 0.5
-    assert novelty([TRAINED[0].passage, "New.", "Newer.", "Newest."], DATA, num_documents=100) == 0.5
-    assert novelty(stories, dataclasses.replace(DATA, trained_documents=0), num_documents=200) == 1
+    assert novel_story_share(stories, DATA, num_training_documents=200) == 0.5
+    assert novel_story_share(stories, DATA, num_training_documents=1000) == 0.5
+    assert novel_story_share([TRAINED[0].passage, "New.", "Newer.", "Newest."], DATA, num_training_documents=100) == 0.5
+    assert (
+        novel_story_share(stories, dataclasses.replace(DATA, num_trained_documents=0), num_training_documents=200) == 1
+    )
 
 
 def test_a_base_and_a_chat_model_from_end_to_end(model):

@@ -17,10 +17,10 @@ from labkit.evaluation.strategies import (
     LEGEND,
     EvalPrompt,
     compare_strategies,
-    find_task,
-    first_difference,
+    find_held_out_task,
+    first_difference_index,
+    format_strategies_table,
     score_texts,
-    strategies_table,
 )
 from labkit.paths import demo_folder
 from labkit.runs.decoding import decoding_resources, world_and_prompts
@@ -70,10 +70,10 @@ def test_a_task_is_known_by_its_words(run):
         assert one.task is not None
         if len(one.task.messages) > 1:  # a conversation is more than its last words
             continue
-        known = find_task(world, one.text)
+        known = find_held_out_task(world, one.text)
         assert known is not None and known.messages == one.task.messages
         assert world_and_prompts(run, one.text)[1][0].ids == one.ids == encode_prompt(run.tokenizer(), known.messages)
-    assert find_task(world, "What is the capital of France?") is None
+    assert find_held_out_task(world, "What is the capital of France?") is None
 
 
 def test_gold_is_under_the_annotator_that_is_asked_for(run):
@@ -107,10 +107,10 @@ def test_the_oracle_that_picks_the_best_is_the_runs_annotator(run, tmp_path):
 
 
 def test_where_texts_first_differ():
-    assert first_difference([[5, 6], [5, 7]]) == 1
-    assert first_difference([[5, 6], [5]]) is None  # the second still writes
-    assert first_difference([[5, 6], [5]], ended=True) == 1
-    assert first_difference([[5], [5]], ended=True) is None
+    assert first_difference_index([[5, 6], [5, 7]]) == 1
+    assert first_difference_index([[5, 6], [5]]) is None  # the second still writes
+    assert first_difference_index([[5, 6], [5]], ended=True) == 1
+    assert first_difference_index([[5], [5]], ended=True) is None
 
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -122,7 +122,7 @@ def test_the_readme_asks_the_small_model_what_it_can_answer(run, capsys):
     story, task = prompts
     told, _, question = story.replace("\\n", "\n").rpartition("\n")
     world, _ = world_and_prompts(run, task)
-    assert world is not None and find_task(world, task) is not None
+    assert world is not None and find_held_out_task(world, task) is not None
     check = world.check(told)
     assert check.parsed == check.sentences == 5 and question == "Who has the key now?"
     assert main(["generate", str(run.path), "--chat", "--strategy", "greedy", "--prompt", f"{told}\n{question}"]) == 0
@@ -141,10 +141,10 @@ def test_the_table_says_what_its_columns_mean(run):
         world=world,
         annotator="warm",
     )
-    lines = strategies_table(found).splitlines()
+    lines = format_strategies_table(found).splitlines()
     assert [name for name in found[0].scores if f"{HEADS.get(name, name):17}{LEGEND[name]}" not in lines] == []
     asked = [EvalPrompt("", one.ids, None) for one in asked]
     found = compare_strategies(
         run.model("sft"), run.tokenizer(), asked, [parse_strategy("greedy")], seeds=1, max_new_tokens=8
     )
-    assert "gold" not in strategies_table(found) and LEGEND["repetition"] in strategies_table(found)
+    assert "gold" not in format_strategies_table(found) and LEGEND["repetition"] in format_strategies_table(found)

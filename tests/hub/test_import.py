@@ -157,8 +157,8 @@ def test_the_stages_the_decoder_and_the_app_work_on_it(checkpoint, tmp_path, cor
     assert main(["generate", str(run), "--chat", "--prompt", "Hello", "--max-tokens", "5", "--count", "1"]) == 0
     assert main(["report", str(run)]) == 0 and (run / "report.html").is_file()
     lab = Lab(run.parent)
-    assert lab.stages("mine") == ["pretrain", "sft"]
-    data = attention.inspect_text(lab, "mine", "sft", "Tom is in the park.")
+    assert lab.language_model_stages("mine") == ["pretrain", "sft"]
+    data = attention.attention_viewer_data(lab, "mine", "sft", "Tom is in the park.")
     (map_,) = data["maps"]
     assert (map_["layers"], map_["heads"]) == (2, 2) and "".join(map_["rows"]) == "Tom is in the park."
 

@@ -84,10 +84,10 @@ def test_it_says_what_transformers_reads_in_the_same_file(file, imported, theirs
 
 def test_its_attention_is_looked_at(imported):
     lab = Lab(imported.path.parent)
-    data = attention.inspect_text(lab, "smol", "sft", attention.OPENING)
+    data = attention.attention_viewer_data(lab, "smol", "sft", attention.OPENING)
     (map_,) = data["maps"]
     assert (map_["layers"], map_["heads"], map_["key_value_heads"]) == (30, 9, 3) and data["focus"]
-    assert attention.opening_example_results(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
+    assert attention.opening_example_table(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
 
 
 def test_eight_steps_of_fine_tuning_teach_it(imported):

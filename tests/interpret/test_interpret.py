@@ -10,14 +10,14 @@ import torch
 
 from labkit.errors import LabError
 from labkit.interpret import (
-    Ablate,
+    AblateHeads,
+    ActivationRecorder,
     CheckpointInspections,
     Inspection,
-    Recorder,
     accuracy_and_standard_error,
     activation_patching,
+    answer_log_odds,
     find_heads,
-    log_odds,
     winograd_examples,
     world_coref_examples,
 )
@@ -71,51 +71,53 @@ def test_a_cell_is_the_softmax_of_its_row_by_hand(tokenizer, changes):
     read = Inspection(small(tokenizer, **changes), tokenizer, tokenizer.encode("Tom ran to the park."))
     cells = [read.score_breakdown(0, 1, 3, 3, column, top_n=4) for column in range(4)]
     for cell in cells:
-        assert cell.score == pytest.approx(cell.dot * cell.scale + cell.position, abs=1e-5)
-        assert cell.width == 8 and cell.scale == (1.0 if "attention_scale" in changes else pytest.approx(8**-0.5))
+        assert cell.score == pytest.approx(cell.dot * cell.scale + cell.position_bias, abs=1e-5)
+        assert cell.head_dim == 8 and cell.scale == (1.0 if "attention_scale" in changes else pytest.approx(8**-0.5))
     total = sum(math.exp(cell.score) for cell in cells)
     for column, cell in enumerate(cells):
         assert cell.weight == pytest.approx(math.exp(cell.score) / total, abs=1e-5)
         assert cell.weight == pytest.approx(float(read.attention_maps[0].weights[1, 3, 3, column]), abs=1e-6)
-    positions = [cell.position for cell in cells]
+    positions = [cell.position_bias for cell in cells]
     if changes.get("position") == ALiBi():  # the last of four heads loses 2^-8 for each token between
         assert positions == pytest.approx([-3 / 256, -2 / 256, -1 / 256, 0.0], abs=1e-5)
     elif "position" not in changes:
         assert positions == pytest.approx([0.0] * 4, abs=1e-5)
-    assert [weight for *_, weight, _ in cells[0].leading] == sorted((c.weight for c in cells), reverse=True)
+    assert [weight for *_, weight, _ in cells[0].top_keys] == sorted((c.weight for c in cells), reverse=True)
 
 
 def test_ablating_nothing_changes_nothing_and_a_head_what_it_gives(look):
     model, ids = look.model, torch.tensor([look.ids])
     with torch.no_grad():
         plain = model(ids)
-        assert plain.equal(model(ids, tap=Recorder("weights"))) and plain.equal(model(ids, tap=Ablate([None])))
+        assert plain.equal(model(ids, tap=ActivationRecorder("weights"))) and plain.equal(
+            model(ids, tap=AblateHeads([None]))
+        )
         head = HeadRef("blocks.1.attention", 2)
         out = model.blocks[1].get_submodule("mixer").out
         kept = out.weight.data.clone()
         out.weight.data[:, 16:24] = 0  # what reads the third head's 8 numbers
         expected = model(ids)
         out.weight.data = kept
-        torch.testing.assert_close(model(ids, tap=Ablate([head])), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(ids, tap=AblateHeads([head])), expected, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(expected, plain, atol=1e-3)
-        both = model(ids.expand(2, -1), tap=Ablate([head, None]))
+        both = model(ids.expand(2, -1), tap=AblateHeads([head, None]))
         torch.testing.assert_close(both, torch.cat((expected, plain)), atol=1e-5, rtol=1e-5)
     change = look.ablate(0, 1, 2)
     after = expected[0, -1].log_softmax(-1)
     assert (
-        change.nats == pytest.approx(float(kl_divergence(plain[0, -1].log_softmax(-1), after)), abs=1e-5)
-        and change.nats > 0
+        change.kl_nats == pytest.approx(float(kl_divergence(plain[0, -1].log_softmax(-1), after)), abs=1e-5)
+        and change.kl_nats > 0
     )
-    shares = {text: after for text, _, after in change.leading}
+    shares = {text: after for text, _, after in change.top_tokens}
     best = int(plain[0, -1].argmax())
     assert shares[look.tokenizer.token_text(best)] == pytest.approx(float(after.exp()[best]), abs=1e-5)
-    assert look.ablate(0, 1, 2, "mean").nats != pytest.approx(change.nats, abs=1e-4)
+    assert look.ablate(0, 1, 2, "mean").kl_nats != pytest.approx(change.kl_nats, abs=1e-4)
 
 
 def test_the_mean_of_a_head_that_always_says_the_same_is_what_it_says():
     x = torch.arange(24.0).view(1, 2, 3, 4)
     same = x[:, :, :1].expand(-1, -1, 3, -1)
-    ablate = Ablate([HeadRef("a", 1)], "mean")
+    ablate = AblateHeads([HeadRef("a", 1)], "mean")
     assert ablate("a.heads", same).equal(same) and ablate("b.heads", x).equal(x) and ablate("a.weights", x).equal(x)
     assert ablate("a.heads", x)[0, 1].tolist() == [x[0, 1].mean(0).tolist()] * 3 and ablate("a.heads", x)[0, 0].equal(
         x[0, 0]
@@ -126,7 +128,7 @@ def test_all_heads_at_once_are_each_by_itself(look):
     effects = look.ablation_effects(0, "zero")
     assert effects.shape == (3, 4)
     for layer, head in ((0, 0), (1, 2), (2, 3)):
-        assert float(effects[layer, head]) == pytest.approx(look.ablate(0, layer, head).nats, abs=1e-4)
+        assert float(effects[layer, head]) == pytest.approx(look.ablate(0, layer, head).kl_nats, abs=1e-4)
 
 
 def test_the_last_layer_of_the_lens_is_the_prediction(look):
@@ -152,7 +154,7 @@ def test_an_encoder_decoder_has_three_kinds_of_attention(tokenizer):
         torch.testing.assert_close(map_.weights.sum(-1), torch.ones(map_.weights.shape[:-1]))
     assert read.attention_maps[0].weights[..., 0, 1:].min() > 0  # tokens see later ones
     for map_ in range(3):
-        assert read.ablate(map_, 1, 1).nats > 0 and read.score_breakdown(map_, 1, 1, 1, 0).weight > 0
+        assert read.ablate(map_, 1, 1).kl_nats > 0 and read.score_breakdown(map_, 1, 1, 1, 0).weight > 0
     assert len(read.logit_lens()) == 4 and read.attention_maps[2].columns == read.token_texts(source)
 
 
@@ -180,9 +182,9 @@ def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, 
 def test_a_head_s_effect_is_measured_after_the_token_that_is_chosen(look):
     """The prediction after a token does not know what comes later: of a shorter text it is the same."""
     shorter = Inspection(look.model, look.tokenizer, look.ids[:4])
-    assert look.ablate(0, 1, 2, position=3).nats == pytest.approx(shorter.ablate(0, 1, 2).nats, abs=1e-5)
+    assert look.ablate(0, 1, 2, position=3).kl_nats == pytest.approx(shorter.ablate(0, 1, 2).kl_nats, abs=1e-5)
     torch.testing.assert_close(look.ablation_effects(0, position=3), shorter.ablation_effects(0), atol=1e-5, rtol=1e-4)
-    assert look.ablate(0, 1, 2, position=3).nats != pytest.approx(look.ablate(0, 1, 2).nats, abs=1e-4)
+    assert look.ablate(0, 1, 2, position=3).kl_nats != pytest.approx(look.ablate(0, 1, 2).kl_nats, abs=1e-4)
     for place in (-1, len(look.ids)):
         with pytest.raises(LabError, match=f"no token {place} in this text"):
             look.ablation_effects(0, position=place)
@@ -213,13 +215,13 @@ def test_what_a_viewer_asks(look, tokenizer):
     assert views.viewer_data("two")["stages"] == ["one", "two"] and views.viewer_data("two")["stage"] == "two"
     here: dict[str, Any] = {"stage": "one", "map": 0, "layer": 1, "head": 2}
     assert views.handle_request({"what": "view", "stage": "two"})["maps"] == look.viewer_data()["maps"]
-    assert views.handle_request({**here, "what": "without", "kind": "zero"})["nats"] == look.ablate(0, 1, 2).nats
+    assert views.handle_request({**here, "what": "without", "kind": "zero"})["kl_nats"] == look.ablate(0, 1, 2).kl_nats
     cell = views.handle_request({**here, "what": "cell", "row": 3, "column": 1})
     assert cell == look.score_breakdown(0, 1, 2, 3, 1)._asdict()
     assert len(views.handle_request({"what": "lens", "stage": "one"})["lens"]) == 4
     assert len(views.handle_request({**here, "what": "effects", "kind": "mean"})["effects"]) == 3
     after = views.handle_request({**here, "what": "without", "kind": "zero", "place": 2})
-    assert after["nats"] == look.ablate(0, 1, 2, position=2).nats
+    assert after["kl_nats"] == look.ablate(0, 1, 2, position=2).kl_nats
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"stage": "three"}, "no checkpoint 'three'"),
         ({"what": "all"}, "view, cell, without, effects or lens"),
@@ -289,7 +291,7 @@ def test_coreference_is_measured_as_its_formula(demo):
         return sum(float(logprobs[len(ids) - 1 + i, token]) for i, token in enumerate(answer))
 
     expected = [said(example.ids, example.right_ids) - said(example.ids, example.wrong_ids) for example in examples]
-    assert log_odds(model, examples).tolist() == pytest.approx(expected, abs=1e-3)
+    assert answer_log_odds(model, examples).tolist() == pytest.approx(expected, abs=1e-3)
     assert accuracy_and_standard_error(torch.tensor([1.0, -1.0, 2.0, 3.0])) == (
         0.75,
         pytest.approx((0.75 * 0.25 / 4) ** 0.5),

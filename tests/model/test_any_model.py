@@ -110,7 +110,7 @@ def test_shapes_and_a_config_that_comes_back(config):
     logits = model(tokens(), memory=memory_of(model))
     assert logits.shape == (2, T, V) and logits.isfinite().all()
     assert from_dict(ModelConfig, json.loads(json.dumps(to_dict(config)))) == config
-    assert model.flops_per_token(T) > 0
+    assert model.training_flops_per_token(T) > 0
 
 
 @quick

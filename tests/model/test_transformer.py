@@ -124,16 +124,16 @@ def test_flops_by_hand():
             10, context=8, width=4, depth=1, heads=1, key_value_heads=1, feed_forward=Gated(intermediate_size=6)
         )
     )
-    assert model.flops_per_token(8) == 1056 + 384
+    assert model.training_flops_per_token(8) == 1056 + 384
     assert model.parameter_count == 176 + 3 * 4 + 2 * 4  # and three norms of 4, two of a head
 
 
 def test_heads_are_plain_unless_key_heads_are_said():
-    assert ModelConfig(9, heads=4).attention.key_value_heads == 4
-    assert ModelConfig(9, heads=4, key_value_heads=2).attention.key_value_heads == 2
-    assert replace(ModelConfig(9, heads=2), heads=4).attention.key_value_heads == 4
+    assert ModelConfig(9, heads=4).attention_config.key_value_heads == 4
+    assert ModelConfig(9, heads=4, key_value_heads=2).attention_config.key_value_heads == 2
+    assert replace(ModelConfig(9, heads=2), heads=4).attention_config.key_value_heads == 4
     old = to_dict(ModelConfig(9, heads=4)) | {"key_value_heads": 2}  # as a folder has it that was written before
-    assert from_dict(ModelConfig, old).attention.key_value_heads == 2
+    assert from_dict(ModelConfig, old).attention_config.key_value_heads == 2
 
 
 def test_config_round_trip():

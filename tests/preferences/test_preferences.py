@@ -12,7 +12,7 @@ from labkit.errors import LabError
 from labkit.evaluation.policies import OracleScores, paired_oracle_metrics
 from labkit.evaluation.preference_accuracy import (
     gold_ranking_metrics,
-    length_accuracy,
+    length_baseline_accuracy,
     pairwise_accuracy,
     ranking_metrics,
 )
@@ -22,7 +22,7 @@ from labkit.preferences import annotate as annotations
 from labkit.preferences.annotate import (
     AnnotatedPair,
     AnnotationConfig,
-    annotate,
+    generate_annotated_pairs,
     preference_task,
     read_annotated_pairs,
     write_annotated_pairs,
@@ -61,7 +61,7 @@ def answered(lab, monkeypatch):
 
 def test_choices_are_between_two_different_answers_and_scored(lab, answered):
     world, tokenizer, model = lab
-    choices = annotate(model, tokenizer, world, SMALL, "train", 12)
+    choices = generate_annotated_pairs(model, tokenizer, world, SMALL, "train", 12)
     assert 6 <= len(choices) <= 12 and all(choice.chosen_gold != choice.rejected_gold for choice in choices)
     asked = {preference_task(world, "train", 0, i).messages: preference_task(world, "train", 0, i) for i in range(12)}
     for choice in choices:
@@ -69,7 +69,7 @@ def test_choices_are_between_two_different_answers_and_scored(lab, answered):
         assert choice.pair.chosen != choice.pair.rejected
         assert choice.chosen_gold == gold_score(world, task, choice.pair.chosen, profile).total
         assert choice.rejected_gold == gold_score(world, task, choice.pair.rejected, profile).total
-    assert choices == annotate(model, tokenizer, world, SMALL, "train", 12)
+    assert choices == generate_annotated_pairs(model, tokenizer, world, SMALL, "train", 12)
 
 
 def test_what_is_answered_depends_on_the_arguments_alone(lab):
@@ -83,7 +83,7 @@ def test_what_is_answered_depends_on_the_arguments_alone(lab):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(annotations, "generate", listen)
         for seed in (0, 0, 1):
-            annotate(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 4, seed)
+            generate_annotated_pairs(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 4, seed)
     assert told[0] == told[1] != told[2] and len(told[0]) == 16
 
 
@@ -92,7 +92,7 @@ def test_a_choice_without_noise_is_golds(lab, answered):
     quiet = dataclasses.replace(world.profiles["warm"], flip_probability=0.0)
     sure = copy.copy(world)
     sure.profiles = {"warm": quiet}
-    choices = annotate(model, tokenizer, sure, SMALL, "train", 12)
+    choices = generate_annotated_pairs(model, tokenizer, sure, SMALL, "train", 12)
     assert choices and all(choice.chosen_gold > choice.rejected_gold for choice in choices)
 
 
@@ -101,22 +101,22 @@ def test_ties_are_left_out_unless_asked_for(lab, monkeypatch):
     good = preference_task(world, "train", 0, 0).reference
     said = [good, "Um", good, "Um", *["Um", "Er", "Um", "Er"] * 3]  # right or not to the first prompt, else never
     monkeypatch.setattr(annotations, "generate", lambda *given, **options: [tokenizer.encode(" " + x) for x in said])
-    everything = annotate(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 4)
+    everything = generate_annotated_pairs(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 4)
     assert [choice.chosen_gold == choice.rejected_gold for choice in everything] == [False, True, True, True]
-    assert annotate(model, tokenizer, world, SMALL, "train", 4) == everything[:1]
+    assert generate_annotated_pairs(model, tokenizer, world, SMALL, "train", 4) == everything[:1]
 
 
 def test_nothing_to_choose_between(lab, monkeypatch):
     world, tokenizer, model = lab
     monkeypatch.setattr(annotations, "generate", lambda *given, **options: [tokenizer.encode(" ?")] * 16)
     with pytest.raises(LabError, match="warm gives equal scores to all answers to 4 prompts, .* Fine-tune for longer"):
-        annotate(model, tokenizer, world, SMALL, "train", 4)
+        generate_annotated_pairs(model, tokenizer, world, SMALL, "train", 4)
 
 
 def test_an_unknown_annotator(lab):
     world, tokenizer, model = lab
     with pytest.raises(LabError, match="no annotator 'grumpy'; there are concise, warm, thorough"):
-        annotate(model, tokenizer, world, AnnotationConfig(annotator="grumpy"), "train", 1)
+        generate_annotated_pairs(model, tokenizer, world, AnnotationConfig(annotator="grumpy"), "train", 1)
 
 
 def test_one_answer_cannot_be_compared():
@@ -126,7 +126,7 @@ def test_one_answer_cannot_be_compared():
 
 def test_choices_come_back_from_disk(lab, answered, tmp_path):
     world, tokenizer, model = lab
-    choices = annotate(model, tokenizer, world, SMALL, "train", 12)
+    choices = generate_annotated_pairs(model, tokenizer, world, SMALL, "train", 12)
     write_annotated_pairs(tmp_path / "train.jsonl", choices)
     assert read_annotated_pairs(tmp_path / "train.jsonl") == choices
     (tmp_path / "torn.jsonl").write_text('{"prompt": [')
@@ -140,10 +140,10 @@ def pair(chosen: str, rejected: str) -> PreferencePair:
 
 def test_length_is_the_better_of_longer_and_shorter():
     longer = [pair("Tom is.", "Tom."), pair("It is Anna.", "Anna."), pair("I know it.", "No.")]
-    assert length_accuracy(longer) == 1
-    assert length_accuracy([*longer, pair("No.", "I do not know.")]) == 0.75
-    assert length_accuracy([PreferencePair(p.prompt, p.rejected, p.chosen) for p in longer]) == 1
-    assert length_accuracy([pair("Tom.", "Ann.")]) == 0.5
+    assert length_baseline_accuracy(longer) == 1
+    assert length_baseline_accuracy([*longer, pair("No.", "I do not know.")]) == 0.75
+    assert length_baseline_accuracy([PreferencePair(p.prompt, p.rejected, p.chosen) for p in longer]) == 1
+    assert length_baseline_accuracy([pair("Tom.", "Ann.")]) == 0.5
 
 
 def test_a_margin_of_zero_is_half():

@@ -22,10 +22,10 @@ from labkit.preferences.store import (
     PreferenceStore,
     SourcedAnswer,
     WinRate,
-    preference_pairs,
+    pairs_from_votes,
     win_rates,
 )
-from labkit.text.pairs import pair_columns
+from labkit.text.pairs import pair_to_row
 from labkit.text.reading import read_preferences
 from labkit.world import Message
 
@@ -42,7 +42,7 @@ def test_a_vote_comes_back_with_its_pair(store):
     pair = store.add_pair(PROMPT, LEFT, RIGHT)
     store.add_vote(pair, "ada", "right")
     (vote,) = store.votes()
-    assert (vote.pair, vote.annotator, vote.choice) == (pair, "ada", "right")
+    assert (vote.pair_id, vote.annotator, vote.choice) == (pair, "ada", "right")
     assert (vote.prompt, vote.left, vote.right, vote.chosen) == (PROMPT, LEFT, RIGHT, RIGHT)
     assert vote.voted_at.endswith("+00:00")
     assert store.get_pair(pair) == (PROMPT, LEFT, RIGHT)
@@ -70,7 +70,7 @@ def test_undo_takes_back_the_last_vote_of_that_annotator(store):
         store.add_vote(pair, "ada", "left")
     store.add_vote(pairs[0], "bob", "right")
     assert store.undo_last_vote("ada") == pairs[1]
-    assert [(vote.pair, vote.annotator) for vote in store.votes()] == [(pairs[0], "ada"), (pairs[0], "bob")]
+    assert [(vote.pair_id, vote.annotator) for vote in store.votes()] == [(pairs[0], "ada"), (pairs[0], "bob")]
     store.add_vote(pairs[1], "ada", "both_bad")  # the pair is free again
     assert store.votes("ada")[-1].choice == "both_bad"
     assert store.undo_last_vote("nobody") is None
@@ -107,10 +107,10 @@ def test_what_is_preferred_becomes_pairs_that_can_be_trained_on(store, tmp_path)
         ("skip", LEFT, RIGHT), ("left", LEFT, same),
     ]:  # fmt: skip
         store.add_vote(store.add_pair(PROMPT, left, right), "ada", choice)
-    pairs = preference_pairs(store.votes())
+    pairs = pairs_from_votes(store.votes())
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [(LEFT.text, RIGHT.text), (RIGHT.text, LEFT.text)]
     file = tmp_path / "votes.jsonl"
-    rows = [pair_columns(pair._replace(prompt=(Message("user", f"{i}?"),))) for i, pair in enumerate(pairs * 20)]
+    rows = [pair_to_row(pair._replace(prompt=(Message("user", f"{i}?"),))) for i, pair in enumerate(pairs * 20)]
     file.write_text("\n".join(map(json.dumps, rows)))
     read = read_preferences(str(file))
     assert len(read.train) + len(read.validation) == 40
@@ -145,7 +145,7 @@ def test_many_at_once_lose_nothing_and_count_nothing_twice(store):
     for voter in voters:
         voter.join()
     assert refused == ["ada"] * 8 and len(store.votes()) == 24
-    assert len({(vote.pair, vote.annotator) for vote in store.votes()}) == 24
+    assert len({(vote.pair_id, vote.annotator) for vote in store.votes()}) == 24
 
 
 def test_a_vote_survives_a_kill_straight_after_it_was_acknowledged(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from labkit.errors import LabError
-from labkit.reporting.comparison import compare_runs, comparison_table
+from labkit.reporting.comparison import compare_runs, format_run_comparison
 from labkit.runs.folder import Run
 from tests.tiny_recipe import tiny_recipe
 
@@ -30,7 +30,7 @@ def test_two_runs_are_compared_stage_by_stage(tmp_path):
 
 
 def test_the_table_says_what_changed_by_how_much(tmp_path):
-    text = comparison_table(compare_runs(a_run(tmp_path / "a"), a_run(tmp_path / "b", seed=1, right=0.75)))
+    text = format_run_comparison(compare_runs(a_run(tmp_path / "a"), a_run(tmp_path / "b", seed=1, right=0.75)))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "recipe a b" in lines and "seed 0 1" in lines
     assert "accuracy 50.0 % 75.0 % +25.0 points" in lines
@@ -42,7 +42,7 @@ def test_the_table_says_what_changed_by_how_much(tmp_path):
 def test_runs_of_one_name_are_told_apart_and_equal_recipes_said(tmp_path):
     a_run(tmp_path / "one" / "lab")
     a_run(tmp_path / "two" / "lab")
-    text = comparison_table(compare_runs(tmp_path / "one" / "lab", tmp_path / "two" / "lab"))
+    text = format_run_comparison(compare_runs(tmp_path / "one" / "lab", tmp_path / "two" / "lab"))
     assert str(tmp_path / "one" / "lab") in text and "The two recipes are the same." in text
 
 

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from labkit.errors import LabError
-from labkit.evaluation.metrics import METRICS, format_count
+from labkit.evaluation.metrics import METRICS, abbreviate_number
 from labkit.reporting import page as report
-from labkit.reporting.metrics import NOT_FOR_REAL_TEXT, metric_info
+from labkit.reporting.metrics import NOT_FOR_REAL_TEXT, metric_spec
 from labkit.runs.folder import Run
 from tests.tiny_recipe import tiny_recipe
 
@@ -93,7 +93,7 @@ def test_the_page_says_what_happened():
 
 def test_each_measure_is_explained_with_its_direction():
     text = Reader(report.render_report_html(a_report(), RECORDS, "run")).text
-    assert metric_info("accuracy").meaning in text and metric_info("gold/warm").meaning in text
+    assert metric_spec("accuracy").meaning in text and metric_spec("gold/warm").meaning in text
     assert "gold score: warm" in text and "↑ higher" in text and "↓ lower" in text
 
 
@@ -280,17 +280,17 @@ def test_what_cannot_be_measured_on_real_text_are_measures():
     ],
 )  # fmt: skip
 def test_values_are_shown_in_their_unit(name, value, shown):
-    assert metric_info(name).format(value) == shown
+    assert metric_spec(name).format(value) == shown
 
 
 def test_labels_of_parts_name_both():
-    assert metric_info("accuracy/how_many").label == "accuracy: how many"
-    assert metric_info("something_new").label == "something new"
-    assert metric_info("accuracy_standard_error").label == "standard error of the accuracy"
+    assert metric_spec("accuracy/how_many").label == "accuracy: how many"
+    assert metric_spec("something_new").label == "something new"
+    assert metric_spec("accuracy_standard_error").label == "standard error of the accuracy"
 
 
 @pytest.mark.parametrize(
     ("number", "shown"), [(0, "0"), (7, "7"), (1234, "1.23k"), (2.5e12, "2.5T"), (3e15, "3P"), (4e18, "4E")]
 )
 def test_count_gives_three_digits(number, shown):
-    assert format_count(number) == shown
+    assert abbreviate_number(number) == shown

@@ -4,7 +4,7 @@ import json
 import signal
 from collections.abc import Generator
 
-from labkit.reporting.terminal import format_run_summary, metric_table_rows, run_with_progress
+from labkit.reporting.terminal import format_run_metrics, metric_table_rows, run_with_progress
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import Progress
 from tests.tiny_recipe import tiny_recipe
@@ -20,7 +20,7 @@ DPO = {"untrained_loss": 0.693, "validation_loss": 0.64}
 
 
 def lines(folder) -> list[str]:
-    return [" ".join(line.split()) for line in format_run_summary(folder).splitlines()]
+    return [" ".join(line.split()) for line in format_run_metrics(folder).splitlines()]
 
 
 def test_the_question_alone_is_there_although_the_last_stage_does_not_measure_it(tmp_path):

@@ -59,7 +59,7 @@ def test_the_report(made):
     for stage in report["stages"][:2]:
         model = Run.open(path).model(stage["stage"])
         assert stage["tokens"] == 6 * 4 * 96
-        assert stage["flops"] == stage["tokens"] * model.flops_per_token(96)
+        assert stage["flops"] == stage["tokens"] * model.training_flops_per_token(96)
         assert {"untrained_loss", "validation_loss", "bits_per_byte", "accuracy"} <= set(stage["metrics"])
     reward, ppo, dpo = (stage["metrics"] for stage in report["stages"][2:])
     assert {"untrained_loss", "validation_loss", "pair_accuracy", "length_accuracy", "noise_ceiling"} <= set(reward)

@@ -32,7 +32,7 @@ def stubbed():
     with pytest.MonkeyPatch.context() as patched:
         stub(patched)
         patched.setattr("labkit.reporting.page.write_report", lambda folder: folder / "report.html")
-        patched.setattr("labkit.reporting.terminal.format_run_summary", lambda folder: "")
+        patched.setattr("labkit.reporting.terminal.format_run_metrics", lambda folder: "")
         yield
 
 

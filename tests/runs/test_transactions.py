@@ -9,7 +9,7 @@ from labkit.errors import LabError
 from labkit.files import write_text
 from labkit.runs.transactions import (
     begin_replacement,
-    commit_pending,
+    commit_pending_transactions,
     pending_transactions,
     recover_transactions,
     transaction,
@@ -39,7 +39,7 @@ def begin(folder: Path) -> None:
 def make(folder: Path) -> None:
     write_text(folder / "one" / "weights", "new")
     write_text(folder / "one" / "result.json", "new")
-    commit_pending(folder, "one/result.json")
+    commit_pending_transactions(folder, "one/result.json")
 
 
 def points(folder: Path, action) -> int:

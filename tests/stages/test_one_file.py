@@ -8,8 +8,8 @@ import pytest
 
 from labkit.commands.main import main
 from labkit.errors import LabError
-from labkit.reporting.comparison import compare_runs, comparison_table
-from labkit.reporting.page import render_report, stage_figures
+from labkit.reporting.comparison import compare_runs, format_run_comparison
+from labkit.reporting.page import render_run_report, stage_figures
 from labkit.runs.folder import Run
 from labkit.runs.plan import parse_plan
 from labkit.stages import STAGES, Stage, register
@@ -62,21 +62,21 @@ def test_the_command_line_and_the_recipe_know_it(made, capsys):
 
 
 def test_the_report_its_curves_and_the_comparison_know_it(made, capsys):
-    page = render_report(made)
+    page = render_run_report(made)
     said = ("Learning once more", "The conversations are learned a second time", "surprise squared", "Weighed loss")
     assert [words for words in said if words not in page] == []
     stage = Run.open(made).stage("repeat")
     assert stage_figures("repeat", {}, stage.step_records)["weighed"][0] == "Weighed loss"
     assert main(["report", str(made)]) == 0
     assert "surprise squared (nats squared)" in capsys.readouterr().out
-    compared = comparison_table(compare_runs(made, made))
+    compared = format_run_comparison(compare_runs(made, made))
     assert "repeat" in compared and "surprise squared" in compared
 
 
 def test_the_apps_menus_know_it(made):
     lab = Lab(made.parent)
-    assert lab.stages("toy") == ["pretrain", "sft", "repeat"]
-    assert "repeat" in manage.stage_names()
+    assert lab.language_model_stages("toy") == ["pretrain", "sft", "repeat"]
+    assert "repeat" in manage.available_stage_names()
 
 
 def test_a_stages_name_is_its_own(toy):

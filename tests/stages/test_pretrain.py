@@ -72,7 +72,7 @@ def test_text_shorter_than_a_row(stage_inputs):
 
 def test_what_it_is_measured_on(stage_inputs, real):
     data = STAGE.eval_data(stage_inputs)
-    assert isinstance(data, WorldData) and data.trained_documents == 80 and data.seed == 2
+    assert isinstance(data, WorldData) and data.num_trained_documents == 80 and data.seed == 2
     data = STAGE.eval_data(real)
     assert isinstance(data, TextData) and data.texts == real.texts.validation
 

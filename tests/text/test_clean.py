@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.text.clean import clean_text, deduplicate, jaccard, min_hashes, shingle_hashes, split_words
+from labkit.text.clean import clean_text, deduplicate, jaccard, minhash_signature, shingle_hashes, split_words
 
 WORDS = [f"word{index}" for index in range(5000)]
 
@@ -101,7 +101,7 @@ def test_the_share_of_equal_minima_estimates_the_jaccard_index():
     for seed in range(20):
         words = essay(seed, 400)
         one, other = shingle_hashes(" ".join(words[: 300 + 5 * seed])), shingle_hashes(" ".join(words[5 * seed :]))
-        errors.append((min_hashes(one) == min_hashes(other)).mean() - jaccard(one, other))
+        errors.append((minhash_signature(one) == minhash_signature(other)).mean() - jaccard(one, other))
     assert abs(sum(errors) / len(errors)) < 0.03
     assert max(map(abs, errors)) < 0.18
 
@@ -124,5 +124,5 @@ def test_what_is_found_among_many_is_what_comparing_all_pairs_finds():
 
 def test_min_hashes_of_a_large_set_are_those_of_its_parts():
     members = set(range(10_000))
-    halves = [min_hashes(set(range(0, 5000))), min_hashes(set(range(5000, 10_000)))]
-    assert (min_hashes(members) == [min(a, b) for a, b in zip(*halves, strict=True)]).all()
+    halves = [minhash_signature(set(range(0, 5000))), minhash_signature(set(range(5000, 10_000)))]
+    assert (minhash_signature(members) == [min(a, b) for a, b in zip(*halves, strict=True)]).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabError
-from labkit.text.pairs import PairSource, PreferencePair, collate_pairs, drop_long_pairs, encode_pair, pair_columns
+from labkit.text.pairs import PairSource, PreferencePair, collate_pairs, drop_long_pairs, encode_pair, pair_to_row
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message
 
@@ -64,6 +64,6 @@ def test_what_does_not_fit(tokenizer):
 
 
 def test_columns_are_those_of_a_conversation():
-    row = pair_columns(PAIRS[1])
+    row = pair_to_row(PAIRS[1])
     assert row["prompt"] == [{"role": "user", "content": "How many apples?"}]
     assert row["rejected"] == [{"role": "assistant", "content": "Two apples, I think."}]

@@ -8,7 +8,13 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.hub.tokenizer_files import load_tokenizer
-from labkit.text.pieces import MAX_WORD_CHARACTERS, cut_long_runs, is_word_boundary, sample_evenly, split_into_pieces
+from labkit.text.pieces import (
+    MAX_WORD_CHARACTERS,
+    is_word_boundary,
+    sample_evenly_spaced_pieces,
+    split_into_pieces,
+    split_long_character_runs,
+)
 from labkit.text.tokenizer import Tokenizer
 from tests.published import sentencepiece
 
@@ -83,14 +89,17 @@ def test_half_a_character_is_refused_in_a_long_text_too():
 
 def test_the_trainer_sees_no_endless_word():
     text = "数" * 1000 + " 123" + "=" * 600 + "\n" + PROSE
-    assert "".join(cut_long_runs([text])) == text
-    assert max(map(len, cut_long_runs(["数" * 1000]))) == 256
-    assert list(cut_long_runs([PROSE])) == [PROSE]
+    assert "".join(split_long_character_runs([text])) == text
+    assert max(map(len, split_long_character_runs(["数" * 1000]))) == 256
+    assert list(split_long_character_runs([PROSE])) == [PROSE]
 
 
 def test_a_long_text_is_sampled_evenly_for_the_tokenizer():
     texts = [chr(97 + part) * 70_000 + " " for part in range(20)]
-    assert "".join(sample_evenly(texts)) == "".join(texts)
-    taken = "".join(sample_evenly(texts, 700_000))
+    assert "".join(sample_evenly_spaced_pieces(texts)) == "".join(texts)
+    taken = "".join(sample_evenly_spaced_pieces(texts, 700_000))
     assert 600_000 < len(taken) < 800_000
-    assert len(set(taken)) > 10 and Tokenizer.train(sample_evenly([PROSE * 40])).vocab_size == TOKENIZER.vocab_size
+    assert (
+        len(set(taken)) > 10
+        and Tokenizer.train(sample_evenly_spaced_pieces([PROSE * 40])).vocab_size == TOKENIZER.vocab_size
+    )

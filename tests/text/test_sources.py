@@ -14,7 +14,7 @@ from labkit.text.chat import encode_documents
 from labkit.text.sources import (
     DocumentSource,
     EpochSampler,
-    PackedSource,
+    PackedConversationSource,
     RandomChunkSource,
     encode_corpus,
     pack_rows,
@@ -42,7 +42,9 @@ def make(kind, rank=0, world_size=1, seed=3):
     if kind == "documents":
         return DocumentSource(TOKENIZER, read, 6, 24, seed=seed, num_documents=20, **shard)
     if kind == "packed":
-        return PackedSource(TOKENIZER, [read(index) for index in range(40)], 6, 48, "answers", seed, **shard)
+        return PackedConversationSource(
+            TOKENIZER, [read(index) for index in range(40)], 6, 48, "answers", seed, **shard
+        )
     return RandomChunkSource(IDS, 6, 16, seed, **shard)
 
 
@@ -118,7 +120,7 @@ def test_packing_loses_nothing_and_wastes_little():
 
 def test_no_documents_is_refused():
     with pytest.raises(LabError, match="no documents"):
-        PackedSource(TOKENIZER, [], 2, 8)
+        PackedConversationSource(TOKENIZER, [], 2, 8)
     with pytest.raises(LabError, match="no documents"):
         DocumentSource(TOKENIZER, read, 2, 8, num_documents=0)
 

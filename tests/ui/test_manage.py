@@ -73,7 +73,7 @@ def test_what_was_asked_for_is_what_is_resumed(lab):
     ended(lab.folder, "mine", ["run", "--out", "x", "--resume", "--stages", "dpo"], "", stopped=True)
     at = runs.run_status(jobs, run)
     assert (at.requested, at.unfinished, at.failed) == (["dpo"], ["dpo"], False)
-    assert [row[1] for row in runs.progress_table(run, at)] == [
+    assert [row[1] for row in runs.stage_progress_rows(run, at)] == [
         "Finished",
         "Finished",
         "Not requested",
@@ -99,15 +99,17 @@ def test_a_run_that_fails_says_so_and_why(lab):
     jobs, run = Idle(lab.folder), lab.open("mine")
     ended(lab.folder, "mine", ["run"], "pretrain  6 steps\nlabkit: width 257 cannot be split\n")
     at = runs.run_status(jobs, run)
-    assert at.failed and runs.progress_table(run, at)[0][1] == "Failed"
+    assert at.failed and runs.stage_progress_rows(run, at)[0][1] == "Failed"
     assert runs.failure_message(jobs, "mine") == "width 257 cannot be split"
     assert not runs.can_resume(lab, run, at)  # it would fail again
     (run.path / "pretrain").mkdir()
     (run.path / "pretrain" / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0, "seconds": 1.0}\n')
     assert runs.can_resume(lab, run, runs.run_status(jobs, run))  # killed, say: what it has is worth going on with
-    shown = dict(zip(("why", "stages"), runs.RunView(lab, jobs)("mine", None, None, None), strict=False))
+    shown = dict(
+        zip(("why", "stages"), runs.RunTabUpdates(lab, jobs).component_updates("mine", None, None, None), strict=False)
+    )
     assert "width 257 cannot be split" in shown["why"]["value"] and shown["why"]["visible"]
-    assert runs.RunView(lab, jobs)("mine", None, None, None)[-1]["open"]  # the log is in sight
+    assert runs.RunTabUpdates(lab, jobs).component_updates("mine", None, None, None)[-1]["open"]  # the log is in sight
 
 
 def test_a_click_on_stop_or_resume_is_answered(lab):
@@ -122,16 +124,16 @@ def test_a_run_that_was_stopped_did_not_fail(lab):
     ended(lab.folder, "mine", ["run"], "Stopped.", stopped=True)
     (run.path / "pretrain").mkdir()
     at = runs.run_status(jobs, run)
-    assert not at.failed and runs.progress_table(run, at)[0][1] == "Stopped" and runs.can_resume(lab, run, at)
+    assert not at.failed and runs.stage_progress_rows(run, at)[0][1] == "Stopped" and runs.can_resume(lab, run, at)
 
 
 def test_a_run_that_never_got_a_folder(lab):
     jobs = Idle(lab.folder)
     ended(lab.folder, "gone", ["run"], "labkit: There is no file or folder missing.txt\n")
-    why, stages, *_ = runs.RunView(lab, jobs)("gone", None, None, None)
+    why, stages, *_ = runs.RunTabUpdates(lab, jobs).component_updates("gone", None, None, None)
     assert stages["data"][0][1] == "Failed to start, see log" and "missing.txt" in why["value"]
     jobs.at_work.add("gone")
-    assert runs.RunView(lab, jobs)("gone", None, None, None)[1]["data"][0][1] == "Starting"
+    assert runs.RunTabUpdates(lab, jobs).component_updates("gone", None, None, None)[1]["data"][0][1] == "Starting"
 
 
 BOX = """╭─ Value error ──────────────────────────╮
@@ -168,7 +170,7 @@ def test_a_run_that_failed_to_start_is_listed_with_its_log_renamed_and_deleted(l
     with pytest.raises(LabError, match="type its name"):
         manage.delete_run(lab, jobs, "even", "")
     manage.delete_run(lab, jobs, "even", "even")
-    assert jobs.names() == [] and lab.all_names() == ["mine", "demo"]
+    assert jobs.names() == [] and lab.all_run_names() == ["mine", "demo"]
 
 
 def test_a_run_that_is_trained_in_a_terminal_is_running_and_stays_as_it_is(lab):
@@ -176,9 +178,9 @@ def test_a_run_that_is_trained_in_a_terminal_is_running_and_stays_as_it_is(lab):
     (run.path / "pretrain").mkdir()
     with exclusive_lock(run.path):
         at = runs.run_status(jobs, run)
-        assert (at.running, at.started_here) == (True, False) and runs.progress_table(run, at)[0][1] == "Running"
+        assert (at.running, at.started_here) == (True, False) and runs.stage_progress_rows(run, at)[0][1] == "Running"
         assert states.runs_table(lab, jobs)[0][1] == "Running" and not runs.can_resume(lab, run, at)
-        stop, resume = runs.RunView(lab, jobs)("mine", None, None, None)[8:10]
+        stop, resume = runs.RunTabUpdates(lab, jobs).component_updates("mine", None, None, None)[8:10]
         assert not stop["interactive"] and not resume["interactive"]  # its own process is not this app's to stop
         assert runs._seen(lab, jobs, "mine")[0]
         before = everything(lab.folder)
@@ -200,7 +202,7 @@ def test_another_window_sees_that_a_run_is_gone(lab):
     manage.rename_run(lab, jobs, "mine", "yours")
     assert runs._seen(lab, jobs, "mine") != before
     assert runs._seen(lab, jobs, "demo") != runs._seen(lab, jobs, "mine")  # what came late for another run is mended
-    why, *_, stop, resume, report, _, _ = runs.RunView(lab, jobs)("mine", None, None, None)
+    why, *_, stop, resume, report, _, _ = runs.RunTabUpdates(lab, jobs).component_updates("mine", None, None, None)
     assert "There is no run 'mine'" in why["value"]
     assert not stop["interactive"] and not resume["interactive"] and not report["interactive"]
 
@@ -210,7 +212,7 @@ def test_a_fresh_page_opens_on_the_newest_run_that_has_something_to_show(lab):
     assert states.default_run(lab, jobs) == "mine"  # none has
     finished(Run.create(lab.folder / "old", tiny_recipe()), "pretrain")
     os.utime(lab.folder / "old", (1, 1))
-    assert lab.all_names() == ["mine", "old", "demo"] and states.default_run(lab, jobs) == "old"
+    assert lab.all_run_names() == ["mine", "old", "demo"] and states.default_run(lab, jobs) == "old"
     jobs.at_work.add("mine")
     assert states.default_run(lab, jobs) == "mine"
     assert states.default_run(Lab(lab.folder / "nowhere"), jobs) is None
@@ -227,10 +229,10 @@ def test_tabs_open_on_a_run_that_did_not_fail(lab):
     for name in ("half", "none"):
         ended(lab.folder, name, ["run"], "labkit: no\n")
     ended(lab.folder, "old", ["run"], "Stopped.", stopped=True)
-    assert lab.runs_with_model() == ["half", "old"] and lab.preferred_names() == ["old", "half"]
-    assert preferences.default_models(lab) == [("old", "sft"), ("old", "pretrain")]
+    assert lab.runs_with_model() == ["half", "old"] and lab.preferred_run_names() == ["old", "half"]
+    assert preferences.default_model_pair(lab) == [("old", "sft"), ("old", "pretrain")]
     shutil.rmtree(lab.folder / "old")
-    assert lab.preferred_names() == ["half"]
+    assert lab.preferred_run_names() == ["half"]
 
 
 def test_all_runs_stand_in_a_table(lab):
@@ -248,7 +250,10 @@ def test_all_runs_stand_in_a_table(lab):
 
 
 def test_the_log_of_a_run_that_was_made_elsewhere_says_so(lab):
-    assert "was not started in this app" in runs.RunView(lab, Idle(lab.folder))("mine", None, None, None)[11]
+    assert (
+        "was not started in this app"
+        in runs.RunTabUpdates(lab, Idle(lab.folder)).component_updates("mine", None, None, None)[11]
+    )
 
 
 def test_a_page_trains_on_files_of_the_folder_of_the_app_alone(lab, tmp_path, monkeypatch):
@@ -260,12 +265,12 @@ def test_a_page_trains_on_files_of_the_folder_of_the_app_alone(lab, tmp_path, mo
     for flags in ("--text /etc/passwd", "--text=/etc/passwd", "--instructions ../secret.json", "--preferences away/x",
                   "--text ~/notes.txt", "--text .env", "--text texts/../.git/config"):  # fmt: skip
         with pytest.raises(LabError, match="outside of the folder that the app was started in, or hidden there"):
-            manage.start_run(lab, jobs, "new", "smoke", more=flags)
+            manage.start_run(lab, jobs, "new", "smoke", extra_flags=flags)
     assert jobs.asked == []
     for flags in ("--text texts/a.txt", f"--text {home}/texts", "--instructions some/data-set"):
-        manage.start_run(lab, jobs, "new", "smoke", more=flags)
+        manage.start_run(lab, jobs, "new", "smoke", extra_flags=flags)
     lab.inputs = None
-    manage.start_run(lab, jobs, "new", "smoke", more="--text /etc/hostname")
+    manage.start_run(lab, jobs, "new", "smoke", extra_flags="--text /etc/hostname")
     assert len(jobs.asked) == 4
 
 
@@ -274,7 +279,7 @@ def test_a_run_gets_another_name(lab):
     ended(lab.folder, "mine", ["run", "--stages", "sft"], "said")
     before = everything(lab.folder / "mine")
     assert manage.rename_run(lab, jobs, "mine", " yours ") == "yours"
-    assert everything(lab.folder / "yours") == before and lab.all_names() == ["yours", "demo"]
+    assert everything(lab.folder / "yours") == before and lab.all_run_names() == ["yours", "demo"]
     assert jobs.log("yours") == "said" and manage.requested_stages(jobs, lab.open("yours")) == ["sft"]
 
 
@@ -282,7 +287,7 @@ def test_a_run_is_deleted_once_its_name_is_typed(lab):
     jobs = Idle(lab.folder)
     ended(lab.folder, "mine", ["run"], "said")
     manage.delete_run(lab, jobs, "mine", " mine ")
-    assert lab.all_names() == ["demo"] and everything(lab.folder) == {}
+    assert lab.all_run_names() == ["demo"] and everything(lab.folder) == {}
 
 
 @pytest.mark.parametrize(
@@ -315,45 +320,48 @@ def test_what_is_refused_changes_nothing(lab, act, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"more": "--out /tmp/x"}, "--out is chosen by the fields above"),
-        ({"more": "--build_on=/tmp/x --stages dpo"}, "--build_on=/tmp/x, --stages is chosen"),
-        ({"more": "--pretrain.train.steps 100001"}, "--pretrain.train.steps 100001 is above this page's limit"),
-        ({"more": "--model.width=1e9"}, "--model.width 1e9 is above this page"),
-        ({"more": "--annotation.prompts 99999999"}, "above this page's limit, 1,000,000"),
-        ({"more": "--model.width 257"}, r"must be even, not 257"),
-        ({"more": "--model.wdith 64"}, "There is no option --model.wdith. Did you mean"),
-        ({"more": "--model.width wide"}, "--model.width must be a whole number, not 'wide'"),
-        ({"more": "--dpo.beta -1"}, "--dpo.beta must be"),
+        ({"extra_flags": "--out /tmp/x"}, "--out is chosen by the fields above"),
+        ({"extra_flags": "--build_on=/tmp/x --stages dpo"}, "--build_on=/tmp/x, --stages is chosen"),
+        ({"extra_flags": "--pretrain.train.steps 100001"}, "--pretrain.train.steps 100001 is above this page's limit"),
+        ({"extra_flags": "--model.width=1e9"}, "--model.width 1e9 is above this page"),
+        ({"extra_flags": "--annotation.prompts 99999999"}, "above this page's limit, 1,000,000"),
+        ({"extra_flags": "--model.width 257"}, r"must be even, not 257"),
+        ({"extra_flags": "--model.wdith 64"}, "There is no option --model.wdith. Did you mean"),
+        ({"extra_flags": "--model.width wide"}, "--model.width must be a whole number, not 'wide'"),
+        ({"extra_flags": "--dpo.beta -1"}, "--dpo.beta must be"),
         (
-            {"more": "--sft.train.max-length 4096"},
+            {"extra_flags": "--sft.train.max-length 4096"},
             "sft.train.max_length is 4096 tokens, but the model's context is 192",
         ),
-        ({"more": "64"}, "No option takes 64"),
-        ({"more": "--text nowhere.txt"}, "There is no file or folder nowhere.txt"),
+        ({"extra_flags": "64"}, "No option takes 64"),
+        ({"extra_flags": "--text nowhere.txt"}, "There is no file or folder nowhere.txt"),
         (
-            {"more": "--model.width 4096 --model.depth 64 --tokenizer.vocabulary 1000000"},
+            {"extra_flags": "--model.width 4096 --model.depth 64 --tokenizer.vocabulary 1000000"},
             "parameters is above this page",
         ),
         (
-            {"more": "--model.width 2048 --model.depth 12 --model.feed-forward.intermediate-size 2048"},
+            {"extra_flags": "--model.width 2048 --model.depth 12 --model.feed-forward.intermediate-size 2048"},
             "A model of 3.* parameters",
         ),
         (
-            {"more": "--pretrain.train.batch-size 1024 --pretrain.train.max-length 192"},
+            {"extra_flags": "--pretrain.train.batch-size 1024 --pretrain.train.max-length 192"},
             "pretrain: 1,024 rows of 192 tokens are",
         ),
         (
-            {"more": "--model.feed-forward MoE --model.feed-forward.num-experts 4096"},
+            {"extra_flags": "--model.feed-forward MoE --model.feed-forward.num-experts 4096"},
             "above this page's limit, 256",
         ),
-        ({"more": "--help"}, "--help sets nothing"),
-        ({"more": "--tyro-write-completion bash /tmp/x"}, "sets nothing"),
+        ({"extra_flags": "--help"}, "--help sets nothing"),
+        ({"extra_flags": "--tyro-write-completion bash /tmp/x"}, "sets nothing"),
         ({"stages": ["dpo"]}, "dpo needs pretrain, sft first"),
         ({"source": "mine", "stages": ["dpo"]}, "has not finished pretrain, sft"),
-        ({"source": "mine", "stages": ["ppo"], "more": "--text data/README.md"}, "no stage ppo; it has pretrain"),
-        ({"more": "'open"}, "cannot be read"),
-        ({"more": 7}, "cannot be read"),
-        ({"more": "--text a\0b"}, "cannot be read: there is a null character"),
+        (
+            {"source": "mine", "stages": ["ppo"], "extra_flags": "--text data/README.md"},
+            "no stage ppo; it has pretrain",
+        ),
+        ({"extra_flags": "'open"}, "cannot be read"),
+        ({"extra_flags": 7}, "cannot be read"),
+        ({"extra_flags": "--text a\0b"}, "cannot be read: there is a null character"),
         ({"seed": -1}, "A seed is a whole number from 0 to 4294967295, not -1"),
         ({"seed": 2**40}, "A seed is a whole number"),
         ({"seed": float("nan")}, "A seed is a whole number"),
@@ -379,20 +387,22 @@ def test_what_a_page_may_not_begin(lab, change, message):
 
 def test_a_runs_own_stages_can_be_asked_for(lab):
     """Those of its plan stand in the menu behind the kinds; whatever else is named, the kinds alone."""
-    usual = manage.stage_names()
-    assert usual[:5] == ["pretrain", "sft", "reward", "ppo", "dpo"] and manage.stage_names(lab, "smoke") == usual
+    usual = manage.available_stage_names()
+    assert (
+        usual[:5] == ["pretrain", "sft", "reward", "ppo", "dpo"] and manage.available_stage_names(lab, "smoke") == usual
+    )
     run = lab.open("mine")
     plan = (*run.recipe.plan, PlannedStage("dpo-strict", run.recipe.stages["dpo"]))
     run.recipe = dataclasses.replace(run.recipe, plan=plan)
     run.save_recipe()
-    assert manage.stage_names(lab, "mine") == [*usual, "dpo-strict"]
+    assert manage.available_stage_names(lab, "mine") == [*usual, "dpo-strict"]
     for source in (None, 3, ["mine"], "../mine", "nobody"):
-        assert manage.stage_names(lab, source) == usual
+        assert manage.available_stage_names(lab, source) == usual
 
 
 def test_what_is_just_allowed_is_begun(lab):
     jobs = Idle(lab.folder)
-    manage.start_run(lab, jobs, "wide", "smoke", more="--model.width 1024 --pretrain.train.batch-size 1024")
+    manage.start_run(lab, jobs, "wide", "smoke", extra_flags="--model.width 1024 --pretrain.train.batch-size 1024")
     assert jobs.asked[0][-4:] == ["--model.width", "1024", "--pretrain.train.batch-size", "1024"]
 
 
@@ -404,12 +414,12 @@ def test_one_run_that_cannot_be_read_breaks_no_menu(lab, text):
     jobs = Idle(lab.folder)
     shutil.copytree(lab.folder / "mine", lab.folder / "broken")
     (lab.folder / "broken" / "recipe.json").write_text(text)
-    assert sorted(lab.all_names()) == ["broken", "demo", "mine"] and lab.runs_with_model() == []
+    assert sorted(lab.all_run_names()) == ["broken", "demo", "mine"] and lab.runs_with_model() == []
     assert ("broken (unreadable)", "broken") in runs.run_menu_choices(lab, jobs) and (
         "mine",
         "mine",
     ) in runs.run_menu_choices(lab, jobs)
-    why, stages, *_ = runs.RunView(lab, Idle(lab.folder))("broken", "mine", None, None)
+    why, stages, *_ = runs.RunTabUpdates(lab, Idle(lab.folder)).component_updates("broken", "mine", None, None)
     assert "recipe.json" in why["value"] and stages["data"] == []
     assert lab.read_error("mine") is None
 
@@ -417,12 +427,12 @@ def test_one_run_that_cannot_be_read_breaks_no_menu(lab, text):
 def test_folders_that_cannot_be_runs_are_passed_over(lab):
     for name in (".hidden", "x" * 130):
         shutil.copytree(lab.folder / "mine", lab.folder / name)
-    assert lab.all_names() == ["mine", "demo"]
+    assert lab.all_run_names() == ["mine", "demo"]
 
 
 @pytest.mark.parametrize("name", ["../mine", "", "\ud83d", 5, ["mine"], {"a": 1}, "x" * 5000])
 def test_looking_at_what_is_no_run_is_a_line(lab, name):
-    why, *_ = runs.RunView(lab, Idle(lab.folder))(name, name, name, name)
+    why, *_ = runs.RunTabUpdates(lab, Idle(lab.folder)).component_updates(name, name, name, name)
     assert why["visible"] and len(why["value"]) < 300
 
 
@@ -432,7 +442,7 @@ def test_a_curve_is_drawn_with_that_of_another_run(lab):
         (run.path / "pretrain").mkdir()
         lines = [{"step": step, "loss": 2.0 / step, "lr": 0.1, "seconds": step} for step in (1, 2, 3)]
         (run.path / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    look = runs.RunView(lab, Idle(lab.folder))
+    look = runs.RunTabUpdates(lab, Idle(lab.folder)).component_updates
     figure = look("mine", "other", "pretrain", "loss")[4]
     assert {"training · mine", "training · other"} <= {line.name for line in figure.data}
     assert {line.name for line in look("mine", None, "pretrain", "loss")[4].data} == {"training"}

@@ -27,7 +27,7 @@ from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
 from labkit.ui.shell import translate_message
-from labkit.viewers.adapters import viewer_html
+from labkit.viewers.adapters import viewer_component
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +44,7 @@ def client(tmp_path) -> TestClient:
         Route("/", lambda request: HTMLResponse("<html><head><title>x</title></head></html>")),
         Route("/ask", echo, methods=["POST"]),
     ]
-    return TestClient(Starlette(routes=routes, middleware=[Middleware(served.Guard)]))
+    return TestClient(Starlette(routes=routes, middleware=[Middleware(served.RequestGuard)]))
 
 
 def test_our_script_is_the_first_of_the_page(client):
@@ -78,8 +78,8 @@ def test_half_a_character_is_refused_in_words(client):
 def test_what_is_too_long_or_too_deep_is_refused_in_words(client):
     answer = client.post("/ask", content=json.dumps("x" * served.LARGEST))
     assert answer.status_code == 422 and "too long" in answer.json()["detail"]
-    assert "nested too deeply" in served.request_problem(b"[" * 200_000)
-    assert served.request_problem(b"no json") == served.request_problem(b"") == ""
+    assert "nested too deeply" in served.rejection_reason(b"[" * 200_000)
+    assert served.rejection_reason(b"no json") == served.rejection_reason(b"") == ""
 
 
 def test_proxies_are_forgotten_and_come_back(monkeypatch):
@@ -140,28 +140,28 @@ def test_a_translation_holds_what_its_message_holds():
         values = [f"<{number}>" for number in range(template.count("{}"))]
         for value in values:
             filled = filled.replace("{}", value, 1)
-        assert chinese.translate_message(filled) == translated.format(*values)
+        assert chinese.message_in_chinese(filled) == translated.format(*values)
         assert all(value in translated.format(*values) for value in values), template
 
 
 def test_a_message_in_a_message_and_one_that_nobody_knows():
     whole = "Its process ended early: mine is running. Stop it first."
-    assert chinese.translate_message(whole) == "进程提前结束：mine 正在运行。请先停止。"
+    assert chinese.message_in_chinese(whole) == "进程提前结束：mine 正在运行。请先停止。"
     many = "Strategy 1, beam beams=99 is 99 texts at once; here at most 32. Take a smaller beams=."
     assert (
-        chinese.translate_message(many)
+        chinese.message_in_chinese(many)
         == "Strategy 1, beam beams=99：同时 99 篇文本；这里最多 32 篇。请用更小的 beams=。"
     )
     failed = "Its process ended early: The text cannot give a vocabulary of 9: its repeated pairs end at "
     failed += "7. Ask for at most 7, leave the size open, or give more text."
-    assert chinese.translate_message(failed).startswith("进程提前结束：这些文本给不出 9 个词元的词表")
+    assert chinese.message_in_chinese(failed).startswith("进程提前结束：这些文本给不出 9 个词元的词表")
     unknown = "There is no option --model.wdith. Did you mean --model.width?"
-    assert chinese.translate_message(unknown) == "没有选项 --model.wdith。您是否想写 --model.width？"
+    assert chinese.message_in_chinese(unknown) == "没有选项 --model.wdith。您是否想写 --model.width？"
     assert (
-        chinese.translate_message("--model.width must be a whole number, not 'x'.")
+        chinese.message_in_chinese("--model.width must be a whole number, not 'x'.")
         == "--model.width 须为整数，不能是 'x'。"
     )
-    assert chinese.translate_message("All of it is new.") == "英文原文：All of it is new."
+    assert chinese.message_in_chinese("All of it is new.") == "英文原文：All of it is new."
 
 
 def test_every_name_that_a_page_shows_is_translated():
@@ -172,21 +172,21 @@ def test_every_name_that_a_page_shows_is_translated():
     ]
     plain = ("share", "score", "number", "count", "megabytes", "")
     shown = {one.label for one in known} | {one.unit for one in known if one.unit not in plain}
-    record = {key: 0.5 for stage in STAGES.values() for curve in stage.curves for key in curve.keys}
+    record = {key: 0.5 for stage in STAGES.values() for curve in stage.curves for key in curve.metric_names}
     records = [{"step": 1, "loss": 1.0, "lr": 0.1, "reward": 1.0, "gold": gold, **record} for gold in (0.0, 0.5)]
     for stage in STAGES:
         for some in (records, records[:1]):
             for heading, figure in report.stage_figures(stage, {"untrained_loss": 1.0}, some).values():
                 axes = [axis.title.text or "step" for axis in (*figure.select_xaxes(), *figure.select_yaxes())]
                 shown |= {heading, *axes, *(line.name for line in figure.data)}
-    assert [text for text in sorted(shown) if chinese.translate_label(text) == text] == []
+    assert [text for text in sorted(shown) if chinese.label_in_chinese(text) == text] == []
 
 
 def test_a_name_with_its_unit_or_its_part():
-    assert chinese.translate_label("validation loss (nats per token)") == "验证损失（纳特/词元）"
-    assert chinese.translate_label("accuracy: where") == "准确率：where"
-    assert chinese.translate_label("right answers, before this stage") == "正确的回答（本阶段之前）"
-    assert chinese.translate_label("dpo") == "dpo"
+    assert chinese.label_in_chinese("validation loss (nats per token)") == "验证损失（纳特/词元）"
+    assert chinese.label_in_chinese("accuracy: where") == "准确率：where"
+    assert chinese.label_in_chinese("right answers, before this stage") == "正确的回答（本阶段之前）"
+    assert chinese.label_in_chinese("dpo") == "dpo"
 
 
 class Asking:
@@ -211,21 +211,21 @@ def test_the_language_that_was_chosen_or_else_the_browsers(cookie, accept, speak
     asking: Any = Asking(cookie, accept)
     token = shell.LocalContext.request.set(asking)
     try:
-        assert shell.speaks_chinese() is speaks
+        assert shell.is_page_in_chinese() is speaks
         assert shell.translate_message("mine is deleted.") == ("mine 已删除。" if speaks else "mine is deleted.")
         assert shell.translate_label("Failed") == ("失败" if speaks else "Failed")
         assert (
-            shell.show_advice("mine is deleted.")["elem_classes"] == "labkit-advice"
-            and not shell.show_advice("")["visible"]
+            shell.advice_box_update("mine is deleted.")["elem_classes"] == "labkit-advice"
+            and not shell.advice_box_update("")["visible"]
         )
-        assert shell.show_error("x")["elem_classes"] == "labkit-wrong"
+        assert shell.error_box_update("x")["elem_classes"] == "labkit-wrong"
     finally:
         shell.LocalContext.request.reset(token)
-    assert not shell.speaks_chinese()  # outside of a page
+    assert not shell.is_page_in_chinese()  # outside of a page
 
 
 def test_a_viewers_errors_are_in_the_language_of_the_page():
-    view: Any = viewer_html(
+    view: Any = viewer_component(
         "labkit-texts",
         handle_request=lambda q: {"error": "mine is deleted."} if q else {"a": 1},
         translate_error=translate_message,
@@ -244,4 +244,4 @@ def test_a_message_does_not_say_where_on_this_machine_things_lie():
         ("[Errno 28] No space left: '/tmp/a/b/c.json'", "[Errno 28] No space left: 'b/c.json'"),
         ("runs/mine and ./a/b/c and 3/4 and https://a.org/b/c", "runs/mine and ./a/b/c and 3/4 and https://a.org/b/c"),
     ]:
-        assert shell.translate_message(text) == shell.show_error(text)["value"] == shown
+        assert shell.translate_message(text) == shell.error_box_update(text)["value"] == shown

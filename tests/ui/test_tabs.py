@@ -24,7 +24,7 @@ from labkit.runs.pipeline import run
 from labkit.ui import attention, decoding, manage, preferences, runs, shell, writing
 from labkit.ui.lab import Lab, LRUCache
 from labkit.ui.words import CHINESE, ENGLISH
-from labkit.ui.writing import Column, DecodingSettings
+from labkit.ui.writing import DecodingSettings, StrategyColumn
 from labkit.world import Message, World
 from tests.tiny_recipe import tiny_recipe
 
@@ -39,8 +39,8 @@ def lab(tmp_path_factory) -> Lab:
 
 
 def test_the_lab_knows_runs_and_stages_that_write(lab):
-    assert lab.runs_with_model() == ["tiny"] == lab.all_names()
-    assert lab.stages("tiny") == ["pretrain", "sft", "ppo", "dpo"]
+    assert lab.runs_with_model() == ["tiny"] == lab.all_run_names()
+    assert lab.language_model_stages("tiny") == ["pretrain", "sft", "ppo", "dpo"]
     assert Lab(lab.folder / "nowhere").runs_with_model() == []
     for name in ("", "../tiny", "tiny/pretrain", "other"):
         with pytest.raises(LabError, match="no run"):
@@ -58,21 +58,21 @@ def test_models_are_loaded_once_and_again_when_they_change(lab):
 
 
 def test_attention_of_a_text(lab):
-    data = attention.inspect_text(lab, "tiny", "sft", attention.OPENING)
+    data = attention.attention_viewer_data(lab, "tiny", "sft", attention.OPENING)
     (map_,) = data["maps"]
     assert "".join(map_["rows"]).endswith("too tired.") and (map_["layers"], map_["heads"]) == (1, 1)
     assert (
         data["stages"] == ["pretrain", "sft", "ppo", "dpo"] and data["stage"] == "sft" and data["focus"][:2] == [0, 0]
     )
-    assert "focus" not in attention.inspect_text(lab, "tiny", "sft", "Where is Tom?")
+    assert "focus" not in attention.attention_viewer_data(lab, "tiny", "sft", "Where is Tom?")
     question = {**data["subject"], "stage": "dpo", "what": "without", "map": 0, "layer": 0, "head": 0, "kind": "mean"}
-    assert attention.handle_viewer_request(lab, question)["nats"] >= 0
+    assert attention.handle_viewer_request(lab, question)["kl_nats"] >= 0
     wrong: dict[str, Any] = {"run": "none", "text": " ", "head": 1}
     for (name, value), message in zip(wrong.items(), ["no run 'none'", "type a text", "no head 1"], strict=True):
         assert message in attention.handle_viewer_request(lab, {**question, name: value})["error"]
     assert "no run" in attention.handle_viewer_request(lab, {})["error"]
     with pytest.raises(LabError, match="cannot be looked at"):
-        attention.inspect_text(lab, "tiny", "sft", "tired " * 200)
+        attention.attention_viewer_data(lab, "tiny", "sft", "tired " * 200)
 
 
 def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
@@ -84,7 +84,7 @@ def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
     assert attention.cached_head_report(demo, "demo", "sft") is attention.cached_head_report(
         demo, "demo", "sft"
     )  # measured once
-    key, said = attention.opening_example_results(demo, "demo", "sft")["note"]
+    key, said = attention.opening_example_table(demo, "demo", "sft")["note"]
     assert [one["where"] for one in said["sets"]] == ["TinyWorld", "everyday English"] and said["stage"] == "sft"
     grid = attention.patching_grid(demo, "demo", "sft", *attention.PATCHED, "The")
     assert len(grid["rows"]) == 5 and grid["rows"][0] == "4" and grid["values"][0][-1] == 1
@@ -101,7 +101,7 @@ def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
 
 def asked(*lines: str, **options: Any) -> DecodingSettings:
     given: dict[str, Any] = {"run": "tiny", "stage": "sft", "prompt": "Where is Tom?", "tokens": 12} | options
-    return DecodingSettings(columns=tuple(Column(line) for line in lines), **given)
+    return DecodingSettings(columns=tuple(StrategyColumn(line) for line in lines), **given)
 
 
 def last(lab: Lab, settings: DecodingSettings) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_what_a_link_holds_writes_the_same_text(lab, line):
     """Of every strategy, through the JSON of a link; and so does its branch at the third token."""
     first = last(lab, asked(line, seed=3))
     link = json.dumps(first["settings"])
-    again = last(lab, DecodingSettings.from_link(link))
+    again = last(lab, DecodingSettings.from_link_json(link))
     assert again["columns"] == first["columns"] and again["settings"] == first["settings"]
     ids = [token["id"] for token in first["columns"][0]["tokens"]]
     begins = [*ids[: len(ids) // 2], 17]
@@ -135,7 +135,7 @@ def test_what_a_link_holds_writes_the_same_text(lab, line):
     branch = writing.handle_viewer_request(lab, {"what": "branch", "settings": first["settings"], "column": column})
     assert [token["id"] for token in branch["tokens"]][: len(begins)] == begins
     with_branch = {**first["settings"], "columns": [*first["settings"]["columns"], column]}
-    both = last(lab, DecodingSettings.from_link(json.dumps(with_branch)))["columns"]
+    both = last(lab, DecodingSettings.from_link_json(json.dumps(with_branch)))["columns"]
     assert both[0]["tokens"] == first["columns"][0]["tokens"] and both[1]["tokens"] == branch["tokens"]
 
 
@@ -180,7 +180,12 @@ def test_the_tree_of_beams_ends_in_the_text(lab):
 def test_strategies_are_scored_over_seeds(lab):
     settings = asked("greedy", "temperature=1.5")
     steps = list(writing.score_strategies(lab, settings, 11))
-    assert [(one.done, one.total, len(one.found)) for one in steps] == [(0, 12, 0), (1, 12, 1), (9, 12, 1), (12, 12, 2)]
+    assert [(one.done, one.total, len(one.finished_strategies)) for one in steps] == [
+        (0, 12, 0),
+        (1, 12, 1),
+        (9, 12, 1),
+        (12, 12, 2),
+    ]
     first, *_, last_table = map(decoding.score_table, steps)
     assert first == {"heads": [], "rows": [], "note": ["scoring", {"done": 0, "total": 12}]}
     heads, rows = last_table["heads"], last_table["rows"]
@@ -198,7 +203,7 @@ def test_strategies_are_scored_over_seeds(lab):
         world=lab.world("tiny"),
         resources=at.resources,
     )
-    assert steps[-1].found[1][1] == whole.scores  # written a few at a time, they are the same texts
+    assert steps[-1].finished_strategies[1][1] == whole.scores  # written a few at a time, they are the same texts
     wrong: list[Any] = [0, 257, "x", None, 2.5, float("nan")]
     for seeds in wrong:
         with pytest.raises(LabError, match="The number of seeds is a whole number from 1 to 256, not"):
@@ -272,7 +277,7 @@ def test_a_link_that_cannot_be_followed_is_said(lab):
 
 def test_what_cannot_be_looked_at_or_compared_is_said(lab):
     with pytest.raises(LabError, match="type a text"):
-        attention.inspect_text(lab, "tiny", "sft", "  ")
+        attention.attention_viewer_data(lab, "tiny", "sft", "  ")
 
 
 def test_strategies_together_have_a_ceiling(lab):
@@ -349,7 +354,7 @@ def test_what_a_page_names_is_checked(lab, value):
     text = "" if value in ("none", "../tiny") else value  # which are texts
     for given in ((value, "sft", "Tom."), ("tiny", value, "Tom."), ("tiny", "sft", text)):
         with pytest.raises(LabError):
-            attention.inspect_text(lab, *given)
+            attention.attention_viewer_data(lab, *given)
     for name, stage in ((value, "sft"), ("tiny", value)):
         with pytest.raises(LabError):
             attention.heads_table(lab, name, stage)
@@ -400,12 +405,14 @@ def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_pat
     store = PreferenceStore(tmp_path / "votes.db")
     asks: list[Any] = [
         lambda: attention.heads_table(lab, "tiny", "reward"),
-        lambda: attention.opening_example_results(lab, "tiny", "reward"),
+        lambda: attention.opening_example_table(lab, "tiny", "reward"),
         lambda: attention.patching_grid(lab, "tiny", "reward", "Tom.", "Sam.", ""),
         lambda: next(iter(writing.stream_comparison(lab, decoding.read_settings(lab, values(stage="reward"))))),
         lambda: next(iter(writing.stream_comparison(lab, decoding.read_settings(lab, values(draft="reward"))))),
         lambda: next(iter(writing.score_strategies(lab, decoding.read_settings(lab, values(stage="reward")), 2))),
-        lambda: preferences.new_pair(lab, store, [preferences.AnswerSource("tiny", "reward", 1.0)] * 2, "Tom."),
+        lambda: preferences.generate_and_store_pair(
+            lab, store, [preferences.AnswerSource("tiny", "reward", 1.0)] * 2, "Tom."
+        ),
     ]
     for ask in asks:
         with pytest.raises(LabError, match="reward holds a reward model, which scores answers and generates no text"):
@@ -447,9 +454,9 @@ def test_json_of_another_kind_is_said_by_its_files_name(lab, tmp_path, file, con
     shutil.copytree(lab.folder / "tiny", tmp_path / "other")
     (tmp_path / "tiny" / file).write_text(content)
     mine = Lab(tmp_path)
-    shown = str(runs.RunView(mine, Jobs(tmp_path))("tiny", "other", "sft", "loss"))
+    shown = str(runs.RunTabUpdates(mine, Jobs(tmp_path)).component_updates("tiny", "other", "sft", "loss"))
     try:
-        attention.inspect_text(mine, "tiny", "sft", "Tom is in the park.")
+        attention.attention_viewer_data(mine, "tiny", "sft", "Tom is in the park.")
     except LabError as error:
         shown += str(error)
     assert message in shown
@@ -459,7 +466,7 @@ def test_curves_are_drawn_beside_lines_that_are_no_records(lab, tmp_path):
     shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
     (tmp_path / "tiny" / "dpo" / "metrics.jsonl").write_text('[1]\n{"step": "x"}\n{"step": 3}\nnull\n')
     with pytest.warns(UserWarning, match="3 of its lines are no records of a step"):
-        shown = runs.RunView(Lab(tmp_path), Jobs(tmp_path))("tiny", None, "dpo", "loss")
+        shown = runs.RunTabUpdates(Lab(tmp_path), Jobs(tmp_path)).component_updates("tiny", None, "dpo", "loss")
     assert "3 / " in str(shown[1])
 
 
@@ -473,13 +480,15 @@ def test_a_text_has_a_ceiling_of_attention(lab, monkeypatch):
 
 def test_a_new_request_ends_the_one_before():
     asked_for = decoding.RequestTracker()
-    asked_for.register("page")
-    first = asked_for.number("page")
+    asked_for.register_request("page")
+    first = asked_for.latest_request_number("page")
     assert asked_for.is_current("page", first)
-    asked_for.register("other")
+    asked_for.register_request("other")
     assert asked_for.is_current("page", first)
-    asked_for.register("page")
-    assert not asked_for.is_current("page", first) and asked_for.is_current("page", asked_for.number("page"))
+    asked_for.register_request("page")
+    assert not asked_for.is_current("page", first) and asked_for.is_current(
+        "page", asked_for.latest_request_number("page")
+    )
 
 
 def test_what_is_kept_is_made_once_however_many_ask():
@@ -534,24 +543,24 @@ def test_a_stop_text_is_shown_as_one(lab):
 def test_pairs_are_blind_and_sides_are_drawn(lab, tmp_path):
     store = PreferenceStore(tmp_path / "votes.db")
     both = [preferences.AnswerSource("tiny", "sft", 1.0), preferences.AnswerSource("tiny", "pretrain", 1.5)]
-    shown = [store.get_pair(preferences.new_pair(lab, store, both)) for _ in range(12)]
+    shown = [store.get_pair(preferences.generate_and_store_pair(lab, store, both)) for _ in range(12)]
     for pair in shown:
         assert {pair.left.source, pair.right.source} == set(map(str, both)) and pair.left.text != pair.right.text
     assert {pair.left.source for pair in shown} == set(map(str, both))  # by chance alone: 1 in 2,048
-    own = store.get_pair(preferences.new_pair(lab, store, both, "Who are you? <b>"))
+    own = store.get_pair(preferences.generate_and_store_pair(lab, store, both, "Who are you? <b>"))
     assert own.prompt[0].content == "Who are you? <b>"
 
 
 def test_two_that_always_say_the_same_are_no_pair(lab, tmp_path):
     same = preferences.AnswerSource("tiny", "sft", 0.0)
     with pytest.raises(LabError, match="Both models gave the same answer"):
-        preferences.new_pair(lab, PreferenceStore(tmp_path / "votes.db"), [same, same], "Where is Tom?")
+        preferences.generate_and_store_pair(lab, PreferenceStore(tmp_path / "votes.db"), [same, same], "Where is Tom?")
 
 
 def voted(lab: Lab, store: PreferenceStore, count: int) -> None:
     both = [preferences.AnswerSource("tiny", "sft", 1.0), preferences.AnswerSource("tiny", "ppo", 1.5)]
     for number in range(count):  # short prompts, each another, so that one can be held out and all fit in a row
-        store.add_vote(preferences.new_pair(lab, store, both, f"Where is Tom? {number}"), "ada", "left")
+        store.add_vote(preferences.generate_and_store_pair(lab, store, both, f"Where is Tom? {number}"), "ada", "left")
 
 
 def test_votes_are_exported_and_counted(lab, tmp_path):
@@ -566,7 +575,7 @@ def test_votes_are_exported_and_counted(lab, tmp_path):
 
 def test_progress_and_card_of_a_run(lab):
     made, jobs = lab.open("tiny"), Jobs(lab.folder)
-    rows = runs.progress_table(made, runs.run_status(jobs, made))
+    rows = runs.stage_progress_rows(made, runs.run_status(jobs, made))
     assert [row[:3] for row in rows] == [[s, "Finished", "6 / 6"] for s in ("pretrain", "sft", "reward", "ppo", "dpo")]
     table = runs.metrics_table(made)
     assert table["headers"] == ["metric", "pretrain", "sft", "reward", "ppo", "dpo"]
@@ -613,16 +622,16 @@ def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab, tmp_path, monk
         with pytest.raises(LabError, match=message):
             manage.start_run(lab, jobs, bad, "smoke")
     with pytest.raises(LabError, match="cannot be read"):
-        manage.start_run(lab, jobs, "other", "smoke", more="'open")
+        manage.start_run(lab, jobs, "other", "smoke", extra_flags="'open")
     with pytest.raises(LabError, match="--out=/tmp/x is chosen by the fields above"):
-        manage.start_run(lab, jobs, "other", "smoke", more="--model.width 32 --out=/tmp/x")
+        manage.start_run(lab, jobs, "other", "smoke", extra_flags="--model.width 32 --out=/tmp/x")
 
 
 def test_a_stage_is_made_anew_beside_the_run_it_builds_on(lab):
     jobs = Started(lab.folder)
     with pytest.raises(LabError, match="Choose the stages"):
         manage.start_run(lab, jobs, "other", "tiny")
-    manage.start_run(lab, jobs, "other", "tiny", ["dpo"], more="--dpo.beta 0.5")
+    manage.start_run(lab, jobs, "other", "tiny", ["dpo"], extra_flags="--dpo.beta 0.5")
     assert jobs.asked[0][1][3:] == ["--build-on", str(lab.folder / "tiny"), "--stages", "dpo", "--dpo.beta", "0.5"]
 
 
@@ -633,14 +642,18 @@ def test_what_is_finished_is_not_gone_on_with(lab):
 
 def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
     with_demo = Lab(tmp_path / "mine", demo=lab.folder / "tiny")
-    assert with_demo.runs_with_model() == ["demo"] and with_demo.stages("demo") == lab.stages("tiny")
+    assert with_demo.runs_with_model() == ["demo"] and with_demo.language_model_stages(
+        "demo"
+    ) == lab.language_model_stages("tiny")
     assert with_demo.path("demo") == lab.folder / "tiny"
     with pytest.raises(LabError, match="a run demo already"):
         manage.start_run(with_demo, Started(with_demo.folder), "demo", "smoke")
     store = PreferenceStore(tmp_path / "votes.db")
     both = [preferences.AnswerSource("demo", "sft", 1.0), preferences.AnswerSource("demo", "ppo", 1.5)]
     for number in range(4):
-        store.add_vote(preferences.new_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right")
+        store.add_vote(
+            preferences.generate_and_store_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right"
+        )
     assert manage.train_on_votes(with_demo, Started(with_demo.folder), store, "demo")[0] == "demo-votes-1"
     assert with_demo.runs_with_model() == ["demo-votes-1", "demo"]
 
@@ -663,7 +676,7 @@ def test_dpo_on_votes_is_a_run_of_its_own(lab, tmp_path):
     for _ in run(branched.recipe, branched.path, ["dpo"], resume=True):
         pass
     assert branched.stage("dpo").finished
-    assert lab.stages(new) == ["pretrain", "sft", "dpo"]
+    assert lab.language_model_stages(new) == ["pretrain", "sft", "dpo"]
     votes = branched.recipe.preferences
     assert votes is not None
     before = Path(votes).read_bytes()
@@ -691,7 +704,7 @@ def test_the_run_that_was_voted_on_is_the_one_to_train(lab, tmp_path):
     assert manage.voted_runs(with_demo, store) == [("demo", 2), ("tiny", 1)]
     store.undo_last_vote("ada")
     store.undo_last_vote("ada")
-    assert sum(store.preference_counts().values()) == 2
+    assert sum(store.decisive_vote_counts().values()) == 2
 
 
 def test_training_on_votes_that_cannot_begin_leaves_nothing(lab, tmp_path, monkeypatch):
@@ -774,10 +787,10 @@ def test_the_two_models_at_first_are_two(lab, tmp_path):
         for stage in {"pretrain", "sft", "reward", "ppo", "dpo"} - set(stages):
             shutil.rmtree(tmp_path / name / stage)
     os.utime(tmp_path / "old", (0, 0))
-    assert preferences.default_models(Lab(tmp_path)) == [("new", "pretrain"), ("old", "sft")]
+    assert preferences.default_model_pair(Lab(tmp_path)) == [("new", "pretrain"), ("old", "sft")]
     shutil.rmtree(tmp_path / "old")
-    assert preferences.default_models(Lab(tmp_path)) == [("new", "pretrain")] * 2
-    assert preferences.default_models(Lab(tmp_path / "nowhere")) == []
+    assert preferences.default_model_pair(Lab(tmp_path)) == [("new", "pretrain")] * 2
+    assert preferences.default_model_pair(Lab(tmp_path / "nowhere")) == []
 
 
 def test_a_dialogue_is_shown_whole():
@@ -790,22 +803,22 @@ def test_a_dialogue_is_shown_whole():
 @pytest.mark.parametrize("hot", [-0.1, 2.1, float("nan"), float("inf"), "warm", None, True])
 def test_what_is_no_temperature_is_said(hot):
     if hot is True:
-        assert preferences.answer_model("a", "b", hot).temperature == 1
+        assert preferences.checked_answer_source("a", "b", hot).temperature == 1
         return
     with pytest.raises(LabError, match="A temperature is a number from 0 to 2"):
-        preferences.answer_model("a", "b", hot)
+        preferences.checked_answer_source("a", "b", hot)
 
 
 def test_prompts_and_names_have_an_end(lab, tmp_path):
     two = [preferences.AnswerSource("tiny", "sft", 1.0), preferences.AnswerSource("tiny", "ppo", 1.0)]
     with pytest.raises(LabError, match="at most 20,000 characters, not 20,001"):
-        preferences.new_pair(lab, PreferenceStore(tmp_path / "votes.db"), two, "x" * 20_001)
+        preferences.generate_and_store_pair(lab, PreferenceStore(tmp_path / "votes.db"), two, "x" * 20_001)
     with pytest.raises(LabError, match="at most 100 characters"):
-        preferences.checked_annotator("x" * 101)
+        preferences.checked_annotator_name("x" * 101)
     for name in (None, 3):
         with pytest.raises(LabError, match=f"Who votes is a name, not {name}"):
-            preferences.checked_annotator(name)
-    assert [preferences.checked_annotator(name) for name in ("", "  ", "ada")] == ["anonymous", "anonymous", "ada"]
+            preferences.checked_annotator_name(name)
+    assert [preferences.checked_annotator_name(name) for name in ("", "  ", "ada")] == ["anonymous", "anonymous", "ada"]
 
 
 def test_an_export_says_which_votes_are_in_it(lab, tmp_path):
@@ -813,7 +826,7 @@ def test_an_export_says_which_votes_are_in_it(lab, tmp_path):
     store = PreferenceStore(tmp_path / "votes.db")
     voted(lab, store, 2)
     both = [preferences.AnswerSource("tiny", "sft", 1.0), preferences.AnswerSource("tiny", "ppo", 1.5)]
-    store.add_vote(preferences.new_pair(lab, store, both, "Where is Tom?"), "ada", "skip")
+    store.add_vote(preferences.generate_and_store_pair(lab, store, both, "Where is Tom?"), "ada", "skip")
     file, told = preferences._save(store)
     assert (
         told["value"] == "Votes that prefer an answer: 2 of 3. Ties, both bad and skips are left out."

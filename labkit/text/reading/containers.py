@@ -26,11 +26,17 @@ from labkit.text.reading.encodings import (
     is_utf8,
     refuse_binary_files,
 )
-from labkit.text.reading.files import ENDINGS, TEXT_ENDINGS, SourceFile, format_and_compression_suffix, split_of
+from labkit.text.reading.files import (
+    ENDINGS,
+    TEXT_ENDINGS,
+    SourceFile,
+    format_and_compression_suffix,
+    split_from_file_name,
+)
 from labkit.text.reading.json_values import parse_json_keeping_errors
 from labkit.text.reading.long_text import LONG, LongText
 from labkit.text.reading.report import RowError
-from labkit.text.reading.wrappers import find_rows
+from labkit.text.reading.wrappers import find_row_groups
 
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 
@@ -91,11 +97,11 @@ def open_table(file: SourceFile) -> Table:
         )
         return Table(format, encoding, numbered, warnings)
     _refuse_csv(text, file)
-    if format_and_compression_suffix(file.path) in JSON_ENDINGS or looks_like_rows(text) and _is_json(text):
+    if format_and_compression_suffix(file.path) in JSON_ENDINGS or looks_like_json_rows(text) and _is_json(text):
         return _json_table(text, encoding, warnings, file)
     if format_and_compression_suffix(file.path) not in TEXT_ENDINGS and file.path.suffix:
         raise LabError(f"{file.name} has an unknown ending; known are {', '.join(ENDINGS)}, and each with .gz.")
-    if looks_like_rows(text):
+    if looks_like_json_rows(text):
         warnings += (f"{file.name} begins as JSON does and is none: it is read as plain text.",)
     return Table("text", encoding, _documents(text, file), warnings)
 
@@ -132,7 +138,7 @@ def _long_table(file: SourceFile) -> Table | None:
             return None
     encoding = find_encoding(sample, file.name)
     begins = sample.decode(encoding, "replace")
-    if looks_like_rows(begins):
+    if looks_like_json_rows(begins):
         return None
     if begins.strip():
         _refuse_csv(begins.rpartition("\n")[0] or begins, file)
@@ -160,13 +166,13 @@ def _long_text(file: SourceFile, encoding: str, sample: bytes) -> LongText:
     return LongText(file.path, find_encoding(text.stray, file.name))
 
 
-def split_documents(text: str) -> list[str]:
+def split_at_endoftext(text: str) -> list[str]:
     """A file of plain text -> its documents: parted by lines that hold <|endoftext|> alone, as TinyStories' are."""
     return re.split(r"(?m:\n?^)[ \t]*<\|endoftext\|>[ \t]*\r?(?:\n|$)", text)
 
 
 def _documents(text: str, file: SourceFile) -> list[SourceRow]:
-    documents = split_documents(text)
+    documents = split_at_endoftext(text)
     if len(documents) == 1:
         return [SourceRow(text, file.name, file.split)]
     places = [f"{file.name}, document {number}" for number in range(1, len(documents) + 1)]
@@ -188,7 +194,7 @@ def read_bytes(file: SourceFile) -> bytes:
     return data
 
 
-def looks_like_rows(text: str) -> bool:
+def looks_like_json_rows(text: str) -> bool:
     """Whether a text begins as JSON rows do: with an object of named values, in lists or not."""
     return re.match(r'\ufeff?\s*(\[\s*)*\{\s*"', text[:10_000]) is not None
 
@@ -204,7 +210,7 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: Sourc
             f"{file.name} is not JSON: {error}. Is the file complete? JSON lines have one whole object a line."
         ) from error
     try:
-        found = find_rows(value)
+        found = find_row_groups(value)
     except LabError as error:
         raise LabError(f"{file.name} {error}") from error
     if isinstance(value, RowError):
@@ -275,7 +281,7 @@ def hub_splits(name: str) -> Mapping[str, Iterable[Any]]:
     except Exception as error:  # whatever the library raises: no such name, no network
         raise LabError(f"{name} is no file here, and the hub gave no data set of that name: {error}") from error
     splits: Mapping[str, Iterable[Any]] = loaded if isinstance(loaded, dict) else {"train": loaded}
-    training = [split for split in splits if split_of(split) == "train"]
+    training = [split for split in splits if split_from_file_name(split) == "train"]
     if len(training) > 1:
         raise LabError(
             f"{name} has several splits to train on, {', '.join(training)}; which is meant? Save that one as a file "
@@ -288,4 +294,4 @@ def hub_rows(name: str, splits: Mapping[str, Iterable[Any]]) -> Iterator[SourceR
     """The rows of all splits of a data set."""
     for split, rows in splits.items():
         for number, row in enumerate(rows, start=1):
-            yield SourceRow(row, f"{name}, {split} row {number}", split_of(split))
+            yield SourceRow(row, f"{name}, {split} row {number}", split_from_file_name(split))

@@ -23,11 +23,18 @@ from labkit.text.reading.columns import (
     TrackedRow,
     is_empty,
 )
-from labkit.text.reading.held_out import held_out_first_order, record_duplicates, split_held_out, use_given_splits
+from labkit.text.reading.held_out import held_out_first_order, normalize_given_splits, record_duplicates, split_held_out
 from labkit.text.reading.pointers import refuse_answer_reference
 from labkit.text.reading.report import ReadReport, RowError
-from labkit.text.reading.rows import ParsedRows, as_columns, check_trainable, parse_rows, record_turn_remarks
-from labkit.text.reading.values import as_messages, clean, join_cleaned, parse_transcript, parse_turns, shorten_repr
+from labkit.text.reading.rows import ParsedRows, check_trainable, parse_rows, record_turn_remarks, to_tracked_row
+from labkit.text.reading.values import (
+    clean_field,
+    field_to_messages,
+    join_cleaned,
+    parse_transcript,
+    parse_turns,
+    shorten_repr,
+)
 from labkit.world import Document, Message
 
 
@@ -51,7 +58,7 @@ def split_conversations(items: ParsedRows[Document], held_out: float = 0.1) -> C
     """Conversations parted as their source has it, else by content. Raises LabError where there is one only."""
     if len(items.values) < 2:
         raise LabError(f"{items.reading.source} holds one conversation; 2 different ones are needed, one to hold out.")
-    apart = use_given_splits(items.splits, items.reading)
+    apart = normalize_given_splits(items.splits, items.reading)
     if apart is None:
         return Conversations(*split_held_out(items.values, held_out, key=_key), items.reading)
     return Conversations(*items.partition(apart), items.reading)
@@ -79,21 +86,23 @@ def read_unsplit_conversations(source: str | Path) -> ParsedRows[Document]:
     return items
 
 
-def read_question(columns: TrackedRow, name: str) -> tuple[Message, ...]:
-    """The turns that the column `name` asks with: system, history, then what stands there, with its input.
+def question_messages(columns: TrackedRow, question_column: str) -> tuple[Message, ...]:
+    """The turns that the column `question_column` asks with: system, history, then what stands there, with its input.
 
     Raises RowError where the question is empty.
     """
-    value = columns.get([name])
-    messages = as_messages(value)
+    value = columns.get([question_column])
+    messages = field_to_messages(value)
     if messages is None:
         messages = _earlier(value)
     if messages is None:
-        asked = join_cleaned([clean(value), *(clean(columns.get([more])) for more in INPUTS if more != name)])
+        asked = join_cleaned(
+            [clean_field(value), *(clean_field(columns.get([more])) for more in INPUTS if more != question_column)]
+        )
         if not asked:
-            raise RowError("empty question", f"has nothing in its column {name}.")
+            raise RowError("empty question", f"has nothing in its column {question_column}.")
         messages = (Message("user", asked),)
-    return prepend_system_message(columns, (*read_history(columns), *messages))
+    return prepend_system_message(columns, (*history_messages(columns), *messages))
 
 
 def _earlier(value: Any) -> tuple[Message, ...] | None:
@@ -107,18 +116,20 @@ def _earlier(value: Any) -> tuple[Message, ...] | None:
     return messages
 
 
-def read_history(columns: TrackedRow) -> tuple[Message, ...]:
+def history_messages(columns: TrackedRow) -> tuple[Message, ...]:
     """Earlier turns from a column history: messages, or [question, answer] pairs. Raises RowError for anything else."""
     value = columns.get(HISTORIES)
     if is_empty(value):
         return ()
-    messages = as_messages(value)
+    messages = field_to_messages(value)
     if messages is not None:
         return messages
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise RowError("unknown history", "has a history that is neither messages nor [question, answer] pairs.")
     return tuple(
-        Message(role, clean(said)) for pair in value for role, said in zip(("user", "assistant"), pair, strict=True)
+        Message(role, clean_field(said))
+        for pair in value
+        for role, said in zip(("user", "assistant"), pair, strict=True)
     )
 
 
@@ -126,13 +137,13 @@ def prepend_system_message(columns: TrackedRow, messages: tuple[Message, ...]) -
     """Messages, led by what stands in a column system, unless they begin with a system message of their own."""
     if messages and messages[0].role == "system":
         return messages
-    said = clean(columns.get(SYSTEMS))
+    said = clean_field(columns.get(SYSTEMS))
     return (Message("system", said), *messages) if said else messages
 
 
 def _conversation(row: Any, reading: ReadReport) -> tuple[Document, TrackedRow | None]:
     """One row -> a conversation. Raises RowError where it is none, or has nothing to learn."""
-    columns = None if isinstance(row, list) else as_columns(row)
+    columns = None if isinstance(row, list) else to_tracked_row(row)
     messages = parse_turns(row) if columns is None else _messages(columns)
     if columns is not None:
         check_trainable(columns)
@@ -161,7 +172,9 @@ def _messages(columns: TrackedRow) -> tuple[Message, ...]:
         asked = "input"
     if asked is not None and answered is not None:
         refuse_answer_reference(columns, answered)
-        return _exchange(read_question(columns, asked), columns.get([answered]), plain=_is_plain(columns.values[asked]))
+        return _exchange(
+            question_messages(columns, asked), columns.get([answered]), plain=_is_plain(columns.values[asked])
+        )
     if isinstance(columns.values.get("data"), list):
         return prepend_system_message(columns, _alternating(columns.get(["data"])))
     spoken = columns.find_column(TEXTS)
@@ -182,12 +195,12 @@ def _messages(columns: TrackedRow) -> tuple[Message, ...]:
 def _alternating(said: list[Any]) -> tuple[Message, ...]:
     """Texts that user and assistant say by turns, as UltraChat has them. Raises RowError for what is no text."""
     roles = itertools.cycle(("user", "assistant"))
-    return tuple(Message(role, clean(text)) for role, text in zip(roles, said, strict=False))
+    return tuple(Message(role, clean_field(text)) for role, text in zip(roles, said, strict=False))
 
 
 def _is_plain(asked: Any) -> bool:
     """Whether a question is a text that holds no messages."""
-    return isinstance(asked, str) and as_messages(asked) is None
+    return isinstance(asked, str) and field_to_messages(asked) is None
 
 
 def _exchange(asked: tuple[Message, ...], answer: Any, plain: bool) -> tuple[Message, ...]:
@@ -195,9 +208,9 @@ def _exchange(asked: tuple[Message, ...], answer: Any, plain: bool) -> tuple[Mes
 
     plain: whether the question is text. Then so is an answer that spells messages as JSON: it was asked for JSON.
     """
-    said = as_messages(answer)
+    said = field_to_messages(answer)
     if said is None or plain and isinstance(answer, str):
-        return (*asked, Message("assistant", clean(answer)))
+        return (*asked, Message("assistant", clean_field(answer)))
     return said if said[: len(asked)] == asked else (*asked, *said)
 
 
@@ -245,14 +258,14 @@ def _key(document: Document) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in document.messages)
 
 
-def strip_repeated_question(answer: str, asked: str) -> str:
+def strip_repeated_question(answer: str, question: str) -> str:
     """An answer without the question that it begins with; as it stands where it only begins with the same letters, or
     with the one or two words that a question is: "walk" and "walked" are no such pair.
     """
-    rest = answer.removeprefix(asked)
-    inside = asked[-1:].isalnum() and re.match(r"\w", rest)
-    short = asked[-1:].isalnum() and len(split_words(asked)) < 3
-    if inside or short or not answer.startswith(asked):
+    rest = answer.removeprefix(question)
+    inside = question[-1:].isalnum() and re.match(r"\w", rest)
+    short = question[-1:].isalnum() and len(split_words(question)) < 3
+    if inside or short or not answer.startswith(question):
         return answer
     return rest.lstrip() or answer
 

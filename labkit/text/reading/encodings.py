@@ -44,7 +44,7 @@ _WESTERN = re.compile(
 """Bytes that are no UTF-8 and stand where a letter or a sign of windows-1252 would."""
 
 
-class Decoded(NamedTuple):
+class DecodedText(NamedTuple):
     """A file's text, its encoding, and what to say of it: that it is a guess, or what was not of it; a line, or ''."""
 
     text: str
@@ -52,14 +52,14 @@ class Decoded(NamedTuple):
     warning: str
 
 
-def decode(data: bytes, file_name: str) -> Decoded:
+def decode(data: bytes, file_name: str) -> DecodedText:
     """The text in a file's bytes. Bytes that are not of its encoding become U+FFFD and are counted, while they are few.
 
     Raises LabError, with the `file_name`, for bytes that are not text and for an encoding that cannot be detected.
     """
     encoding = find_encoding(data, file_name)
     try:
-        return Decoded(data.decode(encoding), encoding, encoding_guess_warning(data, encoding, file_name))
+        return DecodedText(data.decode(encoding), encoding, encoding_guess_warning(data, encoding, file_name))
     except UnicodeDecodeError as error:
         text, at = data.decode(encoding, "replace"), error.start
     bad = max(1, text.count("\ufffd"))
@@ -71,7 +71,7 @@ def decode(data: bytes, file_name: str) -> Decoded:
     line = data.count(b"\n", 0, at) + 1
     where = f"{data[at]:#04x} at position {at}, line {line}"
     first = where if bad == 1 else f"the first {where}"
-    return Decoded(
+    return DecodedText(
         text, encoding, f"{file_name}: {bad} byte{'s' * (bad > 1)} not of {encoding} ({first}) replaced by U+FFFD"
     )
 

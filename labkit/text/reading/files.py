@@ -72,7 +72,7 @@ def format_and_compression_suffix(path: Path) -> str:
     return Path(name.removesuffix(".gz")).suffix
 
 
-def split_of(name: str) -> str:
+def split_from_file_name(name: str) -> str:
     """train-00000-of-00002 -> train; '' where a name is of no split."""
     first = re.match(r"[a-z]*", name.lower())
     word = first.group() if first else ""

@@ -52,7 +52,7 @@ def hold_out_texts(texts: Sequence[Text], share: float) -> tuple[list[Text], lis
     return train, validation
 
 
-def use_given_splits(splits: Sequence[str], reading: ReadReport) -> list[str] | None:
+def normalize_given_splits(splits: Sequence[str], reading: ReadReport) -> list[str] | None:
     """The split of each row as its file names it -> train, validation or '' (not used) for each; None where the
     source has not both rows to train on and others to hold out.
 
@@ -83,10 +83,10 @@ def held_out_first_order(splits: Sequence[str]) -> list[int]:
 
 
 def record_duplicates(
-    copies: Mapping[int, int], splits: Sequence[str], reading: ReadReport, reason: str = "duplicate"
+    kept_by_copy: Mapping[int, int], splits: Sequence[str], reading: ReadReport, reason: str = "duplicate"
 ) -> None:
-    """Enter rows that are copies in the record. copies: {a row: the row kept that it repeats}."""
-    for index, kept in copies.items():
+    """Enter rows that are copies in the record. kept_by_copy: {a row: the row kept that it repeats}."""
+    for index, kept in kept_by_copy.items():
         apart = splits[kept] in ("validation", "test") and splits[index] != splits[kept]
         reading.drop("held out too" if apart else reason)
 

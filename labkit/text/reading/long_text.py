@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.clean import clean_complete_prefix, clean_text
+from labkit.text.clean import CleanedPrefix, clean_complete_prefix, clean_text
 
 LONG = 16_000_000
 """Bytes from which on a file of plain text is not held in memory."""
@@ -100,7 +100,7 @@ class LongText:
                 begins = _Mark(0, file.tell(), decoder.getstate(), held)
                 data = file.read(BLOCK)
                 raw = decoder.decode(data, final=not data)
-                cleaned, held = clean_complete_prefix(held + raw) if data else (clean_text(held + raw), "")
+                cleaned, held = clean_complete_prefix(held + raw) if data else CleanedPrefix(clean_text(held + raw), "")
                 yield begins, raw, cleaned
                 if not data:
                     return

@@ -55,11 +55,12 @@ class AnswerColumns(NamedTuple):
 class IndexBase:
     """What the numbers that point to answers count from in a file: 0 or 1, by all its rows.
 
-    firsts: what they may count from, as far as that is known before; left: what is left of 0 and 1 after all rows.
+    candidate_bases: what they may count from, as far as that is known before; left: what is left of 0 and 1 after
+    all rows.
     """
 
-    def __init__(self, firsts: Iterable[int] = (0, 1)):
-        self.firsts, self.left = frozenset(firsts), {0, 1}
+    def __init__(self, candidate_bases: Iterable[int] = (0, 1)):
+        self.firsts, self.left = frozenset(candidate_bases), {0, 1}
         self._taken: set[int | None] = set()
 
     def infer_base(self, numbers: Sequence[int], count: int, default: int | None = None) -> int | None:
@@ -79,7 +80,7 @@ class IndexBase:
         return self.left == {0, 1} or self._taken <= self.left
 
 
-def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, numbering: IndexBase) -> tuple[Any, Any]:
+def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, index_base: IndexBase) -> tuple[Any, Any]:
     """What stands in a row's columns chosen and rejected, or what they point to, or a column winner does. Where two
     answers stand beside, the one that is not chosen may be left out.
 
@@ -93,7 +94,7 @@ def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, numbering: Ind
     found = _by_name(columns, given, groups)
     if found is None and not won and not any(_points(value, groups) for value in given):
         return given[0], given[1]
-    found = found or _followed(columns, groups, given, numbering)
+    found = found or _followed(columns, groups, given, index_base)
     if found is None:
         raise RowError("answer elsewhere", f"has {shorten_repr(given[0])} as {won or 'chosen'}, {_MEND}")
     where = f"The column {won} points" if won else "The columns chosen and rejected point"
@@ -114,16 +115,16 @@ class AnswerReferenceCheck:
         self.beside = ""
         self.cleared = False
 
-    def add(self, columns: TrackedRow, given: tuple[Any, Any]) -> None:
+    def add_row(self, columns: TrackedRow, answer_pair: tuple[Any, Any]) -> None:
         """One row, once it is known which of its columns were read."""
         if self.cleared:
             return
-        words = [_spelled(value) for value in given]
+        words = [_spelled(value) for value in answer_pair]
         self.beside = _unread(columns, max(map(len, words)))
         self.words |= {*words}
         self.cleared = not self.beside or len(self.words) > FEW or not all(0 < len(word) <= SHORT for word in words)
 
-    def check(self, source: str) -> None:
+    def raise_if_all_are_references(self, source: str) -> None:
         """Raises LabError where all rows are so."""
         if self.beside and not self.cleared:
             raise LabError(

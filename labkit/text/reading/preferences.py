@@ -12,16 +12,16 @@ from labkit.text.pairs import PreferencePair
 from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
 from labkit.text.reading.conversations import (
     answers_repeat_questions,
+    history_messages,
     prepend_system_message,
-    read_history,
-    read_question,
+    question_messages,
     strip_repeated_question,
 )
-from labkit.text.reading.held_out import split_held_out, use_given_splits
+from labkit.text.reading.held_out import normalize_given_splits, split_held_out
 from labkit.text.reading.pointers import VERDICTS, AnswerReferenceCheck, IndexBase, check_tie, chosen_and_rejected
 from labkit.text.reading.report import ReadReport, RowError
-from labkit.text.reading.rows import ParsedRows, as_columns, check_trainable, parse_rows, record_turn_remarks
-from labkit.text.reading.values import as_messages, clean, parse_transcript, parse_turns
+from labkit.text.reading.rows import ParsedRows, check_trainable, parse_rows, record_turn_remarks, to_tracked_row
+from labkit.text.reading.values import clean_field, field_to_messages, parse_transcript, parse_turns
 from labkit.world import Message
 
 Turns = tuple[Message, ...]
@@ -53,7 +53,7 @@ def split_preferences(items: ParsedRows[PreferencePair], held_out: float = 0.1) 
             f"{source}: all {len(items.values)} pairs have the same prompt, so none can be held out whose prompt was "
             f"not trained on; at least 2 prompts are needed."
         )
-    apart = use_given_splits(items.splits, items.reading)
+    apart = normalize_given_splits(items.splits, items.reading)
     if apart is None:
         _, chosen = split_held_out(prompts, held_out, key=str)
         held = set(chosen)
@@ -86,7 +86,7 @@ def read_unsplit_preferences(source: str | Path) -> ParsedRows[PreferencePair]:
     items = parse_rows(source, partial(_pair, numbering, suspects))
     if not numbering.is_known:
         items = parse_rows(source, partial(_pair, IndexBase(numbering.left), suspects))
-    suspects.check(items.reading.source)
+    suspects.raise_if_all_are_references(items.reading.source)
     items.reading.finish_and_check(len(items.values))
     asked = [pair.prompt[-1].content for pair in items.values]
     both = [[getattr(pair, side) for pair in items.values] for side in ("chosen", "rejected")]
@@ -104,7 +104,7 @@ def _pair(
     numbering: IndexBase, suspects: AnswerReferenceCheck, row: Any, reading: ReadReport
 ) -> tuple[PreferencePair, TrackedRow]:
     """One row -> a pair. Raises RowError where it is none, or its answers are empty or equal."""
-    columns = as_columns(row)
+    columns = to_tracked_row(row)
     check_trainable(columns)
     check_tie(columns)
     given = chosen_and_rejected(columns, reading, numbering)
@@ -127,7 +127,7 @@ def _pair(
     said = (Message("assistant", chosen), Message("assistant", rejected))
     record_turn_remarks(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     _note_scores(columns, reading)
-    suspects.add(columns, given)
+    suspects.add_row(columns, given)
     return PreferencePair(asked, chosen, rejected), columns
 
 
@@ -170,18 +170,18 @@ def _prompt(columns: TrackedRow) -> Turns:
         value = value.get("messages")
     if name in TURNS or name == "input" and isinstance(value, list):
         columns.used.add(name)
-        return prepend_system_message(columns, (*read_history(columns), *parse_turns(value)))
+        return prepend_system_message(columns, (*history_messages(columns), *parse_turns(value)))
     if is_empty(value):
         raise RowError("empty prompt", "has an empty prompt.")
-    return read_question(columns, name)
+    return question_messages(columns, name)
 
 
 def _answer(value: Any) -> str | Turns:
     """One side: its text, or its messages."""
     if isinstance(value, str) and value.lstrip().startswith("{"):  # one message, as text
-        value = as_messages(f"[{value}]") or value
-    messages = value if isinstance(value, tuple) else as_messages(value) or parse_transcript(value)
-    return clean(value) if messages is None else messages
+        value = field_to_messages(f"[{value}]") or value
+    messages = value if isinstance(value, tuple) else field_to_messages(value) or parse_transcript(value)
+    return clean_field(value) if messages is None else messages
 
 
 def _parted(asked: Turns, chosen: Turns, rejected: Turns) -> tuple[Turns, str, str]:

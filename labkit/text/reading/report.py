@@ -95,13 +95,13 @@ class ReadReport:
             "warnings": self.warnings,
         }
 
-    def record(self) -> dict[str, Any]:
+    def to_report_record(self) -> dict[str, Any]:
         """The same with the name of the source and `characters`, as report.json keeps it."""
         return {"source": self.source, "characters": self.removed_characters, **self.to_dict()}
 
 
 def format_reading_lines(record: Mapping[str, Any]) -> list[str]:
-    """A record of `ReadReport.record` as lines: the counts, then a line for each thing that was odd."""
+    """A record of `ReadReport.to_report_record` as lines: the counts, then a line for each thing that was odd."""
     return [format_reading_summary(record), *(f"  {warning}" for warning in record["warnings"])]
 
 
@@ -114,10 +114,10 @@ def format_reading_summary(record: Mapping[str, Any]) -> str:
     line = f"{record['source']} ({held}): read {record['read']:,}, kept {record['kept']:,}, dropped {dropped}"
     if record["characters"]:
         line += f", {count_with_noun(record['characters'], 'character')} cleaned away"
-    return line + (f"; not used: {format_some_names(record['unused'])}." if record["unused"] else ".")
+    return line + (f"; not used: {abbreviate_names(record['unused'])}." if record["unused"] else ".")
 
 
-def format_some_names(names: Iterable[str]) -> str:
+def abbreviate_names(names: Iterable[str]) -> str:
     """The first of some names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
@@ -131,7 +131,7 @@ def format_locations(places: Iterable[str]) -> str:
         before, _, number = place.rpartition(" ")
         numbers.setdefault(before, []).append(number)
     return "; ".join(
-        f"{before}{'s' * (len(given) > 1)} {format_some_names(given)}".strip() for before, given in numbers.items()
+        f"{before}{'s' * (len(given) > 1)} {abbreviate_names(given)}".strip() for before, given in numbers.items()
     )
 
 

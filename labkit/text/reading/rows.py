@@ -12,9 +12,9 @@ from typing import Any, Generic, TypeVar
 from labkit.errors import LabError
 from labkit.text.reading.columns import MEDIA, WEIGHTS, ColumnsSeen, TrackedRow, is_empty
 from labkit.text.reading.containers import NoRows, SourceRow, Table, hub_rows, hub_splits, open_table
-from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, SourceFile, find_files, split_of
+from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, SourceFile, find_files, split_from_file_name
 from labkit.text.reading.report import FileRead, ReadReport, RowError
-from labkit.text.reading.values import removed_characters, shorten_repr, unread_keys
+from labkit.text.reading.values import removed_characters, shorten_repr, unread_message_keys
 from labkit.world import Message
 
 T = TypeVar("T")
@@ -38,10 +38,10 @@ class ParsedRows(Generic[T]):
         """These of them."""
         return ParsedRows([self.values[i] for i in indices], [self.splits[i] for i in indices], self.reading)
 
-    def partition(self, parts: Sequence[str]) -> tuple[list[T], list[T]]:
+    def partition(self, split_names: Sequence[str]) -> tuple[list[T], list[T]]:
         """(train, validation), by the part that each belongs to; '' to neither."""
-        train = [value for value, part in zip(self.values, parts, strict=True) if part == "train"]
-        return train, [value for value, part in zip(self.values, parts, strict=True) if part == "validation"]
+        train = [value for value, part in zip(self.values, split_names, strict=True) if part == "train"]
+        return train, [value for value, part in zip(self.values, split_names, strict=True) if part == "validation"]
 
 
 def parse_rows(source: str | Path, convert: Convert[T], include_plain_text: bool = False) -> ParsedRows[T]:
@@ -101,7 +101,7 @@ def _row_split(row: Any) -> str:
     return next((split for split, words in SPLITS.items() if str(named).strip().lower() in words), "")
 
 
-def as_columns(row: Any) -> TrackedRow:
+def to_tracked_row(row: Any) -> TrackedRow:
     """A row with named columns. Raises RowError for anything else."""
     if not isinstance(row, Mapping):
         kind = {str: "text", list: "a list", int: "a number", float: "a number"}.get(type(row), type(row).__name__)
@@ -140,7 +140,7 @@ def record_turn_remarks(reading: ReadReport, messages: Sequence[Message], fields
     fields: the columns that the turns were read from, as the file has them.
     """
     reading.removed_characters += sum(removed_characters(message.content) for message in messages)
-    reading.turn_keys.update(unread_keys(fields))
+    reading.turn_keys.update(unread_message_keys(fields))
     found = next(filter(None, (TEMPLATES.search(message.content) for message in messages)), None)
     if found:
         reading.row_remarks[
@@ -156,7 +156,7 @@ def iterate_rows(source: str | Path, reading: ReadReport, include_plain_text: bo
     if found.hub_name:
         splits = hub_splits(found.hub_name)
         for split in splits:
-            reading.splits[split_of(split)] += 0
+            reading.splits[split_from_file_name(split)] += 0
         yield from _counted(hub_rows(found.hub_name, splits), FileRead(found.hub_name, "hub data set", None), reading)
         return
     damaged: list[LabError] = []

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from labkit.text.clean import clean_text, find_duplicates
 from labkit.text.pieces import Text
 from labkit.text.reading.columns import QUESTIONS, TEXTS, TURNS, TrackedRow
-from labkit.text.reading.held_out import held_out_first_order, hold_out_texts, record_duplicates, use_given_splits
+from labkit.text.reading.held_out import held_out_first_order, hold_out_texts, normalize_given_splits, record_duplicates
 from labkit.text.reading.long_text import LongText
 from labkit.text.reading.report import ReadReport, RowError
-from labkit.text.reading.rows import ParsedRows, as_columns, parse_rows
-from labkit.text.reading.values import as_text
+from labkit.text.reading.rows import ParsedRows, parse_rows, to_tracked_row
+from labkit.text.reading.values import field_to_text
 
 
 class Texts(NamedTuple):
@@ -36,7 +36,7 @@ def read_texts(source: str | Path, held_out: float = 0.1) -> Texts:
 
 def split_texts(items: ParsedRows[Text], held_out: float = 0.1) -> Texts:
     """Documents parted as their source has it, else by size. Raises LabError where they are too short."""
-    apart = use_given_splits(items.splits, items.reading)
+    apart = normalize_given_splits(items.splits, items.reading)
     if apart is None:
         return Texts(*hold_out_texts(items.values, held_out), items.reading)
     return Texts(*items.partition(apart), items.reading)
@@ -66,8 +66,8 @@ def _text(row: Any, reading: ReadReport) -> tuple[Text, TrackedRow | None]:
     if isinstance(row, LongText):  # which is cleaned whenever it is read
         reading.removed_characters += max(0, row.uncleaned_length - len(row))
         return row, None
-    columns = as_columns(row) if isinstance(row, Mapping) else None
-    raw = as_text(row) if columns is None else as_text(_column(columns))
+    columns = to_tracked_row(row) if isinstance(row, Mapping) else None
+    raw = field_to_text(row) if columns is None else field_to_text(_column(columns))
     text = clean_text(raw)
     if not text.strip():
         raise RowError("empty text", "has no text.")

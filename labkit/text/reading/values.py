@@ -56,7 +56,7 @@ SPEAKERS = {
 """Who speaks in a transcript; instruction and response after ### alone."""
 
 
-def as_text(value: Any) -> str:
+def field_to_text(value: Any) -> str:
     """One field -> its text. Numbers are written as they are spelled, None and NaN are empty, parts of text are joined,
     a list of one text is that text.
 
@@ -86,12 +86,12 @@ class CleanedText(str):
     removed = 0
 
 
-def clean(value: Any) -> CleanedText:
+def clean_field(value: Any) -> CleanedText:
     """One field -> its text, cleaned, without blank lines at its ends and blanks at its end.
 
     Nor with one blank before it, as completions begin; more are the indentation of its first line, and stay.
     """
-    raw = as_text(value)
+    raw = field_to_text(value)
     text = re.sub(r"\A\s*\n", "", clean_text(raw)).rstrip()
     cleaned = CleanedText(text[1:] if re.match(r" \S", text) else text)
     cleaned.removed = max(0, len(raw) - len(cleaned))
@@ -111,7 +111,7 @@ def removed_characters(text: str) -> int:
     return text.removed if isinstance(text, CleanedText) else 0
 
 
-def as_messages(value: Any) -> tuple[Message, ...] | None:
+def field_to_messages(value: Any) -> tuple[Message, ...] | None:
     """A field that holds messages -> those that are not empty system messages; None for a field that holds a text.
 
     Read are a list of messages and one message, and a list as JSON (or Python) writes it. Raises RowError for a message
@@ -148,7 +148,7 @@ def parse_transcript(text: Any) -> tuple[Message, ...] | None:
         return None
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     messages = [
-        Message(SPEAKERS[mark.group(1).lower()], clean(text[mark.end() : end]))
+        Message(SPEAKERS[mark.group(1).lower()], clean_field(text[mark.end() : end]))
         for mark, end in zip(marks, ends, strict=True)
     ]
     if not any(message.role == "assistant" for message in messages):
@@ -160,7 +160,7 @@ def parse_transcript(text: Any) -> tuple[Message, ...] | None:
 
 def parse_turns(value: Any) -> tuple[Message, ...]:
     """A field that must hold messages -> them. Raises RowError where it holds something else."""
-    messages = as_messages(value)
+    messages = field_to_messages(value)
     if messages is None:
         kind = _kind(value)
         raise RowError(
@@ -170,7 +170,7 @@ def parse_turns(value: Any) -> tuple[Message, ...]:
     return messages
 
 
-def unread_keys(fields: Iterable[Any]) -> Iterator[str]:
+def unread_message_keys(fields: Iterable[Any]) -> Iterator[str]:
     """Keys of the turns in some fields, or beside these, that have a value and were not read, once for each."""
     for field in fields:
         field = _parsed(field) if isinstance(field, str) else field
@@ -206,7 +206,7 @@ def _message(turn: Any) -> Message:
     for media in MEDIA:
         if not is_empty(turn.get(media)):
             raise RowError(f"{media} part", f"has a turn with {media}; only text is read. Leave it out.")
-    return Message(role, clean(turn.get(_words(turn), "")), _weight(turn))
+    return Message(role, clean_field(turn.get(_words(turn), "")), _weight(turn))
 
 
 def _weight(turn: Mapping[str, Any]) -> int:

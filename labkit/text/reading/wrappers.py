@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from labkit.errors import LabError
 from labkit.text.reading.columns import HISTORIES, KNOWN
-from labkit.text.reading.files import split_of
+from labkit.text.reading.files import split_from_file_name
 from labkit.text.reading.report import RowError
 
 DEPTH = 3
@@ -29,7 +29,7 @@ class FoundRowGroups(NamedTuple):
     unused: list[str]
 
 
-def find_rows(value: Any) -> FoundRowGroups | None:
+def find_row_groups(value: Any) -> FoundRowGroups | None:
     """The rows in a JSON value; None where there are none. Raises LabError where several lists could be meant."""
     if isinstance(value, Mapping) and _is_viewer(value.get("rows")):
         return _of_viewer(value)
@@ -101,16 +101,16 @@ def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> FoundRow
     """The only list of rows, or the lists that are named as splits are."""
     if not lists:
         return None
-    training = [name for name in lists if split_of(name) == "train"]
-    empty = [name for name, rows in value.items() if split_of(name) == "train" and rows == []]
-    if empty and not training and any(map(split_of, lists)):
+    training = [name for name in lists if split_from_file_name(name) == "train"]
+    empty = [name for name, rows in value.items() if split_from_file_name(name) == "train" and rows == []]
+    if empty and not training and any(map(split_from_file_name, lists)):
         raise LabError(f"holds nothing to train on: its split {empty[0]} is empty. Give rows to train on.")
     if len(training) > 1:
         raise LabError(f"holds several splits to train on, {', '.join(training)}; which is meant? Keep one of them.")
-    if len(lists) > 1 and not all(map(split_of, lists)):
+    if len(lists) > 1 and not all(map(split_from_file_name, lists)):
         names = ", ".join(lists)
         raise LabError(f"holds several lists, {names}; which is meant? Keep one, or make a file of each.")
-    parts = [RowGroup(rows, name if len(lists) > 1 else "", split_of(name)) for name, rows in lists.items()]
+    parts = [RowGroup(rows, name if len(lists) > 1 else "", split_from_file_name(name)) for name, rows in lists.items()]
     return FoundRowGroups(parts, [f"part {name}" for name in value if name not in lists])
 
 
@@ -124,7 +124,7 @@ def _from_columns(value: Mapping[str, Any]) -> list[Any] | None:
         if all(isinstance(row, list) and len(row) == len(columns) for row in data):
             return [dict(zip(columns, row, strict=True)) for row in data]
     inside = list(value.values())
-    if len(inside) > 1 and all(map(_is_column, inside)) and not any(map(split_of, value)):
+    if len(inside) > 1 and all(map(_is_column, inside)) and not any(map(split_from_file_name, value)):
         if len(set(map(len, inside))) == 1:
             return [dict(zip(value, row, strict=True)) for row in zip(*inside, strict=True)]
     if inside and all(isinstance(column, Mapping) and column for column in inside):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import LabError
-from labkit.text.clean import clean_blocks, clean_text, deduplicate, never_combines
+from labkit.text.clean import clean_blocks, clean_text, deduplicate, is_never_combining
 from labkit.text.reading import long_text, read_texts
 from labkit.text.reading.long_text import LongText
 from labkit.text.sources import encode_corpus
@@ -32,8 +32,8 @@ def test_no_base_joins_with_what_is_before_it():
         parts = unicodedata.decomposition(sign).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
             first, second = (chr(int(part, 16)) for part in parts)
-            assert not (never_combines(second) and unicodedata.normalize("NFC", first + second) == sign)
-        assert not (never_combines(sign) and unicodedata.combining(unicodedata.normalize("NFD", sign)[0]))
+            assert not (is_never_combining(second) and unicodedata.normalize("NFC", first + second) == sign)
+        assert not (is_never_combining(sign) and unicodedata.combining(unicodedata.normalize("NFD", sign)[0]))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import labkit.text.reading.containers as containers
-from labkit.text.pieces import sample_evenly
+from labkit.text.pieces import sample_evenly_spaced_pieces
 from labkit.text.reading import read_texts
 from labkit.text.sources import encode_corpus
 from labkit.text.tokenizer import Tokenizer
@@ -117,7 +117,7 @@ before = held("RssAnon")
 open("/proc/self/clear_refs", "w").write("5")
 containers.LONG = 1_000_000
 texts = read_texts(file)
-for piece in sample_evenly(texts.train, 300_000): tokenizer.encode(piece)
+for piece in sample_evenly_spaced_pieces(texts.train, 300_000): tokenizer.encode(piece)
 encode_corpus(tokenizer, texts.train, file.parent)
 print(held("VmHWM") - held("RssFile") - before)
 """

@@ -6,7 +6,7 @@ from labkit.errors import LabError
 from labkit.reporting.terminal import run_with_progress
 from labkit.runs.pipeline import Progress
 from labkit.text.reading import ReadReport
-from labkit.text.reading.report import FileRead, format_locations, format_reading_lines, format_some_names
+from labkit.text.reading.report import FileRead, abbreviate_names, format_locations, format_reading_lines
 
 
 def a_reading():
@@ -19,7 +19,7 @@ def a_reading():
 
 
 def test_a_record_in_lines():
-    assert format_reading_lines(a_reading().finish_and_check(1020).record()) == [
+    assert format_reading_lines(a_reading().finish_and_check(1020).to_report_record()) == [
         "rows (2 files, csv in utf-8, parquet): read 1,030, kept 1,020, dropped 7 empty answer, 3 duplicate, "
         "1,234 characters cleaned away; not used: column id.",
         "  empty answer: a.csv, rows 1, 2, 3, 4, 5 and 2 more",
@@ -27,7 +27,7 @@ def test_a_record_in_lines():
 
 
 def test_what_is_named_and_what_is_only_counted():
-    assert format_some_names("abc") == "a, b, c" and format_some_names("abcdefg") == "a, b, c, d, e and 2 more"
+    assert abbreviate_names("abc") == "a, b, c" and abbreviate_names("abcdefg") == "a, b, c, d, e and 2 more"
     assert format_locations(["a.csv, row 1", "b.csv, row 1", "a.csv, row 9"]) == "a.csv, rows 1, 9; b.csv, row 1"
 
 
@@ -42,6 +42,8 @@ def test_most_rows_gone_stops_but_not_for_copies():
 
 
 def test_a_run_says_what_it_read(tmp_path, capsys):
-    events = (event for event in [Progress("text", "read", result=a_reading().finish_and_check(1020).record())])
+    events = (
+        event for event in [Progress("text", "read", result=a_reading().finish_and_check(1020).to_report_record())]
+    )
     assert run_with_progress(events, tmp_path, lambda: ["again"]) == 0
     assert "text      rows (2 files, csv in utf-8, parquet): read 1,030, kept 1,020" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from labkit.commands.read import KINDS, read_rows
 from labkit.errors import LabError
 from labkit.text.reading import csv_rows, read_conversations
-from labkit.text.reading.values import as_messages, as_text, parse_transcript
+from labkit.text.reading.values import field_to_messages, field_to_text, parse_transcript
 from labkit.world import Message
 
 ROWS = [{"instruction": f"Add {n} and 1, {n}.", "output": f"It is {n + 1}."} for n in range(6)]
@@ -358,9 +358,9 @@ def test_an_answer_of_weight_0_stays_in_the_conversation(tmp_path):
 
 def test_values():
     fields: list[Any] = ["a", 3, 2.5, None, float("nan"), []]
-    assert [as_text(field) for field in fields] == ["a", "3", "2.5", "", "", ""]
-    assert as_messages('[{"role": "user", "content": "Hi"}]') == (Message("user", "Hi"),)
-    assert as_messages('{"role": "user"}') is None and as_messages("[1, 2]") is None
+    assert [field_to_text(field) for field in fields] == ["a", "3", "2.5", "", "", ""]
+    assert field_to_messages('[{"role": "user", "content": "Hi"}]') == (Message("user", "Hi"),)
+    assert field_to_messages('{"role": "user"}') is None and field_to_messages("[1, 2]") is None
     assert parse_transcript("Assistant: is a word.") == (Message("assistant", "is a word."),)
     assert parse_transcript("The Human: said no") is None and parse_transcript("Human: alone") is None
 
@@ -406,7 +406,7 @@ def test_an_unknown_label_beside_a_completion_is_refused(tmp_path):
 )
 def test_an_answer_that_is_masked_is_not_learned(mask):
     answer = {"role": "assistant", "content": "Yes"}
-    messages = as_messages([{**answer, **mask}, answer])
+    messages = field_to_messages([{**answer, **mask}, answer])
     assert messages is not None and [message.weight for message in messages] == [0, 1]
 
 

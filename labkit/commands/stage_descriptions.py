@@ -11,7 +11,7 @@ import labkit
 from labkit.runs.arguments import DATA_FIELDS
 
 
-class StageKind(NamedTuple):
+class StageDescription(NamedTuple):
     """What a stage says of itself: its line for `register`, its class's title and about (`labkit.stages.registry`)."""
 
     description: str
@@ -19,7 +19,7 @@ class StageKind(NamedTuple):
     about: str
 
 
-def stage_kinds() -> dict[str, StageKind]:
+def stage_descriptions() -> dict[str, StageDescription]:
     """Every kind of stage by its name: those of labkit in the order of a recipe, then those that were registered
     elsewhere.
     """
@@ -33,7 +33,7 @@ def stage_kinds() -> dict[str, StageKind]:
     if registry:
         for kind, line in registry.STAGE_DESCRIPTIONS.items():
             stage = registry.STAGES[kind]
-            registered[kind] = StageKind(line, getattr(stage, "title", ""), getattr(stage, "about", ""))
+            registered[kind] = StageDescription(line, getattr(stage, "title", ""), getattr(stage, "about", ""))
     return {kind: said for _, kind, said in sorted(found)} | registered
 
 
@@ -42,11 +42,11 @@ def _registrations(stage: ast.ClassDef) -> list[ast.Call]:
     return [call for call in calls if ast.unparse(call.func) == "register"]
 
 
-def _described(stage: ast.ClassDef, registration: ast.Call) -> tuple[tuple[int, bool, bool], str, StageKind]:
+def _described(stage: ast.ClassDef, registration: ast.Call) -> tuple[tuple[int, bool, bool], str, StageDescription]:
     """The stage's place, its name and what it says of itself."""
     kind, line = map(ast.literal_eval, registration.args)
     says = _assigned(stage)
-    return _order(says), kind, StageKind(line, _literal(says, "title"), _literal(says, "about"))
+    return _order(says), kind, StageDescription(line, _literal(says, "title"), _literal(says, "about"))
 
 
 def _assigned(stage: ast.ClassDef) -> dict[str, ast.expr]:
