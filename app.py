@@ -10,13 +10,10 @@ from labkit.errors import LabError
 from labkit.paths import demo_folder
 from labkit.preferences.store import PreferenceStore
 from labkit.runs.jobs import Jobs
-from labkit.ui.proxies import no_proxies
-
-with no_proxies():
-    from labkit.ui import attention, decoding, preferences, runs
-    from labkit.ui.lab import Lab
-    from labkit.ui.served import serve
-    from labkit.ui.shell import build_page
+from labkit.ui import attention, decoding, preferences, runs
+from labkit.ui.lab import Lab
+from labkit.ui.served import serve
+from labkit.ui.shell import build_page
 
 
 def main() -> int:

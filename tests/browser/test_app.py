@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from gradio_client import Client
@@ -17,11 +18,13 @@ from playwright.sync_api import Page, expect
 
 from labkit.paths import demo_folder
 from labkit.preferences.store import PreferenceStore
-from tests.browser.conftest import App, Opened
+from tests.browser.conftest import App, Opened, answered
 
 HOSTILE = (
     "<script>window.hacked=1</script><img src=x onerror=window.hacked=1> ${window.hacked=1} {{7*7}} \u202eabc\u202c"
 )
+
+SCHEMES: tuple[Literal["dark", "light"], ...] = ("dark", "light")
 
 
 def tab(page: Page, name: str) -> None:
@@ -46,8 +49,8 @@ def filled(page: Page, box: str, other_than: str = "") -> str:
     return value(page, box)
 
 
-def test_it_opens_alive_and_shows_what_a_head_looks_at(app: App, opened: Opened):
-    page = opened(app.url)
+def test_it_opens_alive_and_shows_what_a_head_looks_at(app: App, visited: Opened):
+    page = visited(app.url)
     heads = page.locator("labkit-attention .grid button")
     expect(heads).to_have_count(8)  # of the run that comes with labkit, and nothing was pressed
     page.locator("#attention-text textarea").fill("The dog was sad because the kite was lost.")
@@ -64,8 +67,8 @@ def test_it_opens_alive_and_shows_what_a_head_looks_at(app: App, opened: Opened)
     expect(page.locator("labkit-attention details tbody tr")).to_have_count(tokens.count())
 
 
-def test_a_head_is_ablated_stages_slide_and_heads_are_found(app: App, opened: Opened):
-    page = opened(app.url)
+def test_a_head_is_ablated_stages_slide_and_heads_are_found(app: App, visited: Opened):
+    page = visited(app.url)
     expect(page.locator("labkit-attention .grid button")).to_have_count(8)
     without = page.locator("labkit-attention [data-panel=without]")
     expect(without).to_contain_text("nats")
@@ -107,8 +110,8 @@ def written(page: Page) -> list[str]:
     return [column.inner_text() for column in page.locator("labkit-texts .column .text").all()]
 
 
-def test_strategies_are_compared_looked_into_branched_and_linked(app: App, opened: Opened):
-    page = opened(app.url)
+def test_strategies_are_compared_looked_into_branched_and_linked(app: App, visited: Opened, opened: Opened):
+    page = visited(app.url)
     tab(page, "Decoding")
     page.locator("#decoding-example-1 input").click()
     page.get_by_role("option", name="greedy no-repeat=3").click()
@@ -158,8 +161,8 @@ def test_strategies_are_compared_looked_into_branched_and_linked(app: App, opene
     says(broken, "decoding-problem", "This link is broken: no settings can be read from it. Shown instead")
 
 
-def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, opened: Opened):
-    page = opened(app.url)
+def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, visited: Opened):
+    page = visited(app.url)
     tab(page, "Decoding")
     filled(page, "decoding-prompt")
     page.locator("#decoding-scores").get_by_text("Scores over many samples").click()
@@ -181,9 +184,9 @@ def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, opened: Opene
         assert value(page, "decoding-problem").startswith(f"Strategy 1, {line}: ") or "beams=0" in line
 
 
-def test_writing_is_stopped(app: App, opened: Opened):
+def test_writing_is_stopped(app: App, visited: Opened):
     """In the middle of a long text; what was written stays, nothing is called an error, and the next one is written."""
-    page = opened(app.url)
+    page = visited(app.url)
     tab(page, "Decoding")
     prompt = filled(page, "decoding-prompt")
     for number in (1, 2, 3):
@@ -221,9 +224,9 @@ def stops(page: Page) -> int:
     }""")
 
 
-def test_a_text_is_one_stop_of_the_tab_key(app: App, opened: Opened):
+def test_a_text_is_one_stop_of_the_tab_key(app: App, visited: Opened):
     """The arrow keys go through its tokens; Enter opens one, and the candidates' buttons are one stop too."""
-    page = opened(app.url)
+    page = visited(app.url)
     tab(page, "Decoding")
     filled(page, "decoding-prompt")
     chosen(page, 1, "best n=3 temperature=1")
@@ -249,9 +252,9 @@ def test_a_text_is_one_stop_of_the_tab_key(app: App, opened: Opened):
     expect(page.locator("labkit-texts .answers tr.chosen")).to_have_count(1)
 
 
-def test_a_click_during_work_is_answered_and_who_waits_is_told(app: App, opened: Opened):
+def test_a_click_during_work_is_answered_and_who_waits_is_told(app: App, visited: Opened, opened: Opened):
     """One person's long search: their next click ends it, and somebody else sees the place in the queue."""
-    pages = [opened(app.url), opened(app.url)]
+    pages = [visited(app.url), opened(app.url)]
     for page in pages:
         tab(page, "Decoding")
         filled(page, "decoding-prompt")
@@ -273,8 +276,8 @@ def test_a_click_during_work_is_answered_and_who_waits_is_told(app: App, opened:
         assert page.locator(".error, [data-testid=toast-body]").count() == 0
 
 
-def test_votes_train_the_next_model(app: App, opened: Opened):
-    page = opened(app.url)
+def test_votes_train_the_next_model(app: App, visited: Opened):
+    page = visited(app.url)
     tab(page, "Preferences")
     page.locator("#pair-annotator input, #pair-annotator textarea").first.fill("ada")
     page.locator("#pair-new").click()
@@ -314,8 +317,8 @@ def test_votes_train_the_next_model(app: App, opened: Opened):
     expect(page.get_by_label("Stage", exact=True).first).to_have_value("dpo")
 
 
-def test_text_is_never_markup(app: App, opened: Opened):
-    page = opened(app.url)
+def test_text_is_never_markup(app: App, visited: Opened):
+    page = visited(app.url)
     expect(page.locator("labkit-attention .grid button")).to_have_count(8)
     page.locator("#attention-text textarea").fill(HOSTILE)
     page.locator("#attention-look").click()
@@ -346,8 +349,8 @@ def test_text_is_never_markup(app: App, opened: Opened):
     assert page.evaluate("window.hacked") is None
 
 
-def test_two_people_do_not_mix(app: App, opened: Opened):
-    pages = [opened(app.url), opened(app.url)]
+def test_two_people_do_not_mix(app: App, visited: Opened, opened: Opened):
+    pages = [visited(app.url), opened(app.url)]
     for page, word in zip(pages, ("garden", "market"), strict=True):
         expect(page.locator("labkit-attention .grid button")).to_have_count(8)
         page.locator("#attention-text textarea").fill(f"The {word} was quiet.")
@@ -406,32 +409,40 @@ def test_it_speaks_the_language_of_the_browser(app: App, opened: Opened):
     expect(page.get_by_role("button", name="显示注意力")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_telephone(app: App, opened: Opened, scheme: str):
-    page = opened(app.url, viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    expect(page.locator("labkit-attention .grid button")).to_have_count(8)
-    for name in ("Attention", "Decoding", "Preferences", "Runs"):
-        chosen = page.get_by_role("tab", name=name)
-        if not chosen.is_visible():  # behind the button for what has no room
-            page.locator(".overflow-menu button").first.click()
-            chosen = page.locator(".overflow-dropdown").get_by_text(name)
-        chosen.click()
-        page.wait_for_timeout(300)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
-    ink, paper = page.evaluate(
-        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+def shown_in(page: Page, scheme: Literal["dark", "light"]) -> None:
+    """Light or dark, as the system is set while the page is open, and no colour still fading."""
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_function(
+        "(scheme) => document.body.classList.contains('dark') === (scheme === 'dark')"
+        " && !document.getAnimations().some((one) => one instanceof CSSTransition)",
+        arg=scheme,
     )
-    assert ink != paper
+
+
+def test_it_fits_a_telephone(app: App, visited: Opened):
+    page = visited(app.url, viewport={"width": 390, "height": 844}, color_scheme="dark")
+    expect(page.locator("labkit-attention .grid button")).to_have_count(8)
+    for scheme in SCHEMES:
+        shown_in(page, scheme)
+        for name in ("Attention", "Decoding", "Preferences", "Runs"):
+            chosen = page.get_by_role("tab", name=name)
+            if not chosen.is_visible():  # behind the button for what has no room
+                page.locator(".overflow-menu button").first.click()
+                chosen = page.locator(".overflow-dropdown").get_by_text(name)
+            chosen.click()
+            page.wait_for_timeout(300)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, (scheme, name)
+        ink, paper = page.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        )
+        assert ink != paper
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[App]:
     """An app that a test may kill."""
     (tmp_path / "runs").mkdir()
-    started = App(tmp_path / "runs")
-    started.wait()
-    yield started
-    started.stop()
+    yield from answered(App(tmp_path / "runs"))
 
 
 def test_a_vote_survives_the_plug_being_pulled(fresh: App, opened: Opened):

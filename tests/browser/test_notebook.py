@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import ROOT, Opened, Server, free_port
+from tests.browser.conftest import ROOT, Opened, Server, answered, free_port
 
 NOTEBOOK = "12_look_compare_choose.ipynb"
 
@@ -29,8 +29,7 @@ def jupyter(tmp_path: Path) -> Iterator[Server]:
     options = ["--no-browser", "--allow-root", f"--port={port}", f"--ServerApp.root_dir={folder}"]
     options += ["--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True", "--LabApp.news_url="]
     started = Server([sys.executable, "-m", "jupyterlab", *options], port, tmp_path / "jupyter.log")
-    yield started.wait("/lab")
-    started.stop()
+    yield from answered(started, "/lab")
 
 
 @pytest.mark.slow

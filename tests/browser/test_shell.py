@@ -16,8 +16,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from labkit.preferences.store import PreferenceStore
-from tests.browser.conftest import ROOT, App, Opened
-from tests.browser.test_app import filled, says, tab
+from tests.browser.conftest import ROOT, App, Opened, answered
+from tests.browser.test_app import SCHEMES, filled, says, shown_in, tab
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +31,21 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
             environment.setenv(name, "socks5://127.0.0.1:9")
         environment.setenv("no_proxy", "")
         started = App(folder)
-    started.wait()
-    yield started
-    started.stop()
+    yield from answered(started)
 
 
 def chosen_tab(page: Page, name: str) -> None:
     expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
 
 
-def test_the_address_names_the_tab(app: App, opened: Opened):
-    page = opened(app.url)
+def test_arrow_keys_and_the_address_go_from_tab_to_tab(app: App, visited: Opened):
+    page = visited(app.url)
+    page.get_by_role("tab", name="Attention").focus()
+    for key, name in [("ArrowRight", "Decoding"), ("End", "Runs"), ("ArrowRight", "Attention"), ("ArrowLeft", "Runs"),
+                      ("Home", "Attention")]:  # fmt: skip
+        page.keyboard.press(key)
+        chosen_tab(page, name)
+        expect(page.get_by_role("tab", name=name)).to_be_focused()
     for name in ("Runs", "Preferences"):
         tab(page, name)
         expect(page).to_have_url(re.compile(f"tab={name.lower()}"))
@@ -56,18 +60,8 @@ def test_the_address_names_the_tab(app: App, opened: Opened):
     assert page.url.startswith(app.url)
 
 
-def test_arrow_keys_go_from_tab_to_tab(app: App, opened: Opened):
-    page = opened(app.url)
-    page.get_by_role("tab", name="Attention").focus()
-    for key, name in [("ArrowRight", "Decoding"), ("End", "Runs"), ("ArrowRight", "Attention"), ("ArrowLeft", "Runs"),
-                      ("Home", "Attention")]:  # fmt: skip
-        page.keyboard.press(key)
-        chosen_tab(page, name)
-        expect(page.get_by_role("tab", name=name)).to_be_focused()
-
-
-def test_a_language_is_chosen_and_kept(app: App, opened: Opened):
-    page = opened(f"{app.url}/?tab=runs")
+def test_a_language_is_chosen_and_kept(app: App, visited: Opened):
+    page = visited(f"{app.url}/?tab=runs")
     expect(page.locator("#runs-stages")).to_contain_text("Finished")
     page.locator("#language").click()
     expect(page.get_by_role("tab", name="运行")).to_have_attribute("aria-selected", "true")
@@ -82,9 +76,9 @@ def test_a_language_is_chosen_and_kept(app: App, opened: Opened):
     expect(page.get_by_role("tab", name="Runs")).to_be_visible()
 
 
-def test_only_the_voting_area_votes(app: App, opened: Opened):
+def test_only_the_voting_area_votes(app: App, visited: Opened):
     """Arrow keys on a tab, a slider or in a field are theirs; after New pair the area has the focus."""
-    page = opened(f"{app.url}/?tab=preferences")
+    page = visited(f"{app.url}/?tab=preferences")
     page.locator("#pair-new").click()
     prompt = filled(page, "pair-prompt")
     expect(page.locator("#vote-area")).to_be_focused()
@@ -120,18 +114,19 @@ CONTRAST = """(selector) => {
 }"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_can_be_told_from_their_paper(app: App, opened: Opened, scheme: str):
-    page = opened(f"{app.url}/?tab=preferences", color_scheme=scheme)
+def test_words_can_be_told_from_their_paper(app: App, visited: Opened):
+    page = visited(f"{app.url}/?tab=preferences", color_scheme="dark")
     chosen_tab(page, "Preferences")
     expect(page.locator("#first-hot .min_value")).to_be_visible()
-    for selector in ("button[role=tab]", ".min_value, .max_value", "#vote-left", "#language"):
-        found = page.evaluate(CONTRAST, selector)
-        assert found and min(found) >= 4.5, (selector, found)
+    for scheme in SCHEMES:
+        shown_in(page, scheme)
+        for selector in ("button[role=tab]", ".min_value, .max_value", "#vote-left", "#language"):
+            found = page.evaluate(CONTRAST, selector)
+            assert found and min(found) >= 4.5, (scheme, selector, found)
 
 
-def test_a_report_opens_as_a_page_of_its_own(app: App, opened: Opened):
-    page = opened(f"{app.url}/?tab=runs")
+def test_a_report_opens_as_a_page_of_its_own(app: App, visited: Opened):
+    page = visited(f"{app.url}/?tab=runs")
     expect(page.locator("#runs-report")).to_be_enabled()
     with page.context.expect_page() as opening:
         page.locator("#runs-report").click()
@@ -150,8 +145,8 @@ def test_a_report_opens_as_a_page_of_its_own(app: App, opened: Opened):
     assert [line for line in said if "Content Security Policy" in line and "script" not in line] == []
 
 
-def test_a_run_that_fails_is_seen_to_and_goes_away(app: App, opened: Opened):
-    page = opened(f"{app.url}/?tab=runs")
+def test_a_run_that_fails_is_seen_to_and_goes_away(app: App, visited: Opened):
+    page = visited(f"{app.url}/?tab=runs")
     page.locator("#runs-new button").first.click()
     page.locator("#new-name input, #new-name textarea").first.fill("odd")
     more = page.locator("#new-more input, #new-more textarea").first
@@ -180,10 +175,9 @@ def test_a_run_that_fails_is_seen_to_and_goes_away(app: App, opened: Opened):
     says(page, "runs-why-problem", "recipe.json")
 
 
-def test_a_run_is_renamed_and_deleted(app: App, opened: Opened):
-    page = opened(f"{app.url}/?tab=runs")
+def test_a_run_is_renamed_and_deleted(app: App, visited: Opened, opened: Opened):
     copy(app.runs / "spare")
-    page.reload()
+    page = visited(f"{app.url}/?tab=runs")
     name = page.locator("#runs-name input")
     other = opened(f"{app.url}/?tab=runs")
     for window in (page, other):

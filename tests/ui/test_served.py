@@ -1,6 +1,8 @@
 """How the page is served, and what it says in which language, without a browser."""
 
 import ast
+import importlib.util
+import inspect
 import json
 import os
 import re
@@ -27,6 +29,7 @@ from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
 from labkit.ui.shell import translate_message
+from labkit.ui.stubs import no_stubs
 from labkit.viewers.adapters import viewer_component
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +91,20 @@ def test_proxies_are_forgotten_and_come_back(monkeypatch):
     with no_proxies():
         assert not {"http_proxy", "ALL_PROXY"} & set(os.environ)
     assert os.environ["http_proxy"] == "http://127.0.0.1:9" and os.environ["ALL_PROXY"] == "socks5://127.0.0.1:9"
+
+
+def test_gradio_writes_no_stubs_while_it_is_imported(tmp_path, monkeypatch):
+    """Of a component whose source is a file of Gradio's; afterwards, and of other classes, files are found again."""
+    (tmp_path / "made.py").write_text("import gradio as gr\n\n\nclass Box(gr.Textbox):\n    EVENTS = []\n")
+    for package, written in (("gradio.made", False), ("made", True)):
+        spec = importlib.util.spec_from_file_location(package, tmp_path / "made.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, package, module)
+        with no_stubs():
+            spec.loader.exec_module(module)
+        assert (tmp_path / "made.pyi").exists() == written
+    assert inspect.getfile(served.gr.Textbox).endswith("textbox.py")
 
 
 @pytest.mark.parametrize(
