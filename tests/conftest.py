@@ -15,10 +15,15 @@ def pytest_configure() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow tests first, half of the files that hold some in front of each half of the others: of two workers that
-    steal work from each other (`-n auto --dist worksteal`) each begins with long ones, and none ends with one alone.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests for a GPU only where there is one. The slow tests first, half of the files that hold some in front of each
+    half of the others: of two workers that steal work from each other (`-n auto --dist worksteal`) each begins with
+    long ones, and none ends with one alone.
     """
+    for_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if for_gpu and not _has_cuda():
+        config.hook.pytest_deselected(items=for_gpu)
+        items[:] = [item for item in items if item not in for_gpu]
     slow = [item for item in items if item.get_closest_marker("slow")]
     others = [item for item in items if not item.get_closest_marker("slow")]
     files = list(dict.fromkeys(item.path for item in slow))
@@ -26,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     second = [item for item in slow if files.index(item.path) % 2]
     half = len(items) // 2 - len(first)
     items[:] = [*first, *others[:half], *second, *others[half:]]
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(autouse=True)

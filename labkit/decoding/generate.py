@@ -147,7 +147,10 @@ def sample_by_inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
     """The token [B] at which the running sum of softmax(logits [B, V]) first passes u [B], a number in [0,
     1).
 
-    Summed in double precision, so that a token of probability 0 is never drawn by rounding.
+    Summed in double precision (on the CPU, where mps has none), so that a token of probability 0 is never drawn by
+    rounding.
     """
-    passed = logits.softmax(-1).double().cumsum(-1)
-    return torch.searchsorted(passed, u.double().unsqueeze(-1) * passed[:, -1:], right=True).squeeze(-1)
+    place = torch.device("cpu") if logits.device.type == "mps" else logits.device
+    passed = logits.softmax(-1).to(place).double().cumsum(-1)
+    draws = u.to(place).double().unsqueeze(-1) * passed[:, -1:]
+    return torch.searchsorted(passed, draws, right=True).squeeze(-1).to(logits.device)

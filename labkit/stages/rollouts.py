@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.decoding.best import Judge, judge_scores
 from labkit.errors import LabError
 from labkit.losses.advantages import Advantages
-from labkit.machine import all_reduce_sum, autocast
+from labkit.machine import all_reduce_sum, autocast, float_for_sums
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import Prompts
@@ -175,9 +175,9 @@ def _means(
 ) -> dict[str, Tensor]:
     """What a Rollout says of its answers, over all of them that make a step together, on all processes."""
     sums, device = torch.zeros(10, dtype=torch.float64), scored[0].mask.device
-    exact = torch.float32 if device.type == "mps" else torch.float64
+    exact = float_for_sums(device)
     for one, credit, gold in zip(scored, credited, golds, strict=True):
-        errors, returns = (x[one.mask].double() for x in (credit.returns - one.values, credit.returns))
+        errors, returns = (x[one.mask].to(exact) for x in (credit.returns - one.values, credit.returns))
         kl = (one.logprobs - one.reference_logprobs).sum()
         of_answers: list[Any] = [len(one.scores), one.scores.sum(), sum(gold), kl]
         of_tokens: list[Any] = [

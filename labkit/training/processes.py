@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-import torch
 from accelerate import Accelerator
 
 from labkit.errors import LabError
+from labkit.machine import default_device
 
 STRATEGIES = ("ddp", "fsdp")
 """What LABKIT_PARALLEL may be."""
@@ -41,7 +41,7 @@ class ParallelConfig:
 
 @cache
 def accelerator() -> Accelerator:
-    """The one Accelerator: device and processes, as the launcher set them; on its own, one process.
+    """The one Accelerator: processes, as the launcher set them, on `default_device`; on its own, one process.
 
     Precision is the recipe's, not the launcher's. Raises LabError for launchers whose strategy labkit has not.
     """
@@ -53,8 +53,11 @@ def accelerator() -> Accelerator:
             )
     if _is_set("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
         raise LabError("labkit shares models by FSDP2: launch with accelerate launch --use_fsdp --fsdp_version 2.")
+    device = default_device()
+    if "LOCAL_RANK" not in os.environ:  # no launcher: the device may be any
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     # Without cpu=True accelerate would see two processes on a machine without a GPU as two of one process each.
-    return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    return Accelerator(mixed_precision="no", cpu=device.type == "cpu")
 
 
 @cache
