@@ -9,7 +9,12 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Child processes of the tests keep to one thread too, and never reach for the network."""
+    """Child processes of the tests keep to one thread too, and never reach for the network. Models are on the CPU, or
+    on the device that LABKIT_TEST_DEVICE names.
+    """
+    device = os.environ.get("LABKIT_TEST_DEVICE") or ("cpu" if _has_gpu() else "")
+    if device:
+        os.environ["LABKIT_DEVICE"] = device
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -21,7 +26,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long ones, and none ends with one alone.
     """
     for_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if for_gpu and not _has_cuda():
+    if for_gpu and not _has_gpu("cuda"):
         config.hook.pytest_deselected(items=for_gpu)
         items[:] = [item for item in items if item not in for_gpu]
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -33,10 +38,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [*first, *others[:half], *second, *others[half:]]
 
 
-def _has_cuda() -> bool:
+def _has_gpu(kind: str = "") -> bool:
     import torch
 
-    return torch.cuda.is_available()
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return here is not None and here.type.startswith(kind)
 
 
 @pytest.fixture(autouse=True)

@@ -128,7 +128,6 @@ def simulated_device(kind: str) -> Iterator[torch.device]:
             (torch.cuda, {"is_bf16_supported": False, "get_device_name": "Simulated GPU", "_lazy_init": None}),
             (torch.cuda, {"reset_peak_memory_stats": None, "max_memory_allocated": 10**6, "synchronize": None}),
             (torch.backends.mps, {"is_available": kind == "mps"}),
-            (torch.accelerator, {"is_available": True, "current_accelerator": torch.device(kind)}),
             (module, {"get_rng_state": torch.zeros(1), "set_rng_state": None, "synchronize": None}),
         ):
             for name, value in changes.items():

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from labkit.bench import generate as bench_generate
+from labkit.bench import train as bench_train
 from labkit.commands.main import main
 from labkit.decoding import best_of_n, generate, trace_generation
 from labkit.decoding.compiled import CompiledGenerator
@@ -164,8 +166,14 @@ def test_every_strategy_writes_the_same(device):
         assert decoded() == expected
 
 
+def uncompiled(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler reads no simulated tensors."""
+    if device.startswith("simulated"):
+        monkeypatch.setattr("labkit.decoding.compiled.compile_or_eager", lambda step, *given, **options: step)
+        monkeypatch.setattr(torch._dynamo, "mark_static_address", lambda tensor: None)
+
+
 def test_the_static_step_writes_the_same(device, monkeypatch):
-    """Uncompiled where the device is simulated."""
     prompts = [[1, 2, 3], [4], [5, 6]]
 
     def written(at: torch.device) -> list[list[int]]:
@@ -174,10 +182,8 @@ def test_the_static_step_writes_the_same(device, monkeypatch):
 
     generator = torch.Generator().manual_seed(0)
     expected = generate(built(), prompts, filters=[Temperature(0.9), TopK(9)], max_new_tokens=20, generator=generator)
+    uncompiled(device, monkeypatch)
     with use_device(device) as at:
-        if device.startswith("simulated"):
-            monkeypatch.setattr("labkit.decoding.compiled.compile_or_eager", lambda step, *given, **options: step)
-            monkeypatch.setattr(torch._dynamo, "mark_static_address", lambda tensor: None)
         assert written(at) == expected
 
 
@@ -244,6 +250,17 @@ def test_a_run_that_began_on_one_device_goes_on_on_another(device, tmp_path):
     begun = go_on(2)
     with use_device(device), pytest.warns(UserWarning, match="other device"):
         assert [*begun, *go_on(4)] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_benchmarks_sides_of_our_own_work_there(device, monkeypatch):
+    small = bench_train.ModelShape("tiny", 16, 1, 1, 1, 16, vocabulary=29, sequence_length=8)
+    ours = bench_train.Variant("ours", "bf16", "own", "fused", compiled=False)
+    uncompiled(device, monkeypatch)
+    with use_device(device) as at:
+        step = bench_train._step(ours, small, rows=2)
+        assert step() > 0 and step() > 0
+        config = bench_generate.GenerateBench(prompt_tokens=3, new_tokens=4)
+        bench_generate._ours(built().to(at), torch.ones(2, 3, dtype=torch.int64), "sampled", False, config)()
 
 
 # Which device

@@ -39,10 +39,10 @@ def generate(
     all. sources: what an encoder reads, one for each prompt; the prompt is then how the decoder begins. uniform_draws
     [P, samples, max_new_tokens]: numbers in [0, 1) to use in place of the generator's. filters: applied in their order
     to the logits; none samples from the model as it is, ``[Temperature(0)]`` is greedy. A row also ends after
-    max_new_tokens, and when the model's context is full. generator: where randomness comes from (torch's own when
-    None); each row has its own draws, so what it writes depends neither on ``batch_size``, how many are written at a
-    time, nor on the rows beside it. Raises LabError for a prompt that is empty or leaves no room in the context, for an
-    encoder without a source, and where filters leave no token.
+    max_new_tokens, and when the model's context is full. generator: where randomness comes from, one of the CPU's on
+    every device (torch's own when None); each row has its own draws, so what it writes depends neither on
+    ``batch_size``, how many are written at a time, nor on the rows beside it. Raises LabError for a prompt that is
+    empty or leaves no room in the context, for an encoder without a source, and where filters leave no token.
     """
     if batch_size < 1 or num_return_sequences < 1:
         raise LabError(f"Rows and samples are counts of at least 1, not {batch_size} and {num_return_sequences}.")
