@@ -51,6 +51,7 @@ def _resolve_device(asked: str, rank: int | None) -> torch.device:
         raise LabError(f"There is no device {asked!r} on this machine: there is {names}{built}.")
     device = found[(rank or 0) % len(found)]
     if device.type == "cuda":
+        torch.cuda.set_device(device)  # so that it is also meant where no number is named
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS adds up in any order
         for known in (".*deterministic", "TensorFloat32 tensor cores"):  # torch's words on the two choices above
             warnings.filterwarnings("ignore", known, UserWarning)

@@ -126,6 +126,7 @@ def simulated_device(kind: str) -> Iterator[torch.device]:
         for where, changes in (
             (torch.cuda, {"is_available": kind == "cuda", "device_count": int(kind == "cuda")}),
             (torch.cuda, {"is_bf16_supported": False, "get_device_name": "Simulated GPU", "_lazy_init": None}),
+            (torch.cuda, {"set_device": None}),
             (torch.cuda, {"reset_peak_memory_stats": None, "max_memory_allocated": 10**6, "synchronize": None}),
             (torch.backends.mps, {"is_available": kind == "mps"}),
             (module, {"get_rng_state": torch.zeros(1), "set_rng_state": None, "synchronize": None}),

@@ -23,7 +23,7 @@ from labkit.errors import LabError
 from labkit.evaluation.judges import reward_judge
 from labkit.hub.export import export
 from labkit.interpret import Inspection, activation_patching, find_heads, winograd_examples
-from labkit.machine import default_device
+from labkit.machine import default_device, has_bf16
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.feedforward import MoE
 from labkit.model.gru import GRU
@@ -119,6 +119,20 @@ def test_every_stage_learns_the_same(device, kind):
     for ours, theirs in zip(found, expected, strict=True):
         kept = {name: value for name, value in theirs.items() if name != "seconds"}
         assert {name: ours[name] for name in kept} == pytest.approx(kept, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.gpu
+def test_in_bf16_and_compiled_a_stage_learns_nearly_the_same():
+    def losses(**changes: Any) -> list[float]:
+        materials, stage = tiny_materials(), stages(20, "muon")["sft"]
+        train, model = replace(stage.train, **changes), materials.model("")
+        return [r.loss for r in fit(model, stage.source(materials, model), stage.objective, train)]
+
+    expected = losses()
+    with use_device("cuda"):
+        assert has_bf16()
+        assert losses(precision="bf16", compile=True) == pytest.approx(expected, rel=0.03)
+    assert expected[-1] < 0.96 * expected[0]
 
 
 LINES = (
