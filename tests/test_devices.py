@@ -208,6 +208,8 @@ def interpreted() -> dict[str, Any]:
     other = [*ids[:-3], ids[0], *ids[-2:]]
     look = Inspection(model, tokenizer, ids)
     patched = activation_patching(model, ids, other)
+    with pytest.raises(LabError, match="same prediction"):
+        activation_patching(model, ids, ids)
     examples = winograd_examples(tokenizer, 2)
     report = find_heads(model, tokenizer, examples, num_ablated=2)
     return {
