@@ -16,7 +16,7 @@ from labkit.bench import train as bench_train
 from labkit.commands.main import main
 from labkit.decoding import best_of_n, generate, trace_generation
 from labkit.decoding.compiled import CompiledGenerator
-from labkit.decoding.filters import Temperature, TopK
+from labkit.decoding.filters import Filter, Temperature, TopK
 from labkit.decoding.strategies import DecodingResources, parse_strategy
 from labkit.decoding.stream import trace_forced
 from labkit.errors import LabError
@@ -164,7 +164,7 @@ def decoded() -> dict[str, Any]:
     def seeded() -> torch.Generator:
         return torch.Generator().manual_seed(3)
 
-    steps = [Temperature(1.1), TopK(20)]
+    steps: list[Filter] = [Temperature(1.1), TopK(20)]
     prompts = [prompt.ids, prompt.ids[:5], prompt.ids[:9]]
     found["rows"] = generate(model, prompts, filters=steps, max_new_tokens=8, stop_ids=[5], generator=seeded())
     found["traced"] = [step.token for step in trace_generation(model, prompt.ids, max_new_tokens=4, generator=seeded())]
@@ -243,8 +243,8 @@ def test_what_a_whole_run_made_on_a_gpu_measures_the_same_on_a_cpu(device, tmp_p
         assert made.model("dpo").embedding.weight.device == at
     inputs = prepare_inputs(made)
     for name in ("sft", "reward", "dpo"):
-        metrics = reevaluate_stage(made, name, inputs)["metrics"]
-        assert metrics == pytest.approx(made.stage(name).result["metrics"], abs=0.02), name
+        result, metrics = made.stage(name).result, reevaluate_stage(made, name, inputs)["metrics"]
+        assert result is not None and metrics == pytest.approx(result["metrics"], abs=0.02), name
     export(made, tmp_path / "exported", "dpo")
 
 
