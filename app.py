@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from labkit.commands.device import use_device
 from labkit.errors import LabError
 from labkit.paths import demo_folder
 from labkit.preferences.store import PreferenceStore
@@ -31,8 +32,11 @@ def main() -> int:
         action="store_true",
         help="allow training on any file of this machine, not only on those in the folder that the app is started in",
     )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: a GPU where there is one)")
     options = parser.parse_args()
     try:
+        if options.device is not None:
+            use_device(options.device)
         lab = Lab(options.runs, demo_folder(), None if options.any_file else Path())
         jobs = Jobs(options.runs)
         store = PreferenceStore(options.votes or options.runs / "votes.db")

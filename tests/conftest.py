@@ -9,16 +9,26 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Child processes of the tests keep to one thread too, and never reach for the network."""
+    """Child processes of the tests keep to one thread too, and never reach for the network. Models are on the CPU, or
+    on the device that LABKIT_TEST_DEVICE names.
+    """
+    device = os.environ.get("LABKIT_TEST_DEVICE") or ("cpu" if _has_gpu() else "")
+    if device:
+        os.environ["LABKIT_DEVICE"] = device
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow tests first, half of the files that hold some in front of each half of the others: of two workers that
-    steal work from each other (`-n auto --dist worksteal`) each begins with long ones, and none ends with one alone.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests for a GPU only where there is one. The slow tests first, half of the files that hold some in front of each
+    half of the others: of two workers that steal work from each other (`-n auto --dist worksteal`) each begins with
+    long ones, and none ends with one alone.
     """
+    for_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if for_gpu and not _has_gpu("cuda"):
+        config.hook.pytest_deselected(items=for_gpu)
+        items[:] = [item for item in items if item not in for_gpu]
     slow = [item for item in items if item.get_closest_marker("slow")]
     others = [item for item in items if not item.get_closest_marker("slow")]
     files = list(dict.fromkeys(item.path for item in slow))
@@ -26,6 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     second = [item for item in slow if files.index(item.path) % 2]
     half = len(items) // 2 - len(first)
     items[:] = [*first, *others[:half], *second, *others[half:]]
+
+
+def _has_gpu(kind: str = "") -> bool:
+    import torch
+
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return here is not None and here.type.startswith(kind)
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,9 @@
 """Writing beside transformers' `generate` on the same weights, and beside llama.cpp, in one run.
 
 Each side writes in fp32 and in bf16; they take turns, round by round, and the ratio of the best medians is what counts.
-llama.cpp, whose threads would keep the processor busy between its turns, comes after them, in F16 and Q8_0. Every side
-writes the same number of tokens after the same prompt and does not stop before.
+On a GPU transformers also writes with its static cache, which it compiles. llama.cpp, on a CPU only and whose threads
+would keep it busy between its turns, comes after them, in F16 and Q8_0. Every side writes the same number of tokens
+after the same prompt and does not stop before.
 
 labkit bench generate --json
 """
@@ -54,6 +55,8 @@ def run(config: GenerateBench | None = None, progress: Callable[[str], None] = l
         raise LabError("labkit bench generate compares with transformers: pip install 'labkit[bench]'.") from error
     import torch
 
+    from labkit.machine import default_device
+
     config = config or GenerateBench()
     transformers.logging.set_verbosity_error()
     found = []
@@ -65,7 +68,7 @@ def run(config: GenerateBench | None = None, progress: Callable[[str], None] = l
                     generator = torch.Generator().manual_seed(0)
                     prompts = torch.randint(model.config.vocabulary, (batch, config.prompt_tokens), generator=generator)
                     speeds = _race(_sides(model, prompts, mode, config), batch, config)
-                    if batch == 1:
+                    if batch == 1 and default_device().type == "cpu":
                         speeds |= _llama_cpp(model, prompts[0].tolist(), mode, config, Path(folder) / name)
                     found.append({"model": name, "batch": batch, "mode": mode, **_compared(speeds)})
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
@@ -90,11 +93,12 @@ def _models(config: GenerateBench) -> list[tuple[str, Any]]:
     import torch
 
     from labkit.hub.gguf import load_gguf
+    from labkit.machine import default_device
     from labkit.model.feedforward import Gated
     from labkit.model.transformer import ModelConfig, Transformer
 
     if config.gguf_file is not None:
-        return [(config.gguf_file.stem, load_gguf(config.gguf_file))]
+        return [(config.gguf_file.stem, load_gguf(config.gguf_file).to(default_device()))]
     tokenizer, models = _tokenizer(), []
     for s in config.shapes:
         torch.manual_seed(0)
@@ -107,7 +111,7 @@ def _models(config: GenerateBench) -> list[tuple[str, Any]]:
             s.key_value_heads,
             feed_forward=Gated(s.intermediate_size),
         )
-        models.append((s.name, Transformer(shape).eval()))
+        models.append((s.name, Transformer(shape).eval().to(default_device())))
     return models
 
 
@@ -128,6 +132,9 @@ def _sides(model: Any, prompts: Any, mode: str, config: GenerateBench) -> dict[s
         precision = "bf16" if half else "fp32"
         sides[f"ours {precision}"] = _ours(model, prompts, mode, half, config)
         sides[f"transformers {precision}"] = _theirs(model, prompts, mode, half, config)
+        if model.embedding.weight.device.type == "cuda":
+            static = {"cache_implementation": "static"}
+            sides[f"transformers {precision} compiled"] = _theirs(model, prompts, mode, half, config, **static)
     return sides
 
 
@@ -147,7 +154,7 @@ def _ours(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBench
     return write
 
 
-def _theirs(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBench) -> Side:
+def _theirs(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBench, **cache: str) -> Side:
     import torch
 
     from labkit.bench.llama import as_transformers
@@ -156,10 +163,11 @@ def _theirs(model: Any, prompts: Any, mode: str, half: bool, config: GenerateBen
     theirs.config.use_cache = theirs.generation_config.use_cache = True
     theirs.generation_config.eos_token_id = None
     sampled: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 40}
-    options = sampled if mode == "sampled" else {"do_sample": False}
+    options = (sampled if mode == "sampled" else {"do_sample": False}) | cache
+    rows_to_read = prompts.to(model.embedding.weight.device)
 
     def write() -> None:
-        rows = theirs.generate(prompts, max_new_tokens=config.new_tokens, pad_token_id=0, **options)
+        rows = theirs.generate(rows_to_read, max_new_tokens=config.new_tokens, pad_token_id=0, **options)
         assert rows.shape[1] == config.prompt_tokens + config.new_tokens
 
     return write

@@ -10,7 +10,7 @@ from labkit.model.transformer import Transformer
 
 
 def as_transformers(model: Transformer, attn_implementation: str = "sdpa") -> Any:
-    """transformers' model of the same family, with a copy of the weights, in training mode.
+    """transformers' model of the same family, with a copy of the weights, on its device, in training mode.
 
     attn_implementation: transformers' ``attn_implementation``, "sdpa" or "eager".
     """
@@ -23,4 +23,4 @@ def as_transformers(model: Transformer, attn_implementation: str = "sdpa") -> An
             folder, attn_implementation=attn_implementation, dtype=torch.float32
         )
     theirs.config.use_cache = False
-    return theirs.train()
+    return theirs.train().to(model.embedding.weight.device)

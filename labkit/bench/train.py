@@ -201,9 +201,10 @@ def _interleave(runs: dict[StepVariant, TimedStep], *, blocks: int, steps: int) 
 
 
 def _model(shape: ModelShape) -> Any:
-    """Our model of the shape, its weights from a fixed seed."""
+    """Our model of the shape, its weights from a fixed seed, on `default_device`."""
     import torch
 
+    from labkit.machine import default_device
     from labkit.model import Gated, ModelConfig, Transformer
 
     config = ModelConfig(
@@ -218,7 +219,7 @@ def _model(shape: ModelShape) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Transformer(config)
+        return Transformer(config).to(default_device())
 
 
 def _step(variant: StepVariant, shape: ModelShape, rows: int) -> TimedStep:
@@ -229,15 +230,17 @@ def _step(variant: StepVariant, shape: ModelShape, rows: int) -> TimedStep:
 
     from labkit.bench.llama import as_transformers
     from labkit.losses import next_token_loss
+    from labkit.machine import autocast
 
     model = _model(shape)
+    device = model.embedding.weight.device
     if variant.side == "theirs":
         model = as_transformers(model, variant.attention)
     fused = variant.adamw == "fused"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused, foreach=not fused)
 
     def loss_of(inputs: Any, labels: Any, mask: Any) -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=variant.precision == "bf16"):
+        with autocast(device, variant.precision):
             logits = model(inputs) if variant.side == "ours" else model(input_ids=inputs).logits
         loss = next_token_loss(logits, labels, mask)
         return loss.loss_sum / loss.label_count
@@ -246,7 +249,7 @@ def _step(variant: StepVariant, shape: ModelShape, rows: int) -> TimedStep:
     stream = random_batches(shape, rows)
 
     def step() -> float:
-        loss = compute(*next(stream))
+        loss = compute(*(tensor.to(device) for tensor in next(stream)))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -101,6 +101,9 @@ def command(arguments: list[str]) -> int:
         text = run.table(result)
     machine: Any = result.get("machine") or describe_machine()
     result = {**result, "machine": machine}
-    text = f"{text}\n\nMeasured on {machine['processor']}, {count_with_noun(machine['cores'], 'core')}."
+    where = f"{machine['processor']}, {count_with_noun(machine['cores'], 'core')}"
+    if not machine.get("device", "cpu").startswith("cpu"):
+        where = f"{machine['device']}, beside {where}"
+    text = f"{text}\n\nMeasured on {where}."
     print(json.dumps(result, indent=2) if options.json else text)
     return code

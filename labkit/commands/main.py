@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from labkit.commands import launched
+from labkit.commands import device, launched
 from labkit.commands.console import configure_standard_streams, one_line_warnings
 from labkit.commands.stage_descriptions import stage_descriptions
 from labkit.errors import LabError
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     try:
         with one_line_warnings():
-            code = _dispatch(launched.move_launch_options_to_environment(given))
+            code = _dispatch(device.take_device_option(launched.move_launch_options_to_environment(given)))
         sys.stdout.flush()
         return code
     except LabError as error:
@@ -105,5 +105,7 @@ The whole recipe behind a chat model, from text to DPO, on one laptop.
 {lines}
 
 {launched.HELP}
+
+{device.HELP}
 
 labkit COMMAND --help says more. To start: labkit run --preset smoke"""

@@ -40,10 +40,10 @@ def generate(
     all. sources: what an encoder reads, one for each prompt; the prompt is then how the decoder begins. uniform_draws
     [P, samples, max_new_tokens]: numbers in [0, 1) to use in place of the generator's. filters: applied in their order
     to the logits; none samples from the model as it is, ``[Temperature(0)]`` is greedy. A row also ends after
-    max_new_tokens, and when the model's context is full. generator: where randomness comes from (torch's own when
-    None); each row has its own draws, so what it writes depends neither on ``batch_size``, how many are written at a
-    time, nor on the rows beside it. Raises LabError for a prompt that is empty or leaves no room in the context, for an
-    encoder without a source, and where filters leave no token.
+    max_new_tokens, and when the model's context is full. generator: where randomness comes from, one of the CPU's on
+    every device (torch's own when None); each row has its own draws, so what it writes depends neither on
+    ``batch_size``, how many are written at a time, nor on the rows beside it. Raises LabError for a prompt that is
+    empty or leaves no room in the context, for an encoder without a source, and where filters leave no token.
     """
     if batch_size < 1 or num_return_sequences < 1:
         raise LabError(f"Rows and samples are counts of at least 1, not {batch_size} and {num_return_sequences}.")
@@ -153,7 +153,10 @@ def sample_by_inverse_cdf(logits: Tensor, uniform_draws: Tensor) -> Tensor:
     """The token [B] at which the running sum of softmax(logits [B, V]) first passes uniform_draws [B], a number in [0,
     1).
 
-    Summed in double precision, so that a token of probability 0 is never drawn by rounding.
+    Summed in double precision (on the CPU, where mps has none), so that a token of probability 0 is never drawn by
+    rounding.
     """
-    passed = logits.softmax(-1).double().cumsum(-1)
-    return torch.searchsorted(passed, uniform_draws.double().unsqueeze(-1) * passed[:, -1:], right=True).squeeze(-1)
+    place = torch.device("cpu") if logits.device.type == "mps" else logits.device
+    passed = logits.softmax(-1).to(place).double().cumsum(-1)
+    draws = uniform_draws.to(place).double().unsqueeze(-1) * passed[:, -1:]
+    return torch.searchsorted(passed, draws, right=True).squeeze(-1).to(logits.device)

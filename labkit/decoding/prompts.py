@@ -40,14 +40,15 @@ def check_in_vocabulary(model: Transformer, tokens: Sequence[int], which: str) -
 
 def check_generation_memory(model: Transformer, batch_size: int, prompt_tokens: int, max_new_tokens: int) -> None:
     """Raises LabError for a number of new tokens that makes no sense, and where the keys and values of so many rows
-    after a prompt of so many tokens are more than this machine's memory.
+    after a prompt of so many tokens are more than the memory of the model's device.
     """
     if not 1 <= max_new_tokens <= LONGEST:
         raise LabError(f"A text has from 1 to {LONGEST:,} new tokens, not {max_new_tokens:,}.")
     config = model.config
     length = min(config.context, prompt_tokens + max_new_tokens)
     each = length * 2 * config.depth * config.attention_config.key_value_heads * config.attention_config.head_dim
-    check_memory_available(4.0 * batch_size * each, f"Writing {batch_size:,} texts of up to {length:,} tokens at once")
+    what = f"Writing {batch_size:,} texts of up to {length:,} tokens at once"
+    check_memory_available(4.0 * batch_size * each, what, model.embedding.weight.device)
 
 
 def encode_sources(model: Transformer, sources: Sequence[Sequence[int]] | None) -> EncoderOutput | None:

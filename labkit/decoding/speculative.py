@@ -86,7 +86,7 @@ def speculative_steps(
         logits = model(torch.tensor([unread], device=device), state=states[0])[0].float()[-count - 1 :]
         readings, guessed = readings + 1, guessed + count
         seen = logits_after_each_filter(filters, logits)
-        p = seen[-1].double().softmax(-1)  # [count + 1, V]
+        p = seen[-1].cpu().double().softmax(-1)  # [count + 1, V]; its numbers are asked for one by one
         judged = _judge(guesses, p, q, generator, partial(_check_row, filters, seen))
         for place, token in enumerate(judged):
             over = token in stop_ids
@@ -124,11 +124,11 @@ def _guess(
     """The draft's next `count` tokens, and the distributions [count, V] that they are drawn from."""
     device = draft.embedding.weight.device
     guesses: list[int] = []
-    shares = [torch.zeros(0, draft.config.vocabulary, dtype=torch.float64, device=device)]
+    shares = [torch.zeros(0, draft.config.vocabulary, dtype=torch.float64)]
     for _ in range(count):
         unread = [*written, *guesses][state.length :]
         logits = apply_filters(filters, draft(torch.tensor([unread], device=device), state=state)[:, -1].float())
-        shares.append(logits.double().softmax(-1))
+        shares.append(logits.cpu().double().softmax(-1))
         guesses.append(int(sample_by_inverse_cdf(logits, torch.rand(1, generator=generator).to(device))))
     return guesses, torch.cat(shares)
 
@@ -144,7 +144,7 @@ def _judge(
 
     check: of each row of p that is asked, whether any token is left in it.
     """
-    chances = torch.rand(len(guesses) + 1, 2, generator=generator).to(p.device)
+    chances = torch.rand(len(guesses) + 1, 2, generator=generator)
     for i, guess in enumerate(guesses):
         check(i)
         if float(chances[i, 0]) * float(q[i, guess]) >= float(p[i, guess]):

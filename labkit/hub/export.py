@@ -24,7 +24,7 @@ def export(
     """
     target, tokenizer = Path(target), run.tokenizer()
     folder = run.stage(stage) if stage else run.latest_language_model_stage()
-    model = folder.model()
+    model = folder.model().cpu()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise LabError(f"{target} holds something already. Choose another folder.")
     if format == "gguf":

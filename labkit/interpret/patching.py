@@ -62,7 +62,9 @@ def activation_patching(
     one, other = (torch.tensor([list(text)], device=device) for text in (clean_ids, corrupted_ids))
     model.eval()
     before = model(one, tap=recorder)[0, -1].float().log_softmax(-1)
-    after = model(other)[0, -1].float().log_softmax(-1)
+    after = (
+        model(other, tap=ActivationRecorder(()))[0, -1].float().log_softmax(-1)
+    )  # a tap: with the same kernels as above
     a, b = answers or _answers(before, after)
     clean, corrupted = float(before[a] - before[b]), float(after[a] - after[b])
     if abs(clean - corrupted) < 1e-6:

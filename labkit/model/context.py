@@ -28,7 +28,8 @@ class ForwardContext:
     """positions: of the tokens, and what encodes them. attention_bias: what to add to scores, [T, S] or [B, T, S], S
     counting the tokens in the state too. token_mask [B, T]: False for padding, None when there is none. document_starts
     [B, T]: True where a token begins another document than the one before it in its row, None for one document a row.
-    memory: an encoder's. v_first: what the first block leaves for later ones, where its mixer does.
+    memory: an encoder's. v_first: what the first block leaves for later ones, where its mixer does. is_causal: whether
+    attention_bias hides later tokens, and nothing else.
     """
 
     positions: PositionIndex
@@ -38,6 +39,7 @@ class ForwardContext:
     memory: EncoderOutput | None = None
     tap: Tap = no_tap
     v_first: Tensor | None = None
+    is_causal: bool = False
 
 
 S = TypeVar("S", bound="MixerState")

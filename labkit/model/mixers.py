@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from labkit.errors import LabError
 from labkit.model.context import EncoderOutput, ForwardContext
 from labkit.model.positions import PositionIndex
-from labkit.model.taps import Tap
+from labkit.model.taps import Tap, no_tap
 
 
 class KVCache(NamedTuple):
@@ -122,7 +122,8 @@ class Attention(nn.Module):
             state = state.append(k, v)
             k, v = (part.to(q.dtype) for part in state.valid_keys_values())
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        return self.out(attend(q * self.scale, k, v, context.attention_bias, places, tap, self.name)), state
+        y = attend(q * self.scale, k, v, context.attention_bias, places, tap, self.name, context.is_causal)
+        return self.out(y), state
 
     def project_qkv(self, x: Tensor, positions: PositionIndex) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> queries [B, H, T, E], keys and values [B, K, T, E]."""
@@ -161,13 +162,46 @@ class CrossAttention(nn.Module):
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, attention_bias: Tensor, positions: PositionIndex | None, tap: Tap, name: str
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attention_bias: Tensor,
+    positions: PositionIndex | None,
+    tap: Tap,
+    name: str,
+    is_causal: bool = False,
 ) -> Tensor:
     """softmax(q kᵀ + bias) v: q [B, H, T, E], scaled, k and v [B, K, S, E] -> [B, T, H·E].
 
-    Written out, not torch's fused kernel: on a CPU in bf16 forward and backward together take half the time,
-    and the softmax sums in fp32 in both. Every weight is there for the tap.
+    is_causal: the mask hides later tokens and nothing else. On CUDA by torch's fused kernels, unless something reads
+    the weights. Elsewhere written out: on a CPU in bf16 forward and backward together take half the time, and the
+    softmax sums in fp32 in both.
     """
+    reads_weights = tap is not no_tap or (positions is not None and positions.encoding.reads_weights)
+    if q.device.type == "cuda" and not reads_weights:
+        y = _fused_attention(q, k, v, attention_bias, positions, is_causal)
+    else:
+        y = _written_out_attention(q, k, v, attention_bias, positions, tap, name)
+    return y.transpose(1, 2).flatten(2)
+
+
+def _fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, attention_bias: Tensor, positions: PositionIndex | None, is_causal: bool
+) -> Tensor:
+    """`attend` by scaled_dot_product_attention: [B, H, T, E]."""
+    bias = None if positions is None else positions.bias(q)
+    causal = is_causal and bias is None
+    if not causal:
+        hidden = attention_bias.unsqueeze(-3).to(q.dtype)
+        bias = hidden if bias is None else bias + hidden
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, bias, is_causal=causal, scale=1.0, enable_gqa=grouped)
+
+
+def _written_out_attention(
+    q: Tensor, k: Tensor, v: Tensor, attention_bias: Tensor, positions: PositionIndex | None, tap: Tap, name: str
+) -> Tensor:
+    """`attend` step by step, every step there for the tap: [B, H, T, E]."""
     B, H, T, E = q.shape
     K, S = k.shape[1], k.shape[2]
     # The queries that share a key head are stacked, so that no key is copied.
@@ -179,5 +213,4 @@ def attend(
     weights = tap(f"{name}.weights", F.softmax(scores, dim=-1))
     y = (weights.view(B, K, -1, S) @ v).view(B, H, T, E)
     term = None if positions is None else positions.value_term(weights)
-    y = tap(f"{name}.heads", y if term is None else y + term)
-    return y.transpose(1, 2).reshape(B, T, H * E)
+    return tap(f"{name}.heads", y if term is None else y + term)

@@ -43,6 +43,9 @@ class PositionConfig:
 class PositionEncoding(nn.Module):
     """The hooks that a position encoding may override; as it is, the encoding of a model that knows no order."""
 
+    reads_weights = False
+    """Whether `value_term` is anything, for which attention's weights are needed."""
+
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         """Change the embedded tokens x [B, T, D], once, before the first block."""
         return x
@@ -430,6 +433,8 @@ class ShawEncoding(PositionEncoding):
     """score + q · keys[clip(distance)] and output + sum of weight · values[clip(distance)], the same vectors in every
     head and layer.
     """
+
+    reads_weights = True
 
     def __init__(self, max_distance: int, head_dim: int):
         super().__init__()

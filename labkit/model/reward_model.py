@@ -12,7 +12,7 @@ from labkit.model.transformer import ModelConfig, Transformer
 
 
 class RewardModel(nn.Module):
-    """The Transformer `body` with a scalar head beside its token head.
+    """The Transformer `body` with a scalar head beside its token head, on the body's device.
 
     As a reward model it is read at an answer's last token (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5);
     as a critic at every token. To the head's number comes `logprob_weight`, which is learnt too and begins at 1,
@@ -27,6 +27,7 @@ class RewardModel(nn.Module):
         register_weight_renames(self, {"likelihood": "logprob_weight"})
         self.body, self.head = body, ScalarHead(body.config.width)
         self.logprob_weight = nn.Parameter(torch.ones(()))
+        self.to(body.embedding.weight.device)
 
     @property
     def config(self) -> ModelConfig:

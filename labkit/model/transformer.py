@@ -426,9 +426,18 @@ class Transformer(Stack):
         visible = attention_bias(T, key_positions.shape[-1], keys, tokens.device, self.causal, document)
         if self.config.window:
             visible = visible + sliding_window_bias(positions, key_positions, self.config.window)
-        places = PositionIndex(self.position, positions, key_positions)
+        hides_more = state is not None or mask is not None or document is not None or self.config.window > 0
+        context = ForwardContext(
+            PositionIndex(self.position, positions, key_positions),
+            visible,
+            mask,
+            fresh,
+            memory,
+            tap,
+            is_causal=self.causal and not hides_more,
+        )
         x = tap("embedding", self._embedded(tokens, positions, self, types))
-        return tap("hidden", self.run_blocks(x, state, ForwardContext(places, visible, mask, fresh, memory, tap)))
+        return tap("hidden", self.run_blocks(x, state, context))
 
     def _fits(self, length: int) -> None:
         if length > self.config.context:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -93,7 +94,9 @@ def _command(arguments: Sequence[str]) -> str:
 
     count = accelerator().num_processes
     launch = f"torchrun --nproc-per-node {count} -m labkit" if count > 1 else "labkit"
-    return f"{launch} {shlex.join([*arguments, *parallel_config().flags()])}"
+    device = os.environ.get("LABKIT_DEVICE")
+    flags = [*parallel_config().flags(), *(["--device", device] if device else [])]
+    return f"{launch} {shlex.join([*arguments, *flags])}"
 
 
 def _follow(events: Generator[Progress, None, None], stop: StopRequest, speaks: bool) -> bool:

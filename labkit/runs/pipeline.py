@@ -303,7 +303,7 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
     clock = _Clock(preparation)
     yield Progress(name, "prepare", 0, steps)
     with clock, _unchanged_if_refused(run):
-        model = config.initial_model(stage.inputs)
+        model = config.initial_model(stage.inputs).to(machine.default_device())
         source = config.source(stage.inputs, model)
         untrained = config.validation_loss(model, stage.inputs, run.recipe.evaluation)
     if accelerator().is_main_process:

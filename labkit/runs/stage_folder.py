@@ -12,6 +12,7 @@ from safetensors.torch import load_model
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.files import explain_read_errors, read_object, write_json
+from labkit.machine import default_device
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.stages import Stage
@@ -69,13 +70,17 @@ class StageFolder:
         Checkpoints(self.path / "checkpoints").clear()
 
     def model(self) -> Transformer:
-        """The model after this stage, in eval mode. Raises LabError when it is not there, damaged, or cannot write."""
+        """The model after this stage, on `default_device`, in eval mode. Raises LabError when it is not there, damaged,
+        or cannot write.
+        """
         if not self.generates_text:
             raise LabError(f"{self.path} holds a reward model, which scores answers and generates no text.")
         return self._load(Transformer(self.model_config())).eval()
 
     def reward_model(self) -> RewardModel:
-        """The reward model of this stage, in eval mode. Raises LabError when it is not there or damaged."""
+        """The reward model of this stage, on `default_device`, in eval mode. Raises LabError when it is not there or
+        damaged.
+        """
         return self._load(RewardModel(Transformer(self.model_config()))).eval()
 
     def model_config(self) -> ModelConfig:
@@ -103,4 +108,4 @@ class StageFolder:
             load_model(model, str(weights))
         except (SafetensorError, RuntimeError) as error:
             raise LabError(f"{weights} is damaged, or of another model than config.json says: {error}") from error
-        return model
+        return model.to(default_device())

@@ -103,13 +103,15 @@ class StageInputs:
         return self.cached("corpus", encoded)
 
     def new_model(self) -> Transformer:
-        """A model whose weights are drawn from the run's seed."""
+        """A model whose weights are drawn from the run's seed; on the CPU, so that they are the same on any device."""
+        from labkit.machine import default_device
         from labkit.model.transformer import Transformer
 
         assert self.model_config is not None
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            return Transformer(dataclasses.replace(self.model_config, vocabulary=self.tokenizer.vocab_size))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            model = Transformer(dataclasses.replace(self.model_config, vocabulary=self.tokenizer.vocab_size))
+        return model.to(default_device())
 
     def predecessor_model(self) -> Transformer:
         """A fresh copy of the language model that the stage begins with. Raises LabError where it comes after none."""

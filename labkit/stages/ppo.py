@@ -162,7 +162,8 @@ class PPO(Stage):
 
     def judge(self, reward_model: RewardModel, tokenizer: Tokenizer) -> Judge:
         """The reward model's number of each answer, by as many processes as hold its weights."""
-        engine = make_parallel_eval_engine(reward_model, accelerator().device, uses_bf16(self.train.precision))
+        device = accelerator().device
+        engine = make_parallel_eval_engine(reward_model, device, uses_bf16(self.train.precision, device))
 
         def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Sequence[float]:
             return engine.call_with_weights(

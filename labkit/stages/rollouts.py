@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.decoding.best import Judge, judge_scores
 from labkit.errors import LabError
 from labkit.losses.advantages import Advantages
-from labkit.machine import all_reduce_sum, autocast, uses_bf16
+from labkit.machine import all_reduce_sum, autocast, float_for_sums, uses_bf16
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import IndexedPrompts
@@ -84,7 +84,8 @@ class RolloutSource:
     ):
         check_batch_size(batch_size, num_generations, world_size)
         self.prompts, self.sampler, self.judge, self.credit = prompts, sampler, judge, credit
-        self.reference = make_parallel_eval_engine(reference, accelerator().device, uses_bf16(precision))
+        device = accelerator().device
+        self.reference = make_parallel_eval_engine(reference, device, uses_bf16(precision, device))
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
         self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
@@ -175,9 +176,9 @@ def _means(
 ) -> dict[str, Tensor]:
     """What a Rollout says of its answers, over all of them that make a step together, on all processes."""
     sums, device = torch.zeros(10, dtype=torch.float64), scored[0].mask.device
-    exact = torch.float32 if device.type == "mps" else torch.float64
+    exact = float_for_sums(device)
     for one, credit, gold in zip(scored, credited, golds, strict=True):
-        errors, returns = (x[one.mask].double() for x in (credit.returns - one.values, credit.returns))
+        errors, returns = (x[one.mask].to(exact) for x in (credit.returns - one.values, credit.returns))
         kl = (one.logprobs - one.reference_logprobs).sum()
         of_answers: list[Any] = [len(one.scores), one.scores.sum(), sum(gold), kl]
         of_tokens: list[Any] = [

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from labkit.configs import to_dict
 from labkit.errors import LabError
-from labkit.machine import compile_or_eager, has_bf16, is_out_of_memory, warn_once
+from labkit.machine import compile_or_eager, float_for_sums, has_bf16, is_out_of_memory, warn_once
 from labkit.model.initial import current_to_older_weight_names
 from labkit.training.checkpoints import Checkpoint, Checkpoints, MetricsLog, checkpoint_tensors, open_metrics_log
 from labkit.training.config import (
@@ -116,7 +116,7 @@ class _Loop:
         self.recipe = recipe or fingerprint({**to_dict(config, legacy_names=True), "seed": seed})
         self.processes = accelerator()
         self.device = self.processes.device
-        self.bf16 = config.precision == "bf16" and _has_bf16()
+        self.bf16 = config.precision == "bf16" and _has_bf16(self.device)
         self.engine = make_parallel_engine(model, self.device, self.bf16)
         self.model = self.engine.model
         self.objective = self._compiled(objective)
@@ -172,8 +172,8 @@ class _Loop:
             if self.device.type != "cpu":
                 batch = send_to_device(batch, self.device)
             loss_sum, count, metrics = self.engine.backward(self._objective, batch, last_micro_batch=part == parts - 1)
-            names = ["loss", "count", *metrics]
-            sums = torch.stack([x.double() for x in (loss_sum, count, *metrics.values())])
+            names, found = ["loss", "count", *metrics], (loss_sum, count, *metrics.values())
+            sums = torch.stack([x.to(float_for_sums(self.device)) for x in found])
             totals = sums if totals is None else totals + sums
         assert totals is not None
         if self.processes.num_processes > 1:
@@ -263,6 +263,7 @@ class _Loop:
             "threads": torch.get_num_threads(),
             "processes": self.processes.num_processes,
             "torch": torch.__version__,
+            "device": self.device.type,
             "processor": torch.backends.cpu.get_cpu_capability(),
             "bf16": self.bf16,
             "compiled": self.compiled,
@@ -280,7 +281,8 @@ class _Loop:
                 f"Choose another folder, or use the recipe that it was started with."
             )
         torch.set_num_threads(state["arithmetic"]["threads"])  # sums are split by threads
-        differing = [name for name, value in self._arithmetic().items() if state["arithmetic"].get(name) != value]
+        before = {"device": "cpu", **state["arithmetic"]}  # of older checkpoints, which do not say
+        differing = [name for name, value in self._arithmetic().items() if before.get(name) != value]
         if differing:
             warn_once(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
         if saved.sharded or self.engine.gathers:
@@ -336,10 +338,11 @@ def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iter
         deterministic.fill_uninitialized_memory = filled
 
 
-def _has_bf16() -> bool:
-    if not has_bf16():
-        warn_once("This processor has no bf16: training in fp32, which is slower.")
-    return has_bf16()
+def _has_bf16(device: torch.device) -> bool:
+    if not has_bf16(device):
+        what = "processor" if device.type == "cpu" else "device"
+        warn_once(f"This {what} has no bf16: training in fp32, which is slower.")
+    return has_bf16(device)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from labkit.errors import LabError
+from labkit.machine import default_device
 
 STRATEGIES = ("ddp", "fsdp")
 """What LABKIT_PARALLEL may be."""
@@ -47,7 +48,7 @@ class ParallelConfig:
 
 @cache
 def accelerator() -> Accelerator:
-    """The one Accelerator: device and processes, as the launcher set them; on its own, one process.
+    """The one Accelerator: processes, as the launcher set them, on `default_device`; on its own, one process.
 
     Precision is the recipe's, not the launcher's. Raises LabError for launchers whose strategy labkit has not.
     """
@@ -59,13 +60,16 @@ def accelerator() -> Accelerator:
             )
     if _is_set("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
         raise LabError("labkit shards models by FSDP2: launch with accelerate launch --use_fsdp --fsdp_version 2.")
+    device = default_device()
+    if "LOCAL_RANK" not in os.environ:  # no launcher: the device may be any
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     # Without cpu=True accelerate would see two processes on a machine without a GPU as two of one process each.
-    cpu = not torch.accelerator.is_available()
-    return Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[_process_group()])
+    cpu = device.type == "cpu"
+    return Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[_process_group(device)])
 
 
-def _process_group() -> InitProcessGroupKwargs:
-    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # objects, and what is offloaded, go by gloo
+def _process_group(device: torch.device) -> InitProcessGroupKwargs:
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:  # objects, and what is offloaded, go by gloo
         return InitProcessGroupKwargs(backend="cuda:nccl,cpu:gloo", timeout=_TIMEOUT)
     return InitProcessGroupKwargs(timeout=_TIMEOUT)
 

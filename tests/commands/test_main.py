@@ -394,8 +394,9 @@ def test_two_commands_on_one_run(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "run"
+    monkeypatch.delenv("LABKIT_DEVICE", raising=False)  # which the advice would name
     steps = ["--pretrain.train.steps", "100000"]
     process = labkit("run", "--out", str(folder), *SMALL, *steps, "--stages", "pretrain")
     metrics = folder / "pretrain" / "metrics.jsonl"
@@ -423,6 +424,7 @@ def test_resuming_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(terminal.tqdm, "update", update)
+    monkeypatch.delenv("LABKIT_DEVICE", raising=False)  # which the advice would name
     assert main(["run", "--out", str(folder), "--stages", "pretrain", *SMALL]) == 130
     said = capsys.readouterr().err
     assert "Stopping after this step" in said
@@ -459,6 +461,7 @@ def test_the_advice_of_ctrl_c_is_a_command_that_goes_on(command, again, advice, 
     if command[0] == "demo":
         monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda name: Run.open(copied).recipe)
     monkeypatch.setattr(pipeline, {"prepare": "prepare_inputs", "train": "fit"}[again], stopped)
+    monkeypatch.delenv("LABKIT_DEVICE", raising=False)  # which the advice would name
     assert main([word.replace("RUN", str(copied)) for word in command]) == 130
     shown = shlex.join(word.replace("RUN", str(copied)) for word in advice)
     assert capsys.readouterr().err.endswith(f"Stopped. To resume: labkit {shown}\n")

@@ -43,6 +43,7 @@ def test_the_reward_model_reads_answers_as_in_training(run):
     answers = [one.task.reference, "The dog."]
     pair = PreferencePair(one.task.messages, answers[0], answers[1])
     batch = collate_pairs([encode_pair(tokenizer, pair)], 256, tokenizer.pad_token_id)
+    batch = batch.to(reward_model.head.weight.device)
     with torch.no_grad():
         expected = reward_model.scores_at(batch.inputs, batch.mask, batch.last_token_index)
     ids = [encode_answer_prefix(tokenizer, answer) for answer in answers]

@@ -287,7 +287,8 @@ def test_coreference_is_measured_as_its_formula(demo):
 
     def said(ids: list[int], answer: list[int]) -> float:
         with torch.no_grad():
-            logprobs = model(torch.tensor([[*ids, *answer]]))[0].log_softmax(-1)
+            row = torch.tensor([[*ids, *answer]], device=model.embedding.weight.device)
+            logprobs = model(row)[0].log_softmax(-1)
         return sum(float(logprobs[len(ids) - 1 + i, token]) for i, token in enumerate(answer))
 
     expected = [said(example.ids, example.right_ids) - said(example.ids, example.wrong_ids) for example in examples]

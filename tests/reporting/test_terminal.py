@@ -38,7 +38,9 @@ def test_nats_of_tokens_and_of_pairs_stand_in_rows_of_their_own():
     ]
 
 
-def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path, capsys):
+def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("LABKIT_DEVICE", raising=False)  # which the advice would name
+
     def events() -> Generator[Progress, None, None]:
         yield Progress("sft", "train", 1, 9)
         signal.raise_signal(signal.SIGTERM)

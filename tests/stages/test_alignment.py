@@ -262,7 +262,7 @@ def test_the_first_step_on_a_rollout_clips_nothing(stage_inputs):
 
 
 def test_without_bf16_rollouts_are_worked_out_as_training_is(stage_inputs, monkeypatch):
-    monkeypatch.setattr(machine, "has_bf16", lambda: False)
+    monkeypatch.setattr(machine, "has_bf16", lambda device: False)
     found = []
     for precision in ("fp32", "bf16"):
         stage = ppo()

@@ -320,7 +320,7 @@ def test_gradients_from_before_do_not_leak_into_the_first_step():
 
 
 def test_no_bf16_is_said_and_training_goes_on_in_fp32(monkeypatch):
-    monkeypatch.setattr(train, "has_bf16", lambda: False)
+    monkeypatch.setattr(train, "has_bf16", lambda device: False)
     with pytest.warns(UserWarning, match="no bf16"):
         model, _ = train_tiny(tiny_config(precision="bf16"))
     assert weights_hash(model) == weights_hash(train_tiny(tiny_config())[0])
