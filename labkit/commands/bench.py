@@ -26,12 +26,13 @@ class BenchOptions:
     run: whole runs over several seeds, each in a new process with an empty torch.compile cache, and the medians of
     their metrics. app: how long the app takes to start, to answer and to show attention. memory: peak memory for
     reading, tokenizing and training on a large text (Linux only). claims: how often every stage beats its baseline,
-    over --seeds, --precisions and --threads; exit code 1 if one does not.
+    over --seeds, --precisions and --threads; exit code 1 if one does not. plan: memory and time that `labkit plan`
+    estimates for six cases, beside what they take (Linux only).
     """
 
     what: Annotated[
-        Positional[Literal["train", "generate", "world", "run", "app", "claims", "memory"]],
-        arg(metavar="{train,generate,world,run,app,claims,memory}"),
+        Positional[Literal["train", "generate", "world", "run", "app", "claims", "memory", "plan"]],
+        arg(metavar="{train,generate,world,run,app,claims,memory,plan}"),
     ]
     """Which benchmark to run."""
     json: Switch = False
@@ -86,6 +87,11 @@ def command(arguments: list[str]) -> int:
         asked_memory = memory.MemoryBench(options.megabytes, options.out or memory.MemoryBench.out)
         result = memory.run(asked_memory, lambda line: print(f"bench memory: {line} ...", file=sys.stderr))
         text = memory.table(result)
+    elif options.what == "plan":
+        from labkit.bench import plan
+
+        result = plan.run(progress=lambda line: print(f"bench plan: {line} ...", file=sys.stderr))
+        text = plan.table(result)
     elif options.what == "claims":
         from labkit.bench import claims
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "write a run's report again and print its metrics",
     "compare": "compare two runs, metric by metric",
     "recipe": "print a recipe: every field that can be set",
+    "plan": "estimate memory and time of each stage, before training",
     "read": "show how a data source is read, before anything is trained",
     "import": "start a run from a published checkpoint",
     "export": "export a run's model for transformers or llama.cpp",

@@ -50,7 +50,7 @@ def prepare_inputs(run: Run) -> StageInputs:
         if recipe.external_stages:
             tokenizer = open_external_stage(run.external_stage_path(recipe.external_stages[0]))[0].tokenizer()
         else:
-            pieces = _pieces(recipe, world, texts, conversations)
+            pieces = tokenizer_texts(recipe, world, texts, conversations)
             tokenizer = Tokenizer.train(pieces, recipe.tokenizer.vocabulary)
         tokenizer.save(run.path)
     processes.wait_for_everyone()
@@ -95,7 +95,7 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
     return PreferenceSplit([choice.pair for choice in train], [choice.pair for choice in held_out], held_out)
 
 
-def _pieces(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
+def tokenizer_texts(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:
     """The texts that the tokenizer learns from: of the training set, in the form in which they are encoded."""
     if texts is not None:
         yield from sample_evenly_spaced_pieces(texts.train)

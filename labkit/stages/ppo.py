@@ -41,7 +41,7 @@ from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.credit import GAECredit
 from labkit.stages.inputs import StageInputs, token_count_metric
-from labkit.stages.registry import Curve, Stage, register
+from labkit.stages.registry import Curve, Rollouts, Stage, register
 from labkit.stages.rollouts import Rollout, RolloutSource, check_batch_size
 from labkit.stages.sampling import Sampler, apply_temperature
 from labkit.training.config import TrainConfig
@@ -201,6 +201,12 @@ class PPO(Stage):
 
     def result_model(self, model: ActorCritic) -> Transformer:
         return model.actor
+
+    def rollouts(self) -> Rollouts:
+        return Rollouts(self.max_new_tokens, self.epochs)
+
+    def frozen_models(self, stage_inputs: StageInputs) -> dict[str, Transformer | RewardModel]:
+        return {"reference": stage_inputs.predecessor_model(), "reward model": stage_inputs.reward_model()}
 
     def flops(self, model: ActorCritic, tokens: float) -> float:
         """Actor and critic are trained; a rollout is five forward passes: writing, both of them, reward, reference."""

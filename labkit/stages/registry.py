@@ -58,6 +58,13 @@ class Curve(NamedTuple):
     metric_names: tuple[str, ...]
 
 
+class Rollouts(NamedTuple):
+    """What a stage samples from the model in training: answers of at most so many tokens, anew every so many steps."""
+
+    max_new_tokens: int
+    steps: int
+
+
 class Stage(ABC):
     """What every stage offers; a subclass is a frozen dataclass whose fields are its settings."""
 
@@ -107,6 +114,14 @@ class Stage(ABC):
     def result_model(self, model: Any) -> Transformer | RewardModel:
         """What the stage leaves behind, of what was trained."""
         return model
+
+    def rollouts(self) -> Rollouts | None:
+        """What it samples while it trains; None where it reads data alone."""
+        return None
+
+    def frozen_models(self, stage_inputs: StageInputs) -> dict[str, Transformer | RewardModel]:
+        """The models that are read beside the one in training, at each rollout, by what they are."""
+        return {}
 
     def flops(self, model: Any, tokens: float) -> float:
         """Floating-point operations of the whole stage, which read so many tokens, sampling included."""

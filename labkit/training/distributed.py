@@ -25,6 +25,7 @@ from labkit.training.sharding import local_shard
 
 R = TypeVar("R")
 _M_MMAP_THRESHOLD = -3  # of mallopt(3)
+MMAP_THRESHOLD = 1 << 16
 
 
 class Replicated(Engine):
@@ -61,7 +62,7 @@ class Sharded(Engine):
         super().__init__(copy.deepcopy(model, {id(p): p for p in weights}))  # modules are copied, weights are not
         self.given, self.device = model, device
         if device.type == "cpu":
-            _give_back_freed_memory()
+            set_mmap_threshold(MMAP_THRESHOLD)
         root = _Root(self.model, bf16)
         self.scalars = [p for p in root.parameters() if p.ndim == 0]  # which have no dimension to be split along
         options: Any = {
@@ -143,12 +144,12 @@ def _gathered_in_bf16() -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
-def _give_back_freed_memory() -> None:
-    """Let glibc return each large tensor's memory when it is freed: in pieces between those of the gathered blocks it
-    would keep three times what is held.
+def set_mmap_threshold(size: int) -> None:
+    """Let glibc return the memory of each tensor of at least so many bytes when it is freed: in pieces between those of
+    the gathered blocks it would keep three times what is held.
     """
     with contextlib.suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 16)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, size)
 
 
 def _objective(model: nn.Module, objective: Objective, batch: Any) -> Step:

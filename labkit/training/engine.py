@@ -66,7 +66,7 @@ def make_parallel_engine(model: nn.Module, device: torch.device, bf16: bool = Fa
     """
     config = parallel_config()
     if config.activation_checkpointing:
-        _checkpoint_activations(model)
+        checkpoint_activations(model)
     if config.cpu_offload and (device.type == "cpu" or config.strategy == "ddp" or accelerator().num_processes == 1):
         warn_once("--cpu-offload does nothing here: it is for --parallel fsdp on several GPUs.")
     if accelerator().num_processes == 1:
@@ -82,7 +82,7 @@ def make_parallel_engine(model: nn.Module, device: torch.device, bf16: bool = Fa
     return Replicated(model.to(device), device)
 
 
-def _checkpoint_activations(model: nn.Module) -> None:
+def checkpoint_activations(model: nn.Module) -> None:
     """Let each block keep its input only; once, however often the model is trained."""
     from torch.distributed._composable import checkpoint
     from torch.distributed._composable.contract import _get_registry

@@ -11,6 +11,7 @@ import pytest
 from labkit.bench.claims import ClaimsBench
 from labkit.bench.generate import GenerateBench
 from labkit.bench.memory import MemoryBench
+from labkit.bench.plan import PlanBench
 from labkit.bench.run import RunBench
 from labkit.bench.train import ModelShape, TrainBench
 from labkit.bench.world import WorldBench
@@ -18,6 +19,7 @@ from labkit.commands.bench import BenchOptions
 from labkit.commands.chat import ChatOptions
 from labkit.commands.decode_compare import CompareOptions
 from labkit.commands.generate import GenerateOptions
+from labkit.commands.plan import PlanOptions
 from labkit.commands.world import WorldOptions
 from labkit.configs import Range, check_fields
 from labkit.decoding import filters
@@ -46,11 +48,13 @@ SAMPLES: list[Any] = [
     RunBench(),
     ClaimsBench(),
     MemoryBench(),
+    PlanBench(),
     ChatOptions(HERE),
     GenerateOptions(HERE),
     WorldOptions(),
     RunOptions(),
     BenchOptions("run"),
+    PlanOptions(),
     CompareOptions(HERE),
     Gated(8),
     Plain(8),

@@ -1,0 +1,168 @@
+"""``labkit plan RECIPE``: what each stage will take of a device, before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from labkit.configs import Count, Positive
+from labkit.errors import LabError, count_with_noun
+from labkit.runs.arguments import DataSource, Plan, Switch, default_preset
+from labkit.runs.settings import override_recipe, parse_known_args
+
+if TYPE_CHECKING:
+    from labkit.runs.estimate import StageEstimate
+    from labkit.runs.recipe import Recipe
+
+Number = Annotated[Positive | None, arg(help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Estimate, without training, the memory and time that each stage takes of each device.
+
+    Every field of the recipe can be set too, as in `labkit run`: --model.width 1024 --pretrain.train.steps 500. With
+    --parallel fsdp, --activation-checkpointing: as in training. Memory is counted by running each stage's own code on
+    tensors without numbers. Time is that of the counted work at the speed of this machine, which is measured first
+    (matrix products, memory, and each operation's own cost).
+    """
+
+    recipe: Annotated[Positional[str | None], arg(metavar="[RECIPE]", help_behavior_hint="")] = None
+    """A preset, a run's folder, or its recipe.json; the preset that LABKIT_PRESET names, else lab, when not given."""
+    devices: Count = 1
+    """How many processes train together, each on a device of its own."""
+    memory: Number = None
+    """Memory of one device in GB (10^9 bytes), to say what fits."""
+    flops: Number = None
+    """Peak of one device in FLOP/s, as 989e12: steps are taken to reach the share of it that they reach here of this
+    machine's. This machine's own when not given."""
+    link: Number = None
+    """What one device sends to the others, in GB each second. Without it, communication is left out of the time."""
+    plan: Plan = None
+    """The stages in their order, as in `labkit run`; the recipe's when not given."""
+    text: DataSource = None
+    """What is read in place of TinyWorld, as in `labkit run`."""
+    instructions: DataSource = None
+    """The same for fine-tuning."""
+    preferences: DataSource = None
+    """The same for the reward model, PPO and DPO."""
+    json: Switch = False
+    """Print all estimates as JSON, in bytes and seconds."""
+
+
+def command(arguments: list[str]) -> int:
+    """`labkit plan`: its exit code."""
+    options, rest = parse_known_args(PlanOptions, "plan", arguments)
+    recipe = override_recipe(_recipe(options), rest, "plan")
+    from labkit.machine import has_bf16, warn_once
+    from labkit.runs.estimate import Devices, estimate_stages
+    from labkit.training.processes import accelerator, parallel_config
+    from labkit.training.speed import measure_speed
+
+    parallel = parallel_config()
+    if parallel.cpu_offload:
+        raise LabError("labkit plan does not estimate --cpu-offload. Leave it out: what is kept elsewhere fits better.")
+    if options.devices == 1 and parallel.strategy == "fsdp":
+        warn_once("One device holds the whole model: fsdp shares it among several (--devices 2).")
+    if options.devices > 1 and parallel.strategy == "fsdp" and accelerator().device.type == "cpu":
+        from labkit.training.distributed import MMAP_THRESHOLD, set_mmap_threshold
+
+        set_mmap_threshold(MMAP_THRESHOLD)  # as FSDP does in training, which takes time
+    speed = measure_speed(has_bf16())
+    elsewhere = 1.0 if options.flops is None else speed.flops / options.flops
+    link = None if options.link is None else options.link * 1e9
+    devices = Devices(speed.scaled(elsewhere), options.devices, parallel, link, has_bf16() or options.flops is not None)
+    estimates = estimate_stages(recipe, devices)
+    if options.json:
+        given = {"devices": options.devices, "parallel": parallel.strategy, "speed": devices.speed._asdict()}
+        print(json.dumps(given | {"stages": [_as_json(one, options.memory) for one in estimates]}, indent=2))
+    else:
+        print(table(estimates, options.memory))
+        shared = options.devices > 1 and parallel.strategy == "fsdp"
+        compiled = [] if shared else [name for name, stage in recipe.stages.items() if stage.train.compile]
+        print("\n".join(["", *_notes(options, speed.flops, estimates, compiled)]))
+    return 0
+
+
+def _recipe(options: PlanOptions) -> Recipe:
+    from labkit.runs.plan import parse_plan
+    from labkit.runs.presets import PRESETS, make_recipe
+
+    name = options.recipe or default_preset()
+    sources = {field: getattr(options, field) for field in ("text", "instructions", "preferences")}
+    if name in PRESETS:
+        recipe = make_recipe(name, **sources)
+    else:
+        given = {field: place for field, place in sources.items() if place is not None}
+        recipe = dataclasses.replace(_saved_recipe(name), **given)
+    return dataclasses.replace(recipe, plan=parse_plan(options.plan, recipe.plan)) if options.plan else recipe
+
+
+def _saved_recipe(name: str) -> Recipe:
+    from labkit.runs.folder import Run
+    from labkit.runs.presets import PRESETS
+
+    folder = Path(name).parent if Path(name).name == "recipe.json" else Path(name)
+    if not (folder / "recipe.json").is_file():
+        raise LabError(f"There is no preset {name!r} and no run in {folder}; the presets are {', '.join(PRESETS)}.")
+    return Run.open(folder).recipe
+
+
+def _as_json(one: StageEstimate, memory: float | None) -> dict[str, Any]:
+    return one.to_dict() | ({} if memory is None else {"fits": one.peak_bytes <= memory * 1e9})
+
+
+def table(estimates: list[StageEstimate], memory: float | None) -> str:
+    """A line a stage; of each device."""
+    columns = ["stage", "weights", "gradients", "optimizer", "frozen", "activations", "other", "peak", "step", "all"]
+    rows = [[*columns, *(["fits"] if memory else [])]]
+    for one in estimates:
+        step = one.step
+        sizes = [step.parameters, step.gradients, step.optimizer_state, one.frozen, step.activations]
+        others = max(step.communication, one.cache)
+        row = [one.stage, *map(_size, [*sizes, others, one.peak_bytes])]
+        row += [_duration(one.seconds / one.steps), _duration(one.seconds)]
+        rows.append(row + ([("yes" if one.peak_bytes <= memory * 1e9 else "NO")] if memory else []))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+
+
+def _size(count: float) -> str:
+    """12.3 MB, 4.56 GB; of 10^6 and 10^9 bytes."""
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB" if count else "-"
+
+
+def _duration(seconds: float) -> str:
+    """45 ms, 1.2 s, 34 min, 5.6 h."""
+    for unit, size, until in (("ms", 1e-3, 1.0), ("s", 1.0, 120.0), ("min", 60.0, 7200.0)):
+        if seconds < until:
+            return f"{seconds / size:,.0f} {unit}" if unit == "ms" else f"{seconds / size:,.1f} {unit}"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def _notes(
+    options: PlanOptions, flops: float, estimates: Sequence[StageEstimate], compiled: Sequence[str]
+) -> list[str]:
+    """What the table is of, and what it leaves out. compiled: the stages that torch.compile would compile."""
+    largest = max(one.parameter_count for one in estimates)
+    where = "here" if options.flops is None else f"here; the device's peak is {options.flops / 1e12:,.1f} TFLOP/s"
+    lines = [
+        f"Of each of {count_with_noun(options.devices, 'device')}; at most {largest:,} parameters are trained. "
+        f"Matrix products: {flops / 1e9:,.0f} GFLOP/s {where}.",
+        "frozen: models that are read beside. other: what is sent to other devices, or keys and values while sampling.",
+        "Not in the time: evaluation after each stage, the tokenizer, and choosing between answers for preferences.",
+    ]
+    if options.devices > 1 and options.link is None:
+        lines.append("Not in the time: communication between devices; --link GB-PER-SECOND adds it.")
+    if compiled:
+        lines.append(f"{', '.join(compiled)}: torch.compile, which takes less memory and time than is said here.")
+    return lines

@@ -1,0 +1,309 @@
+"""What each stage of a recipe will take of a device, before anything is trained: memory and time.
+
+A stage is not described here: its own code makes batches, with a model of a few numbers in place of the real one, and
+its own objective is counted on fake tensors (see `labkit.training.step_cost`). So a stage of any kind, and any
+architecture, is estimated as it is.
+
+Where a stage samples from the model in training, all answers are taken to be as long as they may be. Where preference
+pairs are not there yet, the world's right answers take their place. Counted are tensors as the processor makes them: a
+GPU's autocast keeps some more numbers in fp32. What a stage measures afterwards is not counted, nor what torch.compile
+saves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import send_to_device
+
+from labkit.decoding.generate import sample_by_inverse_cdf
+from labkit.evaluation.config import truncate_texts
+from labkit.model.feedforward import Gated
+from labkit.model.positions import NoPosition
+from labkit.model.reward_model import RewardModel
+from labkit.model.transformer import ModelConfig, Transformer
+from labkit.preferences.annotate import preference_task
+from labkit.runs.folder import open_external_stage
+from labkit.runs.prepare import LoadedSources, read_sources, tokenizer_texts
+from labkit.runs.recipe import Recipe
+from labkit.stages import PreferenceSplit, Stage, StageInputs
+from labkit.stages.registry import DATA_FIELDS, Rollouts
+from labkit.text.pairs import PreferencePair
+from labkit.text.tokenizer import Tokenizer
+from labkit.training.cost import CostCounter, Work, fake_tensors, without_memory
+from labkit.training.processes import ParallelConfig, accelerator
+from labkit.training.speed import DeviceSpeed
+from labkit.training.step_cost import StepCost, copied, count_step, model_bytes, sent_bytes
+from labkit.world import World
+
+BATCHES = 8
+"""Made of each stage, to time how they are made and to find a wide one."""
+TOKENIZER_DOCUMENTS = 1000
+"""Of the world, at most, for a tokenizer: its vocabulary hardly grows with more."""
+PAIRS = 64
+"""Of the world's right answers, in place of preference pairs that are not chosen yet."""
+CHARACTERS = 400_000
+"""Of a text, from which batches are cut."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What trains. parallel: how a model is shared. speed: of one device. link: bytes that it sends each second; None
+    where that is not known. bf16: whether its products are in bf16 where the recipe says so.
+    """
+
+    speed: DeviceSpeed
+    count: int = 1
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    link: float | None = None
+    bf16: bool = False
+
+
+class StageEstimate(NamedTuple):
+    """A stage on one of the devices.
+
+    parameter_count: how many numbers are trained. step: of training. frozen: bytes of the models that are read beside.
+    cache: bytes of keys and values while answers are sampled. peak_bytes: the most at any moment, of step, sampling,
+    and the start and end, where each process has the whole weights. Seconds: of a step's computation, sampling (its
+    share in a step), data and communication, the last None where the link is not known.
+    """
+
+    stage: str
+    parameter_count: int
+    step: StepCost
+    frozen: float
+    cache: float
+    peak_bytes: float
+    steps: int
+    step_seconds: float
+    sampling_seconds: float
+    data_seconds: float
+    communication_seconds: float | None
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps."""
+        each = self.step_seconds + self.sampling_seconds + self.data_seconds + (self.communication_seconds or 0.0)
+        return self.steps * each
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        step = {name: value for name, value in self.step._asdict().items() if name != "work"}
+        own = {name: value for name, value in self._asdict().items() if name != "step"}
+        found = {"activations": self.step.activations, "peak_bytes": self.peak_bytes, "seconds": self.seconds}
+        return own | step | self.step.work._asdict() | found
+
+
+def estimate_stages(recipe: Recipe, devices: Devices, stages: Sequence[str] | None = None) -> list[StageEstimate]:
+    """The stages of a recipe in order, or those named. Raises LabError for what the stages refuse."""
+    make = stage_inputs_maker(recipe, devices.count)
+    found = []
+    for name in stages or recipe.stages:
+        stage, data = make(name, stand_in_model)
+        found.append(estimate_stage(name, stage, data, make(name, without_numbers)[1], devices))
+    return found
+
+
+MakeModel = Callable[[ModelConfig], Transformer]
+MakeInputs = Callable[[str, MakeModel], tuple[Stage, StageInputs]]
+
+
+def stage_inputs_maker(recipe: Recipe, processes: int = 1, rank: int = 0) -> MakeInputs:
+    """Reads what a recipe reads, and gives a function: (a stage's name, what makes its models) -> the stage, and what
+    it is given in a run of so many processes.
+    """
+    named = {field: getattr(recipe, field) for field in DATA_FIELDS}
+    sources = read_sources({field: place for field, place in named.items() if place is not None})
+    world = World.load(recipe.tinyworld_size)
+    tokenizer = _tokenizer(recipe, world, sources)
+
+    def make(name: str, make_model: MakeModel) -> tuple[Stage, StageInputs]:
+        inputs = _stage_inputs(recipe, name, world, tokenizer, sources, make_model)
+        return recipe.stages[name], dataclasses.replace(inputs, rank=rank, world_size=processes)
+
+    return make
+
+
+def _tokenizer(recipe: Recipe, world: World, sources: LoadedSources) -> Tokenizer:
+    """That of the run that the recipe goes on from; else one like the run's own."""
+    if recipe.external_stages:
+        return open_external_stage(recipe.external_stages[0])[0].tokenizer()
+    config = recipe.tokenizer
+    fewer = dataclasses.replace(config, documents=min(config.documents, TOKENIZER_DOCUMENTS))
+    small = dataclasses.replace(recipe, tokenizer=fewer)
+    texts = tokenizer_texts(small, world, sources.texts, sources.conversations)
+    return Tokenizer.train(texts, config.vocabulary)
+
+
+def stand_in_model(config: ModelConfig) -> Transformer:
+    """A model of a few numbers that reads and writes the same tokens."""
+    return Transformer(
+        ModelConfig(config.vocabulary, config.context, 8, 1, 1, feed_forward=Gated(8), position=NoPosition())
+    ).eval()
+
+
+def without_numbers(config: ModelConfig) -> Transformer:
+    """A model of this shape, inside `fake_tensors`."""
+    return without_memory(lambda: Transformer(config))
+
+
+def real_model(config: ModelConfig) -> Transformer:
+    """A model of this shape, its weights drawn by torch's own generator."""
+    return Transformer(config).eval()
+
+
+def _stage_inputs(
+    recipe: Recipe, stage: str, world: World, tokenizer: Tokenizer, sources: LoadedSources, make_model: MakeModel
+) -> StageInputs:
+    """What a stage is given, its models made by `make_model`."""
+    root = recipe.external_ancestor(stage)
+    config = recipe.model if root is None else open_external_stage(root)[1].model_config()
+    config = dataclasses.replace(config, vocabulary=tokenizer.vocab_size)
+    texts = sources.texts
+    if texts is not None:
+        texts = texts._replace(train=truncate_texts(texts.train, CHARACTERS))
+    return _Inputs(
+        tokenizer,
+        world,
+        recipe.seed,
+        texts,
+        sources.conversations,
+        sources.preferences,
+        model_config=config,
+        annotator=recipe.annotation.annotator,
+        model_of=lambda name: make_model(config),
+        reward_model_of=lambda name: RewardModel(make_model(config)),
+        load_preferences=lambda: _preferences(recipe, world, sources),
+        predecessor=recipe.predecessor(stage) or "new",
+        reward_stage=recipe.preceding_reward_stage(stage),
+    )
+
+
+class _Inputs(StageInputs):
+    """Inputs whose new models are made as all others are."""
+
+    def new_model(self) -> Transformer:
+        return self.predecessor_model()
+
+
+def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> PreferenceSplit:
+    if sources.preferences is not None:
+        return PreferenceSplit(sources.preferences.train, sources.preferences.validation)
+    tasks = [preference_task(world, "train", recipe.seed, index) for index in range(PAIRS)]
+    pairs = [PreferencePair(task.messages, task.reference, task.reference) for task in tasks]
+    return PreferenceSplit(pairs, pairs)
+
+
+def estimate_stage(name: str, stage: Stage, data: StageInputs, inputs: StageInputs, devices: Devices) -> StageEstimate:
+    """One stage. data: its inputs with a stand-in model; inputs: the same with models without numbers."""
+    batches, data_seconds = make_batches(stage, data)
+    sizes = [batch.inputs.numel() for batch in batches]
+    widest = batches[sizes.index(max(sizes))]
+    true_share = widest.mask.float().mean().item()
+    parallel, processes, speed = devices.parallel, devices.count, devices.speed
+    bf16, train, rollouts = devices.bf16 and stage.train.precision == "bf16", stage.train, stage.rollouts()
+    sharded = processes > 1 and parallel.strategy == "fsdp"
+    with fake_tensors():
+        model, frozen = stage.initial_model(inputs), stage.frozen_models(inputs)
+        options: dict[str, Any] = {"bf16": bf16, "true_share": true_share}
+        step = count_step(model, widest, stage.objective, train, parallel=parallel, processes=processes, **options)
+        beside = sum(model_bytes(one, processes if sharded else 1) for one in frozen.values())
+        whole = model_bytes(model) + sum(map(model_bytes, frozen.values()))
+        sampling, held = Sampling(), step.parameters + step.optimizer_state + beside
+        if rollouts is not None:
+            actor: Any = stage.result_model(model)
+            gathered = model_bytes(actor) if sharded else 0
+            readers = [model, *frozen.values()]
+            sampling = count_sampling(actor, readers, widest, rollouts, held + gathered, **options)
+            sampling = sampling.gathering(gathered + whole, processes) if sharded else sampling
+    batches_a_step = train.gradient_accumulation_steps
+    rollouts_a_step = batches_a_step / rollouts.steps if rollouts else 0.0
+    sent = step.sent_bytes + sampling.sent_bytes * rollouts_a_step
+    return StageEstimate(
+        name,
+        sum(p.numel() for p in model.parameters()),
+        step,
+        beside,
+        sampling.cache,
+        max(step.peak_bytes + beside, sampling.peak_bytes, whole + step.parameters if sharded else 0),
+        train.steps,
+        speed.seconds(step.work) * statistics.mean(sizes) / max(sizes),
+        speed.seconds(sampling.work) * rollouts_a_step,
+        0.0 if rollouts else data_seconds * batches_a_step,
+        sent / devices.link if devices.link else None if sent else 0.0,
+    )
+
+
+def make_batches(stage: Stage, data: StageInputs) -> tuple[list[Any], float]:
+    """Batches of a stage whose models are stand-ins, and the seconds that one takes to make."""
+    model = stage.initial_model(data).to(accelerator().device)
+    source = stage.source(data, model)
+    batches, taken = [], []
+    for step in range(1 if stage.rollouts() else BATCHES):
+        start = time.process_time()
+        batches.append(send_to_device(source.next_batch(model, step), "cpu"))
+        taken.append(time.process_time() - start)
+    return batches, statistics.median(taken)
+
+
+class Sampling(NamedTuple):
+    """What a rollout takes: bytes of keys and values, the most bytes at any moment, the work, and what is sent."""
+
+    cache: float = 0.0
+    peak_bytes: float = 0.0
+    work: Work = Work()
+    sent_bytes: float = 0.0
+
+    def gathering(self, size: float, processes: int) -> Sampling:
+        """The same where so many bytes of weights have to be gathered."""
+        return self._replace(work=self.work.plus(copied(size)), sent_bytes=sent_bytes(size, processes))
+
+
+def count_sampling(
+    actor: Transformer,
+    readers: list[Any],
+    batch: Any,
+    rollouts: Rollouts,
+    held: float,
+    *,
+    bf16: bool,
+    true_share: float,
+) -> Sampling:
+    """Count the sampling of a batch's answers by `actor`, token by token, and then what the `readers`, the model in
+    training and those that are frozen, make of them. held: bytes that are there before.
+    """
+    counter = CostCounter(true_share)
+    for one in readers:
+        for tensor in (*one.parameters(), *one.buffers()):
+            counter.add(tensor, 0)
+    counter.hold(held)
+    rows, width = batch.inputs.shape
+    new = min(rollouts.max_new_tokens, width - 1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16), counter:
+        state = actor.new_state(rows, width)
+        cache = counter.live_bytes - held
+        prompts = torch.zeros(rows, width - new, dtype=torch.int64)
+        actor.hidden_states(prompts, None, torch.ones_like(prompts, dtype=torch.bool), state)
+        before = counter.work
+        x = actor.hidden_states(prompts[:, :1], None, None, state)
+        sample_by_inverse_cdf(actor.logits(x).squeeze(1).float(), torch.zeros(rows))
+        work = counter.work.plus(counter.work.plus(before, -1), new - 1)
+        del state, x, before
+        counter.work = Work()
+        for one in readers:
+            _read(one, batch)
+    return Sampling(cache, counter.peak_bytes, work.plus(counter.work))
+
+
+def _read(model: Any, batch: Any) -> None:
+    """A forward pass that gives each token of an answer a number."""
+    if isinstance(model, Transformer):
+        model.label_logprobs(model.hidden_states(batch.inputs), batch.labels, batch.mask)
+    else:
+        model(batch.inputs, batch.mask)

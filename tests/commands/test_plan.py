@@ -1,0 +1,89 @@
+"""`labkit plan`: what it prints, and what it refuses."""
+
+import json
+
+import pytest
+
+from labkit.commands.main import main
+from labkit.training.processes import parallel_config
+from labkit.training.speed import DeviceSpeed
+from tests.tiny_recipe import tiny_recipe
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A tiny recipe for a preset, and speeds that are not measured."""
+    monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset, **sources: tiny_recipe())
+    monkeypatch.setattr("labkit.training.distributed.set_mmap_threshold", lambda size: None)
+    monkeypatch.setattr("labkit.training.speed.measure_speed", lambda *given, **options: DeviceSpeed(1e9, 1e9, 1e-6))
+    for variable in ("LABKIT_PARALLEL", "LABKIT_ACTIVATION_CHECKPOINTING", "LABKIT_CPU_OFFLOAD"):
+        monkeypatch.setenv(variable, "")  # so that what a command sets is undone
+    parallel_config.cache_clear()
+    yield
+    parallel_config.cache_clear()
+
+
+def test_each_stage_has_a_line_and_says_whether_it_fits(capsys):
+    assert main(["plan", "smoke", "--plan", "pretrain,sft", "--memory", "0.003"]) == 0
+    said = capsys.readouterr().out
+    header, pretrain, sft, _, *notes = said.splitlines()
+    assert header.split() == [
+        *("stage", "weights", "gradients", "optimizer", "frozen", "activations", "other", "peak", "step", "all", "fits")
+    ]
+    assert pretrain.startswith("pretrain ") and sft.startswith("sft ")
+    assert pretrain.endswith("NO") and "MB" in pretrain
+    assert "Of each of 1 device" in notes[0] and "Not in the time: evaluation" in said
+
+
+def test_fields_of_the_recipe_count_and_json_is_in_bytes(capsys):
+    assert main(["plan", "smoke", "--plan", "pretrain", "--json", "--memory", "1"]) == 0
+    one = json.loads(capsys.readouterr().out)["stages"][0]
+    assert main(["plan", "smoke", "--plan", "pretrain", "--json", "--model.depth", "3"]) == 0
+    three = json.loads(capsys.readouterr().out)["stages"][0]
+    assert one["stage"] == "pretrain" and one["fits"] is True and "fits" not in three
+    block = 4 * (32 * 96 + 32 * 32 + 32 * 128 + 64 * 32 + 4 * 32)  # qkv, out, gate and up, down, two norms of 32 and 32
+    assert three["parameter_count"] - one["parameter_count"] == 2 * block / 4
+    assert three["parameters"] - one["parameters"] == three["gradients"] - one["gradients"] == 2 * block
+    assert three["peak_bytes"] > one["peak_bytes"] and three["seconds"] > one["seconds"]
+
+
+def test_devices_share_by_the_strategy_of_training(capsys):
+    arguments = ["plan", "smoke", "--plan", "pretrain", "--devices", "2", "--json"]
+    assert main(arguments) == 0
+    ddp = json.loads(capsys.readouterr().out)
+    parallel_config.cache_clear()
+    assert main([*arguments, "--parallel", "fsdp"]) == 0
+    fsdp = json.loads(capsys.readouterr().out)
+    assert (ddp["parallel"], fsdp["parallel"]) == ("ddp", "fsdp")
+    share = fsdp["stages"][0]["optimizer_state"] / ddp["stages"][0]["optimizer_state"]
+    assert share == pytest.approx(0.5, abs=0.02)
+
+
+def test_another_devices_peak_shortens_the_time_alike(capsys):
+    times = []
+    for more in ([], ["--flops", "1e10"]):
+        assert main(["plan", "smoke", "--plan", "pretrain", "--json", *more]) == 0
+        times.append(json.loads(capsys.readouterr().out)["stages"][0]["step_seconds"])
+    assert times[1] == pytest.approx(times[0] / 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "huge"], "There is no preset 'huge' and no run in huge; the presets are smoke, lab, full"),
+        (["plan", "smoke", "--devices", "0"], "devices must be at least 1, not 0"),
+        (["plan", "smoke", "--memory", "-1"], "memory must be above 0, not -1"),
+        (["plan", "smoke", "--memory", "much"], "--memory must be None or a number, not 'much'"),
+        (["plan", "smoke", "--flops", "0"], "flops must be above 0"),
+        (["plan", "smoke", "--devices", "8"], "A batch of 4 rows cannot be shared by 8 processes"),
+        (["plan", "smoke", "--cpu-offload"], "does not estimate --cpu-offload"),
+        (["plan", "smoke", "--parallel", "tensor"], "--parallel can be ddp or fsdp, not 'tensor'"),
+        (["plan", "smoke", "--model.depht", "3"], "There is no option --model.depht"),
+        (["plan", "smoke", "--plan", "pretrain,fly"], "There is no stage 'fly'"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_words(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
