@@ -28,6 +28,7 @@ from labkit.model.positions import (
     ModelSizes,
     NoPosition,
     Position,
+    PositionEncoding,
     PositionIndex,
     Rotary,
     Sinusoidal,
@@ -171,6 +172,10 @@ class ModelConfig:
         table = {Learned: self.width, Sinusoidal: self.width, Rotary: E}.get(type(self.position), 0)
         return self.vocabulary * self.width + (self.depth + self.encoder_depth) * block + self.context * table
 
+    def new_position(self, causal: bool) -> PositionEncoding:
+        """The encoding of its positions, of the stack where no token sees a later one (causal) or of the encoder."""
+        return self.position.build(ModelSizes(self.context, self.width, self.heads, self.attention.head_dim, causal))
+
     def new_norm(self) -> nn.Module:
         """A norm of its kind."""
         if self.norm == "rms":
@@ -286,8 +291,7 @@ class Stack(nn.Module):
     def add_blocks(self, config: ModelConfig, depth: int, causal: bool, cross: bool, name: str = "") -> None:
         """What `__init__` does, for a stack that has other parts before these."""
         self.causal = causal
-        sizes = ModelSizes(config.context, config.width, config.heads, config.attention.head_dim, causal)
-        self.position = config.position.build(sizes)
+        self.position = config.new_position(causal)
         self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.norm_placement == "pre" else nn.Identity()
 
