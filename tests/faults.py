@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-OPERATIONS: list[tuple[Any, str]] = [(os, name) for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "fsync")]
+OPERATIONS: list[tuple[Any, str]] = [
+    (os, name) for name in ("rename", "replace", "link", "unlink", "mkdir", "rmdir", "fsync")
+]
 OPERATIONS += [(shutil, name) for name in ("rmtree", "copytree", "copy", "copy2")]
 OPERATIONS += [(Path, name) for name in ("write_text", "touch", "chmod")]
 

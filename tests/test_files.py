@@ -29,7 +29,8 @@ from labkit.reporting import page as report
 from labkit.runs.folder import Run
 from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
-from labkit.training.checkpoints import Checkpoints, write_model
+from labkit.training.checkpoints import Checkpoints
+from labkit.training.weights import write_weights
 from labkit.world import Message
 from tests.faults import tree
 from tests.tiny_recipe import tiny_recipe
@@ -211,7 +212,7 @@ def test_weights_have_the_mode_of_their_neighbours(tmp_path, umask):
     before = os.umask(umask)
     try:
         write_json(tmp_path / "config.json", {})
-        write_model(tmp_path / "model.safetensors", nn.Linear(2, 2))
+        write_weights(tmp_path, nn.Linear(2, 2))
         Checkpoints(tmp_path / "c").save(1, nn.Linear(2, 2), {"optimizer": {"a": torch.zeros(1)}}, {"step": 1})
     finally:
         os.umask(before)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from labkit import machine
+from labkit.errors import LabError
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +93,13 @@ def test_peak_memory_without_proc_reads_rusage(monkeypatch):
     assert machine.peak_memory_mb() >= usage.ru_maxrss * 1024 / 1e6
     monkeypatch.setattr(machine.sys, "platform", "darwin")
     assert machine.peak_memory_mb() >= usage.ru_maxrss / 1e6
+
+
+def test_more_than_the_memory_is_refused_but_on_the_device_meta():
+    with pytest.raises(LabError, match="A model takes 1,000,000,000 GB of memory; this machine has"):
+        machine.check_memory_available(1e18, "A model")
+    with torch.device("meta"):
+        machine.check_memory_available(1e18, "A model")
 
 
 def test_describe_can_be_written_as_json_and_measures_nothing():

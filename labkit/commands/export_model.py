@@ -22,7 +22,7 @@ class ExportOptions:
     stage: Annotated[str | None, arg(metavar="STAGE", help_behavior_hint="")] = None
     """Export the model after this stage; after the last one when not given."""
     format: Literal["transformers", "gguf"] = "transformers"
-    """transformers: config.json and model.safetensors. gguf: one file."""
+    """transformers: config.json and model.safetensors, in shards above 5 GB. gguf: one file."""
     kind: Literal["f32", "f16", "q8_0"] = "f16"
     """For gguf: the type of the weight matrices, floats of 32 or 16 bits, or quantized to 8 bits (q8_0)."""
 

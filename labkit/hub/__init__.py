@@ -10,52 +10,77 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from labkit.files import atomic_replace, explain_write_errors, write_json
+from labkit.files import write_json
 from labkit.hub.families import FAMILIES
-from labkit.hub.folder import WEIGHTS, read_config, read_tensor_entries, resolve_checkpoint
-from labkit.hub.matching import read_checkpoint_tensors
+from labkit.hub.folder import read_config, read_tensor_entries, resolve_checkpoint
+from labkit.hub.matching import MatchedTensors, match_tensors
 from labkit.hub.shapes import config_from_hf, config_to_hf, family_from_config, family_name
-from labkit.model.transformer import Transformer
+from labkit.machine import check_memory_available
+from labkit.model.transformer import ModelConfig, Transformer
+from labkit.training.weights import write_tensors
 
-__all__ = ["family_name", "from_pretrained", "resolve_checkpoint", "save_pretrained"]
+__all__ = ["family_name", "from_pretrained", "open_checkpoint", "resolve_checkpoint", "save_pretrained"]
 
 
-def from_pretrained(source: str | Path) -> Transformer:
-    """The model of a checkpoint in transformers' form, in eval mode and fp32.
+def open_checkpoint(source: str | Path) -> MatchedTensors:
+    """The config of a checkpoint in transformers' form, and where its tensors lie, of which none is read yet.
 
     source: a folder, or the id of a model on the Hugging Face hub, of which only safetensors and JSON are fetched.
     Raises LabError for a folder without weights, with pickles or an adapter alone, for an unknown family, for a config
     that cannot be built or says what is not known here, for quantized weights, and for tensors that are missing, left
-    over, of another shape, or with NaN or infinite numbers.
+    over or of another shape.
     """
     folder = resolve_checkpoint(source)
     config = read_config(folder)
     family = family_from_config(config, folder)
     shape = config_from_hf(family, config, folder / "config.json")
-    tensors = read_checkpoint_tensors(family, shape, read_tensor_entries(folder), folder)
-    model = Transformer(shape)
-    model.load_state_dict(
-        {part.ours: part.to_ours(tensors, shape) for part in family.tensor_mappings(shape)}
-    )  # copies, into fp32
+    return match_tensors(family, shape, read_tensor_entries(folder), folder)
+
+
+def from_pretrained(source: str | Path) -> Transformer:
+    """The model of a checkpoint, in eval mode and fp32. In memory are the model and one of the checkpoint's tensors.
+
+    Raises LabError as `open_checkpoint`, for NaN or infinite numbers, and for a model that this machine's memory cannot
+    hold.
+    """
+    checkpoint = open_checkpoint(source)
+    model = _without_weights(checkpoint.config)
+    for name in dict(model.named_parameters()):
+        owner, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(owner), own_name, nn.Parameter(checkpoint.read(name)))
     return model.eval()
 
 
+def _without_weights(config: ModelConfig) -> Transformer:
+    """A model whose parameters wait on the device meta. Its tables of positions, which no checkpoint has, are real."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    count = max(model.parameter_count, config.min_parameter_count)  # the second with the tables
+    check_memory_available(4.0 * count, f"A model of {count:,} parameters")
+    for stack in (model, model.encoder) if model.encoder else (model,):
+        stack.position = config.new_position(stack.causal)
+    return model
+
+
 def save_pretrained(model: Transformer, target: str | Path) -> None:
-    """Write the model as transformers reads it: config.json and model.safetensors.
+    """Write the model as transformers reads it: config.json and model.safetensors, in shards when it is large.
 
     The family is the one whose shape the model has. Raises LabError when there is none.
     """
     target, name = Path(target), family_name(model.config)
     family, ours = FAMILIES[name], model.state_dict()
     described = config_to_hf(name, model.config)
-    tensors: dict[str, Tensor] = {}
-    for part in family.tensor_mappings(model.config):
-        tensors |= part.to_theirs(ours[part.ours].detach().cpu(), model.config)
-    with explain_write_errors(target):
-        target.mkdir(parents=True, exist_ok=True)
-        with atomic_replace(target / WEIGHTS) as partial:
-            save_file(tensors, str(partial), metadata={"format": "pt"})
+    parts = {theirs: part for part in family.tensor_mappings(model.config) for theirs in part.theirs}
+
+    def theirs(name: str) -> Tensor:
+        part = parts[name]
+        return part.to_theirs(ours[part.ours].detach().cpu(), model.config)[name]
+
+    like: dict[str, Tensor] = {}
+    for part in parts.values():
+        like |= part.to_theirs(ours[part.ours].detach().to("meta"), model.config)
+    write_tensors(target, like, theirs, metadata={"format": "pt"})
     write_json(target / "config.json", described)

@@ -5,8 +5,7 @@ What is in the files is known from their headers, so that a checkpoint is refuse
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +15,18 @@ from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.hub.tokenizer_files import FILES
+from labkit.training.weights import (
+    INDEX,
+    WEIGHTS,
+    check_not_lfs_pointer,
+    read_checkpoint_json,
+    weight_files,
+    weights_file,
+)
 
-WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 FLOATS = ("F64", "F32", "F16", "BF16")
-LFS = b"version https://git-lfs"
-"""How the pointers begin that git leaves where its large files are not fetched."""
 
 
 class TensorEntry(NamedTuple):
@@ -51,7 +56,7 @@ def resolve_checkpoint(source: str | Path) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises LabError when it is missing or no object, and for an adapter, which is no whole model."""
     if (folder / ADAPTER).is_file():
-        base = _json(folder / ADAPTER).get("base_model_name_or_path") or "another model"
+        base = read_checkpoint_json(folder / ADAPTER).get("base_model_name_or_path") or "another model"
         raise LabError(
             f"{folder} holds an adapter (LoRA) of {base}, not a whole model. Merge the two first "
             f"(peft: merge_and_unload, then save_pretrained) and import what comes of it."
@@ -62,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} holds no checkpoint: looked for config.json with {WEIGHTS} or {INDEX}, or a .gguf file; there "
             f"{_listed(folder)}.{run}"
         )
-    return _json(folder / "config.json")
+    return read_checkpoint_json(folder / "config.json")
 
 
 def _listed(folder: Path) -> str:
@@ -82,18 +87,13 @@ def read_tensor_entries(folder: Path) -> dict[str, TensorEntry]:
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():
+                    if name in entries:
+                        raise LabError(f"{folder} holds {name} twice, in {entries[name].file.name} and {file.name}.")
                     found = opened.get_slice(name)
                     entries[name] = TensorEntry(file, found.get_dtype(), tuple(found.get_shape()))
         except (OSError, SafetensorError) as error:
             raise LabError(f"{file} cannot be read, or is cut off: {error}") from error
     return entries
-
-
-def check_not_lfs_pointer(file: Path) -> None:
-    """Raises LabError for a file that only stands for another one, which git LFS keeps."""
-    with file.open("rb") as opened:
-        if opened.read(len(LFS)) == LFS:
-            raise LabError(f"{file} is a pointer of git LFS, not the file itself. Fetch that with git lfs pull.")
 
 
 def check_finite(name: str, tensor: Tensor, file: Path) -> None:
@@ -117,61 +117,31 @@ def refuse_quantized(entries: Mapping[str, TensorEntry], folder: Path) -> None:
         )
 
 
-def read_tensors(entries: Mapping[str, TensorEntry], names: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of these names. Raises LabError for a file that cannot be read, and for NaN or infinite numbers."""
-    tensors: dict[str, Tensor] = {}
-    for file in sorted({entries[name].file for name in names}):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                tensors |= {name: opened.get_tensor(name) for name in names if entries[name].file == file}
-        except (OSError, SafetensorError) as error:
-            raise LabError(f"{file} cannot be read: {error}") from error
-    for name, tensor in tensors.items():
-        check_finite(name, tensor, entries[name].file)
-    return tensors
+def read_tensor(name: str, entry: TensorEntry) -> Tensor:
+    """A tensor by its name in its file. Raises LabError where it cannot be read, and for NaN or infinite numbers."""
+    try:
+        with safe_open(entry.file, framework="pt", backend="pread") as opened:  # of the file no more than the tensor
+            tensor = opened.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise LabError(f"{entry.file} cannot be read: {error}") from error
+    check_finite(name, tensor, entry.file)
+    return tensor
 
 
 def _files(folder: Path) -> list[Path]:
     """The files that hold the weights; as in transformers, one whole file is preferred to an index."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-        if pickles:
-            raise LabError(
-                f"{folder} holds its weights as pickles ({', '.join(pickles)}), which can run code when they are "
-                f"loaded. Get or convert them as safetensors."
-            )
-        parts = sorted(file.name for file in folder.glob("*.safetensors"))
-        if parts:
-            raise LabError(
-                f"{folder} holds {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which says what is "
-                f"in them: fetch that, too. One file that is whole is named {WEIGHTS}."
-            )
-        raise LabError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}; there {_listed(folder)}.")
-    shards = _json(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise LabError(f"{folder / INDEX} has no weight_map from tensors to files.")
-    names = sorted(set(shards.values()))
-    outside = [name for name in names if name != Path(name).name or "\\" in name or not name.endswith(".safetensors")]
-    if outside:
-        raise LabError(f"{folder / INDEX} names {outside[0]!r}, which is no safetensors file in the same folder.")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
+    if weights_file(folder).is_file():
+        return weight_files(folder)
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles:
         raise LabError(
-            f"{folder} lacks {len(missing)} of the {len(names)} files that its {INDEX} names, {missing[0]} the first: "
-            f"the checkpoint is not whole. Fetch it again."
+            f"{folder} holds its weights as pickles ({', '.join(pickles)}), which can run code when they are "
+            f"loaded. Get or convert them as safetensors."
         )
-    return [folder / name for name in names]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """An object of JSON."""
-    try:
-        check_not_lfs_pointer(file)
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LabError(f"{file} cannot be read, so it is not known what its weights are: {error}") from error
-    if not isinstance(read, dict):
-        raise LabError(f"{file} holds no object of JSON ({{…}}), so it is not known what its weights are.")
-    return read
+    parts = sorted(file.name for file in folder.glob("*.safetensors"))
+    if parts:
+        raise LabError(
+            f"{folder} holds {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which says what is "
+            f"in them: fetch that, too. One file that is whole is named {WEIGHTS}."
+        )
+    raise LabError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}; there {_listed(folder)}.")

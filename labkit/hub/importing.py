@@ -6,11 +6,13 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from labkit import machine
 from labkit.errors import LabError
-from labkit.hub import from_pretrained, resolve_checkpoint
+from labkit.hub import open_checkpoint, resolve_checkpoint
 from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
 from labkit.hub.gguf_file import find_gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
@@ -18,6 +20,7 @@ from labkit.model.transformer import ModelConfig, Transformer
 from labkit.runs.folder import Run, lock_and_recover_run_folder, run_file_names
 from labkit.runs.prepare import LoadedSources, read_sources
 from labkit.runs.recipe import Recipe
+from labkit.runs.stage_folder import StageFolder
 from labkit.runs.transactions import transaction
 from labkit.text.tokenizer import Tokenizer
 
@@ -32,6 +35,9 @@ def import_checkpoint(
     """Begin a run in `target` whose first stages are a checkpoint: a folder or hub id in transformers' form, or a GGUF
     file.
 
+    Of safetensors the weights are written straight from the source: in memory is one file of the run's weights (see
+    `labkit.training.weights`), however large the model is. A GGUF file is loaded whole.
+
     recipe: of the stages to come; its model's shape becomes the checkpoint's. chat_template: "plain" for turns written
     plainly, or the name of one of several templates. say: is told what had to be decided. Raises LabError when the
     checkpoint or its tokenizer cannot be read, when the model does not write word by word, when its chat template
@@ -44,18 +50,19 @@ def import_checkpoint(
         )
     with lock_and_recover_run_folder(target):
         sources = read_sources(Run.new_unsaved(target, recipe).input_locations)
-        model, tokenizer = _read(source, chat_template, say)
+        checkpoint = _open(source, chat_template, say)
+        tokenizer, config = checkpoint.tokenizer, checkpoint.config
         _check_turns(tokenizer, sources)
-        if not model.causal or model.encoder is not None:
+        if not config.causal or config.encoder_depth:
             raise LabError(f"{source} does not predict each token from those before, so it cannot become a run.")
-        if tokenizer.vocab_size > model.config.vocabulary:
+        if tokenizer.vocab_size > config.vocabulary:
             raise LabError(
-                f"{source}: its tokenizer has {tokenizer.vocab_size} tokens, its model only {model.config.vocabulary}."
+                f"{source}: its tokenizer has {tokenizer.vocab_size} tokens, its model only {config.vocabulary}."
             )
-        recipe = fit_recipe_to_context(recipe, model.config)
+        recipe = fit_recipe_to_context(recipe, config)
         with transaction(Path(target), "an import", run_file_names(recipe)):
             run = Run.new_unsaved(target, recipe)
-            _fill(run, model, tokenizer, str(source))
+            _fill(run, checkpoint, str(source))
             run.save_recipe()  # last: without it the folder is no run
     return run
 
@@ -73,15 +80,16 @@ def _check_turns(tokenizer: Tokenizer, sources: LoadedSources) -> None:
         tokenizer.template.check([(message.role, message.content) for message in messages])
 
 
-def _fill(run: Run, model: Transformer, tokenizer: Tokenizer, source: str) -> None:
-    """The checkpoint as the run's first stages."""
-    tokenizer.save(run.path)
+def _fill(run: Run, checkpoint: _Opened, source: str) -> None:
+    """The checkpoint as the run's first stages: pretraining and fine-tuning both, since stages can build on either."""
+    checkpoint.tokenizer.save(run.path)
     nothing: dict[str, Any] = {"seconds": 0.0, "training_seconds": 0.0, "tokens": 0, "flops": 0.0, "mfu": 0.0}
-    for stage in run.stages:
-        if stage.config.reads == "preferences":
-            continue  # pretraining and fine-tuning both get the checkpoint's weights: stages can build on either
-        stage.save_model(model)
-        made = {"parameters": model.parameter_count, "peak_memory_mb": round(machine.peak_memory_mb(), 1)}
+    first, *others = [stage for stage in run.stages if stage.config.reads != "preferences"]
+    checkpoint.save(first)
+    for stage in others:
+        stage.link_model(first)
+    for stage in (first, *others):
+        made = {"parameters": checkpoint.parameter_count, "peak_memory_mb": round(machine.peak_memory_mb(), 1)}
         stage.write_result_and_clear_checkpoints(
             {"stage": stage.name, "imported": source, **nothing, **made, "metrics": {}}
         )
@@ -106,10 +114,25 @@ def _with_length(stage: Any, length: int) -> Any:
     return dataclasses.replace(stage, train=dataclasses.replace(stage.train, max_length=length))
 
 
-def _read(source: str | Path, chat_template: str | None, say: Callable[[str], None]) -> tuple[Any, Tokenizer]:
+class _Opened(NamedTuple):
+    """A checkpoint that is about to become a run. save: writes its weights into a stage."""
+
+    config: ModelConfig
+    parameter_count: int
+    save: Callable[[StageFolder], None]
+    tokenizer: Tokenizer
+
+
+def _open(source: str | Path, chat_template: str | None, say: Callable[[str], None]) -> _Opened:
     file = find_gguf_file(source)
     if file is not None:
-        return load_gguf(file), load_gguf_tokenizer(file, chat_template, say)
+        model = load_gguf(file)
+        tokenizer = load_gguf_tokenizer(file, chat_template, say)
+        return _Opened(model.config, model.parameter_count, lambda stage: stage.save_model(model), tokenizer)
     folder = resolve_checkpoint(source)
-    model = from_pretrained(folder)
-    return model, load_tokenizer(folder, model.config.vocabulary, chat_template, say)
+    found = open_checkpoint(folder)
+    tokenizer = load_tokenizer(folder, found.config.vocabulary, chat_template, say)
+    with torch.device("meta"):
+        like = Transformer(found.config).state_dict()
+    count = sum(tensor.numel() for tensor in like.values())
+    return _Opened(found.config, count, lambda stage: stage.save_tensors(found.config, like, found.read), tokenizer)

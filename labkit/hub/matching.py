@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.hub.folder import TensorEntry, read_tensors, refuse_quantized
+from labkit.hub.folder import TensorEntry, read_tensor, refuse_quantized
 from labkit.hub.parts import Family, TensorMapping
 from labkit.model.transformer import ModelConfig, Transformer
 
@@ -23,15 +24,32 @@ MOST_TOKENS = 2**24
 """No model reads longer rows; a config that says so is damaged."""
 
 
-def read_checkpoint_tensors(
+class MatchedTensors(NamedTuple):
+    """Every tensor of a model, where it lies in a checkpoint: nothing of them is read until it is asked for.
+
+    parts: what each of our tensors is made of. entries: {the family's name: (the file's name, where it lies)}.
+    """
+
+    config: ModelConfig
+    parts: dict[str, TensorMapping]
+    entries: dict[str, tuple[str, TensorEntry]]
+
+    def read(self, name: str) -> Tensor:
+        """One of our tensors, in fp32. Raises LabError for NaN or infinite numbers, and for a damaged file."""
+        theirs = {one: read_tensor(*self.entries[one]) for one in self.parts[name].theirs}
+        ours = self.parts[name].to_ours(theirs, self.config)
+        return torch.empty(ours.shape).copy_(ours)
+
+
+def match_tensors(
     family: Family, config: ModelConfig, entries: Mapping[str, TensorEntry], folder: Path
-) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by the family's names. Raises LabError for those that are missing, of another shape,
-    or left over.
+) -> MatchedTensors:
+    """Find all tensors of a model of this config in a checkpoint. Raises LabError for those that are missing, of
+    another shape, quantized or left over, and where two that are to be one differ.
     """
     check_tensor_count(config, len(entries), str(folder), "config.json")
-    parts = list(family.tensor_mappings(config))
-    wanted = {name for part in parts for name in part.theirs}
+    parts = {part.ours: part for part in family.tensor_mappings(config)}
+    wanted = {name for part in parts.values() for name in part.theirs}
     found, left = _by_family_names(family, wanted, entries, folder)
     refuse_quantized({name: entries[name] for name in (*found.values(), *left.values())}, folder)
     twins = _twins(family, found, left)
@@ -44,15 +62,15 @@ def read_checkpoint_tensors(
     missing = sorted(wanted - found.keys())
     if missing:
         raise LabError(_missing(missing, family, folder))
-    check_shapes(parts, config, {name: entries[found[name]].shape for name in wanted}, str(folder), "config.json")
-    tensors = read_tensors(entries, {*found.values(), *twins})
+    shapes = {name: entries[found[name]].shape for name in wanted}
+    check_shapes(list(parts.values()), config, shapes, str(folder), "config.json")
     for other, name in twins.items():
-        if not torch.equal(tensors[other], tensors[found[name]]):
+        if not torch.equal(*(read_tensor(one, entries[one]) for one in (other, found[name]))):
             raise LabError(
                 f"{folder}: its config.json says that {other} is {name} (tie_word_embeddings), but the file holds two "
                 f"that differ. With tie_word_embeddings false in config.json both are read."
             )
-    return {name: tensors[found[name]] for name in wanted}
+    return MatchedTensors(config, parts, {name: (found[name], entries[found[name]]) for name in wanted})
 
 
 def _by_family_names(

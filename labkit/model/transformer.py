@@ -28,6 +28,7 @@ from labkit.model.positions import (
     ModelSizes,
     NoPosition,
     Position,
+    PositionEncoding,
     PositionIndex,
     Rotary,
     Sinusoidal,
@@ -171,6 +172,11 @@ class ModelConfig:
         table = {Learned: self.width, Sinusoidal: self.width, Rotary: E}.get(type(self.position), 0)
         return self.vocabulary * self.width + (self.depth + self.encoder_depth) * block + self.context * table
 
+    def new_position(self, causal: bool) -> PositionEncoding:
+        """The encoding of its positions, of the stack where no token sees a later one (causal) or of the encoder."""
+        sizes = ModelSizes(self.context, self.width, self.heads, self.attention_config.head_dim, causal)
+        return self.position.build(sizes)
+
     def new_norm(self) -> nn.Module:
         """A norm of its kind."""
         if self.norm == "rms":
@@ -286,8 +292,7 @@ class Stack(nn.Module):
     def add_blocks(self, config: ModelConfig, depth: int, causal: bool, cross: bool, name: str = "") -> None:
         """What `__init__` does, for a stack that has other parts before these."""
         self.causal = causal
-        sizes = ModelSizes(config.context, config.width, config.heads, config.attention_config.head_dim, causal)
-        self.position = config.position.build(sizes)
+        self.position = config.new_position(causal)
         self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.norm_placement == "pre" else nn.Identity()
 
@@ -309,10 +314,9 @@ class Transformer(Stack):
     def __init__(self, config: ModelConfig):
         """Raises LabError for a shape whose parts do not go together, or that this machine's memory cannot hold."""
         nn.Module.__init__(self)
-        if torch.get_default_device().type != "meta":  # where weights take no memory
-            check_memory_available(
-                4.0 * config.min_parameter_count, f"A model of {config.min_parameter_count:,} parameters"
-            )
+        check_memory_available(
+            4.0 * config.min_parameter_count, f"A model of {config.min_parameter_count:,} parameters"
+        )
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.add_blocks(config, config.depth, config.causal, config.encoder_depth > 0)

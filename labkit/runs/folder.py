@@ -6,7 +6,7 @@ runs/NAME/
     pretrain/         one folder a stage:
         metrics.jsonl     one record a step, written as it happens
         checkpoints/      to resume from; gone once the stage is finished
-        model.safetensors, config.json, result.json
+        model.safetensors (in shards when large: labkit.training.weights), config.json, result.json
     preferences/      what the world's annotator chose, train.jsonl and validation.jsonl
     report.json, report.html
     .lock             while a process makes the run; .aside-1: what is being made again, as it was; see `changes`
@@ -30,7 +30,7 @@ from labkit.files import PARTIAL, explain_write_errors, read_json, read_object, 
 from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
-from labkit.runs.inputs import WEIGHTS, WORLD, hash_path, input_hashes, input_locations, matches_hash
+from labkit.runs.inputs import WORLD, input_hashes, input_locations, matches_hash
 from labkit.runs.lock import LOCK_FILE, exclusive_lock
 from labkit.runs.plan import is_external
 from labkit.runs.recipe import Recipe
@@ -44,6 +44,7 @@ from labkit.runs.transactions import (
 )
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import Tokenizer
+from labkit.training.weights import hash_weights, weights_file
 
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
 """The files with which a run begins."""
@@ -96,7 +97,7 @@ class Run:
         }
         for place in begun_with.values():
             open_external_stage(place)
-        hashes = input_hashes(recipe) | {one: hash_path(Path(at) / WEIGHTS) for one, at in begun_with.items()}
+        hashes = input_hashes(recipe) | {one: hash_weights(Path(at)) for one, at in begun_with.items()}
         places = input_locations(recipe) | {one: str(Path(at).absolute()) for one, at in begun_with.items()}
         run = cls(Path(path), recipe, hashes, torch.get_num_threads(), places)
         run.input_locations = {
@@ -362,9 +363,9 @@ class Run:
         Raises LabError, which says where it was looked for, when it is gone or has changed.
         """
         looked = dict.fromkeys([str(Path(stage).absolute()), *filter(None, [self.original_locations.get(stage)])])
-        there = [place for place in looked if (Path(place) / WEIGHTS).is_file()]
+        there = [place for place in looked if weights_file(Path(place)).is_file()]
         for place in there:
-            if stage not in self.inputs or matches_hash(Path(place) / WEIGHTS, self.inputs[stage]):
+            if stage not in self.inputs or self.inputs[stage] == hash_weights(Path(place)):
                 return place
         if there:
             raise LabError(

@@ -16,9 +16,6 @@ WORLD = "data/world"
 """What the world's files are called among a run's inputs, wherever they lie."""
 
 
-WEIGHTS = "model.safetensors"
-
-
 def input_hashes(recipe: Recipe) -> dict[str, str]:
     """SHA-256 of each file or folder that a recipe reads, the world's included; hub data sets have none.
 

@@ -21,7 +21,7 @@ from labkit.runs.folder import Run
 from labkit.runs.pipeline import reevaluate_stage
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.stage_folder import StageFolder
-from labkit.training.checkpoints import write_model
+from labkit.training.weights import write_weights
 
 DIGITS = 5
 """Of the numbers of each step, which are there to be drawn."""
@@ -50,7 +50,7 @@ def _shrink(stage: StageFolder, small: StageFolder) -> None:
     model: Transformer | RewardModel = stage.model() if stage.generates_text else stage.reward_model()
     small.path.mkdir()
     shutil.copy(stage.path / "config.json", small.path)
-    write_model(small.path / "model.safetensors", copy.deepcopy(model).to(torch.bfloat16))
+    write_weights(small.path, copy.deepcopy(model).to(torch.bfloat16))
     write_json(small.path / "result.json", stage.result)
     shortened = ({name: _short(value) for name, value in record.items()} for record in stage.step_records)
     write_jsonl(small.path / "metrics.jsonl", shortened)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_model
+from torch import Tensor
 
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
-from labkit.files import explain_read_errors, read_object, write_json
+from labkit.files import read_object, write_json
 from labkit.machine import default_device
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.stages import Stage
-from labkit.training.checkpoints import Checkpoints, read_records, write_model
+from labkit.training.checkpoints import Checkpoints, read_records
+from labkit.training.weights import hash_weights, link_weights, load_weights, weights_file, write_tensors, write_weights
 
 M = TypeVar("M", Transformer, RewardModel)
 
@@ -44,7 +45,17 @@ class StageFolder:
     @property
     def trained(self) -> bool:
         """Whether the weights are there; a stage may be trained and not yet measured."""
-        return (self.path / "model.safetensors").is_file()
+        return self.weights_file.is_file()
+
+    @property
+    def weights_file(self) -> Path:
+        """The file that changes whenever the weights do: model.safetensors, or the index of its shards."""
+        return weights_file(self.path)
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weights. Raises LabError when they are not there, or not whole."""
+        return hash_weights(self.path)
 
     @property
     def exists(self) -> bool:
@@ -58,7 +69,17 @@ class StageFolder:
     def save_model(self, model: Transformer | RewardModel) -> None:
         """Keep the stage's final weights; config.json first, so that weights never stand without it."""
         write_json(self.path / "config.json", to_dict(model.config))
-        write_model(self.path / "model.safetensors", model)
+        write_weights(self.path, model)
+
+    def save_tensors(self, config: ModelConfig, like: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
+        """As `save_model`, of a model that is not in memory: see `write_tensors`."""
+        write_json(self.path / "config.json", to_dict(config))
+        write_tensors(self.path, like, read)
+
+    def link_model(self, other: StageFolder) -> None:
+        """Take another stage's final weights, as the same files."""
+        write_json(self.path / "config.json", read_object(other.path / "config.json"))
+        link_weights(other.path, self.path)
 
     def write_result_and_clear_checkpoints(self, result: dict[str, Any]) -> None:
         """Keep the stage's result, with what its words were split by, and drop what was only there to resume."""
@@ -101,11 +122,5 @@ class StageFolder:
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
 
     def _load(self, model: M) -> M:
-        weights = self.path / "model.safetensors"
-        with explain_read_errors(weights):
-            weights.open("rb").close()  # safetensors takes a file that it may not read for one that is not there
-        try:
-            load_model(model, str(weights))
-        except (SafetensorError, RuntimeError) as error:
-            raise LabError(f"{weights} is damaged, or of another model than config.json says: {error}") from error
+        load_weights(self.path, model)
         return model.to(default_device())

@@ -30,7 +30,6 @@ from labkit.errors import LabError
 from labkit.files import (
     OLD,
     PARTIAL,
-    atomic_replace,
     atomic_replace_folder,
     explain_write_errors,
     fsync_path,
@@ -46,12 +45,6 @@ from labkit.training.sharding import is_sharded, read_full_tensors, read_shards,
 KEPT = 2
 SHARDS, REPLICATED = "shards", "replicated"
 """Of a sharded checkpoint: the folder of what each process holds a shard of, and the file of what each holds whole."""
-
-
-def write_model(path: Path, model: nn.Module) -> None:
-    """Write the model's weights to `path` as safetensors, whole or not at all."""
-    with atomic_replace(path) as partial:
-        save_model(model, str(partial))
 
 
 def open_to_append(path: Path) -> RawIOBase:

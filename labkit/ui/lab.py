@@ -161,16 +161,14 @@ class Lab:
     def model(self, name: str, stage: str) -> Transformer:
         """The model after a stage of a run. Raises LabError when it is not there."""
         folder = self.open(name).stage(stage)
-        return self.load_cached(folder.path / "model.safetensors", folder.model)
+        return self.load_cached(folder.weights_file, folder.model)
 
     def reward_model(self, name: str) -> RewardModel | None:
         """The reward model of a run; None where it has none."""
         folder = self.open(name).latest_reward_stage()
-        return (
-            None
-            if folder is None
-            else self.load_cached(folder.path / "model.safetensors", folder.reward_model, "reward_model")
-        )
+        if folder is None:
+            return None
+        return self.load_cached(folder.weights_file, folder.reward_model, "reward_model")
 
     def example_prompt(self, name: str) -> str:
         """Something to ask a run's model: of its world, a story to write; of real text, nothing."""
@@ -195,8 +193,7 @@ class Lab:
 
     def weights_version(self, name: str, stage: str) -> tuple[Path, int]:
         """What a stage's model is now: another when its weights change. Raises LabError when it is not there."""
-        folder = self.open(name).stage(stage)
-        file = folder.path / "model.safetensors"
+        file = self.open(name).stage(stage).weights_file
         return file, _version(file)
 
 

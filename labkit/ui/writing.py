@@ -6,7 +6,6 @@ same text again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -213,8 +212,8 @@ def _task(lab: Lab, settings: DecodingSettings) -> Task | None:
 
 def weights_hash(lab: Lab, settings: DecodingSettings) -> str:
     """A hash of the model's weights."""
-    file = lab.open(settings.run).stage(settings.stage).path / "model.safetensors"
-    return lab.load_cached(file, lambda: hashlib.sha256(file.read_bytes()).hexdigest()[:12], "hash")
+    folder = lab.open(settings.run).stage(settings.stage)
+    return lab.load_cached(folder.weights_file, lambda: folder.weights_hash[:12], "hash")
 
 
 def stream_comparison(lab: Lab, settings: DecodingSettings) -> Iterator[dict[str, Any]]:

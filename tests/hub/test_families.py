@@ -279,6 +279,24 @@ def test_a_checkpoint_in_several_files(tmp_path):
     )
 
 
+def test_a_large_model_is_exported_in_several_files(tmp_path, monkeypatch):
+    theirs("gpt2").save_pretrained(tmp_path / "whole")
+    model = from_pretrained(tmp_path / "whole")
+    monkeypatch.setattr("labkit.training.weights.MAX_SHARD_BYTES", 20_000)
+    save_pretrained(model, tmp_path / "shards")
+    assert len(list((tmp_path / "shards").glob("model-*"))) > 2
+    read: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "shards", dtype=torch.float32).eval()
+    ids, mask = tokens(), torch.ones(3, T, dtype=torch.bool)
+    torch.testing.assert_close(our_logits(model, ids, mask), their_logits(read, ids, mask), atol=1e-4, rtol=0)
+    save_pretrained(from_pretrained(tmp_path / "shards"), tmp_path / "again")
+    again = load_shards(tmp_path / "again")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in load_shards(tmp_path / "shards").items()) and again
+
+
+def load_shards(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("model-*") for name, tensor in load_file(file).items()}
+
+
 def refused(folder: Path) -> str:
     with pytest.raises(LabError) as error:
         from_pretrained(folder)

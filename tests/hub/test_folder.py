@@ -155,6 +155,9 @@ def test_a_checkpoint_that_is_not_whole(tmp_path):
     assert f"{shard} is a pointer of git LFS, not the file itself" in refused(tmp_path)
     shard.unlink()
     assert f"names, {shard.name} the first: the checkpoint is not whole" in refused(tmp_path)
+    first = tmp_path / sorted(original["weight_map"].values())[0]
+    shard.write_bytes(first.read_bytes())
+    assert f"twice, in {first.name} and {shard.name}" in refused(tmp_path)
     for map_ in ({"model.norm.weight": "../model.safetensors"}, {"a": "/etc/passwd"}, {"a": "weights.bin"}):
         index.write_text(json.dumps({"weight_map": map_}))
         assert "which is no safetensors file in the same folder" in refused(tmp_path)

@@ -11,12 +11,13 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from safetensors.torch import load_file, save_file, save_model
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.commands.main import main
 from labkit.decoding import Temperature, generate
 from labkit.errors import LabError
-from labkit.hub import importing
+from labkit.hub import from_pretrained, importing
 from labkit.hub.export import export
 from labkit.hub.gguf import load_gguf_tokenizer
 from labkit.hub.importing import import_checkpoint
@@ -25,11 +26,16 @@ from labkit.runs.folder import Run
 from labkit.runs.presets import make_recipe
 from labkit.text.chat import encode_document, encode_messages, encode_prompt, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
+from labkit.training import weights
+from labkit.training.weights import weight_files
 from labkit.ui import attention
 from labkit.ui.lab import Lab
 from labkit.world import Document, Message
 from tests.faults import Killed, bury, faults
+from tests.limited_import import publish
 from tests.published import llama
+from tests.tiny import weights_hash
+from tests.workers import finish, start
 
 CHATML = (
     "{% for message in messages %}"
@@ -200,8 +206,8 @@ def test_turns_that_the_template_refuses_are_refused_at_import(tmp_path, kind, c
 
 def test_an_import_stopped_anywhere_blocks_no_folder(checkpoint, tmp_path, monkeypatch):
     """As it was before, or whole: the same command again makes it."""
-    read = importing._read(checkpoint, None, print)
-    monkeypatch.setattr(importing, "_read", lambda *given: read)
+    opened = importing._open(checkpoint, None, print)
+    monkeypatch.setattr(importing, "_open", lambda *given: opened)
     recipe = make_recipe("smoke")
     with faults() as counted:
         import_checkpoint(checkpoint, tmp_path / "count", recipe)
@@ -212,8 +218,58 @@ def test_an_import_stopped_anywhere_blocks_no_folder(checkpoint, tmp_path, monke
         with warnings.catch_warnings(), suppress(LabError):
             warnings.simplefilter("ignore")
             import_checkpoint(checkpoint, tmp_path / "run", recipe)
-        assert Run.open(tmp_path / "run").model("sft").config == read[0].config, at
+        assert Run.open(tmp_path / "run").model("sft").config == opened.config, at
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+@pytest.fixture
+def sharded(checkpoint, monkeypatch) -> Path:
+    """The same in several files, as transformers writes it; what is imported is then written in several, too."""
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    model.save_pretrained(checkpoint, max_shard_size="20KB")
+    (checkpoint / "model.safetensors").unlink()
+    assert len(list(checkpoint.glob("model-*"))) > 2
+    monkeypatch.setattr(weights, "MAX_SHARD_BYTES", 20_000)
+    return checkpoint
+
+
+def test_a_checkpoint_in_shards_becomes_a_run_in_shards(sharded, tmp_path):
+    run = import_checkpoint(sharded, tmp_path / "run", make_recipe("smoke"))
+    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(sharded, dtype=torch.float32)
+    ids, whole = torch.arange(3, 60).view(3, 19), from_pretrained(sharded)
+    with torch.no_grad():
+        expected = whole(ids)
+        torch.testing.assert_close(expected, theirs(ids).logits, atol=1e-4, rtol=0)
+        for stage in ("pretrain", "sft"):
+            assert len(weight_files(run.stage(stage).path)) > 2
+            assert torch.equal(run.model(stage)(ids), expected)
+    result = run.stage("sft").result
+    assert result is not None and result["parameters"] == whole.parameter_count
+    branched = run.branch(tmp_path / "branch", run.recipe, ["pretrain"])
+    assert weights_hash(branched.model("pretrain")) == weights_hash(run.model("sft"))
+
+
+def test_one_file_is_imported_as_the_loaded_model_would_be_saved(checkpoint, tmp_path):
+    run = import_checkpoint(checkpoint, tmp_path / "run", make_recipe("smoke"))
+    save_model(from_pretrained(checkpoint), str(tmp_path / "expected"))
+    for stage in ("pretrain", "sft"):
+        assert (run.path / stage / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+def test_a_shard_with_nan_leaves_no_folder(sharded, tmp_path, capsys):
+    last = sorted(sharded.glob("model-*"))[-1]
+    save_file({name: tensor * torch.nan for name, tensor in load_file(last).items()}, last)
+    assert main(["import", str(sharded), str(tmp_path / "run"), "--preset", "smoke"]) == 2
+    assert "are NaN or infinite" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_model_larger_than_the_memory_is_imported_shard_by_shard(tmp_path, monkeypatch):
+    """In a process that may take half of what the weights take; loaded, it takes little more than them."""
+    monkeypatch.setattr(weights, "MAX_SHARD_BYTES", 8_000_000)
+    publish(tmp_path / "small", 1)
+    publish(tmp_path / "large", 24)
+    (said,) = finish(start("tests.limited_import", [str(tmp_path)], 1))
+    assert said.splitlines() == ["imported", "too large to load", "loaded"]
 
 
 def test_what_cannot_become_a_run_is_said(checkpoint, tmp_path, capsys):

@@ -172,13 +172,17 @@ def test_two_stages_of_a_kind_are_made_beside_each_other(tmp_path):
     assert (path / "preferences").is_dir()
 
 
-def test_a_stage_begins_with_a_model_of_another_run(tmp_path):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_stage_begins_with_a_model_of_another_run(tmp_path, monkeypatch, sharded):
     """With its weights and its tokenizer; when they change, it is said."""
+    if sharded:
+        monkeypatch.setattr("labkit.training.weights.MAX_SHARD_BYTES", 20_000)
     big, path = tmp_path / "big", tmp_path / "student"
     list(run(tiny_recipe(), big, ["pretrain"]))
     recipe = planned(f"sft@{big}/pretrain")
     list(run(recipe, path))
     made = Run.open(path)
+    assert Run.open(big).stage("pretrain").weights_file.name.endswith(".index.json" if sharded else "model.safetensors")
     assert [stage.name for stage in made.stages] == ["sft"] and made.stage("sft").finished
     assert (path / "tokenizer.json").read_bytes() == (big / "tokenizer.json").read_bytes()
     whole = tmp_path / "whole"

@@ -10,7 +10,7 @@ from torch import nn
 from labkit.errors import LabError
 from labkit.files import read_jsonl
 from labkit.training import checkpoints
-from labkit.training.checkpoints import Checkpoints, open_metrics_log, write_model
+from labkit.training.checkpoints import Checkpoints, open_metrics_log
 from labkit.training.loop import fit
 from tests.tiny import Counting, TinyModel, tiny_config, tiny_objective, weights_hash
 
@@ -28,7 +28,6 @@ def test_shared_weights_are_written_once_and_come_back_shared(tmp_path):
             self.head.weight = self.embedding.weight
 
     first, second = Tied(), Tied()
-    write_model(tmp_path / "model.safetensors", first)
     Checkpoints(tmp_path / "c").save(1, first, {}, {"step": 1})
     saved = Checkpoints(tmp_path / "c").latest()
     assert saved is not None

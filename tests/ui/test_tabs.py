@@ -26,6 +26,7 @@ from labkit.ui.lab import Lab, LRUCache
 from labkit.ui.words import CHINESE, ENGLISH
 from labkit.ui.writing import DecodingSettings, StrategyColumn
 from labkit.world import Message, World
+from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 
 
@@ -55,6 +56,20 @@ def test_models_are_loaded_once_and_again_when_they_change(lab):
     assert lab.model("tiny", "sft") is not first
     with pytest.raises(LabError, match="reward model"):
         lab.model("tiny", "reward")
+
+
+def test_weights_in_shards_are_known_by_their_index(lab, tmp_path, monkeypatch):
+    shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
+    copied, settings = Lab(tmp_path), DecodingSettings("tiny", "sft", "Hello", (StrategyColumn("greedy"),))
+    whole, version = writing.weights_hash(copied, settings), copied.weights_version("tiny", "sft")
+    monkeypatch.setattr("labkit.training.weights.MAX_SHARD_BYTES", 20_000)
+    copied.open("tiny").stage("sft").save_model(lab.model("tiny", "sft"))
+    assert (
+        copied.language_model_stages("tiny") == lab.language_model_stages("tiny")
+        and copied.weights_version("tiny", "sft") != version
+    )
+    assert weights_hash(copied.model("tiny", "sft")) == weights_hash(lab.model("tiny", "sft"))
+    assert len(writing.weights_hash(copied, settings)) == len(whole) and writing.weights_hash(copied, settings) != whole
 
 
 def test_attention_of_a_text(lab):

@@ -1,0 +1,216 @@
+"""Weights in one file or in shards: what was written comes back, and a stop at any moment leaves the old or the new."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file, save_model
+from torch import Tensor, nn
+
+from labkit.errors import LabError
+from labkit.training import weights
+from labkit.training.weights import (
+    INDEX,
+    WEIGHTS,
+    hash_weights,
+    link_weights,
+    load_weights,
+    weight_files,
+    weights_file,
+    write_tensors,
+    write_weights,
+)
+from tests.faults import Killed, faults, tree
+from tests.tiny import weights_hash
+
+SHARD = 20_000
+
+
+@pytest.fixture
+def small_shards(monkeypatch) -> None:
+    monkeypatch.setattr(weights, "MAX_SHARD_BYTES", SHARD)
+
+
+def layers(seed: int, widths: tuple[int, ...] = (60, 50, 40, 30, 20)) -> nn.Sequential:
+    """30 kB in eight tensors, of three shards' size."""
+    torch.manual_seed(seed)
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+
+
+def loaded(folder: Path) -> str:
+    model = layers(99)
+    load_weights(folder, model)
+    return weights_hash(model)
+
+
+def test_one_file_is_what_safetensors_makes_of_the_model(tmp_path):
+    model = layers(0)
+    write_weights(tmp_path, model)
+    save_model(model, str(tmp_path / "expected"))
+    assert (tmp_path / WEIGHTS).read_bytes() == (tmp_path / "expected").read_bytes()
+    assert weight_files(tmp_path) == [weights_file(tmp_path)] == [tmp_path / WEIGHTS]
+    assert loaded(tmp_path) == weights_hash(model)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_large_weights_are_in_shards_with_an_index_and_come_back_bit_for_bit(tmp_path):
+    model = layers(0)
+    write_weights(tmp_path, model)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", INDEX]
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(4 * p.numel() for p in model.parameters()) > SHARD
+    for file in weight_files(tmp_path):
+        held = load_file(file)
+        assert {index["weight_map"][name] for name in held} == {file.name}
+        assert sum(4 * tensor.numel() for tensor in held.values()) <= SHARD
+    assert index["weight_map"].keys() == model.state_dict().keys()
+    assert loaded(tmp_path) == weights_hash(model) and weights_file(tmp_path) == tmp_path / INDEX
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_shared_and_renamed_tensors_come_back_from_shards(tmp_path):
+    def tied() -> nn.Sequential:
+        model = layers(0, (60, 60, 60, 60))
+        model[2].weight = model[0].weight
+        return model
+
+    first, second = tied(), tied()
+    nn.init.normal_(first[0].get_parameter("weight"))
+    write_weights(tmp_path, first)
+    assert len(weight_files(tmp_path)) == 2
+    load_weights(tmp_path, second)
+    assert weights_hash(first) == weights_hash(second) and second[2].weight is second[0].weight
+
+
+def test_tensors_are_read_shard_by_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "MAX_SHARD_BYTES", 400)
+    like = {name: torch.empty(50, device="meta") for name in "abcd"}
+    seen: list[Any] = []
+
+    def read(name: str) -> Tensor:
+        seen.append((name, len(list(tmp_path.glob("model-*")))))
+        return torch.full((50,), float(ord(name)))
+
+    write_tensors(tmp_path, like, read, {"format": "pt"})
+    assert seen == [("a", 0), ("b", 0), ("c", 1), ("d", 1)]
+    assert load_file(weight_files(tmp_path)[1])["d"].tolist() == [ord("d")] * 50
+
+
+def write(folder: Path, model: nn.Module, sharded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "MAX_SHARD_BYTES", SHARD if sharded else 10**9)
+    write_weights(folder, model)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("kind", ["error", "kill"])
+def test_stopped_anywhere_the_old_or_the_new_weights_are_read(tmp_path, monkeypatch, before, after, kind):
+    old, new = layers(0), layers(1)
+    write(tmp_path / "count", old, before, monkeypatch)
+    with faults() as counted:
+        write(tmp_path / "count", new, after, monkeypatch)
+    whole = len(tree(tmp_path / "count"))
+    ended = set()
+    for at in range(1, counted.count + 1):
+        folder = tmp_path / str(at)
+        write(folder, old, before, monkeypatch)
+        with faults(at, kind), suppress(Killed, LabError):
+            write(folder, new, after, monkeypatch)
+        ended.add(loaded(folder))
+        write(folder, new, after, monkeypatch)
+        assert loaded(folder) == weights_hash(new) and len(tree(folder)) == whole, at
+    assert weights_hash(old) in ended and ended <= {weights_hash(old), weights_hash(new)}
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_an_error_between_two_shards_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+    write_weights(tmp_path, layers(0))
+    before, writes = tree(tmp_path), []
+
+    def full(tensors: dict[str, Tensor], *rest: Any, **more: Any) -> None:
+        writes.append(tensors.keys())
+        if len(writes) == 2:
+            raise OSError(28, "No space left on device")
+        save_file(tensors, *rest, **more)
+
+    monkeypatch.setattr(weights, "save_file", full)
+    with pytest.raises(LabError, match="The disk is full"):
+        write_weights(tmp_path, layers(1))
+    assert len(writes) == 2 and tree(tmp_path) == before
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_shards_that_are_not_the_model_are_refused_by_name(tmp_path):
+    write_weights(tmp_path, layers(0))
+    index, (first, last) = json.loads((tmp_path / INDEX).read_text()), weight_files(tmp_path)
+    whole, tensors = last.read_bytes(), load_file(last)
+
+    def refused() -> str:
+        with pytest.raises(LabError) as error:
+            loaded(tmp_path)
+        last.write_bytes(whole)
+        (tmp_path / INDEX).write_text(json.dumps(index))
+        return str(error.value)
+
+    last.write_bytes(whole[:-9])
+    assert f"{last} is damaged, or of another model than config.json says" in refused()
+    last.unlink()
+    assert f"{tmp_path} lacks 1 of the 2 files that its {INDEX} names, {last.name} the first" in refused()
+    name = next(iter(tensors))
+    save_file({key: tensor for key, tensor in tensors.items() if key != name}, last)
+    assert f"{tmp_path / INDEX} is damaged, or of another model than config.json says: {name} is missing" in refused()
+    save_file(tensors | {"9.weight": torch.ones(2)}, last)
+    assert f"{last} is damaged, or of another model than config.json says: it has no 9.weight" in refused()
+    again = next(iter(load_file(first)))
+    save_file(tensors | {again: load_file(first)[again]}, last)
+    assert f"another file holds {again}, too" in refused()
+    save_file(tensors | {name: tensors[name][:1]}, last)
+    assert f"{last} is damaged" in refused()
+    for names, words in (({"a": "../x.safetensors"}, "'../x.safetensors'"), ({"a": "b.bin"}, "'b.bin'")):
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": names}))
+        assert f"{tmp_path / INDEX} names {words}, which is no safetensors file in the same folder" in refused()
+    for text in ("{", "[]", "{}", '{"weight_map": {}}'):
+        (tmp_path / INDEX).write_text(text)
+        assert str(tmp_path / INDEX) in refused()
+
+
+def test_a_damaged_index_loses_nothing_until_new_weights_are_whole(tmp_path, monkeypatch):
+    write(tmp_path, layers(0), True, monkeypatch)
+    (tmp_path / INDEX).write_text("{")
+    kept = {name for name in tree(tmp_path) if name.startswith("model-")}
+    with monkeypatch.context() as broken:
+        broken.setattr(weights, "write_json", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_weights(tmp_path, layers(1))
+    assert kept < tree(tmp_path).keys()
+    write(tmp_path, layers(1), True, monkeypatch)
+    assert loaded(tmp_path) == weights_hash(layers(1)) and len(tree(tmp_path)) == 4
+
+
+def test_the_hash_is_of_the_weights(tmp_path, monkeypatch):
+    found = set()
+    for seed in (0, 1):
+        for sharded in (False, True):
+            write(tmp_path / f"{seed}", layers(seed), sharded, monkeypatch)
+            write(tmp_path / "again", layers(seed), sharded, monkeypatch)
+            assert hash_weights(tmp_path / "again") == hash_weights(tmp_path / f"{seed}")
+            found.add(hash_weights(tmp_path / "again"))
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("links", [False, True])
+def test_linked_weights_are_the_same_and_change_alone(tmp_path, monkeypatch, sharded, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *given: os.stat("/nowhere"))
+    write(tmp_path / "a", layers(0), sharded, monkeypatch)
+    link_weights(tmp_path / "a", tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert {path.stat().st_nlink for path in (tmp_path / "b").iterdir()} == {2 if links else 1}
+    write(tmp_path / "b", layers(1), sharded, monkeypatch)
+    assert loaded(tmp_path / "a") == weights_hash(layers(0)) != loaded(tmp_path / "b")
