@@ -26,12 +26,12 @@ __all__ = ["family_name", "from_pretrained", "open_checkpoint", "resolve_checkpo
 
 
 def open_checkpoint(source: str | Path) -> MatchedTensors:
-    """The config of a checkpoint in transformers' form, and where its tensors lie, of which none is read yet.
+    """The config of a checkpoint in transformers' form, and where its tensors lie, which are read when asked for.
 
     source: a folder, or the id of a model on the Hugging Face hub, of which only safetensors and JSON are fetched.
     Raises LabError for a folder without weights, with pickles or an adapter alone, for an unknown family, for a config
     that cannot be built or says what is not known here, for quantized weights, and for tensors that are missing, left
-    over or of another shape.
+    over, of another shape, in two files, or by two names with different numbers.
     """
     folder = resolve_checkpoint(source)
     config = read_config(folder)

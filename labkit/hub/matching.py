@@ -25,7 +25,7 @@ MOST_TOKENS = 2**24
 
 
 class MatchedTensors(NamedTuple):
-    """Every tensor of a model, where it lies in a checkpoint: nothing of them is read until it is asked for.
+    """Where in a checkpoint each tensor of a model lies; it is read when it is asked for.
 
     parts: what each of our tensors is made of. entries: {the family's name: (the file's name, where it lies)}.
     """

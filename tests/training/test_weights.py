@@ -73,7 +73,7 @@ def test_large_weights_are_in_shards_with_an_index_and_come_back_bit_for_bit(tmp
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_shared_and_renamed_tensors_come_back_from_shards(tmp_path):
+def test_shared_tensors_come_back_shared_from_shards(tmp_path):
     def tied() -> nn.Sequential:
         model = layers(0, (60, 60, 60, 60))
         model[2].weight = model[0].weight
