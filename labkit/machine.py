@@ -40,7 +40,7 @@ def default_device() -> torch.device:
 def _resolve_device(asked: str, rank: int | None) -> torch.device:
     """The device by what was asked for ("" for the best) and this process's number on its machine, if it has one."""
     there = available_devices()
-    kind = asked.partition(":")[0] or there[-1].type
+    kind = asked.partition(":")[0] or ("cpu" if rank is not None and there[-1].type == "mps" else there[-1].type)
     alike = [device for device in there if device.type == kind]
     if rank is not None and (":" in asked or kind == "mps"):
         raise LabError(f"Of several processes each has a GPU of its own, so --device can be cuda or cpu, not {asked}.")
@@ -49,7 +49,13 @@ def _resolve_device(asked: str, rank: int | None) -> torch.device:
         names = " and ".join(dict.fromkeys(map(str, there)))
         built = "" if torch.version.cuda or kind != "cuda" else f"; torch {torch.__version__} is built without CUDA"
         raise LabError(f"There is no device {asked!r} on this machine: there is {names}{built}.")
-    device = found[(rank or 0) % len(found)]
+    if kind == "cuda" and (rank or 0) >= len(found):
+        raise LabError(
+            f"Process {rank} of this machine has no GPU of its own: there {'is' if len(found) == 1 else 'are'} "
+            f"{len(found)}. Start as many processes as there are GPUs (torchrun --nproc-per-node {len(found)}), or "
+            f"--device cpu."
+        )
+    device = found[rank or 0] if kind == "cuda" else found[0]
     if device.type == "cuda":
         torch.cuda.set_device(device)  # so that it is also meant where no number is named
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS adds up in any order
@@ -83,7 +89,7 @@ def peak_matmul_flops(
     *,
     seconds: float = 0.25,
     size: int | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> float:
     """FLOP/s of the best of several products of two [size, size] matrices; 2 size**3 FLOPs each.
 
@@ -91,6 +97,7 @@ def peak_matmul_flops(
     larger matrices on a GPU, which it needs to be busy, and as many threads as torch is set to. Takes ``seconds`` for
     each type measured, by ``clock``.
     """
+    clock = clock or time.perf_counter
     if dtype is None:
         types = [torch.bfloat16, torch.float32] if has_bf16() else [torch.float32]
         return max(peak_matmul_flops(each, seconds=seconds, size=size, clock=clock) for each in types)

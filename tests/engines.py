@@ -106,7 +106,7 @@ def main() -> None:
     what, steps, *folder = sys.argv[1:]
     found: dict[str, Any] = {}
     if what == "ppo":
-        train = replace(stages(int(steps), "muon")["ppo"].train, checkpoint_every=2)
+        train = replace(stages(int(steps), "muon")["ppo"].train, checkpoint_every=3)  # every other one inside a rollout
         found = trained(PPO(train, max_new_tokens=10), stage_inputs, Path(*folder))
     elif what == "bf16":
         with (

@@ -21,7 +21,12 @@ HELP = """Options of every command that trains, on one process or several:
   --parallel ddp|fsdp           each process holds the whole model, or a shard of it
   --activation-checkpointing    less memory: compute activations again in the backward pass
   --cpu-offload                 with fsdp: keep the shards in the processor's memory"""
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "remote process exited or there was a network error",  # NCCL's
+)
 """What torch says, among much else, in a process whose partner has gone."""
 
 
@@ -45,9 +50,18 @@ def move_launch_options_to_environment(arguments: list[str]) -> list[str]:
     return rest
 
 
+def check_launcher_variables() -> None:
+    """Raises LabError where one of the environment variables that a launcher sets is no number."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        value = os.environ.get(name)
+        if value is not None and not value.lstrip("-").isdecimal():
+            raise LabError(f"{name} is {value!r}, not a number. torchrun and accelerate launch set it; else unset it.")
+
+
 def launched_process_count() -> int:
     """How many processes the launcher has started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    count = os.environ.get("WORLD_SIZE", "1")
+    return int(count) if count.isdecimal() else 1
 
 
 def silence_ddp_warnings() -> None:
@@ -61,7 +75,10 @@ def report_process_failure(error: Exception) -> int:
     rank = os.environ.get("RANK", "0")
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST):
         said = str(error).strip().splitlines()[-1]
-        print(f"labkit: process {rank} ends, as another process did, which says why ({said})", file=sys.stderr)
+        print(
+            f"labkit: process {rank} ends, as another process did; that one, or the launcher, says why ({said})",
+            file=sys.stderr,
+        )
     else:
         print(f"labkit: process {rank} failed:", file=sys.stderr)
         traceback.print_exception(error)

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     try:
+        launched.check_launcher_variables()
         with one_line_warnings():
             code = _dispatch(device.take_device_option(launched.move_launch_options_to_environment(given)))
         sys.stdout.flush()

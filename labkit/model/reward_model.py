@@ -25,9 +25,10 @@ class RewardModel(nn.Module):
     def __init__(self, body: Transformer):
         super().__init__()
         register_weight_renames(self, {"likelihood": "logprob_weight"})
-        self.body, self.head = body, ScalarHead(body.config.width)
-        self.logprob_weight = nn.Parameter(torch.ones(()))
-        self.to(body.embedding.weight.device)
+        self.body = body
+        with torch.device(body.embedding.weight.device):
+            self.head = ScalarHead(body.config.width)
+            self.logprob_weight = nn.Parameter(torch.ones(()))
 
     @property
     def config(self) -> ModelConfig:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress
 
 
+PASSED_ON_SECONDS = 5
+"""So soon after the first, a signal to one of several processes is the first one again."""
+
+
 class StopRequest:
     """Set by the first ctrl-C, or SIGTERM, while steps are taken, so that the run ends between two of them; see
     ``stop_on_interrupt``. signal: which of the two it was.
@@ -30,15 +35,23 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
+        self.asked_at = 0.0
         self.stepping = False
         self.signal: int = signal.SIGINT
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+        if self.asked and _passed_on() and time.monotonic() - self.asked_at < PASSED_ON_SECONDS:
+            return
         if self.asked or not self.stepping:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.asked_at = True, time.monotonic()
         print("\nStopping after this step; press again to stop at once.", file=sys.stderr)
+
+
+def _passed_on() -> bool:
+    """Whether a launcher passes on signals that a terminal or a batch system has sent to each process already."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
@@ -93,7 +106,9 @@ def _command(arguments: Sequence[str]) -> str:
     from labkit.training.processes import accelerator, parallel_config
 
     count = accelerator().num_processes
-    launch = f"torchrun --nproc-per-node {count} -m labkit" if count > 1 else "labkit"
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    nodes = f"--nnodes {count // here} … " if here < count else ""
+    launch = f"torchrun {nodes}--nproc-per-node {here} -m labkit" if count > 1 else "labkit"
     device = os.environ.get("LABKIT_DEVICE")
     flags = [*parallel_config().flags(), *(["--device", device] if device else [])]
     return f"{launch} {shlex.join([*arguments, *flags])}"

@@ -204,6 +204,11 @@ def _opened(
         begun = stack.enter_context(transaction(path, "a new run", run_file_names(recipe)))
         opened = Run.create(path, recipe) if build_on is None else _branched(Path(build_on), path, recipe, chosen)
     accelerator().wait_for_everyone()
+    if not main and not (path / "recipe.json").is_file():
+        raise LabError(
+            f"Process {accelerator().process_index} finds no run in {path}, where the first process has one: the "
+            f"folder of a run is on a disk that all machines have."
+        )
     if begun is None:
         opened = Run.open(path)
         opened.check_same_recipe(recipe)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from labkit.decoding.best import Judge, judge_scores
 from labkit.errors import LabError
@@ -115,6 +116,23 @@ class RolloutSource:
         if state and f"inputs.{self.batches_a_step - 1}" not in state and self.batches_a_step > 1:
             raise LabError("The checkpoint holds the rollout of an older labkit. Train the stage again (--again).")
         self.kept = [Rollout(**{name: state[name + (f".{part}" if part else "")] for name in names}) for part in parts]
+
+    def reshard_states(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """This process's state, of those of another number of processes: each holds the prompts rank, rank + n … of a
+        batch, and all answers to them.
+        """
+        mine = self.batch_size // self.num_generations
+        order = [(index % len(states), index // len(states)) for index in range(mine)][self.rank :: self.world_size]
+        found: dict[str, Any] = {}
+        for name, value in states[0].items():
+            if not value.ndim:
+                found[name] = value  # a mean over all processes
+                continue
+            width = max(state[name].shape[1] for state in states)
+            padded = [F.pad(state[name], (0, width - state[name].shape[1])) for state in states]
+            each = self.num_generations
+            found[name] = torch.cat([padded[rank][at * each : (at + 1) * each] for rank, at in order])
+        return found
 
     @torch.no_grad()
     def generate_batches(self, model: ActorCritic, iteration: int) -> list[Rollout]:

@@ -206,7 +206,8 @@ class Checkpoints:
         """The same where each process holds a shard of the weights (`checkpoint_tensors`); every process comes here."""
         final, main = self.checkpoint_path(step), processes.is_main_process
         replicated = {name: tensor.detach() for name, tensor in weights.items() if not is_sharded(tensor)}
-        with atomic_replace_folder(final) if main else nullcontext(hidden_sibling(final, PARTIAL)) as partial:
+        theirs = nullcontext(hidden_sibling(final, PARTIAL))
+        with explain_write_errors(final), atomic_replace_folder(final) if main else theirs as partial:
             processes.wait_for_everyone()
             write_shards(partial / SHARDS, {name: one for name, one in weights.items() if name not in replicated})
             if main:

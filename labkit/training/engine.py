@@ -93,7 +93,9 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def make_parallel_eval_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> Engine:
-    """For a model that is read only: shards of it where the launcher asks for shards, else a copy on each process."""
+    """For a model that is not trained: shards of it where the launcher asks for shards, else a copy on each process.
+    Shards are then all that is left of its weights: from now on it is called through the engine alone.
+    """
     model = model.eval()
     if accelerator().num_processes == 1 or parallel_config().strategy == "ddp":
         return Engine(model.to(device))

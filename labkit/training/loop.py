@@ -270,7 +270,9 @@ class _Loop:
         }
 
     def _resume(self) -> None:
-        """Take up the last whole checkpoint, if there is one. Raises LabError when it is of another recipe."""
+        """Take up the last whole checkpoint, if there is one. Raises LabError when it is of another recipe, or of other
+        processes whose sources cannot be shared out anew.
+        """
         saved = self._latest_checkpoint()
         if saved is None:
             return
@@ -290,10 +292,25 @@ class _Loop:
         else:
             saved.load_model(self.model)
             self.optimizer.load_tensors(saved.tensors("optimizer"), current_to_older_weight_names(self.model))
-        if len(state["sources"]) == self.processes.num_processes:
-            rank = self.processes.process_index
-            self.source.load_state_dict({**state["sources"][rank], **saved.tensors(f"source-{rank}")})
+        self._load_source(saved)
         self.step, self.saved_step, self.seconds = state["step"], state["step"], state["seconds"]
+
+    def _load_source(self, saved: Checkpoint) -> None:
+        """Give the source its state; of another number of processes its part of all states, if it can tell it."""
+        plain = saved.state["sources"]
+        if len(plain) == self.processes.num_processes:
+            rank = self.processes.process_index
+            self.source.load_state_dict({**plain[rank], **saved.tensors(f"source-{rank}")})
+            return
+        states = [{**own, **saved.tensors(f"source-{rank}")} for rank, own in enumerate(plain)]
+        if not any(states):
+            return
+        if not hasattr(self.source, "reshard_states"):
+            raise LabError(
+                f"{saved.folder} is of {len(plain)} processes, whose sources of batches have a state each. Resume on "
+                f"as many."
+            )
+        self.source.load_state_dict(self.source.reshard_states(states))
 
 
 def _on_cpu(value: Any) -> Any:

@@ -132,7 +132,7 @@ MESSAGES = {
         "第 {1} 步时 {0}，训练已停止。{2}请减小学习率。",
     "The model keeps the weights before this step.": "模型保留这一步之前的权重。",
     "The weights of step {} are kept in {}.": "第 {0} 步的权重保存在 {1}。",
-    "{} takes {} GB of memory; this machine has {}.": "{0} 需要 {1} GB 内存；本机有 {2}。",
+    "{} takes {} GB of memory; {} has {}.": "{0} 需要 {1} GB 内存；{2} 有 {3} GB。",
     "A model of {} parameters": "{0} 个参数的模型",
     "{} can be {}, not {}.": "{0} 可为 {1}，不能是 {2}。",
     "{} needs a value.": "{0} 需要一个值。",

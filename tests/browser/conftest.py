@@ -172,7 +172,7 @@ def visited(window: Page) -> Iterator[Opened]:
 
     def visit(url: str, viewport: Any = SIZE, color_scheme: Any = None) -> Page:
         window.set_viewport_size(viewport)
-        window.emulate_media(color_scheme=color_scheme)
+        window.emulate_media(color_scheme=color_scheme or "null")
         window.goto(url)
         return window
 

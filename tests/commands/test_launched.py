@@ -1,11 +1,15 @@
 """The command line as one of several processes: its options, and what it says when it fails."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from labkit.commands import launched
 from labkit.commands.main import main
 from labkit.errors import LabError
+from labkit.runs import pipeline
 from labkit.training import processes
+from tests.tiny_recipe import tiny_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +71,26 @@ def test_a_process_that_has_lost_another_says_so(monkeypatch, capsys):
         launched.report_process_failure(RuntimeError("[gloo/transport] Connection closed by peer [127.0.0.1]:4711"))
         == 1
     )
-    assert "labkit: process 3 ends, as another process did, which says why ([gloo" in capsys.readouterr().err
+    assert (
+        "labkit: process 3 ends, as another process did; that one, or the launcher, says why ([gloo"
+        in capsys.readouterr().err
+    )
     for error in (ValueError("no such thing"), RuntimeError("NCCL error: Duplicate GPU detected")):
         assert launched.report_process_failure(error) == 1
         said = capsys.readouterr().err
         assert "labkit: process 3 failed:" in said and f"{type(error).__name__}: {error}" in said
+
+
+@pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", ""), ("WORLD_SIZE", "auto"), ("LOCAL_RANK", "abc")])
+def test_a_launchers_variable_that_is_no_number_is_named(monkeypatch, capsys, name, value):
+    monkeypatch.setenv(name, value)
+    assert main(["recipe", "--help"]) == 2
+    assert f"labkit: {name} is '{value}', not a number." in capsys.readouterr().err
+
+
+def test_a_process_that_does_not_see_the_runs_folder_says_what_is_missing(monkeypatch, tmp_path):
+    """As on a second machine without a disk that both have."""
+    second = SimpleNamespace(is_main_process=False, process_index=1, wait_for_everyone=lambda: None)
+    monkeypatch.setattr(pipeline, "accelerator", lambda: second)
+    with pytest.raises(LabError, match="Process 1 finds no run in .*: the folder of a run is on a disk that all"):
+        next(pipeline.run(tiny_recipe(), tmp_path / "run"))

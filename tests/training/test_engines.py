@@ -83,7 +83,7 @@ def test_killed_and_resumed_a_sharded_run_ends_with_the_same_weights(tmp_path):
     again = finish(start("tests.engines", ["ppo", steps, str(tmp_path / "b")], LABKIT_PARALLEL="fsdp"))
     assert len({json.loads(said)["hash"] for said in [*straight, *again]}) == 1
 
-    # On one process too, whose last bits differ, and from there on two.
+    # On one process too, whose last bits differ, and from there on two; also inside a rollout of two steps.
     killed(tmp_path / "c", steps, rng, 1)
     assert sorted((tmp_path / "c" / "checkpoints").glob("step-*/model.safetensors"))
     finish(start("tests.engines", ["ppo", steps, str(tmp_path / "c")], LABKIT_PARALLEL="fsdp"))
