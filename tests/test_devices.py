@@ -315,6 +315,12 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
         forget_device()
         assert str(default_device()) == "cuda:3"
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        forget_device()
+        with pytest.raises(
+            LabError, match="Process 3 of this machine has no GPU of its own: there are 2. Start as many"
+        ):
+            default_device()
         monkeypatch.setenv("LABKIT_DEVICE", "cuda:1")
         with pytest.raises(LabError, match="each has a GPU of its own, so --device can be cuda or cpu, not cuda:1"):
             default_device()

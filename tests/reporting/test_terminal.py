@@ -3,10 +3,15 @@
 import json
 import signal
 from collections.abc import Generator
+from types import SimpleNamespace
 
-from labkit.reporting.terminal import format_run_metrics, metric_table_rows, run_with_progress
+import pytest
+
+from labkit.reporting import terminal
+from labkit.reporting.terminal import StopRequest, format_run_metrics, metric_table_rows, run_with_progress
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import Progress
+from labkit.training import processes
 from tests.tiny_recipe import tiny_recipe
 
 SFT = {
@@ -51,3 +56,27 @@ def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path, capsys, monkeypatc
     said = capsys.readouterr().err
     assert "Stopping after this step; press again to stop at once." in said
     assert said.endswith("Stopped. To resume: labkit run --resume\n")
+
+
+def test_what_a_launcher_passes_on_again_does_not_stop_at_once(monkeypatch):
+    """A batch system signals every process of a job, torchrun among them, which signals its own."""
+    now = [10.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    stop = StopRequest()
+    stop.stepping = True
+    stop(signal.SIGTERM, None)
+    stop(signal.SIGTERM, None)
+    assert stop.asked
+    now[0] += 6
+    with pytest.raises(KeyboardInterrupt):
+        stop(signal.SIGTERM, None)
+
+
+def test_on_two_machines_the_advice_names_the_processes_of_one(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.delenv("LABKIT_DEVICE", raising=False)
+    monkeypatch.setattr(processes, "accelerator", lambda: SimpleNamespace(num_processes=16))
+    monkeypatch.setattr(processes, "parallel_config", processes.ParallelConfig)
+    advice = terminal._command(["run", "--resume"])
+    assert advice == "torchrun --nnodes 2 … --nproc-per-node 8 -m labkit run --resume"
