@@ -4,8 +4,10 @@
     model-00001-of-00002.safetensors  model-00002-of-00002.safetensors  model.safetensors.index.json
 
 Weights are replaced as a whole: new shards get names that no file has, the index is written once all of them are on the
-disk, and only then is removed what it replaces. Where both forms are there, model.safetensors is the one that is read,
-as in transformers.
+disk, and only then is removed what it replaces: model.safetensors, or the index and the shards that it names. Shards
+that no index names, as of a download that is not whole, are never removed. Meanwhile model.safetensors.replacing.json
+lists the old files and the new, so that after a kill the next writer removes those that are not read. Where both forms
+are there, model.safetensors is the one that is read, as in transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -28,9 +30,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from labkit.errors import LabError
-from labkit.files import PARTIAL, atomic_replace, explain_read_errors, explain_write_errors, write_json
+from labkit.files import PARTIAL, atomic_replace, explain_read_errors, explain_write_errors, read_object, write_json
+
+R = TypeVar("R")
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+REPLACING = "model.safetensors.replacing.json"
 MAX_SHARD_BYTES = 5 * 10**9
 """Of a file's tensors; a larger tensor has a file of its own. What is converted holds so much in memory at once."""
 OTHER = "damaged, or of another model than config.json says"
@@ -99,8 +104,12 @@ def hash_weights(folder: Path) -> str:
 
     Raises LabError as `weight_files`, and for a file that may not be read.
     """
+    return _read_weight_files(folder, _hash_files)
+
+
+def _hash_files(files: list[Path]) -> str:
     digests = []
-    for file in weight_files(folder):
+    for file in files:
         with explain_read_errors(file), file.open("rb") as opened:
             digests.append(hashlib.file_digest(opened, "sha256").digest())
     return (digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()).hex()
@@ -135,20 +144,23 @@ def write_tensors(
     """
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        in_use = _files_in_use(folder)
-        _remove_others(folder, in_use)  # which a kill has left
-        index, files = _split(like, in_use)
+        _remove_unread(folder)  # which a kill has left
+        index, files = _split(like, {file.name for file in folder.iterdir()})
+        listed = {*_files_in_use(folder), *files, *([INDEX] if index else [])}
+        if listed != {WEIGHTS}:  # one file takes its place by itself
+            write_json(folder / REPLACING, {"files": sorted(listed)})
         try:
             for file, names in files.items():
                 with atomic_replace(folder / file) as partial:
                     save_file({name: read(name).contiguous() for name in names}, str(partial), metadata=metadata)
             if index:
                 write_json(folder / INDEX, index)
+                (folder / WEIGHTS).unlink(missing_ok=True)  # from now on the index is read
         except BaseException:
-            with suppress(OSError):
-                _remove_others(folder, _files_in_use(folder))  # the new ones, if the index has its name already
+            with suppress(OSError, LabError):
+                _remove_unread(folder)
             raise
-        _remove_others(folder, {*files, *([INDEX] if index else [])})
+        _remove_unread(folder)
 
 
 def _split(like: Mapping[str, Tensor], taken: Collection[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
@@ -164,27 +176,29 @@ def _split(like: Mapping[str, Tensor], taken: Collection[str]) -> tuple[dict[str
     return {"metadata": split.metadata, "weight_map": split.tensor_to_filename}, split.filename_to_tensors
 
 
-def _own_files(folder: Path) -> list[str]:
-    """The files of weights in a folder, whole or not; those that say which of the others are read come first."""
-    shards = sorted(file.name for file in folder.iterdir() if _SHARD.fullmatch(file.name))
-    return [name for name in (WEIGHTS, INDEX, *shards) if (folder / name).is_file()]
-
-
 def _files_in_use(folder: Path) -> set[str]:
+    """The files that are read; of a damaged index, it alone."""
     if (folder / WEIGHTS).is_file():
         return {WEIGHTS}
+    if not (folder / INDEX).is_file():
+        return set()
     try:
         return {INDEX, *_shard_names(folder)}
-    except LabError:  # no index, or a damaged one: what it named is kept until its successor is whole
-        return set(_own_files(folder)) if (folder / INDEX).is_file() else set()
+    except LabError:
+        return {INDEX}
 
 
-def _remove_others(folder: Path, kept: Collection[str]) -> None:
-    for name in _own_files(folder):
-        if name not in kept:
-            (folder / name).unlink()
+def _remove_unread(folder: Path) -> None:
+    """Remove what a replacement, finished or not, has left: of the files that it lists, those that are not read."""
     for partial in folder.glob(f".model*.safetensors*{PARTIAL}"):
         partial.unlink()
+    if not (folder / REPLACING).is_file():
+        return
+    listed, in_use = read_object(folder / REPLACING, files=list)["files"], _files_in_use(folder)
+    for name in sorted(file.name for file in folder.iterdir()):
+        if name in listed and name not in in_use and (name in (WEIGHTS, INDEX) or _SHARD.fullmatch(name)):
+            (folder / name).unlink()
+    (folder / REPLACING).unlink()
 
 
 def link_weights(source: Path, target: Path) -> None:
@@ -203,13 +217,40 @@ def link_weights(source: Path, target: Path) -> None:
                     shutil.copyfile(file, partial)
 
 
+def _read_weight_files(folder: Path, read: Callable[[list[Path]], R]) -> R:
+    """`read(weight_files(folder))`; once more where that failed and the weights were replaced meanwhile, since a reader
+    with the old index misses its files then.
+    """
+    version = _version(folder)
+    try:
+        return read(weight_files(folder))
+    except LabError:
+        if _version(folder) == version:
+            raise
+    return read(weight_files(folder))
+
+
+def _version(folder: Path) -> tuple[Path, int, int] | None:
+    """What differs once weights are replaced; None where there are none."""
+    file = weights_file(folder)
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return file, found.st_ino, found.st_mtime_ns
+
+
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Copy a folder's weights into `model`, one file after the other.
 
     Raises LabError for files that are missing, damaged or may not be read, and for tensors that are missing, left over
     or of another shape than the model's.
     """
-    files = weight_files(folder)
+    _read_weight_files(folder, lambda files: _load_files(files, model, weights_file(folder)))
+
+
+def _load_files(files: list[Path], model: nn.Module, said_by: Path) -> None:
+    """said_by: the file that says which tensors there are."""
     names = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
     loaded: set[int] = set()
     for file in files:
@@ -227,4 +268,4 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         loaded |= set(here.values())
     lacking = [name for name, tensor in names.items() if tensor not in loaded]
     if lacking:
-        raise LabError(f"{weights_file(folder)} is {OTHER}: {lacking[0]} is missing.")
+        raise LabError(f"{said_by} is {OTHER}: {lacking[0]} is missing.")

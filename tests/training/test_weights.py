@@ -189,7 +189,68 @@ def test_a_damaged_index_loses_nothing_until_new_weights_are_whole(tmp_path, mon
             write_weights(tmp_path, layers(1))
     assert kept < tree(tmp_path).keys()
     write(tmp_path, layers(1), True, monkeypatch)
-    assert loaded(tmp_path) == weights_hash(layers(1)) and len(tree(tmp_path)) == 4
+    assert loaded(tmp_path) == weights_hash(layers(1)) and kept < tree(tmp_path).keys()
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("there", ["half a download", "beside one file", "beside shards"])
+def test_what_no_index_names_is_never_removed(tmp_path, monkeypatch, sharded, there):
+    if there != "half a download":
+        write(tmp_path, layers(0), there == "beside shards", monkeypatch)
+    stray = [f"model-0000{number}-of-00009.safetensors" for number in (1, 2)]
+    for name in (*stray, "model-00001-of-00002.safetensors", "model-1-00002-of-00002.safetensors"):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_text("a download")
+    kept = {name: found for name, found in tree(tmp_path).items() if name.endswith(".safetensors")}
+    kept = {name: found for name, found in kept.items() if (tmp_path / name).read_bytes() == b"a download"}
+    before = tree(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(weights, "save_file", lambda *given, **more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(tmp_path, layers(1), sharded, broken)
+    assert tree(tmp_path) == before
+    for seed in (1, 2, 3):
+        write(tmp_path, layers(seed), sharded, monkeypatch)
+        assert loaded(tmp_path) == weights_hash(layers(seed))
+    found = tree(tmp_path)
+    assert len(kept) >= 3 and found.items() >= kept.items()
+    assert found.keys() == {".", *kept, weights_file(tmp_path).name, *(file.name for file in weight_files(tmp_path))}
+
+
+@pytest.mark.parametrize(
+    ("before", "when"),
+    [(True, "read_checkpoint_json"), (True, "weight_files"), (True, "load_file"), (False, "weight_files")],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_weights_that_are_replaced_while_they_are_read(tmp_path, monkeypatch, before, when, after):
+    write(tmp_path, layers(0), before, monkeypatch)
+    real, replaced = getattr(weights, when), []
+
+    def read(path: Path) -> Any:
+        found = real(path)
+        if not replaced:
+            replaced.append(path)
+            write(tmp_path, layers(1), after, monkeypatch)
+        return found
+
+    monkeypatch.setattr(weights, when, read)
+    assert loaded(tmp_path) == weights_hash(layers(1)) and replaced
+
+
+def test_the_hash_of_weights_that_are_replaced_meanwhile_is_of_the_new(tmp_path, monkeypatch):
+    for folder, seed in ((tmp_path, 0), (tmp_path / "new", 1)):
+        write(folder, layers(seed), True, monkeypatch)
+    replaced: list[Path] = []
+
+    def listed(folder: Path) -> list[Path]:
+        found = weight_files(folder)
+        if not replaced:
+            replaced.extend(found)
+            write(folder, layers(1), True, monkeypatch)
+        return found
+
+    monkeypatch.setattr(weights, "weight_files", listed)
+    assert hash_weights(tmp_path) == hash_weights(tmp_path / "new") and not replaced[0].exists()
 
 
 def test_the_hash_is_of_the_weights(tmp_path, monkeypatch):
