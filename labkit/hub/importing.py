@@ -36,7 +36,8 @@ def import_checkpoint(
     file.
 
     Of safetensors the weights are written straight from the source: in memory is one file of the run's weights (see
-    `labkit.training.weights`), however large the model is. A GGUF file is loaded whole.
+    `labkit.training.weights`), however large the model is; they are read twice, since NaN and infinite numbers are
+    refused before anything is written. A GGUF file is loaded whole.
 
     recipe: of the stages to come; its model's shape becomes the checkpoint's. chat_template: "plain" for turns written
     plainly, or the name of one of several templates. say: is told what had to be decided. Raises LabError when the
@@ -132,6 +133,7 @@ def _open(source: str | Path, chat_template: str | None, say: Callable[[str], No
     folder = resolve_checkpoint(source)
     found = open_checkpoint(folder)
     tokenizer = load_tokenizer(folder, found.config.vocabulary, chat_template, say)
+    found.check_finite()  # before a file of the run is written
     with torch.device("meta"):
         like = Transformer(found.config).state_dict()
     count = sum(tensor.numel() for tensor in like.values())

@@ -40,6 +40,13 @@ class MatchedTensors(NamedTuple):
         ours = self.parts[name].to_ours(theirs, self.config)
         return torch.empty(ours.shape).copy_(ours)
 
+    def check_finite(self) -> None:
+        """Read every tensor once, one after the other. Raises LabError for NaN or infinite numbers, and for a damaged
+        file.
+        """
+        for name, entry in self.entries.values():
+            read_tensor(name, entry)
+
 
 def match_tensors(
     family: Family, config: ModelConfig, entries: Mapping[str, TensorEntry], folder: Path
