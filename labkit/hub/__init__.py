@@ -18,7 +18,7 @@ from labkit.hub.families import FAMILIES
 from labkit.hub.folder import read_config, read_tensor_entries, resolve_checkpoint
 from labkit.hub.matching import MatchedTensors, match_tensors
 from labkit.hub.shapes import config_from_hf, config_to_hf, family_from_config, family_name
-from labkit.machine import check_memory_available
+from labkit.machine import check_memory_available, default_device
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.training.weights import write_tensors
 
@@ -41,7 +41,8 @@ def open_checkpoint(source: str | Path) -> MatchedTensors:
 
 
 def from_pretrained(source: str | Path) -> Transformer:
-    """The model of a checkpoint, in eval mode and fp32. In memory are the model and one of the checkpoint's tensors.
+    """The model of a checkpoint, on `default_device`, in eval mode and fp32. In memory are the model and one of the
+    checkpoint's tensors; then it goes to the device.
 
     Raises LabError as `open_checkpoint`, for NaN or infinite numbers, and for a model that this machine's memory cannot
     hold.
@@ -51,7 +52,7 @@ def from_pretrained(source: str | Path) -> Transformer:
     for name in dict(model.named_parameters()):
         owner, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(owner), own_name, nn.Parameter(checkpoint.read(name)))
-    return model.eval()
+    return model.to(default_device()).eval()
 
 
 def _without_weights(config: ModelConfig) -> Transformer:

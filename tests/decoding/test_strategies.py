@@ -142,7 +142,7 @@ def test_an_encoder_decoder_is_searched_too(tmp_path):
     for parameter in published.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     published.save_pretrained(tmp_path)
-    model, source = from_pretrained(tmp_path), torch.tensor([[4, 9, 2, 8]])
+    model, source = from_pretrained(tmp_path).cpu(), torch.tensor([[4, 9, 2, 8]])
     expected = published.generate(source, num_beams=3, max_new_tokens=8, do_sample=False)[0, 1:].tolist()
     best = beam_search(model, [0], beams=3, max_new_tokens=8, stop_ids=[END], memory=model.encode(source)).hypotheses[0]
     assert best.tokens == (expected[: expected.index(END)] if END in expected else expected)

@@ -17,6 +17,8 @@ from labkit.model.feedforward import Plain
 from labkit.model.positions import Learned, NoPosition
 from labkit.model.rwkv import RWKV
 from labkit.model.transformer import ModelConfig, Transformer
+from tests.devices import use_device
+from tests.tiny import weights_hash
 
 V, T = 61, 13
 LLAMA = {
@@ -122,6 +124,7 @@ def their_logits(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Ten
 
 @torch.no_grad()
 def our_logits(model: Transformer, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    model.cpu()
     if model.encoder is not None:
         return model(ids.flip(1), memory=model.encode(ids, mask))
     return model(ids, mask=mask)
@@ -152,7 +155,7 @@ def test_logits_are_theirs_with_padding_and_back_again(case, tmp_path):
 @pytest.mark.parametrize("case", [name for name in CASES if "bert" not in name])
 def test_with_a_cache_the_same(case, tmp_path):
     theirs(case).save_pretrained(tmp_path)
-    model, ids = from_pretrained(tmp_path), tokens()
+    model, ids = from_pretrained(tmp_path).cpu(), tokens()
     with torch.no_grad():
         memory = None if model.encoder is None else model.encode(tokens(seed=2))
         whole, state = model(ids, memory=memory), model.new_state(3, T)
@@ -182,7 +185,7 @@ def test_a_window_counts_a_text_that_begins_later_alike():
 def test_bert_tells_if_one_sentence_follows_another(tmp_path):
     published = theirs("bert-pairs")
     published.save_pretrained(tmp_path)
-    model, (ids, mask) = from_pretrained(tmp_path), padded()
+    model, (ids, mask) = from_pretrained(tmp_path).cpu(), padded()
     types = (torch.arange(T) > 5).long().expand(3, T)
     with torch.no_grad():
         expected = published(input_ids=ids, attention_mask=mask.long(), token_type_ids=types).seq_relationship_logits
@@ -203,7 +206,7 @@ def test_switch_drops_the_tokens_that_it_drops_and_none_in_evaluation(tmp_path):
                 module.expert_capacity = room
         published.config.expert_capacity = room
         published.save_pretrained(tmp_path)
-        model, ids = from_pretrained(tmp_path), tokens()
+        model, ids = from_pretrained(tmp_path).cpu(), tokens()
         everyone = torch.ones(3, T, dtype=torch.bool)
         expected = their_logits(published, ids, everyone)
         torch.testing.assert_close(our_logits(model.train(), ids, everyone), expected, atol=1e-4, rtol=0)
@@ -239,7 +242,7 @@ def test_rwkv_is_its_authors(tmp_path, monkeypatch):
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     save_pretrained(model, tmp_path)
-    again = from_pretrained(tmp_path)
+    again = from_pretrained(tmp_path).cpu()
     assert again.config == model.config
     tensors = authors_names(load_file(tmp_path / "model.safetensors"))
     torch.save(tensors, tmp_path / "authors.pth")
@@ -258,7 +261,7 @@ def test_rwkv_is_its_authors(tmp_path, monkeypatch):
 def test_an_encoder_decoder_writes_the_same(case, tmp_path):
     published = theirs(case)
     published.save_pretrained(tmp_path)
-    model, source = from_pretrained(tmp_path), tokens()
+    model, source = from_pretrained(tmp_path).cpu(), tokens()
     expected = published.generate(source, max_new_tokens=12, min_new_tokens=12, do_sample=False)
     with torch.no_grad():
         memory, written = model.encode(source), torch.zeros(3, 1, dtype=torch.int64)
@@ -291,6 +294,15 @@ def test_a_large_model_is_exported_in_several_files(tmp_path, monkeypatch):
     save_pretrained(from_pretrained(tmp_path / "shards"), tmp_path / "again")
     again = load_shards(tmp_path / "again")
     assert all(torch.equal(tensor, again[name]) for name, tensor in load_shards(tmp_path / "shards").items()) and again
+
+
+def test_a_checkpoint_is_loaded_to_the_default_device(tmp_path):
+    theirs("t5").save_pretrained(tmp_path)
+    with use_device("simulated cuda") as at:
+        model = from_pretrained(tmp_path)
+        assert {tensor.device for tensor in (*model.parameters(), *model.buffers())} == {at}
+        save_pretrained(model, tmp_path / "again")
+    assert weights_hash(from_pretrained(tmp_path / "again")) == weights_hash(from_pretrained(tmp_path))
 
 
 def load_shards(folder: Path) -> dict[str, torch.Tensor]:
