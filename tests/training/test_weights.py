@@ -224,7 +224,8 @@ def test_what_no_index_names_is_never_removed(tmp_path, monkeypatch, sharded, th
 @pytest.mark.parametrize("after", [False, True])
 def test_weights_that_are_replaced_while_they_are_read(tmp_path, monkeypatch, before, when, after):
     write(tmp_path, layers(0), before, monkeypatch)
-    real, replaced = getattr(weights, when), []
+    real = getattr(weights, when)
+    replaced: list[Path] = []
 
     def read(path: Path) -> Any:
         found = real(path)
