@@ -8,6 +8,7 @@ what torch sets aside once. glibc gives freed memory back while memory is measur
 would also hold what malloc keeps for later. Time is of a step, in the process's own seconds (of the processor, not of
 the clock on the wall) on one thread, so that what else the machine does counts little; the speeds of products and of
 memory are measured in the same seconds, in the same processes, before and after those steps, and the link's before.
+(`labkit plan` itself measures these speeds by the clock on the wall, once, and with all threads.)
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import harmonic_mean, mean
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psutil
 
 from labkit.configs import Count, check_fields
 from labkit.errors import LabError
+
+if TYPE_CHECKING:
+    from labkit.training.speed import DeviceSpeed
 
 WARM = 2
 """Steps before those that are timed."""
@@ -94,6 +98,8 @@ def run(config: PlanBench | None = None, progress: Callable[[str], object] = pri
 def compare(case: Case, steps: int) -> dict[str, Any]:
     """One case, estimated and measured."""
     measured = measure(case, steps)
+    if measured[0]["speed"] is None:
+        raise LabError(f"{case.name}: no measurement told what memory takes. Repeat while nothing else runs here.")
     first, grown = measured[0], max(one["bytes"] for one in measured)
     estimate = estimated(case, first["speed"], first["link"])
     seconds = estimate.seconds / estimate.steps
@@ -186,8 +192,16 @@ def _measured(case: Case, steps: int) -> dict[str, Any]:
     before, link = measure_speed(clock=time.process_time), _link(case) if case.processes > 1 else None
     seconds = _trained(case, make, real_model, WARM + steps)[WARM:]
     after = measure_speed(clock=time.process_time)
-    speed = [harmonic_mean(pair) for pair in zip(before[:2], after[:2], strict=True)]
-    return {"bytes": grown, "seconds": mean(seconds), "speed": [*speed, mean([before[2], after[2]])], "link": link}
+    return {"bytes": grown, "seconds": mean(seconds), "speed": _mean_speed(before, after), "link": link}
+
+
+def _mean_speed(before: DeviceSpeed, after: DeviceSpeed) -> list[float] | None:
+    """That of both together; None where one does not tell what memory takes."""
+    if before.bandwidth is None or after.bandwidth is None:
+        return None
+    flops = harmonic_mean([before.flops, after.flops])
+    bandwidth = harmonic_mean([before.bandwidth, after.bandwidth])
+    return [flops, bandwidth, mean([before.kernel_seconds, after.kernel_seconds])]
 
 
 def _trained(case: Case, make: Any, make_model: Any, steps: int) -> list[float]:

@@ -27,6 +27,8 @@ from labkit.training.processes import accelerator
 
 STEPS = 7
 """Timed of each; the median counts."""
+MEASUREMENTS = 3
+"""At most, until one tells what memory takes."""
 
 
 class ReferenceStep(NamedTuple):
@@ -42,38 +44,53 @@ SHORT, LONG = ReferenceStep(64, 4, 1, 16), ReferenceStep(256, 2, 8, 128)
 
 
 class DeviceSpeed(NamedTuple):
-    """flops: of products, each second. bandwidth: bytes that all else moves, each second. kernel_seconds: of each
-    operation.
+    """flops: of products, each second. bandwidth: bytes that all else moves, each second; None where no measurement
+    told it. kernel_seconds: of each operation.
     """
 
     flops: float
-    bandwidth: float
+    bandwidth: float | None
     kernel_seconds: float
 
     def seconds(self, work: Work) -> float:
-        """That so much work takes."""
-        return work.flops / self.flops + work.moved_bytes / self.bandwidth + work.kernels * self.kernel_seconds
+        """That so much work takes; without what memory takes, where that is not known."""
+        moving = work.moved_bytes / self.bandwidth if self.bandwidth else 0.0
+        return work.flops / self.flops + moving + work.kernels * self.kernel_seconds
 
     def scaled(self, seconds: float) -> DeviceSpeed:
         """Of a device that takes `seconds` for what takes this one a second."""
-        return DeviceSpeed(self.flops / seconds, self.bandwidth / seconds, self.kernel_seconds * seconds)
+        bandwidth = self.bandwidth and self.bandwidth / seconds
+        return DeviceSpeed(self.flops / seconds, bandwidth, self.kernel_seconds * seconds)
 
 
 def measure_speed(bf16: bool = False, clock: Callable[[], float] = time.perf_counter) -> DeviceSpeed:
-    """Of this machine, with as many threads as torch is set to, in about three seconds."""
+    """Of this machine, with as many threads as torch is set to, in about three seconds; again where they do not tell
+    what memory takes, as when something else slowed the products down.
+    """
+    speed = _measured_once(bf16, clock)
+    for _ in range(MEASUREMENTS - 1):
+        if speed.bandwidth is None:
+            speed = _measured_once(bf16, clock)
+    return speed
+
+
+def _measured_once(bf16: bool, clock: Callable[[], float]) -> DeviceSpeed:
     flops = peak_matmul_flops(torch.bfloat16 if bf16 else torch.float32, clock=clock)
     (short, short_work), (long, long_work) = (_timed(step, bf16, clock) for step in (SHORT, LONG))
     return solve_speed(flops, short, short_work, long, long_work)
 
 
 def solve_speed(flops: float, short: float, short_work: Work, long: float, long_work: Work) -> DeviceSpeed:
-    """The speeds by which two steps take so many seconds: two equations for the two numbers beside `flops`."""
+    """The speeds by which two steps take so many seconds: two equations for the two numbers beside `flops`.
+
+    Where the long step takes no longer than its products and operations, bandwidth is None.
+    """
     left = [(taken - work.flops / flops, work) for taken, work in ((short, short_work), (long, long_work))]
     (a, one), (b, other) = left
     determinant = one.moved_bytes * other.kernels - other.moved_bytes * one.kernels
-    byte = (a * other.kernels - b * one.kernels) / determinant
-    kernel = (one.moved_bytes * b - other.moved_bytes * a) / determinant
-    return DeviceSpeed(flops, 1 / max(byte, 1e-15), max(kernel, 0.0))
+    kernel = max(0.0, (one.moved_bytes * b - other.moved_bytes * a) / determinant)
+    byte = (b - other.kernels * kernel) / other.moved_bytes
+    return DeviceSpeed(flops, 1 / byte if byte > 0 else None, kernel)
 
 
 def _timed(reference: ReferenceStep, bf16: bool, clock: Callable[[], float]) -> tuple[float, Work]:
