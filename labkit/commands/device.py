@@ -31,6 +31,11 @@ def use_device(name: str) -> None:
     """Let all models be on this device. Raises LabError for one that is not there."""
     if not name:
         raise LabError("--device needs a value: cpu, cuda, cuda:1 or mps.")
+    if name.isdigit():
+        raise LabError(
+            f"--device {name} names no device: cpu, cuda, cuda:1 or mps. For how many there are, labkit plan has "
+            f"--devices {name}."
+        )
     from labkit.machine import default_device
 
     before = os.environ.get("LABKIT_DEVICE")

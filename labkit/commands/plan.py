@@ -13,12 +13,14 @@ from tyro.conf import Positional, arg
 
 from labkit.configs import Count, Positive
 from labkit.errors import LabError, count_with_noun
-from labkit.runs.arguments import DataSource, Plan, Switch, default_preset
+from labkit.runs.arguments import DATA_FIELDS, DataSource, Plan, Switch, default_preset
 from labkit.runs.settings import override_recipe, parse_known_args
 
 if TYPE_CHECKING:
     from labkit.runs.estimate import StageEstimate
+    from labkit.runs.folder import Run
     from labkit.runs.recipe import Recipe
+    from labkit.training.speed import DeviceSpeed
 
 Number = Annotated[Positive | None, arg(help_behavior_hint="")]
 
@@ -59,7 +61,8 @@ class PlanOptions:
 def command(arguments: list[str]) -> int:
     """`labkit plan`: its exit code."""
     options, rest = parse_known_args(PlanOptions, "plan", arguments)
-    recipe = override_recipe(_recipe(options), rest, "plan")
+    run = _run(options)
+    recipe = override_recipe(_recipe(options, run), rest, "plan")
     from labkit.machine import has_bf16, warn_once
     from labkit.runs.estimate import Devices, estimate_stages
     from labkit.training.processes import accelerator, parallel_config
@@ -75,10 +78,15 @@ def command(arguments: list[str]) -> int:
 
         set_mmap_threshold(MMAP_THRESHOLD)  # as FSDP does in training, which takes time
     speed = measure_speed(has_bf16())
-    elsewhere = 1.0 if options.flops is None else speed.flops / options.flops
+    share = 1.0 if options.flops is None else speed.flops / options.flops
     link = None if options.link is None else options.link * 1e9
-    devices = Devices(speed.scaled(elsewhere), options.devices, parallel, link, has_bf16() or options.flops is not None)
-    estimates = estimate_stages(recipe, devices)
+    devices = Devices(speed.scaled(share), options.devices, parallel, link, has_bf16() or options.flops is not None)
+    if run is not None and (changed := _drawn_anew(recipe, run)):
+        warn_once(
+            f"With these settings, {', '.join(changed)} is another model than in {run.path}: its size is the recipe's, "
+            f"with a vocabulary of its tokenizer."
+        )
+    estimates = estimate_stages(recipe, devices, run=run)
     if options.json:
         given = {"devices": options.devices, "parallel": parallel.strategy, "speed": devices.speed._asdict()}
         print(json.dumps(given | {"stages": [_as_json(one, options.memory) for one in estimates]}, indent=2))
@@ -86,32 +94,46 @@ def command(arguments: list[str]) -> int:
         print(table(estimates, options.memory))
         shared = options.devices > 1 and parallel.strategy == "fsdp"
         compiled = [] if shared else [name for name, stage in recipe.stages.items() if stage.train.compile]
-        print("\n".join(["", *_notes(options, speed.flops, estimates, compiled)]))
+        elsewhere = options.flops is not None or accelerator().device.type == "cuda"
+        print("\n".join(["", *_notes(options, speed, estimates, compiled, elsewhere)]))
     return 0
 
 
-def _recipe(options: PlanOptions) -> Recipe:
+def _recipe(options: PlanOptions, run: Run | None) -> Recipe:
+    """The run's or the preset's, with the options' plan and sources."""
     from labkit.runs.plan import parse_plan
-    from labkit.runs.presets import PRESETS, make_recipe
+    from labkit.runs.presets import make_recipe
 
-    name = options.recipe or default_preset()
-    sources = {field: getattr(options, field) for field in ("text", "instructions", "preferences")}
-    if name in PRESETS:
-        recipe = make_recipe(name, **sources)
+    sources = {field: getattr(options, field) for field in DATA_FIELDS}
+    if run is None:
+        recipe = make_recipe(options.recipe or default_preset(), **sources)
     else:
         given = {field: place for field, place in sources.items() if place is not None}
-        recipe = dataclasses.replace(_saved_recipe(name), **given)
+        new = {field: place for field, place in given.items() if not run.relocate(field, place)}
+        recipe = dataclasses.replace(run.recipe, **new)
     return dataclasses.replace(recipe, plan=parse_plan(options.plan, recipe.plan)) if options.plan else recipe
 
 
-def _saved_recipe(name: str) -> Recipe:
+def _run(options: PlanOptions) -> Run | None:
+    """The run whose folder or recipe.json is named; None for a preset."""
     from labkit.runs.folder import Run
     from labkit.runs.presets import PRESETS
 
+    name = options.recipe or default_preset()
+    if name in PRESETS:
+        return None
     folder = Path(name).parent if Path(name).name == "recipe.json" else Path(name)
     if not (folder / "recipe.json").is_file():
         raise LabError(f"There is no preset {name!r} and no run in {folder}; the presets are {', '.join(PRESETS)}.")
-    return Run.open(folder).recipe
+    return Run.open(folder)
+
+
+def _drawn_anew(recipe: Recipe, run: Run) -> list[str]:
+    """The stages that begin with random weights, of which the run has a model that the recipe would not make."""
+    from labkit.runs.estimate import trained_stage
+
+    first = [name for name in recipe.stages if recipe.predecessor(name) is None and name in run.recipe.stages]
+    return [name for name in first if run.stage(name).trained and trained_stage(recipe, run, name) is None]
 
 
 def _as_json(one: StageEstimate, memory: float | None) -> dict[str, Any]:
@@ -150,17 +172,33 @@ def _duration(seconds: float) -> str:
 
 
 def _notes(
-    options: PlanOptions, flops: float, estimates: Sequence[StageEstimate], compiled: Sequence[str]
+    options: PlanOptions,
+    speed: DeviceSpeed,
+    estimates: Sequence[StageEstimate],
+    compiled: Sequence[str],
+    elsewhere: bool,
 ) -> list[str]:
-    """What the table is of, and what it leaves out. compiled: the stages that torch.compile would compile."""
+    """What the table is of, and what it leaves out. compiled: the stages that torch.compile would compile. elsewhere:
+    whether the device planned for is another than this CPU.
+    """
     largest = max(one.parameter_count for one in estimates)
     where = "here" if options.flops is None else f"here; the device's peak is {options.flops / 1e12:,.1f} TFLOP/s"
     lines = [
         f"Of each of {count_with_noun(options.devices, 'device')}; at most {largest:,} parameters are trained. "
-        f"Matrix products: {flops / 1e9:,.0f} GFLOP/s {where}.",
+        f"Matrix products: {speed.flops / 1e9:,.0f} GFLOP/s {where}.",
         "frozen: models that are read beside. other: what is sent to other devices, or keys and values while sampling.",
         "Not in the time: evaluation after each stage, the tokenizer, and choosing between answers for preferences.",
     ]
+    if speed.bandwidth is None:
+        lines.append(
+            "Not in the time: what memory takes. The steps measured here took no longer than their products and "
+            "operations; plan again while nothing else runs here."
+        )
+    if elsewhere:
+        lines.append(
+            "activations: with attention written out, as on a CPU. A GPU's fused attention keeps no scores: there they "
+            "are fewer than is said here, the more so the longer the rows are."
+        )
     if options.devices > 1 and options.link is None:
         lines.append("Not in the time: communication between devices; --link GB-PER-SECOND adds it.")
     if compiled:

@@ -2,12 +2,13 @@
 
 A stage is not described here: its own code makes batches, with a model of a few numbers in place of the real one, and
 its own objective is counted on fake tensors (see `labkit.training.step_cost`). So a stage of any kind, and any
-architecture, is estimated as it is.
+architecture, is estimated as it is. Of a run, its own tokenizer is read, and the shape of each model that lies there.
 
-Where a stage samples from the model in training, all answers are taken to be as long as they may be. Where preference
-pairs are not there yet, the world's right answers take their place. Counted are tensors as the processor makes them: a
-GPU's autocast keeps some more numbers in fp32. What a stage measures afterwards is not counted, nor what torch.compile
-saves.
+Where a stage samples from the model in training, all answers are taken to be as long as they may be. Where no
+preference pairs are given, the world's right answers take their place. Counted are tensors as the CPU makes them, with
+attention written out: a GPU's fused attention keeps no scores, so that its activations are counted too high, the more
+the longer rows are; its autocast keeps some more numbers in fp32. What a stage measures afterwards is not counted, nor
+what torch.compile saves.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ import torch
 from accelerate.utils import send_to_device
 
 from labkit.decoding.generate import sample_by_inverse_cdf
+from labkit.errors import LabError
 from labkit.evaluation.config import truncate_texts
 from labkit.model.feedforward import Gated
 from labkit.model.positions import NoPosition
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.preferences.annotate import preference_task
-from labkit.runs.folder import open_external_stage
+from labkit.runs.folder import Run, open_external_stage
+from labkit.runs.plan import is_external
 from labkit.runs.prepare import LoadedSources, read_sources, tokenizer_texts
 from labkit.runs.recipe import Recipe
+from labkit.runs.stage_folder import StageFolder
 from labkit.stages import PreferenceSplit, Stage, StageInputs
 from labkit.stages.registry import DATA_FIELDS, Rollouts
 from labkit.text.pairs import PreferencePair
@@ -50,6 +54,8 @@ PAIRS = 64
 """Of the world's right answers, in place of preference pairs that are not chosen yet."""
 CHARACTERS = 400_000
 """Of a text, from which batches are cut."""
+DECIDE_TOKENIZER = ("seed", "tinyworld_size", "tokenizer", "text", "instructions", "external_stages")
+"""What of a recipe decides what its tokenizer becomes."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,13 @@ class StageEstimate(NamedTuple):
         return own | step | self.step.work._asdict() | found
 
 
-def estimate_stages(recipe: Recipe, devices: Devices, stages: Sequence[str] | None = None) -> list[StageEstimate]:
-    """The stages of a recipe in order, or those named. Raises LabError for what the stages refuse."""
-    make = stage_inputs_maker(recipe, devices.count)
+def estimate_stages(
+    recipe: Recipe, devices: Devices, stages: Sequence[str] | None = None, run: Run | None = None
+) -> list[StageEstimate]:
+    """The stages of a recipe in order, or those named. run: that the recipe is of, or was changed from. Raises LabError
+    for what the stages refuse, and for what the run reads and is gone.
+    """
+    make = stage_inputs_maker(recipe, devices.count, run=run)
     found = []
     for name in stages or recipe.stages:
         stage, data = make(name, stand_in_model)
@@ -114,26 +124,72 @@ MakeModel = Callable[[ModelConfig], Transformer]
 MakeInputs = Callable[[str, MakeModel], tuple[Stage, StageInputs]]
 
 
-def stage_inputs_maker(recipe: Recipe, processes: int = 1, rank: int = 0) -> MakeInputs:
+def stage_inputs_maker(recipe: Recipe, processes: int = 1, rank: int = 0, run: Run | None = None) -> MakeInputs:
     """Reads what a recipe reads, and gives a function: (a stage's name, what makes its models) -> the stage, and what
     it is given in a run of so many processes.
     """
-    named = {field: getattr(recipe, field) for field in DATA_FIELDS}
-    sources = read_sources({field: place for field, place in named.items() if place is not None})
+    sources = read_sources(_locations(recipe, run))
     world = World.load(recipe.tinyworld_size)
-    tokenizer = _tokenizer(recipe, world, sources)
+    planned = _PlannedRun(recipe, run, world, sources, _tokenizer(recipe, run, world, sources))
 
     def make(name: str, make_model: MakeModel) -> tuple[Stage, StageInputs]:
-        inputs = _stage_inputs(recipe, name, world, tokenizer, sources, make_model)
+        inputs = _stage_inputs(planned, name, make_model)
         return recipe.stages[name], dataclasses.replace(inputs, rank=rank, world_size=processes)
 
     return make
 
 
-def _tokenizer(recipe: Recipe, world: World, sources: LoadedSources) -> Tokenizer:
-    """That of the run that the recipe goes on from; else one like the run's own."""
+class _PlannedRun(NamedTuple):
+    """A recipe and what it reads; run: in whose folder some of it is made already, if any."""
+
+    recipe: Recipe
+    run: Run | None
+    world: World
+    sources: LoadedSources
+    tokenizer: Tokenizer
+
+    def model_config(self, stage: str | None) -> ModelConfig:
+        """The shape of a stage's model, as it lies in a folder, of the stage or of what it begins with; None: that of a
+        model still to be drawn.
+        """
+        if stage is None:
+            return dataclasses.replace(self.recipe.model, vocabulary=self.tokenizer.vocab_size)
+        if is_external(stage):
+            return _external_stage(self.run, stage)[1].model_config()
+        made = trained_stage(self.recipe, self.run, stage)
+        return self.model_config(self.recipe.predecessor(stage)) if made is None else made.model_config()
+
+
+def trained_stage(recipe: Recipe, run: Run | None, stage: str) -> StageFolder | None:
+    """A stage of the recipe, where the run has trained just that."""
+    if run is None or stage not in run.recipe.stages or not run.stage(stage).trained:
+        return None
+    return run.stage(stage) if run.recipe.fingerprint(stage) == recipe.fingerprint(stage) else None
+
+
+def _external_stage(run: Run | None, stage: str) -> tuple[Run, StageFolder]:
+    """Another run and its stage, RUN/STAGE, where it is now."""
+    known = run is not None and stage in run.recipe.external_stages
+    return open_external_stage(run.external_stage_path(stage) if run is not None and known else stage)
+
+
+def _locations(recipe: Recipe, run: Run | None) -> dict[str, str]:
+    """Where that which the recipe reads is now, by its fields."""
+    named = {field: getattr(recipe, field) for field in DATA_FIELDS if getattr(recipe, field) is not None}
+    if run is None:
+        return named
+    return named | run.locate_inputs([field for field in named if named[field] == getattr(run.recipe, field)])
+
+
+def _tokenizer(recipe: Recipe, run: Run | None, world: World, sources: LoadedSources) -> Tokenizer:
+    """The run's, where the recipe would make the same; that of a run which the recipe goes on from; else one like the
+    run's own.
+    """
+    if run is not None and (run.path / "tokenizer.json").is_file():
+        if all(getattr(recipe, name) == getattr(run.recipe, name) for name in DECIDE_TOKENIZER):
+            return run.tokenizer()
     if recipe.external_stages:
-        return open_external_stage(recipe.external_stages[0])[0].tokenizer()
+        return _external_stage(run, recipe.external_stages[0])[0].tokenizer()
     config = recipe.tokenizer
     fewer = dataclasses.replace(config, documents=min(config.documents, TOKENIZER_DOCUMENTS))
     small = dataclasses.replace(recipe, tokenizer=fewer)
@@ -158,16 +214,13 @@ def real_model(config: ModelConfig) -> Transformer:
     return Transformer(config).eval()
 
 
-def _stage_inputs(
-    recipe: Recipe, stage: str, world: World, tokenizer: Tokenizer, sources: LoadedSources, make_model: MakeModel
-) -> StageInputs:
+def _stage_inputs(planned: _PlannedRun, stage: str, make_model: MakeModel) -> StageInputs:
     """What a stage is given, its models made by `make_model`."""
-    root = recipe.external_ancestor(stage)
-    config = recipe.model if root is None else open_external_stage(root)[1].model_config()
-    config = dataclasses.replace(config, vocabulary=tokenizer.vocab_size)
+    recipe, _, world, sources, tokenizer = planned
     texts = sources.texts
     if texts is not None:
         texts = texts._replace(train=truncate_texts(texts.train, CHARACTERS))
+    predecessor = recipe.predecessor(stage) or stage
     return _Inputs(
         tokenizer,
         world,
@@ -175,12 +228,12 @@ def _stage_inputs(
         texts,
         sources.conversations,
         sources.preferences,
-        model_config=config,
+        model_config=planned.model_config(stage),
         annotator=recipe.annotation.annotator,
-        model_of=lambda name: make_model(config),
-        reward_model_of=lambda name: RewardModel(make_model(config)),
+        model_of=lambda name: make_model(planned.model_config(name)),
+        reward_model_of=lambda name: RewardModel(make_model(planned.model_config(name))),
         load_preferences=lambda: _preferences(recipe, world, sources),
-        predecessor=recipe.predecessor(stage) or "new",
+        predecessor=predecessor,
         reward_stage=recipe.preceding_reward_stage(stage),
     )
 
@@ -203,6 +256,7 @@ def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> Prefer
 def estimate_stage(name: str, stage: Stage, data: StageInputs, inputs: StageInputs, devices: Devices) -> StageEstimate:
     """One stage. data: its inputs with a stand-in model; inputs: the same with models without numbers."""
     batches, data_seconds = make_batches(stage, data)
+    _check_batch(name, batches[0], stage.rollouts() is not None)
     sizes = [batch.inputs.numel() for batch in batches]
     widest = batches[sizes.index(max(sizes))]
     true_share = widest.mask.float().mean().item()
@@ -250,6 +304,18 @@ def make_batches(stage: Stage, data: StageInputs) -> tuple[list[Any], float]:
         batches.append(send_to_device(source.next_batch(model, step), "cpu"))
         taken.append(time.process_time() - start)
     return batches, statistics.median(taken)
+
+
+def _check_batch(stage: str, batch: Any, samples: bool) -> None:
+    """Raises LabError for a batch that does not tell its size; samples: whether its answers are counted too."""
+    needed = ("inputs", "labels", "mask") if samples else ("inputs", "mask")
+    missing = [one for one in needed if not isinstance(getattr(batch, one, None), torch.Tensor)]
+    if missing:
+        raise LabError(
+            f"labkit plan cannot estimate {stage}: its batches ({type(batch).__name__}) have no tensors "
+            f"{' and '.join(missing)} [B, T], as labkit.text.batch.Batch has them. Give them these, or leave the stage "
+            f"out (--plan)."
+        )
 
 
 class Sampling(NamedTuple):

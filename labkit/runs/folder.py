@@ -190,7 +190,7 @@ class Run:
         """
         differences = self.recipe.differences(recipe)
         for field in [field for field in DATA_FIELDS if field in differences]:
-            if self._moved(field, getattr(recipe, field)):
+            if self.relocate(field, getattr(recipe, field)):
                 del differences[field]
         if differences:
             named = [f"{name}: {mine!r}, not {other!r}" for name, (mine, other) in differences.items()]
@@ -206,7 +206,7 @@ class Run:
         """What `locate_inputs` finds of all that the recipe reads."""
         return self.locate_inputs()
 
-    def _moved(self, field: str, place: str | None) -> bool:
+    def relocate(self, field: str, place: str | None) -> bool:
         """Whether `place` is where an input of this run lies now; it is then looked for there."""
         given = getattr(self.recipe, field)
         if place is None or given not in self.inputs or not Path(place).exists():

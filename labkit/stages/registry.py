@@ -105,7 +105,9 @@ class Stage(ABC):
 
     @abstractmethod
     def source(self, stage_inputs: StageInputs, model: Any) -> Source:
-        """The training batches; `model` is as the stage begins with it."""
+        """The training batches; `model` is as the stage begins with it. `labkit plan` reads `inputs` and `mask`
+        [B, T] of a batch, as `labkit.text.batch.Batch` has them.
+        """
 
     @abstractmethod
     def objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -67,6 +67,17 @@ def test_another_devices_peak_shortens_the_time_alike(capsys):
     assert times[1] == pytest.approx(times[0] / 10)
 
 
+def test_notes_say_what_is_counted_otherwise(capsys, monkeypatch):
+    """For another device than this CPU, and where no measurement told what memory takes."""
+    assert main(["plan", "smoke", "--plan", "pretrain"]) == 0
+    said = capsys.readouterr().out
+    assert "fused attention" not in said and "what memory takes" not in said
+    monkeypatch.setattr("labkit.training.speed.measure_speed", lambda *given: DeviceSpeed(1e9, None, 1e-6))
+    assert main(["plan", "smoke", "--plan", "pretrain", "--flops", "1e12"]) == 0
+    said = capsys.readouterr().out
+    assert "A GPU's fused attention keeps no scores" in said and "Not in the time: what memory takes" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -77,6 +88,7 @@ def test_another_devices_peak_shortens_the_time_alike(capsys):
         (["plan", "smoke", "--flops", "0"], "flops must be above 0"),
         (["plan", "smoke", "--devices", "8"], "A batch of 4 rows cannot be shared by 8 processes"),
         (["plan", "smoke", "--cpu-offload"], "does not estimate --cpu-offload"),
+        (["plan", "smoke", "--device", "8"], "labkit plan has --devices 8"),
         (["plan", "smoke", "--parallel", "tensor"], "--parallel can be ddp or fsdp, not 'tensor'"),
         (["plan", "smoke", "--model.depht", "3"], "There is no option --model.depht"),
         (["plan", "smoke", "--plan", "pretrain,fly"], "There is no stage 'fly'"),

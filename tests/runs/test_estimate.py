@@ -1,12 +1,25 @@
 """Every stage of a recipe is estimated by its own code."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
+from torch import Tensor
 
 from labkit.errors import LabError
+from labkit.hub import save_pretrained
+from labkit.hub.importing import import_checkpoint
 from labkit.model.feedforward import Gated
+from labkit.model.transformer import ModelConfig, Transformer
+from labkit.paths import demo_folder
 from labkit.runs.estimate import Devices, estimate_stages
+from labkit.runs.folder import Run
+from labkit.runs.plan import parse_plan
+from labkit.stages import SFT, Pretrain
+from labkit.text.tokenizer import Tokenizer
 from labkit.training.processes import ParallelConfig
 from labkit.training.speed import DeviceSpeed
 from tests.tiny_recipe import TRAIN, tiny_recipe
@@ -14,9 +27,27 @@ from tests.tiny_recipe import TRAIN, tiny_recipe
 SPEED = DeviceSpeed(1e9, 1e9, 1e-6)
 
 
-def by_name(recipe=None, **options):
-    found = estimate_stages(recipe or tiny_recipe(), Devices(SPEED, **options))
+def by_name(recipe=None, run=None, **options):
+    found = estimate_stages(recipe or tiny_recipe(), Devices(SPEED, **options), run=run)
     return {one.stage: one for one in found}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """(A run that begins with a tiny Llama whose embedding has 30 rows more than its tokenizer has tokens, how many
+    parameters that has). It reads instructions from a relative path.
+    """
+    folder = tmp_path_factory.mktemp("imported")
+    tokenizer = Tokenizer.load(demo_folder())
+    shape = ModelConfig(tokenizer.vocab_size + 30, 128, 16, 1, 1, feed_forward=Gated(24), qk_norm=False)
+    save_pretrained(Transformer(shape), folder / "llama")
+    tokenizer.save(folder / "llama")
+    rows = [{"instruction": f"Where is Tom at {hour}?", "output": "Tom is in the park."} for hour in range(40)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        import_checkpoint("llama", "run", tiny_recipe(instructions="talk.jsonl"), say=lambda words: None)
+    return Run.open(folder / "run"), Transformer(shape).parameter_count
 
 
 def test_every_stage_is_estimated():
@@ -53,6 +84,40 @@ def test_devices_share_rows_and_with_fsdp_models():
         assert fsdp[name].communication_seconds is None
     linked = by_name(count=2, link=1e6)["sft"]
     assert linked.communication_seconds == pytest.approx(linked.step.sent_bytes / 1e6)
+
+
+def test_a_run_is_planned_with_its_own_tokenizer_and_models(imported, tmp_path, monkeypatch):
+    """From any directory, though its instructions were named by a relative path."""
+    monkeypatch.chdir(tmp_path)
+    run, count = imported
+    found = by_name(run.recipe, run)
+    assert {name: one.parameter_count for name, one in found.items()} == {"pretrain": count, "sft": count}
+    longer = run.recipe.with_stages(sft=SFT(replace(TRAIN, batch_size=8)))
+    assert by_name(longer, run)["sft"].parameter_count == count
+
+
+def test_the_model_of_another_run_keeps_its_vocabulary(imported):
+    run, count = imported
+    plan = parse_plan(f"sft@{run.path}/sft", tiny_recipe().plan)
+    assert by_name(tiny_recipe(plan=plan))["sft"].parameter_count == count
+
+
+class OtherBatch(NamedTuple):
+    tokens: Tensor
+
+
+class OtherBatches(Pretrain):
+    def source(self, stage_inputs, model):
+        return self
+
+    def next_batch(self, model, step):
+        return OtherBatch(torch.zeros(4, 8, dtype=torch.int64))
+
+
+def test_batches_of_other_names_are_refused_in_words():
+    recipe = tiny_recipe(plan=tiny_recipe().plan[:1]).with_stages(pretrain=OtherBatches(TRAIN))
+    with pytest.raises(LabError, match=r"cannot estimate pretrain: .*\(OtherBatch\) have no tensors inputs and mask"):
+        by_name(recipe)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
