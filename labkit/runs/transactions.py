@@ -178,7 +178,7 @@ def recover_transactions(folder: Path) -> list[str]:
             break
         if phase in (PREPARING, ROLLING_BACK):
             one.rollback()
-            said.append(f"{folder}: {one.description} was stopped half-way; all is as it was before.")
+            said.append(f"{folder}: {one.description} was interrupted; its changes were rolled back.")
     return said
 
 

@@ -233,7 +233,7 @@ def test_a_killed_transaction_is_rolled_back_before_a_command_reads_it(made, tmp
     assert tree(path) != before
     code = main([*command.split(), str(path)])
     said = capsys.readouterr().err
-    assert "sft --again was stopped half-way; all is as it was before" in said and "another recipe" not in said
+    assert "sft --again was interrupted; its changes were rolled back" in said and "another recipe" not in said
     assert code == (2 if command == "sft" else 0) and (command != "sft" or "sft is finished. To train it again" in said)
     assert tree(path) == before
 

@@ -151,4 +151,4 @@ def test_what_was_done_is_said(tmp_path):
             begin(folder)
         said.append([words.removeprefix(f"{folder}: ") for words in recover_transactions(folder)])
         assert recover_transactions(folder) == []
-    assert said[0] == [] and ["one --again was stopped half-way; all is as it was before."] in said
+    assert said[0] == [] and ["one --again was interrupted; its changes were rolled back."] in said
