@@ -4,7 +4,7 @@ A numeric field says in its type which numbers make sense, and `check_fields` re
 
     @dataclass(frozen=True)
     class Nucleus:
-        p: Annotated[float, Range(0, 1, above=True)] = 0.9
+        p: Annotated[float, Range(0, 1, exclude_low=True)] = 0.9
 
         def __post_init__(self) -> None:
             check_fields(self)

@@ -9,5 +9,5 @@ class LabError(ValueError):
 
 
 def count_with_noun(number: int, noun: str) -> str:
-    """counted(1, "row") -> "1 row", counted(1234, "row") -> "1,234 rows"."""
+    """count_with_noun(1, "row") -> "1 row", count_with_noun(1234, "row") -> "1,234 rows"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -33,7 +33,7 @@ from labkit.paths import demo_folder
 from labkit.runs import pipeline
 from labkit.runs.decoding import decoding_resources, world_and_prompts
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import reevaluate_stage, run
+from labkit.runs.pipeline import evaluate_finished_stage, run
 from labkit.runs.prepare import prepare_inputs
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
@@ -217,8 +217,8 @@ def interpreted() -> dict[str, Any]:
         "without": look.ablate(0, 1, 0, "mean").kl_nats,
         "effects": look.ablation_effects(0).flatten().tolist(),
         "lens": [p for layer in look.logit_lens(top_n=2) for row in layer for _, p in row],
-        "patched": patched.heads.flatten().tolist(),
-        "log_odds": report.log_odds,
+        "patched": patched.heads_recovered.flatten().tolist(),
+        "log_odds": report.mean_log_odds,
         "view": len(look.viewer_data()["maps"][0]["weights"]),
     }
 
@@ -243,7 +243,7 @@ def test_what_a_whole_run_made_on_a_gpu_measures_the_same_on_a_cpu(device, tmp_p
         assert made.model("dpo").embedding.weight.device == at
     inputs = prepare_inputs(made)
     for name in ("sft", "reward", "dpo"):
-        result, metrics = made.stage(name).result, reevaluate_stage(made, name, inputs)["metrics"]
+        result, metrics = made.stage(name).result, evaluate_finished_stage(made, name, inputs)["metrics"]
         assert result is not None and metrics == pytest.approx(result["metrics"], abs=0.02), name
     export(made, tmp_path / "exported", "dpo")
 

@@ -8,7 +8,7 @@ import torch
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.reward_model import RewardModel
 from labkit.stages import PreferenceSplit, StageInputs
-from labkit.text.chat import document_texts
+from labkit.text.chat import texts_with_leading_space
 from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.config import TrainConfig
@@ -23,7 +23,7 @@ def tiny_materials(**shared: Any) -> StageInputs:
     """Answers that are polite were chosen; the words before decide nothing. The model is untrained."""
     world = World.load("tiny")
     conversations = [world.conversation("train", 0, index) for index in range(60)]
-    tokenizer = Tokenizer.train([piece for document in conversations for piece in document_texts(document)])
+    tokenizer = Tokenizer.train([piece for document in conversations for piece in texts_with_leading_space(document)])
     names = world.lexicon.values["person"]
     pairs = [
         PreferencePair(

@@ -29,17 +29,17 @@ def tiny_recipe(train: TrainConfig = TRAIN, **changes: Any) -> Recipe:
             ppo=PPO(replace(train, optimizer="adamw", max_length=128, compile=False), max_new_tokens=8),
             dpo=DPO(replace(train, optimizer="adamw", max_length=128, compile=False)),
         ),
-        annotation=AnnotationConfig(prompts=24, held_out=12, max_new_tokens=8, ties=True),
+        annotation=AnnotationConfig(prompts=24, held_out=12, max_new_tokens=8, keep_ties=True),
         evaluation=EvaluationConfig(
             documents=8,
             characters=2000,
             stories=3,
-            tasks=1,
-            examples=5,
+            tasks_per_kind=1,
+            majority_baseline_tasks=5,
             novelty_documents=20,
             story_max_new_tokens=20,
             answer_max_new_tokens=8,
-            prompts=8,
+            policy_prompts=8,
         ),
     )
     return replace(recipe, **changes)

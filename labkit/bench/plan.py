@@ -32,6 +32,8 @@ from labkit.configs import Count, check_fields
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
+    from labkit.runs.estimate import StageEstimate
+    from labkit.runs.recipe import Recipe
     from labkit.training.speed import DeviceSpeed
 
 WARM = 2
@@ -91,17 +93,19 @@ def run(config: PlanBench | None = None, progress: Callable[[str], object] = pri
     found = []
     for case in config.cases:
         progress(case.name)
-        found.append(compare(case, config.steps))
+        found.append(compare_case(case, config.steps))
     return {"cases": found}
 
 
-def compare(case: Case, steps: int) -> dict[str, Any]:
+def compare_case(case: Case, steps: int) -> dict[str, Any]:
     """One case, estimated and measured."""
-    measured = measure(case, steps)
+    from labkit.training.speed import DeviceSpeed
+
+    measured = measure_case(case, steps)
     if measured[0]["speed"] is None:
         raise LabError(f"{case.name}: no measurement told what memory takes. Repeat while nothing else runs here.")
     first, grown = measured[0], max(one["bytes"] for one in measured)
-    estimate = estimated(case, first["speed"], first["link"])
+    estimate = estimate_case(case, DeviceSpeed(*first["speed"]), first["link"])
     seconds = estimate.seconds / estimate.steps
     return {
         "case": case.name,
@@ -119,7 +123,7 @@ def compare(case: Case, steps: int) -> dict[str, Any]:
     }
 
 
-def case_recipe(case: Case, steps: int) -> Any:
+def case_recipe(case: Case, steps: int) -> Recipe:
     """The recipe of a case: a plan that ends with its stage."""
     from labkit.model.feedforward import Gated
     from labkit.runs.plan import parse_plan
@@ -145,17 +149,16 @@ def case_recipe(case: Case, steps: int) -> Any:
     return recipe.with_stages(**{case.stage: dataclasses.replace(recipe.stages[case.stage], train=train)})
 
 
-def estimated(case: Case, speed: list[float], link: float | None) -> Any:
-    """What `labkit plan` says of the case."""
+def estimate_case(case: Case, speed: DeviceSpeed, link: float | None) -> StageEstimate:
+    """What `labkit plan` says of the case. link: bytes that a process sends each second."""
     from labkit.runs.estimate import Devices, estimate_stages
     from labkit.training.processes import ParallelConfig
-    from labkit.training.speed import DeviceSpeed
 
-    devices = Devices(DeviceSpeed(*speed), case.processes, ParallelConfig(case.strategy), link)
+    devices = Devices(speed, case.processes, ParallelConfig(case.strategy), link)
     return estimate_stages(case_recipe(case, 1), devices, [case.stage])[0]
 
 
-def measure(case: Case, steps: int) -> list[dict[str, Any]]:
+def measure_case(case: Case, steps: int) -> list[dict[str, Any]]:
     """What each process of a case has measured. Raises LabError where one fails."""
     with tempfile.TemporaryDirectory() as folder:
         several = ["torch.distributed.run", "--nproc-per-node", str(case.processes), "-m"]
@@ -174,7 +177,7 @@ def _measured(case: Case, steps: int) -> dict[str, Any]:
     import torch
 
     from labkit.machine import peak_memory_mb, reset_peak_memory_stats
-    from labkit.runs.estimate import real_model, stage_inputs_maker, stand_in_model
+    from labkit.runs.estimate import real_model, stage_inputs_maker, tiny_stand_in_model
     from labkit.training.distributed import MMAP_THRESHOLD, set_mmap_threshold
     from labkit.training.processes import accelerator
     from labkit.training.speed import measure_speed
@@ -182,7 +185,7 @@ def _measured(case: Case, steps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     set_mmap_threshold(MMAP_THRESHOLD)
     make = stage_inputs_maker(case_recipe(case, WARM + steps), case.processes, accelerator().process_index)
-    _trained(case, make, stand_in_model, 1)  # what torch and the processes' connections take once
+    _trained(case, make, tiny_stand_in_model, 1)  # what torch and the processes' connections take once
     reset_peak_memory_stats()
     resident = psutil.Process().memory_info().rss
     _trained(case, make, real_model, WARM)

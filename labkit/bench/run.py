@@ -18,13 +18,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 from labkit.bench.finished import check_same_recipe
 from labkit.configs import Seed, check_fields
 from labkit.errors import LabError
 from labkit.reporting.metrics import BY_KIND, COSTS, metric_spec
 from labkit.runs.presets import make_recipe
+
+
+class MetricSpread(TypedDict):
+    """A metric over several runs."""
+
+    median: float
+    lowest: float
+    highest: float
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,8 @@ def run(config: RunBench) -> dict[str, Any]:
     return result
 
 
-def summarize_stages(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """The stages of several reports -> {stage: {name: {"median", "lowest", "highest"}}} of measures and costs."""
+def summarize_stages(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, MetricSpread]]:
+    """The "stages" of several report.json -> {stage: {name of a metric or cost: its spread}}."""
     gathered: dict[str, dict[str, list[float]]] = {}
     for run_stages in runs:
         for stage in run_stages:
@@ -100,7 +108,7 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cells(name: str, by_stage: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+def _cells(name: str, by_stage: dict[str, dict[str, MetricSpread]]) -> list[str]:
     return [_cell(name, values[name]) if name in values else "" for values in by_stage.values()]
 
 
@@ -108,12 +116,12 @@ def _kind(name: str) -> str:
     return name.partition("/")[2].replace("_", " ")
 
 
-def _alone(name: str, values: dict[str, dict[str, float]]) -> str:
+def _alone(name: str, values: dict[str, MetricSpread]) -> str:
     alone = name.replace("accuracy/", "question_only/")
     return _cell(alone, values[alone]) if alone in values else ""
 
 
-def _smallest_gain(values: dict[str, dict[str, float]]) -> str:
+def _smallest_gain(values: dict[str, MetricSpread]) -> str:
     """The question type that is least above what its question alone gives, by medians: "where +31 points"."""
     gains = {
         name.partition("/")[2]: values[name.replace("question_only/", "accuracy/")]["median"] - alone["median"]
@@ -126,18 +134,18 @@ def _smallest_gain(values: dict[str, dict[str, float]]) -> str:
     return f"{kind} {100 * gains[kind]:+.0f} points"
 
 
-def _cell(name: str, spread: dict[str, float]) -> str:
+def _cell(name: str, spread: MetricSpread) -> str:
     show = metric_spec(name).format
     lowest, middle, highest = show(spread["lowest"]), show(spread["median"]), show(spread["highest"])
     return middle if lowest == highest else f"{middle} ({lowest}–{highest})"
 
 
-def _minutes(spread: dict[str, float]) -> str:
+def _minutes(spread: MetricSpread) -> str:
     lowest, middle, highest = (f"{spread[name] / 60:.1f}" for name in ("lowest", "median", "highest"))
     return f"{middle} min ({lowest}–{highest})"
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def _spread(values: Sequence[float]) -> MetricSpread:
     return {"median": median(values), "lowest": min(values), "highest": max(values)}
 
 

@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from labkit.configs import Count, check_fields
 from labkit.errors import LabError
@@ -67,27 +67,29 @@ class TrainBench:
 
 
 class StepVariant(NamedTuple):
-    """One way to run a step. side: "ours" or "theirs"; attention: transformers' kernel; adamw: torch's form
-    of it.
+    """One way to run a step. library: whose model; attention: transformers' `attn_implementation`, labkit has
+    one of its own; adamw: torch's "fused" or "foreach".
     """
 
-    side: str
+    library: Literal["labkit", "transformers"]
     precision: str
     attention: str
-    adamw: str
+    adamw: Literal["fused", "foreach"]
     compiled: bool
 
     @property
     def name(self) -> str:
-        words = [self.side, "compiled" if self.compiled else "eager", self.precision]
-        return " ".join([*words, *([f"{self.attention} attention"] if self.side == "theirs" else []), self.adamw])
+        words = [self.library, "compiled" if self.compiled else "eager", self.precision]
+        return " ".join(
+            [*words, *([f"{self.attention} attention"] if self.library == "transformers" else []), self.adamw]
+        )
 
 
 def run(config: TrainBench | None = None, progress: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """All timings and loss curves, as what JSON can write; ``progress`` is told what is being done.
 
-    Seconds are of one step, medians over the blocks. ``ratios`` are theirs / ours: eager, compiled, and
-    compiled_to_eager, ours compiled against their best eager; above 1 ours is faster.
+    Seconds are of one step, medians over the blocks. ``ratios`` are transformers / labkit: eager, compiled,
+    and compiled_to_eager, labkit compiled against transformers' best eager; above 1 labkit is faster.
     """
     try:
         import transformers
@@ -123,11 +125,11 @@ def table(report: dict[str, Any]) -> str:
     for shape in report["shapes"]:
         lines.append(f"{shape['name']}: {shape['parameters']:,} parameters, {shape['tokens']:,} tokens a step")
         for name, timing in shape["timings"].items():
-            lines.append(f"  {name:45} {timing['seconds'] * 1e3:8.1f} ms {timing['tokens_per_second']:10,.0f} tokens/s")
-        lines += [f"  {name:45} {ratio:8.2f} times as fast" for name, ratio in shape["ratios"].items()]
+            lines.append(f"  {name:50} {timing['seconds'] * 1e3:8.1f} ms {timing['tokens_per_second']:10,.0f} tokens/s")
+        lines += [f"  {name:50} {ratio:8.2f} times as fast" for name, ratio in shape["ratios"].items()]
     curve = report["loss_curve"]
     lines.append(
-        f"loss over {curve['steps']} steps: {curve['ours'][0]:.3f} to {curve['ours'][-1]:.3f}; "
+        f"loss over {curve['steps']} steps: {curve['labkit'][0]:.3f} to {curve['labkit'][-1]:.3f}; "
         f"the curves differ by at most {curve['max_difference']:.1e}"
     )
     return "\n".join(lines)
@@ -142,12 +144,15 @@ def _time(
     variants = candidate_variants(precisions)
     progress(f"{shape.name}: trying {len(variants)} variants")
     trials = _interleave({v: _step(v, shape, config.batch_size) for v in variants}, blocks=2, steps=config.trial_steps)
-    best = {side: sorted((v for v in trials if v.side == side), key=trials.__getitem__) for side in ("ours", "theirs")}
-    finalists = [best["ours"][0], *best["theirs"][:2]]
+    best = {
+        library: sorted((v for v in trials if v.library == library), key=trials.__getitem__)
+        for library in ("labkit", "transformers")
+    }
+    finalists = [best["labkit"][0], *best["transformers"][:2]]
     if compiled:
-        attentions = dict.fromkeys(v.attention for v in best["theirs"])
-        finalists.append(best["ours"][0]._replace(compiled=True))
-        finalists += [best["theirs"][0]._replace(compiled=True, attention=kernel) for kernel in attentions]
+        attentions = dict.fromkeys(v.attention for v in best["transformers"])
+        finalists.append(best["labkit"][0]._replace(compiled=True))
+        finalists += [best["transformers"][0]._replace(compiled=True, attention=kernel) for kernel in attentions]
     progress(f"{shape.name}: timing {', '.join(v.name for v in finalists)}")
     steps = {v: _step(v, shape, config.batch_size) for v in finalists}
     seconds = _interleave(steps, blocks=config.rounds, steps=config.steps_per_round)
@@ -164,7 +169,7 @@ def _time(
 
 def candidate_variants(precisions: tuple[str, ...]) -> list[StepVariant]:
     """Every eager variant: ours, and theirs with each attention kernel, with each form of AdamW."""
-    kernels = [("ours", "own"), ("theirs", "sdpa"), ("theirs", "eager")]
+    kernels = [("labkit", "own"), ("transformers", "sdpa"), ("transformers", "eager")]
     return [
         StepVariant(side, precision, attention, adamw, False)
         for side, attention in kernels
@@ -174,13 +179,15 @@ def candidate_variants(precisions: tuple[str, ...]) -> list[StepVariant]:
 
 
 def _ratios(seconds: dict[StepVariant, float]) -> dict[str, float]:
-    def best(side: str, compiled: bool) -> float:
-        return min((s for v, s in seconds.items() if (v.side, v.compiled) == (side, compiled)), default=float("nan"))
+    def best(library: str, compiled: bool) -> float:
+        return min(
+            (s for v, s in seconds.items() if (v.library, v.compiled) == (library, compiled)), default=float("nan")
+        )
 
-    ratios = {"eager": best("theirs", False) / best("ours", False)}
+    ratios = {"eager": best("transformers", False) / best("labkit", False)}
     if any(v.compiled for v in seconds):
-        ratios["compiled"] = best("theirs", True) / best("ours", True)
-        ratios["compiled_to_eager"] = best("theirs", False) / best("ours", True)
+        ratios["compiled"] = best("transformers", True) / best("labkit", True)
+        ratios["compiled_to_eager"] = best("transformers", False) / best("labkit", True)
     return ratios
 
 
@@ -234,14 +241,14 @@ def _step(variant: StepVariant, shape: ModelShape, rows: int) -> TimedStep:
 
     model = _model(shape)
     device = model.embedding.weight.device
-    if variant.side == "theirs":
+    if variant.library == "transformers":
         model = as_transformers(model, variant.attention)
     fused = variant.adamw == "fused"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused, foreach=not fused)
 
     def loss_of(inputs: Any, labels: Any, mask: Any) -> Any:
         with autocast(device, variant.precision):
-            logits = model(inputs) if variant.side == "ours" else model(input_ids=inputs).logits
+            logits = model(inputs) if variant.library == "labkit" else model(input_ids=inputs).logits
         loss = next_token_loss(logits, labels, mask)
         return loss.loss_sum / loss.label_count
 
@@ -280,11 +287,12 @@ def random_batches(shape: ModelShape, batch_size: int) -> Iterator[tuple[Any, An
 def compare_loss_curves(shape: ModelShape, batch_size: int, steps: int) -> dict[str, Any]:
     """The losses of both sides in fp32, nats per token, and the largest difference between them."""
     ours, theirs = (
-        _step(StepVariant(side, "fp32", "eager", "fused", False), shape, batch_size) for side in ("ours", "theirs")
+        _step(StepVariant(side, "fp32", "eager", "fused", False), shape, batch_size)
+        for side in ("labkit", "transformers")
     )
     curves = [[step() for _ in range(steps)] for step in (ours, theirs)]
     difference = max(abs(a - b) for a, b in zip(*curves, strict=True))
-    return {"steps": steps, "max_difference": difference, "ours": curves[0], "theirs": curves[1]}
+    return {"steps": steps, "max_difference": difference, "labkit": curves[0], "transformers": curves[1]}
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from labkit.configs import Count, check_fields
 from labkit.world import World
@@ -26,8 +26,17 @@ class WorldBench:
         check_fields(self)
 
 
-def run(config: WorldBench) -> dict[str, Any]:
+class WorldSpeed(TypedDict):
     """kB of text a second, of documents (stories with their questions) and of stories alone, on one core."""
+
+    size: str
+    documents: int
+    document_kB_per_second: float
+    story_kB_per_second: float
+
+
+def run(config: WorldBench) -> WorldSpeed:
+    """The medians over the rounds."""
     world = World.load(config.size)
     return {
         "size": config.size,

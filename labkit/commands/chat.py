@@ -67,11 +67,9 @@ def chat(options: ChatOptions) -> int:
         elif line == "/new":
             talk.reset()
         elif line == "/story":
-            print(
-                talk.set_story(next(story))
-                if story
-                else "This run was trained on real text; it has no TinyWorld stories."
-            )
+            told = next(story) if story else ""
+            talk.reset(told)
+            print(told or "This run was trained on real text; it has no TinyWorld stories.")
         elif re.fullmatch(r"/\w+", line):
             print(f"There is no {line}; /help lists the commands.", file=sys.stderr)
         elif line:
@@ -129,17 +127,11 @@ class Conversation:
         self.generator = torch.Generator().manual_seed(options.seed)
         self.reset()
 
-    def reset(self) -> None:
-        """Begin anew."""
+    def reset(self, story: str = "") -> None:
+        """Begin anew, with a story that the next message is about, if one is given."""
         self.messages: list[Message] = []
-        self.story = ""
-        self.forgotten = 0
-
-    def set_story(self, story: str) -> str:
-        """Begin anew with a story that the next message is about; returns it."""
-        self.reset()
         self.story = story
-        return story
+        self.forgotten = 0
 
     def answer(self, message: str) -> Iterator[str]:
         """The reply to a message, in pieces as they come.
@@ -150,13 +142,13 @@ class Conversation:
         """
         from labkit.decoding import stream_tokens
         from labkit.decoding.filters import sampling_filters
-        from labkit.decoding.prompts import check_prompt_fits
+        from labkit.decoding.prompts import check_prompt
         from labkit.text.chat import decode_reply
         from labkit.world import Message
 
         said = Message("user", f"{self.story}\n{message}" if self.story else message)
         messages, prompt = self._fitting([*self.messages, said])
-        check_prompt_fits(self.model, prompt)
+        check_prompt(self.model, prompt)
         self.forgotten = len(self.messages) + 1 - len(messages)
         self.messages, self.story = messages, ""
         options, ids = self.options, []

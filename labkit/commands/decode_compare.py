@@ -20,7 +20,7 @@ Switch = Annotated[bool, arg(help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
-class CompareOptions:
+class DecodeCompareOptions:
     """Generate from the same prompts with several strategies, on the same random numbers, and score the texts."""
 
     run: RunFolder
@@ -48,8 +48,8 @@ class CompareOptions:
     """Print texts and scores as JSON."""
 
 
-def main(options: CompareOptions) -> int:
-    """`labkit decode-compare`."""
+def print_strategy_comparison(options: DecodeCompareOptions) -> int:
+    """Generate and score the texts, and print both; the exit code."""
     import json
 
     from labkit.decoding.strategies import parse_strategy
@@ -86,4 +86,4 @@ def _by_name(one: StrategyResult) -> dict[str, dict[str, float | None]]:
 
 def command(arguments: list[str]) -> int:
     """`labkit decode-compare`: its exit code."""
-    return main(parse_options(CompareOptions, "decode-compare", arguments))
+    return print_strategy_comparison(parse_options(DecodeCompareOptions, "decode-compare", arguments))

@@ -93,7 +93,7 @@ def _dispatch(given: list[str]) -> int:
 def _lines() -> dict[str, str]:
     """The commands and what they do, those of the stages behind the first."""
     (first, line), *others = COMMANDS.items()
-    stages = {kind: f"train one stage: {said.description}" for kind, said in stage_descriptions().items()}
+    stages = {kind: f"train one stage: {said.command_help}" for kind, said in stage_descriptions().items()}
     return {first: line, **stages, **dict(others)}
 
 

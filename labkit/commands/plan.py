@@ -80,7 +80,9 @@ def command(arguments: list[str]) -> int:
     speed = measure_speed(has_bf16())
     share = 1.0 if options.flops is None else speed.flops / options.flops
     link = None if options.link is None else options.link * 1e9
-    devices = Devices(speed.scaled(share), options.devices, parallel, link, has_bf16() or options.flops is not None)
+    devices = Devices(
+        speed.slowed_down(share), options.devices, parallel, link, has_bf16() or options.flops is not None
+    )
     if run is not None and (changed := _drawn_anew(recipe, run)):
         warn_once(
             f"With these settings, {', '.join(changed)} is another model than in {run.path}: its size is the recipe's, "
@@ -109,7 +111,7 @@ def _recipe(options: PlanOptions, run: Run | None) -> Recipe:
         recipe = make_recipe(options.recipe or default_preset(), **sources)
     else:
         given = {field: place for field, place in sources.items() if place is not None}
-        new = {field: place for field, place in given.items() if not run.relocate(field, place)}
+        new = {field: place for field, place in given.items() if not run.relocate_input_if_unchanged(field, place)}
         recipe = dataclasses.replace(run.recipe, **new)
     return dataclasses.replace(recipe, plan=parse_plan(options.plan, recipe.plan)) if options.plan else recipe
 
@@ -146,8 +148,14 @@ def table(estimates: list[StageEstimate], memory: float | None) -> str:
     rows = [[*columns, *(["fits"] if memory else [])]]
     for one in estimates:
         step = one.step
-        sizes = [step.parameters, step.gradients, step.optimizer_state, one.frozen, step.activations]
-        others = max(step.communication, one.cache)
+        sizes = [
+            step.parameter_bytes,
+            step.gradient_bytes,
+            step.optimizer_state_bytes,
+            one.frozen_model_bytes,
+            step.activation_bytes,
+        ]
+        others = max(step.communication_bytes, one.kv_cache_bytes)
         row = [one.stage, *map(_size, [*sizes, others, one.peak_bytes])]
         row += [_duration(one.seconds / one.steps), _duration(one.seconds)]
         rows.append(row + ([("yes" if one.peak_bytes <= memory * 1e9 else "NO")] if memory else []))

@@ -52,7 +52,7 @@ def print_data_source(options: ReadOptions) -> int:
     from labkit.text.reading.report import format_reading_lines
 
     rows, reading, refusal = _read(options.source, options.kind)
-    print("\n".join(format_reading_lines(reading.to_report_record())))
+    print("\n".join(format_reading_lines(reading.to_dict_with_source())))
     for row in rows[: SHOWN if options.rows is None else max(0, options.rows)]:
         print("\n" + format_row(row))
     if refusal is not None:

@@ -12,9 +12,11 @@ from labkit.runs.arguments import DATA_FIELDS
 
 
 class StageDescription(NamedTuple):
-    """What a stage says of itself: its line for `register`, its class's title and about (`labkit.stages.registry`)."""
+    """What a stage says of itself. command_help: the line that it is registered with; title, about: its class's (see
+    `labkit.stages.registry`).
+    """
 
-    description: str
+    command_help: str
     title: str
     about: str
 

@@ -9,8 +9,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, check_tokens_remain, filter_logits, logits_after_each_filter
-from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
+from labkit.decoding.filters import (
+    Filter,
+    History,
+    check_tokens_remain,
+    filter_logits,
+    logits_before_and_after_each_filter,
+)
+from labkit.decoding.prompts import check_generation_memory, check_prompt
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import EncoderOutput
@@ -29,7 +35,7 @@ class BeamNode(NamedTuple):
 
     parent: int
     token: int
-    logprob: float
+    cumulative_logprob: float
     step: int
     outcome: BeamOutcome
 
@@ -40,7 +46,7 @@ class Beam(NamedTuple):
     """
 
     tokens: list[int]
-    logprob: float
+    cumulative_logprob: float
     score: float
     ended: bool
 
@@ -84,7 +90,7 @@ def beam_steps(
     for a prompt that is empty or leaves no room in the context, and where filters leave no token before any beam ends.
     """
     _check(beams, groups, diversity, length_penalty)
-    check_prompt_fits(model, prompt)
+    check_prompt(model, prompt)
     check_generation_memory(model, beams, len(prompt), max_new_tokens)
     room = min(max_new_tokens, model.config.context - len(prompt))
     width, device = beams // groups, model.embedding.weight.device
@@ -104,7 +110,7 @@ def beam_steps(
         logprobs = filter_logits(filters, raw, history).cpu()
         _advance(pools, logprobs.split(width), diversity, set(stop_ids), step, tree)
         if not any(pool.finished or pool.open for pool in pools):
-            check_tokens_remain(filters, logits_after_each_filter(filters, raw, history))
+            check_tokens_remain(filters, logits_before_and_after_each_filter(filters, raw, history))
         if not any(pool.open for pool in pools):
             break
         yield _standing(pools, tree)

@@ -10,7 +10,7 @@ import torch
 
 from labkit.decoding.filters import Filter
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
@@ -46,14 +46,14 @@ def best_of_n(
     stop_ids: Collection[int] = (),
     stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
-    sources: Sequence[Sequence[int]] | None = None,
+    source: Sequence[int] | None = None,
 ) -> BestOfN:
     """Draw `n` answers and ask the judge: WebGPT, https://arxiv.org/abs/2112.09332, 3.2. The first is what `generate`
     draws from the same generator by itself. Raises LabError for n below 1, for a judge that does not give a number to
     each answer, and as `generate`.
     """
     common: dict[str, Any] = {"filters": filters, "max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": stop}
-    *_, best = best_of_n_steps(model, prompt, judge, n=n, batch_size=n, generator=generator, sources=sources, **common)
+    *_, best = best_of_n_steps(model, prompt, judge, n=n, batch_size=n, generator=generator, source=source, **common)
     assert best is not None
     return best
 
@@ -70,15 +70,20 @@ def best_of_n_steps(
     stop_ids: Collection[int] = (),
     stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
-    sources: Sequence[Sequence[int]] | None = None,
+    source: Sequence[int] | None = None,
 ) -> Iterator[BestOfN | None]:
     """`best_of_n` for who may want to stop: after every `batch_size` answers None, and at last the best."""
     if n < 1:
         raise LabError(f"The best is chosen of at least one answer, not {n}.")
-    check_prompt_fits(model, prompt)
+    check_prompt(model, prompt)
     check_generation_memory(model, n, len(prompt), max_new_tokens)
     draws = torch.rand(1, n, max_new_tokens, generator=generator)
-    common: dict[str, Any] = {"filters": filters, "stop_ids": stop_ids, "stop": stop, "sources": sources}
+    common: dict[str, Any] = {
+        "filters": filters,
+        "stop_ids": stop_ids,
+        "stop": stop,
+        "sources": None if source is None else [source],
+    }
     answers: list[list[int]] = []
     for some in draws.split(batch_size, 1):
         answers += generate(

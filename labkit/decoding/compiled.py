@@ -19,7 +19,7 @@ from torch import Tensor
 
 from labkit.decoding.filters import Allowed, Banned, Filter, any_needs_history, filter_logits
 from labkit.decoding.generate import left_pad, sample_by_inverse_cdf
-from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt
 from labkit.errors import LabError
 from labkit.machine import compile_or_eager
 from labkit.model.mixers import KVCache, SelfAttention
@@ -125,7 +125,7 @@ class CompiledGenerator:
         [P, 1, max_new_tokens]; it raises what that does.
         """
         for i, prompt in enumerate(prompts):
-            check_prompt_fits(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
+            check_prompt(self.model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
         check_generation_memory(self.model, self.batch_size, max(map(len, prompts), default=0), max_new_tokens)
         if uniform_draws is None:
             uniform_draws = torch.rand(len(prompts), 1, max_new_tokens, generator=generator)
@@ -229,7 +229,7 @@ def _build_step(sample_step: SampleStep, device: torch.device) -> SampleStep:
     """The step compiled for a device; as it is on mps."""
     if device.type == "cuda":
         return _cuda_graph_step(sample_step)
-    return CPUSampleStep(sample_step) if device.type == "cpu" else sample_step
+    return _CPUSampleStep(sample_step) if device.type == "cpu" else sample_step
 
 
 def _cuda_graph_step(sample_step: SampleStep) -> SampleStep:
@@ -243,7 +243,7 @@ def _cuda_graph_step(sample_step: SampleStep) -> SampleStep:
     return step
 
 
-class CPUSampleStep:
+class _CPUSampleStep:
     """A step that is compiled when first called, and then called without asking again whether it still fits, which
     costs a small model a fifth of its time: but for its two arguments, it reads and writes the same tensors each time.
     """

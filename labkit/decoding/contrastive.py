@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.decoding.filters import check_tokens_remain
-from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import EncoderOutput
@@ -40,7 +40,7 @@ def contrastive_candidates(
 ) -> list[ContrastiveCandidate]:
     """What `contrastive_steps` weighs after these tokens, the one that it chooses first. Raises LabError as it does."""
     _check(k, alpha)
-    check_prompt_fits(model, prefix)
+    check_prompt(model, prefix)
     device = model.embedding.weight.device
     model.eval()
     state = model.new_state(1, len(prefix) + 1)
@@ -71,10 +71,10 @@ def contrastive_steps(
 
     A Contrastive Framework for Neural Text Generation, https://arxiv.org/abs/2202.06417. The vectors are those that the
     head reads. memory: what the encoder made, of one row. Raises LabError for k below 1, alpha outside 0 to 1, and as
-    `check_prompt_fits`.
+    `check_prompt`.
     """
     _check(k, alpha)
-    check_prompt_fits(model, prompt)
+    check_prompt(model, prompt)
     k = min(k, model.config.vocabulary)
     check_generation_memory(model, k, len(prompt), max_new_tokens)
     device = model.embedding.weight.device

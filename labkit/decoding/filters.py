@@ -56,15 +56,17 @@ def filter_logits(filters: Sequence[Filter], logits: Tensor, history: History | 
     return logits
 
 
-def logits_after_each_filter(filters: Sequence[Filter], logits: Tensor, history: History | None = None) -> list[Tensor]:
-    """Logits [B, V] as they are, and after each filter."""
+def logits_before_and_after_each_filter(
+    filters: Sequence[Filter], logits: Tensor, history: History | None = None
+) -> list[Tensor]:
+    """Logits [B, V] as they are, and after each filter: one more than there are filters."""
     seen = [logits]
     for one in filters:
         seen.append(one(seen[-1], history))
     return seen
 
 
-def apply_filters(
+def filter_and_check_logits(
     filters: Sequence[Filter], logits: Tensor, history: History | None = None, active_rows: Tensor | None = None
 ) -> Tensor:
     """`filter_logits`, where each row must have a token left. active_rows [B] bool: those that count; the others are
@@ -73,16 +75,16 @@ def apply_filters(
     found = filter_logits(filters, logits, history)
     empty = _empty(found)
     if (empty if active_rows is None else empty & active_rows).any():
-        check_tokens_remain(filters, logits_after_each_filter(filters, logits, history), active_rows)
+        check_tokens_remain(filters, logits_before_and_after_each_filter(filters, logits, history), active_rows)
     return found if active_rows is None else found.masked_fill(empty.unsqueeze(-1), 0.0)
 
 
 def check_tokens_remain(
     filters: Sequence[Filter], logits_by_filter: Sequence[Tensor], active_rows: Tensor | None = None
 ) -> None:
-    """logits_by_filter: what `logits_after_each_filter` gave; active_rows [B] bool: those that count. Raises LabError
-    for a row without a token that could come next, and names the filter that took the last; and for a model whose
-    logits are no numbers.
+    """logits_by_filter: what `logits_before_and_after_each_filter` gave; active_rows [B] bool: those that count. Raises
+    LabError for a row without a token that could come next, and names the filter that took the last; and for a model
+    whose logits are no numbers.
     """
     empty = [_empty(logits) if active_rows is None else _empty(logits) & active_rows for logits in logits_by_filter]
     if empty[0].any():

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, any_needs_history, apply_filters
-from labkit.decoding.prompts import check_generation_memory, check_prompt_fits, encode_sources
+from labkit.decoding.filters import Filter, History, any_needs_history, filter_and_check_logits
+from labkit.decoding.prompts import check_generation_memory, check_prompt, encode_sources
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import EncoderOutput
@@ -48,7 +48,7 @@ def generate(
     if batch_size < 1 or num_return_sequences < 1:
         raise LabError(f"Rows and samples are counts of at least 1, not {batch_size} and {num_return_sequences}.")
     for i, prompt in enumerate(prompts):
-        check_prompt_fits(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
+        check_prompt(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
     longest = max(map(len, prompts), default=0)
     check_generation_memory(
         model, min(max(batch_size, num_return_sequences), len(prompts) * num_return_sequences), longest, max_new_tokens
@@ -105,7 +105,7 @@ def _write(
         history = (
             History(torch.cat((read[rows], new[rows, :step]), 1), read.shape[1]) if any_needs_history(filters) else None
         )
-        logits = apply_filters(filters, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
+        logits = filter_and_check_logits(filters, model.logits(x).squeeze(1).float(), history, writing)  # [B, V]
         token = sample_by_inverse_cdf(logits, draws[rows, step])
         new[rows, step] = token
         drawn_stop = writing & torch.isin(token, stops)

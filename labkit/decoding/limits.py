@@ -14,17 +14,17 @@ WIDTH = {"beam": "beams", "contrastive": "k", "best": "n"}
 
 
 class GenerationCost(NamedTuple):
-    """batch_size: texts that are written at once. tokens: that models read, in all rows. flops: floating-point
-    operations of these readings. memory_bytes: bytes of the keys and values of all rows.
+    """batch_size: texts that are written at once. processed_tokens: that models read, in all rows. flops:
+    floating-point operations of these readings. kv_cache_bytes: of the keys and values of all rows.
     """
 
     batch_size: int
-    tokens: int
+    processed_tokens: int
     flops: float
-    memory_bytes: float
+    kv_cache_bytes: float
 
 
-MAX_PAGE_COST = GenerationCost(batch_size=32, tokens=20_000, flops=4e12, memory_bytes=1e9)
+MAX_PAGE_COST = GenerationCost(batch_size=32, processed_tokens=20_000, flops=4e12, kv_cache_bytes=1e9)
 """What one visitor of a page may ask for: under half a minute of two cores."""
 
 
@@ -65,10 +65,10 @@ def check_generation_cost(
     found = generation_cost(strategy, prompt_tokens, new_tokens, model)
     said = {
         "batch_size": f"{found.batch_size:,} texts at once; here at most {max_cost.batch_size:,}",
-        "tokens": f"{found.tokens:,} tokens to read; here at most {max_cost.tokens:,}",
+        "processed_tokens": f"{found.processed_tokens:,} tokens to read; here at most {max_cost.processed_tokens:,}",
         "flops": f"{found.flops / 1e12:,.1f} TFLOP; here at most {max_cost.flops / 1e12:,.1f}",
-        "memory_bytes": f"{found.memory_bytes / 1e9:,.1f} GB of keys and values; here at most "
-        f"{max_cost.memory_bytes / 1e9:,.1f}",
+        "kv_cache_bytes": f"{found.kv_cache_bytes / 1e9:,.1f} GB of keys and values; here at most "
+        f"{max_cost.kv_cache_bytes / 1e9:,.1f}",
     }
     for name, words in said.items():
         if getattr(found, name) > getattr(max_cost, name):

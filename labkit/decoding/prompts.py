@@ -15,7 +15,7 @@ LONGEST = 2**20
 """New tokens that may be asked for; the model's context ends a text earlier."""
 
 
-def check_prompt_fits(model: Transformer, prompt: Sequence[int], which: str = "The prompt") -> None:
+def check_prompt(model: Transformer, prompt: Sequence[int], which: str = "The prompt") -> None:
     """Raises LabError for a prompt that is empty, has a token that is not in the vocabulary or leaves no room in the
     context, and for a model that does not write word by word.
     """

@@ -13,12 +13,12 @@ from torch import Tensor
 from labkit.decoding.filters import (
     Filter,
     any_needs_history,
-    apply_filters,
     check_tokens_remain,
-    logits_after_each_filter,
+    filter_and_check_logits,
+    logits_before_and_after_each_filter,
 )
 from labkit.decoding.generate import sample_by_inverse_cdf
-from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.transformer import State, Transformer
@@ -62,13 +62,13 @@ def speculative_steps(
     https://arxiv.org/abs/2211.17192. What stands is yielded after each pass of the target model.
 
     Raises LabError for models of different vocabularies, a state that cannot be taken back (RWKV, GRU), filters that
-    ask what was written, and as `check_prompt_fits`.
+    ask what was written, and as `check_prompt`.
     """
     _check(model, draft, ahead, filters)
     check_generation_memory(model, 1, len(prompt), max_new_tokens)
     context = min(model.config.context, draft.config.context)
     for one in (model, draft):
-        check_prompt_fits(one, prompt)
+        check_prompt(one, prompt)
         one.eval()
     room = min(max_new_tokens, context - len(prompt))
     ahead = min(ahead, room)
@@ -85,7 +85,7 @@ def speculative_steps(
         unread = [*written[states[0].length :], *guesses]
         logits = model(torch.tensor([unread], device=device), state=states[0])[0].float()[-count - 1 :]
         readings, guessed = readings + 1, guessed + count
-        seen = logits_after_each_filter(filters, logits)
+        seen = logits_before_and_after_each_filter(filters, logits)
         p = seen[-1].cpu().double().softmax(-1)  # [count + 1, V]; its numbers are asked for one by one
         judged = _judge(guesses, p, q, generator, partial(_check_row, filters, seen))
         for place, token in enumerate(judged):
@@ -127,7 +127,9 @@ def _guess(
     shares = [torch.zeros(0, draft.config.vocabulary, dtype=torch.float64)]
     for _ in range(count):
         unread = [*written, *guesses][state.length :]
-        logits = apply_filters(filters, draft(torch.tensor([unread], device=device), state=state)[:, -1].float())
+        logits = filter_and_check_logits(
+            filters, draft(torch.tensor([unread], device=device), state=state)[:, -1].float()
+        )
         shares.append(logits.cpu().double().softmax(-1))
         guesses.append(int(sample_by_inverse_cdf(logits, torch.rand(1, generator=generator).to(device))))
     return guesses, torch.cat(shares)

@@ -38,7 +38,7 @@ from labkit.decoding.filters import (
     Typical,
 )
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import check_generation_memory, check_prompt_fits, encode_sources
+from labkit.decoding.prompts import check_generation_memory, check_prompt, encode_sources
 from labkit.decoding.speculative import speculative_steps
 from labkit.decoding.stops import StopStrings
 from labkit.decoding.stream import trace_generation
@@ -190,7 +190,7 @@ class Strategy:
             ]
         count = len(seeds[0])
         for prompt in prompts:
-            check_prompt_fits(model, prompt)
+            check_prompt(model, prompt)
         check_generation_memory(model, count, max(map(len, prompts)), max_new_tokens)
         samples = count if self.is_random else 1
         chosen = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for own in seeds for s in own]
@@ -247,7 +247,7 @@ class Strategy:
                 raise LabError(
                     "best: something must score the answers: a reward model, or for a TinyWorld task the oracle."
                 )
-            best = best_of_n(model, prompt, resources.judge, n=self.option("n"), sources=sources, **common)
+            best = best_of_n(model, prompt, resources.judge, n=self.option("n"), source=source, **common)
             yield best.answers[best.best_index]
         else:
             yield from self._drawn(model, prompt, common | {"memory": encode_sources(model, sources)})

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labkit.decoding.filters import Filter, History, check_tokens_remain, logits_after_each_filter
+from labkit.decoding.filters import Filter, History, check_tokens_remain, logits_before_and_after_each_filter
 from labkit.decoding.generate import sample_by_inverse_cdf
-from labkit.decoding.prompts import check_generation_memory, check_prompt_fits
+from labkit.decoding.prompts import check_generation_memory, check_prompt
 from labkit.decoding.stops import StopStrings
 from labkit.model.context import EncoderOutput
 from labkit.model.transformer import Transformer
@@ -108,7 +108,7 @@ def trace_generation(
     forced_prefix: tokens that are written whatever is drawn; after them it goes on with the numbers of their later
     places. Nothing is weighed for top_n=0.
     """
-    check_prompt_fits(model, prompt)
+    check_prompt(model, prompt)
     check_generation_memory(model, 1, len(prompt), max_new_tokens)
     device = model.embedding.weight.device
     draws = torch.rand(1, max_new_tokens, generator=generator).to(device)  # [1, N]
@@ -118,7 +118,7 @@ def trace_generation(
     model.eval()
     for place in range(room):
         raw = model.logits(model.hidden_states(tokens, state=state, memory=memory)[:, -1:]).squeeze(1).float()  # [1, V]
-        seen = logits_after_each_filter(filters, raw, History(written, len(prompt)))
+        seen = logits_before_and_after_each_filter(filters, raw, History(written, len(prompt)))
         check_tokens_remain(filters, seen)
         drawn = sample_by_inverse_cdf(seen[-1], draws[:, place])
         token = drawn if place >= len(forced_prefix) else torch.tensor([forced_prefix[place]], device=device)
@@ -150,7 +150,7 @@ def trace_given_tokens(
     traced = []
     for place, token in enumerate(tokens):
         end = len(prompt) + place
-        seen = logits_after_each_filter(filters, logits[:, place], History(ids[:, :end], len(prompt)))
+        seen = logits_before_and_after_each_filter(filters, logits[:, place], History(ids[:, :end], len(prompt)))
         traced.append(make_traced_step(seen, token, None, False, top_n))
     return traced
 
@@ -158,7 +158,7 @@ def trace_given_tokens(
 def make_traced_step(
     logits_by_filter: Sequence[Tensor], token: int, uniform_draw: float | None, ended: bool, top_n: int
 ) -> TracedStep:
-    """A Step of `logits_after_each_filter` logits; without leading candidates nothing is worked out."""
+    """A Step of `logits_before_and_after_each_filter` logits; without leading candidates nothing is worked out."""
     if not top_n:
         return TracedStep(token, uniform_draw, [], ended, [], FilteredEntropy(0.0, 0.0))
     shares = [logits[0].softmax(-1) for logits in logits_by_filter]

@@ -24,7 +24,7 @@ from labkit.evaluation.held_out_loss import Metrics
 from labkit.model.transformer import Transformer
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Task, World, gold_score, without_story
+from labkit.world import Task, World, gold_score, remove_story_from_prompt
 
 
 def answer_metrics(
@@ -34,7 +34,7 @@ def answer_metrics(
     profile, and the share of answers with an unsupported claim. Tasks that leave too little room for an answer are
     left out, and counted.
     """
-    chosen = held_out_tasks(data.world, config.seed, config.tasks)
+    chosen = held_out_tasks(data.world, config.seed, config.tasks_per_kind)
     tasks = _fitting(model, tokenizer, chosen, config)
     answers = answer_tasks_greedily(model, tokenizer, tasks, config, story_in_user_turn)
     right: dict[str, list[float]] = defaultdict(list)
@@ -75,13 +75,13 @@ def question_only_accuracy(
     """
     asked = [task for task in tasks if task.kind in world.reading_kinds]
     answers = answer_tasks_greedily(
-        model, tokenizer, [without_story(task) for task in asked], config, story_in_user_turn
+        model, tokenizer, [remove_story_from_prompt(task) for task in asked], config, story_in_user_turn
     )
     judge = next(iter(world.profiles.values()))
     alone: dict[str, list[float]] = defaultdict(list)
     for task, response in zip(asked, answers, strict=True):
         alone[task.kind].append(gold_score(world, task, response, judge).right)
-    frequent = majority_answer_accuracy(world, asked, config.seed, config.examples)
+    frequent = majority_answer_accuracy(world, asked, config.seed, config.majority_baseline_tasks)
     return {f"question_only/{kind}": max(_mean(values), frequent[kind]) for kind, values in alone.items()}
 
 
@@ -139,7 +139,7 @@ def task_prompt(tokenizer: Tokenizer, task: Task, story_in_user_turn: bool) -> l
     """
     if story_in_user_turn:
         return encode_prompt(tokenizer, task.messages)
-    return encode_prompt(tokenizer, without_story(task).messages, passage=task.story)
+    return encode_prompt(tokenizer, remove_story_from_prompt(task).messages, passage=task.story)
 
 
 def generate_greedy_replies(

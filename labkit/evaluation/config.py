@@ -16,27 +16,30 @@ class EvaluationConfig:
     """How much is measured. While training, half of the documents and a tenth of the characters are.
 
     documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from its start.
-    stories: generated from bos. tasks: answered of each kind. examples: training tasks of each kind behind the most
-    frequent answer. novelty_documents: training documents that stories are compared with (see `novel_story_share`).
+    stories: generated from bos. tasks_per_kind: held-out ones to answer. majority_baseline_tasks: training tasks of each
+    kind among which the most frequent answer is counted (see `majority_answer_accuracy`). novelty_documents: training documents that stories are compared with (see `novel_story_share`).
     story_max_new_tokens, answer_max_new_tokens: where a generated story or answer is cut. generation_batch_size,
-    loss_batch_size: how many at a time. prompts: held-out ones on which a policy is compared with the model before it.
+    loss_batch_size: how many at a time. policy_prompts: held-out ones on which a policy is compared with the model before it.
     seed: which tasks, and the draws of the stories.
     """
 
     documents: Annotated[int, Range(2, LARGEST)] = 200
     characters: Annotated[int, Range(10, LARGEST)] = 400_000
     stories: Count = 200
-    tasks: Count = 50
-    examples: Count = 300
+    tasks_per_kind: Count = 50
+    majority_baseline_tasks: Count = 300
     novelty_documents: Count = 5000
     story_max_new_tokens: Count = 200
     answer_max_new_tokens: Count = 32
     generation_batch_size: Count = 100
     loss_batch_size: Count = 32
-    prompts: Annotated[int, Range(2, LARGEST)] = 500
+    policy_prompts: Annotated[int, Range(2, LARGEST)] = 500
     seed: Seed = 0
 
     older_names = {
+        "tasks_per_kind": "tasks",
+        "majority_baseline_tasks": "examples",
+        "policy_prompts": "prompts",
         "novelty_documents": "compared",
         "story_max_new_tokens": "story_tokens",
         "answer_max_new_tokens": "answer_tokens",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,13 @@ from labkit.text.pairs import PreferencePair, batch_indices_by_length, collate_p
 from labkit.text.tokenizer import Tokenizer
 
 
+class PairScores(NamedTuple):
+    """A reward model's scores of N pairs: of the chosen answers [N] and of the rejected ones [N]."""
+
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+
+
 @torch.no_grad()
 def score_pairs(
     reward_model: RewardModel,
@@ -24,8 +32,8 @@ def score_pairs(
     length: int,
     precision: str = "fp32",
     batch_size: int = 32,
-) -> torch.Tensor:
-    """The reward model's scores of each pair's chosen and rejected answer: [N, 2]."""
+) -> PairScores:
+    """The reward model's scores of each pair's chosen and rejected answer."""
     encoded = [encode_pair(tokenizer, pair) for pair in pairs]
     was_training = reward_model.training
     reward_model.eval()
@@ -35,7 +43,7 @@ def score_pairs(
             batch = collate_pairs([encoded[i] for i in chosen], length, tokenizer.pad_token_id).to(device)
             found[chosen] = reward_model.scores_at(batch.inputs, batch.mask, batch.last_token_index).view(2, -1).T.cpu()
     reward_model.train(was_training)
-    return found
+    return PairScores(*found.unbind(1))
 
 
 def ranking_metrics(
@@ -46,8 +54,7 @@ def ranking_metrics(
     precision: str = "fp32",
 ) -> Metrics:
     """On held-out pairs that fit in a row: the loss, the share ranked as chosen, and what length alone gives."""
-    scores = score_pairs(reward_model, tokenizer, pairs, length, precision)
-    chosen, rejected = scores.unbind(1)
+    chosen, rejected = score_pairs(reward_model, tokenizer, pairs, length, precision)
     return {
         "validation_loss": float(pairwise_loss(chosen, rejected).loss.mean()),
         "pair_accuracy": pairwise_accuracy(chosen - rejected),
@@ -79,7 +86,7 @@ def gold_ranking_metrics(
     scores = score_pairs(reward_model, tokenizer, [choice.pair for choice in known], length, precision)
     better = [c.pair if c.chosen_gold > c.rejected_gold else _turned(c.pair) for c in known]
     return {
-        "gold_accuracy": pairwise_accuracy((scores[:, 0] - scores[:, 1]) * torch.from_numpy(sign)),
+        "gold_accuracy": pairwise_accuracy((scores.chosen - scores.rejected) * torch.from_numpy(sign)),
         "gold_length_accuracy": length_baseline_accuracy(better),
         **ceiling,
     }

@@ -28,13 +28,14 @@ class EvalPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class StrategyResult:
-    """strategy: as a line. text: of the first prompt and seed. diverges_at: its first word that differs from the first
-    strategy's text, None when none does. scores: by name, over the prompts, or over the seeds of one prompt.
+    """strategy: as a line. example_text: of the first prompt and seed. first_different_word_index: its first word that
+    differs from the first strategy's text, None when none does. scores: by name, over the prompts, or over the seeds of
+    one prompt.
     """
 
     strategy: str
-    text: str
-    diverges_at: int | None
+    example_text: str
+    first_different_word_index: int | None
     scores: dict[str, ScoreInterval]
 
 
@@ -74,7 +75,9 @@ def compare_strategies(
         first = first or words
         scores = score_texts(model, tokenizer, prompts, texts, world, annotator)
         found.append(
-            StrategyResult(str(strategy), " ".join(words), first_difference_index([first, words], ended=True), scores)
+            StrategyResult(
+                str(strategy), " ".join(words), first_difference_index([first, words], end_is_difference=True), scores
+            )
         )
     return found
 
@@ -83,11 +86,11 @@ def score_texts(
     model: Transformer,
     tokenizer: Tokenizer,
     prompts: Sequence[EvalPrompt],
-    texts: Sequence[Sequence[Sequence[int]]],
+    token_ids: Sequence[Sequence[Sequence[int]]],
     world: World | None,
     annotator: str | None = None,
 ) -> dict[str, ScoreInterval]:
-    """Scores of texts[prompt][seed]: the mean of each, and its 95 % interval."""
+    """Scores of texts, as token_ids[prompt][seed]: the mean of each, and its 95 % interval."""
     from labkit.decoding.scores import (
         distinct_ngram_share,
         jackknife_interval,
@@ -108,15 +111,15 @@ def score_texts(
         truths = [_truth(world, prompt.task, tokenizer.decode(text).strip(), annotator) for text in group]
         return [one | truth for one, truth in zip(found, truths, strict=True)]
 
-    rows = [each(prompt, group) for prompt, group in zip(prompts, texts, strict=True)]
+    rows = [each(prompt, group) for prompt, group in zip(prompts, token_ids, strict=True)]
     scores: dict[str, ScoreInterval] = {}
     for name in rows[0][0]:
         by_prompt = [[row[name] for row in group] for group in rows]
         scores[name] = mean_score(by_prompt[0] if len(rows) == 1 else [mean_score(group).mean for group in by_prompt])
     together: dict[str, Callable[[Any], float]] = {"distinct-2": distinct_ngram_share, "self-BLEU": self_bleu}
     for name, statistic in together.items():
-        by_texts = [statistic(group) for group in texts]
-        scores[name] = jackknife_interval(statistic, texts[0]) if len(rows) == 1 else mean_score(by_texts)
+        by_texts = [statistic(group) for group in token_ids]
+        scores[name] = jackknife_interval(statistic, token_ids[0]) if len(rows) == 1 else mean_score(by_texts)
     return scores
 
 
@@ -152,13 +155,13 @@ HEADS = {"nats per token": "log-probability"}
 """What a table calls a score, where that is not its name."""
 
 
-def first_difference_index(sequences: Sequence[Sequence[Any]], ended: bool = False) -> int | None:
+def first_difference_index(sequences: Sequence[Sequence[Any]], end_is_difference: bool = False) -> int | None:
     """Where sequences first differ: first_difference_index([[5, 6], [5, 7]]) -> 1; None where they do not.
 
-    ended: no text goes on, so that one which is over differs from one that is not.
+    end_is_difference: a sequence that has ended differs from one that goes on; else it may still grow.
     """
     for place, here in enumerate(zip_longest(*sequences)):
-        known = set(here) if ended else set(here) - {None}
+        known = set(here) if end_is_difference else set(here) - {None}
         if len(known) > 1:
             return place
     return None
@@ -168,9 +171,9 @@ def format_strategies_table(results: Sequence[StrategyResult]) -> str:
     """The texts, the first word that differs in brackets, and under them the scores."""
     lines = []
     for one in results:
-        words = one.text.split(" ")
-        if one.diverges_at is not None and one.diverges_at < len(words):
-            words[one.diverges_at] = f"[{words[one.diverges_at]}]"
+        words = one.example_text.split(" ")
+        if one.first_different_word_index is not None and one.first_different_word_index < len(words):
+            words[one.first_different_word_index] = f"[{words[one.first_different_word_index]}]"
         lines += [one.strategy, f"    {' '.join(words)}"]
     names = list(results[0].scores)
     width = max(len(one.strategy) for one in results)
@@ -192,9 +195,9 @@ FIRST = 24
 """Of each kind, the world's tasks that are known again by their words."""
 
 
-def find_held_out_task(world: World, question_text: str) -> Task | None:
-    """The held-out task that asks exactly this, among the first of each kind; None where there is none."""
-    return _first_tasks(world.size.name).get(question_text)
+def find_held_out_task(world: World, prompt_text: str) -> Task | None:
+    """The held-out task whose prompt, as text, is exactly this, among the first of each kind; None where there is none."""
+    return _first_tasks(world.size.name).get(prompt_text)
 
 
 @cache

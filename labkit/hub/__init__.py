@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from labkit.files import write_json
 from labkit.hub.families import FAMILIES
 from labkit.hub.folder import read_config, read_tensor_entries, resolve_checkpoint
-from labkit.hub.matching import MatchedTensors, match_tensors
+from labkit.hub.matching import LazyCheckpoint, match_tensors
 from labkit.hub.shapes import config_from_hf, config_to_hf, family_from_config, family_name
 from labkit.machine import check_memory_available, default_device
 from labkit.model.transformer import ModelConfig, Transformer
@@ -25,7 +25,7 @@ from labkit.training.weights import write_tensors
 __all__ = ["family_name", "from_pretrained", "open_checkpoint", "resolve_checkpoint", "save_pretrained"]
 
 
-def open_checkpoint(source: str | Path) -> MatchedTensors:
+def open_checkpoint(source: str | Path) -> LazyCheckpoint:
     """The config of a checkpoint in transformers' form, and where its tensors lie, which are read when asked for.
 
     source: a folder, or the id of a model on the Hugging Face hub, of which only safetensors and JSON are fetched.

@@ -21,7 +21,7 @@ from labkit.training.weights import (
     check_not_lfs_pointer,
     read_checkpoint_json,
     weight_files,
-    weights_file,
+    weights_or_index_file,
 )
 
 ADAPTER = "adapter_config.json"
@@ -30,9 +30,10 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class TensorEntry(NamedTuple):
-    """Where a tensor lies: its file, the type of its numbers in safetensors' words, and its shape."""
+    """Where a tensor lies: its file, its name there, the type of its numbers in safetensors' words, and its shape."""
 
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
 
@@ -90,7 +91,7 @@ def read_tensor_entries(folder: Path) -> dict[str, TensorEntry]:
                     if name in entries:
                         raise LabError(f"{folder} holds {name} twice, in {entries[name].file.name} and {file.name}.")
                     found = opened.get_slice(name)
-                    entries[name] = TensorEntry(file, found.get_dtype(), tuple(found.get_shape()))
+                    entries[name] = TensorEntry(file, name, found.get_dtype(), tuple(found.get_shape()))
         except (OSError, SafetensorError) as error:
             raise LabError(f"{file} cannot be read, or is cut off: {error}") from error
     return entries
@@ -117,20 +118,20 @@ def refuse_quantized(entries: Mapping[str, TensorEntry], folder: Path) -> None:
         )
 
 
-def read_tensor(name: str, entry: TensorEntry) -> Tensor:
-    """A tensor by its name in its file. Raises LabError where it cannot be read, and for NaN or infinite numbers."""
+def read_tensor(entry: TensorEntry) -> Tensor:
+    """A tensor of a file. Raises LabError where it cannot be read, and for NaN or infinite numbers."""
     try:
         with safe_open(entry.file, framework="pt", backend="pread") as opened:  # of the file no more than the tensor
-            tensor = opened.get_tensor(name)
+            tensor = opened.get_tensor(entry.name)
     except (OSError, SafetensorError) as error:
         raise LabError(f"{entry.file} cannot be read: {error}") from error
-    check_finite(name, tensor, entry.file)
+    check_finite(entry.name, tensor, entry.file)
     return tensor
 
 
 def _files(folder: Path) -> list[Path]:
     """The files that hold the weights; as in transformers, one whole file is preferred to an index."""
-    if weights_file(folder).is_file():
+    if weights_or_index_file(folder).is_file():
         return weight_files(folder)
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:

@@ -20,7 +20,7 @@ from labkit.hub.folder import check_finite
 from labkit.hub.gguf_file import open_gguf
 from labkit.hub.gguf_shape import config_from_gguf, gguf_architecture_name, rope_factors, write_gguf_config
 from labkit.hub.gguf_tokenizer import read_gguf_tokenizer, write_gguf_tokenizer
-from labkit.hub.matching import check_shapes, check_tensor_count
+from labkit.hub.matching import check_shapes, check_config_plausible
 from labkit.hub.parts import TensorMapping, qkv_split_sizes
 from labkit.hub.tokenizer_files import choose_chat_template
 from labkit.model.transformer import ModelConfig, Transformer
@@ -46,7 +46,7 @@ def load_gguf(path: str | Path) -> Transformer:
     shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in found.items()}
     factors = _numbers(found[ROPE_FREQS], path) if ROPE_FREQS in found else None
     config = config_from_gguf(fields, shapes, factors, path)
-    check_tensor_count(config, len(found), str(path), "header")
+    check_config_plausible(config, len(found), str(path), "header")
     parts = list(_parts(config))
     _check_names({name for part in parts for name in part.theirs}, set(found) - {ROPE_FREQS}, path)
     check_shapes(parts, config, shapes, str(path), "header")
@@ -59,15 +59,15 @@ def load_gguf(path: str | Path) -> Transformer:
 
 
 def load_gguf_tokenizer(
-    path: str | Path, chat_template: str | None = None, say: Callable[[str], None] = print
+    path: str | Path, chat_template_name: str | None = None, say: Callable[[str], None] = print
 ) -> Tokenizer:
     """The tokenizer in a GGUF file, with its chat template.
 
-    chat_template: "plain" for turns written plainly. say: is told where there is no template. Raises LabError as
+    chat_template_name: "plain" for turns written plainly. say: is told where there is no template. Raises LabError as
     `read_gguf_tokenizer` does.
     """
     backend, config = read_gguf_tokenizer(Path(path))
-    return Tokenizer(backend, choose_chat_template(config, chat_template, say))
+    return Tokenizer(backend, choose_chat_template(config, chat_template_name, say))
 
 
 def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, dtype: Kind = "f16") -> None:

@@ -29,7 +29,7 @@ def import_checkpoint(
     source: str | Path,
     target: str | Path,
     recipe: Recipe,
-    chat_template: str | None = None,
+    chat_template_name: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Run:
     """Begin a run in `target` whose first stages are a checkpoint: a folder or hub id in transformers' form, or a GGUF
@@ -39,7 +39,7 @@ def import_checkpoint(
     `labkit.training.weights`), however large the model is; they are read twice, since NaN and infinite numbers are
     refused before anything is written. A GGUF file is loaded whole.
 
-    recipe: of the stages to come; its model's shape becomes the checkpoint's. chat_template: "plain" for turns written
+    recipe: of the stages to come; its model's shape becomes the checkpoint's. chat_template_name: "plain" for turns written
     plainly, or the name of one of several templates. say: is told what had to be decided. Raises LabError when the
     checkpoint or its tokenizer cannot be read, when the model does not write word by word, when its chat template
     refuses turns of the recipe's inputs, and for a folder in use.
@@ -51,7 +51,7 @@ def import_checkpoint(
         )
     with lock_and_recover_run_folder(target):
         sources = read_sources(Run.new_unsaved(target, recipe).input_locations)
-        checkpoint = _open(source, chat_template, say)
+        checkpoint = _open(source, chat_template_name, say)
         tokenizer, config = checkpoint.tokenizer, checkpoint.config
         _check_turns(tokenizer, sources)
         if not config.causal or config.encoder_depth:
@@ -124,15 +124,15 @@ class _Opened(NamedTuple):
     tokenizer: Tokenizer
 
 
-def _open(source: str | Path, chat_template: str | None, say: Callable[[str], None]) -> _Opened:
+def _open(source: str | Path, chat_template_name: str | None, say: Callable[[str], None]) -> _Opened:
     file = find_gguf_file(source)
     if file is not None:
         model = load_gguf(file)
-        tokenizer = load_gguf_tokenizer(file, chat_template, say)
+        tokenizer = load_gguf_tokenizer(file, chat_template_name, say)
         return _Opened(model.config, model.parameter_count, lambda stage: stage.save_model(model), tokenizer)
     folder = resolve_checkpoint(source)
     found = open_checkpoint(folder)
-    tokenizer = load_tokenizer(folder, found.config.vocabulary, chat_template, say)
+    tokenizer = load_tokenizer(folder, found.config.vocabulary, chat_template_name, say)
     found.check_finite()  # before a file of the run is written
     with torch.device("meta"):
         like = Transformer(found.config).state_dict()

@@ -24,37 +24,37 @@ MOST_TOKENS = 2**24
 """No model reads longer rows; a config that says so is damaged."""
 
 
-class MatchedTensors(NamedTuple):
-    """Where in a checkpoint each tensor of a model lies; it is read when it is asked for.
+class LazyCheckpoint(NamedTuple):
+    """A checkpoint whose tensors are known, and are read when they are asked for.
 
-    parts: what each of our tensors is made of. entries: {the family's name: (the file's name, where it lies)}.
+    mappings: {our name of a tensor: what it is made of}. entries: {the family's name of a tensor: where it lies}.
     """
 
     config: ModelConfig
-    parts: dict[str, TensorMapping]
-    entries: dict[str, tuple[str, TensorEntry]]
+    mappings: dict[str, TensorMapping]
+    entries: dict[str, TensorEntry]
 
     def read(self, name: str) -> Tensor:
         """One of our tensors, in fp32. Raises LabError for NaN or infinite numbers, and for a damaged file."""
-        theirs = {one: read_tensor(*self.entries[one]) for one in self.parts[name].theirs}
-        ours = self.parts[name].to_ours(theirs, self.config)
+        theirs = {one: read_tensor(self.entries[one]) for one in self.mappings[name].theirs}
+        ours = self.mappings[name].to_ours(theirs, self.config)
         return torch.empty(ours.shape).copy_(ours)
 
     def check_finite(self) -> None:
         """Read every tensor once, one after the other. Raises LabError for NaN or infinite numbers, and for a damaged
         file.
         """
-        for name, entry in self.entries.values():
-            read_tensor(name, entry)
+        for entry in self.entries.values():
+            read_tensor(entry)
 
 
 def match_tensors(
     family: Family, config: ModelConfig, entries: Mapping[str, TensorEntry], folder: Path
-) -> MatchedTensors:
+) -> LazyCheckpoint:
     """Find all tensors of a model of this config in a checkpoint. Raises LabError for those that are missing, of
     another shape, quantized or left over, and where two that are to be one differ.
     """
-    check_tensor_count(config, len(entries), str(folder), "config.json")
+    check_config_plausible(config, len(entries), str(folder), "config.json")
     parts = {part.ours: part for part in family.tensor_mappings(config)}
     wanted = {name for part in parts.values() for name in part.theirs}
     found, left = _by_family_names(family, wanted, entries, folder)
@@ -72,12 +72,12 @@ def match_tensors(
     shapes = {name: entries[found[name]].shape for name in wanted}
     check_shapes(list(parts.values()), config, shapes, str(folder), "config.json")
     for other, name in twins.items():
-        if not torch.equal(*(read_tensor(one, entries[one]) for one in (other, found[name]))):
+        if not torch.equal(*(read_tensor(entries[one]) for one in (other, found[name]))):
             raise LabError(
                 f"{folder}: its config.json says that {other} is {name} (tie_word_embeddings), but the file holds two "
                 f"that differ. With tie_word_embeddings false in config.json both are read."
             )
-    return MatchedTensors(config, parts, {name: (found[name], entries[found[name]]) for name in wanted})
+    return LazyCheckpoint(config, parts, {name: entries[found[name]] for name in wanted})
 
 
 def _by_family_names(
@@ -89,7 +89,7 @@ def _by_family_names(
     spare = re.compile(f"{IGNORED_TENSORS}|{family.ignored_tensors}" if family.ignored_tensors else IGNORED_TENSORS)
     for given in entries:
         name = _plain(given)
-        if name not in wanted and f"{family.base_model_prefix}{name}" in wanted | family.aliases.keys():
+        if name not in wanted and f"{family.base_model_prefix}{name}" in wanted | family.tied_weights_keys.keys():
             name = f"{family.base_model_prefix}{name}"  # of the model without its head
         if name not in wanted and (spare.fullmatch(name) or spare.fullmatch(f"{family.base_model_prefix}{name}")):
             continue
@@ -114,7 +114,7 @@ def _twins(family: Family, found: dict[str, str], left: dict[str, str]) -> dict[
     first name is missing, the second stands in for it.
     """
     twins = {}
-    for other, name in family.aliases.items():
+    for other, name in family.tied_weights_keys.items():
         if other in left:
             given = left.pop(other)
             if found.setdefault(name, given) != given:
@@ -123,7 +123,7 @@ def _twins(family: Family, found: dict[str, str], left: dict[str, str]) -> dict[
 
 
 def _missing(missing: list[str], family: Family, folder: Path) -> str:
-    if set(missing) <= family.aliases.keys():
+    if set(missing) <= family.tied_weights_keys.keys():
         return (
             f"{folder} has no head: {missing[0]} is not in its files, and its config.json does not tie it to the "
             f"embedding (tie_word_embeddings). It is a model without a head, or not whole."
@@ -131,17 +131,23 @@ def _missing(missing: list[str], family: Family, folder: Path) -> str:
     return f"{folder} lacks {len(missing)} tensors that its config.json asks for, {missing[0]} the first."
 
 
-def check_tensor_count(config: ModelConfig, num_tensors: int, where: str, said_by: str) -> None:
-    """Raises LabError for counts that no checkpoint of so many tensors can have."""
+def check_config_plausible(config: ModelConfig, num_tensors: int, where: str, config_source: str) -> None:
+    """Raises LabError for a depth or a context that no checkpoint of so many tensors can have. config_source: what of
+    the checkpoint says the config, as in "its header".
+    """
     if max(config.depth, config.encoder_depth) > num_tensors or config.context > MOST_TOKENS:
         raise LabError(
-            f"{where}: its {said_by} speaks of {config.depth} layers and a context of {config.context} tokens, but it "
+            f"{where}: its {config_source} speaks of {config.depth} layers and a context of {config.context} tokens, but it "
             f"holds {num_tensors} tensors: the two do not belong together."
         )
 
 
 def check_shapes(
-    mappings: list[TensorMapping], config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str, said_by: str
+    mappings: list[TensorMapping],
+    config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+    config_source: str,
 ) -> None:
     """Raises LabError where tensors of these shapes do not make a model of this config; needs no memory for it."""
     with torch.device("meta"):
@@ -154,5 +160,5 @@ def check_shapes(
             if found != expected[part.ours]:
                 raise LabError(
                     f"{where}: {part.theirs[0]} would be {tuple(found)}, not {tuple(expected[part.ours])} by its "
-                    f"{said_by}; the two do not belong together."
+                    f"{config_source}; the two do not belong together."
                 )

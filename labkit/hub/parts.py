@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.hub.config_keys import ConfigKeys
-from labkit.model.feedforward import MoE
+from labkit.model.feedforward import Activation, MoE
 from labkit.model.transformer import ModelConfig
 
 Json = Mapping[str, Any]
@@ -22,14 +22,14 @@ class TensorMapping(NamedTuple):
 
     layout: what ours is of theirs. "concatenated": theirs one below the other, of so many rows each as `split_sizes`
     says. "transposed": theirs, transposed. "interleaved_qkv": theirs has queries, keys and values of each head
-    together, ours all queries first. "flattened": theirs as a vector; theirs has this `shape`.
+    together, ours all queries first. "flattened": theirs as a vector; theirs has the shape `theirs_shape`.
     """
 
     ours: str
     theirs: tuple[str, ...]
     layout: Layout = "concatenated"
     split_sizes: tuple[int, ...] = ()
-    shape: tuple[int, ...] = ()
+    theirs_shape: tuple[int, ...] = ()
 
     def to_ours(self, tensors: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
         """Ours, of theirs."""
@@ -49,7 +49,7 @@ class TensorMapping(NamedTuple):
         if self.layout == "transposed":
             found = [tensor.T]
         elif self.layout == "flattened":
-            found = [tensor.view(self.shape)]
+            found = [tensor.view(self.theirs_shape)]
         elif self.layout == "interleaved_qkv":
             found = [
                 tensor.unflatten(0, (3, config.heads, config.attention_config.head_dim)).transpose(0, 1).flatten(0, 2)
@@ -62,8 +62,8 @@ class TensorMapping(NamedTuple):
 class Family(NamedTuple):
     """architecture: the class that is made of it. read_config: config.json -> our config; write_config: the other way.
     tensor_mappings: all tensors of a model. config_keys: what each key of config.json means. base_model_prefix: of the
-    tensors' names, which a model saved without its head lacks. aliases: second names of tensors, as of a head that is
-    tied to the embedding. ignored_tensors: a pattern of names of tensors that say nothing.
+    tensors' names, which a model saved without its head lacks. tied_weights_keys: {second name of a
+    tensor: its first}, as of a head that is tied to the embedding. ignored_tensors: a pattern of names of tensors that say nothing.
     """
 
     architecture: str
@@ -72,7 +72,7 @@ class Family(NamedTuple):
     tensor_mappings: Callable[[ModelConfig], Iterator[TensorMapping]]
     config_keys: ConfigKeys
     base_model_prefix: str = ""
-    aliases: Mapping[str, str] = {}
+    tied_weights_keys: Mapping[str, str] = {}
     ignored_tensors: str = ""
 
 
@@ -91,7 +91,7 @@ def qkv_split_sizes(config: ModelConfig) -> tuple[int, int, int]:
     return config.heads * E, config.attention_config.key_value_heads * E, config.attention_config.key_value_heads * E
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -102,14 +102,14 @@ ACTIVATIONS = {
 """Their names of activations, and ours."""
 
 
-def activation_from_hf(name: str) -> Any:
-    """Ours, of theirs. Raises LabError for one that is not known here."""
+def activation_from_hf(name: str) -> Activation:
+    """Our name of an activation, from theirs. Raises LabError for one that is not known here."""
     if name not in ACTIVATIONS:
         raise LabError(f"The activation {name!r} is not known here; there are {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[name]
 
 
 def activation_to_hf(config: ModelConfig) -> str:
-    """Theirs, of the one that the feed-forward has."""
+    """Their name of the activation that the feed-forward has."""
     layer = config.feed_forward.expert if isinstance(config.feed_forward, MoE) else config.feed_forward
     return {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[layer.activation]

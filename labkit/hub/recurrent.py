@@ -79,7 +79,9 @@ def _parts(c: ModelConfig) -> Iterator[TensorMapping]:
 
 def _mixer_parts(c: ModelConfig, ours: str, theirs: str, first: bool) -> Iterator[TensorMapping]:
     for part in "rwkvag":
-        yield TensorMapping(f"{ours}.shifts.{part}.mu", (f"{theirs}.x_{part}",), "flattened", shape=(1, 1, c.width))
+        yield TensorMapping(
+            f"{ours}.shifts.{part}.mu", (f"{theirs}.x_{part}",), "flattened", theirs_shape=(1, 1, c.width)
+        )
     for name, letter in (("receptance", "r"), ("key", "k"), ("value", "v"), ("out", "o")):
         yield TensorMapping(f"{ours}.{name}.weight", (f"{theirs}.{letter}_proj.weight",))
     for name, letter in (("decay", "w"), ("rate", "a"), ("gate", "g"), *([] if first else [("mix_values", "v")])):
@@ -89,7 +91,9 @@ def _mixer_parts(c: ModelConfig, ours: str, theirs: str, first: bool) -> Iterato
             yield TensorMapping(f"{ours}.{name}.start", (f"{theirs}.{letter}_lora.lora.2.bias",))
     yield TensorMapping(f"{ours}.xi", (f"{theirs}.k_k",))
     yield TensorMapping(f"{ours}.alpha", (f"{theirs}.k_a",))
-    yield TensorMapping(f"{ours}.rho", (f"{theirs}.r_k",), "flattened", shape=(c.heads, c.attention_config.head_dim))
+    yield TensorMapping(
+        f"{ours}.rho", (f"{theirs}.r_k",), "flattened", theirs_shape=(c.heads, c.attention_config.head_dim)
+    )
     yield from _norm(f"{ours}.norm", f"{theirs}.g_norm")
 
 

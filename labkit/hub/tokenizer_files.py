@@ -27,11 +27,11 @@ KEPT = ("model_max_length", "padding_side", "clean_up_tokenization_spaces")
 
 
 def load_tokenizer(
-    folder: Path, vocabulary: int, chat_template: str | None = None, say: Callable[[str], None] = print
+    folder: Path, vocabulary: int, chat_template_name: str | None = None, say: Callable[[str], None] = print
 ) -> Tokenizer:
     """The tokenizer of a checkpoint's folder.
 
-    vocabulary: rows of the model's embedding. chat_template: "plain", or the name of one of several; None takes the
+    vocabulary: rows of the model's embedding. chat_template_name: "plain", or the name of one of several; None takes the
     default. say: is told what had to be decided. Raises LabError for files that cannot be read, for tokens that have no
     row in the embedding, and for a chat template that cannot be followed.
     """
@@ -41,27 +41,27 @@ def load_tokenizer(
         return Tokenizer.load(folder)
     backend, config = _by_transformers(folder)
     backend = _fitted(backend, config, vocabulary, folder, say)
-    return Tokenizer(backend, choose_chat_template(config, chat_template, say), _ends(folder))
+    return Tokenizer(backend, choose_chat_template(config, chat_template_name, say), _ends(folder))
 
 
 def choose_chat_template(
-    tokenizer_config: dict[str, Any], template_name: str | None, say: Callable[[str], None]
+    tokenizer_config: dict[str, Any], chat_template_name: str | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """The tokenizer's config with the chat template that was chosen; None in it stands for the plain form.
 
-    template_name: "plain", a name of several templates, or None for the default. Raises LabError for a name that none
+    chat_template_name: "plain", a name of several templates, or None for the default. Raises LabError for a name that none
     has.
     """
     given = tokenizer_config.get("chat_template") or None
-    if template_name == PLAIN:
+    if chat_template_name == PLAIN:
         return tokenizer_config | {"chat_template": None}
-    if template_name is not None and (given is None or isinstance(given, str)):
+    if chat_template_name is not None and (given is None or isinstance(given, str)):
         had = "no chat template" if given is None else "one chat template, which has no name"
-        raise LabError(f"--chat-template {template_name}: this tokenizer has {had}. Leave it out, or say plain.")
+        raise LabError(f"--chat-template {chat_template_name}: this tokenizer has {had}. Leave it out, or say plain.")
     if given is None:
         say("It comes without a chat template, so turns are written plainly: 'user: …', 'assistant: …'.")
     return tokenizer_config | {
-        "chat_template": given if template_name is None else select_chat_template(given, template_name)
+        "chat_template": given if chat_template_name is None else select_chat_template(given, chat_template_name)
     }
 
 

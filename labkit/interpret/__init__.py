@@ -19,11 +19,12 @@ from labkit.interpret.coreference import (
 from labkit.interpret.heads import HeadReport, HeadScore, accuracy_and_standard_error, answer_log_odds, find_heads
 from labkit.interpret.inspection import AttentionMap, Inspection, PredictionShift, ScoreBreakdown
 from labkit.interpret.limits import attention_bytes, check_attention_memory, check_patching_cost
-from labkit.interpret.patching import PatchingResult, activation_patching
+from labkit.interpret.patching import AnswerIds, PatchingResult, activation_patching
 from labkit.interpret.taps import AblateHeads, ActivationRecorder, PatchActivations
 from labkit.interpret.views import CheckpointInspections
 
 __all__ = [
+    "AnswerIds",
     "AblateHeads",
     "ScoreBreakdown",
     "PredictionShift",

@@ -31,14 +31,14 @@ REASONS = (
 
 
 class CorefExample(NamedTuple):
-    """ids: a text that ends where it is to be said whom its pronoun stands for. right_ids, wrong_ids: the two possible
-    answers. pronoun_index, right_index, wrong_index: which tokens of the text are the pronoun, the one it stands for,
-    and the other, the last of each name. text: as a person reads it.
+    """ids: a text that ends where it is to be said whom its pronoun stands for. right_answer_ids, wrong_answer_ids: the
+    two possible answers. pronoun_index, right_index, wrong_index: which tokens of the text are the pronoun, the one it
+    stands for, and the other, the last of each name. text: as a person reads it.
     """
 
     ids: list[int]
-    right_ids: list[int]
-    wrong_ids: list[int]
+    right_answer_ids: list[int]
+    wrong_answer_ids: list[int]
     pronoun_index: int
     right_index: int
     wrong_index: int
@@ -81,10 +81,10 @@ def winograd_examples(tokenizer: Tokenizer, count: int = 48) -> list[CorefExampl
 
 
 def winograd_example(
-    tokenizer: Tokenizer, sentence: str, adjective: str, right_noun: str = "animal", wrong_noun: str = "street"
+    tokenizer: Tokenizer, sentence: str, question_adjective: str, right_noun: str = "animal", wrong_noun: str = "street"
 ) -> CorefExample:
-    """One sentence of this kind, and the question what was too `adjective`."""
-    ids = encode_text_prompt(tokenizer, f"{sentence} What was too {adjective}? The")
+    """One sentence of this kind, and the question what was too `question_adjective`."""
+    ids = encode_text_prompt(tokenizer, f"{sentence} What was too {question_adjective}? The")
     return _example(
         tokenizer, ids, [tokenizer.encode(f" {name}") for name in (right_noun, wrong_noun)], right_noun, wrong_noun
     )

@@ -26,32 +26,33 @@ TEXTS = 8
 
 class HeadScore(NamedTuple):
     """previous_token: how much of its attention goes to the token before. induction: in a random text that is repeated,
-    how much goes to the token after the same token's first time. pronoun: how much more goes from a pronoun to whom it
-    stands for than to the other; a causal model reads the pronoun before it knows. answer: likewise from the token
-    after which that one is named. ablation_effect: by how many nats the odds of the right answer over the wrong fall
-    when the head is taken out; None where it was not measured.
+    how much goes to the token after the same token's first time. pronoun_attention_margin: how much more goes from a
+    pronoun to whom it stands for than to the other; a causal model reads the pronoun before it knows.
+    answer_attention_margin: likewise from the token after which that one is named. ablation_log_odds_drop: by how many
+    nats the log-odds of the right answer over the wrong fall when the head is taken out; None where it was not
+    measured.
     """
 
     layer: int
     head: int
     previous_token: float
     induction: float
-    pronoun: float
-    answer: float
-    ablation_effect: float | None = None
+    pronoun_attention_margin: float
+    answer_attention_margin: float
+    ablation_log_odds_drop: float | None = None
 
 
 class HeadReport(NamedTuple):
     """heads: all, those first that carry most of the right answer. accuracy: share of the examples in which the right
-    answer is likelier than the wrong; standard_error: of the accuracy; num_examples: how many. log_odds: the right
-    answer's mean log-odds over the wrong, in nats.
+    answer is likelier than the wrong; standard_error: of the accuracy; num_examples: how many. mean_log_odds: the right
+    answer's over the wrong, in nats.
     """
 
     heads: list[HeadScore]
     accuracy: float
     standard_error: float
     num_examples: int
-    log_odds: float
+    mean_log_odds: float
 
 
 @torch.no_grad()
@@ -67,7 +68,9 @@ def find_heads(
     """
     if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):
         raise LabError("Heads are found in models of attention without an encoder.")
-    longest = max(len(example.ids) + max(len(example.right_ids), len(example.wrong_ids)) for example in examples)
+    longest = max(
+        len(example.ids) + max(len(example.right_answer_ids), len(example.wrong_answer_ids)) for example in examples
+    )
     if longest > model.config.context:
         raise LabError(f"The examples have up to {longest} tokens, more than the context of {model.config.context}.")
     model.eval()
@@ -76,21 +79,23 @@ def find_heads(
     heads = []
     for rank, index in enumerate(scores[..., -1].flatten().argsort(descending=True).tolist()):
         layer, head = divmod(index, model.config.heads)
-        ablation_effect = None
+        ablation_log_odds_drop = None
         if rank < num_ablated:
             without = answer_log_odds(model, examples, HeadRef(f"blocks.{layer}.attention", head))
-            ablation_effect = float((odds - without).mean())
+            ablation_log_odds_drop = float((odds - without).mean())
         previous, induction, pronoun, answer = scores[layer, head].tolist()
-        heads.append(HeadScore(layer, head, previous, induction, pronoun, answer, ablation_effect))
-    effects = {head: -float("inf") if head.ablation_effect is None else head.ablation_effect for head in heads}
+        heads.append(HeadScore(layer, head, previous, induction, pronoun, answer, ablation_log_odds_drop))
+    effects = {
+        head: -float("inf") if head.ablation_log_odds_drop is None else head.ablation_log_odds_drop for head in heads
+    }
     heads.sort(key=effects.__getitem__, reverse=True)
     return HeadReport(heads, *accuracy_and_standard_error(odds), len(examples), float(odds.mean()))
 
 
-def accuracy_and_standard_error(odds: Tensor) -> tuple[float, float]:
+def accuracy_and_standard_error(log_odds: Tensor) -> tuple[float, float]:
     """Log-odds of the right answers [N] -> how many are above 0, and the standard error."""
-    share = float((odds > 0).float().mean())
-    return share, (share * (1 - share) / len(odds)) ** 0.5
+    share = float((log_odds > 0).float().mean())
+    return share, (share * (1 - share) / len(log_odds)) ** 0.5
 
 
 @torch.no_grad()
@@ -105,7 +110,7 @@ def answer_log_odds(
     readings: dict[tuple[int, ...], list[tuple[int, int, list[int]]]] = {}  # text -> (example, sign, its last tokens)
     for i, example in enumerate(examples):
         same = len(_shared(example))
-        for sign, answer in ((1, example.right_ids), (-1, example.wrong_ids)):
+        for sign, answer in ((1, example.right_answer_ids), (-1, example.wrong_answer_ids)):
             readings.setdefault((*example.ids, *answer[:-1]), []).append((i, sign, answer[same:]))
     texts = sorted(readings, key=len)  # little padding
     odds = torch.zeros(len(examples))
@@ -124,7 +129,7 @@ def answer_log_odds(
 def _shared(example: CorefExample) -> list[int]:
     """The tokens with which both answers begin, as " The" before a name."""
     alike = itertools.takewhile(
-        lambda pair: pair[0] == pair[1], zip(example.right_ids, example.wrong_ids, strict=False)
+        lambda pair: pair[0] == pair[1], zip(example.right_answer_ids, example.wrong_answer_ids, strict=False)
     )
     return [token for token, _ in alike]
 

@@ -183,12 +183,12 @@ class Inspection:
         head: int,
         kind: AblationKind = "zero",
         top_n: int = 6,
-        position: int | None = None,
+        prediction_position: int | None = None,
     ) -> PredictionShift:
         """What is predicted after the token in this place (the last when not given) without a head. Raises LabError for
         a head or a token that is not there.
         """
-        position = self._place(position)
+        position = self._place(prediction_position)
         _check_kind(kind)
         after = self._read([self.head_ref(map_index, layer, head)], no_tap, kind, position)[0, -1]
         return self.prediction_shift(after, top_n, position)
@@ -199,9 +199,9 @@ class Inspection:
             raise LabError(f"There is no token {position} in this text: there are {last + 1}, from 0 on.")
         return last if position is None else position
 
-    def prediction_shift(self, new_logits: Tensor, top_n: int = 6, position: int = -1) -> PredictionShift:
-        """From the prediction after the token at `position` to that of new_logits [V]."""
-        before, after = self.logits[position].log_softmax(-1).cpu(), new_logits.log_softmax(-1).cpu()
+    def prediction_shift(self, new_logits: Tensor, top_n: int = 6, prediction_position: int = -1) -> PredictionShift:
+        """From the prediction after the token at `prediction_position` to that of new_logits [V]."""
+        before, after = self.logits[prediction_position].log_softmax(-1).cpu(), new_logits.log_softmax(-1).cpu()
         most = before.topk(min(top_n, len(before))).indices.tolist()
         most += [token for token in after.topk(min(top_n // 2, len(after))).indices.tolist() if token not in most]
         p, q = before.exp(), after.exp()
@@ -210,12 +210,14 @@ class Inspection:
         ]
         return PredictionShift(float(kl_divergence(before, after)), listed)
 
-    def ablation_effects(self, map_index: int, kind: AblationKind = "zero", position: int | None = None) -> Tensor:
+    def ablation_effects(
+        self, map_index: int, kind: AblationKind = "zero", prediction_position: int | None = None
+    ) -> Tensor:
         """How much the prediction after the token in this place (the last when not given) changes without each head, in
         nats: [L, H]. Raises LabError for an attention or a token that is not there.
         """
         self.head_ref(map_index, 0, 0)
-        position = self._place(position)
+        position = self._place(prediction_position)
         _check_kind(kind)
         L, H = self.attention_maps[map_index].weights.shape[:2]
         heads = [self.head_ref(map_index, layer, head) for layer in range(L) for head in range(H)]
@@ -253,10 +255,12 @@ class Inspection:
         return {"maps": [_packed(map_) for map_ in self.attention_maps]}
 
 
-def kl_divergence(before: Tensor, after: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of log-probabilities [..., V], in nats: [...]; what `before` forbids adds nothing."""
-    apart = (before - after).masked_fill(before == -torch.inf, 0.0)
-    return (before.exp() * apart).sum(-1).clamp(min=0)
+def kl_divergence(logprobs_before: Tensor, logprobs_after: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of log-probabilities [..., V], in nats: [...]; what `logprobs_before` forbids adds
+    nothing.
+    """
+    apart = (logprobs_before - logprobs_after).masked_fill(logprobs_before == -torch.inf, 0.0)
+    return (logprobs_before.exp() * apart).sum(-1).clamp(min=0)
 
 
 def _check_kind(kind: str) -> None:

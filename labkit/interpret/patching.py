@@ -15,17 +15,25 @@ from labkit.model.mixers import SelfAttention
 from labkit.model.transformer import Transformer
 
 
+class AnswerIds(NamedTuple):
+    """The tokens whose log-odds are measured: by default what the clean text predicts, and what the corrupted does."""
+
+    clean: int
+    corrupted: int
+
+
 class PatchingResult(NamedTuple):
-    """residual [1 + L, T]: how much of the difference comes back when the vector of one token after one layer (0: the
-    embeddings) is the first text's, in the second; heads [L, H]: likewise of what one head gives to all tokens. 0:
-    nothing, 1: all of it. answer_ids: the tokens whose log-odds are measured, the first text's and the second's.
-    log_odds: these log-odds in nats, in the first text and in the second.
+    """residual_recovered [1 + L, T]: how much of the difference comes back when the vector of one token after one layer
+    (0: the embeddings) is the clean text's, in the corrupted; heads_recovered [L, H]: likewise of what one head gives
+    to all tokens. 0: nothing, 1: all of it. answer_ids: whose log-odds are measured. clean_log_odds,
+    corrupted_log_odds: log P(answer_ids.clean) - log P(answer_ids.corrupted) in nats, in either text.
     """
 
-    residual: Tensor
-    heads: Tensor
-    answer_ids: tuple[int, int]
-    log_odds: tuple[float, float]
+    residual_recovered: Tensor
+    heads_recovered: Tensor
+    answer_ids: AnswerIds
+    clean_log_odds: float
+    corrupted_log_odds: float
 
 
 Progress = Callable[[int, int], None]
@@ -37,12 +45,12 @@ def activation_patching(
     model: Transformer,
     clean_ids: Sequence[int],
     corrupted_ids: Sequence[int],
-    answers: tuple[int, int] | None = None,
+    answer_ids: AnswerIds | None = None,
     progress: Progress | None = None,
 ) -> PatchingResult:
     """Read the corrupted text with single numbers of the clean one put in, and see what the last token then predicts.
 
-    answers: by default the likeliest next token of each text; where that is the same one, those two whose
+    answer_ids: by default the likeliest next token of each text; where that is the same one, those two whose
     log-probabilities change most. Activation patching, as in Interpretability in the Wild,
     https://arxiv.org/abs/2211.00593. Raises LabError for texts of different length, that are the same, or predict the
     same, and for a model with an encoder or without attention.
@@ -65,7 +73,8 @@ def activation_patching(
     after = (
         model(other, tap=ActivationRecorder(()))[0, -1].float().log_softmax(-1)
     )  # a tap: with the same kernels as above
-    a, b = answers or _answers(before, after)
+    answer_ids = answer_ids or _answers(before, after)
+    a, b = answer_ids
     clean, corrupted = float(before[a] - before[b]), float(after[a] - after[b])
     if abs(clean - corrupted) < 1e-6:
         raise LabError("Both texts make the same prediction, so there is no difference to find the cause of.")
@@ -89,15 +98,15 @@ def activation_patching(
     if stream:
         grid[tuple(torch.tensor(stream).T)] = values
     grid[L, T - 1] = 1.0  # the first text's last vector is its whole prediction
-    return PatchingResult(grid, heads.view(L, H), (a, b), (clean, corrupted))
+    return PatchingResult(grid, heads.view(L, H), answer_ids, clean, corrupted)
 
 
 def patchable_residual_sites(
     model: Transformer, clean_ids: Sequence[int], corrupted_ids: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """The (layer, token) of `PatchingResult.residual` whose vector can differ between two texts of equal length and
-    matter: the embeddings of tokens that differ; in a causal model nothing before the first of them; and of the last
-    layer, which no other token reads, only the last.
+    """The (layer, token) of `PatchingResult.residual_recovered` whose vector can differ between two texts of equal
+    length and matter: the embeddings of tokens that differ; in a causal model nothing before the first of them; and of
+    the last layer, which no other token reads, only the last.
     """
     L, T = model.config.depth, len(clean_ids)
     differ = [t for t in range(T) if clean_ids[t] != corrupted_ids[t]]
@@ -106,13 +115,13 @@ def patchable_residual_sites(
     return [*((0, t) for t in differ), *between, (L, T - 1)]
 
 
-def _answers(before: Tensor, after: Tensor) -> tuple[int, int]:
+def _answers(before: Tensor, after: Tensor) -> AnswerIds:
     """The likeliest tokens by log-probabilities [V]; where they are one, those whose odds change most, among the
     likely.
     """
     a, b = int(before.argmax()), int(after.argmax())
     if a != b:
-        return a, b
+        return AnswerIds(a, b)
     likely = torch.maximum(before, after) > -7.0  # a probability of one in a thousand
     change = torch.where(likely, before - after, torch.nan)
-    return int(change.nan_to_num(nan=-torch.inf).argmax()), int(change.nan_to_num(nan=torch.inf).argmin())
+    return AnswerIds(int(change.nan_to_num(nan=-torch.inf).argmax()), int(change.nan_to_num(nan=torch.inf).argmin()))

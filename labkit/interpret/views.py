@@ -15,7 +15,7 @@ MOST = 120
 class CheckpointInspections:
     """names: of the checkpoints, in order. load: a name -> the text as that checkpoint reads it; asked once for each.
 
-    view = views.view("sft") is what the viewer shows, and views.handle_request(question) what it asks for later.
+    view = views.viewer_data("sft") is what the viewer shows, and views.handle_request(request) what it asks for later.
     """
 
     def __init__(self, names: Sequence[str], load: Callable[[str], Inspection]):
@@ -64,7 +64,7 @@ class CheckpointInspections:
             return {"effects": look.ablation_effects(map_, question["kind"], place).tolist()}
         layer, head = int(question["layer"]), int(question["head"])
         if what == "without":
-            return look.ablate(map_, layer, head, question["kind"], position=place)._asdict()
+            return look.ablate(map_, layer, head, question["kind"], prediction_position=place)._asdict()
         if what == "cell":
             return look.score_breakdown(map_, layer, head, int(question["row"]), int(question["column"]))._asdict()
         raise LabError(f"A viewer can ask for view, cell, without, effects or lens, not {what!r}.")

@@ -7,7 +7,7 @@ once, so that the gradient is that of one big batch however it was cut up.
 >>> logits = torch.zeros(1, 2, 4)                      # uniform over V = 4: every label costs log 4
 >>> labels, mask = torch.tensor([[3, 1]]), torch.tensor([[True, False]])
 >>> loss = next_token_loss(logits, labels, mask)
->>> round(loss.loss_sum.item(), 4), loss.counted.item()  # one label counts
+>>> round(loss.loss_sum.item(), 4), loss.label_count.item()  # one label counts
 (1.3863, 1)
 """
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
+
+
+class ActorCriticOutput(NamedTuple):
+    """hidden_states [B, T, D]: what the actor's head reads; values [B, T]: what the critic says at every token."""
+
+    hidden_states: Tensor
+    values: Tensor
 
 
 class ActorCritic(nn.Module):
@@ -15,6 +24,6 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.actor, self.critic = actor, critic
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens, mask [B, T] as in Batch -> what the actor's head reads [B, T, D], and the critic's values [B, T]."""
-        return self.actor.hidden_states(tokens), self.critic(tokens, mask)
+    def forward(self, tokens: Tensor, label_mask: Tensor) -> ActorCriticOutput:
+        """tokens, label_mask [B, T]: the inputs and the mask of a Batch."""
+        return ActorCriticOutput(self.actor.hidden_states(tokens), self.critic(tokens, label_mask))

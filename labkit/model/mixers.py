@@ -122,7 +122,9 @@ class Attention(nn.Module):
             state = state.append(k, v)
             k, v = (part.to(q.dtype) for part in state.valid_keys_values())
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        y = attend(q * self.scale, k, v, context.attention_bias, places, tap, self.name, context.is_causal)
+        y = multi_head_attention(
+            q * self.scale, k, v, context.attention_bias, places, tap, self.name, context.is_causal
+        )
         return self.out(y), state
 
     def project_qkv(self, x: Tensor, positions: PositionIndex) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,11 +160,11 @@ class CrossAttention(nn.Module):
         )  # [B, S, 2K, E]
         k, v = both.transpose(1, 2).chunk(2, dim=1)
         q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        return self.out(attend(q * self.scale, k, v, memory.attention_bias, None, tap, self.name))
+        return self.out(multi_head_attention(q * self.scale, k, v, memory.attention_bias, None, tap, self.name))
 
 
-def attend(
-    q: Tensor,
+def multi_head_attention(
+    scaled_q: Tensor,
     k: Tensor,
     v: Tensor,
     attention_bias: Tensor,
@@ -171,24 +173,24 @@ def attend(
     name: str,
     is_causal: bool = False,
 ) -> Tensor:
-    """softmax(q kᵀ + bias) v: q [B, H, T, E], scaled, k and v [B, K, S, E] -> [B, T, H·E].
+    """softmax(q kᵀ + bias) v: scaled_q [B, H, T, E], k and v [B, K, S, E] -> [B, T, H·E].
 
     is_causal: the mask hides later tokens and nothing else. On CUDA by torch's fused kernels, unless something reads
     the weights. Elsewhere written out: on a CPU in bf16 forward and backward together take half the time, and the
     softmax sums in fp32 in both.
     """
     reads_weights = tap is not no_tap or (positions is not None and positions.encoding.reads_weights)
-    if q.device.type == "cuda" and not reads_weights:
-        y = _fused_attention(q, k, v, attention_bias, positions, is_causal)
+    if scaled_q.device.type == "cuda" and not reads_weights:
+        y = _fused_attention(scaled_q, k, v, attention_bias, positions, is_causal)
     else:
-        y = _written_out_attention(q, k, v, attention_bias, positions, tap, name)
+        y = _written_out_attention(scaled_q, k, v, attention_bias, positions, tap, name)
     return y.transpose(1, 2).flatten(2)
 
 
 def _fused_attention(
     q: Tensor, k: Tensor, v: Tensor, attention_bias: Tensor, positions: PositionIndex | None, is_causal: bool
 ) -> Tensor:
-    """`attend` by scaled_dot_product_attention: [B, H, T, E]."""
+    """`multi_head_attention` by scaled_dot_product_attention: [B, H, T, E]."""
     bias = None if positions is None else positions.bias(q)
     causal = is_causal and bias is None
     if not causal:
@@ -201,7 +203,7 @@ def _fused_attention(
 def _written_out_attention(
     q: Tensor, k: Tensor, v: Tensor, attention_bias: Tensor, positions: PositionIndex | None, tap: Tap, name: str
 ) -> Tensor:
-    """`attend` step by step, every step there for the tap: [B, H, T, E]."""
+    """`multi_head_attention` step by step, every step there for the tap: [B, H, T, E]."""
     B, H, T, E = q.shape
     K, S = k.shape[1], k.shape[2]
     # The queries that share a key head are stacked, so that no key is copied.

@@ -395,17 +395,19 @@ class T5BucketsEncoding(PositionEncoding):
         self.table = nn.Embedding(config.num_buckets, heads)
 
     def bias(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        bucket = self.bucket(relative_positions(query_positions, key_positions))  # [(B,) T, S]
+        bucket = self.relative_position_bucket(relative_positions(query_positions, key_positions))  # [(B,) T, S]
         return self.table(bucket).movedim(-1, -3).to(q.dtype)
 
-    def bucket(self, distance: Tensor) -> Tensor:
-        """The range of each distance; a causal model has none after the query, any other one half for them."""
-        buckets, after = self.config.num_buckets, torch.zeros_like(distance)
+    def relative_position_bucket(self, relative_position: Tensor) -> Tensor:
+        """The bucket of each key position - query position; a causal model has none after the query, any other one half
+        for them.
+        """
+        buckets, after = self.config.num_buckets, torch.zeros_like(relative_position)
         if self.causal:
-            away = (-distance).clamp(min=0)
+            away = (-relative_position).clamp(min=0)
         else:
             buckets //= 2
-            after, away = (distance > 0) * buckets, distance.abs()
+            after, away = (relative_position > 0) * buckets, relative_position.abs()
         near = self.config.num_exact_buckets(self.causal)
         share = torch.log(away.float().clamp(min=1) / near) / math.log(self.config.max_distance / near)
         far = (near + (share * (buckets - near)).long()).clamp(max=buckets - 1)

@@ -296,7 +296,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.norm_placement == "pre" else nn.Identity()
 
-    def run_blocks(self, x: Tensor, state: State | None, context: ForwardContext) -> Tensor:
+    def run_blocks_and_norm(self, x: Tensor, state: State | None, context: ForwardContext) -> Tensor:
         """Embedded tokens x [B, T, D] -> what the last block leaves, normalised [B, T, D]."""
         for i, block in enumerate(self.blocks):
             if state is None:
@@ -345,13 +345,13 @@ class Transformer(Stack):
         state: State | None = None,
         tap: Tap = no_tap,
         memory: EncoderOutput | None = None,
-        types: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:
         """tokens [B, T] -> logits [B, T, V] of the token after each (of each, where no token is hidden from another);
-        the other arguments are those of ``hidden``.
+        the other arguments are those of ``hidden_states``.
         """
-        return self.logits(self.hidden_states(tokens, positions, mask, state, tap, memory, types, documents))
+        return self.logits(self.hidden_states(tokens, positions, mask, state, tap, memory, token_type_ids, documents))
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """The head alone: hidden_states [B, T, D] -> logits [B, T, V]."""
@@ -386,7 +386,7 @@ class Transformer(Stack):
         x = tap("encoder.embedding", self._embedded(source, positions, self.encoder, None))
         visible = attention_bias(1, source.shape[1], mask, source.device, causal=False)
         places = PositionIndex(self.encoder.position, positions, positions)
-        x = self.encoder.run_blocks(x, None, ForwardContext(places, visible, token_mask=mask, tap=tap))
+        x = self.encoder.run_blocks_and_norm(x, None, ForwardContext(places, visible, token_mask=mask, tap=tap))
         return EncoderOutput(tap("encoder.hidden", x), visible)
 
     def hidden_states(
@@ -397,7 +397,7 @@ class Transformer(Stack):
         state: State | None = None,
         tap: Tap = no_tap,
         memory: EncoderOutput | None = None,
-        types: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> Tensor:
         """tokens [B, T] -> the normalised vectors [B, T, D] that the head reads.
@@ -405,10 +405,10 @@ class Transformer(Stack):
         positions [T] or [B, T] count from 0 (default: on from what the state holds, in each document anew). mask [B, T]
         is True for real tokens and False for padding, which no later token looks at; padding on the right of a causal
         model needs no mask. With a state the tokens continue what it holds, and it takes them in. memory: what the
-        model's encoder made. types [B, T]: each token's kind, 0 when not given. documents [B, T]: numbers that change
-        where another of the documents packed into one row begins; none sees another. Raises LabError for more tokens
-        than the context when positions are not given (given ones must be below it), for a memory that is missing or of
-        no use, and for documents with a state.
+        model's encoder made. token_type_ids [B, T]: each token's kind, 0 when not given. documents [B, T]: numbers that
+        change where another of the documents packed into one row begins; none sees another. Raises LabError for more
+        tokens than the context when positions are not given (given ones must be below it), for a memory that is missing
+        or of no use, and for documents with a state.
         """
         if (memory is None) != (self.encoder is None):
             what = "needs the memory of its encoder" if memory is None else "has no encoder, and takes no memory"
@@ -441,17 +441,17 @@ class Transformer(Stack):
             tap,
             is_causal=self.causal and not hides_more,
         )
-        x = tap("embedding", self._embedded(tokens, positions, self, types))
-        return tap("hidden", self.run_blocks(x, state, context))
+        x = tap("embedding", self._embedded(tokens, positions, self, token_type_ids))
+        return tap("hidden", self.run_blocks_and_norm(x, state, context))
 
     def _fits(self, length: int) -> None:
         if length > self.config.context:
             raise LabError(f"{length} tokens do not fit in the model's context of {self.config.context}.")
 
-    def _embedded(self, tokens: Tensor, positions: Tensor, stack: Stack, types: Tensor | None) -> Tensor:
+    def _embedded(self, tokens: Tensor, positions: Tensor, stack: Stack, token_type_ids: Tensor | None) -> Tensor:
         x = self.embedding(tokens)
         if self.token_type_embedding is not None:
-            x = x + self.token_type_embedding(torch.zeros_like(tokens) if types is None else types)
+            x = x + self.token_type_embedding(torch.zeros_like(tokens) if token_type_ids is None else token_type_ids)
         return self.embedding_norm(stack.position.embed(x, positions))
 
     def new_state(self, batch_size: int, max_length: int) -> State:
@@ -469,7 +469,7 @@ class Transformer(Stack):
         """Whether its feed-forwards are mixtures of experts."""
         return isinstance(self.config.feed_forward, MoE)
 
-    def auxiliary_loss(self) -> Tensor:
+    def weighted_aux_loss(self) -> Tensor:
         """What training adds to the loss of a label for experts that were used unevenly, summed over layers: []."""
         moe = self.config.feed_forward
         assert isinstance(moe, MoE)

@@ -33,9 +33,9 @@ class AnnotationConfig:
 
     annotator: a profile of the world. prompts, held_out: how many prompts are answered, to train on and not.
     num_generations: answers to each, two or more, of which two at a time are compared, equal ones never. temperature:
-    at which they are drawn. max_new_tokens: where they are cut. ties: whether a choice is asked for, too, where the
-    annotator likes both answers alike; a coin then makes it, and half of those choices are noise. precision: bf16 draws
-    the answers in bf16, where the processor can; or fp32.
+    at which they are drawn. max_new_tokens: where they are cut. keep_ties: whether a choice is asked for, too, where
+    the annotator likes both answers alike; a coin then makes it, and half of those choices are noise. precision: bf16
+    draws the answers in bf16, where the processor can; or fp32.
     """
 
     annotator: str = "warm"
@@ -44,10 +44,10 @@ class AnnotationConfig:
     num_generations: Annotated[int, Range(2, 4096)] = 4
     temperature: Annotated[float, Range(COLDEST, HOTTEST)] = 1.0
     max_new_tokens: Count = 40
-    ties: bool = False
+    keep_ties: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
 
-    older_names = {"num_generations": "samples", "max_new_tokens": "answer_tokens"}
+    older_names = {"num_generations": "samples", "max_new_tokens": "answer_tokens", "keep_ties": "ties"}
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -118,7 +118,7 @@ def _choices(
     rng.shuffle(different)
     for first, second in zip(different[::2], different[1::2], strict=False):
         golds = [gold_score(world, task, text, profile).total for text in (first, second)]
-        if golds[0] == golds[1] and not config.ties:
+        if golds[0] == golds[1] and not config.keep_ties:
             continue
         swap = not profile.chooses_first(golds[0], golds[1], rng)
         chosen, rejected = (second, first) if swap else (first, second)

@@ -21,8 +21,8 @@ class IndexedPrompts(Protocol):
     def prompt_ids(self, index: int) -> list[int]:
         """The ids of a prompt."""
 
-    def gold_scores(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
-        """What the oracle says of the answers (as ids) to these prompts; nothing where there is none."""
+    def gold_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+        """The oracle's gold scores of the answers (as ids) to these prompts; an empty list where there is no oracle."""
 
 
 class WorldPrompts:
@@ -37,7 +37,7 @@ class WorldPrompts:
     def prompt_ids(self, index: int) -> list[int]:
         return self._made(index)[1]
 
-    def gold_scores(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+    def gold_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
         tasks = [self._made(index)[0] for index in indices]
         texts = [decode_reply(self.tokenizer, answer) for answer in answers]
         return [gold_score(self.world, *one, self.profile).total for one in zip(tasks, texts, strict=True)]
@@ -73,5 +73,5 @@ class DatasetPrompts:
     def prompt_ids(self, index: int) -> list[int]:
         return self.prompts[index % len(self.prompts)]
 
-    def gold_scores(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+    def gold_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
         return []

@@ -126,6 +126,13 @@ class Vote(NamedTuple):
         return {"left": self.left, "right": self.right}.get(self.choice)
 
 
+class SourcePair(NamedTuple):
+    """What the two answers of a shown pair are from."""
+
+    left: str
+    right: str
+
+
 class PreferenceStore:
     """Pairs that were shown, and the votes on them."""
 
@@ -230,13 +237,13 @@ class PreferenceStore:
         with self._reading() as connection:
             return connection.scalar(sql.select(COUNTS.c.votes).where(COUNTS.c.annotator == annotator)) or 0
 
-    def decisive_vote_counts(self) -> Counter[tuple[str, str]]:
-        """How many standing votes prefer an answer, by the two sources (left, right) that they compare."""
+    def decisive_votes_by_source_pair(self) -> Counter[SourcePair]:
+        """How many standing votes prefer an answer, by the two sources that they compare."""
         sources = (PAIRS.c.left_source, PAIRS.c.right_source)
         asked = sql.select(*sources, sql.func.count()).join(VOTES, VOTES.c.pair == PAIRS.c.id)
         asked = asked.where(STANDS, VOTES.c.choice.in_(("left", "right"))).group_by(*sources)
         with self._reading() as connection:
-            return Counter({(left, right): count for left, right, count in connection.execute(asked)})
+            return Counter({SourcePair(left, right): count for left, right, count in connection.execute(asked)})
 
     def win_rates(self) -> dict[str, WinRate]:
         """What `win_rates` says of all votes that stand."""

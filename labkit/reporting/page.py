@@ -123,7 +123,7 @@ def _learned_from_choices(stage: Mapping[str, Any]) -> bool:
     return known is not None and known.reads == "preferences"
 
 
-def uses_real_data(report: Mapping[str, Any]) -> bool:
+def uses_real_text_or_instructions(report: Mapping[str, Any]) -> bool:
     """True when the run read real text or real instructions, so that nobody knows the truth about them."""
     recipe = report.get("recipe") or {}
     return bool(recipe.get("text") or recipe.get("instructions"))
@@ -136,7 +136,11 @@ def _json(value: Any) -> str:
 
 def _header(report: Mapping[str, Any], name: str) -> Markup:
     recipe, stages = report.get("recipe") or {}, report["stages"]
-    source = "real text" if uses_real_data(report) else "TinyWorld, a small simulated world whose truth is known"
+    source = (
+        "real text"
+        if uses_real_text_or_instructions(report)
+        else "TinyWorld, a small simulated world whose truth is known"
+    )
     facts = [f"preset {recipe['preset']}"] if recipe.get("preset") else []
     facts += [f"seed {recipe['seed']}"] if "seed" in recipe else []
     facts += [f"{abbreviate_number(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
@@ -323,7 +327,7 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
     ]
     heads += [html_tag("th", "without the story", class_="number"), html_tag("th", "gain, points", class_="number")]
     rows = []
-    for kind in plots.sort_question_kinds_by_gain(last):
+    for kind in plots.sort_question_kinds_by_gain_over_question_only(last):
         shares = [metrics.get(f"accuracy/{kind}") for metrics in measured.values()] + [alone.get(kind)]
         cells = [html_tag("td", "" if share is None else f"{100 * share:.0f} %", class_="number") for share in shares]
         gain = f"{100 * (right[kind] - alone[kind]):+.0f}" if kind in alone else ""
@@ -436,7 +440,7 @@ def _costs(stage: Mapping[str, Any]) -> list[str]:
 
 def _missing(report: Mapping[str, Any]) -> Markup:
     """Which metrics a run on real text cannot have, and why."""
-    if not uses_real_data(report):
+    if not uses_real_text_or_instructions(report):
         return Markup()
     text = (
         "In TinyWorld the truth of every sentence is known, so answers can be checked. Real text has no such ground "

@@ -98,10 +98,10 @@ def accuracy_by_kind_chart(metrics_by_stage: Mapping[str, Mapping[str, float]]) 
 
     ``metrics_by_stage`` maps a stage's name to its metrics, of which ``accuracy/KIND`` and ``question_only/KIND`` are
     drawn; the question-only bar is the last stage's, and the types are in the order of
-    ``sort_question_kinds_by_gain``.
+    ``sort_question_kinds_by_gain_over_question_only``.
     """
     last = list(metrics_by_stage.values())[-1] if metrics_by_stage else {}
-    alone, kinds = metric_by_question_kind(last, "question_only"), sort_question_kinds_by_gain(last)
+    alone, kinds = metric_by_question_kind(last, "question_only"), sort_question_kinds_by_gain_over_question_only(last)
     figure = _figure("question type", "accuracy (%)")
     _bars(figure, kinds, alone, "without the story", GREY)
     for colour, (stage, metrics) in zip(COLOURS, metrics_by_stage.items(), strict=False):
@@ -164,7 +164,7 @@ def metric_by_question_kind(metrics: Mapping[str, float], metric: str) -> dict[s
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
-def sort_question_kinds_by_gain(metrics: Mapping[str, float]) -> list[str]:
+def sort_question_kinds_by_gain_over_question_only(metrics: Mapping[str, float]) -> list[str]:
     """The question types by how far accuracy is above that without the story; those without such a figure come last."""
     right, alone = metric_by_question_kind(metrics, "accuracy"), metric_by_question_kind(metrics, "question_only")
     return sorted(right, key=lambda kind: (kind not in alone, alone.get(kind, 0.0) - right[kind]))

@@ -110,7 +110,7 @@ def _command(arguments: Sequence[str]) -> str:
     nodes = f"--nnodes {count // here} … " if here < count else ""
     launch = f"torchrun {nodes}--nproc-per-node {here} -m labkit" if count > 1 else "labkit"
     device = os.environ.get("LABKIT_DEVICE")
-    flags = [*parallel_config().flags(), *(["--device", device] if device else [])]
+    flags = [*parallel_config().command_line_flags(), *(["--device", device] if device else [])]
     return f"{launch} {shlex.join([*arguments, *flags])}"
 
 

@@ -37,7 +37,7 @@ from labkit.runs.prepare import LoadedSources, read_sources, tokenizer_texts
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.stages import PreferenceSplit, Stage, StageInputs
-from labkit.stages.registry import DATA_FIELDS, Rollouts
+from labkit.stages.registry import DATA_FIELDS, RolloutSchedule
 from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.cost import CostCounter, Work, fake_tensors, without_memory
@@ -74,17 +74,17 @@ class Devices:
 class StageEstimate(NamedTuple):
     """A stage on one of the devices.
 
-    parameter_count: how many numbers are trained. step: of training. frozen: bytes of the models that are read beside.
-    cache: bytes of keys and values while answers are sampled. peak_bytes: the most at any moment, of step, sampling,
-    and the start and end, where each process has the whole weights. Seconds: of a step's computation, sampling (its
+    parameter_count: how many numbers are trained. step: of training. frozen_model_bytes: of the models that are
+    read beside. kv_cache_bytes: while answers are sampled. peak_bytes: the most at any moment, of step, sampling, and the
+    start and end, where each process has the whole weights. Seconds: of a step's computation, sampling (its
     share in a step), data and communication, the last None where the link is not known.
     """
 
     stage: str
     parameter_count: int
     step: StepCost
-    frozen: float
-    cache: float
+    frozen_model_bytes: float
+    kv_cache_bytes: float
     peak_bytes: float
     steps: int
     step_seconds: float
@@ -102,7 +102,11 @@ class StageEstimate(NamedTuple):
         """For JSON."""
         step = {name: value for name, value in self.step._asdict().items() if name != "work"}
         own = {name: value for name, value in self._asdict().items() if name != "step"}
-        found = {"activations": self.step.activations, "peak_bytes": self.peak_bytes, "seconds": self.seconds}
+        found = {
+            "activation_bytes": self.step.activation_bytes,
+            "peak_bytes": self.peak_bytes,
+            "seconds": self.seconds,
+        }
         return own | step | self.step.work._asdict() | found
 
 
@@ -115,8 +119,9 @@ def estimate_stages(
     make = stage_inputs_maker(recipe, devices.count, run=run)
     found = []
     for name in stages or recipe.stages:
-        stage, data = make(name, stand_in_model)
-        found.append(estimate_stage(name, stage, data, make(name, without_numbers)[1], devices))
+        stage, tiny_model_inputs = make(name, tiny_stand_in_model)
+        fake_model_inputs = make(name, fake_tensor_model)[1]
+        found.append(estimate_stage(name, stage, tiny_model_inputs, fake_model_inputs, devices))
     return found
 
 
@@ -197,14 +202,14 @@ def _tokenizer(recipe: Recipe, run: Run | None, world: World, sources: LoadedSou
     return Tokenizer.train(texts, config.vocabulary)
 
 
-def stand_in_model(config: ModelConfig) -> Transformer:
+def tiny_stand_in_model(config: ModelConfig) -> Transformer:
     """A model of a few numbers that reads and writes the same tokens."""
     return Transformer(
         ModelConfig(config.vocabulary, config.context, 8, 1, 1, feed_forward=Gated(8), position=NoPosition())
     ).eval()
 
 
-def without_numbers(config: ModelConfig) -> Transformer:
+def fake_tensor_model(config: ModelConfig) -> Transformer:
     """A model of this shape, inside `fake_tensors`."""
     return without_memory(lambda: Transformer(config))
 
@@ -253,57 +258,68 @@ def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> Prefer
     return PreferenceSplit(pairs, pairs)
 
 
-def estimate_stage(name: str, stage: Stage, data: StageInputs, inputs: StageInputs, devices: Devices) -> StageEstimate:
-    """One stage. data: its inputs with a stand-in model; inputs: the same with models without numbers."""
-    batches, data_seconds = make_batches(stage, data)
-    _check_batch(name, batches[0], stage.rollouts() is not None)
+def estimate_stage(
+    name: str, stage: Stage, tiny_model_inputs: StageInputs, fake_model_inputs: StageInputs, devices: Devices
+) -> StageEstimate:
+    """One stage. tiny_model_inputs: its inputs with models of `tiny_stand_in_model`, which make its batches;
+    fake_model_inputs: the same with models of `fake_tensor_model`, which are counted.
+    """
+    batches, seconds_per_batch = make_timed_batches(stage, tiny_model_inputs)
+    _check_batch(name, batches[0], stage.rollout_schedule() is not None)
     sizes = [batch.inputs.numel() for batch in batches]
     widest = batches[sizes.index(max(sizes))]
-    true_share = widest.mask.float().mean().item()
+    mask_true_share = widest.mask.float().mean().item()
     parallel, processes, speed = devices.parallel, devices.count, devices.speed
-    bf16, train, rollouts = devices.bf16 and stage.train.precision == "bf16", stage.train, stage.rollouts()
+    bf16, train, rollouts = devices.bf16 and stage.train.precision == "bf16", stage.train, stage.rollout_schedule()
     sharded = processes > 1 and parallel.strategy == "fsdp"
     with fake_tensors():
-        model, frozen = stage.initial_model(inputs), stage.frozen_models(inputs)
-        options: dict[str, Any] = {"bf16": bf16, "true_share": true_share}
+        model, frozen = stage.initial_model(fake_model_inputs), stage.frozen_models(fake_model_inputs)
+        options: dict[str, Any] = {"bf16": bf16, "mask_true_share": mask_true_share}
         step = count_step(model, widest, stage.objective, train, parallel=parallel, processes=processes, **options)
         beside = sum(model_bytes(one, processes if sharded else 1) for one in frozen.values())
         whole = model_bytes(model) + sum(map(model_bytes, frozen.values()))
-        sampling, held = Sampling(), step.parameters + step.optimizer_state + beside
+        sampling, held = SamplingCost(), step.parameter_bytes + step.optimizer_state_bytes + beside
         if rollouts is not None:
-            actor: Any = stage.result_model(model)
-            gathered = model_bytes(actor) if sharded else 0
-            readers = [model, *frozen.values()]
-            sampling = count_sampling(actor, readers, widest, rollouts, held + gathered, **options)
-            sampling = sampling.gathering(gathered + whole, processes) if sharded else sampling
+            policy: Any = stage.result_model(model)
+            gathered = model_bytes(policy) if sharded else 0
+            scorers = [model, *frozen.values()]
+            sampling = count_sampling(policy, scorers, widest, rollouts, held + gathered, **options)
+            sampling = sampling.with_gathered_weights(gathered + whole, processes) if sharded else sampling
     batches_a_step = train.gradient_accumulation_steps
-    rollouts_a_step = batches_a_step / rollouts.steps if rollouts else 0.0
+    rollouts_a_step = batches_a_step / rollouts.steps_per_rollout if rollouts else 0.0
     sent = step.sent_bytes + sampling.sent_bytes * rollouts_a_step
     return StageEstimate(
         name,
         sum(p.numel() for p in model.parameters()),
         step,
         beside,
-        sampling.cache,
-        max(step.peak_bytes + beside, sampling.peak_bytes, whole + step.parameters if sharded else 0),
+        sampling.kv_cache_bytes,
+        max(step.peak_bytes + beside, sampling.peak_bytes, whole + step.parameter_bytes if sharded else 0),
         train.steps,
         speed.seconds(step.work) * statistics.mean(sizes) / max(sizes),
         speed.seconds(sampling.work) * rollouts_a_step,
-        0.0 if rollouts else data_seconds * batches_a_step,
+        0.0 if rollouts else seconds_per_batch * batches_a_step,
         sent / devices.link if devices.link else None if sent else 0.0,
     )
 
 
-def make_batches(stage: Stage, data: StageInputs) -> tuple[list[Any], float]:
-    """Batches of a stage whose models are stand-ins, and the seconds that one takes to make."""
-    model = stage.initial_model(data).to(accelerator().device)
-    source = stage.source(data, model)
+class TimedBatches(NamedTuple):
+    """Batches of a stage, and the median seconds that one took to make."""
+
+    batches: list[Any]
+    seconds_per_batch: float
+
+
+def make_timed_batches(stage: Stage, tiny_model_inputs: StageInputs) -> TimedBatches:
+    """Some batches of a stage whose models are of `tiny_stand_in_model`: one where the model samples them."""
+    model = stage.initial_model(tiny_model_inputs).to(accelerator().device)
+    source = stage.source(tiny_model_inputs, model)
     batches, taken = [], []
-    for step in range(1 if stage.rollouts() else BATCHES):
+    for step in range(1 if stage.rollout_schedule() else BATCHES):
         start = time.process_time()
         batches.append(send_to_device(source.next_batch(model, step), "cpu"))
         taken.append(time.process_time() - start)
-    return batches, statistics.median(taken)
+    return TimedBatches(batches, statistics.median(taken))
 
 
 def _check_batch(stage: str, batch: Any, samples: bool) -> None:
@@ -318,53 +334,53 @@ def _check_batch(stage: str, batch: Any, samples: bool) -> None:
         )
 
 
-class Sampling(NamedTuple):
+class SamplingCost(NamedTuple):
     """What a rollout takes: bytes of keys and values, the most bytes at any moment, the work, and what is sent."""
 
-    cache: float = 0.0
+    kv_cache_bytes: float = 0.0
     peak_bytes: float = 0.0
     work: Work = Work()
     sent_bytes: float = 0.0
 
-    def gathering(self, size: float, processes: int) -> Sampling:
-        """The same where so many bytes of weights have to be gathered."""
-        return self._replace(work=self.work.plus(copied(size)), sent_bytes=sent_bytes(size, processes))
+    def with_gathered_weights(self, weight_bytes: float, processes: int) -> SamplingCost:
+        """The same where the processes gather so many bytes of sharded weights first."""
+        return self._replace(work=self.work.plus(copied(weight_bytes)), sent_bytes=sent_bytes(weight_bytes, processes))
 
 
 def count_sampling(
-    actor: Transformer,
-    readers: list[Any],
+    policy: Transformer,
+    scorers: list[Any],
     batch: Any,
-    rollouts: Rollouts,
-    held: float,
+    rollouts: RolloutSchedule,
+    resident_bytes: float,
     *,
     bf16: bool,
-    true_share: float,
-) -> Sampling:
-    """Count the sampling of a batch's answers by `actor`, token by token, and then what the `readers`, the model in
-    training and those that are frozen, make of them. held: bytes that are there before.
+    mask_true_share: float,
+) -> SamplingCost:
+    """Count the sampling of a batch's answers by `policy`, token by token, and then one forward pass over them of each
+    of the `scorers`: the model in training and those that are frozen. resident_bytes: of what is in memory before.
     """
-    counter = CostCounter(true_share)
-    for one in readers:
+    counter = CostCounter(mask_true_share)
+    for one in scorers:
         for tensor in (*one.parameters(), *one.buffers()):
-            counter.add(tensor, 0)
-    counter.hold(held)
+            counter.track_tensor(tensor, 0)
+    counter.add_bytes(resident_bytes)
     rows, width = batch.inputs.shape
     new = min(rollouts.max_new_tokens, width - 1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16), counter:
-        state = actor.new_state(rows, width)
-        cache = counter.live_bytes - held
+        state = policy.new_state(rows, width)
+        kv_cache_bytes = counter.live_bytes - resident_bytes
         prompts = torch.zeros(rows, width - new, dtype=torch.int64)
-        actor.hidden_states(prompts, None, torch.ones_like(prompts, dtype=torch.bool), state)
+        policy.hidden_states(prompts, None, torch.ones_like(prompts, dtype=torch.bool), state)
         before = counter.work
-        x = actor.hidden_states(prompts[:, :1], None, None, state)
-        sample_by_inverse_cdf(actor.logits(x).squeeze(1).float(), torch.zeros(rows))
+        x = policy.hidden_states(prompts[:, :1], None, None, state)
+        sample_by_inverse_cdf(policy.logits(x).squeeze(1).float(), torch.zeros(rows))
         work = counter.work.plus(counter.work.plus(before, -1), new - 1)
         del state, x, before
         counter.work = Work()
-        for one in readers:
+        for one in scorers:
             _read(one, batch)
-    return Sampling(cache, counter.peak_bytes, work.plus(counter.work))
+    return SamplingCost(kv_cache_bytes, counter.peak_bytes, work.plus(counter.work))
 
 
 def _read(model: Any, batch: Any) -> None:

@@ -30,7 +30,7 @@ from labkit.files import PARTIAL, explain_write_errors, read_json, read_object, 
 from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
-from labkit.runs.inputs import WORLD, input_hashes, input_locations, matches_hash
+from labkit.runs.inputs import WORLD, absolute_input_paths, input_hashes, matches_hash
 from labkit.runs.lock import LOCK_FILE, exclusive_lock
 from labkit.runs.plan import is_external
 from labkit.runs.recipe import Recipe
@@ -38,13 +38,13 @@ from labkit.runs.stage_folder import StageFolder
 from labkit.runs.transactions import (
     FolderTransaction,
     begin_replacement,
+    open_transactions,
     pending_transactions,
     recover_transactions,
-    unfinished_transactions,
 )
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import Tokenizer
-from labkit.training.weights import hash_weights, weights_file
+from labkit.training.weights import hash_weights, weights_or_index_file
 
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
 """The files with which a run begins."""
@@ -86,35 +86,36 @@ class Run:
         return run
 
     @classmethod
-    def new_unsaved(cls, path: str | Path, recipe: Recipe, like: Run | None = None) -> Run:
-        """A run that would be begun in a free folder, where nothing is written yet. like: a run whose stages of other
-        runs are taken as it knows them. Raises LabError as `create`.
+    def new_unsaved(cls, path: str | Path, recipe: Recipe, external_stages_from: Run | None = None) -> Run:
+        """A run that would be begun in a free folder, where nothing is written yet. external_stages_from: a run that
+        knows where the stages of other runs are now, and their hashes. Raises LabError as `create`.
         """
         cls.check_unused(Path(path))
-        known = like.inputs if like else {}
+        known = external_stages_from.inputs if external_stages_from else {}
         begun_with = {
-            one: like.external_stage_path(one) if like and one in known else one for one in recipe.external_stages
+            one: external_stages_from.external_stage_path(one) if external_stages_from and one in known else one
+            for one in recipe.external_stages
         }
         for place in begun_with.values():
             open_external_stage(place)
         hashes = input_hashes(recipe) | {one: hash_weights(Path(at)) for one, at in begun_with.items()}
-        places = input_locations(recipe) | {one: str(Path(at).absolute()) for one, at in begun_with.items()}
+        places = absolute_input_paths(recipe) | {one: str(Path(at).absolute()) for one, at in begun_with.items()}
         run = cls(Path(path), recipe, hashes, torch.get_num_threads(), places)
         run.input_locations = {
             field: getattr(recipe, field) for field in DATA_FIELDS if getattr(recipe, field) is not None
         }
         return run
 
-    def branch(self, path: str | Path, recipe: Recipe, stages: Sequence[str]) -> Run:
-        """A new run of `recipe` in `path` that begins with these finished stages of this one, copied.
+    def branch(self, path: str | Path, recipe: Recipe, copied_stages: Sequence[str]) -> Run:
+        """A new run of `recipe` in `path` that begins with copies of these finished stages of this one.
 
         Raises LabError when one is not finished or would be another under `recipe`, when what they have read is gone
         or has changed, or the folder is not free.
         """
-        self.check_branch(recipe, stages)
-        read = {field for name in stages for field in self.recipe.data_fields_used(name)}
+        self.check_branch(recipe, copied_stages)
+        read = {field for name in copied_stages for field in self.recipe.data_fields_used(name)}
         located = self.locate_inputs(read)
-        run = Run.new_unsaved(path, recipe, like=self)
+        run = Run.new_unsaved(path, recipe, external_stages_from=self)
         self._check_world()
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
             given = getattr(recipe, field)
@@ -128,17 +129,17 @@ class Run:
             run.path.mkdir(parents=True, exist_ok=True)
             for name in ("tokenizer.json", "tokenizer_config.json"):
                 shutil.copy(self.path / name, run.path / name)
-            for name in stages:
+            for name in copied_stages:
                 shutil.copytree(self.path / name, run.path / name)
         run.save_recipe()  # last: without it the folder is no run
         return run
 
-    def check_branch(self, recipe: Recipe, stages: Sequence[str]) -> None:
+    def check_branch(self, recipe: Recipe, copied_stages: Sequence[str]) -> None:
         """Raises LabError when a stage that a run of `recipe` would begin with is not finished, or would be another."""
-        missing = [name for name in stages if not self.stage(name).finished]
+        missing = [name for name in copied_stages if not self.stage(name).finished]
         if missing:
             raise LabError(f"{self.path} has not finished {', '.join(missing)}. Resume the run first.")
-        other = [name for name in stages if self.recipe.fingerprint(name) != recipe.fingerprint(name)]
+        other = [name for name in copied_stages if self.recipe.fingerprint(name) != recipe.fingerprint(name)]
         if other:
             changed = ", ".join(self.recipe.differences(recipe))
             raise LabError(f"{', '.join(other)} of {self.path} would be another model with another {changed}.")
@@ -161,7 +162,7 @@ class Run:
         """Whether a folder holds nothing, or no more than the preparations for a run, which are labkit's."""
         if not path.is_dir():
             return False
-        aside = {one.path.name for one in unfinished_transactions(path)}
+        aside = {one.path.name for one in open_transactions(path)}
         names = {file.name for file in path.iterdir() if not file.name.endswith(PARTIAL)} - aside - {LOCK_FILE}
         return not names or (names <= {*PREPARED} and _is_recipe(path / "recipe.json"))
 
@@ -175,7 +176,7 @@ class Run:
     @classmethod
     def check_not_foreign(cls, path: Path) -> None:
         """Raises LabError for a folder that is neither a run's nor free for one; it is left as it is."""
-        if not path.exists() or cls.is_unused(path) or (path.is_dir() and unfinished_transactions(path)):
+        if not path.exists() or cls.is_unused(path) or (path.is_dir() and open_transactions(path)):
             return
         if not path.is_dir():
             raise LabError(f"{path} is a file, not a run's folder. Choose another.")
@@ -190,7 +191,7 @@ class Run:
         """
         differences = self.recipe.differences(recipe)
         for field in [field for field in DATA_FIELDS if field in differences]:
-            if self.relocate(field, getattr(recipe, field)):
+            if self.relocate_input_if_unchanged(field, getattr(recipe, field)):
                 del differences[field]
         if differences:
             named = [f"{name}: {mine!r}, not {other!r}" for name, (mine, other) in differences.items()]
@@ -206,14 +207,14 @@ class Run:
         """What `locate_inputs` finds of all that the recipe reads."""
         return self.locate_inputs()
 
-    def relocate(self, field: str, place: str | None) -> bool:
-        """Whether `place` is where an input of this run lies now; it is then looked for there."""
+    def relocate_input_if_unchanged(self, field: str, location: str | None) -> bool:
+        """Look for an input of this run in `location` from now on, if its content there is the same; whether it is."""
         given = getattr(self.recipe, field)
-        if place is None or given not in self.inputs or not Path(place).exists():
+        if location is None or given not in self.inputs or not Path(location).exists():
             return False
-        if not matches_hash(Path(place), self.inputs[given]):
+        if not matches_hash(Path(location), self.inputs[given]):
             return False
-        self.original_locations[given] = str(Path(place).absolute())
+        self.original_locations[given] = str(Path(location).absolute())
         return True
 
     def locate_inputs(self, fields: Collection[str] = DATA_FIELDS) -> dict[str, str]:
@@ -363,7 +364,7 @@ class Run:
         Raises LabError, which says where it was looked for, when it is gone or has changed.
         """
         looked = dict.fromkeys([str(Path(stage).absolute()), *filter(None, [self.original_locations.get(stage)])])
-        there = [place for place in looked if weights_file(Path(place)).is_file()]
+        there = [place for place in looked if weights_or_index_file(Path(place)).is_file()]
         for place in there:
             if stage not in self.inputs or self.inputs[stage] == hash_weights(Path(place)):
                 return place

@@ -25,7 +25,7 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     return {name: hash_path(Path(name)) for name in _given(recipe)} | world
 
 
-def input_locations(recipe: Recipe) -> dict[str, str]:
+def absolute_input_paths(recipe: Recipe) -> dict[str, str]:
     """Where each file or folder that a recipe reads stands: by the name it was given, its absolute path."""
     return {name: str(Path(name).absolute()) for name in _given(recipe)}
 

@@ -30,7 +30,11 @@ NAME = re.compile(r"\w[\w.-]{0,60}")
 """What a new run may be called."""
 
 
-def check_run_name(name: Any) -> str:
+RunName = str
+"""The name of a run's folder."""
+
+
+def check_run_name(name: Any) -> RunName:
     """The name of a run, once it is known to be no path to anything else. Raises LabError otherwise."""
     plain = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 120
     if not plain or name.startswith(".") or "/" in name or "\\" in name:
@@ -38,7 +42,7 @@ def check_run_name(name: Any) -> str:
     return name
 
 
-def check_new_run_name(name: Any) -> str:
+def check_new_run_name(name: Any) -> RunName:
     """A name for a new run, without the blanks around it. Raises LabError for one that a run may not have."""
     name = name.strip() if isinstance(name, str) else name
     if not isinstance(name, str) or not NAME.fullmatch(name):

@@ -279,7 +279,7 @@ def _unchanged_if_refused(run: Run) -> Iterator[None]:
         raise
 
 
-def reevaluate_stage(run: Run, name: str, stage_inputs: StageInputs) -> dict[str, Any]:
+def evaluate_finished_stage(run: Run, name: str, stage_inputs: StageInputs) -> dict[str, Any]:
     """The metrics and samples of a finished stage, taken of the weights that are in its folder now."""
     stage = prepare_stage(run, name, stage_inputs)
     folder = stage.folder
@@ -352,7 +352,7 @@ def _train(run: Run, stage: PreparedStage, model: nn.Module, source: Source) -> 
         stage.config.train,
         folder=stage.folder.path,
         evaluate=validate if stage.config.train.evaluate_every else None,
-        recipe=stage.fingerprint,
+        recipe_fingerprint=stage.fingerprint,
         seed=run.recipe.seed,
     )
 

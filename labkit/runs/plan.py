@@ -43,7 +43,7 @@ class PlannedStage:
 
 
 def make_plan(**stages: Stage) -> tuple[PlannedStage, ...]:
-    """A plan of these stages, each under the name of its argument: plan_of(pretrain=Pretrain(), sft=SFT())."""
+    """A plan of these stages, each under the name of its argument: make_plan(pretrain=Pretrain(), sft=SFT())."""
     return tuple(PlannedStage(name, stage) for name, stage in stages.items())
 
 

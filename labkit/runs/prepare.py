@@ -10,7 +10,7 @@ from labkit.preferences.annotate import generate_annotated_pairs, read_annotated
 from labkit.runs.folder import Run, open_external_stage
 from labkit.runs.recipe import Recipe
 from labkit.stages import PreferenceSplit, StageInputs
-from labkit.text.chat import document_texts
+from labkit.text.chat import texts_with_leading_space
 from labkit.text.pieces import sample_evenly_spaced_pieces
 from labkit.text.reading import (
     Conversations,
@@ -55,7 +55,7 @@ def prepare_inputs(run: Run) -> StageInputs:
         tokenizer.save(run.path)
     processes.wait_for_everyone()
     given = {"text": texts, "instructions": conversations, "preferences": preferences}
-    run.reading = {name: part.reading.to_report_record() for name, part in given.items() if part is not None}
+    run.reading = {name: part.reading.to_dict_with_source() for name, part in given.items() if part is not None}
     tokenizer = run.tokenizer()
     return StageInputs(
         tokenizer,
@@ -101,10 +101,10 @@ def tokenizer_texts(recipe: Recipe, world: World, texts: Any, conversations: Any
         yield from sample_evenly_spaced_pieces(texts.train)
     else:
         for index in range(recipe.tokenizer.documents):
-            yield from document_texts(world.document("train", recipe.seed, index))
+            yield from texts_with_leading_space(world.document("train", recipe.seed, index))
     if conversations is not None:
         for document in conversations.train:
-            yield from document_texts(document)
+            yield from texts_with_leading_space(document)
     elif texts is None:
         for index in range(recipe.tokenizer.documents // 4):
-            yield from document_texts(world.conversation("train", recipe.seed, index))
+            yield from texts_with_leading_space(world.conversation("train", recipe.seed, index))

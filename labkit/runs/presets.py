@@ -85,7 +85,12 @@ PRESETS: dict[str, Recipe] = {
         ),
         annotation=AnnotationConfig(prompts=800, held_out=300, num_generations=8),
         evaluation=EvaluationConfig(
-            documents=64, stories=24, tasks=16, examples=100, novelty_documents=500, prompts=120
+            documents=64,
+            stories=24,
+            tasks_per_kind=16,
+            majority_baseline_tasks=100,
+            novelty_documents=500,
+            policy_prompts=120,
         ),
     ),
     # labkit run: 17 min on two cores in fp32, half in bf16; 93 % of answers right, gold gained: PPO .25, DPO .20. The

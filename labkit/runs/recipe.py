@@ -102,7 +102,7 @@ class Recipe:
                 )
 
     @property
-    def active_stages(self) -> list[PlannedStage]:
+    def trainable_stages(self) -> list[PlannedStage]:
         """Those stages of the plan that can be trained on what the recipe reads, in order.
 
         Real text without instructions is pretrained on only: the world's questions say nothing about it. Nor
@@ -121,7 +121,7 @@ class Recipe:
     @property
     def stages(self) -> dict[str, Any]:
         """The stages that this recipe has, in order, by name: each a `Stage` of its own class."""
-        return {one.name: one.stage for one in self.active_stages}
+        return {one.name: one.stage for one in self.trainable_stages}
 
     def with_stages(self, **stages: Stage) -> Recipe:
         """This recipe with other settings for these stages, by name: recipe.with_stages(dpo=DPO(beta=0.5)).
@@ -150,7 +150,7 @@ class Recipe:
     @cached_property
     def stage_dependencies(self) -> dict[str, StageDependencies]:
         """The stages that this recipe has, with what each builds on, by name, in order."""
-        return resolve_dependencies(self.active_stages, uses_annotator=self.preferences is None)
+        return resolve_dependencies(self.trainable_stages, uses_annotator=self.preferences is None)
 
     def predecessor(self, stage: str) -> str | None:
         """What a stage begins with: a stage of this recipe, or RUN/STAGE of another run; None for new weights."""
@@ -181,13 +181,13 @@ class Recipe:
     @property
     def chat_stages(self) -> list[str]:
         """The stages that leave a language model which answers messages, in order."""
-        return [one.name for one in self.active_stages if one.stage.chat and one.stage.leaves == "language model"]
+        return [one.name for one in self.trainable_stages if one.stage.chat and one.stage.leaves == "language model"]
 
     @property
     def external_stages(self) -> list[str]:
         """The stages of other runs, RUN/STAGE, that stages begin with."""
         return [
-            after for after in (one.after for one in self.active_stages) if after is not None and is_external(after)
+            after for after in (one.after for one in self.trainable_stages) if after is not None and is_external(after)
         ]
 
     def ancestors(self, stage: str) -> list[str]:
@@ -227,7 +227,9 @@ class Recipe:
         for name in (*self.ancestors(stage), stage):
             decides[name] = to_json_value(self.stages[name], legacy_names=True)
             decides[name]["train"]["seed"] = 0  # as when each had a seed, so that runs begun then can be resumed
-        started = {one.name: one.after for one in self.active_stages if one.name in decides and one.after is not None}
+        started = {
+            one.name: one.after for one in self.trainable_stages if one.name in decides and one.after is not None
+        }
         return fingerprint(decides | ({"after": started} if started else {}))
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from labkit.files import atomic_replace_folder, write_json, write_jsonl
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import reevaluate_stage
+from labkit.runs.pipeline import evaluate_finished_stage
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.stage_folder import StageFolder
 from labkit.training.weights import write_weights
@@ -65,6 +65,6 @@ def _measure(run: Run, machine: dict[str, Any]) -> None:
     stage_inputs = prepare_inputs(run)
     for stage in run.stages:
         assert stage.result is not None
-        stage.write_result_and_clear_checkpoints(stage.result | reevaluate_stage(run, stage.name, stage_inputs))
+        stage.write_result_and_clear_checkpoints(stage.result | evaluate_finished_stage(run, stage.name, stage_inputs))
     shutil.rmtree(run.path / "preferences", ignore_errors=True)
     run.write_report(machine)

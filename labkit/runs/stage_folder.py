@@ -17,7 +17,14 @@ from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.stages import Stage
 from labkit.training.checkpoints import Checkpoints, read_records
-from labkit.training.weights import hash_weights, link_weights, load_weights, weights_file, write_tensors, write_weights
+from labkit.training.weights import (
+    hash_weights,
+    link_weights,
+    load_weights,
+    weights_or_index_file,
+    write_tensors,
+    write_weights,
+)
 
 M = TypeVar("M", Transformer, RewardModel)
 
@@ -45,12 +52,12 @@ class StageFolder:
     @property
     def trained(self) -> bool:
         """Whether the weights are there; a stage may be trained and not yet measured."""
-        return self.weights_file.is_file()
+        return self.weights_or_index_file.is_file()
 
     @property
-    def weights_file(self) -> Path:
+    def weights_or_index_file(self) -> Path:
         """The file that changes whenever the weights do: model.safetensors, or the index of its shards."""
-        return weights_file(self.path)
+        return weights_or_index_file(self.path)
 
     @property
     def weights_hash(self) -> str:

@@ -59,7 +59,7 @@ class FolderTransaction:
         return self.state["until"]
 
     def mark_pending(self) -> None:
-        """The old files are moved aside: from now on a kill does not roll back."""
+        """The old files are moved aside: from now on a kill does not roll back, and the transaction stays pending."""
         self._save(PENDING)
 
     def commit(self) -> None:
@@ -157,7 +157,7 @@ def _begin(folder: Path, state: dict[str, Any]) -> FolderTransaction:
 
 def pending_transactions(folder: Path) -> list[FolderTransaction]:
     """The transactions whose new files are being written, the latest last."""
-    return [one for one in unfinished_transactions(folder) if one.state["phase"] == PENDING]
+    return [one for one in open_transactions(folder) if one.state["phase"] == PENDING]
 
 
 def recover_transactions(folder: Path) -> list[str]:
@@ -170,7 +170,7 @@ def recover_transactions(folder: Path) -> list[str]:
     with explain_write_errors(folder):
         for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"*/.*{PARTIAL}")]:
             remove_path(left)
-    for one in reversed(unfinished_transactions(folder)):
+    for one in reversed(open_transactions(folder)):
         phase, file = one.state["phase"], one.completion_file
         if file is not None and phase == PENDING and (folder / file).exists():
             commit_pending_transactions(folder, file)
@@ -192,7 +192,7 @@ def commit_pending_transactions(folder: Path, completion_file: str) -> None:
             one.commit()
 
 
-def unfinished_transactions(folder: Path) -> list[FolderTransaction]:
+def open_transactions(folder: Path) -> list[FolderTransaction]:
     """The transactions that are neither committed nor rolled back, the latest last."""
     found = [(path, read_json(path / STATE)) for path in _asides(folder) if (path / STATE).exists()]
     return [FolderTransaction(path, state) for path, state in found if isinstance(state, dict) and KEYS <= state.keys()]

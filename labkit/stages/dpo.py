@@ -69,7 +69,7 @@ class DPO(Stage):
         from labkit.evaluation.policies import held_out_prompts
 
         stage_inputs.check_pairs(self.train.max_length)
-        held_out_prompts(stage_inputs, config.prompts, self.train.max_length, config.answer_max_new_tokens)
+        held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, config.answer_max_new_tokens)
 
     def source(self, stage_inputs: StageInputs, model: Transformer) -> Source:
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
@@ -112,7 +112,7 @@ class DPO(Stage):
         from labkit.evaluation.policies import policy_metrics
 
         policy = policy_metrics(
-            model, stage_inputs, config.prompts, self.train.max_length, config.answer_max_new_tokens
+            model, stage_inputs, config.policy_prompts, self.train.max_length, config.answer_max_new_tokens
         )
         return self._held_out(model, stage_inputs) | policy
 

@@ -235,7 +235,7 @@ def next_token_objective(model: Transformer, batch: Batch) -> tuple[Tensor, Tens
     token_mask = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0 if model.is_moe else None
     loss_sum, counted = next_token_loss(model(batch.inputs, mask=token_mask), batch.labels, batch.mask)
     if model.is_moe:
-        balance = model.auxiliary_loss()
+        balance = model.weighted_aux_loss()
         # Its value is all processes' together, of which each counts its labels' share; its gradient is this process's.
         own = all_reduce_sum(counted) * (balance - balance.detach())
         loss_sum = loss_sum + counted * balance.detach() + own

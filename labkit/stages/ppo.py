@@ -41,7 +41,7 @@ from labkit.model.actor_critic import ActorCritic
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.credit import GAECredit
 from labkit.stages.inputs import StageInputs, token_count_metric
-from labkit.stages.registry import Curve, Rollouts, Stage, register
+from labkit.stages.registry import Curve, RolloutSchedule, Stage, register
 from labkit.stages.rollouts import Rollout, RolloutSource, check_batch_size
 from labkit.stages.sampling import Sampler, apply_temperature
 from labkit.training.config import TrainConfig
@@ -130,7 +130,7 @@ class PPO(Stage):
         stage_inputs.check_annotator()
         check_batch_size(self.train.batch_size, self.num_generations, stage_inputs.world_size)
         stage_inputs.prompts(self.train.max_length, self.max_new_tokens).prompt_ids(0)
-        held_out_prompts(stage_inputs, config.prompts, self.train.max_length, self.max_new_tokens)
+        held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens)
 
     def initial_model(self, stage_inputs: StageInputs) -> ActorCritic:
         """The fine-tuned model as actor, and a copy of the reward model as critic.
@@ -196,14 +196,13 @@ class PPO(Stage):
         spread = entropy(logits).sum()
         loss = policy + self.vf_coef * value - self.entropy_coef * spread
         watched = {"clip_fraction": clipped, "entropy": spread, "value_loss": value} | token_count_metric(batch.inputs)
-        means = ("reward", "gold", "kl", "length", "explained_variance")
-        return loss, count, watched | {name: getattr(batch, name) * count for name in means}
+        return loss, count, watched | {name: mean * count for name, mean in batch.metrics.items()}
 
     def result_model(self, model: ActorCritic) -> Transformer:
         return model.actor
 
-    def rollouts(self) -> Rollouts:
-        return Rollouts(self.max_new_tokens, self.epochs)
+    def rollout_schedule(self) -> RolloutSchedule:
+        return RolloutSchedule(self.max_new_tokens, self.epochs)
 
     def frozen_models(self, stage_inputs: StageInputs) -> dict[str, Transformer | RewardModel]:
         return {"reference": stage_inputs.predecessor_model(), "reward model": stage_inputs.reward_model()}
@@ -225,4 +224,4 @@ class PPO(Stage):
         """
         from labkit.evaluation.policies import policy_metrics
 
-        return policy_metrics(model, stage_inputs, config.prompts, self.train.max_length, self.max_new_tokens)
+        return policy_metrics(model, stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens)

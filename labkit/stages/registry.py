@@ -58,11 +58,13 @@ class Curve(NamedTuple):
     metric_names: tuple[str, ...]
 
 
-class Rollouts(NamedTuple):
-    """What a stage samples from the model in training: answers of at most so many tokens, anew every so many steps."""
+class RolloutSchedule(NamedTuple):
+    """What a stage samples from the model in training: answers of at most `max_new_tokens`, anew every
+    `steps_per_rollout` optimizer steps.
+    """
 
     max_new_tokens: int
-    steps: int
+    steps_per_rollout: int
 
 
 class Stage(ABC):
@@ -117,7 +119,7 @@ class Stage(ABC):
         """What the stage leaves behind, of what was trained."""
         return model
 
-    def rollouts(self) -> Rollouts | None:
+    def rollout_schedule(self) -> RolloutSchedule | None:
         """What it samples while it trains; None where it reads data alone."""
         return None
 

@@ -29,9 +29,9 @@ class Rollout(NamedTuple):
     """B answers and what they were worth.
 
     inputs, labels, mask [B, T] as in Batch, mask True on the answers; logprobs, values [B, T] of the model that wrote
-    them; advantages (whitened), returns [B, T]. Means over all answers of a step, each []: reward of the judge, gold
-    of the oracle (0 where there is none), kl in nats per answer, length in tokens, and explained variance: how much of
-    the returns' variance the critic predicted.
+    them; advantages (whitened), returns [B, T]. metrics: means over all answers of a step, each []: reward of the
+    judge, gold of the oracle (0 where there is none), kl in nats per answer, length in tokens, and explained_variance:
+    how much of the returns' variance the critic predicted.
     """
 
     inputs: Tensor
@@ -41,11 +41,17 @@ class Rollout(NamedTuple):
     values: Tensor
     advantages: Tensor
     returns: Tensor
-    reward: Tensor
-    gold: Tensor
-    kl: Tensor
-    length: Tensor
-    explained_variance: Tensor
+    metrics: dict[str, Tensor]
+
+
+_PER_TOKEN = Rollout._fields[:-1]
+_METRICS = ("reward", "gold", "kl", "length", "explained_variance")
+
+
+def _from_state(state: dict[str, Any], ending: str) -> Rollout:
+    """The rollout whose tensors have names of this ending in a source's state."""
+    tensors = [state[name + ending] for name in _PER_TOKEN]
+    return Rollout(*tensors, metrics={name: state[name + ending] for name in _METRICS})
 
 
 def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:
@@ -108,14 +114,14 @@ class RolloutSource:
         return {
             name + (f".{part}" if part else ""): value
             for part, rollout in enumerate(self.kept)
-            for name, value in rollout._asdict().items()
+            for name, value in (*zip(_PER_TOKEN, rollout, strict=False), *rollout.metrics.items())
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        parts, names = range(self.batches_a_step if state else 0), Rollout._fields
+        parts = range(self.batches_a_step if state else 0)
         if state and f"inputs.{self.batches_a_step - 1}" not in state and self.batches_a_step > 1:
             raise LabError("The checkpoint holds the rollout of an older labkit. Train the stage again (--again).")
-        self.kept = [Rollout(**{name: state[name + (f".{part}" if part else "")] for name in names}) for part in parts]
+        self.kept = [_from_state(state, f".{part}" if part else "") for part in parts]
 
     def reshard_states(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """This process's state, of those of another number of processes: each holds the prompts rank, rank + n … of a
@@ -145,7 +151,7 @@ class RolloutSource:
         golds = [self._gold(*given) for given in zip(batches, written, strict=True)]
         means = _means(scored, credited, golds)
         return [
-            Rollout(*samples.batch, one.logprobs, one.values, credit.advantages, credit.returns, **means)
+            Rollout(*samples.batch, one.logprobs, one.values, credit.advantages, credit.returns, means)
             for samples, one, credit in zip(written, scored, credited, strict=True)
         ]
 
@@ -178,7 +184,7 @@ class RolloutSource:
         return self.sampler.completion_logprobs(model, model.hidden_states(batch.inputs), batch)
 
     def _gold(self, batch: int, samples: Samples) -> list[float]:
-        return self.prompts.gold_scores(
+        return self.prompts.gold_scores_if_known(
             self._indices(batch), [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.completions]
         )
 

@@ -42,7 +42,7 @@ def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document], length
     """`encode_document` for many documents, with one call to the tokenizer where it is labkit's own."""
     if tokenizer.template is not None:
         return [_templated(tokenizer, tokenizer.template, document, length) for document in documents]
-    pieces = [list(document_texts(document)) for document in documents]
+    pieces = [list(texts_with_leading_space(document)) for document in documents]
     ends = list(accumulate(map(len, pieces), initial=0))
     encoded = tokenizer.encode_batch([piece for group in pieces for piece in group])
     return [
@@ -60,7 +60,7 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], passage: st
 
 
 def encode_messages(tokenizer: Tokenizer, messages: Sequence[Message], passage: str = "") -> list[int]:
-    """A conversation, whole and uncut -> ids. The same ids as transformers' `apply_chat_template` when text is ''."""
+    """A conversation, whole and uncut -> ids. The same ids as transformers' `apply_chat_template` without a passage."""
     if tokenizer.template is not None:
         return [*_text_before(tokenizer, passage), *tokenizer.template.encode(_turns(messages))]
     ids = [tokenizer.bos_token_id]
@@ -115,7 +115,7 @@ def decode_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return tokenizer.decode(ids).removeprefix(tokenizer.leading_space)
 
 
-def document_texts(document: Document) -> Iterator[str]:
+def texts_with_leading_space(document: Document) -> Iterator[str]:
     """The pieces of a document exactly as labkit's own tokenizer encodes them (with their space): what to train it
     on.
     """

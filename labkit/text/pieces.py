@@ -93,7 +93,7 @@ def _cut(text: str, start: int, end: int, splits_cleanly: SplitCheck | None) -> 
 
 
 def is_word_boundary(text: str, index: int) -> bool:
-    """Whether GPT-2's pre-tokenizer begins a new word at `text[at]`, whatever stands around.
+    """Whether GPT-2's pre-tokenizer begins a new word at `text[index]`, whatever stands around.
 
     Its words are `'s` and the like, one space and letters, one space and digits, one space and other signs, or white
     space; none of them goes on after what is not white space with white space, or with another kind of sign. An
@@ -113,7 +113,7 @@ def _kind(sign: str) -> str:
     return "?" if kind == "C" else kind if kind in "LN" else "."
 
 
-def split_long_character_runs(blocks: Iterable[str]) -> Iterator[str]:
+def split_long_pretokens(blocks: Iterable[str]) -> Iterator[str]:
     """Pieces of a text for a trainer: no run of letters, digits, signs or blanks in one of them is longer than 256.
 
     A longer run is cut, for the trainer would work on it as one word at every merge.

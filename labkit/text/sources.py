@@ -94,7 +94,7 @@ class PackedConversationSource(StatelessSource):
         self.length, self.pad, self.loss_on = length, tokenizer.pad_token_id, loss_on
         encoded, self.fit = encode_within_length(tokenizer, documents, length + 1, loss_on)
         check_any_fit(self.fit, "conversations" if loss_on == "answers" else "documents", length)
-        self.packed = pack_rows(encoded, length + 1)
+        self.packed = pack_first_fit_decreasing(encoded, length + 1)
         self.order = EpochSampler(batch_size, seed, len(self.packed), rank, world_size)
 
     def next_batch(self, model: Any, step: int) -> Batch:
@@ -168,10 +168,10 @@ def document_batch(tokenizer: Tokenizer, documents: Sequence[Document], length: 
     return _rows_batch(rows, length, tokenizer.pad_token_id, loss_on)
 
 
-def pack_rows(rows: Iterable[Row], length: int) -> list[Row]:
+def pack_first_fit_decreasing(rows: Iterable[Row], length: int) -> list[Row]:
     """Join rows into as few of at most `length` ids as first-fit, longest first, finds. Deterministic.
 
-    pack_rows([[1, 2], [3], [4, 5, 6]], 4) -> [[4, 5, 6, 3], [1, 2]]   (ids alone)
+    pack_first_fit_decreasing([[1, 2], [3], [4, 5, 6]], 4) -> [[4, 5, 6, 3], [1, 2]]   (ids alone)
     """
     bins: list[Row] = []
     room: list[int] = []

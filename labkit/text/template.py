@@ -37,11 +37,13 @@ MEND = "With `labkit import … --chat-template plain` turns are written plainly
 
 
 class AssistantSpan(NamedTuple):
-    """Characters start … end - 1 of a text, said by the assistant. closed: whether they end with the turn's end."""
+    """Characters start_character … end_character - 1 of a text, said by the assistant. includes_turn_end: whether the
+    turn's end is among them.
+    """
 
-    start: int
-    end: int
-    closed: bool
+    start_character: int
+    end_character: int
+    includes_turn_end: bool
 
 
 class ChatTemplate:
@@ -95,9 +97,11 @@ class ChatTemplate:
         counted = [n for n, place in enumerate(answers) if trained_turns is None or place in trained_turns]
         spans = [tagged[n] if self.tagged else self._span(text, turns, answers[n]) for n in counted]
         ids, places = self._encode(text)
-        said = [any(end > span.start and start < span.end for span in spans) for start, end in places]
+        said = [
+            any(end > span.start_character and start < span.end_character for span in spans) for start, end in places
+        ]
         for span in spans:
-            if not span.closed:
+            if not span.includes_turn_end:
                 self._close(span, ids, places, said)
         return ids, said
 
@@ -135,11 +139,11 @@ class ChatTemplate:
                 f"This tokenizer's chat template changes what the assistant says so that it cannot be found again "
                 f"in the text ({turns[index][1][:60]!r}). {MEND}"
             )
-        return AssistantSpan(start, end, closed=False)
+        return AssistantSpan(start, end, includes_turn_end=False)
 
     def _close(self, span: AssistantSpan, ids: list[int], places: list[tuple[int, int]], said: list[bool]) -> None:
         """Count what stands between the words and the token that ends them, and the token."""
-        after = [i for i, (start, _) in enumerate(places) if start >= span.end and not said[i]]
+        after = [i for i, (start, _) in enumerate(places) if start >= span.end_character and not said[i]]
         for n, i in enumerate(after):
             if ids[i] in self.ends:
                 for j in after[: n + 1]:
@@ -194,7 +198,7 @@ class ChatTemplate:
         at = 0
         for place, piece in enumerate(pieces):
             if place % 2 and piece:
-                spans.append(AssistantSpan(at, at + len(piece), closed=True))
+                spans.append(AssistantSpan(at, at + len(piece), includes_turn_end=True))
             at += len(piece)
         return "".join(pieces), spans
 

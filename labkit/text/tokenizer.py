@@ -34,7 +34,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.errors import LabError
 from labkit.files import write_text
-from labkit.text.pieces import PIECE_CHARACTERS, split_into_pieces, split_long_character_runs
+from labkit.text.pieces import PIECE_CHARACTERS, split_into_pieces, split_long_pretokens
 from labkit.text.template import ChatTemplate
 
 # One thread encodes 750,000 tokens a second, thirty times what training reads on two cores; more threads would
@@ -317,7 +317,7 @@ class Tokenizer:
             raise LabError(f"{file} is not a tokenizer file: {error}") from error
         config = _beside(file.with_name("tokenizer_config.json"))
         generation = _beside(file.with_name("generation_config.json")) or {}
-        return cls(backend, config and config | read_chat_templates(file.parent), eos_token_ids(generation))
+        return cls(backend, config and config | read_chat_template_config(file.parent), eos_token_ids(generation))
 
 
 def _beside(file: Path) -> dict[str, Any] | None:
@@ -333,7 +333,7 @@ def _beside(file: Path) -> dict[str, Any] | None:
     return config
 
 
-def read_chat_templates(folder: Path) -> dict[str, Any]:
+def read_chat_template_config(folder: Path) -> dict[str, Any]:
     """{"chat_template": …} from the files that may hold it: chat_template.jinja, additional_chat_templates/*.jinja."""
     files = {"default": folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
@@ -379,7 +379,7 @@ def _train(texts: Iterable[str], vocabulary: int, min_pair_count: int) -> tokeni
         show_progress=False,
     )
     whole = (_encodable(text) for text in texts)
-    backend.train_from_iterator((piece for text in whole for piece in split_long_character_runs([text])), trainer)
+    backend.train_from_iterator((piece for text in whole for piece in split_long_pretokens([text])), trainer)
     return backend
 
 

@@ -140,7 +140,7 @@ class Checkpoint:
             self._read_file("optimizer", dict(optimizer), older)
             return
         into = checkpoint_tensors(model, optimizer)
-        replicated = {name: (name, into.pop(name)) for name in self.tensors(REPLICATED)}
+        replicated = [(name, into.pop(name)) for name in self.tensors(REPLICATED)]
         if replicated:
             read_full_tensors(self.folder / f"{REPLICATED}.safetensors", replicated)
         read_shards(self.folder / SHARDS, into)
@@ -152,12 +152,12 @@ class Checkpoint:
         file = self.folder / f"{name}.safetensors"
         with safe_open(str(file), "pt") as saved:
             keys = set(saved.keys())
-        found, filled = {}, set()
+        found, filled = [], set()
         for now, tensor in into.items():
             weight, slash, entry = now.partition("/")
             key = now if now in keys else f"{older.get(weight, weight)}{slash}{entry}"
             if key in keys:
-                found[now] = (key, tensor)
+                found.append((key, tensor))
                 filled.add(id(tensor))
         missing = [now for now, tensor in into.items() if id(tensor) not in filled]
         if missing:
@@ -183,38 +183,38 @@ class Checkpoints:
         self.folder = folder
 
     def save(
-        self, step: int, model: nn.Module, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
+        self, step: int, model: nn.Module, tensors_by_file: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
     ) -> None:
-        """Write the checkpoint of `step`, then drop the oldest. tensors: file name (no suffix) -> named tensors.
+        """Write the checkpoint of `step`, then drop the oldest. tensors_by_file: file name (no suffix) -> named tensors.
 
         Raises LabError when the disk is full; the checkpoints before it are then still there.
         """
         final = self.checkpoint_path(step)
         with atomic_replace_folder(final) as partial:
             save_model(model, str(partial / "model.safetensors"))
-            _finish(partial, tensors, state)
+            _finish(partial, tensors_by_file, state)
         self._drop_oldest()
 
     def save_shards(
         self,
         step: int,
         weights: Mapping[str, Tensor],
-        tensors: Mapping[str, Mapping[str, Tensor]],
+        tensors_by_file: Mapping[str, Mapping[str, Tensor]],
         state: dict[str, Any],
-        processes: Accelerator,
+        accelerator: Accelerator,
     ) -> None:
         """The same where each process holds a shard of the weights (`checkpoint_tensors`); every process comes here."""
-        final, main = self.checkpoint_path(step), processes.is_main_process
+        final, main = self.checkpoint_path(step), accelerator.is_main_process
         replicated = {name: tensor.detach() for name, tensor in weights.items() if not is_sharded(tensor)}
         theirs = nullcontext(hidden_sibling(final, PARTIAL))
         with explain_write_errors(final), atomic_replace_folder(final) if main else theirs as partial:
-            processes.wait_for_everyone()
+            accelerator.wait_for_everyone()
             write_shards(partial / SHARDS, {name: one for name, one in weights.items() if name not in replicated})
             if main:
-                _finish(partial, {**tensors, REPLICATED: replicated}, state)
+                _finish(partial, {**tensors_by_file, REPLICATED: replicated}, state)
         if main:
             self._drop_oldest()
-        processes.wait_for_everyone()
+        accelerator.wait_for_everyone()
 
     def _drop_oldest(self) -> None:
         with explain_write_errors(self.folder):

@@ -97,7 +97,7 @@ class TrainConfig:
             step, steps=self.steps, warmup_steps=self.warmup_steps, decay_fraction=self.decay_fraction
         )
 
-    def lr_at(self, step: int) -> float:
+    def main_lr(self, step: int) -> float:
         """The main learning rate at `step`: Muon's, or AdamW's where it is alone."""
         return self.lr_scale(step) * (self.muon_lr if self.optimizer == "muon" else self.adamw_lr)
 
@@ -111,24 +111,29 @@ class StopTraining(BaseException):
 class StepRecord(NamedTuple):
     """One optimizer step, as `fit` yields it and metrics.jsonl keeps it.
 
-    step: steps done, from 1; loss: nats per label; counted: labels in the step; lr: Muon's learning rate
-    (AdamW's where it is alone); gradient_norm: before clipping; seconds: since the start, stops not counted; metrics:
-    the objective's own, per label, and `evaluate`'s.
+    step: steps done, from 1; loss: nats per label; num_labels: that count in the step; lr: Muon's learning rate
+    (AdamW's where it is alone); gradient_norm: before clipping; elapsed_seconds: since the start, stops not counted;
+    metrics: the objective's own, per label, and `evaluate`'s.
     """
 
     step: int
     loss: float
-    counted: int
+    num_labels: int
     lr: float
     gradient_norm: float
-    seconds: float
+    elapsed_seconds: float
     metrics: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """A flat dictionary, for JSON: the metrics beside the rest."""
-        plain = self._asdict()
+        """A flat dictionary, for JSON: the metrics beside the rest. In metrics.jsonl num_labels is `counted`, and
+        elapsed_seconds is `seconds`.
+        """
+        plain = {_KEYS.get(name, name): value for name, value in self._asdict().items()}
         metrics = plain.pop("metrics")
         return {**plain, **metrics}
+
+
+_KEYS = {"num_labels": "counted", "elapsed_seconds": "seconds"}
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, dtype: torch.dtype = torch.bfloat16) -> MuonAdamW:

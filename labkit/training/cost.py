@@ -63,30 +63,30 @@ class CostCounter(TorchDispatchMode):
     Attributes:
         live_bytes: of all tensors that are there now; peak_bytes: the most that there were.
         work: what was computed.
-        true_share: of a mask, by which a tensor is indexed, how much is True: a fake mask has no numbers.
+        mask_true_share: of a mask, by which a tensor is indexed, how much is True: a fake mask has no numbers.
     """
 
-    def __init__(self, true_share: float = 1.0):
+    def __init__(self, mask_true_share: float = 1.0):
         super().__init__()
-        self.true_share = true_share
+        self.mask_true_share = mask_true_share
         self.live_bytes: float = 0
         self.peak_bytes: float = 0
         self.work = Work()
         self._known: set[int] = set()
         self._shares: dict[int, float] = {}
 
-    def hold(self, size: float) -> None:
+    def add_bytes(self, num_bytes: float) -> None:
         """Count so many bytes more, or fewer, where the number is negative."""
-        self.live_bytes += size
+        self.live_bytes += num_bytes
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
-    def add(self, tensor: Tensor, size: int | None = None) -> None:
-        """Count the memory of a tensor until it is freed, once, however many tensors share it; size: in its place."""
+    def track_tensor(self, tensor: Tensor, num_bytes: int | None = None) -> None:
+        """Count the memory of a tensor until it is freed, once, however many tensors share it; num_bytes: in its place."""
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes() if size is None else size
+        key, size = storage._cdata, storage.nbytes() if num_bytes is None else num_bytes
         if key not in self._known:
             self._known.add(key)
-            self.hold(size)
+            self.add_bytes(size)
             weakref.finalize(storage, self._freed, key, size)
 
     def _freed(self, key: int, size: int) -> None:
@@ -99,28 +99,28 @@ class CostCounter(TorchDispatchMode):
         made = self._indexed(*args) if _is_masked_index(func, args) else func(*args, **kwargs)
         outputs = [one for one in tree_leaves(made) if isinstance(one, Tensor)]
         for tensor in outputs:
-            self.add(tensor)
+            self.track_tensor(tensor)
         if _computes(func):
             self.work = self.work.plus(_work(func, args, kwargs, made, outputs))
         return made
 
     def _indexed(self, x: Tensor, indices: list[Tensor]) -> Tensor:
-        """x[mask], of which `true_share` is True; so in the backward pass, which asks again for the same mask."""
+        """x[mask], of which `mask_true_share` is True; so in the backward pass, which asks again for the same mask."""
         (mask,) = indices
-        share = self._shares.setdefault(mask.untyped_storage()._cdata, self.true_share)
+        share = self._shares.setdefault(mask.untyped_storage()._cdata, self.mask_true_share)
         rows = max(1, round(mask.numel() * share))
         return x.new_empty(rows, *x.shape[mask.ndim :])
 
     @contextmanager
     def even_routing(self, model: nn.Module) -> Iterator[None]:
         """Inside, each expert of the model takes its even share of the tokens."""
-        before = self.true_share
+        before = self.mask_true_share
 
         def enter(module: Any, given: Any) -> None:
-            self.true_share = module.config.top_k / module.config.num_experts
+            self.mask_true_share = module.config.top_k / module.config.num_experts
 
         def leave(module: Any, given: Any, made: Any) -> None:
-            self.true_share = before
+            self.mask_true_share = before
 
         hooks = []
         for module in model.modules():

@@ -51,7 +51,7 @@ class Replicated(Engine):
 class Sharded(Engine):
     """FSDP2: every process holds a shard of each parameter, of its gradient and of its optimizer state.
 
-    The weights of `model` itself are let go until `finish`; a copy of its modules holds the shards. Each block is
+    The weights of `model` itself are let go until `restore_full_weights`; a copy of its modules holds the shards. Each block is
     sharded before the next one is moved to the device, if the model is not there already.
     """
 
@@ -108,7 +108,7 @@ class Sharded(Engine):
         dist.all_reduce(own)
         return math.sqrt(own.item() + sum(g.double().square().sum().item() for g in whole))
 
-    def finish(self) -> None:
+    def restore_full_weights(self) -> None:
         self.root.reshard()
         for given, held in zip(self.given.parameters(), self.model.parameters(), strict=True):
             given.data = self._whole(held.detach())

@@ -52,7 +52,7 @@ def fit(
     *,
     folder: str | Path | None = None,
     evaluate: Evaluate | None = None,
-    recipe: str = "",
+    recipe_fingerprint: str = "",
     seed: int = 0,
 ) -> Generator[StepRecord, None, None]:
     """Train `model` in place; yields a StepRecord after each optimizer step.
@@ -61,7 +61,7 @@ def fit(
     processes: of one big batch. Step s takes the source's batches s n … s n + n - 1, n of them.
 
     folder: where metrics.jsonl and checkpoints/ go; a run found there goes on from its last checkpoint. Without it
-    nothing is written. recipe: what the run is, in a short string; a folder of another one is refused. evaluate:
+    nothing is written. recipe_fingerprint: a hash of what the run is; a folder of another one is refused. evaluate:
     called every `evaluate_every` steps and after the last. seed: of dropout; the source has its own.
 
     Raises LabError when the loss or gradient is not a number (the model and the checkpoints keep the last good
@@ -72,7 +72,7 @@ def fit(
     one only where no process needs the others for it; to stop all after the same step, throw `StopTraining`.
     """
     with _explain_memory(config):
-        loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe, seed)
+        loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe_fingerprint, seed)
     loop.model.train()
     try:
         with loop.journal():
@@ -87,7 +87,7 @@ def fit(
                     loop.save()
                 yield record
         loop.optimizer.state.clear()  # before the weights are gathered
-        loop.engine.finish()
+        loop.engine.restore_full_weights()
     except GeneratorExit:  # `break`: between two steps, so the weights are whole
         loop.save(together=False)
         raise
@@ -108,12 +108,13 @@ class _Loop:
         objective: Objective,
         config: TrainConfig,
         folder: Path | None,
-        recipe: str,
+        recipe_fingerprint: str,
         seed: int,
     ):
         self.seed = seed
         self.source, self.config, self.folder = source, config, folder
-        self.recipe = recipe or fingerprint({**to_dict(config, legacy_names=True), "seed": seed})
+        own_fingerprint = fingerprint({**to_dict(config, legacy_names=True), "seed": seed})
+        self.recipe_fingerprint = recipe_fingerprint or own_fingerprint
         self.processes = accelerator()
         self.device = self.processes.device
         self.bf16 = config.precision == "bf16" and _has_bf16(self.device)
@@ -160,7 +161,7 @@ class _Loop:
         self.step = step + 1
         self.seconds += time.perf_counter() - start
         metrics = {name: total / count for name, total in sums.items()}
-        return StepRecord(self.step, loss, int(count), self.config.lr_at(step), norm, round(self.seconds, 4), metrics)
+        return StepRecord(self.step, loss, int(count), self.config.main_lr(step), norm, round(self.seconds, 4), metrics)
 
     def _gradients(self, step: int) -> dict[str, float]:
         """Add up the gradients and sums of a step's batches, over all processes."""
@@ -239,7 +240,7 @@ class _Loop:
             self.written.sync()
         plain = [{name: value for name, value in own.items() if not isinstance(value, Tensor)} for own in sources]
         tensors = {f"source-{rank}": _only_tensors(own) for rank, own in enumerate(sources)}
-        state = {"step": self.step, "seconds": self.seconds, "recipe": self.recipe, "sources": plain}
+        state = {"step": self.step, "seconds": self.seconds, "recipe": self.recipe_fingerprint, "sources": plain}
         state["arithmetic"], optimizer = self._arithmetic(), self.optimizer.tensors()
         if self.engine.gathers:
             weights = checkpoint_tensors(self.model, optimizer)
@@ -277,7 +278,7 @@ class _Loop:
         if saved is None:
             return
         state = saved.state
-        if state["recipe"] != self.recipe:
+        if state["recipe"] != self.recipe_fingerprint:
             raise LabError(
                 f"{saved.folder} is of another recipe than this run's, so it cannot be resumed. "
                 f"Choose another folder, or use the recipe that it was started with."

@@ -39,7 +39,7 @@ class ParallelConfig:
     activation_checkpointing: bool = False
     cpu_offload: bool = False
 
-    def flags(self) -> list[str]:
+    def command_line_flags(self) -> list[str]:
         """The options of the command line that ask for it."""
         switches = [name for name in ("activation_checkpointing", "cpu_offload") if getattr(self, name)]
         parallel = ["--parallel", self.strategy] if self.strategy != "ddp" else []
@@ -93,11 +93,11 @@ def parallel_config() -> ParallelConfig:
     return ParallelConfig("fsdp" if strategy == "fsdp" else "ddp", **asked)
 
 
-def on_any_process(true: bool) -> bool:
-    """Whether it is true on any of the processes, each of which comes here."""
+def on_any_process(condition: bool) -> bool:
+    """Whether the condition holds on any of the processes, each of which comes here."""
     if accelerator().num_processes == 1:
-        return true
-    count = torch.tensor(int(true))
+        return condition
+    count = torch.tensor(int(condition))
     torch.distributed.all_reduce(count)
     return bool(count)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,13 @@ def _explain_checkpoint_errors(folder: Path) -> Iterator[None]:
         raise LabError(f"Process {rank} cannot read or write its shard of {folder}: {cause}") from error
 
 
-def read_full_tensors(file: Path, into: Mapping[str, tuple[str, Tensor]]) -> None:
-    """Copy tensors of a safetensors file, (its name there, the tensor) each, or this process's shards of them."""
+def read_full_tensors(file: Path, into: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy tensors of a safetensors file, by their names there, into these, or this process's shards of them.
+
+    into: (name in the file, tensor to copy it into); one name may stand there for several tensors.
+    """
     with safe_open(str(file), "pt") as saved:
-        for name, tensor in into.values():
+        for name, tensor in into:
             whole = saved.get_tensor(name)
             local_shard(tensor.detach()).copy_(local_shard(_shared_as(tensor, whole)))
 

@@ -57,10 +57,10 @@ class DeviceSpeed(NamedTuple):
         moving = work.moved_bytes / self.bandwidth if self.bandwidth else 0.0
         return work.flops / self.flops + moving + work.kernels * self.kernel_seconds
 
-    def scaled(self, seconds: float) -> DeviceSpeed:
-        """Of a device that takes `seconds` for what takes this one a second."""
-        bandwidth = self.bandwidth and self.bandwidth / seconds
-        return DeviceSpeed(self.flops / seconds, bandwidth, self.kernel_seconds * seconds)
+    def slowed_down(self, factor: float) -> DeviceSpeed:
+        """The speed of a device on which everything takes `factor` times as long."""
+        bandwidth = self.bandwidth and self.bandwidth / factor
+        return DeviceSpeed(self.flops / factor, bandwidth, self.kernel_seconds * factor)
 
 
 def measure_speed(bf16: bool = False, clock: Callable[[], float] = time.perf_counter) -> DeviceSpeed:
@@ -80,12 +80,16 @@ def _measured_once(bf16: bool, clock: Callable[[], float]) -> DeviceSpeed:
     return solve_speed(flops, short, short_work, long, long_work)
 
 
-def solve_speed(flops: float, short: float, short_work: Work, long: float, long_work: Work) -> DeviceSpeed:
+def solve_speed(
+    flops: float, short_seconds: float, short_work: Work, long_seconds: float, long_work: Work
+) -> DeviceSpeed:
     """The speeds by which two steps take so many seconds: two equations for the two numbers beside `flops`.
 
     Where the long step takes no longer than its products and operations, bandwidth is None.
     """
-    left = [(taken - work.flops / flops, work) for taken, work in ((short, short_work), (long, long_work))]
+    left = [
+        (taken - work.flops / flops, work) for taken, work in ((short_seconds, short_work), (long_seconds, long_work))
+    ]
     (a, one), (b, other) = left
     determinant = one.moved_bytes * other.kernels - other.moved_bytes * one.kernels
     kernel = max(0.0, (one.moved_bytes * b - other.moved_bytes * a) / determinant)

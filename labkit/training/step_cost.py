@@ -26,20 +26,20 @@ ALONE = ParallelConfig()
 
 
 class StepCost(NamedTuple):
-    """Of each process, in bytes. communication: the most that is gathered or summed, beside what a process holds
+    """Of each process, in bytes. communication_bytes: the most that is gathered or summed, beside what a process holds
     anyway. peak_bytes: the most at any moment. work: of a whole step; sent_bytes: what each process sends in it.
     """
 
-    parameters: float
-    gradients: float
-    optimizer_state: float
-    communication: float
+    parameter_bytes: float
+    gradient_bytes: float
+    optimizer_state_bytes: float
+    communication_bytes: float
     peak_bytes: float
     work: Work
     sent_bytes: float
 
     @property
-    def activations(self) -> float:
+    def activation_bytes(self) -> float:
         """What the peak has beside the rest: what the forward pass keeps, and what the passes need for a moment."""
         return max(0.0, self.peak_bytes - sum(self[:4]))
 
@@ -53,11 +53,11 @@ def count_step(
     parallel: ParallelConfig = ALONE,
     processes: int = 1,
     bf16: bool = False,
-    true_share: float = 1.0,
+    mask_true_share: float = 1.0,
 ) -> StepCost:
     """Count a step of `fit` on a model with fake weights, inside `fake_tensors`.
 
-    batch: one process's. bf16: whether products are in it. true_share: see `CostCounter`.
+    batch: one process's. bf16: whether products are in it. mask_true_share: see `CostCounter`.
     """
     sharded = processes > 1 and parallel.strategy == "fsdp"
     own = processes if sharded else 1
@@ -66,10 +66,10 @@ def count_step(
     optimizer = build_optimizer(model, config, torch.bfloat16 if bf16 else torch.float32)
     state, held = sum(share_bytes(value, own) for value in optimizer.tensors().values()), model_bytes(model, own)
     buckets = held if processes > 1 and not sharded else 0
-    counter = CostCounter(true_share)
+    counter = CostCounter(mask_true_share)
     for tensor in (*model.parameters(), *model.buffers(), *optimizer.tensors().values()):
-        counter.add(tensor, 0)
-    counter.hold(held + state + buckets)
+        counter.track_tensor(tensor, 0)
+    counter.add_bytes(held + state + buckets)
     gathered = GatheredWeights(model, counter, processes) if sharded else None
     with counter, counter.even_routing(model), gathered or nullcontext():
         once = _count_passes(counter, model, batch, objective, config, bf16, gathered)
@@ -111,7 +111,7 @@ def _count_passes(
         loss_sum.backward()
         del loss_sum
         if gathered:
-            gathered.reduce(gathered.outside)
+            gathered.reduce_scatter_gradients(gathered.outside)
     return counter.work.plus(before, -1)
 
 
@@ -156,14 +156,14 @@ class GatheredWeights(AbstractContextManager["GatheredWeights"]):
         self.backward: nn.Module | None = None
         self.hooks: list[Any] = []
 
-    def hold(self, size: int) -> None:
+    def add_gathered_bytes(self, num_bytes: int) -> None:
         """Of what is gathered, so many bytes more, or fewer."""
-        self.now += size
+        self.now += num_bytes
         self.most = max(self.most, self.now)
-        self.counter.hold(size)
+        self.counter.add_bytes(num_bytes)
 
     def __enter__(self) -> GatheredWeights:
-        self.hold(sum(map(share_bytes, self.outside)))
+        self.add_gathered_bytes(sum(map(share_bytes, self.outside)))
         for block in self.blocks:
             self.hooks += [
                 block.register_forward_pre_hook(lambda module, given: self._gather(module)),
@@ -181,26 +181,26 @@ class GatheredWeights(AbstractContextManager["GatheredWeights"]):
     def _gather(self, block: nn.Module, for_backward: bool = False) -> None:
         """Once for what is received, and once for the weights that are made of it."""
         if self.backward is None:  # else they are there, for a forward pass that is computed again
-            self.hold(2 * model_bytes(block))
+            self.add_gathered_bytes(2 * model_bytes(block))
         self.backward = block if for_backward else self.backward
 
     def _let_go(self, block: nn.Module) -> None:
         if self.backward is None:
-            self.hold(-2 * model_bytes(block))
+            self.add_gathered_bytes(-2 * model_bytes(block))
 
     def _block_done(self, parameters: Sequence[Tensor]) -> None:
-        self.reduce(parameters)
-        self.hold(-2 * sum(map(share_bytes, parameters)))
+        self.reduce_scatter_gradients(parameters)
+        self.add_gathered_bytes(-2 * sum(map(share_bytes, parameters)))
         self.backward = None
 
-    def reduce(self, parameters: Sequence[Tensor]) -> None:
+    def reduce_scatter_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Gradients are copied together, summed over the processes, and a share of the sum is kept."""
         whole = sum(map(share_bytes, parameters))
-        self.hold(whole)
-        self.counter.hold(sum(share_bytes(p, self.processes) for p in parameters))
+        self.add_gathered_bytes(whole)
+        self.counter.add_bytes(sum(share_bytes(p, self.processes) for p in parameters))
         for p in parameters:
             p.grad = None
-        self.hold(-whole)
+        self.add_gathered_bytes(-whole)
 
     def count_update(self, optimizer: MuonAdamW) -> Work:
         """Shares are updated where they are; Muon's matrices are gathered, one on each process at a time."""
@@ -216,8 +216,8 @@ class GatheredWeights(AbstractContextManager["GatheredWeights"]):
                 matrix = torch.empty_like(max(matrices, key=Tensor.numel))
                 newton_schulz(matrix.reshape(-1, *matrix.shape[-2:]))
             updates = 2 * sum(share_bytes(p, self.processes) for p in matrices)
-            self.counter.hold(updates + largest.peak_bytes)
-            self.counter.hold(-updates - largest.peak_bytes)
+            self.counter.add_bytes(updates + largest.peak_bytes)
+            self.counter.add_bytes(-updates - largest.peak_bytes)
         norm = 9 * model_bytes(self.model)  # in double precision: read 4, write 8, read 8, write 8, read 8 for each 4
         return Work().plus(work.plus(Work(0, norm, 0)), 1 / self.processes)
 

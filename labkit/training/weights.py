@@ -45,7 +45,7 @@ LFS = b"version https://git-lfs"
 _SHARD = re.compile(r"model(-\d+)?-\d{5}-of-\d{5}\.safetensors")
 
 
-def weights_file(folder: Path) -> Path:
+def weights_or_index_file(folder: Path) -> Path:
     """The file that changes whenever a folder's weights do, and is there when they are: model.safetensors, or the index
     of the shards.
     """
@@ -57,7 +57,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder's weights. Raises LabError for an index that is damaged, that names a file
     outside the folder or one that is not there.
     """
-    if weights_file(folder).name == WEIGHTS:
+    if weights_or_index_file(folder).name == WEIGHTS:
         return [folder / WEIGHTS]
     names = _shard_names(folder)
     missing = [name for name in names if not (folder / name).is_file()]
@@ -206,7 +206,7 @@ def link_weights(source: Path, target: Path) -> None:
     where the disk has no hard links. Weights are only ever replaced, so a change in one folder is none in the other.
     """
     files = weight_files(source)
-    index = weights_file(source)
+    index = weights_or_index_file(source)
     with explain_write_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         for file in [*files, *([index] if index not in files else [])]:
@@ -232,7 +232,7 @@ def _read_weight_files(folder: Path, read: Callable[[list[Path]], R]) -> R:
 
 def _version(folder: Path) -> tuple[Path, int, int] | None:
     """What differs once weights are replaced; None where there are none."""
-    file = weights_file(folder)
+    file = weights_or_index_file(folder)
     try:
         found = file.stat()
     except OSError:
@@ -246,7 +246,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     Raises LabError for files that are missing, damaged or may not be read, and for tensors that are missing, left over
     or of another shape than the model's.
     """
-    _read_weight_files(folder, lambda files: _load_files(files, model, weights_file(folder)))
+    _read_weight_files(folder, lambda files: _load_files(files, model, weights_or_index_file(folder)))
 
 
 def _load_files(files: list[Path], model: nn.Module, said_by: Path) -> None:

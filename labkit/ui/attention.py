@@ -58,7 +58,7 @@ NUMBERS = 4_000_000
 """Attention weights that are sent to a page at most, of all heads together."""
 
 
-def checkpoint_inspections(lab: Lab, name: str, text: str) -> CheckpointInspections:
+def inspections_of_all_stages(lab: Lab, name: str, text: str) -> CheckpointInspections:
     """A text as the models after all stages of a run read it. Raises LabError for no text, and for one whose attention
     is more than a page shows.
     """
@@ -70,21 +70,21 @@ def checkpoint_inspections(lab: Lab, name: str, text: str) -> CheckpointInspecti
 
     def read(stage: str) -> Inspection:
         model = lab.model(name, stage)
-        check_attention_shown(model, len(ids))
+        check_attention_fits_page(model, len(ids))
         return lab.looks.get((lab.weights_version(name, stage), text), lambda: Inspection(model, tokenizer, ids))
 
     return CheckpointInspections(lab.language_model_stages(name), read)
 
 
-def check_attention_shown(model: Transformer, tokens: int) -> None:
+def check_attention_fits_page(model: Transformer, num_tokens: int) -> None:
     """Raises LabError for a text whose attention cannot be looked at in a page, and says how long one may be."""
-    if tokens > model.config.context:
+    if num_tokens > model.config.context:
         return  # that is said in words by who reads it
-    check_attention_memory(model, tokens)
+    check_attention_memory(model, num_tokens)
     heads = model.config.depth * model.config.heads
-    if heads * tokens**2 > NUMBERS:
+    if heads * num_tokens**2 > NUMBERS:
         raise LabError(
-            f"The attention of {heads} heads over {tokens:,} tokens is {heads * tokens**2:,} numbers; a page shows at "
+            f"The attention of {heads} heads over {num_tokens:,} tokens is {heads * num_tokens**2:,} numbers; a page shows at "
             f"most {NUMBERS:,}. Take a text of at most {int((NUMBERS / heads) ** 0.5)} tokens."
         )
 
@@ -95,7 +95,7 @@ def attention_viewer_data(lab: Lab, name: str, stage: str, text: str) -> dict[st
     Of the opening example it shows the head that looks most from "it" to the horse. Raises LabError for what cannot
     be read.
     """
-    asked = checkpoint_inspections(lab, name, text)
+    asked = inspections_of_all_stages(lab, name, text)
     data = asked.viewer_data(stage) | {"subject": {"run": name, "text": text}}
     if text.strip() == OPENING:
         map_ = asked.inspect(stage).attention_maps[0]
@@ -117,15 +117,15 @@ def pronoun_prompt_sets(lab: Lab, name: str) -> dict[str, list[CorefExample]]:
     return sets
 
 
-def opening_example_table(lab: Lab, name: str, stage: str) -> dict[str, Any]:
-    """What is measured about the opening example, as <labkit-table> says it: whether the model tells whom "it" stands
-    for, in its own world's words and in everyday English, and what another reason changes.
+def pronoun_accuracy_table(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+    """How often a model tells whom "it" stands for, in its own world's words and in everyday English, and what another
+    reason changes in the opening example; as <labkit-table> says it.
     """
     stage = checked_text(stage, "The stage")
-    return lab.results.get((lab.weights_version(name, stage), "about"), lambda: _about_opening(lab, name, stage))
+    return lab.results.get((lab.weights_version(name, stage), "about"), lambda: _pronoun_accuracy(lab, name, stage))
 
 
-def _about_opening(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+def _pronoun_accuracy(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     model, tokenizer, sets = lab.model(name, stage), lab.tokenizer(name), []
     for where, examples in pronoun_prompt_sets(lab, name).items():
         right, error = accuracy_and_standard_error(answer_log_odds(model, examples))
@@ -143,7 +143,7 @@ def handle_viewer_request(lab: Lab, request: Mapping[str, Any]) -> dict[str, Any
         if not isinstance(request, Mapping):
             raise LabError("This is no question about a text.")
         with lab.answering:
-            return checkpoint_inspections(
+            return inspections_of_all_stages(
                 lab, checked_text(request.get("run"), "The run"), request.get("text") or ""
             ).handle_request(request)
     except LabError as error:
@@ -174,10 +174,15 @@ def heads_table(lab: Lab, name: str, stage: str) -> dict[str, Any]:
     """
     findings, source = cached_head_report(lab, name, stage)
     rows = [
-        [f"{head.layer + 1}.{head.head + 1}", *(f"{x:.3f}" for x in head[2:6]), _signed(head.ablation_effect)]
+        [f"{head.layer + 1}.{head.head + 1}", *(f"{x:.3f}" for x in head[2:6]), _signed(head.ablation_log_odds_drop)]
         for head in findings.heads
     ]
-    said = {"where": source, "right": findings.accuracy, "error": findings.standard_error, "odds": findings.log_odds}
+    said = {
+        "where": source,
+        "right": findings.accuracy,
+        "error": findings.standard_error,
+        "odds": findings.mean_log_odds,
+    }
     return {"heads": HEADINGS, "rows": rows, "note": ["heads", said | {"count": findings.num_examples, "stage": stage}]}
 
 
@@ -221,7 +226,7 @@ def patching_grid(
         for i, j in zip(one, other, strict=True)
     ]
     order = range(len(layers) - 1, -1, -1)  # the last layer on top
-    values = [[round(float(x), 3) for x in result.residual[layer]] for layer in order]
+    values = [[round(float(x), 3) for x in result.residual_recovered[layer]] for layer in order]
     note = _shown_by(tokenizer, result, [(t, pieces[t]) for t in range(len(one)) if one[t] != other[t]])
     if (clean_prompt, corrupted_prompt) == PATCHED:
         note["example"] = True
@@ -233,8 +238,8 @@ def _shown_by(tokenizer: Tokenizer, result: PatchingResult, differing: Sequence[
     itself.
     """
     a, b = (tokenizer.token_text(token).strip() for token in result.answer_ids)
-    alone = [[t + 1, piece, float(result.residual[0, t])] for t, piece in differing]
-    return {"answers": [a, b], "odds": list(result.log_odds), "alone": alone}
+    alone = [[t + 1, piece, float(result.residual_recovered[0, t])] for t, piece in differing]
+    return {"answers": [a, b], "odds": [result.clean_log_odds, result.corrupted_log_odds], "alone": alone}
 
 
 def build(lab: Lab) -> None:
@@ -267,7 +272,7 @@ def build(lab: Lab) -> None:
         if not name or not stage or not isinstance(text, str) or text.strip() != OPENING:
             return None
         try:
-            return opening_example_table(lab, name, stage)
+            return pronoun_accuracy_table(lab, name, stage)
         except LabError:  # of what is shown, `show` has said it
             return None
 

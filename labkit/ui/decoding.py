@@ -65,7 +65,7 @@ def open_link(lab: Lab, link_json: str) -> OpenedLink:
             f"This link is to the model after {settings.stage!r} of a run {settings.run!r}, not found here. Shown "
             f"instead are the settings that the tab begins with."
         )
-    changed = settings.checkpoint and settings.checkpoint != writing.weights_hash(lab, settings)
+    changed = settings.weights_hash and settings.weights_hash != writing.weights_hash(lab, settings)
     if not changed:
         return OpenedLink(settings, "")
     made_of = f"“{settings.stage}” of {settings.run}"
@@ -99,7 +99,7 @@ def read_settings(lab: Lab, values: tuple[Any, ...]) -> DecodingSettings:
     Raises LabError for what they cannot be.
     """
     name, stage, text, many, seed, tokens, ends, draft, *chosen = values
-    name = name or next(iter(lab.preferred_run_names()), None)
+    name = name or next(iter(lab.runs_with_model_failed_last()), None)
     stage = stage or default_stage(lab, name, -1)
     if not stage:
         raise LabError("Choose a run and a stage.")
@@ -127,7 +127,8 @@ class RequestTracker:
         self.latest: dict[str | None, int] = {}
         self.over: dict[str | None, int] = {}
 
-    def register_request(self, page: str | None) -> None:
+    def begin_request(self, page: str | None) -> None:
+        """Count a new request of a page, which is then the current one."""
         self.latest[page] = self.latest.get(page, 0) + 1
 
     def stop_handler(self) -> Callable[[gr.Request], None]:
@@ -178,7 +179,7 @@ def build(lab: Lab) -> None:
     asked = RequestTracker()
 
     def begin(request: gr.Request) -> Any:
-        asked.register_request(request.session_hash)
+        asked.begin_request(request.session_hash)
         return hidden_box_update()
 
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
@@ -241,7 +242,7 @@ def _fill(
                 settings, note = open_link(lab, request.query_params[LINK])
         except LabError as error:
             hindered = error_box_update(error)
-        run = settings.run if settings else next(iter(lab.preferred_run_names()), None)
+        run = settings.run if settings else next(iter(lab.runs_with_model_failed_last()), None)
         stages = lab.language_model_stages(run) if run else []
         own = (
             [column.strategy for column in settings.columns if not column.forced_prefix]
@@ -308,7 +309,7 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
             yield None, error_box_update(error)
 
     def begin(request: gr.Request) -> None:
-        asked.register_request(request.session_hash)
+        asked.begin_request(request.session_hash)
 
     begun = measure.click(begin, None, None, show_progress="hidden")
     begun.then(

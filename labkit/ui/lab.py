@@ -87,7 +87,7 @@ class Lab:
         """The runs that have a model, newest first; those that cannot be read are left out."""
         return [name for name in self.all_run_names() if self.stages_if_readable(name)]
 
-    def preferred_run_names(self) -> list[str]:
+    def runs_with_model_failed_last(self) -> list[str]:
         """`runs_with_model` in the order in which a tab opens on them: those that failed come last."""
         return sorted(self.runs_with_model(), key=self._failed)
 
@@ -161,14 +161,14 @@ class Lab:
     def model(self, name: str, stage: str) -> Transformer:
         """The model after a stage of a run. Raises LabError when it is not there."""
         folder = self.open(name).stage(stage)
-        return self.load_cached(folder.weights_file, folder.model)
+        return self.load_cached(folder.weights_or_index_file, folder.model)
 
     def reward_model(self, name: str) -> RewardModel | None:
         """The reward model of a run; None where it has none."""
         folder = self.open(name).latest_reward_stage()
         if folder is None:
             return None
-        return self.load_cached(folder.weights_file, folder.reward_model, "reward_model")
+        return self.load_cached(folder.weights_or_index_file, folder.reward_model, "reward_model")
 
     def example_prompt(self, name: str) -> str:
         """Something to ask a run's model: of its world, a story to write; of real text, nothing."""
@@ -193,7 +193,7 @@ class Lab:
 
     def weights_version(self, name: str, stage: str) -> tuple[Path, int]:
         """What a stage's model is now: another when its weights change. Raises LabError when it is not there."""
-        file = self.open(name).stage(stage).weights_file
+        file = self.open(name).stage(stage).weights_or_index_file
         return file, _version(file)
 
 

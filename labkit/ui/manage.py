@@ -21,7 +21,7 @@ from labkit.files import explain_write_errors
 from labkit.model.transformer import Transformer
 from labkit.preferences.store import PreferenceStore
 from labkit.runs.arguments import parse_run_arguments
-from labkit.runs.jobs import Jobs, check_new_run_name, shorten_repr
+from labkit.runs.jobs import Jobs, RunName, check_new_run_name, shorten_repr
 from labkit.runs.lock import lock_holder
 from labkit.runs.pipeline import check_plan
 from labkit.runs.plan import PlannedStage, extend_plan_text
@@ -65,7 +65,7 @@ def available_stage_names(lab: Lab | None = None, source: Any = None) -> list[st
 
 def start_run(
     lab: Lab, jobs: Jobs, name: str, source: str, stages: Sequence[str] = (), seed: float = 0, extra_flags: str = ""
-) -> str:
+) -> RunName:
     """Begin a run in a process of its own; its name.
 
     source: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on. stages: to
@@ -183,7 +183,7 @@ def _number(text: str) -> float:
         return 0.0
 
 
-def resume_run(lab: Lab, jobs: Jobs, name: str) -> str:
+def resume_run(lab: Lab, jobs: Jobs, name: str) -> RunName:
     """Resume a run that was stopped, with the stages that it was asked for; its name.
 
     Raises LabError when nothing is left to train, and for a run that is running or comes with labkit.
@@ -203,9 +203,9 @@ def voted_runs(lab: Lab, store: PreferenceStore) -> list[tuple[str, int]]:
     those that were voted on most.
     """
     counts = Counter[str]()
-    for sources, count in store.decisive_vote_counts().items():
+    for sources, count in store.decisive_votes_by_source_pair().items():
         counts.update(dict.fromkeys({run_name_of_source(source) for source in sources}, count))
-    tuned = [name for name in lab.preferred_run_names() if lab.open(name).latest_sft_stage()]
+    tuned = [name for name in lab.runs_with_model_failed_last() if lab.open(name).latest_sft_stage()]
     return sorted([(name, counts[name]) for name in tuned], key=lambda found: -found[1])
 
 
@@ -282,7 +282,7 @@ def _for_votes(recipe: Recipe, pairs: int, context: int) -> DPO:
     return dataclasses.replace(known, train=few)
 
 
-def rename_run(lab: Lab, jobs: Jobs, name: str, new_name: str) -> str:
+def rename_run(lab: Lab, jobs: Jobs, name: str, new_name: str) -> RunName:
     """Give a run another name; the new one.
 
     Raises LabError for a name that no run may have, or one has, and for a run that is running or comes with labkit.

@@ -93,7 +93,9 @@ def default_model_pair(lab: Lab) -> list[tuple[str, str]]:
     it, or the last of the next run; twice the same where there is only one, and none where there is none.
     """
     models = [
-        (name, stage) for name in lab.preferred_run_names() for stage in reversed(lab.language_model_stages(name))
+        (name, stage)
+        for name in lab.runs_with_model_failed_last()
+        for stage in reversed(lab.language_model_stages(name))
     ]
     return models[:2] if len(models) > 1 else models * 2
 

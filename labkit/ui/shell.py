@@ -108,7 +108,7 @@ def run_and_stage_menus(lab: Lab, stage_index: int = -1, fill_on_load: bool = Tr
         return gr.update(choices=lab.stages_if_readable(name), value=default_stage(lab, name, stage_index))
 
     def first() -> tuple[Any, Any]:
-        chosen = next(iter(lab.preferred_run_names()), None)
+        chosen = next(iter(lab.runs_with_model_failed_last()), None)
         return gr.update(choices=lab.runs_with_model(), value=chosen), stages_of(chosen)
 
     name.input(stages_of, name, stage)

@@ -11,7 +11,7 @@ from typing import Any
 
 
 @contextmanager
-def no_stubs() -> Iterator[None]:
+def no_gradio_stub_files() -> Iterator[None]:
     """Gradio's classes have no source file for a while; it writes no stub of a class without one."""
     source: Any = inspect
     getfile = inspect.getfile

@@ -19,9 +19,9 @@ from labkit.decoding import BestOfN, History, TracedStep, trace_generation, trac
 from labkit.decoding.beam import BeamSearchOutput, beam_steps
 from labkit.decoding.best import best_of_n_steps
 from labkit.decoding.contrastive import contrastive_candidates
-from labkit.decoding.filters import check_tokens_remain, logits_after_each_filter
+from labkit.decoding.filters import check_tokens_remain, logits_before_and_after_each_filter
 from labkit.decoding.limits import MAX_PAGE_COST, GenerationCost, check_generation_cost
-from labkit.decoding.prompts import check_prompt_fits
+from labkit.decoding.prompts import check_prompt
 from labkit.decoding.scores import ScoreInterval
 from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, format_option_value, parse_strategy
 from labkit.decoding.stream import make_traced_step
@@ -46,9 +46,13 @@ TOGETHER = 4
 """Tokens that are shown at once: all that is written is sent each time."""
 TREE = 6000
 """Steps of beams that are drawn at most."""
-AT_ONCE = 2
-"""All strategies of a comparison together may cost so many times what one may."""
-MEASURED = 4
+MAX_COMPARISON_COST = MAX_PAGE_COST._replace(
+    processed_tokens=2 * MAX_PAGE_COST.processed_tokens, flops=2 * MAX_PAGE_COST.flops
+)
+"""What all strategies of a comparison together may cost."""
+MAX_SCORING_COST = MAX_PAGE_COST._replace(
+    processed_tokens=4 * MAX_PAGE_COST.processed_tokens, flops=4 * MAX_PAGE_COST.flops
+)
 """The same of scores over seeds, which are written many at a time, and with a bar."""
 ANSWERS_AT_ONCE = 4
 """Answers of "best" that are written between two looks at whether they are still wanted."""
@@ -72,7 +76,7 @@ class DecodingSettings:
     """All that a comparison is made of; as JSON, all that a link holds.
 
     stop: texts that end writing. draft: the stage whose model guesses ahead for "speculative"; the first when empty.
-    checkpoint: a hash of the weights that wrote; empty for whatever is there.
+    weights_hash: of the weights that wrote; empty for whatever is there.
     """
 
     run: str
@@ -83,7 +87,7 @@ class DecodingSettings:
     tokens: int = 80
     stop: tuple[str, ...] = ()
     draft: str = ""
-    checkpoint: str = ""
+    weights_hash: str = ""
 
     def __post_init__(self) -> None:
         for what, text in (("The run", self.run), ("The stage", self.stage), ("The prompt", self.prompt)):
@@ -92,7 +96,7 @@ class DecodingSettings:
             for text in texts:
                 checked_text(text, what)
         checked_text(self.draft, "The draft")
-        checked_text(self.checkpoint, "The checkpoint's hash")
+        checked_text(self.weights_hash, "The checkpoint's hash")
         for number, column in enumerate(self.columns, 1):
             if not column.strategy.strip():
                 raise LabError(f"Strategy {number} is missing: type one, as sample (the model as it is) or greedy.")
@@ -111,7 +115,6 @@ class DecodingSettings:
             columns = tuple(
                 StrategyColumn(str(one["strategy"]), tuple(map(int, one["begins"]))) for one in values["columns"]
             )
-            texts = {name: str(values.get(name, "")) for name in ("draft", "checkpoint")}
             return cls(
                 str(values["run"]),
                 str(values["stage"]),
@@ -120,7 +123,8 @@ class DecodingSettings:
                 int(values.get("seed", 0)),
                 int(values.get("tokens", 80)),
                 tuple(map(str, values.get("stop", ()))),
-                **texts,
+                draft=str(values.get("draft", "")),
+                weights_hash=str(values.get("checkpoint", "")),
             )
         except LabError:
             raise
@@ -146,9 +150,10 @@ class DecodingSettings:
 
     def to_json(self) -> dict[str, Any]:
         """As a viewer and a link hold it."""
-        return asdict(self) | {
+        values = asdict(self) | {
             "columns": [{"strategy": one.strategy, "begins": list(one.forced_prefix)} for one in self.columns]
         }
+        return values | {"checkpoint": values.pop("weights_hash")}
 
 
 class DecodingSession(NamedTuple):
@@ -191,7 +196,7 @@ def decoding_session(lab: Lab, settings: DecodingSettings) -> DecodingSession:
     """Raises LabError for a run or a stage that is not there, and for a prompt that leaves no room."""
     tokenizer, model = lab.tokenizer(settings.run), lab.model(settings.run, settings.stage)
     prompt = encode_prompt_for_stage(tokenizer, settings.stage, settings.prompt)
-    check_prompt_fits(model, prompt)
+    check_prompt(model, prompt)
     world, judge = world_of(lab, settings.run), None
     task = _task(lab, settings)
     reward_model = lab.reward_model(settings.run)
@@ -213,7 +218,7 @@ def _task(lab: Lab, settings: DecodingSettings) -> Task | None:
 def weights_hash(lab: Lab, settings: DecodingSettings) -> str:
     """A hash of the model's weights."""
     folder = lab.open(settings.run).stage(settings.stage)
-    return lab.load_cached(folder.weights_file, lambda: folder.weights_hash[:12], "hash")
+    return lab.load_cached(folder.weights_or_index_file, lambda: folder.weights_hash[:12], "hash")
 
 
 def stream_comparison(lab: Lab, settings: DecodingSettings) -> Iterator[dict[str, Any]]:
@@ -223,8 +228,8 @@ def stream_comparison(lab: Lab, settings: DecodingSettings) -> Iterator[dict[str
     cannot be continued.
     """
     at = decoding_session(lab, settings)
-    settings = DecodingSettings(**(vars(settings) | {"checkpoint": at.weights_hash}))
-    strategies = parse_strategies(at, settings, AT_ONCE)
+    settings = replace(settings, weights_hash=at.weights_hash)
+    strategies = parse_strategies(at, settings, MAX_COMPARISON_COST)
     texts = [
         _named(number, strategy, stream_column(at, strategy, column, settings))
         for number, (strategy, column) in enumerate(zip(strategies, settings.columns, strict=True), 1)
@@ -244,10 +249,10 @@ def stream_comparison(lab: Lab, settings: DecodingSettings) -> Iterator[dict[str
 
 
 def parse_strategies(
-    session: DecodingSession, settings: DecodingSettings, max_page_costs: float, seeds: int = 1
+    session: DecodingSession, settings: DecodingSettings, max_total_cost: GenerationCost, seeds: int = 1
 ) -> list[Strategy]:
-    """The lines as strategies, each of which is no more than one visitor may ask for, and all together no more than
-    `max_page_costs` as much. Raises LabError, which names the line that is wrong.
+    """The lines as strategies, each of which is no more than one visitor may ask for, and all together take no more
+    tokens and floating-point operations than `max_total_cost`. Raises LabError, which names the line that is wrong.
     """
     found, costs = [], []
     for number, column in enumerate(settings.columns, 1):
@@ -255,14 +260,12 @@ def parse_strategies(
         found.append(strategy)
         costs.append(cost)
     many = [seeds if strategy.is_random else 1 for strategy in found]
-    for what, most in (
-        ("tokens", MAX_PAGE_COST.tokens * max_page_costs),
-        ("flops", MAX_PAGE_COST.flops * max_page_costs),
-    ):
+    limits = {"processed_tokens": max_total_cost.processed_tokens, "flops": max_total_cost.flops}
+    for what, most in limits.items():
         total = sum(count * getattr(cost, what) for count, cost in zip(many, costs, strict=True))
         if total > most:
-            said = f"{total:,.0f} tokens to read" if what == "tokens" else f"{total / 1e12:,.1f} TFLOP"
-            limit = f"{most:,.0f}" if what == "tokens" else f"{most / 1e12:,.1f}"
+            said = f"{total:,.0f} tokens to read" if what == "processed_tokens" else f"{total / 1e12:,.1f} TFLOP"
+            limit = f"{most:,.0f}" if what == "processed_tokens" else f"{most / 1e12:,.1f}"
             raise LabError(
                 f"All strategies together are {said}; here at most {limit}. Take fewer strategies, "
                 f"{'seeds' if seeds > 1 else 'beams'} or new tokens."
@@ -301,7 +304,7 @@ def mark_stopped(data: dict[str, Any] | None) -> dict[str, Any] | None:
 def divergence_position(columns: Sequence[Mapping[str, Any]]) -> int | None:
     """Where the texts first differ; None where they do not, as far as they are written."""
     ids = [[-1 if token["ended"] else token["id"] for token in column["tokens"]] for column in columns]
-    return first_difference_index(ids, ended=all(column["done"] for column in columns))
+    return first_difference_index(ids, end_is_difference=all(column["done"] for column in columns))
 
 
 def stream_column(
@@ -471,7 +474,7 @@ def _step(at: DecodingSession, settings: DecodingSettings, column: StrategyColum
         return _contrasted(at, strategy, column, ids[0].tolist(), token)
     with torch.no_grad():
         raw = at.model(ids)[:, -1].float()
-    seen = logits_after_each_filter(filters, raw, History(ids, len(at.prompt)))
+    seen = logits_before_and_after_each_filter(filters, raw, History(ids, len(at.prompt)))
     check_tokens_remain(filters, seen)
     step = make_traced_step(seen, token, None, False, 10)
     rows = [
@@ -529,7 +532,7 @@ def _tree(at: DecodingSession, settings: DecodingSettings, column: StrategyColum
         [
             node.parent,
             "■" if node.token in stops else at.tokenizer.token_text(node.token),
-            node.logprob,
+            node.cumulative_logprob,
             node.step,
             node.outcome,
         ]
@@ -554,7 +557,7 @@ def score_strategies(lab: Lab, settings: DecodingSettings, seeds: int) -> Iterat
     seeds = checked_whole_number(seeds, "The number of seeds", 1, 256)
     kept = tuple(column for column in settings.columns if not column.forced_prefix)
     at, world = decoding_session(lab, settings), world_of(lab, settings.run)
-    strategies = parse_strategies(at, replace(settings, columns=kept or settings.columns), MEASURED, seeds)
+    strategies = parse_strategies(at, replace(settings, columns=kept or settings.columns), MAX_SCORING_COST, seeds)
     asked = EvalPrompt(settings.prompt, at.prompt, _task(lab, settings))
     many = [seeds if strategy.is_random else 1 for strategy in strategies]
     found: list[tuple[str, dict[str, ScoreInterval]]] = []

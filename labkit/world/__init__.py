@@ -19,7 +19,7 @@ from labkit.world.oracle import GoldScore, gold_score
 from labkit.world.plots import StoryGenerator
 from labkit.world.profiles import Annotator, load_annotators
 from labkit.world.splits import Splits, check_split
-from labkit.world.tasks import OTHER, READING, Document, Message, Task, TaskGenerator, without_story
+from labkit.world.tasks import OTHER, READING, Document, Message, Task, TaskGenerator, remove_story_from_prompt
 
 __all__ = [
     "Document",
@@ -32,7 +32,7 @@ __all__ = [
     "Task",
     "World",
     "gold_score",
-    "without_story",
+    "remove_story_from_prompt",
 ]
 
 

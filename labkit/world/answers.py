@@ -118,7 +118,7 @@ class AnswerGrammar:
             clause = body.removeprefix("Because ")
             return self.grammar.parse_clause(clause, referents) if clause != body else None
         table = self.grammar.tables[role, FRAGMENT_MODES.get(role, "")]
-        values = table.values.get(body.lower(), ())
+        values = table.values_by_text.get(body.lower(), ())
         return (
             values[0]
             if len(values) == 1 and not values[0].startswith("@") and sentence == capitalise(sentence)

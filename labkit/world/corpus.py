@@ -86,7 +86,7 @@ class ExampleGenerator:
         rng = seeded_rng("conversation", split, seed, index)
         kind = weighted_choice(CONVERSATIONS, rng)
         if kind in OTHER:
-            task = self.tasks.task_without_story(split, rng, kind)
+            task = self.tasks.non_reading_task(split, rng, kind)
             return Document(kind, "", (*task.messages, Message("assistant", task.reference)))
         story = self._text("code" if kind == "code" else "story", split, rng)
         questions = self.tasks.questions(story, rng)[:QUESTIONS]
@@ -101,5 +101,5 @@ class ExampleGenerator:
         return (
             self.tasks.reading_task(split, rng, kind)
             if kind in READING
-            else self.tasks.task_without_story(split, rng, kind)
+            else self.tasks.non_reading_task(split, rng, kind)
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from labkit.world.lexicon import Fact, load_yaml
 
@@ -32,7 +32,7 @@ class EventKind(NamedTuple):
 
     name: str
     size: str
-    group: str  # scene, pattern, event, story or world
+    group: Literal["scene", "pattern", "event", "story", "world"]
     roles: dict[str, str]
     preconditions: tuple[Condition, ...]
     effects: tuple[Effect, ...]
@@ -96,15 +96,17 @@ class Effect(NamedTuple):
             state.changing[key] = value
 
 
-def parse_term(text: str, roles: list[str], unknown: str) -> Term:
-    """A role, a fluent of roles, or a constant -> how to look it up. An unknown fluent reads as `unknown`."""
+def parse_term(text: str, roles: list[str], default_value: str) -> Term:
+    """A role, a fluent of roles, or a constant -> how to look it up. A fluent that is not set reads as
+    `default_value`.
+    """
     fluent = FLUENT.match(text)
     if fluent:
         name, where = fluent[1], tuple(roles.index(r) for r in fluent[2].replace(" ", "").split(",") if r)
 
         def look_up(state: WorldState, args: tuple[Any, ...]) -> Any:
             value = state.get((name, *(args[i] for i in where)))
-            return unknown if value is None else value
+            return default_value if value is None else value
 
         return look_up
     if text in roles:
@@ -135,11 +137,10 @@ def parse_effect(text: str, roles: list[str]) -> Effect:
 def parse_kind(name: str, raw: dict[str, Any]) -> EventKind:
     """One entry of events.yaml or statements.yaml -> EventKind."""
     roles = list(raw["roles"])
-    group = raw.get("of") or ("pattern" if raw.get("pattern") else "scene" if raw.get("scene") else "event")
     return EventKind(
         name,
         raw.get("size", "tiny"),
-        group,
+        raw.get("of") or ("pattern" if raw.get("pattern") else "scene" if raw.get("scene") else "event"),
         raw["roles"],
         tuple(parse_condition(text, roles) for text in raw.get("needs", ())),
         tuple(parse_effect(text, roles) for text in raw.get("makes", ())),

@@ -29,11 +29,11 @@ PronounReferents = dict[str, str]
 
 
 class Slot(NamedTuple):
-    """A place in a form for the value of a role (its number); `kind` and `mode` say how it may be written."""
+    """A place in a form for the value of a role, written as the lexicon's surfaces[value_type, surface_mode]."""
 
-    role: int
-    kind: str
-    mode: str
+    role_index: int
+    value_type: str
+    surface_mode: str
 
 
 class Form(NamedTuple):
@@ -46,9 +46,9 @@ class Form(NamedTuple):
 
 
 class SurfaceForms(NamedTuple):
-    """How the values of a type are written in a mode: written -> values. `max_words` is counted in words."""
+    """How the values of a type are written in a mode: text -> values. `max_words` is counted in words."""
 
-    values: dict[str, tuple[str, ...]]
+    values_by_text: dict[str, tuple[str, ...]]
     max_words: int
 
 
@@ -135,7 +135,7 @@ class Grammar:
         node = self.root
         for piece in form.pieces:
             if isinstance(piece, Slot):
-                node = node.slots.setdefault((piece.kind, piece.mode), TrieNode())
+                node = node.slots.setdefault((piece.value_type, piece.surface_mode), TrieNode())
             else:
                 for word in TOKEN.findall(piece.lower()):
                     node = node.words.setdefault(word, TrieNode())
@@ -178,8 +178,8 @@ class Grammar:
             if isinstance(piece, str):
                 out.append(piece)
                 continue
-            value = event.args[piece.role]
-            if piece.kind == "event":
+            value = event.args[piece.role_index]
+            if piece.value_type == "event":
                 out.append(self.write_clause(value, {p: v for p, v in inner.items() if v in event.args}, rng))
                 continue
             out.append(self._refer(piece, value, referents, rng, pronouns))
@@ -190,11 +190,11 @@ class Grammar:
 
     def _refer(self, slot: Slot, value: str, referents: PronounReferents, rng: random.Random, pronouns: float) -> str:
         """A value in its slot: by pronoun where the referents allow it and chance wants it."""
-        if slot.mode in REFERRING.get(slot.kind, ()):
+        if slot.surface_mode in REFERRING.get(slot.value_type, ()):
             pronoun = self.lexicon.pronoun[value]
             if referents.get(pronoun) == value and rng.random() < pronouns:
-                return PRONOUNS[pronoun] if slot.mode == "obj" else pronoun
-        return self.lexicon.surfaces[(slot.kind, slot.mode)][value]
+                return PRONOUNS[pronoun] if slot.surface_mode == "obj" else pronoun
+        return self.lexicon.surfaces[(slot.value_type, slot.surface_mode)][value]
 
     def update_referents(self, form: Form, event: Event, referents: PronounReferents) -> None:
         """Change the referents, in place, to those after the event was written in this form: of each pronoun the last
@@ -202,12 +202,12 @@ class Grammar:
         """
         for piece in form.pieces:
             if isinstance(piece, Slot):
-                value = event.args[piece.role]
+                value = event.args[piece.role_index]
                 if isinstance(value, Event):
                     self.update_referents(self.forms[value.kind][0], value, referents)
                     continue
                 pronoun = self.lexicon.pronoun.get(value)
-                if pronoun and piece.kind in REFERRING:
+                if pronoun and piece.value_type in REFERRING:
                     referents[pronoun] = value
 
     # Reading
@@ -258,7 +258,7 @@ class Grammar:
             table = self.tables[(kind, mode)]
             for length in range(1, min(table.max_words, len(tokens) - at) + 1):
                 words = " ".join(tokens[at : at + length])
-                values = table.values.get(words)
+                values = table.values_by_text.get(words)
                 if values is not None:
                     yield from self._walk(after, tokens, at + length, (*captured, (values, words)))
 
@@ -268,16 +268,16 @@ class Grammar:
         args: list[Any] = [None] * len(self.roles[form.kind])
         inner = dict(referents)
         for slot, (values, words) in zip(slots, captures, strict=True):
-            if slot.kind == "event":
-                args[slot.role] = self.parse_clause(words, inner)
+            if slot.value_type == "event":
+                args[slot.role_index] = self.parse_clause(words, inner)
             else:
                 meant = {referents.get(v[1:], "") if v[0] == "@" else v for v in values}
-                meant &= set(self.lexicon.values[slot.kind])
-                known = args[slot.role]
+                meant &= set(self.lexicon.values[slot.value_type])
+                known = args[slot.role_index]
                 agreed = meant if known is None else meant & known
                 if not agreed:
                     return None
-                args[slot.role] = agreed
+                args[slot.role_index] = agreed
                 if len(agreed) == 1:
                     value = next(iter(agreed))
                     pronoun = self.lexicon.pronoun.get(value)
@@ -296,11 +296,11 @@ class Grammar:
 
     def _spelt(self, slot: Slot, capture: Capture) -> str:
         values, words = capture
-        if slot.kind == "event":
+        if slot.value_type == "event":
             return " ".join(self._name(word) for word in words.split(" "))
         if values[0].startswith("@"):
             return words
-        return self.lexicon.surfaces[(slot.kind, slot.mode)][values[0]]
+        return self.lexicon.surfaces[(slot.value_type, slot.surface_mode)][values[0]]
 
     def _name(self, word: str) -> str:
         name = word.capitalize()

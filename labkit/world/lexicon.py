@@ -143,11 +143,11 @@ class Lexicon:
         the = [f"the {n}" for n in nouns]
         self._add("obstacle", nouns, plain=the, the=the, obj=the, noun=nouns, verb=[o["verb"] for o in obstacles])
         self.pronoun.update(dict.fromkeys(nouns, ""))
-        self.tiredness = frozenset(tiredness[: 2 * len(nouns)])
+        self.tiredness_reasons = frozenset(tiredness[: 2 * len(nouns)])
         reasons = [*tiredness[: 2 * len(nouns)], *(r for o in obstacles for r in o["reasons"])]
         self._add("reason", list(dict.fromkeys(reasons)), plain=list(dict.fromkeys(reasons)))
         for obstacle in obstacles:
-            own = (*obstacle["reasons"], *sorted(self.tiredness))
+            own = (*obstacle["reasons"], *sorted(self.tiredness_reasons))
             self.choices[("reason", obstacle["name"])] = own
             for reason in own:
                 self.facts[("blocks", obstacle["name"], reason)] = "yes"

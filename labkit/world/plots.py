@@ -172,31 +172,31 @@ class StoryBuilder:
                 if self.rng.random() < self.story_generator.size.bystanders:
                     self.add_bystander()
             elif not step.optional or self.rng.random() < 0.5:
-                self.add_step(step.kind, tuple(cast[role] for role in step.cast))
+                self.play_step(step.kind, tuple(cast[role] for role in step.cast))
 
     def add_bystander(self) -> None:
         """Someone uninvolved, somewhere, with something."""
         who, where = self.choose_entity("person"), self.choose_entity("place")
         if who is None or where is None:
             return
-        self.add_step("be_at", (who, where))
+        self.play_step("be_at", (who, where))
         if self.rng.random() < 0.5:
             what = self.choose_entity("thing")
             if what is not None:
-                self.add_step("own", (who, self.rng.choice(self.lexicon.choices["colour", what]), what))
+                self.play_step("own", (who, self.rng.choice(self.lexicon.choices["colour", what]), what))
         else:
             food = self.choose_entity("food")
             if food is not None:
-                self.add_step("have_many", (who, self.rng.choice(self.lexicon.counts), food))
+                self.play_step("have_many", (who, self.rng.choice(self.lexicon.counts), food))
 
-    def add_step(self, kind: str, args: tuple[str, ...]) -> None:
+    def play_step(self, kind: str, args: tuple[str, ...]) -> None:
         """Let it happen and write it, if it can. Whoever is met when the story has begun appears."""
         if kind == "be_at" and any(event.kind == "be_at" for event in self.events):
             kind = "appear"
         if kind == "feel":
             self.add_feeling(args[0])
         elif kind in self.story_generator.kinds:
-            self.add_event(Event(kind, args))
+            self.add_event_if_possible(Event(kind, args))
 
     def add_feeling(self, who: str) -> None:
         """Tell what someone feels by now, with the cause or without, once."""
@@ -206,11 +206,11 @@ class StoryBuilder:
             return
         self.told[who] = (feeling, cause)
         if self.rng.random() < BECAUSE:
-            self.add_event(Event("feel_because", (who, feeling, cause)))
+            self.add_event_if_possible(Event("feel_because", (who, feeling, cause)))
         else:
-            self.add_event(Event("feel", (who, feeling)))
+            self.add_event_if_possible(Event("feel", (who, feeling)))
 
-    def add_event(self, event: Event) -> None:
+    def add_event_if_possible(self, event: Event) -> None:
         """The event happens and is written down, unless it cannot."""
         kind = self.story_generator.kinds[event.kind]
         if unmet_precondition(kind, event, self.state) is not None:

@@ -37,14 +37,14 @@ ALSO = {
 
 class Question(NamedTuple):
     """What is asked. `pattern` has None where the answer goes, at index `asked_role` of its arguments;
-    `alternatives` are other patterns that answer it.
+    `alternative_patterns` are other patterns that answer it.
     """
 
     question_type: str
     pattern: Event
     asked_role: int
     value: Any
-    alternatives: tuple[Event, ...]
+    alternative_patterns: tuple[Event, ...]
     value_is_event: bool = False
 
     @property
@@ -54,7 +54,7 @@ class Question(NamedTuple):
 
     def stated_value(self, event: Event) -> Any:
         """What an event says in the place that is asked for, None when it does not speak to the question."""
-        for pattern in (self.pattern, *self.alternatives):
+        for pattern in (self.pattern, *self.alternative_patterns):
             if event.kind == pattern.kind:
                 asked_role = pattern.args.index(None)
                 if all(p in (None, Ellipsis) or p == a for p, a in zip(pattern.args, event.args, strict=True)):
@@ -99,18 +99,22 @@ def final_state_events(story: Story) -> Iterator[Event]:
             yield Event("is_feeling", (subject, value))
 
 
-def resolved_reason_event(event: Event, tiredness: Iterable[str]) -> Event:
-    """'The dog did not cross the bridge because it was too tired' -> was_too(dog, tired)."""
-    animal, obstacle, reason = event.args
-    return Event("was_too", (animal if reason in tiredness else obstacle, reason))
+def resolve_winograd_pronoun(fail_cross_event: Event, tiredness_reasons: Iterable[str]) -> Event:
+    """'The dog did not cross the bridge because it was too tired' -> was_too(dog, tired): the reason tells whom "it"
+    means, as in a Winograd schema (Levesque et al. 2012).
+    """
+    animal, obstacle, reason = fail_cross_event.args
+    return Event("was_too", (animal if reason in tiredness_reasons else obstacle, reason))
 
 
-def questions_about_story(story: Story, kinds: dict[str, EventKind], tiredness: frozenset[str]) -> list[Question]:
+def questions_about_story(
+    story: Story, kinds: dict[str, EventKind], tiredness_reasons: frozenset[str]
+) -> list[Question]:
     """Every question about a story that has one answer."""
     found: dict[tuple[Event, int], set[Any]] = {}
     asked: list[tuple[EventKind, str, Event]] = []
     events = [*story.events, *final_state_events(story)]
-    events += [resolved_reason_event(e, tiredness) for e in story.events if e.kind == "fail_cross"]
+    events += [resolve_winograd_pronoun(e, tiredness_reasons) for e in story.events if e.kind == "fail_cross"]
     for event in dict.fromkeys(events):
         kind = kinds[event.kind]
         for role in kind.ask:
@@ -119,10 +123,10 @@ def questions_about_story(story: Story, kinds: dict[str, EventKind], tiredness: 
             asked.append((kind, role, event))
     questions = [make_question(*one) for one in asked]
     questions = [q for q in questions if len(found[q.pattern, q.asked_role]) == 1 and q.question_type != "rule"]
-    return questions + first_event_questions(story, kinds)
+    return questions + what_happened_first_questions(story, kinds)
 
 
-def first_event_questions(story: Story, kinds: dict[str, EventKind]) -> list[Question]:
+def what_happened_first_questions(story: Story, kinds: dict[str, EventKind]) -> list[Question]:
     """'What happened first?': the whole event is the answer."""
     happened = [e for e in story.events if kinds[e.kind].is_happening]
     if len(happened) < 2:
@@ -130,8 +134,8 @@ def first_event_questions(story: Story, kinds: dict[str, EventKind]) -> list[Que
     return [Question("first", Event("first", (None,)), 0, happened[0], (), value_is_event=True)]
 
 
-def interleave_by_kind(questions: list[Question], rng: random.Random) -> list[Question]:
-    """The questions in an order in which each kind of asking comes about equally often and early; those that few
+def interleave_by_question_type(questions: list[Question], rng: random.Random) -> list[Question]:
+    """The questions in an order in which each question type comes about equally often and early; those that few
     stories allow come first, for a row has room for some only."""
     by: dict[str, list[Question]] = {}
     for question in questions:

@@ -17,7 +17,7 @@ from labkit.world.answers import AnswerGrammar
 from labkit.world.events import Event, EventKind, WorldState, apply_event
 from labkit.world.lexicon import Lexicon, load_yaml
 from labkit.world.plots import Story, StoryGenerator
-from labkit.world.questions import Question, interleave_by_kind, make_question, questions_about_story
+from labkit.world.questions import Question, interleave_by_question_type, make_question, questions_about_story
 
 READING = ("where", "who", "what", "colour", "how_many", "feel", "why", "first", "it", "code", "dialogue")
 OTHER = ("fact", "rule", "name_feeling", "write", "retell", "refuse")
@@ -64,8 +64,8 @@ class Task(NamedTuple):
     story_requirements: StoryRequirements | None = None
 
 
-def without_story(task: Task) -> Task:
-    """The same question without the story that it is about."""
+def remove_story_from_prompt(task: Task) -> Task:
+    """The same task, but its first message asks without the story that it is about; its `story` is then ''."""
     if not task.story:
         return task
     first = task.messages[0]
@@ -86,7 +86,9 @@ class TaskGenerator:
 
     def questions(self, story: Story, rng: random.Random) -> list[Question]:
         """The story's questions, spread over the kinds of asking."""
-        return interleave_by_kind(questions_about_story(story, self.kinds, self.lexicon.tiredness), rng)
+        return interleave_by_question_type(
+            questions_about_story(story, self.kinds, self.lexicon.tiredness_reasons), rng
+        )
 
     def write_exchange(
         self, question: Question, story: Story, rng: random.Random, style: str = "sentence"
@@ -104,11 +106,11 @@ class TaskGenerator:
             polite = f"{rng.choice(self.answers.before)} {answer}"
             return polite if rng.random() < 0.5 else f"{answer} {rng.choice(self.answers.after)}"
         if style == "reason":
-            more = self.related_non_answer_event(question, story)
+            more = self.last_other_event_about_subject(question, story)
             return answer if more is None else f"{answer} {self.answers.grammar.write(more, referents, rng)}"
         return answer
 
-    def related_non_answer_event(self, question: Question, story: Story) -> Event | None:
+    def last_other_event_about_subject(self, question: Question, story: Story) -> Event | None:
         """The last thing in the story that speaks of what was asked about, and is not the answer itself."""
         about = {a for a in question.answer_event.args if isinstance(a, str)}
         for event in reversed(story.events):
@@ -208,8 +210,8 @@ class TaskGenerator:
 
     # Doing
 
-    def task_without_story(self, split: str, rng: random.Random, kind: str) -> Task:
-        """A task whose answer is not in a story."""
+    def non_reading_task(self, split: str, rng: random.Random, kind: str) -> Task:
+        """A task of one of the kinds in OTHER."""
         return getattr(self, f"_{kind}")(split, rng)
 
     def _fact(self, split: str, rng: random.Random) -> Task:

@@ -40,22 +40,22 @@ def report():
 
 def test_the_loss_curves_are_equal_and_fall(report):
     curve = report["loss_curve"]
-    assert curve["steps"] == len(curve["ours"]) == len(curve["theirs"]) == 200
+    assert curve["steps"] == len(curve["labkit"]) == len(curve["transformers"]) == 200
     assert curve["max_difference"] < 1e-4
-    assert curve["ours"][0] == pytest.approx(math.log(40), abs=0.1)
-    assert curve["ours"][-1] < 0.75 * curve["ours"][0]
+    assert curve["labkit"][0] == pytest.approx(math.log(40), abs=0.1)
+    assert curve["labkit"][-1] < 0.75 * curve["labkit"][0]
 
 
 def test_the_report_has_its_form(report):
     assert json.loads(json.dumps(report)) == report
     (shape,) = report["shapes"]
     assert shape["name"] == "tiny" and shape["tokens"] == 64
-    assert {name.split()[0] for name in shape["timings"]} == {"ours", "theirs"}
+    assert {name.split()[0] for name in shape["timings"]} == {"labkit", "transformers"}
     for timing in shape["timings"].values():
         assert timing["tokens_per_second"] == pytest.approx(64 / timing["seconds"])
     assert set(shape["ratios"]) == {"eager"}
-    fastest = min(t["seconds"] for name, t in shape["timings"].items() if name.startswith("theirs"))
-    ours = min(t["seconds"] for name, t in shape["timings"].items() if name.startswith("ours"))
+    fastest = min(t["seconds"] for name, t in shape["timings"].items() if name.startswith("transformers"))
+    ours = min(t["seconds"] for name, t in shape["timings"].items() if name.startswith("labkit"))
     assert shape["ratios"]["eager"] == pytest.approx(fastest / ours)
     assert "times as fast" in table(report) and "200 steps" in table(report)
 
@@ -63,7 +63,7 @@ def test_the_report_has_its_form(report):
 def test_each_side_tries_every_way():
     names = [variant.name for variant in candidate_variants(("fp32", "bf16"))]
     assert len(names) == len(set(names)) == 12
-    assert "theirs eager bf16 sdpa attention fused" in names
+    assert "transformers eager bf16 sdpa attention fused" in names
 
 
 def test_batches_are_shifted_by_one_and_come_again():
@@ -73,8 +73,8 @@ def test_batches_are_shifted_by_one_and_come_again():
 
 
 def test_ratios_take_the_best_of_each_side():
-    eager = StepVariant("ours", "bf16", "own", "fused", False)
-    theirs = eager._replace(side="theirs", attention="sdpa")
+    eager = StepVariant("labkit", "bf16", "own", "fused", False)
+    theirs = eager._replace(library="transformers", attention="sdpa")
     seconds = {
         eager: 2.0,
         theirs: 4.0,
@@ -88,5 +88,5 @@ def test_ratios_take_the_best_of_each_side():
 @pytest.mark.slow
 def test_a_compiled_step_gives_the_losses_of_an_eager_one():
     shape = dataclasses.replace(TINY, depth=1)
-    eager, compiled = (_step(StepVariant("ours", "fp32", "own", "fused", c), shape, 2) for c in (False, True))
+    eager, compiled = (_step(StepVariant("labkit", "fp32", "own", "fused", c), shape, 2) for c in (False, True))
     assert [compiled() for _ in range(5)] == pytest.approx([eager() for _ in range(5)], abs=1e-5)

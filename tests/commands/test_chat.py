@@ -63,7 +63,7 @@ def test_the_pieces_of_a_reply_add_up_to_it(talk):
 
 
 def test_a_story_opens_the_next_message_and_only_that(talk):
-    talk.set_story("Tom is here.")
+    talk.reset("Tom is here.")
     list(talk.answer("Where?"))
     assert talk.messages[0].content == "Tom is here.\nWhere?"
     list(talk.answer("And now?"))

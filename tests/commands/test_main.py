@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "--preset smoke --tokenizer.documents 60 --model.width 32 --model.depth 1 "
     "--pretrain.train.steps 6 --pretrain.train.batch-size 2 --sft.train.steps 4 --sft.train.batch-size 2 "
-    "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks 1 --evaluation.examples 4 "
+    "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks-per-kind 1 --evaluation.majority-baseline-tasks 4 "
     "--evaluation.novelty-documents 10 --evaluation.story-max-new-tokens 12 --evaluation.answer-max-new-tokens 4 "
-    "--evaluation.prompts 4 "
-    "--annotation.prompts 12 --annotation.held-out 6 --annotation.max-new-tokens 6 --annotation.ties "
+    "--evaluation.policy-prompts 4 "
+    "--annotation.prompts 12 --annotation.held-out 6 --annotation.max-new-tokens 6 --annotation.keep-ties "
     "--reward.train.steps 3 --ppo.train.steps 2 --ppo.train.batch-size 8 --ppo.max-new-tokens 6 --dpo.train.steps 3"
 ).split()
 

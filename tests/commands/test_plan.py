@@ -43,7 +43,11 @@ def test_fields_of_the_recipe_count_and_json_is_in_bytes(capsys):
     assert one["stage"] == "pretrain" and one["fits"] is True and "fits" not in three
     block = 4 * (32 * 96 + 32 * 32 + 32 * 128 + 64 * 32 + 4 * 32)  # qkv, out, gate and up, down, two norms of 32 and 32
     assert three["parameter_count"] - one["parameter_count"] == 2 * block / 4
-    assert three["parameters"] - one["parameters"] == three["gradients"] - one["gradients"] == 2 * block
+    assert (
+        three["parameter_bytes"] - one["parameter_bytes"]
+        == three["gradient_bytes"] - one["gradient_bytes"]
+        == 2 * block
+    )
     assert three["peak_bytes"] > one["peak_bytes"] and three["seconds"] > one["seconds"]
 
 
@@ -55,7 +59,7 @@ def test_devices_share_by_the_strategy_of_training(capsys):
     assert main([*arguments, "--parallel", "fsdp"]) == 0
     fsdp = json.loads(capsys.readouterr().out)
     assert (ddp["parallel"], fsdp["parallel"]) == ("ddp", "fsdp")
-    share = fsdp["stages"][0]["optimizer_state"] / ddp["stages"][0]["optimizer_state"]
+    share = fsdp["stages"][0]["optimizer_state_bytes"] / ddp["stages"][0]["optimizer_state_bytes"]
     assert share == pytest.approx(0.5, abs=0.02)
 
 

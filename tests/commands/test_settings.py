@@ -17,7 +17,7 @@ from labkit.bench.train import ModelShape, TrainBench
 from labkit.bench.world import WorldBench
 from labkit.commands.bench import BenchOptions
 from labkit.commands.chat import ChatOptions
-from labkit.commands.decode_compare import CompareOptions
+from labkit.commands.decode_compare import DecodeCompareOptions
 from labkit.commands.generate import GenerateOptions
 from labkit.commands.plan import PlanOptions
 from labkit.commands.world import WorldOptions
@@ -55,7 +55,7 @@ SAMPLES: list[Any] = [
     RunOptions(),
     BenchOptions("run"),
     PlanOptions(),
-    CompareOptions(HERE),
+    DecodeCompareOptions(HERE),
     Gated(8),
     Plain(8),
     MoE(Gated(8)),

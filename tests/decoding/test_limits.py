@@ -30,13 +30,13 @@ def model() -> Transformer:
 )
 def test_rows_and_tokens_of_each_kind(model, line, rows, tokens):
     found = generation_cost(parse_strategy(line), 10, 20, model)
-    assert (found.batch_size, found.tokens) == (rows, tokens)
+    assert (found.batch_size, found.processed_tokens) == (rows, tokens)
     assert found.flops == pytest.approx(tokens * model.training_flops_per_token(30) / 3)
 
 
 def test_keys_and_values_in_bytes(model):
     """Two numbers of 4 bytes for each of 5 rows, 30 tokens, 3 layers, 1 key head, 12 numbers wide."""
-    assert generation_cost(parse_strategy("beam beams=5"), 10, 20, model).memory_bytes == 2 * 4 * 5 * 30 * 3 * 1 * 12
+    assert generation_cost(parse_strategy("beam beams=5"), 10, 20, model).kv_cache_bytes == 2 * 4 * 5 * 30 * 3 * 1 * 12
 
 
 def test_what_the_context_cuts_off_costs_nothing(model):
@@ -48,7 +48,7 @@ def test_what_the_context_cuts_off_costs_nothing(model):
 def test_what_is_above_a_ceiling_is_refused_in_words(model):
     with pytest.raises(LabError, match=r"beam beams=1000 is 1,000 texts at once; here at most 32\. Take a smaller bea"):
         check_generation_cost(parse_strategy("beam beams=1000"), 10, 20, model)
-    small = GenerationCost(batch_size=64, tokens=100, flops=1e12, memory_bytes=1e9)
+    small = GenerationCost(batch_size=64, processed_tokens=100, flops=1e12, kv_cache_bytes=1e9)
     with pytest.raises(LabError, match=r"best n=8 is 410 tokens to read; here at most 100\. Take a smaller n= or few"):
         check_generation_cost(parse_strategy("best n=8"), 10, 20, model, small)
     with pytest.raises(LabError, match=r"greedy is 0\.0 TFLOP; .* Take fewer tokens"):

@@ -249,7 +249,7 @@ def test_strategies_side_by_side(capsys):
     assert all(line in shown for line in lines) and "±" in shown and "self-BLEU" in shown
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["strategies"]
-    assert found[0]["diverges_at"] is None and found[1]["diverges_at"] >= 0
+    assert found[0]["first_different_word_index"] is None and found[1]["first_different_word_index"] >= 0
     scores = [one["scores"] for one in found]
     assert scores[1]["tokens"]["half_width"] >= 0 and scores[0]["tokens"]["half_width"] == 0
     assert scores[2]["nats per token"]["mean"] > scores[1]["nats per token"]["mean"]

@@ -83,14 +83,20 @@ def test_enough_beams_find_the_best_text_of_all():
         logprobs = model(rows)[:, 2:5].log_softmax(-1).gather(-1, texts.unsqueeze(-1)).sum((1, 2))
     found = beam_search(model, PROMPT, beams=V * V, max_new_tokens=3).hypotheses
     assert found[0].tokens == texts[logprobs.argmax()].tolist()
-    assert found[0].logprob == pytest.approx(float(logprobs.max()), abs=1e-4)
-    assert [beam.logprob for beam in found[:50]] == pytest.approx(logprobs.topk(50).values.tolist(), abs=1e-3)
+    assert found[0].cumulative_logprob == pytest.approx(float(logprobs.max()), abs=1e-4)
+    assert [beam.cumulative_logprob for beam in found[:50]] == pytest.approx(
+        logprobs.topk(50).values.tolist(), abs=1e-3
+    )
 
 
 def test_the_tree_holds_every_step_that_was_weighed():
     found, tree = beam_search(build(), PROMPT, beams=3, max_new_tokens=6, stop_ids=[END])
     for beam in found:
-        ends = [i for i, node in enumerate(tree) if node.outcome == "ended" and node.logprob == beam.logprob]
+        ends = [
+            i
+            for i, node in enumerate(tree)
+            if node.outcome == "ended" and node.cumulative_logprob == beam.cumulative_logprob
+        ]
         path, at = [], ends[0]
         while at >= 0:
             path.append(tree[at].token)

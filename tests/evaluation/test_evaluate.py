@@ -13,17 +13,22 @@ from labkit.evaluation.language_models import evaluate_base, evaluate_chat
 from labkit.evaluation.samples import sample_answers
 from labkit.evaluation.stories import generate_stories, is_valid_without_events, novel_story_share, story_metrics
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.text.chat import document_texts
+from labkit.text.chat import texts_with_leading_space
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Event, Message, World
 
 torch.set_num_threads(1)
 WORLD = World.load("tiny")
 TRAINED = [WORLD.document("train", 0, index) for index in range(200)]
-TOKENIZER = Tokenizer.train([piece for document in TRAINED for piece in document_texts(document)])
+TOKENIZER = Tokenizer.train([piece for document in TRAINED for piece in texts_with_leading_space(document)])
 DATA = WorldData(WORLD, 192, seed=0, num_trained_documents=200)
 CONFIG = EvaluationConfig(
-    documents=8, stories=20, tasks=4, examples=60, story_max_new_tokens=40, answer_max_new_tokens=8
+    documents=8,
+    stories=20,
+    tasks_per_kind=4,
+    majority_baseline_tasks=60,
+    story_max_new_tokens=40,
+    answer_max_new_tokens=8,
 )
 STORIES = [document.passage for document in TRAINED if document.kind == "story"]
 

@@ -7,7 +7,7 @@ import torch
 
 from labkit.evaluation.held_out_loss import document_loss, loss_sum_and_count, mismatched_prompt_loss, text_loss
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.text.chat import document_texts
+from labkit.text.chat import texts_with_leading_space
 from labkit.text.sources import document_batch
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
@@ -21,7 +21,7 @@ def conversation(number):
 
 
 DOCUMENTS = [Document("story", STORY, conversation(1).messages), conversation(23)]
-TOKENIZER = Tokenizer.train([piece for document in DOCUMENTS for piece in document_texts(document)])
+TOKENIZER = Tokenizer.train([piece for document in DOCUMENTS for piece in texts_with_leading_space(document)])
 SIZE = TOKENIZER.vocab_size
 
 

@@ -110,8 +110,8 @@ def test_the_oracle_that_picks_the_best_is_the_runs_annotator(run, tmp_path):
 def test_where_texts_first_differ():
     assert first_difference_index([[5, 6], [5, 7]]) == 1
     assert first_difference_index([[5, 6], [5]]) is None  # the second still writes
-    assert first_difference_index([[5, 6], [5]], ended=True) == 1
-    assert first_difference_index([[5], [5]], ended=True) is None
+    assert first_difference_index([[5, 6], [5]], end_is_difference=True) == 1
+    assert first_difference_index([[5], [5]], end_is_difference=True) is None
 
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -189,7 +189,7 @@ def test_bert_tells_if_one_sentence_follows_another(tmp_path):
     types = (torch.arange(T) > 5).long().expand(3, T)
     with torch.no_grad():
         expected = published(input_ids=ids, attention_mask=mask.long(), token_type_ids=types).seq_relationship_logits
-        found = model.class_logits(model.hidden_states(ids, mask=mask, types=types))
+        found = model.class_logits(model.hidden_states(ids, mask=mask, token_type_ids=types))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     with pytest.raises(LabError, match="tells no classes"):
         Transformer(ModelConfig(9)).class_logits(torch.zeros(1, 1, 128))

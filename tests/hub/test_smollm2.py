@@ -87,7 +87,7 @@ def test_its_attention_is_looked_at(imported):
     data = attention.attention_viewer_data(lab, "smol", "sft", attention.OPENING)
     (map_,) = data["maps"]
     assert (map_["layers"], map_["heads"], map_["key_value_heads"]) == (30, 9, 3) and data["focus"]
-    assert attention.opening_example_table(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
+    assert attention.pronoun_accuracy_table(lab, "smol", "sft")["note"][1]["sets"][0]["where"] == "everyday English"
 
 
 def test_eight_steps_of_fine_tuning_teach_it(imported):

@@ -182,12 +182,16 @@ def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, 
 def test_a_head_s_effect_is_measured_after_the_token_that_is_chosen(look):
     """The prediction after a token does not know what comes later: of a shorter text it is the same."""
     shorter = Inspection(look.model, look.tokenizer, look.ids[:4])
-    assert look.ablate(0, 1, 2, position=3).kl_nats == pytest.approx(shorter.ablate(0, 1, 2).kl_nats, abs=1e-5)
-    torch.testing.assert_close(look.ablation_effects(0, position=3), shorter.ablation_effects(0), atol=1e-5, rtol=1e-4)
-    assert look.ablate(0, 1, 2, position=3).kl_nats != pytest.approx(look.ablate(0, 1, 2).kl_nats, abs=1e-4)
+    assert look.ablate(0, 1, 2, prediction_position=3).kl_nats == pytest.approx(
+        shorter.ablate(0, 1, 2).kl_nats, abs=1e-5
+    )
+    torch.testing.assert_close(
+        look.ablation_effects(0, prediction_position=3), shorter.ablation_effects(0), atol=1e-5, rtol=1e-4
+    )
+    assert look.ablate(0, 1, 2, prediction_position=3).kl_nats != pytest.approx(look.ablate(0, 1, 2).kl_nats, abs=1e-4)
     for place in (-1, len(look.ids)):
         with pytest.raises(LabError, match=f"no token {place} in this text"):
-            look.ablation_effects(0, position=place)
+            look.ablation_effects(0, prediction_position=place)
     for some, whole in zip(look.logit_lens(last_tokens=2), look.logit_lens(), strict=True):
         assert [[text for text, _ in token] for token in some] == [[text for text, _ in token] for token in whole[-2:]]
     with pytest.raises(LabError, match="Token 1 cannot look at token 3"):
@@ -221,7 +225,7 @@ def test_what_a_viewer_asks(look, tokenizer):
     assert len(views.handle_request({"what": "lens", "stage": "one"})["lens"]) == 4
     assert len(views.handle_request({**here, "what": "effects", "kind": "mean"})["effects"]) == 3
     after = views.handle_request({**here, "what": "without", "kind": "zero", "place": 2})
-    assert after["kl_nats"] == look.ablate(0, 1, 2, position=2).kl_nats
+    assert after["kl_nats"] == look.ablate(0, 1, 2, prediction_position=2).kl_nats
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"stage": "three"}, "no checkpoint 'three'"),
         ({"what": "all"}, "view, cell, without, effects or lens"),
@@ -250,11 +254,11 @@ def test_patching_all_of_a_text_brings_all_of_it_back(demo):
     first, second = (tokenizer.encode(f" Tom had a {colour} ball. The ball was") for colour in ("red", "blue"))
     (differs,) = [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
     found = activation_patching(model, first, second)
-    torch.testing.assert_close(found.residual[0, differs], torch.tensor(1.0), atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.residual[-1, -1], torch.tensor(1.0), atol=1e-3, rtol=0)
-    assert found.residual[:, :differs].abs().max() < 1e-4  # before it both texts are the same
-    assert found.residual[-1, :-1].abs().max() < 1e-4  # after the last block no other token is looked at
-    assert found.heads.shape == (4, 2) and found.log_odds[0] > found.log_odds[1]
+    torch.testing.assert_close(found.residual_recovered[0, differs], torch.tensor(1.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.residual_recovered[-1, -1], torch.tensor(1.0), atol=1e-3, rtol=0)
+    assert found.residual_recovered[:, :differs].abs().max() < 1e-4  # before it both texts are the same
+    assert found.residual_recovered[-1, :-1].abs().max() < 1e-4  # after the last block no other token is looked at
+    assert found.heads_recovered.shape == (4, 2) and found.clean_log_odds > found.corrupted_log_odds
     done: list[tuple[int, int]] = []
     activation_patching(model, first, second, progress=lambda *at: done.append(at))
     readings = 1 + 3 * (len(first) - differs) + 8  # one word differs; before it nothing can, and 8 heads
@@ -271,9 +275,9 @@ def test_the_examples_know_whom_it_stands_for(demo):
         for example in examples:
             assert (
                 tokenizer.token_text(example.ids[example.pronoun_index]) == " it"
-                and example.right_ids != example.wrong_ids
+                and example.right_answer_ids != example.wrong_answer_ids
             )
-            says = tokenizer.decode(example.right_ids).split()[-1]
+            says = tokenizer.decode(example.right_answer_ids).split()[-1]
             assert says.endswith(tokenizer.token_text(example.ids[example.right_index]).strip())
         assert len({example.text for example in examples}) == len(examples)
     with pytest.raises(LabError, match="nothing is called it"):
@@ -291,7 +295,10 @@ def test_coreference_is_measured_as_its_formula(demo):
             logprobs = model(row)[0].log_softmax(-1)
         return sum(float(logprobs[len(ids) - 1 + i, token]) for i, token in enumerate(answer))
 
-    expected = [said(example.ids, example.right_ids) - said(example.ids, example.wrong_ids) for example in examples]
+    expected = [
+        said(example.ids, example.right_answer_ids) - said(example.ids, example.wrong_answer_ids)
+        for example in examples
+    ]
     assert answer_log_odds(model, examples).tolist() == pytest.approx(expected, abs=1e-3)
     assert accuracy_and_standard_error(torch.tensor([1.0, -1.0, 2.0, 3.0])) == (
         0.75,
@@ -304,11 +311,11 @@ def test_heads_are_found_by_what_they_do(demo):
     model, tokenizer = demo.model("sft"), demo.tokenizer()
     examples = world_coref_examples(World.load("lab"), tokenizer, 16)
     found = find_heads(model, tokenizer, examples)
-    assert found.accuracy > 0.9 and found.log_odds > 2 and len(found.heads) == 8
+    assert found.accuracy > 0.9 and found.mean_log_odds > 2 and len(found.heads) == 8
     assert max(found.heads, key=lambda head: head.previous_token)[:2] == (0, 1)
-    carried = [head.ablation_effect for head in found.heads if head.ablation_effect is not None]
+    carried = [head.ablation_log_odds_drop for head in found.heads if head.ablation_log_odds_drop is not None]
     assert len(carried) == 8 and carried == sorted(carried, reverse=True) and carried[0] > 1
-    fewer = [head.ablation_effect for head in find_heads(model, tokenizer, examples, num_ablated=2).heads]
+    fewer = [head.ablation_log_odds_drop for head in find_heads(model, tokenizer, examples, num_ablated=2).heads]
     assert sum(effect is not None for effect in fewer) == 2 and fewer[-1] is None
 
 

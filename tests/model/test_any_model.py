@@ -208,8 +208,8 @@ def test_each_encoding_tells_an_order_and_only_distance_where_it_is_relative(pos
 def test_token_types_tell_tokens_apart():
     model = build(ModelConfig(V, CONTEXT, 24, 1, 2, 2, token_types=2))
     types = torch.zeros(2, T, dtype=torch.int64)
-    assert torch.equal(model(tokens(), types=types), model(tokens()))
-    assert not torch.allclose(model(tokens(), types=types + 1), model(tokens()))
+    assert torch.equal(model(tokens(), token_type_ids=types), model(tokens()))
+    assert not torch.allclose(model(tokens(), token_type_ids=types + 1), model(tokens()))
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_training_pays_for_experts_that_lie_idle():
     assert len(layers) == 2 and all(1 <= layer.load_balance <= 4 for layer in layers)
     expected = next_token_loss(model(inputs), labels, batch.mask).loss_sum
     torch.testing.assert_close(loss - expected, counted * 0.5 * sum(layer.load_balance for layer in layers))
-    model.auxiliary_loss().backward()
+    model.weighted_aux_loss().backward()
     assert layers[0].router.weight.grad is not None and layers[0].router.weight.grad.abs().sum() > 0
 
 
@@ -93,7 +93,7 @@ def test_padding_is_nothing_to_experts(capacity):
         model.zero_grad()
         loss, _, _ = next_token_objective(model, Batch(inputs, labels, mask))
         loss.backward()
-        found.append([loss, model.auxiliary_loss(), *(p.grad for p in model.parameters())])
+        found.append([loss, model.weighted_aux_loss(), *(p.grad for p in model.parameters())])
     for short, long in zip(*found, strict=True):
         torch.testing.assert_close(short, long)
     assert found[0][1] > 0

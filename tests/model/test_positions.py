@@ -94,7 +94,7 @@ def test_buckets_by_hand():
     encoding = T5Buckets(8, 16).build(ModelSizes(context=64, width=8, heads=2, head_dim=4))
     assert isinstance(encoding, T5BucketsEncoding)
     distance = -torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 15, 60, -5])
-    assert encoding.bucket(distance).tolist() == [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 7, 0]
+    assert encoding.relative_position_bucket(distance).tolist() == [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 7, 0]
 
 
 def test_relative_vectors_by_hand():

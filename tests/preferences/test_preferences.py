@@ -28,7 +28,7 @@ from labkit.preferences.annotate import (
     write_annotated_pairs,
 )
 from labkit.preferences.prompts import DatasetPrompts, WorldPrompts
-from labkit.text.chat import document_texts
+from labkit.text.chat import texts_with_leading_space
 from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message, World, gold_score
@@ -40,7 +40,7 @@ SMALL = AnnotationConfig(annotator="warm", num_generations=4, max_new_tokens=12)
 def lab():
     world = World.load("tiny")
     tokenizer = Tokenizer.train(
-        [piece for i in range(60) for piece in document_texts(world.conversation("train", 0, i))]
+        [piece for i in range(60) for piece in texts_with_leading_space(world.conversation("train", 0, i))]
     )
     torch.manual_seed(0)
     shape = ModelConfig(
@@ -83,7 +83,9 @@ def test_what_is_answered_depends_on_the_arguments_alone(lab):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(annotations, "generate", listen)
         for seed in (0, 0, 1):
-            generate_annotated_pairs(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 4, seed)
+            generate_annotated_pairs(
+                model, tokenizer, world, dataclasses.replace(SMALL, keep_ties=True), "train", 4, seed
+            )
     assert told[0] == told[1] != told[2] and len(told[0]) == 16
 
 
@@ -101,7 +103,9 @@ def test_ties_are_left_out_unless_asked_for(lab, monkeypatch):
     good = preference_task(world, "train", 0, 0).reference
     said = [good, "Um", good, "Um", *["Um", "Er", "Um", "Er"] * 3]  # right or not to the first prompt, else never
     monkeypatch.setattr(annotations, "generate", lambda *given, **options: [tokenizer.encode(" " + x) for x in said])
-    everything = generate_annotated_pairs(model, tokenizer, world, dataclasses.replace(SMALL, ties=True), "train", 4)
+    everything = generate_annotated_pairs(
+        model, tokenizer, world, dataclasses.replace(SMALL, keep_ties=True), "train", 4
+    )
     assert [choice.chosen_gold == choice.rejected_gold for choice in everything] == [False, True, True, True]
     assert generate_annotated_pairs(model, tokenizer, world, SMALL, "train", 4) == everything[:1]
 
@@ -196,7 +200,7 @@ def test_prompts_of_the_world_fit_and_are_judged(lab):
     assert all(len(prompts.prompt_ids(i)) <= 150 for i in range(30))
     assert prompts.prompt_ids(3) == WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=150, seed=7).prompt_ids(3)
     answer = tokenizer.encode(" I do not know.")
-    assert len(prompts.gold_scores([0, 1, 1], [answer] * 3)) == 3
+    assert len(prompts.gold_scores_if_known([0, 1, 1], [answer] * 3)) == 3
     with pytest.raises(LabError, match="train.max_length leaves 2 tokens for a prompt"):
         WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=2, seed=7).prompt_ids(0)
 

@@ -182,7 +182,8 @@ def test_a_stage_begins_with_a_model_of_another_run(tmp_path, monkeypatch, shard
     recipe = planned(f"sft@{big}/pretrain")
     list(run(recipe, path))
     made = Run.open(path)
-    assert Run.open(big).stage("pretrain").weights_file.name.endswith(".index.json" if sharded else "model.safetensors")
+    ending = ".index.json" if sharded else "model.safetensors"
+    assert Run.open(big).stage("pretrain").weights_or_index_file.name.endswith(ending)
     assert [stage.name for stage in made.stages] == ["sft"] and made.stage("sft").finished
     assert (path / "tokenizer.json").read_bytes() == (big / "tokenizer.json").read_bytes()
     whole = tmp_path / "whole"

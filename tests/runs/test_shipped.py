@@ -10,7 +10,7 @@ from labkit.errors import LabError
 from labkit.evaluation.policies import policy_metrics
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import prepare_stage, reevaluate_stage, run
+from labkit.runs.pipeline import evaluate_finished_stage, prepare_stage, run
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.presets import make_recipe
 from labkit.runs.shipped import make_demo_run
@@ -57,7 +57,10 @@ def test_the_report_is_of_the_rounded_weights(source, shipped):
     assert made[0]["metrics"]["untrained_loss"] == before[0]["metrics"]["untrained_loss"]
     stage_inputs = prepare_inputs(shipped)
     for name in ("pretrain", "sft", "dpo"):
-        assert shipped.stage(name).result | reevaluate_stage(shipped, name, stage_inputs) == shipped.stage(name).result
+        assert (
+            shipped.stage(name).result | evaluate_finished_stage(shipped, name, stage_inputs)
+            == shipped.stage(name).result
+        )
     assert made[0]["metrics"]["validation_loss"] != before[0]["metrics"]["validation_loss"]
 
 
@@ -95,10 +98,10 @@ def test_the_measures_of_data_demo_come_out_again(name):
     )
     if isinstance(stage, PPO | DPO):
         tokens = stage.max_new_tokens if isinstance(stage, PPO) else demo.recipe.evaluation.answer_max_new_tokens
-        asked = demo.recipe.evaluation.prompts, stage.train.max_length, tokens
+        asked = demo.recipe.evaluation.policy_prompts, stage.train.max_length, tokens
         found = policy_metrics(demo.model(name), stage_inputs, *asked)
     else:
-        found = reevaluate_stage(demo, name, stage_inputs)["metrics"]
+        found = evaluate_finished_stage(demo, name, stage_inputs)["metrics"]
     known = {
         "validation_loss",
         "grammatical",

@@ -132,7 +132,7 @@ def test_log_probabilities_are_those_of_the_distribution_that_was_sampled(stage_
         x, _ = model(batch.inputs, batch.mask)
         logits = model.actor.logits(x) / 0.5
     torch.testing.assert_close(token_logprobs(logits, batch.labels) * batch.mask, batch.logprobs)
-    assert batch.kl.item() == pytest.approx(0, abs=1e-5)
+    assert batch.metrics["kl"].item() == pytest.approx(0, abs=1e-5)
     loss, count, watched = stage.objective(model, batch)
     assert loss.item() == pytest.approx(stage.vf_coef * watched["value_loss"].item(), abs=1e-3)
     spread = entropy(logits)[batch.mask].mean()
@@ -172,7 +172,7 @@ def test_a_judge_that_gives_no_numbers_is_refused(stage_inputs):
     assert isinstance(source, RolloutSource)
     source.judge = lambda prompts, answers: [len(answer) for answer in answers]  # whole numbers are numbers
     batch = source.next_batch(model, 0)
-    assert batch.reward.item() == pytest.approx(batch.length.item())
+    assert batch.metrics["reward"].item() == pytest.approx(batch.metrics["length"].item())
 
 
 def test_accumulated_rollouts_are_one_large_rollout(stage_inputs):

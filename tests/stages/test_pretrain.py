@@ -7,7 +7,7 @@ from labkit.errors import LabError
 from labkit.evaluation.config import TextData, WorldData
 from labkit.model.transformer import Transformer
 from labkit.stages import Pretrain, StageInputs
-from labkit.text.chat import document_texts
+from labkit.text.chat import texts_with_leading_space
 from labkit.text.reading import ReadReport, Texts
 from labkit.text.sources import document_batch
 from labkit.text.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ STAGE = Pretrain(
 def stage_inputs():
     world = World.load("tiny")
     documents = [world.document("train", 0, index) for index in range(60)]
-    tokenizer = Tokenizer.train([piece for document in documents for piece in document_texts(document)])
+    tokenizer = Tokenizer.train([piece for document in documents for piece in texts_with_leading_space(document)])
     return StageInputs(tokenizer, world, seed=2)
 
 

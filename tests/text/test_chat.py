@@ -6,12 +6,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from labkit.errors import LabError
 from labkit.text.chat import (
     decode_reply,
-    document_texts,
     encode_document,
     encode_documents,
     encode_messages,
     encode_prompt,
     encode_text_prompt,
+    texts_with_leading_space,
 )
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
@@ -24,7 +24,7 @@ TURNS = (
     Message("assistant", "He is happy."),
 )
 DOCUMENT = Document("story", STORY, TURNS)
-TOKENIZER = Tokenizer.train([piece for piece in document_texts(DOCUMENT)] * 40)
+TOKENIZER = Tokenizer.train([piece for piece in texts_with_leading_space(DOCUMENT)] * 40)
 
 
 def show(ids):

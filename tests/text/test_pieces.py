@@ -13,7 +13,7 @@ from labkit.text.pieces import (
     is_word_boundary,
     sample_evenly_spaced_pieces,
     split_into_pieces,
-    split_long_character_runs,
+    split_long_pretokens,
 )
 from labkit.text.tokenizer import Tokenizer
 from tests.published import sentencepiece
@@ -89,9 +89,9 @@ def test_half_a_character_is_refused_in_a_long_text_too():
 
 def test_the_trainer_sees_no_endless_word():
     text = "数" * 1000 + " 123" + "=" * 600 + "\n" + PROSE
-    assert "".join(split_long_character_runs([text])) == text
-    assert max(map(len, split_long_character_runs(["数" * 1000]))) == 256
-    assert list(split_long_character_runs([PROSE])) == [PROSE]
+    assert "".join(split_long_pretokens([text])) == text
+    assert max(map(len, split_long_pretokens(["数" * 1000]))) == 256
+    assert list(split_long_pretokens([PROSE])) == [PROSE]
 
 
 def test_a_long_text_is_sampled_evenly_for_the_tokenizer():

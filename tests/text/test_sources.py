@@ -17,7 +17,7 @@ from labkit.text.sources import (
     PackedConversationSource,
     RandomChunkSource,
     encode_corpus,
-    pack_rows,
+    pack_first_fit_decreasing,
     sliding_window_batches,
 )
 from labkit.text.tokenizer import Tokenizer
@@ -107,12 +107,12 @@ def test_loss_on_answers_counts_their_words_and_end():
 
 def test_packing_by_hand():
     rows = [([1, 2], [True, False]), ([3], [True]), ([4, 5, 6], [False, False, True])]
-    assert pack_rows(rows, 4) == [([4, 5, 6, 3], [False, False, True, True]), ([1, 2], [True, False])]
+    assert pack_first_fit_decreasing(rows, 4) == [([4, 5, 6, 3], [False, False, True, True]), ([1, 2], [True, False])]
 
 
 def test_packing_loses_nothing_and_wastes_little():
     rows = encode_documents(TOKENIZER, [read(index) for index in range(100)], 200)
-    packed = pack_rows(rows, 200)
+    packed = pack_first_fit_decreasing(rows, 200)
     assert Counter(chain(*(ids for ids, _ in packed))) == Counter(chain(*(ids for ids, _ in rows)))
     assert all(len(ids) == len(answer) <= 200 for ids, answer in packed)
     assert sum(len(ids) for ids, _ in packed) / (200 * len(packed)) > 0.9

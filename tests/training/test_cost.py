@@ -46,8 +46,8 @@ def test_a_tiny_model_by_hand():
     token, of which there are 8.
     """
     found = cost()
-    assert (found.parameters, found.gradients, found.communication) == (752, 752, 0)
-    assert found.optimizer_state == 2 * 752 + 8 * 4
+    assert (found.parameter_bytes, found.gradient_bytes, found.communication_bytes) == (752, 752, 0)
+    assert found.optimizer_state_bytes == 2 * 752 + 8 * 4
     assert found.work.flops == 3 * 3840 == 8 * (6 * 176 + 12 * 4 * 8)
     assert found.work.flops == 8 * Transformer(SHAPE).training_flops_per_token(8)
 
@@ -62,7 +62,7 @@ def test_tensors_without_numbers_cost_what_real_ones_do(shape, optimizer):
     found, counter, model, given = cost(shape, train, rows=3), CostCounter(), Transformer(shape), batch(3)
     optimiser = build_optimizer(model, train, torch.float32)
     for tensor in (*model.parameters(), *optimiser.tensors().values()):
-        counter.add(tensor)
+        counter.track_tensor(tensor)
     with counter:
         next_token_objective(model, given)[0].backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -77,12 +77,12 @@ def test_tensors_without_numbers_cost_what_real_ones_do(shape, optimizer):
 def test_fsdp_holds_half_and_ddp_gradients_twice():
     """All rows are even: two processes hold half of the weights and of AdamW's two numbers. Its steps are scalars."""
     alone, ddp, fsdp = cost(), cost(processes=2), cost(parallel=FSDP, processes=2)
-    assert (ddp.parameters, ddp.optimizer_state) == (alone.parameters, alone.optimizer_state)
-    assert ddp.communication == ddp.gradients and ddp.peak_bytes == alone.peak_bytes + ddp.gradients
-    assert (fsdp.parameters, fsdp.gradients) == (376, 376)
-    assert fsdp.optimizer_state == 2 * 376 + 8 * 4
+    assert (ddp.parameter_bytes, ddp.optimizer_state_bytes) == (alone.parameter_bytes, alone.optimizer_state_bytes)
+    assert ddp.communication_bytes == ddp.gradient_bytes and ddp.peak_bytes == alone.peak_bytes + ddp.gradient_bytes
+    assert (fsdp.parameter_bytes, fsdp.gradient_bytes) == (376, 376)
+    assert fsdp.optimizer_state_bytes == 2 * 376 + 8 * 4
     outside, block = 4 * (40 + 4), 4 * (48 + 16 + 48 + 24 + 8)
-    assert outside + 2 * block <= fsdp.communication <= outside + 3 * block
+    assert outside + 2 * block <= fsdp.communication_bytes <= outside + 3 * block
     assert cost().sent_bytes == 0 and ddp.sent_bytes == 752 and fsdp.sent_bytes == 1.5 * 752
 
 
@@ -99,12 +99,12 @@ def test_activation_checkpointing_takes_less_memory_and_more_products(parallel):
     kept = cost(shape, rows=8, parallel=parallel, processes=2)
     checkpointed = replace(parallel, activation_checkpointing=True)
     again = cost(shape, rows=8, parallel=checkpointed, processes=2)
-    assert again.peak_bytes < kept.peak_bytes and again.communication == kept.communication
+    assert again.peak_bytes < kept.peak_bytes and again.communication_bytes == kept.communication_bytes
     assert kept.work.flops < again.work.flops < 1.34 * kept.work.flops
 
 
 def test_bf16_keeps_less():
-    assert cost(rows=64, bf16=True).activations < 0.8 * cost(rows=64).activations
+    assert cost(rows=64, bf16=True).activation_bytes < 0.8 * cost(rows=64).activation_bytes
 
 
 def test_experts_take_even_shares_of_the_tokens():
@@ -117,7 +117,7 @@ def test_experts_take_even_shares_of_the_tokens():
 def test_a_model_larger_than_any_memory_is_counted():
     shape = ModelConfig(1000, width=16384, depth=2, heads=128, feed_forward=Gated(53248), context=8)
     found = cost(replace(shape, depth=120))
-    assert found.parameters > 1.3e12
+    assert found.parameter_bytes > 1.3e12
     with pytest.raises(ValueError, match="this machine has"):
         Transformer(replace(shape, depth=120))
 
@@ -129,14 +129,14 @@ def test_speeds_are_solved_from_two_steps():
     speed = solve_speed(10, 2 + 1, Work(10, 1, 3), 4 + 2, Work(20, 5, 3))
     assert speed == pytest.approx(DeviceSpeed(10, 2, 0.5))
     assert speed.seconds(Work(20, 4, 2)) == pytest.approx(2 + 2 + 1)
-    assert speed.scaled(0.5).seconds(Work(20, 4, 2)) == pytest.approx(2.5)
+    assert speed.slowed_down(0.5).seconds(Work(20, 4, 2)) == pytest.approx(2.5)
 
 
 def test_a_step_no_longer_than_its_products_tells_no_bandwidth():
     """2 s of products at 10 FLOP/s; the short step's 2 s beside its own are its 4 kernels', whole or nearly so."""
     speed = solve_speed(10, 2 + 1, Work(10, 1, 4), 1.9, Work(20, 50, 3))
     assert speed.bandwidth is None and speed.kernel_seconds == pytest.approx(0.5, rel=0.02)
-    assert speed.scaled(2).seconds(Work(20, 100, 0)) == 2 * 2
+    assert speed.slowed_down(2).seconds(Work(20, 100, 0)) == 2 * 2
 
 
 def test_a_measurement_is_repeated_until_it_tells(monkeypatch):

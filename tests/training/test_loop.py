@@ -42,7 +42,7 @@ def test_it_learns_and_says_so():
     assert records[-1].loss < records[0].loss / 2
     assert records[-1].metrics["right"] > 0.8  # a sum over labels, divided by how many
     assert records[0].lr == 0.025 and records[10].lr == 0.05
-    assert all(a.seconds <= b.seconds for a, b in zip(records, records[1:], strict=False))
+    assert all(a.elapsed_seconds <= b.elapsed_seconds for a, b in zip(records, records[1:], strict=False))
     assert not model.training
 
 
@@ -58,7 +58,7 @@ def test_accumulation_is_one_big_batch(accumulate):
     whole, whole_records = train_tiny(tiny_config(batch_size=8))
     parts, parts_records = train_tiny(tiny_config(batch_size=8 // accumulate, gradient_accumulation_steps=accumulate))
     for a, b in zip(whole_records, parts_records, strict=True):
-        assert a.loss == pytest.approx(b.loss, rel=1e-5) and a.counted == b.counted
+        assert a.loss == pytest.approx(b.loss, rel=1e-5) and a.num_labels == b.num_labels
         assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-4)
         assert a.metrics == pytest.approx(b.metrics)
     for p, q in zip(whole.parameters(), parts.parameters(), strict=True):

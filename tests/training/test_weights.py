@@ -20,7 +20,7 @@ from labkit.training.weights import (
     link_weights,
     load_weights,
     weight_files,
-    weights_file,
+    weights_or_index_file,
     write_tensors,
     write_weights,
 )
@@ -52,7 +52,7 @@ def test_one_file_is_what_safetensors_makes_of_the_model(tmp_path):
     write_weights(tmp_path, model)
     save_model(model, str(tmp_path / "expected"))
     assert (tmp_path / WEIGHTS).read_bytes() == (tmp_path / "expected").read_bytes()
-    assert weight_files(tmp_path) == [weights_file(tmp_path)] == [tmp_path / WEIGHTS]
+    assert weight_files(tmp_path) == [weights_or_index_file(tmp_path)] == [tmp_path / WEIGHTS]
     assert loaded(tmp_path) == weights_hash(model)
 
 
@@ -69,7 +69,7 @@ def test_large_weights_are_in_shards_with_an_index_and_come_back_bit_for_bit(tmp
         assert {index["weight_map"][name] for name in held} == {file.name}
         assert sum(4 * tensor.numel() for tensor in held.values()) <= SHARD
     assert index["weight_map"].keys() == model.state_dict().keys()
-    assert loaded(tmp_path) == weights_hash(model) and weights_file(tmp_path) == tmp_path / INDEX
+    assert loaded(tmp_path) == weights_hash(model) and weights_or_index_file(tmp_path) == tmp_path / INDEX
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -214,7 +214,12 @@ def test_what_no_index_names_is_never_removed(tmp_path, monkeypatch, sharded, th
         assert loaded(tmp_path) == weights_hash(layers(seed))
     found = tree(tmp_path)
     assert len(kept) >= 3 and found.items() >= kept.items()
-    assert found.keys() == {".", *kept, weights_file(tmp_path).name, *(file.name for file in weight_files(tmp_path))}
+    assert found.keys() == {
+        ".",
+        *kept,
+        weights_or_index_file(tmp_path).name,
+        *(file.name for file in weight_files(tmp_path)),
+    }
 
 
 @pytest.mark.parametrize(

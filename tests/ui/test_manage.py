@@ -229,10 +229,10 @@ def test_tabs_open_on_a_run_that_did_not_fail(lab):
     for name in ("half", "none"):
         ended(lab.folder, name, ["run"], "labkit: no\n")
     ended(lab.folder, "old", ["run"], "Stopped.", stopped=True)
-    assert lab.runs_with_model() == ["half", "old"] and lab.preferred_run_names() == ["old", "half"]
+    assert lab.runs_with_model() == ["half", "old"] and lab.runs_with_model_failed_last() == ["old", "half"]
     assert preferences.default_model_pair(lab) == [("old", "sft"), ("old", "pretrain")]
     shutil.rmtree(lab.folder / "old")
-    assert lab.preferred_run_names() == ["half"]
+    assert lab.runs_with_model_failed_last() == ["half"]
 
 
 def test_all_runs_stand_in_a_table(lab):

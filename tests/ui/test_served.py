@@ -29,7 +29,7 @@ from labkit.ui import chinese, served, shell
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
 from labkit.ui.shell import translate_message
-from labkit.ui.stubs import no_stubs
+from labkit.ui.stubs import no_gradio_stub_files
 from labkit.viewers.adapters import viewer_component
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,7 @@ def test_gradio_writes_no_stubs_while_it_is_imported(tmp_path, monkeypatch):
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, package, module)
-        with no_stubs():
+        with no_gradio_stub_files():
             spec.loader.exec_module(module)
         assert (tmp_path / "made.pyi").exists() == written
     assert inspect.getfile(served.gr.Textbox).endswith("textbox.py")

@@ -12,7 +12,6 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from labkit.decoding.limits import MAX_PAGE_COST
 from labkit.decoding.strategies import parse_strategy
 from labkit.errors import LabError
 from labkit.evaluation.strategies import EvalPrompt, compare_strategies
@@ -99,7 +98,7 @@ def test_heads_and_patches_of_the_run_that_comes_with_labkit(lab):
     assert attention.cached_head_report(demo, "demo", "sft") is attention.cached_head_report(
         demo, "demo", "sft"
     )  # measured once
-    key, said = attention.opening_example_table(demo, "demo", "sft")["note"]
+    key, said = attention.pronoun_accuracy_table(demo, "demo", "sft")["note"]
     assert [one["where"] for one in said["sets"]] == ["TinyWorld", "everyday English"] and said["stage"] == "sft"
     grid = attention.patching_grid(demo, "demo", "sft", *attention.PATCHED, "The")
     assert len(grid["rows"]) == 5 and grid["rows"][0] == "4" and grid["values"][0][-1] == 1
@@ -277,7 +276,7 @@ def test_a_link_that_cannot_be_followed_is_said(lab):
     good = json.dumps(asked("greedy").to_json())
     settings, said = decoding.open_link(lab, good)
     assert settings == asked("greedy") and said == ""
-    _, said = decoding.open_link(lab, json.dumps(asked("greedy", checkpoint="0" * 12).to_json()))
+    _, said = decoding.open_link(lab, json.dumps(asked("greedy", weights_hash="0" * 12).to_json()))
     assert "have changed since this link was made" in said
     for text in (good[:-9], "[]", "{", "null", '{"run": 1}', '{"run": "a", "stage": "b", "prompt": "", "columns": 5}'):
         with pytest.raises(LabError) as broken:  # and no word of a parser
@@ -300,7 +299,7 @@ def test_strategies_together_have_a_ceiling(lab):
     lines = ["beam beams=32"] * 10
     with pytest.raises(LabError, match="All strategies together are .* tokens to read; here at most 40,000"):
         last(lab, asked(*lines, tokens=300, prompt="a", stage="pretrain", run=longer(lab)))
-    assert MAX_PAGE_COST.tokens * writing.AT_ONCE == 40_000
+    assert writing.MAX_COMPARISON_COST.tokens == 40_000
 
 
 def longer(lab: Lab) -> str:
@@ -420,7 +419,7 @@ def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_pat
     store = PreferenceStore(tmp_path / "votes.db")
     asks: list[Any] = [
         lambda: attention.heads_table(lab, "tiny", "reward"),
-        lambda: attention.opening_example_table(lab, "tiny", "reward"),
+        lambda: attention.pronoun_accuracy_table(lab, "tiny", "reward"),
         lambda: attention.patching_grid(lab, "tiny", "reward", "Tom.", "Sam.", ""),
         lambda: next(iter(writing.stream_comparison(lab, decoding.read_settings(lab, values(stage="reward"))))),
         lambda: next(iter(writing.stream_comparison(lab, decoding.read_settings(lab, values(draft="reward"))))),
@@ -487,20 +486,20 @@ def test_curves_are_drawn_beside_lines_that_are_no_records(lab, tmp_path):
 
 def test_a_text_has_a_ceiling_of_attention(lab, monkeypatch):
     model = lab.model("tiny", "sft")
-    attention.check_attention_shown(model, 40)
+    attention.check_attention_fits_page(model, 40)
     monkeypatch.setattr(attention, "NUMBERS", 900)
     with pytest.raises(LabError, match="1,600 numbers; a page shows at most 900. Take a text of at most 30 tokens"):
-        attention.check_attention_shown(model, 40)
+        attention.check_attention_fits_page(model, 40)
 
 
 def test_a_new_request_ends_the_one_before():
     asked_for = decoding.RequestTracker()
-    asked_for.register_request("page")
+    asked_for.begin_request("page")
     first = asked_for.latest_request_number("page")
     assert asked_for.is_current("page", first)
-    asked_for.register_request("other")
+    asked_for.begin_request("other")
     assert asked_for.is_current("page", first)
-    asked_for.register_request("page")
+    asked_for.begin_request("page")
     assert not asked_for.is_current("page", first) and asked_for.is_current(
         "page", asked_for.latest_request_number("page")
     )
@@ -719,7 +718,7 @@ def test_the_run_that_was_voted_on_is_the_one_to_train(lab, tmp_path):
     assert manage.voted_runs(with_demo, store) == [("demo", 2), ("tiny", 1)]
     store.undo_last_vote("ada")
     store.undo_last_vote("ada")
-    assert sum(store.decisive_vote_counts().values()) == 2
+    assert sum(store.decisive_votes_by_source_pair().values()) == 2
 
 
 def test_training_on_votes_that_cannot_begin_leaves_nothing(lab, tmp_path, monkeypatch):

@@ -74,9 +74,11 @@ def test_the_reason_tells_whom_it_means():
     for reason, meant in (("tired", "dog"), ("narrow", "bridge")):
         event = world.grammar.parse(split_sentences(story.format(reason))[1], {})
         assert event is not None
-        from labkit.world.questions import resolved_reason_event
+        from labkit.world.questions import resolve_winograd_pronoun
 
-        assert resolved_reason_event(event.event, world.lexicon.tiredness) == Event("was_too", (meant, reason))
+        assert resolve_winograd_pronoun(event.event, world.lexicon.tiredness_reasons) == Event(
+            "was_too", (meant, reason)
+        )
 
 
 @pytest.mark.parametrize("sentence", [

@@ -94,7 +94,7 @@ def test_profiles_disagree():
     for seed in range(30):
         task = WORLD.task("test", seed, 0, "where")
         assert task.question and task.source_story
-        if tasks.related_non_answer_event(task.question, task.source_story) is None:
+        if tasks.last_other_event_about_subject(task.question, task.source_story) is None:
             continue
         answers = [
             tasks.write_answer(task.question, task.source_story, random.Random(0), style)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import LabError
-from labkit.world import World, without_story
+from labkit.world import World, remove_story_from_prompt
 from labkit.world.corpus import seeded_rng
 
 WORLDS = {size: World.load(size) for size in ("tiny", "lab", "full")}
@@ -94,7 +94,7 @@ def test_conversations_end_with_the_assistant():
 
 def test_without_its_story_a_task_asks_the_same():
     task = WORLDS["lab"].task("test", 0, 0, "where")
-    bare = without_story(task)
+    bare = remove_story_from_prompt(task)
     assert task.story in task.messages[0].content and task.story not in bare.messages[0].content
     assert bare.messages[0].content.endswith("?") and bare.question == task.question
 

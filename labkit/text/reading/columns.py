@@ -61,7 +61,7 @@ class TrackedRow:
                 )
         return first
 
-    def has(self, names: Iterable[str]) -> bool:
+    def has_column(self, names: Iterable[str]) -> bool:
         """Whether there is a column of one of these names, empty or not."""
         return self.find_column(names) is not None
 
@@ -84,7 +84,7 @@ class ColumnsSeen:
         self.used |= row.used
         self.idle.update(name for name, value in row.values.items() if name not in row.used and not is_empty(value))
 
-    def unused(self) -> list[str]:
+    def describe_unused(self) -> list[str]:
         """What was not read, as the file spells it: "column id", or of a column that other rows are read from,
         "column prompt of 3 rows".
         """

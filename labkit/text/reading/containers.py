@@ -33,7 +33,7 @@ from labkit.text.reading.files import (
     format_and_compression_suffix,
     split_from_file_name,
 )
-from labkit.text.reading.json_values import parse_json_keeping_errors
+from labkit.text.reading.json_values import parse_json_with_row_errors
 from labkit.text.reading.long_text import LONG, LongText
 from labkit.text.reading.report import RowError
 from labkit.text.reading.wrappers import find_row_groups
@@ -53,14 +53,14 @@ class SourceRow(NamedTuple):
 
 class Table(NamedTuple):
     """What a file turned out to be. format: json, jsonl, csv, tsv, parquet or text (then there is one row, the text).
-    warnings: what was odd. unused: parts that are no rows.
+    warnings: what was odd. unused_parts: names of what is no rows.
     """
 
     format: str
     encoding: str | None
     rows: Iterable[SourceRow]
     warnings: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
+    unused_parts: tuple[str, ...] = ()
 
 
 class NoRows(LabError):
@@ -109,7 +109,7 @@ def open_table(file: SourceFile) -> Table:
 def _is_json(text: str) -> bool:
     """Whether a text is JSON, or at least half of its lines are: one that only begins so may be prose."""
     try:
-        parse_json_keeping_errors(text)
+        parse_json_with_row_errors(text)
     except ValueError:
         return _is_lines(text, first=False)
     return True
@@ -202,7 +202,7 @@ def looks_like_json_rows(text: str) -> bool:
 def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: SourceFile) -> Table:
     """JSON, or a JSON value a line, whatever the file is called."""
     try:
-        value = parse_json_keeping_errors(text)
+        value = parse_json_with_row_errors(text)
     except ValueError as error:
         if _is_lines(text) or _is_strings(text, file):
             return Table("jsonl", encoding, _jsonl_rows(text, file), warnings)
@@ -226,7 +226,7 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: Sourc
         for part in found.row_groups
         for number, row in enumerate(part.rows, start=1)
     ]
-    return Table("json", encoding, rows, warnings, tuple(f"{name} of {file.name}" for name in found.unused))
+    return Table("json", encoding, rows, warnings, tuple(f"{name} of {file.name}" for name in found.unused_parts))
 
 
 def _is_lines(text: str, first: bool = True) -> bool:
@@ -253,7 +253,7 @@ def _jsonl_rows(text: str, file: SourceFile) -> Iterator[SourceRow]:
 def _json(line: str) -> Any:
     """The value in a line, or a RowError."""
     try:
-        return parse_json_keeping_errors(line)
+        return parse_json_with_row_errors(line)
     except ValueError as error:
         return RowError("broken line", f"is not JSON: {error}.")
 

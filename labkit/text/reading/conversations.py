@@ -26,11 +26,11 @@ from labkit.text.reading.columns import (
 from labkit.text.reading.held_out import held_out_first_order, normalize_given_splits, record_duplicates, split_held_out
 from labkit.text.reading.pointers import refuse_answer_reference
 from labkit.text.reading.report import ReadReport, RowError
-from labkit.text.reading.rows import ParsedRows, check_trainable, parse_rows, record_turn_remarks, to_tracked_row
+from labkit.text.reading.rows import ParsedRows, check_weight_and_media, parse_rows, record_turn_remarks, to_tracked_row
 from labkit.text.reading.values import (
     clean_field,
     field_to_messages,
-    join_cleaned,
+    join_with_blank_line,
     parse_transcript,
     parse_turns,
     shorten_repr,
@@ -96,7 +96,7 @@ def question_messages(columns: TrackedRow, question_column: str) -> tuple[Messag
     if messages is None:
         messages = _earlier(value)
     if messages is None:
-        asked = join_cleaned(
+        asked = join_with_blank_line(
             [clean_field(value), *(clean_field(columns.get([more])) for more in INPUTS if more != question_column)]
         )
         if not asked:
@@ -146,7 +146,7 @@ def _conversation(row: Any, reading: ReadReport) -> tuple[Document, TrackedRow |
     columns = None if isinstance(row, list) else to_tracked_row(row)
     messages = parse_turns(row) if columns is None else _messages(columns)
     if columns is not None:
-        check_trainable(columns)
+        check_weight_and_media(columns)
         if _is_good(columns) is False:
             raise RowError("label false", "is labelled as no good answer.")
     if not any(message.role == "assistant" for message in messages):
@@ -168,7 +168,7 @@ def _messages(columns: TrackedRow) -> tuple[Message, ...]:
     if name is not None and not is_empty(columns.values[name]):
         return prepend_system_message(columns, parse_turns(columns.get(TURNS)))
     asked, answered = columns.find_unambiguous_column(QUESTIONS), columns.find_unambiguous_column(ANSWERS)
-    if asked is None and columns.has(["input"]) and columns.has(["output"]):
+    if asked is None and columns.has_column(["input"]) and columns.has_column(["output"]):
         asked = "input"
     if asked is not None and answered is not None:
         refuse_answer_reference(columns, answered)
@@ -182,8 +182,8 @@ def _messages(columns: TrackedRow) -> tuple[Message, ...]:
     if said is not None:
         columns.used.add(str(spoken))
         return prepend_system_message(columns, said)
-    hint = " Pairs of answers are given as preferences." if columns.has(CHOSEN) else ""
-    if columns.has(["parent_id"]):
+    hint = " Pairs of answers are given as preferences." if columns.has_column(CHOSEN) else ""
+    if columns.has_column(["parent_id"]):
         hint = " Messages of a tree are not put together: write each path from its root to an answer as messages."
     raise RowError(
         "unknown columns",

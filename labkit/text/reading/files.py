@@ -103,9 +103,9 @@ def _folder(folder: Path) -> FoundFiles:
     if not files:
         raise LabError(f"The folder {folder} holds no {', '.join(ENDINGS)} file.")
     splits = file_splits([Path(file.name) for file in files])
-    if len(splits.conflicting_train_splits) > 1:
+    if len(splits.stage_train_splits) > 1:
         raise LabError(
-            f"{folder} has several splits to train on, {', '.join(splits.conflicting_train_splits)}; which is "
+            f"{folder} has several splits to train on, {', '.join(splits.stage_train_splits)}; which is "
             f"meant? Put the files of one into a folder of their own."
         )
     files = [file._replace(split=split) for file, split in zip(files, splits.splits, strict=True)]
@@ -115,15 +115,15 @@ def _folder(folder: Path) -> FoundFiles:
 
 
 class FileSplits(NamedTuple):
-    """The split of each of some files, '' for none; and the splits to train on that are of different stages."""
+    """The split of each of some files, '' for none; and the splits to train on that name a stage, as train_sft."""
 
     splits: list[str]
-    conflicting_train_splits: list[str]
+    stage_train_splits: list[str]
 
 
-def file_splits(names: Sequence[Path]) -> FileSplits:
+def file_splits(paths: Sequence[Path]) -> FileSplits:
     """Paths within a folder -> the split of each: by its own name, or else by those of the folders it is in."""
-    parts = [[_split_and_rest(part) for part in (_stem(name), *reversed(name.parts[:-1]))] for name in names]
+    parts = [[_split_and_rest(part) for part in (_stem(name), *reversed(name.parts[:-1]))] for name in paths]
     pairs = {part for found in parts for part in found if part is not None}
     sure = {(split, rest) for split, rest in pairs if not rest or rest in STAGES}
     for split, rest in pairs:

@@ -23,7 +23,7 @@ class SpelledNumber(float):
         return self.spelled
 
 
-def parse_json_keeping_errors(text: str) -> Any:
+def parse_json_with_row_errors(text: str) -> Any:
     """A text -> its JSON value. An object in which a key has two values is a RowError, so is too long a number.
 
     Raises ValueError for what is no JSON.

@@ -42,42 +42,44 @@ FEW, SHORT = 10, 30
 
 
 class AnswerColumns(NamedTuple):
-    """Several answers of a row. name: their column, or what the names of their columns have in common. keys: by what
-    each is pointed to, in small letters; () for a list. texts: what stands there. columns: where.
+    """Several answers of a row. shared_name: their column, or what the names of their columns have in common. keys: by
+    what each is pointed to, in small letters; () for a list. column_names: where they stand.
     """
 
-    name: str
+    shared_name: str
     keys: tuple[str, ...]
-    texts: tuple[Any, ...]
-    columns: tuple[str, ...]
+    answers: tuple[Any, ...]
+    column_names: tuple[str, ...]
 
 
 class IndexBase:
     """What the numbers that point to answers count from in a file: 0 or 1, by all its rows.
 
-    candidate_bases: what they may count from, as far as that is known before; left: what is left of 0 and 1 after
-    all rows.
+    candidate_bases: what they may count from, as far as that is known before. remaining_bases: what is left of 0 and 1
+    after all rows.
     """
 
     def __init__(self, candidate_bases: Iterable[int] = (0, 1)):
-        self.firsts, self.left = frozenset(candidate_bases), {0, 1}
+        self.candidate_bases, self.remaining_bases = frozenset(candidate_bases), {0, 1}
         self._taken: set[int | None] = set()
 
-    def infer_base(self, numbers: Sequence[int], count: int, default: int | None = None) -> int | None:
+    def infer_base(self, numbers: Sequence[int], num_answers: int, default: int | None = None) -> int | None:
         """What a row's numbers into so many answers count from: the usual where it may be 0 or 1; None where that is
         open.
         """
-        fitting = {first for first in self.firsts if all(0 <= number - first < count for number in numbers)}
+        fitting = {
+            first for first in self.candidate_bases if all(0 <= number - first < num_answers for number in numbers)
+        }
         if fitting:
-            self.left &= fitting
+            self.remaining_bases &= fitting
         found = min(fitting) if len(fitting) == 1 else default if default in fitting else None
         self._taken.add(found)
         return found
 
     @property
-    def is_known(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether each row was read by what all rows say."""
-        return self.left == {0, 1} or self._taken <= self.left
+        return self.remaining_bases == {0, 1} or self._taken <= self.remaining_bases
 
 
 def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, index_base: IndexBase) -> tuple[Any, Any]:
@@ -87,7 +89,7 @@ def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, index_base: In
     Raises RowError for a pointer of which it is not sure what it means, and for a tie.
     """
     groups = list(_groups(columns))
-    won = groups and not columns.has((*CHOSEN, *REJECTED)) and columns.find_column(WINNERS)
+    won = groups and not columns.has_column((*CHOSEN, *REJECTED)) and columns.find_column(WINNERS)
     given = [columns.get([won] if won else CHOSEN), columns.get(REJECTED)]
     if groups and any(map(_is_tie, given)):
         raise RowError("tie", "has no better answer: it is a tie.")
@@ -141,14 +143,14 @@ def check_tie(columns: TrackedRow) -> None:
             raise RowError("tie", f"has no better answer: its column {name} says {shorten_repr(columns.values[name])}.")
 
 
-def refuse_answer_reference(columns: TrackedRow, name: str) -> None:
+def refuse_answer_reference(columns: TrackedRow, answer_column: str) -> None:
     """Raises RowError where a column that is to hold an answer holds its number among choices in other columns."""
-    value = columns.values[name]
+    value = columns.values[answer_column]
     for group in _groups(columns):
-        if name not in group.columns and _points(value, [group]) and _reaches(value, group):
+        if answer_column not in group.column_names and _points(value, [group]) and _reaches(value, group):
             raise RowError(
                 "answer elsewhere",
-                f"has {shorten_repr(value)} in its column {name}, which points into {_where(group)}. "
+                f"has {shorten_repr(value)} in its column {answer_column}, which points into {_where(group)}. "
                 f"Write the answer itself.",
             )
 
@@ -156,14 +158,14 @@ def refuse_answer_reference(columns: TrackedRow, name: str) -> None:
 def _reaches(value: Any, group: AnswerColumns) -> bool:
     """Whether a pointer may be meant for these answers; for columns of their own, only within their number."""
     found = _POINTER.fullmatch(_spelled(value))
-    if len(group.columns) == 1 or found is None:
+    if len(group.column_names) == 1 or found is None:
         return True
     place = int(found[2]) if found[2].isdigit() else ord(found[2]) - ord("a")
-    return found[2] in group.keys or place <= len(group.texts)
+    return found[2] in group.keys or place <= len(group.answers)
 
 
 def _where(group: AnswerColumns) -> str:
-    return f"its column{'s' * (len(group.columns) > 1)} {', '.join(group.columns)}"
+    return f"its column{'s' * (len(group.column_names) > 1)} {', '.join(group.column_names)}"
 
 
 def _is_tie(value: Any) -> bool:
@@ -182,7 +184,7 @@ def _spelled(value: Any) -> str:
 def _points(value: Any, groups: list[AnswerColumns]) -> bool:
     """Whether a value may be the name or number of one of these answers, and is none of them itself."""
     word = _spelled(value)
-    if not groups or any(isinstance(value, str) and value in group.texts for group in groups):
+    if not groups or any(isinstance(value, str) and value in group.answers for group in groups):
         return False
     keys = (key for group in groups for key in group.keys)
     return word in _ORDINALS or _POINTER.fullmatch(word) is not None or bool(word) and word in keys
@@ -244,7 +246,7 @@ def _by_name(columns: TrackedRow, given: list[Any], groups: list[AnswerColumns])
     if names[0] == names[1] or not all(name in columns.values.keys() - {*CHOSEN, *REJECTED} for name in names):
         return None
     if groups and all(re.fullmatch(r"models?[_ -]?\w\w?", name) for name in names):
-        if not any(name in group.columns for group in groups for name in names):
+        if not any(name in group.column_names for group in groups for name in names):
             return None  # these hold the models' names, the answers stand beside
     columns.used |= {*names}
     return columns.values[names[0]], columns.values[names[1]]
@@ -253,16 +255,18 @@ def _by_name(columns: TrackedRow, given: list[Any], groups: list[AnswerColumns])
 def _followed(columns: TrackedRow, groups: list[AnswerColumns], given: list[Any], numbering: IndexBase) -> Any:
     """(chosen, rejected) where one group alone may be meant; None elsewhere."""
     words = [_spelled(value) for value in given]
-    names = {group.name for group in groups}
+    names = {group.shared_name for group in groups}
     fitting = [group for group in groups if _fits(group, words[0], names)]
     if len(fitting) != 1:
         return None
     (group,) = fitting
-    places = _places(group, words[:1] if is_empty(given[1]) and len(group.texts) == 2 else words, numbering)
+    places = _places(group, words[:1] if is_empty(given[1]) and len(group.answers) == 2 else words, numbering)
     if places is None:
         return None
-    columns.used |= {*group.columns} if len(group.columns) == 1 else {group.columns[place] for place in places}
-    return tuple(group.texts[place] for place in places)
+    columns.used |= (
+        {*group.column_names} if len(group.column_names) == 1 else {group.column_names[place] for place in places}
+    )
+    return tuple(group.answers[place] for place in places)
 
 
 def _fits(group: AnswerColumns, word: str, names: set[str]) -> bool:
@@ -270,9 +274,9 @@ def _fits(group: AnswerColumns, word: str, names: set[str]) -> bool:
     found = _POINTER.fullmatch(word)
     if word in group.keys or word in _ORDINALS:
         return True
-    if not found or found[1] != group.name and found[1] in names:
+    if not found or found[1] != group.shared_name and found[1] in names:
         return False
-    numbers = len(group.columns) == 1 or all(map(str.isdigit, group.keys))
+    numbers = len(group.column_names) == 1 or all(map(str.isdigit, group.keys))
     return found[2] in group.keys or found[2].isdigit() and numbers
 
 
@@ -284,11 +288,11 @@ def _places(group: AnswerColumns, words: list[str], numbering: IndexBase) -> lis
     numbers = [int(one[2]) for one in found if one and one[2].isdigit()]
     places = [_place(group, word) for word in words]
     usual = _start(group)
-    named = any(one and one[1] == group.name for one in found)  # response_1 is one, whatever numbers count from
+    named = any(one and one[1] == group.shared_name for one in found)  # response_1 is one, whatever numbers count from
     if len(numbers) == len(words) and not named and (usual is not None or None in places):
-        first = numbering.infer_base(numbers, len(group.texts), usual)
+        first = numbering.infer_base(numbers, len(group.answers), usual)
         places = [None if first is None else number - first for number in numbers]
-    sure = [place for place in places if place is not None and place < len(group.texts)]
+    sure = [place for place in places if place is not None and place < len(group.answers)]
     if len(sure) == len(words) == 1:
         sure.append(1 - sure[0])
     return sure if len({*sure}) == 2 else None

@@ -20,7 +20,7 @@ from labkit.text.reading.conversations import (
 from labkit.text.reading.held_out import normalize_given_splits, split_held_out
 from labkit.text.reading.pointers import VERDICTS, AnswerReferenceCheck, IndexBase, check_tie, chosen_and_rejected
 from labkit.text.reading.report import ReadReport, RowError
-from labkit.text.reading.rows import ParsedRows, check_trainable, parse_rows, record_turn_remarks, to_tracked_row
+from labkit.text.reading.rows import ParsedRows, check_weight_and_media, parse_rows, record_turn_remarks, to_tracked_row
 from labkit.text.reading.values import clean_field, field_to_messages, parse_transcript, parse_turns
 from labkit.world import Message
 
@@ -84,8 +84,8 @@ def read_unsplit_preferences(source: str | Path) -> ParsedRows[PreferencePair]:
     """
     numbering, suspects = IndexBase(), AnswerReferenceCheck()
     items = parse_rows(source, partial(_pair, numbering, suspects))
-    if not numbering.is_known:
-        items = parse_rows(source, partial(_pair, IndexBase(numbering.left), suspects))
+    if not numbering.is_consistent:
+        items = parse_rows(source, partial(_pair, IndexBase(numbering.remaining_bases), suspects))
     suspects.raise_if_all_are_references(items.reading.source)
     items.reading.finish_and_check(len(items.values))
     asked = [pair.prompt[-1].content for pair in items.values]
@@ -105,10 +105,10 @@ def _pair(
 ) -> tuple[PreferencePair, TrackedRow]:
     """One row -> a pair. Raises RowError where it is none, or its answers are empty or equal."""
     columns = to_tracked_row(row)
-    check_trainable(columns)
+    check_weight_and_media(columns)
     check_tie(columns)
     given = chosen_and_rejected(columns, reading, numbering)
-    if is_empty(given[0]) and not columns.has(CHOSEN) or is_empty(given[1]) and not columns.has(REJECTED):
+    if is_empty(given[0]) and not columns.has_column(CHOSEN) or is_empty(given[1]) and not columns.has_column(REJECTED):
         raise RowError("unknown columns", f"has the columns {columns}; {_mend(columns)}")
     asked = _prompt(columns)
     chosen, rejected = map(_answer, given)
@@ -208,8 +208,8 @@ def _systems(asked: Turns, shared: Turns) -> Turns:
 
 def _mend(columns: TrackedRow) -> str:
     needed = "preferences need chosen and rejected, and a prompt"
-    if columns.has(LABELS) and columns.has(ANSWERS):
+    if columns.has_column(LABELS) and columns.has_column(ANSWERS):
         return f"labels of single answers (as for KTO) are unpaired and cannot be paired: {needed}."
-    if columns.has(ANSWERS):
+    if columns.has_column(ANSWERS):
         return f"{needed}. Of answers with a score or a rank, write the better as chosen and the other as rejected."
     return f"{needed} ({', '.join(QUESTIONS)})."

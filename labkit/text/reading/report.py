@@ -40,8 +40,8 @@ class ReadReport:
 
     read = kept + sum(dropped). dropped: by reason. unused: columns, files, lists and splits that were not read.
     warnings: whole sentences. removed_characters: how many cleaning took away inside the rows that were kept.
-    row_remarks: what is odd in rows that are kept, and in how many. turn_keys: keys of their turns, or beside these,
-    that were not read. splits: how many rows were read of each split that the source names.
+    row_remarks: what is odd in rows that are kept, and in how many. unread_turn_keys: keys of their turns, or beside
+    these, that were not read. splits: how many rows were read of each split that the source names.
     """
 
     source: str
@@ -55,7 +55,7 @@ class ReadReport:
     drop_examples: dict[str, str] = field(default_factory=dict)
     dropped_locations: dict[str, list[str]] = field(default_factory=dict)
     row_remarks: Counter[str] = field(default_factory=Counter)
-    turn_keys: Counter[str] = field(default_factory=Counter)
+    unread_turn_keys: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: str, location: str = "", message: str = "", count: int = 1) -> None:
@@ -95,13 +95,13 @@ class ReadReport:
             "warnings": self.warnings,
         }
 
-    def to_report_record(self) -> dict[str, Any]:
+    def to_dict_with_source(self) -> dict[str, Any]:
         """The same with the name of the source and `characters`, as report.json keeps it."""
         return {"source": self.source, "characters": self.removed_characters, **self.to_dict()}
 
 
 def format_reading_lines(record: Mapping[str, Any]) -> list[str]:
-    """A record of `ReadReport.to_report_record` as lines: the counts, then a line for each thing that was odd."""
+    """A record of `ReadReport.to_dict_with_source` as lines: the counts, then a line for each thing that was odd."""
     return [format_reading_summary(record), *(f"  {warning}" for warning in record["warnings"])]
 
 

@@ -49,7 +49,7 @@ def parse_rows(source: str | Path, convert: Convert[T], include_plain_text: bool
     include_plain_text: whether files of plain text are rows too.
 
     Raises LabError for a source that is not there, or most of whose files are damaged. Whether enough rows are left is
-    for `ReadReport.finish` to say.
+    for `ReadReport.finish_and_check` to say.
     """
     reading = ReadReport(str(source))
     values, splits = [], []
@@ -72,8 +72,8 @@ def parse_rows(source: str | Path, convert: Convert[T], include_plain_text: bool
             columns.used |= {"split"} if split else set()
             seen.add(columns)
     reading.warnings += _copies(reading.files, contents)
-    reading.unused += seen.unused()
-    reading.unused += [f"key {key} ({count:,} times)" for key, count in reading.turn_keys.items()]
+    reading.unused += seen.describe_unused()
+    reading.unused += [f"key {key} ({count:,} times)" for key, count in reading.unread_turn_keys.items()]
     reading.warnings += [f"{count:,} row{'s' * (count > 1)}: {words}" for words, count in reading.row_remarks.items()]
     return ParsedRows(values, splits, reading)
 
@@ -113,7 +113,7 @@ def to_tracked_row(row: Any) -> TrackedRow:
     return columns
 
 
-def check_trainable(columns: TrackedRow) -> None:
+def check_weight_and_media(columns: TrackedRow) -> None:
     """Raises RowError for a row that its own columns call no example to learn: of weight 0, or with pictures or sound.
 
     So does a weight between, which nothing here would follow.
@@ -140,7 +140,7 @@ def record_turn_remarks(reading: ReadReport, messages: Sequence[Message], fields
     fields: the columns that the turns were read from, as the file has them.
     """
     reading.removed_characters += sum(removed_characters(message.content) for message in messages)
-    reading.turn_keys.update(unread_message_keys(fields))
+    reading.unread_turn_keys.update(unread_message_keys(fields))
     found = next(filter(None, (TEMPLATES.search(message.content) for message in messages)), None)
     if found:
         reading.row_remarks[
@@ -181,7 +181,7 @@ def iterate_rows(source: str | Path, reading: ReadReport, include_plain_text: bo
             reading.unused.append(f"file {file.name}")
         else:
             reading.warnings += table.warnings
-            reading.unused += table.unused
+            reading.unused += table.unused_parts
 
 
 def _counted(rows: Iterable[SourceRow], entry: FileRead, reading: ReadReport) -> Iterator[SourceRow]:

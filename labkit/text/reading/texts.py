@@ -76,8 +76,8 @@ def _text(row: Any, reading: ReadReport) -> tuple[Text, TrackedRow | None]:
 
 
 def _column(columns: TrackedRow) -> Any:
-    if not columns.has(TEXTS):
-        hint = " Conversations are given as instructions." if columns.has((*TURNS, *QUESTIONS)) else ""
+    if not columns.has_column(TEXTS):
+        hint = " Conversations are given as instructions." if columns.has_column((*TURNS, *QUESTIONS)) else ""
         raise RowError(
             "unknown columns", f"has the columns {columns}; plain text needs one of {', '.join(TEXTS)}.{hint}"
         )

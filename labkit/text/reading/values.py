@@ -98,7 +98,7 @@ def clean_field(value: Any) -> CleanedText:
     return cleaned
 
 
-def join_cleaned(parts: Iterable[CleanedText]) -> CleanedText:
+def join_with_blank_line(parts: Iterable[CleanedText]) -> CleanedText:
     """Some texts as one, with an empty line between those that are not empty."""
     parts = list(parts)
     joined = CleanedText("\n\n".join(filter(None, parts)))

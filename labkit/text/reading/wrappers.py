@@ -26,7 +26,7 @@ class FoundRowGroups(NamedTuple):
     """The lists of rows in a value, and the names of those of its parts that are none."""
 
     row_groups: list[RowGroup]
-    unused: list[str]
+    unused_parts: list[str]
 
 
 def find_row_groups(value: Any) -> FoundRowGroups | None:
@@ -88,7 +88,9 @@ def _objects(value: Mapping[str, Any], depth: int) -> FoundRowGroups | None:
     if len(found) != 1:
         return None
     ((name, wrapped),) = found.items()
-    return FoundRowGroups(wrapped.row_groups, [*wrapped.unused, *(f"part {other}" for other in value if other != name)])
+    return FoundRowGroups(
+        wrapped.row_groups, [*wrapped.unused_parts, *(f"part {other}" for other in value if other != name)]
+    )
 
 
 def _is_rows(value: Any) -> bool:

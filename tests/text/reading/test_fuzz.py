@@ -193,7 +193,7 @@ def test_any_rows_give_rows_and_counts_or_words(tmp_path_factory, kind, rows, go
         assert str(error).strip()
         return
     assert found and reading.read == reading.kept + reading.dropped.total() and reading.kept == len(found)
-    assert json.dumps(reading.to_report_record() | {"rows": found})
+    assert json.dumps(reading.to_dict_with_source() | {"rows": found})
     assert all(isinstance(text, str) for row in found for text in contents(row))
     encodings = {file.encoding for file in reading.files}
     exact = encoding.startswith("utf") and encodings <= {"utf-8", "utf-16"} or data.isascii() and encodings == {"utf-8"}

@@ -19,7 +19,7 @@ def a_reading():
 
 
 def test_a_record_in_lines():
-    assert format_reading_lines(a_reading().finish_and_check(1020).to_report_record()) == [
+    assert format_reading_lines(a_reading().finish_and_check(1020).to_dict_with_source()) == [
         "rows (2 files, csv in utf-8, parquet): read 1,030, kept 1,020, dropped 7 empty answer, 3 duplicate, "
         "1,234 characters cleaned away; not used: column id.",
         "  empty answer: a.csv, rows 1, 2, 3, 4, 5 and 2 more",
@@ -43,7 +43,7 @@ def test_most_rows_gone_stops_but_not_for_copies():
 
 def test_a_run_says_what_it_read(tmp_path, capsys):
     events = (
-        event for event in [Progress("text", "read", result=a_reading().finish_and_check(1020).to_report_record())]
+        event for event in [Progress("text", "read", result=a_reading().finish_and_check(1020).to_dict_with_source())]
     )
     assert run_with_progress(events, tmp_path, lambda: ["again"]) == 0
     assert "text      rows (2 files, csv in utf-8, parquet): read 1,030, kept 1,020" in capsys.readouterr().err
