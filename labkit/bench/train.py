@@ -168,11 +168,12 @@ def _time(
 
 
 def candidate_variants(precisions: tuple[str, ...]) -> list[StepVariant]:
-    """Every eager variant: ours, and theirs with each attention kernel, with each form of AdamW."""
-    kernels = [("labkit", "own"), ("transformers", "sdpa"), ("transformers", "eager")]
+    """Every eager variant: labkit, and transformers with each attention kernel, with each form of AdamW."""
+    own = StepVariant("labkit", "fp32", "own", "fused", False)
+    kernels = [own, *(own._replace(library="transformers", attention=kernel) for kernel in ("sdpa", "eager"))]
     return [
-        StepVariant(side, precision, attention, adamw, False)
-        for side, attention in kernels
+        kernel._replace(precision=precision, adamw=adamw)
+        for kernel in kernels
         for precision in precisions
         for adamw in ("fused", "foreach")
     ]

@@ -79,7 +79,7 @@ def command(arguments: list[str]) -> int:
     elif options.what in ("world", "app"):
         from labkit.bench import app, world
 
-        result = world.run(world.WorldBench()) if options.what == "world" else app.run()
+        result = {**world.run(world.WorldBench())} if options.what == "world" else app.run()
         text = "\n".join(f"{name:26} {value}" for name, value in result.items())
     elif options.what == "memory":
         from labkit.bench import memory

@@ -74,10 +74,10 @@ class Devices:
 class StageEstimate(NamedTuple):
     """A stage on one of the devices.
 
-    parameter_count: how many numbers are trained. step: of training. frozen_model_bytes: of the models that are
-    read beside. kv_cache_bytes: while answers are sampled. peak_bytes: the most at any moment, of step, sampling, and the
-    start and end, where each process has the whole weights. Seconds: of a step's computation, sampling (its
-    share in a step), data and communication, the last None where the link is not known.
+    parameter_count: how many numbers are trained. step: of training. frozen_model_bytes: of the models that are read
+    beside. kv_cache_bytes: while answers are sampled. peak_bytes: the most at any moment, of step, sampling, and the
+    start and end, where each process has the whole weights. Seconds: of a step's computation, sampling (its share in a
+    step), data and communication, the last None where the link is not known.
     """
 
     stage: str

@@ -84,8 +84,8 @@ def check_attention_fits_page(model: Transformer, num_tokens: int) -> None:
     heads = model.config.depth * model.config.heads
     if heads * num_tokens**2 > NUMBERS:
         raise LabError(
-            f"The attention of {heads} heads over {num_tokens:,} tokens is {heads * num_tokens**2:,} numbers; a page shows at "
-            f"most {NUMBERS:,}. Take a text of at most {int((NUMBERS / heads) ** 0.5)} tokens."
+            f"The attention of {heads} heads over {num_tokens:,} tokens is {heads * num_tokens**2:,} numbers; a page "
+            f"shows at most {NUMBERS:,}. Take a text of at most {int((NUMBERS / heads) ** 0.5)} tokens."
         )
 
 
