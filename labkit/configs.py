@@ -163,7 +163,7 @@ def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
     today = {older: name for name, older in _older_names(cls).items() if older not in fields}
     twice = [f"{name} and {today[name]}" for name in data if today.get(name) in data]
     if twice:
-        raise LabError(f"{cls.__name__} has {', '.join(twice)}, which are one setting. Leave one of them out.")
+        raise LabError(f"{cls.__name__} has {', '.join(twice)}, which are the same setting. Remove one of them.")
     data = {today.get(name, name): value for name, value in data.items()}
     unknown = sorted(set(data) - set(fields) - {"kind"})
     if unknown:

@@ -63,7 +63,7 @@ def explain_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise LabError(f"{path} cannot be read: you lack the permission. Ask its owner for it.") from error
+        raise LabError(f"{path} cannot be read: permission denied.") from error
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -218,7 +218,7 @@ def read_jsonl(path: Path, strict: bool = False) -> list[Any]:
     if damaged and damaged != [len(lines)]:
         named = ", ".join(map(str, damaged[:5])) + (", …" if len(damaged) > 5 else "")
         warnings.warn(
-            f"{path}: damaged lines are left out (line {named}); what is counted over its lines is too low.",
+            f"{path}: damaged lines are skipped (line {named}); totals over its lines are too low.",
             stacklevel=2,
         )
     return values

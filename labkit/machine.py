@@ -43,7 +43,9 @@ def _resolve_device(asked: str, rank: int | None) -> torch.device:
     kind = asked.partition(":")[0] or ("cpu" if rank is not None and there[-1].type == "mps" else there[-1].type)
     alike = [device for device in there if device.type == kind]
     if rank is not None and (":" in asked or kind == "mps"):
-        raise LabError(f"Of several processes each has a GPU of its own, so --device can be cuda or cpu, not {asked}.")
+        raise LabError(
+            f"With several processes, each has a GPU of its own, so --device can be cuda or cpu, not {asked}."
+        )
     found = [device for device in alike if ":" not in asked or str(device) == asked]
     if not found:
         names = " and ".join(dict.fromkeys(map(str, there)))

@@ -116,7 +116,7 @@ def test_a_torn_last_line_is_left_out_and_a_torn_middle_line_is_said(tmp_path, r
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_jsonl(path) == [{"step": 1}, {"step": 2}] and not recwarn.list
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.warns(UserWarning, match=r"a.jsonl: damaged lines are left out \(line 2\)"):
+    with pytest.warns(UserWarning, match=r"a.jsonl: damaged lines are skipped \(line 2\)"):
         assert read_jsonl(path) == [{"step": 1}, {"step": 3}]
     with pytest.raises(LabError, match="a.jsonl, line 2, is not JSON"):
         read_jsonl(path, strict=True)

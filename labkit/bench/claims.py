@@ -71,7 +71,9 @@ def run(config: ClaimsBench, say: Callable[[str], None] = lambda line: None) -> 
     left_out = [] if len(possible) == len(config.precisions) else ["bf16: this processor has no bf16 arithmetic"]
     combinations = [RunVariant(*each) for each in itertools.product(config.seeds, possible, config.threads)]
     if not combinations:
-        raise LabError("bench claims has nothing to run: give --seeds, --precisions that the processor has, --threads.")
+        raise LabError(
+            "bench claims has nothing to run: give --seeds, --threads, and --precisions that the CPU supports."
+        )
     for each in combinations:
         check_same_recipe(_folder(config, each), _recipe(config, each))
     reports = [_report(config, each, say) for each in combinations]

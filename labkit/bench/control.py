@@ -29,7 +29,7 @@ def time_matched_sft_metrics(run_path: str | Path) -> dict[str, dict[str, float]
     run = Run.open(run_path)
     tuned, stage_inputs, found = run.latest_sft_stage(), prepare_inputs(run), {}
     if tuned is None:
-        raise LabError(f"{run_path} has no fine-tuned model to be trained on.")
+        raise LabError(f"{run_path} has no fine-tuned model to train further.")
     for folder in run.stages:
         if folder.config.reads != "preferences" or not folder.generates_text or folder.result is None:
             continue

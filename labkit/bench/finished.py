@@ -16,4 +16,6 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     differences = Run.open(folder).recipe.differences(recipe)
     if differences:
         changed = ", ".join(f"{name}: {was}, not {now}" for name, (was, now) in differences.items())
-        raise LabError(f"{folder} holds a run of another recipe ({changed}). Remove it, or give another --out.")
+        raise LabError(
+            f"{folder} contains a run with a different recipe ({changed}). Remove it, or give another --out."
+        )

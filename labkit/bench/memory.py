@@ -68,7 +68,7 @@ def run(config: MemoryBench, say: Callable[[str], object] = print) -> dict[str, 
     system does not tell, or a run fails.
     """
     if not Path("/proc/self/status").is_file():
-        raise LabError("labkit bench memory reads /proc, which this system has not.")
+        raise LabError("labkit bench memory reads /proc, which this system does not have.")
     config.out.mkdir(parents=True, exist_ok=True)
     found = {}
     for form, write in FORMS.items():
@@ -111,7 +111,7 @@ def _peak(*arguments: str) -> int:
         most = max(most, int(line.split()[1]) * 1024)
         time.sleep(0.01)
     if process.returncode:
-        raise LabError(f"A process of the measurement ended with {process.returncode}; what it said stands above.")
+        raise LabError(f"A measuring process ended with exit code {process.returncode}; its output is above.")
     return most
 
 

@@ -89,7 +89,7 @@ def run(config: PlanBench | None = None, progress: Callable[[str], object] = pri
     """
     config = config or PlanBench()
     if not Path("/proc/self/clear_refs").exists():
-        raise LabError("labkit bench plan reads /proc, which this system has not.")
+        raise LabError("labkit bench plan reads /proc, which this system does not have.")
     found = []
     for case in config.cases:
         progress(case.name)
@@ -103,7 +103,7 @@ def compare_case(case: Case, steps: int) -> dict[str, Any]:
 
     measured = measure_case(case, steps)
     if measured[0]["speed"] is None:
-        raise LabError(f"{case.name}: no measurement told what memory takes. Repeat while nothing else runs here.")
+        raise LabError(f"{case.name}: the time of memory access could not be measured. Repeat while nothing else runs.")
     first, grown = measured[0], max(one["bytes"] for one in measured)
     estimate = estimate_case(case, DeviceSpeed(*first["speed"]), first["link"])
     seconds = estimate.seconds / estimate.steps

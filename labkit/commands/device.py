@@ -33,7 +33,7 @@ def use_device(name: str) -> None:
         raise LabError("--device needs a value: cpu, cuda, cuda:1 or mps.")
     if name.isdigit():
         raise LabError(
-            f"--device {name} names no device: cpu, cuda, cuda:1 or mps. For how many there are, labkit plan has "
+            f"--device {name} is not a device: cpu, cuda, cuda:1 or mps. The number of devices is set by labkit plan "
             f"--devices {name}."
         )
     from labkit.machine import default_device

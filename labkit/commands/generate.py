@@ -63,7 +63,7 @@ def print_generations(options: GenerateOptions) -> int:
     from labkit.world import Message
 
     if options.strategy is not None and sampling_filters(options.temperature, options.top_k, options.top_p):
-        raise LabError("--strategy takes the place of --temperature, --top-k and --top-p: write them into its line.")
+        raise LabError("--strategy replaces --temperature, --top-k and --top-p: write them into the strategy.")
     run = Run.open(options.run)
     tokenizer = run.tokenizer()
     model = run.model(options.stage or (None if options.chat else next(iter(run.recipe.stages))))

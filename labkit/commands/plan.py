@@ -70,7 +70,10 @@ def command(arguments: list[str]) -> int:
 
     parallel = parallel_config()
     if parallel.cpu_offload:
-        raise LabError("labkit plan does not estimate --cpu-offload. Leave it out: what is kept elsewhere fits better.")
+        raise LabError(
+            "labkit plan does not estimate --cpu-offload. Leave it out: training with it takes less memory of the "
+            "device than the estimate."
+        )
     if options.devices == 1 and parallel.strategy == "fsdp":
         warn_once("One device holds the whole model: fsdp shares it among several (--devices 2).")
     if options.devices > 1 and parallel.strategy == "fsdp" and accelerator().device.type == "cpu":

@@ -79,7 +79,9 @@ def command(name: str, arguments: list[str]) -> int:
     if "--again" in after or (config != before and not stage.exists):
         return run_with_progress(rerun_stage(path, name, config), path, go_on)
     if stage.finished:
-        raise LabError(f"{stage.path} is finished. To train it again and drop what was built on it: {command} --again")
+        raise LabError(
+            f"{stage.path} is finished. To train it again and delete the stages built on it: {command} --again"
+        )
     if config != before:
         raise LabError(f"{stage.path} was started with other settings. To train it again with these, add --again.")
     return run_with_progress(run(recipe, path, [name], resume=True), path, go_on)

@@ -232,8 +232,8 @@ def _check(beams: int, groups: int, diversity: float, length_penalty: float) -> 
     if beams < 1:
         raise LabError(f"Beam search needs at least one beam, not {beams}.")
     if groups < 1 or beams % groups:
-        raise LabError(f"{beams} beams cannot go in {groups} groups of equal size.")
+        raise LabError(f"{beams} beams cannot be split into {groups} groups of equal size.")
     if not 0 <= diversity <= 1e6:
-        raise LabError(f"Diversity holds groups apart by 0 to 1,000,000 nats, not {diversity:g}.")
+        raise LabError(f"The diversity penalty must be from 0 to 1,000,000 nats, not {diversity:g}.")
     if not -20 <= length_penalty <= 20:
-        raise LabError(f"A length penalty is an exponent from -20 to 20, not {length_penalty:g}.")
+        raise LabError(f"The length penalty must be an exponent from -20 to 20, not {length_penalty:g}.")

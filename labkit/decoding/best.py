@@ -23,7 +23,7 @@ def judge_scores(judge: Judge, prompts: Sequence[Sequence[int]], answers: Sequen
     """What the judge gives each answer. Raises LabError where that is not one number for each."""
     scores = [float(score) for score in judge(prompts, answers)]
     if len(scores) != len(answers) or any(math.isnan(score) for score in scores):
-        raise LabError(f"The judge must give a number to each of {len(answers)} answers; it gave {scores}.")
+        raise LabError(f"The judge must return one score for each of {len(answers)} answers; it gave {scores}.")
     return scores
 
 
@@ -74,7 +74,7 @@ def best_of_n_steps(
 ) -> Iterator[BestOfN | None]:
     """`best_of_n` for who may want to stop: after every `batch_size` answers None, and at last the best."""
     if n < 1:
-        raise LabError(f"The best is chosen of at least one answer, not {n}.")
+        raise LabError(f"Best of n needs an n of at least 1, not {n}.")
     check_prompt(model, prompt)
     check_generation_memory(model, n, len(prompt), max_new_tokens)
     draws = torch.rand(1, n, max_new_tokens, generator=generator)

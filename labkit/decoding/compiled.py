@@ -89,13 +89,13 @@ class CompiledGenerator:
         bf16: bool = False,
     ):
         if not supports_compiled_generation(model):
-            raise LabError("Only models of attention without an encoder are compiled for generation; use generate.")
+            raise LabError("Only decoder-only attention models can be compiled for generation; use generate.")
         if any_needs_history(filters):
-            raise LabError("Filters that need the tokens so far are not compiled; use generate.")
+            raise LabError("Filters that need the previous tokens cannot be compiled; use generate.")
         if any(isinstance(one, Banned | Allowed) for one in filters):  # nobody looks whether they leave a token
-            raise LabError("Filters that ban or allow single tokens are not compiled; use generate.")
+            raise LabError("Filters that ban or allow single tokens cannot be compiled; use generate.")
         if batch_size < 1:
-            raise LabError(f"Rows are written at least one at a time, not {batch_size}.")
+            raise LabError(f"The batch size must be at least 1, not {batch_size}.")
         self.model, self.batch_size, self.filters = _in_bf16(model) if bf16 else model, batch_size, tuple(filters)
         config, like = model.config, self.model.embedding.weight
         self.length = 2 * config.context if max_length is None else max_length

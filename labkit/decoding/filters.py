@@ -88,13 +88,13 @@ def check_tokens_remain(
     """
     empty = [_empty(logits) if active_rows is None else _empty(logits) & active_rows for logits in logits_by_filter]
     if empty[0].any():
-        raise LabError("The model's logits are not finite: its weights are damaged, as when training diverged.")
+        raise LabError("The model's logits are NaN or infinite: its weights are damaged, as when training diverged.")
     taken = next((place for place, one in enumerate(empty[1:]) if one.any()), None)
     if taken is not None:
         before = ", ".join(one.name for one in filters[:taken])
         raise LabError(
-            f"{filters[taken].name} leaves no token to sample{f', after {before}' if before else ''}. Take "
-            f"it out, make it milder, or put it before the filters that remove tokens."
+            f"{filters[taken].name} leaves no token to sample{f', after {before}' if before else ''}. Remove it, "
+            "weaken it, or put it before the filters that remove tokens."
         )
 
 

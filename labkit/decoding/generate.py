@@ -46,7 +46,9 @@ def generate(
     empty or leaves no room in the context, for an encoder without a source, and where filters leave no token.
     """
     if batch_size < 1 or num_return_sequences < 1:
-        raise LabError(f"Rows and samples are counts of at least 1, not {batch_size} and {num_return_sequences}.")
+        raise LabError(
+            f"batch_size and num_return_sequences must be at least 1, not {batch_size} and {num_return_sequences}."
+        )
     for i, prompt in enumerate(prompts):
         check_prompt(model, prompt, f"Prompt {i}" if len(prompts) > 1 else "The prompt")
     longest = max(map(len, prompts), default=0)

@@ -64,10 +64,10 @@ def check_generation_cost(
     """
     found = generation_cost(strategy, prompt_tokens, new_tokens, model)
     said = {
-        "batch_size": f"{found.batch_size:,} texts at once; here at most {max_cost.batch_size:,}",
-        "processed_tokens": f"{found.processed_tokens:,} tokens to read; here at most {max_cost.processed_tokens:,}",
-        "flops": f"{found.flops / 1e12:,.1f} TFLOP; here at most {max_cost.flops / 1e12:,.1f}",
-        "kv_cache_bytes": f"{found.kv_cache_bytes / 1e9:,.1f} GB of keys and values; here at most "
+        "batch_size": f"{found.batch_size:,} texts at once; the limit is {max_cost.batch_size:,}",
+        "processed_tokens": f"{found.processed_tokens:,} tokens to read; the limit is {max_cost.processed_tokens:,}",
+        "flops": f"{found.flops / 1e12:,.1f} TFLOP; the limit is {max_cost.flops / 1e12:,.1f}",
+        "kv_cache_bytes": f"{found.kv_cache_bytes / 1e9:,.1f} GB of keys and values; the limit is "
         f"{max_cost.kv_cache_bytes / 1e9:,.1f}",
     }
     for name, words in said.items():

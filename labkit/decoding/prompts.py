@@ -21,11 +21,11 @@ def check_prompt(model: Transformer, prompt: Sequence[int], which: str = "The pr
     """
     context = model.config.context
     if not model.causal:
-        raise LabError("This model does not generate token by token: its tokens attend to later ones.")
+        raise LabError("This model cannot generate text: its attention is bidirectional.")
     if not prompt:
-        raise LabError(f"{which} is empty; begin it with at least one token.")
+        raise LabError(f"{which} is empty; it needs at least one token.")
     if len(prompt) >= context:
-        raise LabError(f"{which} has {len(prompt)} tokens and leaves no room in a context of {context}.")
+        raise LabError(f"{which} has {len(prompt)} tokens and leaves no room for new tokens in a context of {context}.")
     check_in_vocabulary(model, prompt, which)
 
 
@@ -43,7 +43,7 @@ def check_generation_memory(model: Transformer, batch_size: int, prompt_tokens: 
     after a prompt of so many tokens are more than the memory of the model's device.
     """
     if not 1 <= max_new_tokens <= LONGEST:
-        raise LabError(f"A text has from 1 to {LONGEST:,} new tokens, not {max_new_tokens:,}.")
+        raise LabError(f"The number of new tokens must be from 1 to {LONGEST:,}, not {max_new_tokens:,}.")
     config = model.config
     length = min(config.context, prompt_tokens + max_new_tokens)
     each = length * 2 * config.depth * config.attention_config.key_value_heads * config.attention_config.head_dim
@@ -58,7 +58,7 @@ def encode_sources(model: Transformer, sources: Sequence[Sequence[int]] | None) 
     if model.encoder is None and sources is None:
         return None
     if model.encoder is None:
-        raise LabError("This model has no encoder, so there is no source to read: put it in the prompt.")
+        raise LabError("This model has no encoder, so it takes no source text: put the text in the prompt.")
     if not sources or not all(sources):
         raise LabError("This model has an encoder: give it a source of at least one token for each prompt.")
     for source in sources:

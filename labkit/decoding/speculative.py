@@ -104,11 +104,11 @@ def speculative_steps(
 def _check(model: Transformer, draft: Transformer, ahead: int, filters: Sequence[Filter]) -> None:
     if draft.config.vocabulary != model.config.vocabulary:
         raise LabError(
-            f"The draft has a vocabulary of {draft.config.vocabulary}, the model of {model.config.vocabulary}: they "
-            f"must read the same tokens."
+            f"The draft model has a vocabulary of {draft.config.vocabulary}, the model of {model.config.vocabulary}: "
+            "they must have the same tokenizer."
         )
     if ahead < 1:
-        raise LabError(f"The draft guesses at least one token ahead, not {ahead}.")
+        raise LabError(f"The draft model must propose at least one token at a time, not {ahead}.")
     if any_needs_history(filters):
         raise LabError("Speculative decoding takes no filters that need the tokens so far.")
 

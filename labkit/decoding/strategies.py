@@ -95,7 +95,7 @@ class DecodingResources:
         if not self.stop:
             return None
         if self.tokenizer is None:
-            raise LabError("Stop texts are looked for in words: a tokenizer is needed.")
+            raise LabError("Stop texts need a tokenizer.")
         return StopStrings(self.tokenizer.decode, self.stop)
 
 
@@ -237,7 +237,7 @@ class Strategy:
         common["generator"] = torch.Generator().manual_seed(seed)
         if self.kind == "speculative":
             if sources is not None:
-                raise LabError("speculative: a model with an encoder has no draft to guess for it.")
+                raise LabError("speculative: models with an encoder are not supported.")
             if resources.draft is None:
                 raise LabError("speculative: a smaller draft model is needed (on the command line, --draft RUN).")
             for accepted in speculative_steps(model, resources.draft, prompt, ahead=self.option("ahead"), **common):
@@ -296,7 +296,9 @@ def parse_strategy(line: str) -> Strategy:
     for word in words:
         name, equals, value = word.partition("=")
         if kind == "contrastive" and name in {**FILTERS, **TOKEN_FILTERS}:
-            raise LabError("contrastive: it chooses among the likeliest tokens by itself, and takes no filters.")
+            raise LabError(
+                "contrastive: it takes no filters, because it chooses among the k most probable tokens itself."
+            )
         if name not in known:
             settings = f"Its settings are {', '.join(known)}." if known else "It has no settings."
             raise LabError(f"{kind}: unknown setting {name!r}.{_nearest(name, known)} {settings}")
@@ -329,13 +331,13 @@ def _check_seeds(seeds: Sequence[int]) -> None:
         raise LabError("At least one seed is needed, for one text.")
     outside = [seed for seed in seeds if not 0 <= seed < 2**63]
     if outside:
-        raise LabError(f"A seed is a whole number from 0 to 2^63 - 1, not {outside[0]}.")
+        raise LabError(f"A seed must be a whole number from 0 to 2^63 - 1, not {outside[0]}.")
 
 
 def _value(kind: str, name: str, text: str) -> Any:
     if name in TOKEN_FILTERS:
         if not all(text.split(",")):
-            raise LabError(f"{kind}: {name} is words with commas between them, not {text!r}.")
+            raise LabError(f"{kind}: {name} must be words separated by commas, not {text!r}.")
         return text
     if name == "early-stopping":
         if text not in EARLY_STOPPING:
@@ -359,13 +361,13 @@ def _tokens_of(name: str, value: str, tokenizer: Tokenizer | None) -> tuple[int,
             found.append(int(word[1:]))
             continue
         if tokenizer is None:
-            raise LabError(f"{name}: {word!r} is a word, which takes a tokenizer; name its token as #17.")
+            raise LabError(f"{name}: {word!r} is a word, which needs a tokenizer; give its token id, as #17.")
         spelt = [tokenizer.encode(text) for text in (word, f" {word}")]
         single = [ids[0] for ids in spelt if len(ids) == 1]
         if not single:
             pieces = " ".join(tokenizer.token_text(token) for token in spelt[0])
             raise LabError(
-                f"{name}: {word!r} is no single token but {len(spelt[0])} ({pieces}); name tokens one by one."
+                f"{name}: {word!r} is not a single token but {len(spelt[0])} ({pieces}); give each token by itself."
             )
         found += single
     return tuple(found)

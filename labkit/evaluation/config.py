@@ -16,11 +16,12 @@ class EvaluationConfig:
     """How much is measured. While training, half of the documents and a tenth of the characters are.
 
     documents: held-out documents (or conversations) for the losses. characters: of held-out real text, from its start.
-    stories: generated from bos. tasks_per_kind: held-out ones to answer. majority_baseline_tasks: training tasks of each
-    kind among which the most frequent answer is counted (see `majority_answer_accuracy`). novelty_documents: training documents that stories are compared with (see `novel_story_share`).
-    story_max_new_tokens, answer_max_new_tokens: where a generated story or answer is cut. generation_batch_size,
-    loss_batch_size: how many at a time. policy_prompts: held-out ones on which a policy is compared with the model before it.
-    seed: which tasks, and the draws of the stories.
+    stories: generated from bos. tasks_per_kind: held-out ones to answer. majority_baseline_tasks: training tasks of
+    each kind, among which the most frequent answer is counted (see `majority_answer_accuracy`). novelty_documents:
+    training documents that stories are compared with (see `novel_story_share`). story_max_new_tokens,
+    answer_max_new_tokens: where a generated story or answer is cut. generation_batch_size, loss_batch_size: how many at
+    a time. policy_prompts: held-out ones on which a policy is compared with the model before it. seed: which tasks, and
+    the draws of the stories.
     """
 
     documents: Annotated[int, Range(2, LARGEST)] = 200

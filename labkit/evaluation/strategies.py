@@ -196,7 +196,7 @@ FIRST = 24
 
 
 def find_held_out_task(world: World, prompt_text: str) -> Task | None:
-    """The held-out task whose prompt, as text, is exactly this, among the first of each kind; None where there is none."""
+    """The held-out task of this very prompt, among the first of each kind; None where there is none."""
     return _first_tasks(world.size.name).get(prompt_text)
 
 

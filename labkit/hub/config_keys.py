@@ -62,24 +62,24 @@ class ConfigKeys(NamedTuple):
         for key in QUANTIZED:
             if config.get(key):
                 raise LabError(
-                    f"{where}: the weights are quantized ({_method(config[key])}), which is not read. {_MEND}"
+                    f"{where}: the weights are quantized ({_method(config[key])}), which is not supported. {_MEND}"
                 )
         for key, allowed in {**FIXED, **self.required_values}.items():
             value = config.get(key, allowed[0])
             if value not in allowed and not (value is None and not any(allowed)):
                 known = " or ".join(str(one) for one in allowed)
-                raise LabError(f"{where} says {key} = {value!r}, which is not known here, only {known}.")
+                raise LabError(f"{where} says {key} = {value!r}, which is not supported, only {known}.")
         unknown = sorted(
             key for key, value in config.items() if value and key[:1] != "_" and key not in self.all_keys()
         )
         if unknown:
             raise LabError(
-                f"{where} says {', '.join(unknown)}, which no {config['model_type']} of transformers knows, so it may "
-                f"be another model. What changes nothing, take out of the file."
+                f"{where} says {', '.join(unknown)}, which no {config['model_type']} in transformers has, so it may be "
+                "a different model. Remove the keys that do not change the model."
             )
 
 
-_MEND = "Take the original weights, or dequantize them first; GGUF files are read with their quantization."
+_MEND = "Use the original weights, or dequantize them first; quantized GGUF files are supported."
 
 
 def _method(config: Any) -> str:

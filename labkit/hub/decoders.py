@@ -38,18 +38,18 @@ def _rotary(config: Json) -> Rotary:
     """Both of transformers' ways to write it: rope_parameters, and before it rope_theta beside rope_scaling."""
     new, old = config.get("rope_parameters"), config.get("rope_scaling")
     if new and old and new != old:
-        raise LabError(f"rope_parameters ({new}) and rope_scaling ({old}) differ: it is not known which of them holds.")
+        raise LabError(f"rope_parameters ({new}) and rope_scaling ({old}) differ: it is not clear which is meant.")
     given: dict[str, Any] = dict(new or old or {})
     kind = given.pop("rope_type", None) or given.get("type", "default")
     given.pop("type", None)
     base = float(given.pop("rope_theta", None) or config["rope_theta"])
     if kind not in ROPE:
-        raise LabError(f"The rotary scaling {kind!r} is not known here; there are {', '.join(ROPE)}.")
+        raise LabError(f"The rotary scaling {kind!r} is not supported; supported are {', '.join(ROPE)}.")
     share = given.pop("partial_rotary_factor", None) or config.get("partial_rotary_factor") or 1.0
     unknown = [name for name, value in given.items() if name not in ROPE[kind].split() and value is not None]
     if share != 1 or unknown:
         what = f"of a share of {share} of each head" if share != 1 else f"with {', '.join(unknown)}"
-        raise LabError(f"Rotary positions ({kind}) {what} are not known here.")
+        raise LabError(f"Rotary positions ({kind}) {what} are not supported.")
     context = config["max_position_embeddings"]
     original = next((one[_ORIGINAL] for one in (config, given) if one.get(_ORIGINAL)), context)
     if kind == "linear":
@@ -99,8 +99,8 @@ def _window(config: Json, sliding: Sequence[bool]) -> int:
         return 0
     if not all(sliding):
         raise LabError(
-            f"A window of {window} tokens (sliding_window) in some layers only is not known here. With "
-            f"max_position_embeddings of at most {window} in config.json it is read, for rows of that length."
+            f"A window of {window} tokens (sliding_window) in some layers only is not supported. With "
+            f"max_position_embeddings of at most {window} in config.json it is supported, for rows of that length."
         )
     return window
 
@@ -110,7 +110,7 @@ def _sliding_layers(config: Json) -> list[bool]:
     depth = config["num_hidden_layers"]
     kinds = config.get("layer_types") or ["sliding_attention"] * depth
     if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
-        raise LabError(f"Layers of the kind {sorted(unknown)[0]!r} (layer_types) are not known here.")
+        raise LabError(f"Layers of the type {sorted(unknown)[0]!r} (layer_types) are not supported.")
     if not config.get("use_sliding_window"):
         return [False] * depth
     if config.get("layer_types"):

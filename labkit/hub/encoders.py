@@ -106,7 +106,10 @@ def _read_switch(config: Json) -> ModelConfig:
     sparse = config["num_sparse_encoder_layers"], config["num_sparse_decoder_layers"]
     steps = {depth // experts if experts else depth for depth, experts in zip(depths, sparse, strict=True)}
     if len(steps) > 1:
-        raise LabError("This Switch Transformer has experts in other blocks of its encoder than of its decoder.")
+        raise LabError(
+            "This Switch Transformer has experts in different blocks of its encoder and its decoder, which is not "
+            "supported."
+        )
     experts, context = config["num_experts"], config["n_positions"]
     expert = Plain(config["d_ff"], activation_from_hf(config["dense_act_fn"]))
     capacity = config["expert_capacity"] * experts / context
@@ -145,7 +148,9 @@ def _write_switch(c: ModelConfig) -> dict[str, Any]:
     moe = c.feed_forward
     assert isinstance(moe, MoE)
     if moe.top_k != 1 or moe.norm_topk_prob or not isinstance(moe.expert, Plain):
-        raise LabError("A Switch Transformer sends a token to one plain expert, and weighs what it makes.")
+        raise LabError(
+            "A Switch Transformer needs top_k=1, experts without a gate, and outputs weighted by the router."
+        )
     no_limit = c.context  # tokens of a row that one expert may take
     return _write_encoder_decoder(c) | {
         "num_experts": moe.num_experts,

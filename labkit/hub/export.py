@@ -26,7 +26,7 @@ def export(
     folder = run.stage(stage) if stage else run.latest_language_model_stage()
     model = folder.model().cpu()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise LabError(f"{target} holds something already. Choose another folder.")
+        raise LabError(f"{target} is not empty. Choose another folder.")
     if format == "gguf":
         file = target / f"{run.path.resolve().name}-{folder.name}.{gguf_dtype.upper()}.gguf"
         save_gguf(model, tokenizer, file, gguf_dtype)

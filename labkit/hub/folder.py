@@ -44,14 +44,14 @@ def resolve_checkpoint(source: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-        raise LabError(f"{source} is no folder with a checkpoint, and no model's id like OWNER/NAME.")
+        raise LabError(f"{source} is neither a folder with a checkpoint nor a model id like OWNER/NAME.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", *FILES]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise LabError(f"{source} is no folder here, and could not be fetched from the hub: {error}") from error
+        raise LabError(f"{source} is not a folder, and could not be downloaded from the hub: {error}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -59,14 +59,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     if (folder / ADAPTER).is_file():
         base = read_checkpoint_json(folder / ADAPTER).get("base_model_name_or_path") or "another model"
         raise LabError(
-            f"{folder} holds an adapter (LoRA) of {base}, not a whole model. Merge the two first "
-            f"(peft: merge_and_unload, then save_pretrained) and import what comes of it."
+            f"{folder} holds an adapter (LoRA) of {base}, not a whole model. Merge the two first (peft: "
+            "merge_and_unload, then save_pretrained) and import the result."
         )
     if not (folder / "config.json").is_file():
         run = " It is a run of labkit, which needs no import." if (folder / "recipe.json").is_file() else ""
         raise LabError(
-            f"{folder} holds no checkpoint: looked for config.json with {WEIGHTS} or {INDEX}, or a .gguf file; there "
-            f"{_listed(folder)}.{run}"
+            f"{folder} contains no checkpoint: looked for config.json with {WEIGHTS} or {INDEX}, or a .gguf file; "
+            f"there {_listed(folder)}.{run}"
         )
     return read_checkpoint_json(folder / "config.json")
 
@@ -93,7 +93,7 @@ def read_tensor_entries(folder: Path) -> dict[str, TensorEntry]:
                     found = opened.get_slice(name)
                     entries[name] = TensorEntry(file, name, found.get_dtype(), tuple(found.get_shape()))
         except (OSError, SafetensorError) as error:
-            raise LabError(f"{file} cannot be read, or is cut off: {error}") from error
+            raise LabError(f"{file} cannot be read, or is truncated: {error}") from error
     return entries
 
 
@@ -102,8 +102,8 @@ def check_finite(name: str, tensor: Tensor, file: Path) -> None:
     odd = tensor.numel() - int(torch.isfinite(tensor).sum())
     if odd:
         raise LabError(
-            f"{file}: {odd:,} of {tensor.numel():,} numbers in {name} are NaN or infinite: its training broke, or the "
-            f"file is damaged. Take another checkpoint."
+            f"{file}: {odd:,} of {tensor.numel():,} numbers in {name} are NaN or infinite: training diverged, or the "
+            "file is damaged. Use another checkpoint."
         )
 
 
@@ -113,8 +113,8 @@ def refuse_quantized(entries: Mapping[str, TensorEntry], folder: Path) -> None:
     if odd:
         kinds = ", ".join(sorted({entries[name].dtype for name in odd}))
         raise LabError(
-            f"{folder} holds {len(odd)} tensors of {kinds}, {odd[0]} the first: quantized weights, which are not read "
-            f"here without their scales. Take the original weights; those known are {', '.join(FLOATS)}."
+            f"{folder} holds {len(odd)} tensors of {kinds}, {odd[0]} the first: quantized weights, which are not "
+            f"supported without their scales. Use the original weights; supported are {', '.join(FLOATS)}."
         )
 
 
@@ -136,13 +136,13 @@ def _files(folder: Path) -> list[Path]:
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:
         raise LabError(
-            f"{folder} holds its weights as pickles ({', '.join(pickles)}), which can run code when they are "
-            f"loaded. Get or convert them as safetensors."
+            f"{folder} holds its weights as pickles ({', '.join(pickles)}), which can run code when they are loaded. "
+            "Convert them to safetensors."
         )
     parts = sorted(file.name for file in folder.glob("*.safetensors"))
     if parts:
         raise LabError(
-            f"{folder} holds {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which says what is "
-            f"in them: fetch that, too. One file that is whole is named {WEIGHTS}."
+            f"{folder} holds {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which lists their "
+            f"tensors: download it too. A checkpoint in one file is named {WEIGHTS}."
         )
-    raise LabError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}; there {_listed(folder)}.")
+    raise LabError(f"{folder} contains no weights: neither {WEIGHTS} nor {INDEX}; there {_listed(folder)}.")

@@ -20,7 +20,7 @@ from labkit.hub.folder import check_finite
 from labkit.hub.gguf_file import open_gguf
 from labkit.hub.gguf_shape import config_from_gguf, gguf_architecture_name, rope_factors, write_gguf_config
 from labkit.hub.gguf_tokenizer import read_gguf_tokenizer, write_gguf_tokenizer
-from labkit.hub.matching import check_shapes, check_config_plausible
+from labkit.hub.matching import check_config_plausible, check_shapes
 from labkit.hub.parts import TensorMapping, qkv_split_sizes
 from labkit.hub.tokenizer_files import choose_chat_template
 from labkit.model.transformer import ModelConfig, Transformer
@@ -101,7 +101,7 @@ def _check_names(wanted: set[str], given: set[str], path: Path) -> None:
     if left := sorted(given - wanted):
         raise LabError(
             f"{path} holds {len(left)} tensors that the model of its header does not have, {left[0]} the first. "
-            f"Without them it would be another model, so it is not read."
+            "Without them it would be a different model, so it is refused."
         )
 
 
@@ -157,7 +157,7 @@ def _numbers(tensor: Any, path: Path) -> Tensor:
         numbers = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
     except RuntimeError as error:  # its own error for a type that it cannot read is one
         raise LabError(
-            f"{path}: {tensor.name} is kept as {tensor.tensor_type.name}, which is not known here."
+            f"{path}: {tensor.name} has the type {tensor.tensor_type.name}, which is not supported."
         ) from error
     check_finite(tensor.name, numbers, path)
     return numbers
@@ -173,5 +173,7 @@ def _add_tensors(writer: GGUFWriter, model: Transformer, kind: Kind, llama: bool
         for name, tensor in _turned(part, tensors, model.config, llama, back=False).items():
             chosen = types[kind] if tensor.dim() > 1 else GGMLQuantizationType.F32
             if chosen == GGMLQuantizationType.Q8_0 and tensor.shape[-1] % 32:
-                raise LabError(f"{name} has rows of {tensor.shape[-1]}, which Q8_0 cannot cut into 32s; write f16.")
+                raise LabError(
+                    f"{name} has rows of {tensor.shape[-1]}, which is not a multiple of 32, as Q8_0 needs; use f16."
+                )
             writer.add_tensor(name, quantize(tensor.numpy(), chosen), raw_dtype=chosen)

@@ -50,7 +50,7 @@ def open_gguf(path: Path) -> GGUFReader:
         reader = GGUFReader(path)
         parts = reader.get_field("split.count")
     except Exception as error:  # whatever the package raises for a damaged file
-        raise LabError(f"{path} is damaged, or no GGUF file that the package gguf can read: {error}") from error
+        raise LabError(f"{path} is damaged, or not a GGUF file that the package gguf can read: {error}") from error
     if parts is not None and parts.contents() > 1:
         raise LabError(f"{path} is one of {parts.contents()} parts. Join them first (llama-gguf-split --merge).")
     return reader
@@ -66,7 +66,7 @@ def _check_header(path: Path) -> None:
                 raise LabError(f"{path} is not a GGUF file: it does not begin with GGUF.")
             version, tensors, values = _numbers(file, "<IQQ")
             if version not in (2, 3):
-                raise LabError(f"{path} is of version {version} of GGUF; those known are 2 and 3.")
+                raise LabError(f"{path} has the version {version} of GGUF; supported are 2 and 3.")
             if (tensors + values) * 12 > size:  # each takes a name's length and a type at least
                 raise struct.error("more tensors or values than it has room for")
             for _ in range(values):
@@ -86,7 +86,7 @@ def _check_header(path: Path) -> None:
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error}") from error
     except struct.error as error:
-        raise LabError(f"{path} is cut off or damaged: {error}. Fetch it again.") from error
+        raise LabError(f"{path} is truncated or damaged: {error}. Download it again.") from error
 
 
 def _numbers(file: IO[bytes], form: str) -> tuple[Any, ...]:

@@ -45,19 +45,19 @@ def config_from_gguf(
     architecture = fields.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise LabError(
-            f"{path} holds a model of the architecture {architecture!r}; those read from GGUF are "
+            f"{path} holds a model of the architecture {architecture!r}; supported in GGUF files are "
             f"{', '.join(ARCHITECTURES)}."
         )
     start = f"{architecture}."
     own = {name.removeprefix(start): value for name, value in fields.items() if name.startswith(start)}
     for name, value in own.items():
         if name not in READ | IDLE and (value != USUAL[name] if name in USUAL else value):
-            raise LabError(f"{path} says {start}{name} = {value!r}, which is not known here.")
+            raise LabError(f"{path} says {start}{name} = {value!r}, which is not supported.")
     try:
         config = _shape(own, str(architecture), shapes, factors)
         return config
     except KeyError as error:
-        raise LabError(f"{path} does not say {start}{error.args[0]}, without which its shape is not known.") from error
+        raise LabError(f"{path} does not say {start}{error.args[0]}, which is needed to build the model.") from error
     except LabError as error:
         raise LabError(f"{path}: {error}") from error
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -68,16 +68,16 @@ def _shape(
     own: Mapping[str, Any], architecture: str, shapes: Mapping[str, tuple[int, ...]], factors: Tensor | None
 ) -> ModelConfig:
     if "token_embd.weight" not in shapes:
-        raise LabError("there is no token embedding (token_embd.weight): it is not a whole model.")
+        raise LabError("there is no token embedding (token_embd.weight): the model is not complete.")
     heads, width, context = own["attention.head_count"], own["embedding_length"], own["context_length"]
     head_dim = own.get("attention.key_length", width // heads)
     for name in ("attention.value_length", "rope.dimension_count"):
         if own.get(name, head_dim) != head_dim:
-            raise LabError(f"{name} = {own[name]} differs from the width of a head, {head_dim}: not known here.")
+            raise LabError(f"{name} = {own[name]} differs from head_dim, {head_dim}: not supported.")
     if 0 < (own.get("attention.sliding_window") or 0) < context:
         raise LabError(
             f"a window of {own['attention.sliding_window']} tokens (attention.sliding_window) below the context of "
-            f"{context} is not read from GGUF; transformers' files of the model are."
+            f"{context} is not supported in GGUF files; import the model in transformers' format."
         )
     return ModelConfig(
         vocabulary=shapes["token_embd.weight"][0],
@@ -102,7 +102,7 @@ def _rotary(own: Mapping[str, Any], factors: Tensor | None) -> Rotary:
     base, kind = float(own.get("rope.freq_base", 10_000.0)), own.get("rope.scaling.type", usual)
     if factors is not None:
         if kind != "none":
-            raise LabError(f"rotary positions are scaled twice, as {kind!r} and by rope_freqs.weight: not known here.")
+            raise LabError(f"rotary positions are scaled twice, as {kind!r} and by rope_freqs.weight: not supported.")
         original = own.get("rope.scaling.original_context_length") or Llama3Scaling.original_max_position_embeddings
         return Rotary(base, _llama3(factors, base, original))
     if kind == "none":
@@ -112,14 +112,14 @@ def _rotary(own: Mapping[str, Any], factors: Tensor | None) -> Rotary:
     if kind == "yarn":
         original = own.get("rope.scaling.original_context_length") or own["context_length"]
         return Rotary(base, YaRN(float(own["rope.scaling.factor"]), original))
-    raise LabError(f"the rotary scaling {kind!r} is not known here; there are none, linear and yarn.")
+    raise LabError(f"the rotary scaling {kind!r} is not supported; supported are none, linear and yarn.")
 
 
 def _llama3(factors: Tensor, base: float, original: int) -> Llama3Scaling:
     """The scaling of Llama 3.1 and 3.2 that gives these factors [E / 2]. Raises LabError where there is none."""
     scaling = Llama3Scaling(factor=round(float(factors.max()), 4), original_max_position_embeddings=original)
     if factors.dim() != 1 or not torch.allclose(_factors(scaling, base, 2 * len(factors)), factors, rtol=1e-4):
-        raise LabError("rope_freqs.weight scales rotary positions otherwise than Llama 3.1 does: not known here.")
+        raise LabError("rope_freqs.weight scales rotary positions differently from Llama 3.1: not supported.")
     return scaling
 
 
@@ -138,7 +138,7 @@ def rope_factors(config: ModelConfig) -> Tensor | None:
         return None
     factors = _factors(scaling, base, config.attention_config.head_dim)
     if _llama3(factors, base, scaling.original_max_position_embeddings) != scaling:
-        raise LabError("Of this scaling of rotary positions a GGUF file would not say all; export it for transformers.")
+        raise LabError("A GGUF file cannot hold all settings of this RoPE scaling; export the model for transformers.")
     return factors
 
 
@@ -146,20 +146,22 @@ def gguf_architecture_name(config: ModelConfig) -> str:
     """llama.cpp's name for the shape. Raises LabError where it has none, or would work it out otherwise."""
     if not (isinstance(config.position, Rotary) and isinstance(config.feed_forward, Gated) and config.norm == "rms"):
         raise LabError(
-            "Only models of Llama's, Qwen2's and Qwen3's shape (rotary, RMSNorm, gated) are written as GGUF."
+            "Only the architectures of Llama, Qwen2 and Qwen3 (RoPE, RMSNorm, gated feed-forward) can be exported as "
+            "GGUF."
         )
     name = family_name(config)
     config_to_hf(name, config)
     if name not in ARCHITECTURES or config.feed_forward.activation != "silu" or 0 < config.window < config.context:
         raise LabError(
-            "Llama.cpp reads no window and no activation but silu of this shape; export it for transformers."
+            "llama.cpp supports no attention window and only silu in this architecture; export the model for "
+            "transformers."
         )
     if name == "qwen2" and config.heads * config.attention_config.head_dim != config.width:
-        raise LabError("Llama.cpp takes a Qwen2's heads to make up its width; use transformers' form.")
+        raise LabError("llama.cpp needs heads × head_dim = width in a Qwen2; export the model for transformers.")
     scaling = config.position.scaling
     usual = isinstance(scaling, YaRN) and scaling == YaRN(scaling.factor, scaling.original_max_position_embeddings)
     if scaling is not None and not isinstance(scaling, LinearScaling | Llama3Scaling) and not usual:
-        raise LabError("A YaRN with settings of its own is not written as GGUF; export the model for transformers.")
+        raise LabError("A GGUF file cannot hold these YaRN settings; export the model for transformers.")
     return name
 
 

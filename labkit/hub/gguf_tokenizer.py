@@ -76,18 +76,18 @@ def read_gguf_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any
         elif kind == "llama":
             backend, adds_bos = _sentencepiece(fields), True
         else:
-            raise LabError(f"{path} has a tokenizer of the kind {kind!r}; those known are gpt2 and llama.")
+            raise LabError(f"{path} has a tokenizer of the type {kind!r}; supported are gpt2 and llama.")
         tokens, types = fields["ggml.tokens"], fields["ggml.token_type"]
         for index, (token, type_) in enumerate(zip(tokens, types, strict=True)):
             if backend.token_to_id(token) != index and type_ != UNUSED:
-                raise LabError(f"{path}: the token {token!r} stands twice in its vocabulary.")
+                raise LabError(f"{path}: the token {token!r} occurs twice in its vocabulary.")
         _add_tokens(backend, tokens, types)
         ids = {name: fields.get(f"ggml.{key}_token_id") for name, key in ENDS}
         config = {name: tokens[index] for name, index in ids.items() if index is not None}
     except LabError:
         raise
     except Exception as error:  # of the package, for a damaged file, and of tokenizers, for merges of no tokens
-        raise LabError(f"{path}: its tokenizer is damaged or not whole: {error!r}") from error
+        raise LabError(f"{path}: its tokenizer is damaged or incomplete: {error!r}") from error
     if fields.get("ggml.add_bos_token", adds_bos) and "bos_token" in config:
         bos = config["bos_token"]
         backend.post_processor = processors.TemplateProcessing(
@@ -102,8 +102,8 @@ def _byte_level(fields: dict[str, Any], path: Path) -> tuple[tokenizers.Tokenize
     given = fields.get("ggml.pre") or "default"  # as llama.cpp reads a file that names none
     if given not in NAMES:
         raise LabError(
-            f"{path} cuts text as {given!r} (tokenizer.ggml.pre), which is not known here; there are "
-            f"{', '.join(CUTS)}. With the original tokenizer.json, transformers' files are read."
+            f"{path} has the pre-tokenizer {given!r} (tokenizer.ggml.pre), which is not supported; supported are "
+            f"{', '.join(CUTS)}. Import the model in transformers' format, with its tokenizer.json, instead."
         )
     name = NAMES[given]
     vocabulary = {token: index for index, token in enumerate(fields["ggml.tokens"])}
@@ -167,7 +167,10 @@ def write_gguf_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, vocabulary: i
     name = gguf_pre_tokenizer_name(kept)
     ids = tokenizer.backend.get_vocab(with_added_tokens=True)
     if max(ids.values()) >= vocabulary:
-        raise LabError(f"The tokenizer has {1 + max(ids.values())} tokens, the model rows for {vocabulary} only.")
+        raise LabError(
+            f"The tokenizer has {1 + max(ids.values())} tokens, but the model's embedding has rows for {vocabulary} "
+            "only."
+        )
     by_id = {index: token for token, index in ids.items()}
     types = {token["id"]: CONTROL if token["special"] else USER_DEFINED for token in kept["added_tokens"]}
     writer.add_tokenizer_model("gpt2")
@@ -192,8 +195,8 @@ def gguf_pre_tokenizer_name(tokenizer_json: dict[str, Any]) -> str:
                 return name
     steps = ", ".join(step["type"] for step in given) or "not at all"
     raise LabError(
-        f"llama.cpp has no name for how this tokenizer cuts text ({model['type']}, cut by {steps}), so it is not "
-        f"written as GGUF: those known are {', '.join(CUTS)}. Export it for transformers."
+        f"llama.cpp has no name for this tokenizer's pre-tokenizer ({model['type']}, cut by {steps}), so it cannot be "
+        f"exported as GGUF: supported are {', '.join(CUTS)}. Export it for transformers."
     )
 
 

@@ -39,15 +39,15 @@ def import_checkpoint(
     `labkit.training.weights`), however large the model is; they are read twice, since NaN and infinite numbers are
     refused before anything is written. A GGUF file is loaded whole.
 
-    recipe: of the stages to come; its model's shape becomes the checkpoint's. chat_template_name: "plain" for turns written
-    plainly, or the name of one of several templates. say: is told what had to be decided. Raises LabError when the
-    checkpoint or its tokenizer cannot be read, when the model does not write word by word, when its chat template
+    recipe: of the stages to come; its model's shape becomes the checkpoint's. chat_template_name: "plain" for turns
+    written plainly, or the name of one of several templates. say: is told what had to be decided. Raises LabError when
+    the checkpoint or its tokenizer cannot be read, when the model does not write word by word, when its chat template
     refuses turns of the recipe's inputs, and for a folder in use.
     """
     if not recipe.chat_stages:
         raise LabError(
-            "--text alone leaves nothing to train: pretraining starts from random weights, not from a checkpoint. "
-            "Give --instructions, too, to fine-tune it on."
+            "--text alone leaves nothing to train: pretraining starts from random weights, not from a checkpoint. Give "
+            "--instructions too, to fine-tune the checkpoint on."
         )
     with lock_and_recover_run_folder(target):
         sources = read_sources(Run.new_unsaved(target, recipe).input_locations)
@@ -55,7 +55,7 @@ def import_checkpoint(
         tokenizer, config = checkpoint.tokenizer, checkpoint.config
         _check_turns(tokenizer, sources)
         if not config.causal or config.encoder_depth:
-            raise LabError(f"{source} does not predict each token from those before, so it cannot become a run.")
+            raise LabError(f"{source} is not a causal language model, so it cannot become a run.")
         if tokenizer.vocab_size > config.vocabulary:
             raise LabError(
                 f"{source}: its tokenizer has {tokenizer.vocab_size} tokens, its model only {config.vocabulary}."

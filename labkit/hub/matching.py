@@ -63,8 +63,8 @@ def match_tensors(
     if left:
         first = next(iter(left.values()))
         raise LabError(
-            f"{folder} holds {len(left)} tensors that a model of its config.json does not have, {first} the first. "
-            f"Without them it would be another model, so it is not read."
+            f"{folder} holds {len(left)} tensors that the model of its config.json does not have, {first} the first. "
+            "Without them it would be a different model, so it is refused."
         )
     missing = sorted(wanted - found.keys())
     if missing:
@@ -137,8 +137,8 @@ def check_config_plausible(config: ModelConfig, num_tensors: int, where: str, co
     """
     if max(config.depth, config.encoder_depth) > num_tensors or config.context > MOST_TOKENS:
         raise LabError(
-            f"{where}: its {config_source} speaks of {config.depth} layers and a context of {config.context} tokens, but it "
-            f"holds {num_tensors} tensors: the two do not belong together."
+            f"{where}: its {config_source} describes {config.depth} layers and a context of {config.context} tokens, "
+            f"but it holds {num_tensors} tensors: the two do not belong together."
         )
 
 

@@ -62,8 +62,8 @@ class TensorMapping(NamedTuple):
 class Family(NamedTuple):
     """architecture: the class that is made of it. read_config: config.json -> our config; write_config: the other way.
     tensor_mappings: all tensors of a model. config_keys: what each key of config.json means. base_model_prefix: of the
-    tensors' names, which a model saved without its head lacks. tied_weights_keys: {second name of a
-    tensor: its first}, as of a head that is tied to the embedding. ignored_tensors: a pattern of names of tensors that say nothing.
+    tensors' names, which a model saved without its head lacks. tied_weights_keys: {second name of a tensor: its first},
+    as of a head that is tied to the embedding. ignored_tensors: a pattern of names of tensors that say nothing.
     """
 
     architecture: str
@@ -105,7 +105,7 @@ ACTIVATIONS: dict[str, Activation] = {
 def activation_from_hf(name: str) -> Activation:
     """Our name of an activation, from theirs. Raises LabError for one that is not known here."""
     if name not in ACTIVATIONS:
-        raise LabError(f"The activation {name!r} is not known here; there are {', '.join(ACTIVATIONS)}.")
+        raise LabError(f"The activation {name!r} is not supported; supported are {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[name]
 
 

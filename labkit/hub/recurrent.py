@@ -22,7 +22,7 @@ RANKS = ("decay_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim", "gate_low_ran
 def _read(config: Json) -> ModelConfig:
     width, depth = config["hidden_size"], config["num_hidden_layers"]
     if set(config.get("value_dim") or [width]) != {width}:
-        raise LabError("This RWKV-7 has values of another width than its own (value_dim), which is not known here.")
+        raise LabError("This RWKV-7 has a value_dim that differs from its width, which is not supported.")
     heads = width // (config["head_dim"] or 64)
     decay, rate, value, gate = (config[name] for name in RANKS)
     return ModelConfig(

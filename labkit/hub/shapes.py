@@ -31,8 +31,8 @@ def family_name(config: ModelConfig) -> str:
         case NoPosition() if isinstance(config.mixer, RWKV) and config.embedding_norm and config.token_shift:
             return "rwkv7"
     raise LabError(
-        f"No family of transformers has this shape: {type(config.position).__name__} positions, {config.norm} norm, "
-        f"{config.norm_placement}-normalised, {type(config.feed_forward).__name__} feed-forward. Those known: "
+        f"No architecture of transformers has this config: {type(config.position).__name__} positions, {config.norm} "
+        f"norm, {config.norm_placement}-normalised, {type(config.feed_forward).__name__} feed-forward. Supported: "
         f"{', '.join(FAMILIES)}."
     )
 
@@ -57,7 +57,7 @@ def _family_of_llama(config: ModelConfig) -> str:
         case False, False, False, False:
             return "llama"
     raise LabError(
-        "No family of transformers has this shape: of experts, qk_norm and qkv_bias there is at most one in each."
+        "No architecture of transformers has this config: each has at most one of experts, qk_norm and qkv_bias."
     )
 
 
@@ -71,7 +71,7 @@ def config_to_hf(name: str, config: ModelConfig) -> dict[str, Any]:
     lost = [key for key in wanted if again[key] != wanted[key]]
     if lost:
         said = ", ".join(f"{key} = {wanted[key]}" for key in lost)
-        raise LabError(f"No family of transformers has this shape: a {name} cannot have {said}.")
+        raise LabError(f"No architecture of transformers has this config: a {name} cannot have {said}.")
     return described
 
 
@@ -99,7 +99,7 @@ def family_from_config(config: Mapping[str, Any], folder: Path) -> Family:
     """The family of a config.json. Raises LabError for one that is not known."""
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise LabError(f"{folder} holds a model of the family {name!r}; those known are {', '.join(FAMILIES)}.")
+        raise LabError(f"{folder} has the model type {name!r}; supported are {', '.join(FAMILIES)}.")
     return FAMILIES[name]
 
 

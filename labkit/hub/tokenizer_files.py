@@ -31,9 +31,9 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of a checkpoint's folder.
 
-    vocabulary: rows of the model's embedding. chat_template_name: "plain", or the name of one of several; None takes the
-    default. say: is told what had to be decided. Raises LabError for files that cannot be read, for tokens that have no
-    row in the embedding, and for a chat template that cannot be followed.
+    vocabulary: rows of the model's embedding. chat_template_name: "plain", or the name of one of several; None takes
+    the default. say: is told what had to be decided. Raises LabError for files that cannot be read, for tokens that
+    have no row in the embedding, and for a chat template that cannot be followed.
     """
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise LabError(f"There is no tokenizer at {folder}: it holds none of {', '.join(VOCABULARIES)}.")
@@ -49,17 +49,17 @@ def choose_chat_template(
 ) -> dict[str, Any]:
     """The tokenizer's config with the chat template that was chosen; None in it stands for the plain form.
 
-    chat_template_name: "plain", a name of several templates, or None for the default. Raises LabError for a name that none
-    has.
+    chat_template_name: "plain", a name of several templates, or None for the default. Raises LabError for a name that
+    none has.
     """
     given = tokenizer_config.get("chat_template") or None
     if chat_template_name == PLAIN:
         return tokenizer_config | {"chat_template": None}
     if chat_template_name is not None and (given is None or isinstance(given, str)):
         had = "no chat template" if given is None else "one chat template, which has no name"
-        raise LabError(f"--chat-template {chat_template_name}: this tokenizer has {had}. Leave it out, or say plain.")
+        raise LabError(f"--chat-template {chat_template_name}: this tokenizer has {had}. Leave it out, or use plain.")
     if given is None:
-        say("It comes without a chat template, so turns are written plainly: 'user: …', 'assistant: …'.")
+        say("It comes without a chat template, so turns are formatted as 'user: …', 'assistant: …'.")
     return tokenizer_config | {
         "chat_template": given if chat_template_name is None else select_chat_template(given, chat_template_name)
     }
@@ -114,7 +114,7 @@ def _fitted(
         names = ", ".join(sorted(beyond)[:5])
         raise LabError(
             f"{folder}: {len(beyond)} tokens of its tokenizer ({names}) have no row in its embedding of {vocabulary}. "
-            f"With transformers, model.resize_token_embeddings(len(tokenizer)) and save_pretrained make them."
+            "With transformers, model.resize_token_embeddings(len(tokenizer)) and save_pretrained add them."
         )
     say(f"Its pad token {config.pop('pad_token')} has no row in the embedding: its end token stands in for it.")
     kept = json.loads(backend.to_str())

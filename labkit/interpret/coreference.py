@@ -50,7 +50,7 @@ def world_coref_examples(world: World, tokenizer: Tokenizer, count: int = 48) ->
     the question what was; of the test split. Raises LabError for a world without such.
     """
     if "it" not in world.task_kinds:
-        raise LabError(f"In a world of size {world.size.name} nothing is called it; the lab world has such stories.")
+        raise LabError(f"TinyWorld of size {world.size.name} has no stories with the pronoun it; size lab has them.")
     found = []
     for index in range(count):
         task = world.task("test", SEED, index, "it")

@@ -67,7 +67,7 @@ def find_heads(
     encoder or without attention, and for examples that do not fit in its context.
     """
     if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):
-        raise LabError("Heads are found in models of attention without an encoder.")
+        raise LabError("Finding heads needs a decoder-only attention model.")
     longest = max(
         len(example.ids) + max(len(example.right_answer_ids), len(example.wrong_answer_ids)) for example in examples
     )

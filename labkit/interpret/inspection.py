@@ -91,9 +91,9 @@ class Inspection:
         context = model.config.context
         for given in (ids, source):
             if given is not None and not 0 < len(given) <= context:
-                raise LabError(f"A text of {len(given)} tokens cannot be looked at: give 1 to {context}.")
+                raise LabError(f"The text has {len(given)} tokens; give 1 to {context}.")
         if not isinstance(model.config.mixer, SelfAttention):
-            raise LabError(f"This model has no attention to look at: it mixes by {type(model.config.mixer).__name__}.")
+            raise LabError(f"This model has no attention: its mixer is {type(model.config.mixer).__name__}.")
         self.model, self.tokenizer, self.ids, self.source = model, tokenizer, list(ids), source
         recorder = ActivationRecorder((".weights", ".scores", ".query", ".key", ".value", "embedding", ".output"))
         self.logits = self._read([None], recorder)[0]
@@ -149,7 +149,9 @@ class Inspection:
             raise LabError(f"There is no attention number {map_index}: this model has {len(self.attention_maps)}.")
         L, H = self.attention_maps[map_index].weights.shape[:2]
         if not (0 <= layer < L and 0 <= head < H):
-            raise LabError(f"There is no head {head} in layer {layer}: there are {L} layers of {H} heads, from 0 on.")
+            raise LabError(
+                f"There is no head {head} in layer {layer}: there are {L} layers of {H} heads, counted from 0."
+            )
         return HeadRef(self.attention_maps[map_index].name_template.format(layer), head)
 
     def score_breakdown(
@@ -163,7 +165,9 @@ class Inspection:
         if not (0 <= row < weights.shape[0] and 0 <= column < weights.shape[1]):
             raise LabError(f"There is no pair of tokens ({row}, {column}) among {tuple(weights.shape)}.")
         if self.attention_maps[map_index].kind == "causal" and column > row:
-            raise LabError(f"Token {row} cannot look at token {column}: in causal attention none sees a later one.")
+            raise LabError(
+                f"Token {row} cannot attend to token {column}: causal attention does not attend to later tokens."
+            )
         scale = self.model.config.attention_config.softmax_scale
         shared = head * self.attention_maps[map_index].key_value_heads // self.model.config.heads
         q, k, v = (self.activations[f"{where}.{part}"][0] for part in ("query", "key", "value"))

@@ -40,8 +40,8 @@ def check_attention_memory(
     if found > max_bytes:
         longest = math.floor(max(tokens, source_tokens) * math.sqrt(max_bytes / found))
         raise LabError(
-            f"The attention of a text of {max(tokens, source_tokens):,} tokens takes {found / 1e9:,.1f} GB; here "
-            f"at most {max_bytes / 1e9:,.1f}. Take a text of at most {longest:,} tokens."
+            f"The attention of a text of {max(tokens, source_tokens):,} tokens takes {found / 1e9:,.1f} GB; the limit "
+            f"is {max_bytes / 1e9:,.1f}. Use a text of at most {longest:,} tokens."
         )
     return found
 
@@ -56,7 +56,8 @@ def check_patching_cost(
     )  # a forward pass is a third
     if found > max_flops:
         raise LabError(
-            f"Patching these texts takes {readings:,} readings of {len(corrupted_ids):,} tokens, {found / 1e12:,.1f} "
-            f"TFLOP; here at most {max_flops / 1e12:,.1f}. Take shorter texts, that differ only near their end."
+            f"Patching these texts takes {readings:,} forward passes of {len(corrupted_ids):,} tokens, "
+            f"{found / 1e12:,.1f} TFLOP; the limit is {max_flops / 1e12:,.1f}. Use shorter texts, or texts that differ "
+            "only near their end."
         )
     return found

@@ -57,14 +57,14 @@ def activation_patching(
     """
     if len(clean_ids) != len(corrupted_ids):
         raise LabError(
-            f"The texts have {len(clean_ids)} and {len(corrupted_ids)} tokens; a vector is moved to the same position "
-            f"in the other text, so they must have the same number of tokens. Replace words by others of as many "
-            f"tokens."
+            f"The texts have {len(clean_ids)} and {len(corrupted_ids)} tokens; a vector is patched into the same "
+            "position of the other text, so they must have the same number of tokens. Replace words by others with as "
+            "many tokens."
         )
     if model.encoder is not None or not isinstance(model.config.mixer, SelfAttention):
-        raise LabError("Patching works on models of attention without an encoder.")
+        raise LabError("Patching needs a decoder-only attention model.")
     if not 0 < len(clean_ids) <= model.config.context:
-        raise LabError(f"A text of {len(clean_ids)} tokens cannot be looked at: give 1 to {model.config.context}.")
+        raise LabError(f"The text has {len(clean_ids)} tokens; give 1 to {model.config.context}.")
     device = model.embedding.weight.device
     recorder = ActivationRecorder(("embedding", ".output", ".heads"))
     one, other = (torch.tensor([list(text)], device=device) for text in (clean_ids, corrupted_ids))
@@ -77,7 +77,7 @@ def activation_patching(
     a, b = answer_ids
     clean, corrupted = float(before[a] - before[b]), float(after[a] - after[b])
     if abs(clean - corrupted) < 1e-6:
-        raise LabError("Both texts make the same prediction, so there is no difference to find the cause of.")
+        raise LabError("Both texts give the same prediction, so there is no difference to explain.")
     L, H, T = model.config.depth, model.config.heads, len(clean_ids)
     stream = [
         (layer, t) for layer, t in patchable_residual_sites(model, clean_ids, corrupted_ids) if (layer, t) != (L, T - 1)

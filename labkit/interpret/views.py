@@ -20,7 +20,7 @@ class CheckpointInspections:
 
     def __init__(self, names: Sequence[str], load: Callable[[str], Inspection]):
         if not names:
-            raise LabError("There is nothing to look at: give at least one checkpoint.")
+            raise LabError("There is nothing to show: give at least one checkpoint.")
         self.names, self.load = list(names), load
         self.looks: dict[str, Inspection] = {}
 
@@ -48,7 +48,7 @@ class CheckpointInspections:
         except LabError as error:
             return {"error": str(error)}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            return {"error": f"This is no question about a text: {type(error).__name__} {error!s}."}
+            return {"error": f"This is not a request about a text: {type(error).__name__} {error!s}."}
 
     def _answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         name = str(question["stage"])

@@ -127,7 +127,7 @@ class Sinusoidal(PositionConfig):
 
     def check_sizes(self, sizes: ModelSizes) -> None:
         if sizes.width % 2:
-            raise LabError(f"Sinusoidal fills pairs of numbers, so the width must be even, not {sizes.width}.")
+            raise LabError(f"Sinusoidal needs an even width, not {sizes.width}.")
 
     def build(self, sizes: ModelSizes) -> SinusoidalEncoding:
         self.check_sizes(sizes)
@@ -265,7 +265,7 @@ class Rotary(PositionConfig):
     def check_sizes(self, sizes: ModelSizes) -> None:
         if sizes.head_dim % 2:
             raise LabError(
-                f"Rotary turns pairs of numbers, so the head width (head_dim, or width / heads) must be even, not "
+                "Rotary rotates pairs of dimensions, so head_dim (or width / heads) must be even, not "
                 f"{sizes.head_dim}, as of width {sizes.width} and {sizes.heads} heads."
             )
 

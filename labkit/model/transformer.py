@@ -120,13 +120,13 @@ class ModelConfig:
             )
         if self.heads % self.attention_config.key_value_heads:
             raise LabError(
-                f"ModelConfig: {self.heads} query heads cannot share {self.key_value_heads} key heads evenly; "
-                f"let key_value_heads divide heads."
+                f"ModelConfig: {self.heads} query heads cannot share {self.key_value_heads} key heads evenly; make "
+                "heads a multiple of key_value_heads."
             )
         if self.head_dim is None and self.width % self.heads:
             raise LabError(
-                f"ModelConfig: a width of {self.width} cannot be split into {self.heads} heads; "
-                f"let heads divide width, or set head_dim."
+                f"ModelConfig: a width of {self.width} cannot be split into {self.heads} heads; make width a multiple "
+                "of heads, or set head_dim."
             )
         if isinstance(self.feed_forward, MoE) and self.feed_forward.sparse_step > self.depth:
             raise LabError(
@@ -135,20 +135,20 @@ class ModelConfig:
         if not isinstance(self.mixer, SelfAttention):
             self._check_recurrent(type(self.mixer).__name__)
         if self.window and (not self.causal or self.encoder_depth or not isinstance(self.mixer, SelfAttention)):
-            raise LabError("ModelConfig: window is of attention to what came before, without an encoder.")
+            raise LabError("ModelConfig: window needs causal attention without an encoder.")
         if self.encoder_depth and not self.causal:
-            raise LabError("ModelConfig: what looks at an encoder writes word by word; give it causal=True.")
+            raise LabError("ModelConfig: a decoder that attends to an encoder must be causal; set causal=True.")
         self.position.check_sizes(
             ModelSizes(self.context, self.width, self.heads, self.attention_config.head_dim, self.causal)
         )
 
     def _check_recurrent(self, mixer: str) -> None:
         if not self.causal or self.encoder_depth:
-            raise LabError(f"ModelConfig: {mixer} reads forwards only; what sees later tokens needs SelfAttention.")
+            raise LabError(f"ModelConfig: {mixer} is causal; a bidirectional model needs SelfAttention.")
         if not isinstance(self.position, NoPosition | Learned | Sinusoidal):
             raise LabError(
-                f"ModelConfig: {type(self.position).__name__} works inside attention, which {mixer} has none of; give "
-                f"it position=NoPosition()."
+                f"ModelConfig: {type(self.position).__name__} works inside attention, which {mixer} does not have; set "
+                "position=NoPosition()."
             )
         if isinstance(self.mixer, RWKV):
             self.mixer.check_sizes(self.width, self.attention_config)
@@ -197,7 +197,7 @@ class BlockState(NamedTuple):
     def truncate(self, length: int) -> BlockState:
         """What it was when it held so many tokens. Raises LabError where only a summary of them is kept."""
         if not isinstance(self.mixer, KVCache) or self.last_input is not None:
-            raise LabError("This model keeps only a state that sums up its tokens, so none can be removed again.")
+            raise LabError("This model has a recurrent state, from which no token can be removed.")
         return BlockState(self.mixer.truncate(length))
 
 
@@ -371,7 +371,7 @@ class Transformer(Stack):
         without.
         """
         if self.classifier_head is None:
-            raise LabError("This model tells no classes of rows apart: give its config a number of classes.")
+            raise LabError("This model has no classification head: set classes in its config.")
         return self.classifier_head(hidden_states)
 
     def encode(self, source: Tensor, mask: Tensor | None = None, tap: Tap = no_tap) -> EncoderOutput:
@@ -380,7 +380,7 @@ class Transformer(Stack):
         Raises LabError when the model has no encoder, or the source is longer than the context.
         """
         if self.encoder is None:
-            raise LabError("This model has no encoder: it reads what comes before, and nothing beside it.")
+            raise LabError("This model has no encoder, so it takes no memory.")
         self._fits(source.shape[1])
         positions = torch.arange(source.shape[1], device=source.device)
         x = tap("encoder.embedding", self._embedded(source, positions, self.encoder, None))
@@ -424,7 +424,7 @@ class Transformer(Stack):
         keys, key_positions = mask, positions
         if state is not None:
             if documents is not None:
-                raise LabError("Packed documents are read in one go; a state goes on with one document a row.")
+                raise LabError("Packed documents need a single forward pass; a state continues one document per row.")
             state.append(mask, positions, T)
             keys, key_positions = state.mask[:, : state.length], state.positions[:, : state.length]
         document = None if fresh is None else fresh.cumsum(1)
@@ -459,7 +459,7 @@ class Transformer(Stack):
         later ones, so that nothing can be kept.
         """
         if not self.causal:
-            raise LabError("A model whose tokens see later ones keeps no state: let it read the whole row at once.")
+            raise LabError("A bidirectional model has no state: pass the whole row at once.")
         places = torch.zeros(batch_size, max_length, dtype=torch.int64, device=self.embedding.weight.device)
         blocks = [block.new_state(batch_size, max_length) for block in self.blocks if isinstance(block, Block)]
         return State(blocks, places.bool(), places)

@@ -135,12 +135,12 @@ def read_annotated_pairs(path: str | Path) -> list[AnnotatedPair]:
     """What `write_annotated_pairs` wrote. Raises LabError when the file is not there or is none of its kind."""
     path, choices = Path(path), []
     if not path.is_file():
-        raise LabError(f"{path} is not there, so there are no choices of the world's annotators to read.")
+        raise LabError(f"{path} does not exist, so there are no choices of TinyWorld's annotators.")
     try:
         for row in read_jsonl(path, strict=True):
             prompt = tuple(Message(**turn) for turn in row["prompt"])
             pair = PreferencePair(prompt, row["chosen"][0]["content"], row["rejected"][0]["content"])
             choices.append(AnnotatedPair(pair, row["chosen_gold"], row["rejected_gold"]))
     except (KeyError, TypeError, IndexError) as error:
-        raise LabError(f"{path} cannot be read as choices of the world's annotators: {error}") from error
+        raise LabError(f"{path} cannot be read as choices of TinyWorld's annotators: {error}") from error
     return choices

@@ -147,9 +147,7 @@ class PreferenceStore:
             url = str(url_or_path) if "://" in str(url_or_path) else f"sqlite:///{Path(url_or_path).absolute()}"
             self.engine = sql.create_engine(url)
         except (OSError, sql.exc.ArgumentError, ImportError) as error:
-            raise LabError(
-                f"{url_or_path} cannot be used to keep votes: {error}. Name another place: --votes"
-            ) from error
+            raise LabError(f"{url_or_path} cannot be used to store votes: {error}. Choose another: --votes") from error
         if self.engine.dialect.name == "sqlite":
             sql.event.listen(self.engine, "connect", _durable)
             sql.event.listen(self.engine, "begin", _begin)
@@ -161,7 +159,7 @@ class PreferenceStore:
                 with self.writer.begin() as connection:
                     _upgrade(connection, str(url_or_path))
         except DBAPIError as error:
-            text = f"{url_or_path} cannot be used to keep votes: {error.orig}. Name another place: --votes"
+            text = f"{url_or_path} cannot be used to store votes: {error.orig}. Choose another: --votes"
             raise LabError(text) from error
 
     def add_pair(self, prompt: tuple[Message, ...], left: SourcedAnswer, right: SourcedAnswer) -> str:
@@ -189,7 +187,7 @@ class PreferenceStore:
         if not annotator.strip():
             raise LabError("A vote needs a name: any name, as long as you always use the same one.")
         if choice not in CHOICES:
-            raise LabError(f"{choice!r} is no choice; choose {', '.join(CHOICES)}.")
+            raise LabError(f"{choice!r} is not a valid vote; choose {', '.join(CHOICES)}.")
         row = {"pair": pair_id, "annotator": annotator, "choice": choice, "given": _now()}
         try:
             with self._writing() as connection:
@@ -271,7 +269,9 @@ class PreferenceStore:
         except DBAPIError as error:
             raise LabError(f"The votes in {self.engine.url.database} could not be reached: {error.orig}") from error
         except UnicodeEncodeError:
-            raise LabError("This text holds half a character, which cannot be kept. Type it again.") from None
+            raise LabError(
+                "This text has a broken character (a lone surrogate), which cannot be stored. Type it again."
+            ) from None
 
 
 TURN = sql.select(SCHEMA.c.version).with_for_update()
@@ -304,7 +304,7 @@ def _upgrade(connection: sql.Connection, place: str) -> None:
     """Bring a database to the newest version: all of it, or nothing."""
     known = _version(connection)  # another process may have been faster
     if known > VERSION:
-        raise LabError(f"{place} was made by a later labkit (votes of version {known}). Update labkit to read it.")
+        raise LabError(f"{place} was made by a newer labkit (votes of version {known}). Update labkit to read it.")
     for version in range(known + 1, VERSION + 1):
         UPGRADES[version](connection)
     TABLES.create_all(connection, tables=[SCHEMA])

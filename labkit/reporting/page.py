@@ -71,7 +71,7 @@ def render_run_report(folder: Path) -> str:
     """
     path = folder / "report.json"
     if not path.exists():
-        raise LabError(f"{folder} holds no report.json; finish its run first: labkit run --out {folder} --resume")
+        raise LabError(f"{folder} contains no report.json; finish its run first: labkit run --out {folder} --resume")
     report = read_report(path)
     names = [stage["stage"] for stage in report["stages"]]
     records = {name: read_records(folder / name / "metrics.jsonl") for name in names}

@@ -57,7 +57,7 @@ def decoding_resources(
         other = Run.open(draft)
         smaller = other.model()
         if other.tokenizer().backend.to_str() != tokenizer.backend.to_str():
-            raise LabError(f"{draft} has another tokenizer than {run.path}: a draft must read the same tokens.")
+            raise LabError(f"{draft} has a different tokenizer from {run.path}: a draft model must have the same one.")
     reward = run.latest_reward_stage()
     if reward is not None:
         judge = reward_judge(reward.reward_model(), tokenizer)

@@ -142,14 +142,14 @@ class Run:
         other = [name for name in copied_stages if self.recipe.fingerprint(name) != recipe.fingerprint(name)]
         if other:
             changed = ", ".join(self.recipe.differences(recipe))
-            raise LabError(f"{', '.join(other)} of {self.path} would be another model with another {changed}.")
+            raise LabError(f"{', '.join(other)} of {self.path} would be a different model with a different {changed}.")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """The run in a folder. Raises LabError, which names the file, when there is none or it cannot be read."""
         file = Path(path) / "recipe.json"
         if not file.exists():
-            raise LabError(f"{path} holds no run (no recipe.json). Start one: labkit run --out {path}")
+            raise LabError(f"{path} contains no run (no recipe.json). Start one: labkit run --out {path}")
         saved = read_json(file)
         try:
             recipe = Recipe.from_dict(saved["recipe"])
@@ -171,7 +171,7 @@ class Run:
         """Raises LabError for a folder that holds more than preparations."""
         cls.check_not_foreign(path)
         if path.exists() and not cls.is_unused(path):
-            raise LabError(f"{path} already holds a run. Resume it (--resume), or choose another folder.")
+            raise LabError(f"{path} already contains a run. Resume it (--resume), or choose another folder.")
 
     @classmethod
     def check_not_foreign(cls, path: Path) -> None:
@@ -181,7 +181,7 @@ class Run:
         if not path.is_dir():
             raise LabError(f"{path} is a file, not a run's folder. Choose another.")
         if not (path / "recipe.json").is_file():
-            raise LabError(f"{path} is not empty and holds no run. Choose another folder.")
+            raise LabError(f"{path} is not empty and contains no run. Choose another folder.")
         cls.open(path)
 
     def check_same_recipe(self, recipe: Recipe) -> None:
@@ -196,8 +196,8 @@ class Run:
         if differences:
             named = [f"{name}: {mine!r}, not {other!r}" for name, (mine, other) in differences.items()]
             raise LabError(
-                f"{self.path} holds a run of another recipe ({'; '.join(named[:5])}). Choose another folder, or "
-                f"resume with the recipe that it was started with."
+                f"{self.path} contains a run with a different recipe ({'; '.join(named[:5])}). Choose another folder, "
+                "or resume with the recipe that it was started with."
             )
         self.input_locations = self.locate_inputs()
         self._check_world()
@@ -245,11 +245,11 @@ class Run:
         if there:
             raise LabError(
                 f"{' and '.join(there)} has changed since {self.path} was started, so it cannot be resumed. Put the "
-                f"old file back, say where it is ({go_on}), or start a new run in another folder."
+                f"old file back, give its path ({go_on}), or start a new run in another folder."
             )
         raise LabError(
-            f"{given}, which {self.path} reads ({field}), is gone: there is no {' and no '.join(looked)}. Put it back, "
-            f"or say where it is now: {go_on}"
+            f"{given}, which {self.path} reads ({field}), is missing: there is no {' and no '.join(looked)}. Put it "
+            f"back, or give its new path: {go_on}"
         )
 
     def _check_world(self) -> None:
@@ -355,7 +355,7 @@ class Run:
         other, folder = open_external_stage(self.external_stage_path(stage))
         mine, its = self.path / "tokenizer.json", other.path / "tokenizer.json"
         if mine.is_file() and mine.read_bytes() != its.read_bytes():
-            raise LabError(f"{folder.path} reads other tokens than {self.path}: their tokenizers differ.")
+            raise LabError(f"{folder.path} has a different tokenizer from {self.path}.")
         return folder
 
     def external_stage_path(self, stage: str) -> str:
@@ -374,7 +374,7 @@ class Run:
                 f"or start a new run."
             )
         raise LabError(
-            f"{stage}, which {self.path} begins with, is gone: there is no {' and no '.join(looked)}. Put it back."
+            f"{stage}, which {self.path} starts from, is missing: there is no {' and no '.join(looked)}. Put it back."
         )
 
     def report(self) -> dict[str, Any]:
@@ -424,11 +424,11 @@ def read_report(file: Path) -> dict[str, Any]:
         for stage in report["stages"]:
             named = isinstance(stage, dict) and isinstance(stage.get("stage"), str)
             if not named or not isinstance(stage.get("metrics"), dict):
-                raise LabError(f"{file} is damaged: one of its 'stages' is no stage's result.")
+                raise LabError(f"{file} is damaged: one of its 'stages' is not the result of a stage.")
     except LabError as error:
         raise LabError(
-            f"{file} is not a report of labkit. {error} Take it away; labkit run --out {file.parent} --resume writes "
-            f"it again."
+            f"{file} is not a report of labkit. {error} Delete it; labkit run --out {file.parent} --resume writes it "
+            "again."
         ) from error
     return report
 

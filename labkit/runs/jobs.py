@@ -47,7 +47,8 @@ def check_new_run_name(name: Any) -> RunName:
     name = name.strip() if isinstance(name, str) else name
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise LabError(
-            f"{shorten_repr(name)} is no name for a run: letters, digits, '-', '_' and '.', at most 61 of them."
+            f"{shorten_repr(name)} is not a valid name for a run: use letters, digits, '-', '_' and '.', at most 61 "
+            "characters."
         )
     return name
 

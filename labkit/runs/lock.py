@@ -157,8 +157,8 @@ def _claim(opened: TextIO, file: Path, free: bool) -> None:
         raise
     if owner:
         warnings.warn(
-            f"The process that was at work on {file.parent} (number {owner['pid']}, since {_clock(owner)}) is gone; "
-            f"its lock is taken over.",
+            f"The process that was working on {file.parent} (PID {owner['pid']}, since {_clock(owner)}) has ended; its "
+            "lock is taken over.",
             stacklevel=6,
         )
 
@@ -185,7 +185,7 @@ def _owner(opened: TextIO) -> dict[str, Any] | None:
 def _at_work(owner: dict[str, Any], file: Path) -> bool:
     if owner["host"] != socket.gethostname():
         raise LabError(
-            f"{file.parent} is in use: process {owner['pid']} on {owner['host']}, since {_clock(owner)}, is at work on "
+            f"{file.parent} is in use: process {owner['pid']} on {owner['host']}, since {_clock(owner)}, is working on "
             f"it. Whether it still runs cannot be seen from here; if it does not, remove {file}."
         )
     return find_live_process(owner) is not None
@@ -193,12 +193,12 @@ def _at_work(owner: dict[str, Any], file: Path) -> bool:
 
 def _in_use(owner: dict[str, Any] | None, folder: Path) -> str:
     if owner is None:
-        return f"{folder} is in use: another process is at work on it. Wait until it has ended, or stop it."
+        return f"{folder} is in use: another process is working on it. Wait until it has ended, or stop it."
     if owner["pid"] == os.getpid():
-        return f"{folder} is in use: this process is at work on it already. Finish that run, or close() it, first."
+        return f"{folder} is in use: this process is working on it already. Finish that run, or close() it, first."
     return (
-        f"{folder} is in use: another process (number {owner['pid']}, since {_clock(owner)}) is at work on it. Wait "
-        f"until it has ended, or stop it."
+        f"{folder} is in use: another process (PID {owner['pid']}, since {_clock(owner)}) is working on it. Wait until "
+        "it has ended, or stop it."
     )
 
 

@@ -207,7 +207,7 @@ def _opened(
     if not main and not (path / "recipe.json").is_file():
         raise LabError(
             f"Process {accelerator().process_index} finds no run in {path}, where the first process has one: the "
-            f"folder of a run is on a disk that all machines have."
+            "folder of a run must be on a file system that all machines share."
         )
     if begun is None:
         opened = Run.open(path)

@@ -35,11 +35,16 @@ class PlannedStage:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
-            raise LabError(f"{self.name!r} is no name for a stage: dpo, or dpo-strict for another of that kind.")
+            raise LabError(
+                f"{self.name!r} is not a valid name for a stage: use dpo, or dpo-strict for a second stage of that "
+                "type."
+            )
         if stage_kind(self.name) != self.stage.kind:
             raise LabError(f"{self.name!r} is no name for a stage {self.stage.kind}: {self.stage.kind}-{self.name}.")
         if self.after is not None and (not isinstance(self.after, str) or not self.after or "," in self.after):
-            raise LabError(f"{self.name} cannot come after {self.after!r}: that names no stage, or has a comma in it.")
+            raise LabError(
+                f"{self.name} cannot come after {self.after!r}: that is not the name of a stage, or it has a comma."
+            )
 
 
 def make_plan(**stages: Stage) -> tuple[PlannedStage, ...]:
@@ -84,7 +89,7 @@ def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = Tr
             raise LabError(f"{one.name} is in the plan twice. Name the second one {one.name}-2: --plan …,{one.name}-2")
         after = _after(one, found)
         if one.stage.needs_reward_model and judge is None:
-            raise LabError(f"{one.name} learns from a reward model: put reward before it in the plan.")
+            raise LabError(f"{one.name} needs a reward model: put reward before it in the plan.")
         compares = uses_annotator and one.stage.reads == "preferences"
         answers = (answers or after) if compares else answers
         needed = [after, judge if one.stage.needs_reward_model else None, answers if compares else None]
@@ -105,7 +110,7 @@ def _after(one: PlannedStage, before: Mapping[str, StageDependencies]) -> str | 
     if one.after is not None:
         if not is_external(one.after) and one.after not in [each.name for each in models]:
             raise LabError(
-                f"{name} cannot come after {one.after}: no stage of that name before it leaves a language model."
+                f"{name} cannot come after {one.after}: no earlier stage of that name produces a language model."
             )
         return one.after
     earlier = [each.name for each in models if DATA_FIELDS.index(each.stage.reads) < DATA_FIELDS.index(stage.reads)]
@@ -158,7 +163,7 @@ def plan_from_list(data: Iterable[dict[str, Any]]) -> tuple[PlannedStage, ...]:
     made = []
     for one in data:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not isinstance(one.get("stage"), dict):
-            raise LabError(f"A plan's stage has a name and settings; {one!r} has not.")
+            raise LabError(f"A stage in a plan needs a name and settings; {one!r} has not.")
         settings = from_dict(STAGES[stage_kind(one["name"])], _without_seed(one["stage"]))
         made.append(PlannedStage(one["name"], settings, one.get("after")))
     return tuple(made)

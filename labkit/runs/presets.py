@@ -31,7 +31,7 @@ def make_recipe(
     if preset not in PRESETS:
         raise LabError(f"There is no preset {preset!r}; the presets are {', '.join(PRESETS)}.")
     if preferences is not None and text is not None and instructions is None:
-        raise LabError("--preferences are between answers: give --instructions, too, to fine-tune the model on.")
+        raise LabError("--preferences need a fine-tuned model: give --instructions too.")
     recipe = (PRESETS if text is None else REAL_TEXT)[preset]
     return dataclasses.replace(
         recipe, preset=preset, seed=seed, text=text, instructions=instructions, preferences=preferences

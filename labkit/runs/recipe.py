@@ -88,7 +88,7 @@ class Recipe:
         resolve_dependencies(self.plan)
         for name in DATA_FIELDS:
             if getattr(self, name) is not None and not getattr(self, name).strip():
-                raise LabError(f"Recipe: {name} is empty, as a variable that is not set. Name a file, or leave it out.")
+                raise LabError(f"Recipe: {name} is empty. Is a shell variable not set? Name a file, or leave it out.")
         if not self.model.causal or self.model.encoder_depth:
             raise LabError(
                 "Recipe: the stages train a causal language model, which predicts each token from those before: "

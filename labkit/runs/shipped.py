@@ -37,7 +37,7 @@ def make_demo_run(source: str | Path, target: str | Path) -> Run:
     if missing:
         raise LabError(f"{run.path} has not finished {', '.join(missing)}. Resume the run first.")
     if target.exists() and not (target / "recipe.json").is_file():
-        raise LabError(f"{target} holds something else than a run; it is left as it is. Choose another folder.")
+        raise LabError(f"{target} contains something other than a run; nothing was changed. Choose another folder.")
     with atomic_replace_folder(target) as partial:
         made = run.branch(partial, run.recipe, [])
         for stage in run.stages:

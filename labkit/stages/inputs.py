@@ -116,7 +116,7 @@ class StageInputs:
     def predecessor_model(self) -> Transformer:
         """A fresh copy of the language model that the stage begins with. Raises LabError where it comes after none."""
         if self.predecessor is None:
-            raise LabError("The stage comes after none that has left a language model.")
+            raise LabError("No earlier stage has produced a language model.")
         return self.model(self.predecessor)
 
     def model(self, stage: str) -> Transformer:
@@ -128,7 +128,7 @@ class StageInputs:
         """A fresh copy of the reward model. Raises LabError when the run has made none."""
         reward_model = self.reward_model_or_none()
         if reward_model is None:
-            raise LabError("There is no reward model yet to learn from: train the stage reward first.")
+            raise LabError("There is no reward model yet: train the stage reward first.")
         return reward_model
 
     def reward_model_or_none(self) -> RewardModel | None:

@@ -102,8 +102,8 @@ class PPO(Stage):
             )
         if self.train.compile:
             raise LabError(
-                "PPO: train.compile would compile the objective anew for each number of answered tokens, which takes "
-                "minutes; leave it off. compile_rollouts compiles the sampling of rollouts."
+                "PPO: train.compile would recompile the objective for each answer length, which takes minutes; leave "
+                "it off. compile_rollouts compiles the sampling of rollouts."
             )
 
     title = "Proximal policy optimisation"

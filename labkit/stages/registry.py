@@ -168,7 +168,8 @@ def register(kind: str, description: str) -> Callable[[S], S]:
     def known(stage: S) -> S:
         if not re.fullmatch("[a-z][a-z0-9]*", kind) or kind in RESERVED_NAMES:
             raise LabError(
-                f"{kind!r} is no name for a stage: small letters and digits, and none of {', '.join(RESERVED_NAMES)}."
+                f"{kind!r} is not a valid name for a stage: use lower-case letters and digits, and none of "
+                f"{', '.join(RESERVED_NAMES)}."
             )
         before = STAGES.get(kind)
         same = before is None or (before.__module__, before.__qualname__) == (stage.__module__, stage.__qualname__)
@@ -191,7 +192,9 @@ def stage_kind(name: str) -> str:
     """The kind of a planned stage, as its name says: dpo and dpo-strict are both dpo. Raises LabError for no kind's."""
     kind = name.partition("-")[0]
     if kind not in STAGES:
-        raise LabError(f"There is no stage {name!r}; the stages are {', '.join(STAGES)}, and such as dpo-strict.")
+        raise LabError(
+            f"There is no stage {name!r}; the stages are {', '.join(STAGES)}, and names with a suffix, like dpo-strict."
+        )
     return kind
 
 

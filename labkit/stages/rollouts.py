@@ -51,15 +51,15 @@ _METRICS = ("reward", "gold", "kl", "length", "explained_variance")
 def _from_state(state: dict[str, Any], ending: str) -> Rollout:
     """The rollout whose tensors have names of this ending in a source's state."""
     tensors = [state[name + ending] for name in _PER_TOKEN]
-    return Rollout(*tensors, metrics={name: state[name + ending] for name in _METRICS})
+    return Rollout(*tensors, {name: state[name + ending] for name in _METRICS})
 
 
 def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:
     """Raises LabError unless `batch_size` answers are `num_generations` to each prompt, as many on each process."""
     if batch_size % (num_generations * world_size):
         raise LabError(
-            f"{batch_size} answers cannot be {num_generations} to each prompt on {world_size} processes; let "
-            f"train.batch_size be a multiple of {num_generations * world_size}."
+            f"{batch_size} answers cannot be split into {num_generations} per prompt on {world_size} processes; make "
+            f"train.batch_size a multiple of {num_generations * world_size}."
         )
 
 
@@ -105,8 +105,8 @@ class RolloutSource:
             self.kept = self.generate_batches(model, iteration)
         if not self.kept:
             raise LabError(
-                f"Step {step // self.batches_a_step} learns from a rollout that was not kept. Resume on as many "
-                f"processes as the checkpoint is of, or train the stage again (--again)."
+                f"Step {step // self.batches_a_step} needs a rollout that was not saved. Resume with as many processes "
+                "as saved the checkpoint, or train the stage again (--again)."
             )
         return self.kept[within % self.batches_a_step]
 
@@ -120,7 +120,9 @@ class RolloutSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         parts = range(self.batches_a_step if state else 0)
         if state and f"inputs.{self.batches_a_step - 1}" not in state and self.batches_a_step > 1:
-            raise LabError("The checkpoint holds the rollout of an older labkit. Train the stage again (--again).")
+            raise LabError(
+                "The rollout in the checkpoint has the format of an older labkit. Train the stage again (--again)."
+            )
         self.kept = [_from_state(state, f".{part}" if part else "") for part in parts]
 
     def reshard_states(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -87,4 +87,4 @@ class _Namespace(Namespace):
 
 def _check_name(name: str) -> None:
     if str(name).startswith("_"):
-        raise SecurityError(f"A chat template may not keep {name!r} in a namespace.")
+        raise SecurityError(f"A chat template may not store {name!r} in a namespace.")

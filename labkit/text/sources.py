@@ -267,6 +267,6 @@ def _rows_batch(rows: Sequence[Row], length: int, pad: int, loss_on: LossOn) -> 
 def _check_shards(rows: int, world_size: int) -> None:
     if rows < world_size:
         raise LabError(
-            f"A batch of {rows} rows cannot be shared by {world_size} processes: each needs a row. Raise "
-            f"train.batch_size, or start fewer processes."
+            f"A batch of {rows} rows cannot be split over {world_size} processes: each needs a row. Raise "
+            "train.batch_size, or start fewer processes."
         )

@@ -33,7 +33,7 @@ MARKS = str.maketrans(dict.fromkeys(f"{OPEN}{CLOSE}{WORDS}{BEGIN}{END}"))
 SPOKEN = "Is it so?\n\nNo: it is  NOT, 1 < 2 & 'so'."
 """What an assistant may say, and every template has to leave as it is."""
 PROBE: tuple[Turn, ...] = (("user", "Hello"), ("assistant", "Hi"), ("user", "Thanks"), ("assistant", "Bye"))
-MEND = "With `labkit import … --chat-template plain` turns are written plainly instead."
+MEND = "With `labkit import … --chat-template plain` turns are formatted as 'user: …' instead."
 
 
 class AssistantSpan(NamedTuple):
@@ -117,7 +117,7 @@ class ChatTemplate:
         """Raises LabError where an answer is in capitals, escaped or cut in the text: it would be learned so."""
         text = self._render((PROBE[0], ("assistant", SPOKEN)))[0]
         if SPOKEN not in text and "Is it so?".lower() in text.lower():
-            raise LabError(f"This tokenizer's chat template changes what the assistant says. {MEND}")
+            raise LabError(f"This tokenizer's chat template changes the assistant's messages. {MEND}")
 
     def _probe(self) -> int:
         """The token that ends an assistant's turn: the last of the special ones that count in it."""
@@ -136,8 +136,8 @@ class ChatTemplate:
         start, end = len(prompt) if prompt and text.startswith(prompt) else len(before), len(text) - len(after)
         if not found or not text.startswith(before[:start]) or not text.endswith(after) or start > end:
             raise LabError(
-                f"This tokenizer's chat template changes what the assistant says so that it cannot be found again "
-                f"in the text ({turns[index][1][:60]!r}). {MEND}"
+                "This tokenizer's chat template changes the assistant's messages so that it cannot be found again in "
+                f"the text ({turns[index][1][:60]!r}). {MEND}"
             )
         return AssistantSpan(start, end, includes_turn_end=False)
 

@@ -169,7 +169,7 @@ class Tokenizer:
         token = _content(self.config.get(name) or self.config["eos_token"])
         index = self.backend.token_to_id(token)
         if index is None:
-            raise LabError(f"This tokenizer's tokenizer_config.json names {token!r} as {name}, which it has not.")
+            raise LabError(f"This tokenizer's tokenizer_config.json names {token!r} as {name}, which it does not have.")
         return index
 
     def token_to_id(self, token: str) -> int:
@@ -182,7 +182,7 @@ class Tokenizer:
     def _spelling(self, index: int) -> str:
         token = self.backend.id_to_token(index)
         if token is None:
-            raise LabError(f"This checkpoint ends texts with the token {index}, which its tokenizer has not.")
+            raise LabError(f"This checkpoint ends texts with the token {index}, which its tokenizer does not have.")
         return token
 
     @classmethod
@@ -207,8 +207,8 @@ class Tokenizer:
         possible = backend.get_vocab_size()
         if possible < vocabulary:
             raise LabError(
-                f"The text cannot give a vocabulary of {vocabulary}: its repeated pairs end at {possible}. "
-                f"Ask for at most {possible}, leave the size open, or give more text."
+                f"The text cannot give a vocabulary of {vocabulary}: its BPE merges end at {possible}. Ask for at most "
+                f"{possible}, leave the size unset, or give more text."
             )
         return cls(backend)
 
@@ -329,7 +329,7 @@ def _beside(file: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise LabError(f"{file} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise LabError(f"{file} cannot be read: it is no JSON object.")
+        raise LabError(f"{file} cannot be read: it is not a JSON object.")
     return config
 
 
@@ -410,7 +410,7 @@ def _encodable(text: str) -> str:
             text.encode()
         except UnicodeEncodeError as error:
             where = error.start
-            raise LabError(f"The text holds half a character (a lone surrogate) at position {where}.") from error
+            raise LabError(f"The text has a broken character (a lone surrogate) at position {where}.") from error
     return text
 
 

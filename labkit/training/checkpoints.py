@@ -78,8 +78,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     records = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
     if len(records) < len(lines):
         warnings.warn(
-            f"{path}: {len(lines) - len(records)} of its lines are no records of a step and are left out; what is "
-            f"counted over its lines is too low.",
+            f"{path}: {len(lines) - len(records)} of its lines are not step records and are skipped; totals over its "
+            "lines are too low.",
             stacklevel=2,
         )
     return records
@@ -185,7 +185,8 @@ class Checkpoints:
     def save(
         self, step: int, model: nn.Module, tensors_by_file: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
     ) -> None:
-        """Write the checkpoint of `step`, then drop the oldest. tensors_by_file: file name (no suffix) -> named tensors.
+        """Write the checkpoint of `step`, then drop the oldest. tensors_by_file: file name (no suffix) ->
+        named tensors.
 
         Raises LabError when the disk is full; the checkpoints before it are then still there.
         """
@@ -236,9 +237,7 @@ class Checkpoints:
             try:
                 return Checkpoint(folder)
             except (OSError, ValueError, KeyError) as error:
-                warnings.warn(
-                    f"The checkpoint {folder} is damaged ({error}); going back to the one before.", stacklevel=2
-                )
+                warnings.warn(f"The checkpoint {folder} is damaged ({error}); the previous one is used.", stacklevel=2)
         return None
 
     def clear(self) -> None:

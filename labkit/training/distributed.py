@@ -51,8 +51,8 @@ class Replicated(Engine):
 class Sharded(Engine):
     """FSDP2: every process holds a shard of each parameter, of its gradient and of its optimizer state.
 
-    The weights of `model` itself are let go until `restore_full_weights`; a copy of its modules holds the shards. Each block is
-    sharded before the next one is moved to the device, if the model is not there already.
+    The weights of `model` itself are let go until `restore_full_weights`; a copy of its modules holds the shards. Each
+    block is sharded before the next one is moved to the device, if the model is not there already.
     """
 
     gathers = True

@@ -1,9 +1,9 @@
 """One model on one process or on several: each holds a copy of it (DDP) or a shard of it (FSDP2).
 
     engine = make_parallel_engine(model, device)
-    loss_sum, count, metrics = engine.backward(objective, batch, last_micro_batch=True)   # engine.model's parameters have .grad
-    value = engine.call_with_weights(lambda model: evaluate(model, step))     # every process comes here
-    engine.restore_full_weights()                                             # the weights are back in `model`
+    loss_sum, count, metrics = engine.backward(objective, batch, last_micro_batch=True)   # engine.model has gradients
+    value = engine.call_with_weights(lambda model: evaluate(model, step))                 # every process comes here
+    engine.restore_full_weights()                                                         # `model` has the weights
 
 An objective may call any method of the model: it is itself called inside the forward pass of a module that holds the
 model, which is what torch's engines hook into. Gradients are sums over processes, as losses are.

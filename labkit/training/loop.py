@@ -280,14 +280,14 @@ class _Loop:
         state = saved.state
         if state["recipe"] != self.recipe_fingerprint:
             raise LabError(
-                f"{saved.folder} is of another recipe than this run's, so it cannot be resumed. "
-                f"Choose another folder, or use the recipe that it was started with."
+                f"{saved.folder} was saved with a different recipe, so this run cannot be resumed from it. Choose "
+                "another folder, or use the recipe that it was started with."
             )
         torch.set_num_threads(state["arithmetic"]["threads"])  # sums are split by threads
         before = {"device": "cpu", **state["arithmetic"]}  # of older checkpoints, which do not say
         differing = [name for name, value in self._arithmetic().items() if before.get(name) != value]
         if differing:
-            warn_once(f"Going on with other {', '.join(differing)} than before: the last bits may differ.")
+            warn_once(f"Resuming with a different {', '.join(differing)}: the last bits of the results may differ.")
         if saved.sharded or self.engine.gathers:
             saved.load_into(self.model, self.optimizer.tensors())
         else:
@@ -308,8 +308,8 @@ class _Loop:
             return
         if not hasattr(self.source, "reshard_states"):
             raise LabError(
-                f"{saved.folder} is of {len(plain)} processes, whose sources of batches have a state each. Resume on "
-                f"as many."
+                f"{saved.folder} was saved by {len(plain)} processes, each with its own data state. Resume with as "
+                "many."
             )
         self.source.load_state_dict(self.source.reshard_states(states))
 

@@ -38,7 +38,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 REPLACING = "model.safetensors.replacing.json"
 MAX_SHARD_BYTES = 5 * 10**9
 """Of a file's tensors; a larger tensor has a file of its own. What is converted holds so much in memory at once."""
-OTHER = "damaged, or of another model than config.json says"
+OTHER = "damaged, or of a different model than config.json describes"
 LFS = b"version https://git-lfs"
 """How the pointers begin that git leaves where its large files are not fetched."""
 
@@ -64,7 +64,7 @@ def weight_files(folder: Path) -> list[Path]:
     if missing:
         raise LabError(
             f"{folder} lacks {len(missing)} of the {len(names)} files that its {INDEX} names, {missing[0]} the first: "
-            f"the checkpoint is not whole. Fetch or copy it again."
+            "the checkpoint is incomplete. Download or copy it again."
         )
     return [folder / name for name in names]
 
@@ -76,7 +76,7 @@ def _shard_names(folder: Path) -> list[str]:
     names = sorted(set(shards.values()))
     outside = [name for name in names if name != Path(name).name or "\\" in name or not name.endswith(".safetensors")]
     if outside:
-        raise LabError(f"{folder / INDEX} names {outside[0]!r}, which is no safetensors file in the same folder.")
+        raise LabError(f"{folder / INDEX} names {outside[0]!r}, which is not a safetensors file in the same folder.")
     return names
 
 
@@ -88,7 +88,7 @@ def read_checkpoint_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"{file} cannot be read, so it is not known what its weights are: {error}") from error
     if not isinstance(read, dict):
-        raise LabError(f"{file} holds no object of JSON ({{…}}), so it is not known what its weights are.")
+        raise LabError(f"{file} is not a JSON object ({{…}}), so it is not known what its weights are.")
     return read
 
 
@@ -96,7 +96,7 @@ def check_not_lfs_pointer(file: Path) -> None:
     """Raises LabError for a file that only stands for another one, which git LFS keeps."""
     with file.open("rb") as opened:
         if opened.read(len(LFS)) == LFS:
-            raise LabError(f"{file} is a pointer of git LFS, not the file itself. Fetch that with git lfs pull.")
+            raise LabError(f"{file} is a Git LFS pointer, not the file itself. Fetch the file with git lfs pull.")
 
 
 def hash_weights(folder: Path) -> str:

@@ -65,7 +65,7 @@ def inspections_of_all_stages(lab: Lab, name: str, text: str) -> CheckpointInspe
     tokenizer = lab.tokenizer(checked_text(name, "The run"))
     text = checked_text(text, "The text").strip()
     if not text:
-        raise LabError("There is nothing to look at: type a text.")
+        raise LabError("There is nothing to show: type a text.")
     ids = encode_text_prompt(tokenizer, text)
 
     def read(stage: str) -> Inspection:
@@ -84,8 +84,8 @@ def check_attention_fits_page(model: Transformer, num_tokens: int) -> None:
     heads = model.config.depth * model.config.heads
     if heads * num_tokens**2 > NUMBERS:
         raise LabError(
-            f"The attention of {heads} heads over {num_tokens:,} tokens is {heads * num_tokens**2:,} numbers; a page "
-            f"shows at most {NUMBERS:,}. Take a text of at most {int((NUMBERS / heads) ** 0.5)} tokens."
+            f"The attention of {heads} heads over {num_tokens:,} tokens is {heads * num_tokens**2:,} values; a page "
+            f"shows at most {NUMBERS:,}. Use a text of at most {int((NUMBERS / heads) ** 0.5)} tokens."
         )
 
 
@@ -141,7 +141,7 @@ def handle_viewer_request(lab: Lab, request: Mapping[str, Any]) -> dict[str, Any
     """What a viewer wants to know of what it shows; what goes wrong is an answer too: {"error": in words}."""
     try:
         if not isinstance(request, Mapping):
-            raise LabError("This is no question about a text.")
+            raise LabError("This is not a request about a text.")
         with lab.answering:
             return inspections_of_all_stages(
                 lab, checked_text(request.get("run"), "The run"), request.get("text") or ""

@@ -15,12 +15,12 @@ def checked_text(value: Any, what: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise LabError(f"{what} is a text, not {type(value).__name__}.")
+        raise LabError(f"{what} must be text, not {type(value).__name__}.")
     if len(value) > CHARACTERS:
-        raise LabError(f"{what} has {len(value):,} characters; here at most {CHARACTERS:,}.")
+        raise LabError(f"{what} has {len(value):,} characters; the limit is {CHARACTERS:,}.")
     broken = next((i for i, letter in enumerate(value) if "\ud800" <= letter <= "\udfff"), None)
     if broken is not None:
-        raise LabError(f"{what}: character {broken + 1} is half of one (a lone surrogate). Type it again.")
+        raise LabError(f"{what}: character {broken + 1} is broken (a lone surrogate). Type it again.")
     return value
 
 
@@ -29,5 +29,5 @@ def checked_whole_number(value: Any, what: str, least: int, most: int) -> int:
     known = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
     if not known or not least <= value <= most:
         said = repr(value) if isinstance(value, (int, float, str)) else type(value).__name__
-        raise LabError(f"{what} is a whole number from {least} to {most}, not {said[:40]}.")
+        raise LabError(f"{what} must be a whole number from {least} to {most}, not {said[:40]}.")
     return int(value)

@@ -86,7 +86,7 @@ def start_run(
     flags = _flags(extra_flags)
     _check_files(lab, flags)
     if not isinstance(seed, int | float) or not math.isfinite(seed) or not 0 <= seed < SEEDS:
-        raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {shorten_repr(seed)}.")
+        raise LabError(f"A seed must be a whole number from 0 to {SEEDS - 1}, not {shorten_repr(seed)}.")
     preset = ["--preset", source, "--seed", str(int(seed))]
     what = preset if is_preset else ["--build-on", str(lab.path(source))]
     chosen = ["--stages", *stages] if stages else []
@@ -107,7 +107,7 @@ def _check_other_runs(lab: Lab, recipe: Recipe) -> None:
     mine = {lab.path(name).resolve() for name in lab.all_run_names()}
     for place in recipe.external_stages:
         if lab.inputs is not None and Path(place).parent.resolve() not in mine:
-            raise LabError(f"{place} is no stage of a run in {lab.folder}. Only the command line can use it.")
+            raise LabError(f"{place} is not a stage of a run in {lab.folder}. Only the command line can use it.")
 
 
 def _check_size(recipe: Recipe) -> None:
@@ -143,9 +143,9 @@ def _flags(more: str) -> list[str]:
     twice = [flag for flag, plain in spelled.items() if plain in CHOSEN]
     helps = [flag for flag in flags if flag.startswith(HELP)]
     if helps:
-        raise LabError(f"{', '.join(helps)} sets nothing; leave it out. `labkit recipe` lists all settings.")
+        raise LabError(f"{', '.join(helps)} is not a setting; remove it. `labkit recipe` lists all settings.")
     if twice:
-        raise LabError(f"{', '.join(twice)} is chosen by the fields above; leave it out of the further settings.")
+        raise LabError(f"{', '.join(twice)} is set by the fields above; remove it from “More settings”.")
     setting = ""
     for flag in flags:
         value = flag
@@ -258,7 +258,7 @@ def _claim(lab: Lab, name: str) -> tuple[str, Path, Path]:
             with _removed_on_failure(kept):
                 folder.mkdir()
                 return new, folder, kept
-    raise AssertionError("numbers do not end")
+    raise AssertionError("a number is infinite")
 
 
 @contextmanager

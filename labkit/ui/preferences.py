@@ -84,7 +84,7 @@ def run_name_of_source(source: str) -> str:
 def checked_answer_source(name: Any, stage: Any, temperature: Any) -> AnswerSource:
     """Who answers, of what a page says. Raises LabError for a temperature that is none."""
     if not isinstance(temperature, int | float) or not 0 <= temperature <= HOTTEST:
-        raise LabError(f"A temperature is a number from 0 to {HOTTEST:g}, not {shorten_repr(temperature)}.")
+        raise LabError(f"The temperature must be a number from 0 to {HOTTEST:g}, not {shorten_repr(temperature)}.")
     return AnswerSource(name or "", stage or "", float(temperature))
 
 
@@ -126,13 +126,13 @@ def _task(lab: Lab, sources: Sequence[AnswerSource], seed: int) -> tuple[Message
     """A task of the first source's world that leaves both models room to answer."""
     name, recipe = sources[0].name, lab.open(sources[0].name).recipe
     if recipe.text is not None or recipe.instructions is not None:
-        raise LabError(f"{name} was trained on real text, for which there are no ready questions. Type a prompt.")
+        raise LabError(f"{name} was trained on real text, so there are no TinyWorld questions for it. Type a prompt.")
     models = [(lab.tokenizer(one.name), lab.model(one.name, one.stage).config.context) for one in sources]
     for attempt in range(100):
         messages = preference_task(lab.world(name), "train", seed + attempt, secrets.randbelow(2**20)).messages
         if all(len(encode_prompt(tokenizer, messages)) + ANSWER_TOKENS // 2 < room for tokenizer, room in models):
             return messages
-    raise LabError(f"The tasks of {name} leave its model no room to answer. Type something shorter to ask.")
+    raise LabError(f"TinyWorld's tasks are too long for the context of {name}. Type a shorter prompt.")
 
 
 def _answer(lab: Lab, source: AnswerSource, prompt: tuple[Message, ...], seed: int) -> str:
@@ -369,7 +369,7 @@ def _votes(
 def checked_annotator_name(name: Any) -> str:
     """Who votes; `NOBODY` when no name is typed. Raises LabError for what is no name."""
     if not isinstance(name, str):
-        raise LabError(f"Who votes is a name, not {shorten_repr(name)}. Type yours.")
+        raise LabError(f"The voter's name must be text, not {shorten_repr(name)}. Type your name.")
     if len(name) > LONGEST_NAME:
         raise LabError(f"A name has at most {LONGEST_NAME} characters.")
     return name if name.strip() else NOBODY

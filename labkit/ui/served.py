@@ -28,7 +28,7 @@ from labkit.ui.shell import CSS, HEAD, THEME, words
 
 LARGEST = 1_000_000
 """Bytes that a question of a page may have."""
-HALF = "This text holds half a character, which cannot be kept. Type it again."
+HALF = "This text has a broken character (a lone surrogate), which cannot be stored. Type it again."
 SCRIPTS = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 

@@ -101,9 +101,9 @@ class DecodingSettings:
             if not column.strategy.strip():
                 raise LabError(f"Strategy {number} is missing: type one, as sample (the model as it is) or greedy.")
         if not 0 <= self.seed < SEEDS:
-            raise LabError(f"A seed is a whole number from 0 to {SEEDS - 1}, not {self.seed}.")
+            raise LabError(f"A seed must be a whole number from 0 to {SEEDS - 1}, not {self.seed}.")
         if not 1 <= self.tokens <= LONGEST:
-            raise LabError(f"A text has from 1 to {LONGEST} new tokens, not {self.tokens}.")
+            raise LabError(f"The number of new tokens must be from 1 to {LONGEST}, not {self.tokens}.")
         if not 1 <= len(self.columns) <= MOST:
             raise LabError(f"From 1 to {MOST} strategies are compared, not {len(self.columns)}.")
 
@@ -130,7 +130,7 @@ class DecodingSettings:
             raise
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidSettings(
-                f"These are no settings of a comparison: {type(error).__name__} {error!s:.80}."
+                f"These are not settings of a comparison: {type(error).__name__} {error!s:.80}."
             ) from None
 
     @classmethod
@@ -145,7 +145,7 @@ class DecodingSettings:
             ) from None
         except LabError as error:
             raise LabError(
-                f"This link cannot be followed: {error} Shown instead are the settings that the tab begins with."
+                f"This link cannot be opened: {error} Shown instead are the settings that the tab begins with."
             ) from None
 
     def to_json(self) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def parse_strategies(
             said = f"{total:,.0f} tokens to read" if what == "processed_tokens" else f"{total / 1e12:,.1f} TFLOP"
             limit = f"{most:,.0f}" if what == "processed_tokens" else f"{most / 1e12:,.1f}"
             raise LabError(
-                f"All strategies together are {said}; here at most {limit}. Take fewer strategies, "
+                f"All strategies together are {said}; the limit is {limit}. Use fewer strategies, "
                 f"{'seeds' if seeds > 1 else 'beams'} or new tokens."
             )
     return found
@@ -447,13 +447,13 @@ def handle_viewer_request(lab: Lab, request: Mapping[str, Any]) -> dict[str, Any
     """
     try:
         if not isinstance(request, Mapping):
-            raise LabError("This is no question about a text.")
+            raise LabError("This is not a request about a text.")
         with lab.answering:
             settings = DecodingSettings.from_json(request.get("settings"))
             column = DecodingSettings.from_json({**settings.to_json(), "columns": [request.get("column")]}).columns[0]
             found = {"step": _step, "branch": _branch, "tree": _tree}.get(str(request.get("what")))
             if found is None:
-                raise LabError("This is no question about a text.")
+                raise LabError("This is not a request about a text.")
             return found(decoding_session(lab, settings), settings, column)
     except LabError as error:
         return {"error": str(error)}
@@ -466,7 +466,7 @@ def _step(at: DecodingSession, settings: DecodingSettings, column: StrategyColum
     filters = strategy.logits_filters(at.tokenizer)
     *before, token = column.forced_prefix or (None,)
     if token is None:
-        raise LabError("There is no token to look at.")
+        raise LabError("There is no token to show.")
     ids = torch.tensor([[*at.prompt, *before]], device=at.model.embedding.weight.device)
     if ids.shape[1] > at.model.config.context:
         raise LabError(f"The text has {ids.shape[1]} tokens, and the model's context is {at.model.config.context}.")
@@ -526,7 +526,7 @@ def _tree(at: DecodingSession, settings: DecodingSettings, column: StrategyColum
 
     beams = at.beam_trees.get(key, search)
     if len(beams.tree) > TREE:
-        raise LabError(f"This tree has {len(beams.tree)} steps, more than can be drawn: take fewer beams or tokens.")
+        raise LabError(f"This tree has {len(beams.tree)} steps, more than can be drawn: use fewer beams or tokens.")
     stops = set(at.tokenizer.stop_ids)
     nodes = [
         [

@@ -80,7 +80,7 @@ class World:
         check_split(split)
         if kind is not None and kind not in self.task_kinds:
             raise LabError(
-                f"a world of size {self.size.name} has no task {kind!r}; it has {', '.join(self.task_kinds)}."
+                f"TinyWorld of size {self.size.name} has no task {kind!r}; it has {', '.join(self.task_kinds)}."
             )
         return self.example_generator.task(split, seed, index, (kind,) if kind else self.task_kinds)
 

@@ -56,7 +56,7 @@ def load_size(name: str) -> WorldSize:
     """A size by its name. Raises LabError for a name that sizes.yaml does not have."""
     sizes = load_yaml("sizes")
     if name not in sizes:
-        raise LabError(f"there is no world of size {name!r}; the sizes are {', '.join(sizes)}.")
+        raise LabError(f"there is no TinyWorld of size {name!r}; the sizes are {', '.join(sizes)}.")
     return WorldSize(name=name, **sizes[name])
 
 

@@ -91,7 +91,9 @@ def test_finished_runs_are_counted_as_what_they_are(runs, monkeypatch):
     recipe = json.loads((runs / "smoke-0-fp32-1" / "recipe.json").read_text())
     recipe["recipe"]["plan"][-1]["stage"]["beta"] = 0.55
     (runs / "smoke-0-fp32-1" / "recipe.json").write_text(json.dumps(recipe))
-    with pytest.raises(LabError, match=r"smoke-0-fp32-1 holds a run of another recipe \(dpo.beta: 0.55, not 0.3\)"):
+    with pytest.raises(
+        LabError, match=r"smoke-0-fp32-1 contains a run with a different recipe \(dpo.beta: 0.55, not 0.3\)"
+    ):
         bench.run(config)
 
 

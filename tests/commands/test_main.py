@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "--preset smoke --tokenizer.documents 60 --model.width 32 --model.depth 1 "
     "--pretrain.train.steps 6 --pretrain.train.batch-size 2 --sft.train.steps 4 --sft.train.batch-size 2 "
-    "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks-per-kind 1 --evaluation.majority-baseline-tasks 4 "
-    "--evaluation.novelty-documents 10 --evaluation.story-max-new-tokens 12 --evaluation.answer-max-new-tokens 4 "
+    "--evaluation.documents 4 --evaluation.stories 2 --evaluation.tasks-per-kind 1 "
+    "--evaluation.majority-baseline-tasks 4 --evaluation.novelty-documents 10 --evaluation.story-max-new-tokens 12 --evaluation.answer-max-new-tokens 4 "
     "--evaluation.policy-prompts 4 "
     "--annotation.prompts 12 --annotation.held-out 6 --annotation.max-new-tokens 6 --annotation.keep-ties "
     "--reward.train.steps 3 --ppo.train.steps 2 --ppo.train.batch-size 8 --ppo.max-new-tokens 6 --dpo.train.steps 3"
@@ -93,10 +93,10 @@ def test_no_command_prints_the_commands(capsys):
     ("arguments", "message"),
     [
         (["fly"], "there is no command 'fly'; the commands are run, pretrain"),
-        (["chat", "nowhere"], "nowhere holds no run"),
-        (["report", "nowhere"], "nowhere holds no run"),
-        (["compare", "nowhere", "here"], "nowhere holds no run"),
-        (["generate", "nowhere"], "nowhere holds no run"),
+        (["chat", "nowhere"], "nowhere contains no run"),
+        (["report", "nowhere"], "nowhere contains no run"),
+        (["compare", "nowhere", "here"], "nowhere contains no run"),
+        (["generate", "nowhere"], "nowhere contains no run"),
         (["world", "--kind", "magic"], "has no task 'magic'; it has where"),
         (["run", "--out", "new", "--stages", "grpo"], "no stage grpo; it has pretrain, sft"),
         (["run", "--out", "new", "--text", "missing.txt"], "missing.txt"),
@@ -385,7 +385,7 @@ def test_two_commands_on_one_run(finished, tmp_path):
     for command in (["run", "--out", str(folder), *SMALL], ["run", "--out", str(folder), "--resume"]):
         second = labkit(*command)
         _, said = second.communicate(timeout=120)
-        assert second.returncode == 2 and f"in use: another process (number {first.pid}" in said, said
+        assert second.returncode == 2 and f"in use: another process (PID {first.pid}" in said, said
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said

@@ -90,7 +90,7 @@ def test_notes_say_what_is_counted_otherwise(capsys, monkeypatch):
         (["plan", "smoke", "--memory", "-1"], "memory must be above 0, not -1"),
         (["plan", "smoke", "--memory", "much"], "--memory must be None or a number, not 'much'"),
         (["plan", "smoke", "--flops", "0"], "flops must be above 0"),
-        (["plan", "smoke", "--devices", "8"], "A batch of 4 rows cannot be shared by 8 processes"),
+        (["plan", "smoke", "--devices", "8"], "A batch of 4 rows cannot be split over 8 processes"),
         (["plan", "smoke", "--cpu-offload"], "does not estimate --cpu-offload"),
         (["plan", "smoke", "--device", "8"], "labkit plan has --devices 8"),
         (["plan", "smoke", "--parallel", "tensor"], "--parallel can be ddp or fsdp, not 'tensor'"),

@@ -93,7 +93,7 @@ def test_the_model_is_left_as_it_was(model):
     generate(model, [[1, 2]], max_new_tokens=2)
     assert model.training
     assert generate(model, [], max_new_tokens=2) == []
-    with pytest.raises(LabError, match="from 1 to 1,048,576 new tokens, not 0"):
+    with pytest.raises(LabError, match="from 1 to 1,048,576, not 0"):
         generate(model, [[1]], max_new_tokens=0)
 
 

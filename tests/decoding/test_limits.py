@@ -46,10 +46,10 @@ def test_what_the_context_cuts_off_costs_nothing(model):
 
 
 def test_what_is_above_a_ceiling_is_refused_in_words(model):
-    with pytest.raises(LabError, match=r"beam beams=1000 is 1,000 texts at once; here at most 32\. Take a smaller bea"):
+    with pytest.raises(LabError, match=r"beam beams=1000 is 1,000 texts at once; the limit is 32\. Take a smaller bea"):
         check_generation_cost(parse_strategy("beam beams=1000"), 10, 20, model)
     small = GenerationCost(batch_size=64, processed_tokens=100, flops=1e12, kv_cache_bytes=1e9)
-    with pytest.raises(LabError, match=r"best n=8 is 410 tokens to read; here at most 100\. Take a smaller n= or few"):
+    with pytest.raises(LabError, match=r"best n=8 is 410 tokens to read; the limit is 100\. Take a smaller n= or few"):
         check_generation_cost(parse_strategy("best n=8"), 10, 20, model, small)
     with pytest.raises(LabError, match=r"greedy is 0\.0 TFLOP; .* Take fewer tokens"):
         check_generation_cost(parse_strategy("greedy"), 10, 20, model, small._replace(flops=1))
@@ -60,7 +60,7 @@ def test_attention_takes_the_square_of_the_length(model):
     """2 heads, T = 30: scores and weights of 3 layers, and 32 copies of one layer's weights, of 4 bytes each."""
     assert attention_bytes(model, 30) == 4 * 2 * 30 * 30 * (2 * 3 + 32)
     assert attention_bytes(model, 60) == 4 * attention_bytes(model, 30)
-    with pytest.raises(LabError, match=r"of 30 tokens takes .* Take a text of at most 15 tokens"):
+    with pytest.raises(LabError, match=r"of 30 tokens takes .* Use a text of at most 15 tokens"):
         check_attention_memory(model, 30, max_bytes=attention_bytes(model, 15))
     assert check_attention_memory(model, 15, max_bytes=attention_bytes(model, 15)) == attention_bytes(model, 15)
 

@@ -191,7 +191,7 @@ def test_a_stop_text_across_tokens_is_cut():
         ("temperature=-1", "sample: temperature must be at least 0.*, not -1"),
         ("beam early-stopping=soon", "true, false or never, not 'soon'"),
         ("contrastive top-k=3", "takes no filters"),
-        ("ban=,", "ban is words with commas between them, not ','"),
+        ("ban=,", "ban must be words separated by commas, not ','"),
         ("ban=exoplanetary", "'exoplanetary' is no single token but"),
         ("allow=#99999", "no token 99999 in a vocabulary of"),
         ("best n=0", "at least one answer, not 0"),

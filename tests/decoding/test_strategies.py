@@ -264,9 +264,12 @@ def test_filters_that_look_back_see_each_row_by_itself():
     "call,message",
     [
         (lambda m: beam_search(m, PROMPT, beams=0, max_new_tokens=3), "at least one beam, not 0"),
-        (lambda m: beam_search(m, PROMPT, beams=4, groups=3, max_new_tokens=3), "4 beams cannot go in 3 groups"),
+        (
+            lambda m: beam_search(m, PROMPT, beams=4, groups=3, max_new_tokens=3),
+            "4 beams cannot be split into 3 groups",
+        ),
         (lambda m: beam_search(m, PROMPT, beams=4, diversity=-1.0, max_new_tokens=3), "0 to 1,000,000 nats, not -1"),
-        (lambda m: beam_search(m, PROMPT, beams=2, max_new_tokens=0), "from 1 to 1,048,576 new tokens, not 0"),
+        (lambda m: beam_search(m, PROMPT, beams=2, max_new_tokens=0), "from 1 to 1,048,576, not 0"),
         (lambda m: beam_search(m, [], beams=2, max_new_tokens=3), "prompt is empty"),
         (lambda m: beam_search(m, [1] * 48, beams=2, max_new_tokens=3), "no room in a context of 48"),
         (lambda m: contrastive_search(m, PROMPT, k=0, alpha=0.5, max_new_tokens=3), "k of 1 or more"),

@@ -241,7 +241,7 @@ def small(context):
 
 def test_tasks_without_room_for_an_answer_are_left_out_and_counted():
     context = 48
-    tasks = held_out_tasks(WORLD, CONFIG.seed, CONFIG.tasks)
+    tasks = held_out_tasks(WORLD, CONFIG.seed, CONFIG.tasks_per_kind)
     room = {True: context - context // 2, False: context - CONFIG.answer_max_new_tokens}
     longest = [max(len(task_prompt(TOKENIZER, task, chat)) for chat in (False, True)) for task in tasks]
     fit = [length <= room[task.kind == "write"] for task, length in zip(tasks, longest, strict=True)]

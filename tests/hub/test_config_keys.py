@@ -115,7 +115,7 @@ def test_keys_that_only_say_who_wrote_a_file_are_no_hindrance():
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention = True"),
         ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights = False"),
-        ("llama", {"is_causal": False}, "is_causal = False, which is not known here, only True"),
+        ("llama", {"is_causal": False}, "is_causal = False, which is not supported, only True"),
         ("qwen2", {"is_causal": None}, "is_causal = None"),
         ("t5", {"is_causal": False}, "is_causal = False"),
         ("mistral", {"causal": False}, "causal = False"),

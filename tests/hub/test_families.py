@@ -324,8 +324,8 @@ def test_what_cannot_be_read_is_said(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config | values))
         return refused(tmp_path)
 
-    assert "family 'mamba'; those known are llama" in changed(model_type="mamba")
-    assert "attention_bias = True, which is not known here, only False" in changed(attention_bias=True)
+    assert "family 'mamba'; supported are llama" in changed(model_type="mamba")
+    assert "attention_bias = True, which is not supported, only False" in changed(attention_bias=True)
     assert "scaling 'longrope'" in changed(rope_parameters={"rope_type": "longrope"})
     assert "do not belong together" in changed(intermediate_size=50)
     assert "lacks 9 tensors" in changed(num_hidden_layers=4)
@@ -347,7 +347,7 @@ def test_pickles_are_refused(tmp_path):
 
 def test_a_shape_that_nobody_has(tmp_path):
     odd = Transformer(ModelConfig(vocabulary=9, position=NoPosition(), feed_forward=Plain(8)))
-    with pytest.raises(LabError, match="No family of transformers has this shape: NoPosition positions"):
+    with pytest.raises(LabError, match="No architecture of transformers has this config: NoPosition positions"):
         save_pretrained(odd, tmp_path / "odd")
     shapes: list[tuple[dict[str, Any], str]] = [
         ({"qkv_bias": True}, "at most one in each"),

@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[str, Callable[[Tensors], Tensors], str]] = {
     "a bias": (
         "llama",
         lambda t: t | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
-        "1 tensors that a model of its config.json does not have, model.layers.0.self_attn.q_proj.bias the first",
+        "1 tensors that the model of its config.json does not have, model.layers.0.self_attn.q_proj.bias the first",
     ),
     "another head": (
         "llama-tied",

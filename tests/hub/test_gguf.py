@@ -186,7 +186,7 @@ def test_a_cut_that_has_no_name_is_said(file, plain, tmp_path):
     assert not (tmp_path / "odd.gguf").exists()
     with pytest.raises(LabError, match="cuts text as 'tekken'"):
         read_gguf_tokenizer(retold(file, {"tokenizer.ggml.pre": "tekken"}))
-    with pytest.raises(LabError, match="of the kind 'rwkv'; those known are gpt2 and llama"):
+    with pytest.raises(LabError, match="of the kind 'rwkv'; supported are gpt2 and llama"):
         read_gguf_tokenizer(retold(file, {"tokenizer.ggml.model": "rwkv"}))
     nameless, _ = read_gguf_tokenizer(retold(file, {"tokenizer.ggml.pre": None}))  # as llama.cpp reads it
     assert (
@@ -253,7 +253,7 @@ def test_a_shape_is_llama_cpps_and_comes_back(name, plain, tmp_path):
 @pytest.mark.parametrize(
     "fields,message",
     [
-        ({"general.architecture": "gemma3"}, "architecture 'gemma3'; those read from GGUF are llama, qwen2, qwen3"),
+        ({"general.architecture": "gemma3"}, "architecture 'gemma3'; supported in GGUF files are llama, qwen2, qwen3"),
         ({"llama.final_logit_softcapping": 30.0}, "says llama.final_logit_softcapping = 30.0, which is not known"),
         ({"llama.attention.sliding_window": 16}, "a window of 16 tokens"),
         ({"llama.expert_count": 8}, "llama.expert_count = 8"),
@@ -301,7 +301,7 @@ def test_no_tensor_is_left_over(file):
     ints = np.ones((8, 8), np.int32), int(gguf.GGMLQuantizationType.I32)
     assert "do not belong together" in refused(retold(file, {}, {"token_embd.weight": ints}))
     ints = np.ones((32, 32), np.int32), ints[1]
-    assert "attn_q.weight is kept as I32, which is not" in refused(retold(file, {}, {"blk.0.attn_q.weight": ints}))
+    assert "attn_q.weight has the type I32, which is not" in refused(retold(file, {}, {"blk.0.attn_q.weight": ints}))
     bias = np.ones(32, np.float32), 0
     assert "attn_q.bias the first. Without them" in refused(retold(file, {}, {"blk.0.attn_q.bias": bias}))
     assert "lacks 1 tensors" in refused(retold(file, {}, {"blk.1.ffn_up.weight": None}))

@@ -194,13 +194,13 @@ def test_a_head_s_effect_is_measured_after_the_token_that_is_chosen(look):
             look.ablation_effects(0, prediction_position=place)
     for some, whole in zip(look.logit_lens(last_tokens=2), look.logit_lens(), strict=True):
         assert [[text for text, _ in token] for token in some] == [[text for text, _ in token] for token in whole[-2:]]
-    with pytest.raises(LabError, match="Token 1 cannot look at token 3"):
+    with pytest.raises(LabError, match="Token 1 cannot attend to token 3"):
         look.score_breakdown(0, 1, 2, 1, 3)
 
 
 def test_texts_that_cannot_be_looked_at(look, tokenizer):
     for ids in ([], [5] * 33):
-        with pytest.raises(LabError, match=f"A text of {len(ids)} tokens cannot be looked at: give 1 to 32"):
+        with pytest.raises(LabError, match=f"The text has {len(ids)} tokens; give 1 to 32"):
             Inspection(look.model, tokenizer, ids)
     mixed = small(tokenizer, mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_value_heads=4)
     with pytest.raises(LabError, match="no attention to look at: it mixes by RWKV"):

@@ -78,7 +78,7 @@ def test_undo_takes_back_the_last_vote_of_that_annotator(store):
 
 @pytest.mark.parametrize(
     ("annotator", "choice", "message"),
-    [("ada", "up", "'up' is no choice; choose left, right"), (" ", "left", "A vote needs a name")],
+    [("ada", "up", "'up' is not a valid vote; choose left, right"), (" ", "left", "A vote needs a name")],
 )
 def test_bad_votes_are_refused_in_words(store, annotator, choice, message):
     pair = store.add_pair(PROMPT, LEFT, RIGHT)

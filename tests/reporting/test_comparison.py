@@ -47,7 +47,7 @@ def test_runs_of_one_name_are_told_apart_and_equal_recipes_said(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(LabError, match="nowhere holds no run"):
+    with pytest.raises(LabError, match="nowhere contains no run"):
         compare_runs(a_run(tmp_path / "a"), tmp_path / "nowhere")
 
 

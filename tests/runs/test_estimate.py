@@ -54,8 +54,9 @@ def test_every_stage_is_estimated():
     found = by_name()
     assert list(found) == ["pretrain", "sft", "reward", "ppo", "dpo"]
     for one in found.values():
-        parts = one.step.parameter_bytes + one.step.gradient_bytes + one.step.optimizer_state_bytes + one.step.activation_bytes
-        assert one.step.activation_bytes > 0 and one.peak_bytes >= parts + one.frozen_model_bytes
+        step = one.step
+        parts = step.parameter_bytes + step.gradient_bytes + step.optimizer_state_bytes + step.activation_bytes
+        assert step.activation_bytes > 0 and one.peak_bytes >= parts + one.frozen_model_bytes
         assert one.steps == 6 and one.seconds > 6 * one.step_seconds > 0
     assert found["pretrain"].data_seconds > 0 == found["pretrain"].sampling_seconds
     assert (
@@ -121,7 +122,7 @@ def test_batches_of_other_names_are_refused_in_words():
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(LabError, match="A batch of 4 rows cannot be shared by 8 processes"):
+    with pytest.raises(LabError, match="A batch of 4 rows cannot be split over 8 processes"):
         by_name(count=8)
 
 

@@ -65,7 +65,7 @@ def test_a_folder_prepared_but_never_trained_is_free(made):
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda run: Run.open(run.path / "none"), "none holds no run"),
+        (lambda run: Run.open(run.path / "none"), "none contains no run"),
         (lambda run: run.stage("grpo"), "no stage 'grpo'; it has pretrain, sft"),
         (lambda run: run.model("sft"), "its stage sft is not finished"),
         (lambda run: run.model(), "has no model yet"),
@@ -106,7 +106,7 @@ def test_weights_of_another_shape_are_said(made):
     trained(made)
     config = made.path / "pretrain" / "config.json"
     config.write_text(json.dumps({**read_json(config), "width": 16}))
-    with pytest.raises(LabError, match="damaged, or of another model than config.json says"):
+    with pytest.raises(LabError, match="damaged, or of a different model than config.json describes"):
         made.model("pretrain")
 
 

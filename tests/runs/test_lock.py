@@ -82,7 +82,7 @@ def test_an_owner_at_work_keeps_its_lock_when_the_clock_is_set(other, tmp_path, 
             pass
     (tmp_path / "run" / ".lock").write_text("{}")
     with (
-        pytest.raises(LabError, match="run is in use: another process is at work on it"),
+        pytest.raises(LabError, match="run is in use: another process is working on it"),
         exclusive_lock(tmp_path / "run"),
     ):
         pass

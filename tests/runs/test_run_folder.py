@@ -111,14 +111,14 @@ NEVER_BEGUN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "a branch of another model": (
         lambda path, made: make(replace(RECIPE, seed=1), path, ["sft"], build_on=made),
-        "pretrain of .* would be another model with another seed",
+        "pretrain of .* would be a different model with a different seed",
     ),
     "a branch of what is not finished": (
         lambda path, made: make(RECIPE, path, ["sft"], build_on=made.with_name("half")),
         "half has not finished pretrain. Resume the run first",
     ),
     "a branch of what is not there": (
-        lambda path, made: make(RECIPE, path, ["sft"], build_on=made.with_name("none")), "none holds no run"
+        lambda path, made: make(RECIPE, path, ["sft"], build_on=made.with_name("none")), "none contains no run"
     ),
     "a branch whose stage is refused": (
         lambda path, made: make(SHARED_BY_THREE, path, ["reward", "ppo"], build_on=made),
@@ -178,7 +178,7 @@ def test_nobody_else_changes_a_run_that_is_made(made, tmp_path):
     next(event for event in events if event.record)
     before = tree(path)
     for command in (lambda: make(RECIPE, path, resume=True), lambda: again(path), lambda: make(RECIPE, path)):
-        with pytest.raises(LabError, match="run is in use: this process is at work on it"):
+        with pytest.raises(LabError, match="run is in use: this process is working on it"):
             command()
     assert tree(path) == before
     assert len(Run.open(path).stage("pretrain").step_records) == 1  # whoever reads needs no lock

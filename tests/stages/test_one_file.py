@@ -87,6 +87,7 @@ def test_a_stages_name_is_its_own(toy):
             pass
 
     with pytest.raises(
-        LabError, match="'My stage' is no name for a stage: small letters and digits, and none of preset"
+        LabError,
+        match=("'My stage' is not a valid name for a stage: use lower-case letters and digits, and none of preset"),
     ):
         register("My stage", "something else")(toy)

@@ -72,7 +72,7 @@ def test_the_shards_together_are_the_whole_batch(kind, world_size):
 
 def test_fewer_rows_than_processes_is_refused():
     for kind in ("documents", "crops"):
-        with pytest.raises(LabError, match="6 rows cannot be shared by 7 processes"):
+        with pytest.raises(LabError, match="6 rows cannot be split over 7 processes"):
             make(kind, 0, 7)
 
 

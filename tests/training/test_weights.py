@@ -158,14 +158,17 @@ def test_shards_that_are_not_the_model_are_refused_by_name(tmp_path):
         return str(error.value)
 
     last.write_bytes(whole[:-9])
-    assert f"{last} is damaged, or of another model than config.json says" in refused()
+    assert f"{last} is damaged, or of a different model than config.json describes" in refused()
     last.unlink()
     assert f"{tmp_path} lacks 1 of the 2 files that its {INDEX} names, {last.name} the first" in refused()
     name = next(iter(tensors))
     save_file({key: tensor for key, tensor in tensors.items() if key != name}, last)
-    assert f"{tmp_path / INDEX} is damaged, or of another model than config.json says: {name} is missing" in refused()
+    assert (
+        f"{tmp_path / INDEX} is damaged, or of a different model than config.json describes: {name} is missing"
+        in refused()
+    )
     save_file(tensors | {"9.weight": torch.ones(2)}, last)
-    assert f"{last} is damaged, or of another model than config.json says: it has no 9.weight" in refused()
+    assert f"{last} is damaged, or of a different model than config.json describes: it has no 9.weight" in refused()
     again = next(iter(load_file(first)))
     save_file(tensors | {again: load_file(first)[again]}, last)
     assert f"another file holds {again}, too" in refused()

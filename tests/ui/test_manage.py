@@ -362,7 +362,7 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ({"extra_flags": "'open"}, "cannot be read"),
         ({"extra_flags": 7}, "cannot be read"),
         ({"extra_flags": "--text a\0b"}, "cannot be read: there is a null character"),
-        ({"seed": -1}, "A seed is a whole number from 0 to 4294967295, not -1"),
+        ({"seed": -1}, "A seed must be a whole number from 0 to 4294967295, not -1"),
         ({"seed": 2**40}, "A seed is a whole number"),
         ({"seed": float("nan")}, "A seed is a whole number"),
         ({"seed": "x"}, "A seed is a whole number"),

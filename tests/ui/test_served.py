@@ -164,13 +164,13 @@ def test_a_translation_holds_what_its_message_holds():
 def test_a_message_in_a_message_and_one_that_nobody_knows():
     whole = "Its process ended early: mine is running. Stop it first."
     assert chinese.message_in_chinese(whole) == "进程提前结束：mine 正在运行。请先停止。"
-    many = "Strategy 1, beam beams=99 is 99 texts at once; here at most 32. Take a smaller beams=."
+    many = "Strategy 1, beam beams=99 is 99 texts at once; the limit is 32. Take a smaller beams=."
     assert (
         chinese.message_in_chinese(many)
         == "Strategy 1, beam beams=99：同时 99 篇文本；这里最多 32 篇。请用更小的 beams=。"
     )
-    failed = "Its process ended early: The text cannot give a vocabulary of 9: its repeated pairs end at "
-    failed += "7. Ask for at most 7, leave the size open, or give more text."
+    failed = "Its process ended early: The text cannot give a vocabulary of 9: its BPE merges end at "
+    failed += "7. Ask for at most 7, leave the size unset, or give more text."
     assert chinese.message_in_chinese(failed).startswith("进程提前结束：这些文本给不出 9 个词元的词表")
     unknown = "There is no option --model.wdith. Did you mean --model.width?"
     assert chinese.message_in_chinese(unknown) == "没有选项 --model.wdith。您是否想写 --model.width？"

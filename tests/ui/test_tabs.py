@@ -220,22 +220,22 @@ def test_strategies_are_scored_over_seeds(lab):
     assert steps[-1].finished_strategies[1][1] == whole.scores  # written a few at a time, they are the same texts
     wrong: list[Any] = [0, 257, "x", None, 2.5, float("nan")]
     for seeds in wrong:
-        with pytest.raises(LabError, match="The number of seeds is a whole number from 1 to 256, not"):
+        with pytest.raises(LabError, match="The number of seeds must be a whole number from 1 to 256, not"):
             list(writing.score_strategies(lab, asked("greedy"), seeds))
 
 
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"seed": -5}, "A seed is a whole number from 0 to 4294967295, not -5"),
+        ({"seed": -5}, "A seed must be a whole number from 0 to 4294967295, not -5"),
         ({"seed": 10**23}, "A seed is a whole number"),
-        ({"tokens": 0}, "from 1 to 1000 new tokens, not 0"),
+        ({"tokens": 0}, "from 1 to 1000, not 0"),
         ({"columns": []}, "From 1 to 12 strategies are compared, not 0"),
         ({"columns": [{"strategy": "greedy"}]}, "no settings of a comparison: KeyError 'begins'"),
         ({"seed": float("inf")}, "no settings of a comparison: OverflowError"),
         (
             {"columns": [{"strategy": "beam beams=1000", "begins": []}]},
-            "^Strategy 1, beam beams=1000 is 1,000 texts at once; here at most 32. Take a smaller beams=.$",
+            "^Strategy 1, beam beams=1000 is 1,000 texts at once; the limit is 32. Take a smaller beams=.$",
         ),
         ({"columns": [{"strategy": "best n=100000", "begins": []}]}, "^Strategy 1, best n=100000 is .*a smaller n="),
         (
@@ -256,7 +256,7 @@ def test_strategies_are_scored_over_seeds(lab):
         ({"run": "none"}, "no run 'none'"),
         ({"stage": "none"}, "none"),
         ({"prompt": "word " * 900}, "no room in a context"),
-        ({"prompt": "word " * 9000}, "The prompt has 45,000 characters; here at most 20,000"),
+        ({"prompt": "word " * 9000}, "The prompt has 45,000 characters; the limit is 20,000"),
         ({"prompt": " "}, "nothing to reply to: type a prompt"),
         ({"stop": [1]}, None),
     ],
@@ -297,7 +297,7 @@ def test_what_cannot_be_looked_at_or_compared_is_said(lab):
 def test_strategies_together_have_a_ceiling(lab):
     """Each may be within it, and all together above."""
     lines = ["beam beams=32"] * 10
-    with pytest.raises(LabError, match="All strategies together are .* tokens to read; here at most 40,000"):
+    with pytest.raises(LabError, match="All strategies together are .* tokens to read; the limit is 40,000"):
         last(lab, asked(*lines, tokens=300, prompt="a", stage="pretrain", run=longer(lab)))
     assert writing.MAX_COMPARISON_COST.tokens == 40_000
 
@@ -396,17 +396,17 @@ def values(**changes: Any) -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"many": "x"}, "The number of strategies is a whole number from 1 to 4, not 'x'"),
+        ({"many": "x"}, "The number of strategies must be a whole number from 1 to 4, not 'x'"),
         ({"many": None}, "The number of strategies"),
         ({"many": 99}, "from 1 to 4, not 99"),
-        ({"seed": "7"}, "A seed is a whole number from 0 to 4294967295, not '7'"),
+        ({"seed": "7"}, "A seed must be a whole number from 0 to 4294967295, not '7'"),
         ({"seed": float("inf")}, "A seed is a whole number"),
         ({"tokens": 10**9}, "from 1 to 1000, not 1000000000"),
         ({"tokens": [3]}, "from 1 to 1000, not list"),
-        ({"tokens": None}, "The number of new tokens is a whole number from 1 to 1000, not NoneType"),
-        ({"prompt": {"a": 1}}, "The prompt is a text, not dict"),
-        ({"ends": 3}, "The stop texts is a text, not int"),
-        ({"draft": []}, "The draft is a text, not list"),
+        ({"tokens": None}, "The number of new tokens must be a whole number from 1 to 1000, not NoneType"),
+        ({"prompt": {"a": 1}}, "The prompt must be text, not dict"),
+        ({"ends": 3}, "The stop texts must be text, not int"),
+        ({"draft": []}, "The draft must be text, not list"),
     ],
 )
 def test_what_the_controls_cannot_say_is_refused(lab, changes, message):
@@ -488,7 +488,7 @@ def test_a_text_has_a_ceiling_of_attention(lab, monkeypatch):
     model = lab.model("tiny", "sft")
     attention.check_attention_fits_page(model, 40)
     monkeypatch.setattr(attention, "NUMBERS", 900)
-    with pytest.raises(LabError, match="1,600 numbers; a page shows at most 900. Take a text of at most 30 tokens"):
+    with pytest.raises(LabError, match="1,600 values; a page shows at most 900. Use a text of at most 30 tokens"):
         attention.check_attention_fits_page(model, 40)
 
 
@@ -819,7 +819,7 @@ def test_what_is_no_temperature_is_said(hot):
     if hot is True:
         assert preferences.checked_answer_source("a", "b", hot).temperature == 1
         return
-    with pytest.raises(LabError, match="A temperature is a number from 0 to 2"):
+    with pytest.raises(LabError, match="The temperature must be a number from 0 to 2"):
         preferences.checked_answer_source("a", "b", hot)
 
 
@@ -830,7 +830,7 @@ def test_prompts_and_names_have_an_end(lab, tmp_path):
     with pytest.raises(LabError, match="at most 100 characters"):
         preferences.checked_annotator_name("x" * 101)
     for name in (None, 3):
-        with pytest.raises(LabError, match=f"Who votes is a name, not {name}"):
+        with pytest.raises(LabError, match=f"The voter's name must be text, not {name}"):
             preferences.checked_annotator_name(name)
     assert [preferences.checked_annotator_name(name) for name in ("", "  ", "ada")] == ["anonymous", "anonymous", "ada"]
 

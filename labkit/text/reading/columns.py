@@ -57,7 +57,7 @@ class TrackedRow:
             if words not in given and given not in words:
                 raise RowError(
                     f"{first} and {other}",
-                    f"has both {first} and {other}, and it is not known which is meant. Keep one of these columns.",
+                    f"has both {first} and {other}, and it is not clear which is meant. Keep one of these columns.",
                 )
         return first
 

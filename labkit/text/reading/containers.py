@@ -100,9 +100,11 @@ def open_table(file: SourceFile) -> Table:
     if format_and_compression_suffix(file.path) in JSON_ENDINGS or looks_like_json_rows(text) and _is_json(text):
         return _json_table(text, encoding, warnings, file)
     if format_and_compression_suffix(file.path) not in TEXT_ENDINGS and file.path.suffix:
-        raise LabError(f"{file.name} has an unknown ending; known are {', '.join(ENDINGS)}, and each with .gz.")
+        raise LabError(
+            f"{file.name} has an unknown file extension; supported are {', '.join(ENDINGS)}, and each with .gz."
+        )
     if looks_like_json_rows(text):
-        warnings += (f"{file.name} begins as JSON does and is none: it is read as plain text.",)
+        warnings += (f"{file.name} starts like JSON but is not valid JSON: it is read as plain text.",)
     return Table("text", encoding, _documents(text, file), warnings)
 
 
@@ -123,8 +125,8 @@ def _refuse_csv(text: str, file: SourceFile) -> None:
     named = len(names) > 1 and KNOWN.intersection(names) and all(re.fullmatch(r"[\w .-]{1,40}", n) for n in names)
     if named and len(lines) > 1 and all(line.count(delimiter) >= len(names) - 1 or '"' in line for line in lines):
         raise LabError(
-            f"{file.name} is {format.upper()} by what stands in it (its first line names the columns "
-            f"{', '.join(names)}), not what its name says. Rename it to {file.path.stem}.{format}."
+            f"{file.name} is {format.upper()} by its content (its first line names the columns {', '.join(names)}), "
+            f"not by its name. Rename it to {file.path.stem}.{format}."
         )
 
 
@@ -161,7 +163,7 @@ def _long_text(file: SourceFile, encoding: str, sample: bytes) -> LongText:
         return text
     if not sample.isascii():
         raise LabError(
-            f"{file.name} is in two encodings: it begins in UTF-8, later it is not. Save all of it as UTF-8."
+            f"{file.name} has mixed encodings: it begins in UTF-8, but not all of it is. Save all of it as UTF-8."
         )
     return LongText(file.path, find_encoding(text.stray, file.name))
 
@@ -218,9 +220,9 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: Sourc
     if found is None and format_and_compression_suffix(file.path) in (".jsonl", ".ndjson"):
         return Table("jsonl", encoding, [SourceRow(value, f"{file.name}, line 1", file.split)], warnings)
     if found is None:
-        raise NoRows("no rows", f"{file.name} holds no list of rows.")
+        raise NoRows("no rows", f"{file.name} contains no list of rows.")
     if not any(part.rows for part in found.row_groups):
-        raise LabError(f"{file.name} is empty: it holds no row.")
+        raise LabError(f"{file.name} is empty: it contains no row.")
     rows = [
         SourceRow(row, f"{file.name}, {f'{part.name} ' if part.name else ''}row {number}", part.split or file.split)
         for part in found.row_groups
@@ -279,7 +281,9 @@ def hub_splits(name: str) -> Mapping[str, Iterable[Any]]:
     try:
         loaded = datasets.load_dataset(path, config or None)
     except Exception as error:  # whatever the library raises: no such name, no network
-        raise LabError(f"{name} is no file here, and the hub gave no data set of that name: {error}") from error
+        raise LabError(
+            f"{name} is not a file, and no data set of that name could be loaded from the hub: {error}"
+        ) from error
     splits: Mapping[str, Iterable[Any]] = loaded if isinstance(loaded, dict) else {"train": loaded}
     training = [split for split in splits if split_from_file_name(split) == "train"]
     if len(training) > 1:

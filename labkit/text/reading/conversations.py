@@ -148,15 +148,15 @@ def _conversation(row: Any, reading: ReadReport) -> tuple[Document, TrackedRow |
     if columns is not None:
         check_weight_and_media(columns)
         if _is_good(columns) is False:
-            raise RowError("label false", "is labelled as no good answer.")
+            raise RowError("label false", "is labelled as a bad answer.")
     if not any(message.role == "assistant" for message in messages):
-        raise RowError("conversation without an answer", "has no message of an assistant to learn.")
+        raise RowError("conversation without an answer", "has no assistant message to train on.")
     for message in messages:
         if not message.content:
             what = "answer" if message.role == "assistant" else "question"
             raise RowError(f"empty {what}", f"has an empty {what}.")
     if not any(message.role == "assistant" and message.weight for message in messages):
-        raise RowError("weight 0", "has no answer of a weight above 0.")
+        raise RowError("weight 0", "has no answer with a weight above 0.")
     record_turn_remarks(
         reading, messages, [row] if columns is None else [columns.values[name] for name in columns.used]
     )

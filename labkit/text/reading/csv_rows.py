@@ -109,5 +109,5 @@ def check_unique_names(names: list[str], name: str) -> list[str]:
     spelled = [one.strip().lower() for one in names]
     twice = next((one for one in spelled if one and spelled.count(one) > 1), None)
     if twice is not None:
-        raise LabError(f"{name} has the column {twice} twice. Rename one, or take it out.")
+        raise LabError(f"{name} has the column {twice} twice. Rename or remove one.")
     return names

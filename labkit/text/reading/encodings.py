@@ -65,8 +65,8 @@ def decode(data: bytes, file_name: str) -> DecodedText:
     bad = max(1, text.count("\ufffd"))
     if bad * 20 > len(text):
         raise LabError(
-            f"{file_name} is not text in UTF-8 nor in an encoding that is known here: byte {data[at]:#04x} at position "
-            f"{at}. Save it as UTF-8."
+            f"{file_name} is neither UTF-8 nor in a supported encoding: byte {data[at]:#04x} at position {at}. Save it "
+            "as UTF-8."
         )
     line = data.count(b"\n", 0, at) + 1
     where = f"{data[at]:#04x} at position {at}, line {line}"
@@ -97,8 +97,8 @@ def find_encoding(data: bytes, name: str) -> str:
         if not encoding:
             count, line = data.count(b"\0"), data.count(b"\n", 0, data.index(b"\0")) + 1
             raise LabError(
-                f"{name} is no text, or damaged: it holds {count:,} NUL bytes, the first in line {line}. If it is "
-                f"text, take them out (tr -d '\\0')."
+                f"{name} is not text, or is damaged: it has {count:,} NUL bytes, the first in line {line}. If it is "
+                "text, remove them (tr -d '\\0')."
             )
         return encoding
     encoding = detect_escape_encoding(data[:SAMPLE]) or ("utf-8" if is_utf8(data) else "")
@@ -133,7 +133,7 @@ def refuse_binary_files(data: bytes, name: str) -> None:
         if data.startswith(start):
             raise LabError(f"{name} is {kind}: a binary file, not text. To use it, {mend}.")
     if data.startswith(b"version https://git-lfs"):
-        raise LabError(f"{name} is a pointer of git LFS, not the file itself. Fetch that with git lfs pull.")
+        raise LabError(f"{name} is a Git LFS pointer, not the file itself. Fetch the file with git lfs pull.")
     if data[257:262] == b"ustar":
         raise LabError(f"{name} is a tar archive. To use it, unpack it (tar xf) and give its folder.")
 

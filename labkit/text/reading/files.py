@@ -48,16 +48,18 @@ class FoundFiles(NamedTuple):
 def find_files(source: str | Path) -> FoundFiles:
     """What there is to read in a source. Raises LabError when it is nothing, or a folder without a file to read."""
     if re.match(r"[a-zA-Z][a-zA-Z\d+.-]+://", str(source)):
-        raise LabError(f"{source} is an address. Download it and give the file, or name a hub data set OWNER/NAME.")
+        raise LabError(f"{source} is a URL. Download it and give the file, or name a hub data set OWNER/NAME.")
     if not str(source).strip():
-        raise LabError("The name of what to read is empty, as that of a variable that is not set. Name a file.")
+        raise LabError("The name of the source is empty. Is a shell variable not set? Name a file.")
     path = Path(source)
     if broken := next((link for link in (path, *path.parents) if link.is_symlink() and not link.exists()), None):
-        raise LabError(f"{broken} is a link to itself or to nothing. Name the file that it should lead to.")
+        raise LabError(f"{broken} is a symbolic link to itself or to nothing. Name the file itself.")
     if path.is_dir():
         return _folder(path)
     if path.exists() and not path.is_file():
-        raise LabError(f"{path} is a pipe or a device, not a file; it is read more than once. Save it as a file first.")
+        raise LabError(
+            f"{path} is a pipe or a device, not a file; a source is read more than once. Save it as a file first."
+        )
     if path.exists():
         return FoundFiles([SourceFile(path, path.name)])
     is_name = re.fullmatch(r"\b[\w.-]+\b(/\b[\w.-]+\b)?(:[\w.-]+)?", str(source), re.ASCII)  # as the hub
@@ -95,13 +97,13 @@ def _folder(folder: Path) -> FoundFiles:
         elif any(part.startswith((".", "__MACOSX")) for part in inside.parts):
             passed_over.append(f"file {inside} (hidden)")
         elif path.stem.lower() in ABOUT:
-            passed_over.append(f"file {inside} (about the others)")
+            passed_over.append(f"file {inside} (describes the other files)")
         elif format_and_compression_suffix(path) not in ENDINGS:
-            passed_over.append(f"file {inside} (not a kind that is read)")
+            passed_over.append(f"file {inside} (unsupported type)")
         else:
             files.append(SourceFile(path, str(inside)))
     if not files:
-        raise LabError(f"The folder {folder} holds no {', '.join(ENDINGS)} file.")
+        raise LabError(f"The folder {folder} contains no {', '.join(ENDINGS)} file.")
     splits = file_splits([Path(file.name) for file in files])
     if len(splits.stage_train_splits) > 1:
         raise LabError(

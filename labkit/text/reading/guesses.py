@@ -105,6 +105,6 @@ def _refuse_two(data: bytes, name: str) -> None:
             kinds[1].append(number)
     if 10 * len(kinds[0]) > len(lines) and kinds[1]:
         raise LabError(
-            f"{name} is in two encodings: line {kinds[0][0]} is UTF-8, line {kinds[1][0]} is not. Save all of it as "
-            f"UTF-8."
+            f"{name} has mixed encodings: line {kinds[0][0]} is UTF-8, line {kinds[1][0]} is not. Save all of it as "
+            "UTF-8."
         )

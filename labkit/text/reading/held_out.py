@@ -68,7 +68,7 @@ def normalize_given_splits(splits: Sequence[str], reading: ReadReport) -> list[s
         reading.warnings.append(f"All rows are of the split {apart}: they are trained on, except a held-out part.")
         return None
     held = count_with_noun(splits.count(apart), "row")
-    reading.warnings.append(f"The split {apart} ({held}) is the held-out data, as the source has it.")
+    reading.warnings.append(f"The split {apart} ({held}) is the held-out data.")
     if apart == "validation" and "test" in names:
         reading.unused.append(f"split test ({count_with_noun(splits.count('test'), 'row')})")
     return ["validation" if split == apart else "" if split == "test" else "train" for split in splits]

@@ -33,7 +33,7 @@ def parse_json_with_row_errors(text: str) -> Any:
             text, object_pairs_hook=_object, parse_int=_int, parse_float=SpelledNumber, parse_constant=SpelledNumber
         )
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RowError:
@@ -41,13 +41,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RowError:
     if len(found) < len(pairs):
         for key, value in pairs:
             if found[key] != value:
-                return RowError("key twice", f"has an object with two values for the key {key!r}. Keep one.")
+                return RowError("duplicate key", f"has an object with two values for the key {key!r}. Keep one.")
     return found
 
 
 def _int(digits: str) -> int | RowError:
     if len(digits) > sys.get_int_max_str_digits() > 0:
         return RowError(
-            "long number", f"has a number of {len(digits):,} digits, which is none that is read. Write it in quotes."
+            "long number", f"has a number of {len(digits):,} digits, which is not supported. Write it in quotes."
         )
     return int(digits)

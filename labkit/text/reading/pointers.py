@@ -98,7 +98,7 @@ def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, index_base: In
         return given[0], given[1]
     found = found or _followed(columns, groups, given, index_base)
     if found is None:
-        raise RowError("answer elsewhere", f"has {shorten_repr(given[0])} as {won or 'chosen'}, {_MEND}")
+        raise RowError("answer in another column", f"has {shorten_repr(given[0])} as {won or 'chosen'}, {_MEND}")
     where = f"The column {won} points" if won else "The columns chosen and rejected point"
     reading.row_remarks[f"{where} to answers in other columns, which are read."] += 1
     return found
@@ -149,7 +149,7 @@ def refuse_answer_reference(columns: TrackedRow, answer_column: str) -> None:
     for group in _groups(columns):
         if answer_column not in group.column_names and _points(value, [group]) and _reaches(value, group):
             raise RowError(
-                "answer elsewhere",
+                "answer in another column",
                 f"has {shorten_repr(value)} in its column {answer_column}, which points into {_where(group)}. "
                 f"Write the answer itself.",
             )

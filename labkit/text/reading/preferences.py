@@ -115,15 +115,15 @@ def _pair(
     if not isinstance(chosen, str) and not isinstance(rejected, str):
         asked, chosen, rejected = _parted(prepend_system_message(columns, asked), chosen, rejected)
     if not isinstance(chosen, str) or not isinstance(rejected, str):
-        raise RowError("unlike answers", "has a text on one side and messages on the other.")
+        raise RowError("text and messages mixed", "has a text on one side and messages on the other.")
     if not asked:
         raise RowError("empty prompt", "has an empty prompt.")
     if asked[-1].role != "user" or any(not message.content for message in asked):
-        raise RowError("prompt without a question", "has a prompt that does not end with what a user says.")
+        raise RowError("prompt without a question", "has a prompt that does not end with a user message.")
     if not chosen or not rejected:
         raise RowError("empty answer", "has an empty answer.")
     if chosen == rejected:
-        raise RowError("equal answers", "has the same answer chosen and rejected.")
+        raise RowError("identical answers", "has the same answer chosen and rejected.")
     said = (Message("assistant", chosen), Message("assistant", rejected))
     record_turn_remarks(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     _note_scores(columns, reading)
@@ -137,7 +137,7 @@ def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
         value = columns.values.get(name)
         worse = (_number(value) or 0) < 0 if name == "margin" else str(value).strip().lower() == "rejected"
         if worse:
-            words = f"{name} says that the rejected answer is better; the pair is read as it stands."
+            words = f"{name} says that the rejected answer is better; the pair is used as given."
             reading.row_remarks[f"{words} Swap them if it is wrong."] += 1
     for name in columns.values:
         parts = re.split("[_ -]", name)
@@ -145,7 +145,7 @@ def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
             other = name.replace("chosen", "rejected")
             chosen, rejected = _number(columns.values[name]), _number(columns.values.get(other))
             if chosen is not None and rejected is not None and chosen < rejected:
-                words = f"{name} is below {other}; the pair is read as it stands. Swap them if it is wrong."
+                words = f"{name} is below {other}; the pair is used as given. Swap them if it is wrong."
                 reading.row_remarks[words] += 1
 
 
@@ -189,7 +189,7 @@ def _parted(asked: Turns, chosen: Turns, rejected: Turns) -> tuple[Turns, str, s
     if len(chosen) != len(rejected) or chosen[:-1] != rejected[:-1]:
         raise RowError("answers to two prompts", "has answers that do not follow the same turns.")
     if chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
-        raise RowError("answer of a user", "has an answer that the assistant does not say.")
+        raise RowError("answer with the wrong role", "has an answer whose role is not assistant.")
     shared = chosen[:-1]
     spoken = tuple(message for message in asked if message.role != "system")
     if shared and shared[-len(spoken) :] == spoken or not spoken:

@@ -77,12 +77,12 @@ class ReadReport:
 
     def _refusal(self, lost: int) -> str:
         if not self.dropped:
-            return f"{self.source} holds nothing to read."
+            return f"{self.source} contains nothing to read."
         counted = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
         if self.drop_examples:
             worst = max(self.drop_examples, key=self.dropped.__getitem__)
             return f"{self.drop_examples[worst]} ({self.source}: {lost} of {self.read} rows cannot be used: {counted}.)"
-        return f"{self.source}: {lost} of {self.read} rows cannot be used: {counted}. Take them out, or mend them."
+        return f"{self.source}: {lost} of {self.read} rows cannot be used: {counted}. Remove or correct them."
 
     def to_dict(self) -> dict[str, Any]:
         """As `labkit read --json` prints it and report.json keeps it, without the rows."""
@@ -113,7 +113,7 @@ def format_reading_summary(record: Mapping[str, Any]) -> str:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in record["dropped"].items()) or "none"
     line = f"{record['source']} ({held}): read {record['read']:,}, kept {record['kept']:,}, dropped {dropped}"
     if record["characters"]:
-        line += f", {count_with_noun(record['characters'], 'character')} cleaned away"
+        line += f", {count_with_noun(record['characters'], 'character')} removed by cleaning"
     return line + (f"; not used: {abbreviate_names(record['unused'])}." if record["unused"] else ".")
 
 

@@ -109,7 +109,7 @@ def to_tracked_row(row: Any) -> TrackedRow:
     columns = TrackedRow(row)
     if len(columns.values) < len(columns.names):
         twice = next(name for name in columns.values if [other.lower() for other in columns.names].count(name) > 1)
-        raise RowError("column twice", f"has the column {twice} twice, in capitals and without. Keep one.")
+        raise RowError("duplicate column", f"has the column {twice} twice, with different capitalisation. Keep one.")
     return columns
 
 
@@ -121,7 +121,7 @@ def check_weight_and_media(columns: TrackedRow) -> None:
     weight = columns.get(WEIGHTS)
     known = isinstance(weight, str | int | float) and str(weight).strip() in ("0", "1", "0.0", "1.0", "True", "False")
     if not is_empty(weight) and not known:
-        raise RowError("weight", f"has the weight {shorten_repr(weight)}; a row is learned (1) or not (0).")
+        raise RowError("weight", f"has the weight {shorten_repr(weight)}; it can be 1 (trained on) or 0 (not).")
     if known and str(weight).strip() in ("0", "0.0", "False"):
         raise RowError("weight 0", "has the weight 0.")
     for name in MEDIA:
@@ -129,7 +129,7 @@ def check_weight_and_media(columns: TrackedRow) -> None:
         given = value if isinstance(value, list) else [value]
         if not all(map(is_empty, given)):
             raise RowError(
-                name, f"has {name} beside its text; only text is read. Take such rows out, or the column if it is none."
+                name, f"has {name} beside its text; only text is supported. Remove such rows, or the column."
             )
 
 
@@ -144,8 +144,8 @@ def record_turn_remarks(reading: ReadReport, messages: Sequence[Message], fields
     found = next(filter(None, (TEMPLATES.search(message.content) for message in messages)), None)
     if found:
         reading.row_remarks[
-            f"The text spells a chat template ({found[0]}): it is learned as text, and turns are marked again around "
-            f"it. Give the turns without a template."
+            f"The text spells a chat template ({found[0]}): it is trained on as text, and turns are marked again "
+            "around it. Give the turns without a template."
         ] += 1
 
 

@@ -75,7 +75,7 @@ def field_to_text(value: Any) -> str:
     if isinstance(value, list) and all(map(_is_part, value)):
         return "".join(map(_part, value))
     raise RowError(
-        f"{_kind(value)} for a text",
+        f"{_kind(value)} instead of text",
         f"has {_kind(value)} where a text is needed: {shorten_repr(value)}. Give one text.",
     )
 
@@ -164,7 +164,7 @@ def parse_turns(value: Any) -> tuple[Message, ...]:
     if messages is None:
         kind = _kind(value)
         raise RowError(
-            "messages that are none",
+            "not messages",
             f"has {kind} where a list of messages, each with role and content, is needed: {shorten_repr(value)}.",
         )
     return messages
@@ -191,13 +191,13 @@ def _words(turn: Mapping[str, Any]) -> str:
 def _message(turn: Any) -> Message:
     if not isinstance(turn, Mapping):
         raise RowError(
-            "messages that are none", f"has a message that is no object with role and content: {shorten_repr(turn)}."
+            "not messages", (f"has a message that is not an object with role and content: {shorten_repr(turn)}.")
         )
     name = turn.get("role", turn.get("from"))
     spelled = name.strip().lower() if isinstance(name, str) else ""
     if spelled in TOOLS or any(not is_empty(turn.get(call)) for call in CALLS):
         raise RowError(
-            "tool turn", f"has a turn of a tool (role {shorten_repr(name)}), which is not learned. Leave it out."
+            "tool message", f"has a tool message (role {shorten_repr(name)}), which is not supported. Remove it."
         )
     role = ROLES.get(spelled)
     if role is None:
@@ -205,7 +205,7 @@ def _message(turn: Any) -> Message:
         raise RowError("unknown role", message)
     for media in MEDIA:
         if not is_empty(turn.get(media)):
-            raise RowError(f"{media} part", f"has a turn with {media}; only text is read. Leave it out.")
+            raise RowError(f"{media} part", f"has a turn with {media}; only text is supported. Remove it.")
     return Message(role, clean_field(turn.get(_words(turn), "")), _weight(turn))
 
 
@@ -214,17 +214,18 @@ def _weight(turn: Mapping[str, Any]) -> int:
     if turn.get("mask") is not None:
         raise RowError(
             "mask",
-            f"has a message of mask {shorten_repr(turn['mask'])}: does it hide the turn, or count it? Write weight.",
+            f"has a message of mask {shorten_repr(turn['mask'])}: it is not clear whether it hides the turn. Use "
+            "weight.",
         )
     found = {name: turn[name] for name in (*MASKS, "masked") if turn.get(name) is not None}
     for name, given in found.items():
         if given not in (0, 1):
             raise RowError(
-                "weight", f"has a message of {name} {shorten_repr(given)}; a turn is learned (1) or not (0)."
+                "weight", f"has a message of {name} {shorten_repr(given)}; it can be 1 (trained on) or 0 (not)."
             )
     learned = {int(not given if name == "masked" else given) for name, given in found.items()}
     if len(learned) > 1:
-        raise RowError("weight", f"has a message of {' and '.join(found)}, which say different things. Keep one.")
+        raise RowError("weight", f"has a message of {' and '.join(found)}, which contradict each other. Keep one.")
     return learned.pop() if learned else 1
 
 
@@ -245,7 +246,8 @@ def _parsed(text: str) -> Any:
     if not _SAID.search(text):
         return text
     raise RowError(
-        "broken messages", f"has a list of messages that is no JSON: {shorten_repr(text)}. Save it as JSON lines."
+        "broken messages",
+        (f"has a list of messages that is not valid JSON: {shorten_repr(text)}. Save it as JSON lines."),
     )
 
 
@@ -262,7 +264,7 @@ def _part(part: Mapping[str, Any]) -> str:
     if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
         name = kind if isinstance(kind, str) and kind.isidentifier() else "unknown"
         raise RowError(
-            f"{name} part", f"has a part of type {shorten_repr(kind)} in a message; only text is read. Leave it out."
+            f"{name} part", f"has a part of type {shorten_repr(kind)} in a message; only text is supported. Remove it."
         )
     return part["text"]
 

@@ -53,7 +53,9 @@ def _is_viewer(rows: Any) -> bool:
 def _of_viewer(value: Mapping[str, Any]) -> FoundRowGroups:
     """{"rows": [{"row_idx": 0, "row": {…}, "truncated_cells": []}, …]} as the API of the hub's viewer gives them."""
     rows = [
-        RowError("cut cell", "has cells that were cut (truncated_cells).") if row.get("truncated_cells") else row["row"]
+        RowError("truncated cell", "has truncated cells (truncated_cells).")
+        if row.get("truncated_cells")
+        else row["row"]
         for row in value["rows"]
     ]
     total = value.get("num_rows_total")

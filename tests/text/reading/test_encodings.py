@@ -68,7 +68,7 @@ def test_a_few_words_in_a_long_text_are_found(encoding, text):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (f"{CHINESE}\n".encode() * 3 + f"{CHINESE}\n".encode("gbk") * 20, "f is in two encodings: line 1 .* line 4 "),
+        (f"{CHINESE}\n".encode() * 3 + f"{CHINESE}\n".encode("gbk") * 20, "f has mixed encodings: line 1 .* line 4 "),
         ((f"{ENGLISH * 20}那年. " * 20).encode("gbk"), "f is not UTF-8, and too little in it says in which encoding"),
     ],
 )
@@ -98,7 +98,7 @@ def test_stray_bytes_are_replaced_and_named_and_accents_are_read(data, text, war
         (b"PK\x03\x04rest", "f is a zip archive or an Office document: a binary file, not text. To use it, unpack it"),
         (b"\x28\xb5\x2f\xfdrest", "f is packed with zstd"),
         (b"\x80\x04\x95\x10q\x01X\x05\x02\x01\x06", "f is a binary file, not text"),
-        (bytes(range(256)) * 4, "f is no text, or damaged: it holds 4 NUL bytes, the first in line 1. .* take"),
+        (bytes(range(256)) * 4, "f is not text, or is damaged: it has 4 NUL bytes, the first in line 1. .* take"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "f is a pointer of git LFS, .* git lfs pull"),
         (b"x" * 257 + b"ustar" + b"\0" * 99, "f is a tar archive. To use it, unpack it .tar xf. and give its folder"),
     ],

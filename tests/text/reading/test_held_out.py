@@ -55,7 +55,7 @@ def test_files_named_as_splits_are_what_they_say(tmp_path):
     found = read_texts(tmp_path)
     assert [len(found.train), len(found.validation)] == [20, 5]
     assert found.validation == [row["text"] for row in texts[20:25]]
-    assert found.reading.warnings == ["The split validation (5 rows) is the held-out data, as the source has it."]
+    assert found.reading.warnings == ["The split validation (5 rows) is the held-out data."]
     assert found.reading.unused == ["split test (5 rows)"]
 
 
@@ -160,7 +160,7 @@ def test_a_training_file_that_cannot_be_read_is_refused_whatever_lies_beside_it(
 def test_an_empty_training_list_beside_a_test_list_is_refused(tmp_path):
     rows = [{"instruction": f"Add {n}.", "output": f"It is {n}."} for n in range(6)]
     (tmp_path / "rows.json").write_text(json.dumps({"train": [], "test": rows}))
-    with pytest.raises(LabError, match="rows.json holds nothing to train on: its split train is empty"):
+    with pytest.raises(LabError, match="rows.json contains nothing to train on: its split train is empty"):
         read_conversations(tmp_path / "rows.json")
 
 

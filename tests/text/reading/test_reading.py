@@ -101,7 +101,7 @@ def test_a_folder_is_all_its_files(tmp_path):
     assert texts.reading.unused == [
         "file ._c.txt (hidden)",
         "file .git/index.txt (hidden)",
-        "file picture.png (not a kind that is read)",
+        "file picture.png (unsupported type)",
         "file empty.txt",
         "column n",
     ]
@@ -191,13 +191,13 @@ REFUSED = [
     ("blank.txt", b" \n\n ", "blank.txt is empty"),
     ("mark.json", b"\xff\xfe", "mark.json is empty"),
     ("one.txt", b"x", "too short to hold a part out: 1 characters"),
-    ("zeros.txt", b"rest\x04\x00\x00rest!", "zeros.txt is no text, or damaged: it holds 2 NUL bytes"),
+    ("zeros.txt", b"rest\x04\x00\x00rest!", "zeros.txt is not text, or is damaged: it has 2 NUL bytes"),
     ("bytes.txt", bytes(range(1, 256)), "bytes.txt is not UTF-8, and too little in it says"),
     ("story.pdf", b"%PDF", "story.pdf is a PDF: a binary file, not text. To use it, save it as text"),
     ("story.docx", b"word", r"unknown ending; known are \.txt, \.text, \.md"),
     ("rows.gz", b"\x1f\x8b\x08cut", "rows.gz cannot be unpacked: .* Is the download complete"),
     ("rows.json", b"[1, 2", "rows.json is not JSON"),
-    ("none.json", b"[]", "none.json is empty: it holds no row"),
+    ("none.json", b"[]", "none.json is empty: it contains no row"),
     ("number.json", b"3", "holds no list of rows"),
     ("mixed.json", b'[true, {"a": 1}]', "mixed.json, row 1 has true or false where a text is needed"),
     ("rows.jsonl", b'{"text": "a"}\n{"text": \n{"t', "rows.jsonl, line 2 is not JSON: .*2 of 3 rows cannot be used"),
@@ -295,8 +295,8 @@ def test_equal_and_empty_answers_are_left_out(tmp_path):
     rows = [*PAIRS, PAIRS[0], PAIRS[1] | {"rejected": PAIRS[1]["chosen"]}, PAIRS[2] | {"rejected": ""}]
     found = read_preferences(write(tmp_path / "p.json", rows))
     assert len(found.train) + len(found.validation) == 21
-    assert found.reading.dropped == {"equal answers": 1, "empty answer": 1}
-    assert found.reading.warnings == ["equal answers: p.json, row 22", "empty answer: p.json, row 23"]
+    assert found.reading.dropped == {"identical answers": 1, "empty answer": 1}
+    assert found.reading.warnings == ["identical answers: p.json, row 22", "empty answer: p.json, row 23"]
 
 
 def test_votes_stay_as_many_as_they_are_and_may_disagree(tmp_path):

@@ -20,8 +20,8 @@ def a_reading():
 
 def test_a_record_in_lines():
     assert format_reading_lines(a_reading().finish_and_check(1020).to_dict_with_source()) == [
-        "rows (2 files, csv in utf-8, parquet): read 1,030, kept 1,020, dropped 7 empty answer, 3 duplicate, "
-        "1,234 characters cleaned away; not used: column id.",
+        "rows (2 files, csv in utf-8, parquet): read 1,030, kept 1,020, dropped 7 empty answer, 3 duplicate, 1,234 "
+        "characters removed by cleaning; not used: column id.",
         "  empty answer: a.csv, rows 1, 2, 3, 4, 5 and 2 more",
     ]
 

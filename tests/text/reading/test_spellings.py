@@ -197,10 +197,10 @@ def test_the_system_turn_of_a_pair_is_part_of_its_prompt(tmp_path):
     [
         ({"prompt": "Other?", "chosen": SIDES[0], "rejected": SIDES[1]}, "answers to another prompt"),
         ({"chosen": TURNS, "rejected": [{"role": "user", "content": "Ho?"}, TURNS[1]]}, "answers to two prompts"),
-        ({"prompt": "Hi?", "chosen": "Yes.", "rejected": TURNS[1]}, "unlike answers"),
-        ({"prompt": "Hi?", "chosen": TURNS[:1], "rejected": TURNS[:1]}, "answer of a user"),
+        ({"prompt": "Hi?", "chosen": "Yes.", "rejected": TURNS[1]}, "text and messages mixed"),
+        ({"prompt": "Hi?", "chosen": TURNS[:1], "rejected": TURNS[:1]}, "answer with the wrong role"),
         ({"prompt": TURNS, "chosen": "Yes.", "rejected": "No."}, "prompt without a question"),
-        ({"prompt": "Hi?", "chosen": ["Yes.", "Sure."], "rejected": "No."}, "a list for a text"),
+        ({"prompt": "Hi?", "chosen": ["Yes.", "Sure."], "rejected": "No."}, "a list instead of text"),
         ({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "weight": 0}, "weight 0"),
         ({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "label": "Tie"}, "tie"),
         ({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "preference": "both_bad"}, "tie"),
@@ -209,18 +209,20 @@ def test_the_system_turn_of_a_pair_is_part_of_its_prompt(tmp_path):
         ({"prompt": "Hi?", "chosen": '[{"role": "assistant", "content": "Ye', "rejected": "No."}, "broken messages"),
         ({"prompt": "Hi?", "chosen": "[{'role': 'assistant', 'content': 'Y'}\n {'role': 'user'}]", "rejected": "No."},
          "broken messages"),
-        ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "chosen": "c", "rejected": "a"}, "answer elsewhere"),
+        ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "chosen": "c", "rejected": "a"}, (
+            "answer in another column"
+        )),
         ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "chosen": "tie", "rejected": "tie"}, "tie"),
-        ({"prompt": "Hi?", "responses": ["Yes.", "No.", "So."], "chosen": 1, "rejected": 2}, "answer elsewhere"),
-        ({"prompt": "Hi?", "responses": ["Yes.", "No."], "chosen": 1}, "answer elsewhere"),
-        ({"prompt": "Hi?", "responses": ["Yes.", "No."], "winner": "gpt"}, "answer elsewhere"),
+        ({"prompt": "Hi?", "responses": ["Yes.", "No.", "So."], "chosen": 1, "rejected": 2}, "answer in another column"),
+        ({"prompt": "Hi?", "responses": ["Yes.", "No."], "chosen": 1}, "answer in another column"),
+        ({"prompt": "Hi?", "responses": ["Yes.", "No."], "winner": "gpt"}, "answer in another column"),
         ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "winner": "tie"}, "tie"),
         ({"prompt": "Hi?", "text_1": "A.", "text_2": "B.", "output_1": "C.", "output_2": "D.", "chosen": 1},
-         "answer elsewhere"),
+         "answer in another column"),
         ({"prompt": "Hi?", "responses": {"x1": "A.", "y2": "B."}, "chosen": "x1", "rejected": "z9"},
-         "answer elsewhere"),
-        ({"prompt": "Hi?", "responses": {"x1": "A."}, "chosen": "x1", "rejected": "y2"}, "answer elsewhere"),
-        ({"prompt": "Hi?", "responses": "['A.' 'B.']", "chosen": 0, "rejected": 1}, "answer elsewhere"),
+         "answer in another column"),
+        ({"prompt": "Hi?", "responses": {"x1": "A."}, "chosen": "x1", "rejected": "y2"}, "answer in another column"),
+        ({"prompt": "Hi?", "responses": "['A.' 'B.']", "chosen": 0, "rejected": 1}, "answer in another column"),
         ({"prompt": "Hi?", "chosen": None, "rejected": "No."}, "empty answer"),
         ({"chosen": "Yes.", "rejected": "No."}, "empty prompt"),
     ],
@@ -255,28 +257,28 @@ def test_a_few_words_that_are_all_that_is_chosen_beside_longer_texts_are_refused
         ({"instruction": "Hi", "output": "Yes.", "weight": 0}, "weight 0"),
         ({"instruction": "Hi", "output": "Yes.", "weight": 0.5}, "weight"),
         ({"instruction": "Hi", "output": "Yes.", "history": "once"}, "unknown history"),
-        ({"instruction": "Hi", "output": True}, "true or false for a text"),
+        ({"instruction": "Hi", "output": True}, "true or false instead of text"),
         ({"prompt": "Be short.", "question": "Hi?", "answer": "Yes."}, "prompt and question"),
         ({"prompt": "Hi?", "response": "Yes.", "answer": "No."}, "response and answer"),
-        ({"question": "Hi?", "choices": ["Yes.", "No."], "answer": 1}, "answer elsewhere"),
-        ({"question": "Hi?", "options": ["Yes.", "No."], "answer": "B"}, "answer elsewhere"),
-        ({"question": "Hi?", "answers": ["6", "six"], "answer": "3"}, "answer elsewhere"),
-        ({"question": "Hi?", "options": {"A": "Yes.", "B": "No."}, "answer": "A"}, "answer elsewhere"),
-        ({"question": "Hi?", "choices": "['Yes.', 'No.']", "answer": "1"}, "answer elsewhere"),
-        ({"question": "Hi?", "choices": "['Yes.' 'No.']", "answer": "1"}, "answer elsewhere"),
+        ({"question": "Hi?", "choices": ["Yes.", "No."], "answer": 1}, "answer in another column"),
+        ({"question": "Hi?", "options": ["Yes.", "No."], "answer": "B"}, "answer in another column"),
+        ({"question": "Hi?", "answers": ["6", "six"], "answer": "3"}, "answer in another column"),
+        ({"question": "Hi?", "options": {"A": "Yes.", "B": "No."}, "answer": "A"}, "answer in another column"),
+        ({"question": "Hi?", "choices": "['Yes.', 'No.']", "answer": "1"}, "answer in another column"),
+        ({"question": "Hi?", "choices": "['Yes.' 'No.']", "answer": "1"}, "answer in another column"),
         (
             {"question": "Hi?", "choices": {"text": ["Yes.", "No."], "label": ["A", "B"]}, "answer": "B"},
-            "answer elsewhere",
+            "answer in another column",
         ),
-        ({"question": "Hi?", "A": "Yes.", "B": "No.", "C": "So.", "answer": "C"}, "answer elsewhere"),
-        ({"question": "Hi?", "option_a": "Yes.", "option_b": "No.", "answer": "A"}, "answer elsewhere"),
-        ({"question": "Hi?", "choice1": "Yes.", "choice2": "No.", "answer": 1}, "answer elsewhere"),
-        ({"question": "Hi?", "option1": "Yes.", "option2": "No.", "answer": "2"}, "answer elsewhere"),
+        ({"question": "Hi?", "A": "Yes.", "B": "No.", "C": "So.", "answer": "C"}, "answer in another column"),
+        ({"question": "Hi?", "option_a": "Yes.", "option_b": "No.", "answer": "A"}, "answer in another column"),
+        ({"question": "Hi?", "choice1": "Yes.", "choice2": "No.", "answer": 1}, "answer in another column"),
+        ({"question": "Hi?", "option1": "Yes.", "option2": "No.", "answer": "2"}, "answer in another column"),
         ({"instruction": "Hi", "output": "Yes.", "image": "a.png"}, "image"),
-        ({"instruction": "Hi", "output": "Yes.", "Output": "No."}, "column twice"),
+        ({"instruction": "Hi", "output": "Yes.", "Output": "No."}, "duplicate column"),
         ({"messages": [{**TURNS[0], "images": ["a.png"]}, TURNS[1]]}, "images part"),
         ({"messages": '[{"role": "user", "content": "Hi'}, "broken messages"),
-        ({"instruction": "Hi", "output": {"text": "Yes."}}, "an object for a text"),
+        ({"instruction": "Hi", "output": {"text": "Yes."}}, "an object instead of text"),
         ({"instruction": " ", "output": "Yes."}, "empty question"),
         ({"instruction": "Hi", "output": None}, "empty answer"),
         ({"messages": TURNS[:1]}, "conversation without an answer"),
@@ -286,8 +288,8 @@ def test_a_few_words_that_are_all_that_is_chosen_beside_longer_texts_are_refused
         ({"messages": [TURNS[0], {**TURNS[1], "mask": 1}]}, "mask"),
         ({"instruction": "Hi", "output": "Yes.", "kto_tag": False}, "label false"),
         ({"messages": [*TURNS, {"role": "narrator", "content": "So."}]}, "unknown role"),
-        ({"messages": [*TURNS, {"role": "tool", "content": "7"}]}, "tool turn"),
-        ({"messages": "no messages"}, "messages that are none"),
+        ({"messages": [*TURNS, {"role": "tool", "content": "7"}]}, "tool message"),
+        ({"messages": "no messages"}, "not messages"),
         ({"title": "Hi"}, "unknown columns"),
         ("text", "row without columns"),
     ],
@@ -431,7 +433,7 @@ def test_pointers_and_scores_of_pairs_are_said(tmp_path):
     _, reading = pairs(jsonl(tmp_path / "rows.jsonl", scored))
     assert reading.warnings == [
         "3 rows: The columns chosen and rejected point to answers in other columns, which are read.",
-        "3 rows: score_chosen is below score_rejected; the pair is read as it stands. Swap them if it is wrong.",
+        "3 rows: score_chosen is below score_rejected; the pair is used as given. Swap them if it is wrong.",
     ]
 
 
@@ -452,8 +454,8 @@ def test_an_object_with_two_values_for_a_key_is_counted_with_its_row(tmp_path, n
     lines[4] = lines[4].replace("{", '{"output": "It is 5.", ')  # said twice, but the same
     (tmp_path / name).write_text(f"[{','.join(lines)}]" if name == "rows.json" else "\n".join(lines))
     rows, reading = talks(tmp_path / name)
-    assert len(rows) == 4 and reading.dropped == {"key twice": 2}
-    assert reading.warnings == [f"key twice: {name}, {'row' if name == 'rows.json' else 'line'}s 3, 4"]
+    assert len(rows) == 4 and reading.dropped == {"duplicate key": 2}
+    assert reading.warnings == [f"duplicate key: {name}, {'row' if name == 'rows.json' else 'line'}s 3, 4"]
 
 
 def test_a_number_of_too_many_digits_is_counted_with_its_row(tmp_path):
@@ -468,7 +470,7 @@ def test_rows_of_the_viewers_api(tmp_path):
     value = {"features": [{"name": "instruction"}], "rows": rows, "num_rows_total": 900, "partial": False}
     (tmp_path / "rows.json").write_text(json.dumps(value))
     read, reading = talks(tmp_path / "rows.json")
-    assert read == TALKS[:5] and reading.dropped == {"cut cell": 1}
+    assert read == TALKS[:5] and reading.dropped == {"truncated cell": 1}
     assert reading.unused == ["894 rows left out of rows.json"]
 
 
@@ -680,6 +682,5 @@ def test_a_column_that_calls_the_rejected_answer_better_is_told(tmp_path, column
     rows, reading = pairs(jsonl(tmp_path / "rows.jsonl", [pair, odd, right]))
     assert len(rows) == 3
     assert reading.warnings == [
-        f"1 row: {column} says that the rejected answer is better; the pair is read as it stands. Swap them if it is "
-        f"wrong."
+        f"1 row: {column} says that the rejected answer is better; the pair is used as given. Swap them if it is wrong."
     ]
