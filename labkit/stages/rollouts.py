@@ -51,7 +51,7 @@ _METRICS = ("reward", "gold", "kl", "length", "explained_variance")
 def _from_state(state: dict[str, Any], ending: str) -> Rollout:
     """The rollout whose tensors have names of this ending in a source's state."""
     tensors = [state[name + ending] for name in _PER_TOKEN]
-    return Rollout(*tensors, {name: state[name + ending] for name in _METRICS})
+    return Rollout._make([*tensors, {name: state[name + ending] for name in _METRICS}])
 
 
 def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:

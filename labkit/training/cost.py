@@ -81,8 +81,8 @@ class CostCounter(TorchDispatchMode):
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
     def track_tensor(self, tensor: Tensor, num_bytes: int | None = None) -> None:
-        """Count the memory of a tensor until it is freed, once, however many tensors share it. num_bytes: what is counted
-        in its place.
+        """Count the memory of a tensor until it is freed, once, however many tensors share it. num_bytes: what is
+        counted in its place.
         """
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes() if num_bytes is None else num_bytes
