@@ -228,7 +228,7 @@ def check_memory_available(num_bytes: float, what: str, device: torch.device | N
     else:
         there, where = psutil.virtual_memory().total, "this machine"
     if num_bytes > there and torch.get_default_device().type != "meta":
-        raise LabError(f"{what} takes {num_bytes / 1e9:,.0f} GB of memory; {where} has {there / 1e9:,.0f}.")
+        raise LabError(f"{what} takes {num_bytes / 1e9:,.0f} GB of memory; {where} has {there / 1e9:,.0f} GB.")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

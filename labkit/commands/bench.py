@@ -27,7 +27,7 @@ class BenchOptions:
     their metrics. app: how long the app takes to start, to answer and to show attention. memory: peak memory for
     reading, tokenizing and training on a large text (Linux only). claims: how often every stage beats its baseline,
     over --seeds, --precisions and --threads; exit code 1 if one does not. plan: memory and time that `labkit plan`
-    estimates for six cases, beside what they take (Linux only).
+    estimates for six cases, beside what is measured (Linux only).
     """
 
     what: Annotated[
@@ -48,10 +48,10 @@ class BenchOptions:
     out: Folder = None
     """For run, claims and memory: the folder of the runs; runs/bench, runs/claims or runs/memory when not given. For
     run and claims, finished runs in that folder are reused."""
-    model: Path | None = None
-    """For generate: the GGUF file of a model to generate with, in place of the default sizes."""
+    model: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """For generate: the GGUF file of a model to generate with, instead of the default sizes."""
     megabytes: Count = 300
-    """For memory: the size of each text."""
+    """For memory: the size of each text, in MB."""
 
 
 def command(arguments: list[str]) -> int:

@@ -45,7 +45,7 @@ class ChatOptions:
     max_tokens: NewTokens = 150
     """Maximum number of new tokens in a reply."""
     seed: Seed = 0
-    """Random seed of the sampling."""
+    """Random seed of sampling."""
 
 
 def chat(options: ChatOptions) -> int:

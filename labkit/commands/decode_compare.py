@@ -25,20 +25,20 @@ class DecodeCompareOptions:
 
     run: RunFolder
     """The run's folder."""
-    prompt: str = ""
-    """A message to reply to, taken literally; without one, a held-out story-writing task of the run's TinyWorld."""
+    prompt: Text = ""
+    """The user message to reply to; without one, a held-out story-writing task of the run's TinyWorld."""
     tasks: CountOrNone = 0
-    """In place of one prompt: this many held-out TinyWorld tasks, of all types in turn; 0: use --prompt. The 95 %
-    intervals are then over tasks."""
+    """Instead of one prompt, use this many held-out TinyWorld tasks, of all types in turn; 0: use --prompt. The 95 %
+    confidence intervals are then over tasks."""
     strategies: Annotated[tuple[str, ...], arg(metavar="LINE [LINE ...]", help_behavior_hint="")] = DEFAULT
     """Each strategy a line in quotes, as greedy, "temperature=0.8 top-k=40 top-p=0.9", "beam beams=4
     length-penalty=0.8", "contrastive k=5 alpha=0.6", "best n=8" or "speculative ahead=4". Filters are applied in the
     order given."""
-    seeds: Count = 8
+    samples: Count = 8
     """How many texts to sample from each prompt for the scores; strategies without sampling generate one."""
     stage: Stage = None
     """Use the model after this stage; after the last one when not given."""
-    draft: Path | None = None
+    draft: Draft = None
     """For speculative decoding: the folder of the draft model's run, which must have the same tokenizer."""
     stop: Stops = ()
     """Texts at which generation stops."""
@@ -46,6 +46,7 @@ class DecodeCompareOptions:
     """Maximum number of new tokens in a text."""
     json: Switch = False
     """Print texts and scores as JSON."""
+    older_names = {"samples": "seeds"}
 
 
 def print_strategy_comparison(options: DecodeCompareOptions) -> int:
@@ -64,13 +65,13 @@ def print_strategy_comparison(options: DecodeCompareOptions) -> int:
     resources = decoding_resources(
         run, options.stop, options.draft, world, {tuple(one.ids): one.task for one in asked if one.task}
     )
-    limits: dict[str, Any] = {"seeds": options.seeds, "max_new_tokens": options.max_tokens}
+    limits: dict[str, Any] = {"seeds": options.samples, "max_new_tokens": options.max_tokens}
     limits |= {"world": world, "resources": resources, "annotator": run.recipe.annotation.annotator}
     found = compare_strategies(model, run.tokenizer(), asked, strategies, **limits)
     if options.json:
         rows = [dataclasses.asdict(one) | {"scores": _by_name(one)} for one in found]
         prompts = [one.text for one in asked]
-        print(json.dumps({"prompts": prompts, "seeds": options.seeds, "strategies": rows}, indent=2))
+        print(json.dumps({"prompts": prompts, "samples": options.samples, "strategies": rows}, indent=2))
     else:
         print(f"{asked[0].text}\n\n{format_strategies_table(found)}")
     return 0

@@ -9,8 +9,8 @@ import os
 
 from labkit.errors import LabError
 
-HELP = """Option of every command that holds a model:
-  --device cpu|cuda|cuda:1|mps  where it is held and computed; a GPU where there is one"""
+HELP = """Option of every command that loads a model:
+  --device cpu|cuda|cuda:1|mps  the device to run on; the default is a GPU, if there is one"""
 
 
 def take_device_option(arguments: list[str]) -> list[str]:

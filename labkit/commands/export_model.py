@@ -23,8 +23,10 @@ class ExportOptions:
     """Export the model after this stage; after the last one when not given."""
     format: Literal["transformers", "gguf"] = "transformers"
     """transformers: config.json and model.safetensors, in shards above 5 GB. gguf: one file."""
-    kind: Literal["f32", "f16", "q8_0"] = "f16"
-    """For gguf: the type of the weight matrices, floats of 32 or 16 bits, or quantized to 8 bits (q8_0)."""
+    outtype: Literal["f32", "f16", "q8_0"] = "f16"
+    """For gguf: the type of the weight matrices, as in llama.cpp's convert_hf_to_gguf.py: floats of 32 or 16 bits, or
+    quantized to 8 bits (q8_0)."""
+    older_names = {"outtype": "kind"}
 
 
 def command(arguments: list[str]) -> int:
@@ -33,6 +35,6 @@ def command(arguments: list[str]) -> int:
     from labkit.hub.export import export
     from labkit.runs.folder import Run
 
-    made = export(Run.open(options.run), options.out, options.stage, options.format, options.kind)
+    made = export(Run.open(options.run), options.out, options.stage, options.format, options.outtype)
     print(f"Written: {made}")
     return 0

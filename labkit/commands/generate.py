@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, TopP, parse_options
+from labkit.commands.options import Draft, NewTokens, RunFolder, Stage, Stops, Text, TopP, parse_options
 from labkit.configs import Count, CountOrNone, NonNegative, Seed
 
 
@@ -18,11 +18,11 @@ class GenerateOptions:
 
     run: RunFolder
     """The run's folder."""
-    prompt: str = ""
-    """The text to continue; without one, the model starts a text by itself. It is taken literally, backslashes too; for
-    a new line, write $'one line\\nanother' in bash."""
+    prompt: Text = ""
+    """The text to continue; without one, the model starts a text by itself. Backslashes are not escapes; for a new line,
+    write $'one line\\nanother' in bash."""
     chat: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Take the prompt as a user message, and generate the reply."""
+    """Treat the prompt as a user message, and generate the reply."""
     count: Count = 1
     """How many texts to generate."""
     stage: Stage = None
@@ -40,13 +40,13 @@ class GenerateOptions:
     "contrastive k=5 alpha=0.6", "best n=8" (the answer with the highest reward of 8), "speculative ahead=4" (with
     --draft) or "repetition=1.2 temperature=0.8 min-p=0.1 ban=dog"; filters are applied in the order given."""
     stop: Stops = ()
-    """Texts at which generation stops, taken literally."""
-    draft: Path | None = None
+    """Texts at which generation stops."""
+    draft: Draft = None
     """For speculative decoding: the folder of the draft model's run, which must have the same tokenizer."""
     max_tokens: NewTokens = 200
     """Maximum number of new tokens in a text."""
     seed: Seed = 0
-    """Random seed of the sampling."""
+    """Random seed of sampling."""
 
 
 def print_generations(options: GenerateOptions) -> int:

@@ -15,19 +15,19 @@ from labkit.runs.settings import override_recipe, parse_known_args
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Start a run from a published checkpoint, to fine-tune it, chat with it, or look into it in the app."""
+    """Start a run from a published checkpoint, to fine-tune it, chat with it, or inspect it in the app."""
 
     source: Annotated[Positional[str], arg(metavar="SOURCE", help_behavior_hint="")]
     """A folder in transformers' format, a model's id on the Hugging Face hub, or a .gguf file."""
     run: RunFolder
     """The new run's folder."""
     preset: Preset = dataclasses.field(default_factory=default_preset)
-    """The preset whose settings the later stages get."""
+    """The preset whose settings the stages after the checkpoint get."""
     chat_template: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """plain: format turns as 'user: …' instead of with the checkpoint's own chat template. Or the name of a template,
     where the checkpoint has several and no default."""
     text: DataSource = None
-    """As for labkit run. The checkpoint takes the place of pretraining on it, so give --instructions, too."""
+    """Text, as for labkit run. The imported checkpoint is not pretrained on it, so give --instructions too."""
     instructions: DataSource = None
     """Conversations to fine-tune on, as for labkit run."""
     preferences: DataSource = None

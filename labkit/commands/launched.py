@@ -17,10 +17,10 @@ SWITCHES = {
     "--activation-checkpointing": "LABKIT_ACTIVATION_CHECKPOINTING",
     "--cpu-offload": "LABKIT_CPU_OFFLOAD",
 }
-HELP = """Options of every command that trains, on one process or several:
-  --parallel ddp|fsdp           each process holds the whole model, or a shard of it
-  --activation-checkpointing    less memory: compute activations again in the backward pass
-  --cpu-offload                 with fsdp: keep the shards in the processor's memory"""
+HELP = """Options of every command that trains, in one process or several:
+  --parallel ddp|fsdp           each process holds the whole model (ddp), or a shard of it (fsdp)
+  --activation-checkpointing    recompute activations in the backward pass: less memory, more time
+  --cpu-offload                 with fsdp: keep the shards in CPU memory"""
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",

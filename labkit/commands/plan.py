@@ -22,38 +22,36 @@ if TYPE_CHECKING:
     from labkit.runs.recipe import Recipe
     from labkit.training.speed import DeviceSpeed
 
-Number = Annotated[Positive | None, arg(help_behavior_hint="")]
-
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """Estimate, without training, the memory and time that each stage takes of each device.
+    """Estimate, without training, the memory that each stage needs on each device, and the time that it takes.
 
-    Every field of the recipe can be set too, as in `labkit run`: --model.width 1024 --pretrain.train.steps 500. With
-    --parallel fsdp, --activation-checkpointing: as in training. Memory is counted by running each stage's own code on
-    tensors without numbers. Time is that of the counted work at the speed of this machine, which is measured first
-    (matrix products, memory, and each operation's own cost).
+    Every field of the recipe can be set too, as in `labkit run`: --model.width 1024 --pretrain.train.steps 500. --parallel
+    fsdp and --activation-checkpointing work as in training. Memory is counted by running each stage's own code on
+    tensors that have shapes but no values (PyTorch's FakeTensor). Time is estimated from the operations counted and the
+    speed of this machine, which is measured first (matrix products, memory bandwidth, overhead per operation).
     """
 
     recipe: Annotated[Positional[str | None], arg(metavar="[RECIPE]", help_behavior_hint="")] = None
     """A preset, a run's folder, or its recipe.json; the preset that LABKIT_PRESET names, else lab, when not given."""
     devices: Count = 1
-    """How many processes train together, each on a device of its own."""
-    memory: Number = None
-    """Memory of one device in GB (10^9 bytes), to say what fits."""
-    flops: Number = None
-    """Peak of one device in FLOP/s, as 989e12: steps are taken to reach the share of it that they reach here of this
-    machine's. This machine's own when not given."""
-    link: Number = None
-    """What one device sends to the others, in GB each second. Without it, communication is left out of the time."""
+    """The number of devices, each with one process."""
+    memory: Annotated[Positive | None, arg(metavar="GB", help_behavior_hint="")] = None
+    """Memory of one device in GB (10^9 bytes); a column then says which stages fit."""
+    flops: Annotated[Positive | None, arg(metavar="FLOP/S", help_behavior_hint="")] = None
+    """Peak speed of one device in FLOP/s, for example 989e12. The utilisation (MFU) is assumed to be the same as measured
+    on this machine. When not given, the device is this machine."""
+    link: Annotated[Positive | None, arg(metavar="GB/S", help_behavior_hint="")] = None
+    """Bandwidth between devices in GB/s. When not given, the time does not include communication."""
     plan: Plan = None
     """The stages in their order, as in `labkit run`; the recipe's when not given."""
     text: DataSource = None
-    """What is read in place of TinyWorld, as in `labkit run`."""
+    """Text to pretrain on instead of TinyWorld, as in `labkit run`."""
     instructions: DataSource = None
-    """The same for fine-tuning."""
+    """Conversations to fine-tune on, as in `labkit run`."""
     preferences: DataSource = None
-    """The same for the reward model, PPO and DPO."""
+    """Preference pairs for the reward model, PPO and DPO, as in `labkit run`."""
     json: Switch = False
     """Print all estimates as JSON, in bytes and seconds."""
 
@@ -75,7 +73,7 @@ def command(arguments: list[str]) -> int:
             "device than the estimate."
         )
     if options.devices == 1 and parallel.strategy == "fsdp":
-        warn_once("One device holds the whole model: fsdp shares it among several (--devices 2).")
+        warn_once("With one device, fsdp shards nothing: it is for several (--devices 2).")
     if options.devices > 1 and parallel.strategy == "fsdp" and accelerator().device.type == "cpu":
         from labkit.training.distributed import MMAP_THRESHOLD, set_mmap_threshold
 
@@ -88,8 +86,8 @@ def command(arguments: list[str]) -> int:
     )
     if run is not None and (changed := _drawn_anew(recipe, run)):
         warn_once(
-            f"With these settings, {', '.join(changed)} is another model than in {run.path}: its size is the recipe's, "
-            f"with a vocabulary of its tokenizer."
+            f"With these settings, {', '.join(changed)} is a different model from that in {run.path}: its size is "
+            f"the recipe's, with the vocabulary of the run's tokenizer."
         )
     estimates = estimate_stages(recipe, devices, run=run)
     if options.json:
@@ -147,7 +145,18 @@ def _as_json(one: StageEstimate, memory: float | None) -> dict[str, Any]:
 
 def table(estimates: list[StageEstimate], memory: float | None) -> str:
     """A line a stage; of each device."""
-    columns = ["stage", "weights", "gradients", "optimizer", "frozen", "activations", "other", "peak", "step", "all"]
+    columns = [
+        "stage",
+        "weights",
+        "gradients",
+        "optimizer",
+        "frozen",
+        "activations",
+        "other",
+        "peak",
+        "per step",
+        "total",
+    ]
     rows = [[*columns, *(["fits"] if memory else [])]]
     for one in estimates:
         step = one.step
@@ -195,23 +204,24 @@ def _notes(
     largest = max(one.parameter_count for one in estimates)
     where = "here" if options.flops is None else f"here; the device's peak is {options.flops / 1e12:,.1f} TFLOP/s"
     lines = [
-        f"Of each of {count_with_noun(options.devices, 'device')}; at most {largest:,} parameters are trained. "
-        f"Matrix products: {speed.flops / 1e9:,.0f} GFLOP/s {where}.",
-        "frozen: models that are read beside. other: what is sent to other devices, or keys and values while sampling.",
-        "Not in the time: evaluation after each stage, the tokenizer, and choosing between answers for preferences.",
+        f"Memory is per device ({count_with_noun(options.devices, 'device')}). The largest model trained has {largest:,} "
+        f"parameters. Matrix products: {speed.flops / 1e9:,.0f} GFLOP/s {where}.",
+        "frozen: models that are not trained, such as a reference or reward model. other: buffers for communication, or "
+        "the key/value cache while sampling.",
+        "Not in the time: evaluation after each stage, training the tokenizer, and annotating preference pairs.",
     ]
     if speed.bandwidth is None:
         lines.append(
-            "Not in the time: what memory takes. The steps measured here took no longer than their products and "
-            "operations; plan again while nothing else runs here."
+            "Not in the time: memory access, whose share could not be measured. Run the command again while nothing else "
+            "runs on this machine."
         )
     if elsewhere:
         lines.append(
-            "activations: with attention written out, as on a CPU. A GPU's fused attention keeps no scores: there they "
-            "are fewer than is said here, the more so the longer the rows are."
+            "activations: counted for unfused attention, as on a CPU. Fused attention on a GPU does not store the "
+            "attention scores, so activations take less there, above all with long rows."
         )
     if options.devices > 1 and options.link is None:
-        lines.append("Not in the time: communication between devices; --link GB-PER-SECOND adds it.")
+        lines.append("Not in the time: communication between devices; --link GB/S adds it.")
     if compiled:
-        lines.append(f"{', '.join(compiled)}: torch.compile, which takes less memory and time than is said here.")
+        lines.append(f"{', '.join(compiled)}: torch.compile is on, so memory and time will be lower than estimated.")
     return lines

@@ -17,8 +17,8 @@ from labkit.runs.arguments import Preset, default_preset
 class RecipeOptions:
     """Print a recipe: every field that `labkit run` can set, with its value."""
 
-    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
-    """Print the recipe of this run, instead of a preset's."""
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN]", help_behavior_hint="")] = None
+    """The folder of a run whose recipe to print, instead of a preset's."""
     preset: Preset = dataclasses.field(default_factory=default_preset)
     """The preset whose recipe to print."""
 

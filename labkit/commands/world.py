@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
 
 from labkit.commands.options import parse_options
 from labkit.configs import Count, Seed
@@ -21,12 +23,13 @@ class WorldOptions:
     """TinyWorld's size (words, events, question types). The presets smoke, lab and full use tiny, lab and full."""
     seed: Seed = 0
     """Random seed of the stories and tasks."""
-    kind: str | None = None
-    """Show tasks of this question type only, as where or why."""
+    question_type: Annotated[str | None, arg(metavar="TYPE", help_behavior_hint="")] = None
+    """Show only tasks of this question type, for example where or why."""
     count: Count = 1
     """How many documents, and how many tasks of each question type."""
     split: Literal["train", "validation", "test"] = "test"
     """The data split. Combinations of people, things and places in validation and test do not occur in training."""
+    older_names = {"question_type": "kind"}
 
 
 def show_world(options: WorldOptions) -> int:
@@ -34,9 +37,9 @@ def show_world(options: WorldOptions) -> int:
     from labkit.world import World
 
     world = World.load(options.size)
-    kinds = (options.kind,) if options.kind else world.task_kinds
+    kinds = (options.question_type,) if options.question_type else world.task_kinds
     tasks = [world.task(options.split, options.seed, i, kind) for kind in kinds for i in range(options.count)]
-    if not options.kind:
+    if not options.question_type:
         for i in range(options.count):
             print("\n".join(_document(world.document(options.split, options.seed, i))), end="\n\n")
     for task in tasks:

@@ -65,14 +65,14 @@ def check_generation_cost(
     found = generation_cost(strategy, prompt_tokens, new_tokens, model)
     said = {
         "batch_size": f"{found.batch_size:,} texts at once; the limit is {max_cost.batch_size:,}",
-        "processed_tokens": f"{found.processed_tokens:,} tokens to read; the limit is {max_cost.processed_tokens:,}",
-        "flops": f"{found.flops / 1e12:,.1f} TFLOP; the limit is {max_cost.flops / 1e12:,.1f}",
-        "kv_cache_bytes": f"{found.kv_cache_bytes / 1e9:,.1f} GB of keys and values; the limit is "
-        f"{max_cost.kv_cache_bytes / 1e9:,.1f}",
+        "processed_tokens": f"{found.processed_tokens:,} tokens to process; the limit is {max_cost.processed_tokens:,}",
+        "flops": f"{found.flops / 1e12:,.1f} TFLOP; the limit is {max_cost.flops / 1e12:,.1f} TFLOP",
+        "kv_cache_bytes": f"{found.kv_cache_bytes / 1e9:,.1f} GB of key/value cache; the limit is "
+        f"{max_cost.kv_cache_bytes / 1e9:,.1f} GB",
     }
     for name, words in said.items():
         if getattr(found, name) > getattr(max_cost, name):
             option = WIDTH.get(strategy.kind)
             less = f"a smaller {option}=" if name == "batch_size" else f"a smaller {option}= or fewer tokens"
-            raise LabError(f"{strategy} is {words}. Take {less if option else 'fewer tokens'}.")
+            raise LabError(f"{strategy} is {words}. Use {less if option else 'fewer tokens'}.")
     return found

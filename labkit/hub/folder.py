@@ -74,7 +74,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _listed(folder: Path) -> str:
     """What lies in a folder, in words."""
     names = sorted(file.name + "/" * file.is_dir() for file in folder.iterdir() if not file.name.startswith("."))
-    return f"lies {', '.join(names[:6])}{' …' * (len(names) > 6)}" if names else "is nothing in it"
+    return f"are {', '.join(names[:6])}{' …' * (len(names) > 6)}" if names else "is nothing in it"
 
 
 def read_tensor_entries(folder: Path) -> dict[str, TensorEntry]:
@@ -113,7 +113,7 @@ def refuse_quantized(entries: Mapping[str, TensorEntry], folder: Path) -> None:
     if odd:
         kinds = ", ".join(sorted({entries[name].dtype for name in odd}))
         raise LabError(
-            f"{folder} holds {len(odd)} tensors of {kinds}, {odd[0]} the first: quantized weights, which are not "
+            f"{folder} holds {len(odd)} tensors of {kinds}; the first is {odd[0]}: quantized weights, which are not "
             f"supported without their scales. Use the original weights; supported are {', '.join(FLOATS)}."
         )
 

@@ -97,10 +97,10 @@ def save_gguf(model: Transformer, tokenizer: Tokenizer, path: str | Path, dtype:
 def _check_names(wanted: set[str], given: set[str], path: Path) -> None:
     """Raises LabError for tensors that are missing or left over."""
     if missing := sorted(wanted - given):
-        raise LabError(f"{path} lacks {len(missing)} tensors of the model of its header, {missing[0]} the first.")
+        raise LabError(f"{path} lacks {len(missing)} tensors of the model of its header; the first is {missing[0]}.")
     if left := sorted(given - wanted):
         raise LabError(
-            f"{path} holds {len(left)} tensors that the model of its header does not have, {left[0]} the first. "
+            f"{path} holds {len(left)} tensors that the model of its header does not have; the first is {left[0]}. "
             "Without them it would be a different model, so it is refused."
         )
 

@@ -57,7 +57,7 @@ def config_from_gguf(
         config = _shape(own, str(architecture), shapes, factors)
         return config
     except KeyError as error:
-        raise LabError(f"{path} does not say {start}{error.args[0]}, which is needed to build the model.") from error
+        raise LabError(f"{path} has no {start}{error.args[0]}, which is needed to build the model.") from error
     except LabError as error:
         raise LabError(f"{path}: {error}") from error
     except (TypeError, ValueError, ArithmeticError) as error:

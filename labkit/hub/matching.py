@@ -63,7 +63,7 @@ def match_tensors(
     if left:
         first = next(iter(left.values()))
         raise LabError(
-            f"{folder} holds {len(left)} tensors that the model of its config.json does not have, {first} the first. "
+            f"{folder} holds {len(left)} tensors that the model of its config.json does not have; the first is {first}. "
             "Without them it would be a different model, so it is refused."
         )
     missing = sorted(wanted - found.keys())
@@ -128,7 +128,7 @@ def _missing(missing: list[str], family: Family, folder: Path) -> str:
             f"{folder} has no head: {missing[0]} is not in its files, and its config.json does not tie it to the "
             f"embedding (tie_word_embeddings). It is a model without a head, or not whole."
         )
-    return f"{folder} lacks {len(missing)} tensors that its config.json asks for, {missing[0]} the first."
+    return f"{folder} lacks {len(missing)} tensors that its config.json asks for; the first is {missing[0]}."
 
 
 def check_config_plausible(config: ModelConfig, num_tensors: int, where: str, config_source: str) -> None:

@@ -146,7 +146,7 @@ class Inspection:
     def head_ref(self, map_index: int, layer: int, head: int) -> HeadRef:
         """A head by its numbers. Raises LabError for one that is not there."""
         if not 0 <= map_index < len(self.attention_maps):
-            raise LabError(f"There is no attention number {map_index}: this model has {len(self.attention_maps)}.")
+            raise LabError(f"There is no attention map {map_index}: this model has {len(self.attention_maps)}.")
         L, H = self.attention_maps[map_index].weights.shape[:2]
         if not (0 <= layer < L and 0 <= head < H):
             raise LabError(
@@ -200,7 +200,7 @@ class Inspection:
     def _place(self, position: int | None) -> int:
         last = len(self.ids) - 1
         if position is not None and not 0 <= position <= last:
-            raise LabError(f"There is no token {position} in this text: there are {last + 1}, from 0 on.")
+            raise LabError(f"There is no token {position} in this text: there are {last + 1}, counted from 0.")
         return last if position is None else position
 
     def prediction_shift(self, new_logits: Tensor, top_n: int = 6, prediction_position: int = -1) -> PredictionShift:

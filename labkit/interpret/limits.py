@@ -41,7 +41,7 @@ def check_attention_memory(
         longest = math.floor(max(tokens, source_tokens) * math.sqrt(max_bytes / found))
         raise LabError(
             f"The attention of a text of {max(tokens, source_tokens):,} tokens takes {found / 1e9:,.1f} GB; the limit "
-            f"is {max_bytes / 1e9:,.1f}. Use a text of at most {longest:,} tokens."
+            f"is {max_bytes / 1e9:,.1f} GB. Use a text of at most {longest:,} tokens."
         )
     return found
 
@@ -57,7 +57,7 @@ def check_patching_cost(
     if found > max_flops:
         raise LabError(
             f"Patching these texts takes {readings:,} forward passes of {len(corrupted_ids):,} tokens, "
-            f"{found / 1e12:,.1f} TFLOP; the limit is {max_flops / 1e12:,.1f}. Use shorter texts, or texts that differ "
+            f"{found / 1e12:,.1f} TFLOP; the limit is {max_flops / 1e12:,.1f} TFLOP. Use shorter texts, or texts that differ "
             "only near their end."
         )
     return found

@@ -266,7 +266,7 @@ class Rotary(PositionConfig):
         if sizes.head_dim % 2:
             raise LabError(
                 "Rotary rotates pairs of dimensions, so head_dim (or width / heads) must be even, not "
-                f"{sizes.head_dim}, as of width {sizes.width} and {sizes.heads} heads."
+                f"{sizes.head_dim} (width {sizes.width} and {sizes.heads} heads)."
             )
 
     def build(self, sizes: ModelSizes) -> RotaryEncoding:

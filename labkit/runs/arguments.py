@@ -39,7 +39,7 @@ def default_preset() -> Preset:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Run the whole recipe: clean the text, train a tokenizer, train and measure every stage, and write a report.
+    """Run the whole recipe: clean the text, train a tokenizer, train and evaluate every stage, and write a report.
 
     Every field of the recipe can be set too, as --model.width 256 or --pretrain.train.steps 500; `labkit recipe`
     lists them with their values.
@@ -63,7 +63,7 @@ class RunOptions:
     """Resume the run in the folder, with the recipe that it was started with."""
     build_on: Folder = None
     """Start from another run: copy its recipe and the finished stages before those named by --stages, and train those
-    anew."""
+    again."""
     text: DataSource = None
     """Pretrain on this text instead of TinyWorld: a file (.txt, .md, .json, .jsonl, .csv, .tsv, .parquet, each also
     with .gz), a folder of them, or the name of a data set on the Hugging Face hub. `labkit read --as text` shows how it

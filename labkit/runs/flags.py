@@ -6,12 +6,13 @@ import io
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import tyro
 
+from labkit.configs import check_fields
 from labkit.errors import LabError
 
 ONE = threading.Lock()
@@ -28,6 +29,24 @@ def parse_flags(kind: Any, prog: str, arguments: Sequence[str], **settings: Any)
         if not ended.code:
             raise
         raise LabError(format_tyro_error(said.getvalue(), prog)) from None
+
+
+def refuse_renamed_flags(renamed: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """Raises LabError for a flag that has another name now; renamed: {flag before: flag now}, with "_" or "-"."""
+    now = {before.replace("_", "-"): flag.replace("_", "-") for before, flag in renamed.items()}
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag in now:
+            raise LabError(f"{flag} is now called {now[flag]}.")
+
+
+def check_options(options: Any) -> None:
+    """`check_fields` of a command's options. Raises LabError that names the flag: "--count must be at least 1, not 0."."""
+    try:
+        check_fields(options)
+    except LabError as error:
+        field, must, wanted = str(error).partition(": ")[2].partition(" must be ")
+        raise LabError(f"--{field.replace('_', '-')}{must}{wanted}") from None
 
 
 def format_tyro_error(tyro_output: str, prog: str) -> str:

@@ -40,7 +40,9 @@ class PlannedStage:
                 "type."
             )
         if stage_kind(self.name) != self.stage.kind:
-            raise LabError(f"{self.name!r} is no name for a stage {self.stage.kind}: {self.stage.kind}-{self.name}.")
+            raise LabError(
+                f"{self.name!r} is not a valid name for a {self.stage.kind} stage: use {self.stage.kind}-{self.name}."
+            )
         if self.after is not None and (not isinstance(self.after, str) or not self.after or "," in self.after):
             raise LabError(
                 f"{self.name} cannot come after {self.after!r}: that is not the name of a stage, or it has a comma."
@@ -163,7 +165,7 @@ def plan_from_list(data: Iterable[dict[str, Any]]) -> tuple[PlannedStage, ...]:
     made = []
     for one in data:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not isinstance(one.get("stage"), dict):
-            raise LabError(f"A stage in a plan needs a name and settings; {one!r} has not.")
+            raise LabError(f"A stage in a plan needs a name and settings; {one!r} does not have them.")
         settings = from_dict(STAGES[stage_kind(one["name"])], _without_seed(one["stage"]))
         made.append(PlannedStage(one["name"], settings, one.get("after")))
     return tuple(made)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff
 
-from labkit.configs import check_fields, convert_config, required_number_fields, union_field_choices
+from labkit.configs import convert_config, required_number_fields, union_field_choices
 from labkit.errors import LabError
 from labkit.runs import flags
 
@@ -28,13 +28,13 @@ def parse_known_args(
     settings: dict[str, Any] = {} if default is None else {"default": default}
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
     parsed, rest = flags.parse_flags(options, prog, arguments, config=config, return_unknown_args=True, **settings)
-    check_fields(parsed)
+    flags.check_options(parsed)
     return parsed, rest
 
 
 def override_recipe(recipe: Recipe, rest: list[str], command: str) -> Recipe:
     """The recipe with those of its parts and stages that the flags in ``rest`` set."""
-    _refuse_older({f"--{older}": f"--{name}" for name, older in recipe.older_names.items()}, rest)
+    flags.refuse_renamed_flags({f"--{older}": f"--{name}" for name, older in recipe.older_names.items()}, rest)
     return recipe.with_parts(override_parts(recipe.parts, rest, command)) if rest else recipe
 
 
@@ -43,7 +43,7 @@ def override_parts(parts: Mapping[str, Any], rest: list[str], command: str) -> d
     left = list(rest)
     now = {name: _chosen(part, f"--{name}", left) for name, part in parts.items()}
     for name, part in now.items():
-        _refuse_older(_older_flags(part, f"--{name}"), left)
+        flags.refuse_renamed_flags(_older_flags(part, f"--{name}"), left)
     fields = [(name.replace("-", "_"), type(part), dataclasses.field(default=part)) for name, part in now.items()]
     all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
     settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
@@ -52,15 +52,6 @@ def override_parts(parts: Mapping[str, Any], rest: list[str], command: str) -> d
     for name, part in made.items():
         _refuse_unused(parts[name], part, f"--{name}")
     return made
-
-
-def _refuse_older(today: Mapping[str, str], arguments: list[str]) -> None:
-    """Raises LabError for a flag that is called something else now; today: older flags -> those of today."""
-    today = {older.replace("_", "-"): flag.replace("_", "-") for older, flag in today.items()}
-    for argument in arguments:
-        flag = argument.partition("=")[0].replace("_", "-")
-        if flag in today:
-            raise LabError(f"{flag} is {today[flag]} now.")
 
 
 def _older_flags(part: Any, prefix: str) -> dict[str, str]:

@@ -118,7 +118,7 @@ class StageFolder:
         now = self._tokenizer()
         if self.result and self.result.get("tokenizer", now) != now:
             raise LabError(
-                f"{self.path} was trained with another tokenizer than the run's, so its token ids mean other "
+                f"{self.path} was trained with a different tokenizer from the run's, so its token ids mean other "
                 f"tokens. Train the stage again: labkit {self.name} {self.path.parent} --again"
             )
         return from_dict(ModelConfig, read_object(self.path / "config.json"))

@@ -126,7 +126,7 @@ def find_duplicates(texts: Sequence[Text], order: Iterable[int]) -> DuplicateTex
     near: dict[int, int] = {}
     for index in order:
         text = texts[index]
-        first = seen.setdefault(duplicate_key(text), index)
+        first = seen.setdefault(exact_duplicate_key(text), index)
         if first != index:
             exact[index] = near.get(first, first)
             continue
@@ -145,7 +145,7 @@ def find_duplicates(texts: Sequence[Text], order: Iterable[int]) -> DuplicateTex
     return DuplicateTexts(exact, near)
 
 
-def duplicate_key(text: Text) -> str:
+def exact_duplicate_key(text: Text) -> str:
     """What is equal for equal texts: a text itself, of a LongText its digest."""
     return text if isinstance(text, str) else text.digest
 

@@ -96,7 +96,7 @@ def open_metrics_log(path: Path, step: int) -> Iterator[MetricsLog]:
     missing = set(range(1, step + 1)) - {line["step"] for line in kept}
     if missing:
         warnings.warn(
-            f"{path} lacks {len(missing)} of the {step} steps before this one (step {min(missing)} the first): its "
+            f"{path} lacks {len(missing)} of the {step} steps before this one (the first is step {min(missing)}): its "
             f"curves have a gap, and the stage's tokens and seconds are counted too low.",
             stacklevel=3,
         )

@@ -71,7 +71,7 @@ def make_parallel_engine(model: nn.Module, device: torch.device, bf16: bool = Fa
         warn_once("--cpu-offload does nothing here: it is for --parallel fsdp on several GPUs.")
     if accelerator().num_processes == 1:
         if config.strategy == "fsdp":
-            warn_once("One process holds the whole model: fsdp shards it over several (torchrun --nproc-per-node 2).")
+            warn_once("With one process, fsdp shards nothing: it is for several (torchrun --nproc-per-node 2).")
         return Engine(model.to(device))
     from labkit.training.distributed import Replicated, Sharded  # which take a second to import
 

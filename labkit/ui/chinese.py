@@ -109,7 +109,7 @@ MESSAGES = {
     "A seed must be a whole number from 0 to {}, not {}.": "随机种子是 0 到 {0} 的整数，不能是 {1}。",
     "The settings cannot be read: {}.": "无法读取这些设置：{0}。",
     "{} is set by the fields above; remove it from “More settings”.":
-        "{0} 已由上面的输入框指定，请从更多设置中去掉。",
+        "{0} 已由上面的输入框指定，请从“更多设置”中去掉。",
     "{} {} is above this page's limit, {}. Use the command line.": "{0} {1} 超过了本页面的上限 {2}。请使用命令行。",
     "A model of {} parameters is above this page's limit, {}. Choose a smaller model.width, model.depth or "
     "tokenizer.vocabulary, or use the command line.":
@@ -123,7 +123,7 @@ MESSAGES = {
         "{0} 不是设置，请去掉。`labkit recipe` 列出全部设置。",
     "{} needs {} first. Train these stages too, or name a run to start from.":
         "{0} 之前需要 {1}。请同时训练这些阶段，或选择作为起点的运行。",
-    "{} of {} would be a different model with a different {}.": "换了 {2}，{1} 的 {0} 就是另一个模型了。",
+    "{} of {} would be a different model with a different {}.": "换用不同的 {2} 后，{1} 的 {0} 会是不同的模型。",
     "This recipe has no stage {}; it has {}{}.": "此配方没有阶段 {0}；它有 {1}{2}。",
     "There is no option {}. Did you mean {}?": "没有选项 {0}。您是否想写 {1}？",
     "There is no option {}. {} --help lists those that there are.": "没有选项 {0}。{1} --help 列出全部选项。",
@@ -132,7 +132,7 @@ MESSAGES = {
         "第 {1} 步时 {0}，训练已停止。{2}请减小学习率。",
     "The model keeps the weights before this step.": "模型保留这一步之前的权重。",
     "The weights of step {} are kept in {}.": "第 {0} 步的权重保存在 {1}。",
-    "{} takes {} GB of memory; {} has {}.": "{0} 需要 {1} GB 内存；{2} 有 {3} GB。",
+    "{} takes {} GB of memory; {} has {} GB.": "{0} 需要 {1} GB 内存；{2} 有 {3} GB。",
     "A model of {} parameters": "{0} 个参数的模型",
     "{} can be {}, not {}.": "{0} 可为 {1}，不能是 {2}。",
     "{} needs a value.": "{0} 需要一个值。",
@@ -143,13 +143,12 @@ MESSAGES = {
         "配方：{0}.train.max_length 为 {1} 个词元，而模型的上下文为 {2}。请减小 {3}.train.max_length 或加大 "
         "model.context。",
     "ModelConfig: a width of {} cannot be split into {} heads; make width a multiple of heads, or set head_dim.":
-        "宽度 {0} 不能分成 {1} 个头；请让头数整除宽度，或设置 head_dim。",
-    "Rotary rotates pairs of dimensions, so head_dim (or width / heads) must be even, not {}, as of width {} and {} "
-    "heads.":
-        "Rotary 旋转成对的数，因此头宽（head_dim，或宽度 / 头数）须为偶数，不能是 {0}（宽度 {1}，{2} 个头）。",
+        "宽度 {0} 不能分成 {1} 个头；请让宽度为头数的整数倍，或设置 head_dim。",
+    "Rotary rotates pairs of dimensions, so head_dim (or width / heads) must be even, not {} (width {} and {} heads).":
+        "旋转位置编码（Rotary）旋转成对的维度，因此头维度（head_dim，或宽度 / 头数）须为偶数，不能是 {0}（宽度 {1}，{2} 个头）。",
     "The text cannot give a vocabulary of {}: its BPE merges end at {}. Ask for at most {}, leave the size unset, or "
     "give more text.":
-        "这些文本给不出 {0} 个词元的词表：重复的词元对到 {1} 为止。请最多要求 {2}，或不指定大小，或提供更多文本。",
+        "这些文本给不出 {0} 个词元的词表：BPE 合并最多得到 {1} 个。请最多要求 {2}，或不指定大小，或提供更多文本。",
     "{} is finished. To train a stage of it again, start a new run from it.":
         "{0} 已完成。若要重新训练其中一个阶段，请以它为起点开始新的运行。",
     "{} has no fine-tuned model yet that could be trained on votes. Choose another run.":
@@ -182,7 +181,7 @@ MESSAGES = {
     "{} was not started in this app: its log is where its command was run.":
         "{0} 不是在本应用中开始的：它的日志在执行命令的地方。",
     "{} is in use: another process (PID {}, since {}) is working on it. Wait until it has ended, or stop it.":
-        "{0} 正被另一个进程（编号 {1}，始于 {2}）使用。请等它结束，或将其停止。",
+        "{0} 正被另一个进程（PID {1}，始于 {2}）使用。请等它结束，或将其停止。",
     "{} is outside of the folder that the app was started in, or hidden there. Copy it into that folder, or start the "
     "app with --any-file.":
         "{0} 不在启动应用的文件夹内，或在其中被隐藏。请把它复制到该文件夹，或用 --any-file 启动应用。",
@@ -193,9 +192,9 @@ MESSAGES = {
     "Both models gave the same answer {} times. Give one a higher temperature, or choose another model.":
         "两边 {0} 次都给出相同的回答。请提高一边的温度，或换一个模型。",
     "TinyWorld's tasks are too long for the context of {}. Type a shorter prompt.":
-        "{0} 的任务没有给模型留下回答的空间。请输入更短的问题。",
+        "{0} 的上下文放不下 TinyWorld 的任务。请输入更短的提示。",
     "{} was trained on real text, so there are no TinyWorld questions for it. Type a prompt.":
-        "{0} 用真实文本训练，没有现成的问题。请输入提示。",
+        "{0} 用真实文本训练，没有 TinyWorld 问题。请输入提示。",
     "No vote prefers one answer to another yet; there is nothing to train on.":
         "还没有任何投票偏好其中一个回答，没有可训练的数据。",
     "A vote needs a name: any name, as long as you always use the same one.":
@@ -211,7 +210,7 @@ MESSAGES = {
     "{} has voted on this pair already. Undo that vote to change it.": "{0} 已对这一对投过票。撤销后才能更改。",
     "The votes in {} could not be reached: {}": "无法访问 {0} 中的投票：{1}",
     "This text has a broken character (a lone surrogate), which cannot be stored. Type it again.":
-        "这段文本含有半个字符，无法保存。请重新输入。",
+        "这段文本含有损坏的字符（孤立的代理项），无法保存。请重新输入。",
     "There is nothing to undo.": "没有可撤销的投票。",
     "Your last vote is undone.": "上一次投票已撤销。",
     "Votes by {}, of all kinds: {} · the last pair: ← {}   → {}": "{0} 的各类投票共 {1} 张 · 上一对：← {2}   → {3}",
@@ -219,10 +218,11 @@ MESSAGES = {
         "{1} 张投票中有 {0} 张分出优劣；平局、都不好和跳过不在其中。",
     "{} / {}, temperature {}": "{0} / {1}，温度 {2}",
     # reading, and choosing the next token
-    "There is nothing to show: type a text.": "没有可看的内容：请输入文本。",
-    "The text has {} tokens; give 1 to {}.": "无法查看 {0} 个词元的文本：请给出 1 到 {1} 个。",
+    "There is nothing to show: type a text.": "没有可显示的内容：请输入文本。",
+    "The text has {} tokens; give 1 to {}.": "文本有 {0} 个词元；请给出 1 到 {1} 个。",
     "There is nothing to reply to: type a prompt.": "没有可回复的内容：请输入提示。",
-    "{} has {} tokens and leaves no room for new tokens in a context of {}.": "{0} 有 {1} 个词元，在 {2} 的上下文中没有余地。",
+    "{} has {} tokens and leaves no room for new tokens in a context of {}.":
+        "{0} 有 {1} 个词元，{2} 个词元的上下文中没有生成新词元的空间。",
     "Strategy {}, {}: {}": "策略 {0}，{1}：{2}",
     "There is no strategy {}.{} There are {}.": "没有策略 {0}。{1} 可用的有 {2}。",
     " Did you mean {}?": "您是否想写 {0}？",
@@ -235,7 +235,7 @@ MESSAGES = {
     "at most {}": "不超过 {0}",
     "a whole number": "为整数",
     "a number": "为数字",
-    "The number of new tokens must be from 1 to {}, not {}.": "一篇文本有 1 到 {0} 个新词元，不能是 {1}。",
+    "The number of new tokens must be from 1 to {}, not {}.": "新词元数须在 1 到 {0} 之间，不能是 {1}。",
     "From 1 to {} strategies are compared, not {}.": "可比较 1 到 {0} 种策略，不能是 {1}。",
     "This link is to the model after {} of a run {}, not found here. Shown instead are the settings that the tab "
     "begins with.": "此链接指向运行 {1} 在阶段 {0} 之后的模型，这里没有找到。页面改为显示初始设置。",
@@ -246,24 +246,25 @@ MESSAGES = {
     "This link cannot be opened: {} Shown instead are the settings that the tab begins with.":
         "无法打开此链接：{0} 页面改为显示初始设置。",
     "Both texts give the same prediction, so there is no difference to explain.":
-        "两段文本的预测相同，没有差别可供寻找原因。",
+        "两段文本的预测相同，没有需要解释的差别。",
     # what pages and viewers ask
     "Choose a run and a stage.": "请选择运行和阶段。",
     "There is no checkpoint {} here; there are {}.": "这里没有检查点 {0}；可选的有 {1}。",
     "{} must be text, not {}.": "{0} 应为文本，不能是 {1}。",
-    "{} has {} characters; the limit is {}.": "{0} 有 {1} 个字符；这里最多 {2} 个。",
-    "{} must be a whole number from {} to {}, not {}.": "{0} 是 {1} 到 {2} 的整数，不能是 {3}。",
-    "This is not a request about a text.": "这不是关于文本的问题。",
-    "The attention of {} heads over {} tokens is {} values; a page shows at most {}. Use a text of at most {} tokens.": "{0} 个头在 {1} 个词元上的注意力共 {2} 个数；页面最多显示 {3} 个。请使用不超过 {4} 个词元的文本。",
+    "{} has {} characters; the limit is {}.": "{0} 有 {1} 个字符；上限为 {2} 个。",
+    "{} must be a whole number from {} to {}, not {}.": "{0}须为 {1} 到 {2} 的整数，不能是 {3}。",
+    "This is not a request about a text.": "这不是关于文本的请求。",
+    "The attention of {} heads over {} tokens is {} values; a page shows at most {}. Use a text of at most {} "
+    "tokens.": "{0} 个头在 {1} 个词元上的注意力共 {2} 个数；页面最多显示 {3} 个。请使用不超过 {4} 个词元的文本。",
     "The texts have {} and {} tokens; a vector is patched into the same position of the other text, so they must have "
     "the same number of tokens. Replace words by others with as many tokens.":
-        "两段文本分别有 {0} 和 {1} 个词元；向量要放到同一位置，因此词元数必须相同。请换用词元数相同的词。",
+        "两段文本分别有 {0} 和 {1} 个词元；向量要替换到同一位置，因此词元数必须相同。请换用词元数相同的词。",
     "Strategy {} is missing: type one, as sample (the model as it is) or greedy.":
         "策略 {0} 为空：请输入一个，如 sample（模型原样）或 greedy。",
     "{}: {} needs a value, written {}=VALUE.": "{0}：{1} 需要一个值，写作 {2}=VALUE。",
     "{} needs a value, written {}=VALUE.": "{0} 需要一个值，写作 {1}=VALUE。",
     "{}: {} is given twice.": "{0}：{1} 出现了两次。",
-    "There is no token to show.": "没有可看的词元。",
+    "There is no token to show.": "没有可显示的词元。",
     "There is no token {} in this model's vocabulary of {}.": "此模型的词表（{1} 个）中没有词元 {0}。",
     "The text has {} tokens, and the model's context is {}.": "文本有 {0} 个词元，而模型的上下文为 {1}。",
     "Only beam search has a tree of beams, not {}.": "只有束搜索才有束树，{0} 没有。",
@@ -272,8 +273,8 @@ MESSAGES = {
     "best: something must score the answers: a reward model, or for a TinyWorld task the oracle.":
         "best：需要有人评判回答：奖励模型，或 TinyWorld 任务的判定程序。",
     "{} is {}. Use {}.": "{0}：{1}。请用{2}。",
-    "{} texts at once; the limit is {}": "同时 {0} 篇文本；这里最多 {1} 篇",
-    "{} tokens to read; the limit is {}": "需读 {0} 个词元；这里最多 {1} 个",
+    "{} texts at once; the limit is {}": "同时 {0} 篇文本；上限为 {1} 篇",
+    "{} tokens to process; the limit is {}": "需处理 {0} 个词元；上限为 {1} 个",
     "a smaller {}=": "更小的 {0}=",
     "a smaller {}= or fewer tokens": "更小的 {0}= 或更少的词元",
     "fewer tokens": "更少的词元",

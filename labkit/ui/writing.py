@@ -264,8 +264,8 @@ def parse_strategies(
     for what, most in limits.items():
         total = sum(count * getattr(cost, what) for count, cost in zip(many, costs, strict=True))
         if total > most:
-            said = f"{total:,.0f} tokens to read" if what == "processed_tokens" else f"{total / 1e12:,.1f} TFLOP"
-            limit = f"{most:,.0f}" if what == "processed_tokens" else f"{most / 1e12:,.1f}"
+            said = f"{total:,.0f} tokens to process" if what == "processed_tokens" else f"{total / 1e12:,.1f} TFLOP"
+            limit = f"{most:,.0f}" if what == "processed_tokens" else f"{most / 1e12:,.1f} TFLOP"
             raise LabError(
                 f"All strategies together are {said}; the limit is {limit}. Use fewer strategies, "
                 f"{'seeds' if seeds > 1 else 'beams'} or new tokens."

@@ -98,14 +98,14 @@ def test_no_command_prints_the_commands(capsys):
         (["report", "nowhere"], "nowhere contains no run"),
         (["compare", "nowhere", "here"], "nowhere contains no run"),
         (["generate", "nowhere"], "nowhere contains no run"),
-        (["world", "--kind", "magic"], "has no task 'magic'; it has where"),
+        (["world", "--question-type", "magic"], "has no task 'magic'; it has where"),
         (["run", "--out", "new", "--stages", "grpo"], "no stage grpo; it has pretrain, sft"),
         (["run", "--out", "new", "--text", "missing.txt"], "missing.txt"),
         (["pretrain", "--again"], "name the run's folder first"),
         (["bench", "run", "--seeds"], "at least one seed"),
         (["bench", "run", "--seeds", "-1"], "BenchOptions: seeds must be at least 0"),
         (["run", "--out", "new", "--seed", "-1"], "RunOptions: seed must be at least 0"),
-        (["decode-compare", "nowhere", "--seeds", "0"], "CompareOptions: seeds must be at least 1"),
+        (["decode-compare", "nowhere", "--samples", "0"], "--samples must be at least 1"),
         (["decode-compare", "nowhere", "--tasks", "-1"], "CompareOptions: tasks must be at least 0"),
         (["generate", "nowhere", "--count", "0"], "GenerateOptions: count must be at least 1"),
         (["generate", "nowhere", "--top-k", "-3"], "GenerateOptions: top_k must be at least 0"),
@@ -331,7 +331,7 @@ def test_world_shows_a_document_and_scored_answers(capsys):
     assert main(["world", "--size", "tiny"]) == 0
     said = capsys.readouterr().out
     assert "── a document" in said and "a right answer" in said and "thorough" in said
-    assert main(["world", "--size", "tiny", "--kind", "where", "--count", "2"]) == 0
+    assert main(["world", "--size", "tiny", "--question-type", "where", "--count", "2"]) == 0
     assert capsys.readouterr().out.count("── a task: where") == 2
 
 

@@ -243,7 +243,7 @@ def test_scores_by_hand(model):
 
 def test_strategies_side_by_side(capsys):
     lines = ["greedy", "temperature=1.5", "beam beams=2"]
-    command = ["decode-compare", str(demo_folder()), "--seeds", "3", "--max-tokens", "20", "--strategies", *lines]
+    command = ["decode-compare", str(demo_folder()), "--samples", "3", "--max-tokens", "20", "--strategies", *lines]
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert all(line in shown for line in lines) and "±" in shown and "self-BLEU" in shown

@@ -324,7 +324,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config | values))
         return refused(tmp_path)
 
-    assert "family 'mamba'; supported are llama" in changed(model_type="mamba")
+    assert "model type 'mamba'; supported are llama" in changed(model_type="mamba")
     assert "attention_bias = True, which is not supported, only False" in changed(attention_bias=True)
     assert "scaling 'longrope'" in changed(rope_parameters={"rope_type": "longrope"})
     assert "do not belong together" in changed(intermediate_size=50)

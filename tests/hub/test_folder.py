@@ -154,7 +154,7 @@ def test_a_checkpoint_that_is_not_whole(tmp_path):
     shard.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 12\n")
     assert f"{shard} is a pointer of git LFS, not the file itself" in refused(tmp_path)
     shard.unlink()
-    assert f"names, {shard.name} the first: the checkpoint is not whole" in refused(tmp_path)
+    assert f"names; the first is {shard.name}: the checkpoint is incomplete" in refused(tmp_path)
     first = tmp_path / sorted(original["weight_map"].values())[0]
     shard.write_bytes(first.read_bytes())
     assert f"twice, in {first.name} and {shard.name}" in refused(tmp_path)

@@ -303,7 +303,7 @@ def test_no_tensor_is_left_over(file):
     ints = np.ones((32, 32), np.int32), ints[1]
     assert "attn_q.weight has the type I32, which is not" in refused(retold(file, {}, {"blk.0.attn_q.weight": ints}))
     bias = np.ones(32, np.float32), 0
-    assert "attn_q.bias the first. Without them" in refused(retold(file, {}, {"blk.0.attn_q.bias": bias}))
+    assert "attn_q.bias. Without them" in refused(retold(file, {}, {"blk.0.attn_q.bias": bias}))
     assert "lacks 1 tensors" in refused(retold(file, {}, {"blk.1.ffn_up.weight": None}))
     assert "otherwise than Llama 3.1 does" in refused(retold(file, {}, {"rope_freqs.weight": (bias[0][:8] * 3, 0)}))
 

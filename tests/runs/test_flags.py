@@ -17,6 +17,7 @@ from labkit.runs.flags import format_tyro_error
         ("run --evaluation.answer-tokens 9", "--evaluation.answer-tokens is --evaluation.answer-max-new-tokens now."),
         ("run --evaluation.loss-rows 9", "--evaluation.loss-rows is --evaluation.loss-batch-size now."),
         ("run --annotation.answer_tokens=9", "--annotation.answer-tokens is --annotation.max-new-tokens now."),
+        ("run --annotation.ties", "--annotation.ties is now called --annotation.keep-ties."),
         (
             "run --model.feed-forward.hidden 9",
             "--model.feed-forward.hidden is --model.feed-forward.intermediate-size now.",

@@ -274,7 +274,7 @@ def test_without_bf16_rollouts_are_worked_out_as_training_is(stage_inputs, monke
 
 def test_rows_that_cannot_be_shared(stage_inputs):
     stage = ppo(num_generations=5)
-    with pytest.raises(LabError, match="16 answers cannot be 5 per prompt on 1 processes"):
+    with pytest.raises(LabError, match="16 answers cannot be split into 5 per prompt on 1 processes"):
         stage.source(stage_inputs, stage.initial_model(stage_inputs))
 
 

@@ -106,7 +106,7 @@ def test_records_that_a_power_cut_took_are_missed_aloud(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:3]) + b"\0" * 40)
-    with pytest.warns(UserWarning, match="metrics.jsonl lacks 2 of the 5 steps .* .step 4 the first"):
+    with pytest.warns(UserWarning, match="metrics.jsonl lacks 2 of the 5 steps .* .the first is step 4"):
         list(fit(TinyModel(), Counting(), tiny_objective, config, folder=tmp_path))
 
 

@@ -160,7 +160,7 @@ def test_shards_that_are_not_the_model_are_refused_by_name(tmp_path):
     last.write_bytes(whole[:-9])
     assert f"{last} is damaged, or of a different model than config.json describes" in refused()
     last.unlink()
-    assert f"{tmp_path} lacks 1 of the 2 files that its {INDEX} names, {last.name} the first" in refused()
+    assert f"{tmp_path} lacks 1 of the 2 files that its {INDEX} names; the first is {last.name}" in refused()
     name = next(iter(tensors))
     save_file({key: tensor for key, tensor in tensors.items() if key != name}, last)
     assert (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from labkit.errors import LabError, count_with_noun
-from labkit.text.clean import duplicate_key
+from labkit.text.clean import exact_duplicate_key
 from labkit.text.pieces import Text
 from labkit.text.reading.report import ReadReport
 
@@ -33,7 +33,7 @@ def hold_out_texts(texts: Sequence[Text], share: float) -> tuple[list[Text], lis
     """
     large = 2 * share * sum(map(len, texts))
     small = [index for index, text in enumerate(texts) if len(text) <= large]
-    digests = _digests(texts, duplicate_key)
+    digests = _digests(texts, exact_duplicate_key)
     held: set[int] = set()
     room = share * sum(len(texts[index]) for index in small)
     for index in sorted(small, key=digests.__getitem__):

@@ -197,7 +197,7 @@ def _parted(asked: Turns, chosen: Turns, rejected: Turns) -> tuple[Turns, str, s
     elif not shared:
         prompt = asked
     else:
-        raise RowError("answers to another prompt", "has answers that begin with other turns than its prompt.")
+        raise RowError("answers to another prompt", "has answers that begin with turns other than its prompt.")
     return prompt, chosen[-1].content, rejected[-1].content
 
 
