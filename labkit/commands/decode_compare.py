@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from labkit.commands.options import NewTokens, RunFolder, Stage, Stops, parse_options
+from labkit.commands.options import Draft, NewTokens, RunFolder, Stage, Stops, Text, parse_options
 from labkit.configs import Count, CountOrNone
 
 if TYPE_CHECKING:

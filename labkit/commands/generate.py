@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
@@ -19,8 +18,8 @@ class GenerateOptions:
     run: RunFolder
     """The run's folder."""
     prompt: Text = ""
-    """The text to continue; without one, the model starts a text by itself. Backslashes are not escapes; for a new line,
-    write $'one line\\nanother' in bash."""
+    """The text to continue; without one, the model starts a text by itself. Backslashes are not escapes; for a new
+    line, write $'one line\\nanother' in bash."""
     chat: Annotated[bool, arg(help_behavior_hint="")] = False
     """Treat the prompt as a user message, and generate the reply."""
     count: Count = 1

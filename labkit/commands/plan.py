@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class PlanOptions:
     """Estimate, without training, the memory that each stage needs on each device, and the time that it takes.
 
-    Every field of the recipe can be set too, as in `labkit run`: --model.width 1024 --pretrain.train.steps 500. --parallel
-    fsdp and --activation-checkpointing work as in training. Memory is counted by running each stage's own code on
-    tensors that have shapes but no values (PyTorch's FakeTensor). Time is estimated from the operations counted and the
-    speed of this machine, which is measured first (matrix products, memory bandwidth, overhead per operation).
+    Every field of the recipe can be set too, as in `labkit run`: --model.width 1024 --pretrain.train.steps 500.
+    --parallel fsdp and --activation-checkpointing work as in training. Memory is counted by running each stage's own
+    code on tensors that have shapes but no values (PyTorch's FakeTensor). Time is estimated from the operations counted
+    and the speed of this machine, which is measured first (matrix products, memory bandwidth, overhead per operation).
     """
 
     recipe: Annotated[Positional[str | None], arg(metavar="[RECIPE]", help_behavior_hint="")] = None
@@ -40,8 +40,8 @@ class PlanOptions:
     memory: Annotated[Positive | None, arg(metavar="GB", help_behavior_hint="")] = None
     """Memory of one device in GB (10^9 bytes); a column then says which stages fit."""
     flops: Annotated[Positive | None, arg(metavar="FLOP/S", help_behavior_hint="")] = None
-    """Peak speed of one device in FLOP/s, for example 989e12. The utilisation (MFU) is assumed to be the same as measured
-    on this machine. When not given, the device is this machine."""
+    """Peak speed of one device in FLOP/s, for example 989e12. The utilisation (MFU) is assumed to be the same as
+    measured on this machine. When not given, the device is this machine."""
     link: Annotated[Positive | None, arg(metavar="GB/S", help_behavior_hint="")] = None
     """Bandwidth between devices in GB/s. When not given, the time does not include communication."""
     plan: Plan = None
@@ -204,16 +204,16 @@ def _notes(
     largest = max(one.parameter_count for one in estimates)
     where = "here" if options.flops is None else f"here; the device's peak is {options.flops / 1e12:,.1f} TFLOP/s"
     lines = [
-        f"Memory is per device ({count_with_noun(options.devices, 'device')}). The largest model trained has {largest:,} "
-        f"parameters. Matrix products: {speed.flops / 1e9:,.0f} GFLOP/s {where}.",
-        "frozen: models that are not trained, such as a reference or reward model. other: buffers for communication, or "
-        "the key/value cache while sampling.",
+        f"Memory is per device ({count_with_noun(options.devices, 'device')}). The largest model trained has "
+        f"{largest:,} parameters. Matrix products: {speed.flops / 1e9:,.0f} GFLOP/s {where}.",
+        "frozen: models that are not trained, such as a reference or reward model. other: buffers for communication, "
+        "or the key/value cache while sampling.",
         "Not in the time: evaluation after each stage, training the tokenizer, and annotating preference pairs.",
     ]
     if speed.bandwidth is None:
         lines.append(
-            "Not in the time: memory access, whose share could not be measured. Run the command again while nothing else "
-            "runs on this machine."
+            "Not in the time: memory access, whose share could not be measured. Run the command again while nothing "
+            "else runs on this machine."
         )
     if elsewhere:
         lines.append(

@@ -25,8 +25,8 @@ class StageOptions:
     """
 
     run: RunFolder
-    """The run's folder. A new folder starts a run of the preset in the environment variable LABKIT_PRESET (lab when it is
-    not set)."""
+    """The run's folder. A new folder starts a run of the preset in the environment variable LABKIT_PRESET (lab when it
+    is not set)."""
     again: Switch = False
     """Train this stage again. Its old results, and those of the stages built on it, are kept until the new one is
     finished, then deleted."""

@@ -63,8 +63,8 @@ def match_tensors(
     if left:
         first = next(iter(left.values()))
         raise LabError(
-            f"{folder} holds {len(left)} tensors that the model of its config.json does not have; the first is {first}. "
-            "Without them it would be a different model, so it is refused."
+            f"{folder} holds {len(left)} tensors that the model of its config.json does not have; the first is "
+            f"{first}. Without them it would be a different model, so it is refused."
         )
     missing = sorted(wanted - found.keys())
     if missing:

@@ -57,7 +57,7 @@ def check_patching_cost(
     if found > max_flops:
         raise LabError(
             f"Patching these texts takes {readings:,} forward passes of {len(corrupted_ids):,} tokens, "
-            f"{found / 1e12:,.1f} TFLOP; the limit is {max_flops / 1e12:,.1f} TFLOP. Use shorter texts, or texts that differ "
-            "only near their end."
+            f"{found / 1e12:,.1f} TFLOP; the limit is {max_flops / 1e12:,.1f} TFLOP. Use shorter texts, or texts that "
+            "differ only near their end."
         )
     return found

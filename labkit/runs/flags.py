@@ -41,7 +41,8 @@ def refuse_renamed_flags(renamed: Mapping[str, str], arguments: Sequence[str]) -
 
 
 def check_options(options: Any) -> None:
-    """`check_fields` of a command's options. Raises LabError that names the flag: "--count must be at least 1, not 0."."""
+    """`check_fields` of a command's options. Raises LabError that names the flag: "--count must be at least 1, not
+    0."."""
     try:
         check_fields(options)
     except LabError as error:

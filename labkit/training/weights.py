@@ -63,8 +63,8 @@ def weight_files(folder: Path) -> list[Path]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise LabError(
-            f"{folder} lacks {len(missing)} of the {len(names)} files that its {INDEX} names; the first is {missing[0]}: "
-            "the checkpoint is incomplete. Download or copy it again."
+            f"{folder} lacks {len(missing)} of the {len(names)} files that its {INDEX} names; the first is "
+            f"{missing[0]}: the checkpoint is incomplete. Download or copy it again."
         )
     return [folder / name for name in names]
 

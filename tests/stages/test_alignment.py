@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from labkit import machine
 from labkit.decoding import Temperature, generate
@@ -119,7 +120,7 @@ def test_a_rollout_is_what_the_model_wrote(stage_inputs):
     torch.testing.assert_close(expected, first.logprobs)
     torch.testing.assert_close(values, first.values)
     assert first.mask.sum(-1).max() <= 11 and first.mask.any(-1).all()
-    assert first.kl.item() == pytest.approx(0, abs=1e-5)  # nothing has moved yet
+    assert first.metrics["kl"].item() == pytest.approx(0, abs=1e-5)  # nothing has moved yet
     assert first.advantages[first.mask].mean().item() == pytest.approx(0, abs=1e-5)
 
 
@@ -187,15 +188,17 @@ def test_accumulated_rollouts_are_one_large_rollout(stage_inputs):
     assert both.mean().item() == pytest.approx(0, abs=1e-5)
     assert both.var(unbiased=False).item() == pytest.approx(1, abs=1e-3)
     tokens = sum(int(one.mask.sum()) for one in (first, second))
-    assert first.length == second.length == pytest.approx(tokens / 32)  # means are over the answers of both
-    assert first.reward == second.reward and first.kl == second.kl
+    assert first.metrics == second.metrics  # means are over the answers of both
+    assert first.metrics["length"] == pytest.approx(tokens / 32)
     resumed = stage.source(stage_inputs, model)
     resumed.load_state_dict(source.state_dict())
-    for one, other in zip(
-        (*first, *second), (*resumed.next_batch(model, 2), *resumed.next_batch(model, 3)), strict=True
-    ):
-        assert one.equal(other)
+    assert_equal_tensors((first, second), (resumed.next_batch(model, 2), resumed.next_batch(model, 3)))
     assert source.next_batch(model, 4) is not first
+
+
+def assert_equal_tensors(ours, theirs):
+    for one, other in zip(tree_leaves(ours), tree_leaves(theirs), strict=True):
+        assert one.equal(other)
 
 
 def test_what_is_written_depends_on_the_step_alone(stage_inputs):
@@ -203,8 +206,7 @@ def test_what_is_written_depends_on_the_step_alone(stage_inputs):
     model = stage.initial_model(stage_inputs)
     ahead, again = stage.source(stage_inputs, model), stage.source(stage_inputs, model)
     ahead.next_batch(model, 0)
-    for one, other in zip(ahead.next_batch(model, 2), again.next_batch(model, 2), strict=True):
-        assert one.equal(other)
+    assert_equal_tensors(ahead.next_batch(model, 2), again.next_batch(model, 2))
 
 
 def test_rollouts_by_the_compiled_writer_are_the_same(stage_inputs, monkeypatch):
@@ -214,8 +216,7 @@ def test_rollouts_by_the_compiled_writer_are_the_same(stage_inputs, monkeypatch)
     fast = ppo(compile_rollouts=True).source(stage_inputs, model)
     plain = ppo().source(stage_inputs, model)
     assert isinstance(fast, RolloutSource) and isinstance(plain, RolloutSource)
-    for one, other in zip(*plain.generate_batches(model, 0), *fast.generate_batches(model, 0), strict=True):
-        assert one.equal(other)
+    assert_equal_tensors(plain.generate_batches(model, 0), fast.generate_batches(model, 0))
     assert fast.sampler.writer is not None and fast.sampler.writer.model is model.actor
 
 
@@ -225,8 +226,7 @@ def test_a_rollout_survives_a_stop(stage_inputs):
     source, resumed = stage.source(stage_inputs, model), stage.source(stage_inputs, model)
     batch = source.next_batch(model, 0)
     resumed.load_state_dict(source.state_dict())
-    for one, other in zip(batch, resumed.next_batch(model, 1), strict=True):
-        assert one.equal(other)
+    assert_equal_tensors(batch, resumed.next_batch(model, 1))
     with pytest.raises(LabError, match="Step 1 learns from a rollout that was not kept"):
         stage.source(stage_inputs, model).next_batch(model, 1)
 

@@ -213,7 +213,25 @@ def test_the_system_turn_of_a_pair_is_part_of_its_prompt(tmp_path):
             "answer in another column"
         )),
         ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "chosen": "tie", "rejected": "tie"}, "tie"),
-        ({"prompt": "Hi?", "responses": ["Yes.", "No.", "So."], "chosen": 1, "rejected": 2}, "answer in another column"),
+        ({(
+            "prompt"
+        ): (
+            "Hi?"
+        ), (
+            "responses"
+        ): [(
+            "Yes."
+        ), (
+            "No."
+        ), (
+            "So."
+        )], (
+            "chosen"
+        ): 1, (
+            "rejected"
+        ): 2}, (
+            "answer in another column"
+        )),
         ({"prompt": "Hi?", "responses": ["Yes.", "No."], "chosen": 1}, "answer in another column"),
         ({"prompt": "Hi?", "responses": ["Yes.", "No."], "winner": "gpt"}, "answer in another column"),
         ({"prompt": "Hi?", "answer_a": "Yes.", "answer_b": "No.", "winner": "tie"}, "tie"),
