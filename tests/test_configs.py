@@ -90,7 +90,7 @@ def test_an_older_name_never_takes_what_has_that_name_now():
     assert from_dict(Holder, {"inner": to_dict(Heir(2, 3)) | {"kind": "Heir"}}) == Holder(Heir(2, 3))
     assert from_dict(Holder, {"other": {"kind": "Before", "size": 4}}) == Holder(0, Before(4))
     assert to_dict(Holder(Heir(2, 3)), legacy_names=True)["inner"]["kind"] == "Heir"
-    with pytest.raises(LabError, match="Renamed has count and size, which are one setting"):
+    with pytest.raises(LabError, match="Renamed has count and size, which are the same setting"):
         from_dict(Renamed, {"count": 1, "size": 2})
 
 

@@ -232,7 +232,7 @@ def test_weights_that_may_not_be_read_are_said_to_be():
         try:
             if root:
                 os.seteuid(65534)
-            with pytest.raises(LabError, match="model.safetensors cannot be read: you lack the permission"):
+            with pytest.raises(LabError, match="model.safetensors cannot be read: permission denied"):
                 run.model("pretrain")
         finally:
             if root:

@@ -122,7 +122,8 @@ def _alone(name: str, values: dict[str, MetricSpread]) -> str:
 
 
 def _smallest_gain(values: dict[str, MetricSpread]) -> str:
-    """The question type that is least above what its question alone gives, by medians: "where +31 points"."""
+    """The question type that is least above what its question alone gives, by medians: "where +31 percentage
+    points"."""
     gains = {
         name.partition("/")[2]: values[name.replace("question_only/", "accuracy/")]["median"] - alone["median"]
         for name, alone in values.items()
@@ -131,7 +132,7 @@ def _smallest_gain(values: dict[str, MetricSpread]) -> str:
     if not gains:
         return ""
     kind = min(gains, key=lambda each: gains[each])
-    return f"{kind} {100 * gains[kind]:+.0f} points"
+    return f"{kind} {100 * gains[kind]:+.0f} percentage points"
 
 
 def _cell(name: str, spread: MetricSpread) -> str:

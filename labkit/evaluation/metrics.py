@@ -65,14 +65,14 @@ METRICS = {
         "The validation loss per character of text, as character-level models report it.",
     ),
     "mismatched_question_loss": MetricSpec(
-        "loss after another question",
+        "loss with mismatched questions",
         "nats per token",
         "",
         "The loss on the same answers when each follows the question of another conversation. If it were as small as "
         "the validation loss, the model would be ignoring the question; the larger the gap, the more it uses it.",
     ),
     "validation_tokens": MetricSpec(
-        "tokens measured", "number", "", "How many tokens the validation loss is averaged over."
+        "tokens evaluated", "number", "", "How many tokens the validation loss is averaged over."
     ),
     "grammatical": MetricSpec(
         "grammatical sentences",
@@ -172,10 +172,10 @@ METRICS = {
         "The length baseline measured against the gold score.",
     ),
     "pairs": MetricSpec(
-        "pairs measured",
+        "pairs evaluated",
         "number",
         "",
-        "How many held-out pairs these shares are measured on.",
+        "How many held-out pairs these shares are computed on.",
     ),
     "left_out": MetricSpec(
         "examples left out",
@@ -258,7 +258,7 @@ METRICS = {
         "Share of right answers of the same control.",
     ),
     "prompts": MetricSpec(
-        "prompts measured",
+        "prompts evaluated",
         "number",
         "",
         "How many held-out prompts both models answered.",
@@ -273,8 +273,8 @@ METRICS = {
         "reward",
         "",
         "",
-        "Mean score of the reward model for the answers to held-out prompts. Its zero is arbitrary: only differences "
-        "mean something.",
+        "Mean score of the reward model for the answers to held-out prompts. It has no absolute zero: only "
+        "differences mean something.",
     ),
     "reward_win_rate": MetricSpec(
         "win rate by reward",

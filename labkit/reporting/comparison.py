@@ -67,6 +67,6 @@ def _row(name: str, stage: str, first: float | None, second: float | None) -> li
     if first is None or second is None:
         return [known.label, *shown, ""]
     if known.unit == "share":
-        return [known.label, *shown, f"{100 * (second - first):+.1f} points"]
+        return [known.label, *shown, f"{100 * (second - first):+.1f} percentage points"]
     sign = "+" if second >= first else "-"
     return [known.label, *shown, sign + known.format(abs(second - first))]

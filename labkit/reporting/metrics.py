@@ -6,7 +6,7 @@ from labkit.evaluation.metrics import METRICS, MetricSpec
 from labkit.stages import stage_class
 
 COSTS = {
-    "seconds": MetricSpec("seconds", "number", "", "The time of the whole stage, compiling and measuring included."),
+    "seconds": MetricSpec("seconds", "number", "", "The time of the whole stage, compilation and evaluation included."),
     "tokens": MetricSpec("tokens", "count", "", "How many tokens the stage has processed."),
     "flops": MetricSpec("FLOPs", "count", "", "Floating-point operations that its training needs."),
     "mfu": MetricSpec(

@@ -29,6 +29,7 @@ from labkit.reporting.metrics import (
     metric_spec,
 )
 from labkit.runs.folder import lock_and_open_run, read_report
+from labkit.runs.recipe import Recipe
 from labkit.stages import stage_class, stage_title, stage_title_in_sentence
 from labkit.text.reading.report import format_reading_summary
 from labkit.training.checkpoints import read_records
@@ -145,7 +146,12 @@ def _header(report: Mapping[str, Any], name: str) -> Markup:
     facts += [f"seed {recipe['seed']}"] if "seed" in recipe else []
     facts += [f"{abbreviate_number(stage['parameters'])} parameters" for stage in stages[:1] if "parameters" in stage]
     line = f"A language model trained on {source}" + (f" ({', '.join(facts)})." if facts else ".")
-    tiles = [_tile(format_duration(sum(stage.get("seconds", 0) for stage in stages)), "for the whole run")]
+    tiles = [
+        _tile(
+            format_duration(sum(stage.get(("seconds"), 0) for stage in stages)),
+            ("for the whole run, evaluation included"),
+        )
+    ]
     tiles += [_tile(*tile) for tile in (_latest(key, stages) for key in HEADLINES) if tile]
     return html_tag(
         "header", html_tag("h1", name), html_tag("p", line, class_="soft"), html_tag("div", tiles, class_="tiles")
@@ -325,7 +331,10 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
         html_tag("th", "question type"),
         *(html_tag("th", stage_title_in_sentence(name), class_="number") for name in measured),
     ]
-    heads += [html_tag("th", "without the story", class_="number"), html_tag("th", "gain, points", class_="number")]
+    heads += [
+        html_tag(("th"), ("without the story"), class_=("number")),
+        html_tag(("th"), ("gain, percentage points"), class_=("number")),
+    ]
     rows = []
     for kind in plots.sort_question_kinds_by_gain_over_question_only(last):
         shares = [metrics.get(f"accuracy/{kind}") for metrics in measured.values()] + [alone.get(kind)]
@@ -407,9 +416,9 @@ def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) ->
         for stage in stages
     ]
     text = (
-        "Time is that of the whole stage, compiling and measuring included; tokens per second count the training time "
-        "alone. FLOPs are the floating-point operations that training needs. MFU (model FLOPs utilisation) is FLOPs "
-        "per second of training time, over those of the fastest matrix product measured on the same machine."
+        "Time is that of the whole stage, compilation and evaluation included; tokens per second count the training "
+        "time alone. FLOPs are the floating-point operations that training needs. MFU (model FLOPs utilisation) is "
+        "FLOPs per second of training time, over those of the fastest matrix product measured on the same machine."
     )
     table = html_tag(
         "div", html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows)), class_="scroll"
@@ -457,8 +466,11 @@ def _missing(report: Mapping[str, Any]) -> Markup:
 def _machine(report: Mapping[str, Any]) -> Markup:
     machine = report.get("machine")
     facts = machine.items() if isinstance(machine, Mapping) else [("machine", machine)] if machine else []
-    rows = [(html_tag("dt", str(key).replace("_", " ")), html_tag("dd", _fact(key, value))) for key, value in facts]
-    recipe = html_tag("pre", json.dumps(report.get("recipe"), indent=2, ensure_ascii=False))
+    rows = [
+        (html_tag(("dt"), FACTS.get(str(key), str(key).replace(("_"), (" ")))), html_tag(("dd"), _fact(key, value)))
+        for key, value in facts
+    ]
+    recipe = html_tag("pre", json.dumps(_recipe_today(report.get("recipe")), indent=2, ensure_ascii=False))
     return html_tag(
         "section",
         html_tag("h2", "How to reproduce this run"),
@@ -467,6 +479,23 @@ def _machine(report: Mapping[str, Any]) -> Markup:
         html_tag("details", html_tag("summary", "The whole recipe"), recipe),
         id="machine",
     )
+
+
+FACTS = {
+    "memory_gb": "memory, GB",
+    "bf16": "bf16 arithmetic",
+    "compiler": "C++ compiler (for torch.compile)",
+    "matrix_peak": "fastest matrix product measured",
+}
+"""What the page calls facts about the machine, where that is not their name."""
+
+
+def _recipe_today(recipe: Any) -> Any:
+    """A recipe with the fields under the names that they have now; as it is where it cannot be read."""
+    try:
+        return Recipe.from_dict(recipe).to_dict()
+    except (LabError, TypeError, AttributeError, ValueError):
+        return recipe
 
 
 def _fact(key: str, value: Any) -> str:

@@ -116,7 +116,7 @@ def cost_chart(stage_results: Sequence[Mapping[str, Any]]) -> go.Figure:
     whole = [stage.get("seconds", 0.0) for stage in stage_results]
     training = [stage.get("training_seconds", all_of_it) for stage, all_of_it in zip(stage_results, whole, strict=True)]
     rest = [max(0.0, all_of_it - part) for all_of_it, part in zip(whole, training, strict=True)]
-    for seconds, name, colour in ((training, "training", BLUE), (rest, "preparing and measuring", ORANGE)):
+    for seconds, name, colour in ((training, "training", BLUE), (rest, "preparation and evaluation", ORANGE)):
         figure.add_bar(x=seconds, y=names, name=name, orientation="h", marker={"color": colour}, width=0.6)
     figure.update_traces(hovertemplate="%{x:.0f} s").update_layout(hovermode="y unified")
     return figure.update_yaxes(autorange="reversed", showgrid=False)

@@ -178,7 +178,7 @@ def _say(event: Progress, speaks: bool) -> None:
     elif event.phase == "prepare":
         text = count_with_noun(event.total_steps, "step")
     elif event.phase == "evaluate":
-        text = "measuring"
+        text = "evaluating"
     elif event.phase == "skipped":
         text = "already finished"
     elif event.result is not None:

@@ -37,7 +37,7 @@ class Claim(NamedTuple):
 
     def __str__(self) -> str:
         side = "above" if self.better == "higher" else "below"
-        verdict = "holds" if self.holds else "DOES NOT HOLD"
+        verdict = "beats its baseline" if self.holds else "DOES NOT BEAT ITS BASELINE"
         error = f" (± {self.standard_error:.3f})" if self.standard_error else ""
         return (
             f"{self.stage}: {self.metric} {self.value:.3f}{error}, {side} {self.baseline:.3f} ({self.baseline_name}): "
@@ -46,7 +46,7 @@ class Claim(NamedTuple):
 
 
 def gold_change_in_words(metrics: Metrics) -> str:
-    """How the gold score changed, in words, by its standard error: "gold rose by 0.14 (± 0.03)".
+    """How the gold score changed, in words, by its standard error: "gold score rose by 0.14 (± 0.03)".
 
     Less than two standard errors is no change. Empty where there is no gold, as on real text.
     """
@@ -54,7 +54,7 @@ def gold_change_in_words(metrics: Metrics) -> str:
         return ""
     gain, error = metrics["gold_gain"], metrics["gold_gain_standard_error"]
     if abs(gain) < 2 * error:
-        return f"gold did not change beyond chance: {gain:+.3f} (± {error:.3f})"
+        return f"gold score did not change beyond chance: {gain:+.3f} (± {error:.3f})"
     if gain > 0:
-        return f"gold rose by {gain:.3f} (± {error:.3f})"
-    return f"gold FELL by {-gain:.3f} (± {error:.3f}): over-optimisation of the reward or of the preference loss"
+        return f"gold score rose by {gain:.3f} (± {error:.3f})"
+    return f"gold score FELL by {-gain:.3f} (± {error:.3f}): over-optimisation of the reward or of the preference loss"

@@ -64,7 +64,7 @@ def _state(stage: StageFolder, status: RunStatus, trained: bool) -> str:
     if stage.name not in status.requested:
         return "Not requested"
     if status.running and stage.exists:
-        return "Measuring" if trained else "Running"
+        return "Evaluating" if trained else "Running"
     if status.failed and stage.name == status.first_unfinished_stage:
         return "Failed"
     return "Stopped" if stage.exists else ""

@@ -59,7 +59,7 @@ def test_claims_are_counted_with_their_smallest_margin(runs):
     result = bench.run(bench.ClaimsBench(seeds=(0, 1), precisions=("fp32",), threads=(1,), out=runs))
     table = bench.table(result)
     assert "| dpo | loss on held-out pairs, below chance: log 2 | 1 of 2 | -0.007 | 0.043 |" in table
-    assert "seed 0, fp32, 1 thread: dpo gold rose by 0.100 (± 0.010)" in table
+    assert "seed 0, fp32, 1 thread: dpo gold score rose by 0.100 (± 0.010)" in table
     assert result["machine"]["processor"] in table
     assert bench.failed_claims(result) == ["seed 1, fp32, 1 thread: dpo"]
 

@@ -39,7 +39,7 @@ def test_finished_runs_are_gathered_and_the_table_written(tmp_path):
     assert json.loads((tmp_path / "lab.json").read_text()) == result
     table = (tmp_path / "lab.md").read_text()
     assert "| accuracy | 70.0 % (50.0 %–90.0 %) |" in table
-    assert "where +50 points" in table  # 0.7 - 0.2
+    assert "where +50 percentage points" in table  # 0.7 - 0.2
     assert "| where | 70.0 % (50.0 %–90.0 %) | 20.0 % |" in table
     assert "| gold score: warm | 0.40 |" in table
     assert "over seeds 0, 1, 2" in table

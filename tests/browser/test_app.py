@@ -175,7 +175,7 @@ def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, visited: Open
         ("top-p=0", "top-p must be above 0"),
         ("temperature=-1", "temperature must be at least 0"),
         ("beam beams=0", "at least one beam"),
-        ("ban=exoplanetary", "no single token"),
+        ("ban=exoplanetary", "not a single token"),
         ("sing", "There is no strategy 'sing'"),
     ]:
         chosen(page, 1, line)
@@ -299,7 +299,7 @@ def test_votes_train_the_next_model(app: App, visited: Opened):
     page.locator("#runs-votes").click()
     name = page.locator("#runs-name input")
     expect(name).to_have_value("demo-votes-1")
-    expect(page.locator("#runs-stages")).to_contain_text(re.compile("Running|Measuring"), timeout=60_000)
+    expect(page.locator("#runs-stages")).to_contain_text(re.compile("Running|Evaluating"), timeout=60_000)
     expect(page.locator("#runs-plot .main-svg").first).to_be_visible()
     page.reload()
     tab(page, "Runs")
@@ -325,14 +325,14 @@ def test_text_is_never_markup(app: App, visited: Opened):
     expect(page.locator("labkit-attention .column.left")).to_contain_text("script")
     page.locator("#attention-text textarea").fill("long " * 20_000)
     page.locator("#attention-look").click()
-    says(page, "attention-problem", "The text has 100,000 characters; here at most")
+    says(page, "attention-problem", "The text has 100,000 characters; the limit is")
     tab(page, "Decoding")
     page.locator("#decoding-prompt textarea").fill(HOSTILE)
     page.locator("#decoding-compare").click()
     expect(page.locator('labkit-texts .column[data-done="true"]').first).to_be_visible()
     page.locator("#decoding-prompt textarea").fill("long " * 20_000)
     page.locator("#decoding-compare").click()
-    says(page, "decoding-problem", "has 100,000 characters; here at most")
+    says(page, "decoding-problem", "has 100,000 characters; the limit is")
     tab(page, "Preferences")
     page.locator("#pair-annotator input, #pair-annotator textarea").first.fill(HOSTILE)
     page.locator("#pair-text input, #pair-text textarea").first.fill(HOSTILE)

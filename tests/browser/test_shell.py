@@ -249,4 +249,4 @@ def test_half_a_character_is_refused_by_every_function(app: App):
         request = urllib.request.Request(f"{app.url}/gradio_api/{path}", body, {"content-type": "application/json"})
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request)
-        assert refused.value.code == 422 and "half a character" in refused.value.read().decode()
+        assert refused.value.code == 422 and "a broken character" in refused.value.read().decode()

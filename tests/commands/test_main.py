@@ -185,7 +185,7 @@ def test_a_whole_run_leaves_models_and_a_report(finished):
 def test_a_folder_in_use_is_refused_and_resuming_it_keeps_what_is_there(finished, capsys):
     before = (finished / "sft" / "model.safetensors").stat().st_mtime_ns
     assert main(["run", "--out", str(finished), *SMALL]) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert main(["run", "--out", str(finished), "--resume"]) == 0
     assert "already finished" in capsys.readouterr().err
     assert (finished / "sft" / "model.safetensors").stat().st_mtime_ns == before
@@ -212,7 +212,7 @@ def test_another_architecture_is_one_value(tmp_path, capsys):
     assert main(["run", "--out", str(tmp_path / "rwkv"), "--stages", "pretrain", "sft", *SMALL, *recurrent]) == 0
     assert Run.open(tmp_path / "rwkv").model("sft").config.mixer == RWKV()
     assert main(["run", "--out", str(tmp_path / "x"), "--model.mixer", "RWKV"]) == 2
-    assert "give it position=NoPosition()" in capsys.readouterr().err
+    assert "set position=NoPosition()" in capsys.readouterr().err
     assert main(["run", "--out", str(tmp_path / "x"), "--model.position", "Alibi"]) == 2
     assert "--model.position can be Rotary, NoPosition, Learned" in capsys.readouterr().err
 
@@ -269,12 +269,12 @@ def test_a_stage_built_on_another_run(finished, tmp_path, capsys):
     ask = ["run", "--out", str(out), "--build-on", str(finished)]
     assert main(ask) == 2 and "needs the stages to train" in capsys.readouterr().err
     assert main([*ask, "--stages", "dpo", "--model.depth", "2"]) == 2
-    assert "would be another model with another model.depth" in capsys.readouterr().err and not out.exists()
+    assert "would be a different model with a different model.depth" in capsys.readouterr().err and not out.exists()
     assert main([*ask, "--stages", "dpo", "--dpo.beta", "0.5"]) == 0
     made = json.loads((out / "report.json").read_text())
     assert [stage["stage"] for stage in made["stages"]] == ["pretrain", "sft", "dpo"]
     assert made["recipe"]["plan"][-1]["stage"]["beta"] == 0.5 and made["recipe"]["model"]["width"] == 32
-    assert main([*ask, "--stages", "dpo"]) == 2 and "already holds a run" in capsys.readouterr().err
+    assert main([*ask, "--stages", "dpo"]) == 2 and "already contains a run" in capsys.readouterr().err
 
 
 def test_stages_can_be_made_one_by_one(tmp_path, capsys):

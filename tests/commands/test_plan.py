@@ -32,7 +32,7 @@ def test_each_stage_has_a_line_and_says_whether_it_fits(capsys):
     ]
     assert pretrain.startswith("pretrain ") and sft.startswith("sft ")
     assert pretrain.endswith("NO") and "MB" in pretrain
-    assert "Of each of 1 device" in notes[0] and "Not in the time: evaluation" in said
+    assert "Memory is per device (1 device)" in notes[0] and "Not in the time: evaluation" in said
 
 
 def test_fields_of_the_recipe_count_and_json_is_in_bytes(capsys):
@@ -79,7 +79,7 @@ def test_notes_say_what_is_counted_otherwise(capsys, monkeypatch):
     monkeypatch.setattr("labkit.training.speed.measure_speed", lambda *given: DeviceSpeed(1e9, None, 1e-6))
     assert main(["plan", "smoke", "--plan", "pretrain", "--flops", "1e12"]) == 0
     said = capsys.readouterr().out
-    assert "A GPU's fused attention keeps no scores" in said and "Not in the time: what memory takes" in said
+    assert "Fused attention on a GPU does not store the" in said and "Not in the time: memory access" in said
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_notes_say_what_is_counted_otherwise(capsys, monkeypatch):
         (["plan", "smoke", "--flops", "0"], "flops must be above 0"),
         (["plan", "smoke", "--devices", "8"], "A batch of 4 rows cannot be split over 8 processes"),
         (["plan", "smoke", "--cpu-offload"], "does not estimate --cpu-offload"),
-        (["plan", "smoke", "--device", "8"], "labkit plan has --devices 8"),
+        (["plan", "smoke", "--device", "8"], "labkit plan --devices 8"),
         (["plan", "smoke", "--parallel", "tensor"], "--parallel can be ddp or fsdp, not 'tensor'"),
         (["plan", "smoke", "--model.depht", "3"], "There is no option --model.depht"),
         (["plan", "smoke", "--plan", "pretrain,fly"], "There is no stage 'fly'"),

@@ -56,14 +56,14 @@ def test_what_can_be_no_data_set_of_the_hub_is_not_looked_for_there(tmp_path, ca
     (tmp_path / "gone").symlink_to("nothing")
     (tmp_path / "corpus.txt").write_text("Tom is in the park.\n" * 9)
     words = {
-        "loop": "loop is a link to itself or to nothing",
-        "gone": "gone is a link to itself or to nothing",
-        "loop/rows": "loop is a link to itself or to nothing",
+        "loop": "loop is a symbolic link to itself or to nothing",
+        "gone": "gone is a symbolic link to itself or to nothing",
+        "loop/rows": "loop is a symbolic link to itself or to nothing",
         "-": "There is no file or folder -",
         "name-": "There is no file or folder name-",
         "语料": "There is no file or folder 语料",
-        "": "The name of what to read is empty",
-        " ": "The name of what to read is empty",
+        "": "The name of the source is empty",
+        " ": "The name of the source is empty",
     }
     for source, said in words.items():
         assert main(["read", "--as", "text", "--", source] if source == "-" else ["read", source, "--as", "text"]) == 2

@@ -109,8 +109,8 @@ def test_a_run_that_another_process_is_at_work_on_is_left_as_it_is(work, command
 
 
 def test_what_is_taken_away_is_put_into_no_folder_of_somebody_else(work, capsys):
-    assert "FOREIGN holds something already" in refused(work, ["export", "RUN", "FOREIGN"], capsys)
+    assert "FOREIGN is not empty" in refused(work, ["export", "RUN", "FOREIGN"], capsys)
     before = tree(work)
-    with pytest.raises(LabError, match="FOREIGN holds something else than a run"):
+    with pytest.raises(LabError, match="FOREIGN contains something other than a run"):
         make_demo_run(demo_folder(), "FOREIGN")
     assert tree(work) == before

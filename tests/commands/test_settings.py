@@ -139,7 +139,7 @@ def test_every_number_has_a_range_and_keeps_to_it(sample, name, hint):
         (lambda: PPO(epochs=0), "PPO: epochs must be at least 1.* not 0"),
         (lambda: PPO(temperature=0.0), "PPO: temperature must be at least 1e-06"),
         (lambda: PPO(max_new_tokens=192), "answers of 192 tokens leave no room for a prompt: train.max_length is 192"),
-        (lambda: PPO(TrainConfig(compile=True)), "PPO: train.compile would compile .* compile_rollouts"),
+        (lambda: PPO(TrainConfig(compile=True)), "PPO: train.compile would recompile .* compile_rollouts"),
         (lambda: PPO(gamma=1.1), "PPO: gamma must be at least 0 and at most 1, not 1.1"),
         (lambda: DPO(beta=-0.1), "DPO: beta must be above 0, not -0.1"),
         (lambda: DPO(beta=math.nan), "DPO: beta must be above 0, not nan"),

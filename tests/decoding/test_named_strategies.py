@@ -184,17 +184,17 @@ def test_a_stop_text_across_tokens_is_cut():
         ("tempratur=0.8", "sample: unknown setting 'tempratur'. Did you mean temperature."),
         ("presence=nan", "sample: presence must be at least -10,000.*, not nan"),
         ("frequency=1e400", "sample: frequency must be .* at most 10,000, not inf"),
-        ("ban=#3,#4 allow=#3,#4", "allow leaves no token to sample, after ban. Take it out"),
-        ("top-k=4.5", "top-k is a whole number, not '4.5'"),
+        ("ban=#3,#4 allow=#3,#4", "allow leaves no token to sample, after ban. Remove it"),
+        ("top-k=4.5", "top-k must be a whole number, not '4.5'"),
         ("top-p=high", "top-p is a number, not 'high'"),
         ("top-p=0", "sample: top-p must be above 0 and at most 1, not 0"),
         ("temperature=-1", "sample: temperature must be at least 0.*, not -1"),
         ("beam early-stopping=soon", "true, false or never, not 'soon'"),
         ("contrastive top-k=3", "takes no filters"),
         ("ban=,", "ban must be words separated by commas, not ','"),
-        ("ban=exoplanetary", "'exoplanetary' is no single token but"),
+        ("ban=exoplanetary", "'exoplanetary' is not a single token but"),
         ("allow=#99999", "no token 99999 in a vocabulary of"),
-        ("best n=0", "at least one answer, not 0"),
+        ("best n=0", "an n of at least 1, not 0"),
         ("speculative ahead=3", "a smaller draft model is needed"),
     ],
 )
@@ -205,7 +205,7 @@ def test_what_is_no_strategy_is_said_in_words(line, message, capsys):
 
 def test_two_ways_to_say_the_filters_are_refused(capsys):
     assert main(["generate", str(demo_folder()), "--temperature", "0.5", "--strategy", "top-p=0.9"]) == 2
-    assert "--strategy takes the place of --temperature" in capsys.readouterr().err
+    assert "--strategy replaces --temperature" in capsys.readouterr().err
     assert main(["generate", str(demo_folder()), "--chat"]) == 2
     assert "nothing to reply to" in capsys.readouterr().err
 

@@ -271,7 +271,7 @@ def test_filters_that_look_back_see_each_row_by_itself():
         (lambda m: beam_search(m, PROMPT, beams=4, diversity=-1.0, max_new_tokens=3), "0 to 1,000,000 nats, not -1"),
         (lambda m: beam_search(m, PROMPT, beams=2, max_new_tokens=0), "from 1 to 1,048,576, not 0"),
         (lambda m: beam_search(m, [], beams=2, max_new_tokens=3), "prompt is empty"),
-        (lambda m: beam_search(m, [1] * 48, beams=2, max_new_tokens=3), "no room in a context of 48"),
+        (lambda m: beam_search(m, [1] * 48, beams=2, max_new_tokens=3), "no room for new tokens in a context of 48"),
         (lambda m: contrastive_search(m, PROMPT, k=0, alpha=0.5, max_new_tokens=3), "k of 1 or more"),
         (lambda m: contrastive_search(m, PROMPT, k=4, alpha=2.0, max_new_tokens=3), "alpha from 0 to 1"),
         (lambda m: speculative_decode(m, m, PROMPT, ahead=0, max_new_tokens=3), "at least one token ahead"),
@@ -289,9 +289,9 @@ def test_what_makes_no_sense_is_said_in_words(call, message):
 
 def test_what_a_model_cannot_do_is_said_in_words():
     mixed = build(mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_value_heads=2)
-    with pytest.raises(LabError, match="none can be removed again"):
+    with pytest.raises(LabError, match="no token can be removed"):
         speculative_decode(mixed, mixed, PROMPT, max_new_tokens=6)
     assert len(beam_search(mixed, PROMPT, beams=2, max_new_tokens=4).hypotheses) == 2
     assert len(contrastive_search(mixed, PROMPT, k=3, alpha=0.5, max_new_tokens=4)) == 4
-    with pytest.raises(LabError, match="does not generate token by token"):
+    with pytest.raises(LabError, match="cannot generate text"):
         beam_search(build(causal=False), PROMPT, beams=2, max_new_tokens=3)

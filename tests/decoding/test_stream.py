@@ -56,7 +56,7 @@ def test_stops_before_a_stop_token(model):
 
 @pytest.mark.parametrize("length", [0, 24, 30])
 def test_a_prompt_without_room_is_said_in_words(model, length):
-    with pytest.raises(LabError, match="is empty|no room in a context of 24"):
+    with pytest.raises(LabError, match="is empty|no room for new tokens in a context of 24"):
         list(stream_tokens(model, [1] * length, max_new_tokens=1))
 
 

@@ -123,7 +123,7 @@ def test_keys_that_only_say_who_wrote_a_file_are_no_hindrance():
         ("qwen3", {"max_window_layers": 2, "layer_types": None}, "in some layers only is not known"),
         ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "beta": 3}}, "with beta are not known"),
         ("llama", {"partial_rotary_factor": 0.5}, "a share of 0.5 of each head"),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "which of them holds"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "which is meant"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 0.5}}, "factor must be at least 1"),
         ("llama", {"hidden_size": "wide"}, "width must be a whole number, not 'wide'"),
         ("llama", {"num_hidden_layers": None}, "depth must be a whole number, not None"),

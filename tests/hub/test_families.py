@@ -191,7 +191,7 @@ def test_bert_tells_if_one_sentence_follows_another(tmp_path):
         expected = published(input_ids=ids, attention_mask=mask.long(), token_type_ids=types).seq_relationship_logits
         found = model.class_logits(model.hidden_states(ids, mask=mask, token_type_ids=types))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    with pytest.raises(LabError, match="tells no classes"):
+    with pytest.raises(LabError, match="has no classification head"):
         Transformer(ModelConfig(9)).class_logits(torch.zeros(1, 1, 128))
 
 
@@ -318,7 +318,7 @@ def refused(folder: Path) -> str:
 def test_what_cannot_be_read_is_said(tmp_path):
     theirs("llama").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert "no model's id" in refused(tmp_path / "nowhere" / "at" / "all")
+    assert "nor a model id" in refused(tmp_path / "nowhere" / "at" / "all")
 
     def changed(**values: Any) -> str:
         (tmp_path / "config.json").write_text(json.dumps(config | values))
@@ -338,7 +338,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
 
 def test_pickles_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **LLAMA, "rms_norm_eps": 1e-6}))
-    assert "holds no weights" in refused(tmp_path)
+    assert "contains no weights" in refused(tmp_path)
     torch.save({}, tmp_path / "pytorch_model.bin")
     assert "as pickles (pytorch_model.bin)" in refused(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"none")
@@ -350,7 +350,7 @@ def test_a_shape_that_nobody_has(tmp_path):
     with pytest.raises(LabError, match="No architecture of transformers has this config: NoPosition positions"):
         save_pretrained(odd, tmp_path / "odd")
     shapes: list[tuple[dict[str, Any], str]] = [
-        ({"qkv_bias": True}, "at most one in each"),
+        ({"qkv_bias": True}, "each has at most one"),
         ({"qk_norm": False, "attention_scale": 0.5}, "a llama cannot have attention_scale = 0.5"),
         ({"embedding_norm": True}, "a qwen3 cannot have embedding_norm = True"),
         (

@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[str, Callable[[Tensors], Tensors], str]] = {
     "a bias": (
         "llama",
         lambda t: t | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
-        "1 tensors that the model of its config.json does not have, model.layers.0.self_attn.q_proj.bias the first",
+        "1 tensors that the model of its config.json does not have; the first is model.layers.0.self_attn.q_proj.bias",
     ),
     "another head": (
         "llama-tied",
@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[str, Callable[[Tensors], Tensors], str]] = {
     "float8": (
         "llama",
         lambda t: {n: x.to(torch.float8_e4m3fn) if "mlp" in n else x for n, x in t.items()},
-        "9 tensors of F8_E4M3, model.layers.0.mlp.down_proj.weight the first: quantized",
+        "9 tensors of F8_E4M3; the first is model.layers.0.mlp.down_proj.weight: quantized",
     ),
     "int8 with scales": (
         "llama",
@@ -145,14 +145,14 @@ def test_a_checkpoint_that_is_not_whole(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     original = json.loads(index.read_text())
     index.rename(tmp_path / "away")
-    assert "but no model.safetensors.index.json, which says what is in them: fetch that, too" in refused(tmp_path)
+    assert "but no model.safetensors.index.json, which lists their tensors: download it too" in refused(tmp_path)
     (tmp_path / "away").rename(index)
     shard = tmp_path / sorted(original["weight_map"].values())[-1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-40])
-    assert f"{shard} cannot be read, or is cut off" in refused(tmp_path)
+    assert f"{shard} cannot be read, or is truncated" in refused(tmp_path)
     shard.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 12\n")
-    assert f"{shard} is a pointer of git LFS, not the file itself" in refused(tmp_path)
+    assert f"{shard} is a Git LFS pointer, not the file itself" in refused(tmp_path)
     shard.unlink()
     assert f"names; the first is {shard.name}: the checkpoint is incomplete" in refused(tmp_path)
     first = tmp_path / sorted(original["weight_map"].values())[0]
@@ -160,10 +160,10 @@ def test_a_checkpoint_that_is_not_whole(tmp_path):
     assert f"twice, in {first.name} and {shard.name}" in refused(tmp_path)
     for map_ in ({"model.norm.weight": "../model.safetensors"}, {"a": "/etc/passwd"}, {"a": "weights.bin"}):
         index.write_text(json.dumps({"weight_map": map_}))
-        assert "which is no safetensors file in the same folder" in refused(tmp_path)
+        assert "which is not a safetensors file in the same folder" in refused(tmp_path)
     for odd in ("[]", '{"weight_map": [1]}', '{"weight_map": {"a": 3}}'):
         index.write_text(odd)
-        assert "no object of JSON" in refused(tmp_path) or "no weight_map" in refused(tmp_path)
+        assert "not a JSON object" in refused(tmp_path) or "no weight_map" in refused(tmp_path)
 
 
 def test_an_adapter_is_no_whole_model(tmp_path):
@@ -176,7 +176,7 @@ def test_a_config_that_is_no_object(tmp_path):
     published("llama", tmp_path)
     for text in ("[1, 2]", '"llama"', "null"):
         (tmp_path / "config.json").write_text(text)
-        assert "holds no object of JSON" in refused(tmp_path)
+        assert "is not a JSON object" in refused(tmp_path)
 
 
 def test_absurd_counts_are_said_at_once(tmp_path):

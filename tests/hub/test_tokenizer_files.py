@@ -171,7 +171,7 @@ def test_the_plain_form_is_taken_when_asked_for_or_said(tmp_path, capsys):
     said: list[str] = []
     loaded(base, None, said.append)
     assert said == ["It comes without a chat template, so turns are formatted as 'user: …', 'assistant: …'."]
-    with pytest.raises(LabError, match="no chat template. Leave it out, or say plain"):
+    with pytest.raises(LabError, match="no chat template. Leave it out, or use plain"):
         loaded(base, "other")
 
 

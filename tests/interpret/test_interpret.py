@@ -203,10 +203,10 @@ def test_texts_that_cannot_be_looked_at(look, tokenizer):
         with pytest.raises(LabError, match=f"The text has {len(ids)} tokens; give 1 to 32"):
             Inspection(look.model, tokenizer, ids)
     mixed = small(tokenizer, mixer=RWKV((2, 2, 2, 2)), position=NoPosition(), key_value_heads=4)
-    with pytest.raises(LabError, match="no attention to look at: it mixes by RWKV"):
+    with pytest.raises(LabError, match="no attention: its mixer is RWKV"):
         Inspection(mixed, tokenizer, [5])
     for refused in (activation_patching, find_heads):
-        with pytest.raises(LabError, match="of attention without an encoder"):
+        with pytest.raises(LabError, match="a decoder-only attention model"):
             refused(mixed, *(([5], [6]) if refused is activation_patching else (tokenizer, [])))
     model = look.model.train()
     Inspection(model, tokenizer, [5])
@@ -230,7 +230,7 @@ def test_what_a_viewer_asks(look, tokenizer):
         ({"stage": "three"}, "no checkpoint 'three'"),
         ({"what": "all"}, "view, cell, without, effects or lens"),
         ({"layer": 3}, "no head 2 in layer 3"),
-        ({"map": 1}, "no attention number 1"),
+        ({"map": 1}, "no attention map 1"),
         ({"kind": "none"}, "by zero or mean"),
         ({"what": "cell", "row": 99, "column": 0}, "no pair of tokens"),
         ({"layer": "x"}, "no question"),
@@ -238,7 +238,7 @@ def test_what_a_viewer_asks(look, tokenizer):
         ({"place": 99}, "no token 99"),
         ({"place": []}, "no question"),
         ({"kind": ["zero"]}, "by zero or mean"),
-        ({"what": "effects", "map": 7}, "no attention number 7"),
+        ({"what": "effects", "map": 7}, "no attention map 7"),
         ({"stage": "\ud83d"}, "no checkpoint"),
         ({"what": "cell"}, "no question"),
     ]
@@ -280,7 +280,7 @@ def test_the_examples_know_whom_it_stands_for(demo):
             says = tokenizer.decode(example.right_answer_ids).split()[-1]
             assert says.endswith(tokenizer.token_text(example.ids[example.right_index]).strip())
         assert len({example.text for example in examples}) == len(examples)
-    with pytest.raises(LabError, match="nothing is called it"):
+    with pytest.raises(LabError, match="no stories with the pronoun it"):
         world_coref_examples(World.load("tiny"), tokenizer)
 
 

@@ -190,7 +190,7 @@ def test_packed_documents_do_not_see_each_other(config, lengths):
 
 def test_packed_documents_are_read_in_one_go():
     model = build(ModelConfig(V, CONTEXT))
-    with pytest.raises(LabError, match="read in one go"):
+    with pytest.raises(LabError, match="need a single forward pass"):
         model(tokens(), state=model.new_state(2, T), documents=torch.zeros(2, T))
 
 
@@ -215,13 +215,13 @@ def test_token_types_tell_tokens_apart():
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"causal": False, "encoder_depth": 1}, "give it causal=True"),
+        ({"causal": False, "encoder_depth": 1}, "set causal=True"),
         ({"encoder_depth": -1}, "encoder_depth must be at least 0"),
         ({"width": 0}, "width must be at least 1"),
         ({"heads": 2.0}, "heads must be a whole number, not 2"),
-        ({"mixer": RWKV()}, "Rotary works inside attention, which RWKV has none of"),
-        ({"mixer": GRU(), "position": NoPosition(), "causal": False}, "GRU reads forwards only"),
-        ({"mixer": RWKV(), "position": NoPosition(), "encoder_depth": 1}, "RWKV reads forwards only"),
+        ({"mixer": RWKV()}, "Rotary works inside attention, which RWKV does not have"),
+        ({"mixer": GRU(), "position": NoPosition(), "causal": False}, "GRU is causal"),
+        ({"mixer": RWKV(), "position": NoPosition(), "encoder_depth": 1}, "RWKV is causal"),
         ({"feed_forward": MoE(Gated(4), sparse_step=5)}, "sparse_step must be from 1 to the 4 blocks, not 5"),
     ],
 )

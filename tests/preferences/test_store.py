@@ -96,7 +96,7 @@ def test_a_pair_that_was_never_shown(store):
 
 def test_a_file_that_is_no_database(tmp_path):
     (tmp_path / "votes.db").write_text("not a database, and long enough to be looked at " * 40)
-    with pytest.raises(LabError, match="votes.db cannot be used to keep votes"):
+    with pytest.raises(LabError, match="votes.db cannot be used to store votes"):
         PreferenceStore(tmp_path / "votes.db")
 
 
@@ -272,9 +272,9 @@ def test_votes_of_a_later_version_are_left_alone(tmp_path):
 
 
 def test_half_a_character_is_no_vote(store):
-    with pytest.raises(LabError, match="half a character"):
+    with pytest.raises(LabError, match="a broken character"):
         store.add_pair((Message("user", "x"),), SourcedAnswer("\ud83d", "a"), RIGHT)
-    with pytest.raises(LabError, match="half a character"):
+    with pytest.raises(LabError, match="a broken character"):
         store.add_vote(store.add_pair(PROMPT, LEFT, RIGHT), "\ud83d", "left")
     assert store.votes() == []
 
@@ -282,7 +282,7 @@ def test_half_a_character_is_no_vote(store):
 def test_a_place_that_cannot_be_written_to_is_said(tmp_path):
     (tmp_path / "file").write_text("no folder")
     for place in (tmp_path / "file" / "votes.db", "nosuch://database"):
-        with pytest.raises(LabError, match="cannot be used to keep votes"):
+        with pytest.raises(LabError, match="cannot be used to store votes"):
             PreferenceStore(place)
 
 

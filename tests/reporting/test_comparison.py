@@ -33,8 +33,8 @@ def test_the_table_says_what_changed_by_how_much(tmp_path):
     text = format_run_comparison(compare_runs(a_run(tmp_path / "a"), a_run(tmp_path / "b", seed=1, right=0.75)))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "recipe a b" in lines and "seed 0 1" in lines
-    assert "accuracy 50.0 % 75.0 % +25.0 points" in lines
-    assert "accuracy: where 50.0 % 75.0 % +25.0 points" in lines
+    assert "accuracy 50.0 % 75.0 % +25.0 percentage points" in lines
+    assert "accuracy: where 50.0 % 75.0 % +25.0 percentage points" in lines
     assert "validation loss 1.500 1.250 -0.250" in lines
     assert not [line for line in lines if "without the story" in line]
 

@@ -249,7 +249,7 @@ def test_write_reads_the_run_and_leaves_out_a_torn_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "holds no report.json; finish its run"), ("{", "is not a report"), ("[1]", "is not a report")],
+    [(None, "contains no report.json; finish its run"), ("{", "is not a report"), ("[1]", "is not a report")],
 )
 def test_a_missing_or_broken_report_is_said_in_words(tmp_path, content, message):
     Run.create(tmp_path, tiny_recipe())
@@ -264,7 +264,7 @@ def test_lines_that_are_no_records_are_left_out_of_the_page(tmp_path):
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "metrics.jsonl").write_text('[1]\n{"step": 2}\nnull\n')
     (tmp_path / "report.json").write_text(json.dumps(a_report()))
-    with pytest.warns(UserWarning, match="2 of its lines are no records"):
+    with pytest.warns(UserWarning, match="2 of its lines are not step records"):
         assert report.write_report(tmp_path).is_file()
 
 

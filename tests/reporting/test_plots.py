@@ -76,7 +76,7 @@ def test_a_kind_that_a_stage_did_not_measure_leaves_a_gap():
 def test_cost_splits_the_seconds_of_a_stage():
     """Of 90 s, 70 in training: 20 are left for preparing and measuring."""
     bars = plots.cost_chart([{"stage": "pretrain", "seconds": 90.0, "training_seconds": 70.0}]).data
-    assert {bar.name: list(bar.x) for bar in bars} == {"training": [70.0], "preparing and measuring": [20.0]}
+    assert {bar.name: list(bar.x) for bar in bars} == {"training": [70.0], "preparation and evaluation": [20.0]}
     assert all(list(bar.y) == ["pretrain"] for bar in bars)
 
 

@@ -84,7 +84,7 @@ def test_what_is_not_there_is_said(made, ask, words):
 
 def test_a_folder_in_use_is_refused(made):
     trained(made)
-    with pytest.raises(LabError, match="already holds a run"):
+    with pytest.raises(LabError, match="already contains a run"):
         Run.create(made.path, tiny_recipe())
 
 
@@ -130,7 +130,7 @@ def test_a_folder_is_known_by_the_names_and_contents_of_what_is_read(tmp_path):
     (folder / "b.txt").write_text("b")
     known = hash_path(folder)
     (folder / ".DS_Store").write_text("seen by a file manager")
-    (folder / "notes.pdf").write_text("no kind that is read")
+    (folder / "notes.pdf").write_text("unsupported type")
     assert hash_path(folder) == known and matches_hash(folder, known)
     (folder / "b.txt").rename(folder / "test.txt")
     assert not matches_hash(folder, known)
@@ -231,7 +231,7 @@ def test_a_run_of_an_older_labkit_knows_its_inputs_too(reads, tmp_path):
     del saved["places"]
     (reads.path / "recipe.json").write_text(json.dumps(saved))
     where = tmp_path / "elsewhere" / "corpus"
-    with pytest.raises(LabError, match=f"corpus, which .* is gone: there is no {where}. Put it back"):
+    with pytest.raises(LabError, match=f"corpus, which .* is missing: there is no {where}. Put it back"):
         Run.open(reads.path).check_same_recipe(reads.recipe)
 
 

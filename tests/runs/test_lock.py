@@ -64,7 +64,7 @@ def test_another_process_is_refused_in_words_and_its_death_noticed(other, tmp_pa
             pass
     other.kill()  # not yet waited for: its number is still taken
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
-    with pytest.warns(UserWarning, match=rf"number {other.pid}, since 20.* is gone; its lock is taken over"):
+    with pytest.warns(UserWarning, match=rf"number {other.pid}, since 20.* has ended; its lock is taken over"):
         with exclusive_lock(tmp_path / "run"):
             pass
     assert not list(tmp_path.glob("run/*"))
@@ -95,7 +95,7 @@ def no_locks(*given):
 def test_where_there_are_no_file_locks_a_dead_owner_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     held(tmp_path / "run", ticks=1)
-    with pytest.warns(UserWarning, match="is gone; its lock is taken over"), exclusive_lock(tmp_path / "run"):
+    with pytest.warns(UserWarning, match="has ended; its lock is taken over"), exclusive_lock(tmp_path / "run"):
         pass
     with exclusive_lock(tmp_path / "run"), pytest.raises(LabError, match="in use: this process"):
         with exclusive_lock(tmp_path / "run"):
@@ -105,7 +105,7 @@ def test_where_there_are_no_file_locks_a_dead_owner_is_noticed(tmp_path, monkeyp
 @pytest.mark.parametrize("other", [{"created": 1.0, "ticks": 1}, {"boot": "another start of the machine"}])
 def test_a_number_that_was_given_again_is_no_owner(tmp_path, other):
     held(tmp_path / "run", **other)
-    with pytest.warns(UserWarning, match="is gone; its lock is taken over"), exclusive_lock(tmp_path / "run"):
+    with pytest.warns(UserWarning, match="has ended; its lock is taken over"), exclusive_lock(tmp_path / "run"):
         pass
 
 

@@ -164,7 +164,7 @@ def test_real_preferences(tmp_path, corpora):
 
 
 def test_preferences_without_a_model_that_answers(corpora):
-    with pytest.raises(LabError, match="--preferences are between answers: give --instructions, too"):
+    with pytest.raises(LabError, match="--preferences need a fine-tuned model: give --instructions too"):
         make_recipe("smoke", text="a.txt", preferences="c.json")
 
 
@@ -190,7 +190,7 @@ def test_a_reward_model_of_another_tokenizer_is_refused(made, tmp_path):
     other.write_text(other.read_text() + " ")
     for name in ("reward", "sft"):
         stage = Run.open(tmp_path / "copy").stage(name)
-        with pytest.raises(LabError, match=f"another tokenizer than the run's.*labkit {name} .*--again"):
+        with pytest.raises(LabError, match=f"a different tokenizer from the run's.*labkit {name} .*--again"):
             stage.model() if stage.generates_text else stage.reward_model()
 
 
@@ -240,7 +240,7 @@ def test_what_a_later_stage_cannot_do_is_refused_before_the_first(tmp_path, corp
 
 def test_a_folder_in_use(made):
     path, _ = made
-    with pytest.raises(LabError, match="already holds a run. Resume it .--resume., or choose another folder"):
+    with pytest.raises(LabError, match="already contains a run. Resume it .--resume., or choose another folder"):
         next(run(tiny_recipe(), path))
 
 
@@ -271,7 +271,7 @@ def test_after_a_bad_input_the_folder_is_still_free(tmp_path):
 def test_a_folder_of_something_else(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     for resume in (True, False):
-        with pytest.raises(LabError, match="holds no run"):
+        with pytest.raises(LabError, match="contains no run"):
             next(run(tiny_recipe(), tmp_path, resume=resume))
 
 

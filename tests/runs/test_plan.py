@@ -54,13 +54,16 @@ def test_what_a_stage_begins_with():
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("pretrain,sft,ppo", "ppo learns from a reward model: put reward before it in the plan"),
+        ("pretrain,sft,ppo", "ppo needs a reward model: put reward before it in the plan"),
         ("sft", "sft needs a language model to start from: put a stage before it in the plan .pretrain,sft., or name"),
         ("pretrain,sft,sft", "sft is in the plan twice. Name the second one sft-2"),
-        ("pretrain,grpo", "There is no stage 'grpo'; the stages are .*dpo.*, and such as dpo-strict"),
-        ("pretrain,sft-", "'sft-' is no name for a stage: dpo, or dpo-strict for another of that kind"),
+        ("pretrain,grpo", "There is no stage 'grpo'; the stages are .*dpo.*, and names with a suffix, like dpo-strict"),
+        (
+            "pretrain,sft-",
+            ("'sft-' is not a valid name for a stage: use dpo, or dpo-strict for a second stage of that type"),
+        ),
         ("pretrain,sft-Long", "'sft-Long' is no name for a stage"),
-        ("pretrain,sft,dpo@reward", "dpo cannot come after reward: no stage of that name before it leaves a language"),
+        ("pretrain,sft,dpo@reward", "dpo cannot come after reward: no earlier stage of that name produces a language"),
         ("pretrain,dpo@sft,sft", "dpo cannot come after sft"),
         ("pretrain,sft,reward,dpo@reward", "dpo cannot come after reward"),
         ("pretrain@sft", "pretrain starts from random weights: it comes after no stage"),
@@ -143,7 +146,7 @@ def test_a_plan_of_many_rounds_is_resolved_at_once():
     ],
 )
 def test_a_damaged_plan_is_refused_in_words(stage):
-    with pytest.raises(LabError, match="has a name and settings|cannot come after"):
+    with pytest.raises(LabError, match="needs a name and settings|cannot come after"):
         plan_from_list([{"name": "pretrain", "stage": {}}, stage])
 
 
@@ -213,13 +216,13 @@ def test_both_may_be_moved_and_what_was_begun_is_not_begun_anew(tmp_path, monkey
     with pytest.raises(LabError, match="has changed since student was started with it"):
         Run.open("student").branch("another", recipe, ["sft"])
     (tmp_path / "b" / "big").rename(tmp_path / "b" / "gone")
-    with pytest.raises(LabError, match="big/pretrain, which student begins with, is gone: there is no"):
+    with pytest.raises(LabError, match="big/pretrain, which student starts from, is missing: there is no"):
         Run.open("student").external_stage("big/pretrain")
 
 
 @pytest.mark.parametrize(
     "place, said",
-    [("nothing/sft", "holds no run"), ("big/sft", "has no language model"), ("big/no", "has no stage 'no'")],
+    [("nothing/sft", "contains no run"), ("big/sft", "has no language model"), ("big/no", "has no stage 'no'")],
 )
 def test_another_run_without_that_model_is_refused_before_anything_is_written(tmp_path, place, said):
     list(run(tiny_recipe(), tmp_path / "big", ["pretrain"]))

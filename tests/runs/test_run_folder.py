@@ -73,7 +73,7 @@ def begun(path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a run in its place": (lambda path: make(RECIPE, path), "already holds a run"),
+    "a run in its place": (lambda path: make(RECIPE, path), "already contains a run"),
     "another recipe": (lambda path: make(replace(RECIPE, seed=1), path, resume=True), "another recipe .seed: 0, not 1"),
     "a stage that is not there": (lambda path: make(RECIPE, path, ["grpo"], resume=True), "no stage grpo"),
     "rows longer than the context": (
@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         "ppo builds on reward, and reward is not finished",
     ),
     "nothing to undo": (lambda path: undo_rerun(path, "sft"), "sft is not being trained again"),
-    "a branch in its place": (lambda path: make(RECIPE, path, ["sft"], build_on=path), "already holds a run"),
+    "a branch in its place": (lambda path: make(RECIPE, path, ["sft"], build_on=path), "already contains a run"),
 }
 
 

@@ -68,7 +68,7 @@ def test_again_in_the_same_place_and_nowhere_else(source, shipped, tmp_path):
     assert make_demo_run(source, shipped.path).recipe == shipped.recipe
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("keep me")
-    with pytest.raises(LabError, match="holds something else than a run"):
+    with pytest.raises(LabError, match="contains something other than a run"):
         make_demo_run(source, tmp_path / "letters")
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
     begun = Run.create(tmp_path / "begun", tiny_recipe())

@@ -168,7 +168,7 @@ def test_a_judge_that_gives_no_numbers_is_refused(stage_inputs):
         source = stage.source(stage_inputs, model)
         assert isinstance(source, RolloutSource)
         source.judge = judge
-        with pytest.raises(LabError, match="must give a number to each of 16 answers"):
+        with pytest.raises(LabError, match="must return one score for each of 16 answers"):
             source.next_batch(model, 0)
     assert isinstance(source, RolloutSource)
     source.judge = lambda prompts, answers: [len(answer) for answer in answers]  # whole numbers are numbers
@@ -227,7 +227,7 @@ def test_a_rollout_survives_a_stop(stage_inputs):
     batch = source.next_batch(model, 0)
     resumed.load_state_dict(source.state_dict())
     assert_equal_tensors(batch, resumed.next_batch(model, 1))
-    with pytest.raises(LabError, match="Step 1 learns from a rollout that was not kept"):
+    with pytest.raises(LabError, match="Step 1 needs a rollout that was not saved"):
         stage.source(stage_inputs, model).next_batch(model, 1)
 
 

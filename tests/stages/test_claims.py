@@ -40,7 +40,7 @@ def test_a_share_of_right_answers_stands_beside_its_standard_error():
     stages = run_of()
     stages[1]["metrics"]["accuracy_standard_error"] = 0.0205
     (claim,) = [claim for claim in stage_claims(stages) if claim.stage == "sft"]
-    assert str(claim) == "sft: accuracy 0.700 (± 0.021), above 0.500 (the base model): holds"
+    assert str(claim) == "sft: accuracy 0.700 (± 0.021), above 0.500 (the base model): beats its baseline"
 
 
 def test_where_nobody_knows_what_is_right_fine_tuning_is_held_against_its_loss():
@@ -61,14 +61,14 @@ def test_gold_is_said_whichever_way_it_went():
         gain: gold_change_in_words({"gold_gain": gain, "gold_gain_standard_error": 0.02})
         for gain in (0.06, 0.03, -0.06)
     }
-    assert said[0.06] == "gold rose by 0.060 (± 0.020)"
-    assert said[0.03] == "gold did not change beyond chance: +0.030 (± 0.020)"
-    assert said[-0.06].startswith("gold FELL by 0.060 (± 0.020)")
+    assert said[0.06] == "gold score rose by 0.060 (± 0.020)"
+    assert said[0.03] == "gold score did not change beyond chance: +0.030 (± 0.020)"
+    assert said[-0.06].startswith("gold score FELL by 0.060 (± 0.020)")
     assert gold_change_in_words({"reward": 1.0}) == ""
 
 
 def test_the_terminal_says_them():
     lines = claim_lines(run_of(dpo_loss=0.7)).splitlines()
-    assert "sft: accuracy 0.700, above 0.500 (the base model): holds" in lines
-    assert "dpo: loss on held-out pairs 0.700, below 0.693 (chance: log 2): DOES NOT HOLD" in lines
-    assert any(line.startswith("dpo: gold FELL by 0.120") for line in lines)
+    assert "sft: accuracy 0.700, above 0.500 (the base model): beats its baseline" in lines
+    assert "dpo: loss on held-out pairs 0.700, below 0.693 (chance: log 2): DOES NOT BEAT ITS BASELINE" in lines
+    assert any(line.startswith("dpo: gold score FELL by 0.120") for line in lines)

@@ -69,7 +69,7 @@ def test_a_size_below_the_bytes_is_refused():
 
 
 def test_half_a_character_is_refused_in_words():
-    with pytest.raises(LabError, match="half a character .* position 3"):
+    with pytest.raises(LabError, match="a broken character .* position 3"):
         TOKENIZER.encode("Tom\ud800")
 
 

@@ -147,7 +147,7 @@ def test_journal_drops_what_is_made_again(tmp_path):
 def test_a_line_of_the_journal_that_is_no_record_is_said(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n3\n{"stop": 2}\n["step"]\n{"step": "4"}\n{"step": 2}\n')
-    with pytest.warns(UserWarning, match="metrics.jsonl: 4 of its lines are no records of a step and are left out"):
+    with pytest.warns(UserWarning, match="metrics.jsonl: 4 of its lines are not step records and are skipped"):
         with open_metrics_log(path, 2):
             pass
     assert read_jsonl(path) == [{"step": 1}, {"step": 2}]

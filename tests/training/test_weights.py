@@ -176,7 +176,7 @@ def test_shards_that_are_not_the_model_are_refused_by_name(tmp_path):
     assert f"{last} is damaged" in refused()
     for names, words in (({"a": "../x.safetensors"}, "'../x.safetensors'"), ({"a": "b.bin"}, "'b.bin'")):
         (tmp_path / INDEX).write_text(json.dumps({"weight_map": names}))
-        assert f"{tmp_path / INDEX} names {words}, which is no safetensors file in the same folder" in refused()
+        assert f"{tmp_path / INDEX} names {words}, which is not a safetensors file in the same folder" in refused()
     for text in ("{", "[]", "{}", '{"weight_map": {}}'):
         (tmp_path / INDEX).write_text(text)
         assert str(tmp_path / INDEX) in refused()

@@ -320,7 +320,7 @@ def test_what_is_refused_changes_nothing(lab, act, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"extra_flags": "--out /tmp/x"}, "--out is chosen by the fields above"),
+        ({"extra_flags": "--out /tmp/x"}, "--out is set by the fields above"),
         ({"extra_flags": "--build_on=/tmp/x --stages dpo"}, "--build_on=/tmp/x, --stages is chosen"),
         ({"extra_flags": "--pretrain.train.steps 100001"}, "--pretrain.train.steps 100001 is above this page's limit"),
         ({"extra_flags": "--model.width=1e9"}, "--model.width 1e9 is above this page"),
@@ -351,8 +351,8 @@ def test_what_is_refused_changes_nothing(lab, act, message):
             {"extra_flags": "--model.feed-forward MoE --model.feed-forward.num-experts 4096"},
             "above this page's limit, 256",
         ),
-        ({"extra_flags": "--help"}, "--help sets nothing"),
-        ({"extra_flags": "--tyro-write-completion bash /tmp/x"}, "sets nothing"),
+        ({"extra_flags": "--help"}, "--help is not a setting"),
+        ({"extra_flags": "--tyro-write-completion bash /tmp/x"}, "is not a setting"),
         ({"stages": ["dpo"]}, "dpo needs pretrain, sft first"),
         ({"source": "mine", "stages": ["dpo"]}, "has not finished pretrain, sft"),
         (
@@ -363,9 +363,9 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ({"extra_flags": 7}, "cannot be read"),
         ({"extra_flags": "--text a\0b"}, "cannot be read: there is a null character"),
         ({"seed": -1}, "A seed must be a whole number from 0 to 4294967295, not -1"),
-        ({"seed": 2**40}, "A seed is a whole number"),
-        ({"seed": float("nan")}, "A seed is a whole number"),
-        ({"seed": "x"}, "A seed is a whole number"),
+        ({"seed": 2**40}, "A seed must be a whole number"),
+        ({"seed": float("nan")}, "A seed must be a whole number"),
+        ({"seed": "x"}, "A seed must be a whole number"),
         ({"stages": ["grpo"]}, "are not stages"),
         ({"stages": "dpo"}, "are not stages"),
         ({"stages": [["dpo"]]}, "are not stages"),

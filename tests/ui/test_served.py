@@ -75,7 +75,7 @@ def test_half_a_character_is_refused_in_words(client):
     assert client.post("/ask", content=good).text == good
     for bad in ('{"data": ["\\ud83d"]}', '{"\\udc00": 1}', b'{"data": "\xed\xa0\xbd"}'):
         answer = client.post("/ask", content=bad, headers={"content-type": "application/json"})
-        assert answer.status_code == 422 and "half a character" in answer.json()["error"]
+        assert answer.status_code == 422 and "a broken character" in answer.json()["error"]
 
 
 def test_what_is_too_long_or_too_deep_is_refused_in_words(client):
@@ -112,7 +112,7 @@ def test_gradio_writes_no_stubs_while_it_is_imported(tmp_path, monkeypatch):
     [
         (["--port", "TAKEN"], "Port TAKEN is in use, or may not be used. Choose another one: --port"),
         (["--port", "99999"], "a port is a number from 1 to 65535"),
-        (["--runs", "FILE/runs"], "cannot be used to keep votes"),
+        (["--runs", "FILE/runs"], "cannot be used to store votes"),
     ],
 )
 def test_what_hinders_the_app_is_a_line(tmp_path, capsys, monkeypatch, arguments, words):
@@ -164,7 +164,7 @@ def test_a_translation_holds_what_its_message_holds():
 def test_a_message_in_a_message_and_one_that_nobody_knows():
     whole = "Its process ended early: mine is running. Stop it first."
     assert chinese.message_in_chinese(whole) == "进程提前结束：mine 正在运行。请先停止。"
-    many = "Strategy 1, beam beams=99 is 99 texts at once; the limit is 32. Take a smaller beams=."
+    many = "Strategy 1, beam beams=99 is 99 texts at once; the limit is 32. Use a smaller beams=."
     assert (
         chinese.message_in_chinese(many)
         == "Strategy 1, beam beams=99：同时 99 篇文本；这里最多 32 篇。请用更小的 beams=。"

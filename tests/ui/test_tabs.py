@@ -228,14 +228,14 @@ def test_strategies_are_scored_over_seeds(lab):
     "change,message",
     [
         ({"seed": -5}, "A seed must be a whole number from 0 to 4294967295, not -5"),
-        ({"seed": 10**23}, "A seed is a whole number"),
+        ({"seed": 10**23}, "A seed must be a whole number"),
         ({"tokens": 0}, "from 1 to 1000, not 0"),
         ({"columns": []}, "From 1 to 12 strategies are compared, not 0"),
-        ({"columns": [{"strategy": "greedy"}]}, "no settings of a comparison: KeyError 'begins'"),
-        ({"seed": float("inf")}, "no settings of a comparison: OverflowError"),
+        ({"columns": [{"strategy": "greedy"}]}, "not settings of a comparison: KeyError 'begins'"),
+        ({"seed": float("inf")}, "not settings of a comparison: OverflowError"),
         (
             {"columns": [{"strategy": "beam beams=1000", "begins": []}]},
-            "^Strategy 1, beam beams=1000 is 1,000 texts at once; the limit is 32. Take a smaller beams=.$",
+            "^Strategy 1, beam beams=1000 is 1,000 texts at once; the limit is 32. Use a smaller beams=.$",
         ),
         ({"columns": [{"strategy": "best n=100000", "begins": []}]}, "^Strategy 1, best n=100000 is .*a smaller n="),
         (
@@ -243,10 +243,10 @@ def test_strategies_are_scored_over_seeds(lab):
             "^Strategy 1, contrastive k=500 is .*a smaller k=",
         ),
         ({"columns": [{"strategy": "speculative ahead=999999", "begins": []}]}, "Strategy 1, speculative ahead=999999"),
-        ({"prompt": "half \ud83d of one"}, "The prompt: character 6 is half of one"),
-        ({"run": "\ud83d"}, "The run: character 1 is half of one"),
+        ({"prompt": "half \ud83d of one"}, "The prompt: character 6 is broken"),
+        ({"run": "\ud83d"}, "The run: character 1 is broken"),
         ({"stop": ["\ud83d"]}, "A stop text: character 1 is half"),
-        ({"columns": [{"strategy": "ban=\ud83d", "begins": []}]}, "A strategy: character 5 is half of one"),
+        ({"columns": [{"strategy": "ban=\ud83d", "begins": []}]}, "A strategy: character 5 is broken"),
         ({"columns": [{"strategy": "greedy", "begins": [10**9]}]}, "no token 1000000000 in this model's vocabulary"),
         ({"columns": [{"strategy": "top-p=0", "begins": []}]}, "^Strategy 1, top-p=0: sample: top-p must be above 0"),
         ({"columns": [{"strategy": " ", "begins": []}]}, "Strategy 1 is missing: type one, as sample"),
@@ -255,7 +255,7 @@ def test_strategies_are_scored_over_seeds(lab):
         ({"columns": [{"strategy": "warm", "begins": []}]}, "There is no strategy 'warm'"),
         ({"run": "none"}, "no run 'none'"),
         ({"stage": "none"}, "none"),
-        ({"prompt": "word " * 900}, "no room in a context"),
+        ({"prompt": "word " * 900}, "no room for new tokens in a context"),
         ({"prompt": "word " * 9000}, "The prompt has 45,000 characters; the limit is 20,000"),
         ({"prompt": " "}, "nothing to reply to: type a prompt"),
         ({"stop": [1]}, None),
@@ -283,7 +283,7 @@ def test_a_link_that_cannot_be_followed_is_said(lab):
             decoding.open_link(lab, text)
         assert str(broken.value).startswith("This link is broken: no settings can be read from it. Shown instead are")
         assert not {"Error", "Expecting", "char"} & set(str(broken.value).split())
-    with pytest.raises(LabError, match="cannot be followed: Strategy 1 is missing: type one.* Shown instead are the"):
+    with pytest.raises(LabError, match="cannot be opened: Strategy 1 is missing: type one.* Shown instead are the"):
         decoding.open_link(lab, json.dumps({**asked("greedy").to_json(), "columns": [{"strategy": " ", "begins": []}]}))
     with pytest.raises(LabError, match="of a run 'gone', not found here"):
         decoding.open_link(lab, json.dumps(asked("greedy", run="gone").to_json()))
@@ -297,7 +297,7 @@ def test_what_cannot_be_looked_at_or_compared_is_said(lab):
 def test_strategies_together_have_a_ceiling(lab):
     """Each may be within it, and all together above."""
     lines = ["beam beams=32"] * 10
-    with pytest.raises(LabError, match="All strategies together are .* tokens to read; the limit is 40,000"):
+    with pytest.raises(LabError, match="All strategies together are .* tokens to process; the limit is 40,000"):
         last(lab, asked(*lines, tokens=300, prompt="a", stage="pretrain", run=longer(lab)))
     assert writing.MAX_COMPARISON_COST.tokens == 40_000
 
@@ -400,7 +400,7 @@ def values(**changes: Any) -> tuple[Any, ...]:
         ({"many": None}, "The number of strategies"),
         ({"many": 99}, "from 1 to 4, not 99"),
         ({"seed": "7"}, "A seed must be a whole number from 0 to 4294967295, not '7'"),
-        ({"seed": float("inf")}, "A seed is a whole number"),
+        ({"seed": float("inf")}, "A seed must be a whole number"),
         ({"tokens": 10**9}, "from 1 to 1000, not 1000000000"),
         ({"tokens": [3]}, "from 1 to 1000, not list"),
         ({"tokens": None}, "The number of new tokens must be a whole number from 1 to 1000, not NoneType"),
@@ -460,7 +460,7 @@ def test_no_field_for_a_number_fails_on_what_is_none(lab, tmp_path):
         ("sft/result.json", '{"stage": "sft", "metrics": 3}', "its 'metrics' is 3, not an object"),
         ("sft/config.json", "null", "sft/config.json is damaged: it holds null, not an object"),
         ("report.json", "[1]", "report.json is not a report of labkit"),
-        ("report.json", '{"stages": [7]}', "one of its 'stages' is no stage's result"),
+        ("report.json", '{"stages": [7]}', "one of its 'stages' is not the result of a stage"),
     ],
 )
 def test_json_of_another_kind_is_said_by_its_files_name(lab, tmp_path, file, content, message):
@@ -479,7 +479,7 @@ def test_json_of_another_kind_is_said_by_its_files_name(lab, tmp_path, file, con
 def test_curves_are_drawn_beside_lines_that_are_no_records(lab, tmp_path):
     shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
     (tmp_path / "tiny" / "dpo" / "metrics.jsonl").write_text('[1]\n{"step": "x"}\n{"step": 3}\nnull\n')
-    with pytest.warns(UserWarning, match="3 of its lines are no records of a step"):
+    with pytest.warns(UserWarning, match="3 of its lines are not step records of a step"):
         shown = runs.RunTabUpdates(Lab(tmp_path), Jobs(tmp_path)).component_updates("tiny", None, "dpo", "loss")
     assert "3 / " in str(shown[1])
 
@@ -637,7 +637,7 @@ def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab, tmp_path, monk
             manage.start_run(lab, jobs, bad, "smoke")
     with pytest.raises(LabError, match="cannot be read"):
         manage.start_run(lab, jobs, "other", "smoke", extra_flags="'open")
-    with pytest.raises(LabError, match="--out=/tmp/x is chosen by the fields above"):
+    with pytest.raises(LabError, match="--out=/tmp/x is set by the fields above"):
         manage.start_run(lab, jobs, "other", "smoke", extra_flags="--model.width 32 --out=/tmp/x")
 
 

@@ -170,7 +170,7 @@ def test_a_long_file_in_two_encodings_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("labkit.text.reading.containers.LONG", 10)
     line = "L'été dernier, nous étions à la forêt.\n"
     (tmp_path / "a.txt").write_bytes((line * 6000).encode() + (line * 9000).encode("cp1252"))
-    with pytest.raises(LabError, match="a.txt is in two encodings"):
+    with pytest.raises(LabError, match="a.txt has mixed encodings"):
         read_texts(tmp_path / "a.txt")
 
 

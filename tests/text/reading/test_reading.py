@@ -182,7 +182,7 @@ def test_a_hub_that_gives_nothing_is_said_so(monkeypatch):
         raise FileNotFoundError("Couldn't reach the hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(LabError, match="someone/stories is no file here, .* Couldn't reach the hub"):
+    with pytest.raises(LabError, match="someone/stories is not a file, .* Couldn't reach the hub"):
         read_texts("someone/stories")
 
 
@@ -194,11 +194,11 @@ REFUSED = [
     ("zeros.txt", b"rest\x04\x00\x00rest!", "zeros.txt is not text, or is damaged: it has 2 NUL bytes"),
     ("bytes.txt", bytes(range(1, 256)), "bytes.txt is not UTF-8, and too little in it says"),
     ("story.pdf", b"%PDF", "story.pdf is a PDF: a binary file, not text. To use it, save it as text"),
-    ("story.docx", b"word", r"unknown ending; known are \.txt, \.text, \.md"),
+    ("story.docx", b"word", r"unknown file extension; supported are \.txt, \.text, \.md"),
     ("rows.gz", b"\x1f\x8b\x08cut", "rows.gz cannot be unpacked: .* Is the download complete"),
     ("rows.json", b"[1, 2", "rows.json is not JSON"),
     ("none.json", b"[]", "none.json is empty: it contains no row"),
-    ("number.json", b"3", "holds no list of rows"),
+    ("number.json", b"3", "contains no list of rows"),
     ("mixed.json", b'[true, {"a": 1}]', "mixed.json, row 1 has true or false where a text is needed"),
     ("rows.jsonl", b'{"text": "a"}\n{"text": \n{"t', "rows.jsonl, line 2 is not JSON: .*2 of 3 rows cannot be used"),
     ("titles.jsonl", b'{"title": "a", "n": 1}', "has the columns title, n; plain text needs one of text, content"),
@@ -338,7 +338,7 @@ def test_a_pipe_and_a_dead_link_in_a_folder_are_passed_over(tmp_path):
 
 @pytest.mark.parametrize("address", ["https://example.org/rows.json", "s3://box/rows.parquet", "hf://datasets/a/b"])
 def test_an_address_is_no_path(address):
-    with pytest.raises(LabError, match="is an address. Download it and give the file"):
+    with pytest.raises(LabError, match="is a URL. Download it and give the file"):
         read_texts(address)
 
 

@@ -524,7 +524,7 @@ def test_what_stands_beside_the_turns_of_a_prompt_is_counted(tmp_path):
 
 def test_a_cut_file_of_rows_that_is_named_txt_is_refused_as_rows(tmp_path):
     (tmp_path / "rows.txt").write_text(json.dumps(ROWS)[:-9])
-    with pytest.raises(LabError, match="rows.txt is plain text; .* rows.txt begins as JSON does and is none"):
+    with pytest.raises(LabError, match="rows.txt is plain text; .* rows.txt starts like JSON but is not valid JSON"):
         talks(tmp_path / "rows.txt")
 
 
