@@ -142,16 +142,17 @@ LEGEND = {
     "nats per token": "mean log-probability per token under the model, in nats; closer to 0 is likelier",
     "repetition": "share of the 4-grams of tokens that already occurred in the text; lower repeats less",
     "tokens": "length of the text in tokens",
-    "gold": "gold score: the true reward of the answer under the run's simulated annotator, 0 to 1; higher is better",
-    "right": "share of correct answers; for a story, whether it has all that was asked for",
+    "gold": "true reward of the answer, computed by TinyWorld's oracle under the run's simulated annotator, 0 to 1; "
+    "higher is better",
+    "right": "share of right answers; for a story, whether it meets the whole request",
     "supported": "share of the answer's claims that the story or TinyWorld's facts support",
-    "consistent": "share of the events told that are possible; 0 for an answer that contradicts itself",
+    "consistent": "share of the events in the text that are possible; 0 for an answer that contradicts itself",
     "grammatical": "share of the sentences that TinyWorld's grammar can parse",
     "distinct-2": "distinct bigrams divided by all bigrams; higher is more varied",
     "self-BLEU": "similarity of each text to the others (BLEU against them), 0 to 1; lower is more varied",
 }
 """What each score means."""
-HEADS = {"nats per token": "log-probability"}
+HEADS = {"nats per token": "log-probability", "gold": "gold score", "consistent": "possible events"}
 """What a table calls a score, where that is not its name."""
 
 

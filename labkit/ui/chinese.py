@@ -18,7 +18,7 @@ NAMES = {
     "comes with labkit": "随 labkit 附带", "last change": "最近变化", "failed to start": "启动失败",
     "Failed to start": "启动失败",
     "Starting": "启动中", "Failed to start, see log": "启动失败，见日志", "Not requested": "不在本次范围",
-    "{} left": "还需 {}", "votes: {}": "{} 票",
+    "{} left": "剩余 {}", "votes: {}": "{} 票",
     "unreadable": "无法读取",
     # metrics
     "validation loss before this stage": "本阶段之前的验证损失",
@@ -37,19 +37,19 @@ NAMES = {
     "accuracy": "准确率",
     "standard error of the accuracy": "准确率的标准误",
     "questions asked": "提问数",
-    "questions left out": "略去的问题数",
+    "questions left out": "跳过的问题数",
     "accuracy without the story": "不读故事的准确率",
     "gold score": "真实得分",
     "unsupported answers": "无依据的回答",
     "preference accuracy": "偏好准确率",
     "preference accuracy by length": "仅凭长度的偏好准确率",
     "noise ceiling": "噪声上限",
-    "accuracy against gold": "对照真实得分的准确率",
-    "accuracy against gold, by length": "仅凭长度、对照真实得分的准确率",
+    "accuracy against gold": "以真实得分为准的准确率",
+    "accuracy against gold, by length": "仅凭长度、以真实得分为准的准确率",
     "pairs evaluated": "评估的偏好对数",
-    "examples left out": "略去的样本数",
+    "examples left out": "跳过的样本数",
     "examples truncated": "截断的样本数",
-    "held-out examples left out": "略去的留出样本数",
+    "held-out examples left out": "跳过的留出样本数",
     "held-out examples truncated": "截断的留出样本数",
     "right answers": "正确的回答",
     "polite answers": "礼貌的回答",
@@ -58,10 +58,10 @@ NAMES = {
     "win rate against the initial model": "对初始模型的胜率",
     "win rate, lower bound": "胜率下界",
     "win rate, upper bound": "胜率上界",
-    "gain of more fine-tuning instead": "改为继续微调时的提高",
-    "right answers of more fine-tuning instead": "改为继续微调时正确的回答",
+    "gain of more fine-tuning instead": "对照组（继续微调）的提高",
+    "right answers of more fine-tuning instead": "对照组（继续微调）的正确回答",
     "prompts evaluated": "评估的提示数",
-    "prompts left out": "略去的提示数",
+    "prompts left out": "跳过的提示数",
     "reward": "奖励",
     "win rate by reward": "按奖励计算的胜率",
     "seconds": "秒数",
@@ -145,7 +145,8 @@ MESSAGES = {
     "ModelConfig: a width of {} cannot be split into {} heads; make width a multiple of heads, or set head_dim.":
         "宽度 {0} 不能分成 {1} 个头；请让宽度为头数的整数倍，或设置 head_dim。",
     "Rotary rotates pairs of dimensions, so head_dim (or width / heads) must be even, not {} (width {} and {} heads).":
-        "旋转位置编码（Rotary）旋转成对的维度，因此头维度（head_dim，或宽度 / 头数）须为偶数，不能是 {0}（宽度 {1}，{2} 个头）。",
+        "旋转位置编码（Rotary）旋转成对的维度，因此头维度（head_dim，或宽度 / 头数）须为偶数，不能是 {0}"
+        "（宽度 {1}，{2} 个头）。",
     "The text cannot give a vocabulary of {}: its BPE merges end at {}. Ask for at most {}, leave the size unset, or "
     "give more text.":
         "这些文本给不出 {0} 个词元的词表：BPE 合并最多得到 {1} 个。请最多要求 {2}，或不指定大小，或提供更多文本。",
@@ -185,9 +186,9 @@ MESSAGES = {
     "{} is outside of the folder that the app was started in, or hidden there. Copy it into that folder, or start the "
     "app with --any-file.":
         "{0} 不在启动应用的文件夹内，或在其中被隐藏。请把它复制到该文件夹，或用 --any-file 启动应用。",
-    "Choose another run under “Compare with”.": "请在“对照”中选择另一个运行。",
-    "{} is compared with itself. Choose another run.": "{0} 不能与自己对照。请选择另一个运行。",
-    "{} cannot be compared yet: no stage of it is finished.": "{0} 还不能对照：没有任何阶段完成。",
+    "Choose another run under “Compare with”.": "请在“比较对象”中选择另一个运行。",
+    "{} is compared with itself. Choose another run.": "{0} 不能与自己比较。请选择另一个运行。",
+    "{} cannot be compared yet: no stage of it is finished.": "{0} 还不能比较：没有任何阶段完成。",
     # preferences
     "Both models gave the same answer {} times. Give one a higher temperature, or choose another model.":
         "两边 {0} 次都给出相同的回答。请提高一边的温度，或换一个模型。",
@@ -264,14 +265,40 @@ MESSAGES = {
     "{}: {} needs a value, written {}=VALUE.": "{0}：{1} 需要一个值，写作 {2}=VALUE。",
     "{} needs a value, written {}=VALUE.": "{0} 需要一个值，写作 {1}=VALUE。",
     "{}: {} is given twice.": "{0}：{1} 出现了两次。",
+    "All strategies together are {}; the limit is {}. Use fewer strategies, {} or new tokens.":
+        "所有策略合计 {0}；上限为 {1}。请减少策略、{2}或新词元数。",
+    "{} tokens to process": "{0} 个词元",
+    "samples": "样本数",
+    "beams": "束数",
+    "{} TFLOP; the limit is {} TFLOP": "{0} TFLOP；上限为 {1} TFLOP",
+    "{} GB of key/value cache; the limit is {} GB": "KV 缓存 {0} GB；上限为 {1} GB",
+    "The attention of a text of {} tokens takes {} GB; the limit is {} GB. Use a text of at most {} tokens.":
+        "{0} 个词元的文本的注意力需要 {1} GB；上限为 {2} GB。请使用不超过 {3} 个词元的文本。",
+    "Patching these texts takes {} forward passes of {} tokens, {} TFLOP; the limit is {} TFLOP. Use shorter texts, or "
+    "texts that differ only near their end.":
+        "修补这些文本需要 {0} 次前向计算、每次 {1} 个词元，共 {2} TFLOP；上限为 {3} TFLOP。"
+        "请使用更短的文本，或只在结尾附近不同的文本。",
+    "{}: unknown setting {}.{} {}": "{0}：没有设置 {1}。{2}{3}",
+    "Its settings are {}.": "可用的设置有 {0}。",
+    "It has no settings.": "它没有设置。",
+    "{}: {} is not a single token but {} ({}); give each token by itself.":
+        "{0}：{1} 不是单个词元，而是 {2} 个（{3}）；请逐个给出词元。",
+    "{} leaves no token to sample{}. Remove it, weaken it, or put it before the filters that remove tokens.":
+        "{0} 没有留下可采样的词元{1}。请移除它、放宽它，或把它放到去除词元的过滤器之前。",
+    ", after {}": "（在 {0} 之后）",
+    "contrastive: it takes no filters, because it chooses among the k most probable tokens itself.":
+        "contrastive：不能使用过滤器，因为它自己在 k 个最可能的词元中选择。",
+    "speculative: a smaller draft model is needed (on the command line, --draft RUN).":
+        "speculative：需要较小的草稿模型（命令行用 --draft RUN）。",
+    "{}: early-stopping can be true, false or never, not {}.": "{0}：early-stopping 可为 true、false 或 never，不能是 {1}。",
     "There is no token to show.": "没有可显示的词元。",
     "There is no token {} in this model's vocabulary of {}.": "此模型的词表（{1} 个）中没有词元 {0}。",
     "The text has {} tokens, and the model's context is {}.": "文本有 {0} 个词元，而模型的上下文为 {1}。",
-    "Only beam search has a tree of beams, not {}.": "只有束搜索才有束树，{0} 没有。",
+    "Only beam search has a tree of beams, not {}.": "只有束搜索才有搜索树，{0} 没有。",
     "This tree has {} steps, more than can be drawn: use fewer beams or tokens.":
         "这棵树有 {0} 步，超出可绘制的范围：请减少束数或词元数。",
     "best: something must score the answers: a reward model, or for a TinyWorld task the oracle.":
-        "best：需要有人评判回答：奖励模型，或 TinyWorld 任务的判定程序。",
+        "best：需要有人评判回答：奖励模型，或 TinyWorld 任务的判定程序（oracle）。",
     "{} is {}. Use {}.": "{0}：{1}。请用{2}。",
     "{} texts at once; the limit is {}": "同时 {0} 篇文本；上限为 {1} 篇",
     "{} tokens to process; the limit is {}": "需处理 {0} 个词元；上限为 {1} 个",

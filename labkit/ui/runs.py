@@ -78,7 +78,7 @@ def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> RunCo
             _check_finished(lab, name, other)
             found = comparison_rows(compare_runs(lab.path(name), lab.path(other)))
             table = [
-                [translate_label(stage), translate_label(label), one, two, gain]
+                [translate_label(stage), translate_label(label), one, two, _translate_unit(gain)]
                 for stage, label, one, two, gain in found
             ]
         except LabError as error:
@@ -91,6 +91,12 @@ def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> RunCo
         translate_label("difference"),
     ]
     return RunComparison(told, {"headers": heads, "data": table})
+
+
+def _translate_unit(value: str) -> str:
+    """ "+1.5 percentage points" with its unit in the language of the page; a value without a unit as it is."""
+    number, _, unit = value.partition(" ")
+    return f"{number} {translate_label(unit)}" if unit else value
 
 
 def _check_finished(lab: Lab, *names: str) -> None:

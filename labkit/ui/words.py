@@ -14,9 +14,10 @@ ENGLISH = {
     "attention weight that the head gives to that token.",
     "find_heads": "Find heads by what they do",
     "find_heads_hint": "Scores for each head. *Previous token*: its mean attention weight on the preceding token. "
-    "*Induction*: in a repeated random sequence, its weight on the token that followed the current one before. *From "
-    "the pronoun*, *from the answer*: the weight from “it”, or from the token before the answer, on the noun that is "
-    "meant, minus the weight on the other noun. The last column is causal, not an attention weight: by how many nats "
+    "*Induction*: in a repeated random sequence, its weight on the token that followed the current "
+    "one before. *From the pronoun*, *from the answer*: the weight from “it”, or from the token "
+    "before the answer, on the noun that is meant, minus the weight on the other noun. The last "
+    "column is causal, not an attention weight: by how many nats (units of the natural logarithm) "
     "the log-odds of the right answer over the wrong one fall when the head is ablated.",
     "patching": "Activation patching",
     "patching_hint": "Two prompts with the same number of tokens and different answers. The model runs on the second "
@@ -43,14 +44,14 @@ ENGLISH = {
     "`speculative` has the draft model propose `ahead` tokens at a time.\n"
     "- For the stage `pretrain` the prompt is a text to continue (empty: the model starts one); for every other stage "
     "it is a chat message.",
-    "stop_texts": "Texts at which generation stops, one per line",
+    "stop_texts": "Stop texts (generation ends at them), one per line",
     "draft": "Draft model, for speculative decoding",
     "scores": "Scores over many samples",
     "scores_hint": "Means over the samples, with 95 % confidence intervals. For TinyWorld questions the true answer is "
     "known; for any other prompt, only grammar and possible events are checked.\n\n"
     + "\n".join(f"- **{HEADS.get(name, name)}**: {meaning}" for name, meaning in LEGEND.items()),
     "seeds": "Number of samples",
-    "measure": "Measure",
+    "measure": "Compute the scores",
     "seed": "Seed",
     "new_tokens": "New tokens",
     "prompt": "Prompt",
@@ -117,11 +118,11 @@ CHINESE = {
     "text": "文本",
     "look": "显示注意力",
     "look_hint": "每个词元从哪些词元获取信息？颜色越深，注意力头分给该词元的权重越大。",
-    "find_heads": "按作用寻找注意力头",
+    "find_heads": "按功能查找注意力头",
     "find_heads_hint": "每个注意力头的得分。*前一个词元*：对前一个词元的平均注意力权重。"
     "*归纳*：在重复的随机序列中，对当前词元上一次出现之后的那个词元的权重。"
     "*从代词*、*从回答*：从“it”或从回答之前的词元出发，对所指名词的权重减去对另一个名词的权重。"
-    "最后一列是因果效应，而不是注意力权重：消融该头后，正确回答相对于错误回答的对数几率下降多少纳特。",
+    "最后一列是因果效应，而不是注意力权重：消融该头后，正确回答相对于错误回答的对数几率下降多少纳特（nat，自然对数单位）。",
     "patching": "激活修补",
     "patching_hint": "两个词元数相同、答案不同的提示。模型处理第二个提示，但其中某一层、某一词元的残差流向量"
     "换成第一个提示在同一位置的向量。如果模型因此给出第一个提示的答案，造成差别的信息就在这个向量里。",
@@ -145,15 +146,15 @@ CHINESE = {
     "`contrastive` 可用 `k` `alpha`；`best` 采样 `n` 个回答，取奖励最高的一个；"
     "`speculative` 让草稿模型每次先提出 `ahead` 个词元。\n"
     "- 在阶段 `pretrain`，提示是要续写的文本（留空则由模型自己开头）；在其他阶段，它是一条聊天消息。",
-    "stop_texts": "遇到即停止的文本，每行一个",
+    "stop_texts": "停止文本（生成到此为止），每行一个",
     "draft": "草稿模型（用于推测解码）",
     "scores": "多个样本的得分",
     "scores_hint": "各样本的均值与 95 % 置信区间。TinyWorld 问题的正确答案是已知的；"
     "其他提示只检查语法和事件是否可能发生。\n\n"
-    "- **对数概率**：文本各词元在模型下的平均对数概率，单位纳特，越接近 0 越可能\n"
+    "- **对数概率**：文本各词元在模型下的平均对数概率，单位纳特（nat，自然对数单位），越接近 0 越可能\n"
     "- **重复**：四元组（连续四个词元）中前文已出现过的比例，越低重复越少\n"
     "- **词元数**：文本的词元数\n"
-    "- **真实得分**：回答在运行的模拟标注者偏好下的真实奖励，由 TinyWorld 的判定程序计算，0 到 1，越高越好\n"
+    "- **真实得分**：回答在运行的模拟标注者偏好下的真实奖励，由 TinyWorld 的判定程序（oracle）计算，0 到 1，越高越好\n"
     "- **正确**：正确回答的比例；要求写故事时，指是否满足全部要求\n"
     "- **有依据**：回答的陈述中，由故事或 TinyWorld 事实支持的比例\n"
     "- **可能发生**：所述事件中可能发生的比例；自相矛盾的回答为 0\n"
@@ -161,7 +162,7 @@ CHINESE = {
     "- **distinct-2**：不同的二元组数除以全部二元组数，越高越多样\n"
     "- **self-BLEU**：每篇文本与其他文本的相似度（BLEU），0 到 1，越低越多样",
     "seeds": "样本数",
-    "measure": "测量",
+    "measure": "计算得分",
     "seed": "随机种子",
     "new_tokens": "新词元数",
     "prompt": "提示",
@@ -191,14 +192,14 @@ CHINESE = {
     "vote_undo": "撤销 (u)",
     "export": "导出投票",
     "runs": "运行",
-    "other_run": "对照",
-    "go_on": "继续",
+    "other_run": "比较对象",
+    "go_on": "继续训练",
     "train_on_votes": "用投票训练 DPO",
     "voted_run": "用投票训练哪个运行的模型（括号内为分出优劣的票数）",
     "stage_of": "阶段",
     "curve": "曲线",
     "card": "全部指标",
-    "side_by_side": "对照表",
+    "side_by_side": "比较",
     "new_run": "新的运行",
     "name": "名称",
     "preset_or_run": "预设，或作为起点的已有运行",

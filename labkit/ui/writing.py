@@ -268,7 +268,7 @@ def parse_strategies(
             limit = f"{most:,.0f}" if what == "processed_tokens" else f"{most / 1e12:,.1f} TFLOP"
             raise LabError(
                 f"All strategies together are {said}; the limit is {limit}. Use fewer strategies, "
-                f"{'seeds' if seeds > 1 else 'beams'} or new tokens."
+                f"{'samples' if seeds > 1 else 'beams'} or new tokens."
             )
     return found
 
@@ -554,7 +554,7 @@ def score_strategies(lab: Lab, settings: DecodingSettings, seeds: int) -> Iterat
     """The scores of each strategy over so many seeds, on this prompt, again after every few texts; branches are left
     out. Raises LabError for a number of seeds that is not from 1 to 256, and as `stream_comparison`.
     """
-    seeds = checked_whole_number(seeds, "The number of seeds", 1, 256)
+    seeds = checked_whole_number(seeds, "The number of samples", 1, 256)
     kept = tuple(column for column in settings.columns if not column.forced_prefix)
     at, world = decoding_session(lab, settings), world_of(lab, settings.run)
     strategies = parse_strategies(at, replace(settings, columns=kept or settings.columns), MAX_SCORING_COST, seeds)

@@ -8,21 +8,21 @@
 // handing over other data; without it the viewer asks for them by itself.
 
 const ATTENTION_WORDS = chinese ? {
-  heads: "所有层与头", layer: "层", head: "头", key: "键头", lines: "连线", matrix: "矩阵", table: "表格", looks: "关注",
+  heads: "所有层与头", layer: "层", head: "头", key: "KV 头", lines: "连线", matrix: "矩阵", table: "表格", looks: "关注",
   from: "词元", to: "关注", share: "权重", empty: "还没有可显示的内容。", stage: "阶段",
   hint: "用鼠标或方向键选择一个头；选择左边的词元只看它的连线，再选右边的词元，看这个注意力权重如何得出。",
   causal: "自注意力（因果）", bidirectional: "编码器（双向）", cross: "交叉注意力", without: "消融这个头之后", zero: "置零", mean: "均值",
-  next: "下一个词元", before: "之前", after: "之后", nats: "纳特", measure: "测量所有头",
+  next: "下一个词元", before: "之前", after: "之后", nats: "纳特", measure: "逐一消融所有头",
   lens: "每一层的预测（logit lens）", embedding: "嵌入", cell: "这个权重如何得出", dot: "点积", scale: "缩放", position: "位置项", score: "得分",
   value: "值向量的范数", inside: "位置信息已包含在 q 与 k 中", waiting: "…", at: "在其后：", bars: "条形：消融该头后，其后预测的变化：",
 } : {
-  heads: "All layers and heads", layer: "layer", head: "head", key: "key head", lines: "lines", matrix: "matrix",
+  heads: "All layers and heads", layer: "layer", head: "head", key: "KV head", lines: "lines", matrix: "matrix",
   table: "as a table", looks: "attends to", from: "token", to: "attends to", share: "weight", empty: "Nothing to show yet.",
   stage: "Stage",
   hint: "Choose a head with the mouse or the arrow keys. Choose a token on the left to see only its lines, then one on the right to see how that attention weight is computed.",
   causal: "self-attention, causal", bidirectional: "encoder, bidirectional", cross: "cross-attention",
   without: "With this head ablated", zero: "zero", mean: "mean", next: "next token", before: "before", after: "after", nats: "nats",
-  measure: "Measure all heads", bars: "Bars: how much the prediction changes when the head is ablated,",
+  measure: "Ablate each head in turn", bars: "Bars: how much the prediction changes when the head is ablated,",
   lens: "What each layer would predict (logit lens)", embedding: "embedding", cell: "How this weight is computed", dot: "dot product",
   scale: "scale", position: "position term", score: "score", value: "norm of the value vector",
   inside: "already in q and k", waiting: "…", at: "after",

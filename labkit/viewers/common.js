@@ -74,7 +74,7 @@ const WAITING = chinese ? {
   gone: "需要运行中的内核。", unknown: "还没有回答：内核正忙，或没有运行。", forgotten: "内核已不认识此视图：请重新运行它的单元格。",
   nobody: "没有回答：页面已断开。",
 } : {
-  server: "Waiting: others are being answered first.", busy: "The kernel is busy: the answer comes when its cells are done.",
+  server: "Waiting: other requests are answered first.", busy: "The kernel is busy: the answer comes when its cells are done.",
   gone: "This needs the running kernel.", unknown: "No answer yet: the kernel is busy, or not running.",
   forgotten: "The kernel no longer knows this viewer: run its cell again.", nobody: "No answer: the page is not connected.",
 };

@@ -7,7 +7,7 @@ const HEADS = chinese ? {
   "self-BLEU": "self-BLEU", grammatical: "合语法", consistent: "可能发生", gold: "真实得分", right: "正确", supported: "有依据",
 } : {
   "layer.head": "layer.head", previous: "previous token", induction: "induction", pronoun: "from the pronoun", answer: "from the answer",
-  "ablation effect": "log-odds lost when ablated", "nats per token": "log-probability",
+  "ablation effect": "log-odds lost when ablated", "nats per token": "log-probability", gold: "gold score", consistent: "possible events",
 };
 const percent = (x) => `${Math.round(100 * x)} %`;
 const WHERE = chinese ? { "everyday English": "日常英语", TinyWorld: "TinyWorld" } : {};

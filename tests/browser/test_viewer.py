@@ -130,7 +130,7 @@ def test_three_kinds_of_attention_and_shared_keys_are_told_apart(browser: Browse
     inks = []
     for head in range(4):
         page.locator(f"[data-head='0-{head}']").click()
-        expect(page.locator(".which")).to_contain_text(f"key head {head // 2 + 1}")
+        expect(page.locator(".which")).to_contain_text(f"KV head {head // 2 + 1}")
         inks.append(page.evaluate("document.querySelector('labkit-attention').style.getPropertyValue('--ink')"))
     assert inks[0] == inks[1] != inks[2] == inks[3]
     page.close()

@@ -49,9 +49,7 @@ def test_what_is_above_a_ceiling_is_refused_in_words(model):
     with pytest.raises(LabError, match=r"beam beams=1000 is 1,000 texts at once; the limit is 32\. Use a smaller bea"):
         check_generation_cost(parse_strategy("beam beams=1000"), 10, 20, model)
     small = GenerationCost(batch_size=64, processed_tokens=100, flops=1e12, kv_cache_bytes=1e9)
-    with pytest.raises(
-        LabError, match=r"best n=8 is 410 tokens to process; the limit is 100\. Use a smaller n= or few"
-    ):
+    with pytest.raises(LabError, match=r"best n=8 is 410 tokens to process; the limit is 100\. Use a smaller n="):
         check_generation_cost(parse_strategy("best n=8"), 10, 20, model, small)
     with pytest.raises(LabError, match=r"greedy is 0\.0 TFLOP; .* Use fewer tokens"):
         check_generation_cost(parse_strategy("greedy"), 10, 20, model, small._replace(flops=1))

@@ -220,7 +220,7 @@ def test_strategies_are_scored_over_seeds(lab):
     assert steps[-1].finished_strategies[1][1] == whole.scores  # written a few at a time, they are the same texts
     wrong: list[Any] = [0, 257, "x", None, 2.5, float("nan")]
     for seeds in wrong:
-        with pytest.raises(LabError, match="The number of seeds must be a whole number from 1 to 256, not"):
+        with pytest.raises(LabError, match="The number of samples must be a whole number from 1 to 256, not"):
             list(writing.score_strategies(lab, asked("greedy"), seeds))
 
 
