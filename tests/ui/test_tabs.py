@@ -299,7 +299,7 @@ def test_strategies_together_have_a_ceiling(lab):
     lines = ["beam beams=32"] * 10
     with pytest.raises(LabError, match="All strategies together are .* tokens to process; the limit is 40,000"):
         last(lab, asked(*lines, tokens=300, prompt="a", stage="pretrain", run=longer(lab)))
-    assert writing.MAX_COMPARISON_COST.tokens == 40_000
+    assert writing.MAX_COMPARISON_COST.processed_tokens == 40_000
 
 
 def longer(lab: Lab) -> str:
