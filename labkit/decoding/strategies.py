@@ -300,8 +300,11 @@ def parse_strategy(line: str) -> Strategy:
                 "contrastive: it takes no filters, because it chooses among the k most probable tokens itself."
             )
         if name not in known:
-            settings = f"Its settings are {', '.join(known)}." if known else "It has no settings."
-            raise LabError(f"{kind}: unknown setting {name!r}.{_nearest(name, known)} {settings}")
+            if not known:
+                raise LabError(f"{kind}: unknown setting {name!r}. It has no settings.")
+            raise LabError(
+                f"{kind}: unknown setting {name!r}.{_nearest(name, known)} The settings are {', '.join(known)}."
+            )
         if not equals:
             raise LabError(f"{kind}: {name} needs a value, written {name}=VALUE.")
         if name in dict(options):

@@ -251,9 +251,19 @@ MESSAGES = {
     # what pages and viewers ask
     "Choose a run and a stage.": "请选择运行和阶段。",
     "There is no checkpoint {} here; there are {}.": "这里没有检查点 {0}；可选的有 {1}。",
+    "The prompt": "提示",
+    "The first prompt": "第一个提示",
+    "The second prompt": "第二个提示",
+    "The answer's beginning": "回答的开头",
+    "The number of strategies": "策略数量",
+    "The number of new tokens": "新词元数",
+    "The number of samples": "样本数",
+    "The stop texts": "停止文本",
+    "A stop text": "停止文本",
+    "A strategy": "策略",
     "{} must be text, not {}.": "{0} 应为文本，不能是 {1}。",
     "{} has {} characters; the limit is {}.": "{0} 有 {1} 个字符；上限为 {2} 个。",
-    "{} must be a whole number from {} to {}, not {}.": "{0}须为 {1} 到 {2} 的整数，不能是 {3}。",
+    "{} must be a whole number from {} to {}, not {}.": "{0} 须为 {1} 到 {2} 的整数，不能是 {3}。",
     "This is not a request about a text.": "这不是关于文本的请求。",
     "The attention of {} heads over {} tokens is {} values; a page shows at most {}. Use a text of at most {} "
     "tokens.": "{0} 个头在 {1} 个词元上的注意力共 {2} 个数；页面最多显示 {3} 个。请使用不超过 {4} 个词元的文本。",
@@ -266,10 +276,8 @@ MESSAGES = {
     "{} needs a value, written {}=VALUE.": "{0} 需要一个值，写作 {1}=VALUE。",
     "{}: {} is given twice.": "{0}：{1} 出现了两次。",
     "All strategies together are {}; the limit is {}. Use fewer strategies, {} or new tokens.":
-        "所有策略合计 {0}；上限为 {1}。请减少策略、{2}或新词元数。",
+        "所有策略合计 {0}；上限为 {1}。请减少策略数、新词元数或 {2}。",
     "{} tokens to process": "{0} 个词元",
-    "samples": "样本数",
-    "beams": "束数",
     "{} TFLOP; the limit is {} TFLOP": "{0} TFLOP；上限为 {1} TFLOP",
     "{} GB of key/value cache; the limit is {} GB": "KV 缓存 {0} GB；上限为 {1} GB",
     "The attention of a text of {} tokens takes {} GB; the limit is {} GB. Use a text of at most {} tokens.":
@@ -278,9 +286,8 @@ MESSAGES = {
     "texts that differ only near their end.":
         "修补这些文本需要 {0} 次前向计算、每次 {1} 个词元，共 {2} TFLOP；上限为 {3} TFLOP。"
         "请使用更短的文本，或只在结尾附近不同的文本。",
-    "{}: unknown setting {}.{} {}": "{0}：没有设置 {1}。{2}{3}",
-    "Its settings are {}.": "可用的设置有 {0}。",
-    "It has no settings.": "它没有设置。",
+    "{}: unknown setting {}.{} The settings are {}.": "{0}：没有设置 {1}。{2}可用的设置有 {3}。",
+    "{}: unknown setting {}. It has no settings.": "{0}：没有设置 {1}；它不能设置任何内容。",
     "{}: {} is not a single token but {} ({}); give each token by itself.":
         "{0}：{1} 不是单个词元，而是 {2} 个（{3}）；请逐个给出词元。",
     "{} leaves no token to sample{}. Remove it, weaken it, or put it before the filters that remove tokens.":
@@ -290,7 +297,6 @@ MESSAGES = {
         "contrastive：不能使用过滤器，因为它自己在 k 个最可能的词元中选择。",
     "speculative: a smaller draft model is needed (on the command line, --draft RUN).":
         "speculative：需要较小的草稿模型（命令行用 --draft RUN）。",
-    "{}: early-stopping can be true, false or never, not {}.": "{0}：early-stopping 可为 true、false 或 never，不能是 {1}。",
     "There is no token to show.": "没有可显示的词元。",
     "There is no token {} in this model's vocabulary of {}.": "此模型的词表（{1} 个）中没有词元 {0}。",
     "The text has {} tokens, and the model's context is {}.": "文本有 {0} 个词元，而模型的上下文为 {1}。",

@@ -177,7 +177,7 @@ def test_a_stop_text_across_tokens_is_cut():
     "line,message",
     [
         ("beem beams=3", "no strategy 'beem'. Did you mean beam. There are sample, greedy, beam, contrastive, spec"),
-        ("beam beans=3", "beam: unknown setting 'beans'. Did you mean beams. Its settings are beams, length-penalty"),
+        ("beam beans=3", "beam: unknown setting 'beans'. Did you mean beams. The settings are beams, length-penalty"),
         ("temperature", "temperature needs a value, written temperature=VALUE"),
         ("beam groups", "beam: groups needs a value, written groups=VALUE"),
         ("beam beams=2 beams=3", "beam: beams is given twice"),

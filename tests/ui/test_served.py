@@ -167,7 +167,7 @@ def test_a_message_in_a_message_and_one_that_nobody_knows():
     many = "Strategy 1, beam beams=99 is 99 texts at once; the limit is 32. Use a smaller beams=."
     assert (
         chinese.message_in_chinese(many)
-        == "Strategy 1, beam beams=99：同时 99 篇文本；这里最多 32 篇。请用更小的 beams=。"
+        == "Strategy 1, beam beams=99：同时 99 篇文本；上限为 32 篇。请用更小的 beams=。"
     )
     failed = "Its process ended early: The text cannot give a vocabulary of 9: its BPE merges end at "
     failed += "7. Ask for at most 7, leave the size unset, or give more text."
