@@ -34,7 +34,7 @@ class DiskFull(LabError):
     def __init__(self, path: Path, suggestion: str = "try again"):
         self.path = path
         super().__init__(
-            f"The disk is full: {path} could not be written. What was saved before is whole; free some space and "
+            f"The disk is full: {path} could not be written. What was saved before is intact; free some space and "
             f"{suggestion}."
         )
 
@@ -171,7 +171,7 @@ def read_object(path: Path, **required_types: type) -> dict[str, Any]:
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise LabError(f"{path} is damaged: it holds {_kind(value)}, not an object ({{…}}).")
+        raise LabError(f"{path} is damaged: it contains {_kind(value)}, not an object ({{…}}).")
     for name, kind in required_types.items():
         if name not in value:
             raise LabError(f"{path} is damaged: it has no {name!r}.")

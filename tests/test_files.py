@@ -83,8 +83,8 @@ def test_a_file_that_is_no_json_is_named(tmp_path, text, words):
 @pytest.mark.parametrize(
     "text,words",
     [
-        ("[1]", "it holds a list, not an object"),
-        ("null", "it holds null, not an object"),
+        ("[1]", "it contains a list, not an object"),
+        ("null", "it contains null, not an object"),
         ("{}", "it has no 'stages'"),
         ('{"stages": {}}', "its 'stages' is an object, not a list"),
     ],

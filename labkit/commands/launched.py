@@ -78,7 +78,8 @@ def report_process_failure(error: Exception) -> int:
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST):
         said = str(error).strip().splitlines()[-1]
         print(
-            f"labkit: process {rank} ends, as another process did; that one, or the launcher, says why ({said})",
+            f"labkit: process {rank} ends because another process failed; that process, or the launcher, prints why "
+            f"({said})",
             file=sys.stderr,
         )
     else:

@@ -107,7 +107,7 @@ def contrastive_steps(
 
 def _check(k: int, alpha: float) -> None:
     if k < 1 or not 0 <= alpha <= 1:
-        raise LabError(f"Contrastive search takes k of 1 or more and alpha from 0 to 1, not {k} and {alpha}.")
+        raise LabError(f"Contrastive search needs k of at least 1 and alpha from 0 to 1, not {k} and {alpha}.")
 
 
 def _similarity(new: Tensor, before: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def _check(model: Transformer, draft: Transformer, ahead: int, filters: Sequence
     if ahead < 1:
         raise LabError(f"The draft model must propose at least one token at a time, not {ahead}.")
     if any_needs_history(filters):
-        raise LabError("Speculative decoding takes no filters that need the tokens so far.")
+        raise LabError("Speculative decoding cannot use filters that need the previous tokens.")
 
 
 def _guess(

@@ -68,13 +68,13 @@ class ConfigKeys(NamedTuple):
             value = config.get(key, allowed[0])
             if value not in allowed and not (value is None and not any(allowed)):
                 known = " or ".join(str(one) for one in allowed)
-                raise LabError(f"{where} says {key} = {value!r}, which is not supported, only {known}.")
+                raise LabError(f"{where} has {key} = {value!r}, which is not supported, only {known}.")
         unknown = sorted(
             key for key, value in config.items() if value and key[:1] != "_" and key not in self.all_keys()
         )
         if unknown:
             raise LabError(
-                f"{where} says {', '.join(unknown)}, which no {config['model_type']} in transformers has, so it may be "
+                f"{where} has {', '.join(unknown)}, which no {config['model_type']} in transformers has, so it may be "
                 "a different model. Remove the keys that do not change the model."
             )
 
@@ -86,4 +86,4 @@ def _method(config: Any) -> str:
     """What a quantization calls itself: gptq, awq, bitsandbytes, compressed-tensors, fp8 and others."""
     if not isinstance(config, Mapping):
         return str(config)
-    return str(config.get("quant_method") or ("bitsandbytes" if config.get("load_in_4bit") else "of an unknown kind"))
+    return str(config.get("quant_method") or ("bitsandbytes" if config.get("load_in_4bit") else "of an unknown type"))

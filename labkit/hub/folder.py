@@ -59,7 +59,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if (folder / ADAPTER).is_file():
         base = read_checkpoint_json(folder / ADAPTER).get("base_model_name_or_path") or "another model"
         raise LabError(
-            f"{folder} holds an adapter (LoRA) of {base}, not a whole model. Merge the two first (peft: "
+            f"{folder} contains an adapter (LoRA) of {base}, not a whole model. Merge the two first (peft: "
             "merge_and_unload, then save_pretrained) and import the result."
         )
     if not (folder / "config.json").is_file():
@@ -89,7 +89,7 @@ def read_tensor_entries(folder: Path) -> dict[str, TensorEntry]:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():
                     if name in entries:
-                        raise LabError(f"{folder} holds {name} twice, in {entries[name].file.name} and {file.name}.")
+                        raise LabError(f"{folder} contains {name} twice, in {entries[name].file.name} and {file.name}.")
                     found = opened.get_slice(name)
                     entries[name] = TensorEntry(file, name, found.get_dtype(), tuple(found.get_shape()))
         except (OSError, SafetensorError) as error:
@@ -113,7 +113,7 @@ def refuse_quantized(entries: Mapping[str, TensorEntry], folder: Path) -> None:
     if odd:
         kinds = ", ".join(sorted({entries[name].dtype for name in odd}))
         raise LabError(
-            f"{folder} holds {len(odd)} tensors of {kinds}; the first is {odd[0]}: quantized weights, which are not "
+            f"{folder} contains {len(odd)} tensors of {kinds}; the first is {odd[0]}: quantized weights, which are not "
             f"supported without their scales. Use the original weights; supported are {', '.join(FLOATS)}."
         )
 
@@ -136,13 +136,13 @@ def _files(folder: Path) -> list[Path]:
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:
         raise LabError(
-            f"{folder} holds its weights as pickles ({', '.join(pickles)}), which can run code when they are loaded. "
+            f"{folder} has its weights as pickles ({', '.join(pickles)}), which can run code when they are loaded. "
             "Convert them to safetensors."
         )
     parts = sorted(file.name for file in folder.glob("*.safetensors"))
     if parts:
         raise LabError(
-            f"{folder} holds {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which lists their "
+            f"{folder} contains {', '.join(parts[:3])}{' …' * (len(parts) > 3)}, but no {INDEX}, which lists their "
             f"tensors: download it too. A checkpoint in one file is named {WEIGHTS}."
         )
     raise LabError(f"{folder} contains no weights: neither {WEIGHTS} nor {INDEX}; there {_listed(folder)}.")

@@ -100,7 +100,7 @@ def _check_names(wanted: set[str], given: set[str], path: Path) -> None:
         raise LabError(f"{path} lacks {len(missing)} tensors of the model of its header; the first is {missing[0]}.")
     if left := sorted(given - wanted):
         raise LabError(
-            f"{path} holds {len(left)} tensors that the model of its header does not have; the first is {left[0]}. "
+            f"{path} contains {len(left)} tensors that the model of its header does not have; the first is {left[0]}. "
             "Without them it would be a different model, so it is refused."
         )
 

@@ -34,7 +34,7 @@ def find_gguf_file(source: str | Path) -> Path | None:
         files = sorted(path.glob("*.gguf"))
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
-            raise LabError(f"{path} holds {len(files)} GGUF files ({names}). Name the one to read.")
+            raise LabError(f"{path} contains {len(files)} GGUF files ({names}). Name the one to read.")
         return files[0] if files else None
     return path if path.suffix.lower() == ".gguf" else None
 
@@ -44,7 +44,7 @@ def open_gguf(path: Path) -> GGUFReader:
     try:
         from gguf import GGUFReader
     except ImportError as error:
-        raise LabError("GGUF files are read by the package gguf: pip install 'labkit[hub]'.") from error
+        raise LabError("Reading GGUF files needs the package gguf: pip install 'labkit[hub]'.") from error
     _check_header(path)
     try:
         reader = GGUFReader(path)

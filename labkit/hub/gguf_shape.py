@@ -45,14 +45,14 @@ def config_from_gguf(
     architecture = fields.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise LabError(
-            f"{path} holds a model of the architecture {architecture!r}; supported in GGUF files are "
+            f"{path} contains a model of the architecture {architecture!r}; supported in GGUF files are "
             f"{', '.join(ARCHITECTURES)}."
         )
     start = f"{architecture}."
     own = {name.removeprefix(start): value for name, value in fields.items() if name.startswith(start)}
     for name, value in own.items():
         if name not in READ | IDLE and (value != USUAL[name] if name in USUAL else value):
-            raise LabError(f"{path} says {start}{name} = {value!r}, which is not supported.")
+            raise LabError(f"{path} has {start}{name} = {value!r}, which is not supported.")
     try:
         config = _shape(own, str(architecture), shapes, factors)
         return config

@@ -63,7 +63,7 @@ def match_tensors(
     if left:
         first = next(iter(left.values()))
         raise LabError(
-            f"{folder} holds {len(left)} tensors that the model of its config.json does not have; the first is "
+            f"{folder} contains {len(left)} tensors that the model of its config.json does not have; the first is "
             f"{first}. Without them it would be a different model, so it is refused."
         )
     missing = sorted(wanted - found.keys())
@@ -74,8 +74,8 @@ def match_tensors(
     for other, name in twins.items():
         if not torch.equal(*(read_tensor(entries[one]) for one in (other, found[name]))):
             raise LabError(
-                f"{folder}: its config.json says that {other} is {name} (tie_word_embeddings), but the file holds two "
-                f"that differ. With tie_word_embeddings false in config.json both are read."
+                f"{folder}: its config.json says that {other} is {name} (tie_word_embeddings), but the file contains "
+                "two that differ. With tie_word_embeddings false in config.json both are loaded."
             )
     return LazyCheckpoint(config, parts, {name: entries[found[name]] for name in wanted})
 
@@ -95,7 +95,7 @@ def _by_family_names(
             continue
         where = found if name in wanted else left
         if name in where:
-            raise LabError(f"{folder} holds {name} twice, as {where[name]} and as {given}.")
+            raise LabError(f"{folder} contains {name} twice, as {where[name]} and as {given}.")
         where[name] = given
     return found, left
 
@@ -126,7 +126,7 @@ def _missing(missing: list[str], family: Family, folder: Path) -> str:
     if set(missing) <= family.tied_weights_keys.keys():
         return (
             f"{folder} has no head: {missing[0]} is not in its files, and its config.json does not tie it to the "
-            f"embedding (tie_word_embeddings). It is a model without a head, or not whole."
+            "embedding (tie_word_embeddings). It is a model without a head, or incomplete."
         )
     return f"{folder} lacks {len(missing)} tensors that its config.json asks for; the first is {missing[0]}."
 
@@ -138,7 +138,7 @@ def check_config_plausible(config: ModelConfig, num_tensors: int, where: str, co
     if max(config.depth, config.encoder_depth) > num_tensors or config.context > MOST_TOKENS:
         raise LabError(
             f"{where}: its {config_source} describes {config.depth} layers and a context of {config.context} tokens, "
-            f"but it holds {num_tensors} tensors: the two do not belong together."
+            f"but it contains {num_tensors} tensors: the two do not belong together."
         )
 
 

@@ -36,7 +36,7 @@ def load_tokenizer(
     have no row in the embedding, and for a chat template that cannot be followed.
     """
     if not any((folder / name).is_file() for name in VOCABULARIES):
-        raise LabError(f"There is no tokenizer at {folder}: it holds none of {', '.join(VOCABULARIES)}.")
+        raise LabError(f"There is no tokenizer at {folder}: it contains none of {', '.join(VOCABULARIES)}.")
     if _is_own(folder / "tokenizer.json"):
         return Tokenizer.load(folder)
     backend, config = _by_transformers(folder)
@@ -78,13 +78,13 @@ def _by_transformers(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        words = "The tokenizers of published checkpoints are read by transformers: pip install 'labkit[hub]'."
+        words = "Reading the tokenizer of a published checkpoint needs transformers: pip install 'labkit[hub]'."
         raise LabError(words) from error
     alone = not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file()
     if alone and not (find_spec("sentencepiece") and find_spec("google.protobuf")):
         raise LabError(
-            f"{folder} holds its tokenizer as tokenizer.model alone, without tokenizer.json. To read it: pip install "
-            f"sentencepiece protobuf."
+            f"{folder} has its tokenizer as tokenizer.model alone, without tokenizer.json. To read it: pip install "
+            "sentencepiece protobuf."
         )
     try:
         theirs: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -116,7 +116,7 @@ def _fitted(
             f"{folder}: {len(beyond)} tokens of its tokenizer ({names}) have no row in its embedding of {vocabulary}. "
             "With transformers, model.resize_token_embeddings(len(tokenizer)) and save_pretrained add them."
         )
-    say(f"Its pad token {config.pop('pad_token')} has no row in the embedding: its end token stands in for it.")
+    say(f"Its pad token {config.pop('pad_token')} has no row in the embedding: its end token is used instead.")
     kept = json.loads(backend.to_str())
     kept["added_tokens"] = [token for token in kept["added_tokens"] if token["content"] not in beyond]
     return tokenizers.Tokenizer.from_str(json.dumps(kept))

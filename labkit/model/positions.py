@@ -374,7 +374,7 @@ class T5Buckets(PositionConfig):
         if self.max_distance <= near:
             raise LabError(
                 f"T5Buckets: distances below {near} have one of the {self.num_buckets} buckets each, so max_distance "
-                f"must be above {near}, not {self.max_distance}; or take fewer buckets."
+                f"must be above {near}, not {self.max_distance}; or use fewer buckets."
             )
 
     def build(self, sizes: ModelSizes) -> T5BucketsEncoding:

@@ -45,7 +45,7 @@ class RWKV:
         """Raises LabError for heads that do not make up the width."""
         if config.query_heads * config.head_dim != width or config.key_value_heads != config.query_heads:
             raise LabError(
-                f"RWKV: its heads make up the width, each with a key of its own; {config.query_heads} heads of "
+                f"RWKV: heads × head_dim must equal the width, with a key for each head; {config.query_heads} heads of "
                 f"{config.head_dim} with {config.key_value_heads} keys do not make {width}."
             )
 

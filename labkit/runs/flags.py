@@ -77,7 +77,7 @@ def _failed(where: str, why: str, more: Sequence[str]) -> str:
     """A value that its flag does not take, or a setting that its dataclass refuses."""
     kinds = {"{None}": "None", "INT": "a whole number", "FLOAT": "a number"}
     takes = next((line for line in more if line.startswith(f"{where} ")), "")
-    wanted = [words for kind, words in kinds.items() if kind in takes]
+    wanted = [words for kind, words in kinds.items() if kind in f"{takes} {why}"]  # a flag may show another metavar
     if where.startswith("--") and wanted:
         return f"{where} must be {' or '.join(wanted)}, not {_given(why)}."
     path = f"--{where}".replace("_", "-")

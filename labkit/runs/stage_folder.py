@@ -102,7 +102,7 @@ class StageFolder:
         or cannot write.
         """
         if not self.generates_text:
-            raise LabError(f"{self.path} holds a reward model, which scores answers and generates no text.")
+            raise LabError(f"{self.path} contains a reward model, which scores answers and generates no text.")
         return self._load(Transformer(self.model_config())).eval()
 
     def reward_model(self) -> RewardModel:

@@ -118,7 +118,7 @@ class Checkpoint:
         self.state = read_object(folder / "state.json", files=dict)
         for name, digest in self.state["files"].items() if verify else ():
             if _digest(folder / name) != digest:
-                raise ValueError(f"{name} is not what was written")
+                raise ValueError(f"{name} differs from what was written")
 
     @property
     def sharded(self) -> bool:

@@ -134,7 +134,7 @@ class _Loop:
         if not self.config.compile:
             return objective
         if self.engine.gathers:
-            warn_once("FSDP2 gathers each block's weights as it computes: training goes on without torch.compile.")
+            warn_once("FSDP2 gathers each block's weights as it computes: training continues without torch.compile.")
             return objective
         return compile_or_eager(objective, "training")
 

@@ -86,9 +86,9 @@ def read_checkpoint_json(file: Path) -> dict[str, Any]:
         check_not_lfs_pointer(file)
         read = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise LabError(f"{file} cannot be read, so it is not known what its weights are: {error}") from error
+        raise LabError(f"{file} cannot be read, so its weights cannot be identified: {error}") from error
     if not isinstance(read, dict):
-        raise LabError(f"{file} is not a JSON object ({{…}}), so it is not known what its weights are.")
+        raise LabError(f"{file} is not a JSON object ({{…}}), so its weights cannot be identified.")
     return read
 
 
@@ -263,7 +263,7 @@ def _load_files(files: list[Path], model: nn.Module, said_by: Path) -> None:
         here = {name: tensor for name, tensor in names.items() if name not in missing}
         again = [name for name, tensor in here.items() if tensor in loaded]
         if left or again:
-            why = f"it has no {left[0]}" if left else f"another file holds {again[0]}, too"
+            why = f"it has no {left[0]}" if left else f"another file contains {again[0]} too"
             raise LabError(f"{file} is {OTHER}: {why}.")
         loaded |= set(here.values())
     lacking = [name for name, tensor in names.items() if tensor not in loaded]

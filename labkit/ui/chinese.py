@@ -162,7 +162,7 @@ MESSAGES = {
     "{} is running. Stop it first.": "{0} 正在运行。请先停止。",
     "{} comes with labkit and cannot be changed. Start a new run from it.":
         "{0} 随 labkit 附带，不能改动。请以它为起点开始新的运行。",
-    "{} cannot be written to, so {} stays as it is.": "{0} 不可写入，因此 {1} 保持不变。",
+    "{} cannot be written to, so {} was not changed.": "{0} 不可写入，因此 {1} 保持不变。",
     "{} could not be written: {}": "无法写入 {0}：{1}",
     "{} was asked to stop. It ends after its current step and can be resumed.":
         "已请求 {0} 停止。它会在当前这一步之后结束，可以继续。",
@@ -173,7 +173,7 @@ MESSAGES = {
     "{} cannot be read: {}": "无法读取 {0}：{1}",
     "{} is not a recipe of labkit: {}": "{0} 不是 labkit 的配方：{1}",
     "{} has no stage {}; it has {}.": "{0} 没有阶段 {1}；它有 {2}。",
-    "{} holds a reward model, which scores answers and generates no text.": "{0} 是奖励模型，只评分，不生成文本。",
+    "{} contains a reward model, which scores answers and generates no text.": "{0} 是奖励模型，只评分，不生成文本。",
     "{} has not finished {}. Resume the run first.": "{0} 尚未完成 {1}。请先继续该运行。",
     "{} has no report yet: no stage of it is finished.": "{0} 还没有报告：没有任何阶段完成。",
     "{} contains no report.json; finish its run first: labkit run --out {} --resume":
@@ -201,8 +201,8 @@ MESSAGES = {
     "A vote needs a name: any name, as long as you always use the same one.":
         "投票需要名字：任何名字都可以，只要始终用同一个。",
     "The voter's name must be text, not {}. Type your name.": "投票者应为名字，不能是 {0}。请输入您的名字。",
-    "A name has at most {} characters.": "名字最多 {0} 个字符。",
-    "A prompt typed here has at most {} characters, not {}.": "在这里输入的提示最多 {0} 个字符，不能是 {1} 个。",
+    "A name can have at most {} characters.": "名字最多 {0} 个字符。",
+    "A prompt can have at most {} characters, not {}.": "在这里输入的提示最多 {0} 个字符，不能是 {1} 个。",
     "The temperature must be a number from 0 to {}, not {}.": "温度是 0 到 {0} 的数，不能是 {1}。",
     "{} is not a valid vote; choose {}.": "{0} 不是选项；请选择 {1}。",
     "This pair was never shown. Ask for a new one.": "这一对从未展示过。请取一对新的。",

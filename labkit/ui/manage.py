@@ -332,7 +332,7 @@ def check_idle(lab: Lab, jobs: Jobs, name: str) -> Path:
     if at_work:
         raise LabError(at_work)
     if not os.access(lab.folder, os.W_OK):
-        raise LabError(f"{lab.folder} cannot be written to, so {name} stays as it is.")
+        raise LabError(f"{lab.folder} cannot be written to, so {name} was not changed.")
     return path
 
 

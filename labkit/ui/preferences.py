@@ -107,7 +107,7 @@ def generate_and_store_pair(lab: Lab, store: PreferenceStore, sources: Sequence[
     whatever is drawn.
     """
     if len(text) > LONGEST:
-        raise LabError(f"A prompt typed here has at most {LONGEST:,} characters, not {len(text):,}.")
+        raise LabError(f"A prompt can have at most {LONGEST:,} characters, not {len(text):,}.")
     for _ in range(ATTEMPTS):
         seed = secrets.randbelow(2**31)
         prompt = (Message("user", text.strip()),) if text.strip() else _task(lab, sources, seed)
@@ -371,7 +371,7 @@ def checked_annotator_name(name: Any) -> str:
     if not isinstance(name, str):
         raise LabError(f"The voter's name must be text, not {shorten_repr(name)}. Type your name.")
     if len(name) > LONGEST_NAME:
-        raise LabError(f"A name has at most {LONGEST_NAME} characters.")
+        raise LabError(f"A name can have at most {LONGEST_NAME} characters.")
     return name if name.strip() else NOBODY
 
 

@@ -54,7 +54,7 @@ def gold_score(world: World, task: Task, response: str, annotator: Annotator) ->
     """The gold score of a response to a task under an annotator's profile."""
     response = response.strip()
     if not response:
-        return GoldScore(0, 0, 1, 0, 1, 0, 0, 0, ("nothing was said",))
+        return GoldScore(0, 0, 1, 0, 1, 0, 0, 0, ("the answer is empty",))
     if task.kind == "write":
         measures = _story(world, task, response)
     elif task.kind == "refuse":
@@ -139,7 +139,7 @@ def _answer(world: World, task: Task, response: str) -> ProfileIndependentScores
         why.append("the question is not answered")
     if asserted > MOST_STATEMENTS:
         right = 0.0
-        why.append(f"the answer is lost among {asserted} statements")
+        why.append(f"the answer is one of too many statements: {asserted}")
     whole = any(one.event is not None for one in said)
     complete = (1.0 if extra else 0.75 if whole else 0.5) if claims else 0.0
     consistent = 1.0 if len(set(claims)) <= 1 else 0.0
@@ -219,7 +219,7 @@ def _retelling(world: World, task: Task, response: str) -> ProfileIndependentSco
     happened = [e for e in events if world.kinds[e.kind].is_happening and e in task.source_story.events]
     right = float(len(events) == 1 and len(happened) == 1)
     if not right:
-        why.append("not one sentence that says what happened")
+        why.append("no sentence that states an event")
     return ProfileIndependentScores(
         right,
         0.75 * right,

@@ -72,7 +72,7 @@ def test_a_process_that_has_lost_another_says_so(monkeypatch, capsys):
         == 1
     )
     assert (
-        "labkit: process 3 ends, as another process did; that one, or the launcher, says why ([gloo"
+        "labkit: process 3 ends because another process failed; that process, or the launcher, prints why ([gloo"
         in capsys.readouterr().err
     )
     for error in (ValueError("no such thing"), RuntimeError("NCCL error: Duplicate GPU detected")):

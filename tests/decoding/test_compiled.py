@@ -78,7 +78,7 @@ def test_what_is_not_compiled_is_said(model):
     mixed = Transformer(ModelConfig(29, 96, 32, 2, 2, 2, mixer=RWKV((2, 2, 2, 2)), position=NoPosition()))
     for make, message in [
         (lambda: CompiledGenerator(mixed, batch_size=1), "Only decoder-only attention models"),
-        (lambda: CompiledGenerator(model, batch_size=1, filters=[NoRepeatNgram(2)]), "that need the tokens so far"),
+        (lambda: CompiledGenerator(model, batch_size=1, filters=[NoRepeatNgram(2)]), "that need the previous tokens"),
         (lambda: CompiledGenerator(model, batch_size=0), "not 0"),
         (lambda: CompiledGenerator(model, batch_size=1).generate([[]], max_new_tokens=3), "prompt is empty"),
         (

@@ -208,7 +208,7 @@ def test_tokens_without_a_row_in_the_embedding(tmp_path):
     said: list[str] = []
     ours = load_tokenizer(folder, size, "plain", said.append)
     assert ours.pad_token_id == ours.eos_token_id and ours.vocab_size == size
-    assert said == ["Its pad token [PAD] has no row in the embedding: its end token stands in for it."]
+    assert said == ["Its pad token [PAD] has no row in the embedding: its end token is used instead."]
     with pytest.raises(LabError, match=r"3 tokens of its tokenizer \(.*\[PAD\].*resize_token_embeddings"):
         load_tokenizer(folder, size - 2)
 

@@ -179,7 +179,7 @@ def test_choices_are_kept_and_datasets_reads_them(made):
 def test_a_reward_model_does_not_write(made):
     path, _ = made
     assert Run.open(path).latest_language_model_stage().name == "dpo"
-    with pytest.raises(LabError, match="holds a reward model, which scores answers and generates no text"):
+    with pytest.raises(LabError, match="contains a reward model, which scores answers and generates no text"):
         Run.open(path).model("reward")
 
 

@@ -171,7 +171,7 @@ def test_shards_that_are_not_the_model_are_refused_by_name(tmp_path):
     assert f"{last} is damaged, or of a different model than config.json describes: it has no 9.weight" in refused()
     again = next(iter(load_file(first)))
     save_file(tensors | {again: load_file(first)[again]}, last)
-    assert f"another file holds {again}, too" in refused()
+    assert f"another file contains {again} too" in refused()
     save_file(tensors | {name: tensors[name][:1]}, last)
     assert f"{last} is damaged" in refused()
     for names, words in (({"a": "../x.safetensors"}, "'../x.safetensors'"), ({"a": "b.bin"}, "'b.bin'")):

@@ -429,7 +429,9 @@ def test_a_reward_model_is_asked_for_no_text_even_once_it_is_loaded(lab, tmp_pat
         ),
     ]
     for ask in asks:
-        with pytest.raises(LabError, match="reward holds a reward model, which scores answers and generates no text"):
+        with pytest.raises(
+            LabError, match=("reward contains a reward model, which scores answers and generates no text")
+        ):
             ask()
 
 
@@ -455,10 +457,10 @@ def test_no_field_for_a_number_fails_on_what_is_none(lab, tmp_path):
 @pytest.mark.parametrize(
     "file,content,message",
     [
-        ("sft/result.json", "[1]", "sft/result.json is damaged: it holds a list, not an object"),
+        ("sft/result.json", "[1]", "sft/result.json is damaged: it contains a list, not an object"),
         ("sft/result.json", '{"stage": "sft"}', "sft/result.json is damaged: it has no 'metrics'"),
         ("sft/result.json", '{"stage": "sft", "metrics": 3}', "its 'metrics' is 3, not an object"),
-        ("sft/config.json", "null", "sft/config.json is damaged: it holds null, not an object"),
+        ("sft/config.json", "null", "sft/config.json is damaged: it contains null, not an object"),
         ("report.json", "[1]", "report.json is not a report of labkit"),
         ("report.json", '{"stages": [7]}', "one of its 'stages' is not the result of a stage"),
     ],

@@ -84,7 +84,7 @@ def open_table(file: SourceFile) -> Table:
         return Table("parquet", None, _parquet_rows(data, file))
     if format_and_compression_suffix(file.path) == ".parquet":
         refuse_binary_files(data, file.name)
-        raise LabError(f"{file.name} is not a parquet file: it does not begin as one. Is the download complete?")
+        raise LabError(f"{file.name} is not a parquet file: it does not start like one. Is the download complete?")
     text, encoding, warning = decode(data, file.name)
     if not text.strip():
         raise LabError(f"{file.name} is empty.")

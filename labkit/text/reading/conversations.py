@@ -57,7 +57,9 @@ def read_conversations(source: str | Path, held_out: float = 0.1) -> Conversatio
 def split_conversations(items: ParsedRows[Document], held_out: float = 0.1) -> Conversations:
     """Conversations parted as their source has it, else by content. Raises LabError where there is one only."""
     if len(items.values) < 2:
-        raise LabError(f"{items.reading.source} holds one conversation; 2 different ones are needed, one to hold out.")
+        raise LabError(
+            f"{items.reading.source} contains one conversation; 2 different ones are needed, one to hold out."
+        )
     apart = normalize_given_splits(items.splits, items.reading)
     if apart is None:
         return Conversations(*split_held_out(items.values, held_out, key=_key), items.reading)
@@ -184,7 +186,7 @@ def _messages(columns: TrackedRow) -> tuple[Message, ...]:
         return prepend_system_message(columns, said)
     hint = " Pairs of answers are given as preferences." if columns.has_column(CHOSEN) else ""
     if columns.has_column(["parent_id"]):
-        hint = " Messages of a tree are not put together: write each path from its root to an answer as messages."
+        hint = " Message trees are not supported: write each path from its root to an answer as messages."
     raise RowError(
         "unknown columns",
         f"has the columns {columns}; conversations need messages, or a question ({', '.join(QUESTIONS)}) and "
@@ -241,7 +243,7 @@ def _answers_alone(items: ParsedRows[Document]) -> ParsedRows[Document]:
         [asked.content for asked, _ in last], [answer.content for _, answer in last]
     ):
         return items
-    items.reading.warnings.append("The answers begin with their question once more, which is left out.")
+    items.reading.warnings.append("The answers begin with their question once more, which is removed.")
     values = [
         document._replace(messages=(*document.messages[:-1], _after(*document.messages[-2:])))
         for document in items.values

@@ -105,12 +105,12 @@ def find_encoding(data: bytes, name: str) -> str:
     encoding = encoding or guess_encoding(_sample(data), name) or _wide(data[:SAMPLE])
     if not encoding:
         raise LabError(
-            f"{name} is not UTF-8, and too little in it says in which encoding it is, or it is a binary file. "
-            f"Save it as UTF-8."
+            f"{name} is not UTF-8, and too short for its encoding to be detected, or it is a binary file. Save it as "
+            "UTF-8."
         )
     sample = data[:SAMPLE].decode(encoding, "replace")
     if len(_CONTROL.findall(sample)) * 50 > len(sample):
-        raise LabError(f"{name} is a binary file, not text (it holds control characters).")
+        raise LabError(f"{name} is a binary file, not text (it contains control characters).")
     return encoding
 
 

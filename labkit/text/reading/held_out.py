@@ -48,7 +48,7 @@ def hold_out_texts(texts: Sequence[Text], share: float) -> tuple[list[Text], lis
         validation.append(text[cut:])
     train, validation = list(filter(None, train)), list(filter(None, validation))
     if not train or not validation:
-        raise LabError(f"The text is too short to hold a part out: {sum(map(len, texts))} characters.")
+        raise LabError(f"The text is too short to hold out a part: {sum(map(len, texts))} characters.")
     return train, validation
 
 

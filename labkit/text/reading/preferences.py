@@ -92,7 +92,7 @@ def read_unsplit_preferences(source: str | Path) -> ParsedRows[PreferencePair]:
     both = [[getattr(pair, side) for pair in items.values] for side in ("chosen", "rejected")]
     if not all(answers_repeat_questions(asked, answers) for answers in both):
         return items
-    items.reading.warnings.append("The answers begin with a copy of the prompt, which is left out.")
+    items.reading.warnings.append("The answers begin with a copy of the prompt, which is removed.")
     pairs = [
         PreferencePair(pair.prompt, *(strip_repeated_question(side, text) for side in (pair.chosen, pair.rejected)))
         for pair, text in zip(items.values, asked, strict=True)

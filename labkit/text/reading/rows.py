@@ -88,8 +88,8 @@ def _copies(files: Sequence[FileRead], contents: Mapping[int, int]) -> Iterator[
         before = first.setdefault((content, file.rows), file.path)
         if before != file.path:
             yield (
-                f"{file.path} holds the same {file.rows:,} row{'s' * (file.rows > 1)} as {before}. If it is a copy, "
-                f"take it out."
+                f"{file.path} has the same {file.rows:,} row{'s' * (file.rows > 1)} as {before}. If it is a copy, "
+                "remove it."
             )
 
 
@@ -166,7 +166,7 @@ def iterate_rows(source: str | Path, reading: ReadReport, include_plain_text: bo
             table = open_table(file)
             if table.format == "text" and not include_plain_text:
                 kinds = ", ".join(TABLE_ENDINGS)
-                words = f"{file.name} is plain text; what is asked for is read from {kinds}."
+                words = f"{file.name} is plain text; this kind of data is read from {kinds}."
                 raise NoRows("plain text", " ".join((words, *table.warnings)))
             yield from _counted(table.rows, _entry(file, table), reading)
         except NoRows as error:

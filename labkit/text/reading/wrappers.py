@@ -108,12 +108,12 @@ def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> FoundRow
     training = [name for name in lists if split_from_file_name(name) == "train"]
     empty = [name for name, rows in value.items() if split_from_file_name(name) == "train" and rows == []]
     if empty and not training and any(map(split_from_file_name, lists)):
-        raise LabError(f"holds nothing to train on: its split {empty[0]} is empty. Give rows to train on.")
+        raise LabError(f"contains nothing to train on: its split {empty[0]} is empty. Give rows to train on.")
     if len(training) > 1:
-        raise LabError(f"holds several splits to train on, {', '.join(training)}; which is meant? Keep one of them.")
+        raise LabError(f"contains several splits to train on, {', '.join(training)}; which is meant? Keep one of them.")
     if len(lists) > 1 and not all(map(split_from_file_name, lists)):
         names = ", ".join(lists)
-        raise LabError(f"holds several lists, {names}; which is meant? Keep one, or make a file of each.")
+        raise LabError(f"contains several lists, {names}; which is meant? Keep one, or make a file of each.")
     parts = [RowGroup(rows, name if len(lists) > 1 else "", split_from_file_name(name)) for name, rows in lists.items()]
     return FoundRowGroups(parts, [f"part {name}" for name in value if name not in lists])
 

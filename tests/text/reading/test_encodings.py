@@ -69,7 +69,7 @@ def test_a_few_words_in_a_long_text_are_found(encoding, text):
     "data, message",
     [
         (f"{CHINESE}\n".encode() * 3 + f"{CHINESE}\n".encode("gbk") * 20, "f has mixed encodings: line 1 .* line 4 "),
-        ((f"{ENGLISH * 20}那年. " * 20).encode("gbk"), "f is not UTF-8, and too little in it says in which encoding"),
+        ((f"{ENGLISH * 20}那年. " * 20).encode("gbk"), "f is not UTF-8, and too short for its encoding to be detected"),
     ],
 )
 def test_what_cannot_be_told_is_refused(data, message):

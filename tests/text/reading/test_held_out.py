@@ -37,7 +37,7 @@ def test_equal_texts_are_held_out_whole_and_by_content_alone():
 
 
 def test_too_little_to_hold_out_is_said():
-    with pytest.raises(LabError, match="too short to hold a part out: 2 characters"):
+    with pytest.raises(LabError, match="too short to hold out a part: 2 characters"):
         hold_out_texts(["x", "y"], 0.1)
 
 

@@ -190,9 +190,9 @@ REFUSED = [
     ("empty.txt", b"", "empty.txt is empty"),
     ("blank.txt", b" \n\n ", "blank.txt is empty"),
     ("mark.json", b"\xff\xfe", "mark.json is empty"),
-    ("one.txt", b"x", "too short to hold a part out: 1 characters"),
+    ("one.txt", b"x", "too short to hold out a part: 1 characters"),
     ("zeros.txt", b"rest\x04\x00\x00rest!", "zeros.txt is not text, or is damaged: it has 2 NUL bytes"),
-    ("bytes.txt", bytes(range(1, 256)), "bytes.txt is not UTF-8, and too little in it says"),
+    ("bytes.txt", bytes(range(1, 256)), "bytes.txt is not UTF-8, and too short for its encoding"),
     ("story.pdf", b"%PDF", "story.pdf is a PDF: a binary file, not text. To use it, save it as text"),
     ("story.docx", b"word", r"unknown file extension; supported are \.txt, \.text, \.md"),
     ("rows.gz", b"\x1f\x8b\x08cut", "rows.gz cannot be unpacked: .* Is the download complete"),
@@ -239,7 +239,7 @@ def test_conversations_name_the_columns_found_and_those_needed(tmp_path):
     [
         ([{"messages": [{"role": "robot", "content": "x"}]}], "role 'robot'"),
         ([{"messages": ["x"]}], "rows.json, row 1 has a list where a list of messages"),
-        (TURNS[:1], "holds one conversation; 2 different ones are needed"),
+        (TURNS[:1], "contains one conversation; 2 different ones are needed"),
         (["x"], "rows.json, row 1 is text where a row with named columns is needed"),
     ],
 )
@@ -250,7 +250,7 @@ def test_bad_conversations_are_refused_in_words(tmp_path, rows, message):
 
 def test_plain_text_is_no_conversation(tmp_path):
     (tmp_path / "a.txt").write_text("Hello.")
-    with pytest.raises(LabError, match="is plain text; what is asked for is read from .jsonl"):
+    with pytest.raises(LabError, match="is plain text; this kind of data is read from .jsonl"):
         read_conversations(tmp_path / "a.txt")
 
 

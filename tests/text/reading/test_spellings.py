@@ -339,7 +339,7 @@ def test_repeated_conversations_are_one_and_no_error(tmp_path):
 
 def test_several_lists_of_rows_are_not_guessed_among(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps({"old": ROWS, "new": ROWS}))
-    with pytest.raises(LabError, match="rows.json holds several lists, old, new; which is meant"):
+    with pytest.raises(LabError, match="rows.json contains several lists, old, new; which is meant"):
         talks(tmp_path / "rows.json")
 
 
@@ -662,7 +662,7 @@ def test_the_flat_messages_of_a_tree_are_no_conversation(tmp_path, container):
     path = jsonl(tmp_path / "rows.json", rows)
     if container == "list":
         path.write_text(json.dumps(rows))
-    with pytest.raises(LabError, match="Messages of a tree are not put together"):
+    with pytest.raises(LabError, match="Message trees are not supported"):
         talks(path)
 
 
@@ -689,7 +689,7 @@ def test_a_file_with_the_rows_of_another_is_named(tmp_path):
     jsonl(tmp_path / "c.jsonl", [*votes[:3], votes[0]])
     rows, reading = pairs(tmp_path)
     assert len(rows) == 12  # two people may have voted alike
-    assert reading.warnings == ["b.csv holds the same 4 rows as a.jsonl. If it is a copy, take it out."]
+    assert reading.warnings == ["b.csv has the same 4 rows as a.jsonl. If it is a copy, remove it."]
 
 
 @pytest.mark.parametrize("column, value", [("margin", -0.5), ("preference", "rejected"), ("winner", "Rejected")])
