@@ -130,7 +130,7 @@ def _unmet_tuple(inner: tuple[Any, ...], value: Any) -> str:
         return f"{len(inner)} values"
     hints = [inner[0]] * len(value) if many else inner
     unmet = next((words for words in map(_unmet, hints, value) if words), "")
-    return unmet and f"{unmet}, each"
+    return unmet and f"values that are each {unmet}"
 
 
 def _shown(value: Any) -> str:

@@ -46,6 +46,8 @@ def _print_fields(flag: str, value: Any) -> None:
 
     for field in dataclasses.fields(value):
         name, inside = f"{flag}.{field.name}", getattr(value, field.name)
+        if name == "--model.vocabulary":  # always that of the tokenizer
+            continue
         if field.name in union_field_choices(type(value)):
             if inside is None:  # nothing that a flag could set
                 continue

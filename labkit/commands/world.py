@@ -75,7 +75,7 @@ def _scores(world: World, task: Task, response: str) -> Iterator[str]:
 
     for name, profile in world.profiles.items():
         given = gold_score(world, task, response, profile)
-        yield f"      {name:9} {given.total:.2f}  {'; '.join(given.reasons)}"
+        yield f"      gold score, {name:9} {given.total:.2f}  {'; '.join(given.reasons)}"
 
 
 def command(arguments: list[str]) -> int:

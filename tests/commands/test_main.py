@@ -103,15 +103,15 @@ def test_no_command_prints_the_commands(capsys):
         (["run", "--out", "new", "--text", "missing.txt"], "missing.txt"),
         (["pretrain", "--again"], "name the run's folder first"),
         (["bench", "run", "--seeds"], "at least one seed"),
-        (["bench", "run", "--seeds", "-1"], "BenchOptions: seeds must be at least 0"),
-        (["run", "--out", "new", "--seed", "-1"], "RunOptions: seed must be at least 0"),
+        (["bench", "run", "--seeds", "-1"], "--seeds must be at least 0"),
+        (["run", "--out", "new", "--seed", "-1"], "--seed must be at least 0"),
         (["decode-compare", "nowhere", "--samples", "0"], "--samples must be at least 1"),
-        (["decode-compare", "nowhere", "--tasks", "-1"], "CompareOptions: tasks must be at least 0"),
-        (["generate", "nowhere", "--count", "0"], "GenerateOptions: count must be at least 1"),
-        (["generate", "nowhere", "--top-k", "-3"], "GenerateOptions: top_k must be at least 0"),
-        (["generate", "nowhere", "--max-tokens", "0"], "GenerateOptions: max_tokens must be at least 1"),
-        (["chat", "nowhere", "--temperature", "nan"], "ChatOptions: temperature must be at least 0, not nan"),
-        (["world", "--count", "0"], "WorldOptions: count must be at least 1"),
+        (["decode-compare", "nowhere", "--tasks", "-1"], "--tasks must be at least 0"),
+        (["generate", "nowhere", "--count", "0"], "--count must be at least 1"),
+        (["generate", "nowhere", "--top-k", "-3"], "--top-k must be at least 0"),
+        (["generate", "nowhere", "--max-tokens", "0"], "--max-tokens must be at least 1"),
+        (["chat", "nowhere", "--temperature", "nan"], "--temperature must be at least 0, not nan"),
+        (["world", "--count", "0"], "--count must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(arguments, message, capsys, tmp_path, monkeypatch):
@@ -324,7 +324,7 @@ def test_chat_answers_what_comes_through_a_pipe(finished, monkeypatch, capsys):
 def test_a_bad_sampling_setting_is_said_in_words(finished, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
     assert main(["chat", str(finished), "--top-p", "2"]) == 2
-    assert "top_p must be above 0 and at most 1, not 2" in capsys.readouterr().err
+    assert "--top-p must be above 0 and at most 1, not 2" in capsys.readouterr().err
 
 
 def test_world_shows_a_document_and_scored_answers(capsys):

@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[str, Callable[[Tensors], Tensors], str]] = {
     "packed": (
         "llama",
         lambda t: t | {"model.layers.0.mlp.up_proj.qweight": torch.ones(4, 4, dtype=torch.int32)},
-        "of I32, model.layers.0.mlp.up_proj.qweight",
+        "of I32; the first is model.layers.0.mlp.up_proj.qweight",
     ),
     "NaN": (
         "llama",
@@ -218,7 +218,7 @@ def test_a_folder_without_a_checkpoint_is_told_what_was_looked_for_and_what_lies
     for name in ("a.txt", "b.bin", ".hidden"):
         (tmp_path / name).touch()
     (tmp_path / "deeper").mkdir()
-    with pytest.raises(LabError, match=r"there lies a.txt, b.bin, deeper/\.$"):
+    with pytest.raises(LabError, match=r"there are a.txt, b.bin, deeper/\.$"):
         from_pretrained(tmp_path)
     (tmp_path / "recipe.json").touch()
     with pytest.raises(LabError, match="It is a run of labkit, which needs no import"):

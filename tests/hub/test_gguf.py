@@ -184,7 +184,7 @@ def test_a_cut_that_has_no_name_is_said(file, plain, tmp_path):
         with pytest.raises(LabError, match="llama.cpp has no name for this tokenizer's pre-tokenizer"):
             save_gguf(tiny(plain.vocab_size), Tokenizer(backend, CONFIG), tmp_path / "odd.gguf")
     assert not (tmp_path / "odd.gguf").exists()
-    with pytest.raises(LabError, match="cuts text as 'tekken'"):
+    with pytest.raises(LabError, match="has the pre-tokenizer 'tekken'"):
         read_gguf_tokenizer(retold(file, {"tokenizer.ggml.pre": "tekken"}))
     with pytest.raises(LabError, match="of the kind 'rwkv'; supported are gpt2 and llama"):
         read_gguf_tokenizer(retold(file, {"tokenizer.ggml.model": "rwkv"}))
@@ -254,17 +254,17 @@ def test_a_shape_is_llama_cpps_and_comes_back(name, plain, tmp_path):
     "fields,message",
     [
         ({"general.architecture": "gemma3"}, "architecture 'gemma3'; supported in GGUF files are llama, qwen2, qwen3"),
-        ({"llama.final_logit_softcapping": 30.0}, "says llama.final_logit_softcapping = 30.0, which is not known"),
+        ({"llama.final_logit_softcapping": 30.0}, "has llama.final_logit_softcapping = 30.0, which is not supported"),
         ({"llama.attention.sliding_window": 16}, "a window of 16 tokens"),
         ({"llama.expert_count": 8}, "llama.expert_count = 8"),
-        ({"llama.attention.causal": False}, "llama.attention.causal = False, which is not known"),
-        ({"llama.rope.scaling.type": "longrope"}, "the rotary scaling 'longrope' is not known"),
+        ({"llama.attention.causal": False}, "llama.attention.causal = False, which is not supported"),
+        ({"llama.rope.scaling.type": "longrope"}, "the rotary scaling 'longrope' is not supported"),
         ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.yarn_beta_fast": 20.0}, "yarn_beta_fast = 20.0"),
         ({"llama.rope.dimension_count": 8}, "rope.dimension_count = 8 differs"),
         ({"llama.block_count": 4_000_000_000}, "depth must be at least 1 and at most"),
         ({"llama.embedding_length": 4_000_000_000}, "width must be at least 1 and at most"),
         ({"llama.context_length": 4_000_000_000}, "context must be at least 1 and at most"),
-        ({"llama.context_length": None}, "does not say llama.context_length"),
+        ({"llama.context_length": None}, "has no llama.context_length"),
         ({"llama.context_length": "long"}, "context must be a whole number, not .long.|does not describe"),
         ({"split.count": 3}, "one of 3 parts. Join them first"),
     ],

@@ -244,10 +244,10 @@ def test_what_makes_no_sense_is_refused(changes, message):
         (lambda: {"feed_forward": MoE(Gated(4), capacity_factor=0.0)}, "capacity_factor must be above 0"),
         (lambda: {"feed_forward": Plain(4, UNKNOWN)}, "activation must be one of silu, .* not 'swish'"),
         (lambda: {"feed_forward": Gated(0)}, "intermediate_size must be at least 1"),
-        (lambda: {"mixer": RWKV(), "position": NoPosition(), "key_value_heads": 1}, "each with a key of its own"),
+        (lambda: {"mixer": RWKV(), "position": NoPosition(), "key_value_heads": 1}, "with a key for each head"),
         (
             lambda: {"mixer": RWKV((0, 1, 1, 1)), "position": NoPosition()},
-            "ranks must be at least 1 .*, each",
+            "ranks must be .* each at least 1",
         ),
     ],
 )

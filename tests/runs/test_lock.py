@@ -59,12 +59,12 @@ def other(tmp_path):
 
 
 def test_another_process_is_refused_in_words_and_its_death_noticed(other, tmp_path):
-    with pytest.raises(LabError, match=rf"in use: another process .number {other.pid}, since 20"):
+    with pytest.raises(LabError, match=rf"in use: another process .PID {other.pid}, since 20"):
         with exclusive_lock(tmp_path / "run"):
             pass
     other.kill()  # not yet waited for: its number is still taken
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
-    with pytest.warns(UserWarning, match=rf"number {other.pid}, since 20.* has ended; its lock is taken over"):
+    with pytest.warns(UserWarning, match=rf"PID {other.pid}, since 20.* has ended; its lock is taken over"):
         with exclusive_lock(tmp_path / "run"):
             pass
     assert not list(tmp_path.glob("run/*"))
@@ -78,7 +78,7 @@ def test_an_owner_at_work_keeps_its_lock_when_the_clock_is_set(other, tmp_path, 
         changed.setattr(psutil.Process, "create_time", lambda process: created(process) + seconds)
         assert lock.lock_holder(tmp_path / "run")
         changed.setattr(lock.fcntl, "flock", no_locks)
-        with pytest.raises(LabError, match=f"number {other.pid}"), exclusive_lock(tmp_path / "run"):
+        with pytest.raises(LabError, match=f"PID {other.pid}"), exclusive_lock(tmp_path / "run"):
             pass
     (tmp_path / "run" / ".lock").write_text("{}")
     with (

@@ -62,7 +62,7 @@ def test_what_a_stage_begins_with():
             "pretrain,sft-",
             ("'sft-' is not a valid name for a stage: use dpo, or dpo-strict for a second stage of that type"),
         ),
-        ("pretrain,sft-Long", "'sft-Long' is no name for a stage"),
+        ("pretrain,sft-Long", "'sft-Long' is not a valid name for a stage"),
         ("pretrain,sft,dpo@reward", "dpo cannot come after reward: no earlier stage of that name produces a language"),
         ("pretrain,dpo@sft,sft", "dpo cannot come after sft"),
         ("pretrain,sft,reward,dpo@reward", "dpo cannot come after reward"),
@@ -77,7 +77,7 @@ def test_what_is_no_plan_is_refused_in_words(text, said):
 
 
 def test_a_name_says_its_kind():
-    with pytest.raises(LabError, match="'dpo' is no name for a stage ppo"):
+    with pytest.raises(LabError, match="'dpo' is not a valid name for a ppo stage"):
         PlannedStage("dpo", PPO())
     with pytest.raises(LabError, match="in the plan twice"):
         resolve_dependencies([*WHOLE, PlannedStage("dpo", DPO())])

@@ -88,7 +88,7 @@ def test_recipes_of_before_whose_stages_have_a_seed_still_load():
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ({"width": 257}, r"head_dim \(or width / heads\) must be even, not 257 (width 257 and 1"),
+        ({"width": 257}, r"head_dim \(or width / heads\) must be even, not 257 .width 257 and 1"),
         ({"head_dim": 3}, "must be even, not 3"),
         ({"width": 257, "position": Sinusoidal()}, "needs an even width, not 257"),
         ({"position": T5Buckets(32, 16)}, "max_distance must be above 16, not 16"),

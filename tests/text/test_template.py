@@ -205,16 +205,16 @@ def test_what_a_template_refuses_is_said(tmp_path):
         ("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }};{% endfor %}", "with no end token"),
         (
             "{% for m in messages %}{{ m['content'] | upper }}{{ eos_token }}{% endfor %}",
-            "changes what the assistant says",
+            "changes the assistant's messages",
         ),
-        ("{% for m in messages %}{{ m['content'] | tojson }}{{ eos_token }}{% endfor %}", "changes what the assistant"),
+        ("{% for m in messages %}{{ m['content'] | tojson }}{{ eos_token }}{% endfor %}", "changes the assistant"),
         (
             "{% for m in messages %}{{ m['content'].split() | join(' ') }}{{ eos_token }}{% endfor %}",
-            "changes what the",
+            "changes the",
         ),
         (
             "{% for m in messages %}{{ m['content'][:20] }}{{ eos_token }}{% endfor %}",
-            "changes what the assistant says",
+            "changes the assistant's messages",
         ),
         ("{% for m in messages %}{{ m['content'] | length }}{{ eos_token }}{% endfor %}", "cannot be found again"),
         (

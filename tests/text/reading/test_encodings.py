@@ -98,7 +98,7 @@ def test_stray_bytes_are_replaced_and_named_and_accents_are_read(data, text, war
         (b"PK\x03\x04rest", "f is a zip archive or an Office document: a binary file, not text. To use it, unpack it"),
         (b"\x28\xb5\x2f\xfdrest", "f is packed with zstd"),
         (b"\x80\x04\x95\x10q\x01X\x05\x02\x01\x06", "f is a binary file, not text"),
-        (bytes(range(256)) * 4, "f is not text, or is damaged: it has 4 NUL bytes, the first in line 1. .* take"),
+        (bytes(range(256)) * 4, "f is not text, or is damaged: it has 4 NUL bytes, the first in line 1. .* remove"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "f is a Git LFS pointer, .* git lfs pull"),
         (b"x" * 257 + b"ustar" + b"\0" * 99, "f is a tar archive. To use it, unpack it .tar xf. and give its folder"),
     ],

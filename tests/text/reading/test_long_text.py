@@ -179,5 +179,5 @@ def test_a_long_table_that_is_called_txt_is_refused(tmp_path, monkeypatch, betwe
     monkeypatch.setattr("labkit.text.reading.containers.LONG", 10)
     rows = [f"{n}{between}It is in the park of {n * 7} trees." for n in range(20)]
     (tmp_path / "a.txt").write_text("\n".join([f"id{between}text", *rows]))
-    with pytest.raises(LabError, match="a.txt is (CSV|TSV) by what stands in it"):
+    with pytest.raises(LabError, match="a.txt is (CSV|TSV) by its content"):
         read_texts(tmp_path / "a.txt")

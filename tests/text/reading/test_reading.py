@@ -222,7 +222,7 @@ def test_a_missing_file_is_named(name):
 
 def test_a_folder_without_text_is_refused(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    with pytest.raises(LabError, match="holds no .txt, .text, .md, .markdown, .jsonl"):
+    with pytest.raises(LabError, match="contains no .txt, .text, .md, .markdown, .jsonl"):
         read_texts(tmp_path)
 
 

@@ -496,7 +496,7 @@ def test_rows_of_the_viewers_api(tmp_path):
 def test_a_csv_of_another_name_is_refused(tmp_path, name):
     as_csv(tmp_path / name, ",")
     for kind in KINDS:
-        with pytest.raises(LabError, match=f"{name} is CSV by what stands in it .* Rename it to rows.csv"):
+        with pytest.raises(LabError, match=f"{name} is CSV by its content .* Rename it to rows.csv"):
             read_rows(str(tmp_path / name), kind)
 
 
