@@ -267,7 +267,7 @@ def test_votes_of_a_later_version_are_left_alone(tmp_path):
     PreferenceStore(tmp_path / "votes.db")
     with sqlite3.connect(tmp_path / "votes.db") as later:
         later.execute("UPDATE labkit_schema SET version = 99")
-    with pytest.raises(LabError, match="made by a later labkit"):
+    with pytest.raises(LabError, match="made by a newer labkit"):
         PreferenceStore(tmp_path / "votes.db")
 
 
