@@ -353,7 +353,7 @@ def _value(kind: str, name: str, text: str) -> Any:
         raise ValueError
     except (ValueError, OverflowError):
         kind_of = "a whole number" if name in INTEGER_OPTIONS else "a number"
-        raise LabError(f"{kind}: {name} is {kind_of}, not {text!r}.") from None
+        raise LabError(f"{kind}: {name} must be {kind_of}, not {text!r}.") from None
 
 
 def _tokens_of(name: str, value: str, tokenizer: Tokenizer | None) -> tuple[int, ...]:

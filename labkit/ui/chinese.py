@@ -297,6 +297,32 @@ MESSAGES = {
         "contrastive：不能使用过滤器，因为它自己在 k 个最可能的词元中选择。",
     "speculative: a smaller draft model is needed (on the command line, --draft RUN).":
         "speculative：需要较小的草稿模型（命令行用 --draft RUN）。",
+    "{}: character {} is broken (a lone surrogate). Type it again.":
+        "{0}：第 {1} 个字符已损坏（孤立的代理项）。请重新输入。",
+    "a number is infinite": "有数字是无穷大",
+    "there is a null character": "含有空字符",
+    "{} beams cannot be split into {} groups of equal size.": "{0} 个束不能平分为 {1} 组。",
+    "The model's logits are NaN or infinite: its weights are damaged, as when training diverged.":
+        "模型的 logits 为 NaN 或无穷大：权重已损坏，例如训练曾发散。",
+    "{} is empty; it needs at least one token.": "{0} 为空；至少需要一个词元。",
+    "{} has a different tokenizer from {}: a draft model must have the same one.":
+        "{0} 的分词器与 {1} 不同：草稿模型须使用相同的分词器。",
+    "Speculative decoding cannot use filters that need the previous tokens.":
+        "推测解码不能使用需要前文词元的过滤器。",
+    "{}: there is no token {} in a vocabulary of {}.": "{0}：大小为 {2} 的词表中没有词元 {1}。",
+    "This model cannot generate text: its attention is bidirectional.": "此模型不能生成文本：它的注意力是双向的。",
+    "This model has no attention: its mixer is {}.": "此模型没有注意力：它的混合层是 {0}。",
+    "TinyWorld of size {} has no stories with the pronoun it; size lab has them.":
+        "大小为 {0} 的 TinyWorld 没有含代词 it 的故事；大小为 lab 的有。",
+    "Finding heads needs a decoder-only attention model.": "查找注意力头需要仅解码器的注意力模型。",
+    "Patching needs a decoder-only attention model.": "激活修补需要仅解码器的注意力模型。",
+    "PPO: answers of {} tokens leave no room for a prompt: train.max_length is {}. Lower max_new_tokens, or raise "
+    "train.max_length.":
+        "PPO：{0} 个词元的回答没有给提示留下空间：train.max_length 为 {1}。请减小 max_new_tokens 或加大 "
+        "train.max_length。",
+    "{} answers cannot be split into {} per prompt on {} processes; make train.batch_size a multiple of {}.":
+        "{0} 个回答不能在 {2} 个进程上按每个提示 {1} 个平分；请让 train.batch_size 为 {3} 的整数倍。",
+    "There is no annotator {}; there are {}.": "没有标注者 {0}；可选的有 {1}。",
     "There is no token to show.": "没有可显示的词元。",
     "There is no token {} in this model's vocabulary of {}.": "此模型的词表（{1} 个）中没有词元 {0}。",
     "The text has {} tokens, and the model's context is {}.": "文本有 {0} 个词元，而模型的上下文为 {1}。",

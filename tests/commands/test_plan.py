@@ -28,7 +28,8 @@ def test_each_stage_has_a_line_and_says_whether_it_fits(capsys):
     said = capsys.readouterr().out
     header, pretrain, sft, _, *notes = said.splitlines()
     assert header.split() == [
-        *("stage", "weights", "gradients", "optimizer", "frozen", "activations", "other", "peak", "step", "all", "fits")
+        *("stage", "weights", "gradients", "optimizer", "frozen", "activations", "other", "peak"),
+        *("per", "step", "total", "fits"),
     ]
     assert pretrain.startswith("pretrain ") and sft.startswith("sft ")
     assert pretrain.endswith("NO") and "MB" in pretrain

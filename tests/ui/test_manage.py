@@ -302,7 +302,7 @@ def test_a_run_is_deleted_once_its_name_is_typed(lab):
         (lambda lab, jobs: manage.rename_run(lab, jobs, "busy", "new"), "busy is running"),
         (lambda lab, jobs: manage.rename_run(lab, jobs, "demo", "new"), "comes with labkit"),
         (lambda lab, jobs: manage.rename_run(lab, jobs, "mine", "busy"), "a run busy already"),
-        (lambda lab, jobs: manage.rename_run(lab, jobs, "mine", "../new"), "no name for a run"),
+        (lambda lab, jobs: manage.rename_run(lab, jobs, "mine", "../new"), "is not a valid name for a run"),
         (lambda lab, jobs: manage.rename_run(lab, jobs, "mine", "demo"), "a run demo already"),
         (lambda lab, jobs: manage.rename_run(lab, jobs, "gone", "new"), "There is no run"),
     ],
@@ -321,7 +321,7 @@ def test_what_is_refused_changes_nothing(lab, act, message):
     ("change", "message"),
     [
         ({"extra_flags": "--out /tmp/x"}, "--out is set by the fields above"),
-        ({"extra_flags": "--build_on=/tmp/x --stages dpo"}, "--build_on=/tmp/x, --stages is chosen"),
+        ({"extra_flags": "--build_on=/tmp/x --stages dpo"}, "--build_on=/tmp/x, --stages is set by the fields above"),
         ({"extra_flags": "--pretrain.train.steps 100001"}, "--pretrain.train.steps 100001 is above this page's limit"),
         ({"extra_flags": "--model.width=1e9"}, "--model.width 1e9 is above this page"),
         ({"extra_flags": "--annotation.prompts 99999999"}, "above this page's limit, 1,000,000"),
@@ -372,8 +372,8 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ({"source": {"a": 1}, "stages": ["dpo"]}, "There is no run"),
         ({"source": "../x", "stages": ["dpo"]}, "There is no run"),
         ({"source": ["mine"]}, "Choose the stages to train"),
-        ({"name": "\ud83d"}, "no name for a run"),
-        ({"name": None}, "no name for a run"),
+        ({"name": "\ud83d"}, "is not a valid name for a run"),
+        ({"name": None}, "is not a valid name for a run"),
     ],
 )
 def test_what_a_page_may_not_begin(lab, change, message):

@@ -230,7 +230,7 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
 """Name of the case -> its rows, or what checks them, and what its record holds. Nothing else may be dropped."""
 
 REFUSED = {
-    "i-openai-image-parts": r"data.jsonl, line 1 has a part of type 'image_url' .* Leave it out",
+    "i-openai-image-parts": r"data.jsonl, line 1 has a part of type 'image_url' .* Remove it",
     "i-ranked-output-list": r"data.json, row 1 has a list where a text is needed: .* Give one text",
     "p-argilla": r"export.json, row 1 has the columns id, fields, responses, .* preferences need chosen and rejected",
     "p-helpsteer": r"data.jsonl, line 1 has the columns prompt, response, .* write the better as chosen",
