@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from labkit.world import Message
 
 
-HELP = """Type a message and press enter; a line that ends with \\ continues in the next. Commands:
+HELP = """Type a message and press Enter; a line that ends with \\ continues on the next line. Commands:
   /story   print a new TinyWorld story, which your next questions are about
   /new     forget the conversation
-  /quit    leave (or ctrl-D)"""
+  /quit    leave (or Ctrl-D)"""
 
 
 @dataclass(frozen=True)
 class ChatOptions:
     """Talk to a run's model.
 
-    Reads messages from the terminal, or from a pipe, one per line; a line that ends with a backslash continues in the
+    Reads messages from the terminal, or from a pipe, one per line; a line that ends with a backslash continues on the
     next. Commands: /story (a story to ask about), /new (forget the conversation), /help, /quit.
     """
 

@@ -158,5 +158,5 @@ def serve(blocks: gr.Blocks, lab: Lab, **options: Any) -> None:
             "The ports from 7860 on are" if options.get("server_port") is None else f"Port {options['server_port']} is"
         )
         raise LabError(f"{place} in use, or may not be used. Choose another one: --port") from error
-    print(f"The lab is open at {address} (ctrl-C closes it).", flush=True)
+    print(f"The app runs at {address} (Ctrl-C stops it).", flush=True)
     blocks.block_thread()

@@ -233,14 +233,14 @@ def test_what_a_viewer_asks(look, tokenizer):
         ({"map": 1}, "no attention map 1"),
         ({"kind": "none"}, "by zero or mean"),
         ({"what": "cell", "row": 99, "column": 0}, "no pair of tokens"),
-        ({"layer": "x"}, "no question"),
-        ({"layer": float("inf")}, "no question"),
+        ({"layer": "x"}, "not a request"),
+        ({"layer": float("inf")}, "not a request"),
         ({"place": 99}, "no token 99"),
-        ({"place": []}, "no question"),
+        ({"place": []}, "not a request"),
         ({"kind": ["zero"]}, "by zero or mean"),
         ({"what": "effects", "map": 7}, "no attention map 7"),
         ({"stage": "\ud83d"}, "no checkpoint"),
-        ({"what": "cell"}, "no question"),
+        ({"what": "cell"}, "not a request"),
     ]
     for changes, message in wrong:
         assert message in views.handle_request({**here, "what": "without", "kind": "zero"} | changes)["error"]

@@ -133,7 +133,7 @@ def test_without_a_mask_every_token_sees_all(config):
     changed = given_tokens.clone()
     changed[:, -1] = (changed[:, -1] + 1) % V
     assert not torch.allclose(model(given_tokens)[:, 0], model(changed)[:, 0], atol=1e-6)
-    with pytest.raises(LabError, match="keeps no state"):
+    with pytest.raises(LabError, match="has no state"):
         model.new_state(2, T)
 
 

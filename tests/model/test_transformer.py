@@ -151,7 +151,7 @@ def test_config_round_trip():
         (lambda: {"depth": 0}, "depth must be at least 1.*, not 0"),
         (lambda: {"heads": 4, "key_value_heads": 3}, "4 query heads cannot share 3 key heads"),
         (lambda: {"width": 50, "heads": 4, "key_value_heads": 4}, "width of 50 cannot be split into 4 heads"),
-        (lambda: {"width": 6, "heads": 2}, "must be even, not 3 (width 6 and 2 heads"),
+        (lambda: {"width": 6, "heads": 2}, r"must be even, not 3 \(width 6 and 2 heads"),
         (lambda: {"position": Rotary(base=0.5)}, "base must be above 1.*, not 0.5"),
         (lambda: {"feed_forward": Gated(intermediate_size=0)}, "intermediate_size must be at least 1.*, not 0"),
     ],
