@@ -103,7 +103,7 @@ def test_no_command_prints_the_commands(capsys):
         (["run", "--out", "new", "--text", "missing.txt"], "missing.txt"),
         (["pretrain", "--again"], "name the run's folder first"),
         (["bench", "run", "--seeds"], "at least one seed"),
-        (["bench", "run", "--seeds", "-1"], "--seeds must be at least 0"),
+        (["bench", "run", "--seeds", "-1"], "--seeds must be values that are each at least 0"),
         (["run", "--out", "new", "--seed", "-1"], "--seed must be at least 0"),
         (["decode-compare", "nowhere", "--samples", "0"], "--samples must be at least 1"),
         (["decode-compare", "nowhere", "--tasks", "-1"], "--tasks must be at least 0"),
