@@ -84,7 +84,7 @@ def prefetch_batches(source: Source, total: int, device: torch.device) -> Source
         return source
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // processes - 1))
-    return BatchPrefetcher(source, total, workers, pin_memory=device.type == "cuda")
+    return BatchPrefetcher(source, total, workers, pin_memory=device.type == "cuda" and torch.cuda.is_available())
 
 
 def _unchanged(batch: Any) -> Any:
