@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 class StatelessSource:
     """The state of a source that derives everything from (seed, step): none."""
 
+    stateless = True
+    """So other processes may make batches ahead (see `labkit.training.prefetch`)."""
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

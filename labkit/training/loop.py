@@ -40,6 +40,7 @@ from labkit.training.config import (
     fingerprint,
 )
 from labkit.training.engine import make_parallel_engine
+from labkit.training.prefetch import BatchPrefetcher, prefetch_batches
 from labkit.training.processes import accelerator
 from labkit.training.sharding import local_shard
 
@@ -95,6 +96,7 @@ def fit(
         loop.save()
         raise
     finally:
+        loop.close()
         model.eval()
 
 
@@ -128,6 +130,7 @@ class _Loop:
         self.checkpoints = Checkpoints(folder / "checkpoints") if folder else None
         self.written: MetricsLog | None = None
         self._resume()
+        self.batches = prefetch_batches(source, config.steps * config.gradient_accumulation_steps, self.device)
         self.optimizer.zero_grad()  # whatever was left from before
 
     def _compiled(self, objective: Objective) -> Objective:
@@ -169,7 +172,7 @@ class _Loop:
         totals: Tensor | None = None
         parts = self.config.gradient_accumulation_steps
         for part in range(parts):
-            batch = self.engine.call_with_weights(self.source.next_batch, step * parts + part)
+            batch = self.engine.call_with_weights(self.batches.next_batch, step * parts + part)
             if self.device.type != "cpu":
                 batch = send_to_device(batch, self.device)
             loss_sum, count, metrics = self.engine.backward(self._objective, batch, last_micro_batch=part == parts - 1)
@@ -201,6 +204,11 @@ class _Loop:
             path = self.checkpoints.checkpoint_path(self.saved_step)
             kept = f"The weights of step {self.saved_step} are kept in {path}."
         return f"The {what} at step {step + 1}, so training stopped. {kept} Try a smaller learning rate."
+
+    def close(self) -> None:
+        """End the workers that make batches ahead, if there are any."""
+        if isinstance(self.batches, BatchPrefetcher):
+            self.batches.close()
 
     @contextlib.contextmanager
     def journal(self) -> Iterator[None]:
