@@ -105,7 +105,7 @@ class Function:
             return Verdict(False, f"A function is asked for, not its result: give {name} without brackets behind it.")
         truths = self._outcomes(exercise.solution)
         mine = self._outcomes(answer)
-        if mine and all(one.value is ... for one in mine):
+        if all(one.value is None and not one.problem for one in mine):
             return None
         wrong = [
             (at, one.problem or difference(one.value, truth.value, self.tolerance))
@@ -147,9 +147,11 @@ class Function:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a call gave: a plain value (... for none), or in words why there is none, and the type of the exception."""
+    """What a call gave: a plain value, None where it gave nothing, or in words why there is none, and the type of the
+    exception.
+    """
 
-    value: Any = ...
+    value: Any = None
     problem: str = ""
     error: str = ""
 
@@ -157,7 +159,7 @@ class _Outcome:
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Outcome:
     try:
         value = function(*arguments)
-        return _Outcome(... if value is None or value is ... else to_plain(value))
+        return _Outcome(None if value is ... else to_plain(value))
     except UnreadableAnswer as error:
         return _Outcome(problem=f"gives what cannot be compared: {str(error).rstrip('.')}", error="UnreadableAnswer")
     except (Exception, SystemExit) as error:  # whatever a student's function does becomes words
