@@ -21,23 +21,29 @@ class UnreadableAnswer(ValueError):
 
 
 def to_plain(value: Any) -> Any:
-    """Tensors, arrays and tuples -> lists; their elements -> Python's own numbers. Sets and dictionaries stay.
+    """Tensors, arrays and tuples -> lists; their elements -> Python's own numbers. Sets and dictionaries stay;
+    in a set, a list is a tuple.
 
     Raises UnreadableAnswer for anything else.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {to_plain(key): to_plain(held) for key, held in value.items()}
+        return {_hashable(to_plain(key)): to_plain(held) for key, held in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(held) for held in value]
     if isinstance(value, set | frozenset | type({}.keys())):
-        return frozenset(to_plain(held) for held in value)
+        return frozenset(_hashable(to_plain(held)) for held in value)
     if hasattr(value, "tolist"):
         return to_plain(value.tolist())
     if isinstance(value, Real):
         return float(value)
     raise UnreadableAnswer(f"{_type_in_words(value)} is no answer to this exercise.")
+
+
+def _hashable(value: Any) -> Any:
+    """A list inside a set, or as a key, as a tuple."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def difference(answer: Any, truth: Any, tolerance: float) -> str:
@@ -55,6 +61,8 @@ def equal(answer: Any, truth: Any, tolerance: float) -> bool:
 
 def _difference(answer: Any, truth: Any, tolerance: float, place: str) -> str:
     subject = f"element {place}" if place else "the answer"
+    if isinstance(truth, frozenset) and isinstance(answer, list):
+        answer = frozenset(map(_hashable, answer))
     if in_words(answer) != in_words(truth):
         return f"{subject} is {in_words(answer)}; {in_words(truth)} is asked for"
     if isinstance(truth, bool | str):
@@ -136,7 +144,7 @@ def show(value: Any) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         shown = [_show(held) for held in value[: SHOWN_CHARACTERS // 2]]
         return f"[{', '.join(shown)}]"
     if isinstance(value, frozenset):

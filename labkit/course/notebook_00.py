@@ -88,21 +88,6 @@ EXERCISES = (
     ),
     Exercise(
         "00.3",
-        "What is DPO's loss on a pair before the first step, when the policy still is the reference?",
-        dpo_loss_at_the_start,
-        Value(),
-        (
-            Mistake(
-                "zero",
-                0,
-                "The margin is 0, but the loss of a margin of 0 is not: what is the sigmoid of 0, and its logarithm?",
-            ),
-            Mistake("probability", 0.5, "That is sigmoid(0). The loss is its negative logarithm."),
-            Mistake("log2 for the natural logarithm", 1, "By log2 it would be 1 bit; the loss is in nats."),
-        ),
-    ),
-    Exercise(
-        "00.4",
         "Write preference_probability(chosen, rejected): with which probability a reward model expects the choice that "
         "was made, given its scores of the two answers.",
         preference_probability,
@@ -123,6 +108,21 @@ EXERCISES = (
                 lambda chosen, rejected: 1 / (1 + math.exp(-chosen)),
                 "Only the difference of two rewards means something: the score of the rejected answer is missing.",
             ),
+        ),
+    ),
+    Exercise(
+        "00.4",
+        "What is DPO's loss on a pair before the first step, when the policy still is the reference?",
+        dpo_loss_at_the_start,
+        Value(),
+        (
+            Mistake(
+                "zero",
+                0,
+                "The margin is 0, but the loss of a margin of 0 is not: what is the sigmoid of 0, and its logarithm?",
+            ),
+            Mistake("probability", 0.5, "That is sigmoid(0). The loss is its negative logarithm."),
+            Mistake("log2 for the natural logarithm", 1, "By log2 it would be 1 bit; the loss is in nats."),
         ),
     ),
     Exercise(
