@@ -1,4 +1,4 @@
-"""Where the files that come with labkit are."""
+"""Where the files that come with labkit are, and where the notebooks' runs go."""
 
 import sys
 from pathlib import Path
@@ -22,3 +22,8 @@ def data_folder() -> Path:
 def demo_folder() -> Path:
     """The folder of the finished run that comes with labkit; see `labkit.runs.shipped`."""
     return data_folder() / "demo"
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: runs/ in the working directory, or beside it for a notebook, which works in notebooks/."""
+    return Path("..") / "runs" if Path.cwd().name == "notebooks" else Path("runs")

@@ -27,6 +27,7 @@ FLOORS = (
     "stages",
     "runs",
     "reporting",
+    "course",
     "hub",
     "bench",
     "commands",

@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "export a run's model for transformers or llama.cpp",
     "demo": "rebuild data/demo, the finished run that comes with labkit",
     "world": "show TinyWorld: documents, tasks, scored answers",
+    "course": "the notebooks' exercises: progress, solutions, a class as a table",
     "bench": "benchmarks: training step, generation, memory, whole runs",
 }
 """What each command does, in a line."""

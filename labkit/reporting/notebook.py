@@ -1,17 +1,163 @@
-"""What the notebooks share: a bar that follows a run."""
+"""What the notebooks share: training with a bar, a run to start from, answers of a model, sliders over a function."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import contextlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from labkit.paths import demo_folder, runs_folder
 from labkit.reporting.terminal import format_stage_headline
 from labkit.text.reading.report import format_reading_lines
 
 if TYPE_CHECKING:
+    import torch
+
+    from labkit.model.transformer import Transformer
+    from labkit.runs.folder import Run
     from labkit.runs.pipeline import Progress
+    from labkit.runs.recipe import Recipe
+    from labkit.text.tokenizer import Tokenizer
+    from labkit.training.config import Evaluate, Objective, Source, TrainConfig
+    from labkit.world import Message
+
+T = TypeVar("T")
+
+
+def notebook_preset() -> str:
+    """The preset that the notebooks are executed at: that of the environment variable LABKIT_PRESET, else smoke."""
+    return os.environ.get("LABKIT_PRESET", "smoke")
+
+
+def at_preset(*, smoke: T, lab: T) -> T:
+    """One of two settings: a short one for the preset smoke, and one that takes longer for any other."""
+    return smoke if notebook_preset() == "smoke" else lab
+
+
+def train(
+    model: torch.nn.Module,
+    source: Source,
+    objective: Objective,
+    config: TrainConfig,
+    *,
+    evaluate: Evaluate | None = None,
+    seed: int = 0,
+    label: str = "training",
+) -> list[dict[str, Any]]:
+    """`labkit.training.loop.fit` to its end with a bar; returns its records as the figures take them.
+
+    The model is trained in place; nothing is written. Raises LabError as `fit` does.
+    """
+    from labkit.training.loop import fit
+
+    records = []
+    with tqdm(total=config.steps, desc=label) as bar:
+        for record in fit(model, source, objective, config, evaluate=evaluate, seed=seed):
+            records.append(record.to_dict())
+            bar.set_postfix_str(f"loss {record.loss:.3f}", refresh=False)
+            bar.update()
+    return records
+
+
+def shipped_run() -> Run:
+    """The finished run that comes with labkit (preset lab, all five stages): a trained model without any training."""
+    from labkit.runs.folder import Run
+
+    return Run.open(demo_folder())
+
+
+def branch_shipped_run(name: str, recipe: Recipe, keep: Sequence[str]) -> Run:
+    """A run of `recipe` in `runs_folder()` that begins with finished stages of the shipped run; nothing is trained.
+
+    The folder's name ends with the recipe's fingerprint, so what this or another notebook has trained with the very
+    same recipe is found again, and other settings get a folder of their own. recipe: the shipped run's with other
+    stages than `keep` changed. Raises LabError when one of `keep` would be another model under `recipe`.
+    """
+    from labkit.runs.folder import Run
+
+    folder = runs_folder() / f"{name}-{recipe.fingerprint()[:8]}"
+    _wait_for(folder)
+    return Run.open(folder) if (folder / "recipe.json").is_file() else shipped_run().branch(folder, recipe, keep)
+
+
+def finish_stages(run: Run, stages: Sequence[str]) -> None:
+    """Train these stages of a run, with a bar; those that are finished are kept, those begun are resumed.
+
+    Where another notebook is at work on the run, it is waited for. Each result is then in `run.stage(name).result`.
+    """
+    from labkit.runs import pipeline
+
+    _wait_for(run.path)
+    show_progress(pipeline.run(run.recipe, run.path, list(stages), resume=True))
+
+
+def _wait_for(folder: Any) -> None:
+    """Return when no process holds the lock of a run's folder."""
+    from labkit.runs.lock import lock_holder
+
+    said = False
+    while holder := lock_holder(folder):
+        if not said:
+            print(holder)
+            said = True
+        time.sleep(0.5)
+
+
+def generate_texts(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[Message]],
+    *,
+    temperature: float = 0.0,
+    max_new_tokens: int = 60,
+    seed: int = 0,
+) -> list[str]:
+    """What a model writes after each prompt: the continuation of a text (str), or the answer to messages.
+
+    temperature: 0 is greedy. Texts end at a special token, or after max_new_tokens.
+    """
+    import torch
+
+    from labkit.decoding import Temperature, generate
+    from labkit.text.chat import decode_reply, encode_prompt, encode_text_prompt
+
+    encoded = [
+        encode_text_prompt(tokenizer, prompt) if isinstance(prompt, str) else encode_prompt(tokenizer, prompt)
+        for prompt in prompts
+    ]
+    written = generate(
+        model,
+        encoded,
+        filters=[Temperature(temperature)],
+        max_new_tokens=max_new_tokens,
+        stop_ids=tokenizer.special_token_ids,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return [decode_reply(tokenizer, ids).strip() for ids in written]
+
+
+def show_controls(function: Callable[..., Any], **controls: Any) -> None:
+    """Call a function once with the controls' first values, then show sliders over it.
+
+    controls: by the function's parameters, a widget of ipywidgets or (least, most, step). The function prints, or
+    returns a figure. It is called once because callbacks never fire where a notebook is only executed; what it prints
+    then is left out, as the sliders show it again.
+    """
+    import ipywidgets as widgets
+    from IPython.display import display
+
+    shown = widgets.interactive(function, **controls)
+    for control in shown.kwargs_widgets:
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False
+    with contextlib.redirect_stdout(io.StringIO()):
+        function(**{control._kwarg: control.value for control in shown.kwargs_widgets})
+    display(shown)
 
 
 def show_progress(events: Iterable[Progress]) -> None:

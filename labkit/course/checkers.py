@@ -1,0 +1,212 @@
+"""How answers are checked: a value against the reference's, one of several options, a function on several inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from labkit.course.compare import KINDS, UnreadableAnswer, difference, equal, in_words, recognise, show, to_plain
+from labkit.course.exercises import Exercise, Mistake, Verdict
+
+UNANSWERED = (None, ...)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number, text, list, tensor, set or dictionary is asked for.
+
+    tolerance: of floats, relative; a student rounds. given: what the solution takes, by name, with values for the
+    tests; the notebook hands over its own, as it measured them: check("04.2", answer, loss=loss). In texts, case and
+    spaces do not matter.
+    """
+
+    tolerance: float = 0.01
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def explain(self, exercise: Exercise) -> str:
+        kind = in_words(to_plain(exercise.solution(**self.given)))
+        return f'Give {kind}: check("{exercise.id}", {_EXAMPLES.get(kind, "...")}{_named(self.given)})'
+
+    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any]) -> Verdict:
+        if inspect.isroutine(answer):
+            return Verdict(False, "This is a function; its result is asked for. Call it, or compute the answer.")
+        mine, truth = _fold(to_plain(answer)), _fold(to_plain(exercise.solution(**given)))
+        if not (said := difference(mine, truth, self.tolerance)):
+            return Verdict(True)
+        for mistake in exercise.mistakes:
+            wrong = mistake.answer(**given) if callable(mistake.answer) else mistake.answer
+            if equal(mine, _fold(to_plain(wrong)), self.tolerance):
+                return Verdict(False, mistake.hint, mistake.name)
+        if kind := recognise(mine, truth, self.tolerance):
+            return Verdict(False, KINDS[kind], kind)
+        return Verdict(False, _sentence(said))
+
+    def right_answer(self, exercise: Exercise) -> Any:
+        return exercise.solution(**self.given)
+
+    def wrong_answer(self, mistake: Mistake) -> Any:
+        return mistake.answer(**self.given) if callable(mistake.answer) else mistake.answer
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several options is asked for; the solution returns it. given: as of `Value`."""
+
+    options: tuple[str, ...]
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def explain(self, exercise: Exercise) -> str:
+        return f'Give one of {self._listed}: check("{exercise.id}", "{self.options[0]}"{_named(self.given)})'
+
+    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any]) -> Verdict:
+        mine = _fold(to_plain(answer))
+        if mine not in [_fold(option) for option in self.options]:
+            return Verdict(False, f"{show(answer)} is none of {self._listed}.")
+        if mine == _fold(exercise.solution(**given)):
+            return Verdict(True)
+        for mistake in exercise.mistakes:
+            if mine == _fold(mistake.answer(**given) if callable(mistake.answer) else mistake.answer):
+                return Verdict(False, mistake.hint, mistake.name)
+        return Verdict(False, f"It is not {show(answer)}.")
+
+    def right_answer(self, exercise: Exercise) -> Any:
+        return exercise.solution(**self.given)
+
+    def wrong_answer(self, mistake: Mistake) -> Any:
+        return mistake.answer(**self.given) if callable(mistake.answer) else mistake.answer
+
+    @property
+    def _listed(self) -> str:
+        return ", ".join(f'"{option}"' for option in self.options)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function is asked for: it gives what the reference solution gives on each of the inputs.
+
+    inputs: called for each check; returns the arguments of every call, the edge cases among them, so that a function
+    that changes its arguments spoils nothing: lambda: [([1.0, 2.0], 0.9), ([], 0.9)]. tolerance: of floats, relative.
+    """
+
+    inputs: Callable[[], Sequence[tuple[Any, ...]]]
+    tolerance: float = 1e-3
+    given: Mapping[str, Any] = field(default_factory=dict, init=False)
+
+    def explain(self, exercise: Exercise) -> str:
+        name = exercise.solution.__name__
+        parameters = ", ".join(inspect.signature(exercise.solution).parameters)
+        return f'Write the function {name}({parameters}), then give it itself, uncalled: check("{exercise.id}", {name})'
+
+    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any]) -> Verdict | None:
+        if not callable(answer):
+            name = exercise.solution.__name__
+            return Verdict(False, f"A function is asked for, not its result: give {name} without brackets behind it.")
+        truths = self._outcomes(exercise.solution)
+        mine = self._outcomes(answer)
+        if all(one.value is None and not one.problem for one in mine):
+            return None
+        wrong = [
+            (at, one.problem or difference(one.value, truth.value, self.tolerance))
+            for at, (one, truth) in enumerate(zip(mine, truths, strict=True))
+        ]
+        wrong = [(at, said) for at, said in wrong if said]
+        if not wrong:
+            return Verdict(True)
+        for mistake in exercise.mistakes:
+            if self._same(mine, self._outcomes(mistake.answer)):
+                return Verdict(False, mistake.hint, mistake.name)
+        first, said = wrong[0]
+        call = f"{getattr(answer, '__name__', 'function')}{_arguments(self.inputs()[first])}"
+        if mine[first].problem:
+            return Verdict(False, f"{call} {mine[first].problem}.", "an exception")
+        told = f"{call} gives {show(mine[first].value)}; expected {show(truths[first].value)}."
+        kinds = {recognise(mine[at].value, truths[at].value, self.tolerance) for at, _ in wrong if not mine[at].problem}
+        if len(kinds) == 1 and (kind := kinds.pop()):
+            return Verdict(False, f"{KINDS[kind]} {told}", kind)
+        return Verdict(False, told if len(told) < 300 else f"{told} There, {said}.")
+
+    def right_answer(self, exercise: Exercise) -> Any:
+        return exercise.solution
+
+    def wrong_answer(self, mistake: Mistake) -> Any:
+        return mistake.answer
+
+    def _outcomes(self, function: Callable[..., Any]) -> list[_Outcome]:
+        return [_call(function, arguments) for arguments in self.inputs()]
+
+    def _same(self, mine: list[_Outcome], other: list[_Outcome]) -> bool:
+        """Whether two functions did the same on every input: returned the same, or raised the same."""
+        return all(
+            bool(one.problem) == bool(two.problem)
+            and (one.error == two.error if one.problem else equal(one.value, two.value, self.tolerance))
+            for one, two in zip(mine, other, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a call gave: a plain value, None where it gave nothing, or in words why there is none, and the type of the
+    exception.
+    """
+
+    value: Any = None
+    problem: str = ""
+    error: str = ""
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Outcome:
+    try:
+        value = function(*arguments)
+        return _Outcome(None if value is ... else to_plain(value))
+    except UnreadableAnswer as error:
+        return _Outcome(problem=f"gives what cannot be compared: {str(error).rstrip('.')}", error="UnreadableAnswer")
+    except (Exception, SystemExit) as error:  # whatever a student's function does becomes words
+        return _Outcome(problem=f"raised {error_in_words(error)}{_line(error, function)}", error=type(error).__name__)
+
+
+def error_in_words(error: BaseException) -> str:
+    """ZeroDivisionError (division by zero), in one printable line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    printable = "".join(sign if sign.isprintable() else "?" for sign in text)
+    return f"{type(error).__name__} ({printable[:200]})" if printable else type(error).__name__
+
+
+def _line(error: BaseException, function: Callable[..., Any]) -> str:
+    """In which line of the function an exception was raised, counted from its def; "" where that is not known."""
+    code, traceback, line = getattr(function, "__code__", None), error.__traceback__, 0
+    while traceback is not None and code is not None:
+        if traceback.tb_frame.f_code is code:
+            line = traceback.tb_lineno - code.co_firstlineno + 1
+        traceback = traceback.tb_next
+    return f" in its line {line}" if line else ""
+
+
+def _arguments(arguments: tuple[Any, ...]) -> str:
+    return f"({', '.join(map(show, arguments))})"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _fold(value: Any) -> Any:
+    """Texts without regard to case and spaces, inside lists and dictionaries too."""
+    if isinstance(value, str):
+        return " ".join(value.split()).casefold()
+    if isinstance(value, list):
+        return [_fold(held) for held in value]
+    if isinstance(value, dict):
+        return {_fold(key): _fold(held) for key, held in value.items()}
+    return frozenset(map(_fold, value)) if isinstance(value, frozenset) else value
+
+
+def _named(given: Mapping[str, Any]) -> str:
+    return "".join(f", {name}={name}" for name in given)
+
+
+_EXAMPLES = {"a number": "1.5", "text": '"..."', "True or False": "True", "a list": "[1, 2]", "a set": "{1, 2}"}

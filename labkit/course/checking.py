@@ -1,0 +1,70 @@
+"""`check`: what a notebook calls with an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.course.checkers import UNANSWERED, error_in_words
+from labkit.course.compare import UnreadableAnswer
+from labkit.course.exercises import Exercise, Verdict
+from labkit.course.progress import record_answer
+from labkit.course.registry import find_exercise
+from labkit.errors import LabError
+
+
+@dataclass(frozen=True, repr=False)
+class Feedback:
+    """What is said of an answer; a notebook shows its text. It is true where the answer is right.
+
+    state: "right", "wrong", "unanswered", or "unknown" where there is no such exercise. mistake: the name of the
+    mistake that was recognised.
+    """
+
+    state: str
+    text: str
+    mistake: str = ""
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __bool__(self) -> bool:
+        return self.state == "right"
+
+
+def check(id: str, answer: Any = None, **given: Any) -> Feedback:
+    """Whether an answer to an exercise is right, and if not, what is wrong with it.
+
+    id: as "07.3". answer: None or ... where there is none yet; then the feedback says how to answer. given: what the
+    exercise needs of the notebook's own numbers. Answers, right and wrong, are kept in the progress file. Never raises
+    for what a student does.
+    """
+    try:
+        exercise = find_exercise(id)
+    except LabError as error:
+        return Feedback("unknown", str(error))
+    if missing := set(exercise.checker.given) ^ set(given):
+        named = ", ".join(sorted(missing))
+        return Feedback("unknown", f"{id} is checked with {exercise.checker.explain(exercise)}; {named} differs.")
+    verdict = None if _is_unanswered(answer) else _judge(exercise, answer, given)
+    if verdict is None:
+        return Feedback("unanswered", f"… {id} is not answered yet. {exercise.checker.explain(exercise)}")
+    text = f"✓ {id} is right." if verdict.right else f"✗ {id} is not right yet. {verdict.text}"
+    try:
+        note = record_answer(id, verdict.right, text, verdict.mistake)
+    except LabError as error:
+        note = f"The progress could not be kept: {error}"
+    return Feedback("right" if verdict.right else "wrong", f"{text}\n{note}" if note else text, verdict.mistake)
+
+
+def _is_unanswered(answer: Any) -> bool:
+    return any(answer is nothing for nothing in UNANSWERED)
+
+
+def _judge(exercise: Exercise, answer: Any, given: dict[str, Any]) -> Verdict | None:
+    try:
+        return exercise.checker.judge(exercise, answer, given)
+    except UnreadableAnswer as error:
+        return Verdict(False, f"{str(error)[:1].upper()}{str(error)[1:]}")
+    except (Exception, SystemExit) as error:  # an answer whose own methods fail
+        return Verdict(False, f"The answer could not be read: {error_in_words(error)}.")

@@ -1,0 +1,155 @@
+"""Progress in words, of one student; and that of a class, as a table for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.course.exercises import Exercise
+from labkit.course.progress import FILE, Answered, read_progress
+from labkit.course.registry import all_exercises, exercises, notebooks
+from labkit.errors import LabError, count_with_noun
+from labkit.files import write_text
+
+HEAD = ("student", "right", "tried", "exercises", "last answer")
+"""The first columns of the table; one of each exercise follows."""
+
+
+def format_progress(progress: Mapping[str, Answered]) -> str:
+    """A line a notebook, with a mark for each exercise, and a line for each that is not right yet."""
+    lines, right = [], 0
+    for notebook in notebooks():
+        marks = [_mark(progress.get(exercise.id)) for exercise in exercises(notebook)]
+        right += marks.count("✓")
+        lines.append(f"{notebook}  {' '.join(marks):12} {marks.count('✓')} of {len(marks)} right")
+        for exercise in exercises(notebook):
+            answered = progress.get(exercise.id)
+            if answered and not answered.right:
+                lines.append(f"    {exercise.id}  {count_with_noun(answered.attempts, 'attempt')}. {exercise.question}")
+    return "\n".join([*lines, f"{right} of {count_with_noun(len(all_exercises()), 'exercise')} right."])
+
+
+def format_solutions(which: str) -> str:
+    """The reference solutions of a notebook ("07"), or of one exercise ("07.3"). Raises LabError for another."""
+    found = exercises(which.partition(".")[0])
+    chosen = [exercise for exercise in found if which in (exercise.id, exercise.notebook)]
+    if not chosen:
+        raise LabError(f"There is no exercise {which!r}; there are {', '.join(one.id for one in found)}.")
+    return "\n\n\n".join(f"# {one.id}  {one.question}\n\n{one.source}" for one in chosen)
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student and what was answered, by the exercises' ids."""
+
+    name: str
+    progress: Mapping[str, Answered]
+
+
+def read_students(places: Sequence[Path]) -> tuple[list[Student], list[str]]:
+    """The students whose progress lies in these places, and in words which places hold none.
+
+    A place is a student's copy of labkit (its runs/course.json), a runs folder, or a course.json by any name. A student
+    is called as the folder, or as the file; where two would be called the same, by the whole path.
+    """
+    found: list[tuple[Path, Mapping[str, Answered]]] = []
+    problems = []
+    for place in places:
+        try:
+            found.append((place, read_progress(_file_of(place))))
+        except LabError as error:
+            problems.append(str(error))
+    names = Counter(_name(place) for place, _ in found)
+    return [
+        Student(_name(place) if names[_name(place)] == 1 else str(place), progress) for place, progress in found
+    ], problems
+
+
+def write_class(file: Path, students: Sequence[Student]) -> None:
+    """Write the table of a class: a row a student, a column an exercise: 1 right, 0 tried, empty not tried.
+
+    Raises LabError where `file` is there and is no such table: it may be a student's.
+    """
+    if file.is_dir() or (file.exists() and not _is_table(file)):
+        raise LabError(f"{file} is there and is not a table of a class; it is left as it is. Give another name first.")
+    known = all_exercises()
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*HEAD, *(exercise.id for exercise in known)])
+    for student in students:
+        table.writerow(map(_cell, _row(student, known)))
+    write_text(file, text.getvalue())
+
+
+def format_class(students: Sequence[Student]) -> str:
+    """A line for each exercise that somebody has tried: how many have it right, attempts, the commonest mistakes."""
+    lines = []
+    for exercise in all_exercises():
+        answers = [student.progress[exercise.id] for student in students if exercise.id in student.progress]
+        if not answers:
+            continue
+        right = sum(answered.right for answered in answers)
+        mean = sum(answered.attempts for answered in answers) / len(answers)
+        mistakes: Counter[str] = Counter()
+        for answered in answers:
+            mistakes.update(answered.mistakes.keys())
+        said = ", ".join(f"{_printable(name)} ({count})" for name, count in mistakes.most_common(3))
+        lines.append(f"{exercise.id}  {right} of {len(answers)} right, {mean:.1f} attempts  {said}".rstrip())
+    return "\n".join(lines)
+
+
+def unknown_exercises(students: Sequence[Student]) -> list[str]:
+    """The ids that students have answered and this labkit does not have; they are not in the table."""
+    known = {exercise.id for exercise in all_exercises()}
+    return sorted({_printable(id) for student in students for id in student.progress if id not in known})
+
+
+def _row(student: Student, known: Sequence[Exercise]) -> list[object]:
+    answers = [student.progress.get(exercise.id) for exercise in known]
+    tried = [answered for answered in answers if answered is not None]
+    marks = ["" if answered is None else int(answered.right) for answered in answers]
+    last = max((answered.last for answered in tried), default="")
+    return [student.name, sum(answered.right for answered in tried), len(tried), len(known), last, *marks]
+
+
+def _cell(value: object) -> str:
+    """A cell that no spreadsheet takes for a formula: what begins as one does gets a ' before it
+    (https://owasp.org/www-community/attacks/CSV_Injection).
+    """
+    text = str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
+def _is_table(file: Path) -> bool:
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        return opened.readline(1000).startswith(",".join(HEAD))
+
+
+def _file_of(place: Path) -> Path:
+    if not place.exists():
+        raise LabError(f"{place} is not there.")
+    candidates = [place] if place.is_file() else [place / FILE, place / "runs" / FILE]
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise LabError(f"{place} holds no progress: neither {FILE} nor runs/{FILE}.")
+
+
+def _name(place: Path) -> str:
+    place = place.resolve()
+    if place.is_file() and place.name != FILE:
+        return place.stem
+    folder = place.parent if place.is_file() else place
+    return folder.parent.name if folder.name == "runs" else folder.name
+
+
+def _mark(answered: Answered | None) -> str:
+    return "·" if answered is None else "✓" if answered.right else "✗"
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in text)[:60]

@@ -1,0 +1,126 @@
+"""What a student has answered, in one file beside the notebooks' runs: runs/course.json.
+
+Several notebooks may write at once: each reads, changes and replaces the file while it holds a lock beside it. A file
+that cannot be read is set aside, which is said, and progress begins anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.files import explain_write_errors, read_object, write_json
+from labkit.paths import runs_folder
+
+FILE = "course.json"
+LOCK_SECONDS = 10.0
+"""How long a notebook waits for another to have written."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What is known of a student's answers to one exercise.
+
+    attempts: answers up to the first right one; the same wrong answer again is none. mistakes: those recognised, by
+    name, with how often. feedback: the last. last: when, in UTC.
+    """
+
+    right: bool = False
+    attempts: int = 0
+    mistakes: dict[str, int] = field(default_factory=dict)
+    feedback: str = ""
+    last: str = ""
+
+
+def progress_file() -> Path:
+    """Where the notebooks keep the progress: the file course.json in `runs_folder()`."""
+    return runs_folder() / FILE
+
+
+def read_progress(file: Path) -> dict[str, Answered]:
+    """What was answered, by the exercises' ids; {} when there is no file. Raises LabError for one that is damaged."""
+    if not file.exists():
+        return {}
+    held = read_object(file, exercises=dict)["exercises"]
+    return {str(id): _answered(file, id, of) for id, of in held.items()}
+
+
+def record_answer(id: str, right: bool, feedback: str, mistake: str = "") -> str:
+    """Keep an answer to an exercise. Returns what is to be said of the file, mostly nothing.
+
+    What was right once stays right. Raises LabError when the file cannot be written.
+    """
+    file = progress_file()
+    with _locked(file):
+        note = ""
+        try:
+            progress = read_progress(file)
+        except LabError as error:
+            note, progress = f"{error} It is kept as {_set_aside(file)}; progress begins anew.", {}
+        before = progress.get(id, Answered())
+        if before.right or (before.feedback == feedback and before.attempts):
+            return note
+        mistakes = dict(before.mistakes)
+        if mistake:
+            mistakes[mistake] = mistakes.get(mistake, 0) + 1
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        progress[id] = replace(
+            before, right=right, attempts=before.attempts + 1, mistakes=mistakes, feedback=feedback, last=now
+        )
+        write_json(file, {"exercises": {one: asdict(progress[one]) for one in sorted(progress)}})
+    return note
+
+
+def _answered(file: Path, id: str, held: Any) -> Answered:
+    kinds = {"right": bool, "attempts": int, "mistakes": dict, "feedback": str, "last": str}
+    if not isinstance(held, dict) or any(not isinstance(held.get(name), kind) for name, kind in kinds.items()):
+        raise LabError(f"{file} is damaged: what it says of {id!r} is not as labkit writes it.")
+    mistakes = held["mistakes"]
+    if not all(isinstance(count, int) for count in mistakes.values()):
+        raise LabError(f"{file} is damaged: the mistakes of {id!r} have no numbers.")
+    return Answered(held["right"], held["attempts"], mistakes, held["feedback"], held["last"])
+
+
+def _set_aside(file: Path) -> str:
+    """Rename a damaged file to a free name beside it; returns that name."""
+    number = 1
+    while (aside := file.with_name(f"{file.stem}.damaged-{number}{file.suffix}")).exists():
+        number += 1
+    with explain_write_errors(file):
+        os.rename(file, aside)
+    return aside.name
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold the lock beside a file. Raises LabError when another holds it for too long, or it cannot be made."""
+    with explain_write_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        until = time.monotonic() + LOCK_SECONDS
+        while not _lock(handle):
+            if time.monotonic() > until:
+                raise LabError(f"{file} is in use by another notebook.")
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that knows no locks: the file is still replaced whole
+        pass
+    return True

@@ -1,0 +1,45 @@
+"""Finds the exercises. Those of notebook 07 are the EXERCISES of labkit/course/notebook_07.py, in their order."""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+
+import labkit.course
+from labkit.course.exercises import Exercise
+from labkit.errors import LabError
+
+PREFIX = "notebook_"
+
+
+def notebooks() -> list[str]:
+    """The numbers of the notebooks that have exercises, in order: ["00", "03", …]."""
+    names = (found.name for found in pkgutil.iter_modules(labkit.course.__path__))
+    return sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+
+
+@cache
+def exercises(notebook: str) -> tuple[Exercise, ...]:
+    """The exercises of one notebook, by its number. Raises LabError for a notebook that has none."""
+    if notebook not in notebooks():
+        raise LabError(f"There is no notebook {notebook!r} with exercises; there are {', '.join(notebooks())}.")
+    found: tuple[Exercise, ...] = import_module(f"labkit.course.{PREFIX}{notebook}").EXERCISES
+    expected = [f"{notebook}.{number}" for number in range(1, len(found) + 1)]
+    if [exercise.id for exercise in found] != expected:
+        raise ValueError(f"The exercises of notebook {notebook} are numbered {', '.join(expected)}, in this order.")
+    return found
+
+
+def find_exercise(id: str) -> Exercise:
+    """The exercise with this id. Raises LabError, which lists those of its notebook, when there is none."""
+    of_notebook = exercises(str(id).partition(".")[0])
+    for exercise in of_notebook:
+        if exercise.id == id:
+            return exercise
+    raise LabError(f"There is no exercise {id!r}; there are {', '.join(one.id for one in of_notebook)}.")
+
+
+def all_exercises() -> list[Exercise]:
+    """The exercises of every notebook, in order."""
+    return [exercise for notebook in notebooks() for exercise in exercises(notebook)]

@@ -1,0 +1,109 @@
+"""The notebooks' figures: lines, points, bars and heat maps, in the look of `labkit.reporting.plots`.
+
+The title says what was found; axes name their units; series differ in colour (Okabe and Ito's) and in their markers.
+All names and labels are shown as they are written: what stands in a token never becomes markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import plotly.graph_objects as go
+
+from labkit.reporting.plots import COLOURS, GREY, LOOK
+
+Numbers = Sequence[float | None]
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star", "cross")
+HEIGHT = 360
+DOTTED = {"dash": "dot", "color": GREY, "width": 1.5}
+
+
+def line_chart(
+    lines: Mapping[str, tuple[Numbers, Numbers]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    mode: Literal["lines", "markers", "lines+markers"] = "lines+markers",
+    log_x: bool = False,
+    log_y: bool = False,
+) -> go.Figure:
+    """Named series, each (x values, y values). x, y: what the axes show, with its unit: "loss (nats per token)"."""
+    figure = _empty(x, y, title)
+    for at, (name, (xs, ys)) in enumerate(lines.items()):
+        marker = {"symbol": SYMBOLS[at % len(SYMBOLS)], "size": 8}
+        figure.add_scatter(x=list(xs), y=list(ys), name=as_text(name), mode=mode, marker=marker)
+    figure.update_xaxes(type="log" if log_x else None).update_yaxes(type="log" if log_y else None)
+    return figure.update_layout(showlegend=len(lines) > 1)
+
+
+def bar_chart(
+    bars: Mapping[str, Mapping[str, float]], *, x: str, y: str, title: str = "", percent: bool = False
+) -> go.Figure:
+    """Named series of bars, each {label: height}, side by side. percent: heights are fractions, shown as per cent."""
+    figure = _empty(x, y, title)
+    for name, heights in bars.items():
+        figure.add_bar(x=list(map(as_text, heights)), y=list(heights.values()), name=as_text(name))
+    figure.update_xaxes(type="category").update_yaxes(tickformat=".0%" if percent else None)
+    return figure.update_layout(barmode="group", bargap=0.25, showlegend=len(bars) > 1)
+
+
+def heat_map(
+    values: Sequence[Sequence[float]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    x: str,
+    y: str,
+    unit: str,
+    title: str = "",
+    number_format: str = ".2f",
+) -> go.Figure:
+    """A table of numbers, a shade and a text each: values[i][j] stands in row i, counted from above, and column j.
+
+    unit: what the shade shows. number_format: of the texts; "" leaves them out, as in a large table.
+    """
+    texts = [[format(value, number_format) if number_format else "" for value in row] for row in values]
+    figure = _empty(x, y, title)
+    figure.add_heatmap(
+        z=[list(row) for row in values],
+        text=texts,
+        texttemplate="%{text}",
+        colorscale="Blues" if min(map(min, values)) >= 0 else "RdBu",
+        zmid=None if min(map(min, values)) >= 0 else 0,
+        xgap=2,
+        ygap=2,
+        colorbar={"title": {"text": unit, "side": "right"}},
+        hovertemplate="%{y} → %{x}: %{z:.4g}<extra></extra>",
+    )
+    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=list(map(as_text, columns)), showgrid=False)
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=list(map(as_text, rows)), showgrid=False)
+    height = max(HEIGHT, 150 + 28 * len(rows))
+    return figure.update_yaxes(autorange="reversed").update_layout(hovermode="closest", height=height)
+
+
+def mark_x(figure: go.Figure, at: float, text: str = "") -> go.Figure:
+    """A dotted vertical line through a figure, as where training ended."""
+    figure.add_vline(at, line=DOTTED, annotation_text=as_text(text))
+    return figure
+
+
+def mark_y(figure: go.Figure, at: float, text: str = "") -> go.Figure:
+    """A dotted horizontal line through a figure, as what chance would give."""
+    figure.add_hline(at, line=DOTTED, annotation_text=as_text(text))
+    return figure
+
+
+def as_text(label: object) -> str:
+    """A label as plotly shows it unchanged: it takes <b> and &amp; in texts for markup."""
+    return str(label).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _empty(x: str, y: str, title: str) -> go.Figure:
+    figure = go.Figure(layout={"template": LOOK, "height": HEIGHT, "colorway": list(COLOURS), "hovermode": "closest"})
+    figure.update_layout(xaxis_title_text=as_text(x), yaxis_title_text=as_text(y))
+    if title:
+        above = {"x": 0, "xanchor": "left", "xref": "paper", "y": 0.97, "yanchor": "top", "font": {"size": 15}}
+        figure.update_layout(title={"text": as_text(title), **above}, margin_t=72)
+    return figure

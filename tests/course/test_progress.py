@@ -1,0 +1,133 @@
+"""The progress file: kept whole, by several at once, set aside when damaged; and a class's as a table."""
+
+import csv
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from labkit.commands.main import main
+from labkit.course import check
+from labkit.course.progress import progress_file, read_progress, record_answer
+from labkit.course.registry import all_exercises
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def right(id: str):
+    one = next(exercise for exercise in all_exercises() if exercise.id == id)
+    return check(id, one.checker.right_answer(one), **one.checker.given)
+
+
+def test_answers_are_counted_until_right():
+    check("00.2")
+    assert not progress_file().exists()
+    for answer in (0.72, 0.72, 0.8, 0.74, 0.5):
+        check("00.2", answer)
+    kept = read_progress(Path("runs/course.json"))["00.2"]
+    assert kept.right and kept.attempts == 3 and kept.feedback.startswith("✓") and kept.last.endswith("+00:00")
+    assert kept.mistakes == {"both wrong forgotten": 1, "mistakes of the annotator forgotten": 1}
+
+
+def test_a_notebook_keeps_it_beside_its_own_folder(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    right("00.2")
+    assert read_progress(tmp_path / "runs" / "course.json")["00.2"].right
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "{}", '{"exercises": {"00.2": 3}}', '{"exercises": {"00.2": {"right": 1}}}', "\udcff"]
+)
+def test_a_damaged_file_is_set_aside_and_said(damage):
+    file = Path("runs/course.json")
+    file.parent.mkdir()
+    file.write_bytes(damage.encode("utf-8", "surrogateescape"))
+    said = right("00.2")
+    assert said and "It is kept as course.damaged-1.json; progress begins anew." in said.text
+    assert read_progress(file)["00.2"].right
+    assert Path("runs/course.damaged-1.json").read_bytes() == damage.encode("utf-8", "surrogateescape")
+
+
+def test_where_nothing_can_be_written_the_answer_is_still_checked():
+    Path("runs").write_text("a file")
+    said = right("00.2")
+    assert said and "The progress could not be kept" in said.text
+
+
+def _record(folder: str, first: int) -> None:
+    import os
+
+    os.chdir(folder)
+    for number in range(first, first + 10):
+        record_answer(f"00.{number}", True, "right")
+
+
+def test_several_notebooks_at_once_lose_nothing(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_record, args=(str(tmp_path), first)) for first in (10, 20, 30)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(read_progress(progress_file())) == 30
+
+
+def test_progress_and_solutions_are_printed(capsys):
+    right("00.2")
+    check("00.1", 0.5, vocabulary=512)
+    assert main(["course"]) == 0
+    said = capsys.readouterr().out
+    assert "00  ✗ ✓ · · ·" in said and "1 of 5 right" in said and "00.1  1 attempt. Before training" in said
+    assert main(["course", "--solutions", "00"]) == 0
+    assert capsys.readouterr().out.count("def ") == 5
+    assert main(["course", "--solutions", "00.2"]) == 0
+    assert capsys.readouterr().out.startswith("# 00.2")
+    assert main(["course", "--solutions", "77"]) == main(["course", "--solutions", "00.9"]) == 2
+    assert "there are 00" in capsys.readouterr().err
+
+
+def _student(name: str, *ids: str) -> str:
+    for id in ids:
+        right(id)
+    target = Path(name) / "runs"
+    target.mkdir(parents=True)
+    progress_file().rename(target / "course.json")
+    return name
+
+
+def test_a_class_becomes_a_table(capsys):
+    check("00.2", 0.8)
+    anna, formula = _student("anna", "00.1"), _student("=HYPERLINK(1)", "00.1", "00.2")
+    (Path(anna) / "runs" / "course.json").rename("maria.json")
+    Path("empty").mkdir()
+    Path("old.json").write_text(json.dumps({"exercises": {}}))
+    places = ["maria.json", formula, "empty", "gone", "old.json"]
+    assert main(["course", "--export", "class.csv", *places]) == 1
+    captured = capsys.readouterr()
+    assert "empty holds no progress" in captured.err and "gone is not there" in captured.err
+    assert "00.2  1 of 2 right" in captured.out and "mistakes of the annotator forgotten (1)" in captured.out
+    rows = list(csv.DictReader(Path("class.csv").open(encoding="utf-8")))
+    assert [row["student"] for row in rows] == ["maria", "'=HYPERLINK(1)", "old"]
+    assert [row["right"] for row in rows] == ["1", "2", "0"] and [row["tried"] for row in rows] == ["2", "2", "0"]
+    assert [rows[0][f"00.{number}"] for number in (1, 2, 3)] == ["1", "0", ""]
+    assert main(["course", "--export", "class.csv", "maria.json"]) == 0  # the table is replaced
+
+
+def test_students_of_the_same_name_are_told_apart():
+    places = [_student("a/lab", "00.2"), _student("b/lab", "00.2")]
+    assert main(["course", "--export", "class.csv", *places]) == 0
+    assert "a/lab,1," in Path("class.csv").read_text() and "b/lab,1," in Path("class.csv").read_text()
+
+
+def test_a_table_replaces_nothing_else(capsys):
+    student = _student("anna", "00.2")
+    Path("notes.csv").write_text("mine")
+    for arguments in (["notes.csv", student], [student, student], ["new.csv"], ["new.csv", "gone"]):
+        assert main(["course", "--export", *arguments]) == 2
+    assert Path("notes.csv").read_text() == "mine" and not Path("new.csv").exists()
+    assert "needs the students' folders" in capsys.readouterr().err
