@@ -290,7 +290,7 @@ def test_a_run_that_began_on_one_device_goes_on_on_another(device, tmp_path):
 
 def test_the_benchmarks_sides_of_our_own_work_there(device, monkeypatch):
     small = bench_train.ModelShape("tiny", 16, 1, 1, 1, 16, vocabulary=29, sequence_length=8)
-    ours = bench_train.StepVariant("ours", "bf16", "own", "fused", compiled=False)
+    ours = bench_train.StepVariant("labkit", "bf16", "own", "fused", compiled=False)
     uncompiled(device, monkeypatch)
     with use_device(device) as at:
         step = bench_train._step(ours, small, rows=2)
