@@ -345,7 +345,7 @@ def test_text_is_never_markup(app: App, visited: Opened):
     page.get_by_text("A new run").click()
     page.locator("#new-name input, #new-name textarea").first.fill(HOSTILE)
     page.locator("#runs-begin").click()
-    says(page, "new-problem", "is no name for a run")
+    says(page, "new-problem", "is not a valid name for a run")
     assert page.evaluate("window.hacked") is None
 
 

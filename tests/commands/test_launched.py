@@ -93,6 +93,6 @@ def test_a_process_that_does_not_see_the_runs_folder_says_what_is_missing(monkey
     second = SimpleNamespace(is_main_process=False, process_index=1, wait_for_everyone=lambda: None)
     monkeypatch.setattr(pipeline, "accelerator", lambda: second)
     with pytest.raises(
-        LabError, match=("Process 1 finds no run in .*: a run's folder must be on a file system that all")
+        LabError, match=("Process 1 finds no run in .*: the folder of a run must be on a file system that all")
     ):
         next(pipeline.run(tiny_recipe(), tmp_path / "run"))

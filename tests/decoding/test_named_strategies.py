@@ -186,7 +186,7 @@ def test_a_stop_text_across_tokens_is_cut():
         ("frequency=1e400", "sample: frequency must be .* at most 10,000, not inf"),
         ("ban=#3,#4 allow=#3,#4", "allow leaves no token to sample, after ban. Remove it"),
         ("top-k=4.5", "top-k must be a whole number, not '4.5'"),
-        ("top-p=high", "top-p is a number, not 'high'"),
+        ("top-p=high", "top-p must be a number, not 'high'"),
         ("top-p=0", "sample: top-p must be above 0 and at most 1, not 0"),
         ("temperature=-1", "sample: temperature must be at least 0.*, not -1"),
         ("beam early-stopping=soon", "true, false or never, not 'soon'"),

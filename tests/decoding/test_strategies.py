@@ -274,7 +274,7 @@ def test_filters_that_look_back_see_each_row_by_itself():
         (lambda m: beam_search(m, [1] * 48, beams=2, max_new_tokens=3), "no room for new tokens in a context of 48"),
         (lambda m: contrastive_search(m, PROMPT, k=0, alpha=0.5, max_new_tokens=3), "k of at least 1"),
         (lambda m: contrastive_search(m, PROMPT, k=4, alpha=2.0, max_new_tokens=3), "alpha from 0 to 1"),
-        (lambda m: speculative_decode(m, m, PROMPT, ahead=0, max_new_tokens=3), "at least one token ahead"),
+        (lambda m: speculative_decode(m, m, PROMPT, ahead=0, max_new_tokens=3), "at least one token at a time"),
         (
             lambda m: speculative_decode(m, m, PROMPT, filters=[NoRepeatNgram(2)], max_new_tokens=3),
             "cannot use filters that need",

@@ -73,7 +73,7 @@ def test_a_folder_prepared_but_never_trained_is_free(made):
         (lambda run: run.tokenizer(), "no tokenizer"),
         (
             lambda run: run.check_same_recipe(tiny_recipe(seed=4, preset="other")),
-            "another recipe .preset: 'test', not 'other'",
+            "a different recipe .preset: 'test', not 'other'",
         ),
     ],
 )
@@ -193,7 +193,7 @@ def test_an_input_that_is_gone_says_where_it_was_looked_for(reads, tmp_path):
     with pytest.raises(LabError) as said:
         reads.check_same_recipe(reads.recipe)
     for words in (
-        "corpus, which", "reads (text), is gone", str(tmp_path / "elsewhere" / "corpus"),
+        "corpus, which", "reads (text), is missing", str(tmp_path / "elsewhere" / "corpus"),
         str(tmp_path / "here" / "corpus"), f"--out {tmp_path / 'run'} --resume --text PLACE",
     ):  # fmt: skip
         assert words in str(said.value)
@@ -206,7 +206,7 @@ def test_an_input_can_be_shown_its_new_place(reads, tmp_path):
     reads.check_same_recipe(moved)
     assert reads.input_locations["text"] == str(tmp_path / "moved.txt")
     (tmp_path / "moved.txt").write_text("b")
-    with pytest.raises(LabError, match="another recipe .text: 'corpus', not"):
+    with pytest.raises(LabError, match="a different recipe .text: 'corpus', not"):
         Run.open(reads.path).check_same_recipe(moved)
 
 

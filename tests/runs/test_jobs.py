@@ -95,7 +95,7 @@ def test_a_name_that_is_a_path_is_refused_before_it_is_looked_for(tmp_path, name
 def test_names_for_new_runs():
     assert check_new_run_name(" my-run_2.汤 ") == "my-run_2.汤"
     for name in ("", "..", "a b", "a/b", "-a", "x" * 62, 3, None):
-        with pytest.raises(LabError, match="is no name for a run"):
+        with pytest.raises(LabError, match="is not a valid name for a run"):
             check_new_run_name(name)
 
 

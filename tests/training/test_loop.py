@@ -222,7 +222,7 @@ def test_another_torch_is_said(tmp_path):
 def test_a_folder_of_another_recipe_is_refused_and_left_alone(tmp_path):
     stop_after(3, tiny_config(), tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(LabError, match="step-00000003 is of another recipe"):
+    with pytest.raises(LabError, match="step-00000003 was saved with a different recipe"):
         train_tiny(tiny_config(muon_lr=0.01), tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
