@@ -41,7 +41,8 @@ def test_a_heat_map_keeps_equal_labels_apart():
         [[0.1, 0.9], [0.5, 0.5]], rows=["r", "r"], columns=["the", "the"], x="token", y="layer", unit="share"
     )
     assert list(figure.layout.xaxis.ticktext) == ["the", "the"] and list(figure.layout.xaxis.tickvals) == [0, 1]
-    assert figure.data[0].text == (("0.10", "0.90"), ("0.50", "0.50")) and figure.layout.yaxis.autorange == "reversed"
+    assert list(map(list, figure.data[0].text)) == [["0.10", "0.90"], ["0.50", "0.50"]]
+    assert figure.data[0].zmin == 0 and figure.layout.yaxis.autorange == "reversed"
     assert heat_map([[-1.0]], rows=["r"], columns=["c"], x="x", y="y", unit="u").data[0].zmid == 0
 
 
