@@ -20,7 +20,7 @@ class CourseOptions:
     ✓ right, ✗ not right yet, · not tried.
     """
 
-    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER", help_behavior_hint="")] = ()
+    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="[FOLDER ...]", help_behavior_hint="")] = ()
     """Students' copies of labkit, their runs folders, or their course.json by any name."""
     solutions: Annotated[str | None, arg(metavar="NOTEBOOK", help_behavior_hint="")] = None
     """Print the reference solutions of this notebook, as 07, or of one exercise, as 07.3."""

@@ -65,13 +65,13 @@ def heat_map(
     unit: what the shade shows. number_format: of the texts; "" leaves them out, as in a large table.
     """
     texts = [[format(value, number_format) if number_format else "" for value in row] for row in values]
+    signed = any(value < 0 for row in values for value in row)
     figure = _empty(x, y, title)
     figure.add_heatmap(
         z=[list(row) for row in values],
         text=texts,
         texttemplate="%{text}",
-        colorscale="Blues" if min(map(min, values)) >= 0 else "RdBu",
-        zmid=None if min(map(min, values)) >= 0 else 0,
+        **({"colorscale": "RdBu", "zmid": 0} if signed else {"colorscale": "Blues", "zmin": 0}),
         xgap=2,
         ygap=2,
         colorbar={"title": {"text": unit, "side": "right"}},
