@@ -57,7 +57,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(kind):
     assert not same(make(kind, seed=4).next_batch(None, 7), batches[7])
     assert source.state_dict() == {}
     source.load_state_dict({})
-    with pytest.raises(LabError, match="has no state"):
+    with pytest.raises(LabError, match="keeps no state"):
         source.load_state_dict({"step": 3})
 
 
