@@ -94,7 +94,7 @@ def shape_or_words(family: str, config: dict[str, Any]) -> Any:
 
 
 def test_keys_that_nobody_knows_are_refused_by_name():
-    with pytest.raises(LabError, match="config.json says residual_scale, scale_emb, which no llama of"):
+    with pytest.raises(LabError, match="config.json has residual_scale, scale_emb, which no llama in"):
         shape("llama", as_saved("llama") | {"scale_emb": 12, "residual_scale": 0.1, "nothing_of_it": None})
 
 

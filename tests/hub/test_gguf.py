@@ -186,7 +186,7 @@ def test_a_cut_that_has_no_name_is_said(file, plain, tmp_path):
     assert not (tmp_path / "odd.gguf").exists()
     with pytest.raises(LabError, match="has the pre-tokenizer 'tekken'"):
         read_gguf_tokenizer(retold(file, {"tokenizer.ggml.pre": "tekken"}))
-    with pytest.raises(LabError, match="of the kind 'rwkv'; supported are gpt2 and llama"):
+    with pytest.raises(LabError, match="of the type 'rwkv'; supported are gpt2 and llama"):
         read_gguf_tokenizer(retold(file, {"tokenizer.ggml.model": "rwkv"}))
     nameless, _ = read_gguf_tokenizer(retold(file, {"tokenizer.ggml.pre": None}))  # as llama.cpp reads it
     assert (
@@ -331,7 +331,7 @@ def test_a_file_that_is_cut_off_or_lies_is_said_at_once(file, tmp_path):
 def test_a_folder_with_a_gguf_file(file, tmp_path):
     assert find_gguf_file(tmp_path) == file and find_gguf_file(file) == file and find_gguf_file(str(file)) == file
     (tmp_path / "other.gguf").touch()
-    with pytest.raises(LabError, match="holds 2 GGUF files .other.gguf, tiny.gguf.. Name the one"):
+    with pytest.raises(LabError, match="contains 2 GGUF files .other.gguf, tiny.gguf.. Name the one"):
         find_gguf_file(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
     assert find_gguf_file(tmp_path) is None

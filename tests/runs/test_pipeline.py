@@ -247,7 +247,7 @@ def test_a_folder_in_use(made):
 def test_a_folder_of_another_recipe(made):
     path, _ = made
     before = sorted((p, p.stat().st_mtime_ns) for p in path.rglob("*"))
-    with pytest.raises(LabError, match="another recipe .seed: 0, not 1"):
+    with pytest.raises(LabError, match="a different recipe .seed: 0, not 1"):
         next(run(tiny_recipe(seed=1), path, resume=True))
     assert sorted((p, p.stat().st_mtime_ns) for p in path.rglob("*")) == before
 
@@ -284,7 +284,7 @@ def test_an_input_that_changed(tmp_path, corpora):
     with pytest.raises(LabError, match="text.txt has changed since"):
         next(run(recipe, tmp_path / "run", resume=True))
     text.unlink()
-    with pytest.raises(LabError, match="text.txt, which .* reads .text., is gone"):
+    with pytest.raises(LabError, match="text.txt, which .* reads .text., is missing"):
         next(run(recipe, tmp_path / "run", resume=True))
 
 

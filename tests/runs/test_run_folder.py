@@ -74,7 +74,10 @@ def begun(path: Path) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a run in its place": (lambda path: make(RECIPE, path), "already contains a run"),
-    "another recipe": (lambda path: make(replace(RECIPE, seed=1), path, resume=True), "another recipe .seed: 0, not 1"),
+    "another recipe": (
+        lambda path: make(replace(RECIPE, seed=1), path, resume=True),
+        "a different recipe .seed: 0, not 1",
+    ),
     "a stage that is not there": (lambda path: make(RECIPE, path, ["grpo"], resume=True), "no stage grpo"),
     "rows longer than the context": (
         lambda path: list(rerun_stage(path, "sft", replace(OTHER, train=replace(OTHER.train, max_length=4096)))),
@@ -107,7 +110,7 @@ NEVER_BEGUN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "answers that no prompts share": (
         lambda path, made: make(SHARED_BY_THREE, path, None),
-        "2 answers cannot be 3 to each prompt",
+        "2 answers cannot be split into 3 per prompt",
     ),
     "a branch of another model": (
         lambda path, made: make(replace(RECIPE, seed=1), path, ["sft"], build_on=made),
@@ -122,7 +125,7 @@ NEVER_BEGUN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "a branch whose stage is refused": (
         lambda path, made: make(SHARED_BY_THREE, path, ["reward", "ppo"], build_on=made),
-        "2 answers cannot be 3 to each prompt",
+        "2 answers cannot be split into 3 per prompt",
     ),
 }  # fmt: skip
 
