@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.configs import Positive, check_fields
 from labkit.evaluation.metrics import MetricSpec
 from labkit.stages import SFT, Curve, Stage, StageInputs, next_token_objective, register
-from labkit.training.config import Source, TrainConfig
+from labkit.training.config import BatchSource, TrainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class Repeat(Stage):
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def source(self, stage_inputs: StageInputs, model: Any) -> Source:
+    def source(self, stage_inputs: StageInputs, model: Any) -> BatchSource:
         return SFT(self.train).source(stage_inputs, model)
 
     def objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -93,7 +93,7 @@ def failed_claims(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(result: dict[str, Any]) -> str:
+def markdown_table(result: dict[str, Any]) -> str:
     """Markdown: for each stage its claim, in how many runs it holds, and the smallest and median margin."""
     lines = ["| stage | claim | holds | smallest margin | median |", "| --- | --- | ---: | ---: | ---: |"]
     by_stage: dict[str, list[dict[str, Any]]] = {}

@@ -80,7 +80,7 @@ def run(config: GenerateBench | None = None, progress: Callable[[str], None] = l
     }
 
 
-def table(report: dict[str, Any]) -> str:
+def text_report(report: dict[str, Any]) -> str:
     """The report in a few lines."""
     lines = [f"tokens per second, {report['new']} new ones after {report['prompt']}"]
     for timing in report["timings"]:

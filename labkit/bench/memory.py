@@ -144,7 +144,7 @@ def _torch(made: str) -> None:
     next(iter(fit(model, source, stage.objective, dataclasses.replace(stage.train, steps=1))))
 
 
-def table(result: dict[str, Any]) -> str:
+def text_report(result: dict[str, Any]) -> str:
     """A line a form."""
     return "\n".join(
         f"{form:20} {one['megabytes']} MB: {one['beyond_torch_mb']:,} MB beyond torch and the model "

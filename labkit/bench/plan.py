@@ -241,7 +241,7 @@ def _link(case: Case) -> float:
     return 2 * (case.processes - 1) / case.processes * LINK_BYTES / mean(taken)
 
 
-def table(result: dict[str, Any]) -> str:
+def text_report(result: dict[str, Any]) -> str:
     """A line a case."""
     lines = [f"{'case':46} {'memory':>9} {'measured':>9} {'ratio':>6} {'a step':>9} {'measured':>9} {'ratio':>6}"]
     for one in result["cases"]:

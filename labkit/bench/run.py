@@ -64,7 +64,7 @@ def run(config: RunBench) -> dict[str, Any]:
         "machine": reports[0]["machine"],
     }
     (config.out / f"{config.preset}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    (config.out / f"{config.preset}.md").write_text(table(result) + "\n", encoding="utf-8")
+    (config.out / f"{config.preset}.md").write_text(markdown_tables(result) + "\n", encoding="utf-8")
     return result
 
 
@@ -79,7 +79,7 @@ def summarize_stages(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict
     return {stage: {name: _spread(values) for name, values in names.items()} for stage, names in gathered.items()}
 
 
-def table(result: dict[str, Any]) -> str:
+def markdown_tables(result: dict[str, Any]) -> str:
     """The medians as Markdown tables, a column a stage; in brackets the lowest and highest where they differ.
 
     First all measures and costs, then the share of right answers by question type.

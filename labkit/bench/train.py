@@ -119,7 +119,7 @@ def run(config: TrainBench | None = None, progress: Callable[[str], None] = lamb
     }
 
 
-def table(report: dict[str, Any]) -> str:
+def text_report(report: dict[str, Any]) -> str:
     """The report in a few lines."""
     lines = []
     for shape in report["shapes"]:

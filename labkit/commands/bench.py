@@ -65,7 +65,7 @@ def command(arguments: list[str]) -> int:
         from labkit.bench import train
 
         result = train.run(train.TrainBench(), lambda line: print(f"bench train: {line} ...", file=sys.stderr))
-        text = train.table(result)
+        text = train.text_report(result)
     elif options.what == "generate":
         from labkit.bench import generate
 
@@ -75,7 +75,7 @@ def command(arguments: list[str]) -> int:
             else generate.GenerateBench()
         )
         result = generate.run(config, lambda line: print(f"bench generate: {line} ...", file=sys.stderr))
-        text = generate.table(result)
+        text = generate.text_report(result)
     elif options.what in ("world", "app"):
         from labkit.bench import app, world
 
@@ -86,25 +86,25 @@ def command(arguments: list[str]) -> int:
 
         asked_memory = memory.MemoryBench(options.megabytes, options.out or memory.MemoryBench.out)
         result = memory.run(asked_memory, lambda line: print(f"bench memory: {line} ...", file=sys.stderr))
-        text = memory.table(result)
+        text = memory.text_report(result)
     elif options.what == "plan":
         from labkit.bench import plan
 
         result = plan.run(progress=lambda line: print(f"bench plan: {line} ...", file=sys.stderr))
-        text = plan.table(result)
+        text = plan.text_report(result)
     elif options.what == "claims":
         from labkit.bench import claims
 
         out = options.out or claims.ClaimsBench.out
         asked = claims.ClaimsBench(options.seeds, options.preset, options.precisions, options.threads, out)
         result = claims.run(asked, lambda line: print(f"bench claims: {line}", file=sys.stderr))
-        text = claims.table(result)
+        text = claims.markdown_table(result)
         code = 1 if claims.failed_claims(result) else 0
     else:
         from labkit.bench import run
 
         result = run.run(run.RunBench(options.seeds, options.preset, options.out or run.RunBench.out))
-        text = run.table(result)
+        text = run.markdown_tables(result)
     machine: Any = result.get("machine") or describe_machine()
     result = {**result, "machine": machine}
     where = f"{machine['processor']}, {count_with_noun(machine['cores'], 'core')}"

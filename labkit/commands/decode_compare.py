@@ -80,7 +80,7 @@ def print_strategy_comparison(options: DecodeCompareOptions) -> int:
 def _by_name(one: StrategyResult) -> dict[str, dict[str, float | None]]:
     """JSON has no word for what is no number."""
     return {
-        name: {"mean": None if score.mean != score.mean else score.mean, "half_width": score.half_width}
+        name: {"mean": None if score.value != score.value else score.value, "half_width": score.half_width_95}
         for name, score in one.scores.items()
     }
 

@@ -60,13 +60,13 @@ def print_data_source(options: ReadOptions) -> int:
     return 0
 
 
-def read_rows(source: str, kind: Kind) -> tuple[list[dict[str, Any]], ReadReport]:
+def read_rows(path_or_hub_name: str, kind: Kind) -> tuple[list[dict[str, Any]], ReadReport]:
     """A source -> its rows as they are understood, in its order, and the record of the reading.
 
     Rows: {"text"}, {"messages": [{"role", "content"}]} or {"prompt": [messages], "chosen", "rejected"}. Raises LabError
     where `labkit run` would.
     """
-    rows, reading, refusal = _read(source, kind)
+    rows, reading, refusal = _read(path_or_hub_name, kind)
     if refusal is not None:
         raise refusal
     return rows, reading

@@ -50,12 +50,12 @@ def command(name: str, arguments: list[str]) -> int:
         raise LabError(f"name the run's folder first: labkit {name} RUN …")
     from labkit.reporting.terminal import run_with_progress
     from labkit.runs.folder import Run
-    from labkit.runs.pipeline import recover_run_folder, rerun_stage, run, undo_rerun
+    from labkit.runs.pipeline import recover_run_folder, rerun_stage, run, undo_unfinished_rerun
     from labkit.runs.presets import make_recipe
 
     path, command = Path(folder), f"labkit {name} {shlex.quote(folder)}"
     if "--undo" in after:
-        undo_rerun(path, name)
+        undo_unfinished_rerun(path, name)
         print(f"{path / name} is restored to what it was before --again.")
         return 0
     fresh = not recover_run_folder(path).exists() or Run.is_unused(path)

@@ -36,10 +36,10 @@ def format_progress(progress: Mapping[str, Answered]) -> str:
 def format_solutions(which: str) -> str:
     """The reference solutions of a notebook ("07"), or of one exercise ("07.3"). Raises LabError for another."""
     found = exercises(which.partition(".")[0])
-    chosen = [exercise for exercise in found if which in (exercise.id, exercise.notebook)]
+    chosen = [exercise for exercise in found if which in (exercise.id, exercise.notebook_number)]
     if not chosen:
         raise LabError(f"There is no exercise {which!r}; there are {', '.join(one.id for one in found)}.")
-    return "\n\n\n".join(f"# {one.id}  {one.question}\n\n{one.source}" for one in chosen)
+    return "\n\n\n".join(f"# {one.id}  {one.question}\n\n{one.solution_code}" for one in chosen)
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,11 @@ class Exercise:
             raise ValueError(f"{self.id}: there are at least three mistakes, each with a name of its own.")
 
     @property
-    def notebook(self) -> str:
+    def notebook_number(self) -> str:
         """The number of its notebook: "07"."""
         return self.id.partition(".")[0]
 
     @property
-    def source(self) -> str:
+    def solution_code(self) -> str:
         """The code of the reference solution."""
         return inspect.getsource(self.solution).rstrip()

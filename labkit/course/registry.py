@@ -20,14 +20,16 @@ def notebooks() -> list[str]:
 
 
 @cache
-def exercises(notebook: str) -> tuple[Exercise, ...]:
-    """The exercises of one notebook, by its number. Raises LabError for a notebook that has none."""
-    if notebook not in notebooks():
-        raise LabError(f"There is no notebook {notebook!r} with exercises; there are {', '.join(notebooks())}.")
-    found: tuple[Exercise, ...] = import_module(f"labkit.course.{PREFIX}{notebook}").EXERCISES
-    expected = [f"{notebook}.{number}" for number in range(1, len(found) + 1)]
+def exercises(notebook_number: str) -> tuple[Exercise, ...]:
+    """The exercises of the notebook with this number, as "07". Raises LabError for a notebook that has none."""
+    if notebook_number not in notebooks():
+        raise LabError(f"There is no notebook {notebook_number!r} with exercises; there are {', '.join(notebooks())}.")
+    found: tuple[Exercise, ...] = import_module(f"labkit.course.{PREFIX}{notebook_number}").EXERCISES
+    expected = [f"{notebook_number}.{number}" for number in range(1, len(found) + 1)]
     if [exercise.id for exercise in found] != expected:
-        raise ValueError(f"The exercises of notebook {notebook} are numbered {', '.join(expected)}, in this order.")
+        raise ValueError(
+            f"The exercises of notebook {notebook_number} are numbered {', '.join(expected)}, in this order."
+        )
     return found
 
 

@@ -46,14 +46,16 @@ def best_of_n(
     stop_ids: Collection[int] = (),
     stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
-    source: Sequence[int] | None = None,
+    encoder_prompt: Sequence[int] | None = None,
 ) -> BestOfN:
     """Draw `n` answers and ask the judge: WebGPT, https://arxiv.org/abs/2112.09332, 3.2. The first is what `generate`
     draws from the same generator by itself. Raises LabError for n below 1, for a judge that does not give a number to
     each answer, and as `generate`.
     """
     common: dict[str, Any] = {"filters": filters, "max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stop": stop}
-    *_, best = best_of_n_steps(model, prompt, judge, n=n, batch_size=n, generator=generator, source=source, **common)
+    *_, best = best_of_n_steps(
+        model, prompt, judge, n=n, batch_size=n, generator=generator, encoder_prompt=encoder_prompt, **common
+    )
     assert best is not None
     return best
 
@@ -70,7 +72,7 @@ def best_of_n_steps(
     stop_ids: Collection[int] = (),
     stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
-    source: Sequence[int] | None = None,
+    encoder_prompt: Sequence[int] | None = None,
 ) -> Iterator[BestOfN | None]:
     """`best_of_n` for who may want to stop: after every `batch_size` answers None, and at last the best."""
     if n < 1:
@@ -82,7 +84,7 @@ def best_of_n_steps(
         "filters": filters,
         "stop_ids": stop_ids,
         "stop": stop,
-        "sources": None if source is None else [source],
+        "encoder_prompts": None if encoder_prompt is None else [encoder_prompt],
     }
     answers: list[list[int]] = []
     for some in draws.split(batch_size, 1):

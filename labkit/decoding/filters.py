@@ -24,16 +24,16 @@ Penalty = Annotated[float, Range(-1e4, 1e4)]
 
 
 class History(NamedTuple):
-    """tokens [B, T]: each row's prompt and what was written after it, -1 where there is no token; the last column is
-    the latest. prompt_length: how many of the columns are prompt.
+    """padded_tokens [B, T]: each row's prompt and what was written after it, -1 where there is no token; the last
+    column is the latest. num_prompt_columns: how many of the columns are prompt.
     """
 
-    tokens: Tensor
-    prompt_length: int
+    padded_tokens: Tensor
+    num_prompt_columns: int
 
     def token_counts(self, vocab_size: int, generated_only: bool = False) -> Tensor:
         """How often each token stands in each row: [B, V]."""
-        tokens = self.tokens[:, self.prompt_length :] if generated_only else self.tokens
+        tokens = self.padded_tokens[:, self.num_prompt_columns :] if generated_only else self.padded_tokens
         counts = tokens.new_zeros(len(tokens), vocab_size + 1)
         return counts.scatter_add(1, tokens.where(tokens >= 0, vocab_size), torch.ones_like(tokens))[:, :vocab_size]
 
@@ -296,7 +296,7 @@ class NoRepeatNgram:
         check_fields(self)
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
-        tokens = _needed(self, history).tokens
+        tokens = _needed(self, history).padded_tokens
         if tokens.shape[1] < self.n:
             return logits
         windows = tokens.unfold(1, self.n, 1)  # [B, W, n]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from labkit.decoding.filters import Filter, History, any_needs_history, filter_and_check_logits
-from labkit.decoding.prompts import check_generation_memory, check_prompt, encode_sources
+from labkit.decoding.prompts import check_generation_memory, check_prompt, run_encoder
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
 from labkit.model.context import EncoderOutput
@@ -27,7 +27,7 @@ def generate(
     stop: StopStrings | None = None,
     generator: torch.Generator | None = None,
     uniform_draws: Tensor | None = None,
-    sources: Sequence[Sequence[int]] | None = None,
+    encoder_prompts: Sequence[Sequence[int]] | None = None,
     batch_size: int = 64,
     num_return_sequences: int = 1,
     keep_stop: bool = False,
@@ -37,13 +37,13 @@ def generate(
     keep_stop: a stop token that was drawn stays at the end of its row.
 
     num_return_sequences: how many answers to each prompt, one after another in the result; the prompt is read once for
-    all. sources: what an encoder reads, one for each prompt; the prompt is then how the decoder begins. uniform_draws
-    [P, samples, max_new_tokens]: numbers in [0, 1) to use in place of the generator's. filters: applied in their order
-    to the logits; none samples from the model as it is, ``[Temperature(0)]`` is greedy. A row also ends after
-    max_new_tokens, and when the model's context is full. generator: where randomness comes from, one of the CPU's on
-    every device (torch's own when None); each row has its own draws, so what it writes depends neither on
+    all. encoder_prompts: what an encoder reads, one for each prompt; the prompt is then how the decoder begins.
+    uniform_draws [P, samples, max_new_tokens]: numbers in [0, 1) to use in place of the generator's. filters: applied
+    in their order to the logits; none samples from the model as it is, ``[Temperature(0)]`` is greedy. A row also ends
+    after max_new_tokens, and when the model's context is full. generator: where randomness comes from, one of the CPU's
+    on every device (torch's own when None); each row has its own draws, so what it writes depends neither on
     ``batch_size``, how many are written at a time, nor on the rows beside it. Raises LabError for a prompt that is
-    empty or leaves no room in the context, for an encoder without a source, and where filters leave no token.
+    empty or leaves no room in the context, for an encoder without a prompt, and where filters leave no token.
     """
     if batch_size < 1 or num_return_sequences < 1:
         raise LabError(
@@ -64,7 +64,7 @@ def generate(
     model.eval()
     for start in range(0, len(order), together):
         chunk = order[start : start + together]
-        memory = encode_sources(model, None if sources is None else [sources[i] for i in chunk])
+        memory = run_encoder(model, None if encoder_prompts is None else [encoder_prompts[i] for i in chunk])
         asked = [prompts[i] for i in chunk]
         answers = _write(model, asked, filters, uniform_draws[chunk], list(stop_ids), stop, memory, keep_stop)
         for place, i in enumerate(chunk):

@@ -51,19 +51,19 @@ def check_generation_memory(model: Transformer, batch_size: int, prompt_tokens: 
     check_memory_available(4.0 * batch_size * each, what, model.embedding.weight.device)
 
 
-def encode_sources(model: Transformer, sources: Sequence[Sequence[int]] | None) -> EncoderOutput | None:
-    """What the encoder makes of the sources, one a row; None for a model without. Raises LabError where there is an
+def run_encoder(model: Transformer, encoder_prompts: Sequence[Sequence[int]] | None) -> EncoderOutput | None:
+    """What the encoder makes of its prompts, one a row; None for a model without. Raises LabError where there is an
     encoder and nothing to read, or the reverse.
     """
-    if model.encoder is None and sources is None:
+    if model.encoder is None and encoder_prompts is None:
         return None
     if model.encoder is None:
         raise LabError("This model has no encoder, so it takes no source text: put the text in the prompt.")
-    if not sources or not all(sources):
+    if not encoder_prompts or not all(encoder_prompts):
         raise LabError("This model has an encoder: give it a source of at least one token for each prompt.")
-    for source in sources:
-        check_in_vocabulary(model, source, "The source")
-    device, S = model.embedding.weight.device, max(map(len, sources))
-    tokens = torch.tensor([[*source, *[0] * (S - len(source))] for source in sources], device=device)
-    lengths = torch.tensor([[len(source)] for source in sources], device=device)
+    for ids in encoder_prompts:
+        check_in_vocabulary(model, ids, "The source")
+    device, S = model.embedding.weight.device, max(map(len, encoder_prompts))
+    tokens = torch.tensor([[*ids, *[0] * (S - len(ids))] for ids in encoder_prompts], device=device)
+    lengths = torch.tensor([[len(ids)] for ids in encoder_prompts], device=device)
     return model.encode(tokens, torch.arange(S, device=device) < lengths)

@@ -17,23 +17,25 @@ SURE = 1.96
 """Standard errors to either side in which the truth lies in 95 % of cases."""
 
 
-class ScoreInterval(NamedTuple):
-    """A mean, and half the width of its 95 % interval: 0 where there is one value only."""
+class ScoreEstimate(NamedTuple):
+    """value: a mean, or a measure of texts together. half_width_95: half the width of its 95 % interval, 0 where there
+    are too few.
+    """
 
-    mean: float
-    half_width: float
+    value: float
+    half_width_95: float
 
 
-def mean_score(values: Sequence[float]) -> ScoreInterval:
+def mean_score(values: Sequence[float]) -> ScoreEstimate:
     """The mean of independent values, those that are no number left out; its interval is the normal distribution's."""
     known = [value for value in values if not math.isnan(value)]
     if not known:
-        return ScoreInterval(math.nan, 0.0)
+        return ScoreEstimate(math.nan, 0.0)
     error = statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else 0.0
-    return ScoreInterval(statistics.fmean(known), SURE * error)
+    return ScoreEstimate(statistics.fmean(known), SURE * error)
 
 
-def jackknife_interval(statistic: Callable[[Sequence[Tokens]], float], texts: Sequence[Tokens]) -> ScoreInterval:
+def jackknife_estimate(statistic: Callable[[Sequence[Tokens]], float], texts: Sequence[Tokens]) -> ScoreEstimate:
     """A measure of texts together; its interval from what it would be without each of them (Efron and Stein, The
     Jackknife Estimate of Variance, 1981).
     """
@@ -41,7 +43,7 @@ def jackknife_interval(statistic: Callable[[Sequence[Tokens]], float], texts: Se
     without = [statistic([*texts[:i], *texts[i + 1 :]]) for i in range(n)] if n > 2 else []
     middle = statistics.fmean(without) if without else 0.0
     variance = (n - 1) / n * sum((value - middle) ** 2 for value in without) if without else 0.0
-    return ScoreInterval(statistic(texts), SURE * variance**0.5)
+    return ScoreEstimate(statistic(texts), SURE * variance**0.5)
 
 
 def mean_logprob(model: Transformer, prompt: Tokens, continuation: Tokens) -> float:

@@ -38,7 +38,7 @@ from labkit.decoding.filters import (
     Typical,
 )
 from labkit.decoding.generate import generate
-from labkit.decoding.prompts import check_generation_memory, check_prompt, encode_sources
+from labkit.decoding.prompts import check_generation_memory, check_prompt, run_encoder
 from labkit.decoding.speculative import speculative_steps
 from labkit.decoding.stops import StopStrings
 from labkit.decoding.stream import trace_generation
@@ -144,24 +144,28 @@ class Strategy:
         max_new_tokens: int,
         stop_ids: Collection[int] = (),
         seeds: Sequence[int] = (0,),
-        source: Sequence[int] | None = None,
+        encoder_prompt: Sequence[int] | None = None,
         resources: DecodingResources = NO_RESOURCES,
     ) -> list[list[int]]:
         """A text for each seed; where chance has no part, one text for all. The same seed gives every strategy the same
-        draws (speculative takes as many as it needs). source: what an encoder reads. Raises LabError for a prompt or a
-        setting that the strategy cannot work with, and for no seed.
+        draws (speculative takes as many as it needs). encoder_prompt: what an encoder reads. Raises LabError for a
+        prompt or a setting that the strategy cannot work with, and for no seed.
         """
         _check_seeds(seeds)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "resources": resources}
         if self.kind in ("sample", "greedy"):
-            sources = None if source is None else [source]
-            return self.generate_batch(model, [prompt], seeds=[seeds], sources=sources, **options)[0]
+            encoder_prompts = None if encoder_prompt is None else [encoder_prompt]
+            return self.generate_batch(model, [prompt], seeds=[seeds], encoder_prompts=encoder_prompts, **options)[0]
         if self.is_random:
             return [
-                list(self.stream_partial_outputs(model, prompt, seed=seed, source=source, **options))[-1]
+                list(self.stream_partial_outputs(model, prompt, seed=seed, encoder_prompt=encoder_prompt, **options))[
+                    -1
+                ]
                 for seed in seeds
             ]
-        return [list(self.stream_partial_outputs(model, prompt, source=source, **options))[-1]] * len(seeds)
+        return [list(self.stream_partial_outputs(model, prompt, encoder_prompt=encoder_prompt, **options))[-1]] * len(
+            seeds
+        )
 
     def generate_batch(
         self,
@@ -171,7 +175,7 @@ class Strategy:
         max_new_tokens: int,
         stop_ids: Collection[int] = (),
         seeds: Sequence[Sequence[int]],
-        sources: Sequence[Sequence[int]] | None = None,
+        encoder_prompts: Sequence[Sequence[int]] | None = None,
         resources: DecodingResources = NO_RESOURCES,
     ) -> list[list[list[int]]]:
         """`generate` for many prompts, each with as many seeds: texts[prompt][seed]. Samples and greedy texts are
@@ -183,10 +187,10 @@ class Strategy:
             return []
         common: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
         if self.kind not in ("sample", "greedy"):
-            each: Sequence[Sequence[int] | None] = sources or [None] * len(prompts)
+            each: Sequence[Sequence[int] | None] = encoder_prompts or [None] * len(prompts)
             return [
-                self.generate(model, prompt, seeds=own, source=source, resources=resources, **common)
-                for prompt, own, source in zip(prompts, seeds, each, strict=True)
+                self.generate(model, prompt, seeds=own, encoder_prompt=encoder_prompt, resources=resources, **common)
+                for prompt, own, encoder_prompt in zip(prompts, seeds, each, strict=True)
             ]
         count = len(seeds[0])
         for prompt in prompts:
@@ -203,7 +207,7 @@ class Strategy:
             stop=stop,
             uniform_draws=draws,
             num_return_sequences=samples,
-            sources=sources,
+            encoder_prompts=encoder_prompts,
             **common,
         )
         rows = [texts[i * samples : (i + 1) * samples] for i in range(len(prompts))]
@@ -217,14 +221,14 @@ class Strategy:
         max_new_tokens: int,
         stop_ids: Collection[int] = (),
         seed: int = 0,
-        source: Sequence[int] | None = None,
+        encoder_prompt: Sequence[int] | None = None,
         resources: DecodingResources = NO_RESOURCES,
     ) -> Iterator[list[int]]:
         """The new tokens so far, again and again as they change; the last are the text. Raises LabError as
         `generate`.
         """
         _check_seeds([seed])
-        sources = None if source is None else [source]
+        encoder_prompts = None if encoder_prompt is None else [encoder_prompt]
         common: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
             "stop_ids": stop_ids,
@@ -232,11 +236,11 @@ class Strategy:
         }
         common |= {} if self.kind == "contrastive" else {"filters": self.logits_filters(resources.tokenizer)}
         if self.kind in ("beam", "contrastive"):
-            yield from self._searched(model, prompt, common | {"memory": encode_sources(model, sources)})
+            yield from self._searched(model, prompt, common | {"memory": run_encoder(model, encoder_prompts)})
             return
         common["generator"] = torch.Generator().manual_seed(seed)
         if self.kind == "speculative":
-            if sources is not None:
+            if encoder_prompts is not None:
                 raise LabError("speculative: models with an encoder are not supported.")
             if resources.draft is None:
                 raise LabError("speculative: a smaller draft model is needed (on the command line, --draft RUN).")
@@ -247,10 +251,12 @@ class Strategy:
                 raise LabError(
                     "best: something must score the answers: a reward model, or for a TinyWorld task the oracle."
                 )
-            best = best_of_n(model, prompt, resources.judge, n=self.option("n"), source=source, **common)
+            best = best_of_n(
+                model, prompt, resources.judge, n=self.option("n"), encoder_prompt=encoder_prompt, **common
+            )
             yield best.answers[best.best_index]
         else:
-            yield from self._drawn(model, prompt, common | {"memory": encode_sources(model, sources)})
+            yield from self._drawn(model, prompt, common | {"memory": run_encoder(model, encoder_prompts)})
 
     def _searched(self, model: Transformer, prompt: Sequence[int], common: dict[str, Any]) -> Iterator[list[int]]:
         told = {name.replace("-", "_"): self.option(name) for name in OPTIONS[self.kind]}

@@ -42,7 +42,7 @@ class FilterEffect(NamedTuple):
 class FilteredEntropy(NamedTuple):
     """Entropy of the next token's distribution in nats: the model's own, and what the filters left of it."""
 
-    model: float
+    before_filters: float
     after_filters: float
 
 

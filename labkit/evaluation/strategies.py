@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
-    from labkit.decoding.scores import ScoreInterval
+    from labkit.decoding.scores import ScoreEstimate
     from labkit.decoding.strategies import DecodingResources, Strategy
     from labkit.model.transformer import Transformer
     from labkit.text.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ class StrategyResult:
     strategy: str
     example_text: str
     first_different_word_index: int | None
-    scores: dict[str, ScoreInterval]
+    scores: dict[str, ScoreEstimate]
 
 
 def compare_strategies(
@@ -89,11 +89,11 @@ def score_texts(
     token_ids: Sequence[Sequence[Sequence[int]]],
     world: World | None,
     annotator: str | None = None,
-) -> dict[str, ScoreInterval]:
+) -> dict[str, ScoreEstimate]:
     """Scores of texts, as token_ids[prompt][seed]: the mean of each, and its 95 % interval."""
     from labkit.decoding.scores import (
         distinct_ngram_share,
-        jackknife_interval,
+        jackknife_estimate,
         mean_logprobs,
         mean_score,
         repeated_ngram_share,
@@ -112,14 +112,14 @@ def score_texts(
         return [one | truth for one, truth in zip(found, truths, strict=True)]
 
     rows = [each(prompt, group) for prompt, group in zip(prompts, token_ids, strict=True)]
-    scores: dict[str, ScoreInterval] = {}
+    scores: dict[str, ScoreEstimate] = {}
     for name in rows[0][0]:
         by_prompt = [[row[name] for row in group] for group in rows]
-        scores[name] = mean_score(by_prompt[0] if len(rows) == 1 else [mean_score(group).mean for group in by_prompt])
+        scores[name] = mean_score(by_prompt[0] if len(rows) == 1 else [mean_score(group).value for group in by_prompt])
     together: dict[str, Callable[[Any], float]] = {"distinct-2": distinct_ngram_share, "self-BLEU": self_bleu}
     for name, statistic in together.items():
         by_texts = [statistic(group) for group in token_ids]
-        scores[name] = jackknife_interval(statistic, token_ids[0]) if len(rows) == 1 else mean_score(by_texts)
+        scores[name] = jackknife_estimate(statistic, token_ids[0]) if len(rows) == 1 else mean_score(by_texts)
     return scores
 
 
@@ -185,11 +185,11 @@ def format_strategies_table(results: Sequence[StrategyResult]) -> str:
     return "\n".join(lines)
 
 
-def format_score(score: ScoreInterval) -> str:
+def format_score(score: ScoreEstimate) -> str:
     """0.812 ± 0.034; a dash where there is no number."""
-    if score.mean != score.mean:
+    if score.value != score.value:
         return "-"
-    return f"{score.mean:.3f}" + (f" ± {score.half_width:.3f}" if score.half_width else "")
+    return f"{score.value:.3f}" + (f" ± {score.half_width_95:.3f}" if score.half_width_95 else "")
 
 
 FIRST = 24

@@ -25,29 +25,29 @@ from labkit.training.weights import write_tensors
 __all__ = ["family_name", "from_pretrained", "open_checkpoint", "resolve_checkpoint", "save_pretrained"]
 
 
-def open_checkpoint(source: str | Path) -> LazyCheckpoint:
+def open_checkpoint(path_or_hub_name: str | Path) -> LazyCheckpoint:
     """The config of a checkpoint in transformers' form, and where its tensors lie, which are read when asked for.
 
-    source: a folder, or the id of a model on the Hugging Face hub, of which only safetensors and JSON are fetched.
-    Raises LabError for a folder without weights, with pickles or an adapter alone, for an unknown family, for a config
-    that cannot be built or says what is not known here, for quantized weights, and for tensors that are missing, left
-    over, of another shape, in two files, or by two names with different numbers.
+    path_or_hub_name: a folder, or the id of a model on the Hugging Face hub, of which only safetensors and JSON are
+    fetched. Raises LabError for a folder without weights, with pickles or an adapter alone, for an unknown family, for
+    a config that cannot be built or says what is not known here, for quantized weights, and for tensors that are
+    missing, left over, of another shape, in two files, or by two names with different numbers.
     """
-    folder = resolve_checkpoint(source)
+    folder = resolve_checkpoint(path_or_hub_name)
     config = read_config(folder)
     family = family_from_config(config, folder)
     shape = config_from_hf(family, config, folder / "config.json")
     return match_tensors(family, shape, read_tensor_entries(folder), folder)
 
 
-def from_pretrained(source: str | Path) -> Transformer:
+def from_pretrained(path_or_hub_name: str | Path) -> Transformer:
     """The model of a checkpoint, on `default_device`, in eval mode and fp32. In memory are the model and one of the
     checkpoint's tensors; then it goes to the device.
 
     Raises LabError as `open_checkpoint`, for NaN or infinite numbers, and for a model that this machine's memory cannot
     hold.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(path_or_hub_name)
     model = _without_weights(checkpoint.config)
     for name in dict(model.named_parameters()):
         owner, _, own_name = name.rpartition(".")

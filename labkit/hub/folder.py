@@ -38,20 +38,24 @@ class TensorEntry(NamedTuple):
     shape: tuple[int, ...]
 
 
-def resolve_checkpoint(source: str | Path) -> Path:
-    """The folder of a checkpoint, fetched from the hub when `source` is none. Raises LabError when there is neither."""
-    folder = Path(source)
+def resolve_checkpoint(path_or_hub_name: str | Path) -> Path:
+    """The folder of a checkpoint, fetched from the hub when `path_or_hub_name` is none. Raises LabError when there is
+    neither.
+    """
+    folder = Path(path_or_hub_name)
     if folder.is_dir():
         return folder
-    if folder.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-        raise LabError(f"{source} is neither a folder with a checkpoint nor a model id like OWNER/NAME.")
+    if folder.exists() or str(path_or_hub_name).count("/") != 1 or str(path_or_hub_name).startswith((".", "/", "~")):
+        raise LabError(f"{path_or_hub_name} is neither a folder with a checkpoint nor a model id like OWNER/NAME.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", *FILES]))
+        return Path(snapshot_download(str(path_or_hub_name), allow_patterns=["*.safetensors", *FILES]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise LabError(f"{source} is not a folder, and could not be downloaded from the hub: {error}") from error
+        raise LabError(
+            f"{path_or_hub_name} is not a folder, and could not be downloaded from the hub: {error}"
+        ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -23,13 +23,13 @@ STRING, ARRAY = 8, 9
 MOST_NAME, MOST_DIMENSIONS = 65_535, 4
 
 
-def find_gguf_file(source: str | Path) -> Path | None:
+def find_gguf_file(path_or_hub_name: str | Path) -> Path | None:
     """The GGUF file that a source stands for: itself, or the only one in a folder without a config.json; None for
     anything else.
 
     Raises LabError for a folder with several, and for one of several parts.
     """
-    path = Path(source)
+    path = Path(path_or_hub_name)
     if path.is_dir() and not (path / "config.json").is_file():
         files = sorted(path.glob("*.gguf"))
         if len(files) > 1:

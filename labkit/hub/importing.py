@@ -26,7 +26,7 @@ from labkit.text.tokenizer import Tokenizer
 
 
 def import_checkpoint(
-    source: str | Path,
+    path_or_hub_name: str | Path,
     target: str | Path,
     recipe: Recipe,
     chat_template_name: str | None = None,
@@ -35,7 +35,7 @@ def import_checkpoint(
     """Begin a run in `target` whose first stages are a checkpoint: a folder or hub id in transformers' form, or a GGUF
     file.
 
-    Of safetensors the weights are written straight from the source: in memory is one file of the run's weights (see
+    Of safetensors the weights are written straight from the checkpoint: in memory is one file of the run's weights (see
     `labkit.training.weights`), however large the model is; they are read twice, since NaN and infinite numbers are
     refused before anything is written. A GGUF file is loaded whole.
 
@@ -51,19 +51,20 @@ def import_checkpoint(
         )
     with lock_and_recover_run_folder(target):
         sources = read_sources(Run.new_unsaved(target, recipe).input_locations)
-        checkpoint = _open(source, chat_template_name, say)
+        checkpoint = _open(path_or_hub_name, chat_template_name, say)
         tokenizer, config = checkpoint.tokenizer, checkpoint.config
         _check_turns(tokenizer, sources)
         if not config.causal or config.encoder_depth:
-            raise LabError(f"{source} is not a causal language model, so it cannot become a run.")
+            raise LabError(f"{path_or_hub_name} is not a causal language model, so it cannot become a run.")
         if tokenizer.vocab_size > config.vocabulary:
             raise LabError(
-                f"{source}: its tokenizer has {tokenizer.vocab_size} tokens, its model only {config.vocabulary}."
+                f"{path_or_hub_name}: its tokenizer has {tokenizer.vocab_size} tokens, its model only "
+                f"{config.vocabulary}."
             )
         recipe = fit_recipe_to_context(recipe, config)
         with transaction(Path(target), "an import", run_file_names(recipe)):
             run = Run.new_unsaved(target, recipe)
-            _fill(run, checkpoint, str(source))
+            _fill(run, checkpoint, str(path_or_hub_name))
             run.save_recipe()  # last: without it the folder is no run
     return run
 

@@ -34,10 +34,10 @@ class LazyCheckpoint(NamedTuple):
     mappings: dict[str, TensorMapping]
     entries: dict[str, TensorEntry]
 
-    def read(self, name: str) -> Tensor:
+    def read(self, labkit_name: str) -> Tensor:
         """One of our tensors, in fp32. Raises LabError for NaN or infinite numbers, and for a damaged file."""
-        theirs = {one: read_tensor(self.entries[one]) for one in self.mappings[name].theirs}
-        ours = self.mappings[name].to_ours(theirs, self.config)
+        theirs = {one: read_tensor(self.entries[one]) for one in self.mappings[labkit_name].theirs}
+        ours = self.mappings[labkit_name].to_ours(theirs, self.config)
         return torch.empty(ours.shape).copy_(ours)
 
     def check_finite(self) -> None:

@@ -81,20 +81,20 @@ class PredictionShift(NamedTuple):
 class Inspection:
     """What a model does while it reads a text; it is the same model afterwards.
 
-    ids: the text; of an encoder-decoder, what is written, with `source` the text that its encoder reads. Raises
+    ids: the text; of an encoder-decoder, what is written, with `encoder_prompt` the text that its encoder reads. Raises
     LabError for no token, more than its context, and a model without attention.
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], source: Sequence[int] | None = None
+        self, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], encoder_prompt: Sequence[int] | None = None
     ):
         context = model.config.context
-        for given in (ids, source):
+        for given in (ids, encoder_prompt):
             if given is not None and not 0 < len(given) <= context:
                 raise LabError(f"The text has {len(given)} tokens; give 1 to {context}.")
         if not isinstance(model.config.mixer, SelfAttention):
             raise LabError(f"This model has no attention: its mixer is {type(model.config.mixer).__name__}.")
-        self.model, self.tokenizer, self.ids, self.source = model, tokenizer, list(ids), source
+        self.model, self.tokenizer, self.ids, self.encoder_prompt = model, tokenizer, list(ids), encoder_prompt
         recorder = ActivationRecorder((".weights", ".scores", ".query", ".key", ".value", "embedding", ".output"))
         self.logits = self._read([None], recorder)[0]
         self.activations = recorder.activations
@@ -114,8 +114,8 @@ class Inspection:
         was_training = model.training
         model.eval()
         memory = None
-        if self.source is not None:
-            memory = model.encode(torch.tensor([list(self.source)], device=device).expand(rows, -1), tap=both)
+        if self.encoder_prompt is not None:
+            memory = model.encode(torch.tensor([list(self.encoder_prompt)], device=device).expand(rows, -1), tap=both)
         x = model.hidden_states(torch.tensor([self.ids], device=device).expand(rows, -1), tap=both, memory=memory)
         logits = model.logits(x if position is None else x[:, position, None]).float()
         model.train(was_training)
@@ -123,15 +123,15 @@ class Inspection:
 
     def _maps(self) -> Any:
         K, tokens = self.model.config.attention_config.key_value_heads, self.token_texts(self.ids)
-        source = [] if self.source is None else self.token_texts(self.source)
-        if self.source is not None:
+        encoder_texts = [] if self.encoder_prompt is None else self.token_texts(self.encoder_prompt)
+        if self.encoder_prompt is not None:
             yield AttentionMap(
-                "bidirectional", "encoder.blocks.{}.attention", source, source, self._stack("encoder."), K
+                "bidirectional", "encoder.blocks.{}.attention", encoder_texts, encoder_texts, self._stack("encoder."), K
             )
         kind: Literal["causal", "bidirectional"] = "causal" if self.model.causal else "bidirectional"
         yield AttentionMap(kind, "blocks.{}.attention", tokens, tokens, self._stack("blocks.", ".attention"), K)
-        if self.source is not None:
-            yield AttentionMap("cross", "blocks.{}.cross", tokens, source, self._stack("blocks.", ".cross"), K)
+        if self.encoder_prompt is not None:
+            yield AttentionMap("cross", "blocks.{}.cross", tokens, encoder_texts, self._stack("blocks.", ".cross"), K)
 
     def _stack(self, start: str, end: str = "") -> Tensor:
         found = [

@@ -13,28 +13,31 @@ MOST = 120
 
 
 class CheckpointInspections:
-    """names: of the checkpoints, in order. load: a name -> the text as that checkpoint reads it; asked once for each.
+    """checkpoint_names: of the checkpoints, in order. load: a name -> the text as that checkpoint
+    reads it; asked once for each.
 
     view = views.viewer_data("sft") is what the viewer shows, and views.handle_request(request) what it asks for later.
     """
 
-    def __init__(self, names: Sequence[str], load: Callable[[str], Inspection]):
-        if not names:
+    def __init__(self, checkpoint_names: Sequence[str], load: Callable[[str], Inspection]):
+        if not checkpoint_names:
             raise LabError("There is nothing to show: give at least one checkpoint.")
-        self.names, self.load = list(names), load
+        self.checkpoint_names, self.load = list(checkpoint_names), load
         self.looks: dict[str, Inspection] = {}
 
-    def inspect(self, name: str) -> Inspection:
+    def inspect(self, checkpoint_name: str) -> Inspection:
         """The text as one checkpoint reads it. Raises LabError for one that is not there."""
-        if name not in self.names:
-            raise LabError(f"There is no checkpoint {name!r} here; there are {', '.join(self.names)}.")
-        if name not in self.looks:
-            self.looks[name] = self.load(name)
-        return self.looks[name]
+        if checkpoint_name not in self.checkpoint_names:
+            raise LabError(
+                f"There is no checkpoint {checkpoint_name!r} here; there are {', '.join(self.checkpoint_names)}."
+            )
+        if checkpoint_name not in self.looks:
+            self.looks[checkpoint_name] = self.load(checkpoint_name)
+        return self.looks[checkpoint_name]
 
-    def viewer_data(self, name: str) -> dict[str, Any]:
+    def viewer_data(self, checkpoint_name: str) -> dict[str, Any]:
         """`Inspection.viewer_data`, with the checkpoints that there are and the one shown."""
-        return self.inspect(name).viewer_data() | {"stages": self.names, "stage": name}
+        return self.inspect(checkpoint_name).viewer_data() | {"stages": self.checkpoint_names, "stage": checkpoint_name}
 
     def handle_request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What a viewer wants to know of a stage: {"what": "view" | "cell" | "without" | "effects" | "lens"}, with the
@@ -51,11 +54,11 @@ class CheckpointInspections:
             return {"error": f"This is not a request about a text: {type(error).__name__} {error!s}."}
 
     def _answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        name = str(question["stage"])
+        checkpoint_name = str(question["stage"])
         what = question["what"]
         if what == "view":
-            return self.viewer_data(name)
-        look = self.inspect(name)
+            return self.viewer_data(checkpoint_name)
+        look = self.inspect(checkpoint_name)
         if what == "lens":
             return {"lens": look.logit_lens(last_tokens=MOST)}
         map_ = int(question["map"])

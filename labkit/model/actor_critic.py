@@ -24,6 +24,6 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.actor, self.critic = actor, critic
 
-    def forward(self, tokens: Tensor, label_mask: Tensor) -> ActorCriticOutput:
-        """tokens, label_mask [B, T]: the inputs and the mask of a Batch."""
-        return ActorCriticOutput(self.actor.hidden_states(tokens), self.critic(tokens, label_mask))
+    def forward(self, inputs: Tensor, next_token_mask: Tensor) -> ActorCriticOutput:
+        """inputs, next_token_mask [B, T]: the inputs and the mask of a Batch."""
+        return ActorCriticOutput(self.actor.hidden_states(inputs), self.critic(inputs, next_token_mask))

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from labkit.model.positions import PositionIndex
+from labkit.model.positions import AttentionPositions
 from labkit.model.taps import Tap, no_tap
 
 
@@ -32,7 +32,7 @@ class ForwardContext:
     attention_bias hides later tokens, and nothing else.
     """
 
-    positions: PositionIndex
+    positions: AttentionPositions
     attention_bias: Tensor
     token_mask: Tensor | None = None
     document_starts: Tensor | None = None

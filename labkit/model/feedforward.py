@@ -49,7 +49,7 @@ class Gated:
         """The feed-forward of the block of this number, from 0 on."""
         return self
 
-    def build(self, width: int, bias: bool = False, name: str = "") -> GatedFeedForward:
+    def build(self, width: int, bias: bool = False, tap_prefix: str = "") -> GatedFeedForward:
         return GatedFeedForward(self, width, bias)
 
 
@@ -88,7 +88,7 @@ class Plain:
         """The feed-forward of the block of this number, from 0 on."""
         return self
 
-    def build(self, width: int, bias: bool = False, name: str = "") -> PlainFeedForward:
+    def build(self, width: int, bias: bool = False, tap_prefix: str = "") -> PlainFeedForward:
         return PlainFeedForward(self, width, bias)
 
 
@@ -147,16 +147,16 @@ class MoE:
         """The feed-forward of the block of this number, from 0 on."""
         return self if index % self.sparse_step == 1 % self.sparse_step else self.expert
 
-    def build(self, width: int, bias: bool = False, name: str = "") -> MixtureOfExperts:
-        return MixtureOfExperts(self, width, bias, name)
+    def build(self, width: int, bias: bool = False, tap_prefix: str = "") -> MixtureOfExperts:
+        return MixtureOfExperts(self, width, bias, tap_prefix)
 
 
 class MixtureOfExperts(nn.Module):
     """x [B, T, D] -> sum over a token's experts e of weight_e · expert_e(x) [B, T, D]."""
 
-    def __init__(self, config: MoE, width: int, bias: bool, name: str):
+    def __init__(self, config: MoE, width: int, bias: bool, tap_prefix: str):
         super().__init__()
-        self.config, self.name = config, name
+        self.config, self.tap_prefix = config, tap_prefix
         self.load_balance = torch.zeros(())
         """`load_balancing_loss` of the tokens that were last read."""
         self.router = nn.Linear(width, config.num_experts, bias=False)
@@ -168,7 +168,7 @@ class MixtureOfExperts(nn.Module):
         token_mask [B, T]: False for padding, which no expert takes and nothing counts.
         """
         logits = F.linear(x.float(), self.router.weight.float())  # a close choice is not left to rounding
-        shares = tap(f"{self.name}.router", logits.softmax(-1))  # [B, T, experts]
+        shares = tap(f"{self.tap_prefix}.router", logits.softmax(-1))  # [B, T, experts]
         weights, chosen = shares.topk(self.config.top_k, dim=-1)
         together = self.training and torch.is_grad_enabled()  # elsewhere a process may be alone
         total = (all_reduce_sum,) if together else ()

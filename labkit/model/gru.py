@@ -20,8 +20,8 @@ class GRU:
     https://arxiv.org/abs/1406.1078.
     """
 
-    def build(self, width: int, config: AttentionConfig, index: int, name: str) -> GRUMixer:
-        return GRUMixer(width, name)
+    def build(self, width: int, config: AttentionConfig, index: int, tap_prefix: str) -> GRUMixer:
+        return GRUMixer(width, tap_prefix)
 
 
 class GRUState(NamedTuple):
@@ -39,9 +39,9 @@ class GRUMixer(nn.Module):
     As in torch.nn.GRU, r is applied after the product, and the rows of both matrices are those of r, z and n.
     """
 
-    def __init__(self, width: int, name: str):
+    def __init__(self, width: int, tap_prefix: str):
         super().__init__()
-        self.width, self.name = width, name
+        self.width, self.tap_prefix = width, tap_prefix
         self.input = nn.Linear(width, 3 * width)
         self.hidden = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width, bias=False)
@@ -54,7 +54,7 @@ class GRUMixer(nn.Module):
         hidden = (self.new_state(len(x), 0) if state is None else state).hidden
         with torch.autocast(x.device.type, enabled=False):  # many small steps: casting would cost more than it saves
             hiddens = self._run(x.float(), hidden.float(), context.token_mask, context.document_starts)
-        y = self.out(context.tap(f"{self.name}.hidden", hiddens.to(x.dtype)))
+        y = self.out(context.tap(f"{self.tap_prefix}.hidden", hiddens.to(x.dtype)))
         return y, None if state is None else GRUState(hiddens[:, -1])
 
     @disable_compile  # a loop over all tokens, which would be unrolled

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.model.mixers import Attention
-from labkit.model.positions import PositionEncoding, PositionIndex
+from labkit.model.positions import AttentionPositions, PositionEncoding
 
 
 def init_weights(model: nn.Module, depth: int, std: float = 0.02) -> None:
@@ -42,10 +42,10 @@ def init_previous_token_heads(
     H, K, E = attention.heads, attention.key_value_heads, attention.head_dim
     queries, keys, _ = attention.qkv.weight.split((H * E, K * E, K * E))
     back = torch.tensor([distance])
-    places = PositionIndex(position, back, back)
+    places = AttentionPositions(position, back, back)
     for head in range(K):
         q = torch.randn(E) * std * width**0.5
-        _, k = places.rotate(q.view(1, 1, 1, E), q.view(1, 1, 1, E))
+        _, k = places.rotate_before_transpose(q.view(1, 1, 1, E), q.view(1, 1, 1, E))
         for i in range(head * H // K, (head + 1) * H // K):
             _answer(queries[i * E : (i + 1) * E], direction, q)
         _answer(keys[head * E : (head + 1) * E], direction, k.view(E))

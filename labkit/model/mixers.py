@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from labkit.errors import LabError
 from labkit.model.context import EncoderOutput, ForwardContext
-from labkit.model.positions import PositionIndex
+from labkit.model.positions import AttentionPositions
 from labkit.model.taps import Tap, no_tap
 
 
@@ -83,8 +83,8 @@ class AttentionConfig(NamedTuple):
 class SelfAttention:
     """Every token looks at those before it (at all, where the model is not causal)."""
 
-    def build(self, width: int, config: AttentionConfig, index: int, name: str) -> Attention:
-        return Attention(width, config, name=name)
+    def build(self, width: int, config: AttentionConfig, index: int, tap_prefix: str) -> Attention:
+        return Attention(width, config, tap_prefix=tap_prefix)
 
 
 class Attention(nn.Module):
@@ -96,10 +96,10 @@ class Attention(nn.Module):
     large product is faster than three small ones.
     """
 
-    def __init__(self, width: int, config: AttentionConfig, *, name: str):
+    def __init__(self, width: int, config: AttentionConfig, *, tap_prefix: str):
         super().__init__()
         self.heads, self.key_value_heads, self.head_dim = config.query_heads, config.key_value_heads, config.head_dim
-        self.scale, self.name = config.softmax_scale, name
+        self.scale, self.tap_prefix = config.softmax_scale, tap_prefix
         self.qkv = nn.Linear(
             width,
             (config.query_heads + 2 * config.key_value_heads) * config.head_dim,
@@ -121,13 +121,13 @@ class Attention(nn.Module):
         if state is not None:
             state = state.append(k, v)
             k, v = (part.to(q.dtype) for part in state.valid_keys_values())
-        q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
+        q, k, v = (tap(f"{self.tap_prefix}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
         y = multi_head_attention(
-            q * self.scale, k, v, context.attention_bias, places, tap, self.name, context.is_causal
+            q * self.scale, k, v, context.attention_bias, places, tap, self.tap_prefix, context.is_causal
         )
         return self.out(y), state
 
-    def project_qkv(self, x: Tensor, positions: PositionIndex) -> tuple[Tensor, Tensor, Tensor]:
+    def project_qkv(self, x: Tensor, positions: AttentionPositions) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, D] -> queries [B, H, T, E], keys and values [B, K, T, E]."""
         H, K = self.heads, self.key_value_heads
         qkv = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_dim))  # [B, T, H + 2K, E]
@@ -135,17 +135,17 @@ class Attention(nn.Module):
         if self.qk_norm:
             dtype = self.query_norm.weight.dtype  # as every norm, in full precision even under autocast
             q, k = self.query_norm(q.to(dtype)), self.key_norm(k.to(dtype))
-        q, k = positions.rotate(q, k)
+        q, k = positions.rotate_before_transpose(q, k)
         return q.to(v.dtype).transpose(1, 2), k.to(v.dtype).transpose(1, 2), v.transpose(1, 2)
 
 
 class CrossAttention(nn.Module):
     """Attention of a decoder's tokens to what the encoder made: Attention Is All You Need, 3.2.3."""
 
-    def __init__(self, width: int, config: AttentionConfig, *, name: str):
+    def __init__(self, width: int, config: AttentionConfig, *, tap_prefix: str):
         super().__init__()
         self.heads, self.key_value_heads, self.head_dim = config.query_heads, config.key_value_heads, config.head_dim
-        self.scale, self.name = config.softmax_scale, name
+        self.scale, self.tap_prefix = config.softmax_scale, tap_prefix
         self.query = nn.Linear(width, config.query_heads * config.head_dim, bias=config.bias or config.qkv_bias)
         self.key_value = nn.Linear(
             width, 2 * config.key_value_heads * config.head_dim, bias=config.bias or config.qkv_bias
@@ -159,8 +159,8 @@ class CrossAttention(nn.Module):
             -1, (2 * self.key_value_heads, self.head_dim)
         )  # [B, S, 2K, E]
         k, v = both.transpose(1, 2).chunk(2, dim=1)
-        q, k, v = (tap(f"{self.name}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
-        return self.out(multi_head_attention(q * self.scale, k, v, memory.attention_bias, None, tap, self.name))
+        q, k, v = (tap(f"{self.tap_prefix}.{part}", t) for part, t in (("query", q), ("key", k), ("value", v)))
+        return self.out(multi_head_attention(q * self.scale, k, v, memory.attention_bias, None, tap, self.tap_prefix))
 
 
 def multi_head_attention(
@@ -168,9 +168,9 @@ def multi_head_attention(
     k: Tensor,
     v: Tensor,
     attention_bias: Tensor,
-    positions: PositionIndex | None,
+    positions: AttentionPositions | None,
     tap: Tap,
-    name: str,
+    tap_prefix: str,
     is_causal: bool = False,
 ) -> Tensor:
     """softmax(q kᵀ + bias) v: scaled_q [B, H, T, E], k and v [B, K, S, E] -> [B, T, H·E].
@@ -183,12 +183,12 @@ def multi_head_attention(
     if scaled_q.device.type == "cuda" and not reads_weights:
         y = _fused_attention(scaled_q, k, v, attention_bias, positions, is_causal)
     else:
-        y = _written_out_attention(scaled_q, k, v, attention_bias, positions, tap, name)
+        y = _written_out_attention(scaled_q, k, v, attention_bias, positions, tap, tap_prefix)
     return y.transpose(1, 2).flatten(2)
 
 
 def _fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, attention_bias: Tensor, positions: PositionIndex | None, is_causal: bool
+    q: Tensor, k: Tensor, v: Tensor, attention_bias: Tensor, positions: AttentionPositions | None, is_causal: bool
 ) -> Tensor:
     """`multi_head_attention` by scaled_dot_product_attention: [B, H, T, E]."""
     bias = None if positions is None else positions.bias(q)
@@ -201,7 +201,13 @@ def _fused_attention(
 
 
 def _written_out_attention(
-    q: Tensor, k: Tensor, v: Tensor, attention_bias: Tensor, positions: PositionIndex | None, tap: Tap, name: str
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attention_bias: Tensor,
+    positions: AttentionPositions | None,
+    tap: Tap,
+    tap_prefix: str,
 ) -> Tensor:
     """`multi_head_attention` step by step, every step there for the tap: [B, H, T, E]."""
     B, H, T, E = q.shape
@@ -211,8 +217,8 @@ def _written_out_attention(
     bias = None if positions is None else positions.bias(q)
     if bias is not None:
         scores = scores + bias
-    scores = tap(f"{name}.scores", scores) + attention_bias.unsqueeze(-3).to(scores.dtype)
-    weights = tap(f"{name}.weights", F.softmax(scores, dim=-1))
+    scores = tap(f"{tap_prefix}.scores", scores) + attention_bias.unsqueeze(-3).to(scores.dtype)
+    weights = tap(f"{tap_prefix}.weights", F.softmax(scores, dim=-1))
     y = (weights.view(B, K, -1, S) @ v).view(B, H, T, E)
     term = None if positions is None else positions.value_term(weights)
-    return tap(f"{name}.heads", y if term is None else y + term)
+    return tap(f"{tap_prefix}.heads", y if term is None else y + term)

@@ -50,7 +50,7 @@ class PositionEncoding(nn.Module):
         """Change the embedded tokens x [B, T, D], once, before the first block."""
         return x
 
-    def rotate(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def rotate_before_transpose(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Change queries q [B, T, H, E] and keys k [B, T, K, E] in every attention, before the keys are
         cached.
         """
@@ -67,23 +67,23 @@ class PositionEncoding(nn.Module):
         return None
 
 
-class PositionIndex(NamedTuple):
-    """An encoding with the positions of one call: queries [(B,) T] and keys [(B,) S], S counting cached keys
-    too.
+class AttentionPositions(NamedTuple):
+    """An encoding with the positions of one call: query_positions [(B,) T] and key_positions [(B,) S], S counting
+    cached keys too.
     """
 
     encoding: PositionEncoding
-    queries: Tensor
-    keys: Tensor
+    query_positions: Tensor
+    key_positions: Tensor
 
-    def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return self.encoding.rotate(q, k, self.queries)
+    def rotate_before_transpose(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoding.rotate_before_transpose(q, k, self.query_positions)
 
     def bias(self, q: Tensor) -> Tensor | None:
-        return self.encoding.bias(q, self.queries, self.keys)
+        return self.encoding.bias(q, self.query_positions, self.key_positions)
 
     def value_term(self, weights: Tensor) -> Tensor | None:
-        return self.encoding.value_term(weights, self.queries, self.keys)
+        return self.encoding.value_term(weights, self.query_positions, self.key_positions)
 
 
 def relative_positions(query_positions: Tensor, key_positions: Tensor) -> Tensor:
@@ -294,7 +294,7 @@ class RotaryEncoding(PositionEncoding):
         self.register_buffer("cos", angles.cos() * attention_factor, persistent=False)
         self.register_buffer("sin", angles.sin() * attention_factor, persistent=False)
 
-    def rotate(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def rotate_before_transpose(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)  # [(B,) T, 1, E/2]
         return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
 

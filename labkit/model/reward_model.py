@@ -35,17 +35,17 @@ class RewardModel(nn.Module):
         """The body's shape."""
         return self.body.config
 
-    def forward(self, tokens: Tensor, label_mask: Tensor) -> Tensor:
-        """A number for each token, [B, T], which knows the tokens up to its own: tokens [B, T]; label_mask [B, T], True
-        where the *next* token belongs to the answer, as in Batch.
+    def forward(self, tokens: Tensor, next_token_mask: Tensor) -> Tensor:
+        """A number for each token, [B, T], which knows the tokens up to its own: tokens [B, T]; next_token_mask [B, T],
+        True where the *next* token belongs to the answer, as in Batch.
         """
         x = self.body.hidden_states(tokens)
-        own = self.body.label_logprobs(x[:, :-1], tokens[:, 1:], label_mask[:, :-1])  # [B, T - 1]
-        means = own.cumsum(-1) / label_mask[:, :-1].cumsum(-1).clamp(min=1)
+        own = self.body.label_logprobs(x[:, :-1], tokens[:, 1:], next_token_mask[:, :-1])  # [B, T - 1]
+        means = own.cumsum(-1) / next_token_mask[:, :-1].cumsum(-1).clamp(min=1)
         return self.head(x) + self.logprob_weight * F.pad(means, (1, 0))
 
-    def scores_at(self, tokens: Tensor, label_mask: Tensor, last_token_index: Tensor) -> Tensor:
-        """The number at one token of each row, [B]: tokens, label_mask [B, T]; last_token_index [B], the places of
+    def scores_at(self, tokens: Tensor, next_token_mask: Tensor, last_token_index: Tensor) -> Tensor:
+        """The number at one token of each row, [B]: tokens, next_token_mask [B, T]; last_token_index [B], the places of
         these tokens.
         """
-        return self(tokens, label_mask).gather(1, last_token_index.unsqueeze(1)).squeeze(1)
+        return self(tokens, next_token_mask).gather(1, last_token_index.unsqueeze(1)).squeeze(1)

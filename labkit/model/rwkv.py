@@ -49,9 +49,9 @@ class RWKV:
                 f"{config.head_dim} with {config.key_value_heads} keys do not make {width}."
             )
 
-    def build(self, width: int, config: AttentionConfig, index: int, name: str) -> RWKVMixer:
+    def build(self, width: int, config: AttentionConfig, index: int, tap_prefix: str) -> RWKVMixer:
         self.check_sizes(width, config)
-        return RWKVMixer(width, config, self.ranks_at_width(width), index, name)
+        return RWKVMixer(width, config, self.ranks_at_width(width), index, tap_prefix)
 
     def ranks_at_width(self, width: int) -> tuple[int, int, int, int]:
         """Its own, or those that are usual for the width."""
@@ -113,10 +113,12 @@ class RWKVMixer(nn.Module):
     shifts: as in the paper (RWKV's own code calls them k_k, k_a, r_k and x_r, …).
     """
 
-    def __init__(self, width: int, config: AttentionConfig, ranks: tuple[int, int, int, int], index: int, name: str):
+    def __init__(
+        self, width: int, config: AttentionConfig, ranks: tuple[int, int, int, int], index: int, tap_prefix: str
+    ):
         super().__init__()
         register_weight_renames(self, {"removal": "xi", "replacement": "alpha", "bonus": "rho"})
-        self.heads, self.head_dim, self.name = config.query_heads, config.head_dim, name
+        self.heads, self.head_dim, self.tap_prefix = config.query_heads, config.head_dim, tap_prefix
         decay, rate, value, gate = ranks
         self.shifts = nn.ModuleDict({part: TokenShiftLerp(width) for part in ("r", "w", "k", "v", "a", "g")})
         self.receptance = nn.Linear(width, width, bias=False)
@@ -156,7 +158,7 @@ class RWKVMixer(nn.Module):
         r, log_w, k, v = (self._split(t.float()) for t in (r, log_w, k, v))
         moves = WKVInputs(r, log_w, k, v, -removed, removed * self._split(rate))
         y, matrix = wkv7(moves, matrix, context.token_mask, context.document_starts)
-        y = context.tap(f"{self.name}.read", y)
+        y = context.tap(f"{self.tap_prefix}.read", y)
         gain, bias = self.norm.weight.float(), self.norm.bias.float()
         y = F.group_norm(y.flatten(0, 1).flatten(1), self.heads, gain, bias, self.norm.eps)
         extra = (r * k * self._split(self.rho)).sum(-1, keepdim=True) * v  # [B, T, H, N]

@@ -24,12 +24,12 @@ from labkit.model.heads import ClassHead, LMHead, MaskedHead
 from labkit.model.initial import init_previous_token_heads, init_weights, register_weight_renames
 from labkit.model.mixers import Attention, AttentionConfig, CrossAttention, KVCache, SelfAttention
 from labkit.model.positions import (
+    AttentionPositions,
     Learned,
     ModelSizes,
     NoPosition,
     Position,
     PositionEncoding,
-    PositionIndex,
     Rotary,
     Sinusoidal,
     relative_positions,
@@ -237,17 +237,19 @@ class State:
 class Block(nn.Module):
     """A mixer, attention to an encoder where there is one, and a feed-forward, each added to what it has read."""
 
-    def __init__(self, config: ModelConfig, index: int, name: str, cross: bool):
+    def __init__(self, config: ModelConfig, index: int, tap_prefix: str, cross: bool):
         super().__init__()
-        self.name, self.post = name, config.norm_placement == "post"
+        self.tap_prefix, self.post = tap_prefix, config.norm_placement == "post"
         self.mixer_norm = config.new_norm()
-        self.mixer = config.mixer.build(config.width, config.attention_config, index, f"{name}.attention")
-        self.cross = CrossAttention(config.width, config.attention_config, name=f"{name}.cross") if cross else None
+        self.mixer = config.mixer.build(config.width, config.attention_config, index, f"{tap_prefix}.attention")
+        self.cross = (
+            CrossAttention(config.width, config.attention_config, tap_prefix=f"{tap_prefix}.cross") if cross else None
+        )
         self.cross_norm = config.new_norm() if cross else None
         self.feed_forward_norm = config.new_norm()
         self.shift = TokenShiftLerp(config.width) if config.token_shift else None
         feed_forward = config.feed_forward.config_for_block(index)
-        self.feed_forward = feed_forward.build(config.width, config.bias, f"{name}.feed_forward")
+        self.feed_forward = feed_forward.build(config.width, config.bias, f"{tap_prefix}.feed_forward")
 
     def new_state(self, batch_size: int, max_length: int) -> BlockState:
         """An empty state for rows of at most ``max_length`` tokens."""
@@ -260,11 +262,11 @@ class Block(nn.Module):
         if state is not None:
             mixer_state, last = state
         mixed, mixer_state = self.mixer(self._read(x, self.mixer_norm), mixer_state, context)
-        x = self._left(x + tap(f"{self.name}.attention.output", mixed), self.mixer_norm)
+        x = self._left(x + tap(f"{self.tap_prefix}.attention.output", mixed), self.mixer_norm)
         if self.cross is not None and self.cross_norm is not None:
             assert context.memory is not None
             crossed = self.cross(self._read(x, self.cross_norm), context.memory, tap)
-            x = self._left(x + tap(f"{self.name}.cross.output", crossed), self.cross_norm)
+            x = self._left(x + tap(f"{self.tap_prefix}.cross.output", crossed), self.cross_norm)
         read = self._read(x, self.feed_forward_norm)
         if self.shift is not None:
             before, last = token_shift(
@@ -272,8 +274,8 @@ class Block(nn.Module):
             )
             read = self.shift(read, before)
         made = self.feed_forward(read, tap, context.token_mask)
-        x = self._left(x + tap(f"{self.name}.feed_forward.output", made), self.feed_forward_norm)
-        return tap(f"{self.name}.output", x), None if mixer_state is None else BlockState(mixer_state, last)
+        x = self._left(x + tap(f"{self.tap_prefix}.feed_forward.output", made), self.feed_forward_norm)
+        return tap(f"{self.tap_prefix}.output", x), None if mixer_state is None else BlockState(mixer_state, last)
 
     def _read(self, x: Tensor, norm: nn.Module) -> Tensor:
         return x if self.post else norm(x)
@@ -285,15 +287,17 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """Blocks one after the other, the encoding of positions that they share, and a norm of what they leave."""
 
-    def __init__(self, config: ModelConfig, depth: int, *, causal: bool, cross: bool, name: str = ""):
+    def __init__(self, config: ModelConfig, depth: int, *, causal: bool, cross: bool, tap_prefix: str = ""):
         super().__init__()
-        self.add_blocks(config, depth, causal, cross, name)
+        self.init_stack(config, depth, causal, cross, tap_prefix)
 
-    def add_blocks(self, config: ModelConfig, depth: int, causal: bool, cross: bool, name: str = "") -> None:
-        """What `__init__` does, for a stack that has other parts before these."""
+    def init_stack(self, config: ModelConfig, depth: int, causal: bool, cross: bool, tap_prefix: str = "") -> None:
+        """What `__init__` does, for a stack that has parts before these. tap_prefix: of its taps, with a dot at its
+        end.
+        """
         self.causal = causal
         self.position = config.new_position(causal)
-        self.blocks = nn.ModuleList(Block(config, i, f"{name}blocks.{i}", cross) for i in range(depth))
+        self.blocks = nn.ModuleList(Block(config, i, f"{tap_prefix}blocks.{i}", cross) for i in range(depth))
         self.norm = config.new_norm() if config.norm_placement == "pre" else nn.Identity()
 
     def run_blocks_and_norm(self, x: Tensor, state: State | None, context: ForwardContext) -> Tensor:
@@ -319,12 +323,12 @@ class Transformer(Stack):
         )
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
-        self.add_blocks(config, config.depth, config.causal, config.encoder_depth > 0)
+        self.init_stack(config, config.depth, config.causal, config.encoder_depth > 0)
         register_weight_renames(self, {"types.": "token_type_embedding.", "row_head.": "classifier_head."})
         self.token_type_embedding = nn.Embedding(config.token_types, config.width) if config.token_types else None
         self.embedding_norm = config.new_norm() if config.embedding_norm else nn.Identity()
         self.encoder = (
-            Stack(config, config.encoder_depth, causal=False, cross=False, name="encoder.")
+            Stack(config, config.encoder_depth, causal=False, cross=False, tap_prefix="encoder.")
             if config.encoder_depth
             else None
         )
@@ -374,18 +378,18 @@ class Transformer(Stack):
             raise LabError("This model has no classification head: set classes in its config.")
         return self.classifier_head(hidden_states)
 
-    def encode(self, source: Tensor, mask: Tensor | None = None, tap: Tap = no_tap) -> EncoderOutput:
-        """What the encoder makes of source [B, S], for ``memory``; mask [B, S] is False for padding.
+    def encode(self, tokens: Tensor, mask: Tensor | None = None, tap: Tap = no_tap) -> EncoderOutput:
+        """What the encoder makes of tokens [B, S], for ``memory``; mask [B, S] is False for padding.
 
-        Raises LabError when the model has no encoder, or the source is longer than the context.
+        Raises LabError when the model has no encoder, or the text is longer than the context.
         """
         if self.encoder is None:
             raise LabError("This model has no encoder, so it takes no memory.")
-        self._fits(source.shape[1])
-        positions = torch.arange(source.shape[1], device=source.device)
-        x = tap("encoder.embedding", self._embedded(source, positions, self.encoder, None))
-        visible = attention_bias(1, source.shape[1], mask, source.device, causal=False)
-        places = PositionIndex(self.encoder.position, positions, positions)
+        self._fits(tokens.shape[1])
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = tap("encoder.embedding", self._embedded(tokens, positions, self.encoder, None))
+        visible = attention_bias(1, tokens.shape[1], mask, tokens.device, causal=False)
+        places = AttentionPositions(self.encoder.position, positions, positions)
         x = self.encoder.run_blocks_and_norm(x, None, ForwardContext(places, visible, token_mask=mask, tap=tap))
         return EncoderOutput(tap("encoder.hidden", x), visible)
 
@@ -412,7 +416,7 @@ class Transformer(Stack):
         """
         if (memory is None) != (self.encoder is None):
             what = "needs the memory of its encoder" if memory is None else "has no encoder, and takes no memory"
-            raise LabError(f"This model {what}: model(tokens, memory=model.encode(source)).")
+            raise LabError(f"This model {what}: model(tokens, memory=model.encode(encoder_tokens)).")
         filled = 0 if state is None else state.length
         T = tokens.shape[1]
         fresh = None if documents is None else F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
@@ -433,7 +437,7 @@ class Transformer(Stack):
             visible = visible + sliding_window_bias(positions, key_positions, self.config.window)
         hides_more = state is not None or mask is not None or document is not None or self.config.window > 0
         context = ForwardContext(
-            PositionIndex(self.position, positions, key_positions),
+            AttentionPositions(self.position, positions, key_positions),
             visible,
             mask,
             fresh,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress
     from labkit.runs.recipe import Recipe
     from labkit.text.tokenizer import Tokenizer
-    from labkit.training.config import Evaluate, Objective, Source, TrainConfig
+    from labkit.training.config import BatchSource, Evaluate, Objective, TrainConfig
     from labkit.world import Message
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def at_preset(*, smoke: T, lab: T) -> T:
 
 def train(
     model: torch.nn.Module,
-    source: Source,
+    source: BatchSource,
     objective: Objective,
     config: TrainConfig,
     *,

@@ -57,17 +57,17 @@ def loss_curves(records: Iterable[Record], unit: str = "nats per token") -> go.F
     return figure.update_yaxes(hoverformat=".3f")
 
 
-def metric_curves(records: Iterable[Record], names: Sequence[str], unit: str) -> go.Figure:
+def metric_curves(records: Iterable[Record], record_keys: Sequence[str], unit: str) -> go.Figure:
     """What an objective watches over the steps of one stage, each smoothed over a fiftieth of the run.
 
-    ``names`` are keys of the records; those in one figure share its unit.
+    ``record_keys`` are keys of the records; those in one figure share its unit.
     """
     records = list(records)
     figure = _figure("step", unit)
-    for name, colours in zip(names, ((BLUE, SKY), (RED, ORANGE)), strict=False):
+    for name, colours in zip(record_keys, ((BLUE, SKY), (RED, ORANGE)), strict=False):
         steps, values = metric_series(records, name)
         _noisy(figure, steps, values, name.replace("_", " "), *colours)
-    return figure.update_yaxes(hoverformat=".3g").update_layout(showlegend=len(names) > 1)
+    return figure.update_yaxes(hoverformat=".3g").update_layout(showlegend=len(record_keys) > 1)
 
 
 def reward_and_gold_curves(records: Iterable[Record]) -> go.Figure:

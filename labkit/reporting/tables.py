@@ -24,10 +24,10 @@ def before_after_table(before: Mapping[str, float], after: Mapping[str, float], 
     return align_columns([["", "before", "after", "change"], *rows])
 
 
-def stage_before_after_table(metrics: Mapping[str, Any], names: Sequence[str], decimals: int = 3) -> str:
+def stage_before_after_table(metrics: Mapping[str, Any], metric_names: Sequence[str], decimals: int = 3) -> str:
     """`before_after_table` of a stage's metrics, which hold the value before as NAME_before: polite_before, polite."""
-    before = {name: metrics[f"{name}_before"] for name in names}
-    return before_after_table(before, {name: metrics[name] for name in names}, decimals)
+    before = {name: metrics[f"{name}_before"] for name in metric_names}
+    return before_after_table(before, {name: metrics[name] for name in metric_names}, decimals)
 
 
 def answers_table(prompts: Sequence[str], answers: Mapping[str, Sequence[str]]) -> str:

@@ -31,8 +31,8 @@ from labkit.model.positions import NoPosition
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.preferences.annotate import preference_task
-from labkit.runs.folder import Run, open_external_stage
-from labkit.runs.plan import is_external
+from labkit.runs.folder import Run, open_other_run_stage
+from labkit.runs.plan import is_other_run_stage
 from labkit.runs.prepare import LoadedSources, read_sources, tokenizer_texts
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
@@ -54,7 +54,7 @@ PAIRS = 64
 """Of the world's right answers, in place of preference pairs that are not chosen yet."""
 CHARACTERS = 400_000
 """Of a text, from which batches are cut."""
-DECIDE_TOKENIZER = ("seed", "tinyworld_size", "tokenizer", "text", "instructions", "external_stages")
+DECIDE_TOKENIZER = ("seed", "tinyworld_size", "tokenizer", "text", "instructions", "other_run_stages")
 """What of a recipe decides what its tokenizer becomes."""
 
 
@@ -120,7 +120,7 @@ def estimate_stages(
     found = []
     for name in stages or recipe.stages:
         stage, tiny_model_inputs = make(name, tiny_stand_in_model)
-        fake_model_inputs = make(name, fake_tensor_model)[1]
+        fake_model_inputs = make(name, model_inside_fake_tensors)[1]
         found.append(estimate_stage(name, stage, tiny_model_inputs, fake_model_inputs, devices))
     return found
 
@@ -159,8 +159,8 @@ class _PlannedRun(NamedTuple):
         """
         if stage is None:
             return dataclasses.replace(self.recipe.model, vocabulary=self.tokenizer.vocab_size)
-        if is_external(stage):
-            return _external_stage(self.run, stage)[1].model_config()
+        if is_other_run_stage(stage):
+            return _other_run_stage(self.run, stage)[1].model_config()
         made = trained_stage(self.recipe, self.run, stage)
         return self.model_config(self.recipe.predecessor(stage)) if made is None else made.model_config()
 
@@ -172,10 +172,10 @@ def trained_stage(recipe: Recipe, run: Run | None, stage: str) -> StageFolder | 
     return run.stage(stage) if run.recipe.fingerprint(stage) == recipe.fingerprint(stage) else None
 
 
-def _external_stage(run: Run | None, stage: str) -> tuple[Run, StageFolder]:
+def _other_run_stage(run: Run | None, stage: str) -> tuple[Run, StageFolder]:
     """Another run and its stage, RUN/STAGE, where it is now."""
-    known = run is not None and stage in run.recipe.external_stages
-    return open_external_stage(run.external_stage_path(stage) if run is not None and known else stage)
+    known = run is not None and stage in run.recipe.other_run_stages
+    return open_other_run_stage(run.other_run_stage_path(stage) if run is not None and known else stage)
 
 
 def _locations(recipe: Recipe, run: Run | None) -> dict[str, str]:
@@ -193,8 +193,8 @@ def _tokenizer(recipe: Recipe, run: Run | None, world: World, sources: LoadedSou
     if run is not None and (run.path / "tokenizer.json").is_file():
         if all(getattr(recipe, name) == getattr(run.recipe, name) for name in DECIDE_TOKENIZER):
             return run.tokenizer()
-    if recipe.external_stages:
-        return _external_stage(run, recipe.external_stages[0])[0].tokenizer()
+    if recipe.other_run_stages:
+        return _other_run_stage(run, recipe.other_run_stages[0])[0].tokenizer()
     config = recipe.tokenizer
     fewer = dataclasses.replace(config, documents=min(config.documents, TOKENIZER_DOCUMENTS))
     small = dataclasses.replace(recipe, tokenizer=fewer)
@@ -209,7 +209,7 @@ def tiny_stand_in_model(config: ModelConfig) -> Transformer:
     ).eval()
 
 
-def fake_tensor_model(config: ModelConfig) -> Transformer:
+def model_inside_fake_tensors(config: ModelConfig) -> Transformer:
     """A model of this shape, inside `fake_tensors`."""
     return without_memory(lambda: Transformer(config))
 
@@ -259,13 +259,13 @@ def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> Prefer
 
 
 def estimate_stage(
-    name: str, stage: Stage, tiny_model_inputs: StageInputs, fake_model_inputs: StageInputs, devices: Devices
+    stage_name: str, stage: Stage, tiny_model_inputs: StageInputs, fake_model_inputs: StageInputs, devices: Devices
 ) -> StageEstimate:
     """One stage. tiny_model_inputs: its inputs with models of `tiny_stand_in_model`, which make its batches;
-    fake_model_inputs: the same with models of `fake_tensor_model`, which are counted.
+    fake_model_inputs: the same with models of `model_inside_fake_tensors`, which are counted.
     """
     batches, seconds_per_batch = make_timed_batches(stage, tiny_model_inputs)
-    _check_batch(name, batches[0], stage.rollout_schedule() is not None)
+    _check_batch(stage_name, batches[0], stage.rollout_schedule() is not None)
     sizes = [batch.inputs.numel() for batch in batches]
     widest = batches[sizes.index(max(sizes))]
     mask_true_share = widest.mask.float().mean().item()
@@ -273,7 +273,7 @@ def estimate_stage(
     bf16, train, rollouts = devices.bf16 and stage.train.precision == "bf16", stage.train, stage.rollout_schedule()
     sharded = processes > 1 and parallel.strategy == "fsdp"
     with fake_tensors():
-        model, frozen = stage.initial_model(fake_model_inputs), stage.frozen_models(fake_model_inputs)
+        model, frozen = stage.initial_model(fake_model_inputs), stage.frozen_rollout_models(fake_model_inputs)
         options: dict[str, Any] = {"bf16": bf16, "mask_true_share": mask_true_share}
         step = count_step(model, widest, stage.objective, train, parallel=parallel, processes=processes, **options)
         beside = sum(model_bytes(one, processes if sharded else 1) for one in frozen.values())
@@ -289,7 +289,7 @@ def estimate_stage(
     rollouts_a_step = batches_a_step / rollouts.steps_per_rollout if rollouts else 0.0
     sent = step.sent_bytes + sampling.sent_bytes * rollouts_a_step
     return StageEstimate(
-        name,
+        stage_name,
         sum(p.numel() for p in model.parameters()),
         step,
         beside,

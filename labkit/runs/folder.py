@@ -32,7 +32,7 @@ from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
 from labkit.runs.inputs import WORLD, absolute_input_paths, input_hashes, matches_hash
 from labkit.runs.lock import LOCK_FILE, exclusive_lock
-from labkit.runs.plan import is_external
+from labkit.runs.plan import is_other_run_stage
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.runs.transactions import (
@@ -86,18 +86,18 @@ class Run:
         return run
 
     @classmethod
-    def new_unsaved(cls, path: str | Path, recipe: Recipe, external_stages_from: Run | None = None) -> Run:
-        """A run that would be begun in a free folder, where nothing is written yet. external_stages_from: a run that
+    def new_unsaved(cls, path: str | Path, recipe: Recipe, other_run_stages_from: Run | None = None) -> Run:
+        """A run that would be begun in a free folder, where nothing is written yet. other_run_stages_from: a run that
         knows where the stages of other runs are now, and their hashes. Raises LabError as `create`.
         """
         cls.check_unused(Path(path))
-        known = external_stages_from.inputs if external_stages_from else {}
+        known = other_run_stages_from.inputs if other_run_stages_from else {}
         begun_with = {
-            one: external_stages_from.external_stage_path(one) if external_stages_from and one in known else one
-            for one in recipe.external_stages
+            one: other_run_stages_from.other_run_stage_path(one) if other_run_stages_from and one in known else one
+            for one in recipe.other_run_stages
         }
         for place in begun_with.values():
-            open_external_stage(place)
+            open_other_run_stage(place)
         hashes = input_hashes(recipe) | {one: hash_weights(Path(at)) for one, at in begun_with.items()}
         places = absolute_input_paths(recipe) | {one: str(Path(at).absolute()) for one, at in begun_with.items()}
         run = cls(Path(path), recipe, hashes, torch.get_num_threads(), places)
@@ -115,7 +115,7 @@ class Run:
         self.check_branch(recipe, copied_stages)
         read = {field for name in copied_stages for field in self.recipe.data_fields_used(name)}
         located = self.locate_inputs(read)
-        run = Run.new_unsaved(path, recipe, external_stages_from=self)
+        run = Run.new_unsaved(path, recipe, other_run_stages_from=self)
         self._check_world()
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
             given = getattr(recipe, field)
@@ -293,7 +293,7 @@ class Run:
                     f"{self.path}), or undo it (labkit {other} {self.path} --undo)."
                 )
 
-    def undo_rerun(self, stage: str) -> None:
+    def undo_unfinished_rerun(self, stage: str) -> None:
         """Put back what `begin_rerun` set aside last, and drop what was made in its place so far.
 
         Raises LabError when `stage` is not being made again.
@@ -344,21 +344,21 @@ class Run:
 
         Raises LabError where there is none, and for another run's that reads other tokens.
         """
-        if is_external(stage):
-            return self.external_stage(str(stage)).model()
+        if is_other_run_stage(stage):
+            return self.other_run_stage(str(stage)).model()
         return (self.stage(stage) if stage else self.latest_language_model_stage()).model()
 
-    def external_stage(self, stage: str) -> StageFolder:
+    def other_run_stage(self, stage: str) -> StageFolder:
         """A stage of another run, RUN/STAGE, as this run was begun with it. Raises LabError where there is none, where
         its weights have changed since, and where it reads other tokens than this run.
         """
-        other, folder = open_external_stage(self.external_stage_path(stage))
+        other, folder = open_other_run_stage(self.other_run_stage_path(stage))
         mine, its = self.path / "tokenizer.json", other.path / "tokenizer.json"
         if mine.is_file() and mine.read_bytes() != its.read_bytes():
             raise LabError(f"{folder.path} has a different tokenizer from {self.path}.")
         return folder
 
-    def external_stage_path(self, stage: str) -> str:
+    def other_run_stage_path(self, stage: str) -> str:
         """Where a stage of another run, RUN/STAGE, is now: as it was given, or where it stood when this run was begun.
 
         Raises LabError, which says where it was looked for, when it is gone or has changed.
@@ -405,9 +405,9 @@ class Run:
             self.write_report(known.get("machine") or describe_machine())
 
 
-def open_external_stage(external_stage: str) -> tuple[Run, StageFolder]:
-    """The run and the stage of an external_stage RUN/STAGE. Raises LabError where no language model lies there."""
-    path = Path(external_stage)
+def open_other_run_stage(other_run_stage: str) -> tuple[Run, StageFolder]:
+    """The run and the stage that RUN/STAGE names. Raises LabError where no language model lies there."""
+    path = Path(other_run_stage)
     other = Run.open(path.parent)
     folder = other.stage(path.name)
     if not folder.trained or not folder.generates_text:

@@ -32,7 +32,7 @@ from labkit.runs.transactions import FolderTransaction, commit_pending_transacti
 from labkit.stages import Stage, StageInputs
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.reading.files import find_files
-from labkit.training.config import Source, StepRecord, StopTraining
+from labkit.training.config import BatchSource, StepRecord, StopTraining
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
 
@@ -138,9 +138,9 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
 def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Generator[Progress, None, None]:
     """Make one stage of a run again, with another config when one is given, and drop the stages that build on it.
 
-    What was there is set aside before the first step, and removed when the stage is finished; until then `undo_rerun`
-    brings it back. Raises LabError, with the folder as it was, for all that `run` refuses, and while another stage is
-    being made again.
+    What was there is set aside before the first step, and removed when the stage is finished; until then
+    `undo_unfinished_rerun` brings it back. Raises LabError, with the folder as it was, for all that `run` refuses, and
+    while another stage is being made again.
     """
     path = Path(path)
     with _alone(path):
@@ -159,10 +159,10 @@ def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Ge
         yield from _stage(opened, made, spent, lambda: opened.begin_rerun(stage))
 
 
-def undo_rerun(path: str | Path, stage: str) -> None:
+def undo_unfinished_rerun(path: str | Path, stage: str) -> None:
     """Bring back what `rerun_stage` has set aside. Raises LabError when the stage is not being made again."""
     with lock_and_open_run(path) as opened:
-        opened.undo_rerun(stage)
+        opened.undo_unfinished_rerun(stage)
 
 
 def recover_run_folder(path: Path) -> Path:
@@ -234,11 +234,13 @@ def _keep(run: Run, begun: FolderTransaction | None) -> None:
         run.save_recipe()
 
 
-def prepare_stage(run: Run, name: str, stage_inputs: StageInputs) -> PreparedStage:
+def prepare_stage(run: Run, stage_name: str, stage_inputs: StageInputs) -> PreparedStage:
     """A stage of a run with all that it is given."""
-    recipe, after = run.recipe, run.recipe.predecessor(name)
-    bound = stage_inputs.for_stage(after, recipe.preceding_reward_stage(name))
-    return PreparedStage(name, recipe.stages[name], after, run.stage(name), recipe.fingerprint(name), bound)
+    recipe, after = run.recipe, run.recipe.predecessor(stage_name)
+    bound = stage_inputs.for_stage(after, recipe.preceding_reward_stage(stage_name))
+    return PreparedStage(
+        stage_name, recipe.stages[stage_name], after, run.stage(stage_name), recipe.fingerprint(stage_name), bound
+    )
 
 
 def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
@@ -251,9 +253,9 @@ def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
                     f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or "
                     f"train {need} first."
                 )
-        root = run.recipe.external_ancestor(stage.name)
+        root = run.recipe.other_run_ancestor(stage.name)
         if root is not None:
-            _check_context(stage, root, run.external_stage(root).model_config().context)
+            _check_context(stage, root, run.other_run_stage(root).model_config().context)
         stage.config.check(stage.inputs, run.recipe.evaluation)
 
 
@@ -279,13 +281,17 @@ def _unchanged_if_refused(run: Run) -> Iterator[None]:
         raise
 
 
-def evaluate_finished_stage(run: Run, name: str, stage_inputs: StageInputs) -> dict[str, Any]:
+def evaluate_finished_stage(run: Run, stage_name: str, stage_inputs: StageInputs) -> dict[str, Any]:
     """The metrics and samples of a finished stage, taken of the weights that are in its folder now."""
-    stage = prepare_stage(run, name, stage_inputs)
+    stage = prepare_stage(run, stage_name, stage_inputs)
     folder = stage.folder
     assert folder.result is not None
     found = _measure(run, stage, folder.model() if folder.generates_text else folder.reward_model())
-    known = {name: folder.result["metrics"][name] for name in ("untrained_loss",) if name in folder.result["metrics"]}
+    known = {
+        stage_name: folder.result["metrics"][stage_name]
+        for stage_name in ("untrained_loss",)
+        if stage_name in folder.result["metrics"]
+    }
     return {**found, "metrics": known | found["metrics"]}
 
 
@@ -338,7 +344,7 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
     yield Progress(name, "finished", steps, steps, result=folder.result)
 
 
-def _train(run: Run, stage: PreparedStage, model: nn.Module, source: Source) -> Generator[StepRecord, None, None]:
+def _train(run: Run, stage: PreparedStage, model: nn.Module, source: BatchSource) -> Generator[StepRecord, None, None]:
     """`fit` with all that the run knows."""
 
     def validate(trained: Any, step: int) -> dict[str, float]:

@@ -54,7 +54,7 @@ def make_plan(**stages: Stage) -> tuple[PlannedStage, ...]:
     return tuple(PlannedStage(name, stage) for name, stage in stages.items())
 
 
-def is_external(after: str | None) -> bool:
+def is_other_run_stage(after: str | None) -> bool:
     """Whether what a stage comes after is a stage of another run."""
     return after is not None and "/" in after
 
@@ -95,7 +95,7 @@ def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = Tr
         compares = uses_annotator and one.stage.reads == "preferences"
         answers = (answers or after) if compares else answers
         needed = [after, judge if one.stage.needs_reward_model else None, answers if compares else None]
-        needs = tuple(dict.fromkeys(name for name in needed if name is not None and not is_external(name)))
+        needs = tuple(dict.fromkeys(name for name in needed if name is not None and not is_other_run_stage(name)))
         found[one.name] = StageDependencies(one.name, one.stage, after, judge, answers if compares else None, needs)
         judge = one.name if one.stage.leaves == "reward model" else judge
     return found
@@ -110,7 +110,7 @@ def _after(one: PlannedStage, before: Mapping[str, StageDependencies]) -> str | 
         return None
     models = [each for each in before.values() if each.stage.leaves == "language model"]
     if one.after is not None:
-        if not is_external(one.after) and one.after not in [each.name for each in models]:
+        if not is_other_run_stage(one.after) and one.after not in [each.name for each in models]:
             raise LabError(
                 f"{name} cannot come after {one.after}: no earlier stage of that name produces a language model."
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from labkit.preferences.annotate import generate_annotated_pairs, read_annotated_pairs, write_annotated_pairs
-from labkit.runs.folder import Run, open_external_stage
+from labkit.runs.folder import Run, open_other_run_stage
 from labkit.runs.recipe import Recipe
 from labkit.stages import PreferenceSplit, StageInputs
 from labkit.text.chat import texts_with_leading_space
@@ -47,8 +47,8 @@ def prepare_inputs(run: Run) -> StageInputs:
     recipe, processes = run.recipe, accelerator()
     world, (texts, conversations, preferences) = World.load(recipe.tinyworld_size), read_sources(run.input_locations)
     if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
-        if recipe.external_stages:
-            tokenizer = open_external_stage(run.external_stage_path(recipe.external_stages[0]))[0].tokenizer()
+        if recipe.other_run_stages:
+            tokenizer = open_other_run_stage(run.other_run_stage_path(recipe.other_run_stages[0]))[0].tokenizer()
         else:
             pieces = tokenizer_texts(recipe, world, texts, conversations)
             tokenizer = Tokenizer.train(pieces, recipe.tokenizer.vocabulary)

@@ -19,7 +19,7 @@ from labkit.runs.plan import (
     PlannedStage,
     StageDependencies,
     format_plan,
-    is_external,
+    is_other_run_stage,
     make_plan,
     plan_from_list,
     plan_to_list,
@@ -95,7 +95,7 @@ class Recipe:
                 "leave model.causal True and model.encoder_depth 0."
             )
         for name, stage in self.stages.items():
-            if self.external_ancestor(name) is None and stage.train.max_length > self.model.context:
+            if self.other_run_ancestor(name) is None and stage.train.max_length > self.model.context:
                 raise LabError(
                     f"Recipe: {name}.train.max_length is {stage.train.max_length} tokens, but the model's context is "
                     f"{self.model.context}. Lower {name}.train.max_length or raise model.context."
@@ -164,10 +164,10 @@ class Recipe:
         """The stages that a stage builds on directly; what it begins with first."""
         return list(self.stage_dependencies[stage].required_stages)
 
-    def external_ancestor(self, stage: str) -> str | None:
+    def other_run_ancestor(self, stage: str) -> str | None:
         """The stage of another run, RUN/STAGE, that a stage's model goes back to; None for weights of our own."""
         after = self.predecessor(stage)
-        return after if after is None or is_external(after) else self.external_ancestor(after)
+        return after if after is None or is_other_run_stage(after) else self.other_run_ancestor(after)
 
     @property
     def annotated_stage(self) -> str | None:
@@ -184,10 +184,12 @@ class Recipe:
         return [one.name for one in self.trainable_stages if one.stage.chat and one.stage.leaves == "language model"]
 
     @property
-    def external_stages(self) -> list[str]:
+    def other_run_stages(self) -> list[str]:
         """The stages of other runs, RUN/STAGE, that stages begin with."""
         return [
-            after for after in (one.after for one in self.trainable_stages) if after is not None and is_external(after)
+            after
+            for after in (one.after for one in self.trainable_stages)
+            if after is not None and is_other_run_stage(after)
         ]
 
     def ancestors(self, stage: str) -> list[str]:

@@ -110,16 +110,16 @@ def transaction(folder: Path, description: str, names: Sequence[str]) -> Iterato
 
 
 def begin_replacement(
-    folder: Path, description: str, folders: Sequence[str], files: Sequence[str], completion_file: str
+    folder: Path, description: str, folders_to_move: Sequence[str], files_to_copy: Sequence[str], completion_file: str
 ) -> FolderTransaction:
-    """Move `folders` aside and copy `files`, which are to be written anew; those that are not there are remembered as
-    absent. Call `mark_pending` once the folder is in its new state; it then stays pending until `completion_file` is
-    written and `commit_pending_transactions` is called with it.
+    """Move `folders_to_move` aside and copy `files_to_copy`, which are to be written anew; those that are not there are
+    remembered as absent. Call `mark_pending` once the folder is in its new state; it then stays pending until
+    `completion_file` is written and `commit_pending_transactions` is called with it.
     """
-    there = [name for name in (*folders, *files) if (folder / name).exists()]
-    absent = [name for name in (*folders, *files) if name not in there]
-    moved = [name for name in folders if name in there]
-    state = _state(description, [name for name in files if name in there], moved, absent, completion_file)
+    there = [name for name in (*folders_to_move, *files_to_copy) if (folder / name).exists()]
+    absent = [name for name in (*folders_to_move, *files_to_copy) if name not in there]
+    moved = [name for name in folders_to_move if name in there]
+    state = _state(description, [name for name in files_to_copy if name in there], moved, absent, completion_file)
     begun = _begin(folder, state)
     with explain_write_errors(folder):
         for name in moved:

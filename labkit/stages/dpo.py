@@ -22,7 +22,7 @@ from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Curve, Stage, register
 from labkit.text.pairs import PairBatch, PairSource, batch_indices_by_length, collate_pairs, encode_pair
-from labkit.training.config import Source, TrainConfig
+from labkit.training.config import BatchSource, TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ class DPO(Stage):
         stage_inputs.check_pairs(self.train.max_length)
         held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, config.answer_max_new_tokens)
 
-    def source(self, stage_inputs: StageInputs, model: Transformer) -> Source:
+    def source(self, stage_inputs: StageInputs, model: Transformer) -> BatchSource:
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
         rows, length = self.train.batch_size, self.train.max_length
         pairs = stage_inputs.fitting_pairs(length)

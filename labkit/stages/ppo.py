@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from labkit.model.reward_model import RewardModel
     from labkit.model.transformer import Transformer
     from labkit.text.tokenizer import Tokenizer
-    from labkit.training.config import Source
+    from labkit.training.config import BatchSource
 
 
 @register("ppo", "reinforcement learning on the reward model's scores")
@@ -141,7 +141,7 @@ class PPO(Stage):
         critic.logprob_weight.data.zero_()
         return ActorCritic(stage_inputs.predecessor_model(), critic)
 
-    def source(self, stage_inputs: StageInputs, model: ActorCritic) -> Source:
+    def source(self, stage_inputs: StageInputs, model: ActorCritic) -> BatchSource:
         """Rollouts of the actor, judged by the reward model; the reference is a copy of the actor as it is before the
         first step.
         """
@@ -204,7 +204,7 @@ class PPO(Stage):
     def rollout_schedule(self) -> RolloutSchedule:
         return RolloutSchedule(self.max_new_tokens, self.epochs)
 
-    def frozen_models(self, stage_inputs: StageInputs) -> dict[str, Transformer | RewardModel]:
+    def frozen_rollout_models(self, stage_inputs: StageInputs) -> dict[str, Transformer | RewardModel]:
         return {"reference": stage_inputs.predecessor_model(), "reward model": stage_inputs.reward_model()}
 
     def flops(self, model: ActorCritic, tokens: float) -> float:

@@ -14,7 +14,7 @@ from labkit.configs import check_fields
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, next_token_objective
 from labkit.stages.registry import Stage, register
-from labkit.training.config import Source, TrainConfig
+from labkit.training.config import BatchSource, TrainConfig
 
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig, TextData, WorldData
@@ -47,7 +47,7 @@ class Pretrain(Stage):
     def initial_model(self, stage_inputs: StageInputs) -> Transformer:
         return stage_inputs.new_model()
 
-    def source(self, stage_inputs: StageInputs, model: object) -> Source:
+    def source(self, stage_inputs: StageInputs, model: object) -> BatchSource:
         """RandomChunkSource of the real text, or the world's documents, one a row, which never end."""
         from labkit.text.sources import DocumentSource, RandomChunkSource
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from labkit.model.transformer import Transformer
     from labkit.stages.claims import Claim, Metrics
     from labkit.stages.inputs import StageInputs
-    from labkit.training.config import Source
+    from labkit.training.config import BatchSource
 
 S = TypeVar("S", bound="type[Stage]")
 
@@ -106,7 +106,7 @@ class Stage(ABC):
         return stage_inputs.predecessor_model()
 
     @abstractmethod
-    def source(self, stage_inputs: StageInputs, model: Any) -> Source:
+    def source(self, stage_inputs: StageInputs, model: Any) -> BatchSource:
         """The training batches; `model` is as the stage begins with it. `labkit plan` reads `inputs` and `mask`
         [B, T] of a batch, as `labkit.text.batch.Batch` has them.
         """
@@ -123,7 +123,7 @@ class Stage(ABC):
         """What it samples while it trains; None where it reads data alone."""
         return None
 
-    def frozen_models(self, stage_inputs: StageInputs) -> dict[str, Transformer | RewardModel]:
+    def frozen_rollout_models(self, stage_inputs: StageInputs) -> dict[str, Transformer | RewardModel]:
         """The models that are read beside the one in training, at each rollout, by what they are."""
         return {}
 

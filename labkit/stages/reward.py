@@ -21,7 +21,7 @@ from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Stage, register
 from labkit.text.pairs import PairBatch, PairSource
-from labkit.training.config import Source, TrainConfig
+from labkit.training.config import BatchSource, TrainConfig
 
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig
@@ -71,7 +71,7 @@ class RewardModeling(Stage):
         """The fine-tuned model with a head that is zero: an answer scores its mean log-probability."""
         return RewardModel(stage_inputs.predecessor_model())
 
-    def source(self, stage_inputs: StageInputs, model: RewardModel) -> Source:
+    def source(self, stage_inputs: StageInputs, model: RewardModel) -> BatchSource:
         rows, length = self.train.batch_size, self.train.max_length
         return PairSource(
             stage_inputs.tokenizer,

@@ -14,7 +14,7 @@ from labkit.configs import check_fields
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, next_token_objective
 from labkit.stages.registry import Stage, register
-from labkit.training.config import Source, TrainConfig
+from labkit.training.config import BatchSource, TrainConfig
 
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig, TextData, WorldData
@@ -49,15 +49,15 @@ class SFT(Stage):
         if stage_inputs.conversations is not None:
             self.length_reports(stage_inputs)
 
-    def source(self, stage_inputs: StageInputs, model: object) -> Source:
+    def source(self, stage_inputs: StageInputs, model: object) -> BatchSource:
         """The instruction file's conversations, several to a row and shuffled each pass; or the world's, one a row."""
-        from labkit.text.sources import DocumentSource, PackedConversationSource
+        from labkit.text.sources import DocumentSource, PackedDocumentSource
 
         rows, length = self.train.batch_size, self.train.max_length
         if stage_inputs.conversations is not None:
             conversations = stage_inputs.conversations.train
             self.length_reports(stage_inputs)
-            return PackedConversationSource(
+            return PackedDocumentSource(
                 stage_inputs.tokenizer, conversations, rows, length, "answers", **stage_inputs.seed_and_rank_options()
             )
         world, seed = stage_inputs.world, stage_inputs.seed

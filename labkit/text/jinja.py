@@ -23,7 +23,7 @@ BEGIN, END = "\U0010ff03", "\U0010ff04"
 
 
 @lru_cache(maxsize=8)
-def compile_template(source: str) -> Template:
+def compile_template(template: str) -> Template:
     """The template, ready to render. Raises jinja2's TemplateError for one that is no program."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
@@ -35,7 +35,7 @@ def compile_template(source: str) -> Template:
         "dict": _Dict(),
         "namespace": _Namespace,
     }
-    return environment.from_string(source)
+    return environment.from_string(template)
 
 
 class GenerationTag(Extension):

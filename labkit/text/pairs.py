@@ -72,7 +72,7 @@ class PairSource(StatelessSource):
         self.length, self.pad, self.reference = length, tokenizer.pad_token_id, reference_logprobs
         self.order = EpochSampler(batch_size, seed, len(pairs), rank, world_size)
 
-    def next_batch(self, model: Any, step: int) -> PairBatch:
+    def next_batch(self, unused_model: Any, step: int) -> PairBatch:
         chosen = self.order.row_indices(step)
         reference = None if self.reference is None else self.reference[chosen]
         return collate_pairs([self.encoded[i] for i in chosen], self.length, self.pad, reference)

@@ -67,12 +67,12 @@ class DocumentSource(StatelessSource):
         self.tokenizer, self.read_document, self.length, self.loss_on = tokenizer, read_document, length, loss_on
         self.order = EpochSampler(batch_size, seed, num_documents, rank, world_size)
 
-    def next_batch(self, model: Any, step: int) -> Batch:
+    def next_batch(self, unused_model: Any, step: int) -> Batch:
         documents = [self.read_document(index) for index in self.order.row_indices(step)]
         return document_batch(self.tokenizer, documents, self.length, self.loss_on)
 
 
-class PackedConversationSource(StatelessSource):
+class PackedDocumentSource(StatelessSource):
     """A list of short documents, several to a row, each pass over the rows shuffled anew by (seed, pass).
 
     Documents in a row see those before them; each begins with bos, which a model soon learns to read as a
@@ -100,7 +100,7 @@ class PackedConversationSource(StatelessSource):
         self.packed = pack_first_fit_decreasing(encoded, length + 1)
         self.order = EpochSampler(batch_size, seed, len(self.packed), rank, world_size)
 
-    def next_batch(self, model: Any, step: int) -> Batch:
+    def next_batch(self, unused_model: Any, step: int) -> Batch:
         chosen = [self.packed[index] for index in self.order.row_indices(step)]
         return _rows_batch(chosen, self.length, self.pad, self.loss_on)
 
@@ -134,7 +134,7 @@ class RandomChunkSource(StatelessSource):
         self.batch_size, self.length, self.seed, self.bos_token_id = batch_size, length, seed, bos_token_id
         self.rank, self.world_size = rank, world_size
 
-    def next_batch(self, model: Any, step: int) -> Batch:
+    def next_batch(self, unused_model: Any, step: int) -> Batch:
         starts = np.random.default_rng([self.seed, step]).integers(
             0, len(self.ids) - self.needed + 1, size=self.batch_size
         )[self.rank :: self.world_size]

@@ -55,15 +55,16 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, source: str, variables: Mapping[str, Any], backend: tokenizers.Tokenizer, stop_ids: Collection[int]
+        self, template: str, variables: Mapping[str, Any], backend: tokenizers.Tokenizer, stop_ids: Collection[int]
     ):
-        """source: of the template. variables: what it may ask for, as bos_token. stop_ids: ids that end a text.
+        """template: in Jinja, as chat_template. variables: what it may ask for, as bos_token. stop_ids: ids that end a
+        text.
 
         Raises LabError for a template that cannot be rendered, and for one that changes what the assistant says, in
         which it cannot be seen, or that ends its turns with no token.
         """
-        self.source, self.names = source, dict(variables)
-        self.tagged = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
+        self.template, self.names = template, dict(variables)
+        self.tagged = re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
         self.plain = backend
         self.parser = tokenizers.Tokenizer.from_str(backend.to_str())  # reads special tokens, which `plain` does not
         self.special = {token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special}
@@ -190,7 +191,7 @@ class ChatTemplate:
         messages = [{"role": role, "content": content} for role, content in turns]
         given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
         try:
-            text = compile_template(self.source).render(**{**self.names, **given})
+            text = compile_template(self.template).render(**{**self.names, **given})
         except Exception as error:  # whatever a program from elsewhere may raise
             raise LabError(f"This tokenizer's chat template cannot be rendered: {error} {MEND}") from error
         spans: list[AssistantSpan] = []

@@ -20,7 +20,7 @@ Evaluate = Callable[[nn.Module, int], dict[str, float]]
 """(model, step) -> what to add to the step's record; the model is in eval mode and gradients are off."""
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Where batches come from. Offline sources derive everything from (seed, step) and hold no state."""
 
     def next_batch(self, model: Any, step: int) -> Any: ...

@@ -30,9 +30,9 @@ from labkit.machine import compile_or_eager, float_for_sums, has_bf16, is_out_of
 from labkit.model.initial import current_to_older_weight_names
 from labkit.training.checkpoints import Checkpoint, Checkpoints, MetricsLog, checkpoint_tensors, open_metrics_log
 from labkit.training.config import (
+    BatchSource,
     Evaluate,
     Objective,
-    Source,
     StepRecord,
     StopTraining,
     TrainConfig,
@@ -47,7 +47,7 @@ from labkit.training.sharding import local_shard
 
 def fit(
     model: nn.Module,
-    source: Source,
+    source: BatchSource,
     objective: Objective,
     config: TrainConfig,
     *,
@@ -106,7 +106,7 @@ class _Loop:
     def __init__(
         self,
         model: nn.Module,
-        source: Source,
+        source: BatchSource,
         objective: Objective,
         config: TrainConfig,
         folder: Path | None,

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from labkit.errors import LabError
-from labkit.training.config import Source
+from labkit.training.config import BatchSource
 
 MAX_WORKERS = 8
 """More were never needed: 8 make a batch of 60 ms every 8 ms."""
@@ -26,7 +26,7 @@ MAX_WORKERS = 8
 class _BatchOfStep(Dataset[Any]):
     """Item n is the source's batch n, or the LabError that it raised."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: BatchSource):
         self.source = source
 
     def __getitem__(self, step: int) -> Any:
@@ -41,12 +41,12 @@ class BatchPrefetcher:
     there are in all. Leave it with `close`.
     """
 
-    def __init__(self, source: Source, total: int, num_workers: int, pin_memory: bool = False):
+    def __init__(self, source: BatchSource, total: int, num_workers: int, pin_memory: bool = False):
         self.source, self.total, self.num_workers, self.pin_memory = source, total, num_workers, pin_memory
         self.batches: Iterator[Any] | None = None
         self.next_index = 0
 
-    def next_batch(self, model: Any, step: int) -> Any:
+    def next_batch(self, unused_model: Any, step: int) -> Any:
         """The batch of this number; in order they come from the workers. Raises what the source raises."""
         if self.batches is None or step != self.next_index:
             self.batches = self._start(step)
@@ -76,7 +76,7 @@ class BatchPrefetcher:
             return iter(loader)
 
 
-def prefetch_batches(source: Source, total: int, device: torch.device) -> Source | BatchPrefetcher:
+def prefetch_batches(source: BatchSource, total: int, device: torch.device) -> BatchSource | BatchPrefetcher:
     """What `fit` takes its batches from: the source itself on a CPU and where batches depend on the model, else workers
     that ask it ahead.
     """

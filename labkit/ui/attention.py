@@ -33,10 +33,10 @@ from labkit.ui.checks import checked_text
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
     MODEL_WORK,
-    error_box_update,
-    hidden_box_update,
+    hide_box_update,
     problem_box,
     run_and_stage_menus,
+    show_error_update,
     translate_message,
     words,
 )
@@ -58,22 +58,22 @@ NUMBERS = 4_000_000
 """Attention weights that are sent to a page at most, of all heads together."""
 
 
-def inspections_of_all_stages(lab: Lab, name: str, text: str) -> CheckpointInspections:
+def inspections_of_all_stages(lab: Lab, run_name: str, text: str) -> CheckpointInspections:
     """A text as the models after all stages of a run read it. Raises LabError for no text, and for one whose attention
     is more than a page shows.
     """
-    tokenizer = lab.tokenizer(checked_text(name, "The run"))
+    tokenizer = lab.tokenizer(checked_text(run_name, "The run"))
     text = checked_text(text, "The text").strip()
     if not text:
         raise LabError("There is nothing to show: type a text.")
     ids = encode_text_prompt(tokenizer, text)
 
     def read(stage: str) -> Inspection:
-        model = lab.model(name, stage)
+        model = lab.model(run_name, stage)
         check_attention_fits_page(model, len(ids))
-        return lab.looks.get((lab.weights_version(name, stage), text), lambda: Inspection(model, tokenizer, ids))
+        return lab.looks.get((lab.weights_version(run_name, stage), text), lambda: Inspection(model, tokenizer, ids))
 
-    return CheckpointInspections(lab.language_model_stages(name), read)
+    return CheckpointInspections(lab.language_model_stages(run_name), read)
 
 
 def check_attention_fits_page(model: Transformer, num_tokens: int) -> None:
@@ -89,14 +89,14 @@ def check_attention_fits_page(model: Transformer, num_tokens: int) -> None:
         )
 
 
-def attention_viewer_data(lab: Lab, name: str, stage: str, text: str) -> dict[str, Any]:
+def attention_viewer_data(lab: Lab, run_name: str, stage: str, text: str) -> dict[str, Any]:
     """What the viewer shows of a text read by a model, and what it says when it asks for more.
 
     Of the opening example it shows the head that looks most from "it" to the horse. Raises LabError for what cannot
     be read.
     """
-    asked = inspections_of_all_stages(lab, name, text)
-    data = asked.viewer_data(stage) | {"subject": {"run": name, "text": text}}
+    asked = inspections_of_all_stages(lab, run_name, text)
+    data = asked.viewer_data(stage) | {"subject": {"run": run_name, "text": text}}
     if text.strip() == OPENING:
         map_ = asked.inspect(stage).attention_maps[0]
         text_read = "".join(map_.rows)
@@ -108,26 +108,28 @@ def attention_viewer_data(lab: Lab, name: str, stage: str, text: str) -> dict[st
     return data
 
 
-def pronoun_prompt_sets(lab: Lab, name: str) -> dict[str, list[CorefExample]]:
+def pronoun_prompt_sets(lab: Lab, run_name: str) -> dict[str, list[CorefExample]]:
     """Texts with a pronoun, by where they are from: the run's own world, where "it" is said there, and English."""
-    recipe, tokenizer = lab.open(name).recipe, lab.tokenizer(name)
+    recipe, tokenizer = lab.open(run_name).recipe, lab.tokenizer(run_name)
     sets = {"everyday English": winograd_examples(tokenizer, NUM_EXAMPLES)}
-    if recipe.text is None and recipe.instructions is None and "it" in lab.world(name).task_kinds:
-        return {"TinyWorld": world_coref_examples(lab.world(name), tokenizer, NUM_EXAMPLES)} | sets
+    if recipe.text is None and recipe.instructions is None and "it" in lab.world(run_name).task_kinds:
+        return {"TinyWorld": world_coref_examples(lab.world(run_name), tokenizer, NUM_EXAMPLES)} | sets
     return sets
 
 
-def pronoun_accuracy_table(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+def pronoun_accuracy_table(lab: Lab, run_name: str, stage: str) -> dict[str, Any]:
     """How often a model tells whom "it" stands for, in its own world's words and in everyday English, and what another
     reason changes in the opening example; as <labkit-table> says it.
     """
     stage = checked_text(stage, "The stage")
-    return lab.results.get((lab.weights_version(name, stage), "about"), lambda: _pronoun_accuracy(lab, name, stage))
+    return lab.results.get(
+        (lab.weights_version(run_name, stage), "about"), lambda: _pronoun_accuracy(lab, run_name, stage)
+    )
 
 
-def _pronoun_accuracy(lab: Lab, name: str, stage: str) -> dict[str, Any]:
-    model, tokenizer, sets = lab.model(name, stage), lab.tokenizer(name), []
-    for where, examples in pronoun_prompt_sets(lab, name).items():
+def _pronoun_accuracy(lab: Lab, run_name: str, stage: str) -> dict[str, Any]:
+    model, tokenizer, sets = lab.model(run_name, stage), lab.tokenizer(run_name), []
+    for where, examples in pronoun_prompt_sets(lab, run_name).items():
         right, error = accuracy_and_standard_error(answer_log_odds(model, examples))
         sets.append({"where": where, "right": right, "error": error, "count": len(examples)})
     told = {why: OPENING.replace("tired", why) for why in WHY}
@@ -157,22 +159,22 @@ class SourcedHeadReport(NamedTuple):
     text_source: str
 
 
-def cached_head_report(lab: Lab, name: str, stage: str) -> SourcedHeadReport:
+def cached_head_report(lab: Lab, run_name: str, stage: str) -> SourcedHeadReport:
     """A model's heads by what they do, on the first of its `pronoun_prompt_sets`."""
 
     def find() -> SourcedHeadReport:
-        where, examples = next(iter(pronoun_prompt_sets(lab, name).items()))
-        return SourcedHeadReport(find_heads(lab.model(name, stage), lab.tokenizer(name), examples), where)
+        where, examples = next(iter(pronoun_prompt_sets(lab, run_name).items()))
+        return SourcedHeadReport(find_heads(lab.model(run_name, stage), lab.tokenizer(run_name), examples), where)
 
     stage = checked_text(stage, "The stage")
-    return lab.results.get((lab.weights_version(name, stage), "heads"), find)
+    return lab.results.get((lab.weights_version(run_name, stage), "heads"), find)
 
 
-def heads_table(lab: Lab, name: str, stage: str) -> dict[str, Any]:
+def heads_table(lab: Lab, run_name: str, stage: str) -> dict[str, Any]:
     """`cached_head_report` as <labkit-table> shows it: a sentence, and a row per head. Raises LabError as `find_heads`
     does.
     """
-    findings, source = cached_head_report(lab, name, stage)
+    findings, source = cached_head_report(lab, run_name, stage)
     rows = [
         [f"{head.layer + 1}.{head.head + 1}", *(f"{x:.3f}" for x in head[2:6]), _signed(head.ablation_log_odds_drop)]
         for head in findings.heads
@@ -192,7 +194,7 @@ def _signed(x: float | None) -> str:
 
 def patching_grid(
     lab: Lab,
-    name: str,
+    run_name: str,
     stage: str,
     clean_prompt: str,
     corrupted_prompt: str,
@@ -212,7 +214,7 @@ def patching_grid(
         checked_text(answer_prefix, "The answer's beginning").strip(),
         checked_text(stage, "The stage"),
     )
-    tokenizer, model = lab.tokenizer(name), lab.model(name, stage)
+    tokenizer, model = lab.tokenizer(run_name), lab.model(run_name, stage)
     start = encode_answer_prefix(tokenizer, answer_prefix) if answer_prefix else []
     one, other = (
         [*encode_prompt(tokenizer, [Message("user", text)]), *start] for text in (clean_prompt, corrupted_prompt)
@@ -260,13 +262,13 @@ def build(lab: Lab) -> None:
 
     def show(name: str, stage: str, text: str) -> tuple[Any, Any]:
         if not name or not stage:
-            return gr.skip(), error_box_update("Choose a run and a stage.")
+            return gr.skip(), show_error_update("Choose a run and a stage.")
         if name in lab.runs_with_model() and stage not in lab.stages_if_readable(name):
-            return gr.skip(), hidden_box_update()  # of the run before; that of this one is being chosen
+            return gr.skip(), hide_box_update()  # of the run before; that of this one is being chosen
         try:
-            return attention_viewer_data(lab, name, stage, text), hidden_box_update()
+            return attention_viewer_data(lab, name, stage, text), hide_box_update()
         except LabError as error:
-            return None, error_box_update(error)
+            return None, show_error_update(error)
 
     def about(name: str, stage: str, text: str) -> Any:
         if not name or not stage or not isinstance(text, str) or text.strip() != OPENING:
@@ -320,9 +322,9 @@ def _build_heads(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
 
     def find(name: str, stage: str) -> tuple[Any, Any]:
         try:
-            return heads_table(lab, name, stage), hidden_box_update()
+            return heads_table(lab, name, stage), hide_box_update()
         except LabError as error:
-            return None, error_box_update(error)
+            return None, show_error_update(error)
 
     button.click(
         find,
@@ -352,9 +354,9 @@ def _build_patching(lab: Lab, name: gr.Dropdown, stage: gr.Dropdown) -> None:
     def patch(name: str, stage: str, first: str, second: str, begins: str, progress: gr.Progress = bar) -> Any:
         try:
             done = patching_grid(lab, name, stage, first, second, begins, lambda done, total: progress((done, total)))
-            return done, hidden_box_update()
+            return done, hide_box_update()
         except LabError as error:
-            return None, error_box_update(error)
+            return None, show_error_update(error)
 
     button.click(
         patch,

@@ -16,13 +16,13 @@ from labkit.ui.lab import Lab
 from labkit.ui.shell import (
     LINK,
     MODEL_WORK,
-    advice_box_update,
     default_stage,
-    error_box_update,
-    hidden_box_update,
+    hide_box_update,
     on_load,
     problem_box,
     run_and_stage_menus,
+    show_advice_or_hide_update,
+    show_error_update,
     translate_message,
     words,
 )
@@ -180,7 +180,7 @@ def build(lab: Lab) -> None:
 
     def begin(request: gr.Request) -> Any:
         asked.begin_request(request.session_hash)
-        return hidden_box_update()
+        return hide_box_update()
 
     def show(request: gr.Request, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.latest_request_number(request.session_hash)
@@ -191,7 +191,7 @@ def build(lab: Lab) -> None:
                 if not wanted:
                     return
         except LabError as error:
-            yield None, error_box_update(error)
+            yield None, show_error_update(error)
 
     boxes = [*controls, *lines]
     begun = gr.on([button.click, text.submit, *(line.submit for line in lines)], begin, None, problem)
@@ -236,12 +236,12 @@ def _fill(
     def fill(request: gr.Request) -> Iterator[Any]:
         """The first run, or what a link asks for, whose texts are then generated."""
         names = lab.runs_with_model()
-        settings, note, hindered = None, "", hidden_box_update()
+        settings, note, hindered = None, "", hide_box_update()
         try:
             if LINK in request.query_params:
                 settings, note = open_link(lab, request.query_params[LINK])
         except LabError as error:
-            hindered = error_box_update(error)
+            hindered = show_error_update(error)
         run = settings.run if settings else next(iter(lab.runs_with_model_failed_last()), None)
         stages = lab.language_model_stages(run) if run else []
         own = (
@@ -263,12 +263,12 @@ def _fill(
             *(gr.update(visible=i < max(1, len(own))) for i in range(MOST)),
         ]
         unchanged = [gr.skip() for _ in values]
-        yield [*values, gr.skip(), hindered, advice_box_update(note)]
+        yield [*values, gr.skip(), hindered, show_advice_or_hide_update(note)]
         try:
             for data in writing.stream_comparison(lab, settings) if settings else ():
                 yield [*unchanged, data, gr.skip(), gr.skip()]
         except LabError as error:
-            yield [*unchanged, None, error_box_update(error), gr.skip()]
+            yield [*unchanged, None, show_error_update(error), gr.skip()]
 
     def example(name: str | None, text: str) -> str:
         """Another run's example in place of an example; what somebody typed stays."""
@@ -301,12 +301,12 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
         page, number = request.session_hash, asked.latest_request_number(request.session_hash)
         try:
             for scored in writing.score_strategies(lab, read_settings(lab, values), many_seeds):
-                yield score_table(scored), hidden_box_update()
+                yield score_table(scored), hide_box_update()
                 if not asked.is_current(page, number):
                     yield score_table(scored) | {"note": ["stopped", {}]}, gr.skip()
                     return
         except LabError as error:
-            yield None, error_box_update(error)
+            yield None, show_error_update(error)
 
     def begin(request: gr.Request) -> None:
         asked.begin_request(request.session_hash)

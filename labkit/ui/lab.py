@@ -107,31 +107,31 @@ class Lab:
         shipped = self.demo is not None and (self.demo / "recipe.json").is_file() and DEMO not in names
         return [*names, DEMO] if shipped else names
 
-    def read_error(self, name: str) -> str | None:
+    def read_error(self, run_name: str) -> str | None:
         """Why a run cannot be read; None for one that can. Raises LabError for one that is not there."""
-        self.path(name)
+        self.path(run_name)
         try:
-            self.open(name)
+            self.open(run_name)
             return None
         except LabError as error:
             return str(error)
 
-    def is_demo(self, name: str) -> bool:
+    def is_demo(self, run_name: str) -> bool:
         """Whether a run is the one that comes with labkit, which nobody changes."""
-        return self.demo is not None and self.path(name) == self.demo
+        return self.demo is not None and self.path(run_name) == self.demo
 
-    def path(self, name: str) -> Path:
+    def path(self, run_name: str) -> Path:
         """A run's folder. Raises LabError for one that is not there; a path is not a name."""
-        for path in (self.folder / name if _sayable(name) else None, self.demo if name == DEMO else None):
+        for path in (self.folder / run_name if _sayable(run_name) else None, self.demo if run_name == DEMO else None):
             if path is not None and (path / "recipe.json").is_file():
                 return path
-        raise LabError(f"There is no run {shorten_repr(name)} in {self.folder}.")
+        raise LabError(f"There is no run {shorten_repr(run_name)} in {self.folder}.")
 
-    def open(self, name: str) -> Run:
+    def open(self, run_name: str) -> Run:
         """A run by its name, read once for each state of its recipe. Raises LabError for one that is not there, or
         cannot be read.
         """
-        path = self.path(name)
+        path = self.path(run_name)
         file = path / "recipe.json"
         return self.runs.get((file, _version(file)), lambda: self._read(path))
 
@@ -143,57 +143,57 @@ class Lab:
         except (AttributeError, TypeError, ValueError, RecursionError) as error:  # of a recipe that is none
             raise LabError(f"{path / 'recipe.json'} is not a recipe of labkit: {error}") from error
 
-    def language_model_stages(self, name: str) -> list[str]:
+    def language_model_stages(self, run_name: str) -> list[str]:
         """The stages of a run that have a language model, in order."""
-        return [stage.name for stage in self.open(name).stages if stage.trained and stage.generates_text]
+        return [stage.name for stage in self.open(run_name).stages if stage.trained and stage.generates_text]
 
-    def stages_if_readable(self, name: Any) -> list[str]:
+    def stages_if_readable(self, run_name: Any) -> list[str]:
         """`language_model_stages`; none of a run that cannot be read, is not there, or was deleted while we looked."""
         try:
-            return self.language_model_stages(name)
+            return self.language_model_stages(run_name)
         except LabError:
             return []
 
-    def tokenizer(self, name: str) -> Tokenizer:
+    def tokenizer(self, run_name: str) -> Tokenizer:
         """A run's tokenizer."""
-        return self.load_cached(self.path(name) / "tokenizer.json", lambda: self.open(name).tokenizer())
+        return self.load_cached(self.path(run_name) / "tokenizer.json", lambda: self.open(run_name).tokenizer())
 
-    def model(self, name: str, stage: str) -> Transformer:
+    def model(self, run_name: str, stage: str) -> Transformer:
         """The model after a stage of a run. Raises LabError when it is not there."""
-        folder = self.open(name).stage(stage)
+        folder = self.open(run_name).stage(stage)
         return self.load_cached(folder.weights_or_index_file, folder.model)
 
-    def reward_model(self, name: str) -> RewardModel | None:
+    def reward_model(self, run_name: str) -> RewardModel | None:
         """The reward model of a run; None where it has none."""
-        folder = self.open(name).latest_reward_stage()
+        folder = self.open(run_name).latest_reward_stage()
         if folder is None:
             return None
         return self.load_cached(folder.weights_or_index_file, folder.reward_model, "reward_model")
 
-    def example_prompt(self, name: str) -> str:
+    def example_prompt(self, run_name: str) -> str:
         """Something to ask a run's model: of its world, a story to write; of real text, nothing."""
-        recipe = self.open(name).recipe
+        recipe = self.open(run_name).recipe
         if recipe.text is not None or recipe.instructions is not None:
             return ""
-        return self.world(name).task("test", 0, 0, "write").messages[-1].content
+        return self.world(run_name).task("test", 0, 0, "write").messages[-1].content
 
-    def world(self, name: str) -> World:
+    def world(self, run_name: str) -> World:
         """The world of a run."""
-        recipe = self.path(name) / "recipe.json"
-        return self.load_cached(recipe, lambda: World.load(self.open(name).recipe.tinyworld_size))
+        recipe = self.path(run_name) / "recipe.json"
+        return self.load_cached(recipe, lambda: World.load(self.open(run_name).recipe.tinyworld_size))
 
     def load_cached(self, file: Path, load: Callable[[], T], what: str = "") -> T:
         """What `load` gives, loaded once for each state of the file that it reads; `what` tells two of them apart."""
         return self.models.get((file, what, _version(file)), load)
 
-    def last_modified(self, name: str) -> float:
+    def last_modified(self, run_name: str) -> float:
         """When anything of a run was last made, as seconds since 1970. Raises LabError for one that is not there."""
-        path = self.path(name)
-        return max(_modified(path), *(_modified(path / stage.name) for stage in self.open(name).stages))
+        path = self.path(run_name)
+        return max(_modified(path), *(_modified(path / stage.name) for stage in self.open(run_name).stages))
 
-    def weights_version(self, name: str, stage: str) -> tuple[Path, int]:
+    def weights_version(self, run_name: str, stage: str) -> tuple[Path, int]:
         """What a stage's model is now: another when its weights change. Raises LabError when it is not there."""
-        file = self.open(name).stage(stage).weights_or_index_file
+        file = self.open(run_name).stage(stage).weights_or_index_file
         return file, _version(file)
 
 

@@ -52,43 +52,51 @@ HELP = ("-h", "--help", "--tyro")
 """How flags begin that print something, or write files, instead of setting anything."""
 
 
-def available_stage_names(lab: Lab | None = None, source: Any = None) -> list[str]:
+def available_stage_names(lab: Lab | None = None, preset_or_run: Any = None) -> list[str]:
     """The stages that a page can ask for: those of the usual plan, every other kind that there is, and those that the
     plan of a run has which a new one is built on.
     """
     its_own: list[str] = []
-    if lab is not None and isinstance(source, str) and source not in PRESETS:
+    if lab is not None and isinstance(preset_or_run, str) and preset_or_run not in PRESETS:
         with suppress(LabError):
-            its_own = [one.name for one in lab.open(source).recipe.plan]
+            its_own = [one.name for one in lab.open(preset_or_run).recipe.plan]
     return list(dict.fromkeys([*Recipe().stages, *STAGES, *its_own]))
 
 
 def start_run(
-    lab: Lab, jobs: Jobs, name: str, source: str, stages: Sequence[str] = (), seed: float = 0, extra_flags: str = ""
+    lab: Lab,
+    jobs: Jobs,
+    name: str,
+    preset_or_run: str,
+    stages: Sequence[str] = (),
+    preset_seed: float = 0,
+    extra_flags: str = "",
 ) -> RunName:
     """Begin a run in a process of its own; its name.
 
-    source: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on. stages: to
-    make; empty for all. seed: of a preset's run. extra_flags: as on a command line. Raises LabError for a name that is
-    no plain folder name, or is taken, for a run as source without stages, for flags that the others are, for a file
-    outside of `lab.inputs`, and, before any process is begun, for settings that make no recipe, or one that asks for
-    more than a page may.
+    preset_or_run: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on.
+    stages: to make; empty for all. preset_seed: of a preset's run. extra_flags: as on a command line. Raises LabError
+    for a name that is no plain folder name, or is taken, for a run to start from without stages, for flags that the
+    others are, for a file outside of `lab.inputs`, and, before any process is begun, for settings that make no recipe,
+    or one that asks for more than a page may.
     """
     name = check_new_run_name(name)
     if name in lab.all_run_names() or (lab.folder / name).exists():
         raise LabError(f"There is a run {name} already. Choose another name, or resume that one.")
-    known = available_stage_names(lab, source)
+    known = available_stage_names(lab, preset_or_run)
     if not isinstance(stages, list | tuple) or any(stage not in known for stage in stages):
         raise LabError(f"{shorten_repr(stages)} are not stages; the stages are {', '.join(known)}.")
-    is_preset = isinstance(source, str) and source in PRESETS
+    is_preset = isinstance(preset_or_run, str) and preset_or_run in PRESETS
     if not is_preset and not stages:
-        raise LabError(f"Choose the stages to train; {name} takes what comes before them from {shorten_repr(source)}.")
+        raise LabError(
+            f"Choose the stages to train; {name} takes what comes before them from {shorten_repr(preset_or_run)}."
+        )
     flags = _flags(extra_flags)
     _check_files(lab, flags)
-    if not isinstance(seed, int | float) or not math.isfinite(seed) or not 0 <= seed < SEEDS:
-        raise LabError(f"A seed must be a whole number from 0 to {SEEDS - 1}, not {shorten_repr(seed)}.")
-    preset = ["--preset", source, "--seed", str(int(seed))]
-    what = preset if is_preset else ["--build-on", str(lab.path(source))]
+    if not isinstance(preset_seed, int | float) or not math.isfinite(preset_seed) or not 0 <= preset_seed < SEEDS:
+        raise LabError(f"A seed must be a whole number from 0 to {SEEDS - 1}, not {shorten_repr(preset_seed)}.")
+    preset = ["--preset", preset_or_run, "--seed", str(int(preset_seed))]
+    what = preset if is_preset else ["--build-on", str(lab.path(preset_or_run))]
     chosen = ["--stages", *stages] if stages else []
     arguments = ["--out", str(lab.folder / name), *what, *chosen, *flags]
     _, recipe = parse_run_arguments(arguments)
@@ -96,7 +104,7 @@ def start_run(
         arguments += ["--plan", extend_plan_text(recipe.plan, stages)]
         _, recipe = parse_run_arguments(arguments)
     _check_other_runs(lab, recipe)
-    check_plan(recipe, stages or None, None if is_preset else lab.path(source))
+    check_plan(recipe, stages or None, None if is_preset else lab.path(preset_or_run))
     _check_size(recipe)
     jobs.start(name, ["run", *arguments])
     return name
@@ -105,7 +113,7 @@ def start_run(
 def _check_other_runs(lab: Lab, recipe: Recipe) -> None:
     """Raises LabError for a stage of a run that is not one of the page's."""
     mine = {lab.path(name).resolve() for name in lab.all_run_names()}
-    for place in recipe.external_stages:
+    for place in recipe.other_run_stages:
         if lab.inputs is not None and Path(place).parent.resolve() not in mine:
             raise LabError(f"{place} is not a stage of a run in {lab.folder}. Only the command line can use it.")
 

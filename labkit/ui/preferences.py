@@ -25,13 +25,13 @@ from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
     MODEL_WORK,
-    advice_box_update,
-    error_box_update,
-    hidden_box_update,
+    hide_box_update,
     on_load,
     on_tab,
     problem_box,
     run_and_stage_menus,
+    show_advice_or_hide_update,
+    show_error_update,
     translate_label,
     translate_message,
     words,
@@ -68,12 +68,12 @@ HOTTEST = 2.0
 class AnswerSource(NamedTuple):
     """Who answers: the model after a stage of a run, drawing at a temperature."""
 
-    name: str
+    run_name: str
     stage: str
     temperature: float
 
     def __str__(self) -> str:
-        return f"{self.name} / {self.stage}, temperature {self.temperature:g}"
+        return f"{self.run_name} / {self.stage}, temperature {self.temperature:g}"
 
 
 def run_name_of_source(source: str) -> str:
@@ -81,11 +81,11 @@ def run_name_of_source(source: str) -> str:
     return source.partition(" / ")[0]
 
 
-def checked_answer_source(name: Any, stage: Any, temperature: Any) -> AnswerSource:
+def checked_answer_source(run_name: Any, stage: Any, temperature: Any) -> AnswerSource:
     """Who answers, of what a page says. Raises LabError for a temperature that is none."""
     if not isinstance(temperature, int | float) or not 0 <= temperature <= HOTTEST:
         raise LabError(f"The temperature must be a number from 0 to {HOTTEST:g}, not {shorten_repr(temperature)}.")
-    return AnswerSource(name or "", stage or "", float(temperature))
+    return AnswerSource(run_name or "", stage or "", float(temperature))
 
 
 def default_model_pair(lab: Lab) -> list[tuple[str, str]]:
@@ -124,10 +124,10 @@ def generate_and_store_pair(lab: Lab, store: PreferenceStore, sources: Sequence[
 
 def _task(lab: Lab, sources: Sequence[AnswerSource], seed: int) -> tuple[Message, ...]:
     """A task of the first source's world that leaves both models room to answer."""
-    name, recipe = sources[0].name, lab.open(sources[0].name).recipe
+    name, recipe = sources[0].run_name, lab.open(sources[0].run_name).recipe
     if recipe.text is not None or recipe.instructions is not None:
         raise LabError(f"{name} was trained on real text, so there are no TinyWorld questions for it. Type a prompt.")
-    models = [(lab.tokenizer(one.name), lab.model(one.name, one.stage).config.context) for one in sources]
+    models = [(lab.tokenizer(one.run_name), lab.model(one.run_name, one.stage).config.context) for one in sources]
     for attempt in range(100):
         messages = preference_task(lab.world(name), "train", seed + attempt, secrets.randbelow(2**20)).messages
         if all(len(encode_prompt(tokenizer, messages)) + ANSWER_TOKENS // 2 < room for tokenizer, room in models):
@@ -136,9 +136,9 @@ def _task(lab: Lab, sources: Sequence[AnswerSource], seed: int) -> tuple[Message
 
 
 def _answer(lab: Lab, source: AnswerSource, prompt: tuple[Message, ...], seed: int) -> str:
-    tokenizer = lab.tokenizer(source.name)
+    tokenizer = lab.tokenizer(source.run_name)
     ids = generate(
-        lab.model(source.name, source.stage),
+        lab.model(source.run_name, source.stage),
         [encode_prompt(tokenizer, prompt)],
         filters=sampling_filters(source.temperature, 0, 1.0),
         max_new_tokens=ANSWER_TOKENS,
@@ -279,7 +279,7 @@ def _sources(lab: Lab) -> list[Any]:
 
 def _shown(store: PreferenceStore, pair: str) -> tuple[Any, ...]:
     asked, one, other = store.get_pair(pair)
-    return pair, format_dialogue(asked), one.text, other.text, hidden_box_update()
+    return pair, format_dialogue(asked), one.text, other.text, hide_box_update()
 
 
 def _chosen(lab: Lab, values: Sequence[Any]) -> list[AnswerSource]:
@@ -301,7 +301,7 @@ def _asks(
         try:
             return _shown(store, generate_and_store_pair(lab, store, _chosen(lab, values), str(text or "")))
         except LabError as error:
-            return "", "", "", "", error_box_update(error)
+            return "", "", "", "", show_error_update(error)
 
     def after(kept: bool, *given: Any) -> tuple[Any, ...]:
         return fresh(*given) if kept else (gr.skip(),) * len(board.updated_with_pair)
@@ -339,9 +339,9 @@ def _votes(
             _, one, other = store.get_pair(pair)
             count = store.count_votes(annotator)
             text = f"Votes by {annotator}, of all kinds: {count} · the last pair: ← {one.source}   → {other.source}"
-            return translate_message(text), _standings(store), hidden_box_update(), True
+            return translate_message(text), _standings(store), hide_box_update(), True
         except LabError as error:
-            return gr.skip(), gr.skip(), error_box_update(error), False
+            return gr.skip(), gr.skip(), show_error_update(error), False
 
     def take_back(annotator: Any) -> tuple[Any, ...]:
         try:
@@ -358,7 +358,7 @@ def _votes(
                 _standings(store),
             )
         except LabError as error:
-            return *(gr.skip(),) * (len(board.updated_with_pair) - 1), error_box_update(error), gr.skip(), gr.skip()
+            return *(gr.skip(),) * (len(board.updated_with_pair) - 1), show_error_update(error), gr.skip(), gr.skip()
 
     told = [board.vote_status, board.standings, board.problem, board.vote_kept]
     for choice, button in buttons.items():
@@ -380,6 +380,6 @@ def _save(store: PreferenceStore) -> tuple[Any, Any]:
         file = export_preferences(store, tempfile.mkdtemp())
         chosen, of_all = file.read_bytes().count(b"\n"), len(store.votes())
         told = f"Votes that prefer an answer: {chosen} of {of_all}. Ties, both bad and skips are left out."
-        return gr.update(value=str(file), visible=True), advice_box_update(told)
+        return gr.update(value=str(file), visible=True), show_advice_or_hide_update(told)
     except LabError as error:
-        return gr.skip(), error_box_update(error)
+        return gr.skip(), show_error_update(error)

@@ -27,12 +27,12 @@ from labkit.ui import manage
 from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
-    advice_box_update,
-    error_box_update,
-    hidden_box_update,
+    hide_box_update,
     on_load,
     on_tab,
     problem_box,
+    show_advice_or_hide_update,
+    show_error_update,
     translate_label,
     translate_message,
     words,
@@ -70,7 +70,9 @@ class RunComparison(NamedTuple):
 def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> RunComparison:
     """Two runs side by side, a row per metric."""
     table: list[list[str]] = []
-    told = hidden_box_update() if name and other else advice_box_update("Choose another run under “Compare with”.")
+    told = (
+        hide_box_update() if name and other else show_advice_or_hide_update("Choose another run under “Compare with”.")
+    )
     if name and other:
         try:
             if name == other:
@@ -82,7 +84,7 @@ def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> RunCo
                 for stage, label, one, two, gain in found
             ]
         except LabError as error:
-            told = error_box_update(error)
+            told = show_error_update(error)
     heads = [
         translate_label("stage"),
         translate_label("metric"),
@@ -209,9 +211,11 @@ def _stop(jobs: Jobs, name: Any) -> Any:
     """Ask a run's process to stop, and say that it was asked."""
     try:
         jobs.stop(name)
-        return advice_box_update(f"{name} was asked to stop. It ends after its current step and can be resumed.")
+        return show_advice_or_hide_update(
+            f"{name} was asked to stop. It ends after its current step and can be resumed."
+        )
     except LabError as error:
-        return error_box_update(error)
+        return show_error_update(error)
 
 
 def _resume(lab: Lab, jobs: Jobs, name: Any) -> tuple[str, str]:
@@ -306,9 +310,9 @@ def _acts(
         try:
             made, note = action(*given)
         except LabError as error:
-            return *(gr.skip() for _ in shown.updated_with_runs), error_box_update(error), *(gr.skip() for _ in typed)
+            return *(gr.skip() for _ in shown.updated_with_runs), show_error_update(error), *(gr.skip() for _ in typed)
         emptied = ["" for _ in typed]
-        return *_listed(lab, jobs, value=made), advice_box_update(note), *emptied
+        return *_listed(lab, jobs, value=made), show_advice_or_hide_update(note), *emptied
 
     event(tried, inputs, [*shown.updated_with_runs, problem, *typed])
 
@@ -336,13 +340,13 @@ class RunTabUpdates:
                 return self._run(self.lab.open(name), name, other, stage, curve)
             return self._none(check_run_name(name))
         except LabError as error:
-            return self._nothing(error_box_update(error), [])
+            return self._nothing(show_error_update(error), [])
 
     def _run(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, ...]:
         at, log = run_status(self.jobs, run), self.jobs.log(name)
         ended = f"Its process ended early: {failure_message(self.jobs, name)}"
         return (
-            error_box_update(ended) if at.failed else hidden_box_update(),
+            show_error_update(ended) if at.failed else hide_box_update(),
             {"headers": stage_table_headers(), "data": stage_progress_rows(run, at)},
             *self._curves(run, name, other, stage, curve),
             metrics_table(run),
@@ -363,7 +367,7 @@ class RunTabUpdates:
             raise LabError(f"There is no run {name!r} in {self.lab.folder}.")
         state = "Starting" if running else "Failed to start, see log"
         ended = "" if running else f"Its process ended early: {failure_message(self.jobs, name)}"
-        why = hidden_box_update() if running else error_box_update(ended)
+        why = hide_box_update() if running else show_error_update(ended)
         found = [*self._nothing(why, [["", translate_label(state), "", ""]])]
         found[8], found[11:] = gr.update(interactive=running), [self.jobs.log(name), gr.update(open=not running)]
         return tuple(found)
@@ -375,7 +379,7 @@ class RunTabUpdates:
             gr.update(interactive=False),
         )
         stages = {"headers": stage_table_headers(), "data": table}
-        return why, stages, none, none, None, empty, hidden_box_update(), empty, off, off, off, "", gr.skip()
+        return why, stages, none, none, None, empty, hide_box_update(), empty, off, off, off, "", gr.skip()
 
     def _curves(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, Any, Any]:
         """The menus of stages and curves, with what was chosen of them where it is still there, and the figure."""

@@ -61,21 +61,21 @@ def translate_label(text: str) -> str:
     return chinese.label_in_chinese(text) if is_page_in_chinese() else text
 
 
-def error_box_update(error: object) -> Any:
+def show_error_update(error: object) -> Any:
     """Fills a `problem_box` with what went wrong."""
     return gr.update(value=translate_message(error), visible=True, elem_classes="labkit-wrong")
 
 
-def advice_box_update(text: str) -> Any:
+def show_advice_or_hide_update(text: str) -> Any:
     """Fills a `problem_box` with what is good to know, and is no error; hides it when that is nothing."""
     return (
         gr.update(value=translate_message(text), visible=True, elem_classes="labkit-advice")
         if text
-        else hidden_box_update()
+        else hide_box_update()
     )
 
 
-def hidden_box_update() -> Any:
+def hide_box_update() -> Any:
     """Hides a `problem_box`."""
     return gr.update(visible=False)
 

@@ -22,7 +22,7 @@ from labkit.decoding.contrastive import contrastive_candidates
 from labkit.decoding.filters import check_tokens_remain, logits_before_and_after_each_filter
 from labkit.decoding.limits import MAX_PAGE_COST, GenerationCost, check_generation_cost
 from labkit.decoding.prompts import check_prompt
-from labkit.decoding.scores import ScoreInterval
+from labkit.decoding.scores import ScoreEstimate
 from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, format_option_value, parse_strategy
 from labkit.decoding.stream import make_traced_step
 from labkit.errors import LabError
@@ -547,7 +547,7 @@ class ScoringProgress(NamedTuple):
 
     done: int
     total: int
-    finished_strategies: list[tuple[str, dict[str, ScoreInterval]]]
+    finished_strategies: list[tuple[str, dict[str, ScoreEstimate]]]
 
 
 def score_strategies(lab: Lab, settings: DecodingSettings, seeds: int) -> Iterator[ScoringProgress]:
@@ -560,7 +560,7 @@ def score_strategies(lab: Lab, settings: DecodingSettings, seeds: int) -> Iterat
     strategies = parse_strategies(at, replace(settings, columns=kept or settings.columns), MAX_SCORING_COST, seeds)
     asked = EvalPrompt(settings.prompt, at.prompt, _task(lab, settings))
     many = [seeds if strategy.is_random else 1 for strategy in strategies]
-    found: list[tuple[str, dict[str, ScoreInterval]]] = []
+    found: list[tuple[str, dict[str, ScoreEstimate]]] = []
     options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.stop_ids}
     for number, strategy in enumerate(strategies):
         texts: list[list[int]] = []

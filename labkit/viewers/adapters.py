@@ -84,15 +84,17 @@ class AttentionViewer(anywidget.AnyWidget):
     _esm = SOURCE + IN_NOTEBOOK.replace("ELEMENT", "labkit-attention")
     data = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, inspections: CheckpointInspections, stage: str | None = None):
+    def __init__(self, inspections: CheckpointInspections, checkpoint_name: str | None = None):
         super().__init__()
         self.on_msg(self._asked)
-        self.show_inspections(inspections, stage)
+        self.show_inspections(inspections, checkpoint_name)
 
-    def show_inspections(self, inspections: CheckpointInspections, stage: str | None = None) -> None:
-        """Show a text as the checkpoint `stage` reads it, the first when not given."""
+    def show_inspections(self, inspections: CheckpointInspections, checkpoint_name: str | None = None) -> None:
+        """Show a text as the checkpoint `checkpoint_name` reads it, the first when not given."""
         self.inspections = inspections
-        self.data = inspections.viewer_data(inspections.names[0] if stage is None else stage)
+        self.data = inspections.viewer_data(
+            inspections.checkpoint_names[0] if checkpoint_name is None else checkpoint_name
+        )
 
     def _asked(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
         self.send({"id": message.get("id"), "answer": self.inspections.handle_request(message.get("question", {}))})

@@ -18,7 +18,7 @@ from labkit.world.lexicon import Lexicon, load_size
 from labkit.world.oracle import GoldScore, gold_score
 from labkit.world.plots import StoryGenerator
 from labkit.world.profiles import Annotator, load_annotators
-from labkit.world.splits import Splits, check_split
+from labkit.world.splits import WordPairSplits, check_split
 from labkit.world.tasks import OTHER, READING, Document, Message, Task, TaskGenerator, remove_story_from_prompt
 
 __all__ = [
@@ -43,7 +43,7 @@ class World:
         self.size = load_size(size)
         self.lexicon = Lexicon(self.size)
         self.kinds = kinds_in_size(size)
-        self.splits = Splits(self.lexicon)
+        self.splits = WordPairSplits(self.lexicon)
         self.grammar = Grammar(self.lexicon, list(self.kinds.values()), self.size.forms, self.size.pronouns)
         self.answers = AnswerGrammar(self.lexicon, self.kinds, self.grammar, self.size.phrasings)
         self.story_generator = StoryGenerator(self.size, self.lexicon, self.kinds, self.grammar, self.splits)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from labkit.world.events import SIZES, Event, EventKind, WorldState, apply_event, unmet_precondition
 from labkit.world.grammar import Grammar, PronounReferents
 from labkit.world.lexicon import Lexicon, WorldSize, load_yaml
-from labkit.world.splits import OBJECTS, Splits
+from labkit.world.splits import OBJECTS, WordPairSplits
 
 PLAIN_CONNECTIVES = ("Then", "After that,", "Soon", "Later,")
 CASTING = {kind: order for order, kind in enumerate(("person", *OBJECTS, "place"))}
@@ -72,7 +72,7 @@ class StoryGenerator:
     """Casts plots, plays them and writes them down."""
 
     def __init__(
-        self, size: WorldSize, lexicon: Lexicon, kinds: dict[str, EventKind], grammar: Grammar, splits: Splits
+        self, size: WorldSize, lexicon: Lexicon, kinds: dict[str, EventKind], grammar: Grammar, splits: WordPairSplits
     ) -> None:
         self.size, self.lexicon, self.kinds, self.grammar, self.splits = size, lexicon, kinds, grammar, splits
         self.plots = plots_in_size(size.name)

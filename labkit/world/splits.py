@@ -26,7 +26,7 @@ def check_split(split: str) -> None:
         raise LabError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}.")
 
 
-class Splits:
+class WordPairSplits:
     """The split of every pair of a lexicon."""
 
     def __init__(self, lexicon: Lexicon) -> None:

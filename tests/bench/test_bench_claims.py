@@ -57,7 +57,7 @@ def test_a_run_for_each_seed_precision_and_number_of_threads(runs):
 def test_claims_are_counted_with_their_smallest_margin(runs):
     """Two seeds: log 2 - 0.6 = 0.093, and log 2 - 0.7 = -0.007, which does not hold."""
     result = bench.run(bench.ClaimsBench(seeds=(0, 1), precisions=("fp32",), threads=(1,), out=runs))
-    table = bench.table(result)
+    table = bench.markdown_table(result)
     assert "| dpo | loss on held-out pairs, below chance: log 2 | 1 of 2 | -0.007 | 0.043 |" in table
     assert "seed 0, fp32, 1 thread: dpo gold score rose by 0.100 (± 0.010)" in table
     assert result["machine"]["processor"] in table
@@ -76,7 +76,7 @@ def test_a_precision_that_the_processor_has_not_is_left_out_and_said(runs, monke
     monkeypatch.setattr(machine, "has_bf16", lambda: False)
     result = bench.run(bench.ClaimsBench(seeds=(0,), threads=(1,), out=runs))
     assert [each["precision"] for each in result["runs"]] == ["fp32"]
-    assert "Left out: bf16: this processor has no bf16 arithmetic." in bench.table(result)
+    assert "Left out: bf16: this processor has no bf16 arithmetic." in bench.markdown_table(result)
     with pytest.raises(LabError, match="nothing to run"):
         bench.run(bench.ClaimsBench(seeds=(0,), precisions=("bf16",), out=runs))
 
@@ -87,7 +87,7 @@ def test_finished_runs_are_counted_as_what_they_are(runs, monkeypatch):
     report = runs / "smoke-0-fp32-1" / "report.json"
     report.write_text(report.read_text().replace(str(machine.describe_machine()["processor"]), "Another (AVX512)"))
     monkeypatch.setattr(bench, "_report", lambda *asked: json.loads(report.read_text()))
-    assert "on Another (AVX512)." in bench.table(bench.run(config))
+    assert "on Another (AVX512)." in bench.markdown_table(bench.run(config))
     recipe = json.loads((runs / "smoke-0-fp32-1" / "recipe.json").read_text())
     recipe["recipe"]["plan"][-1]["stage"]["beta"] = 0.55
     (runs / "smoke-0-fp32-1" / "recipe.json").write_text(json.dumps(recipe))

@@ -20,4 +20,4 @@ def test_every_side_writes_as_many_tokens(monkeypatch, batch, rivals):
         assert {"ours fp32", "transformers fp32"} | rivals <= set(speeds) and min(speeds.values()) > 0
         best = [max(speed for name, speed in speeds.items() if name.startswith(side)) for side in ("ours", "transf")]
         assert timing["ratio"] == best[0] / best[1]
-    assert bench.table(report).count("\n") == 2
+    assert bench.text_report(report).count("\n") == 2

@@ -12,7 +12,7 @@ def test_a_small_case_is_estimated_and_measured():
     (found,) = plan.run(plan.PlanBench((case,), 2), lambda line: None)["cases"]
     assert 0.5 < found["memory_ratio"] < 2 and found["time_ratio"] > 0
     assert found["estimated_bytes"] == found["parts"]["peak_bytes"] and found["measured_seconds"] > 0
-    assert "pretrain, 128 x 2, adamw, 1 process" in plan.table({"cases": [found]})
+    assert "pretrain, 128 x 2, adamw, 1 process" in plan.text_report({"cases": [found]})
 
 
 def test_the_cases_are_of_several_sizes_stages_and_processes():

@@ -49,7 +49,7 @@ def test_finished_runs_are_gathered_and_the_table_written(tmp_path):
 def test_costs_are_shown_in_their_units(tmp_path):
     stage = report(0.5, 10)[0] | {"flops": 2.5e12, "mfu": 0.25, "peak_memory_mb": 900.0, "tokens": 1_500_000}
     saved(tmp_path / "lab-0", 60.0, [stage])
-    table = bench.table(bench.run(bench.RunBench(seeds=(0,), out=tmp_path)))
+    table = bench.markdown_tables(bench.run(bench.RunBench(seeds=(0,), out=tmp_path)))
     assert "| seconds | 10 |" in table and "| tokens | 1.5M |" in table and "| FLOPs | 2.5T |" in table
     assert "| MFU | 25.0 % |" in table and "| peak memory | 900 MB |" in table
 
@@ -57,7 +57,7 @@ def test_costs_are_shown_in_their_units(tmp_path):
 def test_the_control_stands_beside_its_stage(tmp_path):
     stages = [report(0.5, 10)[0] | {"stage": "ppo", "metrics": {"gold_gain": 0.25, "right": 0.9}}]
     saved(tmp_path / "lab-0", 60.0, stages, {"ppo": {"gold_gain": 0.01, "right": 0.92, "steps": 7}})
-    table = bench.table(bench.run(bench.RunBench(seeds=(0,), out=tmp_path)))
+    table = bench.markdown_tables(bench.run(bench.RunBench(seeds=(0,), out=tmp_path)))
     assert "| gain in gold score | 0.25 |" in table and "| gain of more fine-tuning instead | 0.01 |" in table
     assert "| right answers of more fine-tuning instead | 92.0 % |" in table
 

@@ -15,7 +15,7 @@ from labkit.bench.train import (
     candidate_variants,
     random_batches,
     run,
-    table,
+    text_report,
 )
 
 TINY = ModelShape(
@@ -57,7 +57,7 @@ def test_the_report_has_its_form(report):
     fastest = min(t["seconds"] for name, t in shape["timings"].items() if name.startswith("transformers"))
     ours = min(t["seconds"] for name, t in shape["timings"].items() if name.startswith("labkit"))
     assert shape["ratios"]["eager"] == pytest.approx(fastest / ours)
-    assert "times as fast" in table(report) and "200 steps" in table(report)
+    assert "times as fast" in text_report(report) and "200 steps" in text_report(report)
 
 
 def test_each_side_tries_every_way():

@@ -43,7 +43,7 @@ def opened(browser: Browser, views: CheckpointInspections) -> Page:
     page.evaluate(
         "(data) => { const view = document.createElement('labkit-attention'); view.ask = window.ask; view.data = data;"
         " document.body.append(view); }",
-        views.viewer_data(views.names[0]),
+        views.viewer_data(views.checkpoint_names[0]),
     )
     return page
 

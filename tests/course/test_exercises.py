@@ -35,7 +35,7 @@ def test_without_an_answer_it_says_how_to_answer(exercise):
     for nothing in (None, ...):
         said = check(exercise.id, nothing, **exercise.checker.given)
         assert said.state == "unanswered" and f'check("{exercise.id}", ' in said.text
-    assert "def " in exercise.source and exercise.question.endswith((".", "?"))
+    assert "def " in exercise.solution_code and exercise.question.endswith((".", "?"))
 
 
 @pytest.mark.parametrize("notebook", notebooks())

@@ -127,7 +127,13 @@ def test_a_line_gives_texts_or_words(line, of, prompt, source, new, stop, stop_i
         assert parse_strategy(str(strategy)) == strategy
         generation_cost(strategy, len(prompt), new, model)
         resources = DecodingResources(tokenizer, stop, draft, judge)
-        given = {"max_new_tokens": new, "stop_ids": stop_ids, "resources": resources, "seeds": seeds, "source": source}
+        given = {
+            "max_new_tokens": new,
+            "stop_ids": stop_ids,
+            "resources": resources,
+            "seeds": seeds,
+            "encoder_prompt": source,
+        }
         texts = strategy.generate(model, prompt, **given)
     except LabError as error:
         assert len(str(error)) > 20 and str(error)[-1] in ".)", error

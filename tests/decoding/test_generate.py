@@ -136,24 +136,31 @@ def test_an_encoder_reads_a_source_for_each_prompt():
         parameter.data += 0.2 * torch.randn_like(parameter)
     sources, prompts = [[5, 6, 7, 8, 9], [4], [11, 12, 13]], [[1], [1, 2, 3], [1]]
     options: dict[str, Any] = {"max_new_tokens": 12, "stop_ids": [2]}
-    together = generate(model, prompts, sources=sources, filters=[Temperature(0)], **options)
+    together = generate(model, prompts, encoder_prompts=sources, filters=[Temperature(0)], **options)
     for prompt, source, text in zip(prompts, sources, together, strict=True):
-        assert generate(model, [prompt], sources=[source], filters=[Temperature(0)], **options) == [text]
+        assert generate(model, [prompt], encoder_prompts=[source], filters=[Temperature(0)], **options) == [text]
         memory = model.encode(torch.tensor([source]))
         assert beam_search(model, prompt, beams=1, memory=memory, **options).hypotheses[0].tokens == text
         for line in ("greedy", "contrastive k=3 alpha=0"):
-            assert parse_strategy(line).generate(model, prompt, source=source, **options) == [text]
+            assert parse_strategy(line).generate(model, prompt, encoder_prompt=source, **options) == [text]
             assert (
-                list(parse_strategy(line).stream_partial_outputs(model, prompt, source=source, **options))[-1] == text
+                list(parse_strategy(line).stream_partial_outputs(model, prompt, encoder_prompt=source, **options))[-1]
+                == text
             )
     twice = generate(
-        model, prompts, sources=sources, filters=[Temperature(0)], num_return_sequences=2, batch_size=2, **options
+        model,
+        prompts,
+        encoder_prompts=sources,
+        filters=[Temperature(0)],
+        num_return_sequences=2,
+        batch_size=2,
+        **options,
     )
     assert twice == [text for text in together for _ in range(2)]
-    other = generate(model, prompts, sources=[[3, 3], *sources[1:]], filters=[Temperature(0)], **options)
+    other = generate(model, prompts, encoder_prompts=[[3, 3], *sources[1:]], filters=[Temperature(0)], **options)
     assert other[0] != together[0] and other[1:] == together[1:]
     with pytest.raises(LabError, match="has an encoder: give it a source"):
         generate(model, prompts, **options)
     with pytest.raises(LabError, match="has no encoder"):
         plain = Transformer(ModelConfig(23, 40, 24, 2, 2, 2))
-        generate(plain, prompts, sources=sources, **options)
+        generate(plain, prompts, encoder_prompts=sources, **options)

@@ -29,7 +29,7 @@ from labkit.decoding import (
 from labkit.decoding.best import best_of_n_steps
 from labkit.decoding.scores import (
     distinct_ngram_share,
-    jackknife_interval,
+    jackknife_estimate,
     mean_logprob,
     mean_logprobs,
     mean_score,
@@ -215,11 +215,11 @@ def test_intervals_by_hand():
     the same; of what is the same without each text, 0.
     """
     assert mean_score([1, 2, 6, math.nan]) == pytest.approx((3, 1.96 * (7 / 3) ** 0.5))
-    assert mean_score([2]) == (2, 0) and math.isnan(mean_score([]).mean)
+    assert mean_score([2]) == (2, 0) and math.isnan(mean_score([]).value)
     texts = [[1], [1, 1], [1] * 6]
-    of_means = jackknife_interval(lambda some: sum(map(len, some)) / len(some), texts)
+    of_means = jackknife_estimate(lambda some: sum(map(len, some)) / len(some), texts)
     assert of_means == pytest.approx(mean_score([1, 2, 6]))
-    assert jackknife_interval(lambda some: 4.0, texts) == (4, 0)
+    assert jackknife_estimate(lambda some: 4.0, texts) == (4, 0)
 
 
 def test_scores_by_hand(model):

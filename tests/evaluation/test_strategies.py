@@ -82,7 +82,7 @@ def test_gold_is_under_the_annotator_that_is_asked_for(run):
     assert world is not None and one.task is not None
     text = run.tokenizer().encode(" " + one.task.reference)
     golds = [
-        score_texts(run.model("sft"), run.tokenizer(), [one], [[text]], world, name)["gold"].mean
+        score_texts(run.model("sft"), run.tokenizer(), [one], [[text]], world, name)["gold"].value
         for name in world.profiles
     ]
     said = run.tokenizer().decode(text).strip()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from labkit.model.context import ForwardContext, token_shift
 from labkit.model.gru import GRU
 from labkit.model.mixers import AttentionConfig
-from labkit.model.positions import PositionEncoding, PositionIndex
+from labkit.model.positions import AttentionPositions, PositionEncoding
 from labkit.model.rwkv import CHUNK, WKVInputs, default_ranks, wkv7, wkv7_chunked, wkv7_recurrent
 
 B, H, N = 2, 3, 8
@@ -24,7 +24,7 @@ def moves(length: int, seed: int = 0) -> tuple[WKVInputs, torch.Tensor]:
 
 def nothing(token_mask: torch.Tensor | None = None, fresh: torch.Tensor | None = None) -> ForwardContext:
     places = torch.arange(1)
-    return ForwardContext(PositionIndex(PositionEncoding(), places, places), torch.zeros(1, 1), token_mask, fresh)
+    return ForwardContext(AttentionPositions(PositionEncoding(), places, places), torch.zeros(1, 1), token_mask, fresh)
 
 
 def test_one_step_by_hand():

@@ -162,7 +162,7 @@ def test_what_was_read_is_known_when_a_stage_is_taken_back(made):
     before = tree(made.path)
     Run.open(made.path).begin_rerun("pretrain")
     assert not (made.path / "report.json").exists()
-    Run.open(made.path).undo_rerun("pretrain")
+    Run.open(made.path).undo_unfinished_rerun("pretrain")
     assert tree(made.path) == before
     Run.open(made.path).write_report({"cores": 4})
     assert Run.open(made.path).report()["reading"] == made.reading

@@ -206,18 +206,18 @@ def test_both_may_be_moved_and_what_was_begun_is_not_begun_anew(tmp_path, monkey
     recipe = planned("sft@big/pretrain,dpo")
     list(run(recipe, "student", ["sft"]))
     monkeypatch.chdir(tmp_path)
-    assert Run.open("a/student").external_stage("big/pretrain").trained
+    assert Run.open("a/student").other_run_stage("big/pretrain").trained
     Run.open("a/student").branch("branch", recipe, ["sft"])
     assert Run.open("branch").original_locations["big/pretrain"] == str(tmp_path / "a" / "big" / "pretrain")
     (tmp_path / "a").rename(tmp_path / "b")
     monkeypatch.chdir(tmp_path / "b")
-    assert Run.open("student").external_stage("big/pretrain").trained
+    assert Run.open("student").other_run_stage("big/pretrain").trained
     list(rerun_stage("big", "pretrain", Pretrain(replace(tiny_recipe().stages["pretrain"].train, steps=3))))
     with pytest.raises(LabError, match="has changed since student was started with it"):
         Run.open("student").branch("another", recipe, ["sft"])
     (tmp_path / "b" / "big").rename(tmp_path / "b" / "gone")
     with pytest.raises(LabError, match="big/pretrain, which student starts from, is missing: there is no"):
-        Run.open("student").external_stage("big/pretrain")
+        Run.open("student").other_run_stage("big/pretrain")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from labkit.commands.main import main
 from labkit.errors import LabError
 from labkit.files import read_json
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import rerun_stage, run, undo_rerun
+from labkit.runs.pipeline import rerun_stage, run, undo_unfinished_rerun
 from labkit.runs.transactions import FolderTransaction
 from tests.faults import Killed, Kind, bury, faults, tree
 from tests.tiny_run import OTHER, RECIPE, STAGES, make, stub, weights
@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: list(rerun_stage(path, "ppo", replace(RECIPE.stages["ppo"], num_generations=3))),
         "ppo builds on reward, and reward is not finished",
     ),
-    "nothing to undo": (lambda path: undo_rerun(path, "sft"), "sft is not being trained again"),
+    "nothing to undo": (lambda path: undo_unfinished_rerun(path, "sft"), "sft is not being trained again"),
     "a branch in its place": (lambda path: make(RECIPE, path, ["sft"], build_on=path), "already contains a run"),
 }
 
@@ -211,7 +211,7 @@ def test_what_is_made_again_is_kept_until_it_is_finished(made, straight, tmp_pat
     begun(path)
     assert not Run.open(path).stage("sft").finished
     assert [stage["stage"] for stage in read_json(path / "report.json")["stages"]] == ["pretrain"]
-    undo_rerun(path, "sft")
+    undo_unfinished_rerun(path, "sft")
     assert tree(path) == before
     begun(path)
     with pytest.raises(LabError, match="sft is being trained again and not finished. Finish it first .* --undo"):
@@ -262,7 +262,7 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], None], Callable[[Path, Path], o
     "run": (start_new, lambda path, made: make(RECIPE, path)),
     "again": (start_made, lambda path, made: again(path)),
     "again twice": (start_begun, lambda path, made: again(path)),
-    "undo": (start_begun, lambda path, made: undo_rerun(path, "sft")),
+    "undo": (start_begun, lambda path, made: undo_unfinished_rerun(path, "sft")),
     "build on": (start_new, lambda path, made: make(RECIPE, path, ["sft"], build_on=made)),
 }
 

@@ -9,7 +9,7 @@ from labkit.model.transformer import Transformer
 from labkit.stages import SFT, StageInputs
 from labkit.text.chat import texts_with_leading_space
 from labkit.text.reading import Conversations, ReadReport
-from labkit.text.sources import PackedConversationSource
+from labkit.text.sources import PackedDocumentSource
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.config import TrainConfig
 from labkit.training.loop import fit
@@ -61,7 +61,7 @@ def test_the_labels_that_do_not_count_do_not_change_the_loss(stage_inputs):
 
 def test_instruction_files_are_packed_and_every_answer_comes_once_a_pass(real):
     tokenizer, source = real.tokenizer, STAGE.source(real, None)
-    assert isinstance(source, PackedConversationSource)
+    assert isinstance(source, PackedDocumentSource)
     turns = len(source.packed)
     assert turns < 25  # several conversations to a row
     labels = [
@@ -105,7 +105,7 @@ def test_conversations_that_do_not_fit_are_counted_said_and_left_out(real):
     assert "Longer than 32 tokens (train.max_length): 2 of 5 conversations; truncated: 1, left out: 1." in words[0]
     assert "Longer than 32 tokens (train.max_length): 1 of 4 held-out conversations; truncated: 1." in words[1]
     assert (
-        isinstance(source, PackedConversationSource)
+        isinstance(source, PackedDocumentSource)
         and all(any(answer) for _, answer in source.packed)
         and source.fit == (5, 1, 1)
     )

@@ -14,7 +14,7 @@ from labkit.text.chat import encode_documents
 from labkit.text.sources import (
     DocumentSource,
     EpochSampler,
-    PackedConversationSource,
+    PackedDocumentSource,
     RandomChunkSource,
     encode_corpus,
     pack_first_fit_decreasing,
@@ -42,9 +42,7 @@ def make(kind, rank=0, world_size=1, seed=3):
     if kind == "documents":
         return DocumentSource(TOKENIZER, read, 6, 24, seed=seed, num_documents=20, **shard)
     if kind == "packed":
-        return PackedConversationSource(
-            TOKENIZER, [read(index) for index in range(40)], 6, 48, "answers", seed, **shard
-        )
+        return PackedDocumentSource(TOKENIZER, [read(index) for index in range(40)], 6, 48, "answers", seed, **shard)
     return RandomChunkSource(IDS, 6, 16, seed, **shard)
 
 
@@ -120,7 +118,7 @@ def test_packing_loses_nothing_and_wastes_little():
 
 def test_no_documents_is_refused():
     with pytest.raises(LabError, match="no documents"):
-        PackedConversationSource(TOKENIZER, [], 2, 8)
+        PackedDocumentSource(TOKENIZER, [], 2, 8)
     with pytest.raises(LabError, match="no documents"):
         DocumentSource(TOKENIZER, read, 2, 8, num_documents=0)
 

@@ -362,16 +362,16 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ({"extra_flags": "'open"}, "cannot be read"),
         ({"extra_flags": 7}, "cannot be read"),
         ({"extra_flags": "--text a\0b"}, "cannot be read: there is a null character"),
-        ({"seed": -1}, "A seed must be a whole number from 0 to 4294967295, not -1"),
-        ({"seed": 2**40}, "A seed must be a whole number"),
-        ({"seed": float("nan")}, "A seed must be a whole number"),
-        ({"seed": "x"}, "A seed must be a whole number"),
+        ({"preset_seed": -1}, "A seed must be a whole number from 0 to 4294967295, not -1"),
+        ({"preset_seed": 2**40}, "A seed must be a whole number"),
+        ({"preset_seed": float("nan")}, "A seed must be a whole number"),
+        ({"preset_seed": "x"}, "A seed must be a whole number"),
         ({"stages": ["grpo"]}, "are not stages"),
         ({"stages": "dpo"}, "are not stages"),
         ({"stages": [["dpo"]]}, "are not stages"),
-        ({"source": {"a": 1}, "stages": ["dpo"]}, "There is no run"),
-        ({"source": "../x", "stages": ["dpo"]}, "There is no run"),
-        ({"source": ["mine"]}, "Choose the stages to train"),
+        ({"preset_or_run": {"a": 1}, "stages": ["dpo"]}, "There is no run"),
+        ({"preset_or_run": "../x", "stages": ["dpo"]}, "There is no run"),
+        ({"preset_or_run": ["mine"]}, "Choose the stages to train"),
         ({"name": "\ud83d"}, "is not a valid name for a run"),
         ({"name": None}, "is not a valid name for a run"),
     ],
@@ -379,7 +379,7 @@ def test_what_is_refused_changes_nothing(lab, act, message):
 def test_what_a_page_may_not_begin(lab, change, message):
     """It is said at once, in words, and no process is begun."""
     jobs = Idle(lab.folder)
-    given: dict[str, Any] = {"name": "new", "source": "smoke"} | change
+    given: dict[str, Any] = {"name": "new", "preset_or_run": "smoke"} | change
     with pytest.raises(LabError, match=message):
         manage.start_run(lab, jobs, **given)
     assert jobs.asked == []

@@ -232,10 +232,10 @@ def test_the_language_that_was_chosen_or_else_the_browsers(cookie, accept, speak
         assert shell.translate_message("mine is deleted.") == ("mine 已删除。" if speaks else "mine is deleted.")
         assert shell.translate_label("Failed") == ("失败" if speaks else "Failed")
         assert (
-            shell.advice_box_update("mine is deleted.")["elem_classes"] == "labkit-advice"
-            and not shell.advice_box_update("")["visible"]
+            shell.show_advice_or_hide_update("mine is deleted.")["elem_classes"] == "labkit-advice"
+            and not shell.show_advice_or_hide_update("")["visible"]
         )
-        assert shell.error_box_update("x")["elem_classes"] == "labkit-wrong"
+        assert shell.show_error_update("x")["elem_classes"] == "labkit-wrong"
     finally:
         shell.LocalContext.request.reset(token)
     assert not shell.is_page_in_chinese()  # outside of a page
@@ -261,4 +261,4 @@ def test_a_message_does_not_say_where_on_this_machine_things_lie():
         ("[Errno 28] No space left: '/tmp/a/b/c.json'", "[Errno 28] No space left: 'b/c.json'"),
         ("runs/mine and ./a/b/c and 3/4 and https://a.org/b/c", "runs/mine and ./a/b/c and 3/4 and https://a.org/b/c"),
     ]:
-        assert shell.translate_message(text) == shell.error_box_update(text)["value"] == shown
+        assert shell.translate_message(text) == shell.show_error_update(text)["value"] == shown

@@ -797,7 +797,7 @@ def test_menus_that_are_not_filled_yet_stand_for_what_they_will_say_first(lab, t
         source("tiny", "ppo", 0.5),
         source("other", "", 1.0),
     ]
-    assert preferences._chosen(Lab(lab.folder / "nowhere"), [None, None, 1.0] * 2)[0].name == ""
+    assert preferences._chosen(Lab(lab.folder / "nowhere"), [None, None, 1.0] * 2)[0].run_name == ""
 
 
 def test_the_two_models_at_first_are_two(lab, tmp_path):

@@ -31,7 +31,7 @@ from labkit.text.reading.files import (
     TEXT_ENDINGS,
     SourceFile,
     format_and_compression_suffix,
-    split_from_file_name,
+    split_from_name_or_empty,
 )
 from labkit.text.reading.json_values import parse_json_with_row_errors
 from labkit.text.reading.long_text import LONG, LongText
@@ -51,7 +51,7 @@ class SourceRow(NamedTuple):
     split: str = ""
 
 
-class Table(NamedTuple):
+class OpenedDataFile(NamedTuple):
     """What a file turned out to be. format: json, jsonl, csv, tsv, parquet or text (then there is one row, the text).
     warnings: what was odd. unused_parts: names of what is no rows.
     """
@@ -71,7 +71,7 @@ class NoRows(LabError):
         self.kind = kind
 
 
-def open_table(file: SourceFile) -> Table:
+def open_data_file(file: SourceFile) -> OpenedDataFile:
     """Look into a file and read it. Raises LabError for what is empty, binary, damaged or of no known kind.
 
     A long file of plain text stays on the disk, as a LongText, unless it is parted into documents.
@@ -81,7 +81,7 @@ def open_table(file: SourceFile) -> Table:
         return long
     data = read_bytes(file)
     if data.startswith(b"PAR1"):
-        return Table("parquet", None, _parquet_rows(data, file))
+        return OpenedDataFile("parquet", None, _parquet_rows(data, file))
     if format_and_compression_suffix(file.path) == ".parquet":
         refuse_binary_files(data, file.name)
         raise LabError(f"{file.name} is not a parquet file: it does not start like one. Is the download complete?")
@@ -95,7 +95,7 @@ def open_table(file: SourceFile) -> Table:
         numbered = (
             SourceRow(row, f"{file.name}, row {number}", file.split) for number, row in enumerate(rows, start=1)
         )
-        return Table(format, encoding, numbered, warnings)
+        return OpenedDataFile(format, encoding, numbered, warnings)
     _refuse_csv(text, file)
     if format_and_compression_suffix(file.path) in JSON_ENDINGS or looks_like_json_rows(text) and _is_json(text):
         return _json_table(text, encoding, warnings, file)
@@ -105,7 +105,7 @@ def open_table(file: SourceFile) -> Table:
         )
     if looks_like_json_rows(text):
         warnings += (f"{file.name} starts like JSON but is not valid JSON: it is read as plain text.",)
-    return Table("text", encoding, _documents(text, file), warnings)
+    return OpenedDataFile("text", encoding, _documents(text, file), warnings)
 
 
 def _is_json(text: str) -> bool:
@@ -130,7 +130,7 @@ def _refuse_csv(text: str, file: SourceFile) -> None:
         )
 
 
-def _long_table(file: SourceFile) -> Table | None:
+def _long_table(file: SourceFile) -> OpenedDataFile | None:
     """A file of one long plain text; None for any other."""
     if format_and_compression_suffix(file.path) not in TEXT_ENDINGS:
         return None
@@ -150,7 +150,7 @@ def _long_table(file: SourceFile) -> Table | None:
         return None
     replaced = f"{file.name}: {text.replaced} bytes not of {encoding} replaced by U+FFFD" if text.replaced else ""
     warnings = tuple(filter(None, (encoding_guess_warning(sample, encoding, file.name), replaced)))
-    return Table("text", encoding, [SourceRow(text, file.name, file.split)], warnings)
+    return OpenedDataFile("text", encoding, [SourceRow(text, file.name, file.split)], warnings)
 
 
 def _long_text(file: SourceFile, encoding: str, sample: bytes) -> LongText:
@@ -201,13 +201,13 @@ def looks_like_json_rows(text: str) -> bool:
     return re.match(r'\ufeff?\s*(\[\s*)*\{\s*"', text[:10_000]) is not None
 
 
-def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: SourceFile) -> Table:
+def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: SourceFile) -> OpenedDataFile:
     """JSON, or a JSON value a line, whatever the file is called."""
     try:
         value = parse_json_with_row_errors(text)
     except ValueError as error:
         if _is_lines(text) or _is_strings(text, file):
-            return Table("jsonl", encoding, _jsonl_rows(text, file), warnings)
+            return OpenedDataFile("jsonl", encoding, _jsonl_rows(text, file), warnings)
         raise LabError(
             f"{file.name} is not JSON: {error}. Is the file complete? JSON lines have one whole object a line."
         ) from error
@@ -218,7 +218,7 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: Sourc
     if isinstance(value, RowError):
         raise LabError(f"{file.name} {value}")
     if found is None and format_and_compression_suffix(file.path) in (".jsonl", ".ndjson"):
-        return Table("jsonl", encoding, [SourceRow(value, f"{file.name}, line 1", file.split)], warnings)
+        return OpenedDataFile("jsonl", encoding, [SourceRow(value, f"{file.name}, line 1", file.split)], warnings)
     if found is None:
         raise NoRows("no rows", f"{file.name} contains no list of rows.")
     if not any(part.rows for part in found.row_groups):
@@ -228,7 +228,9 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: Sourc
         for part in found.row_groups
         for number, row in enumerate(part.rows, start=1)
     ]
-    return Table("json", encoding, rows, warnings, tuple(f"{name} of {file.name}" for name in found.unused_parts))
+    return OpenedDataFile(
+        "json", encoding, rows, warnings, tuple(f"{name} of {file.name}" for name in found.unused_parts)
+    )
 
 
 def _is_lines(text: str, first: bool = True) -> bool:
@@ -285,7 +287,7 @@ def hub_splits(name: str) -> Mapping[str, Iterable[Any]]:
             f"{name} is not a file, and no data set of that name could be loaded from the hub: {error}"
         ) from error
     splits: Mapping[str, Iterable[Any]] = loaded if isinstance(loaded, dict) else {"train": loaded}
-    training = [split for split in splits if split_from_file_name(split) == "train"]
+    training = [split for split in splits if split_from_name_or_empty(split) == "train"]
     if len(training) > 1:
         raise LabError(
             f"{name} has several splits to train on, {', '.join(training)}; which is meant? Save that one as a file "
@@ -298,4 +300,4 @@ def hub_rows(name: str, splits: Mapping[str, Iterable[Any]]) -> Iterator[SourceR
     """The rows of all splits of a data set."""
     for split, rows in splits.items():
         for number, row in enumerate(rows, start=1):
-            yield SourceRow(row, f"{name}, {split} row {number}", split_from_file_name(split))
+            yield SourceRow(row, f"{name}, {split} row {number}", split_from_name_or_empty(split))

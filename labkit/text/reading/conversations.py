@@ -46,12 +46,12 @@ class Conversations(NamedTuple):
     reading: ReadReport
 
 
-def read_conversations(source: str | Path, held_out: float = 0.1) -> Conversations:
-    """Conversations from `source`, cleaned and split by whole conversations.
+def read_conversations(path_or_hub_name: str | Path, held_out: float = 0.1) -> Conversations:
+    """Conversations from `path_or_hub_name`, cleaned and split by whole conversations.
 
     Raises LabError as `read_unsplit_conversations` does, and when fewer than two are left, one of them to hold out.
     """
-    return split_conversations(read_unsplit_conversations(source), held_out)
+    return split_conversations(read_unsplit_conversations(path_or_hub_name), held_out)
 
 
 def split_conversations(items: ParsedRows[Document], held_out: float = 0.1) -> Conversations:
@@ -60,14 +60,14 @@ def split_conversations(items: ParsedRows[Document], held_out: float = 0.1) -> C
         raise LabError(
             f"{items.reading.source} contains one conversation; 2 different ones are needed, one to hold out."
         )
-    apart = normalize_given_splits(items.splits, items.reading)
+    apart = normalize_given_splits(items.split_per_row, items.reading)
     if apart is None:
         return Conversations(*split_held_out(items.values, held_out, key=_key), items.reading)
     return Conversations(*items.partition(apart), items.reading)
 
 
-def read_unsplit_conversations(source: str | Path) -> ParsedRows[Document]:
-    """All conversations of `source`, in its order, cleaned; equal ones once, held out where one of them is.
+def read_unsplit_conversations(path_or_hub_name: str | Path) -> ParsedRows[Document]:
+    """All conversations of `path_or_hub_name`, in its order, cleaned; equal ones once, held out where one of them is.
 
     A row is a list of messages, or has columns: `messages` (or conversations), a list of role and content (or from and
     value); or a question (instruction, prompt, question, query; with input or context) and its answer (output,
@@ -75,14 +75,14 @@ def read_unsplit_conversations(source: str | Path) -> ParsedRows[Document]:
     history, weight, and label beside prompt and completion (false: no good answer, dropped). Raises LabError for a
     source without such rows, or when most of them cannot be used.
     """
-    items = _answers_alone(parse_rows(source, _conversation))
+    items = _answers_alone(parse_rows(path_or_hub_name, _conversation))
     kept: dict[str, int] = {}
     copies: dict[int, int] = {}
-    for index in held_out_first_order(items.splits):
+    for index in held_out_first_order(items.split_per_row):
         first = kept.setdefault(_key(items.values[index]), index)
         if first != index:
             copies[index] = first
-    record_duplicates(copies, items.splits, items.reading)
+    record_duplicates(copies, items.split_per_row, items.reading)
     items = items.select(sorted(kept.values()))
     items.reading.finish_and_check(len(items.values))
     return items
@@ -248,7 +248,7 @@ def _answers_alone(items: ParsedRows[Document]) -> ParsedRows[Document]:
         document._replace(messages=(*document.messages[:-1], _after(*document.messages[-2:])))
         for document in items.values
     ]
-    return ParsedRows(values, items.splits, items.reading)
+    return ParsedRows(values, items.split_per_row, items.reading)
 
 
 def _after(asked: Message, answer: Message) -> Message:

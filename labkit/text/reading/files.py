@@ -45,13 +45,15 @@ class FoundFiles(NamedTuple):
     skipped: tuple[str, ...] = ()
 
 
-def find_files(source: str | Path) -> FoundFiles:
+def find_files(path_or_hub_name: str | Path) -> FoundFiles:
     """What there is to read in a source. Raises LabError when it is nothing, or a folder without a file to read."""
-    if re.match(r"[a-zA-Z][a-zA-Z\d+.-]+://", str(source)):
-        raise LabError(f"{source} is a URL. Download it and give the file, or name a hub data set OWNER/NAME.")
-    if not str(source).strip():
+    if re.match(r"[a-zA-Z][a-zA-Z\d+.-]+://", str(path_or_hub_name)):
+        raise LabError(
+            f"{path_or_hub_name} is a URL. Download it and give the file, or name a hub data set OWNER/NAME."
+        )
+    if not str(path_or_hub_name).strip():
         raise LabError("The name of the source is empty. Is a shell variable not set? Name a file.")
-    path = Path(source)
+    path = Path(path_or_hub_name)
     if broken := next((link for link in (path, *path.parents) if link.is_symlink() and not link.exists()), None):
         raise LabError(f"{broken} is a symbolic link to itself or to nothing. Name the file itself.")
     if path.is_dir():
@@ -62,10 +64,10 @@ def find_files(source: str | Path) -> FoundFiles:
         )
     if path.exists():
         return FoundFiles([SourceFile(path, path.name)])
-    is_name = re.fullmatch(r"\b[\w.-]+\b(/\b[\w.-]+\b)?(:[\w.-]+)?", str(source), re.ASCII)  # as the hub
+    is_name = re.fullmatch(r"\b[\w.-]+\b(/\b[\w.-]+\b)?(:[\w.-]+)?", str(path_or_hub_name), re.ASCII)  # as the hub
     if not is_name or format_and_compression_suffix(path) in ENDINGS:
         raise LabError(f"There is no file or folder {path}.")
-    return FoundFiles([], hub_name=str(source))
+    return FoundFiles([], hub_name=str(path_or_hub_name))
 
 
 def format_and_compression_suffix(path: Path) -> str:
@@ -74,7 +76,7 @@ def format_and_compression_suffix(path: Path) -> str:
     return Path(name.removesuffix(".gz")).suffix
 
 
-def split_from_file_name(name: str) -> str:
+def split_from_name_or_empty(name: str) -> str:
     """train-00000-of-00002 -> train; '' where a name is of no split."""
     first = re.match(r"[a-z]*", name.lower())
     word = first.group() if first else ""
@@ -110,7 +112,7 @@ def _folder(folder: Path) -> FoundFiles:
             f"{folder} has several splits to train on, {', '.join(splits.stage_train_splits)}; which is "
             f"meant? Put the files of one into a folder of their own."
         )
-    files = [file._replace(split=split) for file, split in zip(files, splits.splits, strict=True)]
+    files = [file._replace(split=split) for file, split in zip(files, splits.split_per_file, strict=True)]
     if not any(file.split == "train" for file in files):  # then a file called test is a file like any other
         files = [file._replace(split="") for file in files]
     return FoundFiles(files, skipped=tuple(passed_over))
@@ -119,7 +121,7 @@ def _folder(folder: Path) -> FoundFiles:
 class FileSplits(NamedTuple):
     """The split of each of some files, '' for none; and the splits to train on that name a stage, as train_sft."""
 
-    splits: list[str]
+    split_per_file: list[str]
     stage_train_splits: list[str]
 
 

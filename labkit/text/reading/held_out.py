@@ -52,14 +52,14 @@ def hold_out_texts(texts: Sequence[Text], share: float) -> tuple[list[Text], lis
     return train, validation
 
 
-def normalize_given_splits(splits: Sequence[str], reading: ReadReport) -> list[str] | None:
+def normalize_given_splits(split_per_row: Sequence[str], reading: ReadReport) -> list[str] | None:
     """The split of each row as its file names it -> train, validation or '' (not used) for each; None where the
     source has not both rows to train on and others to hold out.
 
     What is called validation is held out; without it, what is called test. Raises LabError where the source names a
     split to train on of which nothing is left; of any other it is said.
     """
-    names = set(splits)
+    names = set(split_per_row)
     _check_left(names, reading)
     apart = "validation" if "validation" in names else "test"
     if apart not in names:
@@ -67,27 +67,27 @@ def normalize_given_splits(splits: Sequence[str], reading: ReadReport) -> list[s
     if not names & {"train", ""}:
         reading.warnings.append(f"All rows are of the split {apart}: they are trained on, except a held-out part.")
         return None
-    held = count_with_noun(splits.count(apart), "row")
+    held = count_with_noun(split_per_row.count(apart), "row")
     reading.warnings.append(f"The split {apart} ({held}) is the held-out data.")
     if apart == "validation" and "test" in names:
-        reading.unused.append(f"split test ({count_with_noun(splits.count('test'), 'row')})")
-    return ["validation" if split == apart else "" if split == "test" else "train" for split in splits]
+        reading.unused.append(f"split test ({count_with_noun(split_per_row.count('test'), 'row')})")
+    return ["validation" if split == apart else "" if split == "test" else "train" for split in split_per_row]
 
 
-def held_out_first_order(splits: Sequence[str]) -> list[int]:
+def held_out_first_order(split_per_row: Sequence[str]) -> list[int]:
     """The places of rows in the order in which of equal ones the first is kept: a copy that is held out before one that
     is trained on, as else the held-out part would shrink to what training has not seen.
     """
     rank = {"validation": 0, "test": 1}
-    return sorted(range(len(splits)), key=lambda index: rank.get(splits[index], 2))
+    return sorted(range(len(split_per_row)), key=lambda index: rank.get(split_per_row[index], 2))
 
 
 def record_duplicates(
-    kept_by_copy: Mapping[int, int], splits: Sequence[str], reading: ReadReport, reason: str = "duplicate"
+    kept_by_copy: Mapping[int, int], split_per_row: Sequence[str], reading: ReadReport, reason: str = "duplicate"
 ) -> None:
     """Enter rows that are copies in the record. kept_by_copy: {a row: the row kept that it repeats}."""
     for index, kept in kept_by_copy.items():
-        apart = splits[kept] in ("validation", "test") and splits[index] != splits[kept]
+        apart = split_per_row[kept] in ("validation", "test") and split_per_row[index] != split_per_row[kept]
         reading.drop("held out too" if apart else reason)
 
 

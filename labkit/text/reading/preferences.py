@@ -36,12 +36,13 @@ class Preferences(NamedTuple):
     reading: ReadReport
 
 
-def read_preferences(source: str | Path, held_out: float = 0.1) -> Preferences:
-    """Preference pairs from `source`, cleaned and split by prompts, so that no held-out prompt was trained on.
+def read_preferences(path_or_hub_name: str | Path, held_out: float = 0.1) -> Preferences:
+    """Preference pairs from `path_or_hub_name`, cleaned and split by prompts, so that no held-out prompt was trained
+    on.
 
     Raises LabError as `read_unsplit_preferences` does, and when there is one prompt only.
     """
-    return split_preferences(read_unsplit_preferences(source), held_out)
+    return split_preferences(read_unsplit_preferences(path_or_hub_name), held_out)
 
 
 def split_preferences(items: ParsedRows[PreferencePair], held_out: float = 0.1) -> Preferences:
@@ -53,7 +54,7 @@ def split_preferences(items: ParsedRows[PreferencePair], held_out: float = 0.1) 
             f"{source}: all {len(items.values)} pairs have the same prompt, so none can be held out whose prompt was "
             f"not trained on; at least 2 prompts are needed."
         )
-    apart = normalize_given_splits(items.splits, items.reading)
+    apart = normalize_given_splits(items.split_per_row, items.reading)
     if apart is None:
         _, chosen = split_held_out(prompts, held_out, key=str)
         held = set(chosen)
@@ -72,9 +73,9 @@ def split_preferences(items: ParsedRows[PreferencePair], held_out: float = 0.1) 
     return Preferences(free, validation, items.reading)
 
 
-def read_unsplit_preferences(source: str | Path) -> ParsedRows[PreferencePair]:
-    """All pairs of `source`, in its order, cleaned. A pair that stands there again is another vote, and stays; so does
-    its reverse.
+def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[PreferencePair]:
+    """All pairs of `path_or_hub_name`, in its order, cleaned. A pair that stands there again is another vote, and
+    stays; so does its reverse.
 
     A row has the columns chosen and rejected (or preferred_output and non_preferred_output) and one of prompt,
     instruction, question, query or messages; each is a text, a message or messages. Without a prompt column it is what
@@ -83,9 +84,9 @@ def read_unsplit_preferences(source: str | Path) -> ParsedRows[PreferencePair]:
     without such rows, or when most of them cannot be used.
     """
     numbering, suspects = IndexBase(), AnswerReferenceCheck()
-    items = parse_rows(source, partial(_pair, numbering, suspects))
+    items = parse_rows(path_or_hub_name, partial(_pair, numbering, suspects))
     if not numbering.is_consistent:
-        items = parse_rows(source, partial(_pair, IndexBase(numbering.remaining_bases), suspects))
+        items = parse_rows(path_or_hub_name, partial(_pair, IndexBase(numbering.remaining_bases), suspects))
     suspects.raise_if_all_are_references(items.reading.source)
     items.reading.finish_and_check(len(items.values))
     asked = [pair.prompt[-1].content for pair in items.values]
@@ -97,7 +98,7 @@ def read_unsplit_preferences(source: str | Path) -> ParsedRows[PreferencePair]:
         PreferencePair(pair.prompt, *(strip_repeated_question(side, text) for side in (pair.chosen, pair.rejected)))
         for pair, text in zip(items.values, asked, strict=True)
     ]
-    return ParsedRows(pairs, items.splits, items.reading)
+    return ParsedRows(pairs, items.split_per_row, items.reading)
 
 
 def _pair(

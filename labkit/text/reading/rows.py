@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from labkit.errors import LabError
 from labkit.text.reading.columns import MEDIA, WEIGHTS, ColumnsSeen, TrackedRow, is_empty
-from labkit.text.reading.containers import NoRows, SourceRow, Table, hub_rows, hub_splits, open_table
-from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, SourceFile, find_files, split_from_file_name
+from labkit.text.reading.containers import NoRows, OpenedDataFile, SourceRow, hub_rows, hub_splits, open_data_file
+from labkit.text.reading.files import SPLITS, TABLE_ENDINGS, SourceFile, find_files, split_from_name_or_empty
 from labkit.text.reading.report import FileRead, ReadReport, RowError
 from labkit.text.reading.values import removed_characters, shorten_repr, unread_message_keys
 from labkit.world import Message
@@ -28,15 +28,15 @@ Convert = Callable[[Any, ReadReport], tuple[T, TrackedRow | None]]
 
 @dataclass(frozen=True)
 class ParsedRows(Generic[T]):
-    """What was understood, in the order of the source. splits: train, validation, test or '' for each."""
+    """What was understood, in the order of the source. split_per_row: train, validation, test or '' for each."""
 
     values: list[T]
-    splits: list[str]
+    split_per_row: list[str]
     reading: ReadReport
 
     def select(self, indices: Sequence[int]) -> ParsedRows[T]:
         """These of them."""
-        return ParsedRows([self.values[i] for i in indices], [self.splits[i] for i in indices], self.reading)
+        return ParsedRows([self.values[i] for i in indices], [self.split_per_row[i] for i in indices], self.reading)
 
     def partition(self, split_names: Sequence[str]) -> tuple[list[T], list[T]]:
         """(train, validation), by the part that each belongs to; '' to neither."""
@@ -44,17 +44,17 @@ class ParsedRows(Generic[T]):
         return train, [value for value, part in zip(self.values, split_names, strict=True) if part == "validation"]
 
 
-def parse_rows(source: str | Path, convert: Convert[T], include_plain_text: bool = False) -> ParsedRows[T]:
+def parse_rows(path_or_hub_name: str | Path, convert: Convert[T], include_plain_text: bool = False) -> ParsedRows[T]:
     """Every row of a source, converted. A row that `convert` refuses is counted in the record, with its place.
     include_plain_text: whether files of plain text are rows too.
 
     Raises LabError for a source that is not there, or most of whose files are damaged. Whether enough rows are left is
     for `ReadReport.finish_and_check` to say.
     """
-    reading = ReadReport(str(source))
-    values, splits = [], []
+    reading = ReadReport(str(path_or_hub_name))
+    values, split_per_row = [], []
     seen, contents = ColumnsSeen(), Counter[int]()
-    for row in iterate_rows(source, reading, include_plain_text):
+    for row in iterate_rows(path_or_hub_name, reading, include_plain_text):
         reading.read += 1
         split = row.split or _row_split(row.value)
         reading.splits[split] += 1
@@ -66,7 +66,7 @@ def parse_rows(source: str | Path, convert: Convert[T], include_plain_text: bool
             reading.drop(error.reason, row.location, str(error))
             continue
         values.append(value)
-        splits.append(split)
+        split_per_row.append(split)
         contents[len(reading.files) - 1] += hash(value)
         if columns is not None:
             columns.used |= {"split"} if split else set()
@@ -75,7 +75,7 @@ def parse_rows(source: str | Path, convert: Convert[T], include_plain_text: bool
     reading.unused += seen.describe_unused()
     reading.unused += [f"key {key} ({count:,} times)" for key, count in reading.unread_turn_keys.items()]
     reading.warnings += [f"{count:,} row{'s' * (count > 1)}: {words}" for words, count in reading.row_remarks.items()]
-    return ParsedRows(values, splits, reading)
+    return ParsedRows(values, split_per_row, reading)
 
 
 def _copies(files: Sequence[FileRead], contents: Mapping[int, int]) -> Iterator[str]:
@@ -149,21 +149,21 @@ def record_turn_remarks(reading: ReadReport, messages: Sequence[Message], fields
         ] += 1
 
 
-def iterate_rows(source: str | Path, reading: ReadReport, include_plain_text: bool) -> Iterator[SourceRow]:
+def iterate_rows(path_or_hub_name: str | Path, reading: ReadReport, include_plain_text: bool) -> Iterator[SourceRow]:
     """The rows of all files of a source, which are entered in the record as they are read."""
-    found = find_files(source)
+    found = find_files(path_or_hub_name)
     reading.unused += found.skipped
     if found.hub_name:
         splits = hub_splits(found.hub_name)
         for split in splits:
-            reading.splits[split_from_file_name(split)] += 0
+            reading.splits[split_from_name_or_empty(split)] += 0
         yield from _counted(hub_rows(found.hub_name, splits), FileRead(found.hub_name, "hub data set", None), reading)
         return
     damaged: list[LabError] = []
     for file in found.files:
         reading.splits[file.split] += 0
         try:
-            table = open_table(file)
+            table = open_data_file(file)
             if table.format == "text" and not include_plain_text:
                 kinds = ", ".join(TABLE_ENDINGS)
                 words = f"{file.name} is plain text; this kind of data is read from {kinds}."
@@ -191,5 +191,5 @@ def _counted(rows: Iterable[SourceRow], entry: FileRead, reading: ReadReport) ->
         yield row
 
 
-def _entry(file: SourceFile, table: Table) -> FileRead:
+def _entry(file: SourceFile, table: OpenedDataFile) -> FileRead:
     return FileRead(file.name, table.format, table.encoding)

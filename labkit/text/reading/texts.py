@@ -26,36 +26,36 @@ class Texts(NamedTuple):
     reading: ReadReport
 
 
-def read_texts(source: str | Path, held_out: float = 0.1) -> Texts:
-    """Plain text from `source`, cleaned and split: about a tenth of its characters is held out.
+def read_texts(path_or_hub_name: str | Path, held_out: float = 0.1) -> Texts:
+    """Plain text from `path_or_hub_name`, cleaned and split: about a tenth of its characters is held out.
 
     Raises LabError as `read_unsplit_texts` does, and when there is too little to hold out.
     """
-    return split_texts(read_unsplit_texts(source), held_out)
+    return split_texts(read_unsplit_texts(path_or_hub_name), held_out)
 
 
 def split_texts(items: ParsedRows[Text], held_out: float = 0.1) -> Texts:
     """Documents parted as their source has it, else by size. Raises LabError where they are too short."""
-    apart = normalize_given_splits(items.splits, items.reading)
+    apart = normalize_given_splits(items.split_per_row, items.reading)
     if apart is None:
         return Texts(*hold_out_texts(items.values, held_out), items.reading)
     return Texts(*items.partition(apart), items.reading)
 
 
-def read_unsplit_texts(source: str | Path) -> ParsedRows[Text]:
-    """All documents of `source`, in its order, cleaned, without duplicates and near-duplicates: of two the
+def read_unsplit_texts(path_or_hub_name: str | Path) -> ParsedRows[Text]:
+    """All documents of `path_or_hub_name`, in its order, cleaned, without duplicates and near-duplicates: of two the
     one that is held out is kept.
 
     A file of plain text is one document, or several between lines of <|endoftext|>; a row of a table is one: a text by
     itself, or what stands in its column text, content, story or document. Raises LabError for a source without text,
     or when most of its rows cannot be used.
     """
-    items = parse_rows(source, _text, include_plain_text=True)
+    items = parse_rows(path_or_hub_name, _text, include_plain_text=True)
     exact, near = (
-        find_duplicates(items.values, held_out_first_order(items.splits)) if len(items.values) > 1 else ({}, {})
+        find_duplicates(items.values, held_out_first_order(items.split_per_row)) if len(items.values) > 1 else ({}, {})
     )
-    record_duplicates(exact, items.splits, items.reading)
-    record_duplicates(near, items.splits, items.reading, "near duplicate")
+    record_duplicates(exact, items.split_per_row, items.reading)
+    record_duplicates(near, items.split_per_row, items.reading, "near duplicate")
     items = items.select([index for index in range(len(items.values)) if index not in exact and index not in near])
     items.reading.finish_and_check(len(items.values))
     return items

@@ -81,9 +81,9 @@ def field_to_text(value: Any) -> str:
 
 
 class CleanedText(str):
-    """A cleaned text. removed: how many characters cleaning took away, its ends included."""
+    """A cleaned text. removed_characters: how many characters cleaning took away, its ends included."""
 
-    removed = 0
+    removed_characters: int = 0
 
 
 def clean_field(value: Any) -> CleanedText:
@@ -94,7 +94,7 @@ def clean_field(value: Any) -> CleanedText:
     raw = field_to_text(value)
     text = re.sub(r"\A\s*\n", "", clean_text(raw)).rstrip()
     cleaned = CleanedText(text[1:] if re.match(r" \S", text) else text)
-    cleaned.removed = max(0, len(raw) - len(cleaned))
+    cleaned.removed_characters = max(0, len(raw) - len(cleaned))
     return cleaned
 
 
@@ -102,13 +102,13 @@ def join_with_blank_line(parts: Iterable[CleanedText]) -> CleanedText:
     """Some texts as one, with an empty line between those that are not empty."""
     parts = list(parts)
     joined = CleanedText("\n\n".join(filter(None, parts)))
-    joined.removed = sum(part.removed for part in parts)
+    joined.removed_characters = sum(part.removed_characters for part in parts)
     return joined
 
 
 def removed_characters(text: str) -> int:
     """How many characters cleaning took away from a text."""
-    return text.removed if isinstance(text, CleanedText) else 0
+    return text.removed_characters if isinstance(text, CleanedText) else 0
 
 
 def field_to_messages(value: Any) -> tuple[Message, ...] | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from labkit.errors import LabError
 from labkit.text.reading.columns import HISTORIES, KNOWN
-from labkit.text.reading.files import split_from_file_name
+from labkit.text.reading.files import split_from_name_or_empty
 from labkit.text.reading.report import RowError
 
 DEPTH = 3
@@ -105,16 +105,18 @@ def _named(lists: Mapping[str, list[Any]], value: Mapping[str, Any]) -> FoundRow
     """The only list of rows, or the lists that are named as splits are."""
     if not lists:
         return None
-    training = [name for name in lists if split_from_file_name(name) == "train"]
-    empty = [name for name, rows in value.items() if split_from_file_name(name) == "train" and rows == []]
-    if empty and not training and any(map(split_from_file_name, lists)):
+    training = [name for name in lists if split_from_name_or_empty(name) == "train"]
+    empty = [name for name, rows in value.items() if split_from_name_or_empty(name) == "train" and rows == []]
+    if empty and not training and any(map(split_from_name_or_empty, lists)):
         raise LabError(f"contains nothing to train on: its split {empty[0]} is empty. Give rows to train on.")
     if len(training) > 1:
         raise LabError(f"contains several splits to train on, {', '.join(training)}; which is meant? Keep one of them.")
-    if len(lists) > 1 and not all(map(split_from_file_name, lists)):
+    if len(lists) > 1 and not all(map(split_from_name_or_empty, lists)):
         names = ", ".join(lists)
         raise LabError(f"contains several lists, {names}; which is meant? Keep one, or make a file of each.")
-    parts = [RowGroup(rows, name if len(lists) > 1 else "", split_from_file_name(name)) for name, rows in lists.items()]
+    parts = [
+        RowGroup(rows, name if len(lists) > 1 else "", split_from_name_or_empty(name)) for name, rows in lists.items()
+    ]
     return FoundRowGroups(parts, [f"part {name}" for name in value if name not in lists])
 
 
@@ -128,7 +130,7 @@ def _from_columns(value: Mapping[str, Any]) -> list[Any] | None:
         if all(isinstance(row, list) and len(row) == len(columns) for row in data):
             return [dict(zip(columns, row, strict=True)) for row in data]
     inside = list(value.values())
-    if len(inside) > 1 and all(map(_is_column, inside)) and not any(map(split_from_file_name, value)):
+    if len(inside) > 1 and all(map(_is_column, inside)) and not any(map(split_from_name_or_empty, value)):
         if len(set(map(len, inside))) == 1:
             return [dict(zip(value, row, strict=True)) for row in zip(*inside, strict=True)]
     if inside and all(isinstance(column, Mapping) and column for column in inside):

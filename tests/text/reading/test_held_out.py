@@ -83,7 +83,7 @@ def test_a_prompt_that_the_source_holds_out_is_not_trained_on(tmp_path):
 
 
 def splits_of(*names):
-    return dict(zip(names, file_splits([Path(name) for name in names]).splits, strict=True))
+    return dict(zip(names, file_splits([Path(name) for name in names]).split_per_file, strict=True))
 
 
 @pytest.mark.parametrize(
