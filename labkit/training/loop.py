@@ -295,7 +295,8 @@ class _Loop:
         before = {"device": "cpu", **state["arithmetic"]}  # of older checkpoints, which do not say
         differing = [name for name, value in self._arithmetic().items() if before.get(name) != value]
         if differing:
-            warn_once(f"Resuming with a different {', '.join(differing)}: the last bits of the results may differ.")
+            changed = ", ".join(differing)
+            warn_once(f"Since the checkpoint was saved, these changed: {changed}. The last bits of results may differ.")
         if saved.sharded or self.engine.gathers:
             saved.load_into(self.model, self.optimizer.tensors())
         else:

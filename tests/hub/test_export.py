@@ -132,7 +132,7 @@ def test_on_the_command_line(run, tmp_path, capsys):
     folder = str(tmp_path / "away")
     assert main(["export", str(run.path), folder, "--stage", "ppo"]) == 0
     assert capsys.readouterr().out == f"Written: {folder}\n"
-    assert main(["export", str(run.path), folder]) == 2 and "holds something already" in capsys.readouterr().err
+    assert main(["export", str(run.path), folder]) == 2 and "is not empty" in capsys.readouterr().err
     assert main(["export", str(run.path), folder + "2", "--stage", "reward"]) == 2
     assert "reward model" in capsys.readouterr().err
 
