@@ -229,6 +229,13 @@ def check_memory_available(num_bytes: float, what: str, device: torch.device | N
         raise LabError(f"{what} takes {num_bytes / 1e9:,.0f} GB of memory; {where} has {there / 1e9:,.0f}.")
 
 
+def free_memory_bytes(device: torch.device) -> int:
+    """What can still be allocated: of a GPU's memory, else of this machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice: Python's, the GPU's, or the processor's or mps's, which torch
     raises as a RuntimeError like any other.

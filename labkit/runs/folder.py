@@ -338,14 +338,15 @@ class Run:
         """The run's tokenizer. Raises LabError when it is not there yet."""
         return Tokenizer.load(self.path)
 
-    def model(self, stage: str | None = None) -> Transformer:
+    def model(self, stage: str | None = None, device: torch.device | None = None) -> Transformer:
         """The model after `stage`, which may be one of another run (RUN/STAGE); after the last finished one when None.
+        device: see `StageFolder.model`.
 
         Raises LabError where there is none, and for another run's that reads other tokens.
         """
         if is_external(stage):
-            return self.external_stage(str(stage)).model()
-        return (self.stage(stage) if stage else self.latest_language_model_stage()).model()
+            return self.external_stage(str(stage)).model(device)
+        return (self.stage(stage) if stage else self.latest_language_model_stage()).model(device)
 
     def external_stage(self, stage: str) -> StageFolder:
         """A stage of another run, RUN/STAGE, as this run was begun with it. Raises LabError where there is none, where

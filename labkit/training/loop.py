@@ -69,8 +69,9 @@ def fit(
     weights), when no label counts, when the disk is full and when the folder is of another recipe.
 
     On several processes (see `labkit.training.engine`) all of them come here, and end together. By FSDP2 the weights
-    are back in `model` at the end only: after a `break`, or an error, they are in the last checkpoint. A `break` saves
-    one only where no process needs the others for it; to stop all after the same step, throw `StopTraining`.
+    are back in `model` at the end only, on the main process's CPU: after a `break`, or an error, they are in the last
+    checkpoint. A `break` saves one only where no process needs the others for it; to stop all after the same step,
+    throw `StopTraining`.
     """
     with _explain_memory(config):
         loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe, seed)
