@@ -112,10 +112,7 @@ def main() -> None:
         train = replace(stages(int(steps), "muon")["ppo"].train, checkpoint_every=3)  # every other one inside a rollout
         found = trained(PPO(train, max_new_tokens=10), stage_inputs, Path(*folder))
     elif what == "bf16":
-        with (
-            mock.patch("labkit.machine.has_bf16", return_value=True),
-            mock.patch("labkit.training.loop.has_bf16", return_value=True),
-        ):
+        with mock.patch("labkit.machine.has_bf16", return_value=True):
             found = in_bf16(stage_inputs, int(steps))
     else:
         for strategy in ("ddp", "fsdp") if processes.num_processes > 1 else ("ddp",):

@@ -92,7 +92,7 @@ def main() -> int:
     limit_data(float(times) * weights)
     try:
         torch.manual_seed(0)
-        with mock.patch("labkit.training.loop.has_bf16", return_value=True):
+        with mock.patch("labkit.machine.has_bf16", return_value=True):
             for record in fit(Transformer(SHAPE), Random(), next_token_objective, train):
                 print(record.step, record.loss)
     except LabError as error:

@@ -25,5 +25,5 @@ def parse_options(options: type[T], command: str, arguments: list[str], descript
     """
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
     parsed: T = flags.parse_flags(options, prog, arguments, config=config, description=description)
-    check_fields(parsed)
+    check_fields(parsed, flags=True)
     return parsed

@@ -60,8 +60,10 @@ DECIDE_TOKENIZER = ("seed", "tinyworld_size", "tokenizer", "text", "instructions
 
 @dataclass(frozen=True)
 class Devices:
-    """What trains. parallel: how a model is shared. speed: of one device. link: bytes that it sends each second; None
-    where that is not known. bf16: whether its products are in bf16 where the recipe says so.
+    """What trains. parallel: how a model is shared. speed: of one device; generation_speed: of one that generates
+    tokens one by one, the same when None. link: bytes that it sends each second; None where that is not known. bf16:
+    whether its products are in bf16 where the recipe says so. cpu: whether it is a processor, in whose memory a model
+    is whole before it is sharded, and after.
     """
 
     speed: DeviceSpeed
@@ -69,6 +71,8 @@ class Devices:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     link: float | None = None
     bf16: bool = False
+    generation_speed: DeviceSpeed | None = None
+    cpu: bool = True
 
 
 class StageEstimate(NamedTuple):
@@ -76,7 +80,7 @@ class StageEstimate(NamedTuple):
 
     parameter_count: how many numbers are trained. step: of training. frozen: bytes of the models that are read beside.
     cache: bytes of keys and values while answers are sampled. peak_bytes: the most at any moment, of step, sampling,
-    and the start and end, where each process has the whole weights. Seconds: of a step's computation, sampling (its
+    and on a CPU the start and end, where the whole weights are there. Seconds: of a step's computation, sampling (its
     share in a step), data and communication, the last None where the link is not known.
     """
 
@@ -107,16 +111,20 @@ class StageEstimate(NamedTuple):
 
 
 def estimate_stages(
-    recipe: Recipe, devices: Devices, stages: Sequence[str] | None = None, run: Run | None = None
+    recipe: Recipe,
+    devices: Devices,
+    stages: Sequence[str] | None = None,
+    run: Run | None = None,
+    batches: int = BATCHES,
 ) -> list[StageEstimate]:
-    """The stages of a recipe in order, or those named. run: that the recipe is of, or was changed from. Raises LabError
-    for what the stages refuse, and for what the run reads and is gone.
+    """The stages of a recipe in order, or those named, each from so many of its batches. run: that the recipe is of, or
+    was changed from. Raises LabError for what the stages refuse, and for what the run reads and is gone.
     """
     make = stage_inputs_maker(recipe, devices.count, run=run)
     found = []
     for name in stages or recipe.stages:
         stage, data = make(name, stand_in_model)
-        found.append(estimate_stage(name, stage, data, make(name, without_numbers)[1], devices))
+        found.append(estimate_stage(name, stage, data, make(name, without_numbers)[1], devices, batches))
     return found
 
 
@@ -253,12 +261,17 @@ def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> Prefer
     return PreferenceSplit(pairs, pairs)
 
 
-def estimate_stage(name: str, stage: Stage, data: StageInputs, inputs: StageInputs, devices: Devices) -> StageEstimate:
-    """One stage. data: its inputs with a stand-in model; inputs: the same with models without numbers."""
-    batches, data_seconds = make_batches(stage, data)
+def estimate_stage(
+    name: str, stage: Stage, data: StageInputs, inputs: StageInputs, devices: Devices, count: int = BATCHES
+) -> StageEstimate:
+    """One stage, from `count` batches. data: its inputs with a stand-in model; inputs: the same with models without
+    numbers.
+    """
+    batches, data_seconds = make_batches(stage, data, count)
     _check_batch(name, batches[0], stage.rollouts() is not None)
     sizes = [batch.inputs.numel() for batch in batches]
     widest = batches[sizes.index(max(sizes))]
+    width = statistics.mean(sizes) / max(sizes)
     true_share = widest.mask.float().mean().item()
     parallel, processes, speed = devices.parallel, devices.count, devices.speed
     bf16, train, rollouts = devices.bf16 and stage.train.precision == "bf16", stage.train, stage.rollouts()
@@ -269,6 +282,7 @@ def estimate_stage(name: str, stage: Stage, data: StageInputs, inputs: StageInpu
         step = count_step(model, widest, stage.objective, train, parallel=parallel, processes=processes, **options)
         beside = sum(model_bytes(one, processes if sharded else 1) for one in frozen.values())
         whole = model_bytes(model) + sum(map(model_bytes, frozen.values()))
+        ends = whole + step.parameters if sharded and devices.cpu else 0
         sampling, held = Sampling(), step.parameters + step.optimizer_state + beside
         if rollouts is not None:
             actor: Any = stage.result_model(model)
@@ -285,24 +299,27 @@ def estimate_stage(name: str, stage: Stage, data: StageInputs, inputs: StageInpu
         step,
         beside,
         sampling.cache,
-        max(step.peak_bytes + beside, sampling.peak_bytes, whole + step.parameters if sharded else 0),
+        max(step.peak_bytes + beside, sampling.peak_bytes, ends),
         train.steps,
-        speed.seconds(step.work) * statistics.mean(sizes) / max(sizes),
-        speed.seconds(sampling.work) * rollouts_a_step,
+        speed.seconds(step.work) * width,
+        sampling.seconds(speed, devices.generation_speed or speed, width) * rollouts_a_step,
         0.0 if rollouts else data_seconds * batches_a_step,
         sent / devices.link if devices.link else None if sent else 0.0,
     )
 
 
-def make_batches(stage: Stage, data: StageInputs) -> tuple[list[Any], float]:
-    """Batches of a stage whose models are stand-ins, and the seconds that one takes to make."""
+def make_batches(stage: Stage, data: StageInputs, count: int) -> tuple[list[Any], float]:
+    """Batches of a stage whose models are stand-ins, each of another rollout where it samples, and the seconds that one
+    takes to make.
+    """
     model = stage.initial_model(data).to(accelerator().device)
-    source = stage.source(data, model)
+    source, rollouts = stage.source(data, model), stage.rollouts()
+    apart = rollouts.steps * stage.train.gradient_accumulation_steps if rollouts else 1
     batches, taken = [], []
-    for step in range(1 if stage.rollouts() else BATCHES):
-        start = time.process_time()
-        batches.append(send_to_device(source.next_batch(model, step), "cpu"))
-        taken.append(time.process_time() - start)
+    for index in range(count):
+        start = time.perf_counter()
+        batches.append(send_to_device(source.next_batch(model, index * apart), "cpu"))
+        taken.append(time.perf_counter() - start)
     return batches, statistics.median(taken)
 
 
@@ -319,16 +336,25 @@ def _check_batch(stage: str, batch: Any, samples: bool) -> None:
 
 
 class Sampling(NamedTuple):
-    """What a rollout takes: bytes of keys and values, the most bytes at any moment, the work, and what is sent."""
+    """What a rollout takes: bytes of keys and values, the most bytes at any moment, what is sent; and the work of
+    generating tokens one by one, of reading whole rows, and of copying what is gathered.
+    """
 
     cache: float = 0.0
     peak_bytes: float = 0.0
-    work: Work = Work()
     sent_bytes: float = 0.0
+    generating: Work = Work()
+    reading: Work = Work()
+    copying: Work = Work()
 
     def gathering(self, size: float, processes: int) -> Sampling:
         """The same where so many bytes of weights have to be gathered."""
-        return self._replace(work=self.work.plus(copied(size)), sent_bytes=sent_bytes(size, processes))
+        return self._replace(copying=copied(size), sent_bytes=sent_bytes(size, processes))
+
+    def seconds(self, speed: DeviceSpeed, generation_speed: DeviceSpeed, width: float) -> float:
+        """width: of the rows that are read, as a share of what was counted."""
+        whole_rows = speed.seconds(self.reading) * width + speed.seconds(self.copying)
+        return generation_speed.seconds(self.generating) + whole_rows
 
 
 def count_sampling(
@@ -356,15 +382,15 @@ def count_sampling(
         cache = counter.live_bytes - held
         prompts = torch.zeros(rows, width - new, dtype=torch.int64)
         actor.hidden_states(prompts, None, torch.ones_like(prompts, dtype=torch.bool), state)
-        before = counter.work
+        reading, counter.work, counter.moves_operands = counter.work, Work(), True
         x = actor.hidden_states(prompts[:, :1], None, None, state)
         sample_by_inverse_cdf(actor.logits(x).squeeze(1).float(), torch.zeros(rows))
-        work = counter.work.plus(counter.work.plus(before, -1), new - 1)
-        del state, x, before
-        counter.work = Work()
+        generating = Work().plus(counter.work, new)
+        del state, x
+        counter.work, counter.moves_operands = reading, False
         for one in readers:
             _read(one, batch)
-    return Sampling(cache, counter.peak_bytes, work.plus(counter.work))
+    return Sampling(cache, counter.peak_bytes, generating=generating, reading=counter.work)
 
 
 def _read(model: Any, batch: Any) -> None:

@@ -44,7 +44,7 @@ def format_tyro_error(tyro_output: str, prog: str) -> str:
         known = ", ".join(one.strip(" '") for one in choice[3].split(","))
         return f"{choice[2]} can be {known}, not {choice[1]}."
     if without:
-        return f"{without[1]} needs a value."
+        return f"{without[1]} needs a value; one that begins with a dash stands behind =: {without[1]}=-1"
     if first.startswith("Unrecognized options: "):
         return _unknown(first.partition(": ")[2].split(", "), more, prog)
     if first.startswith("Missing from "):

@@ -44,7 +44,7 @@ from labkit.runs.transactions import (
 )
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import Tokenizer
-from labkit.training.weights import hash_weights, weights_file
+from labkit.training.weights import check_index_is_there, hash_weights, weights_file
 
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
 """The files with which a run begins."""
@@ -329,6 +329,8 @@ class Run:
 
     def latest_language_model_stage(self) -> StageFolder:
         """The last stage that has a language model. Raises LabError when none has."""
+        for stage in self.stages:
+            check_index_is_there(stage.path)
         trained = [stage for stage in self.stages if stage.trained and stage.generates_text]
         if not trained:
             raise LabError(f"{self.path} has no model yet. Resume the run: labkit run --out {self.path} --resume")

@@ -28,7 +28,7 @@ def parse_known_args(
     settings: dict[str, Any] = {} if default is None else {"default": default}
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
     parsed, rest = flags.parse_flags(options, prog, arguments, config=config, return_unknown_args=True, **settings)
-    check_fields(parsed)
+    check_fields(parsed, flags=True)
     return parsed, rest
 
 

@@ -18,7 +18,15 @@ from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.stages import Stage
 from labkit.training.checkpoints import Checkpoints, read_records
-from labkit.training.weights import hash_weights, link_weights, load_weights, weights_file, write_tensors, write_weights
+from labkit.training.weights import (
+    check_index_is_there,
+    hash_weights,
+    link_weights,
+    load_weights,
+    weights_file,
+    write_tensors,
+    write_weights,
+)
 
 M = TypeVar("M", Transformer, RewardModel)
 
@@ -108,6 +116,7 @@ class StageFolder:
     def model_config(self) -> ModelConfig:
         """The shape of the model. Raises LabError when it is not there, or was trained with another tokenizer."""
         if not self.trained:
+            check_index_is_there(self.path)
             raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
         now = self._tokenizer()
         if self.result and self.result.get("tokenizer", now) != now:

@@ -47,9 +47,13 @@ def map_full_tensors(
     return made
 
 
-def _rows(shape: torch.Size) -> int:
+def rows_per_shard(rows: int, processes: int) -> int:
     """Of each shard but the last ones, which may be shorter or empty."""
-    return -(-shape[0] // dist.get_world_size())
+    return -(-rows // processes)
+
+
+def _rows(shape: torch.Size) -> int:
+    return rows_per_shard(shape[0], dist.get_world_size())
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
