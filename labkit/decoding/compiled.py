@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +63,7 @@ class StaticKVCache(NamedTuple):
 class StaticState(State):
     """A State of such blocks; what is not filled yet is hidden by its mask."""
 
-    cache_position: Tensor = torch.zeros(1, dtype=torch.int64)
+    cache_position: Tensor = field(kw_only=True)
 
     def append(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
         self.mask.index_fill_(1, self.cache_position, True)
@@ -204,7 +204,7 @@ class CompiledGenerator:
     def _step(self, seen: int, token: Tensor, u: Tensor) -> Tensor:
         """token [B], u [B] in [0, 1) -> the next token [B]."""
         blocks = [BlockState(StaticKVCache(keys, values, self.slot, seen)) for keys, values in self.caches]
-        state = StaticState(blocks, self.mask, self.positions, seen, self.slot)
+        state = StaticState(blocks, self.mask, self.positions, seen, cache_position=self.slot)
         # What a row writes beyond the context is not read.
         position = (self.slot - self.padding).clamp(max=self.model.config.context - 1)  # [B, 1]
         logits = self.model.logits(self.model.hidden_states(token.unsqueeze(-1), position, None, state))[:, -1].float()

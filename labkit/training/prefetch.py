@@ -84,7 +84,7 @@ def prefetch_batches(source: Source, total: int, device: torch.device) -> Source
     if device.type == "cpu" or not getattr(source, "stateless", False) or not hasattr(os, "fork"):
         return source
     workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // local_process_count() - 1))
-    return BatchPrefetcher(source, total, workers, pin_memory=device.type == "cuda")
+    return BatchPrefetcher(source, total, workers, pin_memory=device.type == "cuda" and torch.cuda.is_available())
 
 
 def _unchanged(batch: Any) -> Any:

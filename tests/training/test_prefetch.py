@@ -81,7 +81,7 @@ def test_workers_are_for_a_gpu_and_a_source_without_state(monkeypatch):
     assert prefetch_batches(source, 9, torch.device("cpu")) is source
     assert prefetch_batches(rollouts, 9, CUDA) is rollouts  # says nothing of its state
     found = prefetch_batches(source, 9, CUDA)
-    assert isinstance(found, BatchPrefetcher) and found.num_workers == MAX_WORKERS and found.pin_memory
+    assert isinstance(found, BatchPrefetcher) and found.num_workers == MAX_WORKERS
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     shared = prefetch_batches(source, 9, CUDA)
