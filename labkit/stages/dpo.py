@@ -77,7 +77,8 @@ class DPO(Stage):
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
         rows, length = self.train.batch_size, self.train.max_length
         pairs = stage_inputs.fitting_pairs(length)
-        reference = self._pair_logprobs(model, stage_inputs.tokenizer, pairs)
+        as_trained = uses_bf16(self.train.precision, accelerator().device)  # so that policy and reference agree
+        reference = self._pair_logprobs(model, stage_inputs.tokenizer, pairs, as_trained)
         return PairSource(
             stage_inputs.tokenizer,
             pairs,
@@ -140,14 +141,12 @@ class DPO(Stage):
             "left_out": stage_inputs.num_left_out_pairs(length),
         }
 
-    def _pair_logprobs(self, model: Transformer, tokenizer: Tokenizer, pairs: Sequence[PreferencePair]) -> NDArray:
-        """`pair_logprobs` of a model that is not trained yet, computed as training will."""
+    def _pair_logprobs(
+        self, model: Transformer, tokenizer: Tokenizer, pairs: Sequence[PreferencePair], bf16: bool = False
+    ) -> NDArray:
+        """`pair_logprobs` of a model that is not trained yet. bf16: of sharded weights that are gathered in it."""
         length, precision = self.train.max_length, self.train.precision
-        return call_on_device(
-            model,
-            lambda one: pair_logprobs(one, tokenizer, pairs, length, precision),
-            uses_bf16(precision, accelerator().device),
-        )
+        return call_on_device(model, lambda one: pair_logprobs(one, tokenizer, pairs, length, precision), bf16)
 
 
 @torch.no_grad()
