@@ -65,14 +65,17 @@ NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 
 
-def check_fields(config: Any) -> None:
-    """Raises LabError for a field of this dataclass whose value its type, or the Range in it, does not hold."""
+def check_fields(config: Any, flags: bool = False) -> None:
+    """Raises LabError for a field of this dataclass whose value its type, or the Range in it, does not hold. flags:
+    name the field as the command line does.
+    """
     kind: Any = type(config)
     for name, hint in _hints(kind).items():
         value = getattr(config, name)
         wanted = _unmet(hint, value)
         if wanted:
-            raise LabError(f"{kind.__name__}: {name} must be {wanted}, not {_shown(value)}.")
+            named = f"--{name.replace('_', '-')}" if flags else f"{kind.__name__}: {name}"
+            raise LabError(f"{named} must be {wanted}, not {_shown(value)}.")
 
 
 @cache

@@ -91,30 +91,28 @@ def peak_matmul_flops(
     *,
     seconds: float = 0.25,
     size: int | None = None,
-    clock: Callable[[], float] | None = None,
 ) -> float:
     """FLOP/s of the best of several products of two [size, size] matrices; 2 size**3 FLOPs each.
 
     ``dtype=None`` measures bf16 (where the hardware has it) and fp32 and returns the larger. On `default_device`, with
     larger matrices on a GPU, which it needs to be busy, and as many threads as torch is set to. Takes ``seconds`` for
-    each type measured, by ``clock``.
+    each type measured.
     """
-    clock = clock or time.perf_counter
     if dtype is None:
         types = [torch.bfloat16, torch.float32] if has_bf16() else [torch.float32]
-        return max(peak_matmul_flops(each, seconds=seconds, size=size, clock=clock) for each in types)
+        return max(peak_matmul_flops(each, seconds=seconds, size=size) for each in types)
     device = default_device()
     size = size or (1024 if device.type == "cpu" else 8192)
     a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
     out = torch.empty_like(a)
-    best, end = float("inf"), clock() + seconds
+    best, end = float("inf"), time.perf_counter() + seconds
     torch.mm(a, b, out=out)
     synchronize(device)
     while True:
-        start = clock()
+        start = time.perf_counter()
         torch.mm(a, b, out=out)
         synchronize(device)
-        now = clock()
+        now = time.perf_counter()
         best = min(best, now - start)
         if now >= end:
             return 2 * size**3 / best
@@ -229,6 +227,13 @@ def check_memory_available(num_bytes: float, what: str, device: torch.device | N
         there, where = psutil.virtual_memory().total, "this machine"
     if num_bytes > there and torch.get_default_device().type != "meta":
         raise LabError(f"{what} takes {num_bytes / 1e9:,.0f} GB of memory; {where} has {there / 1e9:,.0f} GB.")
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """What can still be allocated: of a GPU's memory, else of this machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def is_out_of_memory(error: BaseException) -> bool:

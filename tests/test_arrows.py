@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "labkit").rglob("*.py")) + [path for path in [ROOT / "app.py"] if path.exists()]
 
-GROUND = ("errors", "configs", "files", "paths", "machine")
+GROUND = ("errors", "configs", "files", "paths", "launcher", "machine")
 """The modules that stand beside the rooms: every room is built on them."""
 FLOORS = (
     "losses",

@@ -268,6 +268,36 @@ def test_what_a_whole_run_made_on_a_gpu_measures_the_same_on_a_cpu(device, tmp_p
     export(made, tmp_path / "exported", "dpo")
 
 
+def test_what_will_be_sharded_is_given_to_the_engine_on_the_cpu(tmp_path, monkeypatch):
+    """Never whole to the device, but afterwards to be measured, where that has room. (Here one process trains it.)"""
+    given, measured = [], []
+    trained, measure = pipeline.fit, pipeline._measure
+
+    def fit_on_device(model, *rest, **options):
+        given.append({p.device.type for p in model.parameters()})
+        yield from trained(model, *rest, **options)
+        model.cpu()  # as `Sharded.finish` leaves it
+
+    def measure_there(run, stage, model):
+        measured.append(
+            (next(model.parameters()).device.type, stage.inputs.model("pretrain").embedding.weight.device.type)
+        )
+        return measure(run, stage, model)
+
+    recipe = tiny_recipe(replace(TRAIN, steps=2))
+    with use_device("simulated cuda"):
+        monkeypatch.setattr("labkit.training.processes.shards_models", lambda: True)
+        monkeypatch.setattr(pipeline, "shards_models", lambda: True)
+        monkeypatch.setattr(pipeline, "fit", fit_on_device)
+        monkeypatch.setattr(pipeline, "_measure", measure_there)
+        for free, stage_names in ((10**9, ["pretrain", "sft", "reward"]), (0, ["ppo", "dpo"])):
+            monkeypatch.setattr("labkit.machine.free_memory_bytes", lambda device, free=free: free)
+            with pytest.warns(match="no room for the whole models") if not free else nullcontext():
+                for _ in run(recipe, tmp_path / "run", stage_names, resume=True):
+                    pass
+    assert given == 5 * [{"cpu"}] and measured == 3 * [("cuda", "cuda")] + 2 * [("cpu", "cpu")]
+
+
 def test_a_run_that_began_on_one_device_goes_on_on_another(device, tmp_path):
     materials, train = tiny_materials(), replace(TRAIN, steps=4, optimizer="muon")
     stage = stages(4, "muon")["sft"]

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,8 +78,17 @@ def start(module: str, arguments: Sequence[str], processes: int = 2, **environme
 
 
 def finish(started: Sequence[Worker], timeout: float = 300) -> list[str]:
-    """What each has printed, once all have ended well."""
-    said = [process.communicate(timeout=timeout) for process in started]
+    """What each has printed, once all have ended well; as soon as one of them fails, what it said."""
+    until = time.monotonic() + timeout
+    while any(process.poll() is None for process in started):
+        failed = [process for process in started if process.poll()]
+        if failed or time.monotonic() > until:
+            for process in started:
+                process.kill()
+            assert failed, f"Not all of the processes have ended after {timeout} seconds."
+            raise AssertionError(failed[0].communicate()[1][-3000:])
+        time.sleep(0.01)
+    said = [process.communicate() for process in started]
     for process, (_, error) in zip(started, said, strict=True):
         assert process.returncode == 0, error[-3000:]
     return [printed for printed, _ in said]

@@ -5,10 +5,9 @@
 Each case is a stage of some steps, in new processes (two of them under gloo). Memory is what the process's resident
 set grows to at its peak, beyond what it was with all modules imported, the data made and one tiny model trained, for
 what torch sets aside once. glibc gives freed memory back while memory is measured (mallopt), else the resident set
-would also hold what malloc keeps for later. Time is of a step, in the process's own seconds (of the processor, not of
-the clock on the wall) on one thread, so that what else the machine does counts little; the speeds of products and of
-memory are measured in the same seconds, in the same processes, before and after those steps, and the link's before.
-(`labkit plan` itself measures these speeds by the clock on the wall, once, and with all threads.)
+would also hold what malloc keeps for later. Time is of a step, on one thread; the speeds are measured as `labkit plan`
+measures them, in the same processes, before and after those steps, and the link's before. All seconds are the clock's,
+so nothing else should run on the machine. The estimate is made of as many batches, or rollouts, as are trained on.
 """
 
 from __future__ import annotations
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from labkit.runs.recipe import Recipe
     from labkit.training.speed import DeviceSpeed
 
-WARM = 2
-"""Steps before those that are timed."""
 LINK_BYTES = 8_000_000
 USUAL_THRESHOLD = 32 << 20
 """The bytes from which on glibc gives memory back at once, as far as it moves them up by itself."""
@@ -74,7 +71,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class PlanBench:
-    """cases: what is compared. steps: timed of each."""
+    """cases: what is compared. steps: of each, or rollouts, where it samples."""
 
     cases: tuple[Case, ...] = CASES
     steps: Count = 4
@@ -102,10 +99,11 @@ def compare_case(case: Case, steps: int) -> dict[str, Any]:
     from labkit.training.speed import DeviceSpeed
 
     measured = measure_case(case, steps)
-    if measured[0]["speed"] is None:
+    if None in (measured[0]["speed"], measured[0]["generation_speed"]):
         raise LabError(f"{case.name}: the time of memory access could not be measured. Repeat while nothing else runs.")
     first, grown = measured[0], max(one["bytes"] for one in measured)
-    estimate = estimate_case(case, DeviceSpeed(*first["speed"]), first["link"])
+    speed, generation_speed = DeviceSpeed(*first["speed"]), DeviceSpeed(*first["generation_speed"])
+    estimate = estimate_case(case, steps, speed, generation_speed, first["link"])
     seconds = estimate.seconds / estimate.steps
     return {
         "case": case.name,
@@ -118,6 +116,7 @@ def compare_case(case: Case, steps: int) -> dict[str, Any]:
         "measured_seconds": first["seconds"],
         "time_ratio": seconds / first["seconds"],
         "speed": first["speed"],
+        "generation_speed": first["generation_speed"],
         "link": first["link"],
         "parts": estimate.to_dict(),
     }
@@ -149,13 +148,16 @@ def case_recipe(case: Case, steps: int) -> Recipe:
     return recipe.with_stages(**{case.stage: dataclasses.replace(recipe.stages[case.stage], train=train)})
 
 
-def estimate_case(case: Case, speed: DeviceSpeed, link: float | None) -> StageEstimate:
-    """What `labkit plan` says of the case. link: bytes that a process sends each second."""
+def estimate_case(
+    case: Case, num_batches: int, speed: DeviceSpeed, generation_speed: DeviceSpeed, link: float | None
+) -> StageEstimate:
+    """What `labkit plan` says of the case, from so many batches. link: bytes that a process sends each second."""
     from labkit.runs.estimate import Devices, estimate_stages
     from labkit.training.processes import ParallelConfig
 
-    devices = Devices(speed, case.processes, ParallelConfig(case.strategy), link)
-    return estimate_stages(case_recipe(case, 1), devices, [case.stage])[0]
+    parallel = ParallelConfig(case.strategy)
+    devices = Devices(speed, case.processes, parallel, link, generation_speed=generation_speed)
+    return estimate_stages(case_recipe(case, 1), devices, [case.stage], batches=num_batches)[0]
 
 
 def measure_case(case: Case, steps: int) -> list[dict[str, Any]]:
@@ -180,22 +182,28 @@ def _measured(case: Case, steps: int) -> dict[str, Any]:
     from labkit.runs.estimate import real_model, stage_inputs_maker, tiny_stand_in_model
     from labkit.training.distributed import MMAP_THRESHOLD, set_mmap_threshold
     from labkit.training.processes import accelerator
-    from labkit.training.speed import measure_speed
+    from labkit.training.speed import measure_generation_speed, measure_speed
 
     torch.set_num_threads(1)
     set_mmap_threshold(MMAP_THRESHOLD)
-    make = stage_inputs_maker(case_recipe(case, WARM + steps), case.processes, accelerator().process_index)
+    recipe = case_recipe(case, steps)
+    make = stage_inputs_maker(recipe, case.processes, accelerator().process_index)
+    rollouts = recipe.stages[case.stage].rollout_schedule()
+    steps *= rollouts.steps_per_rollout if rollouts else 1
     _trained(case, make, tiny_stand_in_model, 1)  # what torch and the processes' connections take once
     reset_peak_memory_stats()
     resident = psutil.Process().memory_info().rss
-    _trained(case, make, real_model, WARM)
+    _trained(case, make, real_model, steps)
     grown = round(peak_memory_mb() * 1e6) - resident
     if case.strategy == "ddp":  # FSDP sets it by itself
         set_mmap_threshold(USUAL_THRESHOLD)
-    before, link = measure_speed(clock=time.process_time), _link(case) if case.processes > 1 else None
-    seconds = _trained(case, make, real_model, WARM + steps)[WARM:]
-    after = measure_speed(clock=time.process_time)
-    return {"bytes": grown, "seconds": mean(seconds), "speed": _mean_speed(before, after), "link": link}
+    measured: dict[str, Any] = {"bytes": grown, "link": _link(case) if case.processes > 1 else None}
+    before = measure_speed(), measure_generation_speed()
+    measured["seconds"] = _trained(case, make, real_model, steps)
+    after = measure_speed(), measure_generation_speed()
+    for name, *both in zip(("speed", "generation_speed"), before, after, strict=True):
+        measured[name] = _mean_speed(*both)
+    return measured
 
 
 def _mean_speed(before: DeviceSpeed, after: DeviceSpeed) -> list[float] | None:
@@ -207,35 +215,32 @@ def _mean_speed(before: DeviceSpeed, after: DeviceSpeed) -> list[float] | None:
     return [flops, bandwidth, mean([before.kernel_seconds, after.kernel_seconds])]
 
 
-def _trained(case: Case, make: Any, make_model: Any, steps: int) -> list[float]:
-    """Train so many steps of the case's stage; this process's seconds of each."""
+def _trained(case: Case, make: Any, make_model: Any, steps: int) -> float:
+    """Train so many steps of the case's stage; the seconds that each took, on average."""
     from labkit.training.loop import fit
 
     stage, stage_inputs = make(case.stage, make_model)
     stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, steps=steps))
     model = stage.initial_model(stage_inputs)
     source = stage.source(stage_inputs, model)
-    taken, start = [], time.process_time()
-    for _ in fit(model, source, stage.objective, stage.train):
-        taken.append(time.process_time() - start)
-        start = time.process_time()
-    return taken
+    return [record.elapsed_seconds for record in fit(model, source, stage.objective, stage.train)][-1] / steps
 
 
 def _link(case: Case) -> float:
-    """Bytes that this process sends each of its own seconds, by the sums or by the gathers of its strategy."""
+    """Bytes that this process sends each second, by the sums or by the gathers of its strategy."""
     import torch
     from torch import distributed
 
     def exchange() -> float:
         share, whole = torch.zeros(LINK_BYTES // 4 // case.processes), torch.zeros(LINK_BYTES // 4)
-        start = time.process_time()
+        distributed.barrier()
+        start = time.perf_counter()
         if case.strategy == "ddp":
             distributed.all_reduce(whole)
         else:
             distributed.all_gather_into_tensor(torch.empty_like(whole), share)
             distributed.reduce_scatter_tensor(torch.empty_like(share), whole)
-        return time.process_time() - start
+        return time.perf_counter() - start
 
     taken = [exchange() for _ in range(4)][1:]
     return 2 * (case.processes - 1) / case.processes * LINK_BYTES / mean(taken)

@@ -11,6 +11,7 @@ import sys
 import traceback
 
 from labkit.errors import LabError
+from labkit.launcher import launched_process_count
 
 CHOICES = {"--parallel": ("LABKIT_PARALLEL", ("ddp", "fsdp"))}
 SWITCHES = {
@@ -48,22 +49,6 @@ def move_launch_options_to_environment(arguments: list[str]) -> list[str]:
         else:
             rest.append(argument)
     return rest
-
-
-def check_launcher_variables() -> None:
-    """Raises LabError where one of the environment variables that a launcher sets is no number."""
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        value = os.environ.get(name)
-        if value is not None and not value.lstrip("-").isdecimal():
-            raise LabError(
-                f"{name} is {value!r}, not a number. torchrun and accelerate launch set it; otherwise unset it."
-            )
-
-
-def launched_process_count() -> int:
-    """How many processes the launcher has started."""
-    count = os.environ.get("WORLD_SIZE", "1")
-    return int(count) if count.isdecimal() else 1
 
 
 def silence_ddp_warnings() -> None:

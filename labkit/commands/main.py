@@ -16,6 +16,7 @@ from labkit.commands import device, launched
 from labkit.commands.console import configure_standard_streams, one_line_warnings
 from labkit.commands.stage_descriptions import stage_descriptions
 from labkit.errors import LabError
+from labkit.launcher import check_launcher_variables, launched_process_count
 
 COMMANDS = {
     "run": "run the whole recipe: tokenizer, every stage, report",
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     try:
-        launched.check_launcher_variables()
+        check_launcher_variables()
         with one_line_warnings():
             code = _dispatch(device.take_device_option(launched.move_launch_options_to_environment(given)))
         sys.stdout.flush()
@@ -67,7 +68,7 @@ def _run(given: list[str]) -> int:
         print(f"labkit: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if launched.launched_process_count() == 1:
+        if launched_process_count() == 1:
             raise
         return launched.report_process_failure(error)
 

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from labkit.configs import Range
+from labkit.configs import Range, check_fields
 from labkit.runs import flags
 
 T = TypeVar("T")
@@ -31,5 +31,5 @@ def parse_options(options: type[T], command: str, arguments: list[str], descript
     flags.refuse_renamed_flags({f"--{before}": f"--{name}" for name, before in older_names.items()}, arguments)
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
     parsed: T = flags.parse_flags(options, prog, arguments, config=config, description=description)
-    flags.check_options(parsed)
+    check_fields(parsed, flags=True)
     return parsed

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from labkit.runs.recipe import Recipe
     from labkit.training.speed import DeviceSpeed
 
+LOWEST_PEAK = 1e9
+"""FLOP/s; one core of a laptop makes some 50e9."""
+
 
 @dataclass(frozen=True)
 class PlanOptions:
@@ -59,12 +62,13 @@ class PlanOptions:
 def command(arguments: list[str]) -> int:
     """`labkit plan`: its exit code."""
     options, rest = parse_known_args(PlanOptions, "plan", arguments)
+    _check_flops(options.flops)
     run = _run(options)
     recipe = override_recipe(_recipe(options, run), rest, "plan")
     from labkit.machine import has_bf16, warn_once
     from labkit.runs.estimate import Devices, estimate_stages
     from labkit.training.processes import accelerator, parallel_config
-    from labkit.training.speed import measure_speed
+    from labkit.training.speed import measure_generation_speed, measure_speed
 
     parallel = parallel_config()
     if parallel.cpu_offload:
@@ -81,8 +85,15 @@ def command(arguments: list[str]) -> int:
     speed = measure_speed(has_bf16())
     share = 1.0 if options.flops is None else speed.flops / options.flops
     link = None if options.link is None else options.link * 1e9
+    elsewhere = options.flops is not None or accelerator().device.type == "cuda"
     devices = Devices(
-        speed.slowed_down(share), options.devices, parallel, link, has_bf16() or options.flops is not None
+        speed.slowed_down(share),
+        options.devices,
+        parallel,
+        link,
+        bf16=has_bf16() or options.flops is not None,
+        generation_speed=measure_generation_speed(has_bf16()).slowed_down(share),
+        cpu=not elsewhere,
     )
     if run is not None and (changed := _drawn_anew(recipe, run)):
         warn_once(
@@ -97,9 +108,17 @@ def command(arguments: list[str]) -> int:
         print(table(estimates, options.memory))
         shared = options.devices > 1 and parallel.strategy == "fsdp"
         compiled = [] if shared else [name for name, stage in recipe.stages.items() if stage.train.compile]
-        elsewhere = options.flops is not None or accelerator().device.type == "cuda"
         print("\n".join(["", *_notes(options, speed, estimates, compiled, elsewhere)]))
     return 0
+
+
+def _check_flops(flops: float | None) -> None:
+    """Raises LabError for a peak that no device is so slow to have."""
+    if flops is not None and flops < LOWEST_PEAK:
+        raise LabError(
+            f"--flops {flops:g} is {flops:g} FLOP/s, which no device is so slow to have. In TFLOP/s it is --flops "
+            f"{flops:g}e12."
+        )
 
 
 def _recipe(options: PlanOptions, run: Run | None) -> Recipe:

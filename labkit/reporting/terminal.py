@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from labkit.errors import count_with_noun
 from labkit.evaluation.metrics import MetricSpec
+from labkit.launcher import launched_process_count, local_process_count
 from labkit.reporting.metrics import BY_KIND, HEADLINES, metric_spec
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class StopRequest:
 
 def _passed_on() -> bool:
     """Whether a launcher passes on signals that a terminal or a batch system has sent to each process already."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched_process_count() > 1
 
 
 @contextmanager
@@ -105,8 +106,7 @@ def _command(arguments: Sequence[str]) -> str:
     """The line that begins labkit with these arguments, on as many processes as now."""
     from labkit.training.processes import accelerator, parallel_config
 
-    count = accelerator().num_processes
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    count, here = accelerator().num_processes, local_process_count()
     nodes = f"--nnodes {count // here} … " if here < count else ""
     launch = f"torchrun {nodes}--nproc-per-node {here} -m labkit" if count > 1 else "labkit"
     device = os.environ.get("LABKIT_DEVICE")

@@ -60,8 +60,10 @@ DECIDE_TOKENIZER = ("seed", "tinyworld_size", "tokenizer", "text", "instructions
 
 @dataclass(frozen=True)
 class Devices:
-    """What trains. parallel: how a model is shared. speed: of one device. link: bytes that it sends each second; None
-    where that is not known. bf16: whether its products are in bf16 where the recipe says so.
+    """What trains. parallel: how a model is shared. speed: of one device; generation_speed: of one that generates
+    tokens one by one, the same when None. link: bytes that it sends each second; None where that is not known. bf16:
+    whether its products are in bf16 where the recipe says so. cpu: whether it is a processor, in whose memory a model
+    is whole before it is sharded, and after.
     """
 
     speed: DeviceSpeed
@@ -69,14 +71,16 @@ class Devices:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     link: float | None = None
     bf16: bool = False
+    generation_speed: DeviceSpeed | None = None
+    cpu: bool = True
 
 
 class StageEstimate(NamedTuple):
     """A stage on one of the devices.
 
     parameter_count: how many numbers are trained. step: of training. frozen_model_bytes: of the models that are read
-    beside. kv_cache_bytes: while answers are sampled. peak_bytes: the most at any moment, of step, sampling, and the
-    start and end, where each process has the whole weights. Seconds: of a step's computation, sampling (its share in a
+    beside. kv_cache_bytes: while answers are sampled. peak_bytes: the most at any moment, of step, sampling, and on a
+    CPU the start and end, where the whole weights are there. Seconds: of a step's computation, sampling (its share in a
     step), data and communication, the last None where the link is not known.
     """
 
@@ -102,26 +106,26 @@ class StageEstimate(NamedTuple):
         """For JSON."""
         step = {name: value for name, value in self.step._asdict().items() if name != "work"}
         own = {name: value for name, value in self._asdict().items() if name != "step"}
-        found = {
-            "activation_bytes": self.step.activation_bytes,
-            "peak_bytes": self.peak_bytes,
-            "seconds": self.seconds,
-        }
+        found = {"activation_bytes": self.step.activation_bytes, "peak_bytes": self.peak_bytes, "seconds": self.seconds}
         return own | step | self.step.work._asdict() | found
 
 
 def estimate_stages(
-    recipe: Recipe, devices: Devices, stages: Sequence[str] | None = None, run: Run | None = None
+    recipe: Recipe,
+    devices: Devices,
+    stages: Sequence[str] | None = None,
+    run: Run | None = None,
+    batches: int = BATCHES,
 ) -> list[StageEstimate]:
-    """The stages of a recipe in order, or those named. run: that the recipe is of, or was changed from. Raises LabError
-    for what the stages refuse, and for what the run reads and is gone.
+    """The stages of a recipe in order, or those named, each from so many of its batches. run: that the recipe is of, or
+    was changed from. Raises LabError for what the stages refuse, and for what the run reads and is gone.
     """
     make = stage_inputs_maker(recipe, devices.count, run=run)
     found = []
     for name in stages or recipe.stages:
         stage, tiny_model_inputs = make(name, tiny_stand_in_model)
         fake_model_inputs = make(name, model_inside_fake_tensors)[1]
-        found.append(estimate_stage(name, stage, tiny_model_inputs, fake_model_inputs, devices))
+        found.append(estimate_stage(name, stage, tiny_model_inputs, fake_model_inputs, devices, batches))
     return found
 
 
@@ -259,15 +263,21 @@ def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> Prefer
 
 
 def estimate_stage(
-    stage_name: str, stage: Stage, tiny_model_inputs: StageInputs, fake_model_inputs: StageInputs, devices: Devices
+    stage_name: str,
+    stage: Stage,
+    tiny_model_inputs: StageInputs,
+    fake_model_inputs: StageInputs,
+    devices: Devices,
+    num_batches: int = BATCHES,
 ) -> StageEstimate:
-    """One stage. tiny_model_inputs: its inputs with models of `tiny_stand_in_model`, which make its batches;
-    fake_model_inputs: the same with models of `model_inside_fake_tensors`, which are counted.
+    """One stage, from `num_batches` of its batches. tiny_model_inputs: its inputs with models of `tiny_stand_in_model`,
+    which make its batches; fake_model_inputs: the same with models of `model_inside_fake_tensors`, which are counted.
     """
-    batches, seconds_per_batch = make_timed_batches(stage, tiny_model_inputs)
+    batches, seconds_per_batch = make_timed_batches(stage, tiny_model_inputs, num_batches)
     _check_batch(stage_name, batches[0], stage.rollout_schedule() is not None)
     sizes = [batch.inputs.numel() for batch in batches]
     widest = batches[sizes.index(max(sizes))]
+    width = statistics.mean(sizes) / max(sizes)
     mask_true_share = widest.mask.float().mean().item()
     parallel, processes, speed = devices.parallel, devices.count, devices.speed
     bf16, train, rollouts = devices.bf16 and stage.train.precision == "bf16", stage.train, stage.rollout_schedule()
@@ -278,6 +288,7 @@ def estimate_stage(
         step = count_step(model, widest, stage.objective, train, parallel=parallel, processes=processes, **options)
         beside = sum(model_bytes(one, processes if sharded else 1) for one in frozen.values())
         whole = model_bytes(model) + sum(map(model_bytes, frozen.values()))
+        ends = whole + step.parameter_bytes if sharded and devices.cpu else 0
         sampling, held = SamplingCost(), step.parameter_bytes + step.optimizer_state_bytes + beside
         if rollouts is not None:
             policy: Any = stage.result_model(model)
@@ -294,10 +305,10 @@ def estimate_stage(
         step,
         beside,
         sampling.kv_cache_bytes,
-        max(step.peak_bytes + beside, sampling.peak_bytes, whole + step.parameter_bytes if sharded else 0),
+        max(step.peak_bytes + beside, sampling.peak_bytes, ends),
         train.steps,
-        speed.seconds(step.work) * statistics.mean(sizes) / max(sizes),
-        speed.seconds(sampling.work) * rollouts_a_step,
+        speed.seconds(step.work) * width,
+        sampling.seconds(speed, devices.generation_speed or speed, width) * rollouts_a_step,
         0.0 if rollouts else seconds_per_batch * batches_a_step,
         sent / devices.link if devices.link else None if sent else 0.0,
     )
@@ -310,15 +321,16 @@ class TimedBatches(NamedTuple):
     seconds_per_batch: float
 
 
-def make_timed_batches(stage: Stage, tiny_model_inputs: StageInputs) -> TimedBatches:
-    """Some batches of a stage whose models are of `tiny_stand_in_model`: one where the model samples them."""
+def make_timed_batches(stage: Stage, tiny_model_inputs: StageInputs, num_batches: int) -> TimedBatches:
+    """Batches of a stage whose models are of `tiny_stand_in_model`, each of another rollout where the model samples."""
     model = stage.initial_model(tiny_model_inputs).to(accelerator().device)
-    source = stage.source(tiny_model_inputs, model)
+    source, rollouts = stage.source(tiny_model_inputs, model), stage.rollout_schedule()
+    apart = rollouts.steps_per_rollout * stage.train.gradient_accumulation_steps if rollouts else 1
     batches, taken = [], []
-    for step in range(1 if stage.rollout_schedule() else BATCHES):
-        start = time.process_time()
-        batches.append(send_to_device(source.next_batch(model, step), "cpu"))
-        taken.append(time.process_time() - start)
+    for index in range(num_batches):
+        start = time.perf_counter()
+        batches.append(send_to_device(source.next_batch(model, index * apart), "cpu"))
+        taken.append(time.perf_counter() - start)
     return TimedBatches(batches, statistics.median(taken))
 
 
@@ -335,16 +347,25 @@ def _check_batch(stage: str, batch: Any, samples: bool) -> None:
 
 
 class SamplingCost(NamedTuple):
-    """What a rollout takes: bytes of keys and values, the most bytes at any moment, the work, and what is sent."""
+    """What a rollout takes: bytes of keys and values, the most bytes at any moment, what is sent; and the work of
+    generating tokens one by one, of reading whole rows, and of copying what is gathered.
+    """
 
     kv_cache_bytes: float = 0.0
     peak_bytes: float = 0.0
-    work: Work = Work()
     sent_bytes: float = 0.0
+    generating: Work = Work()
+    reading: Work = Work()
+    copying: Work = Work()
 
     def with_gathered_weights(self, weight_bytes: float, processes: int) -> SamplingCost:
         """The same where the processes gather so many bytes of sharded weights first."""
-        return self._replace(work=self.work.plus(copied(weight_bytes)), sent_bytes=sent_bytes(weight_bytes, processes))
+        return self._replace(copying=copied(weight_bytes), sent_bytes=sent_bytes(weight_bytes, processes))
+
+    def seconds(self, speed: DeviceSpeed, generation_speed: DeviceSpeed, width: float) -> float:
+        """width: of the rows that are read, as a share of what was counted."""
+        whole_rows = speed.seconds(self.reading) * width + speed.seconds(self.copying)
+        return generation_speed.seconds(self.generating) + whole_rows
 
 
 def count_sampling(
@@ -372,15 +393,15 @@ def count_sampling(
         kv_cache_bytes = counter.live_bytes - resident_bytes
         prompts = torch.zeros(rows, width - new, dtype=torch.int64)
         policy.hidden_states(prompts, None, torch.ones_like(prompts, dtype=torch.bool), state)
-        before = counter.work
+        reading, counter.work, counter.moves_operands = counter.work, Work(), True
         x = policy.hidden_states(prompts[:, :1], None, None, state)
         sample_by_inverse_cdf(policy.logits(x).squeeze(1).float(), torch.zeros(rows))
-        work = counter.work.plus(counter.work.plus(before, -1), new - 1)
-        del state, x, before
-        counter.work = Work()
+        generating = Work().plus(counter.work, new)
+        del state, x
+        counter.work, counter.moves_operands = reading, False
         for one in scorers:
             _read(one, batch)
-    return SamplingCost(kv_cache_bytes, counter.peak_bytes, work.plus(counter.work))
+    return SamplingCost(kv_cache_bytes, counter.peak_bytes, generating=generating, reading=counter.work)
 
 
 def _read(model: Any, batch: Any) -> None:

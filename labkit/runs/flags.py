@@ -12,7 +12,6 @@ from typing import Any
 
 import tyro
 
-from labkit.configs import check_fields
 from labkit.errors import LabError
 
 ONE = threading.Lock()
@@ -40,16 +39,6 @@ def refuse_renamed_flags(renamed: Mapping[str, str], arguments: Sequence[str]) -
             raise LabError(f"{flag} is now called {now[flag]}.")
 
 
-def check_options(options: Any) -> None:
-    """`check_fields` of a command's options. Raises LabError that names the flag: "--count must be at least 1, not
-    0."."""
-    try:
-        check_fields(options)
-    except LabError as error:
-        field, must, wanted = str(error).partition(": ")[2].partition(" must be ")
-        raise LabError(f"--{field.replace('_', '-')}{must}{wanted}") from None
-
-
 def format_tyro_error(tyro_output: str, prog: str) -> str:
     """What tyro says in a box (tyro_output), as a line: the flag's name, what it takes, and what it was given."""
     lines = [line.strip("│ ") for line in tyro_output.strip().splitlines()][1:]  # under the box's title
@@ -64,7 +53,7 @@ def format_tyro_error(tyro_output: str, prog: str) -> str:
         known = ", ".join(one.strip(" '") for one in choice[3].split(","))
         return f"{choice[2]} can be {known}, not {choice[1]}."
     if without:
-        return f"{without[1]} needs a value."
+        return f"{without[1]} needs a value; one that begins with a dash stands behind =: {without[1]}=-1"
     if first.startswith("Unrecognized options: "):
         return _unknown(first.partition(": ")[2].split(", "), more, prog)
     if first.startswith("Missing from "):

@@ -44,7 +44,7 @@ from labkit.runs.transactions import (
 )
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import Tokenizer
-from labkit.training.weights import hash_weights, weights_or_index_file
+from labkit.training.weights import check_index_is_there, hash_weights, weights_or_index_file
 
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
 """The files with which a run begins."""
@@ -330,6 +330,8 @@ class Run:
 
     def latest_language_model_stage(self) -> StageFolder:
         """The last stage that has a language model. Raises LabError when none has."""
+        for stage in self.stages:
+            check_index_is_there(stage.path)
         trained = [stage for stage in self.stages if stage.trained and stage.generates_text]
         if not trained:
             raise LabError(f"{self.path} has no model yet. Resume the run: labkit run --out {self.path} --resume")
@@ -339,14 +341,15 @@ class Run:
         """The run's tokenizer. Raises LabError when it is not there yet."""
         return Tokenizer.load(self.path)
 
-    def model(self, stage: str | None = None) -> Transformer:
+    def model(self, stage: str | None = None, device: torch.device | None = None) -> Transformer:
         """The model after `stage`, which may be one of another run (RUN/STAGE); after the last finished one when None.
+        device: see `StageFolder.model`.
 
         Raises LabError where there is none, and for another run's that reads other tokens.
         """
         if is_other_run_stage(stage):
-            return self.other_run_stage(str(stage)).model()
-        return (self.stage(stage) if stage else self.latest_language_model_stage()).model()
+            return self.other_run_stage(str(stage)).model(device)
+        return (self.stage(stage) if stage else self.latest_language_model_stage()).model(device)
 
     def other_run_stage(self, stage: str) -> StageFolder:
         """A stage of another run, RUN/STAGE, as this run was begun with it. Raises LabError where there is none, where

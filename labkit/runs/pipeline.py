@@ -25,7 +25,7 @@ from labkit.files import DiskFull
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run, lock_and_open_run, lock_and_recover_run_folder, run_file_names
-from labkit.runs.prepare import prepare_inputs
+from labkit.runs.prepare import models_on, prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.runs.transactions import FolderTransaction, commit_pending_transactions, remove_path, transaction
@@ -33,8 +33,9 @@ from labkit.stages import Stage, StageInputs
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.reading.files import find_files
 from labkit.training.config import BatchSource, StepRecord, StopTraining
+from labkit.training.engine import call_on_device
 from labkit.training.loop import fit
-from labkit.training.processes import accelerator
+from labkit.training.processes import accelerator, initial_device, shards_models
 
 
 class Progress(NamedTuple):
@@ -314,9 +315,10 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
     clock = _Clock(preparation)
     yield Progress(name, "prepare", 0, steps)
     with clock, _unchanged_if_refused(run):
-        model = config.initial_model(stage.inputs).to(machine.default_device())
-        source = config.source(stage.inputs, model)
-        untrained = config.validation_loss(model, stage.inputs, run.recipe.evaluation)
+        given = models_on(run, stage.inputs, initial_device())
+        model = config.initial_model(given).to(initial_device())
+        source = config.source(given, model)
+        untrained = call_on_device(model, lambda one: config.validation_loss(one, given, run.recipe.evaluation))
     if accelerator().is_main_process:
         ready()
     accelerator().wait_for_everyone()
@@ -327,12 +329,13 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
                 yield Progress(name, "train", record.step, steps, record)
             except StopTraining as stop:
                 records.throw(stop)
+        del records, source  # with what they hold on the device
         yield Progress(name, "evaluate", steps, steps)
         if accelerator().is_main_process:
             with clock:
                 result_model = config.result_model(model)
                 folder.save_model(result_model)
-                measured = _measure(run, stage, result_model)
+                measured = _measure_alone(run, stage, result_model)
             if untrained is not None:
                 measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
             seconds = round(clock.seconds + _training_seconds(folder), 2)
@@ -361,6 +364,19 @@ def _train(run: Run, stage: PreparedStage, model: nn.Module, source: BatchSource
         recipe_fingerprint=stage.fingerprint,
         seed=run.recipe.seed,
     )
+
+
+def _measure_alone(run: Run, stage: PreparedStage, result_model: Transformer | RewardModel) -> dict[str, Any]:
+    """`_measure` by the main process. A model that was sharded is on its CPU now: it is measured on the device where
+    that has room for it, the one before it and a reward model, else on the CPU.
+    """
+    if not shards_models():
+        return _measure(run, stage, result_model)
+    device, needed = machine.default_device(), 4 * sum(p.nbytes for p in result_model.parameters())
+    if needed > machine.free_memory_bytes(device):
+        machine.warn_once(f"{device} has no room for the whole models: they are measured on the CPU, which is slower.")
+        device = torch.device("cpu")
+    return _measure(run, stage._replace(inputs=models_on(run, stage.inputs, device)), result_model.to(device))
 
 
 def _measure(run: Run, stage: PreparedStage, result_model: Transformer | RewardModel) -> dict[str, Any]:

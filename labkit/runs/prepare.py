@@ -6,6 +6,10 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import torch
+
+from labkit.machine import default_device
+from labkit.model.reward_model import RewardModel
 from labkit.preferences.annotate import generate_annotated_pairs, read_annotated_pairs, write_annotated_pairs
 from labkit.runs.folder import Run, open_other_run_stage
 from labkit.runs.recipe import Recipe
@@ -57,7 +61,7 @@ def prepare_inputs(run: Run) -> StageInputs:
     given = {"text": texts, "instructions": conversations, "preferences": preferences}
     run.reading = {name: part.reading.to_dict_with_source() for name, part in given.items() if part is not None}
     tokenizer = run.tokenizer()
-    return StageInputs(
+    inputs = StageInputs(
         tokenizer,
         world,
         recipe.seed,
@@ -66,13 +70,21 @@ def prepare_inputs(run: Run) -> StageInputs:
         preferences,
         model_config=recipe.model,
         annotator=recipe.annotation.annotator,
-        model_of=run.model,
-        reward_model_of=lambda name: run.stage(name).reward_model() if run.stage(name).trained else None,
         load_preferences=functools.partial(preference_split, run, tokenizer, world, preferences),
         rank=processes.process_index,
         world_size=processes.num_processes,
         folder=run.path,
     )
+    return models_on(run, inputs, default_device())
+
+
+def models_on(run: Run, stage_inputs: StageInputs, device: torch.device) -> StageInputs:
+    """The same inputs of a stage, but that the run's models are put on this device."""
+
+    def reward_model(stage: str) -> RewardModel | None:
+        return run.stage(stage).reward_model(device) if run.stage(stage).trained else None
+
+    return stage_inputs.with_models(lambda stage: run.model(stage, device), reward_model)
 
 
 def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferences | None) -> PreferenceSplit:

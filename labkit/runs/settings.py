@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff
 
-from labkit.configs import convert_config, required_number_fields, union_field_choices
+from labkit.configs import check_fields, convert_config, required_number_fields, union_field_choices
 from labkit.errors import LabError
 from labkit.runs import flags
 
@@ -28,7 +28,7 @@ def parse_known_args(
     settings: dict[str, Any] = {} if default is None else {"default": default}
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
     parsed, rest = flags.parse_flags(options, prog, arguments, config=config, return_unknown_args=True, **settings)
-    flags.check_options(parsed)
+    check_fields(parsed, flags=True)
     return parsed, rest
 
 

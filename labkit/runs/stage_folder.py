@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from labkit.configs import from_dict, to_dict
@@ -18,6 +19,7 @@ from labkit.model.transformer import ModelConfig, Transformer
 from labkit.stages import Stage
 from labkit.training.checkpoints import Checkpoints, read_records
 from labkit.training.weights import (
+    check_index_is_there,
     hash_weights,
     link_weights,
     load_weights,
@@ -97,23 +99,24 @@ class StageFolder:
         """Drop what was only there to resume."""
         Checkpoints(self.path / "checkpoints").clear()
 
-    def model(self) -> Transformer:
-        """The model after this stage, on `default_device`, in eval mode. Raises LabError when it is not there, damaged,
-        or cannot write.
+    def model(self, device: torch.device | None = None) -> Transformer:
+        """The model after this stage, on `device` (`default_device` when None), in eval mode. Raises LabError when it
+        is not there, damaged, or cannot write.
         """
         if not self.generates_text:
             raise LabError(f"{self.path} contains a reward model, which scores answers and generates no text.")
-        return self._load(Transformer(self.model_config())).eval()
+        return self._load(Transformer(self.model_config()), device).eval()
 
-    def reward_model(self) -> RewardModel:
-        """The reward model of this stage, on `default_device`, in eval mode. Raises LabError when it is not there or
-        damaged.
+    def reward_model(self, device: torch.device | None = None) -> RewardModel:
+        """The reward model of this stage, on `device` (`default_device` when None), in eval mode. Raises LabError when
+        it is not there or damaged.
         """
-        return self._load(RewardModel(Transformer(self.model_config()))).eval()
+        return self._load(RewardModel(Transformer(self.model_config())), device).eval()
 
     def model_config(self) -> ModelConfig:
         """The shape of the model. Raises LabError when it is not there, or was trained with another tokenizer."""
         if not self.trained:
+            check_index_is_there(self.path)
             raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
         now = self._tokenizer()
         if self.result and self.result.get("tokenizer", now) != now:
@@ -128,6 +131,6 @@ class StageFolder:
         file = self.path.parent / "tokenizer.json"
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
 
-    def _load(self, model: M) -> M:
+    def _load(self, model: M, device: torch.device | None) -> M:
         load_weights(self.path, model)
-        return model.to(default_device())
+        return model.to(device or default_device())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from labkit.configs import Positive, check_fields
 from labkit.losses import dpo_loss
-from labkit.machine import autocast
+from labkit.machine import autocast, uses_bf16
 from labkit.model.transformer import Transformer
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, token_count_metric
@@ -23,6 +23,8 @@ from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Curve, Stage, register
 from labkit.text.pairs import PairBatch, PairSource, batch_indices_by_length, collate_pairs, encode_pair
 from labkit.training.config import BatchSource, TrainConfig
+from labkit.training.engine import call_on_device
+from labkit.training.processes import accelerator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +77,8 @@ class DPO(Stage):
         """Pairs, with the log-probabilities of their answers to `model` as it is before the first step."""
         rows, length = self.train.batch_size, self.train.max_length
         pairs = stage_inputs.fitting_pairs(length)
-        reference = pair_logprobs(model, stage_inputs.tokenizer, pairs, length, self.train.precision)
+        as_trained = uses_bf16(self.train.precision, accelerator().device)  # so that policy and reference agree
+        reference = self._pair_logprobs(model, stage_inputs.tokenizer, pairs, as_trained)
         return PairSource(
             stage_inputs.tokenizer,
             pairs,
@@ -120,14 +123,13 @@ class DPO(Stage):
         """Loss and accuracy on held-out pairs, and the accuracy of length alone."""
         from labkit.evaluation.preference_accuracy import length_baseline_accuracy, pairwise_accuracy
 
-        tokenizer, length = stage_inputs.tokenizer, self.train.max_length
-        pairs = stage_inputs.fitting_held_out_pairs(length)
-
-        def found(one: Transformer) -> NDArray:
-            return pair_logprobs(one, tokenizer, pairs, length, self.train.precision)
-
-        after, key = found(model), ("held-out pairs", length, self.train.precision, stage_inputs.predecessor)
-        before = stage_inputs.cached(key, lambda: found(stage_inputs.predecessor_model()))
+        tokenizer, length, precision = stage_inputs.tokenizer, self.train.max_length, self.train.precision
+        pairs, key = stage_inputs.fitting_held_out_pairs(length), ("held-out pairs", length, precision)
+        after = pair_logprobs(model, tokenizer, pairs, length, precision)
+        before = stage_inputs.cached(
+            (*key, stage_inputs.predecessor),
+            lambda: self._pair_logprobs(stage_inputs.predecessor_model(), tokenizer, pairs),
+        )
         moved = torch.from_numpy(after - before)
         chosen, rejected = moved.unbind(1)
         loss = dpo_loss(chosen, rejected, torch.zeros_like(chosen), torch.zeros_like(rejected), beta=self.beta)
@@ -138,6 +140,13 @@ class DPO(Stage):
             "pairs": len(pairs),
             "left_out": stage_inputs.num_left_out_pairs(length),
         }
+
+    def _pair_logprobs(
+        self, model: Transformer, tokenizer: Tokenizer, pairs: Sequence[PreferencePair], bf16: bool = False
+    ) -> NDArray:
+        """`pair_logprobs` of a model that is not trained yet. bf16: of sharded weights that are gathered in it."""
+        length, precision = self.train.max_length, self.train.precision
+        return call_on_device(model, lambda one: pair_logprobs(one, tokenizer, pairs, length, precision), bf16)
 
 
 @torch.no_grad()

@@ -78,7 +78,16 @@ class StageInputs:
 
     def for_stage(self, predecessor: str | None, reward_stage: str | None) -> StageInputs:
         """The same for a stage that comes after this one and is judged by that; what was made once is shared."""
-        made = dataclasses.replace(self, predecessor=predecessor, reward_stage=reward_stage)
+        return self._replaced(predecessor=predecessor, reward_stage=reward_stage)
+
+    def with_models(
+        self, model_of: Callable[[str], Transformer], reward_model_of: Callable[[str], RewardModel | None]
+    ) -> StageInputs:
+        """The same, but that models come from elsewhere; what was made once is shared."""
+        return self._replaced(model_of=model_of, reward_model_of=reward_model_of)
+
+    def _replaced(self, **changes: Any) -> StageInputs:
+        made = dataclasses.replace(self, **changes)
         object.__setattr__(made, "cache", self.cache)
         return made
 
@@ -104,14 +113,14 @@ class StageInputs:
 
     def new_model(self) -> Transformer:
         """A model whose weights are drawn from the run's seed; on the CPU, so that they are the same on any device."""
-        from labkit.machine import default_device
         from labkit.model.transformer import Transformer
+        from labkit.training.processes import initial_device
 
         assert self.model_config is not None
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             model = Transformer(dataclasses.replace(self.model_config, vocabulary=self.tokenizer.vocab_size))
-        return model.to(default_device())
+        return model.to(initial_device())
 
     def predecessor_model(self) -> Transformer:
         """A fresh copy of the language model that the stage begins with. Raises LabError where it comes after none."""

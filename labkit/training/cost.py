@@ -64,11 +64,12 @@ class CostCounter(TorchDispatchMode):
         live_bytes: of all tensors that are there now; peak_bytes: the most that there were.
         work: what was computed.
         mask_true_share: of a mask, by which a tensor is indexed, how much is True: a fake mask has no numbers.
+        moves_operands: whether a product's matrices count as moved: where it has few rows, reading them takes its time.
     """
 
-    def __init__(self, mask_true_share: float = 1.0):
+    def __init__(self, mask_true_share: float = 1.0, moves_operands: bool = False):
         super().__init__()
-        self.mask_true_share = mask_true_share
+        self.mask_true_share, self.moves_operands = mask_true_share, moves_operands
         self.live_bytes: float = 0
         self.peak_bytes: float = 0
         self.work = Work()
@@ -103,8 +104,16 @@ class CostCounter(TorchDispatchMode):
         for tensor in outputs:
             self.track_tensor(tensor)
         if _computes(func):
-            self.work = self.work.plus(_work(func, args, kwargs, made, outputs))
+            self.work = self.work.plus(self._work(func, args, kwargs, made, outputs))
         return made
+
+    def _work(self, func: Any, args: Any, kwargs: Any, made: Any, outputs: list[Tensor]) -> Work:
+        counted = flop_registry.get(func._overloadpacket)
+        flops = 0 if counted is None else counted(*args, **kwargs, out_val=made)
+        if counted is not None and not self.moves_operands:
+            return Work(flops, 0, 1)
+        inputs = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        return Work(flops, sum(one.numel() * one.element_size() for one in (*inputs, *outputs)), 1)
 
     def _indexed(self, x: Tensor, indices: list[Tensor]) -> Tensor:
         """x[mask], of which `mask_true_share` is True; so in the backward pass, which asks again for the same mask."""
@@ -146,11 +155,3 @@ def _computes(func: Any) -> bool:
     """Whether an operation touches numbers: it is no question about a tensor, and no other look at one."""
     returned = [one.alias_info for one in func._schema.returns]
     return func.namespace == "aten" and all(alias is None or alias.is_write for alias in returned)
-
-
-def _work(func: Any, args: Any, kwargs: Any, made: Any, outputs: list[Tensor]) -> Work:
-    counted = flop_registry.get(func._overloadpacket)
-    if counted is not None:
-        return Work(counted(*args, **kwargs, out_val=made), 0, 1)
-    inputs = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-    return Work(0, sum(one.numel() * one.element_size() for one in (*inputs, *outputs)), 1)

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from labkit.model.transformer import Block
 from labkit.training.config import Objective
 from labkit.training.engine import Engine, Step, detach_step
-from labkit.training.sharding import local_shard
+from labkit.training.sharding import gather_to, local_shard
 
 R = TypeVar("R")
 _M_MMAP_THRESHOLD = -3  # of mallopt(3)
@@ -52,14 +52,16 @@ class Sharded(Engine):
     """FSDP2: every process holds a shard of each parameter, of its gradient and of its optimizer state.
 
     The weights of `model` itself are let go until `restore_full_weights`; a copy of its modules holds the shards. Each
-    block is sharded before the next one is moved to the device, if the model is not there already.
+    block is moved to the device,
+    sharded and let go before the next one is; at the end each weight is gathered by itself, to the main
+    process's CPU. So a device holds the whole model at no time.
     """
 
     gathers = True
 
     def __init__(self, model: nn.Module, device: torch.device, bf16: bool, cpu_offload: bool):
-        weights = list(model.parameters())
-        super().__init__(copy.deepcopy(model, {id(p): p for p in weights}))  # modules are copied, weights are not
+        weights = {id(p): p for p in model.parameters()}
+        super().__init__(copy.deepcopy(model, dict(weights)))  # modules are copied, weights are not
         self.given, self.device = model, device
         if device.type == "cpu":
             set_mmap_threshold(MMAP_THRESHOLD)
@@ -71,16 +73,16 @@ class Sharded(Engine):
             "mp_policy": _gathered_in_bf16() if bf16 else MixedPrecisionPolicy(),
         }
         for block in [module for module in root.modules() if isinstance(module, Block)]:
+            whole = list(block.parameters())
             fully_shard(block, **options)
+            _let_go(whole)
         for p in self.scalars:
             p.data = p.data.to(device)
         self.root: Any = fully_shard(root, ignored_params=set(self.scalars), **options)
+        _let_go(list(weights.values()))
         for module in self._sharded_modules():
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-        for p in weights:
-            if p.ndim > 0:
-                p.data = p.data.new_empty(0)
 
     def _sharded_modules(self) -> list[FSDPModule]:
         return [module for module in self.root.modules() if isinstance(module, FSDPModule)]
@@ -111,15 +113,12 @@ class Sharded(Engine):
     def restore_full_weights(self) -> None:
         self.root.reshard()
         for given, held in zip(self.given.parameters(), self.model.parameters(), strict=True):
-            given.data = self._whole(held.detach())
+            if isinstance(held, DTensor):
+                whole = gather_to(local_shard(held.detach()), held.shape, owner=0)
+                given.data = whole.cpu().clone()  # without the room for equal shards; without rows but on the first
+            else:
+                given.data = held.detach().cpu()
             given.grad = None
-
-    def _whole(self, held: Any) -> Tensor:
-        """All of a tensor, with no more memory than it needs: what is gathered has room for equal shards."""
-        if not isinstance(held, DTensor):
-            return held
-        on_device: Any = held.to(self.device)
-        return on_device.full_tensor().clone()
 
 
 class _Root(nn.Module):
@@ -150,6 +149,13 @@ def set_mmap_threshold(size: int) -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # no glibc
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, size)
+
+
+def _let_go(weights: Sequence[Tensor]) -> None:
+    """Free the memory of weights whose shards are held elsewhere."""
+    for p in weights:
+        if p.ndim > 0:
+            p.data = p.data.new_empty(0)
 
 
 def _objective(model: nn.Module, objective: Objective, batch: Any) -> Step:

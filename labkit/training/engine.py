@@ -3,7 +3,7 @@
     engine = make_parallel_engine(model, device)
     loss_sum, count, metrics = engine.backward(objective, batch, last_micro_batch=True)   # engine.model has gradients
     value = engine.call_with_weights(lambda model: evaluate(model, step))                 # every process comes here
-    engine.restore_full_weights()                                                         # `model` has the weights
+    engine.restore_full_weights()               # `model` has the weights; of a sharded one, on the main process alone
 
 An objective may call any method of the model: it is itself called inside the forward pass of a module that holds the
 model, which is what torch's engines hook into. Gradients are sums over processes, as losses are.
@@ -11,6 +11,8 @@ model, which is what torch's engines hook into. Gradients are sums over processe
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from labkit.machine import warn_once
 from labkit.model.transformer import Block
 from labkit.training.config import Objective
-from labkit.training.processes import accelerator, parallel_config
+from labkit.training.processes import accelerator, parallel_config, shards_models
 
 R = TypeVar("R")
 Step = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -55,11 +57,14 @@ class Engine:
         return torch.nn.utils.get_total_norm(gradients).item()
 
     def restore_full_weights(self) -> None:
-        """Give the trained weights back to the model that the engine was made of."""
+        """Give the trained weights back to the model that the engine was made of: on every process, but those of a
+        sharded model to the main process's CPU alone.
+        """
 
 
 def make_parallel_engine(model: nn.Module, device: torch.device, bf16: bool = False) -> Engine:
     """What the launcher asks for (see `parallel_config`). All processes begin with the first one's weights.
+    A model that will be sharded is given on the CPU, so that no device holds more of it than a shard and one block.
 
     bf16: training computes in bf16. A sharded model's weights are then gathered in bf16, and whatever is computed with
     them is; its shards stay in fp32.
@@ -77,7 +82,7 @@ def make_parallel_engine(model: nn.Module, device: torch.device, bf16: bool = Fa
 
     for p in model.parameters():
         broadcast(p.data)
-    if config.strategy == "fsdp":
+    if shards_models():
         return Sharded(model, device, bf16, config.cpu_offload)
     return Replicated(model.to(device), device)
 
@@ -97,25 +102,38 @@ def make_parallel_eval_engine(model: nn.Module, device: torch.device, bf16: bool
     Shards are then all that is left of its weights: from now on it is called through the engine alone.
     """
     model = model.eval()
-    if accelerator().num_processes == 1 or parallel_config().strategy == "ddp":
+    if not shards_models():
         return Engine(model.to(device))
     from labkit.training.distributed import Sharded
 
     return Sharded(model, device, bf16, parallel_config().cpu_offload)
 
 
+def call_on_device(model: nn.Module, call: Callable[[Any], R], bf16: bool = False) -> R:
+    """call(model), computed on the device, before the model is trained; it keeps its weights. Where it will be sharded,
+    a copy of it is for the call; every process comes here, and computes as many passes.
+    """
+    if not shards_models():
+        return call(model)
+    return make_parallel_eval_engine(copy.deepcopy(model), accelerator().device, bf16).call_with_weights(call)
+
+
 @contextmanager
 def gather_full_parameters(model: nn.Module) -> Iterator[None]:
-    """Inside, a sharded model's weights are whole on every process, so that each may compute as often as it likes."""
-    sharded: list[Any] = [module for module in model.modules() if hasattr(module, "set_reshard_after_forward")]
+    """Inside, a sharded model's weights are whole on every process, so that each may compute as often as it likes.
+    FSDP2's hooks, which would ask for them in each forward pass of each block, are left out meanwhile: where tokens are
+    generated one by one they take a tenth of the time and more.
+    """
+    sharded: list[Any] = [module for module in model.modules() if hasattr(module, "unshard")]
+    hooks = [(module, module._forward_pre_hooks, module._forward_hooks) for module in sharded]
     for module in sharded:
-        module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
+        module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
     try:
         yield
     finally:
-        for module in sharded:
-            module.set_reshard_after_forward(True, recurse=False)
+        for module, before, after in hooks:
+            module._forward_pre_hooks, module._forward_hooks = before, after
             module.reshard()
 
 

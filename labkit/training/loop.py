@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from labkit.configs import to_dict
 from labkit.errors import LabError
-from labkit.machine import compile_or_eager, float_for_sums, has_bf16, is_out_of_memory, warn_once
+from labkit.machine import autocast, compile_or_eager, float_for_sums, is_out_of_memory, uses_bf16, warn_once
 from labkit.model.initial import current_to_older_weight_names
 from labkit.training.checkpoints import Checkpoint, Checkpoints, MetricsLog, checkpoint_tensors, open_metrics_log
 from labkit.training.config import (
@@ -69,8 +69,9 @@ def fit(
     weights), when no label counts, when the disk is full and when the folder is of another recipe.
 
     On several processes (see `labkit.training.engine`) all of them come here, and end together. By FSDP2 the weights
-    are back in `model` at the end only: after a `break`, or an error, they are in the last checkpoint. A `break` saves
-    one only where no process needs the others for it; to stop all after the same step, throw `StopTraining`.
+    are back in `model` at the end only, on the main process's CPU: after a `break`, or an error, they are in the last
+    checkpoint. A `break` saves one only where no process needs the others for it; to stop all after the same step,
+    throw `StopTraining`.
     """
     with _explain_memory(config):
         loop = _Loop(model, source, objective, config, Path(folder) if folder else None, recipe_fingerprint, seed)
@@ -119,7 +120,10 @@ class _Loop:
         self.recipe_fingerprint = recipe_fingerprint or own_fingerprint
         self.processes = accelerator()
         self.device = self.processes.device
-        self.bf16 = config.precision == "bf16" and _has_bf16(self.device)
+        self.bf16 = uses_bf16(config.precision, self.device)
+        if config.precision == "bf16" and not self.bf16:
+            what = "processor" if self.device.type == "cpu" else "device"
+            warn_once(f"This {what} has no bf16: training in fp32, which is slower.")
         self.engine = make_parallel_engine(model, self.device, self.bf16)
         self.model = self.engine.model
         self.objective = self._compiled(objective)
@@ -185,7 +189,7 @@ class _Loop:
         return dict(zip(names, totals.tolist(), strict=True))
 
     def _objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(self.device, self.config.precision):
             return self.objective(model, batch)
 
     def _scale_gradients(self, count: float) -> float:
@@ -363,13 +367,6 @@ def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iter
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         deterministic.fill_uninitialized_memory = filled
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if not has_bf16(device):
-        what = "processor" if device.type == "cpu" else "device"
-        warn_once(f"This {what} has no bf16: training in fp32, which is slower.")
-    return has_bf16(device)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from labkit.errors import LabError
+from labkit.launcher import local_process_count
 from labkit.training.config import BatchSource
 
 MAX_WORKERS = 8
@@ -82,8 +83,7 @@ def prefetch_batches(source: BatchSource, total: int, device: torch.device) -> B
     """
     if device.type == "cpu" or not getattr(source, "stateless", False) or not hasattr(os, "fork"):
         return source
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // processes - 1))
+    workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // local_process_count() - 1))
     return BatchPrefetcher(source, total, workers, pin_memory=device.type == "cuda" and torch.cuda.is_available())
 
 

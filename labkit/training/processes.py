@@ -93,6 +93,18 @@ def parallel_config() -> ParallelConfig:
     return ParallelConfig("fsdp" if strategy == "fsdp" else "ddp", **asked)
 
 
+def shards_models() -> bool:
+    """Whether models are sharded over several processes (FSDP2)."""
+    return accelerator().num_processes > 1 and parallel_config().strategy == "fsdp"
+
+
+def initial_device() -> torch.device:
+    """Where a model is before an engine takes it: on the CPU where it will be sharded, of which a device then holds a
+    shard and one block at a time, not the whole; else on the device.
+    """
+    return torch.device("cpu") if shards_models() else accelerator().device
+
+
 def on_any_process(condition: bool) -> bool:
     """Whether the condition holds on any of the processes, each of which comes here."""
     if accelerator().num_processes == 1:

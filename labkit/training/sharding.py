@@ -39,7 +39,7 @@ def map_full_tensors(
     processes, made = dist.get_world_size(), []
     for start in range(0, len(shards), processes):
         some, shapes = shards[start : start + processes], [one.shape for one in like[start : start + processes]]
-        whole = [_gather(shard, shape, owner) for owner, (shard, shape) in enumerate(zip(some, shapes, strict=True))]
+        whole = [gather_to(shard, shape, owner) for owner, (shard, shape) in enumerate(zip(some, shapes, strict=True))]
         mine = dist.get_rank()
         if mine < len(whole):
             whole[mine] = make(whole[mine])
@@ -47,17 +47,21 @@ def map_full_tensors(
     return made
 
 
-def _rows(shape: torch.Size) -> int:
+def rows_per_shard(rows: int, processes: int) -> int:
     """Of each shard but the last ones, which may be shorter or empty."""
-    return -(-shape[0] // dist.get_world_size())
+    return -(-rows // processes)
+
+
+def _rows(shape: torch.Size) -> int:
+    return rows_per_shard(shape[0], dist.get_world_size())
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
     return F.pad(rows, [0, 0] * (rows.ndim - 1) + [0, count - len(rows)]).contiguous()  # as gloo reads it
 
 
-def _gather(shard: Tensor, shape: torch.Size, owner: int) -> Tensor:
-    """The whole tensor on its owner; on the others one without rows."""
+def gather_to(shard: Tensor, shape: torch.Size, owner: int) -> Tensor:
+    """The whole tensor of this shape on the process `owner`; on the others one without rows."""
     own = _padded(shard, _rows(shape))
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())] if dist.get_rank() == owner else None
     dist.gather(own, parts, dst=owner)

@@ -6,6 +6,10 @@ as in a roofline (Williams et al. 2009, https://doi.org/10.1145/1498765.1498785)
 speed of the best product of two large matrices. M and c are worked out from what two training steps take beyond their
 products at F: one of a few tokens, nearly all of which is c, and one of a thousand, most of which is M. So no
 efficiency is assumed; what small products take beyond F is in M, as much as a Transformer's step loses by it.
+
+Where tokens are generated one by one, both are others: each operation is called from Python anew, without a backward
+pass, and a product of a few rows takes as long as its weights take to be read. So there M and c are worked out of two
+such steps, of a small model and a large one.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from labkit.losses import next_token_loss
-from labkit.machine import peak_matmul_flops
+from labkit.machine import peak_matmul_flops, synchronize
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.training.config import TrainConfig, build_optimizer
@@ -32,7 +37,7 @@ MEASUREMENTS = 3
 
 
 class ReferenceStep(NamedTuple):
-    """A training step that is timed: a model's width and depth, and how many tokens in how many rows it reads."""
+    """A step that is timed: a model's width and depth, and how many tokens in how many rows it reads."""
 
     width: int
     depth: int
@@ -41,6 +46,9 @@ class ReferenceStep(NamedTuple):
 
 
 SHORT, LONG = ReferenceStep(64, 4, 1, 16), ReferenceStep(256, 2, 8, 128)
+"""Training steps."""
+SMALL, LARGE = ReferenceStep(64, 4, 4, 64), ReferenceStep(512, 4, 4, 64)
+"""Steps that generate a token in each row, after so many others."""
 
 
 class DeviceSpeed(NamedTuple):
@@ -63,21 +71,33 @@ class DeviceSpeed(NamedTuple):
         return DeviceSpeed(self.flops / factor, bandwidth, self.kernel_seconds * factor)
 
 
-def measure_speed(bf16: bool = False, clock: Callable[[], float] = time.perf_counter) -> DeviceSpeed:
-    """Of this machine, with as many threads as torch is set to, in about three seconds; again where they do not tell
-    what memory takes, as when something else slowed the products down.
+def measure_speed(bf16: bool = False) -> DeviceSpeed:
+    """Of training on this machine, with as many threads as torch is set to, in about three seconds; again where they do
+    not tell what memory takes, as when something else slowed the products down.
     """
-    speed = _measured_once(bf16, clock)
+    return _until_bandwidth(lambda: _measured_once(_training_step, SHORT, LONG, bf16))
+
+
+def measure_generation_speed(bf16: bool = False) -> DeviceSpeed:
+    """The same of generating tokens, for work that is counted with `moves_operands`."""
+    return _until_bandwidth(lambda: _measured_once(_generation_step, SMALL, LARGE, bf16))
+
+
+def _until_bandwidth(measure: Callable[[], DeviceSpeed]) -> DeviceSpeed:
+    speed = measure()
     for _ in range(MEASUREMENTS - 1):
         if speed.bandwidth is None:
-            speed = _measured_once(bf16, clock)
+            speed = measure()
     return speed
 
 
-def _measured_once(bf16: bool, clock: Callable[[], float]) -> DeviceSpeed:
-    flops = peak_matmul_flops(torch.bfloat16 if bf16 else torch.float32, clock=clock)
-    (short, short_work), (long, long_work) = (_timed(step, bf16, clock) for step in (SHORT, LONG))
-    return solve_speed(flops, short, short_work, long, long_work)
+MakeStep = Callable[[ReferenceStep, bool], tuple[Callable[[], object], CostCounter]]
+
+
+def _measured_once(make_step: MakeStep, short: ReferenceStep, long: ReferenceStep, bf16: bool) -> DeviceSpeed:
+    flops = peak_matmul_flops(torch.bfloat16 if bf16 else torch.float32)
+    (seconds, work), (more_seconds, more_work) = (_timed(*make_step(one, bf16)) for one in (short, long))
+    return solve_speed(flops, seconds, work, more_seconds, more_work)
 
 
 def solve_speed(
@@ -97,30 +117,50 @@ def solve_speed(
     return DeviceSpeed(flops, 1 / byte if byte > 0 else None, kernel)
 
 
-def _timed(reference: ReferenceStep, bf16: bool, clock: Callable[[], float]) -> tuple[float, Work]:
-    """Seconds of a step, and its work."""
+def _model_and_ids(reference: ReferenceStep) -> tuple[Transformer, Tensor]:
     (width, depth, rows, length), device = reference, accelerator().device
     with torch.random.fork_rng(devices=[]):
-        model = Transformer(ModelConfig(1024, length, width=width, depth=depth, feed_forward=Gated(3 * width)))
-    model.to(device)
+        model = Transformer(ModelConfig(1024, 2 * length, width=width, depth=depth, feed_forward=Gated(3 * width)))
+    return model.to(device), torch.arange(rows * length, device=device).view(rows, length) % 1024
+
+
+def _training_step(reference: ReferenceStep, bf16: bool) -> tuple[Callable[[], object], CostCounter]:
+    model, ids = _model_and_ids(reference)
     optimizer = build_optimizer(model, TrainConfig(optimizer="adamw"), torch.bfloat16 if bf16 else torch.float32)
-    ids = torch.arange(rows * length, device=device).view(rows, length) % 1024
     mask = torch.ones_like(ids, dtype=torch.bool)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
             loss_sum, _ = next_token_loss(model(ids), ids, mask)
         loss_sum.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
 
-    with CostCounter() as counter:
+    return step, CostCounter()
+
+
+def _generation_step(reference: ReferenceStep, bf16: bool) -> tuple[Callable[[], object], CostCounter]:
+    model, ids = _model_and_ids(reference)
+    state = model.eval().new_state(len(ids), 2 * ids.shape[1])
+
+    @torch.no_grad()
+    def step(read: Tensor = ids[:, :1]) -> Tensor:
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
+            return model.logits(model.hidden_states(read, None, None, state)).float().softmax(-1).cumsum(-1)
+
+    step(ids)
+    return step, CostCounter(moves_operands=True)
+
+
+def _timed(step: Callable[[], object], counter: CostCounter) -> tuple[float, Work]:
+    """Seconds of a step, and its work."""
+    device, taken = accelerator().device, []
+    with counter:
         step()
-    taken = []
     for _ in range(STEPS):
-        start = clock()
+        synchronize(device)
+        start = time.perf_counter()
         step()
-        taken.append(clock() - start)
+        synchronize(device)
+        taken.append(time.perf_counter() - start)
     return statistics.median(taken), counter.work

@@ -21,6 +21,7 @@ from labkit.training.cost import CostCounter, Work
 from labkit.training.engine import checkpoint_activations
 from labkit.training.optimizer import MuonAdamW, newton_schulz
 from labkit.training.processes import ParallelConfig
+from labkit.training.sharding import rows_per_shard
 
 ALONE = ParallelConfig()
 
@@ -91,7 +92,7 @@ def model_bytes(model: nn.Module, processes: int = 1) -> int:
 def share_bytes(tensor: Tensor, processes: int = 1) -> int:
     """Of a tensor, or of the rows of it that each process holds: as many, rounded up."""
     rows = tensor.shape[0] if tensor.ndim else 1
-    return -(-rows // processes) * tensor.numel() // max(1, rows) * tensor.element_size()
+    return rows_per_shard(rows, processes) * tensor.numel() // max(1, rows) * tensor.element_size()
 
 
 def _count_passes(

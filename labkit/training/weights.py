@@ -7,7 +7,7 @@ Weights are replaced as a whole: new shards get names that no file has, the inde
 disk, and only then is removed what it replaces: model.safetensors, or the index and the shards that it names. Shards
 that no index names, as of a download that is not whole, are never removed. Meanwhile model.safetensors.replacing.json
 lists the old files and the new, so that after a kill the next writer removes those that are not read. Where both forms
-are there, model.safetensors is the one that is read, as in transformers.
+are there, model.safetensors is the one that is read, as in transformers; it is said.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from labkit.errors import LabError
+from labkit.errors import LabError, count_with_noun
 from labkit.files import PARTIAL, atomic_replace, explain_read_errors, explain_write_errors, read_object, write_json
+from labkit.machine import warn_once
 
 R = TypeVar("R")
 
@@ -55,9 +56,15 @@ def weights_or_index_file(folder: Path) -> Path:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder's weights. Raises LabError for an index that is damaged, that names a file
-    outside the folder or one that is not there.
+    outside the folder or one that is not there, and for shards without their index.
     """
+    check_index_is_there(folder)
     if weights_or_index_file(folder).name == WEIGHTS:
+        if (folder / INDEX).is_file() and not (folder / REPLACING).is_file():
+            warn_once(
+                f"{folder} holds its weights twice: {WEIGHTS} is read, and {INDEX} with the files that it names is "
+                f"not. Remove the one that is not meant."
+            )
         return [folder / WEIGHTS]
     names = _shard_names(folder)
     missing = [name for name in names if not (folder / name).is_file()]
@@ -67,6 +74,19 @@ def weight_files(folder: Path) -> list[Path]:
             f"{missing[0]}: the checkpoint is incomplete. Download or copy it again."
         )
     return [folder / name for name in names]
+
+
+def check_index_is_there(folder: Path) -> None:
+    """Raises LabError for a folder with shards of weights whose index is gone."""
+    if weights_or_index_file(folder).is_file() or not folder.is_dir():
+        return
+    shards = sorted(file.name for file in folder.iterdir() if _SHARD.fullmatch(file.name))
+    if shards and not (folder / REPLACING).is_file():
+        raise LabError(
+            f"{folder} has {count_with_noun(len(shards), 'file')} of sharded weights, {shards[0]} the first, but no "
+            f"{INDEX}, which says what is in them. Copy it from where they came from; a run's stage can be trained "
+            f"again (labkit STAGE RUN --again)."
+        )
 
 
 def _shard_names(folder: Path) -> list[str]:

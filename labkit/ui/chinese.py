@@ -135,7 +135,8 @@ MESSAGES = {
     "{} takes {} GB of memory; {} has {} GB.": "{0} 需要 {1} GB 内存；{2} 有 {3} GB。",
     "A model of {} parameters": "{0} 个参数的模型",
     "{} can be {}, not {}.": "{0} 可为 {1}，不能是 {2}。",
-    "{} needs a value.": "{0} 需要一个值。",
+    "{} needs a value; one that begins with a dash stands behind =: {}=-1":
+        "{0} 需要一个值；以短横线开头的值写在 = 之后：{1}=-1",
     "There is no file or folder {}.": "没有文件或文件夹 {0}。",
     "The folder {} contains no {} file.": "文件夹 {0} 中没有 {1} 文件。",
     "Recipe: {}.train.max_length is {} tokens, but the model's context is {}. Lower {}.train.max_length or raise "

@@ -15,7 +15,8 @@ def quick(monkeypatch):
     """A tiny recipe for a preset, and speeds that are not measured."""
     monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset, **sources: tiny_recipe())
     monkeypatch.setattr("labkit.training.distributed.set_mmap_threshold", lambda size: None)
-    monkeypatch.setattr("labkit.training.speed.measure_speed", lambda *given, **options: DeviceSpeed(1e9, 1e9, 1e-6))
+    for measure in ("measure_speed", "measure_generation_speed"):
+        monkeypatch.setattr(f"labkit.training.speed.{measure}", lambda *given: DeviceSpeed(1e9, 1e9, 1e-6))
     for variable in ("LABKIT_PARALLEL", "LABKIT_ACTIVATION_CHECKPOINTING", "LABKIT_CPU_OFFLOAD"):
         monkeypatch.setenv(variable, "")  # so that what a command sets is undone
     parallel_config.cache_clear()
@@ -87,10 +88,14 @@ def test_notes_say_what_is_counted_otherwise(capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["plan", "huge"], "There is no preset 'huge' and no run in huge; the presets are smoke, lab, full"),
-        (["plan", "smoke", "--devices", "0"], "devices must be at least 1, not 0"),
-        (["plan", "smoke", "--memory", "-1"], "memory must be above 0, not -1"),
+        (["plan", "smoke", "--devices", "0"], "labkit: --devices must be at least 1, not 0"),
+        (["plan", "smoke", "--memory", "-1"], "labkit: --memory must be above 0, not -1"),
         (["plan", "smoke", "--memory", "much"], "--memory must be None or a number, not 'much'"),
-        (["plan", "smoke", "--flops", "0"], "flops must be above 0"),
+        (["plan", "smoke", "--flops", "0"], "--flops must be above 0"),
+        (
+            ["plan", "smoke", "--flops", "989"],
+            "--flops 989 is 989 FLOP/s, which no device is so slow to have. In TFLOP/s",
+        ),
         (["plan", "smoke", "--devices", "8"], "A batch of 4 rows cannot be split over 8 processes"),
         (["plan", "smoke", "--cpu-offload"], "does not estimate --cpu-offload"),
         (["plan", "smoke", "--device", "8"], "labkit plan --devices 8"),

@@ -1,5 +1,6 @@
 """Every stage of a recipe is estimated by its own code."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from labkit.runs.estimate import Devices, estimate_stages
 from labkit.runs.folder import Run
 from labkit.runs.plan import parse_plan
 from labkit.stages import SFT, Pretrain
+from labkit.stages.rollouts import RolloutSource
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.processes import ParallelConfig
 from labkit.training.speed import DeviceSpeed
@@ -72,6 +74,40 @@ def test_ppo_reads_two_models_and_keeps_keys_and_values():
     keys_and_values = 2 * 4 * 32 * 4
     assert ppo.kv_cache_bytes % 16 == 0 and 8 * keys_and_values < ppo.kv_cache_bytes < 2 * 128 * keys_and_values
     assert ppo.sampling_seconds > 0 and reward.kv_cache_bytes == 0
+
+
+def test_ppo_is_estimated_from_several_rollouts(monkeypatch):
+    """Two steps learn from each: batches 0, 2, 4 … are of others. The widest tells memory, their mean tells time."""
+    asked, widths = [], itertools.cycle((16, 48))
+    sampled = RolloutSource.next_batch
+
+    def next_batch(source, model, step):
+        asked.append(step)
+        batch, width = sampled(source, model, step), next(widths)
+        rows = {name: one[:, :1].expand(-1, width) for name, one in batch._asdict().items() if one.ndim == 2}
+        return batch._replace(**rows | {"mask": torch.ones_like(rows["mask"])})
+
+    monkeypatch.setattr(RolloutSource, "next_batch", next_batch)
+    recipe, devices = tiny_recipe(), Devices(SPEED)
+    (both,) = estimate_stages(recipe, devices, ["ppo"], batches=4)
+    (narrow,) = estimate_stages(recipe, devices, ["ppo"], batches=1)
+    assert asked == [0, 2, 4, 6, 0]
+    assert both.step.activation_bytes > 2 * narrow.step.activations
+    assert 1.4 < both.step_seconds / narrow.step_seconds < 2.2
+
+
+def test_generation_has_a_speed_of_its_own():
+    slow = DeviceSpeed(1e9, 1e9, 1e-3)
+    usual, slower = by_name()["ppo"], by_name(generation_speed=slow)["ppo"]
+    assert slower.step_seconds == usual.step_seconds and slower.sampling_seconds > 5 * usual.sampling_seconds
+
+
+def test_a_gpu_never_holds_the_whole_of_a_sharded_model():
+    """A CPU does, before it is sharded and after."""
+    fsdp = {"count": 2, "parallel": ParallelConfig("fsdp")}
+    for name, one in by_name(**fsdp).items():
+        gpu = by_name(**fsdp, cpu=False)[name]
+        assert gpu.step == one.step and gpu.peak_bytes <= one.peak_bytes
 
 
 def test_devices_share_rows_and_with_fsdp_models():

@@ -28,7 +28,10 @@ from labkit.runs.flags import format_tyro_error
         ("run --pretrain.train.muon-lr x", "--pretrain.train.muon-lr must be a number, not 'x'."),
         ("run --model.width 0", "--model.width must be at least 1 and at most 1,048,576, not 0."),
         ("run --model.norm x", "--model.norm can be rms, layer, not 'x'."),
-        ("run --model.width", "--model.width needs a value."),
+        (
+            "run --model.width",
+            "--model.width needs a value; one that begins with a dash stands behind =: --model.width=-1",
+        ),
         ("run --model.wdith 3", "There is no option --model.wdith. Did you mean --model.width or --model.depth?"),
         ("read a", "labkit read needs --as {text,instructions,preferences}. labkit read --help says more."),
         ("compare a", "labkit compare needs RUN_B. labkit compare --help says more."),

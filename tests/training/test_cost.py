@@ -13,7 +13,7 @@ from labkit.text.batch import Batch
 from labkit.training.config import TrainConfig, build_optimizer
 from labkit.training.cost import CostCounter, Work, fake_tensors, without_memory
 from labkit.training.processes import ParallelConfig
-from labkit.training.speed import DeviceSpeed, measure_speed, solve_speed
+from labkit.training.speed import DeviceSpeed, measure_generation_speed, measure_speed, solve_speed
 from labkit.training.step_cost import StepCost, count_step
 
 SHAPE = ModelConfig(
@@ -145,6 +145,16 @@ def test_a_measurement_is_repeated_until_it_tells(monkeypatch):
     assert measure_speed().bandwidth == 2
 
 
-def test_this_machine_has_speeds():
-    speed = measure_speed()
+def test_where_rows_are_few_a_products_matrices_are_moved_too():
+    """[1, 4] by [4, 6]: 2 · 4 · 6 FLOPs, and 4 + 24 + 6 numbers of 4 bytes."""
+    row, matrix = torch.zeros(1, 4), torch.zeros(4, 6)
+    for moves, size in ((False, 0), (True, 4 * 34)):
+        with CostCounter(moves_operands=moves) as counter:
+            row @ matrix
+        assert counter.work == Work(48, size, 1)
+
+
+@pytest.mark.parametrize("measure", [measure_speed, measure_generation_speed])
+def test_this_machine_has_speeds(measure):
+    speed = measure()
     assert speed.bandwidth is not None and 0.1 < speed.bandwidth and 0 <= speed.kernel_seconds < 0.1 < speed.flops

@@ -8,7 +8,6 @@ import torch
 
 from labkit import machine
 from labkit.errors import LabError
-from labkit.training import loop as train
 from labkit.training.config import StepRecord, TrainConfig, fingerprint
 from labkit.training.loop import fit
 from labkit.training.optimizer import MuonAdamW
@@ -320,7 +319,7 @@ def test_gradients_from_before_do_not_leak_into_the_first_step():
 
 
 def test_no_bf16_is_said_and_training_goes_on_in_fp32(monkeypatch):
-    monkeypatch.setattr(train, "has_bf16", lambda device: False)
+    monkeypatch.setattr(machine, "has_bf16", lambda device: False)
     with pytest.warns(UserWarning, match="no bf16"):
         model, _ = train_tiny(tiny_config(precision="bf16"))
     assert weights_hash(model) == weights_hash(train_tiny(tiny_config())[0])
@@ -337,7 +336,7 @@ def test_bf16_is_used_in_model_and_loss_alone():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         list(fit(model, Counting(), objective, tiny_config(steps=1, precision="bf16")))
-    assert seen == [torch.bfloat16 if train.has_bf16() else torch.float32]
+    assert seen == [torch.bfloat16 if machine.has_bf16() else torch.float32]
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 

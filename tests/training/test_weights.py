@@ -16,6 +16,7 @@ from labkit.training import weights
 from labkit.training.weights import (
     INDEX,
     WEIGHTS,
+    check_index_is_there,
     hash_weights,
     link_weights,
     load_weights,
@@ -54,6 +55,28 @@ def test_one_file_is_what_safetensors_makes_of_the_model(tmp_path):
     assert (tmp_path / WEIGHTS).read_bytes() == (tmp_path / "expected").read_bytes()
     assert weight_files(tmp_path) == [weights_or_index_file(tmp_path)] == [tmp_path / WEIGHTS]
     assert loaded(tmp_path) == weights_hash(model)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_shards_without_their_index_are_refused_in_words(tmp_path):
+    write_weights(tmp_path, layers(0))
+    (tmp_path / INDEX).unlink()
+    for read in (weight_files, hash_weights, loaded, check_index_is_there):
+        with pytest.raises(
+            LabError, match=r"has 2 files of sharded weights, model-00001-.*Copy it from where they came"
+        ):
+            read(tmp_path)
+
+
+def test_weights_in_both_forms_are_said_to_be_and_one_is_read(tmp_path, monkeypatch):
+    """As after a download of both; a replacement, which has both for a moment, is none."""
+    write_weights(tmp_path, layers(1))
+    monkeypatch.setattr(weights, "MAX_SHARD_BYTES", SHARD)
+    write_weights(tmp_path / "shards", layers(0))
+    for file in (tmp_path / "shards").iterdir():
+        file.rename(tmp_path / file.name)
+    with pytest.warns(UserWarning, match=r"holds its weights twice: model.safetensors is read, and .*index.json with"):
+        assert loaded(tmp_path) == weights_hash(layers(1))
 
 
 @pytest.mark.usefixtures("small_shards")
