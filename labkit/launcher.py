@@ -15,7 +15,9 @@ def check_launcher_variables() -> None:
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         value = os.environ.get(name)
         if value is not None and not value.lstrip("-").isdecimal():
-            raise LabError(f"{name} is {value!r}, not a number. torchrun and accelerate launch set it; else unset it.")
+            raise LabError(
+                f"{name} is {value!r}, not a number. torchrun and accelerate launch set it; otherwise unset it."
+            )
 
 
 def launched_process_count() -> int:

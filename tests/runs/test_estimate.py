@@ -92,7 +92,7 @@ def test_ppo_is_estimated_from_several_rollouts(monkeypatch):
     (both,) = estimate_stages(recipe, devices, ["ppo"], batches=4)
     (narrow,) = estimate_stages(recipe, devices, ["ppo"], batches=1)
     assert asked == [0, 2, 4, 6, 0]
-    assert both.step.activation_bytes > 2 * narrow.step.activations
+    assert both.step.activation_bytes > 2 * narrow.step.activation_bytes
     assert 1.4 < both.step_seconds / narrow.step_seconds < 2.2
 
 

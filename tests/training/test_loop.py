@@ -211,7 +211,7 @@ def test_another_torch_is_said(tmp_path):
     stop_after(2, tiny_config(), tmp_path)
     state = tmp_path / "checkpoints" / "step-00000002" / "state.json"
     state.write_text(state.read_text().replace(torch.__version__, "1.0.0"))
-    with pytest.warns(UserWarning, match="different torch: the last bits of the results may differ"):
+    with pytest.warns(UserWarning, match="these changed: torch. The last bits of results may differ"):
         train_tiny(tiny_config(), tmp_path)
 
 
