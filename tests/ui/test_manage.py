@@ -354,9 +354,9 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ({"extra_flags": "--help"}, "--help is not a setting"),
         ({"extra_flags": "--tyro-write-completion bash /tmp/x"}, "is not a setting"),
         ({"stages": ["dpo"]}, "dpo needs pretrain, sft first"),
-        ({"source": "mine", "stages": ["dpo"]}, "has not finished pretrain, sft"),
+        ({"preset_or_run": "mine", "stages": ["dpo"]}, "has not finished pretrain, sft"),
         (
-            {"source": "mine", "stages": ["ppo"], "extra_flags": "--text data/README.md"},
+            {"preset_or_run": "mine", "stages": ["ppo"], "extra_flags": "--text data/README.md"},
             "no stage ppo; it has pretrain",
         ),
         ({"extra_flags": "'open"}, "cannot be read"),
