@@ -84,7 +84,8 @@ def test_ppo_is_estimated_from_several_rollouts(monkeypatch):
     def next_batch(source, model, step):
         asked.append(step)
         batch, width = sampled(source, model, step), next(widths)
-        rows = {name: one[:, :1].expand(-1, width) for name, one in batch._asdict().items() if one.ndim == 2}
+        tensors = {name: one for name, one in batch._asdict().items() if name != "metrics"}
+        rows = {name: one[:, :1].expand(-1, width) for name, one in tensors.items() if one.ndim == 2}
         return batch._replace(**rows | {"mask": torch.ones_like(rows["mask"])})
 
     monkeypatch.setattr(RolloutSource, "next_batch", next_batch)
