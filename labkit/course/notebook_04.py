@@ -19,9 +19,9 @@ def cross_entropy(logits: list[float], label: int) -> float:
     return largest + math.log(sum(math.exp(logit - largest) for logit in logits)) - logits[label]
 
 
-def bits_per_byte(loss: float, tokens: int, size: int) -> float:
-    """All nats of the text, as bits, over its bytes."""
-    return loss * tokens / math.log(2) / size
+def bits_per_byte_of_chance(vocabulary: int, tokens: int, size: int) -> float:
+    """Each token costs log2 V bits; all tokens of the text, over its bytes."""
+    return math.log2(vocabulary) * tokens / size
 
 
 def wsd(step: int, steps: int, warmup: int, fraction: float, final: float) -> float:
@@ -87,9 +87,9 @@ EXERCISES = (
     ),
     Exercise(
         "04.2",
-        "Write cross_entropy(logits, label): the loss in nats of one prediction.",
+        "Write cross_entropy(logits, label): the loss in nats of one prediction, also of logits such as 1000.",
         cross_entropy,
-        Function(lambda: [([0.0, 0.0], 1), ([2.0, 1.0, -1.0], 0), ([-3.0, 0.5, 0.25, 4.0], 2)]),
+        Function(lambda: [([0.0, 0.0], 1), ([2.0, 1.0, -1.0], 0), ([-3.0, 0.5, 0.25, 4.0], 2), ([1000.0, 998.0], 1)]),
         (
             Mistake(
                 "probability",
@@ -115,30 +115,30 @@ EXERCISES = (
     ),
     Exercise(
         "04.3",
-        "A model has the mean loss `loss` (nats per token) on a text of `tokens` tokens and `size` bytes. How many "
-        "bits per byte is that?",
-        bits_per_byte,
-        Value(given={"loss": 0.5, "tokens": 1000, "size": 3500}),
+        "A model gives the same probability to each of `vocabulary` tokens. A text has `tokens` tokens, `size` bytes. "
+        "How many bits per byte has the model on it?",
+        bits_per_byte_of_chance,
+        Value(given={"vocabulary": 960, "tokens": 1000, "size": 3500}),
         (
             Mistake(
-                "nats per byte",
-                lambda loss, tokens, size: loss * tokens / size,
-                "These are nats per byte. How many nats is a bit?",
-            ),
-            Mistake(
                 "bits per token",
-                lambda loss, tokens, size: loss / math.log(2),
+                lambda vocabulary, tokens, size: math.log2(vocabulary),
                 "These are bits per token. How many bits are that for the whole text?",
             ),
             Mistake(
+                "nats per byte",
+                lambda vocabulary, tokens, size: math.log(vocabulary) * tokens / size,
+                "These are nats per byte. How many bits is a nat?",
+            ),
+            Mistake(
                 "tokens and bytes exchanged",
-                lambda loss, tokens, size: loss * size / tokens / math.log(2),
+                lambda vocabulary, tokens, size: math.log2(vocabulary) * size / tokens,
                 "Tokens and bytes are exchanged: a token is several bytes, so a byte costs less than a token.",
             ),
             Mistake(
-                "multiplied by log 2",
-                lambda loss, tokens, size: loss * tokens * math.log(2) / size,
-                "A bit is log 2 = 0.69 nats, so there are more bits than nats.",
+                "a byte's own bits",
+                8,
+                "So many bits a byte takes on disk. What does it cost under the model, whose tokens are longer?",
             ),
         ),
     ),
