@@ -10,7 +10,7 @@ from statistics import median
 from labkit.errors import LabError
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import PreparedStage, prepare_stage
+from labkit.runs.pipeline import BoundStage, bind_stage
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.stage_folder import StageFolder
 from labkit.training.loop import fit
@@ -34,8 +34,8 @@ def time_matched_sft_metrics(run_path: str | Path) -> dict[str, dict[str, float]
         if folder.config.reads != "preferences" or not folder.generates_text or folder.result is None:
             continue
         steps = max(1, math.floor(folder.result["training_seconds"] / _seconds_per_step(tuned)))
-        stage = prepare_stage(run, folder.name, stage_inputs)
-        model = _fine_tuned_again(prepare_stage(run, tuned.name, stage_inputs), stage.inputs.predecessor_model(), steps)
+        stage = bind_stage(run, folder.name, stage_inputs)
+        model = _fine_tuned_again(bind_stage(run, tuned.name, stage_inputs), stage.inputs.predecessor_model(), steps)
         found[folder.name] = {"steps": steps} | stage.config.evaluate(model, stage.inputs, run.recipe.evaluation)
     return found
 
@@ -46,7 +46,7 @@ def _seconds_per_step(tuned: StageFolder) -> float:
     return median(later - earlier for earlier, later in zip(seconds[3:], seconds[4:], strict=False))
 
 
-def _fine_tuned_again(stage: PreparedStage, model: Transformer, steps: int) -> Transformer:
+def _fine_tuned_again(stage: BoundStage, model: Transformer, steps: int) -> Transformer:
     fresh = dataclasses.replace(stage.inputs, seed=stage.inputs.seed + FRESH)
     train = dataclasses.replace(stage.config.train, steps=steps)
     for _ in fit(model, stage.config.source(fresh, model), stage.config.objective, train):

@@ -71,15 +71,15 @@ def is_valid_without_events(world: World, text: str) -> bool:
     return bool(read) and not world.check(text).problems
 
 
-def novel_story_share(stories: Sequence[str], data: WorldData, num_training_documents: int) -> float:
+def novel_story_share(stories: Sequence[str], data: WorldData, max_compared_documents: int) -> float:
     """The share of stories that are not word for word in the training set.
 
-    Up to `num_training_documents` training documents are compared, evenly spaced. When the run saw more, each find
+    Up to `max_compared_documents` training documents are compared, evenly spaced. When the run saw more, each find
     stands for trained / compared of them, so the estimate stays unbiased.
     """
     if not data.num_trained_documents:
         return 1.0
-    count = min(data.num_trained_documents, num_training_documents)
+    count = min(data.num_trained_documents, max_compared_documents)
     known = _training_hashes(data.world, data.seed, data.num_trained_documents, count)
     found = sum(hash(story.strip()) in known for story in stories)
     return max(0.0, 1 - found / max(1, len(stories)) * data.num_trained_documents / count)

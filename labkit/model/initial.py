@@ -72,7 +72,7 @@ def register_weight_renames(module: nn.Module, older_to_current: Mapping[str, st
     module.register_load_state_dict_pre_hook(rename)
 
 
-def current_to_older_weight_names(model: nn.Module) -> dict[str, str]:
+def renamed_weights_older_names(model: nn.Module) -> dict[str, str]:
     """{name of today: name that it was saved under before} of a model's renamed weights."""
     found = {}
     for prefix, module in model.named_modules():

@@ -385,7 +385,7 @@ def count_sampling(
     for one in scorers:
         for tensor in (*one.parameters(), *one.buffers()):
             counter.track_tensor(tensor, 0)
-    counter.add_bytes(resident_bytes)
+    counter.change_live_bytes(resident_bytes)
     rows, width = batch.inputs.shape
     new = min(rollouts.max_new_tokens, width - 1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16), counter:

@@ -130,7 +130,7 @@ class Jobs:
             text = log.read().decode("utf-8", "ignore")  # a character may be cut where it begins
         return "\n".join(line.rpartition("\r")[2] for line in text.rstrip("\n").split("\n"))
 
-    def rename(self, name: str, new_name: str) -> None:
+    def move_records(self, name: str, new_name: str) -> None:
         """Let what is known of a run's process be known under another name; of a running one, nothing is."""
         for ending in ("log", "json"):
             file, target = self._file(name, ending), self._file(new_name, ending)

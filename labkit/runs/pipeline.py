@@ -55,7 +55,7 @@ class Progress(NamedTuple):
     result: dict[str, Any] | None = None
 
 
-class PreparedStage(NamedTuple):
+class BoundStage(NamedTuple):
     """A stage of a run, as it is made or measured. predecessor: what it begins with; see `Recipe.predecessor`."""
 
     name: str
@@ -120,7 +120,7 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
     stage_inputs = prepare_inputs(opened)
     for name, record in opened.reading.items():
         yield Progress(name, "read", result=record)
-    stages = [prepare_stage(opened, name, stage_inputs) for name in chosen]
+    stages = [bind_stage(opened, name, stage_inputs) for name in chosen]
     _check(opened, [stage for stage in stages if not stage.folder.finished])
     spent = time.perf_counter() - start
     for stage in stages:
@@ -154,7 +154,7 @@ def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Ge
             opened.recipe = opened.recipe.with_stages(**{stage: config})
         start = time.perf_counter()
         yield Progress("tokenizer", "prepare")
-        made = prepare_stage(opened, stage, prepare_inputs(opened))
+        made = bind_stage(opened, stage, prepare_inputs(opened))
         _check(opened, [made])
         spent = time.perf_counter() - start
         yield from _stage(opened, made, spent, lambda: opened.begin_rerun(stage))
@@ -235,16 +235,16 @@ def _keep(run: Run, begun: FolderTransaction | None) -> None:
         run.save_recipe()
 
 
-def prepare_stage(run: Run, stage_name: str, stage_inputs: StageInputs) -> PreparedStage:
+def bind_stage(run: Run, stage_name: str, stage_inputs: StageInputs) -> BoundStage:
     """A stage of a run with all that it is given."""
     recipe, after = run.recipe, run.recipe.predecessor(stage_name)
     bound = stage_inputs.for_stage(after, recipe.preceding_reward_stage(stage_name))
-    return PreparedStage(
+    return BoundStage(
         stage_name, recipe.stages[stage_name], after, run.stage(stage_name), recipe.fingerprint(stage_name), bound
     )
 
 
-def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
+def _check(run: Run, stages: Sequence[BoundStage]) -> None:
     """Raises LabError for all that can be known to hinder one of the stages, before any of them is begun."""
     names = [stage.name for stage in stages]
     for stage in stages:
@@ -260,7 +260,7 @@ def _check(run: Run, stages: Sequence[PreparedStage]) -> None:
         stage.config.check(stage.inputs, run.recipe.evaluation)
 
 
-def _check_context(stage: PreparedStage, root: str, context: int) -> None:
+def _check_context(stage: BoundStage, root: str, context: int) -> None:
     if stage.config.train.max_length > context:
         raise LabError(
             f"{stage.name}.train.max_length is {stage.config.train.max_length} tokens, but the context of {root} is "
@@ -284,7 +284,7 @@ def _unchanged_if_refused(run: Run) -> Iterator[None]:
 
 def evaluate_finished_stage(run: Run, stage_name: str, stage_inputs: StageInputs) -> dict[str, Any]:
     """The metrics and samples of a finished stage, taken of the weights that are in its folder now."""
-    stage = prepare_stage(run, stage_name, stage_inputs)
+    stage = bind_stage(run, stage_name, stage_inputs)
     folder = stage.folder
     assert folder.result is not None
     found = _measure(run, stage, folder.model() if folder.generates_text else folder.reward_model())
@@ -306,7 +306,7 @@ def _chosen(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
     return [name for name in recipe.stages if stages is None or name in stages]
 
 
-def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[], object]) -> Iterator[Progress]:
+def _stage(run: Run, stage: BoundStage, preparation: float, ready: Callable[[], object]) -> Iterator[Progress]:
     """Train and measure one stage. preparation: seconds, counted as part of it. ready: called when nothing is left to
     refuse, before the folder is changed.
     """
@@ -347,7 +347,7 @@ def _stage(run: Run, stage: PreparedStage, preparation: float, ready: Callable[[
     yield Progress(name, "finished", steps, steps, result=folder.result)
 
 
-def _train(run: Run, stage: PreparedStage, model: nn.Module, source: BatchSource) -> Generator[StepRecord, None, None]:
+def _train(run: Run, stage: BoundStage, model: nn.Module, source: BatchSource) -> Generator[StepRecord, None, None]:
     """`fit` with all that the run knows."""
 
     def validate(trained: Any, step: int) -> dict[str, float]:
@@ -366,7 +366,7 @@ def _train(run: Run, stage: PreparedStage, model: nn.Module, source: BatchSource
     )
 
 
-def _measure_alone(run: Run, stage: PreparedStage, result_model: Transformer | RewardModel) -> dict[str, Any]:
+def _measure_alone(run: Run, stage: BoundStage, result_model: Transformer | RewardModel) -> dict[str, Any]:
     """`_measure` by the main process. A model that was sharded is on its CPU now: it is measured on the device where
     that has room for it, the one before it and a reward model, else on the CPU.
     """
@@ -379,7 +379,7 @@ def _measure_alone(run: Run, stage: PreparedStage, result_model: Transformer | R
     return _measure(run, stage._replace(inputs=models_on(run, stage.inputs, device)), result_model.to(device))
 
 
-def _measure(run: Run, stage: PreparedStage, result_model: Transformer | RewardModel) -> dict[str, Any]:
+def _measure(run: Run, stage: BoundStage, result_model: Transformer | RewardModel) -> dict[str, Any]:
     """The stage's metrics, and its answers to the five prompts that every stage of the run is asked."""
     evaluation, stage_inputs = run.recipe.evaluation, stage.inputs
     metrics = stage.config.evaluate(result_model, stage_inputs, evaluation)

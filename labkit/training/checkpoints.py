@@ -39,7 +39,7 @@ from labkit.files import (
     restore_interrupted_write,
     write_jsonl,
 )
-from labkit.model.initial import current_to_older_weight_names
+from labkit.model.initial import renamed_weights_older_names
 from labkit.training.sharding import is_sharded, read_full_tensors, read_shards, write_shards
 
 KEPT = 2
@@ -134,7 +134,7 @@ class Checkpoint:
         now; every process comes here.
         """
         if not self.sharded:
-            older = current_to_older_weight_names(model)
+            older = renamed_weights_older_names(model)
             weights = dict(model.named_parameters(remove_duplicate=False))
             self._read_file("model", weights, older)
             self._read_file("optimizer", dict(optimizer), older)

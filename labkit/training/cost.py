@@ -76,7 +76,7 @@ class CostCounter(TorchDispatchMode):
         self._known: set[int] = set()
         self._shares: dict[int, float] = {}
 
-    def add_bytes(self, num_bytes: float) -> None:
+    def change_live_bytes(self, num_bytes: float) -> None:
         """Count so many bytes more, or fewer, where the number is negative."""
         self.live_bytes += num_bytes
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
@@ -89,7 +89,7 @@ class CostCounter(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes() if num_bytes is None else num_bytes
         if key not in self._known:
             self._known.add(key)
-            self.add_bytes(size)
+            self.change_live_bytes(size)
             weakref.finalize(storage, self._freed, key, size)
 
     def _freed(self, key: int, size: int) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from labkit.configs import to_dict
 from labkit.errors import LabError
 from labkit.machine import autocast, compile_or_eager, float_for_sums, is_out_of_memory, uses_bf16, warn_once
-from labkit.model.initial import current_to_older_weight_names
+from labkit.model.initial import renamed_weights_older_names
 from labkit.training.checkpoints import Checkpoint, Checkpoints, MetricsLog, checkpoint_tensors, open_metrics_log
 from labkit.training.config import (
     BatchSource,
@@ -305,7 +305,7 @@ class _Loop:
             saved.load_into(self.model, self.optimizer.tensors())
         else:
             saved.load_model(self.model)
-            self.optimizer.load_tensors(saved.tensors("optimizer"), current_to_older_weight_names(self.model))
+            self.optimizer.load_tensors(saved.tensors("optimizer"), renamed_weights_older_names(self.model))
         self._load_source(saved)
         self.step, self.saved_step, self.seconds = state["step"], state["step"], state["seconds"]
 

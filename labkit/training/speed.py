@@ -36,7 +36,7 @@ MEASUREMENTS = 3
 """At most, until one tells what memory takes."""
 
 
-class ReferenceStep(NamedTuple):
+class TimedStep(NamedTuple):
     """A step that is timed: a model's width and depth, and how many tokens in how many rows it reads."""
 
     width: int
@@ -45,9 +45,9 @@ class ReferenceStep(NamedTuple):
     length: int
 
 
-SHORT, LONG = ReferenceStep(64, 4, 1, 16), ReferenceStep(256, 2, 8, 128)
+SHORT, LONG = TimedStep(64, 4, 1, 16), TimedStep(256, 2, 8, 128)
 """Training steps."""
-SMALL, LARGE = ReferenceStep(64, 4, 4, 64), ReferenceStep(512, 4, 4, 64)
+SMALL, LARGE = TimedStep(64, 4, 4, 64), TimedStep(512, 4, 4, 64)
 """Steps that generate a token in each row, after so many others."""
 
 
@@ -91,10 +91,10 @@ def _until_bandwidth(measure: Callable[[], DeviceSpeed]) -> DeviceSpeed:
     return speed
 
 
-MakeStep = Callable[[ReferenceStep, bool], tuple[Callable[[], object], CostCounter]]
+MakeStep = Callable[[TimedStep, bool], tuple[Callable[[], object], CostCounter]]
 
 
-def _measured_once(make_step: MakeStep, short: ReferenceStep, long: ReferenceStep, bf16: bool) -> DeviceSpeed:
+def _measured_once(make_step: MakeStep, short: TimedStep, long: TimedStep, bf16: bool) -> DeviceSpeed:
     flops = peak_matmul_flops(torch.bfloat16 if bf16 else torch.float32)
     (seconds, work), (more_seconds, more_work) = (_timed(*make_step(one, bf16)) for one in (short, long))
     return solve_speed(flops, seconds, work, more_seconds, more_work)
@@ -117,14 +117,14 @@ def solve_speed(
     return DeviceSpeed(flops, 1 / byte if byte > 0 else None, kernel)
 
 
-def _model_and_ids(reference: ReferenceStep) -> tuple[Transformer, Tensor]:
+def _model_and_ids(reference: TimedStep) -> tuple[Transformer, Tensor]:
     (width, depth, rows, length), device = reference, accelerator().device
     with torch.random.fork_rng(devices=[]):
         model = Transformer(ModelConfig(1024, 2 * length, width=width, depth=depth, feed_forward=Gated(3 * width)))
     return model.to(device), torch.arange(rows * length, device=device).view(rows, length) % 1024
 
 
-def _training_step(reference: ReferenceStep, bf16: bool) -> tuple[Callable[[], object], CostCounter]:
+def _training_step(reference: TimedStep, bf16: bool) -> tuple[Callable[[], object], CostCounter]:
     model, ids = _model_and_ids(reference)
     optimizer = build_optimizer(model, TrainConfig(optimizer="adamw"), torch.bfloat16 if bf16 else torch.float32)
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -139,7 +139,7 @@ def _training_step(reference: ReferenceStep, bf16: bool) -> tuple[Callable[[], o
     return step, CostCounter()
 
 
-def _generation_step(reference: ReferenceStep, bf16: bool) -> tuple[Callable[[], object], CostCounter]:
+def _generation_step(reference: TimedStep, bf16: bool) -> tuple[Callable[[], object], CostCounter]:
     model, ids = _model_and_ids(reference)
     state = model.eval().new_state(len(ids), 2 * ids.shape[1])
 

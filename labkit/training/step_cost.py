@@ -70,7 +70,7 @@ def count_step(
     counter = CostCounter(mask_true_share)
     for tensor in (*model.parameters(), *model.buffers(), *optimizer.tensors().values()):
         counter.track_tensor(tensor, 0)
-    counter.add_bytes(held + state + buckets)
+    counter.change_live_bytes(held + state + buckets)
     gathered = GatheredWeights(model, counter, processes) if sharded else None
     with counter, counter.even_routing(model), gathered or nullcontext():
         once = _count_passes(counter, model, batch, objective, config, bf16, gathered)
@@ -161,7 +161,7 @@ class GatheredWeights(AbstractContextManager["GatheredWeights"]):
         """Of what is gathered, so many bytes more, or fewer."""
         self.now += num_bytes
         self.most = max(self.most, self.now)
-        self.counter.add_bytes(num_bytes)
+        self.counter.change_live_bytes(num_bytes)
 
     def __enter__(self) -> GatheredWeights:
         self.add_gathered_bytes(sum(map(share_bytes, self.outside)))
@@ -198,7 +198,7 @@ class GatheredWeights(AbstractContextManager["GatheredWeights"]):
         """Gradients are copied together, summed over the processes, and a share of the sum is kept."""
         whole = sum(map(share_bytes, parameters))
         self.add_gathered_bytes(whole)
-        self.counter.add_bytes(sum(share_bytes(p, self.processes) for p in parameters))
+        self.counter.change_live_bytes(sum(share_bytes(p, self.processes) for p in parameters))
         for p in parameters:
             p.grad = None
         self.add_gathered_bytes(-whole)
@@ -217,8 +217,8 @@ class GatheredWeights(AbstractContextManager["GatheredWeights"]):
                 matrix = torch.empty_like(max(matrices, key=Tensor.numel))
                 newton_schulz(matrix.reshape(-1, *matrix.shape[-2:]))
             updates = 2 * sum(share_bytes(p, self.processes) for p in matrices)
-            self.counter.add_bytes(updates + largest.peak_bytes)
-            self.counter.add_bytes(-updates - largest.peak_bytes)
+            self.counter.change_live_bytes(updates + largest.peak_bytes)
+            self.counter.change_live_bytes(-updates - largest.peak_bytes)
         norm = 9 * model_bytes(self.model)  # in double precision: read 4, write 8, read 8, write 8, read 8 for each 4
         return Work().plus(work.plus(Work(0, norm, 0)), 1 / self.processes)
 

@@ -302,7 +302,7 @@ def rename_run(lab: Lab, jobs: Jobs, name: str, new_name: str) -> RunName:
     with explain_write_errors(path):
         if path.exists():  # else it never began
             path.rename(lab.folder / new_name)
-        jobs.rename(name, new_name)
+        jobs.move_records(name, new_name)
     return new_name
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from labkit.errors import LabError
 from labkit.world.answers import AnswerGrammar
 from labkit.world.check import StoryCheck, check_story
-from labkit.world.corpus import ExampleGenerator
+from labkit.world.corpus import DocumentAndTaskGenerator
 from labkit.world.events import Event, WorldState, kinds_in_size
 from labkit.world.grammar import Grammar
 from labkit.world.lexicon import Lexicon, load_size
@@ -48,7 +48,7 @@ class World:
         self.answers = AnswerGrammar(self.lexicon, self.kinds, self.grammar, self.size.phrasings)
         self.story_generator = StoryGenerator(self.size, self.lexicon, self.kinds, self.grammar, self.splits)
         task_generator = TaskGenerator(self.lexicon, self.kinds, self.story_generator, self.answers)
-        self.example_generator = ExampleGenerator(task_generator)
+        self.example_generator = DocumentAndTaskGenerator(task_generator)
         self.profiles = load_annotators()
         present = "fail_cross" in self.kinds
         self.reading_kinds = tuple(k for k in READING if k != "it" or present)

@@ -41,7 +41,7 @@ def weighted_choice(shares: tuple[tuple[str, float], ...], rng: random.Random) -
     return rng.choices(names, weights)[0]
 
 
-class ExampleGenerator:
+class DocumentAndTaskGenerator:
     """Documents, conversations and tasks of one world."""
 
     def __init__(self, tasks: TaskGenerator) -> None:

@@ -65,7 +65,7 @@ def with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def plural(noun: str) -> str:
+def regular_plural(noun: str) -> str:
     """The regular plural: 'cup' -> 'cups', 'box' -> 'boxes'."""
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
@@ -111,7 +111,7 @@ class Lexicon:
             nouns = [entry["name"] for entry in cut[section]]
             self.pronoun.update(dict.fromkeys(nouns, "it"))
             the = [f"the {noun}" for noun in nouns]
-            many = [entry.get("plural") or plural(entry["name"]) for entry in cut[section]]
+            many = [entry.get("plural") or regular_plural(entry["name"]) for entry in cut[section]]
             self._add(kind, nouns, plain=the, the=the, obj=the, noun=nouns, a=map(with_article, nouns), many=many)
         for attribute in ("material", "use"):
             self._attribute(attribute, cut["things"], attribute)

@@ -80,7 +80,7 @@ def make_question(kind: EventKind, role: str, event: Event) -> Question:
     return Question(asks, fill_pattern(event, asked_role, None), asked_role, event.args[asked_role], tuple(also))
 
 
-def final_state_events(story: Story) -> Iterator[Event]:
+def final_state_statements(story: Story) -> Iterator[Event]:
     """What the story's end says: who is where, has what, feels what; which colour a thing has.
 
     A feeling is asked for only if the story said it and nothing changed it since.
@@ -113,7 +113,7 @@ def questions_about_story(
     """Every question about a story that has one answer."""
     found: dict[tuple[Event, int], set[Any]] = {}
     asked: list[tuple[EventKind, str, Event]] = []
-    events = [*story.events, *final_state_events(story)]
+    events = [*story.events, *final_state_statements(story)]
     events += [resolve_winograd_pronoun(e, tiredness_reasons) for e in story.events if e.kind == "fail_cross"]
     for event in dict.fromkeys(events):
         kind = kinds[event.kind]

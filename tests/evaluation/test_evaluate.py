@@ -178,11 +178,11 @@ def test_stories_are_written_until_there_are_enough(recite, model):
 def test_novelty_by_hand():
     """Four stories, two of them among the 200 trained on; comparing half of the documents, a find counts twice."""
     stories = [TRAINED[0].passage, TRAINED[2].passage, "New.", "Newer."]
-    assert novel_story_share(stories, DATA, num_training_documents=200) == 0.5
-    assert novel_story_share(stories, DATA, num_training_documents=1000) == 0.5
-    assert novel_story_share([TRAINED[0].passage, "New.", "Newer.", "Newest."], DATA, num_training_documents=100) == 0.5
+    assert novel_story_share(stories, DATA, max_compared_documents=200) == 0.5
+    assert novel_story_share(stories, DATA, max_compared_documents=1000) == 0.5
+    assert novel_story_share([TRAINED[0].passage, "New.", "Newer.", "Newest."], DATA, max_compared_documents=100) == 0.5
     assert (
-        novel_story_share(stories, dataclasses.replace(DATA, num_trained_documents=0), num_training_documents=200) == 1
+        novel_story_share(stories, dataclasses.replace(DATA, num_trained_documents=0), max_compared_documents=200) == 1
     )
 
 

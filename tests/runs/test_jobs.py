@@ -87,7 +87,7 @@ def test_a_name_that_is_a_path_is_refused_before_it_is_looked_for(tmp_path, name
     with pytest.raises(LabError, match="is not the name of a run"):
         jobs.start(name, ["--version"])
     with pytest.raises(LabError, match="is not the name of a run"):
-        jobs.rename("mine", name)
+        jobs.move_records("mine", name)
     with pytest.raises(LabError, match="is not the name of a run"):
         jobs.log("../../x")
 
@@ -113,7 +113,7 @@ def test_what_is_known_of_a_process_is_kept_renamed_and_dropped(tmp_path):
     jobs.start("one", ["--version"])
     wait_for(lambda: not jobs.is_running("one"))
     assert jobs.arguments("one") == ["--version"] and not jobs.stop_requested("one") and "labkit 0" in jobs.log("one")
-    jobs.rename("one", "two")
+    jobs.move_records("one", "two")
     assert jobs.arguments("one") == [] and jobs.log("one") == "" and "labkit 0" in jobs.log("two")
     jobs.forget("two")
     assert jobs.names() == [] and jobs.log("two") == ""

@@ -10,7 +10,7 @@ from labkit.errors import LabError
 from labkit.evaluation.policies import policy_metrics
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
-from labkit.runs.pipeline import evaluate_finished_stage, prepare_stage, run
+from labkit.runs.pipeline import bind_stage, evaluate_finished_stage, run
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.presets import make_recipe
 from labkit.runs.shipped import make_demo_run
@@ -93,7 +93,7 @@ def test_the_measures_of_data_demo_come_out_again(name):
     demo = Run.open(demo_folder())
     said, stage_inputs, stage = (
         demo.stage(name).result,
-        prepare_stage(demo, name, prepare_inputs(demo)).inputs,
+        bind_stage(demo, name, prepare_inputs(demo)).inputs,
         demo.recipe.stages[name],
     )
     if isinstance(stage, PPO | DPO):

@@ -5,7 +5,7 @@ import pytest
 from labkit.errors import LabError
 from labkit.world import World
 from labkit.world.events import all_kinds, kinds_in_size
-from labkit.world.lexicon import Lexicon, load_size, plural, with_article
+from labkit.world.lexicon import Lexicon, load_size, regular_plural, with_article
 from labkit.world.plots import plots_in_size
 
 
@@ -39,7 +39,7 @@ def test_an_unknown_size_is_named():
 
 def test_articles_and_plurals():
     assert [with_article(w) for w in ("red ball", "apple")] == ["a red ball", "an apple"]
-    assert [plural(w) for w in ("cup", "box", "brush")] == ["cups", "boxes", "brushes"]
+    assert [regular_plural(w) for w in ("cup", "box", "brush")] == ["cups", "boxes", "brushes"]
 
 
 def test_every_value_of_a_choice_is_a_word_of_the_world():

@@ -30,8 +30,8 @@ from labkit.text.reading.files import (
     ENDINGS,
     TEXT_ENDINGS,
     SourceFile,
-    format_and_compression_suffix,
     split_from_name_or_empty,
+    suffix_without_gz,
 )
 from labkit.text.reading.json_values import parse_json_with_row_errors
 from labkit.text.reading.long_text import LONG, LongText
@@ -82,14 +82,14 @@ def open_data_file(file: SourceFile) -> OpenedDataFile:
     data = read_bytes(file)
     if data.startswith(b"PAR1"):
         return OpenedDataFile("parquet", None, _parquet_rows(data, file))
-    if format_and_compression_suffix(file.path) == ".parquet":
+    if suffix_without_gz(file.path) == ".parquet":
         refuse_binary_files(data, file.name)
         raise LabError(f"{file.name} is not a parquet file: it does not start like one. Is the download complete?")
     text, encoding, warning = decode(data, file.name)
     if not text.strip():
         raise LabError(f"{file.name} is empty.")
     warnings: tuple[str, ...] = (warning,) if warning else ()
-    if format_and_compression_suffix(file.path) in (".csv", ".tsv"):
+    if suffix_without_gz(file.path) in (".csv", ".tsv"):
         delimiter, format = sniff_delimiter(text)
         rows = csv_rows(text, delimiter, file.name)
         numbered = (
@@ -97,9 +97,9 @@ def open_data_file(file: SourceFile) -> OpenedDataFile:
         )
         return OpenedDataFile(format, encoding, numbered, warnings)
     _refuse_csv(text, file)
-    if format_and_compression_suffix(file.path) in JSON_ENDINGS or looks_like_json_rows(text) and _is_json(text):
+    if suffix_without_gz(file.path) in JSON_ENDINGS or looks_like_json_rows(text) and _is_json(text):
         return _json_table(text, encoding, warnings, file)
-    if format_and_compression_suffix(file.path) not in TEXT_ENDINGS and file.path.suffix:
+    if suffix_without_gz(file.path) not in TEXT_ENDINGS and file.path.suffix:
         raise LabError(
             f"{file.name} has an unknown file extension; supported are {', '.join(ENDINGS)}, and each with .gz."
         )
@@ -132,7 +132,7 @@ def _refuse_csv(text: str, file: SourceFile) -> None:
 
 def _long_table(file: SourceFile) -> OpenedDataFile | None:
     """A file of one long plain text; None for any other."""
-    if format_and_compression_suffix(file.path) not in TEXT_ENDINGS:
+    if suffix_without_gz(file.path) not in TEXT_ENDINGS:
         return None
     with explain_read_errors(file.path), open(file.path, "rb") as opened:
         sample = opened.read(SAMPLE)
@@ -217,7 +217,7 @@ def _json_table(text: str, encoding: str, warnings: tuple[str, ...], file: Sourc
         raise LabError(f"{file.name} {error}") from error
     if isinstance(value, RowError):
         raise LabError(f"{file.name} {value}")
-    if found is None and format_and_compression_suffix(file.path) in (".jsonl", ".ndjson"):
+    if found is None and suffix_without_gz(file.path) in (".jsonl", ".ndjson"):
         return OpenedDataFile("jsonl", encoding, [SourceRow(value, f"{file.name}, line 1", file.split)], warnings)
     if found is None:
         raise NoRows("no rows", f"{file.name} contains no list of rows.")
@@ -242,7 +242,7 @@ def _is_lines(text: str, first: bool = True) -> bool:
 
 def _is_strings(text: str, file: SourceFile) -> bool:
     """Whether a file of JSON lines holds a text in quotes on most of them."""
-    if format_and_compression_suffix(file.path) not in (".jsonl", ".ndjson"):
+    if suffix_without_gz(file.path) not in (".jsonl", ".ndjson"):
         return False
     lines = list(itertools.islice(filter(str.strip, text.split("\n")), 100))
     return 2 * sum(isinstance(_json(line), str) for line in lines) >= len(lines)

@@ -65,12 +65,12 @@ def find_files(path_or_hub_name: str | Path) -> FoundFiles:
     if path.exists():
         return FoundFiles([SourceFile(path, path.name)])
     is_name = re.fullmatch(r"\b[\w.-]+\b(/\b[\w.-]+\b)?(:[\w.-]+)?", str(path_or_hub_name), re.ASCII)  # as the hub
-    if not is_name or format_and_compression_suffix(path) in ENDINGS:
+    if not is_name or suffix_without_gz(path) in ENDINGS:
         raise LabError(f"There is no file or folder {path}.")
     return FoundFiles([], hub_name=str(path_or_hub_name))
 
 
-def format_and_compression_suffix(path: Path) -> str:
+def suffix_without_gz(path: Path) -> str:
     """rows.JSONL.gz -> .jsonl"""
     name = path.name.lower()
     return Path(name.removesuffix(".gz")).suffix
@@ -100,7 +100,7 @@ def _folder(folder: Path) -> FoundFiles:
             passed_over.append(f"file {inside} (hidden)")
         elif path.stem.lower() in ABOUT:
             passed_over.append(f"file {inside} (describes the other files)")
-        elif format_and_compression_suffix(path) not in ENDINGS:
+        elif suffix_without_gz(path) not in ENDINGS:
             passed_over.append(f"file {inside} (unsupported type)")
         else:
             files.append(SourceFile(path, str(inside)))
@@ -139,7 +139,7 @@ def file_splits(paths: Sequence[Path]) -> FileSplits:
 
 
 def _stem(name: Path) -> str:
-    return name.name.lower().removesuffix(".gz").removesuffix(format_and_compression_suffix(name))
+    return name.name.lower().removesuffix(".gz").removesuffix(suffix_without_gz(name))
 
 
 def _split_and_rest(name: str) -> tuple[str, str] | None:
