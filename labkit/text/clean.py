@@ -28,7 +28,7 @@ _OPERATORS = "-*/%&#@\\"
 """Punctuation that means something by itself, as symbols do; the rest ("2, 3." or "2 3") does not tell texts apart."""
 BANDS, BAND_ROWS = 16, 8
 SIMILAR = 0.8
-_PRIME = np.uint64(2**61 - 1)
+_PRIME = np.uint64(2**32 - 5)
 _BREAK = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff\ud800-\udfff]")
 _LINE_END = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
@@ -211,7 +211,8 @@ def _bands(shingles: NDArray[np.uint32]) -> list[bytes]:
     return [band.tobytes() for band in minhash_signature(shingles).reshape(BANDS, BAND_ROWS)]
 
 
-# Slopes under 2^31 times 32-bit hashes plus offsets under 2^61 stay below 2^64: nothing wraps around.
+# A product wraps around the prime up to 2^32 times, so the hashes are nearly independent (with few wraps they follow the
+# size of the member, and choose the same few members); it stays below 2^64, as 32-bit hashes and slopes do.
 _random = np.random.default_rng(1997)
-_SLOPE = _random.integers(1, 2**31, BANDS * BAND_ROWS, dtype=np.uint64)
-_OFFSET = _random.integers(0, 2**61 - 1, BANDS * BAND_ROWS, dtype=np.uint64)
+_SLOPE = _random.integers(1, _PRIME, BANDS * BAND_ROWS, dtype=np.uint64)
+_OFFSET = _random.integers(0, _PRIME, BANDS * BAND_ROWS, dtype=np.uint64)

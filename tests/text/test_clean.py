@@ -2,11 +2,21 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.text.clean import clean_text, deduplicate, jaccard, minhash_signature, shingle_hashes, split_words
+from labkit.text.clean import (
+    BAND_ROWS,
+    BANDS,
+    clean_text,
+    deduplicate,
+    jaccard,
+    minhash_signature,
+    shingle_hashes,
+    split_words,
+)
 
 WORDS = [f"word{index}" for index in range(5000)]
 
@@ -126,3 +136,20 @@ def test_min_hashes_of_a_large_set_are_those_of_its_parts():
     members = set(range(10_000))
     halves = [minhash_signature(set(range(0, 5000))), minhash_signature(set(range(5000, 10_000)))]
     assert (minhash_signature(members) == [min(a, b) for a, b in zip(*halves, strict=True)]).all()
+
+
+def test_signatures_estimate_jaccard_as_independent_hashes_would():
+    """Pairs of sets with Jaccard 80 / 100: the share of equal hashes has the binomial's standard error, and bands find
+    1 - (1 - 0.8^8)^16 = 0.947 of the pairs.
+    """
+    rng, agreements, found = np.random.default_rng(0), [], 0
+    for _ in range(1500):
+        members = rng.choice(2**32, 100, replace=False).astype(np.uint32)
+        first, second = minhash_signature(members[:90]), minhash_signature(members[10:])
+        same = first == second
+        agreements.append(same.mean())
+        found += same.reshape(BANDS, BAND_ROWS).all(1).any()
+    expected = np.sqrt(0.8 * 0.2 / (BANDS * BAND_ROWS))
+    assert np.mean(agreements) == pytest.approx(0.8, abs=4 * expected / np.sqrt(1500))
+    assert np.std(agreements) == pytest.approx(expected, rel=0.15)
+    assert found / 1500 == pytest.approx(1 - (1 - 0.8**BAND_ROWS) ** BANDS, abs=0.025)
