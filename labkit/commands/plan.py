@@ -86,13 +86,15 @@ def command(arguments: list[str]) -> int:
     share = 1.0 if options.flops is None else speed.flops / options.flops
     link = None if options.link is None else options.link * 1e9
     elsewhere = options.flops is not None or accelerator().device.type == "cuda"
+    samples = any(stage.rollout_schedule() is not None for stage in recipe.stages.values())
+    generation_speed = measure_generation_speed(has_bf16()) if samples else None
     devices = Devices(
         speed.slowed_down(share),
         options.devices,
         parallel,
         link,
         bf16=has_bf16() or options.flops is not None,
-        generation_speed=measure_generation_speed(has_bf16()).slowed_down(share),
+        generation_speed=generation_speed and generation_speed.slowed_down(share),
         cpu=not elsewhere,
     )
     if run is not None and (changed := _drawn_anew(recipe, run)):
@@ -103,12 +105,14 @@ def command(arguments: list[str]) -> int:
     estimates = estimate_stages(recipe, devices, run=run)
     if options.json:
         given = {"devices": options.devices, "parallel": parallel.strategy, "speed": devices.speed._asdict()}
+        if devices.generation_speed is not None:
+            given["generation_speed"] = devices.generation_speed._asdict()
         print(json.dumps(given | {"stages": [_as_json(one, options.memory) for one in estimates]}, indent=2))
     else:
         print(table(estimates, options.memory))
         shared = options.devices > 1 and parallel.strategy == "fsdp"
         compiled = [] if shared else [name for name, stage in recipe.stages.items() if stage.train.compile]
-        print("\n".join(["", *_notes(options, speed, estimates, compiled, elsewhere)]))
+        print("\n".join(["", *_notes(options, speed, generation_speed, estimates, compiled, elsewhere)]))
     return 0
 
 
@@ -213,12 +217,13 @@ def _duration(seconds: float) -> str:
 def _notes(
     options: PlanOptions,
     speed: DeviceSpeed,
+    generation_speed: DeviceSpeed | None,
     estimates: Sequence[StageEstimate],
     compiled: Sequence[str],
     elsewhere: bool,
 ) -> list[str]:
-    """What the table is of, and what it leaves out. compiled: the stages that torch.compile would compile. elsewhere:
-    whether the device planned for is another than this CPU.
+    """What the table is of, and what it leaves out. generation_speed: None where no stage samples. compiled: the stages
+    that torch.compile would compile. elsewhere: whether the device planned for is another than this CPU.
     """
     largest = max(one.parameter_count for one in estimates)
     where = "here" if options.flops is None else f"here; the device's peak is {options.flops / 1e12:,.1f} TFLOP/s"
@@ -229,10 +234,12 @@ def _notes(
         "or the key/value cache while sampling.",
         "Not in the time: evaluation after each stage, training the tokenizer, and annotating preference pairs.",
     ]
-    if speed.bandwidth is None:
+    measured = {"training steps": speed, "sampling": generation_speed}
+    unknown = [name for name, one in measured.items() if one is not None and one.bandwidth is None]
+    if unknown:
         lines.append(
-            "Not in the time: memory access, whose share could not be measured. Run the command again while nothing "
-            "else runs on this machine."
+            f"Not in the time: memory access in {' and '.join(unknown)}, whose share could not be measured. Run the "
+            "command again while nothing else runs on this machine."
         )
     if elsewhere:
         lines.append(

@@ -380,6 +380,8 @@ def count_sampling(
 ) -> SamplingCost:
     """Count the sampling of a batch's answers by `policy`, token by token, and then one forward pass over them of each
     of the `scorers`: the model in training and those that are frozen. resident_bytes: of what is in memory before.
+
+    Each token reads the keys and values of all before it, so the one counted for all stands in the middle of an answer.
     """
     counter = CostCounter(mask_true_share)
     for one in scorers:
@@ -388,19 +390,23 @@ def count_sampling(
     counter.change_live_bytes(resident_bytes)
     rows, width = batch.inputs.shape
     new = min(rollouts.max_new_tokens, width - 1)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16), counter:
-        state = policy.new_state(rows, width)
-        kv_cache_bytes = counter.live_bytes - resident_bytes
-        prompts = torch.zeros(rows, width - new, dtype=torch.int64)
-        policy.hidden_states(prompts, None, torch.ones_like(prompts, dtype=torch.bool), state)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with counter:
+            state = policy.new_state(rows, width)
+            kv_cache_bytes = counter.live_bytes - resident_bytes
+            prompts = torch.zeros(rows, width - new, dtype=torch.int64)
+            policy.hidden_states(prompts, None, torch.ones_like(prompts, dtype=torch.bool), state)
+        if before := (new - 1) // 2:
+            policy.hidden_states(torch.zeros(rows, before, dtype=torch.int64), None, None, state)
         reading, counter.work, counter.moves_operands = counter.work, Work(), True
-        x = policy.hidden_states(prompts[:, :1], None, None, state)
-        sample_by_inverse_cdf(policy.logits(x).squeeze(1).float(), torch.zeros(rows))
-        generating = Work().plus(counter.work, new)
-        del state, x
-        counter.work, counter.moves_operands = reading, False
-        for one in scorers:
-            _read(one, batch)
+        with counter:
+            x = policy.hidden_states(prompts[:, :1], None, None, state)
+            sample_by_inverse_cdf(policy.logits(x).squeeze(1).float(), torch.zeros(rows))
+            generating = Work().plus(counter.work, new)
+            del state, x
+            counter.work, counter.moves_operands = reading, False
+            for one in scorers:
+                _read(one, batch)
     return SamplingCost(kv_cache_bytes, counter.peak_bytes, generating=generating, reading=counter.work)
 
 

@@ -77,11 +77,28 @@ def test_notes_say_what_is_counted_otherwise(capsys, monkeypatch):
     """For another device than this CPU, and where no measurement told what memory takes."""
     assert main(["plan", "smoke", "--plan", "pretrain"]) == 0
     said = capsys.readouterr().out
-    assert "fused attention" not in said and "what memory takes" not in said
+    assert "fused attention" not in said and "memory access" not in said
     monkeypatch.setattr("labkit.training.speed.measure_speed", lambda *given: DeviceSpeed(1e9, None, 1e-6))
     assert main(["plan", "smoke", "--plan", "pretrain", "--flops", "1e12"]) == 0
     said = capsys.readouterr().out
-    assert "Fused attention on a GPU does not store the" in said and "Not in the time: memory access" in said
+    assert "Fused attention on a GPU does not store the" in said and "memory access in training steps, whose" in said
+
+
+def test_the_speed_of_sampling_is_measured_where_a_stage_samples(capsys, monkeypatch):
+    measured = []
+
+    def measure_generation_speed(bf16):
+        measured.append(bf16)
+        return DeviceSpeed(1e9, None, 1e-6)
+
+    monkeypatch.setattr("labkit.training.speed.measure_generation_speed", measure_generation_speed)
+    assert main(["plan", "smoke", "--plan", "pretrain,sft", "--json"]) == 0
+    assert "generation_speed" not in json.loads(capsys.readouterr().out) and measured == []
+    assert main(["plan", "smoke", "--json", "--flops", "1e10"]) == 0
+    found = json.loads(capsys.readouterr().out)["generation_speed"]
+    assert found == {"flops": 1e10, "bandwidth": None, "kernel_seconds": pytest.approx(1e-7)} and len(measured) == 1
+    assert main(["plan", "smoke"]) == 0
+    assert "Not in the time: memory access in sampling, whose share" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from labkit.decoding.generate import sample_by_inverse_cdf
 from labkit.errors import LabError
 from labkit.hub import save_pretrained
 from labkit.hub.importing import import_checkpoint
 from labkit.model.feedforward import Gated
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.paths import demo_folder
-from labkit.runs.estimate import Devices, estimate_stages
+from labkit.runs.estimate import Devices, SamplingCost, count_sampling, estimate_stages, model_inside_fake_tensors
 from labkit.runs.folder import Run
 from labkit.runs.plan import parse_plan
 from labkit.stages import SFT, Pretrain
+from labkit.stages.registry import RolloutSchedule
 from labkit.stages.rollouts import RolloutSource
+from labkit.text.batch import Batch
 from labkit.text.tokenizer import Tokenizer
+from labkit.training.cost import CostCounter, fake_tensors
 from labkit.training.processes import ParallelConfig
 from labkit.training.speed import DeviceSpeed
 from tests.tiny_recipe import TRAIN, tiny_recipe
@@ -101,6 +105,30 @@ def test_generation_has_a_speed_of_its_own():
     slow = DeviceSpeed(1e9, 1e9, 1e-3)
     usual, slower = by_name()["ppo"], by_name(generation_speed=slow)["ppo"]
     assert slower.step_seconds == usual.step_seconds and slower.sampling_seconds > 5 * usual.sampling_seconds
+
+
+def sampled(new: int, prompt: int = 16) -> SamplingCost:
+    """Of four rows by a small model: so many tokens after prompts of so many."""
+    with fake_tensors():
+        rows = torch.zeros(4, prompt + new, dtype=torch.int64)
+        batch, model = Batch(rows, rows, rows.bool()), model_inside_fake_tensors(ModelConfig(64, 256, 16, 2, 2))
+        return count_sampling(model, [], batch, RolloutSchedule(new, 1), 0.0, bf16=False, mask_true_share=1.0)
+
+
+def test_each_token_reads_the_keys_and_values_of_all_before_it():
+    with fake_tensors(), torch.no_grad():
+        model = model_inside_fake_tensors(ModelConfig(64, 256, 16, 2, 2))
+        state, one_by_one = model.new_state(4, 16 + 33), CostCounter(moves_operands=True)
+        model.hidden_states(torch.zeros(4, 16, dtype=torch.int64), None, None, state)
+        for _ in range(33):
+            with one_by_one:
+                x = model.hidden_states(torch.zeros(4, 1, dtype=torch.int64), None, None, state)
+                sample_by_inverse_cdf(model.logits(x).squeeze(1).float(), torch.zeros(4))
+    found = sampled(33).generating
+    assert found.moved_bytes == pytest.approx(one_by_one.work.moved_bytes, rel=1e-3)
+    assert found.flops == pytest.approx(one_by_one.work.flops, rel=1e-3)
+    assert sampled(64).generating.moved_bytes > 2.1 * sampled(32).generating.moved_bytes
+    assert sampled(1).generating.moved_bytes > 0
 
 
 def test_a_gpu_never_holds_the_whole_of_a_sharded_model():
