@@ -13,7 +13,7 @@ from labkit.course.exercises import Exercise
 from labkit.course.progress import FILE, Answered, read_progress
 from labkit.course.registry import all_exercises, exercises, notebooks
 from labkit.errors import LabError, count_with_noun
-from labkit.files import write_text
+from labkit.files import explain_read_errors, write_text
 
 HEAD = ("student", "right", "tried", "exercises", "last answer")
 """The first columns of the table; one of each exercise follows."""
@@ -72,9 +72,10 @@ def read_students(places: Sequence[Path]) -> tuple[list[Student], list[str]]:
 def write_class(file: Path, students: Sequence[Student]) -> None:
     """Write the table of a class: a row a student, a column an exercise: 1 right, 0 tried, empty not tried.
 
-    Raises LabError where `file` is there and is no such table: it may be a student's.
+    With a byte order mark, without which Excel takes UTF-8 for another encoding. Raises LabError where `file` is there
+    and is no such table: it may be a student's; and where it cannot be read.
     """
-    if file.is_dir() or (file.exists() and not _is_table(file)):
+    if not _is_replaceable(file):
         raise LabError(f"{file} is there and is not a table of a class; it is left as it is. Give another name first.")
     known = all_exercises()
     text = io.StringIO()
@@ -82,7 +83,7 @@ def write_class(file: Path, students: Sequence[Student]) -> None:
     table.writerow([*HEAD, *(exercise.id for exercise in known)])
     for student in students:
         table.writerow(map(_cell, _row(student, known)))
-    write_text(file, text.getvalue())
+    write_text(file, "\ufeff" + text.getvalue())
 
 
 def format_class(students: Sequence[Student]) -> str:
@@ -124,18 +125,25 @@ def _cell(value: object) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
+def _is_replaceable(file: Path) -> bool:
+    """Whether there is no file, or one that is a table of a class."""
+    with explain_read_errors(file):
+        return not file.exists() or (file.is_file() and _is_table(file))
+
+
 def _is_table(file: Path) -> bool:
-    with file.open(encoding="utf-8", errors="replace") as opened:
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:
         return opened.readline(1000).startswith(",".join(HEAD))
 
 
 def _file_of(place: Path) -> Path:
-    if not place.exists():
-        raise LabError(f"{place} is not there.")
-    candidates = [place] if place.is_file() else [place / FILE, place / "runs" / FILE]
-    for file in candidates:
-        if file.is_file():
-            return file
+    with explain_read_errors(place):
+        if not place.exists():
+            raise LabError(f"{place} is not there.")
+        candidates = [place] if place.is_file() else [place / FILE, place / "runs" / FILE]
+        for file in candidates:
+            if file.is_file():
+                return file
     raise LabError(f"{place} holds no progress: neither {FILE} nor runs/{FILE}.")
 
 

@@ -1,6 +1,7 @@
 """The progress file: kept whole, by several at once, set aside when damaged; and a class's as a table."""
 
 import csv
+import errno
 import json
 import multiprocessing
 from pathlib import Path
@@ -111,11 +112,43 @@ def test_a_class_becomes_a_table(capsys):
     captured = capsys.readouterr()
     assert "empty holds no progress" in captured.err and "gone is not there" in captured.err
     assert "00.2  1 of 2 right" in captured.out and "mistakes of the annotator forgotten (1)" in captured.out
-    rows = list(csv.DictReader(Path("class.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader(Path("class.csv").open(encoding="utf-8-sig")))
     assert [row["student"] for row in rows] == ["maria", "'=HYPERLINK(1)", "old"]
     assert [row["right"] for row in rows] == ["1", "2", "0"] and [row["tried"] for row in rows] == ["2", "2", "0"]
     assert [rows[0][f"00.{number}"] for number in (1, 2, 3)] == ["1", "0", ""]
     assert main(["course", "--export", "class.csv", "maria.json"]) == 0  # the table is replaced
+
+
+def test_one_folder_that_may_not_be_read_stops_no_class(capsys, monkeypatch):
+    good, closed = _student("李明", "00.2"), Path("closed")
+    is_file = Path.is_file
+
+    def refused(path):
+        if closed in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    closed.mkdir()
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert main(["course", "--export", "class.csv", "closed", good]) == 1
+    assert "labkit: closed cannot be read: permission denied." in capsys.readouterr().err
+    held = Path("class.csv").read_bytes()
+    assert held.startswith("\ufeffstudent,right".encode()) and "李明,1,".encode() in held
+
+
+def test_a_table_is_replaced_with_its_byte_order_mark_or_without(capsys, monkeypatch):
+    student, table = _student("anna", "00.2"), Path("class.csv")
+    for text in ("student,right,tried,exercises,last answer\n", "\ufeffstudent,right,tried,exercises,last answer\n"):
+        table.write_text(text, encoding="utf-8")
+        assert main(["course", "--export", "class.csv", student]) == 0
+        assert table.read_bytes().count(b"\xef\xbb\xbf") == 1
+
+    def refused(path, *given, **more):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("labkit.course.classroom._is_table", refused)
+    assert main(["course", "--export", "class.csv", student]) == 2
+    assert "labkit: class.csv cannot be read: permission denied." in capsys.readouterr().err
 
 
 def test_students_of_the_same_name_are_told_apart():
