@@ -11,12 +11,15 @@ from labkit.errors import LabError
 
 
 def check_launcher_variables() -> None:
-    """Raises LabError where one of the environment variables that a launcher sets is no number."""
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+    """Raises LabError where one of the environment variables that a launcher sets is no whole number from 0, or a count
+    of processes is 0.
+    """
+    for name, lowest in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)):
         value = os.environ.get(name)
-        if value is not None and not value.lstrip("-").isdecimal():
+        if value is not None and not (value.isdecimal() and int(value) >= lowest):
             raise LabError(
-                f"{name} is {value!r}, not a number. torchrun and accelerate launch set it; otherwise unset it."
+                f"{name} is {value!r}, not a whole number from {lowest}. torchrun and accelerate launch set it; "
+                "otherwise unset it."
             )
 
 
