@@ -211,8 +211,8 @@ def _bands(shingles: NDArray[np.uint32]) -> list[bytes]:
     return [band.tobytes() for band in minhash_signature(shingles).reshape(BANDS, BAND_ROWS)]
 
 
-# A product wraps around the prime up to 2^32 times, so the hashes are nearly independent (with few wraps they follow the
-# size of the member, and choose the same few members); it stays below 2^64, as 32-bit hashes and slopes do.
+# A product wraps around the prime up to 2^32 times, so the hashes are nearly independent (with few wraps they follow
+# the size of the member, and choose the same few members); it stays below 2^64, as 32-bit hashes and slopes do.
 _random = np.random.default_rng(1997)
 _SLOPE = _random.integers(1, _PRIME, BANDS * BAND_ROWS, dtype=np.uint64)
 _OFFSET = _random.integers(0, _PRIME, BANDS * BAND_ROWS, dtype=np.uint64)
