@@ -176,7 +176,7 @@ class _Loop:
         totals: Tensor | None = None
         parts = self.config.gradient_accumulation_steps
         for part in range(parts):
-            batch = self.engine.call_with_weights(self.batches.next_batch, step * parts + part)
+            batch = self._next_batch(step * parts + part)
             if self.device.type != "cpu":
                 batch = send_to_device(batch, self.device)
             loss_sum, count, metrics = self.engine.backward(self._objective, batch, last_micro_batch=part == parts - 1)
@@ -187,6 +187,12 @@ class _Loop:
         if self.processes.num_processes > 1:
             totals = self.processes.reduce(totals, "sum")
         return dict(zip(names, totals.tolist(), strict=True))
+
+    def _next_batch(self, index: int) -> Any:
+        """The source's batch of this number. One without state reads no model, so no weights are gathered for it."""
+        if getattr(self.source, "stateless", False):
+            return self.batches.next_batch(self.model, index)
+        return self.engine.call_with_weights(self.batches.next_batch, index)
 
     def _objective(self, model: Any, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         with autocast(self.device, self.config.precision):

@@ -83,8 +83,15 @@ def prefetch_batches(source: BatchSource, total: int, device: torch.device) -> B
     """
     if device.type == "cpu" or not getattr(source, "stateless", False) or not hasattr(os, "fork"):
         return source
-    workers = max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // local_process_count() - 1))
+    workers = max(1, min(MAX_WORKERS, _usable_cores() // local_process_count() - 1))
     return BatchPrefetcher(source, total, workers, pin_memory=device.type == "cuda" and torch.cuda.is_available())
+
+
+def _usable_cores() -> int:
+    """How many cores this process may run on: a batch system or container may give it a few of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _unchanged(batch: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from labkit.errors import LabError
 from labkit.text.sources import RandomChunkSource, StatelessSource
+from labkit.training.engine import Engine
 from labkit.training.loop import fit
 from labkit.training.prefetch import MAX_WORKERS, BatchPrefetcher, prefetch_batches
 from tests.devices import use_device
@@ -75,17 +76,38 @@ def test_an_error_is_raised_in_its_own_words():
 
 
 def test_workers_are_for_a_gpu_and_a_source_without_state(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     source, rollouts = chunks(), Counting()
     assert prefetch_batches(source, 9, torch.device("cpu")) is source
     assert prefetch_batches(rollouts, 9, CUDA) is rollouts  # says nothing of its state
     found = prefetch_batches(source, 9, CUDA)
     assert isinstance(found, BatchPrefetcher) and found.num_workers == MAX_WORKERS
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    shared = prefetch_batches(source, 9, CUDA)
-    assert isinstance(shared, BatchPrefetcher) and shared.num_workers == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    for without in (False, True):  # the machine has more cores than this process may use; macOS does not tell
+        if without:
+            monkeypatch.delattr(os, "sched_getaffinity")
+            monkeypatch.setattr(os, "cpu_count", lambda: 8)
+        else:
+            monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+        shared = prefetch_batches(source, 9, CUDA)
+        assert isinstance(shared, BatchPrefetcher) and shared.num_workers == 3
+
+
+@pytest.mark.parametrize(("source", "calls"), [(CountingAhead(), 0), (Counting(), 6)])
+def test_weights_are_gathered_only_for_a_source_that_may_read_them(source, calls, monkeypatch):
+    """Counted on one process, where `call_with_weights` gathers nothing."""
+    given, call_with_weights = [], Engine.call_with_weights
+
+    def counted(engine, call, *rest):
+        given.append(rest)
+        return call_with_weights(engine, call, *rest)
+
+    monkeypatch.setattr(Engine, "call_with_weights", counted)
+    list(fit(TinyModel(), source, tiny_objective, tiny_config()))
+    parts = tiny_config().gradient_accumulation_steps
+    assert len(given) == calls * parts and source.asked == list(range(6 * parts))
 
 
 def test_training_stopped_and_resumed_on_a_gpu_reads_the_same_batches(tmp_path):
