@@ -1,4 +1,4 @@
-"""The notebooks' figures: lines, points, bars and heat maps, in the look of `labkit.reporting.plots`.
+"""The notebooks' figures: lines, points and bars, in the look of `labkit.reporting.plots`.
 
 The title says what was found; axes name their units; series differ in colour (Okabe and Ito's) and in their markers.
 All names and labels are shown as they are written: what stands in a token never becomes markup.
@@ -6,8 +6,9 @@ All names and labels are shown as they are written: what stands in a token never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
@@ -49,50 +50,21 @@ def bar_chart(
     return figure.update_layout(barmode="group", bargap=0.25, showlegend=len(bars) > 1)
 
 
-def heat_map(
-    values: Sequence[Sequence[float]],
-    *,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    x: str,
-    y: str,
-    unit: str,
-    title: str = "",
-    number_format: str = ".2f",
-) -> go.Figure:
-    """A table of numbers, a shade and a text each: values[i][j] stands in row i, counted from above, and column j.
-
-    unit: what the shade shows. number_format: of the texts; "" leaves them out, as in a large table.
-    """
-    texts = [[format(value, number_format) if number_format else "" for value in row] for row in values]
-    signed = any(value < 0 for row in values for value in row)
-    figure = _empty(x, y, title)
-    figure.add_heatmap(
-        z=[list(row) for row in values],
-        text=texts,
-        texttemplate="%{text}",
-        **({"colorscale": "RdBu", "zmid": 0} if signed else {"colorscale": "Blues", "zmin": 0}),
-        xgap=2,
-        ygap=2,
-        colorbar={"title": {"text": unit, "side": "right"}},
-        hovertemplate="%{y} → %{x}: %{z:.4g}<extra></extra>",
-    )
-    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=list(map(as_text, columns)), showgrid=False)
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=list(map(as_text, rows)), showgrid=False)
-    height = max(HEIGHT, 150 + 28 * len(rows))
-    return figure.update_yaxes(autorange="reversed").update_layout(hovermode="closest", height=height)
-
-
 def mark_x(figure: go.Figure, at: float, text: str = "") -> go.Figure:
     """A dotted vertical line through a figure, as where training ended."""
-    figure.add_vline(at, line=DOTTED, annotation_text=as_text(text))
+    figure.add_vline(at, line=DOTTED, annotation_text=as_text(text), annotation_x=_of_axis(figure.layout.xaxis, at))
     return figure
 
 
 def mark_y(figure: go.Figure, at: float, text: str = "") -> go.Figure:
     """A dotted horizontal line through a figure, as what chance would give."""
-    figure.add_hline(at, line=DOTTED, annotation_text=as_text(text))
+    figure.add_hline(at, line=DOTTED, annotation_text=as_text(text), annotation_y=_of_axis(figure.layout.yaxis, at))
     return figure
+
+
+def _of_axis(axis: Any, at: float) -> float:
+    """Where an annotation stands: on a log axis by the logarithm of its place, as plotly wants it."""
+    return math.log10(at) if axis.type == "log" else at
 
 
 def as_text(label: object) -> str:

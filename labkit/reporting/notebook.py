@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from labkit.paths import demo_folder, runs_folder
+from labkit.paths import demo_folder
 from labkit.reporting.terminal import format_stage_headline
 from labkit.text.reading.report import format_reading_lines
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from labkit.model.transformer import Transformer
     from labkit.runs.folder import Run
     from labkit.runs.pipeline import Progress
-    from labkit.runs.recipe import Recipe
     from labkit.text.tokenizer import Tokenizer
     from labkit.training.config import BatchSource, Evaluate, Objective, TrainConfig
     from labkit.world import Message
@@ -69,43 +67,6 @@ def shipped_run() -> Run:
     from labkit.runs.folder import Run
 
     return Run.open(demo_folder())
-
-
-def branch_shipped_run(name: str, recipe: Recipe, keep: Sequence[str]) -> Run:
-    """A run of `recipe` in `runs_folder()` that begins with finished stages of the shipped run; nothing is trained.
-
-    The folder's name ends with the recipe's fingerprint, so what this or another notebook has trained with the very
-    same recipe is found again, and other settings get a folder of their own. recipe: the shipped run's with other
-    stages than `keep` changed. Raises LabError when one of `keep` would be another model under `recipe`.
-    """
-    from labkit.runs.folder import Run
-
-    folder = runs_folder() / f"{name}-{recipe.fingerprint()[:8]}"
-    _wait_for(folder)
-    return Run.open(folder) if (folder / "recipe.json").is_file() else shipped_run().branch(folder, recipe, keep)
-
-
-def finish_stages(run: Run, stages: Sequence[str]) -> None:
-    """Train these stages of a run, with a bar; those that are finished are kept, those begun are resumed.
-
-    Where another notebook is at work on the run, it is waited for. Each result is then in `run.stage(name).result`.
-    """
-    from labkit.runs import pipeline
-
-    _wait_for(run.path)
-    show_progress(pipeline.run(run.recipe, run.path, list(stages), resume=True))
-
-
-def _wait_for(folder: Any) -> None:
-    """Return when no process holds the lock of a run's folder."""
-    from labkit.runs.lock import lock_holder
-
-    said = False
-    while holder := lock_holder(folder):
-        if not said:
-            print(holder)
-            said = True
-        time.sleep(0.5)
 
 
 def generate_texts(

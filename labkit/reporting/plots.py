@@ -82,6 +82,7 @@ def reward_and_gold_curves(records: Iterable[Record]) -> go.Figure:
         steps, values = metric_series(records, name)
         _noisy(figure, steps, values, name, *colours, yaxis=axis)
     second = {**AXIS, "overlaying": "y", "side": "right", "showgrid": False, "hoverformat": ".2f"}
+    second["tickmode"] = "auto"  # plotly would put its ticks where those of the first axis are, at odd numbers
     return figure.update_layout(yaxis2={**second, "title": {"text": "gold score"}}, yaxis={"hoverformat": ".2f"})
 
 

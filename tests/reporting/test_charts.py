@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit.reporting.charts import as_text, bar_chart, heat_map, line_chart, mark_x, mark_y
+from labkit.reporting.charts import as_text, bar_chart, line_chart, mark_x, mark_y
 from labkit.reporting.plots import COLOURS
 from labkit.reporting.tables import answers_table, before_after_table, number_table, stage_before_after_table
 
@@ -36,14 +36,13 @@ def test_bars_stand_side_by_side():
     assert figure.layout.barmode == "group" and figure.layout.yaxis.tickformat == ".0%"
 
 
-def test_a_heat_map_keeps_equal_labels_apart():
-    figure = heat_map(
-        [[0.1, 0.9], [0.5, 0.5]], rows=["r", "r"], columns=["the", "the"], x="token", y="layer", unit="share"
-    )
-    assert list(figure.layout.xaxis.ticktext) == ["the", "the"] and list(figure.layout.xaxis.tickvals) == [0, 1]
-    assert list(map(list, figure.data[0].text)) == [["0.10", "0.90"], ["0.50", "0.50"]]
-    assert figure.data[0].zmin == 0 and figure.layout.yaxis.autorange == "reversed"
-    assert heat_map([[-1.0]], rows=["r"], columns=["c"], x="x", y="y", unit="u").data[0].zmid == 0
+def test_a_mark_stands_at_its_line_on_a_log_axis():
+    """plotly takes a line's place as it is, and an annotation's as its logarithm."""
+    figure = line_chart({"one": ([1, 1000], [1, 100])}, x="a", y="b", log_x=True, log_y=True)
+    mark_y(mark_x(figure, 100, "here"), 10, "there")
+    assert [(shape.x0, shape.y0) for shape in figure.layout.shapes] == [(100, 0), (0, 10)]
+    here, there = figure.layout.annotations
+    assert (here.x, there.y) == (2, 1) and (here.yref, there.xref) == ("y domain", "x domain")
 
 
 @pytest.mark.parametrize(("label", "shown"), [("<b>x</b>", "&lt;b>x&lt;/b>"), ("&amp;", "&amp;amp;"), (3, "3")])

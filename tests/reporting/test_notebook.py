@@ -1,12 +1,9 @@
 """What a notebook shows of a run, event by event."""
 
-from dataclasses import replace
-
 import torch
 
 from labkit.reporting.notebook import (
     at_preset,
-    branch_shipped_run,
     generate_texts,
     notebook_preset,
     shipped_run,
@@ -58,18 +55,6 @@ def test_training_gives_the_records_that_figures_take():
     records = train(torch.nn.Linear(3, 1), Ones(), squares, config)
     assert [record["step"] for record in records] == [1, 2, 3] and records[2]["loss"] < records[0]["loss"]
     assert metric_series(records, "loss").values == [record["loss"] for record in records]
-
-
-def test_a_branch_of_the_shipped_run_is_found_again(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    base = shipped_run()
-    stage = base.recipe.stages["ppo"]
-    recipe = base.recipe.with_stages(ppo=replace(stage, train=replace(stage.train, steps=1)))
-    made = branch_shipped_run("ppo", recipe, ["pretrain", "sft", "reward"])
-    assert made.path.parent.name == "runs" and made.stage("reward").finished and not made.stage("ppo").finished
-    assert branch_shipped_run("ppo", recipe, ["pretrain", "sft", "reward"]).path == made.path
-    other = recipe.with_stages(ppo=stage)
-    assert branch_shipped_run("ppo", other, ["pretrain", "sft", "reward"]).path != made.path
 
 
 def test_texts_are_continued_and_messages_answered():

@@ -100,6 +100,13 @@ def test_a_loss_is_drawn_where_it_moves():
     assert plots.loss_curves(records, "nats per pair").layout.yaxis.rangemode is None
 
 
+def test_the_gold_axis_has_ticks_of_its_own():
+    """plotly's default for a second axis, sync, puts them at whatever stands beside the ticks of the first."""
+    records = [{"step": step, "reward": step / 7, "gold": 0.6 + step / 91} for step in range(9)]
+    layout = plots.reward_and_gold_curves(records).layout
+    assert layout.yaxis2.tickmode == "auto" and layout.yaxis2.overlaying == "y"
+
+
 def test_two_runs_in_one_figure():
     one, other = (plots.loss_curves([{"step": step, "loss": loss} for step in (1, 2)]) for loss in (1.0, 2.0))
     both = plots.overlay_figures(one, other, ("mine", "theirs"))
