@@ -276,7 +276,7 @@ def test_what_will_be_sharded_is_given_to_the_engine_on_the_cpu(tmp_path, monkey
     def fit_on_device(model, *rest, **options):
         given.append({p.device.type for p in model.parameters()})
         yield from trained(model, *rest, **options)
-        model.cpu()  # as `Sharded.finish` leaves it
+        model.cpu()  # as `Sharded.restore_full_weights` leaves it
 
     def measure_there(run, stage, model):
         measured.append(

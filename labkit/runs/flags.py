@@ -33,10 +33,17 @@ def parse_flags(kind: Any, prog: str, arguments: Sequence[str], **settings: Any)
 def refuse_renamed_flags(renamed: Mapping[str, str], arguments: Sequence[str]) -> None:
     """Raises LabError for a flag that has another name now; renamed: {flag before: flag now}, with "_" or "-"."""
     now = {before.replace("_", "-"): flag.replace("_", "-") for before, flag in renamed.items()}
+    now |= {_negated(before): _negated(flag) for before, flag in now.items()}
     for argument in arguments:
         flag = argument.partition("=")[0].replace("_", "-")
         if flag in now:
             raise LabError(f"{flag} is now called {now[flag]}.")
+
+
+def _negated(flag: str) -> str:
+    """The flag that says no: --annotation.ties -> --annotation.no-ties."""
+    head, dot, name = flag.removeprefix("--").rpartition(".")
+    return f"--{head}{dot}no-{name}"
 
 
 def format_tyro_error(tyro_output: str, prog: str) -> str:

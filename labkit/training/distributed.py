@@ -51,10 +51,9 @@ class Replicated(Engine):
 class Sharded(Engine):
     """FSDP2: every process holds a shard of each parameter, of its gradient and of its optimizer state.
 
-    The weights of `model` itself are let go until `restore_full_weights`; a copy of its modules holds the shards. Each
-    block is moved to the device,
-    sharded and let go before the next one is; at the end each weight is gathered by itself, to the main
-    process's CPU. So a device holds the whole model at no time.
+    The memory of `model`'s own weights is freed until `restore_full_weights`; a copy of its modules holds the shards.
+    Each block is moved to the device, sharded and freed before the next one is; at the end each weight is gathered by
+    itself, to the main process's CPU. So a device holds the whole model at no time.
     """
 
     gathers = True
@@ -75,11 +74,11 @@ class Sharded(Engine):
         for block in [module for module in root.modules() if isinstance(module, Block)]:
             whole = list(block.parameters())
             fully_shard(block, **options)
-            _let_go(whole)
+            _free_memory(whole)
         for p in self.scalars:
             p.data = p.data.to(device)
         self.root: Any = fully_shard(root, ignored_params=set(self.scalars), **options)
-        _let_go(list(weights.values()))
+        _free_memory(list(weights.values()))
         for module in self._sharded_modules():
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
@@ -151,7 +150,7 @@ def set_mmap_threshold(size: int) -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, size)
 
 
-def _let_go(weights: Sequence[Tensor]) -> None:
+def _free_memory(weights: Sequence[Tensor]) -> None:
     """Free the memory of weights whose shards are held elsewhere."""
     for p in weights:
         if p.ndim > 0:

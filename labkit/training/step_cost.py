@@ -168,7 +168,7 @@ class GatheredWeights(AbstractContextManager["GatheredWeights"]):
         for block in self.blocks:
             self.hooks += [
                 block.register_forward_pre_hook(lambda module, given: self._gather(module)),
-                block.register_forward_hook(lambda module, given, made: self._let_go(module)),
+                block.register_forward_hook(lambda module, given, made: self._free_gathered(module)),
                 block.register_full_backward_pre_hook(lambda module, given: self._gather(module, for_backward=True)),
             ]
             left = _Countdown(list(block.parameters()), self._block_done)
@@ -185,7 +185,7 @@ class GatheredWeights(AbstractContextManager["GatheredWeights"]):
             self.add_gathered_bytes(2 * model_bytes(block))
         self.backward = block if for_backward else self.backward
 
-    def _let_go(self, block: nn.Module) -> None:
+    def _free_gathered(self, block: nn.Module) -> None:
         if self.backward is None:
             self.add_gathered_bytes(-2 * model_bytes(block))
 

@@ -21,6 +21,7 @@ from labkit.runs.flags import format_tyro_error
         ("run --evaluation.loss-rows 9", "--evaluation.loss-rows is now called --evaluation.loss-batch-size."),
         ("run --annotation.answer_tokens=9", "--annotation.answer-tokens is now called --annotation.max-new-tokens."),
         ("run --annotation.ties", "--annotation.ties is now called --annotation.keep-ties."),
+        ("run --annotation.no-ties", "--annotation.no-ties is now called --annotation.no-keep-ties."),
         (
             "run --model.feed-forward.hidden 9",
             "--model.feed-forward.hidden is now called --model.feed-forward.intermediate-size.",
