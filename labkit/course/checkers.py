@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from labkit.course.compare import KINDS, UnreadableAnswer, difference, equal, in_words, recognise, show, to_plain
+from labkit.course.compare import (
+    ERROR_PATTERNS,
+    UnreadableAnswer,
+    difference,
+    equal,
+    in_words,
+    recognise,
+    show,
+    to_plain,
+)
 from labkit.course.exercises import Exercise, Mistake, Verdict
 
 UNANSWERED = (None, ...)
+_OF_EMPTY_BODY = ("RESUME", "NOP", "RETURN_VALUE")
+_OF_CONSTANTS = ("LOAD_CONST", "RETURN_CONST")
+"""The instructions of a function whose body is `...`; the last is that of Python 3.12 and 3.13."""
+
+
+class _ValueAnswers:
+    """What `Value` and `Choice` share: the solution returns the answer."""
+
+    given: Mapping[str, Any]
+
+    def truth(self, exercise: Exercise, given: Mapping[str, Any]) -> Any:
+        return _fold(to_plain(exercise.solution(**given)))
+
+    def right_answer(self, exercise: Exercise) -> Any:
+        return exercise.solution(**self.given)
+
+    def wrong_answer(self, mistake: Mistake) -> Any:
+        return mistake.value(self.given)
 
 
 @dataclass(frozen=True)
-class Value:
+class Value(_ValueAnswers):
     """A number, text, list, tensor, set or dictionary is asked for.
 
     tolerance: of floats, relative; a student rounds. given: what the solution takes, by name, with values for the
@@ -29,29 +57,21 @@ class Value:
         kind = in_words(to_plain(exercise.solution(**self.given)))
         return f'Give {kind}: check("{exercise.id}", {_EXAMPLES.get(kind, "...")}{_named(self.given)})'
 
-    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any]) -> Verdict:
+    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any], truth: Any) -> Verdict:
         if inspect.isroutine(answer):
             return Verdict(False, "This is a function; its result is asked for. Call it, or compute the answer.")
-        mine, truth = _fold(to_plain(answer)), _fold(to_plain(exercise.solution(**given)))
+        mine = _fold(to_plain(answer))
         if not (said := difference(mine, truth, self.tolerance)):
             return Verdict(True)
-        for mistake in exercise.mistakes:
-            wrong = mistake.answer(**given) if callable(mistake.answer) else mistake.answer
-            if equal(mine, _fold(to_plain(wrong)), self.tolerance):
-                return Verdict(False, mistake.hint, mistake.name)
-        if kind := recognise(mine, truth, self.tolerance):
-            return Verdict(False, KINDS[kind], kind)
+        if mistake := _find_mistake(exercise, given, lambda wrong: equal(mine, wrong, self.tolerance)):
+            return Verdict(False, mistake.hint, mistake.name)
+        if pattern := recognise(mine, truth, self.tolerance):
+            return Verdict(False, ERROR_PATTERNS[pattern], pattern)
         return Verdict(False, _sentence(said))
-
-    def right_answer(self, exercise: Exercise) -> Any:
-        return exercise.solution(**self.given)
-
-    def wrong_answer(self, mistake: Mistake) -> Any:
-        return mistake.answer(**self.given) if callable(mistake.answer) else mistake.answer
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(_ValueAnswers):
     """One of several options is asked for; the solution returns it. given: as of `Value`."""
 
     options: tuple[str, ...]
@@ -60,22 +80,15 @@ class Choice:
     def explain(self, exercise: Exercise) -> str:
         return f'Give one of {self._listed}: check("{exercise.id}", "{self.options[0]}"{_named(self.given)})'
 
-    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any]) -> Verdict:
+    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any], truth: Any) -> Verdict:
         mine = _fold(to_plain(answer))
         if mine not in [_fold(option) for option in self.options]:
             return Verdict(False, f"{show(answer)} is none of {self._listed}.")
-        if mine == _fold(exercise.solution(**given)):
+        if mine == truth:
             return Verdict(True)
-        for mistake in exercise.mistakes:
-            if mine == _fold(mistake.answer(**given) if callable(mistake.answer) else mistake.answer):
-                return Verdict(False, mistake.hint, mistake.name)
+        if mistake := _find_mistake(exercise, given, lambda wrong: bool(wrong == mine)):
+            return Verdict(False, mistake.hint, mistake.name)
         return Verdict(False, f"It is not {show(answer)}.")
-
-    def right_answer(self, exercise: Exercise) -> Any:
-        return exercise.solution(**self.given)
-
-    def wrong_answer(self, mistake: Mistake) -> Any:
-        return mistake.answer(**self.given) if callable(mistake.answer) else mistake.answer
 
     @property
     def _listed(self) -> str:
@@ -99,17 +112,19 @@ class Function:
         parameters = ", ".join(inspect.signature(exercise.solution).parameters)
         return f'Write the function {name}({parameters}), then give it itself, uncalled: check("{exercise.id}", {name})'
 
-    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any]) -> Verdict | None:
+    def truth(self, exercise: Exercise, given: Mapping[str, Any]) -> list[_Outcome]:
+        return self._outcomes(exercise.solution)
+
+    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any], truth: list[_Outcome]) -> Verdict | None:
         if not callable(answer):
             name = exercise.solution.__name__
             return Verdict(False, f"A function is asked for, not its result: give {name} without brackets behind it.")
-        truths = self._outcomes(exercise.solution)
-        mine = self._outcomes(answer)
-        if all(one.value is None and not one.problem for one in mine):
+        if _is_unwritten(answer):
             return None
+        mine = self._outcomes(answer)
         wrong = [
-            (at, one.problem or difference(one.value, truth.value, self.tolerance))
-            for at, (one, truth) in enumerate(zip(mine, truths, strict=True))
+            (at, one.problem or difference(one.value, right.value, self.tolerance))
+            for at, (one, right) in enumerate(zip(mine, truth, strict=True))
         ]
         wrong = [(at, said) for at, said in wrong if said]
         if not wrong:
@@ -121,10 +136,12 @@ class Function:
         call = f"{getattr(answer, '__name__', 'function')}{_arguments(self.inputs()[first])}"
         if mine[first].problem:
             return Verdict(False, f"{call} {mine[first].problem}.", "an exception")
-        told = f"{call} gives {show(mine[first].value)}; expected {show(truths[first].value)}."
-        kinds = {recognise(mine[at].value, truths[at].value, self.tolerance) for at, _ in wrong if not mine[at].problem}
-        if len(kinds) == 1 and (kind := kinds.pop()):
-            return Verdict(False, f"{KINDS[kind]} {told}", kind)
+        if all(one.value is None and not one.problem for one in mine):
+            return Verdict(False, f"{call} gives None: is a return missing?", "return missing")
+        told = f"{call} gives {show(mine[first].value)}; expected {show(truth[first].value)}."
+        found = {recognise(mine[at].value, truth[at].value, self.tolerance) for at, _ in wrong if not mine[at].problem}
+        if len(found) == 1 and (pattern := found.pop()):
+            return Verdict(False, f"{ERROR_PATTERNS[pattern]} {told}", pattern)
         return Verdict(False, told if len(told) < 300 else f"{told} There, {said}.")
 
     def right_answer(self, exercise: Exercise) -> Any:
@@ -164,6 +181,29 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Outcome:
         return _Outcome(problem=f"gives what cannot be compared: {str(error).rstrip('.')}", error="UnreadableAnswer")
     except (Exception, SystemExit) as error:  # whatever a student's function does becomes words
         return _Outcome(problem=f"raised {error_in_words(error)}{_line(error, function)}", error=type(error).__name__)
+
+
+def _is_unwritten(function: Callable[..., Any]) -> bool:
+    """Whether a function's body is nothing but `...` or `pass`: it does nothing but return None."""
+    code = getattr(function, "__code__", None)
+    return code is not None and all(
+        done.opname in _OF_EMPTY_BODY or (done.opname in _OF_CONSTANTS and done.argval in UNANSWERED)
+        for done in dis.get_instructions(code)
+    )
+
+
+def _find_mistake(exercise: Exercise, given: Mapping[str, Any], is_answer: Callable[[Any], bool]) -> Mistake | None:
+    """The first of an exercise's mistakes whose wrong value is the answer; one that cannot be computed from what the
+    notebook gives is none.
+    """
+    for mistake in exercise.mistakes:
+        try:
+            wrong = _fold(to_plain(mistake.value(given)))
+        except Exception:
+            continue
+        if is_answer(wrong):
+            return mistake
+    return None
 
 
 def error_in_words(error: BaseException) -> str:

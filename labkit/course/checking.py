@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.course.checkers import UNANSWERED, error_in_words
-from labkit.course.compare import UnreadableAnswer
+from labkit.course.compare import UnreadableAnswer, show
 from labkit.course.exercises import Exercise, Verdict
 from labkit.course.progress import record_answer
 from labkit.course.registry import find_exercise
@@ -17,8 +17,8 @@ from labkit.errors import LabError
 class Feedback:
     """What is said of an answer; a notebook shows its text. It is true where the answer is right.
 
-    state: "right", "wrong", "unanswered", or "unknown" where there is no such exercise. mistake: the name of the
-    mistake that was recognised.
+    state: "right", "wrong", "unanswered", or "unknown" where there is no such exercise, or the solution cannot compute
+    with what the notebook gave. mistake: the name of the mistake that was recognised.
     """
 
     state: str
@@ -46,7 +46,16 @@ def check(id: str, answer: Any = None, **given: Any) -> Feedback:
     if missing := set(exercise.checker.given) ^ set(given):
         named = ", ".join(sorted(missing))
         return Feedback("unknown", f"{id} is checked with {exercise.checker.explain(exercise)}; {named} differs.")
-    verdict = None if _is_unanswered(answer) else _judge(exercise, answer, given)
+    if _is_unanswered(answer):
+        return Feedback("unanswered", f"… {id} is not answered yet. {exercise.checker.explain(exercise)}")
+    try:
+        truth = exercise.checker.truth(exercise, given)
+    except Exception as error:  # what the notebook gives is the student's too: nothing is recorded against them
+        named = ", ".join(f"{name}={show(value)}" for name, value in given.items())
+        return Feedback(
+            "unknown", f"{id} cannot be checked with {named}: {error_in_words(error)}. Nothing is recorded."
+        )
+    verdict = _judge(exercise, answer, given, truth)
     if verdict is None:
         return Feedback("unanswered", f"… {id} is not answered yet. {exercise.checker.explain(exercise)}")
     text = f"✓ {id} is right." if verdict.right else f"✗ {id} is not right yet. {verdict.text}"
@@ -61,9 +70,9 @@ def _is_unanswered(answer: Any) -> bool:
     return any(answer is nothing for nothing in UNANSWERED)
 
 
-def _judge(exercise: Exercise, answer: Any, given: dict[str, Any]) -> Verdict | None:
+def _judge(exercise: Exercise, answer: Any, given: dict[str, Any], truth: Any) -> Verdict | None:
     try:
-        return exercise.checker.judge(exercise, answer, given)
+        return exercise.checker.judge(exercise, answer, given, truth)
     except UnreadableAnswer as error:
         return Verdict(False, f"{str(error)[:1].upper()}{str(error)[1:]}")
     except (Exception, SystemExit) as error:  # an answer whose own methods fail

@@ -156,7 +156,7 @@ def _show(value: Any) -> str:
     return str(value) if not isinstance(value, int) or abs(value) < 10**40 else "a very large number"
 
 
-KINDS: dict[str, str] = {
+ERROR_PATTERNS: dict[str, str] = {
     "sign": "The sign is wrong: it is the negative of the right answer.",
     "off by one": "It is off by one: count again what the first and the last one are.",
     "mask inverted": "The mask is inverted: here True (or 1) means that the place counts, or may be attended to.",
@@ -168,7 +168,7 @@ KINDS: dict[str, str] = {
     "exp left in": "It is the exponential of the right answer: take the logarithm.",
     "reciprocal": "It is 1 divided by the right answer.",
 }
-"""The kinds of mistakes that `recognise` knows, and what a student is told of each."""
+"""The mistakes that `recognise` knows by themselves, and what a student is told of each."""
 
 _OF_NUMBERS: dict[str, Callable[[float], float]] = {
     "sign": lambda x: -x,
@@ -181,7 +181,7 @@ _OF_NUMBERS: dict[str, Callable[[float], float]] = {
 
 
 def recognise(answer: Any, truth: Any, tolerance: float) -> str:
-    """The kind of mistake (a key of KINDS) that leads from the plain truth to this plain answer; "" for none known."""
+    """The pattern (a key of ERROR_PATTERNS) that leads from the plain truth to this plain answer; "" for none known."""
     if _off_by_one(answer, truth, tolerance):
         return "off by one"
     if isinstance(truth, list) and isinstance(answer, list) and truth:
@@ -191,13 +191,13 @@ def recognise(answer: Any, truth: Any, tolerance: float) -> str:
             return "transposed"
         if equal(answer, truth[::-1], tolerance):
             return "reversed"
-    for kind, change in _OF_NUMBERS.items():
+    for pattern, change in _OF_NUMBERS.items():
         try:
             changed = _map_numbers(truth, change)
         except (ArithmeticError, ValueError, TypeError):
             continue
         if equal(answer, changed, tolerance) and not equal(changed, truth, tolerance):
-            return kind
+            return pattern
     return ""
 
 

@@ -22,6 +22,10 @@ class Mistake:
     answer: Any
     hint: str
 
+    def value(self, given: Mapping[str, Any]) -> Any:
+        """The wrong answer where a value is asked for, from what the notebook gives."""
+        return self.answer(**given) if callable(self.answer) else self.answer
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -44,8 +48,14 @@ class Checker(Protocol):
         """How to answer, in a sentence."""
         ...
 
-    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any]) -> Verdict | None:
-        """Whether the answer is right; None where it turns out that there is none yet."""
+    def truth(self, exercise: Exercise, given: Mapping[str, Any]) -> Any:
+        """What the reference solution gives, as `judge` compares it. Raises what the solution raises where it cannot
+        compute with what the notebook gives.
+        """
+        ...
+
+    def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any], truth: Any) -> Verdict | None:
+        """Whether the answer is right, held against `truth`; None where it turns out that there is none yet."""
         ...
 
     def right_answer(self, exercise: Exercise) -> Any:

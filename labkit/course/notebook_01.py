@@ -7,7 +7,7 @@ from labkit.course.exercises import Exercise, Mistake
 
 
 def bytes_in_utf8() -> int:
-    """Five characters below 128 and two blanks, one of two bytes, one of three, one of four; 4 + 2 + 2 + 3 + 4."""
+    """Four letters and two spaces of one byte each, one character of two bytes, one of three, one of four."""
     return len("na\u00efve \u6570 \U0001f642".encode())
 
 
@@ -57,13 +57,19 @@ EXERCISES = (
                 20,
                 "That is UTF-16, with two or four bytes a character. In UTF-8 a letter of English takes one.",
             ),
-            Mistake("accent apart", 16, "The \u00ef is one code point here, below 2,048: how many bytes is that?"),
-            Mistake("emoji of three", 14, "The emoji is above 65,536, and so needs more than three bytes."),
+            Mistake(
+                "accent apart",
+                16,
+                "One too many: the \u00ef is one code point here, below 2,048. How many bytes is that?",
+            ),
+            Mistake(
+                "emoji of three", 14, "One is missing: the emoji is above 65,536, and so needs more than three bytes."
+            ),
         ),
     ),
     Exercise(
         "01.2",
-        'How many characters has clean_text("Re\\u0301sume\\u0301\\t \\r\\n\\r\\n\\r\\nTom\\x0cAnna\\x00")?',
+        'How many characters has clean_text("\\x07Re\\u0301sume\\u0301\\t \\r\\n\\r\\n\\r\\nTom\\x0cAn\\x00na\\x00")?',
         characters_after_cleaning,
         Value(),
         (
@@ -75,7 +81,7 @@ EXERCISES = (
                 "One is missing. A form feed ends a page: what stands between Tom and Anna afterwards?",
             ),
             Mistake(
-                "control character kept", 20, "The accents and more still count: go through the six rules one by one."
+                "control characters kept", 19, "Three characters still count that are not seen: which rule drops them?"
             ),
         ),
     ),

@@ -226,7 +226,11 @@ EXERCISES = (
         (
             Mistake("ends forgotten", 6, "Each turn is closed, too."),
             Mistake("answer not asked for", 9, "One is missing: after which token does the assistant answer?"),
-            Mistake("last end too many", 11, "The assistant's turn is opened, but not closed: it has yet to speak."),
+            Mistake(
+                "last end too many",
+                11,
+                "One too many: the assistant's turn is opened, but not closed: it has yet to speak.",
+            ),
             Mistake("system message forgotten", 8, "The system message is a turn like the others, opened and closed."),
         ),
     ),

@@ -11,7 +11,7 @@ from labkit.course.exercises import Exercise, Mistake
 def first_advantage_without_lambda() -> float:
     """reward + value of the next token - own value; the KL's price is the reward of a token that is not the last."""
     reward = -0.5 * (-1.0 - -2.0)
-    return reward + 0.4 - 0.1
+    return reward + 0.3 - 0.2
 
 
 def kl_k3(logprobs: list[float], reference_logprobs: list[float]) -> float:
@@ -52,19 +52,19 @@ def tokens_with_credit() -> str:
 EXERCISES = (
     Exercise(
         "07.1",
-        "Three tokens: log π −1, −0.5, −0.2; log π₀ −2, −0.5, −0.6; values 0.1, 0.4, 0.6; score 1, KL coefficient 0.5, "
+        "Three tokens: log π −1, −0.5, −0.2; log π₀ −2, −0.5, −0.6; values 0.2, 0.3, 0.6; score 1, KL coefficient 0.5, "
         "γ = 1. What is the advantage of the first token with λ = 0?",
         first_advantage_without_lambda,
         Value(),
         (
-            Mistake("λ = 1", 0.2, "That is the return less the value, λ = 1. With λ = 0 only one error counts."),
+            Mistake("λ = 1", 0.1, "That is the return less the value, λ = 1. With λ = 0 only one error counts."),
             Mistake(
-                "own value forgotten", -0.1, "This is reward plus the next value. What was expected at this token?"
+                "own value forgotten", -0.2, "This is reward plus the next value. What was expected at this token?"
             ),
             Mistake(
-                "next value forgotten", -0.6, "With λ = 0 the critic's value of the next token stands for the rest."
+                "next value forgotten", -0.7, "With λ = 0 the critic's value of the next token stands for the rest."
             ),
-            Mistake("sign of the KL", 0.8, "The policy made this token likelier than the reference does: that costs."),
+            Mistake("sign of the KL", 0.6, "The policy made this token likelier than the reference does: that costs."),
         ),
     ),
     Exercise(
@@ -158,7 +158,8 @@ EXERCISES = (
     ),
     Exercise(
         "07.6",
-        "All values are 0, λ = 0, kl_coef = 0. Which tokens of an answer have an advantage other than 0?",
+        "All values are 0, λ = 0, kl_coef = 0. Which tokens of an answer have an advantage other than 0 before "
+        "whitening?",
         tokens_with_credit,
         Choice(("all", "the first", "the last", "none")),
         (

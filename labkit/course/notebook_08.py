@@ -91,7 +91,7 @@ EXERCISES = (
             Mistake(
                 "ratio upside down",
                 lambda policy, reference, beta: implied_rewards(reference, policy, beta),
-                "An answer that became likelier should have a larger reward, not a smaller one.",
+                "The sign is wrong: an answer that became likelier should have a larger reward, not a smaller one.",
             ),
         ),
     ),
@@ -137,7 +137,7 @@ EXERCISES = (
             Mistake(
                 "signs exchanged",
                 lambda *given: dpo_gradient(*given)[::-1],
-                "A step goes against the gradient: so the chosen answer would become less likely.",
+                "The signs are exchanged: a step goes against the gradient, so the chosen answer would lose.",
             ),
         ),
     ),

@@ -26,7 +26,7 @@ LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Answered:
+class ExerciseRecord:
     """What is known of a student's answers to one exercise.
 
     attempts: answers up to the first right one; the same wrong answer again is none. mistakes: those recognised, by
@@ -40,17 +40,20 @@ class Answered:
     last: str = ""
 
 
+Answered = ExerciseRecord
+
+
 def progress_file() -> Path:
     """Where the notebooks keep the progress: the file course.json in `runs_folder()`."""
     return runs_folder() / FILE
 
 
-def read_progress(file: Path) -> dict[str, Answered]:
+def read_progress(file: Path) -> dict[str, ExerciseRecord]:
     """What was answered, by the exercises' ids; {} when there is no file. Raises LabError for one that is damaged."""
     if not file.exists():
         return {}
     held = read_object(file, exercises=dict)["exercises"]
-    return {str(id): _answered(file, id, of) for id, of in held.items()}
+    return {str(id): _read_record(file, id, of) for id, of in held.items()}
 
 
 def record_answer(id: str, right: bool, feedback: str, mistake: str = "") -> str:
@@ -65,7 +68,7 @@ def record_answer(id: str, right: bool, feedback: str, mistake: str = "") -> str
             progress = read_progress(file)
         except LabError as error:
             note, progress = f"{error} It is kept as {_set_aside(file)}; progress begins anew.", {}
-        before = progress.get(id, Answered())
+        before = progress.get(id, ExerciseRecord())
         if before.right or (before.feedback == feedback and before.attempts):
             return note
         mistakes = dict(before.mistakes)
@@ -79,14 +82,14 @@ def record_answer(id: str, right: bool, feedback: str, mistake: str = "") -> str
     return note
 
 
-def _answered(file: Path, id: str, held: Any) -> Answered:
+def _read_record(file: Path, id: str, held: Any) -> ExerciseRecord:
     kinds = {"right": bool, "attempts": int, "mistakes": dict, "feedback": str, "last": str}
     if not isinstance(held, dict) or any(not isinstance(held.get(name), kind) for name, kind in kinds.items()):
         raise LabError(f"{file} is damaged: what it says of {id!r} is not as labkit writes it.")
     mistakes = held["mistakes"]
     if not all(isinstance(count, int) for count in mistakes.values()):
         raise LabError(f"{file} is damaged: the mistakes of {id!r} have no numbers.")
-    return Answered(held["right"], held["attempts"], mistakes, held["feedback"], held["last"])
+    return ExerciseRecord(held["right"], held["attempts"], mistakes, held["feedback"], held["last"])
 
 
 def _set_aside(file: Path) -> str:

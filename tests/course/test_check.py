@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from labkit.course import Choice, Exercise, Function, Mistake, Value, check, checking
 from labkit.course.compare import difference, recognise, show, to_plain
+from labkit.course.progress import progress_file, read_progress
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +168,60 @@ def test_numbers_of_the_notebook_are_asked_for_by_name(asked):
     assert check("07.1", 6.0, loss=3.0)
     assert check("07.1", 6.0).state == check("07.1", 6.0, los=3.0).state == "unknown"
     assert 'check("07.1", 1.5, loss=loss)' in check("07.1", loss=3.0).text
+
+
+def test_what_the_solution_cannot_compute_with_is_no_wrong_answer(asked):
+    def share(part, whole):
+        return part / whole
+
+    asked(exercise(share, Value(given={"part": 1.0, "whole": 4.0})))
+    for given in ({"part": 1.0, "whole": 0.0}, {"part": None, "whole": 1.0}, {"part": object(), "whole": 2}):
+        said = check("07.1", 0.25, **given)
+        assert said.state == "unknown" and "cannot be checked with part=" in said.text and not said.mistake
+    assert "whole=0: ZeroDivisionError" in check("07.1", 0.25, part=1.0, whole=0.0).text
+    assert not progress_file().exists()
+    assert check("07.1", part=1.0, whole=0.0).state == "unanswered"
+    assert check("07.1", 0.5, part=1, whole=2)
+
+
+def test_a_mistake_that_cannot_be_computed_is_skipped(asked):
+    def total(count):
+        return count + 1
+
+    mistakes = (
+        Mistake("divided", lambda count: 1 / count, "never"),
+        Mistake("unreadable", lambda count: object(), "never"),
+        Mistake("doubled", lambda count: 2 * count - 5, "Do not double it."),
+    )
+    asked(Exercise("07.1", "What is it?", total, Value(given={"count": 3}), mistakes))
+    assert check("07.1", -5, count=0).mistake == "doubled"
+    assert check("07.1", 7, count=0).state == "wrong"
+
+
+def test_only_an_empty_body_is_unanswered(asked):
+    asked(exercise(reciprocal, Function(lambda: [(2.0,), (0.5,)])))
+
+    def dots(x): ...
+
+    def documented(x):
+        """What it does."""
+        pass
+
+    def forgotten(x):
+        x = 1 / x
+
+    def printed(x):
+        print(1 / x)
+
+    for unwritten in (dots, documented):
+        assert check("07.1", unwritten).state == "unanswered"
+    assert not progress_file().exists()
+    functions: tuple[Callable[..., object], ...] = (forgotten, printed, [].append)
+    for function in functions:
+        said = check("07.1", function)
+        assert said.state == "wrong" and said.mistake == "return missing", said.text
+        assert "(2) gives None: is a return missing?" in said.text
+    assert read_progress(progress_file())["07.1"].mistakes == {"return missing": 3}
 
 
 def test_the_feedback_is_text_alone(asked):

@@ -1,12 +1,28 @@
 """Every exercise: its reference solution is right, and each of its mistakes is refused with its own hint."""
 
+import re
+
 import pytest
 
-from labkit.course import check
+from labkit.course import Choice, Exercise, Function, Mistake, Value, check
+from labkit.course.compare import ERROR_PATTERNS, recognise, to_plain
 from labkit.course.registry import all_exercises, exercises, find_exercise, notebooks
 from labkit.errors import LabError
 
 EXERCISES = all_exercises()
+HINTS = {
+    "sign": "sign|minus",
+    "off by one": r"\bone\b|Near",
+    "mask inverted": "inverted",
+    "transposed": "exchanged",
+    "reversed": "order|exchanged|from the left",
+    "percent for a fraction": "percent",
+    "log2 for the natural logarithm": r"\bbits?\b",
+    "log10 for the natural logarithm": "log10",
+    "exp left in": r"exp\(|odds",
+    "reciprocal": "upside down|factor| per ",
+}
+"""What a hint says, by the pattern that the mistake follows."""
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +44,32 @@ def test_each_mistake_is_refused_with_its_hint(exercise):
         said = check(exercise.id, exercise.checker.wrong_answer(mistake), **exercise.checker.given)
         assert said.state == "wrong", mistake.name
         assert said.mistake == mistake.name and mistake.hint in said.text
+
+
+def pattern_of(exercise: Exercise, mistake: Mistake) -> str:
+    """The pattern that leads from the right answer to the mistake's; of functions, on all inputs."""
+    checker = exercise.checker
+    assert isinstance(checker, Value | Function)
+    wrong, right = checker.wrong_answer(mistake), checker.right_answer(exercise)
+    pairs = [(wrong, right)]
+    if isinstance(checker, Function):
+        try:
+            pairs = [(wrong(*one), right(*two)) for one, two in zip(checker.inputs(), checker.inputs(), strict=True)]
+        except Exception:  # one of the two raises
+            return ""
+    found = {recognise(to_plain(one), to_plain(other), checker.tolerance) for one, other in pairs}
+    return found.pop() if len(found) == 1 else ""
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda one: one.id)
+def test_a_wrong_sign_gets_no_hint_for_another_mistake(exercise):
+    """A mistake's hint comes first; so where its answer is also the negative, the reciprocal, or another of
+    ERROR_PATTERNS, the hint has to fit that.
+    """
+    assert set(HINTS) == set(ERROR_PATTERNS)
+    for mistake in () if isinstance(exercise.checker, Choice) else exercise.mistakes:
+        if pattern := pattern_of(exercise, mistake):
+            assert re.search(HINTS[pattern], mistake.hint, re.IGNORECASE), (mistake.name, pattern)
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda one: one.id)
