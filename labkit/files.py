@@ -160,6 +160,8 @@ def read_json(path: Path) -> Any:
             return json.loads(path.read_text(encoding="utf-8"))
     except LabError:
         raise
+    except RecursionError as error:
+        raise LabError(f"{path} cannot be read: it is nested too deeply") from error
     except ValueError as error:
         state = "is empty" if not path.stat().st_size else f"is not JSON: {error}"
         raise LabError(f"{path} cannot be read: it {state}") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.course.exercises import Exercise
-from labkit.course.progress import FILE, Answered, read_progress
+from labkit.course.progress import FILE, ExerciseRecord, read_progress
 from labkit.course.registry import all_exercises, exercises, notebooks
 from labkit.errors import LabError, count_with_noun
 from labkit.files import explain_read_errors, write_text
@@ -19,7 +19,7 @@ HEAD = ("student", "right", "tried", "exercises", "last answer")
 """The first columns of the table; one of each exercise follows."""
 
 
-def format_progress(progress: Mapping[str, Answered]) -> str:
+def format_progress(progress: Mapping[str, ExerciseRecord]) -> str:
     """A line a notebook, with a mark for each exercise, and a line for each that is not right yet."""
     lines, right = [], 0
     for notebook in notebooks():
@@ -47,22 +47,29 @@ class Student:
     """A student and what was answered, by the exercises' ids."""
 
     name: str
-    progress: Mapping[str, Answered]
+    progress: Mapping[str, ExerciseRecord]
 
 
 def read_students(places: Sequence[Path]) -> tuple[list[Student], list[str]]:
     """The students whose progress lies in these places, and in words which places hold none.
 
     A place is a student's copy of labkit (its runs/course.json), a runs folder, or a course.json by any name. A student
-    is called as the folder, or as the file; where two would be called the same, by the whole path.
+    is called as the folder, or as the file; where two would be called the same, by the whole path. A file that is named
+    twice counts once.
     """
-    found: list[tuple[Path, Mapping[str, Answered]]] = []
+    found: list[tuple[Path, Mapping[str, ExerciseRecord]]] = []
     problems = []
+    files: set[Path] = set()
     for place in places:
         try:
-            found.append((place, read_progress(_file_of(place))))
+            file = _file_of(place).resolve()
+            if file in files:
+                problems.append(f"{_encodable(str(place))} is the same file as one before it; it is counted once.")
+                continue
+            found.append((place, read_progress(file)))
+            files.add(file)
         except LabError as error:
-            problems.append(str(error))
+            problems.append(_encodable(str(error)))
     names = Counter(_name(place) for place, _ in found)
     return [
         Student(_name(place) if names[_name(place)] == 1 else str(place), progress) for place, progress in found
@@ -121,8 +128,13 @@ def _cell(value: object) -> str:
     """A cell that no spreadsheet takes for a formula: what begins as one does gets a ' before it
     (https://owasp.org/www-community/attacks/CSV_Injection).
     """
-    text = str(value)
+    text = _encodable(str(value))
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
+def _encodable(text: str) -> str:
+    """The text with ? for what UTF-8 cannot hold, such as bytes of a name in another encoding."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _is_replaceable(file: Path) -> bool:
@@ -155,7 +167,7 @@ def _name(place: Path) -> str:
     return folder.parent.name if folder.name == "runs" else folder.name
 
 
-def _mark(answered: Answered | None) -> str:
+def _mark(answered: ExerciseRecord | None) -> str:
     return "·" if answered is None else "✓" if answered.right else "✗"
 
 

@@ -14,6 +14,8 @@ from typing import Any
 SMALLEST_TOLERANCE = 1e-6
 """So far from a float is right in any case: 0.0 has no relative tolerance."""
 SHOWN_CHARACTERS = 160
+MOST_NUMBERS = 100_000
+"""More than any exercise asks for; a tensor of more, such as all logits, would take seconds to read."""
 
 
 class UnreadableAnswer(ValueError):
@@ -26,8 +28,11 @@ def to_plain(value: Any) -> Any:
 
     Raises UnreadableAnswer for anything else.
     """
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (int, float, str):  # exactly these: NumPy's numbers are subclasses
+        if isinstance(value, kind):
+            return kind(value)
     if isinstance(value, Mapping):
         return {_hashable(to_plain(key)): to_plain(held) for key, held in value.items()}
     if isinstance(value, list | tuple):
@@ -35,6 +40,8 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, set | frozenset | type({}.keys())):
         return frozenset(_hashable(to_plain(held)) for held in value)
     if hasattr(value, "tolist"):
+        if math.prod(value.shape) > MOST_NUMBERS:
+            raise UnreadableAnswer(f"{_type_in_words(value)} of the shape {list(value.shape)} is no answer here.")
         return to_plain(value.tolist())
     if isinstance(value, Real):
         return float(value)

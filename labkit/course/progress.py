@@ -40,9 +40,6 @@ class ExerciseRecord:
     last: str = ""
 
 
-Answered = ExerciseRecord
-
-
 def progress_file() -> Path:
     """Where the notebooks keep the progress: the file course.json in `runs_folder()`."""
     return runs_folder() / FILE
@@ -87,7 +84,7 @@ def _read_record(file: Path, id: str, held: Any) -> ExerciseRecord:
     if not isinstance(held, dict) or any(not isinstance(held.get(name), kind) for name, kind in kinds.items()):
         raise LabError(f"{file} is damaged: what it says of {id!r} is not as labkit writes it.")
     mistakes = held["mistakes"]
-    if not all(isinstance(count, int) for count in mistakes.values()):
+    if not all(isinstance(count, int) and 0 <= count < 10**6 for count in (*mistakes.values(), held["attempts"])):
         raise LabError(f"{file} is damaged: the mistakes of {id!r} have no numbers.")
     return ExerciseRecord(held["right"], held["attempts"], mistakes, held["feedback"], held["last"])
 

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from labkit.course import Choice, Exercise, Function, Mistake, Value, check
@@ -90,3 +91,22 @@ def test_what_there_is_not_is_named():
         find_exercise("00.99")
     assert check("00.99", 1).state == check("77.1", 1).state == check("", 1).state == "unknown"
     assert "00" in check("77.1", 1).text
+
+
+def numpy_scalars(value):
+    """The same with NumPy's numbers and texts in place of Python's."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(numpy_scalars, value))
+    kinds = ((bool, np.bool_), (int, np.int64), (float, np.float64), (str, np.str_))
+    return next((of(value) for kind, of in kinds if isinstance(value, kind)), value)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda one: one.id)
+def test_an_answer_worked_out_with_numpy_is_right(exercise):
+    solution = exercise.checker.right_answer(exercise)
+    answer = (lambda *given: numpy_scalars(solution(*given))) if callable(solution) else numpy_scalars(solution)
+    assert check(exercise.id, answer, **exercise.checker.given).state == "right"
+
+
+def test_a_tensor_of_many_numbers_is_not_read():
+    assert "of the shape [3000, 3000] is no answer here" in check("03.1", np.zeros((3000, 3000))).text

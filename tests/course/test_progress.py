@@ -164,3 +164,29 @@ def test_a_table_replaces_nothing_else(capsys):
         assert main(["course", "--export", *arguments]) == 2
     assert Path("notes.csv").read_text() == "mine" and not Path("new.csv").exists()
     assert "needs the students' folders" in capsys.readouterr().err
+
+
+def test_odd_files_and_names_are_said_and_the_others_are_in_the_table(tmp_path, monkeypatch, capsysbinary):
+    def student(name, text):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "course.json").write_text(text)
+        return str(tmp_path / name)
+
+    fine = '{"exercises": {"03.1": {"right": true, "attempts": 1, "mistakes": {}, "feedback": "", "last": "%s"}}}'
+    deep, long = "[" * 100_000, fine.replace('"attempts": 1', f'"attempts": {10**400}') % ""
+    places = [student("anna", fine % ""), student("deep", deep), student("long", long)]
+    places.append(student("half", fine % "\\ud800"))
+    places += [student("caf\udce9", fine % ""), str(tmp_path / "anna"), str(tmp_path / ("n" * 300))]
+    assert main(["course", "--export", str(tmp_path / "class.csv"), *places]) == 1
+    said = capsysbinary.readouterr().err.decode()
+    for words in ("nested too deeply", "have no numbers", "counted once", "nnn"):
+        assert words in said
+    rows = (tmp_path / "class.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert [row.split(",")[0] for row in rows] == ["student", "anna", "half", "caf?"]
+
+
+def test_a_file_nested_too_deeply_is_set_aside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "course.json").write_text("[" * 100_000)
+    assert "course.damaged-1.json" in check("03.1", 8).text
