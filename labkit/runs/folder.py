@@ -30,7 +30,7 @@ from labkit.files import PARTIAL, explain_write_errors, read_json, read_object, 
 from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
-from labkit.runs.inputs import WORLD, absolute_input_paths, input_hashes, matches_hash
+from labkit.runs.inputs import KEPT_TEXTS, WORLD, absolute_input_paths, input_hashes, matches_hash
 from labkit.runs.lock import LOCK_FILE, exclusive_lock
 from labkit.runs.plan import is_other_run_stage
 from labkit.runs.recipe import Recipe
@@ -44,7 +44,7 @@ from labkit.runs.transactions import (
 )
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import Tokenizer
-from labkit.training.weights import check_index_is_there, hash_weights, weights_or_index_file
+from labkit.training.weights import hash_weights, weights_or_index_file
 
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
 """The files with which a run begins."""
@@ -117,6 +117,8 @@ class Run:
         located = self.locate_inputs(read)
         run = Run.new_unsaved(path, recipe, other_run_stages_from=self)
         self._check_world()
+        if "text" in read and KEPT_TEXTS in self.inputs:
+            run.inputs[KEPT_TEXTS] = self.inputs[KEPT_TEXTS]
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
             given = getattr(recipe, field)
             if given in self.inputs:
@@ -329,13 +331,14 @@ class Run:
         return made[-1] if made else None
 
     def latest_language_model_stage(self) -> StageFolder:
-        """The last stage that has a language model. Raises LabError when none has."""
-        for stage in self.stages:
-            check_index_is_there(stage.path)
-        trained = [stage for stage in self.stages if stage.trained and stage.generates_text]
-        if not trained:
-            raise LabError(f"{self.path} has no model yet. Resume the run: labkit run --out {self.path} --resume")
-        return trained[-1]
+        """The last stage that has a language model. Raises LabError when none has, and where the last that was finished
+        has lost its weights.
+        """
+        for stage in reversed([stage for stage in self.stages if stage.generates_text]):
+            if stage.trained:
+                return stage
+            stage.check_weights_are_there()
+        raise LabError(f"{self.path} has no model yet. Resume the run: labkit run --out {self.path} --resume")
 
     def tokenizer(self) -> Tokenizer:
         """The run's tokenizer. Raises LabError when it is not there yet."""

@@ -14,6 +14,8 @@ from labkit.text.reading.files import find_files
 
 WORLD = "data/world"
 """What the world's files are called among a run's inputs, wherever they lie."""
+KEPT_TEXTS = "kept texts"
+"""What those texts are called among them that are left of a source once it is cleaned."""
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:

@@ -25,6 +25,7 @@ from labkit.files import DiskFull
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run, lock_and_open_run, lock_and_recover_run_folder, run_file_names
+from labkit.runs.kept_texts import check_kept_texts
 from labkit.runs.prepare import models_on, prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
@@ -228,11 +229,12 @@ def _before(recipe: Recipe, chosen: Sequence[str]) -> list[str]:
 
 
 def _keep(run: Run, begun: FolderTransaction | None) -> None:
-    """Nothing is left to refuse: a new run stays, and one whose inputs have moved knows their new places."""
+    """Nothing is left to refuse: a new run stays, and what is known now of the inputs and their places is written."""
+    saved = Run.open(run.path)
+    if (run.inputs, run.original_locations) != (saved.inputs, saved.original_locations):
+        run.save_recipe()
     if begun is not None:
         begun.commit()
-    elif run.original_locations != Run.open(run.path).original_locations:
-        run.save_recipe()
 
 
 def bind_stage(run: Run, stage_name: str, stage_inputs: StageInputs) -> BoundStage:
@@ -247,6 +249,8 @@ def bind_stage(run: Run, stage_name: str, stage_inputs: StageInputs) -> BoundSta
 def _check(run: Run, stages: Sequence[BoundStage]) -> None:
     """Raises LabError for all that can be known to hinder one of the stages, before any of them is begun."""
     names = [stage.name for stage in stages]
+    if stages and (texts := stages[0].inputs.texts) is not None:
+        check_kept_texts(run, texts)
     for stage in stages:
         for need in run.recipe.dependencies(stage.name):
             if need not in names and not run.stage(need).finished:
