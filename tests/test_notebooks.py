@@ -105,6 +105,25 @@ def test_a_notebook_has_its_exercises(path):
     assert checked == list(wanted)
 
 
+LITERAL = re.compile(r'"[^"]+"')
+NUMBER = re.compile(r"(?<![\w.])[−-]?\d+(?:\.\d+)?")
+
+
+def numbers_of(text: str) -> set[float]:
+    return {float(number.replace("−", "-")) for number in NUMBER.findall(text)}
+
+
+@every_notebook
+def test_an_exercise_asks_the_same_in_the_notebook(path):
+    """Each text in quotes and each number of the checker's question stand in its cell or beside it."""
+    cells = [source_of(cell) for cell in cells_of(path)]
+    for exercise in exercises(path.name[:2]):
+        at = next(at for at, text in enumerate(cells) if text.startswith(f"**Exercise {exercise.id}.**"))
+        shown = "\n".join(cells[max(0, at - 3) : at + 2])
+        assert all(literal in shown for literal in LITERAL.findall(exercise.question)), exercise.id
+        assert numbers_of(exercise.question) <= numbers_of(shown), exercise.id
+
+
 def test_exercises_are_of_notebooks():
     assert notebooks() == [path.name[:2] for path in NOTEBOOKS]
 

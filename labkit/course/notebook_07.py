@@ -45,7 +45,11 @@ def break_even_kl_coef(gain: float, kl: float) -> float:
 
 
 def tokens_with_credit() -> str:
-    """Without values and with lambda = 0 the advantage is the token's own reward; the score is the last token's."""
+    """Without values and with lambda = 0 the advantage is the token's own reward; the score is the last token's.
+
+    The first token gets an advantage once the critic has learnt to predict the score at the tokens before the end, so
+    that its value changes where a token makes a good score likelier.
+    """
     return "the last"
 
 
@@ -69,7 +73,8 @@ EXERCISES = (
     ),
     Exercise(
         "07.2",
-        "Write kl_k3(logprobs, reference_logprobs): the mean over the drawn tokens of (ρ − 1) − log ρ, ρ = π₀ / π.",
+        "Write kl_k3(logprobs, reference_logprobs): of two lists, the mean over the drawn tokens of "
+        "(ρ − 1) − log ρ, ρ = π₀ / π.",
         kl_k3,
         Function(lambda: [([-1.0, -0.5, -0.2], [-2.0, -0.5, -0.6]), ([-3.0], [-1.0]), ([-1.0, -2.0], [-1.0, -2.0])]),
         (
@@ -109,7 +114,7 @@ EXERCISES = (
     ),
     Exercise(
         "07.4",
-        "Write surrogate_gradient(ratio, advantage, cliprange): the derivative of min(ρA, clip(ρ)A) to ρ.",
+        "Write surrogate_gradient(ratio, advantage, cliprange): the derivative of min(ρA, clip(ρ)A) with respect to ρ.",
         surrogate_gradient,
         Function(
             lambda: [
@@ -143,7 +148,7 @@ EXERCISES = (
     Exercise(
         "07.5",
         "The mean reward rose by `gain`, and the policy is `kl` nats per answer away from the reference. At which KL "
-        "coefficient would that have cost exactly the gain?",
+        "coefficient would that have cost exactly the gain (to three decimals)?",
         break_even_kl_coef,
         Value(given={"gain": 1.2, "kl": 5.0}),
         (
