@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
 from labkit.course.checkers import Choice, Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
@@ -60,6 +64,18 @@ def mask_not_shifted(tokens: list[str]) -> list[bool]:
     return [False, *label_mask(tokens)][:-1]
 
 
+@dataclass(frozen=True)
+class _MaskFunction(Function):
+    """A function that returns a mask: 0 and 1 are as good as False and True."""
+
+    def _outcomes(self, function: Callable[..., Any]) -> list[Any]:
+        return [replace(one, value=_with_booleans(one.value)) for one in super()._outcomes(function)]
+
+
+def _with_booleans(value: Any) -> Any:
+    return [bool(one) if one in (0, 1) else one for one in value] if isinstance(value, list) else value
+
+
 CONVERSATIONS = (
     "<|bos|> <|user|> Hi <|end|> <|assistant|> Hello there <|end|>",
     "<|bos|> Story <|end|> <|user|> Who <|end|> <|assistant|> Tom <|end|> <|user|> Why <|end|> <|assistant|> <|end|>",
@@ -70,10 +86,10 @@ CONVERSATIONS = (
 EXERCISES = (
     Exercise(
         "05.1",
-        "Write label_mask(tokens): for each label tokens[1:], whether it counts. Labels are the tokens of the "
-        "assistant's turns and the <|end|> that closes them.",
+        "Write label_mask(tokens): for each label tokens[1:], whether it counts (True or 1, else False or 0). "
+        "The tokens of the assistant's turns count, and the <|end|> that closes them.",
         label_mask,
-        Function(lambda: [(conversation.split(),) for conversation in CONVERSATIONS]),
+        _MaskFunction(lambda: [(conversation.split(),) for conversation in CONVERSATIONS]),
         (
             Mistake(
                 "end forgotten",

@@ -32,8 +32,8 @@ def pair_gradient(chosen: float, rejected: float) -> list[float]:
 
 
 def margin_of_an_annotator() -> float:
-    """The log-odds of the choice: three right ones to one mistake."""
-    return math.log(0.75 / 0.25)
+    """The log-odds of the choice: four right ones to one mistake."""
+    return math.log(0.8 / 0.2)
 
 
 def gold_accuracy(pair_accuracy: float, mistakes: float) -> float:
@@ -127,17 +127,17 @@ EXERCISES = (
     ),
     Exercise(
         "06.4",
-        "An annotator chooses the better one of two answers three times in four. Which margin between their scores has "
-        "the lowest expected loss?",
+        "An annotator makes a mistake in one choice of five, so the better one of two answers is chosen four times in "
+        "five. Which margin between their scores has the lowest expected loss?",
         margin_of_an_annotator,
         Value(),
         (
-            Mistake("probability", 0.75, "That is the probability. Which margin's sigmoid is it?"),
-            Mistake("odds", 3, "Those are the odds, three to one. The sigmoid's inverse takes one more step."),
-            Mistake("log-probability", math.log(0.75), "That is a log-probability. A margin compares both choices."),
+            Mistake("probability", 0.8, "That is the probability. Which margin's sigmoid is it?"),
+            Mistake("odds", 4, "Those are the odds, four to one. The sigmoid's inverse takes one more step."),
+            Mistake("log-probability", math.log(0.8), "That is a log-probability. A margin compares both choices."),
             Mistake(
-                "one in four against one",
-                math.log(4),
+                "one in five against one",
+                math.log(5),
                 "The odds compare right choices with mistakes, not all with mistakes.",
             ),
         ),
