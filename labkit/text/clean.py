@@ -28,7 +28,7 @@ _OPERATORS = "-*/%&#@\\"
 """Punctuation that means something by itself, as symbols do; the rest ("2, 3." or "2 3") does not tell texts apart."""
 BANDS, BAND_ROWS = 16, 8
 SIMILAR = 0.8
-_PRIME = np.uint64(2**32 - 5)
+MINHASH_PRIME = np.uint64(2**32 - 5)
 _BREAK = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff\ud800-\udfff]")
 _LINE_END = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
@@ -200,9 +200,11 @@ def minhash_signature(shingles: set[int] | NDArray[np.uint32]) -> NDArray[np.uin
     Jaccard index.
     """
     values = np.fromiter(shingles, dtype=np.uint64, count=len(shingles))
-    minima = np.full(len(_SLOPE), _PRIME, dtype=np.uint64)
+    minima = np.full(len(MINHASH_SLOPES), MINHASH_PRIME, dtype=np.uint64)
     for start in range(0, len(values), 4096):  # in pieces: a book has a million members
-        hashes = (_SLOPE[:, None] * values[None, start : start + 4096] + _OFFSET[:, None]) % _PRIME
+        hashes = (
+            MINHASH_SLOPES[:, None] * values[None, start : start + 4096] + MINHASH_OFFSETS[:, None]
+        ) % MINHASH_PRIME
         np.minimum(minima, hashes.min(axis=1), out=minima)
     return minima
 
@@ -214,5 +216,5 @@ def _bands(shingles: NDArray[np.uint32]) -> list[bytes]:
 # A product wraps around the prime up to 2^32 times, so the hashes are nearly independent (with few wraps they follow
 # the size of the member, and choose the same few members); it stays below 2^64, as 32-bit hashes and slopes do.
 _random = np.random.default_rng(1997)
-_SLOPE = _random.integers(1, _PRIME, BANDS * BAND_ROWS, dtype=np.uint64)
-_OFFSET = _random.integers(0, _PRIME, BANDS * BAND_ROWS, dtype=np.uint64)
+MINHASH_SLOPES = _random.integers(1, MINHASH_PRIME, BANDS * BAND_ROWS, dtype=np.uint64)
+MINHASH_OFFSETS = _random.integers(0, MINHASH_PRIME, BANDS * BAND_ROWS, dtype=np.uint64)
