@@ -8,14 +8,14 @@ from labkit.course.checkers import Choice, Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
 
-def implied_rewards(policy: list[float], reference: list[float], beta: float) -> list[float]:
+def implicit_rewards(policy: list[float], reference: list[float], beta: float) -> list[float]:
     """beta log(policy / reference), less that of the first answer: the constant is not known."""
     rewards = [beta * math.log(own / other) for own, other in zip(policy, reference, strict=True)]
     return [reward - rewards[0] for reward in rewards]
 
 
 def loss_of_a_falling_pair() -> float:
-    """The implied rewards are 0.5 * -1 and 0.5 * -3: the margin is 1, the loss -log sigmoid(1)."""
+    """The implicit rewards are 0.5 * -1 and 0.5 * -3: the margin is 1, the loss -log sigmoid(1)."""
     return math.log(1 + math.exp(-1.0))
 
 
@@ -53,16 +53,20 @@ def nats_apart(beta: float) -> float:
 
 
 def what_overfitting_shows() -> str:
-    """Accuracy and loss on the trained pairs are at their best while the answers get worse."""
+    """Accuracy and loss on the trained pairs are at their best while the answers get worse.
+
+    On real text, without gold: people, or a model that has learnt their choices, compare its answers to held-out
+    prompts with those of the model before. The KL to the reference says how far the policy has gone.
+    """
     return "gold of new answers"
 
 
 EXERCISES = (
     Exercise(
         "08.1",
-        "Write implied_rewards(policy, reference, beta): the rewards that a policy implies for all answers to a "
+        "Write implicit_rewards(policy, reference, beta): the implicit rewards of a policy for all answers to a "
         "prompt, moved so that the first is 0.",
-        implied_rewards,
+        implicit_rewards,
         Function(
             lambda: [
                 ([0.5, 0.25, 0.25], [0.25, 0.25, 0.5], 1.0),
@@ -80,24 +84,25 @@ EXERCISES = (
             ),
             Mistake(
                 "beta divides",
-                lambda policy, reference, beta: implied_rewards(policy, reference, 1 / beta),
+                lambda policy, reference, beta: implicit_rewards(policy, reference, 1 / beta),
                 "The reward is divided by β inside the exponential. What does β do when you solve for the reward?",
             ),
             Mistake(
                 "reference forgotten",
-                lambda policy, reference, beta: implied_rewards(policy, [1.0] * len(policy), beta),
-                "A policy that equals its reference has learnt nothing: it should imply equal rewards.",
+                lambda policy, reference, beta: implicit_rewards(policy, [1.0] * len(policy), beta),
+                "A policy that equals its reference has learnt nothing: its implicit rewards should be equal.",
             ),
             Mistake(
                 "ratio upside down",
-                lambda policy, reference, beta: implied_rewards(reference, policy, beta),
+                lambda policy, reference, beta: implicit_rewards(reference, policy, beta),
                 "The sign is wrong: an answer that became likelier should have a larger reward, not a smaller one.",
             ),
         ),
     ),
     Exercise(
         "08.2",
-        "β = 0.5; log π₀ is −5 of the chosen answer and −6 of the rejected one, log π is −6 and −9. What is the loss?",
+        "β = 0.5; log π₀ is −5 of the chosen answer and −6 of the rejected one, log π is −6 and −9. What is the loss, "
+        "in nats (to three decimals)?",
         loss_of_a_falling_pair,
         Value(),
         (
@@ -113,7 +118,7 @@ EXERCISES = (
     Exercise(
         "08.3",
         "Write dpo_gradient(chosen, rejected, chosen_0, rejected_0, beta), of log-probabilities under policy and "
-        "reference: the gradient of the loss to `chosen` and to `rejected`.",
+        "reference: the gradient of the loss with respect to `chosen` and `rejected`.",
         dpo_gradient,
         Function(
             lambda: [
@@ -126,7 +131,8 @@ EXERCISES = (
             Mistake(
                 "beta forgotten",
                 other_gradient(1.0, 1.0),
-                "This is the gradient to the implied rewards. How do they depend on the log-probabilities?",
+                "This is the gradient with respect to the implicit rewards. How do they depend on the "
+                "log-probabilities?",
             ),
             Mistake(
                 "other side of the sigmoid",
