@@ -122,6 +122,8 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
     for name, record in opened.reading.items():
         yield Progress(name, "read", result=record)
     stages = [bind_stage(opened, name, stage_inputs) for name in chosen]
+    for stage in stages:
+        stage.folder.check_weights_are_there()
     _check(opened, [stage for stage in stages if not stage.folder.finished])
     spent = time.perf_counter() - start
     for stage in stages:

@@ -113,10 +113,19 @@ class StageFolder:
         """
         return self._load(RewardModel(Transformer(self.model_config())), device).eval()
 
+    def check_weights_are_there(self) -> None:
+        """Raises LabError where the stage is finished, or has shards of weights, and its weights cannot be found."""
+        check_index_is_there(self.path)
+        if self.finished and not self.trained:
+            raise LabError(
+                f"{self.path} is finished, but its weights (model.safetensors) are gone. Copy them from where they are "
+                f"kept, or train the stage again: labkit {self.name} {self.path.parent} --again"
+            )
+
     def model_config(self) -> ModelConfig:
         """The shape of the model. Raises LabError when it is not there, or was trained with another tokenizer."""
         if not self.trained:
-            check_index_is_there(self.path)
+            self.check_weights_are_there()
             raise LabError(f"{self.path} has no model yet: its stage {self.name} is not finished. Resume the run.")
         now = self._tokenizer()
         if self.result and self.result.get("tokenizer", now) != now:

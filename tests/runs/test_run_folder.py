@@ -312,3 +312,16 @@ def test_killed_at_random_moments(made, straight, tmp_path):
         os.waitpid(child, 0)
     resume(path)
     assert weights(path) == straight[Run.open(path).recipe.stages["sft"] == OTHER] and not list(path.glob(".*"))
+
+
+def test_a_finished_stage_without_its_weights_is_named(made, tmp_path, capsys):
+    """Nobody is given the model of the stage before it instead."""
+    path = Path(shutil.copytree(made, tmp_path / "run"))
+    (path / STAGES[-1] / "model.safetensors").unlink()
+    with pytest.raises(LabError, match=rf"{STAGES[-1]} is finished, but its weights \(model.safetensors\) are gone.*--again"):
+        Run.open(path).latest_language_model_stage()
+    for command in (["run", "--out", str(path), "--resume"], ["generate", str(path), "--stage", STAGES[-1]]):
+        assert main(command) == 2 and "its weights (model.safetensors) are gone" in capsys.readouterr().err
+    again(path)  # another stage that is there can be trained again
+    (path / "pretrain" / "model.safetensors").unlink()
+    assert Run.open(path).stage("sft").model_config()
