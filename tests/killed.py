@@ -23,9 +23,11 @@ from labkit.training.config import TrainConfig
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 
-STEPS = 40
-KILLS = {"pretrain": 10, "sft": 5, "reward": 5, "ppo": 10, "dpo": 5}
-"""Most where a graph is compiled, and where the source has a state."""
+STEPS = 24
+KILLS = {"pretrain": 4, "sft": 3, "reward": 3, "ppo": 7, "dpo": 3}
+"""Each stage in a step, in a checkpoint and, gone on with, in a step again; the compiled one while it compiles, too.
+Most where the source has a state.
+"""
 TRAIN = TrainConfig(steps=STEPS, batch_size=4, max_length=128, checkpoint_every=3, warmup_steps=2, compile=True)
 RECIPE = tiny_recipe(TRAIN)
 for name in ("sft", "reward", "ppo", "dpo"):  # not compiled, so their steps pass quickly: twice as many

@@ -88,7 +88,8 @@ def main() -> int:
     times, precision = sys.argv[1:]
     train = replace(TRAIN, precision=precision)
     import_module("labkit.training.distributed")  # what it imports is no part of what is limited
-    weights = 4 * sum(p.numel() for p in Transformer(SHAPE).parameters())
+    with torch.device("meta"):
+        weights = 4 * sum(p.numel() for p in Transformer(SHAPE).parameters())
     limit_data(float(times) * weights)
     try:
         torch.manual_seed(0)

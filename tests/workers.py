@@ -15,8 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.engines", "tests.limited", "labkit.training.distributed"])
-"""Forks of a process that has imported these save the seconds of imports of each; nothing was computed in it."""
+FORKS.set_forkserver_preload(
+    ["tests.engines", "tests.limited", "labkit.training.distributed", "torch._dynamo", "torch._inductor.compile_fx"]
+)
+"""Forks of a process that has imported these save the seconds of imports of each (of the last two, which the first
+optimizer and the first compiled step import, too); nothing was computed in it.
+"""
 
 
 def free_port() -> int:

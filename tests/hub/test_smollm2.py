@@ -67,7 +67,6 @@ def theirs(file) -> Any:
 
 @torch.no_grad()
 def test_it_says_what_transformers_reads_in_the_same_file(file, imported, theirs):
-    torch.set_num_threads(2)
     model, tokenizer = imported.model("sft"), imported.tokenizer()
     reader: Any = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     for talk in TALKS:
@@ -91,7 +90,6 @@ def test_its_attention_is_looked_at(imported):
 
 
 def test_eight_steps_of_fine_tuning_teach_it(imported):
-    torch.set_num_threads(2)
     stage_inputs, stage, config = prepare_inputs(imported), imported.recipe.stages["sft"], imported.recipe.evaluation
     model = imported.model("pretrain")
     before = stage.validation_loss(model, stage_inputs, config)

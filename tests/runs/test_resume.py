@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.killed import KILLS
+from tests.killed import KILLS, STEPS
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_killed_many_times_ends_with_the_same_weights(tmp_path):
         many = KILLS[stage]
         assert len(kills) == many, kills
         assert sum(kill.startswith("in a checkpoint") for kill in kills) >= many // 3, kills
-        assert len(set(kills)) >= many - 2, kills  # spread over the stage
+        assert len(set(kills)) >= many - 1, kills  # spread over the stage
         assert straight == killed
         # the record shows no seam either
-        assert losses[0] == losses[1] and len(losses[0]) == (40 if stage == "pretrain" else 80)
+        assert losses[0] == losses[1] and len(losses[0]) == (STEPS if stage == "pretrain" else 2 * STEPS)

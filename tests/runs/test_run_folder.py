@@ -318,7 +318,8 @@ def test_a_finished_stage_without_its_weights_is_named(made, tmp_path, capsys):
     """Nobody is given the model of the stage before it instead."""
     path = Path(shutil.copytree(made, tmp_path / "run"))
     (path / STAGES[-1] / "model.safetensors").unlink()
-    with pytest.raises(LabError, match=rf"{STAGES[-1]} is finished, but its weights \(model.safetensors\) are gone.*--again"):
+    gone = r"is finished, but its weights \(model.safetensors\) are gone.*--again"
+    with pytest.raises(LabError, match=f"{STAGES[-1]} {gone}"):
         Run.open(path).latest_language_model_stage()
     for command in (["run", "--out", str(path), "--resume"], ["generate", str(path), "--stage", STAGES[-1]]):
         assert main(command) == 2 and "its weights (model.safetensors) are gone" in capsys.readouterr().err
