@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import urllib.error
 import urllib.parse
@@ -10,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from gradio_client import Client
@@ -19,57 +17,25 @@ from playwright.sync_api import Page, expect
 from labkit.paths import demo_folder
 from labkit.preferences.store import PreferenceStore
 from tests.browser.conftest import App, Opened, answered
+from tests.browser.pages import SCHEMES, filled, says, shown_in, stops, tab, value
 
 HOSTILE = (
     "<script>window.hacked=1</script><img src=x onerror=window.hacked=1> ${window.hacked=1} {{7*7}} \u202eabc\u202c"
 )
 
-SCHEMES: tuple[Literal["dark", "light"], ...] = ("dark", "light")
 
-
-def tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name).click()
-
-
-def value(page: Page, box: str) -> str:
-    return page.locator(f"#{box} textarea").input_value()
-
-
-def says(page: Page, box: str, part: str) -> None:
-    """Wait until the text of a box has `part` in it."""
-    page.wait_for_function(
-        "([box, part]) => document.querySelector(`#${box} textarea`)?.value.includes(part)", arg=[box, part]
-    )
-
-
-def filled(page: Page, box: str, other_than: str = "") -> str:
-    """The text of a box, once it is neither empty nor `other_than`."""
-    unwanted = json.dumps(["", other_than])
-    page.wait_for_function(f"!{unwanted}.includes(document.querySelector('#{box} textarea').value)")
-    return value(page, box)
-
-
-def test_it_opens_alive_and_shows_what_a_head_looks_at(app: App, visited: Opened):
+def test_the_attention_tab(app: App, visited: Opened):
+    """On one page: it opens with an example, nothing pressed; a head is ablated, the stage slides and is chosen, heads
+    are found and activations patched; then a text is written and what a head looks at is shown, by mouse, keyboard and
+    as a table.
+    """
     page = visited(app.url)
-    heads = page.locator("labkit-attention .grid button")
-    expect(heads).to_have_count(8)  # of the run that comes with labkit, and nothing was pressed
-    page.locator("#attention-text textarea").fill("The dog was sad because the kite was lost.")
-    page.locator("#attention-look").click()
-    tokens = page.locator("labkit-attention .column.left .token")
-    expect(tokens.filter(has_text="kite")).to_have_count(1)
-    heads.nth(3).click()
-    expect(heads.nth(3)).to_have_attribute("aria-pressed", "true")
-    page.keyboard.press("ArrowDown")
-    expect(heads.nth(5)).to_have_attribute("aria-pressed", "true")
-    tokens.filter(has_text="kite").hover()
-    expect(page.locator("labkit-attention .says")).to_contain_text("kite")
-    page.locator("labkit-attention summary", has_text="as a table").click()
-    expect(page.locator("labkit-attention details tbody tr")).to_have_count(tokens.count())
+    expect(page.locator("labkit-attention .grid button")).to_have_count(8)  # of the run that comes with labkit
+    ablate_slide_find_and_patch(page)
+    look_at_a_text(page)
 
 
-def test_a_head_is_ablated_stages_slide_and_heads_are_found(app: App, visited: Opened):
-    page = visited(app.url)
-    expect(page.locator("labkit-attention .grid button")).to_have_count(8)
+def ablate_slide_find_and_patch(page: Page) -> None:
     without = page.locator("labkit-attention [data-panel=without]")
     expect(without).to_contain_text("nats")
     about = page.locator("#attention-about labkit-table p")
@@ -99,6 +65,22 @@ def test_a_head_is_ablated_stages_slide_and_heads_are_found(app: App, visited: O
     page.locator("#patching-second textarea").fill("Where?")
     page.locator("#patching-go").click()
     says(page, "patching-problem", "the same number of tokens")
+
+
+def look_at_a_text(page: Page) -> None:
+    heads = page.locator("labkit-attention .grid button")
+    page.locator("#attention-text textarea").fill("The dog was sad because the kite was lost.")
+    page.locator("#attention-look").click()
+    tokens = page.locator("labkit-attention .column.left .token")
+    expect(tokens.filter(has_text="kite")).to_have_count(1)
+    heads.nth(3).click()
+    expect(heads.nth(3)).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("ArrowDown")
+    expect(heads.nth(5)).to_have_attribute("aria-pressed", "true")
+    tokens.filter(has_text="kite").hover()
+    expect(page.locator("labkit-attention .says")).to_contain_text("kite")
+    page.locator("labkit-attention summary", has_text="as a table").click()
+    expect(page.locator("labkit-attention details tbody tr")).to_have_count(tokens.count())
 
 
 def chosen(page: Page, number: int, line: str) -> None:
@@ -157,78 +139,25 @@ def test_strategies_are_compared_looked_into_branched_and_linked(app: App, visit
     again.locator("labkit-texts [data-close]").click()
     expect(again.locator("labkit-texts .column")).to_have_count(3)
     expect(again.locator("#decoding-strategy-2 :is(input, textarea)")).to_have_value("temperature=1.5 top-p=0.9")
-    broken = opened(f"{app.url}/?decoding=%7B%22run")
-    says(broken, "decoding-problem", "This link is broken: no settings can be read from it. Shown instead")
+    again.goto(f"{app.url}/?decoding=%7B%22run")
+    says(again, "decoding-problem", "This link is broken: no settings can be read from it. Shown instead")
 
 
-def test_strategies_are_scored_and_what_is_wrong_is_said(app: App, visited: Opened):
+def test_texts_are_gone_through_scored_and_stopped(app: App, visited: Opened):
+    """On one page: a text is one stop of the Tab key; strategies are scored, wrong ones are refused, each in words;
+    writing is stopped, and goes on with the next.
+    """
     page = visited(app.url)
     tab(page, "Decoding")
     filled(page, "decoding-prompt")
-    page.locator("#decoding-scores").get_by_text("Scores over many samples").click()
-    page.locator("#decoding-measure").click()
-    table = page.locator("#decoding-table")
-    expect(table.locator("tbody tr")).to_have_count(3, timeout=120_000)
-    expect(table.locator("thead")).to_contain_text("self-BLEU")
-    expect(table.locator("tbody")).to_contain_text("±")
-    for line, message in [
-        ("top-p=0", "top-p must be above 0"),
-        ("temperature=-1", "temperature must be at least 0"),
-        ("beam beams=0", "at least one beam"),
-        ("ban=exoplanetary", "not a single token"),
-        ("sing", "There is no strategy 'sing'"),
-    ]:
-        chosen(page, 1, line)
-        page.locator("#decoding-compare").click()
-        says(page, "decoding-problem", message)
-        assert value(page, "decoding-problem").startswith(f"Strategy 1, {line}: ") or "beams=0" in line
+    go_through_a_text_by_keys(page)
+    chosen(page, 1, "greedy")
+    score_and_say_what_is_wrong(page)
+    stop_writing(page)
 
 
-def test_writing_is_stopped(app: App, visited: Opened):
-    """In the middle of a long text; what was written stays, nothing is called an error, and the next one is written."""
-    page = visited(app.url)
-    tab(page, "Decoding")
-    prompt = filled(page, "decoding-prompt")
-    for number in (1, 2, 3):
-        chosen(page, number, "beam beams=32 early-stopping=never")
-    page.locator("#decoding-tokens input[type=number]").fill("200")
-    page.locator("#decoding-tokens input[type=number]").press("Enter")
-    page.locator("#decoding-compare").click()
-    tokens = page.locator("labkit-texts .column").first.locator(".token")
-    expect(tokens.nth(3)).to_be_visible()
-    page.locator("#decoding-stop").click()
-    expect(page.locator('labkit-texts .column[data-done="true"]')).to_have_count(3)
-    count = tokens.count()
-    page.wait_for_timeout(1500)
-    assert tokens.count() == count < 190
-    assert page.locator(".error, [data-testid=toast-body]").count() == 0
-    for number in (1, 2, 3):
-        chosen(page, number, "greedy")
-    page.locator("#decoding-compare").click()
-    expect(page.locator("labkit-texts h3").first).to_have_text("greedy")
-    expect(page.locator('labkit-texts .column[data-done="true"]')).to_have_count(3)
-    assert value(page, "decoding-prompt") == prompt
-
-
-def stops(page: Page) -> int:
-    """How often the Tab key stops on the page, shadow trees included."""
-    return page.evaluate("""() => {
-        let count = 0;
-        const walk = (root) => root.querySelectorAll("*").forEach((node) => {
-            if (node.shadowRoot) walk(node.shadowRoot);
-            const operable = node.matches("a[href], button, input, textarea, select, summary, [tabindex]");
-            if (operable && node.tabIndex >= 0 && !node.disabled && node.getClientRects().length) count += 1;
-        });
-        walk(document);
-        return count;
-    }""")
-
-
-def test_a_text_is_one_stop_of_the_tab_key(app: App, visited: Opened):
-    """The arrow keys go through its tokens; Enter opens one, and the candidates' buttons are one stop too."""
-    page = visited(app.url)
-    tab(page, "Decoding")
-    filled(page, "decoding-prompt")
+def go_through_a_text_by_keys(page: Page) -> None:
+    """A text is one stop of the Tab key: the arrow keys go through its tokens, Enter opens one; the candidates too."""
     chosen(page, 1, "best n=3 temperature=1")
     before = stops(page)
     page.locator("#decoding-compare").click()
@@ -252,32 +181,62 @@ def test_a_text_is_one_stop_of_the_tab_key(app: App, visited: Opened):
     expect(page.locator("labkit-texts .answers tr.chosen")).to_have_count(1)
 
 
-def test_a_click_during_work_is_answered_and_who_waits_is_told(app: App, visited: Opened, opened: Opened):
-    """One person's long search: their next click ends it, and somebody else sees the place in the queue."""
-    pages = [visited(app.url), opened(app.url)]
-    for page in pages:
-        tab(page, "Decoding")
-        filled(page, "decoding-prompt")
-    one, other = pages
-    for number in (1, 2, 3):
-        chosen(one, number, "beam beams=32 early-stopping=never")
-    one.locator("#decoding-tokens input[type=number]").fill("200")
-    one.locator("#decoding-tokens input[type=number]").press("Enter")
-    one.locator("#decoding-compare").click()
-    expect(one.locator("labkit-texts .column").first.locator(".token").nth(3)).to_be_visible()
-    other.locator("#decoding-compare").click()
-    expect(other.locator("#decoding-view")).to_contain_text("queue: 1/1")
-    for number in (1, 2, 3):
-        chosen(one, number, "greedy")
-    one.locator("#decoding-compare").click()
-    expect(one.locator("labkit-texts h3").first).to_have_text("greedy")
-    for page in pages:
-        expect(page.locator('labkit-texts .column[data-done="true"]')).to_have_count(3)
-        assert page.locator(".error, [data-testid=toast-body]").count() == 0
+def score_and_say_what_is_wrong(page: Page) -> None:
+    page.locator("#decoding-scores").get_by_text("Scores over many samples").click()
+    page.locator("#decoding-measure").click()
+    table = page.locator("#decoding-table")
+    expect(table.locator("tbody tr")).to_have_count(3, timeout=120_000)
+    expect(table.locator("thead")).to_contain_text("self-BLEU")
+    expect(table.locator("tbody")).to_contain_text("±")
+    for line, message in [
+        ("top-p=0", "top-p must be above 0"),
+        ("temperature=-1", "temperature must be at least 0"),
+        ("beam beams=0", "at least one beam"),
+        ("ban=exoplanetary", "not a single token"),
+        ("sing", "There is no strategy 'sing'"),
+    ]:
+        chosen(page, 1, line)
+        page.locator("#decoding-compare").click()
+        says(page, "decoding-problem", message)
+        assert value(page, "decoding-problem").startswith(f"Strategy 1, {line}: ") or "beams=0" in line
 
 
-def test_votes_train_the_next_model(app: App, visited: Opened):
-    page = visited(app.url)
+def stop_writing(page: Page) -> None:
+    """In the middle of a long text; what was written stays, nothing is called an error, and the next one is written."""
+    prompt = value(page, "decoding-prompt")
+    for number in (1, 2, 3):
+        chosen(page, number, "beam beams=32 early-stopping=never")
+    page.locator("#decoding-tokens input[type=number]").fill("200")
+    page.locator("#decoding-tokens input[type=number]").press("Enter")
+    page.locator("#decoding-compare").click()
+    tokens = page.locator("labkit-texts .column").first.locator(".token")
+    expect(tokens.nth(3)).to_be_visible()
+    page.locator("#decoding-stop").click()
+    expect(page.locator('labkit-texts .column[data-done="true"]')).to_have_count(3)
+    count = tokens.count()
+    page.wait_for_timeout(1500)
+    assert tokens.count() == count < 190
+    assert page.locator(".error, [data-testid=toast-body]").count() == 0
+    for number in (1, 2, 3):
+        chosen(page, number, "greedy")
+    page.locator("#decoding-compare").click()
+    expect(page.locator("labkit-texts h3").first).to_have_text("greedy")
+    expect(page.locator('labkit-texts .column[data-done="true"]')).to_have_count(3)
+    assert value(page, "decoding-prompt") == prompt
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[App]:
+    """An app that a test may kill."""
+    (tmp_path / "runs").mkdir()
+    yield from answered(App(tmp_path / "runs"))
+
+
+def test_votes_train_the_next_model_and_survive_a_kill(fresh: App, visited: Opened):
+    """Every key votes, the last vote is undone, DPO on the votes is followed over a reload, its model is there without
+    one and after one; then the app is killed straight after it has acknowledged a vote, which is on the disk.
+    """
+    page = visited(fresh.url)
     tab(page, "Preferences")
     page.locator("#pair-annotator input, #pair-annotator textarea").first.fill("ada")
     page.locator("#pair-new").click()
@@ -288,7 +247,7 @@ def test_votes_train_the_next_model(app: App, visited: Opened):
         says(page, "vote-said", f"Votes by ada, of all kinds: {number} · the last pair")
         if number < len(keys):
             asked = filled(page, "pair-prompt", other_than=asked)
-    store = PreferenceStore(app.runs / "votes.db")
+    store = PreferenceStore(fresh.runs / "votes.db")
     assert [vote.choice for vote in store.votes("ada")] == [
         {"ArrowLeft": "left", "ArrowRight": "right", "t": "tie", "b": "both_bad", "s": "skip"}[key] for key in keys
     ]
@@ -315,6 +274,14 @@ def test_votes_train_the_next_model(app: App, visited: Opened):
     chosen = page.get_by_label("Run", exact=True).first
     expect(chosen).to_have_value("demo-votes-1")
     expect(page.get_by_label("Stage", exact=True).first).to_have_value("dpo")
+    tab(page, "Preferences")
+    page.locator("#pair-new").click()
+    filled(page, "pair-prompt")
+    page.locator("#vote-right").click()
+    says(page, "vote-said", "Votes by anonymous, of all kinds: 1 ·")  # no name was typed
+    fresh.kill()
+    (vote,) = PreferenceStore(fresh.runs / "votes.db").votes("anonymous")
+    assert vote.choice == "right"
 
 
 def test_text_is_never_markup(app: App, visited: Opened):
@@ -349,7 +316,8 @@ def test_text_is_never_markup(app: App, visited: Opened):
     assert page.evaluate("window.hacked") is None
 
 
-def test_two_people_do_not_mix(app: App, visited: Opened, opened: Opened):
+def test_two_people_do_not_mix_and_wait_for_each_other(app: App, visited: Opened, opened: Opened):
+    """Each of two pages shows what was asked there, in three tabs; then one of them waits for the other's search."""
     pages = [visited(app.url), opened(app.url)]
     for page, word in zip(pages, ("garden", "market"), strict=True):
         expect(page.locator("labkit-attention .grid button")).to_have_count(8)
@@ -373,6 +341,28 @@ def test_two_people_do_not_mix(app: App, visited: Opened, opened: Opened):
     prompts = [(filled(page, "pair-prompt"), filled(page, "pair-left")) for page in pages]
     for page, before in zip(pages, prompts, strict=True):
         assert (value(page, "pair-prompt"), value(page, "pair-left")) == before
+    for page in pages:
+        tab(page, "Decoding")
+    click_during_work(*pages)
+
+
+def click_during_work(one: Page, other: Page) -> None:
+    """One person's long search: their next click ends it, and somebody else sees the place in the queue."""
+    for number in (1, 2, 3):
+        chosen(one, number, "beam beams=32 early-stopping=never")
+    one.locator("#decoding-tokens input[type=number]").fill("200")
+    one.locator("#decoding-tokens input[type=number]").press("Enter")
+    one.locator("#decoding-compare").click()
+    expect(one.locator("labkit-texts .column").first.locator(".token").nth(3)).to_be_visible()
+    other.locator("#decoding-compare").click()
+    expect(other.locator("#decoding-view")).to_contain_text("queue: 1/1")
+    for number in (1, 2, 3):
+        chosen(one, number, "greedy")
+    one.locator("#decoding-compare").click()
+    expect(one.locator("labkit-texts h3").first).to_have_text("greedy")
+    for page in (one, other):
+        expect(page.locator('labkit-texts .column[data-done="true"]')).to_have_count(3)
+        assert page.locator(".error, [data-testid=toast-body]").count() == 0
 
 
 def test_twenty_at_once_are_all_served(app: App):
@@ -409,16 +399,6 @@ def test_it_speaks_the_language_of_the_browser(app: App, opened: Opened):
     expect(page.get_by_role("button", name="显示注意力")).to_be_visible()
 
 
-def shown_in(page: Page, scheme: Literal["dark", "light"]) -> None:
-    """Light or dark, as the system is set while the page is open, and no colour still fading."""
-    page.emulate_media(color_scheme=scheme)
-    page.wait_for_function(
-        "(scheme) => document.body.classList.contains('dark') === (scheme === 'dark')"
-        " && !document.getAnimations().some((one) => one instanceof CSSTransition)",
-        arg=scheme,
-    )
-
-
 def test_it_fits_a_telephone(app: App, visited: Opened):
     page = visited(app.url, viewport={"width": 390, "height": 844}, color_scheme="dark")
     expect(page.locator("labkit-attention .grid button")).to_have_count(8)
@@ -436,22 +416,3 @@ def test_it_fits_a_telephone(app: App, visited: Opened):
             "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
         )
         assert ink != paper
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[App]:
-    """An app that a test may kill."""
-    (tmp_path / "runs").mkdir()
-    yield from answered(App(tmp_path / "runs"))
-
-
-def test_a_vote_survives_the_plug_being_pulled(fresh: App, opened: Opened):
-    page = opened(fresh.url)
-    tab(page, "Preferences")
-    page.locator("#pair-new").click()
-    filled(page, "pair-prompt")
-    page.locator("#vote-right").click()
-    says(page, "vote-said", "Votes by anonymous, of all kinds: 1 ·")  # no name was typed
-    fresh.kill()
-    (vote,) = PreferenceStore(fresh.runs / "votes.db").votes("anonymous")
-    assert vote.choice == "right"

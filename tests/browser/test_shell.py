@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import ConsoleMessage, Page, expect
 
 from labkit.preferences.store import PreferenceStore
 from tests.browser.conftest import ROOT, App, Opened, answered
-from tests.browser.test_app import SCHEMES, filled, says, shown_in, tab
+from tests.browser.pages import SCHEMES, filled, says, shown_in, tab
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def chosen_tab(page: Page, name: str) -> None:
 
 def test_arrow_keys_and_the_address_go_from_tab_to_tab(app: App, visited: Opened):
     page = visited(app.url)
+    expect(page.locator("labkit-attention .grid button")).to_have_count(8)  # Gradio loses clicks while it starts
     page.get_by_role("tab", name="Attention").focus()
     for key, name in [("ArrowRight", "Decoding"), ("End", "Runs"), ("ArrowRight", "Attention"), ("ArrowLeft", "Runs"),
                       ("Home", "Attention")]:  # fmt: skip
@@ -60,8 +61,40 @@ def test_arrow_keys_and_the_address_go_from_tab_to_tab(app: App, visited: Opened
     assert page.url.startswith(app.url)
 
 
-def test_a_language_is_chosen_and_kept(app: App, visited: Opened):
+def test_a_report_and_a_language(app: App, visited: Opened):
+    """On one page: a run's report is opened; then the language is chosen, and kept when the page is opened again."""
     page = visited(f"{app.url}/?tab=runs")
+    open_the_report(page)
+    choose_a_language(page, app)
+
+
+def open_the_report(page: Page) -> None:
+    """A page of its own, whose scripts run and whose policy lets no other in; it breaks none of its own rules."""
+    said: list[ConsoleMessage] = []
+
+    def listen(message: ConsoleMessage) -> None:
+        said.append(message)
+
+    page.context.on("console", listen)
+    expect(page.locator("#runs-report")).to_be_enabled()
+    with page.context.expect_page() as opening:
+        page.locator("#runs-report").click()
+    report = opening.value
+    expect(report.locator("h1")).to_have_text("demo")
+    expect(report.locator(".main-svg").first).to_be_visible()  # its own scripts run
+    added = (
+        "const one = document.createElement('script'); one.textContent = 'window.hacked = 1'; document.body.append(one)"
+    )
+    report.evaluate(f"() => {{ {added} }}")
+    assert report.evaluate("window.hacked") is None and report.evaluate("window.origin") == "null"
+    page.context.remove_listener("console", listen)
+    lines = [message.text for message in said if message.page == report]
+    refused = [line for line in lines if "Content Security Policy" in line]
+    assert refused and [line for line in refused if "script" not in line] == []
+    report.close()
+
+
+def choose_a_language(page: Page, app: App) -> None:
     expect(page.locator("#runs-stages")).to_contain_text("Finished")
     page.locator("#language").click()
     expect(page.get_by_role("tab", name="运行")).to_have_attribute("aria-selected", "true")
@@ -76,24 +109,11 @@ def test_a_language_is_chosen_and_kept(app: App, visited: Opened):
     expect(page.get_by_role("tab", name="Runs")).to_be_visible()
 
 
-def test_only_the_voting_area_votes(app: App, visited: Opened):
-    """Arrow keys on a tab, a slider or in a field are theirs; after New pair the area has the focus."""
-    page = visited(f"{app.url}/?tab=preferences")
-    page.locator("#pair-new").click()
-    prompt = filled(page, "pair-prompt")
-    expect(page.locator("#vote-area")).to_be_focused()
-    for elsewhere in ("button[role=tab].selected", "#first-hot input[type=range]", "#pair-text :is(input, textarea)"):
-        page.locator(elsewhere).first.focus()
-        for key in ("ArrowRight", "ArrowLeft", "t", "u"):  # from a tab to the next, and back
-            page.keyboard.press(key)
-    page.locator("body").press("ArrowLeft")
-    page.wait_for_timeout(500)
-    assert PreferenceStore(app.runs / "votes.db").votes() == []
-    page.locator("#pair-text :is(input, textarea)").fill("")
-    page.locator("#vote-area").press("ArrowRight")
-    says(page, "vote-said", "Votes by anonymous, of all kinds: 1 · the last pair")
-    filled(page, "pair-prompt", other_than=prompt)
-    assert [vote.choice for vote in PreferenceStore(app.runs / "votes.db").votes()] == ["right"]
+def test_the_preferences_tab(app: App, visited: Opened):
+    """On one page: contrast in both colour schemes, then where keys vote and where they do not."""
+    page = visited(f"{app.url}/?tab=preferences", color_scheme="dark")
+    tell_words_from_their_paper(page)
+    vote_in_the_area_alone(page, app)
 
 
 CONTRAST = """(selector) => {
@@ -114,8 +134,7 @@ CONTRAST = """(selector) => {
 }"""
 
 
-def test_words_can_be_told_from_their_paper(app: App, visited: Opened):
-    page = visited(f"{app.url}/?tab=preferences", color_scheme="dark")
+def tell_words_from_their_paper(page: Page) -> None:
     chosen_tab(page, "Preferences")
     expect(page.locator("#first-hot .min_value")).to_be_visible()
     for scheme in SCHEMES:
@@ -125,24 +144,23 @@ def test_words_can_be_told_from_their_paper(app: App, visited: Opened):
             assert found and min(found) >= 4.5, (scheme, selector, found)
 
 
-def test_a_report_opens_as_a_page_of_its_own(app: App, visited: Opened):
-    page = visited(f"{app.url}/?tab=runs")
-    expect(page.locator("#runs-report")).to_be_enabled()
-    with page.context.expect_page() as opening:
-        page.locator("#runs-report").click()
-    report = opening.value
-    report.wait_for_load_state()
-    said: list[str] = []
-    report.on("console", lambda message: said.append(message.text))
-    report.reload()
-    expect(report.locator("h1")).to_have_text("demo")
-    expect(report.locator(".main-svg").first).to_be_visible()  # its own scripts run
-    added = (
-        "const one = document.createElement('script'); one.textContent = 'window.hacked = 1'; document.body.append(one)"
-    )
-    report.evaluate(f"() => {{ {added} }}")
-    assert report.evaluate("window.hacked") is None and report.evaluate("window.origin") == "null"
-    assert [line for line in said if "Content Security Policy" in line and "script" not in line] == []
+def vote_in_the_area_alone(page: Page, app: App) -> None:
+    """Arrow keys on a tab, a slider or in a field are theirs; after New pair the area has the focus."""
+    page.locator("#pair-new").click()
+    prompt = filled(page, "pair-prompt")
+    expect(page.locator("#vote-area")).to_be_focused()
+    for elsewhere in ("button[role=tab].selected", "#first-hot input[type=range]", "#pair-text :is(input, textarea)"):
+        page.locator(elsewhere).first.focus()
+        for key in ("ArrowRight", "ArrowLeft", "t", "u"):  # from a tab to the next, and back
+            page.keyboard.press(key)
+    page.locator("body").press("ArrowLeft")
+    page.wait_for_timeout(500)
+    assert PreferenceStore(app.runs / "votes.db").votes() == []
+    page.locator("#pair-text :is(input, textarea)").fill("")
+    page.locator("#vote-area").press("ArrowRight")
+    says(page, "vote-said", "Votes by anonymous, of all kinds: 1 · the last pair")
+    filled(page, "pair-prompt", other_than=prompt)
+    assert [vote.choice for vote in PreferenceStore(app.runs / "votes.db").votes()] == ["right"]
 
 
 def test_a_run_that_fails_is_seen_to_and_goes_away(app: App, visited: Opened):
