@@ -40,8 +40,9 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, set | frozenset | type({}.keys())):
         return frozenset(_hashable(to_plain(held)) for held in value)
     if hasattr(value, "tolist"):
-        if math.prod(value.shape) > MOST_NUMBERS:
-            raise UnreadableAnswer(f"{_type_in_words(value)} of the shape {list(value.shape)} is no answer here.")
+        shape = getattr(value, "shape", ())  # array.array has none
+        if math.prod(shape) > MOST_NUMBERS:
+            raise UnreadableAnswer(f"{_type_in_words(value)} of the shape {list(shape)} is no answer here.")
         return to_plain(value.tolist())
     if isinstance(value, Real):
         return float(value)

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from array import array
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -253,6 +254,7 @@ def test_comparing_and_showing():
     assert difference(10**400, 1.0, 0.01) and difference(0.0, 1e-9, 0.01) == ""
     assert to_plain({1: (torch.tensor(2), {3})}) == {1: [2, frozenset({3})]}
     assert difference([[1, 2], [3, 4]], to_plain({(3, 4), (1, 2)}), 0) == ""
+    assert to_plain(array("d", [0.5])) == [0.5]
     assert difference({}, {}, 0) == difference([], [], 0) == ""
     assert show([0.123456, "a\n"]) == "[0.1235, 'a\\n']"
     assert len(show(list(range(10_000)))) <= 160 and show(object()) == "something of the type object"
