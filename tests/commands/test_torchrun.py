@@ -54,9 +54,13 @@ def stopped(process: subprocess.Popen, metrics: Path) -> str:
 
 
 def test_a_whole_run_by_fsdp_stopped_and_resumed(tmp_path):
-    """Every stage, to the report; and it measures what a run of one process does."""
+    """Every stage, to the report; and it measures what a run of one process does. In fp32, also where the processor has
+    bf16: sums of products in bf16 differ by more than what is compared.
+    """
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    small = [*SMALL, "--pretrain.train.steps", "30", "--pretrain.train.evaluate-every", "10"]
+    fp32 = [part for stage in STAGES for part in (f"--{stage}.train.precision", "fp32")]
+    small = [*SMALL, *fp32, "--annotation.precision", "fp32"]
+    small += ["--pretrain.train.steps", "30", "--pretrain.train.evaluate-every", "10"]
     assert main(["run", "--out", str(alone), *small]) == 0
 
     pretrain = shared / "pretrain"
@@ -70,4 +74,5 @@ def test_a_whole_run_by_fsdp_stopped_and_resumed(tmp_path):
     assert "The whole report:" in finished(torchrun(*again))
     ours, theirs = numbers(alone), numbers(shared)
     for stage in STAGES:
-        assert theirs[stage] == pytest.approx(ours[stage], abs=1e-4), stage
+        # A mean reward of -2.8 was 3.7e-4 apart with AVX512 kernels: a share of itself is allowed beside 1e-4.
+        assert theirs[stage] == pytest.approx(ours[stage], rel=5e-4, abs=1e-4), stage
