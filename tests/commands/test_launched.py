@@ -85,7 +85,7 @@ def test_a_process_that_has_lost_another_says_so(monkeypatch, capsys):
 def test_a_launchers_variable_that_is_no_number_is_named(monkeypatch, capsys, name, value):
     monkeypatch.setenv(name, value)
     assert main(["recipe", "--help"]) == 2
-    assert f"labkit: {name} is '{value}', not a number." in capsys.readouterr().err
+    assert f"labkit: {name} is '{value}', not a whole number from" in capsys.readouterr().err
 
 
 def test_a_process_that_does_not_see_the_runs_folder_says_what_is_missing(monkeypatch, tmp_path):
