@@ -25,7 +25,7 @@ from tests.tiny_recipe import tiny_recipe
 
 STEPS = 24
 KILLS = {"pretrain": 4, "sft": 3, "reward": 3, "ppo": 7, "dpo": 3}
-"""Each stage in a step, in a checkpoint and, gone on with, in a step again; the compiled one while it compiles, too.
+"""Each stage in a step, in a checkpoint and, once resumed, in a step again; the compiled one while it compiles, too.
 Most where the source has a state.
 """
 TRAIN = TrainConfig(steps=STEPS, batch_size=4, max_length=128, checkpoint_every=3, warmup_steps=2, compile=True)

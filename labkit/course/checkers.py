@@ -116,6 +116,7 @@ class Function:
         return self._outcomes(exercise.solution)
 
     def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any], truth: list[_Outcome]) -> Verdict | None:
+        """The student's function on each input, against the solution's outcomes; None where it is not written yet."""
         if not callable(answer):
             name = exercise.solution.__name__
             return Verdict(False, f"A function is asked for, not its result: give {name} without brackets behind it.")

@@ -38,7 +38,7 @@ from labkit.text.pieces import PIECE_CHARACTERS, split_into_pieces, split_long_p
 from labkit.text.template import ChatTemplate
 
 # One thread encodes 750,000 tokens a second, thirty times what training reads on two cores; more threads would
-# only take the cores from the model, and give a warning at every fork.
+# only take the cores from the model, and the library warns when a process with such threads is forked.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SPECIAL_TOKENS = ("<|bos|>", "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
