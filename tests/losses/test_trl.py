@@ -1,61 +1,19 @@
-"""TRL's own statements, on the same tensors: its last version with PPO (0.24) is read from its files, not imported.
-
-LABKIT_TRL names the folder in which its wheel was unpacked; `.ci/run` does that.
-"""
-
-import __future__
+"""TRL's own statements, on the same tensors: see tests/trl_source.py."""
 
 import ast
-import os
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from labkit.losses import clipped_policy_loss, clipped_value_loss, dpo_loss, gae, pairwise_loss, shaped_rewards, whiten
+from tests.trl_source import between, method, parsed, run
 
 B, T = 6, 9
 LENGTHS = [9, 9, 7, 4, 8, 1]
 close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
-
-
-@cache
-def parsed(file: str) -> ast.Module:
-    """One file of TRL."""
-    if "LABKIT_TRL" not in os.environ:
-        message = "LABKIT_TRL names no folder; pip download --no-deps trl==0.24.0, and unpack it"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    return ast.parse((Path(os.environ["LABKIT_TRL"]) / "trl" / file).read_text(encoding="utf-8"))
-
-
-def assigns(statement: ast.stmt, name: str) -> bool:
-    targets = statement.targets if isinstance(statement, ast.Assign) else []
-    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
-
-
-def between(tree: ast.AST, first: str, last: str) -> ast.Module:
-    """The statements of the block that assigns these two names, from the first such to the last such."""
-    for node in ast.walk(tree):
-        for block in (value for _, value in ast.iter_fields(node) if isinstance(value, list)):
-            at = [i for i, one in enumerate(block) if assigns(one, first)]
-            ends = [i for i, one in enumerate(block) if assigns(one, last)]
-            if at and ends:
-                return ast.Module(block[at[0] : ends[-1] + 1], [])
-    raise AssertionError(f"no block of TRL assigns {first} and {last}")
-
-
-def run(code: ast.Module, **names: Any) -> dict[str, Any]:
-    """The names after these statements; those of trl/core.py are known to them."""
-    core = parsed("core.py")
-    functions = [one for one in core.body if isinstance(one, ast.FunctionDef)]
-    known: dict[str, Any] = {"torch": torch, "F": F, "nn": torch.nn, **names}
-    unread = __future__.annotations.compiler_flag  # types are not looked up
-    exec(compile(ast.Module([*functions, *code.body], []), "trl", "exec", unread), known)
-    return known
 
 
 @pytest.fixture
@@ -136,13 +94,6 @@ def test_ppos_losses_are_trls(rollout):
     close(found["vf_clipfrac"], held / states)
     close(found["loss"], policy / count + 0.1 * value / states)
     assert 0 < clipped < count and 0 < held < states
-
-
-def method(file: str, name: str) -> ast.FunctionDef:
-    for node in ast.walk(parsed(file)):
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return node
-    raise AssertionError(f"TRL has no {name}")
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
