@@ -25,11 +25,9 @@ def stage_descriptions() -> dict[str, StageDescription]:
     """Every kind of stage by its name: those of labkit in the order of a recipe, then those that were registered
     elsewhere.
     """
-    found = []
-    for file in sorted(Path(labkit.__file__).with_name("stages").glob("*.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                found += [_described(node, call) for call in _registrations(node)]
+    files = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted(_stages_folder().glob("*.py"))]
+    classes = {node.name: node for file in files for node in file.body if isinstance(node, ast.ClassDef)}
+    found = [_described(node, call, classes) for node in classes.values() for call in _registrations(node)]
     registry = sys.modules.get("labkit.stages.registry")
     registered = {}
     if registry:
@@ -44,16 +42,25 @@ def _registrations(stage: ast.ClassDef) -> list[ast.Call]:
     return [call for call in calls if ast.unparse(call.func) == "register"]
 
 
-def _described(stage: ast.ClassDef, registration: ast.Call) -> tuple[tuple[int, bool, bool], str, StageDescription]:
-    """The stage's place, its name and what it says of itself."""
+def _stages_folder() -> Path:
+    return Path(labkit.__file__).with_name("stages")
+
+
+def _described(
+    stage: ast.ClassDef, registration: ast.Call, classes: dict[str, ast.ClassDef]
+) -> tuple[tuple[int, bool, bool], str, StageDescription]:
+    """The stage's place, its name and what it says of itself; classes: those of all stages' files, by name."""
     kind, line = map(ast.literal_eval, registration.args)
-    says = _assigned(stage)
+    says = _assigned(stage, classes)
     return _order(says), kind, StageDescription(line, _literal(says, "title"), _literal(says, "about"))
 
 
-def _assigned(stage: ast.ClassDef) -> dict[str, ast.expr]:
-    """What stands in a class's file behind the name of each attribute that it sets."""
-    found = {}
+def _assigned(stage: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> dict[str, ast.expr]:
+    """What stands behind the name of each attribute that a class or one of its bases sets."""
+    found: dict[str, ast.expr] = {}
+    for base in reversed(stage.bases):
+        if (name := ast.unparse(base)) in classes:
+            found |= _assigned(classes[name], classes)
     for node in stage.body:
         if isinstance(node, ast.Assign):
             found[ast.unparse(node.targets[0])] = node.value
@@ -68,7 +75,7 @@ def _literal(says: dict[str, ast.expr], name: str, default: Any = "") -> Any:
 
 def _order(says: dict[str, ast.expr]) -> tuple[int, bool, bool]:
     """Sorts stages by the place of what they learn from among DATA_FIELDS (last where the class does not say it); of
-    these, what leaves a reward model comes first, then what needs one.
+    these, what leaves a reward model comes first, then what learns from answers of its own.
     """
     place = DATA_FIELDS.index(_literal(says, "reads")) if "reads" in says else len(DATA_FIELDS)
-    return place, _literal(says, "leaves") != "reward model", not _literal(says, "needs_reward_model", False)
+    return place, _literal(says, "leaves") != "reward model", not _literal(says, "online", False)

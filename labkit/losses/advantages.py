@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from labkit.losses.policy import KLEstimator, kl_estimate
+
 
 def last_token_mask(mask: Tensor) -> Tensor:
     """True at the last True of each row: [B, T] bool -> [B, T] bool. An empty row stays empty."""
@@ -25,17 +27,24 @@ def last_token_mask(mask: Tensor) -> Tensor:
 
 
 def shaped_rewards(
-    scores: Tensor, logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, *, kl_coef: float
+    scores: Tensor,
+    logprobs: Tensor,
+    reference_logprobs: Tensor,
+    mask: Tensor,
+    *,
+    kl_coef: float,
+    estimator: KLEstimator = "k1",
 ) -> Tensor:
     """What each token earns: the answer's score on its last token, less what leaving the reference costs.
 
         reward[t] = - kl_coef (logprobs[t] - reference_logprobs[t]) + [t is the last] score
 
     scores [B]; logprobs, reference_logprobs [B, T] of the tokens that were drawn, mask [B, T] -> [B, T]. The mean of
-    logprobs - reference over draws of the policy is the KL divergence between the two. Ouyang et al. 2022,
-    https://arxiv.org/abs/2203.02155, equation 2; Ziegler et al. 2019, https://arxiv.org/abs/1909.08593.
+    logprobs - reference over draws of the policy is the KL divergence between the two; estimator: another in its place
+    (see `kl_estimate`). Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 2; Ziegler et al. 2019,
+    https://arxiv.org/abs/1909.08593.
     """
-    penalty = torch.where(mask, -kl_coef * (logprobs - reference_logprobs), 0.0)
+    penalty = torch.where(mask, -kl_coef * kl_estimate(logprobs, reference_logprobs, estimator), 0.0)
     return penalty + scores.unsqueeze(-1) * last_token_mask(mask)
 
 
@@ -69,6 +78,35 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
         advantages[:, t] = counted[:, t] * (error + gamma * lam * later_advantage)
         later_value, later_advantage = values[:, t], advantages[:, t]
     return Advantages(advantages, advantages + values)
+
+
+def group_advantages(scores: Tensor, num_generations: int, *, divide_by_deviation: bool) -> Tensor:
+    """Each answer's score less the mean of its group, the answers to its prompt: scores [B], group by group -> [B].
+
+        A = (score - mean) / (deviation + 1e-4), or the numerator alone
+
+    The deviation is the sample's (with G - 1), as in the papers' code and TRL. A group whose answers score alike has
+    advantage 0: it teaches nothing. GRPO, Shao et al. 2024, https://arxiv.org/abs/2402.03300, 4.1.2; without the
+    division, which weighs easy and hard prompts more: Dr. GRPO, Liu et al. 2025, https://arxiv.org/abs/2503.20783.
+    """
+    groups = scores.view(-1, num_generations)
+    centred = groups - groups.mean(-1, keepdim=True)
+    if divide_by_deviation:
+        centred = centred / (groups.std(-1, keepdim=True) + 1e-4)
+    return centred.view(-1)
+
+
+def leave_one_out_advantages(scores: Tensor, num_generations: int) -> Tensor:
+    """Each answer's score less the mean of the other answers to its prompt: scores [B], groups side by side -> [B].
+
+        A_i = score_i - (sum of the group - score_i) / (G - 1)
+
+    G / (G - 1) times `group_advantages` without division, and unbiased. RLOO, Kool et al. 2019; Ahmadian et al. 2024,
+    https://arxiv.org/abs/2402.14740, equation 8.
+    """
+    groups = scores.view(-1, num_generations)
+    others = (groups.sum(-1, keepdim=True) - groups) / (num_generations - 1)
+    return (groups - others).view(-1)
 
 
 def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from labkit.model.reward_model import RewardModel
@@ -27,3 +28,15 @@ class ActorCritic(nn.Module):
     def forward(self, inputs: Tensor, next_token_mask: Tensor) -> ActorCriticOutput:
         """inputs, next_token_mask [B, T]: the inputs and the mask of a Batch."""
         return ActorCriticOutput(self.actor.hidden_states(inputs), self.critic(inputs, next_token_mask))
+
+
+def actor_of(model: ActorCritic | Transformer) -> Transformer:
+    """The policy of what a policy-gradient stage trains: of a pair the actor, else the model itself."""
+    return model.actor if isinstance(model, ActorCritic) else model
+
+
+def actor_critic_output(model: ActorCritic | Transformer, inputs: Tensor, next_token_mask: Tensor) -> ActorCriticOutput:
+    """See `ActorCritic.forward`; without a critic every value is 0."""
+    if isinstance(model, ActorCritic):
+        return model(inputs, next_token_mask)
+    return ActorCriticOutput(model.hidden_states(inputs), torch.zeros(inputs.shape, device=inputs.device))

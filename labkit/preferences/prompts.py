@@ -12,7 +12,7 @@ from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.fitting import LengthReport
 from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Task, World, gold_score
+from labkit.world import GoldScore, Message, Task, World, gold_score
 
 
 class IndexedPrompts(Protocol):
@@ -21,8 +21,11 @@ class IndexedPrompts(Protocol):
     def prompt_ids(self, index: int) -> list[int]:
         """The ids of a prompt."""
 
-    def gold_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
-        """The oracle's gold scores of the answers (as ids) to these prompts; an empty list where there is no oracle."""
+    def messages(self, index: int) -> tuple[Message, ...]:
+        """The same prompt, as messages; the last one is the user's."""
+
+    def oracle_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[GoldScore]:
+        """What the oracle says of the answers (as ids) to these prompts; an empty list where there is no oracle."""
 
 
 class WorldPrompts:
@@ -37,10 +40,13 @@ class WorldPrompts:
     def prompt_ids(self, index: int) -> list[int]:
         return self._made(index)[1]
 
-    def gold_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+    def messages(self, index: int) -> tuple[Message, ...]:
+        return self._made(index)[0].messages
+
+    def oracle_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[GoldScore]:
         tasks = [self._made(index)[0] for index in indices]
         texts = [decode_reply(self.tokenizer, answer) for answer in answers]
-        return [gold_score(self.world, *one, self.profile).total for one in zip(tasks, texts, strict=True)]
+        return [gold_score(self.world, *one, self.profile) for one in zip(tasks, texts, strict=True)]
 
     def _make(self, index: int) -> tuple[Task, list[int]]:
         """The first task that fits, of those that stand for this index."""
@@ -61,8 +67,9 @@ class DatasetPrompts:
     """
 
     def __init__(self, tokenizer: Tokenizer, pairs: Sequence[PreferencePair], max_prompt_tokens: int):
-        whole = [encode_prompt(tokenizer, prompt) for prompt in dict.fromkeys(pair.prompt for pair in pairs)]
-        self.prompts = [ids for ids in whole if len(ids) <= max_prompt_tokens]
+        whole = {prompt: encode_prompt(tokenizer, prompt) for prompt in dict.fromkeys(pair.prompt for pair in pairs)}
+        fitting = {prompt: ids for prompt, ids in whole.items() if len(ids) <= max_prompt_tokens}
+        self.conversations, self.prompts = list(fitting), list(fitting.values())
         self.fit = LengthReport(len(whole), left_out=len(whole) - len(self.prompts))
         if not self.prompts:
             raise LabError(
@@ -73,5 +80,8 @@ class DatasetPrompts:
     def prompt_ids(self, index: int) -> list[int]:
         return self.prompts[index % len(self.prompts)]
 
-    def gold_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+    def messages(self, index: int) -> tuple[Message, ...]:
+        return self.conversations[index % len(self.conversations)]
+
+    def oracle_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[GoldScore]:
         return []

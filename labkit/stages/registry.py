@@ -84,7 +84,8 @@ class Stage(ABC):
     """What it learns from; TinyWorld's where a recipe names no source."""
     starts_from: ClassVar[Literal["nothing", "a language model"]] = "a language model"
     """What it begins with: new weights, or those that another stage has left."""
-    needs_reward_model: ClassVar[bool] = False
+    online: ClassVar[bool] = False
+    """Whether it learns from answers that the model in training writes."""
     leaves: ClassVar[Literal["language model", "reward model"]] = "language model"
     chat: ClassVar[bool] = True
     """Whether the language model that it leaves answers messages, in the form of a chat."""
@@ -94,6 +95,11 @@ class Stage(ABC):
     """What is drawn of its steps beside loss, reward and learning rate."""
     metric_specs: ClassVar[Mapping[str, MetricSpec]] = {}
     """What its metrics mean, where `labkit.evaluation.metrics` does not say it, or says something else."""
+
+    @property
+    def needs_reward_model(self) -> bool:
+        """Whether a stage before it must have left a reward model."""
+        return False
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or

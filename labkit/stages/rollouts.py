@@ -10,28 +10,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit.decoding.best import Judge, judge_scores
+from labkit.decoding.best import judge_scores
 from labkit.errors import LabError
 from labkit.losses.advantages import Advantages
 from labkit.machine import all_reduce_sum, autocast, float_for_sums, uses_bf16
-from labkit.model.actor_critic import ActorCritic
+from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import IndexedPrompts
-from labkit.stages.credit import GAECredit, ScoredAnswers
+from labkit.stages.credit import Credit, ScoredAnswers
+from labkit.stages.rewards import RewardOfSamples
 from labkit.stages.sampling import Sampler, Samples
 from labkit.text.batch import Batch
 from labkit.text.chat import without_end_token
+from labkit.training.config import BatchSource
 from labkit.training.engine import gather_full_parameters, make_parallel_eval_engine
 from labkit.training.processes import accelerator
+
+Policy = ActorCritic | Transformer
+"""What a policy-gradient stage trains: with a critic or without."""
 
 
 class Rollout(NamedTuple):
     """B answers and what they were worth.
 
     inputs, labels, mask [B, T] as in Batch, mask True on the answers; logprobs, values [B, T] of the model that wrote
-    them; advantages (whitened), returns [B, T]. metrics: means over all answers of a step, each []: reward of the
-    judge, gold of the oracle (0 where there is none), kl in nats per answer, length in tokens, and explained_variance:
-    how much of the returns' variance the critic predicted.
+    them, and reference_logprobs of the reference model; advantages, returns [B, T]. metrics: means over all answers of
+    a step, each []: reward of the judge, gold of the oracle (0 where there is none), kl in nats per answer, length in
+    tokens, and explained_variance: how much of the returns' variance the critic predicted; frac_reward_zero_std: of
+    the prompts, how many of whose answers all got the same reward. pretraining: rows of text to be mixed in.
     """
 
     inputs: Tensor
@@ -41,15 +47,21 @@ class Rollout(NamedTuple):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    reference_logprobs: Tensor
     metrics: dict[str, Tensor]
+    pretraining: Batch | None = None
 
 
-_PER_TOKEN = Rollout._fields[:-1]
-_METRICS = ("reward", "gold", "kl", "length", "explained_variance")
+_PER_TOKEN = Rollout._fields[:-2]
+_METRICS = ("reward", "gold", "kl", "length", "explained_variance", "frac_reward_zero_std")
 
 
 def _from_state(state: dict[str, Any], ending: str) -> Rollout:
     """The rollout whose tensors have names of this ending in a source's state."""
+    if f"reference_logprobs{ending}" not in state:
+        raise LabError(
+            "The rollout in the checkpoint has the format of an older labkit. Train the stage again (--again)."
+        )
     tensors = [state[name + ending] for name in _PER_TOKEN]
     return Rollout._make([*tensors, {name: state[name + ending] for name in _METRICS}])
 
@@ -69,15 +81,16 @@ class RolloutSource:
     A step reads `gradient_accumulation_steps` batches of `batch_size` answers, `num_generations` to each prompt.
     Batch n reads the prompts n P … n P + P - 1 with P = batch_size / num_generations, and draws from (seed, n), so that
     what is written depends on the weights alone. What a stop would lose is the batches between their first use and
-    their last: that is the state.
+    their last, and what credit has learnt of earlier ones: that is the state. pretraining: a source that holds no
+    state, of whose text a batch goes with each step's.
     """
 
     def __init__(
         self,
         prompts: IndexedPrompts,
         sampler: Sampler,
-        judge: Judge,
-        credit: GAECredit,
+        reward: RewardOfSamples,
+        credit: Credit,
         reference: Transformer,
         *,
         batch_size: int,
@@ -85,12 +98,14 @@ class RolloutSource:
         epochs: int,
         gradient_accumulation_steps: int = 1,
         precision: str,
+        pretraining: BatchSource | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ):
         check_batch_size(batch_size, num_generations, world_size)
-        self.prompts, self.sampler, self.judge, self.credit = prompts, sampler, judge, credit
+        self.prompts, self.sampler, self.reward, self.credit = prompts, sampler, reward, credit
+        self.pretraining = pretraining
         device = accelerator().device
         self.reference = make_parallel_eval_engine(reference, device, uses_bf16(precision, device))
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
@@ -98,7 +113,7 @@ class RolloutSource:
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
         self.kept: list[Rollout] = []
 
-    def next_batch(self, model: ActorCritic, step: int) -> Rollout:
+    def next_batch(self, model: Policy, step: int) -> Rollout:
         """The batch of this number; a step of `fit` asks for `batches_a_step` of them, one after another."""
         iteration, within = divmod(step, self.epochs * self.batches_a_step)
         if within == 0:
@@ -108,16 +123,23 @@ class RolloutSource:
                 f"Step {step // self.batches_a_step} needs a rollout that was not saved. Resume with as many processes "
                 "as saved the checkpoint, or train the stage again (--again)."
             )
-        return self.kept[within % self.batches_a_step]
+        batch = self.kept[within % self.batches_a_step]
+        if self.pretraining is None:
+            return batch
+        return batch._replace(pretraining=self.pretraining.next_batch(model, step).to(batch.inputs.device))
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        kept = {
             name + (f".{part}" if part else ""): value
             for part, rollout in enumerate(self.kept)
             for name, value in (*zip(_PER_TOKEN, rollout, strict=False), *rollout.metrics.items())
         }
+        return kept | {f"credit.{name}": value for name, value in self.credit.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        of_credit = {name: value for name, value in state.items() if name.startswith("credit.")}
+        self.credit.load_state_dict({name.removeprefix("credit."): value for name, value in of_credit.items()})
+        state = {name: value for name, value in state.items() if name not in of_credit}
         parts = range(self.batches_a_step if state else 0)
         if state and f"inputs.{self.batches_a_step - 1}" not in state and self.batches_a_step > 1:
             raise LabError(
@@ -143,17 +165,25 @@ class RolloutSource:
         return found
 
     @torch.no_grad()
-    def generate_batches(self, model: ActorCritic, iteration: int) -> list[Rollout]:
+    def generate_batches(self, model: Policy, iteration: int) -> list[Rollout]:
         """The batches of one iteration: answers, and what every token of them was worth."""
         first = iteration * self.batches_a_step
         batches = range(first, first + self.batches_a_step)
         written = [self._sampled(model, batch) for batch in batches]
-        scored = [self._scored(model, samples) for samples in written]
+        scored = [self._scored(model, *given) for given in zip(batches, written, strict=True)]
         credited = self.credit(scored)
         golds = [self._gold(*given) for given in zip(batches, written, strict=True)]
-        means = _means(scored, credited, golds)
+        means = _means(scored, credited, golds, self.num_generations)
         return [
-            Rollout(*samples.batch, one.logprobs, one.values, credit.advantages, credit.returns, means)
+            Rollout(
+                *samples.batch,
+                one.logprobs,
+                one.values,
+                credit.advantages,
+                credit.returns,
+                one.reference_logprobs,
+                means,
+            )
             for samples, one, credit in zip(written, scored, credited, strict=True)
         ]
 
@@ -163,32 +193,36 @@ class RolloutSource:
         mine = range(batch * count, (batch + 1) * count)[self.rank :: self.world_size]
         return [index for index in mine for _ in range(self.num_generations)]
 
-    def _sampled(self, model: ActorCritic, batch: int) -> Samples:
+    def _sampled(self, model: Policy, batch: int) -> Samples:
         indices, samples = self._indices(batch), self.num_generations
         first = batch * (self.batch_size // samples)
         asked = [self.prompts.prompt_ids(index) for index in indices]
         places = [(index - first) * samples + at % samples for at, index in enumerate(indices)]
         # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
-        with autocast(_device(model), self.precision), gather_full_parameters(model.actor):
-            written = self.sampler.sample(model.actor, asked, self._uniform_draws(batch)[places])
+        with autocast(_device(model), self.precision), gather_full_parameters(actor_of(model)):
+            written = self.sampler.sample(actor_of(model), asked, self._uniform_draws(batch)[places])
         return written._replace(batch=written.batch.to(_device(model)))
 
-    def _scored(self, model: ActorCritic, samples: Samples) -> ScoredAnswers:
+    def _scored(self, model: Policy, number: int, samples: Samples) -> ScoredAnswers:
         device, batch = _device(model), samples.batch
         with autocast(device, self.precision):
-            x, values = model(batch.inputs, batch.mask)
-            logprobs = self.sampler.completion_logprobs(model.actor, x, batch)
+            x, values = actor_critic_output(model, batch.inputs, batch.mask)
+            logprobs = self.sampler.completion_logprobs(actor_of(model), x, batch)
             reference_logprobs = self.reference.call_with_weights(self._logprobs, batch)
-            scores = torch.tensor(judge_scores(self.judge, samples.prompts, samples.completions), device=device)
+            scores = torch.tensor(self._rewards(number, samples), device=device)
         return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
+
+    def _rewards(self, number: int, samples: Samples) -> list[float]:
+        return judge_scores(
+            lambda prompts, answers: self.reward(self._indices(number), samples), samples.prompts, samples.completions
+        )
 
     def _logprobs(self, model: Transformer, batch: Batch) -> Tensor:
         return self.sampler.completion_logprobs(model, model.hidden_states(batch.inputs), batch)
 
     def _gold(self, batch: int, samples: Samples) -> list[float]:
-        return self.prompts.gold_scores_if_known(
-            self._indices(batch), [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.completions]
-        )
+        answers = [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.completions]
+        return [score.total for score in self.prompts.oracle_scores_if_known(self._indices(batch), answers)]
 
     def _uniform_draws(self, batch: int) -> Tensor:
         """[batch_size, max_new_tokens]: the randomness of each answer of a batch, whichever process writes it."""
@@ -198,10 +232,13 @@ class RolloutSource:
 
 
 def _means(
-    scored: Sequence[ScoredAnswers], credited: Sequence[Advantages], golds: Sequence[Sequence[float]]
+    scored: Sequence[ScoredAnswers],
+    credited: Sequence[Advantages],
+    golds: Sequence[Sequence[float]],
+    num_generations: int,
 ) -> dict[str, Tensor]:
     """What a Rollout says of its answers, over all of them that make a step together, on all processes."""
-    sums, device = torch.zeros(10, dtype=torch.float64), scored[0].mask.device
+    sums, device = torch.zeros(11, dtype=torch.float64), scored[0].mask.device
     exact = float_for_sums(device)
     for one, credit, gold in zip(scored, credited, golds, strict=True):
         errors, returns = (x[one.mask].to(exact) for x in (credit.returns - one.values, credit.returns))
@@ -214,9 +251,10 @@ def _means(
             returns.sum(),
             (returns**2).sum(),
             len(gold),
+            num_generations * _alike(one.scores.view(-1, num_generations)),
         ]
         sums += torch.tensor([float(value) for value in [*of_answers, *of_tokens]], dtype=torch.float64)
-    answers, reward, gold_sum, kl, tokens, error, error2, return_, return2, judged = all_reduce_sum(
+    answers, reward, gold_sum, kl, tokens, error, error2, return_, return2, judged, alike = all_reduce_sum(
         sums.to(device, exact)
     ).tolist()
     unexplained, variance = error2 / tokens - (error / tokens) ** 2, return2 / tokens - (return_ / tokens) ** 2
@@ -226,9 +264,15 @@ def _means(
         "kl": kl / answers,
         "length": tokens / answers,
         "explained_variance": 1 - unexplained / max(variance, 1e-8),
+        "frac_reward_zero_std": alike / answers,
     }
     return {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in found.items()}
 
 
-def _device(model: ActorCritic) -> torch.device:
-    return model.actor.embedding.weight.device
+def _alike(groups: Tensor) -> int:
+    """In how many groups, [groups, answers], all scores are the same."""
+    return int((groups == groups[:, :1]).all(-1).sum())
+
+
+def _device(model: Policy) -> torch.device:
+    return actor_of(model).embedding.weight.device

@@ -33,6 +33,7 @@ from labkit.runs.arguments import RunOptions
 from labkit.runs.plan import PlannedStage
 from labkit.runs.recipe import Recipe, TokenizerConfig
 from labkit.stages import DPO, PPO, SFT, STAGES
+from labkit.stages.rewards import Custom
 from labkit.training.config import TrainConfig
 
 HERE = Path(".")
@@ -72,6 +73,7 @@ SAMPLES: list[Any] = [
     filters.PresencePenalty(0.1),
     filters.FrequencyPenalty(0.1),
     filters.NoRepeatNgram(2),
+    Custom("brief"),
 ]
 
 

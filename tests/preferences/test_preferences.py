@@ -200,7 +200,7 @@ def test_prompts_of_the_world_fit_and_are_judged(lab):
     assert all(len(prompts.prompt_ids(i)) <= 150 for i in range(30))
     assert prompts.prompt_ids(3) == WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=150, seed=7).prompt_ids(3)
     answer = tokenizer.encode(" I do not know.")
-    assert len(prompts.gold_scores_if_known([0, 1, 1], [answer] * 3)) == 3
+    assert len(prompts.oracle_scores_if_known([0, 1, 1], [answer] * 3)) == 3
     with pytest.raises(LabError, match="train.max_length leaves 2 tokens for a prompt"):
         WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=2, seed=7).prompt_ids(0)
 

@@ -14,10 +14,10 @@ from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.policies import held_out_prompts, policy_metrics
 from labkit.evaluation.preference_accuracy import ranking_metrics
 from labkit.losses import entropy, sum_logprobs, token_logprobs
+from labkit.model.actor_critic import ActorCritic
 from labkit.model.reward_model import RewardModel
 from labkit.stages import DPO, PPO, RewardModeling
 from labkit.stages.dpo import pair_logprobs
-from labkit.stages.ppo import ActorCritic
 from labkit.stages.rollouts import RolloutSource
 from labkit.stages.sampling import Sampler
 from labkit.text.chat import encode_prompt, without_end_token
@@ -164,14 +164,16 @@ def test_what_is_learned_from_is_what_was_drawn(stage_inputs):
 def test_a_judge_that_gives_no_numbers_is_refused(stage_inputs):
     stage = ppo()
     model = stage.initial_model(stage_inputs)
-    for judge in (lambda prompts, answers: [1], lambda prompts, answers: [math.nan] * len(answers)):
+    for reward in (lambda indices, samples: [1], lambda indices, samples: [math.nan] * len(indices)):
         source = stage.source(stage_inputs, model)
         assert isinstance(source, RolloutSource)
-        source.judge = judge
+        source.reward = reward
         with pytest.raises(LabError, match="must return one score for each of 16 answers"):
             source.next_batch(model, 0)
     assert isinstance(source, RolloutSource)
-    source.judge = lambda prompts, answers: [len(answer) for answer in answers]  # whole numbers are numbers
+    source.reward = lambda indices, samples: [
+        len(answer) for answer in samples.completions
+    ]  # whole numbers are numbers
     batch = source.next_batch(model, 0)
     assert batch.metrics["reward"].item() == pytest.approx(batch.metrics["length"].item())
 

@@ -1,0 +1,48 @@
+"""How far one rollout may move the policy: choices of the surrogate loss, by what they clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from labkit.configs import NonNegative, Positive, check_fields
+from labkit.losses.policy import Surrogate, clipped_ratio_surrogate, clipped_weight_surrogate, unclipped_surrogate
+
+
+@dataclass(frozen=True)
+class NoClip:
+    """Nothing is clipped: see `losses.unclipped_surrogate`."""
+
+    def __call__(self, ratio: Tensor, logprobs: Tensor, advantages: Tensor) -> Surrogate:
+        return unclipped_surrogate(ratio, advantages)
+
+
+@dataclass(frozen=True)
+class ClipRatio:
+    """The ratio is held between 1 - low and 1 + high: see `losses.clipped_ratio_surrogate`."""
+
+    low: NonNegative = 0.2
+    high: Positive = 0.2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, ratio: Tensor, logprobs: Tensor, advantages: Tensor) -> Surrogate:
+        return clipped_ratio_surrogate(ratio, advantages, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True)
+class ClipWeight:
+    """The weight of a token's gradient is held below 1 + high: see `losses.clipped_weight_surrogate`."""
+
+    high: Positive = 4.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(self, ratio: Tensor, logprobs: Tensor, advantages: Tensor) -> Surrogate:
+        return clipped_weight_surrogate(ratio, logprobs, advantages, high=self.high)
+
+
+ClippingChoice = NoClip | ClipRatio | ClipWeight

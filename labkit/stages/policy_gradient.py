@@ -1,0 +1,301 @@
+"""Policy gradients: one stage with axes. The pages beside it (reinforce, rloo, grpo, ppo …) are points on these axes.
+
+A step has three parts. `sampling.Sampler` draws answers from the policy; `rewards` gives each a number; `credit` says
+what each token was worth. Then the policy is moved so that what was better than expected becomes likelier:
+
+    loss = mean over tokens of surrogate(ratio, A) + kl.coef KL + vf_coef value loss - entropy_coef entropy
+           + ptx_coef language-model loss
+
+    axis              choices
+    reward            RewardModelScore, Verifier, Votes, Custom: who says how good an answer is
+    baseline          NoBaseline, MovingMean, GroupMean, LeaveOneOut, ValueModel: what a score is compared with
+    whiten            advantages of mean 0 and variance 1 over a whole step
+    kl                NoKL, KLInReward, KLInLoss: where it stands, which estimator, fixed or steered to a target
+    importance_level  token, sequence: whose probability is compared with what it was when the answer was drawn
+    clipping          NoClip, ClipRatio, ClipWeight: how far one rollout may move it
+    loss_mean         token, answer, constant: how tokens of long and short answers are averaged
+    epochs            steps on each rollout
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from torch import Tensor
+
+from labkit.configs import Count, NonNegative, Range, check_fields
+from labkit.decoding.filters import COLDEST, HOTTEST
+from labkit.errors import LabError
+from labkit.losses import clipped_value_loss, entropy, next_token_loss, token_logprobs
+from labkit.losses.policy import ImportanceLevel, LossMean, importance_ratio, kl_estimate, token_weights
+from labkit.machine import all_reduce_sum
+from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
+from labkit.stages.claims import Claim, Metrics
+from labkit.stages.clipping import ClippingChoice, NoClip
+from labkit.stages.credit import (
+    BaselineChoice,
+    Credit,
+    KLChoice,
+    KLInLoss,
+    KLInReward,
+    NoBaseline,
+    ValueModel,
+)
+from labkit.stages.inputs import StageInputs, token_count_metric
+from labkit.stages.pretrain import Pretrain
+from labkit.stages.registry import Curve, RolloutSchedule, Stage
+from labkit.stages.rewards import RewardChoice, RewardModelScore
+from labkit.stages.rollouts import Policy, Rollout, RolloutSource, check_batch_size
+from labkit.stages.sampling import Sampler, apply_temperature
+from labkit.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from labkit.evaluation.config import EvaluationConfig
+    from labkit.model.reward_model import RewardModel
+    from labkit.model.transformer import Transformer
+    from labkit.training.config import BatchSource
+
+Temperature = Annotated[float, Range(COLDEST, HOTTEST)]
+
+
+class PolicyGradientStage(Stage):
+    """All that the pages share; each says where it stands on the axes, as settings or for good."""
+
+    num_generations: int
+    epochs: int
+    entropy_coef: float
+    ptx_coef: float
+    temperature: float
+    max_new_tokens: int
+    compile_rollouts: bool
+
+    @property
+    @abstractmethod
+    def reward(self) -> RewardChoice: ...
+
+    @property
+    @abstractmethod
+    def baseline(self) -> BaselineChoice: ...
+
+    @property
+    @abstractmethod
+    def whiten(self) -> bool: ...
+
+    @property
+    @abstractmethod
+    def kl(self) -> KLChoice: ...
+
+    @property
+    @abstractmethod
+    def importance_level(self) -> ImportanceLevel: ...
+
+    @property
+    @abstractmethod
+    def clipping(self) -> ClippingChoice: ...
+
+    @property
+    @abstractmethod
+    def loss_mean(self) -> LossMean: ...
+
+    reads = "preferences"
+    online = True
+    curves: ClassVar[tuple[Curve, ...]] = (
+        Curve("KL from the reference model", "KL (nats per answer)", ("kl",)),
+        Curve("Entropy", "nats per token", ("entropy",)),
+        Curve("Clip fraction", "fraction of the tokens", ("clip_fraction",)),
+        Curve("Prompts whose answers are all rewarded alike", "fraction of the prompts", ("frac_reward_zero_std",)),
+        Curve("Length of the answers", "tokens", ("length",)),
+    )
+
+    @property
+    def needs_reward_model(self) -> bool:
+        return self.reward.needs_reward_model
+
+    def check_settings(self) -> None:
+        """Raises LabError for settings that do not go together."""
+        check_fields(self)
+        name = type(self).__name__
+        if self.max_new_tokens >= self.train.max_length:
+            raise LabError(
+                f"{name}: answers of {self.max_new_tokens} tokens leave no room for a prompt: train.max_length is "
+                f"{self.train.max_length}. Lower max_new_tokens, or raise train.max_length."
+            )
+        if self.train.compile:
+            raise LabError(
+                f"{name}: train.compile would recompile the objective for each answer length, which takes minutes; "
+                "leave it off. compile_rollouts compiles the sampling of rollouts."
+            )
+        self.baseline.check(self.num_generations)
+
+    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
+        """Prompts must leave room for an answer, those to train on and those held out."""
+        from labkit.evaluation.policies import held_out_prompts
+
+        stage_inputs.check_annotator()
+        self.reward.check(stage_inputs)
+        check_batch_size(self.train.batch_size, self.num_generations, stage_inputs.world_size)
+        stage_inputs.prompts(self.train.max_length, self.max_new_tokens).prompt_ids(0)
+        held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens)
+
+    def initial_model(self, stage_inputs: StageInputs) -> Policy:
+        """The fine-tuned model; with a value model, which begins as a copy of the reward model, where there is one.
+
+        Of an answer that has only begun, its log-probability so far says little: the critic goes by its head alone.
+        """
+        if not isinstance(self.baseline, ValueModel):
+            return stage_inputs.predecessor_model()
+        critic = stage_inputs.reward_model_or_none()
+        if critic is None:
+            from labkit.model.reward_model import RewardModel
+
+            critic = RewardModel(stage_inputs.predecessor_model())
+        critic.logprob_weight.data.zero_()
+        return ActorCritic(stage_inputs.predecessor_model(), critic)
+
+    def source(self, stage_inputs: StageInputs, model: Policy) -> BatchSource:
+        """Rollouts of the policy, rewarded; the reference is a copy of the policy as it is before the first step."""
+        train, prompts = self.train, stage_inputs.prompts(self.train.max_length, self.max_new_tokens)
+        return RolloutSource(
+            prompts,
+            self.sampler(stage_inputs),
+            self.reward.of_samples(stage_inputs, prompts, train.precision),
+            Credit(self.baseline, self.kl, whiten=self.whiten, num_generations=self.num_generations),
+            copy.deepcopy(actor_of(model)),
+            batch_size=train.batch_size,
+            num_generations=self.num_generations,
+            epochs=self.epochs,
+            gradient_accumulation_steps=train.gradient_accumulation_steps,
+            precision=train.precision,
+            pretraining=Pretrain(train).source(stage_inputs, model) if self.ptx_coef else None,
+            **stage_inputs.seed_and_rank_options(),
+        )
+
+    def sampler(self, stage_inputs: StageInputs) -> Sampler:
+        """What draws the answers."""
+        return Sampler(
+            stage_inputs.tokenizer,
+            max_length=self.train.max_length,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            compile=self.compile_rollouts,
+        )
+
+    def objective(self, model: Policy, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(the loss of the module's docstring, summed; by what it is divided; what to watch)."""
+        mask, actor = batch.mask, actor_of(model)
+        x, values = actor_critic_output(model, batch.inputs, mask)
+        logits = actor.logits(x[mask]).unsqueeze(0)  # [1, N, V] of the N tokens of answers
+        logits = apply_temperature(logits, self.temperature)
+        found = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
+        logprobs = found.new_zeros(mask.shape).masked_scatter(mask, found)  # [B, T]
+
+        ratio = importance_ratio(logprobs, batch.logprobs, mask, self.importance_level)
+        surrogate = self.clipping(ratio, logprobs, batch.advantages)
+        weights, count = token_weights(mask, self.loss_mean, self.max_new_tokens)
+        spread = (entropy(logits).squeeze(0) * weights[mask]).sum()
+        loss = (surrogate.loss * weights)[mask].sum()
+        per_token = count / mask.sum()  # what is averaged over tokens, beside a loss that may not be
+        watched = {"clip_fraction": (surrogate.clipped & mask).sum() * per_token}
+        if isinstance(self.baseline, ValueModel):
+            value, _ = clipped_value_loss(
+                values,
+                batch.values,
+                batch.returns,
+                mask,
+                cliprange_value=self.baseline.cliprange_value,
+                weights=weights,
+            )
+            loss = loss + self.baseline.vf_coef * value
+            watched["value_loss"] = value
+        loss = loss - self.entropy_coef * spread
+        if isinstance(self.kl, KLInLoss):
+            kl = kl_estimate(logprobs, batch.reference_logprobs, self.kl.estimator)
+            loss = loss + self.kl.coef * (kl * weights)[mask].sum()
+        if batch.pretraining is not None:
+            text = self._language_model_loss(actor, batch, count)
+            loss = loss + self.ptx_coef * text
+            watched["ptx_loss"] = text
+        watched |= {"entropy": spread} | token_count_metric(batch.inputs)
+        return loss, count, watched | {name: mean * count for name, mean in batch.metrics.items()}
+
+    def _language_model_loss(self, actor: Transformer, batch: Rollout, count: Tensor) -> Tensor:
+        """Of the text that is mixed in (PPO-ptx, Ouyang et al. 2022, equation 2): nats per token of all processes'
+        text, times `count`, by which the sum of all losses is divided.
+        """
+        assert batch.pretraining is not None
+        inputs, labels, mask = batch.pretraining
+        loss_sum, labels_counted = next_token_loss(actor(inputs), labels, mask)
+        share = all_reduce_sum(count.float()) / all_reduce_sum(labels_counted.float())
+        return loss_sum * share.detach()
+
+    def result_model(self, model: Policy) -> Transformer:
+        return actor_of(model)
+
+    def rollout_schedule(self) -> RolloutSchedule:
+        return RolloutSchedule(self.max_new_tokens, self.epochs)
+
+    def frozen_rollout_models(self, stage_inputs: StageInputs) -> dict[str, Transformer | RewardModel]:
+        frozen: dict[str, Any] = {"reference": stage_inputs.predecessor_model()}
+        return frozen | ({"reward model": stage_inputs.reward_model()} if self.needs_reward_model else {})
+
+    def flops(self, model: Policy, tokens: float) -> float:
+        """Of the models that are trained, and of a rollout's forward passes: sampling, each trained model, reference,
+        and reward model.
+        """
+        trained = 1 + isinstance(model, ActorCritic)
+        forward_passes = 2 + trained + self.needs_reward_model
+        per_token = actor_of(model).training_flops_per_token(self.train.max_length)
+        return tokens * per_token * (trained + forward_passes / 3 / self.epochs)
+
+    @classmethod
+    def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:
+        """Its answers to held-out prompts have a higher gold score than those of the model that it began with; where
+        nobody knows gold, the reward model likes them better.
+        """
+        for name in ("gold", "reward"):
+            if name in metrics:
+                words = "gold score" if name == "gold" else name
+                return Claim(cls.kind, words, metrics[name], metrics[f"{name}_before"], "the initial model", "higher")
+        return None
+
+    def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
+        """Generates greedy answers to held-out prompts, and compares their gold or reward with that of the model
+        before.
+        """
+        from labkit.evaluation.policies import policy_metrics
+
+        return policy_metrics(model, stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class PolicyGradient(PolicyGradientStage):
+    """The axes as settings.
+
+    train.batch_size: answers of one rollout, `num_generations` to each prompt. epochs: steps taken on each rollout.
+    ptx_coef: the weight of the language-model loss on the text of pretraining, a batch of train.batch_size rows with
+    each step. entropy_coef: the weight of the entropy bonus. temperature, max_new_tokens: how answers are sampled, and
+    where they are cut. compile_rollouts: sample with the forward pass compiled: half a minute once, which long answers
+    win back. The others are axes: see the module.
+    """
+
+    train: TrainConfig = TrainConfig()
+    num_generations: Count = 4
+    epochs: Count = 1
+    reward: RewardChoice = RewardModelScore()
+    baseline: BaselineChoice = NoBaseline()
+    whiten: bool = False
+    kl: KLChoice = KLInReward()
+    importance_level: ImportanceLevel = "token"
+    clipping: ClippingChoice = NoClip()
+    loss_mean: LossMean = "token"
+    entropy_coef: NonNegative = 0.0
+    ptx_coef: NonNegative = 0.0
+    temperature: Temperature = 1.0
+    max_new_tokens: Count = 40
+    compile_rollouts: bool = False
+
+    def __post_init__(self) -> None:
+        self.check_settings()

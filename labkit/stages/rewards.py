@@ -1,0 +1,179 @@
+"""Rewards: what says how good an answer of a rollout is. The second of the three parts of a policy-gradient stage.
+
+GRPO(reward=Verifier())                  reinforcement learning from verifiable rewards
+
+@reward_function("brief")
+def brief(prompt: str, response: str) -> float:
+    return -float(len(response.split()))
+
+GRPO(reward=Custom("brief"))
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from labkit.errors import LabError
+from labkit.evaluation.judges import reward_judge
+from labkit.machine import uses_bf16
+from labkit.text.chat import decode_reply, without_end_token
+from labkit.training.engine import make_parallel_eval_engine
+from labkit.training.processes import accelerator
+
+if TYPE_CHECKING:
+    from labkit.preferences.prompts import IndexedPrompts
+    from labkit.stages.inputs import StageInputs
+    from labkit.stages.sampling import Samples
+    from labkit.world import GoldScore
+
+RewardOfSamples = Callable[[Sequence[int], "Samples"], Sequence[float]]
+"""(the index of each prompt, the answers drawn) -> a number for each answer."""
+
+
+class Reward(ABC):
+    """Where rewards come from; a frozen dataclass, a setting of a stage."""
+
+    needs_reward_model: ClassVar[bool] = False
+
+    def check(self, stage_inputs: StageInputs) -> None:
+        """Raises LabError when it can be known beforehand that nothing can be rewarded."""
+        return
+
+    @abstractmethod
+    def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
+        """Rewards of answers to these prompts."""
+
+
+@dataclass(frozen=True)
+class RewardModelScore(Reward):
+    """The reward model's number at an answer's last token: reinforcement learning from human feedback."""
+
+    needs_reward_model: ClassVar[bool] = True
+
+    def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
+        """By as many processes as hold its weights."""
+        tokenizer, device = stage_inputs.tokenizer, accelerator().device
+        engine = make_parallel_eval_engine(stage_inputs.reward_model(), device, uses_bf16(precision, device))
+
+        def rewards(indices: Sequence[int], samples: Samples) -> Sequence[float]:
+            return engine.call_with_weights(
+                lambda model: reward_judge(model, tokenizer, has_end_token=True)(samples.prompts, samples.completions)
+            )
+
+        return rewards
+
+
+class OracleReward(Reward):
+    """A reward that the oracle of the world gives."""
+
+    def check(self, stage_inputs: StageInputs) -> None:
+        if not stage_inputs.uses_world_data or stage_inputs.preferences is not None:
+            raise LabError(
+                f"{type(self).__name__}: the oracle can judge answers to TinyWorld's own tasks only, not to prompts of "
+                f"a file. Choose another reward: RewardModelScore, or a function of your own (Custom)."
+            )
+
+    def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
+        def rewards(indices: Sequence[int], samples: Samples) -> list[float]:
+            answers = [without_end_token(stage_inputs.tokenizer, drawn) for drawn in samples.completions]
+            return self.from_oracle(stage_inputs, indices, prompts.oracle_scores_if_known(indices, answers))
+
+        return rewards
+
+    @abstractmethod
+    def from_oracle(
+        self, stage_inputs: StageInputs, indices: Sequence[int], scores: Sequence[GoldScore]
+    ) -> list[float]:
+        """A number for each answer; indices: of the prompts, the same for answers that stand side by side."""
+
+
+@dataclass(frozen=True)
+class Verifier(OracleReward):
+    """How far the answer is right, 0 to 1, which can be verified: reinforcement learning from verifiable rewards (RLVR,
+    Lambert et al. 2024, https://arxiv.org/abs/2411.15124, 6).
+    """
+
+    def from_oracle(
+        self, stage_inputs: StageInputs, indices: Sequence[int], scores: Sequence[GoldScore]
+    ) -> list[float]:
+        return [float(score.right) for score in scores]
+
+
+@dataclass(frozen=True)
+class Votes(OracleReward):
+    """The share of the other answers to the same prompt over which the world's annotator chooses this one: no reward
+    model stands between the choices and the policy. The annotator errs as often as in preference pairs.
+    """
+
+    def from_oracle(
+        self, stage_inputs: StageInputs, indices: Sequence[int], scores: Sequence[GoldScore]
+    ) -> list[float]:
+        annotator, found = stage_inputs.world.profile(stage_inputs.annotator), [0.0] * len(scores)
+        for index in dict.fromkeys(indices):
+            rng = random.Random(f"votes {stage_inputs.seed} {index}")
+            group = [at for at, other in enumerate(indices) if other == index]
+            for place, first in enumerate(group):
+                for second in group[place + 1 :]:
+                    chosen = (
+                        first if annotator.chooses_first(scores[first].total, scores[second].total, rng) else second
+                    )
+                    found[chosen] += 1 / (len(group) - 1)
+        return found
+
+
+RewardFunction = Callable[[str, str], float]
+"""(the user's last message, the response) -> a number, the higher the better."""
+REWARD_FUNCTIONS: dict[str, RewardFunction] = {}
+"""Those that `reward_function` has made known."""
+
+
+def reward_function(name: str) -> Callable[[RewardFunction], RewardFunction]:
+    """Make a function known as a reward under a name, for `Custom`: in each process that trains or resumes by it."""
+
+    def known(function: RewardFunction) -> RewardFunction:
+        REWARD_FUNCTIONS[name] = function
+        return function
+
+    return known
+
+
+@dataclass(frozen=True)
+class Custom(Reward):
+    """A Python function of your own, by the name that `reward_function` gave it."""
+
+    function: str
+
+    def check(self, stage_inputs: StageInputs) -> None:
+        self._function()
+
+    def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
+        function, tokenizer = self._function(), stage_inputs.tokenizer
+
+        def judged(index: int, drawn: Sequence[int]) -> float:
+            prompt, response = prompts.messages(index)[-1].content, decode_reply(tokenizer, drawn).strip()
+            try:
+                return float(function(prompt, response))
+            except Exception as error:
+                raise LabError(f"The reward function {self.function!r} failed on {response!r}: {error!r}") from error
+
+        def rewards(indices: Sequence[int], samples: Samples) -> list[float]:
+            answers = [without_end_token(tokenizer, drawn) for drawn in samples.completions]
+            return [judged(*one) for one in zip(indices, answers, strict=True)]
+
+        return rewards
+
+    def _function(self) -> RewardFunction:
+        if self.function not in REWARD_FUNCTIONS:
+            known = ", ".join(REWARD_FUNCTIONS) or "none"
+            raise LabError(
+                f"There is no reward function {self.function!r}; known: {known}. Put @reward_function("
+                f"{self.function!r}) above it, and import its file before the stage is trained."
+            )
+        return REWARD_FUNCTIONS[self.function]
+
+
+RewardChoice = RewardModelScore | Verifier | Votes | Custom
