@@ -13,6 +13,8 @@ import torch
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.feedforward import MoE
 from labkit.stages import DPO, PPO, RewardModeling, Stage, StageInputs, next_token_objective
+from labkit.stages.credit import KLInReward, MovingMean
+from labkit.stages.grpo import GRPO
 from labkit.text.sources import DocumentSource
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
@@ -24,6 +26,14 @@ STAGES: dict[str, Stage] = {
     "reward": RewardModeling(SHORT),
     "dpo": DPO(SHORT),
     "ppo": PPO(dataclasses.replace(SHORT, max_length=160), max_new_tokens=10),
+    "grpo": GRPO(
+        dataclasses.replace(SHORT, max_length=160),
+        max_new_tokens=10,
+        num_generations=2,
+        baseline=MovingMean(),
+        kl=KLInReward(target=0.5),
+        ptx_coef=0.1,
+    ),
 }
 
 

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig
     from labkit.model.reward_model import RewardModel
     from labkit.model.transformer import Transformer
+    from labkit.text.batch import Batch
     from labkit.training.config import BatchSource
 
 Temperature = Annotated[float, Range(COLDEST, HOTTEST)]
@@ -214,20 +215,18 @@ class PolicyGradientStage(Stage):
         if isinstance(self.kl, KLInLoss):
             kl = kl_estimate(logprobs, batch.reference_logprobs, self.kl.estimator)
             loss = loss + self.kl.coef * (kl * weights)[mask].sum()
-        if batch.pretraining is not None:
-            text = self._language_model_loss(actor, batch, count)
+        if batch.pretraining:
+            text = self._language_model_loss(actor, batch.pretraining, count)
             loss = loss + self.ptx_coef * text
             watched["ptx_loss"] = text
         watched |= {"entropy": spread} | token_count_metric(batch.inputs)
         return loss, count, watched | {name: mean * count for name, mean in batch.metrics.items()}
 
-    def _language_model_loss(self, actor: Transformer, batch: Rollout, count: Tensor) -> Tensor:
+    def _language_model_loss(self, actor: Transformer, text: Batch, count: Tensor) -> Tensor:
         """Of the text that is mixed in (PPO-ptx, Ouyang et al. 2022, equation 2): nats per token of all processes'
         text, times `count`, by which the sum of all losses is divided.
         """
-        assert batch.pretraining is not None
-        inputs, labels, mask = batch.pretraining
-        loss_sum, labels_counted = next_token_loss(actor(inputs), labels, mask)
+        loss_sum, labels_counted = next_token_loss(actor(text.inputs), text.labels, text.mask)
         share = all_reduce_sum(count.float()) / all_reduce_sum(labels_counted.float())
         return loss_sum * share.detach()
 

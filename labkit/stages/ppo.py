@@ -68,6 +68,7 @@ class PPO(PolicyGradientStage):
     ptx_coef: NonNegative = 0.0
     target_kl: Positive | None = None
 
+    added_fields = ("ptx_coef", "target_kl")
     older_names = {
         "kl_coef": "kl",
         "cliprange": "clip",

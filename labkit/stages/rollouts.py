@@ -37,7 +37,7 @@ class Rollout(NamedTuple):
     them, and reference_logprobs of the reference model; advantages, returns [B, T]. metrics: means over all answers of
     a step, each []: reward of the judge, gold of the oracle (0 where there is none), kl in nats per answer, length in
     tokens, and explained_variance: how much of the returns' variance the critic predicted; frac_reward_zero_std: of
-    the prompts, how many of whose answers all got the same reward. pretraining: rows of text to be mixed in.
+    the prompts, how many of whose answers all got the same reward. pretraining: rows of text to be mixed in, or none.
     """
 
     inputs: Tensor
@@ -49,7 +49,7 @@ class Rollout(NamedTuple):
     returns: Tensor
     reference_logprobs: Tensor
     metrics: dict[str, Tensor]
-    pretraining: Batch | None = None
+    pretraining: Batch | tuple[()] = ()
 
 
 _PER_TOKEN = Rollout._fields[:-2]
@@ -63,7 +63,7 @@ def _from_state(state: dict[str, Any], ending: str) -> Rollout:
             "The rollout in the checkpoint has the format of an older labkit. Train the stage again (--again)."
         )
     tensors = [state[name + ending] for name in _PER_TOKEN]
-    return Rollout._make([*tensors, {name: state[name + ending] for name in _METRICS}])
+    return Rollout(*tensors, metrics={name: state[name + ending] for name in _METRICS})
 
 
 def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:

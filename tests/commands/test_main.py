@@ -82,7 +82,8 @@ def test_what_help_reads_in_the_stages_files_is_what_they_say():
     for kind, said in stage_descriptions().items():
         stage = STAGES[kind]
         assert (said.title, said.about) == (stage.title, stage.about)
-    assert list(stage_descriptions())[:5] == ["pretrain", "sft", "reward", "ppo", "dpo"]
+    kinds = list(stage_descriptions())
+    assert kinds[:3] == ["pretrain", "sft", "reward"] and kinds.index("ppo") < kinds.index("dpo")
 
 
 def test_no_command_prints_the_commands(capsys):

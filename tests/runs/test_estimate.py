@@ -88,7 +88,7 @@ def test_ppo_is_estimated_from_several_rollouts(monkeypatch):
     def next_batch(source, model, step):
         asked.append(step)
         batch, width = sampled(source, model, step), next(widths)
-        tensors = {name: one for name, one in batch._asdict().items() if name != "metrics"}
+        tensors = {name: one for name, one in batch._asdict().items() if isinstance(one, torch.Tensor)}
         rows = {name: one[:, :1].expand(-1, width) for name, one in tensors.items() if one.ndim == 2}
         return batch._replace(**rows | {"mask": torch.ones_like(rows["mask"])})
 

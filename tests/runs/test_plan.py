@@ -57,7 +57,7 @@ def test_what_a_stage_begins_with():
         ("pretrain,sft,ppo", "ppo needs a reward model: put reward before it in the plan"),
         ("sft", "sft needs a language model to start from: put a stage before it in the plan .pretrain,sft., or name"),
         ("pretrain,sft,sft", "sft is in the plan twice. Name the second one sft-2"),
-        ("pretrain,grpo", "There is no stage 'grpo'; the stages are .*dpo.*, and names with a suffix, like dpo-strict"),
+        ("pretrain,spin", "There is no stage 'spin'; the stages are .*dpo.*, and names with a suffix, like dpo-strict"),
         (
             "pretrain,sft-",
             ("'sft-' is not a valid name for a stage: use dpo, or dpo-strict for a second stage of that type"),
@@ -110,9 +110,9 @@ def test_a_stage_that_another_labkit_had_is_named(tmp_path):
     list(run(tiny_recipe(), tmp_path / "run", ["pretrain"]))
     file = tmp_path / "run" / "recipe.json"
     saved: Any = read_json(file)
-    saved["recipe"]["plan"].append({"name": "grpo", "after": None, "stage": {}})
+    saved["recipe"]["plan"].append({"name": "spin", "after": None, "stage": {}})
     write_json(file, saved)
-    with pytest.raises(LabError, match="There is no stage 'grpo'; the stages are"):
+    with pytest.raises(LabError, match="There is no stage 'spin'; the stages are"):
         Run.open(tmp_path / "run")
 
 

@@ -4,6 +4,9 @@ import math
 
 from labkit.reporting.terminal import format_claims as claim_lines
 from labkit.stages import STAGES, gold_change_in_words, stage_claims
+from labkit.stages.policy_gradient import PolicyGradient
+
+POLICY_GRADIENTS = [kind for kind, stage in STAGES.items() if issubclass(stage, PolicyGradient)]
 
 
 def entry(stage: str, **metrics: float) -> dict:
@@ -17,6 +20,7 @@ def run_of(*, accuracy: float = 0.7, dpo_loss: float = 0.6, reward: float = 0.5)
         entry("reward", pair_accuracy=0.7, length_accuracy=0.6),
         entry("ppo", reward_before=-0.5, reward=reward, gold_gain=0.12, gold_gain_standard_error=0.03),
         entry("dpo", validation_loss=dpo_loss, gold_gain=-0.12, gold_gain_standard_error=0.03),
+        *(entry(kind, gold_before=0.4, gold=0.6) for kind in POLICY_GRADIENTS),
     ]
 
 
@@ -28,6 +32,7 @@ def test_every_stage_has_one_claim_that_holds_or_not():
     assert math.isclose(claims["reward"].margin, 0.2)  # 0.7 - a half
     assert math.isclose(claims["ppo"].margin, 1.0)  # 0.5 - (-0.5)
     assert math.isclose(claims["dpo"].margin, math.log(2) - 0.6)
+    assert len(POLICY_GRADIENTS) >= 8 and math.isclose(claims["grpo"].margin, 0.2)  # 0.6 - 0.4
     broken = stage_claims(run_of(accuracy=0.5, dpo_loss=0.6932, reward=-0.6))
     assert [claim.stage for claim in broken if not claim.holds] == ["sft", "ppo", "dpo"], "as good is not better"
 

@@ -366,7 +366,7 @@ def test_what_is_refused_changes_nothing(lab, act, message):
         ({"preset_seed": 2**40}, "A seed must be a whole number"),
         ({"preset_seed": float("nan")}, "A seed must be a whole number"),
         ({"preset_seed": "x"}, "A seed must be a whole number"),
-        ({"stages": ["grpo"]}, "are not stages"),
+        ({"stages": ["spin"]}, "are not stages"),
         ({"stages": "dpo"}, "are not stages"),
         ({"stages": [["dpo"]]}, "are not stages"),
         ({"preset_or_run": {"a": 1}, "stages": ["dpo"]}, "There is no run"),
