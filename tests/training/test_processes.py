@@ -73,6 +73,10 @@ def test_reward_and_dpo_on_two_processes_are_those_of_one_and_ppo_goes_on_after_
         for ours, theirs in zip(single, first[name]["records"], strict=True):
             for measured in ("loss", "counted", "gradient_norm", "accuracy"):
                 assert theirs[measured] == pytest.approx(ours[measured], rel=1e-4)
+    single = trained(STAGES["grpo"], stage_inputs)["records"]
+    for ours, theirs in zip(single, first["grpo"]["records"], strict=True):
+        for measured in ("loss", "counted", "gradient_norm", "reward", "kl", "ptx_loss"):
+            assert theirs[measured] == pytest.approx(ours[measured], rel=1e-3, abs=1e-5)
     # Each process wrote its own half of the answers, and kept them for the second step on them.
     rewards = [record["reward"] for record in first["ppo"]["records"]]
     assert len(rewards) == 4 and rewards[2] == pytest.approx(rewards[3])
