@@ -144,10 +144,15 @@ def _shown(value: Any) -> str:
 
 
 def to_dict(config: Any, legacy_names: bool = False) -> dict[str, Any]:
-    """A dataclass as a dictionary that JSON can write. legacy_names: with the names that its fields had at first."""
+    """A dataclass as a dictionary that JSON can write. legacy_names: with the names that its fields had at first, and
+    without those that it did not have then (a class says them as `added_fields`) while they are at their default.
+    """
     names = _older_names(type(config)) if legacy_names else {}
-    fields = [field.name for field in dataclasses.fields(config)]
-    return {names.get(name, name): to_json_value(getattr(config, name), legacy_names) for name in fields}
+    added = getattr(type(config), "added_fields", ()) if legacy_names else ()
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    unused = {field.name for field in dataclasses.fields(config) if values[field.name] == field.default} & {*added}
+    kept = {name: value for name, value in values.items() if name not in unused}
+    return {names.get(name, name): to_json_value(value, legacy_names) for name, value in kept.items()}
 
 
 def _older_names(cls: Any) -> Mapping[str, str]:

@@ -16,8 +16,8 @@ from labkit.evaluation.preference_accuracy import ranking_metrics
 from labkit.losses import entropy, sum_logprobs, token_logprobs
 from labkit.model.reward_model import RewardModel
 from labkit.stages import DPO, PPO, RewardModeling
-from labkit.stages.dpo import pair_logprobs
 from labkit.stages.ppo import ActorCritic
+from labkit.stages.preference_policy import pair_logprobs
 from labkit.stages.rollouts import RolloutSource
 from labkit.stages.sampling import Sampler
 from labkit.text.chat import encode_prompt, without_end_token
