@@ -10,9 +10,9 @@ from labkit.model.feedforward import Gated
 from labkit.model.positions import Rotary
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
-from labkit.runs.plan import make_plan
+from labkit.runs.plan import PlannedStage, make_plan
 from labkit.runs.recipe import Recipe, TokenizerConfig
-from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling
+from labkit.stages import DPO, IPO, KTO, ORPO, PPO, SFT, Pretrain, RewardModeling, RobustDPO, SimPO
 from labkit.training.config import TrainConfig
 
 
@@ -36,6 +36,21 @@ def make_recipe(
     return dataclasses.replace(
         recipe, preset=preset, seed=seed, text=text, instructions=instructions, preferences=preferences
     )
+
+
+def plan_templates(recipe: Recipe) -> tuple[PlannedStage, ...]:
+    """What `parse_plan` takes a stage's settings from: the recipe's own stages, and for the kinds that it has none of,
+    what its preset suggests.
+    """
+    presets = PRESETS if recipe.text is None else REAL_TEXT
+    own = {one.stage.kind for one in recipe.plan}
+    suggested = _beside_dpo(presets[recipe.preset].stages["dpo"].train) if recipe.preset in presets else ()
+    return (*recipe.plan, *(one for one in suggested if one.stage.kind not in own))
+
+
+def _beside_dpo(train: TrainConfig) -> tuple[PlannedStage, ...]:
+    """The other stages that learn from pairs directly, trained as DPO is."""
+    return make_plan(ipo=IPO(train), robustdpo=RobustDPO(train), simpo=SimPO(train), orpo=ORPO(train), kto=KTO(train))
 
 
 def _adamw(steps: int, rows: int, length: int, lr: float) -> TrainConfig:

@@ -70,7 +70,8 @@ class PairLogprobs(NamedTuple):
     @property
     def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """policy_chosen, policy_rejected, reference_chosen, reference_rejected, each [B]."""
-        return (*self.policy.chunk(2), *self.reference.chunk(2))
+        (chosen, rejected), (chosen_before, rejected_before) = self.policy.chunk(2), self.reference.chunk(2)
+        return chosen, rejected, chosen_before, rejected_before
 
     @property
     def means(self) -> tuple[Tensor, Tensor]:

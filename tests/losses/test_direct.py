@@ -29,8 +29,8 @@ def test_conservative_dpo_by_hand():
 
 
 def test_conservative_dpo_without_smoothing_is_dpo_bit_for_bit():
-    logprobs = torch.randn(4, 50)
-    smooth, plain = dpo_loss(*logprobs, beta=0.3, label_smoothing=0.0), dpo_loss(*logprobs, beta=0.3)
+    a, b, c, d = torch.randn(4, 50)
+    smooth, plain = dpo_loss(a, b, c, d, beta=0.3, label_smoothing=0.0), dpo_loss(a, b, c, d, beta=0.3)
     assert all(one.equal(other) for one, other in zip(smooth, plain, strict=True))
 
 
@@ -92,10 +92,10 @@ def test_simpo_without_a_margin_is_the_loss_of_a_choice_between_mean_log_probabi
 
 def test_simpo_with_a_uniform_reference_is_dpo_on_answers_of_one_length():
     """A reference that gives every token 1/V takes the same off both answers."""
-    sums, length = -10 * torch.rand(2, 20), 5
+    (chosen, rejected), length = -10 * torch.rand(2, 20), 5
     uniform = torch.full((20,), -length * math.log(100))
-    found = simpo_loss(*sums / length, beta=2.0, gamma=0.0).loss
-    torch.testing.assert_close(found, dpo_loss(*sums, uniform, uniform, beta=2.0 / length).loss)
+    found = simpo_loss(chosen / length, rejected / length, beta=2.0, gamma=0.0).loss
+    torch.testing.assert_close(found, dpo_loss(chosen, rejected, uniform, uniform, beta=2.0 / length).loss)
 
 
 def test_odds_ratio_by_hand():
@@ -135,10 +135,12 @@ def test_kto_without_kl_is_the_same_on_both_sides():
     costs if not; and the two labels of one answer cost 1 together.
     """
     ratio, zero, good = torch.randn(20), torch.zeros(20), torch.ones(20, dtype=torch.bool)
-    options = {"kl": torch.zeros(()), "beta": 0.4}
-    desirable = kto_loss(ratio, zero, good, **options).loss
-    torch.testing.assert_close(desirable, kto_loss(-ratio, zero, ~good, **options).loss)
-    torch.testing.assert_close(desirable + kto_loss(ratio, zero, ~good, **options).loss, torch.ones(20))
+    desirable, mirrored, other_label = (
+        kto_loss(ratios, zero, labels, torch.zeros(()), beta=0.4).loss
+        for ratios, labels in ((ratio, good), (-ratio, ~good), (ratio, ~good))
+    )
+    torch.testing.assert_close(desirable, mirrored)
+    torch.testing.assert_close(desirable + other_label, torch.ones(20))
 
 
 def test_kto_kl_is_a_mean_that_is_never_negative_and_has_no_gradient():
