@@ -23,7 +23,7 @@ from labkit.model.feedforward import MoE
 from labkit.model.gru import GRU
 from labkit.model.positions import NoPosition
 from labkit.model.rwkv import RWKV
-from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling, Stage, StageInputs
+from labkit.stages import DPO, KTO, PPO, SFT, Pretrain, RewardModeling, Stage, StageInputs
 from labkit.training.config import build_optimizer
 from labkit.training.engine import make_parallel_engine
 from labkit.training.loop import fit
@@ -43,6 +43,7 @@ def stages(steps: int, optimizer: Any, compile: bool = False) -> dict[str, Stage
         "reward": RewardModeling(train),
         "ppo": PPO(answers, max_new_tokens=10),
         "dpo": DPO(train),
+        "kto": KTO(train),
     }
 
 

@@ -19,18 +19,21 @@ import torch._inductor.compile_fx  # what compiling imports, so that the attempt
 
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import run
+from labkit.runs.plan import PlannedStage
+from labkit.stages import KTO
 from labkit.training.config import TrainConfig
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
 
 STEPS = 24
-KILLS = {"pretrain": 4, "sft": 3, "reward": 3, "ppo": 7, "dpo": 3}
+KILLS = {"pretrain": 4, "sft": 3, "reward": 3, "ppo": 7, "dpo": 3, "kto": 2}
 """Each stage in a step, in a checkpoint and, once resumed, in a step again; the compiled one while it compiles, too.
 Most where the source has a state.
 """
 TRAIN = TrainConfig(steps=STEPS, batch_size=4, max_length=128, checkpoint_every=3, warmup_steps=2, compile=True)
 RECIPE = tiny_recipe(TRAIN)
-for name in ("sft", "reward", "ppo", "dpo"):  # not compiled, so their steps pass quickly: twice as many
+RECIPE = replace(RECIPE, plan=(*RECIPE.plan, PlannedStage("kto", KTO(RECIPE.stages["dpo"].train))))
+for name in ("sft", "reward", "ppo", "dpo", "kto"):  # not compiled, so their steps pass quickly: twice as many
     stage = RECIPE.stages[name]
     RECIPE = RECIPE.with_stages(**{name: replace(stage, train=replace(stage.train, steps=2 * STEPS, compile=False))})
 STAGES = tuple(RECIPE.stages)

@@ -85,6 +85,19 @@ def test_older_names_and_kinds_are_read_as_what_they_are_now():
     assert from_dict(Holder, to_dict(Holder(Renamed(3)))) == Holder(Renamed(3))
 
 
+@dataclass(frozen=True)
+class Grown:
+    size: int = 1
+    weight: float = 0.0
+    added_fields = ("weight",)
+
+
+def test_a_field_that_a_config_got_later_is_not_in_its_older_form_while_it_is_at_its_default():
+    assert to_dict(Grown(2), legacy_names=True) == {"size": 2} and to_dict(Grown(2)) == {"size": 2, "weight": 0.0}
+    assert to_dict(Grown(1, 0.5), legacy_names=True) == {"size": 1, "weight": 0.5}
+    assert from_dict(Grown, {"size": 2}) == Grown(2)
+
+
 def test_an_older_name_never_takes_what_has_that_name_now():
     assert from_dict(Heir, {"size": 2, "count": 3}) == Heir(2, 3)
     assert from_dict(Holder, {"inner": to_dict(Heir(2, 3)) | {"kind": "Heir"}}) == Holder(Heir(2, 3))

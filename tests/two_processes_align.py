@@ -12,7 +12,7 @@ import torch
 
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.feedforward import MoE
-from labkit.stages import DPO, PPO, RewardModeling, Stage, StageInputs, next_token_objective
+from labkit.stages import DPO, KTO, ORPO, PPO, RewardModeling, Stage, StageInputs, next_token_objective
 from labkit.stages.credit import KLInReward, MovingMean
 from labkit.stages.grpo import GRPO
 from labkit.text.sources import DocumentSource
@@ -25,6 +25,8 @@ SHORT = dataclasses.replace(TRAIN, steps=4, checkpoint_every=3)
 STAGES: dict[str, Stage] = {
     "reward": RewardModeling(SHORT),
     "dpo": DPO(SHORT),
+    "orpo": ORPO(SHORT),
+    "kto": KTO(SHORT),
     "ppo": PPO(dataclasses.replace(SHORT, max_length=160), max_new_tokens=10),
     "grpo": GRPO(
         dataclasses.replace(SHORT, max_length=160),

@@ -128,7 +128,7 @@ def _check_flops(flops: float | None) -> None:
 def _recipe(options: PlanOptions, run: Run | None) -> Recipe:
     """The run's or the preset's, with the options' plan and sources."""
     from labkit.runs.plan import parse_plan
-    from labkit.runs.presets import make_recipe
+    from labkit.runs.presets import make_recipe, plan_templates
 
     sources = {field: getattr(options, field) for field in DATA_FIELDS}
     if run is None:
@@ -137,7 +137,9 @@ def _recipe(options: PlanOptions, run: Run | None) -> Recipe:
         given = {field: place for field, place in sources.items() if place is not None}
         new = {field: place for field, place in given.items() if not run.relocate_input_if_unchanged(field, place)}
         recipe = dataclasses.replace(run.recipe, **new)
-    return dataclasses.replace(recipe, plan=parse_plan(options.plan, recipe.plan)) if options.plan else recipe
+    if not options.plan:
+        return recipe
+    return dataclasses.replace(recipe, plan=parse_plan(options.plan, plan_templates(recipe)))
 
 
 def _run(options: PlanOptions) -> Run | None:

@@ -142,7 +142,18 @@ METRICS = {
         "preference accuracy",
         "share",
         "higher",
-        "Share of the held-out pairs in which the model scores the chosen answer higher (DPO: by its implicit reward).",
+        "Share of the held-out pairs in which the model scores the chosen answer higher (DPO and the like: by the "
+        "implicit reward).",
+    ),
+    "chosen_logprob": MetricSpec(
+        "log-probability of the chosen answers",
+        "nats per answer",
+        "",
+        "Mean over the held-out pairs. It may fall although the chosen answers are preferred ever more clearly: only "
+        "the difference between the two answers is trained.",
+    ),
+    "rejected_logprob": MetricSpec(
+        "log-probability of the rejected answers", "nats per answer", "", "The same of the rejected answers."
     ),
     "length_accuracy": MetricSpec(
         "preference accuracy by length",

@@ -14,14 +14,25 @@ once, so that the gradient is that of one big batch however it was cut up.
 from labkit.losses.advantages import Advantages, discounted_returns, gae, last_token_mask, shaped_rewards, whiten
 from labkit.losses.experts import load_balancing_loss
 from labkit.losses.policy import ClippedLoss, clipped_policy_loss, clipped_value_loss
-from labkit.losses.preferences import DPOLoss, PairLoss, dpo_loss, pairwise_loss
+from labkit.losses.preferences import (
+    PairLoss,
+    PreferenceLoss,
+    dpo_loss,
+    ipo_loss,
+    odds_ratio_loss,
+    pairwise_loss,
+    robust_dpo_loss,
+    simpo_loss,
+)
 from labkit.losses.tokens import TokenLoss, entropy, next_token_loss, sum_logprobs, token_logprobs
+from labkit.losses.unpaired import KTOLoss, kto_kl, kto_loss
 
 __all__ = [
     "Advantages",
     "ClippedLoss",
-    "DPOLoss",
+    "KTOLoss",
     "PairLoss",
+    "PreferenceLoss",
     "TokenLoss",
     "clipped_policy_loss",
     "clipped_value_loss",
@@ -29,11 +40,17 @@ __all__ = [
     "dpo_loss",
     "entropy",
     "gae",
+    "ipo_loss",
+    "kto_kl",
+    "kto_loss",
     "last_token_mask",
     "load_balancing_loss",
     "next_token_loss",
+    "odds_ratio_loss",
     "pairwise_loss",
+    "robust_dpo_loss",
     "shaped_rewards",
+    "simpo_loss",
     "sum_logprobs",
     "token_logprobs",
     "whiten",

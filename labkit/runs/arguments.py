@@ -113,11 +113,13 @@ def parse_run_arguments(arguments: list[str]) -> tuple[RunOptions, Recipe]:
 def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
     """The saved recipe with the options' seed and inputs, while it is of their preset; else the preset's."""
     from labkit.runs.plan import parse_plan
-    from labkit.runs.presets import make_recipe
+    from labkit.runs.presets import make_recipe, plan_templates
 
     inputs = {name: getattr(options, name) for name in DATA_FIELDS}
     if saved is not None and saved.preset == options.preset:
         recipe = dataclasses.replace(saved, seed=options.seed, **inputs)
     else:
         recipe = make_recipe(options.preset, seed=options.seed, **inputs)
-    return dataclasses.replace(recipe, plan=parse_plan(options.plan, recipe.plan)) if options.plan else recipe
+    if not options.plan:
+        return recipe
+    return dataclasses.replace(recipe, plan=parse_plan(options.plan, plan_templates(recipe)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
@@ -10,9 +11,9 @@ from labkit.model.feedforward import Gated
 from labkit.model.positions import Rotary
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
-from labkit.runs.plan import make_plan
+from labkit.runs.plan import PlannedStage, make_plan
 from labkit.runs.recipe import Recipe, TokenizerConfig
-from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling
+from labkit.stages import DPO, PPO, SFT, STAGES, Pretrain, RewardModeling
 from labkit.training.config import TrainConfig
 
 
@@ -36,6 +37,26 @@ def make_recipe(
     return dataclasses.replace(
         recipe, preset=preset, seed=seed, text=text, instructions=instructions, preferences=preferences
     )
+
+
+def plan_templates(recipe: Recipe) -> tuple[PlannedStage, ...]:
+    """What `parse_plan` takes a stage's settings from: the recipe's own stages, and for the kinds that it has none of,
+    what its preset suggests.
+    """
+    presets = PRESETS if recipe.text is None else REAL_TEXT
+    own = {one.stage.kind for one in recipe.plan}
+    suggested = _other_alignment_stages(presets[recipe.preset]) if recipe.preset in presets else ()
+    return (*recipe.plan, *(one for one in suggested if one.stage.kind not in own))
+
+
+def _other_alignment_stages(preset: Recipe) -> tuple[PlannedStage, ...]:
+    """Every stage that learns from preferences beside the preset's, where its page says nothing of its training: one
+    that writes answers itself is trained as the preset's PPO is, another as its DPO.
+    """
+    ppo, dpo = preset.stages["ppo"].train, preset.stages["dpo"].train
+    policies: list[Any] = [stage for stage in STAGES.values() if stage.reads == "preferences"]
+    plain = [stage for stage in policies if stage.leaves == "language model" and stage().train == TrainConfig()]
+    return make_plan(**{stage.kind: stage(train=ppo if stage.online else dpo) for stage in plain})
 
 
 def _adamw(steps: int, rows: int, length: int, lr: float) -> TrainConfig:

@@ -3,6 +3,9 @@
 from labkit.stages.claims import Claim, gold_change_in_words
 from labkit.stages.dpo import DPO
 from labkit.stages.inputs import PreferenceSplit, StageInputs, next_token_objective
+from labkit.stages.ipo import IPO
+from labkit.stages.kto import KTO
+from labkit.stages.orpo import ORPO
 from labkit.stages.ppo import PPO
 from labkit.stages.pretrain import Pretrain
 from labkit.stages.registry import (
@@ -18,16 +21,23 @@ from labkit.stages.registry import (
     stage_title_in_sentence,
 )
 from labkit.stages.reward import RewardModeling
+from labkit.stages.robustdpo import RobustDPO
 from labkit.stages.sft import SFT
+from labkit.stages.simpo import SimPO
 
 __all__ = [
     "DPO",
+    "IPO",
+    "KTO",
+    "ORPO",
     "PPO",
     "STAGES",
     "Claim",
     "PreferenceSplit",
     "SFT",
     "RewardModeling",
+    "RobustDPO",
+    "SimPO",
     "StageInputs",
     "Pretrain",
     "Curve",

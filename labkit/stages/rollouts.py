@@ -62,8 +62,8 @@ def _from_state(state: dict[str, Any], ending: str) -> Rollout:
         raise LabError(
             "The rollout in the checkpoint has the format of an older labkit. Train the stage again (--again)."
         )
-    tensors = [state[name + ending] for name in _PER_TOKEN]
-    return Rollout(*tensors, metrics={name: state[name + ending] for name in _METRICS})
+    tensors: dict[str, Any] = {name: state[name + ending] for name in _PER_TOKEN}
+    return Rollout(**tensors, metrics={name: state[name + ending] for name in _METRICS})
 
 
 def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from labkit.losses.advantages import group_advantages, leave_one_out_advantages
 from labkit.losses.policy import (
+    KLEstimator,
     clipped_policy_loss,
     clipped_ratio_surrogate,
     clipped_weight_surrogate,
@@ -54,7 +55,7 @@ def test_gradients_of_the_kl_estimates_as_losses():
     def gradient(value: torch.Tensor) -> list[float]:
         return torch.autograd.grad(value, logits)[0].tolist()
 
-    def mean_of_gradients(name: str) -> list[float]:
+    def mean_of_gradients(name: KLEstimator) -> list[float]:
         policy = logits.log_softmax(-1)
         return gradient((policy.exp().detach() * kl_estimate(policy, reference, name)).sum())
 
@@ -115,7 +116,11 @@ def test_a_clipped_weight_silences_no_token():
     ratio = torch.exp(new - math.log(0.1))
     found = clipped_weight_surrogate(ratio, new, torch.tensor([0.5, 0.5]), high=4.0)
     found.loss.sum().backward()
-    assert new.grad.tolist() == pytest.approx([-2.5, -1.0]) and found.clipped.tolist() == [True, False]
+    assert (
+        new.grad is not None
+        and new.grad.tolist() == pytest.approx([-2.5, -1.0])
+        and found.clipped.tolist() == [True, False]
+    )
 
 
 def test_on_the_first_step_all_surrogates_have_reinforces_gradient():

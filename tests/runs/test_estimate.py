@@ -4,7 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ def test_ppo_is_estimated_from_several_rollouts(monkeypatch):
         asked.append(step)
         batch, width = sampled(source, model, step), next(widths)
         tensors = {name: one for name, one in batch._asdict().items() if isinstance(one, torch.Tensor)}
-        rows = {name: one[:, :1].expand(-1, width) for name, one in tensors.items() if one.ndim == 2}
+        rows: dict[str, Any] = {name: one[:, :1].expand(-1, width) for name, one in tensors.items() if one.ndim == 2}
         return batch._replace(**rows | {"mask": torch.ones_like(rows["mask"])})
 
     monkeypatch.setattr(RolloutSource, "next_batch", next_batch)

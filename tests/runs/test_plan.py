@@ -10,9 +10,9 @@ from labkit.paths import demo_folder
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import rerun_stage, run
 from labkit.runs.plan import PlannedStage, format_plan, make_plan, parse_plan, plan_from_list, resolve_dependencies
-from labkit.runs.presets import make_recipe
+from labkit.runs.presets import make_recipe, plan_templates
 from labkit.runs.recipe import Recipe
-from labkit.stages import DPO, PPO, SFT, Pretrain, RewardModeling
+from labkit.stages import DPO, IPO, PPO, SFT, Pretrain, RewardModeling
 from labkit.training.config import TrainConfig
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
@@ -39,6 +39,18 @@ def test_a_stage_has_the_settings_of_its_name_else_of_its_kind_else_its_defaults
     both = (*known, PlannedStage("dpo", DPO(beta=0.2)))
     assert [one.stage for one in parse_plan("pretrain,sft,dpo,dpo-strict", both)[2:]] == [DPO(beta=0.2), DPO(beta=0.7)]
     assert parse_plan("pretrain,sft,reward", known)[2].stage == RewardModeling()
+
+
+def test_a_stage_that_is_not_in_a_presets_plan_is_trained_as_the_preset_suggests():
+    """As DPO is there; of a recipe's own stages none is changed, nor those of a recipe that is of no preset."""
+    for recipe in (make_recipe("smoke"), make_recipe("lab", text="a.txt", instructions="b", preferences="c")):
+        dpo = recipe.stages["dpo"].train
+        for kind in ("ipo", "robustdpo", "simpo", "orpo", "kto"):
+            stage = parse_plan(f"pretrain,sft,{kind}-other", plan_templates(recipe))[2].stage
+            assert (stage.train.steps, stage.train.max_length) == (dpo.steps, dpo.max_length)
+    own = replace(make_recipe("smoke"), plan=(*WHOLE, PlannedStage("ipo-own", IPO(beta=0.7))))
+    assert parse_plan("pretrain,sft,ipo", plan_templates(own))[2].stage == IPO(beta=0.7)
+    assert plan_templates(tiny_recipe()) == tiny_recipe().plan
 
 
 def test_what_a_stage_begins_with():

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from labkit.configs import to_dict
 from labkit.errors import LabError
 from labkit.model.positions import NoPosition, Sinusoidal, T5Buckets
 from labkit.model.rwkv import RWKV
@@ -55,6 +56,14 @@ def test_what_a_stage_builds_on():
     choosing = replace(recipe, annotation=replace(recipe.annotation, annotator="concise"))
     assert recipe.fingerprint("sft") == choosing.fingerprint("sft")
     assert recipe.fingerprint("dpo") != choosing.fingerprint("dpo")
+
+
+def test_a_run_whose_dpo_had_fewer_settings_can_be_resumed():
+    """Its fingerprint stays what it was before label_smoothing and rpo_alpha, until one of them is used."""
+    recipe = make_recipe("smoke")
+    assert to_dict(recipe.stages["dpo"], legacy_names=True).keys() == {"train", "beta"}
+    smooth = recipe.with_stages(dpo=replace(recipe.stages["dpo"], label_smoothing=0.1))
+    assert smooth.fingerprint("dpo") != recipe.fingerprint("dpo")
 
 
 def test_fingerprints_change_with_what_decides_the_weights_and_no_more():

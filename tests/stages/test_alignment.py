@@ -14,10 +14,10 @@ from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.policies import held_out_prompts, policy_metrics
 from labkit.evaluation.preference_accuracy import ranking_metrics
 from labkit.losses import entropy, sum_logprobs, token_logprobs
-from labkit.model.actor_critic import ActorCritic
+from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
 from labkit.model.reward_model import RewardModel
 from labkit.stages import DPO, PPO, RewardModeling
-from labkit.stages.dpo import pair_logprobs
+from labkit.stages.preference_policy import pair_logprobs
 from labkit.stages.rollouts import RolloutSource
 from labkit.stages.sampling import Sampler
 from labkit.text.chat import encode_prompt, without_end_token
@@ -115,8 +115,8 @@ def test_a_rollout_is_what_the_model_wrote(stage_inputs):
     first = source.next_batch(model, 0)
     assert source.next_batch(model, 1) is first and source.next_batch(model, 2) is not first
     with torch.no_grad():
-        x, values = model(first.inputs, first.mask)
-    expected = token_logprobs(model.actor.logits(x), first.labels) * first.mask
+        x, values = actor_critic_output(model, first.inputs, first.mask)
+    expected = token_logprobs(actor_of(model).logits(x), first.labels) * first.mask
     torch.testing.assert_close(expected, first.logprobs)
     torch.testing.assert_close(values, first.values)
     assert first.mask.sum(-1).max() <= 11 and first.mask.any(-1).all()
@@ -130,8 +130,8 @@ def test_log_probabilities_are_those_of_the_distribution_that_was_sampled(stage_
     model = stage.initial_model(stage_inputs)
     batch = stage.source(stage_inputs, model).next_batch(model, 0)
     with torch.no_grad():
-        x, _ = model(batch.inputs, batch.mask)
-        logits = model.actor.logits(x) / 0.5
+        x, _ = actor_critic_output(model, batch.inputs, batch.mask)
+        logits = actor_of(model).logits(x) / 0.5
     torch.testing.assert_close(token_logprobs(logits, batch.labels) * batch.mask, batch.logprobs)
     assert batch.metrics["kl"].item() == pytest.approx(0, abs=1e-5)
     loss, count, watched = stage.objective(model, batch)
@@ -219,7 +219,7 @@ def test_rollouts_by_the_compiled_writer_are_the_same(stage_inputs, monkeypatch)
     plain = ppo().source(stage_inputs, model)
     assert isinstance(fast, RolloutSource) and isinstance(plain, RolloutSource)
     assert_equal_tensors(plain.generate_batches(model, 0), fast.generate_batches(model, 0))
-    assert fast.sampler.writer is not None and fast.sampler.writer.model is model.actor
+    assert fast.sampler.writer is not None and fast.sampler.writer.model is actor_of(model)
 
 
 def test_a_rollout_survives_a_stop(stage_inputs):

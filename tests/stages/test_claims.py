@@ -21,6 +21,10 @@ def run_of(*, accuracy: float = 0.7, dpo_loss: float = 0.6, reward: float = 0.5)
         entry("ppo", reward_before=-0.5, reward=reward, gold_gain=0.12, gold_gain_standard_error=0.03),
         entry("dpo", validation_loss=dpo_loss, gold_gain=-0.12, gold_gain_standard_error=0.03),
         *(entry(kind, gold_before=0.4, gold=0.6) for kind in POLICY_GRADIENTS),
+        *(
+            entry(name, untrained_loss=0.7, validation_loss=0.6)
+            for name in ("ipo", "robustdpo", "simpo", "orpo", "kto")
+        ),
     ]
 
 

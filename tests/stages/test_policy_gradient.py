@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,8 @@ def vowels():
 
 
 def stage(kind: str = "grpo", **changes):
-    return STAGES[kind](SHORT, **{"reward": Custom("vowels"), "max_new_tokens": 10} | changes)
+    made: Any = STAGES[kind]
+    return made(SHORT, **{"reward": Custom("vowels"), "max_new_tokens": 10} | changes)
 
 
 def trained(stage, stage_inputs, steps: int | None = None):

@@ -50,7 +50,10 @@ def test_in_bf16_two_processes_give_the_losses_of_one_to_three_digits():
     """Whose weights are gathered in bf16; some mixers compute a part of their work in fp32."""
     (alone,) = map(json.loads, finish(start("tests.engines", ["bf16", "2"], 1), 300))
     both = [json.loads(said) for said in finish(start("tests.engines", ["bf16", "2"], LABKIT_PARALLEL="fsdp"), 300)]
-    assert both[0].keys() >= {"pretrain", "sft", "reward", "ppo", "dpo", "rwkv", "gru", "moe"} and both[0] == both[1]
+    assert (
+        both[0].keys() >= {"pretrain", "sft", "reward", "ppo", "dpo", "kto", "rwkv", "gru", "moe"}
+        and both[0] == both[1]
+    )
     for name, losses in alone.items():
         # PPO's answers may part where two tokens are nearly as likely.
         assert both[0][name] == pytest.approx(losses, abs=0.03 if name == "ppo" else 1e-3), name

@@ -57,7 +57,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_reward_and_dpo_on_two_processes_are_those_of_one_and_ppo_goes_on_after_a_stop(tmp_path):
+def test_what_learns_from_pairs_is_on_two_processes_that_of_one_and_ppo_goes_on_after_a_stop(tmp_path):
     first, second = (result["stages"] for result in launched("tests.two_processes_align", str(tmp_path / "ppo")))
     for name in (*STAGES, "ppo resumed"):
         assert first[name]["hash"] == second[name]["hash"]
@@ -67,7 +67,7 @@ def test_reward_and_dpo_on_two_processes_are_those_of_one_and_ppo_goes_on_after_
     for ours, theirs in zip(alone["records"], first["mixture"]["records"], strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
         assert theirs["gradient_norm"] == pytest.approx(ours["gradient_norm"], rel=1e-4)
-    for name in ("reward", "dpo"):
+    for name in ("reward", "dpo", "orpo", "kto"):
         single = trained(STAGES[name], stage_inputs)["records"]
         assert len(single) == 4
         for ours, theirs in zip(single, first[name]["records"], strict=True):

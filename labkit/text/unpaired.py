@@ -1,0 +1,109 @@
+"""Single answers with a label: whether someone found them good. No answer is compared with another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labkit.errors import LabError
+from labkit.text.chat import Row, encode_prompt_and_answer
+from labkit.text.pairs import PreferencePair, collate_pairs
+from labkit.text.sources import EpochSampler, StatelessSource
+from labkit.text.tokenizer import Tokenizer
+from labkit.world import Message
+
+
+class LabeledAnswer(NamedTuple):
+    """`prompt` ends with the user's turn; `completion` is the assistant's words alone; label: whether it is good."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+    label: bool
+
+
+class LabeledBatch(NamedTuple):
+    """B answers as 2B rows: each behind its prompt, then each prompt with an answer to another one.
+
+    inputs, labels, mask [2B, T] and reference_logprobs [2B] as in PairBatch. desirable [B] bool: the answers' labels.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    mask: Tensor
+    reference_logprobs: Tensor
+    desirable: Tensor
+
+
+class LabeledSource(StatelessSource):
+    """B = `batch_size` answers a step in rows of T = `length`, every pass shuffled anew by (seed, pass).
+
+    encoded_rows: what `encode_with_mismatched` gives of the answers; reference_logprobs [N, 2] of these rows.
+    """
+
+    def __init__(
+        self,
+        answers: Sequence[LabeledAnswer],
+        encoded_rows: Sequence[tuple[Row, Row]],
+        reference_logprobs: NDArray[Any],
+        batch_size: int,
+        length: int,
+        pad_token_id: int,
+        seed: int = 0,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.desirable = torch.tensor([answer.label for answer in answers])
+        self.encoded, self.reference, self.length, self.pad = encoded_rows, reference_logprobs, length, pad_token_id
+        self.order = EpochSampler(batch_size, seed, len(answers), rank, world_size)
+
+    def next_batch(self, unused_model: Any, step: int) -> LabeledBatch:
+        chosen = self.order.row_indices(step)
+        rows = collate_pairs([self.encoded[i] for i in chosen], self.length, self.pad, self.reference[chosen])
+        return LabeledBatch(rows.inputs, rows.labels, rows.mask, rows.reference_logprobs, self.desirable[chosen])
+
+
+def unpair(pairs: Sequence[PreferencePair]) -> list[LabeledAnswer]:
+    """The answers of N pairs, each by itself: 2N, the chosen one of a pair (good) before its rejected one (not)."""
+    return [
+        LabeledAnswer(p.prompt, text, good) for p in pairs for text, good in ((p.chosen, True), (p.rejected, False))
+    ]
+
+
+def encode_with_mismatched(
+    tokenizer: Tokenizer, answers: Sequence[LabeledAnswer], length: int
+) -> list[tuple[Row, Row]]:
+    """Each answer -> the row of its prompt with it, and the row of its prompt with another one's answer.
+
+    The others' answers are all the same answers, set behind other prompts; where such a row is longer than `length`
+    tokens it loses its end. Raises LabError where all prompts are the same.
+    """
+    others = mismatched_indices([answer.prompt for answer in answers])
+    encoded = []
+    for (prompt, completion, _), other in zip(answers, others, strict=True):
+        ids, counts = encode_prompt_and_answer(tokenizer, prompt, answers[other].completion)
+        encoded.append((encode_prompt_and_answer(tokenizer, prompt, completion), (ids[:length], counts[:length])))
+    return encoded
+
+
+def mismatched_indices(prompts: Sequence[Any]) -> list[int]:
+    """For each of N prompts the index of another one, each index once where prompts that are the same stand together.
+
+    mismatched_indices(["a", "a", "b", "c"]) -> [2, 3, 0, 1]. Raises LabError where all are the same.
+    """
+    if len(set(prompts)) < 2:
+        raise LabError(
+            f"All {len(prompts)} answers have the same prompt; to set them behind another one takes 2 prompts."
+        )
+    count, longest = len(prompts), max(len(list(same)) for _, same in groupby(prompts))
+    after = [0] * count  # the next index with another prompt
+    for index in reversed(range(2 * count)):  # twice round, for the last ones look at the first
+        here, there = index % count, (index + 1) % count
+        after[here] = there if prompts[here] != prompts[there] else after[there]
+    shifted = [(index + longest) % count for index in range(count)]
+    return [other if prompts[other] != prompt else after[other] for prompt, other in zip(prompts, shifted, strict=True)]
