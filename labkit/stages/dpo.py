@@ -56,7 +56,7 @@ class DPO(PairwisePolicy):
     )
 
     def preference_loss(self, pairs: PairLogprobs) -> PreferenceLoss:
-        return dpo_loss(*pairs.sums, beta=self.beta, label_smoothing=self.label_smoothing)
+        return dpo_loss(*pairs.sides, beta=self.beta, label_smoothing=self.label_smoothing)
 
     @property
     def nll_weight(self) -> float:

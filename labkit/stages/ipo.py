@@ -3,11 +3,11 @@
     loss = (log policy(chosen)/policy(rejected) - log reference(chosen)/reference(rejected) - 1 / (2 β))²
 
 DPO's loss falls forever as the margin grows, so that on few pairs, or on pairs of which one answer always wins, nothing
-holds the policy back. Here a margin of 1 / (2 β) nats is right, and a larger one costs again (Azar et al. 2023,
+holds the policy back. Here a margin of 1 / (2 β) is right, and a larger one costs again (Azar et al. 2023,
 https://arxiv.org/abs/2310.12036, equation 17, where β is τ).
 
-Where this departs from TRL's DPOTrainer (0.24, loss_type ipo): an answer's log-probability is the sum over its tokens,
-as in the paper (TRL: their mean, so that its β asks for a margin a token).
+Where this departs from the paper: a log-probability is the mean over an answer's tokens, as in TRL's DPOTrainer (0.24,
+loss_type ipo), not the sum; so the margin is in nats a token, and one β serves answers of all lengths.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from labkit.stages.registry import register
 @register("ipo", "identity preference optimisation: DPO with a margin that is enough")
 @dataclass(frozen=True)
 class IPO(PairwisePolicy):
-    """Train the fine-tuned model on preference pairs to a margin of 1 / (2 beta) nats. beta: how strongly it is kept
-    close to the reference model.
+    """Train the fine-tuned model on preference pairs to a margin of 1 / (2 beta) nats a token. beta: how strongly it
+    is kept close to the reference model.
     """
 
-    beta: Positive = 0.2
+    beta: Positive = 0.5
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -46,4 +46,4 @@ class IPO(PairwisePolicy):
     )
 
     def preference_loss(self, pairs: PairLogprobs) -> PreferenceLoss:
-        return ipo_loss(*pairs.sums, beta=self.beta)
+        return ipo_loss(*pairs.per_token.sides, beta=self.beta)

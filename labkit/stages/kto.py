@@ -60,7 +60,7 @@ class KTO(PreferencePolicy):
     good and of bad answers.
     """
 
-    beta: Positive = 0.3
+    beta: Positive = 0.1
     desirable_weight: Positive = 1.0
     undesirable_weight: Positive = 1.0
 

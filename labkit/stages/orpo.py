@@ -48,7 +48,8 @@ class ORPO(PairwisePolicy):
     )
 
     def preference_loss(self, pairs: PairLogprobs) -> PreferenceLoss:
-        return odds_ratio_loss(*pairs.means, beta=self.beta)
+        chosen, rejected, *_ = pairs.per_token.sides
+        return odds_ratio_loss(chosen, rejected, beta=self.beta)
 
     @property
     def nll_weight(self) -> float:

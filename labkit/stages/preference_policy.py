@@ -68,16 +68,15 @@ class PairLogprobs(NamedTuple):
     lengths: Tensor
 
     @property
-    def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def sides(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """policy_chosen, policy_rejected, reference_chosen, reference_rejected, each [B]."""
         (chosen, rejected), (chosen_before, rejected_before) = self.policy.chunk(2), self.reference.chunk(2)
         return chosen, rejected, chosen_before, rejected_before
 
     @property
-    def means(self) -> tuple[Tensor, Tensor]:
-        """The policy's log-probability a token of the chosen and of the rejected answers, each [B]."""
-        chosen, rejected = (self.policy / self.lengths).chunk(2)
-        return chosen, rejected
+    def per_token(self) -> PairLogprobs:
+        """The same as means over an answer's tokens."""
+        return self._replace(policy=self.policy / self.lengths, reference=self.reference / self.lengths)
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class PairwisePolicy(PreferencePolicy):
             "rejected_logprob": rejected.sum(),
         }
         if self.nll_weight:
-            nll = -pairs.means[0]
+            nll = -pairs.per_token.sides[0]
             loss, metrics["nll_loss"] = loss + self.nll_weight * nll, nll.sum()
         return loss.sum(), torch.tensor(len(loss), device=loss.device), metrics | token_count_metric(batch.inputs)
 

@@ -45,4 +45,4 @@ class RobustDPO(PairwisePolicy):
     )
 
     def preference_loss(self, pairs: PairLogprobs) -> PreferenceLoss:
-        return robust_dpo_loss(*pairs.sums, beta=self.beta, label_smoothing=self.label_smoothing)
+        return robust_dpo_loss(*pairs.sides, beta=self.beta, label_smoothing=self.label_smoothing)

@@ -47,4 +47,5 @@ class SimPO(PairwisePolicy):
     )
 
     def preference_loss(self, pairs: PairLogprobs) -> PreferenceLoss:
-        return simpo_loss(*pairs.means, beta=self.beta, gamma=self.gamma)
+        chosen, rejected, *_ = pairs.per_token.sides
+        return simpo_loss(chosen, rejected, beta=self.beta, gamma=self.gamma)
