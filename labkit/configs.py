@@ -144,10 +144,21 @@ def _shown(value: Any) -> str:
 
 
 def to_dict(config: Any, legacy_names: bool = False) -> dict[str, Any]:
-    """A dataclass as a dictionary that JSON can write. legacy_names: with the names that its fields had at first."""
+    """A dataclass as a dictionary that JSON can write. legacy_names: as it was written at first, with the names that
+    its fields had, and without those that came later and are at their defaults: a class names these as `added_fields`.
+    """
     names = _older_names(type(config)) if legacy_names else {}
-    fields = [field.name for field in dataclasses.fields(config)]
-    return {names.get(name, name): to_json_value(getattr(config, name), legacy_names) for name in fields}
+    fields = [
+        field for field in dataclasses.fields(config) if not legacy_names or not _is_unused_addition(config, field)
+    ]
+    return {
+        names.get(field.name, field.name): to_json_value(getattr(config, field.name), legacy_names) for field in fields
+    }
+
+
+def _is_unused_addition(config: Any, field: dataclasses.Field[Any]) -> bool:
+    """Whether a field came later and does nothing here, so that a hash of this config is what it was before it came."""
+    return field.name in getattr(config, "added_fields", ()) and getattr(config, field.name) == field.default
 
 
 def _older_names(cls: Any) -> Mapping[str, str]:

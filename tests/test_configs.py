@@ -118,3 +118,18 @@ def test_what_an_older_labkit_wrote_is_read(config):
     older = to_dict(config, legacy_names=True)
     assert set(older) != set(to_dict(config)) or older != to_dict(config)
     assert from_dict(type(config), json.loads(json.dumps(older))) == config
+
+
+def test_a_field_that_came_later_counts_only_where_it_is_set():
+    """So that what was hashed before there was that field has the same hash."""
+
+    @dataclass(frozen=True)
+    class Grown:
+        beta: float = 0.1
+        margin: float = 0.0
+
+        added_fields = ("margin",)
+
+    assert to_dict(Grown(), legacy_names=True) == {"beta": 0.1}
+    assert to_dict(Grown(margin=1.0), legacy_names=True) == {"beta": 0.1, "margin": 1.0}
+    assert to_dict(Grown()) == {"beta": 0.1, "margin": 0.0} and from_dict(Grown, {"beta": 0.1}) == Grown()
