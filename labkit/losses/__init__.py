@@ -15,6 +15,14 @@ from labkit.losses.advantages import Advantages, discounted_returns, gae, last_t
 from labkit.losses.experts import load_balancing_loss
 from labkit.losses.policy import ClippedLoss, clipped_policy_loss, clipped_value_loss
 from labkit.losses.preferences import DPOLoss, PairLoss, dpo_loss, pairwise_loss
+from labkit.losses.rankings import (
+    RankingLoss,
+    all_pairs_loss,
+    centering_loss,
+    ordered_pair_accuracy,
+    plackett_luce_loss,
+    rating_loss,
+)
 from labkit.losses.tokens import TokenLoss, entropy, next_token_loss, sum_logprobs, token_logprobs
 
 __all__ = [
@@ -22,7 +30,10 @@ __all__ = [
     "ClippedLoss",
     "DPOLoss",
     "PairLoss",
+    "RankingLoss",
     "TokenLoss",
+    "all_pairs_loss",
+    "centering_loss",
     "clipped_policy_loss",
     "clipped_value_loss",
     "discounted_returns",
@@ -32,7 +43,10 @@ __all__ = [
     "last_token_mask",
     "load_balancing_loss",
     "next_token_loss",
+    "ordered_pair_accuracy",
     "pairwise_loss",
+    "plackett_luce_loss",
+    "rating_loss",
     "shaped_rewards",
     "sum_logprobs",
     "token_logprobs",
