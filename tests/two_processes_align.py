@@ -13,6 +13,7 @@ import torch
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.feedforward import MoE
 from labkit.stages import DPO, PPO, RewardModeling, Stage, StageInputs, next_token_objective
+from labkit.stages.reward import PlackettLuce
 from labkit.text.sources import DocumentSource
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
@@ -24,6 +25,7 @@ STAGES: dict[str, Stage] = {
     "reward": RewardModeling(SHORT),
     "dpo": DPO(SHORT),
     "ppo": PPO(dataclasses.replace(SHORT, max_length=160), max_new_tokens=10),
+    "reward of lists": RewardModeling(SHORT, PlackettLuce(), center_rewards_coefficient=0.1),
 }
 
 

@@ -14,17 +14,17 @@ from torch import Tensor
 
 
 class RankingLoss(NamedTuple):
-    """Of B lists: `loss_sum` [B] in nats and the `count` [B] of what it is a sum over; `correct` [B], the share of a
-    list's pairs that the scores put in its order, from 0 to 1.
+    """Of B lists: `loss_sum` [B] in nats and `term_count` [B], of how many terms it is the sum; `correct` [B], from 0
+    to 1, the share of a list's pairs that the scores put in its order.
     """
 
     loss_sum: Tensor
-    count: Tensor
+    term_count: Tensor
     correct: Tensor
 
 
 def all_pairs_loss(scores: Tensor, mask: Tensor) -> RankingLoss:
-    """Bradley and Terry's model of each two answers of a list: scores, mask [B, K] -> one loss a list; count is 1.
+    """Bradley and Terry's model of each two answers of a list: scores, mask [B, K] -> one loss a list; term_count is 1.
 
         loss = - 1 / (K choose 2) sum_{i < j} log sigmoid(s_i - s_j)
 
@@ -38,7 +38,7 @@ def all_pairs_loss(scores: Tensor, mask: Tensor) -> RankingLoss:
 
 def plackett_luce_loss(scores: Tensor, mask: Tensor) -> RankingLoss:
     """Plackett and Luce's model of a ranking, in which the best is chosen of all, then the best of the rest, and so
-    on: scores, mask [B, K] -> one loss a list; count is its choices, one less than its answers.
+    on: scores, mask [B, K] -> one loss a list; term_count is its choices, one less than its answers.
 
         loss = - sum_{i=1}^{K-1} log( exp(s_i) / sum_{j >= i} exp(s_j) )
 

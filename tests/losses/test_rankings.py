@@ -31,7 +31,7 @@ def test_plackett_luce_by_hand():
     """Scores log 4, log 2, log 1: the best of three has 4 of 7 parts, the second 2 of 3."""
     found = plackett_luce_loss(torch.tensor([[4.0, 2.0, 1.0]]).log(), WHOLE)
     close(found.loss_sum, torch.tensor([-math.log(4 / 7) - math.log(2 / 3)]))
-    assert found.count.tolist() == [2] and found.correct.tolist() == [1.0]
+    assert found.term_count.tolist() == [2] and found.correct.tolist() == [1.0]
 
 
 def test_plackett_luce_is_a_distribution_over_rankings():
@@ -49,7 +49,7 @@ def test_all_pairs_by_hand():
     """Scores 2, 1, 0: two margins of 1 and one of 2, in the mean; turned round, the same margins with a minus."""
     found = all_pairs_loss(torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]), WHOLE.expand(2, 3))
     close(found.loss_sum, torch.tensor([(2 * softplus(-1) + softplus(-2)) / 3, (2 * softplus(1) + softplus(2)) / 3]))
-    assert found.count.tolist() == [1, 1] and found.correct.tolist() == [1.0, 0.0]
+    assert found.term_count.tolist() == [1, 1] and found.correct.tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("loss", [all_pairs_loss, plackett_luce_loss])
@@ -57,7 +57,7 @@ def test_of_two_answers_it_is_the_pairwise_loss(loss):
     scores = torch.randn(7, 2, generator=torch.Generator().manual_seed(2))
     found, pair = loss(scores, torch.ones(7, 2, dtype=torch.bool)), pairwise_loss(*scores.unbind(1))
     close(found.loss_sum, pair.loss)
-    assert found.count.tolist() == [1] * 7 and found.correct.bool().equal(pair.correct)
+    assert found.term_count.tolist() == [1] * 7 and found.correct.bool().equal(pair.correct)
 
 
 @pytest.mark.parametrize(("loss", "alike"), [(all_pairs_loss, math.log(2)), (plackett_luce_loss, math.log(24))])
@@ -73,14 +73,17 @@ def test_a_shorter_list_is_as_if_it_stood_alone(loss):
     scores, mask = lists()
     found = loss(scores, mask)
     found.loss_sum.sum().backward()
-    for row, (size, gradient) in enumerate(zip((4, 3, 2, 1), scores.grad, strict=True)):
+    gradients = scores.grad
+    assert gradients is not None
+    for row, size in enumerate((4, 3, 2, 1)):
         alone = scores[row, :size].detach().requires_grad_()
         one = loss(alone[None], torch.ones(1, size, dtype=torch.bool))
         one.loss_sum.sum().backward()
         close(found.loss_sum[row], one.loss_sum[0])
-        assert found.count[row] == one.count[0] and found.correct[row] == one.correct[0]
-        close(gradient, torch.cat((alone.grad, torch.zeros(4 - size))))
-    assert found.loss_sum[3] == 0 and found.count[3] == 0
+        assert found.term_count[row] == one.term_count[0] and found.correct[row] == one.correct[0]
+        assert alone.grad is not None
+        close(gradients[row], torch.cat((alone.grad, torch.zeros(4 - size))))
+    assert found.loss_sum[3] == 0 and found.term_count[3] == 0
 
 
 def test_accuracy_counts_pairs_and_a_tie_is_wrong():

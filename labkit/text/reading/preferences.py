@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -80,8 +81,8 @@ def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[Prefere
     A row has the columns chosen and rejected (or preferred_output and non_preferred_output) and one of prompt,
     instruction, question, query or messages; each is a text, a message or messages. Without a prompt column it is what
     both answers begin with, as messages or as a transcript of Human: and Assistant:. Where several answers stand in
-    other columns, chosen and rejected, or winner, may name them (see `pointers.py`). Raises LabError for a source
-    without such rows, or when most of them cannot be used.
+    other columns, chosen and rejected, or winner, may name them (see `pointers.py`). A column margin says how much
+    better the chosen one is. Raises LabError for a source without such rows, or when most of them cannot be used.
     """
     numbering, suspects = IndexBase(), AnswerReferenceCheck()
     items = parse_rows(path_or_hub_name, partial(_pair, numbering, suspects))
@@ -95,7 +96,9 @@ def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[Prefere
         return items
     items.reading.warnings.append("The answers begin with a copy of the prompt, which is removed.")
     pairs = [
-        PreferencePair(pair.prompt, *(strip_repeated_question(side, text) for side in (pair.chosen, pair.rejected)))
+        pair._replace(
+            chosen=strip_repeated_question(pair.chosen, text), rejected=strip_repeated_question(pair.rejected, text)
+        )
         for pair, text in zip(items.values, asked, strict=True)
     ]
     return ParsedRows(pairs, items.split_per_row, items.reading)
@@ -129,7 +132,16 @@ def _pair(
     record_turn_remarks(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     _note_scores(columns, reading)
     suspects.add_row(columns, given)
-    return PreferencePair(asked, chosen, rejected), columns
+    return PreferencePair(asked, chosen, rejected, _margin(columns)), columns
+
+
+def _margin(columns: TrackedRow) -> float:
+    """How much better the chosen answer is said to be; 0 where that is not said, or not a number from 0 on."""
+    margin = _number(columns.values.get("margin"))
+    if margin is None or not 0 < margin < math.inf:
+        return 0.0
+    columns.used.add("margin")
+    return margin
 
 
 def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
