@@ -43,6 +43,7 @@ NAMES = {
     "unsupported answers": "无依据的回答",
     "preference accuracy": "偏好准确率",
     "preference accuracy by length": "仅凭长度的偏好准确率",
+    "calibration error": "校准误差",
     "noise ceiling": "噪声上限",
     "accuracy against gold": "以真实得分为准的准确率",
     "accuracy against gold, by length": "仅凭长度、以真实得分为准的准确率",
