@@ -262,8 +262,7 @@ def _pair_of_row(row: dict[str, Any]) -> AnnotatedPair:
 
 
 def _ranking_of_row(row: dict[str, Any]) -> AnnotatedRanking:
-    answers = tuple(response[0]["content"] for response in row["responses"])
-    return AnnotatedRanking(Ranking(_prompt(row), answers), tuple(row["golds"]))
+    return AnnotatedRanking(Ranking(_prompt(row), tuple(row["responses"])), tuple(row["golds"]))
 
 
 def _prompt(row: dict[str, Any]) -> tuple[Message, ...]:

@@ -258,7 +258,8 @@ class _Inputs(StageInputs):
 
 def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> PreferenceSplit:
     if sources.preferences is not None:
-        return PreferenceSplit(sources.preferences.train, sources.preferences.validation)
+        given = sources.preferences
+        return PreferenceSplit(given.train, given.validation, rankings=given.rankings)
     tasks = [preference_task(world, "train", recipe.seed, index) for index in range(PAIRS)]
     pairs = [PreferencePair(task.messages, task.reference, task.reference) for task in tasks]
     ranked = recipe.annotation.format == "rankings"

@@ -104,7 +104,7 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
     Choices are made once and kept in the run's folder.
     """
     if preferences is not None:
-        return PreferenceSplit(preferences.train, preferences.validation)
+        return PreferenceSplit(preferences.train, preferences.validation, rankings=preferences.rankings)
     rankings: list[AnnotatedRanking] = []
     if run.recipe.annotation.format == "rankings":
         rankings, held_out_rankings = (

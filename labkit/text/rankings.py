@@ -1,6 +1,8 @@
 """Ranked lists: a prompt and several answers to it, from the best to the worst.
 
-{"prompt": [{"role": "user", "content": …}], "responses": [[{"role": "assistant", "content": …}], …]}
+    {"prompt": [{"role": "user", "content": …}], "responses": ["the best", "the second", …], "ranks": [1, 2, …]}
+
+For other rows that are read see `labkit.text.reading.rankings`.
 """
 
 from __future__ import annotations
@@ -104,5 +106,6 @@ def drop_long_rankings(tokenizer: Tokenizer, rankings: Sequence[Ranking], length
 
 def ranking_to_row(ranking: Ranking) -> dict[str, Any]:
     """A list as a row of the file described above."""
-    responses = [[{"role": "assistant", "content": answer}] for answer in ranking.answers]
-    return {"prompt": [message.to_dict() for message in ranking.prompt], "responses": responses}
+    ranks = list(range(1, len(ranking.answers) + 1))
+    prompt = [message.to_dict() for message in ranking.prompt]
+    return {"prompt": prompt, "responses": list(ranking.answers), "ranks": ranks}

@@ -75,11 +75,9 @@ def test_a_list_fits_where_all_its_answers_do(tokenizer):
         RankingSource(tokenizer, RANKINGS, 3, 5).next_batch(None, 0)
 
 
-def test_columns_are_those_of_a_conversation():
+def test_a_row_says_its_order():
     assert ranking_to_row(RANKINGS[1]) == {
         "prompt": [{"role": "user", "content": "How many apples?"}],
-        "responses": [
-            [{"role": "assistant", "content": "Two."}],
-            [{"role": "assistant", "content": "Two apples, I think."}],
-        ],
+        "responses": ["Two.", "Two apples, I think."],
+        "ranks": [1, 2],
     }
