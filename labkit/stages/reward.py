@@ -120,6 +120,8 @@ class RewardModeling(Stage):
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         stage_inputs.check_pairs(self.train.max_length)
+        if stage_inputs.preferences is not None and not isinstance(self.loss, BradleyTerry):
+            stage_inputs.fitting_rankings(self.train.max_length)
 
     def initial_model(self, stage_inputs: StageInputs) -> RewardModel:
         """The fine-tuned model with a head that is zero: an answer scores its mean log-probability; or with one that is

@@ -13,6 +13,8 @@ from labkit.evaluation.preference_accuracy import ranking_metrics, score_pairs
 from labkit.stages import PreferenceSplit, RewardModeling
 from labkit.stages.reward import AllPairs, BradleyTerry, PlackettLuce
 from labkit.text.rankings import Ranking, RankingBatch
+from labkit.text.reading import Preferences
+from labkit.text.reading.report import ReadReport
 from labkit.training.loop import fit
 from labkit.world import Message
 from tests.tiny import weights_hash
@@ -135,6 +137,20 @@ def test_lists_that_do_not_fit_are_counted(ranked_inputs):
     assert stage.evaluate(stage.initial_model(given), given, EvaluationConfig())["left_out"] == 1
     with pytest.raises(LabError, match="None of .* ranked lists fits, with its prompt, in 4 tokens"):
         given.fitting_rankings(4)
+
+
+def test_given_lists_that_do_not_fit_are_refused_before_any_stage(ranked_inputs):
+    """Each list has an answer that is too long; two of its pairs would fit."""
+    rankings = [one._replace(answers=(*one.answers, "Um " * 60)) for one in ranked_inputs.preference_split.rankings]
+    pairs = [pair for one in rankings for pair in one.pairs]
+    split = PreferenceSplit(pairs, pairs, rankings=rankings)
+    given = dataclasses.replace(
+        ranked_inputs, load_preferences=lambda: split, preferences=Preferences(pairs, pairs, ReadReport("x"), rankings)
+    )
+    with pytest.warns(UserWarning, match="preference pairs"):
+        RewardModeling(TRAIN).check(given, EvaluationConfig())
+        with pytest.raises(LabError, match="None of .* ranked lists fits"):
+            RewardModeling(TRAIN, AllPairs()).check(given, EvaluationConfig())
 
 
 @pytest.mark.parametrize(
