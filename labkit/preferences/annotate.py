@@ -114,12 +114,11 @@ def generate_annotated_pairs(
 
     Raises LabError for an annotator that the world has not, and when there is nothing to choose between.
     """
-    choices = [
-        AnnotatedPair(PreferencePair(task.messages, shown.texts[chosen], shown.texts[rejected]), *golds)
-        for task, shown in _shown_answers(model, tokenizer, world, config, split, num_prompts, seed)
-        for chosen, rejected in shown.chooser.choose_two_by_two(shown.answers, config.keep_ties)
-        for golds in [(shown.golds[chosen], shown.golds[rejected])]
-    ]
+    choices = []
+    for task, shown in _shown_answers(model, tokenizer, world, config, split, num_prompts, seed):
+        for chosen, rejected in shown.chooser.choose_two_by_two(shown.answers, config.keep_ties):
+            pair = PreferencePair(task.messages, shown.answers[chosen].text, shown.answers[rejected].text)
+            choices.append(AnnotatedPair(pair, shown.golds[chosen], shown.golds[rejected]))
     return _some(choices, config, num_prompts)
 
 
@@ -139,7 +138,7 @@ def generate_annotated_rankings(
     for task, shown in _shown_answers(model, tokenizer, world, config, split, num_prompts, seed):
         order = shown.chooser.rank(shown.answers, config.keep_ties)
         if len(order) > 1:
-            ranking = Ranking(task.messages, tuple(shown.texts[place] for place in order))
+            ranking = Ranking(task.messages, tuple(shown.answers[place].text for place in order))
             ranked.append(AnnotatedRanking(ranking, tuple(shown.golds[place] for place in order)))
     return _some(ranked, config, num_prompts)
 
@@ -153,10 +152,6 @@ class _Shown(NamedTuple):
     answers: list[ShownAnswer]
     golds: list[float]
 
-    @property
-    def texts(self) -> list[str]:
-        return [answer.text for answer in self.answers]
-
 
 def _shown_answers(
     model: Transformer,
@@ -168,7 +163,8 @@ def _shown_answers(
     seed: int,
 ) -> Iterator[tuple[Task, _Shown]]:
     """Each task with what the annotator who judges it is shown."""
-    for name in (config.annotator, *config.other_annotators):
+    names = (config.annotator, *config.other_annotators)
+    for name in names:
         if name not in world.profiles:
             raise LabError(f"There is no annotator {name!r}; there are {', '.join(world.profiles)}.")
     tasks = [preference_task(world, split, seed, index) for index in range(num_prompts)]
@@ -180,7 +176,6 @@ def _shown_answers(
         said = texts[index * config.num_generations : (index + 1) * config.num_generations]
         different = [text for text in dict.fromkeys(said) if text]
         rng.shuffle(different)
-        names = (config.annotator, *config.other_annotators)
         own, profile = world.profiles[names[0]], world.profiles[names[0] if len(names) == 1 else rng.choice(names)]
         golds = [gold_score(world, task, text, own).total for text in different]
         seen = golds if profile is own else [gold_score(world, task, text, profile).total for text in different]

@@ -4,8 +4,8 @@
     position    of two answers the first shown one is chosen, whatever they say
     laziness    the answers are not read: a coin decides, or their length
 
-Bradley and Terry's model of a choice knows mistakes that are as likely for all answers. The other two are biases: a
-reward model learns them as if they were values.
+Mistakes, a position and a coin are noise to a reward model, which does not see what was shown first: its choices are
+right less often, and its scores lie closer together. A liking for length it learns as if it were a value.
 """
 
 from __future__ import annotations
