@@ -13,6 +13,8 @@ from labkit.commands.options import parse_options
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
+    from labkit.text.pairs import PreferencePair
+    from labkit.text.rankings import Ranking
     from labkit.text.reading.report import ReadReport
     from labkit.text.reading.rows import ParsedRows
 
@@ -63,8 +65,8 @@ def print_data_source(options: ReadOptions) -> int:
 def read_rows(path_or_hub_name: str, kind: Kind) -> tuple[list[dict[str, Any]], ReadReport]:
     """A source -> its rows as they are understood, in its order, and the record of the reading.
 
-    Rows: {"text"}, {"messages": [{"role", "content"}]} or {"prompt": [messages], "chosen", "rejected"}. Raises LabError
-    where `labkit run` would.
+    Rows: {"text"}, {"messages": [{"role", "content"}]}, {"prompt": [messages], "chosen", "rejected"} or {"prompt":
+    [messages], "responses": [texts from the best to the worst]}. Raises LabError where `labkit run` would.
     """
     rows, reading, refusal = _read(path_or_hub_name, kind)
     if refusal is not None:
@@ -88,11 +90,17 @@ def _read(source: str, kind: Kind) -> tuple[list[dict[str, Any]], ReadReport, La
     from labkit.text.reading.preferences import read_unsplit_preferences, split_preferences
 
     pairs = read_unsplit_preferences(source)
-    rows = [
-        {"prompt": [m.to_dict() for m in pair.prompt], "chosen": pair.chosen, "rejected": pair.rejected}
-        for pair in pairs.values
-    ]
+    rows = [{"prompt": [m.to_dict() for m in one.prompt], **_answer_fields(one)} for one in pairs.values]
     return rows, pairs.reading, _refusal(split_preferences, pairs)
+
+
+def _answer_fields(preference: PreferencePair | Ranking) -> dict[str, Any]:
+    """chosen and rejected, or the responses to a prompt from the best to the worst."""
+    from labkit.text.rankings import Ranking
+
+    if isinstance(preference, Ranking):
+        return {"responses": list(preference.answers)}
+    return {"chosen": preference.chosen, "rejected": preference.rejected}
 
 
 def _refusal(split: Callable[[Any], Any], items: ParsedRows[Any]) -> LabError | None:
@@ -108,6 +116,7 @@ def format_row(row: dict[str, Any], max_characters_per_text: int = 400) -> str:
     """One row for a reader: who says what, each cut after so many characters, which is said."""
     said = [(m["role"], m["content"]) for m in row.get("messages", row.get("prompt", []))]
     said += [(name, row[name]) for name in ("text", "chosen", "rejected") if name in row]
+    said += [(f"response {place}", answer) for place, answer in enumerate(row.get("responses", []), start=1)]
     more = [
         f" … ({len(text) - max_characters_per_text:,} characters more)" if len(text) > max_characters_per_text else ""
         for _, text in said

@@ -40,7 +40,7 @@ def command(arguments: list[str]) -> int:
 def _print_fields(flag: str, value: Any) -> None:
     """One line a field, as the flag that sets it."""
     if not dataclasses.is_dataclass(value):
-        print(flag.replace("_", "-"), value)
+        print(flag.replace("_", "-"), *(value if isinstance(value, tuple) else (value,)))
         return
     from labkit.configs import union_field_choices
 

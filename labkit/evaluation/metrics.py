@@ -162,6 +162,14 @@ METRICS = {
         "A baseline without a model: always prefer the longer answer, or always the shorter one, whichever is right "
         "more often.",
     ),
+    "calibration_error": MetricSpec(
+        "calibration error",
+        "share",
+        "lower",
+        "The sigmoid of the difference of two scores is the probability that the higher one is chosen. This is how far "
+        "it is from the share in which that answer was chosen, a mean over five groups of the held-out pairs, from the "
+        "least sure to the surest. A few points are chance.",
+    ),
     "noise_ceiling": MetricSpec(
         "noise ceiling",
         "share",

@@ -1,4 +1,4 @@
-"""How often a reward model ranks held-out pairs as they were chosen, and as gold ranks them."""
+"""How often a reward model ranks held-out pairs as they were chosen, and as gold ranks them; how sure it may be."""
 
 from __future__ import annotations
 
@@ -53,11 +53,14 @@ def ranking_metrics(
     length: int,
     precision: str = "fp32",
 ) -> Metrics:
-    """On held-out pairs that fit in a row: the loss, the share ranked as chosen, and what length alone gives."""
+    """On held-out pairs that fit in a row: the loss, the share ranked as chosen, what length alone gives, and how far
+    the probabilities are off.
+    """
     chosen, rejected = score_pairs(reward_model, tokenizer, pairs, length, precision)
     return {
         "validation_loss": float(pairwise_loss(chosen, rejected).loss.mean()),
         "pair_accuracy": pairwise_accuracy(chosen - rejected),
+        "calibration_error": expected_calibration_error(calibration_bins(chosen - rejected)),
         "length_accuracy": length_baseline_accuracy(pairs),
         "pairs": len(pairs),
     }
@@ -97,6 +100,42 @@ def pairwise_accuracy(margins: torch.Tensor) -> float:
     return float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
 
 
+class CalibrationBin(NamedTuple):
+    """Pairs of about the same margin. claimed: the mean probability that the model gives to the answer that it scores
+    higher, sigmoid of the margin, from 0.5 to 1. observed: the share of these pairs in which that answer was chosen.
+    """
+
+    claimed: float
+    observed: float
+    pairs: int
+
+
+def calibration_bins(
+    margins: torch.Tensor, agreement: torch.Tensor | None = None, num_bins: int = 5
+) -> list[CalibrationBin]:
+    """A reward model's probabilities beside what happened, in bins of as many pairs each, the unsure ones first.
+
+    margins [N]: the score of the chosen answer less that of the rejected one. agreement [N]: how likely the choice is
+    the model's, from 0 to 1, where that is known; else 1 above a margin of zero, and half at zero. Bins without a pair
+    are left out.
+    """
+    if agreement is None:
+        agreement = (margins > 0).float() + 0.5 * (margins == 0).float()
+    sure = margins.abs()
+    bins = [each for each in sure.argsort(stable=True).tensor_split(num_bins) if len(each)]
+    claimed = torch.sigmoid(sure)
+    return [CalibrationBin(float(claimed[b].mean()), float(agreement[b].mean()), len(b)) for b in bins]
+
+
+def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
+    """sum over the bins of their share of the pairs times |claimed - observed|: Guo et al. 2017,
+    https://arxiv.org/abs/1706.04599, equation 3, but of bins with as many pairs each. By chance it is above zero for a
+    calibrated model, too: with 100 pairs a bin by some 0.03.
+    """
+    pairs = sum(one.pairs for one in bins)
+    return sum(one.pairs * abs(one.claimed - one.observed) for one in bins) / pairs
+
+
 def length_baseline_accuracy(pairs: Sequence[PreferencePair]) -> float:
     """How often the longer answer was chosen, or the shorter one, whichever is more often; in characters."""
     longer = pairwise_accuracy(torch.tensor([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs]))
@@ -104,4 +143,4 @@ def length_baseline_accuracy(pairs: Sequence[PreferencePair]) -> float:
 
 
 def _turned(pair: PreferencePair) -> PreferencePair:
-    return PreferencePair(pair.prompt, pair.rejected, pair.chosen)
+    return pair._replace(chosen=pair.rejected, rejected=pair.chosen)

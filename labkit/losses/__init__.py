@@ -24,6 +24,14 @@ from labkit.losses.preferences import (
     robust_dpo_loss,
     simpo_loss,
 )
+from labkit.losses.rankings import (
+    RankingLoss,
+    all_pairs_loss,
+    centering_loss,
+    ordered_pair_accuracy,
+    plackett_luce_loss,
+    rating_loss,
+)
 from labkit.losses.tokens import TokenLoss, entropy, next_token_loss, sum_logprobs, token_logprobs
 from labkit.losses.unpaired import KTOLoss, kto_kl, kto_loss
 
@@ -33,7 +41,10 @@ __all__ = [
     "KTOLoss",
     "PairLoss",
     "PreferenceLoss",
+    "RankingLoss",
     "TokenLoss",
+    "all_pairs_loss",
+    "centering_loss",
     "clipped_policy_loss",
     "clipped_value_loss",
     "discounted_returns",
@@ -47,8 +58,11 @@ __all__ = [
     "load_balancing_loss",
     "next_token_loss",
     "odds_ratio_loss",
-    "pairwise_loss",
     "robust_dpo_loss",
+    "ordered_pair_accuracy",
+    "pairwise_loss",
+    "plackett_luce_loss",
+    "rating_loss",
     "shaped_rewards",
     "simpo_loss",
     "sum_logprobs",

@@ -14,15 +14,17 @@ class PairLoss(NamedTuple):
     correct: Tensor
 
 
-def pairwise_loss(chosen: Tensor, rejected: Tensor) -> PairLoss:
+def pairwise_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> PairLoss:
     """Bradley and Terry's model of a choice, fitted: chosen, rejected [B] scores -> one loss a pair.
 
-        loss = - log sigmoid(chosen - rejected)
+        loss = - log sigmoid(chosen - rejected - margin)
 
     log 2 where the two score alike. Only differences count, so scores are free to drift together. As in InstructGPT
-    (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 1).
+    (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 1). margin [B]: how far apart the two should score
+    at least, more where the chosen one was said to be much better (Llama 2, Touvron et al. 2023,
+    https://arxiv.org/abs/2307.09288, equation 2).
     """
-    return PairLoss(-F.logsigmoid(chosen - rejected), chosen > rejected)
+    return PairLoss(-F.logsigmoid(chosen - rejected - margin), chosen > rejected)
 
 
 class PreferenceLoss(NamedTuple):

@@ -1,4 +1,4 @@
-"""Annotators of the world: a model answers, a profile chooses between two of its answers, sometimes by mistake.
+"""Annotators of the world: a model answers, a profile chooses between its answers or ranks them, sometimes by mistake.
 
 What comes out is what people's votes would be, but for one thing: the gold score of both answers is known, and so how
 far a reward model that was fitted to the choices is right.
@@ -7,14 +7,15 @@ far a reward model that was fitted to the choices is right.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import torch
 
-from labkit.configs import Count, Range, check_fields
+from labkit.configs import Count, Range, Share, check_fields
 from labkit.decoding import Temperature, generate
 from labkit.decoding.compiled import CompiledGenerator, supports_compiled_generation
 from labkit.decoding.filters import COLDEST, HOTTEST
@@ -22,10 +23,14 @@ from labkit.errors import LabError
 from labkit.files import read_jsonl, write_jsonl
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
+from labkit.preferences.choosing import Chooser, LazyChoice, ShownAnswer
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import PreferencePair, pair_to_row
+from labkit.text.rankings import Ranking, ranking_to_row
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message, Task, World, gold_score
+
+T = TypeVar("T")
 
 COMPILED_FROM = 4096
 """Answers from which compiling, 10 to 20 seconds, pays on CUDA."""
@@ -40,6 +45,10 @@ class AnnotationConfig:
     at which they are drawn. max_new_tokens: where they are cut. keep_ties: whether a choice is asked for, too, where
     the annotator likes both answers alike; a coin then makes it, and half of those choices are noise. precision: bf16
     draws the answers in bf16, where the processor can; or fp32.
+
+    format: pairs, or rankings of all different answers to a prompt. other_annotators: profiles who annotate too, each
+    as many prompts as `annotator` in the mean; gold stays that of `annotator`, so that where they disagree they are
+    wrong. position_bias, laziness, lazy_choice: what else than values decides, see `labkit.preferences.choosing`.
     """
 
     annotator: str = "warm"
@@ -50,7 +59,13 @@ class AnnotationConfig:
     max_new_tokens: Count = 40
     keep_ties: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
+    format: Literal["pairs", "rankings"] = "pairs"
+    other_annotators: tuple[str, ...] = ()
+    position_bias: Share = 0.0
+    laziness: Share = 0.0
+    lazy_choice: LazyChoice = "coin"
 
+    added_fields = ("format", "other_annotators", "position_bias", "laziness", "lazy_choice")
     older_names = {"num_generations": "samples", "max_new_tokens": "answer_tokens", "keep_ties": "ties"}
 
     def __post_init__(self) -> None:
@@ -58,11 +73,31 @@ class AnnotationConfig:
 
 
 class AnnotatedPair(NamedTuple):
-    """A pair, as the annotator chose, with the gold score of either answer under that annotator's profile."""
+    """A pair as it was chosen, with the gold score of either answer under the profile `AnnotationConfig.annotator`."""
 
     pair: PreferencePair
     chosen_gold: float
     rejected_gold: float
+
+    @property
+    def rated_pair(self) -> PreferencePair:
+        """The pair with its margin, as an annotator would state it: how far apart the gold scores are, whichever was
+        chosen.
+        """
+        return self.pair._replace(margin=abs(self.chosen_gold - self.rejected_gold))
+
+
+class AnnotatedRanking(NamedTuple):
+    """A ranking as it was given, with the gold score of each answer under the profile `AnnotationConfig.annotator`."""
+
+    ranking: Ranking
+    golds: tuple[float, ...]
+
+    @property
+    def pairs(self) -> list[AnnotatedPair]:
+        """Each two of the answers, the better one chosen."""
+        both = zip(self.ranking.pairs, combinations(self.golds, 2), strict=True)
+        return [AnnotatedPair(pair, *golds) for pair, golds in both]
 
 
 def generate_annotated_pairs(
@@ -79,23 +114,83 @@ def generate_annotated_pairs(
 
     Raises LabError for an annotator that the world has not, and when there is nothing to choose between.
     """
-    if config.annotator not in world.profiles:
-        raise LabError(f"There is no annotator {config.annotator!r}; there are {', '.join(world.profiles)}.")
+    choices = []
+    for task, shown in _shown_answers(model, tokenizer, world, config, split, num_prompts, seed):
+        for chosen, rejected in shown.chooser.choose_two_by_two(shown.answers, config.keep_ties):
+            pair = PreferencePair(task.messages, shown.answers[chosen].text, shown.answers[rejected].text)
+            choices.append(AnnotatedPair(pair, shown.golds[chosen], shown.golds[rejected]))
+    return _some(choices, config, num_prompts)
+
+
+def generate_annotated_rankings(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    world: World,
+    config: AnnotationConfig,
+    split: str,
+    num_prompts: int,
+    seed: int = 0,
+) -> list[AnnotatedRanking]:
+    """Rankings of all different answers of `model` to each of `num_prompts` tasks of a split, where they are two or
+    more; of the same answers that `generate_annotated_pairs` chooses between. Raises LabError as that does.
+    """
+    ranked = []
+    for task, shown in _shown_answers(model, tokenizer, world, config, split, num_prompts, seed):
+        order = shown.chooser.rank(shown.answers, config.keep_ties)
+        if len(order) > 1:
+            ranking = Ranking(task.messages, tuple(shown.answers[place].text for place in order))
+            ranked.append(AnnotatedRanking(ranking, tuple(shown.golds[place] for place in order)))
+    return _some(ranked, config, num_prompts)
+
+
+class _Shown(NamedTuple):
+    """What one annotator is shown: the different, non-empty answers to a task, in a random order. golds: under the
+    profile that the run is measured by.
+    """
+
+    chooser: Chooser
+    answers: list[ShownAnswer]
+    golds: list[float]
+
+
+def _shown_answers(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    world: World,
+    config: AnnotationConfig,
+    split: str,
+    num_prompts: int,
+    seed: int,
+) -> Iterator[tuple[Task, _Shown]]:
+    """Each task with what the annotator who judges it is shown."""
+    names = (config.annotator, *config.other_annotators)
+    for name in names:
+        if name not in world.profiles:
+            raise LabError(f"There is no annotator {name!r}; there are {', '.join(world.profiles)}.")
     tasks = [preference_task(world, split, seed, index) for index in range(num_prompts)]
     with autocast(model.embedding.weight.device, config.precision):
         answers = _sample_answers(model, tokenizer, tasks, config, seed)
     texts = [decode_reply(tokenizer, ids).strip() for ids in answers]
     rng = random.Random(f"{split} {seed}")
-    choices: list[AnnotatedPair] = []
     for index, task in enumerate(tasks):
         said = texts[index * config.num_generations : (index + 1) * config.num_generations]
-        choices += _choices(world, task, said, config, rng)
-    if not choices:
+        different = [text for text in dict.fromkeys(said) if text]
+        rng.shuffle(different)
+        own, profile = world.profiles[names[0]], world.profiles[names[0] if len(names) == 1 else rng.choice(names)]
+        golds = [gold_score(world, task, text, own).total for text in different]
+        seen = golds if profile is own else [gold_score(world, task, text, profile).total for text in different]
+        chooser = Chooser(profile, rng, config.position_bias, config.laziness, config.lazy_choice)
+        yield task, _Shown(chooser, list(map(ShownAnswer, different, seen)), golds)
+
+
+def _some(annotated: list[T], config: AnnotationConfig, num_prompts: int) -> list[T]:
+    """What was annotated. Raises LabError where nothing was."""
+    if not annotated:
         raise LabError(
             f"The annotator {config.annotator} gives equal scores to all answers to {num_prompts} prompts, so there is "
             f"nothing to learn from. Fine-tune for longer, or raise annotation.prompts or annotation.temperature."
         )
-    return choices
+    return annotated
 
 
 def _sample_answers(
@@ -135,22 +230,6 @@ def preference_task(world: World, split: str, seed: int, index: int) -> Task:
     return world.task(split, seed, index, kinds[index % len(kinds)])
 
 
-def _choices(
-    world: World, task: Task, said: Sequence[str], config: AnnotationConfig, rng: random.Random
-) -> Iterator[AnnotatedPair]:
-    """The different, non-empty answers, two by two."""
-    profile = world.profiles[config.annotator]
-    different = [text for text in dict.fromkeys(said) if text]
-    rng.shuffle(different)
-    for first, second in zip(different[::2], different[1::2], strict=False):
-        golds = [gold_score(world, task, text, profile).total for text in (first, second)]
-        if golds[0] == golds[1] and not config.keep_ties:
-            continue
-        swap = not profile.chooses_first(golds[0], golds[1], rng)
-        chosen, rejected = (second, first) if swap else (first, second)
-        yield AnnotatedPair(PreferencePair(task.messages, chosen, rejected), golds[swap], golds[not swap])
-
-
 def write_annotated_pairs(path: str | Path, pairs: Sequence[AnnotatedPair]) -> None:
     """Choices as one JSON object a line, for `datasets` and TRL too; whole or not at all."""
     golds = ({"chosen_gold": choice.chosen_gold, "rejected_gold": choice.rejected_gold} for choice in pairs)
@@ -159,14 +238,37 @@ def write_annotated_pairs(path: str | Path, pairs: Sequence[AnnotatedPair]) -> N
 
 def read_annotated_pairs(path: str | Path) -> list[AnnotatedPair]:
     """What `write_annotated_pairs` wrote. Raises LabError when the file is not there or is none of its kind."""
-    path, choices = Path(path), []
+    return _read(path, _pair_of_row)
+
+
+def write_annotated_rankings(path: str | Path, rankings: Sequence[AnnotatedRanking]) -> None:
+    """Rankings as one JSON object a line, with the gold score of each response; whole or not at all."""
+    write_jsonl(Path(path), (ranking_to_row(one.ranking) | {"golds": list(one.golds)} for one in rankings))
+
+
+def read_annotated_rankings(path: str | Path) -> list[AnnotatedRanking]:
+    """What `write_annotated_rankings` wrote. Raises LabError when the file is not there or is none of its kind."""
+    return _read(path, _ranking_of_row)
+
+
+def _pair_of_row(row: dict[str, Any]) -> AnnotatedPair:
+    pair = PreferencePair(_prompt(row), row["chosen"][0]["content"], row["rejected"][0]["content"])
+    return AnnotatedPair(pair, row["chosen_gold"], row["rejected_gold"])
+
+
+def _ranking_of_row(row: dict[str, Any]) -> AnnotatedRanking:
+    return AnnotatedRanking(Ranking(_prompt(row), tuple(row["responses"])), tuple(row["golds"]))
+
+
+def _prompt(row: dict[str, Any]) -> tuple[Message, ...]:
+    return tuple(Message(**turn) for turn in row["prompt"])
+
+
+def _read(path: str | Path, parse: Callable[[dict[str, Any]], T]) -> list[T]:
+    path = Path(path)
     if not path.is_file():
         raise LabError(f"{path} does not exist, so there are no choices of TinyWorld's annotators.")
     try:
-        for row in read_jsonl(path, strict=True):
-            prompt = tuple(Message(**turn) for turn in row["prompt"])
-            pair = PreferencePair(prompt, row["chosen"][0]["content"], row["rejected"][0]["content"])
-            choices.append(AnnotatedPair(pair, row["chosen_gold"], row["rejected_gold"]))
+        return [parse(row) for row in read_jsonl(path, strict=True)]
     except (KeyError, TypeError, IndexError) as error:
         raise LabError(f"{path} cannot be read as choices of TinyWorld's annotators: {error}") from error
-    return choices

@@ -39,6 +39,7 @@ from labkit.runs.stage_folder import StageFolder
 from labkit.stages import PreferenceSplit, Stage, StageInputs
 from labkit.stages.registry import DATA_FIELDS, RolloutSchedule
 from labkit.text.pairs import PreferencePair
+from labkit.text.rankings import Ranking
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.cost import CostCounter, Work, fake_tensors, without_memory
 from labkit.training.processes import ParallelConfig, accelerator
@@ -239,6 +240,7 @@ def _stage_inputs(planned: _PlannedRun, stage: str, make_model: MakeModel) -> St
         sources.preferences,
         model_config=planned.model_config(stage),
         annotator=recipe.annotation.annotator,
+        other_annotators=recipe.annotation.other_annotators,
         model_of=lambda name: make_model(planned.model_config(name)),
         reward_model_of=lambda name: RewardModel(make_model(planned.model_config(name))),
         load_preferences=lambda: _preferences(recipe, world, sources),
@@ -256,10 +258,14 @@ class _Inputs(StageInputs):
 
 def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> PreferenceSplit:
     if sources.preferences is not None:
-        return PreferenceSplit(sources.preferences.train, sources.preferences.validation)
+        given = sources.preferences
+        return PreferenceSplit(given.train, given.validation, rankings=given.rankings)
     tasks = [preference_task(world, "train", recipe.seed, index) for index in range(PAIRS)]
     pairs = [PreferencePair(task.messages, task.reference, task.reference) for task in tasks]
-    return PreferenceSplit(pairs, pairs)
+    ranked = recipe.annotation.format == "rankings"
+    answers = recipe.annotation.num_generations  # all different, at the most
+    rankings = [Ranking(task.messages, (task.reference,) * answers) for task in tasks] if ranked else []
+    return PreferenceSplit(pairs, pairs, rankings=rankings)
 
 
 def estimate_stage(

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from labkit.machine import default_device
 from labkit.model.reward_model import RewardModel
-from labkit.preferences.annotate import generate_annotated_pairs, read_annotated_pairs, write_annotated_pairs
+from labkit.preferences.annotate import (
+    AnnotatedRanking,
+    generate_annotated_pairs,
+    generate_annotated_rankings,
+    read_annotated_pairs,
+    read_annotated_rankings,
+    write_annotated_pairs,
+    write_annotated_rankings,
+)
 from labkit.runs.folder import Run, open_other_run_stage
 from labkit.runs.recipe import Recipe
 from labkit.stages import PreferenceSplit, StageInputs
@@ -70,6 +79,7 @@ def prepare_inputs(run: Run) -> StageInputs:
         preferences,
         model_config=recipe.model,
         annotator=recipe.annotation.annotator,
+        other_annotators=recipe.annotation.other_annotators,
         load_preferences=functools.partial(preference_split, run, tokenizer, world, preferences),
         rank=processes.process_index,
         world_size=processes.num_processes,
@@ -88,23 +98,49 @@ def models_on(run: Run, stage_inputs: StageInputs, device: torch.device) -> Stag
 
 
 def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferences | None) -> PreferenceSplit:
-    """The given preference pairs; else what the world's annotator chooses between answers of the fine-tuned model.
+    """The given preference pairs; else what the world's annotator chooses between answers of the fine-tuned model, or
+    how they are ranked.
 
     Choices are made once and kept in the run's folder.
     """
     if preferences is not None:
-        return PreferenceSplit(preferences.train, preferences.validation)
-    config, seed = run.recipe.annotation, run.recipe.seed
-    chosen = []
-    for split, count in (("train", config.prompts), ("validation", config.held_out)):
-        file = run.path / "preferences" / f"{split}.jsonl"
-        if accelerator().is_main_process and not file.is_file():
-            model = run.model(run.recipe.annotated_stage)
-            write_annotated_pairs(file, generate_annotated_pairs(model, tokenizer, world, config, split, count, seed))
-        accelerator().wait_for_everyone()
-        chosen.append(read_annotated_pairs(file))
-    train, held_out = chosen
-    return PreferenceSplit([choice.pair for choice in train], [choice.pair for choice in held_out], held_out)
+        return PreferenceSplit(preferences.train, preferences.validation, rankings=preferences.rankings)
+    rankings: list[AnnotatedRanking] = []
+    if run.recipe.annotation.format == "rankings":
+        rankings, held_out_rankings = (
+            _annotated(run, tokenizer, world, split, RANKINGS) for split in ("train", "validation")
+        )
+        train, held_out = ([pair for one in part for pair in one.pairs] for part in (rankings, held_out_rankings))
+    else:
+        train, held_out = (_annotated(run, tokenizer, world, split, PAIRS) for split in ("train", "validation"))
+    return PreferenceSplit(
+        [choice.rated_pair for choice in train],
+        [choice.pair for choice in held_out],
+        held_out,
+        [one.ranking for one in rankings],
+    )
+
+
+class _Annotations(NamedTuple):
+    """How annotations of one format are made, kept and read."""
+
+    generate: Callable[..., list[Any]]
+    write: Callable[[Path, Any], None]
+    read: Callable[[Path], list[Any]]
+
+
+PAIRS = _Annotations(generate_annotated_pairs, write_annotated_pairs, read_annotated_pairs)
+RANKINGS = _Annotations(generate_annotated_rankings, write_annotated_rankings, read_annotated_rankings)
+
+
+def _annotated(run: Run, tokenizer: Tokenizer, world: World, split: str, form: _Annotations) -> list[Any]:
+    """What the run's folder keeps of a split, made first where it is not there."""
+    config, file = run.recipe.annotation, run.path / "preferences" / f"{split}.jsonl"
+    if accelerator().is_main_process and not file.is_file():
+        model, count = run.model(run.recipe.annotated_stage), config.prompts if split == "train" else config.held_out
+        form.write(file, form.generate(model, tokenizer, world, config, split, count, run.recipe.seed))
+    accelerator().wait_for_everyone()
+    return form.read(file)
 
 
 def tokenizer_texts(recipe: Recipe, world: World, texts: Any, conversations: Any) -> Iterator[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from labkit.text.batch import Batch
     from labkit.text.fitting import LengthReport
     from labkit.text.pairs import PreferencePair
+    from labkit.text.rankings import Ranking
     from labkit.text.reading import Conversations, Preferences, Texts
     from labkit.text.tokenizer import Tokenizer
     from labkit.world import World
@@ -38,11 +39,13 @@ PROMPT_SEED = 1000
 @dataclass(frozen=True, eq=False)
 class PreferenceSplit:
     """Preference pairs to train on, and held out; `annotated_pairs`: the held-out ones with the gold
-    scores of the world's annotator."""
+    scores of the world's annotator. rankings: the lists to train on, of which `train` holds each two answers; empty
+    where there are pairs alone."""
 
     train: Sequence[PreferencePair]
     validation: Sequence[PreferencePair]
     annotated_pairs: Sequence[AnnotatedPair] = ()
+    rankings: Sequence[Ranking] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +53,12 @@ class StageInputs:
     """What a run reads, for one of its stages.
 
     texts, conversations, preferences: real ones, or None where the world's take their place. model_config: of a new
-    model, its vocabulary left open. annotator: the profile that judges in the world. model_of: a stage's name, or the
-    folder of another run's stage -> the language model that it left; reward_model_of: the same for reward models, None
-    where none was made. load_preferences: gives the pairs, once the model is there whose answers are chosen from. rank,
-    world_size: this process among all; each reads its share of a batch. folder: the run's. predecessor, reward_stage:
-    the stage that this one comes after, and the one whose reward model it is given; None where there is none. cache:
-    what `cached` has made, for all of the run's stages.
+    model, its vocabulary left open. annotator: the profile that judges in the world, other_annotators: those who
+    annotate beside it. model_of: a stage's name, or the folder of another run's stage -> the language model that it
+    left; reward_model_of: the same for reward models, None where none was made. load_preferences: gives the pairs, once
+    the model is there whose answers are chosen from. rank, world_size: this process among all; each reads its share of
+    a batch. folder: the run's. predecessor, reward_stage: the stage that this one comes after, and the one whose reward
+    model it is given; None where there is none. cache: what `cached` has made, for all of the run's stages.
     """
 
     tokenizer: Tokenizer
@@ -74,6 +77,7 @@ class StageInputs:
     folder: Path | None = None
     predecessor: str | None = None
     reward_stage: str | None = None
+    other_annotators: tuple[str, ...] = ()
     cache: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
     def for_stage(self, predecessor: str | None, reward_stage: str | None) -> StageInputs:
@@ -189,7 +193,8 @@ class StageInputs:
     def check_annotator(self) -> None:
         """Raises LabError when the world has not the annotator who is to choose where no pairs are given."""
         if self.preferences is None:
-            self.world.profile(self.annotator)
+            for name in (self.annotator, *self.other_annotators):
+                self.world.profile(name)
 
     def _fitting(self, given: Sequence[PreferencePair], length: int, what: str) -> list[PreferencePair]:
         from labkit.text.fitting import LengthReport
@@ -202,6 +207,30 @@ class StageInputs:
     def fitting_held_out_pairs(self, length: int) -> list[PreferencePair]:
         """The held-out pairs that fit in rows of `length` tokens. Raises LabError when none does."""
         return self._fitting(self.preference_split.validation, length, "held-out preference pairs")
+
+    def fitting_rankings(self, length: int) -> list[Ranking]:
+        """The training lists of which all answers fit in rows of `length` tokens; a pair, where there are pairs alone,
+        is a list of two. Raises LabError when none does.
+        """
+        from labkit.text.fitting import LengthReport
+        from labkit.text.rankings import drop_long_rankings
+
+        given = self._rankings
+        rankings = drop_long_rankings(self.tokenizer, given, length)
+        report = LengthReport(len(given), 0, len(given) - len(rankings))
+        self.check_fit(lambda: (rankings, report), "ranked lists", length)
+        return rankings
+
+    @property
+    def _rankings(self) -> Sequence[Ranking]:
+        from labkit.text.rankings import ranking_of_pair
+
+        split = self.preference_split
+        return split.rankings or [ranking_of_pair(pair) for pair in split.train]
+
+    def num_left_out_rankings(self, length: int) -> int:
+        """How many training lists do not fit in rows of `length` tokens."""
+        return len(self._rankings) - len(self.fitting_rankings(length))
 
     def num_left_out_pairs(self, length: int) -> int:
         """How many training pairs do not fit in rows of `length` tokens."""

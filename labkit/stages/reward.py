@@ -1,36 +1,65 @@
-"""The reward model: a scalar head on the fine-tuned model, fitted to choices between two answers.
+"""The reward model: a scalar head on the fine-tuned model, fitted to choices between answers.
 
 An answer's score is read where it ends, and begins as the fine-tuned model's own opinion of it (see `RewardModel`). Of
 two answers to a prompt the chosen one should score higher, by as much as the choice is sure: Bradley and Terry's model
-(Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5).
+(Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, 3.5). Of several that were ranked, each two (their equation 1),
+or the ranking as a whole (Plackett and Luce); `loss` says which.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from labkit.configs import check_fields
-from labkit.losses import pairwise_loss
+from labkit.configs import NonNegative, Seed, check_fields
+from labkit.losses import all_pairs_loss, centering_loss, pairwise_loss, plackett_luce_loss
 from labkit.model.reward_model import RewardModel
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Stage, register
 from labkit.text.pairs import PairBatch, PairSource
+from labkit.text.rankings import RankingBatch, RankingSource
 from labkit.training.config import BatchSource, TrainConfig
 
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig
 
 
-def reward_objective(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+@dataclass(frozen=True)
+class BradleyTerry:
+    """Each pair by itself, those of a ranked list among many others. margin_coef: how far apart two answers must score
+    for each unit by which one was said to be better (Llama 2's margin); in TinyWorld the unit is that of gold.
+    """
+
+    margin_coef: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """All pairs of a ranked list in one batch, each list with the same weight (InstructGPT)."""
+
+
+@dataclass(frozen=True)
+class PlackettLuce:
+    """A ranked list as choices, each of the best answer that is left."""
+
+
+def reward_objective(
+    model: RewardModel, batch: PairBatch, margin_coef: float = 0.0, center_rewards_coefficient: float = 0.0
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(summed loss, how many pairs, how many of them are ranked as chosen)."""
     chosen, rejected = model.scores_at(batch.inputs, batch.mask, batch.last_token_index).chunk(2)
-    loss, right = pairwise_loss(chosen, rejected)
+    loss, right = pairwise_loss(chosen, rejected, margin_coef * batch.margin)
+    if center_rewards_coefficient:
+        both = torch.stack((chosen, rejected), 1)
+        loss = loss + center_rewards_coefficient * centering_loss(both, torch.ones_like(both, dtype=torch.bool))
     return (
         loss.sum(),
         torch.tensor(len(loss), device=loss.device),
@@ -38,13 +67,39 @@ def reward_objective(model: RewardModel, batch: PairBatch) -> tuple[Tensor, Tens
     )
 
 
+def ranking_objective(
+    model: RewardModel, batch: RankingBatch, kind: AllPairs | PlackettLuce, center_rewards_coefficient: float = 0.0
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """(summed loss, how many lists or choices, the share of pairs that are ranked as in the lists, as often as these
+    count).
+    """
+    scores = model.scores_at(batch.inputs, batch.mask, batch.last_token_index)[batch.rows]
+    loss = all_pairs_loss if isinstance(kind, AllPairs) else plackett_luce_loss
+    loss_sum, count, correct = loss(scores, batch.present)
+    if center_rewards_coefficient:
+        loss_sum = loss_sum + center_rewards_coefficient * count * centering_loss(scores, batch.present)
+    return loss_sum.sum(), count.sum(), {"accuracy": (correct * count).sum()} | token_count_metric(batch.inputs)
+
+
 @register("reward", "a reward model, from preference pairs")
 @dataclass(frozen=True)
 class RewardModeling(Stage):
-    """Fit a reward model to preference pairs."""
+    """Fit a reward model to preference pairs, or to ranked lists.
+
+    train.batch_size: pairs, or lists, each of which is as many rows as it has answers. loss: BradleyTerry, AllPairs or
+    PlackettLuce; a pair is a list of two. center_rewards_coefficient: the weight of what holds the scores near zero.
+    seed: added to the run's for the order of the data and for the head; reward models that differ by it are an
+    ensemble. head_std: the standard deviation of the head's first weights; 0 begins with the fine-tuned model's own
+    opinion, the same in each member.
+    """
 
     train: TrainConfig = TrainConfig()
+    loss: BradleyTerry | AllPairs | PlackettLuce = BradleyTerry()
+    center_rewards_coefficient: NonNegative = 0.0
+    seed: Seed = 0
+    head_std: NonNegative = 0.0
 
+    added_fields = ("loss", "center_rewards_coefficient", "seed", "head_std")
     older_kind = "FitReward"
 
     def __post_init__(self) -> None:
@@ -62,24 +117,40 @@ class RewardModeling(Stage):
     loss_unit = "nats per pair"
     curves = (RANKED,)
     metric_specs = PAIR_LOSSES
-    objective = staticmethod(reward_objective)
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         stage_inputs.check_pairs(self.train.max_length)
+        if stage_inputs.preferences is not None and not isinstance(self.loss, BradleyTerry):
+            stage_inputs.fitting_rankings(self.train.max_length)
 
     def initial_model(self, stage_inputs: StageInputs) -> RewardModel:
-        """The fine-tuned model with a head that is zero: an answer scores its mean log-probability."""
-        return RewardModel(stage_inputs.predecessor_model())
+        """The fine-tuned model with a head that is zero: an answer scores its mean log-probability; or with one that is
+        drawn, see head_std.
+        """
+        model = RewardModel(stage_inputs.predecessor_model())
+        if self.head_std:
+            drawn = torch.Generator().manual_seed(self._seed(stage_inputs))
+            weight = torch.randn(model.head.weight.shape, generator=drawn) * self.head_std
+            model.head.weight.data.copy_(weight)
+        return model
+
+    def _seed(self, stage_inputs: StageInputs) -> int:
+        return stage_inputs.seed + self.seed
 
     def source(self, stage_inputs: StageInputs, model: RewardModel) -> BatchSource:
-        rows, length = self.train.batch_size, self.train.max_length
-        return PairSource(
-            stage_inputs.tokenizer,
-            stage_inputs.fitting_pairs(length),
-            rows,
-            length,
-            **stage_inputs.seed_and_rank_options(),
-        )
+        """Pairs, or lists where the loss is of lists."""
+        tokenizer, rows, length = stage_inputs.tokenizer, self.train.batch_size, self.train.max_length
+        options = stage_inputs.seed_and_rank_options() | {"seed": self._seed(stage_inputs)}
+        if isinstance(self.loss, BradleyTerry):
+            return PairSource(tokenizer, stage_inputs.fitting_pairs(length), rows, length, **options)
+        return RankingSource(tokenizer, stage_inputs.fitting_rankings(length), rows, length, **options)
+
+    def objective(self, model: RewardModel, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """See `reward_objective` and `ranking_objective`."""
+        center = self.center_rewards_coefficient
+        if isinstance(self.loss, BradleyTerry):
+            return reward_objective(model, batch, self.loss.margin_coef, center)
+        return ranking_objective(model, batch, self.loss, center)
 
     def flops(self, model: RewardModel, tokens: float) -> float:
         return tokens * model.body.training_flops_per_token(self.train.max_length)
@@ -105,6 +176,7 @@ class RewardModeling(Stage):
         from labkit.evaluation.preference_accuracy import gold_ranking_metrics
 
         length, tokenizer, precision = self.train.max_length, stage_inputs.tokenizer, self.train.precision
-        choices = stage_inputs.held_out_annotated_pairs(length)
-        ranked = self._ranked(model, stage_inputs) | {"left_out": stage_inputs.num_left_out_pairs(length)}
+        choices, pairwise = stage_inputs.held_out_annotated_pairs(length), isinstance(self.loss, BradleyTerry)
+        left_out = stage_inputs.num_left_out_pairs if pairwise else stage_inputs.num_left_out_rankings
+        ranked = self._ranked(model, stage_inputs) | {"left_out": left_out(length)}
         return ranked | (gold_ranking_metrics(model, tokenizer, choices, length, precision) if choices else {})

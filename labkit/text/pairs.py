@@ -3,7 +3,8 @@
     {"prompt": [{"role": "user", "content": …}], "chosen": [{"role": "assistant", "content": …}], "rejected": [ … ]}
 
 One such object a line is what `datasets` loads as json and what TRL trains on. Read from elsewhere are also plain
-strings in these columns, and `instruction` (with an optional `input`) in place of `prompt`.
+strings in these columns, and `instruction` (with an optional `input`) in place of `prompt`. `margin` may say how much
+better the chosen answer is, as in TRL.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from labkit.world import Message
 
 
 class PreferencePair(NamedTuple):
-    """`prompt` ends with the user's turn; both answers are the assistant's words alone."""
+    """`prompt` ends with the user's turn; both answers are the assistant's words alone. margin: how much better the
+    chosen one was said to be, 0 where nobody said.
+    """
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+    margin: float = 0.0
 
 
 class PairBatch(NamedTuple):
@@ -37,6 +41,7 @@ class PairBatch(NamedTuple):
     inputs, labels, mask [2B, T] as in Batch: True where a label belongs to the answer or is the `<|end|>` that closes
     it. last_token_index [2B]: where in the inputs that `<|end|>` stands, the place at which the whole answer has been
     read. reference_logprobs [2B]: log-probability of each answer to another model, 0 where that was not asked for.
+    margin [B]: see `PreferencePair`.
     """
 
     inputs: Tensor
@@ -44,6 +49,7 @@ class PairBatch(NamedTuple):
     mask: Tensor
     last_token_index: Tensor
     reference_logprobs: Tensor
+    margin: Tensor
 
     def to(self, device: torch.device) -> PairBatch:
         return PairBatch(*(tensor.to(device) for tensor in self))
@@ -69,13 +75,15 @@ class PairSource(StatelessSource):
         world_size: int = 1,
     ):
         self.encoded = [encode_pair(tokenizer, pair) for pair in pairs]
+        self.margins = np.array([pair.margin for pair in pairs])
         self.length, self.pad, self.reference = length, tokenizer.pad_token_id, reference_logprobs
         self.order = EpochSampler(batch_size, seed, len(pairs), rank, world_size)
 
     def next_batch(self, unused_model: Any, step: int) -> PairBatch:
         chosen = self.order.row_indices(step)
         reference = None if self.reference is None else self.reference[chosen]
-        return collate_pairs([self.encoded[i] for i in chosen], self.length, self.pad, reference)
+        encoded = [self.encoded[i] for i in chosen]
+        return collate_pairs(encoded, self.length, self.pad, reference, self.margins[chosen])
 
 
 def encode_pair(tokenizer: Tokenizer, pair: PreferencePair) -> tuple[Row, Row]:
@@ -91,13 +99,22 @@ def collate_pairs(
     length: int,
     pad_token_id: int,
     reference_logprobs: NDArray[Any] | None = None,
+    margins: NDArray[Any] | None = None,
 ) -> PairBatch:
-    """Encoded pairs -> rows of T = `length`, which must have room for the longest. reference_logprobs [B, 2]."""
+    """Encoded pairs -> rows of T = `length`, which must have room for the longest. reference_logprobs [B, 2]; margins
+    [B].
+    """
     batch, ends = batch_with_last_token_index(
         [pair[side] for side in (0, 1) for pair in encoded_pairs], length, pad_token_id
     )
     known = np.zeros((len(encoded_pairs), 2)) if reference_logprobs is None else reference_logprobs
-    return PairBatch(*batch, ends, torch.from_numpy(known.T.reshape(-1).astype(np.float32)))
+    apart = np.zeros(len(encoded_pairs)) if margins is None else margins
+    return PairBatch(
+        *batch,
+        ends,
+        torch.from_numpy(known.T.reshape(-1).astype(np.float32)),
+        torch.from_numpy(apart.astype(np.float32)),
+    )
 
 
 def batch_indices_by_length(encoded_pairs: Sequence[tuple[Row, Row]], batch_size: int) -> Iterator[list[int]]:
@@ -113,6 +130,7 @@ def drop_long_pairs(tokenizer: Tokenizer, pairs: Sequence[PreferencePair], lengt
 
 
 def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
-    """A pair as a row of the file described above."""
+    """A pair as a row of the file described above; with its margin, where it has one."""
     turn = {name: [{"role": "assistant", "content": getattr(pair, name)}] for name in ("chosen", "rejected")}
-    return {"prompt": [message.to_dict() for message in pair.prompt], **turn}
+    margin = {"margin": pair.margin} if pair.margin else {}
+    return {"prompt": [message.to_dict() for message in pair.prompt], **turn, **margin}

@@ -45,6 +45,7 @@ NAMES = {
     "preference accuracy by length": "仅凭长度的偏好准确率",
     "log-probability of the chosen answers": "被选回答的对数概率",
     "log-probability of the rejected answers": "被拒回答的对数概率",
+    "calibration error": "校准误差",
     "noise ceiling": "噪声上限",
     "accuracy against gold": "以真实得分为准的准确率",
     "accuracy against gold, by length": "仅凭长度、以真实得分为准的准确率",

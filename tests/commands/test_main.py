@@ -160,15 +160,13 @@ def test_every_flag_that_recipe_prints_is_understood(preset, capsys, tmp_path):
     from labkit.runs.presets import make_recipe
 
     main(["recipe", "--preset", preset])
-    words = [word for line in capsys.readouterr().out.splitlines() for word in line.split()]
-    switches = {"True": True, "False": False}
     flags: list[str] = []
-    for flag, value in zip(words[::2], words[1::2], strict=True):
+    for flag, *values in (line.split() for line in capsys.readouterr().out.splitlines()):
         head, _, last = flag.rpartition(".")
-        if value in switches:
-            flags.append(flag if switches[value] else f"{head}.no-{last}")
+        if values in (["True"], ["False"]):
+            flags.append(flag if values == ["True"] else f"{head}.no-{last}")
         else:
-            flags += [flag, value]
+            flags += [flag, *values]
     other = "lab" if preset == "smoke" else "smoke"
     _, made = parse_run_arguments(["--preset", other, "--out", str(tmp_path / "new"), *flags])
     assert made.parts == make_recipe(preset).parts and made.plan == make_recipe(preset).plan

@@ -23,9 +23,12 @@ from labkit.preferences.annotate import (
     AnnotatedPair,
     AnnotationConfig,
     generate_annotated_pairs,
+    generate_annotated_rankings,
     preference_task,
     read_annotated_pairs,
+    read_annotated_rankings,
     write_annotated_pairs,
+    write_annotated_rankings,
 )
 from labkit.preferences.prompts import DatasetPrompts, WorldPrompts
 from labkit.text.chat import texts_with_leading_space
@@ -136,6 +139,63 @@ def test_choices_come_back_from_disk(lab, answered, tmp_path):
     (tmp_path / "torn.jsonl").write_text('{"prompt": [')
     with pytest.raises(LabError, match="torn.jsonl, line 1, is not JSON"):
         read_annotated_pairs(tmp_path / "torn.jsonl")
+
+
+def test_rankings_are_of_all_different_answers_best_first(lab, answered):
+    world, tokenizer, model = lab
+    quiet = copy.copy(world)
+    quiet.profiles = {"warm": dataclasses.replace(world.profiles["warm"], flip_probability=0.0)}
+    rankings = generate_annotated_rankings(model, tokenizer, quiet, SMALL, "train", 12)
+    pairs = generate_annotated_pairs(model, tokenizer, quiet, SMALL, "train", 12)
+    assert len(rankings) == len(pairs)  # of four answers two are different, and not empty
+    for one, choice in zip(rankings, pairs, strict=True):
+        assert one.pairs == [choice] and list(one.golds) == sorted(one.golds, reverse=True)
+        assert choice.rated_pair.margin == pytest.approx(one.golds[0] - one.golds[1])
+    noisy = generate_annotated_rankings(model, tokenizer, world, SMALL, "train", 12)
+    assert noisy == generate_annotated_rankings(model, tokenizer, world, SMALL, "train", 12)
+
+
+def test_rankings_come_back_from_disk(lab, answered, tmp_path):
+    world, tokenizer, model = lab
+    rankings = generate_annotated_rankings(model, tokenizer, world, SMALL, "train", 12)
+    write_annotated_rankings(tmp_path / "train.jsonl", rankings)
+    assert read_annotated_rankings(tmp_path / "train.jsonl") == rankings
+    with pytest.raises(LabError, match="train.jsonl cannot be read as choices of TinyWorld's annotators"):
+        read_annotated_pairs(tmp_path / "train.jsonl")
+
+
+def test_rankings_need_two_answers_of_unequal_gold(lab, monkeypatch):
+    world, tokenizer, model = lab
+    monkeypatch.setattr(annotations, "generate", lambda *given, **options: [tokenizer.encode(" Um")] * 16)
+    with pytest.raises(LabError, match="warm gives equal scores to all answers to 4 prompts"):
+        generate_annotated_rankings(model, tokenizer, world, SMALL, "train", 4)
+
+
+def test_annotators_who_disagree_share_the_prompts(lab, monkeypatch):
+    """A courtesy is worth more to one, brevity to the other, and neither makes mistakes: what the other chooses is
+    wrong by the gold that the run is measured by, where the two disagree. One of two annotates half of the prompts.
+    """
+    world, tokenizer, model = lab
+    divided = copy.copy(world)
+    divided.profiles = {
+        name: dataclasses.replace(world.profiles[name], flip_probability=0.0) for name in ("warm", "concise")
+    }
+    references = [preference_task(world, "train", 0, i).reference for i in range(80)]
+    said = [text for reference in references for text in (reference, f"Of course! {reference}")]
+    monkeypatch.setattr(
+        annotations, "generate", lambda *given, **options: [tokenizer.encode(" " + text) for text in said]
+    )
+
+    def wrong(others: tuple[str, ...]) -> float:
+        config = dataclasses.replace(SMALL, num_generations=2, other_annotators=others)
+        choices = generate_annotated_pairs(model, tokenizer, divided, config, "train", 80)
+        return sum(choice.chosen_gold < choice.rejected_gold for choice in choices) / len(choices)
+
+    disagreement = wrong(("concise",) * 999)  # warm annotates none of the 80, but for one chance in twelve
+    assert wrong(()) == wrong(("warm",)) == 0 and disagreement > 0.6
+    assert wrong(("concise",)) == pytest.approx(disagreement / 2, abs=0.12)
+    with pytest.raises(LabError, match="no annotator 'grumpy'; there are warm, concise"):
+        wrong(("grumpy",))
 
 
 def pair(chosen: str, rejected: str) -> PreferencePair:

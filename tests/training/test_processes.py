@@ -67,7 +67,7 @@ def test_what_learns_from_pairs_is_on_two_processes_that_of_one_and_ppo_goes_on_
     for ours, theirs in zip(alone["records"], first["mixture"]["records"], strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
         assert theirs["gradient_norm"] == pytest.approx(ours["gradient_norm"], rel=1e-4)
-    for name in ("reward", "dpo", "orpo", "kto"):
+    for name in ("reward", "reward of lists", "dpo", "orpo", "kto"):
         single = trained(STAGES[name], stage_inputs)["records"]
         assert len(single) == 4
         for ours, theirs in zip(single, first[name]["records"], strict=True):

@@ -1,14 +1,17 @@
-"""Preference pairs: a prompt, the answer that someone chose, and the one that they did not."""
+"""Preferences: a prompt, the answer that someone chose, and the one that they did not; or several in their order."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
 from labkit.text.pairs import PreferencePair
+from labkit.text.rankings import Ranking, ranking_of_pair
 from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
 from labkit.text.reading.conversations import (
     answers_repeat_questions,
@@ -18,22 +21,34 @@ from labkit.text.reading.conversations import (
     strip_repeated_question,
 )
 from labkit.text.reading.held_out import normalize_given_splits, split_held_out
-from labkit.text.reading.pointers import VERDICTS, AnswerReferenceCheck, IndexBase, check_tie, chosen_and_rejected
+from labkit.text.reading.pointers import (
+    VERDICTS,
+    WINNERS,
+    AnswerReferenceCheck,
+    IndexBase,
+    check_tie,
+    chosen_and_rejected,
+)
+from labkit.text.reading.rankings import ranked_answers
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import ParsedRows, check_weight_and_media, parse_rows, record_turn_remarks, to_tracked_row
 from labkit.text.reading.values import clean_field, field_to_messages, parse_transcript, parse_turns
 from labkit.world import Message
 
 Turns = tuple[Message, ...]
+Preference = PreferencePair | Ranking
 SCORES = ("score", "rating", "reward")
 
 
 class Preferences(NamedTuple):
-    """Pairs to train on, pairs held out, and what was made of their source."""
+    """Pairs to train on, pairs held out, and what was made of their source. rankings: the lists to train on, of which
+    `train` holds each two answers; a pair among them is a list of two. Empty where the source has pairs alone.
+    """
 
     train: list[PreferencePair]
     validation: list[PreferencePair]
     reading: ReadReport
+    rankings: Sequence[Ranking] = ()
 
 
 def read_preferences(path_or_hub_name: str | Path, held_out: float = 0.1) -> Preferences:
@@ -45,8 +60,10 @@ def read_preferences(path_or_hub_name: str | Path, held_out: float = 0.1) -> Pre
     return split_preferences(read_unsplit_preferences(path_or_hub_name), held_out)
 
 
-def split_preferences(items: ParsedRows[PreferencePair], held_out: float = 0.1) -> Preferences:
-    """Pairs parted by prompts, as their source has it, else by content. Raises LabError where there is one prompt."""
+def split_preferences(items: ParsedRows[Preference], held_out: float = 0.1) -> Preferences:
+    """Preferences parted by prompts, as their source has it, else by content. Raises LabError where there is one
+    prompt.
+    """
     source = items.reading.source
     prompts = list(dict.fromkeys(pair.prompt for pair in items.values))
     if len(prompts) < 2:
@@ -58,9 +75,8 @@ def split_preferences(items: ParsedRows[PreferencePair], held_out: float = 0.1) 
     if apart is None:
         _, chosen = split_held_out(prompts, held_out, key=str)
         held = set(chosen)
-        return Preferences(
-            *items.partition(["validation" if p.prompt in held else "train" for p in items.values]), items.reading
-        )
+        parts = items.partition(["validation" if p.prompt in held else "train" for p in items.values])
+        return _preferences(*parts, items.reading)
     held = {pair.prompt for pair, part in zip(items.values, apart, strict=True) if part == "validation"}
     train, validation = items.partition(apart)
     free = [pair for pair in train if pair.prompt not in held]
@@ -70,44 +86,98 @@ def split_preferences(items: ParsedRows[PreferencePair], held_out: float = 0.1) 
         )
     if not free:
         raise LabError(f"{source}: every training pair has a prompt that is held out. Give other prompts to hold out.")
-    return Preferences(free, validation, items.reading)
+    return _preferences(free, validation, items.reading)
 
 
-def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[PreferencePair]:
-    """All pairs of `path_or_hub_name`, in its order, cleaned. A pair that stands there again is another vote, and
-    stays; so does its reverse.
+def _preferences(train: list[Preference], validation: list[Preference], reading: ReadReport) -> Preferences:
+    """Both parts as pairs, the first as lists, too, if there are any."""
+    lists = [one if isinstance(one, Ranking) else ranking_of_pair(one) for one in train]
+    listed = any(isinstance(one, Ranking) for one in train)
+    return Preferences(_pairs(train), _pairs(validation), reading, lists if listed else ())
+
+
+def _pairs(preferences: Sequence[Preference]) -> list[PreferencePair]:
+    return [pair for one in preferences for pair in (one.pairs if isinstance(one, Ranking) else [one])]
+
+
+def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[Preference]:
+    """All pairs and ranked lists of `path_or_hub_name`, in its order, cleaned. A pair that stands there again is
+    another vote, and stays; so does its reverse.
 
     A row has the columns chosen and rejected (or preferred_output and non_preferred_output) and one of prompt,
     instruction, question, query or messages; each is a text, a message or messages. Without a prompt column it is what
     both answers begin with, as messages or as a transcript of Human: and Assistant:. Where several answers stand in
-    other columns, chosen and rejected, or winner, may name them (see `pointers.py`). Raises LabError for a source
-    without such rows, or when most of them cannot be used.
+    other columns, chosen and rejected, or winner, may name them (see `pointers.py`). A column margin says how much
+    better the chosen one is. A list of answers with a number for each is a ranked list (see `rankings.py`). Raises
+    LabError for a source without such rows, or when most of them cannot be used.
     """
     numbering, suspects = IndexBase(), AnswerReferenceCheck()
-    items = parse_rows(path_or_hub_name, partial(_pair, numbering, suspects))
+    items = parse_rows(path_or_hub_name, partial(_preference, numbering, suspects))
     if not numbering.is_consistent:
-        items = parse_rows(path_or_hub_name, partial(_pair, IndexBase(numbering.remaining_bases), suspects))
+        items = parse_rows(path_or_hub_name, partial(_preference, IndexBase(numbering.remaining_bases), suspects))
     suspects.raise_if_all_are_references(items.reading.source)
     items.reading.finish_and_check(len(items.values))
-    asked = [pair.prompt[-1].content for pair in items.values]
-    both = [[getattr(pair, side) for pair in items.values] for side in ("chosen", "rejected")]
-    if not all(answers_repeat_questions(asked, answers) for answers in both):
+    asked = [one.prompt[-1].content for one in items.values]
+    if not all(answers_repeat_questions(asked, [_answers(one)[side] for one in items.values]) for side in (0, -1)):
         return items
     items.reading.warnings.append("The answers begin with a copy of the prompt, which is removed.")
-    pairs = [
-        PreferencePair(pair.prompt, *(strip_repeated_question(side, text) for side in (pair.chosen, pair.rejected)))
-        for pair, text in zip(items.values, asked, strict=True)
-    ]
-    return ParsedRows(pairs, items.split_per_row, items.reading)
+    stripped = [_without_question(one) for one in items.values]
+    return ParsedRows(stripped, items.split_per_row, items.reading)
 
 
-def _pair(
+def _answers(preference: Preference) -> tuple[str, ...]:
+    """From the best to the worst."""
+    return preference.answers if isinstance(preference, Ranking) else (preference.chosen, preference.rejected)
+
+
+def _without_question(preference: Preference) -> Preference:
+    question = preference.prompt[-1].content
+    answers = tuple(strip_repeated_question(answer, question) for answer in _answers(preference))
+    if isinstance(preference, Ranking):
+        return preference._replace(answers=answers)
+    return preference._replace(chosen=answers[0], rejected=answers[1])
+
+
+def _preference(
     numbering: IndexBase, suspects: AnswerReferenceCheck, row: Any, reading: ReadReport
-) -> tuple[PreferencePair, TrackedRow]:
-    """One row -> a pair. Raises RowError where it is none, or its answers are empty or equal."""
+) -> tuple[Preference, TrackedRow]:
+    """One row -> a pair or a list. Raises RowError where it is none, or its answers are empty or equal."""
     columns = to_tracked_row(row)
     check_weight_and_media(columns)
     check_tie(columns)
+    ranked = None if columns.has_column((*CHOSEN, *REJECTED, *WINNERS)) else ranked_answers(columns, reading)
+    if ranked is not None:
+        return _ranking(ranked, columns, reading), columns
+    return _pair(numbering, suspects, columns, reading), columns
+
+
+def _ranking(ranked: Sequence[Any], columns: TrackedRow, reading: ReadReport) -> Ranking:
+    """Answers in their order -> a list, of whose equal answers the best one stands."""
+    asked, answers = _prompt(columns), [_answer(one) for one in ranked]
+    if not all(isinstance(one, str) for one in answers):
+        raise RowError("answers as messages", "has a list of answers as messages. Write each answer as its text.")
+    texts = tuple(dict.fromkeys(map(str, answers)))
+    _check(asked, texts)
+    said = [Message("assistant", text) for text in texts]
+    record_turn_remarks(reading, (*asked, *said), [columns.values[name] for name in columns.used])
+    return Ranking(asked, texts)
+
+
+def _check(asked: Turns, answers: Sequence[str]) -> None:
+    """Raises RowError for a prompt or answers that nothing can be learned from."""
+    if not asked:
+        raise RowError("empty prompt", "has an empty prompt.")
+    if asked[-1].role != "user" or any(not message.content for message in asked):
+        raise RowError("prompt without a question", "has a prompt that does not end with a user message.")
+    if not all(answers):
+        raise RowError("empty answer", "has an empty answer.")
+    if len({*answers}) < 2:
+        raise RowError("identical answers", "has the same answer chosen and rejected.")
+
+
+def _pair(
+    numbering: IndexBase, suspects: AnswerReferenceCheck, columns: TrackedRow, reading: ReadReport
+) -> PreferencePair:
     given = chosen_and_rejected(columns, reading, numbering)
     if is_empty(given[0]) and not columns.has_column(CHOSEN) or is_empty(given[1]) and not columns.has_column(REJECTED):
         raise RowError("unknown columns", f"has the columns {columns}; {_mend(columns)}")
@@ -117,19 +187,21 @@ def _pair(
         asked, chosen, rejected = _parted(prepend_system_message(columns, asked), chosen, rejected)
     if not isinstance(chosen, str) or not isinstance(rejected, str):
         raise RowError("text and messages mixed", "has a text on one side and messages on the other.")
-    if not asked:
-        raise RowError("empty prompt", "has an empty prompt.")
-    if asked[-1].role != "user" or any(not message.content for message in asked):
-        raise RowError("prompt without a question", "has a prompt that does not end with a user message.")
-    if not chosen or not rejected:
-        raise RowError("empty answer", "has an empty answer.")
-    if chosen == rejected:
-        raise RowError("identical answers", "has the same answer chosen and rejected.")
+    _check(asked, (chosen, rejected))
     said = (Message("assistant", chosen), Message("assistant", rejected))
     record_turn_remarks(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     _note_scores(columns, reading)
     suspects.add_row(columns, given)
-    return PreferencePair(asked, chosen, rejected), columns
+    return PreferencePair(asked, chosen, rejected, _margin(columns))
+
+
+def _margin(columns: TrackedRow) -> float:
+    """How much better the chosen answer is said to be; 0 where that is not said, or not a number from 0 on."""
+    margin = _number(columns.values.get("margin"))
+    if margin is None or not 0 < margin < math.inf:
+        return 0.0
+    columns.used.add("margin")
+    return margin
 
 
 def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
