@@ -49,6 +49,8 @@ from labkit.training.weights import hash_weights, weights_or_index_file
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
 """The files with which a run begins."""
 REPORTS = ("report.json", "report.html")
+RECIPE_KEYS = ("recipe", "inputs", "places", "threads")
+"""The keys of recipe.json."""
 
 
 class Run:
@@ -71,6 +73,8 @@ class Run:
         self.reading: dict[str, Any] = {}
         """What was made of each source that the run was given to read, as `labkit.text.reading.ReadReport` says it."""
         self.original_locations = original_locations or {}
+        self.unknown_keys: dict[str, Any] = {}
+        """What another version of labkit keeps in recipe.json; it stays there."""
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe) -> Run:
@@ -155,7 +159,10 @@ class Run:
         saved = read_json(file)
         try:
             recipe = Recipe.from_dict(saved["recipe"])
-            return cls(Path(path), recipe, dict(saved["inputs"]), int(saved["threads"]), dict(saved.get("places", {})))
+            places = dict(saved.get("places", {}))
+            run = cls(Path(path), recipe, dict(saved["inputs"]), int(saved["threads"]), places)
+            run.unknown_keys = {key: value for key, value in saved.items() if key not in RECIPE_KEYS}
+            return run
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise LabError(f"{file} is not a recipe of labkit: {error}") from error
 
@@ -268,7 +275,7 @@ class Run:
             "places": self.original_locations,
             "threads": self.threads,
         }
-        write_json(self.path / "recipe.json", value)
+        write_json(self.path / "recipe.json", value | self.unknown_keys)
 
     def begin_rerun(self, stage: str) -> FolderTransaction:
         """Set a stage aside, with all that builds on it, until it is finished anew; write the recipe as it is now."""

@@ -38,6 +38,19 @@ def test_a_run_is_found_again(made):
     opened.check_same_recipe(tiny_recipe(seed=4))
 
 
+def test_what_another_labkit_keeps_in_the_recipe_stays_there(made, tmp_path):
+    """And so does a link in its place."""
+    file, elsewhere = made.path / "recipe.json", tmp_path / "elsewhere.json"
+    elsewhere.write_text(json.dumps(read_json(file) | {"cluster": {"nodes": 2}}))
+    file.unlink()
+    file.symlink_to(elsewhere)
+    Run.open(made.path).save_recipe()
+    begun = Run.open(made.path).begin_rerun("pretrain")
+    begun.rollback()
+    assert file.is_symlink() and read_json(elsewhere) == read_json(file)
+    assert read_json(file)["cluster"] == {"nodes": 2} and Run.open(made.path).recipe == made.recipe
+
+
 def test_a_model_comes_back(made):
     model = trained(made)
     again = Run.open(made.path).model("pretrain")
