@@ -15,8 +15,8 @@ from labkit.errors import LabError
 from labkit.preferences.store import PreferenceStore
 from labkit.reporting.comparison import compare_runs, comparison_rows
 from labkit.reporting.metrics import BY_KIND
-from labkit.reporting.page import HeadedFigure, stage_figures
 from labkit.reporting.plots import overlay_figures
+from labkit.reporting.stage_section import HeadedFigure, stage_figures
 from labkit.reporting.terminal import metric_table_rows
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_run_name

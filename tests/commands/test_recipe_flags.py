@@ -112,7 +112,8 @@ def test_another_architecture_is_one_value(tmp_path, capsys):
 
 def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
     from labkit.model.feedforward import Gated, MoE, Plain
-    from labkit.model.positions import ALiBi, LinearScaling, Rotary, YaRN
+    from labkit.model.positions import ALiBi, Rotary
+    from labkit.model.rotary_scaling import LinearScaling, YaRN
 
     def model(*flags: str):
         return override_recipe(make_recipe("smoke"), list(flags), "run").model

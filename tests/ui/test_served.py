@@ -22,8 +22,8 @@ from starlette.testclient import TestClient
 import app
 from labkit.evaluation.metrics import METRICS
 from labkit.paths import demo_folder
-from labkit.reporting import page as report
 from labkit.reporting.metrics import COSTS
+from labkit.reporting.stage_section import stage_figures
 from labkit.stages import STAGES
 from labkit.ui import chinese, served, shell
 from labkit.ui.chinese_messages import MESSAGES
@@ -200,7 +200,7 @@ def test_every_name_that_a_page_shows_is_translated():
     records = [{"step": 1, "loss": 1.0, "lr": 0.1, "reward": 1.0, "gold": gold, **record} for gold in (0.0, 0.5)]
     for stage in STAGES:
         for some in (records, records[:1]):
-            for heading, figure in report.stage_figures(stage, {"untrained_loss": 1.0}, some).values():
+            for heading, figure in stage_figures(stage, {"untrained_loss": 1.0}, some).values():
                 axes = [axis.title.text or "step" for axis in (*figure.select_xaxes(), *figure.select_yaxes())]
                 shown |= {heading, *axes, *(line.name for line in figure.data)}
     assert [text for text in sorted(shown) if chinese.label_in_chinese(text) == text] == []
