@@ -23,8 +23,9 @@ from labkit.reporting import plots
 from labkit.reporting.markup import Markup, html_tag
 from labkit.reporting.metrics import HEADLINES, NOT_FOR_REAL_TEXT, metric_spec
 from labkit.reporting.stage_section import figure_place, stage_section
-from labkit.runs.folder import lock_and_open_run, read_report
+from labkit.runs.locked import lock_and_open_run
 from labkit.runs.recipe import Recipe
+from labkit.runs.report import read_report
 from labkit.stages import stage_class, stage_title, stage_title_in_sentence
 from labkit.text.reading.report import format_reading_summary
 from labkit.training.checkpoints import read_records
