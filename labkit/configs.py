@@ -49,6 +49,8 @@ class Range(NamedTuple):
         low, high = _shown(self.low), _shown(self.high)
         if self.low == -math.inf:
             return f"at most {high}" if math.isfinite(self.high) else "a finite number"
+        if number == self.high == math.inf:
+            return f"finite and above {low}" if self.exclude_low else f"finite and at least {low}"
         if self.high < LARGEST or self.high < number < math.inf:
             return f"above {low} and at most {high}" if self.exclude_low else f"at least {low} and at most {high}"
         return f"above {low}" if self.exclude_low else f"at least {low}"
@@ -121,7 +123,7 @@ _PLAIN: dict[Any, tuple[type, str]] = {
 
 def _either(unmet: list[str], value: Any) -> str:
     """Of a choice of types: where the value is a number, what is wrong with the number alone."""
-    numbers = [words for words in unmet if words.startswith(("at ", "above "))]
+    numbers = [words for words in unmet if words.startswith(("at ", "above ", "finite and "))]
     return numbers[0] if numbers and isinstance(value, int | float) else " or ".join(dict.fromkeys(unmet))
 
 

@@ -5,7 +5,8 @@
     with atomic_replace_folder(path) as partial: ...  # and for a folder of files
     for record in read_jsonl(path): ...               # JSON, one value a line
 
-What is written goes to a temporary place beside, is brought to the disk (fsync), and takes its place by one rename.
+What is written goes to a temporary place beside, is brought to the disk (fsync), and takes its place by one rename. A
+link stays a link: what it leads to is replaced. Only regular files are read and replaced, no pipes and no devices.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
@@ -26,6 +28,8 @@ from labkit.errors import LabError
 
 PARTIAL, OLD = ".labkit-partial", ".labkit-old"
 """Endings of what is being written, and of a folder whose successor takes its place: names that nobody else gives."""
+LFS_POINTER = b"version https://git-lfs"
+"""How the small files begin that git leaves where its large files are not fetched."""
 
 
 class DiskFull(LabError):
@@ -37,6 +41,10 @@ class DiskFull(LabError):
             f"The disk is full: {path} could not be written. What was saved before is intact; free some space and "
             f"{suggestion}."
         )
+
+
+class DamagedFile(LabError):
+    """A file that can be read, and does not hold what it should."""
 
 
 def hidden_sibling(path: Path, suffix: str) -> Path:
@@ -63,9 +71,37 @@ def explain_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise LabError(f"{path} cannot be read: permission denied.") from error
+        mend = f"chmod u+rX {shlex.quote(str(path))}"
+        raise LabError(f"{path} cannot be read: permission denied. Allow reading it: {mend}") from error
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def check_regular_file(path: Path) -> None:
+    """Raises LabError for a pipe, a socket or a device: reading one may never end, and none may be replaced by a file.
+    Nothing at all, or a folder, passes.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise LabError(f"{path} is a pipe or a device, not a regular file. Give another path, or move it away.")
+
+
+def refuse_lfs_pointer(data: bytes, name: str | Path) -> None:
+    """Raises LabError for the content of a file that only stands for another one, which Git LFS keeps. data: all of it,
+    or its beginning.
+    """
+    if data.startswith(LFS_POINTER):
+        raise LabError(f"{name} is a Git LFS pointer, not the file itself. Fetch the file with git lfs pull.")
+
+
+def check_not_lfs_pointer(file: Path) -> None:
+    """As `refuse_lfs_pointer`, of a file on the disk. Raises OSError when it cannot be read."""
+    with file.open("rb") as opened:
+        refuse_lfs_pointer(opened.read(len(LFS_POINTER)), file)
+
+
+def follow_link(path: Path) -> Path:
+    """What a link leads to, there or not; `path` as it is, where it is no link."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 def fsync_path(path: Path) -> None:
@@ -81,11 +117,14 @@ def fsync_path(path: Path) -> None:
 def atomic_replace(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what was written there takes the place of `path` at the end, at once.
 
-    The file gets the mode that the umask gives, whoever wrote it. Nothing is left behind when writing fails. Raises
-    LabError as `explain_write_errors` does.
+    Where `path` is a link, both are so beside and in place of what it leads to. The file gets the mode that the umask
+    gives, whoever wrote it. Nothing is left behind when writing fails. Raises LabError as `explain_write_errors` does,
+    and for what is no regular file.
     """
-    partial = hidden_sibling(path, PARTIAL)
     with explain_write_errors(path):
+        check_regular_file(path)
+        path = follow_link(path)
+        partial = hidden_sibling(path, PARTIAL)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.unlink(missing_ok=True)
@@ -154,31 +193,36 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises LabError, which names it, when it cannot be read."""
+    """The value in a JSON file. Raises LabError, which names it, when it cannot be read: DamagedFile where that is its
+    content's fault.
+    """
     try:
         with explain_read_errors(path):
-            return json.loads(path.read_text(encoding="utf-8"))
+            check_regular_file(path)
+            data = path.read_bytes()
+        refuse_lfs_pointer(data, path)
+        return json.loads(data.decode("utf-8"))
     except LabError:
         raise
     except RecursionError as error:
-        raise LabError(f"{path} cannot be read: it is nested too deeply") from error
+        raise DamagedFile(f"{path} cannot be read: it is nested too deeply") from error
     except ValueError as error:
-        state = "is empty" if not path.stat().st_size else f"is not JSON: {error}"
-        raise LabError(f"{path} cannot be read: it {state}") from error
+        state = f"is not JSON: {error}" if data else "is empty"
+        raise DamagedFile(f"{path} cannot be read: it {state}") from error
 
 
 def read_object(path: Path, **required_types: type) -> dict[str, Any]:
     """The object in a JSON file. required_types: keys that it must have, by the types of their values. Raises
-    LabError, which names the file, when it cannot be read or holds something else.
+    LabError, which names the file, as `read_json` does, and DamagedFile when it holds something else.
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise LabError(f"{path} is damaged: it contains {_kind(value)}, not an object ({{…}}).")
+        raise DamagedFile(f"{path} is damaged: it contains {_kind(value)}, not an object ({{…}}).")
     for name, kind in required_types.items():
         if name not in value:
-            raise LabError(f"{path} is damaged: it has no {name!r}.")
+            raise DamagedFile(f"{path} is damaged: it has no {name!r}.")
         if not isinstance(value[name], kind):
-            raise LabError(f"{path} is damaged: its {name!r} is {_kind(value[name])}, not {KINDS[kind]}.")
+            raise DamagedFile(f"{path} is damaged: its {name!r} is {_kind(value[name])}, not {KINDS[kind]}.")
     return value
 
 
@@ -207,7 +251,10 @@ def read_jsonl(path: Path, strict: bool = False) -> list[Any]:
     with explain_read_errors(path):
         if not path.exists():
             return []
-        lines = path.read_bytes().split(b"\n")
+        check_regular_file(path)
+        data = path.read_bytes()
+    refuse_lfs_pointer(data, path)
+    lines = data.split(b"\n")
     values, damaged = [], []
     for number, line in enumerate(lines, start=1):
         if line.strip():

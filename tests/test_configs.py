@@ -9,7 +9,8 @@ from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated, MoE
-from labkit.model.positions import LinearScaling, Llama3Scaling, Rotary, T5Buckets, YaRN
+from labkit.model.positions import Rotary, T5Buckets
+from labkit.model.rotary_scaling import LinearScaling, Llama3Scaling, YaRN
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.stages import PPO

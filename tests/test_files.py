@@ -14,6 +14,7 @@ from torch import nn
 from labkit import files
 from labkit.errors import LabError
 from labkit.files import (
+    atomic_replace,
     atomic_replace_folder,
     explain_write_errors,
     read_json,
@@ -32,7 +33,7 @@ from labkit.text.tokenizer import Tokenizer
 from labkit.training.checkpoints import Checkpoints
 from labkit.training.weights import write_weights
 from labkit.world import Message
-from tests.faults import tree
+from tests.faults import tree, without_root_rights
 from tests.tiny_recipe import tiny_recipe
 
 
@@ -95,6 +96,62 @@ def test_json_of_another_kind_is_named(tmp_path, text, words):
         read_object(tmp_path / "a.json", stages=list)
     (tmp_path / "a.json").write_text('{"stages": [1]}')
     assert read_object(tmp_path / "a.json", stages=list) == {"stages": [1]}
+
+
+# Links, pipes, pointers
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path):
+    """It is written through, even where it leads to nothing."""
+    (tmp_path / "other" / "deep").mkdir(parents=True)
+    for name in ("link.json", "link.jsonl"):
+        (tmp_path / name).symlink_to(Path("other") / "deep" / "real")
+    (tmp_path / "nowhere.json").symlink_to("new/real")
+    write_json(tmp_path / "link.json", {"a": 1})
+    assert read_json(tmp_path / "link.json") == {"a": 1}
+    write_jsonl(tmp_path / "link.jsonl", [2])
+    write_json(tmp_path / "nowhere.json", 3)
+    assert all((tmp_path / name).is_symlink() for name in ("link.json", "link.jsonl", "nowhere.json"))
+    assert (tmp_path / "other" / "deep" / "real").read_text() == "2\n" and read_json(tmp_path / "new" / "real") == 3
+    before = tree(tmp_path)
+    with pytest.raises(LabError, match="The disk is full"), atomic_replace(tmp_path / "link.json"):
+        full_disk()
+    assert tree(tmp_path) == before
+
+
+def test_a_pipe_or_device_is_neither_read_nor_replaced(tmp_path):
+    """Reading a pipe that nobody writes never ends; and root could put a file in the place of /dev/null."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(os.devnull)
+    for path in (pipe, link, Path(os.devnull)):
+        for use in (read_json, read_object, read_jsonl, lambda path: write_json(path, {})):
+            with pytest.raises(LabError, match=f"{path} is a pipe or a device, not a regular file"):
+                use(path)
+    assert pipe.is_fifo() and Path(os.devnull).is_char_device() and link.is_symlink()
+
+
+def test_a_pointer_of_git_lfs_is_said_whatever_reads_it(tmp_path):
+    run = Run.create(tmp_path / "run", tiny_recipe())
+    save_tokenizer(run.path)
+    model = Transformer(ModelConfig(vocabulary=16, context=8, width=8, depth=1, heads=1, key_value_heads=1))
+    run.stage("pretrain").save_model(model)
+    (run.path / "pretrain" / "metrics.jsonl").touch()
+    uses = {
+        "recipe.json": lambda: Run.open(run.path),
+        "tokenizer.json": run.tokenizer,
+        "tokenizer_config.json": run.tokenizer,
+        "pretrain/model.safetensors": lambda: run.model("pretrain"),
+        "pretrain/metrics.jsonl": lambda: run.stage("pretrain").step_records,
+    }
+    for name, use in uses.items():
+        file = run.path / name
+        content = file.read_bytes()
+        use()
+        file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
+        with pytest.raises(LabError, match=f"{name} is a Git LFS pointer, .* git lfs pull"):
+            use()
+        file.write_bytes(content)
 
 
 # Lines
@@ -221,19 +278,15 @@ def test_weights_have_the_mode_of_their_neighbours(tmp_path, umask):
 
 
 def test_weights_that_may_not_be_read_are_said_to_be():
-    """Root reads everything: then the test is somebody else for a moment."""
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", tiny_recipe())
         model = Transformer(ModelConfig(vocabulary=16, context=8, width=8, depth=1, heads=1, key_value_heads=1))
         run.stage("pretrain").save_model(model)
         (run.path / "pretrain" / "model.safetensors").chmod(0o000)
         Path(folder).chmod(0o755)
-        root = os.geteuid() == 0
-        try:
-            if root:
-                os.seteuid(65534)
-            with pytest.raises(LabError, match="model.safetensors cannot be read: permission denied"):
-                run.model("pretrain")
-        finally:
-            if root:
-                os.seteuid(0)
+        mend = "Allow reading it: chmod u.rX .*model.safetensors$"
+        with (
+            without_root_rights(),
+            pytest.raises(LabError, match=f"model.safetensors cannot be read: permission denied. {mend}"),
+        ):
+            run.model("pretrain")

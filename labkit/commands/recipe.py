@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from labkit.runs.arguments import Preset, default_preset
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """Print a recipe: every field that `labkit run` can set, with its value."""
+    """Print a recipe: every field with its value, a line each, as the flags of `labkit run` that set them."""
 
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]", help_behavior_hint="")] = None
     """The folder of a run whose recipe to print, instead of a preset's."""
@@ -31,7 +32,7 @@ def command(arguments: list[str]) -> int:
     from labkit.runs.presets import make_recipe
 
     recipe = Run.open(options.run).recipe if options.run else make_recipe(options.preset)
-    print("--plan", format_plan(recipe.plan))
+    print("--plan", shlex.quote(format_plan(recipe.plan)))
     for name, part in recipe.parts.items():
         _print_fields(f"--{name}", part)
     return 0
@@ -40,7 +41,7 @@ def command(arguments: list[str]) -> int:
 def _print_fields(flag: str, value: Any) -> None:
     """One line a field, as the flag that sets it."""
     if not dataclasses.is_dataclass(value):
-        print(flag.replace("_", "-"), *(value if isinstance(value, tuple) else (value,)))
+        print(_format_flag(flag.replace("_", "-"), value))
         return
     from labkit.configs import union_field_choices
 
@@ -49,7 +50,17 @@ def _print_fields(flag: str, value: Any) -> None:
         if name == "--model.vocabulary":  # always that of the tokenizer
             continue
         if field.name in union_field_choices(type(value)):
-            if inside is None:  # nothing that a flag could set
-                continue
-            print(name.replace("_", "-"), type(inside).__name__)
-        _print_fields(name, inside)
+            print(name.replace("_", "-"), "None" if inside is None else type(inside).__name__)
+        if inside is not None or field.name not in union_field_choices(type(value)):
+            _print_fields(name, inside)
+
+
+def _format_flag(flag: str, value: Any) -> str:
+    """A flag with its value, as a shell reads it; a switch is on or off by its name alone."""
+    if isinstance(value, bool):
+        head, _, name = flag.rpartition(".")
+        return flag if value else f"{head}.no-{name}"
+    if isinstance(value, tuple):
+        return shlex.join([flag, *map(str, value)])
+    word = str(value)
+    return shlex.quote(f"{flag}={word}") if word.startswith("-") else shlex.join([flag, word])

@@ -1,7 +1,8 @@
 """What a student has answered, in one file beside the notebooks' runs: runs/course.json.
 
-Several notebooks may write at once: each reads, changes and replaces the file while it holds a lock beside it. A file
-that cannot be read is set aside, which is said, and progress begins anew.
+Several notebooks may write at once: each reads, changes and replaces the file while it holds a lock beside it. A
+damaged file is set aside, which is said, and progress begins anew; one that may not be read is left as it is. What
+another version of labkit has written beside what is known here is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.files import explain_write_errors, read_object, write_json
+from labkit.files import DamagedFile, explain_read_errors, explain_write_errors, follow_link, read_object, write_json
 from labkit.paths import runs_folder
 
 FILE = "course.json"
@@ -46,25 +47,27 @@ def progress_file() -> Path:
 
 
 def read_progress(file: Path) -> dict[str, ExerciseRecord]:
-    """What was answered, by the exercises' ids; {} when there is no file. Raises LabError for one that is damaged."""
-    if not file.exists():
-        return {}
-    held = read_object(file, exercises=dict)["exercises"]
-    return {str(id): _read_record(file, id, of) for id, of in held.items()}
+    """What was answered, by the exercises' ids; {} when there is no file.
+
+    Raises DamagedFile for one that holds something else, and LabError for one that cannot be read.
+    """
+    return _records(file, _read(file))
 
 
 def record_answer(id: str, right: bool, feedback: str, mistake: str = "") -> str:
     """Keep an answer to an exercise. Returns what is to be said of the file, mostly nothing.
 
-    What was right once stays right. Raises LabError when the file cannot be written.
+    What was right once stays right. Raises LabError when the file cannot be read or written.
     """
-    file = progress_file()
+    file = follow_link(progress_file())  # the lock is beside the file itself, whatever links lead to it
     with _locked(file):
         note = ""
         try:
-            progress = read_progress(file)
-        except LabError as error:
-            note, progress = f"{error} It is kept as {_set_aside(file)}; progress begins anew.", {}
+            held = _read(file)
+            progress = _records(file, held)
+        except DamagedFile as error:
+            note = f"{error} It is kept as {_set_aside(file)}; progress begins anew."
+            held, progress = {"exercises": {}}, {}
         before = progress.get(id, ExerciseRecord())
         if before.right or (before.feedback == feedback and before.attempts):
             return note
@@ -72,20 +75,34 @@ def record_answer(id: str, right: bool, feedback: str, mistake: str = "") -> str
         if mistake:
             mistakes[mistake] = mistakes.get(mistake, 0) + 1
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        progress[id] = replace(
+        answered = replace(
             before, right=right, attempts=before.attempts + 1, mistakes=mistakes, feedback=feedback, last=now
         )
-        write_json(file, {"exercises": {one: asdict(progress[one]) for one in sorted(progress)}})
+        exercises = held["exercises"]
+        exercises[id] = exercises.get(id, {}) | asdict(answered)
+        write_json(file, held | {"exercises": {one: exercises[one] for one in sorted(exercises)}})
     return note
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The file's object, with all that it holds."""
+    with explain_read_errors(file):
+        if not file.exists():
+            return {"exercises": {}}
+    return read_object(file, exercises=dict)
+
+
+def _records(file: Path, held: dict[str, Any]) -> dict[str, ExerciseRecord]:
+    return {id: _read_record(file, id, record) for id, record in held["exercises"].items()}
 
 
 def _read_record(file: Path, id: str, held: Any) -> ExerciseRecord:
     kinds = {"right": bool, "attempts": int, "mistakes": dict, "feedback": str, "last": str}
     if not isinstance(held, dict) or any(not isinstance(held.get(name), kind) for name, kind in kinds.items()):
-        raise LabError(f"{file} is damaged: what it says of {id!r} is not as labkit writes it.")
+        raise DamagedFile(f"{file} is damaged: what it says of {id!r} is not as labkit writes it.")
     mistakes = held["mistakes"]
     if not all(isinstance(count, int) and 0 <= count < 10**6 for count in (*mistakes.values(), held["attempts"])):
-        raise LabError(f"{file} is damaged: the mistakes of {id!r} have no numbers.")
+        raise DamagedFile(f"{file} is damaged: the mistakes of {id!r} have no numbers.")
     return ExerciseRecord(held["right"], held["attempts"], mistakes, held["feedback"], held["last"])
 
 

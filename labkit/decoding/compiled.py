@@ -22,8 +22,9 @@ from labkit.decoding.generate import left_pad, sample_by_inverse_cdf
 from labkit.decoding.prompts import check_generation_memory, check_prompt
 from labkit.errors import LabError
 from labkit.machine import compile_or_eager
+from labkit.model.blocks import BlockState, State
 from labkit.model.mixers import KVCache, SelfAttention
-from labkit.model.transformer import BlockState, State, Transformer
+from labkit.model.transformer import Transformer
 
 BUCKETS = {"cpu": 64, "cuda": 1024}
 """The cache is looked at up to a multiple of so many tokens: attention costs what is filled, not all that has room. On

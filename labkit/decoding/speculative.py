@@ -21,7 +21,8 @@ from labkit.decoding.generate import sample_by_inverse_cdf
 from labkit.decoding.prompts import check_generation_memory, check_prompt
 from labkit.decoding.stops import StopStrings
 from labkit.errors import LabError
-from labkit.model.transformer import State, Transformer
+from labkit.model.blocks import State
+from labkit.model.transformer import Transformer
 
 
 class SpeculativeResult(NamedTuple):

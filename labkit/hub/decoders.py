@@ -18,7 +18,8 @@ from labkit.hub.parts import (
     weight_and_bias_mappings,
 )
 from labkit.model.feedforward import Gated, MoE, Plain
-from labkit.model.positions import ALiBi, Learned, LinearScaling, Llama3Scaling, Rotary, YaRN
+from labkit.model.positions import ALiBi, Learned, Rotary
+from labkit.model.rotary_scaling import LinearScaling, Llama3Scaling, YaRN
 from labkit.model.transformer import ModelConfig
 
 # Llama, Mistral, Qwen2, Qwen3, Mixtral

@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from labkit.errors import LabError
+from labkit.files import check_not_lfs_pointer
 from labkit.hub.tokenizer_files import FILES
 from labkit.training.weights import (
     INDEX,
     WEIGHTS,
-    check_not_lfs_pointer,
     read_checkpoint_json,
     weight_files,
     weights_or_index_file,

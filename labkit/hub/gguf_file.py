@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from labkit.errors import LabError
-from labkit.training.weights import check_not_lfs_pointer
+from labkit.files import check_not_lfs_pointer
 
 if TYPE_CHECKING:
     from gguf import GGUFReader

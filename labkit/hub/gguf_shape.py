@@ -12,7 +12,8 @@ from torch import Tensor
 from labkit.errors import LabError
 from labkit.hub.shapes import config_to_hf, family_name
 from labkit.model.feedforward import Gated
-from labkit.model.positions import LinearScaling, Llama3Scaling, Rotary, YaRN, rotary_frequencies
+from labkit.model.positions import Rotary, rotary_frequencies
+from labkit.model.rotary_scaling import LinearScaling, Llama3Scaling, YaRN
 from labkit.model.transformer import ModelConfig
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from labkit.hub.gguf import load_gguf, load_gguf_tokenizer
 from labkit.hub.gguf_file import find_gguf_file
 from labkit.hub.tokenizer_files import load_tokenizer
 from labkit.model.transformer import ModelConfig, Transformer
-from labkit.runs.folder import Run, lock_and_recover_run_folder, run_file_names
+from labkit.runs.folder import Run, run_file_names
+from labkit.runs.locked import lock_and_recover_run_folder
 from labkit.runs.prepare import LoadedSources, read_sources
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder

@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 
 from labkit.errors import LabError
-from labkit.files import read_object
+from labkit.files import check_not_lfs_pointer, explain_read_errors, read_object
 from labkit.text.tokenizer import SPECIAL_TOKENS, Tokenizer, eos_token_ids, select_chat_template
 
 FILES = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
@@ -37,6 +37,9 @@ def load_tokenizer(
     """
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise LabError(f"There is no tokenizer at {folder}: it contains none of {', '.join(VOCABULARIES)}.")
+    for file in sorted({file for pattern in FILES for file in folder.glob(pattern) if file.is_file()}):
+        with explain_read_errors(file):
+            check_not_lfs_pointer(file)
     if _is_own(folder / "tokenizer.json"):
         return Tokenizer.load(folder)
     backend, config = _by_transformers(folder)

@@ -6,12 +6,11 @@ cannot occur. So a prompt, a response or a file name can hold anything and is sh
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -21,37 +20,15 @@ from labkit.errors import LabError
 from labkit.evaluation.metrics import METRICS, abbreviate_number
 from labkit.files import write_text
 from labkit.reporting import plots
-from labkit.reporting.metrics import (
-    BEFORE_SUFFIX,
-    BY_KIND,
-    HEADLINES,
-    NOT_FOR_REAL_TEXT,
-    metric_spec,
-)
-from labkit.runs.folder import lock_and_open_run, read_report
+from labkit.reporting.markup import Markup, html_tag
+from labkit.reporting.metrics import HEADLINES, NOT_FOR_REAL_TEXT, metric_spec
+from labkit.reporting.stage_section import figure_place, stage_section
+from labkit.runs.locked import lock_and_open_run
 from labkit.runs.recipe import Recipe
+from labkit.runs.report import read_report
 from labkit.stages import stage_class, stage_title, stage_title_in_sentence
 from labkit.text.reading.report import format_reading_summary
 from labkit.training.checkpoints import read_records
-
-
-class Markup(str):
-    """Text that is HTML already."""
-
-
-def html_tag(name: str, *children: str | Iterable[str], **attributes: str) -> Markup:
-    """html_tag("p", "1 < 2", class_="soft") -> <p class="soft">1 &lt; 2</p>
-
-    Children are strings or lists of them, escaped unless they are Markup; "_" in a name of an attribute becomes "-".
-    """
-    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"' for key, value in attributes.items())
-    return Markup(f"<{name}{given}>{''.join(map(_html, children))}</{name}>")
-
-
-def _html(child: str | Iterable[str]) -> str:
-    if isinstance(child, Markup):
-        return child
-    return html.escape(child) if isinstance(child, str) else "".join(map(_html, child))
 
 
 def write_report(folder: Path) -> Path:
@@ -88,7 +65,7 @@ def render_report_html(
     body = [_header(report, run_name), _reading(report)]
     for number, stage in enumerate(stages, 1):
         before = _before(stages, number - 1)
-        body.append(_stage(number, stage, before, records_by_stage.get(stage["stage"], []), figures))
+        body.append(stage_section(number, stage, before, records_by_stage.get(stage["stage"], []), figures))
     body += [_kinds(stages, figures), _samples(stages), _cost(stages, figures), _missing(report), _machine(report)]
     assets = files("labkit.reporting")
     parts = [
@@ -195,123 +172,6 @@ def format_duration(seconds: float) -> str:
     return f"{round(seconds) // 60} min {round(seconds) % 60} s"
 
 
-def _stage(
-    number: int,
-    stage: Mapping[str, Any],
-    before: Mapping[str, Any] | None,
-    records: Sequence[Mapping[str, Any]],
-    figures: dict[str, go.Figure],
-) -> Markup:
-    name = stage["stage"]
-    places = []
-    for key, (heading, figure) in stage_figures(name, stage["metrics"], records).items():
-        figures[f"{name}-{key}"] = figure
-        places.append(_figure(f"{name}-{key}", heading))
-    parts = [html_tag("span", f"Stage {number}", class_="step"), html_tag("h2", stage_title(name))]
-    known = stage_class(name)
-    parts += [html_tag("p", known.about)] if known is not None else []
-    if places:
-        parts.append(html_tag("div", places, class_="card figures"))
-    return html_tag("section", parts, _metrics_table(stage, before), id=name)
-
-
-class HeadedFigure(NamedTuple):
-    """A figure and the heading that stands above it."""
-
-    heading: str
-    figure: go.Figure
-
-
-def stage_figures(
-    stage: str, metrics: Mapping[str, float], records: Sequence[Mapping[str, Any]]
-) -> dict[str, HeadedFigure]:
-    """Heading and figure of all that was recorded step by step, by name; the reward, where there is one, first."""
-    known, its = {name for record in records for name in record}, stage_class(stage)
-    found: dict[str, HeadedFigure] = {}
-    if "reward" in known:
-        gold = any(record.get("gold") for record in records)  # zero all along where there is no oracle
-        figure = plots.reward_and_gold_curves(records) if gold else plots.metric_curves(records, ["reward"], "reward")
-        found["reward"] = HeadedFigure("Reward and gold score" if gold else "Reward", figure)
-    if "loss" in known:
-        figure = plots.loss_curves(_with_ends(records, metrics), its.loss_unit if its else "")
-        found["loss"] = HeadedFigure("Loss", figure)
-    for heading, unit, keys in its.curves if its else ():
-        if keys[0] in known:
-            found[keys[0]] = HeadedFigure(heading, plots.metric_curves(records, keys, unit))
-    if "lr" in known:
-        found["lr"] = HeadedFigure("Learning rate", plots.learning_rate_curve(records))
-    return found
-
-
-def _with_ends(records: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]) -> list[Mapping[str, Any]]:
-    """The records, and the validation loss before the first step and after the last, where it was measured."""
-    ends = [(0, "untrained_loss"), (records[-1]["step"], "validation_loss")]
-    first, last = [{"step": step, "validation_loss": metrics[n]} if n in metrics else {} for step, n in ends]
-    return [record for record in (first, *records, last) if record]
-
-
-def _figure(key: str, heading: str) -> Markup:
-    return html_tag("div", html_tag("h3", heading), html_tag("div", "", class_="figure", data_figure=key))
-
-
-def _metrics_table(stage: Mapping[str, Any], before: Mapping[str, Any] | None) -> Markup:
-    """One row a metric, with its value before the stage where that was measured; those of single question types have
-    their own figure."""
-    metrics = stage["metrics"]
-    names = [name for name in metrics if not name.startswith(BY_KIND) and not name.endswith(BEFORE_SUFFIX)]
-    if not names:
-        return Markup()
-    earlier, heading = _earlier(metrics, before)
-    heads = [html_tag("th", "metric"), html_tag("th", "value", class_="number")]
-    heads += [html_tag("th", heading, class_="number")] if heading else []
-    heads += [html_tag("th", "better"), html_tag("th", "meaning")]
-    rows = [
-        _row(name, stage["stage"], metrics[name], earlier, bool(heading), last)
-        for name, last in zip(names, ["", *names], strict=False)
-    ]
-    table = html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows), class_="metrics")
-    return html_tag("div", table, class_="card scroll")
-
-
-def _earlier(metrics: Mapping[str, float], before: Mapping[str, Any] | None) -> tuple[Mapping[str, float], str]:
-    """What a stage's metrics are compared with, and what that is called: what it measured itself of the model that it
-    began with, else those of the stage that it came after, when that is a model of the same kind; nothing and ""
-    otherwise.
-    """
-    heading = "" if before is None else f"after {stage_title_in_sentence(before['stage'])}"
-    own = {name.removesuffix(BEFORE_SUFFIX): value for name, value in metrics.items() if name.endswith(BEFORE_SUFFIX)}
-    if own:
-        return own, heading or "before this stage"
-    if before is not None and "pair_accuracy" not in metrics:
-        return before["metrics"], heading
-    return {}, ""
-
-
-def _row(name: str, stage: str, value: float, earlier: Mapping[str, float], compare: bool, last: str) -> Markup:
-    known = metric_spec(name, stage)
-    unit = "" if known.unit in ("share", "score", "number", "count", "megabytes", "") else f" {known.unit}"
-    shown = [html_tag("b", known.format(value)), html_tag("span", unit, class_="soft")]
-    cells = [html_tag("th", known.label), html_tag("td", shown, class_="number " + _change(name, value, earlier))]
-    if compare:
-        cells.append(
-            html_tag("td", known.format(earlier[name]) if name in earlier else "", class_="number before soft")
-        )
-    arrow = {"higher": "↑ higher", "lower": "↓ lower"}.get(known.better, "")
-    meaning = known.meaning if name.partition("/")[0] != last.partition("/")[0] else ""  # said in the row above
-    return html_tag(
-        "tr", cells, html_tag("td", arrow, class_="direction soft"), html_tag("td", meaning, class_="meaning")
-    )
-
-
-def _change(name: str, value: float, earlier: Mapping[str, float]) -> str:
-    """The class that colours a value: better or worse than before, or neither."""
-    if metric_spec(name).unit not in ("share", "score"):  # losses of two stages are of different texts
-        return ""
-    direction = {"higher": 1, "lower": -1}.get(metric_spec(name).better, 0)
-    gain = direction * (value - earlier.get(name, value))
-    return "better" if gain > 0 else "worse" if gain < 0 else ""
-
-
 def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -> Markup:
     """Accuracy by question type after each stage, beside the accuracy without the story."""
     measured = {
@@ -354,7 +214,7 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
         "it guesses from the question. Types without a grey bar have no story."
     )
     table = html_tag("table", html_tag("thead", html_tag("tr", heads)), html_tag("tbody", rows))
-    figure = html_tag("div", _figure("kinds", "Accuracy by question type, in percent"), class_="card")
+    figure = html_tag("div", figure_place("kinds", "Accuracy by question type, in percent"), class_="card")
     details = html_tag(
         "details", html_tag("summary", "The same numbers as a table"), html_tag("div", table, class_="card scroll")
     )
@@ -427,7 +287,7 @@ def _cost(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) ->
         "section",
         html_tag("h2", "Time, compute and memory"),
         html_tag("p", text),
-        html_tag("div", _figure("cost", "Seconds"), table, class_="card"),
+        html_tag("div", figure_place("cost", "Seconds"), table, class_="card"),
         id="cost",
     )
 

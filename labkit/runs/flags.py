@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import re
 import threading
+import typing
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
@@ -20,6 +23,7 @@ ONE = threading.Lock()
 
 def parse_flags(kind: Any, prog: str, arguments: Sequence[str], **settings: Any) -> Any:
     """What `tyro.cli` makes of the arguments. Raises LabError, which names the flag, for what it refuses."""
+    _refuse_positional_flags(kind, prog, arguments)
     said = io.StringIO()
     try:
         with ONE, redirect_stderr(said), _one_line(not {"-h", "--help"} & set(arguments)):
@@ -27,7 +31,45 @@ def parse_flags(kind: Any, prog: str, arguments: Sequence[str], **settings: Any)
     except SystemExit as ended:
         if not ended.code:
             raise
+        _refuse_typographic_flags(arguments)
         raise LabError(format_tyro_error(said.getvalue(), prog)) from None
+
+
+def _refuse_positional_flags(kind: Any, prog: str, arguments: Sequence[str]) -> None:
+    """Raises LabError for --NAME, where NAME is an argument that stands without a flag."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    names = [field.name for field in dataclasses.fields(kind)]
+    metavars = {name: _positional_metavar(name, hints[name]) for name in names}
+    positional = {f"--{name}": metavar for name, metavar in metavars.items() if metavar}
+    for flag in (argument.partition("=")[0] for argument in arguments):
+        if flag in positional:
+            usage = " ".join([prog, *positional.values()])
+            raise LabError(f"{flag} is not an option: {positional[flag]} stands without one, as in {usage}.")
+
+
+def _positional_metavar(name: str, hint: Any) -> str | None:
+    """What a positional argument is called in the usage; None for one that has a flag."""
+    marks = getattr(hint, "__metadata__", ())
+    if tyro.conf.Positional not in marks:
+        return None
+    return next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), name.upper())
+
+
+_FLAG = re.compile(
+    r"(?P<dashes>[-\u2010-\u2015\u2212\uff0d]+)(?P<name>[^\W\d][^\s=\uff1d]*)((?P<sign>[=\uff1d])(?P<value>.*))?",
+    re.DOTALL,
+)
+"""A flag, its dashes and its = of any kind: \uff0d and \uff1d are full-width, as Chinese keyboards type them."""
+
+
+def _refuse_typographic_flags(arguments: Sequence[str]) -> None:
+    """Raises LabError for a flag whose dashes, name or = are full-width, or as a word processor sets them."""
+    for argument in arguments:
+        found = _FLAG.fullmatch(argument)
+        if found and not f"{found['dashes']}{found['name']}{found['sign'] or ''}".isascii():
+            value = f"={found['value']}" if found["sign"] else ""
+            meant = f"--{unicodedata.normalize('NFKC', found['name'])}{value}"
+            raise LabError(f"{argument} is not typed with the ASCII signs - and =. Type {meant}")
 
 
 def refuse_renamed_flags(renamed: Mapping[str, str], arguments: Sequence[str]) -> None:

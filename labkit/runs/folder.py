@@ -9,38 +9,36 @@ runs/NAME/
         model.safetensors (in shards when large: labkit.training.weights), config.json, result.json
     preferences/      what the world's annotator chose, train.jsonl and validation.jsonl
     report.json, report.html
-    .lock             while a process makes the run; .aside-1: what is being made again, as it was; see `changes`
+    .lock             while a process makes the run; .aside-1: what is being made again, as it was; see `transactions`
 """
 
 from __future__ import annotations
 
 import shlex
 import shutil
-import warnings
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from labkit.errors import LabError
-from labkit.files import PARTIAL, explain_write_errors, read_json, read_object, write_json
+from labkit.files import PARTIAL, explain_write_errors, read_json, write_json
 from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
 from labkit.runs.inputs import KEPT_TEXTS, WORLD, absolute_input_paths, input_hashes, matches_hash
-from labkit.runs.lock import LOCK_FILE, exclusive_lock
+from labkit.runs.lock import LOCK_FILE
 from labkit.runs.plan import is_other_run_stage
 from labkit.runs.recipe import Recipe
+from labkit.runs.report import read_report
 from labkit.runs.stage_folder import StageFolder
 from labkit.runs.transactions import (
     FolderTransaction,
     begin_replacement,
     open_transactions,
     pending_transactions,
-    recover_transactions,
 )
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.tokenizer import Tokenizer
@@ -49,6 +47,8 @@ from labkit.training.weights import hash_weights, weights_or_index_file
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
 """The files with which a run begins."""
 REPORTS = ("report.json", "report.html")
+RECIPE_KEYS = ("recipe", "inputs", "places", "threads")
+"""The keys of recipe.json."""
 
 
 class Run:
@@ -71,6 +71,8 @@ class Run:
         self.reading: dict[str, Any] = {}
         """What was made of each source that the run was given to read, as `labkit.text.reading.ReadReport` says it."""
         self.original_locations = original_locations or {}
+        self.unknown_keys: dict[str, Any] = {}
+        """What another version of labkit keeps in recipe.json; it stays there."""
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe) -> Run:
@@ -155,7 +157,10 @@ class Run:
         saved = read_json(file)
         try:
             recipe = Recipe.from_dict(saved["recipe"])
-            return cls(Path(path), recipe, dict(saved["inputs"]), int(saved["threads"]), dict(saved.get("places", {})))
+            places = dict(saved.get("places", {}))
+            run = cls(Path(path), recipe, dict(saved["inputs"]), int(saved["threads"]), places)
+            run.unknown_keys = {key: value for key, value in saved.items() if key not in RECIPE_KEYS}
+            return run
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise LabError(f"{file} is not a recipe of labkit: {error}") from error
 
@@ -268,7 +273,7 @@ class Run:
             "places": self.original_locations,
             "threads": self.threads,
         }
-        write_json(self.path / "recipe.json", value)
+        write_json(self.path / "recipe.json", value | self.unknown_keys)
 
     def begin_rerun(self, stage: str) -> FolderTransaction:
         """Set a stage aside, with all that builds on it, until it is finished anew; write the recipe as it is now."""
@@ -421,47 +426,6 @@ def open_other_run_stage(other_run_stage: str) -> tuple[Run, StageFolder]:
     return other, folder
 
 
-def read_report(file: Path) -> dict[str, Any]:
-    """A run's report.json: {"stages": a list of the stages' results, "machine", "recipe", "reading"}. Raises LabError
-    for a file that is no report.
-    """
-    try:
-        report = read_object(file, stages=list)
-        for stage in report["stages"]:
-            named = isinstance(stage, dict) and isinstance(stage.get("stage"), str)
-            if not named or not isinstance(stage.get("metrics"), dict):
-                raise LabError(f"{file} is damaged: one of its 'stages' is not the result of a stage.")
-    except LabError as error:
-        raise LabError(
-            f"{file} is not a report of labkit. {error} Delete it; labkit run --out {file.parent} --resume writes it "
-            "again."
-        ) from error
-    return report
-
-
-@contextmanager
-def lock_and_recover_run_folder(path: str | Path) -> Iterator[None]:
-    """Be the one writer of a run's folder, and recover its transactions after a kill, with a warning that says how.
-
-    Whoever changes a run reads it inside of this block. Raises LabError, with the folder as it was, while somebody else
-    is at work on it, and for a folder that is neither a run's nor free for one.
-    """
-    path = Path(path)
-    Run.check_not_foreign(path)
-    with exclusive_lock(path):
-        for words in recover_transactions(path):
-            warnings.warn(words, stacklevel=3)
-        yield
-
-
-@contextmanager
-def lock_and_open_run(path: str | Path) -> Iterator[Run]:
-    """The run in a folder, to be changed: see `lock_and_recover_run_folder`. Raises LabError when there is none."""
-    Run.open(path)
-    with lock_and_recover_run_folder(path):
-        yield Run.open(path)
-
-
 def run_file_names(recipe: Recipe) -> list[str]:
     """Everything that making a run of this recipe leaves in its folder."""
     return [*PREPARED, *recipe.stages, "preferences", "corpus", *REPORTS]
@@ -473,24 +437,3 @@ def _is_recipe(file: Path) -> bool:
     except LabError:
         return False
     return isinstance(saved, dict) and {"recipe", "threads"} <= saved.keys()
-
-
-class FoundRun(NamedTuple):
-    """A folder that holds a run, or a recipe.json that cannot be read: then `run` is None and `problem` says why."""
-
-    path: Path
-    run: Run | None
-    problem: str = ""
-
-
-def find_runs(folder: str | Path) -> list[FoundRun]:
-    """The runs in a folder, newest first, with those that cannot be read; hidden folders are passed over."""
-    folder = Path(folder)
-    files = [file for file in folder.glob("*/recipe.json") if not file.parent.name.startswith(".")]
-    found = []
-    for path in [file.parent for file in sorted(files, key=lambda file: -file.lstat().st_mtime)]:
-        try:
-            found.append(FoundRun(path, Run.open(path)))
-        except LabError as error:
-            found.append(FoundRun(path, None, str(error)))
-    return found

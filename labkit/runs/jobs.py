@@ -7,7 +7,6 @@ jobs.is_running("mine"), jobs.stop("mine"), jobs.log("mine")
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -20,7 +19,7 @@ from typing import Any
 import psutil
 
 from labkit.errors import LabError
-from labkit.files import explain_write_errors, write_json
+from labkit.files import explain_write_errors, read_json, write_json
 from labkit.runs.lock import find_live_process, process_identity
 
 LOG_BYTES = 4000
@@ -146,8 +145,8 @@ class Jobs:
         """What is kept of a run's last process; empty where that is nothing, or nothing that can be read."""
         file = self._file(name, "json")
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            known = read_json(file)
+        except LabError:
             return {}
         return known if isinstance(known, dict) else {}
 

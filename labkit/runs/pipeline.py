@@ -24,8 +24,9 @@ from labkit.evaluation.samples import sample_answers
 from labkit.files import DiskFull
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
-from labkit.runs.folder import Run, lock_and_open_run, lock_and_recover_run_folder, run_file_names
+from labkit.runs.folder import Run, run_file_names
 from labkit.runs.kept_texts import check_kept_texts
+from labkit.runs.locked import lock_and_open_run, lock_and_recover_run_folder
 from labkit.runs.prepare import models_on, prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder

@@ -29,7 +29,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from labkit.files import PARTIAL, explain_write_errors, fsync_path, hidden_sibling, read_json, write_json
+from labkit.files import (
+    PARTIAL,
+    atomic_replace,
+    explain_write_errors,
+    fsync_path,
+    hidden_sibling,
+    read_json,
+    write_json,
+)
 
 ASIDE, STATE = ".aside-", "state.json"
 KEYS = {"doing", "until", "files", "folders", "absent", "phase"}
@@ -83,7 +91,7 @@ class FolderTransaction:
             for name in [*self.state["absent"], *folders]:
                 remove_path(self.folder / name)
             for name in files:  # the recipe first: weights never stand under another's
-                os.replace(self.path / name, self.folder / name)
+                _put_back(self.path / name, self.folder / name)
             for name in folders:
                 os.rename(self.path / name, self.folder / name)
             fsync_path(self.folder)
@@ -201,6 +209,15 @@ def open_transactions(folder: Path) -> list[FolderTransaction]:
 def _asides(folder: Path) -> list[Path]:
     found = [path for path in folder.glob(f"{ASIDE}*") if path.name.removeprefix(ASIDE).isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(ASIDE)))
+
+
+def _put_back(kept: Path, file: Path) -> None:
+    """Let a file be what was kept of it; by a rename, which needs no room on the disk, where it is no link."""
+    if file.is_symlink():
+        with atomic_replace(file) as partial:
+            shutil.copyfile(kept, partial)
+    else:
+        os.replace(kept, file)
 
 
 def remove_path(path: Path) -> None:

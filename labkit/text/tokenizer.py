@@ -33,7 +33,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from labkit.errors import LabError
-from labkit.files import write_text
+from labkit.files import explain_read_errors, read_object, refuse_lfs_pointer, write_text
 from labkit.text.pieces import PIECE_CHARACTERS, split_into_pieces, split_long_pretokens
 from labkit.text.template import ChatTemplate
 
@@ -311,26 +311,18 @@ class Tokenizer:
         file = _json_file(Path(path))
         if not file.is_file():
             raise LabError(f"There is no tokenizer at {file}.")
+        with explain_read_errors(file):
+            data = file.read_bytes()
+        refuse_lfs_pointer(data, file)
         try:
-            backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+            backend = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
         except Exception as error:  # the binding raises bare Exception for any malformed file
             raise LabError(f"{file} is not a tokenizer file: {error}") from error
-        config = _beside(file.with_name("tokenizer_config.json"))
-        generation = _beside(file.with_name("generation_config.json")) or {}
-        return cls(backend, config and config | read_chat_template_config(file.parent), eos_token_ids(generation))
-
-
-def _beside(file: Path) -> dict[str, Any] | None:
-    """A JSON object beside the tokenizer; None where there is none."""
-    if not file.is_file():
-        return None
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LabError(f"{file} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise LabError(f"{file} cannot be read: it is not a JSON object.")
-    return config
+        beside = {name: file.with_name(f"{name}.json") for name in ("tokenizer_config", "generation_config")}
+        found = {name: read_object(other) for name, other in beside.items() if other.is_file()}
+        config = found.get("tokenizer_config")
+        ends = eos_token_ids(found.get("generation_config", {}))
+        return cls(backend, config and config | read_chat_template_config(file.parent), ends)
 
 
 def read_chat_template_config(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from labkit.model.transformer import Block
+from labkit.model.blocks import Block
 from labkit.training.config import Objective
 from labkit.training.engine import Engine, Step, detach_step
 from labkit.training.sharding import gather_to, local_shard

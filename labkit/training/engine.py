@@ -22,7 +22,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from labkit.machine import warn_once
-from labkit.model.transformer import Block
+from labkit.model.blocks import Block
 from labkit.training.config import Objective
 from labkit.training.processes import accelerator, parallel_config, shards_models
 

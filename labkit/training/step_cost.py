@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labkit.model.transformer import Block
+from labkit.model.blocks import Block
 from labkit.training.config import Objective, TrainConfig, build_optimizer
 from labkit.training.cost import CostCounter, Work
 from labkit.training.engine import checkpoint_activations

@@ -30,7 +30,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from labkit.errors import LabError, count_with_noun
-from labkit.files import PARTIAL, atomic_replace, explain_read_errors, explain_write_errors, read_object, write_json
+from labkit.files import (
+    PARTIAL,
+    atomic_replace,
+    check_not_lfs_pointer,
+    explain_read_errors,
+    explain_write_errors,
+    read_object,
+    write_json,
+)
 from labkit.machine import warn_once
 
 R = TypeVar("R")
@@ -39,9 +47,6 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 REPLACING = "model.safetensors.replacing.json"
 MAX_SHARD_BYTES = 5 * 10**9
 """Of a file's tensors; a larger tensor has a file of its own. What is converted holds so much in memory at once."""
-OTHER = "damaged, or of a different model than config.json describes"
-LFS = b"version https://git-lfs"
-"""How the pointers begin that git leaves where its large files are not fetched."""
 
 _SHARD = re.compile(r"model(-\d+)?-\d{5}-of-\d{5}\.safetensors")
 
@@ -112,13 +117,6 @@ def read_checkpoint_json(file: Path) -> dict[str, Any]:
     return read
 
 
-def check_not_lfs_pointer(file: Path) -> None:
-    """Raises LabError for a file that only stands for another one, which git LFS keeps."""
-    with file.open("rb") as opened:
-        if opened.read(len(LFS)) == LFS:
-            raise LabError(f"{file} is a Git LFS pointer, not the file itself. Fetch the file with git lfs pull.")
-
-
 def hash_weights(folder: Path) -> str:
     """SHA-256 of a folder's weights: of model.safetensors, or of the shards' SHA-256 in the order of their names.
 
@@ -131,6 +129,7 @@ def _hash_files(files: list[Path]) -> str:
     digests = []
     for file in files:
         with explain_read_errors(file), file.open("rb") as opened:
+            check_not_lfs_pointer(file)
             digests.append(hashlib.file_digest(opened, "sha256").digest())
     return (digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()).hex()
 
@@ -223,7 +222,8 @@ def _remove_unread(folder: Path) -> None:
 
 def link_weights(source: Path, target: Path) -> None:
     """Let the folder `target`, which has no weights, hold those of `source`: the same files by other names, or copies
-    where the disk has no hard links. Weights are only ever replaced, so a change in one folder is none in the other.
+    where the disk has no hard links; never links to the same file. Weights are only ever replaced, so a change in one
+    folder is none in the other.
     """
     files = weight_files(source)
     index = weights_or_index_file(source)
@@ -231,7 +231,7 @@ def link_weights(source: Path, target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for file in [*files, *([index] if index not in files else [])]:
             try:
-                os.link(file, target / file.name)
+                os.link(os.path.realpath(file), target / file.name)
             except OSError:
                 with atomic_replace(target / file.name) as partial:
                     shutil.copyfile(file, partial)
@@ -275,17 +275,20 @@ def _load_files(files: list[Path], model: nn.Module, said_by: Path) -> None:
     loaded: set[int] = set()
     for file in files:
         with explain_read_errors(file):
-            file.open("rb").close()  # safetensors takes a file that it may not read for one that is not there
+            check_not_lfs_pointer(file)  # and safetensors takes a file that it may not read for one that is not there
         try:
             missing, left = model.load_state_dict(load_file(file), strict=False)
         except (SafetensorError, RuntimeError) as error:
-            raise LabError(f"{file} is {OTHER}: {error}") from error
+            raise _other_model(file, str(error)) from error
         here = {name: tensor for name, tensor in names.items() if name not in missing}
         again = [name for name, tensor in here.items() if tensor in loaded]
         if left or again:
-            why = f"it has no {left[0]}" if left else f"another file contains {again[0]} too"
-            raise LabError(f"{file} is {OTHER}: {why}.")
+            raise _other_model(file, f"it has no {left[0]}" if left else f"another file contains {again[0]} too")
         loaded |= set(here.values())
     lacking = [name for name, tensor in names.items() if tensor not in loaded]
     if lacking:
-        raise LabError(f"{said_by} is {OTHER}: {lacking[0]} is missing.")
+        raise _other_model(said_by, f"{lacking[0]} is missing")
+
+
+def _other_model(file: Path, why: str) -> LabError:
+    return LabError(f"{file} is damaged, or of a different model than config.json describes: {why}.")

@@ -11,6 +11,7 @@ from labkit.errors import LabError
 from labkit.evaluation.strategies import format_score
 from labkit.ui import writing
 from labkit.ui.checks import checked_text, checked_whole_number
+from labkit.ui.decoding_settings import LONGEST, SEEDS, DecodingSettings, StrategyColumn
 from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.shell import (
@@ -26,7 +27,7 @@ from labkit.ui.shell import (
     translate_message,
     words,
 )
-from labkit.ui.writing import DecodingSettings, StrategyColumn
+from labkit.ui.strategy_scores import ScoringProgress, score_strategies
 from labkit.viewers.adapters import viewer_component
 
 MOST = 4
@@ -73,7 +74,7 @@ def open_link(lab: Lab, link_json: str) -> OpenedLink:
     return OpenedLink(settings, warning)
 
 
-def score_table(progress: writing.ScoringProgress) -> dict[str, Any]:
+def score_table(progress: ScoringProgress) -> dict[str, Any]:
     """What <labkit-table> shows: a row per strategy, its scores with their 95 % intervals, and how far it is."""
     names = list(progress.finished_strategies[0][1]) if progress.finished_strategies else []
     rows = [[line, *(format_score(scores[name]) for name in names)] for line, scores in progress.finished_strategies]
@@ -110,8 +111,8 @@ def read_settings(lab: Lab, values: tuple[Any, ...]) -> DecodingSettings:
         checked_text(stage, "The stage"),
         checked_text(text, "The prompt"),
         tuple(map(StrategyColumn, lines)),
-        checked_whole_number(seed or 0, "A seed", 0, writing.SEEDS - 1),
-        checked_whole_number(tokens, "The number of new tokens", 1, writing.LONGEST),
+        checked_whole_number(seed or 0, "A seed", 0, SEEDS - 1),
+        checked_whole_number(tokens, "The number of new tokens", 1, LONGEST),
         tuple(line for line in checked_text(ends, "The stop texts").splitlines() if line),
         checked_text(draft, "The draft"),
     )
@@ -300,7 +301,7 @@ def _build_scores(lab: Lab, boxes: list[Any]) -> None:
     def score(request: gr.Request, many_seeds: Any, *values: Any) -> Iterator[Any]:
         page, number = request.session_hash, asked.latest_request_number(request.session_hash)
         try:
-            for scored in writing.score_strategies(lab, read_settings(lab, values), many_seeds):
+            for scored in score_strategies(lab, read_settings(lab, values), many_seeds):
                 yield score_table(scored), hide_box_update()
                 if not asked.is_current(page, number):
                     yield score_table(scored) | {"note": ["stopped", {}]}, gr.skip()

@@ -6,10 +6,9 @@ same text again.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,26 +21,20 @@ from labkit.decoding.contrastive import contrastive_candidates
 from labkit.decoding.filters import check_tokens_remain, logits_before_and_after_each_filter
 from labkit.decoding.limits import MAX_PAGE_COST, GenerationCost, check_generation_cost
 from labkit.decoding.prompts import check_prompt
-from labkit.decoding.scores import ScoreEstimate
 from labkit.decoding.strategies import OPTIONS, DecodingResources, Strategy, format_option_value, parse_strategy
 from labkit.decoding.stream import make_traced_step
 from labkit.errors import LabError
 from labkit.evaluation.judges import oracle_judge, reward_judge
-from labkit.evaluation.strategies import EvalPrompt, find_held_out_task, first_difference_index, score_texts
+from labkit.evaluation.strategies import find_held_out_task, first_difference_index
 from labkit.model.transformer import Transformer
 from labkit.stages import stage_class
 from labkit.text.chat import encode_prompt, encode_text_prompt
 from labkit.text.tokenizer import Tokenizer
-from labkit.ui.checks import checked_text, checked_whole_number
+from labkit.ui.decoding_settings import DecodingSettings, StrategyColumn
 from labkit.ui.lab import Lab, LRUCache
 from labkit.world import Message, Task, World
 
 T = TypeVar("T")
-SEEDS = 2**32
-LONGEST = 1000
-"""New tokens that may be asked for."""
-MOST = 12
-"""Columns side by side, branches among them."""
 TOGETHER = 4
 """Tokens that are shown at once: all that is written is sent each time."""
 TREE = 6000
@@ -50,110 +43,8 @@ MAX_COMPARISON_COST = MAX_PAGE_COST._replace(
     processed_tokens=2 * MAX_PAGE_COST.processed_tokens, flops=2 * MAX_PAGE_COST.flops
 )
 """What all strategies of a comparison together may cost."""
-MAX_SCORING_COST = MAX_PAGE_COST._replace(
-    processed_tokens=4 * MAX_PAGE_COST.processed_tokens, flops=4 * MAX_PAGE_COST.flops
-)
-"""The same of scores over seeds, which are written many at a time, and with a bar."""
 ANSWERS_AT_ONCE = 4
 """Answers of "best" that are written between two looks at whether they are still wanted."""
-SEEDS_AT_ONCE = 8
-"""Seeds of one strategy that are written between two signs of progress."""
-
-
-class InvalidSettings(LabError):
-    """What was to be settings of a comparison is something else."""
-
-
-class StrategyColumn(NamedTuple):
-    """A strategy as a line, and the tokens that its text begins with: none, or those up to where it was branched."""
-
-    strategy: str
-    forced_prefix: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class DecodingSettings:
-    """All that a comparison is made of; as JSON, all that a link holds.
-
-    stop: texts that end writing. draft: the stage whose model guesses ahead for "speculative"; the first when empty.
-    weights_hash: of the weights that wrote; empty for whatever is there.
-    """
-
-    run: str
-    stage: str
-    prompt: str
-    columns: tuple[StrategyColumn, ...]
-    seed: int = 0
-    tokens: int = 80
-    stop: tuple[str, ...] = ()
-    draft: str = ""
-    weights_hash: str = ""
-
-    def __post_init__(self) -> None:
-        for what, text in (("The run", self.run), ("The stage", self.stage), ("The prompt", self.prompt)):
-            checked_text(text, what)
-        for what, texts in (("A strategy", [one.strategy for one in self.columns]), ("A stop text", self.stop)):
-            for text in texts:
-                checked_text(text, what)
-        checked_text(self.draft, "The draft")
-        checked_text(self.weights_hash, "The checkpoint's hash")
-        for number, column in enumerate(self.columns, 1):
-            if not column.strategy.strip():
-                raise LabError(f"Strategy {number} is missing: type one, as sample (the model as it is) or greedy.")
-        if not 0 <= self.seed < SEEDS:
-            raise LabError(f"A seed must be a whole number from 0 to {SEEDS - 1}, not {self.seed}.")
-        if not 1 <= self.tokens <= LONGEST:
-            raise LabError(f"The number of new tokens must be from 1 to {LONGEST}, not {self.tokens}.")
-        if not 1 <= len(self.columns) <= MOST:
-            raise LabError(f"From 1 to {MOST} strategies are compared, not {len(self.columns)}.")
-
-    @classmethod
-    def from_json(cls, raw: Any) -> DecodingSettings:
-        """What `json` gave. Raises LabError for anything else."""
-        try:
-            values = dict(raw)
-            columns = tuple(
-                StrategyColumn(str(one["strategy"]), tuple(map(int, one["begins"]))) for one in values["columns"]
-            )
-            return cls(
-                str(values["run"]),
-                str(values["stage"]),
-                str(values["prompt"]),
-                columns,
-                int(values.get("seed", 0)),
-                int(values.get("tokens", 80)),
-                tuple(map(str, values.get("stop", ()))),
-                draft=str(values.get("draft", "")),
-                weights_hash=str(values.get("checkpoint", "")),
-            )
-        except LabError:
-            raise
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InvalidSettings(
-                f"These are not settings of a comparison: {type(error).__name__} {error!s:.80}."
-            ) from None
-
-    @classmethod
-    def from_link_json(cls, link_json: str) -> DecodingSettings:
-        """From the text of a link. Raises LabError for one that is damaged."""
-        try:
-            return cls.from_json(json.loads(link_json))
-        except (json.JSONDecodeError, RecursionError, InvalidSettings):
-            raise LabError(
-                "This link is broken: no settings can be read from it. Shown instead are those that the tab begins "
-                "with."
-            ) from None
-        except LabError as error:
-            raise LabError(
-                f"This link cannot be opened: {error} Shown instead are the settings that the tab begins with."
-            ) from None
-
-    def to_json(self) -> dict[str, Any]:
-        """As a viewer and a link hold it."""
-        values = asdict(self) | {
-            "columns": [{"strategy": one.strategy, "begins": list(one.forced_prefix)} for one in self.columns]
-        }
-        return values | {"checkpoint": values.pop("weights_hash")}
 
 
 class DecodingSession(NamedTuple):
@@ -198,7 +89,7 @@ def decoding_session(lab: Lab, settings: DecodingSettings) -> DecodingSession:
     prompt = encode_prompt_for_stage(tokenizer, settings.stage, settings.prompt)
     check_prompt(model, prompt)
     world, judge = world_of(lab, settings.run), None
-    task = _task(lab, settings)
+    task = task_of(lab, settings)
     reward_model = lab.reward_model(settings.run)
     if reward_model is not None:
         judge = reward_judge(reward_model, tokenizer)
@@ -209,7 +100,7 @@ def decoding_session(lab: Lab, settings: DecodingSettings) -> DecodingSession:
     return DecodingSession(model, tokenizer, prompt, resources, lab.results, weights_hash(lab, settings))
 
 
-def _task(lab: Lab, settings: DecodingSettings) -> Task | None:
+def task_of(lab: Lab, settings: DecodingSettings) -> Task | None:
     """The task of the run's world that the prompt is."""
     world = world_of(lab, settings.run)
     return None if world is None else find_held_out_task(world, settings.prompt.strip())
@@ -540,43 +431,3 @@ def _tree(at: DecodingSession, settings: DecodingSettings, column: StrategyColum
     ]
     penalty, count = strategy.option("length-penalty"), strategy.option("beams")
     return {"nodes": nodes, "penalty": penalty, "beams": count, "strategy": str(strategy)}
-
-
-class ScoringProgress(NamedTuple):
-    """How far the scores are: `done` of `total` texts, and the strategies that are finished, each with its scores."""
-
-    done: int
-    total: int
-    finished_strategies: list[tuple[str, dict[str, ScoreEstimate]]]
-
-
-def score_strategies(lab: Lab, settings: DecodingSettings, seeds: int) -> Iterator[ScoringProgress]:
-    """The scores of each strategy over so many seeds, on this prompt, again after every few texts; branches are left
-    out. Raises LabError for a number of seeds that is not from 1 to 256, and as `stream_comparison`.
-    """
-    seeds = checked_whole_number(seeds, "The number of samples", 1, 256)
-    kept = tuple(column for column in settings.columns if not column.forced_prefix)
-    at, world = decoding_session(lab, settings), world_of(lab, settings.run)
-    strategies = parse_strategies(at, replace(settings, columns=kept or settings.columns), MAX_SCORING_COST, seeds)
-    asked = EvalPrompt(settings.prompt, at.prompt, _task(lab, settings))
-    many = [seeds if strategy.is_random else 1 for strategy in strategies]
-    found: list[tuple[str, dict[str, ScoreEstimate]]] = []
-    options: dict[str, Any] = {"max_new_tokens": settings.tokens, "stop_ids": at.tokenizer.stop_ids}
-    for number, strategy in enumerate(strategies):
-        texts: list[list[int]] = []
-        for start in range(0, many[number], SEEDS_AT_ONCE):
-            yield ScoringProgress(sum(many[:number]) + len(texts), sum(many), found)
-            own = range(start, min(start + SEEDS_AT_ONCE, many[number]))
-            texts += _seeded(number + 1, at, strategy, own, options)
-        by_name = score_texts(at.model, at.tokenizer, [asked], [texts], world, annotator_of(lab, settings.run))
-        found = [*found, (str(strategy), by_name)]
-    yield ScoringProgress(sum(many), sum(many), found)
-
-
-def _seeded(
-    number: int, at: DecodingSession, strategy: Strategy, seeds: range, options: dict[str, Any]
-) -> list[list[int]]:
-    try:
-        return strategy.generate(at.model, at.prompt, seeds=seeds, resources=at.resources, **options)
-    except LabError as error:
-        raise LabError(f"Strategy {number}, {strategy}: {error}") from None

@@ -16,11 +16,7 @@ import pytest
 from labkit.commands import main as cli
 from labkit.commands.main import main
 from labkit.commands.stage_descriptions import stage_descriptions
-from labkit.errors import LabError
-from labkit.model.rwkv import RWKV
-from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.folder import Run
-from labkit.runs.settings import override_recipe
 from labkit.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,56 +118,6 @@ def test_bad_input_is_one_line_and_exit_code_two(arguments, message, capsys, tmp
     assert message in said and said.splitlines()[-1].startswith("labkit: ") and "Traceback" not in said
 
 
-def test_an_unknown_flag_is_refused(capsys, tmp_path):
-    assert main(["run", "--out", str(tmp_path / "new"), "--sed", "3"]) == 2
-    assert "There is no option --sed." in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_shape_that_makes_no_sense_is_refused_in_words(capsys, tmp_path):
-    assert main(["run", "--preset", "smoke", "--out", str(tmp_path / "new"), "--model.heads", "3"]) == 2
-    assert "--model: a width of 64 cannot be split into 3" in capsys.readouterr().err
-
-
-def test_the_environment_names_the_preset(monkeypatch, capsys):
-    monkeypatch.setenv("LABKIT_PRESET", "full")
-    assert main(["recipe"]) == 0
-    assert "--tinyworld-size full" in capsys.readouterr().out
-    monkeypatch.setenv("LABKIT_PRESET", "huge")
-    assert main(["recipe"]) == 2
-    assert "LABKIT_PRESET is 'huge'; the presets are smoke, lab, full." in capsys.readouterr().err
-
-
-def test_a_learning_rate_that_nothing_reads_is_refused():
-    from labkit.runs.presets import make_recipe
-
-    recipe = make_recipe("smoke")
-    with pytest.raises(
-        LabError, match="--dpo.train.muon-lr is Muon's learning rate; this stage trains by AdamW. Set --dpo"
-    ):
-        override_recipe(recipe, ["--dpo.train.muon-lr", "0.1"], "run")
-    assert override_recipe(recipe, ["--sft.train.muon-lr", "0.1"], "run").stages["sft"].train.muon_lr == 0.1
-    assert override_recipe(recipe, ["--dpo.train.adamw-lr", "0.1"], "run").stages["dpo"].train.adamw_lr == 0.1
-
-
-@pytest.mark.parametrize("preset", ["smoke", "lab", "full"])
-def test_every_flag_that_recipe_prints_is_understood(preset, capsys, tmp_path):
-    """Printed, read back and applied to another preset, the flags give the first one's recipe."""
-    from labkit.runs.presets import make_recipe
-
-    main(["recipe", "--preset", preset])
-    flags: list[str] = []
-    for flag, *values in (line.split() for line in capsys.readouterr().out.splitlines()):
-        head, _, last = flag.rpartition(".")
-        if values in (["True"], ["False"]):
-            flags.append(flag if values == ["True"] else f"{head}.no-{last}")
-        else:
-            flags += [flag, *values]
-    other = "lab" if preset == "smoke" else "smoke"
-    _, made = parse_run_arguments(["--preset", other, "--out", str(tmp_path / "new"), *flags])
-    assert made.parts == make_recipe(preset).parts and made.plan == make_recipe(preset).plan
-
-
 def test_a_whole_run_leaves_models_and_a_report(finished):
     report = json.loads((finished / "report.json").read_text())
     assert [stage["stage"] for stage in report["stages"]] == ["pretrain", "sft", "reward", "ppo", "dpo"]
@@ -195,72 +141,6 @@ def test_resuming_with_another_recipe_names_the_difference(finished, capsys):
     assert "seed: 0, not 7" in capsys.readouterr().err
     assert main(["run", "--out", str(finished), "--resume", "--model.depth", "2"]) == 2
     assert "model.depth: 1, not 2" in capsys.readouterr().err
-
-
-def test_another_architecture_is_one_value(tmp_path, capsys):
-    out = tmp_path / "alibi"
-    parts = (
-        "--model.position ALiBi --model.feed-forward MoE --model.feed-forward.num-experts 3 --model.norm layer".split()
-    )
-    assert main(["run", "--out", str(out), "--stages", "pretrain", *SMALL, *parts]) == 0
-    model = json.loads((out / "recipe.json").read_text())["recipe"]["model"]
-    assert model["position"] == {"kind": "ALiBi"} and model["norm"] == "layer"
-    assert model["feed_forward"]["kind"] == "MoE" and model["feed_forward"]["num_experts"] == 3
-    assert model["feed_forward"]["expert"] == {"kind": "Gated", "intermediate_size": 192, "activation": "silu"}
-    recurrent = "--model.mixer RWKV --model.position NoPosition --model.token-shift".split()
-    assert main(["run", "--out", str(tmp_path / "rwkv"), "--stages", "pretrain", "sft", *SMALL, *recurrent]) == 0
-    assert Run.open(tmp_path / "rwkv").model("sft").config.mixer == RWKV()
-    assert main(["run", "--out", str(tmp_path / "x"), "--model.mixer", "RWKV"]) == 2
-    assert "set position=NoPosition()" in capsys.readouterr().err
-    assert main(["run", "--out", str(tmp_path / "x"), "--model.position", "Alibi"]) == 2
-    assert "--model.position can be Rotary, NoPosition, Learned" in capsys.readouterr().err
-
-
-def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
-    from labkit.model.feedforward import Gated, MoE, Plain
-    from labkit.model.positions import ALiBi, LinearScaling, Rotary, YaRN
-    from labkit.runs.presets import make_recipe
-
-    def model(*flags: str):
-        return override_recipe(make_recipe("smoke"), list(flags), "run").model
-
-    assert model("--model.position=ALiBi").position == ALiBi()
-    far = [
-        "--model.position.scaling",
-        "YaRN",
-        "--model.position.scaling.factor=4",
-        "--model.position.scaling.original-max-position-embeddings",
-    ]
-    assert model(*far, "96").position == Rotary(100.0, YaRN(4.0, 96))
-    linear = ["--model.position.scaling=LinearScaling", "--model.position.scaling.factor", "2.5"]
-    assert model(*linear).position == Rotary(100.0, LinearScaling(2.5))
-    assert model("--model.position.scaling=None").position == Rotary(100.0)
-    experts = ["--model.feed-forward.expert=Plain", "--model.feed-forward.num-experts=3"]
-    mixture = model("--model.feed_forward", "MoE", *experts)
-    assert mixture.feed_forward == MoE(Plain(192, "silu"), num_experts=3)
-    assert model("--model.feed-forward.intermediate-size=64").feed_forward == Gated(64)
-    for flags, words in {
-        ("--model.position=Alibi",): "--model.position can be Rotary, .* not 'Alibi'",
-        (
-            "--model.position.scaling",
-            "YaRN",
-        ): "scaling YaRN needs --model.position.scaling.factor and .*original-max-position-embeddings too",
-        (
-            "--model.position.scaling=LinearScaling",
-            "--model.position.scaling.factor=x",
-        ): "scaling.factor must be a number, not 'x'",
-    }.items():
-        with pytest.raises(LabError, match=words):
-            model(*flags)
-
-
-def test_more_heads_are_no_grouped_queries():
-    from labkit.runs.presets import make_recipe
-
-    made = override_recipe(make_recipe("lab"), ["--model.heads", "8"], "run").model
-    assert made.attention_config.query_heads == made.attention_config.key_value_heads == 8
-    shared = override_recipe(make_recipe("lab"), ["--model.heads=8", "--model.key-value-heads=2"], "run").model
-    assert shared.attention_config.key_value_heads == 2
 
 
 def test_a_stage_built_on_another_run(finished, tmp_path, capsys):

@@ -26,7 +26,8 @@ from labkit.decoding import filters
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated, MoE, Plain
-from labkit.model.positions import LinearScaling, Shaw, T5Buckets, YaRN
+from labkit.model.positions import Shaw, T5Buckets
+from labkit.model.rotary_scaling import LinearScaling, YaRN
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.runs.arguments import RunOptions

@@ -4,6 +4,8 @@ import csv
 import errno
 import json
 import multiprocessing
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from labkit.commands.main import main
 from labkit.course import check
 from labkit.course.progress import progress_file, read_progress, record_answer
 from labkit.course.registry import all_exercises
+from tests.faults import tree, without_root_rights
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,64 @@ def test_a_damaged_file_is_set_aside_and_said(damage):
     assert said and "It is kept as course.damaged-1.json; progress begins anew." in said.text
     assert read_progress(file)["00.2"].right
     assert Path("runs/course.damaged-1.json").read_bytes() == damage.encode("utf-8", "surrogateescape")
+
+
+def test_a_file_that_may_not_be_read_is_left_as_it_is(monkeypatch):
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.chdir(folder)
+        right("00.2")
+        file, runs = Path("runs/course.json"), Path("runs")
+        Path(folder).chmod(0o777)
+        runs.chmod(0o777)
+        (runs / ".course.json.lock").chmod(0o666)
+        before = tree(runs)
+        file.chmod(0)
+        with without_root_rights():
+            said = check("00.1", 0.5, vocabulary=512)
+        file.chmod(0o644)
+        assert "The progress could not be kept: runs/course.json cannot be read: permission denied." in said.text
+        assert "chmod u+rX runs/course.json" in said.text and tree(runs) == before
+        runs.chmod(0)
+        with without_root_rights():
+            said = check("00.1", 0.5, vocabulary=512)
+        runs.chmod(0o777)
+        assert "The progress could not be kept: " in said.text and tree(runs) == before
+        monkeypatch.chdir("/")
+
+
+def test_a_pipe_in_its_place_is_refused_at_once():
+    Path("runs").mkdir()
+    os.mkfifo("runs/course.json")
+    assert "The progress could not be kept: runs/course.json is a pipe" in right("00.2").text
+    assert Path("runs/course.json").is_fifo()
+
+
+def test_a_link_is_written_through(tmp_path):
+    """To a disk that is shared, say; then the lock and what is set aside are there, too."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    Path("runs").mkdir()
+    Path("runs/course.json").symlink_to(shared / "mine.json")
+    for id in ("00.2", "00.3"):
+        right(id)
+    assert Path("runs/course.json").is_symlink() and list(read_progress(shared / "mine.json")) == ["00.2", "00.3"]
+    (shared / "mine.json").write_text("{")
+    assert "mine.damaged-1.json" in right("00.2").text
+    assert Path("runs/course.json").is_symlink() and (shared / "mine.damaged-1.json").read_text() == "{"
+    assert list(read_progress(progress_file())) == ["00.2"] and list(Path("runs").iterdir()) == [progress_file()]
+
+
+def test_what_another_labkit_has_written_is_kept():
+    check("00.2", 0.72)
+    held = json.loads(progress_file().read_text())
+    held["exercises"]["00.2"]["minutes"] = 3
+    held["exercises"]["99.1"] = dict(held["exercises"]["00.2"], hints=["one"])
+    progress_file().write_text(json.dumps(held | {"format": 2, "course": {"year": 2027}}))
+    right("00.2")
+    kept = json.loads(progress_file().read_text())
+    assert kept["format"] == 2 and kept["course"] == {"year": 2027}
+    assert kept["exercises"]["00.2"]["minutes"] == 3 and kept["exercises"]["00.2"]["right"] is True
+    assert kept["exercises"]["99.1"] == held["exercises"]["99.1"]
 
 
 def test_where_nothing_can_be_written_the_answer_is_still_checked():

@@ -21,7 +21,8 @@ from labkit.hub.gguf import load_gguf, save_gguf
 from labkit.hub.gguf_file import find_gguf_file
 from labkit.hub.gguf_tokenizer import CUTS, WHOLE_WORDS, read_gguf_tokenizer
 from labkit.model.feedforward import Gated
-from labkit.model.positions import LinearScaling, Llama3Scaling, Rotary, YaRN
+from labkit.model.positions import Rotary
+from labkit.model.rotary_scaling import LinearScaling, Llama3Scaling, YaRN
 from labkit.model.transformer import ModelConfig, Transformer
 from labkit.text.tokenizer import PLAIN_TEMPLATE, Tokenizer
 

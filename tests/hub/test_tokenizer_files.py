@@ -258,3 +258,11 @@ def test_all_files_of_a_tokenizer_are_fetched_from_the_hub(tmp_path, monkeypatch
     files += ["merges.txt", "vocab.txt", "generation_config.json", "model-00001-of-00002.safetensors"]
     others = ["pytorch_model.bin", "README.md", "model.gguf", "training_args.bin", "modeling_own.py"]
     assert list(filter_repo_objects([*files, *others], allow_patterns=asked)) == files
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"])
+def test_a_pointer_of_git_lfs_is_said(tmp_path, name):
+    Tokenizer.train(["Tom is in the park."]).save(tmp_path)
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
+    with pytest.raises(LabError, match=f"{name} is a Git LFS pointer, .* git lfs pull"):
+        load_tokenizer(tmp_path, 400)

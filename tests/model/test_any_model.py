@@ -15,18 +15,8 @@ from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.model.feedforward import Gated, MoE, Plain
 from labkit.model.gru import GRU
-from labkit.model.positions import (
-    ALiBi,
-    Learned,
-    LinearScaling,
-    Llama3Scaling,
-    NoPosition,
-    Rotary,
-    Shaw,
-    Sinusoidal,
-    T5Buckets,
-    YaRN,
-)
+from labkit.model.positions import ALiBi, Learned, NoPosition, Rotary, Shaw, Sinusoidal, T5Buckets
+from labkit.model.rotary_scaling import LinearScaling, Llama3Scaling, YaRN
 from labkit.model.rwkv import RWKV
 from labkit.model.transformer import ModelConfig, Transformer
 

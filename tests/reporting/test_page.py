@@ -9,6 +9,7 @@ import pytest
 from labkit.errors import LabError
 from labkit.evaluation.metrics import METRICS, abbreviate_number
 from labkit.reporting import page as report
+from labkit.reporting.markup import Markup, html_tag
 from labkit.reporting.metrics import NOT_FOR_REAL_TEXT, metric_spec
 from labkit.runs.folder import Run
 from tests.tiny_recipe import tiny_recipe
@@ -74,12 +75,10 @@ class Reader(HTMLParser):
 
 
 def test_tag_escapes_all_but_markup():
-    assert report.html_tag("p", "1 < 2", class_="soft") == '<p class="soft">1 &lt; 2</p>'
-    assert (
-        report.html_tag("b", report.html_tag("i", "&"), ["<", report.Markup("<br>")]) == "<b><i>&amp;</i>&lt;<br></b>"
-    )
-    assert report.html_tag("a", "", title='"><script>') == '<a title="&quot;&gt;&lt;script&gt;"></a>'
-    assert report.html_tag("div", "", data_figure="x") == '<div data-figure="x"></div>'
+    assert html_tag("p", "1 < 2", class_="soft") == '<p class="soft">1 &lt; 2</p>'
+    assert html_tag("b", html_tag("i", "&"), ["<", Markup("<br>")]) == "<b><i>&amp;</i>&lt;<br></b>"
+    assert html_tag("a", "", title='"><script>') == '<a title="&quot;&gt;&lt;script&gt;"></a>'
+    assert html_tag("div", "", data_figure="x") == '<div data-figure="x"></div>'
 
 
 def test_the_page_says_what_happened():

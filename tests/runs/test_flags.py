@@ -36,6 +36,14 @@ from labkit.runs.flags import format_tyro_error
         ("run --model.wdith 3", "There is no option --model.wdith. Did you mean --model.width or --model.depth?"),
         ("read a", "labkit read needs --as {text,instructions,preferences}. labkit read --help says more."),
         ("compare a", "labkit compare needs RUN_B. labkit compare --help says more."),
+        ("export r --out x", "--out is not an option: FOLDER stands without one, as in labkit export RUN FOLDER."),
+        ("export --run=r x", "--run is not an option: RUN stands without one, as in labkit export RUN FOLDER."),
+        ("plan --recipe smoke", "--recipe is not an option: [RECIPE] stands without one, as in labkit plan [RECIPE]."),
+        ("run --dpo.beta＝0.5", "--dpo.beta＝0.5 is not typed with the ASCII signs - and =. Type --dpo.beta=0.5"),
+        ("run －－preset＝smoke", "－－preset＝smoke is not typed with the ASCII signs - and =. Type --preset=smoke"),
+        ("chat r —temperature 0.5", "—temperature is not typed with the ASCII signs - and =. Type --temperature"),
+        ("plan --flops inf", "--flops must be finite and above 0, not inf."),
+        ("run --dpo.beta inf", "--dpo.beta must be finite and above 0, not inf."),
     ],
 )
 def test_what_a_flag_does_not_take_is_one_line(arguments, line, capsys, tmp_path, monkeypatch):
@@ -43,6 +51,13 @@ def test_what_a_flag_does_not_take_is_one_line(arguments, line, capsys, tmp_path
     monkeypatch.setenv("LABKIT_PRESET", "smoke")
     assert main(arguments.split()) == 2
     assert capsys.readouterr().err == f"labkit: {line}\n" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("prompt", ["—Where", "－－preset＝smoke", "a＝b"])
+def test_a_value_may_hold_any_sign(prompt, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "nowhere", "--prompt", prompt]) == 2
+    assert "nowhere contains no run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from labkit.errors import LabError
+from labkit.files import read_json, write_json
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_new_run_name
 from labkit.runs.lock import process_identity
@@ -124,6 +125,21 @@ def test_a_damaged_note_of_a_process_is_none(tmp_path, text):
     (tmp_path / ".jobs").mkdir()
     (tmp_path / ".jobs" / "mine.json").write_text(text)
     assert not Jobs(tmp_path).is_running("mine")
+
+
+def test_a_pipe_in_place_of_a_note_is_none(tmp_path):
+    (tmp_path / ".jobs").mkdir()
+    os.mkfifo(tmp_path / ".jobs" / "mine.json")
+    assert Jobs(tmp_path).names() == ["mine"] and not Jobs(tmp_path).is_running("mine")
+
+
+def test_stopping_keeps_what_another_labkit_has_noted(tmp_path, monkeypatch):
+    jobs, signals = Jobs(tmp_path), []
+    monkeypatch.setattr("labkit.runs.jobs.os.kill", lambda *sent: signals.append(sent))
+    note = tmp_path / ".jobs" / "mine.json"
+    write_json(note, process_identity(psutil.Process()) | {"arguments": [], "stopped": False, "queue": "night"})
+    jobs.stop("mine")
+    assert read_json(note)["queue"] == "night" and jobs.stop_requested("mine") and len(signals) == 1
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):

@@ -128,6 +128,29 @@ def test_a_new_folder_stopped_anywhere_is_as_it_was(tmp_path, kind):
         assert after(prepared(str(at)), fill, at, kind) in (before, tree(done)), at
 
 
+@pytest.mark.parametrize("kind", ["error", "kill"])
+def test_undo_through_a_link_stopped_anywhere_ends_as_undone(tmp_path, kind):
+    def linked(name: str) -> Path:
+        folder = old(tmp_path / name)
+        (folder / "recipe.json").rename(tmp_path / f"{name}.json")
+        (folder / "recipe.json").symlink_to(tmp_path / f"{name}.json")
+        return folder
+
+    first = linked("first")
+    before = tree(first)
+    begin(first)
+    assert tree(first)["recipe.json"] != before["recipe.json"]
+    count = points(first, lambda folder: pending_transactions(folder)[-1].rollback())
+    assert tree(first) == before and (first / "recipe.json").is_symlink()
+    for at in range(1, count + 1):
+        folder = linked(f"{at}")
+        begin(folder)
+        after(folder, lambda folder: pending_transactions(folder)[-1].rollback(), at, kind)
+        for one in pending_transactions(folder):
+            one.rollback()
+        assert tree(folder) == before and (folder / "recipe.json").is_symlink(), at
+
+
 def test_what_is_made_anew_can_be_made_anew(tmp_path):
     """Each undo takes the last one back; when the stage is finished nothing of either is left."""
     folder = old(tmp_path / "run")

@@ -9,7 +9,8 @@ import pytest
 from labkit.commands.main import main
 from labkit.errors import LabError
 from labkit.reporting.comparison import compare_runs, format_run_comparison
-from labkit.reporting.page import render_run_report, stage_figures
+from labkit.reporting.page import render_run_report
+from labkit.reporting.stage_section import stage_figures
 from labkit.runs.folder import Run
 from labkit.runs.plan import parse_plan
 from labkit.stages import STAGES, Stage, register

@@ -307,3 +307,27 @@ def test_linked_weights_are_the_same_and_change_alone(tmp_path, monkeypatch, sha
     assert {path.stat().st_nlink for path in (tmp_path / "b").iterdir()} == {2 if links else 1}
     write(tmp_path / "b", layers(1), sharded, monkeypatch)
     assert loaded(tmp_path / "a") == weights_hash(layers(0)) != loaded(tmp_path / "b")
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_weights_behind_a_link_stay_there_and_change_alone(tmp_path, monkeypatch, sharded):
+    write(tmp_path / "disk", layers(0), sharded, monkeypatch)
+    (tmp_path / "a").mkdir()
+    for file in (tmp_path / "disk").iterdir():
+        (tmp_path / "a" / file.name).symlink_to(Path("..") / "disk" / file.name)
+    link_weights(tmp_path / "a", tmp_path / "b")
+    assert not any(file.is_symlink() for file in (tmp_path / "b").iterdir())
+    write(tmp_path / "b", layers(1), sharded, monkeypatch)
+    assert loaded(tmp_path / "disk") == loaded(tmp_path / "a") == weights_hash(layers(0))
+    write(tmp_path / "a", layers(2), sharded, monkeypatch)
+    assert weights_or_index_file(tmp_path / "a").is_symlink()
+    assert loaded(tmp_path / "b") == weights_hash(layers(1)) and loaded(tmp_path / "a") == weights_hash(layers(2))
+
+
+@pytest.mark.parametrize("use", [loaded, hash_weights])
+def test_a_pointer_of_git_lfs_in_place_of_a_shard_is_named(tmp_path, monkeypatch, use):
+    write(tmp_path, layers(0), True, monkeypatch)
+    shard = weight_files(tmp_path)[-1]
+    shard.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
+    with pytest.raises(LabError, match=f"{shard.name} is a Git LFS pointer, .* git lfs pull"):
+        use(tmp_path)

@@ -22,10 +22,11 @@ from starlette.testclient import TestClient
 import app
 from labkit.evaluation.metrics import METRICS
 from labkit.paths import demo_folder
-from labkit.reporting import page as report
 from labkit.reporting.metrics import COSTS
+from labkit.reporting.stage_section import stage_figures
 from labkit.stages import STAGES
 from labkit.ui import chinese, served, shell
+from labkit.ui.chinese_messages import MESSAGES
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
 from labkit.ui.shell import translate_message
@@ -136,7 +137,7 @@ def templates() -> set[str]:
     """Every text of labkit, with {} for what is put in."""
     found = set()
     for path in (ROOT / "labkit").rglob("*.py"):
-        if path.name in ("chinese.py", "words.py"):
+        if path.name in ("chinese.py", "chinese_messages.py", "words.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
@@ -148,11 +149,11 @@ def templates() -> set[str]:
 
 
 def test_every_message_that_is_translated_is_one_that_labkit_says():
-    assert sorted(set(chinese.MESSAGES) - templates()) == []
+    assert sorted(set(MESSAGES) - templates()) == []
 
 
 def test_a_translation_holds_what_its_message_holds():
-    for template, translated in chinese.MESSAGES.items():
+    for template, translated in MESSAGES.items():
         filled = template.replace("{}", "{}", 1)
         values = [f"<{number}>" for number in range(template.count("{}"))]
         for value in values:
@@ -178,6 +179,12 @@ def test_a_message_in_a_message_and_one_that_nobody_knows():
         chinese.message_in_chinese("--model.width must be a whole number, not 'x'.")
         == "--model.width 须为整数，不能是 'x'。"
     )
+    weights = "m is damaged, or of a different model than config.json describes: it has no head.weight."
+    assert (
+        chinese.message_in_chinese(weights) == "m 已损坏，或属于与 config.json 所述不同的模型：模型没有 head.weight。"
+    )
+    beyond = "--dpo.beta must be finite and above 0, not inf."
+    assert chinese.message_in_chinese(beyond) == "--dpo.beta 须为有限数且大于 0，不能是 inf。"
     assert chinese.message_in_chinese("All of it is new.") == "英文原文：All of it is new."
 
 
@@ -193,7 +200,7 @@ def test_every_name_that_a_page_shows_is_translated():
     records = [{"step": 1, "loss": 1.0, "lr": 0.1, "reward": 1.0, "gold": gold, **record} for gold in (0.0, 0.5)]
     for stage in STAGES:
         for some in (records, records[:1]):
-            for heading, figure in report.stage_figures(stage, {"untrained_loss": 1.0}, some).values():
+            for heading, figure in stage_figures(stage, {"untrained_loss": 1.0}, some).values():
                 axes = [axis.title.text or "step" for axis in (*figure.select_xaxes(), *figure.select_yaxes())]
                 shown |= {heading, *axes, *(line.name for line in figure.data)}
     assert [text for text in sorted(shown) if chinese.label_in_chinese(text) == text] == []

@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from labkit.errors import LabError
+from labkit.files import refuse_lfs_pointer
 from labkit.text.reading.guesses import detect_escape_encoding, guess_encoding
 
 MARKS = (
@@ -132,8 +133,7 @@ def refuse_binary_files(data: bytes, name: str) -> None:
     for start, kind, mend in KINDS:
         if data.startswith(start):
             raise LabError(f"{name} is {kind}: a binary file, not text. To use it, {mend}.")
-    if data.startswith(b"version https://git-lfs"):
-        raise LabError(f"{name} is a Git LFS pointer, not the file itself. Fetch the file with git lfs pull.")
+    refuse_lfs_pointer(data, name)
     if data[257:262] == b"ustar":
         raise LabError(f"{name} is a tar archive. To use it, unpack it (tar xf) and give its folder.")
 

@@ -1,0 +1,135 @@
+"""The Runs tab, without a browser: runs shown, compared and begun."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from labkit.errors import LabError
+from labkit.paths import demo_folder
+from labkit.preferences.store import PreferenceStore
+from labkit.runs.folder import Run
+from labkit.runs.jobs import Jobs
+from labkit.ui import manage, preferences, runs
+from labkit.ui.lab import Lab
+from labkit.ui.run_figures import curve_figures, metrics_table, run_comparison_table
+from tests.tiny_recipe import tiny_recipe
+from tests.ui.test_preferences import Started
+
+
+def test_curves_are_drawn_beside_lines_that_are_no_records(lab, tmp_path):
+    shutil.copytree(lab.folder / "tiny", tmp_path / "tiny")
+    (tmp_path / "tiny" / "dpo" / "metrics.jsonl").write_text('[1]\n{"step": "x"}\n{"step": 3}\nnull\n')
+    with pytest.warns(UserWarning, match="3 of its lines are not step records"):
+        shown = runs.RunTabUpdates(Lab(tmp_path), Jobs(tmp_path)).component_updates("tiny", None, "dpo", "loss")
+    assert "3 / " in str(shown[1])
+
+
+def test_progress_and_card_of_a_run(lab):
+    made, jobs = lab.open("tiny"), Jobs(lab.folder)
+    rows = runs.stage_progress_rows(made, runs.run_status(jobs, made))
+    assert [row[:3] for row in rows] == [[s, "Finished", "6 / 6"] for s in ("pretrain", "sft", "reward", "ppo", "dpo")]
+    table = metrics_table(made)
+    assert table["headers"] == ["metric", "pretrain", "sft", "reward", "ppo", "dpo"]
+    assert all(len(row) == 6 for row in table["data"])
+    assert list(curve_figures(made.stage("ppo")))[0] == "reward"
+
+
+def test_nats_of_tokens_and_of_pairs_stand_apart(lab):
+    rows = {row[0]: row[1:] for row in metrics_table(lab.open("tiny"))["data"]}
+    token = rows["validation loss before this stage (nats per token)"]
+    pair = rows["loss on held-out pairs before this stage (nats per pair)"]
+    assert [bool(value) for value in token] == [True, True, False, False, False]
+    assert [bool(value) for value in pair] == [False, False, True, False, True]
+
+
+def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab, tmp_path, monkeypatch):
+    jobs = Started(lab.folder)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a; rm -rf b").write_text("One day.")
+    assert manage.start_run(lab, jobs, " new ", "smoke", (), 3, "--model.width 32 --text 'a; rm -rf b'") == "new"
+    (name, arguments) = jobs.asked[0]
+    assert name == "new" and arguments[:7] == [
+        "run",
+        "--out",
+        str(lab.folder / "new"),
+        "--preset",
+        "smoke",
+        "--seed",
+        "3",
+    ]
+    assert arguments[-4:] == ["--model.width", "32", "--text", "a; rm -rf b"]
+    for bad, message in (
+        ("../x", "not a valid name for a run"),
+        ("", "not a valid name"),
+        ("tiny", "a run tiny already"),
+    ):
+        with pytest.raises(LabError, match=message):
+            manage.start_run(lab, jobs, bad, "smoke")
+    with pytest.raises(LabError, match="cannot be read"):
+        manage.start_run(lab, jobs, "other", "smoke", extra_flags="'open")
+    with pytest.raises(LabError, match="--out=/tmp/x is set by the fields above"):
+        manage.start_run(lab, jobs, "other", "smoke", extra_flags="--model.width 32 --out=/tmp/x")
+
+
+def test_a_stage_is_made_anew_beside_the_run_it_builds_on(lab):
+    jobs = Started(lab.folder)
+    with pytest.raises(LabError, match="Choose the stages"):
+        manage.start_run(lab, jobs, "other", "tiny")
+    manage.start_run(lab, jobs, "other", "tiny", ["dpo"], extra_flags="--dpo.beta 0.5")
+    assert jobs.asked[0][1][3:] == ["--build-on", str(lab.folder / "tiny"), "--stages", "dpo", "--dpo.beta", "0.5"]
+
+
+def test_what_is_finished_is_not_gone_on_with(lab):
+    with pytest.raises(LabError, match="tiny is finished"):
+        manage.resume_run(lab, Started(lab.folder), "tiny")
+
+
+def test_the_run_that_comes_with_labkit_is_one_more_run(lab, tmp_path):
+    with_demo = Lab(tmp_path / "mine", demo=lab.folder / "tiny")
+    assert with_demo.runs_with_model() == ["demo"] and with_demo.language_model_stages(
+        "demo"
+    ) == lab.language_model_stages("tiny")
+    assert with_demo.path("demo") == lab.folder / "tiny"
+    with pytest.raises(LabError, match="a run demo already"):
+        manage.start_run(with_demo, Started(with_demo.folder), "demo", "smoke")
+    store = PreferenceStore(tmp_path / "votes.db")
+    both = [preferences.AnswerSource("demo", "sft", 1.0), preferences.AnswerSource("demo", "ppo", 1.5)]
+    for number in range(4):
+        store.add_vote(
+            preferences.generate_and_store_pair(with_demo, store, both, f"Where is Tom? {number}"), "ada", "right"
+        )
+    assert manage.train_on_votes(with_demo, Started(with_demo.folder), store, "demo")[0] == "demo-votes-1"
+    assert with_demo.runs_with_model() == ["demo-votes-1", "demo"]
+
+
+def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
+    made = lab.open("tiny")
+    unfinished = Run.create(tmp_path / "fresh", made.recipe)
+    with pytest.raises(LabError, match="has not finished pretrain, sft"):
+        unfinished.branch(tmp_path / "other", replace(made.recipe, seed=1), ["pretrain", "sft"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_two_runs_side_by_side(lab):
+    with_demo = Lab(lab.folder, demo_folder())
+    told, table = run_comparison_table(with_demo, "tiny", "demo")
+    assert not told["visible"] and table["headers"] == ["stage", "metric", "tiny", "demo", "difference"]
+    assert table["data"] and all(len(row) == 5 for row in table["data"])
+
+
+def test_why_two_runs_are_not_compared_is_said_above_an_empty_table(lab):
+    """In words, without the place of a file on this machine."""
+    Run.create(lab.folder / "fresh", tiny_recipe())
+    try:
+        for other, words in [
+            ("fresh", "fresh cannot be compared yet: no stage of it is finished."),
+            ("tiny", "tiny is compared with itself. Choose another run."),
+            ("other", "There is no run 'other' in "),
+            (None, "Choose another run"),
+        ]:
+            told, table = run_comparison_table(lab, "tiny", other)
+            assert told["visible"] and told["value"].startswith(words) and table["data"] == []
+            assert str(lab.folder) not in told["value"]
+    finally:
+        shutil.rmtree(lab.folder / "fresh")
