@@ -92,9 +92,15 @@ def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = Tr
         after = _after(one, found)
         if one.stage.needs_reward_model and judge is None:
             raise LabError(f"{one.name} needs a reward model: put reward before it in the plan.")
+        for judge_name in one.stage.reward_stages:
+            if judge_name not in found or found[judge_name].stage.leaves != "reward model":
+                raise LabError(
+                    f"{one.name} needs the reward model {judge_name}: put {judge_name} before it in the plan."
+                )
         compares = uses_annotator and one.stage.reads == "preferences"
         answers = (answers or after) if compares else answers
-        needed = [after, judge if one.stage.needs_reward_model else None, answers if compares else None]
+        judges = one.stage.reward_stages or ((judge,) if one.stage.needs_reward_model else ())
+        needed = [after, *judges, answers if compares else None]
         needs = tuple(dict.fromkeys(name for name in needed if name is not None and not is_other_run_stage(name)))
         found[one.name] = StageDependencies(one.name, one.stage, after, judge, answers if compares else None, needs)
         judge = one.name if one.stage.leaves == "reward model" else judge

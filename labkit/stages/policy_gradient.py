@@ -115,6 +115,10 @@ class PolicyGradientStage(Stage):
     def needs_reward_model(self) -> bool:
         return self.reward.needs_reward_model
 
+    @property
+    def reward_stages(self) -> tuple[str, ...]:
+        return self.reward.reward_stages
+
     def check_settings(self) -> None:
         """Raises LabError for settings that do not go together."""
         check_fields(self)
@@ -238,6 +242,8 @@ class PolicyGradientStage(Stage):
 
     def frozen_rollout_models(self, stage_inputs: StageInputs) -> dict[str, Transformer | RewardModel]:
         frozen: dict[str, Any] = {"reference": stage_inputs.predecessor_model()}
+        if self.reward_stages:
+            return frozen | {name: stage_inputs.for_stage(None, name).reward_model() for name in self.reward_stages}
         return frozen | ({"reward model": stage_inputs.reward_model()} if self.needs_reward_model else {})
 
     def flops(self, model: Policy, tokens: float) -> float:
@@ -245,7 +251,7 @@ class PolicyGradientStage(Stage):
         and reward model.
         """
         trained = 1 + isinstance(model, ActorCritic)
-        forward_passes = 2 + trained + self.needs_reward_model
+        forward_passes = 2 + trained + (len(self.reward_stages) or self.needs_reward_model)
         per_token = actor_of(model).training_flops_per_token(self.train.max_length)
         return tokens * per_token * (trained + forward_passes / 3 / self.epochs)
 

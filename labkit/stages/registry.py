@@ -101,6 +101,11 @@ class Stage(ABC):
         """Whether a stage before it must have left a reward model."""
         return False
 
+    @property
+    def reward_stages(self) -> tuple[str, ...]:
+        """The stages before it whose reward models it reads by name; the last one is given to it anyhow."""
+        return ()
+
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or
         any stage before it, is trained.

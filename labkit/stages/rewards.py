@@ -17,8 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
+from labkit.configs import check_fields
 from labkit.errors import LabError
-from labkit.evaluation.judges import reward_judge
+from labkit.evaluation.judges import Mean, MeanLessDeviation, Worst, reward_judge
 from labkit.machine import uses_bf16
 from labkit.text.chat import decode_reply, without_end_token
 from labkit.training.engine import make_parallel_eval_engine
@@ -38,6 +41,11 @@ class Reward(ABC):
     """Where rewards come from; a frozen dataclass, a setting of a stage."""
 
     needs_reward_model: ClassVar[bool] = False
+
+    @property
+    def reward_stages(self) -> tuple[str, ...]:
+        """The stages of the plan whose reward models it reads by name."""
+        return ()
 
     def check(self, stage_inputs: StageInputs) -> None:
         """Raises LabError when it can be known beforehand that nothing can be rewarded."""
@@ -63,6 +71,41 @@ class RewardModelScore(Reward):
             return engine.call_with_weights(
                 lambda model: reward_judge(model, tokenizer, has_end_token=True)(samples.prompts, samples.completions)
             )
+
+        return rewards
+
+
+@dataclass(frozen=True)
+class Ensemble(Reward):
+    """The reward models of several stages as one (see `evaluation.judges.RewardEnsemble`), against over-optimisation:
+
+        labkit run --plan pretrain,sft,reward,reward-2,grpo --reward-2.seed 1 --grpo.reward Ensemble
+
+    combine: Mean, Worst, or MeanLessDeviation.
+    """
+
+    stages: tuple[str, ...] = ("reward", "reward-2")
+    combine: Mean | Worst | MeanLessDeviation = Mean()
+
+    needs_reward_model: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if len(self.stages) < 2:
+            raise LabError(f"Ensemble: stages must name two reward models or more, not {', '.join(self.stages)}.")
+
+    @property
+    def reward_stages(self) -> tuple[str, ...]:
+        return self.stages
+
+    def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
+        """By as many processes as hold each member's weights."""
+        members = [stage_inputs.for_stage(stage_inputs.predecessor, stage) for stage in self.stages]
+        one = RewardModelScore()
+        scores_of = [one.of_samples(inputs, prompts, precision) for inputs in members]
+
+        def rewards(indices: Sequence[int], samples: Samples) -> list[float]:
+            return self.combine(torch.tensor([scores(indices, samples) for scores in scores_of])).tolist()
 
         return rewards
 
@@ -176,4 +219,4 @@ class Custom(Reward):
         return REWARD_FUNCTIONS[self.function]
 
 
-RewardChoice = RewardModelScore | Verifier | Votes | Custom
+RewardChoice = RewardModelScore | Ensemble | Verifier | Votes | Custom

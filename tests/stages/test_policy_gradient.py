@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from labkit.errors import LabError
+from labkit.evaluation.judges import Mean, MeanLessDeviation, Worst
 from labkit.model.actor_critic import ActorCritic
+from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
-from labkit.stages import STAGES
+from labkit.runs.plan import PlannedStage, make_plan, resolve_dependencies
+from labkit.stages import SFT, STAGES, Pretrain, RewardModeling
 from labkit.stages.clipping import ClipRatio
 from labkit.stages.credit import (
     Credit,
@@ -27,7 +30,7 @@ from labkit.stages.credit import (
 from labkit.stages.grpo import GRPO
 from labkit.stages.policy_gradient import PolicyGradient
 from labkit.stages.reinforce import REINFORCE
-from labkit.stages.rewards import REWARD_FUNCTIONS, Custom, Verifier, Votes, reward_function
+from labkit.stages.rewards import REWARD_FUNCTIONS, Custom, Ensemble, Verifier, Votes, reward_function
 from labkit.stages.rollouts import RolloutSource
 from labkit.training.loop import fit
 from tests.tiny_alignment import TRAIN, tiny_materials
@@ -196,6 +199,37 @@ def test_the_oracle_and_its_annotators_reward(stage_inputs):
         assert 0 <= batch.metrics["reward"] <= most
     # votes: of each pair one wins, so that the shares of a group of four add up to 2
     assert batch.metrics["reward"].item() == pytest.approx(0.5)
+
+
+def test_an_ensemble_combines_the_reward_models_of_several_stages(stage_inputs):
+    """Two members that give every answer 1 and 3: their mean is 2, the worst 1, less one sample deviation 0.586."""
+
+    class Constant(RewardModel):
+        def scores_at(self, tokens, mask, ends):
+            return torch.full((len(tokens),), self.score)
+
+    def member(name: str) -> RewardModel:
+        made = Constant(stage_inputs.model("sft"))
+        made.score = {"reward": 1.0, "reward-2": 3.0}[name]
+        return made
+
+    inputs = dataclasses.replace(stage_inputs, reward_model_of=member)
+    for combine, score in ((Mean(), 2.0), (Worst(), 1.0), (MeanLessDeviation(1.0), 2 - math.sqrt(2))):
+        one = stage(reward=Ensemble(("reward", "reward-2"), combine))
+        model = one.initial_model(inputs)
+        assert one.source(inputs, model).next_batch(model, 0).metrics["reward"].item() == pytest.approx(score, abs=1e-5)
+        assert set(one.frozen_rollout_models(inputs)) == {"reference", "reward", "reward-2"}
+
+
+def test_what_an_ensemble_reads_must_stand_before_it_in_the_plan():
+    made = {"pretrain": Pretrain(), "sft": SFT(), "reward": RewardModeling()}
+    grpo = GRPO(SHORT, reward=Ensemble(("reward", "reward-2")))
+    with pytest.raises(LabError, match="grpo needs the reward model reward-2: put reward-2 before it in the plan"):
+        resolve_dependencies(make_plan(**made, grpo=grpo))
+    both = make_plan(**made) + (PlannedStage("reward-2", RewardModeling(seed=1)), PlannedStage("grpo", grpo))
+    assert resolve_dependencies(both)["grpo"].required_stages == ("sft", "reward", "reward-2")
+    with pytest.raises(LabError, match="stages must name two reward models or more"):
+        Ensemble(("reward",))
 
 
 @pytest.mark.parametrize(
