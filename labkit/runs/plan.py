@@ -92,11 +92,9 @@ def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = Tr
         after = _after(one, found)
         if one.stage.needs_reward_model and judge is None:
             raise LabError(f"{one.name} needs a reward model: put reward before it in the plan.")
-        for judge_name in one.stage.reward_stages:
-            if judge_name not in found or found[judge_name].stage.leaves != "reward model":
-                raise LabError(
-                    f"{one.name} needs the reward model {judge_name}: put {judge_name} before it in the plan."
-                )
+        for name in one.stage.reward_stages:
+            if name not in found or found[name].stage.leaves != "reward model":
+                raise LabError(f"{one.name} needs the reward model {name}: put {name} before it in the plan.")
         compares = uses_annotator and one.stage.reads == "preferences"
         answers = (answers or after) if compares else answers
         judges = one.stage.reward_stages or ((judge,) if one.stage.needs_reward_model else ())

@@ -205,13 +205,15 @@ def test_an_ensemble_combines_the_reward_models_of_several_stages(stage_inputs):
     """Two members that give every answer 1 and 3: their mean is 2, the worst 1, less one sample deviation 0.586."""
 
     class Constant(RewardModel):
+        def __init__(self, body: Transformer, score: float):
+            super().__init__(body)
+            self.given = score
+
         def scores_at(self, tokens, mask, ends):
-            return torch.full((len(tokens),), self.score)
+            return torch.full((len(tokens),), self.given)
 
     def member(name: str) -> RewardModel:
-        made = Constant(stage_inputs.model("sft"))
-        made.score = {"reward": 1.0, "reward-2": 3.0}[name]
-        return made
+        return Constant(stage_inputs.model("sft"), {"reward": 1.0, "reward-2": 3.0}[name])
 
     inputs = dataclasses.replace(stage_inputs, reward_model_of=member)
     for combine, score in ((Mean(), 2.0), (Worst(), 1.0), (MeanLessDeviation(1.0), 2 - math.sqrt(2))):
