@@ -28,7 +28,7 @@ from labkit.files import PARTIAL, explain_write_errors, read_json, write_json
 from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
-from labkit.runs.inputs import KEPT_TEXTS, WORLD, absolute_input_paths, input_hashes, matches_hash
+from labkit.runs.inputs import KEPT_TEXTS, WORLD, absolute_input_paths, input_hashes, kept_texts_key, matches_hash
 from labkit.runs.lock import LOCK_FILE
 from labkit.runs.plan import is_other_run_stage
 from labkit.runs.recipe import Recipe
@@ -119,8 +119,8 @@ class Run:
         located = self.locate_inputs(read)
         run = Run.new_unsaved(path, recipe, other_run_stages_from=self)
         self._check_world()
-        if "text" in read and KEPT_TEXTS in self.inputs:
-            run.inputs[KEPT_TEXTS] = self.inputs[KEPT_TEXTS]
+        noted = [KEPT_TEXTS, *map(kept_texts_key, copied_stages)] if "text" in read else []
+        run.inputs |= {key: self.inputs[key] for key in noted if key in self.inputs}
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
             given = getattr(recipe, field)
             if given in self.inputs:
