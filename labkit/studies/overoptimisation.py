@@ -88,7 +88,7 @@ class OveroptimisationStudy:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise LabError("study overoptimisation needs at least one seed, and each seed once: --seeds 0 1 2")
         if len(self.best_of) < 2:
-            raise LabError("study overoptimisation needs several n, to see where gold peaks: --best-of 1 4 16 64")
+            raise LabError("OveroptimisationStudy: best_of needs several n, as 1 4 16 64, to see where gold peaks.")
 
     @property
     def reward_stages(self) -> tuple[str, ...]:

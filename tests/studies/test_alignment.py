@@ -144,6 +144,17 @@ def test_several_seeds_give_means_intervals_and_verdicts():
     assert "not beyond the spread of seeds" in figure.layout.title.text
 
 
+def test_the_command_prints_json_and_takes_the_recipes_flags(made, monkeypatch, capsys):
+    out, before = made
+    monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset: study_preset(study.MAX_NEW_TOKENS))
+    given = ["study", "alignment", "--seeds", "0", "--prompts", "8", "--out", str(out), "--methods", "ppo"]
+    assert main([*given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["methods"]["ppo"] == before["methods"]["ppo"] and found["comparisons"] == []
+    assert main([*given, "--ppo.kl-coef", "0.7"]) == 2
+    assert "ppo.kl_coef: 0.1, not 0.7" in capsys.readouterr().err
+
+
 def test_methods_are_the_stages_that_leave_a_policy_and_named_settings():
     names = method_names()
     assert {"ppo", "grpo", "rloo", "dpo", "kto", "ipo", "simpo", "rlvr", "votes"} <= set(names)
