@@ -11,6 +11,7 @@ from labkit.ui.chinese_messages import MESSAGES
 NAMES = {
     # table heads and states
     "stage": "阶段", "state": "状态", "steps": "步数", "time": "时间", "metric": "指标", "difference": "差值",
+    "beyond chance": "超出偶然", "within chance": "在偶然范围内", "better": "更好", "worse": "更差",
     "model": "模型", "votes": "票数", "win rate": "胜率", "recipe": "配方", "user": "用户", "assistant": "助手",
     "system": "系统", "percentage points": "个百分点",
     "Running": "运行中", "Evaluating": "评估中", "Finished": "已完成", "Stopped": "已停止", "Failed": "失败",
