@@ -1,6 +1,7 @@
 """TRL's own statements, read from its files and run on tensors of a test; TRL itself is not imported.
 
-LABKIT_TRL names the folder in which its wheel was unpacked (0.24, the last version with PPO); `.ci/run` does that.
+LABKIT_TRL names the folder in which the wheels of two versions were unpacked, each in a folder of its own: 0.24.0, the
+last in which PPO stood among the trainers, and 1.10.0. `.ci/run` does that.
 """
 
 import __future__
@@ -15,14 +16,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+OLD, NEW = "0.24.0", "1.10.0"
+
 
 @cache
-def parsed(file: str) -> ast.Module:
+def parsed(file: str, version: str = OLD) -> ast.Module:
     """One file of TRL."""
     if "LABKIT_TRL" not in os.environ:
-        message = "LABKIT_TRL names no folder; pip download --no-deps trl==0.24.0, and unpack it"
+        message = "LABKIT_TRL names no folder; pip download --no-deps trl==0.24.0, and unpack it in a folder 0.24.0"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    return ast.parse((Path(os.environ["LABKIT_TRL"]) / "trl" / file).read_text(encoding="utf-8"))
+    return ast.parse((Path(os.environ["LABKIT_TRL"]) / version / "trl" / file).read_text(encoding="utf-8"))
 
 
 def assigns(statement: ast.stmt, name: str) -> bool:
@@ -41,10 +44,9 @@ def between(tree: ast.AST, first: str, last: str) -> ast.Module:
     raise AssertionError(f"no block of TRL assigns {first} and {last}")
 
 
-def run(code: ast.Module, **names: Any) -> dict[str, Any]:
-    """The names after these statements; those of trl/core.py are known to them."""
-    core = parsed("core.py")
-    functions = [one for one in core.body if isinstance(one, ast.FunctionDef)]
+def run(code: ast.Module, library: ast.Module | None = None, **names: Any) -> dict[str, Any]:
+    """The names after these statements; the functions of `library`, the old core.py where none is given, are known."""
+    functions = [one for one in (library or parsed("core.py")).body if isinstance(one, ast.FunctionDef)]
     known: dict[str, Any] = {"torch": torch, "F": F, "nn": torch.nn, **names}
     unread = __future__.annotations.compiler_flag  # types are not looked up
     exec(compile(ast.Module([*functions, *code.body], []), "trl", "exec", unread), known)

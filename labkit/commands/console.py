@@ -16,7 +16,8 @@ ASCII_MARKS = {
     "–": "-", "—": "-", "−": "-", "→": "->", "←": "<-", "≤": "<=", "≥": ">=",
     "“": '"', "”": '"', "‘": "'", "’": "'",
     "─": "-", "│": "|", "┃": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+",
-    "β": "beta", "γ": "gamma", "ε": "epsilon", "λ": "lambda", "π": "pi", "ρ": "rho", "σ": "sigma",
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "η": "eta", "θ": "theta", "κ": "kappa",
+    "λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi", "ω": "omega",
 }  # fmt: skip
 """What stands for the signs of labkit's own words on a terminal that cannot show them."""
 

@@ -35,7 +35,7 @@ class ReadOptions:
     """A file, a folder, or the name of a data set on the Hugging Face hub."""
     kind: Annotated[Kind, arg(name="as", help_behavior_hint="")]
     """What to read the source as: text (for pretraining), instructions (conversations for fine-tuning) or preferences
-    (pairs for the reward model, PPO and DPO)."""
+    (pairs for the reward model and what follows)."""
     rows: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """How many rows (texts, conversations or pairs) to show: 3 when not given; with --json all of them."""
     json: Annotated[bool, arg(help_behavior_hint="")] = False

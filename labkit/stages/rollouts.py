@@ -63,13 +63,12 @@ _METRICS = (
 
 
 def _from_state(state: dict[str, Any], ending: str) -> Rollout:
-    """The rollout whose tensors have names of this ending in a source's state."""
-    if f"reference_logprobs{ending}" not in state:
-        raise LabError(
-            "The rollout in the checkpoint has the format of an older labkit. Train the stage again (--again)."
-        )
-    tensors: dict[str, Any] = {name: state[name + ending] for name in _PER_TOKEN}
-    return Rollout(**tensors, metrics={name: state[name + ending] for name in _METRICS})
+    """The rollout whose tensors have names of this ending in a source's state. One that an older labkit saved is PPO's
+    and without reference_logprobs, which PPO's loss does not read.
+    """
+    given = {"reference_logprobs" + ending: state["logprobs" + ending]} | state
+    tensors: dict[str, Any] = {name: given[name + ending] for name in _PER_TOKEN}
+    return Rollout(**tensors, metrics={name: state[name + ending] for name in _METRICS if name + ending in state})
 
 
 def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:

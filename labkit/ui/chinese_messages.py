@@ -285,9 +285,9 @@ MESSAGES = {
         "大小为 {0} 的 TinyWorld 没有含代词 it 的故事；大小为 lab 的有。",
     "Finding heads needs a decoder-only attention model.": "查找注意力头需要仅解码器的注意力模型。",
     "Patching needs a decoder-only attention model.": "激活修补需要仅解码器的注意力模型。",
-    "PPO: answers of {} tokens leave no room for a prompt: train.max_length is {}. Lower max_new_tokens, or raise "
+    "{}: answers of {} tokens leave no room for a prompt: train.max_length is {}. Lower max_new_tokens, or raise "
     "train.max_length.":
-        "PPO：{0} 个词元的回答没有给提示留下空间：train.max_length 为 {1}。请减小 max_new_tokens 或加大 "
+        "{0}：{1} 个词元的回答没有给提示留下空间：train.max_length 为 {2}。请减小 max_new_tokens 或加大 "
         "train.max_length。",
     "{} answers cannot be split into {} per prompt on {} processes; make train.batch_size a multiple of {}.":
         "{0} 个回答不能在 {2} 个进程上按每个提示 {1} 个平分；请让 train.batch_size 为 {3} 的整数倍。",

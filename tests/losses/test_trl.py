@@ -3,13 +3,14 @@
 import ast
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from labkit.losses import clipped_policy_loss, clipped_value_loss, dpo_loss, gae, pairwise_loss, shaped_rewards, whiten
-from tests.trl_source import between, method, parsed, run
+from labkit.losses.policy import kl_estimate
+from tests.trl_source import NEW, OLD, between, method, parsed, run
 
 B, T = 6, 9
 LENGTHS = [9, 9, 7, 4, 8, 1]
@@ -37,11 +38,27 @@ def rollout() -> SimpleNamespace:
     )
 
 
-def trl_advantages(rollout: SimpleNamespace) -> dict[str, Any]:
-    args = SimpleNamespace(kl_estimator="k1", kl_coef=0.15, whiten_rewards=False, gamma=0.97, lam=0.9)
-    code = between(parsed("trainer/ppo_trainer.py"), "logr", "advantages")
+class PPOSource(NamedTuple):
+    """The file of PPO in a version of TRL, and the one with the functions that it calls."""
+
+    trainer: ast.Module
+    library: ast.Module
+
+
+@pytest.fixture(params=[OLD, NEW])
+def source(request) -> PPOSource:
+    if request.param == OLD:
+        return PPOSource(parsed("trainer/ppo_trainer.py"), parsed("core.py"))
+    file = parsed("experimental/ppo/ppo_trainer.py", NEW)
+    return PPOSource(file, file)
+
+
+def trl_advantages(source: PPOSource, rollout: SimpleNamespace, kl_estimator: str = "k1") -> dict[str, Any]:
+    args = SimpleNamespace(kl_estimator=kl_estimator, kl_coef=0.15, whiten_rewards=False, gamma=0.97, lam=0.9)
+    code = between(source.trainer, "logr", "advantages")
     return run(
         code,
+        source.library,
         args=args,
         logprobs=rollout.logprobs,
         ref_logprobs=rollout.reference,
@@ -56,11 +73,13 @@ def trl_advantages(rollout: SimpleNamespace) -> dict[str, Any]:
     )
 
 
-def test_kl_rewards_advantages_and_returns_are_trls(rollout):
-    theirs = trl_advantages(rollout)
-    kl = (rollout.logprobs - rollout.reference) * rollout.mask
-    close(theirs["kl"] * rollout.mask, kl)
-    rewards = shaped_rewards(rollout.scores, rollout.logprobs, rollout.reference, rollout.whole, kl_coef=0.15)
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_kl_rewards_advantages_and_returns_are_trls(source, rollout, estimator):
+    theirs = trl_advantages(source, rollout, estimator)
+    close(theirs["kl"] * rollout.mask, kl_estimate(rollout.logprobs, rollout.reference, estimator) * rollout.mask)
+    rewards = shaped_rewards(
+        rollout.scores, rollout.logprobs, rollout.reference, rollout.whole, kl_coef=0.15, estimator=estimator
+    )
     close(theirs["rewards"], rewards)
     ours = gae(rewards, rollout.values, rollout.whole, gamma=0.97, lam=0.9)
     close(theirs["returns"] * rollout.whole, ours.returns)
@@ -70,11 +89,12 @@ def test_kl_rewards_advantages_and_returns_are_trls(rollout):
     close(theirs["advantages"], white)
 
 
-def test_ppos_losses_are_trls(rollout):
-    theirs = trl_advantages(rollout)
+def test_ppos_losses_are_trls(source, rollout):
+    theirs = trl_advantages(source, rollout)
     moved, values = rollout.logprobs + 0.4 * torch.randn(B, T), rollout.values + 0.7 * torch.randn(B, T)
     found = run(
-        between(parsed("trainer/ppo_trainer.py"), "vpredclipped", "loss"),
+        between(source.trainer, "vpredclipped", "loss"),
+        source.library,
         args=SimpleNamespace(cliprange=0.2, cliprange_value=0.3, vf_coef=0.1),
         vpred=values.masked_fill(~rollout.whole, 0),
         mb_values=rollout.values,

@@ -8,8 +8,14 @@ import pytest
 import torch
 
 from labkit.losses.advantages import group_advantages, leave_one_out_advantages
-from labkit.losses.policy import clipped_ratio_surrogate, importance_ratio, kl_estimate, token_weights
-from tests.trl_source import between, parsed, run
+from labkit.losses.policy import (
+    clipped_ratio_surrogate,
+    clipped_weight_surrogate,
+    importance_ratio,
+    kl_estimate,
+    token_weights,
+)
+from tests.trl_source import NEW, between, parsed, run
 
 B, T, G = 6, 9, 3
 close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
@@ -98,3 +104,22 @@ def test_leave_one_out_advantages_are_trls():
     trainer = SimpleNamespace(num_generations=G)
     baselines = run(code, self=trainer, rewards=rewards, grouped_rewards=rewards.view(-1, G))["baselines"]
     close(rewards - baselines, leave_one_out_advantages(rewards, G))
+
+
+def test_cispos_loss_is_trls(rollout):
+    """Of the new version, whose epsilon_high is the bound itself: ours is 1 + high."""
+    trainer = SimpleNamespace(loss_type="cispo", epsilon_high=1.3)
+    (code,) = [
+        node
+        for node in ast.walk(parsed("trainer/grpo_trainer.py", NEW))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "self.loss_type == 'cispo'" and node.orelse
+        if "clamped_ratios" in ast.unparse(node.body[0])
+    ]
+    ratio = importance_ratio(rollout.new, rollout.old, rollout.mask, "token")
+    advantages = rollout.advantages.unsqueeze(-1)
+    theirs = run(
+        ast.Module([code], []), self=trainer, coef_1=ratio, advantages=advantages, per_token_logps=rollout.new
+    )["per_token_loss"]
+    found = clipped_weight_surrogate(ratio, rollout.new, advantages, high=0.3)
+    close(theirs, found.loss)
+    assert found.clipped.any() and not found.clipped.all()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from labkit.evaluation.judges import Mean, MeanLessDeviation, Worst
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
+from labkit.runs.folder import Run
 from labkit.runs.plan import PlannedStage, make_plan, resolve_dependencies
 from labkit.stages import SFT, STAGES, Pretrain, RewardModeling
 from labkit.stages.clipping import ClipRatio
@@ -34,6 +37,7 @@ from labkit.stages.rewards import REWARD_FUNCTIONS, Custom, Ensemble, Verifier, 
 from labkit.stages.rollouts import RolloutSource
 from labkit.training.loop import fit
 from tests.tiny_alignment import TRAIN, tiny_materials
+from tests.tiny_recipe import tiny_recipe
 
 KINDS = sorted(kind for kind, stage in STAGES.items() if issubclass(stage, PolicyGradient))
 SHORT = dataclasses.replace(TRAIN, steps=32, batch_size=16, max_length=160, adamw_lr=1e-2)
@@ -265,3 +269,15 @@ def test_a_reward_function_that_fails_is_named_with_the_response(stage_inputs):
     model = one.initial_model(stage_inputs)
     with pytest.raises(LabError, match="The reward function 'broken' failed on .*no such thing"):
         one.source(stage_inputs, model).next_batch(model, 0)
+
+
+def test_the_readmes_reward_of_ones_own_trains(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "@reward_function" in block]
+    monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset: tiny_recipe())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    opened = Run.open(tmp_path / "runs" / "brief")
+    assert opened.recipe.stages["grpo"].reward == Custom("brief")
+    rewards = [record["reward"] for record in opened.stage("grpo").step_records]
+    assert rewards and all(reward <= 0 for reward in rewards) and "grpo" in capsys.readouterr().out
