@@ -33,6 +33,7 @@ from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.runs.transactions import FolderTransaction, commit_pending_transactions, remove_path, transaction
 from labkit.stages import Stage, StageInputs
+from labkit.stages.doctor import Doctor, Finding
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.reading.files import find_files
 from labkit.training.config import BatchSource, StepRecord, StopTraining
@@ -45,13 +46,13 @@ class Progress(NamedTuple):
     """One event of a run.
 
     stage: "tokenizer", a stage's name, or what was read (text, instructions, preferences). phase: "read" (with the
-    record of the reading as `result`), "prepare", "train" (one event a step, with its `record`), "evaluate"
-    (before it begins), "finished" (with the stage's `result`, its entry in the report) or "skipped" (it was finished
-    before). steps_done, total_steps: steps.
+    record of the reading as `result`), "prepare", "train" (one event a step, with its `record`), "advice" (what the
+    doctor found, with a `Finding` as `result`), "evaluate" (before it begins), "finished" (with the stage's `result`,
+    its entry in the report) or "skipped" (it was finished before). steps_done, total_steps: steps.
     """
 
     stage: str
-    phase: Literal["read", "prepare", "train", "evaluate", "finished", "skipped"]
+    phase: Literal["read", "prepare", "train", "advice", "evaluate", "finished", "skipped"]
     steps_done: int = 0
     total_steps: int = 0
     record: StepRecord | None = None
@@ -332,10 +333,12 @@ def _stage(run: Run, stage: BoundStage, preparation: float, ready: Callable[[], 
         ready()
     accelerator().wait_for_everyone()
     with _resumable():
+        doctor = Doctor(name, config, untrained, earlier=folder.step_records)
         records = _train(run, stage, model, source)
         for record in records:
             try:
                 yield Progress(name, "train", record.step, steps, record)
+                yield from _advice(name, steps, doctor(record.to_dict()))
             except StopTraining as stop:
                 records.throw(stop)
         del records, source  # with what they hold on the device
@@ -347,6 +350,8 @@ def _stage(run: Run, stage: BoundStage, preparation: float, ready: Callable[[], 
                 measured = _measure_alone(run, stage, result_model)
             if untrained is not None:
                 measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
+            yield from _advice(name, steps, doctor.finish(measured["metrics"]))
+            measured |= {"advice": [one._asdict() for one in doctor.findings]} if doctor.findings else {}
             seconds = round(clock.seconds + _training_seconds(folder), 2)
             result = {"stage": name, "after": stage.predecessor, "seconds": seconds}
             folder.write_result_and_clear_checkpoints(result | _cost(config, model, folder) | measured)
@@ -354,6 +359,11 @@ def _stage(run: Run, stage: BoundStage, preparation: float, ready: Callable[[], 
             commit_pending_transactions(run.path, f"{name}/result.json")
     accelerator().wait_for_everyone()
     yield Progress(name, "finished", steps, steps, result=folder.result)
+
+
+def _advice(stage_name: str, steps: int, findings: Sequence[Finding]) -> Iterator[Progress]:
+    for found in findings:
+        yield Progress(stage_name, "advice", found.step, steps, result=found._asdict())
 
 
 def _train(run: Run, stage: BoundStage, model: nn.Module, source: BatchSource) -> Generator[StepRecord, None, None]:

@@ -46,6 +46,7 @@ from labkit.stages.credit import (
     NoBaseline,
     ValueModel,
 )
+from labkit.stages.doctor import POLICY_GRADIENT_CHECKS
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pretrain import Pretrain
 from labkit.stages.registry import Curve, RolloutSchedule, Stage
@@ -104,6 +105,7 @@ class PolicyGradientStage(Stage):
 
     reads = "preferences"
     online = True
+    checks = POLICY_GRADIENT_CHECKS
     curves: ClassVar[tuple[Curve, ...]] = (
         Curve("KL from the reference model", "KL (nats per answer)", ("kl",)),
         Curve("Entropy", "nats per token", ("entropy",)),

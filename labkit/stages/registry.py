@@ -95,6 +95,8 @@ class Stage(ABC):
     """What a step's loss is counted in; empty where it has no unit."""
     curves: ClassVar[tuple[Curve, ...]] = ()
     """What is drawn of its steps beside loss, reward and learning rate."""
+    checks: ClassVar[tuple[Callable[[Any], str | None], ...]] = ()
+    """What is looked for in its step records while it trains: see `labkit.stages.doctor.Check`."""
     metric_specs: ClassVar[Mapping[str, MetricSpec]] = {}
     """What its metrics mean, where `labkit.evaluation.metrics` does not say it, or says something else."""
 

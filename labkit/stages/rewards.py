@@ -82,9 +82,18 @@ class RewardModelScore(Reward):
         engine = make_parallel_eval_engine(stage_inputs.reward_model(), device, uses_bf16(precision, device))
 
         def rewards(indices: Sequence[int], samples: Samples) -> Sequence[float]:
-            return engine.call_with_weights(
+            scores = engine.call_with_weights(
                 lambda model: reward_judge(model, tokenizer, has_end_token=True)(samples.prompts, samples.completions)
             )
+            for score, drawn in zip(scores, samples.completions, strict=True):
+                if not math.isfinite(score):
+                    answer = decode_reply(tokenizer, without_end_token(tokenizer, drawn)).strip()
+                    raise LabError(
+                        f"The reward model {stage_inputs.reward_stage} gave {score} for the answer {answer!r}. Its "
+                        f"weights are damaged, or its training diverged: train it again (--again) at a lower learning "
+                        f"rate."
+                    )
+            return scores
 
         return rewards
 
@@ -249,7 +258,10 @@ class Custom(Reward):
         except Exception as error:
             raise LabError(f"The reward function {self.function!r} failed on {response!r}: {error!r}") from error
         if not math.isfinite(reward):
-            raise LabError(f"The reward function {self.function!r} gave {reward}, no finite number, for {response!r}.")
+            raise LabError(
+                f"The reward function {self.function!r} gave {reward} for the answer {response!r} to {prompt!r}. A "
+                f"reward must be a finite number."
+            )
         return reward
 
     def _function(self) -> RewardFunction:

@@ -66,13 +66,10 @@ def show_error_update(error: object) -> Any:
     return gr.update(value=translate_message(error), visible=True, elem_classes="labkit-wrong")
 
 
-def show_advice_or_hide_update(text: str) -> Any:
-    """Fills a `problem_box` with what is good to know, and is no error; hides it when that is nothing."""
-    return (
-        gr.update(value=translate_message(text), visible=True, elem_classes="labkit-advice")
-        if text
-        else hide_box_update()
-    )
+def show_advice_or_hide_update(*messages: str) -> Any:
+    """Fills a `problem_box` with what is good to know, and is no error, a line each; hides it when that is nothing."""
+    text = "\n".join(translate_message(message) for message in messages if message)
+    return gr.update(value=text, visible=True, elem_classes="labkit-advice") if text else hide_box_update()
 
 
 def hide_box_update() -> Any:
