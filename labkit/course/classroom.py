@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labkit.course.exercises import Exercise
 from labkit.course.progress import FILE, ExerciseRecord, read_progress
-from labkit.course.registry import all_exercises, exercises, notebooks
+from labkit.course.registry import all_exercises, exercises, notebook_title, notebooks
 from labkit.errors import LabError, count_with_noun
 from labkit.files import explain_read_errors, write_text
 
@@ -19,13 +19,31 @@ HEAD = ("student", "right", "tried", "exercises", "last answer")
 """The first columns of the table; one of each exercise follows."""
 
 
-def format_progress(progress: Mapping[str, ExerciseRecord]) -> str:
-    """A line a notebook, with a mark for each exercise, and a line for each that is not right yet."""
-    lines, right = [], 0
+@dataclass(frozen=True)
+class Marks:
+    """The signs that stand for an exercise's state where progress is printed."""
+
+    right: str = "✓"
+    wrong: str = "✗"
+    not_answered: str = "·"
+
+    def of(self, answered: ExerciseRecord | None) -> str:
+        """The sign for what was answered; None for nothing."""
+        return self.not_answered if answered is None else self.right if answered.right else self.wrong
+
+
+UNICODE, ASCII = Marks(), Marks("+", "x", ".")
+"""The second is for a terminal whose encoding lacks the signs of the first."""
+
+
+def format_progress(progress: Mapping[str, ExerciseRecord], marks: Marks = UNICODE) -> str:
+    """What the marks mean; a line a notebook, with a mark for each exercise; a line for each that is not right yet."""
+    lines, right = [f"{marks.right} right   {marks.wrong} not right yet   {marks.not_answered} not answered"], 0
     for notebook in notebooks():
-        marks = [_mark(progress.get(exercise.id)) for exercise in exercises(notebook)]
-        right += marks.count("✓")
-        lines.append(f"{notebook}  {' '.join(marks):12} {marks.count('✓')} of {len(marks)} right")
+        found = [marks.of(progress.get(exercise.id)) for exercise in exercises(notebook)]
+        right += found.count(marks.right)
+        title = notebook_title(notebook)
+        lines.append(f"{notebook}  {title:23} {' '.join(found):12} {found.count(marks.right)} of {len(found)} right")
         for exercise in exercises(notebook):
             answered = progress.get(exercise.id)
             if answered and not answered.right:
@@ -34,9 +52,11 @@ def format_progress(progress: Mapping[str, ExerciseRecord]) -> str:
 
 
 def format_solutions(which: str) -> str:
-    """The reference solutions of a notebook ("07"), or of one exercise ("07.3"). Raises LabError for another."""
-    found = exercises(which.partition(".")[0])
-    chosen = [exercise for exercise in found if which in (exercise.id, exercise.notebook_number)]
+    """The reference solutions of a notebook ("07" or "7"), or of one exercise ("07.3"). Raises LabError for another."""
+    notebook, point, number = which.partition(".")
+    notebook = f"0{notebook}" if len(notebook) == 1 else notebook
+    found = exercises(notebook)
+    chosen = [exercise for exercise in found if not point or exercise.id == f"{notebook}.{number}"]
     if not chosen:
         raise LabError(f"There is no exercise {which!r}; there are {', '.join(one.id for one in found)}.")
     return "\n\n\n".join(f"# {one.id}  {one.question}\n\n{one.solution_code}" for one in chosen)
@@ -165,10 +185,6 @@ def _name(place: Path) -> str:
         return place.stem
     folder = place.parent if place.is_file() else place
     return folder.parent.name if folder.name == "runs" else folder.name
-
-
-def _mark(answered: ExerciseRecord | None) -> str:
-    return "·" if answered is None else "✓" if answered.right else "✗"
 
 
 def _printable(text: str) -> str:

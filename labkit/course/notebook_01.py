@@ -5,6 +5,8 @@ from __future__ import annotations
 from labkit.course.checkers import Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "Text"
+
 
 def bytes_in_utf8() -> int:
     """Four letters and two spaces of one byte each, one character of two bytes, one of three, one of four."""
@@ -12,7 +14,7 @@ def bytes_in_utf8() -> int:
 
 
 def characters_after_cleaning() -> int:
-    """R\u00e9sum\u00e9, a line end and a blank line, Tom, a line end, Anna: 6 + 2 + 3 + 1 + 4."""
+    """R\u00e9sum\u00e9, a line end and an empty line, Tom, a line end, Anna: 6 + 2 + 3 + 1 + 4."""
     return len("R\u00e9sum\u00e9\n\nTom\nAnna")
 
 

@@ -7,6 +7,8 @@ import math
 from labkit.course.checkers import Choice, Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "DPO"
+
 
 def implicit_rewards(policy: list[float], reference: list[float], beta: float) -> list[float]:
     """beta log(policy / reference), less that of the first answer: the constant is not known."""

@@ -8,6 +8,8 @@ from labkit.course.checkers import Function, Value
 from labkit.course.exercises import Exercise, Mistake
 from labkit.decoding import Filter, MinP, Temperature, TopK, TopP, filter_logits
 
+TITLE = "Decoding"
+
 ALIKE, HOT, CUT = "temperature, min-p", "temperature, top-k", "top-k, min-p"
 SHARES = "top-k, top-p"
 

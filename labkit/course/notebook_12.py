@@ -7,6 +7,8 @@ import math
 from labkit.course.checkers import Choice, Function
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "Look, compare, choose"
+
 AFTER, IT, ALONE, ALL = "from that word on", "from 'it' on", "of that word alone", "all"
 
 

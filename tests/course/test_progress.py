@@ -2,8 +2,10 @@
 
 import csv
 import errno
+import io
 import json
 import multiprocessing
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,13 +85,29 @@ def test_progress_and_solutions_are_printed(capsys):
     check("00.1", 0.5, vocabulary=512)
     assert main(["course"]) == 0
     said = capsys.readouterr().out
-    assert "00  ✗ ✓ · · ·" in said and "1 of 5 right" in said and "00.1  1 attempt. Before training" in said
-    assert main(["course", "--solutions", "00"]) == 0
-    assert capsys.readouterr().out.count("def ") == 5
-    assert main(["course", "--solutions", "00.2"]) == 0
-    assert capsys.readouterr().out.startswith("# 00.2")
-    assert main(["course", "--solutions", "77"]) == main(["course", "--solutions", "00.9"]) == 2
+    assert said.startswith("✓ right   ✗ not right yet   · not answered\n")
+    assert "00  The whole recipe        ✗ ✓ · · ·    1 of 5 right" in said
+    assert "00.1  1 attempt. Before training" in said
+    for which in ("00", "0"):
+        assert main(["course", "--solutions", which]) == 0
+        assert capsys.readouterr().out.count("def ") == 5
+    for which in ("00.2", "0.2"):
+        assert main(["course", "--solutions", which]) == 0
+        assert capsys.readouterr().out.startswith("# 00.2")
+    for which in ("77", "00.9", "00.", "", "7.", "007"):
+        assert main(["course", "--solutions", which]) == 2
     assert "there are 00" in capsys.readouterr().err
+
+
+def test_marks_are_told_apart_where_the_terminal_has_ascii_alone(monkeypatch):
+    right("00.2")
+    check("00.1", 0.5, vocabulary=512)
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert main(["course"]) == 0
+    printed.seek(0)
+    said = printed.read()
+    assert said.startswith("+ right   x not right yet   . not answered") and "x + . . ." in said
 
 
 def _student(name: str, *ids: str) -> str:
