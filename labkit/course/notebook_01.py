@@ -34,7 +34,7 @@ def signature(members: set[int], slopes: list[int], offsets: list[int], prime: i
     ]
 
 
-def found(similarity: float, bands: int, rows: int) -> float:
+def s_curve(similarity: float, bands: int, rows: int) -> float:
     """A band agrees with probability similarity ** rows; a pair is missed where none of the bands does."""
     return 1 - (1 - similarity**rows) ** bands
 
@@ -148,9 +148,9 @@ EXERCISES = (
     ),
     Exercise(
         "01.5",
-        "Write found(similarity, bands, rows): the probability that two sets with this Jaccard index agree in all rows "
-        "of at least one band.",
-        found,
+        "Write s_curve(similarity, bands, rows): the probability that two sets with this Jaccard index agree in all "
+        "rows of at least one band.",
+        s_curve,
         Function(lambda: [(0.8, 16, 8), (0.5, 4, 2), (0.9, 1, 3), (0.0, 16, 8), (1.0, 2, 5)]),
         (
             Mistake(

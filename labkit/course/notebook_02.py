@@ -158,6 +158,7 @@ EXERCISES = (
                 (["a", "a", "a"], ("a", "a")),
                 (["x", "y"], ("a", "b")),
                 (["b", "a"], ("a", "b")),
+                (["ba", "b", "a", "b"], ("a", "b")),
                 ([], ("a", "b")),
             ]
         ),
@@ -172,6 +173,11 @@ EXERCISES = (
                 "overlapping",
                 _overlapping,
                 "A token is used in two merges here: after a merge, go on behind both of its tokens.",
+            ),
+            Mistake(
+                "joined as text",
+                lambda tokens, pair: " ".join(tokens).replace(" ".join(pair), "".join(pair)).split(),
+                "As text, the end of a longer token is taken for a token: ba b holds a b. Compare whole tokens.",
             ),
             Mistake(
                 "second token kept",
