@@ -155,6 +155,15 @@ def test_the_command_prints_json_and_takes_the_recipes_flags(made, monkeypatch, 
     assert "ppo.kl_coef: 0.1, not 0.7" in capsys.readouterr().err
 
 
+def test_stopped_it_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stopped(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "train_stages", stopped)
+    assert main(["study", "alignment", "--preset", "smoke", "--methods", "dpo", "--out", str(tmp_path / "out")]) == 130
+    assert "To go on, give the same command again." in capsys.readouterr().err
+
+
 def test_methods_are_the_stages_that_leave_a_policy_and_named_settings():
     names = method_names()
     assert {"ppo", "grpo", "rloo", "dpo", "kto", "ipo", "simpo", "rlvr", "votes"} <= set(names)
