@@ -30,7 +30,7 @@ class StudyOptions:
     rate, right answers, KL. A method is called better only outside the spread of seeds. overoptimisation: reward and
     gold as the KL grows, for best-of-n and a policy gradient, one reward model and ensembles.
 
-    Every field of the recipe can be set too, as --pretrain.train.steps 500 or --ppo.kl.coef 0.1.
+    Every field of the recipe can be set too, as --pretrain.train.steps 500 or --ppo.kl-coef 0.1.
     """
 
     what: Annotated[Positional[Literal["alignment", "overoptimisation"]], arg(metavar="{alignment,overoptimisation}")]

@@ -11,12 +11,9 @@ from labkit.errors import LabError
 from labkit.runs import pipeline
 from labkit.runs.extend import extend_run
 from labkit.runs.folder import Run
-from labkit.runs.plan import PlannedStage
-from labkit.stages import DPO
 from labkit.stages.rewards import Verifier
 from labkit.studies import alignment as study
 from labkit.studies.methods import method_names, recipe_of_methods
-from tests.tiny_recipe import tiny_recipe
 from tests.tiny_study import study_preset
 
 METHODS = ("ppo", "dpo")
@@ -99,17 +96,6 @@ def test_another_recipe_and_other_settings_are_refused_by_name(made):
     with pytest.raises(LabError, match=r"different recipe \(model.width: 32, not 64\)"):
         extend_run(out / "seed-0", replace(recipe, model=replace(recipe.model, width=64)))
     assert (out / "seed-0" / "recipe.json").read_bytes() == before
-
-
-def test_a_run_is_extended_behind_what_it_has(tmp_path):
-    recipe = tiny_recipe()
-    Run.create(tmp_path, recipe)
-    more = replace(recipe, plan=(*recipe.plan, PlannedStage("dpo-soft", DPO(recipe.stages["dpo"].train, beta=0.5))))
-    assert extend_run(tmp_path, more) == Run.open(tmp_path).recipe == more
-    assert [Run.open(tmp_path).recipe.fingerprint(name) for name in recipe.stages] == [
-        recipe.fingerprint(name) for name in recipe.stages
-    ]
-    assert extend_run(tmp_path, recipe) == more  # what is there stays
 
 
 def metrics(gain: float, right_gain: float = 0.0, win: float = 0.7) -> dict[str, float]:
