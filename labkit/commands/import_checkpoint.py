@@ -31,7 +31,7 @@ class ImportOptions:
     instructions: DataSource = None
     """Conversations to fine-tune on, as for labkit run."""
     preferences: DataSource = None
-    """Preference pairs for the reward model, PPO and DPO, as for labkit run."""
+    """Preference pairs for the reward model and the stages that learn from preferences, as for labkit run."""
 
 
 def command(arguments: list[str]) -> int:

@@ -54,7 +54,7 @@ class PlanOptions:
     instructions: DataSource = None
     """Conversations to fine-tune on, as in `labkit run`."""
     preferences: DataSource = None
-    """Preference pairs for the reward model, PPO and DPO, as in `labkit run`."""
+    """Preference pairs for the reward model and the stages that learn from preferences, as in `labkit run`."""
     json: Switch = False
     """Print all estimates as JSON, in bytes and seconds."""
 

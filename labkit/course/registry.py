@@ -34,8 +34,12 @@ def exercises(notebook_number: str) -> tuple[Exercise, ...]:
 
 
 def find_exercise(id: str) -> Exercise:
-    """The exercise with this id. Raises LabError, which lists those of its notebook, when there is none."""
-    of_notebook = exercises(str(id).partition(".")[0])
+    """The exercise with this id. Raises LabError, which lists those of its notebook, when there is none, and for an id
+    that is a number.
+    """
+    if not isinstance(id, str):
+        raise LabError(f'The id of an exercise is text, in quotes: check("{str(id).zfill(4)}", …).')
+    of_notebook = exercises(id.partition(".")[0])
     for exercise in of_notebook:
         if exercise.id == id:
             return exercise

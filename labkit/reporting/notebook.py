@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tqdm.auto import tqdm
 
 from labkit.paths import demo_folder
-from labkit.reporting.terminal import format_stage_headline
+from labkit.reporting.terminal import format_finding, format_stage_headline
 from labkit.text.reading.report import format_reading_lines
 
 if TYPE_CHECKING:
@@ -132,6 +132,9 @@ def show_progress(events: Iterable[Progress]) -> None:
             bar = bar or tqdm(total=event.total_steps, initial=event.steps_done - 1, desc=event.stage)
             bar.set_postfix_str(f"loss {event.record.loss:.3f}", refresh=False)
             bar.update(event.steps_done - bar.n)
+            continue
+        if event.phase == "advice" and event.result is not None:
+            tqdm.write(f"{event.stage}, {format_finding(event.result)}")
             continue
         if bar is not None:
             bar.close()

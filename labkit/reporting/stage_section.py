@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from labkit.reporting import plots
 from labkit.reporting.markup import Markup, html_tag
 from labkit.reporting.metrics import BEFORE_SUFFIX, BY_KIND, metric_spec
+from labkit.reporting.terminal import format_finding
 from labkit.stages import stage_class, stage_title, stage_title_in_sentence
 
 
@@ -31,9 +32,15 @@ def stage_section(
     parts = [html_tag("span", f"Stage {number}", class_="step"), html_tag("h2", stage_title(name))]
     known = stage_class(name)
     parts += [html_tag("p", known.about)] if known is not None else []
+    parts += [_advice(stage["advice"])] if stage.get("advice") else []
     if places:
         parts.append(html_tag("div", places, class_="card figures"))
     return html_tag("section", parts, _metrics_table(stage, before), id=name)
+
+
+def _advice(findings: Sequence[Mapping[str, Any]]) -> Markup:
+    """What the doctor said while the stage trained."""
+    return html_tag("ul", [html_tag("li", format_finding(finding)) for finding in findings], class_="card advice")
 
 
 class HeadedFigure(NamedTuple):

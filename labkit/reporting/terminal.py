@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -137,6 +137,9 @@ def _follow(events: Generator[Progress, None, None], stop: StopRequest, speaks: 
                 bar = bar or _bar(event, speaks)
                 bar.set_postfix_str(f"loss {event.record.loss:.3f}", refresh=False)
                 bar.update(event.steps_done - bar.n)
+            elif event.phase == "advice" and event.result is not None:
+                if speaks:
+                    tqdm.write(f"{event.stage:9} {format_finding(event.result)}", file=sys.stderr)
             else:
                 _close(bar)
                 bar = None
@@ -195,6 +198,13 @@ def _say(event: Progress, speaks: bool) -> None:
     elif event.result is not None:
         text = format_stage_headline(event.result)
     print(f"{event.stage:9} {text}", file=sys.stderr)
+
+
+def format_finding(finding: Mapping[str, Any]) -> str:
+    """What the doctor found, in a line: "step 10, warning: All answers of the last 5 rollouts …"."""
+    if finding["is_warning"]:
+        return f"step {finding['step']}, warning: {finding['message']}"
+    return f"step {finding['step']}: {finding['message']}"
 
 
 def format_stage_headline(stage_result: dict[str, Any]) -> str:

@@ -72,8 +72,8 @@ class RunOptions:
     """Fine-tune on these conversations: the same kinds of source; `labkit read --as instructions` shows how they are
     read."""
     preferences: DataSource = None
-    """Train the reward model, PPO and DPO on these preference pairs: the same kinds of source, with the columns prompt
-    (or instruction), chosen, rejected."""
+    """Train the reward model and what learns from preferences on these pairs: the same kinds of source, with the
+    columns prompt (or instruction), chosen, rejected."""
 
     @property
     def folder(self) -> Path:

@@ -53,10 +53,14 @@ def _other_alignment_stages(preset: Recipe) -> tuple[PlannedStage, ...]:
     """Every stage that learns from preferences beside the preset's, where its page says nothing of its training: one
     that writes answers itself is trained as the preset's PPO is, another as its DPO.
     """
-    ppo, dpo = preset.stages["ppo"].train, preset.stages["dpo"].train
+
+    def suggested(stage: Any) -> TrainConfig:
+        train = preset.stages["ppo" if stage.online else "dpo"].train
+        return dataclasses.replace(train, adamw_lr=train.adamw_lr * stage.relative_lr)
+
     policies: list[Any] = [stage for stage in STAGES.values() if stage.reads == "preferences"]
     plain = [stage for stage in policies if stage.leaves == "language model" and stage().train == TrainConfig()]
-    return make_plan(**{stage.kind: stage(train=ppo if stage.online else dpo) for stage in plain})
+    return make_plan(**{stage.kind: stage(train=suggested(stage)) for stage in plain})
 
 
 def _adamw(steps: int, rows: int, length: int, lr: float) -> TrainConfig:

@@ -28,6 +28,7 @@ from labkit.configs import Positive, check_fields
 from labkit.errors import LabError
 from labkit.losses import KTOLoss, kto_kl, kto_loss
 from labkit.machine import all_reduce_sum
+from labkit.stages.doctor import PREFERENCE_CHECKS, one_kind_of_label
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.preference_policy import (
     IMPLICIT_REWARDS,
@@ -80,6 +81,7 @@ class KTO(PreferencePolicy):
         "how far the model has moved on average; answers that are far on the right side already count little."
     )
     loss_unit = ""
+    checks = (*PREFERENCE_CHECKS, one_kind_of_label)
     curves = (
         Curve("Answers on the side of their label", "fraction of the batch", ("accuracy",)),
         IMPLICIT_REWARDS,

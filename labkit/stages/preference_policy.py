@@ -19,6 +19,7 @@ from labkit.losses import PreferenceLoss
 from labkit.machine import autocast, uses_bf16
 from labkit.model.transformer import Transformer
 from labkit.stages.claims import Claim, Metrics
+from labkit.stages.doctor import PREFERENCE_CHECKS
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Curve, Stage
@@ -86,6 +87,7 @@ class PreferencePolicy(Stage):
     train: TrainConfig = TrainConfig()
 
     reads = "preferences"
+    checks = PREFERENCE_CHECKS
     uses_reference: ClassVar[bool] = True
     """Whether its loss compares the policy with the model before this stage."""
 

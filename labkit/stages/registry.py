@@ -86,6 +86,8 @@ class Stage(ABC):
     """What it begins with: new weights, or those that another stage has left."""
     online: ClassVar[bool] = False
     """Whether it learns from answers that the model in training writes."""
+    relative_lr: ClassVar[float] = 1.0
+    """Of the learning rate of a preset's PPO (for what is online) or DPO, at which a preset suggests to train it."""
     leaves: ClassVar[Literal["language model", "reward model"]] = "language model"
     chat: ClassVar[bool] = True
     """Whether the language model that it leaves answers messages, in the form of a chat."""
@@ -93,6 +95,8 @@ class Stage(ABC):
     """What a step's loss is counted in; empty where it has no unit."""
     curves: ClassVar[tuple[Curve, ...]] = ()
     """What is drawn of its steps beside loss, reward and learning rate."""
+    checks: ClassVar[tuple[Callable[[Any], str | None], ...]] = ()
+    """What is looked for in its step records while it trains: see `labkit.stages.doctor.Check`."""
     metric_specs: ClassVar[Mapping[str, MetricSpec]] = {}
     """What its metrics mean, where `labkit.evaluation.metrics` does not say it, or says something else."""
 

@@ -18,6 +18,7 @@ from labkit.configs import NonNegative, Seed, check_fields
 from labkit.losses import all_pairs_loss, centering_loss, pairwise_loss, plackett_luce_loss
 from labkit.model.reward_model import RewardModel
 from labkit.stages.claims import Claim, Metrics
+from labkit.stages.doctor import overfits_pairs
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import PAIR_LOSSES, RANKED
 from labkit.stages.registry import Stage, register
@@ -114,6 +115,7 @@ class RewardModeling(Stage):
     )
     reads = "preferences"
     leaves = "reward model"
+    checks = (overfits_pairs,)
     loss_unit = "nats per pair"
     curves = (RANKED,)
     metric_specs = PAIR_LOSSES

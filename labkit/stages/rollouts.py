@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from labkit.machine import all_reduce_sum, autocast, float_for_sums, uses_bf16
 from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import IndexedPrompts
-from labkit.stages.credit import Credit, ScoredAnswers
+from labkit.stages.credit import Credit, ScoredAnswers, ValueModel
 from labkit.stages.rewards import RewardOfSamples
 from labkit.stages.sampling import Sampler, Samples
 from labkit.text.batch import Batch
@@ -36,8 +37,10 @@ class Rollout(NamedTuple):
     inputs, labels, mask [B, T] as in Batch, mask True on the answers; logprobs, values [B, T] of the model that wrote
     them, and reference_logprobs of the reference model; advantages, returns [B, T]. metrics: means over all answers of
     a step, each []: reward of the judge, gold of the oracle (0 where there is none), kl in nats per answer, length in
-    tokens, and explained_variance: how much of the returns' variance the critic predicted; frac_reward_zero_std: of
-    the prompts, how many of whose answers all got the same reward. pretraining: rows of text to be mixed in, or none.
+    tokens; with a critic explained_variance: how much of the returns' variance it predicted; with several answers to a
+    prompt frac_reward_zero_std: of the prompts, how many of whose answers all got the same reward; reward_std: the
+    deviation of the reward, with N; reward_length_correlation: Spearman's, of the reward and the length of the answers
+    of a batch (of each process by itself). pretraining: rows of text to be mixed in, or none.
     """
 
     inputs: Tensor
@@ -53,17 +56,19 @@ class Rollout(NamedTuple):
 
 
 _PER_TOKEN = Rollout._fields[:-2]
-_METRICS = ("reward", "gold", "kl", "length", "explained_variance", "frac_reward_zero_std")
+_METRICS = (
+    *("reward", "gold", "kl", "length", "explained_variance", "frac_reward_zero_std"),
+    *("reward_std", "reward_length_correlation"),
+)
 
 
 def _from_state(state: dict[str, Any], ending: str) -> Rollout:
-    """The rollout whose tensors have names of this ending in a source's state."""
-    if f"reference_logprobs{ending}" not in state:
-        raise LabError(
-            "The rollout in the checkpoint has the format of an older labkit. Train the stage again (--again)."
-        )
-    tensors: dict[str, Any] = {name: state[name + ending] for name in _PER_TOKEN}
-    return Rollout(**tensors, metrics={name: state[name + ending] for name in _METRICS})
+    """The rollout whose tensors have names of this ending in a source's state. One that an older labkit saved is PPO's
+    and without reference_logprobs, which PPO's loss does not read.
+    """
+    given = {"reference_logprobs" + ending: state["logprobs" + ending]} | state
+    tensors: dict[str, Any] = {name: given[name + ending] for name in _PER_TOKEN}
+    return Rollout(**tensors, metrics={name: state[name + ending] for name in _METRICS if name + ending in state})
 
 
 def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:
@@ -174,6 +179,10 @@ class RolloutSource:
         credited = self.credit(scored)
         golds = [self._gold(*given) for given in zip(batches, written, strict=True)]
         means = _means(scored, credited, golds, self.num_generations)
+        if not isinstance(self.credit.baseline, ValueModel):
+            del means["explained_variance"]
+        if self.num_generations == 1:
+            del means["frac_reward_zero_std"]
         return [
             Rollout(
                 *samples.batch,
@@ -238,12 +247,13 @@ def _means(
     num_generations: int,
 ) -> dict[str, Tensor]:
     """What a Rollout says of its answers, over all of them that make a step together, on all processes."""
-    sums, device = torch.zeros(11, dtype=torch.float64), scored[0].mask.device
+    sums, device = torch.zeros(13, dtype=torch.float64), scored[0].mask.device
     exact = float_for_sums(device)
     for one, credit, gold in zip(scored, credited, golds, strict=True):
         errors, returns = (x[one.mask].to(exact) for x in (credit.returns - one.values, credit.returns))
+        scores, lengths = one.scores.to(exact), one.mask.sum(-1)
         kl = (one.logprobs - one.reference_logprobs).sum()
-        of_answers: list[Any] = [len(one.scores), one.scores.sum(), sum(gold), kl]
+        of_answers: list[Any] = [len(scores), one.scores.sum(), sum(gold), kl]
         of_tokens: list[Any] = [
             one.mask.sum(),
             errors.sum(),
@@ -252,11 +262,13 @@ def _means(
             (returns**2).sum(),
             len(gold),
             num_generations * _alike(one.scores.view(-1, num_generations)),
+            (scores**2).sum(),
+            len(scores) * rank_correlation(scores, lengths),
         ]
         sums += torch.tensor([float(value) for value in [*of_answers, *of_tokens]], dtype=torch.float64)
-    answers, reward, gold_sum, kl, tokens, error, error2, return_, return2, judged, alike = all_reduce_sum(
-        sums.to(device, exact)
-    ).tolist()
+    answers, reward, gold_sum, kl, tokens, error, error2, return_, return2, judged, alike, reward2, with_length = (
+        all_reduce_sum(sums.to(device, exact)).tolist()
+    )
     unexplained, variance = error2 / tokens - (error / tokens) ** 2, return2 / tokens - (return_ / tokens) ** 2
     found = {
         "reward": reward / answers,
@@ -265,6 +277,8 @@ def _means(
         "length": tokens / answers,
         "explained_variance": 1 - unexplained / max(variance, 1e-8),
         "frac_reward_zero_std": alike / answers,
+        "reward_std": math.sqrt(max(reward2 / answers - (reward / answers) ** 2, 0.0)),
+        "reward_length_correlation": with_length / answers,
     }
     return {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in found.items()}
 
@@ -272,6 +286,16 @@ def _means(
 def _alike(groups: Tensor) -> int:
     """In how many groups, [groups, answers], all scores are the same."""
     return int((groups == groups[:, :1]).all(-1).sum())
+
+
+def rank_correlation(x: Tensor, y: Tensor) -> float:
+    """Spearman's rank correlation of N numbers and N others, equal ones sharing the mean of their ranks; 0 where all of
+    one side are equal.
+    """
+    ranks = [(a[:, None] > a).sum(-1) + ((a[:, None] == a).sum(-1) - 1) / 2 for a in (x, y)]
+    a, b = (rank.double() - rank.double().mean() for rank in (one.cpu() for one in ranks))
+    scale = math.sqrt(float((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / scale if scale else 0.0
 
 
 def _device(model: Policy) -> torch.device:

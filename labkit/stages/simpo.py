@@ -41,6 +41,7 @@ class SimPO(PairwisePolicy):
         "rate keeps the model close to where it began."
     )
     uses_reference = False
+    relative_lr = 0.5  # at the whole of DPO's, right answers fell by 6 points at the smoke preset
     metric_specs = held_out_loss_specs(
         "nats per pair",
         "Mean of −log sigmoid of the difference of the two rewards, less the margin, on held-out pairs.",

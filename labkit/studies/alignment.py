@@ -143,7 +143,7 @@ def measure_policy(policy: Transformer, reference: Transformer | None, inputs: S
     """Of each prompt's greedy answer: gold, right, unsupported, polite, and how many tokens it has; and where there is
     a reference, the KL from it, of a sampled answer.
     """
-    tokenizer, (tasks, prompts, _) = inputs.tokenizer, asked.prompts
+    tokenizer, tasks, prompts = inputs.tokenizer, asked.prompts.tasks, asked.prompts.prompt_ids
     answers = greedy_answer_ids(policy, tokenizer, prompts, asked.max_new_tokens)
     scores = oracle_scores(inputs.world, inputs.annotator, tokenizer, tasks, answers)
     arrays: Arrays = {name: column.astype(float) for name, column in scores._asdict().items()}

@@ -285,7 +285,7 @@ class _SeedMeasures:
 
     def _judged(self, asked: Asked, answers: list[list[int]]) -> Arrays:
         """Each different answer to a prompt is judged once."""
-        tokenizer, (tasks, prompts, _) = self.inputs.tokenizer, asked.prompts
+        tokenizer, tasks, prompts = self.inputs.tokenizer, asked.prompts.tasks, asked.prompts.prompt_ids
         each = len(answers) // len(prompts)
         given = [(at // each, tuple(answer)) for at, answer in enumerate(answers)]
         different = list(dict.fromkeys(given))

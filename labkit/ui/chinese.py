@@ -122,7 +122,7 @@ def label_in_chinese(text: str) -> str:
     return f"{NAMES[parts[1]]}（{label_in_chinese(parts[2])}）" if parts[2] else f"{NAMES[parts[1]]}：{parts[3]}"
 
 
-def message_in_chinese(text: str) -> str:
+def translate_message_to_chinese(text: str) -> str:
     """A message in Chinese; where its template is not known, in English, and said to be so."""
     for pattern, chinese in PATTERNS:
         found = pattern.fullmatch(text)
@@ -133,5 +133,5 @@ def message_in_chinese(text: str) -> str:
 
 def _inner(part: str) -> str:
     """What was put into a message, which may be a message itself."""
-    found = message_in_chinese(part)
+    found = translate_message_to_chinese(part)
     return part if found == UNTRANSLATED.format(part) else found

@@ -5,6 +5,55 @@ Of several templates that fit a message, the first counts.
 """
 
 MESSAGES = {
+    # what the doctor finds in a stage
+    "step {}, warning: {}": "第 {0} 步，警告：{1}",
+    "step {}: {}": "第 {0} 步：{1}",
+    "The loss of the first step is 0, which is no error: the advantages of its answers add up to 0, and the policy is "
+    "still the one that wrote them (every ratio is 1). The gradient is not 0 (its norm is {}). Watch the reward, not "
+    "the loss.":
+        "第一步的损失为 0，这不是错误：这一步回答的优势之和为 0，而策略仍是写出它们的策略（比率都是 1）。"
+        "梯度不为 0（范数 {0}）。请看奖励，不要看损失。",
+    "All answers of the last {} rollouts got the same reward, {}: nothing tells a good answer from a bad one. Change "
+    "what judges them ({}) so that it tells answers of this policy apart, or raise {} where they are all alike.":
+        "最近 {0} 次采样的所有回答奖励都是 {1}：无从区分好坏。请更换评判方式（{2}），使其能区分这个策略的回答；"
+        "若回答彼此雷同，请加大 {3}。",
+    "{} % of the prompts of the last {} rollouts had answers that were all rewarded alike. A group without variance "
+    "has no advantage and teaches nothing. Raise {} or {}, or choose a reward with finer steps ({}).":
+        "最近 {1} 次采样中，{0}% 的提示的所有回答奖励相同。没有方差的组没有优势，教不了任何东西。请加大 {2} 或 {3}，"
+        "或选用分得更细的奖励（{4}）。",
+    "The reward follows the length of the answers (rank correlation {} over the last {} rollouts), and they went from "
+    "{} to {} tokens: the policy may learn length and nothing else. Change what judges them ({}), hold the policy "
+    "closer ({}), or bound its answers ({}).":
+        "奖励随回答长度变化（最近 {1} 次采样的秩相关为 {0}），而回答从 {2} 个词元变为 {3} 个：策略可能只学到了长度。"
+        "请更换评判方式（{4}），让策略更贴近参考模型（{5}），或限制回答的长度（{6}）。",
+    "The KL from the reference model is {} nats per answer and grows: the answers are no longer of the kind that the "
+    "reward was made for, and a high one says little. Hold the policy closer ({}), or lower {}.":
+        "与参考模型的 KL 为每个回答 {0} 纳特，且仍在增长：这些回答已不是奖励所针对的那一类，奖励再高也说明不了什么。"
+        "请让策略更贴近参考模型（{1}），或减小 {2}。",
+    "After {} rollouts the value model explains nothing of the returns: explained variance {}, where their mean alone "
+    "has 0. Its advantages are noise. Raise {} or {}, or take more steps on each rollout ({}).":
+        "{0} 次采样之后，价值模型仍完全不能解释回报：解释方差为 {1}，而仅用均值就是 0。由它得到的优势只是噪声。"
+        "请加大 {2} 或 {3}，或在每次采样上多走几步（{4}）。",
+    "The chosen answers become less likely together with the rejected ones: {} and {} nats per answer below the first "
+    "steps. The probability goes to answers that nobody compared. Lower {} or {}, or change what holds the policy back "
+    "({}).":
+        "被选回答与被拒回答一起变得更不可能：每个回答比最初几步低 {0} 和 {1} 纳特。概率流向了没有人比较过的回答。"
+        "请减小 {2} 或 {3}，或调整约束策略的设置（{4}）。",
+    "The accuracy on the last {} batches is {}, but the loss on held-out pairs rose from {} to {}: the model learns "
+    "its pairs by heart. Give it more pairs, lower {} or {}, or stop where the loss is lowest ({} shows it).":
+        "最近 {0} 个批次的准确率为 {1}，但留出偏好对上的损失从 {2} 升到 {3}：模型在死记这些偏好对。请给出更多偏好对，"
+        "减小 {4} 或 {5}，或在损失最低处停止（{6} 会显示它）。",
+    "In {} of the last {} batches all answers had the same label: such a step makes every answer likelier, or every "
+    "one less likely. Raise {}, or give good and bad answers in equal numbers.":
+        "最近 {1} 个批次中有 {0} 个，所有回答的标签都相同：这样的一步使每个回答都更可能，或都更不可能。请加大 {2}，"
+        "或给出数量相等的好回答与坏回答。",
+    "the reward model": "奖励模型",
+    "The reward model {} gave {} for the answer {}. Its weights are damaged, or its training diverged: train it again "
+    "(--again) at a lower learning rate.":
+        "奖励模型 {0} 给回答 {2} 的分数是 {1}。它的权重已损坏，或训练发散：请以更小的学习率重新训练它（--again）。",
+    "The reward function {} gave {} for the answer {} to {}. A reward must be a finite number.":
+        "奖励函数 {0} 给 {3} 的回答 {2} 的奖励是 {1}。奖励必须是有限数。",
+    "The reward function {} failed on {}: {}": "奖励函数 {0} 在 {1} 上出错：{2}",
     # the lab, its runs and their processes
     "There is no run {} in {}.": "{1} 中没有名为 {0} 的运行。",
     "{} is not the name of a run.": "{0} 不是运行的名称。",

@@ -11,9 +11,10 @@ from labkit.reporting.comparison import compare_runs, comparison_rows
 from labkit.reporting.metrics import BY_KIND
 from labkit.reporting.plots import overlay_figures
 from labkit.reporting.stage_section import HeadedFigure, stage_figures
-from labkit.reporting.terminal import metric_table_rows
+from labkit.reporting.terminal import format_finding, metric_table_rows
 from labkit.runs.folder import Run
 from labkit.runs.stage_folder import StageFolder
+from labkit.stages.doctor import diagnose
 from labkit.ui.lab import Lab
 from labkit.ui.shell import hide_box_update, show_advice_or_hide_update, show_error_update, translate_label
 
@@ -28,6 +29,13 @@ def metrics_table(run: Run) -> dict[str, Any]:
     names = dict.fromkeys(name for result in results for name in result["metrics"] if not name.startswith(BY_KIND))
     table = [[translate_label(title), *values] for name in names for title, *values in metric_table_rows(name, results)]
     return {"headers": [translate_label("metric"), *(stage.name for stage in finished)], "data": table}
+
+
+def stage_advice(stage: StageFolder) -> list[str]:
+    """What the doctor has to say of a stage that is being trained, or was."""
+    result = stage.result
+    found = diagnose(stage.name, stage.config, stage.step_records, result["metrics"] if result else None)
+    return [format_finding(finding._asdict()) for finding in found]
 
 
 class RunComparison(NamedTuple):

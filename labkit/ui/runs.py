@@ -19,7 +19,7 @@ from labkit.runs.presets import PRESETS
 from labkit.ui import manage
 from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
-from labkit.ui.run_figures import curve_figures, metrics_table, overlay_other_run, run_comparison_table
+from labkit.ui.run_figures import curve_figures, metrics_table, overlay_other_run, run_comparison_table, stage_advice
 from labkit.ui.shell import (
     hide_box_update,
     on_load,
@@ -255,7 +255,7 @@ class RunTabUpdates:
         at, log = run_status(self.jobs, run), self.jobs.log(name)
         ended = f"Its process ended early: {failure_message(self.jobs, name)}"
         return (
-            show_error_update(ended) if at.failed else hide_box_update(),
+            show_error_update(ended) if at.failed else show_advice_or_hide_update(*self._advice(run, stage)),
             {"headers": stage_table_headers(), "data": stage_progress_rows(run, at)},
             *self._curves(run, name, other, stage, curve),
             metrics_table(run),
@@ -268,6 +268,10 @@ class RunTabUpdates:
             else translate_message(f"{name} was not started in this app: its log is where its command was run."),
             gr.update(open=True) if at.failed else gr.skip(),
         )
+
+    def _advice(self, run: Run, stage: Any) -> list[str]:
+        shown = _shown_stage(run, stage)
+        return [] if shown is None else stage_advice(run.stage(shown))
 
     def _none(self, name: str) -> tuple[Any, ...]:
         """Of a run that has just been begun, or could not be."""
@@ -292,15 +296,20 @@ class RunTabUpdates:
 
     def _curves(self, run: Run, name: str, other: Any, stage: Any, curve: Any) -> tuple[Any, Any, Any]:
         """The menus of stages and curves, with what was chosen of them where it is still there, and the figure."""
-        begun = [one.name for one in run.stages if one.exists]
-        if not begun:
+        begun, shown = [one.name for one in run.stages if one.exists], _shown_stage(run, stage)
+        if shown is None:
             return gr.update(choices=[], value=None), gr.update(choices=[], value=None), None
-        shown = stage if stage in begun else begun[-1]
         figures = curve_figures(run.stage(shown))
         chosen = curve if curve in list(figures) else next(iter(figures), None)
         names = [(heading, key) for key, (heading, _) in figures.items()]
         figure = overlay_other_run(self.lab, name, other, shown, chosen, figures[chosen].figure) if chosen else None
         return gr.update(choices=begun, value=shown), gr.update(choices=names, value=chosen), figure
+
+
+def _shown_stage(run: Run, stage: Any) -> str | None:
+    """The stage that was chosen where it has begun, else the newest; None where none has."""
+    begun = [one.name for one in run.stages if one.exists]
+    return stage if stage in begun else next(reversed(begun), None)
 
 
 def stage_table_headers() -> list[str]:

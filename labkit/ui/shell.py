@@ -53,7 +53,7 @@ def translate_message(text: object) -> str:
     lie: "/home/ada/lab/runs/mine is in use" is "runs/mine is in use".
     """
     shown = ABOVE.sub("", str(text))
-    return chinese.message_in_chinese(shown) if is_page_in_chinese() else shown
+    return chinese.translate_message_to_chinese(shown) if is_page_in_chinese() else shown
 
 
 def translate_label(text: str) -> str:
@@ -66,13 +66,10 @@ def show_error_update(error: object) -> Any:
     return gr.update(value=translate_message(error), visible=True, elem_classes="labkit-wrong")
 
 
-def show_advice_or_hide_update(text: str) -> Any:
-    """Fills a `problem_box` with what is good to know, and is no error; hides it when that is nothing."""
-    return (
-        gr.update(value=translate_message(text), visible=True, elem_classes="labkit-advice")
-        if text
-        else hide_box_update()
-    )
+def show_advice_or_hide_update(*messages: str) -> Any:
+    """Fills a `problem_box` with what is good to know, and is no error, a line each; hides it when that is nothing."""
+    text = "\n".join(translate_message(message) for message in messages if message)
+    return gr.update(value=text, visible=True, elem_classes="labkit-advice") if text else hide_box_update()
 
 
 def hide_box_update() -> Any:

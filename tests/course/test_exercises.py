@@ -93,6 +93,12 @@ def test_what_there_is_not_is_named():
     assert "00" in check("77.1", 1).text
 
 
+@pytest.mark.parametrize(("number", "text"), [(12.3, "12.3"), (7.3, "07.3")])
+def test_an_id_that_is_a_number_is_asked_for_in_quotes(number, text):
+    said = check(number, 1)
+    assert said.state == "unknown" and f'text, in quotes: check("{text}", …)' in said.text
+
+
 def numpy_scalars(value):
     """The same with NumPy's numbers and texts in place of Python's."""
     if isinstance(value, list | tuple):
