@@ -30,7 +30,7 @@ class StudyOptions:
     rate, right answers, KL. A method is called better only outside the spread of seeds. overoptimisation: reward and
     gold as the KL grows, for best-of-n and a policy gradient, one reward model and ensembles.
 
-    Every field of the recipe can be set too, as --pretrain.train.steps 500 or --ppo.kl.coef 0.1.
+    Every field of the recipe can be set too, as --pretrain.train.steps 500 or --ppo.kl-coef 0.1.
     """
 
     what: Annotated[Positional[Literal["alignment", "overoptimisation"]], arg(metavar="{alignment,overoptimisation}")]
@@ -71,7 +71,11 @@ class StudyOptions:
 def command(arguments: list[str]) -> int:
     """`labkit study`: its exit code."""
     options, rest = parse_known_args(StudyOptions, "study", arguments)
-    text_report, result = _run(options, rest)
+    try:
+        text_report, result = _run(options, rest)
+    except KeyboardInterrupt:
+        print("\nStopped; what is finished is kept. To go on, give the same command again.", file=sys.stderr)
+        return 130
     machine = result["machine"]
     where = f"{machine['processor']}, {count_with_noun(machine['cores'], 'core')}"
     print(json.dumps(result, indent=2) if options.json else f"{text_report(result)}\n\nMeasured on {where}.")

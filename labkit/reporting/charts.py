@@ -79,8 +79,9 @@ def interval_chart(
 
 def figure_page(figure: go.Figure, title: str) -> str:
     """A page that holds one figure and nothing from elsewhere, to be opened in a browser."""
+    chart = figure.to_html(full_html=False, include_plotlyjs=True, config={"displayModeBar": False})
     head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title></head>'
-    return f"{head}\n<body>{figure.to_html(full_html=False, include_plotlyjs=True)}</body></html>\n"
+    return f"{head}\n<body>{chart}</body></html>\n"
 
 
 def mark_x(figure: go.Figure, at: float, text: str = "") -> go.Figure:

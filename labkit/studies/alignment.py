@@ -280,10 +280,12 @@ def gain_figure(result: dict[str, Any]) -> Any:
 
 def _title(result: dict[str, Any]) -> str:
     """What the figure shows, in words."""
-    ranked = [one for one in result["comparisons"] if one["better"] is not None]
     methods = result["methods"]
     best = max(methods, key=lambda name: methods[name]["over_seeds"]["gold_gain"]["mean"])
     others = [one for one in result["comparisons"] if one["first"] == best]
-    if others and all(one in ranked for one in others):
-        return f"{best} gains most"
-    return f"{best} gains most, but not beyond the spread of seeds" if others else f"The gain of {best}"
+    if not others:
+        return f"The gain of {best}"
+    if len(result["seeds"]) == 1:
+        return f"{best} gains most in one seed"
+    sure = all(one["better"] == best for one in others)
+    return f"{best} gains most" if sure else f"{best} gains most, but not beyond the spread of seeds"

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from labkit.reporting.study_charts import judge_label
 from labkit.reporting.terminal import align_columns
+from labkit.studies.seeds import compare_over_seeds
 
 ERRORS = 2
 """Standard errors by which two points differ beyond chance."""
@@ -119,6 +121,7 @@ def summarize_curves(curves: Sequence[Curve]) -> list[dict[str, Any]]:
             "judge": judge,
             "points": [_mean_point(same) for same in zip(*(one["points"] for one in each), strict=True)],
             "peak_sqrt_kl": fmean(one["peak_sqrt_kl"] for one in each),
+            "peaks_sqrt_kl": [one["peak_sqrt_kl"] for one in each],
             "largest_sqrt_kl": fmean(one["points"][-1]["sqrt_kl"] for one in each),
             "gold_gain_at_peak": fmean(max(point["gold_gain"] for point in one["points"]) for one in each),
             "gold_after_peak": fmean(one["gold_after_peak"]["mean"] for one in each),
@@ -139,7 +142,7 @@ def text_of_curves(over_seeds: Sequence[dict[str, Any]]) -> str:
     heads = ["", "√KL at the peak", "gold gained", "largest √KL", "gold since", "reward since", "over-optimised"]
     rows = [
         [
-            f"{one['by']}, {one['judge']}",
+            f"{one['by']}, {judge_label(one['judge'])}",
             f"{one['peak_sqrt_kl']:.2f}",
             f"{one['gold_gain_at_peak']:+.3f}",
             f"{one['largest_sqrt_kl']:.2f}",
@@ -151,19 +154,18 @@ def text_of_curves(over_seeds: Sequence[dict[str, Any]]) -> str:
     ]
     reading = (
         "Gold and reward since: at the largest KL, less at gold's peak. Over-optimised: in how many seeds gold is then "
-        f"lower and reward higher, each by more than {ERRORS} standard errors. one: one reward model; mean4: the mean "
-        "of four, worst4: the lowest, deviation4: the mean less the deviation."
+        f"lower and reward higher, each by more than {ERRORS} standard errors."
     )
     return "\n".join([align_columns([heads, *rows]), "", reading, *_peaks(over_seeds)])
 
 
 def _peaks(over_seeds: Sequence[dict[str, Any]]) -> list[str]:
-    """Where the ensembles' gold peaks, beside that of one reward model."""
+    """Where the ensembles' gold peaks, beside that of one reward model; later only outside the spread of seeds."""
     said = []
     for by in dict.fromkeys(one["by"] for one in over_seeds):
-        peaks = {one["judge"]: one["peak_sqrt_kl"] for one in over_seeds if one["by"] == by}
-        later = [judge for judge, peak in peaks.items() if judge != "one" and peak > peaks["one"]]
-        if len(peaks) > 1:
-            words = f"at a larger KL for {', '.join(later)}" if later else "at a larger KL for none of the ensembles"
-            said.append(f"{by}: gold peaks {words}, of {len(peaks) - 1}.")
+        peaks = {one["judge"]: one["peaks_sqrt_kl"] for one in over_seeds if one["by"] == by}
+        alone, label = peaks.pop("one"), judge_label("one")
+        found = [compare_over_seeds(judge_label(judge), own, label, alone) for judge, own in peaks.items()]
+        if found:
+            said += ["", f"√KL at gold's peak, {by}:", *(comparison.describe("later") for comparison in found)]
     return said

@@ -100,11 +100,15 @@ class SeedComparison(NamedTuple):
     seeds_needed: int | None
 
     def __str__(self) -> str:
+        return self.describe("better")
+
+    def describe(self, word: str) -> str:
+        """In words, where who has the higher value is better, or later, or what `word` says."""
         if self.spread is None or self.low is None or self.high is None:
-            return f"{self.first} - {self.second}: {self.difference:+.3f}; one seed has no spread, so neither is better"
+            return f"{self.first} - {self.second}: {self.difference:+.3f}; one seed has no spread, so neither is {word}"
         interval = f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
         if self.better is not None:
-            return f"{self.first} - {self.second}: {interval}, {self.better} is better"
+            return f"{self.first} - {self.second}: {interval}, {self.better} is {word}"
         decide = f"about {self.seeds_needed}" if self.seeds_needed else f"more than {MOST_SEEDS}"
         return f"{self.first} - {self.second}: {interval}, inside the spread of seeds; {decide} seeds would decide"
 

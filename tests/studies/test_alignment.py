@@ -11,12 +11,9 @@ from labkit.errors import LabError
 from labkit.runs import pipeline
 from labkit.runs.extend import extend_run
 from labkit.runs.folder import Run
-from labkit.runs.plan import PlannedStage
-from labkit.stages import DPO
 from labkit.stages.rewards import Verifier
 from labkit.studies import alignment as study
 from labkit.studies.methods import method_names, recipe_of_methods
-from tests.tiny_recipe import tiny_recipe
 from tests.tiny_study import study_preset
 
 METHODS = ("ppo", "dpo")
@@ -101,17 +98,6 @@ def test_another_recipe_and_other_settings_are_refused_by_name(made):
     assert (out / "seed-0" / "recipe.json").read_bytes() == before
 
 
-def test_a_run_is_extended_behind_what_it_has(tmp_path):
-    recipe = tiny_recipe()
-    Run.create(tmp_path, recipe)
-    more = replace(recipe, plan=(*recipe.plan, PlannedStage("dpo-soft", DPO(recipe.stages["dpo"].train, beta=0.5))))
-    assert extend_run(tmp_path, more) == Run.open(tmp_path).recipe == more
-    assert [Run.open(tmp_path).recipe.fingerprint(name) for name in recipe.stages] == [
-        recipe.fingerprint(name) for name in recipe.stages
-    ]
-    assert extend_run(tmp_path, recipe) == more  # what is there stays
-
-
 def metrics(gain: float, right_gain: float = 0.0, win: float = 0.7) -> dict[str, float]:
     return {
         **{"gold_gain": gain, "gold_gain_standard_error": 0.01, "win_rate": win, "win_low": 0.6, "win_high": 0.8},
@@ -153,6 +139,15 @@ def test_the_command_prints_json_and_takes_the_recipes_flags(made, monkeypatch, 
     assert found["methods"]["ppo"] == before["methods"]["ppo"] and found["comparisons"] == []
     assert main([*given, "--ppo.kl-coef", "0.7"]) == 2
     assert "ppo.kl_coef: 0.1, not 0.7" in capsys.readouterr().err
+
+
+def test_stopped_it_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stopped(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "train_stages", stopped)
+    assert main(["study", "alignment", "--preset", "smoke", "--methods", "dpo", "--out", str(tmp_path / "out")]) == 130
+    assert "To go on, give the same command again." in capsys.readouterr().err
 
 
 def test_methods_are_the_stages_that_leave_a_policy_and_named_settings():

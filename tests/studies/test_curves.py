@@ -74,4 +74,6 @@ def test_the_table_counts_seeds_and_says_where_ensembles_peak():
     assert (ensemble["overoptimised"], ensemble["peak_sqrt_kl"]) == (0, 2)
     assert one["points"][1]["gold_gain"] == pytest.approx(0.05)  # of +0.2 and -0.1
     text = text_of_curves([one, ensemble])
-    assert "2 of 2" in text and "best of n: gold peaks at a larger KL for mean2, of 1." in text
+    assert "2 of 2" in text and "√KL at gold's peak, best of n:" in text
+    later = "mean of 2 - one reward model: +1.500 (-4.853 to +7.853), inside the spread of seeds; about 4 seeds"
+    assert later in text  # differences 1 and 2, so 1.5 ± 12.706 · 0.7071 / √2; of 4: 4.16² · 0.222 = 3.84

@@ -71,9 +71,13 @@ def test_curves_of_a_run(made):
     assert result["pairs"] == [pairs] and 0 < pairs <= 12
     assert json.loads((out / "overoptimisation.json").read_text())["curves"] == result["curves"]
     text = study.text_report(result)
-    assert f"have seen {pairs} pairs" in text and "best of n, mean2" in text and "policy gradient with KL, one" in text
+    assert (
+        f"have seen {pairs} pairs" in text
+        and "best of n, mean of 2" in text
+        and "policy gradient with KL, one reward model" in text
+    )
     page = (out / "overoptimisation.html").read_text(encoding="utf-8")
-    assert "gold gained" in page and "one, with KL" in page
+    assert "gold gained" in page and "one reward model, KL penalty" in page
 
 
 def test_what_is_finished_is_not_made_again(made, monkeypatch):
