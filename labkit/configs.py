@@ -211,7 +211,8 @@ def convert_config(cls: type[C], current: Any, overrides: Mapping[str, Any] | No
     if type(current) is cls:
         return current
     fields = dataclasses.fields(typing.cast(Any, cls))
-    shared = {field.name: getattr(current, field.name) for field in fields if hasattr(current, field.name)}
+    known = {field.name for field in dataclasses.fields(current)} if _is_config(type(current)) else set()
+    shared = {field.name: getattr(current, field.name) for field in fields if field.name in known}
     shared |= overrides or {}
     needed = {field.name: current for field in fields if _required(field) and field.name not in shared}
     return cls(**shared | needed)

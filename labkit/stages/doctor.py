@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ KL_GROWTH = 1.1
 """The later half of a window over its earlier half; a KL that is high and steady is held by something."""
 ZERO_LOSS = 1e-3
 """As the terminal shows it: 0.000."""
+LEAST_EXPLAINED = 1e-3
+"""Of the returns' variance; a value model that says one number has 0, but for rounding."""
 CHOSEN_FALL = 6.0
 """Nats per answer: e^6 is 400 times less likely. DPO at the presets loses up to 4, and gains in gold."""
 CHOSEN_FALL_SHARE = 0.5
@@ -215,7 +218,7 @@ def zero_loss(case: Case) -> str | None:
 def value_model_explains_nothing(case: Case) -> str | None:
     """The critic predicts the returns no better than their mean does."""
     explained = mean(case.recent, "explained_variance")
-    if explained > 0 or not isinstance(case.stage.baseline, ValueModel):
+    if explained >= LEAST_EXPLAINED or not isinstance(case.stage.baseline, ValueModel):
         return None
     return (
         f"After {case.seen} rollouts the value model explains nothing of the returns: explained variance "
@@ -303,16 +306,20 @@ class Doctor:
 
     def __call__(self, record: Record) -> list[Finding]:
         """What this step shows that no earlier one did."""
-        before = [one for one in self.earlier if one["step"] < record["step"]]
-        self.earlier = []
-        for one in before:
-            self._see(one)
+        self._see_earlier(record["step"])
         return self._see(record)
 
     def finish(self, metrics: Mapping[str, float]) -> list[Finding]:
         """What the stage's evaluation shows beside."""
+        self._see_earlier()
         self._note_held_out(metrics)
         return self._ask()
+
+    def _see_earlier(self, step: float = math.inf) -> None:
+        """The records of the steps before this one; a run that was stopped makes those after its checkpoint again."""
+        before, self.earlier = [one for one in self.earlier if one["step"] < step], []
+        for one in before:
+            self._see(one)
 
     def _see(self, record: Record) -> list[Finding]:
         self.step = record["step"]

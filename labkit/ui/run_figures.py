@@ -33,6 +33,8 @@ def metrics_table(run: Run) -> dict[str, Any]:
 
 def stage_advice(stage: StageFolder) -> list[str]:
     """What the doctor has to say of a stage that is being trained, or was."""
+    if not stage.config.checks:
+        return []
     result = stage.result
     found = diagnose(stage.name, stage.config, stage.step_records, result["metrics"] if result else None)
     return [format_finding(finding._asdict()) for finding in found]
