@@ -99,9 +99,8 @@ def test_a_stage_with_a_setting_that_has_no_default_is_no_suggestion_and_needs_i
     """It breaks no other plan; where it is planned, the setting must be given."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Paced(SFT):
+    class Paced(IPO):
         pace: int
-        reads = "preferences"
 
     monkeypatch.setitem(STAGES, "paced", Paced)
     monkeypatch.setattr(Paced, "kind", "paced")
