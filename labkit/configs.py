@@ -204,25 +204,43 @@ def union_field_choices(cls: type) -> dict[str, dict[str, type]]:
     return {name: found for name, found in kinds.items() if len(found) > 1}
 
 
-def convert_config(cls: type[C], current: Any, overrides: Mapping[str, Any] | None = None) -> C:
-    """A `cls` in place of `current`, with the values of the fields that both have, and those that are given; a field
-    without a default or a value takes `current` itself.
+def required_fields(cls: type) -> list[str]:
+    """The fields of a dataclass that have no default."""
+    return [field.name for field in dataclasses.fields(typing.cast(Any, cls)) if _required(field)]
+
+
+def unchecked_config(cls: type[C], values: Mapping[str, Any]) -> C:
+    """A draft of a `cls`: these are its fields, and its `__post_init__` has not seen them, as some may still change.
+
+    A field without a value is no attribute of it.
     """
-    if type(current) is cls:
-        return current
-    fields = dataclasses.fields(typing.cast(Any, cls))
-    known = {field.name for field in dataclasses.fields(current)} if _is_config(type(current)) else set()
-    shared = {field.name: getattr(current, field.name) for field in fields if field.name in known}
-    shared |= overrides or {}
-    needed = {field.name: current for field in fields if _required(field) and field.name not in shared}
-    return cls(**shared | needed)
+    draft = object.__new__(cls)
+    for name, value in values.items():
+        object.__setattr__(draft, name, value)
+    return draft
 
 
-def required_number_fields(cls: type) -> dict[str, type]:
-    """The numeric fields of a dataclass that have no default: {field: int or float}."""
-    hints = _types(cls)
-    required = [field.name for field in dataclasses.fields(typing.cast(Any, cls)) if _required(field)]
-    return {name: hints[name] for name in required if hints[name] in (int, float)}
+def default_draft(cls: type[C], replaced: Any = None) -> C:
+    """A draft (see `unchecked_config`) of a `cls` at its own defaults, in place of `replaced`.
+
+    Of `replaced` it takes the fields that the class names as `shared_fields`: those that mean the same in both. Where
+    `replaced` itself can be the value of a field that has no default, it is: that of MoE's experts, say.
+    """
+    kind: Any = cls
+    shared, hints = getattr(cls, "shared_fields", ()), _hints(kind)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        if field.name in shared and hasattr(replaced, field.name):
+            values[field.name] = getattr(replaced, field.name)
+        elif field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+        elif dataclasses.is_dataclass(replaced) and not _unmet(hints[field.name], replaced):
+            values[field.name] = replaced
+        elif _is_config(hints[field.name]):
+            values[field.name] = default_draft(hints[field.name])
+    return unchecked_config(cls, values)
 
 
 def _is_config(hint: Any) -> bool:

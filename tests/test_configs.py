@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from labkit.configs import convert_config, from_dict, to_dict
+from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated, MoE
@@ -14,7 +14,6 @@ from labkit.model.rotary_scaling import LinearScaling, Llama3Scaling, YaRN
 from labkit.model.transformer import ModelConfig
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.stages import PPO
-from labkit.stages.credit import KLInLoss, KLInReward, NoKL
 from labkit.training.config import TrainConfig
 
 
@@ -38,13 +37,6 @@ class Picture:
 def test_a_choice_comes_back_as_what_it_was():
     for picture in (Picture(Round(2.0)), Picture(Square(3.0), ("blue", "green"), "Two")):
         assert from_dict(Picture, to_dict(picture)) == picture
-
-
-def test_another_kind_takes_the_fields_of_the_one_before():
-    """Not what that has for good: nothing holds a policy to its reference by NoKL, whose coefficient is no setting."""
-    assert convert_config(KLInReward, KLInLoss(0.3)) == KLInReward(0.3, "k3")
-    assert convert_config(KLInReward, NoKL()) == KLInReward()
-    assert convert_config(Square, 2.0) == Square(2.0)
 
 
 def test_missing_fields_take_their_defaults():

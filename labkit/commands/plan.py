@@ -64,7 +64,7 @@ def command(arguments: list[str]) -> int:
     options, rest = parse_known_args(PlanOptions, "plan", arguments)
     _check_flops(options.flops)
     run = _run(options)
-    recipe = override_recipe(_recipe(options, run), rest, "plan")
+    recipe = override_recipe(_recipe(options, run), rest, "plan", options.plan)
     from labkit.machine import has_bf16, warn_once
     from labkit.runs.estimate import Devices, estimate_stages
     from labkit.training.processes import accelerator, parallel_config
@@ -126,20 +126,15 @@ def _check_flops(flops: float | None) -> None:
 
 
 def _recipe(options: PlanOptions, run: Run | None) -> Recipe:
-    """The run's or the preset's, with the options' plan and sources."""
-    from labkit.runs.plan import parse_plan
-    from labkit.runs.presets import make_recipe, plan_templates
+    """The run's or the preset's, with the options' sources."""
+    from labkit.runs.presets import make_recipe
 
     sources = {field: getattr(options, field) for field in DATA_FIELDS}
     if run is None:
-        recipe = make_recipe(options.recipe or default_preset(), **sources)
-    else:
-        given = {field: place for field, place in sources.items() if place is not None}
-        new = {field: place for field, place in given.items() if not run.relocate_input_if_unchanged(field, place)}
-        recipe = dataclasses.replace(run.recipe, **new)
-    if not options.plan:
-        return recipe
-    return dataclasses.replace(recipe, plan=parse_plan(options.plan, plan_templates(recipe)))
+        return make_recipe(options.recipe or default_preset(), **sources)
+    given = {field: place for field, place in sources.items() if place is not None}
+    new = {field: place for field, place in given.items() if not run.relocate_input_if_unchanged(field, place)}
+    return dataclasses.replace(run.recipe, **new)
 
 
 def _run(options: PlanOptions) -> Run | None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from labkit.commands.options import RunFolder, parse_options
 from labkit.commands.run import holds_run_of_recipe
 from labkit.commands.stage_descriptions import stage_descriptions
 from labkit.errors import LabError
 from labkit.runs.arguments import Switch, default_preset
-from labkit.runs.settings import override_parts
+from labkit.runs.settings import override_config
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,8 @@ def command(name: str, arguments: list[str]) -> int:
     if name not in recipe.stages:
         raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")
     rest = [argument for argument in after if argument != "--again"]
-    before: Any = recipe.stages[name]
-    fields = {field.name: getattr(before, field.name) for field in dataclasses.fields(before)}
-    config = dataclasses.replace(before, **override_parts(fields, rest, f"{name} {folder}")) if rest else before
+    before = recipe.stages[name]
+    config = override_config(before, rest, f"{name} {folder}") if rest else before
     asked = recipe.with_stages(**{name: config})
 
     def go_on() -> list[str]:

@@ -40,6 +40,7 @@ class Gated:
     intermediate_size: IntermediateSize
     activation: Activation = "silu"
 
+    shared_fields = ("intermediate_size", "activation")
     older_names = {"intermediate_size": "hidden"}
 
     def __post_init__(self) -> None:
@@ -79,6 +80,7 @@ class Plain:
     intermediate_size: IntermediateSize
     activation: Activation = "gelu"
 
+    shared_fields = ("intermediate_size", "activation")
     older_names = {"intermediate_size": "hidden"}
 
     def __post_init__(self) -> None:

@@ -262,6 +262,7 @@ class T5Buckets(PositionConfig):
     num_buckets: Annotated[int, Range(4, 2**20)] = 32
     max_distance: Distance = 128
 
+    shared_fields = ("max_distance",)
     older_names = {"num_buckets": "buckets", "max_distance": "furthest"}
 
     def __post_init__(self) -> None:
@@ -322,6 +323,7 @@ class Shaw(PositionConfig):
 
     max_distance: Distance = 16
 
+    shared_fields = ("max_distance",)
     older_names = {"max_distance": "furthest"}
 
     def __post_init__(self) -> None:

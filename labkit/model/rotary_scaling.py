@@ -30,6 +30,7 @@ class LinearScaling:
 
     factor: Factor
 
+    shared_fields = ("factor",)
     older_kind = "Linear"
 
     def __post_init__(self) -> None:
@@ -53,6 +54,7 @@ class Llama3Scaling:
     high_freq_factor: Positive = 4.0
     original_max_position_embeddings: Context = 8192
 
+    shared_fields = ("factor", "original_max_position_embeddings")
     older_kind = "Llama3"
     older_names = {
         "low_freq_factor": "low",
@@ -91,6 +93,7 @@ class YaRN:
     attention_factor: Positive | None = None
     truncate: bool = True
 
+    shared_fields = ("factor", "original_max_position_embeddings")
     older_names = {"original_max_position_embeddings": "original", "beta_fast": "fast", "beta_slow": "slow"}
 
     def __post_init__(self) -> None:

@@ -100,8 +100,7 @@ def parse_run_arguments(arguments: list[str]) -> tuple[RunOptions, Recipe]:
         known: dict[str, Any] = {name: getattr(saved, name) for name in ("preset", "seed", *DATA_FIELDS)}
         known["resume"] = False  # a switch that is on already would not be known as a flag
         options, rest = parse_known_args(RunOptions, "run", arguments, dataclasses.replace(options, **known))
-    recipe = _recipe(options, saved)
-    recipe = override_recipe(recipe, rest, "run")
+    recipe = override_recipe(_recipe(options, saved), rest, "run", options.plan)
     if options.build_on and not options.resume and not options.stages:
         names = ", ".join(recipe.stages)
         raise LabError(
@@ -112,14 +111,9 @@ def parse_run_arguments(arguments: list[str]) -> tuple[RunOptions, Recipe]:
 
 def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:
     """The saved recipe with the options' seed and inputs, while it is of their preset; else the preset's."""
-    from labkit.runs.plan import parse_plan
-    from labkit.runs.presets import make_recipe, plan_templates
+    from labkit.runs.presets import make_recipe
 
     inputs = {name: getattr(options, name) for name in DATA_FIELDS}
     if saved is not None and saved.preset == options.preset:
-        recipe = dataclasses.replace(saved, seed=options.seed, **inputs)
-    else:
-        recipe = make_recipe(options.preset, seed=options.seed, **inputs)
-    if not options.plan:
-        return recipe
-    return dataclasses.replace(recipe, plan=parse_plan(options.plan, plan_templates(recipe)))
+        return dataclasses.replace(saved, seed=options.seed, **inputs)
+    return make_recipe(options.preset, seed=options.seed, **inputs)

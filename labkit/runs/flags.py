@@ -32,7 +32,7 @@ def parse_flags(kind: Any, prog: str, arguments: Sequence[str], **settings: Any)
         if not ended.code:
             raise
         _refuse_typographic_flags(arguments)
-        raise LabError(format_tyro_error(said.getvalue(), prog)) from None
+        raise LabError(format_tyro_error(said.getvalue(), prog, kind.__name__)) from None
 
 
 def _refuse_positional_flags(kind: Any, prog: str, arguments: Sequence[str]) -> None:
@@ -88,8 +88,10 @@ def _negated(flag: str) -> str:
     return f"--{head}{dot}no-{name}"
 
 
-def format_tyro_error(tyro_output: str, prog: str) -> str:
-    """What tyro says in a box (tyro_output), as a line: the flag's name, what it takes, and what it was given."""
+def format_tyro_error(tyro_output: str, prog: str, class_name: str) -> str:
+    """What tyro says in a box (tyro_output), as a line: the flag's name, what it takes, and what it was given.
+    class_name: of the dataclass whose fields are the flags.
+    """
     lines = [line.strip("│ ") for line in tyro_output.strip().splitlines()][1:]  # under the box's title
     lines = [line for line in lines if line.strip("─-╰╯")]  # a console without these signs has "-" for all of them
     first, *more = lines or [tyro_output.strip()]
@@ -97,7 +99,7 @@ def format_tyro_error(tyro_output: str, prog: str) -> str:
     choice = re.fullmatch(r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)\.", first)
     without = re.fullmatch(r"Missing value for argument '(.*)'\..*", first)
     if failed:
-        return _failed(failed[1], failed[2], more)
+        return _failed(failed[1], failed[2], more, class_name)
     if choice:
         known = ", ".join(one.strip(" '") for one in choice[3].split(","))
         return f"{choice[2]} can be {known}, not {choice[1]}."
@@ -111,18 +113,20 @@ def format_tyro_error(tyro_output: str, prog: str) -> str:
     return " ".join([first, *more])
 
 
-def _failed(where: str, why: str, more: Sequence[str]) -> str:
-    """A value that its flag does not take, or a setting that its dataclass refuses."""
+def _failed(where: str, why: str, more: Sequence[str], class_name: str) -> str:
+    """A value that its flag does not take, or a setting that its dataclass refuses; `where` is then its path, or the
+    class itself.
+    """
     kinds = {"{None}": "None", "INT": "a whole number", "FLOAT": "a number"}
     takes = next((line for line in more if line.startswith(f"{where} ")), "")
     wanted = [words for kind, words in kinds.items() if kind in f"{takes} {why}"]  # a flag may show another metavar
     if where.startswith("--") and wanted:
         return f"{where} must be {' or '.join(wanted)}, not {_given(why)}."
-    path = f"--{where}".replace("_", "-")
+    path = "" if where == class_name else f"{where}.".replace("_", "-")
     setting = re.fullmatch(r"\w+: (\w+)( must be .*)", why)
     if setting:
-        return f"{path}.{setting[1].replace('_', '-')}{setting[2]}"
-    return f"{path}: {re.sub(r'^[A-Za-z]+Config: ', '', why)}"
+        return f"--{path}{setting[1].replace('_', '-')}{setting[2]}"
+    return why if not path else f"--{path.removesuffix('.')}: {re.sub(r'^[A-Za-z]+Config: ', '', why)}"
 
 
 def _given(why: str) -> str:

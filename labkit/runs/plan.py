@@ -10,7 +10,7 @@ another run (``sft@runs/big/pretrain``), or else the last before it that learned
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,15 +80,10 @@ def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = Tr
     Raises LabError for a plan without stages, with too many, or in which a name stands twice, and where what a stage
     needs does not stand before it.
     """
-    if not plan:
-        raise LabError("A plan needs a stage: --plan pretrain,sft")
-    if len(plan) > MOST:
-        raise LabError(f"A plan has at most {MOST} stages, not {len(plan)}. Start another run from the last model.")
+    _check_names([one.name for one in plan])
     found: dict[str, StageDependencies] = {}
     answers = judge = None
     for one in plan:
-        if one.name in found:
-            raise LabError(f"{one.name} is in the plan twice. Name the second one {one.name}-2: --plan …,{one.name}-2")
         after = _after(one, found)
         if one.stage.needs_reward_model and judge is None:
             raise LabError(f"{one.name} needs a reward model: put reward before it in the plan.")
@@ -103,6 +98,17 @@ def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = Tr
         found[one.name] = StageDependencies(one.name, one.stage, after, judge, answers if compares else None, needs)
         judge = one.name if one.stage.leaves == "reward model" else judge
     return found
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raises LabError for no stages, too many, or a name that stands twice."""
+    if not names:
+        raise LabError("A plan needs a stage: --plan pretrain,sft")
+    if len(names) > MOST:
+        raise LabError(f"A plan has at most {MOST} stages, not {len(names)}. Start another run from the last model.")
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        raise LabError(f"{twice} is in the plan twice. Name the second one {twice}-2: --plan …,{twice}-2")
 
 
 def _after(one: PlannedStage, before: Mapping[str, StageDependencies]) -> str | None:
@@ -128,9 +134,19 @@ def _after(one: PlannedStage, before: Mapping[str, StageDependencies]) -> str | 
     return earlier[-1]
 
 
-def parse_plan(text: str, templates: Sequence[PlannedStage]) -> tuple[PlannedStage, ...]:
+def _at_defaults(kind: type[Stage]) -> Stage:
+    """Raises LabError, which names it, for a setting without a default."""
+    return from_dict(kind, {})
+
+
+def parse_plan(
+    text: str, templates: Sequence[PlannedStage], new_stage: Callable[[type[Stage]], Stage] = _at_defaults
+) -> tuple[PlannedStage, ...]:
     """Planned stages from "pretrain,sft,ppo@sft", with the settings that a stage of that name, else of that kind, has
-    in `templates`, else its defaults. Raises LabError for what is no plan.
+    in `templates`; else `new_stage` makes one of its class, at its defaults.
+
+    Raises LabError for a name that is none, and as `new_stage` does. Whether each finds what it needs before it depends
+    on its settings: `resolve_dependencies`, and so `Recipe`, checks it.
     """
     made = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -138,9 +154,9 @@ def parse_plan(text: str, templates: Sequence[PlannedStage]) -> tuple[PlannedSta
         kind = stage_kind(name)
         settings = {one.name: one.stage for one in templates}
         settings = {one.stage.kind: one.stage for one in reversed(templates)} | settings
-        stage = settings.get(name) or settings.get(kind) or STAGES[kind]()
+        stage = settings.get(name) or settings.get(kind) or new_stage(STAGES[kind])
         made.append(PlannedStage(name, stage, after if at else None))
-    resolve_dependencies(made)
+    _check_names([one.name for one in made])
     return tuple(made)
 
 

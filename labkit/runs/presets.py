@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from labkit.configs import required_fields
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.model.feedforward import Gated
@@ -59,7 +60,11 @@ def _other_alignment_stages(preset: Recipe) -> tuple[PlannedStage, ...]:
         return dataclasses.replace(train, adamw_lr=train.adamw_lr * stage.relative_lr)
 
     policies: list[Any] = [stage for stage in STAGES.values() if stage.reads == "preferences"]
-    plain = [stage for stage in policies if stage.leaves == "language model" and stage().train == TrainConfig()]
+    plain = [
+        stage
+        for stage in policies
+        if stage.leaves == "language model" and not required_fields(stage) and stage().train == TrainConfig()
+    ]
     return make_plan(**{stage.kind: stage(train=suggested(stage)) for stage in plain})
 
 

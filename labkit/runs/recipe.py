@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -131,21 +131,22 @@ class Recipe:
         unknown = sorted(set(stages) - {one.name for one in self.plan})
         if unknown:
             raise LabError(f"The plan has no stage {', '.join(unknown)}; it is {format_plan(self.plan)}.")
-        return dataclasses.replace(self, plan=self._plan_with(stages))
-
-    def _plan_with(self, stages: Mapping[str, Any]) -> tuple[PlannedStage, ...]:
-        return tuple(PlannedStage(one.name, stages.get(one.name, one.stage), one.after) for one in self.plan)
+        return dataclasses.replace(self, plan=_with_stages(self.plan, stages))
 
     @property
     def parts(self) -> dict[str, Any]:
         """What has flags of its own, by the name that the flags begin with: PARTS, and the stages of the plan."""
-        first, last = ({name: getattr(self, name) for name in names} for names in (PARTS[:3], PARTS[3:]))
-        return first | {one.name: one.stage for one in self.plan} | last
+        return self.parts_with_plan(self.plan)
 
-    def with_parts(self, parts: dict[str, Any]) -> Recipe:
-        """This recipe with these of its `parts`."""
+    def parts_with_plan(self, plan: Sequence[PlannedStage]) -> dict[str, Any]:
+        """As `parts`, with the stages of another plan."""
+        first, last = ({name: getattr(self, name) for name in names} for names in (PARTS[:3], PARTS[3:]))
+        return first | {one.name: one.stage for one in plan} | last
+
+    def with_parts(self, parts: Mapping[str, Any], plan: Sequence[PlannedStage] | None = None) -> Recipe:
+        """This recipe with these of its `parts`, or of those that it has with `plan`."""
         own = {name: part for name, part in parts.items() if name in PARTS}
-        return dataclasses.replace(self, plan=self._plan_with(parts), **own)
+        return dataclasses.replace(self, plan=_with_stages(self.plan if plan is None else plan, parts), **own)
 
     @cached_property
     def stage_dependencies(self) -> dict[str, StageDependencies]:
@@ -262,6 +263,10 @@ class Recipe:
         """{"seed": 0, "pretrain.train.steps": 2000, …, "plan": "pretrain,sft"}"""
         named = self.to_dict() | {one.name: to_json_value(one.stage) for one in self.plan}
         return _flat(named | {"plan": format_plan(self.plan)})
+
+
+def _with_stages(plan: Sequence[PlannedStage], stages: Mapping[str, Any]) -> tuple[PlannedStage, ...]:
+    return tuple(PlannedStage(one.name, stages.get(one.name, one.stage), one.after) for one in plan)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

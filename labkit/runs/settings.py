@@ -1,17 +1,19 @@
 """The fields of a recipe as flags: `labkit run --model.width 256 --model.position ALiBi`.
 
-tyro builds them from the recipe's dataclasses; a kind of part is chosen by its name.
+A recipe, or a stage, is built once: the stages that a plan names, then the kinds that flags name, each at its own
+defaults, then numbers, which tyro reads; only then is it checked what goes with what.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff
 
-from labkit.configs import check_fields, convert_config, required_number_fields, union_field_choices
+from labkit.configs import check_fields, default_draft, unchecked_config, union_field_choices
 from labkit.errors import LabError
 from labkit.runs import flags
 
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
     from labkit.runs.recipe import Recipe
 
 T = TypeVar("T")
+Path = tuple[str, ...]
+"""The names of the fields that lead to a part: ("grpo", "reward", "function")."""
 
 
 def parse_known_args(
     options: type[T], command: str, arguments: list[str], default: T | None = None
 ) -> tuple[T, list[str]]:
-    """The options, and the arguments that are not theirs: fields of a recipe, for `override_parts`."""
+    """The options, and the arguments that are not theirs: fields of a recipe, for `override_recipe`."""
     settings: dict[str, Any] = {} if default is None else {"default": default}
     prog, config = f"labkit {command}", (FlagCreatePairsOff,)
     parsed, rest = flags.parse_flags(options, prog, arguments, config=config, return_unknown_args=True, **settings)
@@ -32,85 +36,93 @@ def parse_known_args(
     return parsed, rest
 
 
-def override_recipe(recipe: Recipe, rest: list[str], command: str) -> Recipe:
-    """The recipe with those of its parts and stages that the flags in ``rest`` set."""
+def override_recipe(recipe: Recipe, rest: list[str], command: str, plan: str | None = None) -> Recipe:
+    """The recipe with the stages that `plan` names, as `parse_plan` reads it, and with those fields of its parts and
+    stages that the flags in `rest` set. Raises LabError for a flag that is none, and for what does not go together.
+    """
+    if not rest and plan is None:
+        return recipe
+    from labkit.runs.plan import parse_plan
+    from labkit.runs.presets import plan_templates
+
     flags.refuse_renamed_flags({f"--{older}": f"--{name}" for name, older in recipe.older_names.items()}, rest)
-    return recipe.with_parts(override_parts(recipe.parts, rest, command)) if rest else recipe
+    planned = recipe.plan if plan is None else parse_plan(plan, plan_templates(recipe), default_draft)
+    parts = recipe.parts_with_plan(planned)
+    fields = {name.replace("-", "_"): part for name, part in parts.items()}
+    kind: Any = dataclasses.make_dataclass("Fields", [(name, type(part)) for name, part in fields.items()], frozen=True)
+    made = override_config(kind(**fields), rest, command, "The fields of the recipe.")
+    return recipe.with_parts({name: getattr(made, name.replace("-", "_")) for name in parts}, planned)
 
 
-def override_parts(parts: Mapping[str, Any], rest: list[str], command: str) -> dict[str, Any]:
-    """Parts, each under the name that its flags begin with, as the flags in ``rest`` set them."""
+def override_config(config: T, rest: list[str], command: str, description: str | None = None) -> T:
+    """A dataclass with those of its fields, at any depth, that the flags in `rest` set: --reward.function for its
+    `reward.function`. description: what --help says first; None for the docstring of its class.
+    """
     left = list(rest)
-    now = {name: _chosen(part, f"--{name}", left) for name, part in parts.items()}
-    for name, part in now.items():
-        flags.refuse_renamed_flags(_older_flags(part, f"--{name}"), left)
-    fields = [(name.replace("-", "_"), type(part), dataclasses.field(default=part)) for name, part in now.items()]
-    all_fields = dataclasses.make_dataclass("Fields", fields, frozen=True)
-    settings: dict[str, Any] = {"description": "The fields of the recipe.", "config": (AvoidSubcommands,)}
-    parsed: Any = flags.parse_flags(all_fields, f"labkit {command}", left, **settings)
-    made = {name: getattr(parsed, name.replace("-", "_")) for name in now}
-    for name, part in made.items():
-        _refuse_unused(parts[name], part, f"--{name}")
+    draft = _draft(config, (), left)
+    flags.refuse_renamed_flags(_older_flags(draft, ()), left)
+    settings: dict[str, Any] = {"config": (AvoidSubcommands,), "description": description}
+    made: T = flags.parse_flags(type(config), f"labkit {command}", left, default=draft, **settings)
+    _refuse_unused(draft, made, ())
     return made
 
 
-def _older_flags(part: Any, prefix: str) -> dict[str, str]:
-    """The flags that the fields of a part had under their older names -> those of today, at any depth."""
-    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+def _flag(path: Path) -> str:
+    return f"--{'.'.join(path).replace('_', '-')}"
+
+
+def _is_config(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _draft(config: Any, path: Path, left: list[str]) -> Any:
+    """A draft of a dataclass (see `unchecked_config`) with the kinds that the flags in `left` name for its fields, at
+    any depth; these are taken out. Raises LabError for a field without a value, where no flag gives it one.
+    """
+    kinds, values, missing = union_field_choices(type(config)), dict[str, Any](), list[str]()
+    for field in dataclasses.fields(config):
+        inside = (*path, field.name)
+        value = getattr(config, field.name, tyro.MISSING)
+        kind = _take(left, _flag(inside)) if field.name in kinds else None
+        value = value if kind is None else _of_kind(kind, kinds[field.name], value, _flag(inside))
+        if value is tyro.MISSING and _take(list(left), _flag(inside)) is None:
+            missing.append(_flag(inside))
+        values[field.name] = _draft(value, inside, left) if _is_config(value) else value
+    if missing:
+        raise LabError(f"{type(config).__name__} needs {' and '.join(missing)} too.")
+    return unchecked_config(type(config), values)
+
+
+def _of_kind(kind: str, kinds: Mapping[str, type], value: Any, flag: str) -> Any:
+    """`value`, if it is of that kind; else a draft of one, at its own defaults."""
+    if kind not in kinds:
+        raise LabError(f"{flag} can be {', '.join(kinds)}, not {kind!r}.")
+    if kinds[kind] is type(None):
+        return None
+    return value if type(value) is kinds[kind] else default_draft(kinds[kind], value)
+
+
+def _older_flags(config: Any, path: Path) -> dict[str, str]:
+    """The flags that the fields of a dataclass had under their older names -> those of today, at any depth."""
+    if not _is_config(config):
         return {}
-    names, fields = getattr(part, "older_names", {}), [field.name for field in dataclasses.fields(part)]
-    flags = {older: name for name, older in names.items() if older not in fields}
-    found = {f"{prefix}.{older}": f"{prefix}.{name}" for older, name in flags.items()}
+    names, fields = getattr(config, "older_names", {}), [field.name for field in dataclasses.fields(config)]
+    found = {_flag((*path, older)): _flag((*path, name)) for name, older in names.items() if older not in fields}
     for name in fields:
-        found |= _older_flags(getattr(part, name), f"{prefix}.{name}")
+        found |= _older_flags(getattr(config, name), (*path, name))
     return found
 
 
-def _refuse_unused(before: Any, part: Any, flag: str) -> None:
+def _refuse_unused(draft: Any, made: Any, path: Path) -> None:
     """Raises LabError for a learning rate that was set and that nothing reads."""
-    if hasattr(part, "train"):
-        _refuse_unused(before.train, part.train, f"{flag}.train")
-    elif getattr(part, "optimizer", "") == "adamw" and part.muon_lr != before.muon_lr:
-        raise LabError(f"{flag}.muon-lr is Muon's learning rate; this stage trains by AdamW. Set {flag}.adamw-lr.")
-
-
-def _chosen(part: Any, prefix: str, left: list[str]) -> Any:
-    """A part with the kinds that the flags in ``left`` name for its fields, at any depth; these are taken out."""
-    if not dataclasses.is_dataclass(part) or isinstance(part, type):
-        return part
-    kinds, changed = union_field_choices(type(part)), dict[str, Any]()
-    for field in dataclasses.fields(part):
-        flag, now = f"{prefix}.{field.name}", getattr(part, field.name)
-        kind = _take(left, flag) if field.name in kinds else None
-        made = now if kind is None else _of_kind(kind, kinds[field.name], now, flag, left)
-        made = _chosen(made, flag, left)
-        if made is not now:
-            changed[field.name] = made
-    # All at once, since not every kind goes with every other.
-    return dataclasses.replace(part, **changed) if changed else part
-
-
-def _of_kind(kind: str, kinds: dict[str, type], now: Any, flag: str, left: Sequence[str]) -> Any:
-    """A part of that kind with what it shares with the one before; numbers that it cannot do without are read from
-    their flags in ``left``.
-    """
-    shown = flag.replace("_", "-")
-    if kind not in kinds:
-        raise LabError(f"{shown} can be {', '.join(kinds)}, not {kind!r}.")
-    if kinds[kind] is type(None):
-        return None
-    needed = [name for name in required_number_fields(kinds[kind]) if not hasattr(now, name)]
-    given = {name: _take(list(left), f"{flag}.{name}") for name in needed}
-    missing = [f"{shown}.{name.replace('_', '-')}" for name, value in given.items() if value is None]
-    if missing:
-        raise LabError(f"{shown} {kind} needs {' and '.join(missing)} too.")
-    numbers: dict[str, Any] = {}
-    for name, value in given.items():
-        try:
-            numbers[name] = required_number_fields(kinds[kind])[name](value)
-        except ValueError:
-            raise LabError(f"{shown}.{name} must be a number, not {value!r}.") from None
-    return convert_config(kinds[kind], now, numbers)
+    if getattr(made, "optimizer", "") == "adamw" and made.muon_lr != draft.muon_lr:
+        raise LabError(
+            f"{_flag((*path, 'muon_lr'))} is Muon's learning rate; this stage trains by AdamW. Set "
+            f"{_flag((*path, 'adamw_lr'))}."
+        )
+    for field in dataclasses.fields(made):
+        if _is_config(getattr(made, field.name)):
+            _refuse_unused(getattr(draft, field.name), getattr(made, field.name), (*path, field.name))
 
 
 def _take(left: list[str], flag: str) -> str | None:
@@ -118,7 +130,7 @@ def _take(left: list[str], flag: str) -> str | None:
     value = None
     for at in reversed(range(len(left))):
         name, equals, behind = left[at].partition("=")
-        if name.replace("_", "-") == flag.replace("_", "-"):
+        if name.replace("_", "-") == flag:
             found = behind if equals else left[at + 1] if at + 1 < len(left) else ""
             value = found if value is None else value
             del left[at : at + (1 if equals else 2)]

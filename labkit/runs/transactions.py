@@ -16,6 +16,8 @@ What is replaced is kept in RUN/.aside-1 until the transaction is committed. Aft
     "taken"        pending, the new files are being written: left so; committed where the completion file is there
     "returning"    the old files are being put back: rolled back
 
+A link stays a link. Where it led to no file, a rollback removes the file that was written there.
+
 What a commit removes is renamed to ..aside-1.labkit-partial first. Transactions may lie on each other: a stage that is
 being made again can itself be made again.
 """
@@ -26,6 +28,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from labkit.files import (
     PARTIAL,
     atomic_replace,
     explain_write_errors,
+    follow_link,
     fsync_path,
     hidden_sibling,
     read_json,
@@ -41,7 +45,7 @@ from labkit.files import (
 
 ASIDE, STATE = ".aside-", "state.json"
 KEYS = {"doing", "until", "files", "folders", "absent", "phase"}
-"""The keys of state.json."""
+"""The keys that every state.json has; those that came later may be missing."""
 PREPARING, PENDING, ROLLING_BACK = "taking", "taken", "returning"
 """The phases of a transaction, as state.json says them."""
 
@@ -86,10 +90,12 @@ class FolderTransaction:
             return
         if self.state["phase"] != PREPARING:  # from which a kill leads back as well, and a full disk writes nothing
             self._save(ROLLING_BACK)
-        files, folders = ([n for n in self.state[kind] if (self.path / n).exists()] for kind in ("files", "folders"))
+        files, folders = ([n for n in self.state[kind] if lexists(self.path / n)] for kind in ("files", "folders"))
         with explain_write_errors(self.folder):
             for name in [*self.state["absent"], *folders]:
                 remove_path(self.folder / name)
+            for name in self.state.get("dangling_links", ()):
+                remove_path(follow_link(self.folder / name))
             for name in files:  # the recipe first: weights never stand under another's
                 _put_back(self.path / name, self.folder / name)
             for name in folders:
@@ -107,8 +113,7 @@ def transaction(folder: Path, description: str, names: Sequence[str]) -> Iterato
     """A transaction that writes the files and folders `names`, of which only files may be there now: whatever is raised
     before `commit` rolls it back.
     """
-    files = [name for name in names if (folder / name).exists()]
-    begun = _begin(folder, _state(description, files, [], [name for name in names if name not in files]))
+    begun = _begin(folder, _state(folder, description, [], names))
     try:
         yield begun
     except BaseException:
@@ -124,23 +129,31 @@ def begin_replacement(
     remembered as absent. Call `mark_pending` once the folder is in its new state; it then stays pending until
     `completion_file` is written and `commit_pending_transactions` is called with it.
     """
-    there = [name for name in (*folders_to_move, *files_to_copy) if (folder / name).exists()]
-    absent = [name for name in (*folders_to_move, *files_to_copy) if name not in there]
-    moved = [name for name in folders_to_move if name in there]
-    state = _state(description, [name for name in files_to_copy if name in there], moved, absent, completion_file)
-    begun = _begin(folder, state)
+    begun = _begin(folder, _state(folder, description, folders_to_move, files_to_copy, completion_file))
     with explain_write_errors(folder):
-        for name in moved:
+        for name in begun.state["folders"]:
             os.rename(folder / name, begun.path / name)
         fsync_path(folder)
     return begun
 
 
 def _state(
-    description: str, files: list[str], folders: list[str], absent: list[str], completion_file: str | None = None
+    folder: Path,
+    description: str,
+    folders_to_move: Sequence[str],
+    files_to_copy: Sequence[str],
+    completion_file: str | None = None,
 ) -> dict[str, Any]:
-    about = {"doing": description, "until": completion_file}
-    return {**about, "files": files, "folders": folders, "absent": absent, "phase": PREPARING}
+    """The content of state.json for these folders and files, of which any may not be there."""
+    return {
+        "doing": description,
+        "until": completion_file,
+        "files": [name for name in files_to_copy if (folder / name).exists()],
+        "folders": [name for name in folders_to_move if lexists(folder / name)],
+        "absent": [name for name in (*folders_to_move, *files_to_copy) if not lexists(folder / name)],
+        "dangling_links": [name for name in files_to_copy if _is_dangling_link(folder / name)],
+        "phase": PREPARING,
+    }
 
 
 def _begin(folder: Path, state: dict[str, Any]) -> FolderTransaction:
@@ -178,6 +191,8 @@ def recover_transactions(folder: Path) -> list[str]:
     with explain_write_errors(folder):
         for left in [*folder.glob(f".*{PARTIAL}"), *folder.glob(f"*/.*{PARTIAL}")]:
             remove_path(left)
+        for link in [path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.is_symlink()]:
+            remove_path(hidden_sibling(follow_link(link), PARTIAL))  # what is written through it is written there
     for one in reversed(open_transactions(folder)):
         phase, file = one.state["phase"], one.completion_file
         if file is not None and phase == PENDING and (folder / file).exists():
@@ -209,6 +224,11 @@ def open_transactions(folder: Path) -> list[FolderTransaction]:
 def _asides(folder: Path) -> list[Path]:
     found = [path for path in folder.glob(f"{ASIDE}*") if path.name.removeprefix(ASIDE).isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(ASIDE)))
+
+
+def _is_dangling_link(path: Path) -> bool:
+    """Whether it is a link to what is not there."""
+    return lexists(path) and not path.exists()
 
 
 def _put_back(kept: Path, file: Path) -> None:

@@ -226,6 +226,9 @@ class Custom(Reward):
 
     function: str
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def check(self, stage_inputs: StageInputs) -> None:
         self._function()
 

@@ -138,7 +138,7 @@ def test_a_kind_is_named_in_either_form_and_at_any_depth(capsys):
         (
             "--model.position.scaling",
             "YaRN",
-        ): "scaling YaRN needs --model.position.scaling.factor and .*original-max-position-embeddings too",
+        ): "YaRN needs --model.position.scaling.factor and .*original-max-position-embeddings too",
         (
             "--model.position.scaling=LinearScaling",
             "--model.position.scaling.factor=x",

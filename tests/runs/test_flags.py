@@ -77,5 +77,5 @@ def test_a_model_that_does_not_fit_is_refused_before_the_run_begins(settings, wo
 
 def test_a_box_is_read_on_a_console_of_any_kind():
     for box in ("╭─ Value error ──╮\n│ All is lost.    │\n╰────────────────╯", "Value error\n------\n All is lost. \n"):
-        assert format_tyro_error(box, "labkit run") == "All is lost."
-    assert format_tyro_error("it broke\n", "labkit run") == "it broke"
+        assert format_tyro_error(box, "labkit run", "Options") == "All is lost."
+    assert format_tyro_error("it broke\n", "labkit run", "Options") == "it broke"

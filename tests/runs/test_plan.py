@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ from labkit.runs.pipeline import rerun_stage, run
 from labkit.runs.plan import PlannedStage, format_plan, make_plan, parse_plan, plan_from_list, resolve_dependencies
 from labkit.runs.presets import make_recipe, plan_templates
 from labkit.runs.recipe import Recipe
-from labkit.stages import DPO, IPO, PPO, SFT, Pretrain, RewardModeling
+from labkit.runs.settings import override_recipe
+from labkit.stages import DPO, IPO, PPO, SFT, STAGES, Pretrain, RewardModeling
 from labkit.training.config import TrainConfig
 from tests.tiny import weights_hash
 from tests.tiny_recipe import tiny_recipe
@@ -85,7 +86,33 @@ def test_what_a_stage_begins_with():
 )
 def test_what_is_no_plan_is_refused_in_words(text, said):
     with pytest.raises(LabError, match=said):
+        replace(make_recipe("smoke"), plan=parse_plan(text, WHOLE))
+
+
+@pytest.mark.parametrize("text", ["", "pretrain,sft,sft", "pretrain,spin", ",".join(f"dpo-{n}" for n in range(65))])
+def test_names_are_refused_before_anything_is_built_of_them(text):
+    with pytest.raises(LabError):
         parse_plan(text, WHOLE)
+
+
+def test_a_stage_with_a_setting_that_has_no_default_is_no_suggestion_and_needs_it(monkeypatch):
+    """It breaks no other plan; where it is planned, the setting must be given."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Paced(IPO):
+        pace: int
+
+    monkeypatch.setitem(STAGES, "paced", Paced)
+    monkeypatch.setattr(Paced, "kind", "paced")
+    recipe = make_recipe("smoke")
+    assert "paced" not in [one.name for one in plan_templates(recipe)]
+    assert override_recipe(recipe, [], "run", "pretrain,sft,ipo").plan[2].stage.kind == "ipo"
+    made = override_recipe(recipe, ["--paced.pace", "3"], "run", "pretrain,sft,paced")
+    assert made.stages["paced"] == Paced(pace=3)
+    with pytest.raises(LabError, match="Paced needs --paced.pace too"):
+        override_recipe(recipe, [], "run", "pretrain,sft,paced")
+    with pytest.raises(LabError, match="Paced needs pace"):
+        parse_plan("pretrain,sft,paced", WHOLE)
 
 
 def test_a_name_says_its_kind():

@@ -165,6 +165,61 @@ def test_what_is_made_anew_can_be_made_anew(tmp_path):
     assert not pending_transactions(folder) and {path.name for path in folder.iterdir()} == {"recipe.json", "one"}
 
 
+@pytest.mark.parametrize("kind", ["error", "kill"])
+@pytest.mark.parametrize("opened", ["--again", "a new run"])
+def test_what_was_written_through_a_link_that_led_nowhere_is_removed_and_the_link_stays(tmp_path, kind, opened):
+    def prepared(name: str) -> Path:
+        folder = old(tmp_path / name)
+        (tmp_path / f"{name}-outside").mkdir()
+        (folder / "report.json").symlink_to(tmp_path / f"{name}-outside" / "report.json")
+        (folder / "three").symlink_to(tmp_path / f"{name}-disk")
+        return folder
+
+    def links(folder: Path) -> list[bool]:
+        paths = [folder / "report.json", folder / "three"]
+        return [path.is_symlink() for path in paths] + [path.exists() for path in paths]
+
+    def change(folder: Path) -> None:
+        if opened == "a new run":
+            with suppress(LabError), transaction(folder, opened, ["recipe.json", "report.json"]):
+                write_text(folder / "report.json", "new")
+                raise LabError("refused")
+            return
+        begun = begin_replacement(folder, "one", ["one", "three"], ["report.json"], "one/result.json")
+        write_text(folder / "report.json", "new")
+        write_text(folder / "three" / "weights", "new")
+        begun.mark_pending()
+        begun.rollback()
+
+    before = tree(prepared("before"))
+    for at in range(0, points(prepared("count"), change) + 1):
+        folder = prepared(f"{at}")
+        after(folder, change, at, kind)
+        for one in pending_transactions(folder):
+            one.rollback()
+        assert tree(folder) == before and links(folder) == [True, True, False, False], at
+        assert list((tmp_path / f"{at}-outside").iterdir()) == [], at
+
+
+def test_a_kill_while_writing_through_a_link_leaves_nothing_beside_what_it_leads_to(tmp_path):
+    def linked(name: str) -> Path:
+        folder = old(tmp_path / name)
+        (tmp_path / f"{name}-outside").mkdir()
+        for file in ("recipe.json", "one/weights"):
+            target = tmp_path / f"{name}-outside" / Path(file).name
+            (folder / file).rename(target)
+            (folder / file).symlink_to(target)
+        return folder
+
+    def write(folder: Path) -> None:
+        write_text(folder / "recipe.json", "new")
+        write_text(folder / "one" / "weights", "new")
+
+    for at in range(1, points(linked("count"), write) + 1):
+        after(linked(f"{at}"), write, at, "kill")
+        assert {path.name for path in (tmp_path / f"{at}-outside").iterdir()} == {"recipe.json", "weights"}, at
+
+
 def test_what_was_done_is_said(tmp_path):
     """A kill before anything was moved, or after all was, has nothing to say; between, that all is as it was."""
     said: list[list[str]] = []
