@@ -116,6 +116,7 @@ def show_controls(function: Callable[..., Any], **controls: Any) -> None:
     for control in shown.kwargs_widgets:
         if hasattr(control, "continuous_update"):
             control.continuous_update = False
+            control.style.description_width = "initial"  # as wide as the parameter's name
     with contextlib.redirect_stdout(io.StringIO()):
         function(**{control._kwarg: control.value for control in shown.kwargs_widgets})
     display(shown)
