@@ -21,10 +21,15 @@ OPENING = (
     "**Paper:**",
     "**Part of the recipe:**",
 )
-LINK = re.compile(r"\]\((\d\d_\w+\.ipynb)\)")
+LINK = re.compile(r"\]\((\d\d[a-z]?_\w+\.ipynb)\)")
 COURSE = [path.name for path in NOTEBOOKS]
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def number_of(path: Path) -> str:
+    """07b_policy_gradients.ipynb -> 07b"""
+    return path.name.partition("_")[0]
 
 
 def cells_of(path: Path) -> list[dict[str, Any]]:
@@ -82,9 +87,9 @@ def test_a_notebook_asserts_what_it_claims(path):
 @every_notebook
 def test_a_notebook_has_its_exercises(path):
     """Each is asked in the text, and checked in a cell of its own, whose last line shows what is said."""
-    wanted = {exercise.id: exercise for exercise in exercises(path.name[:2])}
+    wanted = {exercise.id: exercise for exercise in exercises(number_of(path))}
     cells = cells_of(path)
-    asked = [id for cell in cells for id in re.findall(r"^\*\*Exercise (\d\d\.\d+)\.\*\*", source_of(cell), re.M)]
+    asked = [id for cell in cells for id in re.findall(r"^\*\*Exercise (\d\d[a-z]?\.\d+)\.\*\*", source_of(cell), re.M)]
     assert asked == list(wanted)
     checked = []
     for cell in cells:
@@ -110,7 +115,7 @@ def numbers_of(text: str) -> set[float]:
 def test_an_exercise_asks_the_same_in_the_notebook(path):
     """Each text in quotes and each number of the checker's question stand in its cell or beside it."""
     cells = [source_of(cell) for cell in cells_of(path)]
-    for exercise in exercises(path.name[:2]):
+    for exercise in exercises(number_of(path)):
         at = next(at for at, text in enumerate(cells) if text.startswith(f"**Exercise {exercise.id}.**"))
         shown = "\n".join(cells[max(0, at - 3) : at + 2])
         assert all(literal in shown for literal in LITERAL.findall(exercise.question)), exercise.id
@@ -118,7 +123,7 @@ def test_an_exercise_asks_the_same_in_the_notebook(path):
 
 
 def test_exercises_are_of_notebooks():
-    assert notebooks() == [path.name[:2] for path in NOTEBOOKS]
+    assert notebooks() == [number_of(path) for path in NOTEBOOKS]
 
 
 def test_the_course_calls_notebooks_as_the_first_of_them_does():

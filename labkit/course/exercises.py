@@ -63,9 +63,9 @@ class Checker(Protocol):
 class Exercise:
     """One exercise of a notebook.
 
-    id: "07.3" is the third of notebook 07. question: in a sentence or two; the notebook's text says it too. solution:
-    the reference solution. Where a value is asked for, a function that returns it, so that its code shows the way to
-    it; where a function is asked for, that function. mistakes: at least three.
+    id: "07.3" is the third of notebook 07, "07b.1" the first of 07b. question: in a sentence or two; the notebook's
+    text says it too. solution: the reference solution. Where a value is asked for, a function that returns it, so that
+    its code shows the way to it; where a function is asked for, that function. mistakes: at least three.
     """
 
     id: str
@@ -75,8 +75,8 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\d\d\.\d+", self.id):
-            raise ValueError(f"An exercise's id is like 07.3, not {self.id!r}.")
+        if not re.fullmatch(r"\d\d[a-z]?\.\d+", self.id):
+            raise ValueError(f"An exercise's id is like 07.3 or 07b.3, not {self.id!r}.")
         if not inspect.isfunction(self.solution) or self.solution.__name__ == "<lambda>":
             raise ValueError(f"{self.id}: the solution is a function made with def, whose code can be printed.")
         if len({mistake.name for mistake in self.mistakes}) < max(3, len(self.mistakes)):
